@@ -1,0 +1,37 @@
+"""lgc: hardware-aware latency profiling and architecture search for real-time semantic segmentation."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import LgcError as LgcError
+    from .lut import LatencyTable as LatencyTable
+    from .lut import Predictor as Predictor
+    from .lut import Target as Target
+    from .models import LGCNet as LGCNet
+    from .models import Architecture as Architecture
+    from .models import OpSpec as OpSpec
+    from .models import SearchSpace as SearchSpace
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Architecture": ".models",
+    "LGCNet": ".models",
+    "LatencyTable": ".lut",
+    "LgcError": ".errors",
+    "OpSpec": ".models",
+    "Predictor": ".lut",
+    "SearchSpace": ".models",
+    "Target": ".lut",
+}
+__all__ = ["Architecture", "LGCNet", "LatencyTable", "LgcError", "OpSpec", "Predictor", "SearchSpace", "Target"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import lgc` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

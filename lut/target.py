@@ -1,0 +1,42 @@
+"""What a latency table was measured on: a device, a backend, a precision, a number of threads."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+
+from ..errors import UsageError
+
+_DEVICE = re.compile(r"cpu|cuda:\d+")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where networks are run and timed.
+
+    Attributes:
+        device: `cpu` or `cuda:N`.
+        backend: name of a profiler backend, say `onnxruntime`.
+        precision: `fp32`, `fp16` or `bf16`.
+        threads: CPU threads inside an operator; 1 on a GPU.
+    """
+
+    device: str
+    backend: str
+    precision: str = "fp32"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise UsageError(f"device {self.device!r} is neither 'cpu' nor 'cuda:N'")
+        if self.threads < 1:
+            raise UsageError(f"threads must be at least 1, not {self.threads}")
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
+        return f"{self.device}, {self.backend}, {self.precision}{threads}"
+
+    def differences(self, other: Target) -> list[str]:
+        """What differs, as `device cpu, not cuda:0` (own value first); empty if nothing does."""
+        mine, theirs = asdict(self), asdict(other)
+        return [f"{key} {mine[key]}, not {theirs[key]}" for key in mine if mine[key] != theirs[key]]

@@ -1,0 +1,48 @@
+"""The registry of backends: looked up by name, imported when first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from ...errors import BackendUnavailableError, UnknownNameError, UsageError
+from ...lut.target import Target
+from .base import Backend, Runner, Workload
+
+__all__ = ["BACKENDS", "Backend", "Runner", "Workload", "get_backend", "require"]
+
+BACKENDS = {
+    "onnxruntime": ".ort:OnnxRuntimeBackend",
+    "tensorrt": ".trt:TensorRTBackend",
+    "torch": ".eager:TorchBackend",
+}
+"""Backend name -> module and class, relative to this package."""
+
+
+def get_backend(name: str) -> Backend:
+    """Return the backend called `name`.
+
+    Raises:
+        UnknownNameError: no such backend; the message lists the known ones.
+    """
+    if name not in BACKENDS:
+        raise UnknownNameError("backend", name, BACKENDS)
+    module, attribute = BACKENDS[name].split(":")
+    return cast(Backend, getattr(import_module(module, __name__), attribute)())
+
+
+def require(target: Target) -> Backend:
+    """Return the backend of `target`, after showing that it can run there.
+
+    Raises:
+        BackendUnavailableError: it cannot; the message gives the reason and the mend.
+        UsageError: the backend does not offer the precision.
+    """
+    backend = get_backend(target.backend)
+    reason = backend.unavailable(target.device)
+    if reason is not None:
+        raise BackendUnavailableError(f"backend {target.backend} cannot run on {target.device}: {reason}")
+    if target.precision not in backend.precisions:
+        offered = ", ".join(backend.precisions)
+        raise UsageError(f"backend {target.backend} has no precision {target.precision!r}; it offers {offered}")
+    return backend
