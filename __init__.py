@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from .lut import LatencyTable as LatencyTable
     from .lut import Predictor as Predictor
     from .lut import Target as Target
-    from .models import LGCNet as LGCNet
     from .models import Architecture as Architecture
+    from .models import LGCNet as LGCNet
     from .models import OpSpec as OpSpec
     from .models import SearchSpace as SearchSpace
 

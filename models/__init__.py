@@ -1,0 +1,37 @@
+"""What is built: operators, cells, the search space, networks. Only the networks need torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .architecture import Architecture
+from .operators import OPERATORS, Operator, get_operator, operator
+from .opspec import OpSpec
+from .plan import SCOPES, CellPlan, Slot
+from .space import PRESETS, SearchSpace
+
+if TYPE_CHECKING:
+    from .network import LGCNet as LGCNet
+
+__all__ = [
+    "OPERATORS",
+    "PRESETS",
+    "SCOPES",
+    "Architecture",
+    "CellPlan",
+    "LGCNet",
+    "OpSpec",
+    "Operator",
+    "SearchSpace",
+    "Slot",
+    "get_operator",
+    "operator",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the torch network only when somebody asks for it."""
+    if name == "LGCNet":
+        return import_module(".network", __name__).LGCNet
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

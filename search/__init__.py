@@ -1,0 +1,1 @@
+"""The architecture search: data, supernet, latency constraint, training."""

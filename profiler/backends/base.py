@@ -70,3 +70,25 @@ class Backend(Protocol):
             BackendUnavailableError: `target` cannot be used here.
             MeasurementError: the backend refuses the workload.
         """
+
+
+WARM_UP_RUNS = 3
+WARM_UP_CPU_MS = 5.0
+WARM_UP_GPU_MS = 200.0
+
+
+def warm_up(runner: Runner, *, on_gpu: bool) -> None:
+    """Run until allocations, caches and, on a GPU, clocks have settled: `WARM_UP_RUNS` and the time above."""
+    wanted = WARM_UP_GPU_MS if on_gpu else WARM_UP_CPU_MS
+    spent, runs = 0.0, 0
+    while runs < WARM_UP_RUNS or spent < wanted:
+        spent += sum(runner.run(1))
+        runs += 1
+
+
+def random_inputs(shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
+    """Standard normal inputs, the same for the same shapes: zeros can run faster than real data."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]

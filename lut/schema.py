@@ -1,0 +1,111 @@
+"""The SQLite schema of a latency table, and what tells one from any other file."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from ..errors import FileFormatError, OutputError
+from ..files import describe
+
+SCHEMA_VERSION = 1
+"""Kept in the database's `user_version`."""
+
+APPLICATION_ID = 0x6C676331
+"""`lgc1` in ASCII, in the database's `application_id`."""
+
+PENDING, MEASURED, FAILED = "pending", "measured", "failed"
+
+DDL = """
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL CHECK (json_valid(value))
+) STRICT;
+CREATE TABLE entries (
+    key TEXT PRIMARY KEY,
+    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'measured', 'failed')),
+    reason TEXT,
+    latency_ms REAL CHECK (latency_ms > 0),
+    median_ms REAL,
+    min_ms REAL,
+    spread_pct REAL,
+    samples INTEGER NOT NULL DEFAULT 0,
+    CHECK ((status = 'measured') = (latency_ms IS NOT NULL)),
+    CHECK ((status = 'failed') = (reason IS NOT NULL))
+) STRICT;
+CREATE TABLE networks (
+    key TEXT PRIMARY KEY,
+    architecture TEXT NOT NULL CHECK (json_valid(architecture)),
+    scope TEXT NOT NULL,
+    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'measured', 'failed')),
+    reason TEXT,
+    latency_ms REAL CHECK (latency_ms > 0),
+    median_ms REAL,
+    min_ms REAL,
+    spread_pct REAL,
+    samples INTEGER NOT NULL DEFAULT 0,
+    CHECK ((status = 'measured') = (latency_ms IS NOT NULL)),
+    CHECK ((status = 'failed') = (reason IS NOT NULL))
+) STRICT;
+CREATE TABLE visits (
+    subject TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    at_unix_s REAL NOT NULL,
+    durations_ms TEXT NOT NULL CHECK (json_valid(durations_ms)),
+    PRIMARY KEY (subject, round)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def create(path: Path) -> sqlite3.Connection:
+    """Make a new, empty table at `path`.
+
+    The file appears under its name only with its schema in it.
+
+    Raises:
+        OutputError: it exists already, or cannot be written.
+    """
+    if path.exists():
+        raise OutputError(f"{path} exists already ({describe(path)})")
+    scratch = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.unlink(missing_ok=True)
+        connection = sqlite3.connect(scratch)
+        connection.executescript(
+            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {DDL}"
+        )
+        connection.close()
+        scratch.rename(path)
+    except (OSError, sqlite3.Error) as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
+    return connect(path)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the table at `path`, after showing that it is one and whole.
+
+    Raises:
+        FileFormatError: it is missing, foreign, truncated, or of another schema version.
+    """
+    if not path.is_file():
+        raise FileFormatError(f"{path} is no latency table but {describe(path)}")
+    with path.open("rb") as file:
+        if file.read(16) != b"SQLite format 3\0":
+            raise FileFormatError(f"{path} is no latency table but {describe(path)}")
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=30)
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if application != APPLICATION_ID:
+            raise FileFormatError(f"{path} is no latency table but an SQLite database of another program")
+        if version != SCHEMA_VERSION:
+            mend = "update lgc" if version > SCHEMA_VERSION else "build it anew with lgc-profile"
+            raise FileFormatError(f"{path} has table schema {version}, this lgc reads {SCHEMA_VERSION}: {mend}")
+        faults = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
+    except sqlite3.Error as error:
+        raise FileFormatError(f"{path} is a damaged latency table: {error}") from error
+    if faults != ["ok"]:
+        raise FileFormatError(f"{path} is a damaged latency table: {faults[0].splitlines()[-1]}")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection

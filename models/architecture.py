@@ -1,0 +1,140 @@
+"""Architecture: one network of a search space, and the JSON file that holds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from ..errors import FileFormatError, LgcError
+from ..files import describe, write_atomic
+from .operators import ZERO, macs, parameters
+from .opspec import OpSpec
+from .plan import CORE, DENSE, CellPlan
+from .space import SearchSpace, first_faults
+
+FORMAT = "lgc-architecture"
+SCHEMA_VERSION = 1
+
+
+class Architecture(BaseModel):
+    """The operator of every searched edge, with the space that gives the choices their meaning.
+
+    Attributes:
+        space: the search space, whole, so that the file alone is enough to build the network.
+        cells: operator names of each cell's edges, in the order of its plan.
+        fusion: operator names of the fusion cell's edges.
+        provenance: where it came from (seed, table, prediction); for people, never read back to compute.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    space: SearchSpace
+    cells: tuple[tuple[str, ...], ...]
+    fusion: tuple[str, ...]
+    provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _fits_space(self) -> Architecture:
+        if len(self.cells) != self.space.cells:
+            raise ValueError(f"{len(self.cells)} cells, but the space has {self.space.cells}")
+        for cell, choices in self.by_cell():
+            if len(choices) != len(cell.edges):
+                raise ValueError(f"{cell.name}: {len(choices)} operators for {len(cell.edges)} edges")
+            for name in choices:
+                if name not in self.space.operators:
+                    raise ValueError(f"{cell.name}: {name!r} is not in the space ({', '.join(self.space.operators)})")
+            fault = cell.fault(choices)
+            if fault is not None:
+                raise ValueError(fault)
+        return self
+
+    def by_cell(self) -> Iterable[tuple[CellPlan, tuple[str, ...]]]:
+        """Each cell's plan with its operators, the fusion cell last."""
+        return zip(self.space.plan.searched, (*self.cells, self.fusion), strict=True)
+
+    @cached_property
+    def choices(self) -> tuple[int, ...]:
+        """Index into the space's operators for every searched edge of the network, the fusion cell's last."""
+        index = {name: number for number, name in enumerate(self.space.operators)}
+        return tuple(index[name] for _, names in self.by_cell() for name in names)
+
+    @classmethod
+    def from_choices(cls, space: SearchSpace, choices: Sequence[int], **provenance: object) -> Architecture:
+        """The architecture with operator `choices[e]` (an index) on edge e; the inverse of `choices`."""
+        names = [space.operators[int(choice)] for choice in choices]
+        cells, first = [], 0
+        for cell in space.plan.searched:
+            cells.append(tuple(names[first : first + len(cell.edges)]))
+            first += len(cell.edges)
+        return cls(space=space, cells=tuple(cells[:-1]), fusion=cells[-1], provenance=provenance)
+
+    def specs(self, scope: str = DENSE) -> list[OpSpec]:
+        """Every operator that the network computes, repeated as often as it is computed; `zero` edges are left out."""
+        specs: list[OpSpec] = []
+        live = [self.space.operators[choice] != ZERO for choice in self.choices]
+        for slot in self.space.slots():
+            if scope == CORE and slot.scope == DENSE:
+                continue
+            if slot.edge is not None:
+                if live[slot.edge]:
+                    specs.append(slot.candidates[self.choices[slot.edge]])
+            elif slot.sums:
+                specs.extend(slot.candidates * (sum(live[edge] for edge in slot.sums) - 1))
+            else:
+                specs.extend(slot.candidates)
+        return specs
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image, convolutions only."""
+        return sum(macs(spec) for spec in self.specs())
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the deployed network, batch normalisation folded."""
+        return sum(parameters(spec) for spec in self.specs())
+
+    def to_json(self) -> str:
+        """The file's content."""
+        body = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **self.model_dump(mode="json")}
+        return json.dumps(body, indent=2) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the architecture to `path`, whole or not at all."""
+        write_atomic(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Architecture:
+        """Read an architecture file.
+
+        Raises:
+            FileFormatError: it is truncated, foreign, of a newer schema, or does not fit its own space.
+        """
+        path = Path(path)
+        wrong = f"{path} is no architecture"
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except json.JSONDecodeError as error:
+            raise FileFormatError(f"{wrong} but {describe(path)} (JSON breaks off: {error})") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileFormatError(f"{wrong} but {describe(path)}") from error
+        except RecursionError as error:
+            raise FileFormatError(f"{wrong}: JSON nested too deeply") from error
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise FileFormatError(f"{wrong}: JSON without format {FORMAT!r}")
+        version = content.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            newer = isinstance(version, int) and version > SCHEMA_VERSION
+            mend = "update lgc" if newer else "write it anew with lgc-search"
+            raise FileFormatError(f"{path} has architecture schema {version}, this lgc reads {SCHEMA_VERSION}: {mend}")
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise FileFormatError(f"{wrong}: {first_faults(error)}") from error
+        except LgcError as error:
+            raise FileFormatError(f"{wrong}: {error}") from error

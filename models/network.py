@@ -1,0 +1,100 @@
+"""LGCNet: the network of an architecture. The skeleton is shared with the supernet of the search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import MismatchError
+from .architecture import Architecture
+from .cell import Cell, FusionCell
+from .layers import build
+from .space import SearchSpace
+
+
+class Skeleton(nn.Module):
+    """Stem, cells, fusion cell and head of a space.
+
+    Args:
+        space: the search space.
+        choices: operator names for every cell, the fusion's last; None puts all candidates on every edge.
+    """
+
+    def __init__(self, space: SearchSpace, choices: Sequence[Sequence[str]] | None = None) -> None:
+        super().__init__()
+        self.space = space
+        plan = space.plan
+        names = choices if choices is not None else [None] * len(plan.searched)
+        self.stem = nn.Sequential(*(build(spec) for spec in plan.stem))
+        self.cells = nn.ModuleList(Cell(cell, names[index]) for index, cell in enumerate(plan.cells))
+        self.fusion = FusionCell(plan.fusion, names[-1])
+        self.head = nn.Sequential(*(build(spec) for spec in plan.head))
+
+    def compute(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
+        """Logits at the fusion's resolution.
+
+        Args:
+            x: images, [N, 3, H, W].
+            gates: one-hot rows for every cell, [edges, operators] each, the fusion's last.
+
+        Returns:
+            [N, classes, H / 2**level, W / 2**level].
+        """
+        features = [self.stem(x)]
+        for index, cell in enumerate(self.cells):
+            features.append(cell(features, None if gates is None else gates[index]))
+        fused = self.fusion(features, None if gates is None else gates[-1])
+        logits: Tensor = self.head(fused)
+        return logits
+
+
+class LGCNet(Skeleton):
+    """The network of one architecture (arXiv 2302.08481): [N, 3, H, W] -> [N, classes, H / 8, W / 8] logits.
+
+    Raises:
+        MismatchError: the architecture is of another space.
+    """
+
+    def __init__(self, space: SearchSpace, architecture: Architecture) -> None:
+        if architecture.space.fingerprint != space.fingerprint:
+            raise MismatchError(
+                f"the architecture is of space {architecture.space.name} ({architecture.space.fingerprint}), "
+                f"not {space.name} ({space.fingerprint})"
+            )
+        super().__init__(space, [*architecture.cells, architecture.fusion])
+        self.architecture = architecture
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits at the fusion's resolution, [N, classes, h, w], for images of the space's size."""
+        return self.compute(x)
+
+
+class DenseOutput(nn.Module):
+    """A network in scope `dense`: logits upsampled to the input's size, and the class of each pixel.
+
+    [N, 3, H, W] -> [N, H, W], int64.
+    """
+
+    def __init__(self, network: LGCNet) -> None:
+        super().__init__()
+        self.network = network
+        self.dense = nn.Sequential(*(build(spec) for spec in network.space.plan.dense))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class of every pixel."""
+        labels: Tensor = self.dense(self.network(x))
+        return labels
+
+
+def randomise_norms(module: nn.Module, seed: int) -> None:
+    """Give batch normalisations of an untrained network random statistics.
+
+    An untrained network's activations are near zero or of one value; timing and comparing outputs want ordinary ones.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d) and child.running_mean is not None and child.running_var is not None:
+            child.running_mean.copy_(torch.randn(child.num_features, generator=generator) * 0.1)
+            child.running_var.copy_(torch.rand(child.num_features, generator=generator) + 0.5)

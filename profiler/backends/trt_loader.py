@@ -1,0 +1,121 @@
+"""Finding TensorRT: the full library, or TensorRT-RTX, whose engines are built on machines without a GPU too."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ...errors import BackendUnavailableError
+
+FULL, RTX = "TensorRT", "TensorRT-RTX"
+
+INSTALL_FULL = 'pip install "lgc[tensorrt]"'
+INSTALL_AHEAD = 'pip install "lgc[tensorrt-aot]"'
+
+OLDEST_FULL = 10
+"""Major version of TensorRT that first offers strongly typed networks and all else used here."""
+
+_BINDINGS, _LIBRARIES = "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"
+_LIBRARY_FILES = ("libtensorrt_rtx.so.1*", "libtensorrt_onnxparser_rtx.so.1*")
+
+
+@dataclass(frozen=True)
+class Library:
+    """A TensorRT ready for use.
+
+    Attributes:
+        module: its Python API; both flavours share the names used here.
+        flavour: `TensorRT` or `TensorRT-RTX`; an engine of one does not run in the other.
+        version: say `1.7.1.116`.
+        can_build_without_gpu: whether engines can be built ahead of time, for a device that is elsewhere.
+    """
+
+    module: Any
+    flavour: str
+    version: str
+    can_build_without_gpu: bool
+
+    def __str__(self) -> str:
+        return f"{self.flavour} {self.version}"
+
+    @property
+    def capabilities(self) -> dict[str, Any]:
+        """Compute capability, say `8.9` -> its enum member, for those that can be asked for; none in full TensorRT."""
+        if not self.can_build_without_gpu:
+            return {}
+        members: dict[str, Any] = self.module.ComputeCapability.__members__
+        return {f"{name[2:-1]}.{name[-1]}": value for name, value in members.items() if name.startswith("SM")}
+
+
+def load_tensorrt(*, without_gpu: bool = False) -> Library:
+    """Return full TensorRT if it is installed, else TensorRT-RTX.
+
+    Args:
+        without_gpu: pass full TensorRT over, which builds engines only on the GPU that is to run them.
+
+    Raises:
+        BackendUnavailableError: none is installed (the message says how to), or one is that does not load.
+    """
+    full = _installed("tensorrt")
+    if full and not without_gpu:
+        return _library("tensorrt", FULL)
+    if _installed("tensorrt_rtx"):
+        return _library("tensorrt_rtx", RTX)
+    if _installed(_BINDINGS):
+        _load_shared_libraries()
+        return _library(_BINDINGS, RTX)
+    if full:
+        raise BackendUnavailableError(
+            f"the TensorRT installed here builds engines only on a GPU; to build one ahead of time: {INSTALL_AHEAD}"
+        )
+    raise BackendUnavailableError(
+        f"TensorRT is not installed: {INSTALL_FULL} (to run on a GPU here), or {INSTALL_AHEAD} "
+        "(to build engines ahead of time, without a GPU)"
+    )
+
+
+def _installed(name: str) -> bool:
+    """Whether there is such a package; a mere folder of that name, which Python takes for a package too, is none."""
+    spec = find_spec(name)
+    return spec is not None and spec.origin is not None
+
+
+def _library(name: str, flavour: str) -> Library:
+    try:
+        module = import_module(name)
+    except (ImportError, OSError) as error:
+        install = INSTALL_FULL if flavour == FULL else INSTALL_AHEAD
+        raise BackendUnavailableError(
+            f"{flavour} is installed but its package {name} does not load ({error}); reinstall it: {install}"
+        ) from error
+    library = Library(module, flavour, str(module.__version__), can_build_without_gpu=flavour == RTX)
+    if flavour == FULL and int(library.version.partition(".")[0]) < OLDEST_FULL:
+        raise BackendUnavailableError(f"{library} is too old, {OLDEST_FULL} is the oldest served: {INSTALL_FULL}")
+    return library
+
+
+def _load_shared_libraries() -> None:
+    """Load the libraries that the bindings need and do not bring: another wheel's folder holds them."""
+    spec = find_spec(_LIBRARIES)  # finds the folder; importing it would load ONNX Runtime's provider
+    if spec is None or spec.origin is None:
+        raise BackendUnavailableError(
+            f"{RTX}'s bindings are installed without its libraries (package {_LIBRARIES}): {INSTALL_AHEAD}"
+        )
+    folder = Path(spec.origin).parent
+    for pattern in _LIBRARY_FILES:
+        paths = sorted(folder.glob(pattern))
+        if not paths:
+            raise BackendUnavailableError(f"no {pattern} in {folder}; reinstall {RTX}: {INSTALL_AHEAD}")
+        _load_globally(paths[-1])
+
+
+def _load_globally(path: Path) -> None:
+    try:
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        message = f"{path} does not load ({error}); reinstall {RTX}: {INSTALL_AHEAD}"
+        raise BackendUnavailableError(message) from error

@@ -1,0 +1,58 @@
+"""Which devices there are, by the names users give them."""
+
+from __future__ import annotations
+
+from ..errors import DeviceError
+
+
+def list_devices() -> dict[str, str]:
+    """Device name -> what it is: `cpu`, and each CUDA device that torch sees."""
+    import torch
+
+    found = {"cpu": cpu_model()}
+    for index in range(torch.cuda.device_count()):
+        found[f"cuda:{index}"] = torch.cuda.get_device_name(index)
+    return found
+
+
+def check_device(device: str) -> str:
+    """Return `device` if it is there; `cuda` stands for `cuda:0`.
+
+    Raises:
+        DeviceError: there is no such device; the message names the ones there are.
+    """
+    name = "cuda:0" if device == "cuda" else device
+    found = list_devices()
+    if name not in found:
+        there = ", ".join(f"{key} ({what})" for key, what in found.items())
+        reason = f" ({cuda_missing(name)})" if name.startswith("cuda:") and len(found) == 1 else ""
+        raise DeviceError(f"no device {device!r} here{reason}; there is: {there}")
+    return name
+
+
+def cuda_missing(device: str) -> str | None:
+    """None if torch can use the CUDA device, else the reason and the mend."""
+    import torch
+
+    if torch.version.cuda is None:
+        return "this torch is a CPU build; install a CUDA build of torch"
+    if not torch.cuda.is_available():
+        return "torch finds no NVIDIA driver"
+    index = int(device.partition(":")[2] or 0)
+    if index >= torch.cuda.device_count():
+        names = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+        return f"there is no {device}, only {names}"
+    return None
+
+
+def cpu_model() -> str:
+    """The CPU's name as the kernel gives it."""
+    import platform
+    from pathlib import Path
+
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,157 @@
+"""Measuring a set of workloads on a target: compile, warm up, pin, interleave."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+
+from ..errors import MeasurementError, UsageError
+from ..lut.statistics import Summary, summarise
+from ..lut.target import Target
+from .backends import Backend, Runner, Workload
+from .environment import pinned
+from .rounds import OnProgress, OnRound, Progress, Visits, interleave, quiet
+
+CPU_ROUNDS, GPU_ROUNDS = 24, 12
+MIN_ROUNDS = 4
+OnFailure = Callable[[str, str], None]
+
+
+def default_rounds(target: Target) -> int:
+    """Visits to each subject: more where neighbours on the machine disturb."""
+    return CPU_ROUNDS if target.device == "cpu" else GPU_ROUNDS
+
+
+def default_statistic(target: Target) -> str:
+    """Statistic that follows the code and not the neighbours; see `lut.statistics.summarise`."""
+    return "low_quantile" if target.device == "cpu" else "median"
+
+
+def measure(
+    backend: Backend,
+    target: Target,
+    workloads: Mapping[str, Workload],
+    rounds: int,
+    *,
+    on_round: OnRound,
+    on_failure: OnFailure,
+    done: Mapping[str, int] | None = None,
+    budget_s: float | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = quiet,
+) -> list[str]:
+    """Bring every workload to `rounds` visits; the keys that were measured.
+
+    Args:
+        backend: made for `target` by `require`.
+        target: where to measure.
+        workloads: what, by key.
+        rounds: visits to each in all.
+        on_round: takes each finished round's visits.
+        on_failure: takes key and reason of a workload that the backend refuses.
+        done: visits already behind each key.
+        budget_s: seconds, of compiling and measuring, after which no further round is begun.
+        seed: of the visiting order.
+        on_progress: told how far it is.
+
+    Raises:
+        UsageError: more threads than cores, too few rounds, or a budget that compiling alone used up.
+    """
+    start = time.monotonic()
+    cores = os.cpu_count() or 1
+    if target.device == "cpu" and target.threads > cores:
+        raise UsageError(f"{target.threads} threads asked for, but this machine has {cores} cores")
+    if rounds < MIN_ROUNDS:
+        raise UsageError(f"{rounds} rounds are too few for a statistic: at least {MIN_ROUNDS}")
+    behind = done or {}
+    missing = {key: workload for key, workload in workloads.items() if behind.get(key, 0) < rounds}
+    with pinned(target):
+        runners = prepare_all(backend, target, missing, on_failure, on_progress)
+        spent = time.monotonic() - start
+        if budget_s is not None and spent > budget_s:
+            raise UsageError(
+                f"the budget of {budget_s:.0f} s was used up by compiling ({spent:.0f} s) before anything was measured"
+            )
+        interleave(
+            runners,
+            behind,
+            rounds,
+            on_round,
+            seed=seed,
+            budget_s=None if budget_s is None else budget_s - spent,
+            min_rounds=MIN_ROUNDS,
+            on_progress=on_progress,
+        )
+        for runner in runners.values():
+            runner.close()
+    return list(runners)
+
+
+def measure_visits(
+    backend: Backend,
+    target: Target,
+    workloads: Mapping[str, Workload],
+    rounds: int | None = None,
+    *,
+    seed: int = 0,
+    on_progress: OnProgress = quiet,
+) -> dict[str, list[list[float]]]:
+    """Measure without a table: durations in milliseconds of every workload, one list for each visit.
+
+    Raises:
+        MeasurementError: the backend refuses a workload.
+    """
+    visits: dict[str, list[list[float]]] = {key: [] for key in workloads}
+
+    def keep(finished: Visits) -> None:
+        for key, _, _, durations in finished:
+            visits[key].append(list(durations))
+
+    def fail(key: str, reason: str) -> None:
+        raise MeasurementError(reason)
+
+    measure(
+        backend,
+        target,
+        workloads,
+        rounds or default_rounds(target),
+        on_round=keep,
+        on_failure=fail,
+        seed=seed,
+        on_progress=on_progress,
+    )
+    return visits
+
+
+def halves(visits: list[list[float]], statistic: str) -> tuple[float, float]:
+    """The statistic over the even and over the odd visits, in milliseconds: one measurement as if made twice."""
+    even, odd = (summarise(part, statistic).latency_ms for part in (visits[::2], visits[1::2]))
+    return even, odd
+
+
+def summarise_for(target: Target, visits: list[list[float]]) -> Summary:
+    """Statistics of visits measured on `target`."""
+    return summarise(visits, default_statistic(target))
+
+
+def prepare_all(
+    backend: Backend,
+    target: Target,
+    workloads: Mapping[str, Workload],
+    on_failure: OnFailure,
+    on_progress: OnProgress = quiet,
+) -> dict[str, Runner]:
+    """Compile and warm up every workload; one that the backend refuses is told to `on_failure` and left out."""
+    runners: dict[str, Runner] = {}
+    start = time.monotonic()
+    for number, (key, workload) in enumerate(workloads.items(), start=1):
+        try:
+            runner = backend.compile(workload, target)
+            runner.prepare()
+            runners[key] = runner
+        except MeasurementError as error:
+            on_failure(key, str(error))
+        left = (time.monotonic() - start) / number * (len(workloads) - number)
+        on_progress(Progress("compiling", number / len(workloads), left))
+    return runners

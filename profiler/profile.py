@@ -1,0 +1,163 @@
+"""Profiling: a space on a target becomes a calibrated, verified latency table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import MismatchError, OutputError, UsageError
+from ..lut.calibration import MIN_NETWORKS, Report, cross_validate, fit, report
+from ..lut.predictor import Predictor
+from ..lut.schema import FAILED, MEASURED
+from ..lut.statistics import summarise
+from ..lut.table import LatencyTable
+from ..lut.target import Target
+from ..models.opspec import OpSpec
+from ..models.plan import DENSE
+from ..models.space import SearchSpace
+from .backends import Backend, require
+from .environment import DEVICE_NAME, fingerprint
+from .measure import default_rounds, default_statistic, halves, measure
+from .rounds import OnProgress, quiet
+from .workloads import network_workload, operator_workload
+
+DEFAULT_NETWORKS = 12
+
+
+@dataclass(frozen=True)
+class ProfileResult:
+    """What `profile` did.
+
+    Attributes:
+        entries: operators of the table.
+        measured: of these, measured ones.
+        interpolated: of these, ones estimated from others.
+        spreads_pct: spread across visits of each measured operator, in percent.
+        failed: key -> reason of those that could not be measured.
+        seconds: time spent by this call.
+        verification: report on networks that each prediction had not seen; None if too few were measured.
+    """
+
+    entries: int
+    measured: int
+    interpolated: int
+    spreads_pct: list[float]
+    failed: dict[str, str]
+    seconds: float
+    verification: Report | None
+
+
+def profile(
+    space: SearchSpace,
+    target: Target,
+    out: Path,
+    *,
+    networks: int = DEFAULT_NETWORKS,
+    rounds: int | None = None,
+    budget_s: float | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = quiet,
+) -> ProfileResult:
+    """Measure every operator of `space` on `target` into the table `out`, with `networks` whole networks among them.
+
+    An unfinished table is gone on with, a finished one is left as it is. The networks, spread over the space's range,
+    calibrate the table; each is predicted by a fit that has not seen it, which gives the verification.
+
+    Args:
+        space: what to cover.
+        target: where to measure.
+        out: table file; made if it does not exist.
+        networks: whole networks to measure; 0 leaves the table uncalibrated.
+        rounds: visits to each entry; more on a CPU than on a GPU if None.
+        budget_s: seconds after which no further round is begun.
+        seed: of the networks and of the visiting order.
+        on_progress: told how far it is.
+
+    Raises:
+        BackendUnavailableError: the target cannot be used here.
+        MismatchError: `out` is a table of something else.
+        UsageError: `networks`, `rounds` or `budget_s` is too small to mean anything.
+    """
+    start = time.monotonic()
+    if 0 < networks < MIN_NETWORKS:
+        raise UsageError(f"{networks} networks are too few to calibrate with: at least {MIN_NETWORKS}, or 0 for none")
+    backend = require(target)
+    with open_or_create(out, target, space, backend) as table:
+        workloads = {entry.key: operator_workload(OpSpec.parse(entry.key)) for entry in table.entries()}
+        for architecture in space.spread(networks, seed):
+            workloads[table.add_network(architecture, DENSE)] = network_workload(architecture, DENSE)
+        measured = measure(
+            backend,
+            target,
+            workloads,
+            rounds or default_rounds(target),
+            on_round=table.record_visits,
+            on_failure=table.record_failure,
+            done=table.rounds_done(),
+            budget_s=budget_s,
+            seed=seed,
+            on_progress=on_progress,
+        )
+        for key in measured:
+            table.record_summary(key, summarise(table.visits(key), table.protocol["statistic"]))
+        entries = table.entries()
+        failed = {entry.key: entry.reason or "" for entry in entries if entry.status == FAILED}
+        verification = None if failed else calibrate(table)
+    return ProfileResult(
+        entries=len(entries),
+        measured=sum(entry.status == MEASURED for entry in entries),
+        interpolated=sum(entry.status == "interpolated" for entry in entries),
+        spreads_pct=[entry.spread_pct for entry in entries if entry.spread_pct is not None],
+        failed=failed,
+        seconds=time.monotonic() - start,
+        verification=verification,
+    )
+
+
+def calibrate(table: LatencyTable) -> Report | None:
+    """Fit the table's correction on its own networks, and report on each as predicted by a fit without it.
+
+    Both are written into the table. None, and nothing written, if it holds too few networks.
+    """
+    networks = [row for row in table.networks() if row[0].latency_ms is not None]
+    if len(networks) < MIN_NETWORKS:
+        return None
+    predictor = Predictor(table.space, table, DENSE)
+    sums = [predictor.sum_ms(architecture) for _, architecture, _ in networks]
+    measured = [entry.latency_ms or 0.0 for entry, _, _ in networks]
+    pairs = [halves(table.visits(entry.key), table.protocol["statistic"]) for entry, _, _ in networks]
+    found = report(cross_validate(sums, measured).tolist(), measured, pairs)
+    table.write_note("calibration", asdict(fit(sums, measured)))
+    table.write_note("verification", found.as_dict())
+    return found
+
+
+def open_or_create(out: Path, target: Target, space: SearchSpace, backend: Backend) -> LatencyTable:
+    """The table at `out`: made if it is not there, else shown to be of this target, space and machine."""
+    here = fingerprint(target, backend)
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder; give the table's file name")
+    if not out.exists():
+        protocol = {"name": "interleaved-rounds", "context": "isolated", "statistic": default_statistic(target)}
+        return LatencyTable.create(out, target, space, protocol, here)
+    table = LatencyTable.open(out)
+    table.require(target=target, space=space)
+    require_machine(table, here)
+    return table
+
+
+def require_machine(table: LatencyTable, here: Mapping[str, Any]) -> None:
+    """Show that this is the kind of device the table was measured on.
+
+    Raises:
+        MismatchError: it is another.
+    """
+    there = table.environment.get(DEVICE_NAME)
+    if there != here[DEVICE_NAME]:
+        raise MismatchError(
+            f"{table.path} was measured on {there}, this is {here[DEVICE_NAME]}: make a table for this device with "
+            f"lgc-profile and another --out"
+        )

@@ -1,0 +1,56 @@
+"""Operators and networks as workloads: weights and statistics random, batch normalisation folded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..models.architecture import Architecture
+from ..models.operators import input_shapes
+from ..models.opspec import OpSpec
+from ..models.plan import DENSE
+from .backends import Workload
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SEED = 0
+
+
+def operator_workload(spec: OpSpec) -> Workload:
+    """The operator of `spec` alone, as an entry of a table is measured."""
+
+    def module() -> nn.Module:
+        import torch
+
+        from ..models.layers import build, folded
+        from ..models.network import randomise_norms
+
+        with torch.random.fork_rng():
+            torch.manual_seed(SEED)
+            operator = build(spec)
+        randomise_norms(operator, SEED)
+        return folded(operator)
+
+    return Workload(str(spec), input_shapes(spec), module)
+
+
+def network_workload(architecture: Architecture, scope: str, weights: Mapping[str, Tensor] | None = None) -> Workload:
+    """A whole network in a scope, with trained `weights` (a state dict of LGCNet) or random ones."""
+
+    def module() -> nn.Module:
+        import torch
+
+        from ..models.layers import folded
+        from ..models.network import DenseOutput, LGCNet, randomise_norms
+
+        with torch.random.fork_rng():
+            torch.manual_seed(SEED)
+            network = LGCNet(architecture.space, architecture)
+        if weights is None:
+            randomise_norms(network, SEED)
+        else:
+            network.load_state_dict(dict(weights))
+        return folded(DenseOutput(network) if scope == DENSE else network)
+
+    return Workload(f"{architecture.space.name} network", ((1, 3, *architecture.space.input),), module)

@@ -1,0 +1,180 @@
+"""Segmentation data sets as torch sees them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ...errors import DataError, UsageError
+from .augment import augment_pair, resize_pair
+from .labels import IGNORE
+from .layouts import Layout, list_pairs
+from .pairs import Pair
+from .reading import read_image, read_label
+
+# ImageNet's, of RGB in 0..1.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+_Size = tuple[int, int]
+
+
+class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Images and labels of one split.
+
+    An item is an image, float32 [3, H, W], normalised with `IMAGE_MEAN` and `IMAGE_STD`, and a label, int64 [H, W],
+    0..num_classes-1, with `ignore_index` where nothing is to be learnt or scored. Files are checked when they are read.
+
+    Attributes:
+        layout: name of the layout on disk, one of `layouts.LAYOUTS`.
+        classes: names of the classes.
+        palette: a colour (0..255) for each class.
+        num_classes: how many there are.
+        ignore_index: 255.
+        pairs: the files.
+        size: (height, width) everything is resized to; None keeps each image's own.
+        crop: (height, width) of the views an augmented data set gives; None for `size`.
+        augment: whether items are random views.
+        seed: of the views.
+    """
+
+    ignore_index = IGNORE
+
+    def __init__(
+        self,
+        layout: Layout,
+        pairs: Sequence[Pair],
+        size: _Size | None = None,
+        augment: bool = False,
+        seed: int = 0,
+        crop: _Size | None = None,
+    ) -> None:
+        """Take the files as `layouts.list_pairs` gives them; see `load_dataset` for the other arguments.
+
+        Raises:
+            UsageError: for a size or a crop without pixels, a negative seed, or a crop without `augment`.
+        """
+        for name, sides in (("size", size), ("crop", crop)):
+            if sides is not None and min(sides) < 1:
+                raise UsageError(f"{name} must be at least 1x1 pixel, got {sides[0]}x{sides[1]}")
+        if seed < 0:
+            raise UsageError(f"the data set's seed must be 0 or more, got {seed}")
+        if crop is not None and not augment:
+            raise UsageError("a crop is cut from augmented images only: pass augment=True or leave it out")
+        self.layout = layout.name
+        self.classes = layout.classes
+        self.palette = layout.palette
+        self.num_classes = len(layout.classes)
+        self.pairs = tuple(pairs)
+        self.size, self.crop, self.augment, self.seed = size, crop, augment, seed
+        self._layout = layout
+        # In shared memory, so that workers that outlive an epoch (persistent_workers) see the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.pairs)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose views are given."""
+        return int(self._epoch.item())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the views: they follow from seed, epoch and index alone, whatever the number of workers.
+
+        The parts that `select` made share the epoch. Call it between epochs, not while a loader runs.
+
+        Raises:
+            UsageError: for a negative epoch.
+        """
+        if epoch < 0:
+            raise UsageError(f"the epoch must be 0 or more, got {epoch}")
+        self._epoch.fill_(epoch)
+
+    def select(self, indices: Sequence[int]) -> SegmentationDataset:
+        """Return a data set of some of the images, with the same settings and the same epoch."""
+        part = SegmentationDataset(
+            self._layout, [self.pairs[i] for i in indices], self.size, self.augment, self.seed, self.crop
+        )
+        part._epoch = self._epoch
+        return part
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return image [3, H, W] and label [H, W] of one index.
+
+        Raises:
+            DataError: where a file is damaged, holds a foreign value, or the label's size is not the image's.
+            IndexError: beyond the end.
+        """
+        pair = self.pairs[index]
+        image, label = read_image(pair.image), read_label(pair.label, pair.coding)
+        own = (image.height, image.width)
+        if label.shape != own:
+            height, width = label.shape
+            raise DataError(f"{pair.label} is {height}x{width} pixels, its image {pair.image.name} {own[0]}x{own[1]}")
+        size = self.size or own
+        if self.augment:
+            rng = np.random.default_rng((self.seed, self.epoch, index % len(self)))
+            pixels, classes = augment_pair(image, label, size, self.crop or size, rng)
+        else:
+            pixels, classes = resize_pair(image, label, size)
+        return _normalise(pixels), torch.from_numpy(classes.astype(np.int64))
+
+
+def _normalise(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
+    """Turn RGB, uint8 [H, W, 3], into float32 [3, H, W] of about zero mean and unit variance."""
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).to(torch.float32).contiguous()
+    mean = torch.tensor(IMAGE_MEAN).view(3, 1, 1)
+    std = torch.tensor(IMAGE_STD).view(3, 1, 1)
+    return image.div_(255).sub_(mean).div_(std)
+
+
+def load_dataset(
+    directory: str | os.PathLike[str],
+    split: str,
+    size: _Size | None = None,
+    augment: bool = False,
+    seed: int = 0,
+    crop: _Size | None = None,
+) -> SegmentationDataset:
+    """Open a split of a data set; the layout is found out.
+
+    Args:
+        directory: Cityscapes' or CamVid's folder, see `layouts.LAYOUTS`.
+        split: `train`, `val` or `test`; Cityscapes also has `train_extra` (coarse labels).
+        size: (height, width) to resize to, images bilinear, labels nearest; None keeps each image's own.
+        augment: give random views (see `augment.augment_pair`) instead of the images themselves.
+        seed: of the random views, 0 or more.
+        crop: (height, width) of the random views; None for `size`.
+
+    Raises:
+        UnknownNameError: where `split` is no split's name.
+        DataError: where the folder is missing, empty or of no known layout, the split has no image, or an image has no
+            label.
+        UsageError: for a size, crop or seed that makes no sense.
+    """
+    layout, pairs = list_pairs(directory, split)
+    return SegmentationDataset(layout, pairs, size, augment, seed, crop)
+
+
+def split_halves(dataset: SegmentationDataset, seed: int = 0) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Divide a data set at random into the two halves of a bi-level search (weights, architecture).
+
+    The same seed gives the same halves. Of an odd number the first half has one more. Both share the data set's epoch.
+
+    Raises:
+        DataError: where there are fewer than two images.
+        UsageError: for a negative seed.
+    """
+    if seed < 0:
+        raise UsageError(f"the seed of the halves must be 0 or more, got {seed}")
+    if len(dataset) < 2:
+        raise DataError(f"a search needs at least 2 training images, one for each half: there is {len(dataset)}")
+    order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
+    middle = (len(order) + 1) // 2
+    return dataset.select(sorted(order[:middle])), dataset.select(sorted(order[middle:]))

@@ -1,0 +1,223 @@
+"""Classes, ids and colours of Cityscapes and CamVid, and the ways from one to another.
+
+Sources: `labels.py` of cityscapesScripts (ids, train ids, colours); `label_colors.txt` of CamVid (32 colours, Brostow
+et al. 2009) and the usual reduction of its classes to 11 (Sturgess et al. 2009; SegNet, Badrinarayanan et al. 2017).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+LabelMap = npt.NDArray[np.uint8]
+
+IGNORE = 255
+CAMVID_VOID = 11
+
+
+class TrainId(IntEnum):
+    """The 19 classes that Cityscapes is scored on; `VOID` is everything else."""
+
+    ROAD = 0
+    SIDEWALK = 1
+    BUILDING = 2
+    WALL = 3
+    FENCE = 4
+    POLE = 5
+    TRAFFIC_LIGHT = 6
+    TRAFFIC_SIGN = 7
+    VEGETATION = 8
+    TERRAIN = 9
+    SKY = 10
+    PERSON = 11
+    RIDER = 12
+    CAR = 13
+    TRUCK = 14
+    BUS = 15
+    TRAIN = 16
+    MOTORCYCLE = 17
+    BICYCLE = 18
+    VOID = IGNORE
+
+
+CITYSCAPES_CLASSES = tuple(c.name.lower().replace("_", " ") for c in TrainId if c is not TrainId.VOID)
+
+# The regular id of each train id, in the order of the train ids.
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_MAX_ID = 33
+
+CITYSCAPES_PALETTE: tuple[tuple[int, int, int], ...] = (
+    (128, 64, 128),
+    (244, 35, 232),
+    (70, 70, 70),
+    (102, 102, 156),
+    (190, 153, 153),
+    (153, 153, 153),
+    (250, 170, 30),
+    (220, 220, 0),
+    (107, 142, 35),
+    (152, 251, 152),
+    (70, 130, 180),
+    (220, 20, 60),
+    (255, 0, 0),
+    (0, 0, 142),
+    (0, 0, 70),
+    (0, 60, 100),
+    (0, 80, 100),
+    (0, 0, 230),
+    (119, 11, 32),
+)
+
+CAMVID_CLASSES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign symbol",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+
+# The 32 classes of the original labels: colour, and the one of the 11 classes it counts as.
+CAMVID_32: dict[str, tuple[tuple[int, int, int], int]] = {
+    "Animal": ((64, 128, 64), 9),
+    "Archway": ((192, 0, 128), 1),
+    "Bicyclist": ((0, 128, 192), 10),
+    "Bridge": ((0, 128, 64), 1),
+    "Building": ((128, 0, 0), 1),
+    "Car": ((64, 0, 128), 8),
+    "CartLuggagePram": ((64, 0, 192), 9),
+    "Child": ((192, 128, 64), 9),
+    "Column_Pole": ((192, 192, 128), 2),
+    "Fence": ((64, 64, 128), 7),
+    "LaneMkgsDriv": ((128, 0, 192), 3),
+    "LaneMkgsNonDriv": ((192, 0, 64), 3),
+    "Misc_Text": ((128, 128, 64), 6),
+    "MotorcycleScooter": ((192, 0, 192), 10),
+    "OtherMoving": ((128, 64, 64), 8),
+    "ParkingBlock": ((64, 192, 128), 4),
+    "Pedestrian": ((64, 64, 0), 9),
+    "Road": ((128, 64, 128), 3),
+    "RoadShoulder": ((128, 128, 192), 4),
+    "Sidewalk": ((0, 0, 192), 4),
+    "SignSymbol": ((192, 128, 128), 6),
+    "Sky": ((128, 128, 128), 0),
+    "SUVPickupTruck": ((64, 128, 192), 8),
+    "TrafficCone": ((0, 0, 64), 2),
+    "TrafficLight": ((0, 64, 64), 6),
+    "Train": ((192, 64, 128), 8),
+    "Tree": ((128, 128, 0), 5),
+    "Truck_Bus": ((192, 128, 192), 8),
+    "Tunnel": ((64, 0, 64), 1),
+    "VegetationMisc": ((192, 192, 0), 5),
+    "Void": ((0, 0, 0), IGNORE),
+    "Wall": ((64, 192, 0), 1),
+}
+
+CAMVID_PALETTE: tuple[tuple[int, int, int], ...] = tuple(
+    CAMVID_32[name][0]
+    for name in (
+        "Sky",
+        "Building",
+        "Column_Pole",
+        "Road",
+        "Sidewalk",
+        "Tree",
+        "SignSymbol",
+        "Fence",
+        "Car",
+        "Pedestrian",
+        "Bicyclist",
+    )
+)
+
+# What CamVid's annotators would have called each Cityscapes class.
+_CAMVID_NAME_OF_TRAIN_ID = (
+    "Road",
+    "Sidewalk",
+    "Building",
+    "Wall",
+    "Fence",
+    "Column_Pole",
+    "TrafficLight",
+    "SignSymbol",
+    "Tree",
+    "VegetationMisc",
+    "Sky",
+    "Pedestrian",
+    "Bicyclist",
+    "Car",
+    "Truck_Bus",
+    "Truck_Bus",
+    "Train",
+    "MotorcycleScooter",
+    "Bicyclist",
+)
+
+
+def _lookup(pairs: list[tuple[int, int]], default: int) -> LabelMap:
+    """Return 256 uint8 values: `default`, but for each (source, target) of `pairs`."""
+    table = np.full(256, default, dtype=np.uint8)
+    for source, target in pairs:
+        table[source] = target
+    return table
+
+
+# Each table has 256 entries and is used as `table[label]`.
+ID_TO_TRAIN_ID = _lookup([(regular, train) for train, regular in enumerate(CITYSCAPES_IDS)], IGNORE)
+TRAIN_ID_TO_ID = _lookup(list(enumerate(CITYSCAPES_IDS)), 0)
+TRAIN_ID_TO_CAMVID = _lookup(
+    [(train, CAMVID_32[name][1]) for train, name in enumerate(_CAMVID_NAME_OF_TRAIN_ID)], IGNORE
+)
+CAMVID_INDEX_TO_TRAIN = _lookup([(index, index) for index in range(len(CAMVID_CLASSES))], IGNORE)
+
+
+def _pack(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Make one number of each colour; shape [..., 3] to [...]."""
+    wide = rgb.astype(np.uint32)
+    return np.asarray(wide[..., 0] * 65536 + wide[..., 1] * 256 + wide[..., 2], dtype=np.uint32)
+
+
+_CODES = _pack(np.array([colour for colour, _ in CAMVID_32.values()], dtype=np.uint8))
+_ORDER = np.argsort(_CODES)
+_SORTED_CODES = _CODES[_ORDER]
+_SORTED_CLASSES = np.array([index for _, index in CAMVID_32.values()], dtype=np.uint8)[_ORDER]
+
+
+def camvid_rgb_to_index(rgb: npt.NDArray[np.uint8]) -> LabelMap:
+    """Turn an original CamVid label [H, W, 3] into indices [H, W]: 0..10, and 255 for void.
+
+    Raises:
+        ValueError: with the first colour that is none of the 32.
+    """
+    codes = _pack(rgb)
+    place = np.minimum(np.searchsorted(_SORTED_CODES, codes), len(_SORTED_CODES) - 1)
+    foreign = _SORTED_CODES[place] != codes
+    if foreign.any():
+        red, green, blue = (int(v) for v in rgb[foreign][0])
+        raise ValueError(f"colour ({red}, {green}, {blue})")
+    index: LabelMap = _SORTED_CLASSES[place]
+    return index
+
+
+def train_id_to_camvid_rgb(label: LabelMap) -> npt.NDArray[np.uint8]:
+    """Colour train ids [H, W] as CamVid's annotators would have: uint8 [H, W, 3], void black."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    for train, name in enumerate(_CAMVID_NAME_OF_TRAIN_ID):
+        table[train] = CAMVID_32[name][0]
+    coloured: npt.NDArray[np.uint8] = table[label]
+    return coloured
+
+
+def colourise(label: npt.NDArray[np.integer], palette: tuple[tuple[int, int, int], ...]) -> npt.NDArray[np.uint8]:
+    """Show a label [H, W] in the colours of `palette`: uint8 [H, W, 3]; what the palette does not hold is black."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(palette)] = palette
+    coloured: npt.NDArray[np.uint8] = table[np.asarray(label, dtype=np.uint8)]
+    return coloured

@@ -1,0 +1,83 @@
+"""The TensorRT backend's answers; what needs a GPU is in tests/gpu."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lgc.errors import BackendUnavailableError
+from lgc.lut.target import Target
+from lgc.profiler.backends import Workload, get_backend, trt
+from lgc.profiler.backends.trt_loader import Library
+from torch import nn
+
+
+@pytest.fixture
+def backend():
+    return get_backend("tensorrt")
+
+
+@pytest.fixture
+def rtx(monkeypatch):
+    module = SimpleNamespace(ComputeCapability=SimpleNamespace(__members__={"SM89": 89}))
+    library = Library(module, "TensorRT-RTX", "1.7.1", can_build_without_gpu=True)
+    monkeypatch.setattr(trt, "load_tensorrt", lambda: library)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Pretends that torch sees GPUs of these compute capabilities."""
+
+    def pretend(*capabilities):
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU of {capabilities[index]}")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+
+    return pretend
+
+
+def test_cpu_is_no_device(backend):
+    assert backend.unavailable("cpu") == "TensorRT needs a CUDA device"
+
+
+def test_library_is_missing(backend, monkeypatch):
+    def missing():
+        raise BackendUnavailableError("TensorRT is not installed")
+
+    monkeypatch.setattr(trt, "load_tensorrt", missing)
+    assert backend.unavailable("cuda:0") == "TensorRT is not installed"
+
+
+def test_torch_for_the_cpu(backend, rtx, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "is a build for the CPU; install one for CUDA" in backend.unavailable("cuda:0")
+
+
+def test_no_gpu(backend, rtx, gpus):
+    gpus()
+    assert "finds no CUDA device" in backend.unavailable("cuda:0")
+
+
+def test_no_such_index_names_those_there(backend, rtx, gpus):
+    gpus((8, 9), (8, 9))
+    reason = backend.unavailable("cuda:2")
+    assert reason == "there is no device cuda:2; there are cuda:0 (GPU of (8, 9)), cuda:1 (GPU of (8, 9))"
+
+
+def test_available_only_on_devices_that_the_library_serves(backend, rtx, gpus):
+    gpus((8, 9), (9, 0))
+    assert backend.unavailable("cuda:0") is None
+    assert "not this device's 9.0; install full TensorRT" in backend.unavailable("cuda:1")
+
+
+def test_versions(backend, rtx):
+    versions = backend.versions()
+    assert versions["TensorRT-RTX"] == "1.7.1"
+    assert versions["torch"] == torch.__version__
+
+
+def test_compile_refuses_other_devices(backend):
+    workload = Workload("conv", ((1, 3, 8, 8),), lambda: nn.Conv2d(3, 3, 1))
+    with pytest.raises(BackendUnavailableError, match="backend tensorrt cannot run on cpu: TensorRT needs a CUDA"):
+        backend.compile(workload, Target("cpu", "tensorrt"))

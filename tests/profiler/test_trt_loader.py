@@ -1,0 +1,109 @@
+"""Which TensorRT is found, and what is said where none is or one is broken."""
+
+import importlib.machinery
+import sys
+from types import SimpleNamespace
+
+import pytest
+from lgc.errors import BackendUnavailableError
+from lgc.profiler.backends import trt_loader
+from lgc.profiler.backends.trt_engine import refusal
+from lgc.profiler.backends.trt_loader import Library, load_tensorrt
+
+
+@pytest.fixture
+def packages(monkeypatch, tmp_path):
+    """Installs packages of given sources in an otherwise empty world: `packages(tensorrt="...")`."""
+    path = str(tmp_path)
+    finder = importlib.machinery.PathFinder
+    monkeypatch.setattr(trt_loader, "find_spec", lambda name: finder.find_spec(name, [path]))
+    monkeypatch.syspath_prepend(path)
+
+    def install(**sources):
+        for name, source in sources.items():
+            (tmp_path / name).mkdir()
+            if source is not None:
+                (tmp_path / name / "__init__.py").write_text(source)
+        return tmp_path
+
+    return install
+
+
+@pytest.fixture(autouse=True)
+def forget_modules():
+    names = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in names}
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] in names]:
+        del sys.modules[name]
+    sys.modules.update(kept)
+
+
+def test_nothing_installed(packages):
+    for without_gpu in (False, True):
+        with pytest.raises(BackendUnavailableError, match="not installed") as caught:
+            load_tensorrt(without_gpu=without_gpu)
+        assert 'pip install "lgc[tensorrt]"' in str(caught.value)
+        assert 'pip install "lgc[tensorrt-aot]"' in str(caught.value)
+
+
+def test_full_comes_first_but_not_without_a_gpu(packages):
+    packages(tensorrt="__version__ = '10.9.0'", tensorrt_rtx="__version__ = '1.7'")
+    full, ahead = load_tensorrt(), load_tensorrt(without_gpu=True)
+    assert (full.flavour, full.version, full.can_build_without_gpu) == ("TensorRT", "10.9.0", False)
+    assert full.capabilities == {}
+    assert (ahead.flavour, ahead.version, ahead.can_build_without_gpu) == ("TensorRT-RTX", "1.7", True)
+
+
+def test_full_alone_cannot_build_ahead_of_time(packages):
+    packages(tensorrt="__version__ = '10.9.0'")
+    with pytest.raises(BackendUnavailableError, match=r"only on a GPU.*lgc\[tensorrt-aot\]"):
+        load_tensorrt(without_gpu=True)
+
+
+def test_a_folder_is_no_package(packages):
+    packages(tensorrt=None, tensorrt_rtx="__version__ = '1.7'")
+    assert load_tensorrt().flavour == "TensorRT-RTX"
+
+
+def test_too_old(packages):
+    packages(tensorrt="__version__ = '8.6.1'")
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT 8\.6\.1 is too old, 10 is the oldest"):
+        load_tensorrt()
+
+
+def test_a_package_that_does_not_load_is_no_reason_to_take_another(packages):
+    packages(tensorrt="raise OSError('libnvinfer.so.10: cannot open')", tensorrt_rtx="__version__ = '1.7'")
+    with pytest.raises(
+        BackendUnavailableError, match=r"tensorrt does not load \(libnvinfer.*reinstall it: pip install"
+    ):
+        load_tensorrt()
+
+
+def test_bindings_without_libraries(packages):
+    packages(tensorrt_rtx_bindings="__version__ = '1.7'")
+    with pytest.raises(BackendUnavailableError, match=r"without its libraries.*pip install \"lgc\[tensorrt-aot\]\""):
+        load_tensorrt()
+
+
+def test_libraries_package_without_the_file(packages):
+    packages(tensorrt_rtx_bindings="", onnxruntime_ep_nv_tensorrt_rtx="raise AssertionError('never imported')")
+    with pytest.raises(BackendUnavailableError, match=r"no libtensorrt_rtx\.so\.1\* in .*reinstall"):
+        load_tensorrt()
+
+
+def test_library_file_that_does_not_load(packages):
+    folder = packages(tensorrt_rtx_bindings="", onnxruntime_ep_nv_tensorrt_rtx="")
+    (folder / "onnxruntime_ep_nv_tensorrt_rtx" / "libtensorrt_rtx.so.1.7.1").write_bytes(b"no library")
+    with pytest.raises(BackendUnavailableError, match=r"libtensorrt_rtx\.so\.1\.7\.1 does not load \(.*reinstall"):
+        load_tensorrt()
+
+
+def test_capabilities_and_refusal():
+    members = {"NONE": 0, "CURRENT": 1, "SM89": 89, "SM120": 120}
+    module = SimpleNamespace(ComputeCapability=SimpleNamespace(__members__=members))
+    library = Library(module, "TensorRT-RTX", "1.7.1", can_build_without_gpu=True)
+    assert library.capabilities == {"8.9": 89, "12.0": 120}
+    assert refusal(library, "12.0") is None
+    assert "serves compute capabilities 8.9, 12.0, not this device's 9.0" in refusal(library, "9.0")
+    assert refusal(Library(module, "TensorRT", "10.9", can_build_without_gpu=False), "9.0") is None

@@ -1,0 +1,165 @@
+"""What all commands share: running an app, options in the forms users write them, results, progress."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import LgcError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..profiler.rounds import Progress
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+REFRESH_S = 0.25
+
+
+def new_app() -> typer.Typer:
+    """An app without completion options and with plain tracebacks."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def run(app: typer.Typer) -> None:
+    """Execute `app` and leave: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted.
+
+    What went wrong by the user's hand, or by the machine's, is told in one line on stderr.
+    """
+    program = Path(sys.argv[0]).name
+    try:
+        sys.exit(app(standalone_mode=False, prog_name=program) or 0)
+    except LgcError as error:
+        code, message = error.exit_code, str(error)
+    except BrokenPipeError:
+        sys.stderr.close()
+        code, message = 1, ""
+    except OSError as error:
+        code, message = 2, f"{error.filename or 'the machine'}: {error.strerror or error}"
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        code, message = 2, f"{error.format_message()} (see {program} --help)"
+    if message:
+        print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def say(message: str) -> None:
+    """A line for people, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def emit(result: dict[str, Any], as_json: bool, *tables: Table | str) -> None:
+    """Print a result on stdout: as one JSON object (numbers that are not finite as null), or as tables for people."""
+    if as_json:
+        print(json.dumps(finite(result), indent=2))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for table in tables:
+        console.print(table, soft_wrap=isinstance(table, str))
+
+
+def finite(value: Any) -> Any:
+    """The value with every infinity and NaN in it replaced by None, which JSON can hold."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) in pixels from `HxW`.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if match is None or not all(int(part) for part in match.groups()):
+        raise UsageError(f"{text!r} is no size; write height and width as in 720x960")
+    return int(match[1]), int(match[2])
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds from `90`, `90s`, `4m` or `1.5h`.
+
+    Raises:
+        UsageError: it is not of that form, or zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"{text!r} is no duration; write it as 90s, 4m or 1h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def parse_percent(text: str) -> float:
+    """Percent from `5%` or `5`.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)%?", text)
+    if match is None:
+        raise UsageError(f"{text!r} is no percentage; write it as 5%")
+    return float(match[1])
+
+
+def grid(title: str, *columns: str, numbers: int = 0) -> Table:
+    """An empty table; the last `numbers` columns are aligned to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        right = index >= len(columns) - numbers
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="fold")
+    return table
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar on stderr with the time left; nothing where stderr is no terminal.
+
+    It is drawn by the caller's thread between measurements, never by a thread of its own that would disturb them.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda progress: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"))
+    with Bar(*columns, console=console, transient=True, auto_refresh=False) as bar:
+        task = bar.add_task("", total=1.0, left="")
+        drawn = 0.0
+
+        def show(progress: Progress) -> None:
+            nonlocal drawn
+            left = "" if progress.left_s is None else f"{_clock(progress.left_s)} left"
+            bar.update(task, description=progress.label, completed=progress.done, left=left)
+            if time.monotonic() - drawn > REFRESH_S or progress.done >= 1:
+                drawn = time.monotonic()
+                bar.refresh()
+
+        yield show
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,118 @@
+"""`lgc-profile`: measure a search space's operators on a device into a latency table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
+
+if TYPE_CHECKING:
+    from ..lut.calibration import Report
+    from ..lut.target import Target
+    from ..profiler.profile import ProfileResult
+
+NOISY_PCT = 10.0
+"""Spread across visits above which an entry is called noisy."""
+
+app = new_app()
+
+
+@app.command()
+def profile(
+    device: Annotated[str, typer.Option(help="cpu, or cuda:N.")],
+    backend: Annotated[
+        str | None, typer.Option(help="torch, onnxruntime or tensorrt; by default the fastest installed.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
+    threads: Annotated[int, typer.Option(help="CPU threads inside an operator.")] = 1,
+    space: Annotated[str, typer.Option(help="A preset's name or a YAML file.")] = "lgcnet-cityscapes",
+    input_size: Annotated[
+        str | None, typer.Option("--input", metavar="HxW", help="Input size, if not the space's own.")
+    ] = None,
+    networks: Annotated[
+        int, typer.Option(help="Whole networks measured among the operators, to calibrate and verify.")
+    ] = 12,
+    rounds: Annotated[int | None, typer.Option(help="Visits to each operator.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Begin no round after this time, say 90s or 4m.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the networks and the visiting order.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="T.lut", help="The table; named by device, backend and precision if left out."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Measure every operator of a search space on a device, and write a calibrated, verified latency table.
+
+    An interrupted call is gone on with by the same call. A finished table is left as it is.
+
+    Example: lgc-profile --device cpu --space tiny --out tiny.lut
+    """
+    from ..lut.target import Target
+    from ..models.space import SearchSpace
+    from ..profiler import profile as profiler
+    from ..profiler.defaults import default_backend
+    from ..profiler.devices import check_device
+
+    chosen = SearchSpace.load(space)
+    if input_size is not None:
+        chosen = chosen.with_input(*parse_size(input_size))
+    device = check_device(device)
+    target = Target(device, backend or default_backend(device), precision, threads if device == "cpu" else 1)
+    path = out or Path(f"{chosen.name}-{device.replace(':', '')}-{target.backend}-{precision}.lut")
+    height, width = chosen.input
+    say(f"profiling {chosen.name} {height}x{width} on {target}, into {path}")
+    with progress_bar() as on_progress:
+        result = profiler.profile(
+            chosen,
+            target,
+            path,
+            networks=networks,
+            rounds=rounds,
+            budget_s=None if budget is None else parse_seconds(budget),
+            seed=seed,
+            on_progress=on_progress,
+        )
+    _show(path, target, result, as_json)
+    return 1 if result.failed else 0
+
+
+def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> None:
+    content: dict[str, Any] = {
+        "lut": str(path),
+        "entries": result.entries,
+        "measured": result.measured,
+        "interpolated": result.interpolated,
+        "noisy": sum(spread > NOISY_PCT for spread in result.spreads_pct),
+        "failed": len(result.failed),
+        "seconds": result.seconds,
+        "verification": result.verification.as_dict() if result.verification else None,
+    }
+    for key, reason in result.failed.items():
+        say(f"failed: {key}: {reason}")
+    table = grid(f"{path}: {target}", "entries", "measured", "noisy", "failed", "seconds", numbers=5)
+    table.add_row(*(str(content[name]) for name in ("entries", "measured", "noisy", "failed")), f"{result.seconds:.1f}")
+    emit(content, as_json, table, *report_tables(result.verification))
+
+
+def report_tables(report: Report | None) -> list[Any]:
+    """Tables, or a line, that show a verification report to people."""
+    if report is None:
+        return ["Not verified: too few networks were measured. Predictions of this table have an unknown error."]
+    table = grid("prediction of unseen networks", "", "here", "measured twice", numbers=2)
+    table.add_row("networks", str(report.networks), "")
+    table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.ceiling_mape_pct:.1f} %")
+    table.add_row("bias", f"{report.bias_pct:+.1f} %", "")
+    table.add_row("within 5 % / 10 %", f"{report.within_5_pct:.0f} % / {report.within_10_pct:.0f} %", "")
+    table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.ceiling_kendall_tau:.2f}")
+    table.add_row("Spearman rho", f"{report.spearman_rho:.2f}", "")
+    return [table]
+
+
+def main() -> None:
+    """Run the command."""
+    run(app)
