@@ -50,9 +50,9 @@ class Predictor:
         self.space = space
         self.scope = scope
         self.table_path = table.path
-        note = table.note("calibration")
-        self.calibration = Affine(**note) if note else Affine()
-        self.calibrated = note is not None
+        fitted = (table.note("calibration") or {}).get(scope)
+        self.calibration = Affine(**fitted) if fitted else Affine()
+        self.calibrated = fitted is not None
         self.edge_ms: Array = np.zeros((space.edges, len(space.operators)))
         self.fixed_ms = 0.0
         live = np.array([name != ZERO for name in space.operators])

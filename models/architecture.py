@@ -19,6 +19,8 @@ from .space import SearchSpace, first_faults
 
 FORMAT = "lgc-architecture"
 SCHEMA_VERSION = 1
+ARCHITECTURE = "architecture.json"
+"""Name of an architecture's file in a run folder."""
 
 
 class Architecture(BaseModel):

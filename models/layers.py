@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from . import operators as ops
-from .opspec import OpSpec
+from .opspec import OpSpec, strided
 
 
 class ConvNormAct(nn.Module):
@@ -35,15 +35,24 @@ class ConvNormAct(nn.Module):
 
 
 class Resample(nn.Module):
-    """Bilinear interpolation to a fixed size: [N, C, H, W] -> [N, C, *size]."""
+    """Bilinear interpolation of a `Resize` layer: [N, C, *source] -> [N, C, *target]."""
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self, layer: ops.Resize) -> None:
         super().__init__()
-        self.size = size
+        self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Interpolate, corners not aligned."""
-        return F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
+        return F.interpolate(x, size=self._size(x), mode="bilinear", align_corners=False)
+
+    def _size(self, x: Tensor) -> tuple[int, int]:
+        height, width = int(x.shape[-2]), int(x.shape[-1])
+        factor = self.layer.factor
+        if (height, width) == self.layer.source:
+            return self.layer.target
+        if self.layer.target > self.layer.source:
+            return height * factor, width * factor
+        return strided(height, factor), strided(width, factor)
 
 
 class Sum(nn.Module):
@@ -93,7 +102,7 @@ def _layer(layer: ops.Layer) -> nn.Module:
         case ops.MaxPool():
             return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.kernel // 2)
         case ops.Resize():
-            return Resample(layer.size)
+            return Resample(layer)
         case ops.Add():
             return Sum()
         case ops.Concat():

@@ -36,9 +36,14 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class Resize:
-    """Bilinear interpolation to `size` (height, width), corners not aligned."""
+    """Bilinear interpolation from size `source` to `target` (height, width), corners not aligned.
 
-    size: tuple[int, int]
+    Inputs of another size, as crops in training are, are scaled by the same factor: up, or down and rounded up.
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    factor: int
 
 
 @dataclass(frozen=True)
@@ -219,12 +224,12 @@ def _concat(spec: OpSpec) -> tuple[Layer, ...]:
 
 @operator("downsample")
 def _downsample(spec: OpSpec) -> tuple[Layer, ...]:
-    return (Resize(spec.coarse),)
+    return (Resize(spec.fine, spec.coarse, spec.stride),)
 
 
 @operator("upsample", upsamples=True)
 def _upsample(spec: OpSpec) -> tuple[Layer, ...]:
-    return (Resize(spec.fine),)
+    return (Resize(spec.coarse, spec.fine, spec.stride),)
 
 
 @operator("argmax")

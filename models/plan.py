@@ -98,6 +98,12 @@ class NetworkPlan:
         """Cells with searched edges, in the order of an architecture's choices: the backbone's, then the fusion."""
         return (*self.cells, self.fusion)
 
+    @property
+    def stride(self) -> int:
+        """Factor between the input and the coarsest feature: crops must be multiples of it."""
+        coarsest = max(-(-self.stem[0].height // cell.concat.height) for cell in self.cells)
+        return 1 << (coarsest - 1).bit_length()
+
     def slots(self) -> Iterator[Slot]:
         """Every slot of the network, in the order of computation."""
         for index, spec in enumerate(self.stem):

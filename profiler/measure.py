@@ -11,10 +11,15 @@ from ..lut.statistics import Summary, summarise
 from ..lut.target import Target
 from .backends import Backend, Runner, Workload
 from .environment import pinned
-from .rounds import OnProgress, OnRound, Progress, Visits, interleave, quiet
+from .rounds import MIN_REPEATS, OnProgress, OnRound, Progress, Visits, interleave, quiet
 
 CPU_ROUNDS, GPU_ROUNDS = 24, 12
 MIN_ROUNDS = 4
+MIN_RUNS = 200
+"""Runs of a network that a frame rate needs."""
+WARM_UP_SHARE = 0.3
+"""Unrecorded time before a frame rate is measured, as a share of the recorded: 3 s before 10 s."""
+UNBOUNDED = 10**9
 OnFailure = Callable[[str, str], None]
 
 
@@ -88,40 +93,74 @@ def measure(
     return list(runners)
 
 
-def measure_visits(
+def measure_rounds(
     backend: Backend,
     target: Target,
     workloads: Mapping[str, Workload],
     rounds: int | None = None,
     *,
-    seed: int = 0,
     on_progress: OnProgress = quiet,
 ) -> dict[str, list[list[float]]]:
-    """Measure without a table: durations in milliseconds of every workload, one list for each visit.
+    """Measure by the table's protocol, without a table.
+
+    Returns:
+        Durations in milliseconds of every workload, one list for each visit.
 
     Raises:
         MeasurementError: the backend refuses a workload.
     """
     visits: dict[str, list[list[float]]] = {key: [] for key in workloads}
-
-    def keep(finished: Visits) -> None:
-        for key, _, _, durations in finished:
-            visits[key].append(list(durations))
-
-    def fail(key: str, reason: str) -> None:
-        raise MeasurementError(reason)
-
     measure(
         backend,
         target,
         workloads,
         rounds or default_rounds(target),
-        on_round=keep,
-        on_failure=fail,
-        seed=seed,
+        on_round=_keeper(visits),
+        on_failure=_refuse,
         on_progress=on_progress,
     )
     return visits
+
+
+def measure_seconds(
+    backend: Backend,
+    target: Target,
+    workloads: Mapping[str, Workload],
+    seconds: float,
+    *,
+    on_progress: OnProgress = quiet,
+) -> dict[str, list[list[float]]]:
+    """Measure by the frame-rate protocol: `WARM_UP_SHARE` of `seconds` unrecorded, then `seconds`, `MIN_RUNS` at least.
+
+    Returns:
+        Durations in milliseconds of every workload, one list for each visit; interleaved.
+
+    Raises:
+        MeasurementError: the backend refuses a workload.
+    """
+    visits: dict[str, list[list[float]]] = {key: [] for key in workloads}
+    with pinned(target):
+        runners = prepare_all(backend, target, workloads, _refuse, on_progress)
+        warm_up = WARM_UP_SHARE * seconds
+        interleave(runners, {}, UNBOUNDED, lambda _: None, budget_s=warm_up, min_rounds=1, on_progress=on_progress)
+        least = -(-MIN_RUNS // MIN_REPEATS)
+        keep = _keeper(visits)
+        interleave(runners, {}, UNBOUNDED, keep, budget_s=seconds, min_rounds=least, on_progress=on_progress)
+        for runner in runners.values():
+            runner.close()
+    return visits
+
+
+def _keeper(visits: dict[str, list[list[float]]]) -> OnRound:
+    def keep(finished: Visits) -> None:
+        for key, _, _, durations in finished:
+            visits[key].append(list(durations))
+
+    return keep
+
+
+def _refuse(key: str, reason: str) -> None:
+    raise MeasurementError(reason)
 
 
 def halves(visits: list[list[float]], statistic: str) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from ..lut.statistics import summarise
 from ..lut.table import LatencyTable
 from ..lut.target import Target
 from ..models.opspec import OpSpec
-from ..models.plan import DENSE
+from ..models.plan import DENSE, SCOPES
 from ..models.space import SearchSpace
 from .backends import Backend, require
 from .environment import DEVICE_NAME, fingerprint
@@ -88,7 +88,8 @@ def profile(
     with open_or_create(out, target, space, backend) as table:
         workloads = {entry.key: operator_workload(OpSpec.parse(entry.key)) for entry in table.entries()}
         for architecture in space.spread(networks, seed):
-            workloads[table.add_network(architecture, DENSE)] = network_workload(architecture, DENSE)
+            for scope in SCOPES:
+                workloads[table.add_network(architecture, scope)] = network_workload(architecture, scope)
         measured = measure(
             backend,
             target,
@@ -120,19 +121,23 @@ def profile(
 def calibrate(table: LatencyTable) -> Report | None:
     """Fit the table's correction on its own networks, and report on each as predicted by a fit without it.
 
-    Both are written into the table. None, and nothing written, if it holds too few networks.
+    Both are done for each scope, and written into the table; the report returned is that of scope `dense`. None, and
+    nothing written, if the table holds too few networks.
     """
-    networks = [row for row in table.networks() if row[0].latency_ms is not None]
-    if len(networks) < MIN_NETWORKS:
-        return None
-    predictor = Predictor(table.space, table, DENSE)
-    sums = [predictor.sum_ms(architecture) for _, architecture, _ in networks]
-    measured = [entry.latency_ms or 0.0 for entry, _, _ in networks]
-    pairs = [halves(table.visits(entry.key), table.protocol["statistic"]) for entry, _, _ in networks]
-    found = report(cross_validate(sums, measured).tolist(), measured, pairs)
-    table.write_note("calibration", asdict(fit(sums, measured)))
-    table.write_note("verification", found.as_dict())
-    return found
+    calibrations, reports = {}, {}
+    for scope in SCOPES:
+        networks = [(e, a) for e, a, at in table.networks() if at == scope and e.latency_ms is not None]
+        if len(networks) < MIN_NETWORKS:
+            return None
+        predictor = Predictor(table.space, table, scope)
+        sums = [predictor.sum_ms(architecture) for _, architecture in networks]
+        measured = [entry.latency_ms or 0.0 for entry, _ in networks]
+        pairs = [halves(table.visits(entry.key), table.protocol["statistic"]) for entry, _ in networks]
+        calibrations[scope] = asdict(fit(sums, measured))
+        reports[scope] = report(cross_validate(sums, measured).tolist(), measured, pairs)
+    table.write_note("calibration", calibrations)
+    table.write_note("verification", {scope: found.as_dict() for scope, found in reports.items()})
+    return reports[DENSE]
 
 
 def open_or_create(out: Path, target: Target, space: SearchSpace, backend: Backend) -> LatencyTable:

@@ -73,9 +73,9 @@ def interleave(
     repeats = {subject: _repeats(runner) for subject, runner in runners.items()}
     total = sum(max(rounds - done.get(subject, 0), 0) for subject in runners)
     for number in range(rounds):
+        if budget_s is not None and number >= min_rounds and clock() - start > budget_s:
+            break
         open_subjects = [subject for subject in runners if done.get(subject, 0) <= number]
-        if not open_subjects or (budget_s is not None and number >= min_rounds and clock() - start > budget_s):
-            continue
         random.Random(f"{seed}/{number}").shuffle(open_subjects)
         visits: Visits = []
         for subject in open_subjects:
@@ -83,11 +83,17 @@ def interleave(
                 durations = runners[subject].run(repeats[subject])
             visits.append((subject, number, time.time(), durations))
             visited += 1
-            left = (clock() - start) / visited * (total - visited)
-            if budget_s is not None:
-                left = min(left, max(budget_s - (clock() - start), 0))
-            on_progress(Progress(f"measuring, round {number + 1} of {rounds}", visited / total, left))
-        on_round(visits)
+            on_progress(_progress(clock() - start, visited, total, budget_s))
+        if visits:
+            on_round(visits)
+
+
+def _progress(spent_s: float, visited: int, total: int, budget_s: float | None) -> Progress:
+    """How far the rounds are, by visits or by the budget, whichever ends first."""
+    left_s, share = spent_s / visited * (total - visited), visited / total
+    if budget_s is not None and budget_s - spent_s < left_s:
+        left_s, share = max(budget_s - spent_s, 0.0), min(spent_s / budget_s, 1.0)
+    return Progress("measuring", share, left_s)
 
 
 def _repeats(runner: Runner) -> int:

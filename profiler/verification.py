@@ -9,12 +9,11 @@ from ..errors import UsageError
 from ..lut.calibration import Report, report
 from ..lut.predictor import Predictor
 from ..lut.table import LatencyTable, network_key
-from ..lut.target import Target
 from ..models.architecture import Architecture
 from ..models.plan import DENSE
-from .backends import Backend, Workload, require
+from .backends import Workload, require
 from .environment import fingerprint
-from .measure import halves, measure_visits, summarise_for
+from .measure import halves, measure_rounds, summarise_for
 from .profile import require_machine
 from .rounds import OnProgress, quiet
 from .workloads import network_workload
@@ -59,13 +58,12 @@ def verify(
     predictor = Predictor(table.space, table, DENSE)
     fresh = unseen(table, networks, seed)
     workloads = {key: network_workload(architecture, DENSE) for key, architecture in fresh.items()}
-    visits, drift_pct = measure_with_sentinel(
-        table, backend, table.target, workloads, rounds=rounds, on_progress=on_progress
-    )
+    subjects = with_sentinel(table, workloads)
+    visits = measure_rounds(backend, table.target, subjects, rounds, on_progress=on_progress)
     measured = [summarise_for(table.target, visits[key]).latency_ms for key in fresh]
     pairs = [halves(visits[key], table.protocol["statistic"]) for key in fresh]
     predicted = [predictor.predict(architecture) for architecture in fresh.values()]
-    return Verification(report(predicted, measured, pairs), drift_pct)
+    return Verification(report(predicted, measured, pairs), drift(table, visits))
 
 
 def unseen(table: LatencyTable, count: int, seed: int) -> dict[str, Architecture]:
@@ -85,28 +83,22 @@ def unseen(table: LatencyTable, count: int, seed: int) -> dict[str, Architecture
     raise UsageError(f"space {table.space.name} has only {len(fresh)} networks that the table has not seen")
 
 
-def measure_with_sentinel(
-    table: LatencyTable,
-    backend: Backend,
-    target: Target,
-    workloads: Mapping[str, Workload],
-    *,
-    rounds: int | None = None,
-    on_progress: OnProgress = quiet,
-) -> tuple[dict[str, list[list[float]]], float | None]:
-    """Measure workloads interleaved with the table's first network: their visits, and the drift in percent.
-
-    A positive drift says that the machine runs slower now than when the table was made. None if the table holds no
-    measured network, or if `target` is not the table's.
-    """
+def with_sentinel(table: LatencyTable, workloads: Mapping[str, Workload]) -> dict[str, Workload]:
+    """The workloads, and with them the table's first measured network, the sentinel."""
     subjects = dict(workloads)
-    then_ms = None
-    for entry, architecture, scope in table.networks() if target == table.target else ():
+    for entry, architecture, scope in table.networks():
         if entry.latency_ms is not None:
-            subjects[SENTINEL], then_ms = network_workload(architecture, scope), entry.latency_ms
-            break
-    visits = measure_visits(backend, target, subjects, rounds, on_progress=on_progress)
-    if then_ms is None:
-        return visits, None
-    now_ms = summarise_for(target, visits.pop(SENTINEL)).latency_ms
-    return visits, (now_ms / then_ms - 1) * 100
+            return subjects | {SENTINEL: network_workload(architecture, scope)}
+    return subjects
+
+
+def drift(table: LatencyTable, visits: Mapping[str, list[list[float]]]) -> float | None:
+    """How much slower the machine runs now than when the table was made, in percent, by the sentinel's visits.
+
+    None if the table holds no measured network, so that there was no sentinel.
+    """
+    if SENTINEL not in visits:
+        return None
+    now_ms = summarise_for(table.target, visits[SENTINEL]).latency_ms
+    then_ms = next(entry.latency_ms for entry, _, _ in table.networks() if entry.latency_ms is not None)
+    return (now_ms / then_ms - 1) * 100

@@ -160,6 +160,21 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
+def step_progress(label: str, on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
+    """Turn (step, steps) of a loop into progress with the time left; steps before the first call cost nothing here."""
+    from ..profiler.rounds import Progress
+
+    start, first = time.monotonic(), -1
+
+    def on_step(step: int, steps: int) -> None:
+        nonlocal first
+        first = step - 1 if first < 0 else first
+        left = (time.monotonic() - start) / (step - first) * (steps - step)
+        on_progress(Progress(label, step / steps, left))
+
+    return on_step
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

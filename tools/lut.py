@@ -34,6 +34,7 @@ def show(
 
     from ..lut.calibration import Report
     from ..lut.table import LatencyTable
+    from ..models.plan import DENSE
 
     with LatencyTable.open(table) as opened:
         entries = [entry for entry in opened.entries() if match in entry.key]
@@ -60,7 +61,7 @@ def show(
             spread = f"{entry.spread_pct:.1f} %"
             numbers = f"{entry.latency_ms:.4f}", f"{entry.median_ms:.4f}", spread, str(entry.samples)
             rows.add_row(entry.key, entry.status, *numbers)
-    emit(content, as_json, rows, *report_tables(Report(**verification) if verification else None))
+    emit(content, as_json, rows, *report_tables(Report(**verification[DENSE]) if verification else None))
 
 
 @app.command()

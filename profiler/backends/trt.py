@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ...errors import BackendUnavailableError
 from ...lut.target import Target
 from ..devices import cuda_missing
 from .base import Runner, Workload
-from .trt_engine import build_engine, refusal
+from .trt_engine import Engine, build_engine, refusal
 from .trt_loader import load_tensorrt
 from .trt_precision import PRECISIONS
 from .trt_runner import EngineRunner
@@ -55,8 +57,22 @@ class TensorRTBackend:
         reason = self.unavailable(target.device)
         if reason is not None:
             raise BackendUnavailableError(f"backend {self.name} cannot run on {target.device}: {reason}")
-        import torch
+        return EngineRunner(load_tensorrt(), engine_for(workload, target), target.device)
 
-        with torch.cuda.device(target.device):
-            engine = build_engine(workload.onnx, precision=target.precision)
-        return EngineRunner(load_tensorrt(), engine, target.device)
+
+def engine_for(workload: Workload, target: Target) -> Engine:
+    """The engine of `workload` for `target`'s device, on that device; the last few are kept, so none is built twice.
+
+    Raises:
+        BackendUnavailableError: no library that can build it here.
+        MeasurementError: TensorRT refuses the workload.
+    """
+    return _engine(workload.onnx, target)
+
+
+@lru_cache(maxsize=4)
+def _engine(onnx_model: bytes, target: Target) -> Engine:
+    import torch
+
+    with torch.cuda.device(target.device):
+        return build_engine(onnx_model, precision=target.precision)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp
 
 from PIL import Image, ImageDraw
 
@@ -72,11 +73,13 @@ class Canvas:
 
     def tint(self, colour: Colour, z: float) -> tuple[int, int, int]:
         """Return `colour` as it looks from `z` metres away, in 0..255."""
-        lost = 1.0 - 2.718281828 ** (-max(z, 0.0) / self._visibility)
-        red, green, blue = (
-            int(max(0.0, min(255.0, c + (h - c) * lost))) for c, h in zip(colour, self._haze, strict=True)
+        lost = 1.0 - exp(-max(z, 0.0) / self._visibility)
+        (red, green, blue), (haze_red, haze_green, haze_blue) = colour, self._haze
+        return (
+            min(255, int(red + (haze_red - red) * lost)),
+            min(255, int(green + (haze_green - green) * lost)),
+            min(255, int(blue + (haze_blue - blue) * lost)),
         )
-        return red, green, blue
 
     def polygon(self, points: Sequence[Point], colour: Colour | None, what: TrainId | None, z: float = 0.0) -> None:
         """Fill a polygon of pixels; `colour` None leaves the image, `what` None leaves the label as it is."""

@@ -53,14 +53,14 @@ def scaled(colour: Colour, by: float) -> Colour:
 
 def draw_street(rng: np.random.Generator) -> Street:
     """Draw the plan of a street."""
-    half = rng.uniform(3.0, 7.5)
+    half = rng.uniform(2.6, 6.5)
     offset = rng.uniform(-0.3, 0.5) * half
     grey = rng.uniform(85, 150)
     warm = rng.normal(0, 5)
     return Street(
         left=float(-half - offset),
         right=float(half - offset),
-        pavement=(float(rng.uniform(1.5, 4.5)), float(rng.uniform(1.5, 4.5))),
+        pavement=(float(rng.uniform(1.8, 6.0)), float(rng.uniform(1.8, 6.0))),
         concrete=(float(grey + warm), float(grey), float(grey - warm)),
     )
 
@@ -74,7 +74,7 @@ def paint_ground(canvas: Canvas, street: Street, rng: np.random.Generator) -> No
     for side in (-1, 1):
         inner, outer = sorted((street.kerb(side), street.front(side)))
         tone = vary(rng, street.concrete, 16)
-        strip = rng.random() < 0.25
+        strip = rng.random() < 0.35
         for lift in (0.0, 0.12):
             canvas.ground((inner, outer), GROUND_Z, tone, TrainId.SIDEWALK, y=lift)
         if strip:

@@ -191,11 +191,12 @@ def test_lists_are_read_however_they_name_their_images(tmp_path: Path, line: str
     assert [(pair.image, pair.label) for pair in pairs] == [(image, label)]
 
 
-def test_a_list_keeps_its_order_and_the_labels_it_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("apart", [" ", ",", "\t"])
+def test_a_list_keeps_its_order_and_the_labels_it_names(tmp_path: Path, apart: str) -> None:
     for name in "ab":
         _image(tmp_path / f"images/{name}.png")
         _image(tmp_path / f"labels/mask_{name}.png", "L")
-    (tmp_path / "val.txt").write_text("b.png mask_b.png\na.png mask_a.png\n")
+    (tmp_path / "val.txt").write_text(f"b.png{apart}mask_b.png\na.png{apart}mask_a.png\n")
     assert [p.label.name for p in list_pairs(tmp_path, "val")[1]] == ["mask_b.png", "mask_a.png"]
 
 

@@ -68,23 +68,16 @@ def test_no_class_fills_the_picture_and_none_but_void_is_everywhere(series: list
     assert (thin < 0.05).all()
 
 
-def test_colour_alone_does_not_name_road_wall_and_building(series: list[Scene]) -> None:
-    """The best guess of the class from a pixel's colour, learnt on half the scenes, is often wrong on the others."""
+def test_colour_alone_does_not_name_road_pavement_building_and_wall(series: list[Scene]) -> None:
+    """The likeliest class of a pixel's colour, learnt on half the scenes, is hardly better than chance on the rest."""
     kinds = [TrainId.ROAD, TrainId.SIDEWALK, TrainId.BUILDING, TrainId.WALL]
-    counts = np.zeros((16**3, 256))
-    right = total = 0
+    counts = np.zeros((2, 256, 16**3))
     for number, scene in enumerate(series):
-        bins = (scene.image // 16).astype(int) @ np.array([256, 16, 1])
-        chosen = np.isin(scene.label, kinds)
-        if number % 2 == 0:
-            np.add.at(counts, (bins[chosen], scene.label[chosen]), 1)
-    guess = counts.argmax(1)
-    for scene in series[1::2]:
-        bins = (scene.image // 16).astype(int) @ np.array([256, 16, 1])
-        chosen = np.isin(scene.label, kinds)
-        right += int((guess[bins[chosen]] == scene.label[chosen]).sum())
-        total += int(chosen.sum())
-    assert right / total < 0.85
+        colour = (scene.image // 16).astype(int) @ np.array([256, 16, 1])
+        np.add.at(counts[number % 2], (scene.label, colour), 1)
+    learnt, asked = (half[kinds] / half[kinds].sum(axis=1, keepdims=True) for half in counts)
+    right = learnt.argmax(axis=0) == np.arange(len(kinds))[:, None]
+    assert (asked * right).sum(axis=1).mean() < 0.4
 
 
 def test_a_larger_picture_shows_the_same_street() -> None:

@@ -200,7 +200,10 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
 
 def test_void_is_void_in_every_layout(tmp_path: Path) -> None:
     index = next(i for i in range(30) if (generate_scene(0, i, SIZE).label == IGNORE).mean() > 0.02)
+    void = generate_scene(0, index, SIZE).label == IGNORE
+    raw = {"camvid-segnet": 11, "camvid": (0, 0, 0), "camvid-lists": 11, "cityscapes": 0}
     for layout in WRITABLE_LAYOUTS:
         write_scenes(tmp_path / layout, layout, {"train": index + 1}, SIZE)
-        label = load_dataset(tmp_path / layout, "train")[index][1].numpy()
-        assert np.array_equal(label == IGNORE, generate_scene(0, index, SIZE).label == IGNORE)
+        data = load_dataset(tmp_path / layout, "train")
+        assert np.array_equal(data[index][1].numpy() == IGNORE, void)
+        assert (np.asarray(Image.open(data.pairs[index].label))[void] == raw[layout]).all()

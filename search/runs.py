@@ -1,0 +1,83 @@
+"""The run folder: everything a search or a training leaves behind, and what shows that it is the same one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileFormatError, OutputError
+from ..files import describe, ensure_folder, write_atomic
+
+
+class RunFolder:
+    """One stage (`search` or `train`) in a run folder.
+
+    Args:
+        path: the folder; made if it is not there.
+        stage: name of the stage, which its files begin with.
+        settings: JSON object that tells this stage from another; a folder that holds other settings is refused.
+
+    Raises:
+        OutputError: the folder cannot be written, or holds something else.
+    """
+
+    def __init__(self, path: Path, stage: str, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.stage = stage
+        config = path / f"{stage}.json"
+        if path.exists() and not path.is_dir():
+            raise OutputError(f"{path} is {describe(path)}, not a folder")
+        if config.exists():
+            _require_same(config, settings)
+            return
+        if stage == "search" and path.is_dir() and any(path.iterdir()):
+            raise OutputError(f"{path} holds something else than a search: name a new or empty folder with --out")
+        ensure_folder(path)
+        write_atomic(config, json.dumps(settings, indent=2) + "\n")
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the stage's checkpoint lies."""
+        return self.path / f"{self.stage}.ckpt"
+
+    @property
+    def log(self) -> Path:
+        """The stage's log: one JSON object a line."""
+        return self.path / f"{self.stage}.jsonl"
+
+    def append_log(self, records: list[dict[str, Any]], before: int) -> None:
+        """Append records; lines of steps from `before` on, which a later crash undid, are dropped first."""
+        kept = [line for line in self._lines() if json.loads(line)["step"] < before]
+        write_atomic(self.log, "".join(f"{line}\n" for line in [*kept, *(json.dumps(r) for r in records)]))
+
+    def _lines(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def result(self) -> dict[str, Any] | None:
+        """The stage's result, once it is finished."""
+        path = self.path / f"{self.stage}-result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write and return the stage's result."""
+        write_atomic(self.path / f"{self.stage}-result.json", json.dumps(result, indent=2) + "\n")
+        return result
+
+
+def _require_same(config: Path, settings: dict[str, Any]) -> None:
+    try:
+        before = json.loads(config.read_text())
+    except ValueError as error:
+        raise FileFormatError(f"{config} is damaged ({describe(config)}); name another folder") from error
+    wanted = json.loads(json.dumps(settings))
+    differences = [
+        f"{key} {before.get(key)!r}, not {wanted.get(key)!r}"
+        for key in sorted({*before, *wanted})
+        if before.get(key) != wanted.get(key)
+    ]
+    if differences:
+        raise OutputError(
+            f"{config.parent} holds another run ({'; '.join(differences)}): "
+            f"repeat its settings to go on with it, or name another folder"
+        )

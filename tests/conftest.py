@@ -1,0 +1,149 @@
+"""Fixtures that several packages' tests share: small spaces, tables with made-up latencies, one really measured table."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from lgc.lut import LatencyTable, Target
+from lgc.lut.statistics import summarise
+from lgc.models import SearchSpace
+
+settings.register_profile(
+    "lgc", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("lgc")
+
+MINI = {
+    "name": "mini",
+    "input": [32, 32],
+    "classes": 3,
+    "operators": ["zero", "skip", "sep_conv_3x3"],
+    "cells": 2,
+    "reductions": [1],
+    "channels": 4,
+    "nodes": 2,
+    "stem": {"channels": 4, "strides": [2, 2]},
+    "fusion": {"nodes": 2, "channels": 4, "level": 2},
+    "head_channels": 4,
+}
+TARGET = Target("cpu", "onnxruntime")
+
+
+@pytest.fixture(scope="session")
+def mini_space() -> SearchSpace:
+    """A space that is profiled in seconds and has every kind of slot but a downsampling one."""
+    return SearchSpace.check(MINI, "the tests' mini space")
+
+
+@pytest.fixture(scope="session")
+def micro_space() -> SearchSpace:
+    """A space small enough to enumerate: 6 edges of 3 operators, 729 choices."""
+    content = {**MINI, "name": "micro", "nodes": 1, "fusion": {"nodes": 1, "channels": 4, "level": 3}}
+    return SearchSpace.check(content, "the tests' micro space")
+
+
+@pytest.fixture
+def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
+    """Makes finished tables with random latencies: `make_table(space, name="t.lut", target=TARGET, seed=0)`."""
+
+    def make(space: SearchSpace, name: str = "t.lut", target: Target = TARGET, seed: int = 0) -> LatencyTable:
+        table = LatencyTable.create(tmp_path / name, target, space, {"statistic": "low_quantile"}, {"device_name": "x"})
+        rng = np.random.default_rng(seed)
+        visits = {entry.key: rng.uniform(0.01, 1.0, (4, 3)).tolist() for entry in table.entries()}
+        table.record_visits(
+            (key, number, time.time(), visit) for key, rows in visits.items() for number, visit in enumerate(rows)
+        )
+        for key, rows in visits.items():
+            table.record_summary(key, summarise(rows, "low_quantile"))
+        return table
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def measured_table(mini_space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of the mini space, really measured on this machine's CPU; for reading only."""
+    from lgc.profiler.profile import profile
+
+    path = tmp_path_factory.mktemp("measured") / "mini.lut"
+    profile(mini_space, TARGET, path, rounds=4, networks=4)
+    return path
+
+
+@pytest.fixture
+def mini_lut(measured_table: Path, tmp_path: Path) -> Path:
+    """A copy of the measured table, to be changed at will."""
+    return Path(shutil.copy(measured_table, tmp_path / "mini.lut"))
+
+
+@pytest.fixture
+def mini_yaml(tmp_path: Path, mini_space: SearchSpace) -> Path:
+    """The mini space as a file."""
+    path = tmp_path / "mini.yaml"
+    path.write_text(mini_space.model_dump_json())
+    return path
+
+
+@pytest.fixture
+def foreign_files(tmp_path: Path) -> dict[str, Path]:
+    """Files that are nothing of lgc's, and a folder, by the noun an error message should give them."""
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    (folder / "empty").touch()
+    (folder / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(200)))
+    (folder / "pickle.pt").write_bytes(b"PK\x03\x04" + bytes(100))
+    (folder / "noise.bin").write_bytes(bytes(range(255, 0, -1)) * 4)
+    (folder / "dir").mkdir()
+    with sqlite3.connect(folder / "other.db") as connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+    connection.close()
+    return {
+        "an empty file": folder / "empty",
+        "a PNG image": folder / "image.png",
+        "a zip archive": folder / "pickle.pt",
+        "a binary file of unknown kind": folder / "noise.bin",
+        "a folder": folder / "dir",
+        "an SQLite database": folder / "other.db",
+        "there is no such file": folder / "missing.bin",
+    }
+
+
+class CommandResult:
+    """What a command did: exit code, stdout and stderr."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def refusal(self, program: str) -> str:
+        """The one line with which the command refused its input, after showing that it is one and nothing else."""
+        lines = [line for line in self.err.splitlines() if line.startswith(f"{program}: ")]
+        assert self.code == 2, self.err
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        assert self.out == ""
+        return lines[0].removeprefix(f"{program}: ")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
+    """Runs a command's entry point in this process, where torch is imported already: `call("lgc-lut", "show", path)`."""
+
+    def run(program: str, *arguments: object) -> CommandResult:
+        module = import_module(f"lgc.tools.{program.removeprefix('lgc-')}")
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            module.main()
+        captured = capfd.readouterr()
+        return CommandResult(int(left.value.code or 0), captured.out, captured.err)
+
+    return run

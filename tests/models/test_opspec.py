@@ -1,0 +1,61 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lgc.errors import UsageError
+from lgc.models import OpSpec
+
+sizes = st.integers(1, 99_999)
+specs = st.builds(
+    OpSpec, st.from_regex(r"[a-z0-9_]+", fullmatch=True), sizes, sizes, sizes, sizes, stride=sizes, batch=sizes
+)
+
+
+@given(specs)
+def test_the_string_form_reads_back(spec):
+    assert OpSpec.parse(str(spec)) == spec
+
+
+def test_the_string_form_is_the_documented_one():
+    assert str(OpSpec("sep_conv_3x3", 16, 16, 90, 120)) == "sep_conv_3x3/c16-16/90x120/s1/b1"
+
+
+KEY = "sep_conv_3x3/c16-16/90x120/s1/b1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sep_conv_3x3",
+        KEY.removesuffix("/b1"),
+        KEY + "/",
+        KEY + "\n",
+        " " + KEY,
+        KEY.replace("c16", "16"),
+        KEY.replace("90x120", "90X120"),
+        KEY.replace("s1", "s0"),
+        KEY.replace("c16", "c-16"),
+        KEY.replace("c16", "c016"),
+        KEY.replace("c16", "c１６"),
+        KEY.replace("c16", "c" + "9" * 5000),
+        KEY.replace("sep", "Sep"),
+    ],
+)
+def test_what_is_no_key_is_refused_with_an_example(text):
+    with pytest.raises(UsageError, match="an example is sep_conv_3x3/c16-16/90x120/s1/b1"):
+        OpSpec.parse(text)
+
+
+@given(st.integers(0, len(KEY) - 1), st.characters())
+def test_a_changed_key_is_refused_or_is_the_key_of_another_spec(place, character):
+    text = KEY[:place] + character + KEY[place + 1 :]
+    try:
+        spec = OpSpec.parse(text)
+    except UsageError:
+        return
+    assert str(spec) == text
+
+
+def test_the_coarse_side_is_rounded_up():
+    assert OpSpec("conv_3x3", 3, 8, 769, 1537, stride=2).coarse == (385, 769)
+    assert OpSpec("conv_3x3", 3, 8, 769, 1537, stride=1).coarse == (769, 1537)

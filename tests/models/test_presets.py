@@ -1,0 +1,134 @@
+"""What every preset has to keep; above all, that its slots cover the whole network."""
+
+from collections import Counter
+
+import pytest
+import torch
+from lgc.models import PRESETS, LGCNet, SearchSpace
+from lgc.models import operators as ops
+from lgc.models.layers import folded
+from lgc.models.network import DenseOutput
+from lgc.models.onnx_export import to_onnx
+from lgc.models.plan import CORE, DENSE, Slot
+from torch import nn
+
+SEEDS = range(4)
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def space(request):
+    return SearchSpace.load(request.param)
+
+
+def on_meta(space, seed):
+    """The folded network without memory or work behind it: parameters and shapes are there, values are not."""
+    architecture = space.sample(seed)
+    with torch.device("meta"):
+        return architecture, folded(DenseOutput(LGCNet(space, architecture)))
+
+
+def image(space):
+    return torch.empty(1, 3, *space.input, device="meta")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_parameters_of_the_specs_are_those_of_the_network(space, seed):
+    architecture, network = on_meta(space, seed)
+    real = sum(parameter.numel() for parameter in network.parameters())
+    assert sum(ops.parameters(spec) for spec in architecture.specs()) == architecture.parameters == real
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_macs_of_the_specs_are_those_of_the_network(space, seed):
+    architecture, network = on_meta(space, seed)
+    total = 0
+
+    def count(conv, _, out):
+        nonlocal total
+        total += out.numel() * conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1]
+
+    for child in network.modules():
+        if isinstance(child, nn.Conv2d):
+            child.register_forward_hook(count)
+    network(image(space))
+    assert sum(ops.macs(spec) for spec in architecture.specs()) == architecture.macs == total
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_logits_and_labels_have_their_sizes(space, seed):
+    _, network = on_meta(space, seed)
+    height, width = (-(-length // 2**space.fusion.level) for length in space.input)
+    assert tuple(network.network(image(space)).shape) == (1, space.classes, height, width)
+    assert tuple(network(image(space)).shape) == (1, *space.input)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_exported_graph_has_no_node_outside_the_slots(seed):
+    """Node by node: what ONNX counts in the whole network is what the recipes of the slots list."""
+    onnx = pytest.importorskip("onnx")
+    space = SearchSpace.load("tiny").with_input(64, 96)
+    architecture = space.sample(seed)
+    graph = onnx.load_from_string(to_onnx(folded(DenseOutput(LGCNet(space, architecture))), [(1, 3, 64, 96)])).graph
+    nodes = Counter(node.op_type for node in graph.node)
+    names = {ops.MaxPool: "MaxPool", ops.Resize: "Resize", ops.Add: "Add", ops.Concat: "Concat", ops.ArgMax: "ArgMax"}
+    expected = Counter()
+    for layer in (layer for spec in architecture.specs() for layer in ops.recipe_of(spec)):
+        expected[names.get(type(layer), "Conv")] += 1
+        expected["Relu"] += isinstance(layer, ops.Conv) and not layer.plain
+    ignored = {"Constant", "Identity", "Cast"}
+    assert {name: count for name, count in nodes.items() if name not in ignored} == dict(expected)
+
+
+def test_every_spec_of_every_architecture_is_in_the_space(space):
+    covered = set(space.specs())
+    for seed in range(20):
+        assert set(space.sample(seed).specs()) <= covered
+
+
+def test_slots_are_named_once_and_count_every_edge_once(space):
+    slots = space.slots()
+    assert len({slot.name for slot in slots}) == len(slots)
+    assert [slot.edge for slot in slots if slot.edge is not None] == list(range(space.edges))
+    assert sorted(edge for slot in slots for edge in slot.sums) == list(range(space.edges))
+    assert all([spec.operator for spec in slot.candidates] == list(space.operators) for slot in slots if slot.edge)
+
+
+def test_a_slot_has_candidates_or_one_spec(space):
+    kinds = {slot.name: len(slot.candidates) for slot in space.slots() if isinstance(slot, Slot) and slot.edge is None}
+    assert set(kinds.values()) == {1}
+
+
+def test_the_core_is_the_network_without_its_dense_output(space):
+    architecture = space.sample(0)
+    dense, core = Counter(architecture.specs(DENSE)), Counter(architecture.specs(CORE))
+    assert dense - core == Counter(space.plan.dense)
+    assert not core - dense
+
+
+@pytest.mark.parametrize("name", ["lgcnet-camvid", "lgcnet-cityscapes"])
+def test_the_papers_presets_run_for_real(name):
+    space = SearchSpace.load(name).with_input(97, 129)
+    network = folded(DenseOutput(LGCNet(space, space.sample(1))))
+    labels = network(torch.randn(1, 3, 97, 129))
+    assert tuple(labels.shape) == (1, 97, 129)
+    assert labels.dtype == torch.int64
+    assert int(labels.min()) >= 0
+    assert int(labels.max()) < space.classes
+
+
+def test_presets_are_the_papers_sizes():
+    sizes = {name: SearchSpace.load(name).input for name in PRESETS}
+    assert sizes == {"tiny": (192, 256), "lgcnet-camvid": (720, 960), "lgcnet-cityscapes": (769, 1537)}
+    assert all(SearchSpace.load(name).name == name for name in PRESETS)
+
+
+def test_reduction_cells_halve_and_double(space):
+    for cell, edges in ((cell, cell.edges) for cell in space.plan.cells):
+        inputs = len(cell.inputs)
+        reduces = int(cell.name.removeprefix("cell")) in space.reductions
+        for edge in edges:
+            expected = 2 if reduces and edge.source < inputs else 1
+            assert {spec.stride for spec in edge.candidates} == {expected}, cell.name
+    widths = [cell.add.c_out for cell in space.plan.cells]
+    for index, (before, after) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        assert after == before * (2 if index in space.reductions else 1)

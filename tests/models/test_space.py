@@ -1,0 +1,167 @@
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from lgc.errors import FileFormatError, UnknownNameError
+from lgc.models import OPERATORS, PRESETS, SearchSpace
+
+
+@pytest.fixture
+def content(mini_space):
+    return mini_space.model_dump(mode="json")
+
+
+def refusal(content):
+    with pytest.raises(FileFormatError) as caught:
+        SearchSpace.parse(yaml.safe_dump(content), "s.yaml")
+    message = str(caught.value)
+    assert message.startswith("s.yaml is no search space: ")
+    assert "\n" not in message
+    return message
+
+
+def test_a_file_reads_back(mini_space, mini_yaml):
+    assert SearchSpace.load(mini_yaml) == mini_space
+    assert SearchSpace.load(str(mini_yaml)) == mini_space
+
+
+def test_an_unknown_operator_lists_the_known_ones(content):
+    message = refusal({**content, "operators": ["zero", "sep_conv_5x5"]})
+    assert "unknown operator 'sep_conv_5x5' (did you mean 'sep_conv_3x3'?)" in message
+    assert all(name in message for name in OPERATORS)
+
+
+def test_an_operator_that_no_edge_may_carry_lists_those_that_may(content):
+    message = refusal({**content, "operators": ["zero", "conv_1x1"]})
+    assert "unknown searchable operator 'conv_1x1'" in message
+    assert all(name in message for name, known in OPERATORS.items() if known.searchable)
+    assert "argmax" not in message
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+        ({"stem": {"channels": 4, "depth": 3}}, "stem.depth: Extra inputs"),
+        ({"reductions": [2]}, "reduction at cell 2, but the cells are 0 to 1"),
+        ({"reductions": [-1]}, "reductions.0"),
+        ({"reductions": [1, 0]}, "reductions must rise"),
+        ({"reductions": [1, 1]}, "reductions must rise"),
+        ({"operators": ["skip", "skip"]}, "listed twice"),
+        ({"operators": ["skip"]}, "operators: Tuple should have at least 2"),
+        ({"cells": 0}, "cells: Input should be greater than or equal to 1"),
+        ({"cells": "many"}, "cells: Input should be a valid integer"),
+        ({"input": [32]}, "input"),
+        ({"input": [31, 64]}, "input.0: Input should be greater than or equal to 32"),
+        ({"classes": 1}, "classes"),
+        ({"classes": 256}, "classes"),
+        ({"channels": -4}, "channels"),
+        ({"stem": {"channels": 4, "strides": [3]}}, "stem.strides.0"),
+        ({"fusion": {"level": 9}}, "fusion.level"),
+        ({"name": "a b"}, "name"),
+        ({"cells": 8, "reductions": [0, 1, 2, 3]}, "1/64 of the input"),
+        ({"fusion": {"level": 6}}, "1/64 of the input"),
+    ],
+    ids=str,
+)
+def test_a_bad_field_is_named(content, change, complaint):
+    assert complaint in refusal({**content, **change})
+
+
+def test_a_missing_field_is_named(content):
+    del content["cells"]
+    assert "cells: Field required" in refusal(content)
+
+
+def test_many_faults_are_counted_and_not_all_listed():
+    assert refusal({}).endswith("and 4 more") or "; and" in refusal({})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "name",
+        "[1, 2]",
+        "name: [",
+        "a: 2001-14-45",
+        "a: !!int ''",
+        "a: !!timestamp x",
+        "a: " + "9" * 5000,
+        "[" * 3000,
+        "? [a]\n: b",
+        "!!python/object/apply:os.system [x]",
+        "a: \0",
+        "1: 2",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_text_that_is_no_space_is_refused(text):
+    with pytest.raises(FileFormatError, match=r"^s\.yaml is no search space: "):
+        SearchSpace.parse(text, "s.yaml")
+
+
+@given(st.data())
+def test_a_truncated_space_is_refused(data, mini_space):
+    text = yaml.safe_dump(mini_space.model_dump(mode="json"), sort_keys=False)
+    cut = data.draw(st.integers(0, len(text) - 1))
+    try:
+        space = SearchSpace.parse(text[:cut], "s.yaml")
+    except FileFormatError:
+        return
+    # The last fields have defaults, so a cut between two lines there is a space, if another one.
+    assert text[cut - 1] == "\n" or text[cut] == "\n" or space != mini_space
+
+
+@given(st.text())
+def test_no_text_ends_in_another_error(text):
+    with pytest.raises(FileFormatError):
+        SearchSpace.parse(text, "s.yaml")
+
+
+def test_foreign_files_are_named(foreign_files):
+    for noun, path in foreign_files.items():
+        if noun == "an empty file":
+            noun = "it holds NoneType"
+        with pytest.raises(FileFormatError, match=noun) as caught:
+            SearchSpace.load(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_name_that_is_neither_preset_nor_file_lists_the_presets():
+    with pytest.raises(UnknownNameError) as caught:
+        SearchSpace.load("lgcnet-camvit")
+    assert "did you mean 'lgcnet-camvid'" in str(caught.value)
+    assert all(name in str(caught.value) for name in PRESETS)
+
+
+def test_the_fingerprint_changes_with_anything_but_the_name(mini_space, content):
+    def fingerprint(**change):
+        return SearchSpace.check({**content, **change}, "s").fingerprint
+
+    assert fingerprint(name="other") == mini_space.fingerprint
+    changes = [
+        {"input": [32, 64]},
+        {"classes": 4},
+        {"operators": ["zero", "skip", "conv_3x3"]},
+        {"operators": ["skip", "zero", "sep_conv_3x3"]},
+        {"cells": 3},
+        {"reductions": []},
+        {"channels": 5},
+        {"nodes": 3},
+        {"stem": {"channels": 5, "strides": [2, 2]}},
+        {"stem": {"channels": 4, "strides": [2, 1]}},
+        {"fusion": {"nodes": 2, "channels": 4, "level": 3}},
+        {"head_channels": 5},
+    ]
+    prints = [fingerprint(**change) for change in changes]
+    assert len({mini_space.fingerprint, *prints}) == len(changes) + 1
+
+
+def test_another_input_size_is_another_space(mini_space):
+    larger = mini_space.with_input(48, 80)
+    assert larger.input == (48, 80)
+    assert larger.fingerprint != mini_space.fingerprint
+    assert larger.with_input(32, 32) == mini_space
+    with pytest.raises(FileFormatError, match="mini at 8x8"):
+        mini_space.with_input(8, 8)
