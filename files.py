@@ -7,7 +7,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import FileFormatError, OutputError
 
 _MAGIC = (
     (b"SQLite format 3\0", "an SQLite database"),
@@ -45,6 +45,21 @@ def describe(path: Path) -> str:
         text = head[: error.start].decode("utf-8")
     first = text.strip().splitlines()[0][:40] if text.strip() else ""
     return f"text that begins with {first!r}"
+
+
+def read_text(path: Path, kind: str) -> str:
+    """Text of the file `path`, which should be a `kind`, say `search space`.
+
+    Raises:
+        FileFormatError: it is missing, empty or no text; the message says what it seems to be.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{path} is no {kind} but {describe(path)}") from error
+    if not text or "\0" in text:
+        raise FileFormatError(f"{path} is no {kind} but {describe(path)}")
+    return text
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

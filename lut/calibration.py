@@ -38,7 +38,7 @@ class Report:
         bias_pct: mean of (predicted - measured) / measured.
         within_5_pct: share of networks that are predicted within 5 %, in percent.
         within_10_pct: likewise within 10 %.
-        kendall_tau: rank correlation of predicted and measured.
+        kendall_tau: rank correlation of predicted and measured; 0 where all of one side are equal.
         spearman_rho: likewise.
         ceiling_mape_pct: mape_pct of one half of the measurement's rounds against the other.
         ceiling_kendall_tau: kendall_tau of the two halves.
@@ -106,8 +106,6 @@ def report(
         measured_ms: measured latencies, milliseconds.
         halves_ms: for each network, the same statistic over the even and over the odd rounds.
     """
-    from scipy.stats import kendalltau, spearmanr
-
     predicted, measured = np.asarray(predicted_ms, float), np.asarray(measured_ms, float)
     error = (predicted - measured) / measured * 100
     even, odd = np.asarray(halves_ms, float).T
@@ -117,8 +115,17 @@ def report(
         bias_pct=float(error.mean()),
         within_5_pct=float((np.abs(error) <= 5).mean() * 100),
         within_10_pct=float((np.abs(error) <= 10).mean() * 100),
-        kendall_tau=float(kendalltau(predicted, measured).statistic),
-        spearman_rho=float(spearmanr(predicted, measured).statistic),
+        kendall_tau=_rank_correlation("kendalltau", predicted, measured),
+        spearman_rho=_rank_correlation("spearmanr", predicted, measured),
         ceiling_mape_pct=float(np.abs(even / odd - 1).mean() * 100),
-        ceiling_kendall_tau=float(kendalltau(even, odd).statistic),
+        ceiling_kendall_tau=_rank_correlation("kendalltau", even, odd),
     )
+
+
+def _rank_correlation(kind: str, x: Array, y: Array) -> float:
+    """`kendalltau` or `spearmanr` of scipy; 0 where one side is constant and so ranks nothing."""
+    from scipy import stats
+
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    return float(getattr(stats, kind)(x, y).statistic)

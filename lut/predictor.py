@@ -102,7 +102,8 @@ class Predictor:
         zero = self.space.operators.index(ZERO) if ZERO in self.space.operators else None
         for cell in self.space.plan.searched:
             costs = self.edge_ms[len(choices) : len(choices) + len(cell.edges)]
-            covers = [1 << edge.source | 1 << (32 + edge.node) for edge in cell.edges]
+            inputs = len(cell.inputs)
+            covers = [(1 << edge.source) * (edge.source < inputs) | 1 << (inputs + edge.node) for edge in cell.edges]
             choices += _cheapest_cover(costs, covers, zero)
         return Architecture.from_choices(self.space, choices, selected="fastest")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from ..errors import FileFormatError, OutputError
@@ -13,6 +15,9 @@ SCHEMA_VERSION = 1
 
 APPLICATION_ID = 0x6C676331
 """`lgc1` in ASCII, in the database's `application_id`."""
+
+DAMAGE = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a damaged table raises; the second where SQLite's own message quotes broken text."""
 
 PENDING, MEASURED, FAILED = "pending", "measured", "failed"
 
@@ -57,10 +62,10 @@ CREATE TABLE visits (
 """
 
 
-def create(path: Path) -> sqlite3.Connection:
-    """Make a new, empty table at `path`.
+def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> sqlite3.Connection:
+    """Make a new table at `path`, with `meta` (JSON text by key) and a pending entry for each of `keys`.
 
-    The file appears under its name only with its schema in it.
+    The file appears under its name only with all of that in it.
 
     Raises:
         OutputError: it exists already, or cannot be written.
@@ -71,11 +76,12 @@ def create(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch.unlink(missing_ok=True)
-        connection = sqlite3.connect(scratch)
-        connection.executescript(
-            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {DDL}"
-        )
-        connection.close()
+        with closing(sqlite3.connect(scratch)) as connection, connection:
+            connection.executescript(
+                f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {DDL}"
+            )
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
         scratch.rename(path)
     except (OSError, sqlite3.Error) as error:
         raise OutputError(f"cannot write {path}: {error}") from error
@@ -95,17 +101,29 @@ def connect(path: Path) -> sqlite3.Connection:
             raise FileFormatError(f"{path} is no latency table but {describe(path)}")
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=30)
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if application != APPLICATION_ID:
-            raise FileFormatError(f"{path} is no latency table but an SQLite database of another program")
-        if version != SCHEMA_VERSION:
-            mend = "update lgc" if version > SCHEMA_VERSION else "build it anew with lgc-profile"
-            raise FileFormatError(f"{path} has table schema {version}, this lgc reads {SCHEMA_VERSION}: {mend}")
-        faults = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
     except sqlite3.Error as error:
+        raise FileFormatError(f"{path} cannot be opened as a latency table: {error}") from error
+    try:
+        _check(path, connection)
+        connection.execute("PRAGMA synchronous = FULL")
+    except DAMAGE as error:
+        connection.close()
         raise FileFormatError(f"{path} is a damaged latency table: {error}") from error
+    except FileFormatError:
+        connection.close()
+        raise
+    return connection
+
+
+def _check(path: Path, connection: sqlite3.Connection) -> None:
+    """Show that the database at `path` is a latency table of this schema and whole."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application != APPLICATION_ID:
+        raise FileFormatError(f"{path} is no latency table but an SQLite database of another program")
+    if version != SCHEMA_VERSION:
+        mend = "update lgc" if version > SCHEMA_VERSION else "build it anew with lgc-profile"
+        raise FileFormatError(f"{path} has table schema {version}, this lgc reads {SCHEMA_VERSION}: {mend}")
+    faults = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
     if faults != ["ok"]:
         raise FileFormatError(f"{path} is a damaged latency table: {faults[0].splitlines()[-1]}")
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FileFormatError, MismatchError, MissingEntryError, OutputError
+from ..errors import FileFormatError, LgcError, MismatchError, MissingEntryError, OutputError
 from ..models.architecture import Architecture
 from ..models.operators import is_free
 from ..models.opspec import OpSpec
-from ..models.space import SearchSpace
+from ..models.space import PRESETS, SearchSpace
 from . import schema
 from .statistics import Summary
 from .target import Target
@@ -63,9 +63,12 @@ class LatencyTable:
             self.space = SearchSpace.check(meta["space"], f"the space in {path}")
             self.protocol: dict[str, Any] = meta["protocol"]
             self.environment: dict[str, Any] = meta["environment"]
-        except (KeyError, TypeError, ValueError) as error:
+            odd = {entry.key for entry in self.entries()} ^ set(_keys(self.space))
+            if odd:
+                raise ValueError(f"entry {min(odd)}, which only the space or only the table has")
+        except (KeyError, TypeError, ValueError, LgcError) as error:
             self.close()
-            raise FileFormatError(f"{path} is a damaged latency table: its meta data lack {error}") from error
+            raise FileFormatError(f"{path} is a damaged latency table: its content fails at {error}") from error
 
     @classmethod
     def create(
@@ -82,18 +85,14 @@ class LatencyTable:
             OutputError: `path` exists or cannot be written.
         """
         path = Path(path)
-        connection = schema.create(path)
         meta = {
             "target": asdict(target),
             "space": space.model_dump(mode="json"),
             "protocol": dict(protocol),
             "environment": dict(environment),
         }
-        with connection:
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in meta.items()])
-            keys = [(str(spec),) for spec in space.specs() if not is_free(spec)]
-            connection.executemany("INSERT INTO entries (key) VALUES (?)", keys)
-        return cls(path, connection)
+        texts = {key: json.dumps(value) for key, value in meta.items()}
+        return cls(path, schema.create(path, texts, _keys(space)))
 
     @classmethod
     def open(cls, path: str | Path) -> LatencyTable:
@@ -122,7 +121,12 @@ class LatencyTable:
     def networks(self) -> list[tuple[Entry, Architecture, str]]:
         """The networks measured to verify the table: entry, architecture, scope."""
         rows = self._rows(f"SELECT {_COLUMNS}, architecture, scope FROM networks ORDER BY rowid")
-        return [(Entry(*row[:-2]), Architecture.model_validate_json(row[-2]), row[-1]) for row in rows]
+        try:
+            return [(Entry(*row[:-2]), Architecture.model_validate_json(row[-2]), row[-1]) for row in rows]
+        except (ValueError, LgcError) as error:
+            raise FileFormatError(
+                f"{self.path} is a damaged latency table: a network of it is none: {error}"
+            ) from error
 
     def entry(self, spec: OpSpec) -> Entry:
         """The entry of `spec`.
@@ -172,7 +176,7 @@ class LatencyTable:
         """Commit visits: (key, round, unix time in seconds, durations in milliseconds) each."""
         rows = [(subject, number, at, json.dumps(list(durations))) for subject, number, at, durations in visits]
         with self._writing() as connection:
-            connection.executemany("INSERT OR IGNORE INTO visits VALUES (?, ?, ?, ?)", rows)
+            connection.executemany("INSERT INTO visits VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
 
     def record_summary(self, key: str, summary: Summary) -> None:
         """Mark the entry or network `key` as measured."""
@@ -187,7 +191,9 @@ class LatencyTable:
         key = network_key(architecture, scope)
         row = (key, architecture.model_dump_json(), scope)
         with self._writing() as connection:
-            connection.execute("INSERT OR IGNORE INTO networks (key, architecture, scope) VALUES (?, ?, ?)", row)
+            connection.execute(
+                "INSERT INTO networks (key, architecture, scope) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row
+            )
         return key
 
     def note(self, key: str) -> dict[str, Any] | None:
@@ -206,9 +212,10 @@ class LatencyTable:
         """The command that makes this table, or goes on with it."""
         threads = f" --threads {self.target.threads}" if self.target.device == "cpu" else ""
         height, width = self.space.input
+        space = self.space.name if self.space.name in PRESETS else f"{self.space.name}.yaml"
         return (
             f"lgc-profile --device {self.target.device} --backend {self.target.backend} "
-            f"--precision {self.target.precision}{threads} --space {self.space.name} --input {height}x{width} "
+            f"--precision {self.target.precision}{threads} --space {space} --input {height}x{width} "
             f"--out {self.path}"
         )
 
@@ -230,7 +237,7 @@ class LatencyTable:
     def _rows(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except schema.DAMAGE as error:
             raise FileFormatError(f"{self.path} is a damaged latency table: {error}") from error
 
     def _update(self, key: str, **columns: object) -> None:
@@ -256,6 +263,11 @@ NETWORK = "network/"
 def network_key(architecture: Architecture, scope: str) -> str:
     """Key of a whole network: scope and the index of the operator on every edge."""
     return f"{NETWORK}{scope}/{'-'.join(str(choice) for choice in architecture.choices)}"
+
+
+def _keys(space: SearchSpace) -> list[str]:
+    """Keys of the entries that a table of `space` has: one for each OpSpec that takes time."""
+    return [str(spec) for spec in space.specs() if not is_free(spec)]
 
 
 def _tag(space: SearchSpace) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..errors import FileFormatError, LgcError
-from ..files import describe, write_atomic
+from ..files import describe, read_text, write_atomic
 from .operators import ZERO, macs, parameters
 from .opspec import OpSpec
 from .plan import CORE, DENSE, CellPlan
@@ -119,14 +119,13 @@ class Architecture(BaseModel):
         """
         path = Path(path)
         wrong = f"{path} is no architecture"
+        text = read_text(path, "architecture")
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = json.loads(text)
         except json.JSONDecodeError as error:
             raise FileFormatError(f"{wrong} but {describe(path)} (JSON breaks off: {error})") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileFormatError(f"{wrong} but {describe(path)}") from error
-        except RecursionError as error:
-            raise FileFormatError(f"{wrong}: JSON nested too deeply") from error
+        except (RecursionError, ValueError) as error:
+            raise FileFormatError(f"{wrong}: its JSON is nested too deeply or holds too long a number") from error
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise FileFormatError(f"{wrong}: JSON without format {FORMAT!r}")
         version = content.pop("schema_version", None)

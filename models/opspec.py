@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 
+_N = "[1-9][0-9]{0,8}"
 _KEY = re.compile(
-    r"(?P<operator>[a-z0-9_]+)/c(?P<c_in>\d+)-(?P<c_out>\d+)/(?P<height>\d+)x(?P<width>\d+)/s(?P<stride>\d+)/b(?P<batch>\d+)"
+    rf"(?P<operator>[a-z0-9_]+)/c(?P<c_in>{_N})-(?P<c_out>{_N})/(?P<height>{_N})x(?P<width>{_N})/s(?P<stride>{_N})/b(?P<batch>{_N})"
 )
 
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import FileFormatError, LgcError, UnknownNameError
-from ..files import describe
+from ..files import describe, read_text
 from .operators import OPERATORS, ZERO, get_operator
 from .opspec import OpSpec
 from .plan import NetworkPlan, Slot, plan_network
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 PRESETS = ("tiny", "lgcnet-camvid", "lgcnet-cityscapes")
 """Names of the search spaces that come with lgc."""
+
+_UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""PyYAML's own errors, and those that its constructors let through for scalars such as `2001-14-45` or `!!int ''`."""
 
 Count = Annotated[int, Field(ge=1, le=4096)]
 Pixels = Annotated[int, Field(ge=32, le=16384)]
@@ -98,6 +101,10 @@ class SearchSpace(_Section):
             raise ValueError(f"reductions must rise: {self.reductions}")
         if self.reductions and self.reductions[-1] >= self.cells:
             raise ValueError(f"reduction at cell {self.reductions[-1]}, but the cells are 0 to {self.cells - 1}")
+        coarsest = max(len(self.reductions) + sum(stride - 1 for stride in self.stem.strides), self.fusion.level)
+        if 2**coarsest > min(self.input):
+            height, width = self.input
+            raise ValueError(f"{height}x{width} is too small for a resolution of 1/{2**coarsest} of the input")
         return self
 
     @classmethod
@@ -116,11 +123,7 @@ class SearchSpace(_Section):
             if path.suffix or path.is_dir() or len(path.parts) > 1:
                 raise FileFormatError(f"{path} is no search space but {describe(path)}")
             raise UnknownNameError("search space", str(source), PRESETS)
-        try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileFormatError(f"{path} is no search space but {describe(path)}") from error
-        return cls.parse(text, str(path))
+        return cls.parse(read_text(path, "search space"), str(path))
 
     @classmethod
     def parse(cls, text: str, where: str) -> SearchSpace:
@@ -131,7 +134,7 @@ class SearchSpace(_Section):
         """
         try:
             content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except _UNREADABLE as error:
             reason = str(error).splitlines()[0]
             raise FileFormatError(f"{where} is no search space: not readable as YAML ({reason})") from error
         if not isinstance(content, dict):

@@ -114,7 +114,7 @@ def measure_rounds(
         backend,
         target,
         workloads,
-        rounds or default_rounds(target),
+        default_rounds(target) if rounds is None else rounds,
         on_round=_keeper(visits),
         on_failure=_refuse,
         on_progress=on_progress,

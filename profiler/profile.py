@@ -82,27 +82,30 @@ def profile(
         UsageError: `networks`, `rounds` or `budget_s` is too small to mean anything.
     """
     start = time.monotonic()
-    if 0 < networks < MIN_NETWORKS:
+    if networks != 0 and networks < MIN_NETWORKS:
         raise UsageError(f"{networks} networks are too few to calibrate with: at least {MIN_NETWORKS}, or 0 for none")
+    rounds = default_rounds(target) if rounds is None else rounds
     backend = require(target)
     with open_or_create(out, target, space, backend) as table:
         workloads = {entry.key: operator_workload(OpSpec.parse(entry.key)) for entry in table.entries()}
         for architecture in space.spread(networks, seed):
             for scope in SCOPES:
                 workloads[table.add_network(architecture, scope)] = network_workload(architecture, scope)
+        done = table.rounds_done()
         measured = measure(
             backend,
             target,
             workloads,
-            rounds or default_rounds(target),
+            rounds,
             on_round=table.record_visits,
             on_failure=table.record_failure,
-            done=table.rounds_done(),
+            done=done,
             budget_s=budget_s,
             seed=seed,
             on_progress=on_progress,
         )
-        for key in measured:
+        finished = [key for key in workloads if done.get(key, 0) >= rounds]  # perhaps by a call killed right then
+        for key in (*measured, *finished):
             table.record_summary(key, summarise(table.visits(key), table.protocol["statistic"]))
         entries = table.entries()
         failed = {entry.key: entry.reason or "" for entry in entries if entry.status == FAILED}

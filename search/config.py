@@ -35,7 +35,7 @@ class SearchConfig(_Config):
     """Latency that the result must not exceed, in milliseconds; None trades latency by `beta` instead."""
     beta: Positive = 2e-3
     """Weight of log(latency in ms) in the loss where there is no target. Assumption: 5e-4 to 5e-3."""
-    multiplier_lr: Positive = 0.05
+    multiplier_lr: Positive = 0.02
     """Step of the dual ascent on the target's multiplier, per step and unit of log(latency / target). Ours."""
     warm_up: Share = 0.2
     """Share of the steps in which only weights are trained. Assumption."""

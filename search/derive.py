@@ -15,6 +15,9 @@ from ..models.space import SearchSpace
 Array = NDArray[np.float64]
 Choices = NDArray[np.int64]
 
+ROOM = 0.01
+"""Share of the target that may be left unused."""
+
 
 def derive(
     log_p: Array,
@@ -28,9 +31,8 @@ def derive(
 ) -> Architecture:
     """Pick the final architecture.
 
-    The most likely architecture and random draws are made valid, brought under the target by the swaps that cost the
-    least likelihood, and filled up again where the target leaves room; the likeliest of them are compared by their
-    loss.
+    The most likely architecture and random draws are made valid and brought to the target by the swaps that cost the
+    least likelihood; the likeliest of them are compared by their loss.
 
     Args:
         log_p: log-probabilities of operators, [E, O].
@@ -76,32 +78,47 @@ def make_valid(choices: Choices, log_p: Array, space: SearchSpace) -> Choices:
 
 
 def fit_target(choices: Choices, log_p: Array, predictor: Predictor, target_ms: float | None) -> Choices:
-    """Bring valid choices under the target, then use up the room that is left.
+    """Bring valid choices under the target, and up to `ROOM` below it, by the swaps that cost the least likelihood.
 
-    Each swap down gains the most milliseconds for the likelihood it costs; each swap up gains the most likelihood
-    among those that stay under the target, until none gains any.
+    Args:
+        choices: operator indices, [E].
+        log_p: log-probabilities of operators, [E, O].
+        predictor: latency, in milliseconds.
+        target_ms: upper bound of the predicted latency; None leaves the choices as they are.
+
+    Returns:
+        [E]; never above a target that the space can reach, and as near below it as single swaps come.
     """
     if target_ms is None:
         return choices
     current = choices.copy()
-    edges = np.arange(len(current))
-    while float(predictor.predict_many(current[None])[0]) > target_ms:
-        saved = predictor.edge_ms[edges, current][:, None] - predictor.edge_ms
-        cost = log_p[edges, current][:, None] - log_p
-        rate = np.where(saved > 0, np.maximum(cost, 1e-9) / np.maximum(saved, 1e-12), np.inf)
+    while _predicted(predictor, current) > target_ms:
+        saved, cost = -_change(predictor.edge_ms, current), -_change(log_p, current)
+        rate = np.where(saved > 0, cost / np.maximum(saved, 1e-12), np.inf)
         swap = _best_valid_swap(current, rate, predictor.space)
         if swap is None:
             return np.array(predictor.fastest.choices)
         current[swap[0]] = swap[1]
-    while True:
-        gain = log_p - log_p[edges, current][:, None]
-        added = predictor.edge_ms - predictor.edge_ms[edges, current][:, None]
-        room = target_ms - float(predictor.predict_many(current[None])[0])
-        fits = (gain > 1e-12) & (added * predictor.calibration.slope <= room)
-        swap = _best_valid_swap(current, np.where(fits, -gain, np.inf), predictor.space)
+    while (room := target_ms - _predicted(predictor, current)) > ROOM * target_ms:
+        added = _change(predictor.edge_ms, current) * predictor.calibration.slope
+        cost = -_change(log_p, current)
+        rate = np.where((added > 0) & (added <= room), cost / np.maximum(added, 1e-12), np.inf)
+        swap = _best_valid_swap(current, rate, predictor.space)
         if swap is None:
-            return current
+            break
         current[swap[0]] = swap[1]
+    return current
+
+
+def _predicted(predictor: Predictor, choices: Choices) -> float:
+    return float(predictor.predict_many(choices[None])[0])
+
+
+def _change(of: Array, choices: Choices) -> Array:
+    """What each swap changes in the quantity `of`, [E, O]: its value there less its value now."""
+    now: Array = of[np.arange(len(choices)), choices]
+    change: Array = of - now[:, None]
+    return change
 
 
 def _best_valid_swap(current: Choices, cost: Array, space: SearchSpace) -> tuple[int, int] | None:

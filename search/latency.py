@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -45,9 +47,11 @@ class TradeOff:
 
 
 class Target:
-    """Latency with a target: the loss gains multiplier * log(LAT / target), the multiplier learned by dual ascent.
+    """Latency with a target, as an augmented Lagrangian of g = log(LAT / target).
 
-    Where the expected latency is above the target the multiplier grows, below it shrinks, to 0 at the least.
+    The loss gains multiplier * g + g**2 / 2; the multiplier is learned by dual ascent, the square keeps the two from
+    chasing each other. Above the target the multiplier grows, below it shrinks; negative, it asks for the operators
+    that the target leaves room for.
     """
 
     def __init__(self, target_ms: float, lr: float) -> None:
@@ -57,12 +61,12 @@ class Target:
 
     def penalty(self, expected_ms: Tensor) -> Tensor:
         """What the loss gains for an expected latency (scalar, ms)."""
-        return self.multiplier * (expected_ms.clamp_min(1e-6) / self.target_ms).log()
+        excess = (expected_ms.clamp_min(1e-6) / self.target_ms).log()
+        return self.multiplier * excess + excess.square() / 2
 
     def update(self, expected_ms: float) -> None:
         """One step of dual ascent."""
-        excess = torch.log(torch.tensor(max(expected_ms, 1e-6) / self.target_ms)).item()
-        self.multiplier = max(0.0, self.multiplier + self.lr * excess)
+        self.multiplier += self.lr * math.log(max(expected_ms, 1e-6) / self.target_ms)
 
 
 def require_reachable(predictor: Predictor, target_ms: float) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures that several packages' tests share: small spaces, tables with made-up latencies, one really measured table."""
+"""Fixtures that several packages' tests share: small spaces, tables of made-up latencies, one really measured table."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
 from lgc.lut import LatencyTable, Target
 from lgc.lut.statistics import summarise
 from lgc.models import SearchSpace
@@ -135,7 +136,7 @@ class CommandResult:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
-    """Runs a command's entry point in this process, where torch is imported already: `call("lgc-lut", "show", path)`."""
+    """Runs a command's entry point in this process, which has torch already: `call("lgc-lut", "show", path)`."""
 
     def run(program: str, *arguments: object) -> CommandResult:
         module = import_module(f"lgc.tools.{program.removeprefix('lgc-')}")

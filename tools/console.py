@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 REFRESH_S = 0.25
+PIPE_WIDTH = 160
+"""Columns of a table where stdout is no terminal."""
 
 
 def new_app() -> typer.Typer:
@@ -66,8 +68,11 @@ def emit(result: dict[str, Any], as_json: bool, *tables: Table | str) -> None:
         return
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     for table in tables:
+        if not isinstance(table, str) and table.title:
+            console.print(f"\n[bold]{table.title}[/bold]", soft_wrap=True)
+            table.title = None
         console.print(table, soft_wrap=isinstance(table, str))
 
 
@@ -123,7 +128,7 @@ def grid(title: str, *columns: str, numbers: int = 0) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, name in enumerate(columns):
         right = index >= len(columns) - numbers
         table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="fold")

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+
 from lgc.errors import MeasurementError
 from lgc.lut.target import Target
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.trt_engine import build_engine, device_capability
-from torch import nn
-from torch.nn import functional as F
 
 SHAPE = (1, 3, 64, 128)
 

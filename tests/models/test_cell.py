@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+
 from lgc.models import SearchSpace
 from lgc.models.cell import Cell, FusionCell
 from lgc.models.network import randomise_norms
 
-TINY = SearchSpace.load("tiny")
+TINY = SearchSpace.load("tiny").with_input(32, 48)
 PLANS = [*TINY.plan.cells, TINY.plan.fusion]
 
 

@@ -2,11 +2,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+
 from lgc.models import LGCNet, SearchSpace
 from lgc.models.layers import ConvNormAct, build, folded
 from lgc.models.network import DenseOutput, randomise_norms
 from lgc.models.opspec import OpSpec
-from torch import nn
 
 
 def with_random_norms(module, seed):

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
+
 from lgc.errors import UnknownNameError, UsageError
 from lgc.models import OPERATORS, OpSpec, get_operator, operator
 from lgc.models.layers import build, folded
 from lgc.models.network import randomise_norms
 from lgc.models.onnx_export import to_onnx
 from lgc.models.operators import ZERO, input_shapes, is_free, macs, parameters
-from torch import nn
 
 SIZES = [(16, 24), (17, 33)]
 STRUCTURAL = {

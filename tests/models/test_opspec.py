@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lgc.errors import UsageError
 from lgc.models import OpSpec
 
@@ -36,7 +37,7 @@ KEY = "sep_conv_3x3/c16-16/90x120/s1/b1"
         KEY.replace("s1", "s0"),
         KEY.replace("c16", "c-16"),
         KEY.replace("c16", "c016"),
-        KEY.replace("c16", "c１６"),
+        KEY.replace("c16", "c\uff11\uff16"),
         KEY.replace("c16", "c" + "9" * 5000),
         KEY.replace("sep", "Sep"),
     ],

@@ -1,16 +1,19 @@
 """What every preset has to keep; above all, that its slots cover the whole network."""
 
 from collections import Counter
+from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
+
 from lgc.models import PRESETS, LGCNet, SearchSpace
 from lgc.models import operators as ops
 from lgc.models.layers import folded
 from lgc.models.network import DenseOutput
 from lgc.models.onnx_export import to_onnx
-from lgc.models.plan import CORE, DENSE, Slot
-from torch import nn
+from lgc.models.plan import CORE, DENSE
 
 SEEDS = range(4)
 
@@ -20,6 +23,7 @@ def space(request):
     return SearchSpace.load(request.param)
 
 
+@cache
 def on_meta(space, seed):
     """The folded network without memory or work behind it: parameters and shapes are there, values are not."""
     architecture = space.sample(seed)
@@ -47,10 +51,11 @@ def test_macs_of_the_specs_are_those_of_the_network(space, seed):
         nonlocal total
         total += out.numel() * conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1]
 
-    for child in network.modules():
-        if isinstance(child, nn.Conv2d):
-            child.register_forward_hook(count)
+    convolutions = [child for child in network.modules() if isinstance(child, nn.Conv2d)]
+    hooks = [conv.register_forward_hook(count) for conv in convolutions]
     network(image(space))
+    for hook in hooks:
+        hook.remove()
     assert sum(ops.macs(spec) for spec in architecture.specs()) == architecture.macs == total
 
 
@@ -64,12 +69,16 @@ def test_logits_and_labels_have_their_sizes(space, seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_exported_graph_has_no_node_outside_the_slots(seed):
-    """Node by node: what ONNX counts in the whole network is what the recipes of the slots list."""
+    """Node by node: what ONNX counts in the whole network is what the recipes of the slots list.
+
+    Left aside: constants, and the arithmetic of sizes before a resize, which every runtime folds away.
+    """
     onnx = pytest.importorskip("onnx")
     space = SearchSpace.load("tiny").with_input(64, 96)
     architecture = space.sample(seed)
     graph = onnx.load_from_string(to_onnx(folded(DenseOutput(LGCNet(space, architecture))), [(1, 3, 64, 96)])).graph
-    nodes = Counter(node.op_type for node in graph.node)
+    sizes = {name for node in graph.node if node.op_type in ("Shape", "Slice") for name in node.output}
+    nodes = Counter(node.op_type for node in graph.node if not sizes & {*node.input, *node.output})
     names = {ops.MaxPool: "MaxPool", ops.Resize: "Resize", ops.Add: "Add", ops.Concat: "Concat", ops.ArgMax: "ArgMax"}
     expected = Counter()
     for layer in (layer for spec in architecture.specs() for layer in ops.recipe_of(spec)):
@@ -90,12 +99,9 @@ def test_slots_are_named_once_and_count_every_edge_once(space):
     assert len({slot.name for slot in slots}) == len(slots)
     assert [slot.edge for slot in slots if slot.edge is not None] == list(range(space.edges))
     assert sorted(edge for slot in slots for edge in slot.sums) == list(range(space.edges))
-    assert all([spec.operator for spec in slot.candidates] == list(space.operators) for slot in slots if slot.edge)
-
-
-def test_a_slot_has_candidates_or_one_spec(space):
-    kinds = {slot.name: len(slot.candidates) for slot in space.slots() if isinstance(slot, Slot) and slot.edge is None}
-    assert set(kinds.values()) == {1}
+    for slot in slots:
+        names = tuple(spec.operator for spec in slot.candidates)
+        assert names == space.operators if slot.edge is not None else len(names) == 1
 
 
 def test_the_core_is_the_network_without_its_dense_output(space):
@@ -130,5 +136,5 @@ def test_reduction_cells_halve_and_double(space):
             expected = 2 if reduces and edge.source < inputs else 1
             assert {spec.stride for spec in edge.candidates} == {expected}, cell.name
     widths = [cell.add.c_out for cell in space.plan.cells]
-    for index, (before, after) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+    for index, (before, after) in enumerate(pairwise(widths), start=1):
         assert after == before * (2 if index in space.reductions else 1)

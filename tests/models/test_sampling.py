@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from lgc.models import PRESETS, Architecture, SearchSpace
 
 

@@ -2,6 +2,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lgc.errors import FileFormatError, UnknownNameError
 from lgc.models import OPERATORS, PRESETS, SearchSpace
 
@@ -74,7 +75,7 @@ def test_a_missing_field_is_named(content):
 
 
 def test_many_faults_are_counted_and_not_all_listed():
-    assert refusal({}).endswith("and 4 more") or "; and" in refusal({})
+    assert refusal({}).endswith("; and 4 more")
 
 
 @pytest.mark.parametrize(
@@ -102,15 +103,11 @@ def test_text_that_is_no_space_is_refused(text):
 
 
 @given(st.data())
-def test_a_truncated_space_is_refused(data, mini_space):
+def test_a_truncated_space_is_refused(mini_space, data):
     text = yaml.safe_dump(mini_space.model_dump(mode="json"), sort_keys=False)
-    cut = data.draw(st.integers(0, len(text) - 1))
-    try:
-        space = SearchSpace.parse(text[:cut], "s.yaml")
-    except FileFormatError:
-        return
-    # The last fields have defaults, so a cut between two lines there is a space, if another one.
-    assert text[cut - 1] == "\n" or text[cut] == "\n" or space != mini_space
+    needed = text.index("channels:") + len("channels:")  # all that follows has defaults
+    with pytest.raises(FileFormatError):
+        SearchSpace.parse(text[: data.draw(st.integers(0, needed))], "s.yaml")
 
 
 @given(st.text())
@@ -121,9 +118,7 @@ def test_no_text_ends_in_another_error(text):
 
 def test_foreign_files_are_named(foreign_files):
     for noun, path in foreign_files.items():
-        if noun == "an empty file":
-            noun = "it holds NoneType"
-        with pytest.raises(FileFormatError, match=noun) as caught:
+        with pytest.raises(FileFormatError, match=f"no search space but .*{noun}") as caught:
             SearchSpace.load(path)
         assert str(path) in str(caught.value)
 

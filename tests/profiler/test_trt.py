@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
+
 from lgc.errors import BackendUnavailableError
 from lgc.lut.target import Target
 from lgc.profiler.backends import Workload, get_backend, trt
 from lgc.profiler.backends.trt_loader import Library
-from torch import nn
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ import warnings
 
 import pytest
 import torch
-from lgc.errors import BackendUnavailableError, MeasurementError, UnknownNameError, UsageError
-from lgc.profiler.backends.trt_engine import DEFAULT_CAPABILITY, build_engine, device_capability
-from lgc.profiler.backends.trt_loader import load_tensorrt
 from onnx import TensorProto, helper
 from torch import nn
 from torch.nn import functional as F
+
+from lgc.errors import BackendUnavailableError, MeasurementError, UnknownNameError, UsageError
+from lgc.profiler.backends.trt_engine import DEFAULT_CAPABILITY, build_engine, device_capability
+from lgc.profiler.backends.trt_loader import load_tensorrt
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+
 from lgc.errors import BackendUnavailableError
 from lgc.profiler.backends import trt_loader
 from lgc.profiler.backends.trt_engine import refusal

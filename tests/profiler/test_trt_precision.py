@@ -8,11 +8,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from lgc.errors import MeasurementError, UsageError
-from lgc.profiler.backends.trt_precision import cast_model
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
+
+from lgc.errors import MeasurementError, UsageError
+from lgc.profiler.backends.trt_precision import cast_model
 
 
 class Net(nn.Module):

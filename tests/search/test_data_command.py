@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from lgc.search.data.datasets import load_dataset
 
 COMMAND = (sys.executable, "-c", "from lgc.tools.scenes import main; main()")

@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+
 from lgc.errors import DataError, UnknownNameError, UsageError
 from lgc.search.data.augment import augment_pair
 from lgc.search.data.datasets import IMAGE_MEAN, IMAGE_STD, SegmentationDataset, load_dataset, split_halves
 from lgc.search.data.writers import write_scenes
-from PIL import Image
-from torch.utils.data import DataLoader
 
 SIZE = (32, 48)
 

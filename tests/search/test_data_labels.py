@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lgc.search.data.labels import (
     CAMVID_32,
     CAMVID_CLASSES,

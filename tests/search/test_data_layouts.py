@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+
 from lgc.errors import DataError, UnknownNameError
 from lgc.search.data.camvid import camvid_split
 from lgc.search.data.layouts import LAYOUTS, detect_layout, list_pairs
 from lgc.search.data.writers import write_scenes
-from PIL import Image
 
 SIZE = (32, 48)
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from lgc.errors import UsageError
 from lgc.search.data.labels import TrainId
 from lgc.search.data.scenes import Scene, generate_scene
-from PIL import Image
 
 SIZE = (96, 128)
 

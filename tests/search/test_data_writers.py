@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lgc.errors import OutputError, UnknownNameError, UsageError
 from lgc.search.data import writers
 from lgc.search.data.datasets import load_dataset
@@ -12,7 +14,6 @@ from lgc.search.data.labels import IGNORE, TRAIN_ID_TO_CAMVID
 from lgc.search.data.layouts import detect_layout
 from lgc.search.data.scenes import Scene, generate_scene
 from lgc.search.data.writers import WRITABLE_LAYOUTS, write_scenes
-from PIL import Image
 
 SIZE = (32, 48)
 COUNTS = {"train": 3, "val": 2, "test": 1}

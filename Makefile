@@ -1,0 +1,45 @@
+# Every target makes the virtual environment it needs; PYTHON chooses the interpreter it is made with.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+.PHONY: demo test lint bench gpu-check docs clean
+
+demo: $(VENV)/.run
+	$(BIN)/lgc-demo --out demo-run
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+bench: $(VENV)/.test
+	$(BIN)/python tests/bench/run.py --device cpu --out docs/benchmarks
+
+gpu-check: $(VENV)/.test
+	$(BIN)/python -m pytest tests/gpu
+	$(BIN)/python tests/bench/run.py --device cuda:0 --out docs/benchmarks
+
+docs: $(VENV)/.test
+	$(BIN)/python tests/docs/reference.py --write docs/cli.md
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing lgc into $(VENV) (once; some minutes, torch and ONNX Runtime are large)"
+	$(PIP) torch==2.13.0
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.run
+	@echo "installing what the tests need into $(VENV)"
+	$(PIP) -e ".[test,tensorrt-aot,report]"
+	@touch $@

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from lgc.errors import MismatchError
+from lgc.lut import LatencyTable, Predictor, Target
+from lgc.models import LGCNet, SearchSpace
+from lgc.profiler import deploy
+from lgc.profiler.backends import get_backend
+
+ORT = Target("cpu", "onnxruntime")
+
+
+@pytest.mark.parametrize("scope", ["core", "dense"])
+def test_onnx_file_is_checked_static_and_says_what_it_is(mini_space, tmp_path, scope):
+    architecture = mini_space.sample(1)
+    path = deploy.write_onnx(deploy.Network(architecture, None, scope), tmp_path / "export")
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    notes = {prop.key: prop.value for prop in model.metadata_props}
+    assert notes["scope"] == scope
+    assert json.loads(notes["architecture"])["cells"] == [list(cell) for cell in architecture.cells]
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, *mini_space.input]
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+
+
+def test_timing_holds_the_measurement_against_the_prediction(mini_space, measured_table):
+    network = deploy.Network(mini_space.sample(2), None, "dense")
+    with LatencyTable.open(measured_table) as table:
+        result = deploy.time_network(network, ORT, table, seconds=0.2)
+        assert result.predicted_ms == Predictor(mini_space, table).predict(network.architecture)
+    assert result.runs >= 200
+    assert result.error_pct == pytest.approx((result.predicted_ms / result.measured_ms - 1) * 100)
+    assert result.fps == pytest.approx(1000 / result.median_ms)
+    assert result.measured_ms <= result.median_ms <= result.p90_ms <= result.p99_ms
+    assert result.max_abs_diff <= 1e-4
+    assert result.argmax_agreement_pct >= 99.9
+    assert result.drift_pct is not None
+
+
+class Wrong:
+    """A backend that runs the network with other weights than it is given."""
+
+    def __init__(self, architecture) -> None:
+        torch.manual_seed(77)
+        self._network = deploy.Network(architecture, LGCNet(architecture.space, architecture).state_dict(), "core")
+        self._scopes = iter(("core", "dense"))
+
+    def compile(self, workload, target):
+        return get_backend("onnxruntime").compile(self._network.workload(next(self._scopes)), target)
+
+
+def test_a_backend_that_computes_something_else_is_found_out(mini_space):
+    network = deploy.Network(mini_space.sample(2), None, "core")
+    right = deploy.compare_with_torch(network, get_backend("onnxruntime"), ORT)
+    wrong = deploy.compare_with_torch(network, Wrong(network.architecture), ORT)
+    for (diff, agreement), equal in ((right, True), (wrong, False)):
+        result = deploy.Result("x", "cpu", "fp32", "core", max_abs_diff=diff, argmax_agreement_pct=agreement)
+        assert result.equals_torch() == equal
+
+
+def test_tables_of_other_targets_and_machines_are_refused(mini_space, measured_table, mini_lut):
+    network = deploy.Network(mini_space.sample(2), None, "dense")
+    with LatencyTable.open(measured_table) as table:
+        with pytest.raises(MismatchError, match="backend onnxruntime, not torch"):
+            deploy.time_network(network, Target("cpu", "torch"), table, seconds=0.1)
+        with pytest.raises(MismatchError, match="lgc-profile --device cpu --backend torch"):
+            deploy.matching(table, [Target("cpu", "torch")])
+        assert deploy.matching(table, [Target("cpu", "torch"), ORT]) == [ORT]
+    with LatencyTable.open(mini_lut) as table:
+        table.write_note("environment", {**table.environment, "device_name": "Quantum Core 9"})
+    with LatencyTable.open(mini_lut) as table, pytest.raises(MismatchError, match="Quantum Core 9"):
+        deploy.time_network(network, ORT, table, seconds=0.1)
+
+
+def test_tolerance_and_equality():
+    result = deploy.Result("onnxruntime", "cpu", "fp32", "core", error_pct=-6.0)
+    assert not result.within(5)
+    assert result.within(6)
+    assert deploy.Result("tensorrt", "sm_89", "fp32", "core").equals_torch()
+
+
+@pytest.mark.parametrize("preset", ["tiny", "lgcnet-camvid", "lgcnet-cityscapes"])
+def test_every_preset_is_built_ahead_of_time(preset, tmp_path):
+    if find_spec("tensorrt_rtx_bindings") is None:
+        pytest.skip('TensorRT-RTX is missing: pip install "lgc[tensorrt-aot]"')
+    architecture = SearchSpace.load(preset).sample(0)
+    network = deploy.Network(architecture, None, "dense")
+    path, result = deploy.build_ahead(network, tmp_path, "fp32", None)
+    assert path.stat().st_size > 100_000
+    assert result.measured_ms is None
+    assert "not run: there is no NVIDIA GPU here" in (result.note or "") or torch.cuda.is_available()
+
+
+def test_weights_are_the_ones_exported(mini_space, tmp_path):
+    architecture = mini_space.sample(0)
+    torch.manual_seed(9)
+    trained = LGCNet(mini_space, architecture).eval()
+    network = deploy.Network(architecture, trained.state_dict(), "core")
+    runner = get_backend("onnxruntime").compile(network.workload(), ORT)
+    x = np.random.default_rng(0).standard_normal((1, 3, *mini_space.input), dtype=np.float32)
+    with torch.no_grad():
+        np.testing.assert_allclose(runner.infer([x])[0], trained(torch.from_numpy(x)).numpy(), atol=1e-4)
