@@ -33,6 +33,19 @@ def default_statistic(target: Target) -> str:
     return "low_quantile" if target.device == "cpu" else "median"
 
 
+def check_protocol(target: Target, rounds: int) -> None:
+    """Show that this machine can measure so.
+
+    Raises:
+        UsageError: more threads than cores, or too few rounds.
+    """
+    cores = os.cpu_count() or 1
+    if target.device == "cpu" and target.threads > cores:
+        raise UsageError(f"{target.threads} threads asked for, but this machine has {cores} cores")
+    if rounds < MIN_ROUNDS:
+        raise UsageError(f"{rounds} rounds are too few for a statistic: at least {MIN_ROUNDS}")
+
+
 def measure(
     backend: Backend,
     target: Target,
@@ -63,12 +76,8 @@ def measure(
     Raises:
         UsageError: more threads than cores, too few rounds, or a budget that compiling alone used up.
     """
+    check_protocol(target, rounds)
     start = time.monotonic()
-    cores = os.cpu_count() or 1
-    if target.device == "cpu" and target.threads > cores:
-        raise UsageError(f"{target.threads} threads asked for, but this machine has {cores} cores")
-    if rounds < MIN_ROUNDS:
-        raise UsageError(f"{rounds} rounds are too few for a statistic: at least {MIN_ROUNDS}")
     behind = done or {}
     missing = {key: workload for key, workload in workloads.items() if behind.get(key, 0) < rounds}
     with pinned(target):

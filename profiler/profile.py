@@ -20,7 +20,7 @@ from ..models.plan import DENSE, SCOPES
 from ..models.space import SearchSpace
 from .backends import Backend, require
 from .environment import DEVICE_NAME, fingerprint
-from .measure import default_rounds, default_statistic, halves, measure
+from .measure import check_protocol, default_rounds, default_statistic, halves, measure
 from .rounds import OnProgress, quiet
 from .workloads import network_workload, operator_workload
 
@@ -85,6 +85,7 @@ def profile(
     if networks != 0 and networks < MIN_NETWORKS:
         raise UsageError(f"{networks} networks are too few to calibrate with: at least {MIN_NETWORKS}, or 0 for none")
     rounds = default_rounds(target) if rounds is None else rounds
+    check_protocol(target, rounds)
     backend = require(target)
     with open_or_create(out, target, space, backend) as table:
         workloads = {entry.key: operator_workload(OpSpec.parse(entry.key)) for entry in table.entries()}

@@ -92,7 +92,7 @@ def _progress(spent_s: float, visited: int, total: int, budget_s: float | None) 
     """How far the rounds are, by visits or by the budget, whichever ends first."""
     left_s, share = spent_s / visited * (total - visited), visited / total
     if budget_s is not None and budget_s - spent_s < left_s:
-        left_s, share = max(budget_s - spent_s, 0.0), min(spent_s / budget_s, 1.0)
+        left_s, share = max(budget_s - spent_s, 0.0), spent_s / max(budget_s, spent_s)
     return Progress("measuring", share, left_s)
 
 

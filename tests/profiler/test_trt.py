@@ -52,18 +52,18 @@ def test_library_is_missing(backend, monkeypatch):
 
 def test_torch_for_the_cpu(backend, rtx, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "is a build for the CPU; install one for CUDA" in backend.unavailable("cuda:0")
+    assert "this torch is a CPU build; install a CUDA build" in backend.unavailable("cuda:0")
 
 
 def test_no_gpu(backend, rtx, gpus):
     gpus()
-    assert "finds no CUDA device" in backend.unavailable("cuda:0")
+    assert "torch finds no NVIDIA driver" in backend.unavailable("cuda:0")
 
 
 def test_no_such_index_names_those_there(backend, rtx, gpus):
     gpus((8, 9), (8, 9))
     reason = backend.unavailable("cuda:2")
-    assert reason == "there is no device cuda:2; there are cuda:0 (GPU of (8, 9)), cuda:1 (GPU of (8, 9))"
+    assert reason == "there is no cuda:2, only cuda:0, cuda:1"
 
 
 def test_available_only_on_devices_that_the_library_serves(backend, rtx, gpus):

@@ -1,0 +1,79 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from lgc.models.space import Fusion, SearchSpace, Stem
+from lgc.search.config import SearchConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+METHOD = (ROOT / "docs" / "method.md").read_text()
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_reference_is_current():
+    spec = spec_from_file_location("reference", ROOT / "tests" / "docs" / "reference.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "cli.md").read_text() == module.reference(), "run `make docs`"
+
+
+def test_the_readmes_commands_and_python_run(tmp_path):
+    (commands,) = blocks("sh")
+    (python,) = blocks("python")
+    bin_folder = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    for line in commands.strip().splitlines():
+        done = subprocess.run(shlex.split(line), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"\d+\.\d+ ms", done.stdout)
+
+
+def test_the_readmes_other_commands_exist():
+    commands = "\n".join(blocks("")) + "\n".join(blocks("sh"))
+    for name in set(re.findall(r"\blgc-[a-z]+", commands)):
+        assert (Path(sys.executable).parent / name).exists(), name
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\S+)", "\n".join(blocks("")), re.MULTILINE):
+        assert f"\n{target}:" in makefile
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("model", [SearchSpace, Stem, Fusion, SearchConfig])
+def test_method_lists_every_assumed_field(model: type[BaseModel]):
+    source = Path(sys.modules[model.__module__].__file__).read_text()
+    body = source.split(f"class {model.__name__}(", 1)[1].split("\nclass ", 1)[0]
+    assumed = [
+        name
+        for name, doc in re.findall(r'^    (\w+): [^\n]+\n    """(.*?)"""', body, re.MULTILINE | re.DOTALL)
+        if "ssumption" in doc or "Ours" in doc
+    ]
+    assert assumed
+    for name in assumed:
+        assert f"{model.__name__}.{name}`" in METHOD, f"docs/method.md lacks {model.__name__}.{name}"
+
+
+def test_method_points_at_what_there_is():
+    for cell in re.findall(r"^\|.*\| ([^|]+) \|$", METHOD, re.MULTILINE):
+        for name in re.findall(r"`([a-z_]+/[a-z_/]+(?:\.py)?)`", cell):
+            assert (ROOT / name).exists(), name

@@ -1,0 +1,148 @@
+"""The commands of search, training and export as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from lgc.lut import LatencyTable, Predictor
+from lgc.models import Architecture
+from lgc.search.data.writers import write_scenes
+
+
+@pytest.fixture(scope="module")
+def lut(tmp_path_factory, mini_space):
+    """A really measured table of a space with the scenes' classes."""
+    from lgc.lut import Target
+    from lgc.profiler.profile import profile
+
+    folder = tmp_path_factory.mktemp("lut")
+    space = mini_space.check({**mini_space.model_dump(mode="json"), "name": "street", "classes": 11}, "street")
+    profile(space, Target("cpu", "onnxruntime"), folder / "street.lut", rounds=4, networks=4)
+    return folder / "street.lut"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_scenes(folder, "camvid-segnet", {"train": 6, "val": 2, "test": 0}, (32, 32), 0)
+    return folder
+
+
+@pytest.fixture
+def run(call, lut, data, tmp_path):
+    """A run folder with a found and trained network."""
+    out = tmp_path / "run"
+    options = ("--data", data, "--steps", 4, "--batch", 2, "--json")
+    searched = call("lgc-search", "--lut", lut, "--out", out, *options)
+    assert searched.code == 0, searched.err
+    trained = call("lgc-train", out, *options)
+    assert trained.code == 0, trained.err
+    return out, json.loads(searched.out), json.loads(trained.out)
+
+
+def test_search_train_export_print_what_is_promised(call, run, lut):
+    out, searched, trained = run
+    assert {"architecture", "target_ms", "predicted_ms", "steps", "seconds"} <= searched.keys()
+    assert {"weights", "miou", "per_class"} <= trained.keys()
+    done = call("lgc-export", out, "--onnx", "--ort", "--seconds", 0.2, "--json")
+    assert done.code == 0, done.err
+    content = json.loads(done.out)
+    (result,) = content["results"]
+    with LatencyTable.open(lut) as table:
+        predicted = Predictor(table.space, table).predict(Architecture.load(out / "architecture.json"))
+    assert result["predicted_ms"] == pytest.approx(predicted) == pytest.approx(searched["predicted_ms"])
+    assert result["max_abs_diff"] <= 1e-4
+    names = {"backend", "device", "precision", "scope", "measured_ms", "error_pct", "fps", "p90_ms", "p99_ms"}
+    assert names <= result.keys()
+    assert content["engine"] is None
+    assert "random weights" not in done.err
+
+
+def test_search_lands_on_the_target(call, lut, data, tmp_path):
+    with LatencyTable.open(lut) as table:
+        predictor = Predictor(table.space, table)
+    low, high = (predictor.predict(end) for end in (predictor.fastest, predictor.slowest))
+    target = (low + high) / 2
+    done = call(
+        "lgc-search", "--lut", lut, "--data", data, "--target-ms", target, "--steps", 3, "--batch", 2,
+        "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["predicted_ms"] <= target
+    refused = call("lgc-search", "--lut", lut, "--data", data, "--target-ms", low / 2, "--out", tmp_path / "x")
+    assert "below the fastest" in refused.refusal("lgc-search")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_tolerance_that_is_not_kept_is_a_failed_check(call, run, tmp_path):
+    out, _, _ = run
+    slow = Architecture.load(out / "architecture.json").provenance["table"]
+    copy = shutil.copy(slow, tmp_path / "wrong.lut")
+    with LatencyTable.open(copy) as table:
+        table.write_note("calibration", {scope: {"intercept_ms": 0.0, "slope": 3.0} for scope in ("core", "dense")})
+    done = call("lgc-export", out, "--lut", copy, "--ort", "--seconds", 0.2, "--tolerance", "20%")
+    assert done.code == 1
+    assert "more than 20 %" in done.err
+    assert "predicted against measured" in done.out
+
+
+def test_an_architecture_alone_is_exported_with_random_weights(call, mini_space, tmp_path):
+    mini_space.sample(0).save(tmp_path / "a.json")
+    done = call("lgc-export", tmp_path / "a.json", "--onnx", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "random weights" in done.err
+    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".onnx"]
+
+
+def test_an_unverified_table_warns(call, lut, data, tmp_path):
+    copy = shutil.copy(lut, tmp_path / "unverified.lut")
+    with LatencyTable.open(copy) as table:
+        table.write_note("calibration", {})
+    options = ("--data", data, "--steps", 2, "--batch", 2, "--out", tmp_path / "run")
+    done = call("lgc-search", "--lut", copy, *options)
+    assert done.code == 0, done.err
+    assert "never verified" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lgc-export", "{architecture}", "--ort", "--device", "cuda:3"), "no device 'cuda:3' here"),
+        (("lgc-export", "{architecture}", "--ort", "--precision", "fp16"), "no precision 'fp16'"),
+        (("lgc-export", "{architecture}", "--scope", "end"), "unknown scope 'end'; known: core, dense"),
+        (("lgc-export", "{architecture}", "--tolerance", "much"), "is no percentage"),
+        (("lgc-export", "{architecture}", "--onnx", "--out", "/proc/nowhere"), "/proc/nowhere"),
+        (("lgc-export", "{lut}"), "is no architecture but an SQLite database"),
+        (("lgc-export", "{architecture}", "--lut", "{architecture}"), "is no latency table but JSON text"),
+        (("lgc-train", "{folder}", "--data", "{folder}"), "is no architecture but nothing"),
+        (("lgc-train", "{folder}", "--data", "{folder}", "--init", "magic"), "known: scratch, supernet"),
+        (("lgc-search", "--lut", "{missing}", "--data", "{folder}", "--out", "{missing}"), "is no latency table"),
+        (("lgc-search", "--lut", "{lut}", "--data", "{empty}", "--out", "{missing}"), "empty"),
+        (("lgc-search", "--lut", "{lut}", "--data", "{folder}", "--out", "{missing}", "--crop", "30x32"), "multiples"),
+        (("lgc-search", "--lut", "{lut}", "--data", "{folder}", "--out", "{missing}", "--space", "tiny"), "space"),
+        (("lgc-search", "--lut", "{lut}", "--data", "{folder}", "--out", "{missing}", "--scope", "all"), "scope"),
+        (("lgc-search", "--lut", "{lut}", "--data", "{folder}", "--out", "{lut}"), "not a folder"),
+        (("lgc-demo", "--device", "cuda:5", "--out", "{missing}"), "no device 'cuda:5' here"),
+        (("lgc-demo", "--out", "{architecture}"), "cannot make the folder"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(call, lut, data, mini_space, tmp_path, arguments, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("text")
+    (tmp_path / "empty").mkdir()
+    mini_space.sample(0).save(tmp_path / "a.json")
+    places = {
+        "lut": lut,
+        "architecture": tmp_path / "a.json",
+        "folder": data if "--out" in arguments and "lgc-search" in arguments else tmp_path / "folder",
+        "missing": tmp_path / "missing",
+        "empty": tmp_path / "empty",
+    }
+    before = lut.read_bytes()
+    program, *rest = (argument.format(**places) for argument in arguments)
+    assert message in call(program, *rest).refusal(program)
+    assert lut.read_bytes() == before
+    assert not (tmp_path / "missing").exists()
