@@ -21,36 +21,32 @@ DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 
 PENDING, MEASURED, FAILED = "pending", "measured", "failed"
 
-DDL = """
+_MEASUREMENT = """
+    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'measured', 'failed')),
+    reason TEXT,
+    latency_ms REAL CHECK (latency_ms > 0),
+    median_ms REAL,
+    min_ms REAL,
+    spread_pct REAL,
+    samples INTEGER NOT NULL DEFAULT 0,
+    CHECK ((status = 'measured') = (latency_ms IS NOT NULL)),
+    CHECK ((status = 'failed') = (reason IS NOT NULL))
+"""
+
+DDL = f"""
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL CHECK (json_valid(value))
 ) STRICT;
 CREATE TABLE entries (
     key TEXT PRIMARY KEY,
-    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'measured', 'failed')),
-    reason TEXT,
-    latency_ms REAL CHECK (latency_ms > 0),
-    median_ms REAL,
-    min_ms REAL,
-    spread_pct REAL,
-    samples INTEGER NOT NULL DEFAULT 0,
-    CHECK ((status = 'measured') = (latency_ms IS NOT NULL)),
-    CHECK ((status = 'failed') = (reason IS NOT NULL))
+    {_MEASUREMENT}
 ) STRICT;
 CREATE TABLE networks (
     key TEXT PRIMARY KEY,
     architecture TEXT NOT NULL CHECK (json_valid(architecture)),
     scope TEXT NOT NULL,
-    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'measured', 'failed')),
-    reason TEXT,
-    latency_ms REAL CHECK (latency_ms > 0),
-    median_ms REAL,
-    min_ms REAL,
-    spread_pct REAL,
-    samples INTEGER NOT NULL DEFAULT 0,
-    CHECK ((status = 'measured') = (latency_ms IS NOT NULL)),
-    CHECK ((status = 'failed') = (reason IS NOT NULL))
+    {_MEASUREMENT}
 ) STRICT;
 CREATE TABLE visits (
     subject TEXT NOT NULL,
@@ -97,8 +93,12 @@ def connect(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise FileFormatError(f"{path} is no latency table but {describe(path)}")
     with path.open("rb") as file:
-        if file.read(16) != b"SQLite format 3\0":
-            raise FileFormatError(f"{path} is no latency table but {describe(path)}")
+        head = file.read(18)
+    if not head.startswith(b"SQLite format 3\0"):
+        raise FileFormatError(f"{path} is no latency table but {describe(path)}")
+    page_bytes = max(int.from_bytes(head[16:], "big"), 512)
+    if path.stat().st_size < page_bytes:  # SQLite would take it for an empty database
+        raise FileFormatError(f"{path} is a damaged latency table: it breaks off within its first {page_bytes} bytes")
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=30)
     except sqlite3.Error as error:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FileFormatError, LgcError, MismatchError, MissingEntryError, OutputError
+from ..errors import FileFormatError, LgcError, MeasurementError, MismatchError, MissingEntryError, OutputError
 from ..models.architecture import Architecture
 from ..models.operators import is_free
 from ..models.opspec import OpSpec
 from ..models.space import PRESETS, SearchSpace
 from . import schema
+from .measurement import Measurement, Visits
 from .statistics import Summary
 from .target import Target
 
@@ -31,7 +32,7 @@ class Entry:
         key: the OpSpec's string form, or a network's key.
         status: `pending`, `measured` or `failed`.
         reason: why it failed, else None.
-        latency_ms: the table's statistic over all visits; None unless measured.
+        latency_ms: median over the visits, the machine's changing speed divided out; None unless measured.
         median_ms: median of all single runs.
         min_ms: shortest single run.
         spread_pct: half the width of the middle half of the visits, relative to latency_ms.
@@ -168,11 +169,23 @@ class LatencyTable:
         rows = self._rows("SELECT durations_ms FROM visits WHERE subject = ? ORDER BY round", subject)
         return [json.loads(row[0]) for row in rows]
 
+    def measurement(self) -> Measurement:
+        """All visits, of operators and networks, with the machine's changing speed divided out.
+
+        Raises:
+            FileFormatError: a visit holds durations that are none.
+        """
+        rows = self._rows("SELECT subject, round, at_unix_s, durations_ms FROM visits")
+        try:
+            return Measurement([(*row[:3], json.loads(row[3])) for row in rows], self.protocol["statistic"])
+        except (MeasurementError, TypeError) as error:
+            raise FileFormatError(f"{self.path} is a damaged latency table: {error}") from error
+
     def rounds_done(self) -> dict[str, int]:
         """Visits committed so far, by entry or network."""
         return dict(self._rows("SELECT subject, count(*) FROM visits GROUP BY subject"))
 
-    def record_visits(self, visits: Iterable[tuple[str, int, float, Sequence[float]]]) -> None:
+    def record_visits(self, visits: Visits) -> None:
         """Commit visits: (key, round, unix time in seconds, durations in milliseconds) each."""
         rows = [(subject, number, at, json.dumps(list(durations))) for subject, number, at, durations in visits]
         with self._writing() as connection:

@@ -19,10 +19,10 @@ from ..models.plan import CORE, DENSE
 from .backends import Backend, Workload, require
 from .backends.base import random_inputs
 from .environment import fingerprint
-from .measure import measure_seconds, summarise_for
+from .measure import measure_seconds
 from .profile import require_machine
 from .rounds import OnProgress, quiet
-from .verification import drift, with_sentinel
+from .verification import at_speed, drift, with_sentinels
 from .workloads import network_workload
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from .backends.trt_engine import Engine
 
+NETWORK = "network"
+"""Subject of the measured network, beside the table's sentinels."""
 MAX_ABS_DIFF = 1e-4
 """Largest difference of fp32 logits from torch's that passes."""
 MIN_AGREEMENT_PCT = 99.0
@@ -45,10 +47,11 @@ class Result:
         device: where it ran, or what it was built for.
         precision: `fp32`, `fp16` or `bf16`.
         scope: `core` or `dense`.
-        predicted_ms: the table's prediction.
+        table_ms: the table's prediction, at the machine's speed when the table was made.
+        drift_pct: how much slower the machine runs now, by networks of the table measured again.
+        predicted_ms: table_ms at the machine's present speed.
         measured_ms: the table's statistic over the runs, so that it compares with predicted_ms.
         error_pct: (predicted - measured) / measured.
-        drift_pct: how much slower the machine runs now than when the table was made.
         fps: 1000 / median_ms.
         median_ms: median of all runs; likewise p90_ms and p99_ms.
         runs: number of runs.
@@ -61,10 +64,11 @@ class Result:
     device: str
     precision: str
     scope: str
+    table_ms: float | None = None
+    drift_pct: float | None = None
     predicted_ms: float | None = None
     measured_ms: float | None = None
     error_pct: float | None = None
-    drift_pct: float | None = None
     fps: float | None = None
     median_ms: float | None = None
     p90_ms: float | None = None
@@ -138,32 +142,34 @@ def time_network(
 ) -> Result:
     """Run the network on `target`: outputs against torch's, latency against the table's prediction.
 
-    Timed as `measure_seconds` does, interleaved with a network of the table, which shows how fast the machine runs now.
+    Timed as `measure_seconds` does, interleaved with networks of the table, which show how fast the machine runs now.
 
     Raises:
         BackendUnavailableError: the target cannot be used here.
         MismatchError: the table is of another target, space or machine.
     """
     backend = require(target)
-    predicted = predict(network, target, table, backend) if table is not None else None
+    table_ms = predict(network, target, table, backend) if table is not None else None
     diff, agreement = compare_with_torch(network, backend, target)
-    subjects = {"network": network.workload()}
+    subjects = {NETWORK: network.workload()}
     if table is not None:
-        subjects = with_sentinel(table, subjects)
-    visits = measure_seconds(backend, target, subjects, seconds, on_progress=on_progress)
-    summary = summarise_for(target, visits["network"])
-    runs = np.array([duration for visit in visits["network"] for duration in visit])
+        subjects = with_sentinels(table, subjects, network.scope)
+    found = measure_seconds(backend, target, subjects, seconds, on_progress=on_progress)
+    drift_pct = None if table is None else drift(table, found)
+    predicted = None if table_ms is None else at_speed(table_ms, drift_pct)
+    summary = found.summary(NETWORK)
+    runs = np.concatenate(found.durations(NETWORK))
     p90, p99 = np.quantile(runs, [0.9, 0.99])
-    measured = summary.latency_ms
     return Result(
         backend=target.backend,
         device=target.device,
         precision=target.precision,
         scope=network.scope,
+        table_ms=table_ms,
+        drift_pct=drift_pct,
         predicted_ms=predicted,
-        measured_ms=measured,
-        error_pct=None if predicted is None else (predicted / measured - 1) * 100,
-        drift_pct=None if table is None else drift(table, visits),
+        measured_ms=summary.latency_ms,
+        error_pct=None if predicted is None else (predicted / summary.latency_ms - 1) * 100,
         fps=1000 / summary.median_ms,
         median_ms=summary.median_ms,
         p90_ms=float(p90),

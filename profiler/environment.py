@@ -11,7 +11,7 @@ from typing import Any
 
 from ..lut.target import Target
 from .backends import Backend
-from .devices import list_devices
+from .devices import list_devices, torch_threads
 
 DEVICE_NAME = "device_name"
 
@@ -37,9 +37,10 @@ def fingerprint(target: Target, backend: Backend) -> dict[str, Any]:
 
 @contextmanager
 def pinned(target: Target) -> Iterator[list[int]]:
-    """Keep this process on as many cores as the target has threads; the cores' numbers, empty where it cannot.
+    """Keep this process, and torch, to as many cores as the target has threads; their numbers, empty where it cannot.
 
-    The last cores are taken: interrupts and other processes crowd the first.
+    The last cores are taken: interrupts and other processes crowd the first. torch is kept to them too, since threads
+    that wait for each other on one core take a hundred times as long.
     """
     if target.device != "cpu" or not hasattr(os, "sched_setaffinity"):
         yield []
@@ -48,7 +49,8 @@ def pinned(target: Target) -> Iterator[list[int]]:
     cores = sorted(before)[-target.threads :]
     os.sched_setaffinity(0, cores)
     try:
-        yield cores
+        with torch_threads(target.threads):
+            yield cores
     finally:
         os.sched_setaffinity(0, before)
 

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 
 from ..errors import MeasurementError, UsageError
-from ..lut.statistics import Summary, summarise
+from ..lut.measurement import Measurement, Visits
+from ..lut.statistics import MEDIANS, MINIMA
 from ..lut.target import Target
 from .backends import Backend, Runner, Workload
 from .environment import pinned
-from .rounds import MIN_REPEATS, OnProgress, OnRound, Progress, Visits, interleave, quiet
+from .rounds import MIN_REPEATS, OnProgress, OnRound, Progress, interleave, quiet
 
-CPU_ROUNDS, GPU_ROUNDS = 24, 12
+CPU_ROUNDS, GPU_ROUNDS = 32, 12
 MIN_ROUNDS = 4
 MIN_RUNS = 200
 """Runs of a network that a frame rate needs."""
@@ -29,8 +30,8 @@ def default_rounds(target: Target) -> int:
 
 
 def default_statistic(target: Target) -> str:
-    """Statistic that follows the code and not the neighbours; see `lut.statistics.summarise`."""
-    return "low_quantile" if target.device == "cpu" else "median"
+    """What a visit counts as; see `lut.statistics`."""
+    return MINIMA if target.device == "cpu" else MEDIANS
 
 
 def check_protocol(target: Target, rounds: int) -> None:
@@ -109,26 +110,23 @@ def measure_rounds(
     rounds: int | None = None,
     *,
     on_progress: OnProgress = quiet,
-) -> dict[str, list[list[float]]]:
+) -> Measurement:
     """Measure by the table's protocol, without a table.
-
-    Returns:
-        Durations in milliseconds of every workload, one list for each visit.
 
     Raises:
         MeasurementError: the backend refuses a workload.
     """
-    visits: dict[str, list[list[float]]] = {key: [] for key in workloads}
+    visits: Visits = []
     measure(
         backend,
         target,
         workloads,
         default_rounds(target) if rounds is None else rounds,
-        on_round=_keeper(visits),
+        on_round=visits.extend,
         on_failure=_refuse,
         on_progress=on_progress,
     )
-    return visits
+    return Measurement(visits, default_statistic(target))
 
 
 def measure_seconds(
@@ -138,49 +136,27 @@ def measure_seconds(
     seconds: float,
     *,
     on_progress: OnProgress = quiet,
-) -> dict[str, list[list[float]]]:
+) -> Measurement:
     """Measure by the frame-rate protocol: `WARM_UP_SHARE` of `seconds` unrecorded, then `seconds`, `MIN_RUNS` at least.
-
-    Returns:
-        Durations in milliseconds of every workload, one list for each visit; interleaved.
 
     Raises:
         MeasurementError: the backend refuses a workload.
     """
-    visits: dict[str, list[list[float]]] = {key: [] for key in workloads}
+    visits: Visits = []
     with pinned(target):
         runners = prepare_all(backend, target, workloads, _refuse, on_progress)
         warm_up = WARM_UP_SHARE * seconds
         interleave(runners, {}, UNBOUNDED, lambda _: None, budget_s=warm_up, min_rounds=1, on_progress=on_progress)
         least = -(-MIN_RUNS // MIN_REPEATS)
-        keep = _keeper(visits)
+        keep = visits.extend
         interleave(runners, {}, UNBOUNDED, keep, budget_s=seconds, min_rounds=least, on_progress=on_progress)
         for runner in runners.values():
             runner.close()
-    return visits
-
-
-def _keeper(visits: dict[str, list[list[float]]]) -> OnRound:
-    def keep(finished: Visits) -> None:
-        for key, _, _, durations in finished:
-            visits[key].append(list(durations))
-
-    return keep
+    return Measurement(visits, default_statistic(target))
 
 
 def _refuse(key: str, reason: str) -> None:
     raise MeasurementError(reason)
-
-
-def halves(visits: list[list[float]], statistic: str) -> tuple[float, float]:
-    """The statistic over the even and over the odd visits, in milliseconds: one measurement as if made twice."""
-    even, odd = (summarise(part, statistic).latency_ms for part in (visits[::2], visits[1::2]))
-    return even, odd
-
-
-def summarise_for(target: Target, visits: list[list[float]]) -> Summary:
-    """Statistics of visits measured on `target`."""
-    return summarise(visits, default_statistic(target))
 
 
 def prepare_all(

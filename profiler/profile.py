@@ -12,7 +12,6 @@ from ..errors import MismatchError, OutputError, UsageError
 from ..lut.calibration import MIN_NETWORKS, Report, cross_validate, fit, report
 from ..lut.predictor import Predictor
 from ..lut.schema import FAILED, MEASURED
-from ..lut.statistics import summarise
 from ..lut.table import LatencyTable
 from ..lut.target import Target
 from ..models.opspec import OpSpec
@@ -20,7 +19,7 @@ from ..models.plan import DENSE, SCOPES
 from ..models.space import SearchSpace
 from .backends import Backend, require
 from .environment import DEVICE_NAME, fingerprint
-from .measure import check_protocol, default_rounds, default_statistic, halves, measure
+from .measure import check_protocol, default_rounds, default_statistic, measure
 from .rounds import OnProgress, quiet
 from .workloads import network_workload, operator_workload
 
@@ -105,9 +104,10 @@ def profile(
             seed=seed,
             on_progress=on_progress,
         )
+        measurement = table.measurement()
         finished = [key for key in workloads if done.get(key, 0) >= rounds]  # perhaps by a call killed right then
         for key in (*measured, *finished):
-            table.record_summary(key, summarise(table.visits(key), table.protocol["statistic"]))
+            table.record_summary(key, measurement.summary(key))
         entries = table.entries()
         failed = {entry.key: entry.reason or "" for entry in entries if entry.status == FAILED}
         verification = None if failed else calibrate(table)
@@ -129,6 +129,7 @@ def calibrate(table: LatencyTable) -> Report | None:
     nothing written, if the table holds too few networks.
     """
     calibrations, reports = {}, {}
+    measurement = table.measurement()
     for scope in SCOPES:
         networks = [(e, a) for e, a, at in table.networks() if at == scope and e.latency_ms is not None]
         if len(networks) < MIN_NETWORKS:
@@ -136,7 +137,7 @@ def calibrate(table: LatencyTable) -> Report | None:
         predictor = Predictor(table.space, table, scope)
         sums = [predictor.sum_ms(architecture) for _, architecture in networks]
         measured = [entry.latency_ms or 0.0 for entry, _ in networks]
-        pairs = [halves(table.visits(entry.key), table.protocol["statistic"]) for entry, _ in networks]
+        pairs = [measurement.halves(entry.key) for entry, _ in networks]
         calibrations[scope] = asdict(fit(sums, measured))
         reports[scope] = report(cross_validate(sums, measured).tolist(), measured, pairs)
     table.write_note("calibration", calibrations)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ..lut.measurement import Visits
 from .backends import Runner
 
 VISIT_MS = 4.0
@@ -35,8 +36,6 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
-Visits = list[tuple[str, int, float, Sequence[float]]]
-"""Subject, round, unix time in seconds, durations in milliseconds: one row for each visit."""
 OnRound = Callable[[Visits], None]
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..errors import UsageError
 from ..lut.calibration import Report, report
+from ..lut.measurement import Measurement
 from ..lut.predictor import Predictor
 from ..lut.table import LatencyTable, network_key
 from ..models.architecture import Architecture
-from ..models.plan import DENSE
+from ..models.plan import DENSE, SCOPES
 from .backends import Workload, require
 from .environment import fingerprint
-from .measure import halves, measure_rounds, summarise_for
+from .measure import measure_rounds
 from .profile import require_machine
 from .rounds import OnProgress, quiet
 from .workloads import network_workload
 
-SENTINEL = "sentinel"
+SENTINELS = 3
+"""Networks of the table that are measured again, to see how fast the machine runs now."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ def verify(
 ) -> Verification:
     """Measure `networks` random architectures that the table does not hold, and compare with its predictions.
 
+    Predictions are taken at the speed at which the machine runs now, as the table's sentinels tell it; see `drift`.
+
     Args:
         table: a table measured on this machine.
         networks: how many; at least 2, as a rank correlation needs.
@@ -58,12 +64,12 @@ def verify(
     predictor = Predictor(table.space, table, DENSE)
     fresh = unseen(table, networks, seed)
     workloads = {key: network_workload(architecture, DENSE) for key, architecture in fresh.items()}
-    subjects = with_sentinel(table, workloads)
-    visits = measure_rounds(backend, table.target, subjects, rounds, on_progress=on_progress)
-    measured = [summarise_for(table.target, visits[key]).latency_ms for key in fresh]
-    pairs = [halves(visits[key], table.protocol["statistic"]) for key in fresh]
-    predicted = [predictor.predict(architecture) for architecture in fresh.values()]
-    return Verification(report(predicted, measured, pairs), drift(table, visits))
+    subjects = with_sentinels(table, workloads, DENSE)
+    found = measure_rounds(backend, table.target, subjects, rounds, on_progress=on_progress)
+    drift_pct = drift(table, found)
+    predicted = [at_speed(predictor.predict(architecture), drift_pct) for architecture in fresh.values()]
+    measured = [found.summary(key).latency_ms for key in fresh]
+    return Verification(report(predicted, measured, [found.halves(key) for key in fresh]), drift_pct)
 
 
 def unseen(table: LatencyTable, count: int, seed: int) -> dict[str, Architecture]:
@@ -83,22 +89,38 @@ def unseen(table: LatencyTable, count: int, seed: int) -> dict[str, Architecture
     raise UsageError(f"space {table.space.name} has only {len(fresh)} networks that the table has not seen")
 
 
-def with_sentinel(table: LatencyTable, workloads: Mapping[str, Workload]) -> dict[str, Workload]:
-    """The workloads, and with them the table's first measured network, the sentinel."""
-    subjects = dict(workloads)
-    for entry, architecture, scope in table.networks():
-        if entry.latency_ms is not None:
-            return subjects | {SENTINEL: network_workload(architecture, scope)}
-    return subjects
+def with_sentinels(table: LatencyTable, workloads: Mapping[str, Workload], scope: str) -> dict[str, Workload]:
+    """The workloads, and with them the table's sentinels: up to `SENTINELS` of its measured networks in the scope."""
+    return {
+        **workloads,
+        **{key: network_workload(architecture, scope) for key, architecture, _ in _known(table, scope)},
+    }
 
 
-def drift(table: LatencyTable, visits: Mapping[str, list[list[float]]]) -> float | None:
-    """How much slower the machine runs now than when the table was made, in percent, by the sentinel's visits.
+def drift(table: LatencyTable, found: Measurement) -> float | None:
+    """How much slower the machine runs now than when the table was made, in percent, by the sentinels in `found`.
 
-    None if the table holds no measured network, so that there was no sentinel.
+    Absolute times of different hours, or of a GPU at different clocks, compare only through something measured in both.
+    None if there were no sentinels.
     """
-    if SENTINEL not in visits:
+    measured = {key for key, _, _, _ in found.visits}
+    known = [row for scope in SCOPES for row in _known(table, scope) if row[0] in measured]
+    if not known:
         return None
-    now_ms = summarise_for(table.target, visits[SENTINEL]).latency_ms
-    then_ms = next(entry.latency_ms for entry, _, _ in table.networks() if entry.latency_ms is not None)
-    return (now_ms / then_ms - 1) * 100
+    ratios = [found.summary(key).latency_ms / then_ms for key, _, then_ms in known]
+    return float((np.exp(np.mean(np.log(ratios))) - 1) * 100)
+
+
+def at_speed(predicted_ms: float, drift_pct: float | None) -> float:
+    """A prediction of the table, in milliseconds, for the machine as fast as it runs now."""
+    return predicted_ms * (1 + (drift_pct or 0.0) / 100)
+
+
+def _known(table: LatencyTable, scope: str) -> list[tuple[str, Architecture, float]]:
+    """The sentinels: key, architecture, and latency when the table was made (ms)."""
+    rows = [
+        (entry.key, architecture, entry.latency_ms)
+        for entry, architecture, at in table.networks()
+        if at == scope and entry.latency_ms is not None
+    ]
+    return rows[:SENTINELS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -57,14 +58,14 @@ def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
     """Makes finished tables with random latencies: `make_table(space, name="t.lut", target=TARGET, seed=0)`."""
 
     def make(space: SearchSpace, name: str = "t.lut", target: Target = TARGET, seed: int = 0) -> LatencyTable:
-        table = LatencyTable.create(tmp_path / name, target, space, {"statistic": "low_quantile"}, {"device_name": "x"})
+        table = LatencyTable.create(tmp_path / name, target, space, {"statistic": "minima"}, {"device_name": "x"})
         rng = np.random.default_rng(seed)
         visits = {entry.key: rng.uniform(0.01, 1.0, (4, 3)).tolist() for entry in table.entries()}
         table.record_visits(
             (key, number, time.time(), visit) for key, rows in visits.items() for number, visit in enumerate(rows)
         )
         for key, rows in visits.items():
-            table.record_summary(key, summarise(rows, "low_quantile"))
+            table.record_summary(key, summarise(rows, "minima"))
         return table
 
     return make
@@ -146,5 +147,17 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
             module.main()
         captured = capfd.readouterr()
         return CommandResult(int(left.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def command() -> Callable[..., CommandResult]:
+    """Runs an installed command in a process of its own: `command("lgc-lut", "show", path)`."""
+
+    def run(program: str, *arguments: object) -> CommandResult:
+        words = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     return run

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 REFRESH_S = 0.25
+INTERRUPT_CODE = 130
+INTERRUPTED = "interrupted; the same command goes on where it was"
 PIPE_WIDTH = 160
 """Columns of a table where stdout is no terminal."""
 
@@ -39,7 +41,8 @@ def run(app: typer.Typer) -> None:
     """
     program = Path(sys.argv[0]).name
     try:
-        sys.exit(app(standalone_mode=False, prog_name=program) or 0)
+        code = int(app(standalone_mode=False, prog_name=program) or 0)
+        message = INTERRUPTED if code == INTERRUPT_CODE else ""
     except LgcError as error:
         code, message = error.exit_code, str(error)
     except BrokenPipeError:

@@ -90,7 +90,10 @@ def drift_line(drift_pct: float | None) -> str:
     if drift_pct is None:
         return "The table holds no network to tell whether this machine runs as fast as when the table was made."
     pace = "slower" if drift_pct > 0 else "faster"
-    return f"This machine now runs {abs(drift_pct):.1f} % {pace} than when the table was made."
+    return (
+        f"This machine now runs {abs(drift_pct):.1f} % {pace} than when the table was made (by networks of the table "
+        f"measured again); predictions are taken at its present speed."
+    )
 
 
 def main() -> None:

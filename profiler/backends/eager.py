@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import MeasurementError
 from ...lut.target import Target
-from ..devices import cuda_missing
+from ..devices import cuda_missing, torch_threads
 from .base import Workload, random_inputs, warm_up
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class TorchRunner:
         """Time forward passes: with CUDA events on a GPU, else with the host's clock."""
         import torch
 
-        with torch.inference_mode(), self._own_threads():
+        with torch.inference_mode(), torch_threads(self._threads):
             if self._device.type == "cuda":
                 return self._run_events(repeats)
             durations = []
@@ -81,7 +81,7 @@ class TorchRunner:
         """Outputs on the host; floating-point ones as float32."""
         import torch
 
-        with torch.inference_mode(), self._own_threads():
+        with torch.inference_mode(), torch_threads(self._threads):
             out = self._module(*(self._place(x) for x in inputs))
             return [(out.float() if out.is_floating_point() else out).cpu().numpy()]
 
@@ -94,9 +94,6 @@ class TorchRunner:
 
         return torch.from_numpy(x).to(self._device, self._dtype)
 
-    def _own_threads(self) -> ThreadCount:
-        return ThreadCount(self._threads)
-
     def _run_events(self, repeats: int) -> list[float]:
         import torch
 
@@ -108,23 +105,3 @@ class TorchRunner:
                 end.record()
             torch.cuda.synchronize(self._device)
             return [start.elapsed_time(end) for start, end in zip(marks[::2], marks[1::2], strict=True)]
-
-
-class ThreadCount:
-    """Context in which torch uses a given number of threads inside an operator."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-
-    def __enter__(self) -> None:
-        import torch
-
-        self._before = torch.get_num_threads()
-        if self._before != self._threads:
-            torch.set_num_threads(self._threads)
-
-    def __exit__(self, *_: object) -> None:
-        import torch
-
-        if self._before != self._threads:
-            torch.set_num_threads(self._before)

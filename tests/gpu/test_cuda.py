@@ -56,5 +56,5 @@ def test_a_table_is_measured_and_a_network_held_against_it(mini_space, tmp_path)
     with LatencyTable.open(tmp_path / "t.lut") as table:
         network = deploy.Network(mini_space.sample(1), None, "dense")
         found = deploy.time_network(network, target, table, seconds=0.5)
-        assert found.predicted_ms == Predictor(mini_space, table).predict(network.architecture)
+        assert found.table_ms == Predictor(mini_space, table).predict(network.architecture)
     assert found.equals_torch()

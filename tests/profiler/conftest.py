@@ -1,4 +1,4 @@
-"""A simulated device: durations follow a law that tests know, so that what the profiler finds can be held against it."""
+"""A simulated device: durations follow a law that tests know, so that what is measured can be held against it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from lgc.errors import MeasurementError
+from lgc.lut import Target
 from lgc.models import OpSpec
 from lgc.models.operators import is_free, macs
 from lgc.profiler import profile, verification
@@ -74,10 +75,24 @@ class SimulatedDevice:
         return SimulatedRunner(self, workload.name, OVERHEAD_MS + CONTEXT * sum(map(self.true_ms, specs)))
 
 
+def put_in_place(patch):
+    simulated = SimulatedDevice()
+    for module in (profile, verification):
+        patch.setattr(module, "require", lambda target: simulated)
+    return simulated
+
+
 @pytest.fixture
 def device(monkeypatch):
     """The simulated device, in the place of whatever backend the target names."""
-    simulated = SimulatedDevice()
-    for module in (profile, verification):
-        monkeypatch.setattr(module, "require", lambda target: simulated)
-    return simulated
+    return put_in_place(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def simulated_table(mini_space, tmp_path_factory):
+    """A table of the mini space on the simulated device, with 8 networks; for reading only."""
+    path = tmp_path_factory.mktemp("simulated") / "mini.lut"
+    with pytest.MonkeyPatch.context() as patch:
+        put_in_place(patch)
+        profile.profile(mini_space, Target("cpu", "onnxruntime"), path, rounds=6, networks=8)
+    return path

@@ -10,7 +10,6 @@ from lgc.profiler.measure import (
     MIN_RUNS,
     default_rounds,
     default_statistic,
-    halves,
     measure,
     measure_rounds,
     measure_seconds,
@@ -85,7 +84,7 @@ def test_too_few_rounds_are_refused(device, workloads, rounds):
 
 
 def test_a_budget_that_compiling_uses_up_is_refused(device, workloads):
-    with pytest.raises(UsageError, match="used up by compiling .* before anything was measured"):
+    with pytest.raises(UsageError, match=r"used up by compiling .* before anything was measured"):
         run(device, workloads, budget_s=0.0)
 
 
@@ -104,8 +103,8 @@ def test_progress_names_both_stages_and_ends_at_one(device, workloads):
 
 
 def test_rounds_without_a_table(device, workloads):
-    visits = measure_rounds(device, CPU, workloads)
-    assert {key: len(found) for key, found in visits.items()} == dict.fromkeys(workloads, default_rounds(CPU))
+    found = measure_rounds(device, CPU, workloads)
+    assert {key: len(found.durations(key)) for key in workloads} == dict.fromkeys(workloads, default_rounds(CPU))
     device.refused = {str(SPECS[0])}
     with pytest.raises(MeasurementError, match="refused: conv_3x3"):
         measure_rounds(device, CPU, workloads)
@@ -113,10 +112,10 @@ def test_rounds_without_a_table(device, workloads):
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05])
 def test_a_frame_rate_has_its_least_runs_after_an_unrecorded_warm_up(device, workloads, seconds):
-    visits = measure_seconds(device, CPU, workloads, seconds)
-    assert set(visits) == set(workloads)
-    for key, found in visits.items():
-        recorded = sum(map(len, found))
+    found = measure_seconds(device, CPU, workloads, seconds)
+    assert {key for key, _, _, _ in found.visits} == set(workloads)
+    for key in workloads:
+        recorded = sum(map(len, found.durations(key)))
         assert recorded >= MIN_RUNS
         assert device.runs[key] > recorded + MIN_REPEATS
     assert device.closed == list(workloads)
@@ -151,10 +150,6 @@ def test_an_interrupted_measurement_lets_the_cores_go(device, workloads):
     assert os.sched_getaffinity(0) == before
 
 
-def test_halves_are_the_even_and_the_odd_visits():
-    assert halves([[1.0], [10.0], [3.0], [30.0], [5.0]], "median") == (3.0, 20.0)
-
-
-def test_a_shared_cpu_gets_the_low_quantile_and_more_rounds():
-    assert (default_statistic(CPU), default_statistic(GPU)) == ("low_quantile", "median")
+def test_a_shared_cpu_gets_the_minima_and_more_rounds():
+    assert (default_statistic(CPU), default_statistic(GPU)) == ("minima", "medians")
     assert default_rounds(CPU) > default_rounds(GPU) >= MIN_ROUNDS

@@ -53,7 +53,7 @@ def test_search_train_export_print_what_is_promised(call, run, lut):
     (result,) = content["results"]
     with LatencyTable.open(lut) as table:
         predicted = Predictor(table.space, table).predict(Architecture.load(out / "architecture.json"))
-    assert result["predicted_ms"] == pytest.approx(predicted) == pytest.approx(searched["predicted_ms"])
+    assert result["table_ms"] == pytest.approx(predicted) == pytest.approx(searched["predicted_ms"])
     assert result["max_abs_diff"] <= 1e-4
     names = {"backend", "device", "precision", "scope", "measured_ms", "error_pct", "fps", "p90_ms", "p99_ms"}
     assert names <= result.keys()

@@ -1,0 +1,80 @@
+import json
+import os
+from contextlib import suppress
+
+import pytest
+import torch
+
+from lgc.errors import DeviceError
+from lgc.lut import Target
+from lgc.profiler.backends import get_backend
+from lgc.profiler.devices import check_device, cuda_missing, list_devices
+from lgc.profiler.environment import fingerprint, pinned
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Pretends that torch sees so many GPUs."""
+
+    def pretend(number):
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {'AB'[index]}")
+
+    return pretend
+
+
+def test_there_is_always_a_cpu_with_a_name():
+    assert list_devices()["cpu"]
+    assert check_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:0", "", "cuda:x", "mps"])
+def test_no_such_device_names_the_ones_there_are(device, gpus):
+    gpus(2)
+    with pytest.raises(DeviceError) as caught:
+        check_device(device)
+    message = str(caught.value)
+    assert f"no device {device!r} here; there is: cpu (" in message
+    assert "cuda:0 (GPU A), cuda:1 (GPU B)" in message
+
+
+def test_no_gpu_says_why_and_names_the_cpu(gpus, monkeypatch):
+    gpus(0)
+    with pytest.raises(DeviceError, match=r"no device 'cuda:0' here \(torch finds no NVIDIA driver\); there is: cpu"):
+        check_device("cuda:0")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(DeviceError, match=r"\(this torch is a CPU build; install a CUDA build of torch\)"):
+        check_device("cuda")
+
+
+def test_cuda_is_the_first_gpu(gpus):
+    gpus(2)
+    assert check_device("cuda") == "cuda:0"
+    assert check_device("cuda:1") == "cuda:1"
+    assert cuda_missing("cuda:1") is None
+    assert cuda_missing("cuda:2") == "there is no cuda:2, only cuda:0, cuda:1"
+
+
+def test_the_fingerprint_says_what_a_latency_depends_on():
+    found = fingerprint(Target("cpu", "torch"), get_backend("torch"))
+    assert found["device_name"] == list_devices()["cpu"]
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["cpu"]["cores"] == os.cpu_count()
+    assert {"lgc", "python", "system", "tf32"} <= set(found)
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not pin processes to cores")
+def test_pinning_ends_with_its_block_even_by_an_error():
+    before = os.sched_getaffinity(0)
+    inside = []
+    with suppress(ZeroDivisionError), pinned(Target("cpu", "torch")) as cores:
+        inside = [os.sched_getaffinity(0), set(cores)]
+        raise ZeroDivisionError
+    assert inside == [{max(before)}] * 2
+    assert os.sched_getaffinity(0) == before
+    with pinned(Target("cuda:0", "torch")) as cores:
+        assert cores == []
+        assert os.sched_getaffinity(0) == before

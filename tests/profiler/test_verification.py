@@ -1,0 +1,117 @@
+import shutil
+import sqlite3
+
+import pytest
+
+from lgc.errors import MismatchError, MissingEntryError, UsageError
+from lgc.lut import LatencyTable, Target
+from lgc.lut.table import network_key
+from lgc.models import SearchSpace
+from lgc.profiler import verification
+from lgc.profiler.profile import profile
+from lgc.profiler.verification import unseen, verify
+
+TARGET = Target("cpu", "onnxruntime")
+
+
+@pytest.fixture
+def table(device, simulated_table, tmp_path):
+    with LatencyTable.open(shutil.copy(simulated_table, tmp_path / "t.lut")) as table:
+        yield table
+
+
+def test_networks_are_new_distinct_and_the_seeds(table):
+    known = {entry.key for entry, _, _ in table.networks()}
+    fresh = unseen(table, 10, 0)
+    assert len(fresh) == 10
+    assert not known & set(fresh)
+    assert [network_key(network, "dense") for network in fresh.values()] == list(fresh)
+    assert unseen(table, 10, 0) == fresh
+    assert unseen(table, 10, 1) != fresh
+
+
+def test_networks_of_the_tables_own_seed_are_passed_over(table, mini_space):
+    """Even where the verification draws the very series that the table was made of."""
+    for network in mini_space.spread(5, 3 + 1_000_003):
+        table.add_network(network, "dense")
+    registered = {entry.key for entry, _, _ in table.networks()}
+    assert not registered & set(unseen(table, 5, 3))
+
+
+def test_a_space_with_too_few_networks_says_how_many_are_left(device, mini_space, tmp_path):
+    content = {"operators": ["skip", "sep_conv_3x3"], "nodes": 1, "cells": 1, "reductions": [], "fusion": {"nodes": 1}}
+    space = SearchSpace.check({**mini_space.model_dump(mode="json"), **content}, "few")
+    profile(space, TARGET, tmp_path / "few.lut", rounds=4, networks=4)
+    with LatencyTable.open(tmp_path / "few.lut") as table:
+        left = 2**space.edges - len(table.networks()) // 2
+        with pytest.raises(UsageError, match=f"space mini has only {left} networks that the table has not seen"):
+            unseen(table, 2**space.edges, 0)
+
+
+def test_a_true_table_predicts_unseen_networks(table):
+    found = verify(table, 6, seed=1, rounds=6)
+    assert found.report.networks == 6
+    assert found.report.mape_pct < 1
+    assert found.report.kendall_tau > 0.8
+    assert found.drift_pct == pytest.approx(0, abs=1)
+
+
+def test_verifying_changes_nothing(table):
+    before = table.path.read_bytes()
+    verify(table, 4, seed=1, rounds=4)
+    assert table.path.read_bytes() == before
+
+
+def test_a_device_that_has_slowed_down_shows_as_drift_and_as_bias(table, device):
+    device.pace = 1.25
+    found = verify(table, 4, seed=1, rounds=6)
+    assert found.drift_pct == pytest.approx(25, abs=1)
+    assert found.report.bias_pct == pytest.approx((1 / 1.25 - 1) * 100, abs=1)
+    assert found.report.within_10_pct == 0
+
+
+def test_a_table_that_is_wrong_is_found_out(table):
+    with sqlite3.connect(table.path) as connection:
+        connection.execute("UPDATE entries SET latency_ms = latency_ms * 1.5 WHERE key LIKE 'sep_conv%'")
+    connection.close()
+    assert verify(table, 6, seed=1, rounds=4).report.mape_pct > 2
+
+
+def test_without_networks_there_is_no_drift(device, mini_space, tmp_path):
+    profile(mini_space, TARGET, tmp_path / "bare.lut", rounds=4, networks=0)
+    with LatencyTable.open(tmp_path / "bare.lut") as table:
+        assert verify(table, 2, seed=0, rounds=4).drift_pct is None
+
+
+@pytest.mark.parametrize("networks", [1, 0, -1])
+def test_fewer_than_two_networks_are_refused(table, networks):
+    with pytest.raises(UsageError, match=f"{networks} networks cannot be correlated: at least 2"):
+        verify(table, networks, seed=0)
+
+
+def test_an_unfinished_table_names_the_command_that_goes_on_with_it(device, mini_space, tmp_path, monkeypatch):
+    monkeypatch.setattr(verification, "require_machine", lambda *_: None)
+    with (
+        LatencyTable.create(tmp_path / "new.lut", TARGET, mini_space, {}, {}) as table,
+        pytest.raises(MissingEntryError, match="not measured yet; fill it with: lgc-profile --device cpu"),
+    ):
+        verify(table, 4, seed=0)
+    assert device.compiled == []
+
+
+def test_a_table_of_another_machine_is_refused(device, mini_space, tmp_path):
+    environment = {"device_name": "Z80"}
+    with (
+        LatencyTable.create(tmp_path / "z80.lut", TARGET, mini_space, {}, environment) as table,
+        pytest.raises(MismatchError, match="was measured on Z80, this is "),
+    ):
+        verify(table, 4, seed=0)
+
+
+def test_on_the_real_cpu(mini_lut):
+    with LatencyTable.open(mini_lut) as table:
+        found = verify(table, 3, seed=5, rounds=4)
+    assert found.report.networks == 3
+    assert 0 <= found.report.mape_pct < 1000
+    assert -1 <= found.report.kendall_tau <= 1
+    assert found.drift_pct > -100

@@ -1,0 +1,193 @@
+"""`lgc-lut show` and `lgc-lut verify`, run as users run them, and their refusals."""
+
+import json
+import shlex
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lgc.lut import LatencyTable, Target
+
+
+@pytest.fixture
+def unfinished(mini_space, mini_lut, tmp_path):
+    """A table of this machine in which nothing has been measured yet."""
+    path = tmp_path / "unfinished.lut"
+    with LatencyTable.open(mini_lut) as table:
+        target = Target("cpu", "torch")
+        LatencyTable.create(path, target, mini_space, table.protocol, table.environment).close()
+    return path
+
+
+def test_show_as_json_in_a_fresh_process(command, mini_lut):
+    done = command("lgc-lut", "show", mini_lut, "--json")
+    assert (done.code, done.err) == (0, "")
+    result = json.loads(done.out)
+    assert result["lut"] == str(mini_lut)
+    assert result["target"] == {"device": "cpu", "backend": "onnxruntime", "precision": "fp32", "threads": 1}
+    assert result["space"]["name"] == "mini"
+    assert result["environment"]["device_name"]
+    with LatencyTable.open(mini_lut) as table:
+        assert result["calibration"] == table.note("calibration")
+        assert result["verification"] == table.note("verification")
+        assert [entry["key"] for entry in result["entries"]] == [entry.key for entry in table.entries()]
+        assert [entry["latency_ms"] for entry in result["entries"]] == [e.latency_ms for e in table.entries()]
+
+
+def test_show_needs_no_torch(mini_lut):
+    """So that it answers at once."""
+    program = (
+        "import sys; sys.argv = ['lgc-lut', 'show', sys.argv[1]]\n"
+        "from lgc.tools.lut import main\n"
+        "try: main()\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, mini_lut], check=True, capture_output=True)
+
+
+def test_show_for_people(call, mini_lut):
+    done = call("lgc-lut", "show", mini_lut)
+    assert (done.code, done.err) == (0, "")
+    with LatencyTable.open(mini_lut) as table:
+        for entry in table.entries():
+            (line,) = (line for line in done.out.splitlines() if line.strip().startswith(entry.key + " "))
+            assert "measured" in line
+            assert f"{entry.latency_ms:.4f}" in line
+    assert "mini 32x32 on cpu, onnxruntime, fp32, 1 thread" in done.out
+    assert "mean absolute error" in done.out
+
+
+def test_show_only_what_matches(call, mini_lut):
+    result = json.loads(call("lgc-lut", "show", mini_lut, "--match", "sep_conv", "--json").out)
+    assert result["entries"]
+    assert all("sep_conv" in entry["key"] for entry in result["entries"])
+    assert json.loads(call("lgc-lut", "show", mini_lut, "--match", "nothing", "--json").out)["entries"] == []
+
+
+def test_show_an_unfinished_table(call, unfinished):
+    done = call("lgc-lut", "show", unfinished)
+    assert done.code == 0
+    assert "pending" in done.out
+    assert "Not verified" in done.out
+    result = json.loads(call("lgc-lut", "show", unfinished, "--json").out)
+    assert (result["calibration"], result["verification"]) == (None, None)
+    assert {entry["status"] for entry in result["entries"]} == {"pending"}
+
+
+def test_show_says_why_an_entry_failed(call, mini_lut):
+    with LatencyTable.open(mini_lut) as table:
+        key = table.entries()[0].key
+        table.record_failure(key, "out of memory")
+    (line,) = (line for line in call("lgc-lut", "show", mini_lut).out.splitlines() if key in line)
+    assert "failed" in line
+    assert "out of memory" in line
+
+
+def test_show_writes_to_a_pipe_that_closes(mini_lut):
+    program = Path(sys.executable).with_name("lgc-lut")
+    done = subprocess.run(
+        f"{shlex.quote(str(program))} show {shlex.quote(str(mini_lut))} --json | head -c 10",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("{")
+    assert "Traceback" not in done.stderr
+
+
+def test_verify_as_json(call, mini_lut):
+    before = mini_lut.read_bytes()
+    done = call("lgc-lut", "verify", mini_lut, "--networks", 3, "--seed", 2, "--rounds", 4, "--json")
+    assert (done.code, done.err) == (0, "")
+    result = json.loads(done.out)
+    assert list(result)[:9] == [
+        "networks",
+        "mape_pct",
+        "bias_pct",
+        "within_5_pct",
+        "within_10_pct",
+        "kendall_tau",
+        "spearman_rho",
+        "ceiling_mape_pct",
+        "ceiling_kendall_tau",
+    ]
+    assert (result["networks"], result["seed"], result["lut"]) == (3, 2, str(mini_lut))
+    assert isinstance(result["drift_pct"], float)
+    assert mini_lut.read_bytes() == before
+
+
+def test_verify_for_people(call, mini_lut):
+    done = call("lgc-lut", "verify", mini_lut, "--networks", 2, "--rounds", 4)
+    assert done.code == 0
+    assert "mean absolute error" in done.out
+    assert "than when the table was made" in done.out
+
+
+@pytest.mark.parametrize("verb", ["show", "verify"])
+class TestRefusals:
+    """One line, exit code 2, and the file as it was."""
+
+    def test_a_foreign_file(self, call, foreign_files, verb):
+        for noun, path in foreign_files.items():
+            before = path.read_bytes() if path.is_file() else None
+            line = call("lgc-lut", verb, path).refusal("lgc-lut")
+            assert f"{path} is no latency table but" in line
+            assert noun in line
+            assert (path.read_bytes() if path.is_file() else None) == before
+
+    @pytest.mark.parametrize("length", [50, 4096, 20_000])
+    def test_a_truncated_table(self, call, mini_lut, verb, length):
+        mini_lut.write_bytes(mini_lut.read_bytes()[:length])
+        assert "mini.lut is a damaged latency table" in call("lgc-lut", verb, mini_lut).refusal("lgc-lut")
+        assert mini_lut.stat().st_size == length
+
+    def test_a_table_of_a_newer_lgc(self, call, mini_lut, verb):
+        with sqlite3.connect(mini_lut) as connection:
+            connection.execute("PRAGMA user_version = 9")
+        connection.close()
+        line = call("lgc-lut", verb, mini_lut).refusal("lgc-lut")
+        assert line.endswith("has table schema 9, this lgc reads 1: update lgc")
+
+    def test_no_table(self, call, verb):
+        assert "Missing argument 'T.lut'" in call("lgc-lut", verb).refusal("lgc-lut")
+
+
+def test_verify_refuses_an_unfinished_table_and_names_the_command(call, unfinished):
+    line = call("lgc-lut", "verify", unfinished, "--networks", 4).refusal("lgc-lut")
+    assert "not measured yet; fill it with: lgc-profile --device cpu --backend torch --precision fp32" in line
+    assert f"--out {unfinished}" in line
+
+
+def test_verify_refuses_the_table_of_another_machine(call, mini_lut):
+    with sqlite3.connect(mini_lut) as connection:
+        connection.execute("UPDATE meta SET value = json_set(value, '$.device_name', 'Z80') WHERE key = 'environment'")
+    connection.close()
+    line = call("lgc-lut", "verify", mini_lut).refusal("lgc-lut")
+    assert "was measured on Z80, this is " in line
+    assert "lgc-profile" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--networks", 1], "1 networks cannot be correlated: at least 2"),
+        (["--networks", 2, "--rounds", 1], "1 rounds are too few for a statistic: at least 4"),
+        (["--networks", "many"], "Invalid value for '--networks'"),
+    ],
+    ids=str,
+)
+def test_verify_refuses_too_little(call, mini_lut, words, line):
+    assert line in call("lgc-lut", "verify", mini_lut, *words).refusal("lgc-lut")
+
+
+def test_an_unknown_verb_is_refused(call):
+    assert "No such command 'shaw'" in call("lgc-lut", "shaw").refusal("lgc-lut")
+
+
+def test_a_refusal_in_a_fresh_process(command, tmp_path):
+    (tmp_path / "t.lut").write_text("speed: fast")
+    line = command("lgc-lut", "show", tmp_path / "t.lut").refusal("lgc-lut")
+    assert line == f"{tmp_path / 't.lut'} is no latency table but text that begins with 'speed: fast'"

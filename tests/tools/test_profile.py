@@ -1,0 +1,237 @@
+"""`lgc-profile`, run as users run it, and its refusals."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lgc.lut import LatencyTable
+from lgc.models import OPERATORS
+
+KEYS = ["lut", "entries", "measured", "interpolated", "noisy", "failed", "seconds", "verification"]
+REPORT = {
+    "networks",
+    "mape_pct",
+    "bias_pct",
+    "within_5_pct",
+    "within_10_pct",
+    "kendall_tau",
+    "spearman_rho",
+    "ceiling_mape_pct",
+    "ceiling_kendall_tau",
+}
+
+
+def rows(path):
+    """Visits committed so far, of a table that another process may be writing."""
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    except sqlite3.Error:
+        return set()
+    try:
+        return set(connection.execute("SELECT * FROM visits"))
+    except sqlite3.OperationalError:
+        return set()
+    finally:
+        connection.close()
+
+
+def test_a_profile_as_json_in_a_fresh_process(command, mini_yaml, tmp_path):
+    out = tmp_path / "deep" / "t.lut"
+    words = ["--space", mini_yaml, "--backend", "torch", "--threads", 1, "--rounds", 4, "--networks", 4, "--seed", 3]
+    done = command("lgc-profile", "--device", "cpu", "--precision", "fp32", *words, "--out", out, "--json")
+    assert (done.code, done.err) == (0, f"profiling mini 32x32 on cpu, torch, fp32, 1 thread, into {out}\n")
+    result = json.loads(done.out)
+    assert list(result) == KEYS
+    with LatencyTable.open(out) as table:
+        assert (table.target.backend, table.space.name) == ("torch", "mini")
+        assert result["entries"] == result["measured"] == len(table.entries())
+    assert (result["lut"], result["interpolated"], result["failed"]) == (str(out), 0, 0)
+    assert 0 <= result["noisy"] <= result["entries"]
+    assert result["seconds"] > 0
+    assert set(result["verification"]) == REPORT
+    assert result["verification"]["networks"] == 4
+
+
+def test_a_finished_table_is_shown_to_people_and_left_as_it_is(call, mini_lut, mini_yaml):
+    before = rows(mini_lut)
+    done = call(
+        "lgc-profile", "--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 4, "--out", mini_lut
+    )
+    assert done.code == 0
+    assert "onnxruntime, fp32, 1 thread" in done.err, "the backend taken by default is named"
+    for word in ("entries", "measured", "noisy", "failed", "mean absolute error", "Kendall tau"):
+        assert word in done.out
+    assert rows(mini_lut) == before
+
+
+def test_a_table_without_networks_says_that_it_is_not_verified(call, mini_yaml, tmp_path):
+    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    assert json.loads(call("lgc-profile", *words, "--json").out)["verification"] is None
+    assert "Not verified" in call("lgc-profile", *words).out
+
+
+def test_the_table_is_named_by_device_backend_and_precision(call, mini_yaml, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--device", "cpu", "--space", mini_yaml, "--input", "32x64", "--rounds", 4, "--networks", 0, "--json"]
+    done = call("lgc-profile", *words)
+    assert json.loads(done.out)["lut"] == "mini-cpu-onnxruntime-fp32.lut"
+    with LatencyTable.open("mini-cpu-onnxruntime-fp32.lut") as table:
+        assert table.space.input == (32, 64)
+
+
+def test_a_failed_operator_is_named_and_the_exit_code_is_1(call, mini_yaml, tmp_path, monkeypatch):
+    from lgc.errors import MeasurementError
+    from lgc.profiler.backends.ort import OnnxRuntimeBackend
+
+    compiled = OnnxRuntimeBackend.compile
+
+    def refuse_sums(self, workload, target):
+        if workload.name.startswith("add/"):
+            raise MeasurementError("no sums today")
+        return compiled(self, workload, target)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "compile", refuse_sums)
+    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    done = call("lgc-profile", *words, "--json")
+    assert done.code == 1
+    assert "failed: add/c4-4/8x8/s1/b1: no sums today" in done.err
+    result = json.loads(done.out)
+    assert result["failed"] == 2
+    assert result["verification"] is None
+
+
+@pytest.mark.parametrize(
+    ("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)], ids=["Ctrl-C", "kill -9"]
+)
+def test_an_interrupted_call_is_gone_on_with_by_the_same_call(call, mini_yaml, tmp_path, stop, code):
+    out = tmp_path / "t.lut"
+    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 30, "--networks", 0, "--out", out, "--json"]
+    program = str(Path(sys.executable).with_name("lgc-profile"))
+    running = subprocess.Popen([program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while len(rows(out)) < 40 and running.poll() is None:
+        time.sleep(0.01)
+    running.send_signal(stop)
+    stdout, stderr = running.communicate()
+    assert (running.returncode, stdout) == (code, "")
+    assert "Traceback" not in stderr
+    before = rows(out)
+    assert len(before) >= 40
+    done = call("lgc-profile", *words)
+    result = json.loads(done.out)
+    assert (done.code, result["measured"]) == (0, result["entries"])
+    after = rows(out)
+    assert before < after
+    assert len(after) == 30 * result["entries"]
+
+
+class TestRefusals:
+    """One line, exit code 2, nothing written."""
+
+    @pytest.fixture
+    def refused(self, call, mini_yaml, tmp_path):
+        """The line with which a call is refused that would be right but for `words`."""
+
+        def run(*words, out=tmp_path / "t.lut"):
+            given = {"--device": "cpu", "--space": mini_yaml, "--rounds": 4, "--networks": 4, "--out": out}
+            given |= dict(zip(words[::2], words[1::2], strict=True))
+            before = out.read_bytes() if out.is_file() else out.exists()
+            line = call("lgc-profile", *(word for pair in given.items() for word in pair)).refusal("lgc-profile")
+            assert (out.read_bytes() if out.is_file() else out.exists()) == before
+            return line
+
+        return run
+
+    @pytest.mark.parametrize(
+        ("words", "line"),
+        [
+            (["--device", "gpu"], "no device 'gpu' here; there is: cpu ("),
+            (["--device", "cuda:63"], "no device 'cuda:63' here"),
+            (["--backend", "onnxrt"], "unknown backend 'onnxrt' (did you mean 'onnxruntime'?); known: onnxruntime"),
+            (["--backend", "tensorrt"], "backend tensorrt cannot run on cpu: TensorRT needs a CUDA device"),
+            (["--precision", "fp8"], "backend onnxruntime has no precision 'fp8'; it offers fp32"),
+            (["--threads", 9999], "9999 threads asked for, but this machine has"),
+            (["--threads", 0], "threads must be at least 1, not 0"),
+            (["--threads", "two"], "Invalid value for '--threads'"),
+            (["--rounds", 2], "2 rounds are too few for a statistic: at least 4"),
+            (["--networks", 2], "2 networks are too few to calibrate with: at least 4, or 0 for none"),
+            (["--budget", "4 minutes"], "'4 minutes' is no duration; write it as 90s, 4m or 1h"),
+            (["--input", "720p"], "'720p' is no size; write height and width as in 720x960"),
+            (["--input", "8x8"], "mini at 8x8 is no search space: input.0"),
+            (["--space", "small"], "unknown search space 'small'; known: lgcnet-camvid, lgcnet-cityscapes, tiny"),
+            (["--space", "no/such.yaml"], "no/such.yaml is no search space but nothing: there is no such file"),
+            (["--spice", "tiny"], "No such option"),
+        ],
+        ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+    )  # fmt: skip
+    def test_a_wrong_option(self, refused, words, line):
+        assert line in refused(*words)
+
+    def test_a_missing_device(self, call):
+        assert "Missing option '--device'" in call("lgc-profile").refusal("lgc-profile")
+
+    def test_a_missing_package(self, refused, monkeypatch):
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        line = refused("--backend", "onnxruntime")
+        assert line == ("backend onnxruntime cannot run on cpu: ONNX Runtime is not installed: pip install onnxruntime")
+
+    def test_an_unknown_operator_in_the_space(self, refused, mini_yaml):
+        mini_yaml.write_text(mini_yaml.read_text().replace("sep_conv_3x3", "sep_conv_9x9"))
+        line = refused()
+        assert "unknown operator 'sep_conv_9x9'" in line
+        assert all(name in line for name in OPERATORS)
+
+    def test_a_truncated_space(self, refused, mini_yaml):
+        mini_yaml.write_text(mini_yaml.read_text()[:100])
+        assert "mini.yaml is no search space: not readable as YAML" in refused()
+
+    def test_a_foreign_space(self, refused, foreign_files):
+        for noun, path in foreign_files.items():
+            line = refused("--space", path)
+            assert str(path) in line
+            assert noun in line
+
+    def test_a_foreign_output(self, refused, foreign_files):
+        for noun in ("an empty file", "a PNG image", "a zip archive", "an SQLite database"):
+            line = refused(out=foreign_files[noun])
+            assert "is no latency table but" in line
+            assert noun in line
+
+    def test_a_truncated_output(self, refused, mini_lut):
+        mini_lut.write_bytes(mini_lut.read_bytes()[:-5000])
+        assert "mini.lut is a damaged latency table" in refused(out=mini_lut)
+
+    def test_an_output_that_is_a_folder(self, refused, tmp_path):
+        assert "is a folder; give the table's file name" in refused(out=tmp_path)
+
+    def test_an_output_that_cannot_be_written(self, refused, tmp_path):
+        (tmp_path / "file").write_text("kept")
+        assert "cannot write" in refused(out=tmp_path / "file" / "t.lut")
+        if Path("/proc/self").exists():
+            assert "cannot write /proc/t.lut" in refused(out=Path("/proc/t.lut"))
+
+    def test_a_table_of_another_target(self, refused, mini_lut):
+        line = refused("--backend", "torch", out=mini_lut)
+        assert "mini.lut is a table of another target: backend onnxruntime, not torch. " in line
+        assert "lgc-profile and another --out" in line
+
+    def test_a_table_of_another_precision_and_number_of_threads(self, refused, mini_lut):
+        line = refused("--backend", "torch", "--precision", "bf16", "--threads", 2, out=mini_lut)
+        assert "backend onnxruntime, not torch; precision fp32, not bf16; threads 1, not 2" in line
+
+    def test_a_table_of_another_space(self, refused, mini_lut):
+        line = refused("--space", "tiny", out=mini_lut)
+        assert "space mini 32x32" in line
+        assert "not tiny 192x256" in line
+
+
+def test_a_refusal_in_a_fresh_process(command, tmp_path):
+    out = tmp_path / "t.lut"
+    line = command("lgc-profile", "--device", "cpu", "--space", "tinny", "--out", out).refusal("lgc-profile")
+    assert line.startswith("unknown search space 'tinny' (did you mean 'tiny'?)")
+    assert list(tmp_path.iterdir()) == []
