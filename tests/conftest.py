@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -18,6 +19,9 @@ from hypothesis import HealthCheck, settings
 from lgc.lut import LatencyTable, Target
 from lgc.lut.statistics import summarise
 from lgc.models import SearchSpace
+
+# The tests' tensors are small: more threads would mostly wait for each other, and for whatever else the machine does.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile(
     "lgc", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -159,6 +159,7 @@ def _tables(content: dict[str, Any], results: list[Result]) -> list[Any]:
     table = grid("predicted against measured", *columns, numbers=6)
     for result in results:
         cells = (
+            _number(result.table_ms, ".3f"),
             _number(result.predicted_ms, ".3f"),
             _number(result.measured_ms, ".3f"),
             _number(result.error_pct, "+.1f", " %"),
