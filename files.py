@@ -9,6 +9,9 @@ from pathlib import Path
 
 from .errors import FileFormatError, OutputError
 
+HEAD_BYTES = 512
+"""As much of a file is looked at to tell what it seems to be."""
+BINARY = "a binary file of unknown kind"
 _MAGIC = (
     (b"SQLite format 3\0", "an SQLite database"),
     (b"\x89PNG", "a PNG image"),
@@ -31,7 +34,7 @@ def describe(path: Path) -> str:
     if path.is_dir():
         return "a folder"
     with path.open("rb") as file:
-        head = file.read(512)
+        head = file.read(HEAD_BYTES)
     if not head:
         return "an empty file"
     for magic, noun in _MAGIC:
@@ -40,9 +43,11 @@ def describe(path: Path) -> str:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:
-            return "a binary file of unknown kind"
-        text = head[: error.start].decode("utf-8")
+        if len(head) < HEAD_BYTES or error.start < HEAD_BYTES - 4:
+            return BINARY
+        text = head[: error.start].decode("utf-8")  # only the last character was cut in two
+    if "\0" in text:
+        return BINARY
     first = text.strip().splitlines()[0][:40] if text.strip() else ""
     return f"text that begins with {first!r}"
 

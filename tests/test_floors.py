@@ -11,12 +11,8 @@ import lgc
 ROOT = Path(lgc.__file__).parent
 FLOORS = {"errors": -1, "files": 0, "models": 1, "lut": 2, "profiler": 3, "search": 3, "tools": 4}
 """Room -> floor; whoever adds a room to the package decides its floor here."""
-MODULES = sorted(
-    path
-    for path in ROOT.rglob("*.py")
-    if not {"tests", "docs", "build", "dist"} & set(path.relative_to(ROOT).parts)
-    and not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
-)
+PACKAGES = [path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"]
+MODULES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in package.rglob("*.py"))])
 
 
 def name_of(path):

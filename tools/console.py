@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -57,6 +58,14 @@ def run(app: typer.Typer) -> None:
     if message:
         print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def share_cores() -> None:
+    """Let torch's threads sleep while they wait, unless the user has settled it; call it before torch is imported.
+
+    By default they wait spinning, which on a machine with anything else to do makes a training several times slower.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def say(message: str) -> None:

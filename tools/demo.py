@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import JsonFlag, emit, finite, grid, new_app, progress_bar, run, say, step_progress
+from .console import JsonFlag, emit, finite, grid, new_app, progress_bar, run, say, share_cores, step_progress
 
 if TYPE_CHECKING:
     from ..lut.target import Target
@@ -71,6 +71,7 @@ def demo(
 
     Example: lgc-demo --device cpu --out demo-run
     """
+    share_cores()
     from ..files import ensure_folder, write_atomic
     from ..lut.target import Target
     from ..profiler.defaults import default_backend

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .console import JsonFlag, emit, grid, new_app, parse_size, progress_bar, run, say, step_progress
+from .console import JsonFlag, emit, grid, new_app, parse_size, progress_bar, run, say, share_cores, step_progress
 
 app = new_app()
 
@@ -37,6 +37,7 @@ def search(
 
     Example: lgc-search --lut tiny.lut --data scenes --target-ms 5 --steps 200 --out runs/street
     """
+    share_cores()
     from ..lut.predictor import Predictor
     from ..lut.table import LatencyTable
     from ..models.space import SearchSpace

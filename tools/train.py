@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import JsonFlag, emit, grid, new_app, progress_bar, run, step_progress
+from .console import JsonFlag, emit, grid, new_app, progress_bar, run, share_cores, step_progress
 
 app = new_app()
 
@@ -31,6 +31,7 @@ def train(
 
     Example: lgc-train runs/street --data scenes --steps 2000
     """
+    share_cores()
     from ..errors import UsageError
     from ..profiler.devices import check_device
     from ..search.config import TrainConfig
