@@ -5,12 +5,13 @@ of a second, for all that runs on it alike. Since the subjects are visited in ra
 tell how fast the machine was just then:
 
     point[v]      one number for visit v (its minimum or its median), milliseconds
-    usual[s]      median of the points of subject s
+    usual[s]      median of the points of subject s, each divided by its slowdown (at first 1)
     deviation[v]  log(point[v] / usual[subject of v])
     slowdown[v]   exp(median of the deviations of the `2 * REACH + 1` visits around v)
 
-The latency of a subject is the median of its points, each divided by its slowdown. Where all subjects are long against
-the machine's changes, or nothing changes, the slowdowns are about 1 and nothing is altered.
+repeated `PASSES` times. The latency of a subject is its last usual[s]. Where nothing changes, the slowdowns are about 1
+and nothing is altered. Assumption: what slows the machine slows all subjects by about the same factor; where it does
+not, the two halves of the measurement, each corrected for itself, differ.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ Visits = list[tuple[str, int, float, Sequence[float]]]
 
 REACH = 10
 """Visits on either side that tell the machine's speed at a visit."""
+PASSES = 4
+"""Times that usual points and slowdowns are told from each other; once is too few where two speeds are as frequent."""
 PAUSE_S = 30.0
 """A gap between visits, in seconds, across which nothing is told."""
 
@@ -56,26 +59,26 @@ class Measurement:
         Raises:
             MeasurementError: it was not visited.
         """
-        return self._summary(subject, {0, 1})
+        kept = [index for index, (key, _, _, _) in enumerate(self.visits) if key == subject]
+        return summarise([self.visits[index][3] for index in kept], self.statistic, self._slowdown[kept])
 
-    def halves(self, subject: str) -> tuple[float, float]:
-        """Latency by the even and by the odd rounds, in milliseconds: one measurement as if made twice."""
-        return self._summary(subject, {0}).latency_ms, self._summary(subject, {1}).latency_ms
-
-    def _summary(self, subject: str, parities: set[int]) -> Summary:
-        kept = [i for i, (key, number, _, _) in enumerate(self.visits) if key == subject and number % 2 in parities]
-        return summarise([self.visits[i][3] for i in kept], self.statistic, self._slowdown[kept])
+    def halves(self) -> tuple[Measurement, Measurement]:
+        """The even and the odd rounds, as two measurements, each corrected for itself."""
+        even, odd = ([visit for visit in self.visits if visit[1] % 2 == parity] for parity in (0, 1))
+        return Measurement(even, self.statistic), Measurement(odd, self.statistic)
 
 
 def _slowdowns(visits: Visits, statistic: str) -> Array:
     """Slowdown of the machine at each of the visits, which are in order of time; 1 is its usual speed."""
     points = visit_points([durations for _, _, _, durations in visits], statistic)
     subjects = np.unique([key for key, _, _, _ in visits], return_inverse=True)[1]
-    usual = np.array([np.median(points[subjects == subject]) for subject in range(subjects.max() + 1)])
-    deviation = np.log(points / usual[subjects])
-    times = np.array([at for _, _, at, _ in visits])
-    sessions = np.split(deviation, np.flatnonzero(np.diff(times) > PAUSE_S) + 1)
-    slowdown: Array = np.exp(np.concatenate([_running_median(session) for session in sessions]))
+    pauses = np.flatnonzero(np.diff([at for _, _, at, _ in visits]) > PAUSE_S) + 1
+    slowdown: Array = np.ones_like(points)
+    for _ in range(PASSES):
+        steady = points / slowdown
+        usual = np.array([np.median(steady[subjects == subject]) for subject in range(subjects.max() + 1)])
+        deviation = np.log(points / usual[subjects])
+        slowdown = np.exp(np.concatenate([_running_median(part) for part in np.split(deviation, pauses)]))
     return slowdown
 
 

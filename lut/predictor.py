@@ -12,6 +12,7 @@ so that sum_ms = fixed_ms + sum over e of edge_ms[e, choice(e)] counts exactly w
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -94,6 +95,12 @@ class Predictor:
     def predict_many(self, choices: NDArray[np.integer]) -> Array:
         """Calibrated predictions for an array of architectures: choices [N, E] of operator indices -> [N], ms."""
         return self.calibration(self.sums_ms(choices))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with any latency or with the calibration."""
+        content = (self.scope, self.edge_ms.tobytes(), self.fixed_ms, self.calibration)
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
     @cached_property
     def fastest(self) -> Architecture:

@@ -221,15 +221,16 @@ class LatencyTable:
         with self._writing() as connection:
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(dict(value))))
 
-    def profile_command(self) -> str:
-        """The command that makes this table, or goes on with it."""
-        threads = f" --threads {self.target.threads}" if self.target.device == "cpu" else ""
+    def profile_command(self, target: Target | None = None, out: Path | None = None) -> str:
+        """The command that makes this table, or goes on with it; or one like it for another target and file."""
+        target, out = target or self.target, out or self.path
+        threads = f" --threads {target.threads}" if target.device == "cpu" else ""
         height, width = self.space.input
         space = self.space.name if self.space.name in PRESETS else f"{self.space.name}.yaml"
         return (
-            f"lgc-profile --device {self.target.device} --backend {self.target.backend} "
-            f"--precision {self.target.precision}{threads} --space {space} --input {height}x{width} "
-            f"--out {self.path}"
+            f"lgc-profile --device {target.device} --backend {target.backend} "
+            f"--precision {target.precision}{threads} --space {space} --input {height}x{width} "
+            f"--out {out}"
         )
 
     def require(self, *, target: Target | None = None, space: SearchSpace | None = None) -> None:

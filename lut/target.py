@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 
 from ..errors import UsageError
 
+PRECISIONS = ("fp32", "fp16", "bf16")
+
 _DEVICE = re.compile(r"cpu|cuda:\d+")
 
 

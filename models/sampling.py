@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .plan import CellPlan
     from .space import SearchSpace
 
+MOST_ZERO = 0.6
+"""Largest probability of `zero` in `spread`; above it, few draws leave every node and input alive."""
+GOLDEN = (5**0.5 - 1) / 2
+"""Step that spreads any number of points evenly over a circle of length 1."""
 CONCENTRATION = 0.5
 """Dirichlet concentration of `spread`: below 1, most networks lean on a few operators."""
 
@@ -27,15 +31,22 @@ def sample(space: SearchSpace, seed: int) -> Architecture:
 
 
 def spread(space: SearchSpace, count: int, seed: int) -> Iterator[Architecture]:
-    """`count` random architectures, operator probabilities drawn anew for each from a Dirichlet distribution.
+    """`count` random architectures, from light to heavy.
 
-    Networks with evenly drawn operators all weigh about the same; a fit or a rank correlation over them says little.
+    Networks with evenly drawn operators all weigh about the same; a fit or a rank correlation over them says little. So
+    operator probabilities are drawn anew for each from a Dirichlet distribution, and the probability of `zero`, which
+    weighs most, goes evenly through its range. The first networks are the same whatever the count.
     """
     rng = np.random.default_rng(seed)
+    start = rng.random()
     for index in range(count):
-        odds = rng.dirichlet(np.full(len(space.operators), CONCENTRATION))
-        floored = (odds + 0.02) / (odds + 0.02).sum()
-        yield _draw(space, rng, floored, {"sampled": "spread", "seed": seed, "index": index})
+        zero = MOST_ZERO * ((start + index * GOLDEN) % 1)
+        odds = rng.dirichlet(np.full(len(space.operators), CONCENTRATION)) + 0.02
+        if ZERO in space.operators:
+            odds[space.operators.index(ZERO)] = 0.0
+            odds *= (1 - zero) / odds.sum()
+            odds[space.operators.index(ZERO)] = zero
+        yield _draw(space, rng, odds / odds.sum(), {"sampled": "spread", "seed": seed, "index": index})
 
 
 def _draw(

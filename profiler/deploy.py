@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from ..errors import MeasurementError, MismatchError
 from ..files import ensure_folder, write_atomic
 from ..lut.predictor import Predictor
-from ..lut.table import LatencyTable
+from ..lut.table import LatencyTable, network_key
 from ..lut.target import Target
 from ..models.architecture import Architecture
 from ..models.plan import CORE, DENSE
@@ -23,10 +24,10 @@ from .measure import measure_seconds
 from .profile import require_machine
 from .rounds import OnProgress, quiet
 from .verification import at_speed, drift, with_sentinels
-from .workloads import network_workload
+from .workloads import network_module, network_workload
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from .backends.trt_engine import Engine
 
@@ -52,6 +53,7 @@ class Result:
         predicted_ms: table_ms at the machine's present speed.
         measured_ms: the table's statistic over the runs, so that it compares with predicted_ms.
         error_pct: (predicted - measured) / measured.
+        table_error_pct: (table - measured) / measured: the table's error and the machine's drift together.
         fps: 1000 / median_ms.
         median_ms: median of all runs; likewise p90_ms and p99_ms.
         runs: number of runs.
@@ -69,6 +71,7 @@ class Result:
     predicted_ms: float | None = None
     measured_ms: float | None = None
     error_pct: float | None = None
+    table_error_pct: float | None = None
     fps: float | None = None
     median_ms: float | None = None
     p90_ms: float | None = None
@@ -102,11 +105,16 @@ class Network:
         """The network as a workload, in its own scope or in another."""
         return network_workload(self.architecture, scope or self.scope, self.weights)
 
+    def reference(self, scope: str) -> nn.Module:
+        """The network as it was trained and scored: torch, evaluation mode, nothing folded."""
+        return network_module(self.architecture, scope, self.weights)
+
     @property
     def stem(self) -> str:
-        """What its files are called."""
+        """What its files are called: space, input size, eight digits of the architecture's own, scope."""
         height, width = self.architecture.space.input
-        return f"{self.architecture.space.name}-{height}x{width}-{self.scope}"
+        digits = hashlib.sha256(network_key(self.architecture, self.scope).encode()).hexdigest()[:8]
+        return f"{self.architecture.space.name}-{height}x{width}-{digits}-{self.scope}"
 
 
 def write_onnx(network: Network, folder: Path) -> Path:
@@ -170,6 +178,7 @@ def time_network(
         predicted_ms=predicted,
         measured_ms=summary.latency_ms,
         error_pct=None if predicted is None else (predicted / summary.latency_ms - 1) * 100,
+        table_error_pct=None if table_ms is None else (table_ms / summary.latency_ms - 1) * 100,
         fps=1000 / summary.median_ms,
         median_ms=summary.median_ms,
         p90_ms=float(p90),
@@ -196,7 +205,7 @@ def compare_with_torch(network: Network, backend: Backend, target: Target) -> tu
         workload = network.workload(scope)
         inputs = random_inputs(workload.input_shapes)
         with torch.inference_mode():
-            wanted = workload.build()(*(torch.from_numpy(x) for x in inputs)).numpy()
+            wanted = network.reference(scope)(*(torch.from_numpy(x) for x in inputs)).numpy()
         runner = backend.compile(workload, target)
         outputs[scope] = runner.infer(inputs)[0], wanted
         runner.close()
@@ -258,7 +267,6 @@ def matching(table: LatencyTable, targets: list[Target]) -> list[Target]:
         wanted = targets[0]
         raise MismatchError(
             f"{table.path} is a table of another target: {'; '.join(table.target.differences(wanted))}. Make one that "
-            f"fits: lgc-profile --device {wanted.device} --backend {wanted.backend} --precision {wanted.precision} "
-            f"--space {table.space.name} --out T.lut"
+            f"fits: {table.profile_command(wanted, Path('T.lut'))}"
         )
     return found

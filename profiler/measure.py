@@ -142,6 +142,7 @@ def measure_seconds(
     Raises:
         MeasurementError: the backend refuses a workload.
     """
+    check_protocol(target, MIN_ROUNDS)
     visits: Visits = []
     with pinned(target):
         runners = prepare_all(backend, target, workloads, _refuse, on_progress)
@@ -174,8 +175,8 @@ def prepare_all(
             runner = backend.compile(workload, target)
             runner.prepare()
             runners[key] = runner
-        except MeasurementError as error:
-            on_failure(key, str(error))
+        except (MeasurementError, RuntimeError) as error:  # the latter: torch's and ONNX Runtime's own, out of memory
+            on_failure(key, str(error).splitlines()[0])
         left = (time.monotonic() - start) / number * (len(workloads) - number)
         on_progress(Progress("compiling", number / len(workloads), left))
     return runners

@@ -35,7 +35,7 @@ class ProfileResult:
         measured: of these, measured ones.
         interpolated: of these, ones estimated from others.
         spreads_pct: spread across visits of each measured operator, in percent.
-        failed: key -> reason of those that could not be measured.
+        failed: key -> reason of operators and networks that could not be measured.
         seconds: time spent by this call.
         verification: report on networks that each prediction had not seen; None if too few were measured.
     """
@@ -109,8 +109,10 @@ def profile(
         for key in (*measured, *finished):
             table.record_summary(key, measurement.summary(key))
         entries = table.entries()
-        failed = {entry.key: entry.reason or "" for entry in entries if entry.status == FAILED}
-        verification = None if failed else calibrate(table)
+        every = [*entries, *(entry for entry, _, _ in table.networks())]
+        failed = {entry.key: entry.reason or "" for entry in every if entry.status == FAILED}
+        complete = all(entry.status == MEASURED for entry in entries)
+        verification = calibrate(table) if complete else None
     return ProfileResult(
         entries=len(entries),
         measured=sum(entry.status == MEASURED for entry in entries),
@@ -129,7 +131,7 @@ def calibrate(table: LatencyTable) -> Report | None:
     nothing written, if the table holds too few networks.
     """
     calibrations, reports = {}, {}
-    measurement = table.measurement()
+    even, odd = table.measurement().halves()
     for scope in SCOPES:
         networks = [(e, a) for e, a, at in table.networks() if at == scope and e.latency_ms is not None]
         if len(networks) < MIN_NETWORKS:
@@ -137,7 +139,7 @@ def calibrate(table: LatencyTable) -> Report | None:
         predictor = Predictor(table.space, table, scope)
         sums = [predictor.sum_ms(architecture) for _, architecture in networks]
         measured = [entry.latency_ms or 0.0 for entry, _ in networks]
-        pairs = [measurement.halves(entry.key) for entry, _ in networks]
+        pairs = [(even.summary(e.key).latency_ms, odd.summary(e.key).latency_ms) for e, _ in networks]
         calibrations[scope] = asdict(fit(sums, measured))
         reports[scope] = report(cross_validate(sums, measured).tolist(), measured, pairs)
     table.write_note("calibration", calibrations)
@@ -156,7 +158,16 @@ def open_or_create(out: Path, target: Target, space: SearchSpace, backend: Backe
     table = LatencyTable.open(out)
     table.require(target=target, space=space)
     require_machine(table, here)
+    if table.environment.get("versions") != here["versions"]:
+        then, now = (_listed(at.get("versions") or {}) for at in (table.environment, here))
+        raise MismatchError(
+            f"{out} was measured with {then}, here is {now}: go on with those versions, or name another --out"
+        )
     return table
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown versions"
 
 
 def require_machine(table: LatencyTable, here: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from .profile import require_machine
 from .rounds import OnProgress, quiet
 from .workloads import network_workload
 
-SENTINELS = 3
+SENTINELS = 6
 """Networks of the table that are measured again, to see how fast the machine runs now."""
 
 
@@ -69,7 +69,9 @@ def verify(
     drift_pct = drift(table, found)
     predicted = [at_speed(predictor.predict(architecture), drift_pct) for architecture in fresh.values()]
     measured = [found.summary(key).latency_ms for key in fresh]
-    return Verification(report(predicted, measured, [found.halves(key) for key in fresh]), drift_pct)
+    even, odd = found.halves()
+    pairs = [(even.summary(key).latency_ms, odd.summary(key).latency_ms) for key in fresh]
+    return Verification(report(predicted, measured, pairs), drift_pct)
 
 
 def unseen(table: LatencyTable, count: int, seed: int) -> dict[str, Architecture]:

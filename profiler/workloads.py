@@ -39,18 +39,24 @@ def network_workload(architecture: Architecture, scope: str, weights: Mapping[st
     """A whole network in a scope, with trained `weights` (a state dict of LGCNet) or random ones."""
 
     def module() -> nn.Module:
-        import torch
-
         from ..models.layers import folded
-        from ..models.network import DenseOutput, LGCNet, randomise_norms
 
-        with torch.random.fork_rng():
-            torch.manual_seed(SEED)
-            network = LGCNet(architecture.space, architecture)
-        if weights is None:
-            randomise_norms(network, SEED)
-        else:
-            network.load_state_dict(dict(weights))
-        return folded(DenseOutput(network) if scope == DENSE else network)
+        return folded(network_module(architecture, scope, weights))
 
     return Workload(f"{architecture.space.name} network", ((1, 3, *architecture.space.input),), module)
+
+
+def network_module(architecture: Architecture, scope: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """The network in evaluation mode, nothing folded."""
+    import torch
+
+    from ..models.network import DenseOutput, LGCNet, randomise_norms
+
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        network = LGCNet(architecture.space, architecture)
+    if weights is None:
+        randomise_norms(network, SEED)
+    else:
+        network.load_state_dict(dict(weights))
+    return (DenseOutput(network) if scope == DENSE else network).eval()

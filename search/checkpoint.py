@@ -31,6 +31,6 @@ def load(path: Path) -> dict[str, Any] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what zip, pickle and its own checks raise
         raise FileFormatError(f"{path} is no checkpoint but {describe(path)}; delete it to start anew") from error
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or "step" not in state:
         raise FileFormatError(f"{path} is no checkpoint of lgc; delete it to start anew")
     return state

@@ -22,13 +22,14 @@ from . import checkpoint
 from .batches import batches
 from .config import SearchConfig
 from .data.datasets import SegmentationDataset, load_dataset, split_halves
+from .data.labels import IGNORE
 from .derive import derive
 from .gumbel import temperature_at
 from .latency import ExpectedLatency, Target, TradeOff, require_reachable
 from .runs import RunFolder
 from .supernet import Supernet, batch_statistics
 
-CHECKPOINT_S = 30.0
+CHECKPOINT_S = 10.0
 """Seconds between checkpoints."""
 EPOCHS = 80
 """Epochs of a search where the number of steps is left open. Assumption: as in GAS."""
@@ -90,12 +91,13 @@ def search(
         **config.model_dump(mode="json", exclude={"workers"}),
         "space": space.fingerprint,
         "data": str(data.resolve()),
-        "latency": {"fixed_ms": predictor.fixed_ms, "edges_ms": float(predictor.edge_ms.sum())},
+        "latency": predictor.fingerprint,
     }
     run = RunFolder(out, "search", settings)
     finished = run.result()
+    path = out / ARCHITECTURE
     if finished is not None:
-        return finished
+        return finished | {"architecture": str(path)}
     state = _start(predictor, config, device)
     before = checkpoint.load(run.checkpoint)
     spent = _restore(state, before) if before is not None else 0.0
@@ -104,14 +106,13 @@ def search(
     predicted = predictor.predict(architecture)
     provenance = {
         "found_by": "lgc-search",
-        "table": str(predictor.table_path),
+        "table": str(predictor.table_path.resolve()),
         "scope": predictor.scope,
         "target_ms": config.target_ms,
         "predicted_ms": predicted,
         "steps": config.steps,
         "seed": config.seed,
     }
-    path = out / ARCHITECTURE
     architecture.model_copy(update={"provenance": provenance}).save(path)
     return run.finish(
         {
@@ -241,9 +242,13 @@ def segmentation_loss(net: Supernet, gates: list[Tensor], batch: tuple[Tensor, T
 
 
 def upsampled_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [N, C, h, w], upsampled bilinearly, with labels [N, H, W]; 255 is ignored."""
+    """Mean cross-entropy of logits [N, C, h, w], upsampled bilinearly, with labels [N, H, W].
+
+    Pixels labelled 255 are ignored; where all are, the loss is 0.
+    """
     full = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    return F.cross_entropy(full, labels, ignore_index=255)
+    total = F.cross_entropy(full, labels, ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp_min(1)
 
 
 def _backward(loss: Tensor, what: str, step: int) -> None:

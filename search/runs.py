@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, OutputError
-from ..files import describe, ensure_folder, write_atomic
+from ..files import describe, ensure_folder, read_text, write_atomic
+from ..models.weights import WEIGHTS
 
 
 class RunFolder:
@@ -28,11 +29,15 @@ class RunFolder:
         config = path / f"{stage}.json"
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path} is {describe(path)}, not a folder")
-        if config.exists():
+        begun = self.checkpoint.exists() or self.result() is not None
+        if config.exists() and begun:
             _require_same(config, settings)
             return
-        if stage == "search" and path.is_dir() and any(path.iterdir()):
+        foreign = [name for name in (path.iterdir() if path.is_dir() else ()) if name != config]
+        if stage == "search" and foreign:
             raise OutputError(f"{path} holds something else than a search: name a new or empty folder with --out")
+        if (path / WEIGHTS).exists():
+            raise OutputError(f"{path / WEIGHTS} is not of this run: move it away, or train in another folder")
         ensure_folder(path)
         write_atomic(config, json.dumps(settings, indent=2) + "\n")
 
@@ -57,7 +62,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The stage's result, once it is finished."""
         path = self.path / f"{self.stage}-result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return _read_object(path) if path.exists() else None
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Write and return the stage's result."""
@@ -65,11 +70,19 @@ class RunFolder:
         return result
 
 
-def _require_same(config: Path, settings: dict[str, Any]) -> None:
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of the run."""
     try:
-        before = json.loads(config.read_text())
+        content = json.loads(read_text(path, "file of a run"))
     except ValueError as error:
-        raise FileFormatError(f"{config} is damaged ({describe(config)}); name another folder") from error
+        raise FileFormatError(f"{path} is damaged ({describe(path)}); delete it, or name another folder") from error
+    if not isinstance(content, dict):
+        raise FileFormatError(f"{path} is no file of a run: it holds no JSON object")
+    return content
+
+
+def _require_same(config: Path, settings: dict[str, Any]) -> None:
+    before = _read_object(config)
     wanted = json.loads(json.dumps(settings))
     differences = [
         f"{key} {before.get(key)!r}, not {wanted.get(key)!r}"

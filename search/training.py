@@ -60,13 +60,14 @@ def train(
     require_classes(dataset, space.classes, space.name)
     settings = {
         **config.model_dump(mode="json", exclude={"workers"}),
+        "space": space.fingerprint,
         "architecture": list(architecture.choices),
         "data": str(data.resolve()),
     }
     run = RunFolder(run_path, "train", settings)
     finished = run.result()
     if finished is not None:
-        return finished
+        return finished | {"weights": str(run_path / WEIGHTS)}
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = LGCNet(space, architecture)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 REFRESH_S = 0.25
 INTERRUPT_CODE = 130
-INTERRUPTED = "interrupted; the same command goes on where it was"
+INTERRUPTED = "interrupted; what is finished is kept, the same command goes on from there"
 PIPE_WIDTH = 160
 """Columns of a table where stdout is no terminal."""
 
@@ -52,12 +52,23 @@ def run(app: typer.Typer) -> None:
     except OSError as error:
         code, message = 2, f"{error.filename or 'the machine'}: {error.strerror or error}"
     except Exception as error:
-        if not hasattr(error, "format_message"):
-            raise
-        code, message = 2, f"{error.format_message()} (see {program} --help)"
+        code, message = 2, f"{_refusal(error)} (see {program} --help)"
     if message:
         print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def _refusal(error: Exception) -> str:
+    """What is wrong with an option, as typer or a settings model says it; any other error is a bug and goes on."""
+    if hasattr(error, "format_message"):
+        return str(error.format_message())
+    from pydantic import ValidationError
+
+    from ..models.space import first_faults
+
+    if isinstance(error, ValidationError):
+        return first_faults(error)
+    raise error
 
 
 def share_cores() -> None:

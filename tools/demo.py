@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 SCENES = {"train": 96, "val": 24, "test": 8}
 TARGET_SHARE = 0.4
 """Where the demo's latency target lies between the fastest (0) and the slowest (1) architecture."""
+TOLERANCE_PCT = 10.0
+"""Error of the prediction beyond which the demo fails."""
 CPU_STEPS, GPU_STEPS = (60, 120), (400, 1000)
 """Steps of the search and of the training."""
-
-DEMO_RUN = Path("demo-run")
 
 app = new_app()
 
@@ -87,6 +87,9 @@ def demo(
     state.summary["seconds"] = time.monotonic() - start
     write_atomic(out / "summary.json", json.dumps(finite(state.summary), indent=2) + "\n")
     emit(state.summary, as_json, *_closing(state))
+    if abs(state.summary["error_pct"]) > TOLERANCE_PCT:
+        say(f"the prediction is off by {state.summary['error_pct']:+.1f} %, more than {TOLERANCE_PCT:g} %")
+        return 1
     return 0 if state.summary["equals_torch"] else 1
 
 

@@ -29,9 +29,10 @@ def export(
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write the ONNX file (always done).")] = False,
     ort: Annotated[bool, typer.Option("--ort", help="Run and time it under ONNX Runtime.")] = False,
+    torch: Annotated[bool, typer.Option("--torch", help="Run and time it under torch itself.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine; run and time it on a GPU.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N; the table's if left out.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; the table's, or 1.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the table's, or 1.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
     scope: Annotated[
         str, typer.Option(help="core: to the logits. dense: to the class of every pixel of the input.")
@@ -49,15 +50,19 @@ def export(
 
     Example: lgc-export runs/street --onnx --ort --tolerance 5%
     """
+    from ..lut.target import PRECISIONS
     from ..models.plan import SCOPES
     from ..profiler import deploy
 
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     if scope not in SCOPES:
         raise UsageError(f"unknown scope {scope!r}; known: {', '.join(SCOPES)}")
     limit = None if tolerance is None else parse_percent(tolerance)
     network, folder = _load(source, out, scope)
     table = _table(lut, network)
-    targets = _targets(table, ort, trt, device, threads, precision)
+    names = [name for name, wanted in (("onnxruntime", ort), ("torch", torch)) if wanted]
+    targets = _targets(table, names, trt, device, threads, precision)
     matching = deploy.matching(table, targets) if table is not None and lut is not None else targets
     content: dict[str, Any] = {"onnx": str(deploy.write_onnx(network, folder)), "engine": None}
     say(f"wrote {content['onnx']}")
@@ -67,6 +72,8 @@ def export(
             if target.backend == "tensorrt":
                 content["engine"] = str(deploy.build_here(network, folder, target))
             fits = table is not None and target in matching and not table.target.differences(target)
+            if table is not None and not fits:
+                say(f"no prediction for {target}: {table.path} is of {table.target}")
             using = table if fits else None
             results.append(deploy.time_network(network, target, using, seconds=seconds, on_progress=on_progress))
     if trt and content["engine"] is None:
@@ -116,22 +123,26 @@ def _table(lut: Path | None, network: Network) -> LatencyTable | None:
 
 
 def _targets(
-    table: LatencyTable | None, ort: bool, trt: bool, device: str | None, threads: int | None, precision: str
+    table: LatencyTable | None,
+    backends: list[str],
+    trt: bool,
+    device: str | None,
+    threads: int | None,
+    precision: str,
 ) -> list[Target]:
     """The targets to run on. An engine runs only where there is a GPU; it is built ahead of time elsewhere."""
     from ..lut.target import Target
     from ..profiler.devices import check_device, list_devices
 
+    own_device, own_threads = (table.target.device, table.target.threads) if table is not None else ("cpu", 1)
     targets = []
-    if ort:
-        place = check_device(device or (table.target.device if table is not None else "cpu"))
-        own = table.target.threads if table is not None else 1
-        targets.append(Target(place, "onnxruntime", precision, (threads or own) if place == "cpu" else 1))
+    for backend in backends:
+        place = check_device(device or own_device)
+        targets.append(Target(place, backend, precision, (threads or own_threads) if place == "cpu" else 1))
     gpus = [name for name in list_devices() if name.startswith("cuda")]
-    if trt and device is not None and device != "cpu":
-        targets.append(Target(check_device(device), "tensorrt", precision))
-    elif trt and gpus:
-        targets.append(Target(gpus[0], "tensorrt", precision))
+    if trt and (gpus or (device is not None and device != "cpu")):
+        wished = device or own_device
+        targets.append(Target(check_device(gpus[0] if wished == "cpu" else wished), "tensorrt", precision))
     return targets
 
 
@@ -144,19 +155,8 @@ def _tables(content: dict[str, Any], results: list[Result]) -> list[Any]:
         lines.append(f"engine  {content['engine']}")
     if not results:
         return lines
-    columns = (
-        "backend",
-        "device",
-        "precision",
-        "scope",
-        "predicted ms",
-        "measured ms",
-        "error",
-        "FPS",
-        "p90 ms",
-        "p99 ms",
-    )
-    table = grid("predicted against measured", *columns, numbers=6)
+    numbers = ("table ms", "predicted ms", "measured ms", "error", "FPS", "p90 ms", "p99 ms")
+    table = grid("predicted against measured", "backend", "device", "precision", "scope", *numbers, numbers=7)
     for result in results:
         cells = (
             _number(result.table_ms, ".3f"),
@@ -191,6 +191,11 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 def _verdict(results: list[Result], limit: float | None) -> int:
     """Exit code: 1 if an output is not torch's, or a prediction beyond the tolerance."""
     code = 0
+    if limit is not None and all(result.error_pct is None for result in results):
+        raise UsageError(
+            "--tolerance has nothing to check: no prediction was held against a measurement; "
+            "run a backend (--ort, --torch, or --trt on a GPU) that the table of --lut was measured on"
+        )
     for result in results:
         if not result.equals_torch():
             say(

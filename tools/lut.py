@@ -68,7 +68,7 @@ def show(
 def verify(
     table: TablePath,
     networks: Annotated[int, typer.Option(help="Random networks to measure, none of them in the table.")] = 12,
-    seed: Annotated[int, typer.Option(help="Of the networks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the networks.")] = 0,
     rounds: Annotated[int | None, typer.Option(help="Visits to each network.")] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -24,7 +24,10 @@ app = new_app()
 def profile(
     device: Annotated[str, typer.Option(help="cpu, or cuda:N.")],
     backend: Annotated[
-        str | None, typer.Option(help="torch, onnxruntime or tensorrt; by default the fastest installed.")
+        str | None,
+        typer.Option(
+            help="torch, onnxruntime or tensorrt; by default onnxruntime on a CPU, on a GPU tensorrt if installed."
+        ),
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
     threads: Annotated[int, typer.Option(help="CPU threads inside an operator.")] = 1,
@@ -39,7 +42,7 @@ def profile(
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Begin no round after this time, say 90s or 4m.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the networks and the visiting order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the networks and the visiting order.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(metavar="T.lut", help="The table; named by device, backend and precision if left out."),
@@ -63,8 +66,9 @@ def profile(
         chosen = chosen.with_input(*parse_size(input_size))
     device = check_device(device)
     target = Target(device, backend or default_backend(device), precision, threads if device == "cpu" else 1)
-    path = out or Path(f"{chosen.name}-{device.replace(':', '')}-{target.backend}-{precision}.lut")
     height, width = chosen.input
+    named = f"{chosen.name}-{height}x{width}-{device.replace(':', '')}-{target.backend}-{precision}.lut"
+    path = out or Path(named)
     say(f"profiling {chosen.name} {height}x{width} on {target}, into {path}")
     with progress_bar() as on_progress:
         result = profiler.profile(
@@ -103,7 +107,7 @@ def report_tables(report: Report | None) -> list[Any]:
     """Tables, or a line, that show a verification report to people."""
     if report is None:
         return ["Not verified: too few networks were measured. Predictions of this table have an unknown error."]
-    table = grid("prediction of unseen networks", "", "here", "measured twice", numbers=2)
+    table = grid("prediction of unseen networks", "", "prediction", "half of the rounds by the other", numbers=2)
     table.add_row("networks", str(report.networks), "")
     table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.ceiling_mape_pct:.1f} %")
     table.add_row("bias", f"{report.bias_pct:+.1f} %", "")

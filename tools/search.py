@@ -10,6 +10,9 @@ import typer
 from ..errors import UsageError
 from .console import JsonFlag, emit, grid, new_app, parse_size, progress_bar, run, say, share_cores, step_progress
 
+POOR_MAPE_PCT = 10.0
+"""Mean error of a table's predictions above which a search with it warns."""
+
 app = new_app()
 
 
@@ -49,10 +52,13 @@ def search(
     with LatencyTable.open(lut) as table:
         chosen = SearchSpace.load(space) if space is not None else table.space
         predictor = Predictor(chosen, table, scope)
+        verification = (table.note("verification") or {}).get(scope)
     if not predictor.calibrated:
         say(f"warning: {lut} was never verified on whole networks, so its predictions have an unknown error")
+    elif verification and verification["mape_pct"] > POOR_MAPE_PCT:
+        say(f"warning: {lut} predicts networks only to {verification['mape_pct']:.0f} %; profile on a quieter machine")
     side = None if crop is None else parse_size(crop)
-    _check_crop(side, chosen.plan.stride)
+    _check_crop(side, chosen.input, chosen.plan.stride)
     config = SearchConfig(
         steps=steps or default_steps(data, chosen, batch),
         batch=batch,
@@ -74,9 +80,15 @@ def search(
     emit(result, as_json, table_, reach, f"architecture  {result['architecture']}")
 
 
-def _check_crop(crop: tuple[int, int] | None, stride: int) -> None:
-    if crop is not None and any(side % stride for side in crop):
-        raise UsageError(f"--crop {crop[0]}x{crop[1]}: both must be multiples of the network's stride, {stride}")
+def _check_crop(crop: tuple[int, int] | None, image: tuple[int, int], stride: int) -> None:
+    if crop is None:
+        return
+    if any(side % stride or side < 2 * stride for side in crop):
+        raise UsageError(
+            f"--crop {crop[0]}x{crop[1]}: both must be multiples of the network's stride, {stride}, twice it at least"
+        )
+    if crop[0] > image[0] or crop[1] > image[1]:
+        raise UsageError(f"--crop {crop[0]}x{crop[1]} is larger than the space's input, {image[0]}x{image[1]}")
 
 
 def main() -> None:

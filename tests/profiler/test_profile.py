@@ -166,7 +166,8 @@ class TestSimulatedDevice:
     def test_a_refused_network_is_left_out_of_the_verification(self, device, mini_space, out):
         device.refused = {"mini network"}
         result = profile(mini_space, TARGET, out, **QUICK)
-        assert (result.failed, result.measured, result.verification) == ({}, result.entries, None)
+        assert (result.measured, result.verification) == (result.entries, None)
+        assert set(result.failed.values()) == {"refused: mini network"}
         assert {row[3] for row in rows(out, "networks")} == {"failed"}
 
     def test_a_budget_ends_the_rounds_and_the_next_call_goes_on(self, device, mini_space, out):

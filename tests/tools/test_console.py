@@ -51,7 +51,7 @@ def test_a_command_leaves_with_what_it_returns(leave, code):
         (TrainingError("the loss is not a number"), 1, "the loss is not a number"),
         (PermissionError(13, "Permission denied", "/root/x"), 2, "/root/x: Permission denied"),
         (OSError(28, "No space left on device"), 2, "the machine: No space left on device"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on where it was"),
+        (KeyboardInterrupt(), 130, "interrupted; what is finished is kept, the same command goes on from there"),
     ],
     ids=repr,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -89,6 +90,47 @@ def test_a_tolerance_that_is_not_kept_is_a_failed_check(call, run, tmp_path):
     assert "predicted against measured" in done.out
 
 
+def test_a_tolerance_with_nothing_to_check_is_no_success(call, run, mini_space, tmp_path):
+    out, _, _ = run
+    refused = call("lgc-export", out, "--onnx", "--tolerance", "5%")
+    assert refused.code == 2
+    assert "nothing to check" in refused.err
+    other = call("lgc-export", out, "--torch", "--seconds", 0.2, "--tolerance", "5%")
+    assert other.code == 2
+    assert "no prediction for cpu, torch" in other.err
+
+
+def test_the_table_for_people_has_its_numbers_under_their_names(call, run):
+    out, _, _ = run
+    numbers = json.loads(call("lgc-export", out, "--ort", "--seconds", 0.2, "--json").out)["results"][0]
+    lines = call("lgc-export", out, "--ort", "--seconds", 0.2).out.splitlines()
+    header = next(line for line in lines if "predicted ms" in line)
+    row = next(line for line in lines if line.startswith("onnxruntime "))
+    cells = dict(zip(re.split(r"\s{2,}", header.strip()), re.split(r"\s{2,}", row.strip()), strict=True))
+    assert float(cells["table ms"]) == pytest.approx(numbers["table_ms"], abs=1e-3)
+    assert cells["error"].endswith("%")
+    assert float(cells["FPS"]) == pytest.approx(1000 / float(cells["measured ms"]), rel=0.5)
+
+
+def test_a_run_from_elsewhere_gives_paths_that_are_there(call, run, data, tmp_path, monkeypatch):
+    out, _, _ = run
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = call("lgc-train", f"../{out.name}", "--data", data, "--steps", 4, "--batch", 2, "--json")
+    assert json.loads(again.out)["weights"] == f"../{out.name}/weights.safetensors"
+
+
+def test_weights_of_somebody_else_are_not_overwritten(call, run, data, tmp_path):
+    out, _, _ = run
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    shutil.copy(out / "architecture.json", mine)
+    (mine / "weights.safetensors").write_bytes(b"precious")
+    refused = call("lgc-train", mine, "--data", data, "--steps", 4, "--batch", 2)
+    assert "is not of this run" in refused.refusal("lgc-train")
+    assert (mine / "weights.safetensors").read_bytes() == b"precious"
+
+
 def test_an_architecture_alone_is_exported_with_random_weights(call, mini_space, tmp_path):
     mini_space.sample(0).save(tmp_path / "a.json")
     done = call("lgc-export", tmp_path / "a.json", "--onnx", "--out", tmp_path / "out")
@@ -125,6 +167,12 @@ def test_an_unverified_table_warns(call, lut, data, tmp_path):
         (("lgc-search", "--lut", "{lut}", "--data", "{folder}", "--out", "{missing}", "--space", "tiny"), "space"),
         (("lgc-search", "--lut", "{lut}", "--data", "{folder}", "--out", "{missing}", "--scope", "all"), "scope"),
         (("lgc-search", "--lut", "{lut}", "--data", "{folder}", "--out", "{lut}"), "not a folder"),
+        (("lgc-search", "--lut", "{lut}", "--data", "{folder}", "--out", "{missing}", "--target-ms", "0"), "target_ms"),
+        (("lgc-search", "--lut", "{lut}", "--data", "{folder}", "--out", "{missing}", "--beta", "0"), "beta"),
+        (("lgc-search", "--lut", "{lut}", "--data", "{folder}", "--out", "{missing}", "--crop", "64x64"), "larger"),
+        (("lgc-train", "{folder}", "--data", "{folder}", "--steps", "1", "--lr", "0"), "lr"),
+        (("lgc-export", "{architecture}", "--precision", "banana"), "unknown precision 'banana'"),
+        (("lgc-profile", "--device", "cpu", "--seed", "-1"), "--seed"),
         (("lgc-demo", "--device", "cuda:5", "--out", "{missing}"), "no device 'cuda:5' here"),
         (("lgc-demo", "--out", "{architecture}"), "cannot make the folder"),
     ],

@@ -121,7 +121,9 @@ def test_an_interrupted_call_is_gone_on_with_by_the_same_call(call, mini_yaml, t
     assert (running.returncode, stdout) == (code, "")
     assert "Traceback" not in stderr
     if stop == signal.SIGINT:
-        assert stderr.endswith("lgc-profile: interrupted; the same command goes on where it was\n")
+        assert stderr.endswith(
+            "lgc-profile: interrupted; what is finished is kept, the same command goes on from there\n"
+        )
     before = rows(out)
     assert len(before) >= 40
     done = call("lgc-profile", *words)
