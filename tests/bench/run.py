@@ -41,9 +41,10 @@ def main() -> None:
     arguments = parser.parse_args()
     device = check_device(arguments.device)
     names = arguments.backends or [n for n in ("onnxruntime", "torch", "tensorrt") if not missing(n, device)]
+    commit = git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
     for name in names:
         target = Target(device, name)
-        result = bench(SearchSpace.load(arguments.space), target)
+        result = bench(SearchSpace.load(arguments.space), target, commit)
         stem = f"{arguments.space}-{slug(result['environment'][DEVICE_NAME])}-{name}-fp32"
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -58,7 +59,7 @@ def missing(backend: str, device: str) -> str | None:
     return reason
 
 
-def bench(space: SearchSpace, target: Target) -> dict[str, Any]:
+def bench(space: SearchSpace, target: Target, commit: str) -> dict[str, Any]:
     """Profile, verify and export; the default backend's run also times `--help`."""
     with tempfile.TemporaryDirectory() as scratch:
         lut = Path(scratch) / "bench.lut"
@@ -68,7 +69,7 @@ def bench(space: SearchSpace, target: Target) -> dict[str, Any]:
             exports = [export_error(table, target, network) for network in unseen(table, EXPORTS, seed=2).values()]
     first = target.backend == default_backend(target.device)
     return {
-        "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
+        "commit": commit,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "space": space.name,
         "target": str(target),
@@ -130,7 +131,7 @@ def markdown(result: dict[str, Any]) -> str:
         "| --- | --- | --- |",
     ]
     held, anew = result["held_out"], result["verify"]
-    lines += [f"| {name} | {held[name]:.2f} | {anew[name]:.2f} |" for name in held]
+    lines += [f"| {name} | {held[name]:.4g} | {anew[name]:.4g} |" for name in held]
     lines += ["", f"Drift of the machine between table and verification: {anew['drift_pct']:+.1f} %.", ""]
     lines += ["| exported network | predicted ms | measured ms | error % | drift % | max diff |", "|" + " --- |" * 6]
     for index, row in enumerate(result["exports"]):
