@@ -76,11 +76,11 @@ def test_a_table_without_networks_says_that_it_is_not_verified(call, mini_yaml, 
     assert "Not verified" in call("lgc-profile", *words).out
 
 
-def test_the_table_is_named_by_device_backend_and_precision(call, mini_yaml, tmp_path, monkeypatch):
+def test_the_table_is_named_by_space_size_device_backend_and_precision(call, mini_yaml, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["--device", "cpu", "--space", mini_yaml, "--input", "32x64", "--rounds", 4, "--networks", 0, "--json"]
     done = call("lgc-profile", *words)
-    assert json.loads(done.out)["lut"] == "mini-cpu-onnxruntime-fp32.lut"
+    assert json.loads(done.out)["lut"] == "mini-32x64-cpu-onnxruntime-fp32.lut"
     with LatencyTable.open("mini-cpu-onnxruntime-fp32.lut") as table:
         assert table.space.input == (32, 64)
 
