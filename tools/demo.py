@@ -23,7 +23,7 @@ TARGET_SHARE = 0.4
 """Where the demo's latency target lies between the fastest (0) and the slowest (1) architecture."""
 TOLERANCE_PCT = 10.0
 """Error of the prediction beyond which the demo fails."""
-CPU_STEPS, GPU_STEPS = (60, 120), (400, 1000)
+CPU_STEPS, GPU_STEPS = (48, 96), (400, 1000)
 """Steps of the search and of the training."""
 
 app = new_app()

@@ -81,7 +81,7 @@ def test_the_table_is_named_by_space_size_device_backend_and_precision(call, min
     words = ["--device", "cpu", "--space", mini_yaml, "--input", "32x64", "--rounds", 4, "--networks", 0, "--json"]
     done = call("lgc-profile", *words)
     assert json.loads(done.out)["lut"] == "mini-32x64-cpu-onnxruntime-fp32.lut"
-    with LatencyTable.open("mini-cpu-onnxruntime-fp32.lut") as table:
+    with LatencyTable.open("mini-32x64-cpu-onnxruntime-fp32.lut") as table:
         assert table.space.input == (32, 64)
 
 
