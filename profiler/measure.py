@@ -149,8 +149,7 @@ def measure_seconds(
         warm_up = WARM_UP_SHARE * seconds
         interleave(runners, {}, UNBOUNDED, lambda _: None, budget_s=warm_up, min_rounds=1, on_progress=on_progress)
         least = -(-MIN_RUNS // MIN_REPEATS)
-        keep = visits.extend
-        interleave(runners, {}, UNBOUNDED, keep, budget_s=seconds, min_rounds=least, on_progress=on_progress)
+        interleave(runners, {}, UNBOUNDED, visits.extend, budget_s=seconds, min_rounds=least, on_progress=on_progress)
         for runner in runners.values():
             runner.close()
     return Measurement(visits, default_statistic(target))

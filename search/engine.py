@@ -103,25 +103,20 @@ def search(
     spent = _restore(state, before) if before is not None else 0.0
     seconds = _optimise(state, halves, run, config, on_step, spent)
     architecture = _derive(state, halves[1], predictor, config)
-    predicted = predictor.predict(architecture)
-    provenance = {
-        "found_by": "lgc-search",
-        "table": str(predictor.table_path.resolve()),
-        "scope": predictor.scope,
+    common = {
         "target_ms": config.target_ms,
-        "predicted_ms": predicted,
+        "predicted_ms": predictor.predict(architecture),
         "steps": config.steps,
-        "seed": config.seed,
+        "scope": predictor.scope,
     }
+    table = str(predictor.table_path.resolve())
+    provenance = {"found_by": "lgc-search", "table": table, "seed": config.seed, **common}
     architecture.model_copy(update={"provenance": provenance}).save(path)
     return run.finish(
         {
             "architecture": str(path),
-            "target_ms": config.target_ms,
-            "predicted_ms": predicted,
-            "steps": config.steps,
+            **common,
             "seconds": seconds,
-            "scope": predictor.scope,
             "fastest_ms": predictor.predict(predictor.fastest),
             "slowest_ms": predictor.predict(predictor.slowest),
         }

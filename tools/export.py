@@ -63,7 +63,8 @@ def export(
     table = _table(lut, network)
     names = [name for name, wanted in (("onnxruntime", ort), ("torch", torch)) if wanted]
     targets = _targets(table, names, trt, device, threads, precision)
-    matching = deploy.matching(table, targets) if table is not None and lut is not None else targets
+    if table is not None and lut is not None:
+        deploy.matching(table, targets)
     content: dict[str, Any] = {"onnx": str(deploy.write_onnx(network, folder)), "engine": None}
     say(f"wrote {content['onnx']}")
     results: list[Result] = []
@@ -71,10 +72,9 @@ def export(
         for target in targets:
             if target.backend == "tensorrt":
                 content["engine"] = str(deploy.build_here(network, folder, target))
-            fits = table is not None and target in matching and not table.target.differences(target)
-            if table is not None and not fits:
+            using = table if table is not None and table.target == target else None
+            if table is not None and using is None:
                 say(f"no prediction for {target}: {table.path} is of {table.target}")
-            using = table if fits else None
             results.append(deploy.time_network(network, target, using, seconds=seconds, on_progress=on_progress))
     if trt and content["engine"] is None:
         engine, built = deploy.build_ahead(network, folder, precision, compute_capability)
