@@ -1,31 +1,196 @@
-"""How well sums over a table predict whole networks, and the small correction that makes them do it better."""
+"""The small correction that makes sums over a table predict whole networks, and the report on how well they do.
+
+A correction is linear in what a network is made of, so it moves into the entries themselves:
+
+    features f[i, s]   of operator s: its latency (ms), the part of it that falls to its kind (ms), 1
+    latency = intercept_ms + sum over operators s of sum over i of weight[i] * f[i, s]
+
+The forms differ in their features, from a mere offset to a factor for each kind of operator. Cross-validation chooses
+among them, and a form with more weights has to be better by more than its error's own uncertainty.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MeasurementError
+from ..errors import MeasurementError, UnknownNameError
+from ..models.operators import Conv, recipe_of
+from ..models.opspec import OpSpec
 
 MIN_NETWORKS = 4
 """Networks that a calibration needs: two for a line, two that it has not seen."""
+SPARE = 4
+"""Networks that a fit needs for each weight: with fewer it would follow their noise."""
+LEVEL = 0.9
+"""Probability that an interval is to hold the measured latency."""
 
 Array = NDArray[np.float64]
 
+KINDS = ("conv", "depthwise", "other")
+"""Operators that a runtime runs alike."""
+
+
+def kind_of(spec: OpSpec) -> int:
+    """Index into `KINDS`: what the operator's first layer is."""
+    first = recipe_of(spec)[0]
+    if isinstance(first, Conv):
+        return 1 if first.groups > 1 else 0
+    return 2
+
+
+def _sum(spec: OpSpec, latency_ms: float) -> list[float]:
+    return [latency_ms]
+
+
+def _launches(spec: OpSpec, latency_ms: float) -> list[float]:
+    return [latency_ms, float(len(recipe_of(spec)))]
+
+
+def _kinds(spec: OpSpec, latency_ms: float) -> list[float]:
+    return [latency_ms * (kind_of(spec) == kind) for kind in range(len(KINDS))]
+
 
 @dataclass(frozen=True)
-class Affine:
-    """Correction of a sum over slots: latency_ms = intercept_ms + slope * sum_ms."""
+class Form:
+    """A shape that a correction can have.
 
+    Attributes:
+        features: of an operator of a given latency (ms); their weights are fitted and not negative.
+        weights: how many there are.
+        fixed: weights that are not fitted.
+    """
+
+    features: Callable[[OpSpec, float], list[float]]
+    weights: int
+    fixed: bool = False
+
+
+FORMS = {
+    "offset": Form(_sum, 1, fixed=True),
+    "affine": Form(_sum, 1),
+    "launches": Form(_launches, 2),
+    "kinds": Form(_kinds, len(KINDS)),
+}
+"""Name -> form, the simplest first."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A fitted form; the default changes nothing.
+
+    Attributes:
+        form: a name of `FORMS`.
+        intercept_ms: what a network takes besides its operators.
+        weights: one for each feature of the form.
+        error_pct: root mean square of the relative error on networks that the fit had not seen; None if unknown.
+        networks: number of networks behind it.
+    """
+
+    form: str = "offset"
     intercept_ms: float = 0.0
-    slope: float = 1.0
+    weights: tuple[float, ...] = (1.0,)
+    error_pct: float | None = None
+    networks: int = 0
 
-    def __call__(self, sum_ms: Array) -> Array:
-        """Corrected latencies in milliseconds."""
-        return self.intercept_ms + self.slope * sum_ms
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise UnknownNameError("form of calibration", self.form, FORMS)
+
+    def of(self, spec: OpSpec, latency_ms: float) -> float:
+        """What the operator adds to a network, in milliseconds."""
+        features = FORMS[self.form].features(spec, latency_ms)
+        return sum(weight * feature for weight, feature in zip(self.weights, features, strict=True))
+
+    def half_width_pct(self) -> float | None:
+        """Half the width, in percent, of the interval that holds a new network's latency with probability `LEVEL`."""
+        from scipy.stats import t
+
+        if self.error_pct is None or self.networks < 2:
+            return None
+        return float(t.ppf((1 + LEVEL) / 2, self.networks - 1)) * self.error_pct * (1 + 1 / self.networks) ** 0.5
+
+
+Parts = Sequence[tuple[OpSpec, float]]
+"""The operators of a network and their latencies in the table (ms), repeated as often as they are computed."""
+
+
+def fit(form: str, networks: Sequence[Parts], measured_ms: Sequence[float]) -> Correction:
+    """The correction of a form with the least squared relative error and no negative weight.
+
+    Args:
+        form: a name of `FORMS`.
+        networks: what each network is made of.
+        measured_ms: their latencies, milliseconds.
+    """
+    return _fit(form, design(form, networks), np.asarray(measured_ms, float))
+
+
+def choose(networks: Sequence[Parts], measured_ms: Sequence[float]) -> tuple[Correction, Array]:
+    """Choose a form and fit it; the correction, and a prediction of each network by a fit that has not seen it (ms).
+
+    Each network is left out in turn; the others choose the form, by leaving out one of them each, and fit it.
+
+    Raises:
+        MeasurementError: fewer than `MIN_NETWORKS` networks.
+    """
+    y = np.asarray(measured_ms, float)
+    if len(y) < MIN_NETWORKS:
+        raise MeasurementError(f"{len(y)} networks were measured, a calibration needs {MIN_NETWORKS}")
+    designs = {form: design(form, networks) for form in FORMS}
+    held_out = np.empty_like(y)
+    for index in range(len(y)):
+        rest = np.arange(len(y)) != index
+        form = _best({name: x[rest] for name, x in designs.items()}, y[rest])
+        held_out[index] = _predict(_fit(form, designs[form][rest], y[rest]), designs[form][index])
+    chosen = _best(designs, y)
+    found = _fit(chosen, designs[chosen], y)
+    error = float(np.sqrt(np.mean((held_out / y - 1) ** 2)) * 100)
+    return Correction(found.form, found.intercept_ms, found.weights, error, len(y)), held_out
+
+
+def design(form: str, networks: Sequence[Parts]) -> Array:
+    """Features of each network, summed over its operators; [networks, features]."""
+    features = FORMS[form].features
+    return np.array([np.sum([features(spec, ms) for spec, ms in parts], axis=0) for parts in networks])
+
+
+def _predict(correction: Correction, features: Array) -> float:
+    return correction.intercept_ms + float(features @ np.array(correction.weights))
+
+
+def _fit(form: str, x: Array, y: Array) -> Correction:
+    """Least squares of the relative error: columns are scaled by 1 / y."""
+    from scipy.optimize import nnls
+
+    if FORMS[form].fixed:
+        offset = float(((y - x[:, 0]) / y**2).sum() / (1 / y**2).sum())
+        return Correction(form, offset, (1.0,))
+    columns = np.column_stack([1 / y, -1 / y, x / y[:, None]])  # an intercept of either sign
+    scale = np.linalg.norm(columns, axis=0)
+    scale[scale == 0] = 1.0
+    solved, _ = nnls(columns / scale, np.ones_like(y))
+    up, down, *weights = (solved / scale).tolist()
+    return Correction(form, up - down, tuple(weights))
+
+
+def _best(designs: dict[str, Array], y: Array) -> str:
+    """The simplest form whose leave-one-out error is within a standard error of the least one's."""
+    errors: dict[str, Array] = {}
+    for form, x in designs.items():
+        if FORMS[form].fixed or len(y) > SPARE * FORMS[form].weights:
+            keep = ~np.eye(len(y), dtype=bool)
+            found = [_predict(_fit(form, x[rest], y[rest]), x[index]) for index, rest in enumerate(keep)]
+            errors[form] = np.abs(np.array(found) / y - 1)
+    least = min(errors, key=lambda form: float(errors[form].mean()))
+    for form, error in errors.items():
+        gain = error - errors[least]
+        if gain.mean() <= gain.std(ddof=1) / len(y) ** 0.5:
+            return form
+    return least
 
 
 @dataclass(frozen=True)
@@ -36,11 +201,12 @@ class Report:
         networks: number of networks.
         mape_pct: mean of |predicted - measured| / measured.
         bias_pct: mean of (predicted - measured) / measured.
+        worst_pct: greatest |predicted - measured| / measured.
         within_5_pct: share of networks that are predicted within 5 %, in percent.
         within_10_pct: likewise within 10 %.
         kendall_tau: rank correlation of predicted and measured; 0 where all of one side are equal.
         spearman_rho: likewise.
-        ceiling_mape_pct: mape_pct of one half of the measurement's rounds against the other.
+        ceiling_mape_pct: mape_pct of one half of the measurement's visits against the other.
         ceiling_kendall_tau: kendall_tau of the two halves.
     """
 
@@ -53,58 +219,22 @@ class Report:
     spearman_rho: float
     ceiling_mape_pct: float
     ceiling_kendall_tau: float
+    worst_pct: float = field(default=float("nan"))
 
     def as_dict(self) -> dict[str, float]:
         """The report as a JSON object."""
         return asdict(self)
 
 
-def fit(sum_ms: Sequence[float], measured_ms: Sequence[float]) -> Affine:
-    """The affine correction with the least squared relative error.
-
-    A slope that is not positive, which a handful of like networks can give, is no correction: a factor is fitted then.
-
-    Args:
-        sum_ms: uncorrected predictions, milliseconds.
-        measured_ms: measured latencies, milliseconds.
-    """
-    x, y = np.asarray(sum_ms, float), np.asarray(measured_ms, float)
-    design = np.stack([1 / y, x / y], axis=1)
-    (intercept, slope), _, rank, _ = np.linalg.lstsq(design, np.ones_like(y), rcond=None)
-    if rank < 2 or slope <= 0:
-        ratio = x / y
-        return Affine(0.0, float(ratio.sum() / (ratio**2).sum()))
-    return Affine(float(intercept), float(slope))
-
-
-def cross_validate(sum_ms: Sequence[float], measured_ms: Sequence[float]) -> Array:
-    """Predictions of every network by a correction fitted without it, in milliseconds.
-
-    Networks are ordered by their sums and dealt to two halves in turn, so that both span the range; each half is
-    predicted from the other.
-
-    Raises:
-        MeasurementError: fewer than `MIN_NETWORKS` networks.
-    """
-    x, y = np.asarray(sum_ms, float), np.asarray(measured_ms, float)
-    if len(x) < MIN_NETWORKS:
-        raise MeasurementError(f"{len(x)} networks were measured, a calibration needs {MIN_NETWORKS}")
-    order = np.argsort(x, kind="stable")
-    predicted = np.empty_like(x)
-    for held_out, seen in ((order[::2], order[1::2]), (order[1::2], order[::2])):
-        predicted[held_out] = fit(list(x[seen]), list(y[seen]))(x[held_out])
-    return predicted
-
-
 def report(
-    predicted_ms: Sequence[float], measured_ms: Sequence[float], halves_ms: Sequence[tuple[float, float]]
+    predicted_ms: Sequence[float] | Array, measured_ms: Sequence[float], halves_ms: Sequence[tuple[float, float]]
 ) -> Report:
     """Compare predictions with measurements.
 
     Args:
         predicted_ms: predictions, milliseconds.
         measured_ms: measured latencies, milliseconds.
-        halves_ms: for each network, the same statistic over the even and over the odd rounds.
+        halves_ms: for each network, the same statistic over every other visit, and over the others.
     """
     predicted, measured = np.asarray(predicted_ms, float), np.asarray(measured_ms, float)
     error = (predicted - measured) / measured * 100
@@ -119,6 +249,7 @@ def report(
         spearman_rho=_rank_correlation("spearmanr", predicted, measured),
         ceiling_mape_pct=float(np.abs(even / odd - 1).mean() * 100),
         ceiling_kendall_tau=_rank_correlation("kendalltau", even, odd),
+        worst_pct=float(np.abs(error).max()),
     )
 
 

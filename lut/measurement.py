@@ -5,9 +5,10 @@ of a second, for all that runs on it alike. Since the subjects are visited in ra
 tell how fast the machine was just then:
 
     point[v]      one number for visit v (its minimum or its median), milliseconds
-    usual[s]      median of the points of subject s, each divided by its slowdown (at first 1)
-    deviation[v]  log(point[v] / usual[subject of v])
-    slowdown[v]   exp(median of the deviations of the `2 * REACH + 1` visits around v)
+    level[z]      speed of session z (one process on one device) against the others, by the subjects they share
+    usual[s]      median of the points of subject s, each divided by level and slowdown (at first 1)
+    deviation[v]  log(point[v] / level / usual[subject of v])
+    slowdown[v]   exp(median of the deviations of the `2 * REACH + 1` visits around v in its session)
 
 repeated `PASSES` times. The latency of a subject is its last usual[s]. Where nothing changes, the slowdowns are about 1
 and nothing is altered. Assumption: what slows the machine slows all subjects by about the same factor; where it does
@@ -17,13 +18,24 @@ not, the two halves of the measurement, each corrected for itself, differ.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..errors import MeasurementError
 from .statistics import Array, Summary, summarise, visit_points
 
-Visits = list[tuple[str, int, float, Sequence[float]]]
-"""Subject, round, unix time in seconds, durations in milliseconds: one row for each visit."""
+
+class Visit(NamedTuple):
+    """Some runs of a subject, back to back: one process's, at one moment."""
+
+    subject: str
+    round: int
+    at_unix_s: float
+    durations_ms: Sequence[float]
+    session: int = 0
+
 
 REACH = 10
 """Visits on either side that tell the machine's speed at a visit."""
@@ -37,21 +49,23 @@ class Measurement:
     """Visits that were measured together.
 
     Args:
-        visits: rows in any order.
+        visits: in any order.
         statistic: `minima` or `medians`, see `statistics`.
 
     Raises:
         MeasurementError: a visit holds no runs, or durations that are no positive numbers.
     """
 
-    def __init__(self, visits: Visits, statistic: str) -> None:
-        self.visits = sorted(visits, key=lambda visit: visit[2])
+    def __init__(self, visits: Sequence[Visit], statistic: str) -> None:
+        self.visits = sorted(visits, key=lambda visit: (visit.session, visit.at_unix_s))
         self.statistic = statistic
-        self._slowdown = _slowdowns(self.visits, statistic) if visits else np.empty(0)
+        self.subjects, self._which = np.unique([visit.subject for visit in self.visits], return_inverse=True)
+        self._points = visit_points([v.durations_ms for v in self.visits], statistic) if visits else np.empty(0)
+        self._slowdown = self._slowdowns() if visits else np.empty(0)
 
     def durations(self, subject: str) -> list[list[float]]:
-        """Raw durations of a subject in milliseconds, one list for each visit, in order of time."""
-        return [list(durations) for key, _, _, durations in self.visits if key == subject]
+        """Raw durations of a subject in milliseconds, one list for each visit, in order of session and time."""
+        return [list(self.visits[index].durations_ms) for index in self._indices(subject)]
 
     def summary(self, subject: str) -> Summary:
         """Statistics of a subject.
@@ -59,31 +73,83 @@ class Measurement:
         Raises:
             MeasurementError: it was not visited.
         """
-        kept = [index for index, (key, _, _, _) in enumerate(self.visits) if key == subject]
-        return summarise([self.visits[index][3] for index in kept], self.statistic, self._slowdown[kept])
+        kept = self._indices(subject)
+        durations = [self.visits[index].durations_ms for index in kept]
+        return summarise(durations, self.statistic, self._slowdown[kept])
+
+    def points(self, subject: str) -> Array:
+        """One latency for each visit of a subject, in milliseconds, the machine's speed divided out; [visits]."""
+        kept = self._indices(subject)
+        return self._points[kept] / self._slowdown[kept]
 
     def halves(self) -> tuple[Measurement, Measurement]:
-        """The even and the odd rounds, as two measurements, each corrected for itself."""
-        even, odd = ([visit for visit in self.visits if visit[1] % 2 == parity] for parity in (0, 1))
+        """Every other visit of each subject, as two measurements, each corrected for itself."""
+        number = np.empty(len(self.visits), dtype=int)
+        for subject in range(len(self.subjects)):
+            kept = np.flatnonzero(self._which == subject)
+            number[kept] = np.arange(len(kept))
+        even, odd = ([self.visits[index] for index in np.flatnonzero(number % 2 == parity)] for parity in (0, 1))
         return Measurement(even, self.statistic), Measurement(odd, self.statistic)
 
+    def _indices(self, subject: str) -> NDArray[np.intp]:
+        at = int(np.searchsorted(self.subjects, subject)) if len(self.subjects) else 0
+        if at == len(self.subjects) or self.subjects[at] != subject:
+            return np.empty(0, dtype=np.intp)
+        return np.flatnonzero(self._which == at)
 
-def _slowdowns(visits: Visits, statistic: str) -> Array:
-    """Slowdown of the machine at each of the visits, which are in order of time; 1 is its usual speed."""
-    points = visit_points([durations for _, _, _, durations in visits], statistic)
-    subjects = np.unique([key for key, _, _, _ in visits], return_inverse=True)[1]
-    pauses = np.flatnonzero(np.diff([at for _, _, at, _ in visits]) > PAUSE_S) + 1
-    slowdown: Array = np.ones_like(points)
-    for _ in range(PASSES):
-        steady = points / slowdown
-        usual = np.array([np.median(steady[subjects == subject]) for subject in range(subjects.max() + 1)])
-        deviation = np.log(points / usual[subjects])
-        slowdown = np.exp(np.concatenate([_running_median(part) for part in np.split(deviation, pauses)]))
-    return slowdown
+    def _slowdowns(self) -> Array:
+        """Slowdown of the machine at each of the visits, levels included; 1 is its usual speed."""
+        points = self._points
+        sessions = np.array([visit.session for visit in self.visits])
+        level = _levels(points, self._which, sessions)
+        gaps = np.diff([visit.at_unix_s for visit in self.visits]) > PAUSE_S
+        parts = np.flatnonzero(gaps | (np.diff(sessions) != 0)) + 1
+        slowdown = level
+        for _ in range(PASSES):
+            usual = _medians(points / slowdown, self._which)
+            deviation = np.log(points / level / usual[self._which])
+            slowdown = level * np.exp(np.concatenate([_running_median(part) for part in np.split(deviation, parts)]))
+        return slowdown
+
+
+def _medians(values: Array, group: NDArray[np.intp]) -> Array:
+    """Median of the values of each group, [groups]."""
+    order = np.argsort(group, kind="stable")
+    parts = np.split(values[order], np.flatnonzero(np.diff(group[order])) + 1)
+    return np.array([np.median(part) for part in parts])
+
+
+def _levels(points: Array, which: NDArray[np.intp], sessions: NDArray[np.int_]) -> Array:
+    """Level of each visit's session: 1 for the one with most visits, others tied to it by subjects in common.
+
+    A session that shares no subject with any tied one keeps 1: nothing is known of it.
+    """
+    names, counts = np.unique(sessions, return_counts=True)
+    level: Array = np.ones_like(points)
+    if len(names) == 1:
+        return level
+    usual = {int(z): dict(_by_subject(points[sessions == z], which[sessions == z])) for z in names}
+    tied = dict(usual.pop(int(names[counts.argmax()])))
+    while usual:
+        nearest = max(usual, key=lambda z: len(usual[z].keys() & tied.keys()))
+        found = usual.pop(nearest)
+        shared = found.keys() & tied.keys()
+        factor = float(np.median([found[s] / tied[s] for s in shared])) if shared else 1.0
+        level[sessions == nearest] = factor
+        tied.update({s: value / factor for s, value in found.items() if s not in tied})
+    return level
+
+
+def _by_subject(points: Array, which: NDArray[np.intp]) -> list[tuple[int, float]]:
+    """(subject, median of its points) of one session."""
+    subjects, group = np.unique(which, return_inverse=True)
+    return list(zip(subjects.tolist(), _medians(points, group).tolist(), strict=True))
 
 
 def _running_median(values: Array) -> Array:
-    """Median of the values within `REACH` of each; fewer at the ends."""
-    padded = np.pad(values, REACH, constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * REACH + 1)
-    return np.asarray(np.nanmedian(windows, axis=1), dtype=np.float64)
+    """Median of the values within `REACH` of each; near the ends, of the nearest `REACH + 1` or more."""
+    from scipy.ndimage import median_filter
+
+    reach = min(REACH, max((len(values) - 1) // 2, 0))
+    filtered: Array = median_filter(values, size=2 * reach + 1, mode="mirror")
+    return filtered

@@ -1,19 +1,21 @@
-"""Predictor: the latency of any architecture of a space, as a sum over its slots, corrected by the calibration.
+"""Predictor: the latency of any architecture of a space, as a sum over its slots, each corrected by the calibration.
 
 Symbols used here and in the search:
 
     E        searched edges of the network
     O        operators of the space
-    edge_ms  [E, O]  latency of operator o on edge e, with the addition that a live edge costs its node
-    fixed_ms         latency of all that is not searched, less one addition a node: its first live edge needs none
+    edge_ms  [E, O]  what operator o on edge e adds, with the addition that a live edge costs its node
+    fixed_ms         all that is not searched and the intercept, less one addition a node: its first edge needs none
 
-so that sum_ms = fixed_ms + sum over e of edge_ms[e, choice(e)] counts exactly what `Architecture.specs` lists.
+so that latency = fixed_ms + sum over e of edge_ms[e, choice(e)] counts exactly what `Architecture.specs` lists. The
+correction is linear in the operators, and is part of both.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -21,20 +23,29 @@ from numpy.typing import NDArray
 
 from ..errors import MismatchError, UnknownNameError
 from ..models.architecture import Architecture
-from ..models.operators import ZERO
+from ..models.operators import ZERO, is_free
+from ..models.opspec import OpSpec
 from ..models.plan import CORE, DENSE, SCOPES
 from ..models.space import SearchSpace
-from .calibration import Affine
+from .calibration import Correction
 from .table import LatencyTable
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a latency lies with probability `calibration.LEVEL`, milliseconds."""
+
+    low_ms: float
+    high_ms: float
 
 
 class Predictor:
     """Predicts the latency of architectures of `space` from `table`.
 
     Args:
-        space: the search space; it must be the table's.
+        space: the search space; the table must hold its operators.
         table: measured latencies.
         scope: `dense` (the whole way to labels) or `core` (up to the logits).
 
@@ -42,6 +53,7 @@ class Predictor:
         MismatchError: the table is of another space.
         MissingEntryError: the table lacks an operator of the space.
         UnknownNameError: no such scope.
+        FileFormatError: the table's calibration is damaged.
     """
 
     def __init__(self, space: SearchSpace, table: LatencyTable, scope: str = DENSE) -> None:
@@ -51,23 +63,30 @@ class Predictor:
         self.space = space
         self.scope = scope
         self.table_path = table.path
-        fitted = (table.note("calibration") or {}).get(scope)
-        self.calibration = Affine(**fitted) if fitted else Affine()
-        self.calibrated = fitted is not None
+        correction = table.correction(scope)
+        self.calibrated = correction is not None
+        self.correction = correction or Correction()
         self.edge_ms: Array = np.zeros((space.edges, len(space.operators)))
-        self.fixed_ms = 0.0
+        self.fixed_ms = self.correction.intercept_ms
+        known: dict[OpSpec, float] = {}
         live = np.array([name != ZERO for name in space.operators])
         for slot in space.slots():
             if scope == CORE and slot.scope == DENSE:
                 continue
+            costs = [self._cost(table, spec, known) for spec in slot.candidates]
             if slot.edge is not None:
-                self.edge_ms[slot.edge] += [table.latency_ms(spec) for spec in slot.candidates]
+                self.edge_ms[slot.edge] += costs
             elif slot.sums:
-                cost = table.latency_ms(slot.candidates[0])
-                self.edge_ms[list(slot.sums)] += cost * live
-                self.fixed_ms -= cost
+                self.edge_ms[list(slot.sums)] += costs[0] * live
+                self.fixed_ms -= costs[0]
             else:
-                self.fixed_ms += table.latency_ms(slot.candidates[0])
+                self.fixed_ms += costs[0]
+
+    def _cost(self, table: LatencyTable, spec: OpSpec, known: dict[OpSpec, float]) -> float:
+        """What an operator adds to a network, corrected, in milliseconds; 0 where it takes no time."""
+        if spec not in known:
+            known[spec] = 0.0 if is_free(spec) else self.correction.of(spec, table.latency_ms(spec))
+        return known[spec]
 
     def predict(self, architecture: Architecture) -> float:
         """Predicted latency of `architecture` in milliseconds, calibrated where the table is.
@@ -75,31 +94,36 @@ class Predictor:
         Raises:
             MismatchError: it is of another space.
         """
-        return float(self.calibration(np.array(self.sum_ms(architecture))))
-
-    def sum_ms(self, architecture: Architecture) -> float:
-        """Sum of the table's entries over the slots of `architecture`, in milliseconds, without calibration."""
         if architecture.space.fingerprint != self.space.fingerprint:
             raise MismatchError(
                 f"the architecture is of space {architecture.space.name} ({architecture.space.fingerprint}), the "
                 f"table {self.table_path} of {self.space.name} ({self.space.fingerprint})"
             )
-        return float(self.sums_ms(np.array([architecture.choices]))[0])
+        return float(self.predict_many(np.array([architecture.choices]))[0])
 
-    def sums_ms(self, choices: NDArray[np.integer]) -> Array:
-        """Uncalibrated sums for an array of architectures: choices [N, E] of operator indices -> [N], milliseconds."""
-        picked: Array = self.edge_ms[np.arange(self.edge_ms.shape[0]), choices]
-        totals: Array = self.fixed_ms + picked.sum(axis=1)
-        return totals
+    def interval(self, architecture: Architecture) -> Interval | None:
+        """Where the latency lies, by the calibration's errors on networks it had not seen; None if not calibrated.
+
+        Raises:
+            MismatchError: it is of another space.
+        """
+        half_pct = self.correction.half_width_pct()
+        if half_pct is None:
+            return None
+        predicted = self.predict(architecture)
+        return Interval(max(predicted * (1 - half_pct / 100), 0.0), predicted * (1 + half_pct / 100))
 
     def predict_many(self, choices: NDArray[np.integer]) -> Array:
-        """Calibrated predictions for an array of architectures: choices [N, E] of operator indices -> [N], ms."""
-        return self.calibration(self.sums_ms(choices))
+        """Predictions for an array of architectures: choices [N, E] of operator indices -> [N], milliseconds."""
+        flat = self.edge_ms.ravel()
+        offsets = np.arange(self.edge_ms.shape[0]) * self.edge_ms.shape[1]
+        totals: Array = self.fixed_ms + flat.take(np.asarray(choices) + offsets).sum(axis=1)
+        return totals
 
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with any latency or with the calibration."""
-        content = (self.scope, self.edge_ms.tobytes(), self.fixed_ms, self.calibration)
+        content = (self.scope, self.edge_ms.tobytes(), self.fixed_ms)
         return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
     @cached_property

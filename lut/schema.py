@@ -1,16 +1,17 @@
-"""The SQLite schema of a latency table, and what tells one from any other file."""
+"""The SQLite schema of a latency table, and what tells one from any other file; docs/lut-format.md describes it."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..errors import FileFormatError, OutputError
 from ..files import describe
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Kept in the database's `user_version`."""
 
 APPLICATION_ID = 0x6C676331
@@ -19,46 +20,113 @@ APPLICATION_ID = 0x6C676331
 DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 """What reading a damaged table raises; the second where SQLite's own message quotes broken text."""
 
-PENDING, MEASURED, FAILED = "pending", "measured", "failed"
+PENDING, MEASURED, NOISY, INTERPOLATED, FAILED = "pending", "measured", "noisy", "interpolated", "failed"
+KNOWN = (MEASURED, NOISY, INTERPOLATED)
+"""Statuses of entries that have a latency."""
 
-_MEASUREMENT = """
-    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'measured', 'failed')),
-    reason TEXT,
-    latency_ms REAL CHECK (latency_ms > 0),
-    median_ms REAL,
-    min_ms REAL,
-    spread_pct REAL,
-    samples INTEGER NOT NULL DEFAULT 0,
-    CHECK ((status = 'measured') = (latency_ms IS NOT NULL)),
-    CHECK ((status = 'failed') = (reason IS NOT NULL))
-"""
-
-DDL = f"""
+DDL = """
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL CHECK (json_valid(value))
 ) STRICT;
 CREATE TABLE entries (
     key TEXT PRIMARY KEY,
-    {_MEASUREMENT}
+    status TEXT NOT NULL DEFAULT 'pending'
+        CHECK (status IN ('pending', 'measured', 'noisy', 'interpolated', 'failed')),
+    reason TEXT,
+    latency_ms REAL CHECK (latency_ms > 0 AND latency_ms < 1e9),
+    ci_ms REAL CHECK (ci_ms >= 0),
+    CHECK ((status IN ('measured', 'noisy', 'interpolated')) = (latency_ms IS NOT NULL)),
+    CHECK (status <> 'failed' OR reason IS NOT NULL)
 ) STRICT;
-CREATE TABLE networks (
+CREATE TABLE subjects (
     key TEXT PRIMARY KEY,
-    architecture TEXT NOT NULL CHECK (json_valid(architecture)),
-    scope TEXT NOT NULL,
-    {_MEASUREMENT}
+    kind TEXT NOT NULL CHECK (kind IN ('operator', 'carrier', 'network')),
+    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'measured', 'noisy', 'failed')),
+    reason TEXT,
+    latency_ms REAL CHECK (latency_ms > 0 AND latency_ms < 1e9),
+    ci_ms REAL CHECK (ci_ms >= 0),
+    median_ms REAL,
+    min_ms REAL,
+    spread_pct REAL,
+    visits INTEGER NOT NULL DEFAULT 0,
+    samples INTEGER NOT NULL DEFAULT 0,
+    energy_mj REAL,
+    session INTEGER,
+    architecture TEXT CHECK (architecture IS NULL OR json_valid(architecture)),
+    scope TEXT,
+    CHECK ((status IN ('measured', 'noisy')) = (latency_ms IS NOT NULL)),
+    CHECK (status <> 'failed' OR reason IS NOT NULL),
+    CHECK ((kind = 'network') = (architecture IS NOT NULL AND scope IS NOT NULL))
+) STRICT;
+CREATE TABLE terms (
+    entry TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    coefficient REAL NOT NULL,
+    PRIMARY KEY (entry, subject)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY,
+    device TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started_unix_s REAL NOT NULL,
+    seen_unix_s REAL NOT NULL,
+    environment TEXT NOT NULL CHECK (json_valid(environment))
 ) STRICT;
 CREATE TABLE visits (
     subject TEXT NOT NULL,
+    session INTEGER NOT NULL,
     round INTEGER NOT NULL,
     at_unix_s REAL NOT NULL,
     durations_ms TEXT NOT NULL CHECK (json_valid(durations_ms)),
-    PRIMARY KEY (subject, round)
+    PRIMARY KEY (subject, session, round)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE health (
+    session INTEGER NOT NULL,
+    at_unix_s REAL NOT NULL,
+    sample TEXT NOT NULL CHECK (json_valid(sample))
+) STRICT;
 """
 
 
-def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> sqlite3.Connection:
+class Store:
+    """The open database of a table: rows out, transactions in, SQLite's errors as lgc's own."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """All rows of a query.
+
+        Raises:
+            FileFormatError: the file is damaged.
+        """
+        try:
+            return list(self._connection.execute(query, values).fetchall())
+        except DAMAGE as error:
+            raise FileFormatError(f"{self.path} is a damaged latency table: {error}") from error
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that holds the file from its beginning, all or nothing.
+
+        Raises:
+            OutputError: the disk is full, the file read-only, or another process holds it for too long.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            with self._connection:
+                yield self._connection
+        except sqlite3.Error as error:
+            raise OutputError(f"cannot write {self.path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
     """Make a new table at `path`, with `meta` (JSON text by key) and a pending entry for each of `keys`.
 
     The file appears under its name only with all of that in it.
@@ -80,12 +148,13 @@ def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> sqlite3.
             connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
         scratch.rename(path)
     except (OSError, sqlite3.Error) as error:
+        scratch.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error}") from error
     return connect(path)
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the table at `path`, after showing that it is one and whole.
+def connect(path: Path, version: int = SCHEMA_VERSION) -> Store:
+    """Open the table at `path`, after showing that it is one, whole, and of schema `version`.
 
     Raises:
         FileFormatError: it is missing, foreign, truncated, or of another schema version.
@@ -100,11 +169,11 @@ def connect(path: Path) -> sqlite3.Connection:
     if path.stat().st_size < page_bytes:  # SQLite would take it for an empty database
         raise FileFormatError(f"{path} is a damaged latency table: it breaks off within its first {page_bytes} bytes")
     try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=30)
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=30, isolation_level=None)
     except sqlite3.Error as error:
         raise FileFormatError(f"{path} cannot be opened as a latency table: {error}") from error
     try:
-        _check(path, connection)
+        _check(path, connection, version)
         connection.execute("PRAGMA synchronous = FULL")
     except DAMAGE as error:
         connection.close()
@@ -112,18 +181,18 @@ def connect(path: Path) -> sqlite3.Connection:
     except FileFormatError:
         connection.close()
         raise
-    return connection
+    return Store(path, connection)
 
 
-def _check(path: Path, connection: sqlite3.Connection) -> None:
-    """Show that the database at `path` is a latency table of this schema and whole."""
+def _check(path: Path, connection: sqlite3.Connection, version: int) -> None:
+    """Show that the database at `path` is a latency table of schema `version` and whole."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION_ID:
         raise FileFormatError(f"{path} is no latency table but an SQLite database of another program")
-    if version != SCHEMA_VERSION:
-        mend = "update lgc" if version > SCHEMA_VERSION else "build it anew with lgc-profile"
-        raise FileFormatError(f"{path} has table schema {version}, this lgc reads {SCHEMA_VERSION}: {mend}")
+    if found != version:
+        mend = "update lgc" if found > version else f"bring it up to date with: lgc-lut upgrade {path}"
+        raise FileFormatError(f"{path} has table schema {found}, this lgc reads {version}: {mend}")
     faults = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
     if faults != ["ok"]:
         raise FileFormatError(f"{path} is a damaged latency table: {faults[0].splitlines()[-1]}")

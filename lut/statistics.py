@@ -1,4 +1,4 @@
-"""From raw durations to the one number of an entry."""
+"""From raw durations to the one number of a subject, and how well it is known."""
 
 from __future__ import annotations
 
@@ -14,23 +14,36 @@ Array = NDArray[np.float64]
 
 MINIMA, MEDIANS = "minima", "medians"
 """What a visit counts as: its least run (CPUs: what disturbs a run only adds time), or its median (GPUs)."""
+NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics of one entry; units as in `Entry`."""
+    """Statistics of one subject.
+
+    Attributes:
+        latency_ms: median over the visits, the machine's changing speed divided out.
+        ci_ms: half the width of latency_ms's 95 % confidence interval (order statistics, so of any distribution).
+        median_ms: median of all single runs, nothing divided out.
+        min_ms: shortest single run.
+        spread_pct: half the width of the middle half of the visits, relative to latency_ms.
+        visits: number of visits.
+        samples: number of single runs.
+    """
 
     latency_ms: float
+    ci_ms: float
     median_ms: float
     min_ms: float
     spread_pct: float
+    visits: int
     samples: int
 
 
 def summarise(
     visits: Sequence[Sequence[float]], statistic: str, slowdown: Sequence[float] | Array | None = None
 ) -> Summary:
-    """Boil the visits of an entry down: the median over the visits of each one's minimum or median.
+    """Boil the visits of a subject down: the median over the visits of each one's minimum or median.
 
     Args:
         visits: durations of single runs in milliseconds, one list for each visit.
@@ -44,10 +57,24 @@ def summarise(
     if slowdown is not None:
         points = points / np.asarray(slowdown, float)
     every = np.concatenate([np.asarray(visit, float) for visit in visits])
-    latency = float(np.median(points))
+    latency, ci = median_and_ci(points)
     low, high = np.quantile(points, [0.25, 0.75])
     spread = float(high - low) / 2 / latency * 100
-    return Summary(latency, float(np.median(every)), float(every.min()), spread, int(every.size))
+    return Summary(latency, ci, float(np.median(every)), float(every.min()), spread, len(points), int(every.size))
+
+
+def median_and_ci(points: Array) -> tuple[float, float]:
+    """Median of the points, and half the width of its 95 % confidence interval, in the points' unit.
+
+    The interval reaches between the two order statistics that the binomial distribution names; with fewer points than
+    it needs (six), from the least to the greatest.
+    """
+    ordered = np.sort(points)
+    count = len(ordered)
+    reach = NORMAL_95 * count**0.5 / 2
+    low = max(int(np.floor(count / 2 - reach)), 0)
+    high = min(int(np.ceil(count / 2 + reach)), count - 1)
+    return float(np.median(ordered)), float(ordered[high] - ordered[low]) / 2
 
 
 def visit_points(visits: Sequence[Sequence[float]], statistic: str) -> Array:

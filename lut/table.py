@@ -3,70 +3,98 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FileFormatError, LgcError, MeasurementError, MismatchError, MissingEntryError, OutputError
+from ..errors import FileFormatError, LgcError, MeasurementError, MismatchError, MissingEntryError
 from ..models.architecture import Architecture
 from ..models.operators import is_free
 from ..models.opspec import OpSpec
 from ..models.space import PRESETS, SearchSpace
 from . import schema
-from .measurement import Measurement, Visits
-from .statistics import Summary
+from .calibration import Correction
+from .measurement import Measurement, Visit
 from .target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
 
+FLOOR_MS = 1e-6
+"""Latency of an entry whose difference came out below it: what a probe gains by an operator can vanish in fusion."""
+NETWORK = "network/"
+"""How the keys of whole networks begin."""
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One operator or network of a table.
+    """One operator of a table.
 
     Attributes:
-        key: the OpSpec's string form, or a network's key.
-        status: `pending`, `measured` or `failed`.
-        reason: why it failed, else None.
-        latency_ms: median over the visits, the machine's changing speed divided out; None unless measured.
-        median_ms: median of all single runs.
-        min_ms: shortest single run.
-        spread_pct: half the width of the middle half of the visits, relative to latency_ms.
-        samples: number of single runs behind it.
+        key: the OpSpec's string form.
+        status: `pending`, `measured`, `noisy` (measured, but not as well as asked for), `interpolated` or `failed`.
+        reason: why it failed, or is noisy; what it was interpolated from; else None.
+        latency_ms: what the operator adds to a network's latency; None where it is pending or failed.
+        ci_ms: half the width of its 95 % confidence interval.
     """
 
     key: str
     status: str
     reason: str | None
     latency_ms: float | None
+    ci_ms: float | None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was run and timed: an operator in its carriers or alone, carriers without an operator, a whole network.
+
+    Attributes:
+        key: its name.
+        kind: `operator`, `carrier` or `network`.
+        status: `pending`, `measured`, `noisy` or `failed`.
+        reason: why it failed or is noisy, else None.
+        latency_ms: see `Summary`; likewise ci_ms, median_ms, min_ms, spread_pct, visits, samples.
+        energy_mj: energy of one run in millijoules, where the device has a counter.
+    """
+
+    key: str
+    kind: str
+    status: str
+    reason: str | None
+    latency_ms: float | None
+    ci_ms: float | None
     median_ms: float | None
     min_ms: float | None
     spread_pct: float | None
+    visits: int
     samples: int
+    energy_mj: float | None
 
 
-_COLUMNS = "key, status, reason, latency_ms, median_ms, min_ms, spread_pct, samples"
+_ENTRY = "key, status, reason, latency_ms, ci_ms"
+_SUBJECT = "key, kind, status, reason, latency_ms, ci_ms, median_ms, min_ms, spread_pct, visits, samples, energy_mj"
 
 
 class LatencyTable:
     """A latency table; open one with `open`, make one with `create`. Usable as a context manager."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, store: schema.Store) -> None:
         self.path = path
-        self._connection = connection
+        self.store = store
         try:
-            meta = {key: json.loads(value) for key, value in self._rows("SELECT key, value FROM meta")}
+            meta = {key: json.loads(value) for key, value in store.rows("SELECT key, value FROM meta")}
             self.target = Target(**meta["target"])
             self.space = SearchSpace.check(meta["space"], f"the space in {path}")
             self.protocol: dict[str, Any] = meta["protocol"]
             self.environment: dict[str, Any] = meta["environment"]
-            odd = {entry.key for entry in self.entries()} ^ set(_keys(self.space))
-            if odd:
-                raise ValueError(f"entry {min(odd)}, which only the space or only the table has")
+            found = {entry.key for entry in self.entries()}
+            for key in found:
+                OpSpec.parse(key)
+            lacking = [key for key in entry_keys(self.space) if key not in found]
+            if lacking:
+                raise ValueError(f"entry {lacking[0]}, which the space has and the table lacks")
         except (KeyError, TypeError, ValueError, LgcError) as error:
             self.close()
             raise FileFormatError(f"{path} is a damaged latency table: its content fails at {error}") from error
@@ -93,7 +121,7 @@ class LatencyTable:
             "environment": dict(environment),
         }
         texts = {key: json.dumps(value) for key, value in meta.items()}
-        return cls(path, schema.create(path, texts, _keys(space)))
+        return cls(path, schema.create(path, texts, entry_keys(space)))
 
     @classmethod
     def open(cls, path: str | Path) -> LatencyTable:
@@ -107,7 +135,7 @@ class LatencyTable:
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self.store.close()
 
     def __enter__(self) -> LatencyTable:
         return self
@@ -117,13 +145,21 @@ class LatencyTable:
 
     def entries(self) -> list[Entry]:
         """All operator entries, in the order of the space."""
-        return [Entry(*row) for row in self._rows(f"SELECT {_COLUMNS} FROM entries ORDER BY rowid")]
+        return [Entry(*row) for row in self.store.rows(f"SELECT {_ENTRY} FROM entries ORDER BY rowid")]
 
-    def networks(self) -> list[tuple[Entry, Architecture, str]]:
-        """The networks measured to verify the table: entry, architecture, scope."""
-        rows = self._rows(f"SELECT {_COLUMNS}, architecture, scope FROM networks ORDER BY rowid")
+    def subjects(self, kind: str | None = None) -> list[Subject]:
+        """All that was or is to be timed, in order of registration; of one kind, if it is given."""
+        where, values = ("WHERE kind = ?", (kind,)) if kind else ("", ())
+        return [Subject(*row) for row in self.store.rows(f"SELECT {_SUBJECT} FROM subjects {where} ORDER BY rowid", *values)]
+
+    def networks(self) -> list[tuple[Subject, Architecture, str]]:
+        """The networks measured to calibrate and verify the table: subject, architecture, scope."""
+        query = f"SELECT {_SUBJECT}, architecture, scope FROM subjects WHERE kind = 'network' ORDER BY rowid"
         try:
-            return [(Entry(*row[:-2]), Architecture.model_validate_json(row[-2]), row[-1]) for row in rows]
+            return [
+                (Subject(*row[:-2]), Architecture.model_validate_json(row[-2]), row[-1])
+                for row in self.store.rows(query)
+            ]
         except (ValueError, LgcError) as error:
             raise FileFormatError(
                 f"{self.path} is a damaged latency table: a network of it is none: {error}"
@@ -133,9 +169,9 @@ class LatencyTable:
         """The entry of `spec`.
 
         Raises:
-            MissingEntryError: the table does not know it, or has not measured it; the message names the mend.
+            MissingEntryError: the table does not know it; the message names the mend.
         """
-        rows = list(self._rows(f"SELECT {_COLUMNS} FROM entries WHERE key = ?", str(spec)))
+        rows = self.store.rows(f"SELECT {_ENTRY} FROM entries WHERE key = ?", str(spec))
         if not rows:
             raise MissingEntryError(
                 f"{self.path} ({self.space.name}, {self.target}) has no entry {spec}; "
@@ -147,7 +183,7 @@ class LatencyTable:
         """Latency of `spec` in milliseconds; 0 where it takes no time by construction.
 
         Raises:
-            MissingEntryError: there is no measured entry for it; the message names the mend.
+            MissingEntryError: there is no latency for it; the message names the mend.
         """
         if is_free(spec):
             return 0.0
@@ -158,16 +194,25 @@ class LatencyTable:
         return entry.latency_ms
 
     def to_frame(self) -> pd.DataFrame:
-        """All entries, a row each: OpSpec's fields, then status and statistics with their units in the names."""
+        """All entries, a row each: OpSpec's fields, then status and latency with units in the names."""
         import pandas as pd
 
         rows = [{**asdict(OpSpec.parse(entry.key)), **asdict(entry)} for entry in self.entries()]
         return pd.DataFrame(rows).set_index("key")
 
-    def visits(self, subject: str) -> list[list[float]]:
-        """Raw durations of an entry or network, in milliseconds: one list for each visit, in order of rounds."""
-        rows = self._rows("SELECT durations_ms FROM visits WHERE subject = ? ORDER BY round", subject)
-        return [json.loads(row[0]) for row in rows]
+    def terms(self, spec: OpSpec) -> dict[str, float]:
+        """How the entry follows from what was timed: latency = sum over subjects of coefficient * latency."""
+        return dict(self.store.rows("SELECT subject, coefficient FROM terms WHERE entry = ?", str(spec)))
+
+    def visits(self, subject: str | None = None) -> list[Visit]:
+        """Raw visits of a subject, or of all, by session and round; durations in milliseconds.
+
+        Raises:
+            FileFormatError: a visit holds durations that are none.
+        """
+        where, values = ("WHERE subject = ?", (subject,)) if subject else ("", ())
+        query = f"SELECT subject, round, at_unix_s, durations_ms, session FROM visits {where} ORDER BY session, round"
+        return [Visit(*row[:3], json.loads(row[3]), row[4]) for row in self.store.rows(query, *values)]
 
     def measurement(self) -> Measurement:
         """All visits, of operators and networks, with the machine's changing speed divided out.
@@ -175,51 +220,101 @@ class LatencyTable:
         Raises:
             FileFormatError: a visit holds durations that are none.
         """
-        rows = self._rows("SELECT subject, round, at_unix_s, durations_ms FROM visits")
         try:
-            return Measurement([(*row[:3], json.loads(row[3])) for row in rows], self.protocol["statistic"])
+            return Measurement(self.visits(), self.protocol["statistic"])
         except (MeasurementError, TypeError) as error:
             raise FileFormatError(f"{self.path} is a damaged latency table: {error}") from error
 
-    def rounds_done(self) -> dict[str, int]:
-        """Visits committed so far, by entry or network."""
-        return dict(self._rows("SELECT subject, count(*) FROM visits GROUP BY subject"))
+    def add_subjects(self, kind: str, terms: Mapping[str, Iterable[tuple[str, str, float]]]) -> None:
+        """Register what is to be timed; what is known already stays as it is.
 
-    def record_visits(self, visits: Visits) -> None:
-        """Commit visits: (key, round, unix time in seconds, durations in milliseconds) each."""
-        rows = [(subject, number, at, json.dumps(list(durations))) for subject, number, at, durations in visits]
-        with self._writing() as connection:
-            connection.executemany("INSERT INTO visits VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
-
-    def record_summary(self, key: str, summary: Summary) -> None:
-        """Mark the entry or network `key` as measured."""
-        self._update(key, status=schema.MEASURED, reason=None, **asdict(summary))
-
-    def record_failure(self, key: str, reason: str) -> None:
-        """Mark the entry or network `key` as failed, and why."""
-        self._update(key, status=schema.FAILED, reason=reason, latency_ms=None)
+        Args:
+            kind: `operator` or `carrier`.
+            terms: subject -> (entry, subject, coefficient) rows that say how entries follow from it.
+        """
+        with self.store.writing() as connection:
+            connection.executemany(
+                "INSERT INTO subjects (key, kind) VALUES (?, ?) ON CONFLICT DO NOTHING", [(key, kind) for key in terms]
+            )
+            rows = [row for rows in terms.values() for row in rows]
+            connection.executemany("INSERT INTO terms VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
 
     def add_network(self, architecture: Architecture, scope: str) -> str:
         """Register a network to be measured; its key, the same whenever it is added again."""
         key = network_key(architecture, scope)
         row = (key, architecture.model_dump_json(), scope)
-        with self._writing() as connection:
+        with self.store.writing() as connection:
             connection.execute(
-                "INSERT INTO networks (key, architecture, scope) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row
+                "INSERT INTO subjects (key, kind, architecture, scope) VALUES (?, 'network', ?, ?) "
+                "ON CONFLICT DO NOTHING",
+                row,
             )
         return key
 
+    def settle(self) -> None:
+        """Bring subjects up to date with all visits, and entries with their subjects (see `terms`).
+
+        A subject's statistics change with every session that is added, since sessions tell each other's speed.
+        """
+        measurement = self.measurement()
+        rows = []
+        for subject in self.subjects():
+            if subject.latency_ms is not None and len(measurement.points(subject.key)):
+                rows.append((*asdict(measurement.summary(subject.key)).values(), subject.key))
+        with self.store.writing() as connection:
+            connection.executemany(
+                "UPDATE subjects SET latency_ms = ?, ci_ms = ?, median_ms = ?, min_ms = ?, spread_pct = ?, "
+                "visits = ?, samples = ? WHERE key = ?",
+                rows,
+            )
+        self._derive()
+
+    def _derive(self) -> None:
+        """Bring entries up to date with their subjects: latency and interval by the terms, or why there is none."""
+        subjects = {subject.key: subject for subject in self.subjects()}
+        terms: dict[str, list[tuple[Subject, float]]] = {}
+        for entry, subject, coefficient in self.store.rows("SELECT entry, subject, coefficient FROM terms"):
+            terms.setdefault(entry, []).append((subjects[subject], coefficient))
+        rows = [(*_derived(parts), entry) for entry, parts in terms.items()]
+        with self.store.writing() as connection:
+            connection.executemany(
+                "UPDATE entries SET status = ?, reason = ?, latency_ms = ?, ci_ms = ? WHERE key = ?",
+                [row for row in rows if row[0] is not None],
+            )
+
+    def interpolate(self, estimates: Mapping[OpSpec, tuple[float, float, str]]) -> None:
+        """Fill entries that are not measured: spec -> (latency_ms, ci_ms, what it is estimated from)."""
+        rows = [(reason, latency, ci, str(spec)) for spec, (latency, ci, reason) in estimates.items()]
+        with self.store.writing() as connection:
+            connection.executemany(
+                "UPDATE entries SET status = 'interpolated', reason = ?, latency_ms = ?, ci_ms = ? "
+                "WHERE key = ? AND status NOT IN ('measured', 'noisy')",
+                rows,
+            )
+
     def note(self, key: str) -> dict[str, Any] | None:
         """A JSON object kept beside the entries, such as `calibration` or `verification`; None if there is none."""
-        for (value,) in self._rows("SELECT value FROM meta WHERE key = ?", key):
+        for (value,) in self.store.rows("SELECT value FROM meta WHERE key = ?", key):
             note: dict[str, Any] = json.loads(value)
             return note
         return None
 
     def write_note(self, key: str, value: Mapping[str, Any]) -> None:
         """Keep a JSON object beside the entries."""
-        with self._writing() as connection:
+        with self.store.writing() as connection:
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(dict(value))))
+
+    def correction(self, scope: str) -> Correction | None:
+        """The fitted correction of predictions in a scope; None if the table is not calibrated.
+
+        Raises:
+            FileFormatError: it is damaged.
+        """
+        found = (self.note("calibration") or {}).get(scope)
+        try:
+            return None if found is None else Correction(**{**found, "weights": tuple(found["weights"])})
+        except (KeyError, TypeError, LgcError) as error:
+            raise FileFormatError(f"{self.path} is a damaged latency table: its calibration fails at {error}") from error
 
     def profile_command(self, target: Target | None = None, out: Path | None = None) -> str:
         """The command that makes this table, or goes on with it; or one like it for another target and file."""
@@ -248,40 +343,29 @@ class LatencyTable:
                 f"Make one that fits with lgc-profile and another --out"
             )
 
-    def _rows(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        try:
-            yield from self._connection.execute(query, values).fetchall()
-        except schema.DAMAGE as error:
-            raise FileFormatError(f"{self.path} is a damaged latency table: {error}") from error
-
-    def _update(self, key: str, **columns: object) -> None:
-        table = "networks" if key.startswith(NETWORK) else "entries"
-        names = ", ".join(f"{name} = ?" for name in columns)
-        with self._writing() as connection:
-            connection.execute(f"UPDATE {table} SET {names} WHERE key = ?", (*columns.values(), key))
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction; a full disk or a read-only file becomes an OutputError."""
-        try:
-            with self._connection:
-                yield self._connection
-        except sqlite3.Error as error:
-            raise OutputError(f"cannot write {self.path}: {error}") from error
-
-
-NETWORK = "network/"
-"""How the keys of whole networks begin."""
-
 
 def network_key(architecture: Architecture, scope: str) -> str:
     """Key of a whole network: scope and the index of the operator on every edge."""
     return f"{NETWORK}{scope}/{'-'.join(str(choice) for choice in architecture.choices)}"
 
 
-def _keys(space: SearchSpace) -> list[str]:
+def entry_keys(space: SearchSpace) -> list[str]:
     """Keys of the entries that a table of `space` has: one for each OpSpec that takes time."""
     return [str(spec) for spec in space.specs() if not is_free(spec)]
+
+
+def _derived(parts: list[tuple[Subject, float]]) -> tuple[str | None, str | None, float | None, float | None]:
+    """(status, reason, latency_ms, ci_ms) of the entry that follows from these subjects; status None: not yet."""
+    for subject, _ in parts:
+        if subject.status == schema.FAILED:
+            return schema.FAILED, subject.reason, None, None
+    if any(subject.latency_ms is None for subject, _ in parts):
+        return None, None, None, None
+    latency = sum(coefficient * (subject.latency_ms or 0.0) for subject, coefficient in parts)
+    ci = sum((coefficient * (subject.ci_ms or 0.0)) ** 2 for subject, coefficient in parts) ** 0.5
+    noisy = [subject for subject, _ in parts if subject.status == schema.NOISY]
+    status, reason = (schema.NOISY, f"{noisy[0].key}: {noisy[0].reason}") if noisy else (schema.MEASURED, None)
+    return status, reason, max(latency, FLOOR_MS), ci
 
 
 def _tag(space: SearchSpace) -> str:

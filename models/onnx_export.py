@@ -22,7 +22,7 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]) -> bytes
 
     Args:
         module: takes float32 tensors.
-        input_shapes: one shape for each input; they are named `input_0`, `input_1`, ..., the output `output_0`.
+        input_shapes: one shape for each input; they are named `input_0`, `input_1`, ..., the first output `output_0`.
     """
     import onnx
 

@@ -1,32 +1,38 @@
-"""Measuring a set of workloads on a target: compile, warm up, pin, interleave."""
+"""Measuring a set of workloads on a target: compile, warm up, pin, visit in rounds."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from ..errors import MeasurementError, UsageError
-from ..lut.measurement import Measurement, Visits
+from ..lut.measurement import Measurement, Visit
 from ..lut.statistics import MEDIANS, MINIMA
 from ..lut.target import Target
 from .backends import Backend, Runner, Workload
 from .environment import pinned
-from .rounds import MIN_REPEATS, OnProgress, OnRound, Progress, interleave, quiet
+from .rounds import MIN_REPEATS, OnProgress, OnVerdicts, OnVisits, Progress, Rounds, quiet
+from .stopping import Pace, pace_of
 
-CPU_ROUNDS, GPU_ROUNDS = 32, 12
 MIN_ROUNDS = 4
 MIN_RUNS = 200
 """Runs of a network that a frame rate needs."""
 WARM_UP_SHARE = 0.3
 """Unrecorded time before a frame rate is measured, as a share of the recorded: 3 s before 10 s."""
-UNBOUNDED = 10**9
+COMPILE_SHARE = 0.6
+"""Part of a budget that compiling may use; what is not compiled by then is left for another call."""
 OnFailure = Callable[[str, str], None]
 
 
-def default_rounds(target: Target) -> int:
-    """Visits to each subject: more where neighbours on the machine disturb."""
-    return CPU_ROUNDS if target.device == "cpu" else GPU_ROUNDS
+@dataclass(frozen=True)
+class Job:
+    """What is to be measured, and how it is visited."""
+
+    workload: Workload
+    pace: Pace
 
 
 def default_statistic(target: Target) -> str:
@@ -34,7 +40,7 @@ def default_statistic(target: Target) -> str:
     return MINIMA if target.device == "cpu" else MEDIANS
 
 
-def check_protocol(target: Target, rounds: int) -> None:
+def check_protocol(target: Target, rounds: int | None = None) -> None:
     """Show that this machine can measure so.
 
     Raises:
@@ -43,64 +49,70 @@ def check_protocol(target: Target, rounds: int) -> None:
     cores = os.cpu_count() or 1
     if target.device == "cpu" and target.threads > cores:
         raise UsageError(f"{target.threads} threads asked for, but this machine has {cores} cores")
-    if rounds < MIN_ROUNDS:
+    if rounds is not None and rounds < MIN_ROUNDS:
         raise UsageError(f"{rounds} rounds are too few for a statistic: at least {MIN_ROUNDS}")
 
 
 def measure(
     backend: Backend,
     target: Target,
-    workloads: Mapping[str, Workload],
-    rounds: int,
+    jobs: Mapping[str, Job],
     *,
-    on_round: OnRound,
     on_failure: OnFailure,
-    done: Mapping[str, int] | None = None,
+    on_visits: OnVisits = lambda _: None,
+    on_verdicts: OnVerdicts = lambda *_: None,
+    session: int = 0,
+    before: Sequence[Visit] = (),
+    always: Sequence[str] = (),
     budget_s: float | None = None,
     seed: int = 0,
+    worker: int = 0,
     on_progress: OnProgress = quiet,
-) -> list[str]:
-    """Bring every workload to `rounds` visits; the keys that were measured.
+) -> tuple[Measurement, list[str]]:
+    """Measure every job until it is known well enough; the measurement, and the jobs without a verdict.
 
     Args:
         backend: made for `target` by `require`.
         target: where to measure.
-        workloads: what, by key.
-        rounds: visits to each in all.
-        on_round: takes each finished round's visits.
-        on_failure: takes key and reason of a workload that the backend refuses.
-        done: visits already behind each key.
-        budget_s: seconds, of compiling and measuring, after which no further round is begun.
+        jobs: what, by subject.
+        on_failure: takes subject and reason of a workload that the backend refuses.
+        on_visits: takes visits as they come, see `Rounds`.
+        on_verdicts: takes what has become known, see `Rounds`.
+        session: number of the session that the visits belong to.
+        before: visits already made.
+        always: jobs that are visited to the end and not waited for.
+        budget_s: seconds, of compiling and measuring, after which nothing is begun.
         seed: of the visiting order.
+        worker: which of several processes on this machine this is.
         on_progress: told how far it is.
 
     Raises:
-        UsageError: more threads than cores, too few rounds, or a budget that compiling alone used up.
+        UsageError: more threads than cores, or a budget in which nothing could be measured.
     """
-    check_protocol(target, rounds)
+    check_protocol(target)
     start = time.monotonic()
-    behind = done or {}
-    missing = {key: workload for key, workload in workloads.items() if behind.get(key, 0) < rounds}
-    with pinned(target):
-        runners = prepare_all(backend, target, missing, on_failure, on_progress)
-        spent = time.monotonic() - start
-        if budget_s is not None and spent > budget_s:
+    workloads = {subject: job.workload for subject, job in jobs.items()}
+    compile_s = None if budget_s is None else COMPILE_SHARE * budget_s
+    with pinned(target, worker), prepared(backend, target, workloads, on_failure, on_progress, compile_s) as runners:
+        left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
+        if left_s is not None and (left_s <= 0 or (jobs and not runners)):
             raise UsageError(
-                f"the budget of {budget_s:.0f} s was used up by compiling ({spent:.0f} s) before anything was measured"
+                f"the budget of {budget_s:g} s was used up by compiling {len(runners)} of {len(jobs)} graphs before "
+                f"anything was measured"
             )
-        interleave(
+        rounds = Rounds(
             runners,
-            behind,
-            rounds,
-            on_round,
+            {subject: job.pace for subject, job in jobs.items()},
+            default_statistic(target),
+            session=session,
+            before=before,
+            on_visits=on_visits,
+            on_verdicts=on_verdicts,
             seed=seed,
-            budget_s=None if budget_s is None else budget_s - spent,
-            min_rounds=MIN_ROUNDS,
             on_progress=on_progress,
         )
-        for runner in runners.values():
-            runner.close()
-    return list(runners)
+        found = rounds.run(left_s, always=always)
+    return found, rounds.undecided
 
 
 def measure_rounds(
@@ -111,22 +123,22 @@ def measure_rounds(
     *,
     on_progress: OnProgress = quiet,
 ) -> Measurement:
-    """Measure by the table's protocol, without a table.
+    """Measure whole networks by the table's protocol, without a table.
+
+    Args:
+        backend: made for `target` by `require`.
+        target: where to measure.
+        workloads: what, by subject.
+        rounds: visits to each at most; the protocol's if None.
+        on_progress: told how far it is.
 
     Raises:
         MeasurementError: the backend refuses a workload.
     """
-    visits: Visits = []
-    measure(
-        backend,
-        target,
-        workloads,
-        default_rounds(target) if rounds is None else rounds,
-        on_round=visits.extend,
-        on_failure=_refuse,
-        on_progress=on_progress,
-    )
-    return Measurement(visits, default_statistic(target))
+    check_protocol(target, rounds)
+    pace = pace_of(target, "network", "").at_most(rounds)
+    jobs = {subject: Job(workload, replace(pace, period=1)) for subject, workload in workloads.items()}
+    return measure(backend, target, jobs, on_failure=_refuse, on_progress=on_progress)[0]
 
 
 def measure_seconds(
@@ -142,40 +154,49 @@ def measure_seconds(
     Raises:
         MeasurementError: the backend refuses a workload.
     """
-    check_protocol(target, MIN_ROUNDS)
-    visits: Visits = []
-    with pinned(target):
-        runners = prepare_all(backend, target, workloads, _refuse, on_progress)
-        warm_up = WARM_UP_SHARE * seconds
-        interleave(runners, {}, UNBOUNDED, lambda _: None, budget_s=warm_up, min_rounds=1, on_progress=on_progress)
-        least = -(-MIN_RUNS // MIN_REPEATS)
-        interleave(runners, {}, UNBOUNDED, visits.extend, budget_s=seconds, min_rounds=least, on_progress=on_progress)
-        for runner in runners.values():
-            runner.close()
-    return Measurement(visits, default_statistic(target))
+    check_protocol(target)
+    endless = Pace(runs=None, period=1, least=-(-MIN_RUNS // MIN_REPEATS), most=10**9, precision_pct=0.0, cap_s=0.0)
+    statistic = default_statistic(target)
+    with pinned(target), prepared(backend, target, workloads, _refuse, on_progress) as runners:
+        Rounds(runners, dict.fromkeys(runners, endless), statistic, on_progress=on_progress).run(
+            WARM_UP_SHARE * seconds
+        )
+        paces = dict.fromkeys(runners, replace(endless, cap_s=seconds / max(len(runners), 1)))
+        return Rounds(runners, paces, statistic, on_progress=on_progress).run()
 
 
 def _refuse(key: str, reason: str) -> None:
     raise MeasurementError(reason)
 
 
-def prepare_all(
+@contextmanager
+def prepared(
     backend: Backend,
     target: Target,
     workloads: Mapping[str, Workload],
     on_failure: OnFailure,
     on_progress: OnProgress = quiet,
-) -> dict[str, Runner]:
-    """Compile and warm up every workload; one that the backend refuses is told to `on_failure` and left out."""
+    seconds: float | None = None,
+) -> Iterator[dict[str, Runner]]:
+    """Compile and warm up every workload; close all at the end.
+
+    One that the backend refuses is told to `on_failure` and left out; so are those not begun after `seconds`.
+    """
     runners: dict[str, Runner] = {}
     start = time.monotonic()
-    for number, (key, workload) in enumerate(workloads.items(), start=1):
-        try:
-            runner = backend.compile(workload, target)
-            runner.prepare()
-            runners[key] = runner
-        except (MeasurementError, RuntimeError) as error:  # the latter: torch's and ONNX Runtime's own, out of memory
-            on_failure(key, str(error).splitlines()[0])
-        left = (time.monotonic() - start) / number * (len(workloads) - number)
-        on_progress(Progress("compiling", number / len(workloads), left))
-    return runners
+    try:
+        for number, (key, workload) in enumerate(workloads.items(), start=1):
+            if seconds is not None and time.monotonic() - start > seconds:
+                break
+            try:
+                runner = backend.compile(workload, target)
+                runner.prepare()
+                runners[key] = runner
+            except (MeasurementError, RuntimeError) as error:  # the latter: torch's and ONNX Runtime's, out of memory
+                on_failure(key, str(error).splitlines()[0])
+            left = (time.monotonic() - start) / number * (len(workloads) - number)
+            on_progress(Progress("compiling", number / len(workloads), left))
+        yield runners
+    finally:
+        for runner in runners.values():
+            runner.close()

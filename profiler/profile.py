@@ -9,21 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MismatchError, OutputError, UsageError
-from ..lut.calibration import MIN_NETWORKS, Report, cross_validate, fit, report
-from ..lut.predictor import Predictor
-from ..lut.schema import FAILED, MEASURED
-from ..lut.table import LatencyTable
+from ..lut.calibration import MIN_NETWORKS, Report, choose, report
+from ..lut.measurement import Measurement
+from ..lut.recorder import UNFINISHED, Recorder
+from ..lut.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
+from ..lut.table import LatencyTable, Subject
 from ..lut.target import Target
-from ..models.opspec import OpSpec
+from ..models.operators import is_free
 from ..models.plan import DENSE, SCOPES
 from ..models.space import SearchSpace
-from .backends import Backend, require
+from .backends import Backend, Workload, require
+from .contexts import CARRIERS, CONTEXTS, ISOLATED, register
 from .environment import DEVICE_NAME, fingerprint
-from .measure import check_protocol, default_rounds, default_statistic, measure
+from .measure import MIN_ROUNDS, Job, check_protocol, default_statistic, measure
 from .rounds import OnProgress, quiet
-from .workloads import network_workload, operator_workload
+from .stopping import ENOUGH, pace_of
+from .workloads import network_workload
 
-DEFAULT_NETWORKS = 12
+DEFAULT_NETWORKS = 16
+SENTINELS = 8
+"""Subjects that every process measures while others are missing: they tie its speed to the other processes'."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,10 @@ class ProfileResult:
 
     Attributes:
         entries: operators of the table.
-        measured: of these, measured ones.
-        interpolated: of these, ones estimated from others.
-        spreads_pct: spread across visits of each measured operator, in percent.
+        measured: of these, measured ones, noisy ones included.
+        noisy: of these, ones that are not known as well as the protocol asks.
+        interpolated: entries estimated from others.
+        pending: entries without a latency.
         failed: key -> reason of operators and networks that could not be measured.
         seconds: time spent by this call.
         verification: report on networks that each prediction had not seen; None if too few were measured.
@@ -42,8 +48,9 @@ class ProfileResult:
 
     entries: int
     measured: int
+    noisy: int
     interpolated: int
-    spreads_pct: list[float]
+    pending: int
     failed: dict[str, str]
     seconds: float
     verification: Report | None
@@ -58,6 +65,9 @@ def profile(
     rounds: int | None = None,
     budget_s: float | None = None,
     seed: int = 0,
+    context: str | None = None,
+    share: float = 1.0,
+    worker: int = 0,
     on_progress: OnProgress = quiet,
 ) -> ProfileResult:
     """Measure every operator of `space` on `target` into the table `out`, with `networks` whole networks among them.
@@ -70,9 +80,12 @@ def profile(
         target: where to measure.
         out: table file; made if it does not exist.
         networks: whole networks to measure; 0 leaves the table uncalibrated.
-        rounds: visits to each entry; more on a CPU than on a GPU if None.
-        budget_s: seconds after which no further round is begun.
+        rounds: visits to each subject at most; the protocol's if None, which stops as soon as it knows enough.
+        budget_s: seconds after which nothing is begun.
         seed: of the networks and of the visiting order.
+        context: `carriers` or `isolated`, see `contexts`; the table's own if None, `carriers` for a new one.
+        share: part of what is missing that this process takes on first, where several fill one table.
+        worker: which of several processes on this machine this is.
         on_progress: told how far it is.
 
     Raises:
@@ -83,41 +96,130 @@ def profile(
     start = time.monotonic()
     if networks != 0 and networks < MIN_NETWORKS:
         raise UsageError(f"{networks} networks are too few to calibrate with: at least {MIN_NETWORKS}, or 0 for none")
-    rounds = default_rounds(target) if rounds is None else rounds
     check_protocol(target, rounds)
     backend = require(target)
-    with open_or_create(out, target, space, backend) as table:
-        workloads = {entry.key: operator_workload(OpSpec.parse(entry.key)) for entry in table.entries()}
+    with open_or_create(out, target, space, backend, context) as table:
+        workloads = register(table, space)
         for architecture in space.spread(networks, seed):
             for scope in SCOPES:
                 workloads[table.add_network(architecture, scope)] = network_workload(architecture, scope)
-        done = table.rounds_done()
-        measured = measure(
-            backend,
-            target,
-            workloads,
-            rounds,
-            on_round=table.record_visits,
-            on_failure=table.record_failure,
-            done=done,
-            budget_s=budget_s,
-            seed=seed,
-            on_progress=on_progress,
-        )
-        measurement = table.measurement()
-        finished = [key for key in workloads if done.get(key, 0) >= rounds]  # perhaps by a call killed right then
-        for key in (*measured, *finished):
-            table.record_summary(key, measurement.summary(key))
-        entries = table.entries()
-        every = [*entries, *(entry for entry, _, _ in table.networks())]
-        failed = {entry.key: entry.reason or "" for entry in every if entry.status == FAILED}
-        complete = all(entry.status == MEASURED for entry in entries)
-        verification = calibrate(table) if complete else None
+        filling = _Filling(table, backend, workloads, rounds, seed, worker, on_progress)
+        while filling.open():
+            left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
+            if not filling.run(share, left_s):
+                break
+            share = 1.0
+        return _result(table, filling.changed, start)
+
+
+class _Filling:
+    """One process's part in filling a table."""
+
+    def __init__(
+        self,
+        table: LatencyTable,
+        backend: Backend,
+        workloads: Mapping[str, Workload],
+        rounds: int | None,
+        seed: int,
+        worker: int,
+        on_progress: OnProgress,
+    ) -> None:
+        self.table, self.backend, self.workloads = table, backend, workloads
+        self.rounds, self.seed, self.worker, self.on_progress = rounds, seed, worker, on_progress
+        self.changed = False
+        self._tried: set[str] = set()
+
+    def open(self) -> bool:
+        """Whether anything is left that this call has not tried."""
+        return any(_open(subject) and subject.key not in self._tried for subject in self.table.subjects())
+
+    def run(self, share: float, budget_s: float | None) -> bool:
+        """Take on a share of what is open and measure it; whether there was anything to take on and time for more."""
+        table, target = self.table, self.table.target
+        recorder = Recorder(table, target.device, fingerprint(target, self.backend))
+        claimed = [key for key in recorder.claim(share) if key in self.workloads and key not in self._tried]
+        self._tried |= set(claimed)
+        kinds = {subject.key: subject.kind for subject in table.subjects()}
+        context = str(table.protocol["context"])
+        jobs = {
+            key: Job(self.workloads[key], pace_of(target, kinds[key], context).at_most(self.rounds))
+            for key in [*claimed, *self._sentinels(claimed)]
+        }
+        before = table.visits()
+        known = self._known(jobs, claimed, Measurement(before, table.protocol["statistic"]), recorder)
+        jobs = {key: job for key, job in jobs.items() if key not in known}
+        late = False
+        try:
+            if set(jobs) & set(claimed):
+                found, undecided = measure(
+                    self.backend,
+                    target,
+                    jobs,
+                    session=recorder.session,
+                    before=before,
+                    always=[key for key in jobs if key not in claimed],
+                    on_visits=recorder.record,
+                    on_verdicts=lambda so_far, verdicts: self._finish(recorder, so_far, verdicts),
+                    on_failure=recorder.fail,
+                    budget_s=budget_s,
+                    seed=self.seed,
+                    worker=self.worker,
+                    on_progress=self.on_progress,
+                )
+                late = bool(undecided)
+                enough = [key for key in undecided if len(found.points(key)) >= MIN_ROUNDS]
+                self._finish(recorder, found, dict.fromkeys(enough, UNFINISHED))
+        finally:
+            recorder.release()
+        self.changed = self.changed or bool(claimed)
+        return bool(claimed) and not late
+
+    def _sentinels(self, claimed: list[str]) -> list[str]:
+        """Subjects that tie this process to the others, where it does not measure all by itself."""
+        every = [key for key in self.workloads if not key.startswith("network/")]
+        if set(every) <= set(claimed):
+            return []
+        chosen = every[:: -(-len(every) // SENTINELS)]
+        return [key for key in chosen if key not in claimed]
+
+    def _known(
+        self, jobs: Mapping[str, Job], claimed: list[str], found: Measurement, recorder: Recorder
+    ) -> dict[str, str]:
+        """Verdicts that visits of earlier calls allow already; they are written down."""
+        verdicts = {key: jobs[key].pace.verdict(found.points(key)) for key in claimed}
+        known = {key: verdict for key, verdict in verdicts.items() if verdict is not None}
+        self._finish(recorder, found, known)
+        return known
+
+    def _finish(self, recorder: Recorder, found: Measurement, verdicts: Mapping[str, str]) -> None:
+        summaries = {key: (found.summary(key), verdict or None) for key, verdict in verdicts.items()}
+        if summaries:
+            recorder.finish(summaries, {})
+
+
+def _open(subject: Subject) -> bool:
+    return subject.status in (PENDING, FAILED) or (subject.status == NOISY and subject.reason == UNFINISHED)
+
+
+def _result(table: LatencyTable, changed: bool, start: float) -> ProfileResult:
+    """Bring the table's entries, calibration and verification up to date, and say what there is."""
+    if changed:
+        table.settle()
+    entries = table.entries()
+    failed = {entry.key: entry.reason or "" for entry in entries if entry.status == FAILED}
+    failed |= {subject.key: subject.reason or "" for subject in table.subjects("network") if subject.status == FAILED}
+    statuses = [entry.status for entry in entries]
+    verification = None
+    if all(status in KNOWN for status in statuses):
+        stored = table.note("verification")
+        verification = calibrate(table) if changed or stored is None else Report(**stored[DENSE])
     return ProfileResult(
         entries=len(entries),
-        measured=sum(entry.status == MEASURED for entry in entries),
-        interpolated=sum(entry.status == "interpolated" for entry in entries),
-        spreads_pct=[entry.spread_pct for entry in entries if entry.spread_pct is not None],
+        measured=statuses.count(MEASURED) + statuses.count(NOISY),
+        noisy=statuses.count(NOISY),
+        interpolated=statuses.count(INTERPOLATED),
+        pending=statuses.count(PENDING),
         failed=failed,
         seconds=time.monotonic() - start,
         verification=verification,
@@ -130,34 +232,52 @@ def calibrate(table: LatencyTable) -> Report | None:
     Both are done for each scope, and written into the table; the report returned is that of scope `dense`. None, and
     nothing written, if the table holds too few networks.
     """
-    calibrations, reports = {}, {}
+    corrections, reports = {}, {}
     even, odd = table.measurement().halves()
     for scope in SCOPES:
-        networks = [(e, a) for e, a, at in table.networks() if at == scope and e.latency_ms is not None]
+        networks = [(s, a) for s, a, at in table.networks() if at == scope and s.latency_ms is not None]
         if len(networks) < MIN_NETWORKS:
             return None
-        predictor = Predictor(table.space, table, scope)
-        sums = [predictor.sum_ms(architecture) for _, architecture in networks]
-        measured = [entry.latency_ms or 0.0 for entry, _ in networks]
-        pairs = [(even.summary(e.key).latency_ms, odd.summary(e.key).latency_ms) for e, _ in networks]
-        calibrations[scope] = asdict(fit(sums, measured))
-        reports[scope] = report(cross_validate(sums, measured).tolist(), measured, pairs)
-    table.write_note("calibration", calibrations)
+        parts = [
+            [(spec, table.latency_ms(spec)) for spec in architecture.specs(scope) if not is_free(spec)]
+            for _, architecture in networks
+        ]
+        measured = [subject.latency_ms or 0.0 for subject, _ in networks]
+        pairs = [(even.summary(s.key).latency_ms, odd.summary(s.key).latency_ms) for s, _ in networks]
+        correction, held_out = choose(parts, measured)
+        corrections[scope] = asdict(correction)
+        reports[scope] = report(held_out, measured, pairs)
+    table.write_note("calibration", corrections)
     table.write_note("verification", {scope: found.as_dict() for scope, found in reports.items()})
     return reports[DENSE]
 
 
-def open_or_create(out: Path, target: Target, space: SearchSpace, backend: Backend) -> LatencyTable:
-    """The table at `out`: made if it is not there, else shown to be of this target, space and machine."""
+def open_or_create(
+    out: Path, target: Target, space: SearchSpace, backend: Backend, context: str | None = None
+) -> LatencyTable:
+    """The table at `out`: made if it is not there, else shown to be of this target, space, machine and context.
+
+    Raises:
+        MismatchError: it is of another; the message says what differs.
+        OutputError: it cannot be made.
+    """
     here = fingerprint(target, backend)
     if out.is_dir():
         raise OutputError(f"{out} is a folder; give the table's file name")
+    if context is not None and context not in CONTEXTS:
+        raise UsageError(f"no context {context!r}: {CARRIERS} or {ISOLATED}")
     if not out.exists():
-        protocol = {"name": "interleaved-rounds", "context": "isolated", "statistic": default_statistic(target)}
+        protocol = {
+            "name": "interleaved-rounds",
+            "context": context or CARRIERS,
+            "statistic": default_statistic(target),
+        }
         return LatencyTable.create(out, target, space, protocol, here)
     table = LatencyTable.open(out)
     table.require(target=target, space=space)
     require_machine(table, here)
+    if context is not None and table.protocol["context"] != context:
+        raise MismatchError(f"{out} was measured in context {table.protocol['context']}, not {context}")
     if table.environment.get("versions") != here["versions"]:
         then, now = (_listed(at.get("versions") or {}) for at in (table.environment, here))
         raise MismatchError(

@@ -1,4 +1,4 @@
-"""The timing protocol: rounds over all subjects in random order, a few short repeats a visit.
+"""The timing protocol: rounds over all subjects in random order, until each is known well enough.
 
 Noise of a shared machine then hits every subject alike, and what is compared was measured side by side. All timing
 passes through `Runner.run` and `clock`, so the protocol runs the same on a simulated device.
@@ -9,15 +9,24 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..lut.measurement import Visits
+from ..lut.measurement import Measurement, Visit
 from .backends import Runner
+from .stopping import Pace
 
 VISIT_MS = 4.0
 MIN_REPEATS, MAX_REPEATS = 3, 40
+COMMIT_S = 1.0
+"""Visits are handed over about this often: what a crash can lose."""
+FIRST_CHECK = 8
+"""Rounds before the first verdicts are sought, and between any two at least."""
+COMPANY = 32
+"""Subjects that a round has at least, known ones among them: alone, a probe would find its caches warm."""
+CHECKS = 1.2
+"""Verdicts are sought again after so many times the rounds."""
 
 
 @dataclass(frozen=True)
@@ -36,69 +45,159 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
-OnRound = Callable[[Visits], None]
+OnVisits = Callable[[list[Visit]], None]
+OnVerdicts = Callable[[Measurement, dict[str, str]], None]
+Clock = Callable[[], float]
 
 
 def quiet(_: Progress) -> None:
     """Report progress to nobody."""
 
 
-def interleave(
-    runners: Mapping[str, Runner],
-    done: Mapping[str, int],
-    rounds: int,
-    on_round: OnRound,
-    *,
-    seed: int = 0,
-    budget_s: float | None = None,
-    min_rounds: int = 3,
-    on_progress: OnProgress = quiet,
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Measure every runner `rounds` times, interleaved.
+def steady_clock() -> Clock:
+    """Unix time in seconds that never jumps: taken once, carried on by the monotonic clock."""
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
+
+
+class Rounds:
+    """Measures prepared runners, interleaved, until there is a verdict on each.
 
     Args:
         runners: prepared runners, by subject.
-        done: rounds already behind each subject, which are not measured again.
-        rounds: visits that each subject is to have in all.
-        on_round: takes the visits of a finished round, (subject, round, unix time in seconds, durations in ms) each.
+        paces: how each is visited.
+        statistic: what a visit counts as, see `lut.statistics`.
+        session: number of the session that the visits belong to.
+        before: visits already made, to these subjects and others.
+        on_visits: takes the visits of about `COMMIT_S` at a time.
+        on_verdicts: takes the measurement so far, and subject -> verdict of those that are known now.
         seed: of the visiting order.
-        budget_s: seconds after which no further round is begun, once each subject has `min_rounds`.
-        min_rounds: see `budget_s`.
-        on_progress: told after each visit.
-        clock: seconds; only differences count.
+        on_progress: told after each round.
+        clock: unix seconds that never jump.
     """
-    start, visited = clock(), 0
-    repeats = {subject: _repeats(runner) for subject, runner in runners.items()}
-    total = sum(max(rounds - done.get(subject, 0), 0) for subject in runners)
-    for number in range(rounds):
-        if budget_s is not None and number >= min_rounds and clock() - start > budget_s:
-            break
-        open_subjects = [subject for subject in runners if done.get(subject, 0) <= number]
-        random.Random(f"{seed}/{number}").shuffle(open_subjects)
-        visits: Visits = []
-        for subject in open_subjects:
-            with _no_collector():
-                durations = runners[subject].run(repeats[subject])
-            visits.append((subject, number, time.time(), durations))
-            visited += 1
-            on_progress(_progress(clock() - start, visited, total, budget_s))
-        if visits:
-            on_round(visits)
 
+    def __init__(
+        self,
+        runners: Mapping[str, Runner],
+        paces: Mapping[str, Pace],
+        statistic: str,
+        *,
+        session: int = 0,
+        before: Sequence[Visit] = (),
+        on_visits: OnVisits = lambda _: None,
+        on_verdicts: OnVerdicts = lambda *_: None,
+        seed: int = 0,
+        on_progress: OnProgress = quiet,
+        clock: Clock | None = None,
+    ) -> None:
+        self._runners, self._paces, self._statistic = dict(runners), dict(paces), statistic
+        self._visits = list(before)
+        self._on_visits, self._on_verdicts, self._on_progress = on_visits, on_verdicts, on_progress
+        self._seed, self._clock = seed, clock or steady_clock()
+        self._open = list(runners)
+        self._made = dict.fromkeys(runners, 0)
+        self._session = session
+        self._spent_s = dict.fromkeys(runners, 0.0)
 
-def _progress(spent_s: float, visited: int, total: int, budget_s: float | None) -> Progress:
-    """How far the rounds are, by visits or by the budget, whichever ends first."""
-    left_s, share = spent_s / visited * (total - visited), visited / total
-    if budget_s is not None and budget_s - spent_s < left_s:
-        left_s, share = max(budget_s - spent_s, 0.0), spent_s / max(budget_s, spent_s)
-    return Progress("measuring", share, left_s)
+    def run(self, seconds: float | None = None, *, always: Sequence[str] = ()) -> Measurement:
+        """Measure until there is a verdict on every subject; all visits, those made before included.
 
+        Args:
+            seconds: no visit is begun after so many; None for no limit.
+            always: subjects that are visited to the end, whatever is known of them, and not waited for.
+        """
+        start = self._clock()
+        repeats = {subject: self._runs(subject) for subject in self._runners}
+        self._open = [subject for subject in self._open if subject not in always]
+        pending: list[Visit] = []
+        handed, check, number, late = start, 0, 0, False
+        while not late:
+            if number >= check:
+                self._hand_over(pending)
+                self._tell(start, seconds, self._judge())
+                check = max(number + FIRST_CHECK, int(number * CHECKS))
+                if not self._open:
+                    break
+            for subject in self._order(number, always):
+                late = seconds is not None and self._clock() - start > seconds
+                if late:
+                    break
+                pending.append(self._visit(subject, repeats[subject]))
+                if self._clock() - handed > COMMIT_S:
+                    self._hand_over(pending)
+                    handed = self._clock()
+            number += 1
+        self._hand_over(pending)
+        if late:
+            self._judge()
+        return Measurement(self._visits, self._statistic)
 
-def _repeats(runner: Runner) -> int:
-    """Runs a visit, so that it lasts about `VISIT_MS`."""
-    once = min(runner.run(MIN_REPEATS))
-    return max(MIN_REPEATS, min(MAX_REPEATS, round(VISIT_MS / max(once, 1e-3))))
+    @property
+    def undecided(self) -> list[str]:
+        """Subjects without a verdict."""
+        return list(self._open)
+
+    def _order(self, number: int, always: Sequence[str]) -> list[str]:
+        """Subjects of a round: those whose turn it is and company from the others, shuffled."""
+        draw = random.Random(f"{self._seed}/{self._session}/{number}")
+        wanted = {*self._open, *always}
+        company = [subject for subject in self._runners if subject not in wanted]
+        wanted |= set(draw.sample(company, min(len(company), max(COMPANY - len(wanted), 0))))
+        turn = [
+            subject
+            for index, subject in enumerate(self._runners)
+            if subject in wanted and (number + index) % self._paces[subject].period == 0
+        ]
+        draw.shuffle(turn)
+        return turn
+
+    def _visit(self, subject: str, runs: int) -> Visit:
+        at = self._clock()
+        with _no_collector():
+            durations = self._runners[subject].run(runs)
+        self._spent_s[subject] += self._clock() - at
+        self._made[subject] += 1
+        return Visit(subject, self._made[subject] - 1, at, durations, self._session)
+
+    def _hand_over(self, pending: list[Visit]) -> None:
+        if pending:
+            self._on_visits(list(pending))
+            self._visits += pending
+            pending.clear()
+
+    def _judge(self) -> float:
+        """Seek verdicts on what is open; the estimate of the seconds left."""
+        measurement = Measurement(self._visits, self._statistic)
+        verdicts, left_s = {}, 0.0
+        for subject in self._open:
+            points = measurement.points(subject)
+            pace = self._paces[subject]
+            verdict = pace.verdict(points, self._spent_s[subject])
+            if verdict is not None:
+                verdicts[subject] = verdict
+            elif len(points):
+                summary = measurement.summary(subject)
+                wanted = pace.visits_wanted(summary.latency_ms, summary.ci_ms, len(points))
+                each = self._spent_s[subject] / max(self._made[subject], 1)
+                left_s += max(wanted - len(points), 1) * each
+        self._open = [subject for subject in self._open if subject not in verdicts]
+        if verdicts:
+            self._on_verdicts(measurement, verdicts)
+        return left_s
+
+    def _tell(self, start: float, seconds: float | None, left_s: float) -> None:
+        spent = self._clock() - start
+        if seconds is not None:
+            left_s = min(left_s, max(seconds - spent, 0.0))
+        self._on_progress(Progress("measuring", spent / max(spent + left_s, 1e-9), left_s))
+
+    def _runs(self, subject: str) -> int:
+        """Runs a visit."""
+        fixed = self._paces[subject].runs
+        if fixed is not None:
+            return fixed
+        once = min(self._runners[subject].run(MIN_REPEATS))
+        return max(MIN_REPEATS, min(MAX_REPEATS, round(VISIT_MS / max(once, 1e-3))))
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def drift(table: LatencyTable, found: Measurement) -> float | None:
     Absolute times of different hours, or of a GPU at different clocks, compare only through something measured in both.
     None if there were no sentinels.
     """
-    measured = {key for key, _, _, _ in found.visits}
+    measured = set(found.subjects)
     known = [row for scope in SCOPES for row in _known(table, scope) if row[0] in measured]
     if not known:
         return None

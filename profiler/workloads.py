@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..models.architecture import Architecture
@@ -18,21 +18,28 @@ SEED = 0
 
 
 def operator_workload(spec: OpSpec) -> Workload:
-    """The operator of `spec` alone, as an entry of a table is measured."""
+    """The operator of `spec` alone."""
 
     def module() -> nn.Module:
-        import torch
+        from ..models.layers import build
 
-        from ..models.layers import build, folded
-        from ..models.network import randomise_norms
+        return workload_of(lambda: build(spec))
 
-        with torch.random.fork_rng():
-            torch.manual_seed(SEED)
-            operator = build(spec)
-        randomise_norms(operator, SEED)
-        return folded(operator)
+    return Workload(f"alone/{spec}", input_shapes(spec), module)
 
-    return Workload(str(spec), input_shapes(spec), module)
+
+def workload_of(make: Callable[[], nn.Module]) -> nn.Module:
+    """The module that `make` builds, with random weights and statistics, the same each time, folded."""
+    import torch
+
+    from ..models.layers import folded
+    from ..models.network import randomise_norms
+
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        module = make()
+    randomise_norms(module, SEED)
+    return folded(module)
 
 
 def network_workload(architecture: Architecture, scope: str, weights: Mapping[str, Tensor] | None = None) -> Workload:

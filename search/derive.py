@@ -100,7 +100,7 @@ def fit_target(choices: Choices, log_p: Array, predictor: Predictor, target_ms: 
             return np.array(predictor.fastest.choices)
         current[swap[0]] = swap[1]
     while (room := target_ms - _predicted(predictor, current)) > ROOM * target_ms:
-        added = _change(predictor.edge_ms, current) * predictor.calibration.slope
+        added = _change(predictor.edge_ms, current)
         cost = -_change(log_p, current)
         rate = np.where((added > 0) & (added <= room), cost / np.maximum(added, 1e-12), np.inf)
         swap = _best_valid_swap(current, rate, predictor.space)

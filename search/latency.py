@@ -14,8 +14,8 @@ from ..lut.predictor import Predictor
 class ExpectedLatency(nn.Module):
     """Expected latency over independently drawn operators, in milliseconds.
 
-    LAT = intercept + slope * (fixed_ms + sum over e, o of p[e, o] * edge_ms[e, o]): the predictor's sum with
-    probabilities in place of a choice, so that one-hot probabilities give the prediction itself.
+    LAT = fixed_ms + sum over e, o of p[e, o] * edge_ms[e, o]: the predictor's sum with probabilities in place of a
+    choice, so that one-hot probabilities give the prediction itself.
     """
 
     edge_ms: Tensor
@@ -24,12 +24,10 @@ class ExpectedLatency(nn.Module):
         super().__init__()
         self.register_buffer("edge_ms", torch.from_numpy(predictor.edge_ms).float())
         self.fixed_ms = predictor.fixed_ms
-        self.calibration = predictor.calibration
 
     def forward(self, probabilities: Tensor) -> Tensor:
         """Expected latency (scalar, ms) of operator probabilities [E, O]."""
-        sum_ms = self.fixed_ms + (probabilities * self.edge_ms).sum()
-        return self.calibration.intercept_ms + self.calibration.slope * sum_ms
+        return self.fixed_ms + (probabilities * self.edge_ms).sum()
 
 
 class TradeOff:

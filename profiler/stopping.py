@@ -1,0 +1,90 @@
+"""When a subject is known well enough: confidence interval, plateau, caps. Not after a fixed number of runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..lut.statistics import Array, median_and_ci
+from ..lut.target import Target
+
+FLOOR_MS = 2e-4
+"""An interval below 0.2 us is narrow enough however short the operator."""
+STALE = 0.9
+"""Doubling the visits should narrow the interval to 0.7 of its width; above this they have stopped helping."""
+ENOUGH = ""
+"""The verdict on a subject that is known well enough."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a subject is visited, and when it has been visited enough.
+
+    Attributes:
+        runs: runs a visit; None for as many as last about `rounds.VISIT_MS`.
+        period: it joins every so many rounds.
+        least: visits before any verdict.
+        most: visits after which it is given up as noisy.
+        precision_pct: half the width of the 95 % confidence interval that is sought, relative to the latency.
+        cap_s: seconds of its own runs after which it is given up as noisy.
+    """
+
+    runs: int | None
+    period: int
+    least: int
+    most: int
+    precision_pct: float = 0.5
+    cap_s: float = 60.0
+
+    def at_most(self, visits: int | None) -> Pace:
+        """The same with another greatest number of visits, if one is given."""
+        return self if visits is None else replace(self, most=visits, least=min(self.least, visits))
+
+    def enough_ms(self, latency_ms: float) -> float:
+        """Half width of the interval that is narrow enough for a latency (both in milliseconds)."""
+        return max(self.precision_pct / 100 * latency_ms, FLOOR_MS)
+
+    def visits_wanted(self, latency_ms: float, ci_ms: float, visits: int) -> int:
+        """Estimate of the visits that it will have at the end: intervals narrow with the root of their number."""
+        wanted = visits * (ci_ms / self.enough_ms(latency_ms)) ** 2
+        return int(min(max(wanted, self.least), self.most))
+
+    def verdict(self, points: Array, spent_s: float = 0.0) -> str | None:
+        """None to go on, `ENOUGH` where the subject is known, else why it stays noisy.
+
+        Args:
+            points: one latency for each visit so far, in milliseconds, the machine's speed divided out.
+            spent_s: seconds spent on its runs.
+        """
+        count = len(points)
+        if count < self.least:
+            return None
+        latency, ci = median_and_ci(points)
+        if ci <= self.enough_ms(latency):
+            return ENOUGH
+        known = f"known to {ci / latency * 100:.1f} %, not {self.enough_ms(latency) / latency * 100:.1f} %"
+        if count >= 2 * self.least and ci > STALE * median_and_ci(points[: count // 2])[1]:
+            return f"{known}: {count} visits, and more have stopped helping"
+        if count >= self.most:
+            return f"{known} after {count} visits"
+        if spent_s > self.cap_s:
+            return f"{known} after {spent_s:.0f} s"
+        return None
+
+
+CPU_PROBE = Pace(runs=1, period=1, least=96, most=512)
+"""One run a visit: what ran before was another graph, so weights and code are as cold as inside a network, where the
+same probe run again and again finds both in the nearest caches and takes half the time."""
+CPU_ALONE = Pace(runs=None, period=8, least=16, most=64)
+GPU_PROBE = Pace(runs=None, period=1, least=12, most=64)
+CPU_NETWORK = Pace(runs=None, period=8, least=16, most=64)
+GPU_NETWORK = Pace(runs=None, period=1, least=12, most=64)
+
+
+def pace_of(target: Target, kind: str, context: str) -> Pace:
+    """How subjects of a kind (`operator`, `carrier`, `network`) are visited on a target in a context."""
+    on_cpu = target.device == "cpu"
+    if kind == "network":
+        return CPU_NETWORK if on_cpu else GPU_NETWORK
+    if on_cpu:
+        return CPU_ALONE if context == "isolated" else CPU_PROBE
+    return GPU_PROBE
