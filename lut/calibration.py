@@ -5,8 +5,8 @@ A correction is linear in what a network is made of, so it moves into the entrie
     features f[i, s]   of operator s: its latency (ms), the part of it that falls to its kind (ms), 1
     latency = intercept_ms + sum over operators s of sum over i of weight[i] * f[i, s]
 
-The forms differ in their features, from a mere offset to a factor for each kind of operator. Cross-validation chooses
-among them, and a form with more weights has to be better by more than its error's own uncertainty.
+The forms differ in their features, from a mere offset to a factor for each kind of operator. Leave-one-out
+cross-validation chooses among them, and the error that is reported comes from a second one around that choice.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ class Correction:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise UnknownNameError("form of calibration", self.form, FORMS)
+        if len(self.weights) != FORMS[self.form].weights:
+            raise MeasurementError(f"{len(self.weights)} weights where form {self.form} has {FORMS[self.form].weights}")
 
     def of(self, spec: OpSpec, latency_ms: float) -> float:
         """What the operator adds to a network, in milliseconds."""
@@ -129,24 +131,34 @@ def fit(form: str, networks: Sequence[Parts], measured_ms: Sequence[float]) -> C
     return _fit(form, design(form, networks), np.asarray(measured_ms, float))
 
 
-def choose(networks: Sequence[Parts], measured_ms: Sequence[float]) -> tuple[Correction, Array]:
+def choose(
+    networks: Sequence[Parts], measured_ms: Sequence[float], form: str | None = None
+) -> tuple[Correction, Array]:
     """Choose a form and fit it; the correction, and a prediction of each network by a fit that has not seen it (ms).
 
     Each network is left out in turn; the others choose the form, by leaving out one of them each, and fit it.
 
+    Args:
+        networks: what each network is made of.
+        measured_ms: their latencies, milliseconds.
+        form: a name of `FORMS` to be taken without a choice; the held-out predictions tell what it is worth.
+
     Raises:
         MeasurementError: fewer than `MIN_NETWORKS` networks.
+        UnknownNameError: no such form.
     """
+    if form is not None and form not in FORMS:
+        raise UnknownNameError("form of calibration", form, FORMS)
     y = np.asarray(measured_ms, float)
     if len(y) < MIN_NETWORKS:
         raise MeasurementError(f"{len(y)} networks were measured, a calibration needs {MIN_NETWORKS}")
-    designs = {form: design(form, networks) for form in FORMS}
+    designs = {name: design(name, networks) for name in ([form] if form else FORMS)}
     held_out = np.empty_like(y)
     for index in range(len(y)):
         rest = np.arange(len(y)) != index
-        form = _best({name: x[rest] for name, x in designs.items()}, y[rest])
-        held_out[index] = _predict(_fit(form, designs[form][rest], y[rest]), designs[form][index])
-    chosen = _best(designs, y)
+        chosen = form or _best({name: x[rest] for name, x in designs.items()}, y[rest])
+        held_out[index] = _predict(_fit(chosen, designs[chosen][rest], y[rest]), designs[chosen][index])
+    chosen = form or _best(designs, y)
     found = _fit(chosen, designs[chosen], y)
     error = float(np.sqrt(np.mean((held_out / y - 1) ** 2)) * 100)
     return Correction(found.form, found.intercept_ms, found.weights, error, len(y)), held_out
@@ -178,19 +190,14 @@ def _fit(form: str, x: Array, y: Array) -> Correction:
 
 
 def _best(designs: dict[str, Array], y: Array) -> str:
-    """The simplest form whose leave-one-out error is within a standard error of the least one's."""
-    errors: dict[str, Array] = {}
+    """The form of least mean leave-one-out error, among those that have networks enough for their weights."""
+    errors: dict[str, float] = {}
     for form, x in designs.items():
         if FORMS[form].fixed or len(y) > SPARE * FORMS[form].weights:
             keep = ~np.eye(len(y), dtype=bool)
             found = [_predict(_fit(form, x[rest], y[rest]), x[index]) for index, rest in enumerate(keep)]
-            errors[form] = np.abs(np.array(found) / y - 1)
-    least = min(errors, key=lambda form: float(errors[form].mean()))
-    for form, error in errors.items():
-        gain = error - errors[least]
-        if gain.mean() <= gain.std(ddof=1) / len(y) ** 0.5:
-            return form
-    return least
+            errors[form] = float(np.abs(np.array(found) / y - 1).mean())
+    return min(errors, key=lambda form: errors[form])
 
 
 @dataclass(frozen=True)

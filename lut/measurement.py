@@ -11,8 +11,12 @@ tell how fast the machine was just then:
     slowdown[v]   exp(median of the deviations of the `2 * REACH + 1` visits around v in its session)
 
 repeated `PASSES` times. The latency of a subject is its last usual[s]. Where nothing changes, the slowdowns are about 1
-and nothing is altered. Assumption: what slows the machine slows all subjects by about the same factor; where it does
-not, the two halves of the measurement, each corrected for itself, differ.
+and nothing is altered. Assumption: what slows the machine slows all subjects by about the same factor. Where it did not
+for a while, the subjects visited then disagree about how fast the machine was:
+
+    disagreement[w]  median of |log(point[v] / slowdown[v] / usual)| over the visits of window w, `WINDOW` in a row
+
+Windows that disagree `DISPROVED` times as much as most are left out; their subjects need as many visits again.
 """
 
 from __future__ import annotations
@@ -41,6 +45,12 @@ REACH = 10
 """Visits on either side that tell the machine's speed at a visit."""
 PASSES = 4
 """Times that usual points and slowdowns are told from each other; once is too few where two speeds are as frequent."""
+WINDOW = 64
+"""Visits in a row that are believed or not together."""
+DISPROVED = 3.0
+"""How many times the usual disagreement leaves a window out."""
+AGREED = 0.01
+"""A disagreement (of logarithms, so about 1 %) that is never held against a window."""
 PAUSE_S = 30.0
 """A gap between visits, in seconds, across which nothing is told."""
 
@@ -62,6 +72,7 @@ class Measurement:
         self.subjects, self._which = np.unique([visit.subject for visit in self.visits], return_inverse=True)
         self._points = visit_points([v.durations_ms for v in self.visits], statistic) if visits else np.empty(0)
         self._slowdown = self._slowdowns() if visits else np.empty(0)
+        self._trusted = self._believed() if visits else np.empty(0, dtype=bool)
 
     def durations(self, subject: str) -> list[list[float]]:
         """Raw durations of a subject in milliseconds, one list for each visit, in order of session and time."""
@@ -73,13 +84,13 @@ class Measurement:
         Raises:
             MeasurementError: it was not visited.
         """
-        kept = self._indices(subject)
+        kept = self._indices(subject, trusted=True)
         durations = [self.visits[index].durations_ms for index in kept]
         return summarise(durations, self.statistic, self._slowdown[kept])
 
     def points(self, subject: str) -> Array:
-        """One latency for each visit of a subject, in milliseconds, the machine's speed divided out; [visits]."""
-        kept = self._indices(subject)
+        """One latency for each visit of a subject that is believed, ms, the machine's speed divided out; [visits]."""
+        kept = self._indices(subject, trusted=True)
         return self._points[kept] / self._slowdown[kept]
 
     def halves(self) -> tuple[Measurement, Measurement]:
@@ -91,11 +102,28 @@ class Measurement:
         even, odd = ([self.visits[index] for index in np.flatnonzero(number % 2 == parity)] for parity in (0, 1))
         return Measurement(even, self.statistic), Measurement(odd, self.statistic)
 
-    def _indices(self, subject: str) -> NDArray[np.intp]:
+    @property
+    def disproved(self) -> int:
+        """Number of visits that are left out."""
+        return int((~self._trusted).sum())
+
+    def _indices(self, subject: str, *, trusted: bool = False) -> NDArray[np.intp]:
+        """Visits of a subject; with `trusted`, those that are believed, or all where none is."""
         at = int(np.searchsorted(self.subjects, subject)) if len(self.subjects) else 0
         if at == len(self.subjects) or self.subjects[at] != subject:
             return np.empty(0, dtype=np.intp)
-        return np.flatnonzero(self._which == at)
+        every = np.flatnonzero(self._which == at)
+        kept = every[self._trusted[every]] if trusted else every
+        return kept if len(kept) else every
+
+    def _believed(self) -> NDArray[np.bool_]:
+        """Whether each visit is in a window whose visits agree about the machine's speed."""
+        steady = self._points / self._slowdown
+        window = np.arange(len(steady)) // WINDOW
+        disagreement = _medians(np.abs(np.log(steady / _medians(steady, self._which)[self._which])), window)
+        limit = max(DISPROVED * float(np.median(disagreement)), AGREED)
+        believed: NDArray[np.bool_] = (disagreement <= limit)[window]
+        return believed
 
     def _slowdowns(self) -> Array:
         """Slowdown of the machine at each of the visits, levels included; 1 is its usual speed."""

@@ -37,7 +37,7 @@ class Recorder:
         """Take on subjects that are not finished and that no other running process has; their keys, in order.
 
         Args:
-            share: at most this part of them (0 to 1], every n-th, so that each process has some of every kind.
+            share: at most this part of what is not finished (0 to 1], evenly, so that each process has some of every kind.
         """
         with self.table.store.writing() as connection:
             rows = connection.execute(
@@ -47,7 +47,7 @@ class Recorder:
                 (UNFINISHED,),
             ).fetchall()
             free = [key for key, pid, seen in rows if pid is None or not _running(pid, seen)]
-            wanted = -(-len(free) // round(1 / share)) if free else 0
+            wanted = min(-(-len(rows) // round(1 / share)), len(free))
             taken = [free[index * len(free) // wanted] for index in range(wanted)]
             connection.executemany(
                 "UPDATE subjects SET session = ? WHERE key = ?", [(self.session, key) for key in taken]
@@ -75,18 +75,26 @@ class Recorder:
             connection.executemany("INSERT INTO health VALUES (?, ?, ?)", samples)
             connection.execute("UPDATE sessions SET seen_unix_s = ? WHERE id = ?", (time.time(), self.session))
 
-    def finish(self, found: Mapping[str, tuple[Summary, str | None]], energy_mj: Mapping[str, float]) -> None:
+    def finish(self, found: Mapping[str, tuple[Summary, str | None]]) -> None:
         """Mark subjects as measured, or as noisy where a reason is given, all at once."""
         rows = []
         for key, (summary, reason) in found.items():
             status = schema.MEASURED if reason is None else schema.NOISY
-            rows.append((status, reason, *asdict(summary).values(), energy_mj.get(key), key))
+            rows.append((status, reason, *asdict(summary).values(), key))
         with self.table.store.writing() as connection:
             connection.executemany(
                 "UPDATE subjects SET status = ?, reason = ?, latency_ms = ?, ci_ms = ?, median_ms = ?, min_ms = ?, "
-                "spread_pct = ?, visits = ?, samples = ?, energy_mj = ?, session = NULL WHERE key = ?",
+                "spread_pct = ?, visits = ?, samples = ?, session = NULL WHERE key = ?",
                 rows,
             )
+
+    def spend(self, energy_mj: Mapping[str, float]) -> None:
+        """Write down the energy that one run of each subject takes, in millijoules."""
+        if energy_mj:
+            with self.table.store.writing() as connection:
+                connection.executemany(
+                    "UPDATE subjects SET energy_mj = ? WHERE key = ?", [(mj, key) for key, mj in energy_mj.items()]
+                )
 
     def fail(self, key: str, reason: str) -> None:
         """Mark a subject as failed, and why."""

@@ -60,9 +60,7 @@ def terms_of(spec: OpSpec, context: str) -> tuple[Term, ...]:
 
 def register(table: LatencyTable, space: SearchSpace) -> dict[str, Workload]:
     """Tell the table what has to be timed for the operators of `space`; the workloads, carriers first, by subject."""
-    terms = {
-        str(spec): terms_of(spec, str(table.protocol["context"])) for spec in space.specs() if not is_free(spec)
-    }
+    terms = {str(spec): terms_of(spec, str(table.protocol["context"])) for spec in space.specs() if not is_free(spec)}
     workloads: dict[str, Workload] = {}
     for kind in (CARRIER, OPERATOR):
         rows: dict[str, list[tuple[str, str, float]]] = {}

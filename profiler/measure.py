@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ..errors import MeasurementError, UsageError
 from ..lut.measurement import Measurement, Visit
 from ..lut.statistics import MEDIANS, MINIMA
+from ..lut.table import NETWORK
 from ..lut.target import Target
 from .backends import Backend, Runner, Workload
 from .environment import pinned
@@ -22,6 +23,8 @@ MIN_RUNS = 200
 """Runs of a network that a frame rate needs."""
 WARM_UP_SHARE = 0.3
 """Unrecorded time before a frame rate is measured, as a share of the recorded: 3 s before 10 s."""
+ENERGY_S = 1.0
+"""How long a network runs to tell its energy: counters move in steps of up to a tenth of a second."""
 COMPILE_SHARE = 0.6
 """Part of a budget that compiling may use; what is not compiled by then is left for another call."""
 OnFailure = Callable[[str, str], None]
@@ -61,6 +64,8 @@ def measure(
     on_failure: OnFailure,
     on_visits: OnVisits = lambda _: None,
     on_verdicts: OnVerdicts = lambda *_: None,
+    on_energy: Callable[[str, float], None] = lambda *_: None,
+    energy_mj: Callable[[], float | None] = lambda: None,
     session: int = 0,
     before: Sequence[Visit] = (),
     always: Sequence[str] = (),
@@ -78,6 +83,8 @@ def measure(
         on_failure: takes subject and reason of a workload that the backend refuses.
         on_visits: takes visits as they come, see `Rounds`.
         on_verdicts: takes what has become known, see `Rounds`.
+        on_energy: takes network and energy of one run, in millijoules, where the device counts it.
+        energy_mj: what the device has used so far, in millijoules; None where it does not count.
         session: number of the session that the visits belong to.
         before: visits already made.
         always: jobs that are visited to the end and not waited for.
@@ -112,7 +119,22 @@ def measure(
             on_progress=on_progress,
         )
         found = rounds.run(left_s, always=always)
+        for subject, runner in runners.items():
+            if subject.startswith(NETWORK) and (spent := _energy_of(runner, energy_mj)) is not None:
+                on_energy(subject, spent)
     return found, rounds.undecided
+
+
+def _energy_of(runner: Runner, energy_mj: Callable[[], float | None]) -> float | None:
+    """Energy of one run in millijoules, over `ENERGY_S`; None where the device does not count."""
+    before = energy_mj()
+    if before is None:
+        return None
+    start, runs = time.monotonic(), 0
+    while time.monotonic() - start < ENERGY_S:
+        runs += len(runner.run(MIN_REPEATS))
+    after = energy_mj()
+    return None if after is None else (after - before) / runs
 
 
 def measure_rounds(

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import MismatchError, OutputError, UsageError
 from ..lut.calibration import MIN_NETWORKS, Report, choose, report
-from ..lut.measurement import Measurement
-from ..lut.recorder import UNFINISHED, Recorder
 from ..lut.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
-from ..lut.table import LatencyTable, Subject
+from ..lut.table import LatencyTable
 from ..lut.target import Target
 from ..models.operators import is_free
 from ..models.plan import DENSE, SCOPES
 from ..models.space import SearchSpace
-from .backends import Backend, Workload, require
+from .backends import Backend, require
 from .contexts import CARRIERS, CONTEXTS, ISOLATED, register
 from .environment import DEVICE_NAME, fingerprint
-from .measure import MIN_ROUNDS, Job, check_protocol, default_statistic, measure
+from .filling import Filling
+from .measure import check_protocol, default_statistic
 from .rounds import OnProgress, quiet
-from .stopping import ENOUGH, pace_of
 from .workloads import network_workload
 
-DEFAULT_NETWORKS = 16
-SENTINELS = 8
-"""Subjects that every process measures while others are missing: they tie its speed to the other processes'."""
+DEFAULT_NETWORKS = 24
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,7 @@ def profile(
     budget_s: float | None = None,
     seed: int = 0,
     context: str | None = None,
+    device: str | None = None,
     share: float = 1.0,
     worker: int = 0,
     on_progress: OnProgress = quiet,
@@ -84,6 +81,7 @@ def profile(
         budget_s: seconds after which nothing is begun.
         seed: of the networks and of the visiting order.
         context: `carriers` or `isolated`, see `contexts`; the table's own if None, `carriers` for a new one.
+        device: where this process measures, if not on the target's device; shown to be equal by `fleet.profile_on`.
         share: part of what is missing that this process takes on first, where several fill one table.
         worker: which of several processes on this machine this is.
         on_progress: told how far it is.
@@ -103,103 +101,14 @@ def profile(
         for architecture in space.spread(networks, seed):
             for scope in SCOPES:
                 workloads[table.add_network(architecture, scope)] = network_workload(architecture, scope)
-        filling = _Filling(table, backend, workloads, rounds, seed, worker, on_progress)
+        here = replace(target, device=device or target.device)
+        filling = Filling(table, backend, here, workloads, rounds=rounds, seed=seed, worker=worker)
         while filling.open():
             left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
-            if not filling.run(share, left_s):
+            if not filling.run(share, left_s, on_progress):
                 break
             share = 1.0
         return _result(table, filling.changed, start)
-
-
-class _Filling:
-    """One process's part in filling a table."""
-
-    def __init__(
-        self,
-        table: LatencyTable,
-        backend: Backend,
-        workloads: Mapping[str, Workload],
-        rounds: int | None,
-        seed: int,
-        worker: int,
-        on_progress: OnProgress,
-    ) -> None:
-        self.table, self.backend, self.workloads = table, backend, workloads
-        self.rounds, self.seed, self.worker, self.on_progress = rounds, seed, worker, on_progress
-        self.changed = False
-        self._tried: set[str] = set()
-
-    def open(self) -> bool:
-        """Whether anything is left that this call has not tried."""
-        return any(_open(subject) and subject.key not in self._tried for subject in self.table.subjects())
-
-    def run(self, share: float, budget_s: float | None) -> bool:
-        """Take on a share of what is open and measure it; whether there was anything to take on and time for more."""
-        table, target = self.table, self.table.target
-        recorder = Recorder(table, target.device, fingerprint(target, self.backend))
-        claimed = [key for key in recorder.claim(share) if key in self.workloads and key not in self._tried]
-        self._tried |= set(claimed)
-        kinds = {subject.key: subject.kind for subject in table.subjects()}
-        context = str(table.protocol["context"])
-        jobs = {
-            key: Job(self.workloads[key], pace_of(target, kinds[key], context).at_most(self.rounds))
-            for key in [*claimed, *self._sentinels(claimed)]
-        }
-        before = table.visits()
-        known = self._known(jobs, claimed, Measurement(before, table.protocol["statistic"]), recorder)
-        jobs = {key: job for key, job in jobs.items() if key not in known}
-        late = False
-        try:
-            if set(jobs) & set(claimed):
-                found, undecided = measure(
-                    self.backend,
-                    target,
-                    jobs,
-                    session=recorder.session,
-                    before=before,
-                    always=[key for key in jobs if key not in claimed],
-                    on_visits=recorder.record,
-                    on_verdicts=lambda so_far, verdicts: self._finish(recorder, so_far, verdicts),
-                    on_failure=recorder.fail,
-                    budget_s=budget_s,
-                    seed=self.seed,
-                    worker=self.worker,
-                    on_progress=self.on_progress,
-                )
-                late = bool(undecided)
-                enough = [key for key in undecided if len(found.points(key)) >= MIN_ROUNDS]
-                self._finish(recorder, found, dict.fromkeys(enough, UNFINISHED))
-        finally:
-            recorder.release()
-        self.changed = self.changed or bool(claimed)
-        return bool(claimed) and not late
-
-    def _sentinels(self, claimed: list[str]) -> list[str]:
-        """Subjects that tie this process to the others, where it does not measure all by itself."""
-        every = [key for key in self.workloads if not key.startswith("network/")]
-        if set(every) <= set(claimed):
-            return []
-        chosen = every[:: -(-len(every) // SENTINELS)]
-        return [key for key in chosen if key not in claimed]
-
-    def _known(
-        self, jobs: Mapping[str, Job], claimed: list[str], found: Measurement, recorder: Recorder
-    ) -> dict[str, str]:
-        """Verdicts that visits of earlier calls allow already; they are written down."""
-        verdicts = {key: jobs[key].pace.verdict(found.points(key)) for key in claimed}
-        known = {key: verdict for key, verdict in verdicts.items() if verdict is not None}
-        self._finish(recorder, found, known)
-        return known
-
-    def _finish(self, recorder: Recorder, found: Measurement, verdicts: Mapping[str, str]) -> None:
-        summaries = {key: (found.summary(key), verdict or None) for key, verdict in verdicts.items()}
-        if summaries:
-            recorder.finish(summaries, {})
-
-
-def _open(subject: Subject) -> bool:
-    return subject.status in (PENDING, FAILED) or (subject.status == NOISY and subject.reason == UNFINISHED)
 
 
 def _result(table: LatencyTable, changed: bool, start: float) -> ProfileResult:
@@ -226,11 +135,19 @@ def _result(table: LatencyTable, changed: bool, start: float) -> ProfileResult:
     )
 
 
-def calibrate(table: LatencyTable) -> Report | None:
+def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
     """Fit the table's correction on its own networks, and report on each as predicted by a fit without it.
 
     Both are done for each scope, and written into the table; the report returned is that of scope `dense`. None, and
     nothing written, if the table holds too few networks.
+
+    Args:
+        table: a finished table.
+        form: a name of `lut.calibration.FORMS`; chosen by cross-validation if None.
+
+    Raises:
+        MissingEntryError: a network has an operator without a latency.
+        UnknownNameError: no such form.
     """
     corrections, reports = {}, {}
     even, odd = table.measurement().halves()
@@ -244,7 +161,7 @@ def calibrate(table: LatencyTable) -> Report | None:
         ]
         measured = [subject.latency_ms or 0.0 for subject, _ in networks]
         pairs = [(even.summary(s.key).latency_ms, odd.summary(s.key).latency_ms) for s, _ in networks]
-        correction, held_out = choose(parts, measured)
+        correction, held_out = choose(parts, measured, form)
         corrections[scope] = asdict(correction)
         reports[scope] = report(held_out, measured, pairs)
     table.write_note("calibration", corrections)

@@ -11,6 +11,8 @@ FLOOR_MS = 2e-4
 """An interval below 0.2 us is narrow enough however short the operator."""
 STALE = 0.9
 """Doubling the visits should narrow the interval to 0.7 of its width; above this they have stopped helping."""
+TOLERATED_PCT = 2.0
+"""Half width of the interval, relative to the latency, above which a subject that is given up is called noisy."""
 ENOUGH = ""
 """The verdict on a subject that is known well enough."""
 
@@ -23,9 +25,9 @@ class Pace:
         runs: runs a visit; None for as many as last about `rounds.VISIT_MS`.
         period: it joins every so many rounds.
         least: visits before any verdict.
-        most: visits after which it is given up as noisy.
+        most: visits after which it is given up.
         precision_pct: half the width of the 95 % confidence interval that is sought, relative to the latency.
-        cap_s: seconds of its own runs after which it is given up as noisy.
+        cap_s: seconds of its own runs after which it is given up.
     """
 
     runs: int | None
@@ -49,7 +51,7 @@ class Pace:
         return int(min(max(wanted, self.least), self.most))
 
     def verdict(self, points: Array, spent_s: float = 0.0) -> str | None:
-        """None to go on, `ENOUGH` where the subject is known, else why it stays noisy.
+        """None to go on, `ENOUGH` where the subject is known or known as well as is tolerated, else why it is noisy.
 
         Args:
             points: one latency for each visit so far, in milliseconds, the machine's speed divided out.
@@ -61,23 +63,24 @@ class Pace:
         latency, ci = median_and_ci(points)
         if ci <= self.enough_ms(latency):
             return ENOUGH
-        known = f"known to {ci / latency * 100:.1f} %, not {self.enough_ms(latency) / latency * 100:.1f} %"
         if count >= 2 * self.least and ci > STALE * median_and_ci(points[: count // 2])[1]:
-            return f"{known}: {count} visits, and more have stopped helping"
-        if count >= self.most:
-            return f"{known} after {count} visits"
-        if spent_s > self.cap_s:
-            return f"{known} after {spent_s:.0f} s"
-        return None
+            why = f"{count} visits, and more have stopped helping"
+        elif count >= self.most:
+            why = f"{count} visits"
+        elif spent_s > self.cap_s:
+            why = f"{spent_s:.0f} s"
+        else:
+            return None
+        return ENOUGH if ci <= TOLERATED_PCT / 100 * latency else f"known to {ci / latency * 100:.1f} % after {why}"
 
 
-CPU_PROBE = Pace(runs=1, period=1, least=96, most=512)
+CPU_PROBE = Pace(runs=1, period=1, least=96, most=512, cap_s=4.0)
 """One run a visit: what ran before was another graph, so weights and code are as cold as inside a network, where the
 same probe run again and again finds both in the nearest caches and takes half the time."""
 CPU_ALONE = Pace(runs=None, period=8, least=16, most=64)
 GPU_PROBE = Pace(runs=None, period=1, least=12, most=64)
-CPU_NETWORK = Pace(runs=None, period=8, least=16, most=64)
-GPU_NETWORK = Pace(runs=None, period=1, least=12, most=64)
+CPU_NETWORK = Pace(runs=None, period=8, least=16, most=256, cap_s=2.0)
+GPU_NETWORK = Pace(runs=None, period=1, least=12, most=128, cap_s=4.0)
 
 
 def pace_of(target: Target, kind: str, context: str) -> Pace:

@@ -26,16 +26,30 @@ SENTINELS = 6
 
 
 @dataclass(frozen=True)
+class Checked:
+    """A network that was predicted and measured; latencies in milliseconds, the prediction at the present speed."""
+
+    architecture: Architecture
+    predicted_ms: float
+    measured_ms: float
+
+
+@dataclass(frozen=True)
 class Verification:
     """What `verify` found.
 
     Attributes:
         report: predictions against measurements of networks that the table has not seen.
         drift_pct: how much slower the machine runs now than when the table was made; None if that is not known.
+        covered_pct: share of the networks whose latency is inside the prediction's interval, which is meant to hold
+            `calibration.LEVEL` of them; None if the table is not calibrated.
+        networks: each network.
     """
 
     report: Report
     drift_pct: float | None
+    covered_pct: float | None
+    networks: tuple[Checked, ...]
 
 
 def verify(
@@ -67,11 +81,17 @@ def verify(
     subjects = with_sentinels(table, workloads, DENSE)
     found = measure_rounds(backend, table.target, subjects, rounds, on_progress=on_progress)
     drift_pct = drift(table, found)
-    predicted = [at_speed(predictor.predict(architecture), drift_pct) for architecture in fresh.values()]
-    measured = [found.summary(key).latency_ms for key in fresh]
+    checked = tuple(
+        Checked(architecture, at_speed(predictor.predict(architecture), drift_pct), found.summary(key).latency_ms)
+        for key, architecture in fresh.items()
+    )
+    predicted, measured = ([getattr(one, name) for one in checked] for name in ("predicted_ms", "measured_ms"))
     even, odd = found.halves()
     pairs = [(even.summary(key).latency_ms, odd.summary(key).latency_ms) for key in fresh]
-    return Verification(report(predicted, measured, pairs), drift_pct)
+    half_pct = predictor.correction.half_width_pct()
+    errors_pct = np.abs(np.array(measured) / np.array(predicted) - 1) * 100
+    covered = None if half_pct is None else float((errors_pct <= half_pct).mean() * 100)
+    return Verification(report(predicted, measured, pairs), drift_pct, covered, checked)
 
 
 def unseen(table: LatencyTable, count: int, seed: int) -> dict[str, Architecture]:

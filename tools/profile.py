@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from ..lut.target import Target
     from ..profiler.profile import ProfileResult
 
-NOISY_PCT = 10.0
-"""Spread across visits above which an entry is called noisy."""
-
 app = new_app()
 
 
 @app.command()
 def profile(
-    device: Annotated[str, typer.Option(help="cpu, or cuda:N.")],
+    device: Annotated[
+        list[str], typer.Option(help="cpu, or cuda:N; several times for equal devices that share the work.")
+    ],
     backend: Annotated[
         str | None,
         typer.Option(
@@ -37,10 +36,16 @@ def profile(
     ] = None,
     networks: Annotated[
         int, typer.Option(help="Whole networks measured among the operators, to calibrate and verify.")
-    ] = 12,
-    rounds: Annotated[int | None, typer.Option(help="Visits to each operator.")] = None,
+    ] = 24,
+    rounds: Annotated[
+        int | None, typer.Option(help="Visits to anything at most; by default until it is known to 0.5 %.")
+    ] = None,
     budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Begin no round after this time, say 90s or 4m.")
+        str | None, typer.Option(metavar="TIME", help="Begin nothing after this time, say 90s or 4m.")
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(help="carriers: operators between convolutions, as in a network (default); isolated: alone."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the networks and the visiting order.")] = 0,
     out: Annotated[
@@ -60,27 +65,31 @@ def profile(
     from ..profiler import profile as profiler
     from ..profiler.defaults import default_backend
     from ..profiler.devices import check_device
+    from ..profiler.fleet import profile_on
 
     chosen = SearchSpace.load(space)
     if input_size is not None:
         chosen = chosen.with_input(*parse_size(input_size))
-    device = check_device(device)
-    target = Target(device, backend or default_backend(device), precision, threads if device == "cpu" else 1)
+    devices = [check_device(name) for name in device]
+    first = devices[0]
+    target = Target(first, backend or default_backend(first), precision, threads if first == "cpu" else 1)
     height, width = chosen.input
-    named = f"{chosen.name}-{height}x{width}-{device.replace(':', '')}-{target.backend}-{precision}.lut"
+    named = f"{chosen.name}-{height}x{width}-{first.replace(':', '')}-{target.backend}-{precision}.lut"
     path = out or Path(named)
-    say(f"profiling {chosen.name} {height}x{width} on {target}, into {path}")
+    beside = f" and {', '.join(devices[1:])}" if devices[1:] else ""
+    say(f"profiling {chosen.name} {height}x{width} on {target}{beside}, into {path}")
+    options: dict[str, Any] = {
+        "networks": networks,
+        "rounds": rounds,
+        "budget_s": None if budget is None else parse_seconds(budget),
+        "seed": seed,
+        "context": context,
+    }
     with progress_bar() as on_progress:
-        result = profiler.profile(
-            chosen,
-            target,
-            path,
-            networks=networks,
-            rounds=rounds,
-            budget_s=None if budget is None else parse_seconds(budget),
-            seed=seed,
-            on_progress=on_progress,
-        )
+        if len(devices) > 1:
+            result = profile_on(devices, chosen, target, path, on_progress=on_progress, **options)
+        else:
+            result = profiler.profile(chosen, target, path, on_progress=on_progress, **options)
     _show(path, target, result, as_json)
     return 1 if result.failed else 0
 
@@ -99,8 +108,9 @@ def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> N
     }
     for key, reason in result.failed.items():
         say(f"failed: {key}: {reason}")
-    table = grid(f"{path}: {target}", "entries", "measured", "noisy", "failed", "seconds", numbers=5)
-    table.add_row(*(str(content[name]) for name in ("entries", "measured", "noisy", "failed")), f"{result.seconds:.1f}")
+    counts = ("entries", "measured", "noisy", "interpolated", "pending", "failed")
+    table = grid(f"{path}: {target}", *counts, "seconds", numbers=7)
+    table.add_row(*(str(content[name]) for name in counts), f"{result.seconds:.1f}")
     emit(content, as_json, table, *report_tables(result.verification))
 
 
@@ -108,9 +118,10 @@ def report_tables(report: Report | None) -> list[Any]:
     """Tables, or a line, that show a verification report to people."""
     if report is None:
         return ["Not verified: too few networks were measured. Predictions of this table have an unknown error."]
-    table = grid("prediction of unseen networks", "", "prediction", "half of the rounds by the other", numbers=2)
+    table = grid("prediction of unseen networks", "", "prediction", "half of the visits by the other", numbers=2)
     table.add_row("networks", str(report.networks), "")
     table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.ceiling_mape_pct:.1f} %")
+    table.add_row("greatest error", f"{report.worst_pct:.1f} %", "")
     table.add_row("bias", f"{report.bias_pct:+.1f} %", "")
     table.add_row("within 5 % / 10 %", f"{report.within_5_pct:.0f} % / {report.within_10_pct:.0f} %", "")
     table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.ceiling_kendall_tau:.2f}")

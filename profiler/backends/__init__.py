@@ -13,6 +13,7 @@ __all__ = ["BACKENDS", "Backend", "Runner", "Workload", "get_backend", "require"
 
 BACKENDS = {
     "onnxruntime": ".ort:OnnxRuntimeBackend",
+    "onnxruntime-tensorrt": ".ort:OnnxRuntimeTensorRTBackend",
     "tensorrt": ".trt:TensorRTBackend",
     "torch": ".eager:TorchBackend",
 }
@@ -36,13 +37,16 @@ def require(target: Target) -> Backend:
 
     Raises:
         BackendUnavailableError: it cannot; the message gives the reason and the mend.
-        UsageError: the backend does not offer the precision.
+        UsageError: the backend does not offer the precision on that device.
     """
     backend = get_backend(target.backend)
     reason = backend.unavailable(target.device)
     if reason is not None:
         raise BackendUnavailableError(f"backend {target.backend} cannot run on {target.device}: {reason}")
-    if target.precision not in backend.precisions:
-        offered = ", ".join(backend.precisions)
-        raise UsageError(f"backend {target.backend} has no precision {target.precision!r}; it offers {offered}")
+    offered = backend.precisions(target.device)
+    if target.precision not in offered:
+        raise UsageError(
+            f"backend {target.backend} has no precision {target.precision!r}; "
+            f"it offers {', '.join(offered)} on {target.device}"
+        )
     return backend

@@ -55,7 +55,9 @@ class Backend(Protocol):
     """A way of running networks: torch, ONNX Runtime, TensorRT. Stateless; made anew wherever one is needed."""
 
     name: str
-    precisions: tuple[str, ...]
+
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """Of `fp32`, `fp16` and `bf16`, those in which this backend computes on `device`, as far as it runs there."""
 
     def unavailable(self, device: str) -> str | None:
         """None if this backend runs on `device` here, else the reason and what to install, in one sentence."""
@@ -75,15 +77,22 @@ class Backend(Protocol):
 WARM_UP_RUNS = 3
 WARM_UP_CPU_MS = 5.0
 WARM_UP_GPU_MS = 200.0
+WARM_UP_BATCH = 64
 
 
 def warm_up(runner: Runner, *, on_gpu: bool) -> None:
-    """Run until allocations, caches and, on a GPU, clocks have settled: `WARM_UP_RUNS` and the time above."""
+    """Run until allocations, caches and, on a GPU, clocks have settled: `WARM_UP_RUNS` and the time above.
+
+    On a GPU up to `WARM_UP_BATCH` runs are asked for at once: one by one, a short operator's 200 ms would take seconds
+    of waiting for the host, with the device idle between.
+    """
     wanted = WARM_UP_GPU_MS if on_gpu else WARM_UP_CPU_MS
-    spent, runs = 0.0, 0
+    spent, runs, batch = 0.0, 0, 1
     while runs < WARM_UP_RUNS or spent < wanted:
-        spent += sum(runner.run(1))
-        runs += 1
+        spent += sum(runner.run(batch))
+        runs += batch
+        if on_gpu:
+            batch = min(2 * batch, WARM_UP_BATCH)
 
 
 def random_inputs(shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:

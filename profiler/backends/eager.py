@@ -1,4 +1,4 @@
-"""Backend `torch`: modules run eagerly by torch, on a CPU or a CUDA device."""
+"""Backend `torch`: modules run by torch itself, eagerly on a CPU, as CUDA graphs on a GPU."""
 
 from __future__ import annotations
 
@@ -9,19 +9,32 @@ from typing import TYPE_CHECKING
 from ...errors import MeasurementError
 from ...lut.target import Target
 from ..devices import cuda_missing, torch_threads
-from .base import Workload, random_inputs, warm_up
+from .base import Runner, Workload, random_inputs, warm_up
+from .cuda_graph import CudaGraph
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Precision -> torch's data type, by name."""
+
 
 class TorchBackend:
-    """torch as it runs a module, kernel by kernel; TF32 is off, so that fp32 means fp32."""
+    """torch as it runs a module: kernel by kernel on a CPU, as one CUDA graph in channels_last format on a GPU.
+
+    The graph is what `torch` means on a GPU for operators, networks and exports alike. Such networks are deployed so:
+    their shapes are static, and launching their kernels one by one often takes the host longer than it takes the
+    device to run them. An operator under 50 us would be timed at the host's pace. A module that cannot be captured is
+    refused, never run in another way. TF32 is off, so that fp32 means fp32.
+    """
 
     name = "torch"
-    precisions = ("fp32", "fp16", "bf16")
+
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """fp32, fp16 and bf16, on every device."""
+        return tuple(DTYPES)
 
     def unavailable(self, device: str) -> str | None:
         """None on a CPU or a CUDA device that torch sees, else the reason."""
@@ -37,71 +50,137 @@ class TorchBackend:
             versions["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         return versions
 
-    def compile(self, workload: Workload, target: Target) -> TorchRunner:
-        """Move the module to the device in the target's precision."""
-        return TorchRunner(workload, target)
+    def compile(self, workload: Workload, target: Target) -> Runner:
+        """Move the module to the device in the target's precision, and on a GPU capture it.
+
+        Raises:
+            MeasurementError: the module cannot be captured as a CUDA graph, or TF32 stays on.
+        """
+        import torch
+
+        if target.device == "cpu":
+            return TorchRunner(workload, target.precision, target.threads)
+        if forbid_tf32() and target.precision == "fp32":
+            raise MeasurementError(
+                "torch keeps TF32 on, so fp32 would not be fp32; is TORCH_ALLOW_TF32_CUBLAS_OVERRIDE set?"
+            )
+        return GraphRunner(workload, target.precision, torch.device(target.device))
+
+
+def forbid_tf32() -> bool:
+    """Turn TF32 off in torch's convolutions and matrix products; whether it is on all the same, as torch reports."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
 
 
 class TorchRunner:
-    """A module on a device; see `Runner` for the contract."""
+    """A module on the CPU; see `Runner` for the contract."""
 
-    def __init__(self, workload: Workload, target: Target) -> None:
-        import torch
-
-        self._threads = target.threads
-        self._device = torch.device(target.device)
-        self._dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[target.precision]
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-        self._module = workload.build().to(self._device, self._dtype)
-        self._inputs = [self._place(x) for x in random_inputs(workload.input_shapes)]
+    def __init__(self, workload: Workload, precision: str, threads: int) -> None:
+        self._threads, self._dtype = threads, _dtype(precision)
+        self._module = workload.build().to(self._dtype)
+        self._inputs = self._place(random_inputs(workload.input_shapes))
 
     def prepare(self) -> None:
         """Run until warm."""
         try:
-            warm_up(self, on_gpu=self._device.type == "cuda")
+            warm_up(self, on_gpu=False)
         except RuntimeError as error:
             raise MeasurementError(f"torch: {str(error).splitlines()[0]}") from error
 
     def run(self, repeats: int) -> list[float]:
-        """Time forward passes: with CUDA events on a GPU, else with the host's clock."""
+        """Time forward passes with the host's clock."""
         import torch
 
+        durations = []
         with torch.inference_mode(), torch_threads(self._threads):
-            if self._device.type == "cuda":
-                return self._run_events(repeats)
-            durations = []
             for _ in range(repeats):
                 start = time.perf_counter_ns()
                 self._module(*self._inputs)
                 durations.append((time.perf_counter_ns() - start) / 1e6)
-            return durations
+        return durations
 
     def infer(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.generic]]:
-        """Outputs on the host; floating-point ones as float32."""
+        """Outputs; floating-point ones as float32."""
         import torch
 
         with torch.inference_mode(), torch_threads(self._threads):
-            out = self._module(*(self._place(x) for x in inputs))
-            return [(out.float() if out.is_floating_point() else out).cpu().numpy()]
+            return _to_host(self._module(*self._place(inputs)))
 
     def close(self) -> None:
         """Drop module and inputs."""
         del self._module, self._inputs
 
-    def _place(self, x: NDArray[np.float32]) -> torch.Tensor:
+    def _place(self, inputs: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
         import torch
 
-        return torch.from_numpy(x).to(self._device, self._dtype)
+        return [torch.from_numpy(array).to(self._dtype) for array in inputs]
 
-    def _run_events(self, repeats: int) -> list[float]:
+
+class GraphRunner:
+    """A module on a CUDA device, captured as a CUDA graph over inputs that stay in place; see `Runner`."""
+
+    def __init__(self, workload: Workload, precision: str, device: torch.device) -> None:
         import torch
 
-        with torch.cuda.device(self._device):
-            marks = [torch.cuda.Event(enable_timing=True) for _ in range(2 * repeats)]  # type: ignore[no-untyped-call]
-            for start, end in zip(marks[::2], marks[1::2], strict=True):
-                start.record()
-                self._module(*self._inputs)
-                end.record()
-            torch.cuda.synchronize(self._device)
-            return [start.elapsed_time(end) for start, end in zip(marks[::2], marks[1::2], strict=True)]
+        module = workload.build().to(device, _dtype(precision))
+        self._module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
+        self._inputs = [_empty(shape, _dtype(precision), device) for shape in workload.input_shapes]
+        self._fill(random_inputs(workload.input_shapes))
+        self._graph = CudaGraph(lambda: self._module(*self._inputs), device)
+
+    def prepare(self) -> None:
+        """Fill the inputs with random values and run until warm."""
+        try:
+            self._fill(random_inputs([tuple(tensor.shape) for tensor in self._inputs]))
+            warm_up(self, on_gpu=True)
+        except RuntimeError as error:
+            raise MeasurementError(f"torch: {str(error).splitlines()[0]}") from error
+
+    def run(self, repeats: int) -> list[float]:
+        """Time replays of the graph with CUDA events; inputs and outputs stay on the device."""
+        return self._graph.time(repeats)
+
+    def infer(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.generic]]:
+        """Outputs of a replay, on the host; floating-point ones as float32. The inputs stay what they are given."""
+        import torch
+
+        with torch.inference_mode():
+            self._fill(inputs)
+            self._graph.replay()
+            return _to_host(self._graph.result)
+
+    def close(self) -> None:
+        """Drop graph, inputs and module."""
+        self._graph.close()
+        del self._graph, self._inputs, self._module
+
+    def _fill(self, inputs: Sequence[NDArray[np.float32]]) -> None:
+        import torch
+
+        for tensor, array in zip(self._inputs, inputs, strict=True):
+            tensor.copy_(torch.from_numpy(array))
+
+
+def _dtype(precision: str) -> torch.dtype:
+    import torch
+
+    dtype: torch.dtype = getattr(torch, DTYPES[precision])
+    return dtype
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Memory for an input; an image lies channels_last, as convolutions in that format read it."""
+    import torch
+
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
+
+
+def _to_host(result: torch.Tensor | tuple[torch.Tensor, ...]) -> list[NDArray[np.generic]]:
+    """Copies of the outputs on the host, contiguous; floating-point ones as float32."""
+    outs = result if isinstance(result, tuple) else (result,)
+    return [(out.float() if out.is_floating_point() else out).contiguous().cpu().numpy() for out in outs]

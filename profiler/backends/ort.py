@@ -1,41 +1,39 @@
-"""Backend `onnxruntime`: the ONNX graph under ONNX Runtime's CPU or CUDA execution provider."""
+"""Backends `onnxruntime` and `onnxruntime-tensorrt`: the ONNX graph under one of ONNX Runtime's execution providers."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...errors import BackendUnavailableError, MeasurementError
 from ...lut.target import Target
-from ..devices import cuda_missing
 from .base import Workload, random_inputs, warm_up
+from .ort_session import CPU, CUDA, TENSORRT, load_tensorrt_library, missing, open_session, tensorrt_missing
+from .trt_precision import cast_model
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime with all graph optimisations, inputs and outputs bound to the device."""
+    """ONNX Runtime's own kernels: its CPU provider, or its CUDA provider with the graph captured as a CUDA graph."""
 
     name = "onnxruntime"
-    precisions = ("fp32",)
+
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """On a CPU fp32, on a GPU fp16 too.
+
+        bf16 is missing since the CUDA provider convolves it from ONNX's operator set 22 on only, and pools it never.
+        """
+        return ("fp32",) if device == "cpu" else ("fp32", "fp16")
 
     def unavailable(self, device: str) -> str | None:
         """None if the provider of `device` is built in and the device is there, else the reason."""
-        try:
-            import onnxruntime
-        except ImportError:
-            package = "onnxruntime" if device == "cpu" else "onnxruntime-gpu"
-            return f"ONNX Runtime is not installed: pip install {package}"
-        provider = _PROVIDERS[device.split(":")[0]]
-        if provider not in onnxruntime.get_available_providers():
-            return f"this ONNX Runtime has no {provider}: pip uninstall onnxruntime && pip install onnxruntime-gpu"
-        return None if device == "cpu" else cuda_missing(device)
+        return missing(CPU if device == "cpu" else CUDA, device)
 
     def versions(self) -> dict[str, str]:
         """Version of ONNX Runtime."""
@@ -44,26 +42,105 @@ class OnnxRuntimeBackend:
         return {"onnxruntime": onnxruntime.__version__}
 
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
-        """Open a session on the target's device, and on no other."""
-        return OnnxRuntimeRunner(workload, target)
+        """Open a session on the target's device, and on no other; see `OnnxRuntimeRunner` for the errors."""
+        if target.device == "cpu":
+            return OnnxRuntimeRunner(workload, workload.onnx, target, CPU, {})
+        settings = {"device_id": _index(target), "use_tf32": "0", "enable_cuda_graph": "1"}
+        return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CUDA, settings)
+
+
+class OnnxRuntimeTensorRTBackend:
+    """ONNX Runtime's TensorRT provider, alone: with one node on the CUDA or CPU provider there is no session.
+
+    fp16 is the provider's own option, on the float32 model. It builds weakly typed networks, in which TensorRT refuses
+    float16 tensors unless that option is on, and with it picks the type of each layer by speed: converting the model
+    would only add casts. Strongly typed networks are what the backend `tensorrt` builds.
+    """
+
+    name = "onnxruntime-tensorrt"
+
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """fp32, with TF32 off, and fp16."""
+        return ("fp32", "fp16")
+
+    def unavailable(self, device: str) -> str | None:
+        """None if the provider, the device and the TensorRT that the provider is built for are there."""
+        if device == "cpu":
+            return "TensorRT needs a CUDA device"
+        return missing(TENSORRT, device) or tensorrt_missing()
+
+    def versions(self) -> dict[str, str]:
+        """Versions of ONNX Runtime and of the TensorRT library that it uses."""
+        import onnxruntime
+
+        number = load_tensorrt_library().getInferLibVersion()  # 101302 is 10.13.2
+        tensorrt = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+        return {"onnxruntime": onnxruntime.__version__, "TensorRT": tensorrt}
+
+    def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
+        """Build the engine on the target's device; see `OnnxRuntimeRunner` for the errors."""
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # the only way: the provider leaves TensorRT's TF32 flag on
+        load_tensorrt_library()
+        settings = {
+            "device_id": _index(target),
+            "trt_fp16_enable": str(target.precision == "fp16"),  # these options are `True` and `False`, not 1 and 0
+            "trt_cuda_graph_enable": "True",
+            "trt_timing_cache_enable": "True",
+            "trt_timing_cache_path": _timings().name,
+        }
+        return OnnxRuntimeRunner(workload, workload.onnx, target, TENSORRT, settings)
 
 
 class OnnxRuntimeRunner:
-    """A session with its bindings; see `Runner` for the contract."""
+    """A session with its inputs and outputs bound to buffers that stay in place, as a CUDA graph needs them.
 
-    def __init__(self, workload: Workload, target: Target) -> None:
-        self._kind, _, index = target.device.partition(":")
-        self._index = int(index or 0)
-        self._session = _session(workload, target.threads, self._kind, self._index)
-        self._shapes = workload.input_shapes
-        self._binding = self._bind(random_inputs(self._shapes))
+    On a GPU the first run also captures the graph, after the regular runs that ONNX Runtime wants before it; the
+    later ones replay it. All of them have to come from one thread. See `Runner` for the contract.
+    """
+
+    def __init__(
+        self, workload: Workload, model: bytes, target: Target, provider: str, settings: dict[str, str]
+    ) -> None:
+        """Open the session and bind its buffers.
+
+        Args:
+            workload: gives name and input shapes.
+            model: its ONNX model, perhaps converted.
+            target: device and threads.
+            provider: where all nodes run.
+            settings: options of the provider.
+
+        Raises:
+            BackendUnavailableError: the provider does not load.
+            MeasurementError: ONNX Runtime refuses the model.
+        """
+        import numpy as np
+        import onnxruntime
+
+        self._shapes, self._on_gpu = workload.input_shapes, provider != CPU
+        place = ("cuda", int(_index(target))) if self._on_gpu else ("cpu", 0)
+        value = onnxruntime.OrtValue
+        self._session = open_session(workload.name, model, provider, settings, target.threads)
+        self._inputs = [value.ortvalue_from_numpy(array, *place) for array in random_inputs(self._shapes)]
+        self._outputs, self._binding = [], self._session.io_binding()
+        for index, given in enumerate(self._inputs):
+            self._binding.bind_ortvalue_input(f"input_{index}", given)
+        for output in self._session.get_outputs():
+            dtype = {"tensor(float)": np.float32, "tensor(int64)": np.int64}[output.type]
+            self._outputs.append(value.ortvalue_from_shape_and_type(output.shape, dtype, *place))
+            self._binding.bind_ortvalue_output(output.name, self._outputs[-1])
 
     def prepare(self) -> None:
-        """Run until warm."""
-        warm_up(self, on_gpu=self._kind == "cuda")
+        """Fill the inputs with random values and run until warm."""
+        self._fill(random_inputs(self._shapes))
+        warm_up(self, on_gpu=self._on_gpu)
 
     def run(self, repeats: int) -> list[float]:
-        """Time runs of the session with the host's clock; a run ends when its outputs are there."""
+        """Time runs of the session with the host's clock.
+
+        A run returns when the device is done, replays of CUDA graphs included; only the run option
+        `disable_synchronize_execution_providers`, which is not set, would change that.
+        """
         session, binding = self._session, self._binding
         durations = []
         for _ in range(repeats):
@@ -73,61 +150,28 @@ class OnnxRuntimeRunner:
         return durations
 
     def infer(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.generic]]:
-        """Outputs on the host."""
-        binding = self._bind(inputs)
-        self._session.run_with_iobinding(binding)
-        return [value.numpy() for value in binding.get_outputs()]
+        """Copies of the outputs on the host; the inputs stay what they are given."""
+        import numpy as np
+
+        self._fill(inputs)
+        self._session.run_with_iobinding(self._binding)
+        return [np.array(value.numpy()) for value in self._outputs]
 
     def close(self) -> None:
-        """Drop session and bindings."""
-        del self._binding, self._session
+        """Drop session and buffers."""
+        del self._binding, self._inputs, self._outputs, self._session
 
-    def _bind(self, inputs: Sequence[NDArray[np.float32]]) -> Any:
-        """Bind `inputs` and outputs of the model's static shapes to buffers on the device."""
-        import numpy as np
-        import onnxruntime
-
-        binding = self._session.io_binding()
-        for index, array in enumerate(inputs):
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(array, self._kind, self._index)
-            binding.bind_ortvalue_input(f"input_{index}", value)
-        for output in self._session.get_outputs():
-            dtype = {"tensor(float)": np.float32, "tensor(int64)": np.int64}[output.type]
-            value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(output.shape, dtype, self._kind, self._index)
-            binding.bind_ortvalue_output(output.name, value)
-        return binding
+    def _fill(self, inputs: Sequence[NDArray[np.float32]]) -> None:
+        for value, array in zip(self._inputs, inputs, strict=True):
+            value.update_inplace(array)
 
 
-def _session(workload: Workload, threads: int, kind: str, index: int) -> Any:
-    """An inference session that runs wholly on the provider of `kind`, or an error."""
-    import onnxruntime
-
-    _quiet()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    settings: dict[str, str] = {}
-    if kind == "cuda":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        settings = {"device_id": str(index), "use_tf32": "0"}
-    try:
-        session = onnxruntime.InferenceSession(
-            workload.onnx, options, providers=[_PROVIDERS[kind]], provider_options=[settings]
-        )
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise MeasurementError(f"ONNX Runtime refuses {workload.name}: {str(error).splitlines()[0]}") from error
-    if session.get_providers()[0] != _PROVIDERS[kind]:
-        raise BackendUnavailableError(
-            f"ONNX Runtime could not load {_PROVIDERS[kind]} and fell back to {session.get_providers()[0]}; "
-            f"check that its CUDA and cuDNN libraries are installed"
-        )
-    return session
+def _index(target: Target) -> str:
+    """Number of the target's CUDA device."""
+    return target.device.partition(":")[2]
 
 
 @cache
-def _quiet() -> None:
-    """Keep ONNX Runtime's warnings (such as: no GPU found) off the terminal; errors still come."""
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(3)
+def _timings() -> tempfile.TemporaryDirectory[str]:
+    """A folder for what TensorRT has timed, which its builds in this process share; removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="lgc-tensorrt-")

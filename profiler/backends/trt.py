@@ -18,7 +18,10 @@ class TensorRTBackend:
     """Builds a workload's ONNX into an engine on the device itself, and runs it there."""
 
     name = "tensorrt"
-    precisions = PRECISIONS
+
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """fp32, fp16 and bf16."""
+        return PRECISIONS
 
     def unavailable(self, device: str) -> str | None:
         """None if engines can be built and run on `device`, else the reason and the mend in one sentence."""

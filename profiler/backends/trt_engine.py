@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import BackendUnavailableError, MeasurementError, UnknownNameError
-from .trt_loader import INSTALL_FULL, Library, load_tensorrt
+from .trt_loader import FULL, INSTALL_FULL, Library, load_tensorrt
 from .trt_log import Log, get_log, one_line
 from .trt_precision import cast_model
 
 DEFAULT_CAPABILITY = "8.9"
 """What an engine is built for where there is neither a GPU nor a wish: the Ada generation (L4, L40, RTX 4090)."""
+
+_timings: dict[str, bytes] = {}
+"""Library and device -> what TensorRT has timed there in this process: a table's graphs have many layers in common."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +113,34 @@ def _build(library: Library, log: Log, model: bytes, capability: str) -> bytes:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: else CUDA graphs are not promised to work
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if capability in library.capabilities:
         config.num_compute_capabilities = 1
         config.set_compute_capability(library.capabilities[capability], 0)
-    plan = builder.build_serialized_network(network, config)
+    with _shared_timings(library, config):
+        plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise MeasurementError(f"{library} could not build the engine: {log.why()}")
     return bytes(plan)
+
+
+@contextmanager
+def _shared_timings(library: Library, config: Any) -> Iterator[None]:
+    """Context in which a build finds what earlier ones have timed on the current device, and adds what it times.
+
+    Full TensorRT only: in TensorRT-RTX, which picks its kernels when an engine is loaded, these calls do nothing.
+    """
+    if library.flavour != FULL:
+        yield
+        return
+    import torch
+
+    place = f"{library}, {torch.cuda.get_device_name()}"
+    cache = config.create_timing_cache(_timings.get(place, b""))
+    config.set_timing_cache(cache, False)  # False: timings of another device are refused
+    yield
+    _timings[place] = bytes(cache.serialize())
 
 
 def _parser_error(library: Library, parser: Any) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BackendUnavailableError, MeasurementError
-from .base import warm_up
+from .base import random_inputs, warm_up
+from .cuda_graph import CudaGraph
 from .trt_engine import Engine
 from .trt_loader import Library
 from .trt_log import get_log
@@ -31,14 +32,15 @@ TORCH_TYPES = {
 
 
 class EngineRunner:
-    """An engine on one CUDA device, with buffers of its own. A `Runner`; not for several threads at once."""
+    """An engine on one CUDA device, as a CUDA graph over buffers of its own. A `Runner`; not for several threads."""
 
     def __init__(self, library: Library, engine: Engine, device: str) -> None:
-        """Load `engine` into `library`'s runtime on `device`, say `cuda:0`.
+        """Load `engine` into `library`'s runtime on `device`, say `cuda:0`, and capture it.
 
         Raises:
             BackendUnavailableError: the engine was built by the other flavour of TensorRT.
-            MeasurementError: the runtime refuses the engine, say since it was built for another device.
+            MeasurementError: the runtime refuses the engine, say since it was built for another device; or the engine
+                cannot be captured.
         """
         import torch
 
@@ -57,35 +59,17 @@ class EngineRunner:
             self._context = self._engine.create_execution_context()
             if self._context is None:
                 raise MeasurementError(f"{library} makes no context on {device}: {self._log.why()}")
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._bind()
+        self._graph = CudaGraph(self._enqueue, self._device)
 
     def prepare(self) -> None:
         """Fill the inputs with normally distributed values and run until warm."""
-        for tensor in self._inputs.values():
-            tensor.copy_(_random_like(tensor))
-        self._synchronise_device()
+        self._fill(random_inputs([tuple(tensor.shape) for tensor in self._inputs.values()]))
         warm_up(self, on_gpu=True)
 
     def run(self, repeats: int) -> list[float]:
-        """Run `repeats` times back to back on the stream; the duration of each in milliseconds, by CUDA events.
-
-        Each run lies between two events of its own. An engine shorter than its own launch on the host (some 50 us) is
-        timed at the pace of those launches.
-
-        Raises:
-            MeasurementError: TensorRT failed to run the engine.
-        """
-        import torch
-
-        with torch.cuda.device(self._device):
-            marks = [(_event(), _event()) for _ in range(repeats)]
-            for start, end in marks:
-                start.record(self._stream)
-                self._enqueue()
-                end.record(self._stream)
-            self._stream.synchronize()
-        return [float(start.elapsed_time(end)) for start, end in marks]
+        """Replay `repeats` times back to back; the duration of each in milliseconds, by CUDA events."""
+        return self._graph.time(repeats)
 
     def infer(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.generic]]:
         """Outputs for `inputs`, both in the model's order; inputs are copied to the device and outputs back.
@@ -93,21 +77,16 @@ class EngineRunner:
         Raises:
             MeasurementError: a wrong number of inputs, or one of the wrong shape.
         """
-        import torch
-
         given, wanted = [tuple(array.shape) for array in inputs], [tuple(t.shape) for t in self._inputs.values()]
         if given != wanted:
             raise MeasurementError(f"the engine takes inputs of shapes {wanted}, not {given}")
-        for tensor, array in zip(self._inputs.values(), inputs, strict=True):
-            tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)))
-        self._synchronise_device()
-        with torch.cuda.device(self._device):
-            self._enqueue()
-            self._stream.synchronize()
+        self._fill(inputs)
+        self._graph.replay()
         return [_to_numpy(tensor) for tensor in self._outputs.values()]
 
     def close(self) -> None:
-        """Free the context, the engine and the buffers, in this order; more than once does no harm."""
+        """Free the graph, the context, the engine and the buffers, in this order; more than once does no harm."""
+        self._graph.close()
         self._context = self._engine = self._runtime = None
         self._inputs, self._outputs = {}, {}
 
@@ -125,31 +104,20 @@ class EngineRunner:
             side[name] = tensor
             if not self._context.set_tensor_address(name, tensor.data_ptr()):
                 raise MeasurementError(f"{self._library} refuses the buffer of {name}: {self._log.why()}")
-        self._synchronise_device()
 
     def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise MeasurementError(f"{self._library} failed to run the engine: {self._log.why()}")
-
-    def _synchronise_device(self) -> None:
-        """Wait for torch's own stream: the engine's stream does not wait for the copies made there."""
+        """Queue one run of the engine on torch's current stream."""
         import torch
 
-        torch.cuda.synchronize(self._device)
+        if not self._context.execute_async_v3(torch.cuda.current_stream(self._device).cuda_stream):
+            raise MeasurementError(f"{self._library} failed to run the engine: {self._log.why()}")
 
+    def _fill(self, inputs: Sequence[NDArray[np.float32]]) -> None:
+        """Copy `inputs` into the buffers, on torch's current stream, on which the graph is replayed too."""
+        import torch
 
-def _event() -> torch.cuda.Event:
-    import torch
-
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
-def _random_like(tensor: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    if tensor.is_floating_point():
-        return torch.randn_like(tensor)
-    return torch.randint_like(tensor, 0, 2 if tensor.dtype == torch.bool else 127)
+        for tensor, array in zip(self._inputs.values(), inputs, strict=True):
+            tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)))
 
 
 def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:

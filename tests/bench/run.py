@@ -1,6 +1,7 @@
-"""Benchmarks: how well a table predicts, written with commit, machine and versions. `make bench`, `make gpu-check`.
+"""Benchmarks: what tables are worth, written with commit, machine and versions. `make bench`, `make gpu-check`.
 
-Everything is measured anew in a scratch folder; nothing is read from earlier results.
+Everything is measured anew in a scratch folder; nothing is read from earlier results. On a CPU three spaces are tried,
+on a GPU the preset that `lgc-profile` takes there.
 """
 
 from __future__ import annotations
@@ -16,84 +17,118 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import properties
+from report import markdown
+from usual import usual_error_pct, usual_table
+
 from lgc.lut import LatencyTable, Target
 from lgc.models import SearchSpace
 from lgc.models.plan import DENSE
-from lgc.profiler.backends import get_backend
-from lgc.profiler.defaults import default_backend
+from lgc.profiler.backends import BACKENDS, get_backend
 from lgc.profiler.deploy import Network, time_network
 from lgc.profiler.devices import check_device
 from lgc.profiler.environment import DEVICE_NAME, fingerprint
 from lgc.profiler.profile import profile
 from lgc.profiler.verification import unseen, verify
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
 COMMANDS = ("lgc-profile", "lgc-lut", "lgc-search", "lgc-train", "lgc-export", "lgc-scenes", "lgc-demo")
-NETWORKS, EXPORTS = 12, 4
+NETWORKS, EXPORTS = 24, 4
+EXPORT_SECONDS = 5.0
+
+
+def spaces(device: str) -> list[SearchSpace]:
+    if device != "cpu":
+        return [SearchSpace.load("lgcnet-cityscapes")]
+    camvid = SearchSpace.load("lgcnet-camvid").with_input(360, 480)
+    return [SearchSpace.load("tiny"), camvid, SearchSpace.load(HERE / "wide.yaml")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--space", default="tiny")
-    parser.add_argument("--backends", nargs="*", help="all that run on the device, if left out")
+    parser.add_argument("--spaces", nargs="*", help="of the benchmark's, by name; all if left out")
+    parser.add_argument("--backends", nargs="*", help="onnxruntime on a CPU, all that run there on a GPU, if left out")
+    parser.add_argument("--precisions", nargs="*", default=["fp32"])
+    parser.add_argument("--keep", type=Path, help="folder in which the tables are kept")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     device = check_device(arguments.device)
-    names = arguments.backends or [n for n in ("onnxruntime", "torch", "tensorrt") if not missing(n, device)]
-    commit = git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
-    for name in names:
-        target = Target(device, name)
-        result = bench(SearchSpace.load(arguments.space), target, commit)
-        stem = f"{arguments.space}-{slug(result['environment'][DEVICE_NAME])}-{name}-fp32"
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
-        (arguments.out / f"{stem}.md").write_text(markdown(result))
-        print(markdown(result))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    head = {
+        "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    for target in targets(device, arguments.backends, arguments.precisions):
+        for space in spaces(device):
+            if arguments.spaces and space.name not in arguments.spaces:
+                continue
+            result = {**head, **bench(space, target, arguments.keep)}
+            stem = "-".join(
+                [*result["name"], slug(result["environment"][DEVICE_NAME]), target.backend, target.precision]
+            )
+            (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
+            (arguments.out / f"{stem}.md").write_text(markdown(result))
+            print(markdown(result), flush=True)
 
 
-def missing(backend: str, device: str) -> str | None:
-    reason = get_backend(backend).unavailable(device)
-    if reason is not None:
-        print(f"left out: {backend} on {device}: {reason}", file=sys.stderr)
-    return reason
+def targets(device: str, backends: list[str] | None, precisions: list[str]) -> list[Target]:
+    """Targets on the device; a backend that is not here is named and left out, or an error if it was asked for."""
+    found = []
+    for name in backends or (["onnxruntime"] if device == "cpu" else list(BACKENDS)):
+        backend = get_backend(name)
+        reason = backend.unavailable(device)
+        if reason is not None and backends:
+            sys.exit(f"{name} on {device}: {reason}")
+        if reason is not None:
+            print(f"left out: {name} on {device}: {reason}", file=sys.stderr)
+            continue
+        found += [Target(device, name, p) for p in precisions if p in backend.precisions(device)]
+    return found
 
 
-def bench(space: SearchSpace, target: Target, commit: str) -> dict[str, Any]:
-    """Profile, verify and export; the default backend's run also times `--help`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        lut = Path(scratch) / "bench.lut"
+def bench(space: SearchSpace, target: Target, keep: Path | None) -> dict[str, Any]:
+    """Profile, verify, compare with the usual table; for the smallest space also the properties and the exports."""
+    height, width = space.input
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        lut = (keep or scratch) / f"{space.name}-{height}x{width}-{target.backend}-{target.precision}.lut"
+        lut.unlink(missing_ok=True)
         profiled = profile(space, target, lut)
         with LatencyTable.open(lut) as table:
             again = verify(table, NETWORKS, seed=1)
-            exports = [export_error(table, target, network) for network in unseen(table, EXPORTS, seed=2).values()]
-    first = target.backend == default_backend(target.device)
-    return {
-        "commit": commit,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "space": space.name,
-        "target": str(target),
-        "environment": fingerprint(target, get_backend(target.backend)),
-        "profile_seconds": profiled.seconds,
-        "entries": profiled.entries,
-        "held_out": profiled.verification.as_dict(),
-        "verify": {**again.report.as_dict(), "drift_pct": again.drift_pct},
-        "exports": exports,
-        "help_seconds": {name: help_seconds(name) for name in COMMANDS} if first else None,
-    }
+            plain, corrected = usual_error_pct(usual_table(space, target), again.networks)
+            result: dict[str, Any] = {
+                "name": [space.name, f"{height}x{width}"],
+                "target": str(target),
+                "environment": fingerprint(target, get_backend(target.backend)),
+                "protocol": table.protocol,
+                "calibration": table.note("calibration"),
+                "profile_seconds": profiled.seconds,
+                "entries": profiled.entries,
+                "noisy": profiled.noisy,
+                "held_out": profiled.verification.as_dict() if profiled.verification else None,
+                "verify": {
+                    **again.report.as_dict(),
+                    "drift_pct": again.drift_pct,
+                    "inside_90_pct_interval_pct": again.covered_pct,
+                },
+                "usual_table": {"mape_pct": plain, "mape_after_our_correction_pct": corrected},
+                "predictions": properties.prediction_rate(table),
+            }
+            if space.name == "tiny":
+                result["repeatability"] = properties.repeatability(space, target, scratch)
+                result["interpolation"] = properties.interpolation(space, target, scratch)
+                result["exports"] = [
+                    export_error(table, target, network) for network in unseen(table, EXPORTS, seed=2).values()
+                ]
+                result["help_seconds"] = {name: help_seconds(name) for name in COMMANDS}
+    return result
 
 
 def export_error(table: LatencyTable, target: Target, architecture: Any) -> dict[str, float | None]:
-    result = time_network(Network(architecture, None, DENSE), target, table, seconds=5)
-    names = (
-        "table_ms",
-        "predicted_ms",
-        "measured_ms",
-        "error_pct",
-        "drift_pct",
-        "max_abs_diff",
-        "argmax_agreement_pct",
-    )
+    result = time_network(Network(architecture, None, DENSE), target, table, seconds=EXPORT_SECONDS)
+    names = ("predicted_ms", "measured_ms", "error_pct", "drift_pct", "max_abs_diff", "argmax_agreement_pct")
     return {name: getattr(result, name) for name in names}
 
 
@@ -109,40 +144,12 @@ def help_seconds(command: str) -> float:
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    done = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def slug(name: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name).lower().split())
-
-
-def markdown(result: dict[str, Any]) -> str:
-    environment = result["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    lines = [
-        f"# {result['space']} on {result['target']}",
-        "",
-        f"Commit {result['commit']}, {result['date']}, {environment[DEVICE_NAME]}, {environment['system']}, "
-        f"{versions}, lgc {environment['lgc']}, Python {environment['python']}.",
-        "",
-        f"Table of {result['entries']} entries from nothing, verified: {result['profile_seconds']:.0f} s.",
-        "",
-        "| | held out while profiling | anew, unseen networks |",
-        "| --- | --- | --- |",
-    ]
-    held, anew = result["held_out"], result["verify"]
-    lines += [f"| {name} | {held[name]:.4g} | {anew[name]:.4g} |" for name in held]
-    lines += ["", f"Drift of the machine between table and verification: {anew['drift_pct']:+.1f} %.", ""]
-    lines += ["| exported network | predicted ms | measured ms | error % | drift % | max diff |", "|" + " --- |" * 6]
-    for index, row in enumerate(result["exports"]):
-        lines.append(
-            f"| {index} | {row['predicted_ms']:.3f} | {row['measured_ms']:.3f} | {row['error_pct']:+.1f} "
-            f"| {row['drift_pct']:+.1f} | {row['max_abs_diff']:.1e} |"
-        )
-    if result["help_seconds"]:
-        lines += ["", "| `--help` | seconds |", "| --- | --- |"]
-        lines += [f"| {name} | {seconds:.2f} |" for name, seconds in result["help_seconds"].items()]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

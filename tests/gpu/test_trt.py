@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from lgc.errors import MeasurementError
 from lgc.lut.target import Target
-from lgc.profiler.backends import Workload, get_backend
+from lgc.profiler.backends import Workload, get_backend, trt_engine
 from lgc.profiler.backends.trt_engine import build_engine, device_capability
+from lgc.profiler.backends.trt_loader import FULL, load_tensorrt
 
 SHAPE = (1, 3, 64, 128)
 
@@ -97,3 +98,23 @@ def test_engine_is_for_this_device(module):
     assert engine.compute_capability == device_capability()
     assert not engine.assumed
     assert engine.layers
+
+
+def test_a_second_engine_leaves_the_first_ones_results_alone(make_runner):
+    first, second = make_runner(), make_runner("fp16")
+    image = np.random.default_rng(2).standard_normal(SHAPE, np.float32)
+    (alone,) = first.infer([image])
+    second.prepare()
+    second.run(5)
+    np.testing.assert_array_equal(first.infer([image])[0], alone)
+
+
+def test_builds_share_their_timings(module):
+    if load_tensorrt().flavour != FULL:
+        pytest.skip("TensorRT-RTX times nothing while it builds")
+    trt_engine._timings.clear()
+    onnx_model = Workload("net", (SHAPE,), lambda: module).onnx
+    seconds = [build_engine(onnx_model).seconds for _ in range(2)]
+    (timings,) = trt_engine._timings.values()
+    assert len(timings) > 1000
+    assert seconds[1] < seconds[0]

@@ -1,0 +1,85 @@
+"""What a table must be besides right: repeatable, open to interpolation, fast to ask."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lgc.lut import LatencyTable, Predictor, Target
+from lgc.lut.compare import compare
+from lgc.lut.interpolation import Interpolator
+from lgc.models import OpSpec, SearchSpace
+from lgc.models.costs import Costs
+from lgc.profiler.profile import profile
+
+SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
+ARCHITECTURES = 200_000
+LEAST_SHARE_PCT = 1.0
+
+
+def repeatability(space: SearchSpace, target: Target, scratch: Path) -> dict[str, Any]:
+    """Two tables from nothing, one after the other: how far entries above 1 % of a network differ."""
+    paths = [scratch / f"{name}.lut" for name in "ab"]
+    for path in paths:
+        profile(space, target, path, networks=4)
+    with LatencyTable.open(paths[0]) as a, LatencyTable.open(paths[1]) as b:
+        found = compare(a, b)
+    changes = [abs(change.change_pct) for change in found.changes if change.weighs(LEAST_SHARE_PCT)]
+    return {
+        "space": space.name,
+        "entries": len(changes),
+        "drift_pct": (found.speed - 1) * 100,
+        "median_difference_pct": float(np.median(changes)),
+        "p95_difference_pct": float(np.quantile(changes, 0.95)),
+    }
+
+
+def interpolation(space: SearchSpace, target: Target, scratch: Path) -> dict[str, Any]:
+    """Entries at several input sizes; each inner resolution estimated from the others."""
+    latencies: dict[OpSpec, float] = {}
+    intervals: dict[OpSpec, float] = {}
+    for scale in SCALES:
+        height, width = (round(length * scale) for length in space.input)
+        path = scratch / f"{height}x{width}.lut"
+        profile(space.with_input(height, width), target, path, networks=0)
+        with LatencyTable.open(path) as table:
+            for entry in table.entries():
+                latencies[OpSpec.parse(entry.key)] = entry.latency_ms or 0.0
+                intervals[OpSpec.parse(entry.key)] = entry.ci_ms or 0.0
+    rows = Interpolator(latencies, intervals).leave_one_resolution_out()
+    errors = [abs(row.estimated_ms / row.measured_ms - 1) * 100 for row in rows]
+    return {
+        "space": space.name,
+        "scales": SCALES,
+        "measured": len(latencies),
+        "estimated": len(rows),
+        "median_error_pct": float(np.median(errors)),
+        "p90_error_pct": float(np.quantile(errors, 0.9)),
+    }
+
+
+def prediction_rate(table: LatencyTable) -> dict[str, Any]:
+    """Architectures a second on one core: latency, and the other costs."""
+    space = table.space
+    predictor, costs = Predictor(space, table), Costs(space)
+    rng = np.random.default_rng(0)
+    choices = rng.integers(len(space.operators), size=(ARCHITECTURES, space.edges))
+    columns = {
+        "latency": predictor.predict_many,
+        "macs": costs.macs,
+        "parameters": costs.parameters,
+        "peak_activation_bytes": costs.peak_activation_bytes,
+    }
+    rates = {}
+    for name, column in columns.items():
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            column(choices)
+            times.append(time.process_time() - start)
+        rates[name] = ARCHITECTURES / statistics.median(times)
+    return {"space": space.name, "edges": space.edges, "per_second": rates}

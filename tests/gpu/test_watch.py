@@ -1,0 +1,70 @@
+"""What NVML really tells of a GPU while it works."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from lgc.lut import Target
+from lgc.models import SearchSpace
+from lgc.profiler.backends import get_backend
+from lgc.profiler.watch import watcher
+from lgc.profiler.workloads import network_workload
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and a CUDA build of torch")
+
+TARGET = Target("cuda:0", "torch")
+
+
+@pytest.fixture(scope="module")
+def work():
+    """Half a second of work on the GPU."""
+    runner = get_backend("torch").compile(network_workload(SearchSpace.load("tiny").sample(0), "dense"), TARGET)
+    runner.prepare()
+
+    def run():
+        start = time.monotonic()
+        while time.monotonic() - start < 0.5:
+            runner.run(20)
+
+    yield run
+    runner.close()
+
+
+def test_a_sample_tells_clocks_temperature_power_and_why_they_are_so(work):
+    with watcher(TARGET) as watch:
+        work()
+        health = watch.sample()
+    assert health.sm_clock_mhz > 100
+    assert health.memory_clock_mhz > 100
+    assert 0 < health.temperature_c < 120
+    assert health.power_w is None or health.power_w > 1
+    assert isinstance(health.throttle, tuple)
+    assert health.other_gpu_processes is None or health.other_gpu_processes >= 0
+    assert health.involuntary_switches >= 0
+
+
+def test_the_energy_counter_only_grows(work):
+    with watcher(TARGET) as watch:
+        if watch.energy_mj() is None:
+            pytest.skip("this GPU counts no energy")
+        counts = []
+        for _ in range(4):
+            counts.append(watch.energy_mj())
+            work()
+    assert counts == sorted(counts)
+    assert counts[-1] - counts[0] > 1000
+
+
+def test_a_sample_takes_little_time(work):
+    spent = []
+    with watcher(TARGET) as watch:
+        work()
+        for _ in range(50):
+            start = time.perf_counter()
+            watch.sample()
+            spent.append(time.perf_counter() - start)
+    assert np.median(spent) < 5e-3

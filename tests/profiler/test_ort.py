@@ -1,0 +1,164 @@
+"""ONNX Runtime's providers: what they are asked for, and what is said where one is missing. GPUs: see tests/gpu."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from lgc.errors import BackendUnavailableError, MeasurementError
+from lgc.lut import Target
+from lgc.profiler.backends import Workload, get_backend, ort, ort_session
+from lgc.profiler.backends.ort_session import CPU, CUDA, TENSORRT, open_session
+
+WORKLOAD = Workload("net", ((1, 4, 8, 8),), lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
+HALF = onnx.TensorProto.FLOAT16
+
+
+class OpenedError(Exception):
+    """Stops a runner at its session and carries what the session was to be."""
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What a session is asked to be: `opened(backend, device, precision)` gives model, provider and settings."""
+
+    def stop(name, model, provider, settings, threads):
+        raise OpenedError(onnx.load_from_string(model), provider, settings)
+
+    monkeypatch.setattr(ort, "open_session", stop)
+    monkeypatch.setattr(ort, "load_tensorrt_library", lambda: None)
+
+    def ask(backend, device, precision="fp32"):
+        with pytest.raises(OpenedError) as caught:
+            get_backend(backend).compile(WORKLOAD, Target(device, backend, precision))
+        return caught.value.args
+
+    return ask
+
+
+def half_weights(model):
+    return [tensor.data_type == HALF for tensor in model.graph.initializer]
+
+
+def test_the_cpu_provider_has_no_settings(opened):
+    model, provider, settings = opened("onnxruntime", "cpu")
+    assert (provider, settings) == (CPU, {})
+    assert not any(half_weights(model))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_cuda_provider_captures_a_graph_without_tf32(opened, precision):
+    model, provider, settings = opened("onnxruntime", "cuda:1", precision)
+    assert provider == CUDA
+    assert settings == {"device_id": "1", "use_tf32": "0", "enable_cuda_graph": "1"}
+    assert all(half_weights(model)) == (precision == "fp16")
+    ends = [*model.graph.input, *model.graph.output]
+    assert {end.type.tensor_type.elem_type for end in ends} == {onnx.TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_tensorrt_provider_gets_the_float32_model_and_a_switch(opened, monkeypatch, precision):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    model, provider, settings = opened("onnxruntime-tensorrt", "cuda:0", precision)
+    assert provider == TENSORRT
+    assert not any(half_weights(model))
+    assert settings.pop("trt_timing_cache_path")
+    assert settings == {
+        "device_id": "0",
+        "trt_fp16_enable": str(precision == "fp16"),
+        "trt_cuda_graph_enable": "True",
+        "trt_timing_cache_enable": "True",
+    }
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+
+
+def test_builds_share_a_folder_of_timings(opened, monkeypatch):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    folders = {opened("onnxruntime-tensorrt", "cuda:0")[2]["trt_timing_cache_path"] for _ in range(2)}
+    assert len(folders) == 1
+    assert Path(*folders).is_dir()
+
+
+def test_precisions_depend_on_the_device():
+    backend = get_backend("onnxruntime")
+    assert backend.precisions("cpu") == ("fp32",)
+    assert backend.precisions("cuda:0") == ("fp32", "fp16")
+    assert get_backend("onnxruntime-tensorrt").precisions("cuda:0") == ("fp32", "fp16")
+
+
+def test_tensorrt_is_not_for_the_cpu():
+    assert get_backend("onnxruntime-tensorrt").unavailable("cpu") == "TensorRT needs a CUDA device"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretends a GPU, and an ONNX Runtime with its three providers."""
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(ort_session, "cuda_missing", lambda device: None)
+    monkeypatch.setattr(ort_session, "_wanted_tensorrt", lambda: 10)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+
+def test_a_missing_tensorrt_names_the_command_for_the_version_that_is_wanted(gpu, monkeypatch):
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ort_session.ctypes, "CDLL", missing)
+    reason = get_backend("onnxruntime-tensorrt").unavailable("cuda:0")
+    assert reason.startswith("this ONNX Runtime needs TensorRT 10, which does not load (libnvinfer.so.10: cannot open")
+    assert reason.endswith('pip install "tensorrt-cu13>=10,<11"')
+
+
+def test_with_the_library_tensorrt_is_available_and_has_its_version(gpu, monkeypatch):
+    library = SimpleNamespace(getInferLibVersion=lambda: 101302)
+    monkeypatch.setattr(ort_session.ctypes, "CDLL", lambda name: library)
+    backend = get_backend("onnxruntime-tensorrt")
+    assert backend.unavailable("cuda:0") is None
+    assert backend.versions()["TensorRT"] == "10.13.2"
+
+
+def test_the_wanted_tensorrt_is_read_from_the_provider(monkeypatch, tmp_path):
+    (tmp_path / "capi").mkdir()
+    library = tmp_path / "capi" / "libonnxruntime_providers_tensorrt.so"
+    monkeypatch.setattr("onnxruntime.__file__", str(tmp_path / "__init__.py"))
+    library.write_bytes(b"\x7fELF\0libcublas.so.13\0libnvinfer.so.11\0libnvonnxparser.so.11\0")
+    ort_session._wanted_tensorrt.cache_clear()
+    assert ort_session._wanted_tensorrt() == 11
+    library.write_bytes(b"\x7fELF")
+    ort_session._wanted_tensorrt.cache_clear()
+    with pytest.raises(BackendUnavailableError, match="linked to no TensorRT; reinstall onnxruntime-gpu"):
+        ort_session._wanted_tensorrt()
+    ort_session._wanted_tensorrt.cache_clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: see tests/gpu")
+@pytest.mark.parametrize(("provider", "libraries"), [(CUDA, "CUDA and cuDNN"), (TENSORRT, "CUDA, cuDNN and TensorRT")])
+def test_a_provider_without_its_libraries_is_no_fault_of_the_model_and_never_the_cpu(provider, libraries, capfd):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if provider not in onnxruntime.get_available_providers():
+        pytest.skip(f"this ONNX Runtime has no {provider}")
+    with pytest.raises(BackendUnavailableError, match=f"could not load {provider}; .* Install {libraries}"):
+        open_session("net", WORKLOAD.onnx, provider, {"device_id": "0"}, 1)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_model_that_is_refused_is_a_measurement_error_in_its_name():
+    with pytest.raises(MeasurementError, match="ONNX Runtime refuses net: "):
+        open_session("net", b"no graph", CPU, {}, 1)
+
+
+def test_inputs_stay_in_place_and_outputs_are_copies():
+    runner = get_backend("onnxruntime").compile(WORKLOAD, Target("cpu", "onnxruntime"))
+    places = [value.data_ptr() for value in (*runner._inputs, *runner._outputs)]
+    (first,) = runner.infer([np.ones((1, 4, 8, 8), np.float32)])
+    kept = first.copy()
+    runner.infer([np.full((1, 4, 8, 8), -3, np.float32)])
+    assert np.array_equal(first, kept)
+    assert [value.data_ptr() for value in (*runner._inputs, *runner._outputs)] == places
+    runner.prepare()
+    assert runner._inputs[0].numpy().std() > 0.1
