@@ -11,6 +11,7 @@ cross-validation chooses among them, and the error that is reported comes from a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -113,7 +114,7 @@ class Correction:
 
         if self.error_pct is None or self.networks < 2:
             return None
-        return float(t.ppf((1 + LEVEL) / 2, self.networks - 1)) * self.error_pct * (1 + 1 / self.networks) ** 0.5
+        return float(t.ppf((1 + LEVEL) / 2, self.networks - 1)) * self.error_pct * math.sqrt(1 + 1 / self.networks)
 
 
 Parts = Sequence[tuple[OpSpec, float]]

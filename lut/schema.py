@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,8 @@ def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
             connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
         scratch.rename(path)
     except (OSError, sqlite3.Error) as error:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
         raise OutputError(f"cannot write {path}: {error}") from error
     return connect(path)
 

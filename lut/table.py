@@ -212,7 +212,8 @@ class LatencyTable:
         """
         where, values = ("WHERE subject = ?", (subject,)) if subject else ("", ())
         query = f"SELECT subject, round, at_unix_s, durations_ms, session FROM visits {where} ORDER BY session, round"
-        return [Visit(*row[:3], json.loads(row[3]), row[4]) for row in self.store.rows(query, *values)]
+        rows = self.store.rows(query, *values)
+        return [Visit(key, number, at, json.loads(text), session) for key, number, at, text, session in rows]
 
     def measurement(self) -> Measurement:
         """All visits, of operators and networks, with the machine's changing speed divided out.
@@ -274,6 +275,8 @@ class LatencyTable:
         subjects = {subject.key: subject for subject in self.subjects()}
         terms: dict[str, list[tuple[Subject, float]]] = {}
         for entry, subject, coefficient in self.store.rows("SELECT entry, subject, coefficient FROM terms"):
+            if subject not in subjects:
+                raise FileFormatError(f"{self.path} is a damaged latency table: it lacks {subject}, of which {entry} is")
             terms.setdefault(entry, []).append((subjects[subject], coefficient))
         rows = [(*_derived(parts), entry) for entry, parts in terms.items()]
         with self.store.writing() as connection:

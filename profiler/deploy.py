@@ -44,13 +44,14 @@ class Result:
     """One deployed network on one target; what could not be had is None.
 
     Attributes:
-        backend: `onnxruntime`, `tensorrt` or `torch`.
+        backend: a name of `backends.BACKENDS`.
         device: where it ran, or what it was built for.
         precision: `fp32`, `fp16` or `bf16`.
         scope: `core` or `dense`.
         table_ms: the table's prediction, at the machine's speed when the table was made.
         drift_pct: how much slower the machine runs now, by networks of the table measured again.
         predicted_ms: table_ms at the machine's present speed.
+        predicted_low_ms: lower end of its 90 % interval; likewise predicted_high_ms.
         measured_ms: the table's statistic over the runs, so that it compares with predicted_ms.
         error_pct: (predicted - measured) / measured.
         table_error_pct: (table - measured) / measured: the table's error and the machine's drift together.
@@ -69,6 +70,8 @@ class Result:
     table_ms: float | None = None
     drift_pct: float | None = None
     predicted_ms: float | None = None
+    predicted_low_ms: float | None = None
+    predicted_high_ms: float | None = None
     measured_ms: float | None = None
     error_pct: float | None = None
     table_error_pct: float | None = None
@@ -157,7 +160,9 @@ def time_network(
         MismatchError: the table is of another target, space or machine.
     """
     backend = require(target)
-    table_ms = predict(network, target, table, backend) if table is not None else None
+    predictor = None if table is None else predictor_of(network, target, table, backend)
+    table_ms = None if predictor is None else predictor.predict(network.architecture)
+    interval = None if predictor is None else predictor.interval(network.architecture)
     diff, agreement = compare_with_torch(network, backend, target)
     subjects = {NETWORK: network.workload()}
     if table is not None:
@@ -176,6 +181,8 @@ def time_network(
         table_ms=table_ms,
         drift_pct=drift_pct,
         predicted_ms=predicted,
+        predicted_low_ms=None if interval is None else at_speed(interval.low_ms, drift_pct),
+        predicted_high_ms=None if interval is None else at_speed(interval.high_ms, drift_pct),
         measured_ms=summary.latency_ms,
         error_pct=None if predicted is None else (predicted / summary.latency_ms - 1) * 100,
         table_error_pct=None if table_ms is None else (table_ms / summary.latency_ms - 1) * 100,
@@ -189,11 +196,11 @@ def time_network(
     )
 
 
-def predict(network: Network, target: Target, table: LatencyTable, backend: Backend) -> float:
-    """The table's prediction for the network, after showing that it speaks of this target and machine."""
+def predictor_of(network: Network, target: Target, table: LatencyTable, backend: Backend) -> Predictor:
+    """The table's predictor in the network's scope, after showing that it speaks of this target and machine."""
     table.require(target=target)
     require_machine(table, fingerprint(target, backend))
-    return Predictor(table.space, table, network.scope).predict(network.architecture)
+    return Predictor(table.space, table, network.scope)
 
 
 def compare_with_torch(network: Network, backend: Backend, target: Target) -> tuple[float, float]:

@@ -32,6 +32,10 @@ class Filling:
         rounds: visits to each at most; the protocol's if None.
         seed: of the visiting order.
         worker: which of several processes on this machine this is.
+
+    Attributes:
+        changed: whether this process has measured, or tried to.
+        elsewhere: number of subjects that other processes were measuring when this one was last done.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class Filling:
         seed: int = 0,
         worker: int = 0,
     ) -> None:
-        self.changed = False
+        self.changed, self.elsewhere = False, 0
         self._table, self._backend, self._target, self._workloads = table, backend, target, workloads
         self._rounds, self._seed, self._worker = rounds, seed, worker
         self._tried: set[str] = set()
@@ -72,6 +76,7 @@ class Filling:
                 late = self._measure(recorder, watch, claimed, budget_s, on_progress)
         finally:
             recorder.release()
+        self.elsewhere = recorder.others()
         return bool(claimed) and not late
 
     def _measure(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import MismatchError, OutputError, UsageError
+from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
 from ..lut.calibration import MIN_NETWORKS, Report, choose, report
 from ..lut.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
 from ..lut.table import LatencyTable
 from ..lut.target import Target
 from ..models.operators import is_free
+from ..models.opspec import OpSpec
 from ..models.plan import DENSE, SCOPES
 from ..models.space import SearchSpace
 from .backends import Backend, require
@@ -37,6 +39,7 @@ class ProfileResult:
         noisy: of these, ones that are not known as well as the protocol asks.
         interpolated: entries estimated from others.
         pending: entries without a latency.
+        elsewhere: operators, carriers and networks that other processes are measuring just now.
         failed: key -> reason of operators and networks that could not be measured.
         seconds: time spent by this call.
         verification: report on networks that each prediction had not seen; None if too few were measured.
@@ -47,6 +50,7 @@ class ProfileResult:
     noisy: int
     interpolated: int
     pending: int
+    elsewhere: int
     failed: dict[str, str]
     seconds: float
     verification: Report | None
@@ -82,7 +86,7 @@ def profile(
         seed: of the networks and of the visiting order.
         context: `carriers` or `isolated`, see `contexts`; the table's own if None, `carriers` for a new one.
         device: where this process measures, if not on the target's device; shown to be equal by `fleet.profile_on`.
-        share: part of what is missing that this process takes on first, where several fill one table.
+        share: part of what is missing that this process takes on, where several fill one table.
         worker: which of several processes on this machine this is.
         on_progress: told how far it is.
 
@@ -105,16 +109,16 @@ def profile(
         filling = Filling(table, backend, here, workloads, rounds=rounds, seed=seed, worker=worker)
         while filling.open():
             left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
-            if not filling.run(share, left_s, on_progress):
+            if not filling.run(share, left_s, on_progress) or share < 1:
                 break
-            share = 1.0
-        return _result(table, filling.changed, start)
+        return _result(table, filling, start)
 
 
-def _result(table: LatencyTable, changed: bool, start: float) -> ProfileResult:
+def _result(table: LatencyTable, filling: Filling, start: float) -> ProfileResult:
     """Bring the table's entries, calibration and verification up to date, and say what there is."""
-    if changed:
+    if filling.changed:
         table.settle()
+        interpolate(table)
     entries = table.entries()
     failed = {entry.key: entry.reason or "" for entry in entries if entry.status == FAILED}
     failed |= {subject.key: subject.reason or "" for subject in table.subjects("network") if subject.status == FAILED}
@@ -122,17 +126,44 @@ def _result(table: LatencyTable, changed: bool, start: float) -> ProfileResult:
     verification = None
     if all(status in KNOWN for status in statuses):
         stored = table.note("verification")
-        verification = calibrate(table) if changed or stored is None else Report(**stored[DENSE])
+        verification = calibrate(table) if filling.changed or stored is None else Report(**stored[DENSE])
     return ProfileResult(
         entries=len(entries),
         measured=statuses.count(MEASURED) + statuses.count(NOISY),
         noisy=statuses.count(NOISY),
         interpolated=statuses.count(INTERPOLATED),
         pending=statuses.count(PENDING),
+        elsewhere=filling.elsewhere,
         failed=failed,
         seconds=time.monotonic() - start,
         verification=verification,
     )
+
+
+def interpolate(table: LatencyTable) -> int:
+    """Estimate entries that are not measured from measured ones of the same kind; the number of those it could.
+
+    They are marked as interpolated, with what they come from, and give way as soon as they are measured.
+    """
+    from ..lut.interpolation import Interpolator
+
+    entries = {OpSpec.parse(entry.key): entry for entry in table.entries()}
+    wanted = [spec for spec, entry in entries.items() if entry.status in (PENDING, INTERPOLATED)]
+    if not wanted:
+        return 0
+    measured = {spec: entry for spec, entry in entries.items() if entry.status in (MEASURED, NOISY)}
+    estimate = Interpolator(
+        {spec: entry.latency_ms or 0.0 for spec, entry in measured.items()},
+        {spec: entry.ci_ms or 0.0 for spec, entry in measured.items()},
+    )
+    found = {}
+    for spec in wanted:
+        with suppress(MissingEntryError):
+            one = estimate(spec)
+            reason = f"estimated from others of {spec.operator}, which it gives to {one.error_pct:.0f} %"
+            found[spec] = (one.latency_ms, one.latency_ms * one.error_pct / 100, reason)
+    table.interpolate(found)
+    return len(found)
 
 
 def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:

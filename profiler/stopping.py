@@ -79,7 +79,7 @@ CPU_PROBE = Pace(runs=1, period=1, least=96, most=512, cap_s=4.0)
 same probe run again and again finds both in the nearest caches and takes half the time."""
 CPU_ALONE = Pace(runs=None, period=8, least=16, most=64)
 GPU_PROBE = Pace(runs=None, period=1, least=12, most=64)
-CPU_NETWORK = Pace(runs=None, period=8, least=16, most=256, cap_s=2.0)
+CPU_NETWORK = Pace(runs=None, period=8, least=16, most=256, cap_s=1.0)
 GPU_NETWORK = Pace(runs=None, period=1, least=12, most=128, cap_s=4.0)
 
 

@@ -75,7 +75,7 @@ def search(
         on_step: told step and number of steps.
 
     Returns:
-        The result: architecture (path), target_ms, predicted_ms, steps, seconds, and how the search went.
+        The result: architecture (path), target_ms, predicted_ms and its 90 % interval, steps, seconds, and how the search went.
 
     Raises:
         UsageError: no architecture of the space reaches the target.
@@ -103,9 +103,12 @@ def search(
     spent = _restore(state, before) if before is not None else 0.0
     seconds = _optimise(state, halves, run, config, on_step, spent)
     architecture = _derive(state, halves[1], predictor, config)
+    interval = predictor.interval(architecture)
     common = {
         "target_ms": config.target_ms,
         "predicted_ms": predictor.predict(architecture),
+        "predicted_low_ms": interval.low_ms if interval else None,
+        "predicted_high_ms": interval.high_ms if interval else None,
         "steps": config.steps,
         "scope": predictor.scope,
     }

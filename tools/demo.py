@@ -122,7 +122,9 @@ def _profile(state: Demo, on_progress: Callable[[Progress], None]) -> None:
     from ..models.space import SearchSpace
     from ..profiler.profile import profile
 
-    result = profile(SearchSpace.load("tiny"), state.target, state.lut, seed=state.seed, on_progress=on_progress)
+    result = profile(
+        SearchSpace.load("tiny"), state.target, state.lut, networks=12, seed=state.seed, on_progress=on_progress
+    )
     report = result.verification.as_dict() if result.verification else None
     state.summary |= {"lut": str(state.lut), "entries": result.entries, "verification": report}
 

@@ -155,12 +155,13 @@ def _tables(content: dict[str, Any], results: list[Result]) -> list[Any]:
         lines.append(f"engine  {content['engine']}")
     if not results:
         return lines
-    numbers = ("table ms", "predicted ms", "measured ms", "error", "FPS", "p90 ms", "p99 ms")
-    table = grid("predicted against measured", "backend", "device", "precision", "scope", *numbers, numbers=7)
+    numbers = ("table ms", "predicted ms", "90 % interval", "measured ms", "error", "FPS", "p90 ms", "p99 ms")
+    table = grid("predicted against measured", "backend", "device", "precision", "scope", *numbers, numbers=8)
     for result in results:
         cells = (
             _number(result.table_ms, ".3f"),
             _number(result.predicted_ms, ".3f"),
+            _interval(result),
             _number(result.measured_ms, ".3f"),
             _number(result.error_pct, "+.1f", " %"),
             _number(result.fps, ".1f"),
@@ -186,6 +187,12 @@ def _tables(content: dict[str, Any], results: list[Result]) -> list[Any]:
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def _interval(result: Result) -> str:
+    if result.predicted_low_ms is None:
+        return "-"
+    return f"{result.predicted_low_ms:.3f} to {result.predicted_high_ms:.3f}"
 
 
 def _verdict(results: list[Result], limit: float | None) -> int:

@@ -73,9 +73,11 @@ def search(
     with progress_bar() as on_progress:
         on_step = step_progress("searching", on_progress)
         result = run_search(predictor, data, out, config, device=check_device(device), on_step=on_step)
-    table_ = grid("found", "target ms", "predicted ms", "steps", "seconds", numbers=4)
+    table_ = grid("found", "target ms", "predicted ms", "90 % interval", "steps", "seconds", numbers=5)
     target = "-" if target_ms is None else f"{target_ms:.3f}"
-    table_.add_row(target, f"{result['predicted_ms']:.3f}", str(result["steps"]), f"{result['seconds']:.0f}")
+    low, high = result["predicted_low_ms"], result["predicted_high_ms"]
+    interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
+    table_.add_row(target, f"{result['predicted_ms']:.3f}", interval, str(result["steps"]), f"{result['seconds']:.0f}")
     reach = f"the space reaches from {result['fastest_ms']:.3f} to {result['slowest_ms']:.3f} ms"
     emit(result, as_json, table_, reach, f"architecture  {result['architecture']}")
 

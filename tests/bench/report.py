@@ -59,6 +59,30 @@ def _usual(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def ablation_page(result: dict[str, Any]) -> str:
+    """The page that tells what each part of the protocol gains."""
+    environment = result["environment"]
+    lines = [
+        f"# What the protocol gains: {' '.join(result['name'])} on {result['target']}",
+        "",
+        f"Commit {result['commit']}, {result['date']}, {environment[DEVICE_NAME]}, {environment['system']}.",
+        "",
+        "Each row is a table of its own, from nothing, with the same networks; corrections are fitted to each alike.",
+        "`warm`: a graph is run several times in a row, `cold`: once, between others.",
+        "",
+        "| operators | runs | plain sum, MAPE % | held out, MAPE % | worst % | tau | ceiling MAPE % | its tau |",
+        "|" + " --- |" * 8,
+    ]
+    for row in result["rows"]:
+        held = row["held_out"]
+        lines.append(
+            f"| {row['context']} | {row['runs']} | {row['plain_mape_pct']:.1f} | {held['mape_pct']:.2f} "
+            f"| {held['worst_pct']:.1f} | {held['kendall_tau']:.3f} | {held['ceiling_mape_pct']:.2f} "
+            f"| {held['ceiling_kendall_tau']:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _rates(result: dict[str, Any]) -> list[str]:
     found = result["predictions"]
     lines = [f"| architectures a second, one core, {found['edges']} edges | |", "| --- | --- |"]

@@ -1,4 +1,4 @@
-"""The usual latency table, to compare with: operators alone, one after another, mean of back-to-back runs, summed up."""
+"""The usual latency table, to compare with: operators alone, one after another, means of back-to-back runs, summed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,55 @@
+"""What each part of the protocol gains: operators alone or between carriers, run warm or cold."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from lgc.lut import LatencyTable, Target
+from lgc.lut.calibration import design
+from lgc.models import SearchSpace
+from lgc.models.operators import is_free
+from lgc.models.plan import DENSE
+from lgc.profiler import stopping
+from lgc.profiler.backends import get_backend
+from lgc.profiler.contexts import CARRIERS, ISOLATED
+from lgc.profiler.environment import fingerprint
+from lgc.profiler.profile import profile
+
+PACES = {"warm": stopping.CPU_ALONE, "cold": stopping.CPU_PROBE}
+
+
+def ablation(space: SearchSpace, target: Target) -> dict[str, Any]:
+    """A table of the space for each combination; how well plain sums and corrected ones predict whole networks."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for context in (ISOLATED, CARRIERS):
+            for runs, pace in PACES.items():
+                path = Path(folder) / f"{context}-{runs}.lut"
+                same = {"CPU_PROBE": replace(pace), "CPU_ALONE": replace(pace)}
+                with mock.patch.multiple(stopping, **same):
+                    found = profile(space, target, path, context=context)
+                assert found.verification is not None
+                row = {"context": context, "runs": runs, "plain_mape_pct": plain_mape_pct(path)}
+                rows.append({**row, "held_out": found.verification.as_dict(), "seconds": found.seconds})
+    height, width = space.input
+    return {
+        "name": [space.name, f"{height}x{width}"],
+        "target": str(target),
+        "environment": fingerprint(target, get_backend(target.backend)),
+        "rows": rows,
+    }
+
+
+def plain_mape_pct(path: Path) -> float:
+    """Mean absolute error of plain sums over entries, without any correction, on the table's own networks, percent."""
+    with LatencyTable.open(path) as table:
+        networks = [(subject.latency_ms, a) for subject, a, scope in table.networks() if scope == DENSE]
+        parts = [[(s, table.latency_ms(s)) for s in a.specs() if not is_free(s)] for _, a in networks]
+    sums = design("affine", parts)[:, 0]
+    return float(np.abs(sums / np.array([ms for ms, _ in networks]) - 1).mean() * 100)
