@@ -17,18 +17,23 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MismatchError, UnknownNameError
 from ..models.architecture import Architecture
+from ..models.costs import Costs, sum_of_picked
 from ..models.operators import ZERO, is_free
 from ..models.opspec import OpSpec
 from ..models.plan import CORE, DENSE, SCOPES
 from ..models.space import SearchSpace
 from .calibration import Correction
 from .table import LatencyTable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 
@@ -115,10 +120,28 @@ class Predictor:
 
     def predict_many(self, choices: NDArray[np.integer]) -> Array:
         """Predictions for an array of architectures: choices [N, E] of operator indices -> [N], milliseconds."""
-        flat = self.edge_ms.ravel()
-        offsets = np.arange(self.edge_ms.shape[0]) * self.edge_ms.shape[1]
-        totals: Array = self.fixed_ms + flat.take(np.asarray(choices) + offsets).sum(axis=1)
-        return totals
+        return self.fixed_ms + sum_of_picked(self.edge_ms, np.asarray(choices))
+
+    def to_frame(self, choices: NDArray[np.integer]) -> pd.DataFrame:
+        """Predictions beside the other costs, a row for each architecture of `choices` [N, E].
+
+        Columns: latency_ms, low_ms and high_ms (the 90 % interval; NaN if not calibrated), macs, parameters,
+        peak_activation_bytes (of float32 values; see `models.costs`).
+        """
+        import pandas as pd
+
+        latency, costs = self.predict_many(choices), Costs(self.space)
+        half = (self.correction.half_width_pct() or np.nan) / 100
+        return pd.DataFrame(
+            {
+                "latency_ms": latency,
+                "low_ms": np.maximum(latency * (1 - half), 0.0),
+                "high_ms": latency * (1 + half),
+                "macs": costs.macs(choices),
+                "parameters": costs.parameters(choices),
+                "peak_activation_bytes": costs.peak_activation_bytes(choices, scope=self.scope),
+            }
+        )
 
     @cached_property
     def fingerprint(self) -> str:

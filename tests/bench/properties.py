@@ -51,7 +51,7 @@ def interpolation(space: SearchSpace, target: Target, scratch: Path) -> dict[str
                 latencies[OpSpec.parse(entry.key)] = entry.latency_ms or 0.0
                 intervals[OpSpec.parse(entry.key)] = entry.ci_ms or 0.0
     rows = Interpolator(latencies, intervals).leave_one_resolution_out()
-    errors = [abs(row.estimated_ms / row.measured_ms - 1) * 100 for row in rows]
+    errors = [abs(estimated / measured - 1) * 100 for _, measured, estimated in rows]
     return {
         "space": space.name,
         "scales": SCALES,
