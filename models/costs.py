@@ -189,7 +189,8 @@ class _CellMemory:
     def peaks(self, choices: NDArray[np.integer]) -> Integers:
         """Peaks in values for the operators on this cell's edges: [N, edges] -> [N]."""
         if self._few:
-            return self._peak_of_code[sum_of_picked(self._places, choices)]
+            looked_up: Integers = self._peak_of_code[sum_of_picked(self._places, choices)]
+            return looked_up
         return self._run(self._digits[np.arange(self.edges), choices])
 
     @cached_property
