@@ -25,7 +25,8 @@ def profile(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="torch, onnxruntime or tensorrt; by default onnxruntime on a CPU, on a GPU tensorrt if installed."
+            help="torch, onnxruntime, onnxruntime-tensorrt or tensorrt; by default onnxruntime on a CPU, on a GPU "
+            "tensorrt if installed, else torch."
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
@@ -106,6 +107,10 @@ def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> N
         "seconds": result.seconds,
         "verification": result.verification.as_dict() if result.verification else None,
     }
+    if result.elsewhere:
+        say(f"{result.elsewhere} subjects of {path} are being measured by another process")
+    if result.pending:
+        say(f"{result.pending} entries have no latency yet; the same command goes on with them")
     for key, reason in result.failed.items():
         say(f"failed: {key}: {reason}")
     counts = ("entries", "measured", "noisy", "interpolated", "pending", "failed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from lgc.lut import schema
+from lgc.lut.calibration import FORMS
 from lgc.models.space import Fusion, SearchSpace, Stem
+from lgc.profiler.contexts import CONTEXTS
 from lgc.search.config import SearchConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +56,20 @@ def test_the_readmes_other_commands_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\S+)", "\n".join(blocks("")), re.MULTILINE):
         assert f"\n{target}:" in makefile
+
+
+def test_the_tables_format_is_described_whole():
+    """Every table and column of the schema, every status, form and context has its name in the description."""
+    text = (ROOT / "docs" / "lut-format.md").read_text()
+    with sqlite3.connect(":memory:") as connection:
+        connection.executescript(schema.DDL)
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        names |= {row[1] for table in sorted(names) for row in connection.execute(f"PRAGMA table_info({table})")}
+    connection.close()
+    for name in {*names, *FORMS, *CONTEXTS, *schema.KNOWN, schema.PENDING, schema.FAILED} - {"id", "value"}:
+        assert re.search(rf"\b{name}\b", text), f"docs/lut-format.md says nothing of {name}"
+    assert f"`{schema.APPLICATION_ID:#X}`".replace("0X", "0x") in text
+    assert f"now {schema.SCHEMA_VERSION}." in text
 
 
 def test_every_link_of_the_readme_leads_somewhere():
