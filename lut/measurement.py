@@ -27,7 +27,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MeasurementError
 from .statistics import Array, Summary, summarise, visit_points
 
 
@@ -39,6 +38,7 @@ class Visit(NamedTuple):
     at_unix_s: float
     durations_ms: Sequence[float]
     session: int = 0
+    load: int = 0
 
 
 REACH = 10
@@ -86,19 +86,27 @@ class Measurement:
         """
         kept = self._indices(subject, trusted=True)
         durations = [self.visits[index].durations_ms for index in kept]
-        return summarise(durations, self.statistic, self._slowdown[kept])
+        return summarise(durations, self.statistic, self._slowdown[kept], self.loads(subject))
 
     def points(self, subject: str) -> Array:
         """One latency for each visit of a subject that is believed, ms, the machine's speed divided out; [visits]."""
         kept = self._indices(subject, trusted=True)
         return self._points[kept] / self._slowdown[kept]
 
+    def loads(self, subject: str) -> NDArray[np.int_]:
+        """For each of `points`, which load of the subject's graph it is of, counted over all sessions; [visits]."""
+        kept = self._indices(subject, trusted=True)
+        places = [(self.visits[index].session, self.visits[index].load) for index in kept]
+        return np.unique(places, axis=0, return_inverse=True)[1].ravel() if places else np.empty(0, dtype=int)
+
     def halves(self) -> tuple[Measurement, Measurement]:
-        """Every other visit of each subject, as two measurements, each corrected for itself."""
+        """Every other load of each subject, or visit where it has but one, as two measurements, each of its own."""
         number = np.empty(len(self.visits), dtype=int)
         for subject in range(len(self.subjects)):
             kept = np.flatnonzero(self._which == subject)
-            number[kept] = np.arange(len(kept))
+            places = [(self.visits[index].session, self.visits[index].load) for index in kept]
+            load = np.unique(places, axis=0, return_inverse=True)[1].ravel()
+            number[kept] = load if load.any() else np.arange(len(kept))
         even, odd = ([self.visits[index] for index in np.flatnonzero(number % 2 == parity)] for parity in (0, 1))
         return Measurement(even, self.statistic), Measurement(odd, self.statistic)
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import MismatchError, UnknownNameError
 from ..models.architecture import Architecture
-from ..models.costs import Costs, sum_of_picked
+from ..models.costs import Costs, checked, sum_of_picked
 from ..models.operators import ZERO, is_free
 from ..models.opspec import OpSpec
 from ..models.plan import CORE, DENSE, SCOPES
@@ -119,8 +119,12 @@ class Predictor:
         return Interval(max(predicted * (1 - half_pct / 100), 0.0), predicted * (1 + half_pct / 100))
 
     def predict_many(self, choices: NDArray[np.integer]) -> Array:
-        """Predictions for an array of architectures: choices [N, E] of operator indices -> [N], milliseconds."""
-        return self.fixed_ms + sum_of_picked(self.edge_ms, np.asarray(choices))
+        """Predictions for an array of architectures: choices [N, E] of operator indices -> [N], milliseconds.
+
+        Raises:
+            UsageError: the choices are no such array.
+        """
+        return self.fixed_ms + sum_of_picked(self.edge_ms, checked(choices, self.space))
 
     def to_frame(self, choices: NDArray[np.integer]) -> pd.DataFrame:
         """Predictions beside the other costs, a row for each architecture of `choices` [N, E].

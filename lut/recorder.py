@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from . import schema
 from .measurement import Visit
 from .statistics import Summary
-from .table import LatencyTable
+from .table import SETTLED, UNFINISHED, LatencyTable
 
 LEASE_S = 900.0
 """Silence after which a process that still runs is taken to have given up what it had taken on."""
-UNFINISHED = "budget"
-"""Reason of a noisy subject whose measuring was cut short; the next process goes on with it."""
 
 
 class Recorder:
@@ -33,11 +31,12 @@ class Recorder:
             )
             self.session = int(cursor.lastrowid or 0)
 
-    def claim(self, share: float = 1.0) -> list[str]:
+    def claim(self, share: float = 1.0, among: Collection[str] | None = None) -> list[str]:
         """Take on subjects that are not finished and that no other running process has; their keys, in order.
 
         Args:
-            share: at most this part of what is not finished (0 to 1], evenly, so that each process has some of every kind.
+            share: at most this part of what is not finished (0 to 1], evenly: each process has some of every kind.
+            among: only these; all if None.
         """
         with self.table.store.writing() as connection:
             rows = connection.execute(
@@ -46,6 +45,7 @@ class Recorder:
                 "WHERE status IN ('pending', 'failed') OR (status = 'noisy' AND reason = ?) ORDER BY subjects.rowid",
                 (UNFINISHED,),
             ).fetchall()
+            rows = [row for row in rows if among is None or row[0] in among]
             free = [key for key, pid, seen in rows if pid is None or not _running(pid, seen)]
             wanted = min(-(-len(rows) // round(1 / share)), len(free))
             taken = [free[index * len(free) // wanted] for index in range(wanted)]
@@ -66,12 +66,11 @@ class Recorder:
     def record(self, visits: Iterable[Visit], health: Sequence[Mapping[str, Any]] = ()) -> None:
         """Commit visits, and samples of the machine's health (each with `at_unix_s`)."""
         rows = [
-            (visit.subject, self.session, visit.round, visit.at_unix_s, json.dumps(list(visit.durations_ms)))
-            for visit in visits
+            (v.subject, self.session, v.round, v.load, v.at_unix_s, json.dumps(list(v.durations_ms))) for v in visits
         ]
         samples = [(self.session, sample["at_unix_s"], json.dumps(dict(sample))) for sample in health]
         with self.table.store.writing() as connection:
-            connection.executemany("INSERT INTO visits VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
+            connection.executemany("INSERT INTO visits VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
             connection.executemany("INSERT INTO health VALUES (?, ?, ?)", samples)
             connection.execute("UPDATE sessions SET seen_unix_s = ? WHERE id = ?", (time.time(), self.session))
 
@@ -87,6 +86,7 @@ class Recorder:
                 "spread_pct = ?, visits = ?, samples = ?, session = NULL WHERE key = ?",
                 rows,
             )
+            connection.execute("DELETE FROM meta WHERE key = ?", (SETTLED,))
 
     def spend(self, energy_mj: Mapping[str, float]) -> None:
         """Write down the energy that one run of each subject takes, in millijoules."""
@@ -103,6 +103,7 @@ class Recorder:
                 "UPDATE subjects SET status = 'failed', reason = ?, latency_ms = NULL, session = NULL WHERE key = ?",
                 (reason, key),
             )
+            connection.execute("DELETE FROM meta WHERE key = ?", (SETTLED,))
 
     def release(self) -> None:
         """Give back what was taken on and not finished."""

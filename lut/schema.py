@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError, OutputError
+from ..errors import FileFormatError, LgcError, OutputError
 from ..files import describe
 
 SCHEMA_VERSION = 2
@@ -77,6 +78,7 @@ CREATE TABLE visits (
     subject TEXT NOT NULL,
     session INTEGER NOT NULL,
     round INTEGER NOT NULL,
+    load INTEGER NOT NULL,
     at_unix_s REAL NOT NULL,
     durations_ms TEXT NOT NULL CHECK (json_valid(durations_ms)),
     PRIMARY KEY (subject, session, round)
@@ -105,7 +107,7 @@ class Store:
         try:
             return list(self._connection.execute(query, values).fetchall())
         except DAMAGE as error:
-            raise FileFormatError(f"{self.path} is a damaged latency table: {error}") from error
+            raise _refusal(self.path, error) from error
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -136,7 +138,7 @@ def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
     """
     if path.exists():
         raise OutputError(f"{path} exists already ({describe(path)})")
-    scratch = path.with_name(f".{path.name}.new")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch.unlink(missing_ok=True)
@@ -146,11 +148,12 @@ def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
             )
             connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
-        scratch.rename(path)
+        os.link(scratch, path)  # unlike a renaming, it refuses a table that another process has made meanwhile
     except (OSError, sqlite3.Error) as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
+    finally:
         with suppress(OSError):
             scratch.unlink()
-        raise OutputError(f"cannot write {path}: {error}") from error
     return connect(path)
 
 
@@ -178,11 +181,18 @@ def connect(path: Path, version: int = SCHEMA_VERSION) -> Store:
         connection.execute("PRAGMA synchronous = FULL")
     except DAMAGE as error:
         connection.close()
-        raise FileFormatError(f"{path} is a damaged latency table: {error}") from error
+        raise _refusal(path, error) from error
     except FileFormatError:
         connection.close()
         raise
     return Store(path, connection)
+
+
+def _refusal(path: Path, error: Exception) -> LgcError:
+    """What an error of SQLite's while reading means."""
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        return OutputError(f"{path} is held by another process; try again when that is done")
+    return FileFormatError(f"{path} is a damaged latency table: {error}")
 
 
 def _check(path: Path, connection: sqlite3.Connection, version: int) -> None:

@@ -16,6 +16,7 @@ from ..models.space import PRESETS, SearchSpace
 from . import schema
 from .calibration import Correction
 from .measurement import Measurement, Visit
+from .statistics import NOISY_PCT, Summary
 from .target import Target
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 FLOOR_MS = 1e-6
 """Latency of an entry whose difference came out below it: what a probe gains by an operator can vanish in fusion."""
+SETTLED = "settled"
+"""Note that entries, calibration and verification follow from all that was measured; measuring takes it away."""
+UNFINISHED = "budget"
+"""Reason of a noisy subject whose measuring was cut short; the next process goes on with it."""
 NETWORK = "network/"
 """How the keys of whole networks begin."""
 
@@ -150,7 +155,9 @@ class LatencyTable:
     def subjects(self, kind: str | None = None) -> list[Subject]:
         """All that was or is to be timed, in order of registration; of one kind, if it is given."""
         where, values = ("WHERE kind = ?", (kind,)) if kind else ("", ())
-        return [Subject(*row) for row in self.store.rows(f"SELECT {_SUBJECT} FROM subjects {where} ORDER BY rowid", *values)]
+        return [
+            Subject(*row) for row in self.store.rows(f"SELECT {_SUBJECT} FROM subjects {where} ORDER BY rowid", *values)
+        ]
 
     def networks(self) -> list[tuple[Subject, Architecture, str]]:
         """The networks measured to calibrate and verify the table: subject, architecture, scope."""
@@ -211,9 +218,9 @@ class LatencyTable:
             FileFormatError: a visit holds durations that are none.
         """
         where, values = ("WHERE subject = ?", (subject,)) if subject else ("", ())
-        query = f"SELECT subject, round, at_unix_s, durations_ms, session FROM visits {where} ORDER BY session, round"
-        rows = self.store.rows(query, *values)
-        return [Visit(key, number, at, json.loads(text), session) for key, number, at, text, session in rows]
+        columns = "subject, round, at_unix_s, durations_ms, session, load"
+        rows = self.store.rows(f"SELECT {columns} FROM visits {where} ORDER BY session, round", *values)
+        return [Visit(key, number, at, json.loads(text), *place) for key, number, at, text, *place in rows]
 
     def measurement(self) -> Measurement:
         """All visits, of operators and networks, with the machine's changing speed divided out.
@@ -258,14 +265,16 @@ class LatencyTable:
         A subject's statistics change with every session that is added, since sessions tell each other's speed.
         """
         measurement = self.measurement()
-        rows = []
-        for subject in self.subjects():
-            if subject.latency_ms is not None and len(measurement.points(subject.key)):
-                rows.append((*asdict(measurement.summary(subject.key)).values(), subject.key))
+        rows = [
+            (*_judged(subject, summary), *asdict(summary).values(), subject.key)
+            for subject in self.subjects()
+            if subject.latency_ms is not None and len(measurement.points(subject.key))
+            for summary in [measurement.summary(subject.key)]
+        ]
         with self.store.writing() as connection:
             connection.executemany(
-                "UPDATE subjects SET latency_ms = ?, ci_ms = ?, median_ms = ?, min_ms = ?, spread_pct = ?, "
-                "visits = ?, samples = ? WHERE key = ?",
+                "UPDATE subjects SET status = ?, reason = ?, latency_ms = ?, ci_ms = ?, median_ms = ?, min_ms = ?, "
+                "spread_pct = ?, visits = ?, samples = ? WHERE key = ?",
                 rows,
             )
         self._derive()
@@ -276,7 +285,9 @@ class LatencyTable:
         terms: dict[str, list[tuple[Subject, float]]] = {}
         for entry, subject, coefficient in self.store.rows("SELECT entry, subject, coefficient FROM terms"):
             if subject not in subjects:
-                raise FileFormatError(f"{self.path} is a damaged latency table: it lacks {subject}, of which {entry} is")
+                raise FileFormatError(
+                    f"{self.path} is a damaged latency table: it lacks {subject}, of which {entry} is"
+                )
             terms.setdefault(entry, []).append((subjects[subject], coefficient))
         rows = [(*_derived(parts), entry) for entry, parts in terms.items()]
         with self.store.writing() as connection:
@@ -317,7 +328,9 @@ class LatencyTable:
         try:
             return None if found is None else Correction(**{**found, "weights": tuple(found["weights"])})
         except (KeyError, TypeError, LgcError) as error:
-            raise FileFormatError(f"{self.path} is a damaged latency table: its calibration fails at {error}") from error
+            raise FileFormatError(
+                f"{self.path} is a damaged latency table: its calibration fails at {error}"
+            ) from error
 
     def profile_command(self, target: Target | None = None, out: Path | None = None) -> str:
         """The command that makes this table, or goes on with it; or one like it for another target and file."""
@@ -357,6 +370,16 @@ def entry_keys(space: SearchSpace) -> list[str]:
     return [str(spec) for spec in space.specs() if not is_free(spec)]
 
 
+def _judged(subject: Subject, summary: Summary) -> tuple[str, str | None]:
+    """(status, reason) of a measured subject by its statistics now; company after its verdict may have mended it."""
+    if subject.reason == UNFINISHED:
+        return schema.NOISY, UNFINISHED
+    known_pct = summary.ci_ms / summary.latency_ms * 100
+    if known_pct <= NOISY_PCT:
+        return schema.MEASURED, None
+    return schema.NOISY, subject.reason or f"known to {known_pct:.1f} %"
+
+
 def _derived(parts: list[tuple[Subject, float]]) -> tuple[str | None, str | None, float | None, float | None]:
     """(status, reason, latency_ms, ci_ms) of the entry that follows from these subjects; status None: not yet."""
     for subject, _ in parts:
@@ -368,6 +391,8 @@ def _derived(parts: list[tuple[Subject, float]]) -> tuple[str | None, str | None
     ci = sum((coefficient * (subject.ci_ms or 0.0)) ** 2 for subject, coefficient in parts) ** 0.5
     noisy = [subject for subject, _ in parts if subject.status == schema.NOISY]
     status, reason = (schema.NOISY, f"{noisy[0].key}: {noisy[0].reason}") if noisy else (schema.MEASURED, None)
+    if latency < FLOOR_MS:
+        status, reason = schema.NOISY, "not to be told from nothing"
     return status, reason, max(latency, FLOOR_MS), ci
 
 

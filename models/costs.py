@@ -131,15 +131,7 @@ class Costs:
 
     def _parts(self, choices: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
         """Checks all choices, then gives them out `ROWS` at a time; one empty part if there are none."""
-        choices = np.asarray(choices)
-        if choices.ndim != 2 or choices.shape[1] != self.space.edges or choices.dtype.kind not in "iu":
-            raise UsageError(
-                f"choices in space {self.space.name} are integers [N, {self.space.edges}], "
-                f"not {choices.dtype} {list(choices.shape)}"
-            )
-        operators = len(self.space.operators)
-        if choices.size and not 0 <= choices.min() <= choices.max() < operators:
-            raise UsageError(f"choices run from 0 to {operators - 1}, these from {choices.min()} to {choices.max()}")
+        choices = checked(choices, self.space)
         for first in range(0, max(len(choices), 1), ROWS):
             yield choices[first : first + ROWS]
 
@@ -300,6 +292,23 @@ def _inputs_peak(cell: CellPlan, dying: dict[int, int]) -> int:
             peak = max(peak, held + resized)
             held += resized - _made(source.project)[-1]
     return peak
+
+
+def checked(choices: NDArray[np.integer], space: SearchSpace) -> NDArray[np.integer]:
+    """The choices, after showing that they are operator indices [N, E] of the space.
+
+    Raises:
+        UsageError: they are not.
+    """
+    choices = np.asarray(choices)
+    if choices.ndim != 2 or choices.shape[1] != space.edges or choices.dtype.kind not in "iu":
+        raise UsageError(
+            f"choices in space {space.name} are integers [N, {space.edges}], not {choices.dtype} {list(choices.shape)}"
+        )
+    most = len(space.operators) - 1
+    if choices.size and not 0 <= choices.min() <= choices.max() <= most:
+        raise UsageError(f"choices run from 0 to {most}, these from {choices.min()} to {choices.max()}")
+    return choices
 
 
 def sum_of_picked(table: NDArray[Number], choices: NDArray[np.integer]) -> NDArray[Number]:

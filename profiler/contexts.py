@@ -8,7 +8,8 @@
     entry = (probe - passage(inputs) / 2 - passage(outputs) / 2) / k
 
 A carrier is a 1x1 convolution with ReLU that keeps the channels. Runtimes reorder, cast and fuse at borders: here the
-borders to the graph's inputs and outputs are the carriers', and half of each passage stands at either end. An operator
+borders to the graph's inputs and outputs are the carriers', and half of each passage stands at either end: where input
+and output differ, that is right as far as a tensor costs as much at the way in as at the way out. An operator
 with no tensor to convolve behind it (`argmax`) has no passage there and keeps half of a run's overhead.
 
 `isolated` runs the operator alone, back to back: the usual way, kept for comparison.
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UnknownNameError
 from ..lut.table import LatencyTable
-from ..models.operators import ArgMax, Concat, get_operator, input_shapes, is_free, recipe_of
+from ..models.operators import Add, ArgMax, Concat, get_operator, input_shapes, is_free, recipe_of
 from ..models.opspec import OpSpec
 from ..models.space import SearchSpace
 from .backends import Workload
@@ -74,9 +75,12 @@ def register(table: LatencyTable, space: SearchSpace) -> dict[str, Workload]:
 
 
 def copies_of(spec: OpSpec) -> int:
-    """How often a probe repeats `spec`: its output must be of its input's shape."""
+    """How often a probe repeats `spec`: its output must be of its input's shape, its inputs one.
+
+    Several additions in a row would be fused into one kernel by TensorRT, which a network's seldom are.
+    """
     keeps = spec.stride == 1 and spec.c_in == spec.c_out
-    return COPIES if keeps and not isinstance(recipe_of(spec)[0], Concat | ArgMax) else 1
+    return COPIES if keeps and not isinstance(recipe_of(spec)[0], Add | Concat | ArgMax) else 1
 
 
 def _in_carriers(spec: OpSpec) -> tuple[Term, ...]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import zip_longest
 
 from ..lut.measurement import Measurement, Visit
-from ..lut.recorder import UNFINISHED, Recorder
+from ..lut.recorder import Recorder
 from ..lut.schema import FAILED, NOISY, PENDING
-from ..lut.table import NETWORK, LatencyTable, Subject
+from ..lut.table import NETWORK, UNFINISHED, LatencyTable, Subject
 from ..lut.target import Target
 from .backends import Backend, Workload
 from .environment import fingerprint
 from .measure import MIN_ROUNDS, Job, measure
-from .rounds import OnProgress
+from .rounds import COMPANY, OnProgress, Progress
 from .stopping import pace_of
 from .watch import Watcher, watcher
 
+AWAKE_S = 30.0
 SENTINELS = 8
-"""Subjects that every process measures where others have measured too: they tie the processes' speeds together."""
+"""Subjects that every process measures where others have measured too: they tie the processes' speeds together. More,
+where they and what is measured would be less than the company that keeps a probe cold."""
 
 
 class Filling:
@@ -68,7 +72,7 @@ class Filling:
             UsageError: `budget_s` is too small to measure anything.
         """
         recorder = Recorder(self._table, self._target.device, fingerprint(self._target, self._backend))
-        claimed = [key for key in recorder.claim(share) if key in self._workloads and key not in self._tried]
+        claimed = recorder.claim(share, [key for key in self._workloads if key not in self._tried])
         self._tried |= set(claimed)
         self.changed = self.changed or bool(claimed)
         try:
@@ -87,7 +91,7 @@ class Filling:
         context = str(self._table.protocol["context"])
         jobs = {
             key: Job(self._workloads[key], pace_of(self._target, kinds[key], context).at_most(self._rounds))
-            for key in [*claimed, *self._sentinels(claimed)]
+            for key in _in_turn(claimed, self._sentinels(claimed))
         }
         before = self._table.visits()
         jobs = self._still_open(jobs, claimed, before, recorder)
@@ -104,24 +108,39 @@ class Filling:
             on_visits=lambda visits: recorder.record(visits, [asdict(watch.sample())]),
             on_verdicts=lambda so_far, verdicts: _finish(recorder, so_far, verdicts),
             on_failure=recorder.fail,
+            on_pinned=watch.sample,
             on_energy=energy.__setitem__,
             energy_mj=watch.energy_mj,
             budget_s=budget_s,
             seed=self._seed,
             worker=self._worker,
-            on_progress=on_progress,
+            on_progress=self._awake(recorder, on_progress),
         )
         recorder.spend(energy)
         enough = [key for key in undecided if len(found.points(key)) >= MIN_ROUNDS]
         _finish(recorder, found, dict.fromkeys(enough, UNFINISHED))
         return bool(undecided)
 
+    def _awake(self, recorder: Recorder, on_progress: OnProgress) -> OnProgress:
+        """Progress that also tells the other processes that this one lives: compiling may take long."""
+        told = time.monotonic()
+
+        def tell(progress: Progress) -> None:
+            nonlocal told
+            if time.monotonic() - told > AWAKE_S:
+                recorder.record([])
+                told = time.monotonic()
+            on_progress(progress)
+
+        return tell
+
     def _sentinels(self, claimed: list[str]) -> list[str]:
         """Subjects that tie this process to the others, where it does not measure all by itself."""
         every = [key for key in self._workloads if not key.startswith(NETWORK)]
         if set(every) <= set(claimed):
             return []
-        return [key for key in every[:: -(-len(every) // SENTINELS)] if key not in claimed]
+        wanted = max(SENTINELS, COMPANY - len(claimed))
+        return [key for key in every[:: max(len(every) // wanted, 1)] if key not in claimed]
 
     def _still_open(
         self, jobs: dict[str, Job], claimed: list[str], before: list[Visit], recorder: Recorder
@@ -130,7 +149,7 @@ class Filling:
         if not before:
             return jobs
         found = Measurement(before, str(self._table.protocol["statistic"]))
-        verdicts = {key: jobs[key].pace.verdict(found.points(key)) for key in claimed}
+        verdicts = {key: jobs[key].pace.verdict(found.points(key), loads=found.loads(key)) for key in claimed}
         known = {key: verdict for key, verdict in verdicts.items() if verdict is not None}
         _finish(recorder, found, known)
         return {key: job for key, job in jobs.items() if key not in known}
@@ -140,6 +159,11 @@ def _finish(recorder: Recorder, found: Measurement, verdicts: Mapping[str, str])
     """Write verdicts down; an empty one says that the subject is known well enough."""
     if verdicts:
         recorder.finish({key: (found.summary(key), verdict or None) for key, verdict in verdicts.items()})
+
+
+def _in_turn(claimed: list[str], sentinels: list[str]) -> list[str]:
+    """Both, one after the other: a budget that compiling uses up must not leave this process untied to the others."""
+    return [key for pair in zip_longest(claimed, sentinels) for key in pair if key is not None]
 
 
 def _is_open(subject: Subject) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -9,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ..errors import LgcError, MismatchError
+from ..errors import LgcError, MismatchError, UsageError
 from ..lut.target import Target
 from ..models.space import SearchSpace
 from .backends import require
@@ -67,8 +68,11 @@ def profile_on(
         for process in others:
             process.terminate()
             process.join()
-    left_s = None if budget_s is None else max(budget_s - (time.monotonic() - start), 1.0)
-    result = profile(space, target, out, on_progress=on_progress, **{**options, "budget_s": left_s})
+    left_s = None if budget_s is None else max(budget_s - (time.monotonic() - start), 0.0)
+    try:
+        result = profile(space, target, out, on_progress=on_progress, **{**options, "budget_s": left_s})
+    except UsageError:  # what another process left behind does not fit into the rest of the budget
+        result = profile(space, target, out, **{**options, "budget_s": 0.0})
     return replace(result, seconds=time.monotonic() - start)
 
 
@@ -78,7 +82,14 @@ def require_equal(devices: Sequence[str], target: Target) -> None:
     Raises:
         BackendUnavailableError: the backend does not run on one of them.
         MismatchError: one is another kind; the message says in what.
+        UsageError: a GPU is named twice, or there are not cores enough for all.
     """
+    gpus = [device for device in devices if device != "cpu"]
+    if len(set(gpus)) < len(gpus):
+        raise UsageError(f"a GPU is named twice: {', '.join(devices)}; two processes on one would time each other")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not gpus and len(devices) * target.threads > cores:
+        raise UsageError(f"{len(devices)} processes of {target.threads} threads need more than the {cores} cores here")
     first = fingerprint(target, require(target))
     for device in devices[1:]:
         other = replace(target, device=device)

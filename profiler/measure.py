@@ -64,6 +64,7 @@ def measure(
     on_failure: OnFailure,
     on_visits: OnVisits = lambda _: None,
     on_verdicts: OnVerdicts = lambda *_: None,
+    on_pinned: Callable[[], object] = lambda: None,
     on_energy: Callable[[str, float], None] = lambda *_: None,
     energy_mj: Callable[[], float | None] = lambda: None,
     session: int = 0,
@@ -83,6 +84,7 @@ def measure(
         on_failure: takes subject and reason of a workload that the backend refuses.
         on_visits: takes visits as they come, see `Rounds`.
         on_verdicts: takes what has become known, see `Rounds`.
+        on_pinned: called once this process is kept to its cores.
         on_energy: takes network and energy of one run, in millijoules, where the device counts it.
         energy_mj: what the device has used so far, in millijoules; None where it does not count.
         session: number of the session that the visits belong to.
@@ -100,9 +102,16 @@ def measure(
     start = time.monotonic()
     workloads = {subject: job.workload for subject, job in jobs.items()}
     compile_s = None if budget_s is None else COMPILE_SHARE * budget_s
-    with pinned(target, worker), prepared(backend, target, workloads, on_failure, on_progress, compile_s) as runners:
+    refused: list[str] = []
+
+    def refuse(subject: str, reason: str) -> None:
+        refused.append(subject)
+        on_failure(subject, reason)
+
+    with pinned(target, worker), prepared(backend, target, workloads, refuse, on_progress, compile_s) as runners:
+        on_pinned()
         left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
-        if left_s is not None and (left_s <= 0 or (jobs and not runners)):
+        if left_s is not None and (left_s <= 0 or (jobs and not runners and not refused)):
             raise UsageError(
                 f"the budget of {budget_s:g} s was used up by compiling {len(runners)} of {len(jobs)} graphs before "
                 f"anything was measured"
@@ -111,6 +120,7 @@ def measure(
             runners,
             {subject: job.pace for subject, job in jobs.items()},
             default_statistic(target),
+            load=lambda subject: _load(backend, target, workloads[subject]),
             session=session,
             before=before,
             on_visits=on_visits,
@@ -120,9 +130,20 @@ def measure(
         )
         found = rounds.run(left_s, always=always)
         for subject, runner in runners.items():
-            if subject.startswith(NETWORK) and (spent := _energy_of(runner, energy_mj)) is not None:
+            late = budget_s is not None and time.monotonic() - start > budget_s
+            if not late and subject.startswith(NETWORK) and (spent := _energy_of(runner, energy_mj)) is not None:
                 on_energy(subject, spent)
     return found, rounds.undecided
+
+
+def _load(backend: Backend, target: Target, workload: Workload) -> Runner | None:
+    """The workload compiled and warmed up once more; None if that fails now, though it went well before."""
+    try:
+        runner = backend.compile(workload, target)
+        runner.prepare()
+    except (MeasurementError, RuntimeError):
+        return None
+    return runner
 
 
 def _energy_of(runner: Runner, energy_mj: Callable[[], float | None]) -> float | None:
@@ -177,14 +198,18 @@ def measure_seconds(
         MeasurementError: the backend refuses a workload.
     """
     check_protocol(target)
-    endless = Pace(runs=None, period=1, least=-(-MIN_RUNS // MIN_REPEATS), most=10**9, precision_pct=0.0, cap_s=0.0)
     statistic = default_statistic(target)
+    endless = Pace(runs=None, period=1, least=10**9, most=10**9)
+    least = -(-MIN_RUNS // MIN_REPEATS)
     with pinned(target), prepared(backend, target, workloads, _refuse, on_progress) as runners:
-        Rounds(runners, dict.fromkeys(runners, endless), statistic, on_progress=on_progress).run(
-            WARM_UP_SHARE * seconds
-        )
-        paces = dict.fromkeys(runners, replace(endless, cap_s=seconds / max(len(runners), 1)))
-        return Rounds(runners, paces, statistic, on_progress=on_progress).run()
+
+        def rounds(pace: Pace, before: Sequence[Visit] = ()) -> Rounds:
+            paces = dict.fromkeys(runners, pace)
+            return Rounds(runners, paces, statistic, before=before, on_progress=on_progress)
+
+        rounds(endless).run(WARM_UP_SHARE * seconds)
+        timed = rounds(endless).run(seconds)
+        return rounds(replace(endless, least=least, most=least), timed.visits).run()
 
 
 def _refuse(key: str, reason: str) -> None:

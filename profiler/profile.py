@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
-from ..lut.calibration import MIN_NETWORKS, Report, choose, report
+from ..lut.calibration import MIN_NETWORKS, Choice, Report, choose, report, shift
 from ..lut.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
-from ..lut.table import LatencyTable
+from ..lut.table import SETTLED, LatencyTable
 from ..lut.target import Target
 from ..models.operators import is_free
 from ..models.opspec import OpSpec
-from ..models.plan import DENSE, SCOPES
+from ..models.plan import CORE, DENSE, SCOPES
 from ..models.space import SearchSpace
 from .backends import Backend, require
 from .contexts import CARRIERS, CONTEXTS, ISOLATED, register
@@ -27,6 +27,10 @@ from .rounds import OnProgress, quiet
 from .workloads import network_workload
 
 DEFAULT_NETWORKS = 24
+MEDIAN_TO_95 = 2.9
+"""A normal distribution's 95 % half width over its median absolute deviation."""
+CORE_SHARE = 3
+"""One in so many networks is measured in scope `core` as well; it shares the weights of `dense`."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +106,15 @@ def profile(
     backend = require(target)
     with open_or_create(out, target, space, backend, context) as table:
         workloads = register(table, space)
-        for architecture in space.spread(networks, seed):
-            for scope in SCOPES:
+        for index, architecture in enumerate(space.spread(networks, seed)):
+            for scope in SCOPES if index < max(networks // CORE_SHARE, MIN_NETWORKS) else (DENSE,):
                 workloads[table.add_network(architecture, scope)] = network_workload(architecture, scope)
         here = replace(target, device=device or target.device)
         filling = Filling(table, backend, here, workloads, rounds=rounds, seed=seed, worker=worker)
         while filling.open():
             left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
+            if left_s is not None and left_s <= 0:
+                break
             if not filling.run(share, left_s, on_progress) or share < 1:
                 break
         return _result(table, filling, start)
@@ -116,7 +122,8 @@ def profile(
 
 def _result(table: LatencyTable, filling: Filling, start: float) -> ProfileResult:
     """Bring the table's entries, calibration and verification up to date, and say what there is."""
-    if filling.changed:
+    settled = table.note(SETTLED) is not None
+    if not settled:
         table.settle()
         interpolate(table)
     entries = table.entries()
@@ -126,7 +133,9 @@ def _result(table: LatencyTable, filling: Filling, start: float) -> ProfileResul
     verification = None
     if all(status in KNOWN for status in statuses):
         stored = table.note("verification")
-        verification = calibrate(table) if filling.changed or stored is None else Report(**stored[DENSE])
+        verification = Report(**stored[DENSE]) if settled and stored else calibrate(table)
+    if not settled:
+        table.write_note(SETTLED, {"at_unix_s": time.time()})
     return ProfileResult(
         entries=len(entries),
         measured=statuses.count(MEASURED) + statuses.count(NOISY),
@@ -161,7 +170,7 @@ def interpolate(table: LatencyTable) -> int:
         with suppress(MissingEntryError):
             one = estimate(spec)
             reason = f"estimated from others of {spec.operator}, which it gives to {one.error_pct:.0f} %"
-            found[spec] = (one.latency_ms, one.latency_ms * one.error_pct / 100, reason)
+            found[spec] = (one.latency_ms, one.latency_ms * one.error_pct / 100 * MEDIAN_TO_95, reason)
     table.interpolate(found)
     return len(found)
 
@@ -169,8 +178,8 @@ def interpolate(table: LatencyTable) -> int:
 def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
     """Fit the table's correction on its own networks, and report on each as predicted by a fit without it.
 
-    Both are done for each scope, and written into the table; the report returned is that of scope `dense`. None, and
-    nothing written, if the table holds too few networks.
+    Both are done for each scope, and written into the table; `core` takes the weights of `dense`, with an intercept of
+    its own. The report returned is that of scope `dense`. None, and nothing written, if the table holds too few networks.
 
     Args:
         table: a finished table.
@@ -180,22 +189,30 @@ def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
         MissingEntryError: a network has an operator without a latency.
         UnknownNameError: no such form.
     """
-    corrections, reports = {}, {}
     even, odd = table.measurement().halves()
-    for scope in SCOPES:
+    choices: dict[str, Choice] = {}
+    reports: dict[str, Report] = {}
+    place: dict[tuple[int, ...], int] = {}
+    for scope in (DENSE, CORE):
         networks = [(s, a) for s, a, at in table.networks() if at == scope and s.latency_ms is not None]
+        networks = [(s, a) for s, a in networks if scope == DENSE or a.choices in place]
         if len(networks) < MIN_NETWORKS:
-            return None
+            break
         parts = [
             [(spec, table.latency_ms(spec)) for spec in architecture.specs(scope) if not is_free(spec)]
             for _, architecture in networks
         ]
         measured = [subject.latency_ms or 0.0 for subject, _ in networks]
+        if scope == DENSE:
+            place = {architecture.choices: index for index, (_, architecture) in enumerate(networks)}
+            choices[scope] = choose(parts, measured, form)
+        else:
+            choices[scope] = shift(choices[DENSE], [place[a.choices] for _, a in networks], parts, measured)
         pairs = [(even.summary(s.key).latency_ms, odd.summary(s.key).latency_ms) for s, _ in networks]
-        correction, held_out = choose(parts, measured, form)
-        corrections[scope] = asdict(correction)
-        reports[scope] = report(held_out, measured, pairs)
-    table.write_note("calibration", corrections)
+        reports[scope] = report(choices[scope].held_out_ms, measured, pairs)
+    if DENSE not in reports:
+        return None
+    table.write_note("calibration", {scope: asdict(choice.correction) for scope, choice in choices.items()})
     table.write_note("verification", {scope: found.as_dict() for scope, found in reports.items()})
     return reports[DENSE]
 

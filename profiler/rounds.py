@@ -64,13 +64,14 @@ class Rounds:
     """Measures prepared runners, interleaved, until there is a verdict on each.
 
     Args:
-        runners: prepared runners, by subject.
+        runners: prepared runners, by subject; a graph that is loaded anew takes its place here.
         paces: how each is visited.
         statistic: what a visit counts as, see `lut.statistics`.
         session: number of the session that the visits belong to.
         before: visits already made, to these subjects and others.
         on_visits: takes the visits of about `COMMIT_S` at a time.
         on_verdicts: takes the measurement so far, and subject -> verdict of those that are known now.
+        load: prepares the graph of a subject once more; None keeps the runners as they are.
         seed: of the visiting order.
         on_progress: told after each round.
         clock: unix seconds that never jump.
@@ -78,10 +79,11 @@ class Rounds:
 
     def __init__(
         self,
-        runners: Mapping[str, Runner],
+        runners: dict[str, Runner],
         paces: Mapping[str, Pace],
         statistic: str,
         *,
+        load: Callable[[str], Runner | None] | None = None,
         session: int = 0,
         before: Sequence[Visit] = (),
         on_visits: OnVisits = lambda _: None,
@@ -90,10 +92,11 @@ class Rounds:
         on_progress: OnProgress = quiet,
         clock: Clock | None = None,
     ) -> None:
-        self._runners, self._paces, self._statistic = dict(runners), dict(paces), statistic
+        self._runners, self._paces, self._statistic = runners, dict(paces), statistic
         self._visits = list(before)
         self._on_visits, self._on_verdicts, self._on_progress = on_visits, on_verdicts, on_progress
         self._seed, self._clock = seed, clock or steady_clock()
+        self._load, self._loads = load, dict.fromkeys(runners, 0)
         self._open = list(runners)
         self._made = dict.fromkeys(runners, 0)
         self._session = session
@@ -107,6 +110,10 @@ class Rounds:
             always: subjects that are visited to the end, whatever is known of them, and not waited for.
         """
         start = self._clock()
+
+        def over() -> bool:
+            return seconds is not None and self._clock() - start > seconds
+
         repeats = {subject: self._runs(subject) for subject in self._runners}
         self._open = [subject for subject in self._open if subject not in always]
         pending: list[Visit] = []
@@ -114,12 +121,16 @@ class Rounds:
         while not late:
             if number >= check:
                 self._hand_over(pending)
-                self._tell(start, seconds, self._judge())
-                check = max(number + FIRST_CHECK, int(number * CHECKS))
+                left_s = self._judge()
+                if number or not self._open:  # before the first round nothing is known of what is left
+                    self._tell(start, seconds, left_s)
+                check = self._next_check(number)
                 if not self._open:
                     break
-            for subject in self._order(number, always):
-                late = seconds is not None and self._clock() - start > seconds
+            order = self._order(number, always)
+            self._load_anew(order, over)
+            for subject in order:
+                late = over()
                 if late:
                     break
                 pending.append(self._visit(subject, repeats[subject]))
@@ -137,6 +148,12 @@ class Rounds:
         """Subjects without a verdict."""
         return list(self._open)
 
+    def _next_check(self, number: int) -> int:
+        """Round of the next check: ever later, but none after an open subject has had its most visits."""
+        left = [(self._paces[subject], self._paces[subject].most - self._made[subject]) for subject in self._open]
+        soon = min((pace.period * visits for pace, visits in left if visits > 0), default=FIRST_CHECK)
+        return min(max(number + FIRST_CHECK, int(number * CHECKS)), number + soon)
+
     def _order(self, number: int, always: Sequence[str]) -> list[str]:
         """Subjects of a round: those whose turn it is and company from the others, shuffled."""
         draw = random.Random(f"{self._seed}/{self._session}/{number}")
@@ -151,13 +168,29 @@ class Rounds:
         draw.shuffle(turn)
         return turn
 
+    def _load_anew(self, subjects: Sequence[str], over: Callable[[], bool]) -> None:
+        """Load again what has been visited often enough in one place; before the round, so that none is visited hot.
+
+        The first loads end at different visits, so that in each round only some graphs are loaded.
+        """
+        for subject in subjects:
+            every = self._paces[subject].reload
+            if self._load is None or every is None or self._made[subject] == 0 or over():
+                continue
+            if (self._made[subject] + len(subject) % every) % every == 0:
+                runner = self._load(subject)
+                if runner is not None:
+                    self._runners[subject].close()  # only now: the new one must not get the old one's memory
+                    self._runners[subject] = runner
+                    self._loads[subject] += 1
+
     def _visit(self, subject: str, runs: int) -> Visit:
         at = self._clock()
         with _no_collector():
             durations = self._runners[subject].run(runs)
         self._spent_s[subject] += self._clock() - at
         self._made[subject] += 1
-        return Visit(subject, self._made[subject] - 1, at, durations, self._session)
+        return Visit(subject, self._made[subject] - 1, at, durations, self._session, self._loads[subject])
 
     def _hand_over(self, pending: list[Visit]) -> None:
         if pending:
@@ -172,7 +205,7 @@ class Rounds:
         for subject in self._open:
             points = measurement.points(subject)
             pace = self._paces[subject]
-            verdict = pace.verdict(points, self._spent_s[subject])
+            verdict = pace.verdict(points, self._spent_s[subject], measurement.loads(subject))
             if verdict is not None:
                 verdicts[subject] = verdict
             elif len(points):

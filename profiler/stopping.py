@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..lut.statistics import Array, median_and_ci
+import numpy as np
+from numpy.typing import NDArray
+
+from ..lut.statistics import NOISY_PCT, Array, estimate
 from ..lut.target import Target
 
 FLOOR_MS = 2e-4
 """An interval below 0.2 us is narrow enough however short the operator."""
 STALE = 0.9
 """Doubling the visits should narrow the interval to 0.7 of its width; above this they have stopped helping."""
-TOLERATED_PCT = 2.0
-"""Half width of the interval, relative to the latency, above which a subject that is given up is called noisy."""
+LEAST = 4
+"""Visits without which there is no verdict at all."""
 ENOUGH = ""
 """The verdict on a subject that is known well enough."""
 
@@ -26,6 +29,7 @@ class Pace:
         period: it joins every so many rounds.
         least: visits before any verdict.
         most: visits after which it is given up.
+        reload: visits after which its graph is loaded anew, elsewhere in memory; None for never.
         precision_pct: half the width of the 95 % confidence interval that is sought, relative to the latency.
         cap_s: seconds of its own runs after which it is given up.
     """
@@ -34,6 +38,7 @@ class Pace:
     period: int
     least: int
     most: int
+    reload: int | None = None
     precision_pct: float = 0.5
     cap_s: float = 60.0
 
@@ -50,36 +55,44 @@ class Pace:
         wanted = visits * (ci_ms / self.enough_ms(latency_ms)) ** 2
         return int(min(max(wanted, self.least), self.most))
 
-    def verdict(self, points: Array, spent_s: float = 0.0) -> str | None:
+    def verdict(self, points: Array, spent_s: float = 0.0, loads: NDArray[np.int_] | None = None) -> str | None:
         """None to go on, `ENOUGH` where the subject is known or known as well as is tolerated, else why it is noisy.
 
         Args:
             points: one latency for each visit so far, in milliseconds, the machine's speed divided out.
             spent_s: seconds spent on its runs.
+            loads: which load of its graph each visit ran; one and the same if None.
         """
         count = len(points)
-        if count < self.least:
+        if count < (LEAST if spent_s > self.cap_s else self.least):
             return None
-        latency, ci = median_and_ci(points)
+        latency, ci = estimate(points, loads)
         if ci <= self.enough_ms(latency):
             return ENOUGH
-        if count >= 2 * self.least and ci > STALE * median_and_ci(points[: count // 2])[1]:
-            why = f"{count} visits, and more have stopped helping"
+        if spent_s > self.cap_s:
+            why = f"{spent_s:.0f} s"
         elif count >= self.most:
             why = f"{count} visits"
-        elif spent_s > self.cap_s:
-            why = f"{spent_s:.0f} s"
+        elif count >= 4 * self.least and self._stale(points, loads):
+            why = f"{count} visits, and more have stopped helping"
         else:
             return None
-        return ENOUGH if ci <= TOLERATED_PCT / 100 * latency else f"known to {ci / latency * 100:.1f} % after {why}"
+        known_pct = ci / latency * 100
+        return ENOUGH if known_pct <= NOISY_PCT else f"known to {known_pct:.1f} % after {why}"
+
+    def _stale(self, points: Array, loads: NDArray[np.int_] | None) -> bool:
+        """Whether doubling the visits twice has each time hardly narrowed the interval; once can be chance."""
+        parts = [len(points) // 4, len(points) // 2, len(points)]
+        quarter, half, whole = (estimate(points[:n], None if loads is None else loads[:n])[1] for n in parts)
+        return whole > STALE * half > STALE**2 * quarter
 
 
-CPU_PROBE = Pace(runs=1, period=1, least=96, most=512, cap_s=4.0)
+CPU_PROBE = Pace(runs=1, period=1, least=96, most=384, reload=16, precision_pct=1.0, cap_s=4.0)
 """One run a visit: what ran before was another graph, so weights and code are as cold as inside a network, where the
 same probe run again and again finds both in the nearest caches and takes half the time."""
-CPU_ALONE = Pace(runs=None, period=8, least=16, most=64)
+CPU_ALONE = Pace(runs=None, period=8, least=16, most=64, reload=8, precision_pct=1.0, cap_s=1.0)
+CPU_NETWORK = Pace(runs=None, period=8, least=32, most=64, reload=8, cap_s=2.0)
 GPU_PROBE = Pace(runs=None, period=1, least=12, most=64)
-CPU_NETWORK = Pace(runs=None, period=8, least=16, most=256, cap_s=1.0)
 GPU_NETWORK = Pace(runs=None, period=1, least=12, most=128, cap_s=4.0)
 
 

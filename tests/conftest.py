@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lgc.lut import LatencyTable, Target
-from lgc.lut.statistics import summarise
+from lgc.lut.measurement import Visit
+from lgc.lut.recorder import Recorder
 from lgc.models import SearchSpace
 
 # The tests' tensors are small: more threads would mostly wait for each other, and for whatever else the machine does.
@@ -59,17 +59,27 @@ def micro_space() -> SearchSpace:
 
 @pytest.fixture
 def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
-    """Makes finished tables with random latencies: `make_table(space, name="t.lut", target=TARGET, seed=0)`."""
+    """Makes finished tables with random latencies: `make_table(space, name="t.lut", target=TARGET, seed=0)`.
+
+    As if every operator had been measured alone: entry and subject `alone/OPSPEC` have the same latency.
+    """
 
     def make(space: SearchSpace, name: str = "t.lut", target: Target = TARGET, seed: int = 0) -> LatencyTable:
-        table = LatencyTable.create(tmp_path / name, target, space, {"statistic": "minima"}, {"device_name": "x"})
+        protocol = {"name": "interleaved-rounds", "context": "isolated", "statistic": "minima"}
+        table = LatencyTable.create(tmp_path / name, target, space, protocol, {"device_name": "x", "system": "y"})
+        subjects = {f"alone/{entry.key}": entry.key for entry in table.entries()}
+        table.add_subjects("operator", {subject: [(key, subject, 1.0)] for subject, key in subjects.items()})
+        recorder = Recorder(table, target.device, table.environment)
         rng = np.random.default_rng(seed)
-        visits = {entry.key: rng.uniform(0.01, 1.0, (4, 3)).tolist() for entry in table.entries()}
-        table.record_visits(
-            (key, number, time.time(), visit) for key, rows in visits.items() for number, visit in enumerate(rows)
+        durations = {subject: rng.uniform(0.01, 1.0) * rng.uniform(1.0, 1.1, (4, 3)) for subject in subjects}
+        recorder.record(
+            Visit(subject, number, number + 0.001 * index, rows[number].tolist(), recorder.session)
+            for number in range(4)
+            for index, (subject, rows) in enumerate(durations.items())
         )
-        for key, rows in visits.items():
-            table.record_summary(key, summarise(rows, "minima"))
+        measurement = table.measurement()
+        recorder.finish({subject: (measurement.summary(subject), None) for subject in subjects})
+        table.settle()
         return table
 
     return make

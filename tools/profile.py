@@ -39,7 +39,7 @@ def profile(
         int, typer.Option(help="Whole networks measured among the operators, to calibrate and verify.")
     ] = 24,
     rounds: Annotated[
-        int | None, typer.Option(help="Visits to anything at most; by default until it is known to 0.5 %.")
+        int | None, typer.Option(help="Visits to anything at most; by default by its confidence interval.")
     ] = None,
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Begin nothing after this time, say 90s or 4m.")
@@ -123,10 +123,11 @@ def report_tables(report: Report | None) -> list[Any]:
     """Tables, or a line, that show a verification report to people."""
     if report is None:
         return ["Not verified: too few networks were measured. Predictions of this table have an unknown error."]
-    table = grid("prediction of unseen networks", "", "prediction", "half of the visits by the other", numbers=2)
+    table = grid("prediction of unseen networks", "", "prediction", "half of the loads by the other", numbers=2)
     table.add_row("networks", str(report.networks), "")
     table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.ceiling_mape_pct:.1f} %")
-    table.add_row("greatest error", f"{report.worst_pct:.1f} %", "")
+    if report.worst_pct == report.worst_pct:  # not told by tables of schema 1
+        table.add_row("greatest error", f"{report.worst_pct:.1f} %", "")
     table.add_row("bias", f"{report.bias_pct:+.1f} %", "")
     table.add_row("within 5 % / 10 %", f"{report.within_5_pct:.0f} % / {report.within_10_pct:.0f} %", "")
     table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.ceiling_kendall_tau:.2f}")

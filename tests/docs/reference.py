@@ -10,8 +10,7 @@ from pathlib import Path
 
 COMMANDS = (
     ("lgc-profile",),
-    ("lgc-lut", "show"),
-    ("lgc-lut", "verify"),
+    *(("lgc-lut", verb) for verb in ("show", "verify", "calibrate", "diff", "merge", "export", "import", "upgrade")),
     ("lgc-search",),
     ("lgc-train",),
     ("lgc-export",),

@@ -6,13 +6,15 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lgc.errors import FileFormatError
-from lgc.lut import LatencyTable
+from lgc.lut import LatencyTable, Target
+from lgc.models import SCOPES, OpSpec
 
 PAGE = 4096
 
@@ -20,18 +22,20 @@ PAGE = 4096
 def dump(path):
     """All that a table tells; opening or reading may raise."""
     with LatencyTable.open(path) as table:
-        networks = table.networks()
-        keys = [entry.key for entry in (*table.entries(), *(row[0] for row in networks))]
+        measurement = table.measurement()
         return (
             table.target,
             table.space,
             table.protocol,
             table.environment,
             table.entries(),
-            networks,
-            {key: table.visits(key) for key in keys},
-            table.rounds_done(),
+            table.networks(),
+            table.subjects(),
+            table.visits(),
+            [(key, measurement.points(key).tolist()) for key in measurement.subjects],
+            [table.terms(OpSpec.parse(entry.key)) for entry in table.entries()],
             [table.note(name) for name in ("calibration", "verification")],
+            [table.correction(scope) for scope in SCOPES],
             table.to_frame().to_dict(),
         )
 
@@ -129,65 +133,146 @@ def test_bytes_after_the_end_change_nothing(whole, damaged, content):
     assert found == whole.told
 
 
-WRITER = """
-import sys
-from lgc.lut import LatencyTable
-with LatencyTable.open(sys.argv[1]) as table:
-    keys = [entry.key for entry in table.entries()]
-    done = max(table.rounds_done().values(), default=0)
-    for number in range(done, 10**9):
-        table.record_visits((key, number, float(number), [number + 0.5] * 40) for key in keys)
-        print(number, flush=True)
-"""
-
-
-def test_no_committed_visit_is_lost_to_a_kill(tmp_path, make_table, mini_space):
-    """Fifteen writers, each going on where the one before was killed, in the middle of whatever it did."""
-    table = make_table(mini_space)
-    keys = [entry.key for entry in table.entries()]
-    begun = len(table.visits(keys[0]))
-    table.close()
-    chance, told = random.Random(0), begun - 1
-    for _ in range(15):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, table.path], stdout=subprocess.PIPE, text=True)
-        told = max(told, int(writer.stdout.readline()))
-        time.sleep(chance.uniform(0, 0.03))
-        writer.kill()
-        told = max([told, *map(int, writer.stdout.read().split())])
-        writer.wait()
-        writer.stdout.close()
-        with LatencyTable.open(table.path) as opened:
-            rounds = opened.rounds_done()
-            assert set(rounds) == set(keys)
-            assert len(set(rounds.values())) == 1, "a round is there for every subject or for none"
-            assert rounds[keys[0]] > told
-            assert opened.visits(keys[0])[begun:] == [[n + 0.5] * 40 for n in range(begun, rounds[keys[0]])]
-
-
-CREATOR = """
-import sys
+FORKER = """
+import os, signal, sys, time
 from pathlib import Path
 from lgc.lut import LatencyTable, Target
+from lgc.lut.measurement import Visit
+from lgc.lut.recorder import Recorder
+from lgc.lut.statistics import summarise
 from lgc.models import SearchSpace
-space = SearchSpace.load(sys.argv[2])
-for number in range(10**9):
-    LatencyTable.create(Path(sys.argv[1]) / f"{number}.lut", Target("cpu", "torch"), space, {}, {}).close()
-    print(number, flush=True)
+
+
+def write(log, path):
+    with LatencyTable.open(path) as table:
+        recorder = Recorder(table, "cpu", {})
+        for key in recorder.claim(1 / 2):
+            tell(log, "begun", key, recorder.session)
+            for batch in range(2):
+                time.sleep(0.005)
+                visits = [Visit(key, 3 * batch + n, time.time(), [batch + n + 1.0] * 20) for n in range(3)]
+                recorder.record(visits)
+                tell(log, "visited", key, recorder.session, batch)
+            recorder.finish({key: (summarise([visit.durations_ms for visit in visits], "minima"), None)})
+            tell(log, "finished", key, recorder.session)
+
+
+def create(log, folder, space):
+    space = SearchSpace.load(space)
+    for number in range(10**9):
+        LatencyTable.create(Path(folder) / f"{number}.lut", Target("cpu", "torch"), space, {}, {}).close()
+        tell(log, "created", number)
+
+
+def tell(log, *words):
+    os.write(log, (" ".join(map(str, (time.monotonic_ns(), *words))) + "\\n").encode())
+
+
+for line in sys.stdin:
+    what, *words = line.split()
+    if what == "kill":
+        os.kill(int(words[0]), signal.SIGKILL)
+    if what in ("kill", "wait"):
+        print(os.waitpid(int(words[0]), 0)[1], flush=True)
+    else:
+        child = os.fork()
+        if child == 0:
+            log = os.open(words[0], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            globals()[what](log, *words[1:])
+            os._exit(0)
+        print(child, flush=True)
 """
 
 
-def test_a_creation_that_is_killed_leaves_a_whole_table_or_none(tmp_path, mini_yaml, mini_space):
+class Forker:
+    """Starts processes at once, from one that has imported everything, and kills them."""
+
+    def __init__(self, folder):
+        self.folder, self.started = folder, 0
+        words = [sys.executable, "-c", FORKER]
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def _ask(self, *words):
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def start(self, what, *words):
+        self.started += 1
+        return self._ask(what, self.folder / f"{self.started}.log", *words)
+
+    def kill(self, pid):
+        assert self._ask("kill", pid) in (0, 9)
+
+    def wait(self, pid):
+        assert self._ask("wait", pid) == 0
+
+    def told(self):
+        """What the processes have said, in order of time, without the times."""
+        lines = [line.split() for log in self.folder.glob("*.log") for line in log.read_text().splitlines()]
+        return [words for _, *words in sorted(lines, key=lambda words: int(words[0]))]
+
+
+@pytest.fixture
+def forker(tmp_path):
+    (tmp_path / "logs").mkdir()
+    forker = Forker(tmp_path / "logs")
+    yield forker
+    forker.process.communicate()
+
+
+def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path, forker, mini_space):
+    """Two processes fill a table, and whatever one of them is doing it is killed, and another one takes its place."""
+    subjects = [f"probe{index:03}" for index in range(400)]
+    path = tmp_path / "t.lut"
+    with LatencyTable.create(path, Target("cpu", "torch"), mini_space, {"statistic": "minima"}, {}) as table:
+        table.add_subjects("operator", {key: [] for key in subjects})
+    chance, running = random.Random(0), [forker.start("write", path) for _ in range(2)]
+    kills, halfway, done = 0, 0, set()
+    while kills < 60 and len(done) < len(subjects):
+        time.sleep(chance.uniform(0, 0.05))
+        forker.kill(running.pop(chance.randrange(2)))
+        told = forker.told()
+        with LatencyTable.open(path) as table:
+            done = {subject.key for subject in table.subjects() if subject.status == "measured"}
+            visits = Counter((visit.subject, visit.session) for visit in table.visits())
+        told_visits = Counter((key, int(session)) for what, key, session, *_ in told if what == "visited")
+        assert all(visits[each] >= 3 * batches for each, batches in told_visits.items()), "a told visit is lost"
+        assert set(visits.values()) <= {3, 6}, "half of what was committed at once is there"
+        assert {key for what, key, *_ in told if what == "finished"} <= done, "a told end is lost"
+        halfway += len({key for key, _ in visits} - done) > 0
+        kills += 1
+        running.append(forker.start("write", path))
+    assert min(kills, len(done)) > 30, "the kills did not come while there was work"
+    assert halfway > 5, "the kills came between subjects only"
+    for pid in running:
+        forker.wait(pid)
+    forker.wait(forker.start("write", path))
+    forker.wait(forker.start("write", path))
+    with LatencyTable.open(path) as table:
+        done = {subject.key: subject.status for subject in table.subjects()}
+        assert done == dict.fromkeys(subjects, "measured")
+        assert {key: len({visit.round for visit in table.visits(key)}) for key in subjects} == dict.fromkeys(
+            subjects, 6
+        )
+    finished, holder = set(), {}
+    for what, key, session, *_ in forker.told():
+        assert key not in finished, f"{key} was finished, then {what} in session {session}"
+        finished |= {key} if what == "finished" else set()
+        assert int(session) >= holder.get(key, 0), f"two processes measured {key} at once"
+        holder[key] = int(session)
+
+
+def test_a_creation_that_is_killed_leaves_a_whole_table_or_none(tmp_path, forker, mini_yaml, mini_space):
     chance = random.Random(0)
-    for attempt in range(8):
+    for attempt in range(20):
         folder = tmp_path / str(attempt)
-        creator = subprocess.Popen([sys.executable, "-c", CREATOR, folder, mini_yaml], stdout=subprocess.PIPE)
-        creator.stdout.readline()
+        creator = forker.start("create", folder, mini_yaml)
+        while not list(folder.glob("*.lut")):
+            time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.03))
-        creator.kill()
-        creator.communicate()
-        tables = list(folder.glob("*.lut"))
-        assert tables
-        for path in tables:
+        forker.kill(creator)
+        for path in folder.glob("*.lut"):
             with LatencyTable.open(path) as table:
                 assert table.space == mini_space
 
@@ -195,7 +280,8 @@ def test_a_creation_that_is_killed_leaves_a_whole_table_or_none(tmp_path, mini_y
 def test_a_journal_left_by_a_kill_is_rolled_back(tmp_path, make_table, mini_space):
     """A copy of database and journal in mid-transaction is what a crash leaves on disk."""
     table = make_table(mini_space)
-    before = table.rounds_done()
+    before = table.visits()
+    assert len(before) > 50
     connection = sqlite3.connect(table.path)
     connection.execute("PRAGMA cache_size = 1")
     connection.execute("BEGIN")
@@ -207,4 +293,4 @@ def test_a_journal_left_by_a_kill_is_rolled_back(tmp_path, make_table, mini_spac
     connection.close()
     table.close()
     with LatencyTable.open(crashed) as opened:
-        assert opened.rounds_done() == before
+        assert opened.visits() == before

@@ -1,19 +1,111 @@
-"""A simulated device: durations follow a law that tests know, so that what is measured can be held against it."""
+"""A simulated device: durations follow a law that tests know, so that what is measured can be held against it.
+
+Law (milliseconds):
+
+    operator     true_ms(spec)
+    probe        overhead + border of each input + their carriers + k * operator + carrier behind + border of the output
+    passage      overhead + for each tensor: two borders and two carriers
+    alone        overhead + border of each input + operator + border of the output
+    network      overhead + two borders + CONTEXT * sum of its operators
+
+times the device's pace, its speed at the moment, noise, and `warm` where a runner runs again right after itself. Time
+passes only while something runs or is compiled, and while a test lets it.
+"""
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
+from importlib import import_module
 
 import pytest
 
 from lgc.errors import MeasurementError
 from lgc.lut import Target
 from lgc.models import OpSpec
-from lgc.models.operators import is_free, macs
+from lgc.models.operators import get_operator, input_shapes, is_free, macs
 from lgc.profiler import profile, verification
 
 OVERHEAD_MS, CONTEXT = 0.05, 1.1
+TIMED = ("lut.recorder", "profiler.fleet", "profiler.measure", "profiler.profile", "profiler.rounds")
+"""Modules that look at a clock."""
+
+
+class Clock:
+    """Stands in for the module `time`, and for the clock of `Rounds`."""
+
+    def __init__(self, now=1000.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+    def time(self):
+        return self.now
+
+    def monotonic(self):
+        return self.now - 900.0
+
+
+def true_ms(spec):
+    """What an operator costs; of inputs and multiply-accumulates."""
+    elements = sum(math.prod(shape) for shape in input_shapes(spec))
+    return 0.0 if is_free(spec) else 0.01 + elements / 2e5 + macs(spec) / 1e6
+
+
+def border_ms(shape):
+    """What the way of a tensor [..., height, width] in or out costs."""
+    return 0.002 + math.prod(shape) / 1e5
+
+
+def output_shape(spec):
+    size = spec.fine if get_operator(spec.operator).upsamples else spec.coarse
+    return (spec.c_out, *size)
+
+
+def carrier_ms(shape):
+    channels, height, width = shape
+    return true_ms(OpSpec("conv_1x1", channels, channels, height, width))
+
+
+def probe_ms(spec, copies):
+    inputs = [shape[1:] for shape in input_shapes(spec)]
+    before = sum(border_ms(shape) + carrier_ms(shape) for shape in inputs)
+    behind = border_ms(output_shape(spec)) + (carrier_ms(output_shape(spec)) if spec.operator != "argmax" else 0.0)
+    return OVERHEAD_MS + before + copies * true_ms(spec) + behind
+
+
+def passage_ms(shape, tensors):
+    return OVERHEAD_MS + tensors * 2 * (border_ms(shape) + carrier_ms(shape))
+
+
+def alone_ms(spec):
+    borders = sum(border_ms(shape[1:]) for shape in input_shapes(spec)) + border_ms(output_shape(spec))
+    return OVERHEAD_MS + borders + true_ms(spec)
+
+
+def network_ms(architecture, scope):
+    height, width = architecture.space.input
+    borders = border_ms((3, height, width)) + border_ms((1, height, width))
+    return OVERHEAD_MS + borders + CONTEXT * sum(map(true_ms, architecture.specs(scope)))
+
+
+def workload_ms(workload):
+    """Latency of a workload by the law; networks are told by what they build."""
+    kind, _, rest = workload.name.partition("/")
+    match kind:
+        case "alone":
+            return alone_ms(OpSpec.parse(rest))
+        case "probe":
+            key, _, copies = rest.rpartition("/x")
+            return probe_ms(OpSpec.parse(key), int(copies))
+        case "carrier":
+            channels, size, tensors = rest.split("/")
+            return passage_ms((int(channels[1:]), *map(int, size.split("x"))), int(tensors[1:]))
+    module = workload.build()
+    dense = hasattr(module, "network")
+    return network_ms((module.network if dense else module).architecture, "dense" if dense else "core")
 
 
 class SimulatedRunner:
@@ -24,9 +116,18 @@ class SimulatedRunner:
         self.device.prepared.append(self.name)
 
     def run(self, repeats):
-        self.device.runs[self.name] += repeats
-        factors = (1 + self.device.noise * self.device.random.random() for _ in range(repeats))
-        return [self.true_ms * self.device.pace * factor for factor in factors]
+        return [self._once() for _ in range(repeats)]
+
+    def _once(self):
+        device = self.device
+        factor = device.pace * device.speed(device.clock.now) * (1 + device.noise * device.random.random())
+        factor *= 1 + device.noisy.get(self.name, 0.0) * device.random.random()
+        duration = self.true_ms * factor * (device.warm if device.last is self else 1.0)
+        device.last = self
+        device.runs[self.name] += 1
+        device.clock.now += duration / 1000
+        device.on_run(self.name)
+        return duration
 
     def infer(self, inputs):
         raise NotImplementedError
@@ -36,22 +137,38 @@ class SimulatedRunner:
 
 
 class SimulatedDevice:
-    """A backend whose operators take 0.01 ms and 1 ms for each million MACs, and whose networks 0.05 ms + 1.1 * sum.
+    """A backend whose workloads take as long as the law says.
 
     Attributes:
+        clock: that its runs and compilations advance.
         pace: factor on all durations.
+        speed: further factor, of the time.
         noise: greatest relative addition to a duration.
-        refused: names of workloads that it does not compile.
+        noisy: workload -> a greater one.
+        warm: factor where a runner has run just before.
+        place: standard deviation of a factor that each loaded graph has of its own, by where it lies in memory.
+        refused: what names of workloads that it does not compile begin with.
+        compile_s: seconds that compiling takes.
+        on_run: told the name of each workload after each run.
+        compiled: names of workloads, in order; likewise prepared, closed.
+        runs: how often each ran.
     """
 
     name = "simulated"
-    precisions = ("fp32",)
 
     def __init__(self):
-        self.pace, self.noise, self.refused = 1.0, 0.01, set()
+        self.clock = Clock()
+        self.pace, self.noise, self.warm, self.compile_s, self.place = 1.0, 0.01, 1.0, 0.01, 0.0
+        self.noisy, self.refused = {}, ()
         self.compiled, self.prepared, self.closed = [], [], []
-        self.runs = Counter()
+        self.runs, self.last = Counter(), None
+        self._latency_ms = {}
         self.random = random.Random(0)
+        self.speed = lambda now: 1.0
+        self.on_run = lambda name: None
+
+    def precisions(self, device):
+        return ("fp32",)
 
     def unavailable(self, device):
         return None
@@ -59,32 +176,29 @@ class SimulatedDevice:
     def versions(self):
         return {"simulated": "1"}
 
-    @staticmethod
-    def true_ms(spec):
-        return 0.0 if is_free(spec) else 0.01 + macs(spec) / 1e6
-
     def compile(self, workload, target):
-        if workload.name in self.refused:
+        self.clock.now += self.compile_s
+        if workload.name.startswith(tuple(self.refused)):
             raise MeasurementError(f"refused: {workload.name}")
         self.compiled.append(workload.name)
-        if "/" in workload.name:
-            return SimulatedRunner(self, workload.name, self.true_ms(OpSpec.parse(workload.name)))
-        module = workload.build()
-        dense = hasattr(module, "network")
-        specs = (module.network if dense else module).architecture.specs("dense" if dense else "core")
-        return SimulatedRunner(self, workload.name, OVERHEAD_MS + CONTEXT * sum(map(self.true_ms, specs)))
+        place = 1 + self.place * self.random.gauss()
+        if workload not in self._latency_ms:  # building a network takes a while
+            self._latency_ms[workload] = workload_ms(workload)
+        return SimulatedRunner(self, workload.name, place * self._latency_ms[workload])
 
 
 def put_in_place(patch):
     simulated = SimulatedDevice()
     for module in (profile, verification):
         patch.setattr(module, "require", lambda target: simulated)
+    for name in TIMED:
+        patch.setattr(import_module(f"lgc.{name}"), "time", simulated.clock)
     return simulated
 
 
 @pytest.fixture
 def device(monkeypatch):
-    """The simulated device, in the place of whatever backend the target names."""
+    """The simulated device, in the place of whatever backend the target names, and of time."""
     return put_in_place(monkeypatch)
 
 
@@ -94,5 +208,5 @@ def simulated_table(mini_space, tmp_path_factory):
     path = tmp_path_factory.mktemp("simulated") / "mini.lut"
     with pytest.MonkeyPatch.context() as patch:
         put_in_place(patch)
-        profile.profile(mini_space, Target("cpu", "onnxruntime"), path, rounds=6, networks=8)
+        profile.profile(mini_space, Target("cpu", "onnxruntime"), path, networks=8)
     return path

@@ -1,4 +1,6 @@
 import os
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -6,150 +8,314 @@ from lgc.errors import MeasurementError, UsageError
 from lgc.lut import Target
 from lgc.models import OpSpec
 from lgc.profiler.measure import (
+    COMPILE_SHARE,
+    ENERGY_S,
     MIN_ROUNDS,
     MIN_RUNS,
-    default_rounds,
+    WARM_UP_SHARE,
+    Job,
     default_statistic,
     measure,
     measure_rounds,
     measure_seconds,
 )
 from lgc.profiler.rounds import MIN_REPEATS
-from lgc.profiler.workloads import operator_workload
+from lgc.profiler.stopping import CPU_NETWORK, ENOUGH, Pace
+from lgc.profiler.workloads import network_workload, operator_workload
+
+from . import conftest as law
 
 CPU, GPU = Target("cpu", "torch"), Target("cuda:0", "torch")
 SPECS = [OpSpec("conv_3x3", 4, 4, 16, 16), OpSpec("add", 4, 4, 16, 16), OpSpec("concat", 4, 8, 16, 16)]
+PACE = Pace(runs=2, period=1, least=16, most=64)
 
 
 @pytest.fixture
 def workloads():
-    return {str(spec): operator_workload(spec) for spec in SPECS}
+    return {f"alone/{spec}": operator_workload(spec) for spec in SPECS}
 
 
-def run(device, workloads, rounds=MIN_ROUNDS, target=CPU, **options):
-    visits, failures = {}, {}
+class Measured:
+    """What `measure` did."""
 
-    def keep(finished):
-        for key, number, _, durations in finished:
-            visits.setdefault(key, {})[number] = durations
-
-    measured = measure(device, target, workloads, rounds, on_round=keep, on_failure=failures.__setitem__, **options)
-    return measured, visits, failures
+    def __init__(self, device, workloads, target=CPU, pace=PACE, **options):
+        self.visits, self.verdicts, self.failures, self.energy = [], {}, {}, {}
+        self.progress = []
+        jobs = {key: Job(workload, pace) for key, workload in workloads.items()}
+        options.setdefault("on_progress", self.progress.append)
+        self.start = device.clock.now
+        try:
+            self.found, self.undecided = measure(
+                device,
+                target,
+                jobs,
+                on_failure=self.failures.__setitem__,
+                on_visits=self.visits.extend,
+                on_verdicts=lambda found, verdicts: self.verdicts.update(verdicts),
+                on_energy=self.energy.__setitem__,
+                **options,
+            )
+        finally:
+            self.seconds = device.clock.now - self.start
 
 
 def test_everything_is_compiled_warmed_up_measured_and_closed(device, workloads):
-    measured, visits, failures = run(device, workloads, 5)
-    assert measured == list(workloads)
-    assert failures == {}
-    assert {key: list(rounds) for key, rounds in visits.items()} == {key: list(range(5)) for key in workloads}
+    done = Measured(device, workloads)
+    assert done.failures == {}
+    assert done.verdicts == dict.fromkeys(workloads, ENOUGH)
+    assert done.undecided == []
+    assert {visit.subject for visit in done.visits} == set(workloads)
+    assert {len(visit.durations_ms) for visit in done.visits} == {2}
     assert device.compiled == device.prepared == device.closed == list(workloads)
+
+
+def test_a_graph_is_loaded_anew_while_it_is_measured(device, workloads):
+    done = Measured(device, workloads, pace=Pace(runs=2, period=1, least=32, most=64, reload=8))
+    loads = {key: {visit.load for visit in done.visits if visit.subject == key} for key in workloads}
+    assert all(len(found) >= 4 for found in loads.values())
+    wanted = {key: max(found) + 1 for key, found in loads.items()}
+    assert Counter(device.compiled) == Counter(device.prepared) == Counter(device.closed) == wanted
+
+
+def test_one_that_cannot_be_loaded_again_is_measured_where_it_is(device, workloads):
+    """Out of memory, say: what has been measured is worth more than nothing."""
+    device.on_run = lambda name: setattr(device, "refused", ["alone"])
+    done = Measured(device, workloads, pace=Pace(runs=2, period=1, least=32, most=64, reload=8))
+    assert done.failures == {}
+    assert {visit.load for visit in done.visits} == {0}
+    assert done.verdicts == dict.fromkeys(workloads, ENOUGH)
+
+
+def test_whoever_wants_to_know_is_told_once_the_process_is_pinned(device, workloads):
+    seen = []
+    Measured(device, workloads, on_pinned=lambda: seen.append((len(device.compiled), device.runs.total())))
+    assert seen == [(3, 0)]
 
 
 def test_durations_are_the_devices(device, workloads):
     device.noise = 0
-    _, visits, _ = run(device, workloads)
+    done = Measured(device, workloads)
     for spec in SPECS:
-        found = {duration for durations in visits[str(spec)].values() for duration in durations}
-        assert found == {device.true_ms(spec)}
+        durations = {ms for visit in done.visits if visit.subject == f"alone/{spec}" for ms in visit.durations_ms}
+        assert durations == {law.alone_ms(spec)}
+        assert done.found.summary(f"alone/{spec}").latency_ms == pytest.approx(law.alone_ms(spec))
+
+
+def test_visits_are_of_the_session_and_join_those_before(device, workloads):
+    device.pace = 100.0
+    first = Measured(device, workloads, session=3, budget_s=0.5)
+    assert 3 < len(first.visits) < 48
+    second = Measured(device, workloads, session=4, before=first.visits)
+    assert {visit.session for visit in first.visits} == {3}
+    assert {visit.session for visit in second.visits} == {4}
+    assert len(second.found.visits) == len(first.visits) + len(second.visits)
 
 
 def test_a_refused_workload_is_reported_and_the_others_are_measured(device, workloads):
-    refused = str(SPECS[1])
-    device.refused = {refused}
-    measured, visits, failures = run(device, workloads)
-    assert failures == {refused: f"refused: {refused}"}
-    assert set(measured) == set(visits) == set(workloads) - {refused}
+    refused = f"alone/{SPECS[1]}"
+    device.refused = [refused]
+    done = Measured(device, workloads)
+    assert done.failures == {refused: f"refused: {refused}"}
+    assert set(done.verdicts) == {visit.subject for visit in done.visits} == set(workloads) - {refused}
 
 
-def test_what_is_done_is_not_compiled(device, workloads):
-    first, second, third = workloads
-    measured, visits, _ = run(device, workloads, 6, done={first: 6, second: 4})
-    assert measured == device.compiled == [second, third]
-    assert {key: list(rounds) for key, rounds in visits.items()} == {second: [4, 5], third: list(range(6))}
+def test_a_runtime_error_of_a_library_is_a_refusal_in_one_line(device, workloads, monkeypatch):
+    def out_of_memory(workload, target):
+        raise RuntimeError("out of memory\nTried to allocate 2 GiB\n")
+
+    monkeypatch.setattr(device, "compile", out_of_memory)
+    done = Measured(device, workloads)
+    assert done.failures == dict.fromkeys(workloads, "out of memory")
+    assert done.visits == []
 
 
 def test_more_threads_than_cores_are_refused(device, workloads):
     cores = os.cpu_count()
     with pytest.raises(UsageError, match=f"{cores + 1} threads asked for, but this machine has {cores} cores"):
-        run(device, workloads, target=Target("cpu", "torch", threads=cores + 1))
+        Measured(device, workloads, target=Target("cpu", "torch", threads=cores + 1))
     assert device.compiled == []
 
 
 @pytest.mark.parametrize("rounds", [MIN_ROUNDS - 1, 0, -1])
 def test_too_few_rounds_are_refused(device, workloads, rounds):
     with pytest.raises(UsageError, match=f"{rounds} rounds are too few for a statistic: at least {MIN_ROUNDS}"):
-        run(device, workloads, rounds)
-    with pytest.raises(UsageError, match="too few"):
         measure_rounds(device, CPU, workloads, rounds)
+    assert device.compiled == []
 
 
-def test_a_budget_that_compiling_uses_up_is_refused(device, workloads):
-    with pytest.raises(UsageError, match=r"used up by compiling .* before anything was measured"):
-        run(device, workloads, budget_s=0.0)
+class TestBudget:
+    def test_compiling_ends_early_and_leaves_time_to_measure(self, device, workloads):
+        """A second each, of a budget of 4: three of them do not fit into its share, so two are left out."""
+        device.compile_s = 1.5
+        done = Measured(device, workloads, budget_s=4.0)
+        assert COMPILE_SHARE * 4.0 < 2 * 1.5
+        assert device.compiled == list(workloads)[:2]
+        assert set(done.verdicts) == set(device.compiled)
+        assert done.undecided == [], "what was not begun is for another call"
+        assert device.closed == device.compiled
 
+    def test_measuring_ends_when_the_budget_does(self, device, workloads):
+        device.pace = 100.0
+        done = Measured(device, workloads, budget_s=1.0)
+        longest = max(map(law.alone_ms, SPECS)) * 100 * 2 / 1000 * 1.01
+        assert 1.0 <= done.seconds <= 1.0 + longest
+        assert sorted(done.undecided) == sorted(workloads)
+        assert done.verdicts == {}
 
-def test_a_budget_leaves_every_subject_the_same_number_of_rounds(device, workloads):
-    _, visits, _ = run(device, workloads, 10**6, budget_s=0.3)
-    (rounds,) = {len(found) for found in visits.values()}
-    assert MIN_ROUNDS <= rounds < 10**6
+    def test_one_that_compiling_uses_up_is_refused(self, device, workloads):
+        device.compile_s = 2.0
+        complaint = "the budget of 1 s was used up by compiling 1 of 3 graphs before anything was measured"
+        with pytest.raises(UsageError, match=complaint):
+            Measured(device, workloads, budget_s=1.0)
+        assert len(device.compiled) == 1
+        assert device.closed == device.compiled
+        assert device.runs == Counter()
+
+    def test_one_in_which_nothing_could_be_begun_is_refused(self, device, workloads):
+        with pytest.raises(UsageError, match="was used up by compiling 0 of 3 graphs"):
+            Measured(device, workloads, budget_s=-1.0)
+
+    def test_refusals_are_no_lack_of_time(self, device, workloads):
+        """All of it is refused long before the budget is over: that is told, and nothing else."""
+        device.refused = ["alone/"]
+        done = Measured(device, workloads, budget_s=100.0)
+        assert len(done.failures) == 3
 
 
 def test_progress_names_both_stages_and_ends_at_one(device, workloads):
-    told = []
-    run(device, workloads, on_progress=told.append)
-    stages = {progress.label: progress.done for progress in told}
-    assert stages == {"compiling": 1, "measuring": 1}
+    told = Measured(device, workloads).progress
+    assert {progress.label: progress.done for progress in told} == {"compiling": 1, "measuring": 1}
+    assert [progress.label for progress in told] == sorted(progress.label for progress in told)
     assert all(progress.left_s >= 0 for progress in told)
 
 
-def test_rounds_without_a_table(device, workloads):
+def test_the_time_that_compiling_will_take_is_told(device, workloads):
+    device.compile_s = 2.0
+    told = Measured(device, workloads).progress
+    assert [progress.left_s for progress in told if progress.label == "compiling"] == pytest.approx([4.0, 2.0, 0.0])
+
+
+class TestEnergy:
+    """A counter of millijoules that rises by 30 in each second of simulated time."""
+
+    @pytest.fixture
+    def networks(self, mini_space):
+        return {f"network/{seed}": network_workload(mini_space.sample(seed), "core") for seed in range(2)}
+
+    def test_of_one_run_of_each_network(self, device, workloads, networks):
+        device.noise = 0
+        done = Measured(device, workloads | networks, energy_mj=lambda: 30 * device.clock.now)
+        assert set(done.energy) == set(networks)
+        for seed in range(2):
+            run_s = done.found.summary(f"network/{seed}").latency_ms / 1000
+            assert done.energy[f"network/{seed}"] == pytest.approx(30 * run_s)
+
+    def test_is_taken_over_a_second_and_is_no_visit(self, device, networks):
+        with_counter = Measured(device, networks, energy_mj=lambda: 30 * device.clock.now)
+        without = Measured(device, networks)
+        assert without.energy == {}
+        assert with_counter.seconds - without.seconds == pytest.approx(2 * ENERGY_S, rel=0.05)
+        assert sum(with_counter.found.visits[0].durations_ms) < 10
+
+    def test_of_a_counter_that_is_lost_is_unknown(self, device, networks):
+        told = iter([5.0, None, 5.0, None])
+        assert Measured(device, networks, energy_mj=lambda: next(told)).energy == {}
+
+
+def test_networks_without_a_table_are_visited_until_they_are_known(device, workloads):
     found = measure_rounds(device, CPU, workloads)
-    assert {key: len(found.durations(key)) for key in workloads} == dict.fromkeys(workloads, default_rounds(CPU))
-    device.refused = {str(SPECS[0])}
-    with pytest.raises(MeasurementError, match="refused: conv_3x3"):
+    for spec in SPECS:
+        key = f"alone/{spec}"
+        assert CPU_NETWORK.least <= len(found.points(key)) <= CPU_NETWORK.most
+        assert found.summary(key).latency_ms == pytest.approx(law.alone_ms(spec), rel=0.01)
+        assert CPU_NETWORK.verdict(found.points(key)) == ENOUGH
+    device.refused = [f"alone/{SPECS[0]}"]
+    with pytest.raises(MeasurementError, match="refused: alone/conv_3x3"):
         measure_rounds(device, CPU, workloads)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.05])
-def test_a_frame_rate_has_its_least_runs_after_an_unrecorded_warm_up(device, workloads, seconds):
-    found = measure_seconds(device, CPU, workloads, seconds)
-    assert {key for key, _, _, _ in found.visits} == set(workloads)
-    for key in workloads:
-        recorded = sum(map(len, found.durations(key)))
-        assert recorded >= MIN_RUNS
-        assert device.runs[key] > recorded + MIN_REPEATS
-    assert device.closed == list(workloads)
+@pytest.mark.parametrize("rounds", [4, 8, 12])
+def test_no_more_visits_than_asked_for(device, workloads, rounds):
+    device.noise = 1.0
+    found = measure_rounds(device, CPU, workloads, rounds)
+    assert {len(found.durations(key)) for key in workloads} == {rounds}
+
+
+class TestFrameRate:
+    """`measure_seconds`, by the clock of the simulated device."""
+
+    @pytest.mark.parametrize("noise", [0.0, 0.01, 0.5])
+    @pytest.mark.parametrize("seconds", [0.1, 3.0, 10.0])
+    def test_runs_for_as_long_as_asked_after_an_unrecorded_warm_up(self, device, workloads, seconds, noise):
+        """However early the latency is known: a frame rate is of some time, in which clocks and caches settle."""
+        device.noise, device.compile_s = noise, 0.0
+        begun = device.clock.now
+        found = measure_seconds(device, CPU, workloads, seconds)
+        recorded = device.clock.now - found.visits[0].at_unix_s
+        warm_up = found.visits[0].at_unix_s - begun
+        assert set(found.subjects) == set(workloads)
+        assert warm_up == pytest.approx(WARM_UP_SHARE * seconds, abs=0.1)
+        assert seconds <= recorded <= seconds + 1.5
+        assert all(sum(map(len, found.durations(key))) >= MIN_RUNS for key in workloads)
+        assert device.closed == list(workloads)
+
+    def test_slow_networks_have_their_least_runs_all_the_same(self, device, workloads):
+        device.pace = 1000.0
+        found = measure_seconds(device, CPU, workloads, 1.0)
+        for key in workloads:
+            runs = sum(map(len, found.durations(key)))
+            assert MIN_RUNS <= runs < 2 * MIN_RUNS
+            assert device.runs[key] > runs + MIN_REPEATS
+
+    def test_a_refusal_ends_it(self, device, workloads):
+        device.refused = ["alone/add"]
+        with pytest.raises(MeasurementError, match="refused: alone/add"):
+            measure_seconds(device, CPU, workloads, 1.0)
+        assert len(device.closed) == 1, "what had been compiled is closed"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not pin processes to cores")
-def test_a_cpu_measurement_is_pinned_to_its_threads_and_let_go_after(device, workloads, monkeypatch):
-    before, during = os.sched_getaffinity(0), set()
+class TestPinning:
+    def test_a_cpu_measurement_is_pinned_to_its_threads_and_let_go_after(self, device, workloads):
+        before, during = os.sched_getaffinity(0), set()
 
-    def note(progress):
-        during.add(frozenset(os.sched_getaffinity(0)))
+        def note(progress):
+            during.add(frozenset(os.sched_getaffinity(0)))
 
-    run(device, workloads, on_progress=note)
-    (pinned,) = during
-    assert len(pinned) == 1
-    assert pinned <= before
-    assert os.sched_getaffinity(0) == before
-    during.clear()
-    run(device, workloads, target=GPU, on_progress=note)
-    assert during == {frozenset(before)}
+        Measured(device, workloads, on_progress=note)
+        (pinned,) = during
+        assert len(pinned) == 1
+        assert pinned <= before
+        assert os.sched_getaffinity(0) == before
+        during.clear()
+        Measured(device, workloads, target=GPU, on_progress=note)
+        assert during == {frozenset(before)}
+
+    @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="this machine has one core")
+    def test_workers_are_pinned_to_different_cores(self, device, workloads):
+        cores = [set(), set()]
+        for worker in (0, 1):
+            Measured(
+                device,
+                workloads,
+                worker=worker,
+                on_progress=lambda _, worker=worker: cores[worker].update(os.sched_getaffinity(0)),
+            )
+        assert len(cores[0]) == len(cores[1]) == 1
+        assert not cores[0] & cores[1]
+
+    def test_an_interrupted_measurement_lets_the_cores_go(self, device, workloads):
+        before = os.sched_getaffinity(0)
+
+        def interrupt(progress):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Measured(device, workloads, on_progress=interrupt)
+        assert os.sched_getaffinity(0) == before
+        assert device.closed == device.compiled
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not pin processes to cores")
-def test_an_interrupted_measurement_lets_the_cores_go(device, workloads):
-    before = os.sched_getaffinity(0)
-
-    def interrupt(progress):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(device, workloads, on_progress=interrupt)
-    assert os.sched_getaffinity(0) == before
-
-
-def test_a_shared_cpu_gets_the_minima_and_more_rounds():
-    assert (default_statistic(CPU), default_statistic(GPU)) == ("minima", "medians")
-    assert default_rounds(CPU) > default_rounds(GPU) >= MIN_ROUNDS
+def test_a_shared_cpu_gets_the_minima():
+    assert (default_statistic(CPU), default_statistic(replace(CPU, threads=4))) == ("minima", "minima")
+    assert default_statistic(GPU) == "medians"

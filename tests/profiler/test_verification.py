@@ -4,12 +4,14 @@ import sqlite3
 import pytest
 
 from lgc.errors import MismatchError, MissingEntryError, UsageError
-from lgc.lut import LatencyTable, Target
+from lgc.lut import LatencyTable, Predictor, Target
 from lgc.lut.table import network_key
 from lgc.models import SearchSpace
 from lgc.profiler import verification
 from lgc.profiler.profile import profile
 from lgc.profiler.verification import unseen, verify
+
+from . import conftest as law
 
 TARGET = Target("cpu", "onnxruntime")
 
@@ -49,10 +51,36 @@ def test_a_space_with_too_few_networks_says_how_many_are_left(device, mini_space
 
 
 def test_a_true_table_predicts_unseen_networks(table):
-    found = verify(table, 6, seed=1, rounds=6)
+    found = verify(table, 6, seed=1)
     assert found.report.networks == 6
     assert found.report.mape_pct < 1
     assert found.report.kendall_tau > 0.8
+    assert found.report.ceiling_mape_pct < 1
+    assert found.drift_pct == pytest.approx(0, abs=1)
+
+
+def test_each_network_is_told_with_its_prediction(table, mini_space):
+    found = verify(table, 4, seed=1)
+    assert [one.architecture for one in found.networks] == list(unseen(table, 4, 1).values())
+    predictor, factor = Predictor(mini_space, table), 1 + found.drift_pct / 100
+    for one in found.networks:
+        assert one.predicted_ms == pytest.approx(predictor.predict(one.architecture) * factor)
+        assert one.measured_ms == pytest.approx(law.network_ms(one.architecture, "dense"), rel=0.02)
+    errors = [abs(one.predicted_ms / one.measured_ms - 1) * 100 for one in found.networks]
+    assert found.report.mape_pct == pytest.approx(sum(errors) / 4)
+
+
+@pytest.mark.parametrize(("error_pct", "covered"), [(1e-9, 0.0), (50.0, 100.0)])
+def test_it_is_told_how_many_fall_into_the_predicted_interval(table, error_pct, covered):
+    note = table.note("calibration")
+    table.write_note("calibration", {scope: {**note[scope], "error_pct": error_pct} for scope in note})
+    assert verify(table, 4, seed=1).covered_pct == covered
+
+
+def test_an_uncalibrated_table_has_no_intervals(table):
+    table.write_note("calibration", {})
+    found = verify(table, 4, seed=1)
+    assert found.covered_pct is None
     assert found.drift_pct == pytest.approx(0, abs=1)
 
 
@@ -64,7 +92,7 @@ def test_verifying_changes_nothing(table):
 
 def test_a_device_that_has_slowed_down_shows_as_drift_and_not_as_bias(table, device):
     device.pace = 1.25
-    found = verify(table, 4, seed=1, rounds=6)
+    found = verify(table, 4, seed=1)
     assert found.drift_pct == pytest.approx(25, abs=1)
     assert found.report.bias_pct == pytest.approx(0, abs=1)
     assert found.report.within_5_pct == 100
@@ -74,7 +102,9 @@ def test_a_table_that_is_wrong_is_found_out(table):
     with sqlite3.connect(table.path) as connection:
         connection.execute("UPDATE entries SET latency_ms = latency_ms * 1.5 WHERE key LIKE 'sep_conv%'")
     connection.close()
-    assert verify(table, 6, seed=1, rounds=4).report.mape_pct > 2
+    found = verify(table, 6, seed=1)
+    assert found.report.mape_pct > 2
+    assert found.covered_pct < 100
 
 
 def test_without_networks_there_is_no_drift(device, mini_space, tmp_path):

@@ -16,7 +16,9 @@ from lgc.search.latency import ExpectedLatency, Target, TradeOff, require_reacha
 def any_predictor(request, mini_space, make_table) -> Predictor:
     with make_table(mini_space) as table:
         if request.param == "calibrated":
-            table.write_note("calibration", {"dense": {"intercept_ms": 0.3, "slope": 1.7}})
+            table.write_note(
+                "calibration", {"dense": {"form": "kinds", "intercept_ms": 0.3, "weights": [1.7, 0.6, 2.5]}}
+            )
         return Predictor(mini_space, table)
 
 

@@ -83,7 +83,8 @@ def test_a_tolerance_that_is_not_kept_is_a_failed_check(call, run, tmp_path):
     slow = Architecture.load(out / "architecture.json").provenance["table"]
     copy = shutil.copy(slow, tmp_path / "wrong.lut")
     with LatencyTable.open(copy) as table:
-        table.write_note("calibration", {scope: {"intercept_ms": 0.0, "slope": 3.0} for scope in ("core", "dense")})
+        wrong = {"form": "affine", "intercept_ms": 0.0, "weights": [3.0]}
+        table.write_note("calibration", dict.fromkeys(("core", "dense"), wrong))
     done = call("lgc-export", out, "--lut", copy, "--ort", "--seconds", 0.2, "--tolerance", "20%")
     assert done.code == 1
     assert "more than 20 %" in done.err

@@ -1,23 +1,27 @@
 """`lgc-profile`, run as users run it, and its refusals."""
 
+import itertools
 import json
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lgc.lut import LatencyTable
 from lgc.models import OPERATORS
 
-KEYS = ["lut", "entries", "measured", "interpolated", "noisy", "failed", "seconds", "verification"]
+KEYS = ["lut", "entries", "measured", "interpolated", "noisy", "pending", "failed", "seconds", "verification"]
 REPORT = {
     "networks",
     "mape_pct",
     "bias_pct",
+    "worst_pct",
     "within_5_pct",
     "within_10_pct",
     "kendall_tau",
@@ -51,7 +55,8 @@ def test_a_profile_as_json_in_a_fresh_process(command, mini_yaml, tmp_path):
     with LatencyTable.open(out) as table:
         assert (table.target.backend, table.space.name) == ("torch", "mini")
         assert result["entries"] == result["measured"] == len(table.entries())
-    assert (result["lut"], result["interpolated"], result["failed"]) == (str(out), 0, 0)
+        assert table.protocol["context"] == "carriers"
+    assert (result["lut"], result["interpolated"], result["pending"], result["failed"]) == (str(out), 0, 0, 0)
     assert 0 <= result["noisy"] <= result["entries"]
     assert result["seconds"] > 0
     assert set(result["verification"]) == REPORT
@@ -65,7 +70,16 @@ def test_a_finished_table_is_shown_to_people_and_left_as_it_is(call, mini_lut, m
     )
     assert done.code == 0
     assert "onnxruntime, fp32, 1 thread" in done.err, "the backend taken by default is named"
-    for word in ("entries", "measured", "noisy", "failed", "mean absolute error", "Kendall tau"):
+    for word in (
+        "entries",
+        "measured",
+        "noisy",
+        "pending",
+        "failed",
+        "mean absolute error",
+        "greatest error",
+        "Kendall tau",
+    ):
         assert word in done.out
     assert rows(mini_lut) == before
 
@@ -92,7 +106,7 @@ def test_a_failed_operator_is_named_and_the_exit_code_is_1(call, mini_yaml, tmp_
     compiled = OnnxRuntimeBackend.compile
 
     def refuse_sums(self, workload, target):
-        if workload.name.startswith("add/"):
+        if workload.name.startswith("probe/add/"):
             raise MeasurementError("no sums today")
         return compiled(self, workload, target)
 
@@ -106,12 +120,50 @@ def test_a_failed_operator_is_named_and_the_exit_code_is_1(call, mini_yaml, tmp_
     assert result["verification"] is None
 
 
+def test_operators_alone_are_another_table(call, mini_yaml, tmp_path):
+    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    assert call("lgc-profile", *words, "--context", "isolated").code == 0
+    with LatencyTable.open(tmp_path / "t.lut") as table:
+        assert table.protocol["context"] == "isolated"
+        assert {subject.kind for subject in table.subjects()} == {"operator"}
+    refused = call("lgc-profile", *words, "--context", "carriers").refusal("lgc-profile")
+    assert refused == f"{tmp_path / 't.lut'} was measured in context isolated, not carriers"
+
+
+def test_a_budget_too_small_for_anything_is_refused(call, mini_yaml, tmp_path, monkeypatch):
+    """Each look at the clock finds a minute passed."""
+    minutes = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
+    monkeypatch.setattr("lgc.profiler.measure.time", clock)
+    words = ["--device", "cpu", "--space", mini_yaml, "--networks", 0, "--out", tmp_path / "t.lut", "--json"]
+    line = call("lgc-profile", *words, "--budget", "90s").refusal("lgc-profile")
+    assert re.match(r"the budget of \S+ s was used up by compiling 0 of \d+ graphs before anything was measured", line)
+
+
+def test_a_budget_that_ends_the_compiling_leaves_entries_for_the_next_call(call, mini_yaml, tmp_path, monkeypatch):
+    """A tenth of a minute for each look at the clock: some graphs are compiled, and measured in no time."""
+    passed = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: 6.0 * next(passed))
+    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    with monkeypatch.context() as patched:
+        patched.setattr("lgc.profiler.measure.time", clock)
+        done = call("lgc-profile", *words, "--budget", "4m", "--json")
+    result = json.loads(done.out)
+    assert (done.code, result["verification"]) == (0, None)
+    assert result["pending"] > 0
+    assert f"{result['pending']} entries have no latency yet; the same command goes on with them" in done.err
+    assert result["pending"] + result["measured"] + result["interpolated"] == result["entries"]
+    again = json.loads(call("lgc-profile", *words, "--json").out)
+    assert (again["pending"], again["measured"]) == (0, again["entries"])
+
+
 @pytest.mark.parametrize(
     ("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)], ids=["Ctrl-C", "kill -9"]
 )
 def test_an_interrupted_call_is_gone_on_with_by_the_same_call(call, mini_yaml, tmp_path, stop, code):
+    """At full precision, so that it is not done before it is stopped."""
     out = tmp_path / "t.lut"
-    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 30, "--networks", 0, "--out", out, "--json"]
+    words = ["--device", "cpu", "--space", mini_yaml, "--networks", 4, "--out", out, "--json"]
     program = str(Path(sys.executable).with_name("lgc-profile"))
     running = subprocess.Popen([program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while len(rows(out)) < 40 and running.poll() is None:
@@ -126,12 +178,11 @@ def test_an_interrupted_call_is_gone_on_with_by_the_same_call(call, mini_yaml, t
         )
     before = rows(out)
     assert len(before) >= 40
-    done = call("lgc-profile", *words)
+    done = call("lgc-profile", *words, "--rounds", 8)
     result = json.loads(done.out)
-    assert (done.code, result["measured"]) == (0, result["entries"])
-    after = rows(out)
-    assert before < after
-    assert len(after) == 30 * result["entries"]
+    assert (done.code, result["measured"], result["pending"]) == (0, result["entries"], 0)
+    assert result["verification"]["networks"] == 4
+    assert before < rows(out)
 
 
 class TestRefusals:
@@ -164,6 +215,7 @@ class TestRefusals:
             (["--threads", "two"], "Invalid value for '--threads'"),
             (["--rounds", 2], "2 rounds are too few for a statistic: at least 4"),
             (["--networks", 2], "2 networks are too few to calibrate with: at least 4, or 0 for none"),
+            (["--context", "vacuum"], "no context 'vacuum': carriers or isolated"),
             (["--budget", "4 minutes"], "'4 minutes' is no duration; write it as 90s, 4m or 1h"),
             (["--input", "720p"], "'720p' is no size; write height and width as in 720x960"),
             (["--input", "8x8"], "mini at 8x8 is no search space: input.0"),
