@@ -75,7 +75,8 @@ def search(
         on_step: told step and number of steps.
 
     Returns:
-        The result: architecture (path), target_ms, predicted_ms and its 90 % interval, steps, seconds, and how the search went.
+        The result: architecture (path), target_ms, predicted_ms and its 90 % interval, steps, seconds, and how the
+        search went.
 
     Raises:
         UsageError: no architecture of the space reaches the target.
