@@ -26,6 +26,8 @@ MIN_NETWORKS = 4
 """Networks that a calibration needs: two for a line, two that it has not seen."""
 SPARE = 4
 """Networks that a fit needs for each weight: with fewer it would follow their noise."""
+ALIKE = 0.03
+"""Weight of the squared differences of factors from their mean, beside the squared relative errors of the networks."""
 LEVEL = 0.9
 """Probability that an interval is to hold the measured latency."""
 
@@ -63,18 +65,20 @@ class Form:
         features: of an operator of a given latency (ms); their weights are fitted and not negative.
         weights: how many there are.
         fixed: weights that are not fitted.
+        alike: whether they are drawn towards their mean, with the strength `ALIKE`.
     """
 
     features: Callable[[OpSpec, float], list[float]]
     weights: int
     fixed: bool = False
+    alike: bool = False
 
 
 FORMS = {
     "offset": Form(_sum, 1, fixed=True),
     "affine": Form(_sum, 1),
     "launches": Form(_launches, 2),
-    "kinds": Form(_kinds, len(KINDS)),
+    "kinds": Form(_kinds, len(KINDS), alike=True),
 }
 """Name -> form, the simplest first."""
 
@@ -237,23 +241,38 @@ def _fit(form: str, x: Array, y: Array) -> Correction:
     if FORMS[form].fixed:
         return Correction(form, _offset(x[:, 0], y), (1.0,))
     columns = np.column_stack([1 / y, -1 / y, x / y[:, None]])  # an intercept of either sign
+    wanted = np.ones_like(y)
+    if FORMS[form].alike:
+        count = FORMS[form].weights
+        apart = math.sqrt(ALIKE) * (np.eye(count) - 1 / count)  # times the weights: how far each is from their mean
+        columns = np.vstack([columns, np.column_stack([np.zeros((count, 2)), apart])])
+        wanted = np.concatenate([wanted, np.zeros(count)])
     scale = np.linalg.norm(columns, axis=0)
     scale[scale == 0] = 1.0
-    solved, _ = nnls(columns / scale, np.ones_like(y))
+    solved, _ = nnls(columns / scale, wanted)
     up, down, *weights = (solved / scale).tolist()
     return Correction(form, up - down, tuple(weights))
 
 
 def _best(designs: dict[str, Array], y: Array) -> str:
-    """The form of least mean leave-one-out error, among those that have networks enough for their weights."""
-    errors: dict[str, float] = {}
+    """The form with most weights whose leave-one-out error is within a standard error of the least one's.
+
+    Forms that are as good as each other in one sample of networks are not in the next; to take the least each time
+    would follow chance. Of those, the one that tells most kinds apart ranks networks best.
+    """
+    errors: dict[str, Array] = {}
     for form, x in designs.items():
         if FORMS[form].fixed or len(y) > SPARE * FORMS[form].weights:
             found = [
                 _predict(_fit(form, x[rest], y[rest]), x[index]) for index, rest in enumerate(_all_but_one(len(y)))
             ]
-            errors[form] = float(np.abs(np.array(found) / y - 1).mean())
-    return min(errors, key=lambda form: errors[form])
+            errors[form] = np.abs(np.array(found) / y - 1)
+    least = min(errors, key=lambda form: float(errors[form].mean()))
+    for form in reversed(errors):
+        worse = errors[form] - errors[least]
+        if worse.mean() <= worse.std(ddof=1) / math.sqrt(len(y)):
+            return form
+    return least
 
 
 @dataclass(frozen=True)

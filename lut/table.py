@@ -259,10 +259,17 @@ class LatencyTable:
             )
         return key
 
-    def settle(self) -> None:
+    def health(self) -> list[dict[str, Any]]:
+        """Samples of the machine while it measured, in order of time; the fields of `profiler.watch.Health`."""
+        return [json.loads(row[0]) for row in self.store.rows("SELECT sample FROM health ORDER BY at_unix_s")]
+
+    def settle(self) -> Measurement:
         """Bring subjects up to date with all visits, and entries with their subjects (see `terms`).
 
         A subject's statistics change with every session that is added, since sessions tell each other's speed.
+
+        Returns:
+            What was measured.
         """
         measurement = self.measurement()
         rows = [
@@ -278,6 +285,7 @@ class LatencyTable:
                 rows,
             )
         self._derive()
+        return measurement
 
     def _derive(self) -> None:
         """Bring entries up to date with their subjects: latency and interval by the terms, or why there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 
 from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
 from ..lut.calibration import MIN_NETWORKS, Choice, Report, choose, report, shift
+from ..lut.measurement import Measurement
 from ..lut.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
 from ..lut.table import SETTLED, LatencyTable
 from ..lut.target import Target
@@ -27,6 +29,10 @@ from .rounds import OnProgress, quiet
 from .workloads import network_workload
 
 DEFAULT_NETWORKS = 24
+LEFT_OUT_PCT = 5.0
+"""Share of visits that may be left out without a remark."""
+HARMLESS = ("idle", "application clocks", "display clocks")
+"""Throttle reasons that say nothing of a measurement, or were set by the user."""
 MEDIAN_TO_95 = 2.9
 """A normal distribution's 95 % half width over its median absolute deviation."""
 CORE_SHARE = 3
@@ -45,6 +51,7 @@ class ProfileResult:
         pending: entries without a latency.
         elsewhere: operators, carriers and networks that other processes are measuring just now.
         failed: key -> reason of operators and networks that could not be measured.
+        remarks: what a reader has to know of how it was measured.
         seconds: time spent by this call.
         verification: report on networks that each prediction had not seen; None if too few were measured.
     """
@@ -56,6 +63,7 @@ class ProfileResult:
     pending: int
     elsewhere: int
     failed: dict[str, str]
+    remarks: list[str]
     seconds: float
     verification: Report | None
 
@@ -113,7 +121,7 @@ def profile(
         filling = Filling(table, backend, here, workloads, rounds=rounds, seed=seed, worker=worker)
         while filling.open():
             left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
-            if left_s is not None and left_s <= 0:
+            if left_s is not None and left_s <= 0 and filling.changed:
                 break
             if not filling.run(share, left_s, on_progress) or share < 1:
                 break
@@ -123,8 +131,9 @@ def profile(
 def _result(table: LatencyTable, filling: Filling, start: float) -> ProfileResult:
     """Bring the table's entries, calibration and verification up to date, and say what there is."""
     settled = table.note(SETTLED) is not None
+    remarks: list[str] = []
     if not settled:
-        table.settle()
+        remarks = _remarks(table, table.settle())
         interpolate(table)
     entries = table.entries()
     failed = {entry.key: entry.reason or "" for entry in entries if entry.status == FAILED}
@@ -144,9 +153,28 @@ def _result(table: LatencyTable, filling: Filling, start: float) -> ProfileResul
         pending=statuses.count(PENDING),
         elsewhere=filling.elsewhere,
         failed=failed,
+        remarks=remarks,
         seconds=time.monotonic() - start,
         verification=verification,
     )
+
+
+def _remarks(table: LatencyTable, found: Measurement) -> list[str]:
+    """What was left out, and what slowed the device down."""
+    remarks = []
+    left_out_pct = found.disproved / max(len(found.visits), 1) * 100
+    if left_out_pct > LEFT_OUT_PCT:
+        remarks.append(
+            f"{left_out_pct:.0f} % of the visits were left out: the machine slowed some subjects, not others"
+        )
+    samples = table.health()
+    reasons = Counter(reason for sample in samples for reason in sample.get("throttle") or [])
+    remarks += [
+        f"the GPU ran slower than it could for {count} of {len(samples)} samples: {reason}"
+        for reason, count in reasons.items()
+        if reason not in HARMLESS
+    ]
+    return remarks
 
 
 def interpolate(table: LatencyTable) -> int:
@@ -179,7 +207,7 @@ def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
     """Fit the table's correction on its own networks, and report on each as predicted by a fit without it.
 
     Both are done for each scope, and written into the table; `core` takes the weights of `dense`, with an intercept of
-    its own. The report returned is that of scope `dense`. None, and nothing written, if the table holds too few networks.
+    its own. The report returned is that of scope `dense`; None, and nothing written, if there are too few networks.
 
     Args:
         table: a finished table.

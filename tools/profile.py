@@ -111,6 +111,8 @@ def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> N
         say(f"{result.elsewhere} subjects of {path} are being measured by another process")
     if result.pending:
         say(f"{result.pending} entries have no latency yet; the same command goes on with them")
+    for remark in result.remarks:
+        say(remark)
     for key, reason in result.failed.items():
         say(f"failed: {key}: {reason}")
     counts = ("entries", "measured", "noisy", "interpolated", "pending", "failed")

@@ -242,6 +242,13 @@ def test_visits_are_read_in_order_of_session_and_round(table, recorder):
     assert table.visits("nothing") == []
 
 
+def test_health_is_read_in_order_of_time(table, recorder):
+    late, early = {"at_unix_s": 9.0, "throttle": ["power cap"]}, {"at_unix_s": 3.5, "throttle": None}
+    recorder.record([], [late])
+    Recorder(table, "cpu", {}).record([], [early])
+    assert table.health() == [early, late]
+
+
 @pytest.mark.parametrize("durations", ["[]", "[0.0]", "[-1.0]", "5", '"x"', "[null]", '{"0.5": 1}'])
 def test_a_visit_that_is_no_measurement_is_damage(table, path, recorder, durations):
     recorder.record([Visit("a", 0, 1.0, [0.1])])

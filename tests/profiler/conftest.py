@@ -8,8 +8,9 @@ Law (milliseconds):
     alone        overhead + border of each input + operator + border of the output
     network      overhead + two borders + CONTEXT * sum of its operators
 
-times the device's pace, its speed at the moment, noise, and `warm` where a runner runs again right after itself. Time
-passes only while something runs or is compiled, and while a test lets it.
+times the device's pace, its speed at the moment, noise, `warm` where a runner runs again right after itself, and a
+factor of the place in memory to which the graph was loaded. Time passes only while something runs or is compiled, and
+while a test lets it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from lgc.models.operators import get_operator, input_shapes, is_free, macs
 from lgc.profiler import profile, verification
 
 OVERHEAD_MS, CONTEXT = 0.05, 1.1
-TIMED = ("lut.recorder", "profiler.fleet", "profiler.measure", "profiler.profile", "profiler.rounds")
+TIMED = ("lut.recorder", *(f"profiler.{name}" for name in ("filling", "fleet", "measure", "profile", "rounds")))
 """Modules that look at a clock."""
 
 
@@ -121,7 +122,6 @@ class SimulatedRunner:
     def _once(self):
         device = self.device
         factor = device.pace * device.speed(device.clock.now) * (1 + device.noise * device.random.random())
-        factor *= 1 + device.noisy.get(self.name, 0.0) * device.random.random()
         duration = self.true_ms * factor * (device.warm if device.last is self else 1.0)
         device.last = self
         device.runs[self.name] += 1
@@ -144,13 +144,14 @@ class SimulatedDevice:
         pace: factor on all durations.
         speed: further factor, of the time.
         noise: greatest relative addition to a duration.
-        noisy: workload -> a greater one.
         warm: factor where a runner has run just before.
-        place: standard deviation of a factor that each loaded graph has of its own, by where it lies in memory.
+        place: standard deviation of the logarithm of the factor that each loaded graph has of its own.
+        places: names of workloads -> another one.
         refused: what names of workloads that it does not compile begin with.
         compile_s: seconds that compiling takes for the first time; later loads of the same workload take `load_s`.
         on_run: told the name of each workload after each run.
-        compiled: names of workloads, in order; likewise prepared, closed.
+        built: names of workloads that were compiled for the first time, in order.
+        compiled: names of all that were compiled, later loads included; likewise prepared, closed.
         runs: how often each ran.
     """
 
@@ -160,8 +161,8 @@ class SimulatedDevice:
         self.clock = Clock()
         self.pace, self.noise, self.warm, self.place = 1.0, 0.01, 1.0, 0.0
         self.compile_s, self.load_s = 0.01, 0.001
-        self.noisy, self.refused = {}, ()
-        self.compiled, self.prepared, self.closed = [], [], []
+        self.places, self.refused = {}, ()
+        self.built, self.compiled, self.prepared, self.closed = [], [], [], []
         self.runs, self.last = Counter(), None
         self._latency_ms = {}
         self.random = random.Random(0)
@@ -178,13 +179,15 @@ class SimulatedDevice:
         return {"simulated": "1"}
 
     def compile(self, workload, target):
-        self.clock.now += self.load_s if workload in self._latency_ms else self.compile_s
+        again = workload in self._latency_ms
+        self.clock.now += self.load_s if again else self.compile_s
         if workload.name.startswith(tuple(self.refused)):
             raise MeasurementError(f"refused: {workload.name}")
-        self.compiled.append(workload.name)
-        place = 1 + self.place * self.random.gauss()
-        if workload not in self._latency_ms:  # building a network takes a while
+        if not again:
             self._latency_ms[workload] = workload_ms(workload)
+            self.built.append(workload.name)
+        self.compiled.append(workload.name)
+        place = math.exp(self.places.get(workload.name, self.place) * self.random.gauss())
         return SimulatedRunner(self, workload.name, place * self._latency_ms[workload])
 
 

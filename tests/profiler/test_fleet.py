@@ -41,7 +41,8 @@ def test_two_processes_fill_one_table(mini_space, tmp_path):
         assert all(entry.latency_ms > 0 for entry in table.entries())
     assert len({pids[session] for sessions in measured.values() for session in sessions}) == 2
     shared = [subject for subject, sessions in measured.items() if len(sessions) > 1]
-    assert 4 <= len(shared) <= 16, "only sentinels are measured by both"
+    assert 4 <= len(shared) < len(measured), "only sentinels are measured by both, and company for few subjects"
+    assert not any(key.startswith("network/") for key in shared)
 
 
 def test_a_process_that_dies_leaves_its_share_to_the_last_pass(mini_space, tmp_path, monkeypatch):
