@@ -1,3 +1,4 @@
+import os
 import sqlite3
 
 import pytest
@@ -8,6 +9,7 @@ from lgc.profiler import fleet
 from lgc.profiler.fleet import profile_on, require_equal
 
 CPU = Target("cpu", "onnxruntime")
+two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two processes that time need two cores")
 
 
 @pytest.fixture
@@ -27,6 +29,7 @@ def gpus(monkeypatch):
     return found
 
 
+@two_cores
 def test_two_processes_fill_one_table(mini_space, tmp_path):
     out = tmp_path / "t.lut"
     result = profile_on(["cpu", "cpu"], mini_space, CPU, out, rounds=6, networks=4)
@@ -45,6 +48,7 @@ def test_two_processes_fill_one_table(mini_space, tmp_path):
     assert not any(key.startswith("network/") for key in shared)
 
 
+@two_cores
 def test_a_process_that_dies_leaves_its_share_to_the_last_pass(mini_space, tmp_path, monkeypatch):
     monkeypatch.setattr(fleet, "_work", _die)
     result = profile_on(["cpu", "cpu"], mini_space, CPU, tmp_path / "t.lut", rounds=4, networks=4)
@@ -76,6 +80,7 @@ def test_unequal_devices_are_refused_before_a_file_is_made(gpus, mini_space, tmp
     assert not out.exists()
 
 
+@two_cores
 def test_the_table_names_the_processes(mini_space, tmp_path):
     out = tmp_path / "t.lut"
     profile_on(["cpu", "cpu"], mini_space, CPU, out, rounds=4, networks=0)

@@ -92,7 +92,9 @@ class TestRealDevice:
         with LatencyTable.open(measured_table) as table:
             of = {scope: [(s, a) for s, a, at in table.networks() if at == scope] for scope in SCOPES}
             parts = {
-                scope: [[(spec, table.latency_ms(spec)) for spec in a.specs(scope) if not is_free(spec)] for _, a in rows]
+                scope: [
+                    [(spec, table.latency_ms(spec)) for spec in a.specs(scope) if not is_free(spec)] for _, a in rows
+                ]
                 for scope, rows in of.items()
             }
             measured = {scope: [subject.latency_ms for subject, _ in rows] for scope, rows in of.items()}
@@ -210,7 +212,6 @@ class TestTruth:
         samples = rows(out, "session, at_unix_s, sample", "health")
         assert len(samples) > 1
         assert {session for session, _, _ in samples} == {1}
-
 
     def test_what_slowed_the_device_down_is_told(self, device, mini_space, out, monkeypatch):
         reasons = ("thermal slowdown", "idle")
@@ -593,9 +594,7 @@ class TestSessions:
         ratios = relative(latencies(out), wanted)
         assert max(ratios.values()) - min(ratios.values()) < 0.06
 
-    def test_two_processes_fill_a_table_without_measuring_the_same(
-        self, device, mini_space, out, monkeypatch, company
-    ):
+    def test_two_processes_fill_a_table_without_measuring_the_same(self, device, mini_space, out, monkeypatch, company):
         """The second one starts in the middle of the first, on a device that is slower."""
         alive = set()
         monkeypatch.setattr(recorder, "_running", lambda pid, seen: pid in alive and pid != recorder.os.getpid())
