@@ -19,6 +19,7 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python tests/bench/run.py --device cpu --out docs/benchmarks
+	$(BIN)/python tests/bench/run.py --device cpu --protocol --out docs/benchmarks
 
 gpu-check: $(VENV)/.test
 	$(BIN)/python -m pytest tests/gpu

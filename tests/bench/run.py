@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import properties
-from report import markdown
+from ablation import ablation
+from report import ablation_page, markdown
 from usual import usual_error_pct, usual_table
 
 from lgc.lut import LatencyTable, Target
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="*", help="of the benchmark's, by name; all if left out")
     parser.add_argument("--backends", nargs="*", help="onnxruntime on a CPU, all that run there on a GPU, if left out")
     parser.add_argument("--precisions", nargs="*", default=["fp32"])
+    parser.add_argument("--protocol", action="store_true", help="only what each part of the protocol gains, on a CPU")
     parser.add_argument("--keep", type=Path, help="folder in which the tables are kept")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -60,16 +62,23 @@ def main() -> None:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     for target in targets(device, arguments.backends, arguments.precisions):
+        if arguments.protocol:
+            result = {**head, **ablation(SearchSpace.load("tiny"), target)}
+            write(arguments.out, result, target, ablation_page(result), "protocol-")
+            continue
         for space in spaces(device):
             if arguments.spaces and space.name not in arguments.spaces:
                 continue
             result = {**head, **bench(space, target, arguments.keep)}
-            stem = "-".join(
-                [*result["name"], slug(result["environment"][DEVICE_NAME]), target.backend, target.precision]
-            )
-            (arguments.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
-            (arguments.out / f"{stem}.md").write_text(markdown(result))
-            print(markdown(result), flush=True)
+            write(arguments.out, result, target, markdown(result))
+
+
+def write(folder: Path, result: dict[str, Any], target: Target, page: str, prefix: str = "") -> None:
+    machine = slug(result["environment"][DEVICE_NAME])
+    stem = prefix + "-".join([*result["name"], machine, target.backend, target.precision])
+    (folder / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (folder / f"{stem}.md").write_text(page)
+    print(page, flush=True)
 
 
 def targets(device: str, backends: list[str] | None, precisions: list[str]) -> list[Target]:

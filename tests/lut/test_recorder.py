@@ -1,5 +1,6 @@
 """Sessions of a table: who measures what, and what is kept of it."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -85,7 +86,7 @@ def test_a_share_is_spread_over_all(table, share, count):
     taken = Recorder(table, "cpu", {}).claim(share)
     assert len(taken) == count
     assert taken == sorted(set(taken))
-    steps = [SUBJECTS.index(b) - SUBJECTS.index(a) for a, b in zip(taken, taken[1:], strict=False)]
+    steps = [SUBJECTS.index(b) - SUBJECTS.index(a) for a, b in itertools.pairwise(taken)]
     assert not steps or max(steps) - min(steps) <= 1
 
 

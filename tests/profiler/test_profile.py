@@ -366,9 +366,10 @@ class TestGoingOn:
     @pytest.mark.parametrize("step", ["settle", "_derive", "write_note"])
     def test_a_call_killed_after_the_last_visit_is_gone_on_with(self, device, mini_space, out, monkeypatch, step):
         """Wherever it was between its last visit and its end: nothing has to be measured, or even compiled, again."""
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patched:
             patched.setattr(LatencyTable, step, interrupt)
-            profile(mini_space, TARGET, out, networks=4)
+            with pytest.raises(KeyboardInterrupt):
+                profile(mini_space, TARGET, out, networks=4)
         before, compiled = rows(out), list(device.compiled)
         with LatencyTable.open(out) as table:
             assert table.note(SETTLED) is None
@@ -393,9 +394,10 @@ class TestGoingOn:
             connection.execute("UPDATE entries SET status = 'interpolated', latency_ms = 9.0 WHERE key LIKE 'add/%'")
         with LatencyTable.open(out) as table:
             stale = calibrate(table)
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patched:
             patched.setattr(LatencyTable, step, interrupt)
-            profile(mini_space, TARGET, out, networks=4)
+            with pytest.raises(KeyboardInterrupt):
+                profile(mini_space, TARGET, out, networks=4)
         result = profile(mini_space, TARGET, out, networks=4)
         assert (result.measured, result.interpolated) == (result.entries, 0)
         assert result.verification != stale
@@ -404,9 +406,10 @@ class TestGoingOn:
 
     def test_visits_of_an_earlier_call_allow_verdicts_without_compiling(self, device, mini_space, out, monkeypatch):
         """It was killed when it wanted to write its first verdicts down."""
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patched:
             patched.setattr(Recorder, "finish", interrupt)
-            profile(mini_space, TARGET, out, networks=0)
+            with pytest.raises(KeyboardInterrupt):
+                profile(mini_space, TARGET, out, networks=0)
         before = rows(out)
         counts = Counter(key for key, *_ in before)
         assert stopping.CPU_PROBE.least <= min(counts.values()) == max(counts.values()) < 1.2 * stopping.CPU_PROBE.least
@@ -674,7 +677,7 @@ class TestCalibration:
         path = tmp_path / "t.lut"
         path.write_bytes(simulated_table.read_bytes())
         with LatencyTable.open(path) as table:
-            before = [entry for entry in table.entries()]
+            before = list(table.entries())
             found = calibrate(table, form)
             assert {table.correction(scope).form for scope in SCOPES} == {form}
             assert table.note("verification")["dense"] == found.as_dict()

@@ -138,7 +138,7 @@ class TestVisits:
         bench = Bench(Pace(runs=None, period=1, least=4, most=64), a=ms).measure()
         assert [count for _, count in bench.log] == [MIN_REPEATS, *[repeats] * FIRST_CHECK]
         assert {len(visit.durations_ms) for visit in bench.visits} == {repeats}
-        assert VISIT_MS / 2 <= repeats * ms or repeats in (MIN_REPEATS, MAX_REPEATS)
+        assert repeats * ms >= VISIT_MS / 2 or repeats in (MIN_REPEATS, MAX_REPEATS)
 
     def test_a_visit_of_a_fixed_number_of_runs_is_not_tried_before(self):
         assert {count for _, count in Bench(a=0.001).measure().log} == {1}
