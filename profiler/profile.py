@@ -94,7 +94,7 @@ def profile(
         out: table file; made if it does not exist.
         networks: whole networks to measure; 0 leaves the table uncalibrated.
         rounds: visits to each subject at most; the protocol's if None, which stops as soon as it knows enough.
-        budget_s: seconds after which nothing is begun.
+        budget_s: seconds after which nothing is begun; 0 only brings the table up to date with what was measured.
         seed: of the networks and of the visiting order.
         context: `carriers` or `isolated`, see `contexts`; the table's own if None, `carriers` for a new one.
         device: where this process measures, if not on the target's device; shown to be equal by `fleet.profile_on`.
@@ -121,7 +121,7 @@ def profile(
         filling = Filling(table, backend, here, workloads, rounds=rounds, seed=seed, worker=worker)
         while filling.open():
             left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
-            if left_s is not None and left_s <= 0 and filling.changed:
+            if left_s is not None and left_s <= 0 and (filling.changed or not budget_s):
                 break
             if not filling.run(share, left_s, on_progress) or share < 1:
                 break

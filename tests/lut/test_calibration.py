@@ -1,6 +1,7 @@
 """Corrections under laws that are known, and honest reports on them."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy.stats import t as student
 
 from lgc.errors import MeasurementError, UnknownNameError
 from lgc.lut import calibration
-from lgc.lut.calibration import FORMS, KINDS, LEVEL, Correction, choose, design, fit, kind_of, report, shift
+from lgc.lut.calibration import ALIKE, FORMS, KINDS, LEVEL, Correction, choose, design, fit, kind_of, report, shift
 from lgc.models import OpSpec
 
 SPECS = [
@@ -183,6 +184,45 @@ def test_the_form_of_the_law_is_chosen(law, request):
     assert found.error_pct == pytest.approx(np.sqrt(np.mean((held_out / y - 1) ** 2)) * 100)
     assert 0.05 < found.error_pct < 0.6
     assert found.networks == 24
+
+
+def test_of_forms_that_are_as_good_the_one_that_tells_most_kinds_apart_is_taken():
+    """As good: its errors are greater than the least one's by no more than a standard error of the difference."""
+    taken = Counter()
+    for law in LAWS:
+        for seed in range(6):
+            networks, rng = networks_of(24, seed), np.random.default_rng(seed)
+            y = np.array([LAWS[law](parts) for parts in networks]) * (1 + 0.05 * rng.standard_normal(24))
+            errors = {form: np.abs(choose(networks, y, form).held_out_ms / y - 1) for form in FORMS}
+            least = min(errors, key=lambda form: errors[form].mean())
+            worse = {form: error - errors[least] for form, error in errors.items()}
+            as_good = [form for form in FORMS if worse[form].mean() <= worse[form].std(ddof=1) / 24**0.5]
+            assert choose(networks, y).correction.form == as_good[-1]
+            taken[as_good[-1] == least, len(as_good) > 1] += 1
+            assert choose(networks[:9], y[:9]).correction.form != "kinds", "nine networks are too few for three weights"
+    assert min(taken[False, True], taken[True, False]) > 1, "there were cases of either sort"
+
+
+def test_factors_of_kinds_are_drawn_together(monkeypatch):
+    """The less the networks say, the more: no neighbouring weights have a smaller sum of errors and differences."""
+    networks, rng = networks_of(20), np.random.default_rng(3)
+    y = np.array([LAWS["kinds"](parts) for parts in networks]) * (1 + 0.1 * rng.standard_normal(20))
+    best = fit("kinds", networks, y)
+
+    def loss(weights):
+        moved = Correction("kinds", best.intercept_ms, weights)
+        errors = np.array([applied(moved, parts) for parts in networks]) / y - 1
+        return np.square(errors).sum() + ALIKE * np.square(np.array(weights) - np.mean(weights)).sum()
+
+    for index in range(3):
+        for step in (1e-3, -1e-3):
+            weights = list(best.weights)
+            weights[index] += step
+            assert loss(tuple(weights)) > loss(best.weights)
+    alike = fit("kinds", networks, [LAWS["affine"](parts) for parts in networks])
+    assert (alike.intercept_ms, *alike.weights) == pytest.approx((0.3, 0.8, 0.8, 0.8), rel=1e-5)
+    monkeypatch.setattr(calibration, "ALIKE", 0.0)
+    assert np.ptp(best.weights) < np.ptp(fit("kinds", networks, y).weights)
 
 
 @pytest.mark.usefixtures("free")

@@ -243,7 +243,8 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path, forke
         halfway += len({key for key, _ in visits} - done) > 0
         kills += 1
         running.append(forker.start("write", path))
-    assert min(kills, len(done)) > 30, "the kills did not come while there was work"
+    assert kills > 30, "the work was done before many were killed"
+    assert done, "none lived long enough to finish anything"
     assert halfway > 5, "the kills came between subjects only"
     for pid in running:
         forker.wait(pid)

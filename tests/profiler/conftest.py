@@ -17,18 +17,23 @@ from __future__ import annotations
 
 import math
 import random
+import sqlite3
 from collections import Counter
 from importlib import import_module
 
+import numpy as np
 import pytest
 
 from lgc.errors import MeasurementError
-from lgc.lut import Target
+from lgc.lut import LatencyTable, Target
 from lgc.models import OpSpec
 from lgc.models.operators import get_operator, input_shapes, is_free, macs
 from lgc.profiler import profile, verification
 
 OVERHEAD_MS, CONTEXT = 0.05, 1.1
+TARGET = Target("cpu", "onnxruntime")
+QUICK = {"rounds": 6, "networks": 4}
+NO_NETWORKS = {"rounds": 6, "networks": 0}
 TIMED = ("lut.recorder", *(f"profiler.{name}" for name in ("filling", "fleet", "measure", "profile", "rounds")))
 """Modules that look at a clock."""
 
@@ -107,6 +112,34 @@ def workload_ms(workload):
     module = workload.build()
     dense = hasattr(module, "network")
     return network_ms((module.network if dense else module).architecture, "dense" if dense else "core")
+
+
+def rows(path, what="*", table="visits"):
+    """Rows of a table in the file, times of measurement included."""
+    with sqlite3.connect(path) as connection:
+        found = connection.execute(f"SELECT {what} FROM {table} ORDER BY 1, 2").fetchall()
+    connection.close()
+    return found
+
+
+def statuses(path):
+    return dict(rows(path, "key, status", "subjects"))
+
+
+def latencies(path):
+    with LatencyTable.open(path) as table:
+        return {entry.key: entry.latency_ms for entry in table.entries()}
+
+
+def relative(found, wanted):
+    """Latencies relative to the wanted ones, their common factor divided out."""
+    ratios = {key: found[key] / wanted[key] for key in wanted}
+    usual = float(np.median(list(ratios.values())))
+    return {key: ratio / usual for key, ratio in ratios.items()}
+
+
+def truth(path):
+    return {key: true_ms(OpSpec.parse(key)) for key, *_ in rows(path, "key, status", "entries")}
 
 
 class SimulatedRunner:
@@ -206,11 +239,17 @@ def device(monkeypatch):
     return put_in_place(monkeypatch)
 
 
+@pytest.fixture
+def out(tmp_path):
+    """Where a table is to be made."""
+    return tmp_path / "t.lut"
+
+
 @pytest.fixture(scope="session")
 def simulated_table(mini_space, tmp_path_factory):
     """A table of the mini space on the simulated device, with 8 networks; for reading only."""
     path = tmp_path_factory.mktemp("simulated") / "mini.lut"
     with pytest.MonkeyPatch.context() as patch:
         put_in_place(patch)
-        profile.profile(mini_space, Target("cpu", "onnxruntime"), path, networks=8)
+        profile.profile(mini_space, TARGET, path, networks=8)
     return path

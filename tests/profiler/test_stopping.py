@@ -80,6 +80,9 @@ def test_visits_that_stop_helping_end_it():
     assert 5 < ci_pct(quarter) < ci_pct(values[:32]) < ci_pct(values)
     assert PACE.verdict(values[:32]) is None, "once can be chance"
     assert PACE.verdict(values) == f"known to {ci_pct(values):.1f} % after 64 visits, and more have stopped helping"
+    soon = np.concatenate([quarter[:12], half[:12], rest[:24]])
+    assert ci_pct(quarter[:12]) <= ci_pct(soon[:24]) < ci_pct(soon)
+    assert PACE.verdict(soon) is None, "too early to tell"
     assert PACE.verdict(points(60.0, 64)) is None, "here they help"
     assert PACE.verdict(np.concatenate([half, quarter, rest])) is None, "and here they helped at first"
     assert PACE.verdict(np.concatenate([quarter, half, points(10.0, 32)])) is None, "and here at last"
