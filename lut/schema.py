@@ -148,7 +148,12 @@ def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
             )
             connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
-        os.link(scratch, path)  # unlike a renaming, it refuses a table that another process has made meanwhile
+        try:
+            os.link(scratch, path)  # unlike a renaming, it refuses a table that another process has made meanwhile
+        except FileExistsError:
+            raise
+        except OSError:
+            scratch.rename(path)  # a file system without hard links
     except (OSError, sqlite3.Error) as error:
         raise OutputError(f"cannot write {path}: {error}") from error
     finally:
