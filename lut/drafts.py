@@ -42,11 +42,11 @@ def _remove_stale(out: Path) -> None:
     """Remove what processes that were killed left of their drafts, and what an earlier one of this process left."""
     for path in out.parent.glob(f".{escape(out.name)}.*"):
         pid = path.suffix.removeprefix(".")
-        if pid.isdecimal() and not _runs(int(pid)):
+        if pid.isdecimal() and not is_running(int(pid)):
             _remove(path)
 
 
-def _runs(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Whether another process of that number is running."""
     try:
         os.kill(pid, 0)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import schema
+from .drafts import is_running
 from .measurement import Visit
 from .statistics import Summary
 from .table import SETTLED, UNFINISHED, LatencyTable
@@ -113,12 +114,4 @@ class Recorder:
 
 def _running(pid: int, seen_unix_s: float) -> bool:
     """Whether that process, another than this, still runs and has shown itself not long ago."""
-    if pid == os.getpid() or time.time() - seen_unix_s > LEASE_S:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return time.time() - seen_unix_s <= LEASE_S and is_running(pid)

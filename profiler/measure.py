@@ -27,6 +27,8 @@ ENERGY_S = 1.0
 """How long a network runs to tell its energy: counters move in steps of up to a tenth of a second."""
 COMPILE_SHARE = 0.6
 """Part of a budget that compiling may use; what is not compiled by then is left for another call."""
+REFUSALS = (MeasurementError, RuntimeError)
+"""What a backend raises for a workload it cannot run; the second is torch's and ONNX Runtime's own, out of memory."""
 OnFailure = Callable[[str, str], None]
 
 
@@ -137,12 +139,17 @@ def measure(
 
 
 def _load(backend: Backend, target: Target, workload: Workload) -> Runner | None:
-    """The workload compiled and warmed up once more; None if that fails now, though it went well before."""
+    """The workload made ready once more; None if that fails now, though it went well before."""
     try:
-        runner = backend.compile(workload, target)
-        runner.prepare()
-    except (MeasurementError, RuntimeError):
+        return _ready(backend, target, workload)
+    except REFUSALS:
         return None
+
+
+def _ready(backend: Backend, target: Target, workload: Workload) -> Runner:
+    """The workload compiled and warmed up."""
+    runner = backend.compile(workload, target)
+    runner.prepare()
     return runner
 
 
@@ -236,10 +243,8 @@ def prepared(
             if seconds is not None and time.monotonic() - start > seconds:
                 break
             try:
-                runner = backend.compile(workload, target)
-                runner.prepare()
-                runners[key] = runner
-            except (MeasurementError, RuntimeError) as error:  # the latter: torch's and ONNX Runtime's, out of memory
+                runners[key] = _ready(backend, target, workload)
+            except REFUSALS as error:
                 on_failure(key, str(error).splitlines()[0])
             left = (time.monotonic() - start) / number * (len(workloads) - number)
             on_progress(Progress("compiling", number / len(workloads), left))
