@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test lint bench gpu-check docs clean
+.PHONY: demo test lint bench bench-latency bench-search gpu-check docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/lgc-demo --out demo-run
@@ -17,9 +17,14 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
-bench: $(VENV)/.test
+bench: bench-latency bench-search
+
+bench-latency: $(VENV)/.test
 	$(BIN)/python tests/bench/run.py --device cpu --out docs/benchmarks
 	$(BIN)/python tests/bench/run.py --device cpu --protocol --out docs/benchmarks
+
+bench-search: $(VENV)/.test
+	$(BIN)/python tests/bench/search.py --out docs/benchmarks
 
 gpu-check: $(VENV)/.test
 	$(BIN)/python -m pytest tests/gpu

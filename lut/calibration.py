@@ -114,11 +114,15 @@ class Correction:
 
     def half_width_pct(self) -> float | None:
         """Half the width, in percent, of the interval that holds a new network's latency with probability `LEVEL`."""
+        return self.above_pct((1 + LEVEL) / 2)
+
+    def above_pct(self, quantile: float) -> float | None:
+        """How far above its prediction, in percent, a new network's latency stays with probability `quantile`."""
         from scipy.stats import t
 
         if self.error_pct is None or self.networks < 2:
             return None
-        return float(t.ppf((1 + LEVEL) / 2, self.networks - 1)) * self.error_pct * math.sqrt(1 + 1 / self.networks)
+        return float(t.ppf(quantile, self.networks - 1)) * self.error_pct * math.sqrt(1 + 1 / self.networks)
 
 
 Parts = Sequence[tuple[OpSpec, float]]

@@ -4,17 +4,19 @@ Symbols used here and in the search:
 
     E        searched edges of the network
     O        operators of the space
+    H        widths that the head may have, `SearchSpace.heads`
     edge_ms  [E, O]  what operator o on edge e adds, with the addition that a live edge costs its node
-    fixed_ms         all that is not searched and the intercept, less one addition a node: its first edge needs none
+    fixed_ms         all that is not searched, the head of the space's own width among it, and the intercept, less one
+                     addition a node: its first edge needs none
+    head_ms  [H]     what the head of each width takes more than that of the space's own, where it is 0
 
-so that latency = fixed_ms + sum over e of edge_ms[e, choice(e)] counts exactly what `Architecture.specs` lists. The
-correction is linear in the operators, and is part of both.
+so that latency = fixed_ms + head_ms[head] + sum over e of edge_ms[e, choice(e)] counts exactly what
+`Architecture.specs` lists. The correction is linear in the operators, and is part of all three.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,12 +24,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MismatchError, UnknownNameError
+from ..errors import MismatchError, UnknownNameError, UsageError
 from ..models.architecture import Architecture
-from ..models.costs import Costs, checked, sum_of_picked
+from ..models.costs import Costs, checked, checked_heads, sum_of_picked
 from ..models.operators import ZERO, is_free
 from ..models.opspec import OpSpec
-from ..models.plan import CORE, DENSE, SCOPES
+from ..models.plan import CORE, DENSE, SCOPES, CellPlan
 from ..models.space import SearchSpace
 from .calibration import Correction
 from .table import LatencyTable
@@ -72,6 +74,7 @@ class Predictor:
         self.calibrated = correction is not None
         self.correction = correction or Correction()
         self.edge_ms: Array = np.zeros((space.edges, len(space.operators)))
+        self.head_ms: Array = np.zeros(len(space.heads))
         self.fixed_ms = self.correction.intercept_ms
         known: dict[OpSpec, float] = {}
         live = np.array([name != ZERO for name in space.operators])
@@ -84,6 +87,9 @@ class Predictor:
             elif slot.sums:
                 self.edge_ms[list(slot.sums)] += costs[0] * live
                 self.fixed_ms -= costs[0]
+            elif slot.head:
+                self.head_ms += np.array(costs) - costs[space.own_head]
+                self.fixed_ms += costs[space.own_head]
             else:
                 self.fixed_ms += costs[0]
 
@@ -104,7 +110,7 @@ class Predictor:
                 f"the architecture is of space {architecture.space.name} ({architecture.space.fingerprint}), the "
                 f"table {self.table_path} of {self.space.name} ({self.space.fingerprint})"
             )
-        return float(self.predict_many(np.array([architecture.choices]))[0])
+        return float(self.predict_many(np.array([architecture.choices]), np.array([architecture.head]))[0])
 
     def interval(self, architecture: Architecture) -> Interval | None:
         """Where the latency lies, by the calibration's errors on networks it had not seen; None if not calibrated.
@@ -118,39 +124,62 @@ class Predictor:
         predicted = self.predict(architecture)
         return Interval(max(predicted * (1 - half_pct / 100), 0.0), predicted * (1 + half_pct / 100))
 
-    def predict_many(self, choices: NDArray[np.integer]) -> Array:
-        """Predictions for an array of architectures: choices [N, E] of operator indices -> [N], milliseconds.
+    def margin(self, quantile: float) -> float:
+        """Factor from a prediction to the latency that is not exceeded with probability `quantile`.
 
         Raises:
-            UsageError: the choices are no such array.
+            UsageError: the table was never calibrated, so its errors are unknown.
         """
-        return self.fixed_ms + sum_of_picked(self.edge_ms, checked(choices, self.space))
+        above_pct = self.correction.above_pct(quantile)
+        if above_pct is None:
+            raise UsageError(
+                f"{self.table_path} was never calibrated on whole networks, so no quantile of its errors is known: "
+                f"leave the quantile out, or calibrate with lgc-lut calibrate {self.table_path}"
+            )
+        return 1 + above_pct / 100
 
-    def to_frame(self, choices: NDArray[np.integer]) -> pd.DataFrame:
-        """Predictions beside the other costs, a row for each architecture of `choices` [N, E].
+    def predict_many(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> Array:
+        """Predictions for arrays of architectures, [N], milliseconds.
+
+        Args:
+            choices: operator indices, [N, E].
+            heads: index of each one's width into the space's `heads`, [N]; None takes the space's own.
+
+        Raises:
+            UsageError: choices or heads are no such arrays.
+        """
+        choices = checked(choices, self.space)
+        heads = checked_heads(heads, self.space, len(choices))
+        latency: Array = self.fixed_ms + sum_of_picked(self.edge_ms, choices) + self.head_ms[heads]
+        return latency
+
+    def to_frame(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> pd.DataFrame:
+        """Predictions beside the other costs, a row for each architecture; choices and heads as in `predict_many`.
 
         Columns: latency_ms, low_ms and high_ms (the 90 % interval; NaN if not calibrated), macs, parameters,
         peak_activation_bytes (of float32 values; see `models.costs`).
         """
         import pandas as pd
 
-        latency, costs = self.predict_many(choices), Costs(self.space)
+        latency, costs = self.predict_many(choices, heads), Costs(self.space)
         half = (self.correction.half_width_pct() or np.nan) / 100
         return pd.DataFrame(
             {
                 "latency_ms": latency,
                 "low_ms": np.maximum(latency * (1 - half), 0.0),
                 "high_ms": latency * (1 + half),
-                "macs": costs.macs(choices),
-                "parameters": costs.parameters(choices),
-                "peak_activation_bytes": costs.peak_activation_bytes(choices, scope=self.scope),
+                "macs": costs.macs(choices, heads),
+                "parameters": costs.parameters(choices, heads),
+                "peak_activation_bytes": costs.peak_activation_bytes(choices, heads, scope=self.scope),
             }
         )
 
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with any latency or with the calibration."""
-        content = (self.scope, self.edge_ms.tobytes(), self.fixed_ms)
+        content: tuple[object, ...] = (self.scope, self.edge_ms.tobytes(), self.fixed_ms)
+        if len(self.head_ms) > 1:  # fingerprints of spaces with one head stay as they were
+            content += (self.head_ms.tobytes(),)
         return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
     @cached_property
@@ -160,10 +189,8 @@ class Predictor:
         zero = self.space.operators.index(ZERO) if ZERO in self.space.operators else None
         for cell in self.space.plan.searched:
             costs = self.edge_ms[len(choices) : len(choices) + len(cell.edges)]
-            inputs = len(cell.inputs)
-            covers = [(1 << edge.source) * (edge.source < inputs) | 1 << (inputs + edge.node) for edge in cell.edges]
-            choices += _cheapest_cover(costs, covers, zero)
-        return Architecture.from_choices(self.space, choices, selected="fastest")
+            choices += cheapest_operators(cell, costs, zero)
+        return Architecture.from_choices(self.space, choices, int(self.head_ms.argmin()), selected="fastest")
 
     @cached_property
     def slowest(self) -> Architecture:
@@ -171,17 +198,21 @@ class Predictor:
         costs = self.edge_ms.copy()
         if ZERO in self.space.operators:
             costs[:, self.space.operators.index(ZERO)] = -np.inf
-        return Architecture.from_choices(self.space, costs.argmax(axis=1).tolist(), selected="slowest")
+        choices, head = costs.argmax(axis=1).tolist(), int(self.head_ms.argmax())
+        return Architecture.from_choices(self.space, choices, head, selected="slowest")
 
 
-def _cheapest_cover(costs: Array, covers: Sequence[int], zero: int | None) -> list[int]:
-    """Cheapest operators of one cell's edges such that every input and node has a live edge.
+def cheapest_operators(cell: CellPlan, costs: Array, zero: int | None) -> list[int]:
+    """Cheapest operators of a cell's edges such that every input and node has a live edge.
 
     Args:
+        cell: the cell.
         costs: [edges, operators], milliseconds.
-        covers: for each edge, a bit set of the input and the node that it keeps alive.
         zero: index of the operator that keeps nothing alive, if there is one.
     """
+    inputs = len(cell.inputs)
+    # For each edge, a bit set of the input and the node that it keeps alive.
+    covers = [(1 << edge.source) * (edge.source < inputs) | 1 << (inputs + edge.node) for edge in cell.edges]
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
     for cost, cover in zip(costs, covers, strict=True):
         live = cost.copy()

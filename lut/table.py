@@ -369,8 +369,9 @@ class LatencyTable:
 
 
 def network_key(architecture: Architecture, scope: str) -> str:
-    """Key of a whole network: scope and the index of the operator on every edge."""
-    return f"{NETWORK}{scope}/{'-'.join(str(choice) for choice in architecture.choices)}"
+    """Key of a whole network: scope, the index of the operator on every edge, and the head's width if not the own."""
+    head = "" if architecture.head_channels is None else f"/h{architecture.head_channels}"
+    return f"{NETWORK}{scope}/{'-'.join(str(choice) for choice in architecture.choices)}{head}"
 
 
 def entry_keys(space: SearchSpace) -> list[str]:

@@ -91,7 +91,8 @@ def _migrate(copy: Path, path: Path, version: int) -> None:
             table.networks()
             table.measurement()
     except sqlite3.Error as error:
-        if (error.sqlite_errorcode or 0) & 0xFF in _UNWRITABLE:
+        code = getattr(error, "sqlite_errorcode", None) or 0  # sqlite3's own errors, of text not in UTF-8, have none
+        if code & 0xFF in _UNWRITABLE:
             raise OutputError(f"cannot write {path} anew: {error}") from error
         raise FileFormatError(f"{path} is a damaged latency table: {error}") from error
     except (UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -8,7 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ..errors import FileFormatError, LgcError
 from ..files import describe, read_text, write_atomic
@@ -24,12 +33,13 @@ ARCHITECTURE = "architecture.json"
 
 
 class Architecture(BaseModel):
-    """The operator of every searched edge, with the space that gives the choices their meaning.
+    """The operator of every searched edge and the head's width, with the space that gives the choices their meaning.
 
     Attributes:
         space: the search space, whole, so that the file alone is enough to build the network.
         cells: operator names of each cell's edges, in the order of its plan.
         fusion: operator names of the fusion cell's edges.
+        head_channels: channels of the head's 3x3 convolution; None where they are the space's own.
         provenance: where it came from (seed, table, prediction); for people, never read back to compute.
     """
 
@@ -38,7 +48,19 @@ class Architecture(BaseModel):
     space: SearchSpace
     cells: tuple[tuple[str, ...], ...]
     fusion: tuple[str, ...]
+    head_channels: int | None = None
     provenance: dict[str, Any] = {}
+
+    @field_validator("head_channels")
+    @classmethod
+    def _other_than_own(cls, width: int | None, info: ValidationInfo) -> int | None:
+        """Show that the space has the width; its own is None, so that equal networks are equal."""
+        space = info.data.get("space")
+        if space is None or width is None:  # without a space it is the space that is refused
+            return None
+        if width not in space.heads:
+            raise ValueError(f"{width} is not among the space's {', '.join(map(str, space.heads))}")
+        return None if width == space.head_channels else width
 
     @model_validator(mode="after")
     def _fits_space(self) -> Architecture:
@@ -55,6 +77,13 @@ class Architecture(BaseModel):
                 raise ValueError(fault)
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_own_head(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        if self.head_channels is None:
+            content.pop("head_channels", None)
+        return content
+
     def by_cell(self) -> Iterable[tuple[CellPlan, tuple[str, ...]]]:
         """Each cell's plan with its operators, the fusion cell last."""
         return zip(self.space.plan.searched, (*self.cells, self.fusion), strict=True)
@@ -65,15 +94,35 @@ class Architecture(BaseModel):
         index = {name: number for number, name in enumerate(self.space.operators)}
         return tuple(index[name] for _, names in self.by_cell() for name in names)
 
+    @cached_property
+    def head(self) -> int:
+        """Index of the head's width into the space's `heads`."""
+        return self.space.own_head if self.head_channels is None else self.space.heads.index(self.head_channels)
+
     @classmethod
-    def from_choices(cls, space: SearchSpace, choices: Sequence[int], **provenance: object) -> Architecture:
-        """The architecture with operator `choices[e]` (an index) on edge e; the inverse of `choices`."""
+    def from_choices(
+        cls, space: SearchSpace, choices: Sequence[int], head: int | None = None, **provenance: object
+    ) -> Architecture:
+        """The architecture with operator `choices[e]` (an index) on edge e; the inverse of `choices` and `head`.
+
+        Args:
+            space: the search space.
+            choices: operator indices, [E].
+            head: index of the head's width into the space's `heads`; None takes the space's own.
+            provenance: where it came from.
+        """
         names = [space.operators[int(choice)] for choice in choices]
         cells, first = [], 0
         for cell in space.plan.searched:
             cells.append(tuple(names[first : first + len(cell.edges)]))
             first += len(cell.edges)
-        return cls(space=space, cells=tuple(cells[:-1]), fusion=cells[-1], provenance=provenance)
+        return cls(
+            space=space,
+            cells=tuple(cells[:-1]),
+            fusion=cells[-1],
+            head_channels=None if head is None else space.heads[int(head)],
+            provenance=provenance,
+        )
 
     def specs(self, scope: str = DENSE) -> list[OpSpec]:
         """Every operator that the network computes, repeated as often as it is computed; `zero` edges are left out."""
@@ -88,7 +137,7 @@ class Architecture(BaseModel):
             elif slot.sums:
                 specs.extend(slot.candidates * (sum(live[edge] for edge in slot.sums) - 1))
             else:
-                specs.extend(slot.candidates)
+                specs.append(slot.candidates[self.head if slot.head else 0])
         return specs
 
     @property

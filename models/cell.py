@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +25,33 @@ class Edge(nn.Module):
         self.names = tuple(spec.operator for spec in specs)
         self.ops = nn.ModuleDict({spec.operator: build(spec) for spec in specs if spec.operator != ZERO})
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor | None:
-        """Apply the operator; None stands for `zero`.
+    def forward(self, x: Tensor, index: int = 0, gate: Tensor | None = None) -> Tensor | None:
+        """Apply an operator; None stands for `zero`.
 
         Args:
             x: input, [N, C, H, W].
-            gate: one-hot over the candidates, [operators]; its gradient reaches the architecture parameters through
-                the product with the output (straight-through). Left out where there is only one candidate.
+            index: which of the candidates.
+            gate: a scalar of value 1 that the output is multiplied by, so that its gradient reaches the architecture
+                parameters (straight-through); None where none is wanted.
         """
-        index = 0 if gate is None else int(gate.argmax())
         name = self.names[index]
         if name == ZERO:
             return None
         out: Tensor = self.ops[name](x)
-        return out if gate is None else out * gate[index]
+        return out if gate is None else out * gate.to(out.dtype)
+
+
+@dataclass(frozen=True)
+class Path:
+    """The operators that a supernet's cell computes with.
+
+    Attributes:
+        choices: index of the operator of each edge.
+        gates: scalars of value 1 that carry the gradient of the choice, [edges]; None where none is wanted.
+    """
+
+    choices: Sequence[int]
+    gates: Tensor | None = None
 
 
 class Cell(nn.Module):
@@ -58,19 +72,19 @@ class Cell(nn.Module):
             self.edges.append(Edge(kept))
         self.concat = build(plan.concat)
 
-    def forward(self, features: Sequence[Tensor], gates: Tensor | None = None) -> Tensor:
+    def forward(self, features: Sequence[Tensor], path: Path | None = None) -> Tensor:
         """Compute the cell.
 
         Args:
             features: all features of the network so far, [N, C_i, H_i, W_i] each; the plan says which are inputs.
-            gates: one-hot rows, [edges, operators]; needed where edges carry several candidates.
+            path: what to compute with; needed where edges carry several candidates.
 
         Returns:
             [N, nodes * channels, H, W].
         """
         states = self.inputs(features)
         for node in range(self.plan.nodes):
-            states.append(self._node(node, states, gates))
+            states.append(self._node(node, states, path))
         out: Tensor = self.concat(*states[len(self.plan.inputs) :])
         return out
 
@@ -80,12 +94,15 @@ class Cell(nn.Module):
             project(features[source.feature]) for project, source in zip(self.project, self.plan.inputs, strict=True)
         ]
 
-    def _node(self, node: int, states: list[Tensor], gates: Tensor | None) -> Tensor:
+    def _node(self, node: int, states: list[Tensor], path: Path | None) -> Tensor:
         """Sum of the edges into `node`; zeros if none is live, which only a sampled path can have."""
         total: Tensor | None = None
         for index in self.plan.edges_into(node):
             source = states[self.plan.edges[index].source]
-            out = self.edges[index](source, None if gates is None else gates[index])
+            if path is None:
+                out = self.edges[index](source)
+            else:
+                out = self.edges[index](source, path.choices[index], None if path.gates is None else path.gates[index])
             if out is not None:
                 total = out if total is None else total + out
         if total is not None:

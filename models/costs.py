@@ -3,6 +3,7 @@
 Symbols used here; those of `lut/predictor.py` hold too:
 
     choices  [N, E]  operator indices, one architecture a row
+    heads    [N]     index of each one's width into `SearchSpace.heads`; None stands for the space's own
     values           size of a tensor, counted in numbers and not yet in bytes
     kind             what an operator costs in memory: the values of each tensor that it makes, in order; () if it
                      passes its input on, None for `zero`
@@ -47,26 +48,30 @@ class Costs:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
 
-    def macs(self, choices: NDArray[np.integer]) -> Integers:
-        """Multiply-accumulates of one image: choices [N, E] -> [N]; each is `Architecture.macs`.
+    def macs(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> Integers:
+        """Multiply-accumulates of one image: choices [N, E], heads [N] -> [N]; each is `Architecture.macs`.
 
         Raises:
-            UsageError: the choices are no such array.
+            UsageError: choices or heads are no such arrays.
         """
-        return self._sums(choices, self._macs)
+        return self._sums(choices, heads, self._macs)
 
-    def parameters(self, choices: NDArray[np.integer]) -> Integers:
-        """Parameters, batch normalisation folded: choices [N, E] -> [N]; each is `Architecture.parameters`.
+    def parameters(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> Integers:
+        """Parameters, normalisation folded: choices [N, E], heads [N] -> [N]; each is `Architecture.parameters`.
 
         Raises:
-            UsageError: the choices are no such array.
+            UsageError: choices or heads are no such arrays.
         """
-        return self._sums(choices, self._parameters)
+        return self._sums(choices, heads, self._parameters)
 
     def peak_activation_bytes(
-        self, choices: NDArray[np.integer], bytes_per_value: int = 4, scope: str = DENSE
+        self,
+        choices: NDArray[np.integer],
+        heads: NDArray[np.integer] | None = None,
+        bytes_per_value: int = 4,
+        scope: str = DENSE,
     ) -> Integers:
-        """The most bytes of tensors that are alive at once while one image is computed: choices [N, E] -> [N].
+        """The most bytes of tensors that are alive at once while one image is computed: [N, E], [N] -> [N].
 
         The network runs layer by layer in the order of `network.py` and `cell.py`: a cell projects all of its inputs,
         then resizes those that need it; then each node in turn runs its live edges in the plan's order and adds each
@@ -80,12 +85,13 @@ class Costs:
         architectures have the same peak; it tells networks apart in spaces of wide cells or coarse outputs.
 
         Args:
-            choices: valid architectures; the peak of one with something dead in it means nothing.
+            choices: valid architectures, [N, E]; the peak of one with something dead in it means nothing.
+            heads: index of each one's width into the space's `heads`, [N]; None takes the space's own.
             bytes_per_value: 4 for fp32, 2 for fp16 and bf16. Labels take 8 whatever it is.
             scope: `dense` (up to the labels) or `core` (up to the logits).
 
         Raises:
-            UsageError: the choices are no such array, or values take no bytes.
+            UsageError: choices or heads are no such arrays, or values take no bytes.
             UnknownNameError: no such scope.
         """
         if scope not in SCOPES:
@@ -95,49 +101,59 @@ class Costs:
         unsearched, cells = self._memory
         floor = unsearched * bytes_per_value
         if scope == DENSE:
-            logits, upsampled, labels = (self.space.plan.head[-1], *self.space.plan.dense)
+            logits, upsampled, labels = (self.space.plan.heads[0][-1], *self.space.plan.dense)
             sizes = [_made(logits)[-1] * bytes_per_value, _made(upsampled)[-1] * bytes_per_value]
-            floor = max(floor, _chain_peak([*sizes, _made(labels)[-1] * LABEL_BYTES]))
+            floor = np.maximum(floor, _chain_peak([*sizes, _made(labels)[-1] * LABEL_BYTES]))
         peaks = []
-        for part in self._parts(choices):
+        for part, head in self._parts(choices, heads):
             peak, first = np.zeros(len(part), np.int64), 0
             for cell in cells:
                 np.maximum(peak, cell.peaks(part[:, first : first + cell.edges]), out=peak)
                 first += cell.edges
-            peaks.append(np.maximum(peak * bytes_per_value, floor))
+            peaks.append(np.maximum(peak * bytes_per_value, floor[head]))
         return np.concatenate(peaks)
 
     @cached_property
-    def _macs(self) -> tuple[int, Integers]:
+    def _macs(self) -> tuple[Integers, Integers]:
         return self._edge_costs(macs)
 
     @cached_property
-    def _parameters(self) -> tuple[int, Integers]:
+    def _parameters(self) -> tuple[Integers, Integers]:
         return self._edge_costs(parameters)
 
-    def _edge_costs(self, cost: Callable[[OpSpec], int]) -> tuple[int, Integers]:
-        """Cost of all that is not searched, and [E, O] of every operator on every edge; additions cost nothing."""
-        fixed, edges = 0, np.zeros((self.space.edges, len(self.space.operators)), np.int64)
+    def _edge_costs(self, cost: Callable[[OpSpec], int]) -> tuple[Integers, Integers]:
+        """Cost of all that is not searched with each head, [H], and of every operator on every edge, [E, O].
+
+        Additions cost nothing.
+        """
+        fixed = np.zeros(len(self.space.heads), np.int64)
+        edges = np.zeros((self.space.edges, len(self.space.operators)), np.int64)
         for slot in self.space.slots():
+            costs = [cost(spec) for spec in slot.candidates]
             if slot.edge is not None:
-                edges[slot.edge] = [cost(spec) for spec in slot.candidates]
+                edges[slot.edge] = costs
             elif not slot.sums:
-                fixed += cost(slot.candidates[0])
+                fixed += costs if slot.head else costs[0]
         return fixed, edges
 
-    def _sums(self, choices: NDArray[np.integer], costs: tuple[int, Integers]) -> Integers:
+    def _sums(
+        self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None, costs: tuple[Integers, Integers]
+    ) -> Integers:
         fixed, edges = costs
-        return np.concatenate([fixed + sum_of_picked(edges, part) for part in self._parts(choices)])
+        return np.concatenate([fixed[head] + sum_of_picked(edges, part) for part, head in self._parts(choices, heads)])
 
-    def _parts(self, choices: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
-        """Checks all choices, then gives them out `ROWS` at a time; one empty part if there are none."""
+    def _parts(
+        self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None
+    ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.integer]]]:
+        """Checks choices and heads, then gives them out `ROWS` at a time; one empty part if there are none."""
         choices = checked(choices, self.space)
+        heads = checked_heads(heads, self.space, len(choices))
         for first in range(0, max(len(choices), 1), ROWS):
-            yield choices[first : first + ROWS]
+            yield choices[first : first + ROWS], heads[first : first + ROWS]
 
     @cached_property
-    def _memory(self) -> tuple[int, list[_CellMemory]]:
-        """Peak of what no choice changes up to the logits, in values; then every cell, the fusion's last."""
+    def _memory(self) -> tuple[Integers, list[_CellMemory]]:
+        """Peak, in values, of all but the cells up to the logits with each head, [H]; every cell, the fusion's last."""
         plan = self.space.plan
         last_cell = {source.feature: index for index, cell in enumerate(plan.searched) for source in cell.inputs}
         image = plan.stem[0].c_in * plan.stem[0].height * plan.stem[0].width
@@ -149,8 +165,8 @@ class Costs:
             peak = max(peak, kept + _inputs_peak(cell, {feature: features[feature] for feature in read}))
             cells.append(_CellMemory(cell, kept))
             features.append(cell.concat.c_out * cell.concat.height * cell.concat.width)
-        head = [features[-1], *(_made(spec)[-1] for spec in plan.head)]
-        return max(peak, _chain_peak(head)), cells
+        heads = [_chain_peak([features[-1], *(_made(spec)[-1] for spec in head)]) for head in plan.heads]
+        return np.maximum(peak, heads), cells
 
 
 class _CellMemory:
@@ -309,6 +325,25 @@ def checked(choices: NDArray[np.integer], space: SearchSpace) -> NDArray[np.inte
     if choices.size and not 0 <= choices.min() <= choices.max() <= most:
         raise UsageError(f"choices run from 0 to {most}, these from {choices.min()} to {choices.max()}")
     return choices
+
+
+def checked_heads(heads: NDArray[np.integer] | None, space: SearchSpace, count: int) -> NDArray[np.integer]:
+    """The heads, after showing that they are indices [count] into the space's; its own `count` times if None.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if heads is None:
+        return np.full(count, space.own_head)
+    heads = np.asarray(heads)
+    if heads.shape != (count,) or heads.dtype.kind not in "iu":
+        raise UsageError(
+            f"heads of {count} architectures are integers [{count}], not {heads.dtype} {list(heads.shape)}"
+        )
+    most = len(space.heads) - 1
+    if heads.size and not 0 <= heads.min() <= heads.max() <= most:
+        raise UsageError(f"heads run from 0 to {most}, these from {heads.min()} to {heads.max()}")
+    return heads
 
 
 def sum_of_picked(table: NDArray[Number], choices: NDArray[np.integer]) -> NDArray[Number]:

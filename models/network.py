@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import MismatchError
 from .architecture import Architecture
-from .cell import Cell, FusionCell
+from .cell import Cell, FusionCell, Path
 from .layers import build
 from .space import SearchSpace
 
@@ -20,9 +20,12 @@ class Skeleton(nn.Module):
     Args:
         space: the search space.
         choices: operator names for every cell, the fusion's last; None puts all candidates on every edge.
+        head: index of the head's width into the space's `heads`; None takes the space's own.
     """
 
-    def __init__(self, space: SearchSpace, choices: Sequence[Sequence[str]] | None = None) -> None:
+    def __init__(
+        self, space: SearchSpace, choices: Sequence[Sequence[str]] | None = None, head: int | None = None
+    ) -> None:
         super().__init__()
         self.space = space
         plan = space.plan
@@ -30,22 +33,30 @@ class Skeleton(nn.Module):
         self.stem = nn.Sequential(*(build(spec) for spec in plan.stem))
         self.cells = nn.ModuleList(Cell(cell, names[index]) for index, cell in enumerate(plan.cells))
         self.fusion = FusionCell(plan.fusion, names[-1])
-        self.head = nn.Sequential(*(build(spec) for spec in plan.head))
+        self.head = nn.Sequential(*(build(spec) for spec in plan.heads[space.own_head if head is None else head]))
 
-    def compute(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
+    def compute(self, x: Tensor, paths: Sequence[Path] | None = None) -> Tensor:
         """Logits at the fusion's resolution.
 
         Args:
             x: images, [N, 3, H, W].
-            gates: one-hot rows for every cell, [edges, operators] each, the fusion's last.
+            paths: for every cell, the fusion's last; needed where edges carry several candidates.
 
         Returns:
             [N, classes, H / 2**level, W / 2**level].
         """
+        return self.decode(self.features(x, paths), paths)
+
+    def features(self, x: Tensor, paths: Sequence[Path] | None = None) -> list[Tensor]:
+        """Outputs of the stem and of every backbone cell, [N, C_i, H_i, W_i] each."""
         features = [self.stem(x)]
         for index, cell in enumerate(self.cells):
-            features.append(cell(features, None if gates is None else gates[index]))
-        fused = self.fusion(features, None if gates is None else gates[-1])
+            features.append(cell(features, None if paths is None else paths[index]))
+        return features
+
+    def decode(self, features: Sequence[Tensor], paths: Sequence[Path] | None = None) -> Tensor:
+        """Logits from the features, by the fusion cell and the head."""
+        fused = self.fusion(features, None if paths is None else paths[-1])
         logits: Tensor = self.head(fused)
         return logits
 
@@ -63,7 +74,7 @@ class LGCNet(Skeleton):
                 f"the architecture is of space {architecture.space.name} ({architecture.space.fingerprint}), "
                 f"not {space.name} ({space.fingerprint})"
             )
-        super().__init__(space, [*architecture.cells, architecture.fusion])
+        super().__init__(space, [*architecture.cells, architecture.fusion], architecture.head)
         self.architecture = architecture
 
     def forward(self, x: Tensor) -> Tensor:

@@ -70,10 +70,11 @@ class Slot:
 
     Attributes:
         name: where it is, say `cell3/n1<in0`.
-        candidates: the OpSpecs of a searched edge, or the only one.
+        candidates: the OpSpecs of a searched edge, of the head at each width, or the only one.
         edge: index of the searched edge in the network, None for what is not searched.
         sums: edges of the network that an addition slot sums up; it is computed once for each live one but the first.
         scope: `dense` if it is outside the core, else `core`.
+        head: whether it belongs to the head; its candidates are those of `SearchSpace.heads`, in that order.
     """
 
     name: str
@@ -81,16 +82,17 @@ class Slot:
     edge: int | None = None
     sums: tuple[int, ...] = ()
     scope: str = CORE
+    head: bool = False
 
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """A whole network, from image to labels."""
+    """A whole network, from image to labels; one head for each width of `SearchSpace.heads`."""
 
     stem: tuple[OpSpec, ...]
     cells: tuple[CellPlan, ...]
     fusion: CellPlan
-    head: tuple[OpSpec, ...]
+    heads: tuple[tuple[OpSpec, ...], ...]
     dense: tuple[OpSpec, ...]
 
     @property
@@ -112,8 +114,8 @@ class NetworkPlan:
         for cell in self.searched:
             yield from _cell_slots(cell, first)
             first += len(cell.edges)
-        for index, spec in enumerate(self.head):
-            yield Slot(f"head/{index}", (spec,))
+        for index, specs in enumerate(zip(*self.heads, strict=True)):
+            yield Slot(f"head/{index}", specs, head=True)
         for spec in self.dense:
             yield Slot(f"{DENSE}/{spec.operator}", (spec,), scope=DENSE)
 
@@ -168,15 +170,18 @@ def plan_network(space: SearchSpace) -> NetworkPlan:
         cells.append(cell)
         features.append(output)
     fusion, fused = _fusion_cell(space, features)
-    head = (
-        OpSpec("conv_3x3", fused.channels, space.head_channels, fused.height, fused.width),
-        OpSpec("classifier", space.head_channels, space.classes, fused.height, fused.width),
+    heads = tuple(
+        (
+            OpSpec("conv_3x3", fused.channels, width, fused.height, fused.width),
+            OpSpec("classifier", width, space.classes, fused.height, fused.width),
+        )
+        for width in space.heads
     )
     dense = (
         OpSpec("upsample", space.classes, space.classes, *space.input, 2**fused.level),
         OpSpec("argmax", space.classes, 1, *space.input),
     )
-    return NetworkPlan(tuple(stem), tuple(cells), fusion, head, dense)
+    return NetworkPlan(tuple(stem), tuple(cells), fusion, heads, dense)
 
 
 def _backbone_cell(space: SearchSpace, index: int, features: list[_Feature]) -> tuple[CellPlan, _Feature]:

@@ -24,7 +24,7 @@ CONCENTRATION = 0.5
 
 
 def sample(space: SearchSpace, seed: int) -> Architecture:
-    """A random valid architecture of `space`, every operator equally likely on every edge."""
+    """A random valid architecture of `space`, every operator equally likely on every edge; the head is its own."""
     rng = np.random.default_rng(seed)
     even = np.full(len(space.operators), 1 / len(space.operators))
     return _draw(space, rng, even, {"sampled": "even", "seed": seed})
@@ -35,10 +35,13 @@ def spread(space: SearchSpace, count: int, seed: int) -> Iterator[Architecture]:
 
     Networks with evenly drawn operators all weigh about the same; a fit or a rank correlation over them says little. So
     operator probabilities are drawn anew for each from a Dirichlet distribution, and the probability of `zero`, which
-    weighs most, goes evenly through its range. The first networks are the same whatever the count.
+    weighs most, goes evenly through its range. Of as many networks as the head has widths, each has another one. The
+    first networks are the same whatever the count, and their operators whatever the widths.
     """
     rng = np.random.default_rng(seed)
+    (head_rng,) = rng.spawn(1)
     start = rng.random()
+    heads: list[int] = []
     for index in range(count):
         zero = MOST_ZERO * ((start + index * GOLDEN) % 1)
         odds = rng.dirichlet(np.full(len(space.operators), CONCENTRATION)) + 0.02
@@ -46,15 +49,23 @@ def spread(space: SearchSpace, count: int, seed: int) -> Iterator[Architecture]:
             odds[space.operators.index(ZERO)] = 0.0
             odds *= (1 - zero) / odds.sum()
             odds[space.operators.index(ZERO)] = zero
-        yield _draw(space, rng, odds / odds.sum(), {"sampled": "spread", "seed": seed, "index": index})
+        heads = heads or head_rng.permutation(space.heads).tolist()
+        provenance = {"sampled": "spread", "seed": seed, "index": index}
+        yield _draw(space, rng, odds / odds.sum(), provenance, heads.pop())
 
 
 def _draw(
-    space: SearchSpace, rng: np.random.Generator, odds: NDArray[np.float64], provenance: dict[str, object]
+    space: SearchSpace,
+    rng: np.random.Generator,
+    odds: NDArray[np.float64],
+    provenance: dict[str, object],
+    head_channels: int | None = None,
 ) -> Architecture:
     """Draw cell by cell; a cell with something dead in it is drawn again."""
     cells = [_draw_cell(cell, space.operators, rng, odds) for cell in space.plan.searched]
-    return Architecture(space=space, cells=tuple(cells[:-1]), fusion=cells[-1], provenance=provenance)
+    return Architecture(
+        space=space, cells=tuple(cells[:-1]), fusion=cells[-1], head_channels=head_channels, provenance=provenance
+    )
 
 
 def _draw_cell(

@@ -82,6 +82,9 @@ class SearchSpace(_Section):
     fusion: Fusion = Fusion()
     head_channels: Count = 64
     """Channels of the 3x3 convolution before the classifier. Assumption."""
+    head_widths: tuple[Count, ...] = ()
+    """Channels that the 3x3 convolution may have besides `head_channels`; the search's last step takes the one that
+    lands nearest to the target. Ours."""
 
     @field_validator("operators")
     @classmethod
@@ -101,6 +104,10 @@ class SearchSpace(_Section):
             raise ValueError(f"reductions must rise: {self.reductions}")
         if self.reductions and self.reductions[-1] >= self.cells:
             raise ValueError(f"reduction at cell {self.reductions[-1]}, but the cells are 0 to {self.cells - 1}")
+        if sorted(set(self.head_widths)) != list(self.head_widths):
+            raise ValueError(f"head_widths must rise: {self.head_widths}")
+        if self.head_channels in self.head_widths:
+            raise ValueError(f"head_widths are those besides head_channels, {self.head_channels}: {self.head_widths}")
         coarsest = max(len(self.reductions) + sum(stride - 1 for stride in self.stem.strides), self.fusion.level)
         if 2**coarsest > min(self.input):
             height, width = self.input
@@ -163,13 +170,24 @@ class SearchSpace(_Section):
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with anything but the name."""
-        content = self.model_dump(mode="json", exclude={"name"})
+        left_out = {"name"} if self.head_widths else {"name", "head_widths"}  # fingerprints of old tables hold
+        content = self.model_dump(mode="json", exclude=left_out)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property
     def edges(self) -> int:
         """Searched edges of the whole network."""
         return sum(len(cell.edges) for cell in self.plan.searched)
+
+    @cached_property
+    def heads(self) -> tuple[int, ...]:
+        """Channels that the head's 3x3 convolution may have, `head_channels` among them, rising."""
+        return tuple(sorted((self.head_channels, *self.head_widths)))
+
+    @cached_property
+    def own_head(self) -> int:
+        """Index of `head_channels` into `heads`."""
+        return self.heads.index(self.head_channels)
 
     def slots(self) -> tuple[Slot, ...]:
         """Every slot of the whole network, in the order of computation."""

@@ -14,7 +14,7 @@ from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
 from ..lut.calibration import MIN_NETWORKS, Choice, Report, choose, report, shift
 from ..lut.measurement import Measurement
 from ..lut.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
-from ..lut.table import SETTLED, LatencyTable
+from ..lut.table import SETTLED, LatencyTable, network_key
 from ..lut.target import Target
 from ..models.operators import is_free
 from ..models.opspec import OpSpec
@@ -220,10 +220,10 @@ def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
     even, odd = table.measurement().halves()
     choices: dict[str, Choice] = {}
     reports: dict[str, Report] = {}
-    place: dict[tuple[int, ...], int] = {}
+    place: dict[str, int] = {}
     for scope in (DENSE, CORE):
         networks = [(s, a) for s, a, at in table.networks() if at == scope and s.latency_ms is not None]
-        networks = [(s, a) for s, a in networks if scope == DENSE or a.choices in place]
+        networks = [(s, a) for s, a in networks if scope == DENSE or network_key(a, DENSE) in place]
         if len(networks) < MIN_NETWORKS:
             break
         parts = [
@@ -232,10 +232,11 @@ def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
         ]
         measured = [subject.latency_ms or 0.0 for subject, _ in networks]
         if scope == DENSE:
-            place = {architecture.choices: index for index, (_, architecture) in enumerate(networks)}
+            place = {network_key(architecture, DENSE): index for index, (_, architecture) in enumerate(networks)}
             choices[scope] = choose(parts, measured, form)
         else:
-            choices[scope] = shift(choices[DENSE], [place[a.choices] for _, a in networks], parts, measured)
+            which = [place[network_key(architecture, DENSE)] for _, architecture in networks]
+            choices[scope] = shift(choices[DENSE], which, parts, measured)
         pairs = [(even.summary(s.key).latency_ms, odd.summary(s.key).latency_ms) for s, _ in networks]
         reports[scope] = report(choices[scope].held_out_ms, measured, pairs)
     if DENSE not in reports:

@@ -1,130 +1,139 @@
-"""The search: first-order bi-level optimisation of a supernet's weights and of its architecture parameters."""
+"""The search: a supernet is trained, architectures are chosen from it, each on its latency target."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..errors import DataError, TrainingError
+from ..errors import UsageError
 from ..lut.predictor import Predictor
-from ..models.architecture import ARCHITECTURE, Architecture
+from ..models.architecture import ARCHITECTURE
 from ..models.space import SearchSpace
-from . import checkpoint
-from .batches import batches
+from . import checkpoint, selection
+from .alphas import Draw
+from .batches import Batch, batches
+from .blocks import Blocks
 from .config import SearchConfig
-from .data.datasets import SegmentationDataset, load_dataset, split_halves
-from .data.labels import IGNORE
-from .derive import derive
-from .gumbel import temperature_at
-from .latency import ExpectedLatency, Target, TradeOff, require_reachable
-from .runs import RunFolder
-from .supernet import Supernet, batch_statistics
+from .crops import require_crop
+from .data.datasets import SegmentationDataset, load_dataset, require_classes, split_halves
+from .fabric import explained_memory, open_fabric
+from .fitting import Found, architecture_of
+from .latency import Latency, require_reachable
+from .losses import balanced_weights
+from .provenance import write_provenance
+from .runs import OnStep, RunFolder
+from .supernet import batch_statistics
+from .trainer import SupernetTrainer
 
-CHECKPOINT_S = 10.0
-"""Seconds between checkpoints."""
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+STAGE = "search"
 EPOCHS = 80
 """Epochs of a search where the number of steps is left open. Assumption: as in GAS."""
-FINALIST_BATCHES = 4
-"""Batches over which finalists are compared."""
-
-OnStep = Callable[[int, int], None]
+JUDGE_IMAGES = 256
+"""Images of the architecture's half, at most, that architectures are compared on."""
+DRAWS = 4
+"""Paths whose mean loss is the loss before discretisation."""
 
 
 @dataclass
-class _State:
-    """What a search carries from step to step."""
+class _Job:
+    """One search on its way: what every part of it needs."""
 
-    net: Supernet
-    weights: torch.optim.SGD
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    arch: torch.optim.Adam
-    latency: ExpectedLatency
-    constraint: Target | TradeOff
-    noise: torch.Generator
-    step: int = 0
+    predictors: Sequence[Predictor]
+    blocks: Blocks
+    config: SearchConfig
+    fabric: Fabric
+    halves: tuple[SegmentationDataset, SegmentationDataset]
+    judged_on: SegmentationDataset
+    class_weights: Tensor | None
+    settings: dict[str, Any]
+    out: Path
+    on_step: OnStep
 
 
 def search(
-    predictor: Predictor,
+    predictors: Predictor | Sequence[Predictor],
     data: Path,
     out: Path,
     config: SearchConfig,
     *,
     device: str = "cpu",
+    precision: str = "fp32",
     on_step: OnStep = lambda step, steps: None,
 ) -> dict[str, Any]:
-    """Search the predictor's space for an architecture, and write it to `out`/architecture.json.
+    """Search a space for architectures; with one target or none, the result is `out`/architecture.json.
 
-    An interrupted search in `out` is gone on with from its last checkpoint; of a finished one the result is returned.
+    With several points of targets, all share the warm-up, and each has a run folder of its own under `out`. An
+    interrupted search is gone on with from its last checkpoint; of a finished one the result is returned. Under
+    torchrun every process has to call this, and gets the result.
 
     Args:
-        predictor: space and latencies.
+        predictors: space and latencies; one for each table, all of one space and scope.
         data: folder of Cityscapes or CamVid.
         out: run folder.
         config: settings.
-        device: where the supernet is trained, `cpu` or `cuda:N`; need not be the table's device.
+        device: where the supernet is trained, `cpu` or `cuda:N`; need not be a table's device.
+        precision: `fp32`, `bf16` or `fp16` of the supernet's training.
         on_step: told step and number of steps.
 
     Returns:
         The result: architecture (path), target_ms, predicted_ms and its 90 % interval, steps, seconds, and how the
-        search went.
+        search went; with several points, `front`: a list of these.
 
     Raises:
-        UsageError: no architecture of the space reaches the target.
+        UsageError: no architecture of the space reaches a target, or the settings make no sense together.
         OutputError: `out` holds something else.
         DataError: the data cannot be used with this space.
-        TrainingError: the loss stopped being a number.
+        TrainingError: the loss stopped being a number, or memory ran out.
     """
-    space = predictor.space
-    if config.target_ms is not None:
-        require_reachable(predictor, config.target_ms)
-    halves = open_halves(predictor, data, config)
-    settings = {
+    tables = [predictors] if isinstance(predictors, Predictor) else list(predictors)
+    space = _common_space(tables, config)
+    require_crop(config.crop, space)
+    shown = load_dataset(data, "train", space.input, augment=True, seed=config.seed, crop=config.crop)
+    require_classes(shown, space.classes, space.name)
+    again = load_dataset(data, "train", space.input, augment=True, seed=config.seed, crop=config.crop)
+    plain = load_dataset(data, "train", space.input)
+    settings: dict[str, Any] = {
         **config.model_dump(mode="json", exclude={"workers"}),
         "space": space.fingerprint,
         "data": str(data.resolve()),
-        "latency": predictor.fingerprint,
+        "latency": [predictor.fingerprint for predictor in tables],
+        "precision": precision,
     }
-    run = RunFolder(out, "search", settings)
-    finished = run.result()
-    path = out / ARCHITECTURE
-    if finished is not None:
-        return finished | {"architecture": str(path)}
-    state = _start(predictor, config, device)
-    before = checkpoint.load(run.checkpoint)
-    spent = _restore(state, before) if before is not None else 0.0
-    seconds = _optimise(state, halves, run, config, on_step, spent)
-    architecture = _derive(state, halves[1], predictor, config)
-    interval = predictor.interval(architecture)
-    common = {
-        "target_ms": config.target_ms,
-        "predicted_ms": predictor.predict(architecture),
-        "predicted_low_ms": interval.low_ms if interval else None,
-        "predicted_high_ms": interval.high_ms if interval else None,
-        "steps": config.steps,
-        "scope": predictor.scope,
-    }
-    table = str(predictor.table_path.resolve())
-    provenance = {"found_by": "lgc-search", "table": table, "seed": config.seed, **common}
-    architecture.model_copy(update={"provenance": provenance}).save(path)
-    return run.finish(
-        {
-            "architecture": str(path),
-            **common,
-            "seconds": seconds,
-            "fastest_ms": predictor.predict(predictor.fastest),
-            "slowest_ms": predictor.predict(predictor.slowest),
-        }
+    blocks = Blocks(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
+    _require_left(blocks, tables, config)
+    fabric = open_fabric(device, precision)
+    settings["processes"] = fabric.world_size
+    job = _Job(
+        tables,
+        blocks,
+        config,
+        fabric,
+        (split_halves(shown, config.seed)[0], split_halves(again, config.seed)[1]),
+        split_halves(plain, config.seed)[1],
+        balanced_weights(plain) if config.balanced else None,
+        settings,
+        out,
+        on_step,
     )
+    run = RunFolder(out, STAGE, job.settings, active=job.fabric.is_global_zero)
+    finished = job.fabric.broadcast(run.result() if run.active else None)
+    if finished is not None:
+        return finished | ({"architecture": str(out / ARCHITECTURE)} if "architecture" in finished else {})
+    if run.active:
+        write_provenance(out, tables, job.halves)
+    with explained_memory("--batch or --crop"):
+        result = _front(job, run) if len(config.targets_ms) > 1 else _single(job, run)
+    return run.finish(result)
 
 
 def default_steps(data: Path, space: SearchSpace, batch: int) -> int:
@@ -133,180 +142,178 @@ def default_steps(data: Path, space: SearchSpace, batch: int) -> int:
     return EPOCHS * max(half // batch, 1)
 
 
-def open_halves(
-    predictor: Predictor, data: Path, config: SearchConfig
-) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The two halves of the training images: for the weights, and for the architecture."""
-    space = predictor.space
-
-    def opened() -> SegmentationDataset:
-        return load_dataset(data, "train", space.input, augment=True, seed=config.seed, crop=config.crop)
-
-    require_classes(opened(), space.classes, space.name)
-    return split_halves(opened(), config.seed)[0], split_halves(opened(), config.seed)[1]
-
-
-def require_classes(dataset: SegmentationDataset, classes: int, space: str) -> None:
-    """Show that data and network tell the same number of classes apart.
-
-    Raises:
-        DataError: they do not.
-    """
-    if dataset.num_classes != classes:
-        raise DataError(
-            f"the data set ({dataset.layout}) has {dataset.num_classes} classes, space {space} has {classes}: "
-            f"take a space with classes: {dataset.num_classes}"
-        )
+def _common_space(tables: Sequence[Predictor], config: SearchConfig) -> SearchSpace:
+    """The tables' space, after showing that targets and tables fit."""
+    if not tables:
+        raise UsageError("a search needs a latency table")
+    space = tables[0].space
+    if any(table.space.fingerprint != space.fingerprint for table in tables):
+        names = ", ".join(f"{table.table_path} of {table.space.name}" for table in tables)
+        raise UsageError(f"all tables of a search must be of one space: {names}")
+    if len(tables) > 1 and not config.targets_ms:
+        raise UsageError(f"{len(tables)} tables need a target each: give as many with --target-ms")
+    for point in config.targets_ms:
+        if len(point) != len(tables):
+            raise UsageError(f"{len(tables)} tables, but {len(point)} targets: give one for each table")
+        for table, target in zip(tables, point, strict=True):
+            require_reachable(table, target, config.quantile)
+    return space
 
 
-def _start(predictor: Predictor, config: SearchConfig, device: str) -> _State:
-    """Everything as it is before the first step."""
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        net = Supernet(predictor.space, config.gamma, config.embedding).to(device)
-    weights = torch.optim.SGD(net.weight_parameters(), config.weight_lr, momentum=0.9, weight_decay=config.weight_decay)
-    arch = torch.optim.Adam(
-        net.architecture_parameters(), config.arch_lr, betas=(0.5, 0.999), weight_decay=config.arch_decay
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(weights, config.steps, config.weight_lr_end)
-    constraint = TradeOff(config.beta) if config.target_ms is None else Target(config.target_ms, config.multiplier_lr)
-    noise = torch.Generator().manual_seed(config.seed)
-    return _State(net, weights, schedule, arch, ExpectedLatency(predictor).to(device), constraint, noise)
+def _require_left(blocks: Blocks, tables: Sequence[Predictor], config: SearchConfig) -> None:
+    """Show that what the settings leave of the space, as cells that share do, is not too slow for any target."""
+    for point in config.targets_ms:
+        for table, target in zip(tables, point, strict=True):
+            alone = Latency(blocks, [table], [target], config.quantile)
+            _require_on_target(alone, Found(*alone.fastest))
 
 
-def _optimise(
-    state: _State,
-    halves: tuple[SegmentationDataset, SegmentationDataset],
-    run: RunFolder,
-    config: SearchConfig,
-    on_step: OnStep,
-    spent: float,
-) -> float:
-    """Run the steps that are left; seconds spent on all of them, earlier calls' included."""
-    start = saved = time.monotonic()
-    first = state.step
-    span = {"start": first, "stop": config.steps, "workers": config.workers}
-    pairs = zip(
-        batches(halves[0], config.batch, config.seed, **span),
-        batches(halves[1], config.batch, config.seed + 1, **span),
-        strict=True,
-    )
-    records: list[dict[str, Any]] = []
-    state.net.train()
-    for weight_batch, arch_batch in pairs:
-        records.append(_step(state, weight_batch, arch_batch, config))
-        on_step(state.step, config.steps)
-        if time.monotonic() - saved > CHECKPOINT_S or state.step == config.steps:
-            saved = time.monotonic()
-            run.append_log(records, records[0]["step"])
-            records = []
-            checkpoint.save(run.checkpoint, _snapshot(state, spent + saved - start))
-    return spent + time.monotonic() - start
+def _single(job: _Job, run: RunFolder) -> dict[str, Any]:
+    """One result, in the run folder itself."""
+    latency = _latency(job, job.config.targets_ms[0] if job.config.targets_ms else None)
+    trainer = SupernetTrainer(job.blocks, job.config, job.fabric, job.class_weights)
+    _restore(trainer, job.fabric, run.checkpoint)
+    trainer.advance(job.config.steps, job.halves, latency, run, job.on_step)
+    return _choose(job, trainer, latency, run)
 
 
-def _step(
-    state: _State, weight_batch: tuple[Tensor, Tensor], arch_batch: tuple[Tensor, Tensor], config: SearchConfig
-) -> dict[str, Any]:
-    """One step: a batch for the weights, then one for the architecture."""
-    net, progress = state.net, state.step / config.steps
-    temperature = temperature_at(progress, config.temperature, config.temperature_end)
-    with torch.no_grad():
-        gates = net.sample(temperature, state.noise)
-    weight_loss = segmentation_loss(net, gates, weight_batch)
-    state.weights.zero_grad(set_to_none=True)
-    _backward(weight_loss, "weights", state.step)
-    torch.nn.utils.clip_grad_norm_(net.weight_parameters(), 5.0)
-    state.weights.step()
-    state.schedule.step()
-    record: dict[str, Any] = {"step": state.step, "weight_loss": weight_loss.item(), "temperature": temperature}
-    if progress >= config.warm_up:
-        arch_loss = segmentation_loss(net, net.sample(temperature, state.noise), arch_batch)
-        expected = state.latency(net.probabilities())
-        state.arch.zero_grad(set_to_none=True)
-        _backward(arch_loss + state.constraint.penalty(expected), "architecture", state.step)
-        state.arch.step()
-        state.constraint.update(expected.item())
-        record |= {"arch_loss": arch_loss.item(), "expected_ms": expected.item()}
-        record["multiplier"] = state.constraint.multiplier
-    record["entropy"] = _entropy(net)
-    state.step += 1
-    return record
+def _front(job: _Job, run: RunFolder) -> dict[str, Any]:
+    """A result for every point, after one warm-up."""
+    config = job.config
+    warm, points = config.warm_up_steps, config.targets_ms
+    total = warm + len(points) * (config.steps - warm)
+    trainer = SupernetTrainer(job.blocks, config, job.fabric, job.class_weights)
+    _restore(trainer, job.fabric, run.checkpoint)
+    latencies = [_latency(job, point) for point in points]
+    trainer.advance(warm, job.halves, latencies[0], run, partial(_shifted, job.on_step, 0, total))
+    shared, seconds, results = trainer.snapshot(), trainer.seconds, []
+    for index, (point, latency) in enumerate(zip(points, latencies, strict=True)):
+        settings = job.settings | {"targets_ms": [list(point)], "point": index}
+        own = RunFolder(job.out / point_name(point), STAGE, settings, active=run.active)
+        done = job.fabric.broadcast(own.result() if own.active else None)
+        if done is None:
+            trainer = SupernetTrainer(job.blocks, config, job.fabric, job.class_weights)
+            trainer.restore(shared)
+            _restore(trainer, job.fabric, own.checkpoint)
+            on_step = partial(_shifted, job.on_step, index * (config.steps - warm), total)
+            trainer.advance(config.steps, job.halves, latency, own, on_step)
+            done = own.finish(_choose(job, trainer, latency, own))
+        results.append(done | {"architecture": str(own.path / ARCHITECTURE)})
+        seconds += done["seconds"] - shared["seconds"]
+    return {"front": results, "steps": config.steps, "warm_up_steps": warm, "seconds": seconds}
 
 
-def segmentation_loss(net: Supernet, gates: list[Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy of a path on a batch (images [N, 3, H, W], labels [N, H, W]), at the labels' resolution."""
-    device = net.alpha[0].device
-    images, labels = (part.to(device) for part in batch)
-    return upsampled_loss(net(images, gates), labels)
+def _shifted(on_step: OnStep, before: int, total: int, step: int, _: int) -> None:
+    """Tell a step of one point as a step of all."""
+    on_step(before + step, total)
 
 
-def upsampled_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits [N, C, h, w], upsampled bilinearly, with labels [N, H, W].
-
-    Pixels labelled 255 are ignored; where all are, the loss is 0.
-    """
-    full = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(full, labels, ignore_index=IGNORE, reduction="sum")
-    return total / (labels != IGNORE).sum().clamp_min(1)
+def point_name(point: Sequence[float]) -> str:
+    """Folder of a point of the front: `target-8ms`, `target-8ms-5.5ms`."""
+    return "-".join(["target", *(f"{target:g}ms" for target in point)])
 
 
-def _backward(loss: Tensor, what: str, step: int) -> None:
-    if not math.isfinite(loss.item()):
-        raise TrainingError(
-            f"the loss of the {what} is {loss.item()} at step {step}; the last checkpoint is kept. "
-            f"Lower the learning rate, or look at the images of that step"
-        )
-    loss.backward()  # type: ignore[no-untyped-call]
+def _latency(job: _Job, point: Sequence[float] | None) -> Latency:
+    return Latency(job.blocks, job.predictors, point, job.config.quantile)
 
 
-def _entropy(net: Supernet) -> float:
-    """Mean entropy of the edges' operator probabilities, in nats."""
-    with torch.no_grad():
-        p = net.probabilities()
-        return float(-(p * p.clamp_min(1e-12).log()).sum(-1).mean())
+def _restore(trainer: SupernetTrainer, fabric: Fabric, path: Path) -> None:
+    """Go on from a checkpoint, if there is one; the first process reads it for all."""
+    before = fabric.broadcast(checkpoint.load(path) if fabric.is_global_zero else None)
+    if before is not None:
+        trainer.restore(before)
 
 
-def _derive(state: _State, half: SegmentationDataset, predictor: Predictor, config: SearchConfig) -> Architecture:
-    """The final architecture; finalists are compared on fixed batches of the architecture's half."""
-    net = state.net
-    kept = list(batches(half, config.batch, config.seed, start=0, stop=FINALIST_BATCHES, workers=config.workers))
-
-    def loss_of(architecture: Architecture) -> float:
-        with batch_statistics(net):
-            gates = net.one_hot(architecture)
-            return sum(segmentation_loss(net, gates, batch).item() for batch in kept) / len(kept)
-
-    with torch.no_grad():
-        log_p = net.probabilities().clamp_min(1e-12).log().cpu().double().numpy()
-    return derive(
-        np.asarray(log_p),
-        predictor,
-        loss_of,
-        target_ms=config.target_ms,
-        samples=config.samples,
-        finalists=config.finalists,
-        seed=config.seed,
-    )
-
-
-def _snapshot(state: _State, seconds: float) -> dict[str, Any]:
+def _choose(job: _Job, trainer: SupernetTrainer, latency: Latency, run: RunFolder) -> dict[str, Any]:
+    """Choose the architecture by the strategy, write it, and return the result."""
+    config = job.config
+    judge = _Judge(job, trainer)
+    log_p = np.log(np.maximum(trainer.alphas.probabilities().detach().double().numpy(), 1e-12))
+    learnt = max(config.steps - config.gradient_warm_up_steps, 1)
+    passes = selection.PASSES_OF_A_STEP * learnt + selection.passes_of_race(config.finalists, len(judge.batches))
+    if config.strategy == "gradient":
+        candidates = selection.likely(log_p, latency, config.samples, config.finalists, config.seed)
+        chosen = selection.race(candidates, judge.loss_on, len(judge.batches))
+    else:
+        strategy = selection.random_search if config.strategy == "random" else selection.evolve
+        chosen = strategy(latency, judge.loss_on, len(judge.batches), passes, config.seed)
+    _require_on_target(latency, chosen.found)
+    architecture = architecture_of(chosen.found, 0, latency)
+    predicted = [predictor.predict(architecture) for predictor in job.predictors]
+    interval = job.predictors[0].interval(architecture)
+    targets = None if latency.targets_ms is None else latency.targets_ms.tolist()
+    common: dict[str, Any] = {
+        "target_ms": None if targets is None else targets[0],
+        "predicted_ms": predicted[0],
+        "predicted_low_ms": interval.low_ms if interval else None,
+        "predicted_high_ms": interval.high_ms if interval else None,
+        "steps": config.steps,
+        "scope": config.scope,
+        "strategy": config.strategy,
+    }
+    if len(job.predictors) > 1 or config.quantile is not None:
+        bounds = [ms * float(margin) for ms, margin in zip(predicted, latency.margin, strict=True)]
+        names = [str(predictor.table_path) for predictor in job.predictors]
+        rows = zip(names, targets or [None] * len(names), predicted, bounds, strict=True)
+        common["tables"] = [
+            dict(zip(("lut", "target_ms", "predicted_ms", "bound_ms"), row, strict=True)) for row in rows
+        ]
+    provenance = {"found_by": "lgc-search", "tables": [t.fingerprint for t in job.predictors], "seed": config.seed}
+    if run.active:
+        architecture.model_copy(update={"provenance": {**provenance, **common}}).save(run.path / ARCHITECTURE)
     return {
-        "step": state.step,
-        "seconds": seconds,
-        "net": state.net.state_dict(),
-        "weights": state.weights.state_dict(),
-        "schedule": state.schedule.state_dict(),
-        "arch": state.arch.state_dict(),
-        "multiplier": state.constraint.multiplier,
-        "noise": state.noise.get_state(),
+        "architecture": str(run.path / ARCHITECTURE),
+        **common,
+        "seconds": trainer.seconds,
+        "fastest_ms": job.predictors[0].predict(job.predictors[0].fastest),
+        "slowest_ms": job.predictors[0].predict(job.predictors[0].slowest),
+        "operators": selection.shares(job.blocks.space.operators, np.array(architecture.choices)),
+        "head_channels": job.blocks.space.heads[architecture.head],
+        "tried": chosen.tried,
+        "passes": chosen.passes,
+        **selection.gap(judge.losses_of_draws(config), chosen.loss),
     }
 
 
-def _restore(state: _State, before: dict[str, Any]) -> float:
-    """Take a snapshot up again; the seconds spent before it."""
-    state.step = before["step"]
-    for name in ("net", "weights", "schedule", "arch"):
-        getattr(state, name).load_state_dict(before[name])
-    state.constraint.multiplier = before["multiplier"]
-    state.noise.set_state(before["noise"])
-    return float(before["seconds"])
+def _require_on_target(latency: Latency, found: Found) -> None:
+    """Show that the result does not exceed its targets.
+
+    Raises:
+        UsageError: it does, which only happens where several tables or fixed parts leave nothing that fits.
+    """
+    if latency.targets_ms is not None and float(latency.load(found.picked, found.heads)[0]) > 1 + 1e-9:
+        reached = latency.predicted_ms(found.picked, found.heads)[0] * latency.margin
+        pairs = zip(reached, latency.targets_ms, strict=True)
+        shown = ", ".join(f"{ms:.3f} ms for a target of {target:.3f} ms" for ms, target in pairs)
+        raise UsageError(f"no architecture meets all targets with these settings; the nearest needs {shown}")
+
+
+class _Judge:
+    """Losses of architectures in a supernet, on fixed images as they are deployed (neither scaled nor cropped)."""
+
+    def __init__(self, job: _Job, trainer: SupernetTrainer) -> None:
+        self._trainer = trainer
+        self._fabric = job.fabric
+        config = job.config
+        share = (job.fabric.global_rank, job.fabric.world_size)
+        images = min(len(job.judged_on), JUDGE_IMAGES)
+        count = max(images // (config.batch * job.fabric.world_size), 1)
+        self.batches: list[Batch] = list(
+            batches(job.judged_on, config.batch, 0, start=0, stop=count, workers=config.workers, share=share)
+        )
+
+    def loss_on(self, found: Found, row: int, batch: int) -> float:
+        """Loss of an architecture on one of the batches."""
+        with batch_statistics(self._trainer.net):
+            return self._trainer.mean_of(self._trainer.loss(Draw(found.picked[row]), self.batches[batch]))
+
+    def losses_of_draws(self, config: SearchConfig) -> list[float]:
+        """Losses of paths as the search draws them, over all batches each."""
+        generator = torch.Generator().manual_seed(config.seed)
+        losses = []
+        for _ in range(DRAWS):
+            with batch_statistics(self._trainer.net):
+                draw = self._trainer.alphas.draw(1.0, generator)
+            one = Found(draw.picked[None], np.zeros(1, np.int64))
+            losses.append(float(np.mean([self.loss_on(one, 0, batch) for batch in range(len(self.batches))])))
+        return losses

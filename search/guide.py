@@ -1,4 +1,6 @@
-"""The graph-convolution-guided module (GGM): architecture parameters of a cell, informed by the cell before.
+"""Communication between cells: architecture parameters of a cell, informed by those of the cell before.
+
+The graph-convolution-guided module (GGM):
 
     symbol   shape                    meaning
     alpha_k  [edges_k, operators]     own parameters of cell k
@@ -51,4 +53,27 @@ class GraphGuide(nn.Module):
         """
         heard: Tensor = self.mix(self.adjacency(alpha, before) @ self.embed(before))
         guided: Tensor = alpha + self.gamma * self.project(torch.relu(heard))
+        return guided
+
+
+class LinearGuide(nn.Module):
+    """The GGM's ablation: a linear map from all parameters of the cell before, without a graph and a non-linearity.
+
+    alpha'_k = alpha_k + gamma (W alpha_{k-1}), alpha_{k-1} flattened and the product brought to alpha_k's shape.
+
+    Args:
+        edges: of the cell.
+        edges_before: of the cell before.
+        operators: number of candidate operators.
+        gamma: weight of the guidance.
+    """
+
+    def __init__(self, edges: int, edges_before: int, operators: int, gamma: float = 0.5) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.map = nn.Linear(edges_before * operators, edges * operators, bias=False)
+
+    def forward(self, alpha: Tensor, before: Tensor) -> Tensor:
+        """Guided parameters, [edges, operators]; arguments as in `GraphGuide`."""
+        guided: Tensor = alpha + self.gamma * self.map(before.flatten()).view_as(alpha)
         return guided

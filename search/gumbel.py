@@ -6,22 +6,34 @@ import torch
 from torch import Tensor
 
 
-def sample_gates(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Draw one operator for every edge.
+def noisy_logits(logits: Tensor, generator: torch.Generator, explore: float = 0.0) -> Tensor:
+    """Log-probabilities with Gumbel noise, [G, O]: the largest of each row is a draw from its distribution.
 
     Args:
-        logits: unnormalised log-probabilities, [edges, operators].
-        temperature: of the softmax whose gradient stands in for the draw's; the draw itself does not depend on it.
-        generator: source of the noise, on the CPU, so that every rank and device draws the same path.
+        logits: unnormalised log-probabilities, [G, O].
+        generator: source of the noise; every process has the same, so that all draw the same path.
+        explore: share of the even distribution that is mixed in, so that no operator is left untrained.
+    """
+    uniform = torch.rand(logits.shape, generator=generator).clamp_(1e-9, 1 - 1e-9)
+    log_p = torch.log_softmax(logits, dim=-1)
+    if explore > 0:
+        log_p = torch.log((1 - explore) * log_p.exp() + explore / logits.shape[-1])
+    return log_p - torch.log(-torch.log(uniform))
+
+
+def straight_through(noisy: Tensor, picked: Tensor, temperature: float) -> Tensor:
+    """Gates of a draw: 1 in value, with the gradient of the softmax at the drawn operator.
+
+    Args:
+        noisy: log-probabilities with noise, [G, O].
+        picked: index of the drawn operator, [G].
+        temperature: of the softmax; the draw itself does not depend on it.
 
     Returns:
-        [edges, operators], one-hot rows in value, gradient of the softmax.
+        [G].
     """
-    uniform = torch.rand(logits.shape, generator=generator).clamp_(1e-9, 1 - 1e-9).to(logits.device)
-    noisy = torch.log_softmax(logits, dim=-1) - torch.log(-torch.log(uniform))
-    soft = torch.softmax(noisy / temperature, dim=-1)
-    hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(dim=-1, keepdim=True), 1.0)
-    return hard + soft - soft.detach()
+    soft = torch.softmax(noisy / temperature, dim=-1).gather(-1, picked[:, None]).squeeze(-1)
+    return 1 + soft - soft.detach()
 
 
 def temperature_at(progress: float, first: float, last: float) -> float:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, OutputError
 from ..files import describe, ensure_folder, read_text, write_atomic
 from ..models.weights import WEIGHTS
+
+CHECKPOINT_S = 10.0
+"""Seconds between checkpoints."""
+
+OnStep = Callable[[int, int], None]
+"""Told the number of finished steps, and of all."""
 
 
 class RunFolder:
@@ -18,15 +25,19 @@ class RunFolder:
         path: the folder; made if it is not there.
         stage: name of the stage, which its files begin with.
         settings: JSON object that tells this stage from another; a folder that holds other settings is refused.
+        active: whether this process writes; the others of a parallel run only read.
 
     Raises:
         OutputError: the folder cannot be written, or holds something else.
     """
 
-    def __init__(self, path: Path, stage: str, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, stage: str, settings: dict[str, Any], *, active: bool = True) -> None:
         self.path = path
         self.stage = stage
+        self.active = active
         config = path / f"{stage}.json"
+        if not active:
+            return
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path} is {describe(path)}, not a folder")
         begun = self.checkpoint.exists() or self.result() is not None
@@ -46,19 +57,6 @@ class RunFolder:
         """Where the stage's checkpoint lies."""
         return self.path / f"{self.stage}.ckpt"
 
-    @property
-    def log(self) -> Path:
-        """The stage's log: one JSON object a line."""
-        return self.path / f"{self.stage}.jsonl"
-
-    def append_log(self, records: list[dict[str, Any]], before: int) -> None:
-        """Append records; lines of steps from `before` on, which a later crash undid, are dropped first."""
-        kept = [line for line in self._lines() if json.loads(line)["step"] < before]
-        write_atomic(self.log, "".join(f"{line}\n" for line in [*kept, *(json.dumps(r) for r in records)]))
-
-    def _lines(self) -> list[str]:
-        return self.log.read_text().splitlines() if self.log.exists() else []
-
     def result(self) -> dict[str, Any] | None:
         """The stage's result, once it is finished."""
         path = self.path / f"{self.stage}-result.json"
@@ -66,7 +64,8 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Write and return the stage's result."""
-        write_atomic(self.path / f"{self.stage}-result.json", json.dumps(result, indent=2) + "\n")
+        if self.active:
+            write_atomic(self.path / f"{self.stage}-result.json", json.dumps(result, indent=2) + "\n")
         return result
 
 

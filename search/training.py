@@ -1,29 +1,33 @@
-"""Training a found architecture, and keeping its weights."""
+"""Training a found architecture, and keeping its weights; the recipe is docs/training.md's."""
 
 from __future__ import annotations
 
-import math
-import time
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from ..errors import TrainingError, UsageError
+from ..errors import OutputError
+from ..files import write_atomic
 from ..models.architecture import ARCHITECTURE, Architecture
-from ..models.network import DenseOutput, LGCNet
 from ..models.weights import WEIGHTS, save_weights
-from . import checkpoint
-from .batches import batches
-from .config import TrainConfig
-from .data.datasets import SegmentationDataset, load_dataset
-from .engine import CHECKPOINT_S, OnStep, require_classes, upsampled_loss
-from .runs import RunFolder
+from .crops import require_crop
+from .data.datasets import load_dataset, require_classes
+from .descent import Descent, optimise
+from .evaluation import as_result
+from .fabric import explained_memory, open_fabric
+from .initial import source_of, start
+from .losses import balanced_weights
+from .runs import OnStep, RunFolder
 from .scores import evaluate
+from .train_config import SCRATCH, TrainConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 EPOCHS = 200
 """Epochs of a training where the number of steps is left open."""
+SCORED_ON = "val"
+_MEMORY = "--batch, --crop or --workers, or take --precision bf16"
 
 
 def train(
@@ -31,138 +35,93 @@ def train(
     data: Path,
     config: TrainConfig,
     *,
+    out: Path | None = None,
     device: str = "cpu",
     on_step: OnStep = lambda step, steps: None,
+    on_score: OnStep = lambda step, steps: None,
 ) -> dict[str, Any]:
     """Train `run_path`/architecture.json, score it on the validation images, and write weights.safetensors.
 
-    An interrupted training is gone on with from its last checkpoint; of a finished one the result is returned.
+    An interrupted training is gone on with from its last checkpoint; of a finished one the result is returned. Under
+    torchrun every process calls this alike; the first one writes.
 
     Args:
         run_path: run folder of a search.
         data: folder of Cityscapes or CamVid.
         config: settings.
+        out: folder for what the training writes, with a copy of the architecture; None takes `run_path`.
         device: `cpu` or `cuda:N`.
         on_step: told step and number of steps.
+        on_score: told the number of scored images, and of all.
 
     Returns:
         The result: weights (path), miou (percent), per_class, and how the training went.
 
     Raises:
-        FileFormatError: `run_path` holds no architecture.
+        FileFormatError: `run_path` holds no architecture, or weights to start from are damaged.
+        UsageError: weights to start from are not there, or the crop does not suit the network.
+        OutputError: the folder cannot be written, or holds something else.
         DataError: the data cannot be used with this network.
-        TrainingError: the loss stopped being a number.
+        TrainingError: the loss stopped being a number, or the memory ended.
     """
     architecture = Architecture.load(run_path / ARCHITECTURE)
     space = architecture.space
-    dataset = load_dataset(data, "train", space.input, augment=True, seed=config.seed, crop=config.crop)
-    held_out = load_dataset(data, "val", space.input)
+    require_crop(config.crop, space)
+    source = source_of(run_path, config.init)
+    dataset = load_dataset(data, config.train_split, space.input, augment=True, seed=config.seed, crop=config.crop)
+    held_out = load_dataset(data, SCORED_ON, space.input, full_labels=True)
     require_classes(dataset, space.classes, space.name)
-    settings = {
-        **config.model_dump(mode="json", exclude={"workers"}),
-        "space": space.fingerprint,
-        "architecture": list(architecture.choices),
-        "data": str(data.resolve()),
-    }
-    run = RunFolder(run_path, "train", settings)
+    fabric = open_fabric(device, config.precision)
+    run = _claim(run_path, out or run_path, _settings(architecture, data, config, fabric), fabric.is_global_zero)
+    weights = run.path / WEIGHTS
     finished = run.result()
     if finished is not None:
-        return finished | {"weights": str(run_path / WEIGHTS)}
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        network = LGCNet(space, architecture)
-    if config.init == "supernet":
-        network.load_state_dict(supernet_weights(run_path, network))
-    network.to(device)
-    seconds = _optimise(network, dataset, run, config, device, on_step)
-    found = evaluate(DenseOutput(network).eval(), held_out, device)
-    weights = run_path / WEIGHTS
-    save_weights(network, weights)
+        return finished | {"weights": str(weights)}
+    with explained_memory(_MEMORY):
+        trainee, fresh = start(architecture, source, config)
+        balance = balanced_weights(dataset) if config.balanced else None
+        descent = Descent(trainee, config, fabric, balance)
+        seconds = optimise(descent, dataset, run, on_step)
+        if fabric.is_global_zero:
+            save_weights(descent.network, weights)
+        network = descent.network.eval()
+        found, size = evaluate(network, held_out, fabric=fabric, workers=config.workers, on_step=on_score)
+    told = {"seconds": seconds, "from_scratch": list(fresh), "images": len(dataset), "processes": fabric.world_size}
     return run.finish(
-        {
-            "weights": str(weights),
-            "miou": found.miou,
-            "per_class": found.per_class,
-            "steps": config.steps,
-            "seconds": seconds,
-            "pretrain": "none" if config.init == "scratch" else config.init,
-            "train_split": "train",
-            "scored_on": "val",
-            "images": len(dataset),
-        }
+        {"weights": str(weights), **as_result(found, held_out, SCORED_ON, size), **_recipe(config), **told}
     )
 
 
-def default_steps(run_path: Path, data: Path, batch: int) -> int:
-    """Steps of `EPOCHS` passes over the training images."""
+def default_steps(run_path: Path, data: Path, batch: int, split: str = "train") -> int:
+    """Steps of `EPOCHS` passes over the training images, `batch` at a time in all processes together."""
     space = Architecture.load(run_path / ARCHITECTURE).space
-    return EPOCHS * max(len(load_dataset(data, "train", space.input)) // batch, 1)
+    return EPOCHS * max(len(load_dataset(data, split, space.input)) // batch, 1)
 
 
-def _optimise(
-    network: LGCNet,
-    dataset: SegmentationDataset,
-    run: RunFolder,
-    config: TrainConfig,
-    device: str,
-    on_step: OnStep,
-) -> float:
-    """Run the steps that are left; seconds spent on all of them, earlier calls' included."""
-    optimiser = torch.optim.SGD(decay_groups(network, config.weight_decay), config.lr, momentum=0.9)
-    warm_up = min(config.warm_up, config.steps // 10)
-
-    def factor(step: int) -> float:
-        rise = (step + 1) / warm_up if step < warm_up else 1.0
-        return float(min(rise, 1.0) * (1 - step / config.steps) ** 0.9)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-    start = saved = time.monotonic()
-    step, spent = 0, 0.0
-    before = checkpoint.load(run.checkpoint)
-    if before is not None:
-        step, spent = before["step"], before["seconds"]
-        network.load_state_dict(before["network"])
-        optimiser.load_state_dict(before["optimiser"])
-        schedule.load_state_dict(before["schedule"])
-    network.train()
-    records: list[dict[str, Any]] = []
-    for images, labels in batches(
-        dataset, config.batch, config.seed, start=step, stop=config.steps, workers=config.workers
-    ):
-        loss = upsampled_loss(network(images.to(device)), labels.to(device))
-        if not math.isfinite(loss.item()):
-            raise TrainingError(f"the loss is {loss.item()} at step {step}; the last checkpoint is kept. Lower --lr")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        records.append({"step": step, "loss": loss.item(), "lr": schedule.get_last_lr()[0]})
-        schedule.step()
-        step += 1
-        on_step(step, config.steps)
-        if time.monotonic() - saved > CHECKPOINT_S or step == config.steps:
-            saved = time.monotonic()
-            run.append_log(records, records[0]["step"])
-            records = []
-            state = {"step": step, "seconds": spent + saved - start, "network": network.state_dict()}
-            state |= {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
-            checkpoint.save(run.checkpoint, state)
-    return spent + time.monotonic() - start
+def _recipe(config: TrainConfig) -> dict[str, Any]:
+    """The settings by the names that results have."""
+    pretrain = "none" if config.init == SCRATCH else config.init
+    return {**config.model_dump(mode="json", exclude={"init", "workers"}), "pretrain": pretrain}
 
 
-def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: convolution weights with weight decay, norms and biases without."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    rest = [p for p in network.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+def _settings(architecture: Architecture, data: Path, config: TrainConfig, fabric: Fabric) -> dict[str, Any]:
+    """What tells this training from another."""
+    network = architecture.model_copy(update={"provenance": {}}).to_json()
+    return {
+        **config.model_dump(mode="json", exclude={"workers"}),
+        "space": architecture.space.fingerprint,
+        "architecture": hashlib.sha256(network.encode()).hexdigest()[:12],
+        "data": str(data.resolve()),
+        "processes": fabric.world_size,
+    }
 
 
-def supernet_weights(run_path: Path, network: LGCNet) -> dict[str, torch.Tensor]:
-    """The run's supernet weights for the operators that `network` has.
-
-    Raises:
-        UsageError: the run has no finished supernet.
-    """
-    state = checkpoint.load(run_path / "search.ckpt")
-    if state is None:
-        raise UsageError(f"{run_path} holds no supernet to start from (search.ckpt); train with --init scratch")
-    return {name: state["net"][name] for name in network.state_dict()}
+def _claim(source: Path, out: Path, settings: dict[str, Any], active: bool) -> RunFolder:
+    """The run folder, with the architecture in it."""
+    wanted, there = source / ARCHITECTURE, out / ARCHITECTURE
+    if active and there.exists() and there.read_bytes() != wanted.read_bytes():
+        raise OutputError(f"{there} is another architecture than {wanted}: name another folder with --out")
+    run = RunFolder(out, "train", settings, active=active)
+    if active and not there.exists():
+        write_atomic(there, wanted.read_bytes())
+    return run

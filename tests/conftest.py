@@ -51,6 +51,12 @@ def mini_space() -> SearchSpace:
 
 
 @pytest.fixture(scope="session")
+def headed_space() -> SearchSpace:
+    """The mini space with heads of 2, 4 (its own) and 8 channels."""
+    return SearchSpace.check({**MINI, "name": "headed", "head_widths": [2, 8]}, "the tests' space of several heads")
+
+
+@pytest.fixture(scope="session")
 def micro_space() -> SearchSpace:
     """A space small enough to enumerate: 6 edges of 3 operators, 729 choices."""
     content = {**MINI, "name": "micro", "nodes": 1, "fusion": {"nodes": 1, "channels": 4, "level": 3}}

@@ -79,13 +79,21 @@ def share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def is_first() -> bool:
+    """Whether this process is the one of those that torchrun started which speaks for all; always if it is alone."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def say(message: str) -> None:
     """A line for people, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    if is_first():
+        print(message, file=sys.stderr, flush=True)
 
 
 def emit(result: dict[str, Any], as_json: bool, *tables: Table | str) -> None:
     """Print a result on stdout: as one JSON object (numbers that are not finite as null), or as tables for people."""
+    if not is_first():
+        return
     if as_json:
         print(json.dumps(finite(result), indent=2))
         return
@@ -169,7 +177,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or not is_first():
         yield lambda progress: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"))

@@ -142,8 +142,7 @@ def _search(state: Demo, on_progress: Callable[[Progress], None]) -> None:
         steps=state.steps[0],
         batch=8,
         seed=state.seed,
-        target_ms=round(fastest + TARGET_SHARE * (slowest - fastest), 3),
-        arch_lr=0.02,
+        targets_ms=((round(fastest + TARGET_SHARE * (slowest - fastest), 3),),),
     )
     on_step = step_progress("searching", on_progress)
     result = search(predictor, state.data, state.run, config, device=state.target.device, on_step=on_step)
@@ -152,7 +151,7 @@ def _search(state: Demo, on_progress: Callable[[Progress], None]) -> None:
 
 
 def _train(state: Demo, on_progress: Callable[[Progress], None]) -> None:
-    from ..search.config import TrainConfig
+    from ..search.train_config import TrainConfig
     from ..search.training import train
 
     config = TrainConfig(steps=state.steps[1], batch=8, lr=0.02, init="supernet", seed=state.seed)

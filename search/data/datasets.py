@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from ...errors import DataError, UsageError
 from .augment import augment_pair, resize_pair
-from .labels import IGNORE
+from .labels import IGNORE, LabelMap
 from .layouts import Layout, list_pairs
 from .pairs import Pair
 from .reading import read_image, read_label
@@ -40,6 +41,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         crop: (height, width) of the views an augmented data set gives; None for `size`.
         augment: whether items are random views.
         seed: of the views.
+        full_labels: whether labels keep the size of their file, as they are scored, whatever the images' size.
     """
 
     ignore_index = IGNORE
@@ -52,11 +54,13 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         augment: bool = False,
         seed: int = 0,
         crop: _Size | None = None,
+        full_labels: bool = False,
     ) -> None:
         """Take the files as `layouts.list_pairs` gives them; see `load_dataset` for the other arguments.
 
         Raises:
-            UsageError: for a size or a crop without pixels, a negative seed, or a crop without `augment`.
+            UsageError: for a size or a crop without pixels, a negative seed, a crop without `augment`, or full labels
+                with it.
         """
         for name, sides in (("size", size), ("crop", crop)):
             if sides is not None and min(sides) < 1:
@@ -65,12 +69,15 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise UsageError(f"the data set's seed must be 0 or more, got {seed}")
         if crop is not None and not augment:
             raise UsageError("a crop is cut from augmented images only: pass augment=True or leave it out")
+        if full_labels and augment:
+            raise UsageError("labels of augmented images are views too: leave out augment or full_labels")
         self.layout = layout.name
         self.classes = layout.classes
         self.palette = layout.palette
         self.num_classes = len(layout.classes)
         self.pairs = tuple(pairs)
         self.size, self.crop, self.augment, self.seed = size, crop, augment, seed
+        self.full_labels = full_labels
         self._layout = layout
         # In shared memory, so that workers that outlive an epoch (persistent_workers) see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -99,31 +106,49 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def select(self, indices: Sequence[int]) -> SegmentationDataset:
         """Return a data set of some of the images, with the same settings and the same epoch."""
         part = SegmentationDataset(
-            self._layout, [self.pairs[i] for i in indices], self.size, self.augment, self.seed, self.crop
+            self._layout,
+            [self.pairs[i] for i in indices],
+            self.size,
+            self.augment,
+            self.seed,
+            self.crop,
+            self.full_labels,
         )
         part._epoch = self._epoch
         return part
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return image [3, H, W] and label [H, W] of one index.
+        """Return image [3, H, W] and label [H, W] of one index, in the view of the data set's epoch.
 
         Raises:
             DataError: where a file is damaged, holds a foreign value, or the label's size is not the image's.
             IndexError: beyond the end.
         """
-        pair = self.pairs[index]
-        image, label = read_image(pair.image), read_label(pair.label, pair.coding)
-        own = (image.height, image.width)
-        if label.shape != own:
-            height, width = label.shape
-            raise DataError(f"{pair.label} is {height}x{width} pixels, its image {pair.image.name} {own[0]}x{own[1]}")
-        size = self.size or own
+        return self.view(index, self.epoch)
+
+    def view(self, index: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `[index]`, in the view of any epoch."""
+        image, label = _read(self.pairs[index])
+        size = self.size or (image.height, image.width)
         if self.augment:
-            rng = np.random.default_rng((self.seed, self.epoch, index % len(self)))
+            rng = np.random.default_rng((self.seed, epoch, index % len(self)))
             pixels, classes = augment_pair(image, label, size, self.crop or size, rng)
         else:
             pixels, classes = resize_pair(image, label, size)
-        return _normalise(pixels), torch.from_numpy(classes.astype(np.int64))
+        return _normalise(pixels), torch.from_numpy((label if self.full_labels else classes).astype(np.int64))
+
+
+def _read(pair: Pair) -> tuple[Image.Image, LabelMap]:
+    """An image and its label of the same size; all void where there is no label."""
+    image = read_image(pair.image)
+    own = (image.height, image.width)
+    if pair.label is None:
+        return image, np.full(own, IGNORE, dtype=np.uint8)
+    label = read_label(pair.label, pair.coding)
+    if label.shape != own:
+        height, width = label.shape
+        raise DataError(f"{pair.label} is {height}x{width} pixels, its image {pair.image.name} {own[0]}x{own[1]}")
+    return image, label
 
 
 def _normalise(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
@@ -141,6 +166,7 @@ def load_dataset(
     augment: bool = False,
     seed: int = 0,
     crop: _Size | None = None,
+    full_labels: bool = False,
 ) -> SegmentationDataset:
     """Open a split of a data set; the layout is found out.
 
@@ -151,6 +177,7 @@ def load_dataset(
         augment: give random views (see `augment.augment_pair`) instead of the images themselves.
         seed: of the random views, 0 or more.
         crop: (height, width) of the random views; None for `size`.
+        full_labels: leave the labels at their files' size, to be scored there.
 
     Raises:
         UnknownNameError: where `split` is no split's name.
@@ -159,7 +186,20 @@ def load_dataset(
         UsageError: for a size, crop or seed that makes no sense.
     """
     layout, pairs = list_pairs(directory, split)
-    return SegmentationDataset(layout, pairs, size, augment, seed, crop)
+    return SegmentationDataset(layout, pairs, size, augment, seed, crop, full_labels)
+
+
+def require_classes(dataset: SegmentationDataset, classes: int, space: str) -> None:
+    """Show that a data set and the network of a space tell the same number of classes apart.
+
+    Raises:
+        DataError: they do not.
+    """
+    if dataset.num_classes != classes:
+        raise DataError(
+            f"the data set ({dataset.layout}) has {dataset.num_classes} classes, space {space} has {classes}: "
+            f"take a space with classes: {dataset.num_classes}"
+        )
 
 
 def split_halves(dataset: SegmentationDataset, seed: int = 0) -> tuple[SegmentationDataset, SegmentationDataset]:

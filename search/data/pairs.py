@@ -14,10 +14,10 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class Pair:
-    """An image, its label, and how the label is coded."""
+    """An image, its label (None where a benchmark keeps it back), and how the label is coded."""
 
     image: Path
-    label: Path
+    label: Path | None
     coding: Coding
 
 
@@ -47,9 +47,10 @@ def pair_up(images: Sequence[Path], candidates: Sequence[Sequence[tuple[Path, Co
             pairs.append(Pair(image, *found))
     if missing:
         image, wanted = missing[0]
-        one = len(missing) == 1
-        verb = "image has" if one else "images have"
-        raise DataError(f"{len(missing)} of {len(images)} {verb} no label; the first is {image}: there is no {wanted}")
+        noun, verb = "image" if len(images) == 1 else "images", "has" if len(missing) == 1 else "have"
+        raise DataError(
+            f"{len(missing)} of {len(images)} {noun} {verb} no label; the first is {image}: there is no {wanted}"
+        )
     return pairs
 
 

@@ -168,6 +168,11 @@ def test_tables_of_something_else_are_refused(carried, tmp_path, options, differ
     assert "\n" not in str(caught.value)
 
 
+def test_tables_of_other_heads_are_refused(carried, headed_space, tmp_path):
+    with pytest.raises(MismatchError, match="space headed, not mini, in more than the input"):
+        merge([carried("a.lut", space=headed_space), carried("b.lut")], tmp_path / "c.lut", nothing)
+
+
 def test_other_contexts_are_refused(carried, make_table, mini_space, tmp_path):
     with pytest.raises(MismatchError, match="context carriers, not isolated"):
         merge([carried("a.lut"), make_table(mini_space, "b.lut")], tmp_path / "c.lut", nothing)

@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 from dataclasses import asdict
 
@@ -7,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lgc.errors import MismatchError, MissingEntryError, UnknownNameError
+from lgc.errors import MismatchError, MissingEntryError, UnknownNameError, UsageError
 from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.lut.calibration import FORMS, KINDS, kind_of
 from lgc.models import PRESETS, SCOPES, Architecture, SearchSpace
+from lgc.models.costs import Costs
 from lgc.models.operators import is_free, recipe_of
 
-PREDICTED = [*PRESETS, "mini"]
+PREDICTED = [*PRESETS, "mini", "headed"]
 CORRECTIONS = {
     "offset": Correction("offset", 0.25),
     "affine": Correction("affine", -0.125, (1.5,), error_pct=4.0, networks=9),
@@ -40,13 +42,17 @@ def by_hand(form, table, specs):
             return 0.25 + 0.5 * of_kind[0] + 3.0 * of_kind[1] + 1.25 * of_kind[2]
 
 
+def arrays_of(networks):
+    return np.array([network.choices for network in networks]), np.array([network.head for network in networks])
+
+
 def calibrate(table, form, *scopes):
     table.write_note("calibration", {scope: asdict(CORRECTIONS[form]) for scope in scopes} if form else {})
 
 
 @pytest.fixture(scope="module")
-def spaces(mini_space):
-    return {name: SearchSpace.load(name) for name in PRESETS} | {"mini": mini_space}
+def spaces(mini_space, headed_space):
+    return {name: SearchSpace.load(name) for name in PRESETS} | {"mini": mini_space, "headed": headed_space}
 
 
 @pytest.fixture(params=PREDICTED)
@@ -76,11 +82,12 @@ def test_every_form_has_a_correction_here():
 
 @pytest.mark.parametrize("form", [None, *FORMS])
 @pytest.mark.parametrize("scope", SCOPES)
-@given(seed=st.integers(0, 2**32))
+@given(seed=st.integers(0, 2**32), data=st.data())
 @settings(max_examples=8)
-def test_a_prediction_is_the_sum_of_its_corrected_entries(space, table, scope, form, seed):
+def test_a_prediction_is_the_sum_of_its_corrected_entries(space, table, scope, form, seed, data):
     calibrate(table, form, scope)
-    architecture = space.sample(seed)
+    head = data.draw(st.integers(0, len(space.heads) - 1))
+    architecture = Architecture.from_choices(space, space.sample(seed).choices, head)
     predictor = Predictor(space, table, scope)
     assert predictor.predict(architecture) == pytest.approx(by_hand(form, table, architecture.specs(scope)), rel=1e-9)
     assert predictor.calibrated == (form is not None)
@@ -93,9 +100,56 @@ def test_many_predictions_are_the_single_ones(space, table, scope, form):
     calibrate(table, form, scope)
     predictor = Predictor(space, table, scope)
     networks = [*space.spread(5, 0), space.sample(0)]
-    many = predictor.predict_many(np.array([network.choices for network in networks]))
+    many = predictor.predict_many(*arrays_of(networks))
     assert many.tolist() == pytest.approx([predictor.predict(network) for network in networks], rel=1e-12)
     assert len(set(many.tolist())) == 6
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_head_adds_what_its_entries_differ_by_from_the_own_ones(space, table, scope, form):
+    calibrate(table, form, scope)
+    predictor, choices = Predictor(space, table, scope), np.array([space.sample(0).choices] * len(space.heads))
+    own = by_hand(form, table, space.plan.heads[space.own_head])
+    wanted = [by_hand(form, table, specs) - own for specs in space.plan.heads]
+    assert predictor.head_ms.tolist() == pytest.approx(wanted, abs=1e-12)
+    assert predictor.head_ms[space.own_head] == 0
+    all_heads = predictor.predict_many(choices, np.arange(len(space.heads)))
+    assert all_heads.tolist() == pytest.approx((predictor.predict(space.sample(0)) + predictor.head_ms).tolist())
+    assert len(set(all_heads.tolist())) == len(space.heads)
+    assert predictor.predict_many(choices).tolist() == [all_heads[space.own_head]] * len(space.heads)
+
+
+def test_what_is_not_searched_holds_the_own_head(spaces, make_table):
+    """A space of several heads predicts networks of its own width as the space of that one does."""
+    several, one = make_table(spaces["headed"]), make_table(spaces["mini"], "one.lut")
+    for entry in one.entries():
+        with several.store.writing() as connection:
+            connection.execute("UPDATE entries SET latency_ms = ? WHERE key = ?", (entry.latency_ms, entry.key))
+    for scope in SCOPES:
+        found, wanted = Predictor(spaces["headed"], several, scope), Predictor(spaces["mini"], one, scope)
+        assert found.fixed_ms == pytest.approx(wanted.fixed_ms, rel=1e-12)
+        assert np.array_equal(found.edge_ms, wanted.edge_ms)
+
+
+@pytest.mark.parametrize("heads", [np.zeros(2, int), np.zeros(1), [5], [-1]], ids=str)
+def test_heads_that_are_none_are_refused(spaces, make_table, heads):
+    predictor = Predictor(spaces["headed"], make_table(spaces["headed"]))
+    for ask in (predictor.predict_many, predictor.to_frame):
+        with pytest.raises(UsageError, match="heads "):
+            ask(np.array([spaces["headed"].sample(0).choices]), heads)
+
+
+def test_a_frame_has_the_costs_of_its_heads(spaces, make_table):
+    space = spaces["headed"]
+    predictor, networks = Predictor(space, make_table(space)), list(space.spread(6, 0))
+    frame = predictor.to_frame(*arrays_of(networks))
+    assert frame["latency_ms"].tolist() == [predictor.predict(network) for network in networks]
+    assert frame["macs"].tolist() == [network.macs for network in networks]
+    assert frame["parameters"].tolist() == [network.parameters for network in networks]
+    peaks = Costs(space).peak_activation_bytes(*arrays_of(networks))
+    assert frame["peak_activation_bytes"].tolist() == peaks.tolist()
+    assert predictor.to_frame(arrays_of(networks)[0])["macs"].tolist() != frame["macs"].tolist()
 
 
 def test_a_calibration_is_applied_in_its_scope_only(spaces, make_table):
@@ -148,22 +202,53 @@ def test_a_fingerprint_changes_with_what_is_predicted(spaces, make_table):
     assert Predictor(space, table).fingerprint == found[-1]
 
 
+def test_a_fingerprint_is_the_old_one_for_one_head_and_changes_with_any_of_several(spaces, make_table):
+    predictor = Predictor(spaces["mini"], make_table(spaces["mini"]))
+    content = (predictor.scope, predictor.edge_ms.tobytes(), predictor.fixed_ms)
+    assert predictor.fingerprint == hashlib.sha256(repr(content).encode()).hexdigest()[:12]
+    space = spaces["headed"]
+    table = make_table(space, "several.lut")
+    found = {Predictor(space, table).fingerprint}
+    for specs in space.plan.heads:
+        with table.store.writing() as connection:
+            connection.execute("UPDATE entries SET latency_ms = latency_ms * 2 WHERE key = ?", (str(specs[0]),))
+        found.add(Predictor(space, table).fingerprint)
+    assert len(found) == 4
+
+
 def every_architecture(space):
     for choices in itertools.product(range(len(space.operators)), repeat=space.edges):
-        try:
-            yield Architecture.from_choices(space, choices)
-        except ValidationError:
-            continue
+        for head in range(len(space.heads)):
+            try:
+                yield Architecture.from_choices(space, choices, head)
+            except ValidationError:
+                continue
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_fastest_and_slowest_against_all_architectures(micro_space, make_table, seed):
-    predictor = Predictor(micro_space, make_table(micro_space, seed=seed))
-    valid = list(every_architecture(micro_space))
-    assert len(valid) == 2**6, "each of the 6 edges is some input's only one, so none may be zero"
-    latencies = predictor.predict_many(np.array([network.choices for network in valid]))
+@pytest.mark.parametrize("widths", [[], [2, 8]], ids=str)
+def test_fastest_and_slowest_against_all_architectures(micro_space, make_table, seed, widths):
+    space = SearchSpace.check({**micro_space.model_dump(mode="json"), "head_widths": widths}, "s")
+    predictor = Predictor(space, make_table(space, seed=seed))
+    valid = list(every_architecture(space))
+    heads = len(widths) + 1
+    assert len(valid) == heads * 2**6, "each of the 6 edges is some input's only one, so none may be zero"
+    latencies = predictor.predict_many(*arrays_of(valid))
+    assert predictor.head_ms[predictor.fastest.head] == predictor.head_ms.min()
     assert predictor.predict(predictor.fastest) == pytest.approx(latencies.min(), rel=1e-12)
     assert predictor.predict(predictor.slowest) == pytest.approx(latencies.max(), rel=1e-12)
+
+
+@pytest.mark.parametrize(("cheapest", "dearest"), list(itertools.permutations(range(3), 2)))
+def test_fastest_has_the_cheapest_head_and_slowest_the_dearest(spaces, make_table, cheapest, dearest):
+    space = spaces["headed"]
+    table = make_table(space)
+    with table.store.writing() as connection:
+        for head, specs in enumerate(space.plan.heads):
+            latency = {cheapest: 0.1, dearest: 10.0}.get(head, 5.0)
+            connection.execute("UPDATE entries SET latency_ms = ? WHERE key = ?", (latency, str(specs[0])))
+    predictor = Predictor(space, table)
+    assert (predictor.fastest.head, predictor.slowest.head) == (cheapest, dearest)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -181,7 +266,7 @@ def test_fastest_and_slowest_of_a_cell_with_edges_to_spare(mini_space, make_tabl
                 if space.plan.cells[at].fault(names) is None:
                     others[at] = names
                     found.append(Architecture(space=space, cells=tuple(others), fusion=extreme.fusion))
-            latencies = predictor.predict_many(np.array([network.choices for network in found]))
+            latencies = predictor.predict_many(*arrays_of(found))
             assert predictor.predict(extreme) == pytest.approx(best(latencies), rel=1e-12)
 
 
@@ -189,8 +274,10 @@ def test_fastest_and_slowest_of_a_cell_with_edges_to_spare(mini_space, make_tabl
 @settings(max_examples=30)
 def test_fastest_and_slowest_bound_every_network(space, table, seed):
     predictor = Predictor(space, table)
-    latency = predictor.predict(space.sample(seed))
-    assert predictor.predict(predictor.fastest) <= latency <= predictor.predict(predictor.slowest)
+    choices = np.array([space.sample(seed).choices] * len(space.heads))
+    latency = predictor.predict_many(choices, np.arange(len(space.heads)))
+    assert predictor.predict(predictor.fastest) <= latency.min()
+    assert latency.max() <= predictor.predict(predictor.slowest)
 
 
 def test_a_table_of_another_space_is_refused(spaces, make_table):

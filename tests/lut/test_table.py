@@ -10,7 +10,7 @@ from lgc.lut.measurement import Visit
 from lgc.lut.recorder import Recorder
 from lgc.lut.statistics import Summary
 from lgc.lut.table import FLOOR_MS, UNFINISHED, network_key
-from lgc.models import OpSpec, SearchSpace
+from lgc.models import Architecture, OpSpec, SearchSpace
 
 TARGET = Target("cpu", "torch", threads=2)
 
@@ -280,6 +280,24 @@ def test_networks_are_registered_once_for_each_scope(table, mini_space, recorder
     assert (core.status, core.reason) == ("failed", "refused")
     assert table.subjects("network") == [dense, core]
     assert {entry.status for entry in table.entries()} == {"pending"}
+
+
+def test_networks_that_differ_in_their_head_are_two(tmp_path, headed_space):
+    choices = headed_space.sample(0).choices
+    networks = [Architecture.from_choices(headed_space, choices, head) for head in range(3)]
+    with LatencyTable.create(tmp_path / "several.lut", TARGET, headed_space, {}, {}) as table:
+        keys = [table.add_network(network, "dense") for network in networks]
+        assert len(set(keys)) == 3
+        assert [table.add_network(network, "dense") for network in networks] == keys
+        assert [stored for _, stored, _ in table.networks()] == networks
+
+
+def test_the_key_of_a_network_with_the_own_head_is_its_operators(mini_space, headed_space):
+    """As it stands in tables that were made before a space could have several heads."""
+    for space in (mini_space, headed_space):
+        assert network_key(space.sample(0), "core") == "network/core/2-1-2-1-2-0-2-1-0-1-1-2-2-2-1"
+    other = Architecture.from_choices(headed_space, headed_space.sample(0).choices, 2)
+    assert network_key(other, "core") == "network/core/2-1-2-1-2-0-2-1-0-1-1-2-2-2-1/h8"
 
 
 def test_notes_are_kept_and_replaced(table, path):

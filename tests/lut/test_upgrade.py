@@ -258,6 +258,7 @@ def test_foreign_files_are_refused(foreign_files):
         "UPDATE networks SET architecture = '{}'",
         "UPDATE entries SET key = 'sep_conv' WHERE rowid = 3",
         "DELETE FROM entries WHERE rowid = 3",
+        "UPDATE entries SET key = CAST(x'ff2f' AS TEXT) WHERE rowid = 3",
         "CREATE TABLE subjects (key TEXT)",
     ],
 )

@@ -1,12 +1,15 @@
 import json
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lgc.errors import FileFormatError, MismatchError, OutputError
 from lgc.models import PRESETS, Architecture, LGCNet, SearchSpace
+from lgc.models.layers import folded
+from lgc.models.network import Skeleton
 
 
 @pytest.fixture
@@ -120,6 +123,60 @@ def test_an_unknown_field_and_an_unknown_operator_of_the_space_are_named(tmp_pat
     assert "colour: Extra inputs" in refusal(tmp_path, {**content, "colour": "red"})
     content["space"]["operators"][1] = "warp"
     assert "unknown operator 'warp'; known: add, argmax" in refusal(tmp_path, content)
+
+
+@given(seed=st.integers(0, 2**32), head=st.integers(0, 2))
+def test_a_head_reads_back_and_is_the_networks(headed_space, tmp_path, seed, head):
+    choices = headed_space.sample(seed).choices
+    architecture = Architecture.from_choices(headed_space, choices, head)
+    architecture.save(tmp_path / "a.json")
+    read = Architecture.load(tmp_path / "a.json")
+    assert read == architecture == Architecture.model_validate_json(architecture.model_dump_json())
+    assert (read.choices, read.head) == (choices, head)
+    with torch.device("meta"):
+        network = LGCNet(headed_space, read)
+    assert network.head[0].conv.out_channels == headed_space.heads[head]
+    assert sum(parameter.numel() for parameter in folded(network).parameters()) == read.parameters
+
+
+def test_a_skeleton_has_the_head_that_it_is_asked_for_else_the_spaces_own(headed_space):
+    widths = [Skeleton(headed_space, head=head).head[0].conv.out_channels for head in (None, 0, 1, 2)]
+    assert widths == [4, 2, 4, 8]
+
+
+def test_operators_beside_the_head_do_not_change_with_it(headed_space):
+    choices = headed_space.sample(0).choices
+    specs = [Architecture.from_choices(headed_space, choices, head).specs() for head in range(3)]
+    wanted = [spec for spec in headed_space.sample(0).specs() if spec not in headed_space.plan.heads[1]]
+    for head, found in enumerate(specs):
+        assert [spec for spec in found if spec not in headed_space.plan.heads[head]] == wanted
+        assert [spec for spec in found if spec in headed_space.plan.heads[head]] == [*headed_space.plan.heads[head]]
+
+
+def test_the_spaces_own_head_is_the_one_that_is_not_named(headed_space):
+    choices = headed_space.sample(0).choices
+    named = [Architecture.from_choices(headed_space, choices, head) for head in (None, 0, 1, 2)]
+    assert [one.head_channels for one in named] == [None, 2, None, 8]
+    assert [one.head for one in named] == [1, 0, 1, 2]
+    assert named[0] == named[2]
+    assert ["head_channels" in json.loads(one.to_json()) for one in named] == [False, True, False, True]
+    assert Architecture.model_validate({**named[0].model_dump(), "head_channels": 4}) == named[0]
+
+
+@pytest.mark.parametrize("width", [3, 0, -2, "wide", [2], 2.5])
+def test_a_foreign_width_of_the_head_is_refused(headed_space, tmp_path, width):
+    content = {**json.loads(headed_space.sample(0).to_json()), "head_channels": width}
+    assert "head_channels: " in refusal(tmp_path, content)
+
+
+def test_a_foreign_width_lists_those_of_the_space(headed_space, tmp_path, content):
+    several = json.loads(headed_space.sample(0).to_json())
+    assert "head_channels: Value error, 16 is not among the space's 2, 4, 8" in refusal(
+        tmp_path, {**several, "head_channels": 16}
+    )
+    assert "8 is not among the space's 4" in refusal(tmp_path, {**content, "head_channels": 8})
+    several["space"]["classes"] = 1
+    assert "head_channels" not in refusal(tmp_path, {**several, "head_channels": 16}), "it is the space that is wrong"
 
 
 def test_a_network_refuses_the_architecture_of_another_space(mini_space):

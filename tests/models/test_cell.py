@@ -1,10 +1,10 @@
-"""The same cell carries the supernet and the final network: with one-hot gates they compute the same."""
+"""The same cell carries the supernet and the final network: on one path they compute the same."""
 
 import pytest
 import torch
 
 from lgc.models import SearchSpace
-from lgc.models.cell import Cell, FusionCell
+from lgc.models.cell import Cell, FusionCell, Path
 from lgc.models.network import randomise_norms
 
 TINY = SearchSpace.load("tiny").with_input(32, 48)
@@ -32,9 +32,8 @@ def pair(plan, choices):
     return mixed, fixed
 
 
-def one_hot(choices):
-    index = torch.tensor([TINY.operators.index(name) for name in choices])
-    return torch.nn.functional.one_hot(index, len(TINY.operators)).float()
+def path_of(choices):
+    return Path([TINY.operators.index(name) for name in choices], torch.ones(len(choices)))
 
 
 def draws(plan, count):
@@ -47,7 +46,7 @@ def draws(plan, count):
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_one_hot_gates_compute_the_fixed_cell(plan, training):
+def test_a_path_computes_the_fixed_cell(plan, training):
     features = features_of(plan, 2)
     for choices in draws(plan, 3):
         mixed, fixed = pair(plan, choices)
@@ -55,7 +54,7 @@ def test_one_hot_gates_compute_the_fixed_cell(plan, training):
         fixed.train(training)
         with torch.no_grad():
             expected = fixed(features)
-            assert torch.equal(mixed(features, one_hot(choices)), expected)
+            assert torch.equal(mixed(features, path_of(choices)), expected)
         node = plan.add
         assert tuple(expected.shape) == (2, plan.nodes * node.c_out, *node.fine)
 
@@ -68,41 +67,37 @@ def test_a_node_without_a_live_edge_is_zeros(plan):
     mixed.eval()
     width = plan.add.c_out
     with torch.no_grad():
-        out = mixed(features_of(plan, 1), one_hot(choices))
+        out = mixed(features_of(plan, 1), path_of(choices))
     assert tuple(out.shape) == (1, plan.nodes * width, *plan.add.fine)
     assert not out[:, :width].any()
     assert out[:, width:].any()
 
 
-def test_the_gate_carries_the_gradient_to_the_chosen_operator_only():
-    plan = PLANS[0]
+def test_the_gates_carry_gradients_of_all_live_edges():
     choices = ["sep_conv_3x3", "zero", "skip", "max_pool_3x3", "conv_3x3"]
-    mixed, _ = pair(plan, choices)
-    gates = one_hot(choices).requires_grad_()
-    mixed(features_of(plan, 1), gates).square().sum().backward()
-    reached = gates.grad != 0
-    expected = one_hot(choices).bool()
-    expected[1] = False
-    assert torch.equal(reached, expected)
+    mixed, _ = pair(PLANS[0], choices)
+    path = path_of(choices)
+    path.gates.requires_grad_()
+    mixed(features_of(PLANS[0], 1), path).square().sum().backward()
+    assert [bool(reached) for reached in path.gates.grad != 0] == [True, False, True, True, True]
 
 
-def test_the_gates_gradient_is_that_of_a_scaled_operator():
+def test_a_gates_gradient_is_that_of_a_scaled_operator():
     """Against central differences: a gate scales its operator's output."""
-    plan = PLANS[0]
     choices = ["sep_conv_3x3", "skip", "skip", "max_pool_3x3", "conv_3x3"]
-    mixed, _ = pair(plan, choices)
+    mixed, _ = pair(PLANS[0], choices)
     mixed.double().eval()
-    features = [feature.double() for feature in features_of(plan, 1)]
-    gates = one_hot(choices).double().requires_grad_()
-    mixed(features, gates).square().mean().backward()
-    for edge, name in enumerate(choices):
-        at, step = (edge, TINY.operators.index(name)), 1e-6
-        around = []
+    features = [feature.double() for feature in features_of(PLANS[0], 1)]
+    path = path_of(choices)
+    gates = path.gates.double().requires_grad_()
+    mixed(features, Path(path.choices, gates)).square().mean().backward()
+    for edge in range(len(choices)):
+        step, around = 1e-6, []
         for sign in (1, -1):
             moved = gates.detach().clone()
-            moved[at] += sign * step
-            around.append(mixed(features, moved).square().mean().item())
-        assert gates.grad[at].item() == pytest.approx((around[0] - around[1]) / (2 * step), rel=1e-4)
+            moved[edge] += sign * step
+            around.append(mixed(features, Path(path.choices, moved)).square().mean().item())
+        assert gates.grad[edge].item() == pytest.approx((around[0] - around[1]) / (2 * step), rel=1e-4)
 
 
 def test_state_dict_keys_carry_operator_names():

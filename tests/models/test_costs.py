@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgc.errors import UnknownNameError, UsageError
-from lgc.models import OPERATORS, PRESETS, SCOPES, LGCNet, Operator, SearchSpace, costs
+from lgc.models import OPERATORS, PRESETS, SCOPES, Architecture, LGCNet, Operator, SearchSpace, costs
 from lgc.models.costs import Costs
+from lgc.models.layers import folded
 from lgc.models.network import DenseOutput
 from lgc.models.onnx_export import to_onnx
 from lgc.models.operators import Conv
@@ -23,6 +24,8 @@ VARIANTS = {
     "mini": {},
     "wide stem": {**ALL, "stem": {"channels": 64, "strides": [1, 2, 2]}},
     "wide head": {"head_channels": 128},
+    "several heads": {"head_channels": 64, "head_widths": [1, 16, 128]},
+    "several heads and cells": {**NARROW, "cells": 1, "reductions": [], "channels": 48, "head_widths": [2, 256, 512]},
     "one wide cell": {**NARROW, "cells": 1, "reductions": [], "channels": 48},
     "three nodes": {**NARROW, "cells": 1, "reductions": [], "channels": 24, "nodes": 3},
     "wide reduction": {**NARROW, "cells": 1, "reductions": [0], "channels": 24, "nodes": 3},
@@ -68,6 +71,14 @@ def drawn(space, count, seed=0):
 
 def choices_of(architectures):
     return np.array([architecture.choices for architecture in architectures])
+
+
+def heads_of(architectures):
+    return np.array([architecture.head for architecture in architectures])
+
+
+def arrays_of(architectures):
+    return choices_of(architectures), heads_of(architectures)
 
 
 def module_of(space, architecture, scope):
@@ -154,15 +165,47 @@ def graph_peak(space, architecture, scope):
 
 def test_macs_and_parameters_are_those_of_single_architectures(space):
     architectures, counted = drawn(space, 20), Costs(space)
-    choices = choices_of(architectures)
-    assert counted.macs(choices).tolist() == [architecture.macs for architecture in architectures]
-    assert counted.parameters(choices).tolist() == [architecture.parameters for architecture in architectures]
+    arrays = arrays_of(architectures)
+    assert len(set(arrays[1].tolist())) == len(space.heads)
+    assert counted.macs(*arrays).tolist() == [architecture.macs for architecture in architectures]
+    assert counted.parameters(*arrays).tolist() == [architecture.parameters for architecture in architectures]
+
+
+@given(seed=st.integers(0, 2**32), data=st.data())
+@settings(max_examples=10)
+def test_costs_with_any_head_are_those_of_the_modules(headed_space, seed, data):
+    choices, heads = headed_space.sample(seed).choices, data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=4))
+    architectures = [Architecture.from_choices(headed_space, choices, head) for head in heads]
+    counted, arrays = Costs(headed_space), arrays_of(architectures)
+    for scope in SCOPES:
+        peaks = counted.peak_activation_bytes(*arrays, scope=scope)
+        assert peaks.tolist() == [run_peak(headed_space, architecture, scope) for architecture in architectures]
+    modules = [folded(module_of(headed_space, architecture, "core")) for architecture in architectures]
+    real = [sum(parameter.numel() for parameter in module.parameters()) for module in modules]
+    assert counted.parameters(*arrays).tolist() == real
+    assert counted.macs(*arrays).tolist() == [architecture.macs for architecture in architectures]
+
+
+@pytest.mark.parametrize("variant", ["several heads", "several heads and cells"], indirect=True)
+def test_the_heads_width_can_be_what_takes_the_most_memory(variant):
+    choices = choices_of([variant.sample(0)] * len(variant.heads))
+    peaks = Costs(variant).peak_activation_bytes(choices, np.arange(len(variant.heads)), scope="core").tolist()
+    assert peaks == sorted(peaks)
+    assert len(set(peaks)) > 1
+
+
+@pytest.mark.parametrize("name", ["macs", "parameters", "peak_activation_bytes"])
+def test_no_heads_are_the_spaces_own(headed_space, name):
+    choices, method = choices_of(drawn(headed_space, 10)), getattr(Costs(headed_space), name)
+    own = np.full(len(choices), headed_space.own_head)
+    assert method(choices).tolist() == method(choices, own).tolist() == method(choices, own.tolist()).tolist()
+    assert method(choices[:0], own[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_the_peak_is_that_of_the_modules_that_run(variant, scope):
     architectures = drawn(variant, 12 if scope == "core" else 3)
-    peaks = Costs(variant).peak_activation_bytes(choices_of(architectures), scope=scope)
+    peaks = Costs(variant).peak_activation_bytes(*arrays_of(architectures), scope=scope)
     assert peaks.tolist() == [run_peak(variant, architecture, scope) for architecture in architectures]
 
 
@@ -171,7 +214,7 @@ def test_the_peak_is_that_of_the_modules_that_run(variant, scope):
 def test_the_peak_of_a_preset_is_that_of_the_modules_that_run(preset, scope):
     space = SearchSpace.load(preset)
     architectures = drawn(space, 3, seed=7)
-    peaks = Costs(space).peak_activation_bytes(choices_of(architectures), 2, scope)
+    peaks = Costs(space).peak_activation_bytes(*arrays_of(architectures), 2, scope)
     assert peaks.tolist() == [run_peak(space, one, scope, 2) for one in architectures]
 
 
@@ -179,17 +222,17 @@ def test_the_peak_of_a_preset_is_that_of_the_modules_that_run(preset, scope):
 def test_the_peak_is_that_of_the_exported_graph(mini_space, scope):
     for space in (mini_space, SearchSpace.load("tiny")):
         architectures = drawn(space, 2, seed=3)
-        peaks = Costs(space).peak_activation_bytes(choices_of(architectures), scope=scope)
+        peaks = Costs(space).peak_activation_bytes(*arrays_of(architectures), scope=scope)
         assert peaks.tolist() == [graph_peak(space, architecture, scope) for architecture in architectures]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_stem_and_logits_of_a_preset_outweigh_every_cell(preset):
-    """What the docstring says: as presets are, no choice of operators changes their peak."""
+    """What the docstring says: as presets are, no choice of operators or head changes their peak."""
     space = SearchSpace.load(preset)
-    choices, (height, width) = choices_of(drawn(space, 20)), space.input
-    assert set(Costs(space).peak_activation_bytes(choices)) == {height * width * (space.classes * 4 + 8)}
-    assert len(set(Costs(space).peak_activation_bytes(choices, scope="core"))) == 1
+    arrays, (height, width) = arrays_of(drawn(space, 20)), space.input
+    assert set(Costs(space).peak_activation_bytes(*arrays)) == {height * width * (space.classes * 4 + 8)}
+    assert len(set(Costs(space).peak_activation_bytes(*arrays, scope="core"))) == 1
 
 
 def test_a_cell_with_too_many_codes_is_run_for_the_choices_at_hand(variant, monkeypatch):
@@ -199,13 +242,13 @@ def test_a_cell_with_too_many_codes_is_run_for_the_choices_at_hand(variant, monk
     assert Costs(variant).peak_activation_bytes(choices, scope="core").tolist() == expected.tolist()
 
 
-def test_more_architectures_than_are_handled_at_once(mini_space, monkeypatch):
-    choices = choices_of(drawn(mini_space, 10))
-    whole = Costs(mini_space)
-    expected = [method(choices).tolist() for method in (whole.macs, whole.parameters, whole.peak_activation_bytes)]
+def test_more_architectures_than_are_handled_at_once(headed_space, monkeypatch):
+    arrays = arrays_of(drawn(headed_space, 10))
+    whole = Costs(headed_space)
+    expected = [method(*arrays).tolist() for method in (whole.macs, whole.parameters, whole.peak_activation_bytes)]
     monkeypatch.setattr(costs, "ROWS", 7)
-    parted = Costs(mini_space)
-    assert [m(choices).tolist() for m in (parted.macs, parted.parameters, parted.peak_activation_bytes)] == expected
+    parted = Costs(headed_space)
+    assert [m(*arrays).tolist() for m in (parted.macs, parted.parameters, parted.peak_activation_bytes)] == expected
 
 
 @pytest.mark.parametrize("name", ["macs", "parameters", "peak_activation_bytes"])
@@ -221,9 +264,11 @@ def test_no_architectures_cost_nothing_and_any_integers_will_do(mini_space, name
 @settings(max_examples=20)
 def test_the_peak_grows_with_the_bytes_of_a_value(variant, seed, bytes_per_value):
     counted, choices = Costs(variant), choices_of(drawn(variant, 1, seed))
-    one, core = (counted.peak_activation_bytes(choices, size, "core") for size in (1, bytes_per_value))
+    one, core = (counted.peak_activation_bytes(choices, None, size, "core") for size in (1, bytes_per_value))
     assert core.tolist() == (one * bytes_per_value).tolist()
-    dense, half = (counted.peak_activation_bytes(choices, size) for size in (2 * bytes_per_value, bytes_per_value))
+    dense, half = (
+        counted.peak_activation_bytes(choices, None, size) for size in (2 * bytes_per_value, bytes_per_value)
+    )
     assert (dense >= 2 * core).all()
     assert (2 * half >= dense).all(), "labels keep their size"
 
@@ -271,9 +316,26 @@ def test_arrays_that_are_no_choices_are_refused(mini_space, name, choices, why):
         getattr(Costs(mini_space), name)(choices)
 
 
+@pytest.mark.parametrize(
+    ("heads", "why"),
+    [
+        (np.zeros(3, int), r"heads of 2 architectures are integers \[2\], not int64 \[3\]"),
+        (np.zeros((2, 1), int), r"not int64 \[2, 1\]"),
+        (np.zeros(2), r"not float64 \[2\]"),
+        (1, r"not int64 \[\]"),
+        ([0, 3], "heads run from 0 to 2, these from 0 to 3"),
+        ([-1, 0], "heads run from 0 to 2, these from -1 to 0"),
+    ],
+)
+@pytest.mark.parametrize("name", ["macs", "parameters", "peak_activation_bytes"])
+def test_arrays_that_are_no_heads_are_refused(headed_space, name, heads, why):
+    with pytest.raises(UsageError, match=why):
+        getattr(Costs(headed_space), name)(np.ones((2, 15), int), heads)
+
+
 def test_an_unknown_scope_and_values_without_bytes_are_refused(mini_space):
     choices = choices_of([mini_space.sample(0)])
     with pytest.raises(UnknownNameError, match="unknown scope 'whole'; known: core, dense"):
         Costs(mini_space).peak_activation_bytes(choices, scope="whole")
     with pytest.raises(UsageError, match="values of 0 bytes"):
-        Costs(mini_space).peak_activation_bytes(choices, 0)
+        Costs(mini_space).peak_activation_bytes(choices, bytes_per_value=0)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from lgc.models import PRESETS, LGCNet, SearchSpace
+from lgc.models import PRESETS, Architecture, LGCNet, SearchSpace
 from lgc.models import operators as ops
 from lgc.models.layers import folded
 from lgc.models.network import DenseOutput
 from lgc.models.onnx_export import to_onnx
 from lgc.models.plan import CORE, DENSE
 
-SEEDS = range(3)
+SEEDS = range(5)
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -23,10 +23,15 @@ def space(request):
     return SearchSpace.load(request.param)
 
 
+def drawn(space, seed):
+    """A random architecture; over the `SEEDS` with a head of every width of the presets."""
+    return Architecture.from_choices(space, space.sample(seed).choices, seed)
+
+
 @cache
 def on_meta(space, seed):
     """The folded network without memory or work behind it: parameters and shapes are there, values are not."""
-    architecture = space.sample(seed)
+    architecture = drawn(space, seed)
     with torch.device("meta"):
         return architecture, folded(DenseOutput(LGCNet(space, architecture)))
 
@@ -75,7 +80,7 @@ def test_the_exported_graph_has_no_node_outside_the_slots(seed):
     """
     onnx = pytest.importorskip("onnx")
     space = SearchSpace.load("tiny").with_input(64, 96)
-    architecture = space.sample(seed)
+    architecture = drawn(space, seed)
     graph = onnx.load_from_string(to_onnx(folded(DenseOutput(LGCNet(space, architecture))), [(1, 3, 64, 96)])).graph
     sizes = {name for node in graph.node if node.op_type in ("Shape", "Slice") for name in node.output}
     nodes = Counter(node.op_type for node in graph.node if not sizes & {*node.input, *node.output})
@@ -90,8 +95,16 @@ def test_the_exported_graph_has_no_node_outside_the_slots(seed):
 
 def test_every_spec_of_every_architecture_is_in_the_space(space):
     covered = set(space.specs())
-    for seed in range(20):
-        assert set(space.sample(seed).specs()) <= covered
+    for architecture in space.spread(20, 0):
+        assert set(architecture.specs()) <= covered
+
+
+def test_every_preset_has_heads_of_five_widths_and_the_seeds_here_cover_them(space):
+    assert [drawn(space, seed).head for seed in SEEDS] == list(range(len(space.heads)))
+    for head, (width, specs) in enumerate(zip(space.heads, space.plan.heads, strict=True)):
+        assert (specs[0].c_out, specs[1].c_in) == (width, width)
+        network = on_meta(space, head)[1].network
+        assert (network.head[0].conv.out_channels, network.head[1].in_channels) == (width, width)
 
 
 def test_slots_are_named_once_and_count_every_edge_once(space):
@@ -101,7 +114,9 @@ def test_slots_are_named_once_and_count_every_edge_once(space):
     assert sorted(edge for slot in slots for edge in slot.sums) == list(range(space.edges))
     for slot in slots:
         names = tuple(spec.operator for spec in slot.candidates)
-        assert names == space.operators if slot.edge is not None else len(names) == 1
+        assert names == space.operators if slot.edge is not None else len(set(names)) == 1
+        assert len(names) == (len(space.heads) if slot.head else len(space.operators) if slot.edge is not None else 1)
+    assert [slot.name for slot in slots if slot.head] == ["head/0", "head/1"]
 
 
 def test_the_core_is_the_network_without_its_dense_output(space):

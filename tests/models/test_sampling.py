@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lgc.models import PRESETS, Architecture, SearchSpace
 
@@ -7,6 +9,10 @@ from lgc.models import PRESETS, Architecture, SearchSpace
 @pytest.fixture(scope="module", params=PRESETS)
 def space(request):
     return SearchSpace.load(request.param)
+
+
+SPREAD = [(1, 2, 1, 1, 1, 1, 1, 2, 2, 1, 1, 2, 1, 0, 2), (1, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 0, 1, 1)]
+"""What the mini space spreads first with seed 3."""
 
 
 def faults(architecture):
@@ -30,6 +36,34 @@ def test_a_seed_is_a_network(space):
 def test_every_operator_is_drawn_on_some_edge(space):
     drawn = {choice for seed in range(10) for choice in space.sample(seed).choices}
     assert drawn == set(range(len(space.operators)))
+
+
+def with_heads(space, widths):
+    return SearchSpace.check({**space.model_dump(mode="json"), "head_widths": widths}, "s")
+
+
+def test_every_head_is_drawn_as_often_and_sample_keeps_the_own(space):
+    networks = list(space.spread(3 * len(space.heads), 0))
+    for first in range(0, len(networks), len(space.heads)):
+        assert sorted(network.head for network in networks[first : first + len(space.heads)]) == [*range(5)]
+    orders = {tuple(network.head for network in space.spread(5, seed)) for seed in range(5)}
+    assert len(orders) > 1, "each seed has its own order"
+    assert {space.sample(seed).head_channels for seed in range(10)} == {None}
+
+
+@given(seed=st.integers(0, 2**32), widths=st.sets(st.integers(5, 9)))
+@settings(max_examples=20)
+def test_heads_do_not_change_the_operators_that_are_drawn(mini_space, seed, widths):
+    space = with_heads(mini_space, sorted(widths))
+    for draw in (lambda space: space.spread(4, seed), lambda space: [space.sample(seed)]):
+        choices = [[network.choices for network in draw(each)] for each in (space, mini_space)]
+        assert choices[0] == choices[1]
+
+
+def test_spaces_of_one_head_draw_the_networks_that_their_tables_hold(mini_space):
+    """As they did before a space could have several."""
+    assert mini_space.sample(0).choices == (2, 1, 2, 1, 2, 0, 2, 1, 0, 1, 1, 2, 2, 2, 1)
+    assert [network.choices for network in mini_space.spread(2, 3)] == SPREAD
 
 
 def test_spread_spreads_wider_than_sample(space):

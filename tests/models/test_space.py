@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lgc.errors import FileFormatError, UnknownNameError
-from lgc.models import OPERATORS, PRESETS, SearchSpace
+from lgc.models import OPERATORS, PRESETS, OpSpec, SearchSpace
 
 
 @pytest.fixture
@@ -58,6 +58,11 @@ def test_an_operator_that_no_edge_may_carry_lists_those_that_may(content):
         ({"classes": 256}, "classes"),
         ({"channels": -4}, "channels"),
         ({"stem": {"channels": 4, "strides": [3]}}, "stem.strides.0"),
+        ({"head_widths": [8, 2]}, "head_widths must rise: (8, 2)"),
+        ({"head_widths": [2, 2]}, "head_widths must rise"),
+        ({"head_widths": [2, 4]}, "head_widths are those besides head_channels, 4: (2, 4)"),
+        ({"head_widths": [0, 2]}, "head_widths.0: Input should be greater than or equal to 1"),
+        ({"head_widths": 2}, "head_widths: Input should be a valid tuple"),
         ({"fusion": {"level": 9}}, "fusion.level"),
         ({"name": "a b"}, "name"),
         ({"cells": 8, "reductions": [0, 1, 2, 3]}, "1/64 of the input"),
@@ -148,9 +153,35 @@ def test_the_fingerprint_changes_with_anything_but_the_name(mini_space, content)
         {"stem": {"channels": 4, "strides": [2, 1]}},
         {"fusion": {"nodes": 2, "channels": 4, "level": 3}},
         {"head_channels": 5},
+        {"head_widths": [5]},
+        {"head_widths": [5, 6]},
+        {"head_channels": 5, "head_widths": [4]},
     ]
     prints = [fingerprint(**change) for change in changes]
     assert len({mini_space.fingerprint, *prints}) == len(changes) + 1
+
+
+def test_spaces_of_one_head_keep_the_fingerprint_that_their_tables_have(mini_space, content):
+    """As it was before a space could have several."""
+    assert mini_space.fingerprint == "774fb18f65d4"
+    del content["head_widths"]
+    assert SearchSpace.check(content, "s").fingerprint == mini_space.fingerprint
+    tiny = SearchSpace.load("tiny").model_dump(mode="json")
+    assert SearchSpace.check({**tiny, "head_widths": []}, "s").fingerprint == "f24c264d056c"
+
+
+def test_heads_are_all_widths_in_rising_order(mini_space, headed_space):
+    assert (mini_space.heads, mini_space.own_head) == ((4,), 0)
+    assert (headed_space.heads, headed_space.own_head) == ((2, 4, 8), 1)
+    assert headed_space.with_input(48, 80).heads == (2, 4, 8)
+
+
+def test_a_space_covers_the_heads_of_all_widths_and_nothing_else_besides(mini_space, headed_space):
+    more = set(headed_space.specs()) - set(mini_space.specs())
+    assert set(mini_space.specs()) <= set(headed_space.specs())
+    assert more == {
+        OpSpec(*key, 8, 8) for width in (2, 8) for key in (("conv_3x3", 8, width), ("classifier", width, 3))
+    }
 
 
 def test_another_input_size_is_another_space(mini_space):

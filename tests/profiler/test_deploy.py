@@ -10,7 +10,7 @@ import torch
 
 from lgc.errors import MismatchError
 from lgc.lut import LatencyTable, Predictor, Target
-from lgc.models import LGCNet, SearchSpace
+from lgc.models import Architecture, LGCNet, SearchSpace
 from lgc.profiler import deploy
 from lgc.profiler.backends import get_backend
 
@@ -28,6 +28,32 @@ def test_onnx_file_is_checked_static_and_says_what_it_is(mini_space, tmp_path, s
     assert json.loads(notes["architecture"])["cells"] == [list(cell) for cell in architecture.cells]
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, *mini_space.input]
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+
+
+@pytest.mark.parametrize("scope", ["core", "dense"])
+def test_a_network_of_another_head_is_exported_with_it(headed_space, tmp_path, scope):
+    names, choices = set(), headed_space.sample(1).choices
+    for head, width in enumerate(headed_space.heads):
+        architecture = Architecture.from_choices(headed_space, choices, head)
+        network = deploy.Network(architecture, None, scope)
+        path = deploy.write_onnx(network, tmp_path)
+        names.add(path.name)
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
+        notes = {prop.key: prop.value for prop in model.metadata_props}
+        assert Architecture.model_validate_json(without_format(notes["architecture"])) == architecture
+        weights = {tuple(weight.dims) for weight in model.graph.initializer if len(weight.dims) == 4}
+        assert {(width, 8, 3, 3), (headed_space.classes, width, 1, 1)} <= weights
+        assert sum(np.prod(weight.dims) for weight in model.graph.initializer) >= architecture.parameters
+        diff, agreement = deploy.compare_with_torch(network, get_backend("onnxruntime"), ORT)
+        assert diff <= deploy.MAX_ABS_DIFF
+        assert agreement >= deploy.MIN_AGREEMENT_PCT
+    assert len(names) == len(headed_space.heads), "none is written over another"
+
+
+def without_format(text):
+    content = json.loads(text)
+    return json.dumps({key: content[key] for key in content if key not in ("format", "schema_version")})
 
 
 def test_timing_holds_the_measurement_against_the_prediction(mini_space, measured_table):

@@ -40,14 +40,17 @@ def test_networks_of_the_tables_own_seed_are_passed_over(table, mini_space):
     assert not registered & set(unseen(table, 5, 3))
 
 
-def test_a_space_with_too_few_networks_says_how_many_are_left(device, mini_space, tmp_path):
+@pytest.mark.parametrize("widths", [[], [2, 8]], ids=str)
+def test_a_space_with_too_few_networks_says_how_many_are_left(device, mini_space, tmp_path, widths):
     content = {"operators": ["skip", "sep_conv_3x3"], "nodes": 1, "cells": 1, "reductions": [], "fusion": {"nodes": 1}}
-    space = SearchSpace.check({**mini_space.model_dump(mode="json"), **content}, "few")
+    content = {**mini_space.model_dump(mode="json"), **content, "head_widths": widths}
+    space = SearchSpace.check(content, "few")
     profile(space, TARGET, tmp_path / "few.lut", rounds=4, networks=4)
+    every = 2**space.edges * len(space.heads)
     with LatencyTable.open(tmp_path / "few.lut") as table:
-        left = 2**space.edges - len(table.networks()) // 2
+        left = every - len({(network.choices, network.head) for _, network, _ in table.networks()})
         with pytest.raises(UsageError, match=f"space mini has only {left} networks that the table has not seen"):
-            unseen(table, 2**space.edges, 0)
+            unseen(table, every, 0)
 
 
 def test_a_true_table_predicts_unseen_networks(table):

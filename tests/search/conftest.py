@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lgc.lut import Predictor
+from lgc.lut import Correction, Predictor
+from lgc.models import SearchSpace
 from lgc.search.config import SearchConfig
 from lgc.search.data.writers import write_scenes
 
@@ -14,6 +19,69 @@ def predictor(mini_space, make_table) -> Predictor:
     """Predictions of the mini space from made-up latencies."""
     with make_table(mini_space) as table:
         return Predictor(mini_space, table)
+
+
+@pytest.fixture
+def predict(make_table) -> Callable[..., Predictor]:
+    """Makes predictors from made-up latencies: `predict(space, seed=0, correction=None)`."""
+    numbers = count()
+
+    def make(space: SearchSpace, seed: int = 0, *, correction: Correction | None = None) -> Predictor:
+        with make_table(space, f"made-up-{next(numbers)}.lut", seed=seed) as table:
+            if correction is not None:
+                table.write_note("calibration", {"dense": asdict(correction)})
+            return Predictor(space, table)
+
+    return make
+
+
+@dataclass
+class MadeUp:
+    """What `Latency` reads of a predictor: random latencies, heavy-tailed, `zero` for nothing and `skip` for little."""
+
+    space: SearchSpace
+    seed: int
+    fixed_ms: float = 0.5
+    edge_ms: np.ndarray = field(init=False)
+    head_ms: np.ndarray = field(init=False)
+
+    def __post_init__(self):
+        rng, operators = np.random.default_rng(self.seed), self.space.operators
+        self.edge_ms = rng.lognormal(-2, 1, (self.space.edges, len(operators)))
+        self.edge_ms[:, operators.index("skip")] *= 0.1
+        if "zero" in operators:
+            self.edge_ms[:, operators.index("zero")] = 0.0
+        self.head_ms = np.sort(rng.uniform(0, 0.3, len(self.space.heads)))
+        self.head_ms -= self.head_ms[self.space.own_head]
+
+
+@pytest.fixture(scope="session")
+def made_up() -> type[MadeUp]:
+    """Stands for a predictor where thousands of tables are wanted: `made_up(space, seed)`."""
+    return MadeUp
+
+
+@pytest.fixture(scope="session")
+def little_space(mini_space) -> SearchSpace:
+    """A space to enumerate in which edges may be zero: 6 edges, one of which may not, and heads of 2, 4 and 8."""
+    content = {**mini_space.model_dump(mode="json"), "name": "little", "head_widths": [2, 8]}
+    content |= {"cells": 1, "reductions": [], "fusion": {"nodes": 1, "channels": 4, "level": 2}}
+    return SearchSpace.check(content, "the little space")
+
+
+@pytest.fixture(scope="session")
+def deep_space(mini_space) -> SearchSpace:
+    """The mini space with two cells that keep the resolution, then two that halve it, and a fourth operator."""
+    operators = ["zero", "skip", "sep_conv_3x3", "max_pool_3x3"]
+    content = {**mini_space.model_dump(mode="json"), "name": "deep", "cells": 4, "reductions": [2, 3]}
+    return SearchSpace.check({**content, "operators": operators}, "the deep space")
+
+
+@pytest.fixture(scope="session")
+def zeroless_space(mini_space) -> SearchSpace:
+    """The mini space without `zero`: whatever is picked is valid."""
+    content = {**mini_space.model_dump(mode="json"), "name": "zeroless", "operators": ["skip", "sep_conv_3x3"]}
+    return SearchSpace.check(content, "the zeroless space")
 
 
 @pytest.fixture(scope="session")

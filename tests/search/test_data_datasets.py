@@ -305,6 +305,7 @@ def test_one_image_has_no_halves(one: tuple[Path, Path, Path]) -> None:
         ({"size": (0, 8)}, "size must be at least 1x1 pixel, got 0x8"),
         ({"crop": (8, -1), "augment": True}, "crop must be at least 1x1"),
         ({"crop": (8, 8)}, "augment=True"),
+        ({"full_labels": True, "augment": True}, "leave out augment or full_labels"),
         ({"seed": -1}, "seed must be 0 or more"),
     ],
 )
@@ -323,3 +324,20 @@ def test_other_senseless_calls_are_refused(camvid: Path) -> None:
         load_dataset(camvid, "trian")
     with pytest.raises(IndexError):
         data[len(data)]
+
+
+def test_full_labels_keep_their_files_size(camvid: Path) -> None:
+    data = load_dataset(camvid, "val", size=(16, 24), full_labels=True).select([1])
+    image, label = data[0]
+    assert image.shape == (3, 16, 24)
+    assert torch.equal(label, load_dataset(camvid, "val")[1][1])
+    assert torch.equal(image, load_dataset(camvid, "val", size=(16, 24))[1][0])
+
+
+def test_any_epochs_view_can_be_asked_for(camvid: Path) -> None:
+    data = load_dataset(camvid, "train", augment=True)
+    views = [data.view(0, epoch) for epoch in (0, 3)]
+    assert not _same(*views)
+    assert _same(data[0], views[0])
+    data.set_epoch(3)
+    assert _same(data[0], views[1])

@@ -127,6 +127,17 @@ def test_train_ids_are_taken_where_a_user_keeps_only_those(tmp_path: Path) -> No
     ]
 
 
+def test_a_benchmarks_test_images_have_all_labels_or_none(tmp_path: Path) -> None:
+    write_scenes(tmp_path, "cityscapes", {"test": 2}, SIZE)
+    first, second = list_pairs(tmp_path, "test")[1]
+    first.label.unlink()
+    with pytest.raises(DataError, match="1 of 2 images has no label"):
+        list_pairs(tmp_path, "test")
+    second.label.unlink()
+    pairs = list_pairs(tmp_path, "test")[1]
+    assert [(pair.image, pair.label) for pair in pairs] == [(first.image, None), (second.image, None)]
+
+
 def test_coarse_labels_go_with_train_extra(tmp_path: Path) -> None:
     image = _image(tmp_path / "leftImg8bit/train_extra/ulm/ulm_0_0_leftImg8bit.png")
     label = _image(tmp_path / "gtCoarse/train_extra/ulm/ulm_0_0_gtCoarse_labelIds.png", "L")

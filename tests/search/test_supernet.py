@@ -1,139 +1,126 @@
+"""The supernet: its paths are the derived networks, and gates carry gradients to the architecture parameters."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
 
-from lgc.models import LGCNet, SearchSpace
+from lgc.models import Architecture, LGCNet, SearchSpace
 from lgc.models.network import randomise_norms
-from lgc.search.guide import GraphGuide
-from lgc.search.gumbel import sample_gates, temperature_at
+from lgc.search.alphas import ArchitectureParameters, Draw
+from lgc.search.blocks import Blocks
 from lgc.search.supernet import Supernet, batch_statistics
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_one_hot_choices_give_the_derived_networks_output(mini_space, seed):
-    architecture = mini_space.sample(seed)
+def random_draw(blocks: Blocks, seed: int = 0) -> Draw:
+    rng = np.random.default_rng(seed)
+    picked = rng.integers(len(blocks.space.operators), size=(1, blocks.decisions))
+    return Draw(blocks.repaired(picked, np.zeros((blocks.decisions, len(blocks.space.operators))))[0])
+
+
+def supernet_of(blocks: Blocks, seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
-    supernet = Supernet(mini_space)
+    supernet = Supernet(blocks)
     randomise_norms(supernet, seed)
-    derived = LGCNet(mini_space, architecture)
+    return supernet
+
+
+def images(space: SearchSpace, count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 3, *space.input, generator=torch.Generator().manual_seed(0))
+
+
+def require_equal_to_the_derived_network(blocks: Blocks, seed: int) -> None:
+    supernet, draw = supernet_of(blocks, seed), random_draw(blocks, seed)
+    architecture = Architecture.from_choices(blocks.space, blocks.expand(draw.picked[None])[0].tolist())
+    derived = LGCNet(blocks.space, architecture)
     derived.load_state_dict({name: supernet.state_dict()[name] for name in derived.state_dict()})
-    images = torch.randn(2, 3, *mini_space.input)
+    x = images(blocks.space)
     with torch.no_grad():
-        wanted = derived.eval()(images)
-        got = supernet.eval()(images, supernet.one_hot(architecture))
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+        wanted, found = derived.eval()(x), supernet.eval()(x, draw)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     assert wanted.std() > 1e-3
 
 
-def test_the_tiny_presets_supernet_agrees_too():
-    space = SearchSpace.load("tiny")
-    architecture = space.sample(3)
-    supernet = Supernet(space)
-    randomise_norms(supernet, 0)
-    derived = LGCNet(space, architecture)
-    derived.load_state_dict({name: supernet.state_dict()[name] for name in derived.state_dict()})
-    images = torch.randn(1, 3, *space.input)
-    with torch.no_grad():
-        torch.testing.assert_close(supernet.eval()(images, supernet.one_hot(architecture)), derived.eval()(images))
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_path_is_the_derived_network(deep_space, shared, fixed, seed):
+    require_equal_to_the_derived_network(Blocks(deep_space, shared=shared, fixed_fusion=fixed), seed)
 
 
-def test_every_parameter_is_of_the_weights_or_of_the_architecture(mini_space):
-    supernet = Supernet(mini_space)
-    weights, arch = supernet.weight_parameters(), supernet.architecture_parameters()
-    assert {id(p) for p in weights} | {id(p) for p in arch} == {id(p) for p in supernet.parameters()}
-    assert not {id(p) for p in weights} & {id(p) for p in arch}
-    assert sum(alpha.shape[0] for alpha in supernet.alpha) == mini_space.edges
+def test_a_path_of_the_tiny_preset_is_its_derived_network():
+    require_equal_to_the_derived_network(Blocks(SearchSpace.load("tiny")), 3)
 
 
-def test_guidance_reaches_the_next_cell_and_not_the_fusion(mini_space):
-    supernet = Supernet(mini_space, gamma=0.5)
-    before = [logits.detach().clone() for logits in supernet.logits()]
-    with torch.no_grad():
-        supernet.alpha[0] += torch.randn_like(supernet.alpha[0])
-    moved = [not torch.equal(a, b) for a, b in zip(before, supernet.logits(), strict=True)]
-    assert moved == [True, True, False]
-
-
-def test_without_gamma_there_is_no_guidance(mini_space):
-    supernet = Supernet(mini_space, gamma=0)
-    assert len(supernet.guides) == 0
-    for logits, alpha in zip(supernet.logits(), supernet.alpha, strict=True):
-        assert torch.equal(logits, alpha)
-
-
-def test_guides_gradient_against_finite_differences():
-    torch.manual_seed(0)
-    guide = GraphGuide(operators=4, embedding=6, gamma=0.5).double()
-    alpha = torch.randn(5, 4, dtype=torch.double, requires_grad=True)
-    before = torch.randn(3, 4, dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradcheck(guide, (alpha, before))
-
-
-def test_guides_formula_by_hand():
-    torch.manual_seed(1)
-    guide = GraphGuide(operators=3, embedding=4, gamma=0.7)
-    alpha, before = torch.randn(5, 3), torch.randn(2, 3)
-    phi1, phi2, embed, mix, project = (
-        layer.weight.detach().numpy() for layer in (guide.phi1, guide.phi2, guide.embed, guide.mix, guide.project)
-    )
-    scores = (alpha.numpy() @ phi1.T) @ (before.numpy() @ phi2.T).T
-    adjacency = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-    heard = np.maximum(adjacency @ (before.numpy() @ embed.T) @ mix.T, 0)
-    np.testing.assert_allclose(
-        guide(alpha, before).detach().numpy(), alpha.numpy() + 0.7 * heard @ project.T, atol=1e-5
-    )
-
-
-def test_gates_are_one_hot_with_the_softmaxs_gradient():
-    logits = torch.randn(6, 5, requires_grad=True)
-    gates = sample_gates(logits, 0.7, torch.Generator().manual_seed(0))
-    assert torch.allclose(gates.sum(1), torch.ones(6))
-    assert set(gates.detach().round().flatten().tolist()) == {0.0, 1.0}
-    (gates * torch.randn(6, 5)).sum().backward()
-    assert logits.grad is not None
-    assert logits.grad.abs().sum() > 0
-
-
-def test_gates_follow_the_probabilities():
-    logits = torch.log(torch.tensor([0.6, 0.3, 0.1])).repeat(20_000, 1)
-    share = sample_gates(logits, 1.0, torch.Generator().manual_seed(0)).mean(0)
-    assert torch.allclose(share, torch.tensor([0.6, 0.3, 0.1]), atol=0.02)
-
-
-def test_the_same_generator_draws_the_same_path(mini_space):
-    supernet = Supernet(mini_space)
-    paths = [supernet.sample(1.0, torch.Generator().manual_seed(5)) for _ in range(2)]
-    assert all(torch.equal(a, b) for a, b in zip(*paths, strict=True))
-
-
-def test_temperature_falls_from_first_to_last():
-    values = [temperature_at(share, 1.0, 0.03) for share in (0, 0.25, 0.5, 1.0)]
-    assert values[0] == pytest.approx(1.0)
-    assert values[-1] == pytest.approx(0.03)
-    assert values == sorted(values, reverse=True)
-
-
-def test_a_path_trains_only_its_own_operators(mini_space):
-    supernet = Supernet(mini_space)
-    architecture = mini_space.sample(0)
-    supernet(torch.randn(2, 3, *mini_space.input), supernet.one_hot(architecture)).sum().backward()
-    chosen = set(LGCNet(mini_space, architecture).state_dict())
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_path_trains_only_its_own_operators(deep_space, fixed):
+    blocks = Blocks(deep_space, fixed_fusion=fixed)
+    supernet, draw = supernet_of(blocks), random_draw(blocks)
+    supernet(images(deep_space), draw).sum().backward()
+    architecture = Architecture.from_choices(deep_space, blocks.expand(draw.picked[None])[0].tolist())
+    chosen = set(LGCNet(deep_space, architecture).state_dict())
     for name, parameter in supernet.named_parameters():
-        if ".ops." in name:
-            assert (parameter.grad is not None) == (name in chosen), name
+        assert (parameter.grad is not None) == (name in chosen), name
+    assert chosen < set(supernet.state_dict())
 
 
-def test_batch_statistics_leave_the_running_ones_alone(mini_space):
-    supernet = Supernet(mini_space).eval()
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_gates_have_the_gradient_of_what_they_scale(deep_space, shared, fixed):
+    blocks = Blocks(deep_space, shared=shared, fixed_fusion=fixed)
+    supernet, draw = supernet_of(blocks).double().eval(), random_draw(blocks)
+    x = images(deep_space).double()
+    weights = torch.randn(1, dtype=torch.double) + torch.linspace(-1, 1, 3, dtype=torch.double).view(1, 3, 1, 1)
+
+    def loss(gates: torch.Tensor) -> torch.Tensor:
+        return (supernet(x, Draw(draw.picked, gates)) * weights).mean()
+
+    gates = torch.ones(blocks.decisions, dtype=torch.double, requires_grad=True)
+    torch.testing.assert_close(loss(gates), (supernet(x, draw) * weights).mean(), rtol=1e-12, atol=0)
+    (found,) = torch.autograd.grad(loss(gates), gates)
+    step = 1e-5 * torch.eye(blocks.decisions, dtype=torch.double)
+    with torch.no_grad():
+        wanted = torch.stack([(loss(1 + row) - loss(1 - row)) / 2e-5 for row in step])
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-7)
+    live = blocks.live(draw.picked[None])[0]
+    assert (found[torch.from_numpy(live)] != 0).float().mean() > 0.9
+    assert (found[torch.from_numpy(~live)] == 0).all()
+
+
+@pytest.mark.parametrize("communication", ["gcn", "linear", "none"])
+def test_the_loss_reaches_the_architecture_and_its_guides(deep_space, communication):
+    blocks = Blocks(deep_space)
+    supernet, alphas = supernet_of(blocks), ArchitectureParameters(blocks, communication)
+    draw = alphas.draw(1.0, torch.Generator().manual_seed(0))
+    supernet(images(deep_space), draw).square().mean().backward()
+    for name, parameter in alphas.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_batch_statistics_leave_the_running_ones_alone(deep_space):
+    blocks = Blocks(deep_space)
+    supernet, draw, x = supernet_of(blocks).eval(), random_draw(blocks), images(deep_space, 4)
+    supernet.cells[0].train()
+    modes = [module.training for module in supernet.modules()]
     before = {name: value.clone() for name, value in supernet.named_buffers() if "running" in name}
-    images, gates = torch.randn(4, 3, *mini_space.input), supernet.one_hot(mini_space.sample(0))
-    with torch.no_grad():
-        running = supernet(images, gates)
     with batch_statistics(supernet):
-        batch = supernet(images, gates)
-    assert not torch.allclose(running, batch)
+        found = supernet(x, draw)
+        assert not found.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in supernet.named_buffers() if name in before)
+    assert [module.training for module in supernet.modules()] == modes
+    assert all(m.momentum == 0.1 for m in supernet.modules() if isinstance(m, torch.nn.BatchNorm2d))
     with torch.no_grad():
-        assert torch.equal(supernet(images, gates), running)
+        running, batch = supernet.eval()(x, draw), supernet.train()(x, draw)
+    assert not torch.allclose(running, found)
+    torch.testing.assert_close(batch, found)
+    assert not all(torch.equal(value, before[name]) for name, value in supernet.named_buffers() if name in before)
+
+
+def test_batch_statistics_end_after_an_error(deep_space):
+    supernet = supernet_of(Blocks(deep_space)).eval()
+    with pytest.raises(ZeroDivisionError), batch_statistics(supernet):
+        raise ZeroDivisionError
+    assert not any(module.training for module in supernet.modules())
+    assert torch.is_grad_enabled()

@@ -1,0 +1,65 @@
+"""What else is needed to repeat a search: versions, machine, command, images, and the tables themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..files import ensure_folder, write_atomic
+from ..lut.predictor import Predictor
+from .data.datasets import SegmentationDataset
+
+FILE, TABLES = "provenance.json", "tables"
+PACKAGES = ("lgc", "torch", "numpy", "pillow", "lightning-fabric", "torchmetrics")
+
+
+def write_provenance(
+    out: Path, predictors: Sequence[Predictor], halves: tuple[SegmentationDataset, SegmentationDataset]
+) -> None:
+    """Write `provenance.json` into a run folder, and copies of the latency tables under `tables`.
+
+    Args:
+        out: the run folder.
+        predictors: of the tables.
+        halves: images for the weights and for the architecture; their names and sizes are written down.
+    """
+    folder = ensure_folder(out / TABLES)
+    copies = []
+    for index, predictor in enumerate(predictors):
+        copy = folder / f"{index}-{predictor.table_path.name}"
+        shutil.copyfile(predictor.table_path, copy)
+        copies.append({"file": f"{TABLES}/{copy.name}", "fingerprint": predictor.fingerprint})
+    content: dict[str, Any] = {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "tables": copies,
+        "images": {name: _listed(half) for name, half in zip(("weights", "architecture"), halves, strict=True)},
+    }
+    write_atomic(out / FILE, json.dumps(content, indent=2) + "\n")
+
+
+def _listed(half: SegmentationDataset) -> dict[str, Any]:
+    """Names of the images, and a digest that changes with any name or size of an image or label."""
+    sizes = [(p.image.name, *(f.stat().st_size for f in (p.image, p.label) if f is not None)) for p in half.pairs]
+    digest = hashlib.sha256(repr(sizes).encode()).hexdigest()[:12]
+    return {"count": len(half), "digest": digest, "names": [pair.image.name for pair in half.pairs]}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,179 @@
+"""What a step of the search costs: against a training step of the networks it finds, and against mixing all operators.
+
+Steps are timed in turn, in one process; memory is the peak of a process of its own for each kind of step.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROUNDS = 5
+NETWORKS = 4
+KINDS = ("search", "training", "mixed")
+CASES = {
+    "tiny 192x256, batch 8": ("tiny", (192, 256), 8),
+    "lgcnet-camvid 192x256, batch 4": ("lgcnet-camvid", (192, 256), 4),
+}
+
+
+def costs() -> dict[str, Any]:
+    """Ratios of time and memory for every case, each measured in fresh processes with one thread."""
+    return {name: case(name) for name in CASES}
+
+
+def case(name: str) -> dict[str, Any]:
+    timed = child(name, "times")
+    peaks = {kind: [child(name, kind, str(seed))["peak_bytes"] for seed in range(NETWORKS)] for kind in KINDS}
+    base = child(name, "nothing")["peak_bytes"]
+    memory = {kind: statistics.mean(values) - base for kind, values in peaks.items()}
+    ratios = {kind: [row["search"] / row[kind] for row in timed["rounds"]] for kind in ("training", "mixed")}
+    return {
+        "search_step_s": statistics.median(row["search"] for row in timed["rounds"]),
+        "times_a_training_step": statistics.median(ratios["training"]),
+        "times_a_training_step_range": [min(ratios["training"]), max(ratios["training"])],
+        "mixed_is_slower_by": 1 / statistics.median(ratios["mixed"]),
+        "mixed_is_slower_by_range": [1 / max(ratios["mixed"]), 1 / min(ratios["mixed"])],
+        "memory_times_training": memory["search"] / memory["training"],
+        "mixed_memory_times_training": memory["mixed"] / memory["training"],
+    }
+
+
+def child(name: str, *arguments: str) -> dict[str, Any]:
+    words = [sys.executable, str(Path(__file__).resolve()), name, *arguments]
+    environment = {"OMP_NUM_THREADS": "1", "PATH": "", "MALLOC_ARENA_MAX": "1"}
+    import os
+
+    done = subprocess.run(words, check=True, capture_output=True, text=True, env={**os.environ, **environment})
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+class Bench:
+    """The three kinds of step on one space, on images of noise."""
+
+    def __init__(self, name: str) -> None:
+        import torch
+
+        from lgc.models import SearchSpace
+        from lgc.search.fabric import open_fabric
+
+        preset, size, batch = CASES[name]
+        torch.manual_seed(0)
+        self.space = SearchSpace.load(preset).with_input(*size)
+        self.batches = [
+            (torch.randn(batch, 3, *size), torch.randint(self.space.classes, (batch, *size))) for _ in range(2)
+        ]
+        self.fabric = open_fabric("cpu")
+
+    def search(self) -> Callable[[], None]:
+        """A step of `lgc.search.trainer`, weights and architecture."""
+        import numpy as np
+
+        from lgc.search.blocks import Blocks
+        from lgc.search.config import SearchConfig
+        from lgc.search.trainer import SupernetTrainer
+
+        blocks = Blocks(self.space)
+        config = SearchConfig(steps=1000, batch=len(self.batches[0][0]), warm_up=0.0, targets_ms=((1.0,),))
+        trainer = SupernetTrainer(blocks, config, self.fabric)
+        latency = EvenLatency(blocks, np)
+        return lambda: trainer.train_step(*self.batches, latency)
+
+    def training(self, seed: int) -> Callable[[], None]:
+        """A training step of one architecture, as random as the paths of the search."""
+        import torch
+
+        from lgc.models import LGCNet
+        from lgc.search.losses import upsampled_loss
+
+        network = LGCNet(self.space, self.space.sample(seed))
+        optimiser = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+
+        def step() -> None:
+            images, labels = self.batches[0]
+            loss = upsampled_loss(network(images), labels)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimiser.step()
+
+        return step
+
+    def mixed(self) -> Callable[[], None]:
+        """A step of the usual supernet (DARTS, arXiv 1806.09055): every edge sums all operators, weighted."""
+        import torch
+        from mixed import MixedNet
+
+        from lgc.search.losses import upsampled_loss
+
+        network = MixedNet(self.space)
+        weights = torch.optim.SGD(network.weights(), 0.01, momentum=0.9, weight_decay=3e-4)
+        adam = torch.optim.Adam([network.alpha], 1e-3, betas=(0.5, 0.999))
+
+        def step() -> None:
+            for (images, labels), optimiser, inputs in zip(
+                self.batches, (weights, adam), (network.weights(), [network.alpha]), strict=True
+            ):
+                loss = upsampled_loss(network(images), labels)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward(inputs=inputs)
+                optimiser.step()
+
+        return step
+
+
+def EvenLatency(blocks: Any, np: Any) -> Any:  # noqa: N802
+    """Latencies of a table without measuring one: every operator alike."""
+    from lgc.search.latency import Latency
+
+    class Even:
+        space, correction = blocks.space, None
+        edge_ms = np.full((blocks.space.edges, len(blocks.space.operators)), 0.01)
+        fixed_ms, head_ms = 0.5, np.zeros(len(blocks.space.heads))
+
+    return Latency(blocks, [Even()], (1.0,))  # type: ignore[list-item]
+
+
+def times(name: str) -> dict[str, Any]:
+    """Seconds of each kind of step, in rounds; a training step is the mean over networks."""
+    bench = Bench(name)
+    trainings = [bench.training(seed) for seed in range(NETWORKS)]
+    steps = {"search": [bench.search()], "training": trainings, "mixed": [bench.mixed()]}
+    rounds = []
+    for number in range(ROUNDS + 1):
+        row = {}
+        for kind, several in steps.items():
+            start = time.perf_counter()
+            for _ in range(NETWORKS // len(several)):  # as many steps of each kind
+                for step in several:
+                    step()
+            row[kind] = (time.perf_counter() - start) / NETWORKS
+        if number:
+            rounds.append(row)
+    return {"rounds": rounds}
+
+
+def peak(name: str, kind: str, seed: int) -> dict[str, Any]:
+    """Peak resident memory of this process after three steps of a kind."""
+    bench = Bench(name)
+    if kind != "nothing":
+        step = {"search": bench.search, "training": lambda: bench.training(seed), "mixed": bench.mixed}[kind]()
+        for _ in range(3):
+            step()
+    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+if __name__ == "__main__":
+    found = (
+        times(sys.argv[1])
+        if sys.argv[2] == "times"
+        else peak(sys.argv[1], sys.argv[2], int((sys.argv[3:] or ["0"])[0]))
+    )
+    print(json.dumps(found))
