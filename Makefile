@@ -29,6 +29,7 @@ bench-search: $(VENV)/.test
 gpu-check: $(VENV)/.test
 	$(BIN)/python -m pytest tests/gpu
 	$(BIN)/python tests/bench/run.py --device cuda:0 --out docs/benchmarks
+	$(BIN)/python tests/bench/gpusearch.py --device cuda:0 --out docs/benchmarks
 
 docs: $(VENV)/.test
 	$(BIN)/python tests/docs/reference.py --write docs/cli.md

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -215,11 +215,12 @@ class SearchSpace(_Section):
         return spread(self, count, seed)
 
 
-def first_faults(error: ValidationError) -> str:
-    """The first three faults of a validation in one line: `field: what is wrong`."""
+def first_faults(error: ValidationError, spelled: Callable[[str], str] = str) -> str:
+    """The first three faults of a validation in one line: `field: what is wrong`, fields as `spelled` spells them."""
     faults = []
     for fault in error.errors()[:3]:
         place = ".".join(str(part) for part in fault["loc"])
-        faults.append(f"{place}: {fault['msg']}" if place else fault["msg"])
+        message = fault["msg"].removeprefix("Value error, ")
+        faults.append(f"{spelled(place)}: {message}" if place else message)
     more = error.error_count() - len(faults)
     return "; ".join(faults) + (f"; and {more} more" if more > 0 else "")

@@ -87,6 +87,11 @@ class SearchConfig(BaseModel):
     """Architectures drawn for the last step of a search by gradients. Ours."""
     finalists: Count = 64
     """Of these, the most likely ones that are compared by their loss in the supernet. Ours."""
+    trials: Annotated[int, Field(ge=0)] = 4
+    """Of these, the best ones that are trained from scratch for a while; the least loss wins, as where DARTS picks
+    among its runs. 0 or 1 takes the best one in the supernet. Ours."""
+    trial_share: Share = 0.25
+    """Length of such a training, as a share of the search's steps. Ours."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that load images."""
 
@@ -115,6 +120,11 @@ class SearchConfig(BaseModel):
     def gradient_warm_up_steps(self) -> int:
         """Warm-up of a search by gradients; the other strategies may spend the computation of what comes after it."""
         return math.ceil(self.warm_up * self.steps)
+
+    @property
+    def trial_steps(self) -> int:
+        """Steps of each short training."""
+        return math.ceil(self.trial_share * self.steps)
 
     @property
     def arch_rate(self) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..lut.predictor import Predictor
-from ..models.architecture import ARCHITECTURE
+from ..models.architecture import ARCHITECTURE, Architecture
 from ..models.space import SearchSpace
 from . import checkpoint, selection
 from .alphas import Draw
@@ -23,7 +23,7 @@ from .blocks import Blocks
 from .config import SearchConfig
 from .crops import require_crop
 from .data.datasets import SegmentationDataset, load_dataset, require_classes, split_halves
-from .fabric import explained_memory, open_fabric
+from .fabric import explained_memory, mean_over_processes, open_fabric
 from .fitting import Found, architecture_of
 from .latency import Latency, require_reachable
 from .losses import balanced_weights
@@ -31,6 +31,7 @@ from .provenance import write_provenance
 from .runs import OnStep, RunFolder
 from .supernet import batch_statistics
 from .trainer import SupernetTrainer
+from .trials import trial_loss
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -57,7 +58,35 @@ class _Job:
     class_weights: Tensor | None
     settings: dict[str, Any]
     out: Path
-    on_step: OnStep
+    progress: _Progress
+
+
+class _Progress:
+    """Steps of everything that a search does, told as one count.
+
+    Args:
+        on_step: told the count and the total.
+        config: settings, which say how many steps there will be.
+    """
+
+    def __init__(self, on_step: OnStep, config: SearchConfig) -> None:
+        self._on_step = on_step
+        points, trials = max(len(config.targets_ms), 1), config.trials if config.trials > 1 else 0
+        self.of_a_point = config.steps - config.warm_up_steps + trials * config.trial_steps
+        self._total = config.warm_up_steps + points * self.of_a_point
+        self._done = 0
+
+    def shifted(self, before: int) -> OnStep:
+        """What a part that counts its own steps is to tell, after `before` steps of other parts."""
+        return lambda step, _: self._tell(before + step)
+
+    def tick(self) -> None:
+        """One step more."""
+        self._tell(self._done + 1)
+
+    def _tell(self, done: int) -> None:
+        self._done = done
+        self._on_step(done, self._total)
 
 
 def search(
@@ -96,35 +125,7 @@ def search(
         TrainingError: the loss stopped being a number, or memory ran out.
     """
     tables = [predictors] if isinstance(predictors, Predictor) else list(predictors)
-    space = _common_space(tables, config)
-    require_crop(config.crop, space)
-    shown = load_dataset(data, "train", space.input, augment=True, seed=config.seed, crop=config.crop)
-    require_classes(shown, space.classes, space.name)
-    again = load_dataset(data, "train", space.input, augment=True, seed=config.seed, crop=config.crop)
-    plain = load_dataset(data, "train", space.input)
-    settings: dict[str, Any] = {
-        **config.model_dump(mode="json", exclude={"workers"}),
-        "space": space.fingerprint,
-        "data": str(data.resolve()),
-        "latency": [predictor.fingerprint for predictor in tables],
-        "precision": precision,
-    }
-    blocks = Blocks(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
-    _require_left(blocks, tables, config)
-    fabric = open_fabric(device, precision)
-    settings["processes"] = fabric.world_size
-    job = _Job(
-        tables,
-        blocks,
-        config,
-        fabric,
-        (split_halves(shown, config.seed)[0], split_halves(again, config.seed)[1]),
-        split_halves(plain, config.seed)[1],
-        balanced_weights(plain) if config.balanced else None,
-        settings,
-        out,
-        on_step,
-    )
+    job = _open(tables, data, out, config, (device, precision), on_step)
     run = RunFolder(out, STAGE, job.settings, active=job.fabric.is_global_zero)
     finished = job.fabric.broadcast(run.result() if run.active else None)
     if finished is not None:
@@ -134,6 +135,49 @@ def search(
     with explained_memory("--batch or --crop"):
         result = _front(job, run) if len(config.targets_ms) > 1 else _single(job, run)
     return run.finish(result)
+
+
+def _open(
+    tables: Sequence[Predictor],
+    data: Path,
+    out: Path,
+    config: SearchConfig,
+    device_and_precision: tuple[str, str],
+    on_step: OnStep,
+) -> _Job:
+    """Check everything that a user hands over, and open it."""
+    space = _common_space(tables, config)
+    blocks = Blocks(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
+    _require_left(blocks, tables, config)
+    require_crop(config.crop, space)
+    augmented, plain = (
+        load_dataset(
+            data, "train", space.input, augment=augment, seed=config.seed, crop=config.crop if augment else None
+        )
+        for augment in (True, False)
+    )
+    require_classes(plain, space.classes, space.name)
+    fabric = open_fabric(*device_and_precision)
+    settings: dict[str, Any] = {
+        **config.model_dump(mode="json", exclude={"workers"}),
+        "space": space.fingerprint,
+        "data": str(data.resolve()),
+        "latency": [predictor.fingerprint for predictor in tables],
+        "precision": device_and_precision[1],
+        "processes": fabric.world_size,
+    }
+    return _Job(
+        tables,
+        blocks,
+        config,
+        fabric,
+        split_halves(augmented, config.seed),
+        split_halves(plain, config.seed)[1],
+        balanced_weights(plain) if config.balanced else None,
+        settings,
+        out,
+        _Progress(on_step, config),
+    )
 
 
 def default_steps(data: Path, space: SearchSpace, batch: int) -> int:
@@ -152,6 +196,8 @@ def _common_space(tables: Sequence[Predictor], config: SearchConfig) -> SearchSp
         raise UsageError(f"all tables of a search must be of one space: {names}")
     if len(tables) > 1 and not config.targets_ms:
         raise UsageError(f"{len(tables)} tables need a target each: give as many with --target-ms")
+    if len({point_name(point) for point in config.targets_ms}) < len(config.targets_ms):
+        raise UsageError("two points of the front have the same targets")
     for point in config.targets_ms:
         if len(point) != len(tables):
             raise UsageError(f"{len(tables)} tables, but {len(point)} targets: give one for each table")
@@ -173,7 +219,7 @@ def _single(job: _Job, run: RunFolder) -> dict[str, Any]:
     latency = _latency(job, job.config.targets_ms[0] if job.config.targets_ms else None)
     trainer = SupernetTrainer(job.blocks, job.config, job.fabric, job.class_weights)
     _restore(trainer, job.fabric, run.checkpoint)
-    trainer.advance(job.config.steps, job.halves, latency, run, job.on_step)
+    trainer.advance(job.config.steps, job.halves, latency, run, job.progress.shifted(0))
     return _choose(job, trainer, latency, run)
 
 
@@ -181,11 +227,10 @@ def _front(job: _Job, run: RunFolder) -> dict[str, Any]:
     """A result for every point, after one warm-up."""
     config = job.config
     warm, points = config.warm_up_steps, config.targets_ms
-    total = warm + len(points) * (config.steps - warm)
     trainer = SupernetTrainer(job.blocks, config, job.fabric, job.class_weights)
     _restore(trainer, job.fabric, run.checkpoint)
     latencies = [_latency(job, point) for point in points]
-    trainer.advance(warm, job.halves, latencies[0], run, partial(_shifted, job.on_step, 0, total))
+    trainer.advance(warm, job.halves, latencies[0], run, job.progress.shifted(0))
     shared, seconds, results = trainer.snapshot(), trainer.seconds, []
     for index, (point, latency) in enumerate(zip(points, latencies, strict=True)):
         settings = job.settings | {"targets_ms": [list(point)], "point": index}
@@ -195,17 +240,17 @@ def _front(job: _Job, run: RunFolder) -> dict[str, Any]:
             trainer = SupernetTrainer(job.blocks, config, job.fabric, job.class_weights)
             trainer.restore(shared)
             _restore(trainer, job.fabric, own.checkpoint)
-            on_step = partial(_shifted, job.on_step, index * (config.steps - warm), total)
+            on_step = job.progress.shifted(index * job.progress.of_a_point)
             trainer.advance(config.steps, job.halves, latency, own, on_step)
             done = own.finish(_choose(job, trainer, latency, own))
         results.append(done | {"architecture": str(own.path / ARCHITECTURE)})
         seconds += done["seconds"] - shared["seconds"]
+    for one in results:
+        one["dominated"] = any(
+            other["predicted_ms"] <= one["predicted_ms"] and other["loss_after"] < one["loss_after"]
+            for other in results
+        )
     return {"front": results, "steps": config.steps, "warm_up_steps": warm, "seconds": seconds}
-
-
-def _shifted(on_step: OnStep, before: int, total: int, step: int, _: int) -> None:
-    """Tell a step of one point as a step of all."""
-    on_step(before + step, total)
 
 
 def point_name(point: Sequence[float]) -> str:
@@ -226,19 +271,14 @@ def _restore(trainer: SupernetTrainer, fabric: Fabric, path: Path) -> None:
 
 def _choose(job: _Job, trainer: SupernetTrainer, latency: Latency, run: RunFolder) -> dict[str, Any]:
     """Choose the architecture by the strategy, write it, and return the result."""
-    config = job.config
+    config, start = job.config, time.monotonic()
     judge = _Judge(job, trainer)
-    log_p = np.log(np.maximum(trainer.alphas.probabilities().detach().double().numpy(), 1e-12))
-    learnt = max(config.steps - config.gradient_warm_up_steps, 1)
-    passes = selection.PASSES_OF_A_STEP * learnt + selection.passes_of_race(config.finalists, len(judge.batches))
-    if config.strategy == "gradient":
-        candidates = selection.likely(log_p, latency, config.samples, config.finalists, config.seed)
-        chosen = selection.race(candidates, judge.loss_on, len(judge.batches))
-    else:
-        strategy = selection.random_search if config.strategy == "random" else selection.evolve
-        chosen = strategy(latency, judge.loss_on, len(judge.batches), passes, config.seed)
-    _require_on_target(latency, chosen.found)
-    architecture = architecture_of(chosen.found, 0, latency)
+    ranked = _ranked(config, trainer, latency, judge)
+    _require_on_target(latency, ranked.found)
+    candidates = [architecture_of(ranked.found, row, latency) for row in range(len(ranked.found))]
+    tried = [] if len(candidates) < 2 else [_try_out(job, judge, one) for one in candidates]
+    best = int(np.argmin(tried)) if tried else 0
+    architecture, loss = candidates[best], ranked.losses[best]
     predicted = [predictor.predict(architecture) for predictor in job.predictors]
     interval = job.predictors[0].interval(architecture)
     targets = None if latency.targets_ms is None else latency.targets_ms.tolist()
@@ -258,21 +298,54 @@ def _choose(job: _Job, trainer: SupernetTrainer, latency: Latency, run: RunFolde
         common["tables"] = [
             dict(zip(("lut", "target_ms", "predicted_ms", "bound_ms"), row, strict=True)) for row in rows
         ]
-    provenance = {"found_by": "lgc-search", "tables": [t.fingerprint for t in job.predictors], "seed": config.seed}
+    provenance = {
+        "found_by": "lgc-search",
+        "table": str(job.predictors[0].table_path.resolve()),
+        "latency": [predictor.fingerprint for predictor in job.predictors],
+        "seed": config.seed,
+    }
     if run.active:
         architecture.model_copy(update={"provenance": {**provenance, **common}}).save(run.path / ARCHITECTURE)
     return {
         "architecture": str(run.path / ARCHITECTURE),
         **common,
-        "seconds": trainer.seconds,
+        "seconds": trainer.seconds + time.monotonic() - start,
         "fastest_ms": job.predictors[0].predict(job.predictors[0].fastest),
         "slowest_ms": job.predictors[0].predict(job.predictors[0].slowest),
         "operators": selection.shares(job.blocks.space.operators, np.array(architecture.choices)),
         "head_channels": job.blocks.space.heads[architecture.head],
-        "tried": chosen.tried,
-        "passes": chosen.passes,
-        **selection.gap(judge.losses_of_draws(config), chosen.loss),
+        "tried": ranked.tried,
+        "passes": ranked.passes,
+        "trial_losses": tried,
+        "trial_steps": config.trial_steps if tried else 0,
+        **selection.gap(judge.losses_of_draws(config), loss),
     }
+
+
+def _ranked(config: SearchConfig, trainer: SupernetTrainer, latency: Latency, judge: _Judge) -> selection.Ranked:
+    """The best architectures by their loss in the supernet, found by the strategy."""
+    batches_, keep = len(judge.batches), max(config.trials, 1)
+    if config.strategy == "gradient":
+        log_p = np.log(np.maximum(trainer.alphas.probabilities().detach().double().numpy(), 1e-12))
+        candidates = selection.likely(log_p, latency, config.samples, config.finalists, config.seed)
+        return selection.race(candidates, judge.loss_on, batches_, keep)
+    learnt = max(config.steps - config.gradient_warm_up_steps, 1)
+    passes = selection.PASSES_OF_A_STEP * learnt + selection.passes_of_race(config.finalists, batches_, keep)
+    strategy = selection.random_search if config.strategy == "random" else selection.evolve
+    return strategy(latency, judge.loss_on, batches_, passes, config.seed, keep)
+
+
+def _try_out(job: _Job, judge: _Judge, architecture: Architecture) -> float:
+    """Loss of an architecture after a short training of its own."""
+    return trial_loss(
+        architecture,
+        job.config,
+        job.fabric,
+        job.halves[0],
+        judge.batches,
+        job.class_weights,
+        job.progress.tick,
+    )
 
 
 def _require_on_target(latency: Latency, found: Found) -> None:
@@ -281,7 +354,7 @@ def _require_on_target(latency: Latency, found: Found) -> None:
     Raises:
         UsageError: it does, which only happens where several tables or fixed parts leave nothing that fits.
     """
-    if latency.targets_ms is not None and float(latency.load(found.picked, found.heads)[0]) > 1 + 1e-9:
+    if latency.targets_ms is not None and float(latency.load(found.picked, found.heads).max()) > 1 + 1e-9:
         reached = latency.predicted_ms(found.picked, found.heads)[0] * latency.margin
         pairs = zip(reached, latency.targets_ms, strict=True)
         shown = ", ".join(f"{ms:.3f} ms for a target of {target:.3f} ms" for ms, target in pairs)
@@ -305,7 +378,7 @@ class _Judge:
     def loss_on(self, found: Found, row: int, batch: int) -> float:
         """Loss of an architecture on one of the batches."""
         with batch_statistics(self._trainer.net):
-            return self._trainer.mean_of(self._trainer.loss(Draw(found.picked[row]), self.batches[batch]))
+            return mean_over_processes(self._trainer.loss(Draw(found.picked[row]), self.batches[batch]), self._fabric)
 
     def losses_of_draws(self, config: SearchConfig) -> list[float]:
         """Losses of paths as the search draws them, over all batches each."""

@@ -134,6 +134,13 @@ def average_gradients(parameters: Iterable[nn.Parameter], fabric: Fabric) -> Non
         gradient.copy_(part.view_as(gradient))
 
 
+def mean_over_processes(value: Tensor, fabric: Fabric) -> float:
+    """Mean of a scalar over all processes."""
+    mean = fabric.all_reduce(value.detach().float(), reduce_op="mean")
+    assert isinstance(mean, Tensor)
+    return float(mean.item())
+
+
 def global_count(count: Tensor, fabric: Fabric | None) -> Tensor:
     """Mean over all processes of a number that each counted (scalar), as a divisor of sums: at least a small one."""
     if fabric is not None and fabric.world_size > 1:

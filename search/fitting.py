@@ -47,8 +47,12 @@ class Found:
 
     def distinct(self) -> Found:
         """Each once, in the order of first appearance."""
+        return self.take(self.first_rows())
+
+    def first_rows(self) -> Indices:
+        """Where each of them appears first."""
         _, first = np.unique(np.column_stack([self.picked, self.heads]), axis=0, return_index=True)
-        return self.take(np.sort(first))
+        return np.sort(first)
 
 
 def architecture_of(found: Found, row: int, latency: Latency) -> Architecture:

@@ -44,8 +44,7 @@ class RunFolder:
         if config.exists() and begun:
             _require_same(config, settings)
             return
-        foreign = [name for name in (path.iterdir() if path.is_dir() else ()) if name != config]
-        if stage == "search" and foreign:
+        if stage == "search" and not config.exists() and path.is_dir() and any(path.iterdir()):
             raise OutputError(f"{path} holds something else than a search: name a new or empty folder with --out")
         if (path / WEIGHTS).exists():
             raise OutputError(f"{path / WEIGHTS} is not of this run: move it away, or train in another folder")

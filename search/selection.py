@@ -26,18 +26,18 @@ LossOn = Callable[[Found, int, int], float]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Ranked:
     """What a selection found.
 
     Attributes:
-        found: the architecture, one row.
-        loss: its loss in the supernet, over all batches.
+        found: the best architectures, the best one first.
+        losses: their losses in the supernet, over all batches.
         passes: forward passes that the selection took.
         tried: architectures that were compared.
     """
 
     found: Found
-    loss: float
+    losses: list[float]
     passes: int
     tried: int
 
@@ -64,13 +64,14 @@ def likely(log_p: Array, latency: Latency, samples: int, finalists: int, seed: i
     return found.take(np.arange(min(finalists, len(found))))
 
 
-def race(candidates: Found, loss_on: LossOn, batches: int) -> Chosen:
+def race(candidates: Found, loss_on: LossOn, batches: int, keep: int = 1) -> Ranked:
     """Compare candidates on ever more batches, the better half going on (successive halving, arXiv 1502.07943).
 
     Args:
         candidates: architectures.
         loss_on: loss of one on one batch.
         batches: how many there are; the last few are compared on all of them.
+        keep: how many of the best stay to the end, and are returned.
     """
     alive = np.arange(len(candidates))
     totals = np.zeros(len(candidates))
@@ -83,22 +84,22 @@ def race(candidates: Found, loss_on: LossOn, batches: int) -> Chosen:
         seen = upto
         order = alive[np.argsort(totals[alive], kind="stable")]
         if seen == batches:
-            best = order[:1]
-            return Chosen(candidates.take(best), float(totals[best[0]] / seen), passes, len(candidates))
-        alive = np.sort(order[: max(len(order) // 2, 1)])
+            best = order[:keep]
+            return Ranked(candidates.take(best), (totals[best] / seen).tolist(), passes, len(candidates))
+        alive = np.sort(order[: max(len(order) // 2, keep)])
 
 
-def passes_of_race(candidates: int, batches: int) -> int:
+def passes_of_race(candidates: int, batches: int, keep: int = 1) -> int:
     """Forward passes that a race of so many candidates takes."""
     seen = passes = 0
     while seen < batches:
         upto = min(max(2 * seen, 1), batches)
         passes += candidates * (upto - seen)
-        seen, candidates = upto, max(candidates // 2, 1)
+        seen, candidates = upto, min(max(candidates // 2, keep), candidates)
     return passes
 
 
-def random_search(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: int) -> Chosen:
+def random_search(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: int, keep: int = 1) -> Ranked:
     """Architectures drawn evenly, each brought onto the target by a random preference; the best in a race.
 
     Args:
@@ -107,14 +108,15 @@ def random_search(latency: Latency, loss_on: LossOn, batches: int, passes: int, 
         batches: how many there are.
         passes: forward passes that may be spent.
         seed: of the draws.
+        keep: how many of the best are returned at most.
     """
     count = 1
-    while passes_of_race(count + 1, batches) <= passes:
+    while passes_of_race(count + 1, batches, keep) <= passes:
         count += 1
-    return race(_random(latency, count, np.random.default_rng(seed)).distinct(), loss_on, batches)
+    return race(_random(latency, count, np.random.default_rng(seed)).distinct(), loss_on, batches, keep)
 
 
-def evolve(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: int) -> Chosen:
+def evolve(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: int, keep: int = 1) -> Ranked:
     """Regularised evolution (Real et al., arXiv 1802.01548): the oldest dies, not the worst.
 
     Every architecture is on the target, and judged on all batches; arguments as in `random_search`.
@@ -134,8 +136,10 @@ def evolve(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: i
         rivals = rng.choice(len(alive), size=min(TOURNAMENT, len(alive)), replace=False)
         parent = min((alive[int(index)] for index in rivals), key=lambda one: one[0])[1]
         judge(_child(parent, latency, rng))
-    loss, best = min(history, key=lambda one: one[0])
-    return Chosen(best, loss, len(history) * batches, len(history))
+    ranked = sorted(history, key=lambda one: one[0])
+    everything = Found(np.concatenate([f.picked for _, f in ranked]), np.concatenate([f.heads for _, f in ranked]))
+    best = everything.first_rows()[:keep]
+    return Ranked(everything.take(best), [ranked[row][0] for row in best], len(history) * batches, len(history))
 
 
 def _random(latency: Latency, count: int, rng: np.random.Generator) -> Found:

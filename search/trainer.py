@@ -22,7 +22,7 @@ from .blocks import Blocks
 from .config import SearchConfig
 from .data.datasets import SegmentationDataset
 from .data.labels import IGNORE
-from .fabric import average_gradients, explained_memory, synchronise_norms
+from .fabric import average_gradients, explained_memory, mean_over_processes, synchronise_norms
 from .gumbel import temperature_at
 from .journal import Journal
 from .latency import Constraint, Latency, NoTerm, TradeOff
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 CLIP = 5.0
 """Largest norm of the weights' gradient."""
+MOMENTUM = 0.9
+"""Of the weights' gradient descent. Assumption."""
 LOOK_EVERY = 25
 """Steps between entries of mIoU and of the most likely architecture in the journal."""
 FP16_SCALE = 1024.0
@@ -63,9 +65,7 @@ class SupernetTrainer:
             self.alphas = ArchitectureParameters(blocks, config.informed_by, config.gamma, config.embedding)
         synchronise_norms(self.net, fabric)
         self.net.to(fabric.device)
-        self._sgd = torch.optim.SGD(
-            self.net.parameters(), config.weight_lr, momentum=0.9, weight_decay=config.weight_decay
-        )
+        self._sgd = torch.optim.SGD(self.net.parameters(), config.weight_lr, MOMENTUM, weight_decay=config.weight_decay)
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._sgd, config.steps, config.weight_lr_end)
         weights = fabric.setup_optimizers(self._sgd)
         assert not isinstance(weights, tuple)  # one goes in, one comes out
@@ -117,6 +117,8 @@ class SupernetTrainer:
                     if active:
                         checkpoint.save(run.checkpoint, self.snapshot())
                 on_step(self.step, stop)
+        if active and not run.checkpoint.exists():  # nothing was left to do, as where all steps are shared
+            checkpoint.save(run.checkpoint, self.snapshot())
         self.fabric.barrier()
 
     def _batches(
@@ -124,7 +126,8 @@ class SupernetTrainer:
     ) -> Iterator[tuple[Batch, Batch | None]]:
         """Batches of both halves from this step on; none for the architecture before the end of the warm-up."""
         config, warm = self.config, self.config.warm_up_steps
-        common: dict[str, Any] = {"workers": config.workers, "share": (self.fabric.global_rank, self.fabric.world_size)}
+        share, pin = (self.fabric.global_rank, self.fabric.world_size), self.fabric.device.type == "cuda"
+        common: dict[str, Any] = {"workers": config.workers, "share": share, "pin": pin}
         first = batches(halves[0], config.batch, config.seed, start=self.step, stop=stop, **common)
         later = max(self.step, warm)
         second = batches(halves[1], config.batch, config.seed + 1, start=later, stop=max(stop, later), **common)
@@ -152,18 +155,20 @@ class SupernetTrainer:
 
     def _weights_step(self, draw: Draw, batch: Batch) -> float:
         loss = self.loss(draw, batch)
-        mean = self._require_number(loss, "weights")
+        mean = self._require_number(mean_over_processes(loss, self.fabric), "loss of the weights")
         self._weights.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         average_gradients(self.net.parameters(), self.fabric)
-        self.fabric.clip_gradients(self.net, self._weights, max_norm=CLIP, error_if_nonfinite=False)
+        norm = self.fabric.clip_gradients(self.net, self._weights, max_norm=CLIP, error_if_nonfinite=False)
+        if norm is not None and not self._is_fp16:  # whose scaler leaves such a step out
+            self._require_number(norm.item(), "gradient of the weights")
         self._weights.step()
         return mean
 
     def _architecture_step(self, batch: Batch, latency: Latency, temperature: float) -> dict[str, Any]:
         parameters = list(self.alphas.parameters())
         loss = self.loss(self.alphas.draw(temperature, self._noise), batch)
-        mean = self._require_number(loss, "architecture")
+        mean = self._require_number(mean_over_processes(loss, self.fabric), "loss of the architecture")
         expected_ms = latency.expected_ms(self.alphas.probabilities())
         load = latency.expected_load(expected_ms)
         scale = FP16_SCALE if self._is_fp16 else 1.0
@@ -196,20 +201,13 @@ class SupernetTrainer:
             logits = self.net(images, draw)
         return upsampled_loss(logits, labels, self.fabric, self._class_weights)
 
-    def mean_of(self, value: Tensor) -> float:
-        """Mean of a scalar over all processes."""
-        mean = self.fabric.all_reduce(value.detach().float(), reduce_op="mean")
-        assert isinstance(mean, Tensor)
-        return float(mean.item())
-
-    def _require_number(self, loss: Tensor, what: str) -> float:
-        mean = self.mean_of(loss)
-        if not math.isfinite(mean):
+    def _require_number(self, value: float, what: str) -> float:
+        if not math.isfinite(value):
             raise TrainingError(
-                f"the loss of the {what} is {mean} at step {self.step}; the last checkpoint is kept. "
+                f"the {what} is {value} at step {self.step}; the last checkpoint is kept. "
                 f"Lower the learning rate, or look at the images of that step"
             )
-        return mean
+        return value
 
     def _look(self, draw: Draw, batch: Batch) -> dict[str, Any]:
         """The path's mIoU on the batch (percent), and the most likely architecture, cell by cell."""

@@ -67,7 +67,7 @@ def _refusal(error: Exception) -> str:
     from ..models.space import first_faults
 
     if isinstance(error, ValidationError):
-        return first_faults(error)
+        return first_faults(error, lambda field: f"--{field.split('.')[0].replace('_', '-')}")
     raise error
 
 

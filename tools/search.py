@@ -132,15 +132,13 @@ def _points(
     """Targets as points of the front, one target a table each, in the order given."""
     if target_ms and target_fps:
         raise UsageError("give --target-ms or --target-fps, not both")
-    if target_fps and min(target_fps) <= 0:
-        raise UsageError("--target-fps must be above 0")
+    for name, values in (("--target-ms", target_ms), ("--target-fps", target_fps)):
+        if not all(value > 0 for value in values or ()):
+            raise UsageError(f"{name} must be above 0")
     targets = [1000 / fps for fps in target_fps] if target_fps else (target_ms or [])
     if len(targets) % tables:
-        raise UsageError(f"{tables} tables, but {len(targets)} targets: each point of a front needs one for each table")
-    points = [tuple(targets[first : first + tables]) for first in range(0, len(targets), tables)]
-    if len(set(points)) < len(points):
-        raise UsageError("a target is given twice")
-    return tuple(points)
+        raise UsageError(f"targets for {tables} tables: {len(targets)}; each point of a front needs one for each table")
+    return tuple(tuple(targets[first : first + tables]) for first in range(0, len(targets), tables))
 
 
 def _remark(result: dict[str, Any]) -> None:
@@ -180,6 +178,7 @@ def _closing(results: list[dict[str, Any]]) -> list[str]:
         lines += [
             f"architecture  {one['architecture']}",
             f"  {operators}; head of {one['head_channels']} channels",
+            *(["  dominated: another point is faster and has a lower loss"] if one.get("dominated") else []),
             f"  loss of drawn paths {one['loss_before']:.3f}, of this architecture {one['loss_after']:.3f}",
         ]
     return lines

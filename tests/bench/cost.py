@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROUNDS = 5
-NETWORKS = 4
+ROUNDS = 4
+NETWORKS = 3
 KINDS = ("search", "training", "mixed")
 CASES = {
     "tiny 192x256, batch 8": ("tiny", (192, 256), 8),

@@ -7,16 +7,23 @@ from typing import Any
 from lgc.profiler.environment import DEVICE_NAME
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The page of one space on one target."""
+def head(title: str, result: dict[str, Any]) -> list[str]:
+    """Title, and the line that says where and with what a result was made."""
     environment = result["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    lines = [
-        f"# {' '.join(result['name'])} on {result['target']}",
+    return [
+        f"# {title}",
         "",
         f"Commit {result['commit']}, {result['date']}, {environment[DEVICE_NAME]}, {environment['system']}, "
         f"{versions}, lgc {environment['lgc']}, Python {environment['python']}.",
         "",
+    ]
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The page of one space on one target."""
+    lines = [
+        *head(f"{' '.join(result['name'])} on {result['target']}", result),
         f"Table of {result['entries']} entries ({result['noisy']} noisy) from nothing, verified: "
         f"{result['profile_seconds']:.0f} s. Context {result['protocol']['context']}, correction "
         f"{result['calibration']['dense']['form']}.",

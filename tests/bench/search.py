@@ -12,6 +12,7 @@ import argparse
 import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,10 +86,12 @@ class Setting:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--search-steps", type=int, default=400)
+    parser.add_argument("--search-steps", type=int, default=300)
     parser.add_argument("--train-steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--processes", type=int, default=2, help="searches and trainings side by side, a thread each")
+    parser.add_argument("--scratch", type=Path, help="folder that is kept; what is finished in it is not made again")
+    parser.add_argument("--ablations", nargs="*", default=list(ABLATIONS), help="which of them")
     parser.add_argument("--parts", nargs="*", default=["cost", "front", "chance", "ablations"])
     arguments = parser.parse_args()
     target = Target("cpu", "onnxruntime")
@@ -106,7 +109,7 @@ def main() -> None:
     if "cost" in arguments.parts:
         result["cost"] = cost.costs()
     with (
-        tempfile.TemporaryDirectory() as folder,
+        nullcontext(arguments.scratch) if arguments.scratch else tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(arguments.processes, initializer=one_thread) as pool,
     ):
         setting = prepare(Path(folder), target, arguments)
@@ -114,7 +117,7 @@ def main() -> None:
         if "front" in arguments.parts:
             result["front"] = front(setting, target)
         if "chance" in arguments.parts or "ablations" in arguments.parts:
-            names = list(ABLATIONS) if "ablations" in arguments.parts else ["as it is"]
+            names = arguments.ablations if "ablations" in arguments.parts else ["as it is"]
             found = searches(setting, pool, names)
             result["chance"] = chance(setting, pool, found)
             result["ablations"] = ablations(found)
@@ -130,8 +133,10 @@ def one_thread() -> None:
 def prepare(scratch: Path, target: Target, arguments: argparse.Namespace) -> Setting:
     """Scenes and table; the target in the middle of the space's range."""
     space = SearchSpace.load(HERE / "street.yaml")
-    write_scenes(scratch / "data", "camvid-segnet", SCENES, space.input, 0)
-    profile(space, target, scratch / "t.lut")
+    scratch.mkdir(parents=True, exist_ok=True)
+    if not (scratch / "t.lut").exists():
+        write_scenes(scratch / "data", "camvid-segnet", SCENES, space.input, 0)
+        profile(space, target, scratch / "t.lut")
     setting = Setting(scratch, 0.0, arguments.search_steps, arguments.train_steps, arguments.batch)
     middle = targets_of(setting.predictor())[SHARES.index(0.5)]
     return Setting(scratch, middle, arguments.search_steps, arguments.train_steps, arguments.batch)
@@ -183,7 +188,17 @@ def searched_and_trained(setting: Setting, name: str, seed: int, switches: dict[
     found = search(setting.predictor(), setting.data, setting.scratch / name, config)
     training_seeds = SEEDS if not switches else (seed,)
     mious = [trained(setting, Path(found["architecture"]), training_seed) for training_seed in training_seeds]
-    kept = ("predicted_ms", "loss_before", "loss_after", "operators", "head_channels", "passes", "tried", "seconds")
+    kept = (
+        "predicted_ms",
+        "loss_before",
+        "loss_after",
+        "trial_losses",
+        "operators",
+        "head_channels",
+        "passes",
+        "tried",
+        "seconds",
+    )
     return {"seed": seed, "mious": mious, **{key: found[key] for key in kept}}
 
 
@@ -202,7 +217,7 @@ def chance(setting: Setting, pool: ProcessPoolExecutor, found: dict[str, list[di
         if abs(ms / setting.target_ms - 1) > WINDOW:
             continue
         folder = setting.scratch / f"random-{len(jobs)}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         architecture.save(folder / "architecture.json")
         file = folder / "architecture.json"
         jobs.append((ms, [pool.submit(trained, setting, file, seed) for seed in SEEDS]))

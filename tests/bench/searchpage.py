@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lgc.profiler.environment import DEVICE_NAME
+from report import head
 
 
 def page(result: dict[str, Any]) -> str:
-    environment = result["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     lines = [
-        f"# Search, {' '.join(result['name'][1:])}",
-        "",
-        f"Commit {result['commit']}, {result['date']}, {environment[DEVICE_NAME]}, {environment['system']}, "
-        f"{versions}, lgc {environment['lgc']}, Python {environment['python']}. Written by `make bench-search`.",
+        *head(f"Search, {' '.join(result['name'][1:])}", result),
+        "Written by `make bench-search`.",
         "",
         f"{result['scenes']['train']} generated scenes to train on, {result['scenes']['val']} to score on; searches of "
         f"{result['search_steps']} steps, trainings of {result['train_steps']}, batch {result['batch']}, seeds "
@@ -80,7 +76,7 @@ def _ablations(found: dict[str, Any] | None, against: dict[str, Any] | None) -> 
         rows.append(
             f"| {name} | {row['miou']:.2f} ± {row['standard_error']:.2f} | {other['percentile_of_mean']:.0f} | "
             f"{other['difference']:+.2f} ({other['difference_low']:+.2f} to {other['difference_high']:+.2f}) | "
-            f"{row['loss_after']:.3f} | {row['predicted_ms']:.3f} | {row['seconds']:.0f} |"
+            f"{row['loss_after']:.3f} | {row['predicted_ms']:.3f} |"
         )
     return [
         "## What each part is worth",
@@ -89,8 +85,8 @@ def _ablations(found: dict[str, Any] | None, against: dict[str, Any] | None) -> 
         "the random architectures above (of the search as it is, over all its trainings).",
         "",
         "| search | mIoU, % ± standard error | percentile | difference, 95 % interval | loss in the supernet | "
-        "predicted, ms | s |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "predicted, ms |",
+        "| --- | --- | --- | --- | --- | --- |",
         *rows,
         "",
     ]
@@ -110,7 +106,7 @@ def _cost(found: dict[str, Any] | None) -> list[str]:
         "## What a step costs",
         "",
         "A step of the search (weights and architecture) against a training step of random networks of the space, the "
-        "mean of four; then against a step that mixes all operators on every edge. Medians (and ranges) of rounds in "
+        "mean of three; then against a step that mixes all operators on every edge. Medians (and ranges) of rounds in "
         "one process, one thread; memory is the peak resident size over that of the process before.",
         "",
         "| case | time, times a training step | memory, times | a mixing step is slower, times | its memory, times |",

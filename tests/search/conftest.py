@@ -108,4 +108,4 @@ def street(street_space, make_table) -> Predictor:
 @pytest.fixture
 def short() -> SearchConfig:
     """A search of a few steps."""
-    return SearchConfig(steps=6, batch=2, warm_up=0.3, arch_lr=0.05, samples=16, finalists=3)
+    return SearchConfig(steps=6, batch=2, warm_up=0.3, arch_lr=0.05, samples=16, finalists=3, trials=0)

@@ -10,6 +10,7 @@ import sys
 
 import torch
 
+from lgc.search import selection
 from lgc.search.alphas import ArchitectureParameters
 from lgc.search.trainer import SupernetTrainer
 from lgc.tools.search import main
@@ -17,7 +18,7 @@ from lgc.tools.search import main
 folder = sys.argv.pop(1)
 parts: list[dict[str, object]] = []
 picks: list[torch.Tensor] = []
-draw, advance = ArchitectureParameters.draw, SupernetTrainer.advance
+draw, advance, likely = ArchitectureParameters.draw, SupernetTrainer.advance, selection.likely
 
 
 def kept_draw(self, *words, **options):
@@ -33,6 +34,11 @@ def kept_advance(self, *words, **options):
     torch.save(parts, f"{folder}/rank{os.environ.get('RANK', '0')}.pt")
 
 
+def few_likely(log_p, latency, samples, finalists, seed):
+    return likely(log_p, latency, 16, 3, seed)
+
+
+selection.likely = few_likely
 ArchitectureParameters.draw = kept_draw
 SupernetTrainer.advance = kept_advance
 main()

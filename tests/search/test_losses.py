@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from lgc.search import losses
-from lgc.search.losses import ohem_loss, upsampled_loss
+from lgc.search.data.datasets import load_dataset
+from lgc.search.losses import balanced_weights, ohem_loss, upsampled_loss
 
 
 def certain(probabilities):
@@ -74,3 +75,25 @@ def test_half_precision_logits_give_a_float32_loss(loss_of):
     logits, labels = certain([0.2, 0.6])
     assert loss_of(logits.bfloat16(), labels).dtype == torch.float32
     assert losses.pixel_losses(logits.bfloat16(), labels).dtype == torch.float32
+
+
+@pytest.mark.parametrize("loss_of", [upsampled_loss, ohem_loss])
+def test_weights_of_the_classes_weigh_pixels(loss_of):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 8, 10), torch.randint(0, 3, (2, 8, 10))
+    labels[0, :5] = 255
+    weights = torch.tensor([0.5, 3.0, 1.0])
+    wanted = F.cross_entropy(logits, labels, weights, ignore_index=255)
+    if loss_of is ohem_loss:
+        probability = logits.softmax(1).gather(1, labels.clamp(max=2)[:, None])[:, 0]
+        wanted = F.cross_entropy(logits, labels.masked_fill(probability >= 0.7, 255), weights, ignore_index=255)
+    assert loss_of(logits, labels, weights=weights).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_balanced_weights_are_those_of_enet(scenes):
+    dataset = load_dataset(scenes, "train")
+    labels = torch.cat([dataset[index][1].flatten() for index in range(len(dataset))])
+    share = torch.bincount(labels[labels != 255], minlength=11) / (labels != 255).sum()
+    weights = balanced_weights(dataset)
+    assert torch.allclose(weights / weights[0], (1.02 + share[0]).log() / (1.02 + share).log(), rtol=1e-4)
+    assert (weights * share).sum().item() == pytest.approx(1.0, rel=1e-5)

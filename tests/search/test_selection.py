@@ -12,7 +12,7 @@ from lgc.search.fitting import ROOM, Found, fit
 from lgc.search.latency import Latency
 from lgc.search.selection import (
     POPULATION,
-    Chosen,
+    Ranked,
     evolve,
     gap,
     likely,
@@ -112,10 +112,28 @@ def test_a_race_finds_the_least_loss_and_counts_what_it_took(losses, batches):
     chosen = race(candidates, loss_on, batches)
     (best,) = chosen.found.picked[:, 0]
     assert losses[best] == min(losses)
-    assert chosen.loss == pytest.approx(min(losses) + 0.25 * (batches - 1) / 2)
+    assert chosen.losses == [pytest.approx(min(losses) + 0.25 * (batches - 1) / 2)]
     assert chosen.passes == len(asked) == len(set(asked)) == passes_of_race(len(losses), batches)
     assert chosen.tried == len(losses)
     assert {batch for row, batch in asked if row == best} == set(range(batches))
+
+
+def test_a_race_keeps_the_best_in_order():
+    losses = [5.0, 1.0, 4.0, 2.0, 3.0]
+    candidates = Found(np.arange(5)[:, None], np.zeros(5, np.int64))
+    for batches, wanted in ((1, [1, 3, 4]), (4, [1])):  # on four batches only one is left to be compared
+        ranked = race(candidates, lambda found, row, batch: losses[row], batches, keep=3)
+        assert ranked.found.picked[:, 0].tolist() == wanted
+        assert ranked.losses == [losses[row] for row in wanted]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_strategies_keep_the_best_each_once(latency, strategy):
+    losses = Losses(latency)
+    ranked = STRATEGIES[strategy](latency, losses, 2, 400, 0, keep=4)
+    assert ranked.losses == [pytest.approx(losses.of(picked)) for picked in ranked.found.picked]
+    assert ranked.losses == sorted(ranked.losses)
+    assert len(ranked.found.distinct()) == len(ranked.found) == 4
 
 
 def test_a_race_lets_the_better_half_go_on():
@@ -133,7 +151,7 @@ def test_a_race_trusts_all_batches_seen_not_the_last():
     table = np.array([[0.0, 3, 0, 0], [1.0, 1, 1, 1], [2.0, 0, 3, 3], [9.0, 0, 0, 0]])
     chosen = race(Found(np.arange(4)[:, None], np.zeros(4, np.int64)), lambda f, row, batch: table[row, batch], 4)
     assert chosen.found.picked[0, 0] == 1
-    assert chosen.loss == 1.0
+    assert chosen.losses == [1.0]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -144,18 +162,18 @@ def test_no_strategy_spends_more_than_it_is_given(latency, strategy, passes, bat
     chosen = STRATEGIES[strategy](latency, losses, batches, passes, seed)
     assert losses.asked == chosen.passes <= max(passes, batches)  # one architecture is judged at least
     assert chosen.passes > 0.7 * passes - 2 * batches, "and does not leave it unused either"
-    assert chosen.loss == pytest.approx(losses.of(chosen.found.picked[0]))
+    assert chosen.losses == [pytest.approx(losses.of(chosen.found.picked[0]))]
     assert latency.load(chosen.found.picked, chosen.found.heads)[0] <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_seed_decides(latency, strategy):
-    def run(seed: int) -> Chosen:
+    def run(seed: int) -> Ranked:
         return STRATEGIES[strategy](latency, Losses(latency, noise=0.1), 3, 200, seed)
 
     a, b, c = run(0), run(0), run(1)
     assert np.array_equal(a.found.picked, b.found.picked)
-    assert (a.loss, a.passes, a.tried) == (b.loss, b.passes, b.tried)
+    assert (a.losses, a.passes, a.tried) == (b.losses, b.passes, b.tried)
     assert not np.array_equal(a.found.picked, c.found.picked)
 
 
@@ -165,7 +183,7 @@ def test_evolution_beats_chance_for_the_same_passes(latency):
     for seed in range(6):
         losses = Losses(latency, seed)
         evolved, drawn = (strategy(latency, losses, 2, 800, seed) for strategy in (evolve, random_search))
-        gains.append(drawn.loss - evolved.loss)
+        gains.append(drawn.losses[0] - evolved.losses[0])
     assert np.mean(gains) > 0.1
     assert np.median(gains) > 0.1
 

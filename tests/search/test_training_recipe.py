@@ -148,3 +148,8 @@ def test_weight_decay_shrinks_convolutions_alone(trained):
     none, strong = (weights_of(trained(weight_decay=decay, ema=0.0, steps=1)[0]) for decay in (0.0, 1.0))
     assert strong["stem.0.conv.weight"].norm() < none["stem.0.conv.weight"].norm()
     assert torch.equal(strong["stem.0.norm.weight"], none["stem.0.norm.weight"])
+
+
+def test_rare_classes_may_weigh_more(trained):
+    balanced, alike = (trained(balanced=balanced, ohem=False)[2] for balanced in (True, False))
+    assert balanced[0]["loss"] != pytest.approx(alike[0]["loss"], rel=1e-3)

@@ -1,0 +1,340 @@
+"""`lgc-search` as users call it: what it prints, and how it refuses what it cannot use."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from shutil import copy, copytree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lgc.lut import LatencyTable, Predictor, Target
+from lgc.models import Architecture
+from lgc.profiler.profile import profile
+from lgc.search import trainer as trainer_module
+from lgc.search.data.layouts import list_pairs
+from lgc.search.data.writers import write_scenes
+from lgc.search.trainer import SupernetTrainer
+
+SHORT = ("--steps", 4, "--batch", 2)
+
+
+@pytest.fixture(scope="module")
+def lut(tmp_path_factory, headed_space) -> Path:
+    """A really measured table of a space with the scenes' classes."""
+    content = {**headed_space.model_dump(mode="json"), "name": "street", "classes": 11}
+    path = tmp_path_factory.mktemp("lut") / "street.lut"
+    profile(headed_space.check(content, "street"), Target("cpu", "onnxruntime"), path, rounds=4, networks=4)
+    with LatencyTable.open(path) as table:  # however badly that went here
+        table.write_note("verification", {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_scenes(folder, "camvid-segnet", {"train": 6, "val": 2, "test": 0}, (32, 32), 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reach(lut) -> tuple[float, float]:
+    """Latency of the fastest and of the slowest architecture, milliseconds."""
+    predictor = predictor_of(lut)
+    return predictor.predict(predictor.fastest), predictor.predict(predictor.slowest)
+
+
+def predictor_of(lut: Path) -> Predictor:
+    with LatencyTable.open(lut) as table:
+        return Predictor(table.space, table)
+
+
+@pytest.fixture
+def run_search(call, lut, data, tmp_path):
+    """Calls the command on the table and the scenes, for `tmp_path`/run, as JSON: its result and what it remarked."""
+
+    def run(*options, code=0):
+        done = call("lgc-search", "--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", *options, "--json")
+        assert done.code == code, done.err
+        return (json.loads(done.out) if done.out else None), done.err
+
+    return run
+
+
+def test_json_has_what_is_promised(run_search, lut, tmp_path):
+    found, _ = run_search()
+    assert {"architecture", "target_ms", "predicted_ms", "steps", "seconds"} <= found.keys()
+    assert found["architecture"] == str(tmp_path / "run" / "architecture.json")
+    assert found["predicted_ms"] == pytest.approx(predictor_of(lut).predict(Architecture.load(found["architecture"])))
+    assert (found["target_ms"], found["steps"]) == (None, 4)
+    assert found["seconds"] >= 0
+    assert found["fastest_ms"] <= found["predicted_ms"] <= found["slowest_ms"]
+    assert run_search()[0] == found
+
+
+@pytest.mark.parametrize("unit", ["ms", "fps"])
+def test_a_target_is_met_in_either_unit(run_search, reach, unit):
+    target = sum(reach) / 2
+    found, _ = run_search(f"--target-{unit}", target if unit == "ms" else 1000 / target)
+    assert found["target_ms"] == pytest.approx(target)
+    assert 0.8 * target <= found["predicted_ms"] <= found["target_ms"]
+
+
+def test_several_targets_give_a_front(run_search, reach, tmp_path):
+    low, high = reach
+    targets = [round(low + share * (high - low), 3) for share in (0.3, 0.7)]
+    found, _ = run_search(*(word for target in targets for word in ("--target-ms", target)))
+    assert [one["target_ms"] for one in found["front"]] == targets
+    assert {"steps", "seconds"} <= found.keys()
+    for one, target in zip(found["front"], targets, strict=True):
+        assert Path(one["architecture"]).parent == tmp_path / "run" / f"target-{target:g}ms"
+        assert Path(one["architecture"]).exists()
+        assert one["predicted_ms"] <= target
+
+
+def test_several_tables_take_a_target_each(run_search, lut, reach, tmp_path):
+    other = Path(copy(lut, tmp_path / "other.lut"))
+    low, high = reach
+    found, _ = run_search("--lut", other, "--target-ms", high, "--target-ms", (low + high) / 2)
+    assert [row["lut"] for row in found["tables"]] == [str(lut), str(other)]
+    assert [row["target_ms"] for row in found["tables"]] == [high, (low + high) / 2]
+    assert found["predicted_ms"] <= (low + high) / 2
+
+
+def test_options_reach_the_search(run_search, tmp_path):
+    words = "--cells shared --communication none --fusion fixed --no-latency-term --arch-lr 0.01 --warm-up 0.5"
+    words += " --beta 0.004 --strategy evolution --seed 3 --crop 16x24 --scope core --precision bf16"
+    run_search(*words.split())
+    settings = json.loads((tmp_path / "run" / "search.json").read_text())
+    wanted = {"cells": "shared", "communication": "none", "fusion": "fixed", "latency_term": False, "arch_lr": 0.01}
+    wanted |= {"warm_up": 0.5, "beta": 0.004, "strategy": "evolution", "seed": 3, "crop": [16, 24], "scope": "core"}
+    wanted |= {"precision": "bf16", "steps": 4, "batch": 2, "targets_ms": [], "quantile": None}
+    assert {name: settings[name] for name in wanted} == wanted
+
+
+def test_a_quantile_is_held(run_search, lut, reach):
+    predictor = predictor_of(lut)
+    target = sum(reach) / 2 * predictor.margin(0.9)
+    found, _ = run_search("--target-ms", target, "--quantile", 0.9)
+    (row,) = found["tables"]
+    assert row["bound_ms"] == pytest.approx(found["predicted_ms"] * predictor.margin(0.9))
+    assert row["bound_ms"] <= target
+
+
+def test_people_see_the_numbers_of_the_json(call, run_search, lut, data, reach, tmp_path):
+    target = round(sum(reach) / 2, 3)
+    found, _ = run_search("--target-ms", target)
+    words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--target-ms", target)
+    done = call("lgc-search", *words)
+    lines = done.out.splitlines()
+    header, row = next((line, lines[at + 2]) for at, line in enumerate(lines) if "target ms" in line)
+    assert header.index("predicted ms") < header.index("loss") < header.index("seconds")
+    low, high = found["predicted_low_ms"], found["predicted_high_ms"]
+    shown = [f"{target:.3f}", f"{found['predicted_ms']:.3f}", f"{low:.3f} to {high:.3f}", f"{found['loss_after']:.3f}"]
+    assert row.split() == [*" ".join(shown).split(), "4", f"{found['seconds']:.0f}"]
+    assert f"from {found['fastest_ms']:.3f} to {found['slowest_ms']:.3f} ms" in done.out
+    assert f"architecture  {found['architecture']}" in done.out
+    assert f"head of {found['head_channels']} channels" in done.out
+
+
+def test_an_architecture_of_hardly_anything_is_remarked_on(run_search, reach):
+    found, said = run_search("--target-ms", reach[0] * 1.0001)
+    edges = sum(found["operators"].values())
+    assert found["operators"]["zero"] + found["operators"]["skip"] > 0.6 * edges
+    assert "are zero or skip: the target leaves no room, or the search collapsed" in said
+
+
+def test_a_table_that_nobody_verified_warns(call, lut, data, tmp_path):
+    unverified = copy(lut, tmp_path / "unverified.lut")
+    with LatencyTable.open(unverified) as table:
+        table.write_note("calibration", {})
+    done = call("lgc-search", "--lut", unverified, "--data", data, *SHORT, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    (line,) = (line for line in done.err.splitlines() if "unverified.lut" in line)
+    assert line.startswith("warning: ")
+    assert "unverified.lut was never verified on whole networks" in line
+    assert "unknown error" in line
+
+
+def test_a_table_that_predicts_badly_warns(call, lut, data, tmp_path):
+    noisy = copy(lut, tmp_path / "noisy.lut")
+    with LatencyTable.open(noisy) as table:
+        table.write_note("verification", {"dense": {"mape_pct": 23.4}})
+    done = call("lgc-search", "--lut", noisy, "--data", data, *SHORT, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "noisy.lut predicts networks only to 23 %" in done.err
+
+
+@pytest.mark.parametrize("side", ["below the fastest", "above the slowest"])
+@pytest.mark.parametrize("unit", ["ms", "fps"])
+def test_targets_out_of_reach(call, lut, data, reach, tmp_path, side, unit):
+    low, high = reach
+    target = 0.8 * low if side == "below the fastest" else 1.2 * high
+    words = (f"--target-{unit}", target if unit == "ms" else 1000 / target)
+    said = call("lgc-search", "--lut", lut, "--data", data, "--out", tmp_path / "run", *words).refusal("lgc-search")
+    assert side in said
+    assert f"{target:.3f} ms" in said
+    assert f"from {low:.3f} to {high:.3f} ms" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_that_lacks_a_slot_names_the_command_that_fills_it(call, lut, data, tmp_path):
+    pending = Path(copy(lut, tmp_path / "pending.lut"))
+    with LatencyTable.open(pending) as table, table.store.writing() as connection:
+        key = table.space.plan.cells[0].edges[0].candidates[2]
+        connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL WHERE key = ?", (str(key),))
+    said = call("lgc-search", "--lut", pending, "--data", data, "--out", tmp_path / "run").refusal("lgc-search")
+    assert f"{key} not measured yet" in said
+    assert "fill it with: lgc-profile " in said
+    assert str(pending) in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_of_another_space(call, lut, data, tmp_path):
+    words = ("--lut", lut, "--data", data, "--out", tmp_path / "run", "--space", "tiny")
+    said = call("lgc-search", *words).refusal("lgc-search")
+    assert "street" in said
+    assert "tiny" in said
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["no label", "value", "size", "broken"])
+def test_bad_images_and_labels(call, lut, data, tmp_path, damage, workers):
+    bad = copytree(data, tmp_path / "data")
+    pair = list_pairs(bad, "train")[1][0]
+    wanted = {"no label": "has no label", "value": "the value 77", "size": "8x8 pixels", "broken": pair.image.name}
+    if damage == "no label":
+        pair.label.unlink()
+    elif damage == "broken":
+        pair.image.write_bytes(pair.image.read_bytes()[:99])
+    else:
+        size = (32, 32) if damage == "value" else (8, 8)
+        Image.fromarray(np.full(size, 77 if damage == "value" else 0, np.uint8)).save(pair.label)
+    words = ("--lut", lut, "--data", bad, *SHORT, "--out", tmp_path / "run", "--workers", workers)
+    said = call("lgc-search", *words).refusal("lgc-search")
+    assert wanted[damage] in said
+    assert (pair.image if damage == "broken" else pair.label).stem in said
+
+
+def test_too_few_images(call, lut, tmp_path):
+    write_scenes(tmp_path / "data", "camvid-segnet", {"train": 1, "val": 1, "test": 0}, (32, 32), 0)
+    words = ("--lut", lut, "--data", tmp_path / "data", *SHORT, "--out", tmp_path / "run")
+    assert "at least 2 training images" in call("lgc-search", *words).refusal("lgc-search")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--strategy magic", "--strategy: Input should be 'gradient', 'random' or 'evolution'"),
+        ("--cells own", "--cells: Input should be 'independent' or 'shared'"),
+        ("--communication mail", "--communication: Input should be 'gcn', 'linear' or 'none'"),
+        ("--fusion cold", "--fusion: Input should be 'searched' or 'fixed'"),
+        ("--precision fp8", "unknown precision 'fp8'; known: bf16, fp16, fp32"),
+        ("--precision fp16", "a CPU takes fp32 or bf16"),
+        ("--scope all", "unknown scope 'all'; known: core, dense"),
+        ("--device cuda:77", "no device 'cuda:77' here"),
+        ("--cells shared --communication gcn", "cannot inform each other by gcn"),
+        ("--target-ms 1 --target-fps 9", "--target-ms or --target-fps, not both"),
+        ("--target-ms 0", "--target-ms must be above 0"),
+        ("--target-ms nan", "--target-ms"),
+        ("--target-ms inf", "above the slowest"),
+        ("--target-ms -1", "--target-ms"),
+        ("--target-fps 0", "--target-fps must be above 0"),
+        ("--target-ms 9 --target-ms 9.0000001", "the same targets"),
+        ("--lut {lut}", "2 tables need a target each"),
+        ("--lut {lut} --target-ms 1", "targets for 2 tables: 1"),
+        ("--lut {lut} --target-ms 1 --target-ms 2 --target-ms 3", "targets for 2 tables: 3"),
+        ("--lut {missing}", "is no latency table"),
+        ("--quantile 0.9", "a quantile bounds a target"),
+        ("--quantile 0.3 --target-ms 1", "--quantile: "),
+        ("--warm-up 1", "--warm-up: "),
+        ("--beta 0", "--beta: "),
+        ("--arch-lr 0", "--arch-lr: "),
+        ("--steps 0", "--steps"),
+        ("--batch 0", "--batch"),
+        ("--seed -1", "--seed"),
+        ("--crop 30x32", "multiples of the network's stride"),
+        ("--crop 64x64", "larger than the space's input"),
+        ("--crop big", "'big' is no size"),
+        ("--space {missing}", "is no search space"),
+        ("--data {empty}", "empty"),
+        ("--data {missing}", "missing"),
+        ("--out {lut}", "not a folder"),
+        ("--out {other}", "holds something else than a search"),
+        ("--out /proc/nowhere/run", "/proc/nowhere"),
+    ],
+)
+def test_wrong_use_is_told_in_one_line(call, lut, data, tmp_path, options, said):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("precious")
+    places = {"lut": lut, "missing": tmp_path / "missing.any", "empty": tmp_path / "empty", "other": tmp_path / "other"}
+    before = lut.read_bytes()
+    words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", *options.format(**places).split())
+    assert said in call("lgc-search", *words).refusal("lgc-search")
+    assert lut.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "other"]
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
+
+
+def test_another_search_in_the_folder(call, lut, data, run_search, tmp_path):
+    run_search()
+    words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--seed", 1, "--fusion", "fixed")
+    said = call("lgc-search", *words).refusal("lgc-search")
+    assert "fusion 'searched', not 'fixed'; seed 0, not 1" in said
+    assert "name another folder" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (None, "loss of the architecture is nan at step 2"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; the last checkpoint is kept. Lower --batch"),
+    ],
+)
+def test_a_search_that_cannot_go_on_exits_with_1(call, lut, data, tmp_path, monkeypatch, error, said):
+    monkeypatch.setattr(trainer_module, "CHECKPOINT_S", 0.0)
+    real, calls = trainer_module.upsampled_loss, []
+
+    def broken(*words):
+        calls.append(words)
+        if len(calls) == 4 and error is not None:
+            raise error
+        return real(*words) * (math.nan if len(calls) == 4 else 1.0)
+
+    words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "upsampled_loss", broken)
+        done = call("lgc-search", *words)
+    assert (done.code, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("lgc-search: ")
+    assert said in line
+    kept = torch.load(tmp_path / "run" / "search.ckpt", weights_only=True)
+    assert kept["step"] == 2
+    assert all(bool(value.isfinite().all()) for part in ("net", "alphas") for value in kept[part].values())
+    assert call("lgc-search", *words).code == 0
+
+
+def test_interrupted_it_says_so_and_goes_on(call, lut, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "CHECKPOINT_S", 0.0)
+    real, steps = SupernetTrainer.train_step, []
+
+    def step(self, *words):
+        steps.append(self.step)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return real(self, *words)
+
+    monkeypatch.setattr(SupernetTrainer, "train_step", step)
+    words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
+    done = call("lgc-search", *words)
+    assert done.code == 130
+    assert done.err == "lgc-search: interrupted; what is finished is kept, the same command goes on from there\n"
+    assert call("lgc-search", *words).code == 0
+    assert steps == [0, 1, 2, 2, 3]
