@@ -90,7 +90,7 @@ class SearchConfig(BaseModel):
     trials: Annotated[int, Field(ge=0)] = 4
     """Of these, the best ones that are trained from scratch for a while; the least loss wins, as where DARTS picks
     among its runs. 0 or 1 takes the best one in the supernet. Ours."""
-    trial_share: Share = 0.25
+    trial_share: Share = 1 / 3
     """Length of such a training, as a share of the search's steps. Ours."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that load images."""

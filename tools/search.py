@@ -58,6 +58,9 @@ def search(
         float | None, typer.Option(help="Learning rate of the architecture; by the number of steps if left out.")
     ] = None,
     warm_up: Annotated[float, typer.Option(help="Share of the steps before the architecture is learnt.")] = 0.3,
+    trials: Annotated[
+        int, typer.Option(min=0, help="Best architectures that are compared by short trainings at the end.")
+    ] = 4,
     beta: Annotated[float, typer.Option(help="Weight of log(latency) where there is no target.")] = 2e-3,
     scope: Annotated[str, typer.Option(help="Scope of the latency: dense or core.")] = "dense",
     device: Annotated[str, typer.Option(help="Where to train the supernet: cpu or cuda:N.")] = "cpu",
@@ -96,6 +99,7 @@ def search(
         "balanced": balanced,
         "arch_lr": arch_lr,
         "warm_up": warm_up,
+        "trials": trials,
         "beta": beta,
         "workers": workers,
     }

@@ -3,7 +3,7 @@
 `make bench-search`.
 
 Everything is made anew in a scratch folder: scenes, table, searches, trainings. Accuracies do not depend on the
-machine's load and run side by side; what is timed runs alone, first and last.
+machine's load and run side by side; what is timed runs alone.
 """
 
 from __future__ import annotations
@@ -106,8 +106,6 @@ def main() -> None:
         "train_steps": arguments.train_steps,
         "batch": arguments.batch,
     }
-    if "cost" in arguments.parts:
-        result["cost"] = cost.costs()
     with (
         nullcontext(arguments.scratch) if arguments.scratch else tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(arguments.processes, initializer=one_thread) as pool,
@@ -121,6 +119,8 @@ def main() -> None:
             found = searches(setting, pool, names)
             result["chance"] = chance(setting, pool, found)
             result["ablations"] = ablations(found)
+    if "cost" in arguments.parts:
+        result["cost"] = cost.costs()
     write(arguments.out, result, target, page(result))
 
 

@@ -8,31 +8,41 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lgc.lut import Correction, Predictor
+from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.models import SearchSpace
 from lgc.search.config import SearchConfig
 from lgc.search.data.writers import write_scenes
 
 
-@pytest.fixture
-def predictor(mini_space, make_table) -> Predictor:
-    """Predictions of the mini space from made-up latencies."""
-    with make_table(mini_space) as table:
-        return Predictor(mini_space, table)
+@pytest.fixture(scope="session")
+def made_tables() -> dict[tuple[str, int], bytes]:
+    """Tables that were made, by space and seed: making one anew takes longer than most tests."""
+    return {}
 
 
 @pytest.fixture
-def predict(make_table) -> Callable[..., Predictor]:
+def predict(make_table, made_tables, tmp_path) -> Callable[..., Predictor]:
     """Makes predictors from made-up latencies: `predict(space, seed=0, correction=None)`."""
     numbers = count()
 
     def make(space: SearchSpace, seed: int = 0, *, correction: Correction | None = None) -> Predictor:
-        with make_table(space, f"made-up-{next(numbers)}.lut", seed=seed) as table:
+        path = tmp_path / f"{space.name}-{next(numbers)}.lut"
+        if (space.fingerprint, seed) not in made_tables:
+            make_table(space, path.name, seed=seed).close()
+            made_tables[space.fingerprint, seed] = path.read_bytes()
+        path.write_bytes(made_tables[space.fingerprint, seed])
+        with LatencyTable.open(path) as table:
             if correction is not None:
                 table.write_note("calibration", {"dense": asdict(correction)})
             return Predictor(space, table)
 
     return make
+
+
+@pytest.fixture
+def predictor(mini_space, predict) -> Predictor:
+    """Predictions of the mini space from made-up latencies."""
+    return predict(mini_space)
 
 
 @dataclass
@@ -99,10 +109,9 @@ def street_space(mini_space):
 
 
 @pytest.fixture
-def street(street_space, make_table) -> Predictor:
+def street(street_space, predict) -> Predictor:
     """Predictions of the street space from made-up latencies."""
-    with make_table(street_space, "street.lut") as table:
-        return Predictor(street_space, table)
+    return predict(street_space)
 
 
 @pytest.fixture

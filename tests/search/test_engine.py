@@ -516,7 +516,7 @@ def test_tables_and_targets_have_to_fit(street, street_space, predictor, predict
         search(two, scenes, tmp_path / "run", short)
     with pytest.raises(UsageError, match="2 tables, but 1 targets"):
         search(two, scenes, tmp_path / "run", config(short, targets_ms=((1.0,),)))
-    with pytest.raises(UsageError, match=r"of one space: .*street\.lut of street, .* of mini"):
+    with pytest.raises(UsageError, match=r"of one space: .*street-0\.lut of street, .* of mini"):
         search([street, predictor], scenes, tmp_path / "run", config(short, targets_ms=((1.0, 1.0),)))
     assert not (tmp_path / "run").exists()
 

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from lgc.errors import DeviceError, TrainingError, UnknownNameError, UsageError
-from lgc.lut import Predictor
 from lgc.models import Architecture
 from lgc.search.fabric import GlobalBatchNorm, average_gradients, explained_memory, open_fabric, synchronise_norms
 
@@ -73,13 +72,12 @@ def test_a_normalisation_over_two_processes_is_that_of_the_joined_batch(tmp_path
                 torch.testing.assert_close(first["state"][name], value, **close)
 
 
-def test_two_processes_search_as_one_with_twice_the_batch(street_space, make_table, scenes, tmp_path):
+def test_two_processes_search_as_one_with_twice_the_batch(street, scenes, tmp_path):
     """A front of two points, so that all of a search runs in both ways."""
-    with make_table(street_space, "street.lut") as table:
-        predictor = Predictor(street_space, table)
+    predictor = street
     low, high = predictor.predict(predictor.fastest), predictor.predict(predictor.slowest)
     targets = [round(low + share * (high - low), 3) for share in (0.3, 0.7)]
-    common = ["--lut", tmp_path / "street.lut", "--data", scenes, "--steps", 7, "--arch-lr", 0.05, "--json"]
+    common = ["--lut", predictor.table_path, "--data", scenes, "--steps", 7, "--arch-lr", 0.05, "--json"]
     common += [word for target in targets for word in ("--target-ms", target)]
     done = {}
     for processes, batch in ((2, 2), (1, 4)):

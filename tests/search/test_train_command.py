@@ -55,7 +55,7 @@ def test_train_score_and_predict(run, scenes, call, tmp_path):
         (("--precision", "fp16"), "a CPU takes fp32 or bf16"),
         (("--ema", "1"), "ema"),
         (("--lr", "-1"), "lr"),
-        (("--train-split", "val"), "train_split"),
+        (("--train-split", "val"), "--train-split"),
         (("--device", "cuda:99"), "no device"),
         (("--split", "test"), "--split only makes sense with --evaluate"),
         (("--evaluate", "--lr", "1"), "--lr only makes sense without --evaluate"),
