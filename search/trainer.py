@@ -29,7 +29,7 @@ from .latency import Constraint, Latency, NoTerm, TradeOff
 from .losses import upsampled_loss
 from .runs import CHECKPOINT_S, OnStep, RunFolder
 from .scores import scores
-from .supernet import Supernet
+from .supernet import Supernet, batch_statistics
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -59,7 +59,7 @@ class SupernetTrainer:
     ) -> None:
         self.config = config
         self.fabric = fabric
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.net = Supernet(blocks)
             self.alphas = ArchitectureParameters(blocks, config.informed_by, config.gamma, config.embedding)
@@ -137,7 +137,7 @@ class SupernetTrainer:
     def train_step(self, weight_batch: Batch, arch_batch: Batch | None, latency: Latency) -> dict[str, Any]:
         """One step: a batch for the weights, then, after the warm-up, one for the architecture; its record."""
         config, step = self.config, self.step
-        progress = step / config.steps
+        progress = (step - config.warm_up_steps) / max(config.steps - config.warm_up_steps, 1)
         temperature = temperature_at(progress, config.temperature, config.temperature_end)
         record: dict[str, Any] = {"step": step}
         with torch.no_grad():
@@ -211,7 +211,7 @@ class SupernetTrainer:
 
     def _look(self, draw: Draw, batch: Batch) -> dict[str, Any]:
         """The path's mIoU on the batch (percent), and the most likely architecture, cell by cell."""
-        with torch.no_grad():
+        with batch_statistics(self.net):
             images, labels = (part.to(self.fabric.device) for part in batch)
             with self.fabric.autocast():
                 logits = self.net(images, Draw(draw.picked))

@@ -49,7 +49,7 @@ def trial_loss(
     Returns:
         Mean cross-entropy; infinite if the training diverged.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = LGCNet(architecture.space, architecture)
     synchronise_norms(network, fabric)

@@ -9,7 +9,9 @@ machine's load and run side by side; what is timed runs alone.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -38,6 +40,8 @@ from lgc.search.train_config import TrainConfig
 from lgc.search.training import train
 
 SCENES = {"train": 256, "val": 64, "test": 0}
+SCENES_SEED = 20
+"""Of the generated scenes: not the ones that settings were tried on while the search was written."""
 SEEDS = (0, 1, 2)
 SHARES = (0.2, 0.5, 0.8)
 """Targets, as shares of the way from the fastest to the slowest architecture; accuracies are at the middle one."""
@@ -47,6 +51,7 @@ WINDOW = 0.03
 TIMED_SECONDS = 10.0
 ABLATIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
+    "no short trainings at the end": {"trials": 0},
     "cells share parameters": {"cells": "shared"},
     "no communication between cells": {"communication": "none"},
     "linear communication": {"communication": "linear"},
@@ -100,7 +105,7 @@ def main() -> None:
         "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": fingerprint(target, get_backend(target.backend)),
-        "scenes": SCENES,
+        "scenes": {**SCENES, "seed": SCENES_SEED},
         "seeds": list(SEEDS),
         "search_steps": arguments.search_steps,
         "train_steps": arguments.train_steps,
@@ -134,8 +139,12 @@ def prepare(scratch: Path, target: Target, arguments: argparse.Namespace) -> Set
     """Scenes and table; the target in the middle of the space's range."""
     space = SearchSpace.load(HERE / "street.yaml")
     scratch.mkdir(parents=True, exist_ok=True)
+    made_by, commit = scratch / "commit", git("rev-parse", "HEAD")
+    if made_by.exists() and made_by.read_text() != commit:
+        sys.exit(f"{scratch} was begun by commit {made_by.read_text()}: name another folder")
+    made_by.write_text(commit)
     if not (scratch / "t.lut").exists():
-        write_scenes(scratch / "data", "camvid-segnet", SCENES, space.input, 0)
+        write_scenes(scratch / "data", "camvid-segnet", SCENES, space.input, SCENES_SEED)
         profile(space, target, scratch / "t.lut")
     setting = Setting(scratch, 0.0, arguments.search_steps, arguments.train_steps, arguments.batch)
     middle = targets_of(setting.predictor())[SHARES.index(0.5)]
@@ -187,7 +196,7 @@ def searched_and_trained(setting: Setting, name: str, seed: int, switches: dict[
     config = setting.config(seed, ((setting.target_ms,),), **switches)
     found = search(setting.predictor(), setting.data, setting.scratch / name, config)
     training_seeds = SEEDS if not switches else (seed,)
-    mious = [trained(setting, Path(found["architecture"]), training_seed) for training_seed in training_seeds]
+    mious = [trained(setting, Path(found["architecture"]), training_seed)[0] for training_seed in training_seeds]
     kept = (
         "predicted_ms",
         "loss_before",
@@ -202,17 +211,22 @@ def searched_and_trained(setting: Setting, name: str, seed: int, switches: dict[
     return {"seed": seed, "mious": mious, **{key: found[key] for key in kept}}
 
 
-def trained(setting: Setting, architecture: Path, seed: int) -> float:
-    """mIoU of an architecture, trained from scratch; all architectures alike."""
+def trained(setting: Setting, architecture: Path, seed: int) -> tuple[float, float]:
+    """mIoU and seconds of an architecture, trained from scratch; all architectures alike."""
     config = TrainConfig(steps=setting.train_steps, batch=setting.batch, lr=0.05, warm_up=20, seed=seed)
     out = architecture.parent / f"training-{seed}"
-    return float(train(architecture.parent, setting.data, config, out=out)["miou"])
+    result = train(architecture.parent, setting.data, config, out=out)
+    return float(result["miou"]), float(result["seconds"])
 
 
 def chance(setting: Setting, pool: ProcessPoolExecutor, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Random architectures of equal latency, trained alike: their spread, and where the results stand in it."""
+    """Random architectures of equal latency, trained alike: their spread, and where the results stand in it.
+
+    They are drawn evenly from the space, and those outside the target's window left out.
+    """
     predictor, jobs = setting.predictor(), []
-    for architecture in predictor.space.spread(100_000, seed=1):
+    for seed in itertools.count():
+        architecture = predictor.space.sample(seed)
         ms = predictor.predict(architecture)
         if abs(ms / setting.target_ms - 1) > WINDOW:
             continue
@@ -223,9 +237,27 @@ def chance(setting: Setting, pool: ProcessPoolExecutor, found: dict[str, list[di
         jobs.append((ms, [pool.submit(trained, setting, file, seed) for seed in SEEDS]))
         if len(jobs) == RANDOM:
             break
-    drawn = [{"predicted_ms": ms, "mious": [job.result() for job in seeds]} for ms, seeds in jobs]
-    results = {name: compared([row["mious"] for row in drawn], rows) for name, rows in found.items()}
-    return {"random": drawn, "spread": spread([row["mious"] for row in drawn]), "against_random": results}
+    drawn = [
+        {
+            "predicted_ms": ms,
+            "mious": [job.result()[0] for job in seeds],
+            "seconds": statistics.mean(job.result()[1] for job in seeds),
+        }
+        for ms, seeds in jobs
+    ]
+    mious, seconds = [row["mious"] for row in drawn], statistics.mean(row["seconds"] for row in drawn)
+    results = {name: compared(mious, rows) | worth(mious, rows, seconds) for name, rows in found.items()}
+    return {"random": drawn, "spread": spread(mious), "against_random": results}
+
+
+def worth(random: list[list[float]], rows: list[dict[str, Any]], seconds: float) -> dict[str, float]:
+    """What the search's computation would have bought in random trainings: k of them, the best one kept.
+
+    The expected best of k of the random architectures, by an oracle that knows their mIoU; no real choice does better.
+    """
+    k = statistics.mean(row["seconds"] for row in rows) / seconds
+    means = np.sort(np.array(random).mean(axis=1))
+    return {"trainings": k, "best_of_so_many": float(np.diff(np.linspace(0, 1, len(means) + 1) ** k) @ means)}
 
 
 def spread(mious: list[list[float]]) -> dict[str, float]:

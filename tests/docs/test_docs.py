@@ -8,6 +8,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+from fractions import Fraction
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from lgc.lut import schema
 from lgc.lut.calibration import FORMS
 from lgc.models.space import Fusion, SearchSpace, Stem
 from lgc.profiler.contexts import CONTEXTS
+from lgc.search import engine, fitting, runs, selection
 from lgc.search.config import SearchConfig
+from lgc.tools import search
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-METHOD = (ROOT / "docs" / "method.md").read_text()
+METHOD, SEARCH, CLI = ((ROOT / "docs" / f"{page}.md").read_text() for page in ("method", "search", "cli"))
 
 
 def blocks(kind: str) -> list[str]:
@@ -77,6 +80,49 @@ def test_every_link_of_the_readme_leads_somewhere():
         assert (ROOT / link).exists(), link
 
 
+def test_every_link_of_a_page_leads_somewhere():
+    for page in (ROOT / "docs").glob("*.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / link).exists() or "://" in link, f"{page.name}: {link}"
+
+
+def test_the_searchs_settings_are_listed_with_their_defaults():
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]*?) ?\|$", SEARCH.split("## Settings")[1], re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(SearchConfig.model_fields)
+    for name, said, options in rows:
+        default = SearchConfig.model_fields[name].get_default()
+        if isinstance(default, bool | str):
+            assert said == str(default).lower(), name
+        elif isinstance(default, int | float):
+            assert float(Fraction(said)) == default, name
+        else:
+            assert not re.match(r"\d+\.?\d*$", said), name
+        for option in re.findall(r"--[a-z-]+", options):
+            assert re.search(rf"{option}\b", CLI.split("## lgc-search")[1].split("\n## ")[0]), option
+
+
+def test_the_searchs_page_names_what_there_is():
+    for module, name in re.findall(r"`([a-z]+)\.([A-Za-z_]+)`", SEARCH):
+        path = ROOT / "search" / f"{module}.py"
+        if path.exists():
+            assert re.search(rf"\b{name}\b", path.read_text()), f"{module}.{name}"
+    for constant, said in (
+        (selection.PASSES_OF_A_STEP, "`selection.PASSES_OF_A_STEP` = {}"),
+        (selection.POPULATION, "keeps {} alive"),
+        (selection.TOURNAMENT, "the best of {} has a child"),
+        (selection.MUTATIONS, "in which {} decisions are drawn"),
+        (engine.JUDGE_IMAGES, "up to {} images"),
+        (engine.DRAWS, "mean loss of {} paths"),
+        (engine.EPOCHS, "{} epochs of half the images"),
+        (round(runs.CHECKPOINT_S), "written every {} seconds"),
+        (round(100 * fitting.LANDING, 9), "unused beyond {} % of the target"),
+        (round(fitting.MISS_COST / 100), "costs {} nats a percent"),
+        (round(1 - fitting.ROOM, 9), "Below {}: the dearer"),
+        (round(100 * search.COLLAPSED), "more than {} % of the edges"),
+    ):
+        assert said.format(constant) in SEARCH, said.format(constant)
+
+
 @pytest.mark.parametrize("model", [SearchSpace, Stem, Fusion, SearchConfig])
 def test_method_lists_every_assumed_field(model: type[BaseModel]):
     source = Path(sys.modules[model.__module__].__file__).read_text()
@@ -93,5 +139,10 @@ def test_method_lists_every_assumed_field(model: type[BaseModel]):
 
 def test_method_points_at_what_there_is():
     for cell in re.findall(r"^\|.*\| ([^|]+) \|$", METHOD, re.MULTILINE):
-        for name in re.findall(r"`([a-z_]+/[a-z_/]+(?:\.py)?)`", cell):
-            assert (ROOT / name).exists(), name
+        for part in cell.split(";"):
+            name, *inside = re.findall(r"`([^`]+)`", part) or [""]
+            if "/" in name:
+                assert (ROOT / name).exists(), name
+            if name.endswith(".py"):
+                text = (ROOT / name).read_text()
+                assert all(re.search(rf"\b{word}\b", text) for word in inside if "." not in word), part

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lgc.errors import DataError, FileFormatError, OutputError, TrainingError, UsageError
 from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.models import Architecture
+from lgc.search import engine as engine_module
 from lgc.search import trainer as trainer_module
 from lgc.search.alphas import ArchitectureParameters
 from lgc.search.blocks import plain_fusion
@@ -384,6 +385,32 @@ def test_strategies_without_gradients_spend_as_much(street, scenes, short, tmp_p
     assert budget // 2 < found["passes"] <= budget
     assert found["strategy"] == strategy
     assert found["predicted_ms"] <= target
+
+
+@pytest.mark.usefixtures("eager_checkpoints")
+def test_a_front_by_evolution_shares_all_of_the_training(street, scenes, front, tmp_path):
+    settings = config(front, strategy="evolution")
+    steps = []
+    result = search(street, scenes, tmp_path / "run", settings, on_step=lambda step, _: steps.append(step))
+    assert steps == list(range(1, front.steps + 1))
+    for one, (target,) in zip(result["front"], front.targets_ms, strict=True):
+        assert one["strategy"] == "evolution"
+        assert one["predicted_ms"] <= target
+        point = Path(one["architecture"]).parent
+        assert checkpoint_of(point)["step"] == front.steps  # so that a training may begin from it
+        assert (log_of(point), len(log_of(tmp_path / "run"))) == ([], front.steps)
+
+
+def test_a_point_that_another_one_beats_is_marked(street, scenes, front, tmp_path, monkeypatch):
+    losses = iter([1.0, 2.0])
+    real = engine_module.selection.gap
+    monkeypatch.setattr(
+        engine_module.selection, "gap", lambda before, chosen: real(before, chosen) | {"loss_after": next(losses)}
+    )
+    result = search(street, scenes, tmp_path / "run", front)
+    faster, slower = result["front"]
+    assert faster["predicted_ms"] < slower["predicted_ms"]
+    assert (faster["dominated"], slower["dominated"]) == (False, True)
 
 
 def test_a_search_by_gradients_races_its_finalists(street, scenes, short, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -121,10 +123,11 @@ def test_a_race_finds_the_least_loss_and_counts_what_it_took(losses, batches):
 def test_a_race_keeps_the_best_in_order():
     losses = [5.0, 1.0, 4.0, 2.0, 3.0]
     candidates = Found(np.arange(5)[:, None], np.zeros(5, np.int64))
-    for batches, wanted in ((1, [1, 3, 4]), (4, [1])):  # on four batches only one is left to be compared
-        ranked = race(candidates, lambda found, row, batch: losses[row], batches, keep=3)
-        assert ranked.found.picked[:, 0].tolist() == wanted
-        assert ranked.losses == [losses[row] for row in wanted]
+    for batches, keep in itertools.product((1, 4), (1, 3, 9)):
+        ranked = race(candidates, lambda found, row, batch: losses[row], batches, keep)
+        assert ranked.found.picked[:, 0].tolist() == [1, 3, 4, 2, 0][:keep]
+        assert ranked.losses == sorted(losses)[:keep]
+        assert ranked.passes == passes_of_race(5, batches, keep)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -155,14 +158,14 @@ def test_a_race_trusts_all_batches_seen_not_the_last():
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@given(passes=st.integers(1, 300), batches=st.integers(1, 12), seed=seeds)
-@settings(max_examples=15)
-def test_no_strategy_spends_more_than_it_is_given(latency, strategy, passes, batches, seed):
+@given(passes=st.integers(1, 300), batches=st.integers(1, 12), keep=st.integers(1, 4), seed=seeds)
+@settings(max_examples=20)
+def test_no_strategy_spends_more_than_it_is_given(latency, strategy, passes, batches, keep, seed):
     losses = Losses(latency, seed)
-    chosen = STRATEGIES[strategy](latency, losses, batches, passes, seed)
-    assert losses.asked == chosen.passes <= max(passes, batches)  # one architecture is judged at least
+    chosen = STRATEGIES[strategy](latency, losses, batches, passes, seed, keep)
+    assert losses.asked == chosen.passes <= max(passes, keep * batches)  # those that are kept are judged at least
     assert chosen.passes > 0.7 * passes - 2 * batches, "and does not leave it unused either"
-    assert chosen.losses == [pytest.approx(losses.of(chosen.found.picked[0]))]
+    assert chosen.losses == [pytest.approx(losses.of(picked)) for picked in chosen.found.picked]
     assert latency.load(chosen.found.picked, chosen.found.heads)[0] <= 1 + 1e-9
 
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from lgc.errors import UsageError
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import Architecture
 from lgc.profiler.profile import profile
 from lgc.search import trainer as trainer_module
+from lgc.search.config import SearchConfig
 from lgc.search.data.layouts import list_pairs
 from lgc.search.data.writers import write_scenes
 from lgc.search.trainer import SupernetTrainer
@@ -114,6 +116,25 @@ def test_options_reach_the_search(run_search, tmp_path):
     wanted |= {"warm_up": 0.5, "beta": 0.004, "strategy": "evolution", "seed": 3, "crop": [16, 24], "scope": "core"}
     wanted |= {"precision": "bf16", "steps": 4, "batch": 2, "targets_ms": [], "quantile": None}
     assert {name: settings[name] for name in wanted} == wanted
+
+
+def test_options_left_out_are_the_settings_defaults(call, lut, data, tmp_path):
+    done = call("lgc-search", "--lut", lut, "--data", data, "--steps", 2, "--out", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    settings = json.loads((tmp_path / "run" / "search.json").read_text())
+    defaults = SearchConfig(steps=2).model_dump(mode="json", exclude={"workers"})
+    assert {name: settings[name] for name in defaults} == defaults
+
+
+def test_steps_left_out_are_80_epochs_of_half_the_images(call, lut, data, tmp_path, monkeypatch):
+    """Six images in two halves: 80 times 3 batches of 1."""
+    monkeypatch.setattr("lgc.search.engine.search", lambda predictors, data, out, config, **_: stop(config.steps))
+
+    def stop(steps):
+        raise UsageError(f"{steps} steps")
+
+    words = ("--lut", lut, "--data", data, "--batch", 1, "--out", tmp_path / "run")
+    assert "240 steps" in call("lgc-search", *words).refusal("lgc-search")
 
 
 def test_a_quantile_is_held(run_search, lut, reach):
