@@ -136,7 +136,7 @@ def optimise(descent: Descent, dataset: SegmentationDataset, run: RunFolder, on_
         DataError: a file of the data set is damaged or holds foreign values.
     """
     config, fabric, spent = descent.config, descent.fabric, 0.0
-    before = checkpoint.load(run.checkpoint)
+    before = fabric.broadcast(checkpoint.load(run.checkpoint) if run.active else None)
     if before is not None:
         descent.restore(before)
         spent = before["seconds"]

@@ -111,8 +111,13 @@ class GlobalBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise_norms(network: nn.Module, fabric: Fabric) -> None:
-    """Let every batch normalisation see the batches of all processes; nothing changes where there is one."""
-    if fabric.world_size > 1:
+    """Let every batch normalisation see the batches of all processes; nothing changes where there is one.
+
+    On GPUs this is torch's own SyncBatchNorm, which no CPU can run.
+    """
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    elif fabric.world_size > 1:
         for module in network.modules():
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = GlobalBatchNorm

@@ -99,6 +99,14 @@ class Latency:
             found.append((np.array([picked]), np.array([int((weights @ heads).argmin())])))
         return min(found, key=lambda one: float(self.load(*one)[0]))
 
+    @property
+    def slowest(self) -> tuple[Indices, Indices]:
+        """Picks [1, G] and head [1] of the largest load of all."""
+        shares = self.ms * self.per_ms[:, None, None]
+        picked = [table.argmax(axis=1)[None] for table in shares]
+        heads = [np.array([int(row.argmax())]) for row in self.head_ms]
+        return max(zip(picked, heads, strict=True), key=lambda one: float(self.load(*one)[0]))
+
     def expected_ms(self, probabilities: Tensor) -> Tensor:
         """Expected latencies over independently drawn operators: probabilities [G, O] -> [K], milliseconds.
 

@@ -68,7 +68,7 @@ def pixel_weights(labels: Tensor, weights: Tensor | None) -> Tensor:
     labelled = labels != IGNORE
     if weights is None:
         return labelled.float()
-    return weights.to(labels.device)[labels.masked_fill(~labelled, 0)] * labelled
+    return weights.to(labels.device)[labels.long().masked_fill(~labelled, 0)] * labelled
 
 
 def balanced_weights(dataset: SegmentationDataset) -> Tensor:
@@ -90,4 +90,4 @@ def balanced_weights(dataset: SegmentationDataset) -> Tensor:
 def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of every pixel, float32 [N, H, W], 0 where it is ignored; logits [N, C, h, w] are upsampled."""
     full = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    return F.cross_entropy(full, labels, ignore_index=IGNORE, reduction="none")
+    return F.cross_entropy(full, labels.long(), ignore_index=IGNORE, reduction="none")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -27,35 +26,51 @@ def write_provenance(
 ) -> None:
     """Write `provenance.json` into a run folder, and copies of the latency tables under `tables`.
 
+    A search that is gone on with keeps what it began with, and adds the command and the versions that went on. One that
+    left a folder before its first checkpoint may have had other tables or images; it is forgotten.
+
     Args:
         out: the run folder.
         predictors: of the tables.
         halves: images for the weights and for the architecture; their names and sizes are written down.
     """
+    images = {
+        name: {"count": len(half), "digest": digest(half), "names": [pair.image.name for pair in half.pairs]}
+        for name, half in zip(("weights", "architecture"), halves, strict=True)
+    }
+    if (out / FILE).exists():
+        content: dict[str, Any] = json.loads((out / FILE).read_text())
+        known = [row["fingerprint"] for row in content["tables"]]
+        if known == [predictor.fingerprint for predictor in predictors] and content["images"] == images:
+            content.setdefault("resumed", []).append(_circumstances())
+            write_atomic(out / FILE, json.dumps(content, indent=2) + "\n")
+            return
     folder = ensure_folder(out / TABLES)
     copies = []
     for index, predictor in enumerate(predictors):
         copy = folder / f"{index}-{predictor.table_path.name}"
-        shutil.copyfile(predictor.table_path, copy)
+        write_atomic(copy, predictor.table_path.read_bytes())
         copies.append({"file": f"{TABLES}/{copy.name}", "fingerprint": predictor.fingerprint})
-    content: dict[str, Any] = {
+    content = {**_circumstances(), "tables": copies, "images": images}
+    write_atomic(out / FILE, json.dumps(content, indent=2) + "\n")
+
+
+def _circumstances() -> dict[str, Any]:
+    """Command, versions and machine of this process."""
+    return {
         "command": sys.argv,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "machine": platform.platform(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "tables": copies,
-        "images": {name: _listed(half) for name, half in zip(("weights", "architecture"), halves, strict=True)},
     }
-    write_atomic(out / FILE, json.dumps(content, indent=2) + "\n")
 
 
-def _listed(half: SegmentationDataset) -> dict[str, Any]:
-    """Names of the images, and a digest that changes with any name or size of an image or label."""
+def digest(half: SegmentationDataset) -> str:
+    """Twelve hexadecimal digits that change with any name or size of an image or label."""
     sizes = [(p.image.name, *(f.stat().st_size for f in (p.image, p.label) if f is not None)) for p in half.pairs]
-    digest = hashlib.sha256(repr(sizes).encode()).hexdigest()[:12]
-    return {"count": len(half), "digest": digest, "names": [pair.image.name for pair in half.pairs]}
+    return hashlib.sha256(repr(sizes).encode()).hexdigest()[:12]
 
 
 def _version(package: str) -> str | None:

@@ -34,12 +34,14 @@ class Ranked:
         losses: their losses in the supernet, over all batches.
         passes: forward passes that the selection took.
         tried: architectures that were compared.
+        likeliest_loss: loss of the most likely architecture, which need not be among these; None where there is none.
     """
 
     found: Found
     losses: list[float]
     passes: int
     tried: int
+    likeliest_loss: float | None = None
 
 
 def likely(log_p: Array, latency: Latency, samples: int, finalists: int, seed: int) -> Found:
@@ -160,10 +162,14 @@ def _child(parent: Found, latency: Latency, rng: np.random.Generator) -> Found:
     return fit(picked, preference, latency)
 
 
-def gap(losses_of_draws: Sequence[float], chosen: float) -> dict[str, float]:
-    """The discretisation gap: mean loss of paths as the search drew them, and of the one architecture it ends with."""
+def gap(losses_of_draws: Sequence[float], likeliest: float | None, chosen: float) -> dict[str, float | None]:
+    """The discretisation gap: the likeliest architecture's loss less the mean loss of paths as the search drew them.
+
+    The chosen one's loss is no measure of it: it was chosen for that loss.
+    """
     drawn = float(np.mean(losses_of_draws))
-    return {"loss_before": drawn, "loss_after": chosen, "gap": chosen - drawn}
+    gap = None if likeliest is None else likeliest - drawn
+    return {"loss_before": drawn, "loss_likeliest": likeliest, "gap": gap, "loss_after": chosen}
 
 
 def shares(operators: Sequence[str], choices: Indices) -> dict[str, int]:

@@ -52,7 +52,7 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
 
     A supernet's running statistics are a blend of all sampled paths and fit no single one.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
     before = [(norm, norm.training, norm.momentum) for norm in norms]
     for norm in norms:
         norm.train()

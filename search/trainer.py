@@ -181,7 +181,7 @@ class SupernetTrainer:
             gradient.div_(scale)
         if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             self._adam.step()
-        self.constraint.update(load.item())
+            self.constraint.update(load.item())
         return {
             "arch_loss": mean,
             "expected_ms": expected_ms.tolist(),

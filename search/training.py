@@ -74,7 +74,7 @@ def train(
     fabric = open_fabric(device, config.precision)
     run = _claim(run_path, out or run_path, _settings(architecture, data, config, fabric), fabric.is_global_zero)
     weights = run.path / WEIGHTS
-    finished = run.result()
+    finished = fabric.broadcast(run.result() if run.active else None)
     if finished is not None:
         return finished | {"weights": str(weights)}
     with explained_memory(_MEMORY):

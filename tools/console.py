@@ -84,6 +84,11 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def processes() -> int:
+    """How many processes torchrun started, all of which run the same command; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def say(message: str) -> None:
     """A line for people, on stderr."""
     if is_first():

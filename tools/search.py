@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .console import JsonFlag, emit, grid, new_app, parse_size, progress_bar, run, say, share_cores, step_progress
+from .console import (
+    JsonFlag,
+    emit,
+    grid,
+    new_app,
+    parse_size,
+    processes,
+    progress_bar,
+    run,
+    say,
+    share_cores,
+    step_progress,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -103,7 +115,7 @@ def search(
         "beta": beta,
         "workers": workers,
     }
-    config = SearchConfig(steps=steps or default_steps(data, chosen, batch), **settings)
+    config = SearchConfig(steps=steps or default_steps(data, chosen, batch * processes()), **settings)
     with progress_bar() as on_progress:
         on_step = step_progress("searching", on_progress)
         device = check_device(device)
@@ -183,7 +195,8 @@ def _closing(results: list[dict[str, Any]]) -> list[str]:
             f"architecture  {one['architecture']}",
             f"  {operators}; head of {one['head_channels']} channels",
             *(["  dominated: another point is faster and has a lower loss"] if one.get("dominated") else []),
-            f"  loss of drawn paths {one['loss_before']:.3f}, of this architecture {one['loss_after']:.3f}",
+            f"  loss in the supernet {one['loss_after']:.3f}; of paths as they were drawn {one['loss_before']:.3f}"
+            + ("" if one["loss_likeliest"] is None else f", of the likeliest architecture {one['loss_likeliest']:.3f}"),
         ]
     return lines
 

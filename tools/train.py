@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .console import JsonFlag, emit, grid, new_app, parse_size, progress_bar, run, say, share_cores, step_progress
+from .console import (
+    JsonFlag,
+    emit,
+    grid,
+    new_app,
+    parse_size,
+    processes,
+    progress_bar,
+    run,
+    say,
+    share_cores,
+    step_progress,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,7 +101,7 @@ def _train(options: dict[str, Any]) -> dict[str, Any]:
     settings = {name: options[name] for name in TrainConfig.model_fields if name in options}
     settings["crop"] = None if options["crop"] is None else parse_size(options["crop"])
     if options["steps"] is None:
-        together = options["batch"] * int(os.environ.get("WORLD_SIZE", "1"))
+        together = options["batch"] * processes()
         settings["steps"] = default_steps(options["source"], options["data"], together, options["train_split"])
     with progress_bar() as on_progress:
         scoring = cache(lambda: step_progress("scoring", on_progress))  # its clock starts with the scoring

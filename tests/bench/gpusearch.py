@@ -74,7 +74,7 @@ def measured(scratch: Path, space: SearchSpace, target: Target, arguments: argpa
     return {
         "steps": len(records),
         "batch": config.batch,
-        "steps_per_second": found["steps"] / found["seconds"],
+        "steps_per_second": found["steps"] / found["supernet_seconds"],
         "memory_bytes": memory,
         "target_ms": found["target_ms"],
         "predicted_ms": found["predicted_ms"],

@@ -12,9 +12,9 @@ def page(result: dict[str, Any]) -> str:
         *head(f"Search, {' '.join(result['name'][1:])}", result),
         "Written by `make bench-search`.",
         "",
-        f"{result['scenes']['train']} generated scenes (seed {result['scenes']['seed']}) to train on, {result['scenes']['val']} to score on; searches of "
-        f"{result['search_steps']} steps, trainings of {result['train_steps']}, batch {result['batch']}, seeds "
-        f"{', '.join(map(str, result['seeds']))}.",
+        f"{result['scenes']['train']} generated scenes (seed {result['scenes']['seed']}) to train on, "
+        f"{result['scenes']['val']} to score on; searches of {result['search_steps']} steps, trainings of "
+        f"{result['train_steps']}, batch {result['batch']}, seeds {', '.join(map(str, result['seeds']))}.",
         "",
         *_front(result.get("front")),
         *_chance(result.get("chance")),
@@ -64,8 +64,8 @@ def _chance(found: dict[str, Any] | None) -> list[str]:
         f"{_list(ours['percentiles'], 0)}). Mean difference {ours['difference']:+.2f}, 95 % interval "
         f"{ours['difference_low']:+.2f} to {ours['difference_high']:+.2f}.",
         "",
-        f"A search takes as long as {ours['trainings']:.1f} of these trainings. The best of so many random architectures, "
-        f"chosen by an oracle, would have {ours['best_of_so_many']:.2f} %.",
+        f"A search takes as long as {ours['trainings']:.1f} of these trainings. The best of so many random "
+        f"architectures, chosen by an oracle, would have {ours['best_of_so_many']:.2f} %.",
         "",
     ]
 

@@ -19,7 +19,7 @@ from lgc.lut import schema
 from lgc.lut.calibration import FORMS
 from lgc.models.space import Fusion, SearchSpace, Stem
 from lgc.profiler.contexts import CONTEXTS
-from lgc.search import engine, fitting, runs, selection
+from lgc.search import choosing, engine, fitting, runs, selection
 from lgc.search.config import SearchConfig
 from lgc.tools import search
 
@@ -111,8 +111,8 @@ def test_the_searchs_page_names_what_there_is():
         (selection.POPULATION, "keeps {} alive"),
         (selection.TOURNAMENT, "the best of {} has a child"),
         (selection.MUTATIONS, "in which {} decisions are drawn"),
-        (engine.JUDGE_IMAGES, "up to {} images"),
-        (engine.DRAWS, "mean loss of {} paths"),
+        (choosing.JUDGE_IMAGES, "up to {} images"),
+        (choosing.DRAWS, "mean loss of {} paths"),
         (engine.EPOCHS, "{} epochs of half the images"),
         (round(runs.CHECKPOINT_S), "written every {} seconds"),
         (round(100 * fitting.LANDING, 9), "unused beyond {} % of the target"),

@@ -9,20 +9,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lgc.errors import DataError, FileFormatError, OutputError, TrainingError, UsageError
 from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.models import Architecture
-from lgc.search import engine as engine_module
+from lgc.search import selection
 from lgc.search import trainer as trainer_module
 from lgc.search.alphas import ArchitectureParameters
 from lgc.search.blocks import plain_fusion
 from lgc.search.config import SearchConfig
+from lgc.search.data.datasets import load_dataset
 from lgc.search.data.writers import write_scenes
 from lgc.search.engine import search
 from lgc.search.selection import PASSES_OF_A_STEP, passes_of_race
@@ -66,7 +69,8 @@ def require_equal_runs(one: Path, other: Path) -> None:
     assert found[0].head == found[1].head
     results = [json.loads((run / "search-result.json").read_text()) for run in (one, other)]
     for result in results:
-        del result["seconds"], result["architecture"]
+        for name in ("seconds", "supernet_seconds", "architecture"):
+            del result[name]
     assert results[0] == results[1]
 
 
@@ -101,7 +105,8 @@ def test_a_search_leaves_a_run_folder(street, scenes, short, tmp_path):
         name: [street.space.operators[choice] for choice in architecture.choices].count(name)
         for name in street.space.operators
     }
-    assert found["gap"] == pytest.approx(found["loss_after"] - found["loss_before"])
+    assert found["gap"] == pytest.approx(found["loss_likeliest"] - found["loss_before"])
+    assert found["loss_after"] <= found["loss_likeliest"]
     assert 0.5 < found["loss_after"] < 10
     assert found["tried"] <= short.finalists
     assert architecture.provenance["predicted_ms"] == found["predicted_ms"]
@@ -139,7 +144,7 @@ def test_what_is_needed_to_repeat_it_is_kept(street, scenes, short, tmp_path):
     assert copied.fingerprint == street.fingerprint
     settings = json.loads((tmp_path / "run" / "search.json").read_text())
     assert settings["latency"] == [copied.fingerprint]
-    names = {"space", "data", "latency", "precision", "processes"}
+    names = {"space", "data", "images", "latency", "precision", "processes"}
     again = SearchConfig(**{name: value for name, value in settings.items() if name not in names})
     search(copied, scenes, tmp_path / "again", again)
     require_equal_runs(tmp_path / "run", tmp_path / "again")
@@ -273,6 +278,9 @@ def test_a_front_has_a_run_folder_a_point(street, scenes, front, tmp_path):
     assert not (tmp_path / "run" / "architecture.json").exists()
     again = search(street, scenes, tmp_path / "run", front, on_step=lambda *_: pytest.fail("searched again"))
     assert again == result
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = search(street, scenes, tmp_path / "moved", front)
+    assert all(Path(one["architecture"]).exists() for one in moved["front"])
 
 
 def test_a_point_of_a_front_is_the_search_for_it_alone(street, scenes, front, tmp_path):
@@ -402,11 +410,8 @@ def test_a_front_by_evolution_shares_all_of_the_training(street, scenes, front, 
 
 
 def test_a_point_that_another_one_beats_is_marked(street, scenes, front, tmp_path, monkeypatch):
-    losses = iter([1.0, 2.0])
-    real = engine_module.selection.gap
-    monkeypatch.setattr(
-        engine_module.selection, "gap", lambda before, chosen: real(before, chosen) | {"loss_after": next(losses)}
-    )
+    losses, real = iter([1.0, 2.0]), selection.gap
+    monkeypatch.setattr(selection, "gap", lambda *words: real(*words) | {"loss_after": next(losses)})
     result = search(street, scenes, tmp_path / "run", front)
     faster, slower = result["front"]
     assert faster["predicted_ms"] < slower["predicted_ms"]
@@ -416,9 +421,9 @@ def test_a_point_that_another_one_beats_is_marked(street, scenes, front, tmp_pat
 def test_a_search_by_gradients_races_its_finalists(street, scenes, short, tmp_path):
     found = search(street, scenes, tmp_path / "run", config(short, finalists=5, samples=40))
     assert found["tried"] == 5
-    assert found["passes"] == passes_of_race(5, 2)
+    assert found["passes"] == PASSES_OF_A_STEP * 4 + passes_of_race(5, 2)
     alone = search(street, scenes, tmp_path / "one", config(short, finalists=1))
-    assert (alone["tried"], alone["passes"]) == (1, 2)
+    assert (alone["tried"], alone["passes"]) == (1, PASSES_OF_A_STEP * 4 + 2)
 
 
 def test_exploration_and_warm_up_are_as_asked_for(street, scenes, short, tmp_path, monkeypatch):
@@ -533,6 +538,46 @@ def test_a_target_that_the_settings_put_out_of_reach_is_refused_first(street, sc
     with pytest.raises(UsageError, match=f"the nearest needs .* ms for a target of {target:.3f} ms"):
         search(street, scenes, tmp_path / "out", config(short, targets_ms=((target,),), fusion="fixed"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_target_that_the_settings_leave_nothing_slow_for(street, scenes, short, tmp_path):
+    """The slowest architecture has the dearest fusion cell, not the plain one."""
+    target = street.predict(street.slowest)
+    found = search(street, scenes, tmp_path / "run", config(short, targets_ms=((target,),)))
+    assert found["predicted_ms"] > 0.95 * target
+    with pytest.raises(UsageError, match="every architecture is faster than the target with these settings"):
+        search(street, scenes, tmp_path / "out", config(short, targets_ms=((target,),), fusion="fixed"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_targets_that_exclude_each_other_are_refused_first(street_space, predict, scenes, short, tmp_path):
+    """Each device's fastest architecture is another one, and slow on the other device."""
+    content = {**street_space.model_dump(mode="json"), "operators": ["max_pool_3x3", "sep_conv_3x3"]}
+    predictors = [predict(street_space.check(content, "street"), seed) for seed in (0, 1)]
+    targets = tuple(predictor.predict(predictor.fastest) for predictor in predictors)
+    with pytest.raises(UsageError, match="no architecture meets all targets"):
+        search(predictors, scenes, tmp_path / "out", config(short, targets_ms=(targets,)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_images_are_another_search(street, scenes, short, tmp_path):
+    data = copytree(scenes, tmp_path / "data")
+    search(street, data, tmp_path / "run", short)
+    label = load_dataset(data, "train").pairs[0].label
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(label)
+    with pytest.raises(OutputError, match="images"):
+        search(street, data, tmp_path / "run", short)
+
+
+def test_learning_on_crops_counts_for_less(street, scenes, short, tmp_path):
+    """The others spend on whole images what gradients spend on crops of half the size."""
+    passes = {}
+    for strategy in ("gradient", "evolution"):
+        settings = config(short, strategy=strategy, crop=(16, 32))
+        passes[strategy] = search(street, scenes, tmp_path / strategy, settings)["passes"]
+    budget = PASSES_OF_A_STEP * 4 // 2 + passes_of_race(short.finalists, 2)
+    assert passes["gradient"] == budget
+    assert budget - 2 < passes["evolution"] <= budget
 
 
 def test_tables_and_targets_have_to_fit(street, street_space, predictor, predict, scenes, short, tmp_path):

@@ -104,13 +104,15 @@ def test_where_nothing_lands_no_swap_and_no_head_is_nearer(little_space, made_up
 
 @given(seed=seeds)
 @settings(max_examples=20)
-def test_the_fastest_is_the_fastest_of_all(little_space, made_up, all_little, seed):
+def test_the_fastest_and_the_slowest_are_those_of_all(little_space, made_up, all_little, seed):
     blocks = Blocks(little_space)
     one = Latency(blocks, [made_up(little_space, seed)], [2.0])
+    assert one.load(*one.slowest)[0] == pytest.approx(one.load(all_little.picked, all_little.heads).max())
     assert one.load(*one.fastest)[0] == pytest.approx(one.load(all_little.picked, all_little.heads).min())
     two = Latency(blocks, [made_up(little_space, seed), made_up(little_space, seed + 1)], [2.0, 1.0])
     least = two.load(all_little.picked, all_little.heads).min()
     assert least <= two.load(*two.fastest)[0] + 1e-12 <= 1.05 * least
+    assert two.load(*two.slowest)[0] == pytest.approx(two.load(all_little.picked, all_little.heads).max())
 
 
 @given(seed=seeds, slack=st.sampled_from([1e-9, 0.003, 0.05]))

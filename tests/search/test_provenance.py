@@ -58,12 +58,23 @@ def test_images_are_named_by_half(street, data, tmp_path):
     assert provenance_of(tmp_path / "again", [street], data)["images"] == images
 
 
+def test_a_search_that_is_gone_on_with_adds_what_went_on(street, data, tmp_path, monkeypatch):
+    first = provenance_of(tmp_path / "run", [street], data)
+    monkeypatch.setattr(sys, "argv", ["lgc-search", "--again"])
+    second = provenance_of(tmp_path / "run", [street], data)
+    assert second.pop("resumed")[0]["command"] == ["lgc-search", "--again"]
+    assert second == first
+    other = provenance_of(tmp_path / "run", [street, street], data)
+    assert len(other["tables"]) == 2
+    assert "resumed" not in other
+
+
 @pytest.mark.parametrize("kind", ["image", "label"])
 def test_the_digest_changes_with_a_file(street, data, tmp_path, kind):
     before = provenance_of(tmp_path / "run", [street], data)["images"]
     path = getattr(split_halves(load_dataset(data, "train"), 0)[1].pairs[0], kind)
     Image.new("RGB" if kind == "image" else "L", (32, 32)).save(path)
-    after = provenance_of(tmp_path / "run", [street], data)["images"]
+    after = provenance_of(tmp_path / "run", [street], data)["images"]  # not the earlier one's, gone on with
     assert after["weights"] == before["weights"]
     assert after["architecture"]["digest"] != before["architecture"]["digest"]
     assert after["architecture"]["names"] == before["architecture"]["names"]

@@ -206,8 +206,10 @@ def test_a_child_keeps_what_was_drawn_and_most_of_its_parent(latency):
     assert np.median([(one != other).sum() for one in first for other in first if one is not other]) > 12
 
 
-def test_the_gap_is_what_the_choice_costs():
-    assert gap([1.0, 2.0, 3.0], 2.5) == {"loss_before": 2.0, "loss_after": 2.5, "gap": 0.5}
+def test_the_gap_is_from_drawn_paths_to_the_likeliest_architecture():
+    wanted = {"loss_before": 2.0, "loss_likeliest": 2.5, "loss_after": 1.5, "gap": 0.5}
+    assert gap([1.0, 2.0, 3.0], 2.5, 1.5) == wanted
+    assert gap([1.0, 2.0, 3.0], None, 1.5) == wanted | {"loss_likeliest": None, "gap": None}
 
 
 def test_shares_count_every_operator():

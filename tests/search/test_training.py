@@ -116,10 +116,10 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(run, scenes, mo
     monkeypatch.setattr(descent, "CHECKPOINT_S", 0.0)
     real, calls = descent.ohem_loss, 0
 
-    def broken(*words):
+    def broken(*words, **named):
         nonlocal calls
         calls += 1
-        return real(*words) * (float("nan") if calls > 6 else 1.0)
+        return real(*words, **named) * (float("nan") if calls > 6 else 1.0)
 
     monkeypatch.setattr(descent, "ohem_loss", broken)
     with pytest.raises(TrainingError, match=r"loss is nan at step 3; .*Lower --lr from 0\.01$") as stopped:
@@ -157,7 +157,7 @@ def test_weights_that_are_no_numbers_are_not_saved(run, scenes, monkeypatch):
     ],
 )
 def test_out_of_memory_says_what_to_lower(run, scenes, monkeypatch, error):
-    def greedy(*words):
+    def greedy(*words, **named):
         raise error
 
     monkeypatch.setattr(descent, "ohem_loss", greedy)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lgc.models import Architecture
-from lgc.search import engine, trials
+from lgc.search import choosing, trials
 from lgc.search.batches import batches
 from lgc.search.config import SearchConfig
 from lgc.search.data.datasets import load_dataset, split_halves
@@ -57,7 +57,7 @@ def test_the_least_loss_of_the_trials_wins(street, scenes, short, tmp_path, monk
         tried.append(architecture)
         return abs(len(tried) - wanted)
 
-    monkeypatch.setattr(engine, "trial_loss", known_loss)
+    monkeypatch.setattr(choosing, "trial_loss", known_loss)
     settings = SearchConfig(**(short.model_dump() | {"trials": 3}))
     for wanted in (1, 3):
         tried.clear()
@@ -80,5 +80,21 @@ def test_a_search_tells_the_steps_of_its_trials(street, scenes, short, tmp_path)
     assert told == [(step, 12) for step in range(1, 13)]
     assert found["trial_steps"] == 3
     assert len(found["trial_losses"]) == 2
-    again = search(street, scenes, tmp_path / "again", settings)
-    assert again["trial_losses"] == found["trial_losses"]
+
+
+def test_killed_in_a_trial_only_that_one_is_made_again(street, scenes, short, tmp_path):
+    settings = SearchConfig(**(short.model_dump() | {"trials": 2, "trial_share": 0.5}))
+    whole = search(street, scenes, tmp_path / "whole", settings)
+
+    def die(step: int, steps: int) -> None:
+        if step == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(street, scenes, tmp_path / "cut", settings, on_step=die)
+    told = []
+    cut = search(street, scenes, tmp_path / "cut", settings, on_step=lambda step, _: told.append(step))
+    assert told == [10, 11, 12]  # the first trial was finished
+    assert (tmp_path / "cut" / "search-trials.json").exists()
+    assert cut["trial_losses"] == whole["trial_losses"]
+    assert Architecture.load(cut["architecture"]).choices == Architecture.load(whole["architecture"]).choices
