@@ -171,9 +171,7 @@ def test_a_foreign_width_of_the_head_is_refused(headed_space, tmp_path, width):
 
 def test_a_foreign_width_lists_those_of_the_space(headed_space, tmp_path, content):
     several = json.loads(headed_space.sample(0).to_json())
-    assert "head_channels: 16 is not among the space's 2, 4, 8" in refusal(
-        tmp_path, {**several, "head_channels": 16}
-    )
+    assert "head_channels: 16 is not among the space's 2, 4, 8" in refusal(tmp_path, {**several, "head_channels": 16})
     assert "8 is not among the space's 4" in refusal(tmp_path, {**content, "head_channels": 8})
     several["space"]["classes"] = 1
     assert "head_channels" not in refusal(tmp_path, {**several, "head_channels": 16}), "it is the space that is wrong"
