@@ -73,11 +73,16 @@ def main() -> None:
             write(arguments.out, result, target, markdown(result))
 
 
-def write(folder: Path, result: dict[str, Any], target: Target, page: str, prefix: str = "") -> None:
+def path_of(folder: Path, result: dict[str, Any], target: Target, prefix: str = "") -> Path:
+    """The JSON file of a result; the page stands beside it."""
     machine = slug(result["environment"][DEVICE_NAME])
-    stem = prefix + "-".join([*result["name"], machine, target.backend, target.precision])
-    (folder / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
-    (folder / f"{stem}.md").write_text(page)
+    return folder / (prefix + "-".join([*result["name"], machine, target.backend, target.precision]) + ".json")
+
+
+def write(folder: Path, result: dict[str, Any], target: Target, page: str, prefix: str = "") -> None:
+    path = path_of(folder, result, target, prefix)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    path.with_suffix(".md").write_text(page)
     print(page, flush=True)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import statistics
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 
 import cost
 import numpy as np
-from run import HERE, git, slug, write
+from run import HERE, git, path_of, slug, write
 from scipy import stats
 from searchpage import page
 
@@ -49,6 +50,7 @@ RANDOM = 16
 WINDOW = 0.03
 """How far the latency of a random architecture may be from the target."""
 TIMED_SECONDS = 10.0
+PARTS = ("front", "chance", "ablations", "cost")
 ABLATIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "no short trainings at the end": {"trials": 0},
@@ -97,13 +99,16 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="searches and trainings side by side, a thread each")
     parser.add_argument("--scratch", type=Path, help="folder that is kept; what is finished in it is not made again")
     parser.add_argument("--ablations", nargs="*", default=list(ABLATIONS), help="which of them")
-    parser.add_argument("--parts", nargs="*", default=["cost", "front", "chance", "ablations"])
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="others stay as the file has them")
     arguments = parser.parse_args()
     target = Target("cpu", "onnxruntime")
-    result: dict[str, Any] = {
-        "name": ["search", "street", "96x128"],
+    made = {
         "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    result: dict[str, Any] = {
+        "name": ["search", "street", "96x128"],
+        **made,
         "environment": fingerprint(target, get_backend(target.backend)),
         "scenes": {**SCENES, "seed": SCENES_SEED},
         "seeds": list(SEEDS),
@@ -126,7 +131,21 @@ def main() -> None:
             result["ablations"] = ablations(found)
     if "cost" in arguments.parts:
         result["cost"] = cost.costs()
+    result["made"] = {part: made for part in PARTS if part in result}
+    result = with_earlier_parts(result, path_of(arguments.out, result, target))
     write(arguments.out, result, target, page(result))
+
+
+def with_earlier_parts(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The result, with the parts of an earlier file that it lacks, if that was made with the same settings."""
+    if not path.exists() or set(PARTS) <= set(result):
+        return result
+    earlier = json.loads(path.read_text())
+    alike = ("scenes", "seeds", "search_steps", "train_steps", "batch")
+    if any(earlier[name] != result[name] for name in alike):
+        sys.exit(f"{path} was made with other settings: write elsewhere, or all parts")
+    kept = {part: earlier[part] for part in PARTS if part in earlier and part not in result}
+    return result | kept | {"made": {**{part: earlier["made"][part] for part in kept}, **result["made"]}}
 
 
 def one_thread() -> None:

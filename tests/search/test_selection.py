@@ -206,6 +206,17 @@ def test_a_child_keeps_what_was_drawn_and_most_of_its_parent(latency):
     assert np.median([(one != other).sum() for one in first for other in first if one is not other]) > 12
 
 
+def test_evolution_judges_nothing_twice(latency):
+    asked: list[tuple[bytes, int]] = []
+
+    def loss_on(found: Found, row: int, batch: int) -> float:
+        asked.append((found.picked[row].tobytes() + found.heads[row].tobytes(), batch))
+        return float(found.picked[row].sum())
+
+    ranked = evolve(latency, loss_on, 2, 4000, 0)
+    assert len(set(asked)) == len(asked) == ranked.passes == 2 * ranked.tried == 4000
+
+
 def test_the_gap_is_from_drawn_paths_to_the_likeliest_architecture():
     wanted = {"loss_before": 2.0, "loss_likeliest": 2.5, "loss_after": 1.5, "gap": 0.5}
     assert gap([1.0, 2.0, 3.0], 2.5, 1.5) == wanted
