@@ -167,12 +167,20 @@ class Architecture(BaseModel):
             FileFormatError: it is truncated, foreign, of a newer schema, or does not fit its own space.
         """
         path = Path(path)
-        wrong = f"{path} is no architecture"
-        text = read_text(path, "architecture")
+        return cls.parse(read_text(path, "architecture"), str(path), describe(path))
+
+    @classmethod
+    def parse(cls, text: str, where: str, kind: str = "text") -> Architecture:
+        """Read an architecture's JSON; `where` names it, and `kind` says what it seems to be, in errors.
+
+        Raises:
+            FileFormatError: as `load`.
+        """
+        wrong = f"{where} is no architecture"
         try:
             content = json.loads(text)
         except json.JSONDecodeError as error:
-            raise FileFormatError(f"{wrong} but {describe(path)} (JSON breaks off: {error})") from error
+            raise FileFormatError(f"{wrong} but {kind} (JSON breaks off: {error})") from error
         except (RecursionError, ValueError) as error:
             raise FileFormatError(f"{wrong}: its JSON is nested too deeply or holds too long a number") from error
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
@@ -181,7 +189,7 @@ class Architecture(BaseModel):
         if version != SCHEMA_VERSION:
             newer = isinstance(version, int) and version > SCHEMA_VERSION
             mend = "update lgc" if newer else "write it anew with lgc-search"
-            raise FileFormatError(f"{path} has architecture schema {version}, this lgc reads {SCHEMA_VERSION}: {mend}")
+            raise FileFormatError(f"{where} has architecture schema {version}, this lgc reads {SCHEMA_VERSION}: {mend}")
         try:
             return cls.model_validate(content)
         except ValidationError as error:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from ..errors import MismatchError
 from .architecture import Architecture
 from .cell import Cell, FusionCell, Path
+from .images import IMAGE_MEAN, IMAGE_STD
 from .layers import build
+from .opspec import OpSpec
 from .space import SearchSpace
 
 
@@ -86,17 +88,45 @@ class DenseOutput(nn.Module):
     """A network in scope `dense`: logits upsampled to the input's size, and the class of each pixel.
 
     [N, 3, H, W] -> [N, H, W], int64.
+
+    Args:
+        network: gives logits at a stride.
+        dense: what comes after it, `NetworkPlan.dense` of a space.
     """
 
-    def __init__(self, network: LGCNet) -> None:
+    def __init__(self, network: nn.Module, dense: Sequence[OpSpec]) -> None:
         super().__init__()
         self.network = network
-        self.dense = nn.Sequential(*(build(spec) for spec in network.space.plan.dense))
+        self.dense = nn.Sequential(*(build(spec) for spec in dense))
 
     def forward(self, x: Tensor) -> Tensor:
         """Class of every pixel."""
         labels: Tensor = self.dense(self.network(x))
         return labels
+
+
+class FrameOutput(nn.Module):
+    """A network in scope `end-to-end`: from an image's bytes to the class of each pixel as a byte.
+
+    [N, H, W, 3], uint8 RGB -> [N, H, W], uint8. Copies between host and device are the runner's.
+
+    Args:
+        dense: the network in scope `dense`.
+    """
+
+    def __init__(self, dense: DenseOutput) -> None:
+        super().__init__()
+        self.dense = dense
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise as the training did, and compute."""
+        scale, shift = self.get_buffer("scale"), self.get_buffer("shift")
+        image = x.permute(0, 3, 1, 2).to(scale.dtype) * scale + shift
+        labels: Tensor = self.dense(image)
+        return labels.to(torch.uint8)
 
 
 def randomise_norms(module: nn.Module, seed: int) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 CORE, DENSE = "core", "dense"
 SCOPES = (CORE, DENSE)
 """core: image tensor to native-stride logits. dense: core, upsampling to the input's size and argmax."""
+END_TO_END = "end-to-end"
+EXPORT_SCOPES = (*SCOPES, END_TO_END)
+"""end-to-end: from the image on the host, bytes, to the classes on the host; no table covers what it has over dense."""
 
 
 @dataclass(frozen=True)

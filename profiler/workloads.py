@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..models.architecture import Architecture
 from ..models.operators import input_shapes
 from ..models.opspec import OpSpec
-from ..models.plan import DENSE
+from ..models.plan import CORE, END_TO_END
 from .backends import Workload
+from .backends.base import FLOAT, PIXELS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,14 +51,15 @@ def network_workload(architecture: Architecture, scope: str, weights: Mapping[st
 
         return folded(network_module(architecture, scope, weights))
 
-    return Workload(f"{architecture.space.name} network", ((1, 3, *architecture.space.input),), module)
+    shape, dtype = image_input(architecture.space.input, scope)
+    return Workload(f"{architecture.space.name} network", (shape,), module, dtype)
 
 
 def network_module(architecture: Architecture, scope: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """The network in evaluation mode, nothing folded."""
     import torch
 
-    from ..models.network import DenseOutput, LGCNet, randomise_norms
+    from ..models.network import LGCNet, randomise_norms
 
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
@@ -66,4 +68,25 @@ def network_module(architecture: Architecture, scope: str, weights: Mapping[str,
         randomise_norms(network, SEED)
     else:
         network.load_state_dict(dict(weights))
-    return (DenseOutput(network) if scope == DENSE else network).eval()
+    return in_scope(network, scope, architecture.space.plan.dense)
+
+
+def in_scope(core: nn.Module, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
+    """A network that gives logits, in a scope and in evaluation mode.
+
+    Args:
+        core: [N, 3, H, W] -> [N, classes, h, w].
+        scope: one of `plan.EXPORT_SCOPES`.
+        dense: what comes after the logits.
+    """
+    from ..models.network import DenseOutput, FrameOutput
+
+    if scope == CORE:
+        return core.eval()
+    whole = DenseOutput(core, dense)
+    return (FrameOutput(whole) if scope == END_TO_END else whole).eval()
+
+
+def image_input(size: tuple[int, int], scope: str) -> tuple[tuple[int, ...], str]:
+    """Shape and type of the image that a network takes in a scope."""
+    return ((1, *size, 3), PIXELS) if scope == END_TO_END else ((1, 3, *size), FLOAT)

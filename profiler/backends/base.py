@@ -3,36 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ...errors import MeasurementError
 from ...lut.target import Target
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
 
+FLOAT, PIXELS = "float32", "uint8"
+"""Types of inputs, as numpy names them."""
+
+
 @dataclass(frozen=True)
 class Workload:
-    """One computation to be run and timed: an operator of the table or a whole network.
+    """One computation to be run and timed: an operator of the table, a whole network, or an ONNX file.
 
-    `build` returns the module in evaluation mode with its batch normalisation folded; its forward takes one float32
-    tensor of shape `input_shapes[i]` each. Every backend gets the same module; those that want ONNX take `onnx`.
+    Attributes:
+        name: for messages.
+        input_shapes: one for each input.
+        build: returns the module in evaluation mode with its batch normalisation folded; its forward takes one tensor
+            of each shape. Every backend gets the same module; those that want ONNX take `onnx`. None where there is
+            nothing but a file.
+        dtype: of all inputs: `float32`, tensors that lie on the device; or `uint8`, images that lie on the host, whose
+            way to the device and back is timed too (scope end-to-end).
+        file: the ONNX model that is run as it is, where there is one.
     """
 
     name: str
     input_shapes: tuple[tuple[int, ...], ...]
-    build: Callable[[], torch.nn.Module]
+    build: Callable[[], torch.nn.Module] | None
+    dtype: str = FLOAT
+    file: bytes | None = field(default=None, repr=False)
 
     @cached_property
     def onnx(self) -> bytes:
-        """The module as a serialised ONNX model with static shapes; inputs are `input_0`..., outputs `output_0`...."""
+        """The computation as a serialised ONNX model with static shapes."""
         from ...models.onnx_export import to_onnx
 
-        return to_onnx(self.build(), self.input_shapes)
+        return self.file if self.file is not None else to_onnx(self.module(), self.input_shapes, self.dtype)
+
+    def module(self) -> torch.nn.Module:
+        """The computation as a torch module.
+
+        Raises:
+            MeasurementError: there is nothing but an ONNX file.
+        """
+        if self.build is None:
+            raise MeasurementError(f"{self.name} is an ONNX file, which torch does not run: take another backend")
+        return self.build()
+
+    def inputs(self) -> list[NDArray[Any]]:
+        """Random inputs of its shapes and type, the same each time."""
+        return random_inputs(self.input_shapes, self.dtype)
 
 
 class Runner(Protocol):
@@ -44,7 +71,7 @@ class Runner(Protocol):
     def run(self, repeats: int) -> list[float]:
         """Run `repeats` times back to back; the duration of each in milliseconds, device work included to its end."""
 
-    def infer(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.generic]]:
+    def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs for the given inputs, from the very program that `run` times."""
 
     def close(self) -> None:
@@ -57,7 +84,7 @@ class Backend(Protocol):
     name: str
 
     def precisions(self, device: str) -> tuple[str, ...]:
-        """Of `fp32`, `fp16` and `bf16`, those in which this backend computes on `device`, as far as it runs there."""
+        """Of `fp32`, `fp16`, `bf16` and `int8`, those in which this backend computes on `device`."""
 
     def unavailable(self, device: str) -> str | None:
         """None if this backend runs on `device` here, else the reason and what to install, in one sentence."""
@@ -95,9 +122,11 @@ def warm_up(runner: Runner, *, on_gpu: bool) -> None:
             batch = min(2 * batch, WARM_UP_BATCH)
 
 
-def random_inputs(shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
-    """Standard normal inputs, the same for the same shapes: zeros can run faster than real data."""
+def random_inputs(shapes: Sequence[tuple[int, ...]], dtype: str = FLOAT) -> list[NDArray[Any]]:
+    """Standard normal inputs, or pixels 0 to 255, the same for the same shapes: zeros can run faster than real data."""
     import numpy as np
 
     rng = np.random.default_rng(0)
+    if dtype == PIXELS:
+        return [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
     return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import MeasurementError
 from ...lut.target import Target
 from ..devices import cuda_missing, torch_threads
-from .base import Runner, Workload, random_inputs, warm_up
+from .base import PIXELS, Runner, Workload, warm_up
 from .cuda_graph import CudaGraph
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -81,8 +80,8 @@ class TorchRunner:
 
     def __init__(self, workload: Workload, precision: str, threads: int) -> None:
         self._threads, self._dtype = threads, _dtype(precision)
-        self._module = workload.build().to(self._dtype)
-        self._inputs = self._place(random_inputs(workload.input_shapes))
+        self._module = workload.module().to(self._dtype)
+        self._inputs = self._place(workload.inputs())
 
     def prepare(self) -> None:
         """Run until warm."""
@@ -103,7 +102,7 @@ class TorchRunner:
                 durations.append((time.perf_counter_ns() - start) / 1e6)
         return durations
 
-    def infer(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.generic]]:
+    def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs; floating-point ones as float32."""
         import torch
 
@@ -114,28 +113,49 @@ class TorchRunner:
         """Drop module and inputs."""
         del self._module, self._inputs
 
-    def _place(self, inputs: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
+    def _place(self, inputs: Sequence[NDArray[Any]]) -> list[torch.Tensor]:
         import torch
 
-        return [torch.from_numpy(array).to(self._dtype) for array in inputs]
+        tensors = (torch.from_numpy(array) for array in inputs)
+        return [tensor.to(self._dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
 
 
 class GraphRunner:
-    """A module on a CUDA device, captured as a CUDA graph over inputs that stay in place; see `Runner`."""
+    """A module on a CUDA device, captured as a CUDA graph over inputs that stay in place; see `Runner`.
+
+    Of images on the host, the copies to the device and of the result back are parts of the graph.
+    """
 
     def __init__(self, workload: Workload, precision: str, device: torch.device) -> None:
         import torch
 
-        module = workload.build().to(device, _dtype(precision))
+        module = workload.module().to(device, _dtype(precision))
         self._module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
-        self._inputs = [_empty(shape, _dtype(precision), device) for shape in workload.input_shapes]
-        self._fill(random_inputs(workload.input_shapes))
-        self._graph = CudaGraph(lambda: self._module(*self._inputs), device)
+        self._workload = workload
+        if workload.dtype == PIXELS:
+            self._inputs = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for shape in workload.input_shapes]
+        else:
+            self._inputs = [_empty(shape, _dtype(precision), device) for shape in workload.input_shapes]
+        self._fill(workload.inputs())
+        self._graph = CudaGraph(self._there_and_back if workload.dtype == PIXELS else self._on_device, device)
+
+    def _on_device(self) -> Any:
+        return self._module(*self._inputs)
+
+    def _there_and_back(self) -> torch.Tensor:
+        """From images on the host to the result on the host, both in pinned memory, so that no copy waits."""
+        import torch
+
+        device = next(self._module.parameters()).device
+        result = self._module(*(host.to(device, non_blocking=True) for host in self._inputs))
+        if not hasattr(self, "_result"):  # in the first of the runs before the capture, which allocates nothing new
+            self._result = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+        return self._result.copy_(result, non_blocking=True)
 
     def prepare(self) -> None:
         """Fill the inputs with random values and run until warm."""
         try:
-            self._fill(random_inputs([tuple(tensor.shape) for tensor in self._inputs]))
+            self._fill(self._workload.inputs())
             warm_up(self, on_gpu=True)
         except RuntimeError as error:
             raise MeasurementError(f"torch: {str(error).splitlines()[0]}") from error
@@ -144,13 +164,14 @@ class GraphRunner:
         """Time replays of the graph with CUDA events; inputs and outputs stay on the device."""
         return self._graph.time(repeats)
 
-    def infer(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.generic]]:
+    def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs of a replay, on the host; floating-point ones as float32. The inputs stay what they are given."""
         import torch
 
         with torch.inference_mode():
             self._fill(inputs)
             self._graph.replay()
+            torch.cuda.synchronize(next(self._module.parameters()).device)
             return _to_host(self._graph.result)
 
     def close(self) -> None:
@@ -158,7 +179,7 @@ class GraphRunner:
         self._graph.close()
         del self._graph, self._inputs, self._module
 
-    def _fill(self, inputs: Sequence[NDArray[np.float32]]) -> None:
+    def _fill(self, inputs: Sequence[NDArray[Any]]) -> None:
         import torch
 
         for tensor, array in zip(self._inputs, inputs, strict=True):
@@ -180,7 +201,7 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
 
 
-def _to_host(result: torch.Tensor | tuple[torch.Tensor, ...]) -> list[NDArray[np.generic]]:
+def _to_host(result: torch.Tensor | tuple[torch.Tensor, ...]) -> list[NDArray[Any]]:
     """Copies of the outputs on the host, contiguous; floating-point ones as float32."""
     outs = result if isinstance(result, tuple) else (result,)
     return [(out.float() if out.is_floating_point() else out).contiguous().cpu().numpy() for out in outs]

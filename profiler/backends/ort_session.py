@@ -94,6 +94,20 @@ def open_session(name: str, model: bytes, provider: str, settings: dict[str, str
     return session
 
 
+def numpy_type(spelled: str) -> str:
+    """Type of a tensor by numpy's name, from ONNX Runtime's: `tensor(float)` is `float32`.
+
+    Raises:
+        MeasurementError: a type that numpy lacks.
+    """
+    known = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
+    known |= {name: name for name in ("uint8", "int8", "uint16", "int16", "int32", "int64")}
+    name = spelled.removeprefix("tensor(").removesuffix(")")
+    if name not in known:
+        raise MeasurementError(f"a tensor of type {spelled} cannot be bound; export it as float32")
+    return known[name]
+
+
 def _session(model: bytes, provider: str, settings: dict[str, str], options: Any) -> Any:
     """A session on `provider`; without `enable_fallback` Python would try again on the CPU, and print to stdout."""
     import onnxruntime

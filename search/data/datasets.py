@@ -11,15 +11,12 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ...errors import DataError, UsageError
+from ...models.images import normalised
 from .augment import augment_pair, resize_pair
 from .labels import IGNORE, LabelMap
 from .layouts import Layout, list_pairs
 from .pairs import Pair
 from .reading import read_image, read_label
-
-# ImageNet's, of RGB in 0..1.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 
 _Size = tuple[int, int]
 
@@ -27,7 +24,7 @@ _Size = tuple[int, int]
 class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Images and labels of one split.
 
-    An item is an image, float32 [3, H, W], normalised with `IMAGE_MEAN` and `IMAGE_STD`, and a label, int64 [H, W],
+    An item is an image, float32 [3, H, W], normalised by `models.images.normalised`, and a label, int64 [H, W],
     0..num_classes-1, with `ignore_index` where nothing is to be learnt or scored. Files are checked when they are read.
 
     Attributes:
@@ -135,7 +132,9 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             pixels, classes = augment_pair(image, label, size, self.crop or size, rng)
         else:
             pixels, classes = resize_pair(image, label, size)
-        return _normalise(pixels), torch.from_numpy((label if self.full_labels else classes).astype(np.int64))
+        return torch.from_numpy(normalised(pixels)), torch.from_numpy(
+            (label if self.full_labels else classes).astype(np.int64)
+        )
 
 
 def _read(pair: Pair) -> tuple[Image.Image, LabelMap]:
@@ -149,14 +148,6 @@ def _read(pair: Pair) -> tuple[Image.Image, LabelMap]:
         height, width = label.shape
         raise DataError(f"{pair.label} is {height}x{width} pixels, its image {pair.image.name} {own[0]}x{own[1]}")
     return image, label
-
-
-def _normalise(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
-    """Turn RGB, uint8 [H, W, 3], into float32 [3, H, W] of about zero mean and unit variance."""
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).to(torch.float32).contiguous()
-    mean = torch.tensor(IMAGE_MEAN).view(3, 1, 1)
-    std = torch.tensor(IMAGE_STD).view(3, 1, 1)
-    return image.div_(255).sub_(mean).div_(std)
 
 
 def load_dataset(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...errors import DataError
+from ...models.images import open_image
 from .labels import (
     CAMVID_INDEX_TO_TRAIN,
     CAMVID_VOID,
@@ -38,31 +39,13 @@ _TABLES: dict[Coding, tuple[int, LabelMap]] = {
 }
 
 
-def _open(path: Path) -> Image.Image:
-    """Decode a whole image file.
-
-    Raises:
-        DataError: where it is missing, no image, truncated or damaged.
-    """
-    try:
-        with Image.open(path) as file:
-            file.load()
-            return file.copy()
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image that can be read") from error
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist any more") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is truncated or damaged: {error}") from error
-
-
 def read_image(path: Path) -> Image.Image:
     """Read an image as RGB, 8 bits.
 
     Raises:
         DataError: where the file cannot be decoded.
     """
-    return _open(path).convert("RGB")
+    return open_image(path).convert("RGB")
 
 
 def read_label(path: Path, coding: Coding) -> LabelMap:
@@ -71,7 +54,7 @@ def read_label(path: Path, coding: Coding) -> LabelMap:
     Raises:
         DataError: where the file cannot be decoded, or holds a value or a colour that `coding` does not know.
     """
-    file = _open(path)
+    file = open_image(path)
     if coding is Coding.CAMVID and file.mode in ("RGB", "RGBA"):
         try:
             return camvid_rgb_to_index(np.asarray(file.convert("RGB")))

@@ -83,7 +83,7 @@ def arrays_of(architectures):
 
 def module_of(space, architecture, scope):
     network = LGCNet(space, architecture).eval()
-    return network if scope == "core" else DenseOutput(network).eval()
+    return network if scope == "core" else DenseOutput(network, network.space.plan.dense).eval()
 
 
 class Recorder(TorchDispatchMode):

@@ -57,7 +57,7 @@ def test_folding_twice_is_folding_once():
 @pytest.mark.parametrize("size", [(64, 64), (128, 192), (192, 256)])
 def test_crops_of_whole_strides_pass_through_the_network(size):
     space = SearchSpace.load("tiny")
-    network = DenseOutput(LGCNet(space, space.sample(0))).eval()
+    network = DenseOutput(LGCNet(space, space.sample(0)), space.plan.dense).eval()
     with torch.inference_mode():
         assert tuple(network(torch.zeros(1, 3, *size)).shape) == (1, *size)
 

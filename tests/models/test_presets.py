@@ -33,7 +33,7 @@ def on_meta(space, seed):
     """The folded network without memory or work behind it: parameters and shapes are there, values are not."""
     architecture = drawn(space, seed)
     with torch.device("meta"):
-        return architecture, folded(DenseOutput(LGCNet(space, architecture)))
+        return architecture, folded(DenseOutput(LGCNet(space, architecture), space.plan.dense))
 
 
 def image(space):
@@ -81,7 +81,9 @@ def test_the_exported_graph_has_no_node_outside_the_slots(seed):
     onnx = pytest.importorskip("onnx")
     space = SearchSpace.load("tiny").with_input(64, 96)
     architecture = drawn(space, seed)
-    graph = onnx.load_from_string(to_onnx(folded(DenseOutput(LGCNet(space, architecture))), [(1, 3, 64, 96)])).graph
+    graph = onnx.load_from_string(
+        to_onnx(folded(DenseOutput(LGCNet(space, architecture), space.plan.dense)), [(1, 3, 64, 96)])
+    ).graph
     sizes = {name for node in graph.node if node.op_type in ("Shape", "Slice") for name in node.output}
     nodes = Counter(node.op_type for node in graph.node if not sizes & {*node.input, *node.output})
     names = {ops.MaxPool: "MaxPool", ops.Resize: "Resize", ops.Add: "Add", ops.Concat: "Concat", ops.ArgMax: "ArgMax"}
@@ -129,7 +131,7 @@ def test_the_core_is_the_network_without_its_dense_output(space):
 @pytest.mark.parametrize("name", ["lgcnet-camvid", "lgcnet-cityscapes"])
 def test_the_papers_presets_run_for_real(name):
     space = SearchSpace.load(name).with_input(97, 129)
-    network = folded(DenseOutput(LGCNet(space, space.sample(1))))
+    network = folded(DenseOutput(LGCNet(space, space.sample(1)), space.plan.dense))
     labels = network(torch.randn(1, 3, 97, 129))
     assert tuple(labels.shape) == (1, 97, 129)
     assert labels.dtype == torch.int64

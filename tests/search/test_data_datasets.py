@@ -11,8 +11,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lgc.errors import DataError, UnknownNameError, UsageError
+from lgc.models.images import IMAGE_MEAN, IMAGE_STD
 from lgc.search.data.augment import augment_pair
-from lgc.search.data.datasets import IMAGE_MEAN, IMAGE_STD, SegmentationDataset, load_dataset, split_halves
+from lgc.search.data.datasets import SegmentationDataset, load_dataset, split_halves
 from lgc.search.data.writers import write_scenes
 
 SIZE = (32, 48)
