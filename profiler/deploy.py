@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 NETWORK = "network"
 """Subject of the measured network, beside the table's sentinels."""
+RULER_SECONDS = 8.0
+"""How long a search that lands by measurement measures each architecture, networks of the table beside it."""
 MAX_ABS_DIFF = 1e-4
 """Largest difference of fp32 logits from torch's that passes."""
 MIN_AGREEMENT_PCT = 99.0
@@ -194,6 +196,25 @@ def time_network(
         max_abs_diff=diff,
         argmax_agreement_pct=agreement,
     )
+
+
+def ruler_of(path: Path, scope: str, seconds: float = RULER_SECONDS) -> Callable[[Architecture], float]:
+    """What measures architectures on a table's own target, in milliseconds at the speed the machine had for the table.
+
+    Raises:
+        BackendUnavailableError: the target cannot be used here.
+        MismatchError: this is another machine than the table's.
+    """
+    with LatencyTable.open(path) as table:
+        require_machine(table, fingerprint(table.target, require(table.target)))
+
+    def measure(architecture: Architecture) -> float:
+        with LatencyTable.open(path) as table:
+            found = time_network(Network(architecture, None, scope), table.target, table, seconds=seconds)
+        assert found.measured_ms is not None  # it ran
+        return found.measured_ms / (1 + (found.drift_pct or 0.0) / 100)
+
+    return measure
 
 
 def predictor_of(network: Network, target: Target, table: LatencyTable, backend: Backend) -> Predictor:

@@ -20,6 +20,7 @@ from .config import SearchConfig
 from .fabric import mean_over_processes
 from .fitting import Found, architecture_of
 from .job import Job
+from .landing import Measure, land_by_measuring
 from .latency import Latency
 from .reach import require_on_target
 from .runs import RunFolder
@@ -45,6 +46,12 @@ def choose(job: Job, trainer: SupernetTrainer, latency: Latency, run: RunFolder)
     tried = _trials(job, judge, candidates, run) if len(candidates) > 1 else []
     best = int(np.argmin([np.inf if value is None else value for value in tried])) if tried else 0
     architecture, loss = candidates[best], ranked.losses[best]
+    measured: dict[str, Any] = {}
+    if job.measure is not None:
+        landed = land_by_measuring(ranked.found.take(np.array([best])), latency, _by_the_first(job, job.measure))
+        architecture = architecture_of(landed[0].found, 0, latency)
+        measured = {"measured_ms": landed[0].measured_ms, "corrected_ms": landed[0].predicted_ms}
+        measured["landings"] = len(landed)
     predicted = [predictor.predict(architecture) for predictor in job.predictors]
     interval = job.predictors[0].interval(architecture)
     targets = None if latency.targets_ms is None else latency.targets_ms.tolist()
@@ -53,6 +60,7 @@ def choose(job: Job, trainer: SupernetTrainer, latency: Latency, run: RunFolder)
         "predicted_ms": predicted[0],
         "predicted_low_ms": interval.low_ms if interval else None,
         "predicted_high_ms": interval.high_ms if interval else None,
+        **measured,
         "steps": config.steps,
         "scope": config.scope,
         "strategy": config.strategy,
@@ -128,6 +136,12 @@ def _trials(job: Job, judge: Judge, candidates: list[Architecture], run: RunFold
             if run.active:
                 write_atomic(file, json.dumps(known, indent=2) + "\n")
     return [known[network_key(one, job.config.scope)] for one in candidates]
+
+
+def _by_the_first(job: Job, measure: Measure) -> Measure:
+    """The measurement by the first process, which tells the others."""
+    fabric = job.fabric
+    return lambda architecture: float(fabric.broadcast(measure(architecture) if fabric.is_global_zero else 0.0))
 
 
 class Judge:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from .crops import require_crop
 from .data.datasets import load_dataset, require_classes, split_halves
 from .fabric import explained_memory, open_fabric
 from .job import Job, Progress
+from .landing import Measure, require_measurable
 from .latency import Latency
 from .losses import balanced_weights
 from .provenance import digest, write_provenance
@@ -40,6 +42,7 @@ def search(
     *,
     device: str = "cpu",
     precision: str = "fp32",
+    measure: Measure | None = None,
     on_step: OnStep = lambda step, steps: None,
 ) -> dict[str, Any]:
     """Search a space for architectures; with one target or none, the result is `out`/architecture.json.
@@ -55,6 +58,7 @@ def search(
         config: settings.
         device: where the supernet is trained, `cpu` or `cuda:N`; need not be a table's device.
         precision: `fp32`, `bf16` or `fp16` of the supernet's training.
+        measure: lands the results by what it says; see `landing`.
         on_step: told step and number of steps.
 
     Returns:
@@ -69,6 +73,9 @@ def search(
     """
     tables = [predictors] if isinstance(predictors, Predictor) else list(predictors)
     job = _open(tables, data, out, config, (device, precision), on_step)
+    if measure is not None:
+        require_measurable(config, len(tables))
+        job = replace(job, measure=measure, settings=job.settings | {"landing": "measured"})
     run = RunFolder(out, STAGE, job.settings, active=job.fabric.is_global_zero)
     finished = job.fabric.broadcast(run.result() if run.active else None)
     if finished is not None:

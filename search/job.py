@@ -13,6 +13,7 @@ from ..lut.predictor import Predictor
 from .blocks import Blocks
 from .config import SearchConfig
 from .data.datasets import SegmentationDataset
+from .landing import Measure
 from .runs import OnStep
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Job:
     settings: dict[str, Any]
     out: Path
     progress: Progress
+    measure: Measure | None = None
 
 
 class Progress:

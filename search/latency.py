@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -83,6 +84,13 @@ class Latency:
             own = self.ms[k][np.arange(picked.shape[1]), picked]
             np.maximum(most, (now[:, k, None, None] + self.ms[k] - own[:, :, None]) * share, out=most)
         return most
+
+    def slower(self, factor: float) -> Latency:
+        """The same where every architecture takes `factor` times its prediction."""
+        other = copy(self)
+        other.__dict__.pop("fastest", None)
+        other.per_ms = self.per_ms * factor
+        return other
 
     @cached_property
     def fastest(self) -> tuple[Indices, Indices]:

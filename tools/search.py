@@ -74,6 +74,9 @@ def search(
         int, typer.Option(min=0, help="Best architectures that are compared by short trainings at the end.")
     ] = 4,
     beta: Annotated[float, typer.Option(help="Weight of log(latency) where there is no target.")] = 2e-3,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the result on the table's device, here, and land by that.")
+    ] = False,
     scope: Annotated[str, typer.Option(help="Scope of the latency: dense or core.")] = "dense",
     device: Annotated[str, typer.Option(help="Where to train the supernet: cpu or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option(help="Of the supernet's training: fp32, bf16 or fp16.")] = "fp32",
@@ -88,6 +91,7 @@ def search(
     Example: lgc-search --lut tiny.lut --data scenes --target-ms 5 --steps 200 --out runs/street
     """
     share_cores()
+    from ..profiler.deploy import ruler_of
     from ..profiler.devices import check_device
     from ..search.config import SearchConfig
     from ..search.engine import default_steps
@@ -119,7 +123,10 @@ def search(
     with progress_bar() as on_progress:
         on_step = step_progress("searching", on_progress)
         device = check_device(device)
-        result = run_search(predictors, data, out, config, device=device, precision=precision, on_step=on_step)
+        ruler = ruler_of(lut[0], scope) if measure else None
+        result = run_search(
+            predictors, data, out, config, device=device, precision=precision, measure=ruler, on_step=on_step
+        )
     results = result.get("front", [result])
     for one in results:
         _remark(one)
@@ -194,11 +201,20 @@ def _closing(results: list[dict[str, Any]]) -> list[str]:
         lines += [
             f"architecture  {one['architecture']}",
             f"  {operators}; head of {one['head_channels']} channels",
+            *([] if "measured_ms" not in one else [_landed(one)]),
             *(["  dominated: another point is faster and has a lower loss"] if one.get("dominated") else []),
             f"  loss in the supernet {one['loss_after']:.3f}; of paths as they were drawn {one['loss_before']:.3f}"
             + ("" if one["loss_likeliest"] is None else f", of the likeliest architecture {one['loss_likeliest']:.3f}"),
         ]
     return lines
+
+
+def _landed(one: dict[str, Any]) -> str:
+    off = (one["measured_ms"] / one["target_ms"] - 1) * 100
+    return (
+        f"  measured {one['measured_ms']:.3f} ms at the table's speed, {off:+.1f} % from the target, after "
+        f"{one['landings']} landings; the table alone predicts {one['predicted_ms']:.3f} ms"
+    )
 
 
 def main() -> None:

@@ -36,7 +36,8 @@ def _front(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return []
     rows = [
-        f"| {row['target_ms']:.3f} | {row['predicted_ms']:.3f} ({row['predicted_off_pct']:+.2f} %) | "
+        f"| {row['target_ms']:.3f} | {row['landings']} | {row['table_ms']:.3f} ({row['table_off_pct']:+.2f} %) | "
+        f"{row['predicted_ms']:.3f} ({row['predicted_off_pct']:+.2f} %) | "
         f"{row['measured_ms']:.3f} ({row['measured_off_pct']:+.1f} %) | "
         f"{row['measured_at_the_tables_speed_off_pct']:+.1f} % | {row['drift_pct']:+.1f} % | {row['loss']:.3f} |"
         for row in found["points"]
@@ -45,10 +46,13 @@ def _front(found: dict[str, Any] | None) -> list[str]:
         "## Landing on the target",
         "",
         f"One run with three targets, {found['seconds']:.0f} s, of which {found['warm_up_steps']} steps are shared. "
-        "Percentages are of the target; the machine's drift since the table is divided out in the fourth column.",
+        "Each result was measured and landed again by that (`--measure`), up to three times; what the table alone says "
+        "of it, what was predicted before its own measurement, and an independent measurement afterwards. Percentages "
+        "are of the target; the machine's drift since the table is divided out in the last but two.",
         "",
-        "| target, ms | predicted | measured | measured, at the table's speed | drift | loss in the supernet |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| target, ms | landings | table | predicted | measured | measured, at the table's speed | drift | "
+        "loss in the supernet |",
+        "|" + " --- |" * 8,
         *rows,
         "",
     ]

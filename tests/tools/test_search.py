@@ -67,6 +67,14 @@ def run_search(call, lut, data, tmp_path):
     return run
 
 
+def test_a_result_is_landed_by_measuring_it(run_search, reach):
+    target = (reach[0] + reach[1]) / 2
+    found, _ = run_search("--target-ms", target, "--measure")
+    assert found["measured_ms"] > 0
+    assert 1 <= found["landings"] <= 3
+    assert "one table, a target for it" in run_search("--measure", code=2)[1]
+
+
 def test_json_has_what_is_promised(run_search, lut, tmp_path):
     found, _ = run_search()
     assert {"architecture", "target_ms", "predicted_ms", "steps", "seconds"} <= found.keys()
