@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import cost
 import numpy as np
+from parts import stamp, with_earlier_parts
 from run import HERE, git, path_of, slug, write
 from scipy import stats
 from searchpage import page
@@ -102,13 +101,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="others stay as the file has them")
     arguments = parser.parse_args()
     target = Target("cpu", "onnxruntime")
-    made = {
-        "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
     result: dict[str, Any] = {
         "name": ["search", "street", "96x128"],
-        **made,
+        **stamp(),
         "environment": fingerprint(target, get_backend(target.backend)),
         "scenes": {**SCENES, "seed": SCENES_SEED},
         "seeds": list(SEEDS),
@@ -123,29 +118,21 @@ def main() -> None:
         setting = prepare(Path(folder), target, arguments)
         result |= {"target_ms": setting.target_ms}
         if "front" in arguments.parts:
-            result["front"] = front(setting, target)
+            keep(arguments.out, result | {"front": front(setting, target)}, target)
         if "chance" in arguments.parts or "ablations" in arguments.parts:
             names = arguments.ablations if "ablations" in arguments.parts else ["as it is"]
             found = searches(setting, pool, names)
-            result["chance"] = chance(setting, pool, found)
-            result["ablations"] = ablations(found)
+            both = {"chance": chance(setting, pool, found), "ablations": ablations(found)}
+            keep(arguments.out, result | both, target)
     if "cost" in arguments.parts:
-        result["cost"] = cost.costs()
-    result["made"] = {part: made for part in PARTS if part in result}
-    result = with_earlier_parts(result, path_of(arguments.out, result, target))
-    write(arguments.out, result, target, page(result))
+        keep(arguments.out, result | {"cost": cost.costs()}, target)
 
 
-def with_earlier_parts(result: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The result, with the parts of an earlier file that it lacks, if that was made with the same settings."""
-    if not path.exists() or set(PARTS) <= set(result):
-        return result
-    earlier = json.loads(path.read_text())
+def keep(out: Path, result: dict[str, Any], target: Target) -> None:
+    """Write what is finished, beside what the file has."""
     alike = ("scenes", "seeds", "search_steps", "train_steps", "batch")
-    if any(earlier[name] != result[name] for name in alike):
-        sys.exit(f"{path} was made with other settings: write elsewhere, or all parts")
-    kept = {part: earlier[part] for part in PARTS if part in earlier and part not in result}
-    return result | kept | {"made": {**{part: earlier["made"][part] for part in kept}, **result["made"]}}
+    whole = with_earlier_parts(result, path_of(out, result, target), PARTS, alike)
+    write(out, whole, target, page(whole))
 
 
 def one_thread() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from parts import told
 from report import head
 
 
 def page(result: dict[str, Any]) -> str:
     lines = [
         *head(f"Search, {' '.join(result['name'][1:])}", result),
-        f"Written by `make bench-search`; {_made(result['made'])}.",
+        f"Written by `make bench-search`; {told(result['made'])}.",
         "",
         f"{result['scenes']['train']} generated scenes (seed {result['scenes']['seed']}) to train on, "
         f"{result['scenes']['val']} to score on; searches of {result['search_steps']} steps, trainings of "
@@ -22,14 +23,6 @@ def page(result: dict[str, Any]) -> str:
         *_cost(result.get("cost")),
     ]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _made(made: dict[str, dict[str, str]]) -> str:
-    """Which part was made when, by which commit."""
-    commits: dict[str, list[str]] = {}
-    for part, one in made.items():
-        commits.setdefault(f"{one['commit']}, {one['date'][:10]}", []).append(part)
-    return "; ".join(f"{', '.join(parts)}: {commit}" for commit, parts in commits.items())
 
 
 def _front(found: dict[str, Any] | None) -> list[str]:
