@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test lint bench bench-latency bench-search gpu-check docs clean
+.PHONY: demo test lint bench bench-latency bench-search bench-deployment gpu-check docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/lgc-demo --out demo-run
@@ -17,7 +17,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
-bench: bench-latency bench-search
+bench: bench-latency bench-search bench-deployment
 
 bench-latency: $(VENV)/.test
 	$(BIN)/python tests/bench/run.py --device cpu --out docs/benchmarks
@@ -25,6 +25,9 @@ bench-latency: $(VENV)/.test
 
 bench-search: $(VENV)/.test
 	$(BIN)/python tests/bench/search.py --out docs/benchmarks
+
+bench-deployment: $(VENV)/.test
+	$(BIN)/python tests/bench/deployment.py --out docs/benchmarks
 
 gpu-check: $(VENV)/.test
 	$(BIN)/python -m pytest tests/gpu

@@ -81,7 +81,7 @@ class Predictor:
         for slot in space.slots():
             if scope == CORE and slot.scope == DENSE:
                 continue
-            costs = [self._cost(table, spec, known) for spec in slot.candidates]
+            costs = [self.cost_ms(table, spec, known) for spec in slot.candidates]
             if slot.edge is not None:
                 self.edge_ms[slot.edge] += costs
             elif slot.sums:
@@ -93,11 +93,21 @@ class Predictor:
             else:
                 self.fixed_ms += costs[0]
 
-    def _cost(self, table: LatencyTable, spec: OpSpec, known: dict[OpSpec, float]) -> float:
-        """What an operator adds to a network, corrected, in milliseconds; 0 where it takes no time."""
-        if spec not in known:
-            known[spec] = 0.0 if is_free(spec) else self.correction.of(spec, table.latency_ms(spec))
-        return known[spec]
+    def cost_ms(self, table: LatencyTable, spec: OpSpec, known: dict[OpSpec, float] | None = None) -> float:
+        """What an operator adds to a network, corrected, in milliseconds; 0 where it takes no time.
+
+        Args:
+            table: the predictor's own.
+            spec: the operator.
+            known: what was asked before, which is kept there.
+
+        Raises:
+            MissingEntryError: the table lacks it.
+        """
+        memory = {} if known is None else known
+        if spec not in memory:
+            memory[spec] = 0.0 if is_free(spec) else self.correction.of(spec, table.latency_ms(spec))
+        return memory[spec]
 
     def predict(self, architecture: Architecture) -> float:
         """Predicted latency of `architecture` in milliseconds, calibrated where the table is.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..errors import FileFormatError, LgcError
 from ..files import describe, read_text, write_atomic
 from .operators import ZERO, macs, parameters
 from .opspec import OpSpec
-from .plan import CORE, DENSE, CellPlan
+from .plan import CORE, DENSE, CellPlan, Slot
 from .space import SearchSpace, first_faults
 
 FORMAT = "lgc-architecture"
@@ -126,19 +126,23 @@ class Architecture(BaseModel):
 
     def specs(self, scope: str = DENSE) -> list[OpSpec]:
         """Every operator that the network computes, repeated as often as it is computed; `zero` edges are left out."""
-        specs: list[OpSpec] = []
+        return [
+            spec
+            for slot, spec, count in self.placed()
+            if not (scope == CORE and slot.scope == DENSE)
+            for _ in range(count)
+        ]
+
+    def placed(self) -> Iterator[tuple[Slot, OpSpec, int]]:
+        """Every slot of the network with the operator in it, and how often that is computed: 0 for a `zero` edge."""
         live = [self.space.operators[choice] != ZERO for choice in self.choices]
         for slot in self.space.slots():
-            if scope == CORE and slot.scope == DENSE:
-                continue
             if slot.edge is not None:
-                if live[slot.edge]:
-                    specs.append(slot.candidates[self.choices[slot.edge]])
+                yield slot, slot.candidates[self.choices[slot.edge]], int(live[slot.edge])
             elif slot.sums:
-                specs.extend(slot.candidates * (sum(live[edge] for edge in slot.sums) - 1))
+                yield slot, slot.candidates[0], sum(live[edge] for edge in slot.sums) - 1
             else:
-                specs.append(slot.candidates[self.head if slot.head else 0])
-        return specs
+                yield slot, slot.candidates[self.head if slot.head else 0], 1
 
     @property
     def macs(self) -> int:

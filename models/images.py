@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,18 +26,13 @@ Pixels = NDArray[np.uint8]
 """RGB, [H, W, 3]."""
 
 
-def open_image(path: Path) -> Image.Image:
-    """Decode a whole image file.
-
-    Raises:
-        DataError: where it is missing, no image, truncated or damaged.
-    """
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises over a file into the error that names it."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as file:
-            file.load()
-            return file.copy()
+        yield
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is not an image that can be read") from error
     except FileNotFoundError as error:
@@ -45,13 +41,43 @@ def open_image(path: Path) -> Image.Image:
         raise DataError(f"{path} is truncated or damaged: {error}") from error
 
 
-def read_pixels(path: Path, size: tuple[int, int] | None = None) -> Pixels:
-    """Read an image as RGB, resized (bilinear) to `size`, (height, width), if one is given.
+def require_image(path: Path) -> None:
+    """Show that a file is an image, by its head alone, which takes no time.
 
     Raises:
-        DataError: where the file cannot be decoded.
+        DataError: it is none.
     """
-    return resized(np.asarray(open_image(path).convert("RGB")), size)
+    from PIL import Image
+
+    with _refused(path), Image.open(path):
+        pass
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode a whole image file.
+
+    Raises:
+        DataError: where it is missing, no image, truncated or damaged.
+    """
+    from PIL import Image
+
+    with _refused(path), Image.open(path) as file:
+        file.load()
+        return file.copy()
+
+
+def read_pixels(path: Path, size: tuple[int, int] | None = None) -> Pixels:
+    """Read an image as RGB, upright (EXIF), resized (bilinear) to `size`, (height, width), if one is given.
+
+    Raises:
+        DataError: where the file cannot be decoded, or its values are no bytes.
+    """
+    from PIL import ImageOps
+
+    image = open_image(path)
+    if image.mode[0] in "IF":  # Pillow would clip them, and give a white image
+        raise DataError(f"{path} has {image.mode} values, no bytes: convert it to 8 bits a channel")
+    return resized(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), size)
 
 
 def resized(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:

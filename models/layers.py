@@ -14,13 +14,18 @@ from .opspec import OpSpec, strided
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch normalisation, ReLU: [N, c_in, H, W] -> [N, c_out, H / stride, W / stride]."""
+    """Convolution without bias, batch normalisation, ReLU: [N, c_in, H, W] -> [N, c_out, H / stride, W / stride].
 
-    def __init__(self, layer: ops.Conv) -> None:
+    Args:
+        layer: the convolution.
+        act: False leaves out the ReLU.
+    """
+
+    def __init__(self, layer: ops.Conv, *, act: bool = True) -> None:
         super().__init__()
         self.conv = _conv(layer, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(layer.c_out)
-        self.act = nn.ReLU(inplace=True)
+        self.act: nn.Module = nn.ReLU(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the three in turn."""
@@ -118,7 +123,10 @@ def build(spec: OpSpec) -> nn.Module:
 
 
 def folded(module: nn.Module) -> nn.Module:
-    """A copy of `module` in evaluation mode with every batch normalisation folded into its convolution."""
+    """A copy of `module` in evaluation mode with every batch normalisation behind a convolution folded into it.
+
+    Those are the ones of `ConvNormAct`; a normalisation in front of its convolution stays.
+    """
     copied = copy.deepcopy(module).eval()
     for child in copied.modules():
         if isinstance(child, ConvNormAct):

@@ -124,7 +124,7 @@ class FrameOutput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise as the training did, and compute."""
         scale, shift = self.get_buffer("scale"), self.get_buffer("shift")
-        image = x.permute(0, 3, 1, 2).to(scale.dtype) * scale + shift
+        image = x.to(scale.dtype).permute(0, 3, 1, 2) * scale + shift  # TensorRT transposes no bytes
         labels: Tensor = self.dense(image)
         return labels.to(torch.uint8)
 

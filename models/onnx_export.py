@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,3 +43,39 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
     exported: bytes = buffer.getvalue()
     onnx.checker.check_model(onnx.load_from_string(exported), full_check=True)
     return exported
+
+
+_KEPT_OUT = ["graph_fusion", "subexpression_elimination", "weight_tying"]
+"""Of onnxslim's passes: they rename nodes, by which layers are found again, or gather what other tools tell apart."""
+
+
+def simplified(model: bytes) -> bytes:
+    """The serialised model with its constants folded and nodes that only pass on removed, checked.
+
+    Names of nodes, inputs and outputs stay, and so do operator set, IR version and metadata; outputs are the same to
+    the bit. Nodes stay in order too: some runtimes compute in it, and what lies in a cache depends on it.
+
+    Args:
+        model: as `to_onnx` gives it, every node named.
+    """
+    import onnx
+    import onnxslim
+
+    read = onnx.load_model_from_string(model)
+    places = {node.name: place for place, node in enumerate(read.graph.node)}
+    slim = onnxslim.slim(read, skip_optimizations=_KEPT_OUT)
+    nodes = sorted(slim.graph.node, key=lambda node: places[node.name])
+    del slim.graph.node[:]
+    slim.graph.node.extend(nodes)
+    onnx.checker.check_model(slim, full_check=True)
+    return bytes(slim.SerializeToString())
+
+
+def with_notes(model: bytes, notes: Mapping[str, str]) -> bytes:
+    """The serialised model with these properties in place of its own."""
+    import onnx
+
+    read = onnx.load_model_from_string(model)
+    del read.metadata_props[:]
+    onnx.helper.set_model_props(read, dict(notes))
+    return bytes(read.SerializeToString())

@@ -8,51 +8,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError, LgcError
+from ..errors import FileFormatError
 from ..files import describe
-from .architecture import Architecture
 from .onnx_costs import OnnxCosts, costs_of
+from .signature import Signature, Tensor
 
-ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY = "architecture", "scope", "table"
-CLASSES_KEY, PALETTE_KEY = "classes", "palette"
-"""Metadata that our own files carry."""
-
-INPUT_TYPES = ("float32", "uint8")
-
+__all__ = ["OnnxModel", "Tensor"]
 
 @dataclass(frozen=True)
-class Tensor:
-    """An input or output: its name, its shape, and its type as numpy names it."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.dtype} {'x'.join(map(str, self.shape))}"
-
-
-@dataclass(frozen=True)
-class OnnxModel:
+class OnnxModel(Signature):
     """A valid ONNX model of static shapes with its weights inside.
 
     Attributes:
         data: the file's bytes.
-        where: the file's path, or what else names it in messages.
-        inputs: tensors that it takes, weights not among them.
-        outputs: tensors that it gives.
         opset: version of the standard operator set.
-        metadata: its properties.
         operators: names of the operators it uses, each once.
+        precision: what it computes in: `int8` where it is quantised, else the type of its weights, `fp32` or `fp16`.
     """
 
     data: bytes = field(repr=False)
-    where: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
     opset: int
-    metadata: dict[str, str]
     operators: tuple[str, ...]
+    precision: str
 
     @classmethod
     def load(cls, path: Path) -> OnnxModel:
@@ -97,68 +74,28 @@ class OnnxModel:
             raise FileFormatError(f"{where} has {len(inputs)} inputs and {len(outputs)} outputs: nothing to run")
         metadata = {entry.key: entry.value for entry in model.metadata_props}
         operators = tuple(dict.fromkeys(node.op_type for node in model.graph.node))
-        return cls(data, where, inputs, outputs, opsets.get("", 0), metadata, operators)
-
-    @property
-    def dtype(self) -> str:
-        """The type of its inputs.
-
-        Raises:
-            FileFormatError: they are not of one type, or of one that no image has.
-        """
-        found = {tensor.dtype for tensor in self.inputs}
-        if len(found) > 1 or not found <= set(INPUT_TYPES):
-            told = ", ".join(map(str, self.inputs))
-            raise FileFormatError(f"{self.where} takes {told}; inputs have to be all float32, or all uint8")
-        return found.pop()
-
-    @property
-    def scope(self) -> str | None:
-        """The scope that one of our files is of; None in others."""
-        return self.metadata.get(SCOPE_KEY)
+        precision = _precision(model.graph, operators)
+        return cls(where, inputs, outputs, metadata, data, opsets.get("", 0), operators, precision)
 
     @property
     def is_quantised(self) -> bool:
         """Whether values are rounded to integers somewhere (Q/DQ)."""
-        return "QuantizeLinear" in self.operators
-
-    @cached_property
-    def architecture(self) -> Architecture | None:
-        """The architecture inside one of our files; None in others.
-
-        Raises:
-            FileFormatError: there is one, but damaged.
-        """
-        text = self.metadata.get(ARCHITECTURE_KEY)
-        if text is None:
-            return None
-        try:
-            return Architecture.parse(text, f"the architecture in {self.where}")
-        except LgcError as error:
-            raise FileFormatError(str(error)) from error
+        return self.precision == "int8"
 
     @cached_property
     def costs(self) -> OnnxCosts:
         """Parameters and multiply-accumulates, counted in the graph."""
         return costs_of(self.data)
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the image that it takes.
 
-        Raises:
-            FileFormatError: its input is no single image, [1, 3, H, W] float32 or [1, H, W, 3] uint8.
-        """
-        if len(self.inputs) == 1:
-            match self.inputs[0].shape, self.dtype:
-                case (1, 3, int(height), int(width)), "float32":
-                    return height, width
-                case (1, int(height), int(width), 3), "uint8":
-                    return height, width
-        told = ", ".join(map(str, self.inputs))
-        raise FileFormatError(
-            f"{self.where} takes {told}, no image: float32 1x3xHxW (normalised), or uint8 1xHxWx3 (RGB bytes)"
-        )
+def _precision(graph: Any, operators: tuple[str, ...]) -> str:
+    """What a graph computes in."""
+    from onnx import TensorProto
+
+    if "QuantizeLinear" in operators:
+        return "int8"
+    types = {tensor.data_type for tensor in graph.initializer}
+    return "fp16" if TensorProto.FLOAT16 in types else "fp32"
 
 
 def _tensor(value: Any, where: str) -> Tensor:

@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..errors import MeasurementError, MismatchError
+from ..errors import MismatchError
 from ..files import ensure_folder, write_atomic
 from ..lut.predictor import Predictor
-from ..lut.table import LatencyTable, network_key
+from ..lut.table import LatencyTable
 from ..lut.target import Target
 from ..models.architecture import Architecture
-from ..models.plan import CORE, DENSE
-from .backends import Backend, Workload, require
+from ..models.plan import CORE, DENSE, END_TO_END, SCOPES
+from .agreement import (
+    IMAGES,
+    RANDOM,
+    Agreement,
+    Reference,
+    agreement,
+    file_outputs,
+    passes,
+    reference_outputs,
+    runner_outputs,
+)
+from .backends import Backend, require
 from .backends.base import random_inputs
 from .environment import fingerprint
 from .measure import measure_seconds
+from .network import FILES, INT8, Network, write_onnx
 from .profile import require_machine
 from .rounds import OnProgress, quiet
 from .verification import at_speed, drift, with_sentinels
-from .workloads import network_module, network_workload
+from .workloads import image_input
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
+    from ..models.images import Pixels
     from .backends.trt_engine import Engine
+    from .slots import SlotReport
 
 NETWORK = "network"
 """Subject of the measured network, beside the table's sentinels."""
 RULER_SECONDS = 8.0
 """How long a search that lands by measurement measures each architecture, networks of the table beside it."""
-MAX_ABS_DIFF = 1e-4
-"""Largest difference of fp32 logits from torch's that passes."""
-MIN_AGREEMENT_PCT = 99.0
-"""Smallest share of pixels of the same class as torch's, in percent, that passes."""
+LAYER_RUNS = 50
+"""Runs over which the times of layers are taken."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +59,8 @@ class Result:
     Attributes:
         backend: a name of `backends.BACKENDS`.
         device: where it ran, or what it was built for.
-        precision: `fp32`, `fp16` or `bf16`.
-        scope: `core` or `dense`.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
+        scope: `core`, `dense` or `end-to-end`, for which there are no predictions.
         table_ms: the table's prediction, at the machine's speed when the table was made.
         drift_pct: how much slower the machine runs now, by networks of the table measured again.
         predicted_ms: table_ms at the machine's present speed.
@@ -58,10 +69,13 @@ class Result:
         error_pct: (predicted - measured) / measured.
         table_error_pct: (table - measured) / measured: the table's error and the machine's drift together.
         fps: 1000 / median_ms.
-        median_ms: median of all runs; likewise p90_ms and p99_ms.
+        median_ms: median of all runs; likewise p90_ms, p99_ms and iqr_ms, the distance of the quartiles.
         runs: number of runs.
-        max_abs_diff: largest difference of the logits from torch's.
-        argmax_agreement_pct: share of pixels with torch's class.
+        agreement: the outputs of the program that is timed, against torch's on noise.
+        trained: whether the weights are, which decides what of that is judged.
+        settings: how the backend ran it.
+        slots: the table's entries held against the times of layers, see `slots.SlotReport`.
+        layers: file with the times of the layers.
         note: what a reader has to know besides.
     """
 
@@ -81,68 +95,29 @@ class Result:
     median_ms: float | None = None
     p90_ms: float | None = None
     p99_ms: float | None = None
+    iqr_ms: float | None = None
     runs: int | None = None
-    max_abs_diff: float | None = None
-    argmax_agreement_pct: float | None = None
+    agreement: Agreement | None = None
+    trained: bool = True
+    settings: dict[str, str] | None = None
+    slots: SlotReport | None = None
+    layers: str | None = None
     note: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a JSON object: the agreement's numbers stand beside the others."""
+        found = {name: value for name, value in vars(self).items() if name not in ("agreement", "slots", "trained")}
+        names = ("max_abs_diff", "mean_abs_diff", "argmax_agreement_pct")
+        found |= {name: None if self.agreement is None else getattr(self.agreement, name) for name in names}
+        return found | {"slots": None if self.slots is None else self.slots.as_dict()}
 
     def equals_torch(self) -> bool:
         """Whether the outputs are torch's, as far as the precision allows; true where nothing was run."""
-        if self.argmax_agreement_pct is None:
-            return True
-        close = self.precision != "fp32" or (self.max_abs_diff or 0.0) <= MAX_ABS_DIFF
-        return close and self.argmax_agreement_pct >= MIN_AGREEMENT_PCT
+        return self.agreement is None or passes(self.precision, self.agreement, trained=self.trained)
 
     def within(self, tolerance_pct: float) -> bool:
         """Whether the prediction is within the tolerance; true where there is none."""
         return self.error_pct is None or abs(self.error_pct) <= tolerance_pct
-
-
-@dataclass(frozen=True)
-class Network:
-    """What is deployed: an architecture, its weights (random ones if None), in a scope."""
-
-    architecture: Architecture
-    weights: Mapping[str, Tensor] | None
-    scope: str
-
-    def workload(self, scope: str | None = None) -> Workload:
-        """The network as a workload, in its own scope or in another."""
-        return network_workload(self.architecture, scope or self.scope, self.weights)
-
-    def reference(self, scope: str) -> nn.Module:
-        """The network as it was trained and scored: torch, evaluation mode, nothing folded."""
-        return network_module(self.architecture, scope, self.weights)
-
-    @property
-    def stem(self) -> str:
-        """What its files are called: space, input size, eight digits of the architecture's own, scope."""
-        height, width = self.architecture.space.input
-        digits = hashlib.sha256(network_key(self.architecture, self.scope).encode()).hexdigest()[:8]
-        return f"{self.architecture.space.name}-{height}x{width}-{digits}-{self.scope}"
-
-
-def write_onnx(network: Network, folder: Path) -> Path:
-    """Write the network's ONNX file, with architecture and scope in its metadata.
-
-    Raises:
-        OutputError: `folder` cannot be written.
-    """
-    import onnx
-
-    from .. import __version__
-
-    model = onnx.load_from_string(network.workload().onnx)
-    notes = {
-        "lgc_version": __version__,
-        "architecture": network.architecture.to_json(),
-        "scope": network.scope,
-        "weights": "random" if network.weights is None else "trained",
-    }
-    onnx.helper.set_model_props(model, notes)
-    path = ensure_folder(folder) / f"{network.stem}.onnx"
-    write_atomic(path, model.SerializeToString())
-    return path
 
 
 def time_network(
@@ -160,41 +135,55 @@ def time_network(
     Raises:
         BackendUnavailableError: the target cannot be used here.
         MismatchError: the table is of another target, space or machine.
+        UsageError: int8 of a network without images.
     """
     backend = require(target)
+    if network.scope not in SCOPES:
+        table = None  # end-to-end is in none
     predictor = None if table is None else predictor_of(network, target, table, backend)
-    table_ms = None if predictor is None else predictor.predict(network.architecture)
-    interval = None if predictor is None else predictor.interval(network.architecture)
-    diff, agreement = compare_with_torch(network, backend, target)
-    subjects = {NETWORK: network.workload()}
+    agrees = compare_with_torch(network, backend, target)
+    subjects = {NETWORK: network.workload(precision=target.precision)}
     if table is not None:
         subjects = with_sentinels(table, subjects, network.scope)
     found = measure_seconds(backend, target, subjects, seconds, on_progress=on_progress)
-    drift_pct = None if table is None else drift(table, found)
-    predicted = None if table_ms is None else at_speed(table_ms, drift_pct)
-    summary = found.summary(NETWORK)
+    latency_ms = found.summary(NETWORK).latency_ms
     runs = np.concatenate(found.durations(NETWORK))
-    p90, p99 = np.quantile(runs, [0.9, 0.99])
-    return Result(
-        backend=target.backend,
-        device=target.device,
-        precision=target.precision,
-        scope=network.scope,
+    low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
+    result = Result(
+        target.backend,
+        target.device,
+        target.precision,
+        network.scope,
+        measured_ms=latency_ms,
+        fps=1000 / median,
+        median_ms=median,
+        p90_ms=p90,
+        p99_ms=p99,
+        iqr_ms=high - low,
+        runs=len(runs),
+        agreement=agrees,
+        trained=network.weights is not None,
+        settings=backend.settings(target),
+    )
+    if table is None or predictor is None:
+        return result
+    return _held_against(result, predictor, network.architecture, drift(table, found))
+
+
+def _held_against(result: Result, predictor: Predictor, architecture: Architecture, drift_pct: float | None) -> Result:
+    """The result with the prediction, and how far that is from the measurement."""
+    assert result.measured_ms is not None  # it ran
+    table_ms, interval = predictor.predict(architecture), predictor.interval(architecture)
+    predicted = at_speed(table_ms, drift_pct)
+    return replace(
+        result,
         table_ms=table_ms,
         drift_pct=drift_pct,
         predicted_ms=predicted,
         predicted_low_ms=None if interval is None else at_speed(interval.low_ms, drift_pct),
         predicted_high_ms=None if interval is None else at_speed(interval.high_ms, drift_pct),
-        measured_ms=summary.latency_ms,
-        error_pct=None if predicted is None else (predicted / summary.latency_ms - 1) * 100,
-        table_error_pct=None if table_ms is None else (table_ms / summary.latency_ms - 1) * 100,
-        fps=1000 / float(np.median(runs)),
-        median_ms=float(np.median(runs)),
-        p90_ms=float(p90),
-        p99_ms=float(p99),
-        runs=len(runs),
-        max_abs_diff=diff,
-        argmax_agreement_pct=agreement,
+        error_pct=(predicted / result.measured_ms - 1) * 100,
+        table_error_pct=(table_ms / result.measured_ms - 1) * 100,
     )
 
 
@@ -224,24 +213,94 @@ def predictor_of(network: Network, target: Target, table: LatencyTable, backend:
     return Predictor(table.space, table, network.scope)
 
 
-def compare_with_torch(network: Network, backend: Backend, target: Target) -> tuple[float, float]:
-    """Largest difference of the logits, and share of pixels of the same class (percent), from torch's in fp32."""
-    import torch
+def latencies_of(table: LatencyTable, scope: str) -> str:
+    """Fingerprint of what a table predicts from in a scope, as an exported file keeps it."""
+    return Predictor(table.space, table, scope if scope in SCOPES else DENSE).fingerprint
 
-    outputs: dict[str, tuple[Any, Any]] = {}
-    for scope in (CORE, DENSE):
-        workload = network.workload(scope)
-        inputs = random_inputs(workload.input_shapes)
-        with torch.inference_mode():
-            wanted = network.reference(scope)(*(torch.from_numpy(x) for x in inputs)).numpy()
-        runner = backend.compile(workload, target)
-        outputs[scope] = runner.infer(inputs)[0], wanted
+
+def compare_with_torch(network: Network, backend: Backend, target: Target) -> Agreement:
+    """The outputs of the program that is timed on `target`, held against torch's on noise.
+
+    Raises:
+        MeasurementError: the backend refuses the network, or gives something of another shape.
+    """
+    reference = _reference(network, _noise(network), RANDOM)
+    core, whole = (network.workload(scope, target.precision) for scope in (CORE, _labelled(network)))
+    labels = runner_outputs(backend, whole, target, reference.inputs)
+    return agreement(reference, labels, runner_outputs(backend, core, target, reference.tensors))
+
+
+def write_compared(network: Network, folder: Path, precision: str, images: Sequence[Pixels]) -> dict[str, Any]:
+    """Write the network's file in a precision, and hold its outputs against torch's on noise and on images.
+
+    ONNX Runtime's CPU provider computes them. Of bf16 the file is the one in fp32, which the backends convert.
+
+    Args:
+        network: what is written.
+        folder: where.
+        precision: of `network.PRECISIONS`.
+        images: RGB, of the network's size, others than those that int8 takes its ranges from.
+
+    Returns:
+        onnx (path), precision, bytes, agreement (a list), passes.
+    """
+    precision = FILES[precision]
+    path = write_onnx(network, folder, precision)
+    found: list[Agreement] = []
+    for inputs, source in ((_noise(network), RANDOM), (replace(network, images=tuple(images)).inputs(), IMAGES)):
+        if inputs:
+            reference = _reference(network, inputs, source)
+            labels = file_outputs(network.model(precision, _labelled(network)), reference.inputs, path.name)
+            logits = file_outputs(network.model(precision, CORE), reference.tensors, path.name)
+            found.append(agreement(reference, labels, logits))
+    good = all(passes(precision, one, trained=network.weights is not None) for one in found)
+    size = path.stat().st_size
+    told = [asdict(one) for one in found]
+    return {"onnx": str(path), "precision": precision, "bytes": size, "agreement": told, "passes": good}
+
+
+def _reference(network: Network, inputs: Sequence[NDArray[Any]], source: str) -> Reference:
+    return reference_outputs(network.reference(DENSE), inputs, source)
+
+
+def _noise(network: Network) -> list[NDArray[Any]]:
+    shape, dtype = image_input(network.architecture.space.input, network.scope)
+    return random_inputs([shape], dtype)
+
+
+def _labelled(network: Network) -> str:
+    """The scope that gives classes: end-to-end for itself, else dense."""
+    return END_TO_END if network.scope == END_TO_END else DENSE
+
+
+def with_layers(network: Network, target: Target, table: LatencyTable, result: Result, folder: Path) -> Result:
+    """Time the network's layers, write them to a file, and hold the table's entries against them.
+
+    Raises:
+        MeasurementError: the backend cannot tell its layers.
+        OutputError: `folder` cannot be written.
+    """
+    from .slots import slot_report
+
+    backend = require(target)
+    runner = backend.compile(network.workload(precision=target.precision), target)
+    try:
+        layers = runner.layer_times(LAYER_RUNS)
+    finally:
         runner.close()
-    got, wanted = outputs[CORE]
-    if got.shape != wanted.shape or not np.all(np.isfinite(got)):
-        raise MeasurementError(f"{target.backend} gave logits of shape {got.shape} with values that are not finite")
-    labels, wanted_labels = outputs[DENSE]
-    return float(np.abs(got - wanted).max()), float((labels == wanted_labels).mean() * 100)
+    assert result.measured_ms is not None  # it ran
+    report = slot_report(
+        network.architecture,
+        table,
+        predictor_of(network, target, table, backend),
+        layers,
+        measured_ms=result.measured_ms,
+        drift_pct=result.drift_pct,
+    )
+    path = ensure_folder(folder) / f"{network.stem}-{target.backend}-{target.precision}-layers.json"
+    content = {"target": str(target), "layers": [asdict(layer) for layer in layers], "slots": report.as_dict()}
+    write_atomic(path, json.dumps(content, indent=2) + "\n")
+    return replace(result, slots=report, layers=str(path))
 
 
 def build_ahead(network: Network, folder: Path, precision: str, compute_capability: str | None) -> tuple[Path, Result]:
@@ -251,14 +310,17 @@ def build_ahead(network: Network, folder: Path, precision: str, compute_capabili
         BackendUnavailableError: TensorRT-RTX is not installed; the message has the install command.
         MeasurementError: the builder refuses the network.
     """
-    from .backends.trt_engine import build_engine
+    from .backends.trt_cache import cached_engine
 
-    engine = build_engine(network.workload().onnx, precision=precision, compute_capability=compute_capability)
+    model = network.model(INT8 if precision == INT8 else "fp32")
+    engine = cached_engine(model, precision=precision, compute_capability=compute_capability)
     path = write_engine(network, engine, folder)
     note = (
         f"built ahead of time with {engine.flavour} {engine.version} for compute capability "
-        f"{engine.compute_capability}, {len(engine.layers)} layers; not run: there is no NVIDIA GPU here"
+        f"{engine.compute_capability}: {len(engine.layers)} layers, {len(engine.fusions)} of them fused, "
+        f"{len(engine.data) / 1e6:.1f} MB; not run: there is no NVIDIA GPU here"
     )
+    note = "; ".join([note, *engine.remarks])
     device = f"sm_{engine.compute_capability.replace('.', '')}"
     return path, Result("tensorrt", device, precision, network.scope, note=note)
 
@@ -273,14 +335,16 @@ def build_here(network: Network, folder: Path, target: Target) -> Path:
     from .backends.trt import engine_for
 
     require(target)
-    return write_engine(network, engine_for(network.workload(), target), folder)
+    return write_engine(network, engine_for(network.workload(precision=target.precision), target), folder)
 
 
 def write_engine(network: Network, engine: Engine, folder: Path) -> Path:
-    """Write a serialised engine under a name that says what it is of and for."""
+    """Write a serialised engine under a name that says what it is of and for, and a file beside it that says more."""
+    from .backends.trt_files import write_engine_files
+
     name = f"{network.stem}-{engine.precision}-sm{engine.compute_capability.replace('.', '')}.engine"
     path = ensure_folder(folder) / name
-    write_atomic(path, engine.data)
+    write_engine_files(engine, path)
     return path
 
 

@@ -24,6 +24,8 @@ def check_device(device: str) -> str:
     Raises:
         DeviceError: there is no such device; the message names the ones there are.
     """
+    if device == "cpu":
+        return device  # always there, and to know it takes no torch
     name = "cuda:0" if device == "cuda" else device
     found = list_devices()
     if name not in found:

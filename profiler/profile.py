@@ -15,7 +15,7 @@ from ..lut.calibration import MIN_NETWORKS, Choice, Report, choose, report, shif
 from ..lut.measurement import Measurement
 from ..lut.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
 from ..lut.table import SETTLED, LatencyTable, network_key
-from ..lut.target import Target
+from ..lut.target import PRECISIONS, Target
 from ..models.operators import is_free
 from ..models.opspec import OpSpec
 from ..models.plan import CORE, DENSE, SCOPES
@@ -254,7 +254,13 @@ def open_or_create(
     Raises:
         MismatchError: it is of another; the message says what differs.
         OutputError: it cannot be made.
+        UsageError: a precision that no table has, or no such context.
     """
+    if target.precision not in PRECISIONS:
+        raise UsageError(
+            f"tables are measured in {', '.join(PRECISIONS)}, not in {target.precision}: a quantised network is "
+            "measured whole, by lgc-export --precision int8 --data DIR"
+        )
     here = fingerprint(target, backend)
     if out.is_dir():
         raise OutputError(f"{out} is a folder; give the table's file name")

@@ -28,6 +28,16 @@ settings.register_profile(
 )
 settings.load_profile("lgc")
 
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Keep engines and timings out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LGC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 MINI = {
     "name": "mini",
     "input": [32, 32],

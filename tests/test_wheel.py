@@ -67,7 +67,7 @@ def test_it_says_what_it_is_and_under_which_licence(wheel):
     assert (fields["Name"], fields["Version"]) == ("lgc", lgc.__version__)
     assert fields["License-Expression"] == "Apache-2.0"
     assert "Apache License" in metadata(wheel, "licenses/LICENSE")
-    assert set(fields.get_all("Provides-Extra")) == {"test", "tensorrt", "tensorrt-aot", "report"}
+    assert set(fields.get_all("Provides-Extra")) == {"test", "tensorrt", "tensorrt-aot", "report", "video"}
     assert fields.get_payload().strip(), "the README is the description"
 
 

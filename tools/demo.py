@@ -166,19 +166,20 @@ def _export(state: Demo, on_progress: Callable[[Progress], None]) -> None:
     from ..models.plan import DENSE
     from ..models.weights import load_weights
     from ..profiler import deploy
+    from ..profiler.network import Network
 
     architecture = Architecture.load(state.summary["architecture"])
     weights = load_weights(Path(state.summary["weights"]), architecture)
-    network = deploy.Network(architecture, weights, DENSE)
+    network = Network(architecture, weights, DENSE)
     folder = state.run / "export"
-    state.summary["onnx"] = str(deploy.write_onnx(network, folder))
-    state.summary["engine"] = None
+    file = deploy.write_compared(network, folder, "fp32", [])
+    state.summary |= {"onnx": file["onnx"], "engine": None}
     if state.target.backend == "tensorrt":
         state.summary["engine"] = str(deploy.build_here(network, folder, state.target))
     with LatencyTable.open(state.lut) as table:
         result = deploy.time_network(network, state.target, table, seconds=10, on_progress=on_progress)
     state.summary |= {"parameters": architecture.parameters, "macs": architecture.macs}
-    state.summary |= vars(result) | {"equals_torch": result.equals_torch()}
+    state.summary |= result.as_dict() | {"equals_torch": file["passes"] and result.equals_torch()}
 
 
 STAGES = (

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
-from .console import JsonFlag, emit, grid, new_app, parse_percent, progress_bar, run, say
+from ..errors import DataError, FileFormatError, UsageError
+from .console import JsonFlag, emit, new_app, parse_percent, progress_bar, run, say
+from .export_show import pages, verdict
 
 if TYPE_CHECKING:
     from ..lut.table import LatencyTable
     from ..lut.target import Target
-    from ..profiler.deploy import Network, Result
+    from ..models.images import Pixels
+    from ..profiler.deploy import Result
+    from ..profiler.network import Network
+
+IMAGES = 32
+"""Images that int8 takes its ranges from, and as many others that outputs are compared on."""
 
 app = new_app()
 
@@ -33,13 +41,23 @@ def export(
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine; run and time it on a GPU.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N; the table's if left out.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the table's, or 1.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, fp16, bf16 or int8; may be repeated. fp32 if left out.")
+    ] = None,
     scope: Annotated[
-        str, typer.Option(help="core: to the logits. dense: to the class of every pixel of the input.")
+        str,
+        typer.Option(help="core: to the logits. dense: to the class of every pixel. end-to-end: from bytes to bytes."),
     ] = "dense",
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Cityscapes, CamVid, or a folder of images: for int8, and to compare."),
+    ] = None,
     tolerance: Annotated[
         str | None, typer.Option(metavar="PERCENT", help="Exit with 1 if a prediction is off by more, say 5%.")
     ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Time layers too, and hold the table's entries against them.")
+    ] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time for which each backend is measured.")] = 10.0,
     compute_capability: Annotated[
         str | None, typer.Option(metavar="X.Y", help="GPU to build the engine for where none is here; 8.9 if left out.")
@@ -50,48 +68,67 @@ def export(
 
     Example: lgc-export runs/street --onnx --ort --tolerance 5%
     """
-    from ..lut.target import PRECISIONS
-    from ..models.plan import SCOPES
     from ..profiler import deploy
+    from ..profiler.network import FILES
 
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    if scope not in SCOPES:
-        raise UsageError(f"unknown scope {scope!r}; known: {', '.join(SCOPES)}")
+    precisions = list(dict.fromkeys(precision or ["fp32"]))
+    _check(precisions, scope)
     limit = None if tolerance is None else parse_percent(tolerance)
     network, folder = _load(source, out, scope)
     table = _table(lut, network)
     names = [name for name, wanted in (("onnxruntime", ort), ("torch", torch)) if wanted]
-    targets = _targets(table, names, trt, device, threads, precision)
+    targets = [one for each in precisions for one in _targets(table, names, trt, device, threads, each)]
     if table is not None and lut is not None:
         deploy.matching(table, targets)
-    content: dict[str, Any] = {"onnx": str(deploy.write_onnx(network, folder)), "engine": None}
-    say(f"wrote {content['onnx']}")
+    network, compared_on = _with_images(network, data, "int8" in precisions)
+    network = replace(network, table=None if table is None else deploy.latencies_of(table, scope))
+    files = [
+        deploy.write_compared(network, folder, each, compared_on)
+        for each in dict.fromkeys(FILES[one] for one in precisions)
+    ]
+    content: dict[str, Any] = {"onnx": files[0]["onnx"], "engine": None, "files": files}
+    for file in files:
+        say(f"wrote {file['onnx']}")
     results: list[Result] = []
     with progress_bar() as on_progress:
         for target in targets:
-            if target.backend == "tensorrt":
-                content["engine"] = str(deploy.build_here(network, folder, target))
             using = table if table is not None and table.target == target else None
             if table is not None and using is None:
                 say(f"no prediction for {target}: {table.path} is of {table.target}")
-            results.append(deploy.time_network(network, target, using, seconds=seconds, on_progress=on_progress))
+            if target.backend == "tensorrt":
+                content["engine"] = str(deploy.build_here(network, folder, target))
+            found = deploy.time_network(network, target, using, seconds=seconds, on_progress=on_progress)
+            if using is not None and (layers or (limit is not None and not found.within(limit))):
+                found = deploy.with_layers(network, target, using, found, folder)
+            results.append(found)
     if trt and content["engine"] is None:
-        engine, built = deploy.build_ahead(network, folder, precision, compute_capability)
-        content["engine"] = str(engine)
-        results.append(built)
+        for each in precisions:
+            engine, built = deploy.build_ahead(network, folder, each, compute_capability)
+            content["engine"] = content["engine"] or str(engine)
+            results.append(built)
     if table is not None:
         table.close()
-    content["results"] = [vars(result) for result in results]
-    emit(content, as_json, *_tables(content, results))
-    return _verdict(results, limit)
+    content["results"] = [result.as_dict() for result in results]
+    emit(content, as_json, *pages(content, results))
+    return verdict(files, results, limit)
+
+
+def _check(precisions: list[str], scope: str) -> None:
+    from ..models.plan import EXPORT_SCOPES
+    from ..profiler.network import PRECISIONS
+
+    for name in precisions:
+        if name not in PRECISIONS:
+            raise UsageError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
+    if scope not in EXPORT_SCOPES:
+        raise UsageError(f"unknown scope {scope!r}; known: {', '.join(EXPORT_SCOPES)}")
 
 
 def _load(source: Path, out: Path | None, scope: str) -> tuple[Network, Path]:
     """The network to deploy, with trained weights where there are any, and the folder for its files."""
     from ..models.architecture import ARCHITECTURE, Architecture
     from ..models.weights import WEIGHTS, load_weights
-    from ..profiler.deploy import Network
+    from ..profiler.network import Network
 
     run = source if source.is_dir() else source.parent
     architecture = Architecture.load(source / ARCHITECTURE if source.is_dir() else source)
@@ -99,7 +136,46 @@ def _load(source: Path, out: Path | None, scope: str) -> tuple[Network, Path]:
     trained = load_weights(weights, architecture) if source.is_dir() and weights.exists() else None
     if trained is None:
         say("the network has random weights: its latency is real, its output is not")
-    return Network(architecture, trained, scope), out or run / "export"
+        return Network(architecture, None, scope), out or run / "export"
+    return Network(architecture, trained, scope, _classes(run)), out or run / "export"
+
+
+def _classes(run: Path) -> tuple[str, ...] | None:
+    """Names of the classes that the run's training scored; None where it left no result."""
+    path = run / "train-result.json"
+    if not path.exists():
+        return None
+    try:
+        return tuple(json.loads(path.read_text())["per_class"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path} is no result of a training; delete it, or train again") from error
+
+
+def _with_images(network: Network, data: Path | None, needed: bool) -> tuple[Network, list[Pixels]]:
+    """The network with images for int8's ranges, and other images that outputs are compared on."""
+    from ..models.images import read_pixels
+    from ..search.data.layouts import list_pairs
+
+    if data is None:
+        if needed:
+            raise UsageError("int8 takes its ranges from images: name a data set or a folder of images with --data DIR")
+        return network, []
+    try:
+        splits = [[pair.image for pair in list_pairs(data, split)[1]] for split in ("train", "val")]
+    except DataError:
+        from ..models.images import image_files
+
+        everything = list(image_files(data))  # of a plain folder, every other image each
+        splits = [everything[::2], everything[1::2] or everything]
+    size = network.architecture.space.input
+    ranges, others = ([read_pixels(path, size) for path in _some(paths)] for paths in splits)
+    return replace(network, images=tuple(ranges)), others
+
+
+def _some(paths: list[Path]) -> list[Path]:
+    """At most `IMAGES` of them, spread over the list: neighbours show the same street."""
+    step = max(len(paths) / IMAGES, 1)
+    return [paths[int(index * step)] for index in range(min(len(paths), IMAGES))]
 
 
 def _table(lut: Path | None, network: Network) -> LatencyTable | None:
@@ -132,6 +208,7 @@ def _targets(
 ) -> list[Target]:
     """The targets to run on. An engine runs only where there is a GPU; it is built ahead of time elsewhere."""
     from ..lut.target import Target
+    from ..profiler.backends import require
     from ..profiler.devices import check_device, list_devices
 
     own_device, own_threads = (table.target.device, table.target.threads) if table is not None else ("cpu", 1)
@@ -143,80 +220,9 @@ def _targets(
     if trt and (gpus or (device is not None and device != "cpu")):
         wished = device or own_device
         targets.append(Target(check_device(gpus[0] if wished == "cpu" else wished), "tensorrt", precision))
+    for target in targets:  # before anything is written
+        require(target)
     return targets
-
-
-def _tables(content: dict[str, Any], results: list[Result]) -> list[Any]:
-    """What people see."""
-    from .lut import drift_line
-
-    lines: list[Any] = [f"onnx    {content['onnx']}"]
-    if content["engine"]:
-        lines.append(f"engine  {content['engine']}")
-    if not results:
-        return lines
-    numbers = ("table ms", "predicted ms", "90 % interval", "measured ms", "error", "FPS", "p90 ms", "p99 ms")
-    table = grid("predicted against measured", "backend", "device", "precision", "scope", *numbers, numbers=8)
-    for result in results:
-        cells = (
-            _number(result.table_ms, ".3f"),
-            _number(result.predicted_ms, ".3f"),
-            _interval(result),
-            _number(result.measured_ms, ".3f"),
-            _number(result.error_pct, "+.1f", " %"),
-            _number(result.fps, ".1f"),
-            _number(result.p90_ms, ".3f"),
-            _number(result.p99_ms, ".3f"),
-        )
-        table.add_row(result.backend, result.device, result.precision, result.scope, *cells)
-    lines.append(table)
-    for result in results:
-        if result.note:
-            lines.append(f"{result.backend}: {result.note}")
-        if result.max_abs_diff is not None:
-            lines.append(
-                f"{result.backend}: logits within {result.max_abs_diff:.1e} of torch's, "
-                f"{result.argmax_agreement_pct:.2f} % of pixels of the same class"
-            )
-        if result.predicted_ms is not None:
-            lines.append(drift_line(result.drift_pct))
-    if any(result.fps for result in results):
-        lines.append("FPS = 1000 / median ms of all runs; measured ms is the table's statistic, so that it compares.")
-    return lines
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value:{form}}{unit}"
-
-
-def _interval(result: Result) -> str:
-    if result.predicted_low_ms is None:
-        return "-"
-    return f"{result.predicted_low_ms:.3f} to {result.predicted_high_ms:.3f}"
-
-
-def _verdict(results: list[Result], limit: float | None) -> int:
-    """Exit code: 1 if an output is not torch's, or a prediction beyond the tolerance."""
-    code = 0
-    if limit is not None and all(result.error_pct is None for result in results):
-        raise UsageError(
-            "--tolerance has nothing to check: no prediction was held against a measurement; "
-            "run a backend (--ort, --torch, or --trt on a GPU) that the table of --lut was measured on"
-        )
-    for result in results:
-        if not result.equals_torch():
-            say(
-                f"{result.backend} on {result.device} does not give torch's output: max |difference| "
-                f"{result.max_abs_diff:.2e}, {result.argmax_agreement_pct:.2f} % of pixels agree"
-            )
-            code = 1
-        if limit is not None and not result.within(limit):
-            say(
-                f"{result.backend} on {result.device}: predicted {result.predicted_ms:.3f} ms, measured "
-                f"{result.measured_ms:.3f} ms, off by {result.error_pct:+.1f} %, more than {limit:g} %"
-            )
-            code = 1
-    return code
 
 
 def main() -> None:

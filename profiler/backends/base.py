@@ -62,6 +62,21 @@ class Workload:
         return random_inputs(self.input_shapes, self.dtype)
 
 
+@dataclass(frozen=True)
+class LayerTime:
+    """How long one layer of a runtime takes.
+
+    Attributes:
+        layer: its name there.
+        nodes: names of the ONNX nodes in it, as far as the runtime tells; none in a copy between formats.
+        ms: median duration, in milliseconds.
+    """
+
+    layer: str
+    nodes: tuple[str, ...]
+    ms: float
+
+
 class Runner(Protocol):
     """A workload made ready on a device. Narrow on purpose: a runner may one day sit on another machine."""
 
@@ -73,6 +88,13 @@ class Runner(Protocol):
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs for the given inputs, from the very program that `run` times."""
+
+    def layer_times(self, runs: int) -> list[LayerTime]:
+        """How long each layer takes, median over `runs`; profiling makes all of them slower.
+
+        Raises:
+            MeasurementError: the backend cannot tell its layers.
+        """
 
     def close(self) -> None:
         """Give the device's memory back; the runner is of no use afterwards."""
@@ -91,6 +113,9 @@ class Backend(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries that decide the speed, for the table's fingerprint."""
+
+    def settings(self, target: Target) -> dict[str, str]:
+        """How it runs things on `target`, as far as that decides the speed: providers, threads, optimisations."""
 
     def compile(self, workload: Workload, target: Target) -> Runner:
         """Make `workload` ready to run on `target`; never on anything else.

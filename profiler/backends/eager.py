@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import MeasurementError
 from ...lut.target import Target
 from ..devices import cuda_missing, torch_threads
-from .base import PIXELS, Runner, Workload, warm_up
+from .base import PIXELS, LayerTime, Runner, Workload, warm_up
 from .cuda_graph import CudaGraph
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ class TorchBackend:
             versions["cuda"] = str(torch.version.cuda)
             versions["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         return versions
+
+    def settings(self, target: Target) -> dict[str, str]:
+        """How modules are run: eagerly with so many threads, or as a CUDA graph."""
+        if target.device == "cpu":
+            return {"mode": "eager", "threads": str(target.threads)}
+        return {"mode": "CUDA graph", "memory_format": "channels_last", "tf32": "off"}
 
     def compile(self, workload: Workload, target: Target) -> Runner:
         """Move the module to the device in the target's precision, and on a GPU capture it.
@@ -108,6 +114,10 @@ class TorchRunner:
 
         with torch.inference_mode(), torch_threads(self._threads):
             return _to_host(self._module(*self._place(inputs)))
+
+    def layer_times(self, runs: int) -> list[LayerTime]:
+        """Nothing: torch runs modules, whose kernels are not told apart here."""
+        raise MeasurementError("backend torch times no layers: take onnxruntime or tensorrt")
 
     def close(self) -> None:
         """Drop module and inputs."""
@@ -173,6 +183,10 @@ class GraphRunner:
             self._graph.replay()
             torch.cuda.synchronize(next(self._module.parameters()).device)
             return _to_host(self._graph.result)
+
+    def layer_times(self, runs: int) -> list[LayerTime]:
+        """Nothing: torch runs modules, whose kernels are not told apart here."""
+        raise MeasurementError("backend torch times no layers: take onnxruntime or tensorrt")
 
     def close(self) -> None:
         """Drop graph, inputs and module."""

@@ -10,8 +10,19 @@ from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from ...lut.target import Target
-from .base import PIXELS, Workload, warm_up
-from .ort_session import CPU, CUDA, TENSORRT, load_tensorrt_library, missing, numpy_type, open_session, tensorrt_missing
+from .base import PIXELS, LayerTime, Workload, warm_up
+from .ort_layers import layer_times
+from .ort_session import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    load_tensorrt_library,
+    missing,
+    numpy_type,
+    open_session,
+    settings_of,
+    tensorrt_missing,
+)
 from .trt_precision import cast_model
 
 if TYPE_CHECKING:
@@ -24,11 +35,11 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
 
     def precisions(self, device: str) -> tuple[str, ...]:
-        """On a CPU fp32, on a GPU fp16 too.
+        """On a CPU fp32, on a GPU fp16 too; int8 for models that are quantised.
 
         bf16 is missing since the CUDA provider convolves it from ONNX's operator set 22 on only, and pools it never.
         """
-        return ("fp32",) if device == "cpu" else ("fp32", "fp16")
+        return ("fp32", "int8") if device == "cpu" else ("fp32", "fp16", "int8")
 
     def unavailable(self, device: str) -> str | None:
         """None if the provider of `device` is built in and the device is there, else the reason."""
@@ -40,10 +51,16 @@ class OnnxRuntimeBackend:
 
         return {"onnxruntime": onnxruntime.__version__}
 
+    def settings(self, target: Target) -> dict[str, str]:
+        """Provider, optimisation, threads, binding; on a GPU the CUDA graph and TF32 too."""
+        if target.device == "cpu":
+            return settings_of(CPU, target.threads)
+        return {**settings_of(CUDA, target.threads), "cuda_graph": "on", "tf32": "off"}
+
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
         """Open a session on the target's device, and on no other; see `OnnxRuntimeRunner` for the errors."""
         if target.device == "cpu":
-            return OnnxRuntimeRunner(workload, workload.onnx, target, CPU, {})
+            return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CPU, {})
         settings = {"device_id": _index(target), "use_tf32": "0", "enable_cuda_graph": "1"}
         return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CUDA, settings)
 
@@ -75,6 +92,10 @@ class OnnxRuntimeTensorRTBackend:
         number = load_tensorrt_library().getInferLibVersion()  # 101302 is 10.13.2
         tensorrt = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
         return {"onnxruntime": onnxruntime.__version__, "TensorRT": tensorrt}
+
+    def settings(self, target: Target) -> dict[str, str]:
+        """Provider, optimisation, threads, binding, CUDA graph and TF32."""
+        return {**settings_of(TENSORRT, target.threads), "cuda_graph": "on", "tf32": "off"}
 
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
         """Build the engine on the target's device; see `OnnxRuntimeRunner` for the errors."""
@@ -118,6 +139,9 @@ class OnnxRuntimeRunner:
         self._workload, self._on_gpu = workload, provider != CPU
         place = ("cuda", int(_index(target))) if self._on_gpu else ("cpu", 0)
         value = onnxruntime.OrtValue
+        # A session that captures a CUDA graph takes no other buffers: the one that is profiled does not capture.
+        plain = {key: value for key, value in settings.items() if "cuda_graph" not in key}
+        self._opened = (workload.name, model, provider, plain, target.threads)
         self._session = open_session(workload.name, model, provider, settings, target.threads)
         self._inputs = [value.ortvalue_from_numpy(array, *place) for array in workload.inputs()]
         self._outputs, self._binding = [], self._session.io_binding()
@@ -165,6 +189,10 @@ class OnnxRuntimeRunner:
         self._fill(inputs)
         self._session.run_with_iobinding(self._binding)
         return [np.array(value.numpy()) for value in self._outputs]
+
+    def layer_times(self, runs: int) -> list[LayerTime]:
+        """Times of the optimised graph's nodes, by ONNX Runtime's own profiler in a session beside this one."""
+        return layer_times(*self._opened, self._workload.inputs(), runs)
 
     def close(self) -> None:
         """Drop session and buffers."""

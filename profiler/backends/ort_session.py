@@ -59,7 +59,9 @@ def load_tensorrt_library() -> ctypes.CDLL:
     return ctypes.CDLL(f"libnvinfer.so.{_wanted_tensorrt()}")
 
 
-def open_session(name: str, model: bytes, provider: str, settings: dict[str, str], threads: int) -> Any:
+def open_session(
+    name: str, model: bytes, provider: str, settings: dict[str, str], threads: int, profile: Path | None = None
+) -> Any:
     """A session of `model` with all optimisations and all its nodes on `provider`.
 
     Args:
@@ -68,6 +70,7 @@ def open_session(name: str, model: bytes, provider: str, settings: dict[str, str
         provider: `CPU`, `CUDA` or `TENSORRT`.
         settings: the provider's options.
         threads: CPU threads inside an operator.
+        profile: folder for the runtime's own profile, and for the graph as it runs it, `optimised.onnx`.
 
     Raises:
         BackendUnavailableError: the provider is built in, but its libraries do not load.
@@ -75,11 +78,14 @@ def open_session(name: str, model: bytes, provider: str, settings: dict[str, str
     """
     import onnxruntime
 
-    _quiet()
+    silence()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
+        options.optimized_model_filepath = str(profile / "optimised.onnx")
     if provider != CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
@@ -92,6 +98,17 @@ def open_session(name: str, model: bytes, provider: str, settings: dict[str, str
             ) from error
         raise MeasurementError(f"ONNX Runtime refuses {name}: {str(error).splitlines()[0]}") from error
     return session
+
+
+def settings_of(provider: str, threads: int) -> dict[str, str]:
+    """What `open_session` sets, and how `OnnxRuntimeRunner` feeds it, in words."""
+    return {
+        "provider": f"{provider}, alone",
+        "graph_optimization": "all",
+        "intra_op_threads": str(threads),
+        "inter_op_threads": "1",
+        "io_binding": "inputs and outputs",
+    }
 
 
 def numpy_type(spelled: str) -> str:
@@ -145,7 +162,7 @@ def _wanted_tensorrt() -> int:
 
 
 @cache
-def _quiet() -> None:
+def silence() -> None:
     """Keep ONNX Runtime's warnings (such as: no GPU found) off the terminal; errors still come."""
     import onnxruntime
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 from ...errors import BackendUnavailableError
 from ...lut.target import Target
 from ..devices import cuda_missing
 from .base import Runner, Workload
-from .trt_engine import Engine, build_engine, refusal
+from .cuda_place import pycuda_missing
+from .trt_cache import cached_engine
+from .trt_engine import Engine, refusal
+from .trt_files import read_engine_files, require_runnable
 from .trt_loader import load_tensorrt
 from .trt_precision import PRECISIONS
 from .trt_runner import EngineRunner
@@ -20,7 +24,7 @@ class TensorRTBackend:
     name = "tensorrt"
 
     def precisions(self, device: str) -> tuple[str, ...]:
-        """fp32, fp16 and bf16."""
+        """fp32, fp16, bf16, and int8 for models that are quantised."""
         return PRECISIONS
 
     def unavailable(self, device: str) -> str | None:
@@ -31,7 +35,7 @@ class TensorRTBackend:
             library = load_tensorrt()
         except BackendUnavailableError as error:
             return str(error)
-        missing = cuda_missing(device)
+        missing = cuda_missing(device) or pycuda_missing()
         if missing is not None:
             return missing
         import torch
@@ -50,6 +54,10 @@ class TensorRTBackend:
         library = load_tensorrt()
         return {library.flavour: library.version, "torch": str(torch.__version__), "cuda": str(torch.version.cuda)}
 
+    def settings(self, target: Target) -> dict[str, str]:
+        """How engines are built and run: as strongly typed networks, in one CUDA graph, without TF32."""
+        return {"network": "strongly typed", "tf32": "off", "cuda_graph": "on", "wait": "spinning"}
+
     def compile(self, workload: Workload, target: Target) -> Runner:
         """Build `workload` for `target`'s device in its precision and load the engine there.
 
@@ -57,17 +65,40 @@ class TensorRTBackend:
             BackendUnavailableError: the device or TensorRT is not there.
             MeasurementError: TensorRT refuses the workload.
         """
-        reason = self.unavailable(target.device)
-        if reason is not None:
-            raise BackendUnavailableError(f"backend {self.name} cannot run on {target.device}: {reason}")
+        self._require(target.device)
         return EngineRunner(load_tensorrt(), engine_for(workload, target), target.device)
+
+    def open(self, path: Path, device: str) -> EngineRunner:
+        """Load an engine from its two files onto `device`, see `trt_files`; what it is, is the runner's `engine`.
+
+        Raises:
+            BackendUnavailableError: the device or TensorRT is not there.
+            FileFormatError: the files are damaged, foreign, or do not belong together.
+            MismatchError: the engine is of another device or version.
+            MeasurementError: TensorRT refuses the engine.
+        """
+        import torch
+
+        engine = read_engine_files(path)
+        self._require(device)
+        with torch.cuda.device(device):
+            require_runnable(engine, str(path))
+        return EngineRunner(load_tensorrt(), engine, device)
+
+    def _require(self, device: str) -> None:
+        reason = self.unavailable(device)
+        if reason is not None:
+            raise BackendUnavailableError(f"backend {self.name} cannot run on {device}: {reason}")
 
 
 def engine_for(workload: Workload, target: Target) -> Engine:
-    """The engine of `workload` for `target`'s device, on that device; the last few are kept, so none is built twice.
+    """The engine of `workload` for `target`'s device, from the cache on the disk or built on that device.
+
+    The last few are kept in memory too.
 
     Raises:
         BackendUnavailableError: no library that can build it here.
+        UsageError: the precision is int8, and the workload is not quantised.
         MeasurementError: TensorRT refuses the workload.
     """
     return _engine(workload.onnx, target)
@@ -78,4 +109,4 @@ def _engine(onnx_model: bytes, target: Target) -> Engine:
     import torch
 
     with torch.cuda.device(target.device):
-        return build_engine(onnx_model, precision=target.precision)
+        return cached_engine(onnx_model, precision=target.precision)

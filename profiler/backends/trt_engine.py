@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import BackendUnavailableError, MeasurementError, UnknownNameError
+from ...models.onnx_model import Tensor
+from .failure import one_line
+from .trt_int8 import float_biases
+from .trt_layer_times import layer_report
+from .trt_layers import Layer, fusions
 from .trt_loader import FULL, INSTALL_FULL, Library, load_tensorrt
-from .trt_log import Log, get_log, one_line
+from .trt_log import Log, get_log
 from .trt_precision import cast_model
+from .trt_timings import shared_timings
 
 DEFAULT_CAPABILITY = "8.9"
 """What an engine is built for where there is neither a GPU nor a wish: the Ada generation (L4, L40, RTX 4090)."""
 
-_timings: dict[str, bytes] = {}
-"""Library and device -> what TensorRT has timed there in this process: a table's graphs have many layers in common."""
+NUMPY_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+"""TensorRT's data types -> numpy's, by name, where they are not the same in small letters."""
+
+Tensors = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,17 @@ class Engine:
         data: the serialised engine, as `trtexec --loadEngine` and the TensorRT runtimes read it.
         flavour: `TensorRT` or `TensorRT-RTX`: whose runtime runs it.
         version: that library's version.
-        precision: `fp32` (TF32 off), `fp16` or `bf16`; inputs and outputs are float32 in each.
+        precision: `fp32` (TF32 off), `fp16`, `bf16` or `int8`; inputs and outputs keep the model's types in each.
         compute_capability: of the device it was built for, say `8.9`.
         assumed: whether that capability is a default, since no GPU was found and none was asked for.
-        layers: names of the engine's layers after fusion, as far as the library tells.
+        layers: the engine's layers after fusion, as far as the library tells.
         seconds: how long parsing and building took.
+        device: name of the GPU that it was built on, where it is bound to that model; full TensorRT's are.
+        inputs: what it takes, in the model's order.
+        outputs: what it gives.
+        metadata: the properties of the ONNX model.
+        cached: whether it comes from the disk.
+        remarks: what a reader has to know of how it was come by, as sentences without a full stop.
     """
 
     data: bytes = field(repr=False)
@@ -42,45 +54,152 @@ class Engine:
     precision: str
     compute_capability: str
     assumed: bool
-    layers: tuple[str, ...] = field(repr=False)
+    layers: tuple[Layer, ...] = field(repr=False)
     seconds: float
+    device: str | None = None
+    inputs: Tensors = ()
+    outputs: Tensors = ()
+    metadata: dict[str, str] = field(default_factory=dict, repr=False)
+    cached: bool = False
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the serialised engine."""
+        return len(self.data)
+
+    @property
+    def fusions(self) -> tuple[Layer, ...]:
+        """Layers that several ONNX nodes were fused into."""
+        return fusions(self.layers)
+
+    @property
+    def made_for(self) -> str:
+        """What it was built by and for, as `TensorRT 10.9 for compute capability 8.9 (NVIDIA L4)`."""
+        return made_for(self.flavour, self.version, self.compute_capability, self.device)
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What an engine is to be built by, and for."""
+
+    library: Library
+    capability: str
+    assumed: bool
+    device: str | None
+
+    @classmethod
+    def find(cls, compute_capability: str | None = None) -> Builder:
+        """The builder for a device.
+
+        Args:
+            compute_capability: of the device, say `8.9`; by default the current CUDA device's, and
+                `DEFAULT_CAPABILITY` where there is none. Naming one always takes TensorRT-RTX.
+
+        Raises:
+            BackendUnavailableError: no library that can build this here; the message says what to install.
+            UnknownNameError: no such compute capability; the message lists the known ones.
+        """
+        here = device_capability()
+        library = load_tensorrt(without_gpu=compute_capability is not None or here is None)
+        capability = compute_capability or here or DEFAULT_CAPABILITY
+        if compute_capability is None:
+            reason = refusal(library, capability)
+            if reason is not None:
+                raise BackendUnavailableError(reason)
+        elif capability not in library.capabilities:
+            raise UnknownNameError("compute capability", capability, library.capabilities)
+        device = device_name() if library.flavour == FULL else None
+        return cls(library, capability, compute_capability is None and here is None, device)
+
+    @property
+    def words(self) -> str:
+        """What it builds by and for, as `Engine.made_for` has it."""
+        return made_for(self.library.flavour, self.library.version, self.capability, self.device)
+
+    def build(self, onnx_model: bytes, precision: str) -> Engine:
+        """Build an engine; see `build_engine`."""
+        model = cast_model(onnx_model, precision)
+        if precision == "int8":
+            model = float_biases(model)
+        log, remarks = get_log(self.library), list[str]()
+        log.clear()
+        started = time.perf_counter()
+        data, inputs, outputs = self._serialise(log, model, remarks)
+        seconds = time.perf_counter() - started
+        return Engine(
+            data=data,
+            flavour=self.library.flavour,
+            version=self.library.version,
+            precision=precision,
+            compute_capability=self.capability,
+            assumed=self.assumed,
+            layers=log.layers or self._inspect(data),
+            seconds=seconds,
+            device=self.device,
+            inputs=inputs,
+            outputs=outputs,
+            metadata=_metadata(onnx_model),
+            remarks=tuple(remarks),
+        )
+
+    def _serialise(self, log: Log, model: bytes, remarks: list[str]) -> tuple[bytes, Tensors, Tensors]:
+        """The serialised engine of `model`, its inputs and its outputs."""
+        trt, library = self.library.module, self.library
+        builder = trt.Builder(log.logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, log.logger)
+        if not parser.parse(model):
+            raise MeasurementError(_parser_error(library, parser))
+        _require_static(library, network)
+        config = builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        config.clear_flag(trt.BuilderFlag.TF32)
+        if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: else CUDA graphs may not work
+            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        if self.capability in library.capabilities:
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(library.capabilities[self.capability], 0)
+        with shared_timings(library, self.device, config, remarks):
+            plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise log.failure(f"{library} could not build the engine")
+        inputs = _tensors(network.get_input(index) for index in range(network.num_inputs))
+        outputs = _tensors(network.get_output(index) for index in range(network.num_outputs))
+        return bytes(plan), inputs, outputs
+
+    def _inspect(self, data: bytes) -> tuple[Layer, ...]:
+        """The layers, from the engine itself; none without a GPU, which that needs."""
+        if device_capability() is None:
+            return ()
+        engine = self.library.module.Runtime(get_log(self.library).logger).deserialize_cuda_engine(data)
+        return () if engine is None else layer_report(self.library, engine)
 
 
 def build_engine(onnx_model: bytes, *, precision: str = "fp32", compute_capability: str | None = None) -> Engine:
-    """Build an engine from the serialised ONNX model `onnx_model`, which is float32 and of static shapes.
+    """Build an engine from the serialised ONNX model `onnx_model`, which is of static shapes, and float32 but for int8.
 
     TensorRT networks are strongly typed: for `fp16` and `bf16` the model itself is converted, see `cast_model`.
 
     Args:
         onnx_model: the model, weights inside.
-        precision: `fp32`, `fp16` or `bf16`.
-        compute_capability: the device to build for, say `8.9`; by default the current CUDA device, and
-            `DEFAULT_CAPABILITY` where there is none. Naming one always takes TensorRT-RTX.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
+        compute_capability: the device to build for, see `Builder.find`.
 
     Raises:
         BackendUnavailableError: no library that can build this here; the message says what to install.
         UnknownNameError: no such compute capability; the message lists the known ones.
-        UsageError: no such precision.
-        MeasurementError: TensorRT refuses the model; the message names operator and node, in the parser's words.
+        UsageError: no such precision, or int8 of a model that is not quantised.
+        MeasurementError: TensorRT refuses the model (the message names operator and node, in the parser's words), or
+            the GPU has too little memory to build it.
     """
-    here = device_capability()
-    library = load_tensorrt(without_gpu=compute_capability is not None or here is None)
-    capability = compute_capability or here or DEFAULT_CAPABILITY
-    if compute_capability is None:
-        reason = refusal(library, capability)
-        if reason is not None:
-            raise BackendUnavailableError(reason)
-    elif capability not in library.capabilities:
-        raise UnknownNameError("compute capability", capability, library.capabilities)
-    model = cast_model(onnx_model, precision)
-    log = get_log(library)
-    log.clear()
-    started = time.perf_counter()
-    data = _build(library, log, model, capability)
-    seconds = time.perf_counter() - started
-    layers = log.layers or (_inspect(library, data) if here is not None else ())
-    assumed = compute_capability is None and here is None
-    return Engine(data, library.flavour, library.version, precision, capability, assumed, layers, seconds)
+    return Builder.find(compute_capability).build(onnx_model, precision)
+
+
+def made_for(flavour: str, version: str, compute_capability: str, device: str | None) -> str:
+    """What an engine is built by and for, in words."""
+    named = f" ({device})" if device else ""
+    return f"{flavour} {version} for compute capability {compute_capability}{named}"
 
 
 def device_capability() -> str | None:
@@ -88,6 +207,13 @@ def device_capability() -> str | None:
     import torch
 
     return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
+
+
+def device_name() -> str:
+    """Name of torch's current CUDA device."""
+    import torch
+
+    return str(torch.cuda.get_device_name())
 
 
 def refusal(library: Library, capability: str) -> str | None:
@@ -99,48 +225,6 @@ def refusal(library: Library, capability: str) -> str | None:
         f"{library} serves compute capabilities {', '.join(known)}, not this device's {capability}; "
         f"install full TensorRT: {INSTALL_FULL}"
     )
-
-
-def _build(library: Library, log: Log, model: bytes, capability: str) -> bytes:
-    """The serialised engine of `model`."""
-    trt = library.module
-    builder = trt.Builder(log.logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log.logger)
-    if not parser.parse(model):
-        raise MeasurementError(_parser_error(library, parser))
-    _require_static(library, network)
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.clear_flag(trt.BuilderFlag.TF32)
-    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: else CUDA graphs are not promised to work
-        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    if capability in library.capabilities:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(library.capabilities[capability], 0)
-    with _shared_timings(library, config):
-        plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise MeasurementError(f"{library} could not build the engine: {log.why()}")
-    return bytes(plan)
-
-
-@contextmanager
-def _shared_timings(library: Library, config: Any) -> Iterator[None]:
-    """Context in which a build finds what earlier ones have timed on the current device, and adds what it times.
-
-    Full TensorRT only: in TensorRT-RTX, which picks its kernels when an engine is loaded, these calls do nothing.
-    """
-    if library.flavour != FULL:
-        yield
-        return
-    import torch
-
-    place = f"{library}, {torch.cuda.get_device_name()}"
-    cache = config.create_timing_cache(_timings.get(place, b""))
-    config.set_timing_cache(cache, False)  # False: timings of another device are refused
-    yield
-    _timings[place] = bytes(cache.serialize())
 
 
 def _parser_error(library: Library, parser: Any) -> str:
@@ -167,11 +251,14 @@ def _require_static(library: Library, network: Any) -> None:
         )
 
 
-def _inspect(library: Library, data: bytes) -> tuple[str, ...]:
-    """Names of the layers, from the engine itself; needs a GPU."""
-    engine = library.module.Runtime(get_log(library).logger).deserialize_cuda_engine(data)
-    if engine is None:
-        return ()
-    report = engine.create_engine_inspector().get_engine_information(library.module.LayerInformationFormat.JSON)
-    layers = json.loads(report).get("Layers", [])
-    return tuple(layer["Name"] if isinstance(layer, dict) else str(layer) for layer in layers)
+def _tensors(entries: Iterable[Any]) -> Tensors:
+    """Inputs or outputs of a network."""
+    names = ((entry, entry.dtype.name) for entry in entries)
+    return tuple(Tensor(entry.name, tuple(entry.shape), NUMPY_TYPES.get(name, name.lower())) for entry, name in names)
+
+
+def _metadata(onnx_model: bytes) -> dict[str, str]:
+    """Properties of a model that TensorRT has read."""
+    import onnx
+
+    return {entry.key: entry.value for entry in onnx.load_model_from_string(onnx_model).metadata_props}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import Any
 
+from ...errors import MeasurementError
+from .failure import failure
+from .trt_layers import Layer, layers_in_log
 from .trt_loader import Library
 
-LONGEST = 400
-"""Characters of TensorRT's words that an error message carries at most."""
-
 _LAYERS = "Layers:\n"
-_LAYER_NAME = re.compile(r"^Name: (.*?), LayerType: ", re.MULTILINE)
 
 
 class Log:
@@ -24,7 +22,7 @@ class Log:
     def __init__(self, module: Any) -> None:
         self.warnings: list[str] = []
         self.errors: list[str] = []
-        self.layers: tuple[str, ...] = ()
+        self.layers: tuple[Layer, ...] = ()
         severity = module.ILogger.Severity
         failed, warned = (severity.INTERNAL_ERROR, severity.ERROR), severity.WARNING
 
@@ -35,7 +33,7 @@ class Log:
                 elif level == warned:
                     self.warnings.append(message)
                 elif message.startswith(_LAYERS):
-                    self.layers = tuple(_LAYER_NAME.findall(message))
+                    self.layers = layers_in_log(message)
 
         self.logger = Logger()
 
@@ -45,19 +43,12 @@ class Log:
         self.errors.clear()
         self.layers = ()
 
-    def why(self) -> str:
-        """The errors as one line; says so if there are none."""
-        return one_line("\n".join(self.errors)) or "it gave no reason"
+    def failure(self, what: str) -> MeasurementError:
+        """The error to raise where `what` happened; its reason is what was said."""
+        return failure(what, self.errors, self.warnings)
 
 
 @cache
 def get_log(library: Library) -> Log:
     """The log of `library` in this process."""
     return Log(library.module)
-
-
-def one_line(text: str) -> str:
-    """TensorRT's words on one line: no line twice, at most `LONGEST` characters, no echo of a missing driver."""
-    lines = (line.strip() for line in text.splitlines())
-    words = "; ".join(dict.fromkeys(line for line in lines if line and "catchCudaError" not in line))
-    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."

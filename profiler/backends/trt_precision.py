@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MeasurementError, UsageError
+from .trt_int8 import is_quantised
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 _CONSTANTS = {
     "value": None,
@@ -34,10 +35,10 @@ def cast_model(onnx_model: bytes, precision: str) -> bytes:
 
     Args:
         onnx_model: a serialised ONNX model with its weights inside.
-        precision: `fp32` (returned as it is), `fp16` or `bf16`.
+        precision: `fp32` (returned as it is), `fp16`, `bf16`, or `int8`: returned as it is if it is quantised (Q/DQ).
 
     Raises:
-        UsageError: another precision.
+        UsageError: another precision, or int8 of a model that is not quantised.
         MeasurementError: no ONNX model, a weight beyond the range of float16, or a model with sub-graphs.
     """
     if precision not in PRECISIONS:
@@ -50,6 +51,12 @@ def cast_model(onnx_model: bytes, precision: str) -> bytes:
         model = onnx.load_model_from_string(onnx_model)
     except Exception as error:  # protobuf's DecodeError, which carries no type stubs
         raise MeasurementError(f"these {len(onnx_model)} bytes are no ONNX model ({error})") from error
+    if precision == "int8":
+        if not is_quantised(model):
+            raise UsageError(
+                "int8 needs a model that was quantised with calibration images: lgc-export --precision int8 --data DIR"
+            )
+        return onnx_model
     _Caster(model.graph, precision).cast()
     return bytes(model.SerializeToString())
 

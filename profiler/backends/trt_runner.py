@@ -1,129 +1,202 @@
-"""Running and timing a TensorRT engine on a CUDA device; torch gives the memory, the stream and the clock."""
+"""Running and timing a TensorRT engine on a CUDA device, by pycuda: own buffers, own stream, one CUDA graph."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BackendUnavailableError, MeasurementError
-from .base import random_inputs, warm_up
-from .cuda_graph import CudaGraph
+from .base import PIXELS, LayerTime, random_inputs, warm_up
+from .cuda_driver import StreamGraph
+from .cuda_graph import WARM_UPS
+from .cuda_place import Buffer, CudaPlace, free_all
 from .trt_engine import Engine
+from .trt_layer_times import LayerClock, layer_report
 from .trt_loader import Library
 from .trt_log import get_log
 
-if TYPE_CHECKING:
-    import torch
-
-TORCH_TYPES = {
+DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
-    "BF16": "bfloat16",
     "INT8": "int8",
     "INT32": "int32",
     "INT64": "int64",
     "UINT8": "uint8",
     "BOOL": "bool",
 }
-"""TensorRT's data types -> torch's, by name."""
+"""TensorRT's data types -> numpy's, by name, as far as numpy has them."""
+
+LAYER_RUNS = 20
 
 
 class EngineRunner:
-    """An engine on one CUDA device, as a CUDA graph over buffers of its own. A `Runner`; not for several threads."""
+    """An engine on one CUDA device, as a CUDA graph over buffers of its own. A `Runner`; not for several threads.
+
+    Where all inputs are images (uint8), the graph begins with their copies from page-locked memory of the host and
+    ends with those of the outputs back: scope end-to-end. Else inputs and outputs are tensors that lie on the device.
+    """
 
     def __init__(self, library: Library, engine: Engine, device: str) -> None:
         """Load `engine` into `library`'s runtime on `device`, say `cuda:0`, and capture it.
 
         Raises:
             BackendUnavailableError: the engine was built by the other flavour of TensorRT.
-            MeasurementError: the runtime refuses the engine, say since it was built for another device; or the engine
-                cannot be captured.
+            MeasurementError: the runtime refuses the engine, say since it was built for another device; the engine
+                cannot be captured; or the device has too little memory.
         """
-        import torch
-
         if engine.flavour != library.flavour:
             raise BackendUnavailableError(f"an engine of {engine.flavour} does not run in {library}; build it anew")
+        self.engine = engine
         self._library, self._log = library, get_log(library)
-        self._device = torch.device(device)
-        self._inputs: dict[str, torch.Tensor] = {}
-        self._outputs: dict[str, torch.Tensor] = {}
+        self._inputs: list[Buffer] = []
+        self._outputs: list[Buffer] = []
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        self._graph: StreamGraph | None = None
         self._log.clear()
-        with torch.cuda.device(self._device):
-            self._runtime = library.module.Runtime(self._log.logger)
-            self._engine = self._runtime.deserialize_cuda_engine(engine.data)
-            if self._engine is None:
-                raise MeasurementError(f"{library} refuses the engine on {device}: {self._log.why()}")
-            self._context = self._engine.create_execution_context()
-            if self._context is None:
-                raise MeasurementError(f"{library} makes no context on {device}: {self._log.why()}")
-            self._bind()
-        self._graph = CudaGraph(self._enqueue, self._device)
+        self._place = CudaPlace(device)
+        try:
+            with self._place.current():
+                self._load(engine.data)
+                self._allocate()
+                self._context = self._new_context()
+                for _ in range(WARM_UPS):
+                    self._enqueue()
+                self._place.wait()
+                self._graph = self._place.capture(self._enqueue)
+        except BaseException:
+            with suppress(MeasurementError):  # what comes of a device that has failed must not hide why it did
+                self.close()
+            raise
+
+    @property
+    def copies(self) -> bool:
+        """Whether the ways from the host and back are parts of what is timed."""
+        return all(buffer.host.dtype == PIXELS for buffer in self._inputs)
 
     def prepare(self) -> None:
-        """Fill the inputs with normally distributed values and run until warm."""
-        self._fill(random_inputs([tuple(tensor.shape) for tensor in self._inputs.values()]))
+        """Fill the inputs with random values and run until warm."""
+        dtype = PIXELS if self.copies else "float32"
+        self.infer(random_inputs([buffer.host.shape for buffer in self._inputs], dtype))
         warm_up(self, on_gpu=True)
 
     def run(self, repeats: int) -> list[float]:
-        """Replay `repeats` times back to back; the duration of each in milliseconds, by CUDA events."""
-        return self._graph.time(repeats)
+        """Launch the graph `repeats` times back to back; the duration of each in milliseconds, by CUDA events."""
+        with self._place.current():
+            return self._place.time(self._captured.launch, repeats)
 
-    def infer(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.generic]]:
-        """Outputs for `inputs`, both in the model's order; inputs are copied to the device and outputs back.
+    def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Outputs for `inputs`, both in the model's order, from the graph that `run` times; the inputs stay.
 
         Raises:
-            MeasurementError: a wrong number of inputs, or one of the wrong shape.
+            MeasurementError: a wrong number of inputs, or one of the wrong shape or type.
         """
-        given, wanted = [tuple(array.shape) for array in inputs], [tuple(t.shape) for t in self._inputs.values()]
-        if given != wanted:
-            raise MeasurementError(f"the engine takes inputs of shapes {wanted}, not {given}")
-        self._fill(inputs)
-        self._graph.replay()
-        return [_to_numpy(tensor) for tensor in self._outputs.values()]
+        self._check(inputs)
+        with self._place.current():
+            for buffer, array in zip(self._inputs, inputs, strict=True):
+                np.copyto(buffer.host, array, casting="same_kind")
+                if not self.copies:
+                    self._place.send(buffer)
+            self._captured.launch()
+            for buffer in () if self.copies else self._outputs:
+                self._place.fetch(buffer)
+            self._place.wait()
+        return [buffer.host.copy() for buffer in self._outputs]
+
+    def layer_times(self, runs: int = LAYER_RUNS) -> list[LayerTime]:
+        """Median duration of each layer, in the order they run in, without the CUDA graph and without copies.
+
+        TensorRT waits after each layer to take its time, so the sum is above what `run` gives. A context of its own is
+        made for it: the graph's has to stay as it was captured.
+
+        Raises:
+            MeasurementError: the engine fails, or there is too little memory for another context.
+        """
+        with self._place.current():
+            context, clock = self._new_context(), LayerClock(self._library.module)
+            self._execute(context)
+            self._place.wait()
+            context.enqueue_emits_profile = True
+            context.profiler = clock.profiler
+            for _ in range(runs):
+                clock.begin()
+                self._execute(context)
+                self._place.wait()
+            report = layer_report(self._library, self._engine)
+            del context
+        return clock.medians(report)
 
     def close(self) -> None:
         """Free the graph, the context, the engine and the buffers, in this order; more than once does no harm."""
-        self._graph.close()
-        self._context = self._engine = self._runtime = None
-        self._inputs, self._outputs = {}, {}
+        with self._place.current():
+            if self._graph is not None:
+                self._graph.close()
+            self._graph = self._context = self._engine = self._runtime = None
+            buffers, self._inputs, self._outputs = [*self._inputs, *self._outputs], [], []
+            free_all(buffers)
+            buffers.clear()
+            self._place.close()
 
-    def _bind(self) -> None:
-        """Allocate every input and output on the device and tell the context where it lies."""
-        import torch
+    @property
+    def _captured(self) -> StreamGraph:
+        if self._graph is None:
+            raise MeasurementError("this engine was closed: compile the workload anew")
+        return self._graph
 
-        modes = self._library.module.TensorIOMode
+    def _load(self, data: bytes) -> None:
+        self._runtime = self._library.module.Runtime(self._log.logger)
+        self._engine = self._runtime.deserialize_cuda_engine(data)
+        if self._engine is None:
+            raise self._log.failure(f"{self._library} refuses the engine on {self._place.name}")
+
+    def _allocate(self) -> None:
+        """Allocate every input and output on both sides."""
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
-            dtype = getattr(torch, TORCH_TYPES[self._engine.get_tensor_dtype(name).name])
-            shape = tuple(self._engine.get_tensor_shape(name))
-            tensor = torch.zeros(shape, dtype=dtype, device=self._device)
-            side = self._inputs if self._engine.get_tensor_mode(name) == modes.INPUT else self._outputs
-            side[name] = tensor
-            if not self._context.set_tensor_address(name, tensor.data_ptr()):
-                raise MeasurementError(f"{self._library} refuses the buffer of {name}: {self._log.why()}")
+            kind = self._engine.get_tensor_dtype(name).name
+            if kind not in DTYPES:
+                raise MeasurementError(f"{name} is {kind}, which numpy lacks: export the model with float32 there")
+            buffer = self._place.allocate(name, tuple(self._engine.get_tensor_shape(name)), DTYPES[kind])
+            given = self._engine.get_tensor_mode(name) == self._library.module.TensorIOMode.INPUT
+            (self._inputs if given else self._outputs).append(buffer)
+
+    def _new_context(self) -> Any:
+        """A context of the engine that knows where the buffers lie."""
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise self._log.failure(f"{self._library} makes no context on {self._place.name}")
+        for buffer in (*self._inputs, *self._outputs):
+            if not context.set_tensor_address(buffer.name, int(buffer.device)):
+                raise self._log.failure(f"{self._library} refuses the buffer of {buffer.name}")
+        return context
 
     def _enqueue(self) -> None:
-        """Queue one run of the engine on torch's current stream."""
-        import torch
+        """Queue what is timed: one run of the engine, and in scope end-to-end the copies there and back."""
+        for buffer in self._inputs if self.copies else ():
+            self._place.send(buffer)
+        self._execute(self._context)
+        for buffer in self._outputs if self.copies else ():
+            self._place.fetch(buffer)
 
-        if not self._context.execute_async_v3(torch.cuda.current_stream(self._device).cuda_stream):
-            raise MeasurementError(f"{self._library} failed to run the engine: {self._log.why()}")
+    def _execute(self, context: Any) -> None:
+        if not context.execute_async_v3(self._place.stream):
+            raise self._log.failure(f"{self._library} failed to run the engine")
 
-    def _fill(self, inputs: Sequence[NDArray[np.float32]]) -> None:
-        """Copy `inputs` into the buffers, on torch's current stream, on which the graph is replayed too."""
-        import torch
+    def _check(self, inputs: Sequence[NDArray[Any]]) -> None:
+        wanted = [buffer.host for buffer in self._inputs]
+        fits = len(inputs) == len(wanted) and all(
+            array.shape == own.shape and np.can_cast(array.dtype, own.dtype, "same_kind")
+            for array, own in zip(inputs, wanted, strict=True)
+        )
+        if not fits:
+            raise MeasurementError(f"the engine takes {_told(wanted)}, not {_told(inputs)}")
 
-        for tensor, array in zip(self._inputs.values(), inputs, strict=True):
-            tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)))
 
-
-def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    """The tensor on the host; numpy has no bfloat16, which becomes float32."""
-    import torch
-
-    host = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    array: NDArray[Any] = host.cpu().numpy()
-    return array
+def _told(arrays: Sequence[NDArray[Any]]) -> str:
+    """What arrays there are, as `float32 1x3x64x128`."""
+    return ", ".join(f"{array.dtype} {'x'.join(map(str, array.shape))}" for array in arrays) or "nothing"

@@ -33,7 +33,9 @@ from lgc.profiler.profile import profile
 from lgc.profiler.verification import unseen, verify
 
 HERE = Path(__file__).resolve().parent
-COMMANDS = ("lgc-profile", "lgc-lut", "lgc-search", "lgc-train", "lgc-export", "lgc-scenes", "lgc-demo")
+COMMANDS = tuple(
+    f"lgc-{name}" for name in ("profile", "lut", "search", "train", "export", "bench", "predict", "scenes", "demo")
+)
 NETWORKS, EXPORTS = 24, 4
 EXPORT_SECONDS = 5.0
 
@@ -56,7 +58,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     device = check_device(arguments.device)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     head = {
         "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,6 +81,7 @@ def path_of(folder: Path, result: dict[str, Any], target: Target, prefix: str = 
 
 
 def write(folder: Path, result: dict[str, Any], target: Target, page: str, prefix: str = "") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, result, target, prefix)
     path.write_text(json.dumps(result, indent=2) + "\n")
     path.with_suffix(".md").write_text(page)

@@ -14,6 +14,8 @@ COMMANDS = (
     ("lgc-search",),
     ("lgc-train",),
     ("lgc-export",),
+    ("lgc-bench",),
+    ("lgc-predict",),
     ("lgc-scenes",),
     ("lgc-demo",),
 )

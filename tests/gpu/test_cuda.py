@@ -24,6 +24,7 @@ TARGETS = [
     Target("cuda:0", name, precision)
     for name in ("torch", "onnxruntime", "onnxruntime-tensorrt")
     for precision in get_backend(name).precisions("cuda:0")
+    if precision != "int8"
 ]
 WAITS = """
 import torch

@@ -1,4 +1,6 @@
-"""Engines run on a GPU: results against torch, timings, several precisions. Skipped with the reason elsewhere."""
+"""Engines run on a GPU: results against torch, timings, layers, files, memory. Skipped with the reason elsewhere."""
+
+import gc
 
 import numpy as np
 import pytest
@@ -6,11 +8,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lgc.errors import MeasurementError
+from lgc.errors import FileFormatError, MeasurementError, MismatchError
 from lgc.lut.target import Target
-from lgc.profiler.backends import Workload, get_backend, trt_engine
+from lgc.models import SearchSpace
+from lgc.profiler.backends import Workload, get_backend, trt, trt_timings
+from lgc.profiler.backends.cache_file import cache_folder
+from lgc.profiler.backends.trt_cache import cached_engine
 from lgc.profiler.backends.trt_engine import build_engine, device_capability
+from lgc.profiler.backends.trt_files import about_path, write_engine_files
 from lgc.profiler.backends.trt_loader import FULL, load_tensorrt
+from lgc.profiler.workloads import network_workload
 
 SHAPE = (1, 3, 64, 128)
 
@@ -40,12 +47,23 @@ def module():
     return Net().eval()
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LGC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(trt_timings, "_timings", {})
+    trt._engine.cache_clear()
+
+
 @pytest.fixture
-def make_runner(module):
+def net(module):
+    return Workload("net", (SHAPE,), lambda: module)
+
+
+@pytest.fixture
+def make_runner(net):
     made = []
 
-    def make(precision="fp32"):
-        workload = Workload("net", (SHAPE,), lambda: module)
+    def make(precision="fp32", workload=net):
         made.append(get_backend("tensorrt").compile(workload, Target("cuda:0", "tensorrt", precision)))
         return made[-1]
 
@@ -54,23 +72,25 @@ def make_runner(module):
         runner.close()
 
 
+def image(seed):
+    return np.random.default_rng(seed).standard_normal(SHAPE, np.float32)
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 5e-3), ("bf16", 5e-2)])
 def test_outputs_agree_with_torch(make_runner, module, precision, tolerance):
-    image = np.random.default_rng(0).standard_normal(SHAPE, np.float32)
     with torch.no_grad():
-        reference = module(torch.from_numpy(image)).numpy()
-    (logits,) = make_runner(precision).infer([image])
+        reference = module(torch.from_numpy(image(0))).numpy()
+    (logits,) = make_runner(precision).infer([image(0)])
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, reference, atol=tolerance)
 
 
 def test_inference_does_not_depend_on_what_ran_before(make_runner):
     runner = make_runner()
-    image = np.random.default_rng(1).standard_normal(SHAPE, np.float32)
-    (first,) = runner.infer([image])
+    (first,) = runner.infer([image(1)])
     runner.prepare()
     runner.run(5)
-    (second,) = runner.infer([image])
+    (second,) = runner.infer([image(1)])
     np.testing.assert_array_equal(first, second)
 
 
@@ -82,8 +102,49 @@ def test_times_are_milliseconds_of_single_runs(make_runner):
     assert all(0.001 < time < 50 for time in times)
 
 
+def test_a_small_operator_is_not_timed_at_the_hosts_pace(make_runner):
+    runner = make_runner(workload=Workload("relu", ((1, 8, 16, 16),), torch.nn.ReLU))
+    runner.prepare()
+    assert 0 < np.median(runner.run(40)) < 0.02
+
+
+def test_scope_end_to_end_times_the_copies_as_well(make_runner):
+    space = SearchSpace.load("tiny").with_input(512, 1024)
+    found = {}
+    for scope in ("dense", "end-to-end"):
+        runner = make_runner(workload=network_workload(space.sample(0), scope))
+        assert runner.copies == (scope == "end-to-end")
+        runner.prepare()
+        found[scope] = np.median(runner.run(50))
+    assert found["end-to-end"] > found["dense"] + 0.03  # 1.5 MB there alone, at no more than 50 GB/s
+
+
+def test_images_give_what_torch_gives(make_runner):
+    workload = network_workload(SearchSpace.load("tiny").sample(0), "end-to-end")
+    runner = make_runner(workload=workload)
+    for pixels in ([np.zeros(workload.input_shapes[0], np.uint8)], workload.inputs()):
+        with torch.no_grad():
+            wanted = workload.module()(*map(torch.from_numpy, pixels)).numpy()
+        (labels,) = runner.infer(pixels)
+        assert labels.dtype == np.uint8
+        assert (labels == wanted).mean() > 0.999
+
+
+def test_layers_are_timed_and_named(make_runner):
+    runner = make_runner()
+    runner.prepare()
+    (before,) = runner.infer([image(3)])
+    times = runner.layer_times(10)
+    assert len({time.layer for time in times}) == len(times)
+    assert all(0 <= time.ms < 50 for time in times)
+    nodes = {node for time in times for node in time.nodes}
+    assert {"/stem/Conv", "/body/Conv", "/head/Conv"} <= nodes
+    assert sum(time.ms for time in times) > 0.5 * np.median(runner.run(50))
+    np.testing.assert_array_equal(runner.infer([image(3)])[0], before)
+
+
 def test_wrong_shapes_are_refused(make_runner):
-    with pytest.raises(MeasurementError, match=r"takes inputs of shapes \[\(1, 3, 64, 128\)\], not \[\(1, 3, 8, 8\)\]"):
+    with pytest.raises(MeasurementError, match="the engine takes float32 1x3x64x128, not float32 1x3x8x8"):
         make_runner().infer([np.zeros((1, 3, 8, 8), np.float32)])
 
 
@@ -93,28 +154,81 @@ def test_closing_twice_does_no_harm(make_runner):
     runner.close()
 
 
-def test_engine_is_for_this_device(module):
-    engine = build_engine(Workload("net", (SHAPE,), lambda: module).onnx)
-    assert engine.compute_capability == device_capability()
-    assert not engine.assumed
-    assert engine.layers
+def test_closing_gives_the_memory_back(make_runner):
+    free = []
+    for _ in range(4):
+        make_runner().close()
+        gc.collect()
+        free.append(torch.cuda.mem_get_info(0)[0])
+    assert free[-1] >= free[1] - 2**21
+
+
+def test_torch_works_beside_it_before_and_after(make_runner):
+    stream = torch.cuda.current_stream()
+    ones = torch.ones(1000, device="cuda")
+    runner = make_runner()
+    runner.run(5)
+    assert torch.cuda.current_stream() == stream
+    assert float((ones + ones).sum()) == 2000
+    runner.close()
+    assert float((ones + ones).sum()) == 2000
 
 
 def test_a_second_engine_leaves_the_first_ones_results_alone(make_runner):
     first, second = make_runner(), make_runner("fp16")
-    image = np.random.default_rng(2).standard_normal(SHAPE, np.float32)
-    (alone,) = first.infer([image])
+    (alone,) = first.infer([image(2)])
     second.prepare()
     second.run(5)
-    np.testing.assert_array_equal(first.infer([image])[0], alone)
+    np.testing.assert_array_equal(first.infer([image(2)])[0], alone)
 
 
-def test_builds_share_their_timings(module):
+def test_engine_is_for_this_device(net):
+    engine = build_engine(net.onnx)
+    assert engine.compute_capability == device_capability()
+    assert not engine.assumed
+    assert engine.layers
+    assert engine.fusions
+
+
+def test_the_cached_engine_gives_the_same(net, make_runner):
+    (wanted,) = make_runner().infer([image(4)])
+    trt._engine.cache_clear()
+    assert cached_engine(net.onnx).cached
+    np.testing.assert_array_equal(make_runner().infer([image(4)])[0], wanted)
+
+
+def test_an_engine_from_its_files(net, make_runner, tmp_path):
+    (wanted,) = make_runner().infer([image(5)])
+    path = tmp_path / "net.engine"
+    write_engine_files(trt.engine_for(net, Target("cuda:0", "tensorrt")), path)
+    backend = get_backend("tensorrt")
+    runner = backend.open(path, "cuda:0")
+    np.testing.assert_array_equal(runner.infer([image(5)])[0], wanted)
+    runner.close()
+    version = load_tensorrt().version
+    about_path(path).write_text(about_path(path).read_text().replace(version, "1.2.3"))
+    with pytest.raises(MismatchError, match=r"was built by .* 1\.2\.3 for .*, here is .*: engines do not travel"):
+        backend.open(path, "cuda:0")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FileFormatError, match="is not the engine that"):
+        backend.open(path, "cuda:0")
+
+
+def test_too_little_memory_says_what_to_lower(make_runner):
+    free = torch.cuda.mem_get_info(0)[0]
+    kept = torch.empty(free - 96 * 2**20, dtype=torch.uint8, device="cuda")
+    with pytest.raises(MeasurementError, match=r"too little GPU memory: .*take a smaller input size"):
+        make_runner(workload=Workload("large", ((1, 64, 2048, 4096),), lambda: nn.Conv2d(64, 64, 3, 1, 1)))
+    del kept
+    torch.cuda.empty_cache()
+
+
+def test_builds_share_their_timings(net):
     if load_tensorrt().flavour != FULL:
         pytest.skip("TensorRT-RTX times nothing while it builds")
-    trt_engine._timings.clear()
-    onnx_model = Workload("net", (SHAPE,), lambda: module).onnx
-    seconds = [build_engine(onnx_model).seconds for _ in range(2)]
-    (timings,) = trt_engine._timings.values()
-    assert len(timings) > 1000
+    seconds = [build_engine(net.onnx).seconds]
+    trt_timings._timings.clear()  # as in another process
+    seconds.append(build_engine(net.onnx).seconds)
+    (path,) = cache_folder("timings").iterdir()
+    assert path.stat().st_size > 1000
     assert seconds[1] < seconds[0]

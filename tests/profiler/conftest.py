@@ -20,15 +20,21 @@ import random
 import sqlite3
 from collections import Counter
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Target
-from lgc.models import OpSpec
+from lgc.models import OpSpec, SearchSpace
 from lgc.models.operators import get_operator, input_shapes, is_free, macs
+from lgc.models.weights import load_weights
 from lgc.profiler import profile, verification
+from lgc.search.data.scenes import generate_scene
+from lgc.search.data.writers import write_scenes
+from lgc.search.train_config import TrainConfig
+from lgc.search.training import train
 
 OVERHEAD_MS, CONTEXT = 0.05, 1.1
 TARGET = Target("cpu", "onnxruntime")
@@ -253,3 +259,23 @@ def simulated_table(mini_space, tmp_path_factory):
         put_in_place(patch)
         profile.profile(mini_space, TARGET, path, networks=8)
     return path
+
+
+class Trained:
+    """A small network that was trained a little, with scenes for calibration and others that nothing has seen."""
+
+    def __init__(self, folder):
+        space = SearchSpace.load("tiny").with_input(64, 96)
+        self.architecture = space.sample(1)
+        self.architecture.save(folder / "architecture.json")
+        write_scenes(folder / "data", "camvid-segnet", {"train": 48, "val": 1}, space.input, seed=0)
+        result = train(folder, folder / "data", TrainConfig(steps=80, batch=8, lr=0.02))
+        self.weights = load_weights(Path(result["weights"]), self.architecture)
+        self.frames = [generate_scene(1, index, space.input).image[None] for index in range(8)]
+        self.unseen = [generate_scene(2, index, space.input).image[None] for index in range(24)]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The trained network; for reading only."""
+    return Trained(tmp_path_factory.mktemp("trained"))

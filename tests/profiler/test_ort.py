@@ -86,8 +86,8 @@ def test_builds_share_a_folder_of_timings(opened, monkeypatch):
 
 def test_precisions_depend_on_the_device():
     backend = get_backend("onnxruntime")
-    assert backend.precisions("cpu") == ("fp32",)
-    assert backend.precisions("cuda:0") == ("fp32", "fp16")
+    assert backend.precisions("cpu") == ("fp32", "int8")
+    assert backend.precisions("cuda:0") == ("fp32", "fp16", "int8")
     assert get_backend("onnxruntime-tensorrt").precisions("cuda:0") == ("fp32", "fp16")
 
 

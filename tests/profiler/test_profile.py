@@ -404,6 +404,12 @@ def test_a_table_of_another_target_is_left_as_it_is(device, mini_space, mini_lut
     assert mini_lut.read_bytes() == before
 
 
+def test_no_table_is_made_in_int8(device, mini_space, out):
+    with pytest.raises(UsageError, match=r"measured in fp32, fp16, bf16, not in int8: .*lgc-export --precision int8"):
+        profile(mini_space, Target("cpu", "onnxruntime", "int8"), out)
+    assert not out.exists()
+
+
 class TestOfAnother:
     """A table of the simulated device that something is changed in: it is refused, and left as it is."""
 

@@ -1,12 +1,13 @@
 """The TensorRT backend's answers; what needs a GPU is in tests/gpu."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from lgc.errors import BackendUnavailableError
+from lgc.errors import BackendUnavailableError, FileFormatError
 from lgc.lut.target import Target
 from lgc.profiler.backends import Workload, get_backend, trt
 from lgc.profiler.backends.trt_loader import Library
@@ -19,6 +20,7 @@ def backend():
 
 @pytest.fixture
 def rtx(monkeypatch):
+    monkeypatch.setattr(trt, "pycuda_missing", lambda: None)
     module = SimpleNamespace(ComputeCapability=SimpleNamespace(__members__={"SM89": 89}))
     library = Library(module, "TensorRT-RTX", "1.7.1", can_build_without_gpu=True)
     monkeypatch.setattr(trt, "load_tensorrt", lambda: library)
@@ -72,10 +74,33 @@ def test_available_only_on_devices_that_the_library_serves(backend, rtx, gpus):
     assert "not this device's 9.0; install full TensorRT" in backend.unavailable("cuda:1")
 
 
+def test_pycuda_is_missing(backend, rtx, gpus, monkeypatch):
+    gpus((8, 9))
+    monkeypatch.setattr(trt, "pycuda_missing", lambda: "pycuda is not installed: mend")
+    assert backend.unavailable("cuda:0") == "pycuda is not installed: mend"
+
+
 def test_versions(backend, rtx):
     versions = backend.versions()
     assert versions["TensorRT-RTX"] == "1.7.1"
     assert versions["torch"] == torch.__version__
+
+
+def test_an_engine_is_read_before_the_device_is_looked_at(backend, tmp_path):
+    with pytest.raises(FileFormatError, match="is no engine but nothing: there is no such file"):
+        backend.open(tmp_path / "x.engine", "cpu")
+
+
+def test_engines_of_a_workload_are_kept_in_memory_and_on_the_disk(monkeypatch):
+    calls = []
+    monkeypatch.setattr(trt, "cached_engine", lambda model, precision: calls.append((model, precision)) or "engine")
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    trt._engine.cache_clear()
+    workload = Workload("file", ((1, 3, 8, 8),), None, file=b"model")
+    target = Target("cuda:0", "tensorrt", "fp16")
+    assert [trt.engine_for(workload, target) for _ in range(2)] == ["engine"] * 2
+    assert calls == [(b"model", "fp16")]
+    trt._engine.cache_clear()
 
 
 def test_compile_refuses_other_devices(backend):

@@ -3,14 +3,18 @@
 import io
 import warnings
 
+import numpy as np
+import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
 from lgc.errors import BackendUnavailableError, MeasurementError, UnknownNameError, UsageError
+from lgc.profiler.backends.trt_cache import cached_engine
 from lgc.profiler.backends.trt_engine import DEFAULT_CAPABILITY, build_engine, device_capability
+from lgc.profiler.backends.trt_files import read_engine_files, write_engine_files
 from lgc.profiler.backends.trt_loader import load_tensorrt
 
 
@@ -68,13 +72,14 @@ NETS = {
 }
 
 
-def to_onnx(module, shape=(1, 4, 24, 48), **options):
+def to_onnx(module, given=(1, 4, 24, 48), **options):
+    image = given if isinstance(given, torch.Tensor) else torch.rand(given)
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            (torch.rand(shape),),
+            (image,),
             file,
             dynamo=False,
             opset_version=17,
@@ -82,6 +87,48 @@ def to_onnx(module, shape=(1, 4, 24, 48), **options):
             **options,
         )
     return file.getvalue()
+
+
+@pytest.fixture
+def quantised_conv():
+    """Makes a model of one quantised convolution, with its bias in int32, as ONNX Runtime has it, or in float32."""
+
+    def make(bias):
+        rng = np.random.default_rng(0)
+        scales = rng.uniform(0.01, 0.02, 64).astype(np.float32)
+        arrays = {
+            "x_scale": np.float32(0.05),
+            "zero": np.int8(0),
+            "w": rng.integers(-127, 128, (64, 64, 3, 3)).astype(np.int8),
+            "w_scale": scales,
+            "w_zero": np.zeros(64, np.int8),
+            "y_scale": np.float32(0.5),
+        }
+        nodes = [
+            helper.make_node("QuantizeLinear", ["input_0", "x_scale", "zero"], ["x_q"], "quantise_x"),
+            helper.make_node("DequantizeLinear", ["x_q", "x_scale", "zero"], ["x"], "dequantise_x"),
+            helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["weight"], "dequantise_w", axis=0),
+            helper.make_node("Conv", ["x", "weight", "bias"], ["c"], "conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            helper.make_node("QuantizeLinear", ["c", "y_scale", "zero"], ["c_q"], "quantise_y"),
+            helper.make_node("DequantizeLinear", ["c_q", "y_scale", "zero"], ["output_0"], "dequantise_y"),
+        ]
+        if bias == "int32":
+            arrays |= {"b": np.arange(64, dtype=np.int32), "b_scale": scales * 0.05, "b_zero": np.zeros(64, np.int32)}
+            dequantise = helper.make_node(
+                "DequantizeLinear", ["b", "b_scale", "b_zero"], ["bias"], "dequantise_b", axis=0
+            )
+            nodes.insert(3, dequantise)
+        else:
+            arrays["bias"] = np.arange(64, dtype=np.float32)
+        sides = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 64, 24, 48]) for name in ("input_0", "output_0")
+        ]
+        weights = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
+        graph = helper.make_graph(nodes, "graph", sides[:1], sides[1:], weights)
+        opsets = [helper.make_opsetid("", 17)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+    return make
 
 
 def one_node(operator, domain="", **attributes):
@@ -106,9 +153,10 @@ def test_builds_every_kind_of_layer(net, precision, library):
 
 def test_layers_are_those_after_fusion():
     module = nn.Sequential(nn.Conv2d(4, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU())
-    layers = build_engine(to_onnx(module), compute_capability="8.9").layers
-    assert sum("Conv" in name for name in layers) == 2
-    assert not any("Relu" in name for name in layers)
+    engine = build_engine(to_onnx(module), compute_capability="8.9")
+    assert [layer.nodes for layer in engine.fusions] == [("/0/Conv", "/1/Relu"), ("/2/Conv", "/3/Relu")]
+    assert len(engine.layers) > len(engine.fusions)
+    assert all(layer.kind and layer.tactic and layer.precision == "fp32" for layer in engine.fusions)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -133,8 +181,65 @@ def test_unknown_compute_capability_lists_the_known():
 
 
 def test_unknown_precision():
-    with pytest.raises(UsageError, match="no precision 'int8'; there are fp32, fp16, bf16"):
+    with pytest.raises(UsageError, match="no precision 'fp8'; there are fp32, fp16, bf16, int8"):
+        build_engine(to_onnx(nn.Conv2d(4, 4, 1)), precision="fp8", compute_capability="8.9")
+
+
+@pytest.mark.parametrize("bias", ["int32", "float32"])
+def test_int8_builds_with_strongly_typed_int8_convolutions(bias, quantised_conv):
+    engine = build_engine(quantised_conv(bias), precision="int8", compute_capability="8.9")
+    (conv,) = (layer for layer in engine.layers if layer.kind == "correlation")
+    full = build_engine(to_onnx(nn.Conv2d(64, 64, 3, 1, 1), (1, 64, 24, 48)), compute_capability="8.9")
+    assert conv.nodes == ("conv", "dequantise_x", "dequantise_w")
+    assert engine.precision == "int8"
+    assert len(full.data) - len(engine.data) > 0.5 * 3 * 64 * 64 * 9  # a byte a weight instead of four
+
+
+def test_int8_wants_a_quantised_model():
+    with pytest.raises(UsageError, match=r"int8 needs a model that was quantised .*lgc-export --precision int8 --data"):
         build_engine(to_onnx(nn.Conv2d(4, 4, 1)), precision="int8", compute_capability="8.9")
+
+
+class Frame(nn.Module):
+    """From bytes to bytes; the cast comes first, since TensorRT takes bytes into nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 5, 3, 1, 1)
+
+    def forward(self, x):
+        return self.head(x.to(self.head.weight.dtype).permute(0, 3, 1, 2) / 255).argmax(1).to(torch.uint8)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_images_of_bytes(precision):
+    model = to_onnx(Frame(), torch.zeros(1, 24, 48, 3, dtype=torch.uint8))
+    engine = build_engine(model, precision=precision, compute_capability="8.9")
+    assert [str(tensor) for tensor in (*engine.inputs, *engine.outputs)] == [
+        "input_0 uint8 1x24x48x3",
+        f"{engine.outputs[0].name} uint8 1x24x48",
+    ]
+
+
+def test_what_an_engine_tells_of_itself(tmp_path):
+    model = onnx.load_from_string(to_onnx(Labels()))
+    helper.set_model_props(model, {"scope": "dense"})
+    engine = build_engine(model.SerializeToString(), precision="fp16", compute_capability="8.9")
+    assert [str(tensor) for tensor in engine.inputs] == ["input_0 float32 1x4x24x48"]
+    assert [(tensor.shape, tensor.dtype) for tensor in engine.outputs] == [((1, 24, 48), "int64")]
+    assert engine.metadata == {"scope": "dense"}
+    assert engine.size_bytes == len(engine.data)
+    assert engine.made_for.endswith("for compute capability 8.9")
+    write_engine_files(engine, tmp_path / "net.engine")
+    assert read_engine_files(tmp_path / "net.engine") == engine
+
+
+def test_a_cached_engine_is_the_one_that_was_built(tmp_path, monkeypatch):
+    monkeypatch.setenv("LGC_CACHE", str(tmp_path))
+    model = to_onnx(Labels())
+    first, second = (cached_engine(model, compute_capability="8.9") for _ in range(2))
+    assert (first.cached, second.cached) == (False, True)
+    assert (second.data, second.layers, second.inputs) == (first.data, first.layers, first.inputs)
 
 
 def test_dynamic_shape_is_refused():

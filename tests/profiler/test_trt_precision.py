@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lgc.errors import MeasurementError, UsageError
+from lgc.profiler.backends.trt_int8 import float_biases
 from lgc.profiler.backends.trt_precision import cast_model
 
 
@@ -118,6 +119,43 @@ def test_subgraphs_are_refused():
     node = helper.make_node("If", ["yes"], ["y"], name="fork", then_branch=branch, else_branch=branch)
     with pytest.raises(MeasurementError, match="If 'fork' holds a sub-graph"):
         cast_model(single([node], [("yes", np.array(True))]), "fp16")
+
+
+def quantised():
+    """x [1, 2] in int8 and back, plus a bias of two values in int32."""
+    arrays = {
+        "scale": np.float32(0.5),
+        "none": np.int8(0),
+        "bias": np.array([3, -7], np.int32),
+        "bias_scale": np.array([0.25, 0.125], np.float32),
+        "bias_zero": np.zeros(2, np.int32),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "none"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "none"], ["d"]),
+        helper.make_node("DequantizeLinear", ["bias", "bias_scale", "bias_zero"], ["b"], axis=0),
+        helper.make_node("Add", ["d", "b"], ["y"]),
+    ]
+    return single(nodes, [(name, np.asarray(array)) for name, array in arrays.items()])
+
+
+def test_int8_leaves_a_quantised_model_alone_and_refuses_others(model):
+    whole = quantised()
+    assert cast_model(whole, "int8") is whole
+    with pytest.raises(UsageError, match=r"int8 needs a model that was quantised with calibration images: lgc-export"):
+        cast_model(model, "int8")
+
+
+def test_biases_in_int32_become_the_float32_that_they_stand_for():
+    rewritten = float_biases(quantised())
+    onnx.checker.check_model(onnx.load_from_string(rewritten), full_check=True)
+    graph = onnx.load_from_string(rewritten).graph
+    assert TensorProto.INT32 not in {tensor.data_type for tensor in graph.initializer}
+    assert [node.op_type for node in graph.node] == ["QuantizeLinear", "DequantizeLinear", "Add"]
+    assert "bias_scale" not in {tensor.name for tensor in graph.initializer}
+    feeds = {"x": np.float32([[1.2, -3.4]])}
+    np.testing.assert_array_equal(run(rewritten, feeds)[0], run(quantised(), feeds)[0])
+    assert float_biases(rewritten) is rewritten
 
 
 def test_bad_arguments(model):

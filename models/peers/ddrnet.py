@@ -1,0 +1,73 @@
+"""DDRNet-23-slim, "Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .common import Bottleneck, ContextPooling, NormedHead, PeerNetwork, conv_norm, norm_act_conv, resize, stage
+
+WIDTH = 32
+CONTEXT = 128
+HEAD = 64
+"""Channels of the stem, of a scale of the context module, of the head: what makes DDRNet-23 slim."""
+
+
+class DAPPM(ContextPooling):
+    """Deep aggregation pyramid pooling: each scale is added to the finer one's result and convolved."""
+
+    def __init__(self, c_in: int, branch: int, c_out: int) -> None:
+        super().__init__(c_in, branch, c_out)
+        self.process = nn.ModuleList(norm_act_conv(branch, branch, 3) for _ in self.scales[1:])
+
+    def mix(self, first: Tensor, pooled: Sequence[Tensor]) -> list[Tensor]:
+        """One after the other, from the finest scale to the global average."""
+        mixed = [first]
+        for process, level in zip(self.process, pooled, strict=True):
+            mixed.append(process(level + mixed[-1]))
+        return mixed
+
+
+class DDRNet23Slim(PeerNetwork):
+    """A branch at 1/8 and one that goes down to 1/64, which exchange features twice (arXiv 2101.06085).
+
+    The auxiliary head of the training is left out. Not foldable are the norms of the DAPPM and the head's first.
+
+    Args:
+        classes: how many.
+    """
+
+    def __init__(self, classes: int = 19) -> None:
+        super().__init__()
+        w = WIDTH
+        self.stem = nn.Sequential(conv_norm(3, w, 3, 2), conv_norm(w, w, 3, 2))
+        self.shared1 = stage(w, w, 2)
+        self.shared2 = stage(w, 2 * w, 2, 2)
+        self.low3 = stage(2 * w, 4 * w, 2, 2)
+        self.low4 = stage(4 * w, 8 * w, 2, 2)
+        self.low5 = Bottleneck(8 * w, 8 * w, 2)
+        self.high3 = stage(2 * w, 2 * w, 2)
+        self.high4 = stage(2 * w, 2 * w, 2)
+        self.high5 = Bottleneck(2 * w, 2 * w)
+        self.up3 = conv_norm(4 * w, 2 * w, 1, act=False)
+        self.up4 = conv_norm(8 * w, 2 * w, 1, act=False)
+        self.down3 = conv_norm(2 * w, 4 * w, 3, 2, act=False)
+        self.down4 = nn.Sequential(conv_norm(2 * w, 4 * w, 3, 2), conv_norm(4 * w, 8 * w, 3, 2, act=False))
+        self.context = DAPPM(16 * w, CONTEXT, 4 * w)
+        self.head = NormedHead(4 * w, HEAD, classes)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Stem, shared stages, two branches with their exchanges, context, head."""
+        shared = F.relu(self.shared2(F.relu(self.shared1(self.stem(x)))))
+        low, high = _exchange(self.low3(shared), self.high3(shared), self.down3, self.up3)
+        low, high = _exchange(self.low4(low), self.high4(high), self.down4, self.up4)
+        detail, context = self.high5(high), self.context(F.relu(self.low5(low)))
+        logits: Tensor = self.head(detail + resize(context, detail))
+        return logits
+
+
+def _exchange(low: Tensor, high: Tensor, down: nn.Module, up: nn.Module) -> tuple[Tensor, Tensor]:
+    """Bilateral fusion: each branch adds what the other one had before, and both are rectified after."""
+    return F.relu(low + down(F.relu(high))), F.relu(high + resize(up(F.relu(low)), high))

@@ -1,0 +1,126 @@
+"""PIDNet-S, "PIDNet: A Real-time Semantic Segmentation Network Inspired by PID Controllers"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .common import (
+    BasicBlock,
+    Bottleneck,
+    ContextPooling,
+    NormedHead,
+    PeerNetwork,
+    conv_norm,
+    norm_act_conv,
+    resize,
+    stage,
+)
+
+WIDTH = 32
+CONTEXT = 96
+HEAD = 128
+"""Channels of the stem, of a scale of the context module, of the head: the smallest of the family."""
+
+
+class PAPPM(ContextPooling):
+    """Parallel aggregation pyramid pooling: all scales are convolved at once, in groups."""
+
+    def __init__(self, c_in: int, branch: int, c_out: int) -> None:
+        super().__init__(c_in, branch, c_out)
+        scales = len(self.scales) - 1
+        self.process = norm_act_conv(scales * branch, scales * branch, 3, groups=scales)
+
+    def mix(self, first: Tensor, pooled: Sequence[Tensor]) -> list[Tensor]:
+        """Each scale with the unpooled one added."""
+        return [first, self.process(torch.cat([level + first for level in pooled], dim=1))]
+
+
+class PixelAttention(nn.Module):
+    """Pag: the detailed branch takes from the context branch where both agree on a pixel.
+
+    [N, channels, H, W] and [N, channels, h, w] -> [N, channels, H, W].
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.detail = conv_norm(channels, width, 1, act=False)
+        self.context = conv_norm(channels, width, 1, act=False)
+
+    def forward(self, detail: Tensor, context: Tensor) -> Tensor:
+        """Mix by the similarity of the two at each pixel."""
+        products = self.detail(detail) * resize(self.context(context), detail)
+        share = torch.sigmoid(products.sum(dim=1, keepdim=True))
+        return (1 - share) * detail + share * resize(context, detail)
+
+
+class LightBoundaryAttention(nn.Module):
+    """Light-Bag: boundaries say where details go into the context and where context goes into the details.
+
+    Three of [N, channels, H, W] -> [N, channels, H, W].
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.detail = conv_norm(channels, channels, 1, act=False)
+        self.context = conv_norm(channels, channels, 1, act=False)
+
+    def forward(self, detail: Tensor, context: Tensor, boundary: Tensor) -> Tensor:
+        """Sum of both, each with its share of the other."""
+        edge = torch.sigmoid(boundary)
+        out: Tensor = self.detail((1 - edge) * context + detail) + self.context(context + edge * detail)
+        return out
+
+
+class PIDNetS(PeerNetwork):
+    """Three branches from 1/8 on: details (P), context (I), boundaries (D) (arXiv 2206.02066).
+
+    The two auxiliary heads of the training are left out. Not foldable are the norms of the PAPPM and the head's first.
+
+    Args:
+        classes: how many.
+    """
+
+    def __init__(self, classes: int = 19) -> None:
+        super().__init__()
+        w = WIDTH
+        self.stem = nn.Sequential(conv_norm(3, w, 3, 2), conv_norm(w, w, 3, 2))
+        self.shared1 = stage(w, w, 2)
+        self.shared2 = stage(w, 2 * w, 2, 2)
+        self.context3 = stage(2 * w, 4 * w, 3, 2)
+        self.context4 = stage(4 * w, 8 * w, 3, 2)
+        self.context5 = nn.Sequential(Bottleneck(8 * w, 8 * w, 2), Bottleneck(16 * w, 8 * w))
+        self.pooling = PAPPM(16 * w, CONTEXT, 4 * w)
+        self.squeeze3 = conv_norm(4 * w, 2 * w, 1, act=False)
+        self.squeeze4 = conv_norm(8 * w, 2 * w, 1, act=False)
+        self.detail3 = stage(2 * w, 2 * w, 2)
+        self.detail4 = stage(2 * w, 2 * w, 2)
+        self.detail5 = Bottleneck(2 * w, 2 * w)
+        self.attend3 = PixelAttention(2 * w, w)
+        self.attend4 = PixelAttention(2 * w, w)
+        self.boundary3 = BasicBlock(2 * w, w, act=False)
+        self.boundary4 = Bottleneck(w, w)
+        self.boundary5 = Bottleneck(2 * w, 2 * w)
+        self.edge3 = conv_norm(4 * w, w, act=False)
+        self.edge4 = conv_norm(8 * w, 2 * w, act=False)
+        self.merge = LightBoundaryAttention(4 * w)
+        self.head = NormedHead(4 * w, HEAD, classes)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Stem, shared stages, three branches, their fusion, head."""
+        shared = F.relu(self.shared2(F.relu(self.shared1(self.stem(x)))))
+        detail, boundary = self.detail3(shared), self.boundary3(shared)
+        context = F.relu(self.context3(shared))
+        detail = F.relu(self.attend3(detail, self.squeeze3(context)))
+        boundary = F.relu(boundary + resize(self.edge3(context), boundary))
+        context = F.relu(self.context4(context))
+        detail = F.relu(self.attend4(self.detail4(detail), self.squeeze4(context)))
+        boundary = self.boundary4(boundary)
+        boundary = F.relu(boundary + resize(self.edge4(context), boundary))
+        detail, boundary = self.detail5(detail), self.boundary5(boundary)
+        context = resize(self.pooling(self.context5(context)), detail)
+        logits: Tensor = self.head(self.merge(detail, context, boundary))
+        return logits

@@ -1,0 +1,45 @@
+"""Outputs of exported files against torch's, at every precision, for networks that were really trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lgc.models import SearchSpace
+from lgc.models.images import read_pixels
+from lgc.models.weights import load_weights
+from lgc.profiler.deploy import write_compared
+from lgc.profiler.network import Network
+from lgc.search.data.layouts import list_pairs
+from lgc.search.data.writers import write_scenes
+from lgc.search.train_config import TrainConfig
+from lgc.search.training import train
+
+SCENES = {"train": 96, "val": 32, "test": 0}
+SCENES_SEED = 31
+ARCHITECTURES = 3
+STEPS = 150
+CALIBRATION = 32
+
+
+def outputs(scratch: Path) -> dict[str, Any]:
+    """Train random architectures for a while, write their files, compare on noise and on images not seen before."""
+    space, data = SearchSpace.load("tiny"), scratch / "outputs-data"
+    if not data.exists():
+        write_scenes(data, "camvid-segnet", SCENES, space.input, SCENES_SEED)
+    seen, unseen = (
+        [read_pixels(pair.image, space.input) for pair in list_pairs(data, split)[1]] for split in ("train", "val")
+    )
+    rows = []
+    for seed in range(ARCHITECTURES):
+        run = scratch / f"outputs-{seed}"
+        architecture = space.sample(seed)
+        architecture.save(run / "architecture.json")
+        train(run, data, TrainConfig(steps=STEPS, batch=8, lr=0.05, warm_up=20, seed=seed))
+        weights = load_weights(run / "weights.safetensors", architecture)
+        network = Network(architecture, weights, "dense", images=tuple(seen[:CALIBRATION]))
+        for precision in ("fp32", "fp16", "int8"):
+            written = write_compared(network, run / "export", precision, unseen)
+            rows += [{"network": seed, "precision": precision, **one} for one in written["agreement"]]
+    kept = {"networks": ARCHITECTURES, "steps": STEPS, "calibration_images": CALIBRATION, "images": len(unseen)}
+    return {"rows": rows, **kept}

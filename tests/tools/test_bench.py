@@ -1,0 +1,90 @@
+"""`lgc-bench` as users call it: what it prints, plots and refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lgc.lut import Target
+from lgc.models.plan import DENSE
+from lgc.profiler.contest import Timing
+from lgc.profiler.network import Network, write_onnx
+from lgc.tools.bench_plot import front_of, write_plot
+
+SHORT = ("--seconds", "0.1s")
+
+
+@pytest.fixture
+def file(mini_space, tmp_path):
+    return write_onnx(Network(mini_space.sample(0), None, DENSE), tmp_path)
+
+
+@pytest.fixture
+def architecture(mini_space, tmp_path):
+    mini_space.sample(1).save(tmp_path / "other.json")
+    return tmp_path / "other.json"
+
+
+def timing(name: str, fps: float, miou: float | None) -> Timing:
+    numbers = dict.fromkeys(("median_ms", "p90_ms", "p99_ms", "iqr_ms", "relative"), 1000 / fps)
+    target = vars(Target("cpu", "onnxruntime"))
+    return Timing(
+        name, "run", "64x96", DENSE, **target, parameters=1, macs=1, fps=fps, **numbers, runs=200, max_abs_diff=None,
+        argmax_agreement_pct=100.0, miou=miou, scored_on="val",
+    )  # fmt: skip
+
+
+def test_files_architectures_and_peers_in_one_table(call, file, architecture, mini_space):
+    arguments = ("lgc-bench", file, architecture, "--peer", "fast-scnn", *SHORT)
+    found = json.loads(call(*arguments, "--json").out)
+    assert {row["name"] for row in found["results"]} == {file.stem, "other", "fast-scnn"}
+    assert {row["input"] for row in found["results"]} == {"x".join(map(str, mini_space.input))}
+    assert found["environment"][0]["versions"]["onnxruntime"]
+    shown = call(*arguments, "--published")
+    assert shown.code == 0, shown.err
+    assert "times fastest" in shown.out
+    before, _, after = shown.out.partition("as published")
+    assert "fast-scnn" in before
+    assert "Fast-SCNN" in after
+    assert "Titan Xp" not in before, "measured and published never share a table"
+
+
+def test_sizes_and_backends_are_groups_of_their_own(call, architecture):
+    done = call("lgc-bench", architecture, "--input", "32x32", "--input", "32x64", "--backend", "onnxruntime",
+                "--backend", "torch", *SHORT, "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)["results"]
+    places = {(row["backend"], row["input"]) for row in rows}
+    assert places == {(name, size) for name in ("onnxruntime", "torch") for size in ("32x32", "32x64")}
+    assert "compare within a group" in done.err
+
+
+def test_a_plot_has_the_points_that_are_scored(tmp_path):
+    rows = [timing("a", 100, 60.0), timing("b", 50, 70.0), timing("c", 40, 65.0), timing("d", 30, None)]
+    assert [row.name for row in front_of(rows[:3])] == ["a", "b"]
+    page = write_plot(rows, tmp_path / "plot.html").read_text()
+    assert '"a"' in page
+    assert "mIoU" in page
+    assert '"d"' not in page.rpartition("Plotly.newPlot")[2]
+
+
+def test_bad_input_is_refused_in_one_line(call, file, architecture, tmp_path):
+    for arguments, message in (
+        ((), "nothing to compare"),
+        ((tmp_path / "missing.onnx",), "nothing: there is no such file"),
+        ((tmp_path,), "is no architecture but nothing"),
+        ((file, "--peer", "bisenet"), "unknown peer 'bisenet'"),
+        ((file, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),
+        ((file, "--backend", "banana"), "unknown backend 'banana'"),
+        ((file, "--device", "cuda:0"), "no device 'cuda:0' here"),
+        ((file, "--precision", "fp16"), "no precision 'fp16'"),
+        ((file, "--precision", "int8"), "is not quantised"),
+        ((file, "--scope", "all"), "unknown scope 'all'"),
+        ((file, "--seconds", "long"), "is no duration"),
+        ((architecture, "--input", "big"), "is no size"),
+        ((file, file), "called alike"),
+        ((architecture, *SHORT, "--plot", tmp_path / "p.html"), "no mIoU is known"),
+    ):
+        assert message in call("lgc-bench", *arguments).refusal("lgc-bench")
+    assert not (tmp_path / "p.html").exists()

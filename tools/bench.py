@@ -1,0 +1,195 @@
+"""`lgc-bench`: networks side by side under one protocol, and a plot of their mIoU over their frame rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from .console import JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
+
+if TYPE_CHECKING:
+    from ..lut.target import Target
+    from ..profiler.contest import Entrant, Timing
+
+app = new_app()
+
+PEER_SIZE = (1024, 2048)
+"""Height and width at which peers are timed where nothing else says a size: Cityscapes' own."""
+CLASSES = 19
+
+
+@app.command()
+def bench(
+    sources: Annotated[
+        list[Path] | None, typer.Argument(metavar="A.onnx|RUN|architecture.json ...", help="What is compared.")
+    ] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="Compare with all built-in peers too.")] = False,
+    peer: Annotated[list[str] | None, typer.Option(help="A built-in peer by name, several times for several.")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Backend, several times for several.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16, bf16 or int8; several for several.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="HxW", help="Input size of runs and peers, several times for several."),
+    ] = None,
+    scope: Annotated[str, typer.Option(help="Of runs and peers: core, dense or end-to-end.")] = "dense",
+    seconds: Annotated[str, typer.Option(metavar="TIME", help="How long each network is timed.")] = "10s",
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a plot of mIoU over FPS, where mIoU is known.")
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Also print the peers' published frame rates, in a table of their own.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> int:
+    """Time ONNX files, runs and peers side by side: same machine, same minutes, same protocol, in random order.
+
+    Example: lgc-bench runs/street other.onnx --peer fast-scnn --input 512x1024
+    """
+    from ..models.plan import EXPORT_SCOPES
+    from ..profiler.contest import contest, groups_of
+
+    if scope not in EXPORT_SCOPES:
+        raise UsageError(f"unknown scope {scope!r}; known: {', '.join(EXPORT_SCOPES)}")
+    duration = parse_seconds(seconds)
+    entrants = _entrants(sources or [], _peers(peers, peer or []), [parse_size(text) for text in sizes or []], scope)
+    targets = _targets(device, backend or [], precision or ["fp32"], threads)
+    groups = groups_of(entrants)
+    if len(groups) > 1:
+        say("networks of different input sizes or scopes are timed one group after the other: compare within a group")
+    rows: list[Timing] = []
+    with progress_bar() as on_progress:
+        for target in targets:
+            for group in groups.values():
+                rows += contest(group, target, duration, on_progress)
+    content: dict[str, Any] = {"results": [vars(row) for row in rows], "environment": _environment(targets)}
+    if plot is not None:
+        from .bench_plot import write_plot
+
+        content["plot"] = str(write_plot(rows, plot))
+    if published:
+        content["published"] = _published()
+    emit(content, as_json, *_tables(rows), *(_published_table(content["published"]) if published else ()))
+    if plot is not None and not as_json:
+        say(f"wrote {plot}")
+    return 0
+
+
+def _peers(everything: bool, named: list[str]) -> list[str]:
+    from ..models.peers import PEERS
+
+    return list(dict.fromkeys([*(PEERS if everything else ()), *named]))
+
+
+def _entrants(sources: list[Path], peers: list[str], sizes: list[tuple[int, int]], scope: str) -> list[Entrant]:
+    """Everything that is to be timed, at every size asked for; files have but their own."""
+    from ..profiler.contest import file_entrant, peer_entrant, run_entrant
+
+    if not sources and not peers:
+        raise UsageError("nothing to compare: name ONNX files or runs, or take --peers")
+    found: list[Entrant] = []
+    for source in sources:
+        if source.suffix == ".onnx":
+            found.append(file_entrant(source))
+        else:
+            wanted: list[tuple[int, int] | None] = [*sizes] or [None]
+            found += [run_entrant(source, size, scope) for size in wanted]
+    classes = {entrant.classes for entrant in found} - {None}
+    at = sizes or list(dict.fromkeys(entrant.size for entrant in found)) or [PEER_SIZE]
+    count = classes.pop() if len(classes) == 1 else None
+    found += [peer_entrant(name, size, scope, count or CLASSES) for size in at for name in peers]
+    return found
+
+
+def _targets(device: str, backends: list[str], precisions: list[str], threads: int) -> list[Target]:
+    """Every backend in every precision, each shown to be usable before anything is timed."""
+    from ..lut.target import Target
+    from ..profiler.backends import require
+    from ..profiler.defaults import default_backend
+    from ..profiler.devices import check_device
+
+    place = check_device(device)
+    on_cpu = place == "cpu"
+    targets = [
+        Target(place, name, precision, threads if on_cpu else 1)
+        for name in dict.fromkeys(backends or [default_backend(place)])
+        for precision in dict.fromkeys(precisions)
+    ]
+    for target in targets:
+        require(target)
+    return targets
+
+
+def _environment(targets: list[Target]) -> list[dict[str, Any]]:
+    """Machine and versions behind the numbers, for each target."""
+    from ..profiler.backends import get_backend
+    from ..profiler.environment import fingerprint
+
+    return [{"target": str(target), **fingerprint(target, get_backend(target.backend))} for target in targets]
+
+
+def _tables(rows: list[Timing]) -> list[Any]:
+    """What people see: a table for each group that can be compared."""
+    groups: dict[tuple[str, ...], list[Timing]] = {}
+    for row in rows:
+        groups.setdefault((row.input, row.scope, row.backend, row.device, row.precision, str(row.threads)), []).append(
+            row
+        )
+    numbers = ("params", "GMACs", "FPS", "median ms", "IQR ms", "p90 ms", "p99 ms", "times fastest", "agrees", "mIoU")
+    tables: list[Any] = []
+    for (size, scope, backend, device, precision, threads), members in groups.items():
+        where = f"{backend} on {device}, {precision}" + (f", {threads} threads" if int(threads) > 1 else "")
+        table = grid(f"{size}, {scope}, {where}", "network", "kind", *numbers, numbers=len(numbers))
+        for row in members:
+            table.add_row(
+                row.name,
+                row.kind,
+                f"{row.parameters / 1e6:.2f} M",
+                f"{row.macs / 1e9:.2f}",
+                f"{row.fps:.1f}",
+                f"{row.median_ms:.3f}",
+                f"{row.iqr_ms:.3f}",
+                f"{row.p90_ms:.3f}",
+                f"{row.p99_ms:.3f}",
+                f"{row.relative:.2f}",
+                "-" if row.argmax_agreement_pct is None else f"{row.argmax_agreement_pct:.2f} %",
+                "-" if row.miou is None else f"{row.miou:.1f} %",
+            )
+        tables.append(table)
+    tables.append(
+        "FPS = 1000 / median ms of all runs, batch 1. 'times fastest' has the machine's changing speed divided out. "
+        "'agrees': pixels of the class that torch gives in fp32 (ONNX Runtime on the CPU, where there is only a file)."
+    )
+    scored = {f"{row.name}: {row.scored_on}" for row in rows if row.miou is not None}
+    tables += [f"mIoU of {line}" for line in sorted(scored)]
+    return tables
+
+
+def _published() -> list[dict[str, Any]]:
+    """The peers' frame rates as their papers give them."""
+    from ..models.peers import PEERS
+
+    return [
+        {"name": peer.title, **{key: getattr(rate, key) for key in rate.__dataclass_fields__}}
+        for peer in PEERS.values()
+        for rate in peer.published.frame_rates
+    ]
+
+
+def _published_table(rows: list[dict[str, Any]]) -> list[Any]:
+    title = "as published: other GPUs, backends and scopes, not to be compared with the above"
+    table = grid(title, "network", "GPU", "backend", "input", "FPS", "mIoU val", "mIoU test", numbers=3)
+    for row in rows:
+        scores = ("-" if row[key] is None else f"{row[key]:.1f} %" for key in ("miou_val", "miou_test"))
+        size = "x".join(map(str, row["input"]))
+        table.add_row(row["name"], row["gpu"], row["backend"], size, f"{row['fps']:.1f}", *scores)
+    return [table]
+
+
+def main() -> None:
+    """Run the command."""
+    run(app)
