@@ -15,6 +15,7 @@ from .signature import Signature, Tensor
 
 __all__ = ["OnnxModel", "Tensor"]
 
+
 @dataclass(frozen=True)
 class OnnxModel(Signature):
     """A valid ONNX model of static shapes with its weights inside.

@@ -1,4 +1,4 @@
-"""What a network in a file takes, gives and says of itself: the same for ONNX models and for engines built from them."""
+"""What a network in a file takes, gives and says of itself: the same for ONNX models and for engines."""
 
 from __future__ import annotations
 

@@ -26,12 +26,20 @@ class SlotNames:
 
     def __init__(self, architecture: Architecture) -> None:
         self._plan = architecture.space.plan
+        self._known = {slot.name for slot in architecture.space.slots()} | {FRAME}
         self._additions = {
             cell.name: _additions(cell, [name != ZERO for name in names]) for cell, names in architecture.by_cell()
         }
 
     def of(self, node: str) -> str | None:
         """Name of the slot that the node computes a part of, as `SearchSpace.slots` has it; None if it is of none."""
+        try:
+            slot = self._read(node)
+        except IndexError:  # a cell, edge or addition that this network has not
+            return None
+        return slot if slot in self._known else None
+
+    def _read(self, node: str) -> str | None:
         if _FRAME.match(node):
             return FRAME
         found = _PLACE.search(node)

@@ -56,19 +56,12 @@ class Segmenter:
     """
 
     def __init__(self, network: Signature, runner: Runner, target: Target) -> None:
-        """Put a runner that is ready to use; `open` makes it from a file.
-
-        Raises:
-            FileFormatError: the network takes no image, or gives neither logits nor classes.
-        """
-        require_segmentation(network)
+        """Take a runner that is ready to use, of a network that segments images; `open` makes it from a file."""
         self.network, self.size, self.target = network, network.image_size, target
         self._runner = runner
 
     @classmethod
-    def open(
-        cls, path: Path, *, device: str | None = None, backend: str | None = None, threads: int = 1
-    ) -> Segmenter:
+    def open(cls, path: Path, *, device: str | None = None, backend: str | None = None, threads: int = 1) -> Segmenter:
         """Load an exported file, in the precision that it was written in.
 
         Args:
@@ -86,7 +79,7 @@ class Segmenter:
             UsageError: the backend does not run what is in the file.
         """
         if path.suffix == ENGINE:
-            return cls._of_engine(path, check_device(device or "cuda:0"), backend or "tensorrt")
+            return cls._of_engine(path, device or "cuda:0", backend or "tensorrt")
         model = OnnxModel.load(path)
         require_segmentation(model)
         place = check_device(device or "cpu")
@@ -97,17 +90,15 @@ class Segmenter:
     @classmethod
     def _of_engine(cls, path: Path, device: str, backend: str) -> Segmenter:
         from .backends.trt import TensorRTBackend
+        from .backends.trt_files import read_engine_files
 
         if backend != TensorRTBackend.name:
             raise UsageError(f"{path} is a TensorRT engine, which {backend} does not run: name its ONNX file instead")
-        runner = TensorRTBackend().open(path, device)
-        engine = runner.engine
-        try:
-            network = Signature(str(path), engine.inputs, engine.outputs, engine.metadata)
-            return cls(network, runner, Target(device, backend, engine.precision))
-        except FileFormatError:
-            runner.close()
-            raise
+        engine = read_engine_files(path)  # before a device is asked for: a damaged file is damaged everywhere
+        network = Signature(str(path), engine.inputs, engine.outputs, engine.metadata)
+        require_segmentation(network)
+        place = check_device(device)
+        return cls(network, TensorRTBackend().open(path, place), Target(place, backend, engine.precision))
 
     def __enter__(self) -> Segmenter:
         """Return itself."""
@@ -197,12 +188,13 @@ def _largest(logits: NDArray[np.float32], size: tuple[int, int]) -> Labels:
 
 def upsampled(channel: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Bilinear interpolation with corners not aligned, as networks are trained and scored: [h, w] -> a new [*size]."""
+    if channel.shape == size:
+        return channel.copy()
     (top, bottom, down), (left, right, across) = (
         _neighbours(wanted, had) for wanted, had in zip(size, channel.shape, strict=True)
     )
     columns = channel[:, left] * (1 - across) + channel[:, right] * across
-    found: NDArray[np.float32] = columns[top] * (1 - down)[:, None] + columns[bottom] * down[:, None]
-    return found
+    return np.asarray(columns[top] * (1 - down)[:, None] + columns[bottom] * down[:, None], np.float32)
 
 
 def _neighbours(wanted: int, had: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:

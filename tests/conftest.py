@@ -29,7 +29,6 @@ settings.register_profile(
 settings.load_profile("lgc")
 
 
-
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     """Keep engines and timings out of the user's cache."""

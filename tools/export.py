@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DataError, FileFormatError, UsageError
+from ..errors import DataError, FileFormatError, MeasurementError, UsageError
 from .console import JsonFlag, emit, new_app, parse_percent, progress_bar, run, say
 from .export_show import pages, verdict
 
@@ -99,7 +99,10 @@ def export(
                 content["engine"] = str(deploy.build_here(network, folder, target))
             found = deploy.time_network(network, target, using, seconds=seconds, on_progress=on_progress)
             if using is not None and (layers or (limit is not None and not found.within(limit))):
-                found = deploy.with_layers(network, target, using, found, folder)
+                try:
+                    found = deploy.with_layers(network, target, using, found, folder)
+                except MeasurementError as error:  # no reason to be had; what was measured stands
+                    say(f"no reason by slot: {error}")
             results.append(found)
     if trt and content["engine"] is None:
         for each in precisions:

@@ -43,9 +43,11 @@ class Workload:
     @cached_property
     def onnx(self) -> bytes:
         """The computation as a serialised ONNX model with static shapes."""
+        if self.file is not None:
+            return self.file
         from ...models.onnx_export import to_onnx
 
-        return self.file if self.file is not None else to_onnx(self.module(), self.input_shapes, self.dtype)
+        return to_onnx(self.module(), self.input_shapes, self.dtype)
 
     def module(self) -> torch.nn.Module:
         """The computation as a torch module.

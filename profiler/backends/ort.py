@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from ...errors import MeasurementError
 from ...lut.target import Target
 from .base import PIXELS, LayerTime, Workload, warm_up
 from .ort_layers import layer_times
@@ -139,9 +140,7 @@ class OnnxRuntimeRunner:
         self._workload, self._on_gpu = workload, provider != CPU
         place = ("cuda", int(_index(target))) if self._on_gpu else ("cpu", 0)
         value = onnxruntime.OrtValue
-        # A session that captures a CUDA graph takes no other buffers: the one that is profiled does not capture.
-        plain = {key: value for key, value in settings.items() if "cuda_graph" not in key}
-        self._opened = (workload.name, model, provider, plain, target.threads)
+        self._opened = (workload.name, model, provider, settings, target.threads)
         self._session = open_session(workload.name, model, provider, settings, target.threads)
         self._inputs = [value.ortvalue_from_numpy(array, *place) for array in workload.inputs()]
         self._outputs, self._binding = [], self._session.io_binding()
@@ -191,7 +190,13 @@ class OnnxRuntimeRunner:
         return [np.array(value.numpy()) for value in self._outputs]
 
     def layer_times(self, runs: int) -> list[LayerTime]:
-        """Times of the optimised graph's nodes, by ONNX Runtime's own profiler in a session beside this one."""
+        """Times of the optimised graph's nodes, by ONNX Runtime's own profiler in a session beside this one.
+
+        Raises:
+            MeasurementError: on a GPU.
+        """
+        if self._on_gpu:
+            raise MeasurementError("ONNX Runtime tells no layers' times on a GPU, only when they are launched")
         return layer_times(*self._opened, self._workload.inputs(), runs)
 
     def close(self) -> None:

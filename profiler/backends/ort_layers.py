@@ -76,7 +76,7 @@ def nodes_behind(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
     """Optimised node -> names of the given nodes in it, in their order.
 
     Equal nodes, two poolings of one tensor say, are computed once, and all behind one. Behind a change of layout is
-    what made the tensor.
+    what made the tensor; of the network's input, what takes it.
 
     Args:
         model: the given graph's ModelProto, every node named.
@@ -90,7 +90,7 @@ def nodes_behind(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
         if tensor is None:
             found[node.name] = ()
         elif node.op_type in _REORDERS:
-            found[node.name] = tuple(maker.name for maker in graph.makers[tensor])
+            found[node.name] = tuple(one.name for one in graph.makers.get(tensor) or graph.users[tensor])
         else:
             found[node.name] = graph.back(tensor, ends)
     return found
@@ -128,7 +128,7 @@ class _Given:
         """Names of the nodes that make the tensor, and of those before, up to tensors that are made elsewhere."""
         names, todo = set(), [self.first(tensor)]
         while todo:
-            for node in self.makers[todo.pop()]:
+            for node in self.makers.get(todo.pop(), ()):
                 if node.name not in names:
                     names.add(node.name)
                     todo += [one for one in map(self.first, node.input) if self.made(one) and one not in ends]

@@ -75,6 +75,28 @@ def test_a_tolerance_that_is_not_kept_is_a_failed_check(call, run, tmp_path):
     assert "predicted against measured" in done.out
 
 
+def test_every_precision_has_a_file_that_is_compared(call, run, data):
+    out, _, _ = run
+    options = [word for name in ("fp32", "fp16", "int8") for word in ("--precision", name)]
+    done = call("lgc-export", out, *options, "--data", data, "--scope", "end-to-end", "--json")
+    assert done.code in (0, 1), done.err  # weights of four steps may not keep int8's bound
+    files = json.loads(done.out)["files"]
+    assert [file["precision"] for file in files] == ["fp32", "fp16", "int8"]
+    assert [one["source"] for one in files[2]["agreement"]] == ["random", "images"]
+    assert all(file["passes"] for file in files[:2])
+    assert (done.code == 0) == files[2]["passes"]
+    assert "--data DIR" in call("lgc-export", out, "--precision", "int8").refusal("lgc-export")
+
+
+def test_the_layers_of_a_network_are_shown_beside_the_table(call, run):
+    out, _, _ = run
+    done = call("lgc-export", out, "--ort", "--layers", "--seconds", 0.2)
+    assert done.code == 0, done.err
+    assert "the table's entries against the layers" in done.out
+    (file,) = (out / "export").glob("*-layers.json")
+    assert json.loads(file.read_text())["slots"]["groups"]
+
+
 def test_a_tolerance_with_nothing_to_check_is_no_success(call, run, mini_space, tmp_path):
     out, _, _ = run
     refused = call("lgc-export", out, "--onnx", "--tolerance", "5%")
@@ -129,7 +151,7 @@ def test_an_architecture_alone_is_exported_with_random_weights(call, mini_space,
     [
         (("lgc-export", "{architecture}", "--ort", "--device", "cuda:3"), "no device 'cuda:3' here"),
         (("lgc-export", "{architecture}", "--ort", "--precision", "fp16"), "no precision 'fp16'"),
-        (("lgc-export", "{architecture}", "--scope", "end"), "unknown scope 'end'; known: core, dense"),
+        (("lgc-export", "{architecture}", "--scope", "end"), "unknown scope 'end'; known: core, dense, end-to-end"),
         (("lgc-export", "{architecture}", "--tolerance", "much"), "is no percentage"),
         (("lgc-export", "{architecture}", "--onnx", "--out", "/proc/nowhere"), "/proc/nowhere"),
         (("lgc-export", "{lut}"), "is no architecture but an SQLite database"),

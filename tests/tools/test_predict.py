@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,15 +17,24 @@ import onnx
 import pytest
 from PIL import Image
 
+import lgc
+from lgc.errors import DataError
+from lgc.models import SearchSpace
+from lgc.models.images import read_pixels
 from lgc.models.onnx_model import OnnxModel
+from lgc.models.palettes import distinct
+from lgc.profiler.inference import Segmenter
 from lgc.profiler.network import Network, write_onnx
-from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_PALETTE
-from lgc.tools.predict import legend_of
+from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
+from lgc.tools.predict_paint import Legend
+from lgc.tools.video import Clip
+
+NTSC = Fraction(30000, 1001)
 
 
 @pytest.fixture(scope="module")
-def street(mini_space):
-    return mini_space.check({**mini_space.model_dump(mode="json"), "classes": 11}, "street")
+def street():
+    return SearchSpace.load("tiny").with_input(32, 48)
 
 
 @pytest.fixture(scope="module")
@@ -27,81 +42,214 @@ def file(street, tmp_path_factory):
     return write_onnx(Network(street.sample(0), None, "dense"), tmp_path_factory.mktemp("onnx"))
 
 
+def noise(*size):
+    return np.random.default_rng(sum(size)).integers(0, 256, (*size, 3)).astype(np.uint8)
+
+
 @pytest.fixture
 def photos(tmp_path):
-    rng = np.random.default_rng(0)
-    for name, size in (("a.png", (20, 31)), ("deep/a.jpg", (64, 40))):
+    for name, size in (("a.png", (20, 31)), ("deep/a.jpg", (64, 40)), ("deep/er/b.v2.PNG", (33, 48))):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)).save(path)
+        Image.fromarray(noise(*size)).save(path)
+    (tmp_path / "photos/notes.txt").write_text("no image, and not called one")
     return tmp_path / "photos"
 
 
-@pytest.fixture
-def video(tmp_path):
-    path = tmp_path / "drive.mp4"
+def write_video(path, height, width, frames=7, rate=NTSC, rotation=0):
+    """The left half red, the top quarter blue; every frame a little darker."""
     with av.open(str(path), "w") as output:
-        stream = output.add_stream("mpeg4", rate=12)
-        stream.width, stream.height, stream.pix_fmt = 48, 34, "yuv420p"
-        for index in range(7):
-            pixels = np.full((34, 48, 3), 30 * index, np.uint8)
+        stream = output.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate = 10**7
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for index in range(frames):
+            pixels = np.zeros((height, width, 3), np.uint8)
+            pixels[:, : width // 2, 0] = pixels[: height // 4, :, 2] = 250 - 5 * index
             output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         output.mux(stream.encode())
     return path
 
 
+def read_video(path):
+    with av.open(str(path)) as made:
+        stream = made.streams.video[0]
+        return stream, [frame.to_ndarray(format="rgb24") for frame in made.decode(stream)]
+
+
 def test_a_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
     out = tmp_path / "out"
-    done = call("lgc-predict", file, photos, "--out", out, "--ids", "--json")
+    done = call("lgc-predict", file, photos, "--out", out, "--ids", "--alpha", 0.25, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    names = {f"{stem}-{what}.png" for stem in ("a", "deep/a") for what in ("mask", "overlay", "ids")}
-    assert {str(path.relative_to(out)) for path in out.rglob("*.png")} == names
+    stems = ("a", "deep/a", "deep/er/b.v2")
+    names = {f"{stem}-{what}.png" for stem in stems for what in ("mask", "overlay", "ids")}
+    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names
     assert sorted(found["files"]) == sorted(str(out / name) for name in names)
-    assert found["images"] == 2
-    assert sum(found["classes"].values()) == pytest.approx(100)
-    assert found["fps"] == pytest.approx(1000 / sum(found["ms_per_image"].values()))
+    assert found["images"] == 3
+    assert list(found["classes"]) == list(CAMVID_CLASSES)
+    counts = sum(np.bincount(np.asarray(Image.open(out / f"{stem}-ids.png")).ravel(), minlength=11) for stem in stems)
+    assert list(found["classes"].values()) == pytest.approx(list(100 * counts / counts.sum()))
+    took = found["ms_per_image"]
+    assert list(took) == ["read", "before", "network", "after", "write"]
+    assert found["fps"] == pytest.approx(1000 / (took["before"] + took["network"] + took["after"]))
     ids, mask, overlay = (np.asarray(Image.open(out / f"deep/a-{what}.png")) for what in ("ids", "mask", "overlay"))
-    assert ids.shape == (64, 40)
+    pixels = read_pixels(photos / "deep/a.jpg")
+    with Segmenter.open(file) as segmenter:
+        assert np.array_equal(ids, segmenter.segment(pixels))
+    assert Image.open(out / "deep/a-ids.png").mode == "L"
     assert np.array_equal(mask, np.array(CAMVID_PALETTE, np.uint8)[ids])
-    image = np.asarray(Image.open(photos / "deep/a.jpg").convert("RGB"))
-    assert np.abs(overlay - (image / 2 + mask / 2)).max() <= 0.5
-    again = call("lgc-predict", file, photos, "--out", out, "--ids", "--json")
-    assert again.code == 0, "the same command writes the same files again"
+    assert np.abs(overlay - (0.75 * pixels + 0.25 * mask)).max() < 1
+
+
+def test_the_same_command_writes_the_same_files_again(call, file, photos, tmp_path):
+    out = photos / "predicted"
+    calls = [call("lgc-predict", file, photos, "--out", out) for _ in range(2)]
+    assert [done.code for done in calls] == [0, 0], calls[1].err
+    assert len(list(out.rglob("*.png"))) == 6, "what the first call wrote is no input of the second"
+    assert f"3 images; written to {out}: 6" in calls[1].out
+    refused = call("lgc-predict", file, out, "--out", out)
+    assert "is a folder of inputs" in refused.refusal("lgc-predict")
+    Image.fromarray(noise(9, 9)).save(tmp_path / "x-mask.png")
+    shutil.copy(tmp_path / "x-mask.png", tmp_path / "x.png")
+    both = call("lgc-predict", file, tmp_path / "x.png", tmp_path / "x-mask.png", "--out", tmp_path)
+    assert "x-mask.png is an input, and would be overwritten" in both.refusal("lgc-predict")
+
+
+def test_the_legend_for_people(call, file, photos, tmp_path):
+    done = call("lgc-predict", file, photos, "--out", tmp_path / "out")
+    rows = {line.split("  ")[0]: line.split() for line in done.out.splitlines() if "#" in line}
+    assert set(rows) <= set(CAMVID_CLASSES)
+    for name, (*_, colour, share, percent) in rows.items():
+        assert colour == "#{:02x}{:02x}{:02x}".format(*CAMVID_PALETTE[CAMVID_CLASSES.index(name)])
+        assert (0 <= float(share) <= 100, percent) == (True, "%")
+    assert "images a second on cpu, onnxruntime, fp32, 1 thread" in done.out
+    assert "not in it:" in done.out
 
 
 def test_a_run_is_enough(call, street, photos, tmp_path):
     run = tmp_path / "run"
-    path = write_onnx(Network(street.sample(1), None, "dense"), run / "export")
+    made = [write_onnx(Network(street.sample(seed), None, "dense"), run / "export") for seed in (1, 2)]
+    core = write_onnx(Network(street.sample(1), None, "core"), run / "export")
+    for seconds, path in enumerate((*made, core)):
+        os.utime(path, (10**9 + seconds, 10**9 + seconds))
     done = call("lgc-predict", run, photos / "a.png", "--out", tmp_path / "out")
     assert done.code == 0, done.err
-    assert f"using {path}" in done.err
-    assert "images a second" in done.out
+    assert f"using {made[1]}" in done.err, "the newest of those that give classes"
     shutil.rmtree(run / "export")
-    assert "lgc-export" in call("lgc-predict", run, photos, "--out", tmp_path / "out").refusal("lgc-predict")
+    assert f"lgc-export {run} writes one" in call("lgc-predict", run, photos, "--out", tmp_path).refusal("lgc-predict")
 
 
-def test_a_video_keeps_length_rate_and_size(call, file, video, tmp_path):
-    done = call("lgc-predict", file, video, "--out", tmp_path / "out", "--json")
+@pytest.mark.parametrize("size", [(34, 48), (33, 47), (720, 1280)])
+def test_a_video_keeps_length_rate_and_size(call, file, tmp_path, size):
+    even = tuple(side - side % 2 for side in size)
+    if even == size:
+        video = write_video(tmp_path / "drive.mp4", *size)
+    else:  # only formats without subsampling have frames of odd sizes
+        video = tmp_path / "drive.avi"
+        with av.open(str(video), "w") as output:
+            stream = output.add_stream("rawvideo", rate=NTSC)
+            stream.height, stream.width, stream.pix_fmt = *size, "bgr24"
+            for _ in range(7):
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(noise(*size), format="rgb24")))
+    done = call("lgc-predict", file, video, "--out", tmp_path / "out", "--alpha", 0, "--ids", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["images"] == 7
     (path,) = (tmp_path / "out").iterdir()
     assert path.name == "drive-overlay.mp4"
-    with av.open(str(path)) as made:
-        stream = made.streams.video[0]
-        assert (stream.height, stream.width, stream.average_rate) == (34, 48, 12)
-        assert sum(1 for _ in made.decode(video=0)) == 7
+    stream, frames = read_video(path)
+    assert (stream.height, stream.width, stream.average_rate, len(frames)) == (*even, NTSC, 7)
+    if even == size:
+        _, given = read_video(video)
+        assert np.abs(frames[3].astype(int) - given[3]).mean() < 5, "without colours it is the video itself"
 
 
-def test_names_and_colours_of_classes(file, street, tmp_path):
-    model = OnnxModel.load(file)
-    assert legend_of(model) == (list(CAMVID_CLASSES), CAMVID_PALETTE)
-    named = Network(street.sample(0), None, "dense", tuple("abcdefghijk"))
-    names, palette = legend_of(OnnxModel.parse(named.model(), "x"))
-    assert names == list("abcdefghijk")
-    assert len(set(palette)) == 11
-    assert set(palette) != set(CAMVID_PALETTE)
-    assert len(set(CITYSCAPES_PALETTE)) == 19
+def test_a_video_that_was_held_sideways_is_turned(call, file, tmp_path):
+    video = write_video(tmp_path / "phone.mp4", 64, 96, rotation=90)
+    (first, *_) = Clip.open(video).read()
+    assert first.shape == (96, 64, 3)
+    assert first[80, 50, 0] > 200, "red, that was on the left, is below: it is turned against the clock"
+    assert first[50, 5, 2] > 200, "blue, that was above, is on the left"
+    assert call("lgc-predict", file, video, "--out", tmp_path / "out").code == 0
+    _, frames = read_video(tmp_path / "out/phone-overlay.mp4")
+    assert frames[0].shape == (96, 64, 3)
+
+
+def test_a_damaged_input_leaves_what_was_done_and_nothing_half(call, file, photos, tmp_path):
+    broken = photos / "deep/z.png"
+    Image.fromarray(noise(90, 90)).save(broken)
+    broken.write_bytes(broken.read_bytes()[:9000])
+    out = tmp_path / "out"
+    done = call("lgc-predict", file, photos, "--out", out)
+    told = done.refusal("lgc-predict")
+    assert f"{broken} is truncated or damaged" in told
+    assert f"; 6 files are written and whole, in {out}" in told
+    assert len([path for path in out.rglob("*") if path.is_file()]) == 6
+
+
+def test_a_video_that_breaks_off(call, file, tmp_path, monkeypatch):
+    video = write_video(tmp_path / "drive.mkv", 64, 96, frames=20)
+    out = tmp_path / "out"
+    whole = video.read_bytes()
+    video.write_bytes(whole[: 2 * len(whole) // 3])
+    done = call("lgc-predict", file, video, "--out", out)
+    assert done.code == 0, done.err
+    assert re.search(r"drive.mkv gave \d+ of 20 frames: it seems to be cut off", done.err)
+    before = (out / "drive-overlay.mp4").read_bytes()
+    video.write_bytes(whole)
+    read = Clip.read
+
+    def damaged(clip):
+        frames = read(clip)
+        yield from (next(frames), next(frames))
+        raise DataError(f"{clip.path} is damaged")
+
+    monkeypatch.setattr(Clip, "read", damaged)
+    assert "drive.mkv is damaged" in call("lgc-predict", file, video, "--out", out).refusal("lgc-predict")
+    assert (out / "drive-overlay.mp4").read_bytes() == before, "the old one, whole"
+    assert len(list(out.iterdir())) == 1
+
+
+def test_names_and_colours_of_classes(file, street):
+    assert Legend.of(OnnxModel.load(file)) == Legend(CAMVID_CLASSES, CAMVID_PALETTE)
+
+    def named(names):
+        return Legend.of(OnnxModel.parse(Network(street.sample(0), None, "dense", names).model(), "x"))
+
+    assert named(CITYSCAPES_CLASSES) == Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE)
+    own = named(tuple("abcdefghijk"))
+    assert own.names == tuple("abcdefghijk")
+    assert own.palette == distinct(11) != CAMVID_PALETTE
+    assert (own.name(3), own.name(12), own.colour(40)) == ("d", "class 12", "#000000")
+
+
+@pytest.mark.parametrize("count", [2, 11, 19, 150, 256])
+def test_generated_colours_are_distinct_and_stay(count):
+    colours = distinct(count)
+    assert len(set(colours)) == count
+    assert colours == distinct(256)[:count]
+    steps = np.diff(np.array(colours, int), axis=0)
+    assert np.sqrt((steps**2).sum(axis=1)).min() > 100, "neighbours are far apart"
+
+
+def test_names_that_cannot_be_read(call, file, photos, tmp_path):
+    model = onnx.load(file)
+    for told in ("sky, road", "{}", "[]", "[1, 2]"):
+        del model.metadata_props[:]
+        model.metadata_props.add(key="classes", value=told)
+        onnx.save(model, tmp_path / "x.onnx")
+        refused = call("lgc-predict", tmp_path / "x.onnx", photos, "--out", tmp_path / "out")
+        assert "its `classes` are no JSON list of names" in refused.refusal("lgc-predict")
+
+
+def test_without_pyav_images_are_fine_and_videos_name_the_command(call, file, photos, tmp_path, monkeypatch):
+    video = write_video(tmp_path / "drive.mp4", 34, 48)
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert call("lgc-predict", file, photos, "--out", tmp_path / "out").code == 0
+    refused = call("lgc-predict", file, photos, video, "--out", tmp_path / "other")
+    assert 'videos need PyAV: pip install "lgc[video]"' in refused.refusal("lgc-predict")
+    assert not (tmp_path / "other").exists(), "before anything is written"
 
 
 def test_bad_input_is_refused_in_one_line(call, file, photos, tmp_path):
@@ -109,27 +257,45 @@ def test_bad_input_is_refused_in_one_line(call, file, photos, tmp_path):
     dynamic.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     onnx.save(dynamic, tmp_path / "dynamic.onnx")
     (tmp_path / "broken.onnx").write_bytes(file.read_bytes()[:2000])
-    (tmp_path / "text.png").write_text("no image")
+    for name in ("text.png", "notes.doc", "no.mp4", "x.engine"):
+        (tmp_path / name).write_text("nothing of use")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "no.mp4").write_text("no video")
-    shutil.copy(photos / "a.png", tmp_path / "a.png")
+    (tmp_path / "two").mkdir()
+    for name in ("a.png", "two/c.png", "two/c.bmp"):
+        shutil.copy(photos / "a.png", tmp_path / name)
     out = tmp_path / "out"
     for arguments, message in (
         ((tmp_path / "broken.onnx", photos), "is no ONNX model but"),
         ((photos / "a.png", photos), "is no ONNX model but a PNG image"),
-        ((tmp_path / "dynamic.onnx", photos), 'dynamic shape: input_0 is [1, 3, "height", 32]'),
+        ((tmp_path / "dynamic.onnx", photos), 'dynamic shape: input_0 is [1, 3, "height", 48]'),
         ((tmp_path / "missing.onnx", photos), "nothing: there is no such file"),
+        ((tmp_path / "empty", photos), "holds no exported file: lgc-export"),
         ((file, tmp_path / "missing"), "does not exist"),
         ((file, tmp_path / "empty"), "holds no images"),
-        ((file, tmp_path / "text.png"), "text.png is not an image"),
-        ((file, tmp_path / "no.mp4"), "no.mp4 is no video"),
+        ((file, photos, tmp_path / "text.png"), "text.png is not an image that can be read"),
+        ((file, tmp_path / "notes.doc"), "notes.doc is not an image that can be read; videos are called .mp4, "),
+        ((file, photos, tmp_path / "no.mp4"), "no.mp4 is no video that can be read"),
         ((file, photos / "a.png", tmp_path / "a.png"), "would be written to the same files"),
-        ((file, photos, "--device", "cuda:0"), "no device 'cuda:0' here"),
+        ((file, tmp_path / "two"), "c.png would be written to the same files"),
+        ((file, photos, "--device", "cuda:7"), "no device 'cuda:7' here"),
         ((file, photos, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),
-        ((file, photos, "--precision", "fp16"), "has no precision 'fp16'"),
-        ((tmp_path / "x.engine", photos), "name the ONNX file beside it"),
+        ((file, photos, "--backend", "torch"), "is an ONNX file, which torch does not run"),
+        ((file, photos, "--backend", "banana"), "unknown backend 'banana'"),
+        ((file, photos, "--alpha", "2"), "--alpha"),
+        ((tmp_path / "x.engine", photos), "x.engine.json is missing"),
     ):
         assert message in call("lgc-predict", *arguments, "--out", out).refusal("lgc-predict")
-        assert not out.exists() or not any(out.iterdir()), "nothing half-written"
-    refused = call("lgc-predict", file, photos, "--out", tmp_path / "a.png")
-    assert "cannot make the folder" in refused.refusal("lgc-predict")
+        assert not out.exists(), "nothing is written"
+    for place in (tmp_path / "a.png", "/proc/nowhere"):
+        refused = call("lgc-predict", file, photos, "--out", place)
+        assert "cannot make the folder" in refused.refusal("lgc-predict")
+
+
+def test_the_pages_python_runs(file, photos, tmp_path):
+    page = (Path(lgc.__file__).parent / "docs" / "predict.md").read_text()
+    (python,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shutil.copy(file, tmp_path / "street.onnx")
+    shutil.copy(photos / "deep/a.jpg", tmp_path / "photo.jpg")
+    program = f"{python}\nprint(classes.shape, classes.dtype)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "(64, 40) uint8\n", done.stderr

@@ -1,0 +1,48 @@
+"""Images as users have them: turned by EXIF, of other modes, damaged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lgc.errors import DataError
+from lgc.models.images import read_pixels, require_image
+
+UPRIGHT = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [9, 9, 9], [255, 255, 255]]], np.uint8)
+
+
+def test_a_photograph_is_read_as_viewers_show_it(tmp_path):
+    turned = Image.fromarray(np.rot90(UPRIGHT, 1))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be shown turned clockwise
+    turned.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_pixels(tmp_path / "a.png"), UPRIGHT)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
+def test_every_mode_of_bytes_becomes_rgb(tmp_path, mode):
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    Image.fromarray(UPRIGHT).convert(mode).save(path)
+    pixels = read_pixels(path)
+    assert (pixels.shape, pixels.dtype) == ((2, 3, 3), np.uint8)
+
+
+def test_values_beyond_a_byte_are_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(tmp_path / "depth.png")
+    with pytest.raises(DataError, match=r"depth.png has I;16 values, no bytes: convert it"):
+        read_pixels(tmp_path / "depth.png")
+
+
+def test_the_head_tells_images_from_other_files_and_reading_finds_damage(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
+    (tmp_path / "text.png").write_text("hello")
+    require_image(tmp_path / "half.png")
+    with pytest.raises(DataError, match=r"half.png is truncated or damaged"):
+        read_pixels(tmp_path / "half.png")
+    with pytest.raises(DataError, match=r"text.png is not an image"):
+        require_image(tmp_path / "text.png")
+    with pytest.raises(DataError, match="does not exist"):
+        require_image(tmp_path / "missing.png")
