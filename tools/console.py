@@ -35,15 +35,15 @@ def new_app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def run(app: typer.Typer) -> None:
-    """Execute `app` and leave: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted.
+def run(app: typer.Typer, interrupted: str = INTERRUPTED) -> None:
+    """Execute `app` and leave: 0 done, 1 a check failed, 2 wrong use or bad input, 130 `interrupted`.
 
     What went wrong by the user's hand, or by the machine's, is told in one line on stderr.
     """
     program = Path(sys.argv[0]).name
     try:
         code = int(app(standalone_mode=False, prog_name=program) or 0)
-        message = INTERRUPTED if code == INTERRUPT_CODE else ""
+        message = interrupted if code == INTERRUPT_CODE else ""
     except LgcError as error:
         code, message = error.exit_code, str(error)
     except BrokenPipeError:

@@ -24,6 +24,7 @@ PARTS = ("read", "before", "network", "after", "write")
 COMPUTING = PARTS[1:4]
 """Those that the frame rate is of."""
 
+INTERRUPTED = "interrupted; files that are written are whole, the same command writes all of them again"
 CUT_OFF = 0.9
 """Of the frames that a video says it has: with fewer, it is said to be cut off."""
 
@@ -167,4 +168,4 @@ def _tables(result: dict[str, Any], seen: Seen, legend: Legend, out: Path) -> li
 
 def main() -> None:
     """Run the command."""
-    run(app)
+    run(app, INTERRUPTED)

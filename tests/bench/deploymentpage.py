@@ -116,7 +116,8 @@ def _peers(found: list[dict[str, Any]] | None) -> list[str]:
         return []
     rows = [
         f"| {row['title']} | {_against(row['published_parameters'], row['parameters'], 1e6)} "
-        f"| {'x'.join(map(str, row['size']))} | {_against(row['published_macs'], row['macs'], 1e9)} | {row['counted']} |"
+        f"| {'x'.join(map(str, row['size']))} | {_against(row['published_macs'], row['macs'], 1e9)} "
+        f"| {row['counted']} |"
         for row in found
     ]
     return [

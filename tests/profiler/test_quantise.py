@@ -140,7 +140,7 @@ def test_images_are_not_quantised_before_they_are_normalised(trained):
     while name in graph.made_by:
         found.append(graph.made_by[name].op_type)
         name = graph.made_by[name].input[0]
-    assert found == [DQ, Q, "Add", "Mul", "Cast", "Transpose"]
+    assert found == [DQ, Q, "Add", "Mul", "Transpose", "Cast"]
 
 
 def test_files_stay_what_they_were(plain, inputs):

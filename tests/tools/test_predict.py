@@ -211,6 +211,20 @@ def test_a_video_that_breaks_off(call, file, tmp_path, monkeypatch):
     assert len(list(out.iterdir())) == 1
 
 
+def test_an_interrupted_call_leaves_no_half_video(call, file, tmp_path, monkeypatch):
+    video = write_video(tmp_path / "drive.mp4", 64, 96)
+
+    def interrupted(clip):
+        yield noise(64, 96)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Clip, "read", interrupted)
+    done = call("lgc-predict", file, video, "--out", tmp_path / "out")
+    assert (done.code, done.err.count("\n")) == (130, 1)
+    assert "the same command writes all of them again" in done.err
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_names_and_colours_of_classes(file, street):
     assert Legend.of(OnnxModel.load(file)) == Legend(CAMVID_CLASSES, CAMVID_PALETTE)
 
