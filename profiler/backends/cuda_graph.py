@@ -68,6 +68,12 @@ class CudaGraph(Generic[Result]):
         with torch.cuda.device(self._device):
             self._graph.replay()
 
+    def wait(self) -> None:
+        """Until all replays have ended."""
+        import torch
+
+        torch.cuda.synchronize(self._device)
+
     def time(self, repeats: int) -> list[float]:
         """Replay `repeats` times back to back; the duration of each in milliseconds, by two CUDA events around it.
 
@@ -83,7 +89,7 @@ class CudaGraph(Generic[Result]):
                 start.record()
                 self._graph.replay()
                 end.record()
-            torch.cuda.synchronize(self._device)
+            self.wait()
         return [float(start.elapsed_time(end)) for start, end in marks]
 
     def close(self) -> None:

@@ -139,6 +139,7 @@ class GraphRunner:
     def __init__(self, workload: Workload, precision: str, device: torch.device) -> None:
         import torch
 
+        self._device = device
         module = workload.module().to(device, _dtype(precision))
         self._module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
         self._workload = workload
@@ -156,8 +157,7 @@ class GraphRunner:
         """From images on the host to the result on the host, both in pinned memory, so that no copy waits."""
         import torch
 
-        device = next(self._module.parameters()).device
-        result = self._module(*(host.to(device, non_blocking=True) for host in self._inputs))
+        result = self._module(*(host.to(self._device, non_blocking=True) for host in self._inputs))
         if not hasattr(self, "_result"):  # in the first of the runs before the capture, which allocates nothing new
             self._result = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
         return self._result.copy_(result, non_blocking=True)
@@ -181,7 +181,7 @@ class GraphRunner:
         with torch.inference_mode():
             self._fill(inputs)
             self._graph.replay()
-            torch.cuda.synchronize(next(self._module.parameters()).device)
+            self._graph.wait()  # a result in host memory is not waited for by reading it
             return _to_host(self._graph.result)
 
     def layer_times(self, runs: int) -> list[LayerTime]:

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from lgc.errors import BackendUnavailableError, FileFormatError, UnknownNameError, UsageError
 from lgc.lut import Target
-from lgc.models.plan import DENSE
+from lgc.models.plan import CORE, DENSE
 from lgc.profiler.contest import at_size, contest, file_entrant, groups_of, peer_entrant, run_entrant
 from lgc.profiler.network import Network, write_onnx
 
@@ -88,9 +89,12 @@ def test_a_run_brings_its_weights_and_its_score(mini_space, tmp_path):
     (run / "train-result.json").write_text(json.dumps(result))
     entrant = run_entrant(run, None, DENSE)
     assert (entrant.name, entrant.kind, entrant.miou, entrant.scored_on) == ("street", "run", 61.5, "val, at 32x48")
-    inputs = entrant.workload.inputs()
-    other = run_entrant(run / "architecture.json", None, DENSE)
-    assert (entrant.reference(inputs) != other.reference(inputs)).any(), "not the weights of the run"
+    logits, others = (run_entrant(path, None, CORE) for path in (run, run / "architecture.json"))
+    inputs = logits.workload.inputs()
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(inputs[0])).numpy()
+    np.testing.assert_allclose(logits.reference(inputs), expected, atol=1e-5)
+    assert not np.allclose(others.reference(inputs), expected, atol=1e-5), "the weights of the run"
     (run / "train-result.json").write_text("{")
     with pytest.raises(FileFormatError, match="no result of a training"):
         run_entrant(run, None, DENSE)

@@ -199,12 +199,15 @@ class Replayed:
     """Stands in for a CudaGraph: runs the work again at each replay, as a graph would."""
 
     def __init__(self, work, device):
-        self.work, self.device, self.closed = work, device, False
+        self.work, self.device, self.closed, self.waited = work, device, False, False
         self.result = work()
 
     def replay(self):
         with torch.inference_mode():
             self.result = self.work()
+
+    def wait(self):
+        self.waited = True
 
     def time(self, repeats):
         self.replay()
@@ -242,6 +245,7 @@ def test_inference_is_a_replay_over_the_same_inputs(runner):
     with torch.inference_mode():
         np.testing.assert_allclose(first, module(torch.from_numpy(one)).numpy(), atol=1e-6)
     assert not np.array_equal(first, second)
+    assert made._graph.waited
     assert first.flags.c_contiguous
     assert first.dtype == np.float32
     assert [tensor.data_ptr() for tensor in made._inputs] == places
