@@ -24,7 +24,8 @@ class OnnxModel(Signature):
         data: the file's bytes.
         opset: version of the standard operator set.
         operators: names of the operators it uses, each once.
-        precision: what it computes in: `int8` where it is quantised, else the type of its weights, `fp32` or `fp16`.
+        precision: what it computes in: `int8` where it is quantised, else the type of its weights, `fp32`, `fp16` or
+            `bf16`; not fp32 where that is mixed with another.
     """
 
     data: bytes = field(repr=False)
@@ -96,7 +97,8 @@ def _precision(graph: Any, operators: tuple[str, ...]) -> str:
     if "QuantizeLinear" in operators:
         return "int8"
     types = {tensor.data_type for tensor in graph.initializer}
-    return "fp16" if TensorProto.FLOAT16 in types else "fp32"
+    low = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+    return next((name for kind, name in low.items() if kind in types), "fp32")
 
 
 def _tensor(value: Any, where: str) -> Tensor:

@@ -14,6 +14,7 @@ from ..lut.target import Target
 from ..models.images import normalised
 from .backends import Backend, Workload
 from .backends.base import PIXELS
+from .backends.failure import ort_failures
 from .backends.ort_session import CPU, open_session
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def file_outputs(model: bytes, inputs: Sequence[NDArray[Any]], name: str = "the 
     """
     session = open_session(name, model, CPU, {}, threads=0)  # 0: as many as there are cores
     feed = session.get_inputs()[0].name
-    return [session.run(None, {feed: array})[0] for array in inputs]
+    with ort_failures(on_gpu=False):
+        return [session.run(None, {feed: array})[0] for array in inputs]
 
 
 def runner_outputs(backend: Backend, workload: Workload, target: Target, inputs: Sequence[NDArray[Any]]) -> Outputs:

@@ -1,12 +1,13 @@
 """Networks side by side: any ONNX files, runs, architectures and peers, timed in one run by one protocol.
 
-All that is compared takes images of one size in one scope, and is visited in random order until each has been timed
-long enough; so whatever the machine does meanwhile, it does to all.
+Every network in every backend and precision is visited in random order until each has been timed long enough; so
+whatever the machine does meanwhile, it does to all. What takes images of one size in one scope compares.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -25,8 +26,8 @@ from ..models.onnx_model import OnnxModel
 from ..models.opspec import OpSpec
 from ..models.peers import PEERS, STRIDE, build_peer
 from ..models.weights import WEIGHTS
-from .backends import Backend, Workload, require
-from .measure import measure_seconds
+from .backends import Workload, require
+from .measure import Placed, measure_seconds
 from .rounds import OnProgress, quiet
 from .workloads import image_input, in_scope, network_workload, workload_of
 
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 CPU = Target("cpu", "onnxruntime")
 """Where a file's own output is taken from: there is nothing else to compare it with."""
 TRAINING_RESULT = "train-result.json"
+MODULES = "torch"
+"""The backend that runs modules, and no files."""
+CONVERTED = ("fp16", "bf16")
+"""Precisions that backends bring a network of fp32 to by themselves."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,11 @@ class Entrant:
     miou: float | None = None
     scored_on: str | None = None
 
+    @property
+    def group(self) -> tuple[tuple[int, int], str]:
+        """Size and scope: what is alike in both compares."""
+        return self.size, self.scope
+
     @cached_property
     def model(self) -> OnnxModel:
         """Its graph, checked."""
@@ -71,6 +81,19 @@ class Entrant:
     def costs(self) -> OnnxCosts:
         """Parameters and multiply-accumulates, counted in the graph that is run."""
         return self.model.costs
+
+    @cached_property
+    def precision(self) -> str:
+        """What it computes in as it is; a backend may convert fp32."""
+        return "fp32" if self.workload.file is None else self.model.precision
+
+    def refusal(self, target: Target) -> str | None:
+        """None if it can be run on a target, in its own precision or in one that backends convert fp32 to."""
+        if target.precision != self.precision and not (self.precision == "fp32" and target.precision in CONVERTED):
+            return f"it computes in {self.precision}, not in {target.precision}: take --precision {self.precision} too"
+        if target.backend == MODULES and self.workload.build is None:
+            return f"it is an ONNX file, which {MODULES} does not run: take another --backend too"
+        return None
 
     def reference(self, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Its first output by torch in fp32, or by ONNX Runtime on the CPU where there is only a file."""
@@ -96,11 +119,14 @@ class Timing:
         backend: a name of `backends.BACKENDS`, as device, precision and threads of the target.
         fps: 1000 / median_ms.
         median_ms: of all runs; p90_ms, p99_ms and iqr_ms (between the quartiles) likewise.
-        relative: median_ms over that of the fastest on this target at this size, each with the machine's speed at
-            its visits divided out.
+        relative: latency over that of the fastest at this size and scope, whatever its backend and precision, with the
+            machine's speed at each visit divided out.
         runs: how many.
-        max_abs_diff: largest difference from the reference's output; None where the output is classes.
-        argmax_agreement_pct: share of pixels of the reference's class, in percent; None where there are no classes.
+        max_abs_diff: largest difference from the reference's output; None where the output is classes, or where the
+            reference would be what is timed.
+        argmax_agreement_pct: share of pixels of the reference's class, in percent; None where there are no classes, or
+            no other reference.
+        remarks: what a reader has to know of how it was made ready.
     """
 
     name: str
@@ -124,6 +150,7 @@ class Timing:
     argmax_agreement_pct: float | None
     miou: float | None = None
     scored_on: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def file_entrant(path: Path) -> Entrant:
@@ -141,6 +168,8 @@ def file_entrant(path: Path) -> Entrant:
 def run_entrant(path: Path, size: tuple[int, int] | None, scope: str) -> Entrant:
     """A run folder or an architecture file, at its own size or another, with its weights and score if it has any.
 
+    The score is of its own size: at another one it is left out.
+
     Raises:
         FileFormatError: it holds no architecture, or damaged weights.
     """
@@ -152,7 +181,8 @@ def run_entrant(path: Path, size: tuple[int, int] | None, scope: str) -> Entrant
         from ..models.weights import load_weights
 
         weights = load_weights(folder / WEIGHTS, own)
-        miou, scored_on = _score(folder / TRAINING_RESULT)
+        if architecture is own:
+            miou, scored_on = _score(folder / TRAINING_RESULT)
     name = path.name if path.is_dir() else path.stem
     kind = "run" if weights is not None else "architecture"
     workload = network_workload(architecture, scope, weights)
@@ -176,7 +206,7 @@ def _score(path: Path) -> tuple[float | None, str | None]:
         miou, split, at = found["miou"], found["scored_on"], found["scored_at"]
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f"{path} is no result of a training but {describe(path)}") from error
-    return miou, f"{split}, at {'x'.join(map(str, at)) if isinstance(at, list) else at}"
+    return miou, f"{split}, in fp32, labels at {'x'.join(map(str, at)) if isinstance(at, list) else at}"
 
 
 def peer_entrant(name: str, size: tuple[int, int], scope: str, classes: int) -> Entrant:
@@ -204,39 +234,40 @@ def _peer(name: str, classes: int, scope: str, dense: Sequence[OpSpec]) -> nn.Mo
 
 
 def contest(
-    entrants: Sequence[Entrant], target: Target, seconds: float, on_progress: OnProgress = quiet
+    entrants: Sequence[Entrant], targets: Sequence[Target], seconds: float, on_progress: OnProgress = quiet
 ) -> list[Timing]:
-    """Time networks of one size and scope on one target, interleaved in random order.
+    """Time networks on targets of one device, each on every one that it can be run on, in random order.
 
     Args:
-        entrants: what; names differ.
-        target: where, and in which precision; models that are quantised already run where it is int8.
-        seconds: how long each is timed; 200 runs of each at least.
+        entrants: what; names differ among those of one size and scope.
+        targets: where, and in which precisions; all on one device, with as many threads.
+        seconds: how long each is timed on each target; 200 runs of each at least.
         on_progress: told how far it is.
 
+    Returns:
+        The rows, size by size and scope by scope, the fastest first.
+
     Raises:
-        BackendUnavailableError: the target cannot be used here.
-        MeasurementError: the backend refuses one of them; the message names it.
-        UsageError: names are not distinct, or a quantised model and another precision than int8.
+        BackendUnavailableError: a target cannot be used here.
+        MeasurementError: a backend refuses one of them; the message names it.
+        UsageError: as `pairs_of` does.
     """
-    backend = require(target)
-    by_name = {entrant.name: entrant for entrant in entrants}
-    if len(by_name) < len(entrants):
-        raise UsageError(f"two networks are called alike: {', '.join(sorted(e.name for e in entrants))}")
-    for entrant in entrants:
-        require_precision(entrant, target)
-    differences = {name: _difference(entrant, backend, target) for name, entrant in by_name.items()}
-    workloads = {name: entrant.workload for name, entrant in by_name.items()}
-    found = measure_seconds(backend, target, workloads, seconds * len(entrants), on_progress=on_progress)
-    latency = {name: found.summary(name).latency_ms for name in by_name}
-    rows = []
-    for name, entrant in by_name.items():
-        runs = np.concatenate(found.durations(name))
+    pairs = pairs_of(entrants, targets)
+    places = {str(n): Placed(require(target), target, entrant.workload) for n, (entrant, target) in enumerate(pairs)}
+    checked = [_checked(entrant, place) for (entrant, _), place in zip(pairs, places.values(), strict=True)]
+    found = measure_seconds(places, seconds * len(places), on_progress=on_progress)
+    latency = [found.summary(key).latency_ms for key in places]
+    fastest: dict[Any, float] = {}
+    for (entrant, _), ms in zip(pairs, latency, strict=True):
+        fastest[entrant.group] = min(ms, fastest.get(entrant.group, ms))
+    rows, order = [], list(fastest)
+    for (entrant, target), key, ms, outcome in zip(pairs, places, latency, checked, strict=True):
+        runs = np.concatenate(found.durations(key))
         low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
-        diff, agreement = differences[name]
         row = Timing(
-            **{key: getattr(entrant, key) for key in ("name", "kind", "scope", "miou", "scored_on")},
+            **{name: getattr(entrant, name) for name in ("name", "kind", "scope", "miou", "scored_on")},
             **vars(target),
+            **outcome,
             input="x".join(map(str, entrant.size)),
             parameters=entrant.costs.parameters,
             macs=entrant.costs.macs,
@@ -245,54 +276,63 @@ def contest(
             p90_ms=p90,
             p99_ms=p99,
             iqr_ms=high - low,
-            relative=latency[name] / min(latency.values()),
+            relative=ms / fastest[entrant.group],
             runs=len(runs),
-            max_abs_diff=diff,
-            argmax_agreement_pct=agreement,
         )
-        rows.append(row)
-    return sorted(rows, key=lambda row: row.relative)
+        rows.append((order.index(entrant.group), row))
+    return [row for _, row in sorted(rows, key=lambda found: (found[0], found[1].relative))]
 
 
-def require_precision(entrant: Entrant, target: Target) -> None:
-    """Show that a network can be run in the target's precision.
+def pairs_of(entrants: Sequence[Entrant], targets: Sequence[Target]) -> list[tuple[Entrant, Target]]:
+    """Every network with every target that it can be run on.
 
     Raises:
-        UsageError: a quantised model and another precision than int8, or the other way round.
+        UsageError: names are not distinct, a network can be run on none of the targets, or none on one of them.
     """
-    quantised = entrant.workload.file is not None and entrant.model.is_quantised
-    if quantised != (target.precision == "int8"):
-        mend = "take --precision int8" if quantised else "write a quantised file: lgc-export --precision int8"
-        what = "is quantised" if quantised else "is not quantised"
-        raise UsageError(f"{entrant.name} {what}, so it does not run in {target.precision}: {mend}")
+    counts = Counter((entrant.name, entrant.group) for entrant in entrants)
+    if twice := sorted({name for (name, _), count in counts.items() if count > 1}):
+        raise UsageError(f"two networks are called alike: {', '.join(twice)}")
+    refusals = {(e.name, target): e.refusal(target) for e in entrants for target in targets}
+    for entrant in entrants:
+        reasons = [refusals[entrant.name, target] for target in targets]
+        if all(reasons):
+            raise UsageError(f"{entrant.name}: {reasons[0]}")
+    for target in targets:
+        reasons = [refusals[entrant.name, target] for entrant in entrants]
+        if all(reasons):
+            raise UsageError(f"nothing to run on {target}: {entrants[0].name}: {reasons[0]}")
+    return [(entrant, target) for target in targets for entrant in entrants if entrant.refusal(target) is None]
 
 
-def _difference(entrant: Entrant, backend: Backend, target: Target) -> tuple[float | None, float | None]:
-    """Largest difference of the output from the reference's, and share of pixels of the same class in percent."""
-    inputs = entrant.workload.inputs()
-    wanted = entrant.reference(inputs)
-    runner = backend.compile(entrant.workload, target)
+def _checked(entrant: Entrant, place: Placed) -> dict[str, Any]:
+    """How the output compares with the reference's: the fields of `Timing` about that, and the runner's remarks."""
+    inputs, target = entrant.workload.inputs(), place.target
     try:
-        got = runner.infer(inputs)[0]
+        runner = place.backend.compile(entrant.workload, target)
+    except MeasurementError as error:
+        raise MeasurementError(f"{entrant.name}: {error}") from error
+    try:
+        got, remarks = runner.infer(inputs)[0], runner.remarks
     finally:
         runner.close()
-    if got.shape != wanted.shape:
-        raise MeasurementError(f"{target.backend} gave an output of shape {got.shape} for {entrant.name}")
-    if not np.issubdtype(got.dtype, np.floating):
-        return None, float((got == wanted).mean() * 100)
-    if not np.all(np.isfinite(got)):
+    if np.issubdtype(got.dtype, np.floating) and not np.all(np.isfinite(got)):
         raise MeasurementError(
             f"{target.backend} in {target.precision} gave values that are not finite: {entrant.name}"
         )
+    if entrant.workload.build is None and (target.backend, target.device) == (CPU.backend, CPU.device):
+        return {"max_abs_diff": None, "argmax_agreement_pct": None, "remarks": remarks}
+    wanted = entrant.reference(inputs)
+    if got.shape != wanted.shape:
+        raise MeasurementError(f"{target.backend} gave an output of shape {got.shape} for {entrant.name}")
+    diff, agreement = _difference(got, wanted)
+    return {"max_abs_diff": diff, "argmax_agreement_pct": agreement, "remarks": remarks}
+
+
+def _difference(got: NDArray[Any], wanted: NDArray[Any]) -> tuple[float | None, float | None]:
+    """Largest difference, and share of pixels of the same class in percent."""
+    if not np.issubdtype(got.dtype, np.floating):
+        return None, float((got == wanted).mean() * 100)
     agreement = None
     if got.ndim == 4 and got.shape[1] > 1:
         agreement = float((got.argmax(axis=1) == wanted.argmax(axis=1)).mean() * 100)
     return float(np.abs(got.astype(np.float64) - wanted).max()), agreement
-
-
-def groups_of(entrants: Sequence[Entrant]) -> dict[tuple[tuple[int, int], str], list[Entrant]]:
-    """The entrants by size and scope, as they can be compared."""
-    groups: dict[tuple[tuple[int, int], str], list[Entrant]] = {}
-    for entrant in entrants:
-        groups.setdefault((entrant.size, entrant.scope), []).append(entrant)
-    return groups

@@ -32,7 +32,7 @@ from .agreement import (
 from .backends import Backend, require
 from .backends.base import random_inputs
 from .environment import fingerprint
-from .measure import measure_seconds
+from .measure import measure_seconds, placed
 from .network import FILES, INT8, Network, write_onnx
 from .profile import require_machine
 from .rounds import OnProgress, quiet
@@ -76,6 +76,7 @@ class Result:
         settings: how the backend ran it.
         slots: the table's entries held against the times of layers, see `slots.SlotReport`.
         layers: file with the times of the layers.
+        engine: file of the TensorRT engine.
         note: what a reader has to know besides.
     """
 
@@ -102,6 +103,7 @@ class Result:
     settings: dict[str, str] | None = None
     slots: SlotReport | None = None
     layers: str | None = None
+    engine: str | None = None
     note: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def time_network(
     subjects = {NETWORK: network.workload(precision=target.precision)}
     if table is not None:
         subjects = with_sentinels(table, subjects, network.scope)
-    found = measure_seconds(backend, target, subjects, seconds, on_progress=on_progress)
+    found = measure_seconds(placed(backend, target, subjects), seconds, on_progress=on_progress)
     latency_ms = found.summary(NETWORK).latency_ms
     runs = np.concatenate(found.durations(NETWORK))
     low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
@@ -303,7 +305,7 @@ def with_layers(network: Network, target: Target, table: LatencyTable, result: R
     return replace(result, slots=report, layers=str(path))
 
 
-def build_ahead(network: Network, folder: Path, precision: str, compute_capability: str | None) -> tuple[Path, Result]:
+def build_ahead(network: Network, folder: Path, precision: str, compute_capability: str | None) -> Result:
     """Build a TensorRT engine for a GPU that is not here, and say so.
 
     Raises:
@@ -311,22 +313,23 @@ def build_ahead(network: Network, folder: Path, precision: str, compute_capabili
         MeasurementError: the builder refuses the network.
     """
     from .backends.trt_cache import cached_engine
+    from .backends.trt_engine import device_capability
 
     model = network.model(INT8 if precision == INT8 else "fp32")
     engine = cached_engine(model, precision=precision, compute_capability=compute_capability)
-    path = write_engine(network, engine, folder)
-    note = (
+    why = "there is no NVIDIA GPU here" if device_capability() is None else "it is built ahead of time"
+    built = (
         f"built ahead of time with {engine.flavour} {engine.version} for compute capability "
         f"{engine.compute_capability}: {len(engine.layers)} layers, {len(engine.fusions)} of them fused, "
-        f"{len(engine.data) / 1e6:.1f} MB; not run: there is no NVIDIA GPU here"
+        f"{len(engine.data) / 1e6:.1f} MB; not run: {why}"
     )
-    note = "; ".join([note, *engine.remarks])
     device = f"sm_{engine.compute_capability.replace('.', '')}"
-    return path, Result("tensorrt", device, precision, network.scope, note=note)
+    path, note = write_engine(network, engine, folder), "; ".join([built, *engine.remarks])
+    return Result("tensorrt", device, precision, network.scope, engine=str(path), note=note)
 
 
-def build_here(network: Network, folder: Path, target: Target) -> Path:
-    """Build and write the TensorRT engine that `time_network` runs on `target`.
+def build_here(network: Network, folder: Path, target: Target) -> tuple[Path, tuple[str, ...]]:
+    """Write the TensorRT engine that `time_network` runs on `target`: its file, and what is to know of it.
 
     Raises:
         BackendUnavailableError: TensorRT or the GPU cannot be used here.
@@ -335,7 +338,8 @@ def build_here(network: Network, folder: Path, target: Target) -> Path:
     from .backends.trt import engine_for
 
     require(target)
-    return write_engine(network, engine_for(network.workload(precision=target.precision), target), folder)
+    engine = engine_for(network.workload(precision=target.precision), target)
+    return write_engine(network, engine, folder), engine.remarks
 
 
 def write_engine(network: Network, engine: Engine, folder: Path) -> Path:

@@ -100,6 +100,11 @@ class Segmenter:
         place = check_device(device)
         return cls(network, TensorRTBackend().open(path, place), Target(place, backend, engine.precision))
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader has to know of how it was made ready."""
+        return self._runner.remarks
+
     def __enter__(self) -> Segmenter:
         """Return itself."""
         return self

@@ -27,8 +27,6 @@ ENERGY_S = 1.0
 """How long a network runs to tell its energy: counters move in steps of up to a tenth of a second."""
 COMPILE_SHARE = 0.6
 """Part of a budget that compiling may use; what is not compiled by then is left for another call."""
-REFUSALS = (MeasurementError, RuntimeError)
-"""What a backend raises for a workload it cannot run; the second is torch's and ONNX Runtime's own, out of memory."""
 OnFailure = Callable[[str, str], None]
 
 
@@ -38,6 +36,30 @@ class Job:
 
     workload: Workload
     pace: Pace
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A workload, and where it is to be run."""
+
+    backend: Backend
+    target: Target
+    workload: Workload
+
+    def ready(self) -> Runner:
+        """It compiled and warmed up.
+
+        Raises:
+            MeasurementError: the backend refuses it.
+        """
+        runner = self.backend.compile(self.workload, self.target)
+        runner.prepare()
+        return runner
+
+
+def placed(backend: Backend, target: Target, workloads: Mapping[str, Workload]) -> dict[str, Placed]:
+    """Workloads that all run in one place."""
+    return {subject: Placed(backend, target, workload) for subject, workload in workloads.items()}
 
 
 def default_statistic(target: Target) -> str:
@@ -102,7 +124,7 @@ def measure(
     """
     check_protocol(target)
     start = time.monotonic()
-    workloads = {subject: job.workload for subject, job in jobs.items()}
+    places = placed(backend, target, {subject: job.workload for subject, job in jobs.items()})
     compile_s = None if budget_s is None else COMPILE_SHARE * budget_s
     refused: list[str] = []
 
@@ -110,7 +132,7 @@ def measure(
         refused.append(subject)
         on_failure(subject, reason)
 
-    with pinned(target, worker), prepared(backend, target, workloads, refuse, on_progress, compile_s) as runners:
+    with pinned(target, worker), prepared(places, refuse, on_progress, compile_s) as runners:
         on_pinned()
         left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
         if left_s is not None and (left_s <= 0 or (jobs and not runners and not refused)):
@@ -122,7 +144,7 @@ def measure(
             runners,
             {subject: job.pace for subject, job in jobs.items()},
             default_statistic(target),
-            load=lambda subject: _load(backend, target, workloads[subject]),
+            load=lambda subject: _load(places[subject]),
             session=session,
             before=before,
             on_visits=on_visits,
@@ -138,19 +160,12 @@ def measure(
     return found, rounds.undecided
 
 
-def _load(backend: Backend, target: Target, workload: Workload) -> Runner | None:
+def _load(place: Placed) -> Runner | None:
     """The workload made ready once more; None if that fails now, though it went well before."""
     try:
-        return _ready(backend, target, workload)
-    except REFUSALS:
+        return place.ready()
+    except MeasurementError:
         return None
-
-
-def _ready(backend: Backend, target: Target, workload: Workload) -> Runner:
-    """The workload compiled and warmed up."""
-    runner = backend.compile(workload, target)
-    runner.prepare()
-    return runner
 
 
 def _energy_of(runner: Runner, energy_mj: Callable[[], float | None]) -> float | None:
@@ -191,24 +206,28 @@ def measure_rounds(
     return measure(backend, target, jobs, on_failure=_refuse, on_progress=on_progress)[0]
 
 
-def measure_seconds(
-    backend: Backend,
-    target: Target,
-    workloads: Mapping[str, Workload],
-    seconds: float,
-    *,
-    on_progress: OnProgress = quiet,
-) -> Measurement:
+def measure_seconds(places: Mapping[str, Placed], seconds: float, *, on_progress: OnProgress = quiet) -> Measurement:
     """Measure by the frame-rate protocol: `WARM_UP_SHARE` of `seconds` unrecorded, then `seconds`, `MIN_RUNS` at least.
 
+    Args:
+        places: what is visited in turn, each in its own place; all on one device, with as many threads.
+        seconds: for all of them together.
+        on_progress: told how far it is.
+
     Raises:
-        MeasurementError: the backend refuses a workload.
+        MeasurementError: a backend refuses a workload; the message names it.
     """
+    target = next(iter(places.values())).target
     check_protocol(target)
     statistic = default_statistic(target)
     endless = Pace(runs=None, period=1, least=10**9, most=10**9)
     least = -(-MIN_RUNS // MIN_REPEATS)
-    with pinned(target), prepared(backend, target, workloads, _refuse, on_progress) as runners:
+
+    def refuse(subject: str, reason: str) -> None:
+        name = places[subject].workload.name
+        raise MeasurementError(reason if name in reason else f"{name}: {reason}")
+
+    with pinned(target), prepared(places, refuse, on_progress) as runners:
 
         def rounds(pace: Pace, before: Sequence[Visit] = ()) -> Rounds:
             paces = dict.fromkeys(runners, pace)
@@ -225,29 +244,27 @@ def _refuse(key: str, reason: str) -> None:
 
 @contextmanager
 def prepared(
-    backend: Backend,
-    target: Target,
-    workloads: Mapping[str, Workload],
+    places: Mapping[str, Placed],
     on_failure: OnFailure,
     on_progress: OnProgress = quiet,
     seconds: float | None = None,
 ) -> Iterator[dict[str, Runner]]:
     """Compile and warm up every workload; close all at the end.
 
-    One that the backend refuses is told to `on_failure` and left out; so are those not begun after `seconds`.
+    One that its backend refuses is told to `on_failure` and left out; so are those not begun after `seconds`.
     """
     runners: dict[str, Runner] = {}
     start = time.monotonic()
     try:
-        for number, (key, workload) in enumerate(workloads.items(), start=1):
+        for number, (key, place) in enumerate(places.items(), start=1):
             if seconds is not None and time.monotonic() - start > seconds:
                 break
             try:
-                runners[key] = _ready(backend, target, workload)
-            except REFUSALS as error:
+                runners[key] = place.ready()
+            except MeasurementError as error:
                 on_failure(key, str(error).splitlines()[0])
-            left = (time.monotonic() - start) / number * (len(workloads) - number)
-            on_progress(Progress("compiling", number / len(workloads), left))
+            left = (time.monotonic() - start) / number * (len(places) - number)
+            on_progress(Progress("compiling", number / len(places), left))
         yield runners
     finally:
         for runner in runners.values():

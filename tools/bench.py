@@ -19,6 +19,7 @@ app = new_app()
 PEER_SIZE = (1024, 2048)
 """Height and width at which peers are timed where nothing else says a size: Cityscapes' own."""
 CLASSES = 19
+INT8 = "int8"
 
 
 @app.command()
@@ -48,33 +49,35 @@ def bench(
 ) -> int:
     """Time ONNX files, runs and peers side by side: same machine, same minutes, same protocol, in random order.
 
+    A file runs in its own precision, or in fp16 and bf16 if it is of fp32; all else in every one that is asked for.
+
     Example: lgc-bench runs/street other.onnx --peer fast-scnn --input 512x1024
     """
     from ..models.plan import EXPORT_SCOPES
-    from ..profiler.contest import contest, groups_of
+    from ..profiler.contest import contest, pairs_of
 
     if scope not in EXPORT_SCOPES:
         raise UsageError(f"unknown scope {scope!r}; known: {', '.join(EXPORT_SCOPES)}")
     duration = parse_seconds(seconds)
     entrants = _entrants(sources or [], _peers(peers, peer or []), [parse_size(text) for text in sizes or []], scope)
     targets = _targets(device, backend or [], precision or ["fp32"], threads)
-    groups = groups_of(entrants)
-    if len(groups) > 1:
-        say("networks of different input sizes or scopes are timed one group after the other: compare within a group")
-    rows: list[Timing] = []
-    with progress_bar() as on_progress:
-        for target in targets:
-            for group in groups.values():
-                rows += contest(group, target, duration, on_progress)
-    content: dict[str, Any] = {"results": [vars(row) for row in rows], "environment": _environment(targets)}
+    pairs_of(entrants, targets)
     if plot is not None:
-        from .bench_plot import write_plot
+        from .bench_plot import check_plot, write_plot
 
-        content["plot"] = str(write_plot(rows, plot))
+        check_plot(entrants)
+    if len({entrant.group for entrant in entrants}) > 1:
+        say("these networks differ in input size or scope: compare within a table")
+    with progress_bar() as on_progress:
+        rows = contest(entrants, targets, duration, on_progress)
+    content: dict[str, Any] = {"results": [vars(row) for row in rows], "environment": _environment(targets)}
     if published:
         content["published"] = _published()
-    emit(content, as_json, *_tables(rows), *(_published_table(content["published"]) if published else ()))
-    if plot is not None and not as_json:
+    if plot is not None:
+        content["plot"] = str(plot)
+    emit(content, as_json, *tables(rows), *(_published_table(content["published"]) if published else ()))
+    if plot is not None:
+        write_plot(rows, plot)
         say(f"wrote {plot}")
     return 0
 
@@ -106,19 +109,22 @@ def _entrants(sources: list[Path], peers: list[str], sizes: list[tuple[int, int]
 
 
 def _targets(device: str, backends: list[str], precisions: list[str], threads: int) -> list[Target]:
-    """Every backend in every precision, each shown to be usable before anything is timed."""
+    """Every backend in every precision that it offers, each shown to be usable before anything is timed."""
     from ..lut.target import Target
-    from ..profiler.backends import require
+    from ..profiler.backends import get_backend, require
     from ..profiler.defaults import default_backend
     from ..profiler.devices import check_device
 
     place = check_device(device)
     on_cpu = place == "cpu"
-    targets = [
-        Target(place, name, precision, threads if on_cpu else 1)
-        for name in dict.fromkeys(backends or [default_backend(place)])
-        for precision in dict.fromkeys(precisions)
-    ]
+    names, wanted = (list(dict.fromkeys(given)) for given in (backends or [default_backend(place)], precisions))
+    targets = []
+    for name in names:
+        made = [Target(place, name, precision, threads if on_cpu else 1) for precision in wanted]
+        offered = get_backend(name).precisions(place)
+        targets += [target for target in made if target.precision in offered] or made
+    missing = [precision for precision in wanted if all(target.precision != precision for target in targets)]
+    targets += [Target(place, names[0], precision) for precision in missing]
     for target in targets:
         require(target)
     return targets
@@ -132,41 +138,53 @@ def _environment(targets: list[Target]) -> list[dict[str, Any]]:
     return [{"target": str(target), **fingerprint(target, get_backend(target.backend))} for target in targets]
 
 
-def _tables(rows: list[Timing]) -> list[Any]:
-    """What people see: a table for each group that can be compared."""
-    groups: dict[tuple[str, ...], list[Timing]] = {}
+def tables(rows: list[Timing]) -> list[Any]:
+    """What people see: a table for each size and scope, and what has to be known of it."""
+    groups: dict[tuple[str, str], list[Timing]] = {}
     for row in rows:
-        groups.setdefault((row.input, row.scope, row.backend, row.device, row.precision, str(row.threads)), []).append(
-            row
-        )
-    numbers = ("params", "GMACs", "FPS", "median ms", "IQR ms", "p90 ms", "p99 ms", "times fastest", "agrees", "mIoU")
-    tables: list[Any] = []
-    for (size, scope, backend, device, precision, threads), members in groups.items():
-        where = f"{backend} on {device}, {precision}" + (f", {threads} threads" if int(threads) > 1 else "")
-        table = grid(f"{size}, {scope}, {where}", "network", "kind", *numbers, numbers=len(numbers))
-        for row in members:
-            table.add_row(
-                row.name,
-                row.kind,
-                f"{row.parameters / 1e6:.2f} M",
-                f"{row.macs / 1e9:.2f}",
-                f"{row.fps:.1f}",
-                f"{row.median_ms:.3f}",
-                f"{row.iqr_ms:.3f}",
-                f"{row.p90_ms:.3f}",
-                f"{row.p99_ms:.3f}",
-                f"{row.relative:.2f}",
-                "-" if row.argmax_agreement_pct is None else f"{row.argmax_agreement_pct:.2f} %",
-                "-" if row.miou is None else f"{row.miou:.1f} %",
-            )
-        tables.append(table)
-    tables.append(
-        "FPS = 1000 / median ms of all runs, batch 1. 'times fastest' has the machine's changing speed divided out. "
-        "'agrees': pixels of the class that torch gives in fp32 (ONNX Runtime on the CPU, where there is only a file)."
+        groups.setdefault((row.input, row.scope), []).append(row)
+    shown: list[Any] = [_table(f"{size}, {scope}", members) for (size, scope), members in groups.items()]
+    shown.append(
+        "ms: median of all runs, batch 1, with interquartile range, p90 and p99; FPS = 1000 / ms. times: how many "
+        "times as long as the fastest, with the machine's changing speed divided out. "
+        "agrees: pixels of the class that torch gives in fp32 (ONNX Runtime on the CPU, where there is only a file)."
     )
-    scored = {f"{row.name}: {row.scored_on}" for row in rows if row.miou is not None}
-    tables += [f"mIoU of {line}" for line in sorted(scored)]
-    return tables
+    if any(row.precision == INT8 and row.backend == "onnxruntime" for row in rows):
+        shown.append(
+            "int8 under ONNX Runtime: convolutions whose biases are float32, as lgc-export writes them for TensorRT, "
+            "are computed in float32 between the rounding. Their rate tells nothing of an int8 engine's."
+        )
+    shown += [f"mIoU of {line}" for line in sorted({f"{r.name}: {r.scored_on}" for r in rows if r.miou is not None})]
+    shown += list(dict.fromkeys(f"{row.name}, {row.precision}: {remark}" for row in rows for remark in row.remarks))
+    return shown
+
+
+def _table(title: str, rows: list[Timing]) -> Any:
+    """Rows that compare; what all have in common stands in the title."""
+    first = rows[0]
+    varying = [name for name in ("backend", "precision") if len({getattr(row, name) for row in rows}) > 1]
+    where = [f"on {first.device}" if "backend" in varying else f"{first.backend} on {first.device}"]
+    where += [] if "precision" in varying else [first.precision]
+    where += [f"{first.threads} threads"] if first.threads > 1 else []
+    numbers = ("M params", "GMACs", "FPS", "ms", "IQR", "p90", "p99", "times", "agrees", "mIoU")
+    table = grid(", ".join([title, *where]), "network", "kind", *varying, *numbers, numbers=len(numbers))
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.kind,
+            *(getattr(row, name) for name in varying),
+            f"{row.parameters / 1e6:.2f}",
+            f"{row.macs / 1e9:.2f}",
+            f"{row.fps:.1f}",
+            f"{row.median_ms:.3f}",
+            f"{row.iqr_ms:.3f}",
+            f"{row.p90_ms:.3f}",
+            f"{row.p99_ms:.3f}",
+            f"{row.relative:.2f}",
+            "-" if row.argmax_agreement_pct is None else f"{row.argmax_agreement_pct:.2f} %",
+            "-" if row.miou is None else f"{row.miou:.1f} %",
+        )
+    return table
 
 
 def _published() -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,27 +11,37 @@ from ..errors import BackendUnavailableError, UsageError
 from ..files import write_atomic
 
 if TYPE_CHECKING:
-    from ..profiler.contest import Timing
+    from ..profiler.contest import Entrant, Timing
 
 REAL_TIME_FPS = 30
 WIDTH, HEIGHT = 960, 600
+
+
+def check_plot(entrants: Sequence[Entrant]) -> None:
+    """Show that there will be something to plot, and what plots it.
+
+    Raises:
+        UsageError: of no network the mIoU is known at the size it is timed at.
+        BackendUnavailableError: plotly is not installed.
+    """
+    if all(entrant.miou is None for entrant in entrants):
+        raise UsageError(
+            "no mIoU is known of any of these networks: the plot shows runs that lgc-train has scored, at the size "
+            "they were scored at"
+        )
+    if find_spec("plotly") is None:
+        raise BackendUnavailableError('a plot needs plotly: pip install "lgc[report]"')
 
 
 def write_plot(rows: Sequence[Timing], path: Path) -> Path:
     """Write the networks whose mIoU is known as points, and the front of those that no other beats in both.
 
     Raises:
-        UsageError: of no network the mIoU is known.
-        BackendUnavailableError: plotly is not installed.
         OutputError: the file cannot be written.
     """
+    from plotly import graph_objects
+
     scored = [row for row in rows if row.miou is not None]
-    if not scored:
-        raise UsageError("no mIoU is known of any of these networks: the plot shows runs that lgc-train has scored")
-    try:
-        from plotly import graph_objects
-    except ImportError as error:
-        raise BackendUnavailableError('a plot needs plotly: pip install "lgc[report]"') from error
     figure = graph_objects.Figure()
     groups: dict[str, list[Timing]] = {}
     for row in scored:
@@ -41,15 +52,19 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
             x=[row.fps for row in members],
             y=[row.miou for row in members],
             text=[row.name for row in members],
-            customdata=[[row.median_ms, row.p99_ms, row.parameters / 1e6, row.macs / 1e9] for row in members],
+            customdata=[
+                [row.median_ms, row.p99_ms, row.parameters / 1e6, row.macs / 1e9, row.scored_on] for row in members
+            ],
             hovertemplate="%{text}: %{y:.1f} % at %{x:.1f} FPS<br>median %{customdata[0]:.2f} ms, p99 "
-            "%{customdata[1]:.2f} ms<br>%{customdata[2]:.2f} M parameters, %{customdata[3]:.2f} GMACs<extra></extra>",
+            "%{customdata[1]:.2f} ms<br>%{customdata[2]:.2f} M parameters, %{customdata[3]:.2f} GMACs"
+            "<br>mIoU of %{customdata[4]}<extra></extra>",
             mode="markers+text",
             textposition="top center",
             marker={"size": 11},
             name=where,
         )
-        front = front_of(members)
+    for one in dict.fromkeys((row.input, row.scope) for row in scored):
+        front = front_of([row for row in scored if (row.input, row.scope) == one])
         figure.add_scatter(
             x=[row.fps for row in front],
             y=[row.miou for row in front],

@@ -26,7 +26,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one 
 REFRESH_S = 0.25
 INTERRUPT_CODE = 130
 INTERRUPTED = "interrupted; what is finished is kept, the same command goes on from there"
-PIPE_WIDTH = 160
+PIPE_WIDTH = 400
 """Columns of a table where stdout is no terminal."""
 
 

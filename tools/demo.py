@@ -173,13 +173,14 @@ def _export(state: Demo, on_progress: Callable[[Progress], None]) -> None:
     network = Network(architecture, weights, DENSE)
     folder = state.run / "export"
     file = deploy.write_compared(network, folder, "fp32", [])
-    state.summary |= {"onnx": file["onnx"], "engine": None}
-    if state.target.backend == "tensorrt":
-        state.summary["engine"] = str(deploy.build_here(network, folder, state.target))
     with LatencyTable.open(state.lut) as table:
         result = deploy.time_network(network, state.target, table, seconds=10, on_progress=on_progress)
+    engine = None
+    if state.target.backend == "tensorrt":
+        engine = str(deploy.build_here(network, folder, state.target)[0])
     state.summary |= {"parameters": architecture.parameters, "macs": architecture.macs}
-    state.summary |= result.as_dict() | {"equals_torch": file["passes"] and result.equals_torch()}
+    state.summary |= result.as_dict() | {"onnx": file["onnx"], "engine": engine}
+    state.summary |= {"equals_torch": file["passes"] and result.equals_torch()}
 
 
 STAGES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from ..models.images import Pixels
     from ..profiler.deploy import Result
     from ..profiler.network import Network
+    from ..profiler.rounds import OnProgress
 
 IMAGES = 32
 """Images that int8 takes its ranges from, and as many others that outputs are compared on."""
+
+TRT = "tensorrt"
 
 app = new_app()
 
@@ -60,7 +63,8 @@ def export(
     ] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time for which each backend is measured.")] = 10.0,
     compute_capability: Annotated[
-        str | None, typer.Option(metavar="X.Y", help="GPU to build the engine for where none is here; 8.9 if left out.")
+        str | None,
+        typer.Option(metavar="X.Y", help="Build the engine ahead of time for such a GPU, not for the one here."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> int:
@@ -77,7 +81,8 @@ def export(
     network, folder = _load(source, out, scope)
     table = _table(lut, network)
     names = [name for name, wanted in (("onnxruntime", ort), ("torch", torch)) if wanted]
-    targets = [one for each in precisions for one in _targets(table, names, trt, device, threads, each)]
+    here = trt and compute_capability is None
+    targets = [one for each in precisions for one in _targets(table, names, here, device, threads, each)]
     if table is not None and lut is not None:
         deploy.matching(table, targets)
     network, compared_on = _with_images(network, data, "int8" in precisions)
@@ -86,34 +91,48 @@ def export(
         deploy.write_compared(network, folder, each, compared_on)
         for each in dict.fromkeys(FILES[one] for one in precisions)
     ]
-    content: dict[str, Any] = {"onnx": files[0]["onnx"], "engine": None, "files": files}
     for file in files:
         say(f"wrote {file['onnx']}")
-    results: list[Result] = []
     with progress_bar() as on_progress:
-        for target in targets:
-            using = table if table is not None and table.target == target else None
-            if table is not None and using is None:
-                say(f"no prediction for {target}: {table.path} is of {table.target}")
-            if target.backend == "tensorrt":
-                content["engine"] = str(deploy.build_here(network, folder, target))
-            found = deploy.time_network(network, target, using, seconds=seconds, on_progress=on_progress)
-            if using is not None and (layers or (limit is not None and not found.within(limit))):
-                try:
-                    found = deploy.with_layers(network, target, using, found, folder)
-                except MeasurementError as error:  # no reason to be had; what was measured stands
-                    say(f"no reason by slot: {error}")
-            results.append(found)
-    if trt and content["engine"] is None:
-        for each in precisions:
-            engine, built = deploy.build_ahead(network, folder, each, compute_capability)
-            content["engine"] = content["engine"] or str(engine)
-            results.append(built)
+        results = [
+            _run(network, target, table, folder, seconds, layers, limit, on_progress=on_progress) for target in targets
+        ]
+    if trt and not any(target.backend == TRT for target in targets):
+        results += [deploy.build_ahead(network, folder, each, compute_capability) for each in precisions]
     if table is not None:
         table.close()
-    content["results"] = [result.as_dict() for result in results]
-    emit(content, as_json, *pages(content, results))
+    content = {"onnx": files[0]["onnx"], "files": files, "results": [result.as_dict() for result in results]}
+    emit(content, as_json, *pages(files, results))
     return verdict(files, results, limit)
+
+
+def _run(
+    network: Network,
+    target: Target,
+    table: LatencyTable | None,
+    folder: Path,
+    seconds: float,
+    layers: bool,
+    limit: float | None,
+    on_progress: OnProgress,
+) -> Result:
+    """The network timed on a target, with its engine's file; with the times of layers where asked for, or needed."""
+    from ..profiler import deploy
+
+    using = table if table is not None and table.target == target else None
+    if table is not None and using is None:
+        say(f"no prediction for {target}: {table.path} is of {table.target}")
+    found = deploy.time_network(network, target, using, seconds=seconds, on_progress=on_progress)
+    if target.backend == TRT:
+        engine, remarks = deploy.build_here(network, folder, target)  # the one that has run
+        found = replace(found, engine=str(engine), note="; ".join(remarks) or None)
+    if using is None or not (layers or (limit is not None and not found.within(limit))):
+        return found
+    try:
+        return deploy.with_layers(network, target, using, found, folder)
+    except MeasurementError as error:  # no reason to be had; what was measured stands
+        say(f"no reason by slot: {error}")
+        return found
 
 
 def _check(precisions: list[str], scope: str) -> None:
@@ -222,7 +241,7 @@ def _targets(
     gpus = [name for name in list_devices() if name.startswith("cuda")]
     if trt and (gpus or (device is not None and device != "cpu")):
         wished = device or own_device
-        targets.append(Target(check_device(gpus[0] if wished == "cpu" else wished), "tensorrt", precision))
+        targets.append(Target(check_device(gpus[0] if wished == "cpu" else wished), TRT, precision))
     for target in targets:  # before anything is written
         require(target)
     return targets

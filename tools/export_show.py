@@ -16,13 +16,12 @@ WORST_ENTRIES = 8
 """Entries of the table that are shown as the reason of a wrong prediction."""
 
 
-def pages(content: Mapping[str, Any], results: Sequence[Result]) -> list[Any]:
+def pages(files: Sequence[Mapping[str, Any]], results: Sequence[Result]) -> list[Any]:
     """What people see."""
     from .lut import drift_line
 
-    lines: list[Any] = [_files(content["files"])]
-    if content["engine"]:
-        lines.append(f"engine  {content['engine']}")
+    lines: list[Any] = [_files(files)]
+    lines += [f"engine  {result.engine}" for result in results if result.engine]
     if any(result.fps for result in results):
         numbers = ("table ms", "predicted ms", "90 % interval", "measured ms", "error", "FPS", "p90 ms", "p99 ms")
         table = grid("predicted against measured", "backend", "device", "precision", "scope", *numbers, numbers=8)
@@ -72,13 +71,13 @@ def _files(files: Sequence[Mapping[str, Any]]) -> Any:
 def _remarks(result: Result) -> list[str]:
     where = f"{result.backend}, {result.precision}"
     lines = [f"{where}: {result.note}"] if result.note else []
-    return [*lines, *([] if result.agreement is None else [f"{where}, as timed: {_agrees(result.agreement)}"])]
+    return [*lines, *([] if result.agreement is None else [f"{where}: {_agrees(result.agreement)}"])]
 
 
 def _agrees(found: Agreement) -> str:
     """How near outputs are to torch's."""
-    logits = "" if found.max_abs_diff is None else f"logits within {found.max_abs_diff:.1e} of torch's, "
-    return f"{logits}{found.argmax_agreement_pct:.2f} % of pixels of the same class"
+    logits = "" if found.max_abs_diff is None else f"; its logits within {found.max_abs_diff:.1e} of torch's"
+    return f"{found.argmax_agreement_pct:.2f} % of pixels of torch's class{logits}"
 
 
 def _slots(result: Result) -> list[Any]:

@@ -98,6 +98,8 @@ def predict(
     file = exported(source)
     jobs = jobs_of(inputs, out, ids=ids)
     with Segmenter.open(file, device=device, backend=backend, threads=threads) as segmenter:
+        for remark in segmenter.remarks:
+            say(remark)
         legend = Legend.of(segmenter.network)
         ensure_folder(out)
         seen, painter = Seen(), Painter(legend, alpha, ids)

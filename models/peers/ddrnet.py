@@ -63,7 +63,7 @@ class DDRNet23Slim(PeerNetwork):
         shared = F.relu(self.shared2(F.relu(self.shared1(self.stem(x)))))
         low, high = _exchange(self.low3(shared), self.high3(shared), self.down3, self.up3)
         low, high = _exchange(self.low4(low), self.high4(high), self.down4, self.up4)
-        detail, context = self.high5(high), self.context(F.relu(self.low5(low)))
+        detail, context = self.high5(high), self.context(self.low5(low))
         logits: Tensor = self.head(detail + resize(context, detail))
         return logits
 

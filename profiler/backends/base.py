@@ -80,7 +80,13 @@ class LayerTime:
 
 
 class Runner(Protocol):
-    """A workload made ready on a device. Narrow on purpose: a runner may one day sit on another machine."""
+    """A workload made ready on a device. Narrow on purpose: a runner may one day sit on another machine.
+
+    Attributes:
+        remarks: what a reader has to know of how it was made ready, as sentences without a full stop.
+    """
+
+    remarks: tuple[str, ...]
 
     def prepare(self) -> None:
         """Do all that must not be timed: allocate, fill the inputs with random values, run until caches are warm."""
@@ -117,7 +123,10 @@ class Backend(Protocol):
         """Versions of the libraries that decide the speed, for the table's fingerprint."""
 
     def settings(self, target: Target) -> dict[str, str]:
-        """How it runs things on `target`, as far as that decides the speed: providers, threads, optimisations."""
+        """How it runs things on `target`, as far as that decides the speed: providers, threads, optimisations.
+
+        `clock` is what times a run; on a GPU, `host_memory` is what images and results are copied from and to.
+        """
 
     def compile(self, workload: Workload, target: Target) -> Runner:
         """Make `workload` ready to run on `target`; never on anything else.

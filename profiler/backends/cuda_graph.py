@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
 from ...errors import MeasurementError
+from .failure import failure
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,8 @@ class CudaGraph(Generic[Result]):
             device: the CUDA device of those tensors.
 
         Raises:
-            MeasurementError: `work` fails or cannot be captured; the message gives the reason in torch's words.
+            MeasurementError: `work` fails or cannot be captured, or there is too little memory; the message gives the
+                reason in torch's words.
         """
         import torch
 
@@ -58,7 +60,7 @@ class CudaGraph(Generic[Result]):
                     self.result = work()
         except (RuntimeError, MeasurementError) as error:
             _alive(device).clear()  # a failed capture can leave the shared memory locked against further ones
-            raise MeasurementError(f"torch makes no CUDA graph of it: {_first_reason(error)}") from error
+            raise failure("torch makes no CUDA graph of it", [_first_reason(error)]) from error
         _alive(device).add(self)
 
     def replay(self) -> None:

@@ -95,6 +95,10 @@ class CudaPlace:
         self.send(buffer)
         return buffer
 
+    def reserve(self, size: int) -> Any:
+        """Memory on the device alone, for a library's own use; as `mem_alloc` gives it, aligned to 256 bytes."""
+        return self._driver.mem_alloc(size)
+
     def send(self, buffer: Buffer) -> None:
         """Queue the copy of a buffer from the host to the device."""
         self._driver.memcpy_htod_async(buffer.device, buffer.host, self._stream)
@@ -146,10 +150,10 @@ class CudaPlace:
             raise failure(what, [str(error)]) from error
 
 
-def free_all(buffers: Sequence[Buffer]) -> None:
-    """Give the device's part of each buffer back."""
-    for buffer in buffers:
-        buffer.free()
+def free_all(things: Sequence[Any]) -> None:
+    """Give the device's memory back, that of buffers or what was reserved."""
+    for thing in things:
+        thing.free()
 
 
 def _driver() -> Any:

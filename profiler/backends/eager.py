@@ -11,6 +11,7 @@ from ...lut.target import Target
 from ..devices import cuda_missing, torch_threads
 from .base import PIXELS, LayerTime, Runner, Workload, warm_up
 from .cuda_graph import CudaGraph
+from .failure import torch_failures
 
 if TYPE_CHECKING:
     import torch
@@ -50,16 +51,23 @@ class TorchBackend:
         return versions
 
     def settings(self, target: Target) -> dict[str, str]:
-        """How modules are run: eagerly with so many threads, or as a CUDA graph."""
+        """How modules are run and timed: eagerly with so many threads, or as a CUDA graph."""
         if target.device == "cpu":
-            return {"mode": "eager", "threads": str(target.threads)}
-        return {"mode": "CUDA graph", "memory_format": "channels_last", "tf32": "off"}
+            return {"mode": "eager", "threads": str(target.threads), "clock": "host clock"}
+        return {
+            "mode": "CUDA graph",
+            "memory_format": "channels_last",
+            "tf32": "off",
+            "clock": "CUDA events",
+            "host_memory": "pinned",
+        }
 
     def compile(self, workload: Workload, target: Target) -> Runner:
         """Move the module to the device in the target's precision, and on a GPU capture it.
 
         Raises:
-            MeasurementError: the module cannot be captured as a CUDA graph, or TF32 stays on.
+            MeasurementError: the module cannot be captured as a CUDA graph, TF32 stays on, or there is too little
+                memory.
         """
         import torch
 
@@ -84,18 +92,20 @@ def forbid_tf32() -> bool:
 class TorchRunner:
     """A module on the CPU; see `Runner` for the contract."""
 
+    remarks: tuple[str, ...] = ()
+
     def __init__(self, workload: Workload, precision: str, threads: int) -> None:
         self._threads, self._dtype = threads, _dtype(precision)
-        self._module = workload.module().to(self._dtype)
-        self._inputs = self._place(workload.inputs())
+        module, inputs = workload.module(), workload.inputs()
+        with torch_failures(on_gpu=False):
+            self._module = module.to(self._dtype)
+            self._inputs = self._place(inputs)
 
     def prepare(self) -> None:
         """Run until warm."""
-        try:
-            warm_up(self, on_gpu=False)
-        except RuntimeError as error:
-            raise MeasurementError(f"torch: {str(error).splitlines()[0]}") from error
+        warm_up(self, on_gpu=False)
 
+    @torch_failures(on_gpu=False)
     def run(self, repeats: int) -> list[float]:
         """Time forward passes with the host's clock."""
         import torch
@@ -108,6 +118,7 @@ class TorchRunner:
                 durations.append((time.perf_counter_ns() - start) / 1e6)
         return durations
 
+    @torch_failures(on_gpu=False)
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs; floating-point ones as float32."""
         import torch
@@ -136,19 +147,27 @@ class GraphRunner:
     Of images on the host, the copies to the device and of the result back are parts of the graph.
     """
 
+    remarks: tuple[str, ...] = ()
+
     def __init__(self, workload: Workload, precision: str, device: torch.device) -> None:
+        self._device, self._workload = device, workload
+        module, inputs = workload.module(), workload.inputs()
+        with torch_failures(on_gpu=True):
+            self._place(module, _dtype(precision))
+            self._fill(inputs)
+            self._graph = CudaGraph(self._there_and_back if workload.dtype == PIXELS else self._on_device, device)
+
+    def _place(self, module: torch.nn.Module, dtype: torch.dtype) -> None:
+        """Bring the module to the device, and make room for the inputs, for images on the host."""
         import torch
 
-        self._device = device
-        module = workload.module().to(device, _dtype(precision))
-        self._module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
-        self._workload = workload
-        if workload.dtype == PIXELS:
-            self._inputs = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for shape in workload.input_shapes]
+        moved = module.to(self._device, dtype)
+        self._module = moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
+        shapes = self._workload.input_shapes
+        if self._workload.dtype == PIXELS:
+            self._inputs = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for shape in shapes]
         else:
-            self._inputs = [_empty(shape, _dtype(precision), device) for shape in workload.input_shapes]
-        self._fill(workload.inputs())
-        self._graph = CudaGraph(self._there_and_back if workload.dtype == PIXELS else self._on_device, device)
+            self._inputs = [_empty(shape, dtype, self._device) for shape in shapes]
 
     def _on_device(self) -> Any:
         return self._module(*self._inputs)
@@ -164,16 +183,17 @@ class GraphRunner:
 
     def prepare(self) -> None:
         """Fill the inputs with random values and run until warm."""
-        try:
-            self._fill(self._workload.inputs())
-            warm_up(self, on_gpu=True)
-        except RuntimeError as error:
-            raise MeasurementError(f"torch: {str(error).splitlines()[0]}") from error
+        inputs = self._workload.inputs()
+        with torch_failures(on_gpu=True):
+            self._fill(inputs)
+        warm_up(self, on_gpu=True)
 
+    @torch_failures(on_gpu=True)
     def run(self, repeats: int) -> list[float]:
         """Time replays of the graph with CUDA events; inputs and outputs stay on the device."""
         return self._graph.time(repeats)
 
+    @torch_failures(on_gpu=True)
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs of a replay, on the host; floating-point ones as float32. The inputs stay what they are given."""
         import torch
@@ -188,6 +208,7 @@ class GraphRunner:
         """Nothing: torch runs modules, whose kernels are not told apart here."""
         raise MeasurementError("backend torch times no layers: take onnxruntime or tensorrt")
 
+    @torch_failures(on_gpu=True)
     def close(self) -> None:
         """Drop graph, inputs and module."""
         self._graph.close()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MeasurementError
 from ...lut.target import Target
 from .base import PIXELS, LayerTime, Workload, warm_up
+from .failure import ort_failures
 from .ort_layers import layer_times
 from .ort_session import (
     CPU,
@@ -53,10 +54,8 @@ class OnnxRuntimeBackend:
         return {"onnxruntime": onnxruntime.__version__}
 
     def settings(self, target: Target) -> dict[str, str]:
-        """Provider, optimisation, threads, binding; on a GPU the CUDA graph and TF32 too."""
-        if target.device == "cpu":
-            return settings_of(CPU, target.threads)
-        return {**settings_of(CUDA, target.threads), "cuda_graph": "on", "tf32": "off"}
+        """Provider, optimisation, threads, binding, clock; on a GPU the host's memory, CUDA graph and TF32 too."""
+        return settings_of(CPU if target.device == "cpu" else CUDA, target.threads)
 
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
         """Open a session on the target's device, and on no other; see `OnnxRuntimeRunner` for the errors."""
@@ -95,13 +94,12 @@ class OnnxRuntimeTensorRTBackend:
         return {"onnxruntime": onnxruntime.__version__, "TensorRT": tensorrt}
 
     def settings(self, target: Target) -> dict[str, str]:
-        """Provider, optimisation, threads, binding, CUDA graph and TF32."""
-        return {**settings_of(TENSORRT, target.threads), "cuda_graph": "on", "tf32": "off"}
+        """Provider, optimisation, threads, binding, clock, the host's memory, CUDA graph and TF32."""
+        return settings_of(TENSORRT, target.threads)
 
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
         """Build the engine on the target's device; see `OnnxRuntimeRunner` for the errors."""
-        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # the only way: the provider leaves TensorRT's TF32 flag on
-        load_tensorrt_library()
+        load_tensorrt_library()  # also turns TF32 off, before the provider is asked for
         settings = {
             "device_id": _index(target),
             "trt_fp16_enable": str(target.precision == "fp16"),  # these options are `True` and `False`, not 1 and 0
@@ -119,6 +117,8 @@ class OnnxRuntimeRunner:
     later ones replay it. All of them have to come from one thread. See `Runner` for the contract.
     """
 
+    remarks: tuple[str, ...] = ()
+
     def __init__(
         self, workload: Workload, model: bytes, target: Target, provider: str, settings: dict[str, str]
     ) -> None:
@@ -133,16 +133,21 @@ class OnnxRuntimeRunner:
 
         Raises:
             BackendUnavailableError: the provider does not load.
-            MeasurementError: ONNX Runtime refuses the model.
+            MeasurementError: ONNX Runtime refuses the model, or there is too little memory.
         """
-        import onnxruntime
-
         self._workload, self._on_gpu = workload, provider != CPU
-        place = ("cuda", int(_index(target))) if self._on_gpu else ("cpu", 0)
-        value = onnxruntime.OrtValue
         self._opened = (workload.name, model, provider, settings, target.threads)
         self._session = open_session(workload.name, model, provider, settings, target.threads)
-        self._inputs = [value.ortvalue_from_numpy(array, *place) for array in workload.inputs()]
+        inputs = workload.inputs()
+        with self._failures():
+            self._bind(inputs, ("cuda", int(_index(target))) if self._on_gpu else ("cpu", 0))
+
+    def _bind(self, inputs: Sequence[NDArray[Any]], place: tuple[str, int]) -> None:
+        """Allocate inputs and outputs on a device, and tell the session."""
+        import onnxruntime
+
+        value = onnxruntime.OrtValue
+        self._inputs = [value.ortvalue_from_numpy(array, *place) for array in inputs]
         self._outputs, self._binding = [], self._session.io_binding()
         for argument, given in zip(self._session.get_inputs(), self._inputs, strict=True):
             self._binding.bind_ortvalue_input(argument.name, given)
@@ -152,7 +157,9 @@ class OnnxRuntimeRunner:
 
     def prepare(self) -> None:
         """Fill the inputs with random values and run until warm."""
-        self._fill(self._workload.inputs())
+        inputs = self._workload.inputs()
+        with self._failures():
+            self._fill(inputs)
         warm_up(self, on_gpu=self._on_gpu)
 
     def run(self, repeats: int) -> list[float]:
@@ -164,10 +171,11 @@ class OnnxRuntimeRunner:
         """
         once = self._there_and_back if self._on_gpu and self._workload.dtype == PIXELS else self._bound
         durations = []
-        for _ in range(repeats):
-            start = time.perf_counter_ns()
-            once()
-            durations.append((time.perf_counter_ns() - start) / 1e6)
+        with self._failures():
+            for _ in range(repeats):
+                start = time.perf_counter_ns()
+                once()
+                durations.append((time.perf_counter_ns() - start) / 1e6)
         return durations
 
     @property
@@ -185,23 +193,29 @@ class OnnxRuntimeRunner:
         """Copies of the outputs on the host; the inputs stay what they are given."""
         import numpy as np
 
-        self._fill(inputs)
-        self._session.run_with_iobinding(self._binding)
-        return [np.array(value.numpy()) for value in self._outputs]
+        with self._failures():
+            self._fill(inputs)
+            self._session.run_with_iobinding(self._binding)
+            return [np.array(value.numpy()) for value in self._outputs]
 
     def layer_times(self, runs: int) -> list[LayerTime]:
         """Times of the optimised graph's nodes, by ONNX Runtime's own profiler in a session beside this one.
 
         Raises:
-            MeasurementError: on a GPU.
+            MeasurementError: on a GPU; or ONNX Runtime fails.
         """
         if self._on_gpu:
             raise MeasurementError("ONNX Runtime tells no layers' times on a GPU, only when they are launched")
-        return layer_times(*self._opened, self._workload.inputs(), runs)
+        inputs = self._workload.inputs()
+        with self._failures():
+            return layer_times(*self._opened, inputs, runs)
 
     def close(self) -> None:
         """Drop session and buffers."""
         del self._binding, self._inputs, self._outputs, self._session
+
+    def _failures(self) -> AbstractContextManager[None]:
+        return ort_failures(on_gpu=self._on_gpu)
 
     @cached_property
     def _images(self) -> list[NDArray[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from contextlib import suppress
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 
 from ...errors import BackendUnavailableError, MeasurementError
 from ..devices import cuda_missing
+from .failure import ShortMemoryError, ort_errors, ort_failures
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
@@ -51,9 +53,13 @@ def load_tensorrt_library() -> ctypes.CDLL:
     TensorRT's wheels put their libraries where no loader looks. Importing the package brings them into the process,
     and there the provider, loaded later, finds them by name.
 
+    Before that, TF32 is turned off by the environment, which the libraries of CUDA read once, when they are loaded or
+    first used. There is no other way: the provider leaves TensorRT's own flag of it on.
+
     Raises:
         OSError: it is not there.
     """
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     with suppress(ImportError, OSError):
         import_module("tensorrt")
     return ctypes.CDLL(f"libnvinfer.so.{_wanted_tensorrt()}")
@@ -74,7 +80,7 @@ def open_session(
 
     Raises:
         BackendUnavailableError: the provider is built in, but its libraries do not load.
-        MeasurementError: ONNX Runtime refuses the model, or would run a part of it elsewhere.
+        MeasurementError: ONNX Runtime refuses the model, would run a part of it elsewhere, or has too little memory.
     """
     import onnxruntime
 
@@ -89,26 +95,32 @@ def open_session(
     if provider != CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = _session(model, provider, settings, options)
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        if not _loads(provider, settings):
-            raise BackendUnavailableError(
-                f"ONNX Runtime could not load {provider}; its log above names the library that is missing. Install "
-                f"{_LIBRARIES[provider]} of the versions that it was built for"
-            ) from error
-        raise MeasurementError(f"ONNX Runtime refuses {name}: {str(error).splitlines()[0]}") from error
-    return session
+        with ort_failures(on_gpu=provider != CPU, what=f"ONNX Runtime refuses {name}"):
+            return _session(model, provider, settings, options)
+    except ShortMemoryError:  # it would fail the probe too
+        raise
+    except MeasurementError as error:
+        if _loads(provider, settings):
+            raise
+        raise BackendUnavailableError(
+            f"ONNX Runtime could not load {provider}; its log above names the library that is missing. Install "
+            f"{_LIBRARIES[provider]} of the versions that it was built for"
+        ) from error
 
 
 def settings_of(provider: str, threads: int) -> dict[str, str]:
-    """What `open_session` sets, and how `OnnxRuntimeRunner` feeds it, in words."""
-    return {
+    """What `open_session` sets, and how `OnnxRuntimeRunner` feeds and times it, in words."""
+    found = {
         "provider": f"{provider}, alone",
         "graph_optimization": "all",
         "intra_op_threads": str(threads),
         "inter_op_threads": "1",
         "io_binding": "inputs and outputs",
     }
+    if provider == CPU:
+        return {**found, "clock": "host clock"}
+    on_gpu = {"clock": "host clock, launch included", "host_memory": "pageable", "cuda_graph": "on", "tf32": "off"}
+    return {**found, **on_gpu}
 
 
 def numpy_type(spelled: str) -> str:
@@ -144,7 +156,7 @@ def _loads(provider: str, settings: dict[str, str]) -> bool:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     try:
         session = _session(model.SerializeToString(), provider, settings, onnxruntime.SessionOptions())
-    except Exception:  # as above
+    except ort_errors():
         return False
     return bool(session.get_providers()[0] == provider)
 

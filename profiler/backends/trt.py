@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from ...errors import BackendUnavailableError
+from ...errors import BackendUnavailableError, MeasurementError
 from ...lut.target import Target
 from ..devices import cuda_missing
 from .base import Runner, Workload
 from .cuda_place import pycuda_missing
+from .failure import ShortMemoryError
 from .trt_cache import cached_engine
 from .trt_engine import Engine, refusal
 from .trt_files import read_engine_files, require_runnable
@@ -55,18 +56,36 @@ class TensorRTBackend:
         return {library.flavour: library.version, "torch": str(torch.__version__), "cuda": str(torch.version.cuda)}
 
     def settings(self, target: Target) -> dict[str, str]:
-        """How engines are built and run: as strongly typed networks, in one CUDA graph, without TF32."""
-        return {"network": "strongly typed", "tf32": "off", "cuda_graph": "on", "wait": "spinning"}
+        """How engines are built, run and timed: as strongly typed networks, in one CUDA graph, without TF32."""
+        return {
+            "network": "strongly typed",
+            "tf32": "off",
+            "cuda_graph": "on",
+            "wait": "spinning",
+            "clock": "CUDA events",
+            "host_memory": "pinned",
+        }
 
     def compile(self, workload: Workload, target: Target) -> Runner:
         """Build `workload` for `target`'s device in its precision and load the engine there.
+
+        An engine from the disk that does not load is built anew, once, unless it is memory that is short.
 
         Raises:
             BackendUnavailableError: the device or TensorRT is not there.
             MeasurementError: TensorRT refuses the workload.
         """
         self._require(target.device)
-        return EngineRunner(load_tensorrt(), engine_for(workload, target), target.device)
+        kept = _engine(workload.onnx, target)
+        try:
+            return EngineRunner(load_tensorrt(), kept.engine, target.device)
+        except ShortMemoryError:
+            raise
+        except MeasurementError as error:
+            if not kept.engine.cached:
+                raise
+            refused = str(error)
+        return EngineRunner(load_tensorrt(), kept.build_anew(refused), target.device)
 
     def open(self, path: Path, device: str) -> EngineRunner:
         """Load an engine from its two files onto `device`, see `trt_files`; what it is, is the runner's `engine`.
@@ -101,12 +120,28 @@ def engine_for(workload: Workload, target: Target) -> Engine:
         UsageError: the precision is int8, and the workload is not quantised.
         MeasurementError: TensorRT refuses the workload.
     """
-    return _engine(workload.onnx, target)
+    return _engine(workload.onnx, target).engine
+
+
+class _Kept:
+    """The engine of a model for a target, in memory; another takes its place where the runtime refuses it."""
+
+    def __init__(self, onnx_model: bytes, target: Target) -> None:
+        self._model, self._target = onnx_model, target
+        self.engine = self._get(None)
+
+    def build_anew(self, refused: str) -> Engine:
+        """Build the engine without the one on the disk, which was refused in these words."""
+        self.engine = self._get(refused)
+        return self.engine
+
+    def _get(self, refused: str | None) -> Engine:
+        import torch
+
+        with torch.cuda.device(self._target.device):
+            return cached_engine(self._model, precision=self._target.precision, refused=refused)
 
 
 @lru_cache(maxsize=4)
-def _engine(onnx_model: bytes, target: Target) -> Engine:
-    import torch
-
-    with torch.cuda.device(target.device):
-        return cached_engine(onnx_model, precision=target.precision)
+def _engine(onnx_model: bytes, target: Target) -> _Kept:
+    return _Kept(onnx_model, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,19 @@ RECIPE = 1
 """To be raised with every change of how a model is converted and what the builder is told."""
 
 
-def cached_engine(onnx_model: bytes, *, precision: str = "fp32", compute_capability: str | None = None) -> Engine:
+def cached_engine(
+    onnx_model: bytes, *, precision: str = "fp32", compute_capability: str | None = None, refused: str | None = None
+) -> Engine:
     """The engine that `build_engine` would build, from the disk if it is there; else it is built, and kept there.
 
     What lies there is never trusted: a file that is damaged, foreign, or of another device or version is built anew,
     and the engine's remarks say so.
+
+    Args:
+        onnx_model: as for `build_engine`.
+        precision: likewise.
+        compute_capability: likewise.
+        refused: in what words the runtime refused the engine that lies there; it is thrown away and built anew.
 
     Raises:
         LgcError: as `build_engine` does.
@@ -29,7 +38,7 @@ def cached_engine(onnx_model: bytes, *, precision: str = "fp32", compute_capabil
     builder = Builder.find(compute_capability)
     key = _key(builder, onnx_model, precision)
     path = _path(key)
-    found, remarks = _find(path, key)
+    found, remarks = _find(path, key) if refused is None else _drop(path, refused)
     if found is not None:
         return replace(found, assumed=builder.assumed)
     engine = builder.build(onnx_model, precision)
@@ -80,6 +89,13 @@ def _find(path: Path, key: dict[str, Any]) -> tuple[Engine | None, list[str]]:
         ]
     except FileFormatError as error:
         return None, [f"{error}: the engine is built anew"]
+
+
+def _drop(path: Path, refused: str) -> tuple[None, list[str]]:
+    """Throw the engine at `path` away, and say why; a cache that others own keeps it, and it is passed over."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+    return None, [f"the engine kept on this machine did not load ({refused}): built anew"]
 
 
 def _told(path: Path) -> str:

@@ -61,6 +61,8 @@ def read_engine_files(path: Path) -> Engine:
 def require_runnable(engine: Engine, where: str) -> None:
     """Show that an engine was built for the current CUDA device, by the library and version installed here.
 
+    Full TensorRT's engines are bound to the GPU's model, TensorRT-RTX's to its compute capability alone.
+
     Args:
         engine: as it was read.
         where: names it in errors.
@@ -70,8 +72,8 @@ def require_runnable(engine: Engine, where: str) -> None:
         BackendUnavailableError: no TensorRT here.
     """
     here = Builder.find()
-    theirs = (engine.flavour, engine.version, engine.compute_capability)
-    if theirs != (here.library.flavour, here.library.version, here.capability):
+    theirs = (engine.flavour, engine.version, engine.compute_capability, engine.device)
+    if theirs != (here.library.flavour, here.library.version, here.capability, here.device):
         raise MismatchError(
             f"{where} was built by {engine.made_for}, here is {here.words}: engines do not travel, export it here "
             f"with {EXPORT_AGAIN}"

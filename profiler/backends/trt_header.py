@@ -29,12 +29,16 @@ def engine_of(header: Any, data: bytes, where: str, **now: Any) -> Engine:
         now: fields of this process, `cached` or `remarks`.
 
     Raises:
-        FileFormatError: a field is missing or of the wrong type.
+        FileFormatError: a field is missing or of the wrong type, or there are no inputs or no outputs.
     """
     fields = dict(header) if isinstance(header, dict) else {}
     try:
-        return TypeAdapter(Engine).validate_python({**fields, "data": data, **now})
+        engine = TypeAdapter(Engine).validate_python({**fields, "data": data, **now})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise FileFormatError(f"{where} describes no engine: {place}: {first['msg']}") from error
+    for name, tensors in (("inputs", engine.inputs), ("outputs", engine.outputs)):
+        if not tensors:
+            raise FileFormatError(f"{where} describes no engine: {name}: there are none")
+    return engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -30,7 +31,7 @@ class Library:
     Attributes:
         module: its Python API; both flavours share the names used here.
         flavour: `TensorRT` or `TensorRT-RTX`; an engine of one does not run in the other.
-        version: say `1.7.1.116`.
+        version: say `1.7.1.116`; the shared library's own where it comes from another package than the bindings.
         can_build_without_gpu: whether engines can be built ahead of time, for a device that is elsewhere.
     """
 
@@ -66,8 +67,7 @@ def load_tensorrt(*, without_gpu: bool = False) -> Library:
     if _installed("tensorrt_rtx"):
         return _library("tensorrt_rtx", RTX)
     if _installed(_BINDINGS):
-        _load_shared_libraries()
-        return _library(_BINDINGS, RTX)
+        return _library(_BINDINGS, RTX, version_of(_load_shared_libraries()))
     if full:
         raise BackendUnavailableError(
             f"the TensorRT installed here builds engines only on a GPU; to build one ahead of time: {INSTALL_AHEAD}"
@@ -84,7 +84,8 @@ def _installed(name: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _library(name: str, flavour: str) -> Library:
+def _library(name: str, flavour: str, version: str | None = None) -> Library:
+    """The library of a package; its version is the package's unless it is given."""
     try:
         module = import_module(name)
     except (ImportError, OSError) as error:
@@ -92,30 +93,47 @@ def _library(name: str, flavour: str) -> Library:
         raise BackendUnavailableError(
             f"{flavour} is installed but its package {name} does not load ({error}); reinstall it: {install}"
         ) from error
-    library = Library(module, flavour, str(module.__version__), can_build_without_gpu=flavour == RTX)
+    library = Library(module, flavour, version or str(module.__version__), can_build_without_gpu=flavour == RTX)
     if flavour == FULL and int(library.version.partition(".")[0]) < OLDEST_FULL:
         raise BackendUnavailableError(f"{library} is too old, {OLDEST_FULL} is the oldest served: {INSTALL_FULL}")
     return library
 
 
-def _load_shared_libraries() -> None:
-    """Load the libraries that the bindings need and do not bring: another wheel's folder holds them."""
+def version_of(library: ctypes.CDLL) -> str:
+    """The version that a shared library of TensorRT tells of itself, say `1.7.1.116`, as the bindings spell theirs.
+
+    It tells 10701 of 1.7.1, and the build's number, 116 here, by a function that older ones lack.
+    """
+    number = library.getInferLibVersion()
+    parts = [number // 10000, number // 100 % 100, number % 100]
+    with suppress(AttributeError):
+        parts.append(library.getInferLibBuildVersion())
+    return ".".join(map(str, parts))
+
+
+def _load_shared_libraries() -> ctypes.CDLL:
+    """Load the libraries that the bindings need and do not bring, which another wheel's folder holds; the engine's.
+
+    The bindings then find them by name. What they export stays out of the process's global names: full TensorRT, or
+    ONNX Runtime's provider of it, exports the same names, and would be bound to these if it were loaded later.
+    """
     spec = find_spec(_LIBRARIES)  # finds the folder; importing it would load ONNX Runtime's provider
     if spec is None or spec.origin is None:
         raise BackendUnavailableError(
             f"{RTX}'s bindings are installed without its libraries (package {_LIBRARIES}): {INSTALL_AHEAD}"
         )
     folder = Path(spec.origin).parent
-    for pattern in _LIBRARY_FILES:
-        paths = sorted(folder.glob(pattern))
-        if not paths:
-            raise BackendUnavailableError(f"no {pattern} in {folder}; reinstall {RTX}: {INSTALL_AHEAD}")
-        _load_globally(paths[-1])
+    engine, _ = [_load(folder, pattern) for pattern in _LIBRARY_FILES]
+    return engine
 
 
-def _load_globally(path: Path) -> None:
+def _load(folder: Path, pattern: str) -> ctypes.CDLL:
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        raise BackendUnavailableError(f"no {pattern} in {folder}; reinstall {RTX}: {INSTALL_AHEAD}")
+    path = paths[-1]
     try:
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        return ctypes.CDLL(str(path))
     except OSError as error:
         message = f"{path} does not load ({error}); reinstall {RTX}: {INSTALL_AHEAD}"
         raise BackendUnavailableError(message) from error

@@ -33,6 +33,8 @@ SIZE_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 def cast_model(onnx_model: bytes, precision: str) -> bytes:
     """Return the float32 model `onnx_model` computing in `precision`; its inputs and outputs keep their types.
 
+    One that holds weights of that type already is returned as it is, with whatever it keeps in float32.
+
     Args:
         onnx_model: a serialised ONNX model with its weights inside.
         precision: `fp32` (returned as it is), `fp16`, `bf16`, or `int8`: returned as it is if it is quantised (Q/DQ).
@@ -57,7 +59,10 @@ def cast_model(onnx_model: bytes, precision: str) -> bytes:
                 "int8 needs a model that was quantised with calibration images: lgc-export --precision int8 --data DIR"
             )
         return onnx_model
-    _Caster(model.graph, precision).cast()
+    caster = _Caster(model.graph, precision)
+    if any(tensor.data_type == caster.low for tensor in model.graph.initializer):
+        return onnx_model
+    caster.cast()
     return bytes(model.SerializeToString())
 
 

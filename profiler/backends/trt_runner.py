@@ -16,7 +16,7 @@ from .cuda_graph import WARM_UPS
 from .cuda_place import Buffer, CudaPlace, free_all
 from .trt_engine import Engine
 from .trt_layer_times import LayerClock, layer_report
-from .trt_loader import Library
+from .trt_loader import RTX, Library
 from .trt_log import get_log
 
 DTYPES = {
@@ -50,10 +50,11 @@ class EngineRunner:
         """
         if engine.flavour != library.flavour:
             raise BackendUnavailableError(f"an engine of {engine.flavour} does not run in {library}; build it anew")
-        self.engine = engine
+        self.engine, self.remarks = engine, engine.remarks
         self._library, self._log = library, get_log(library)
         self._inputs: list[Buffer] = []
         self._outputs: list[Buffer] = []
+        self._reserved: list[Any] = []
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
@@ -112,31 +113,41 @@ class EngineRunner:
         """Median duration of each layer, in the order they run in, without the CUDA graph and without copies.
 
         TensorRT waits after each layer to take its time, so the sum is above what `run` gives. A context of its own is
-        made for it: the graph's has to stay as it was captured.
+        made for it, with memory of its own: the graph's has to stay as it was captured.
 
         Raises:
             MeasurementError: the engine fails, or there is too little memory for another context.
         """
+        clock, before = LayerClock(self._library.module), len(self._reserved)
         with self._place.current():
-            context, clock = self._new_context(), LayerClock(self._library.module)
-            self._execute(context)
-            self._place.wait()
-            context.enqueue_emits_profile = True
-            context.profiler = clock.profiler
-            for _ in range(runs):
-                clock.begin()
-                self._execute(context)
-                self._place.wait()
-            report = layer_report(self._library, self._engine)
-            del context
+            context = None
+            try:
+                context = self._new_context()
+                self._time_layers(context, clock, runs)
+                report = layer_report(self._library, self._engine)
+            finally:
+                del context
+                self._release(before)
         return clock.medians(report)
 
+    def _time_layers(self, context: Any, clock: LayerClock, runs: int) -> None:
+        self._execute(context)
+        self._place.wait()
+        context.enqueue_emits_profile = True
+        context.profiler = clock.profiler
+        for _ in range(runs):
+            clock.begin()
+            self._execute(context)
+            self._place.wait()
+
     def close(self) -> None:
-        """Free the graph, the context, the engine and the buffers, in this order; more than once does no harm."""
+        """Free the graph, the context, its memory, the engine and the buffers; more than once does no harm."""
         with self._place.current():
             if self._graph is not None:
                 self._graph.close()
-            self._graph = self._context = self._engine = self._runtime = None
+            self._graph = self._context = None
+            self._release(0)
+            self._engine = self._runtime = None
             buffers, self._inputs, self._outputs = [*self._inputs, *self._outputs], [], []
             free_all(buffers)
             buffers.clear()
@@ -166,14 +177,29 @@ class EngineRunner:
             (self._inputs if given else self._outputs).append(buffer)
 
     def _new_context(self) -> Any:
-        """A context of the engine that knows where the buffers lie."""
-        context = self._engine.create_execution_context()
+        """A context of the engine that knows where the buffers lie.
+
+        TensorRT-RTX's engines are built to have the memory of their intermediate results from the user, without which
+        it may allocate while it runs, which no CUDA graph takes; full TensorRT allocates it with the context.
+        """
+        own = self._library.flavour == RTX
+        strategies = [self._library.module.ExecutionContextAllocationStrategy.USER_MANAGED] if own else []
+        context = self._engine.create_execution_context(*strategies)
         if context is None:
             raise self._log.failure(f"{self._library} makes no context on {self._place.name}")
+        if own:
+            size = max(self._engine.device_memory_size_v2, 1)
+            self._reserved.append(self._place.reserve(size))
+            context.set_device_memory(int(self._reserved[-1]), size)
         for buffer in (*self._inputs, *self._outputs):
             if not context.set_tensor_address(buffer.name, int(buffer.device)):
                 raise self._log.failure(f"{self._library} refuses the buffer of {buffer.name}")
         return context
+
+    def _release(self, first: int) -> None:
+        """Free the memory of contexts that are gone, from the `first` one on."""
+        gone, self._reserved = self._reserved[first:], self._reserved[:first]
+        free_all(gone)
 
     def _enqueue(self) -> None:
         """Queue what is timed: one run of the engine, and in scope end-to-end the copies there and back."""

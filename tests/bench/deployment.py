@@ -27,7 +27,7 @@ from lgc.models.plan import DENSE
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.contest import contest, peer_entrant, run_entrant
 from lgc.profiler.environment import fingerprint, pinned
-from lgc.profiler.measure import measure_seconds
+from lgc.profiler.measure import measure_seconds, placed
 from lgc.profiler.network import Network, write_onnx
 from lgc.profiler.profile import profile
 from lgc.profiler.verification import at_speed, drift, unseen, with_sentinels
@@ -90,7 +90,8 @@ def predicted(space: SearchSpace, target: Target, scratch: Path) -> dict[str, An
         files = {key: write_onnx(Network(one, None, DENSE), scratch / "onnx") for key, one in chosen.items()}
         shape = ((1, 3, *space.input),)
         workloads = {key: Workload(path.name, shape, None, file=path.read_bytes()) for key, path in files.items()}
-        found = measure_seconds(get_backend(target.backend), target, with_sentinels(table, workloads, DENSE), SECONDS)
+        subjects = with_sentinels(table, workloads, DENSE)
+        found = measure_seconds(placed(get_backend(target.backend), target, subjects), SECONDS)
         drift_pct = drift(table, found)
     table_ms = {key: predictor.predict(one) for key, one in chosen.items()}
     rows = [
@@ -199,7 +200,7 @@ def side_by_side(target: Target, scratch: Path) -> list[dict[str, Any]]:
     SearchSpace.load("lgcnet-cityscapes").sample(0).save(file)
     entrants = [run_entrant(file, CONTEST_SIZE, DENSE)]
     entrants += [peer_entrant(name, CONTEST_SIZE, DENSE, 19) for name in PEERS]
-    return [vars(row) for row in contest(entrants, target, SECONDS)]
+    return [vars(row) for row in contest(entrants, [target], SECONDS)]
 
 
 if __name__ == "__main__":

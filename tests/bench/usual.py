@@ -10,7 +10,7 @@ from lgc.models import OpSpec, SearchSpace
 from lgc.models.operators import is_free
 from lgc.profiler.backends import require
 from lgc.profiler.environment import pinned
-from lgc.profiler.measure import prepared
+from lgc.profiler.measure import placed, prepared
 from lgc.profiler.verification import Checked
 from lgc.profiler.workloads import operator_workload
 
@@ -24,7 +24,7 @@ def usual_table(space: SearchSpace, target: Target) -> dict[OpSpec, float]:
     with pinned(target):
         for spec in space.specs():
             if not is_free(spec):
-                with prepared(backend, target, {str(spec): operator_workload(spec)}, refuse) as runners:
+                with prepared(placed(backend, target, {str(spec): operator_workload(spec)}), refuse) as runners:
                     found[spec] = float(np.mean(runners[str(spec)].run(RUNS)))
     return found
 

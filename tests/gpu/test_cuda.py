@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import SearchSpace
 from lgc.profiler import deploy
-from lgc.profiler.backends import Workload, get_backend
+from lgc.profiler.backends import BACKENDS, Workload, get_backend
 from lgc.profiler.environment import fingerprint, same_device
 from lgc.profiler.profile import profile
 from lgc.profiler.workloads import network_workload
+
+from ..profiler import wide_dot
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and a CUDA build of torch")
 
@@ -107,13 +112,48 @@ def test_a_module_that_waits_for_the_device_is_refused_not_run_in_another_way():
     assert done.stdout.startswith("refused: torch makes no CUDA graph of it: ")
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_fp32_is_not_tf32(name, tmp_path):
+    """Held against float64: the error is 1e-6 at most in float32, and 3e-4 at least in TF32, see `wide_dot`.
+
+    In a process of its own: one backend turns TF32 off for all of them.
+    """
+    reason = get_backend(name).unavailable("cuda:0")
+    if reason is not None:
+        pytest.skip(reason)
+    folder, script = Path(wide_dot.__file__).parent, f"import wide_dot; print(wide_dot.error_of({name!r}, 'cuda:0'))"
+    environment = {key: value for key, value in os.environ.items() if key != "NVIDIA_TF32_OVERRIDE"}
+    environment |= {"LGC_CACHE": str(tmp_path), "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
+    assert 1e-8 < float(done.stdout) < wide_dot.BOUND
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
+def test_too_little_memory_says_what_to_lower(name):
+    backend = get_backend(name)
+    reason = backend.unavailable("cuda:0")
+    if reason is not None:
+        pytest.skip(reason)
+    torch.cuda.empty_cache()
+    kept = torch.empty(torch.cuda.mem_get_info(0)[0] - 3 * 2**28, dtype=torch.uint8, device="cuda:0")
+    large = Workload("large", ((1, 64, 2048, 2048),), lambda: torch.nn.Conv2d(64, 64, 3, 1, 1))  # 1 GiB
+    try:
+        with pytest.raises(MeasurementError, match=r"^too little GPU memory: .*take a smaller input size"):
+            backend.compile(large, Target("cuda:0", name))
+    finally:
+        del kept
+        torch.cuda.empty_cache()
+
+
 def test_the_fingerprint_names_the_gpu(target):
     found = fingerprint(target, get_backend(target.backend))
     assert found["device_name"] == torch.cuda.get_device_name(0)
     assert found["gpu"]["uuid"].startswith("GPU-")
     assert found["gpu"]["sm_clock_mhz"] > 0
     assert found["gpu"]["memory_mib"] > 1000
-    assert found["tf32"] is False
+    if target.backend == "torch":  # which says so itself; the others are just told, see test_fp32_is_not_tf32
+        assert found["tf32"] is False
     assert same_device(found, fingerprint(target, get_backend(target.backend))) == []
 
 

@@ -45,6 +45,6 @@ def test_an_engine_gives_the_classes_of_its_onnx_file(architecture, picture, tmp
     network = Network(architecture, None, "dense")
     with Segmenter.open(write_onnx(network, tmp_path)) as segmenter:
         wanted = segmenter.segment(picture)
-    engine = deploy.build_here(network, tmp_path, Target("cuda:0", backend))
+    engine, _ = deploy.build_here(network, tmp_path, Target("cuda:0", backend))
     with Segmenter.open(engine) as segmenter:
         assert (segmenter.segment(picture) == wanted).mean() >= 0.999

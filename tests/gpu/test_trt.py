@@ -1,6 +1,7 @@
 """Engines run on a GPU: results against torch, timings, layers, files, memory. Skipped with the reason elsewhere."""
 
 import gc
+import json
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ from torch.nn import functional as F
 from lgc.errors import FileFormatError, MeasurementError, MismatchError
 from lgc.lut.target import Target
 from lgc.models import SearchSpace
+from lgc.profiler.agreement import file_outputs
 from lgc.profiler.backends import Workload, get_backend, trt, trt_timings
 from lgc.profiler.backends.cache_file import cache_folder
 from lgc.profiler.backends.trt_cache import cached_engine
 from lgc.profiler.backends.trt_engine import build_engine, device_capability
 from lgc.profiler.backends.trt_files import about_path, write_engine_files
 from lgc.profiler.backends.trt_loader import FULL, load_tensorrt
+from lgc.profiler.network import Network
 from lgc.profiler.workloads import network_workload
+from lgc.search.data.scenes import generate_scene
 
 SHAPE = (1, 3, 64, 128)
 
@@ -212,6 +216,28 @@ def test_an_engine_from_its_files(net, make_runner, tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(FileFormatError, match="is not the engine that"):
         backend.open(path, "cuda:0")
+
+
+def test_an_engine_of_another_device_is_refused(net, tmp_path):
+    path = tmp_path / "net.engine"
+    write_engine_files(trt.engine_for(net, Target("cuda:0", "tensorrt")), path)
+    about = json.loads(about_path(path).read_text())
+    about_path(path).write_text(json.dumps(about | {"compute_capability": "5.2"}))
+    with pytest.raises(MismatchError, match=r"for compute capability 5\.2.*, here is .*: engines do not travel"):
+        get_backend("tensorrt").open(path, "cuda:0")
+
+
+def test_an_int8_engine_gives_what_its_file_gives_on_a_cpu(make_runner):
+    space = SearchSpace.load("tiny")
+    images = tuple(generate_scene(0, index, space.input).image for index in range(4))
+    network = Network(space.sample(0), None, "dense", images=images)
+    (image,) = network.inputs("core")[:1]
+    (wanted,) = file_outputs(network.model("int8", "core"), [image], "int8")
+    runner = make_runner("int8", network.workload("core", "int8"))
+    runner.prepare()
+    assert min(runner.run(20)) > 0
+    (logits,) = runner.infer([image])
+    assert np.abs(logits - wanted).mean() < 0.05 * wanted.std()
 
 
 def test_too_little_memory_says_what_to_lower(make_runner):

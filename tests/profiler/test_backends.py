@@ -129,8 +129,48 @@ def test_versions_are_text(backend):
 def test_a_module_that_torch_cannot_run_is_a_measurement_error():
     workload = Workload("mismatch", ((1, 3, 8, 8),), lambda: nn.Conv2d(4, 4, 1))
     runner = get_backend("torch").compile(workload, Target("cpu", "torch"))
-    with pytest.raises(MeasurementError, match="torch: "):
-        runner.prepare()
+    for work in (runner.prepare, lambda: runner.run(1), lambda: runner.infer(workload.inputs())):
+        with pytest.raises(MeasurementError, match=r"^torch: Given groups=1, weight of size"):
+            work()
+
+
+def test_a_module_for_which_torch_has_no_memory_is_a_measurement_error():
+    class Large(nn.Module):
+        def forward(self, x):
+            return x.new_zeros(2**45)
+
+        def to(self, *_):
+            return self.forward(torch.zeros(1))
+
+    with pytest.raises(MeasurementError, match=r"^too little memory: torch: .*can't allocate memory"):
+        get_backend("torch").compile(Workload("large", ((1, 1),), Large), Target("cpu", "torch"))
+
+
+GPU_BACKENDS = {
+    "torch": ("CUDA events", "pinned"),
+    "tensorrt": ("CUDA events", "pinned"),
+    "onnxruntime": ("host clock, launch included", "pageable"),
+    "onnxruntime-tensorrt": ("host clock, launch included", "pageable"),
+}
+
+
+def test_settings_tell_the_clock(backend):
+    settings = backend.settings(Target("cpu", backend.name, threads=3))
+    assert settings["clock"] == "host clock"
+    assert "host_memory" not in settings
+    assert "3" in settings.values()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_settings_on_a_gpu_tell_the_clock_and_the_memory_that_copies_are_from(name):
+    settings = get_backend(name).settings(Target("cuda:0", name))
+    assert (settings["clock"], settings["host_memory"]) == GPU_BACKENDS[name]
+    assert settings["tf32"] == "off"
+    assert all(isinstance(text, str) for text in settings.values())
+
+
+def test_there_is_nothing_to_remark_of_a_runner(backend):
+    assert backend.compile(operator_workload(SPECS[0]), Target("cpu", backend.name)).remarks == ()
 
 
 def test_a_graph_that_onnx_runtime_cannot_load_is_a_measurement_error_with_its_name():

@@ -13,7 +13,7 @@ import torch
 from lgc.errors import BackendUnavailableError, FileFormatError, UnknownNameError, UsageError
 from lgc.lut import Target
 from lgc.models.plan import CORE, DENSE
-from lgc.profiler.contest import at_size, contest, file_entrant, groups_of, peer_entrant, run_entrant
+from lgc.profiler.contest import at_size, contest, file_entrant, peer_entrant, run_entrant
 from lgc.profiler.network import Network, write_onnx
 
 ORT = Target("cpu", "onnxruntime")
@@ -38,7 +38,7 @@ def test_files_runs_and_peers_are_timed_together(mini_space, file, architecture_
         run_entrant(architecture_file, None, DENSE),
         peer_entrant("fast-scnn", mini_space.input, DENSE, mini_space.classes),
     ]
-    rows = contest(entrants, ORT, 0.1)
+    rows = contest(entrants, [ORT], 0.1)
     assert {row.name for row in rows} == {entrant.name for entrant in entrants}
     assert [row.relative for row in rows] == sorted(row.relative for row in rows)
     assert rows[0].relative == 1
@@ -46,7 +46,7 @@ def test_files_runs_and_peers_are_timed_together(mini_space, file, architecture_
         assert row.fps == pytest.approx(1000 / row.median_ms)
         assert row.median_ms <= row.p90_ms <= row.p99_ms
         assert row.runs >= 200
-        assert row.argmax_agreement_pct >= 99.9
+        assert row.argmax_agreement_pct is None if row.kind == "file" else row.argmax_agreement_pct >= 99.9
         assert row.macs > 0
     ours = next(row for row in rows if row.kind == "architecture")
     assert (ours.parameters, ours.macs) == (mini_space.sample(1).parameters, mini_space.sample(1).macs)
@@ -71,8 +71,8 @@ def test_a_size_of_ones_own_or_another(mini_space, architecture_file):
     architecture = mini_space.sample(1)
     assert at_size(architecture, SIZE).choices == architecture.choices
     assert at_size(architecture, mini_space.input) is architecture
-    groups = groups_of([entrant, run_entrant(architecture_file, None, DENSE)])
-    assert list(groups) == [(SIZE, DENSE), (mini_space.input, DENSE)]
+    assert entrant.group == (SIZE, DENSE)
+    assert run_entrant(architecture_file, None, DENSE).group == (mini_space.input, DENSE)
 
 
 def test_a_run_brings_its_weights_and_its_score(mini_space, tmp_path):
@@ -88,7 +88,14 @@ def test_a_run_brings_its_weights_and_its_score(mini_space, tmp_path):
     result = {"miou": 61.5, "scored_on": "val", "scored_at": [32, 48]}
     (run / "train-result.json").write_text(json.dumps(result))
     entrant = run_entrant(run, None, DENSE)
-    assert (entrant.name, entrant.kind, entrant.miou, entrant.scored_on) == ("street", "run", 61.5, "val, at 32x48")
+    assert (entrant.name, entrant.kind, entrant.miou, entrant.scored_on) == (
+        "street",
+        "run",
+        61.5,
+        "val, in fp32, labels at 32x48",
+    )
+    elsewhere = run_entrant(run, SIZE, DENSE)
+    assert (elsewhere.miou, elsewhere.scored_on) == (None, None), "scored at another size"
     logits, others = (run_entrant(path, None, CORE) for path in (run, run / "architecture.json"))
     inputs = logits.workload.inputs()
     with torch.inference_mode():
@@ -104,21 +111,23 @@ def test_an_output_that_differs_shows(mini_space, file):
     """The reference of a workload with a module is the module's output, not the file's."""
     other = Network(mini_space.sample(5), None, DENSE)
     wrong = replace(file_entrant(file), workload=replace(other.workload(), file=file.read_bytes()))
-    (row,) = contest([wrong], ORT, 0.05)
+    (row,) = contest([wrong], [ORT], 0.05)
     assert row.argmax_agreement_pct < 99
 
 
 def test_what_cannot_be_compared_is_refused(file, mini_space, tmp_path):
     entrant = file_entrant(file)
     with pytest.raises(UsageError, match="called alike"):
-        contest([entrant, entrant], ORT, 0.1)
-    with pytest.raises(UsageError, match=r"is not quantised.*lgc-export --precision int8"):
-        contest([entrant], Target("cpu", "onnxruntime", "int8"), 0.1)
+        contest([entrant, entrant], [ORT], 0.1)
+    with pytest.raises(UsageError, match=r"it computes in fp32, not in int8: take --precision fp32 too"):
+        contest([entrant], [Target("cpu", "onnxruntime", "int8")], 0.1)
+    with pytest.raises(UsageError, match=r"nothing to run on cpu, onnxruntime, int8.*: it computes in fp32"):
+        contest([entrant], [ORT, Target("cpu", "onnxruntime", "int8")], 0.1)
     with pytest.raises(BackendUnavailableError, match="cannot run on cpu"):
-        contest([entrant], Target("cpu", "tensorrt"), 0.1)
+        contest([entrant], [Target("cpu", "tensorrt")], 0.1)
     with pytest.raises(UnknownNameError, match="fast-scnn"):
         peer_entrant("fast-scn", SIZE, DENSE, 19)
     quantised = Network(mini_space.sample(0), None, DENSE, images=(np.zeros((*mini_space.input, 3), np.uint8),))
     named = file_entrant(write_onnx(quantised, tmp_path, "int8"))
-    with pytest.raises(UsageError, match=r"is quantised.*--precision int8"):
-        contest([named], ORT, 0.1)
+    with pytest.raises(UsageError, match=r"it computes in int8, not in fp32: take --precision int8 too"):
+        contest([named], [ORT], 0.1)

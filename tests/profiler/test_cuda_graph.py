@@ -195,6 +195,13 @@ def test_only_on_a_gpu_is_the_warm_up_asked_for_in_batches(on_gpu, largest, want
     assert wanted_ms <= 0.125 * sum(asked) < wanted_ms + 0.125 * largest
 
 
+SHORT = r"^too little GPU memory: torch: CUDA out of memory\. Tried to allocate 2 GiB; take a smaller input size"
+
+
+def full(*_, **__):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+
 class Replayed:
     """Stands in for a CudaGraph: runs the work again at each replay, as a graph would."""
 
@@ -278,12 +285,40 @@ def test_several_inputs_and_outputs_and_labels_keep_their_order(runner):
 def test_out_of_memory_while_warming_up_is_a_measurement_error(runner, monkeypatch):
     made = runner(nn.Identity(), (1, 1, 2, 2))
 
-    def full(repeats):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
-
     monkeypatch.setattr(made._graph, "time", full)
-    with pytest.raises(MeasurementError, match=r"torch: CUDA out of memory\.$"):
-        made.prepare()
+    for work in (made.prepare, lambda: made.run(1)):
+        with pytest.raises(MeasurementError, match=SHORT):
+            work()
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [(eager, "_empty"), (eager.GraphRunner, "_fill"), (nn.Module, "to"), (eager, "CudaGraph")]
+)
+def test_out_of_memory_while_a_runner_is_made_is_a_measurement_error(runner, monkeypatch, place, name):
+    monkeypatch.setattr(place, name, full)
+    with pytest.raises(MeasurementError, match=SHORT):
+        eager.GraphRunner(Workload("net", ((1, 1, 2, 2),), nn.Identity), "fp32", torch.device("cpu"))
+
+
+def test_out_of_memory_while_the_runners_inputs_are_filled_is_a_measurement_error(runner, monkeypatch):
+    made = runner(nn.Identity(), (1, 1, 2, 2))
+    monkeypatch.setattr(made, "_fill", full)
+    for work in (made.prepare, lambda: made.infer([np.zeros((1, 1, 2, 2), np.float32)])):
+        with pytest.raises(MeasurementError, match=SHORT):
+            work()
+
+
+def test_out_of_memory_in_the_work_before_a_capture(cuda):
+    with pytest.raises(MeasurementError, match=r"^too little GPU memory: torch makes no CUDA graph of it: CUDA out of"):
+        CudaGraph(full, DEVICE)
+
+
+def test_a_module_that_cannot_be_made_is_a_bug(runner):
+    def build():
+        raise RuntimeError("Error(s) in loading state_dict")
+
+    with pytest.raises(RuntimeError, match="loading state_dict"):
+        eager.GraphRunner(Workload("net", ((1, 1, 2, 2),), build), "fp32", torch.device("cpu"))
 
 
 def test_fp32_is_refused_where_tf32_stays_on(monkeypatch):

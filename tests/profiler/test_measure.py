@@ -18,6 +18,7 @@ from lgc.profiler.measure import (
     measure,
     measure_rounds,
     measure_seconds,
+    placed,
 )
 from lgc.profiler.rounds import MIN_REPEATS
 from lgc.profiler.stopping import CPU_NETWORK, ENOUGH, Pace
@@ -119,14 +120,21 @@ def test_a_refused_workload_is_reported_and_the_others_are_measured(device, work
     assert set(done.verdicts) == {visit.subject for visit in done.visits} == set(workloads) - {refused}
 
 
-def test_a_runtime_error_of_a_library_is_a_refusal_in_one_line(device, workloads, monkeypatch):
+def test_a_refusal_is_told_in_one_line_and_an_error_of_ours_is_none(device, workloads, monkeypatch):
     def out_of_memory(workload, target):
-        raise RuntimeError("out of memory\nTried to allocate 2 GiB\n")
+        raise MeasurementError("out of memory\nTried to allocate 2 GiB\n")
 
     monkeypatch.setattr(device, "compile", out_of_memory)
     done = Measured(device, workloads)
     assert done.failures == dict.fromkeys(workloads, "out of memory")
     assert done.visits == []
+
+    def broken(workload, target):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(device, "compile", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        Measured(device, workloads)
 
 
 def test_more_threads_than_cores_are_refused(device, workloads):
@@ -250,7 +258,7 @@ class TestFrameRate:
         """However early the latency is known: a frame rate is of some time, in which clocks and caches settle."""
         device.noise, device.compile_s = noise, 0.0
         begun = device.clock.now
-        found = measure_seconds(device, CPU, workloads, seconds)
+        found = measure_seconds(placed(device, CPU, workloads), seconds)
         recorded = device.clock.now - found.visits[0].at_unix_s
         warm_up = found.visits[0].at_unix_s - begun
         assert set(found.subjects) == set(workloads)
@@ -261,7 +269,7 @@ class TestFrameRate:
 
     def test_slow_networks_have_their_least_runs_all_the_same(self, device, workloads):
         device.pace = 1000.0
-        found = measure_seconds(device, CPU, workloads, 1.0)
+        found = measure_seconds(placed(device, CPU, workloads), 1.0)
         for key in workloads:
             runs = sum(map(len, found.durations(key)))
             assert MIN_RUNS <= runs < 2 * MIN_RUNS
@@ -270,7 +278,7 @@ class TestFrameRate:
     def test_a_refusal_ends_it(self, device, workloads):
         device.refused = ["alone/add"]
         with pytest.raises(MeasurementError, match="refused: alone/add"):
-            measure_seconds(device, CPU, workloads, 1.0)
+            measure_seconds(placed(device, CPU, workloads), 1.0)
         assert len(device.closed) == 1, "what had been compiled is closed"
 
 

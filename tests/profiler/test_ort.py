@@ -13,6 +13,7 @@ from torch import nn
 from lgc.errors import BackendUnavailableError, MeasurementError
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend, ort, ort_session
+from lgc.profiler.backends.failure import ShortMemoryError
 from lgc.profiler.backends.ort_session import CPU, CUDA, TENSORRT, open_session
 
 WORKLOAD = Workload("net", ((1, 4, 8, 8),), lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
@@ -63,7 +64,6 @@ def test_the_cuda_provider_captures_a_graph_without_tf32(opened, precision):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_tensorrt_provider_gets_the_float32_model_and_a_switch(opened, monkeypatch, precision):
-    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     model, provider, settings = opened("onnxruntime-tensorrt", "cuda:0", precision)
     assert provider == TENSORRT
     assert not any(half_weights(model))
@@ -74,11 +74,36 @@ def test_the_tensorrt_provider_gets_the_float32_model_and_a_switch(opened, monke
         "trt_cuda_graph_enable": "True",
         "trt_timing_cache_enable": "True",
     }
-    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
 
 
-def test_builds_share_a_folder_of_timings(opened, monkeypatch):
+def test_tf32_is_off_before_anything_of_tensorrt_is_loaded(gpu, monkeypatch):
+    loaded = []
+
+    def note(name):
+        loaded.append((name, os.environ["NVIDIA_TF32_OVERRIDE"]))
+        return SimpleNamespace(getInferLibVersion=lambda: 101302)
+
+    def stop(*_):
+        loaded.append(("session", os.environ["NVIDIA_TF32_OVERRIDE"]))
+        raise OpenedError
+
+    monkeypatch.setattr(ort_session, "import_module", note)
+    monkeypatch.setattr(ort_session.ctypes, "CDLL", note)
+    monkeypatch.setattr(ort, "open_session", stop)
+    backend = get_backend("onnxruntime-tensorrt")
+    once = [("tensorrt", "0"), ("libnvinfer.so.10", "0")]
+    for ask in (lambda: backend.unavailable("cuda:0"), backend.versions):
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+        ask()
+        assert loaded == once
+        loaded.clear()
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    with pytest.raises(OpenedError):
+        backend.compile(WORKLOAD, Target("cuda:0", "onnxruntime-tensorrt"))
+    assert loaded == [*once, ("session", "0")]
+
+
+def test_builds_share_a_folder_of_timings(opened):
     folders = {opened("onnxruntime-tensorrt", "cuda:0")[2]["trt_timing_cache_path"] for _ in range(2)}
     assert len(folders) == 1
     assert Path(*folders).is_dir()
@@ -101,6 +126,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(ort_session, "cuda_missing", lambda device: None)
     monkeypatch.setattr(ort_session, "_wanted_tensorrt", lambda: 10)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # given back at the end
     monkeypatch.setattr(torch.version, "cuda", "13.0")
 
 
@@ -162,3 +188,71 @@ def test_inputs_stay_in_place_and_outputs_are_copies():
     assert [value.data_ptr() for value in (*runner._inputs, *runner._outputs)] == places
     runner.prepare()
     assert runner._inputs[0].numpy().std() > 0.1
+
+
+LARGE = 2**20
+
+
+def expanding():
+    """A model that makes a tensor of 4 TiB of its one input."""
+    x, y = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1]), ("y", []))
+    )
+    nodes = [
+        onnx.helper.make_node("Expand", ["x", "shape"], ["large"], "/large/Expand"),
+        onnx.helper.make_node("ReduceSum", ["large"], ["y"], "sum", keepdims=0),
+    ]
+    shape = onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [LARGE, LARGE])
+    graph = onnx.helper.make_graph(nodes, "graph", [x], [y], [shape])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+def test_too_little_memory_for_what_is_between():
+    workload = Workload("large", ((1,),), None, file=expanding())
+    runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
+    for work in (runner.prepare, lambda: runner.run(1), lambda: runner.infer(workload.inputs())):
+        with pytest.raises(ShortMemoryError, match=r"^too little memory: ONNX Runtime: .*/large/Expand") as caught:
+            work()
+        assert "\n" not in str(caught.value)
+
+
+def test_too_little_memory_for_an_output(monkeypatch):
+    def full(*_):
+        raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
+
+    monkeypatch.setattr("onnxruntime.OrtValue.ortvalue_from_shape_and_type", full)
+    with pytest.raises(ShortMemoryError, match=r"^too little memory: ONNX Runtime: CUDA failure 2: out of memory"):
+        get_backend("onnxruntime").compile(WORKLOAD, Target("cpu", "onnxruntime"))
+
+
+def test_too_little_memory_for_a_session_is_no_missing_library(monkeypatch):
+    def full(*_):
+        raise RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED")
+
+    monkeypatch.setattr(ort_session, "_session", full)
+    with pytest.raises(ShortMemoryError, match=r"^too little GPU memory: ONNX Runtime refuses net: CUBLAS failure 3"):
+        open_session("net", WORKLOAD.onnx, CUDA, {"device_id": "0"}, 1)
+
+
+def test_a_bug_of_ours_is_not_taken_for_the_models_fault(monkeypatch):
+    def bug(*_):
+        raise TypeError("ours")
+
+    monkeypatch.setattr(ort_session, "_session", bug)
+    with pytest.raises(TypeError, match="ours"):
+        open_session("net", WORKLOAD.onnx, CPU, {}, 1)
+
+
+def test_inputs_of_the_wrong_size_are_a_measurement_error():
+    runner = get_backend("onnxruntime").compile(WORKLOAD, Target("cpu", "onnxruntime"))
+    with pytest.raises(MeasurementError, match=r"^ONNX Runtime: The input size of numpy arrays does not match"):
+        runner.infer([np.zeros((1, 4, 8, 9), np.float32)])
+
+
+def test_layers_that_fail_are_a_measurement_error():
+    workload = Workload("large", ((1,),), None, file=expanding())
+    runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
+    with pytest.raises(ShortMemoryError, match=r"^too little memory: ONNX Runtime: "):
+        runner.layer_times(1)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from lgc.errors import BackendUnavailableError, FileFormatError
+from lgc.errors import BackendUnavailableError, FileFormatError, MeasurementError
 from lgc.lut.target import Target
 from lgc.profiler.backends import Workload, get_backend, trt
+from lgc.profiler.backends.failure import ShortMemoryError
 from lgc.profiler.backends.trt_loader import Library
 
 
@@ -93,7 +94,12 @@ def test_an_engine_is_read_before_the_device_is_looked_at(backend, tmp_path):
 
 def test_engines_of_a_workload_are_kept_in_memory_and_on_the_disk(monkeypatch):
     calls = []
-    monkeypatch.setattr(trt, "cached_engine", lambda model, precision: calls.append((model, precision)) or "engine")
+
+    def build(model, precision, refused):
+        calls.append((model, precision))
+        return "engine"
+
+    monkeypatch.setattr(trt, "cached_engine", build)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     trt._engine.cache_clear()
     workload = Workload("file", ((1, 3, 8, 8),), None, file=b"model")
@@ -101,6 +107,76 @@ def test_engines_of_a_workload_are_kept_in_memory_and_on_the_disk(monkeypatch):
     assert [trt.engine_for(workload, target) for _ in range(2)] == ["engine"] * 2
     assert calls == [(b"model", "fp16")]
     trt._engine.cache_clear()
+
+
+class Loads:
+    """Stands for engines and runners: `loads.compile()` is a compilation, `works` says by engine what the runtime does.
+
+    Attributes:
+        kept: whether the engine is on the disk.
+        refused: what the builds were told of engines that did not load.
+        works: engine -> the error of loading it, if there is one.
+    """
+
+    def __init__(self):
+        self.kept, self.refused, self.works, self.loaded = True, [], {}, []
+
+    def engine(self, model, precision, refused):
+        self.refused.append(refused)
+        if refused is None:
+            return SimpleNamespace(data="kept", cached=self.kept, remarks=())
+        return SimpleNamespace(data="built", cached=False, remarks=(refused,))
+
+    def runner(self, library, engine, device):
+        self.loaded.append(engine.data)
+        if engine.data in self.works:
+            raise self.works[engine.data]
+        return engine
+
+    def compile(self):
+        workload = Workload("file", ((1, 3, 8, 8),), None, file=b"model")
+        return get_backend("tensorrt").compile(workload, Target("cuda:0", "tensorrt"))
+
+
+@pytest.fixture
+def loads(monkeypatch, rtx):
+    simulated = Loads()
+    monkeypatch.setattr(trt.TensorRTBackend, "_require", lambda self, device: None)
+    monkeypatch.setattr(trt, "cached_engine", simulated.engine)
+    monkeypatch.setattr(trt, "EngineRunner", simulated.runner)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    trt._engine.cache_clear()
+    yield simulated
+    trt._engine.cache_clear()
+
+
+def test_a_kept_engine_that_loads_is_taken(loads):
+    assert loads.compile().cached
+    assert loads.refused == [None]
+
+
+def test_a_kept_engine_that_does_not_load_is_built_anew_once(loads):
+    loads.works["kept"] = MeasurementError("TensorRT refuses the engine")
+    assert loads.compile().remarks == ("TensorRT refuses the engine",)
+    assert loads.compile().data == "built"
+    assert loads.refused == [None, "TensorRT refuses the engine"]
+    assert loads.loaded == ["kept", "built", "built"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_engine_just_built_that_does_not_load_is_refused(loads, kept):
+    loads.kept = kept
+    loads.works |= {"kept": MeasurementError("the first"), "built": MeasurementError("the second")}
+    with pytest.raises(MeasurementError, match="the second" if kept else "the first"):
+        loads.compile()
+    assert loads.loaded == (["kept", "built"] if kept else ["kept"])
+
+
+def test_an_engine_for_which_memory_is_short_is_kept(loads):
+    loads.works["kept"] = ShortMemoryError("too little GPU memory")
+    with pytest.raises(ShortMemoryError):
+        loads.compile()
+    assert loads.loaded == ["kept"]
 
 
 def test_compile_refuses_other_devices(backend):

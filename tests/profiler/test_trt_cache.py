@@ -134,6 +134,29 @@ def test_an_engine_of_another_gpu_is_rebuilt_and_both_are_kept(world):
     assert world.built == 2
 
 
+def test_an_engine_that_did_not_load_is_thrown_away_and_built_anew(world, monkeypatch):
+    cached_engine(b"model")
+    engine = cached_engine(b"model", refused="TensorRT refuses it")
+    assert (engine.cached, world.built) == (False, 2)
+    assert engine.remarks == ("the engine kept on this machine did not load (TensorRT refuses it): built anew",)
+    again = cached_engine(b"model")
+    assert (again.cached, again.remarks) == (True, ())
+    monkeypatch.setattr(Builder, "build", lambda *_: pytest.fail("the file was dropped"))
+    with pytest.raises(pytest.fail.Exception):
+        cached_engine(b"model", refused="again")
+    assert not list(cache_folder("engines").iterdir())
+
+
+def test_an_engine_that_cannot_be_thrown_away_is_passed_over(world, monkeypatch):
+    def locked(*_, **__):
+        raise PermissionError
+
+    cached_engine(b"model")
+    monkeypatch.setattr("pathlib.Path.unlink", locked)
+    assert not cached_engine(b"model", refused="TensorRT refuses it").cached
+    assert world.built == 2
+
+
 def test_a_changed_recipe_builds_anew(world, monkeypatch):
     cached_engine(b"model")
     monkeypatch.setattr(trt_cache, "RECIPE", trt_cache.RECIPE + 1)
@@ -217,6 +240,30 @@ def test_a_field_of_the_wrong_type_is_named(path):
     about_path(path).write_text(json.dumps(about))
     with pytest.raises(FileFormatError, match=r"describes no engine: layers\.1\.nodes: Input should be a valid tuple"):
         read_engine_files(path)
+
+
+@pytest.mark.parametrize("name", ["inputs", "outputs"])
+def test_an_engine_without_inputs_or_outputs_is_none(path, world, name):
+    write_engine_files(replace(ENGINE, **{name: ()}), path)
+    with pytest.raises(FileFormatError, match=rf"engine\.json describes no engine: {name}: there are none"):
+        read_engine_files(path)
+    cached_engine(b"model")
+    header, data = read_cache_file(kept())
+    header["engine"][name] = []
+    write_cache_file(kept(), header, data)
+    assert f"describes no engine: {name}: there are none" in cached_engine(b"model").remarks[0]
+
+
+def test_full_tensorrts_engines_are_of_one_model_of_gpu(world):
+    world.flavour, world.version, world.device = FULL, "10.9", "NVIDIA L40"
+    engine = replace(ENGINE, flavour=FULL, version="10.9", device="NVIDIA L4")
+    require_runnable(replace(engine, device="NVIDIA L40"), "x.engine")
+    with pytest.raises(MismatchError) as caught:
+        require_runnable(engine, "x.engine")
+    assert str(caught.value) == (
+        "x.engine was built by TensorRT 10.9 for compute capability 8.9 (NVIDIA L4), here is TensorRT 10.9 for compute "
+        "capability 8.9 (NVIDIA L40): engines do not travel, export it here with lgc-export --trt"
+    )
 
 
 def test_engines_do_not_travel(world):

@@ -1,5 +1,6 @@
 """Engines really built: TensorRT-RTX builds ahead of time, on a machine without a GPU."""
 
+import ctypes
 import io
 import warnings
 
@@ -166,6 +167,28 @@ def test_half_precision_halves_the_weights(precision):
     half = build_engine(model, precision=precision, compute_capability="8.9")
     weights = 4 * 3 * 256 * 256 * 9
     assert len(full.data) - len(half.data) == pytest.approx(weights / 2, rel=0.1)
+
+
+def test_the_librarys_version_is_spelled_as_the_bindings_spell_theirs(library):
+    major, minor, patch, build = library.version.split(".")
+    assert [major, minor] == str(library.module.__version__).split(".")[:2]
+    assert patch.isdecimal()
+    assert build.isdecimal()
+
+
+def test_its_functions_are_not_the_processs():
+    build_engine(to_onnx(nn.Conv2d(4, 4, 1)), compute_capability="8.9")
+    with pytest.raises(AttributeError):
+        ctypes.CDLL(None).createInferBuilder_INTERNAL  # noqa: B018 - looked up by being named
+
+
+def test_the_memory_of_a_context_can_be_the_users(library):
+    trt = library.module
+    assert trt.ExecutionContextAllocationStrategy.USER_MANAGED is not None
+    assert trt.BuilderFlag.REQUIRE_USER_ALLOCATION is not None
+    assert isinstance(trt.ICudaEngine.device_memory_size_v2, property)
+    assert "memory: typing.SupportsInt, size: typing.SupportsInt" in trt.IExecutionContext.set_device_memory.__doc__
+    assert "strategy:" in trt.ICudaEngine.create_execution_context.__doc__
 
 
 def test_default_device_is_this_one_or_is_said_to_be_assumed():

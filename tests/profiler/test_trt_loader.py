@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -98,6 +99,33 @@ def test_library_file_that_does_not_load(packages):
     (folder / "onnxruntime_ep_nv_tensorrt_rtx" / "libtensorrt_rtx.so.1.7.1").write_bytes(b"no library")
     with pytest.raises(BackendUnavailableError, match=r"libtensorrt_rtx\.so\.1\.7\.1 does not load \(.*reinstall"):
         load_tensorrt()
+
+
+@pytest.mark.parametrize(
+    ("functions", "version"),
+    [
+        ({"getInferLibVersion": 10701, "getInferLibBuildVersion": 116}, "1.7.1.116"),
+        ({"getInferLibVersion": 101302}, "10.13.2"),
+    ],
+)
+def test_a_library_tells_its_own_version(functions, version):
+    library = SimpleNamespace(**{name: lambda number=number: number for name, number in functions.items()})
+    assert trt_loader.version_of(library) == version
+
+
+def test_the_version_is_that_of_the_library_not_of_the_bindings(packages, monkeypatch):
+    folder = packages(tensorrt_rtx_bindings="__version__ = '1.7.1.116'", onnxruntime_ep_nv_tensorrt_rtx="")
+    for name in ("libtensorrt_rtx.so.1.8.0", "libtensorrt_onnxparser_rtx.so.1.8.0"):
+        (folder / "onnxruntime_ep_nv_tensorrt_rtx" / name).touch()
+    loaded = []
+
+    def load(path, *mode):
+        loaded.append((Path(path).name, *mode))
+        return SimpleNamespace(getInferLibVersion=lambda: 10800, getInferLibBuildVersion=lambda: 42)
+
+    monkeypatch.setattr(trt_loader.ctypes, "CDLL", load)
+    assert load_tensorrt().version == "1.8.0.42"
+    assert loaded == [("libtensorrt_rtx.so.1.8.0",), ("libtensorrt_onnxparser_rtx.so.1.8.0",)]
 
 
 def test_capabilities_and_refusal():

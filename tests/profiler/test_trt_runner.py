@@ -1,10 +1,6 @@
 """How an engine is loaded, captured, timed and freed, on a simulated CUDA and TensorRT; the real are in tests/gpu."""
 
-import ctypes
-import json
-import sys
 from types import SimpleNamespace
-from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -17,220 +13,17 @@ from lgc.profiler.backends.trt_engine import Engine
 from lgc.profiler.backends.trt_loader import FULL, RTX, Library
 from lgc.profiler.backends.trt_runner import EngineRunner
 
-SHAPE = (1, 2, 3, 4)
-STREAM, REPLAY_MS = 77, 0.5
-NO_MEMORY, NOT_CAPTURED = 2, 900
-NAMES = {NO_MEMORY: b"CUDA_ERROR_OUT_OF_MEMORY", NOT_CAPTURED: b"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"}
-
-
-class Cuda:
-    """pycuda's driver and the functions of libcuda, on the host: what is queued is done at once, or captured.
-
-    Attributes:
-        journal: what was done, in order.
-        held: kinds of what was made and not freed.
-        memory: address -> what is allocated there.
-        refused: function of libcuda -> the error that it gives.
-        depth: how many contexts were pushed.
-    """
-
-    def __init__(self):
-        self.journal, self.held, self.refused, self.memory = [], [], {}, WeakValueDictionary()
-        self.depth, self.clock, self.captured, self.graphs = 0, 0.0, None, {}
-        cuda = self
-
-        class Error(Exception):
-            pass
-
-        class Thing:
-            """Whatever needs a current context to be made and freed."""
-
-            def __init__(self, kind):
-                assert cuda.depth == 1, f"{kind} without a context"
-                self.kind = kind
-                cuda.held.append(kind)
-
-            def free(self):
-                cuda.held.remove(self.kind)
-                cuda.journal.append(f"free {self.kind}")
-
-        class Stream(Thing):
-            handle = STREAM
-
-            def __init__(self, flags):
-                assert flags == cuda_place.NON_BLOCKING
-                super().__init__("stream")
-
-            def __del__(self):
-                self.free()
-
-        class Memory(Thing):
-            def __init__(self, size):
-                super().__init__("memory")
-                self.bytes = bytearray(size)
-                cuda.memory[id(self)] = self
-
-            def __int__(self):
-                return id(self)
-
-        class Event:
-            asked = 0
-
-            def record(self, stream):
-                assert stream.handle == STREAM
-                self.at = cuda.clock
-                return self
-
-            def query(self):
-                self.asked += 1
-                return self.asked > 2
-
-            def time_till(self, other):
-                return other.at - self.at
-
-        def copy(source, target):
-            target[:] = source
-
-        context = SimpleNamespace(push=self.push, detach=lambda: None)
-        self.driver = SimpleNamespace(
-            Error=Error,
-            Stream=Stream,
-            Event=Event,
-            Context=SimpleNamespace(pop=self.pop),
-            Device=lambda index: SimpleNamespace(retain_primary_context=lambda: context),
-            init=lambda: None,
-            mem_alloc=Memory,
-            pagelocked_zeros=np.zeros,
-            memcpy_htod_async=lambda device, host, stream: self.queue(
-                "to device", lambda: copy(host.tobytes(), device.bytes)
-            ),
-            memcpy_dtoh_async=lambda host, device, stream: self.queue(
-                "to host", lambda: copy(device.bytes, memoryview(host).cast("B"))
-            ),
-        )
-
-    def push(self):
-        self.depth += 1
-
-    def pop(self):
-        self.depth -= 1
-
-    def queue(self, what, do):
-        assert self.depth == 1, f"{what} without a context"
-        if self.captured is not None:
-            self.captured.append((what, do))
-            return
-        self.journal.append(what)
-        do()
-
-    def __getattr__(self, name):
-        """A function of libcuda: notes its call, and gives an error if it is to."""
-        if not name.startswith("cu"):
-            raise AttributeError(name)
-        functions = {
-            "cuGetErrorName": self.name_error,
-            "cuStreamBeginCapture_v2": self.begin,
-            "cuStreamEndCapture": self.end,
-            "cuGraphInstantiateWithFlags": self.instantiate,
-            "cuGraphDestroy": self.destroy,
-            "cuGraphExecDestroy": self.destroy,
-            "cuGraphLaunch": self.launch,
-            "cuLaunchHostFunc": self.call_on_host,
-        }
-
-        def function(*arguments):
-            if name != "cuGetErrorName":
-                self.journal.append(name)
-            return self.refused.get(name) or functions[name](*arguments) or 0
-
-        return function
-
-    def name_error(self, result, out):
-        out._obj.value = NAMES.get(result)
-        return 0 if result in NAMES else 1
-
-    def begin(self, stream, mode):
-        assert (stream, mode) == (STREAM, cuda_driver.THREAD_LOCAL)
-        self.captured = []
-
-    def end(self, stream, out):
-        out._obj.value = self.note(self.captured)
-        self.captured = None
-
-    def instantiate(self, out, graph, flags):
-        out._obj.value = self.note(self.graphs[graph.value])
-
-    def destroy(self, graph):
-        del self.graphs[graph.value]
-
-    def launch(self, graph, stream):
-        for what, do in self.graphs[graph.value]:
-            self.queue(what, do)
-        self.clock += REPLAY_MS
-
-    def call_on_host(self, stream, function, microseconds):
-        assert function.value
-        self.journal[-1] += f" {microseconds}"
-
-    def note(self, work):
-        handle = 1000 + len(self.graphs)
-        self.graphs[handle] = work
-        return handle
-
-
-class Context:
-    """Doubles the input into the output, wherever the two are bound to lie."""
-
-    def __init__(self, engine):
-        self.engine, self.addresses, self.profiler = engine, {}, None
-
-    def set_tensor_address(self, name, address):
-        self.addresses[name] = address
-        return name in self.engine.bound
-
-    def execute_async_v3(self, stream):
-        assert stream == STREAM
-        self.engine.cuda.queue("engine", self.compute)
-        if self.profiler is not None:
-            self.engine.runs += 1
-            self.profiler.report_layer_time("/a/Conv + /a/Relu", 0.5 * self.engine.runs)
-            self.profiler.report_layer_time("__myl_Cast_myl0_1", 0.25)
-        return self.engine.works
-
-    def compute(self):
-        given, made = (self.engine.cuda.memory[self.addresses[name]] for name in ("input_0", "output_0"))
-        values = np.frombuffer(given.bytes, self.engine.numpy_type)
-        made.bytes[:] = (2 * values).tobytes()
-
-
-class SimulatedEngine:
-    """An engine of one input and one output, both of `SHAPE`."""
-
-    names = bound = ("input_0", "output_0")
-    num_io_tensors, runs, works = 2, 0, True
-    dtype, numpy_type = "FLOAT", np.float32
-
-    def __init__(self, cuda):
-        self.cuda = cuda
-
-    def get_tensor_name(self, index):
-        return self.names[index]
-
-    def get_tensor_dtype(self, name):
-        return SimpleNamespace(name=self.dtype)
-
-    def get_tensor_shape(self, name):
-        return SHAPE
-
-    def get_tensor_mode(self, name):
-        return name.partition("_")[0]
-
-    def create_execution_context(self):
-        return Context(self)
-
-    def create_engine_inspector(self):
-        layer = {"Name": "__myl_Cast_myl0_1", "Metadata": "[ONNX Layer: /b/Cast]\x1f[ONNX Layer: /c/Add]"}
-        return SimpleNamespace(get_engine_information=lambda kind: json.dumps({"Layers": [layer]}))
+from .simulated_cuda import (
+    NO_MEMORY,
+    NOT_CAPTURED,
+    REPLAY_MS,
+    SHAPE,
+    STATIC,
+    STREAM,
+    USER_MANAGED,
+    Cuda,
+    SimulatedEngine,
+)
 
 
 @pytest.fixture
@@ -261,11 +54,13 @@ def make_runner(monkeypatch, engine):
         TensorIOMode=SimpleNamespace(INPUT="input"),
         IProfiler=object,
         LayerInformationFormat=SimpleNamespace(JSON=1),
+        ExecutionContextAllocationStrategy=SimpleNamespace(STATIC=STATIC, USER_MANAGED=USER_MANAGED),
     )
 
-    def make(data=b"plan", flavour=FULL):
-        library = Library(module, FULL, "10.13", can_build_without_gpu=False)
-        return EngineRunner(library, Engine(data, flavour, "10.13", "fp32", "9.0", False, (), 1.0), "cuda:1")
+    def make(data=b"plan", flavour=FULL, installed=FULL, remarks=()):
+        library = Library(module, installed, "10.13", can_build_without_gpu=installed == RTX)
+        plan = Engine(data, flavour, "10.13", "fp32", "9.0", False, (), 1.0, remarks=remarks)
+        return EngineRunner(library, plan, "cuda:1")
 
     return make
 
@@ -369,6 +164,75 @@ def test_everything_is_freed_the_graph_first(make_runner, cuda):
         runner.run(1)
 
 
+@pytest.fixture
+def rtx(make_runner):
+    """Makes a runner of TensorRT-RTX."""
+    return lambda: make_runner(flavour=RTX, installed=RTX)
+
+
+def test_full_tensorrt_allocates_the_memory_of_its_contexts(make_runner, engine, cuda):
+    make_runner().layer_times(1)
+    assert engine.strategies == [STATIC] * 2
+    assert engine.scratch == []
+
+
+@pytest.mark.parametrize("size", [4096, 0])
+def test_rtxs_contexts_have_memory_of_the_runners(rtx, engine, cuda, size):
+    engine.device_memory_size_v2 = size
+    runner = rtx()
+    assert engine.strategies == [USER_MANAGED]
+    assert cuda.held == ["stream", "memory", "memory", "memory"]
+    image = np.arange(24, dtype=np.float32).reshape(SHAPE)
+    np.testing.assert_array_equal(runner.infer([image])[0], 2 * image)
+    cuda.journal.clear()
+    runner.close()
+    runner.close()
+    freed = ["cuGraphExecDestroy", "context gone", *["free memory"] * 3, "free stream"]
+    assert cuda.journal == freed
+    assert cuda.held == []
+
+
+def test_layers_are_timed_in_other_memory_which_is_freed_behind_them(rtx, engine, cuda):
+    runner = rtx()
+    cuda.journal.clear()
+    assert len(runner.layer_times(3)) == 2
+    assert len(set(engine.scratch)) == 2
+    assert cuda.journal == [*["engine"] * 4, "context gone", "free memory"]
+    assert cuda.held == ["stream", "memory", "memory", "memory"]
+    np.testing.assert_array_equal(runner.infer([np.ones(SHAPE, np.float32)])[0], np.full(SHAPE, 2))
+
+
+def test_layers_that_cannot_be_timed_leave_nothing(rtx, engine, cuda):
+    runner = rtx()
+    engine.works = False
+    with pytest.raises(MeasurementError, match="failed to run the engine"):
+        runner.layer_times(3)
+    engine.makes_contexts = 0
+    with pytest.raises(MeasurementError, match="makes no context on cuda:1: bad weather"):
+        runner.layer_times(3)
+    assert cuda.held == ["stream", "memory", "memory", "memory"]
+    runner.close()
+    assert cuda.held == []
+
+
+def test_too_little_memory_for_a_context(rtx, cuda):
+    given = cuda.driver.mem_alloc
+
+    def refuse(size):
+        if size == SimulatedEngine.device_memory_size_v2:
+            raise cuda.driver.Error("cuMemAlloc failed: out of memory")
+        return given(size)
+
+    cuda.driver.mem_alloc = refuse
+    with pytest.raises(MeasurementError, match="too little GPU memory: cuda:1 failed: cuMemAlloc"):
+        rtx()
+    assert cuda.held == []
+
+
+def test_the_engines_remarks_are_the_runners(make_runner):
+    assert make_runner(remarks=("it was built anew",)).remarks == ("it was built anew",)
+
+
 def test_engines_of_elsewhere_are_refused(make_runner, cuda):
     with pytest.raises(MeasurementError, match=r"10\.13 refuses the engine on cuda:1: bad weather"):
         make_runner(data=b"of another device")
@@ -443,46 +307,3 @@ def test_a_graph_for_which_memory_is_short(make_runner, cuda):
 
 def test_an_error_without_a_name_has_its_number(cuda):
     assert cuda_driver.error_name(12345) == "CUDA error 12345"
-
-
-def test_the_pause_is_the_c_librarys(monkeypatch):
-    slept = []
-    kept = ctypes.CFUNCTYPE(None, ctypes.c_size_t)(slept.append)
-    monkeypatch.setattr(cuda_driver, "_usleep", lambda: kept)
-
-    def launch(stream, function, argument):
-        ctypes.CFUNCTYPE(None, ctypes.c_size_t)(function.value)(argument)
-        return 0
-
-    monkeypatch.setattr(cuda_driver, "_cuda", lambda: SimpleNamespace(cuLaunchHostFunc=launch))
-    cuda_driver.pause(STREAM, 125)
-    assert slept == [125]
-    monkeypatch.undo()
-    assert cuda_driver._usleep().__name__ == "usleep"
-
-
-def test_no_driver(monkeypatch):
-    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda_that_is_not_there.so")
-    cuda_driver._cuda.cache_clear()
-    with pytest.raises(BackendUnavailableError, match=r"no NVIDIA driver of CUDA 11\.4 or later: libcuda_that"):
-        cuda_driver.call("cuGraphLaunch")
-
-
-def test_pycuda_is_missing(monkeypatch):
-    monkeypatch.setattr(cuda_place, "find_spec", lambda name: None)
-    assert cuda_place.pycuda_missing().startswith(
-        'pycuda is not installed: pip install "lgc[tensorrt]" (pycuda is comp'
-    )
-
-
-def test_pycuda_does_not_load(monkeypatch):
-    monkeypatch.setattr(cuda_place, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "pycuda", None)
-    assert "pycuda is installed but does not load (" in cuda_place.pycuda_missing()
-
-
-def test_pycuda_is_there(monkeypatch):
-    monkeypatch.setattr(cuda_place, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=None, __path__=[]))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", SimpleNamespace())
-    assert cuda_place.pycuda_missing() is None

@@ -10,8 +10,11 @@ import pytest
 
 from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.models import SearchSpace
+from lgc.search import trainer as trainer_module
 from lgc.search.config import SearchConfig
 from lgc.search.data.writers import write_scenes
+
+from .runs import config, target_at
 
 
 @pytest.fixture(scope="session")
@@ -118,3 +121,15 @@ def street(street_space, predict) -> Predictor:
 def short() -> SearchConfig:
     """A search of a few steps."""
     return SearchConfig(steps=6, batch=2, warm_up=0.3, arch_lr=0.05, samples=16, finalists=3, trials=0)
+
+
+@pytest.fixture
+def eager_checkpoints(monkeypatch):
+    """A checkpoint after every step."""
+    monkeypatch.setattr(trainer_module, "CHECKPOINT_S", 0.0)
+
+
+@pytest.fixture
+def front(street, short) -> SearchConfig:
+    """A search with two targets."""
+    return config(short, targets_ms=tuple((round(target_at(street, share), 3),) for share in (0.2, 0.8)))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from lgc.lut import Target
 from lgc.models.plan import DENSE
 from lgc.profiler.contest import Timing
 from lgc.profiler.network import Network, write_onnx
+from lgc.tools.bench import tables
 from lgc.tools.bench_plot import front_of, write_plot
 
 SHORT = ("--seconds", "0.1s")
@@ -43,7 +46,7 @@ def test_files_architectures_and_peers_in_one_table(call, file, architecture, mi
     assert found["environment"][0]["versions"]["onnxruntime"]
     shown = call(*arguments, "--published")
     assert shown.code == 0, shown.err
-    assert "times fastest" in shown.out
+    assert "times as long as the fastest" in shown.out
     before, _, after = shown.out.partition("as published")
     assert "fast-scnn" in before
     assert "Fast-SCNN" in after
@@ -57,7 +60,37 @@ def test_sizes_and_backends_are_groups_of_their_own(call, architecture):
     rows = json.loads(done.out)["results"]
     places = {(row["backend"], row["input"]) for row in rows}
     assert places == {(name, size) for name in ("onnxruntime", "torch") for size in ("32x32", "32x64")}
-    assert "compare within a group" in done.err
+    assert "compare within a table" in done.err
+    for size in ("32x32", "32x64"):
+        relative = [row["relative"] for row in rows if row["input"] == size]
+        assert min(relative) == 1, "the fastest of all backends at that size"
+        assert relative == sorted(relative)
+
+
+def test_a_file_runs_in_its_own_precision_only(call, file, mini_space, tmp_path):
+    """An int8 file beside that of fp32 it was made of; a file of fp16 is never said to be of fp32."""
+    images = (np.zeros((*mini_space.input, 3), np.uint8),)
+    network = Network(mini_space.sample(0), None, DENSE, images=images)
+    quantised, half = (write_onnx(network, tmp_path, precision) for precision in ("int8", "fp16"))
+    done = call("lgc-bench", file, quantised, "--precision", "fp32", "--precision", "int8", *SHORT)
+    assert done.code == 0, done.err
+    rows = [line.split() for line in done.out.splitlines() if " file " in line and "-dense" in line]
+    assert {(row[0], row[2]) for row in rows} == {(file.stem, "fp32"), (quantised.stem, "int8")}
+    assert "tells nothing of an int8 engine" in done.out
+    assert "it computes in fp16, not in fp32" in call("lgc-bench", file, half).refusal("lgc-bench")
+
+
+def test_a_file_is_not_compared_with_itself(call, file):
+    (row,) = json.loads(call("lgc-bench", file, *SHORT, "--json").out)["results"]
+    assert (row["argmax_agreement_pct"], row["max_abs_diff"]) == (None, None)
+
+
+def test_what_is_to_know_of_a_runner_is_told_once():
+    rows = [replace(timing(name, fps, None), remarks=("built anew",)) for name, fps in (("a", 9), ("b", 8), ("a", 7))]
+    assert [line for line in tables(rows) if "built anew" in str(line)] == [
+        "a, fp32: built anew",
+        "b, fp32: built anew",
+    ]
 
 
 def test_a_plot_has_the_points_that_are_scored(tmp_path):
@@ -79,7 +112,9 @@ def test_bad_input_is_refused_in_one_line(call, file, architecture, tmp_path):
         ((file, "--backend", "banana"), "unknown backend 'banana'"),
         ((file, "--device", "cuda:0"), "no device 'cuda:0' here"),
         ((file, "--precision", "fp16"), "no precision 'fp16'"),
-        ((file, "--precision", "int8"), "is not quantised"),
+        ((file, "--precision", "int8"), "it computes in fp32, not in int8"),
+        ((file, "--backend", "torch"), "an ONNX file, which torch does not run"),
+        ((architecture, "--backend", "torch", "--precision", "int8"), "torch has no precision 'int8'"),
         ((file, "--scope", "all"), "unknown scope 'all'"),
         ((file, "--seconds", "long"), "is no duration"),
         ((architecture, "--input", "big"), "is no size"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -58,7 +60,7 @@ def test_search_train_export_print_what_is_promised(call, run, lut):
     assert result["max_abs_diff"] <= 1e-4
     names = {"backend", "device", "precision", "scope", "measured_ms", "error_pct", "fps", "p90_ms", "p99_ms"}
     assert names <= result.keys()
-    assert content["engine"] is None
+    assert result["engine"] is None
     assert "random weights" not in done.err
 
 
@@ -86,6 +88,23 @@ def test_every_precision_has_a_file_that_is_compared(call, run, data):
     assert all(file["passes"] for file in files[:2])
     assert (done.code == 0) == files[2]["passes"]
     assert "--data DIR" in call("lgc-export", out, "--precision", "int8").refusal("lgc-export")
+
+
+def test_engines_for_another_gpu_are_built_in_every_precision_and_not_run(call, mini_space, tmp_path):
+    if find_spec("tensorrt_rtx_bindings") is None:
+        pytest.skip('TensorRT-RTX is missing: pip install "lgc[tensorrt-aot]"')
+    mini_space.sample(0).save(tmp_path / "a.json")
+    options = ("--trt", "--compute-capability", "8.6", "--precision", "fp32", "--precision", "fp16")
+    done = call("lgc-export", tmp_path / "a.json", "--out", tmp_path, *options, "--json")
+    assert done.code == 0, done.err
+    results = json.loads(done.out)["results"]
+    assert [(result["precision"], result["device"]) for result in results] == [("fp32", "sm_86"), ("fp16", "sm_86")]
+    assert len({Path(result["engine"]).read_bytes() for result in results}) == 2
+    assert all("not run" in result["note"] and result["fps"] is None for result in results)
+    shown = call("lgc-export", tmp_path / "a.json", "--out", tmp_path, *options).out
+    assert shown.count("engine  ") == 2
+    unknown = call("lgc-export", tmp_path / "a.json", "--out", tmp_path, "--trt", "--compute-capability", "4.2")
+    assert "unknown compute capability '4.2'" in unknown.refusal("lgc-export")
 
 
 def test_the_layers_of_a_network_are_shown_beside_the_table(call, run):
