@@ -131,6 +131,20 @@ def stage(c_in: int, c_out: int, blocks: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(first, *(BasicBlock(c_out, c_out, act=index < blocks - 1) for index in range(1, blocks)))
 
 
+class SharedStages(nn.Module):
+    """What DDRNet and PIDNet begin with: [N, 3, H, W] -> [N, 2 * width, H / 8, W / 8], rectified."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_norm(3, width, 3, 2), conv_norm(width, width, 3, 2))
+        self.first = stage(width, width, 2)
+        self.second = stage(width, 2 * width, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Two convolutions, two stages."""
+        return F.relu(self.second(F.relu(self.first(self.stem(x)))))
+
+
 class ContextPooling(nn.Module):
     """What DDRNet's and PIDNet's context modules share: [N, c_in, h, w] -> [N, c_out, h, w].
 

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .common import Bottleneck, ContextPooling, NormedHead, PeerNetwork, conv_norm, norm_act_conv, resize, stage
+from .common import (
+    Bottleneck,
+    ContextPooling,
+    NormedHead,
+    PeerNetwork,
+    SharedStages,
+    conv_norm,
+    norm_act_conv,
+    resize,
+    stage,
+)
 
 WIDTH = 32
 CONTEXT = 128
@@ -42,9 +52,7 @@ class DDRNet23Slim(PeerNetwork):
     def __init__(self, classes: int = 19) -> None:
         super().__init__()
         w = WIDTH
-        self.stem = nn.Sequential(conv_norm(3, w, 3, 2), conv_norm(w, w, 3, 2))
-        self.shared1 = stage(w, w, 2)
-        self.shared2 = stage(w, 2 * w, 2, 2)
+        self.shared = SharedStages(w)
         self.low3 = stage(2 * w, 4 * w, 2, 2)
         self.low4 = stage(4 * w, 8 * w, 2, 2)
         self.low5 = Bottleneck(8 * w, 8 * w, 2)
@@ -59,8 +67,8 @@ class DDRNet23Slim(PeerNetwork):
         self.head = NormedHead(4 * w, HEAD, classes)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Stem, shared stages, two branches with their exchanges, context, head."""
-        shared = F.relu(self.shared2(F.relu(self.shared1(self.stem(x)))))
+        """Shared stages, two branches with their exchanges, context, head."""
+        shared = self.shared(x)
         low, high = _exchange(self.low3(shared), self.high3(shared), self.down3, self.up3)
         low, high = _exchange(self.low4(low), self.high4(high), self.down4, self.up4)
         detail, context = self.high5(high), self.context(self.low5(low))

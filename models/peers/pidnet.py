@@ -14,6 +14,7 @@ from .common import (
     ContextPooling,
     NormedHead,
     PeerNetwork,
+    SharedStages,
     conv_norm,
     norm_act_conv,
     resize,
@@ -87,9 +88,7 @@ class PIDNetS(PeerNetwork):
     def __init__(self, classes: int = 19) -> None:
         super().__init__()
         w = WIDTH
-        self.stem = nn.Sequential(conv_norm(3, w, 3, 2), conv_norm(w, w, 3, 2))
-        self.shared1 = stage(w, w, 2)
-        self.shared2 = stage(w, 2 * w, 2, 2)
+        self.shared = SharedStages(w)
         self.context3 = stage(2 * w, 4 * w, 3, 2)
         self.context4 = stage(4 * w, 8 * w, 3, 2)
         self.context5 = nn.Sequential(Bottleneck(8 * w, 8 * w, 2), Bottleneck(16 * w, 8 * w))
@@ -110,8 +109,8 @@ class PIDNetS(PeerNetwork):
         self.head = NormedHead(4 * w, HEAD, classes)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Stem, shared stages, three branches, their fusion, head."""
-        shared = F.relu(self.shared2(F.relu(self.shared1(self.stem(x)))))
+        """Shared stages, three branches, their fusion, head."""
+        shared = self.shared(x)
         detail, boundary = self.detail3(shared), self.boundary3(shared)
         context = F.relu(self.context3(shared))
         detail = F.relu(self.attend3(detail, self.squeeze3(context)))

@@ -133,3 +133,12 @@ def eager_checkpoints(monkeypatch):
 def front(street, short) -> SearchConfig:
     """A search with two targets."""
     return config(short, targets_ms=tuple((round(target_at(street, share), 3),) for share in (0.2, 0.8)))
+
+
+@pytest.fixture
+def run(street_space, tmp_path):
+    """A run folder that holds an architecture and nothing else."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    street_space.sample(0).save(folder / "architecture.json")
+    return folder

@@ -14,15 +14,6 @@ from lgc.search.data.layouts import list_pairs
 SHORT = ("--steps", 3, "--batch", 2)
 
 
-@pytest.fixture
-def run(street_space, tmp_path):
-    """A run folder that holds an architecture and nothing else."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    street_space.sample(0).save(folder / "architecture.json")
-    return folder
-
-
 def test_train_score_and_predict(run, scenes, call, tmp_path):
     out = tmp_path / "out"
     options = ("--crop", "16x32", "--no-ohem", "--aux", 0.2, "--ema", 0.9, "--warm-up", 5, "--precision", "bf16")

@@ -20,20 +20,9 @@ from lgc.search.initial import take_over
 from lgc.search.train_config import TrainConfig
 from lgc.search.training import train
 
+from .runs import KilledError
+
 CONFIG = TrainConfig(steps=6, batch=2)
-
-
-class KilledError(Exception):
-    """Stands for a `kill` at a step."""
-
-
-@pytest.fixture
-def run(street_space, tmp_path):
-    """A run folder that holds an architecture and nothing else."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    street_space.sample(0).save(folder / "architecture.json")
-    return folder
 
 
 def log_of(run):

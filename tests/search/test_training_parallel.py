@@ -44,14 +44,6 @@ def torchrun(*words):
     )
 
 
-@pytest.fixture
-def run(street_space, tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    street_space.sample(0).save(folder / "architecture.json")
-    return folder
-
-
 def test_two_processes_equal_one_with_twice_the_batch(run, scenes, tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     done = torchrun(
