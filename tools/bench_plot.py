@@ -83,7 +83,12 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
         legend={"orientation": "h", "yanchor": "top", "y": -0.18},
     )
     if max(row.fps for row in scored) > REAL_TIME_FPS:
-        figure.add_vline(x=REAL_TIME_FPS, line={"color": "lightgrey", "width": 1}, annotation_text="30 FPS")
+        figure.add_vline(
+            x=REAL_TIME_FPS,
+            line={"color": "lightgrey", "width": 1},
+            annotation_text="30 FPS",
+            annotation_position="bottom right",
+        )
     write_atomic(path, figure.to_html(include_plotlyjs=True, full_html=True))
     return path
 

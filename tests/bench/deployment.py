@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import outputs
 from deploymentpage import page
 from parts import stamp, with_earlier_parts
 from run import HERE, path_of, write
+from turns import in_turns
 
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.lut.calibration import report
@@ -28,7 +30,7 @@ from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.contest import contest, peer_entrant, run_entrant
 from lgc.profiler.environment import fingerprint, pinned
 from lgc.profiler.measure import measure_seconds, placed
-from lgc.profiler.network import Network, write_onnx
+from lgc.profiler.network import INT8, Network, write_onnx
 from lgc.profiler.profile import profile
 from lgc.profiler.verification import at_speed, drift, unseen, with_sentinels
 
@@ -119,33 +121,29 @@ def predicted(space: SearchSpace, target: Target, scratch: Path) -> dict[str, An
 
 
 def clock(space: SearchSpace, target: Target) -> dict[str, Any]:
-    """Our timing of a session against a bare loop over the same session's own API, in turn."""
+    """Our timing of a session against a bare loop over the same session's own API, in turn: medians of `LOOP` runs."""
     rows = []
     for seed in range(3):
         network = Network(space.sample(seed), None, DENSE)
         runner: Any = get_backend(target.backend).compile(network.workload(), target)
-        session, binding = runner._session, runner._binding
-        ratios, ours_ms = [], []
         with pinned(target):
             runner.prepare()
-            for number in range(ROUNDS):
-                pair: dict[str, float] = {}
-                for kind in ("ours", "bare") if number % 2 else ("bare", "ours"):
-                    if kind == "ours":
-                        pair[kind] = statistics.median(runner.run(LOOP))
-                    else:
-                        times = []
-                        for _ in range(LOOP):
-                            start = time.perf_counter()
-                            session.run_with_iobinding(binding)
-                            times.append(1000 * (time.perf_counter() - start))
-                        pair[kind] = statistics.median(times)
-                ratios.append(pair["ours"] / pair["bare"])
-                ours_ms.append(pair["ours"])
+            rows.append(in_turns(partial(_ours, runner), partial(_bare, runner), ROUNDS))
         runner.close()
-        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
-        rows.append({"median_ms": statistics.median(ours_ms), "ratio": middle, "ratio_q25": low, "ratio_q75": high})
     return {"rows": rows, "rounds": ROUNDS, "runs_a_round": LOOP}
+
+
+def _ours(runner: Any) -> float:
+    return statistics.median(runner.run(LOOP))
+
+
+def _bare(runner: Any) -> float:
+    session, binding, times = runner._session, runner._binding, []
+    for _ in range(LOOP):
+        start = time.perf_counter()
+        session.run_with_iobinding(binding)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)
 
 
 def ahead(space: SearchSpace) -> dict[str, Any]:
@@ -156,8 +154,9 @@ def ahead(space: SearchSpace) -> dict[str, Any]:
     networks += [(f"{space.name} {index}", one) for index, one in enumerate(space.spread(EXPORTS, SEED))]
     rows = []
     for name, architecture in networks:
-        for precision in ("fp32", "fp16"):
-            model = Network(architecture, None, DENSE).model()
+        network = Network(architecture, None, DENSE, images=noise(architecture.space.input))
+        for precision in ("fp32", "fp16", "bf16", INT8):
+            model = network.model(INT8 if precision == INT8 else "fp32")
             try:
                 engine = build_engine(model, precision=precision, compute_capability="8.9")
                 row = {"layers": len(engine.layers), "bytes": len(engine.data), "seconds": engine.seconds}
@@ -165,6 +164,11 @@ def ahead(space: SearchSpace) -> dict[str, Any]:
                 row = {"refused": str(error)}
             rows.append({"name": name, "precision": precision, **row})
     return {"rows": rows, "built": sum("refused" not in row for row in rows), "library": engine_library()}
+
+
+def noise(size: tuple[int, int]) -> tuple[Any, ...]:
+    """Images that int8 takes its ranges from, where no output is looked at."""
+    return (np.random.default_rng(SEED).integers(0, 256, (*size, 3), np.uint8),)
 
 
 def engine_library() -> str:

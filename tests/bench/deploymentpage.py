@@ -54,7 +54,7 @@ def _clock(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return []
     rows = [
-        f"| {row['median_ms']:.3f} | {row['ratio']:.4f} | {row['ratio_q25']:.4f} to {row['ratio_q75']:.4f} |"
+        f"| {row['ours_ms']:.3f} | {row['ratio']:.4f} | {row['ratio_q25']:.4f} to {row['ratio_q75']:.4f} |"
         for row in found["rows"]
     ]
     return [
@@ -97,12 +97,13 @@ def _ahead(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return []
     rows = [row for row in found["rows"] if "refused" not in row]
+    names, precisions = ({row[key]: None for row in found["rows"]} for key in ("name", "precision"))
     layers, seconds = ([row[key] for row in rows] for key in ("layers", "seconds"))
     lines = [
         "## Engines built ahead of time",
         "",
         f"{found['library']}, without a GPU, for compute capability 8.9: {found['built']} of {len(found['rows'])} "
-        f"builds (every preset and {len(found['rows']) // 2 - 3} random architectures, fp32 and fp16) went through; "
+        f"builds (every preset and {len(names) - 3} random architectures, {', '.join(precisions)}) went through; "
         f"{min(layers)} to {max(layers)} layers, {min(seconds):.1f} to {max(seconds):.1f} s each. An engine holds the "
         "whole network: there is nothing that it could fall back to.",
         "",

@@ -22,6 +22,7 @@ from ablation import ablation
 from report import ablation_page, markdown
 from usual import usual_error_pct, usual_table
 
+from lgc.errors import LgcError
 from lgc.lut import LatencyTable, Target
 from lgc.models import SearchSpace
 from lgc.models.plan import DENSE
@@ -62,6 +63,7 @@ def main() -> None:
         "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    failures: list[str] = []  # what fails under one backend is no reason to leave the others out
     for target in targets(device, arguments.backends, arguments.precisions):
         if arguments.protocol:
             result = {**head, **ablation(SearchSpace.load("tiny"), target)}
@@ -70,8 +72,14 @@ def main() -> None:
         for space in spaces(device):
             if arguments.spaces and space.name not in arguments.spaces:
                 continue
-            result = {**head, **bench(space, target, arguments.keep)}
+            try:
+                result = {**head, **bench(space, target, arguments.keep)}
+            except LgcError as error:
+                failures.append(f"{space.name} on {target}: {error}")
+                continue
             write(arguments.out, result, target, markdown(result))
+    if failures:
+        sys.exit("\n".join(failures))
 
 
 def path_of(folder: Path, result: dict[str, Any], target: Target, prefix: str = "") -> Path:
