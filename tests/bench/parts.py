@@ -39,7 +39,9 @@ def with_earlier_parts(
     if any(earlier.get(name) != result[name] for name in alike):
         sys.exit(f"{path} was made with other settings: write elsewhere, or all parts")
     kept = {part: earlier[part] for part in parts if part in earlier and part not in result}
-    return result | kept | {"made": {**{part: earlier["made"][part] for part in kept}, **made}}
+    whole = {name: earlier[name] for name in ("commit", "date")}  # of a file made in one go
+    before = {part: earlier.get("made", {}).get(part, whole) for part in kept}
+    return result | kept | {"made": {**before, **made}}
 
 
 def told(made: dict[str, dict[str, str]]) -> str:
