@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 
 from ..errors import FileFormatError, MeasurementError, UnknownNameError, UsageError
 from ..files import describe
+from ..lut.measurement import Measurement
 from ..lut.target import Target
 from ..models.architecture import ARCHITECTURE, Architecture
 from ..models.onnx_costs import OnnxCosts
 from ..models.onnx_model import OnnxModel
 from ..models.opspec import OpSpec
 from ..models.peers import PEERS, STRIDE, build_peer
+from ..models.plan import CORE
+from ..models.signature import SCOPE_KEY
 from ..models.weights import WEIGHTS
 from .backends import Workload, require
 from .measure import Placed, measure_seconds
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 CPU = Target("cpu", "onnxruntime")
 """Where a file's own output is taken from: there is nothing else to compare it with."""
 TRAINING_RESULT = "train-result.json"
+NINETY_PCT = 1.645
+"""Standard deviations on either side of a normal distribution's middle that hold 90 % of it."""
 MODULES = "torch"
 """The backend that runs modules, and no files."""
 CONVERTED = ("fp16", "bf16")
@@ -51,7 +56,7 @@ class Entrant:
         name: for people; no two of a contest share one.
         kind: `file`, `run`, `architecture` or `peer`.
         size: height and width of its image, in pixels.
-        scope: one of `plan.EXPORT_SCOPES`.
+        scope: one of `plan.EXPORT_SCOPES`; of files of other people that give no classes of pixels, what they give.
         workload: what is run.
         classes: how many it tells apart; None where its output does not say.
         miou: mean intersection over union where it is known, percent; with `scored_on`, of which images.
@@ -119,8 +124,9 @@ class Timing:
         backend: a name of `backends.BACKENDS`, as device, precision and threads of the target.
         fps: 1000 / median_ms.
         median_ms: of all runs; p90_ms, p99_ms and iqr_ms (between the quartiles) likewise.
-        relative: latency over that of the fastest at this size and scope, whatever its backend and precision, with the
-            machine's speed at each visit divided out.
+        relative: how many times as long as the fastest at this size and scope, whatever its backend and precision: the
+            ratio within each round of visits, in which the machine does the same to both, and of these the median.
+        relative_low: lower end of its 90 % interval, by order statistics; relative_high likewise.
         runs: how many.
         max_abs_diff: largest difference from the reference's output; None where the output is classes, or where the
             reference would be what is timed.
@@ -145,6 +151,8 @@ class Timing:
     p99_ms: float
     iqr_ms: float
     relative: float
+    relative_low: float
+    relative_high: float
     runs: int
     max_abs_diff: float | None
     argmax_agreement_pct: float | None
@@ -162,7 +170,10 @@ def file_entrant(path: Path) -> Entrant:
     model = OnnxModel.load(path)
     shapes = tuple(tensor.shape for tensor in model.inputs)
     workload = Workload(path.name, shapes, None, model.dtype, model.data)
-    return Entrant(path.stem, "file", model.image_size, model.scope, workload, model.classes)
+    scope = model.scope
+    if scope == CORE and SCOPE_KEY not in model.metadata:  # somebody else's: what it gives may be anything
+        scope = f"as is, to {'x'.join(map(str, model.outputs[0].shape))}"
+    return Entrant(path.stem, "file", model.image_size, scope, workload, model.classes)
 
 
 def run_entrant(path: Path, size: tuple[int, int] | None, scope: str) -> Entrant:
@@ -256,12 +267,14 @@ def contest(
     places = {str(n): Placed(require(target), target, entrant.workload) for n, (entrant, target) in enumerate(pairs)}
     checked = [_checked(entrant, place) for (entrant, _), place in zip(pairs, places.values(), strict=True)]
     found = measure_seconds(places, seconds * len(places), on_progress=on_progress)
-    latency = [found.summary(key).latency_ms for key in places]
-    fastest: dict[Any, float] = {}
-    for (entrant, _), ms in zip(pairs, latency, strict=True):
-        fastest[entrant.group] = min(ms, fastest.get(entrant.group, ms))
-    rows, order = [], list(fastest)
-    for (entrant, target), key, ms, outcome in zip(pairs, places, latency, checked, strict=True):
+    times = [_by_round(found, key) for key in places]
+    usual = [float(np.median(list(of.values()))) for of in times]
+    order = list(dict.fromkeys(entrant.group for entrant, _ in pairs))
+    groups = [[n for n, (entrant, _) in enumerate(pairs) if entrant.group == group] for group in order]
+    fastest = {group: times[min(members, key=usual.__getitem__)] for group, members in zip(order, groups, strict=True)}
+    rows = []
+    for (entrant, target), key, of, outcome in zip(pairs, places, times, checked, strict=True):
+        relative, relative_low, relative_high = _ratio(of, fastest[entrant.group])
         runs = np.concatenate(found.durations(key))
         low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
         row = Timing(
@@ -276,11 +289,26 @@ def contest(
             p90_ms=p90,
             p99_ms=p99,
             iqr_ms=high - low,
-            relative=ms / fastest[entrant.group],
+            relative=relative,
+            relative_low=relative_low,
+            relative_high=relative_high,
             runs=len(runs),
         )
         rows.append((order.index(entrant.group), row))
     return [row for _, row in sorted(rows, key=lambda found: (found[0], found[1].relative))]
+
+
+def _by_round(found: Measurement, subject: str) -> dict[int, float]:
+    """Median duration in milliseconds of each visit to a subject, by the round that it was made in."""
+    return {visit.round: float(np.median(visit.durations_ms)) for visit in found.visits if visit.subject == subject}
+
+
+def _ratio(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
+    """Median over the rounds of one / other, and the ends of its 90 % interval."""
+    ratios = np.sort([one[number] / other[number] for number in one.keys() & other.keys()])
+    reach = NINETY_PCT * np.sqrt(len(ratios)) / 2
+    ends = np.clip([len(ratios) / 2 - reach, len(ratios) / 2 + reach], 0, len(ratios) - 1).astype(int)
+    return float(np.median(ratios)), float(ratios[ends[0]]), float(ratios[ends[1]])
 
 
 def pairs_of(entrants: Sequence[Entrant], targets: Sequence[Target]) -> list[tuple[Entrant, Target]]:

@@ -137,8 +137,8 @@ def measure(
         left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
         if left_s is not None and (left_s <= 0 or (jobs and not runners and not refused)):
             raise UsageError(
-                f"the budget of {max(budget_s or 0.0, 0.0):g} s was used up by compiling {len(runners)} of {len(jobs)} "
-                f"graphs before anything was measured"
+                f"the budget was used up by compiling {len(runners)} of {len(jobs)} graphs before anything was "
+                "measured: allow more time (--budget)"
             )
         rounds = Rounds(
             runners,

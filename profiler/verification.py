@@ -72,7 +72,7 @@ def verify(
         UsageError: fewer than 2 networks.
     """
     if networks < 2:
-        raise UsageError(f"{networks} networks cannot be correlated: at least 2")
+        raise UsageError(f"networks to verify by: {networks} asked for, at least 2 are needed (--networks)")
     backend = require(table.target)
     require_machine(table, fingerprint(table.target, backend))
     predictor = Predictor(table.space, table, DENSE)

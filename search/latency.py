@@ -190,6 +190,6 @@ def require_reachable(predictor: Predictor, target_ms: float, quantile: float | 
         side = "below the fastest" if target_ms < fastest else "above the slowest"
         bound = "" if quantile is None else f", with the margin of --quantile {quantile:g}"
         raise UsageError(
-            f"a target of {target_ms:.3f} ms is {side} architecture of {predictor.space.name}: by "
+            f"a target of {target_ms:.4g} ms is {side} architecture of {predictor.space.name}: by "
             f"{predictor.table_path} they reach from {fastest:.3f} to {slowest:.3f} ms ({predictor.scope}{bound})"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from lgc.models import SearchSpace
 
 # The tests' tensors are small: more threads would mostly wait for each other, and for whatever else the machine does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is started in the background ignores interrupts, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "lgc", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .console import JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
+from .console import STARTS_ANEW, JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
 
 if TYPE_CHECKING:
     from ..lut.target import Target
@@ -61,11 +61,13 @@ def bench(
     duration = parse_seconds(seconds)
     entrants = _entrants(sources or [], _peers(peers, peer or []), [parse_size(text) for text in sizes or []], scope)
     targets = _targets(device, backend or [], precision or ["fp32"], threads)
-    pairs_of(entrants, targets)
+    _tell_what_is_left_out(entrants, targets, pairs_of(entrants, targets))
+    if sizes and all(entrant.kind == "file" for entrant in entrants):
+        raise UsageError("ONNX files have sizes of their own: --input is for runs, architectures and peers")
     if plot is not None:
         from .bench_plot import check_plot, write_plot
 
-        check_plot(entrants)
+        check_plot(entrants, plot)
     if len({entrant.group for entrant in entrants}) > 1:
         say("these networks differ in input size or scope: compare within a table")
     with progress_bar() as on_progress:
@@ -130,6 +132,13 @@ def _targets(device: str, backends: list[str], precisions: list[str], threads: i
     return targets
 
 
+def _tell_what_is_left_out(entrants: list[Entrant], targets: list[Target], pairs: list[tuple[Entrant, Target]]) -> None:
+    for target in targets:
+        names = [entrant.name for entrant in entrants if (entrant, target) not in pairs]
+        if names:
+            say(f"not run on {target}, which is not theirs: {', '.join(names)}")
+
+
 def _environment(targets: list[Target]) -> list[dict[str, Any]]:
     """Machine and versions behind the numbers, for each target."""
     from ..profiler.backends import get_backend
@@ -146,7 +155,7 @@ def tables(rows: list[Timing]) -> list[Any]:
     shown: list[Any] = [_table(f"{size}, {scope}", members) for (size, scope), members in groups.items()]
     shown.append(
         "ms: median of all runs, batch 1, with interquartile range, p90 and p99; FPS = 1000 / ms. times: how many "
-        "times as long as the fastest, with the machine's changing speed divided out. "
+        "times as long as the fastest, median of the ratios within rounds, with its 90 % interval. "
         "agrees: pixels of the class that torch gives in fp32 (ONNX Runtime on the CPU, where there is only a file)."
     )
     if any(row.precision == INT8 and row.backend == "onnxruntime" for row in rows):
@@ -180,7 +189,7 @@ def _table(title: str, rows: list[Timing]) -> Any:
             f"{row.iqr_ms:.3f}",
             f"{row.p90_ms:.3f}",
             f"{row.p99_ms:.3f}",
-            f"{row.relative:.2f}",
+            f"{row.relative:.2f} ± {(row.relative_high - row.relative_low) / 2:.2f}",
             "-" if row.argmax_agreement_pct is None else f"{row.argmax_agreement_pct:.2f} %",
             "-" if row.miou is None else f"{row.miou:.1f} %",
         )
@@ -210,4 +219,4 @@ def _published_table(rows: list[dict[str, Any]]) -> list[Any]:
 
 def main() -> None:
     """Run the command."""
-    run(app)
+    run(app, STARTS_ANEW)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BackendUnavailableError, UsageError
-from ..files import write_atomic
+from ..files import ensure_folder, write_atomic
 
 if TYPE_CHECKING:
     from ..profiler.contest import Entrant, Timing
@@ -17,11 +17,12 @@ REAL_TIME_FPS = 30
 WIDTH, HEIGHT = 960, 600
 
 
-def check_plot(entrants: Sequence[Entrant]) -> None:
+def check_plot(entrants: Sequence[Entrant], path: Path) -> None:
     """Show that there will be something to plot, and what plots it.
 
     Raises:
-        UsageError: of no network the mIoU is known at the size it is timed at.
+        UsageError: of no network the mIoU is known at the size it is timed at, or `path` is no .html.
+        OutputError: its folder cannot be made.
         BackendUnavailableError: plotly is not installed.
     """
     if all(entrant.miou is None for entrant in entrants):
@@ -29,6 +30,9 @@ def check_plot(entrants: Sequence[Entrant]) -> None:
             "no mIoU is known of any of these networks: the plot shows runs that lgc-train has scored, at the size "
             "they were scored at"
         )
+    if path.suffix != ".html":
+        raise UsageError(f"{path}: the plot is a page, so its name ends in .html")
+    ensure_folder(path.parent)
     if find_spec("plotly") is None:
         raise BackendUnavailableError('a plot needs plotly: pip install "lgc[report]"')
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError, FileFormatError, MeasurementError, UsageError
-from .console import JsonFlag, emit, new_app, parse_percent, progress_bar, run, say
+from .console import STARTS_ANEW, JsonFlag, emit, new_app, parse_percent, progress_bar, run, say
 from .export_show import pages, verdict
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ def export(
     targets = [one for each in precisions for one in _targets(table, names, here, device, threads, each)]
     if table is not None and lut is not None:
         deploy.matching(table, targets)
+    if compute_capability is not None and not trt:
+        raise UsageError("--compute-capability is an engine's: take --trt too")
+    if limit is not None or layers:
+        _require_comparable("--tolerance" if limit is not None else "--layers", table, targets, scope)
     network, compared_on = _with_images(network, data, "int8" in precisions)
     network = replace(network, table=None if table is None else deploy.latencies_of(table, scope))
     files = [
@@ -106,6 +110,24 @@ def export(
     return verdict(files, results, limit)
 
 
+def _require_comparable(option: str, table: LatencyTable | None, targets: list[Target], scope: str) -> None:
+    """Show that a prediction will be held against a measurement.
+
+    Raises:
+        UsageError: none will; the message says why.
+    """
+    from ..models.plan import SCOPES
+
+    mend = "run a backend (--ort, --torch, or --trt on a GPU) that the table of --lut was measured on"
+    if scope not in SCOPES:
+        raise UsageError(f"{option} has nothing to check: no table covers scope {scope}, only {' and '.join(SCOPES)}")
+    if table is None:
+        raise UsageError(f"{option} has nothing to check: there is no table; {mend}")
+    if table.target not in targets:
+        here = "; ".join(map(str, targets)) or "nothing"
+        raise UsageError(f"{option} has nothing to check: {table.path} is of {table.target}, run is {here}; {mend}")
+
+
 def _run(
     network: Network,
     target: Target,
@@ -117,10 +139,14 @@ def _run(
     on_progress: OnProgress,
 ) -> Result:
     """The network timed on a target, with its engine's file; with the times of layers where asked for, or needed."""
+    from ..models.plan import SCOPES
     from ..profiler import deploy
 
-    using = table if table is not None and table.target == target else None
-    if table is not None and using is None:
+    covered = network.scope in SCOPES
+    using = table if table is not None and table.target == target and covered else None
+    if table is not None and not covered:
+        say(f"no prediction: no table covers scope {network.scope}")
+    elif table is not None and using is None:
         say(f"no prediction for {target}: {table.path} is of {table.target}")
     found = deploy.time_network(network, target, using, seconds=seconds, on_progress=on_progress)
     if target.backend == TRT:
@@ -249,4 +275,4 @@ def _targets(
 
 def main() -> None:
     """Run the command."""
-    run(app)
+    run(app, STARTS_ANEW)

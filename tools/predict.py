@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, MeasurementError, UsageError
 from .console import JsonFlag, emit, grid, new_app, progress_bar, run, say, step_progress
 
 if TYPE_CHECKING:
+    from ..models.images import Pixels
     from ..profiler.inference import Labels, Segmenter, Spent
     from .predict_inputs import Job
     from .predict_paint import Legend, Painter
@@ -135,7 +136,7 @@ def _segment(
             start = time.perf_counter()
             for count, pixels in enumerate(job.read(), start=1):
                 read = time.perf_counter()
-                labels, spent = segmenter.timed(pixels)
+                labels, spent = _timed(segmenter, pixels, job.path)
                 begun = time.perf_counter()
                 write(pixels, labels)
                 end = time.perf_counter()
@@ -148,12 +149,24 @@ def _segment(
         before += job.frames
 
 
+def _timed(segmenter: Segmenter, pixels: Pixels, path: Path) -> tuple[Labels, Spent]:
+    """The network's answer to an image; an error of it says which network's, and to which image."""
+    try:
+        return segmenter.timed(pixels)
+    except MeasurementError as error:
+        raise MeasurementError(f"{segmenter.network.where}, of {path}: {error}") from error
+
+
 def _tables(result: dict[str, Any], seen: Seen, legend: Legend, out: Path) -> list[Any]:
     """What people see: the legend with the share of each class, and the times."""
     from rich.text import Text
 
     table = grid(
-        f"{result['images']} images; written to {out}: {len(result['files'])}", "class", "colour", "share", numbers=1
+        f"{result['images']} images and frames; written to {out}: {len(result['files'])}",
+        "class",
+        "colour",
+        "share",
+        numbers=1,
     )
     total = sum(seen.pixels.values())
     for index, count in seen.pixels.most_common():

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import UsageError
 from .console import (
+    FROM_CHECKPOINT,
     JsonFlag,
     emit,
     grid,
@@ -219,4 +220,4 @@ def _landed(one: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the command."""
-    run(app)
+    run(app, FROM_CHECKPOINT)

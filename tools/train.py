@@ -10,6 +10,7 @@ import typer
 
 from ..errors import UsageError
 from .console import (
+    FROM_CHECKPOINT,
     JsonFlag,
     emit,
     grid,
@@ -148,4 +149,4 @@ def _table(result: dict[str, Any]) -> Table:
 
 def main() -> None:
     """Run the command."""
-    run(app)
+    run(app, FROM_CHECKPOINT)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import BackendUnavailableError, MeasurementError, UnknownNameError
+from ...errors import BackendUnavailableError, MeasurementError, UsageError
 from ...models.onnx_model import Tensor
 from .failure import one_line
 from .trt_int8 import float_biases
@@ -98,7 +98,7 @@ class Builder:
 
         Raises:
             BackendUnavailableError: no library that can build this here; the message says what to install.
-            UnknownNameError: no such compute capability; the message lists the known ones.
+            UsageError: the library does not know that compute capability; the message lists those it does.
         """
         here = device_capability()
         library = load_tensorrt(without_gpu=compute_capability is not None or here is None)
@@ -108,7 +108,10 @@ class Builder:
             if reason is not None:
                 raise BackendUnavailableError(reason)
         elif capability not in library.capabilities:
-            raise UnknownNameError("compute capability", capability, library.capabilities)
+            raise UsageError(
+                f"{library} builds for compute capabilities {_in_order(library)}, not for {capability}; other GPUs "
+                f"need full TensorRT, on the GPU itself: {INSTALL_FULL}"
+            )
         device = device_name() if library.flavour == FULL else None
         return cls(library, capability, compute_capability is None and here is None, device)
 
@@ -188,8 +191,7 @@ def build_engine(onnx_model: bytes, *, precision: str = "fp32", compute_capabili
 
     Raises:
         BackendUnavailableError: no library that can build this here; the message says what to install.
-        UnknownNameError: no such compute capability; the message lists the known ones.
-        UsageError: no such precision, or int8 of a model that is not quantised.
+        UsageError: no such compute capability or precision, or int8 of a model that is not quantised.
         MeasurementError: TensorRT refuses the model (the message names operator and node, in the parser's words), or
             the GPU has too little memory to build it.
     """
@@ -222,9 +224,13 @@ def refusal(library: Library, capability: str) -> str | None:
     if not known or capability in known:
         return None
     return (
-        f"{library} serves compute capabilities {', '.join(known)}, not this device's {capability}; "
+        f"{library} serves compute capabilities {_in_order(library)}, not this device's {capability}; "
         f"install full TensorRT: {INSTALL_FULL}"
     )
+
+
+def _in_order(library: Library) -> str:
+    return ", ".join(sorted(library.capabilities, key=lambda name: tuple(map(int, name.split(".")))))
 
 
 def _parser_error(library: Library, parser: Any) -> str:

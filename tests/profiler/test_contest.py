@@ -52,7 +52,7 @@ def test_files_runs_and_peers_are_timed_together(mini_space, file, architecture_
     assert (ours.parameters, ours.macs) == (mini_space.sample(1).parameters, mini_space.sample(1).macs)
 
 
-def test_the_kind_of_a_file_is_read_off_it(file, tmp_path):
+def test_the_kind_of_a_file_is_read_off_it(file, mini_space, tmp_path):
     own = file_entrant(file)
     assert (own.kind, own.scope) == ("file", DENSE)
     model = onnx.load(file)
@@ -62,6 +62,10 @@ def test_the_kind_of_a_file_is_read_off_it(file, tmp_path):
     found = file_entrant(foreign)
     assert (found.scope, found.size, found.classes) == (DENSE, own.size, None)
     assert own.classes is not None
+    logits = onnx.load(write_onnx(Network(mini_space.sample(0), None, CORE), tmp_path))
+    del logits.metadata_props[:]
+    onnx.save(logits, foreign)
+    assert file_entrant(foreign).scope == "as is, to 1x3x8x8", "may be at any stride, or of a classifier"
 
 
 def test_a_size_of_ones_own_or_another(mini_space, architecture_file):

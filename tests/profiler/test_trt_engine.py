@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
-from lgc.errors import BackendUnavailableError, MeasurementError, UnknownNameError, UsageError
+from lgc.errors import BackendUnavailableError, MeasurementError, UsageError
 from lgc.profiler.backends.trt_cache import cached_engine
 from lgc.profiler.backends.trt_engine import DEFAULT_CAPABILITY, build_engine, device_capability
 from lgc.profiler.backends.trt_files import read_engine_files, write_engine_files
@@ -199,7 +199,7 @@ def test_default_device_is_this_one_or_is_said_to_be_assumed():
 
 
 def test_unknown_compute_capability_lists_the_known():
-    with pytest.raises(UnknownNameError, match=r"compute capability '8\.8' .*; known: 12\.0, .*8\.9"):
+    with pytest.raises(UsageError, match=r"for compute capabilities 7\.5, .*8\.9, .*12\.0.*, not for 8\.8"):
         build_engine(to_onnx(nn.Conv2d(4, 4, 1)), compute_capability="8.8")
 
 

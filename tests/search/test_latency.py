@@ -202,7 +202,7 @@ def test_unreachable_targets_name_both_ends(predict, deep_space):
             with pytest.raises(UsageError, match=side) as refused:
                 require_reachable(predictor, target, quantile)
             said = str(refused.value)
-            assert f"a target of {target:.3f} ms" in said
+            assert f"a target of {target:.4g} ms" in said
             assert f"from {low * margin:.3f} to {high * margin:.3f} ms" in said
             assert str(predictor.table_path) in said
             assert ("--quantile 0.95" in said) == (quantile is not None)

@@ -30,7 +30,9 @@ def architecture(mini_space, tmp_path):
 
 
 def timing(name: str, fps: float, miou: float | None) -> Timing:
-    numbers = dict.fromkeys(("median_ms", "p90_ms", "p99_ms", "iqr_ms", "relative"), 1000 / fps)
+    numbers = dict.fromkeys(
+        ("median_ms", "p90_ms", "p99_ms", "iqr_ms", "relative", "relative_low", "relative_high"), 1000 / fps
+    )
     target = vars(Target("cpu", "onnxruntime"))
     return Timing(
         name, "run", "64x96", DENSE, **target, parameters=1, macs=1, fps=fps, **numbers, runs=200, max_abs_diff=None,
@@ -120,6 +122,7 @@ def test_bad_input_is_refused_in_one_line(call, file, architecture, tmp_path):
         ((architecture, "--input", "big"), "is no size"),
         ((file, file), "called alike"),
         ((architecture, *SHORT, "--plot", tmp_path / "p.html"), "no mIoU is known"),
+        ((file, "--input", "32x64"), "ONNX files have sizes of their own"),
     ):
         assert message in call("lgc-bench", *arguments).refusal("lgc-bench")
     assert not (tmp_path / "p.html").exists()

@@ -178,7 +178,7 @@ def test_verify_refuses_the_table_of_another_machine(call, mini_lut):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--networks", 1], "1 networks cannot be correlated: at least 2"),
+        (["--networks", 1], "1 asked for, at least 2 are needed (--networks)"),
         (["--networks", 2, "--rounds", 1], "1 rounds are too few for a statistic: at least 4"),
         (["--networks", "many"], "Invalid value for '--networks'"),
     ],

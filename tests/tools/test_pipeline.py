@@ -104,7 +104,7 @@ def test_engines_for_another_gpu_are_built_in_every_precision_and_not_run(call, 
     shown = call("lgc-export", tmp_path / "a.json", "--out", tmp_path, *options).out
     assert shown.count("engine  ") == 2
     unknown = call("lgc-export", tmp_path / "a.json", "--out", tmp_path, "--trt", "--compute-capability", "4.2")
-    assert "unknown compute capability '4.2'" in unknown.refusal("lgc-export")
+    assert "not for 4.2" in unknown.refusal("lgc-export")
 
 
 def test_the_layers_of_a_network_are_shown_beside_the_table(call, run):
@@ -123,7 +123,11 @@ def test_a_tolerance_with_nothing_to_check_is_no_success(call, run, mini_space, 
     assert "nothing to check" in refused.err
     other = call("lgc-export", out, "--torch", "--seconds", 0.2, "--tolerance", "5%")
     assert other.code == 2
-    assert "no prediction for cpu, torch" in other.err
+    assert "run is cpu, torch" in other.err
+    scope = call("lgc-export", out, "--ort", "--scope", "end-to-end", "--tolerance", "5%")
+    assert "no table covers scope end-to-end" in scope.refusal("lgc-export")
+    assert "--layers has nothing to check" in call("lgc-export", out, "--layers").refusal("lgc-export")
+    assert "take --trt too" in call("lgc-export", out, "--compute-capability", "8.6").refusal("lgc-export")
 
 
 def test_the_table_for_people_has_its_numbers_under_their_names(call, run):
