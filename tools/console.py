@@ -26,7 +26,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one 
 REFRESH_S = 0.25
 INTERRUPT_CODE = 130
 INTERRUPTED = "interrupted; what is finished is kept, the same command goes on from there"
-FROM_CHECKPOINT = "interrupted; the same command goes on from the last checkpoint, written every 10 s"
+FROM_CHECKPOINT = "interrupted; the same command goes on from its last checkpoint"
 STARTS_ANEW = "interrupted; files that are written are whole, the same command starts anew"
 PIPE_WIDTH = 400
 """Columns of a table where stdout is no terminal."""

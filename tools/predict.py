@@ -111,7 +111,9 @@ def predict(
                 kept = f"; {len(seen.files)} files are written and whole, in {out}" if seen.files else ""
                 raise DataError(f"{error}{kept}") from error
         result = {**seen.result(legend), "target": str(segmenter.target)}
-    emit(result, as_json, *_tables(result, seen, legend, out))
+    of_what = "images" if all(job.clip is None for job in jobs) else "images and frames"
+    title = f"{seen.images} {of_what}; written to {out}: {len(seen.files)}"
+    emit(result, as_json, *_tables(title, result, seen, legend))
 
 
 def exported(source: Path) -> Path:
@@ -130,8 +132,9 @@ def _segment(
     jobs: list[Job], segmenter: Segmenter, painter: Painter, seen: Seen, on_step: Callable[[int, int], None]
 ) -> None:
     """Do every job; `on_step` is told how many images of how many are done, a video's by what it says of itself."""
-    total, before, count = sum(job.frames for job in jobs), 0, 0
+    total, before = sum(job.frames for job in jobs), 0
     for job in jobs:
+        count = 0
         with painter.writing(job) as write:
             start = time.perf_counter()
             for count, pixels in enumerate(job.read(), start=1):
@@ -157,17 +160,11 @@ def _timed(segmenter: Segmenter, pixels: Pixels, path: Path) -> tuple[Labels, Sp
         raise MeasurementError(f"{segmenter.network.where}, of {path}: {error}") from error
 
 
-def _tables(result: dict[str, Any], seen: Seen, legend: Legend, out: Path) -> list[Any]:
+def _tables(title: str, result: dict[str, Any], seen: Seen, legend: Legend) -> list[Any]:
     """What people see: the legend with the share of each class, and the times."""
     from rich.text import Text
 
-    table = grid(
-        f"{result['images']} images and frames; written to {out}: {len(result['files'])}",
-        "class",
-        "colour",
-        "share",
-        numbers=1,
-    )
+    table = grid(title, "class", "colour", "share", numbers=1)
     total = sum(seen.pixels.values())
     for index, count in seen.pixels.most_common():
         colour = legend.colour(index)

@@ -171,7 +171,9 @@ def test_a_video_that_was_held_sideways_is_turned(call, file, tmp_path):
     assert first.shape == (96, 64, 3)
     assert first[80, 50, 0] > 200, "red, that was on the left, is below: it is turned against the clock"
     assert first[50, 5, 2] > 200, "blue, that was above, is on the left"
-    assert call("lgc-predict", file, video, "--out", tmp_path / "out").code == 0
+    done = call("lgc-predict", file, video, "--out", tmp_path / "out")
+    assert done.code == 0
+    assert f"7 images and frames; written to {tmp_path / 'out'}: 1" in done.out
     _, frames = read_video(tmp_path / "out/phone-overlay.mp4")
     assert frames[0].shape == (96, 64, 3)
 

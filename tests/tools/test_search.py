@@ -206,7 +206,7 @@ def test_targets_out_of_reach(call, lut, data, reach, tmp_path, side, unit):
     words = (f"--target-{unit}", target if unit == "ms" else 1000 / target)
     said = call("lgc-search", "--lut", lut, "--data", data, "--out", tmp_path / "run", *words).refusal("lgc-search")
     assert side in said
-    assert f"{target:.3f} ms" in said
+    assert f"a target of {target:.4g} ms is" in said
     assert f"from {low:.3f} to {high:.3f} ms" in said
     assert not (tmp_path / "run").exists()
 
@@ -365,6 +365,6 @@ def test_interrupted_it_says_so_and_goes_on(call, lut, data, tmp_path, monkeypat
     words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
     done = call("lgc-search", *words)
     assert done.code == 130
-    assert done.err == "lgc-search: interrupted; what is finished is kept, the same command goes on from there\n"
+    assert done.err == "lgc-search: interrupted; the same command goes on from its last checkpoint\n"
     assert call("lgc-search", *words).code == 0
     assert steps == [0, 1, 2, 2, 3]
