@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import FileFormatError, MeasurementError, UnknownNameError, UsageError
 from ..files import describe
+from ..lut.calibration import LEVEL
 from ..lut.measurement import Measurement
 from ..lut.target import Target
 from ..models.architecture import ARCHITECTURE, Architecture
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
 CPU = Target("cpu", "onnxruntime")
 """Where a file's own output is taken from: there is nothing else to compare it with."""
 TRAINING_RESULT = "train-result.json"
-NINETY_PCT = 1.645
-"""Standard deviations on either side of a normal distribution's middle that hold 90 % of it."""
+BLOCK = 8
+"""Rounds that tell one ratio: about as many as a graph stays in one place in memory, so that the ratios are independent
+enough for an interval."""
 MODULES = "torch"
 """The backend that runs modules, and no files."""
 CONVERTED = ("fp16", "bf16")
@@ -267,7 +269,7 @@ def contest(
     places = {str(n): Placed(require(target), target, entrant.workload) for n, (entrant, target) in enumerate(pairs)}
     checked = [_checked(entrant, place) for (entrant, _), place in zip(pairs, places.values(), strict=True)]
     found = measure_seconds(places, seconds * len(places), on_progress=on_progress)
-    times = [_by_round(found, key) for key in places]
+    times = [_by_block(found, key) for key in places]
     usual = [float(np.median(list(of.values()))) for of in times]
     order = list(dict.fromkeys(entrant.group for entrant, _ in pairs))
     groups = [[n for n, (entrant, _) in enumerate(pairs) if entrant.group == group] for group in order]
@@ -298,17 +300,22 @@ def contest(
     return [row for _, row in sorted(rows, key=lambda found: (found[0], found[1].relative))]
 
 
-def _by_round(found: Measurement, subject: str) -> dict[int, float]:
-    """Median duration in milliseconds of each visit to a subject, by the round that it was made in."""
-    return {visit.round: float(np.median(visit.durations_ms)) for visit in found.visits if visit.subject == subject}
+def _by_block(found: Measurement, subject: str) -> dict[int, float]:
+    """Median duration in milliseconds of a subject's runs in each `BLOCK` rounds, by the block's number."""
+    blocks: dict[int, list[float]] = {}
+    for visit in found.visits:
+        if visit.subject == subject:
+            blocks.setdefault(visit.round // BLOCK, []).extend(visit.durations_ms)
+    return {number: float(np.median(durations)) for number, durations in blocks.items()}
 
 
 def _ratio(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
-    """Median over the rounds of one / other, and the ends of its 90 % interval."""
+    """Median over the blocks of one / other, and the order statistics that hold it by `LEVEL` at least."""
+    from scipy.stats import binom
+
     ratios = np.sort([one[number] / other[number] for number in one.keys() & other.keys()])
-    reach = NINETY_PCT * np.sqrt(len(ratios)) / 2
-    ends = np.clip([len(ratios) / 2 - reach, len(ratios) / 2 + reach], 0, len(ratios) - 1).astype(int)
-    return float(np.median(ratios)), float(ratios[ends[0]]), float(ratios[ends[1]])
+    left_out = max(int(binom.ppf((1 - LEVEL) / 2, len(ratios), 0.5)) - 1, 0)
+    return float(np.median(ratios)), float(ratios[left_out]), float(ratios[-1 - left_out])
 
 
 def pairs_of(entrants: Sequence[Entrant], targets: Sequence[Target]) -> list[tuple[Entrant, Target]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -209,6 +210,8 @@ def measure_rounds(
 def measure_seconds(places: Mapping[str, Placed], seconds: float, *, on_progress: OnProgress = quiet) -> Measurement:
     """Measure by the frame-rate protocol: `WARM_UP_SHARE` of `seconds` unrecorded, then `seconds`, `MIN_RUNS` at least.
 
+    On a CPU graphs are loaded anew as they are for a table, so that no place in memory is taken for the network.
+
     Args:
         places: what is visited in turn, each in its own place; all on one device, with as many threads.
         seconds: for all of them together.
@@ -219,9 +222,8 @@ def measure_seconds(places: Mapping[str, Placed], seconds: float, *, on_progress
     """
     target = next(iter(places.values())).target
     check_protocol(target)
-    statistic = default_statistic(target)
-    endless = Pace(runs=None, period=1, least=10**9, most=10**9)
-    least = -(-MIN_RUNS // MIN_REPEATS)
+    reload = pace_of(target, "network", "").reload
+    endless = Pace(runs=None, period=1, least=10**9, most=10**9, reload=reload, cap_s=math.inf)
 
     def refuse(subject: str, reason: str) -> None:
         name = places[subject].workload.name
@@ -229,13 +231,17 @@ def measure_seconds(places: Mapping[str, Placed], seconds: float, *, on_progress
 
     with pinned(target), prepared(places, refuse, on_progress) as runners:
 
-        def rounds(pace: Pace, before: Sequence[Visit] = ()) -> Rounds:
-            paces = dict.fromkeys(runners, pace)
-            return Rounds(runners, paces, statistic, before=before, on_progress=on_progress)
+        def rounds() -> Rounds:
+            return Rounds(
+                runners,
+                dict.fromkeys(runners, endless),
+                default_statistic(target),
+                load=lambda subject: _load(places[subject]),
+                on_progress=on_progress,
+            )
 
-        rounds(endless).run(WARM_UP_SHARE * seconds)
-        timed = rounds(endless).run(seconds)
-        return rounds(replace(endless, least=least, most=least), timed.visits).run()
+        rounds().run(WARM_UP_SHARE * seconds)
+        return rounds().run(seconds, least=-(-MIN_RUNS // MIN_REPEATS))
 
 
 def _refuse(key: str, reason: str) -> None:

@@ -102,17 +102,18 @@ class Rounds:
         self._session = session
         self._spent_s = dict.fromkeys(runners, 0.0)
 
-    def run(self, seconds: float | None = None, *, always: Sequence[str] = ()) -> Measurement:
+    def run(self, seconds: float | None = None, *, always: Sequence[str] = (), least: int = 0) -> Measurement:
         """Measure until there is a verdict on every subject; all visits, those made before included.
 
         Args:
             seconds: no visit is begun after so many; None for no limit.
             always: subjects that are visited to the end, whatever is known of them, and not waited for.
+            least: visits that each subject gets even if that takes longer.
         """
         start = self._clock()
 
         def over() -> bool:
-            return seconds is not None and self._clock() - start > seconds
+            return seconds is not None and self._clock() - start > seconds and self._fewest() >= least
 
         repeats = {subject: self._runs(subject) for subject in self._runners}
         self._open = [subject for subject in self._open if subject not in always]
@@ -123,7 +124,7 @@ class Rounds:
                 self._hand_over(pending)
                 left_s = self._judge()
                 if number or not self._open:  # before the first round nothing is known of what is left
-                    self._tell(start, seconds, left_s)
+                    self._tell(start, seconds, left_s, least)
                 check = self._next_check(number)
                 if not self._open:
                     break
@@ -147,6 +148,10 @@ class Rounds:
     def undecided(self) -> list[str]:
         """Subjects without a verdict."""
         return list(self._open)
+
+    def _fewest(self) -> int:
+        """Visits that the least visited subject has."""
+        return min(self._made.values(), default=0)
 
     def _next_check(self, number: int) -> int:
         """Round of the next check: ever later, but none after an open subject has had its most visits."""
@@ -218,10 +223,11 @@ class Rounds:
             self._on_verdicts(measurement, verdicts)
         return left_s
 
-    def _tell(self, start: float, seconds: float | None, left_s: float) -> None:
+    def _tell(self, start: float, seconds: float | None, left_s: float, least: int) -> None:
         spent = self._clock() - start
         if seconds is not None:
-            left_s = min(left_s, max(seconds - spent, 0.0))
+            for_least_s = spent * (least / max(self._fewest(), 1) - 1)
+            left_s = min(left_s, max(seconds - spent, for_least_s, 0.0))
         self._on_progress(Progress("measuring", spent / max(spent + left_s, 1e-9), left_s))
 
     def _runs(self, subject: str) -> int:

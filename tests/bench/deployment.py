@@ -93,7 +93,7 @@ def predicted(space: SearchSpace, target: Target, scratch: Path) -> dict[str, An
         shape = ((1, 3, *space.input),)
         workloads = {key: Workload(path.name, shape, None, file=path.read_bytes()) for key, path in files.items()}
         subjects = with_sentinels(table, workloads, DENSE)
-        found = measure_seconds(placed(get_backend(target.backend), target, subjects), SECONDS)
+        found = measure_seconds(placed(get_backend(target.backend), target, subjects), SECONDS * len(subjects))
         drift_pct = drift(table, found)
     table_ms = {key: predictor.predict(one) for key, one in chosen.items()}
     rows = [

@@ -13,7 +13,7 @@ import torch
 from lgc.errors import BackendUnavailableError, FileFormatError, UnknownNameError, UsageError
 from lgc.lut import Target
 from lgc.models.plan import CORE, DENSE
-from lgc.profiler.contest import at_size, contest, file_entrant, peer_entrant, run_entrant
+from lgc.profiler.contest import _ratio, at_size, contest, file_entrant, peer_entrant, run_entrant
 from lgc.profiler.network import Network, write_onnx
 
 ORT = Target("cpu", "onnxruntime")
@@ -50,6 +50,17 @@ def test_files_runs_and_peers_are_timed_together(mini_space, file, architecture_
         assert row.macs > 0
     ours = next(row for row in rows if row.kind == "architecture")
     assert (ours.parameters, ours.macs) == (mini_space.sample(1).parameters, mini_space.sample(1).macs)
+
+
+@pytest.mark.parametrize("blocks", [5, 9, 40])
+def test_the_interval_of_a_ratio_holds_it_as_often_as_it_says(blocks):
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(500):
+        one = dict(enumerate(1.5 * np.exp(draw.normal(0, 0.05, blocks))))
+        middle, low, high = _ratio(one, dict.fromkeys(one, 1.0))
+        assert low <= middle <= high
+        held += low <= 1.5 <= high
+    assert 0.88 <= held / 500 <= 0.97
 
 
 def test_the_kind_of_a_file_is_read_off_it(file, mini_space, tmp_path):
