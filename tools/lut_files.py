@@ -58,7 +58,8 @@ def merge(
         "untied": [str(path) for path in found.untied],
         "verification": verification,
     }
-    line = f"{out}: {found.entries} entries of {len(tables)} tables, measured in {found.sessions} sessions"
+    sessions = "1 session" if found.sessions == 1 else f"{found.sessions} sessions"
+    line = f"{out}: {found.entries} entries of {len(tables)} tables, measured in {sessions}"
     lines = [f"{line}; {found.missing} of its space are missing" if found.missing else line]
     emit(content, as_json, *lines, *report_tables(report))
 

@@ -131,7 +131,7 @@ class TestMerge:
     def test_for_people(self, call, mini_lut, tmp_path):
         done = call("lgc-lut", "merge", mini_lut, mini_lut, "--out", tmp_path / "c.lut")
         assert done.code == 0
-        assert "entries of 2 tables, measured in 1 sessions" in done.out
+        assert "entries of 2 tables, measured in 1 session\n" in done.out
         assert "mean absolute error" in done.out
 
     def test_remarks_on_other_inputs(self, call, make_table, mini_space, tmp_path):
