@@ -127,7 +127,7 @@ class Timing:
         fps: 1000 / median_ms.
         median_ms: of all runs; p90_ms, p99_ms and iqr_ms (between the quartiles) likewise.
         relative: how many times as long as the fastest at this size and scope, whatever its backend and precision: the
-            ratio within each round of visits, in which the machine does the same to both, and of these the median.
+            ratio within each `BLOCK` rounds, in which the machine does the same to both, and of these the median.
         relative_low: lower end of its 90 % interval, by order statistics; relative_high likewise.
         runs: how many.
         max_abs_diff: largest difference from the reference's output; None where the output is classes, or where the

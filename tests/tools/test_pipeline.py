@@ -173,6 +173,7 @@ def test_an_architecture_alone_is_exported_with_random_weights(call, mini_space,
     ("arguments", "message"),
     [
         (("lgc-export", "{architecture}", "--ort", "--device", "cuda:3"), "no device 'cuda:3' here"),
+        (("lgc-export", "{architecture}", "--device", "cuda:0"), "name one too (--ort, --torch, --trt)"),
         (("lgc-export", "{architecture}", "--ort", "--precision", "fp16"), "no precision 'fp16'"),
         (("lgc-export", "{architecture}", "--scope", "end"), "unknown scope 'end'; known: core, dense, end-to-end"),
         (("lgc-export", "{architecture}", "--tolerance", "much"), "is no percentage"),
