@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 CPU = Target("cpu", "onnxruntime")
 """Where a file's own output is taken from: there is nothing else to compare it with."""
 TRAINING_RESULT = "train-result.json"
-BLOCK = 8
-"""Rounds that tell one ratio: about as many as a graph stays in one place in memory, so that the ratios are independent
-enough for an interval."""
+PARTS = 8
+"""Equal parts of a run, each of which tells one ratio: long enough that on a CPU most know other places in memory than
+the one before, so that they are independent enough for an interval."""
 MODULES = "torch"
 """The backend that runs modules, and no files."""
 CONVERTED = ("fp16", "bf16")
@@ -127,7 +127,7 @@ class Timing:
         fps: 1000 / median_ms.
         median_ms: of all runs; p90_ms, p99_ms and iqr_ms (between the quartiles) likewise.
         relative: how many times as long as the fastest at this size and scope, whatever its backend and precision: the
-            ratio within each `BLOCK` rounds, in which the machine does the same to both, and of these the median.
+            ratio within each of `PARTS` parts of the run, in which the machine does the same to both, and their median.
         relative_low: lower end of its 90 % interval, by order statistics; relative_high likewise.
         runs: how many.
         max_abs_diff: largest difference from the reference's output; None where the output is classes, or where the
@@ -269,7 +269,7 @@ def contest(
     places = {str(n): Placed(require(target), target, entrant.workload) for n, (entrant, target) in enumerate(pairs)}
     checked = [_checked(entrant, place) for (entrant, _), place in zip(pairs, places.values(), strict=True)]
     found = measure_seconds(places, seconds * len(places), on_progress=on_progress)
-    times = [_by_block(found, key) for key in places]
+    times = [_by_round(found, key) for key in places]
     usual = [float(np.median(list(of.values()))) for of in times]
     order = list(dict.fromkeys(entrant.group for entrant, _ in pairs))
     groups = [[n for n, (entrant, _) in enumerate(pairs) if entrant.group == group] for group in order]
@@ -300,21 +300,19 @@ def contest(
     return [row for _, row in sorted(rows, key=lambda found: (found[0], found[1].relative))]
 
 
-def _by_block(found: Measurement, subject: str) -> dict[int, float]:
-    """Median duration in milliseconds of a subject's runs in each `BLOCK` rounds, by the block's number."""
-    blocks: dict[int, list[float]] = {}
-    for visit in found.visits:
-        if visit.subject == subject:
-            blocks.setdefault(visit.round // BLOCK, []).extend(visit.durations_ms)
-    return {number: float(np.median(durations)) for number, durations in blocks.items()}
+def _by_round(found: Measurement, subject: str) -> dict[int, float]:
+    """Median duration in milliseconds of each visit to a subject, by the round that it was made in."""
+    return {visit.round: float(np.median(visit.durations_ms)) for visit in found.visits if visit.subject == subject}
 
 
 def _ratio(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
-    """Median over the blocks of one / other, and the order statistics that hold it by `LEVEL` at least."""
+    """Median over the parts of one / other, and the order statistics that hold it by `LEVEL` at least."""
     from scipy.stats import binom
 
-    ratios = np.sort([one[number] / other[number] for number in one.keys() & other.keys()])
-    left_out = max(int(binom.ppf((1 - LEVEL) / 2, len(ratios), 0.5)) - 1, 0)
+    parts = np.array_split(sorted(one.keys() & other.keys()), PARTS)
+    mine, others = ([np.median([times[number] for number in part]) for part in parts] for times in (one, other))
+    ratios = np.sort(np.divide(mine, others))
+    left_out = max(int(binom.ppf((1 - LEVEL) / 2, PARTS, 0.5)) - 1, 0)
     return float(np.median(ratios)), float(ratios[left_out]), float(ratios[-1 - left_out])
 
 

@@ -26,6 +26,8 @@ WARM_UP_SHARE = 0.3
 """Unrecorded time before a frame rate is measured, as a share of the recorded: 3 s before 10 s."""
 ENERGY_S = 1.0
 """How long a network runs to tell its energy: counters move in steps of up to a tenth of a second."""
+LOADING_SHARE = 0.2
+"""How long loading a network anew may take while its frame rate is measured, as a share of its runs."""
 COMPILE_SHARE = 0.6
 """Part of a budget that compiling may use; what is not compiled by then is left for another call."""
 OnFailure = Callable[[str, str], None]
@@ -210,11 +212,12 @@ def measure_rounds(
 def measure_seconds(places: Mapping[str, Placed], seconds: float, *, on_progress: OnProgress = quiet) -> Measurement:
     """Measure by the frame-rate protocol: `WARM_UP_SHARE` of `seconds` unrecorded, then `seconds`, `MIN_RUNS` at least.
 
-    On a CPU graphs are loaded anew as they are for a table, so that no place in memory is taken for the network.
+    On a CPU graphs are loaded anew as for a table, as far as `LOADING_SHARE` allows, so that one place in memory is not
+    taken for the network; where loading fails, the graph stays where it is.
 
     Args:
         places: what is visited in turn, each in its own place; all on one device, with as many threads.
-        seconds: for all of them together.
+        seconds: for all of them together, loading included.
         on_progress: told how far it is.
 
     Raises:
@@ -223,7 +226,7 @@ def measure_seconds(places: Mapping[str, Placed], seconds: float, *, on_progress
     target = next(iter(places.values())).target
     check_protocol(target)
     reload = pace_of(target, "network", "").reload
-    endless = Pace(runs=None, period=1, least=10**9, most=10**9, reload=reload, cap_s=math.inf)
+    endless = Pace(runs=None, period=1, least=10**9, most=10**9, reload=reload, loading=LOADING_SHARE, cap_s=math.inf)
 
     def refuse(subject: str, reason: str) -> None:
         name = places[subject].workload.name

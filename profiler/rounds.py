@@ -100,15 +100,15 @@ class Rounds:
         self._open = list(runners)
         self._made = dict.fromkeys(runners, 0)
         self._session = session
-        self._spent_s = dict.fromkeys(runners, 0.0)
+        self._spent_s, self._loading_s = dict.fromkeys(runners, 0.0), dict.fromkeys(runners, 0.0)
 
     def run(self, seconds: float | None = None, *, always: Sequence[str] = (), least: int = 0) -> Measurement:
         """Measure until there is a verdict on every subject; all visits, those made before included.
 
         Args:
-            seconds: no visit is begun after so many; None for no limit.
+            seconds: no visit is begun after so many, loading included; None for no limit.
             always: subjects that are visited to the end, whatever is known of them, and not waited for.
-            least: visits that each subject gets even if that takes longer.
+            least: visits that each subject without a verdict gets even if that takes longer than `seconds`.
         """
         start = self._clock()
 
@@ -176,14 +176,17 @@ class Rounds:
     def _load_anew(self, subjects: Sequence[str], over: Callable[[], bool]) -> None:
         """Load again what has been visited often enough in one place; before the round, so that none is visited hot.
 
-        The first loads end at different visits, so that in each round only some graphs are loaded.
+        When the first loads end differs with the length of a subject's name: in a round only some probes are loaded.
         """
         for subject in subjects:
-            every = self._paces[subject].reload
-            if self._load is None or every is None or self._made[subject] == 0 or over():
+            pace, made = self._paces[subject], self._made[subject]
+            if self._load is None or pace.reload is None or made == 0 or over():
                 continue
-            if (self._made[subject] + len(subject) % every) % every == 0:
+            affordable = self._loading_s[subject] <= pace.loading * self._spent_s[subject]
+            if affordable and (made + len(subject) % pace.reload) % pace.reload == 0:
+                begun = self._clock()
                 runner = self._load(subject)
+                self._loading_s[subject] += self._clock() - begun
                 if runner is not None:
                     self._runners[subject].close()  # only now: the new one must not get the old one's memory
                     self._runners[subject] = runner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +31,7 @@ class Pace:
         least: visits before any verdict.
         most: visits after which it is given up.
         reload: visits after which its graph is loaded anew, elsewhere in memory; None for never.
+        loading: how long that may take in all, as a share of its own runs; what took longer waits for more runs.
         precision_pct: half the width of the 95 % confidence interval that is sought, relative to the latency.
         cap_s: seconds of its own runs after which it is given up.
     """
@@ -39,6 +41,7 @@ class Pace:
     least: int
     most: int
     reload: int | None = None
+    loading: float = math.inf
     precision_pct: float = 0.5
     cap_s: float = 60.0
 

@@ -155,7 +155,7 @@ def tables(rows: list[Timing]) -> list[Any]:
     shown: list[Any] = [_table(f"{size}, {scope}", members) for (size, scope), members in groups.items()]
     shown.append(
         "ms: median of all runs, batch 1, with interquartile range, p90 and p99; FPS = 1000 / ms. times: how many "
-        "times as long as the fastest, median of the ratios within each 8 rounds, with its 90 % interval. "
+        "times as long as the fastest, median of the ratios in each eighth of the run, with its 90 % interval. "
         "agrees: pixels of the class that torch gives in fp32 (ONNX Runtime on the CPU, where there is only a file)."
     )
     if any(row.precision == INT8 and row.backend == "onnxruntime" for row in rows):

@@ -87,7 +87,7 @@ def export(
         deploy.matching(table, targets)
     if compute_capability is not None and not trt:
         raise UsageError("--compute-capability is an engine's: take --trt too")
-    if not (names or trt) and (device is not None or threads is not None):
+    if not (names or here) and (device is not None or threads is not None):
         raise UsageError("--device and --threads say where a backend runs it: name one too (--ort, --torch, --trt)")
     if limit is not None or layers:
         _require_comparable("--tolerance" if limit is not None else "--layers", table, targets, scope)

@@ -100,7 +100,7 @@ def open_session(
     except ShortMemoryError:  # it would fail the probe too
         raise
     except MeasurementError as error:
-        if _loads(provider, settings):
+        if provider not in _LIBRARIES or _loads(provider, settings):
             raise
         raise BackendUnavailableError(
             f"ONNX Runtime could not load {provider}; its log above names the library that is missing. Install "
