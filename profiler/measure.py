@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ..errors import MeasurementError, UsageError
 from ..lut.measurement import Measurement, Visit
@@ -147,7 +148,7 @@ def measure(
             runners,
             {subject: job.pace for subject, job in jobs.items()},
             default_statistic(target),
-            load=lambda subject: _load(places[subject]),
+            load=partial(_load, places),
             session=session,
             before=before,
             on_visits=on_visits,
@@ -163,10 +164,10 @@ def measure(
     return found, rounds.undecided
 
 
-def _load(place: Placed) -> Runner | None:
-    """The workload made ready once more; None if that fails now, though it went well before."""
+def _load(places: Mapping[str, Placed], subject: str) -> Runner | None:
+    """The subject's workload made ready once more; None if that fails now, though it went well before."""
     try:
-        return place.ready()
+        return places[subject].ready()
     except MeasurementError:
         return None
 
@@ -233,16 +234,14 @@ def measure_seconds(places: Mapping[str, Placed], seconds: float, *, on_progress
         raise MeasurementError(reason if name in reason else f"{name}: {reason}")
 
     with pinned(target), prepared(places, refuse, on_progress) as runners:
-
-        def rounds() -> Rounds:
-            return Rounds(
-                runners,
-                dict.fromkeys(runners, endless),
-                default_statistic(target),
-                load=lambda subject: _load(places[subject]),
-                on_progress=on_progress,
-            )
-
+        rounds = partial(
+            Rounds,
+            runners,
+            dict.fromkeys(runners, endless),
+            default_statistic(target),
+            load=partial(_load, places),
+            on_progress=on_progress,
+        )
         rounds().run(WARM_UP_SHARE * seconds)
         return rounds().run(seconds, least=-(-MIN_RUNS // MIN_REPEATS))
 

@@ -183,7 +183,7 @@ class Rounds:
             if self._load is None or pace.reload is None or made == 0 or over():
                 continue
             affordable = self._loading_s[subject] <= pace.loading * self._spent_s[subject]
-            if affordable and (made + len(subject) % pace.reload) % pace.reload == 0:
+            if affordable and (made + len(subject)) % pace.reload == 0:
                 begun = self._clock()
                 runner = self._load(subject)
                 self._loading_s[subject] += self._clock() - begun
