@@ -27,6 +27,8 @@ WARM_UP_SHARE = 0.3
 """Unrecorded time before a frame rate is measured, as a share of the recorded: 3 s before 10 s."""
 ENERGY_S = 1.0
 """How long a network runs to tell its energy: counters move in steps of up to a tenth of a second."""
+ENERGY_BATCH_S = 0.1
+"""Runs queued at once meanwhile: gaps between batches, in which the device draws power too, are short against it."""
 LOADING_SHARE = 0.2
 """How long loading a network anew may take while its frame rate is measured, as a share of its runs."""
 COMPILE_SHARE = 0.6
@@ -159,7 +161,7 @@ def measure(
         found = rounds.run(left_s, always=always)
         for subject, runner in runners.items():
             late = budget_s is not None and time.monotonic() - start > budget_s
-            if not late and subject.startswith(NETWORK) and (spent := _energy_of(runner, energy_mj)) is not None:
+            if not late and subject.startswith(NETWORK) and (spent := energy_per_run(runner, energy_mj)) is not None:
                 on_energy(subject, spent)
     return found, rounds.undecided
 
@@ -172,16 +174,31 @@ def _load(places: Mapping[str, Placed], subject: str) -> Runner | None:
         return None
 
 
-def _energy_of(runner: Runner, energy_mj: Callable[[], float | None]) -> float | None:
-    """Energy of one run in millijoules, over `ENERGY_S`; None where the device does not count."""
-    before = energy_mj()
-    if before is None:
+def energy_per_run(runner: Runner, energy_mj: Callable[[], float | None]) -> float | None:
+    """Measure the energy of one run in millijoules, over `ENERGY_S` of runs without gaps; None without a counter.
+
+    Args:
+        runner: a prepared runner.
+        energy_mj: the device's counter so far, in millijoules; None where it has none.
+    """
+    if energy_mj() is None:
         return None
-    start, runs = time.monotonic(), 0
+    batch = 1
+    while _seconds(runner, batch) < ENERGY_BATCH_S:  # warms the device up too
+        batch *= 2
+    before, start, runs = energy_mj(), time.monotonic(), 0
     while time.monotonic() - start < ENERGY_S:
-        runs += len(runner.run(MIN_REPEATS))
+        runner.run_untimed(batch)
+        runs += batch
     after = energy_mj()
-    return None if after is None else (after - before) / runs
+    return None if before is None or after is None else (after - before) / runs
+
+
+def _seconds(runner: Runner, runs: int) -> float:
+    """Return the wall time of `runs` runs."""
+    start = time.monotonic()
+    runner.run_untimed(runs)
+    return time.monotonic() - start
 
 
 def measure_rounds(

@@ -6,15 +6,14 @@ passes through `Runner.run` and `clock`, so the protocol runs the same on a simu
 
 from __future__ import annotations
 
-import gc
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..lut.measurement import Measurement, Visit
 from .backends import Runner
+from .backends.base import collector_paused
 from .stopping import Pace
 
 VISIT_MS = 4.0
@@ -194,7 +193,7 @@ class Rounds:
 
     def _visit(self, subject: str, runs: int) -> Visit:
         at = self._clock()
-        with _no_collector():
+        with collector_paused():
             durations = self._runners[subject].run(runs)
         self._spent_s[subject] += self._clock() - at
         self._made[subject] += 1
@@ -240,15 +239,3 @@ class Rounds:
             return fixed
         once = min(self._runners[subject].run(MIN_REPEATS))
         return max(MIN_REPEATS, min(MAX_REPEATS, round(VISIT_MS / max(once, 1e-3))))
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """Keep Python's garbage collector out of a timed visit."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from ..lut.target import Target
+from .backends.lead import Lead, lead_for
 from .nvml import CLOCK_MEMORY, CLOCK_SM, Gpu
 
 THROTTLE = {
@@ -45,6 +46,8 @@ class Health:
         power_w: what the GPU draws, in watts, averaged over about a second by most.
         throttle: why the GPU's clock is below what it could reach; empty if it is not. See `THROTTLE`.
         other_gpu_processes: processes besides this one that compute on the GPU.
+        launch_us: host time to queue one timed run on the GPU, in microseconds, lately.
+        lead_factor: how much longer than expected the GPU is kept waiting for the host; see `backends.lead`.
         steal_pct: since the last sample, time that the hypervisor gave to others, of all time of the watched cores.
         involuntary_switches: since the last sample, how often this thread was made to give way on its core.
     """
@@ -56,6 +59,8 @@ class Health:
     power_w: float | None = None
     throttle: tuple[str, ...] | None = None
     other_gpu_processes: int | None = None
+    launch_us: float | None = None
+    lead_factor: float | None = None
     steal_pct: float | None = None
     involuntary_switches: int | None = None
 
@@ -66,9 +71,9 @@ class Watcher:
     Entered once the process is pinned, it watches the cores that it is pinned to.
     """
 
-    def __init__(self, gpu: Gpu | None) -> None:
-        """Watch `gpu`, if there is one, and the CPU."""
-        self._gpu = gpu
+    def __init__(self, gpu: Gpu | None, lead: Lead | None = None) -> None:
+        """Watch `gpu`, if there is one, the host's launches on it by its `lead`, and the CPU."""
+        self._gpu, self._lead = gpu, lead
         self._begin()
 
     def __enter__(self) -> Self:
@@ -97,6 +102,8 @@ class Watcher:
             power_w=None if power_mw is None else power_mw / 1000,
             throttle=_throttle(gpu),
             other_gpu_processes=_others(gpu),
+            launch_us=None if self._lead is None else self._lead.launch_us,
+            lead_factor=None if self._lead is None else self._lead.factor,
             steal_pct=steal,
             involuntary_switches=switches,
         )
@@ -125,7 +132,9 @@ class Watcher:
 
 def watcher(target: Target) -> Watcher:
     """A watcher of the machine that measures on `target`."""
-    return Watcher(None if target.device == "cpu" else Gpu(int(target.device.partition(":")[2])))
+    if target.device == "cpu":
+        return Watcher(None)
+    return Watcher(Gpu(int(target.device.partition(":")[2])), lead_for(target.device))
 
 
 def throttle_names(reasons: int) -> tuple[str, ...]:

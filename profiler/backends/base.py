@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -94,6 +97,12 @@ class Runner(Protocol):
     def run(self, repeats: int) -> list[float]:
         """Run `repeats` times back to back; the duration of each in milliseconds, device work included to its end."""
 
+    def run_untimed(self, repeats: int) -> None:
+        """Run `repeats` times back to back and wait once: no event and no wait between two runs.
+
+        For energy and warm-up; where a backend cannot queue runs, each is waited for.
+        """
+
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs for the given inputs, from the very program that `run` times."""
 
@@ -138,24 +147,48 @@ class Backend(Protocol):
 
 
 WARM_UP_RUNS = 3
-WARM_UP_CPU_MS = 5.0
-WARM_UP_GPU_MS = 200.0
+WARM_UP_MS = 5.0
+"""Least time for which a graph runs before it is timed."""
+FIRST_WARM_UP_MS = 200.0
+"""The same for the first graph of a process on a GPU, which raises its clocks step by step."""
 WARM_UP_BATCH = 64
+_warm: set[str] = set()
+"""GPUs on which this process has run for `FIRST_WARM_UP_MS`."""
 
 
-def warm_up(runner: Runner, *, on_gpu: bool) -> None:
-    """Run until allocations, caches and, on a GPU, clocks have settled: `WARM_UP_RUNS` and the time above.
+def warm_up(runner: Runner, device: str, wanted_ms: float | None = None) -> None:
+    """Run until allocations, caches and, on a GPU, clocks have settled: `WARM_UP_RUNS`, and for the time wanted.
 
-    On a GPU up to `WARM_UP_BATCH` runs are asked for at once: one by one, a short operator's 200 ms would take seconds
-    of waiting for the host, with the device idle between.
+    On a GPU up to `WARM_UP_BATCH` runs are queued at once: one by one, the device would idle between short ones.
+
+    Args:
+        runner: what runs.
+        device: where it runs.
+        wanted_ms: wall time in milliseconds; by the constants above if None.
     """
-    wanted = WARM_UP_GPU_MS if on_gpu else WARM_UP_CPU_MS
-    spent, runs, batch = 0.0, 0, 1
-    while runs < WARM_UP_RUNS or spent < wanted:
-        spent += sum(runner.run(batch))
+    on_gpu = device != "cpu"
+    if wanted_ms is None:
+        wanted_ms = FIRST_WARM_UP_MS if on_gpu and device not in _warm else WARM_UP_MS
+    start, runs, batch = time.perf_counter(), 0, 1
+    while runs < WARM_UP_RUNS or 1e3 * (time.perf_counter() - start) < wanted_ms:
+        runner.run_untimed(batch)
         runs += batch
         if on_gpu:
             batch = min(2 * batch, WARM_UP_BATCH)
+    if on_gpu:
+        _warm.add(device)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Context in which Python's garbage collector does not run."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def random_inputs(shapes: Sequence[tuple[int, ...]], dtype: str = FLOAT) -> list[NDArray[Any]]:

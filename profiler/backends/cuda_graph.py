@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
 from ...errors import MeasurementError
+from .base import collector_paused
 from .failure import failure
+from .lead import Marks, ReplayQueue, spin
 
 if TYPE_CHECKING:
     import torch
@@ -17,10 +20,6 @@ Result = TypeVar("Result")
 
 WARM_UPS = 3
 """Runs before the capture, in which libraries choose kernels and allocate: neither can be captured."""
-LEAD_US, LEAD_PER_REPLAY_US = 100, 25
-"""How long the device is kept busy while the host queues what is to be timed, in microseconds."""
-CYCLES_PER_US = 2000
-"""Clock cycles of a device at 2 GHz; a slower one is kept busy for longer, which does no harm."""
 
 
 class CudaGraph(Generic[Result]):
@@ -48,7 +47,7 @@ class CudaGraph(Generic[Result]):
         """
         import torch
 
-        self._device, self._graph = device, torch.cuda.CUDAGraph()
+        self._device, self._graph, self._queue = device, torch.cuda.CUDAGraph(), ReplayQueue(str(device))
         stream = _side_stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         try:
@@ -56,7 +55,8 @@ class CudaGraph(Generic[Result]):
             with torch.inference_mode(), torch.cuda.device(device), torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
                     work()
-                with torch.cuda.graph(self._graph, pool=_shared_memory(device), stream=stream):
+                # a finaliser that the collector runs may free device memory, which no capture takes
+                with collector_paused(), self._capture(stream):
                     self.result = work()
         except (RuntimeError, MeasurementError) as error:
             _alive(device).clear()  # a failed capture can leave the shared memory locked against further ones
@@ -71,28 +71,46 @@ class CudaGraph(Generic[Result]):
             self._graph.replay()
 
     def wait(self) -> None:
-        """Until all replays have ended."""
+        """Wait until all replays have ended."""
         import torch
 
         torch.cuda.synchronize(self._device)
 
+    def replay_batch(self, repeats: int) -> None:
+        """Replay `repeats` times back to back and wait once; nothing is timed."""
+        import torch
+
+        with torch.cuda.device(self._device):
+            for _ in range(repeats):
+                self._graph.replay()
+            self.wait()
+
     def time(self, repeats: int) -> list[float]:
         """Replay `repeats` times back to back; the duration of each in milliseconds, by two CUDA events around it.
 
-        All replays are queued before the device comes to the first, which it is kept from by a spinning kernel. Without
-        it a graph shorter than its own launch (some 10 us) would be timed at the pace of those launches.
+        All replays are queued before the device comes to the first, see `lead`.
         """
         import torch
 
         with torch.cuda.device(self._device):
-            marks = [(_event(), _event()) for _ in range(repeats)]
-            torch.cuda._sleep((LEAD_US + LEAD_PER_REPLAY_US * repeats) * CYCLES_PER_US)  # type: ignore[no-untyped-call]
-            for start, end in marks:
-                start.record()
-                self._graph.replay()
-                end.record()
+            marks = self._queue.fill(repeats, hold=spin, enqueue=lambda: self._enqueue(repeats), wait=self.wait)
             self.wait()
         return [float(start.elapsed_time(end)) for start, end in marks]
+
+    def _enqueue(self, repeats: int) -> Marks:
+        marks = [(_event(), _event()) for _ in range(repeats)]
+        for start, end in marks:
+            start.record()
+            self._graph.replay()
+            end.record()
+        return marks
+
+    def _capture(self, stream: torch.cuda.Stream) -> AbstractContextManager[None]:
+        """Context that captures what is queued on `stream`; calls of other threads do not break it."""
+        import torch
+
+        pool = _shared_memory(self._device)
+        return torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
 
     def close(self) -> None:
         """Free the graph and its result; more than once does no harm."""

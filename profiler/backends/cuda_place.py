@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cuda_driver import StreamGraph, pause
-from .cuda_graph import LEAD_PER_REPLAY_US, LEAD_US
+from .cuda_driver import StreamGraph, bindings_missing
 from .failure import failure
+from .lead import Marks, ReplayQueue, spin
 from .trt_loader import INSTALL_FULL
 
 NON_BLOCKING = 1
@@ -24,7 +24,7 @@ NON_BLOCKING = 1
 
 
 def pycuda_missing() -> str | None:
-    """None if pycuda is there and loads, else the reason and the mend."""
+    """Return None if pycuda and NVIDIA's bindings of the driver load, else the reason and the mend."""
     mend = f"{INSTALL_FULL} (pycuda is compiled as it is installed: nvcc of the CUDA toolkit has to be on PATH)"
     if find_spec("pycuda") is None:
         return f"pycuda is not installed: {mend}"
@@ -32,20 +32,72 @@ def pycuda_missing() -> str | None:
         import_module("pycuda.driver")
     except ImportError as error:
         return f"pycuda is installed but does not load ({error}); reinstall it: {mend}"
-    return None
+    return bindings_missing()
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor's memory on the device, for as long as this lives.
+
+    Attributes:
+        name: the tensor's.
+        shape: the tensor's.
+        dtype: the tensor's, by numpy's name.
+        device: the memory, as pycuda allocates it.
+        host: page-locked memory of the host, where copies from it or to it are timed; else None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    device: Any
+    host: NDArray[Any] | None = None
+
+    def free(self) -> None:
+        """Free the memory on the device; the host's goes with the array."""
+        self.device.free()
 
 
 @dataclass
-class Buffer:
-    """A tensor's memory: page-locked on the host, and on the device, both for as long as this lives."""
+class _Block:
+    memory: Any
+    size: int
+    users: int = 0
 
-    name: str
-    host: NDArray[Any]
-    device: Any
 
-    def free(self) -> None:
-        """Give the device's part back; the host's goes when the array does."""
-        self.device.free()
+class Scratch:
+    """Memory on a device in which all engines there work: no two of them run at the same time."""
+
+    def __init__(self) -> None:
+        self._blocks: list[_Block] = []
+
+    def take(self, size: int, allocate: Callable[[int], Any]) -> Any:
+        """Return memory of `size` bytes at least, for a library's own use between start and end of a run.
+
+        A larger block is made where none is large enough; smaller ones stay as long as captured graphs refer to them.
+        Sizes are powers of two, so that all blocks together are less than twice the largest.
+        """
+        block = next((block for block in self._blocks if block.size >= size), None)
+        if block is None:
+            rounded = 1 << max(size - 1, 0).bit_length()
+            block = _Block(allocate(rounded), rounded)
+            self._blocks.append(block)
+        block.users += 1
+        return block.memory
+
+    def give_back(self, memory: Any) -> None:
+        """Free the block once nobody uses it."""
+        block = next(block for block in self._blocks if block.memory is memory)
+        block.users -= 1
+        if block.users == 0:
+            self._blocks.remove(block)
+            block.memory.free()
+
+
+@cache
+def scratch_for(device: str) -> Scratch:
+    """Return the scratch memory of a device, say `cuda:0`."""
+    return Scratch()
 
 
 class CudaPlace:
@@ -65,6 +117,7 @@ class CudaPlace:
         self._context: Any = None
         with self._failures("CUDA does not start"):
             self._context = _primary_context(int(device.partition(":")[2] or 0))
+        self._replays, self._scratch = ReplayQueue(device), scratch_for(device)
         with self.current():
             self._stream: Any = self._driver.Stream(NON_BLOCKING)
 
@@ -87,25 +140,37 @@ class CudaPlace:
             finally:
                 self._driver.Context.pop()
 
-    def allocate(self, name: str, shape: tuple[int, ...], dtype: str) -> Buffer:
-        """Memory for a tensor on both sides, zero on both: engines may read what was never written."""
-        host = self._driver.pagelocked_zeros(shape, np.dtype(dtype))
-        device = self._driver.mem_alloc(max(host.nbytes, 1))
-        buffer = Buffer(name, host, device)
-        self.send(buffer)
-        return buffer
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: str, *, pinned: bool) -> Buffer:
+        """Allocate a tensor on the device, zero: engines may read what was never written.
 
-    def reserve(self, size: int) -> Any:
-        """Memory on the device alone, for a library's own use; as `mem_alloc` gives it, aligned to 256 bytes."""
-        return self._driver.mem_alloc(size)
+        Args:
+            name: the tensor's.
+            shape: the tensor's.
+            dtype: the tensor's, by numpy's name.
+            pinned: allocate it on the host too, page-locked, for copies that are timed.
+        """
+        kind = np.dtype(dtype)
+        size = max(int(np.prod(shape)) * kind.itemsize, 1)
+        host = self._driver.pagelocked_zeros(shape, kind) if pinned else None
+        device = self._driver.mem_alloc(size)
+        self._driver.memset_d8_async(device, 0, size, self._stream)
+        return Buffer(name, shape, kind, device, host)
 
-    def send(self, buffer: Buffer) -> None:
-        """Queue the copy of a buffer from the host to the device."""
-        self._driver.memcpy_htod_async(buffer.device, buffer.host, self._stream)
+    def take_scratch(self, size: int) -> Any:
+        """Return shared device memory of `size` bytes at least, see `Scratch`; aligned to 256 bytes."""
+        return self._scratch.take(size, self._driver.mem_alloc)
 
-    def fetch(self, buffer: Buffer) -> None:
-        """Queue the copy of a buffer from the device to the host."""
-        self._driver.memcpy_dtoh_async(buffer.host, buffer.device, self._stream)
+    def give_back_scratch(self, memory: Any) -> None:
+        """Return what `take_scratch` gave."""
+        self._scratch.give_back(memory)
+
+    def send(self, buffer: Buffer, array: NDArray[Any]) -> None:
+        """Queue the copy of a contiguous array of the buffer's type, which outlives it, to the device."""
+        self._driver.memcpy_htod_async(buffer.device, array, self._stream)
+
+    def fetch(self, buffer: Buffer, array: NDArray[Any]) -> None:
+        """Queue the copy of a buffer from the device to a contiguous array of its type, which outlives it."""
+        self._driver.memcpy_dtoh_async(array, buffer.device, self._stream)
 
     def capture(self, work: Callable[[], object]) -> StreamGraph:
         """What `work` queues on the stream, as a graph; see `StreamGraph`."""
@@ -116,19 +181,30 @@ class CudaPlace:
         self._spin(self._driver.Event().record(self._stream))
 
     def time(self, launch: Callable[[], object], repeats: int) -> list[float]:
-        """Queue `launch` so often back to back; the duration of each in milliseconds, by two events around it.
+        """Queue `launch` `repeats` times back to back; the duration of each in milliseconds, by two events around it.
 
-        The stream pauses until all of it is queued. Without that, work shorter than its own launch (some 10 us) would
-        be timed at the pace of those launches.
+        All of it is queued before the device comes to the first, see `lead`.
         """
-        marks = [(self._driver.Event(), self._driver.Event()) for _ in range(repeats)]
-        pause(self.stream, LEAD_US + LEAD_PER_REPLAY_US * repeats)
-        for start, end in marks:
-            start.record(self._stream)
-            launch()
-            end.record(self._stream)
+
+        def enqueue() -> Marks:
+            marks = [(self._driver.Event(), self._driver.Event()) for _ in range(repeats)]
+            for start, end in marks:
+                start.record(self._stream)
+                launch()
+                end.record(self._stream)
+            return marks
+
+        marks = self._replays.fill(repeats, hold=self._hold, enqueue=enqueue, wait=self.wait)
         self.wait()
         return [float(start.time_till(end)) for start, end in marks]
+
+    def _hold(self, microseconds: float) -> None:
+        """Keep the stream busy, by torch's spinning kernel: a pause on the host would need its interpreter."""
+        import torch
+
+        stream = torch.cuda.ExternalStream(self.stream, device=torch.device(self.name))  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            spin(microseconds)
 
     def close(self) -> None:
         """Destroy the stream; the context stays for the next one. More than once does no harm."""
@@ -148,12 +224,6 @@ class CudaPlace:
             yield
         except self._driver.Error as error:
             raise failure(what, [str(error)]) from error
-
-
-def free_all(things: Sequence[Any]) -> None:
-    """Give the device's memory back, that of buffers or what was reserved."""
-    for thing in things:
-        thing.free()
 
 
 def _driver() -> Any:

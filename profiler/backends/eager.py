@@ -103,7 +103,7 @@ class TorchRunner:
 
     def prepare(self) -> None:
         """Run until warm."""
-        warm_up(self, on_gpu=False)
+        warm_up(self, "cpu")
 
     @torch_failures(on_gpu=False)
     def run(self, repeats: int) -> list[float]:
@@ -117,6 +117,15 @@ class TorchRunner:
                 self._module(*self._inputs)
                 durations.append((time.perf_counter_ns() - start) / 1e6)
         return durations
+
+    @torch_failures(on_gpu=False)
+    def run_untimed(self, repeats: int) -> None:
+        """Run forward passes back to back."""
+        import torch
+
+        with torch.inference_mode(), torch_threads(self._threads):
+            for _ in range(repeats):
+                self._module(*self._inputs)
 
     @torch_failures(on_gpu=False)
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -186,12 +195,17 @@ class GraphRunner:
         inputs = self._workload.inputs()
         with torch_failures(on_gpu=True):
             self._fill(inputs)
-        warm_up(self, on_gpu=True)
+        warm_up(self, str(self._device))
 
     @torch_failures(on_gpu=True)
     def run(self, repeats: int) -> list[float]:
         """Time replays of the graph with CUDA events; inputs and outputs stay on the device."""
         return self._graph.time(repeats)
+
+    @torch_failures(on_gpu=True)
+    def run_untimed(self, repeats: int) -> None:
+        """Replay the graph back to back, and wait once."""
+        self._graph.replay_batch(repeats)
 
     @torch_failures(on_gpu=True)
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -135,7 +135,7 @@ class OnnxRuntimeRunner:
             BackendUnavailableError: the provider does not load.
             MeasurementError: ONNX Runtime refuses the model, or there is too little memory.
         """
-        self._workload, self._on_gpu = workload, provider != CPU
+        self._workload, self._device, self._on_gpu = workload, target.device, provider != CPU
         self._opened = (workload.name, model, provider, settings, target.threads)
         self._session = open_session(workload.name, model, provider, settings, target.threads)
         inputs = workload.inputs()
@@ -160,7 +160,7 @@ class OnnxRuntimeRunner:
         inputs = self._workload.inputs()
         with self._failures():
             self._fill(inputs)
-        warm_up(self, on_gpu=self._on_gpu)
+        warm_up(self, self._device)
 
     def run(self, repeats: int) -> list[float]:
         """Time runs of the session with the host's clock.
@@ -169,8 +169,7 @@ class OnnxRuntimeRunner:
         `disable_synchronize_execution_providers`, which is not set, would change that. On a GPU, images are copied
         there and results back in every run.
         """
-        once = self._there_and_back if self._on_gpu and self._workload.dtype == PIXELS else self._bound
-        durations = []
+        once, durations = self._once, []
         with self._failures():
             for _ in range(repeats):
                 start = time.perf_counter_ns()
@@ -178,9 +177,18 @@ class OnnxRuntimeRunner:
                 durations.append((time.perf_counter_ns() - start) / 1e6)
         return durations
 
+    def run_untimed(self, repeats: int) -> None:
+        """Run the session `repeats` times; ONNX Runtime waits for each run."""
+        once = self._once
+        with self._failures():
+            for _ in range(repeats):
+                once()
+
     @property
-    def _bound(self) -> Callable[[], object]:
-        """A run over the bound buffers, with nothing of ours around it."""
+    def _once(self) -> Callable[[], object]:
+        """What is timed: a run over the bound buffers with nothing of ours around it, or one with its copies."""
+        if self._on_gpu and self._workload.dtype == PIXELS:
+            return self._there_and_back
         return partial(self._session.run_with_iobinding, self._binding)
 
     def _there_and_back(self) -> None:

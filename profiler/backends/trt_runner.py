@@ -13,10 +13,10 @@ from ...errors import BackendUnavailableError, MeasurementError
 from .base import PIXELS, LayerTime, random_inputs, warm_up
 from .cuda_driver import StreamGraph
 from .cuda_graph import WARM_UPS
-from .cuda_place import Buffer, CudaPlace, free_all
+from .cuda_place import Buffer, CudaPlace
 from .trt_engine import Engine
 from .trt_layer_times import LayerClock, layer_report
-from .trt_loader import RTX, Library
+from .trt_loader import Library
 from .trt_log import get_log
 
 DTYPES = {
@@ -54,7 +54,7 @@ class EngineRunner:
         self._library, self._log = library, get_log(library)
         self._inputs: list[Buffer] = []
         self._outputs: list[Buffer] = []
-        self._reserved: list[Any] = []
+        self._scratch: list[Any] = []
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
@@ -78,18 +78,25 @@ class EngineRunner:
     @property
     def copies(self) -> bool:
         """Whether the ways from the host and back are parts of what is timed."""
-        return all(buffer.host.dtype == PIXELS for buffer in self._inputs)
+        return all(buffer.dtype == PIXELS for buffer in self._inputs)
 
     def prepare(self) -> None:
         """Fill the inputs with random values and run until warm."""
         dtype = PIXELS if self.copies else "float32"
-        self.infer(random_inputs([buffer.host.shape for buffer in self._inputs], dtype))
-        warm_up(self, on_gpu=True)
+        self.infer(random_inputs([buffer.shape for buffer in self._inputs], dtype))
+        warm_up(self, self._place.name)
 
     def run(self, repeats: int) -> list[float]:
         """Launch the graph `repeats` times back to back; the duration of each in milliseconds, by CUDA events."""
         with self._place.current():
             return self._place.time(self._captured.launch, repeats)
+
+    def run_untimed(self, repeats: int) -> None:
+        """Launch the graph `repeats` times back to back, and wait once."""
+        with self._place.current():
+            for _ in range(repeats):
+                self._captured.launch()
+            self._place.wait()
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs for `inputs`, both in the model's order, from the graph that `run` times; the inputs stay.
@@ -99,26 +106,35 @@ class EngineRunner:
         """
         self._check(inputs)
         with self._place.current():
-            for buffer, array in zip(self._inputs, inputs, strict=True):
-                np.copyto(buffer.host, array, casting="same_kind")
-                if not self.copies:
-                    self._place.send(buffer)
+            # arrays of the buffers' types live until the wait; page-locked ones are copied by the graph itself
+            sources = [
+                np.ascontiguousarray(array, buffer.dtype) for buffer, array in zip(self._inputs, inputs, strict=True)
+            ]
+            hosts = [
+                np.empty(buffer.shape, buffer.dtype) if buffer.host is None else buffer.host for buffer in self._outputs
+            ]
+            for buffer, array in zip(self._inputs, sources, strict=True):
+                if buffer.host is None:
+                    self._place.send(buffer, array)
+                else:
+                    np.copyto(buffer.host, array)
             self._captured.launch()
-            for buffer in () if self.copies else self._outputs:
-                self._place.fetch(buffer)
+            for buffer, host in zip(self._outputs, hosts, strict=True):
+                if buffer.host is None:
+                    self._place.fetch(buffer, host)
             self._place.wait()
-        return [buffer.host.copy() for buffer in self._outputs]
+        return [host.copy() for host in hosts]
 
     def layer_times(self, runs: int = LAYER_RUNS) -> list[LayerTime]:
         """Median duration of each layer, in the order they run in, without the CUDA graph and without copies.
 
         TensorRT waits after each layer to take its time, so the sum is above what `run` gives. A context of its own is
-        made for it, with memory of its own: the graph's has to stay as it was captured.
+        made for it: the graph's has to stay as it was captured.
 
         Raises:
             MeasurementError: the engine fails, or there is too little memory for another context.
         """
-        clock, before = LayerClock(self._library.module), len(self._reserved)
+        clock, before = LayerClock(self._library.module), len(self._scratch)
         with self._place.current():
             context = None
             try:
@@ -149,7 +165,8 @@ class EngineRunner:
             self._release(0)
             self._engine = self._runtime = None
             buffers, self._inputs, self._outputs = [*self._inputs, *self._outputs], [], []
-            free_all(buffers)
+            for buffer in buffers:
+                buffer.free()
             buffers.clear()
             self._place.close()
 
@@ -166,63 +183,70 @@ class EngineRunner:
             raise self._log.failure(f"{self._library} refuses the engine on {self._place.name}")
 
     def _allocate(self) -> None:
-        """Allocate every input and output on both sides."""
-        for index in range(self._engine.num_io_tensors):
-            name = self._engine.get_tensor_name(index)
-            kind = self._engine.get_tensor_dtype(name).name
-            if kind not in DTYPES:
-                raise MeasurementError(f"{name} is {kind}, which numpy lacks: export the model with float32 there")
-            buffer = self._place.allocate(name, tuple(self._engine.get_tensor_shape(name)), DTYPES[kind])
-            given = self._engine.get_tensor_mode(name) == self._library.module.TensorIOMode.INPUT
+        """Allocate every input and output; on the host too where the graph holds the copies."""
+        tensors = [self._tensor(index) for index in range(self._engine.num_io_tensors)]
+        pinned = all(dtype == PIXELS for _, _, dtype, given in tensors if given)
+        for name, shape, dtype, given in tensors:
+            buffer = self._place.allocate(name, shape, dtype, pinned=pinned)
             (self._inputs if given else self._outputs).append(buffer)
 
-    def _new_context(self) -> Any:
-        """A context of the engine that knows where the buffers lie.
+    def _tensor(self, index: int) -> tuple[str, tuple[int, ...], str, bool]:
+        """Return name, shape, numpy's type and whether it is an input, of an input or output of the engine."""
+        name = self._engine.get_tensor_name(index)
+        kind = self._engine.get_tensor_dtype(name).name
+        if kind not in DTYPES:
+            raise MeasurementError(f"{name} is {kind}, which numpy lacks: export the model with float32 there")
+        given = self._engine.get_tensor_mode(name) == self._library.module.TensorIOMode.INPUT
+        return name, tuple(self._engine.get_tensor_shape(name)), DTYPES[kind], given
 
-        TensorRT-RTX's engines are built to have the memory of their intermediate results from the user, without which
-        it may allocate while it runs, which no CUDA graph takes; full TensorRT allocates it with the context.
+    def _new_context(self) -> Any:
+        """Return a context of the engine that knows where the buffers lie.
+
+        The memory of its intermediate results is the device's shared block: a preset's engines side by side would fill
+        gigabytes. TensorRT-RTX's engines are built for that, and may allocate while they run without it, which no CUDA
+        graph takes.
         """
-        own = self._library.flavour == RTX
-        strategies = [self._library.module.ExecutionContextAllocationStrategy.USER_MANAGED] if own else []
-        context = self._engine.create_execution_context(*strategies)
+        strategy = self._library.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self._engine.create_execution_context(strategy)
         if context is None:
             raise self._log.failure(f"{self._library} makes no context on {self._place.name}")
-        if own:
-            size = max(self._engine.device_memory_size_v2, 1)
-            self._reserved.append(self._place.reserve(size))
-            context.set_device_memory(int(self._reserved[-1]), size)
+        size = max(self._engine.device_memory_size_v2, 1)
+        self._scratch.append(self._place.take_scratch(size))
+        context.set_device_memory(int(self._scratch[-1]), size)
         for buffer in (*self._inputs, *self._outputs):
             if not context.set_tensor_address(buffer.name, int(buffer.device)):
                 raise self._log.failure(f"{self._library} refuses the buffer of {buffer.name}")
         return context
 
     def _release(self, first: int) -> None:
-        """Free the memory of contexts that are gone, from the `first` one on."""
-        gone, self._reserved = self._reserved[first:], self._reserved[:first]
-        free_all(gone)
+        """Give back the memory of contexts that are gone, from the `first` one on."""
+        gone, self._scratch = self._scratch[first:], self._scratch[:first]
+        for memory in gone:
+            self._place.give_back_scratch(memory)
 
     def _enqueue(self) -> None:
         """Queue what is timed: one run of the engine, and in scope end-to-end the copies there and back."""
-        for buffer in self._inputs if self.copies else ():
-            self._place.send(buffer)
+        for buffer in self._inputs:
+            if buffer.host is not None:
+                self._place.send(buffer, buffer.host)
         self._execute(self._context)
-        for buffer in self._outputs if self.copies else ():
-            self._place.fetch(buffer)
+        for buffer in self._outputs:
+            if buffer.host is not None:
+                self._place.fetch(buffer, buffer.host)
 
     def _execute(self, context: Any) -> None:
         if not context.execute_async_v3(self._place.stream):
             raise self._log.failure(f"{self._library} failed to run the engine")
 
     def _check(self, inputs: Sequence[NDArray[Any]]) -> None:
-        wanted = [buffer.host for buffer in self._inputs]
-        fits = len(inputs) == len(wanted) and all(
-            array.shape == own.shape and np.can_cast(array.dtype, own.dtype, "same_kind")
-            for array, own in zip(inputs, wanted, strict=True)
+        fits = len(inputs) == len(self._inputs) and all(
+            array.shape == buffer.shape and np.can_cast(array.dtype, buffer.dtype, "same_kind")
+            for array, buffer in zip(inputs, self._inputs, strict=True)
         )
         if not fits:
-            raise MeasurementError(f"the engine takes {_told(wanted)}, not {_told(inputs)}")
+            raise MeasurementError(f"the engine takes {_describe(self._inputs)}, not {_describe(inputs)}")
 
 
-def _told(arrays: Sequence[NDArray[Any]]) -> str:
-    """What arrays there are, as `float32 1x3x64x128`."""
+def _describe(arrays: Sequence[NDArray[Any] | Buffer]) -> str:
+    """Return types and shapes, as `float32 1x3x64x128`."""
     return ", ".join(f"{array.dtype} {'x'.join(map(str, array.shape))}" for array in arrays) or "nothing"

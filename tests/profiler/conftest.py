@@ -158,6 +158,9 @@ class SimulatedRunner:
     def run(self, repeats):
         return [self._once() for _ in range(repeats)]
 
+    def run_untimed(self, repeats):
+        self.run(repeats)
+
     def _once(self):
         device = self.device
         factor = device.pace * device.speed(device.clock.now) * (1 + device.noise * device.random.random())

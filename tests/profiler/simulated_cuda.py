@@ -1,34 +1,49 @@
 """A simulated CUDA, and an engine of TensorRT on it: what is queued is done at once, or captured; all of it noted."""
 
+import gc
 import json
+from enum import IntEnum
 from types import SimpleNamespace
 from weakref import WeakValueDictionary
 
 import numpy as np
 
-from lgc.profiler.backends import cuda_driver, cuda_place
+from lgc.profiler.backends import cuda_place
 
 SHAPE = (1, 2, 3, 4)
 STREAM, REPLAY_MS = 77, 0.5
-STATIC, USER_MANAGED = "static", "user managed"
-NO_MEMORY, NOT_CAPTURED = 2, 900
-NAMES = {NO_MEMORY: b"CUDA_ERROR_OUT_OF_MEMORY", NOT_CAPTURED: b"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"}
+USER_MANAGED = "user managed"
+THREAD_LOCAL = 1
+
+
+class Result(IntEnum):
+    """Results of the driver's functions, as NVIDIA's bindings name them."""
+
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
+
+
+NO_MEMORY, NOT_CAPTURED = Result.CUDA_ERROR_OUT_OF_MEMORY, Result.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 
 
 class Cuda:
-    """pycuda's driver and the functions of libcuda, on the host: what is queued is done at once, or captured.
+    """pycuda's driver and NVIDIA's bindings of it, on the host: what is queued is done at once, or captured.
 
     Attributes:
         journal: what was done, in order.
         held: kinds of what was made and not freed.
         memory: address -> what is allocated there.
-        refused: function of libcuda -> the error that it gives.
+        refused: function of the bindings -> the error that it gives.
         depth: how many contexts were pushed.
+        early: batches of timed runs that the device begins before all of them are queued.
     """
+
+    CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=THREAD_LOCAL)
 
     def __init__(self):
         self.journal, self.held, self.refused, self.memory = [], [], {}, WeakValueDictionary()
-        self.depth, self.clock, self.captured, self.graphs = 0, 0.0, None, {}
+        self.depth, self.clock, self.captured, self.graphs, self.early = 0, 0.0, None, {}, 0
         cuda = self
 
         class Error(Exception):
@@ -66,15 +81,20 @@ class Cuda:
                 return id(self)
 
         class Event:
-            asked = 0
+            """Of a batch behind a spin, the first is asked once before the wait: whether the device has begun."""
+
+            asked, first = 0, False
 
             def record(self, stream):
                 assert stream.handle == STREAM
-                self.at = cuda.clock
+                self.at, self.first, cuda.spinning = cuda.clock, cuda.spinning, False
                 return self
 
             def query(self):
                 self.asked += 1
+                if self.first and self.asked == 1:
+                    cuda.early -= 1
+                    return cuda.early >= 0
                 return self.asked > 2
 
             def time_till(self, other):
@@ -92,7 +112,10 @@ class Cuda:
             Device=lambda index: SimpleNamespace(retain_primary_context=lambda: context),
             init=lambda: None,
             mem_alloc=Memory,
-            pagelocked_zeros=np.zeros,
+            pagelocked_zeros=self.pin,
+            memset_d8_async=lambda device, value, size, stream: self.queue(
+                "set", lambda: copy(bytes([value]) * size, device.bytes)
+            ),
             memcpy_htod_async=lambda device, host, stream: self.queue(
                 "to device", lambda: copy(host.tobytes(), device.bytes)
             ),
@@ -100,6 +123,17 @@ class Cuda:
                 "to host", lambda: copy(device.bytes, memoryview(host).cast("B"))
             ),
         )
+
+        self.spinning, self.pinned, self.handles = False, [], 1000
+
+    def pin(self, shape, dtype):
+        self.pinned.append(shape)
+        return np.zeros(shape, dtype)
+
+    def spin(self, microseconds):
+        """Stand in for the kernel that keeps the device busy."""
+        self.spinning = True
+        self.journal.append(f"spin {microseconds:.0f}")
 
     def push(self):
         self.depth += 1
@@ -116,64 +150,51 @@ class Cuda:
         do()
 
     def __getattr__(self, name):
-        """A function of libcuda: notes its call, and gives an error if it is to."""
+        """Return a function of the bindings, which notes its call, and gives an error if it is to."""
         if not name.startswith("cu"):
             raise AttributeError(name)
         functions = {
-            "cuGetErrorName": self.name_error,
-            "cuStreamBeginCapture_v2": self.begin,
+            "cuStreamBeginCapture": self.begin,
             "cuStreamEndCapture": self.end,
-            "cuGraphInstantiateWithFlags": self.instantiate,
-            "cuGraphDestroy": self.destroy,
-            "cuGraphExecDestroy": self.destroy,
+            "cuGraphInstantiate": lambda graph, flags: self.note(self.graphs[graph]),
+            "cuGraphDestroy": self.graphs.__delitem__,
+            "cuGraphExecDestroy": self.graphs.__delitem__,
             "cuGraphLaunch": self.launch,
-            "cuLaunchHostFunc": self.call_on_host,
         }
 
         def function(*arguments):
-            if name != "cuGetErrorName":
-                self.journal.append(name)
-            return self.refused.get(name) or functions[name](*arguments) or 0
+            self.journal.append(name)
+            if name in self.refused:
+                return (self.refused[name], None)
+            value = functions[name](*arguments)
+            return (Result.CUDA_SUCCESS,) if value is None else (Result.CUDA_SUCCESS, value)
 
         return function
 
-    def name_error(self, result, out):
-        out._obj.value = NAMES.get(result)
-        return 0 if result in NAMES else 1
-
     def begin(self, stream, mode):
-        assert (stream, mode) == (STREAM, cuda_driver.THREAD_LOCAL)
+        assert (stream, mode) == (STREAM, THREAD_LOCAL)
+        assert not gc.isenabled(), "the collector may free memory in a capture"
         self.captured = []
 
-    def end(self, stream, out):
-        out._obj.value = self.note(self.captured)
-        self.captured = None
-
-    def instantiate(self, out, graph, flags):
-        out._obj.value = self.note(self.graphs[graph.value])
-
-    def destroy(self, graph):
-        del self.graphs[graph.value]
+    def end(self, stream):
+        work, self.captured = self.captured, None
+        return self.note(work)
 
     def launch(self, graph, stream):
-        for what, do in self.graphs[graph.value]:
+        for what, do in self.graphs[graph]:
             self.queue(what, do)
         self.clock += REPLAY_MS
 
-    def call_on_host(self, stream, function, microseconds):
-        assert function.value
-        self.journal[-1] += f" {microseconds}"
-
     def note(self, work):
-        handle = 1000 + len(self.graphs)
-        self.graphs[handle] = work
-        return handle
+        self.handles += 1
+        self.graphs[self.handles] = work
+        return self.handles
 
 
 class Context:
     """Doubles the input into the output, wherever the two are bound to lie.
 
-    One of TensorRT-RTX runs only with memory of its own, as large as the engine says, and notes when it goes.
+    It runs only with memory given by the user, as large as the engine says, and notes when it goes.
     """
 
     def __init__(self, engine, strategy):
@@ -182,8 +203,7 @@ class Context:
 
     def set_device_memory(self, memory, size):
         self.scratch = memory
-        assert len(self.engine.cuda.memory[memory].bytes) == size >= max(self.engine.device_memory_size_v2, 1)
-        assert memory not in self.engine.scratch, "another context's memory"
+        assert len(self.engine.cuda.memory[memory].bytes) >= size >= max(self.engine.device_memory_size_v2, 1)
         self.engine.scratch.append(memory)
 
     def __del__(self):
@@ -204,7 +224,8 @@ class Context:
         return self.engine.works
 
     def compute(self):
-        assert (self.strategy == USER_MANAGED) == (self.scratch is not None)
+        assert self.strategy == USER_MANAGED
+        assert self.scratch in self.engine.cuda.memory, "memory that was freed"
         given, made = (self.engine.cuda.memory[self.addresses[name]] for name in ("input_0", "output_0"))
         values = np.frombuffer(given.bytes, self.engine.numpy_type)
         made.bytes[:] = (2 * values).tobytes()
@@ -233,7 +254,7 @@ class SimulatedEngine:
     def get_tensor_mode(self, name):
         return name.partition("_")[0]
 
-    def create_execution_context(self, strategy=STATIC):
+    def create_execution_context(self, strategy):
         self.strategies.append(strategy)
         return Context(self, strategy) if len(self.strategies) <= self.makes_contexts else None
 

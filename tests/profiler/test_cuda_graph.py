@@ -1,5 +1,6 @@
 """How work is captured and replayed, on a simulated torch.cuda that notes what is asked of it, in which order."""
 
+import gc
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -10,9 +11,10 @@ from torch import nn
 
 from lgc.errors import MeasurementError
 from lgc.lut import Target
-from lgc.profiler.backends import Workload, cuda_graph, eager, get_backend
-from lgc.profiler.backends.base import WARM_UP_BATCH, warm_up
+from lgc.profiler.backends import Workload, base, cuda_graph, eager, get_backend
+from lgc.profiler.backends.base import FIRST_WARM_UP_MS, WARM_UP_BATCH, WARM_UP_MS, warm_up
 from lgc.profiler.backends.cuda_graph import WARM_UPS, CudaGraph
+from lgc.profiler.backends.lead import MIN_FACTOR, lead_for
 
 DEVICE = torch.device("cuda:0")
 
@@ -46,11 +48,16 @@ class Event:
         calls.append("event")
         self.at_ms = len(calls)
 
+    def query(self):
+        return begun.pop(0) if begun else False
+
     def elapsed_time(self, end):
         return end.at_ms - self.at_ms
 
 
 calls: list[str] = []
+begun: list[bool] = []
+"""For each batch, whether the device begins it before all of it is queued."""
 
 
 @pytest.fixture
@@ -68,12 +75,14 @@ def cuda(monkeypatch):
             state.streams[:] = before
 
     class Capture:
-        def __init__(self, graph, pool, stream):
+        def __init__(self, graph, pool, stream, capture_error_mode):
+            assert capture_error_mode == "thread_local"
             state.pools.append(pool)
             graph.own_pool = pool or f"pool {len(state.pools)}"
             assert stream is state.streams[-1]
 
         def __enter__(self):
+            assert not gc.isenabled(), "the collector may free memory in a capture"
             calls.append("begin")
 
         def __exit__(self, *_):
@@ -101,11 +110,13 @@ def cuda(monkeypatch):
     for name, fake in fakes.items():
         assert hasattr(torch.cuda, name)
         monkeypatch.setattr(torch.cuda, name, fake)
-    cached = (cuda_graph._alive, cuda_graph._side_stream)
+    cached = (cuda_graph._alive, cuda_graph._side_stream, lead_for)
     for function in cached:
         function.cache_clear()
     calls.clear()
+    begun.clear()
     yield state
+    assert gc.isenabled()
     for function in cached:
         function.cache_clear()
 
@@ -128,6 +139,23 @@ def test_replays_are_queued_while_the_device_is_busy_and_waited_for_once(cuda):
     durations = graph.time(3)
     assert calls == ["sleep", *["event", "replay", "event"] * 3, "wait"]
     assert durations == [2.0] * 3
+
+
+def test_a_batch_begun_early_is_dropped(cuda):
+    graph = CudaGraph(work, DEVICE)
+    begun.extend([True, True, False])
+    calls.clear()
+    assert graph.time(2) == [2.0] * 2
+    assert calls == ["sleep", *["event", "replay", "event"] * 2, "wait"] * 3
+    assert lead_for("cuda:0").factor == 4 * MIN_FACTOR
+    assert lead_for("cuda:0").launch_us > 0
+
+
+def test_a_batch_without_events_is_waited_for_once(cuda):
+    graph = CudaGraph(work, DEVICE)
+    calls.clear()
+    graph.replay_batch(3)
+    assert calls == ["replay", "replay", "replay", "wait"]
 
 
 def test_a_replay_is_not_waited_for(cuda):
@@ -182,17 +210,37 @@ def test_a_capture_that_fails_only_at_its_end_is_an_error_too(cuda):
         CudaGraph(work, DEVICE)
 
 
-@pytest.mark.parametrize(("on_gpu", "largest", "wanted_ms"), [(True, WARM_UP_BATCH, 200), (False, 1, 5)])
-def test_only_on_a_gpu_is_the_warm_up_asked_for_in_batches(on_gpu, largest, wanted_ms):
-    asked = []
+@pytest.fixture
+def warmed(monkeypatch):
+    """Warms up a runner whose runs take 0.125 ms of wall time: `warmed(device)` gives the batches asked for."""
+    monkeypatch.setattr(base, "_warm", set())
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(base, "time", clock)
 
-    def run(repeats):
-        asked.append(repeats)
-        return [0.125] * repeats
+    def warm(device):
+        asked = []
 
-    warm_up(SimpleNamespace(run=run), on_gpu=on_gpu)
+        def run_untimed(repeats):
+            asked.append(repeats)
+            clock.now += 0.125e-3 * repeats
+
+        warm_up(SimpleNamespace(run_untimed=run_untimed), device)
+        return asked
+
+    return warm
+
+
+@pytest.mark.parametrize(("device", "largest"), [("cuda:1", WARM_UP_BATCH), ("cpu", 1)])
+def test_only_a_gpu_is_warmed_in_batches(warmed, device, largest):
+    asked = warmed(device)
     assert (asked[0], max(asked)) == (1, largest)
-    assert wanted_ms <= 0.125 * sum(asked) < wanted_ms + 0.125 * largest
+
+
+def test_a_gpu_is_warmed_long_once(warmed):
+    first, second, other = (0.125 * sum(warmed(device)) for device in ("cuda:0", "cuda:0", "cuda:1"))
+    for spent_ms in (first, other):
+        assert FIRST_WARM_UP_MS <= spent_ms < FIRST_WARM_UP_MS + 0.125 * WARM_UP_BATCH
+    assert WARM_UP_MS <= second < FIRST_WARM_UP_MS / 5
 
 
 SHORT = r"^too little GPU memory: torch: CUDA out of memory\. Tried to allocate 2 GiB; take a smaller input size"
@@ -219,6 +267,9 @@ class Replayed:
     def time(self, repeats):
         self.replay()
         return [1.0] * repeats
+
+    def replay_batch(self, repeats):
+        self.replay()
 
     def close(self):
         self.closed = True
@@ -285,7 +336,8 @@ def test_several_inputs_and_outputs_and_labels_keep_their_order(runner):
 def test_out_of_memory_while_warming_up_is_a_measurement_error(runner, monkeypatch):
     made = runner(nn.Identity(), (1, 1, 2, 2))
 
-    monkeypatch.setattr(made._graph, "time", full)
+    for name in ("time", "replay_batch"):
+        monkeypatch.setattr(made._graph, name, full)
     for work in (made.prepare, lambda: made.run(1)):
         with pytest.raises(MeasurementError, match=SHORT):
             work()

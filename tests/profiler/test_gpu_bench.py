@@ -99,6 +99,9 @@ def trtexec(tmp_path, monkeypatch):
             runs.append(repeats)
             return [0.62 * 40] * repeats
 
+        def run_untimed(self, repeats):
+            runs.append("warm up")
+
         def close(self):
             runs.append("close")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lgc.lut import Target
-from lgc.lut.statistics import NOISY_PCT, median_and_ci
+from lgc.lut.statistics import LOAD_VISITS, NOISY_PCT, median_and_ci
 from lgc.profiler.stopping import (
     CPU_ALONE,
     CPU_NETWORK,
@@ -164,12 +164,11 @@ def test_subjects_are_visited_at_the_pace_of_their_kind(device, kind, context, p
     assert pace_of(Target(device, "torch"), kind, context) == pace
 
 
-def test_on_a_cpu_graphs_are_loaded_anew_while_they_are_measured():
-    """And each pace has loads enough for an interval before the first verdict."""
-    for pace in (CPU_PROBE, CPU_ALONE, CPU_NETWORK):
-        assert 2 * pace.reload <= pace.least
-    assert GPU_PROBE.reload is None
-    assert GPU_NETWORK.reload is None
+@pytest.mark.parametrize("pace", [CPU_PROBE, CPU_ALONE, CPU_NETWORK, GPU_PROBE, GPU_NETWORK])
+def test_an_interval_knows_several_builds(pace):
+    assert pace.reload >= LOAD_VISITS
+    assert 2 * pace.reload <= pace.least
+    assert pace.loading > 0
 
 
 def test_probes_on_a_cpu_are_run_once_a_visit():

@@ -8,7 +8,8 @@ import pytest
 from lgc.errors import BackendUnavailableError, MeasurementError
 from lgc.profiler.backends import cuda_driver, cuda_place, trt_runner
 from lgc.profiler.backends.base import random_inputs
-from lgc.profiler.backends.cuda_graph import LEAD_PER_REPLAY_US, LEAD_US, WARM_UPS
+from lgc.profiler.backends.cuda_graph import WARM_UPS
+from lgc.profiler.backends.lead import ATTEMPTS, BASE_US, LAUNCH_US, MIN_FACTOR, lead_for
 from lgc.profiler.backends.trt_engine import Engine
 from lgc.profiler.backends.trt_loader import FULL, RTX, Library
 from lgc.profiler.backends.trt_runner import EngineRunner
@@ -18,7 +19,6 @@ from .simulated_cuda import (
     NOT_CAPTURED,
     REPLAY_MS,
     SHAPE,
-    STATIC,
     STREAM,
     USER_MANAGED,
     Cuda,
@@ -30,10 +30,14 @@ from .simulated_cuda import (
 def cuda(monkeypatch):
     simulated = Cuda()
     monkeypatch.setattr(cuda_place, "_driver", lambda: simulated.driver)
-    monkeypatch.setattr(cuda_driver, "_cuda", lambda: simulated)
-    cuda_place._primary_context.cache_clear()
+    monkeypatch.setattr(cuda_driver, "_driver", lambda: simulated)
+    monkeypatch.setattr(cuda_place.CudaPlace, "_hold", lambda place, microseconds: simulated.spin(microseconds))
+    cached = (cuda_place._primary_context, cuda_place.scratch_for, lead_for)
+    for function in cached:
+        function.cache_clear()
     yield simulated
-    cuda_place._primary_context.cache_clear()
+    for function in cached:
+        function.cache_clear()
     assert simulated.depth == 0
 
 
@@ -54,7 +58,7 @@ def make_runner(monkeypatch, engine):
         TensorIOMode=SimpleNamespace(INPUT="input"),
         IProfiler=object,
         LayerInformationFormat=SimpleNamespace(JSON=1),
-        ExecutionContextAllocationStrategy=SimpleNamespace(STATIC=STATIC, USER_MANAGED=USER_MANAGED),
+        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=USER_MANAGED),
     )
 
     def make(data=b"plan", flavour=FULL, installed=FULL, remarks=()):
@@ -74,14 +78,15 @@ def test_tensors_are_copied_around_the_graph_not_in_it(make_runner, cuda):
     runner = make_runner()
     assert not runner.copies
     assert cuda.journal == [
-        "to device",
-        "to device",
+        "set",
+        "set",
         *["engine"] * WARM_UPS,
-        "cuStreamBeginCapture_v2",
+        "cuStreamBeginCapture",
         "cuStreamEndCapture",
-        "cuGraphInstantiateWithFlags",
+        "cuGraphInstantiate",
         "cuGraphDestroy",
     ]
+    assert cuda.pinned == []
     cuda.journal.clear()
     image = np.arange(24, dtype=np.float32).reshape(SHAPE)
     (out,) = runner.infer([image])
@@ -92,6 +97,7 @@ def test_tensors_are_copied_around_the_graph_not_in_it(make_runner, cuda):
 def test_images_are_copied_in_the_graph(make_runner, cuda, images):
     runner = make_runner()
     assert runner.copies
+    assert cuda.pinned == [SHAPE] * 2
     cuda.journal.clear()
     image = np.arange(24, dtype=np.uint8).reshape(SHAPE)
     (out,) = runner.infer([image])
@@ -106,13 +112,50 @@ def test_an_output_is_the_callers_own(make_runner):
     assert np.all(first == 2)
 
 
-def test_runs_are_queued_behind_a_pause_and_timed_one_by_one(make_runner, cuda):
+def spin_us(factor, runs=3, launch_us=LAUNCH_US):
+    return f"spin {factor * (BASE_US + runs * launch_us):.0f}"
+
+
+def test_runs_are_queued_behind_a_spin(make_runner, cuda):
     runner = make_runner()
     cuda.journal.clear()
     assert runner.run(3) == [REPLAY_MS] * 3
-    pause = f"cuLaunchHostFunc {LEAD_US + 3 * LEAD_PER_REPLAY_US}"
-    assert cuda.journal == [pause, *["cuGraphLaunch", "engine"] * 3]
+    assert cuda.journal == [spin_us(MIN_FACTOR), *["cuGraphLaunch", "engine"] * 3]
     assert runner.run(0) == []
+
+
+def test_a_batch_begun_early_is_queued_again(make_runner, cuda):
+    runner = make_runner()
+    cuda.early = 2
+    cuda.journal.clear()
+    assert runner.run(3) == [REPLAY_MS] * 3
+    spins = [spin_us(MIN_FACTOR * 2**doubled) for doubled in range(3)]
+    assert [entry for entry in cuda.journal if entry.startswith("spin")] == spins
+    assert lead_for("cuda:1").factor == 4 * MIN_FACTOR
+    assert lead_for("cuda:1").launch_us > 0
+
+
+def test_the_next_spin_follows_the_measured_launches(make_runner, cuda):
+    runner = make_runner()
+    runner.run(3)
+    launch_us = lead_for("cuda:1").launch_us
+    cuda.journal.clear()
+    runner.run(3)
+    assert cuda.journal[0] == spin_us(MIN_FACTOR, launch_us=launch_us)
+
+
+def test_a_device_that_is_always_early_is_refused(make_runner, cuda):
+    runner = make_runner()
+    cuda.early = ATTEMPTS
+    with pytest.raises(MeasurementError, match=r"cannot be kept waiting .* queueing 3 runs took .* end other programs"):
+        runner.run(3)
+
+
+def test_untimed_runs_are_waited_for_once(make_runner, cuda):
+    runner = make_runner()
+    cuda.journal.clear()
+    runner.run_untimed(3)
+    assert cuda.journal == ["cuGraphLaunch", "engine"] * 3
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
@@ -120,7 +163,8 @@ def test_inputs_are_those_of_every_backend(make_runner, engine, dtype):
     engine.dtype, engine.numpy_type = {"float32": "FLOAT", "uint8": "UINT8"}[dtype], dtype
     runner = make_runner()
     runner.prepare()
-    np.testing.assert_array_equal(runner._inputs[0].host, random_inputs([SHAPE], dtype)[0])
+    there = np.frombuffer(runner._inputs[0].device.bytes, dtype).reshape(SHAPE)
+    np.testing.assert_array_equal(there, random_inputs([SHAPE], dtype)[0])
 
 
 @pytest.mark.parametrize(
@@ -145,18 +189,19 @@ def test_layers_are_timed_without_the_graph_in_a_context_of_their_own(make_runne
     fused, cast = runner.layer_times(3)
     assert (fused.layer, fused.nodes, fused.ms) == ("/a/Conv + /a/Relu", ("/a/Conv", "/a/Relu"), 1.0)
     assert (cast.layer, cast.nodes, cast.ms) == ("__myl_Cast_myl0_1", ("/b/Cast", "/c/Add"), 0.25)
-    assert cuda.journal == ["engine"] * 4
+    assert cuda.journal == [*["engine"] * 4, "context gone"]
     assert runner._context is captured
     assert captured.profiler is None
+    np.testing.assert_array_equal(runner.infer([np.ones(SHAPE, np.float32)])[0], np.full(SHAPE, 2))
 
 
 def test_everything_is_freed_the_graph_first(make_runner, cuda):
     runner = make_runner()
-    assert len(cuda.held) == 3
+    assert cuda.held == ["stream", "memory", "memory", "memory"]
     cuda.journal.clear()
     runner.close()
     runner.close()
-    assert cuda.journal == ["cuGraphExecDestroy", "free memory", "free memory", "free stream"]
+    assert cuda.journal == ["cuGraphExecDestroy", "context gone", *["free memory"] * 3, "free stream"]
     assert cuda.held == []
     assert cuda.graphs == {}
     assert runner._context is runner._engine is None
@@ -170,36 +215,29 @@ def rtx(make_runner):
     return lambda: make_runner(flavour=RTX, installed=RTX)
 
 
-def test_full_tensorrt_allocates_the_memory_of_its_contexts(make_runner, engine, cuda):
-    make_runner().layer_times(1)
-    assert engine.strategies == [STATIC] * 2
-    assert engine.scratch == []
-
-
 @pytest.mark.parametrize("size", [4096, 0])
-def test_rtxs_contexts_have_memory_of_the_runners(rtx, engine, cuda, size):
+@pytest.mark.parametrize("flavour", [FULL, RTX])
+def test_contexts_work_in_memory_of_ours(make_runner, engine, size, flavour):
     engine.device_memory_size_v2 = size
-    runner = rtx()
+    runner = make_runner(flavour=flavour, installed=flavour)
     assert engine.strategies == [USER_MANAGED]
-    assert cuda.held == ["stream", "memory", "memory", "memory"]
     image = np.arange(24, dtype=np.float32).reshape(SHAPE)
     np.testing.assert_array_equal(runner.infer([image])[0], 2 * image)
-    cuda.journal.clear()
-    runner.close()
-    runner.close()
-    freed = ["cuGraphExecDestroy", "context gone", *["free memory"] * 3, "free stream"]
-    assert cuda.journal == freed
+
+
+def test_engines_on_a_device_share_one_block(make_runner, engine, cuda):
+    runners = [make_runner() for _ in range(3)]
+    assert len(set(engine.scratch)) == 1
+    engine.device_memory_size_v2 = 5000  # grows to 8192, and the first block stays for those captured in it
+    runners.append(make_runner())
+    assert sorted(len(cuda.memory[block].bytes) for block in set(engine.scratch)) == [4096, 8192]
+    for runner in runners:
+        np.testing.assert_array_equal(runner.infer([np.ones(SHAPE, np.float32)])[0], np.full(SHAPE, 2))
+    for runner in runners[:3]:
+        runner.close()
+    assert sum(size == 4096 for size in (len(memory.bytes) for memory in cuda.memory.values())) == 0
+    runners[3].close()
     assert cuda.held == []
-
-
-def test_layers_are_timed_in_other_memory_which_is_freed_behind_them(rtx, engine, cuda):
-    runner = rtx()
-    cuda.journal.clear()
-    assert len(runner.layer_times(3)) == 2
-    assert len(set(engine.scratch)) == 2
-    assert cuda.journal == [*["engine"] * 4, "context gone", "free memory"]
-    assert cuda.held == ["stream", "memory", "memory", "memory"]
-    np.testing.assert_array_equal(runner.infer([np.ones(SHAPE, np.float32)])[0], np.full(SHAPE, 2))
 
 
 def test_layers_that_cannot_be_timed_leave_nothing(rtx, engine, cuda):
@@ -263,7 +301,7 @@ def test_a_type_that_numpy_lacks_is_named(make_runner, engine, cuda):
 
 
 @pytest.mark.parametrize(
-    "function", ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphDestroy"]
+    "function", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphDestroy"]
 )
 def test_a_failed_capture_is_told_by_its_name_and_leaves_nothing(make_runner, cuda, function):
     cuda.refused[function] = NOT_CAPTURED
@@ -300,10 +338,6 @@ def test_too_little_memory_says_what_to_lower(make_runner, cuda):
 
 
 def test_a_graph_for_which_memory_is_short(make_runner, cuda):
-    cuda.refused["cuGraphInstantiateWithFlags"] = NO_MEMORY
+    cuda.refused["cuGraphInstantiate"] = NO_MEMORY
     with pytest.raises(MeasurementError, match=r"too little GPU memory: cuGraphInst.*OUT_OF_MEMORY; take a smaller"):
         make_runner()
-
-
-def test_an_error_without_a_name_has_its_number(cuda):
-    assert cuda_driver.error_name(12345) == "CUDA error 12345"

@@ -14,6 +14,7 @@ import torch
 
 from lgc.lut import Target
 from lgc.profiler import environment, watch
+from lgc.profiler.backends.lead import lead_for
 from lgc.profiler.nvml import Gpu
 from lgc.profiler.watch import THROTTLE, Health, throttle_names, watcher
 
@@ -110,8 +111,16 @@ def test_a_missing_counter_is_none_and_leaves_the_others(nvml, question, how):
         nvml.answers[question] = lambda *_: fail()
     with watcher(GPU) as watch_it:
         found = {**asdict(watch_it.sample()), "energy": watch_it.energy_mj()}
-    gone = [name for name, value in found.items() if value is None and name != "steal_pct"]
+    gone = [name for name, value in found.items() if value is None and name not in ("steal_pct", "launch_us")]
     assert len(gone) <= (2 if question == "nvmlDeviceGetClockInfo" else 1)
+
+
+def test_a_sample_has_the_hosts_launch_cost(nvml):
+    with watcher(GPU) as watch_it:
+        lead_for(GPU.device).launch_us, lead_for(GPU.device).factor = 7.5, 3.0
+        health = watch_it.sample()
+        lead_for.cache_clear()
+    assert (health.launch_us, health.lead_factor) == (7.5, 3.0)
 
 
 def test_older_drivers_know_other_names(nvml):
@@ -141,7 +150,7 @@ def test_without_nvml_everything_is_none_and_the_reason_is_known(nvml, monkeypat
         health = watch_it.sample()
         assert watch_it.energy_mj() is None
     told = {name for name, value in asdict(health).items() if value is not None}
-    assert told <= {"at_unix_s", "steal_pct", "involuntary_switches"}
+    assert told <= {"at_unix_s", "steal_pct", "involuntary_switches", "lead_factor"}
     with Gpu(0) as gpu:
         assert gpu.problem
         assert environment._gpu(0) == {"uuid": gpu.uuid, "nvml": gpu.problem}
