@@ -1,0 +1,42 @@
+"""The parts of the GPU check: what each runs, for how long, and on which code its result depends."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Part(NamedTuple):
+    """One part.
+
+    Attributes:
+        number: its place; lower ones are worth more.
+        name: what it proves, in a few words.
+        module: module of this package, whose `run(record, settings)` is called.
+        limit_s: seconds after which it is ended.
+        least_s: seconds without which it is not begun.
+        sources: folders and files of the repository on which its result depends.
+    """
+
+    number: int
+    name: str
+    module: str
+    limit_s: float
+    least_s: float
+    sources: tuple[str, ...]
+
+
+MEASURING = ("models", "lut", "profiler", "errors.py", "files.py")
+SEARCHING = (*MEASURING, "search")
+
+PARTS = (
+    Part(1, "watching", "watching", 10, 2, MEASURING),
+    Part(2, "clock", "clock", 25, 3, (*MEASURING, "tests/bench/turns.py")),
+    Part(3, "correctness", "correctness", 45, 4, (*MEASURING, "tests/profiler/wide_dot.py")),
+    Part(4, "engine runner", "engine_runner", 20, 1, MEASURING),
+    Part(5, "table fp16", "table", 150, 8, MEASURING),
+    Part(6, "protocol", "protocol", 50, 4, (*MEASURING, "tests/bench/usual.py")),
+    Part(7, "frame rates", "frame_rates", 40, 3, (*MEASURING, "tests/bench/turns.py")),
+    Part(8, "tests", "suite", 80, 3, (*SEARCHING, "tools", "tests/gpu", "tests/conftest.py")),
+    Part(9, "table fp32", "table", 60, 4, MEASURING),
+    Part(10, "search", "searching", 40, 5, SEARCHING),
+)

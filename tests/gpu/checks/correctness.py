@@ -1,0 +1,64 @@
+"""Part 3: outputs of the torch backend in every precision and scope, graphs in any order, TF32 off."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from .common import by_size, module_at, on_gpu, space_of
+from .record import Record
+
+GRAPHS, ORDERS = 4, ((3, 1, 0, 2), (0, 2, 3, 1))
+SAME = 1e-5
+"""Greatest difference between two replays of one graph over the same input."""
+
+
+def run(record: Record, settings: dict[str, Any]) -> None:
+    from lgc.lut import Target
+    from lgc.models.plan import DENSE, END_TO_END
+    from lgc.profiler.agreement import passes
+    from lgc.profiler.backends import get_backend
+    from lgc.profiler.deploy import compare_with_torch
+    from lgc.profiler.network import Network
+
+    device, backend = settings["device"], get_backend("torch")
+    wide_dot = module_at("tests/profiler/wide_dot.py")
+    record.at("TF32")
+    record.check("error of float32 dot products", wide_dot.error_of("torch", device), least=1e-8, most=wide_dot.BOUND)
+    record.at("order of replays")
+    record.check("difference by order of replays", order_of_replays(settings), most=SAME)
+    architecture = by_size(space_of(settings))[4]
+    for scope in (DENSE, END_TO_END):  # each compares core's logits too
+        for precision in backend.precisions(device) if on_gpu(settings) else ("fp32",):
+            record.at(f"{scope} {precision}")
+            network = Network(architecture, None, scope)
+            agreement = compare_with_torch(network, backend, Target(device, "torch", precision))
+            record.value(f"{scope} {precision}", asdict(agreement))
+            record.check(
+                f"{scope} {precision} equals torch", float(passes(precision, agreement, trained=False)), least=1
+            )
+
+
+def order_of_replays(settings: dict[str, Any]) -> float:
+    """Return the greatest difference between outputs of graphs that share memory, in one order and in others."""
+    import numpy as np
+
+    from lgc.lut import Target
+    from lgc.models import SearchSpace
+    from lgc.profiler.backends import get_backend
+    from lgc.profiler.workloads import network_workload
+
+    space = SearchSpace.load("tiny") if on_gpu(settings) else space_of(settings)
+    workloads = [network_workload(space.sample(seed), "core") for seed in range(GRAPHS)]
+    inputs = workloads[0].inputs()
+    runners = [get_backend("torch").compile(workload, Target(settings["device"], "torch")) for workload in workloads]
+    alone = [runner.infer(inputs)[0] for runner in runners]
+    worst = 0.0
+    for order in ORDERS:
+        for index in order:
+            runners[index].run(2)
+        for index in order:
+            worst = max(worst, float(np.abs(runners[index].infer(inputs)[0] - alone[index]).max()))
+    for runner in runners:
+        runner.close()
+    return worst

@@ -1,0 +1,63 @@
+"""Part 7: frame rates of three architectures against a bare loop and the table, and the energy of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .common import backend_of, by_size, module_at, on_gpu, rounds_in, space_of, table_path
+from .record import Record
+
+PRECISION = "fp16"
+
+
+def run(record: Record, settings: dict[str, Any]) -> None:
+    from contextlib import nullcontext
+
+    from lgc.lut import LatencyTable, Target
+    from lgc.models.plan import DENSE
+    from lgc.profiler.deploy import time_network
+    from lgc.profiler.network import Network
+    from lgc.profiler.watch import watcher
+
+    precision = PRECISION if on_gpu(settings) else "fp32"
+    target = Target(settings["device"], backend_of(settings), precision)
+    against_bare_loop = module_at("tests/bench/turns.py").against_bare_loop
+    networks = by_size(space_of(settings))
+    chosen = {"smallest": networks[0], "middle": networks[len(networks) // 2], "largest": networks[-1]}
+    path, share_s = table_path(settings, PRECISION), settings["limit_s"] / 16
+    with LatencyTable.open(path) if path.exists() else nullcontext() as table, watcher(target) as watch:
+        for name, architecture in chosen.items():
+            record.at(f"frame rate, {name}")
+            network = Network(architecture, None, DENSE)
+            result = time_network(network, target, table, seconds=share_s)
+            row = {key: getattr(result, key) for key in ("fps", "median_ms", "p90_ms", "p99_ms", "runs", "error_pct")}
+            record.at(f"bare loop, {name}")
+            workload = network.workload(precision=precision)
+            loop = against_bare_loop(workload, target, rounds_in(share_s))
+            record.value(name, row | {"our clock / bare loop": loop["ratio"]})
+            record.check(f"{name}: equals torch", float(result.equals_torch()), least=1)
+            if on_gpu(settings):
+                record.check(f"{name}: our clock / bare loop", loop["ratio"], least=0.98, most=1.02)
+                record.at(f"energy, {name}")
+                energy(record, name, workload, target, watch)
+
+
+def energy(record: Record, name: str, workload: Any, target: Any, watch: Any) -> None:
+    """Energy of a run over long batches without gaps; the power that it means must be one that the GPU can draw."""
+    import statistics
+
+    from lgc.profiler.backends import get_backend
+    from lgc.profiler.environment import fingerprint
+    from lgc.profiler.measure import energy_per_run
+
+    backend = get_backend(target.backend)
+    runner = backend.compile(workload, target)
+    runner.prepare()
+    spent_mj, latency_ms = energy_per_run(runner, watch.energy_mj), statistics.median(runner.run(20))
+    runner.close()
+    if spent_mj is None:
+        record.value(f"{name}: energy", "this GPU does not count it")
+        return
+    limit_w = fingerprint(target, backend)["gpu"].get("power_limit_w") or float("inf")
+    record.value(f"{name}: energy of a run, mJ", spent_mj)
+    record.check(f"{name}: mean power, W", spent_mj / latency_ms, least=10, most=1.05 * limit_w)

@@ -1,0 +1,128 @@
+"""A part in a process of its own, forked after the slow imports, ended with its children when its time is over."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import Part
+from .record import Record, SkipPartError
+
+IMPORTS = ("torch", "onnx", "onnxruntime", "scipy.stats", "pandas", "lgc.profiler.profile", "lgc.search.engine")
+POLL_S = 0.02
+
+
+@dataclass
+class Ended:
+    """What became of a part.
+
+    Attributes:
+        status: `passed`, `failed` (a check was not met), `skipped`, `error`, or `timed out`.
+        words: why, in one line; empty where it passed.
+        seconds: how long it ran.
+        checks: name -> value, bound and whether it holds.
+        values: name -> what was measured besides, as far as it came.
+    """
+
+    status: str
+    words: str
+    seconds: float
+    checks: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def warm_imports() -> None:
+    """Import what all parts need; what is missing fails in the parts that need it. Nothing of it starts CUDA."""
+    for name in IMPORTS:
+        with suppress(Exception):
+            importlib.import_module(name)
+
+
+def run_part(part: Part, settings: dict[str, Any], limit_s: float, log: Path) -> Ended:
+    """Run a part for at most `limit_s` seconds; what it prints goes to the end of `log`."""
+    file = Path(settings["scratch"]) / f"part-{part.number}.json"
+    start = time.monotonic()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy's idle threads survive a fork
+        pid = os.fork()
+    if pid == 0:
+        _child(part, settings, Record(file), log)
+    try:
+        code = _wait(pid, limit_s)
+    finally:
+        _end(pid)
+    seconds = time.monotonic() - start
+    record = Record.read(file)
+    if code is None:
+        words = f"ended after its limit of {limit_s:.0f} s; it was at: {record.stage or 'its start'}"
+        return Ended("timed out", words, seconds, record.checks, record.values)
+    if record.status is None:
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        words = f"ended by {how} at: {record.stage or 'its start'}; see the log"
+        return Ended("error", words, seconds, record.checks, record.values)
+    return Ended(record.status, record.words, seconds, record.checks, record.values)
+
+
+def _child(part: Part, settings: dict[str, Any], record: Record, log: Path) -> None:
+    """Run the part and leave; never returns."""
+    os.setsid()
+    with log.open("ab", buffering=0) as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    print(f"--- part {part.number}: {part.name}", flush=True)
+    try:
+        perform(part, settings, record)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def perform(part: Part, settings: dict[str, Any], record: Record) -> None:
+    """Run a part in this process; its end is in the record."""
+    try:
+        importlib.import_module(f"checks.{part.module}").run(record, settings | {"part": part.number})
+    except SkipPartError as reason:
+        record.finish("skipped", str(reason))
+    except ImportError as error:
+        traceback.print_exc()
+        record.finish("error", f"missing package: {error}; gather it with `make gpu-wheels`")
+    except Exception as error:
+        traceback.print_exc()
+        record.finish("error", f"{type(error).__name__}: {error}".splitlines()[0])
+    else:
+        failed = [name for name, check in record.checks.items() if not check["holds"]]
+        record.finish("failed" if failed else "passed", ", ".join(failed))
+
+
+def _wait(pid: int, limit_s: float) -> int | None:
+    """Return the exit code of a child, negative for a signal; None if it still runs after `limit_s`."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(POLL_S)
+    return None
+
+
+def _end(pid: int) -> None:
+    """Kill a child and all of its process group, and reap it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)

@@ -1,0 +1,96 @@
+"""Part 6: what the protocol gains on this device: isolated operators, warm caches, one build of a graph."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from .common import by_size, module_at, on_gpu, space_of, table_path
+from .record import Record, SkipPartError
+
+BUILDS, BUILD_RUNS, BUILD_ROUNDS = 5, 20, 6
+PROBES, PROBE_RUNS = 10, 20
+FLUSH_BYTES = 256 << 20
+"""Several times the largest level-2 cache."""
+
+
+def run(record: Record, settings: dict[str, Any]) -> None:
+    from lgc.lut import LatencyTable
+    from lgc.profiler.verification import verify
+
+    path = table_path(settings, "fp16")
+    if not path.exists():
+        raise SkipPartError("needs the table of part 5 in --out")
+    with LatencyTable.open(path) as table:
+        record.at("builds of one graph")
+        record.value("one graph built anew", builds(settings, table.target))
+        if on_gpu(settings):
+            record.at("probes with caches hot and flushed")
+            record.value("probes hot and flushed", probes(settings, table.target))
+        record.at("unseen networks")
+        rounds = None if on_gpu(settings) else 4
+        networks = verify(table, 12 if on_gpu(settings) else 4, seed=1, rounds=rounds).networks
+    record.at("isolated operators")
+    usual = module_at("tests/bench/usual.py")
+    plain, scaled, corrected = usual.usual_error_pct(usual.usual_table(space_of(settings), table.target), networks)
+    record.value(
+        "isolated operators: MAPE, %",
+        {"plain sum": plain, "at its best scale": scaled, "with our correction": corrected},
+    )
+
+
+def builds(settings: dict[str, Any], target: Any) -> dict[str, dict[str, Any]]:
+    """Return the latency of each of several builds of a network and of a probe, timed in turn, and their spread."""
+    from lgc.models.plan import DENSE
+    from lgc.profiler.backends import get_backend
+    from lgc.profiler.workloads import network_workload
+
+    workloads = {
+        "network": network_workload(by_size(space_of(settings))[4], DENSE),
+        "probe": probe_workloads(settings)[0],
+    }
+    results = {}
+    for name, workload in workloads.items():
+        runners = [get_backend(target.backend).compile(workload, target) for _ in range(BUILDS)]
+        for runner in runners:
+            runner.prepare()
+        times: list[list[float]] = [[] for _ in runners]
+        for _ in range(BUILD_ROUNDS):
+            for runner, own in zip(runners, times, strict=True):
+                own += runner.run(BUILD_RUNS)
+        medians = [statistics.median(own) for own in times]
+        for runner in runners:
+            runner.close()
+        results[name] = {"ms": medians, "spread, %": 100 * (max(medians) / min(medians) - 1)}
+    return results
+
+
+def probe_workloads(settings: dict[str, Any]) -> list[Any]:
+    """Return probes of operators spread over the space."""
+    from lgc.models.operators import is_free
+    from lgc.profiler.contexts import CARRIERS, terms_of
+
+    specs = [spec for spec in space_of(settings).specs() if not is_free(spec)]
+    return [terms_of(spec, CARRIERS)[0].workload for spec in specs[:: max(len(specs) // PROBES, 1)][:PROBES]]
+
+
+def probes(settings: dict[str, Any], target: Any) -> dict[str, Any]:
+    """Return each probe's median with its data in the level-2 cache, and after something else filled that."""
+    import torch
+
+    from lgc.profiler.backends import get_backend
+
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=target.device)
+    rows = []
+    for workload in probe_workloads(settings):
+        runner = get_backend(target.backend).compile(workload, target)
+        runner.prepare()
+        hot = statistics.median(runner.run(PROBE_RUNS))
+        cold = []
+        for _ in range(PROBE_RUNS):
+            flush.zero_()
+            cold += runner.run(1)
+        runner.close()
+        rows.append({"probe": workload.name, "hot_ms": hot, "flushed_ms": statistics.median(cold)})
+    ratios = [row["flushed_ms"] / row["hot_ms"] for row in rows]
+    return {"rows": rows, "flushed / hot, median": statistics.median(ratios), "flushed / hot, worst": max(ratios)}

@@ -1,0 +1,141 @@
+"""Part 10: a search and a training in bf16 at full resolution; their losses in fp32 against a CPU's."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .common import on_gpu, space_of, table_path
+from .record import Record, SkipPartError
+
+STEPS, COMPARED = 20, 3
+LAYOUTS = {11: "camvid-segnet", 19: "cityscapes"}
+SMALL = (96, 192)
+"""Images of the comparison with a CPU."""
+LOSS_TOLERANCE = 0.02
+"""Greatest relative difference of a step's loss from the CPU's: kernels sum in another order, steps amplify that."""
+
+
+def run(record: Record, settings: dict[str, Any]) -> None:
+    from lgc.lut import LatencyTable, Predictor
+    from lgc.search.data.writers import write_scenes
+
+    path = table_path(settings, "fp16")
+    if not path.exists():
+        raise SkipPartError("needs the table of part 5 in --out")
+    space, scratch = space_of(settings), Path(settings["scratch"]) / "search"
+    with LatencyTable.open(path) as table:
+        predictor = Predictor(space, table)
+    record.at("scenes")
+    write_scenes(scratch / "data", LAYOUTS[space.classes], {"train": 4, "val": 1, "test": 0}, space.input, 0)
+    precision, batch = "bf16", 4 if on_gpu(settings) else 2
+    steps = STEPS if on_gpu(settings) else COMPARED
+    record.value("settings", {"input": list(space.input), "batch": batch, "steps": steps, "precision": precision})
+    for name, stage in (("search", search_stage), ("training", train_stage)):
+        record.at(name)
+        record.value(name, timed(stage, predictor, scratch, steps, batch, settings["device"], precision))
+    if on_gpu(settings):
+        record.at("losses against the CPU's")
+        compare_losses(record, scratch, settings["device"])
+
+
+def search_stage(predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str) -> Path:
+    """Search for `steps` steps without short trainings at the end; returns the steps' records."""
+    from lgc.search.config import SearchConfig
+    from lgc.search.engine import search
+
+    ends = [predictor.predict(end) for end in (predictor.fastest, predictor.slowest)]
+    config = SearchConfig(
+        steps=steps, batch=batch, targets_ms=((sum(ends) / 2,),), samples=8, finalists=2, trials=0, workers=2
+    )
+    search(predictor, scratch / "data", scratch / "run", config, device=device, precision=precision)
+    return scratch / "run" / "search.jsonl"
+
+
+def train_stage(predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str) -> Path:
+    """Train what the search found; returns the steps' records."""
+    from lgc.search.train_config import TrainConfig
+    from lgc.search.training import train
+
+    config = TrainConfig(steps=steps, batch=batch, precision=precision, workers=2)
+    train(scratch / "run", scratch / "data", config, device=device)
+    return scratch / "run" / "train.jsonl"
+
+
+def timed(stage: Any, predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str) -> Any:
+    """Return steps a second after the first, the share of time spent waiting for data, and the peak memory."""
+    import torch
+
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+    with watched_loading() as marks:
+        records = stage(predictor, scratch, steps, batch, device, precision)
+    losses = [json.loads(line) for line in records.read_text().splitlines()]
+    # a search draws two batches a step: what counts is the time from the end of the first step's loading to the last's
+    marks = marks[len(marks) // steps :]
+    seconds = marks[-1][1] - marks[0][0]
+    waited = sum(end - begun for begun, end in marks)
+    return {
+        "steps": len(losses),
+        "steps a second": (steps - 1) / seconds,
+        "waiting for data, %": 100 * waited / seconds,
+        "peak memory, MiB": None if device == "cpu" else torch.cuda.max_memory_allocated(device) / 2**20,
+        "last loss": losses[-1].get("loss"),
+    }
+
+
+@contextmanager
+def watched_loading() -> Iterator[list[tuple[float, float]]]:
+    """Context that notes when each batch was asked for and when it came."""
+    import torch
+
+    from lgc.search import batches
+
+    marks: list[tuple[float, float]] = []
+    load = batches._loaded
+
+    def watched(*arguments: Any) -> Any:
+        loader = iter(load(*arguments))
+        while True:
+            if torch.cuda.is_available() and torch.cuda.is_initialized():
+                torch.cuda.synchronize()  # else the wait for the device would pass for one for data
+            begun = time.perf_counter()
+            batch = next(loader, None)
+            if batch is None:
+                return
+            marks.append((begun, time.perf_counter()))
+            yield batch
+
+    batches._loaded = watched
+    try:
+        yield marks
+    finally:
+        batches._loaded = load
+
+
+def compare_losses(record: Record, scratch: Path, device: str) -> None:
+    """Losses of the first steps of a training in fp32 at a batch of 2, held against the CPU's."""
+    import shutil
+
+    from lgc.models import SearchSpace
+    from lgc.search.data.writers import write_scenes
+    from lgc.search.train_config import TrainConfig
+    from lgc.search.training import train
+
+    space = SearchSpace.load("lgcnet-cityscapes").with_input(*SMALL)
+    write_scenes(scratch / "small", "cityscapes", {"train": 4, "val": 1, "test": 0}, SMALL, 1)
+    losses = {}
+    for place in ("cpu", device):
+        run = scratch / f"compared-{place.replace(':', '')}"
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(parents=True)
+        space.sample(0).save(run / "architecture.json")
+        train(run, scratch / "small", TrainConfig(steps=COMPARED, batch=2), device=place)
+        losses[place] = [json.loads(line)["loss"] for line in (run / "train.jsonl").read_text().splitlines()]
+    record.value("losses", losses)
+    for step, (theirs, ours) in enumerate(zip(losses["cpu"], losses[device], strict=True)):
+        record.check(f"loss of step {step}: relative difference", abs(ours / theirs - 1), most=LOSS_TOLERANCE)

@@ -1,0 +1,74 @@
+"""Parts 5 and 9: a table within a budget, then networks that it has never seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .common import backend_of, on_gpu, space_of, table_path
+from .record import Record
+
+PLANS = {5: ("fp16", 12, 12), 9: ("fp32", 8, 0)}
+"""Part -> precision, networks in the table, unseen networks."""
+BUDGET_SHARE = {5: 110 / 150, 9: 50 / 60}
+"""Share of the part's time in which the table is measured."""
+REHEARSAL_NETWORKS = 4
+SEED = 1
+COVERED_PCT = 75.0
+"""Nine of twelve: a 90 % interval holds fewer of them once in forty times."""
+
+
+def run(record: Record, settings: dict[str, Any]) -> None:
+    from lgc.lut import LatencyTable, Target
+    from lgc.profiler.profile import profile
+    from lgc.profiler.verification import verify
+
+    part = settings["part"]
+    precision, networks, unseen = PLANS[part]
+    if not on_gpu(settings):
+        networks, unseen = REHEARSAL_NETWORKS, min(unseen, REHEARSAL_NETWORKS)
+    path = table_path(settings, precision)
+    path.unlink(missing_ok=True)
+    target = Target(settings["device"], backend_of(settings), precision if on_gpu(settings) else "fp32")
+    rounds = None if on_gpu(settings) else 4
+    record.at("profiling")
+    result = profile(
+        space_of(settings),
+        target,
+        path,
+        networks=networks,
+        rounds=rounds,
+        budget_s=BUDGET_SHARE[part] * settings["limit_s"],
+        on_progress=lambda progress: record.at(f"{progress.label}, {progress.done:.0%}"),
+    )
+    for name in ("entries", "measured", "noisy", "interpolated", "pending", "failed", "remarks", "seconds"):
+        record.value(name, getattr(result, name))
+    record.check("entries without a latency", result.pending + len(result.failed), most=0)
+    if result.verification is not None:
+        record.value("held out", result.verification.as_dict())
+        if on_gpu(settings):
+            record.check("held out: MAPE, %", result.verification.mape_pct, most=1.5)
+    if not unseen:
+        return
+    record.at("verifying")
+    with LatencyTable.open(path) as table:
+        record.value("launch, us, and lead factor", launches(table.health()))
+        again = verify(table, unseen, SEED, rounds=rounds)
+    record.value("unseen", again.report.as_dict())
+    record.value("drift, %", again.drift_pct)
+    record.value("inside the 90 % interval, %", again.covered_pct)
+    record.value("networks", [{"predicted_ms": n.predicted_ms, "measured_ms": n.measured_ms} for n in again.networks])
+    if on_gpu(settings):
+        record.check("unseen: MAPE, %", again.report.mape_pct, most=1.5)
+        record.check("unseen: Kendall's tau", again.report.kendall_tau, least=0.9)
+        record.check("inside the 90 % interval, %", again.covered_pct or 0.0, least=COVERED_PCT)
+
+
+def launches(samples: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Return the median cost of a launch over a table's hardware samples, and the last lead factor."""
+    import statistics
+
+    known = [sample["launch_us"] for sample in samples if sample.get("launch_us") is not None]
+    return {
+        "launch": statistics.median(known) if known else None,
+        "factor": samples[-1].get("lead_factor") if samples else None,
+    }
