@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 demo: $(VENV)/.run
 	$(BIN)/lgc-demo --out demo-run
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(VENV)/.bindings
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.test
@@ -58,6 +58,16 @@ $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.run
 	@echo "installing what the tests need into $(VENV)"
 	$(PIP) -e ".[test,tensorrt-aot,report]"
 	@touch $@
+
+# TensorRT's Python API, from the oldest version served to the newest, without the libraries. Where one cannot be had, the
+# file is not made, its tests are skipped, and the next call tries again.
+$(VENV)/.bindings: tests/profiler/bindings.txt | $(VENV)/bin/python
+	@echo "installing TensorRT's Python bindings into $(VENV)/bindings"
+	@rm -rf $(VENV)/bindings; failed=0; \
+	while read -r package; do \
+		$(PIP) --retries 1 --no-deps --target $(VENV)/bindings/$${package#*==} $$package || failed=1; \
+	done <$<; \
+	[ $$failed = 1 ] || touch $@
 
 # Where TensorRT or pycuda cannot be installed, the file is not made, the next call tries again, and this one goes on.
 $(VENV)/.gpu: pyproject.toml constraints.txt tests/gpu/install.sh $(VENV)/.test

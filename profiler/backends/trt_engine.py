@@ -13,7 +13,7 @@ from .failure import one_line
 from .trt_int8 import float_biases
 from .trt_layer_times import layer_report
 from .trt_layers import Layer, fusions
-from .trt_loader import FULL, INSTALL_FULL, Library, load_tensorrt
+from .trt_loader import FULL, Library, install_hint, load_tensorrt
 from .trt_log import Log, get_log
 from .trt_precision import cast_model
 from .trt_timings import shared_timings
@@ -110,7 +110,7 @@ class Builder:
         elif capability not in library.capabilities:
             raise UsageError(
                 f"{library} builds for compute capabilities {_in_order(library)}, not for {capability}; other GPUs "
-                f"need full TensorRT, on the GPU itself: {INSTALL_FULL}"
+                f"need full TensorRT, on the GPU itself: {install_hint()}"
             )
         device = device_name() if library.flavour == FULL else None
         return cls(library, capability, compute_capability is None and here is None, device)
@@ -150,6 +150,7 @@ class Builder:
         """The serialised engine of `model`, its inputs and its outputs."""
         trt, library = self.library.module, self.library
         builder = trt.Builder(log.logger)
+        # TensorRT 11 takes the flag and ignores it: its networks are strongly typed, always
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log.logger)
         if not parser.parse(model):
@@ -225,7 +226,7 @@ def refusal(library: Library, capability: str) -> str | None:
         return None
     return (
         f"{library} serves compute capabilities {_in_order(library)}, not this device's {capability}; "
-        f"install full TensorRT: {INSTALL_FULL}"
+        f"install full TensorRT: {install_hint()}"
     )
 
 

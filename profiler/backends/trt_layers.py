@@ -22,15 +22,18 @@ _POINTWISE = re.compile(r"^PWN\((.*)\)$")
 _LOGGED = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>[^,]*), (?P<rest>.*)$", re.MULTILINE)
 _TACTIC = re.compile(r"TacticName: ([^,]*),")
 _METADATA = re.compile(r"Metadata: (.*)$")
-_OUTPUTS = re.compile(r"Outputs: \[(.*?)\], Tactic")
+_OUTPUTS = re.compile(r"Outputs: \[ \{(.*?)\}\]")
 
 _TYPES = (
     (re.compile(r"BFloat16|BF16", re.IGNORECASE), "bf16"),
     (re.compile(r"Half|FP16|Float16", re.IGNORECASE), "fp16"),
-    (re.compile(r"Int8", re.IGNORECASE), "int8"),
+    (re.compile(r"\bInt8", re.IGNORECASE), "int8"),
     (re.compile(r"FP32|Float32|Float\b", re.IGNORECASE), "fp32"),
 )
-_DATATYPE = re.compile(r"Datatype: (\w+)")
+_DATATYPE = re.compile(r"Datatype: ([^,}]*)", re.IGNORECASE)
+"""Of a tensor in the log: TensorRT 10 has `Format/Datatype: Half`, TensorRT 11 `Datatype: Half, Format: ...`."""
+_DATATYPE_KEYS = ("format/datatype", "datatype")
+"""The same in the inspector's report: one key in TensorRT 10; in 11 `Datatype` or `DataType`, beside `Format`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def layers_in_log(message: str) -> tuple[Layer, ...]:
 
 def layers_in_report(report: str) -> tuple[Layer, ...]:
     """The layers in the JSON report of the engine inspector; where it has only names, names and what these tell."""
-    return tuple(_reported(entry) for entry in json.loads(report).get("Layers", []))
+    # strict=False: the control characters between nodes in the metadata may stand there unescaped
+    return tuple(_reported(entry) for entry in json.loads(report, strict=False).get("Layers", []))
 
 
 def nodes_of(name: str, metadata: str = "") -> tuple[str, ...]:
@@ -121,12 +125,13 @@ def _reported(entry: Any) -> Layer:
         return Layer(str(entry), nodes=nodes_of(str(entry)))
     name, outputs = str(entry.get("Name", "")), entry.get("Outputs") or [{}]
     first = outputs[0] if isinstance(outputs[0], dict) else {}
+    datatype = next((value for key, value in first.items() if key.lower() in _DATATYPE_KEYS), "")
     return Layer(
         name=name,
         kind=str(entry.get("LayerType", "")),
         nodes=nodes_of(name, str(entry.get("Metadata", ""))),
         tactic=str(entry.get("TacticName", "")),
-        precision=_precision(str(first.get("Format/Datatype") or first.get("Datatype") or "")),
+        precision=_precision(str(datatype)),
     )
 
 

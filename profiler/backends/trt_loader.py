@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,8 +18,16 @@ FULL, RTX = "TensorRT", "TensorRT-RTX"
 INSTALL_FULL = 'pip install "lgc[tensorrt]"'
 INSTALL_AHEAD = 'pip install "lgc[tensorrt-aot]"'
 
-OLDEST_FULL = 10
-"""Major version of TensorRT that first offers strongly typed networks and all else used here."""
+INSTALL_JETSON = (
+    "sudo apt install python3-libnvinfer (JetPack's own TensorRT, not a server's wheel; it loads in JetPack's Python, "
+    "so create the environment with python3 -m venv --system-site-packages. JetPack 7 has Python 3.12, but JetPack 6 "
+    "has 3.10, below lgc's 3.11)"
+)
+
+OLDEST_FULL = (10, 3)
+"""Oldest version of full TensorRT served: JetPack 6.1's. The tests look up all that is used here in its Python API."""
+
+_JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
 _BINDINGS, _LIBRARIES = "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"
 _LIBRARY_FILES = ("libtensorrt_rtx.so.1*", "libtensorrt_onnxparser_rtx.so.1*")
@@ -52,6 +61,16 @@ class Library:
         return {f"{name[2:-1]}.{name[-1]}": value for name, value in members.items() if name.startswith("SM")}
 
 
+def is_jetson() -> bool:
+    """Return whether this machine is a Jetson: its kernel is one of JetPack's, or JetPack's release file is there."""
+    return "tegra" in platform.release() or _JETSON_RELEASE.exists()
+
+
+def install_hint() -> str:
+    """Return how to install full TensorRT on this machine: from JetPack on a Jetson, else by pip."""
+    return INSTALL_JETSON if is_jetson() else INSTALL_FULL
+
+
 def load_tensorrt(*, without_gpu: bool = False) -> Library:
     """Return full TensorRT if it is installed, else TensorRT-RTX.
 
@@ -70,12 +89,19 @@ def load_tensorrt(*, without_gpu: bool = False) -> Library:
         return _library(_BINDINGS, RTX, version_of(_load_shared_libraries()))
     if full:
         raise BackendUnavailableError(
-            f"the TensorRT installed here builds engines only on a GPU; to build one ahead of time: {INSTALL_AHEAD}"
+            f"the TensorRT installed here builds engines only on a GPU; to build one ahead of time: {_ahead_hint()}"
         )
+    if is_jetson():
+        raise BackendUnavailableError(f"TensorRT is not installed: {install_hint()}")
     raise BackendUnavailableError(
-        f"TensorRT is not installed: {INSTALL_FULL} (to run on a GPU here), or {INSTALL_AHEAD} "
+        f"TensorRT is not installed: {install_hint()} (to run on a GPU here), or {INSTALL_AHEAD} "
         "(to build engines ahead of time, without a GPU)"
     )
+
+
+def _ahead_hint() -> str:
+    """How to install what builds engines ahead of time; there are no wheels of it for a Jetson."""
+    return f"{INSTALL_AHEAD}, on an x86_64 machine" if is_jetson() else INSTALL_AHEAD
 
 
 def _installed(name: str) -> bool:
@@ -89,13 +115,14 @@ def _library(name: str, flavour: str, version: str | None = None) -> Library:
     try:
         module = import_module(name)
     except (ImportError, OSError) as error:
-        install = INSTALL_FULL if flavour == FULL else INSTALL_AHEAD
+        install = install_hint() if flavour == FULL else INSTALL_AHEAD
         raise BackendUnavailableError(
             f"{flavour} is installed but its package {name} does not load ({error}); reinstall it: {install}"
         ) from error
     library = Library(module, flavour, version or str(module.__version__), can_build_without_gpu=flavour == RTX)
-    if flavour == FULL and int(library.version.partition(".")[0]) < OLDEST_FULL:
-        raise BackendUnavailableError(f"{library} is too old, {OLDEST_FULL} is the oldest served: {INSTALL_FULL}")
+    if flavour == FULL and tuple(map(int, library.version.split(".")[:2])) < OLDEST_FULL:
+        oldest = ".".join(map(str, OLDEST_FULL))
+        raise BackendUnavailableError(f"{library} is too old, {oldest} is the oldest served: {install_hint()}")
     return library
 
 

@@ -16,7 +16,7 @@ export PATH
 pycuda() {
     "$venv/bin/python" -c "import pycuda.driver" 2>/dev/null && return
     command -v nvcc >/dev/null || { echo "error: no nvcc on PATH, nor in CUDA_HOME"; return 1; }
-    "$venv/bin/python" -m pip download --quiet --no-deps --no-binary pycuda --dest "$scratch" pycuda || return
+    "$venv/bin/python" -m pip download --quiet -c constraints.txt --no-deps --no-binary pycuda --dest "$scratch" pycuda || return
     mkdir "$scratch/source"
     tar xzf "$scratch"/pycuda-*.tar.gz -C "$scratch/source" --strip-components 1 || return
     (cd "$scratch/source" && "$venv/bin/python" configure.py --no-cuda-enable-curand) || return

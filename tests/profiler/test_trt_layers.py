@@ -1,4 +1,4 @@
-"""Which ONNX nodes are in a layer: strings as TensorRT 8 to 10 and TensorRT-RTX write them."""
+"""Which ONNX nodes are in a layer: strings as TensorRT 8 to 11 and TensorRT-RTX write them."""
 
 import json
 
@@ -19,6 +19,24 @@ EventId: 26, Metadata:\x20
 I/O Tensors:
  Name: input_0, IOMode: Input, DataType: Float, Dimensions: [1,3,8,8], Location: Device
 """
+
+LOG_10 = """Layers:
+Name: Reformatting CopyNode for Input Tensor 0 to /a/Conv, LayerType: Reformat, Inputs: [ { Name: x, Location: Device, \
+Dimensions: [1,3,8,8], Format/Datatype: Float }], Outputs: [ { Name: Reformatted Input Tensor 0 to /a/Conv, Location: \
+Device, Dimensions: [1,3,8,8], Format/Datatype: Int8 }], ParameterType: Reformat, Origin: REFORMAT, TacticValue: \
+0x00000000000003e8, StreamId: 0, Metadata:\x20
+Name: /a/Conv + /a/Relu, LayerType: CaskConvolution, Inputs: [ { Name: x2, Location: Device, Dimensions: [1,3,8,8], \
+Format/Datatype: Float }], Outputs: [ { Name: (Unnamed Layer* 3) [Shuffle]_output, Location: Device, Dimensions: \
+[1,8,4,4], Format/Datatype: Half }], ParameterType: Convolution, Kernel: [3,3], PrePadding: [1,1], Stride: [2,2], \
+Weights: {"Type": "Half", "Count": 216}, HasReLU: 1, TacticName: sm80_xmma_fprop_implicit_gemm, TacticValue: \
+0x280b0ad3c23d8442, StreamId: 0, Metadata: [ONNX Layer: /a/Conv]\x1e[ONNX Layer: /a/Relu]
+Name: __myl_MulSumAddCas_myl0_0, LayerType: kgen, Inputs: [ { Name: c, Dimensions: [10], Format/Datatype: Float }], \
+Outputs: [ { Name: d, Dimensions: [1,10], Format/Datatype: BFloat16 }, { Name: e, Dimensions: [1], Format/Datatype: \
+Float }], TacticName: __myl_MulSumAddCas_0xacf8, StreamId: 0, Metadata:\x20
+Name: /b/Shape, LayerType: NoOp, Inputs: [ { Name: f, Format/Datatype: Half }], Outputs: [], TacticValue: 0x0, \
+StreamId: 0, Metadata:\x20
+"""
+"""Of a builder of TensorRT 10: the parameters of a layer stand between its outputs and its tactic."""
 
 
 @pytest.mark.parametrize(
@@ -79,6 +97,34 @@ def test_the_builders_log():
     assert fusions((move, conv, wait)) == (conv,)
 
 
+def test_log_of_full_tensorrt():
+    copy, conv, kgen, empty = layers_in_log(LOG_10)
+    assert copy.precision == "int8"
+    assert conv == Layer(
+        "/a/Conv + /a/Relu", "CaskConvolution", ("/a/Conv", "/a/Relu"), "sm80_xmma_fprop_implicit_gemm", "fp16"
+    )
+    assert (kgen.tactic, kgen.precision) == ("__myl_MulSumAddCas_0xacf8", "bf16")
+    assert empty == Layer("/b/Shape", "NoOp", ("/b/Shape",))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "precision"),
+    [
+        ("Format/Datatype: Row major linear FP32", "fp32"),
+        ("Format/Datatype: Channel major FP16 format where channel % 8 == 0", "fp16"),
+        ("Format/Datatype: Half", "fp16"),
+        ("Datatype: Half, Format: (Linear) Row major linear format", "fp16"),
+        ("Format: (NHWC) Channel major format where channel % 8 == 0, Datatype: BFloat16", "bf16"),
+        ("DataType: Int8, Format: (Linear) Row major linear format", "int8"),
+        ("Datatype: UInt8, Format: (Linear) Row major linear format", ""),
+    ],
+)
+def test_precision_of_a_logged_tensor(tensor, precision):
+    outputs = f"Outputs: [ {{ Name: y, Location: Device, Dimensions: [1,8], {tensor} }}, {{ Name: z, Datatype: Bool }}]"
+    (found,) = layers_in_log(f"Layers:\nName: a, LayerType: CaskConvolution, Inputs: [], {outputs}, Stride: [2,2]\n")
+    assert found.precision == precision
+
+
 @pytest.mark.parametrize(
     ("datatype", "precision"),
     [
@@ -87,6 +133,9 @@ def test_the_builders_log():
         ("Channel major FP16 format where channel % 8 == 0", "fp16"),
         ("BFloat16", "bf16"),
         ("Thirty-two wide channel vectorized row major Int8 format", "int8"),
+        ("Row major Int8 format", "int8"),
+        ("Half", "fp16"),
+        ("Row major linear UINT8", ""),
         ("Int32", ""),
         ("Int64", ""),
     ],
@@ -102,6 +151,35 @@ def test_the_inspectors_report(datatype, precision):
     }
     (found,) = layers_in_report(json.dumps({"Layers": [layer], "Bindings": ["x", "y"]}))
     assert found == Layer("/a/Conv + /a/Relu", "CaskConvolution", ("/a/Conv", "/a/Relu"), "sm80_xmma_fprop", precision)
+
+
+@pytest.mark.parametrize("key", ["Datatype", "DataType"])
+@pytest.mark.parametrize(
+    ("datatype", "precision"),
+    [("Float", "fp32"), ("Half", "fp16"), ("BFloat16", "bf16"), ("Int8", "int8"), ("Bool", "")],
+)
+def test_report_of_tensorrt_11(key, datatype, precision):
+    tensor = {
+        "Name": "y",
+        "Location": "Device",
+        "Dimensions": [1, 8, 4, 4],
+        "Format": "(NHWC) Channel major format where channel % 8 == 0",
+        key: datatype,
+    }
+    layer = {
+        "Name": "/a/Conv_myl0_1",
+        "LayerType": "correlation",
+        "Inputs": [{**tensor, "Name": "x", key: "Int32"}],
+        "Outputs": [tensor],
+        "TacticName": "__myelin_CASK_STUB",
+        "StreamId": 0,
+        "Metadata": "[ONNX Layer: /a/Conv]\x1f[ONNX Layer: /a/Relu]",
+    }
+    ends = [{"Name": "x", "IOMode": "Input", "DataType": "Float", "IsShapeInferenceIO": False}]
+    report = json.dumps({"Layers": [layer], "I/O Tensors": ends, "Engine Metadata": {"Multi-Device": "Disabled"}})
+    for text in (report, report.replace("\\u001f", "\x1f")):
+        (found,) = layers_in_report(text)
+        assert found == Layer("/a/Conv_myl0_1", "correlation", ("/a/Conv", "/a/Relu"), "__myelin_CASK_STUB", precision)
 
 
 def test_a_report_of_names_only():

@@ -2,21 +2,27 @@
 
 import importlib.machinery
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
+import lgc
 from lgc.errors import BackendUnavailableError
 from lgc.profiler.backends import trt_loader
 from lgc.profiler.backends.trt_engine import refusal
 from lgc.profiler.backends.trt_loader import Library, load_tensorrt
+
+from .trt_bindings import FULL
 
 
 @pytest.fixture
 def packages(monkeypatch, tmp_path):
     """Installs packages of given sources in an otherwise empty world: `packages(tensorrt="...")`."""
     path = str(tmp_path)
+    monkeypatch.setattr(trt_loader, "is_jetson", lambda: False)
     finder = importlib.machinery.PathFinder
     monkeypatch.setattr(trt_loader, "find_spec", lambda name: finder.find_spec(name, [path]))
     monkeypatch.syspath_prepend(path)
@@ -68,10 +74,65 @@ def test_a_folder_is_no_package(packages):
     assert load_tensorrt().flavour == "TensorRT-RTX"
 
 
-def test_too_old(packages):
-    packages(tensorrt="__version__ = '8.6.1'")
-    with pytest.raises(BackendUnavailableError, match=r"TensorRT 8\.6\.1 is too old, 10 is the oldest"):
+@pytest.mark.parametrize("version", ["8.6.1", "10.2.0.post1"])
+def test_too_old(packages, version):
+    packages(tensorrt=f"__version__ = '{version}'")
+    with pytest.raises(BackendUnavailableError, match=rf"TensorRT {version} is too old, 10\.3 is the oldest"):
         load_tensorrt()
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "10.16.1.11", "11.4.0.106"])
+def test_both_majors_are_served(packages, version):
+    packages(tensorrt=f"__version__ = '{version}'")
+    assert load_tensorrt().version == version
+
+
+def test_bounds_of_the_extra_are_those_served():
+    wanted = tomllib.loads((Path(lgc.__file__).parent / "pyproject.toml").read_text())
+    (tensorrt,) = [
+        entry
+        for entry in map(Requirement, wanted["project"]["optional-dependencies"]["tensorrt"])
+        if entry.name == "tensorrt"
+    ]
+    oldest = ".".join(map(str, trt_loader.OLDEST_FULL))
+    assert str(tensorrt.specifier) == f"<12,>={oldest}"
+    assert all(tensorrt.specifier.contains(version) for version in FULL)
+    marker = tensorrt.marker
+    assert marker.evaluate({"platform_release": "6.8.0-45-generic"})
+    assert not marker.evaluate({"platform_release": "5.15.148-tegra"}), "a Jetson's TensorRT is JetPack's"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "release_file", "jetson"),
+    [
+        ("6.8.0-45-generic", False, False),
+        ("5.15.148-tegra", False, True),
+        ("6.8.0-45-generic", True, True),
+    ],
+)
+def test_jetson_detection(monkeypatch, tmp_path, kernel, release_file, jetson):
+    if release_file:
+        (tmp_path / "nv_tegra_release").touch()
+    monkeypatch.setattr(trt_loader, "_JETSON_RELEASE", tmp_path / "nv_tegra_release")
+    monkeypatch.setattr(trt_loader.platform, "release", lambda: kernel)
+    assert trt_loader.is_jetson() is jetson
+    assert trt_loader.install_hint() == (trt_loader.INSTALL_JETSON if jetson else trt_loader.INSTALL_FULL)
+
+
+@pytest.mark.parametrize("source", [None, "__version__ = '8.6.1'", "raise OSError('no libnvinfer')"])
+def test_jetson_messages_name_jetpack(packages, monkeypatch, source):
+    packages(tensorrt=source)
+    monkeypatch.setattr(trt_loader, "is_jetson", lambda: True)
+    with pytest.raises(BackendUnavailableError, match=r"apt install python3-libnvinfer.*3\.10.*3\.11") as caught:
+        load_tensorrt()
+    assert "pip install" not in str(caught.value)
+
+
+def test_jetson_builds_ahead_elsewhere(packages, monkeypatch):
+    packages(tensorrt="__version__ = '10.3.0'")
+    monkeypatch.setattr(trt_loader, "is_jetson", lambda: True)
+    with pytest.raises(BackendUnavailableError, match=r"lgc\[tensorrt-aot\]\", on an x86_64 machine"):
+        load_tensorrt(without_gpu=True)
 
 
 def test_a_package_that_does_not_load_is_no_reason_to_take_another(packages):
