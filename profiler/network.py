@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,9 +116,9 @@ class Network:
         """
         scope = scope or self.scope
         plain = network_workload(self.architecture, scope, self.weights)
-        file = self.model(INT8 if precision == INT8 else "fp32", scope)
-        build = None if precision == INT8 else plain.build
-        return Workload(plain.name, plain.input_shapes, build, plain.dtype, file)
+        if precision == INT8:
+            return Workload(plain.name, plain.input_shapes, None, plain.dtype, self.model(INT8, scope))
+        return replace(plain, export=partial(self.model, "fp32", scope))
 
     def reference(self, scope: str | None = None) -> nn.Module:
         """The network as it was trained and scored: torch, evaluation mode, nothing folded."""

@@ -36,7 +36,7 @@ def workload_of(make: Callable[[], nn.Module]) -> nn.Module:
     from ..models.layers import folded
     from ..models.network import randomise_norms
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         module = make()
     randomise_norms(module, SEED)
@@ -61,7 +61,7 @@ def network_module(architecture: Architecture, scope: str, weights: Mapping[str,
 
     from ..models.network import LGCNet, randomise_norms
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         network = LGCNet(architecture.space, architecture)
     if weights is None:

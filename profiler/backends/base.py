@@ -35,6 +35,7 @@ class Workload:
         dtype: of all inputs: `float32`, tensors that lie on the device; or `uint8`, images that lie on the host, whose
             way to the device and back is timed too (scope end-to-end).
         file: the ONNX model that is run as it is, where there is one.
+        export: gives the ONNX model of `build`, where it is more than the module exported; only asked if it is run.
     """
 
     name: str
@@ -42,12 +43,15 @@ class Workload:
     build: Callable[[], torch.nn.Module] | None
     dtype: str = FLOAT
     file: bytes | None = field(default=None, repr=False)
+    export: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def onnx(self) -> bytes:
         """The computation as a serialised ONNX model with static shapes."""
         if self.file is not None:
             return self.file
+        if self.export is not None:
+            return self.export()
         from ...models.onnx_export import to_onnx
 
         return to_onnx(self.module(), self.input_shapes, self.dtype)

@@ -14,29 +14,42 @@ SAME = 1e-5
 
 
 def run(record: Record, settings: dict[str, Any]) -> None:
-    from lgc.lut import Target
-    from lgc.models.plan import DENSE, END_TO_END
-    from lgc.profiler.agreement import passes
-    from lgc.profiler.backends import get_backend
-    from lgc.profiler.deploy import compare_with_torch
-    from lgc.profiler.network import Network
-
-    device, backend = settings["device"], get_backend("torch")
+    device = settings["device"]
     wide_dot = module_at("tests/profiler/wide_dot.py")
     record.at("TF32")
     record.check("error of float32 dot products", wide_dot.error_of("torch", device), least=1e-8, most=wide_dot.BOUND)
     record.at("order of replays")
     record.check("difference by order of replays", order_of_replays(settings), most=SAME)
+    compare_outputs(record, settings)
+
+
+def compare_outputs(record: Record, settings: dict[str, Any]) -> None:
+    """Logits and classes in each precision and scope, against torch's on this machine's CPU."""
+    from lgc.lut import Target
+    from lgc.models.plan import CORE, DENSE, END_TO_END
+    from lgc.profiler.agreement import RANDOM, agreement, passes, reference_outputs, runner_outputs
+    from lgc.profiler.backends import get_backend
+    from lgc.profiler.backends.base import random_inputs
+    from lgc.profiler.workloads import image_input, network_module, network_workload
+
+    device, backend = settings["device"], get_backend("torch")
     architecture = by_size(space_of(settings))[4]
-    for scope in (DENSE, END_TO_END):  # each compares core's logits too
+    logits = network_workload(architecture, CORE)
+    for scope in (DENSE, END_TO_END):
+        record.at(f"{scope}: torch on the CPU")
+        shape, dtype = image_input(architecture.space.input, scope)
+        reference = reference_outputs(network_module(architecture, DENSE), random_inputs([shape], dtype), RANDOM)
+        classes = network_workload(architecture, scope)
         for precision in backend.precisions(device) if on_gpu(settings) else ("fp32",):
             record.at(f"{scope} {precision}")
-            network = Network(architecture, None, scope)
-            agreement = compare_with_torch(network, backend, Target(device, "torch", precision))
-            record.value(f"{scope} {precision}", asdict(agreement))
-            record.check(
-                f"{scope} {precision} equals torch", float(passes(precision, agreement, trained=False)), least=1
-            )
+            target = Target(device, "torch", precision)
+            outputs = [
+                runner_outputs(backend, workload, target, inputs)
+                for workload, inputs in ((classes, reference.inputs), (logits, reference.tensors))
+            ]
+            result = agreement(reference, *outputs)
+            record.value(f"{scope} {precision}", asdict(result))
+            record.check(f"{scope} {precision} equals torch", float(passes(precision, result, trained=False)), least=1)
 
 
 def order_of_replays(settings: dict[str, Any]) -> float:

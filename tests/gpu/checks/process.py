@@ -17,7 +17,16 @@ from typing import Any
 from . import Part
 from .record import Record, SkipPartError
 
-IMPORTS = ("torch", "onnx", "onnxruntime", "scipy.stats", "pandas", "lgc.profiler.profile", "lgc.search.engine")
+IMPORTS = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxslim",
+    "scipy.stats",
+    "pandas",
+    "lgc.profiler.profile",
+    "lgc.search.engine",
+)
 POLL_S = 0.02
 
 

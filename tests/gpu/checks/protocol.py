@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 from .common import by_size, module_at, on_gpu, space_of, table_path
 from .record import Record, SkipPartError
+from .table import SEED
 
 BUILDS, BUILD_RUNS, BUILD_ROUNDS = 5, 20, 6
 PROBES, PROBE_RUNS = 10, 20
@@ -16,7 +18,6 @@ FLUSH_BYTES = 256 << 20
 
 def run(record: Record, settings: dict[str, Any]) -> None:
     from lgc.lut import LatencyTable
-    from lgc.profiler.verification import verify
 
     path = table_path(settings, "fp16")
     if not path.exists():
@@ -27,16 +28,25 @@ def run(record: Record, settings: dict[str, Any]) -> None:
         if on_gpu(settings):
             record.at("probes with caches hot and flushed")
             record.value("probes hot and flushed", probes(settings, table.target))
-        record.at("unseen networks")
-        rounds = None if on_gpu(settings) else 4
-        networks = verify(table, 12 if on_gpu(settings) else 4, seed=1, rounds=rounds).networks
-    record.at("isolated operators")
+            record.at("isolated operators")
+            record.value("isolated operators: MAPE, %", isolated(table, Path(settings["scratch"])))
+
+
+def isolated(table: Any, scratch: Path) -> dict[str, float]:
+    """Return the error of the usual table, operators alone one after another, on part 5's unseen networks.
+
+    Of the plain sum, of the sum at its best scale, and with our correction fitted to it.
+    """
+    from lgc.profiler.verification import Checked, unseen
+
+    rows = Record.read(scratch / "part-5.json").values["networks"]
+    networks = [
+        Checked(architecture, row["predicted_ms"], row["measured_ms"])
+        for architecture, row in zip(unseen(table, len(rows), seed=SEED).values(), rows, strict=True)
+    ]
     usual = module_at("tests/bench/usual.py")
-    plain, scaled, corrected = usual.usual_error_pct(usual.usual_table(space_of(settings), table.target), networks)
-    record.value(
-        "isolated operators: MAPE, %",
-        {"plain sum": plain, "at its best scale": scaled, "with our correction": corrected},
-    )
+    errors = usual.usual_error_pct(usual.usual_table(table.space, table.target), networks)
+    return dict(zip(("plain sum", "at its best scale", "with our correction"), errors, strict=True))
 
 
 def builds(settings: dict[str, Any], target: Any) -> dict[str, dict[str, Any]]:

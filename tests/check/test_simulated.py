@@ -1,0 +1,141 @@
+"""Every part of the GPU check on a simulated GPU: what would fail on the first real one fails here."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from lgc.models import SearchSpace
+from lgc.profiler.backends import cuda_driver, cuda_place
+
+from ..profiler.simulated_cuda import Cuda
+from .simulated_gpu import simulated_gpu
+
+LIMITS = {5: 20.0, 9: 15.0}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    out, scratch = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("scratch")
+    return {"out": str(out), "scratch": str(scratch)}
+
+
+@pytest.fixture
+def perform(checks, folders, mini_space, monkeypatch):
+    """Runs a part on the simulated GPU, at the size of the tests' mini space: `perform(number)` gives its record."""
+    monkeypatch.setattr(SearchSpace, "load", lambda name: mini_space)
+    monkeypatch.setattr(checks.common, "SPREAD", 5)
+
+    def run(number, **changes):
+        part = {part.number: part for part in checks.PARTS}[number]
+        record = checks.record.Record(__import__("pathlib").Path(folders["scratch"]) / f"part-{number}.json")
+        settings = folders | {"device": "cuda:0", "limit_s": LIMITS.get(number, 4.0)} | changes
+        with simulated_gpu(monkeypatch):
+            checks.process.perform(part, settings, record)
+        assert record.status in ("passed", "failed"), record.words
+        return record
+
+    return run
+
+
+def test_watching(perform):
+    record = perform(1)
+    assert record.status == "passed"
+    assert record.values["energy counter period, ms"] > 0
+    assert record.values["backends"]["torch"] == "available"
+
+
+def test_clock(perform, checks, monkeypatch):
+    clock = importlib.import_module("checks.clock")
+    monkeypatch.setattr(clock, "SPIN_CYCLES", 4_000_000)
+    record = perform(2)
+    assert 0.9 < record.checks["events / host, spin x1"]["value"] < 1.1
+    assert {"graph of 1 kernels", "graph of 100 kernels"} <= record.values.keys()
+
+
+def test_correctness(perform):
+    record = perform(3)
+    assert record.status == "passed", record.words
+    assert {"dense bf16", "end-to-end fp16"} <= record.values.keys()
+
+
+@pytest.fixture
+def pycuda(monkeypatch):
+    """The simulated driver in pycuda's place, and the work of the stand-in on it."""
+    simulated = Cuda()
+    allocate = simulated.driver.mem_alloc
+
+    def limited(size):
+        if size > 1 << 30:
+            raise simulated.driver.Error("cuMemAlloc failed: out of memory")
+        return allocate(size)
+
+    simulated.driver.mem_alloc = limited
+    monkeypatch.setattr(cuda_place, "_driver", lambda: simulated.driver)
+    monkeypatch.setattr(cuda_driver, "_driver", lambda: simulated)
+    monkeypatch.setattr(cuda_place.CudaPlace, "_hold", lambda place, microseconds: simulated.spin(microseconds))
+    for function in (cuda_place._primary_context, cuda_place.scratch_for):
+        function.cache_clear()
+    return simulated
+
+
+def test_engine_runner(perform, pycuda, monkeypatch):
+    module = importlib.import_module("checks.engine_runner")
+
+    def queue(device, stream, addresses, dtype, scratch):
+        given, made = (pycuda.memory[addresses[name]] for name in ("input_0", "output_0"))
+        assert len(pycuda.memory[scratch].bytes) >= module.SCRATCH_BYTES
+
+        def compute():
+            made.bytes[:] = (2 * np.frombuffer(given.bytes, dtype)).tobytes()
+
+        pycuda.queue("engine", compute)
+
+    monkeypatch.setattr(module, "queue", queue)
+    record = perform(4)
+    wrong = [name for name, check in record.checks.items() if not check["holds"]]
+    assert set(wrong) <= {
+        "engine runner / torch's graph",
+        "untimed / timed",
+    }  # the clocks of the two simulations differ
+    assert pycuda.held == []
+    assert "too little GPU memory" in record.values["too little memory"]
+
+
+def test_tables_and_what_needs_them(perform, folders, checks, monkeypatch):
+    record = perform(5)
+    assert record.checks["entries without a latency"]["holds"], record.values
+    assert record.values["launch, us, and lead factor"]["launch"] > 0
+    assert len(record.values["networks"]) == 12
+    protocol = perform(6)
+    assert (
+        len(protocol.values["one graph built anew"]["network"]["ms"])
+        == importlib.import_module("checks.protocol").BUILDS
+    )
+    assert protocol.values["probes hot and flushed"]["flushed / hot, median"] > 0
+    assert set(protocol.values["isolated operators: MAPE, %"]) == {
+        "plain sum",
+        "at its best scale",
+        "with our correction",
+    }
+    rates = perform(7)
+    assert rates.values["middle: energy of a run, mJ"] > 0
+    assert rates.values["largest"]["error_pct"] is not None
+    assert perform(9).values["entries"] > 0
+    lines = [
+        {
+            "part": 5,
+            "name": "table fp16",
+            "status": record.status,
+            "words": "",
+            "commit": "c",
+            "date": "d",
+            "device": "cuda:0",
+            "device_name": "x",
+            "seconds": 1.0,
+            "checks": record.checks,
+            "values": record.values,
+        }
+    ]
+    assert "| unseen mape_pct |" in checks.page.page(json.loads(json.dumps(lines)))
