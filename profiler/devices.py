@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from ..errors import DeviceError
 
+_OLDEST_DRIVERS = {"12": "525.60.13", "13": "580"}
+"""Major version of CUDA -> oldest driver that runs it: NVIDIA's "CUDA Compatibility", minor version compatibility."""
+
 
 def list_devices() -> dict[str, str]:
     """Device name -> what it is: `cpu`, and each CUDA device that torch sees."""
@@ -36,18 +39,34 @@ def check_device(device: str) -> str:
 
 
 def cuda_missing(device: str) -> str | None:
-    """None if torch can use the CUDA device, else the reason and the mend."""
+    """Return why torch cannot use the CUDA device, in its words, and the mend; None if it can."""
     import torch
 
     if torch.version.cuda is None:
         return "this torch is a CPU build; install a CUDA build of torch"
     if not torch.cuda.is_available():
-        return "torch finds no NVIDIA driver"
+        return _why_not_initialised()
     index = int(device.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
         names = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
         return f"there is no {device}, only {names}"
     return None
+
+
+def _why_not_initialised() -> str:
+    """The first sentence of what torch raises where it finds no CUDA device, and the driver that it needs."""
+    import torch
+
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        words = str(error).strip().partition(". ")[0].rstrip(".")
+    else:
+        words = "it finds no CUDA device"
+    cuda = str(torch.version.cuda)
+    needed = _OLDEST_DRIVERS.get(cuda.partition(".")[0])
+    mend = f"; its CUDA {cuda} needs driver {needed} or later" if needed and "driver" in words.lower() else ""
+    return f"torch cannot use CUDA: {words}{mend}"
 
 
 def cpu_model() -> str:

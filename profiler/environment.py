@@ -31,7 +31,7 @@ _DECISIVE = (
 
 
 def fingerprint(target: Target, backend: Backend) -> dict[str, Any]:
-    """Describe the machine as a JSON object: device, driver, clocks, library versions, thread and TF32 settings."""
+    """Describe the machine as a JSON object: device, driver, clocks, library versions, TF32, the backend's settings."""
     from .. import __version__
 
     found: dict[str, Any] = {
@@ -41,6 +41,7 @@ def fingerprint(target: Target, backend: Backend) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": backend.versions(),
         "tf32": _tf32(target),
+        "settings": backend.settings(target),
     }
     if target.device == "cpu":
         found["cpu"] = {"cores": os.cpu_count(), "governor": _governor()}
@@ -123,14 +124,16 @@ def _mode(answer: Any) -> bool | None:
 def same_device(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """What differs between two fingerprints that must not, if both are to fill one table; empty if nothing does.
 
-    Device, driver, library versions, highest clocks, power limit, memory, MIG and ECC mode and TF32 count. What one GPU
-    has of its own (uuid), and what changes by itself (temperature, clocks of the moment), does not.
+    Device, driver, library versions, highest clocks, power limit, memory, MIG and ECC mode and TF32 count, and where
+    both have them (those of old tables do not) the backend's settings. What one GPU has of its own (uuid), and what
+    changes by itself (temperature, clocks of the moment), does not.
 
     Returns:
         Sentences as `power limit 300.0 W, not 250.0 W`, the value of `a` first.
     """
-    names = sorted({*a.get("versions", {}), *b.get("versions", {})})
-    rows = [*_DECISIVE, *((name, "", "versions", name) for name in names)]
+    kinds = ["versions", "settings"] if "settings" in a and "settings" in b else ["versions"]
+    names = [(kind, name) for kind in kinds for name in sorted({*a.get(kind, {}), *b.get(kind, {})})]
+    rows = [*_DECISIVE, *((name, "", kind, name) for kind, name in names)]
     values = [(what, unit, _at(a, path), _at(b, path)) for what, unit, *path in rows]
     return [f"{what} {_words(x, unit)}, not {_words(y, unit)}" for what, unit, x, y in values if x != y]
 

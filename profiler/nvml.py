@@ -16,7 +16,8 @@ class Gpu:
     """What NVML tells of one device; None wherever it does not. A context: left, it lets NVML go.
 
     Attributes:
-        uuid: as NVML writes it, by which the device is found: its numbering is not torch's.
+        uuid: as NVML writes it, by which the device is found: its numbering is not torch's. On a Jetson torch's, since
+            NVML finds no device by it there; the only device is taken.
         problem: why NVML tells nothing at all of the device; None if it does.
     """
 
@@ -91,4 +92,6 @@ class Gpu:
                 handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
                 self.uuid = uuid
                 return handle
+        if self._nvml.nvmlDeviceGetCount() == 1:
+            return self._nvml.nvmlDeviceGetHandleByIndex(0)
         raise LookupError(f"NVML finds no device {self.uuid}")

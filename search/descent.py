@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -151,9 +153,7 @@ def optimise(descent: Descent, dataset: SegmentationDataset, run: RunFolder, on_
         share=(fabric.global_rank, fabric.world_size),
         pin=fabric.device.type == "cuda",
     )
-    # All batches are of one size, for which cuDNN may look for its fastest kernels.
-    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32)
-    with cudnn, Journal(run.path, run.stage, descent.step, active=run.active) as journal:
+    with _timed_kernels(), Journal(run.path, run.stage, descent.step, active=run.active) as journal:
         for batch in loaded:
             journal.add(descent.advance(batch))
             on_step(descent.step, config.steps)
@@ -163,6 +163,20 @@ def optimise(descent: Descent, dataset: SegmentationDataset, run: RunFolder, on_
                 journal.flush()
                 checkpoint.save(run.checkpoint, state)
     return spent + time.monotonic() - begun
+
+
+@contextmanager
+def _timed_kernels() -> Iterator[None]:
+    """Context in which cuDNN looks for its fastest kernels by timing them: all batches are of one size.
+
+    `torch.backends.cudnn.flags` would also write the old switch of TF32, which the new one forbids.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -58,6 +58,7 @@ class TorchBackend:
             "mode": "CUDA graph",
             "memory_format": "channels_last",
             "tf32": "off",
+            "cudnn_benchmark": "off",
             "clock": "CUDA events",
             "host_memory": "pinned",
         }
@@ -73,6 +74,7 @@ class TorchBackend:
 
         if target.device == "cpu":
             return TorchRunner(workload, target.precision, target.threads)
+        torch.backends.cudnn.benchmark = False  # algorithms by cuDNN's heuristic, the same in a probe as in a network
         if forbid_tf32() and target.precision == "fp32":
             raise MeasurementError(
                 "torch keeps TF32 on, so fp32 would not be fp32; is TORCH_ALLOW_TF32_CUBLAS_OVERRIDE set?"
@@ -81,12 +83,19 @@ class TorchBackend:
 
 
 def forbid_tf32() -> bool:
-    """Turn TF32 off in torch's convolutions and matrix products; whether it is on all the same, as torch reports."""
+    """Turn TF32 off in torch's convolutions and matrix products; return whether torch reports it on all the same.
+
+    Never through `allow_tf32`, which torch refuses to read, as `torch.backends.cudnn.flags` does, once `fp32_precision`
+    is set.
+    """
     import torch
 
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+    cudnn: Any = torch.backends.cudnn  # the stub lacks what is asked of it
+    torch.set_float32_matmul_precision(
+        "highest"
+    )  # sets `matmul.fp32_precision` and what cuBLAS's kernels compare it to
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
+    return "tf32" in (torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision)
 
 
 class TorchRunner:

@@ -17,6 +17,7 @@ from .ort_layers import layer_times
 from .ort_session import (
     CPU,
     CUDA,
+    CUDA_OPTIONS,
     TENSORRT,
     load_tensorrt_library,
     missing,
@@ -44,7 +45,7 @@ class OnnxRuntimeBackend:
         return ("fp32", "int8") if device == "cpu" else ("fp32", "fp16", "int8")
 
     def unavailable(self, device: str) -> str | None:
-        """None if the provider of `device` is built in and the device is there, else the reason."""
+        """Return None if the provider of `device` loads and the device is there, else the reason and the mend."""
         return missing(CPU if device == "cpu" else CUDA, device)
 
     def versions(self) -> dict[str, str]:
@@ -54,14 +55,15 @@ class OnnxRuntimeBackend:
         return {"onnxruntime": onnxruntime.__version__}
 
     def settings(self, target: Target) -> dict[str, str]:
-        """Provider, optimisation, threads, binding, clock; on a GPU the host's memory, CUDA graph and TF32 too."""
+        """Provider, optimisation, threads, binding, clock; on a GPU memory, CUDA graph, TF32, algorithms, layout."""
         return settings_of(CPU if target.device == "cpu" else CUDA, target.threads)
 
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
         """Open a session on the target's device, and on no other; see `OnnxRuntimeRunner` for the errors."""
         if target.device == "cpu":
             return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CPU, {})
-        settings = {"device_id": _index(target), "use_tf32": "0", "enable_cuda_graph": "1"}
+        # Without TF32 cuDNN gets no tensor cores at all, not for float16 either, where nothing is left in float32.
+        settings = {**CUDA_OPTIONS, "device_id": _index(target), "use_tf32": str(int(target.precision == "fp16"))}
         return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CUDA, settings)
 
 

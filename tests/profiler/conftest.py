@@ -220,6 +220,9 @@ class SimulatedDevice:
     def versions(self):
         return {"simulated": "1"}
 
+    def settings(self, target):
+        return {"clock": "simulated clock"}
+
     def compile(self, workload, target):
         again = workload in self._latency_ms
         self.clock.now += self.load_s if again else self.compile_s

@@ -383,6 +383,16 @@ def test_fp32_is_refused_where_tf32_stays_on(monkeypatch):
     assert made_of == (workload, "fp16", torch.device("cuda:1"))
 
 
+def test_cudnn_chooses_algorithms_by_its_heuristic(monkeypatch):
+    monkeypatch.setattr(eager, "GraphRunner", lambda *_: None)
+    monkeypatch.setattr(eager, "forbid_tf32", lambda: False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    target = Target("cuda:0", "torch")
+    get_backend("torch").compile(Workload("net", ((1, 1, 2, 2),), nn.Identity), target)
+    assert torch.backends.cudnn.benchmark is False
+    assert get_backend("torch").settings(target)["cudnn_benchmark"] == "off"
+
+
 def test_on_the_cpu_nothing_is_captured_and_the_format_is_the_plain_one():
     made = get_backend("torch").compile(
         Workload("net", ((1, 4, 6, 6),), lambda: nn.Conv2d(4, 8, 3)), Target("cpu", "torch")

@@ -19,10 +19,15 @@ def gpus(monkeypatch):
     def pretend(number):
         monkeypatch.setattr(torch.version, "cuda", "13.0")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+        monkeypatch.setattr(torch.cuda, "init", refuse)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {'AB'[index]}")
 
     return pretend
+
+
+def refuse(words="Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"):
+    raise RuntimeError(words)
 
 
 def test_there_is_always_a_cpu_with_a_name():
@@ -42,11 +47,39 @@ def test_no_such_device_names_the_ones_there_are(device, gpus):
 
 def test_no_gpu_says_why_and_names_the_cpu(gpus, monkeypatch):
     gpus(0)
-    with pytest.raises(DeviceError, match=r"no device 'cuda:0' here \(torch finds no NVIDIA driver\); there is: cpu"):
+    why = r"torch cannot use CUDA: Found no NVIDIA driver on your system; its CUDA 13\.0 needs driver 580 or later"
+    with pytest.raises(DeviceError, match=rf"no device 'cuda:0' here \({why}\); there is: cpu"):
         check_device("cuda:0")
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(DeviceError, match=r"\(this torch is a CPU build; install a CUDA build of torch\)"):
         check_device("cuda")
+
+
+OLD = "The NVIDIA driver on your system is too old (found version {}). Please update your GPU driver by downloading"
+
+
+@pytest.mark.parametrize(("cuda", "driver", "needed"), [("12.8", 11070, "525.60.13"), ("13.0", 12080, "580")])
+def test_an_old_driver_names_the_needed_one(gpus, monkeypatch, cuda, driver, needed):
+    gpus(0)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "init", lambda: refuse(OLD.format(driver)))
+    assert cuda_missing("cuda:0") == (
+        f"torch cannot use CUDA: The NVIDIA driver on your system is too old (found version {driver}); "
+        f"its CUDA {cuda} needs driver {needed} or later"
+    )
+
+
+@pytest.mark.parametrize("cuda", ["13.0", "14.0"])
+def test_a_hidden_gpu_blames_no_driver(gpus, monkeypatch, cuda):
+    gpus(0)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "init", lambda: refuse("No CUDA GPUs are available"))
+    assert cuda_missing("cuda:0") == "torch cannot use CUDA: No CUDA GPUs are available"
+
+
+def test_cuda_is_not_initialised_to_look(gpus):
+    gpus(1)  # whose `init` raises
+    assert cuda_missing("cuda:0") is None
 
 
 def test_cuda_is_the_first_gpu(gpus):
@@ -62,6 +95,7 @@ def test_the_fingerprint_says_what_a_latency_depends_on():
     assert found["device_name"] == list_devices()["cpu"]
     assert found["versions"]["torch"] == torch.__version__
     assert found["cpu"]["cores"] == os.cpu_count()
+    assert found["settings"] == get_backend("torch").settings(Target("cpu", "torch"))
     assert {"lgc", "python", "system", "tf32"} <= set(found)
     assert json.loads(json.dumps(found)) == found
 

@@ -69,6 +69,23 @@ def test_what_decides_the_speed_is_said_in_words(path, value, sentence):
     assert same_device(H100, changed(*path, value=value)) == [sentence]
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentences"),
+    [
+        ({"tf32": "off", "cudnn_conv_algo_search": "HEURISTIC"}, []),
+        (
+            {"tf32": "off", "cudnn_conv_algo_search": "EXHAUSTIVE"},
+            ["cudnn_conv_algo_search HEURISTIC, not EXHAUSTIVE"],
+        ),
+        ({"tf32": "off"}, ["cudnn_conv_algo_search HEURISTIC, not unknown"]),
+        (None, []),
+    ],
+)
+def test_settings_count_where_both_know_them(settings, sentences):
+    known = H100 | {"settings": {"tf32": "off", "cudnn_conv_algo_search": "HEURISTIC"}}
+    assert same_device(known, H100 if settings is None else H100 | {"settings": settings}) == sentences
+
+
 def test_several_differences_are_all_said():
     assert len(same_device(H100, {"device_name": "AMD EPYC", "tf32": False, "versions": {}})) == 10
 
@@ -80,14 +97,39 @@ def test_torchs_own_word_on_tf32_is_taken(monkeypatch):
     assert _tf32(Target("cpu", "torch")) is False
 
 
-def test_tf32_is_turned_off_and_read_back():
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
-    try:
-        for place in places:
-            place.allow_tf32 = True
-        assert eager.forbid_tf32() is False
-        assert [place.allow_tf32 for place in places] == [False, False]
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.allow_tf32 = value
+@pytest.fixture
+def fp32_precision():
+    """Torch's switches of TF32 that are set by name; given back at the end."""
+    places = (torch.backends, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before, matmul = [place.fp32_precision for place in places], torch.get_float32_matmul_precision()
+    yield places
+    for place, value in zip(places, before, strict=True):
+        place.fp32_precision = value
+    torch.set_float32_matmul_precision(matmul)
+
+
+def test_tf32_is_turned_off_and_read_back(fp32_precision):
+    for place in fp32_precision:
+        place.fp32_precision = "tf32"
+    torch.set_float32_matmul_precision("high")
+    assert eager.forbid_tf32() is False
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    assert [place.fp32_precision for place in (cuda.matmul, cudnn.conv, cudnn.rnn)] == ["ieee"] * 3
+    assert torch._C._get_cublas_allow_tf32() is False, "cuBLAS's kernels ask so, and it raises where switches disagree"
+
+
+def test_tf32_that_stays_on_is_reported(fp32_precision, monkeypatch):
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    assert eager.forbid_tf32() is True
+
+
+def test_the_old_switch_of_tf32_is_left_alone(fp32_precision, monkeypatch):
+    def old(*_):
+        raise AssertionError("the old switch")
+
+    for name in ("_set_cublas_allow_tf32", "_get_cublas_allow_tf32"):
+        monkeypatch.setattr(torch._C, name, old)
+    for name in ("getter", "setter"):
+        monkeypatch.setattr(type(torch.backends.cudnn).__dict__["allow_tf32"], name, old)
+    assert eager.forbid_tf32() is False

@@ -1,5 +1,6 @@
 """ONNX Runtime's providers: what they are asked for, and what is said where one is missing. GPUs: see tests/gpu."""
 
+import mmap
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,7 +57,13 @@ def test_the_cpu_provider_has_no_settings(opened):
 def test_the_cuda_provider_captures_a_graph_without_tf32(opened, precision):
     model, provider, settings = opened("onnxruntime", "cuda:1", precision)
     assert provider == CUDA
-    assert settings == {"device_id": "1", "use_tf32": "0", "enable_cuda_graph": "1"}
+    assert settings == {
+        "device_id": "1",
+        "use_tf32": "1" if precision == "fp16" else "0",  # off, it would forbid float16 its tensor cores
+        "enable_cuda_graph": "1",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "prefer_nhwc": "0",
+    }
     assert all(half_weights(model)) == (precision == "fp16")
     ends = [*model.graph.input, *model.graph.output]
     assert {end.type.tensor_type.elem_type for end in ends} == {onnx.TensorProto.FLOAT}
@@ -74,6 +81,24 @@ def test_the_tensorrt_provider_gets_the_float32_model_and_a_switch(opened, monke
         "trt_cuda_graph_enable": "True",
         "trt_timing_cache_enable": "True",
     }
+
+
+def test_settings_tell_how_cudnn_chooses(opened):
+    options = opened("onnxruntime", "cuda:0")[2]
+    told = get_backend("onnxruntime").settings(Target("cuda:0", "onnxruntime"))
+    for name in ("cudnn_conv_algo_search", "prefer_nhwc"):
+        assert told[name] == options[name]
+        assert name not in get_backend("onnxruntime-tensorrt").settings(Target("cuda:0", "onnxruntime-tensorrt"))
+
+
+def test_the_provider_knows_its_options(opened):
+    library = ort_session._library(CUDA)
+    if not library.exists():
+        pytest.skip("this ONNX Runtime has no CUDA provider")
+    options = opened("onnxruntime", "cuda:0")[2]
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for word in [*options, options["cudnn_conv_algo_search"]]:
+            assert content.find(b"\0" + word.encode() + b"\0") >= 0, word
 
 
 def test_tf32_is_off_before_anything_of_tensorrt_is_loaded(gpu, monkeypatch):
@@ -128,16 +153,119 @@ def gpu(monkeypatch):
     monkeypatch.setattr(ort_session, "_wanted_tensorrt", lambda: 10)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # given back at the end
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr("onnxruntime.__version__", "1.31.1")
+    monkeypatch.setattr("onnxruntime.cuda_version", "13.0")
+    ort_session.load_failure.cache_clear()
+    yield
+    ort_session.load_failure.cache_clear()
+
+
+@pytest.fixture
+def sessions(gpu, monkeypatch):
+    """Sessions that are opened, as `Sessions` describes them."""
+    made = Sessions()
+    monkeypatch.setattr(ort_session, "_session", made.open)
+    monkeypatch.setattr("onnxruntime.preload_dlls", made.preload)
+    monkeypatch.setattr(ort_session.ctypes, "CDLL", cannot_open)
+    return made
+
+
+class Sessions:
+    """Stands in for ONNX Runtime's sessions.
+
+    Attributes:
+        works: whether the provider's libraries are in the process.
+        preloaded: whether they are once they are preloaded.
+        error: what running raises.
+        opened: providers of the sessions opened, with their options.
+    """
+
+    def __init__(self):
+        self.works, self.preloaded, self.error, self.opened = True, False, None, []
+
+    def open(self, model, provider, settings, options):
+        self.opened.append((provider, settings))
+        found = [provider, CPU] if self.works else [CPU]
+        return SimpleNamespace(get_providers=lambda: found, run=self.run)
+
+    def run(self, outputs, inputs):
+        if self.error is not None:
+            raise self.error
+
+    def preload(self):
+        print("Failed to load libcublasLt.so.13")
+        self.works = self.preloaded
+
+
+def test_a_provider_that_loads_is_tried_once(sessions):
+    for _ in range(2):
+        assert get_backend("onnxruntime").unavailable("cuda:1") is None
+    assert sessions.opened == [(CUDA, {"device_id": "1"})]
+
+
+def test_libraries_of_the_wheels_are_loaded_too(sessions, capsys):
+    sessions.works, sessions.preloaded = False, True
+    assert get_backend("onnxruntime").unavailable("cuda:0") is None
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("cuda", ["13.0", "12.8"])
+def test_a_provider_that_does_not_load_says_why(sessions, monkeypatch, capsys, cuda):
+    sessions.works = False
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    reason = get_backend("onnxruntime").unavailable("cuda:0")
+    assert reason.startswith(
+        "ONNX Runtime 1.31.1 cannot load its CUDAExecutionProvider "
+        "(libonnxruntime_providers_cuda.so: cannot open shared object file): "
+    )
+    assert reason.endswith('pip install "onnxruntime-gpu[cuda,cudnn]==1.31.1"')
+    assert ("it is built for CUDA 13.0, the torch installed for CUDA 12.8; install a torch for CUDA 13" in reason) == (
+        cuda == "12.8"
+    )
+    assert capsys.readouterr().out == ""
+
+
+def test_a_missing_cudnn_shows_in_the_first_convolution(sessions, monkeypatch):
+    sessions.error = RuntimeError("cuDNN is not available")
+    sessions.preloaded = True
+    monkeypatch.setattr(ort_session.ctypes, "CDLL", lambda name: None)
+    assert "cannot load its CUDAExecutionProvider (ONNX Runtime: cuDNN is not available): install" in get_backend(
+        "onnxruntime"
+    ).unavailable("cuda:0")
+
+
+def test_short_memory_is_no_missing_library(sessions):
+    sessions.error = RuntimeError("CUDA failure 2: out of memory")
+    assert get_backend("onnxruntime").unavailable("cuda:0") is None
+
+
+def test_what_replays_recycled_memory_is_refused(sessions, monkeypatch):
+    monkeypatch.setattr("onnxruntime.__version__", "1.30.2")
+    reason = get_backend("onnxruntime").unavailable("cuda:0")
+    assert reason.startswith("ONNX Runtime 1.30.2 is too old, replays of its CUDA graphs may read recycled memory: ")
+    assert reason.endswith('pip install --upgrade "onnxruntime-gpu>=1.31"')
+    assert get_backend("onnxruntime").unavailable("cpu") is None
+    assert sessions.opened == []
+
+
+def cannot_open(name):
+    raise OSError(f"{Path(name).name}: cannot open shared object file")
 
 
 def test_a_missing_tensorrt_names_the_command_for_the_version_that_is_wanted(gpu, monkeypatch):
-    def missing(name):
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(ort_session.ctypes, "CDLL", missing)
+    monkeypatch.setattr(ort_session.ctypes, "CDLL", cannot_open)
     reason = get_backend("onnxruntime-tensorrt").unavailable("cuda:0")
     assert reason.startswith("this ONNX Runtime needs TensorRT 10, which does not load (libnvinfer.so.10: cannot open")
     assert reason.endswith('pip install "tensorrt-cu13>=10,<11"')
+
+
+def test_another_tensorrt_than_the_wanted_is_named(gpu, monkeypatch):
+    monkeypatch.setattr(ort_session.ctypes, "CDLL", cannot_open)
+    monkeypatch.setattr(ort_session, "import_module", lambda name: SimpleNamespace(__version__="11.4.0.5"))
+    assert get_backend("onnxruntime-tensorrt").unavailable("cuda:0") == (
+        "this ONNX Runtime needs TensorRT 10, installed is 11.4.0.5: take --backend tensorrt, "
+        'or pip install "tensorrt-cu13>=10,<11"'
+    )
 
 
 def test_with_the_library_tensorrt_is_available_and_has_its_version(gpu, monkeypatch):
@@ -163,12 +291,12 @@ def test_the_wanted_tensorrt_is_read_from_the_provider(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: see tests/gpu")
-@pytest.mark.parametrize(("provider", "libraries"), [(CUDA, "CUDA and cuDNN"), (TENSORRT, "CUDA, cuDNN and TensorRT")])
-def test_a_provider_without_its_libraries_is_no_fault_of_the_model_and_never_the_cpu(provider, libraries, capfd):
+@pytest.mark.parametrize("provider", [CUDA, TENSORRT])
+def test_a_provider_without_its_libraries_is_no_fault_of_the_model_and_never_the_cpu(provider, capfd):
     onnxruntime = pytest.importorskip("onnxruntime")
     if provider not in onnxruntime.get_available_providers():
         pytest.skip(f"this ONNX Runtime has no {provider}")
-    with pytest.raises(BackendUnavailableError, match=f"could not load {provider}; .* Install {libraries}"):
+    with pytest.raises(BackendUnavailableError, match=rf"cannot load its {provider} \(libcublas.*: cannot open shared"):
         open_session("net", WORKLOAD.onnx, provider, {"device_id": "0"}, 1)
     assert capfd.readouterr().out == ""
 

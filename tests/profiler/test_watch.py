@@ -37,13 +37,16 @@ ANSWERS = {
 
 
 class Nvml:
-    """NVML of a machine with one GPU. `answers` may be taken from, as by an old driver, or be made to raise."""
+    """NVML of a machine with `count` GPUs, one of them ours.
+
+    `answers` may be taken from, as by an old driver, or be made to raise.
+    """
 
     class NVMLError(Exception):
         pass
 
     def __init__(self):
-        self.answers, self.users, self.uuid = dict(ANSWERS), 0, f"GPU-{DIGITS}"
+        self.answers, self.users, self.uuid, self.count = dict(ANSWERS), 0, f"GPU-{DIGITS}", 2
 
     def nvmlInit(self):  # noqa: N802 - NVML's name
         self.users += 1
@@ -53,6 +56,13 @@ class Nvml:
 
     def nvmlSystemGetDriverVersion(self):  # noqa: N802
         return "580.65.06"
+
+    def nvmlDeviceGetCount(self):  # noqa: N802
+        return self.count
+
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        assert index < self.count
+        return "handle"
 
     def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
         if uuid != self.uuid:
@@ -136,6 +146,31 @@ def test_a_part_of_a_gpu_is_found_by_its_own_name(nvml):
     nvml.uuid = f"MIG-{DIGITS}"
     with Gpu(0) as gpu:
         assert (gpu.uuid, gpu.problem) == (f"MIG-{DIGITS}", None)
+
+
+@pytest.fixture
+def jetson(nvml):
+    """NVML of a Jetson: one device, which has no UUID, and few answers."""
+    nvml.uuid, nvml.count = None, 1
+    for question in nvml.answers:
+        nvml.answers[question] = lambda *_: fail()
+    return nvml
+
+
+def test_the_only_device_needs_no_uuid(jetson):
+    jetson.answers["nvmlDeviceGetClockInfo"] = lambda clock: 1300
+    with Gpu(0) as gpu:
+        assert (gpu.problem, gpu.uuid, gpu.clock_mhz(1)) == (None, f"GPU-{DIGITS}", 1300)
+
+
+def test_a_jetson_that_tells_nothing_is_watched(jetson):
+    with watcher(Target("cuda:0", "torch")) as watch_it:
+        health = watch_it.sample()
+        assert watch_it.energy_mj() is None
+    told = {name for name, value in asdict(health).items() if value is not None}
+    assert told <= {"at_unix_s", "steal_pct", "involuntary_switches"}
+    assert set(environment._gpu(0).values()) == {f"GPU-{DIGITS}", "580.65.06", None}
+    assert jetson.users == 0
 
 
 @pytest.mark.parametrize("how", ["no library", "no package", "no such device"])

@@ -46,6 +46,19 @@ def test_training_learns(run, scenes):
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
 
 
+def test_training_follows_a_measurement_without_tf32(run, scenes, monkeypatch):
+    cudnn, benchmark = torch.backends.cudnn, []
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
+    try:
+        train(run, scenes, TrainConfig(steps=1, batch=2), on_step=lambda *_: benchmark.append(cudnn.benchmark))
+        assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("ieee", "ieee")
+    finally:
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
+    assert benchmark == [True]
+    assert cudnn.benchmark is False
+
+
 def test_killed_and_resumed_gives_the_same_bits(run, scenes, tmp_path, monkeypatch):
     whole = train(run, scenes, CONFIG, out=tmp_path / "whole")
     monkeypatch.setattr(descent, "CHECKPOINT_S", 0.0)
