@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test lint bench bench-latency bench-search bench-deployment gpu-check docs clean
+.PHONY: demo test lint bench bench-latency bench-search bench-deployment gpu-check gpu-wheels docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/lgc-demo --out demo-run
@@ -38,6 +38,10 @@ gpu-check: $(VENV)/.gpu
 	$(BIN)/python tests/bench/run.py --device cuda:0 --precisions fp32 fp16 --out docs/benchmarks || failed=1; \
 	$(BIN)/python tests/bench/gpusearch.py --device cuda:0 --out docs/benchmarks || failed=1; \
 	cat $$told; exit $$failed
+
+# What an offline GPU machine lacks, in .gpu-site: carry the folder there and put it on PYTHONPATH.
+gpu-wheels: $(VENV)/.run
+	$(BIN)/python tests/gpu/wheels.py
 
 docs: $(VENV)/.test
 	$(BIN)/python tests/docs/reference.py --write docs/cli.md
