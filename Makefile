@@ -45,6 +45,7 @@ gpu-wheels: $(VENV)/.run
 
 docs: $(VENV)/.test
 	$(BIN)/python tests/docs/reference.py --write docs/cli.md
+	$(BIN)/python tests/docs/hardware.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

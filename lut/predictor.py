@@ -70,6 +70,7 @@ class Predictor:
         self.space = space
         self.scope = scope
         self.table_path = table.path
+        self.device = table.target.device
         correction = table.correction(scope)
         self.calibrated = correction is not None
         self.correction = correction or Correction()

@@ -40,7 +40,8 @@ class Architecture(BaseModel):
         cells: operator names of each cell's edges, in the order of its plan.
         fusion: operator names of the fusion cell's edges.
         head_channels: channels of the head's 3x3 convolution; None where they are the space's own.
-        provenance: where it came from (seed, table, prediction); for people, never read back to compute.
+        provenance: where it came from (seed, table, prediction); for people; `lgc-train`
+            takes its default device from `devices`, nothing else is read back.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import DeviceError
@@ -96,3 +96,25 @@ def torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def default_device(table_devices: Sequence[str]) -> tuple[str, str | None]:
+    """Return the device to train on where the user names none, and why a GPU is not used where one was expected.
+
+    Args:
+        table_devices: devices of the latency tables, in the user's order; empty where they are unknown.
+
+    Returns:
+        The first GPU among `table_devices` that is present here, else `cpu`. The reason is None where all tables are
+        of a CPU, and where no table is known on a machine without a GPU.
+    """
+    gpus = [device for device in table_devices if device != "cpu"]
+    if table_devices and not gpus:
+        return "cpu", None  # to know that takes no torch
+    present = list_devices()
+    for device in gpus:
+        if device in present:
+            return device, None
+    if gpus:
+        return "cpu", f"the table's device {gpus[0]} is not present"
+    return "cpu", "the device of its latency table is unknown" if len(present) > 1 else None

@@ -76,6 +76,7 @@ def choose(job: Job, trainer: SupernetTrainer, latency: Latency, run: RunFolder)
         "found_by": "lgc-search",
         "table": str(job.predictors[0].table_path.resolve()),
         "latency": [predictor.fingerprint for predictor in job.predictors],
+        "devices": [predictor.device for predictor in job.predictors],
         "seed": config.seed,
     }
     if run.active:

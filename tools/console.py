@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,6 +95,29 @@ def say(message: str) -> None:
     """A line for people, on stderr."""
     if is_first():
         print(message, file=sys.stderr, flush=True)
+
+
+def pick_device(asked: str | None, table_devices: Sequence[str], activity: str) -> str:
+    """Return the device that was asked for, else the tables' GPU; say so where that is not present.
+
+    Args:
+        asked: value of `--device`; None if left out.
+        table_devices: devices of the latency tables; empty where they are unknown.
+        activity: what runs there, say `searching`.
+
+    Raises:
+        DeviceError: the device that was asked for is not present.
+    """
+    from ..profiler.devices import check_device, default_device
+
+    if asked is not None:
+        return check_device(asked)
+    if processes() > 1:  # each process takes the GPU of its own rank
+        table_devices = ["cuda:0" if name.startswith("cuda") else name for name in table_devices]
+    device, reason = default_device(table_devices)
+    if reason is not None:
+        say(f"{activity} on {device}: {reason}; --device chooses another")
+    return device
 
 
 def emit(result: dict[str, Any], as_json: bool, *tables: Table | str) -> None:

@@ -15,6 +15,7 @@ from .console import (
     grid,
     new_app,
     parse_size,
+    pick_device,
     processes,
     progress_bar,
     run,
@@ -79,7 +80,10 @@ def search(
         bool, typer.Option("--measure", help="Measure the result on the table's device, here, and land by that.")
     ] = False,
     scope: Annotated[str, typer.Option(help="Scope of the latency: dense or core.")] = "dense",
-    device: Annotated[str, typer.Option(help="Where to train the supernet: cpu or cuda:N.")] = "cpu",
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to train the supernet: cpu or cuda:N; the table's GPU if left out, else cpu."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="Of the supernet's training: fp32, bf16 or fp16.")] = "fp32",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
@@ -93,7 +97,6 @@ def search(
     """
     share_cores()
     from ..profiler.deploy import ruler_of
-    from ..profiler.devices import check_device
     from ..search.config import SearchConfig
     from ..search.engine import default_steps
     from ..search.engine import search as run_search
@@ -121,12 +124,12 @@ def search(
         "workers": workers,
     }
     config = SearchConfig(steps=steps or default_steps(data, chosen, batch * processes()), **settings)
+    place = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
         on_step = step_progress("searching", on_progress)
-        device = check_device(device)
         ruler = ruler_of(lut[0], scope) if measure else None
         result = run_search(
-            predictors, data, out, config, device=device, precision=precision, measure=ruler, on_step=on_step
+            predictors, data, out, config, device=place, precision=precision, measure=ruler, on_step=on_step
         )
     results = result.get("front", [result])
     for one in results:

@@ -16,6 +16,7 @@ from .console import (
     grid,
     new_app,
     parse_size,
+    pick_device,
     processes,
     progress_bar,
     run,
@@ -53,7 +54,10 @@ def train(
     ] = "scratch",
     train_split: Annotated[str, typer.Option(help="train, or Cityscapes' coarse train_extra.")] = "train",
     precision: Annotated[str, typer.Option(help="Of the training: fp32, bf16 or fp16.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu or cuda:N; under torchrun, cpu or cuda.")] = "cpu",
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu or cuda:N; under torchrun, cpu or cuda. The search table's GPU if left out, else cpu."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Only score the weights that RUN holds.")] = False,
@@ -73,10 +77,10 @@ def train(
     Example: lgc-train runs/street --data scenes --evaluate --predictions seen
     """
     share_cores()
-    from ..profiler.devices import check_device
     from ..search.train_config import TrainConfig
 
-    options = context.params | {"device": check_device(device)}
+    place = pick_device(device, _table_devices(source), "scoring" if evaluate else "training")
+    options = context.params | {"device": place}
     if evaluate:
         _refuse(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
         result = _evaluate(options)
@@ -85,6 +89,18 @@ def train(
         result = _train(options)
     lines = [f"{name:12} {result[name]}" for name in ("weights", "predictions") if result.get(name)]
     emit(result, as_json, _table(result), *lines)
+
+
+def _table_devices(source: Path) -> list[str]:
+    """Return the devices of the tables that the architecture was searched with; empty where it does not name them.
+
+    Raises:
+        FileFormatError: `source` holds no architecture.
+    """
+    from ..models.architecture import ARCHITECTURE, Architecture
+
+    devices = Architecture.load(source / ARCHITECTURE).provenance.get("devices")
+    return [str(name) for name in devices] if isinstance(devices, list) else []
 
 
 def _refuse(context: typer.Context, names: set[str], belongs: str) -> None:

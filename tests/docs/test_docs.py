@@ -9,12 +9,15 @@ import sqlite3
 import subprocess
 import sys
 from fractions import Fraction
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+import typer
 from pydantic import BaseModel
 
+from lgc.errors import UsageError
 from lgc.lut import schema
 from lgc.lut.calibration import FORMS
 from lgc.models.space import Fusion, SearchSpace, Stem
@@ -25,11 +28,15 @@ from lgc.tools import search
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-METHOD, SEARCH, CLI = ((ROOT / "docs" / f"{page}.md").read_text() for page in ("method", "search", "cli"))
+METHOD, SEARCH, TRAINING, CLI = (
+    (ROOT / "docs" / f"{page}.md").read_text() for page in ("method", "search", "training", "cli")
+)
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(kind: str, page: str = README) -> list[str]:
+    """Code blocks of a page that are marked as `kind`; of `""`, the unmarked ones."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [block for mark, block in fenced if mark == kind]
 
 
 def test_the_reference_is_current():
@@ -50,6 +57,56 @@ def test_the_readmes_commands_and_python_run(tmp_path):
     done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.match(r"\d+\.\d+ ms", done.stdout)
+
+
+def plain_commands(text: str) -> list[list[str]]:
+    """Words of every lgc command in the plain code blocks of a page: what no test runs, for it needs a GPU."""
+    lines = "\n".join(blocks("", text)).splitlines()
+    return [shlex.split(line[line.index("lgc-") :]) for line in lines if re.match(r"(torchrun .*)?lgc-", line)]
+
+
+def options(words: list[str]) -> dict[str, object]:
+    """Options of a command as its own parser reads them; the command does not run."""
+    app = import_module(f"lgc.tools.{words[0].removeprefix('lgc-')}").app
+    return typer.main.get_command(app).make_context(words[0], words[1:]).params
+
+
+@pytest.fixture
+def recipe() -> dict[str, dict[str, object]]:
+    """Options of the README's commands for a GPU, by command."""
+    commands = plain_commands(README)
+    assert [words[0] for words in commands] == ["lgc-profile", "lgc-search", "lgc-train", "lgc-export", "lgc-train"]
+    return {words[0]: options(words) for words in commands[:4]}
+
+
+def test_gpu_recipe_runs_on_the_gpu(recipe):
+    devices = {name: given["device"] for name, given in recipe.items()}
+    assert devices.pop("lgc-profile") == ["cuda:0"]
+    assert set(devices.values()) == {"cuda:0"}
+    for words in (words for page in (README, SEARCH, TRAINING) for words in plain_commands(page)):
+        if "--device" in words:
+            assert words[words.index("--device") + 1].startswith("cuda")
+            assert options(words)["device"]
+
+
+def test_gpu_recipe_hands_files_on(recipe):
+    searched, trained, exported = (recipe[f"lgc-{name}"] for name in ("search", "train", "export"))
+    assert searched["target_ms"] == [8.0]
+    assert searched["out"] == trained["source"] == exported["source"]
+    assert searched["data"] == trained["data"]
+    assert exported["trt"] is True
+    assert exported["tolerance"] == "5%"
+
+
+def test_gpu_recipe_names_the_profiled_table(recipe, call, monkeypatch):
+    def stop(space, target, path, **_):
+        raise UsageError(str(path))
+
+    monkeypatch.setattr("lgc.profiler.devices.check_device", lambda name: name)
+    monkeypatch.setattr("lgc.profiler.defaults.default_backend", lambda device: "tensorrt")
+    monkeypatch.setattr("lgc.profiler.profile.profile", stop)
+    (words,) = (words for words in plain_commands(README) if words[0] == "lgc-profile")
+    assert recipe["lgc-search"]["lut"] == [Path(call(*words).refusal("lgc-profile"))]
 
 
 def test_the_readmes_other_commands_exist():

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lgc.lut.target import Target
 from lgc.models import SearchSpace
 from lgc.profiler.agreement import file_outputs
 from lgc.profiler.backends import Workload, get_backend, trt, trt_timings
+from lgc.profiler.backends.base import PIXELS
 from lgc.profiler.backends.cache_file import cache_folder
 from lgc.profiler.backends.trt_cache import cached_engine
 from lgc.profiler.backends.trt_engine import build_engine, device_capability
@@ -22,6 +24,8 @@ from lgc.profiler.backends.trt_loader import FULL, load_tensorrt
 from lgc.profiler.network import Network
 from lgc.profiler.workloads import network_workload
 from lgc.search.data.scenes import generate_scene
+
+from . import pace
 
 SHAPE = (1, 3, 64, 128)
 
@@ -101,26 +105,31 @@ def test_inference_does_not_depend_on_what_ran_before(make_runner):
 def test_times_are_milliseconds_of_single_runs(make_runner):
     runner = make_runner()
     runner.prepare()
+    start = time.perf_counter()
     times = runner.run(50)
+    all_ms = 1e3 * (time.perf_counter() - start)
     assert len(times) == 50
-    assert all(0.001 < time < 50 for time in times)
+    assert min(times) > 0
+    assert all_ms / 100 < sum(times) < all_ms, "the times are not in milliseconds"
 
 
 def test_a_small_operator_is_not_timed_at_the_hosts_pace(make_runner):
     runner = make_runner(workload=Workload("relu", ((1, 8, 16, 16),), torch.nn.ReLU))
     runner.prepare()
-    assert 0 < np.median(runner.run(40)) < 0.02
+    alone = pace.graph_launched_alone_ms(torch.nn.ReLU(), (1, 8, 16, 16))
+    assert 0 < np.median(runner.run(40)) < pace.QUEUED_AHEAD * alone
 
 
-def test_scope_end_to_end_times_the_copies_as_well(make_runner):
-    space = SearchSpace.load("tiny").with_input(512, 1024)
-    found = {}
-    for scope in ("dense", "end-to-end"):
-        runner = make_runner(workload=network_workload(space.sample(0), scope))
-        assert runner.copies == (scope == "end-to-end")
-        runner.prepare()
-        found[scope] = np.median(runner.run(50))
-    assert found["end-to-end"] > found["dense"] + 0.03  # 1.5 MB there alone, at no more than 50 GB/s
+@pytest.mark.parametrize("scope", ["dense", "end-to-end"])
+def test_scope_end_to_end_copies(make_runner, scope):
+    runner = make_runner(workload=network_workload(SearchSpace.load("tiny").sample(0), scope))
+    assert runner.copies == (scope == "end-to-end")
+
+
+def test_copies_of_images_are_timed(make_runner):
+    runner = make_runner(workload=Workload("first row", (pace.IMAGE,), pace.FirstRow, dtype=PIXELS))
+    runner.prepare()
+    assert np.median(runner.run(20)) > pace.copy_ms(np.prod(pace.IMAGE)) / 2
 
 
 def test_images_give_what_torch_gives(make_runner):
@@ -138,12 +147,14 @@ def test_layers_are_timed_and_named(make_runner):
     runner = make_runner()
     runner.prepare()
     (before,) = runner.infer([image(3)])
-    times = runner.layer_times(10)
-    assert len({time.layer for time in times}) == len(times)
-    assert all(0 <= time.ms < 50 for time in times)
-    nodes = {node for time in times for node in time.nodes}
+    layers = runner.layer_times(10)
+    assert len({layer.layer for layer in layers}) == len(layers)
+    assert min(layer.ms for layer in layers) >= 0
+    nodes = {node for layer in layers for node in layer.nodes}
     assert {"/stem/Conv", "/body/Conv", "/head/Conv"} <= nodes
-    assert sum(time.ms for time in times) > 0.5 * np.median(runner.run(50))
+    assert 0.5 < sum(layer.ms for layer in layers) / np.median(runner.run(50)) < 500, (
+        "the times are not in milliseconds"
+    )
     np.testing.assert_array_equal(runner.infer([image(3)])[0], before)
 
 
@@ -159,12 +170,15 @@ def test_closing_twice_does_no_harm(make_runner):
 
 
 def test_closing_gives_the_memory_back(make_runner):
-    free = []
+    free, taken = [], []
     for _ in range(4):
-        make_runner().close()
+        runner = make_runner()
+        while_open = torch.cuda.mem_get_info(0)[0]
+        runner.close()
         gc.collect()
         free.append(torch.cuda.mem_get_info(0)[0])
-    assert free[-1] >= free[1] - 2**21
+        taken.append(free[-1] - while_open)
+    assert free[1] - free[-1] <= max(taken[-1], 2**21), "closing two runners loses what one takes"
 
 
 def test_torch_works_beside_it_before_and_after(make_runner):
@@ -241,6 +255,7 @@ def test_an_int8_engine_gives_what_its_file_gives_on_a_cpu(make_runner):
 
 
 def test_too_little_memory_says_what_to_lower(make_runner):
+    pace.skip_on_shared_memory()
     free = torch.cuda.mem_get_info(0)[0]
     kept = torch.empty(free - 96 * 2**20, dtype=torch.uint8, device="cuda")
     with pytest.raises(MeasurementError, match=r"too little GPU memory: .*take a smaller input size"):

@@ -39,7 +39,7 @@ def test_a_sample_tells_clocks_temperature_power_and_why_they_are_so(work):
         work()
         health = watch.sample()
     assert health.sm_clock_mhz > 100
-    assert health.memory_clock_mhz > 100
+    assert health.memory_clock_mhz is None or health.memory_clock_mhz > 100  # a Jetson has no clock of its own for it
     assert 0 < health.temperature_c < 120
     assert health.power_w is None or health.power_w > 1
     assert isinstance(health.throttle, tuple)
@@ -62,9 +62,11 @@ def test_the_energy_counter_only_grows(work):
 def test_a_sample_takes_little_time(work):
     spent = []
     with watcher(TARGET) as watch:
+        start = time.perf_counter()
         work()
+        working = time.perf_counter() - start
         for _ in range(50):
             start = time.perf_counter()
             watch.sample()
             spent.append(time.perf_counter() - start)
-    assert np.median(spent) < 5e-3
+    assert np.median(spent) < working / 50, "a sample takes more than 2 % of the work beside it"

@@ -8,7 +8,7 @@ import torch
 from lgc.errors import DeviceError
 from lgc.lut import Target
 from lgc.profiler.backends import get_backend
-from lgc.profiler.devices import check_device, cuda_missing, list_devices
+from lgc.profiler.devices import check_device, cuda_missing, default_device, list_devices
 from lgc.profiler.environment import fingerprint, pinned
 
 
@@ -88,6 +88,24 @@ def test_cuda_is_the_first_gpu(gpus):
     assert check_device("cuda:1") == "cuda:1"
     assert cuda_missing("cuda:1") is None
     assert cuda_missing("cuda:2") == "there is no cuda:2, only cuda:0, cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("number", "tables", "device", "reason"),
+    [
+        (0, ["cpu"], "cpu", None),
+        (2, ["cpu"], "cpu", None),
+        (1, ["cuda:0"], "cuda:0", None),
+        (2, ["cuda:3", "cpu", "cuda:1"], "cuda:1", None),
+        (0, ["cuda:0"], "cpu", "the table's device cuda:0 is not present"),
+        (1, ["cpu", "cuda:1"], "cpu", "the table's device cuda:1 is not present"),
+        (0, [], "cpu", None),
+        (1, [], "cpu", "the device of its latency table is unknown"),
+    ],
+)
+def test_default_device_is_the_tables_gpu(gpus, number, tables, device, reason):
+    gpus(number)
+    assert default_device(tables) == (device, reason)
 
 
 def test_the_fingerprint_says_what_a_latency_depends_on():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lgc.errors import UsageError
 from lgc.search.data.layouts import list_pairs
 
 SHORT = ("--steps", 3, "--batch", 2)
@@ -18,7 +19,7 @@ def test_train_score_and_predict(run, scenes, call, tmp_path):
     out = tmp_path / "out"
     options = ("--crop", "16x32", "--no-ohem", "--aux", 0.2, "--ema", 0.9, "--warm-up", 5, "--precision", "bf16")
     options += ("--seed", 3, "--lr", 0.02, "--out", out)
-    done = call("lgc-train", run, "--data", scenes, *SHORT, *options, "--json")
+    done = call("lgc-train", run, "--data", scenes, *SHORT, *options, "--device", "cpu", "--json")
     assert done.code == 0, done.err
     result = json.loads(done.out)
     wanted = {"crop": [16, 32], "ohem": False, "aux": 0.2, "ema": 0.9, "warm_up": 5, "precision": "bf16", "seed": 3}
@@ -58,8 +59,44 @@ def test_wrong_use_is_told_in_one_line(run, scenes, call, options, says):
     assert [path.name for path in run.iterdir()] == ["architecture.json"]
 
 
+def searched_on(run, *devices):
+    """Let the architecture of a run name the devices of its search's tables."""
+    path = run / "architecture.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"provenance": {"devices": list(devices)}}))
+
+
+def test_absent_table_device_is_remarked_on(run, scenes, call):
+    searched_on(run, "cuda:77")
+    done = call("lgc-train", run, "--data", scenes, *SHORT)
+    assert done.code == 0, done.err
+    assert done.err == "training on cpu: the table's device cuda:77 is not present; --device chooses another\n"
+    done = call("lgc-train", run, "--data", scenes, "--evaluate")
+    assert done.err.startswith("scoring on cpu: the table's device cuda:77 is not present")
+    assert call("lgc-train", run, "--data", scenes, "--evaluate", "--device", "cpu").err == ""
+
+
+@pytest.mark.parametrize(("use", "function"), [((), "training.train"), (("--evaluate",), "evaluation.evaluate_run")])
+def test_training_runs_on_the_tables_device(run, scenes, call, monkeypatch, use, function):
+    monkeypatch.setattr("lgc.profiler.devices.list_devices", lambda: {"cpu": "CPU", "cuda:0": "GPU"})
+    monkeypatch.setattr(f"lgc.search.{function}", lambda *_, device, **__: stop(device))
+
+    def stop(device):
+        raise UsageError(f"runs on {device}")
+
+    for devices, options, wanted in (
+        (["cuda:0"], (), "cuda:0"),
+        (["cpu"], (), "cpu"),
+        (["cuda:0"], ("--device", "cpu"), "cpu"),
+    ):
+        searched_on(run, *devices)
+        done = call("lgc-train", run, "--data", scenes, *use, *options)
+        assert done.refusal("lgc-train") == f"runs on {wanted}"
+
+
 def test_a_diverging_training_exits_with_1(run, scenes, call):
-    done = call("lgc-train", run, "--data", scenes, "--steps", 20, "--batch", 2, "--lr", 1e30)
+    words = ("--device", "cpu", "--steps", 20, "--batch", 2, "--lr", 1e30)
+    done = call("lgc-train", run, "--data", scenes, *words)
     assert (done.code, done.out) == (1, "")
     assert done.err.count("\n") == 1
     assert "at step" in done.err

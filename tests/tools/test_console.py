@@ -7,8 +7,8 @@ from typing import Annotated
 import pytest
 import typer
 
-from lgc.errors import TrainingError, UsageError
-from lgc.tools.console import emit, finite, grid, new_app, parse_percent, parse_seconds, parse_size, run
+from lgc.errors import DeviceError, TrainingError, UsageError
+from lgc.tools.console import emit, finite, grid, new_app, parse_percent, parse_seconds, parse_size, pick_device, run
 
 
 @pytest.fixture
@@ -126,3 +126,33 @@ def test_a_table_for_people_keeps_long_keys_whole(capsys):
     (row,) = (line for line in out.splitlines() if key in line)
     assert row.split() == [key, "1.25"]
     assert out.endswith("and a line\n")
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    """Pretends that torch sees one GPU."""
+    monkeypatch.setattr("lgc.profiler.devices.list_devices", lambda: {"cpu": "CPU", "cuda:0": "GPU"})
+
+
+def test_left_out_device_is_the_tables(one_gpu, capsys):
+    assert pick_device(None, ["cuda:0"], "searching") == "cuda:0"
+    assert pick_device(None, ["cpu"], "searching") == "cpu"
+    assert pick_device("cpu", ["cuda:0"], "searching") == "cpu"
+    assert pick_device("cuda", ["cpu"], "searching") == "cuda:0"
+    assert capsys.readouterr().err == ""
+
+
+def test_missing_table_device_is_remarked_on(one_gpu, capsys):
+    assert pick_device(None, ["cuda:1"], "searching") == "cpu"
+    wanted = "searching on cpu: the table's device cuda:1 is not present; --device chooses another\n"
+    assert capsys.readouterr().err == wanted
+
+
+def test_processes_take_gpus_by_rank(one_gpu, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert pick_device(None, ["cuda:1"], "training") == "cuda:0"
+
+
+def test_asked_device_must_be_present(one_gpu):
+    with pytest.raises(DeviceError, match="no device 'cuda:2' here"):
+        pick_device("cuda:2", ["cuda:0"], "searching")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lgc.errors import UsageError
 from lgc.lut import LatencyTable, Predictor, Target
-from lgc.models import Architecture
+from lgc.models import Architecture, SearchSpace
 from lgc.profiler.profile import profile
 from lgc.search import trainer as trainer_module
 from lgc.search.config import SearchConfig
@@ -26,11 +26,17 @@ SHORT = ("--steps", 4, "--batch", 2)
 
 
 @pytest.fixture(scope="module")
-def lut(tmp_path_factory, headed_space) -> Path:
-    """A really measured table of a space with the scenes' classes."""
+def street(headed_space) -> SearchSpace:
+    """A space with the scenes' classes."""
     content = {**headed_space.model_dump(mode="json"), "name": "street", "classes": 11}
+    return headed_space.check(content, "street")
+
+
+@pytest.fixture(scope="module")
+def lut(tmp_path_factory, street) -> Path:
+    """A really measured table of the space."""
     path = tmp_path_factory.mktemp("lut") / "street.lut"
-    profile(headed_space.check(content, "street"), Target("cpu", "onnxruntime"), path, rounds=4, networks=4)
+    profile(street, Target("cpu", "onnxruntime"), path, rounds=4, networks=4)
     with LatencyTable.open(path) as table:  # however badly that went here
         table.write_note("verification", {})
     return path
@@ -124,6 +130,53 @@ def test_options_reach_the_search(run_search, tmp_path):
     wanted |= {"warm_up": 0.5, "beta": 0.004, "strategy": "evolution", "seed": 3, "crop": [16, 24], "scope": "core"}
     wanted |= {"precision": "bf16", "steps": 4, "batch": 2, "targets_ms": [], "quantile": None}
     assert {name: settings[name] for name in wanted} == wanted
+
+
+@pytest.fixture
+def gpu_lut(make_table, street, tmp_path) -> Path:
+    """A table of a GPU that no machine has."""
+    make_table(street, "gpu.lut", target=Target("cuda:77", "torch")).close()
+    return tmp_path / "gpu.lut"
+
+
+def test_absent_table_device_is_remarked_on(call, gpu_lut, data, tmp_path):
+    words = ("--lut", gpu_lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--json")
+    done = call("lgc-search", *words)
+    assert done.code == 0, done.err
+    remark = "searching on cpu: the table's device cuda:77 is not present; --device chooses another"
+    assert done.err.splitlines().count(remark) == 1
+    again = call("lgc-search", *words, "--device", "cpu")
+    assert json.loads(again.out) == json.loads(done.out), "a run is resumed on any device"
+    assert remark not in again.err
+    provenance = Architecture.load(tmp_path / "run" / "architecture.json").provenance
+    assert provenance["devices"] == ["cuda:77"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "options", "device"),
+    [
+        (["cuda:1"], (), "cuda:1"),
+        (["cpu"], (), "cpu"),
+        (["cpu", "cuda:0"], (), "cuda:0"),
+        (["cuda:1"], ("--device", "cpu"), "cpu"),
+    ],
+)
+def test_search_runs_on_the_tables_device(
+    call, make_table, street, data, tmp_path, monkeypatch, tables, options, device
+):
+    monkeypatch.setattr("lgc.profiler.devices.list_devices", lambda: dict.fromkeys(("cpu", "cuda:0", "cuda:1"), "name"))
+    monkeypatch.setattr("lgc.search.engine.search", lambda *_, device, **__: stop(device))
+
+    def stop(device):
+        raise UsageError(f"search on {device}")
+
+    words = []
+    for number, name in enumerate(tables):
+        make_table(street, f"{number}.lut", target=Target(name, "torch")).close()
+        words += ["--lut", tmp_path / f"{number}.lut"]
+    done = call("lgc-search", *words, "--data", data, *SHORT, "--out", tmp_path / "run", *options)
+    assert f"search on {device}" in done.refusal("lgc-search")
+    assert "--device chooses another" not in done.err
 
 
 def test_options_left_out_are_the_settings_defaults(call, lut, data, tmp_path):
