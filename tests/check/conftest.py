@@ -15,7 +15,7 @@ def checks():
     sys.path.insert(0, str(GPU))
     try:
         package = importlib.import_module("checks")
-        for name in ("common", "record", "process", "committed", "page", "searching", "table"):
+        for name in ("common", "record", "process", "committed", "page", "settings", "table"):
             importlib.import_module(f"checks.{name}")
         yield package
     finally:

@@ -17,14 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-CARRIED = ROOT / ".gpu-site"
-"""What `make gpu-wheels` gathers."""
+CARRIED, CARRIED_FOR = ROOT / ".gpu-site", (3, 12)
+"""What `make gpu-wheels` gathers, and the Python that it is compiled for."""
 RESULTS, PAGE, LOG = "results.jsonl", "check.md", "check.log"
 sys.path.insert(0, str(HERE))
 
@@ -32,6 +33,7 @@ from checks import PARTS, Part  # noqa: E402
 from checks.committed import committed_lines, digest  # noqa: E402
 from checks.page import page  # noqa: E402
 from checks.process import Ended, run_part, warm_imports  # noqa: E402
+from checks.settings import Settings  # noqa: E402
 
 REHEARSAL_SECONDS, FULL_SECONDS = 30.0, 520.0
 CLOSING_S = 3.0
@@ -76,7 +78,8 @@ def make_importable(scratch: Path) -> None:
     site = scratch / "site"
     site.mkdir()
     (site / "lgc").symlink_to(ROOT, target_is_directory=True)
-    places = [str(site), *([str(CARRIED)] if CARRIED.is_dir() else [])]
+    carried = CARRIED.is_dir() and sys.version_info[:2] == CARRIED_FOR
+    places = [str(site), *([str(CARRIED)] if carried else [])]
     sys.path[:0] = places
     os.environ["PYTHONPATH"] = os.pathsep.join([*places, *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ["LGC_CACHE"] = str(scratch / "cache")  # engines are built, not read from an earlier run
@@ -87,7 +90,7 @@ def run_all(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]
     start = time.monotonic()
     log = arguments.out / LOG
     log.write_text("")
-    settings = {"device": arguments.device, "out": str(arguments.out.resolve()), "scratch": str(scratch)}
+    settings = Settings(arguments.device, arguments.out.resolve(), scratch, rehearsal=arguments.device == "cpu")
     warm_imports()
     device_name = name_of(arguments.device, settings, log)
     done = committed_lines(ROOT / "docs" / "benchmarks", device_name) if arguments.parts is None else {}
@@ -111,7 +114,7 @@ def run_all(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]
 def outcome(
     part: Part,
     done: dict[tuple[int, str], str],
-    settings: dict[str, Any],
+    settings: Settings,
     left_s: float,
     log: Path,
     arguments: argparse.Namespace,
@@ -123,12 +126,12 @@ def outcome(
     limit_s = min(max(limit_s, part.least_s), left_s)
     if limit_s < part.least_s:
         return {"status": "not begun", "words": f"{max(left_s, 0):.0f} s were left"}
-    return vars(run_part(part, settings | {"limit_s": limit_s}, limit_s, log))
+    return vars(run_part(part, replace(settings, part=part.number, limit_s=limit_s), limit_s, log))
 
 
-def name_of(device: str, settings: dict[str, Any], log: Path) -> str:
+def name_of(device: str, settings: Settings, log: Path) -> str:
     """Return the device's name, asked for in a process of its own: this one must not start CUDA before it forks."""
-    found: Ended = run_part(Part(0, "device", "device", 60.0, 1.0, ()), settings | {"limit_s": 60.0}, 60.0, log)
+    found: Ended = run_part(Part(0, "device", "device", 60.0, 1.0, ()), settings, settings.limit_s, log)
     return str(found.values.get("device_name") or f"unknown: {found.words}")
 
 

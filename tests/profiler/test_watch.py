@@ -168,7 +168,7 @@ def test_a_jetson_that_tells_nothing_is_watched(jetson):
         health = watch_it.sample()
         assert watch_it.energy_mj() is None
     told = {name for name, value in asdict(health).items() if value is not None}
-    assert told <= {"at_unix_s", "steal_pct", "involuntary_switches"}
+    assert told <= {"at_unix_s", "steal_pct", "lead_factor", "involuntary_switches"}
     assert set(environment._gpu(0).values()) == {f"GPU-{DIGITS}", "580.65.06", None}
     assert jetson.users == 0
 

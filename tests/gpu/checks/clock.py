@@ -6,8 +6,9 @@ import statistics
 import time
 from typing import Any
 
-from .common import backend_of, by_size, module_at, on_gpu, rounds_in, space_of
+from .common import by_size, module_at, rounds_in, space_of
 from .record import Record
+from .settings import Settings
 
 SPIN_CYCLES = 20_000_000
 """About 10 ms at 2 GHz: long against every wait of the host."""
@@ -15,15 +16,15 @@ SPINS, REPLAYS, BATCHES = 12, 40, 20
 KERNELS = (1, 100)
 
 
-def run(record: Record, settings: dict[str, Any]) -> None:
+def run(record: Record, settings: Settings) -> None:
     from lgc.lut import Target
     from lgc.models.plan import DENSE
     from lgc.profiler.workloads import network_workload
 
-    if on_gpu(settings):
+    if settings.on_gpu:
         import torch
 
-        device = torch.device(settings["device"])
+        device = torch.device(settings.device)
         record.at("spins of known length")
         spins(record, device)
         for kernels in KERNELS:
@@ -31,10 +32,10 @@ def run(record: Record, settings: dict[str, Any]) -> None:
             queueing(record, device, kernels)
     record.at("bare loop")
     workload = network_workload(by_size(space_of(settings))[4], DENSE)
-    target = Target(settings["device"], backend_of(settings))
-    loop = module_at("tests/bench/turns.py").against_bare_loop(workload, target, rounds_in(settings["limit_s"] / 4))
+    target = Target(settings.device, settings.backend)
+    loop = module_at("tests/bench/turns.py").against_bare_loop(workload, target, rounds_in(settings.limit_s / 4))
     record.value("our clock against a bare loop", loop)
-    if on_gpu(settings):
+    if not settings.rehearsal:
         record.check("our clock / bare loop", loop["ratio"], least=0.98, most=1.02)
 
 

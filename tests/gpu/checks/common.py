@@ -1,49 +1,36 @@
-"""What several parts need: the space of the device, its networks, and the settings of a rehearsal."""
+"""What several parts need: the space and its networks, and files of the repository."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from lgc.models import Architecture, SearchSpace
 
 from .record import SkipPartError
+from .settings import Settings
 
 SPREAD, SEED = 9, 4
 """Networks are taken from so many random ones of this seed, in order of their multiply-accumulates."""
 
 
-def on_gpu(settings: dict[str, Any]) -> bool:
-    """Return whether this is no rehearsal."""
-    return str(settings["device"]) != "cpu"
-
-
-def require_gpu(settings: dict[str, Any]) -> None:
-    if not on_gpu(settings):
+def require_gpu(settings: Settings) -> None:
+    """Skip a part that means nothing without a GPU."""
+    if not settings.on_gpu:
         raise SkipPartError("needs a CUDA device")
 
 
-def space_of(settings: dict[str, Any]) -> SearchSpace:
+def space_of(settings: Settings) -> SearchSpace:
     """Return the Cityscapes preset, and a small one in a rehearsal."""
-    if on_gpu(settings):
-        return SearchSpace.load("lgcnet-cityscapes")
-    return SearchSpace.load("tiny").with_input(48, 64)
+    if settings.rehearsal:
+        return SearchSpace.load("tiny").with_input(48, 64)
+    return SearchSpace.load("lgcnet-cityscapes")
 
 
 def by_size(space: SearchSpace) -> list[Architecture]:
     """Return networks of the space, the smallest first; the same in each run."""
     return sorted(space.spread(SPREAD, SEED), key=lambda network: network.macs)
-
-
-def backend_of(settings: dict[str, Any]) -> str:
-    """Return the backend under which tables and frame rates are measured."""
-    return "torch" if on_gpu(settings) else "onnxruntime"
-
-
-def table_path(settings: dict[str, Any], precision: str) -> Path:
-    return Path(settings["out"]) / f"table-{precision}.lut"
 
 
 def module_at(path: str) -> ModuleType:

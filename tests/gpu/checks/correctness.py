@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
-from .common import by_size, module_at, on_gpu, space_of
+from .common import by_size, module_at, space_of
 from .record import Record
+from .settings import Settings
 
 GRAPHS, ORDERS = 4, ((3, 1, 0, 2), (0, 2, 3, 1))
 SAME = 1e-5
 """Greatest difference between two replays of one graph over the same input."""
 
 
-def run(record: Record, settings: dict[str, Any]) -> None:
-    device = settings["device"]
+def run(record: Record, settings: Settings) -> None:
+    device = settings.device
     wide_dot = module_at("tests/profiler/wide_dot.py")
     record.at("TF32")
     record.check("error of float32 dot products", wide_dot.error_of("torch", device), least=1e-8, most=wide_dot.BOUND)
@@ -23,7 +23,7 @@ def run(record: Record, settings: dict[str, Any]) -> None:
     compare_outputs(record, settings)
 
 
-def compare_outputs(record: Record, settings: dict[str, Any]) -> None:
+def compare_outputs(record: Record, settings: Settings) -> None:
     """Logits and classes in each precision and scope, against torch's on this machine's CPU."""
     from lgc.lut import Target
     from lgc.models.plan import CORE, DENSE, END_TO_END
@@ -32,7 +32,7 @@ def compare_outputs(record: Record, settings: dict[str, Any]) -> None:
     from lgc.profiler.backends.base import random_inputs
     from lgc.profiler.workloads import image_input, network_module, network_workload
 
-    device, backend = settings["device"], get_backend("torch")
+    device, backend = settings.device, get_backend("torch")
     architecture = by_size(space_of(settings))[4]
     logits = network_workload(architecture, CORE)
     for scope in (DENSE, END_TO_END):
@@ -40,7 +40,7 @@ def compare_outputs(record: Record, settings: dict[str, Any]) -> None:
         shape, dtype = image_input(architecture.space.input, scope)
         reference = reference_outputs(network_module(architecture, DENSE), random_inputs([shape], dtype), RANDOM)
         classes = network_workload(architecture, scope)
-        for precision in backend.precisions(device) if on_gpu(settings) else ("fp32",):
+        for precision in backend.precisions(device) if settings.on_gpu else ("fp32",):
             record.at(f"{scope} {precision}")
             target = Target(device, "torch", precision)
             outputs = [
@@ -52,7 +52,7 @@ def compare_outputs(record: Record, settings: dict[str, Any]) -> None:
             record.check(f"{scope} {precision} equals torch", float(passes(precision, result, trained=False)), least=1)
 
 
-def order_of_replays(settings: dict[str, Any]) -> float:
+def order_of_replays(settings: Settings) -> float:
     """Return the greatest difference between outputs of graphs that share memory, in one order and in others."""
     import numpy as np
 
@@ -61,10 +61,10 @@ def order_of_replays(settings: dict[str, Any]) -> float:
     from lgc.profiler.backends import get_backend
     from lgc.profiler.workloads import network_workload
 
-    space = SearchSpace.load("tiny") if on_gpu(settings) else space_of(settings)
+    space = space_of(settings) if settings.rehearsal else SearchSpace.load("tiny")
     workloads = [network_workload(space.sample(seed), "core") for seed in range(GRAPHS)]
     inputs = workloads[0].inputs()
-    runners = [get_backend("torch").compile(workload, Target(settings["device"], "torch")) for workload in workloads]
+    runners = [get_backend("torch").compile(workload, Target(settings.device, "torch")) for workload in workloads]
     alone = [runner.infer(inputs)[0] for runner in runners]
     worst = 0.0
     for order in ORDERS:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .record import Record
+from .settings import Settings
 
 
-def run(record: Record, settings: dict[str, Any]) -> None:
+def run(record: Record, settings: Settings) -> None:
     """Record the device's name."""
     from lgc.profiler.devices import check_device, list_devices
 
-    record.value("device_name", list_devices()[check_device(settings["device"])])
+    record.value("device_name", list_devices()[check_device(settings.device)])

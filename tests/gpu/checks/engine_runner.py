@@ -13,6 +13,7 @@ import numpy as np
 
 from .common import require_gpu
 from .record import Record
+from .settings import Settings
 
 SHAPE = (1, 3, 256, 512)
 SPIN_CYCLES = 1_000_000
@@ -112,9 +113,9 @@ def make_runner(engine: Engine) -> Any:
     return trt_runner.EngineRunner(library, Plan(b"plan", FULL, "10.13", "fp32", "9.0", False, (), 1.0), engine.device)
 
 
-def run(record: Record, settings: dict[str, Any]) -> None:
+def run(record: Record, settings: Settings) -> None:
     require_gpu(settings)
-    device = settings["device"]
+    device = settings.device
     for dtype in ("float32", "uint8"):
         record.at(f"outputs, {dtype}")
         record.check(f"wrong outputs, {dtype}", wrong_outputs(device, dtype), most=0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import backend_of, by_size, module_at, on_gpu, rounds_in, space_of, table_path
+from .common import by_size, module_at, rounds_in, space_of
 from .record import Record
+from .settings import Settings
 
 PRECISION = "fp16"
 
 
-def run(record: Record, settings: dict[str, Any]) -> None:
+def run(record: Record, settings: Settings) -> None:
     from contextlib import nullcontext
 
     from lgc.lut import LatencyTable, Target
@@ -19,15 +20,15 @@ def run(record: Record, settings: dict[str, Any]) -> None:
     from lgc.profiler.network import Network
     from lgc.profiler.watch import watcher
 
-    precision = PRECISION if on_gpu(settings) else "fp32"
-    target = Target(settings["device"], backend_of(settings), precision)
+    precision = settings.precision(PRECISION)
+    target = Target(settings.device, settings.backend, precision)
     against_bare_loop = module_at("tests/bench/turns.py").against_bare_loop
     networks = by_size(space_of(settings))
     chosen = {"middle": networks[len(networks) // 2], "smallest": networks[0], "largest": networks[-1]}
-    path, share_s = table_path(settings, PRECISION), settings["limit_s"] / 16
-    if not on_gpu(settings):  # one, and without the table's networks beside it, fits a rehearsal
+    path, share_s = settings.table(PRECISION), settings.limit_s / 16
+    if settings.rehearsal:  # one, and without the table's networks beside it, fits a rehearsal
         del chosen["smallest"], chosen["largest"]
-    with_table = on_gpu(settings) and path.exists()
+    with_table = path.exists() and not settings.rehearsal
     with LatencyTable.open(path) if with_table else nullcontext() as table, watcher(target) as watch:
         for name, architecture in chosen.items():
             record.at(f"frame rate, {name}")
@@ -39,8 +40,9 @@ def run(record: Record, settings: dict[str, Any]) -> None:
             loop = against_bare_loop(workload, target, rounds_in(share_s))
             record.value(name, row | {"our clock / bare loop": loop["ratio"]})
             record.check(f"{name}: equals torch", float(result.equals_torch()), least=1)
-            if on_gpu(settings):
+            if not settings.rehearsal:
                 record.check(f"{name}: our clock / bare loop", loop["ratio"], least=0.98, most=1.02)
+            if settings.on_gpu:
                 record.at(f"energy, {name}")
                 energy(record, name, workload, target, watch)
 

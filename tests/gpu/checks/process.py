@@ -16,6 +16,7 @@ from typing import Any
 
 from . import Part
 from .record import Record, SkipPartError
+from .settings import Settings
 
 IMPORTS = (
     "torch",
@@ -56,9 +57,9 @@ def warm_imports() -> None:
             importlib.import_module(name)
 
 
-def run_part(part: Part, settings: dict[str, Any], limit_s: float, log: Path) -> Ended:
+def run_part(part: Part, settings: Settings, limit_s: float, log: Path) -> Ended:
     """Run a part for at most `limit_s` seconds; what it prints goes to the end of `log`."""
-    file = Path(settings["scratch"]) / f"part-{part.number}.json"
+    file = settings.record_file
     start = time.monotonic()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -83,12 +84,13 @@ def run_part(part: Part, settings: dict[str, Any], limit_s: float, log: Path) ->
     return Ended(record.status, record.words, seconds, record.checks, record.values)
 
 
-def _child(part: Part, settings: dict[str, Any], record: Record, log: Path) -> None:
+def _child(part: Part, settings: Settings, record: Record, log: Path) -> None:
     """Run the part and leave; never returns."""
     os.setsid()
     with log.open("ab", buffering=0) as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     print(f"--- part {part.number}: {part.name}", flush=True)
     try:
         perform(part, settings, record)
@@ -99,10 +101,10 @@ def _child(part: Part, settings: dict[str, Any], record: Record, log: Path) -> N
     os._exit(0)
 
 
-def perform(part: Part, settings: dict[str, Any], record: Record) -> None:
+def perform(part: Part, settings: Settings, record: Record) -> None:
     """Run a part in this process; its end is in the record."""
     try:
-        importlib.import_module(f"checks.{part.module}").run(record, settings | {"part": part.number})
+        importlib.import_module(f"checks.{part.module}").run(record, settings)
     except SkipPartError as reason:
         record.finish("skipped", str(reason))
     except ImportError as error:

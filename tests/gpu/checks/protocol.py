@@ -6,8 +6,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from .common import by_size, module_at, on_gpu, space_of, table_path
+from .common import by_size, module_at, space_of
 from .record import Record, SkipPartError
+from .settings import Settings
 from .table import SEED
 
 BUILDS, BUILD_RUNS, BUILD_ROUNDS = 5, 20, 6
@@ -16,20 +17,20 @@ FLUSH_BYTES = 256 << 20
 """Several times the largest level-2 cache."""
 
 
-def run(record: Record, settings: dict[str, Any]) -> None:
+def run(record: Record, settings: Settings) -> None:
     from lgc.lut import LatencyTable
 
-    path = table_path(settings, "fp16")
+    path = settings.table("fp16")
     if not path.exists():
         raise SkipPartError("needs the table of part 5 in --out")
     with LatencyTable.open(path) as table:
         record.at("builds of one graph")
         record.value("one graph built anew", builds(settings, table.target))
-        if on_gpu(settings):
+        if settings.on_gpu:
             record.at("probes with caches hot and flushed")
             record.value("probes hot and flushed", probes(settings, table.target))
             record.at("isolated operators")
-            record.value("isolated operators: MAPE, %", isolated(table, Path(settings["scratch"])))
+            record.value("isolated operators: MAPE, %", isolated(table, settings.scratch))
 
 
 def isolated(table: Any, scratch: Path) -> dict[str, float]:
@@ -49,7 +50,7 @@ def isolated(table: Any, scratch: Path) -> dict[str, float]:
     return dict(zip(("plain sum", "at its best scale", "with our correction"), errors, strict=True))
 
 
-def builds(settings: dict[str, Any], target: Any) -> dict[str, dict[str, Any]]:
+def builds(settings: Settings, target: Any) -> dict[str, dict[str, Any]]:
     """Return the latency of each of several builds of a network and of a probe, timed in turn, and their spread."""
     from lgc.models.plan import DENSE
     from lgc.profiler.backends import get_backend
@@ -75,7 +76,7 @@ def builds(settings: dict[str, Any], target: Any) -> dict[str, dict[str, Any]]:
     return results
 
 
-def probe_workloads(settings: dict[str, Any]) -> list[Any]:
+def probe_workloads(settings: Settings) -> list[Any]:
     """Return probes of operators spread over the space."""
     from lgc.models.operators import is_free
     from lgc.profiler.contexts import CARRIERS, terms_of
@@ -84,7 +85,7 @@ def probe_workloads(settings: dict[str, Any]) -> list[Any]:
     return [terms_of(spec, CARRIERS)[0].workload for spec in specs[:: max(len(specs) // PROBES, 1)][:PROBES]]
 
 
-def probes(settings: dict[str, Any], target: Any) -> dict[str, Any]:
+def probes(settings: Settings, target: Any) -> dict[str, Any]:
     """Return each probe's median with its data in the level-2 cache, and after something else filled that."""
     import torch
 

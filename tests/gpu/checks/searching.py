@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .common import on_gpu, space_of, table_path
+from .common import space_of
 from .record import Record, SkipPartError
+from .settings import Settings
 
 STEPS, COMPARED = 20, 3
 LAYOUTS = {11: "camvid-segnet", 19: "cityscapes"}
@@ -20,27 +21,27 @@ LOSS_TOLERANCE = 0.02
 """Greatest relative difference of a step's loss from the CPU's: kernels sum in another order, steps amplify that."""
 
 
-def run(record: Record, settings: dict[str, Any]) -> None:
+def run(record: Record, settings: Settings) -> None:
     from lgc.lut import LatencyTable, Predictor
     from lgc.search.data.writers import write_scenes
 
-    path = table_path(settings, "fp16")
+    path = settings.table("fp16")
     if not path.exists():
         raise SkipPartError("needs the table of part 5 in --out")
-    space, scratch = space_of(settings), Path(settings["scratch"]) / "search"
+    space, scratch = space_of(settings), settings.scratch / "search"
     with LatencyTable.open(path) as table:
         predictor = Predictor(space, table)
     record.at("scenes")
     write_scenes(scratch / "data", LAYOUTS[space.classes], {"train": 4, "val": 1, "test": 0}, space.input, 0)
-    precision, batch = "bf16", 4 if on_gpu(settings) else 2
-    steps = STEPS if on_gpu(settings) else COMPARED
+    precision, batch = "bf16", 2 if settings.rehearsal else 4
+    steps = COMPARED if settings.rehearsal else STEPS
     record.value("settings", {"input": list(space.input), "batch": batch, "steps": steps, "precision": precision})
     for name, stage in (("search", search_stage), ("training", train_stage)):
         record.at(name)
-        record.value(name, timed(stage, predictor, scratch, steps, batch, settings["device"], precision))
-    if on_gpu(settings):
+        record.value(name, timed(stage, predictor, scratch, steps, batch, settings.device, precision))
+    if settings.on_gpu:
         record.at("losses against the CPU's")
-        compare_losses(record, scratch, settings["device"])
+        compare_losses(record, scratch, settings.device)
 
 
 def search_stage(predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .record import Record, SkipPartError
+from .settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -39,7 +40,7 @@ class Results:
             self.reasons[str(report.longrepr[2])] += 1
 
 
-def run(record: Record, settings: dict[str, Any]) -> None:
+def run(record: Record, settings: Settings) -> None:
     import pytest
 
     os.chdir(ROOT)

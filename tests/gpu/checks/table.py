@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import backend_of, on_gpu, space_of, table_path
+from .common import space_of
 from .record import Record
+from .settings import Settings
 
 PLANS = {5: ("fp16", 12, 12), 9: ("fp32", 8, 0)}
 """Part -> precision, networks in the table, unseen networks."""
@@ -17,19 +18,19 @@ COVERED_PCT = 75.0
 """Nine of twelve: a 90 % interval holds fewer of them once in forty times."""
 
 
-def run(record: Record, settings: dict[str, Any]) -> None:
+def run(record: Record, settings: Settings) -> None:
     from lgc.lut import LatencyTable, Target
     from lgc.profiler.profile import profile
     from lgc.profiler.verification import verify
 
-    part = settings["part"]
+    part = settings.part
     precision, networks, unseen = PLANS[part]
-    if not on_gpu(settings):
+    if settings.rehearsal:
         networks, unseen = REHEARSAL_NETWORKS, min(unseen, REHEARSAL_NETWORKS)
-    path = table_path(settings, precision)
+    path = settings.table(precision)
     path.unlink(missing_ok=True)
-    target = Target(settings["device"], backend_of(settings), precision if on_gpu(settings) else "fp32")
-    rounds = None if on_gpu(settings) else 4
+    target = Target(settings.device, settings.backend, settings.precision(precision))
+    rounds = 4 if settings.rehearsal else None
     record.at("profiling")
     result = profile(
         space_of(settings),
@@ -37,7 +38,7 @@ def run(record: Record, settings: dict[str, Any]) -> None:
         path,
         networks=networks,
         rounds=rounds,
-        budget_s=BUDGET_SHARE[part] * settings["limit_s"],
+        budget_s=BUDGET_SHARE[part] * settings.limit_s,
         on_progress=lambda progress: record.at(f"{progress.label}, {progress.done:.0%}"),
     )
     for name in ("entries", "measured", "noisy", "interpolated", "pending", "failed", "remarks", "seconds"):
@@ -45,7 +46,7 @@ def run(record: Record, settings: dict[str, Any]) -> None:
     record.check("entries without a latency", result.pending + len(result.failed), most=0)
     if result.verification is not None:
         record.value("held out", result.verification.as_dict())
-        if on_gpu(settings):
+        if not settings.rehearsal:
             record.check("held out: MAPE, %", result.verification.mape_pct, most=1.5)
     if not unseen:
         return
@@ -57,7 +58,7 @@ def run(record: Record, settings: dict[str, Any]) -> None:
     record.value("drift, %", again.drift_pct)
     record.value("inside the 90 % interval, %", again.covered_pct)
     record.value("networks", [{"predicted_ms": n.predicted_ms, "measured_ms": n.measured_ms} for n in again.networks])
-    if on_gpu(settings):
+    if not settings.rehearsal:
         record.check("unseen: MAPE, %", again.report.mape_pct, most=1.5)
         record.check("unseen: Kendall's tau", again.report.kendall_tau, least=0.9)
         record.check("inside the 90 % interval, %", again.covered_pct or 0.0, least=COVERED_PCT)

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from typing import Any
 
-from .common import backend_of, on_gpu
 from .record import Record
+from .settings import Settings
 
 PACKAGES = (
     "torch",
@@ -32,20 +32,20 @@ COUNTER_S = 1.5
 """How long the energy counter is read, without a pause, to see its steps."""
 
 
-def run(record: Record, settings: dict[str, Any]) -> None:
+def run(record: Record, settings: Settings) -> None:
     from lgc.lut import Target
     from lgc.profiler.backends import BACKENDS, get_backend
     from lgc.profiler.environment import fingerprint
     from lgc.profiler.watch import watcher
 
     record.value("versions", {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}})
-    device, target = settings["device"], Target(settings["device"], backend_of(settings))
+    device, target = settings.device, Target(settings.device, settings.backend)
     with watcher(target) as watch:
         record.at("hardware sample")
         record.value("sample", vars(watch.sample()))
         times_us = [timed_us(watch.sample) for _ in range(SAMPLES)]
         record.value("sample cost, us", statistics.median(times_us))
-        if on_gpu(settings):
+        if settings.on_gpu:
             sample = watch.sample()
             for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w"):
                 record.check(name, getattr(sample, name) or float("nan"), least=1)

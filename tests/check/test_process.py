@@ -1,0 +1,166 @@
+"""A part that fails, lacks a package, dies or hangs is a line with its words, and leaves no process behind."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+MODULES = {
+    "measures": """
+def run(record, settings):
+    record.value("x", 3)
+    record.check("y", 1.0, least=0.5, most=2)
+""",
+    "misses": """
+def run(record, settings):
+    record.check("y", 3.0, most=2)
+    record.check("z", float("nan"), most=2)
+""",
+    "skips": """
+from checks.record import SkipPartError
+def run(record, settings):
+    raise SkipPartError("no GPU")
+""",
+    "fails": """
+def run(record, settings):
+    record.value("x", 1)
+    raise ValueError("bad\\nnews")
+""",
+    "lacks": """
+def run(record, settings):
+    import no_such_package
+""",
+    "dies": """
+import os
+def run(record, settings):
+    record.at("the edge")
+    os.kill(os.getpid(), 11)
+""",
+    "hangs": """
+import subprocess, time
+def run(record, settings):
+    record.value("child", subprocess.Popen(["sleep", "600"]).pid)
+    record.at("waiting")
+    time.sleep(600)
+""",
+    "prints": """
+import subprocess
+def run(record, settings):
+    print("seen")
+    subprocess.run(["echo", "heard"])
+""",
+}
+
+
+@pytest.fixture
+def ended(checks, tmp_path, monkeypatch):
+    """Runs a made-up part: `ended(name, limit_s)`."""
+    package = tmp_path / "made_up"
+    package.mkdir()
+    for name, text in MODULES.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.setattr(checks, "__path__", [*checks.__path__, str(package)])
+    settings = checks.settings.Settings("cpu", tmp_path, tmp_path, part=3)
+
+    def run(name, limit_s=20.0):
+        return checks.process.run_part(checks.Part(3, name, name, 1, 1, ()), settings, limit_s, tmp_path / "log")
+
+    yield run
+    for name in MODULES:
+        sys.modules.pop(f"checks.{name}", None)
+
+
+def test_measurements_come_home(ended):
+    part = ended("measures")
+    assert (part.status, part.words, part.values) == ("passed", "", {"x": 3})
+    assert part.checks == {"y": {"value": 1.0, "bound": ">= 0.5 and <= 2", "holds": True}}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "words"),
+    [
+        ("misses", "failed", "y, z"),
+        ("skips", "skipped", "no GPU"),
+        ("fails", "error", "ValueError: bad"),
+        ("lacks", "error", "missing package: No module named 'no_such_package'; gather it with `make gpu-wheels`"),
+        ("dies", "error", "ended by signal SIGSEGV at: the edge; see the log"),
+    ],
+)
+def test_what_goes_wrong_is_told(ended, name, status, words):
+    part = ended(name)
+    assert (part.status, part.words) == (status, words)
+
+
+def test_a_failed_part_keeps_its_values(ended):
+    assert ended("fails").values == {"x": 1}
+
+
+def test_a_hanging_part_ends_with_its_children(ended):
+    part = ended("hangs", 1.0)
+    assert part.status == "timed out"
+    assert part.words == "ended after its limit of 1 s; it was at: waiting"
+    deadline = time.monotonic() + 10  # the kernel hands the orphan on before it is gone
+    while alive(part.values["child"]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(part.values["child"])
+
+
+def alive(pid):
+    """Whether a process runs; one that waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_prints_go_to_the_log(ended, tmp_path):
+    ended("prints")
+    assert (tmp_path / "log").read_text().splitlines() == ["--- part 3: prints", "seen", "heard"]
+
+
+def test_a_part_has_a_group_of_its_own(ended):
+    before = os.getpgrp()
+    ended("measures")
+    assert os.getpgrp() == before
+
+
+@pytest.fixture
+def tree(checks, tmp_path):
+    """A small repository, a part of it, and its committed results."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a.py").write_text("a = 1\n")
+    (tmp_path / "tests" / "gpu" / "checks").mkdir(parents=True)
+    (tmp_path / "tests" / "gpu" / "checks" / "clock.py").write_text("pass\n")
+    return tmp_path, checks.Part(2, "clock", "clock", 1, 1, ("models",))
+
+
+def test_only_a_pass_with_this_code_counts(checks, tree):
+    root, part = tree
+    code = checks.committed.digest(root, part)
+    lines = [
+        {"part": 2, "status": "passed", "device_name": "H100", "code": code},
+        {"part": 3, "status": "failed", "device_name": "H100", "code": code},
+        {"part": 4, "status": "passed", "device_name": "other", "code": code},
+    ]
+    (root / "gpu-check-h100.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert checks.committed.committed_lines(root, "H100") == {(2, code): "gpu-check-h100.jsonl"}
+
+
+@pytest.mark.parametrize("file", ["models/a.py", "tests/gpu/checks/clock.py", "models/new.yaml"])
+def test_changed_code_is_another_digest(checks, tree, file):
+    root, part = tree
+    before = checks.committed.digest(root, part)
+    (root / "models" / "notes.md").write_text("no code")
+    assert checks.committed.digest(root, part) == before
+    (root / file).write_text("changed = 1\n")
+    assert checks.committed.digest(root, part) != before
+
+
+def test_every_source_of_a_part_exists(checks):
+    root = Path(checks.__file__).parents[3]
+    for part in checks.PARTS:
+        assert [source for source in part.sources if not (root / source).exists()] == []
+    assert sum(part.limit_s for part in checks.PARTS) == 520

@@ -1,0 +1,81 @@
+"""The GPU check as a user calls it, on this machine's CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECK = ROOT / "tests" / "gpu" / "check.py"
+
+
+def call(*arguments, **environment):
+    command = [sys.executable, str(CHECK), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | environment)
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory):
+    """A rehearsal of all parts; on a busy machine it may take twice its 30 seconds."""
+    out = tmp_path_factory.mktemp("check") / "results"
+    done = call("--device", "cpu", "--out", out, "--seconds", 90, LGC_COMMIT="abc1234")
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    return done, out, {line["part"]: line for line in lines}
+
+
+def test_a_rehearsal_ends_with_ten_lines(rehearsal):
+    done, _, lines = rehearsal
+    assert list(lines) == list(range(1, 11))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("10 parts on ")
+    assert {line["commit"] for line in lines.values()} == {"abc1234"}
+
+
+def test_a_rehearsal_runs_what_a_cpu_can(rehearsal):
+    _, _, lines = rehearsal
+    skipped = {number for number, line in lines.items() if line["status"] == "skipped"}
+    assert skipped == {4}
+    assert {line["status"] for number, line in lines.items() if number not in skipped} == {"passed"}, lines
+    assert lines[5]["values"]["entries"] == lines[5]["values"]["measured"]
+    assert lines[10]["values"]["search"]["steps a second"] > 0
+
+
+def test_a_rehearsal_leaves_at_most_five_files(rehearsal):
+    _, out, _ = rehearsal
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["check.log", "check.md", "results.jsonl", "table-fp16.lut", "table-fp32.lut"]
+
+
+def test_the_page_is_made_of_the_lines(rehearsal):
+    _, out, _ = rehearsal
+    script = ROOT / "tests" / "gpu" / "checks" / "page.py"
+    made = subprocess.run([sys.executable, script, out / "results.jsonl"], capture_output=True, text=True, check=True)
+    text = (out / "check.md").read_text()
+    assert made.stdout == text
+    assert text.count("\n| 10 | search | passed |") == 1
+
+
+def test_chosen_parts_run_alone(tmp_path):
+    done = call("--device", "cpu", "--out", tmp_path, "--parts", "4,1", "--seconds", 60)
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(line["part"], line["status"]) for line in lines] == [(1, "passed"), (4, "skipped")], done.stderr
+
+
+def test_parts_without_time_are_not_begun(tmp_path):
+    done = call("--device", "cpu", "--out", tmp_path, "--seconds", 1)
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {line["status"] for line in lines} == {"not begun"}, done.stderr
+    assert len(lines) == 10
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [("11", "no part 11: there are 1 to 10"), ("two", "'two' is no list of part numbers such as 5,10")],
+)
+def test_unknown_parts_are_refused(tmp_path, parts, words):
+    done = call("--out", tmp_path, "--parts", parts)
+    assert done.returncode == 2
+    assert words in done.stderr
