@@ -32,14 +32,15 @@ bench-deployment: $(VENV)/.test
 # All parts are tried, whatever becomes of the others; the last line says whether anything was run under TensorRT.
 gpu-check: $(VENV)/.gpu
 	@failed=0; told=$(VENV)/.gpu-told; echo "NOT RUN UNDER TENSORRT: the benchmark broke off, see above" >$$told; \
-	$(BIN)/python -m pytest tests/gpu || failed=1; \
+	$(BIN)/python tests/gpu/check.py --out $(VENV)/gpu-check || failed=1; \
+	$(BIN)/python tests/gpu/checks/page.py $(VENV)/gpu-check/results.jsonl docs/benchmarks || failed=1; \
 	$(BIN)/python tests/bench/gpudeployment.py --device cuda:0 --out docs/benchmarks \
 		--install-words $(VENV)/.gpu-left-out --told $$told || failed=1; \
 	$(BIN)/python tests/bench/run.py --device cuda:0 --precisions fp32 fp16 --out docs/benchmarks || failed=1; \
 	$(BIN)/python tests/bench/gpusearch.py --device cuda:0 --out docs/benchmarks || failed=1; \
 	cat $$told; exit $$failed
 
-# What an offline GPU machine lacks, in .gpu-site: carry the folder there and put it on PYTHONPATH.
+# What an offline GPU machine with Python 3.12 lacks, in .gpu-site: tests/gpu/check.py finds it there.
 gpu-wheels: $(VENV)/.run
 	$(BIN)/python tests/gpu/wheels.py
 
@@ -48,7 +49,7 @@ docs: $(VENV)/.test
 	$(BIN)/python tests/docs/hardware.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .gpu-site build *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

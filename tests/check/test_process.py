@@ -164,3 +164,33 @@ def test_every_source_of_a_part_exists(checks):
     for part in checks.PARTS:
         assert [source for source in part.sources if not (root / source).exists()] == []
     assert sum(part.limit_s for part in checks.PARTS) == 520
+
+
+@pytest.fixture
+def publish(checks, tmp_path):
+    """Publishes lines of a device: `publish(device, name, **statuses)` gives page and lines by part."""
+
+    def run(device, name, **statuses):
+        head = {"device": device, "device_name": name, "commit": "c", "date": "2026-11-28", "words": ""}
+        lines = [{"part": int(key[1:]), "name": key, "status": status, **head} for key, status in statuses.items()]
+        results = tmp_path / "results.jsonl"
+        results.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        page = checks.page.publish(results, tmp_path)
+        kept = checks.page.read_lines(page.with_suffix(".jsonl"))
+        return page, {line["part"]: line["status"] for line in kept}
+
+    return run
+
+
+def test_published_parts_replace_those_that_ran(publish):
+    page, first = publish("cuda:0", "NVIDIA H100 80GB", p1="failed", p2="passed")
+    assert page.name == "gpu-check-nvidia-h100-80gb.md"
+    assert first == {1: "failed", 2: "passed"}
+    page, second = publish("cuda:0", "NVIDIA H100 80GB", p1="passed", p2="committed", p3="not begun", p10="timed out")
+    assert second == {1: "passed", 2: "passed", 10: "timed out"}
+    assert "| 2 | p2 | passed |" in page.read_text()
+
+
+def test_a_rehearsal_is_not_published(publish):
+    with pytest.raises(SystemExit, match="is of a rehearsal on a CPU"):
+        publish("cpu", "AMD EPYC", p1="passed")

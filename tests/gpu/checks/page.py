@@ -1,4 +1,8 @@
-"""The page of a check's results: `python3 tests/gpu/checks/page.py results.jsonl > page.md`."""
+"""The page of a check's results, and their place in docs/benchmarks.
+
+`python3 tests/gpu/checks/page.py results.jsonl docs/benchmarks` adds results to gpu-check-DEVICE.jsonl there, where the
+newest line of each part counts, and writes the page beside it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+NOT_RUN = ("committed", "not begun")
 LONGEST = 120
 """Characters of a value that the page shows."""
 
@@ -15,18 +20,20 @@ LONGEST = 120
 def page(lines: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: an overview, then the checks and values of each part."""
     first = lines[0]
-    commits = ", ".join(dict.fromkeys(line["commit"] for line in lines))
     out = [
         f"# GPU check on {first['device_name']}",
         "",
-        f"Commit {commits}, {first['date']}, device {first['device']}. Written by `tests/gpu/check.py`.",
+        f"Device {first['device']}. Written by `tests/gpu/check.py`.",
         "",
-        "| part | what | status | seconds | |",
-        "| --- | --- | --- | --- | --- |",
+        "| part | what | status | seconds | commit | date | |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for line in lines:
         seconds = f"{line['seconds']:.1f}" if "seconds" in line else ""
-        out.append(f"| {line['part']} | {line['name']} | {line['status']} | {seconds} | {_cell(line['words'])} |")
+        out.append(
+            f"| {line['part']} | {line['name']} | {line['status']} | {seconds} | {line['commit']} "
+            f"| {line['date'][:10]} | {_cell(line['words'])} |"
+        )
     for line in lines:
         if line.get("checks") or line.get("values"):
             out += ["", f"## {line['part']}. {line['name'].capitalize()}", *_checks(line), *_values(line)]
@@ -70,5 +77,28 @@ def _cell(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a results file; none where there is no file."""
+    return [json.loads(row) for row in file.read_text().splitlines()] if file.exists() else []
+
+
+def publish(results: Path, folder: Path) -> Path:
+    """Add results to those of their device in `folder`, and write their page; returns the page.
+
+    A part that was not run leaves what is there of it.
+    """
+    lines = read_lines(results)
+    if lines[0]["device"] == "cpu":
+        sys.exit(f"{results} is of a rehearsal on a CPU, which is no evidence of a GPU")
+    device = "-".join("".join(c if c.isalnum() else " " for c in lines[0]["device_name"]).lower().split())
+    file = folder / f"gpu-check-{device}.jsonl"
+    parts = {line["part"]: line for line in read_lines(file)}
+    parts |= {line["part"]: line for line in lines if line["status"] not in NOT_RUN}
+    kept = [parts[number] for number in sorted(parts)]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+    file.with_suffix(".md").write_text(page(kept))
+    return file.with_suffix(".md")
+
+
 if __name__ == "__main__":
-    print(page([json.loads(row) for row in Path(sys.argv[1]).read_text().splitlines()]), end="")
+    print(publish(Path(sys.argv[1]), Path(sys.argv[2])))
