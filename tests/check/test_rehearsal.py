@@ -78,3 +78,10 @@ def test_unknown_parts_are_refused(tmp_path, parts, words):
     done = call("--out", tmp_path, "--parts", parts)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    done = call("--device", "cuda:99", "--out", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [line for line in done.stderr.splitlines() if "no device 'cuda:99' here" in line]
+    assert not (tmp_path / "results.jsonl").exists()

@@ -36,7 +36,7 @@ from checks.process import Ended, run_part, warm_imports  # noqa: E402
 from checks.settings import Settings  # noqa: E402
 
 REHEARSAL_SECONDS, FULL_SECONDS = 30.0, 520.0
-CLOSING_S = 3.0
+CLOSING_S = 1.0
 """Kept free at the end: a part that would be left with less is not begun."""
 
 
@@ -131,8 +131,11 @@ def outcome(
 
 def name_of(device: str, settings: Settings, log: Path) -> str:
     """Return the device's name, asked for in a process of its own: this one must not start CUDA before it forks."""
-    found: Ended = run_part(Part(0, "device", "device", 60.0, 1.0, ()), settings, settings.limit_s, log)
-    return str(found.values.get("device_name") or f"unknown: {found.words}")
+    ended: Ended = run_part(Part(0, "device", "device", 60.0, 1.0, ()), settings, settings.limit_s, log)
+    if ended.words.startswith("DeviceError: "):
+        print(f"check.py: {ended.words.removeprefix('DeviceError: ')}", file=sys.stderr)
+        sys.exit(2)
+    return str(ended.values.get("device_name") or f"unknown: {ended.words}")
 
 
 def stamp() -> dict[str, str]:

@@ -38,5 +38,5 @@ PARTS = (
     Part(7, "frame rates", "frame_rates", 40, 3, (*MEASURING, "tests/bench/turns.py")),
     Part(8, "tests", "suite", 80, 3, (*SEARCHING, "tools", "tests/gpu", "tests/conftest.py")),
     Part(9, "table fp32", "table", 60, 6, MEASURING),
-    Part(10, "search", "searching", 40, 5, SEARCHING),
+    Part(10, "search", "searching", 40, 4, SEARCHING),
 )
