@@ -169,10 +169,9 @@ class GraphRunner:
 
     def __init__(self, workload: Workload, precision: str, device: torch.device) -> None:
         self._device, self._workload = device, workload
-        module, inputs = workload.module(), workload.inputs()
+        module = workload.module()
         with torch_failures(on_gpu=True):
-            self._place(module, _dtype(precision))
-            self._fill(inputs)
+            self._place(module, _dtype(precision))  # what lies in the inputs is of no matter until `prepare`
             self._graph = CudaGraph(self._there_and_back if workload.dtype == PIXELS else self._on_device, device)
 
     def _place(self, module: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -37,7 +37,7 @@ def run(record, settings):
 import os
 def run(record, settings):
     record.at("the edge")
-    os.kill(os.getpid(), 11)
+    os.kill(os.getpid(), 9)
 """,
     "hangs": """
 import subprocess, time
@@ -86,7 +86,7 @@ def test_measurements_come_home(ended):
         ("skips", "skipped", "no GPU"),
         ("fails", "error", "ValueError: bad"),
         ("lacks", "error", "missing package: No module named 'no_such_package'; gather it with `make gpu-wheels`"),
-        ("dies", "error", "ended by signal SIGSEGV at: the edge; see the log"),
+        ("dies", "error", "ended by signal SIGKILL at: the edge; see the log"),
     ],
 )
 def test_what_goes_wrong_is_told(ended, name, status, words):
