@@ -79,8 +79,7 @@ def train(
     share_cores()
     from ..search.train_config import TrainConfig
 
-    place = pick_device(device, _table_devices(source), "scoring" if evaluate else "training")
-    options = context.params | {"device": place}
+    options = context.params
     if evaluate:
         _refuse(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
         result = _evaluate(options)
@@ -120,14 +119,16 @@ def _train(options: dict[str, Any]) -> dict[str, Any]:
     if options["steps"] is None:
         together = options["batch"] * processes()
         settings["steps"] = default_steps(options["source"], options["data"], together, options["train_split"])
+    config = TrainConfig(**settings)
+    device = pick_device(options["device"], _table_devices(options["source"]), "training")
     with progress_bar() as on_progress:
         scoring = cache(lambda: step_progress("scoring", on_progress))  # its clock starts with the scoring
         result = run_train(
             options["source"],
             options["data"],
-            TrainConfig(**settings),
+            config,
             out=options["out"],
-            device=options["device"],
+            device=device,
             on_step=step_progress("training", on_progress),
             on_score=lambda step, steps: scoring()(step, steps),
         )
@@ -140,13 +141,15 @@ def _train(options: dict[str, Any]) -> dict[str, Any]:
 def _evaluate(options: dict[str, Any]) -> dict[str, Any]:
     from ..search.evaluation import evaluate_run
 
-    names = ("predictions", "device", "workers")
+    device = pick_device(options["device"], _table_devices(options["source"]), "scoring")
     with progress_bar() as on_progress:
         return evaluate_run(
             options["source"],
             options["data"],
             options["split"],
-            **{name: options[name] for name in names},
+            predictions=options["predictions"],
+            workers=options["workers"],
+            device=device,
             on_step=step_progress("scoring", on_progress),
         )
 
