@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..lut.measurement import Measurement, Visit
+from ..lut.statistics import LOAD_VISITS
 from .backends import Runner
 from .backends.base import collector_paused
 from .stopping import Pace
@@ -176,10 +177,11 @@ class Rounds:
         """Load again what has been visited often enough in one place; before the round, so that none is visited hot.
 
         When the first loads end differs with the length of a subject's name: in a round only some probes are loaded.
+        Each gets as many visits as an interval needs to count it.
         """
         for subject in subjects:
             pace, made = self._paces[subject], self._made[subject]
-            if self._load is None or pace.reload is None or made == 0 or over():
+            if self._load is None or pace.reload is None or made < min(pace.reload, LOAD_VISITS) or over():
                 continue
             affordable = self._loading_s[subject] <= pace.loading * self._spent_s[subject]
             if affordable and (made + len(subject)) % pace.reload == 0:

@@ -96,7 +96,7 @@ same probe run again and again finds both in the nearest caches and takes half t
 CPU_ALONE = Pace(runs=None, period=8, least=16, most=64, reload=8, precision_pct=1.0, cap_s=1.0)
 CPU_NETWORK = Pace(runs=None, period=8, least=32, most=64, reload=8, cap_s=2.0)
 GPU_PROBE = Pace(runs=None, period=1, least=16, most=64, reload=4, loading=1.0)
-"""Built anew too: two builds of one graph lie elsewhere in memory and may run other kernels."""
+"""Built anew too: two builds of one graph lie elsewhere in memory."""
 GPU_NETWORK = Pace(runs=None, period=1, least=16, most=128, reload=4, loading=0.5, cap_s=4.0)
 
 

@@ -93,8 +93,7 @@ class CudaGraph(Generic[Result]):
         import torch
 
         with torch.cuda.device(self._device):
-            marks = self._queue.fill(repeats, hold=spin, enqueue=lambda: self._enqueue(repeats), wait=self.wait)
-            self.wait()
+            marks = self._queue.fill(repeats, hold=spin, enqueue=self._enqueue, wait=self.wait)
         return [float(start.elapsed_time(end)) for start, end in marks]
 
     def _enqueue(self, repeats: int) -> Marks:

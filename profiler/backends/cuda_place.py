@@ -186,8 +186,8 @@ class CudaPlace:
         All of it is queued before the device comes to the first, see `lead`.
         """
 
-        def enqueue() -> Marks:
-            marks = [(self._driver.Event(), self._driver.Event()) for _ in range(repeats)]
+        def enqueue(replays: int) -> Marks:
+            marks = [(self._driver.Event(), self._driver.Event()) for _ in range(replays)]
             for start, end in marks:
                 start.record(self._stream)
                 launch()
@@ -195,7 +195,6 @@ class CudaPlace:
             return marks
 
         marks = self._replays.fill(repeats, hold=self._hold, enqueue=enqueue, wait=self.wait)
-        self.wait()
         return [float(start.time_till(end)) for start, end in marks]
 
     def _hold(self, microseconds: float) -> None:

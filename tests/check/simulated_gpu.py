@@ -77,13 +77,22 @@ def nothing(*_, **__):
     yield
 
 
+started = []
+
+
+def reset_peak_memory_stats(device):
+    """As torch's, which does not start CUDA by itself."""
+    if not started:
+        raise RuntimeError("Invalid device argument : did you call init?")
+
+
 def spin(cycles):
     time.sleep(cycles / CYCLES_A_SECOND)
 
 
 TORCH_CUDA = {
     "is_available": lambda: True,
-    "is_initialized": lambda: True,
+    "is_initialized": lambda: bool(started),
     "device_count": lambda: 1,
     "get_device_name": lambda *_: NAME,
     "get_device_properties": lambda index: SimpleNamespace(uuid=DIGITS),
@@ -92,7 +101,8 @@ TORCH_CUDA = {
     "synchronize": lambda *_: None,
     "mem_get_info": lambda *_: (8 << 30, 16 << 30),
     "max_memory_allocated": lambda *_: 1 << 30,
-    "reset_peak_memory_stats": lambda *_: None,
+    "init": lambda: started.append(True),
+    "reset_peak_memory_stats": reset_peak_memory_stats,
     "empty_cache": lambda: None,
     "Stream": lambda *_: SimpleNamespace(wait_stream=lambda other: None),
     "Event": Event,
@@ -127,6 +137,7 @@ def fake_nvml():
 @contextmanager
 def simulated_gpu(patch):
     """Context in which `cuda:0` is there; `patch` is a MonkeyPatch."""
+    started.clear()
     for name, fake in TORCH_CUDA.items():
         assert hasattr(torch.cuda, name)
         patch.setattr(torch.cuda, name, fake)

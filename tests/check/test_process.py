@@ -163,7 +163,7 @@ def test_every_source_of_a_part_exists(checks):
     root = Path(checks.__file__).parents[3]
     for part in checks.PARTS:
         assert [source for source in part.sources if not (root / source).exists()] == []
-    assert sum(part.limit_s for part in checks.PARTS) == 520
+    assert sum(part.limit_s for part in checks.PARTS[:9]) <= 520  # the last one gets what they leave
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 import importlib
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from lgc.models import SearchSpace
 from lgc.profiler.backends import cuda_driver, cuda_place
+from lgc.search.fabric import open_fabric
 
 from ..profiler.simulated_cuda import Cuda
 from .simulated_gpu import simulated_gpu
@@ -147,3 +150,22 @@ def test_tables_and_what_needs_them(perform, folders, checks, monkeypatch):
         }
     ]
     assert "| unseen mape_pct |" in checks.page.page(json.loads(json.dumps(lines)))
+
+
+def test_search_and_training(perform, folders, make_table, monkeypatch):
+    space = SearchSpace.load("tiny").with_input(48, 64)
+    searching = importlib.import_module("checks.searching")
+    monkeypatch.setattr(searching, "space_of", lambda settings: space)
+    monkeypatch.setattr(searching, "SMALL", (32, 64))
+    for module in ("engine", "training"):  # Fabric asks the driver itself for GPUs
+        name = f"lgc.search.{module}"
+        monkeypatch.setattr(
+            importlib.import_module(name), "open_fabric", lambda _, precision: open_fabric("cpu", precision)
+        )
+    with make_table(space) as table:
+        shutil.copy(table.path, folders[0] / "table-fp16.lut")
+    record = perform(10)
+    assert record.status == "passed", record.words
+    assert record.values["search"]["steps"] == record.values["training"]["steps"] == searching.COMPARED
+    assert record.values["search"]["steps a second"] > 0
+    assert record.checks["loss of step 0: relative difference"]["value"] == 0

@@ -14,7 +14,7 @@ from lgc.lut import Target
 from lgc.profiler.backends import Workload, base, cuda_graph, eager, get_backend
 from lgc.profiler.backends.base import FIRST_WARM_UP_MS, WARM_UP_BATCH, WARM_UP_MS, warm_up
 from lgc.profiler.backends.cuda_graph import WARM_UPS, CudaGraph
-from lgc.profiler.backends.lead import MIN_FACTOR, lead_for
+from lgc.profiler.backends.lead import DECAY, MIN_FACTOR, lead_for
 
 DEVICE = torch.device("cuda:0")
 
@@ -147,7 +147,7 @@ def test_a_batch_begun_early_is_dropped(cuda):
     calls.clear()
     assert graph.time(2) == [2.0] * 2
     assert calls == ["sleep", *["event", "replay", "event"] * 2, "wait"] * 3
-    assert lead_for("cuda:0").factor == 4 * MIN_FACTOR
+    assert lead_for("cuda:0").factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
     assert lead_for("cuda:0").launch_us > 0
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lgc.lut.measurement import Visit
-from lgc.lut.statistics import summarise
+from lgc.lut.statistics import LOAD_VISITS, summarise
 from lgc.profiler.rounds import (
     CHECKS,
     COMMIT_S,
@@ -264,14 +264,15 @@ class TestLoading:
             return super().measure(*arguments, load=self.load, **options)
 
     def test_after_so_many_visits(self):
-        bench = self.Loads(self.PACE, a=1.0, bb=1.0, ccc=1.0).measure()
-        for name in ("a", "bb", "ccc"):
+        names = ["s" * length for length in range(1, 9)]
+        bench = self.Loads(self.PACE, **dict.fromkeys(names, 1.0)).measure()
+        for name in names:
             visits = [visit for visit in bench.visits if visit.subject == name]
             counts = Counter(visit.load for visit in visits)
             assert [visit.load for visit in visits] == sorted(visit.load for visit in visits)
             assert set(counts) == set(range(len(counts)))
             first, *middle, _ = (counts[load] for load in sorted(counts))
-            assert 0 < first <= 8
+            assert LOAD_VISITS <= first < 8 + LOAD_VISITS, "an interval counts the first load too"
             assert len(middle) >= 3
             assert set(middle) == {8}
             assert {visit.durations_ms[0] for visit in visits if visit.load == 2} == {1.02}, "the new one is what runs"

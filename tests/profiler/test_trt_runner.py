@@ -9,7 +9,7 @@ from lgc.errors import BackendUnavailableError, MeasurementError
 from lgc.profiler.backends import cuda_driver, cuda_place, trt_runner
 from lgc.profiler.backends.base import random_inputs
 from lgc.profiler.backends.cuda_graph import WARM_UPS
-from lgc.profiler.backends.lead import ATTEMPTS, BASE_US, LAUNCH_US, MIN_FACTOR, lead_for
+from lgc.profiler.backends.lead import ATTEMPTS, BASE_US, DECAY, LAUNCH_US, MIN_FACTOR, lead_for
 from lgc.profiler.backends.trt_engine import Engine
 from lgc.profiler.backends.trt_loader import FULL, RTX, Library
 from lgc.profiler.backends.trt_runner import EngineRunner
@@ -131,7 +131,7 @@ def test_a_batch_begun_early_is_queued_again(make_runner, cuda):
     assert runner.run(3) == [REPLAY_MS] * 3
     spins = [spin_us(MIN_FACTOR * 2**doubled) for doubled in range(3)]
     assert [entry for entry in cuda.journal if entry.startswith("spin")] == spins
-    assert lead_for("cuda:1").factor == 4 * MIN_FACTOR
+    assert lead_for("cuda:1").factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
     assert lead_for("cuda:1").launch_us > 0
 
 

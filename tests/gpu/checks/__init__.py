@@ -15,6 +15,7 @@ class Part(NamedTuple):
         limit_s: seconds after which it is ended.
         least_s: seconds without which it is not begun.
         sources: folders and files of the repository on which its result depends.
+        needs: part whose table it takes; None if it needs none.
     """
 
     number: int
@@ -23,6 +24,7 @@ class Part(NamedTuple):
     limit_s: float
     least_s: float
     sources: tuple[str, ...]
+    needs: int | None = None
 
 
 MEASURING = ("models", "lut", "profiler", "errors.py", "files.py")
@@ -34,9 +36,9 @@ PARTS = (
     Part(3, "correctness", "correctness", 45, 4, (*MEASURING, "tests/profiler/wide_dot.py")),
     Part(4, "engine runner", "engine_runner", 20, 1, MEASURING),
     Part(5, "table fp16", "table", 150, 8, MEASURING),
-    Part(6, "protocol", "protocol", 50, 4, (*MEASURING, "tests/bench/usual.py")),
-    Part(7, "frame rates", "frame_rates", 40, 3, (*MEASURING, "tests/bench/turns.py")),
+    Part(6, "protocol", "protocol", 50, 4, (*MEASURING, "tests/bench/usual.py"), needs=5),
+    Part(7, "frame rates", "frame_rates", 50, 3, (*MEASURING, "tests/bench/turns.py"), needs=5),
     Part(8, "tests", "suite", 80, 3, (*SEARCHING, "tools", "tests/gpu", "tests/conftest.py")),
     Part(9, "table fp32", "table", 60, 6, MEASURING),
-    Part(10, "search", "searching", 40, 4, SEARCHING),
+    Part(10, "search", "searching", 70, 4, (*SEARCHING, "tests/search/runs.py"), needs=5),
 )

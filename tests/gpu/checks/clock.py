@@ -93,10 +93,12 @@ def queueing(record: Record, device: Any, kernels: int) -> None:
             "median, us": 1e3 * middle,
             "interquartile range, us": 1e3 * (high - low),
             "paced by the host, us": 1e3 * paced_ms,
+            "launched alone, us": 1e3 * module_at("tests/gpu/pace.py").launched_alone_ms(graph.replay),
             "launch with events, us": lead.launch_us,
             "lead factor": lead.factor,
         },
     )
     record.check(f"{name}: lead factor", lead.factor, most=MAX_FACTOR / 2)
-    record.check(f"{name}: median / pace of the host", middle / paced_ms, most=1.05)
+    if kernels > 1:  # the two events around one short kernel take as long as itself
+        record.check(f"{name}: median / pace of the host", middle / paced_ms, most=1.05)
     graph.close()

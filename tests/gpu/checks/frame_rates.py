@@ -25,7 +25,7 @@ def run(record: Record, settings: Settings) -> None:
     against_bare_loop = module_at("tests/bench/turns.py").against_bare_loop
     networks = by_size(space_of(settings))
     chosen = {"middle": networks[len(networks) // 2], "smallest": networks[0], "largest": networks[-1]}
-    path, share_s = settings.table(PRECISION), settings.limit_s / 16
+    path, share_s = settings.table(PRECISION), settings.limit_s / 24
     if settings.rehearsal:  # one, and without the table's networks beside it, fits a rehearsal
         del chosen["smallest"], chosen["largest"]
     with_table = path.exists() and not settings.rehearsal
@@ -37,7 +37,7 @@ def run(record: Record, settings: Settings) -> None:
             row = {key: getattr(result, key) for key in ("fps", "median_ms", "p90_ms", "p99_ms", "runs", "error_pct")}
             record.at(f"bare loop, {name}")
             workload = network.workload(precision=precision)
-            loop = against_bare_loop(workload, target, rounds_in(share_s))
+            loop = against_bare_loop(workload, target, rounds_in(share_s / 2))
             record.value(name, row | {"our clock / bare loop": loop["ratio"]})
             record.check(f"{name}: equals torch", float(result.equals_torch()), least=1)
             if not settings.rehearsal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from .record import Record, SkipPartError
 from .settings import Settings
 
 STEPS, COMPARED = 20, 3
+SHARED_BYTES = 1 << 30
 LAYOUTS = {11: "camvid-segnet", 19: "cityscapes"}
 SMALL = (96, 192)
 """Images of the comparison with a CPU."""
@@ -36,64 +38,85 @@ def run(record: Record, settings: Settings) -> None:
     precision, batch = "bf16", 2 if settings.rehearsal else 4
     steps = COMPARED if settings.rehearsal else STEPS
     record.value("settings", {"input": list(space.input), "batch": batch, "steps": steps, "precision": precision})
-    for name, stage in (("search", search_stage), ("training", train_stage)):
-        record.at(name)
-        record.value(name, timed(stage, predictor, scratch, steps, batch, settings.device, precision))
     if settings.on_gpu:
         record.at("losses against the CPU's")
         compare_losses(record, scratch, settings.device)
+    for name, stage in (("search", search_stage), ("training", train_stage)):
+        record.at(name)
+        record.value(name, timed(stage, predictor, scratch, steps, batch, settings.device, precision))
 
 
-def search_stage(predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str) -> Path:
+def search_stage(
+    predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str, on_step: Any
+) -> Path:
     """Search for `steps` steps without short trainings at the end; returns the steps' records."""
     from lgc.search.config import SearchConfig
     from lgc.search.engine import search
 
     ends = [predictor.predict(end) for end in (predictor.fastest, predictor.slowest)]
     config = SearchConfig(
-        steps=steps, batch=batch, targets_ms=((sum(ends) / 2,),), samples=8, finalists=2, trials=0, workers=2
+        steps=steps, batch=batch, targets_ms=((sum(ends) / 2,),), samples=8, finalists=2, trials=0, workers=workers()
     )
-    search(predictor, scratch / "data", scratch / "run", config, device=device, precision=precision)
+    search(predictor, scratch / "data", scratch / "run", config, device=device, precision=precision, on_step=on_step)
     return scratch / "run" / "search.jsonl"
 
 
-def train_stage(predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str) -> Path:
+def train_stage(
+    predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str, on_step: Any
+) -> Path:
     """Train what the search found; returns the steps' records."""
     from lgc.search.train_config import TrainConfig
     from lgc.search.training import train
 
-    config = TrainConfig(steps=steps, batch=batch, precision=precision, workers=2)
-    train(scratch / "run", scratch / "data", config, device=device)
+    config = TrainConfig(steps=steps, batch=batch, precision=precision, workers=workers())
+    train(scratch / "run", scratch / "data", config, device=device, on_step=on_step)
     return scratch / "run" / "train.jsonl"
 
 
 def timed(stage: Any, predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str) -> Any:
-    """Return steps a second after the first, the share of time spent waiting for data, and the peak memory."""
+    """Return steps a second in the second half, the share of time spent waiting for data, and the peak memory."""
     import torch
 
     if device != "cpu":
+        torch.cuda.init()  # resetting does not start CUDA itself
         torch.cuda.reset_peak_memory_stats(device)
-    with watched_loading() as marks:
-        records = stage(predictor, scratch, steps, batch, device, precision)
+    done: dict[int, float] = {}
+
+    def on_step(step: int, _: int) -> None:
+        synchronise()
+        done.setdefault(step, time.perf_counter())
+
+    with watched_loading() as loads:
+        records = stage(predictor, scratch, steps, batch, device, precision, on_step)
     losses = [json.loads(line) for line in records.read_text().splitlines()]
-    # a search draws two batches a step: what counts is the time from the end of the first step's loading to the last's
-    marks = marks[len(marks) // steps :]
-    seconds = marks[-1][1] - marks[0][0]
-    waited = sum(end - begun for begun, end in marks)
+    half = steps // 2  # in the first steps cuDNN tries its kernels
+    begin, end = done[half], done[steps]
+    waited = sum(came - asked for asked, came in loads if begin <= asked and came <= end)
     return {
         "steps": len(losses),
-        "steps a second": (steps - 1) / seconds,
-        "waiting for data, %": 100 * waited / seconds,
+        "steps a second": (steps - half) / (end - begin),
+        "waiting for data, %": 100 * waited / (end - begin),
         "peak memory, MiB": None if device == "cpu" else torch.cuda.max_memory_allocated(device) / 2**20,
         "last loss": losses[-1].get("loss"),
     }
 
 
+def workers() -> int:
+    """Return 2 loading processes, or none where shared memory holds no two batches."""
+    return 2 if shutil.disk_usage("/dev/shm").free > SHARED_BYTES else 0
+
+
+def synchronise() -> None:
+    """Wait for the GPU, if one is in use."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 @contextmanager
 def watched_loading() -> Iterator[list[tuple[float, float]]]:
     """Context that notes when each batch was asked for and when it came."""
-    import torch
-
     from lgc.search import batches
 
     marks: list[tuple[float, float]] = []
@@ -102,8 +125,7 @@ def watched_loading() -> Iterator[list[tuple[float, float]]]:
     def watched(*arguments: Any) -> Any:
         loader = iter(load(*arguments))
         while True:
-            if torch.cuda.is_available() and torch.cuda.is_initialized():
-                torch.cuda.synchronize()  # else the wait for the device would pass for one for data
+            synchronise()  # else the wait for the device would pass for one for data
             begun = time.perf_counter()
             batch = next(loader, None)
             if batch is None:

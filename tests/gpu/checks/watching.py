@@ -50,7 +50,7 @@ def run(record: Record, settings: Settings) -> None:
             for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w"):
                 record.check(name, getattr(sample, name) or float("nan"), least=1)
             record.check("throttle reasons readable", float(sample.throttle is not None), least=1)
-            record.check("sample cost, ms", statistics.median(times_us) / 1e3, most=20)
+            record.check("sample cost, ms", statistics.median(times_us) / 1e3, most=50)
             record.at("energy counter")
             energy_steps(record, watch.energy_mj)
     record.at("fingerprint")
