@@ -194,3 +194,12 @@ def test_published_parts_replace_those_that_ran(publish):
 def test_a_rehearsal_is_not_published(publish):
     with pytest.raises(SystemExit, match="is of a rehearsal on a CPU"):
         publish("cpu", "AMD EPYC", p1="passed")
+
+
+@pytest.mark.parametrize("text", ["", None])
+def test_no_results_are_not_published(checks, tmp_path, text):
+    results = tmp_path / "results.jsonl"
+    if text is not None:
+        results.write_text(text)
+    with pytest.raises(SystemExit, match=r"results\.jsonl has no results: name the results\.jsonl that"):
+        checks.page.publish(results, tmp_path)

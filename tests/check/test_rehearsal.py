@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,13 +74,64 @@ def test_parts_without_time_are_not_begun(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("parts", "words"),
-    [("11", "no part 11: there are 1 to 10"), ("two", "'two' is no list of part numbers such as 5,10")],
+    ("option", "value", "words"),
+    [
+        ("--parts", "11", "no part 11: there are 1 to 10"),
+        ("--parts", "two", "'two' is no list of part numbers such as 5,10"),
+        ("--seconds", "0", "'0' is no number of seconds above 0"),
+        ("--seconds", "nan", "'nan' is no number of seconds above 0"),
+        ("--out", "/dev/null", "cannot write to /dev/null: File exists; name another folder with --out"),
+    ],
 )
-def test_unknown_parts_are_refused(tmp_path, parts, words):
-    done = call("--out", tmp_path, "--parts", parts)
+def test_bad_options_are_refused(tmp_path, option, value, words):
+    done = call("--out", tmp_path, option, value)
     assert done.returncode == 2
-    assert words in done.stderr
+    assert done.stderr.splitlines()[-1].endswith(words)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_ended_check_leaves_no_process(tmp_path, sent):
+    marker = f"lgc-check-test-{os.getpid()}-{sent}"
+    command = [
+        sys.executable,
+        str(CHECK),
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+        "--parts",
+        "5",
+        "--seconds",
+        "300",
+    ]
+    check = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"LGC_MARKER": marker})
+    wait_for(lambda: "--- part 5" in read(tmp_path / "check.log"))
+    check.send_signal(sent)
+    _, words = check.communicate(timeout=60)
+    assert check.returncode != 0
+    assert "Traceback" not in words
+    wait_for(lambda: not processes_with(marker))
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "never came true"
+        time.sleep(0.05)
+
+
+def read(path):
+    return path.read_text() if path.exists() else ""
+
+
+def processes_with(marker):
+    """Numbers of the living processes with a word in their environment."""
+    numbers = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if marker.encode() in (folder / "environ").read_bytes():
+                numbers.append(folder.name)
+    return numbers
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -42,10 +43,18 @@ CLOSING_S = 1.0
 
 def main() -> None:
     arguments = parse_arguments()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="lgc-check-") as scratch:
-        make_importable(Path(scratch))
-        lines = run_all(arguments, Path(scratch))
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / LOG).write_text("")
+    except OSError as error:
+        refuse(f"cannot write to {arguments.out}: {error.strerror}; name another folder with --out")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the running part is ended too
+    try:
+        with tempfile.TemporaryDirectory(prefix="lgc-check-") as scratch:
+            make_importable(Path(scratch))
+            lines = run_all(arguments, Path(scratch))
+    except KeyboardInterrupt:
+        sys.exit(f"check.py: interrupted; the parts that ended are in {arguments.out / RESULTS}")
     print(summary(lines))
     sys.exit(any(line["status"] in ("failed", "error", "timed out") for line in lines))
 
@@ -54,11 +63,28 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; made if it is not there")
     parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu for a rehearsal")
-    parser.add_argument("--seconds", type=float, help="time for everything; 520, and 30 on a cpu, if left out")
+    parser.add_argument("--seconds", type=positive, help="time for everything; 520, and 30 on a cpu, if left out")
     parser.add_argument("--parts", type=numbers, help="such as 5,10; these run even if their results are committed")
     arguments = parser.parse_args()
     arguments.seconds = arguments.seconds or (REHEARSAL_SECONDS if arguments.device == "cpu" else FULL_SECONDS)
     return arguments
+
+
+def positive(text: str) -> float:
+    """Return a number of seconds above 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def refuse(words: str) -> NoReturn:
+    """Say what is wrong in one line, and end with exit code 2."""
+    print(f"check.py: {words}", file=sys.stderr)
+    sys.exit(2)
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -89,7 +115,6 @@ def run_all(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]
     """Run the chosen parts in order of number; write and return their lines."""
     start = time.monotonic()
     log = arguments.out / LOG
-    log.write_text("")
     settings = Settings(arguments.device, arguments.out.resolve(), scratch, rehearsal=arguments.device == "cpu")
     warm_imports()
     device_name = name_of(arguments.device, settings, log)
@@ -141,8 +166,7 @@ def name_of(device: str, settings: Settings, log: Path) -> str:
     """Return the device's name, asked for in a process of its own: this one must not start CUDA before it forks."""
     ended: Ended = run_part(Part(0, "device", "device", 60.0, 1.0, ()), settings, settings.limit_s, log)
     if ended.words.startswith("DeviceError: "):
-        print(f"check.py: {ended.words.removeprefix('DeviceError: ')}", file=sys.stderr)
-        sys.exit(2)
+        refuse(ended.words.removeprefix("DeviceError: "))
     return str(ended.values.get("device_name") or f"unknown: {ended.words}")
 
 

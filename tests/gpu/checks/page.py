@@ -6,6 +6,7 @@ newest line of each part counts, and writes the page beside it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -88,8 +89,12 @@ def publish(results: Path, folder: Path) -> Path:
     A part that was not run leaves what is there of it.
     """
     lines = read_lines(results)
+    if not lines:
+        sys.exit(f"{results} has no results: name the results.jsonl that tests/gpu/check.py wrote")
     if lines[0]["device"] == "cpu":
         sys.exit(f"{results} is of a rehearsal on a CPU, which is no evidence of a GPU")
+    if not folder.is_dir():
+        sys.exit(f"no such folder: {folder}")
     device = "-".join("".join(c if c.isalnum() else " " for c in lines[0]["device_name"]).lower().split())
     file = folder / f"gpu-check-{device}.jsonl"
     parts = {line["part"]: line for line in read_lines(file)}
@@ -101,4 +106,8 @@ def publish(results: Path, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    print(publish(Path(sys.argv[1]), Path(sys.argv[2])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="results.jsonl of a check")
+    parser.add_argument("folder", type=Path, help="folder of the committed results, docs/benchmarks")
+    arguments = parser.parse_args()
+    print(publish(arguments.results, arguments.folder))

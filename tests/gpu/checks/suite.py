@@ -49,7 +49,8 @@ def run(record: Record, settings: Settings) -> None:
     plugin = Results(record)
     files = sorted(map(str, (ROOT / "tests" / "gpu").glob("test_*.py")), key=lambda name: name.endswith(SLOWEST))
     code = pytest.main([*files, "-v", "--tb=short", "-p", "no:cacheprovider"], plugins=[plugin])
-    counts = Counter(plugin.outcomes.values()) | {"skipped": plugin.reasons.total()}
+    counts = Counter(plugin.outcomes.values())
+    counts["skipped"] = plugin.reasons.total()
     record.value("counts", dict(counts))
     if not plugin.outcomes:
         reason = plugin.reasons.most_common(1)
