@@ -34,6 +34,7 @@ gpu-check: $(VENV)/.gpu
 	@failed=0; told=$(VENV)/.gpu-told; echo "NOT RUN UNDER TENSORRT: the benchmark broke off, see above" >$$told; \
 	$(BIN)/python tests/gpu/check.py --out $(VENV)/gpu-check || failed=1; \
 	$(BIN)/python tests/gpu/checks/page.py $(VENV)/gpu-check/results.jsonl docs/benchmarks || failed=1; \
+	$(BIN)/python tests/docs/hardware.py || failed=1; \
 	$(BIN)/python tests/bench/gpudeployment.py --device cuda:0 --out docs/benchmarks \
 		--install-words $(VENV)/.gpu-left-out --told $$told || failed=1; \
 	$(BIN)/python tests/bench/run.py --device cuda:0 --precisions fp32 fp16 --out docs/benchmarks || failed=1; \

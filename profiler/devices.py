@@ -116,5 +116,5 @@ def default_device(table_devices: Sequence[str]) -> tuple[str, str | None]:
         if device in present:
             return device, None
     if gpus:
-        return "cpu", f"the table's device {gpus[0]} is not present"
+        return "cpu", f"the table's device {gpus[0]} is not present ({cuda_missing(gpus[0])})"
     return "cpu", "the device of its latency table is unknown" if len(present) > 1 else None

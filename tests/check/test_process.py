@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+MEND = "install it, or gather it with `make gpu-wheels`"
 MODULES = {
     "measures": """
 def run(record, settings):
@@ -45,6 +46,11 @@ def run(record, settings):
     record.value("child", subprocess.Popen(["sleep", "600"]).pid)
     record.at("waiting")
     time.sleep(600)
+""",
+    "groups": """
+import os
+def run(record, settings):
+    record.value("group", os.getpgrp())
 """,
     "prints": """
 import subprocess
@@ -85,7 +91,11 @@ def test_measurements_come_home(ended):
         ("misses", "failed", "y, z"),
         ("skips", "skipped", "no GPU"),
         ("fails", "error", "ValueError: bad"),
-        ("lacks", "error", "missing package: No module named 'no_such_package'; gather it with `make gpu-wheels`"),
+        (
+            "lacks",
+            "error",
+            f"missing package: No module named 'no_such_package'; {MEND}",
+        ),
         ("dies", "error", "ended by signal SIGKILL at: the edge; see the log"),
     ],
 )
@@ -122,9 +132,7 @@ def test_prints_go_to_the_log(ended, tmp_path):
 
 
 def test_a_part_has_a_group_of_its_own(ended):
-    before = os.getpgrp()
-    ended("measures")
-    assert os.getpgrp() == before
+    assert ended("groups").values["group"] != os.getpgrp()
 
 
 @pytest.fixture
@@ -189,6 +197,12 @@ def test_published_parts_replace_those_that_ran(publish):
     page, second = publish("cuda:0", "NVIDIA H100 80GB", p1="passed", p2="committed", p3="not begun", p10="timed out")
     assert second == {1: "passed", 2: "passed", 10: "timed out"}
     assert "| 2 | p2 | passed |" in page.read_text()
+
+
+def test_a_skip_leaves_a_published_pass(publish):
+    publish("cuda:0", "H100", p6="passed")
+    _, lines = publish("cuda:0", "H100", p6="skipped", p4="skipped")
+    assert lines == {4: "skipped", 6: "passed"}
 
 
 def test_a_rehearsal_is_not_published(publish):

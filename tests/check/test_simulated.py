@@ -149,7 +149,7 @@ def test_tables_and_what_needs_them(perform, folders, checks, monkeypatch):
             "values": record.values,
         }
     ]
-    assert "| unseen mape_pct |" in checks.page.page(json.loads(json.dumps(lines)))
+    assert "| unseen / mape_pct |" in checks.page.page(json.loads(json.dumps(lines)))
 
 
 def test_search_and_training(perform, folders, make_table, monkeypatch):

@@ -2,7 +2,7 @@
 
 It needs the machine's own Python and what is installed there: no virtual environment, pip, make, network or git. What
 the machine lacks may lie unpacked in `.gpu-site`, see `make gpu-wheels`. Each part runs in a process with a limit of
-its own and appends one line to DIR/results.jsonl; a part that fails, lacks a package or runs out of time says so there,
+its own and adds one line to DIR/results.jsonl; a part that fails, lacks a package or runs out of time says so there,
 and the next one begins. DIR/check.md is the page of these lines, DIR/check.log what was printed.
 
 `--device cpu` rehearses it with the preset tiny.
@@ -11,11 +11,13 @@ and the next one begins. DIR/check.md is the page of these lines, DIR/check.log 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
 import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036
+    sys.exit("check.py: lgc needs Python 3.11 or later, this is an older one; JetPack 6 has 3.10, JetPack 7 has 3.12")
 import tempfile
 import time
 from dataclasses import replace
@@ -32,7 +34,7 @@ sys.path.insert(0, str(HERE))
 
 from checks import PARTS, Part  # noqa: E402
 from checks.committed import committed_lines, digest  # noqa: E402
-from checks.page import page  # noqa: E402
+from checks.page import merged, page, read_lines, write_lines  # noqa: E402
 from checks.process import Ended, run_part, warm_imports  # noqa: E402
 from checks.settings import Settings  # noqa: E402
 
@@ -45,18 +47,24 @@ def main() -> None:
     arguments = parse_arguments()
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / LOG).write_text("")
+        (arguments.out / LOG).open("a").close()
     except OSError as error:
         refuse(f"cannot write to {arguments.out}: {error.strerror}; name another folder with --out")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the running part is ended too
     try:
         with tempfile.TemporaryDirectory(prefix="lgc-check-") as scratch:
             make_importable(Path(scratch))
             lines = run_all(arguments, Path(scratch))
-    except KeyboardInterrupt:
-        sys.exit(f"check.py: interrupted; the parts that ended are in {arguments.out / RESULTS}")
+    except KeyboardInterrupt as interrupt:
+        print(f"check.py: interrupted; the parts that ended are in {arguments.out / RESULTS}", file=sys.stderr)
+        sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
     print(summary(lines))
-    sys.exit(any(line["status"] in ("failed", "error", "timed out") for line in lines))
+    statuses = {line["status"] for line in lines}
+    sys.exit(bool(statuses & {"failed", "error", "timed out"}) or not statuses & {"passed", "committed"})
+
+
+def interrupt(number: int, _: object) -> NoReturn:
+    """Take a signal as Ctrl-C is taken, so that the running part is ended too."""
+    raise KeyboardInterrupt(number)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -105,6 +113,9 @@ def make_importable(scratch: Path) -> None:
     site.mkdir()
     (site / "lgc").symlink_to(ROOT, target_is_directory=True)
     carried = CARRIED.is_dir() and sys.version_info[:2] == CARRIED_FOR
+    if CARRIED.is_dir() and not carried:
+        wanted = ".".join(map(str, CARRIED_FOR))
+        print(f"{CARRIED.name} is left out: it is for Python {wanted}", file=sys.stderr)
     places = [str(site), *([str(CARRIED)] if carried else [])]
     sys.path[:0] = places
     os.environ["PYTHONPATH"] = os.pathsep.join([*places, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -123,24 +134,21 @@ def run_all(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]
     for needed in {part.needs for part in PARTS if part.number not in committed}:
         committed.pop(needed, None)  # its table is taken by a part that runs
     lines: list[dict[str, Any]] = []
-    with (arguments.out / RESULTS).open("w") as results:
-        for part in PARTS:
-            if arguments.parts is not None and part.number not in arguments.parts:
-                continue
-            left_s = arguments.seconds - (time.monotonic() - start) - CLOSING_S
-            head = {"part": part.number, "name": part.name, "device": arguments.device, "device_name": device_name}
-            line = (
-                head
-                | stamp()
-                | {"code": digest(ROOT, part)}
-                | outcome(part, committed, settings, left_s, log, arguments)
-            )
-            lines.append(line)
-            results.write(json.dumps(line) + "\n")
-            results.flush()
-            os.fsync(results.fileno())
-            print(f"{part.number:2} {part.name}: {line['status']}{told(line)}", file=sys.stderr, flush=True)
-            (arguments.out / PAGE).write_text(page(lines))
+    results = arguments.out / RESULTS
+    earlier = [line for line in read_lines(results) if line["device_name"] == device_name]
+    for part in PARTS:
+        if arguments.parts is not None and part.number not in arguments.parts:
+            continue
+        left_s = arguments.seconds - (time.monotonic() - start) - CLOSING_S
+        head = {"part": part.number, "name": part.name, "device": arguments.device, "device_name": device_name}
+        line = (
+            head | stamp() | {"code": digest(ROOT, part)} | outcome(part, committed, settings, left_s, log, arguments)
+        )
+        lines.append(line)
+        kept = merged(earlier, lines)
+        write_lines(results, kept)
+        print(f"{part.number:2} {part.name}: {line['status']}{told(line)}", file=sys.stderr, flush=True)
+        (arguments.out / PAGE).write_text(page(kept))
     return lines
 
 
@@ -195,4 +203,6 @@ def summary(lines: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
     main()

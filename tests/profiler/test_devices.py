@@ -90,6 +90,9 @@ def test_cuda_is_the_first_gpu(gpus):
     assert cuda_missing("cuda:2") == "there is no cuda:2, only cuda:0, cuda:1"
 
 
+NO_DRIVER = "torch cannot use CUDA: Found no NVIDIA driver on your system; its CUDA 13.0 needs driver 580 or later"
+
+
 @pytest.mark.parametrize(
     ("number", "tables", "device", "reason"),
     [
@@ -97,8 +100,9 @@ def test_cuda_is_the_first_gpu(gpus):
         (2, ["cpu"], "cpu", None),
         (1, ["cuda:0"], "cuda:0", None),
         (2, ["cuda:3", "cpu", "cuda:1"], "cuda:1", None),
-        (0, ["cuda:0"], "cpu", "the table's device cuda:0 is not present"),
-        (1, ["cpu", "cuda:1"], "cpu", "the table's device cuda:1 is not present"),
+        (2, ["cuda:1", "cuda:0"], "cuda:1", None),
+        (0, ["cuda:0"], "cpu", f"the table's device cuda:0 is not present ({NO_DRIVER})"),
+        (1, ["cpu", "cuda:1"], "cpu", "the table's device cuda:1 is not present (there is no cuda:1, only cuda:0)"),
         (0, [], "cpu", None),
         (1, [], "cpu", "the device of its latency table is unknown"),
     ],

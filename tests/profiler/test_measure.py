@@ -242,8 +242,6 @@ class TestEnergy:
             def run_untimed(self, repeats):
                 device.clock.now += 1e-3 * (repeats + 1)
 
-            run = run_untimed
-
         spent = energy_per_run(WithGaps(), lambda: 30 * device.clock.now)
         assert spent == pytest.approx(0.03, rel=0.011)
 

@@ -143,7 +143,10 @@ def test_absent_table_device_is_remarked_on(call, gpu_lut, data, tmp_path):
     words = ("--lut", gpu_lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--json")
     done = call("lgc-search", *words)
     assert done.code == 0, done.err
-    remark = "searching on cpu: the table's device cuda:77 is not present; --device chooses another"
+    remark = (
+        "searching on cpu: the table's device cuda:77 is not present (this torch is a CPU build; install a CUDA build "
+        "of torch); --device chooses another"
+    )
     assert done.err.splitlines().count(remark) == 1
     again = call("lgc-search", *words, "--device", "cpu")
     assert json.loads(again.out) == json.loads(done.out), "a run is resumed on any device"

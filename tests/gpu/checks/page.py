@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-NOT_RUN = ("committed", "not begun")
+NOT_RUN = ("committed", "not begun", "skipped")
+"""Statuses that leave what is known of a part."""
 LONGEST = 120
 """Characters of a value that the page shows."""
 
@@ -21,12 +23,14 @@ LONGEST = 120
 def page(lines: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: an overview, then the checks and values of each part."""
     first = lines[0]
+    rehearsal = ["", "A rehearsal: it proves that the parts run; its numbers mean nothing."]
     out = [
         f"# GPU check on {first['device_name']}",
         "",
         f"Device {first['device']}. Written by `tests/gpu/check.py`.",
+        *(rehearsal if first["device"] == "cpu" else []),
         "",
-        "| part | what | status | seconds | commit | date | |",
+        "| part | what | status | seconds | commit | date | remark |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for line in lines:
@@ -51,14 +55,14 @@ def _checks(line: dict[str, Any]) -> list[str]:
 
 def _values(line: dict[str, Any]) -> list[str]:
     rows = [f"| {name} | {_cell(_short(value))} |" for name, value in _flat(line.get("values", {}))]
-    return ["", "| measured | |", "| --- | --- |", *rows] if rows else []
+    return ["", "| measured | value |", "| --- | --- |", *rows] if rows else []
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield name and value, those of dictionaries under `outer inner`; lists of dictionaries only by their length."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name} ")
+            yield from _flat(value, f"{prefix}{name} / ")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             yield f"{prefix}{name}", f"{len(value)} rows, see the results file"
         else:
@@ -83,6 +87,25 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(row) for row in file.read_text().splitlines()] if file.exists() else []
 
 
+def write_lines(file: Path, lines: list[dict[str, Any]]) -> None:
+    """Write a results file, whole or not at all."""
+    draft = file.with_suffix(".draft")
+    with draft.open("w") as out:
+        out.writelines(f"{json.dumps(line)}\n" for line in lines)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(file)
+
+
+def merged(earlier: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the newest line of each part, in order; one that was not run leaves what is known of it."""
+    parts = {line["part"]: line for line in earlier}
+    for line in lines:
+        if line["status"] not in NOT_RUN or line["part"] not in parts:
+            parts[line["part"]] = line
+    return [parts[number] for number in sorted(parts)]
+
+
 def publish(results: Path, folder: Path) -> Path:
     """Add results to those of their device in `folder`, and write their page; returns the page.
 
@@ -97,10 +120,8 @@ def publish(results: Path, folder: Path) -> Path:
         sys.exit(f"no such folder: {folder}")
     device = "-".join("".join(c if c.isalnum() else " " for c in lines[0]["device_name"]).lower().split())
     file = folder / f"gpu-check-{device}.jsonl"
-    parts = {line["part"]: line for line in read_lines(file)}
-    parts |= {line["part"]: line for line in lines if line["status"] not in NOT_RUN}
-    kept = [parts[number] for number in sorted(parts)]
-    file.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+    kept = merged(read_lines(file), [line for line in lines if line["status"] not in ("committed", "not begun")])
+    write_lines(file, kept)
     file.with_suffix(".md").write_text(page(kept))
     return file.with_suffix(".md")
 

@@ -109,7 +109,7 @@ def perform(part: Part, settings: Settings, record: Record) -> None:
         record.finish("skipped", str(reason))
     except ImportError as error:
         traceback.print_exc()
-        record.finish("error", f"missing package: {error}; gather it with `make gpu-wheels`")
+        record.finish("error", f"missing package: {error}; install it, or gather it with `make gpu-wheels`")
     except Exception as error:
         traceback.print_exc()
         record.finish("error", f"{type(error).__name__}: {error}".splitlines()[0])
