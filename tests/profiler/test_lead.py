@@ -1,11 +1,14 @@
 """Replays are queued ahead of a simulated device, by a simulated host that is slow, or whose launch queue is full."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lgc.errors import MeasurementError
 from lgc.profiler.backends import lead
+from lgc.profiler.backends.cuda_place import CudaPlace
 from lgc.profiler.backends.lead import DECAY, LAUNCH_US, MIN_FACTOR, ReplayQueue, lead_for
 
 DEVICE = "cuda:7"
@@ -99,3 +102,21 @@ def test_no_replays_are_no_work(simulate):
     host = simulate(5.0)
     assert host.fill(ReplayQueue(DEVICE), 0) == []
     assert host.batches == []
+
+
+def test_an_engines_stream_is_held_by_a_spin(monkeypatch):
+    calls = []
+
+    @contextmanager
+    def entered(stream):
+        calls.append(stream)
+        yield
+        calls.append("left")
+
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: (handle, str(device)))
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch.cuda, "_sleep", calls.append)
+    place = CudaPlace.__new__(CudaPlace)
+    place.name, place._stream = "cuda:1", SimpleNamespace(handle=77)
+    place._hold(250.0)
+    assert calls == [(77, "cuda:1"), 250 * lead.CYCLES_PER_US, "left"]
