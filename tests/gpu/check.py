@@ -130,7 +130,8 @@ def run_all(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]
     warm_imports()
     device_name = name_of(arguments.device, settings, log)
     done = {} if arguments.parts else committed_lines(ROOT / "docs" / "benchmarks", device_name)
-    committed = {part.number: file for part in PARTS if (file := done.get((part.number, digest(ROOT, part))))}
+    codes = {part.number: digest(ROOT, part) for part in PARTS}
+    committed = {number: done[number, code] for number, code in codes.items() if (number, code) in done}
     for needed in {part.needs for part in PARTS if part.number not in committed}:
         committed.pop(needed, None)  # its table is taken by a part that runs
     lines: list[dict[str, Any]] = []
@@ -141,9 +142,8 @@ def run_all(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]
             continue
         left_s = arguments.seconds - (time.monotonic() - start) - CLOSING_S
         head = {"part": part.number, "name": part.name, "device": arguments.device, "device_name": device_name}
-        line = (
-            head | stamp() | {"code": digest(ROOT, part)} | outcome(part, committed, settings, left_s, log, arguments)
-        )
+        line = head | stamp() | {"code": codes[part.number]}
+        line |= outcome(part, committed, settings, left_s, log, arguments)
         lines.append(line)
         kept = merged(earlier, lines)
         write_lines(results, kept)
