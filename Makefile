@@ -68,7 +68,7 @@ $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.run
 
 # TensorRT's Python API, from the oldest version served to the newest, without the libraries. Where one cannot be had, the
 # file is not made, its tests are skipped, and the next call tries again.
-$(VENV)/.bindings: tests/profiler/bindings.txt | $(VENV)/bin/python
+$(VENV)/.bindings: tests/profiler/backends/trt/bindings.txt | $(VENV)/bin/python
 	@echo "installing TensorRT's Python bindings into $(VENV)/bindings"
 	@rm -rf $(VENV)/bindings; failed=0; \
 	while read -r package; do \

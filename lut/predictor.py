@@ -25,14 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MismatchError, UnknownNameError, UsageError
-from ..models.architecture import Architecture
-from ..models.costs import Costs, checked, checked_heads, sum_of_picked
-from ..models.operators import ZERO, is_free
-from ..models.opspec import OpSpec
-from ..models.plan import CORE, DENSE, SCOPES, CellPlan
-from ..models.space import SearchSpace
-from .calibration import Correction
-from .table import LatencyTable
+from ..models.space.architecture import Architecture
+from ..models.space.costs import Costs, checked, checked_heads, sum_of_picked
+from ..models.space.operators import ZERO, is_free
+from ..models.space.opspec import OpSpec
+from ..models.space.plan import CORE, DENSE, SCOPES, CellPlan
+from ..models.space.space import SearchSpace
+from .statistics.calibration import Correction
+from .table.table import LatencyTable
 
 if TYPE_CHECKING:
     import pandas as pd

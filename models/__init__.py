@@ -5,14 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .architecture import Architecture
-from .operators import OPERATORS, Operator, get_operator, operator
-from .opspec import OpSpec
-from .plan import SCOPES, CellPlan, Slot
-from .space import PRESETS, SearchSpace
+from .space.architecture import Architecture
+from .space.operators import OPERATORS, Operator, get_operator, operator
+from .space.opspec import OpSpec
+from .space.plan import SCOPES, CellPlan, Slot
+from .space.space import PRESETS, SearchSpace
 
 if TYPE_CHECKING:
-    from .network import LGCNet as LGCNet
+    from .nets.network import LGCNet as LGCNet
 
 __all__ = [
     "OPERATORS",
@@ -33,5 +33,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the torch network only when somebody asks for it."""
     if name == "LGCNet":
-        return import_module(".network", __name__).LGCNet
+        return import_module(".nets.network", __name__).LGCNet
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

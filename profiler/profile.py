@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
-from ..lut.calibration import MIN_NETWORKS, Choice, Report, choose, report, shift
-from ..lut.measurement import Measurement
-from ..lut.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
-from ..lut.table import SETTLED, LatencyTable, network_key
+from ..lut.statistics.calibration import MIN_NETWORKS, Choice, Report, choose, report, shift
+from ..lut.statistics.measurement import Measurement
+from ..lut.table.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
+from ..lut.table.table import SETTLED, LatencyTable, network_key
 from ..lut.target import PRECISIONS, Target
-from ..models.operators import is_free
-from ..models.opspec import OpSpec
-from ..models.plan import CORE, DENSE, SCOPES
-from ..models.space import SearchSpace
+from ..models.space.operators import is_free
+from ..models.space.opspec import OpSpec
+from ..models.space.plan import CORE, DENSE, SCOPES
+from ..models.space.space import SearchSpace
 from .backends import Backend, require
-from .contexts import CARRIERS, CONTEXTS, ISOLATED, register
-from .environment import DEVICE_NAME, fingerprint
-from .filling import Filling
-from .measure import check_protocol, default_statistic
-from .rounds import OnProgress, quiet
-from .workloads import network_workload
+from .machine.environment import DEVICE_NAME, fingerprint
+from .table.worker import Filling
+from .timing.contexts import CARRIERS, CONTEXTS, ISOLATED, register
+from .timing.measure import check_protocol, default_statistic
+from .timing.rounds import OnProgress, quiet
+from .timing.workloads import network_workload
 
 DEFAULT_NETWORKS = 24
 LEFT_OUT_PCT = 5.0
@@ -182,7 +182,7 @@ def interpolate(table: LatencyTable) -> int:
 
     They are marked as interpolated, with what they come from, and give way as soon as they are measured.
     """
-    from ..lut.interpolation import Interpolator
+    from ..lut.statistics.interpolation import Interpolator
 
     entries = {OpSpec.parse(entry.key): entry for entry in table.entries()}
     wanted = [spec for spec, entry in entries.items() if entry.status in (PENDING, INTERPOLATED)]

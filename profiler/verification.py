@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UsageError
-from ..lut.calibration import Report, report
-from ..lut.measurement import Measurement
 from ..lut.predictor import Predictor
-from ..lut.table import LatencyTable, network_key
-from ..models.architecture import Architecture
-from ..models.plan import DENSE, SCOPES
+from ..lut.statistics.calibration import Report, report
+from ..lut.statistics.measurement import Measurement
+from ..lut.table.table import LatencyTable, network_key
+from ..models.space.architecture import Architecture
+from ..models.space.plan import DENSE, SCOPES
 from .backends import Workload, require
-from .environment import fingerprint
-from .measure import measure_rounds
+from .machine.environment import fingerprint
 from .profile import require_machine
-from .rounds import OnProgress, quiet
-from .workloads import network_workload
+from .timing.measure import measure_rounds
+from .timing.rounds import OnProgress, quiet
+from .timing.workloads import network_workload
 
 SENTINELS = 6
 """Networks of the table that are measured again, to see how fast the machine runs now."""

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..lut.predictor import Predictor
-from ..models.architecture import ARCHITECTURE
-from ..models.space import SearchSpace
-from . import checkpoint
-from .blocks import Blocks
-from .choosing import choose
+from ..models.space.architecture import ARCHITECTURE
+from ..models.space.space import SearchSpace
 from .config import SearchConfig
-from .crops import require_crop
+from .constraint.feasibility import common_space, point_name, require_left
+from .constraint.latency import Latency
+from .constraint.refinement import Measure, require_measurable
+from .context import Job, Progress
 from .data.datasets import load_dataset, require_classes, split_halves
-from .fabric import explained_memory, open_fabric
-from .job import Job, Progress
-from .landing import Measure, require_measurable
-from .latency import Latency
-from .losses import balanced_weights
-from .provenance import digest, write_provenance
-from .reach import common_space, point_name, require_left
-from .runs import OnStep, RunFolder
-from .trainer import SupernetTrainer
+from .decisions import Blocks
+from .runtime import checkpoint
+from .runtime.fabric import explained_memory, open_fabric
+from .runtime.provenance import digest, write_provenance
+from .runtime.run_folder import OnStep, RunFolder
+from .selection.finalize import choose
+from .supernet.supernet_trainer import SupernetTrainer
+from .training.crops import require_crop
+from .training.losses import balanced_weights
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

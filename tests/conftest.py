@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lgc.lut import LatencyTable, Target
-from lgc.lut.measurement import Visit
-from lgc.lut.recorder import Recorder
+from lgc.lut.statistics.measurement import Visit
+from lgc.lut.table.recorder import Recorder
 from lgc.models import SearchSpace
 
 # The tests' tensors are small: more threads would mostly wait for each other, and for whatever else the machine does.

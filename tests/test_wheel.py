@@ -13,7 +13,7 @@ import pytest
 import lgc
 
 ROOT = Path(lgc.__file__).parent
-ROOMS = ("profiler", "search", "lut", "models", "tools")
+ROOMS = ("profiler", "search", "lut", "models", "tools", "report")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def wheel(sources, tmp_path_factory):
 
 def expected(sources):
     modules = {name for name in sources if name.endswith(".py") and ("/" not in name or name.split("/")[0] in ROOMS)}
-    presets = {name for name in sources if name.startswith("models/presets/") and name.endswith(".yaml")}
+    presets = {name for name in sources if name.startswith("models/space/presets/") and name.endswith(".yaml")}
     return {f"lgc/{name}" for name in modules | presets | {"py.typed"}}
 
 
@@ -59,7 +59,7 @@ def metadata(wheel, name):
 def test_it_holds_every_module_and_preset_and_nothing_else(wheel, sources):
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == expected(sources)
-    assert {f"lgc/models/presets/{name}.yaml" for name in lgc.models.PRESETS} <= held
+    assert {f"lgc/models/space/presets/{name}.yaml" for name in lgc.models.PRESETS} <= held
 
 
 def test_it_says_what_it_is_and_under_which_licence(wheel):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .console import STARTS_ANEW, JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
+from .cli.console import STARTS_ANEW, JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
 
 if TYPE_CHECKING:
     from ..lut.target import Target
-    from ..profiler.contest import Entrant, Timing
+    from ..profiler.comparison import Entrant, Timing
 
 app = new_app()
 
@@ -53,8 +53,8 @@ def bench(
 
     Example: lgc-bench runs/street other.onnx --peer fast-scnn --input 512x1024
     """
-    from ..models.plan import EXPORT_SCOPES
-    from ..profiler.contest import contest, pairs_of
+    from ..models.space.plan import EXPORT_SCOPES
+    from ..profiler.comparison import contest, pairs_of
 
     if scope not in EXPORT_SCOPES:
         raise UsageError(f"unknown scope {scope!r}; known: {', '.join(EXPORT_SCOPES)}")
@@ -65,7 +65,7 @@ def bench(
     if sizes and all(entrant.kind == "file" for entrant in entrants):
         raise UsageError("ONNX files have sizes of their own: --input is for runs, architectures and peers")
     if plot is not None:
-        from .bench_plot import check_plot, write_plot
+        from ..report.accuracy_speed import check_plot, write_plot
 
         check_plot(entrants, plot)
     if len({entrant.group for entrant in entrants}) > 1:
@@ -85,14 +85,14 @@ def bench(
 
 
 def _peers(everything: bool, named: list[str]) -> list[str]:
-    from ..models.peers import PEERS
+    from ..models.nets.peers import PEERS
 
     return list(dict.fromkeys([*(PEERS if everything else ()), *named]))
 
 
 def _entrants(sources: list[Path], peers: list[str], sizes: list[tuple[int, int]], scope: str) -> list[Entrant]:
     """Everything that is to be timed, at every size asked for; files have but their own."""
-    from ..profiler.contest import file_entrant, peer_entrant, run_entrant
+    from ..profiler.comparison import file_entrant, peer_entrant, run_entrant
 
     if not sources and not peers:
         raise UsageError("nothing to compare: name ONNX files or runs, or take --peers")
@@ -114,8 +114,8 @@ def _targets(device: str, backends: list[str], precisions: list[str], threads: i
     """Every backend in every precision that it offers, each shown to be usable before anything is timed."""
     from ..lut.target import Target
     from ..profiler.backends import get_backend, require
-    from ..profiler.defaults import default_backend
-    from ..profiler.devices import check_device
+    from ..profiler.backends.default import default_backend
+    from ..profiler.machine.devices import check_device
 
     place = check_device(device)
     on_cpu = place == "cpu"
@@ -142,7 +142,7 @@ def _tell_what_is_left_out(entrants: list[Entrant], targets: list[Target], pairs
 def _environment(targets: list[Target]) -> list[dict[str, Any]]:
     """Machine and versions behind the numbers, for each target."""
     from ..profiler.backends import get_backend
-    from ..profiler.environment import fingerprint
+    from ..profiler.machine.environment import fingerprint
 
     return [{"target": str(target), **fingerprint(target, get_backend(target.backend))} for target in targets]
 
@@ -198,7 +198,7 @@ def _table(title: str, rows: list[Timing]) -> Any:
 
 def _published() -> list[dict[str, Any]]:
     """The peers' frame rates as their papers give them."""
-    from ..models.peers import PEERS
+    from ..models.nets.peers import PEERS
 
     return [
         {"name": peer.title, **{key: getattr(rate, key) for key in rate.__dataclass_fields__}}

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import JsonFlag, emit, finite, grid, new_app, progress_bar, run, say, share_cores, step_progress
+from .cli.console import JsonFlag, emit, finite, grid, new_app, progress_bar, run, say, share_cores, step_progress
 
 if TYPE_CHECKING:
     from ..lut.target import Target
-    from ..profiler.rounds import Progress
+    from ..profiler.timing.rounds import Progress
 
 SCENES = {"train": 96, "val": 24, "test": 8}
 TARGET_SHARE = 0.4
@@ -74,8 +74,8 @@ def demo(
     share_cores()
     from ..files import ensure_folder, write_atomic
     from ..lut.target import Target
-    from ..profiler.defaults import default_backend
-    from ..profiler.devices import check_device
+    from ..profiler.backends.default import default_backend
+    from ..profiler.machine.devices import check_device
 
     start = time.monotonic()
     device = check_device(device)
@@ -103,8 +103,8 @@ def _stage(title: str) -> Iterator[Callable[[Progress], None]]:
 
 
 def _scenes(state: Demo, on_progress: Callable[[Progress], None]) -> None:
-    from ..models.space import SearchSpace
-    from ..search.data.writers import write_scenes
+    from ..models.space.space import SearchSpace
+    from ..search.data.synthetic.writers import write_scenes
 
     total, done = sum(SCENES.values()), 0
     on_step = step_progress("drawing", on_progress)
@@ -119,7 +119,7 @@ def _scenes(state: Demo, on_progress: Callable[[Progress], None]) -> None:
 
 
 def _profile(state: Demo, on_progress: Callable[[Progress], None]) -> None:
-    from ..models.space import SearchSpace
+    from ..models.space.space import SearchSpace
     from ..profiler.profile import profile
 
     result = profile(
@@ -131,7 +131,7 @@ def _profile(state: Demo, on_progress: Callable[[Progress], None]) -> None:
 
 def _search(state: Demo, on_progress: Callable[[Progress], None]) -> None:
     from ..lut.predictor import Predictor
-    from ..lut.table import LatencyTable
+    from ..lut.table.table import LatencyTable
     from ..search.config import SearchConfig
     from ..search.engine import search
 
@@ -151,8 +151,8 @@ def _search(state: Demo, on_progress: Callable[[Progress], None]) -> None:
 
 
 def _train(state: Demo, on_progress: Callable[[Progress], None]) -> None:
-    from ..search.train_config import TrainConfig
-    from ..search.training import train
+    from ..search.training.config import TrainConfig
+    from ..search.training.train import train
 
     config = TrainConfig(steps=state.steps[1], batch=8, lr=0.02, init="supernet", seed=state.seed)
     on_step = step_progress("training", on_progress)
@@ -161,12 +161,12 @@ def _train(state: Demo, on_progress: Callable[[Progress], None]) -> None:
 
 
 def _export(state: Demo, on_progress: Callable[[Progress], None]) -> None:
-    from ..lut.table import LatencyTable
-    from ..models.architecture import Architecture
-    from ..models.plan import DENSE
-    from ..models.weights import load_weights
-    from ..profiler import deploy
-    from ..profiler.network import Network
+    from ..lut.table.table import LatencyTable
+    from ..models.nets.weights import load_weights
+    from ..models.space.architecture import Architecture
+    from ..models.space.plan import DENSE
+    from ..profiler.deployment import deploy
+    from ..profiler.deployment.network import Network
 
     architecture = Architecture.load(state.summary["architecture"])
     weights = load_weights(Path(state.summary["weights"]), architecture)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError, FileFormatError, MeasurementError, UsageError
-from .console import STARTS_ANEW, JsonFlag, emit, new_app, parse_percent, progress_bar, run, say
-from .export_show import pages, verdict
+from .cli.console import STARTS_ANEW, JsonFlag, emit, new_app, parse_percent, progress_bar, run, say
+from .cli.export_table import pages, verdict
 
 if TYPE_CHECKING:
-    from ..lut.table import LatencyTable
+    from ..lut.table.table import LatencyTable
     from ..lut.target import Target
     from ..models.images import Pixels
-    from ..profiler.deploy import Result
-    from ..profiler.network import Network
-    from ..profiler.rounds import OnProgress
+    from ..profiler.deployment.deploy import Result
+    from ..profiler.deployment.network import Network
+    from ..profiler.timing.rounds import OnProgress
 
 IMAGES = 32
 """Images that int8 takes its ranges from, and as many others that outputs are compared on."""
@@ -72,8 +72,8 @@ def export(
 
     Example: lgc-export runs/street --onnx --ort --tolerance 5%
     """
-    from ..profiler import deploy
-    from ..profiler.network import FILES
+    from ..profiler.deployment import deploy
+    from ..profiler.deployment.network import FILES
 
     precisions = list(dict.fromkeys(precision or ["fp32"]))
     _check(precisions, scope)
@@ -118,7 +118,7 @@ def _require_comparable(option: str, table: LatencyTable | None, targets: list[T
     Raises:
         UsageError: none will; the message says why.
     """
-    from ..models.plan import SCOPES
+    from ..models.space.plan import SCOPES
 
     mend = "run a backend (--ort, --torch, or --trt on a GPU) that the table of --lut was measured on"
     if scope not in SCOPES:
@@ -141,8 +141,8 @@ def _run(
     on_progress: OnProgress,
 ) -> Result:
     """The network timed on a target, with its engine's file; with the times of layers where asked for, or needed."""
-    from ..models.plan import SCOPES
-    from ..profiler import deploy
+    from ..models.space.plan import SCOPES
+    from ..profiler.deployment import deploy
 
     covered = network.scope in SCOPES
     using = table if table is not None and table.target == target and covered else None
@@ -164,8 +164,8 @@ def _run(
 
 
 def _check(precisions: list[str], scope: str) -> None:
-    from ..models.plan import EXPORT_SCOPES
-    from ..profiler.network import PRECISIONS
+    from ..models.space.plan import EXPORT_SCOPES
+    from ..profiler.deployment.network import PRECISIONS
 
     for name in precisions:
         if name not in PRECISIONS:
@@ -176,9 +176,9 @@ def _check(precisions: list[str], scope: str) -> None:
 
 def _load(source: Path, out: Path | None, scope: str) -> tuple[Network, Path]:
     """The network to deploy, with trained weights where there are any, and the folder for its files."""
-    from ..models.architecture import ARCHITECTURE, Architecture
-    from ..models.weights import WEIGHTS, load_weights
-    from ..profiler.network import Network
+    from ..models.nets.weights import WEIGHTS, load_weights
+    from ..models.space.architecture import ARCHITECTURE, Architecture
+    from ..profiler.deployment.network import Network
 
     run = source if source.is_dir() else source.parent
     architecture = Architecture.load(source / ARCHITECTURE if source.is_dir() else source)
@@ -230,7 +230,7 @@ def _some(paths: list[Path]) -> list[Path]:
 
 def _table(lut: Path | None, network: Network) -> LatencyTable | None:
     """The table named, or the one that the search used if it is still there."""
-    from ..lut.table import LatencyTable
+    from ..lut.table.table import LatencyTable
 
     if lut is not None:
         table = LatencyTable.open(lut)
@@ -259,7 +259,7 @@ def _targets(
     """The targets to run on. An engine runs only where there is a GPU; it is built ahead of time elsewhere."""
     from ..lut.target import Target
     from ..profiler.backends import require
-    from ..profiler.devices import check_device, list_devices
+    from ..profiler.machine.devices import check_device, list_devices
 
     own_device, own_threads = (table.target.device, table.target.threads) if table is not None else ("cpu", 1)
     targets = []

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import lut_files
-from .console import JsonFlag, emit, grid, new_app, parse_percent, progress_bar, run, say
-from .lut_show import TablePath, correction_lines, show, stored_report
+from .cli import lut_files
+from .cli.console import JsonFlag, emit, grid, new_app, parse_percent, progress_bar, run, say
+from .cli.lut_show import TablePath, correction_lines, show, stored_report
 from .profile import report_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..lut.compare import Change, Comparison
+    from ..lut.exchange.compare import Change, Comparison
 
 app = new_app()
 
@@ -43,7 +43,7 @@ def verify(
 
     Example: lgc-lut verify tiny.lut --networks 20 --seed 1
     """
-    from ..lut.table import LatencyTable
+    from ..lut.table.table import LatencyTable
     from ..profiler.verification import verify as verify_table
 
     with LatencyTable.open(table) as opened, progress_bar() as on_progress:
@@ -81,8 +81,8 @@ def diff(
 
     Example: lgc-lut diff monday.lut today.lut --threshold 5%
     """
-    from ..lut.compare import compare
-    from ..lut.table import LatencyTable
+    from ..lut.exchange.compare import compare
+    from ..lut.table.table import LatencyTable
 
     threshold_pct, share_pct = parse_percent(threshold), parse_percent(least_share)
     with LatencyTable.open(a) as opened_a, LatencyTable.open(b) as opened_b:
@@ -170,8 +170,8 @@ def calibrate(
     Example: lgc-lut calibrate tiny.lut --form affine
     """
     from ..errors import MeasurementError
-    from ..lut.calibration import MIN_NETWORKS
-    from ..lut.table import LatencyTable
+    from ..lut.statistics.calibration import MIN_NETWORKS
+    from ..lut.table.table import LatencyTable
     from ..profiler.profile import calibrate as calibrate_table
 
     with LatencyTable.open(table) as opened:

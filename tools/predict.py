@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DataError, MeasurementError, UsageError
-from .console import JsonFlag, emit, grid, new_app, progress_bar, run, say, step_progress
+from .cli.console import JsonFlag, emit, grid, new_app, progress_bar, run, say, step_progress
 
 if TYPE_CHECKING:
     from ..models.images import Pixels
-    from ..profiler.inference import Labels, Segmenter, Spent
-    from .predict_inputs import Job
-    from .predict_paint import Legend, Painter
+    from ..profiler.deployment.inputs import Job
+    from ..profiler.deployment.painting import Legend, Painter
+    from ..profiler.deployment.segmenter import Labels, Segmenter, Spent
 
 PARTS = ("read", "before", "network", "after", "write")
 """Of the time that an image takes: decoding; resizing and normalising; the network; classes; painting, encoding."""
@@ -92,9 +92,9 @@ def predict(
     Example: lgc-predict runs/street photos/ --out predicted
     """
     from ..files import ensure_folder
-    from ..profiler.inference import Segmenter
-    from .predict_inputs import jobs_of
-    from .predict_paint import Legend, Painter
+    from ..profiler.deployment.inputs import jobs_of
+    from ..profiler.deployment.painting import Legend, Painter
+    from ..profiler.deployment.segmenter import Segmenter
 
     file = exported(source)
     jobs = jobs_of(inputs, out, ids=ids)

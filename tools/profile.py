@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
+from .cli.console import JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
 
 if TYPE_CHECKING:
-    from ..lut.calibration import Report
+    from ..lut.statistics.calibration import Report
     from ..lut.target import Target
     from ..profiler.profile import ProfileResult
 
@@ -62,11 +62,11 @@ def profile(
     Example: lgc-profile --device cpu --space tiny --out tiny.lut
     """
     from ..lut.target import Target
-    from ..models.space import SearchSpace
+    from ..models.space.space import SearchSpace
     from ..profiler import profile as profiler
-    from ..profiler.defaults import default_backend
-    from ..profiler.devices import check_device
-    from ..profiler.fleet import profile_on
+    from ..profiler.backends.default import default_backend
+    from ..profiler.machine.devices import check_device
+    from ..profiler.table.multi_device import profile_on
 
     chosen = SearchSpace.load(space)
     if input_size is not None:

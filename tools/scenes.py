@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import JsonFlag, emit, grid, new_app, parse_size, progress_bar, run
+from .cli.console import JsonFlag, emit, grid, new_app, parse_size, progress_bar, run
 
 app = new_app()
 
@@ -29,8 +29,8 @@ def scenes(
 
     Example: lgc-scenes --layout cityscapes --train 24 --val 8 --test 0 --size 256x512 --out scenes
     """
-    from ..profiler.rounds import Progress
-    from ..search.data.writers import write_scenes
+    from ..profiler.timing.rounds import Progress
+    from ..search.data.synthetic.writers import write_scenes
 
     height, width = parse_size(size)
     counts = {"train": train, "val": val, "test": test}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .console import (
+from .cli.console import (
     FROM_CHECKPOINT,
     JsonFlag,
     emit,
@@ -96,7 +96,7 @@ def search(
     Example: lgc-search --lut tiny.lut --data scenes --target-ms 5 --steps 200 --out runs/street
     """
     share_cores()
-    from ..profiler.deploy import ruler_of
+    from ..profiler.deployment.deploy import ruler_of
     from ..search.config import SearchConfig
     from ..search.engine import default_steps
     from ..search.engine import search as run_search
@@ -140,8 +140,8 @@ def search(
 def _open(path: Path, space: str | None, scope: str) -> Predictor:
     """The predictor of a table; a table that nobody should trust blindly is remarked on."""
     from ..lut.predictor import Predictor
-    from ..lut.table import LatencyTable
-    from ..models.space import SearchSpace
+    from ..lut.table.table import LatencyTable
+    from ..models.space.space import SearchSpace
 
     with LatencyTable.open(path) as table:
         predictor = Predictor(SearchSpace.load(space) if space is not None else table.space, table, scope)

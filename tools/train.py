@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .console import (
+from .cli.console import (
     FROM_CHECKPOINT,
     JsonFlag,
     emit,
@@ -77,7 +77,7 @@ def train(
     Example: lgc-train runs/street --data scenes --evaluate --predictions seen
     """
     share_cores()
-    from ..search.train_config import TrainConfig
+    from ..search.training.config import TrainConfig
 
     options = context.params
     if evaluate:
@@ -96,7 +96,7 @@ def _table_devices(source: Path) -> list[str]:
     Raises:
         FileFormatError: `source` holds no architecture.
     """
-    from ..models.architecture import ARCHITECTURE, Architecture
+    from ..models.space.architecture import ARCHITECTURE, Architecture
 
     devices = Architecture.load(source / ARCHITECTURE).provenance.get("devices")
     return [str(name) for name in devices] if isinstance(devices, list) else []
@@ -110,9 +110,9 @@ def _refuse(context: typer.Context, names: set[str], belongs: str) -> None:
 
 
 def _train(options: dict[str, Any]) -> dict[str, Any]:
-    from ..search.train_config import TrainConfig
-    from ..search.training import default_steps
-    from ..search.training import train as run_train
+    from ..search.training.config import TrainConfig
+    from ..search.training.train import default_steps
+    from ..search.training.train import train as run_train
 
     settings = {name: options[name] for name in TrainConfig.model_fields if name in options}
     settings["crop"] = None if options["crop"] is None else parse_size(options["crop"])
@@ -139,7 +139,7 @@ def _train(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evaluate(options: dict[str, Any]) -> dict[str, Any]:
-    from ..search.evaluation import evaluate_run
+    from ..search.training.evaluation import evaluate_run
 
     device = pick_device(options["device"], _table_devices(options["source"]), "scoring")
     with progress_bar() as on_progress:

@@ -12,10 +12,10 @@ from .base import Backend, Runner, Workload
 __all__ = ["BACKENDS", "Backend", "Runner", "Workload", "get_backend", "require"]
 
 BACKENDS = {
-    "onnxruntime": ".ort:OnnxRuntimeBackend",
-    "onnxruntime-tensorrt": ".ort:OnnxRuntimeTensorRTBackend",
-    "tensorrt": ".trt:TensorRTBackend",
-    "torch": ".eager:TorchBackend",
+    "onnxruntime": ".ort.backend:OnnxRuntimeBackend",
+    "onnxruntime-tensorrt": ".ort.backend:OnnxRuntimeTensorRTBackend",
+    "tensorrt": ".trt.backend:TensorRTBackend",
+    "torch": ".torch_.backend:TorchBackend",
 }
 """Backend name -> module and class, relative to this package."""
 

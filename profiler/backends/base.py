@@ -52,7 +52,7 @@ class Workload:
             return self.file
         if self.export is not None:
             return self.export()
-        from ...models.onnx_export import to_onnx
+        from ...models.onnx.export import to_onnx
 
         return to_onnx(self.module(), self.input_shapes, self.dtype)
 

@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 
 from ...errors import DataError, UsageError
 from ...models.images import normalised
-from .augment import augment_pair, resize_pair
 from .labels import IGNORE, LabelMap
 from .layouts import Layout, list_pairs
 from .pairs import Pair
 from .reading import read_image, read_label
+from .views import augment_pair, resize_pair
 
 _Size = tuple[int, int]
 

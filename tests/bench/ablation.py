@@ -11,15 +11,15 @@ from unittest import mock
 import numpy as np
 
 from lgc.lut import LatencyTable, Target
-from lgc.lut.calibration import design
+from lgc.lut.statistics.calibration import design
 from lgc.models import SearchSpace
-from lgc.models.operators import is_free
-from lgc.models.plan import DENSE
-from lgc.profiler import stopping
+from lgc.models.space.operators import is_free
+from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import get_backend
-from lgc.profiler.contexts import CARRIERS, ISOLATED
-from lgc.profiler.environment import fingerprint
+from lgc.profiler.machine.environment import fingerprint
 from lgc.profiler.profile import profile
+from lgc.profiler.timing import stopping
+from lgc.profiler.timing.contexts import CARRIERS, ISOLATED
 
 PACES = {"warm": stopping.CPU_ALONE, "cold": stopping.CPU_PROBE}
 

@@ -61,7 +61,7 @@ class Bench:
         import torch
 
         from lgc.models import SearchSpace
-        from lgc.search.fabric import open_fabric
+        from lgc.search.runtime.fabric import open_fabric
 
         preset, size, batch = CASES[name]
         torch.manual_seed(0)
@@ -72,12 +72,12 @@ class Bench:
         self.fabric = open_fabric("cpu")
 
     def search(self) -> Callable[[], None]:
-        """A step of `lgc.search.trainer`, weights and architecture."""
+        """A step of `lgc.search.supernet.supernet_trainer`, weights and architecture."""
         import numpy as np
 
-        from lgc.search.blocks import Blocks
         from lgc.search.config import SearchConfig
-        from lgc.search.trainer import SupernetTrainer
+        from lgc.search.decisions import Blocks
+        from lgc.search.supernet.supernet_trainer import SupernetTrainer
 
         blocks = Blocks(self.space)
         config = SearchConfig(steps=1000, batch=len(self.batches[0][0]), warm_up=0.0, targets_ms=((1.0,),))
@@ -90,7 +90,7 @@ class Bench:
         import torch
 
         from lgc.models import LGCNet
-        from lgc.search.losses import upsampled_loss
+        from lgc.search.training.losses import upsampled_loss
 
         network = LGCNet(self.space, self.space.sample(seed))
         optimiser = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
@@ -110,7 +110,7 @@ class Bench:
         import torch
         from mixed import MixedNet
 
-        from lgc.search.losses import upsampled_loss
+        from lgc.search.training.losses import upsampled_loss
 
         network = MixedNet(self.space)
         weights = torch.optim.SGD(network.weights(), 0.01, momentum=0.9, weight_decay=3e-4)
@@ -130,7 +130,7 @@ class Bench:
 
 def EvenLatency(blocks: Any, np: Any) -> Any:  # noqa: N802
     """Latencies of a table without measuring one: every operator alike."""
-    from lgc.search.latency import Latency
+    from lgc.search.constraint.latency import Latency
 
     class Even:
         space, correction = blocks.space, None

@@ -23,15 +23,15 @@ from run import HERE, path_of, write
 from turns import in_turns
 
 from lgc.lut import LatencyTable, Predictor, Target
-from lgc.lut.calibration import report
+from lgc.lut.statistics.calibration import report
 from lgc.models import SearchSpace
-from lgc.models.plan import DENSE
+from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.contest import contest, peer_entrant, run_entrant
-from lgc.profiler.environment import fingerprint, pinned
-from lgc.profiler.measure import measure_seconds, placed
-from lgc.profiler.network import INT8, Network, write_onnx
+from lgc.profiler.comparison import contest, peer_entrant, run_entrant
+from lgc.profiler.deployment.network import INT8, Network, write_onnx
+from lgc.profiler.machine.environment import fingerprint, pinned
 from lgc.profiler.profile import profile
+from lgc.profiler.timing.measure import measure_seconds, placed
 from lgc.profiler.verification import at_speed, drift, unseen, with_sentinels
 
 PARTS = ("predicted", "clock", "outputs", "ahead", "peers", "contest")
@@ -148,7 +148,7 @@ def _bare(runner: Any) -> float:
 
 def ahead(space: SearchSpace) -> dict[str, Any]:
     """Presets and random architectures through TensorRT-RTX's parser and ahead-of-time builder."""
-    from lgc.profiler.backends.trt_engine import build_engine
+    from lgc.profiler.backends.trt.engine import build_engine
 
     networks = [(name, SearchSpace.load(name).sample(0)) for name in ("tiny", "lgcnet-camvid", "lgcnet-cityscapes")]
     networks += [(f"{space.name} {index}", one) for index, one in enumerate(space.spread(EXPORTS, SEED))]
@@ -172,14 +172,14 @@ def noise(size: tuple[int, int]) -> tuple[Any, ...]:
 
 
 def engine_library() -> str:
-    from lgc.profiler.backends.trt_loader import load_tensorrt
+    from lgc.profiler.backends.trt.loader import load_tensorrt
 
     return str(load_tensorrt(without_gpu=True))
 
 
 def peers() -> list[dict[str, Any]]:
     """Parameters and MACs of the built-in peers as published, and as the tests count them."""
-    from lgc.models.peers import PEERS
+    from lgc.models.nets.peers import PEERS
 
     sys.path.insert(0, str(HERE.parent / "models"))
     import test_peers as counting
@@ -198,7 +198,7 @@ def peers() -> list[dict[str, Any]]:
 
 def side_by_side(target: Target, scratch: Path) -> list[dict[str, Any]]:
     """The built-in peers and an architecture of ours side by side."""
-    from lgc.models.peers import PEERS
+    from lgc.models.nets.peers import PEERS
 
     file = scratch / "random-lgcnet-cityscapes.json"
     SearchSpace.load("lgcnet-cityscapes").sample(0).save(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from parts import told
+
 from report import head
 
 

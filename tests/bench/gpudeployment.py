@@ -23,8 +23,8 @@ from lgc.errors import DeviceError
 from lgc.lut import Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import BACKENDS, get_backend
-from lgc.profiler.devices import check_device
-from lgc.profiler.environment import fingerprint
+from lgc.profiler.machine.devices import check_device
+from lgc.profiler.machine.environment import fingerprint
 
 NOT_RUN = "NOT RUN UNDER TENSORRT"
 LIMIT_S = 3600

@@ -18,13 +18,13 @@ from turns import against_bare_loop
 
 from lgc.lut import Target
 from lgc.models import Architecture, SearchSpace
-from lgc.models.plan import DENSE, END_TO_END
+from lgc.models.space.plan import DENSE, END_TO_END
 from lgc.profiler.backends import get_backend
-from lgc.profiler.backends.trt import engine_for
-from lgc.profiler.deploy import time_network, write_engine
-from lgc.profiler.environment import fingerprint
-from lgc.profiler.network import INT8, Network
-from lgc.search.data.scenes import generate_scene
+from lgc.profiler.backends.trt.backend import engine_for
+from lgc.profiler.deployment.deploy import time_network, write_engine
+from lgc.profiler.deployment.network import INT8, Network
+from lgc.profiler.machine.environment import fingerprint
+from lgc.search.data.synthetic.scenes import generate_scene
 
 SCOPES = (DENSE, END_TO_END)
 SPREAD, SEED = 9, 4

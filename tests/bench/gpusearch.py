@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import head
 from run import git, write
 
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import Architecture, SearchSpace
-from lgc.models.plan import DENSE
+from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import get_backend
-from lgc.profiler.defaults import default_backend
-from lgc.profiler.deploy import Network, time_network
-from lgc.profiler.devices import check_device
-from lgc.profiler.environment import fingerprint
+from lgc.profiler.backends.default import default_backend
+from lgc.profiler.deployment.deploy import Network, time_network
+from lgc.profiler.machine.devices import check_device
+from lgc.profiler.machine.environment import fingerprint
 from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
-from lgc.search.data.writers import write_scenes
+from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search
+from report import head
 
 LAYOUTS = {11: "camvid-segnet", 19: "cityscapes"}
 SCENES = {"train": 32, "val": 2, "test": 0}

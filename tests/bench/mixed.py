@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from lgc.models import SearchSpace
-from lgc.models.cell import Cell
-from lgc.models.network import Skeleton
-from lgc.models.operators import ZERO
+from lgc.models.nets.cell import Cell
+from lgc.models.nets.network import Skeleton
+from lgc.models.space.operators import ZERO
 
 
 class MixedNet(Skeleton):

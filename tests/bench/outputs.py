@@ -7,13 +7,13 @@ from typing import Any
 
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
-from lgc.models.weights import load_weights
-from lgc.profiler.deploy import write_compared
-from lgc.profiler.network import Network
+from lgc.models.nets.weights import load_weights
+from lgc.profiler.deployment.deploy import write_compared
+from lgc.profiler.deployment.network import Network
 from lgc.search.data.layouts import list_pairs
-from lgc.search.data.writers import write_scenes
-from lgc.search.train_config import TrainConfig
-from lgc.search.training import train
+from lgc.search.data.synthetic.writers import write_scenes
+from lgc.search.training.config import TrainConfig
+from lgc.search.training.train import train
 
 SCENES = {"train": 96, "val": 32, "test": 0}
 SCENES_SEED = 31

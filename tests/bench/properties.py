@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from lgc.lut import LatencyTable, Predictor, Target
-from lgc.lut.compare import compare
-from lgc.lut.interpolation import Interpolator
+from lgc.lut.exchange.compare import compare
+from lgc.lut.statistics.interpolation import Interpolator
 from lgc.models import OpSpec, SearchSpace
-from lgc.models.costs import Costs
+from lgc.models.space.costs import Costs
 from lgc.profiler.profile import profile
 
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lgc.profiler.environment import DEVICE_NAME
+from lgc.profiler.machine.environment import DEVICE_NAME
 
 
 def head(title: str, result: dict[str, Any]) -> list[str]:

@@ -12,11 +12,11 @@ import torch
 
 from lgc.errors import LgcError
 from lgc.models import SearchSpace
-from lgc.models.plan import DENSE
-from lgc.profiler.backends.trt_engine import Builder, device_capability
-from lgc.profiler.backends.trt_loader import load_tensorrt
-from lgc.profiler.backends.trt_runner import EngineRunner
-from lgc.profiler.network import Network
+from lgc.models.space.plan import DENSE
+from lgc.profiler.backends.trt.engine import Builder, device_capability
+from lgc.profiler.backends.trt.loader import load_tensorrt
+from lgc.profiler.backends.trt.runner import EngineRunner
+from lgc.profiler.deployment.network import Network
 
 LIMIT_S = 300
 

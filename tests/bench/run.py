@@ -19,19 +19,19 @@ from typing import Any
 
 import properties
 from ablation import ablation
-from report import ablation_page, markdown
 from usual import usual_error_pct, usual_table
 
 from lgc.errors import LgcError
 from lgc.lut import LatencyTable, Target
 from lgc.models import SearchSpace
-from lgc.models.plan import DENSE
+from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import BACKENDS, get_backend
-from lgc.profiler.deploy import Network, time_network
-from lgc.profiler.devices import check_device
-from lgc.profiler.environment import DEVICE_NAME, fingerprint
+from lgc.profiler.deployment.deploy import Network, time_network
+from lgc.profiler.machine.devices import check_device
+from lgc.profiler.machine.environment import DEVICE_NAME, fingerprint
 from lgc.profiler.profile import profile
 from lgc.profiler.verification import unseen, verify
+from report import ablation_page, markdown
 
 HERE = Path(__file__).resolve().parent
 COMMANDS = tuple(

@@ -28,16 +28,16 @@ from searchpage import page
 
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import Architecture, SearchSpace
-from lgc.models.plan import DENSE
+from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import get_backend
-from lgc.profiler.deploy import Network, ruler_of, time_network
-from lgc.profiler.environment import fingerprint
+from lgc.profiler.deployment.deploy import Network, ruler_of, time_network
+from lgc.profiler.machine.environment import fingerprint
 from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
-from lgc.search.data.writers import write_scenes
+from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search
-from lgc.search.train_config import TrainConfig
-from lgc.search.training import train
+from lgc.search.training.config import TrainConfig
+from lgc.search.training.train import train
 
 SCENES = {"train": 256, "val": 64, "test": 0}
 SCENES_SEED = 20

@@ -15,7 +15,7 @@ from turns import in_turns
 from lgc.errors import MeasurementError
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.base import FIRST_WARM_UP_MS, warm_up
-from lgc.profiler.backends.trt_loader import FULL, RTX
+from lgc.profiler.backends.trt.loader import FULL, RTX
 
 NAMES = {FULL: "trtexec", RTX: "tensorrt_rtx"}
 """Flavour of TensorRT -> its command; an engine of one does not run in the other."""

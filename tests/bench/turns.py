@@ -11,8 +11,8 @@ import numpy as np
 
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.devices import torch_threads
-from lgc.profiler.environment import pinned
+from lgc.profiler.machine.devices import torch_threads
+from lgc.profiler.machine.environment import pinned
 
 ROUNDS = 20
 ROUND_MS = 200.0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from lgc.lut import Target
-from lgc.lut.calibration import Parts, choose
+from lgc.lut.statistics.calibration import Parts, choose
 from lgc.models import OpSpec, SearchSpace
-from lgc.models.operators import is_free
+from lgc.models.space.operators import is_free
 from lgc.profiler.backends import require
-from lgc.profiler.environment import pinned
-from lgc.profiler.measure import placed, prepared
+from lgc.profiler.machine.environment import pinned
+from lgc.profiler.timing.measure import placed, prepared
+from lgc.profiler.timing.workloads import operator_workload
 from lgc.profiler.verification import Checked
-from lgc.profiler.workloads import operator_workload
 
 RUNS = 50
 

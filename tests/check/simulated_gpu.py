@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import torch
 from torch.overrides import TorchFunctionMode
 
-from lgc.profiler.backends import base, cuda_graph, lead
+from lgc.profiler.backends import base
+from lgc.profiler.backends.cuda import graph as cuda_graph
+from lgc.profiler.backends.cuda import replay_queue as lead
 
 NAME, DIGITS = "Simulated GPU", "00000000-0000-0000-0000-000000000000"
 CYCLES_A_SECOND = 2e9

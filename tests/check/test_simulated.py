@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from lgc.models import SearchSpace
-from lgc.profiler.backends import cuda_driver, cuda_place
-from lgc.search.fabric import open_fabric
+from lgc.profiler.backends.cuda import device as cuda_place
+from lgc.profiler.backends.cuda import driver as cuda_driver
+from lgc.search.runtime.fabric import open_fabric
 
 from ..profiler.simulated_cuda import Cuda
 from .simulated_gpu import simulated_gpu
 
 SMALL = (
-    ("lgc.profiler.rounds", "MAX_REPEATS", 4),
-    ("lgc.profiler.measure", "MIN_RUNS", 8),
-    ("lgc.profiler.measure", "ENERGY_S", 0.1),
-    ("lgc.profiler.measure", "ENERGY_BATCH_S", 0.02),
+    ("lgc.profiler.timing.rounds", "MAX_REPEATS", 4),
+    ("lgc.profiler.timing.measure", "MIN_RUNS", 8),
+    ("lgc.profiler.timing.measure", "ENERGY_S", 0.1),
+    ("lgc.profiler.timing.measure", "ENERGY_BATCH_S", 0.02),
     ("checks.protocol", "FLUSH_BYTES", 1 << 16),
     ("checks.clock", "SPIN_CYCLES", 4_000_000),
     ("checks.clock", "BATCHES", 2),
@@ -157,7 +158,7 @@ def test_search_and_training(perform, folders, make_table, monkeypatch):
     searching = importlib.import_module("checks.searching")
     monkeypatch.setattr(searching, "space_of", lambda settings: space)
     monkeypatch.setattr(searching, "SMALL", (32, 64))
-    for module in ("engine", "training"):  # Fabric asks the driver itself for GPUs
+    for module in ("engine", "training.train"):  # Fabric asks the driver itself for GPUs
         name = f"lgc.search.{module}"
         monkeypatch.setattr(
             importlib.import_module(name), "open_fabric", lambda _, precision: open_fabric("cpu", precision)

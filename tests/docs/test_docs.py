@@ -18,12 +18,16 @@ import typer
 from pydantic import BaseModel
 
 from lgc.errors import UsageError
-from lgc.lut import schema
-from lgc.lut.calibration import FORMS
-from lgc.models.space import Fusion, SearchSpace, Stem
-from lgc.profiler.contexts import CONTEXTS
-from lgc.search import choosing, engine, fitting, runs, selection
+from lgc.lut.statistics.calibration import FORMS
+from lgc.lut.table import schema
+from lgc.models.space.space import Fusion, SearchSpace, Stem
+from lgc.profiler.timing.contexts import CONTEXTS
+from lgc.search import engine
 from lgc.search.config import SearchConfig
+from lgc.search.constraint import projection as fitting
+from lgc.search.runtime import run_folder as runs
+from lgc.search.selection import finalize as choosing
+from lgc.search.selection import strategies as selection
 from lgc.tools import search
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,8 +106,8 @@ def test_gpu_recipe_names_the_profiled_table(recipe, call, monkeypatch):
     def stop(space, target, path, **_):
         raise UsageError(str(path))
 
-    monkeypatch.setattr("lgc.profiler.devices.check_device", lambda name: name)
-    monkeypatch.setattr("lgc.profiler.defaults.default_backend", lambda device: "tensorrt")
+    monkeypatch.setattr("lgc.profiler.machine.devices.check_device", lambda name: name)
+    monkeypatch.setattr("lgc.profiler.backends.default.default_backend", lambda device: "tensorrt")
     monkeypatch.setattr("lgc.profiler.profile.profile", stop)
     (words,) = (words for words in plain_commands(README) if words[0] == "lgc-profile")
     assert recipe["lgc-search"]["lut"] == [Path(call(*words).refusal("lgc-profile"))]

@@ -11,14 +11,14 @@ import torch
 from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import SearchSpace
-from lgc.profiler import deploy
 from lgc.profiler.backends import BACKENDS, Workload, get_backend
 from lgc.profiler.backends.base import PIXELS
-from lgc.profiler.environment import fingerprint, same_device
+from lgc.profiler.deployment import deploy
+from lgc.profiler.machine.environment import fingerprint, same_device
 from lgc.profiler.profile import profile
-from lgc.profiler.workloads import network_workload
+from lgc.profiler.timing.workloads import network_workload
 
-from ..profiler import wide_dot
+from ..profiler.backends import wide_dot
 from ..python_process import python_output
 from . import pace
 

@@ -7,10 +7,10 @@ import pytest
 
 from lgc.lut import Target
 from lgc.models import SearchSpace
-from lgc.profiler import deploy
 from lgc.profiler.backends import get_backend
-from lgc.profiler.inference import Segmenter
-from lgc.profiler.network import Network, write_onnx
+from lgc.profiler.deployment import deploy
+from lgc.profiler.deployment.network import Network, write_onnx
+from lgc.profiler.deployment.segmenter import Segmenter
 
 
 def runs_on_gpu(backend):

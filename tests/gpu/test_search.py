@@ -9,13 +9,13 @@ import torch
 
 from lgc.lut import Predictor
 from lgc.models import SearchSpace
-from lgc.profiler.backends.eager import forbid_tf32
+from lgc.profiler.backends.torch_.backend import forbid_tf32
 from lgc.search.config import SearchConfig
-from lgc.search.data.writers import write_scenes
+from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search
-from lgc.search.evaluation import evaluate_run
-from lgc.search.train_config import TrainConfig
-from lgc.search.training import train
+from lgc.search.training.config import TrainConfig
+from lgc.search.training.evaluation import evaluate_run
+from lgc.search.training.train import train
 
 from ..search.runs import require_like_losses
 

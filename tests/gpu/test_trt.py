@@ -13,17 +13,19 @@ from torch.nn import functional as F
 from lgc.errors import FileFormatError, MeasurementError, MismatchError
 from lgc.lut.target import Target
 from lgc.models import SearchSpace
-from lgc.profiler.agreement import file_outputs
-from lgc.profiler.backends import Workload, get_backend, trt, trt_timings
+from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.base import PIXELS
-from lgc.profiler.backends.cache_file import cache_folder
-from lgc.profiler.backends.trt_cache import cached_engine
-from lgc.profiler.backends.trt_engine import build_engine, device_capability
-from lgc.profiler.backends.trt_files import about_path, write_engine_files
-from lgc.profiler.backends.trt_loader import FULL, load_tensorrt
-from lgc.profiler.network import Network
-from lgc.profiler.workloads import network_workload
-from lgc.search.data.scenes import generate_scene
+from lgc.profiler.backends.cache import cache_folder
+from lgc.profiler.backends.trt import backend as trt
+from lgc.profiler.backends.trt import timing_cache as trt_timings
+from lgc.profiler.backends.trt.engine import build_engine, device_capability
+from lgc.profiler.backends.trt.engine_cache import cached_engine
+from lgc.profiler.backends.trt.engine_files import about_path, write_engine_files
+from lgc.profiler.backends.trt.loader import FULL, load_tensorrt
+from lgc.profiler.deployment.network import Network
+from lgc.profiler.deployment.parity import file_outputs
+from lgc.profiler.timing.workloads import network_workload
+from lgc.search.data.synthetic.scenes import generate_scene
 
 from . import pace
 

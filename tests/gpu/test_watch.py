@@ -11,8 +11,8 @@ import torch
 from lgc.lut import Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import get_backend
-from lgc.profiler.watch import watcher
-from lgc.profiler.workloads import network_workload
+from lgc.profiler.machine.monitor import watcher
+from lgc.profiler.timing.workloads import network_workload
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and a CUDA build of torch")
 

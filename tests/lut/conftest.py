@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from lgc.lut import LatencyTable, Target
-from lgc.lut.measurement import Visit
-from lgc.lut.recorder import Recorder
+from lgc.lut.statistics.measurement import Visit
+from lgc.lut.table.recorder import Recorder
 from lgc.models import OpSpec
-from lgc.models.operators import is_free
-from lgc.profiler.contexts import CARRIER, register
+from lgc.models.space.operators import is_free
+from lgc.profiler.timing.contexts import CARRIER, register
 
 ENVIRONMENT = {"device_name": "test machine", "system": "test", "versions": {"onnxruntime": "1.0"}}
 TARGET = Target("cpu", "onnxruntime")

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from lgc.errors import MismatchError, MissingEntryError, UnknownNameError, UsageError
 from lgc.lut import Correction, LatencyTable, Predictor
-from lgc.lut.calibration import FORMS, KINDS, kind_of
+from lgc.lut.statistics.calibration import FORMS, KINDS, kind_of
 from lgc.models import PRESETS, SCOPES, Architecture, SearchSpace
-from lgc.models.costs import Costs
-from lgc.models.operators import is_free, recipe_of
+from lgc.models.space.costs import Costs
+from lgc.models.space.operators import is_free, recipe_of
 
 PREDICTED = [*PRESETS, "mini", "headed"]
 CORRECTIONS = {

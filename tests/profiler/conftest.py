@@ -28,19 +28,26 @@ import pytest
 from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Target
 from lgc.models import OpSpec, SearchSpace
-from lgc.models.operators import get_operator, input_shapes, is_free, macs
-from lgc.models.weights import load_weights
+from lgc.models.nets.weights import load_weights
+from lgc.models.space.operators import get_operator, input_shapes, is_free, macs
 from lgc.profiler import profile, verification
-from lgc.search.data.scenes import generate_scene
-from lgc.search.data.writers import write_scenes
-from lgc.search.train_config import TrainConfig
-from lgc.search.training import train
+from lgc.search.data.synthetic.scenes import generate_scene
+from lgc.search.data.synthetic.writers import write_scenes
+from lgc.search.training.config import TrainConfig
+from lgc.search.training.train import train
 
 OVERHEAD_MS, CONTEXT = 0.05, 1.1
 TARGET = Target("cpu", "onnxruntime")
 QUICK = {"rounds": 6, "networks": 4}
 NO_NETWORKS = {"rounds": 6, "networks": 0}
-TIMED = ("lut.recorder", *(f"profiler.{name}" for name in ("filling", "fleet", "measure", "profile", "rounds")))
+TIMED = (
+    "lut.table.recorder",
+    "profiler.profile",
+    "profiler.table.worker",
+    "profiler.table.multi_device",
+    "profiler.timing.measure",
+    "profiler.timing.rounds",
+)
 """Modules that look at a clock."""
 
 

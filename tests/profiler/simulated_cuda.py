@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from lgc.profiler.backends import cuda_place
+from lgc.profiler.backends.cuda import device as cuda_place
 
 SHAPE = (1, 2, 3, 4)
 STREAM, REPLAY_MS = 77, 0.5

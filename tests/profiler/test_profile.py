@@ -6,17 +6,17 @@ import pytest
 
 from lgc.errors import FileFormatError, MismatchError, OutputError, UsageError
 from lgc.lut import LatencyTable, Target
-from lgc.lut.calibration import FORMS, choose, shift
-from lgc.lut.measurement import Measurement
 from lgc.lut.predictor import Predictor
-from lgc.lut.table import NETWORK, network_key
+from lgc.lut.statistics.calibration import FORMS, choose, shift
+from lgc.lut.statistics.measurement import Measurement
+from lgc.lut.table.table import NETWORK, network_key
 from lgc.models import SCOPES, Architecture, OpSpec, SearchSpace
-from lgc.models.operators import is_free
+from lgc.models.space.operators import is_free
 from lgc.profiler.backends import Workload
-from lgc.profiler.backends.ort import OnnxRuntimeBackend
+from lgc.profiler.backends.ort.backend import OnnxRuntimeBackend
+from lgc.profiler.machine.monitor import Health
 from lgc.profiler.profile import CORE_SHARE, calibrate, profile
-from lgc.profiler.stopping import CPU_NETWORK, CPU_PROBE
-from lgc.profiler.watch import Health
+from lgc.profiler.timing.stopping import CPU_NETWORK, CPU_PROBE
 
 from . import conftest as law
 from .conftest import NO_NETWORKS, QUICK, TARGET, latencies, relative, rows, statuses, truth
@@ -189,7 +189,7 @@ class TestTruth:
         assert result.verification.kendall_tau > 0.9
 
     def test_energy_is_written_down_where_the_device_counts_it(self, device, mini_space, out, monkeypatch):
-        monkeypatch.setattr("lgc.profiler.filling.watcher", lambda target: FakeWatcher(device.clock))
+        monkeypatch.setattr("lgc.profiler.table.worker.watcher", lambda target: FakeWatcher(device.clock))
         result = profile(mini_space, TARGET, out, **QUICK)
         assert result.remarks == []
         for key, energy, latency in rows(out, "key, energy_mj, latency_ms", "subjects"):
@@ -203,7 +203,7 @@ class TestTruth:
 
     def test_what_slowed_the_device_down_is_told(self, device, mini_space, out, monkeypatch):
         reasons = ("thermal slowdown", "idle")
-        monkeypatch.setattr("lgc.profiler.filling.watcher", lambda target: FakeWatcher(device.clock, reasons))
+        monkeypatch.setattr("lgc.profiler.table.worker.watcher", lambda target: FakeWatcher(device.clock, reasons))
         first, second = (profile(mini_space, TARGET, out, networks=count) for count in (0, 4))
         samples = len(rows(out, "session, at_unix_s", "health"))
         assert len(first.remarks) == len(second.remarks) == 1

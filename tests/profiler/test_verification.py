@@ -5,7 +5,7 @@ import pytest
 
 from lgc.errors import MismatchError, MissingEntryError, UsageError
 from lgc.lut import LatencyTable, Predictor, Target
-from lgc.lut.table import network_key
+from lgc.lut.table.table import network_key
 from lgc.models import SearchSpace
 from lgc.profiler import verification
 from lgc.profiler.profile import profile

@@ -10,9 +10,9 @@ import pytest
 
 from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.models import SearchSpace
-from lgc.search import trainer as trainer_module
 from lgc.search.config import SearchConfig
-from lgc.search.data.writers import write_scenes
+from lgc.search.data.synthetic.writers import write_scenes
+from lgc.search.supernet import supernet_trainer as trainer_module
 
 from .runs import config, target_at
 

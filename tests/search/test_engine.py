@@ -18,8 +18,8 @@ from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.models import Architecture
 from lgc.search.config import SearchConfig
 from lgc.search.engine import search
-from lgc.search.train_config import TrainConfig
-from lgc.search.training import train
+from lgc.search.training.config import TrainConfig
+from lgc.search.training.train import train
 
 from .runs import KilledError, checkpoint_of, config, killer, log_of, require_equal_runs, target_at
 
@@ -150,7 +150,7 @@ def test_killed_before_the_first_checkpoint_it_begins_again(street, scenes, shor
 def test_killed_while_choosing_it_trains_no_more(street, scenes, short, tmp_path, monkeypatch):
     search(street, scenes, tmp_path / "whole", short)
     with monkeypatch.context() as patch:
-        patch.setattr("lgc.search.selection.race", lambda *words: killer(0)(0, 0))
+        patch.setattr("lgc.search.selection.strategies.race", lambda *words: killer(0)(0, 0))
         with pytest.raises(KilledError):
             search(street, scenes, tmp_path / "cut", short)
     search(street, scenes, tmp_path / "cut", short, on_step=lambda *_: pytest.fail("trained again"))
@@ -162,7 +162,10 @@ def test_kill_9_of_the_command(street, scenes, tmp_path, call):
     steps, late = 40, 12
     words = ["--lut", street.table_path, "--data", scenes, "--steps", steps, "--batch", 2, "--arch-lr", 0.05]
     words += ["--target-ms", target_at(street, 0.5)]
-    code = "import lgc.search.trainer as t; t.CHECKPOINT_S = 0.0; from lgc.tools.search import main; main()"
+    code = (
+        "import lgc.search.supernet.supernet_trainer as t; t.CHECKPOINT_S = 0.0; "
+        "from lgc.tools.search import main; main()"
+    )
     command = [sys.executable, "-c", code, *map(str, words), "--out", str(tmp_path / "cut")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     log = tmp_path / "cut" / "search.jsonl"

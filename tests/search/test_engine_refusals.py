@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from lgc.errors import DataError, FileFormatError, OutputError, TrainingError, UsageError
-from lgc.search import trainer as trainer_module
 from lgc.search.data.datasets import load_dataset
-from lgc.search.data.writers import write_scenes
+from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search
-from lgc.search.selection import PASSES_OF_A_STEP, passes_of_race
+from lgc.search.selection.strategies import PASSES_OF_A_STEP, passes_of_race
+from lgc.search.supernet import supernet_trainer as trainer_module
 
 from .runs import checkpoint_of, config, log_of, require_equal_runs, target_at
 
@@ -183,7 +183,7 @@ def test_memory_that_ends_while_choosing_is_explained_too(street, scenes, short,
     def greedy(*words):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lgc.search.selection.race", greedy)
+    monkeypatch.setattr("lgc.search.selection.strategies.race", greedy)
     with pytest.raises(TrainingError, match="Lower --batch or --crop"):
         search(street, scenes, tmp_path / "run", short)
     assert checkpoint_of(tmp_path / "run")["step"] == short.steps

@@ -10,12 +10,12 @@ import torch
 from lgc.errors import OutputError, UsageError
 from lgc.lut import Predictor
 from lgc.models import Architecture
-from lgc.search import selection
-from lgc.search.alphas import ArchitectureParameters
-from lgc.search.blocks import plain_fusion
+from lgc.search.decisions import plain_fusion
 from lgc.search.engine import search
-from lgc.search.selection import PASSES_OF_A_STEP, passes_of_race
-from lgc.search.supernet import Supernet
+from lgc.search.selection import strategies as selection
+from lgc.search.selection.strategies import PASSES_OF_A_STEP, passes_of_race
+from lgc.search.supernet.alphas import ArchitectureParameters
+from lgc.search.supernet.supernet import Supernet
 
 from .runs import checkpoint_of, config, log_of, target_at
 

@@ -8,8 +8,8 @@ import pytest
 
 from lgc.search.config import SearchConfig
 from lgc.search.engine import search
-from lgc.search.train_config import TrainConfig
-from lgc.search.training import train
+from lgc.search.training.config import TrainConfig
+from lgc.search.training.train import train
 
 from .runs import losses_of, require_like_losses
 

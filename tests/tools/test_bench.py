@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from lgc.lut import Target
-from lgc.models.plan import DENSE
-from lgc.profiler.contest import Timing
-from lgc.profiler.network import Network, write_onnx
+from lgc.models.space.plan import DENSE
+from lgc.profiler.comparison import Timing
+from lgc.profiler.deployment.network import Network, write_onnx
+from lgc.report.accuracy_speed import front_of, write_plot
 from lgc.tools.bench import tables
-from lgc.tools.bench_plot import front_of, write_plot
 
 SHORT = ("--seconds", "0.1s")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lgc.lut import LatencyTable, Target
-from lgc.lut.recorder import Recorder
+from lgc.lut.table.recorder import Recorder
 from lgc.models import OpSpec
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lgc.lut import LatencyTable, Predictor
 from lgc.models import Architecture
-from lgc.search.data.writers import write_scenes
+from lgc.search.data.synthetic.writers import write_scenes
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,13 @@ import lgc
 from lgc.errors import DataError
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
-from lgc.models.onnx_model import OnnxModel
+from lgc.models.onnx.model import OnnxModel
 from lgc.models.palettes import distinct
-from lgc.profiler.inference import Segmenter
-from lgc.profiler.network import Network, write_onnx
+from lgc.profiler.deployment.network import Network, write_onnx
+from lgc.profiler.deployment.painting import Legend
+from lgc.profiler.deployment.segmenter import Segmenter
+from lgc.profiler.deployment.video import Clip
 from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
-from lgc.tools.predict_paint import Legend
-from lgc.tools.video import Clip
 
 NTSC = Fraction(30000, 1001)
 

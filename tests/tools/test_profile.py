@@ -101,7 +101,7 @@ def test_the_table_is_named_by_space_size_device_backend_and_precision(call, min
 
 def test_a_failed_operator_is_named_and_the_exit_code_is_1(call, mini_yaml, tmp_path, monkeypatch):
     from lgc.errors import MeasurementError
-    from lgc.profiler.backends.ort import OnnxRuntimeBackend
+    from lgc.profiler.backends.ort.backend import OnnxRuntimeBackend
 
     compiled = OnnxRuntimeBackend.compile
 
@@ -134,7 +134,7 @@ def test_a_budget_too_small_for_anything_is_refused(call, mini_yaml, tmp_path, m
     """Each look at the clock finds a minute passed."""
     minutes = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
-    monkeypatch.setattr("lgc.profiler.measure.time", clock)
+    monkeypatch.setattr("lgc.profiler.timing.measure.time", clock)
     words = ["--device", "cpu", "--space", mini_yaml, "--networks", 0, "--out", tmp_path / "t.lut", "--json"]
     line = call("lgc-profile", *words, "--budget", "90s").refusal("lgc-profile")
     assert re.match(r"the budget was used up by compiling 0 of \d+ graphs before anything was measured", line)
@@ -146,7 +146,7 @@ def test_a_budget_that_ends_the_compiling_leaves_entries_for_the_next_call(call,
     clock = SimpleNamespace(monotonic=lambda: 6.0 * next(passed))
     words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
     with monkeypatch.context() as patched:
-        patched.setattr("lgc.profiler.measure.time", clock)
+        patched.setattr("lgc.profiler.timing.measure.time", clock)
         done = call("lgc-profile", *words, "--budget", "4m", "--json")
     result = json.loads(done.out)
     assert (done.code, result["verification"]) == (0, None)

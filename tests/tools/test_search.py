@@ -16,11 +16,11 @@ from lgc.errors import UsageError
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import Architecture, SearchSpace
 from lgc.profiler.profile import profile
-from lgc.search import trainer as trainer_module
 from lgc.search.config import SearchConfig
 from lgc.search.data.layouts import list_pairs
-from lgc.search.data.writers import write_scenes
-from lgc.search.trainer import SupernetTrainer
+from lgc.search.data.synthetic.writers import write_scenes
+from lgc.search.supernet import supernet_trainer as trainer_module
+from lgc.search.supernet.supernet_trainer import SupernetTrainer
 
 SHORT = ("--steps", 4, "--batch", 2)
 
@@ -167,7 +167,9 @@ def test_absent_table_device_is_remarked_on(call, gpu_lut, data, tmp_path):
 def test_search_runs_on_the_tables_device(
     call, make_table, street, data, tmp_path, monkeypatch, tables, options, device
 ):
-    monkeypatch.setattr("lgc.profiler.devices.list_devices", lambda: dict.fromkeys(("cpu", "cuda:0", "cuda:1"), "name"))
+    monkeypatch.setattr(
+        "lgc.profiler.machine.devices.list_devices", lambda: dict.fromkeys(("cpu", "cuda:0", "cuda:1"), "name")
+    )
     monkeypatch.setattr("lgc.search.engine.search", lambda *_, device, **__: stop(device))
 
     def stop(device):

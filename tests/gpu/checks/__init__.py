@@ -33,7 +33,7 @@ SEARCHING = (*MEASURING, "search")
 PARTS = (
     Part(1, "watching", "watching", 10, 2, MEASURING),
     Part(2, "clock", "clock", 25, 3, (*MEASURING, "tests/bench/turns.py")),
-    Part(3, "correctness", "correctness", 45, 4, (*MEASURING, "tests/profiler/wide_dot.py")),
+    Part(3, "correctness", "correctness", 45, 4, (*MEASURING, "tests/profiler/backends/wide_dot.py")),
     Part(4, "engine runner", "engine_runner", 20, 1, MEASURING),
     Part(5, "table fp16", "table", 150, 8, MEASURING),
     Part(6, "protocol", "protocol", 50, 4, (*MEASURING, "tests/bench/usual.py"), needs=5),

@@ -18,8 +18,8 @@ KERNELS = (1, 100)
 
 def run(record: Record, settings: Settings) -> None:
     from lgc.lut import Target
-    from lgc.models.plan import DENSE
-    from lgc.profiler.workloads import network_workload
+    from lgc.models.space.plan import DENSE
+    from lgc.profiler.timing.workloads import network_workload
 
     if settings.on_gpu:
         import torch
@@ -43,7 +43,7 @@ def spins(record: Record, device: Any) -> None:
     """A spin between two events lasts as long as the host waits for it; four times the cycles, four times as long."""
     import torch
 
-    from lgc.profiler.backends.cuda_graph import CudaGraph
+    from lgc.profiler.backends.cuda.graph import CudaGraph
 
     lengths = {}
     for factor in (1, 4):
@@ -69,8 +69,8 @@ def queueing(record: Record, device: Any, kernels: int) -> None:
     """Replays are queued ahead of the device; the launch costs the host what it costs, and the durations none of it."""
     import torch
 
-    from lgc.profiler.backends.cuda_graph import CudaGraph
-    from lgc.profiler.backends.lead import MAX_FACTOR, lead_for
+    from lgc.profiler.backends.cuda.graph import CudaGraph
+    from lgc.profiler.backends.cuda.replay_queue import MAX_FACTOR, lead_for
 
     x = torch.zeros(64, device=device)
 

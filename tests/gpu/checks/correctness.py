@@ -15,7 +15,7 @@ SAME = 1e-5
 
 def run(record: Record, settings: Settings) -> None:
     device = settings.device
-    wide_dot = module_at("tests/profiler/wide_dot.py")
+    wide_dot = module_at("tests/profiler/backends/wide_dot.py")
     record.at("TF32")
     record.check("error of float32 dot products", wide_dot.error_of("torch", device), least=1e-8, most=wide_dot.BOUND)
     record.at("order of replays")
@@ -26,11 +26,11 @@ def run(record: Record, settings: Settings) -> None:
 def compare_outputs(record: Record, settings: Settings) -> None:
     """Logits and classes in each precision and scope, against torch's on this machine's CPU."""
     from lgc.lut import Target
-    from lgc.models.plan import CORE, DENSE, END_TO_END
-    from lgc.profiler.agreement import RANDOM, agreement, passes, reference_outputs, runner_outputs
+    from lgc.models.space.plan import CORE, DENSE, END_TO_END
     from lgc.profiler.backends import get_backend
     from lgc.profiler.backends.base import random_inputs
-    from lgc.profiler.workloads import image_input, network_module, network_workload
+    from lgc.profiler.deployment.parity import RANDOM, agreement, passes, reference_outputs, runner_outputs
+    from lgc.profiler.timing.workloads import image_input, network_module, network_workload
 
     device, backend = settings.device, get_backend("torch")
     architecture = by_size(space_of(settings))[4]
@@ -59,7 +59,7 @@ def order_of_replays(settings: Settings) -> float:
     from lgc.lut import Target
     from lgc.models import SearchSpace
     from lgc.profiler.backends import get_backend
-    from lgc.profiler.workloads import network_workload
+    from lgc.profiler.timing.workloads import network_workload
 
     space = space_of(settings) if settings.rehearsal else SearchSpace.load("tiny")
     workloads = [network_workload(space.sample(seed), "core") for seed in range(GRAPHS)]

@@ -8,6 +8,6 @@ from .settings import Settings
 
 def run(record: Record, settings: Settings) -> None:
     """Record the device's name."""
-    from lgc.profiler.devices import check_device, list_devices
+    from lgc.profiler.machine.devices import check_device, list_devices
 
     record.value("device_name", list_devices()[check_device(settings.device)])

@@ -98,9 +98,9 @@ class Engine:
 def make_runner(engine: Engine) -> Any:
     """Return the real runner of the stand-in."""
     from lgc.errors import MeasurementError
-    from lgc.profiler.backends import trt_runner
-    from lgc.profiler.backends.trt_engine import Engine as Plan
-    from lgc.profiler.backends.trt_loader import FULL, Library
+    from lgc.profiler.backends.trt import runner as trt_runner
+    from lgc.profiler.backends.trt.engine import Engine as Plan
+    from lgc.profiler.backends.trt.loader import FULL, Library
 
     log = SimpleNamespace(logger=None, clear=lambda: None, failure=lambda what: MeasurementError(f"{what}: stand-in"))
     trt_runner.get_log = lambda library: log
@@ -148,8 +148,8 @@ def durations(record: Record, device: str) -> None:
 
     import torch
 
-    from lgc.profiler.backends.cuda_graph import CudaGraph
-    from lgc.profiler.backends.lead import lead_for
+    from lgc.profiler.backends.cuda.graph import CudaGraph
+    from lgc.profiler.backends.cuda.replay_queue import lead_for
 
     place = torch.device(device)
     given, made = (torch.zeros(SHAPE, device=place) for _ in range(2))

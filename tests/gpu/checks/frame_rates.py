@@ -15,10 +15,10 @@ def run(record: Record, settings: Settings) -> None:
     from contextlib import nullcontext
 
     from lgc.lut import LatencyTable, Target
-    from lgc.models.plan import DENSE
-    from lgc.profiler.deploy import time_network
-    from lgc.profiler.network import Network
-    from lgc.profiler.watch import watcher
+    from lgc.models.space.plan import DENSE
+    from lgc.profiler.deployment.deploy import time_network
+    from lgc.profiler.deployment.network import Network
+    from lgc.profiler.machine.monitor import watcher
 
     precision = settings.precision(PRECISION)
     target = Target(settings.device, settings.backend, precision)
@@ -52,8 +52,8 @@ def energy(record: Record, name: str, workload: Any, target: Any, watch: Any) ->
     import statistics
 
     from lgc.profiler.backends import get_backend
-    from lgc.profiler.environment import fingerprint
-    from lgc.profiler.measure import energy_per_run
+    from lgc.profiler.machine.environment import fingerprint
+    from lgc.profiler.timing.measure import energy_per_run
 
     backend = get_backend(target.backend)
     runner = backend.compile(workload, target)

@@ -54,9 +54,9 @@ def isolated(table: Any, scratch: Path) -> dict[str, float] | str:
 
 def builds(settings: Settings, target: Any) -> dict[str, dict[str, Any]]:
     """Return the latency of each of several builds of a network and of a probe, timed in turn, and their spread."""
-    from lgc.models.plan import DENSE
+    from lgc.models.space.plan import DENSE
     from lgc.profiler.backends import get_backend
-    from lgc.profiler.workloads import network_workload
+    from lgc.profiler.timing.workloads import network_workload
 
     workloads = {
         "network": network_workload(by_size(space_of(settings))[4], DENSE),
@@ -80,8 +80,8 @@ def builds(settings: Settings, target: Any) -> dict[str, dict[str, Any]]:
 
 def probe_workloads(settings: Settings) -> list[Any]:
     """Return probes of operators spread over the space."""
-    from lgc.models.operators import is_free
-    from lgc.profiler.contexts import CARRIERS, terms_of
+    from lgc.models.space.operators import is_free
+    from lgc.profiler.timing.contexts import CARRIERS, terms_of
 
     specs = [spec for spec in space_of(settings).specs() if not is_free(spec)]
     return [terms_of(spec, CARRIERS)[0].workload for spec in specs[:: max(len(specs) // PROBES, 1)][:PROBES]]

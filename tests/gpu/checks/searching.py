@@ -25,7 +25,7 @@ LEARNING_RATE = 3e-3
 
 def run(record: Record, settings: Settings) -> None:
     from lgc.lut import LatencyTable, Predictor
-    from lgc.search.data.writers import write_scenes
+    from lgc.search.data.synthetic.writers import write_scenes
 
     path = settings.table("fp16")
     if not path.exists():
@@ -65,8 +65,8 @@ def train_stage(
     predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str, on_step: Any
 ) -> Path:
     """Train what the search found; returns the steps' records."""
-    from lgc.search.train_config import TrainConfig
-    from lgc.search.training import train
+    from lgc.search.training.config import TrainConfig
+    from lgc.search.training.train import train
 
     config = TrainConfig(steps=steps, batch=batch, precision=precision, workers=workers())
     train(scratch / "run", scratch / "data", config, device=device, on_step=on_step)
@@ -117,7 +117,7 @@ def synchronise() -> None:
 @contextmanager
 def watched_loading() -> Iterator[list[tuple[float, float]]]:
     """Context that notes when each batch was asked for and when it came."""
-    from lgc.search import batches
+    from lgc.search.runtime import batches
 
     marks: list[tuple[float, float]] = []
     load = batches._loaded
@@ -143,10 +143,10 @@ def watched_loading() -> Iterator[list[tuple[float, float]]]:
 def compare_losses(record: Record, scratch: Path, device: str) -> None:
     """Losses of the first steps of a training in fp32 at a batch of 2, held against the CPU's."""
     from lgc.models import SearchSpace
-    from lgc.profiler.backends.eager import forbid_tf32
-    from lgc.search.data.writers import write_scenes
-    from lgc.search.train_config import TrainConfig
-    from lgc.search.training import train
+    from lgc.profiler.backends.torch_.backend import forbid_tf32
+    from lgc.search.data.synthetic.writers import write_scenes
+    from lgc.search.training.config import TrainConfig
+    from lgc.search.training.train import train
 
     forbid_tf32()
     space, runs = SearchSpace.load("lgcnet-cityscapes").with_input(*SMALL), module_at("tests/search/runs.py")

@@ -35,8 +35,8 @@ COUNTER_S = 1.5
 def run(record: Record, settings: Settings) -> None:
     from lgc.lut import Target
     from lgc.profiler.backends import BACKENDS, get_backend
-    from lgc.profiler.environment import fingerprint
-    from lgc.profiler.watch import watcher
+    from lgc.profiler.machine.environment import fingerprint
+    from lgc.profiler.machine.monitor import watcher
 
     record.value("versions", {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}})
     device, target = settings.device, Target(settings.device, settings.backend)

@@ -1,0 +1,1 @@
+"""Comparison, merging, import and export of tables."""

@@ -1,0 +1,1 @@
+"""Statistics of latencies: estimates, drift correction, calibration, interpolation."""

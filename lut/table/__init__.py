@@ -1,0 +1,1 @@
+"""The table file: schema, reading, recording, upgrades."""

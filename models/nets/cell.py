@@ -1,0 +1,132 @@
+"""Cells: the same classes carry the supernet, with every candidate on an edge, and the final network, with one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..space.operators import ZERO
+from ..space.opspec import OpSpec
+from ..space.plan import CellPlan
+from .layers import build
+
+
+class Edge(nn.Module):
+    """A searched edge: one operator, or several of which a gate picks one.
+
+    State-dict keys contain the operator's name, so a network with one operator an edge loads a supernet's weights.
+    """
+
+    def __init__(self, specs: Sequence[OpSpec]) -> None:
+        super().__init__()
+        self.names = tuple(spec.operator for spec in specs)
+        self.ops = nn.ModuleDict({spec.operator: build(spec) for spec in specs if spec.operator != ZERO})
+
+    def forward(self, x: Tensor, index: int = 0, gate: Tensor | None = None) -> Tensor | None:
+        """Apply an operator; None stands for `zero`.
+
+        Args:
+            x: input, [N, C, H, W].
+            index: which of the candidates.
+            gate: a scalar of value 1 that the output is multiplied by, so that its gradient reaches the architecture
+                parameters (straight-through); None where none is wanted.
+        """
+        name = self.names[index]
+        if name == ZERO:
+            return None
+        out: Tensor = self.ops[name](x)
+        return out if gate is None else out * gate.to(out.dtype)
+
+
+@dataclass(frozen=True)
+class Path:
+    """The operators that a supernet's cell computes with.
+
+    Attributes:
+        choices: index of the operator of each edge.
+        gates: scalars of value 1 that carry the gradient of the choice, [edges]; None where none is wanted.
+    """
+
+    choices: Sequence[int]
+    gates: Tensor | None = None
+
+
+class Cell(nn.Module):
+    """A cell of the plan: projected inputs, summed edges at every node, nodes concatenated.
+
+    Args:
+        plan: shapes and edges.
+        choices: the operator of every edge; None puts all candidates on every edge.
+    """
+
+    def __init__(self, plan: CellPlan, choices: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.plan = plan
+        self.project = nn.ModuleList(build(source.project) for source in plan.inputs)
+        self.edges = nn.ModuleList()
+        for index, edge in enumerate(plan.edges):
+            kept = edge.candidates if choices is None else [s for s in edge.candidates if s.operator == choices[index]]
+            self.edges.append(Edge(kept))
+        self.concat = build(plan.concat)
+
+    def forward(self, features: Sequence[Tensor], path: Path | None = None) -> Tensor:
+        """Compute the cell.
+
+        Args:
+            features: all features of the network so far, [N, C_i, H_i, W_i] each; the plan says which are inputs.
+            path: what to compute with; needed where edges carry several candidates.
+
+        Returns:
+            [N, nodes * channels, H, W].
+        """
+        states = self.inputs(features)
+        for node in range(self.plan.nodes):
+            states.append(self._node(node, states, path))
+        out: Tensor = self.concat(*states[len(self.plan.inputs) :])
+        return out
+
+    def inputs(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The cell's inputs, brought to its width."""
+        return [
+            project(features[source.feature]) for project, source in zip(self.project, self.plan.inputs, strict=True)
+        ]
+
+    def _node(self, node: int, states: list[Tensor], path: Path | None) -> Tensor:
+        """Sum of the edges into `node`; zeros if none is live, which only a sampled path can have."""
+        total: Tensor | None = None
+        for index in self.plan.edges_into(node):
+            source = states[self.plan.edges[index].source]
+            if path is None:
+                out = self.edges[index](source)
+            else:
+                out = self.edges[index](source, path.choices[index], None if path.gates is None else path.gates[index])
+            if out is not None:
+                total = out if total is None else total + out
+        if total is not None:
+            return total
+        spec = self.plan.add
+        batch = states[0].shape[0]
+        return torch.zeros(batch, spec.c_out, *self._size(states), device=states[0].device, dtype=states[0].dtype)
+
+    def _size(self, states: list[Tensor]) -> tuple[int, int]:
+        """(height, width) of the nodes for the inputs at hand, which need not be of the plan's size."""
+        first = self.plan.edges[0].candidates[0]
+        height, width = states[0].shape[-2:]
+        return -(-height // first.stride), -(-width // first.stride)
+
+
+class FusionCell(Cell):
+    """The dense-connected fusion cell: a cell whose inputs come from every level, resized to one resolution."""
+
+    def __init__(self, plan: CellPlan, choices: Sequence[str] | None = None) -> None:
+        super().__init__(plan, choices)
+        self.resize = nn.ModuleList(
+            nn.Identity() if source.resize is None else build(source.resize) for source in plan.inputs
+        )
+
+    def inputs(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The inputs, projected at their own resolution, then resized to the fusion's."""
+        return [resize(x) for resize, x in zip(self.resize, super().inputs(features), strict=True)]

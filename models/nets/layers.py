@@ -1,0 +1,134 @@
+"""Recipes turned into torch modules."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..space import operators as ops
+from ..space.opspec import OpSpec, strided
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, batch normalisation, ReLU: [N, c_in, H, W] -> [N, c_out, H / stride, W / stride].
+
+    Args:
+        layer: the convolution.
+        act: False leaves out the ReLU.
+    """
+
+    def __init__(self, layer: ops.Conv, *, act: bool = True) -> None:
+        super().__init__()
+        self.conv = _conv(layer, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(layer.c_out)
+        self.act: nn.Module = nn.ReLU(inplace=True) if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the three in turn."""
+        out: Tensor = self.act(self.norm(self.conv(x)))
+        return out
+
+    def fold(self) -> None:
+        """Move the batch normalisation's running statistics into the convolution's weights."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval())
+            self.norm = nn.Identity()
+
+
+class Resample(nn.Module):
+    """Bilinear interpolation of a `Resize` layer: [N, C, *source] -> [N, C, *target]."""
+
+    def __init__(self, layer: ops.Resize) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Interpolate, corners not aligned."""
+        return F.interpolate(x, size=self._size(x), mode="bilinear", align_corners=False)
+
+    def _size(self, x: Tensor) -> tuple[int, int]:
+        height, width = int(x.shape[-2]), int(x.shape[-1])
+        factor = self.layer.factor
+        if (height, width) == self.layer.source:
+            return self.layer.target
+        if self.layer.target > self.layer.source:
+            return height * factor, width * factor
+        return strided(height, factor), strided(width, factor)
+
+
+class Sum(nn.Module):
+    """Sum of two tensors of equal shape."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add them."""
+        return x + y
+
+
+class Concatenate(nn.Module):
+    """Concatenation along the channels."""
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """Concatenate."""
+        return torch.cat(xs, dim=1)
+
+
+class ArgMax(nn.Module):
+    """Index of the largest channel: [N, C, H, W] -> [N, H, W], int64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take the index."""
+        return x.argmax(dim=1)
+
+
+def _conv(layer: ops.Conv, *, bias: bool) -> nn.Conv2d:
+    """The convolution itself, padded so that only the stride changes the size."""
+    return nn.Conv2d(
+        layer.c_in,
+        layer.c_out,
+        layer.kernel,
+        stride=layer.stride,
+        padding=layer.dilation * (layer.kernel // 2),
+        dilation=layer.dilation,
+        groups=layer.groups,
+        bias=bias,
+    )
+
+
+def _layer(layer: ops.Layer) -> nn.Module:
+    match layer:
+        case ops.Conv(plain=True):
+            return _conv(layer, bias=True)
+        case ops.Conv():
+            return ConvNormAct(layer)
+        case ops.MaxPool():
+            return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.kernel // 2)
+        case ops.Resize():
+            return Resample(layer)
+        case ops.Add():
+            return Sum()
+        case ops.Concat():
+            return Concatenate()
+        case ops.ArgMax():
+            return ArgMax()
+
+
+def build(spec: OpSpec) -> nn.Module:
+    """The module of `spec`; inputs of the shapes that `operators.input_shapes` gives."""
+    layers = [_layer(layer) for layer in ops.recipe_of(spec)]
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """A copy of `module` in evaluation mode with every batch normalisation behind a convolution folded into it.
+
+    Those are the ones of `ConvNormAct`; a normalisation in front of its convolution stays.
+    """
+    copied = copy.deepcopy(module).eval()
+    for child in copied.modules():
+        if isinstance(child, ConvNormAct):
+            child.fold()
+    return copied.requires_grad_(False)

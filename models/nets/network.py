@@ -1,0 +1,141 @@
+"""LGCNet: the network of an architecture. The skeleton is shared with the supernet of the search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import MismatchError
+from ..images import IMAGE_MEAN, IMAGE_STD
+from ..space.architecture import Architecture
+from ..space.opspec import OpSpec
+from ..space.space import SearchSpace
+from .cell import Cell, FusionCell, Path
+from .layers import build
+
+
+class Skeleton(nn.Module):
+    """Stem, cells, fusion cell and head of a space.
+
+    Args:
+        space: the search space.
+        choices: operator names for every cell, the fusion's last; None puts all candidates on every edge.
+        head: index of the head's width into the space's `heads`; None takes the space's own.
+    """
+
+    def __init__(
+        self, space: SearchSpace, choices: Sequence[Sequence[str]] | None = None, head: int | None = None
+    ) -> None:
+        super().__init__()
+        self.space = space
+        plan = space.plan
+        names = choices if choices is not None else [None] * len(plan.searched)
+        self.stem = nn.Sequential(*(build(spec) for spec in plan.stem))
+        self.cells = nn.ModuleList(Cell(cell, names[index]) for index, cell in enumerate(plan.cells))
+        self.fusion = FusionCell(plan.fusion, names[-1])
+        self.head = nn.Sequential(*(build(spec) for spec in plan.heads[space.own_head if head is None else head]))
+
+    def compute(self, x: Tensor, paths: Sequence[Path] | None = None) -> Tensor:
+        """Logits at the fusion's resolution.
+
+        Args:
+            x: images, [N, 3, H, W].
+            paths: for every cell, the fusion's last; needed where edges carry several candidates.
+
+        Returns:
+            [N, classes, H / 2**level, W / 2**level].
+        """
+        return self.decode(self.features(x, paths), paths)
+
+    def features(self, x: Tensor, paths: Sequence[Path] | None = None) -> list[Tensor]:
+        """Outputs of the stem and of every backbone cell, [N, C_i, H_i, W_i] each."""
+        features = [self.stem(x)]
+        for index, cell in enumerate(self.cells):
+            features.append(cell(features, None if paths is None else paths[index]))
+        return features
+
+    def decode(self, features: Sequence[Tensor], paths: Sequence[Path] | None = None) -> Tensor:
+        """Logits from the features, by the fusion cell and the head."""
+        fused = self.fusion(features, None if paths is None else paths[-1])
+        logits: Tensor = self.head(fused)
+        return logits
+
+
+class LGCNet(Skeleton):
+    """The network of one architecture (arXiv 2302.08481): [N, 3, H, W] -> [N, classes, H / 8, W / 8] logits.
+
+    Raises:
+        MismatchError: the architecture is of another space.
+    """
+
+    def __init__(self, space: SearchSpace, architecture: Architecture) -> None:
+        if architecture.space.fingerprint != space.fingerprint:
+            raise MismatchError(
+                f"the architecture is of space {architecture.space.name} ({architecture.space.fingerprint}), "
+                f"not {space.name} ({space.fingerprint})"
+            )
+        super().__init__(space, [*architecture.cells, architecture.fusion], architecture.head)
+        self.architecture = architecture
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits at the fusion's resolution, [N, classes, h, w], for images of the space's size."""
+        return self.compute(x)
+
+
+class DenseOutput(nn.Module):
+    """A network in scope `dense`: logits upsampled to the input's size, and the class of each pixel.
+
+    [N, 3, H, W] -> [N, H, W], int64.
+
+    Args:
+        network: gives logits at a stride.
+        dense: what comes after it, `NetworkPlan.dense` of a space.
+    """
+
+    def __init__(self, network: nn.Module, dense: Sequence[OpSpec]) -> None:
+        super().__init__()
+        self.network = network
+        self.dense = nn.Sequential(*(build(spec) for spec in dense))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class of every pixel."""
+        labels: Tensor = self.dense(self.network(x))
+        return labels
+
+
+class FrameOutput(nn.Module):
+    """A network in scope `end-to-end`: from an image's bytes to the class of each pixel as a byte.
+
+    [N, H, W, 3], uint8 RGB -> [N, H, W], uint8. Copies between host and device are the runner's.
+
+    Args:
+        dense: the network in scope `dense`.
+    """
+
+    def __init__(self, dense: DenseOutput) -> None:
+        super().__init__()
+        self.dense = dense
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise as the training did, and compute."""
+        scale, shift = self.get_buffer("scale"), self.get_buffer("shift")
+        image = x.to(scale.dtype).permute(0, 3, 1, 2) * scale + shift  # TensorRT transposes no bytes
+        labels: Tensor = self.dense(image)
+        return labels.to(torch.uint8)
+
+
+def randomise_norms(module: nn.Module, seed: int) -> None:
+    """Give batch normalisations of an untrained network random statistics.
+
+    An untrained network's activations are near zero or of one value; timing and comparing outputs want ordinary ones.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d) and child.running_mean is not None and child.running_var is not None:
+            child.running_mean.copy_(torch.randn(child.num_features, generator=generator) * 0.1)
+            child.running_var.copy_(torch.rand(child.num_features, generator=generator) + 0.5)

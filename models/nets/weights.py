@@ -1,0 +1,39 @@
+"""Weights of a network as a safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from ...errors import FileFormatError
+from ...files import describe, write_atomic
+from ..space.architecture import Architecture
+from .network import LGCNet
+
+WEIGHTS = "weights.safetensors"
+"""Name of the weights' file in a run folder."""
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write a network's weights to a safetensors file, whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_atomic(path, save(tensors))
+
+
+def load_weights(path: Path, architecture: Architecture) -> dict[str, Tensor]:
+    """Read the weights of `architecture` from a safetensors file.
+
+    Raises:
+        FileFormatError: it is damaged, foreign, or of another architecture.
+    """
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise FileFormatError(f"{path} holds no weights: it is {describe(path)} ({error})") from error
+    wanted = {name: tensor.shape for name, tensor in LGCNet(architecture.space, architecture).state_dict().items()}
+    if {name: tensor.shape for name, tensor in tensors.items()} != wanted:
+        raise FileFormatError(f"{path} holds the weights of another architecture")
+    return tensors

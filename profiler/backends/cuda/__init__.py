@@ -1,0 +1,1 @@
+"""CUDA through pycuda and the driver: devices, graphs, timed replays."""

@@ -1,0 +1,1 @@
+"""Backends `onnxruntime` and `onnxruntime-tensorrt`."""

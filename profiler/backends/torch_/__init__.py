@@ -1,0 +1,1 @@
+"""Backend `torch`: eager on a CPU, CUDA graphs on a GPU."""

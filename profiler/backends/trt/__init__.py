@@ -1,0 +1,1 @@
+"""Backend `tensorrt`: TensorRT or TensorRT-RTX."""

@@ -1,0 +1,1 @@
+"""Deployment: export, quantization, parity with torch, inference on images and videos."""

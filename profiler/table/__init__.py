@@ -1,0 +1,1 @@
+"""Workers that fill a latency table, on one device or several."""

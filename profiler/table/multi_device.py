@@ -1,0 +1,110 @@
+"""Several devices that fill one table: shown to be equal first, then one process each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from ...errors import LgcError, MismatchError, UsageError
+from ...lut.target import Target
+from ...models.space.space import SearchSpace
+from ..backends import require
+from ..machine.environment import fingerprint, same_device
+from ..profile import ProfileResult, open_or_create, profile
+from ..timing.rounds import OnProgress, quiet
+
+
+def profile_on(
+    devices: Sequence[str],
+    space: SearchSpace,
+    target: Target,
+    out: Path,
+    *,
+    budget_s: float | None = None,
+    on_progress: OnProgress = quiet,
+    **options: Any,
+) -> ProfileResult:
+    """Fill one table with several equal devices; each takes its share, and what another leaves behind.
+
+    The first device is measured by this process, each other one by a process of its own. A process that dies leaves
+    what it had not finished to the last pass, which is this process's.
+
+    Args:
+        devices: `cuda:0`, `cuda:1`, ...; `cpu` more than once takes other cores each time.
+        space: as for `profile`.
+        target: as for `profile`, on the first device.
+        out: as for `profile`.
+        budget_s: as for `profile`.
+        on_progress: told how far this process is.
+        options: further arguments of `profile`.
+
+    Raises:
+        MismatchError: the devices are not equal; the message says in what.
+        LgcError: see `profile`.
+    """
+    start = time.monotonic()
+    require_equal(devices, target)
+    open_or_create(out, target, space, require(target), options.get("context")).close()
+    common = {**options, "budget_s": budget_s, "share": 1 / len(devices)}
+    spawn = get_context("spawn")
+    others = [
+        spawn.Process(
+            target=_work, args=(space.model_dump(mode="json"), asdict(target), str(out), device, worker, common)
+        )
+        for worker, device in enumerate(devices[1:], start=1)
+    ]
+    for process in others:
+        process.start()
+    try:
+        profile(space, target, out, on_progress=on_progress, **common)
+        for process in others:
+            process.join()
+    finally:
+        for process in others:
+            process.terminate()
+            process.join()
+    left_s = None if budget_s is None else max(budget_s - (time.monotonic() - start), 0.0)
+    try:
+        result = profile(space, target, out, on_progress=on_progress, **{**options, "budget_s": left_s})
+    except UsageError:  # what another process left behind does not fit into the rest of the budget
+        result = profile(space, target, out, **{**options, "budget_s": 0.0})
+    return replace(result, seconds=time.monotonic() - start)
+
+
+def require_equal(devices: Sequence[str], target: Target) -> None:
+    """Show that all devices are as the target's.
+
+    Raises:
+        BackendUnavailableError: the backend does not run on one of them.
+        MismatchError: one is another kind; the message says in what.
+        UsageError: a GPU is named twice, or there are not cores enough for all.
+    """
+    gpus = [device for device in devices if device != "cpu"]
+    if len(set(gpus)) < len(gpus):
+        raise UsageError(f"a GPU is named twice: {', '.join(devices)}; two processes on one would time each other")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not gpus and len(devices) * target.threads > cores:
+        raise UsageError(f"{len(devices)} processes of {target.threads} threads need more than the {cores} cores here")
+    first = fingerprint(target, require(target))
+    for device in devices[1:]:
+        other = replace(target, device=device)
+        differences = same_device(first, fingerprint(other, require(other)))
+        if differences:
+            raise MismatchError(
+                f"{target.device} and {device} are not equal, so they cannot fill one table: {'; '.join(differences)}"
+            )
+
+
+def _work(
+    space: dict[str, Any], target: dict[str, Any], out: str, device: str, worker: int, options: dict[str, Any]
+) -> None:
+    """What another process does: its share, in silence; what goes wrong is left for the last pass to meet."""
+    try:
+        profile(SearchSpace.check(space, "space"), Target(**target), Path(out), device=device, worker=worker, **options)
+    except (LgcError, KeyboardInterrupt):
+        return

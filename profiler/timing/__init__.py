@@ -1,0 +1,1 @@
+"""The timing protocol: workloads, rounds, stopping rules."""

@@ -1,0 +1,92 @@
+"""Operators and networks as workloads: weights and statistics random, batch normalisation folded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ...models.space.architecture import Architecture
+from ...models.space.operators import input_shapes
+from ...models.space.opspec import OpSpec
+from ...models.space.plan import CORE, END_TO_END
+from ..backends import Workload
+from ..backends.base import FLOAT, PIXELS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SEED = 0
+
+
+def operator_workload(spec: OpSpec) -> Workload:
+    """The operator of `spec` alone."""
+
+    def module() -> nn.Module:
+        from ...models.nets.layers import build
+
+        return workload_of(lambda: build(spec))
+
+    return Workload(f"alone/{spec}", input_shapes(spec), module)
+
+
+def workload_of(make: Callable[[], nn.Module]) -> nn.Module:
+    """The module that `make` builds, with random weights and statistics, the same each time, folded."""
+    import torch
+
+    from ...models.nets.layers import folded
+    from ...models.nets.network import randomise_norms
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        module = make()
+    randomise_norms(module, SEED)
+    return folded(module)
+
+
+def network_workload(architecture: Architecture, scope: str, weights: Mapping[str, Tensor] | None = None) -> Workload:
+    """A whole network in a scope, with trained `weights` (a state dict of LGCNet) or random ones."""
+
+    def module() -> nn.Module:
+        from ...models.nets.layers import folded
+
+        return folded(network_module(architecture, scope, weights))
+
+    shape, dtype = image_input(architecture.space.input, scope)
+    return Workload(f"{architecture.space.name} network", (shape,), module, dtype)
+
+
+def network_module(architecture: Architecture, scope: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """The network in evaluation mode, nothing folded."""
+    import torch
+
+    from ...models.nets.network import LGCNet, randomise_norms
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        network = LGCNet(architecture.space, architecture)
+    if weights is None:
+        randomise_norms(network, SEED)
+    else:
+        network.load_state_dict(dict(weights))
+    return in_scope(network, scope, architecture.space.plan.dense)
+
+
+def in_scope(core: nn.Module, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
+    """A network that gives logits, in a scope and in evaluation mode.
+
+    Args:
+        core: [N, 3, H, W] -> [N, classes, h, w].
+        scope: one of `plan.EXPORT_SCOPES`.
+        dense: what comes after the logits.
+    """
+    from ...models.nets.network import DenseOutput, FrameOutput
+
+    if scope == CORE:
+        return core.eval()
+    whole = DenseOutput(core, dense)
+    return (FrameOutput(whole) if scope == END_TO_END else whole).eval()
+
+
+def image_input(size: tuple[int, int], scope: str) -> tuple[tuple[int, ...], str]:
+    """Shape and type of the image that a network takes in a scope."""
+    return ((1, *size, 3), PIXELS) if scope == END_TO_END else ((1, 3, *size), FLOAT)

@@ -1,0 +1,1 @@
+"""Pages from tables, runs and results."""

@@ -1,0 +1,106 @@
+"""The plot of `lgc-bench`: mIoU over frames a second, a page that stands alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BackendUnavailableError, UsageError
+from ..files import ensure_folder, write_atomic
+
+if TYPE_CHECKING:
+    from ..profiler.comparison import Entrant, Timing
+
+REAL_TIME_FPS = 30
+WIDTH, HEIGHT = 960, 600
+
+
+def check_plot(entrants: Sequence[Entrant], path: Path) -> None:
+    """Show that there will be something to plot, and what plots it.
+
+    Raises:
+        UsageError: of no network the mIoU is known at the size it is timed at, or `path` is no .html.
+        OutputError: its folder cannot be made.
+        BackendUnavailableError: plotly is not installed.
+    """
+    if all(entrant.miou is None for entrant in entrants):
+        raise UsageError(
+            "no mIoU is known of any of these networks: the plot shows runs that lgc-train has scored, at the size "
+            "they were scored at"
+        )
+    if path.suffix != ".html":
+        raise UsageError(f"{path}: the plot is a page, so its name ends in .html")
+    ensure_folder(path.parent)
+    if find_spec("plotly") is None:
+        raise BackendUnavailableError('a plot needs plotly: pip install "lgc[report]"')
+
+
+def write_plot(rows: Sequence[Timing], path: Path) -> Path:
+    """Write the networks whose mIoU is known as points, and the front of those that no other beats in both.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from plotly import graph_objects
+
+    scored = [row for row in rows if row.miou is not None]
+    figure = graph_objects.Figure()
+    groups: dict[str, list[Timing]] = {}
+    for row in scored:
+        where = f"{row.backend} {row.device} {row.precision}, {row.input}, {row.scope}"
+        groups.setdefault(where, []).append(row)
+    for where, members in groups.items():
+        figure.add_scatter(
+            x=[row.fps for row in members],
+            y=[row.miou for row in members],
+            text=[row.name for row in members],
+            customdata=[
+                [row.median_ms, row.p99_ms, row.parameters / 1e6, row.macs / 1e9, row.scored_on] for row in members
+            ],
+            hovertemplate="%{text}: %{y:.1f} % at %{x:.1f} FPS<br>median %{customdata[0]:.2f} ms, p99 "
+            "%{customdata[1]:.2f} ms<br>%{customdata[2]:.2f} M parameters, %{customdata[3]:.2f} GMACs"
+            "<br>mIoU of %{customdata[4]}<extra></extra>",
+            mode="markers+text",
+            textposition="top center",
+            marker={"size": 11},
+            name=where,
+        )
+    for one in dict.fromkeys((row.input, row.scope) for row in scored):
+        front = front_of([row for row in scored if (row.input, row.scope) == one])
+        figure.add_scatter(
+            x=[row.fps for row in front],
+            y=[row.miou for row in front],
+            mode="lines",
+            line={"dash": "dot", "width": 1, "color": "grey"},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    figure.update_layout(
+        template="simple_white",
+        width=WIDTH,
+        height=HEIGHT,
+        title="mIoU over frame rate: measured side by side, batch 1",
+        xaxis={"title": "frames a second (1000 / median ms)", "rangemode": "tozero"},
+        yaxis={"title": "mIoU, %"},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.18},
+    )
+    if max(row.fps for row in scored) > REAL_TIME_FPS:
+        figure.add_vline(
+            x=REAL_TIME_FPS,
+            line={"color": "lightgrey", "width": 1},
+            annotation_text="30 FPS",
+            annotation_position="bottom right",
+        )
+    write_atomic(path, figure.to_html(include_plotlyjs=True, full_html=True))
+    return path
+
+
+def front_of(rows: Sequence[Timing]) -> list[Timing]:
+    """Those that no other beats in frame rate and mIoU at once, the fastest first."""
+    front: list[Timing] = []
+    for row in sorted(rows, key=lambda row: (-row.fps, -(row.miou or 0.0))):
+        if not front or (row.miou or 0.0) > (front[-1].miou or 0.0):
+            front.append(row)
+    return front

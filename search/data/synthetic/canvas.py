@@ -1,0 +1,131 @@
+"""A picture and its label drawn with the same strokes, seen through a pinhole camera on a street.
+
+Lengths are metres: x to the right of the camera, y above the ground, z ahead. Positions in the picture are pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
+
+from PIL import Image, ImageDraw
+
+from ..labels import TrainId
+
+Point = tuple[float, float]
+Colour = tuple[float, float, float]
+
+NEAR_M = 1.2
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where a point of the street lies in the picture.
+
+    Attributes:
+        width: of the picture, pixels.
+        height: of the picture, pixels.
+        focal: focal length, pixels.
+        horizon: row of the horizon at the middle of the picture, pixels.
+        eye: height of the camera above the ground, metres.
+        roll: slope of the horizon.
+        bend: curvature of the street, 1/metres: it moves sideways by `bend * z * z`.
+    """
+
+    width: int
+    height: int
+    focal: float
+    horizon: float
+    eye: float
+    roll: float
+    bend: float
+
+    def project(self, x: float, y: float, z: float) -> Point:
+        """Return (column, row) in pixels; what is nearer than `NEAR_M` is seen from there."""
+        z = max(z, NEAR_M)
+        offset = self.focal * (x / z + self.bend * z)
+        offset = max(-6.0 * self.width, min(6.0 * self.width, offset))
+        row = self.horizon + self.focal * (self.eye - y) / z + self.roll * offset
+        return self.width / 2 + offset, max(-6.0 * self.height, min(6.0 * self.height, row))
+
+    def scale(self, z: float) -> float:
+        """Return pixels per metre at distance `z`."""
+        return self.focal / max(z, NEAR_M)
+
+
+class Canvas:
+    """Draws into an RGB image, a label of train ids and a map of shade (255 lit, 0 black) at once."""
+
+    def __init__(self, camera: Camera, haze: Colour, visibility: float) -> None:
+        """Start empty; colours fade into `haze` with the distance, by two thirds at `visibility` metres."""
+        self.camera = camera
+        size = (camera.width, camera.height)
+        self.image = Image.new("RGB", size)
+        self.label = Image.new("L", size, int(TrainId.VOID))
+        self.shade = Image.new("L", size, 255)
+        self._paint = ImageDraw.Draw(self.image)
+        self._mark = ImageDraw.Draw(self.label)
+        self._dim = ImageDraw.Draw(self.shade)
+        self._haze = haze
+        self._visibility = visibility
+
+    def tint(self, colour: Colour, z: float) -> tuple[int, int, int]:
+        """Return `colour` as it looks from `z` metres away, in 0..255."""
+        lost = 1.0 - exp(-max(z, 0.0) / self._visibility)
+        (red, green, blue), (haze_red, haze_green, haze_blue) = colour, self._haze
+        return (
+            min(255, int(red + (haze_red - red) * lost)),
+            min(255, int(green + (haze_green - green) * lost)),
+            min(255, int(blue + (haze_blue - blue) * lost)),
+        )
+
+    def polygon(self, points: Sequence[Point], colour: Colour | None, what: TrainId | None, z: float = 0.0) -> None:
+        """Fill a polygon of pixels; `colour` None leaves the image, `what` None leaves the label as it is."""
+        shape = list(points)
+        if colour is not None:
+            self._paint.polygon(shape, fill=self.tint(colour, z))
+        if what is not None:
+            self._mark.polygon(shape, fill=int(what))
+
+    def ellipse(self, centre: Point, radii: Point, colour: Colour | None, what: TrainId | None, z: float = 0.0) -> None:
+        """Fill an ellipse given by its centre and its two radii, pixels."""
+        (cx, cy), (rx, ry) = centre, radii
+        box = (cx - rx, cy - ry, cx + rx, cy + ry)
+        if colour is not None:
+            self._paint.ellipse(box, fill=self.tint(colour, z))
+        if what is not None:
+            self._mark.ellipse(box, fill=int(what))
+
+    def stroke(self, ends: Sequence[Point], width: float, colour: Colour, what: TrainId | None, z: float = 0.0) -> None:
+        """Draw a line through `ends`, at least one pixel wide."""
+        pixels = max(1, round(width))
+        line = list(ends)
+        self._paint.line(line, fill=self.tint(colour, z), width=pixels)
+        if what is not None:
+            self._mark.line(line, fill=int(what), width=pixels)
+
+    def darken(self, points: Sequence[Point], level: int) -> None:
+        """Cast a shadow over a polygon of pixels; `level` is what is left of the light, 0..255."""
+        self._dim.polygon(list(points), fill=level)
+
+    def upright(
+        self, corners: tuple[float, float, float, float], y: tuple[float, float], colour: Colour, what: TrainId | None
+    ) -> list[Point]:
+        """Fill an upright rectangle that stands over the ground line (x0, z0)-(x1, z1); return its four pixels."""
+        x0, z0, x1, z1 = corners
+        low, high = y
+        place = self.camera.project
+        shape = [place(x0, low, z0), place(x1, low, z1), place(x1, high, z1), place(x0, high, z0)]
+        self.polygon(shape, colour, what, (z0 + z1) / 2)
+        return shape
+
+    def ground(
+        self, xs: tuple[float, float], zs: Sequence[float], colour: Colour, what: TrainId | None, y: float = 0.0
+    ) -> None:
+        """Fill the strip of ground between the lines x0 and x1, following the bend through the distances `zs`."""
+        place = self.camera.project
+        for near, far in itertools.pairwise(zs):
+            shape = [place(xs[0], y, near), place(xs[1], y, near), place(xs[1], y, far), place(xs[0], y, far)]
+            self.polygon(shape, colour, what, near)

@@ -1,0 +1,177 @@
+"""Generated street scenes with exact labels: for tests and demonstrations where no real data set can be had.
+
+They are made to tell networks apart. Road, pavement, walls and blank facades share one grey, so that only context
+names them; poles, signs and distant people are a few pixels wide; light, haze, texture, shadows and noise vary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from ....errors import UsageError
+from ..labels import LabelMap, TrainId
+from .actors import clutter, cycle, person, pole, tree, vehicle
+from .canvas import Camera, Canvas
+from .street import Street, draw_street, paint_fronts, paint_ground
+from .weather import Weather, develop, draw_weather, paint_sky
+
+MIN_SIDE = 32
+
+_Standing = list[tuple[float, Callable[[], None]]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One generated picture.
+
+    Attributes:
+        image: RGB, uint8 [H, W, 3].
+        label: Cityscapes train ids, uint8 [H, W]; 255 is void.
+    """
+
+    image: npt.NDArray[np.uint8]
+    label: LabelMap
+
+
+def generate_scene(seed: int, index: int, size: tuple[int, int]) -> Scene:
+    """Draw scene number `index` of the series `seed`.
+
+    The same arguments give the same bits (with the same numpy and Pillow). Another `size` of the same proportions shows
+    the same street with the same things at the same places; only noise and texture are drawn anew.
+
+    Args:
+        seed: of the series, 0 or more.
+        index: of the scene, 0 or more.
+        size: height and width, pixels, each at least 32.
+
+    Raises:
+        UsageError: for a negative seed or index, or a smaller size.
+    """
+    check_scene(seed, size, index)
+    height, width = size
+    plan, grain = (np.random.default_rng(s) for s in np.random.SeedSequence((seed, index)).spawn(2))
+    weather = draw_weather(plan)
+    canvas = Canvas(_camera(plan, height, width), weather.sky_low, weather.visibility)
+    street = draw_street(plan)
+    paint_sky(canvas, weather, plan)
+    paint_ground(canvas, street, plan)
+    paint_fronts(canvas, street, plan)
+    _cast_shadows(canvas, street, weather, plan)
+    for _, draw in sorted(_populate(canvas, street, plan), key=lambda thing: -thing[0]):
+        draw()
+    if plan.random() < 0.3:
+        _bonnet(canvas, plan)
+    image, label = develop(canvas, weather, grain)
+    return Scene(image, label)
+
+
+def check_scene(seed: int, size: tuple[int, int], index: int = 0) -> None:
+    """Check the arguments of `generate_scene` without drawing.
+
+    Raises:
+        UsageError: for a negative seed or index, or a size below 32x32.
+    """
+    if seed < 0 or index < 0:
+        raise UsageError(f"a scene's seed and index must be 0 or more, got seed {seed} and index {index}")
+    if min(size) < MIN_SIDE:
+        raise UsageError(
+            f"scenes of {size[0]}x{size[1]} pixels are too small: at least {MIN_SIDE}x{MIN_SIDE} is needed"
+        )
+
+
+def _camera(rng: np.random.Generator, height: int, width: int) -> Camera:
+    """Draw where the camera stands and looks."""
+    return Camera(
+        width=width,
+        height=height,
+        focal=float(rng.uniform(0.75, 1.15)) * float(np.sqrt(width * height)),
+        horizon=float(rng.uniform(0.36, 0.5)) * height,
+        eye=float(rng.uniform(1.2, 1.9)),
+        roll=float(rng.normal(0, 0.008)),
+        bend=float(rng.normal(0, 0.0012)),
+    )
+
+
+def _cast_shadows(canvas: Canvas, street: Street, weather: Weather, rng: np.random.Generator) -> None:
+    """Let the houses of one side shade the road: an edge in the picture that is none in the label."""
+    if weather.sun < 0.3 or rng.random() < 0.35:
+        return
+    side = 1 if rng.random() < 0.5 else -1
+    level = int(255 * (1 - 0.55 * weather.sun))
+    place = canvas.camera.project
+    z = float(rng.uniform(0, 4))
+    while z < 80:
+        far = z + float(rng.uniform(4, 18))
+        reach = street.front(side) - side * float(rng.uniform(2, 8))
+        edge = street.front(side)
+        canvas.darken([place(edge, 0, z), place(reach, 0, z), place(reach, 0, far), place(edge, 0, far)], level)
+        z = far + float(rng.uniform(0, 6))
+
+
+def _distance(rng: np.random.Generator, near: float, far: float) -> float:
+    """Draw a distance so that every scale of the picture gets its share: uniform in its logarithm, metres."""
+    return float(np.exp(rng.uniform(np.log(near), np.log(far))))
+
+
+def _populate(canvas: Canvas, street: Street, rng: np.random.Generator) -> _Standing:
+    """Choose what stands where: (distance, a call that draws it). Every thing draws from a generator of its own."""
+    things: _Standing = []
+
+    def add(z: float, draw: Callable[..., None], *args: object) -> None:
+        things.append((z, partial(draw, canvas, np.random.default_rng(rng.integers(2**63)), *args)))
+
+    for side in (-1, 1):
+        kerb, front = street.kerb(side), street.front(side)
+        parked = kerb - side * 1.1
+        if rng.random() < 0.6:
+            z = float(rng.uniform(5, 14))
+            while z < 70:
+                if rng.random() < 0.65:
+                    add(z, vehicle, TrainId.CAR, parked, z)
+                z += float(rng.uniform(5.2, 8))
+        for _ in range(int(rng.integers(1, 5))):
+            z = _distance(rng, 5, 60)
+            add(z, pole, kerb + side * 0.35, z, side)
+        for _ in range(int(rng.poisson(1.6))):
+            z = _distance(rng, 7, 80)
+            add(z, tree, front - side * float(rng.uniform(-2.5, 0.6)), z)
+        for _ in range(int(rng.poisson(2.4))):
+            z = _distance(rng, 4.5, 60)
+            add(z, person, float(rng.uniform(min(kerb, front), max(kerb, front))), z)
+        for _ in range(int(rng.poisson(0.8))):
+            z = _distance(rng, 5, 40)
+            what = TrainId.BICYCLE if rng.random() < 0.75 else TrainId.MOTORCYCLE
+            add(z, cycle, kerb + side * 0.8, z, what, False)
+        for _ in range(int(rng.poisson(0.7))):
+            z = _distance(rng, 4, 30)
+            add(z, clutter, front - side * 0.4, z)
+    _traffic(street, rng, add)
+    return things
+
+
+def _traffic(street: Street, rng: np.random.Generator, add: Callable[..., None]) -> None:
+    """Put moving vehicles, riders and people crossing on the road."""
+    for _ in range(int(rng.poisson(2.0))):
+        z = _distance(rng, 7, 90)
+        what = (TrainId.CAR, TrainId.TRUCK, TrainId.BUS, TrainId.TRAIN)[rng.choice(4, p=[0.72, 0.12, 0.1, 0.06])]
+        add(z, vehicle, what, float(rng.uniform(street.left + 1.4, street.right - 1.4)), z)
+    for _ in range(int(rng.poisson(1.1))):
+        z = _distance(rng, 5, 45)
+        what = TrainId.BICYCLE if rng.random() < 0.7 else TrainId.MOTORCYCLE
+        add(z, cycle, float(rng.uniform(street.left + 0.5, street.right - 0.5)), z, what, True)
+    for _ in range(int(rng.poisson(0.5))):
+        z = _distance(rng, 6, 40)
+        add(z, person, float(rng.uniform(street.left, street.right)), z)
+
+
+def _bonnet(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Show the bonnet of the camera's own car; it has no class."""
+    width, height = canvas.image.size
+    top = float(rng.uniform(0.03, 0.08)) * height
+    dark = float(rng.uniform(25, 90))
+    canvas.ellipse((width / 2, height + top), (width * 0.62, top * 2), (dark, dark, dark + 6), TrainId.VOID)

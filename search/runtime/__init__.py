@@ -1,0 +1,1 @@
+"""The runtime of searches and trainings: devices, batches, run folders, checkpoints, metrics."""

@@ -1,0 +1,1 @@
+"""Selection of architectures from a trained supernet."""

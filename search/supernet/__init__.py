@@ -1,0 +1,1 @@
+"""The supernet: architecture parameters, sampling, training."""

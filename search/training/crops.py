@@ -1,0 +1,25 @@
+"""Training crops that a space's networks can compute."""
+
+from __future__ import annotations
+
+from ...errors import UsageError
+from ...models.space.space import SearchSpace
+
+
+def require_crop(crop: tuple[int, int] | None, space: SearchSpace) -> None:
+    """Show that networks of `space` take images of (height, width) `crop`, pixels; None stands for the space's input.
+
+    Raises:
+        UsageError: they do not, or the crop is larger than the input.
+    """
+    if crop is None or crop == space.input:
+        return
+    stride = space.plan.stride
+    if any(side % stride or side < 2 * stride for side in crop):
+        raise UsageError(
+            f"--crop {crop[0]}x{crop[1]}: both must be multiples of the network's stride, {stride}, twice it at least"
+        )
+    if crop[0] > space.input[0] or crop[1] > space.input[1]:
+        raise UsageError(
+            f"--crop {crop[0]}x{crop[1]} is larger than the space's input, {space.input[0]}x{space.input[1]}"
+        )

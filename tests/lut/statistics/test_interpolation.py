@@ -1,0 +1,217 @@
+"""Estimates of latencies against laws whose truth is known."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from lgc.errors import MeasurementError, MissingEntryError, UnknownNameError, UsageError
+from lgc.lut.statistics.interpolation import LEAST_POINTS, Estimate, Interpolator
+from lgc.models import OpSpec
+
+SIZES = [(24, 32), (36, 48), (48, 64), (72, 96), (96, 128)]
+CHANNELS = [(16, 16), (16, 48), (48, 16), (32, 32), (48, 48)]
+
+
+def spec(size=(54, 72), channels=(16, 16), operator="conv_3x3", stride=1, batch=1):
+    return OpSpec(operator, *channels, *size, stride, batch)
+
+
+GRID = [spec(size, channels) for size in SIZES for channels in CHANNELS]
+LINE = [spec(size) for size in SIZES]
+
+
+def law(one, overhead=0.002, pixel=1e-7, read=2e-8, write=4e-8, mac=1e-9):
+    """Milliseconds that an operator takes on a device without surprises."""
+    pixels = one.height * one.width
+    return overhead + pixels * (pixel + read * one.c_in + write * one.c_out + mac * one.c_in * one.c_out)
+
+
+def by_law(specs, **weights):
+    return {one: law(one, **weights) for one in specs}
+
+
+positive = st.floats(1e-3, 1e3)
+latencies_of_line = st.lists(positive, min_size=len(LINE), max_size=len(LINE))
+inner_sizes = st.tuples(st.integers(24, 96), st.just(0)).map(lambda size: (size[0], size[0] * 4 // 3))
+
+
+@pytest.mark.parametrize("overhead", [0.0, 0.002, 0.1])
+@pytest.mark.parametrize("specs", [LINE, LINE[::2]], ids=["five points", "three points"])
+def test_overhead_and_slope_are_found_from_a_few_resolutions(specs, overhead):
+    interpolate = Interpolator(by_law(specs, overhead=overhead))
+    for size in [(30, 40), (54, 72), (90, 120)]:
+        estimate = interpolate(spec(size))
+        assert estimate.latency_ms == pytest.approx(law(spec(size), overhead=overhead), rel=1e-6)
+        assert estimate.error_pct == pytest.approx(0, abs=1e-4)
+
+
+@given(weights=st.lists(st.floats(0.1, 10), min_size=5, max_size=5))
+@settings(max_examples=20)
+def test_a_law_is_found_from_a_grid_and_holds_for_other_channels(weights):
+    names = ("overhead", "pixel", "read", "write", "mac")
+    scaled = dict(zip(names, np.array(weights) * (2e-3, 1e-7, 2e-8, 4e-8, 1e-9), strict=True))
+    interpolate = Interpolator(by_law(GRID, **scaled))
+    for wanted in (spec((54, 72)), spec((54, 72), (24, 40)), spec((30, 40), (40, 24))):
+        estimate = interpolate(wanted)
+        assert estimate.latency_ms == pytest.approx(law(wanted, **scaled), rel=1e-4)
+        assert estimate.error_pct < 0.1
+
+
+def test_channels_that_a_device_likes_are_followed_between_resolutions():
+    factor = {(16, 16): 1.0, (16, 48): 0.8, (48, 16): 1.3, (32, 32): 2.5, (48, 48): 0.6}
+    interpolate = Interpolator({one: law(one) * factor[one.c_in, one.c_out] for one in GRID})
+    for channels in CHANNELS:
+        wanted = spec((60, 80), channels)
+        assert interpolate(wanted).latency_ms == pytest.approx(law(wanted) * factor[channels], rel=0.05)
+
+
+def test_the_error_of_channels_never_seen_is_that_of_leaving_channels_out():
+    factor = {(16, 16): 1.0, (16, 48): 0.8, (48, 16): 1.3, (32, 32): 2.5, (48, 48): 0.6}
+    interpolate = Interpolator({one: law(one) * factor[one.c_in, one.c_out] for one in GRID})
+    seen, unseen = interpolate(spec()), interpolate(spec(channels=(24, 24)))
+    assert seen.error_pct < 5 < 20 < unseen.error_pct
+
+
+@given(st.lists(st.floats(-0.1, 0.1), min_size=len(GRID), max_size=len(GRID)))
+@settings(max_examples=20)
+def test_the_error_is_about_the_scatter_of_the_points(scatter):
+    interpolate = Interpolator({one: law(one) * (1 + by) for one, by in zip(GRID, scatter, strict=True)})
+    assert interpolate(spec()).error_pct < 25
+
+
+@given(values=latencies_of_line, size=inner_sizes)
+def test_estimates_are_positive_and_near_what_was_measured(values, size):
+    latency = Interpolator(dict(zip(LINE, values, strict=True)))(spec(size)).latency_ms
+    assert min(values) / 10 < latency < max(values) * 10
+
+
+@given(values=latencies_of_line)
+def test_measured_latencies_are_met(values):
+    interpolate = Interpolator(dict(zip(LINE, values, strict=True)))
+    assert [interpolate(one).latency_ms for one in LINE] == pytest.approx(values, rel=1e-6)
+
+
+@given(values=latencies_of_line, noise=latencies_of_line, size=inner_sizes, scale=positive)
+@settings(max_examples=20)
+def test_estimates_scale_with_the_unit(values, noise, size, scale):
+    values, noise = np.array(values), np.array(noise) / 100
+    one, other = (
+        Interpolator(dict(zip(LINE, values * unit, strict=True)), dict(zip(LINE, noise * unit, strict=True)))(
+            spec(size)
+        )
+        for unit in (1, scale)
+    )
+    assert other.latency_ms == pytest.approx(one.latency_ms * scale, rel=1e-6)
+    assert other.error_pct == pytest.approx(one.error_pct, rel=1e-5, abs=1e-5)
+
+
+@given(value=positive, size=inner_sizes, noise=st.floats(0, 1))
+@settings(max_examples=20)
+def test_a_constant_is_met(value, size, noise):
+    constant = dict.fromkeys(GRID, value)
+    estimate = Interpolator(constant, dict.fromkeys(GRID, noise))(spec(size, (24, 40)))
+    assert estimate.latency_ms == pytest.approx(value, rel=1e-6)
+    assert estimate.error_pct == pytest.approx(0, abs=1e-4)
+
+
+@given(wrong=st.floats(0.05, 20), at=st.sampled_from(LINE))
+def test_a_point_that_is_mostly_noise_hardly_counts_and_does_not_judge(wrong, at):
+    assume(abs(np.log(wrong)) > 0.1)
+    measured = by_law(LINE) | {at: law(at) * wrong}
+    noisy = Interpolator(measured, {at: 20 * measured[at]})(spec())
+    assert noisy.latency_ms == pytest.approx(law(spec()), rel=0.1)
+    assert noisy.error_pct < 10
+
+
+def test_resolutions_are_left_out_whole():
+    """An estimate does not change with anything measured at its resolution, and the edges have none."""
+    shared = (48, 64)
+    one, other = by_law(GRID), {s: law(s) * (5 if s.fine == shared else 1) for s in GRID}
+    rows, changed = (Interpolator(each).leave_one_resolution_out() for each in (one, other))
+    assert {s for s, _, _ in rows} == {s for s in GRID if s.fine not in (SIZES[0], SIZES[-1])}
+    for measured_spec, measured_ms, estimated_ms in rows:
+        assert measured_ms == law(measured_spec)
+        assert estimated_ms == pytest.approx(measured_ms, rel=1e-4)
+    estimates, others = ({s: e for s, _, e in each if s.fine == shared} for each in (rows, changed))
+    assert estimates == others
+    assert len(estimates) == len(CHANNELS)
+
+
+def test_nothing_can_be_left_out_of_few_points():
+    assert Interpolator(by_law(LINE[:LEAST_POINTS])).leave_one_resolution_out() == []
+    assert len(Interpolator(by_law(LINE[: LEAST_POINTS + 1])).leave_one_resolution_out()) == LEAST_POINTS - 1
+
+
+def test_other_operators_strides_and_batches_are_not_mixed_in():
+    kinds = [("max_pool_3x3", 1, 1), ("conv_3x3", 2, 1), ("conv_3x3", 1, 4)]
+    odd = [spec(size, (16, 16), *kind) for size in SIZES for kind in kinds]
+    alone, among = Interpolator(by_law(LINE)), Interpolator(by_law(LINE) | dict.fromkeys(odd, 7.0))
+    assert alone(spec()) == among(spec())
+    assert among(odd[0]).latency_ms == pytest.approx(7.0)
+
+
+def test_what_takes_no_time_needs_no_measurement():
+    assert Interpolator({})(spec(operator="skip")) == Estimate(0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (spec(stride=2), "no conv_3x3 with stride 2 and batch 1 was measured, only with stride 1 and batch 1"),
+        (spec(batch=8), "no conv_3x3 with stride 1 and batch 8 was measured, only with"),
+        (spec(operator="add"), "no add with stride 1 and batch 1 was measured, nor with any other stride"),
+        (spec((12, 16)), "outside the measured .*, 5 from 24x32 to 96x128, channels 16-16"),
+        (spec((192, 256)), "no estimate of conv_3x3/c16-16/192x256/s1/b1: it lies outside"),
+        (spec(channels=(16, 24)), "outside the measured conv_3x3 with stride 1 and batch 1"),
+        (spec(channels=(17, 17)), "outside the measured .* channels 16-16"),
+        (spec((36, 96)), "outside the measured"),
+    ],
+    ids=str,
+)
+def test_there_is_no_estimate_where_nothing_is_known(wanted, why):
+    with pytest.raises(MissingEntryError, match=why):
+        Interpolator(by_law(LINE))(wanted)
+
+
+def test_a_range_of_channels_goes_with_its_resolutions():
+    """Few channels were measured on large planes, many on small ones: many on large ones are outside."""
+    diagonal = [spec(size, (c, c)) for size, c in zip(reversed(SIZES), (8, 16, 24, 32, 48), strict=True)]
+    interpolate = Interpolator(by_law(diagonal))
+    assert interpolate(diagonal[2]).latency_ms == pytest.approx(law(diagonal[2]))
+    for outside in (spec((96, 128), (48, 48)), spec((24, 32), (8, 8))):
+        with pytest.raises(MissingEntryError, match="channels 8-8, 16-16, 24-24, 32-32, 48-48"):
+            interpolate(outside)
+
+
+def test_a_little_outside_is_still_estimated():
+    interpolate = Interpolator(by_law(GRID))
+    for wanted in (spec((23, 31)), spec((98, 131), (32, 32)), spec(channels=(15, 15)), spec((54, 76))):
+        assert interpolate(wanted).latency_ms == pytest.approx(law(wanted), rel=0.01)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_points_are_refused(count):
+    with pytest.raises(
+        MissingEntryError, match=f"3 measured conv_3x3 .* are needed, there are only {count} from 24x32"
+    ):
+        Interpolator(by_law(LINE[:count]))(spec((24, 32)))
+
+
+@pytest.mark.parametrize("latency", [0.0, -1.0, float("nan"), float("inf")])
+def test_latencies_that_are_none_are_refused(latency):
+    with pytest.raises(MeasurementError, match=r"conv_3x3/c16-16/54x72/s1/b1 was measured with .* no latency"):
+        Interpolator({spec(): latency})
+
+
+@pytest.mark.parametrize("ci", [-0.1, float("nan"), float("inf")])
+def test_confidence_intervals_that_are_none_are_refused(ci):
+    with pytest.raises(MeasurementError, match="no latency"):
+        Interpolator({spec(): 1.0}, {spec(): ci})
+
+
+def test_specs_that_mean_nothing_are_refused():
+    with pytest.raises(UnknownNameError, match="unknown operator 'conv_9x9'"):
+        Interpolator({})(spec(operator="conv_9x9"))
+    with pytest.raises(UsageError, match="max_pool_3x3 keeps its channels"):
+        Interpolator({})(spec(operator="max_pool_3x3", channels=(4, 8)))

@@ -1,0 +1,57 @@
+"""Damaged tables given to what reads whole tables: an error of lgc's own, or a result, and no file left behind."""
+
+import random
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lgc.errors import LgcError
+from lgc.lut import LatencyTable
+from lgc.lut.exchange.compare import compare
+from lgc.lut.exchange.convert import table_frame
+from lgc.lut.exchange.merge import merge
+from lgc.lut.table.upgrade import upgrade
+from lgc.profiler.profile import calibrate
+from lgc.tools.cli.lut_show import correction_lines, stored_report
+
+
+@pytest.fixture
+def whole(carried):
+    table = carried(networks=5)
+    calibrate(table)
+    return table
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_changed_bytes(whole, data):
+    content = bytearray(whole.path.read_bytes())
+    chance = random.Random(data.draw(st.integers()))
+    for _ in range(data.draw(st.integers(1, 8))):
+        start, length = chance.randrange(100, len(content)), chance.choice([1, 1, 1, 20])
+        content[start : start + length] = chance.randbytes(len(content[start : start + length]))
+    path, out = whole.path.with_name("damaged.lut"), whole.path.with_name("merged.lut")
+    path.write_bytes(content)
+    with suppress(LgcError):
+        upgrade(path)
+    try:
+        damaged = LatencyTable.open(path)
+    except LgcError:
+        return
+    with damaged:
+        for use in (
+            lambda: compare(whole, damaged),
+            lambda: compare(damaged, whole),
+            lambda: table_frame(damaged),
+            lambda: (correction_lines(damaged), stored_report(damaged)),
+            lambda: merge([whole, damaged], out, calibrate),
+            lambda: calibrate(damaged),
+        ):
+            with suppress(LgcError):
+                use()
+    with suppress(LgcError), LatencyTable.open(out) as merged:
+        assert merged.entries()
+    out.unlink(missing_ok=True)
+    assert not [left for left in path.parent.iterdir() if left.name.startswith(".")]

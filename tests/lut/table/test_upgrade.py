@@ -1,0 +1,334 @@
+"""Tables of older schemas: what they hold now, and what is left of them where it goes wrong."""
+
+import json
+import random
+import sqlite3
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lgc.errors import FileFormatError, OutputError
+from lgc.lut import LatencyTable, Predictor, Report, Target
+from lgc.lut.table import upgrade as module
+from lgc.lut.table.schema import SCHEMA_VERSION
+from lgc.lut.table.table import entry_keys, network_key
+from lgc.lut.table.upgrade import MIGRATIONS, upgrade, version_of
+from lgc.models import OpSpec
+from lgc.profiler.profile import calibrate
+
+MEASUREMENT_1 = """
+    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'measured', 'failed')),
+    reason TEXT,
+    latency_ms REAL CHECK (latency_ms > 0),
+    median_ms REAL,
+    min_ms REAL,
+    spread_pct REAL,
+    samples INTEGER NOT NULL DEFAULT 0,
+    CHECK ((status = 'measured') = (latency_ms IS NOT NULL)),
+    CHECK ((status = 'failed') = (reason IS NOT NULL))
+"""
+DDL_1 = f"""
+PRAGMA application_id = {0x6C676331};
+PRAGMA user_version = 1;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL CHECK (json_valid(value))) STRICT;
+CREATE TABLE entries (key TEXT PRIMARY KEY, {MEASUREMENT_1}) STRICT;
+CREATE TABLE networks (
+    key TEXT PRIMARY KEY,
+    architecture TEXT NOT NULL CHECK (json_valid(architecture)),
+    scope TEXT NOT NULL,
+    {MEASUREMENT_1}
+) STRICT;
+CREATE TABLE visits (
+    subject TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    at_unix_s REAL NOT NULL,
+    durations_ms TEXT NOT NULL CHECK (json_valid(durations_ms)),
+    PRIMARY KEY (subject, round)
+) STRICT, WITHOUT ROWID;
+"""
+"""The schema of lgc 0.1 at commit 8b91904."""
+
+ENVIRONMENT = {"device_name": "old machine", "system": "Linux", "versions": {"onnxruntime": "1.0"}}
+REPORT_1 = {
+    "networks": 4,
+    "mape_pct": 1.5,
+    "bias_pct": -0.5,
+    "within_5_pct": 100.0,
+    "within_10_pct": 100.0,
+    "kendall_tau": 1.0,
+    "spearman_rho": 1.0,
+    "ceiling_mape_pct": 0.5,
+    "ceiling_kendall_tau": 1.0,
+}
+LINES = {"core": {"intercept_ms": 0.25, "slope": 1.5}, "dense": {"intercept_ms": -0.125, "slope": 2.0}}
+ROUNDS = 6
+
+
+@pytest.fixture
+def old(tmp_path, mini_space):
+    """A table of schema 1: most entries measured, one pending with a visit, one failed, four networks in two scopes."""
+    path = tmp_path / "old.lut"
+    meta = {
+        "target": {"device": "cpu", "backend": "onnxruntime", "precision": "fp32", "threads": 1},
+        "space": mini_space.model_dump(mode="json"),
+        "protocol": {"name": "interleaved-rounds", "statistic": "minima"},
+        "environment": ENVIRONMENT,
+        "calibration": LINES,
+        "verification": {"core": REPORT_1, "dense": REPORT_1},
+    }
+    rng = np.random.default_rng(0)
+    with sqlite3.connect(path) as connection:
+        connection.executescript(DDL_1)
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", [(key, json.dumps(meta[key])) for key in meta])
+        subjects = dict.fromkeys(entry_keys(mini_space), "entries")
+        connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in subjects])
+        for architecture in mini_space.spread(4, 0):
+            for scope in ("core", "dense"):
+                key = network_key(architecture, scope)
+                subjects[key] = "networks"
+                row = (key, architecture.model_dump_json(), scope)
+                connection.execute("INSERT INTO networks (key, architecture, scope) VALUES (?, ?, ?)", row)
+        for at, (key, table) in enumerate(subjects.items()):
+            ms = rng.uniform(0.1, 1.0)
+            visits = ms * rng.uniform(1.0, 1.01, (ROUNDS, 3))
+            rows = [(key, n, 1e9 + n + 1e-4 * at, json.dumps(list(visits[n]))) for n in range(ROUNDS)]
+            connection.executemany("INSERT INTO visits VALUES (?, ?, ?, ?)", rows)
+            connection.execute(
+                f"UPDATE {table} SET status = 'measured', latency_ms = ?, median_ms = ?, min_ms = ?, spread_pct = 0.5, "
+                "samples = 18 WHERE key = ?",
+                (ms, ms, ms, key),
+            )
+        first, second = list(subjects)[:2]
+        clear = "latency_ms = NULL, median_ms = NULL, min_ms = NULL, spread_pct = NULL"
+        connection.execute(f"UPDATE entries SET status = 'pending', {clear} WHERE key = ?", (first,))
+        connection.execute("DELETE FROM visits WHERE subject = ? AND round > 0", (first,))
+        connection.execute(f"UPDATE entries SET status = 'failed', reason = 'no', {clear} WHERE key = ?", (second,))
+        connection.execute("DELETE FROM visits WHERE subject = ?", (second,))
+    connection.close()
+    return path
+
+
+@pytest.fixture
+def finished(old):
+    """The same with every entry measured."""
+    with sqlite3.connect(old) as connection:
+        connection.execute("UPDATE entries SET status = 'measured', latency_ms = 0.5, reason = NULL")
+    connection.close()
+    return old
+
+
+def rows_1(path, query):
+    connection = sqlite3.connect(path)
+    found = connection.execute(query).fetchall()
+    connection.close()
+    return found
+
+
+def test_this_lgc_refuses_it_and_names_the_command(old):
+    with pytest.raises(FileFormatError, match=rf"has table schema 1, this lgc reads 2: .* lgc-lut upgrade {old}"):
+        LatencyTable.open(old)
+
+
+def test_what_the_table_holds_is_there_afterwards(old):
+    before = old.read_bytes()
+    entries = rows_1(old, "SELECT key, status, reason, latency_ms FROM entries ORDER BY rowid")
+    visits = rows_1(old, "SELECT subject, round, at_unix_s, durations_ms FROM visits ORDER BY subject, round")
+    networks = rows_1(old, "SELECT key, architecture, scope, latency_ms, samples FROM networks ORDER BY rowid")
+    assert upgrade(old) == (1, old.with_name("old.lut.v1"))
+    assert old.with_name("old.lut.v1").read_bytes() == before
+    assert {path.name for path in old.parent.iterdir()} == {"old.lut", "old.lut.v1"}
+    with LatencyTable.open(old) as table:
+        assert [(e.key, e.status, e.reason, e.latency_ms) for e in table.entries()] == entries
+        assert [subject.key for subject in table.subjects("operator")] == [f"alone/{entry[0]}" for entry in entries]
+        for entry in table.entries():
+            assert table.terms(OpSpec.parse(entry.key)) == {f"alone/{entry.key}": 1.0}
+            assert (entry.ci_ms is None) == (entry.latency_ms is None)
+            assert entry.ci_ms is None or 0 < entry.ci_ms < 0.02 * entry.latency_ms
+        found = sorted((v.subject.removeprefix("alone/"), *v[1:3], json.dumps(v.durations_ms)) for v in table.visits())
+        assert found == visits
+        assert {visit.session for visit in table.visits()} == {1}
+        assert [
+            (s.key, json.loads(a.model_dump_json()), scope, s.latency_ms, s.samples) for s, a, scope in table.networks()
+        ] == [(key, json.loads(text), *rest) for key, text, *rest in networks]
+        assert {subject.visits for subject in table.subjects("network")} == {ROUNDS}
+        assert table.protocol == {"name": "interleaved-rounds", "statistic": "minima", "context": "isolated"}
+        assert table.target == Target("cpu", "onnxruntime")
+        session = table.store.rows("SELECT id, device, pid, started_unix_s, seen_unix_s, environment FROM sessions")
+        times = [row[2] for row in visits]
+        assert session == [(1, "cpu", 0, min(times), max(times), json.dumps(ENVIRONMENT))]
+
+
+def test_predictions_stay_as_they_were(finished, mini_space):
+    latency = dict(rows_1(finished, "SELECT key, latency_ms FROM entries"))
+    upgrade(finished)
+    with LatencyTable.open(finished) as table:
+        for scope, line in LINES.items():
+            predictor = Predictor(mini_space, table, scope)
+            for seed in range(5):
+                architecture = mini_space.sample(seed)
+                total = sum(latency.get(str(spec), 0.0) for spec in architecture.specs(scope))
+                expected = line["intercept_ms"] + line["slope"] * total
+                assert predictor.predict(architecture) == pytest.approx(expected)
+            correction = table.correction(scope)
+            assert (correction.form, correction.networks, correction.half_width_pct()) == ("affine", 4, None)
+        assert Report(**table.note("verification")["dense"]).mape_pct == 1.5
+
+
+def test_it_can_be_settled_and_calibrated_afterwards(finished):
+    upgrade(finished)
+    with LatencyTable.open(finished) as table:
+        table.settle()
+        assert calibrate(table).networks == 4
+
+
+def test_a_table_without_networks_or_visits(old):
+    with sqlite3.connect(old) as connection:
+        for change in ("DELETE FROM visits", "DELETE FROM networks", "DELETE FROM meta WHERE key LIKE '%ation'"):
+            connection.execute(change)
+        connection.execute("UPDATE entries SET status = 'pending', reason = NULL, latency_ms = NULL")
+    connection.close()
+    upgrade(old)
+    with LatencyTable.open(old) as table:
+        assert {entry.status for entry in table.entries()} == {"pending"}
+        assert table.note("calibration") is table.note("verification") is None
+
+
+def test_a_table_of_this_schema_is_left_alone(old):
+    upgrade(old)
+    before = {path.name: path.read_bytes() for path in old.parent.iterdir()}
+    assert upgrade(old) == (SCHEMA_VERSION, None)
+    assert {path.name: path.read_bytes() for path in old.parent.iterdir()} == before
+
+
+def test_every_older_version_has_a_migration():
+    assert set(MIGRATIONS) == set(range(1, SCHEMA_VERSION))
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        (9, "has table schema 9, this lgc reads 2: update lgc"),
+        (0, "is a damaged latency table: it claims schema 0, which there never was"),
+    ],
+)
+def test_other_versions_are_refused(old, version, reason):
+    with sqlite3.connect(old) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    assert version_of(old) == version
+    self_same(old, FileFormatError, reason)
+
+
+def self_same(path, error, reason):
+    """Show that an upgrade is refused for a reason, in one line that names the file, and changes nothing."""
+    before = {other.name: other.read_bytes() for other in path.parent.iterdir() if other.is_file()}
+    with pytest.raises(error) as caught:
+        upgrade(path)
+    assert reason in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {other.name: other.read_bytes() for other in path.parent.iterdir() if other.is_file()} == before
+
+
+def test_foreign_files_are_refused(foreign_files):
+    for noun, path in foreign_files.items():
+        self_same(path, FileFormatError, noun)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE networks",
+        "DROP TABLE visits",
+        "ALTER TABLE entries RENAME COLUMN latency_ms TO latency_us",
+        "ALTER TABLE visits RENAME COLUMN durations_ms TO durations_us",
+        "DELETE FROM meta WHERE key = 'target'",
+        "DELETE FROM meta WHERE key = 'protocol'",
+        "UPDATE meta SET value = '[]' WHERE key = 'protocol'",
+        "UPDATE meta SET value = '[1]' WHERE key = 'calibration'",
+        'UPDATE meta SET value = \'{"core": {"slope": "x"}}\' WHERE key = \'calibration\'',
+        "UPDATE meta SET value = '3' WHERE key = 'verification'",
+        "UPDATE meta SET value = '{}' WHERE key = 'space'",
+        "UPDATE visits SET durations_ms = '[0.0]'",
+        "UPDATE visits SET durations_ms = '7'",
+        "UPDATE visits SET durations_ms = '[\"1\"]'",
+        "UPDATE networks SET architecture = '{}'",
+        "UPDATE entries SET key = 'sep_conv' WHERE rowid = 3",
+        "DELETE FROM entries WHERE rowid = 3",
+        "UPDATE entries SET key = CAST(x'ff2f' AS TEXT) WHERE rowid = 3",
+        "CREATE TABLE subjects (key TEXT)",
+    ],
+)
+def test_a_damaged_table_is_refused(old, change):
+    with sqlite3.connect(old) as connection:
+        connection.execute(change)
+    connection.close()
+    self_same(old, FileFormatError, "is a damaged latency table")
+
+
+def test_an_older_copy_that_is_there_already_stays(old):
+    kept = old.with_name("old.lut.v1")
+    kept.write_text("mine")
+    self_same(old, OutputError, "old.lut.v1 is there already")
+
+
+def test_an_upgrade_that_was_killed_after_keeping_the_older_file_goes_on(old):
+    kept = old.with_name("old.lut.v1")
+    kept.hardlink_to(old)
+    assert upgrade(old) == (1, kept)
+    assert not kept.samefile(old)
+
+
+def test_where_there_are_no_links_the_older_file_is_copied(old, monkeypatch):
+    def refuse(*paths):
+        raise PermissionError
+
+    monkeypatch.setattr(module.os, "link", refuse)
+    before = old.read_bytes()
+    _, kept = upgrade(old)
+    assert kept.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_older_table(old, monkeypatch):
+    real, pages = sqlite3.connect, old.stat().st_size // 4096
+
+    def cramped(path, **options):
+        connection = real(path, **options)
+        connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+        return connection
+
+    monkeypatch.setattr(module.sqlite3, "connect", cramped)
+    self_same(old, OutputError, "database or disk is full")
+
+
+def test_a_table_that_is_being_written_is_refused(old, monkeypatch):
+    real, held = sqlite3.connect, threading.Event()
+    writer = real(old, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(module.sqlite3, "connect", lambda path, **options: real(path, **{**options, "timeout": 0.1}))
+    held.set()
+    self_same(old, OutputError, "database is locked")
+    writer.execute("ROLLBACK")
+    writer.close()
+    assert upgrade(old)[0] == 1
+
+
+@given(st.data())
+def test_a_damaged_file_is_upgraded_or_refused(finished, data):
+    """Whatever byte, page or end is missing: FileFormatError, or a whole table."""
+    content = finished.read_bytes()
+    path = finished.with_name("damaged.lut")
+    path.with_name("damaged.lut.v1").unlink(missing_ok=True)
+    start = data.draw(st.integers(0, len(content) - 1))
+    noise = random.Random(data.draw(st.integers())).randbytes(data.draw(st.sampled_from([1, 2, 64, 4096])))
+    cut = data.draw(st.booleans())
+    path.write_bytes(content[:start] if cut else content[:start] + noise + content[start + len(noise) :])
+    try:
+        upgrade(path)
+    except FileFormatError:
+        return
+    with LatencyTable.open(path) as table:
+        assert len(table.entries()) == len(table.subjects("operator"))

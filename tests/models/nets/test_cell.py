@@ -1,0 +1,105 @@
+"""The same cell carries the supernet and the final network: on one path they compute the same."""
+
+import pytest
+import torch
+
+from lgc.models import SearchSpace
+from lgc.models.nets.cell import Cell, FusionCell, Path
+from lgc.models.nets.network import randomise_norms
+
+TINY = SearchSpace.load("tiny").with_input(32, 48)
+PLANS = [*TINY.plan.cells, TINY.plan.fusion]
+
+
+def features_of(plan, size):
+    """Features as the network has them before this cell, for the inputs that the plan names."""
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.zeros(0)] * (1 + max(source.feature for source in plan.inputs))
+    for source in plan.inputs:
+        spec = source.project
+        features[source.feature] = torch.randn(size, spec.c_in, *spec.fine, generator=generator)
+    return features
+
+
+def pair(plan, choices):
+    """A cell with all candidates, and one with `choices` only, that holds the same weights."""
+    kind = FusionCell if plan.name == "fusion" else Cell
+    torch.manual_seed(0)
+    mixed, fixed = kind(plan), kind(plan, choices)
+    randomise_norms(mixed, 0)
+    left = fixed.load_state_dict(mixed.state_dict(), strict=False)
+    assert left.missing_keys == []
+    return mixed, fixed
+
+
+def path_of(choices):
+    return Path([TINY.operators.index(name) for name in choices], torch.ones(len(choices)))
+
+
+def draws(plan, count):
+    """Operators of `count` random cells; every third edge of the last one is `zero`."""
+    position = PLANS.index(plan)
+    drawn = [(*a.cells, a.fusion)[position] for a in (TINY.sample(seed) for seed in range(count))]
+    holes = tuple("zero" if index % 3 == 0 else "sep_conv_3x3" for index in range(len(plan.edges)))
+    return [*drawn, holes]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_a_path_computes_the_fixed_cell(plan, training):
+    features = features_of(plan, 2)
+    for choices in draws(plan, 3):
+        mixed, fixed = pair(plan, choices)
+        mixed.train(training)
+        fixed.train(training)
+        with torch.no_grad():
+            expected = fixed(features)
+            assert torch.equal(mixed(features, path_of(choices)), expected)
+        node = plan.add
+        assert tuple(expected.shape) == (2, plan.nodes * node.c_out, *node.fine)
+
+
+@pytest.mark.parametrize("plan", [PLANS[0], PLANS[1], PLANS[-1]], ids=lambda plan: plan.name)
+def test_a_node_without_a_live_edge_is_zeros(plan):
+    dead = [edge.node == 0 for edge in plan.edges]
+    choices = ["zero" if is_dead else "sep_conv_3x3" for is_dead in dead]
+    mixed, _ = pair(plan, choices)
+    mixed.eval()
+    width = plan.add.c_out
+    with torch.no_grad():
+        out = mixed(features_of(plan, 1), path_of(choices))
+    assert tuple(out.shape) == (1, plan.nodes * width, *plan.add.fine)
+    assert not out[:, :width].any()
+    assert out[:, width:].any()
+
+
+def test_the_gates_carry_gradients_of_all_live_edges():
+    choices = ["sep_conv_3x3", "zero", "skip", "max_pool_3x3", "conv_3x3"]
+    mixed, _ = pair(PLANS[0], choices)
+    path = path_of(choices)
+    path.gates.requires_grad_()
+    mixed(features_of(PLANS[0], 1), path).square().sum().backward()
+    assert [bool(reached) for reached in path.gates.grad != 0] == [True, False, True, True, True]
+
+
+def test_a_gates_gradient_is_that_of_a_scaled_operator():
+    """Against central differences: a gate scales its operator's output."""
+    choices = ["sep_conv_3x3", "skip", "skip", "max_pool_3x3", "conv_3x3"]
+    mixed, _ = pair(PLANS[0], choices)
+    mixed.double().eval()
+    features = [feature.double() for feature in features_of(PLANS[0], 1)]
+    path = path_of(choices)
+    gates = path.gates.double().requires_grad_()
+    mixed(features, Path(path.choices, gates)).square().mean().backward()
+    for edge in range(len(choices)):
+        step, around = 1e-6, []
+        for sign in (1, -1):
+            moved = gates.detach().clone()
+            moved[edge] += sign * step
+            around.append(mixed(features, Path(path.choices, moved)).square().mean().item())
+        assert gates.grad[edge].item() == pytest.approx((around[0] - around[1]) / (2 * step), rel=1e-4)
+
+
+def test_state_dict_keys_carry_operator_names():
+    _, fixed = pair(PLANS[0], ["sep_conv_3x3"] * 5)
+    assert {key.split(".")[3] for key in fixed.state_dict() if key.startswith("edges.")} == {"sep_conv_3x3"}

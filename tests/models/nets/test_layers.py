@@ -1,0 +1,71 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lgc.models import LGCNet, SearchSpace
+from lgc.models.nets.layers import ConvNormAct, build, folded
+from lgc.models.nets.network import DenseOutput, randomise_norms
+from lgc.models.space.opspec import OpSpec
+
+
+def with_random_norms(module, seed):
+    """Statistics, scales and shifts all random, as after training."""
+    randomise_norms(module, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight.data = torch.randn(norm.num_features, generator=generator)
+            norm.bias.data = torch.randn(norm.num_features, generator=generator)
+    return module.eval()
+
+
+@given(
+    operator=st.sampled_from(["conv_3x3", "conv_1x1", "sep_conv_3x3_d2"]),
+    channels=st.integers(1, 9),
+    stride=st.sampled_from([1, 2]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=30)
+def test_folding_changes_no_output(operator, channels, stride, seed):
+    module = with_random_norms(build(OpSpec(operator, channels, channels, 13, 18, stride)), seed)
+    x = torch.randn(2, channels, 13, 18, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(folded(module)(x), module(x), atol=1e-5, rtol=1e-5)
+
+
+def test_folding_a_network_changes_no_output_and_leaves_it_alone(mini_space):
+    torch.manual_seed(0)
+    network = with_random_norms(LGCNet(mini_space, mini_space.sample(3)), 0).train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    light = folded(network)
+    assert network.training
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    assert not any(isinstance(child, nn.BatchNorm2d) for child in light.modules())
+    assert not any(parameter.requires_grad for parameter in light.parameters())
+    x = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(light(x), network.eval()(x), atol=1e-5, rtol=1e-5)
+
+
+def test_folding_twice_is_folding_once():
+    layer = with_random_norms(build(OpSpec("conv_3x3", 4, 4, 8, 8)), 1)
+    assert isinstance(layer, ConvNormAct)
+    once = folded(layer)
+    assert all(map(torch.equal, once.parameters(), folded(once).parameters()))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 192), (192, 256)])
+def test_crops_of_whole_strides_pass_through_the_network(size):
+    space = SearchSpace.load("tiny")
+    network = DenseOutput(LGCNet(space, space.sample(0)), space.plan.dense).eval()
+    with torch.inference_mode():
+        assert tuple(network(torch.zeros(1, 3, *size)).shape) == (1, *size)
+
+
+def test_random_statistics_are_the_same_for_the_same_seed():
+    one, two, other = (nn.Sequential(nn.BatchNorm2d(5)) for _ in range(3))
+    for module, seed in ((one, 1), (two, 1), (other, 2)):
+        randomise_norms(module, seed)
+    assert torch.equal(one[0].running_var, two[0].running_var)
+    assert not torch.equal(one[0].running_var, other[0].running_var)
+    assert bool((one[0].running_var > 0).all())

@@ -1,0 +1,87 @@
+"""Simplified ONNX graphs: the same networks, without what only torch's tracing needs."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from lgc.models import LGCNet, SearchSpace
+from lgc.models.nets.layers import folded
+from lgc.models.nets.network import DenseOutput, FrameOutput, randomise_norms
+from lgc.models.onnx.export import OPSET, simplified, to_onnx, with_notes
+
+SIZE = (64, 96)
+NETWORK = {"Conv", "Relu", "Add", "Concat", "MaxPool", "Resize"}
+EXPECTED = {
+    "core": NETWORK,
+    "dense": NETWORK | {"ArgMax"},
+    "end-to-end": NETWORK | {"ArgMax", "Transpose", "Cast", "Mul"},
+}
+
+
+def export(preset, scope):
+    space = SearchSpace.load(preset).with_input(*SIZE)
+    torch.manual_seed(0)
+    core = LGCNet(space, space.sample(1))
+    randomise_norms(core, 0)
+    dense = DenseOutput(core, space.plan.dense)
+    if scope == "end-to-end":
+        return to_onnx(folded(FrameOutput(dense)), [(1, *SIZE, 3)], "uint8")
+    return to_onnx(folded(core if scope == "core" else dense), [(1, 3, *SIZE)])
+
+
+def run(model, **inputs):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, inputs)
+
+
+def sides(model):
+    return list(model.graph.input), list(model.graph.output)
+
+
+@pytest.mark.parametrize("scope", EXPECTED)
+@pytest.mark.parametrize("preset", ["tiny", "lgcnet-camvid", "lgcnet-cityscapes"])
+def test_only_what_computes_is_left_and_gives_the_same_bits(preset, scope):
+    model = export(preset, scope)
+    light = simplified(model)
+    before, after = onnx.load_model_from_string(model), onnx.load_model_from_string(light)
+    onnx.checker.check_model(after, full_check=True)
+    assert {"Shape", "Slice", "Constant"} <= {node.op_type for node in before.graph.node}
+    assert {node.op_type for node in after.graph.node} <= EXPECTED[scope]
+    left = [(node.name, node.op_type) for node in after.graph.node]
+    assert left == [(n.name, n.op_type) for n in before.graph.node if (n.name, n.op_type) in set(left)], "in order"
+    assert len([n for n in before.graph.node if n.op_type == "Conv"]) == [kind for _, kind in left].count("Conv")
+    assert sides(before) == sides(after)
+    assert [(entry.domain, entry.version) for entry in after.opset_import] == [("", OPSET)]
+    assert after.ir_version == before.ir_version
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (1, *SIZE, 3), np.uint8)
+    if scope != "end-to-end":
+        image = rng.standard_normal((1, 3, *SIZE), dtype=np.float32)
+    (wanted,), (given,) = run(model, input_0=image), run(light, input_0=image)
+    assert given.dtype == wanted.dtype
+    np.testing.assert_array_equal(given, wanted)
+    assert simplified(light) == light
+
+
+def test_metadata_stays():
+    notes = {"architecture": "{}", "scope": "core"}
+    after = onnx.load_model_from_string(simplified(with_notes(export("tiny", "core"), notes)))
+    assert {entry.key: entry.value for entry in after.metadata_props} == notes
+
+
+def test_it_is_silent_and_its_library_is_loaded_when_it_is_called():
+    code = (
+        "import sys, torch, lgc.models, lgc.profiler, lgc.profiler.deployment.deploy\n"
+        "import lgc.models.onnx.export as export\n"
+        "assert 'onnxslim' not in sys.modules\n"
+        "export.simplified(export.to_onnx(torch.nn.Conv2d(1, 1, 1), [(1, 1, 4, 4)]))\n"
+        "assert 'onnxslim' in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

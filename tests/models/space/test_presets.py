@@ -1,0 +1,157 @@
+"""What every preset has to keep; above all, that its slots cover the whole network."""
+
+from collections import Counter
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from lgc.models import PRESETS, Architecture, LGCNet, SearchSpace
+from lgc.models.nets.layers import folded
+from lgc.models.nets.network import DenseOutput
+from lgc.models.onnx.export import to_onnx
+from lgc.models.space import operators as ops
+from lgc.models.space.plan import CORE, DENSE
+
+SEEDS = range(5)
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def space(request):
+    return SearchSpace.load(request.param)
+
+
+def drawn(space, seed):
+    """A random architecture; over the `SEEDS` with a head of every width of the presets."""
+    return Architecture.from_choices(space, space.sample(seed).choices, seed)
+
+
+@cache
+def on_meta(space, seed):
+    """The folded network without memory or work behind it: parameters and shapes are there, values are not."""
+    architecture = drawn(space, seed)
+    with torch.device("meta"):
+        return architecture, folded(DenseOutput(LGCNet(space, architecture), space.plan.dense))
+
+
+def image(space):
+    return torch.empty(1, 3, *space.input, device="meta")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_parameters_of_the_specs_are_those_of_the_network(space, seed):
+    architecture, network = on_meta(space, seed)
+    real = sum(parameter.numel() for parameter in network.parameters())
+    assert sum(ops.parameters(spec) for spec in architecture.specs()) == architecture.parameters == real
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_macs_of_the_specs_are_those_of_the_network(space, seed):
+    architecture, network = on_meta(space, seed)
+    total = 0
+
+    def count(conv, _, out):
+        nonlocal total
+        total += out.numel() * conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1]
+
+    convolutions = [child for child in network.modules() if isinstance(child, nn.Conv2d)]
+    hooks = [conv.register_forward_hook(count) for conv in convolutions]
+    network(image(space))
+    for hook in hooks:
+        hook.remove()
+    assert sum(ops.macs(spec) for spec in architecture.specs()) == architecture.macs == total
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_logits_and_labels_have_their_sizes(space, seed):
+    _, network = on_meta(space, seed)
+    height, width = (-(-length // 2**space.fusion.level) for length in space.input)
+    assert tuple(network.network(image(space)).shape) == (1, space.classes, height, width)
+    assert tuple(network(image(space)).shape) == (1, *space.input)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_exported_graph_has_no_node_outside_the_slots(seed):
+    """Node by node: what ONNX counts in the whole network is what the recipes of the slots list.
+
+    Left aside: constants, and the arithmetic of sizes before a resize, which every runtime folds away.
+    """
+    onnx = pytest.importorskip("onnx")
+    space = SearchSpace.load("tiny").with_input(64, 96)
+    architecture = drawn(space, seed)
+    graph = onnx.load_from_string(
+        to_onnx(folded(DenseOutput(LGCNet(space, architecture), space.plan.dense)), [(1, 3, 64, 96)])
+    ).graph
+    sizes = {name for node in graph.node if node.op_type in ("Shape", "Slice") for name in node.output}
+    nodes = Counter(node.op_type for node in graph.node if not sizes & {*node.input, *node.output})
+    names = {ops.MaxPool: "MaxPool", ops.Resize: "Resize", ops.Add: "Add", ops.Concat: "Concat", ops.ArgMax: "ArgMax"}
+    expected = Counter()
+    for layer in (layer for spec in architecture.specs() for layer in ops.recipe_of(spec)):
+        expected[names.get(type(layer), "Conv")] += 1
+        expected["Relu"] += isinstance(layer, ops.Conv) and not layer.plain
+    ignored = {"Constant", "Identity", "Cast"}
+    assert {name: count for name, count in nodes.items() if name not in ignored} == dict(expected)
+
+
+def test_every_spec_of_every_architecture_is_in_the_space(space):
+    covered = set(space.specs())
+    for architecture in space.spread(20, 0):
+        assert set(architecture.specs()) <= covered
+
+
+def test_every_preset_has_heads_of_five_widths_and_the_seeds_here_cover_them(space):
+    assert [drawn(space, seed).head for seed in SEEDS] == list(range(len(space.heads)))
+    for head, (width, specs) in enumerate(zip(space.heads, space.plan.heads, strict=True)):
+        assert (specs[0].c_out, specs[1].c_in) == (width, width)
+        network = on_meta(space, head)[1].network
+        assert (network.head[0].conv.out_channels, network.head[1].in_channels) == (width, width)
+
+
+def test_slots_are_named_once_and_count_every_edge_once(space):
+    slots = space.slots()
+    assert len({slot.name for slot in slots}) == len(slots)
+    assert [slot.edge for slot in slots if slot.edge is not None] == list(range(space.edges))
+    assert sorted(edge for slot in slots for edge in slot.sums) == list(range(space.edges))
+    for slot in slots:
+        names = tuple(spec.operator for spec in slot.candidates)
+        assert names == space.operators if slot.edge is not None else len(set(names)) == 1
+        assert len(names) == (len(space.heads) if slot.head else len(space.operators) if slot.edge is not None else 1)
+    assert [slot.name for slot in slots if slot.head] == ["head/0", "head/1"]
+
+
+def test_the_core_is_the_network_without_its_dense_output(space):
+    architecture = space.sample(0)
+    dense, core = Counter(architecture.specs(DENSE)), Counter(architecture.specs(CORE))
+    assert dense - core == Counter(space.plan.dense)
+    assert not core - dense
+
+
+@pytest.mark.parametrize("name", ["lgcnet-camvid", "lgcnet-cityscapes"])
+def test_the_papers_presets_run_for_real(name):
+    space = SearchSpace.load(name).with_input(97, 129)
+    network = folded(DenseOutput(LGCNet(space, space.sample(1)), space.plan.dense))
+    labels = network(torch.randn(1, 3, 97, 129))
+    assert tuple(labels.shape) == (1, 97, 129)
+    assert labels.dtype == torch.int64
+    assert int(labels.min()) >= 0
+    assert int(labels.max()) < space.classes
+
+
+def test_presets_are_the_papers_sizes():
+    sizes = {name: SearchSpace.load(name).input for name in PRESETS}
+    assert sizes == {"tiny": (192, 256), "lgcnet-camvid": (720, 960), "lgcnet-cityscapes": (769, 1537)}
+    assert all(SearchSpace.load(name).name == name for name in PRESETS)
+
+
+def test_reduction_cells_halve_and_double(space):
+    for cell, edges in ((cell, cell.edges) for cell in space.plan.cells):
+        inputs = len(cell.inputs)
+        reduces = int(cell.name.removeprefix("cell")) in space.reductions
+        for edge in edges:
+            expected = 2 if reduces and edge.source < inputs else 1
+            assert {spec.stride for spec in edge.candidates} == {expected}, cell.name
+    widths = [cell.add.c_out for cell in space.plan.cells]
+    for index, (before, after) in enumerate(pairwise(widths), start=1):
+        assert after == before * (2 if index in space.reductions else 1)

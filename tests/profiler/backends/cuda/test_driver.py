@@ -1,0 +1,87 @@
+"""NVIDIA's bindings of the driver: the functions that are used, and what is said where they or pycuda are missing."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from lgc.errors import BackendUnavailableError, MeasurementError
+from lgc.profiler.backends.cuda import device as cuda_place
+from lgc.profiler.backends.cuda import driver as cuda_driver
+
+FUNCTIONS = {
+    "cuStreamBeginCapture": "(hStream, mode: CUstreamCaptureMode)",
+    "cuStreamEndCapture": "(hStream)",
+    "cuGraphInstantiate": "(hGraph, unsigned long long flags)",
+    "cuGraphLaunch": "(hGraphExec, hStream)",
+    "cuGraphExecDestroy": "(hGraphExec)",
+    "cuGraphDestroy": "(hGraph)",
+}
+
+
+@pytest.fixture(scope="module")
+def bindings():
+    return pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_bindings_have_every_function(bindings, name):
+    assert getattr(bindings, name).__doc__.startswith(name + FUNCTIONS[name])
+
+
+def test_the_bindings_have_the_capture_mode(bindings):
+    assert int(bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL) == 1
+    assert bindings.CUresult(2).name == "CUDA_ERROR_OUT_OF_MEMORY"
+
+
+def raises(error):
+    def function(*arguments):
+        raise error
+
+    return function
+
+
+def test_no_driver(monkeypatch):
+    lacking = SimpleNamespace(cuGraphLaunch=raises(RuntimeError("Function cuGraphLaunch not found")))
+    monkeypatch.setattr(cuda_driver, "_driver", lambda: lacking)
+    with pytest.raises(BackendUnavailableError, match=r"the NVIDIA driver lacks cuGraphLaunch: Function cuGraph"):
+        cuda_driver.call("cuGraphLaunch", 1, 2)
+
+
+def test_an_error_without_name_has_its_number(monkeypatch):
+    monkeypatch.setattr(cuda_driver, "_driver", lambda: SimpleNamespace(cuGraphLaunch=lambda *_: (12345,)))
+    with pytest.raises(MeasurementError, match="cuGraphLaunch failed: CUDA error 12345"):
+        cuda_driver.call("cuGraphLaunch", 1, 2)
+
+
+def test_pycuda_is_missing(monkeypatch):
+    monkeypatch.setattr(cuda_place, "find_spec", lambda name: None)
+    assert cuda_place.pycuda_missing().startswith(
+        'pycuda is not installed: pip install "lgc[tensorrt]" (pycuda is comp'
+    )
+
+
+def test_pycuda_does_not_load(monkeypatch):
+    monkeypatch.setattr(cuda_place, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    assert "pycuda is installed but does not load (" in cuda_place.pycuda_missing()
+
+
+@pytest.fixture
+def pycuda(monkeypatch):
+    monkeypatch.setattr(cuda_place, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=None, __path__=[]))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", SimpleNamespace())
+
+
+def test_the_bindings_are_missing(monkeypatch, pycuda):
+    monkeypatch.setattr(cuda_driver, "_driver", raises(ImportError("No module named 'cuda'")))
+    reason = cuda_place.pycuda_missing()
+    assert reason == (
+        "the package cuda-bindings does not load (No module named 'cuda'): pip install \"cuda-bindings>=12.6\""
+    )
+
+
+def test_both_are_there(monkeypatch, pycuda):
+    monkeypatch.setattr(cuda_driver, "_driver", lambda: SimpleNamespace())
+    assert cuda_place.pycuda_missing() is None

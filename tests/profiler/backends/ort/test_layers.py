@@ -1,0 +1,82 @@
+"""Nodes of graphs that ONNX Runtime has optimised, traced back to those that it was given."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from onnx import helper
+from torch import nn
+from torch.nn import functional as F
+
+from lgc.lut import Target
+from lgc.profiler.backends import Workload, get_backend
+from lgc.profiler.backends.ort.layers import nodes_behind
+from lgc.profiler.backends.ort.session import CPU, open_session
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return F.interpolate((x + self.second(x)).relu(), scale_factor=2.0)
+
+
+def residual():
+    return Workload("net", ((1, 16, 16, 16),), Residual).onnx
+
+
+def pooled():
+    """Two equal poolings of one tensor, of which one is left; torch would merge them itself where it can."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["y"], "relu"),
+        *(helper.make_node("MaxPool", ["y"], [at], at, kernel_shape=[3, 3], pads=[1] * 4) for at in ("left", "right")),
+        helper.make_node("Sigmoid", ["right"], ["z"], "sigmoid"),
+        helper.make_node("Add", ["left", "z"], ["sum"], "add"),
+    ]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 16, 16, 16]) for name in ("x", "sum")]
+    graph = helper.make_graph(nodes, "pooled", ends[:1], ends[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def optimised(model, tmp_path):
+    """The given graph, and nodes behind each optimised one."""
+    open_session("net", model, CPU, {}, 1, profile=tmp_path).end_profiling()
+    given = onnx.load_from_string(model)
+    return given, nodes_behind(given, onnx.load(tmp_path / "optimised.onnx"))
+
+
+@pytest.mark.parametrize("make", [residual, pooled])
+def test_every_node_is_behind_one_layer(tmp_path, make):
+    given, behind = optimised(make(), tmp_path)
+    assert all(behind.values())
+    layers = [nodes for name, nodes in behind.items() if not name.startswith("Reorder")]
+    named = [node for nodes in layers for node in nodes]
+    assert sorted(named) == sorted(node.name for node in given.graph.node)
+
+
+def test_a_fused_addition_is_the_convolutions_not_that_of_what_follows(tmp_path):
+    _, behind = optimised(residual(), tmp_path)
+    (nodes,) = (nodes for name, nodes in behind.items() if "/second/Conv" in nodes and not name.startswith("Reorder"))
+    resize = next(nodes for nodes in behind.values() if "/Resize" in nodes)
+    assert "/Add" in nodes or ("/Add",) in behind.values()
+    assert "/Add" not in resize
+
+
+def test_equal_nodes_are_behind_the_one_that_is_computed(tmp_path):
+    _, behind = optimised(pooled(), tmp_path)
+    assert ("left", "right") in behind.values()
+    assert ("add",) in behind.values()
+
+
+def test_times_are_of_every_layer_and_sum_up_to_a_run():
+    workload = Workload("net", ((1, 16, 64, 64),), Residual)
+    runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
+    runner.prepare()
+    layers = runner.layer_times(20)
+    run_ms = min(runner.run(20))
+    runner.close()
+    assert all(layer.nodes and layer.ms > 0 for layer in layers)
+    assert run_ms / 10 < sum(layer.ms for layer in layers) < run_ms * 20

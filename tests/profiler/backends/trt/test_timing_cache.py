@@ -1,0 +1,104 @@
+"""What full TensorRT has timed is shared by builds, and kept on the disk; simulated."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from lgc.profiler.backends.cache import cache_folder, read_cache_file, write_cache_file
+from lgc.profiler.backends.trt import timing_cache as trt_timings
+from lgc.profiler.backends.trt.loader import FULL, RTX, Library
+from lgc.profiler.backends.trt.timing_cache import shared_timings
+
+LIBRARY = Library(None, FULL, "10.13", can_build_without_gpu=False)
+
+
+class Config:
+    """A builder's configuration that notes the timings it is given, and has two more after the build."""
+
+    def __init__(self, refused=()):
+        self.refused, self.given = refused, []
+
+    def create_timing_cache(self, data):
+        self.given.append(data)
+        return SimpleNamespace(data=data, serialize=lambda: data + b"+2")
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        assert not ignore_mismatch
+        return cache.data not in self.refused
+
+
+@pytest.fixture(autouse=True)
+def empty(monkeypatch, tmp_path):
+    monkeypatch.setenv("LGC_CACHE", str(tmp_path))
+    monkeypatch.setattr(trt_timings, "_timings", {})
+
+
+def build(device="L4", **options):
+    """What a build on the device is given, and what it remarks."""
+    config, remarks = Config(**options), []
+    with shared_timings(LIBRARY, device, config, remarks):
+        pass
+    return config.given, remarks
+
+
+def another_process(monkeypatch):
+    monkeypatch.setattr(trt_timings, "_timings", {})
+
+
+def kept():
+    (path,) = cache_folder("timings").iterdir()
+    return path
+
+
+def test_builds_on_one_device_share_their_timings():
+    given = [build(device)[0] for device in ("L4", "L4", "H100", "L4")]
+    assert given == [[b""], [b"+2"], [b""], [b"+2+2"]]
+
+
+def test_another_process_finds_them(monkeypatch):
+    build()
+    another_process(monkeypatch)
+    assert build() == ([b"+2"], [])
+
+
+def test_a_damaged_file_is_not_trusted_and_replaced(monkeypatch):
+    build()
+    kept().write_bytes(kept().read_bytes()[:-1])
+    another_process(monkeypatch)
+    given, (remark,) = build()
+    assert given == [b""]
+    assert remark == f"{kept()} is damaged; timings are made anew"
+    assert read_cache_file(kept())[1] == b"+2"
+
+
+def test_a_file_of_elsewhere_is_not_trusted(monkeypatch):
+    build()
+    write_cache_file(kept(), {"place": "TensorRT 9, T4"}, b"other")
+    another_process(monkeypatch)
+    given, (remark,) = build()
+    assert given == [b""]
+    assert remark.endswith("holds timings of TensorRT 9, T4, not of TensorRT 10.13, L4; they are made anew")
+
+
+def test_timings_that_tensorrt_refuses_are_made_anew(monkeypatch):
+    build()
+    another_process(monkeypatch)
+    assert build(refused=(b"+2",)) == (
+        [b"+2", b""],
+        ["TensorRT 10.13 refuses the timings kept of earlier builds; they are made anew"],
+    )
+
+
+def test_a_disk_that_takes_nothing_does_not_stop_the_build(monkeypatch, tmp_path):
+    (tmp_path / "timings").write_text("in the way")
+    given, (remark,) = build()
+    assert given == [b""]
+    assert remark.startswith("timings are not kept for later builds: cannot write")
+
+
+def test_tensorrt_rtx_has_no_timings():
+    remarks = []
+    with shared_timings(Library(None, RTX, "1.7", can_build_without_gpu=True), None, None, remarks):
+        pass
+    assert trt_timings._timings == {}
+    assert not cache_folder("timings").exists()

@@ -1,0 +1,114 @@
+"""Layers attributed to slots, and the table's entries held against them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lgc.lut import LatencyTable, Predictor, Target
+from lgc.models import SearchSpace
+from lgc.models.onnx.slot_names import SlotNames, places
+from lgc.models.space.plan import DENSE
+from lgc.profiler.backends import get_backend
+from lgc.profiler.backends.base import LayerTime
+from lgc.profiler.deployment.deploy import Result, with_layers
+from lgc.profiler.deployment.layer_attribution import slot_report
+from lgc.profiler.deployment.network import Network
+
+ORT = Target("cpu", "onnxruntime")
+
+
+@pytest.mark.parametrize("preset", ["tiny", "lgcnet-camvid"])
+@pytest.mark.parametrize("scope", ["core", "dense"])
+def test_every_layer_of_onnx_runtime_is_of_a_slot(preset, scope):
+    space = SearchSpace.load(preset).with_input(64, 96)
+    architecture = space.sample(2)
+    runner = get_backend("onnxruntime").compile(Network(architecture, None, scope).workload(), ORT)
+    layers = runner.layer_times(3)
+    runner.close()
+    names = SlotNames(architecture)
+    slots = [{names.of(node) for node in layer.nodes} for layer in layers]
+    assert all(slots), [layer.layer for layer, found in zip(layers, slots, strict=True) if not found]
+    assert None not in set().union(*slots)
+    assert all(layer.ms >= 0 for layer in layers)
+    there = places(architecture, scope)
+    timed = set().union(*slots)
+    missing = set(there) - timed
+    assert all("max_pool" in there[slot][0] for slot in missing), "only equal poolings are computed once"
+    convolutions = [layer for layer in layers if any(node.endswith("/Conv") for node in layer.nodes)]
+    wanted = {slot for slot, (entry, _) in there.items() if "conv" in entry or "classifier" in entry}
+    assert wanted <= set().union(*({names.of(node) for node in layer.nodes} for layer in convolutions))
+
+
+def made_up(architecture, table, predictor, wrong: str, times: float, factor: float = 1.0) -> list[LayerTime]:
+    """A layer for each slot that takes what the table says, but those of one entry so many times as much."""
+    names, layers = {}, []
+    model = Network(architecture, None, DENSE).model()
+    import onnx
+
+    find = SlotNames(architecture)
+    for node in onnx.load_from_string(model).graph.node:
+        names.setdefault(find.of(node.name), []).append(node.name)
+    for slot, (entry, count) in places(architecture, DENSE).items():
+        from lgc.models.space.opspec import OpSpec
+
+        ms = predictor.cost_ms(table, OpSpec.parse(entry)) * count * (times if entry == wrong else 1.0)
+        layers.append(LayerTime(f"layer of {slot}", tuple(names[slot]), ms * factor))
+    return layers
+
+
+@pytest.mark.parametrize("times", [1 / 3, 3.0])
+def test_the_entry_that_is_wrong_is_named_first(mini_space, make_table, times):
+    architecture = mini_space.sample(4)
+    with make_table(mini_space) as table:
+        predictor = Predictor(mini_space, table)
+        costs = {entry: 0.0 for entry, _ in places(architecture, DENSE).values()}
+        for entry, count in places(architecture, DENSE).values():
+            costs[entry] += count * table.latency_ms(next(s for s in mini_space.specs() if str(s) == entry))
+        wrong = max((entry for entry in costs if "conv" in entry), key=lambda entry: costs[entry])
+        layers = made_up(architecture, table, predictor, wrong, times, factor=2.0)
+        total = sum(layer.ms for layer in layers) / 2
+        report = slot_report(architecture, table, predictor, layers, measured_ms=total, drift_pct=0.0)
+        right = made_up(architecture, table, predictor, wrong, 1.0)
+        whole = sum(layer.ms for layer in right)
+        none = slot_report(architecture, table, predictor, right, measured_ms=whole, drift_pct=0.0)
+        slower = slot_report(architecture, table, predictor, right, measured_ms=1.2 * whole, drift_pct=20.0)
+    assert report.entries[0].entry == wrong
+    assert report.entries[0].measured_ms == pytest.approx(times * report.entries[0].table_ms)
+    assert len(report.entries) == 1
+    assert report.factor == pytest.approx(0.5)
+    assert report.unattributed_ms == 0
+    assert none.entries == slower.entries == ()
+    assert json.loads(json.dumps(report.as_dict()))["entries"][0]["entry"] == wrong
+
+
+def test_slots_that_share_a_layer_are_compared_together(mini_space, make_table):
+    architecture = mini_space.sample(4)
+    with make_table(mini_space) as table:
+        predictor = Predictor(mini_space, table)
+        layers = made_up(architecture, table, predictor, "", 1.0)
+        joined = LayerTime("both", (*layers[0].nodes, *layers[1].nodes), layers[0].ms + layers[1].ms)
+        other = LayerTime("elsewhere", ("nobody",), 0.5)
+        total = sum(layer.ms for layer in layers) + 0.5
+        report = slot_report(
+            architecture, table, predictor, [joined, *layers[2:], other], measured_ms=total, drift_pct=None
+        )
+    (group,) = (group for group in report.groups if len(group.slots) > 1)
+    assert set(group.slots) == {layer.layer.removeprefix("layer of ") for layer in layers[:2]}
+    assert group.layers == ("both",)
+    assert sum(len(group.slots) for group in report.groups) == len(places(architecture, DENSE))
+    assert report.unattributed_ms == pytest.approx(0.5)
+    assert report.entries == ()
+
+
+def test_layers_are_written_beside_the_export(mini_space, measured_table, tmp_path):
+    network = Network(mini_space.sample(2), None, DENSE)
+    result = Result("onnxruntime", "cpu", "fp32", DENSE, measured_ms=0.2, drift_pct=0.0)
+    with LatencyTable.open(measured_table) as table:
+        found = with_layers(network, ORT, table, result, tmp_path)
+    content = json.loads((tmp_path / f"{network.stem}-onnxruntime-fp32-layers.json").read_text())
+    assert found.layers == str(tmp_path / f"{network.stem}-onnxruntime-fp32-layers.json")
+    assert sum(group["measured_ms"] for group in content["slots"]["groups"]) == pytest.approx(0.2)
+    assert all(layer["nodes"] for layer in content["layers"])
+    assert json.loads(json.dumps(found.as_dict()))["slots"]["entries"] is not None

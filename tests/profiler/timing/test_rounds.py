@@ -1,0 +1,497 @@
+"""The protocol of rounds, under a simulated clock."""
+
+import gc
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lgc.lut.statistics.estimates import LOAD_VISITS, summarise
+from lgc.lut.statistics.measurement import Visit
+from lgc.profiler.timing.rounds import (
+    CHECKS,
+    COMMIT_S,
+    COMPANY,
+    FIRST_CHECK,
+    MAX_REPEATS,
+    MIN_REPEATS,
+    VISIT_MS,
+    Rounds,
+    steady_clock,
+)
+from lgc.profiler.timing.stopping import ENOUGH, Pace
+
+from ..conftest import Clock
+
+QUICK = Pace(runs=1, period=1, least=4, most=64)
+ENDLESS = Pace(runs=1, period=1, least=10**9, most=10**9)
+
+
+def after(visits):
+    """A pace at which a subject gets its verdict after so many visits, whatever they say."""
+    return Pace(runs=1, period=1, least=visits, most=visits)
+
+
+class Runner:
+    """Takes `ms(now)` each run, and notes every call in `log`."""
+
+    def __init__(self, name, clock, ms, log):
+        self.name, self.clock, self.ms, self.log, self.closed = name, clock, ms, log, False
+
+    def close(self):
+        assert not self.closed
+        self.closed = True
+
+    def run(self, repeats):
+        assert not self.closed
+        self.log.append((self.name, repeats))
+        durations = []
+        for _ in range(repeats):
+            durations.append(self.ms(self.clock.now) if callable(self.ms) else self.ms)
+            self.clock.now += durations[-1] / 1000
+        return durations
+
+
+def noisy(ms, spread=2.0):
+    """Durations that never agree: from `ms` to `spread` times that, evenly."""
+    count = iter(range(10**9))
+    return lambda now: ms * (1 + (spread - 1) * (next(count) * (5**0.5 - 1) / 2 % 1))
+
+
+class Bench:
+    """Runners by name, and what `Rounds` did with them."""
+
+    def __init__(self, pace=QUICK, paces=None, **ms):
+        self.clock, self.log, self.commits, self.verdicts, self.progress = Clock(), [], [], {}, []
+        self.runners = {name: Runner(name, self.clock, each, self.log) for name, each in ms.items()}
+        self.paces = {name: (paces or {}).get(name, pace) for name in ms}
+        self.judged = []
+
+    def _keep(self, measurement, verdicts):
+        assert not set(verdicts) & set(self.verdicts), "judged twice"
+        self.verdicts |= verdicts
+        self.judged.append((len(self.visits), sorted(verdicts), measurement))
+
+    def rounds(self, **options):
+        options.setdefault("on_progress", lambda progress: self.progress.append((self.clock(), progress)))
+        return Rounds(
+            self.runners,
+            self.paces,
+            "minima",
+            on_visits=self.commits.append,
+            on_verdicts=self._keep,
+            clock=self.clock,
+            **options,
+        )
+
+    def measure(self, seconds=None, always=(), **options):
+        self.start = self.clock()
+        rounds = self.rounds(**options)
+        self.found = rounds.run(seconds, always=always)
+        self.undecided = rounds.undecided
+        return self
+
+    @property
+    def visits(self):
+        return [visit for commit in self.commits for visit in commit]
+
+    @property
+    def order(self):
+        return [visit.subject for visit in self.visits]
+
+    def count(self, subject):
+        return self.order.count(subject)
+
+
+def letters(count, ms=1.0):
+    return {f"s{index:02}": ms for index in range(count)}
+
+
+class TestVisits:
+    def test_each_round_visits_each_subject_once(self):
+        bench = Bench(**letters(5)).measure()
+        rounds = [bench.order[at : at + 5] for at in range(0, len(bench.order), 5)]
+        assert [sorted(order) for order in rounds] == [sorted(bench.runners)] * FIRST_CHECK
+        assert bench.order == [name for name, _ in bench.log], "visits were made in the order reported"
+
+    def test_the_order_is_random_and_the_seeds(self):
+        orders = Bench(**letters(6)).measure(seed=1).order
+        rounds = {tuple(orders[at : at + 6]) for at in range(0, len(orders), 6)}
+        assert len(rounds) > FIRST_CHECK / 2
+        assert Bench(**letters(6)).measure(seed=1).order == orders
+        assert Bench(**letters(6)).measure(seed=2).order != orders
+        assert Bench(**letters(6)).measure(seed=1, session=2).order != orders, "or a second session would repeat it"
+
+    def test_a_visit_says_what_ran_when_and_for_whom(self):
+        bench = Bench(a=2.0, b=lambda now: 3.0).measure(session=7)
+        assert {visit.session for visit in bench.visits} == {7}
+        assert [visit.round for visit in bench.visits if visit.subject == "a"] == list(range(bench.count("a")))
+        assert [visit.at_unix_s for visit in bench.visits] == sorted({visit.at_unix_s for visit in bench.visits})
+        assert bench.visits[0].at_unix_s == bench.start
+        durations = {visit.subject: visit.durations_ms for visit in bench.visits}
+        assert durations == {"a": [2.0], "b": [3.0]}
+
+    @pytest.mark.parametrize(("ms", "repeats"), [(0.001, MAX_REPEATS), (0.5, 8), (1.0, 4), (100.0, MIN_REPEATS)])
+    def test_a_visit_lasts_some_milliseconds_where_nothing_is_said_of_its_runs(self, ms, repeats):
+        bench = Bench(Pace(runs=None, period=1, least=4, most=64), a=ms).measure()
+        assert [count for _, count in bench.log] == [MIN_REPEATS, *[repeats] * FIRST_CHECK]
+        assert {len(visit.durations_ms) for visit in bench.visits} == {repeats}
+        assert repeats * ms >= VISIT_MS / 2 or repeats in (MIN_REPEATS, MAX_REPEATS)
+
+    def test_a_visit_of_a_fixed_number_of_runs_is_not_tried_before(self):
+        assert {count for _, count in Bench(a=0.001).measure().log} == {1}
+
+    @pytest.mark.parametrize("period", [2, 3, 8])
+    def test_a_network_joins_in_every_so_many_rounds(self, period):
+        """And of several networks some in each, so that no round has them all."""
+        paces = {f"n{index}": Pace(runs=1, period=period, least=4, most=64) for index in range(period)}
+        bench = Bench(paces=paces, **letters(4), **dict.fromkeys(paces, 1.0)).measure()
+        turns = [index for index, visit in enumerate(bench.visits) if visit.subject.startswith("n")]
+        each = 4 + 1  # one network a round, among the four others
+        assert sorted(index // each for index in turns) == list(range(len(turns)))
+        for name in paces:
+            rounds = [index // each for index, visit in enumerate(bench.visits) if visit.subject == name]
+            assert {later - earlier for earlier, later in pairwise(rounds)} == {period}
+
+    def test_the_garbage_collector_rests_during_a_visit_only(self, collector):
+        seen = []
+        Bench(a=lambda now: seen.append(gc.isenabled()) or 1.0).measure()
+        assert seen == [False] * FIRST_CHECK
+        assert gc.isenabled() == collector
+
+    def test_a_visit_that_fails_gives_the_garbage_collector_back(self, collector):
+        with pytest.raises(ZeroDivisionError):
+            Bench(a=lambda now: 1 / 0).measure()
+        assert gc.isenabled() == collector
+
+    @pytest.fixture(params=[True, False], ids=["collector on", "collector off"])
+    def collector(self, request):
+        (gc.enable if request.param else gc.disable)()
+        yield request.param
+        gc.enable()
+
+
+class TestStopping:
+    def test_what_is_known_is_not_waited_for(self):
+        """The noisy one is visited until it is given up; the others need it no longer than they need themselves."""
+        bench = Bench(a=1.0, b=noisy(1.0), c=2.0).measure()
+        (first, known, _), *_, (last, given_up, _) = bench.judged
+        assert known == ["a", "c"]
+        assert (first, given_up) == (3 * FIRST_CHECK, ["b"])
+        assert bench.verdicts["a"] == bench.verdicts["c"] == ENOUGH
+        assert bench.verdicts["b"].startswith("known to ")
+        assert last == len(bench.visits)
+        assert bench.undecided == []
+
+    def test_the_measurement_handed_to_a_verdict_holds_all_visits_so_far(self):
+        bench = Bench(a=1.0, b=noisy(1.0)).measure()
+        for visits, _, measurement in bench.judged:
+            assert len(measurement.visits) == visits
+        assert sorted(bench.found.visits) == sorted(bench.visits)
+
+    def test_verdicts_are_sought_ever_less_often(self):
+        """They take time themselves: so many more visits are made than were needed, and no more."""
+        seen = []
+
+        class Counting(Pace):
+            def verdict(self, points, spent_s=0.0, loads=None):
+                seen.append(len(points))
+                return super().verdict(points, spent_s, loads)
+
+        Bench(Counting(runs=1, period=1, least=4, most=300), a=noisy(1.0)).measure()
+        assert seen[:3] == [0, FIRST_CHECK, 2 * FIRST_CHECK]
+        steps = list(pairwise(seen[3:]))
+        assert all(later - earlier >= FIRST_CHECK for earlier, later in steps)
+        assert all(later <= max(earlier * CHECKS, earlier + FIRST_CHECK) for earlier, later in steps)
+        assert any(later - earlier > 2 * FIRST_CHECK for earlier, later in steps)
+
+    def test_the_cap_is_of_a_subjects_own_runs(self):
+        """Of some 150 ms each: after 3 s of them, not after 3 s of all."""
+        capped = Pace(runs=1, period=1, least=4, most=10**6, cap_s=3.0)
+        bench = Bench(ENDLESS, {"slow": capped}, slow=noisy(100.0), **letters(5, 50.0)).measure(60.0)
+        assert bench.verdicts["slow"].startswith("known to ")
+        assert bench.verdicts["slow"].endswith(" s")
+        (visits, _, _), *_ = bench.judged
+        own = sum(visit.durations_ms[0] for visit in bench.visits[:visits] if visit.subject == "slow") / 1000
+        assert 3 < own < 3 + 1.2 * CHECKS * FIRST_CHECK * 0.15
+
+    def test_visits_made_before_count(self):
+        """Of another session, and enough for a verdict: nothing is run."""
+        before = [Visit("a", number, float(number), [1.0], 1) for number in range(8)]
+        bench = Bench(a=1.0).measure(before=before, session=2)
+        assert (bench.log, bench.visits, bench.verdicts) == ([], [], {"a": ENOUGH})
+        assert bench.found.visits == before
+
+    def test_visits_made_before_shorten_what_is_left(self):
+        first = Bench(after(40), a=1.0, b=2.0).measure(0.075, session=1)
+        assert 20 <= first.count("a") < 32
+        second = Bench(after(40), a=1.0, b=2.0).measure(before=first.visits, session=2)
+        assert 40 <= first.count("a") + second.count("a") <= 40 + CHECKS * FIRST_CHECK
+        assert second.verdicts.keys() == {"a", "b"}
+        assert len(second.found.durations("a")) == first.count("a") + second.count("a")
+
+    def test_subjects_that_tie_sessions_are_visited_to_the_end_and_not_waited_for(self):
+        bench = Bench(a=noisy(1.0), tie=1.0, loud=noisy(1.0, 5.0)).measure(always=["tie", "loud"])
+        assert bench.count("tie") == bench.count("loud") == bench.count("a") == len(bench.visits) / 3
+        assert set(bench.verdicts) == {"a"}
+        assert bench.undecided == []
+        alone = Bench(tie=1.0).measure(always=["tie"])
+        assert alone.visits == []
+
+
+class TestLoading:
+    """A graph is loaded again now and then, elsewhere in memory."""
+
+    PACE = Pace(runs=1, period=1, least=40, most=40, reload=8)
+
+    class Loads(Bench):
+        """Loads take `load_s`; each new runner is slower by a hundredth."""
+
+        load_s = 0.0
+
+        def load(self, subject):
+            self.clock.now += self.load_s
+            self.log.append((subject, "load"))
+            old = self.runners[subject]
+            assert not old.closed, "or the new one would get the old one's place"
+            self.before.append(old)
+            return Runner(subject, self.clock, old.ms + 0.01, self.log)
+
+        def measure(self, *arguments, **options):
+            self.before = []
+            return super().measure(*arguments, load=self.load, **options)
+
+    def test_after_so_many_visits(self):
+        names = ["s" * length for length in range(1, 9)]
+        bench = self.Loads(self.PACE, **dict.fromkeys(names, 1.0)).measure()
+        for name in names:
+            visits = [visit for visit in bench.visits if visit.subject == name]
+            counts = Counter(visit.load for visit in visits)
+            assert [visit.load for visit in visits] == sorted(visit.load for visit in visits)
+            assert set(counts) == set(range(len(counts)))
+            first, *middle, _ = (counts[load] for load in sorted(counts))
+            assert LOAD_VISITS <= first < 8 + LOAD_VISITS, "an interval counts the first load too"
+            assert len(middle) >= 3
+            assert set(middle) == {8}
+            assert {visit.durations_ms[0] for visit in visits if visit.load == 2} == {1.02}, "the new one is what runs"
+
+    def test_the_old_one_is_closed_and_the_new_one_left_in_its_place(self):
+        bench = self.Loads(self.PACE, a=1.0, bb=1.0).measure()
+        assert len(bench.before) > 6
+        assert all(runner.closed for runner in bench.before)
+        assert not any(runner.closed for runner in bench.runners.values()), "whoever gave them closes the last ones"
+
+    def test_before_a_round_so_that_none_is_visited_just_after_its_warm_up(self):
+        bench = self.Loads(self.PACE, **letters(10)).measure()
+        what = [word for _, word in bench.log]
+        rounds = [number for number, word in enumerate(what) if word == "load"]
+        assert all((at - what[:at].count("load")) % 10 == 0 for at in rounds)
+
+    def test_names_of_different_length_are_loaded_in_different_rounds(self):
+        bench = self.Loads(self.PACE, **{"s" * n: 1.0 for n in range(1, 9)}).measure()
+        loads = [at for at, (_, word) in enumerate(bench.log) if word == "load"]
+        assert not any(later == earlier + 1 for earlier, later in pairwise(loads))
+
+    def test_one_that_cannot_be_loaded_again_stays_as_it_is(self):
+        bench = Bench(self.PACE, a=1.0).measure(load=lambda subject: None)
+        assert {visit.load for visit in bench.visits} == {0}
+        assert bench.verdicts == {"a": ENOUGH}
+
+    def test_not_where_nothing_is_said_of_it(self):
+        bench = self.Loads(after(40), a=1.0).measure()
+        assert bench.before == []
+        assert {visit.load for visit in Bench(self.PACE, a=1.0).measure().visits} == {0}
+
+    def test_no_load_is_begun_after_the_seconds_given(self):
+        bench = self.Loads(self.PACE, **letters(20))
+        bench.load_s = 1.0
+        bench.measure(5.0)
+        assert len(bench.before) > 1
+        assert bench.clock() - bench.start < 5.0 + 1.0 + 0.01
+
+    def test_what_differs_from_load_to_load_is_known_by_its_loads(self):
+        """Many visits, but to a few places that differ by 4 %: it needs more of them, and the others do not."""
+        pace = Pace(runs=1, period=1, least=160, most=1600, reload=40, precision_pct=1.0)
+        bench, moves = Bench(pace, a=1.0, moving=1.0, **letters(6)), iter(range(10**9))
+
+        def load(subject):
+            place = 1 + 0.04 * (next(moves) * 0.618 % 1 - 0.5) if subject == "moving" else 1.0
+            return Runner(subject, bench.clock, place, bench.log)
+
+        bench.measure(load=load)
+        (visits, known, measurement), *later = bench.judged
+        assert known == sorted({*bench.runners} - {"moving"})
+        assert pace.verdict(measurement.points("moving")) == ENOUGH, "were its visits all to one place"
+        assert any("moving" in names for _, names, _ in later)
+        assert visits < 10 * 160
+
+
+class TestCompany:
+    def test_the_last_ones_left_do_not_run_alone(self):
+        """A probe that runs again right after itself finds its caches warm: known subjects stay as company."""
+        bench = Bench(after(8), {"last": after(64)}, last=1.0, **letters(40)).measure()
+        known_at, known, _ = bench.judged[0]
+        assert len(known) == 40
+        late = bench.order[known_at:]
+        rounds = [late[at : at + COMPANY] for at in range(0, len(late), COMPANY)]
+        assert [order.count("last") for order in rounds] == [1] * len(rounds)
+        assert all(len(set(order)) == COMPANY for order in rounds)
+        assert len({tuple(sorted(order)) for order in rounds}) == len(rounds), "not always the same ones"
+        assert set(late) == set(bench.runners)
+
+    def test_company_fills_up_only_what_is_missing(self):
+        """While enough are open, the known ones rest."""
+        many = {f"n{index}": after(64) for index in range(COMPANY)}
+        bench = Bench(after(8), many, **letters(10), **dict.fromkeys(many, 1.0)).measure()
+        assert [known for _, known, _ in bench.judged] == [sorted(letters(10)), sorted(many)]
+        assert {bench.count(name) for name in letters(10)} == {8}
+
+    def test_where_there_are_fewer_all_keep_each_other_company(self):
+        bench = Bench(after(8), {"last": after(64)}, last=1.0, **letters(5)).measure()
+        assert {bench.count(name) for name in letters(5)} == {bench.count("last")}
+
+    def test_a_known_network_keeps_its_period(self):
+        slow = Pace(runs=1, period=8, least=2, most=2)
+        bench = Bench(after(64), {"net": slow}, net=1.0, **letters(5)).measure()
+        assert bench.count("net") == -(-bench.count("s00") // 8)
+
+    def test_cold_latencies_are_measured_to_the_end(self):
+        """A runner that has just run is twice as fast; the last one open is still as slow as it is cold."""
+        bench, last = Bench(after(8), {"s00": after(96)}, **letters(6)), []
+        for name, runner in bench.runners.items():
+
+            def cold(now, name=name):
+                last.append(name)
+                return 0.5 if last[-2:-1] == [name] else 1.0
+
+            runner.ms = cold
+        bench.measure()
+        assert bench.count("s00") >= 96
+        warm = [visit for visit in bench.visits if visit.durations_ms == [0.5]]
+        assert 0 < len(warm) < len(bench.visits) / 20, "only where a round ends with what the next begins with"
+        assert bench.found.summary("s00").latency_ms == pytest.approx(1.0)
+
+
+class TestTime:
+    def test_no_visit_is_begun_after_the_seconds_given(self):
+        bench = Bench(a=noisy(100.0), b=noisy(100.0)).measure(5.0)
+        assert 5.0 <= bench.clock() - bench.start < 5.0 + 0.2 + 1e-6
+        assert len(bench.visits) == len(bench.log)
+        assert bench.undecided == ["a", "b"]
+        assert bench.verdicts == {}
+
+    def test_even_within_a_round(self):
+        bench = Bench(**letters(10, noisy(100.0))).measure(0.95)
+        assert len(bench.visits) < 10
+
+    def test_seconds_that_are_enough_end_nothing(self):
+        bench = Bench(a=1.0).measure(1e9)
+        assert (bench.verdicts, bench.undecided) == ({"a": ENOUGH}, [])
+
+    def test_what_is_known_when_the_time_is_over_is_told(self):
+        """Checks are rare: one is made at the end."""
+        bench = Bench(Pace(runs=1, period=1, least=4, most=10**6), a=100.0, b=noisy(100.0)).measure(1.3)
+        assert bench.count("a") < FIRST_CHECK
+        assert (bench.verdicts, bench.undecided) == ({"a": ENOUGH}, ["b"])
+
+    def test_visits_are_handed_over_about_every_second(self):
+        """And before each check, so that a verdict is never in a table without the visits that it is about."""
+        bench = Bench(after(200), a=40.0, b=60.0).measure()
+        assert bench.clock() - bench.start > 19
+        assert 15 <= len(bench.commits) <= 40
+        for commit in bench.commits:
+            assert 0 <= commit[-1].at_unix_s - commit[0].at_unix_s <= COMMIT_S
+        assert bench.judged[0][0] == len(bench.visits) == len(bench.found.visits)
+
+    @pytest.mark.parametrize("moment", [0.5, 3.3, 7.77])
+    def test_an_interruption_loses_what_was_not_handed_over(self, moment):
+        """At any moment: what ended more than `COMMIT_S` and a visit before it is there."""
+
+        def interrupted(now):
+            if now > 1000.0 + moment:
+                raise KeyboardInterrupt
+            return 45.0
+
+        bench = Bench(ENDLESS, a=interrupted, b=interrupted, c=interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench.measure()
+        made = [name for name, _ in bench.log][:-1]
+        assert bench.order == made[: len(bench.order)]
+        assert len(made) - len(bench.order) <= COMMIT_S / 0.045 + 1
+        assert (len(bench.order) > 0) == (moment > 1.1)
+
+    def test_a_clock_that_never_jumps_back(self):
+        clock = steady_clock()
+        times = [clock() for _ in range(100)]
+        assert times == sorted(times)
+        assert times[0] > 1.5e9, "seconds since 1970"
+
+
+class TestProgress:
+    @pytest.mark.parametrize("runs", [1, None])
+    @pytest.mark.parametrize("seconds", [None, 1e9])
+    def test_it_rises_to_one_and_ends_with_nothing_left(self, seconds, runs):
+        bench = Bench(Pace(runs=runs, period=1, least=40, most=200), a=10.0, b=20.0, c=noisy(30.0)).measure(seconds)
+        shares = [progress.done for _, progress in bench.progress]
+        assert len(shares) > 5
+        assert all(0 <= share <= 1 for share in shares)
+        assert shares[-1] == 1
+        assert all(share < 1 for share in shares[:-1])
+        assert bench.progress[-1][1].left_s == 0
+        assert {progress.label for _, progress in bench.progress} == {"measuring"}
+
+    def test_the_time_left_is_about_right(self):
+        bench = Bench(after(100), a=10.0, b=20.0, c=noisy(30.0)).measure()
+        end = bench.clock()
+        assert len(bench.progress) > 5
+        for at, progress in bench.progress:
+            assert progress.left_s == pytest.approx(end - at, abs=0.25 * (end - bench.start))
+            assert progress.done == pytest.approx((at - bench.start) / (end - bench.start), abs=0.25)
+
+    def test_it_does_not_promise_more_than_the_time_given(self):
+        bench = Bench(ENDLESS, a=10.0).measure(2.0)
+        assert len(bench.progress) > 5
+        for at, progress in bench.progress:
+            assert progress.left_s <= max(2.0 - (at - bench.start), 0)
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.sampled_from([0.1, 1.0, 7.0]), min_size=1),
+    st.integers(1, 40),
+    st.integers(1, 8),
+    st.integers(0, 99),
+)
+@settings(max_examples=40)
+def test_every_subject_gets_a_verdict_and_its_least_visits(ms, least, period, seed):
+    bench = Bench(Pace(runs=1, period=period, least=least, most=64), **ms).measure(seed=seed)
+    assert bench.verdicts == dict.fromkeys(ms, ENOUGH)
+    assert min(bench.count(name) for name in ms) >= least
+    assert Counter(bench.order) == Counter(name for name, _ in bench.log)
+
+
+def test_a_device_that_slows_down_hits_all_alike():
+    """Its pace halves while it measures: ratios stay right, where one subject after the other would be far off."""
+    true = {"a": 1.0, "b": 2.0, "c": 4.0}
+    total_s = 3.0
+    endless = Pace(runs=None, period=1, least=10**9, most=10**9)
+
+    def slowing(ms):
+        return lambda now: ms * (1 + min((now - 1000) / total_s, 1))
+
+    bench = Bench(endless, **{name: slowing(ms) for name, ms in true.items()}).measure(total_s)
+    raw = {name: summarise(bench.found.durations(name), "medians").latency_ms for name in true}
+    assert raw["b"] / raw["a"] == pytest.approx(2, rel=0.02)
+    assert raw["c"] / raw["a"] == pytest.approx(4, rel=0.02)
+    steady = {name: bench.found.summary(name).latency_ms for name in true}
+    assert steady["c"] / steady["a"] == pytest.approx(4, rel=0.01)
+
+    one_after_the_other, now = {}, 1000.0
+    for name, ms in true.items():
+        alone = Bench(endless, a=slowing(ms))
+        alone.clock.now = now
+        alone.measure(total_s / 3)
+        now = alone.clock.now
+        one_after_the_other[name] = summarise(alone.found.durations("a"), "medians").latency_ms
+    assert one_after_the_other["c"] / one_after_the_other["a"] > 4 * 1.2

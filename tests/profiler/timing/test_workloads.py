@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch import nn
+
+from lgc.models import LGCNet, OpSpec
+from lgc.models.nets.layers import build
+from lgc.models.nets.network import randomise_norms
+from lgc.profiler.timing.contexts import terms_of
+from lgc.profiler.timing.workloads import network_workload, operator_workload, workload_of
+
+
+def test_an_operator_is_named_by_its_key_and_built_the_same_each_time():
+    workload = operator_workload(OpSpec("sep_conv_3x3", 6, 6, 17, 9))
+    assert workload.name == "alone/sep_conv_3x3/c6-6/17x9/s1/b1"
+    assert workload.input_shapes == ((1, 6, 17, 9),)
+    one, two = workload.build(), workload.build()
+    assert not one.training
+    assert not any(isinstance(child, nn.BatchNorm2d) for child in one.modules())
+    assert all(map(torch.equal, one.parameters(), two.parameters()))
+    assert workload.onnx is workload.onnx
+
+
+@pytest.mark.parametrize("scope", ["core", "dense"])
+def test_a_network_has_random_weights_and_ordinary_outputs(mini_space, scope):
+    workload = network_workload(mini_space.sample(0), scope)
+    out = workload.build()(torch.randn(workload.input_shapes[0], generator=torch.Generator().manual_seed(0)))
+    assert tuple(out.shape) == ((1, 32, 32) if scope == "dense" else (1, 3, 8, 8))
+    if scope == "core":
+        assert 1e-3 < float(out.std()) < 1e3
+
+
+def test_a_network_has_the_weights_it_is_given(mini_space):
+    architecture = mini_space.sample(0)
+    torch.manual_seed(7)
+    network = LGCNet(mini_space, architecture).eval()
+    randomise_norms(network, 7)
+    x = torch.randn(1, 3, 32, 32)
+    built = network_workload(architecture, "core", network.state_dict()).build()
+    torch.testing.assert_close(built(x), network(x), atol=1e-5, rtol=1e-5)
+
+
+def test_any_module_is_made_ready_to_be_timed_and_the_same_each_time():
+    def make():
+        return nn.Sequential(build(OpSpec("conv_3x3", 4, 4, 8, 8)), build(OpSpec("conv_1x1", 4, 4, 8, 8)))
+
+    one, two = workload_of(make), workload_of(make)
+    assert not one.training
+    assert not any(isinstance(child, nn.BatchNorm2d) for child in one.modules())
+    assert not any(parameter.requires_grad for parameter in one.parameters())
+    assert all(map(torch.equal, one.parameters(), two.parameters()))
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert 0.01 < float(one(x).std()) < 100
+
+
+def test_building_leaves_the_random_state_alone(mini_space):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    operator_workload(OpSpec("conv_3x3", 4, 4, 8, 8)).build()
+    for term in terms_of(OpSpec("conv_3x3", 4, 4, 8, 8), "carriers"):
+        term.workload.build()
+    network_workload(mini_space.sample(0), "dense").build()
+    assert torch.equal(torch.get_rng_state(), before)

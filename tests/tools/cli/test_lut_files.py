@@ -1,0 +1,401 @@
+"""`lgc-lut diff`, `merge`, `calibrate`, `export`, `import` and `upgrade`, run as users run them, and their refusals."""
+
+import json
+import sqlite3
+
+import numpy as np
+import pytest
+
+from lgc.lut import LatencyTable, Target
+from lgc.lut.statistics.calibration import FORMS
+
+FASTERSEG = {
+    "ConvNorm_H1024_W2048_Cin3_Cout32_kernel3_stride2": 0.75,
+    "BasicResidual1x_H128_W256_Cin64_Cout96_stride1_dilation1": 0.25,
+    "BasicResidual2x_H128_W256_Cin64_Cout64_stride1_dilation1": 0.5,
+    "ff_H128_W256_C64": 0.3,
+}
+OFA = (
+    "expanded_conv-input:7x7x192-output:7x7x320-expand:6-kernel:5-stride:1-idskip:0: {count: 9, mean: 5.5, var: 1.0}\n"
+)
+
+
+@pytest.fixture
+def two(make_table, mini_space):
+    """Two tables of one space, a.lut and b.lut; in b an operator takes half as much again."""
+    a, b = make_table(mini_space, "a.lut"), make_table(mini_space, "b.lut")
+    with b.store.writing() as connection:
+        connection.execute("UPDATE entries SET latency_ms = 1.5 * latency_ms WHERE rowid = 3")
+    key = a.entries()[2].key
+    paths = a.path, b.path
+    a.close()
+    b.close()
+    return (*paths, key)
+
+
+@pytest.fixture
+def npy(tmp_path):
+    np.save(tmp_path / "table.npy", FASTERSEG)
+    return tmp_path / "table.npy"
+
+
+class TestDiff:
+    def test_json(self, call, two):
+        a, b, key = two
+        done = call("lgc-lut", "diff", a, b, "--json")
+        assert done.code == 1
+        assert done.err == ""
+        result = json.loads(done.out)
+        assert (result["a"], result["b"]) == (str(a), str(b))
+        with LatencyTable.open(a) as table:
+            assert result["common"] == len(table.entries())
+        assert (result["moved"], result["beyond_threshold"], result["drift_pct"]) == (1, 1, 0.0)
+        assert (result["median_change_pct"], result["only_a"], result["only_b"]) == (0.0, [], [])
+        assert result["p95_change_pct"] < 50
+        first, second = result["entries"][:2]
+        assert (first["key"], first["beyond_noise"], first["beyond_threshold"]) == (key, True, True)
+        assert first["change_pct"] == pytest.approx(50)
+        assert first["low_pct"] < 50 < first["high_pct"]
+        assert (second["change_pct"], second["beyond_noise"]) == (0.0, False)
+
+    def test_for_people(self, call, two):
+        a, b, key = two
+        done = call("lgc-lut", "diff", a, b)
+        assert done.code == 1
+        (line,) = (line for line in done.out.splitlines() if line.startswith(key))
+        assert "+50.0 %" in line
+        assert "1 moved by more than 5 %, 0 less" in done.out
+        assert "which is divided out" in done.out
+
+    @pytest.mark.parametrize(("threshold", "code"), [("49%", 1), ("51", 0), ("51%", 0)])
+    def test_the_threshold_decides_the_exit_code(self, call, two, threshold, code):
+        a, b, _ = two
+        assert call("lgc-lut", "diff", a, b, "--threshold", threshold, "--json").code == code
+
+    def test_a_match_decides_what_counts(self, call, two):
+        a, b, key = two
+        assert call("lgc-lut", "diff", a, b, "--match", key).code == 1
+        done = call("lgc-lut", "diff", a, b, "--match", "nothing like it", "--json")
+        assert (done.code, json.loads(done.out)["median_change_pct"]) == (0, None)
+
+    def test_a_table_and_itself(self, call, mini_lut):
+        done = call("lgc-lut", "diff", mini_lut, mini_lut)
+        assert (done.code, done.err) == (0, "")
+        assert "0 moved by more than 5 %" in done.out
+
+    def test_other_targets_are_a_remark(self, call, make_table, mini_space):
+        a = make_table(mini_space, "a.lut")
+        b = make_table(mini_space, "b.lut", target=Target("cuda:0", "torch", "fp16"))
+        done = call("lgc-lut", "diff", a.path, b.path, "--json")
+        assert done.code == 0
+        assert "remark: the tables differ in more than their latencies: device cpu, not cuda:0; backend" in done.err
+        assert "precision fp32, not fp16" in json.loads(done.out)["differences"]
+
+    def test_entries_of_one_table_only_are_listed(self, call, two):
+        a, b, key = two
+        with sqlite3.connect(b) as connection:
+            connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL WHERE key = ?", (key,))
+        connection.close()
+        assert f"only in A: {key}" in call("lgc-lut", "diff", a, b).out
+        assert json.loads(call("lgc-lut", "diff", b, a, "--json").out)["only_b"] == [key]
+
+    def test_an_unknown_interval_is_a_remark(self, call, two):
+        a, b, _ = two
+        with sqlite3.connect(b) as connection:
+            connection.execute("UPDATE entries SET ci_ms = NULL WHERE rowid = 1")
+        connection.close()
+        assert "remark: 1 entries have no interval" in call("lgc-lut", "diff", a, b).err
+
+    def test_refusals(self, call, two, npy, tmp_path):
+        a, b, _ = two
+        assert "'much' is no percentage" in call("lgc-lut", "diff", a, b, "--threshold", "much").refusal("lgc-lut")
+        assert "Missing argument 'B.lut'" in call("lgc-lut", "diff", a).refusal("lgc-lut")
+        words = ("--space", "tiny", "--device", "cuda:0", "--backend", "torch", "--out", tmp_path / "c.lut")
+        assert call("lgc-lut", "import", npy, *words).code == 0
+        line = call("lgc-lut", "diff", a, tmp_path / "c.lut").refusal("lgc-lut")
+        assert "have no measured entry in common" in line
+
+
+class TestMerge:
+    def test_json(self, call, two, tmp_path):
+        a, b, _ = two
+        done = call("lgc-lut", "merge", a, b, "--out", tmp_path / "c.lut", "--json")
+        assert (done.code, done.err) == (0, "")
+        result = json.loads(done.out)
+        with LatencyTable.open(a) as table:
+            count = len(table.entries())
+        assert (result["lut"], result["from"]) == (str(tmp_path / "c.lut"), [str(a), str(b)])
+        assert (result["entries"], result["missing"], result["sessions"]) == (count, 0, 2)
+        assert result["verification"] is None
+
+    def test_for_people(self, call, mini_lut, tmp_path):
+        done = call("lgc-lut", "merge", mini_lut, mini_lut, "--out", tmp_path / "c.lut")
+        assert done.code == 0
+        assert "entries of 2 tables, measured in 1 session\n" in done.out
+        assert "mean absolute error" in done.out
+
+    def test_remarks_on_other_inputs(self, call, make_table, mini_space, tmp_path):
+        a, b = make_table(mini_space, "a.lut"), make_table(mini_space.with_input(56, 40), "b.lut")
+        done = call("lgc-lut", "merge", a.path, b.path, "--out", tmp_path / "c.lut", "--json")
+        assert done.code == 0
+        assert f"remark: {b.path} is of another input size" in done.err
+        assert f"remark: {b.path} shares nothing that was timed" in done.err
+        result = json.loads(done.out)
+        assert result["other_inputs"] == result["untied"] == [str(b.path)]
+        assert result["entries"] == len({entry.key for table in (a, b) for entry in table.entries()})
+
+    def test_refusals(self, call, two, make_table, mini_space, tmp_path):
+        a, b, _ = two
+        out = tmp_path / "c.lut"
+        assert f"{a} exists already" in call("lgc-lut", "merge", a, b, "--out", a).refusal("lgc-lut")
+        assert "1 table is nothing to merge" in call("lgc-lut", "merge", a, "--out", out).refusal("lgc-lut")
+        assert "Missing option '--out'" in call("lgc-lut", "merge", a, b).refusal("lgc-lut")
+        other = make_table(mini_space, "o.lut", target=Target("cpu", "torch"))
+        line = call("lgc-lut", "merge", a, other.path, "--out", out).refusal("lgc-lut")
+        assert "cannot be one table: backend onnxruntime, not torch" in line
+        assert not out.exists()
+
+
+class TestCalibrate:
+    def test_json(self, call, mini_lut):
+        with LatencyTable.open(mini_lut) as table:
+            before = table.note("verification")
+        done = call("lgc-lut", "calibrate", mini_lut, "--form", "affine", "--json")
+        assert (done.code, done.err) == (0, "")
+        result = json.loads(done.out)
+        assert {found["form"] for found in result["calibration"].values()} == {"affine"}
+        assert result["before"] == before
+        with LatencyTable.open(mini_lut) as table:
+            assert result["calibration"] == table.note("calibration")
+            assert result["after"] == table.note("verification")
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_for_people(self, call, mini_lut, form):
+        done = call("lgc-lut", "calibrate", mini_lut, "--form", form)
+        assert done.code == 0
+        assert f"calibration, dense: {form}, intercept" in done.out
+        assert "mean absolute error" in done.out
+
+    def test_the_forms_that_the_help_names_are_those_there_are(self, command):
+        text = " ".join(command("lgc-lut", "calibrate", "--help").out.split())
+        assert f"{', '.join(list(FORMS)[:-1])} or {list(FORMS)[-1]}" in text
+
+    def test_refusals(self, call, mini_lut, two):
+        line = call("lgc-lut", "calibrate", mini_lut, "--form", "affin").refusal("lgc-lut")
+        assert "unknown form of calibration 'affin' (did you mean 'affine'?)" in line
+        line = call("lgc-lut", "calibrate", two[0]).refusal("lgc-lut")
+        assert "holds too few measured networks to calibrate with, 4 are needed: lgc-profile --device cpu" in line
+        with sqlite3.connect(mini_lut) as connection:
+            connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL")
+        connection.close()
+        before = mini_lut.read_bytes()
+        assert "not measured yet; fill it with" in call("lgc-lut", "calibrate", mini_lut).refusal("lgc-lut")
+        assert mini_lut.read_bytes() == before
+
+
+class TestExport:
+    def test_csv(self, call, mini_lut, tmp_path):
+        done = call("lgc-lut", "export", mini_lut, "--out", tmp_path / "t.csv", "--json")
+        assert (done.code, done.err) == (0, "")
+        with LatencyTable.open(mini_lut) as table:
+            count = len(table.entries())
+        assert json.loads(done.out) == {"lut": str(mini_lut), "out": str(tmp_path / "t.csv"), "rows": count}
+        lines = (tmp_path / "t.csv").read_text().splitlines()
+        assert lines[0].startswith("key,operator,c_in,c_out,height,width,stride,batch,status,")
+        assert {"latency_ms", "ci_ms", "share_pct"} <= set(lines[0].split(","))
+        assert len(lines) == 1 + count
+
+    def test_refusals(self, call, mini_lut, tmp_path):
+        for name in ("t", "t.xlsx", "t.lut"):
+            line = call("lgc-lut", "export", mini_lut, "--out", tmp_path / name).refusal("lgc-lut")
+            assert "give a file name that ends in .csv or .parquet" in line
+        assert "Missing option '--out'" in call("lgc-lut", "export", mini_lut).refusal("lgc-lut")
+
+
+class TestImport:
+    def test_to_a_table(self, call, npy, tmp_path):
+        words = ("--space", "tiny", "--device", "cuda:0", "--backend", "tensorrt", "--precision", "fp16")
+        done = call("lgc-lut", "import", npy, *words, "--out", tmp_path / "t.lut", "--json")
+        assert (done.code, done.err) == (0, "")
+        result = json.loads(done.out)
+        assert (result["project"], result["rows"], result["imported"], result["in_space"]) == ("FasterSeg", 4, 2, 0)
+        assert set(result["left"]) == set(FASTERSEG) - set(list(FASTERSEG)[:2])
+        with LatencyTable.open(tmp_path / "t.lut") as table:
+            assert table.target == Target("cuda:0", "tensorrt", "fp16")
+        shown = call("lgc-lut", "show", tmp_path / "t.lut", "--status", "measured").out
+        assert "imported from table.npy: ConvNorm_H1024" in shown
+
+    def test_for_people(self, call, npy, tmp_path):
+        words = ("--space", "tiny", "--device", "cpu", "--backend", "torch")
+        done = call("lgc-lut", "import", npy, *words, "--out", tmp_path / "t.lut")
+        assert "2 operators of 4 rows of FasterSeg" in done.out
+        assert "left: 1 rows of ff (an attention module)" in done.out
+
+    def test_to_columns(self, call, npy, tmp_path):
+        for source, project, rows in ((npy, "FasterSeg", 4), (tmp_path / "o.yaml", "once-for-all", 1)):
+            (tmp_path / "o.yaml").write_text(OFA)
+            done = call("lgc-lut", "import", source, "--out", tmp_path / "t.csv")
+            assert done.out == f"{tmp_path / 't.csv'}: {rows} rows of {project}\n"
+            assert len((tmp_path / "t.csv").read_text().splitlines()) == 1 + rows
+
+    def test_refusals(self, call, npy, tmp_path, foreign_files):
+        out = tmp_path / "t.lut"
+        words = ("--space", "tiny", "--device", "cpu", "--backend", "torch", "--out", out)
+        (tmp_path / "o.yaml").write_text(OFA)
+        line = call("lgc-lut", "import", tmp_path / "o.yaml", *words).refusal("lgc-lut")
+        assert "none of the 1 rows of once-for-all is an operator of lgc" in line
+        assert "needs --space, --device and --backend" in call("lgc-lut", "import", npy, "--out", out).refusal(
+            "lgc-lut"
+        )
+        for name, value, reason in (
+            ("--device", "gpu", "device 'gpu' is neither 'cpu' nor 'cuda:N'"),
+            ("--backend", "tensort", "unknown backend 'tensort' (did you mean 'tensorrt'?)"),
+            ("--precision", "fp8", "unknown precision 'fp8'"),
+            ("--space", "tyny", "unknown search space 'tyny' (did you mean 'tiny'?)"),
+        ):
+            assert reason in call("lgc-lut", "import", npy, *words, name, value).refusal("lgc-lut")
+        for noun, path in foreign_files.items():
+            assert noun in call("lgc-lut", "import", path, *words).refusal("lgc-lut")
+        np.save(npy, {**FASTERSEG, "head_H1_W2_Cin3_Cout4": float("nan")})
+        assert "row 'head_H1_W2_Cin3_Cout4' holds nan" in call("lgc-lut", "import", npy, *words).refusal("lgc-lut")
+        assert not out.exists()
+
+
+class TestUpgrade:
+    def test_a_table_of_this_schema(self, call, mini_lut):
+        before = mini_lut.read_bytes()
+        done = call("lgc-lut", "upgrade", mini_lut, "--json")
+        assert (done.code, json.loads(done.out)) == (0, {"lut": str(mini_lut), "from": 2, "to": 2, "kept": None})
+        assert "is of schema 2 already" in call("lgc-lut", "upgrade", mini_lut).out
+        assert mini_lut.read_bytes() == before
+
+
+def words_of(verb, path, whole, tmp_path):
+    """The command's words with `path` for one of its tables."""
+    return {
+        "show": ("show", path),
+        "diff a": ("diff", path, whole),
+        "diff b": ("diff", whole, path),
+        "merge": ("merge", whole, path, "--out", tmp_path / "out.lut"),
+        "calibrate": ("calibrate", path),
+        "export": ("export", path, "--out", tmp_path / "out.csv"),
+        "upgrade": ("upgrade", path),
+    }[verb]
+
+
+@pytest.mark.parametrize("verb", ["show", "diff a", "diff b", "merge", "calibrate", "export", "upgrade"])
+class TestBadTables:
+    """One line, exit code 2, and every file as it was."""
+
+    def refused(self, call, verb, path, whole, tmp_path):
+        before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+        line = call("lgc-lut", *words_of(verb, path, whole, tmp_path)).refusal("lgc-lut")
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+        return line
+
+    def test_foreign_files(self, call, verb, two, foreign_files, tmp_path):
+        for noun, path in foreign_files.items():
+            line = self.refused(call, verb, path, two[0], tmp_path)
+            assert f"{path} is no latency table but" in line
+            assert noun in line
+
+    @pytest.mark.parametrize("length", [50, 4096, 20_000])
+    def test_a_truncated_table(self, call, verb, two, length, tmp_path):
+        a, b, _ = two
+        b.write_bytes(b.read_bytes()[:length])
+        assert "b.lut is a damaged latency table" in self.refused(call, verb, b, a, tmp_path)
+
+    def test_a_table_of_a_newer_lgc(self, call, verb, two, tmp_path):
+        a, b, _ = two
+        with sqlite3.connect(b) as connection:
+            connection.execute("PRAGMA user_version = 9")
+        connection.close()
+        line = self.refused(call, verb, b, a, tmp_path)
+        assert line.endswith("has table schema 9, this lgc reads 2: update lgc")
+
+    def test_a_table_in_another_unit(self, call, verb, two, tmp_path):
+        """The unit is in the column's name; a table with microseconds has no column that lgc would take for its own."""
+        a, b, _ = two
+        with sqlite3.connect(b) as connection:
+            connection.execute("ALTER TABLE entries RENAME COLUMN latency_ms TO latency_us")
+        connection.close()
+        line = self.refused(call, verb, b, a, tmp_path)
+        assert "b.lut is a damaged latency table" in line
+        assert "latency_ms" in line
+
+    @pytest.mark.parametrize("latency", ["-1.0", "0.0", "9e999", "NULL"])
+    def test_a_latency_that_is_none(self, call, verb, two, latency, tmp_path):
+        """SQLite stores NaN as NULL."""
+        a, b, _ = two
+        with sqlite3.connect(b) as connection:
+            connection.execute("PRAGMA ignore_check_constraints = 1")
+            connection.execute(f"UPDATE entries SET latency_ms = {latency} WHERE rowid = 1")
+        connection.close()
+        assert "b.lut is a damaged latency table" in self.refused(call, verb, b, a, tmp_path)
+
+
+class TestShow:
+    def test_filters(self, call, mini_lut):
+        def keys(*words):
+            return [
+                entry["key"] for entry in json.loads(call("lgc-lut", "show", mini_lut, *words, "--json").out)["entries"]
+            ]
+
+        every = keys()
+        assert keys("--operator", "conv_3x3") == [key for key in every if key.startswith("conv_3x3/")]
+        assert keys("--resolution", "8x8") == [key for key in every if "/8x8/" in key] != []
+        assert keys("--status", "pending") == []
+        assert keys("--match", "c4-4", "--resolution", "8x8") == [k for k in every if "/c4-4/8x8/" in k]
+        assert keys("--sort", "key") == sorted(every)
+        assert sorted(keys("--sort", "latency")) == sorted(keys("--sort", "ci")) == sorted(every)
+
+    def test_orders(self, call, mini_lut):
+        def rows(sort):
+            return json.loads(call("lgc-lut", "show", mini_lut, "--sort", sort, "--json").out)["entries"]
+
+        latencies = [row["latency_ms"] for row in rows("latency")]
+        assert latencies == sorted(latencies, reverse=True)
+        widths = [row["ci_ms"] / row["latency_ms"] for row in rows("ci")]
+        assert widths == sorted(widths, reverse=True)
+
+    def test_intervals_and_calibration_for_people(self, call, mini_lut):
+        done = call("lgc-lut", "show", mini_lut)
+        assert done.code == 0
+        with LatencyTable.open(mini_lut) as table:
+            entry = table.entries()[0]
+            form = table.correction("dense").form
+        assert f"{entry.latency_ms:.4f} ± {entry.ci_ms:.4f}" in done.out
+        assert f"calibration, dense: {form}, intercept" in done.out
+        assert "9 of 10 networks within ±" in done.out
+
+    def test_subjects(self, call, mini_lut):
+        def subjects(*words):
+            return json.loads(call("lgc-lut", "show", mini_lut, "--subjects", *words, "--json").out)["subjects"]
+
+        every = subjects()
+        assert {subject["kind"] for subject in every} == {"carrier", "operator", "network"}
+        assert {"visits", "ci_ms", "spread_pct", "samples", "energy_mj"} <= set(every[0])
+        chosen = subjects("--operator", "sep_conv_3x3", "--resolution", "8x8")
+        assert {subject["kind"] for subject in chosen} == {"carrier", "operator"}
+        assert all("8x8" in s["key"] or "/4x4/" in s["key"] for s in chosen)
+        text = call("lgc-lut", "show", mini_lut, "--subjects").out
+        assert "probe/" in text
+        assert "carrier/" in text
+        assert "network/dense/" in text
+
+    def test_refusals(self, call, mini_lut):
+        for words, reason in (
+            (("--operator", "conv_3x4"), "unknown operator 'conv_3x4' (did you mean 'conv_3x3'?)"),
+            (("--status", "done"), "unknown status 'done'"),
+            (("--sort", "size"), "unknown order 'size'"),
+            (("--resolution", "8"), "'8' is no size"),
+        ):
+            assert reason in call("lgc-lut", "show", mini_lut, *words).refusal("lgc-lut")
+
+    def test_a_damaged_verification_is_refused(self, call, mini_lut):
+        for key in ("verification", "calibration"):
+            with sqlite3.connect(mini_lut) as connection:
+                connection.execute('UPDATE meta SET value = \'{"dense": {"x": 1}}\' WHERE key = ?', (key,))
+            connection.close()
+            line = call("lgc-lut", "show", mini_lut).refusal("lgc-lut")
+            assert f"mini.lut is a damaged latency table: its {key} fails at" in line
