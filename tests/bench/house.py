@@ -286,10 +286,10 @@ def count(root: Path) -> tuple[dict[str, object], dict[str, Places]]:
         "lines of the longest file": lines[longest],
         **{title: len(hits) for title, hits in places.items()},
     }
-    git = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run(["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True)
+    commit = git(root, "rev-parse", "--short", "HEAD") or "unknown"
+    changed = git(root, "status", "--porcelain", "--", ".", ":!docs/benchmarks")
     result: dict[str, object] = {
-        "commit": (git.stdout.strip() or "unknown") + ("-dirty" if changed.stdout.strip() else ""),
+        "commit": commit + ("-dirty" if changed else ""),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "banned_patterns": len(phrases.PHRASES) + len(phrases.NAMES),
@@ -300,6 +300,11 @@ def count(root: Path) -> tuple[dict[str, object], dict[str, Places]]:
         "homonyms": places["homonyms: classes and constants of several modules"],
     }
     return result, places
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Return the output of a git command in a checkout; empty where git fails, as outside of a repository."""
+    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
 
 
 def rows(now: dict, before: dict | None) -> list[tuple[str, ...]]:
