@@ -2,7 +2,10 @@
 
 from .predictor import Interval, Predictor
 from .statistics.calibration import Correction, Report
-from .table.table import Entry, LatencyTable, Subject
+from .table.table import Benchmark, Entry, LatencyTable
 from .target import Target
 
-__all__ = ["Correction", "Entry", "Interval", "LatencyTable", "Predictor", "Report", "Subject", "Target"]
+__all__ = ["Benchmark", "Correction", "Entry", "Interval", "LatencyTable", "Predictor", "Report", "Subject", "Target"]
+
+Subject = Benchmark
+"""Old name of `Benchmark`; removed in 0.3.0."""

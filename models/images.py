@@ -19,10 +19,10 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 """ImageNet's, of RGB in 0..1: what every network here is trained on and fed with."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 """Files that count as images where a folder is given."""
 
-Pixels = NDArray[np.uint8]
+RGBImage = NDArray[np.uint8]
 """RGB, [H, W, 3]."""
 
 
@@ -66,7 +66,7 @@ def open_image(path: Path) -> Image.Image:
         return file.copy()
 
 
-def read_pixels(path: Path, size: tuple[int, int] | None = None) -> Pixels:
+def read_pixels(path: Path, size: tuple[int, int] | None = None) -> RGBImage:
     """Read an image as RGB, upright (EXIF), resized (bilinear) to `size`, (height, width), if one is given.
 
     Raises:
@@ -80,7 +80,7 @@ def read_pixels(path: Path, size: tuple[int, int] | None = None) -> Pixels:
     return resized(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), size)
 
 
-def resized(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
+def resized(pixels: RGBImage, size: tuple[int, int] | None) -> RGBImage:
     """The image at `size`, (height, width), bilinear; as it is where it has that size or None is given."""
     from PIL import Image
 
@@ -90,7 +90,7 @@ def resized(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def normalised(pixels: Pixels) -> NDArray[np.float32]:
+def normalised(pixels: RGBImage) -> NDArray[np.float32]:
     """RGB bytes [..., H, W, 3] -> float32 [..., 3, H, W] of about zero mean and unit variance."""
     image = np.ascontiguousarray(np.moveaxis(pixels, -1, -3), np.float32)
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
@@ -111,7 +111,7 @@ def image_files(place: Path) -> Iterator[Path]:
         return
     if not place.is_dir():
         raise DataError(f"{place} does not exist")
-    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not found:
-        raise DataError(f"{place} holds no images ({', '.join(SUFFIXES)})")
+        raise DataError(f"{place} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     yield from found

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import colorsys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Palette = tuple[tuple[int, int, int], ...]
 """RGB, 0 to 255, for each class."""
@@ -19,3 +24,13 @@ def distinct(count: int) -> Palette:
         saturation, value = SHADES[index % len(SHADES)]
         colours.append(colorsys.hsv_to_rgb(index * GOLDEN % 1, saturation, value))
     return tuple((round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colours)
+
+
+def colourise(label: npt.NDArray[np.integer], palette: Palette) -> npt.NDArray[np.uint8]:
+    """Return `label` [H, W] in the colours of `palette`, uint8 [H, W, 3]; classes beyond the palette are black."""
+    import numpy as np
+
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(palette)] = palette
+    coloured: npt.NDArray[np.uint8] = table[np.asarray(label, dtype=np.uint8)]
+    return coloured

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import FileFormatError, MeasurementError, UnknownNameError, UsageError
 from ..files import describe
-from ..lut.statistics.calibration import LEVEL
+from ..lut.statistics.calibration import PREDICTION_LEVEL
 from ..lut.statistics.measurement import Measurement
 from ..lut.target import Target
 from ..models.nets.peers import PEERS, STRIDE, build_peer
@@ -31,14 +31,14 @@ from ..models.space.architecture import ARCHITECTURE, Architecture
 from ..models.space.opspec import OpSpec
 from ..models.space.plan import CORE
 from .backends import Workload, require
-from .timing.measure import Placed, measure_seconds
+from .timing.measure import Assignment, measure_seconds
 from .timing.rounds import OnProgress, quiet
 from .timing.workloads import image_input, in_scope, network_workload, workload_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-CPU = Target("cpu", "onnxruntime")
+CPU_TARGET = Target("cpu", "onnxruntime")
 """Where a file's own output is taken from: there is nothing else to compare it with."""
 TRAINING_RESULT = "train-result.json"
 PARTS = 8
@@ -51,7 +51,7 @@ CONVERTED = ("fp16", "bf16")
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Candidate:
     """A network that is timed.
 
     Attributes:
@@ -110,7 +110,7 @@ class Entrant:
             with torch.inference_mode():
                 output: NDArray[Any] = self.workload.build()(*(torch.from_numpy(x) for x in inputs)).numpy()
             return output
-        runner = require(CPU).compile(self.workload, CPU)
+        runner = require(CPU_TARGET).compile(self.workload, CPU_TARGET)
         try:
             return runner.infer(inputs)[0]
         finally:
@@ -163,7 +163,7 @@ class Timing:
     remarks: tuple[str, ...] = ()
 
 
-def file_entrant(path: Path) -> Entrant:
+def file_candidate(path: Path) -> Candidate:
     """An ONNX file as it is, at its own size.
 
     Raises:
@@ -175,10 +175,10 @@ def file_entrant(path: Path) -> Entrant:
     scope = model.scope
     if scope == CORE and SCOPE_KEY not in model.metadata:  # somebody else's: what it gives may be anything
         scope = f"as is, to {'x'.join(map(str, model.outputs[0].shape))}"
-    return Entrant(path.stem, "file", model.image_size, scope, workload, model.classes)
+    return Candidate(path.stem, "file", model.image_size, scope, workload, model.classes)
 
 
-def run_entrant(path: Path, size: tuple[int, int] | None, scope: str) -> Entrant:
+def run_candidate(path: Path, size: tuple[int, int] | None, scope: str) -> Candidate:
     """A run folder or an architecture file, at its own size or another, with its weights and score if it has any.
 
     The score is of its own size: at another one it is left out.
@@ -199,7 +199,7 @@ def run_entrant(path: Path, size: tuple[int, int] | None, scope: str) -> Entrant
     name = path.name if path.is_dir() else path.stem
     kind = "run" if weights is not None else "architecture"
     workload = network_workload(architecture, scope, weights)
-    return Entrant(name, kind, architecture.space.input, scope, workload, own.space.classes, miou, scored_on)
+    return Candidate(name, kind, architecture.space.input, scope, workload, own.space.classes, miou, scored_on)
 
 
 def at_size(architecture: Architecture, size: tuple[int, int]) -> Architecture:
@@ -222,7 +222,7 @@ def _score(path: Path) -> tuple[float | None, str | None]:
     return miou, f"{split}, in fp32, labels at {'x'.join(map(str, at)) if isinstance(at, list) else at}"
 
 
-def peer_entrant(name: str, size: tuple[int, int], scope: str, classes: int) -> Entrant:
+def peer_candidate(name: str, size: tuple[int, int], scope: str, classes: int) -> Candidate:
     """A built-in peer with random weights.
 
     Raises:
@@ -238,7 +238,7 @@ def peer_entrant(name: str, size: tuple[int, int], scope: str, classes: int) -> 
         OpSpec("argmax", classes, 1, height, width),
     )
     workload = Workload(f"peer {name}", (shape,), partial(_peer, name, classes, scope, dense), dtype)
-    return Entrant(name, "peer", size, scope, workload, classes)
+    return Candidate(name, "peer", size, scope, workload, classes)
 
 
 def _peer(name: str, classes: int, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
@@ -246,8 +246,8 @@ def _peer(name: str, classes: int, scope: str, dense: Sequence[OpSpec]) -> nn.Mo
     return workload_of(lambda: in_scope(build_peer(name, classes), scope, dense))
 
 
-def contest(
-    entrants: Sequence[Entrant], targets: Sequence[Target], seconds: float, on_progress: OnProgress = quiet
+def time_candidates(
+    entrants: Sequence[Candidate], targets: Sequence[Target], seconds: float, on_progress: OnProgress = quiet
 ) -> list[Timing]:
     """Time networks on targets of one device, each on every one that it can be run on, in random order.
 
@@ -266,7 +266,9 @@ def contest(
         UsageError: as `pairs_of` does.
     """
     pairs = pairs_of(entrants, targets)
-    places = {str(n): Placed(require(target), target, entrant.workload) for n, (entrant, target) in enumerate(pairs)}
+    places = {
+        str(n): Assignment(require(target), target, entrant.workload) for n, (entrant, target) in enumerate(pairs)
+    }
     checked = [_checked(entrant, place) for (entrant, _), place in zip(pairs, places.values(), strict=True)]
     found = measure_seconds(places, seconds * len(places), on_progress=on_progress)
     times = [_by_round(found, key) for key in places]
@@ -306,17 +308,17 @@ def _by_round(found: Measurement, subject: str) -> dict[int, float]:
 
 
 def _ratio(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
-    """Median over the parts of one / other, and the order statistics that hold it by `LEVEL` at least."""
+    """Median over the parts of one / other, and the order statistics that hold it by `PREDICTION_LEVEL` at least."""
     from scipy.stats import binom
 
     parts = np.array_split(sorted(one.keys() & other.keys()), PARTS)
     mine, others = ([np.median([times[number] for number in part]) for part in parts] for times in (one, other))
     ratios = np.sort(np.divide(mine, others))
-    left_out = max(int(binom.ppf((1 - LEVEL) / 2, PARTS, 0.5)) - 1, 0)
+    left_out = max(int(binom.ppf((1 - PREDICTION_LEVEL) / 2, PARTS, 0.5)) - 1, 0)
     return float(np.median(ratios)), float(ratios[left_out]), float(ratios[-1 - left_out])
 
 
-def pairs_of(entrants: Sequence[Entrant], targets: Sequence[Target]) -> list[tuple[Entrant, Target]]:
+def pairs_of(entrants: Sequence[Candidate], targets: Sequence[Target]) -> list[tuple[Candidate, Target]]:
     """Every network with every target that it can be run on.
 
     Raises:
@@ -337,7 +339,7 @@ def pairs_of(entrants: Sequence[Entrant], targets: Sequence[Target]) -> list[tup
     return [(entrant, target) for target in targets for entrant in entrants if entrant.refusal(target) is None]
 
 
-def _checked(entrant: Entrant, place: Placed) -> dict[str, Any]:
+def _checked(entrant: Candidate, place: Assignment) -> dict[str, Any]:
     """How the output compares with the reference's: the fields of `Timing` about that, and the runner's remarks."""
     inputs, target = entrant.workload.inputs(), place.target
     try:
@@ -352,7 +354,7 @@ def _checked(entrant: Entrant, place: Placed) -> dict[str, Any]:
         raise MeasurementError(
             f"{target.backend} in {target.precision} gave values that are not finite: {entrant.name}"
         )
-    if entrant.workload.build is None and (target.backend, target.device) == (CPU.backend, CPU.device):
+    if entrant.workload.build is None and (target.backend, target.device) == (CPU_TARGET.backend, CPU_TARGET.device):
         return {"max_abs_diff": None, "argmax_agreement_pct": None, "remarks": remarks}
     wanted = entrant.reference(inputs)
     if got.shape != wanted.shape:

@@ -14,7 +14,7 @@ from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
 from ..lut.statistics.calibration import MIN_NETWORKS, Choice, Report, choose, report, shift
 from ..lut.statistics.measurement import Measurement
 from ..lut.table.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
-from ..lut.table.table import SETTLED, LatencyTable, network_key
+from ..lut.table.table import FINISHED, LatencyTable, network_key
 from ..lut.target import PRECISIONS, Target
 from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
@@ -22,7 +22,7 @@ from ..models.space.plan import CORE, DENSE, SCOPES
 from ..models.space.space import SearchSpace
 from .backends import Backend, require
 from .machine.environment import DEVICE_NAME, fingerprint
-from .table.worker import Filling
+from .table.worker import Worker
 from .timing.contexts import CARRIERS, CONTEXTS, ISOLATED, register
 from .timing.measure import check_protocol, default_statistic
 from .timing.rounds import OnProgress, quiet
@@ -118,7 +118,7 @@ def profile(
             for scope in SCOPES if index < max(networks // CORE_SHARE, MIN_NETWORKS) else (DENSE,):
                 workloads[table.add_network(architecture, scope)] = network_workload(architecture, scope)
         here = replace(target, device=device or target.device)
-        filling = Filling(table, backend, here, workloads, rounds=rounds, seed=seed, worker=worker)
+        filling = Worker(table, backend, here, workloads, rounds=rounds, seed=seed, worker=worker)
         while filling.open():
             left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
             if left_s is not None and left_s <= 0 and (filling.changed or not budget_s):
@@ -128,9 +128,9 @@ def profile(
         return _result(table, filling, start)
 
 
-def _result(table: LatencyTable, filling: Filling, start: float) -> ProfileResult:
+def _result(table: LatencyTable, filling: Worker, start: float) -> ProfileResult:
     """Bring the table's entries, calibration and verification up to date, and say what there is."""
-    settled = table.note(SETTLED) is not None
+    settled = table.note(FINISHED) is not None
     remarks: list[str] = []
     if not settled:
         remarks = _remarks(table, table.settle())
@@ -144,7 +144,7 @@ def _result(table: LatencyTable, filling: Filling, start: float) -> ProfileResul
         stored = table.note("verification")
         verification = Report(**stored[DENSE]) if settled and stored else calibrate(table)
     if not settled:
-        table.write_note(SETTLED, {"at_unix_s": time.time()})
+        table.write_note(FINISHED, {"at_unix_s": time.time()})
     return ProfileResult(
         entries=len(entries),
         measured=statuses.count(MEASURED) + statuses.count(NOISY),

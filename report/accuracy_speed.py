@@ -11,13 +11,13 @@ from ..errors import BackendUnavailableError, UsageError
 from ..files import ensure_folder, write_atomic
 
 if TYPE_CHECKING:
-    from ..profiler.comparison import Entrant, Timing
+    from ..profiler.comparison import Candidate, Timing
 
 REAL_TIME_FPS = 30
 WIDTH, HEIGHT = 960, 600
 
 
-def check_plot(entrants: Sequence[Entrant], path: Path) -> None:
+def check_plot(entrants: Sequence[Candidate], path: Path) -> None:
     """Show that there will be something to plot, and what plots it.
 
     Raises:

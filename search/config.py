@@ -19,7 +19,7 @@ ARCH_LR = 1e-3
 ARCH_TRAVEL = 14.0
 """How far parameters may move in shorter ones: steps times learning rate. Ours, as docs/benchmarks has it."""
 
-MOST_ARCH_LR = 0.05
+MAX_ARCH_LR = 0.05
 """Learning rate of the architecture in the shortest searches. Ours."""
 
 
@@ -130,7 +130,7 @@ class SearchConfig(BaseModel):
     def arch_rate(self) -> float:
         """Learning rate of the architecture."""
         steps = max(self.steps - self.warm_up_steps, 1)
-        return self.arch_lr or min(max(ARCH_LR, ARCH_TRAVEL / steps), MOST_ARCH_LR)
+        return self.arch_lr or min(max(ARCH_LR, ARCH_TRAVEL / steps), MAX_ARCH_LR)
 
     @property
     def guide_rate(self) -> float:

@@ -13,7 +13,7 @@ from ..lut.predictor import Predictor
 from .config import SearchConfig
 from .constraint.refinement import Measure
 from .data.datasets import SegmentationDataset
-from .decisions import Blocks
+from .decisions import Decisions
 from .runtime.run_folder import OnStep
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Job:
+class SearchContext:
     """One search on its way: what every part of it needs."""
 
     predictors: Sequence[Predictor]
-    blocks: Blocks
+    blocks: Decisions
     config: SearchConfig
     fabric: Fabric
     halves: tuple[SegmentationDataset, SegmentationDataset]
@@ -33,11 +33,11 @@ class Job:
     class_weights: Tensor | None
     settings: dict[str, Any]
     out: Path
-    progress: Progress
+    progress: SearchProgress
     measure: Measure | None = None
 
 
-class Progress:
+class SearchProgress:
     """Steps of everything that a search does, told as one count.
 
     Args:

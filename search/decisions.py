@@ -26,7 +26,7 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Block:
+class Decision:
     """Cells that have one set of architecture parameters.
 
     Attributes:
@@ -40,7 +40,7 @@ class Block:
     plan: CellPlan
 
 
-class Blocks:
+class Decisions:
     """The decisions of a search, block after block.
 
     Args:
@@ -57,13 +57,13 @@ class Blocks:
             strides = [cell.edges[0].candidates[0].stride for cell in plan.cells]
             kinds = {stride: tuple(i for i, other in enumerate(strides) if other == stride) for stride in strides}
             names = {1: "normal cells"}
-            blocks = [Block(names.get(s, "reduction cells"), at, plan.cells[at[0]]) for s, at in kinds.items()]
+            blocks = [Decision(names.get(s, "reduction cells"), at, plan.cells[at[0]]) for s, at in kinds.items()]
         else:
-            blocks = [Block(cell.name, (index,), cell) for index, cell in enumerate(plan.cells)]
+            blocks = [Decision(cell.name, (index,), cell) for index, cell in enumerate(plan.cells)]
         self.fusion = None if not fixed_fusion else plain_fusion(space)
         if self.fusion is None:
-            blocks.append(Block(plan.fusion.name, (len(plan.cells),), plan.fusion))
-        self.blocks: tuple[Block, ...] = tuple(blocks)
+            blocks.append(Decision(plan.fusion.name, (len(plan.cells),), plan.fusion))
+        self.blocks: tuple[Decision, ...] = tuple(blocks)
         self.sizes = [len(block.plan.edges) for block in blocks]
         self.decisions = sum(self.sizes)
         self.decision_of_edge = self._decision_of_edge()

@@ -14,14 +14,14 @@ from .config import SearchConfig
 from .constraint.feasibility import common_space, point_name, require_left
 from .constraint.latency import Latency
 from .constraint.refinement import Measure, require_measurable
-from .context import Job, Progress
+from .context import SearchContext, SearchProgress
 from .data.datasets import load_dataset, require_classes, split_halves
-from .decisions import Blocks
+from .decisions import Decisions
 from .runtime import checkpoint
 from .runtime.fabric import explained_memory, open_fabric
 from .runtime.provenance import digest, write_provenance
 from .runtime.run_folder import OnStep, RunFolder
-from .selection.finalize import choose
+from .selection.finalize import finalize
 from .supernet.supernet_trainer import SupernetTrainer
 from .training.crops import require_crop
 from .training.losses import balanced_weights
@@ -94,10 +94,10 @@ def _open(
     config: SearchConfig,
     device_and_precision: tuple[str, str],
     on_step: OnStep,
-) -> Job:
+) -> SearchContext:
     """Check everything that a user hands over, and open it."""
     space = common_space(tables, config)
-    blocks = Blocks(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
+    blocks = Decisions(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
     require_left(blocks, tables, config)
     require_crop(config.crop, space)
     augmented, plain = (
@@ -118,7 +118,7 @@ def _open(
         "precision": device_and_precision[1],
         "processes": fabric.world_size,
     }
-    return Job(
+    return SearchContext(
         tables,
         blocks,
         config,
@@ -128,7 +128,7 @@ def _open(
         balanced_weights(plain) if config.balanced else None,
         settings,
         out,
-        Progress(on_step, config),
+        SearchProgress(on_step, config),
     )
 
 
@@ -138,17 +138,17 @@ def default_steps(data: Path, space: SearchSpace, batch: int) -> int:
     return EPOCHS * max(half // batch, 1)
 
 
-def _single(job: Job, run: RunFolder) -> dict[str, Any]:
+def _single(job: SearchContext, run: RunFolder) -> dict[str, Any]:
     """One result, in the run folder itself."""
     latency = _latency(job, job.config.targets_ms[0] if job.config.targets_ms else None)
     trainer = SupernetTrainer(job.blocks, job.config, job.fabric, job.class_weights)
     _restore(trainer, job.fabric, run.checkpoint)
     trainer.advance(job.config.steps, job.halves, latency, run, job.progress.shifted(0))
     job.progress.reached(job.config.steps)
-    return choose(job, trainer, latency, run)
+    return finalize(job, trainer, latency, run)
 
 
-def _front(job: Job, run: RunFolder) -> dict[str, Any]:
+def _front(job: SearchContext, run: RunFolder) -> dict[str, Any]:
     """A result for every point, after one warm-up."""
     config = job.config
     warm, points = config.warm_up_steps, config.targets_ms
@@ -168,7 +168,7 @@ def _front(job: Job, run: RunFolder) -> dict[str, Any]:
             on_step = job.progress.shifted(index * job.progress.of_a_point)
             trainer.advance(config.steps, job.halves, latency, own, on_step)
             job.progress.reached(index * job.progress.of_a_point + config.steps)
-            done = own.finish(choose(job, trainer, latency, own))
+            done = own.finish(finalize(job, trainer, latency, own))
         results.append(done | {"architecture": str(own.path / ARCHITECTURE)})
         seconds += done["seconds"] - shared["seconds"]
     for one in results:
@@ -199,7 +199,7 @@ def _found_in(out: Path, result: dict[str, Any], config: SearchConfig) -> dict[s
     return result | {"front": [one | {"architecture": str(folder / ARCHITECTURE)} for one, folder in rows]}
 
 
-def _latency(job: Job, point: Sequence[float] | None) -> Latency:
+def _latency(job: SearchContext, point: Sequence[float] | None) -> Latency:
     return Latency(job.blocks, job.predictors, point, job.config.quantile)
 
 

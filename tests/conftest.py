@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lgc.lut import LatencyTable, Target
-from lgc.lut.statistics.measurement import Visit
+from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
 from lgc.models import SearchSpace
 
@@ -92,7 +92,7 @@ def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
         rng = np.random.default_rng(seed)
         durations = {subject: rng.uniform(0.01, 1.0) * rng.uniform(1.0, 1.1, (4, 3)) for subject in subjects}
         recorder.record(
-            Visit(subject, number, number + 0.001 * index, rows[number].tolist(), recorder.session)
+            SampleBatch(subject, number, number + 0.001 * index, rows[number].tolist(), recorder.session)
             for number in range(4)
             for index, (subject, rows) in enumerate(durations.items())
         )

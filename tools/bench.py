@@ -12,7 +12,7 @@ from .cli.console import STARTS_ANEW, JsonFlag, emit, grid, new_app, parse_secon
 
 if TYPE_CHECKING:
     from ..lut.target import Target
-    from ..profiler.comparison import Entrant, Timing
+    from ..profiler.comparison import Candidate, Timing
 
 app = new_app()
 
@@ -54,7 +54,7 @@ def bench(
     Example: lgc-bench runs/street other.onnx --peer fast-scnn --input 512x1024
     """
     from ..models.space.plan import EXPORT_SCOPES
-    from ..profiler.comparison import contest, pairs_of
+    from ..profiler.comparison import pairs_of, time_candidates
 
     if scope not in EXPORT_SCOPES:
         raise UsageError(f"unknown scope {scope!r}; known: {', '.join(EXPORT_SCOPES)}")
@@ -71,7 +71,7 @@ def bench(
     if len({entrant.group for entrant in entrants}) > 1:
         say("these networks differ in input size or scope: compare within a table")
     with progress_bar() as on_progress:
-        rows = contest(entrants, targets, duration, on_progress)
+        rows = time_candidates(entrants, targets, duration, on_progress)
     content: dict[str, Any] = {"results": [vars(row) for row in rows], "environment": _environment(targets)}
     if published:
         content["published"] = _published()
@@ -90,23 +90,23 @@ def _peers(everything: bool, named: list[str]) -> list[str]:
     return list(dict.fromkeys([*(PEERS if everything else ()), *named]))
 
 
-def _entrants(sources: list[Path], peers: list[str], sizes: list[tuple[int, int]], scope: str) -> list[Entrant]:
+def _entrants(sources: list[Path], peers: list[str], sizes: list[tuple[int, int]], scope: str) -> list[Candidate]:
     """Everything that is to be timed, at every size asked for; files have but their own."""
-    from ..profiler.comparison import file_entrant, peer_entrant, run_entrant
+    from ..profiler.comparison import file_candidate, peer_candidate, run_candidate
 
     if not sources and not peers:
         raise UsageError("nothing to compare: name ONNX files or runs, or take --peers")
-    found: list[Entrant] = []
+    found: list[Candidate] = []
     for source in sources:
         if source.suffix == ".onnx":
-            found.append(file_entrant(source))
+            found.append(file_candidate(source))
         else:
             wanted: list[tuple[int, int] | None] = [*sizes] or [None]
-            found += [run_entrant(source, size, scope) for size in wanted]
+            found += [run_candidate(source, size, scope) for size in wanted]
     classes = {entrant.classes for entrant in found} - {None}
     at = sizes or list(dict.fromkeys(entrant.size for entrant in found)) or [PEER_SIZE]
     count = classes.pop() if len(classes) == 1 else None
-    found += [peer_entrant(name, size, scope, count or CLASSES) for size in at for name in peers]
+    found += [peer_candidate(name, size, scope, count or CLASSES) for size in at for name in peers]
     return found
 
 
@@ -132,7 +132,9 @@ def _targets(device: str, backends: list[str], precisions: list[str], threads: i
     return targets
 
 
-def _tell_what_is_left_out(entrants: list[Entrant], targets: list[Target], pairs: list[tuple[Entrant, Target]]) -> None:
+def _tell_what_is_left_out(
+    entrants: list[Candidate], targets: list[Target], pairs: list[tuple[Candidate, Target]]
+) -> None:
     for target in targets:
         names = [entrant.name for entrant in entrants if (entrant, target) not in pairs]
         if names:

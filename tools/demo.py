@@ -16,7 +16,7 @@ from .cli.console import JsonFlag, emit, finite, grid, new_app, progress_bar, ru
 
 if TYPE_CHECKING:
     from ..lut.target import Target
-    from ..profiler.timing.rounds import Progress
+    from ..profiler.timing.rounds import RoundProgress
 
 SCENES = {"train": 96, "val": 24, "test": 8}
 TARGET_SHARE = 0.4
@@ -94,7 +94,7 @@ def demo(
 
 
 @contextmanager
-def _stage(title: str) -> Iterator[Callable[[Progress], None]]:
+def _stage(title: str) -> Iterator[Callable[[RoundProgress], None]]:
     """Announce a stage, show its progress, say how long it took."""
     start = time.monotonic()
     with progress_bar() as on_progress:
@@ -102,7 +102,7 @@ def _stage(title: str) -> Iterator[Callable[[Progress], None]]:
     say(f"{title} ({time.monotonic() - start:.0f} s)")
 
 
-def _scenes(state: Demo, on_progress: Callable[[Progress], None]) -> None:
+def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..models.space.space import SearchSpace
     from ..search.data.synthetic.writers import write_scenes
 
@@ -118,7 +118,7 @@ def _scenes(state: Demo, on_progress: Callable[[Progress], None]) -> None:
     state.summary["data"] = str(state.data)
 
 
-def _profile(state: Demo, on_progress: Callable[[Progress], None]) -> None:
+def _profile(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..models.space.space import SearchSpace
     from ..profiler.profile import profile
 
@@ -129,7 +129,7 @@ def _profile(state: Demo, on_progress: Callable[[Progress], None]) -> None:
     state.summary |= {"lut": str(state.lut), "entries": result.entries, "verification": report}
 
 
-def _search(state: Demo, on_progress: Callable[[Progress], None]) -> None:
+def _search(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..lut.predictor import Predictor
     from ..lut.table.table import LatencyTable
     from ..search.config import SearchConfig
@@ -150,7 +150,7 @@ def _search(state: Demo, on_progress: Callable[[Progress], None]) -> None:
     state.summary |= {name: result[name] for name in names}
 
 
-def _train(state: Demo, on_progress: Callable[[Progress], None]) -> None:
+def _train(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..search.training.config import TrainConfig
     from ..search.training.train import train
 
@@ -160,7 +160,7 @@ def _train(state: Demo, on_progress: Callable[[Progress], None]) -> None:
     state.summary |= {name: result[name] for name in ("weights", "miou")}
 
 
-def _export(state: Demo, on_progress: Callable[[Progress], None]) -> None:
+def _export(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..lut.table.table import LatencyTable
     from ..models.nets.weights import load_weights
     from ..models.space.architecture import Architecture

@@ -16,7 +16,7 @@ from .cli.export_table import pages, verdict
 if TYPE_CHECKING:
     from ..lut.table.table import LatencyTable
     from ..lut.target import Target
-    from ..models.images import Pixels
+    from ..models.images import RGBImage
     from ..profiler.deployment.deploy import Result
     from ..profiler.deployment.network import Network
     from ..profiler.timing.rounds import OnProgress
@@ -165,11 +165,11 @@ def _run(
 
 def _check(precisions: list[str], scope: str) -> None:
     from ..models.space.plan import EXPORT_SCOPES
-    from ..profiler.deployment.network import PRECISIONS
+    from ..profiler.deployment.network import EXPORT_PRECISIONS
 
     for name in precisions:
-        if name not in PRECISIONS:
-            raise UsageError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
+        if name not in EXPORT_PRECISIONS:
+            raise UsageError(f"unknown precision {name!r}; known: {', '.join(EXPORT_PRECISIONS)}")
     if scope not in EXPORT_SCOPES:
         raise UsageError(f"unknown scope {scope!r}; known: {', '.join(EXPORT_SCOPES)}")
 
@@ -201,7 +201,7 @@ def _classes(run: Path) -> tuple[str, ...] | None:
         raise FileFormatError(f"{path} is no result of a training; delete it, or train again") from error
 
 
-def _with_images(network: Network, data: Path | None, needed: bool) -> tuple[Network, list[Pixels]]:
+def _with_images(network: Network, data: Path | None, needed: bool) -> tuple[Network, list[RGBImage]]:
     """The network with images for int8's ranges, and other images that outputs are compared on."""
     from ..models.images import read_pixels
     from ..search.data.layouts import list_pairs

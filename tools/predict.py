@@ -15,10 +15,10 @@ from ..errors import DataError, MeasurementError, UsageError
 from .cli.console import JsonFlag, emit, grid, new_app, progress_bar, run, say, step_progress
 
 if TYPE_CHECKING:
-    from ..models.images import Pixels
-    from ..profiler.deployment.inputs import Job
+    from ..models.images import RGBImage
+    from ..profiler.deployment.inputs import MediaFile
     from ..profiler.deployment.painting import Legend, Painter
-    from ..profiler.deployment.segmenter import Labels, Segmenter, Spent
+    from ..profiler.deployment.segmenter import Durations, Labels, Segmenter
 
 PARTS = ("read", "before", "network", "after", "write")
 """Of the time that an image takes: decoding; resizing and normalising; the network; classes; painting, encoding."""
@@ -32,6 +32,14 @@ CUT_OFF = 0.9
 app = new_app()
 
 
+def known_legends() -> list[Legend]:
+    """Return names and colours of the data sets that lgc knows."""
+    from ..profiler.deployment.painting import Legend
+    from ..search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
+
+    return [Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE), Legend(CAMVID_CLASSES, CAMVID_PALETTE)]
+
+
 @dataclass
 class Seen:
     """What came out so far: files, pixels of each class, milliseconds of each part of each image."""
@@ -40,7 +48,7 @@ class Seen:
     pixels: Counter[int] = field(default_factory=Counter)
     spent: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
 
-    def add(self, labels: Labels, read_ms: float, spent: Spent, write_ms: float) -> None:
+    def add(self, labels: Labels, read_ms: float, spent: Durations, write_ms: float) -> None:
         """Count one image."""
         import numpy as np
 
@@ -92,16 +100,16 @@ def predict(
     Example: lgc-predict runs/street photos/ --out predicted
     """
     from ..files import ensure_folder
-    from ..profiler.deployment.inputs import jobs_of
+    from ..profiler.deployment.inputs import list_media
     from ..profiler.deployment.painting import Legend, Painter
     from ..profiler.deployment.segmenter import Segmenter
 
     file = exported(source)
-    jobs = jobs_of(inputs, out, ids=ids)
+    jobs = list_media(inputs, out, ids=ids)
     with Segmenter.open(file, device=device, backend=backend, threads=threads) as segmenter:
         for remark in segmenter.remarks:
             say(remark)
-        legend = Legend.of(segmenter.network)
+        legend = Legend.of(segmenter.network, known_legends())
         ensure_folder(out)
         seen, painter = Seen(), Painter(legend, alpha, ids)
         with progress_bar() as on_progress:
@@ -129,7 +137,7 @@ def exported(source: Path) -> Path:
 
 
 def _segment(
-    jobs: list[Job], segmenter: Segmenter, painter: Painter, seen: Seen, on_step: Callable[[int, int], None]
+    jobs: list[MediaFile], segmenter: Segmenter, painter: Painter, seen: Seen, on_step: Callable[[int, int], None]
 ) -> None:
     """Do every job; `on_step` is told how many images of how many are done, a video's by what it says of itself."""
     total, before = sum(job.frames for job in jobs), 0
@@ -152,7 +160,7 @@ def _segment(
         before += job.frames
 
 
-def _timed(segmenter: Segmenter, pixels: Pixels, path: Path) -> tuple[Labels, Spent]:
+def _timed(segmenter: Segmenter, pixels: RGBImage, path: Path) -> tuple[Labels, Durations]:
     """The network's answer to an image; an error of it says which network's, and to which image."""
     try:
         return segmenter.timed(pixels)

@@ -29,7 +29,7 @@ def scenes(
 
     Example: lgc-scenes --layout cityscapes --train 24 --val 8 --test 0 --size 256x512 --out scenes
     """
-    from ..profiler.timing.rounds import Progress
+    from ..profiler.timing.rounds import RoundProgress
     from ..search.data.synthetic.writers import write_scenes
 
     height, width = parse_size(size)
@@ -40,7 +40,7 @@ def scenes(
         def advance() -> None:
             nonlocal done
             done += 1
-            show(Progress("scenes", done / total, None))
+            show(RoundProgress("scenes", done / total, None))
 
         scenes = write_scenes(out, layout, counts, (height, width), seed, advance)
     result = {

@@ -96,7 +96,7 @@ def search(
     Example: lgc-search --lut tiny.lut --data scenes --target-ms 5 --steps 200 --out runs/street
     """
     share_cores()
-    from ..profiler.deployment.deploy import ruler_of
+    from ..profiler.deployment.deploy import drift_reference
     from ..search.config import SearchConfig
     from ..search.engine import default_steps
     from ..search.engine import search as run_search
@@ -127,7 +127,7 @@ def search(
     place = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
         on_step = step_progress("searching", on_progress)
-        ruler = ruler_of(lut[0], scope) if measure else None
+        ruler = drift_reference(lut[0], scope) if measure else None
         result = run_search(
             predictors, data, out, config, device=place, precision=precision, measure=ruler, on_step=on_step
         )

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError, OutputError, UsageError
-from ...files import write_atomic
+from ...files import atomic_path, write_atomic
 from ...models.space.opspec import OpSpec
 from ...models.space.space import SearchSpace
-from ..drafts import draft
 from ..table import schema
 from ..table.table import LatencyTable
 from ..target import Target
@@ -26,7 +25,7 @@ FRAME_SUFFIXES = (".csv", ".parquet")
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What `import_table` made.
 
     Attributes:
@@ -40,7 +39,7 @@ class Imported:
     missing: int
 
 
-def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: Target) -> Imported:
+def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: Target) -> ImportResult:
     """Write a latency table with the rows of another project's table that an OpSpec equals.
 
     The table says where each entry came from, and of the machine only that it is unknown: lgc-profile does not go on
@@ -69,7 +68,7 @@ def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: T
     environment = {"device_name": machine, "versions": {}}
     protocol = {"name": "imported", "context": "isolated", "statistic": "means"}
     values = [_entry(foreign, spec, same) for spec, same in rows.items()]
-    with draft(out) as path, LatencyTable.create(path, target, space, protocol, environment) as table:
+    with atomic_path(out) as path, LatencyTable.create(path, target, space, protocol, environment) as table:
         asked = {entry.key for entry in table.entries()}
         with table.store.writing() as connection:
             connection.executemany(
@@ -79,7 +78,7 @@ def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: T
                 values,
             )
         missing = sum(entry.status == schema.PENDING for entry in table.entries())
-    return Imported(len(rows), len(asked & {str(spec) for spec in rows}), missing)
+    return ImportResult(len(rows), len(asked & {str(spec) for spec in rows}), missing)
 
 
 def _entry(foreign: ForeignTable, spec: OpSpec, rows: Sequence[ForeignRow]) -> tuple[str, str, float]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FileFormatError, MismatchError, UsageError
+from ...files import atomic_path
 from ...models.space.opspec import OpSpec
-from ..drafts import draft
 from ..table import schema
-from ..table.table import NETWORK, SETTLED, LatencyTable, entry_keys
+from ..table.table import FINISHED, NETWORK, LatencyTable, entry_keys
 from .compare import differences
 
 RANKS = {schema.PENDING: 0, schema.FAILED: 1, schema.INTERPOLATED: 2, schema.NOISY: 3, schema.MEASURED: 4}
@@ -37,7 +37,7 @@ Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeResult:
     """What `merge` made.
 
     Attributes:
@@ -55,7 +55,7 @@ class Merged:
     untied: tuple[Path, ...]
 
 
-def merge(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[[LatencyTable], object]) -> Merged:
+def merge(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[[LatencyTable], object]) -> MergeResult:
     """Write a table that holds what `tables` hold; it appears under its name only when it is whole.
 
     Its space is the first table's. Of tables at other inputs it takes entries, with what was timed for them, and no
@@ -87,7 +87,7 @@ def merge(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[[Latenc
             f"each other: keep them apart, or measure them anew into one --out"
         )
     with (
-        draft(out) as path,
+        atomic_path(out) as path,
         LatencyTable.create(path, first.target, first.space, first.protocol, first.environment) as made,
     ):
         _unite(made, tables)
@@ -98,10 +98,10 @@ def merge(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[[Latenc
         missing = len(set(entry_keys(first.space)) - known)
         if not missing:
             calibrate(made)
-        made.write_note(SETTLED, {"at_unix_s": time.time()})
+        made.write_note(FINISHED, {"at_unix_s": time.time()})
         ((sessions,),) = made.store.rows("SELECT count(*) FROM sessions")
     names = (tuple(table.path for table in group) for group in (other_inputs, untied))
-    return Merged(len(entries), missing, sessions, *names)
+    return MergeResult(len(entries), missing, sessions, *names)
 
 
 def _require_like(first: LatencyTable, table: LatencyTable) -> None:

@@ -28,7 +28,7 @@ SPARE = 4
 """Networks that a fit needs for each weight: with fewer it would follow their noise."""
 ALIKE = 0.03
 """Weight of the squared differences of factors from their mean, beside the squared relative errors of the networks."""
-LEVEL = 0.9
+PREDICTION_LEVEL = 0.9
 """Probability that an interval is to hold the measured latency."""
 
 Array = NDArray[np.float64]
@@ -113,8 +113,8 @@ class Correction:
         return sum(weight * feature for weight, feature in zip(self.weights, features, strict=True))
 
     def half_width_pct(self) -> float | None:
-        """Half the width, in percent, of the interval that holds a new network's latency with probability `LEVEL`."""
-        return self.above_pct((1 + LEVEL) / 2)
+        """Return half the width of the prediction interval at `PREDICTION_LEVEL`, in percent."""
+        return self.above_pct((1 + PREDICTION_LEVEL) / 2)
 
     def above_pct(self, quantile: float) -> float | None:
         """How far above its prediction, in percent, a new network's latency stays with probability `quantile`."""

@@ -17,11 +17,11 @@ MINIMA, MEDIANS = "minima", "medians"
 """What a visit counts as: its least run (CPUs: what disturbs a run only adds time), or its median (GPUs)."""
 NOISY_PCT = 5.0
 """Half width of the interval, relative to the latency, above which a subject that is given up is called noisy."""
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 """Probability that an interval holds the true latency."""
 NORMAL = 1.96
 """Half the width of a normal distribution's 95 % interval, in standard deviations."""
-LOAD_VISITS = 4
+BATCHES_PER_INSTANCE = 4
 """Visits that a load needs to speak for itself in an interval."""
 ROBUST = 5
 """Groups from which on their median absolute deviation tells how far they differ; fewer, their standard deviation."""
@@ -71,7 +71,7 @@ def summarise(
     Raises:
         MeasurementError: there are no durations, or one is not a positive number.
     """
-    points = visit_points(visits, statistic)
+    points = batch_points(visits, statistic)
     if slowdown is not None:
         points = points / np.asarray(slowdown, float)
     every = np.concatenate([np.asarray(visit, float) for visit in visits])
@@ -98,7 +98,7 @@ def estimate(points: Array, loads: NDArray[np.int_] | None = None) -> tuple[floa
     if loads is None:
         return median_and_ci(points)
     names, counts = np.unique(loads, return_counts=True)
-    medians = np.array([np.median(points[loads == name]) for name in names[counts >= LOAD_VISITS]])
+    medians = np.array([np.median(points[loads == name]) for name in names[counts >= BATCHES_PER_INSTANCE]])
     if len(medians) < 2:
         return median_and_ci(points)
     from scipy.stats import t
@@ -108,7 +108,7 @@ def estimate(points: Array, loads: NDArray[np.int_] | None = None) -> tuple[floa
     deviation = MAD_TO_DEVIATION * float(np.median(np.abs(medians - np.median(medians))))
     if len(medians) < ROBUST:
         deviation = float(medians.std(ddof=1))
-    half = t.ppf((1 + LEVEL) / 2, len(medians) - 1) * MIDMEAN * deviation / math.sqrt(len(medians))
+    half = t.ppf((1 + CONFIDENCE_LEVEL) / 2, len(medians) - 1) * MIDMEAN * deviation / math.sqrt(len(medians))
     return latency, float(half)
 
 
@@ -126,7 +126,7 @@ def median_and_ci(points: Array) -> tuple[float, float]:
     return float(np.median(ordered)), float(ordered[high] - ordered[low]) / 2
 
 
-def visit_points(visits: Sequence[Sequence[float]], statistic: str) -> Array:
+def batch_points(visits: Sequence[Sequence[float]], statistic: str) -> Array:
     """One number for each visit, in milliseconds.
 
     Raises:

@@ -27,10 +27,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .estimates import Array, Summary, summarise, visit_points
+from .estimates import Array, Summary, batch_points, summarise
 
 
-class Visit(NamedTuple):
+class SampleBatch(NamedTuple):
     """Some runs of a subject, back to back: one process's, at one moment."""
 
     subject: str
@@ -66,11 +66,11 @@ class Measurement:
         MeasurementError: a visit holds no runs, or durations that are no positive numbers.
     """
 
-    def __init__(self, visits: Sequence[Visit], statistic: str) -> None:
+    def __init__(self, visits: Sequence[SampleBatch], statistic: str) -> None:
         self.visits = sorted(visits, key=lambda visit: (visit.session, visit.at_unix_s))
         self.statistic = statistic
         self.subjects, self._which = np.unique([visit.subject for visit in self.visits], return_inverse=True)
-        self._points = visit_points([v.durations_ms for v in self.visits], statistic) if visits else np.empty(0)
+        self._points = batch_points([v.durations_ms for v in self.visits], statistic) if visits else np.empty(0)
         self._slowdown = self._slowdowns() if visits else np.empty(0)
         self._trusted = self._believed() if visits else np.empty(0, dtype=bool)
 

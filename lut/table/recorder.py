@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..drafts import is_running
+from ...files import is_running
 from ..statistics.estimates import Summary
-from ..statistics.measurement import Visit
+from ..statistics.measurement import SampleBatch
 from . import schema
-from .table import SETTLED, UNFINISHED, LatencyTable
+from .table import FINISHED, UNFINISHED, LatencyTable
 
 LEASE_S = 900.0
 """Silence after which a process that still runs is taken to have given up what it had taken on."""
@@ -64,7 +64,7 @@ class Recorder:
         )
         return sum(_running(pid, seen) for pid, seen in rows)
 
-    def record(self, visits: Iterable[Visit], health: Sequence[Mapping[str, Any]] = ()) -> None:
+    def record(self, visits: Iterable[SampleBatch], health: Sequence[Mapping[str, Any]] = ()) -> None:
         """Commit visits, and samples of the machine's health (each with `at_unix_s`)."""
         rows = [
             (v.subject, self.session, v.round, v.load, v.at_unix_s, json.dumps(list(v.durations_ms))) for v in visits
@@ -87,7 +87,7 @@ class Recorder:
                 "spread_pct = ?, visits = ?, samples = ?, session = NULL WHERE key = ?",
                 rows,
             )
-            connection.execute("DELETE FROM meta WHERE key = ?", (SETTLED,))
+            connection.execute("DELETE FROM meta WHERE key = ?", (FINISHED,))
 
     def spend(self, energy_mj: Mapping[str, float]) -> None:
         """Write down the energy that one run of each subject takes, in millijoules."""
@@ -104,7 +104,7 @@ class Recorder:
                 "UPDATE subjects SET status = 'failed', reason = ?, latency_ms = NULL, session = NULL WHERE key = ?",
                 (reason, key),
             )
-            connection.execute("DELETE FROM meta WHERE key = ?", (SETTLED,))
+            connection.execute("DELETE FROM meta WHERE key = ?", (FINISHED,))
 
     def release(self) -> None:
         """Give back what was taken on and not finished."""

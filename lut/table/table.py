@@ -15,7 +15,7 @@ from ...models.space.opspec import OpSpec
 from ...models.space.space import PRESETS, SearchSpace
 from ..statistics.calibration import Correction
 from ..statistics.estimates import NOISY_PCT, Summary
-from ..statistics.measurement import Measurement, Visit
+from ..statistics.measurement import Measurement, SampleBatch
 from ..target import Target
 from . import schema
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FLOOR_MS = 1e-6
 """Latency of an entry whose difference came out below it: what a probe gains by an operator can vanish in fusion."""
-SETTLED = "settled"
+FINISHED = "settled"
 """Note that entries, calibration and verification follow from all that was measured; measuring takes it away."""
 UNFINISHED = "budget"
 """Reason of a noisy subject whose measuring was cut short; the next process goes on with it."""
@@ -52,7 +52,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Benchmark:
     """What was run and timed: an operator in its carriers or alone, carriers without an operator, a whole network.
 
     Attributes:
@@ -152,19 +152,20 @@ class LatencyTable:
         """All operator entries, in the order of the space."""
         return [Entry(*row) for row in self.store.rows(f"SELECT {_ENTRY} FROM entries ORDER BY rowid")]
 
-    def subjects(self, kind: str | None = None) -> list[Subject]:
+    def subjects(self, kind: str | None = None) -> list[Benchmark]:
         """All that was or is to be timed, in order of registration; of one kind, if it is given."""
         where, values = ("WHERE kind = ?", (kind,)) if kind else ("", ())
         return [
-            Subject(*row) for row in self.store.rows(f"SELECT {_SUBJECT} FROM subjects {where} ORDER BY rowid", *values)
+            Benchmark(*row)
+            for row in self.store.rows(f"SELECT {_SUBJECT} FROM subjects {where} ORDER BY rowid", *values)
         ]
 
-    def networks(self) -> list[tuple[Subject, Architecture, str]]:
+    def networks(self) -> list[tuple[Benchmark, Architecture, str]]:
         """The networks measured to calibrate and verify the table: subject, architecture, scope."""
         query = f"SELECT {_SUBJECT}, architecture, scope FROM subjects WHERE kind = 'network' ORDER BY rowid"
         try:
             return [
-                (Subject(*row[:-2]), Architecture.model_validate_json(row[-2]), row[-1])
+                (Benchmark(*row[:-2]), Architecture.model_validate_json(row[-2]), row[-1])
                 for row in self.store.rows(query)
             ]
         except (ValueError, LgcError) as error:
@@ -211,7 +212,7 @@ class LatencyTable:
         """How the entry follows from what was timed: latency = sum over subjects of coefficient * latency."""
         return dict(self.store.rows("SELECT subject, coefficient FROM terms WHERE entry = ?", str(spec)))
 
-    def visits(self, subject: str | None = None) -> list[Visit]:
+    def visits(self, subject: str | None = None) -> list[SampleBatch]:
         """Raw visits of a subject, or of all, by session and round; durations in milliseconds.
 
         Raises:
@@ -220,7 +221,7 @@ class LatencyTable:
         where, values = ("WHERE subject = ?", (subject,)) if subject else ("", ())
         columns = "subject, round, at_unix_s, durations_ms, session, load"
         rows = self.store.rows(f"SELECT {columns} FROM visits {where} ORDER BY session, round", *values)
-        return [Visit(key, number, at, json.loads(text), *place) for key, number, at, text, *place in rows]
+        return [SampleBatch(key, number, at, json.loads(text), *place) for key, number, at, text, *place in rows]
 
     def measurement(self) -> Measurement:
         """All visits, of operators and networks, with the machine's changing speed divided out.
@@ -290,7 +291,7 @@ class LatencyTable:
     def _derive(self) -> None:
         """Bring entries up to date with their subjects: latency and interval by the terms, or why there is none."""
         subjects = {subject.key: subject for subject in self.subjects()}
-        terms: dict[str, list[tuple[Subject, float]]] = {}
+        terms: dict[str, list[tuple[Benchmark, float]]] = {}
         for entry, subject, coefficient in self.store.rows("SELECT entry, subject, coefficient FROM terms"):
             if subject not in subjects:
                 raise FileFormatError(
@@ -379,7 +380,7 @@ def entry_keys(space: SearchSpace) -> list[str]:
     return [str(spec) for spec in space.specs() if not is_free(spec)]
 
 
-def _judged(subject: Subject, summary: Summary) -> tuple[str, str | None]:
+def _judged(subject: Benchmark, summary: Summary) -> tuple[str, str | None]:
     """(status, reason) of a measured subject by its statistics now; company after its verdict may have mended it."""
     if subject.reason == UNFINISHED:
         return schema.NOISY, UNFINISHED
@@ -389,7 +390,7 @@ def _judged(subject: Subject, summary: Summary) -> tuple[str, str | None]:
     return schema.NOISY, subject.reason or f"known to {known_pct:.1f} %"
 
 
-def _derived(parts: list[tuple[Subject, float]]) -> tuple[str | None, str | None, float | None, float | None]:
+def _derived(parts: list[tuple[Benchmark, float]]) -> tuple[str | None, str | None, float | None, float | None]:
     """(status, reason, latency_ms, ci_ms) of the entry that follows from these subjects; status None: not yet."""
     for subject, _ in parts:
         if subject.status == schema.FAILED:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FileFormatError, LgcError, OutputError
-from ..drafts import draft
-from ..statistics.measurement import Measurement, Visit
+from ...files import atomic_path
+from ..statistics.measurement import Measurement, SampleBatch
 from . import schema
 from .table import LatencyTable
 
@@ -51,7 +51,7 @@ def upgrade(path: Path) -> tuple[int, Path | None]:
     kept = path.with_name(f"{path.name}.v{found}")
     if kept.exists() and not kept.samefile(path):
         raise OutputError(f"{kept} is there already, and would be where the older table is kept: move it away")
-    with draft(path, replace=True) as copy, closing(schema.connect(path, found)) as store, store.writing():
+    with atomic_path(path, replace=True) as copy, closing(schema.connect(path, found)) as store, store.writing():
         _copy(path, copy)
         _migrate(copy, path, found)
         _keep(path, kept)
@@ -138,7 +138,7 @@ def _from_1(connection: sqlite3.Connection) -> None:
         (_subject_1(subject), number, at, json.loads(durations))
         for subject, number, at, durations in connection.execute(f"SELECT {_VISIT_1} FROM old_visits").fetchall()
     ]
-    found = Measurement([Visit(*visit) for visit in visits], meta["protocol"]["statistic"])
+    found = Measurement([SampleBatch(*visit) for visit in visits], meta["protocol"]["statistic"])
     moments = [visit[2] for visit in visits] or [0.0]
     session = (meta["target"]["device"], 0, min(moments), max(moments), json.dumps(meta["environment"]))
     connection.execute("INSERT INTO sessions VALUES (1, ?, ?, ?, ?, ?)", session)

@@ -30,7 +30,7 @@ class OnnxCosts:
     uncounted: tuple[str, ...] = ()
 
 
-def costs_of(data: bytes) -> OnnxCosts:
+def graph_costs(data: bytes) -> OnnxCosts:
     """Count in a serialised model with its weights inside."""
     import onnx
 

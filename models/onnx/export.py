@@ -71,7 +71,7 @@ def simplified(model: bytes) -> bytes:
     return bytes(slim.SerializeToString())
 
 
-def with_notes(model: bytes, notes: Mapping[str, str]) -> bytes:
+def with_metadata(model: bytes, notes: Mapping[str, str]) -> bytes:
     """The serialised model with these properties in place of its own."""
     import onnx
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import FileFormatError
 from ...files import describe
-from .costs import OnnxCosts, costs_of
+from .costs import OnnxCosts, graph_costs
 from .signature import Signature, Tensor
 
 __all__ = ["OnnxModel", "Tensor"]
@@ -87,7 +87,7 @@ class OnnxModel(Signature):
     @cached_property
     def costs(self) -> OnnxCosts:
         """Parameters and multiply-accumulates, counted in the graph."""
-        return costs_of(self.data)
+        return graph_costs(self.data)
 
 
 def _precision(graph: Any, operators: tuple[str, ...]) -> str:

@@ -32,7 +32,7 @@ Number = TypeVar("Number", np.int64, np.float64)
 
 ROWS = 8192
 """Architectures that are handled at once: few enough for a processor's cache."""
-MOST_CODES = 2**19
+MAX_CODES = 2**19
 """Codes of a cell up to which the peaks of all of them are computed once, and then looked up."""
 LABEL_BYTES = 8
 """A label is an int64, whatever the precision."""
@@ -191,7 +191,7 @@ class _CellMemory:
         for distinct in self._kinds:
             places.append(self._codes)
             self._codes *= len(distinct)
-        self._few = self._codes <= MOST_CODES
+        self._few = self._codes <= MAX_CODES
         self._places = self._digits * np.array(places)[:, None] if self._few else self._digits
 
     def peaks(self, choices: NDArray[np.integer]) -> Integers:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .plan import CellPlan
     from .space import SearchSpace
 
-MOST_ZERO = 0.6
+MAX_ZERO = 0.6
 """Largest probability of `zero` in `spread`; above it, few draws leave every node and input alive."""
 GOLDEN = (5**0.5 - 1) / 2
 """Step that spreads any number of points evenly over a circle of length 1."""
@@ -43,7 +43,7 @@ def spread(space: SearchSpace, count: int, seed: int) -> Iterator[Architecture]:
     start = rng.random()
     heads: list[int] = []
     for index in range(count):
-        zero = MOST_ZERO * ((start + index * GOLDEN) % 1)
+        zero = MAX_ZERO * ((start + index * GOLDEN) % 1)
         odds = rng.dirichlet(np.full(len(space.operators), CONCENTRATION)) + 0.02
         if ZERO in space.operators:
             odds[space.operators.index(ZERO)] = 0.0

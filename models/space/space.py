@@ -29,7 +29,7 @@ _UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeErro
 """PyYAML's own errors, and those that its constructors let through for scalars such as `2001-14-45` or `!!int ''`."""
 
 Count = Annotated[int, Field(ge=1, le=4096)]
-Pixels = Annotated[int, Field(ge=32, le=16384)]
+PixelCount = Annotated[int, Field(ge=32, le=16384)]
 
 
 class _Section(BaseModel):
@@ -64,7 +64,7 @@ class SearchSpace(_Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
     """Name for people; it is not part of the fingerprint."""
-    input: tuple[Pixels, Pixels]
+    input: tuple[PixelCount, PixelCount]
     """Height and width of the input image, in pixels."""
     classes: Annotated[int, Field(ge=2, le=255)]
     """Classes that the network tells apart."""

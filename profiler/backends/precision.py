@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...errors import MeasurementError, UsageError
 from .int8 import is_quantised
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+CAST_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 _CONSTANTS = {
     "value": None,
@@ -43,8 +43,8 @@ def cast_model(onnx_model: bytes, precision: str) -> bytes:
         UsageError: another precision, or int8 of a model that is not quantised.
         MeasurementError: no ONNX model, a weight beyond the range of float16, or a model with sub-graphs.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
+    if precision not in CAST_PRECISIONS:
+        raise UsageError(f"no precision {precision!r}; there are {', '.join(CAST_PRECISIONS)}")
     if precision == "fp32":
         return onnx_model
     import onnx

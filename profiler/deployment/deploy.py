@@ -30,9 +30,9 @@ from .network import FILES, INT8, Network, write_onnx
 from .parity import (
     IMAGES,
     RANDOM,
-    Agreement,
+    Parity,
     Reference,
-    agreement,
+    compare_outputs,
     file_outputs,
     passes,
     reference_outputs,
@@ -40,7 +40,7 @@ from .parity import (
 )
 
 if TYPE_CHECKING:
-    from ...models.images import Pixels
+    from ...models.images import RGBImage
     from ..backends.trt.engine import Engine
     from .layer_attribution import SlotReport
 
@@ -98,7 +98,7 @@ class Result:
     p99_ms: float | None = None
     iqr_ms: float | None = None
     runs: int | None = None
-    agreement: Agreement | None = None
+    parity: Parity | None = None
     trained: bool = True
     settings: dict[str, str] | None = None
     slots: SlotReport | None = None
@@ -110,12 +110,12 @@ class Result:
         """As a JSON object: the agreement's numbers stand beside the others."""
         found = {name: value for name, value in vars(self).items() if name not in ("agreement", "slots", "trained")}
         names = ("max_abs_diff", "mean_abs_diff", "argmax_agreement_pct")
-        found |= {name: None if self.agreement is None else getattr(self.agreement, name) for name in names}
+        found |= {name: None if self.parity is None else getattr(self.parity, name) for name in names}
         return found | {"slots": None if self.slots is None else self.slots.as_dict()}
 
     def equals_torch(self) -> bool:
         """Whether the outputs are torch's, as far as the precision allows; true where nothing was run."""
-        return self.agreement is None or passes(self.precision, self.agreement, trained=self.trained)
+        return self.parity is None or passes(self.precision, self.parity, trained=self.trained)
 
     def within(self, tolerance_pct: float) -> bool:
         """Whether the prediction is within the tolerance; true where there is none."""
@@ -163,7 +163,7 @@ def time_network(
         p99_ms=p99,
         iqr_ms=high - low,
         runs=len(runs),
-        agreement=agrees,
+        parity=agrees,
         trained=network.weights is not None,
         settings=backend.settings(target),
     )
@@ -189,7 +189,7 @@ def _held_against(result: Result, predictor: Predictor, architecture: Architectu
     )
 
 
-def ruler_of(path: Path, scope: str, seconds: float = RULER_SECONDS) -> Callable[[Architecture], float]:
+def drift_reference(path: Path, scope: str, seconds: float = RULER_SECONDS) -> Callable[[Architecture], float]:
     """What measures architectures on a table's own target, in milliseconds at the speed the machine had for the table.
 
     Raises:
@@ -220,7 +220,7 @@ def latencies_of(table: LatencyTable, scope: str) -> str:
     return Predictor(table.space, table, scope if scope in SCOPES else DENSE).fingerprint
 
 
-def compare_with_torch(network: Network, backend: Backend, target: Target) -> Agreement:
+def compare_with_torch(network: Network, backend: Backend, target: Target) -> Parity:
     """The outputs of the program that is timed on `target`, held against torch's on noise.
 
     Raises:
@@ -229,10 +229,10 @@ def compare_with_torch(network: Network, backend: Backend, target: Target) -> Ag
     reference = _reference(network, _noise(network), RANDOM)
     core, whole = (network.workload(scope, target.precision) for scope in (CORE, _labelled(network)))
     labels = runner_outputs(backend, whole, target, reference.inputs)
-    return agreement(reference, labels, runner_outputs(backend, core, target, reference.tensors))
+    return compare_outputs(reference, labels, runner_outputs(backend, core, target, reference.tensors))
 
 
-def write_compared(network: Network, folder: Path, precision: str, images: Sequence[Pixels]) -> dict[str, Any]:
+def write_compared(network: Network, folder: Path, precision: str, images: Sequence[RGBImage]) -> dict[str, Any]:
     """Write the network's file in a precision, and hold its outputs against torch's on noise and on images.
 
     ONNX Runtime's CPU provider computes them. Of bf16 the file is the one in fp32, which the backends convert.
@@ -248,13 +248,13 @@ def write_compared(network: Network, folder: Path, precision: str, images: Seque
     """
     precision = FILES[precision]
     path = write_onnx(network, folder, precision)
-    found: list[Agreement] = []
+    found: list[Parity] = []
     for inputs, source in ((_noise(network), RANDOM), (replace(network, images=tuple(images)).inputs(), IMAGES)):
         if inputs:
             reference = _reference(network, inputs, source)
             labels = file_outputs(network.model(precision, _labelled(network)), reference.inputs, path.name)
             logits = file_outputs(network.model(precision, CORE), reference.tensors, path.name)
-            found.append(agreement(reference, labels, logits))
+            found.append(compare_outputs(reference, labels, logits))
     good = all(passes(precision, one, trained=network.weights is not None) for one in found)
     size = path.stat().st_size
     told = [asdict(one) for one in found]

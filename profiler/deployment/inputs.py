@@ -12,11 +12,11 @@ from .video import SUFFIXES as VIDEOS
 from .video import Clip
 
 if TYPE_CHECKING:
-    from ...models.images import Pixels
+    from ...models.images import RGBImage
 
 
 @dataclass(frozen=True)
-class Job:
+class MediaFile:
     """An image, or a video.
 
     Attributes:
@@ -34,7 +34,7 @@ class Job:
         """How many images it is; a video's are estimated."""
         return 1 if self.clip is None else self.clip.frames
 
-    def read(self) -> Iterator[Pixels]:
+    def read(self) -> Iterator[RGBImage]:
         """Its images, RGB [h, w, 3].
 
         Raises:
@@ -57,7 +57,7 @@ class Job:
         return {what: self.output(what) for what in wanted}
 
 
-def jobs_of(places: list[Path], out: Path, *, ids: bool) -> list[Job]:
+def list_media(places: list[Path], out: Path, *, ids: bool) -> list[MediaFile]:
     """All that is to be done, before any of it is: files as they are named, folders with what is in and below them.
 
     Raises:
@@ -73,7 +73,7 @@ def jobs_of(places: list[Path], out: Path, *, ids: bool) -> list[Job]:
                 f"{owners[stem]} and {path} would be written to the same files: predict them with another --out each"
             )
         owners[stem] = path
-    jobs = [Job(path, stem, _clip(path)) for path, stem in found.items()]
+    jobs = [MediaFile(path, stem, _clip(path)) for path, stem in found.items()]
     inputs = {path.resolve() for path in found}
     for job in jobs:
         for output in job.outputs(ids).values():
@@ -104,7 +104,7 @@ def _clip(path: Path) -> Clip | None:
     Raises:
         DataError: it is neither.
     """
-    from ...models.images import SUFFIXES, require_image
+    from ...models.images import IMAGE_SUFFIXES, require_image
 
     suffix = path.suffix.lower()
     if suffix in VIDEOS:
@@ -112,6 +112,6 @@ def _clip(path: Path) -> Clip | None:
     try:
         require_image(path)
     except DataError as error:
-        hint = "" if suffix in SUFFIXES else f"; videos are called {', '.join(VIDEOS)}"
+        hint = "" if suffix in IMAGE_SUFFIXES else f"; videos are called {', '.join(VIDEOS)}"
         raise DataError(f"{error}{hint}") from error
     return None

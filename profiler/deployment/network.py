@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from ...files import ensure_folder, write_atomic
 from ...lut.table.table import network_key
-from ...models.images import Pixels, normalised
+from ...models.images import RGBImage, normalised
 from ...models.onnx.signature import ARCHITECTURE_KEY, CLASSES_KEY, SCOPE_KEY, TABLE_KEY
 from ...models.space.architecture import Architecture
 from ...models.space.plan import END_TO_END
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 INT8 = "int8"
-PRECISIONS = ("fp32", "fp16", "bf16", INT8)
+EXPORT_PRECISIONS = ("fp32", "fp16", "bf16", INT8)
 """What an export can be run in; tables are made in all but the last."""
 FILES = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", INT8: INT8}
 """Precision -> that of the file behind it: ONNX convolves bfloat16 from operator set 22 on, which few programs read."""
@@ -50,7 +50,7 @@ class Network:
     scope: str
     classes: tuple[str, ...] | None = None
     table: str | None = None
-    images: tuple[Pixels, ...] = field(default=(), repr=False)
+    images: tuple[RGBImage, ...] = field(default=(), repr=False)
     _written: dict[tuple[str, str], bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def model(self, precision: str = "fp32", scope: str | None = None) -> bytes:
@@ -69,21 +69,21 @@ class Network:
         return self._written[where]
 
     def _made(self, precision: str, scope: str) -> bytes:
-        from ...models.onnx.export import simplified, with_notes
+        from ...models.onnx.export import simplified, with_metadata
         from ..backends.precision import cast_model
-        from .quantization import quantise
+        from .quantization import quantize
 
         if precision == "fp32":
             exported = network_workload(self.architecture, scope, self.weights).onnx
-            return with_notes(simplified(exported), self._notes(scope, precision))
+            return with_metadata(simplified(exported), self._notes(scope, precision))
         plain = self.model("fp32", scope)
         if precision == INT8:
             if not self.images:
                 raise UsageError("int8 takes its ranges from images: name some with --data DIR")
-            converted = quantise(plain, self.inputs(scope), self.stem)
+            converted = quantize(plain, self.inputs(scope), self.stem)
         else:
             converted = cast_model(plain, precision)
-        return with_notes(converted, self._notes(scope, precision))
+        return with_metadata(converted, self._notes(scope, precision))
 
     def _notes(self, scope: str, precision: str) -> dict[str, str]:
         from ... import __version__

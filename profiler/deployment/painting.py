@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,10 +13,10 @@ from ...files import write_atomic
 from .video import video_writer
 
 if TYPE_CHECKING:
-    from ...models.images import Pixels
+    from ...models.images import RGBImage
     from ...models.onnx.signature import Signature
     from ...models.palettes import Palette
-    from .inputs import Job
+    from .inputs import MediaFile
     from .segmenter import Labels
 
 COMPRESSION = 1
@@ -36,20 +36,25 @@ class Legend:
     palette: Palette
 
     @classmethod
-    def of(cls, network: Signature) -> Legend:
-        """A data set's, where names (or, without names, the number of classes) are its; else distinct colours.
+    def of(cls, network: Signature, known: Sequence[Legend] = ()) -> Legend:
+        """Return the legend of a known data set if the class names match, or their number where a network has none.
+
+        Any other network gets distinct colours.
+
+        Args:
+            network: signature of the exported network.
+            known: legends of data sets, first match wins.
 
         Raises:
-            FileFormatError: the file names its classes in a way that cannot be read.
+            FileFormatError: the file's class names are malformed.
         """
         from ...models.palettes import distinct
-        from ...search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
         from .segmenter import MAX_CLASSES
 
         names, count = network.class_names, network.classes
-        for known, palette in ((CITYSCAPES_CLASSES, CITYSCAPES_PALETTE), (CAMVID_CLASSES, CAMVID_PALETTE)):
-            if names == known or (names is None and count == len(known)):
-                return cls(known, palette)
+        for legend in known:
+            if names == legend.names or (names is None and count == len(legend.names)):
+                return legend
         names = names or tuple(f"class {index}" for index in range(count or 0))
         return cls(names, distinct(max(len(names), count or MAX_CLASSES)))
 
@@ -61,9 +66,9 @@ class Legend:
         """Colour of a class as `#rrggbb`; black where it has none."""
         return "#{:02x}{:02x}{:02x}".format(*(self.palette[index] if index < len(self.palette) else (0, 0, 0)))
 
-    def mask(self, labels: Labels) -> Pixels:
+    def mask(self, labels: Labels) -> RGBImage:
         """Classes in their colours, [h, w] -> [h, w, 3]."""
-        from ...search.data.labels import colourise
+        from ...models.palettes import colourise
 
         return colourise(labels, self.palette)
 
@@ -83,7 +88,7 @@ class Painter:
     ids: bool
 
     @contextmanager
-    def writing(self, job: Job) -> Iterator[Callable[[Pixels, Labels], None]]:
+    def writing(self, job: MediaFile) -> Iterator[Callable[[RGBImage, Labels], None]]:
         """Context that gives a function which takes an image and its classes, and writes what is wanted of them."""
         paths = job.outputs(self.ids)
         if job.clip is not None:
@@ -91,7 +96,7 @@ class Painter:
                 yield lambda pixels, labels: write(blended(pixels, self.legend.mask(labels), self.alpha))
             return
 
-        def write_images(pixels: Pixels, labels: Labels) -> None:
+        def write_images(pixels: RGBImage, labels: Labels) -> None:
             mask = self.legend.mask(labels)
             pictures = {"mask": mask, "overlay": blended(pixels, mask, self.alpha), "ids": labels}
             for what, path in paths.items():
@@ -100,7 +105,7 @@ class Painter:
         yield write_images
 
 
-def blended(pixels: Pixels, mask: Pixels, alpha: float) -> Pixels:
+def blended(pixels: RGBImage, mask: RGBImage, alpha: float) -> RGBImage:
     """The image with a mask over it, of the weight `alpha`; [h, w, 3] each."""
     import numpy as np
     from PIL import Image
@@ -108,7 +113,7 @@ def blended(pixels: Pixels, mask: Pixels, alpha: float) -> Pixels:
     return np.asarray(Image.blend(Image.fromarray(pixels), Image.fromarray(mask), alpha))
 
 
-def write_png(picture: Pixels, path: Path) -> None:
+def write_png(picture: RGBImage, path: Path) -> None:
     """Write [h, w, 3] RGB, or [h, w] bytes.
 
     Raises:

@@ -28,13 +28,13 @@ Outputs = list[NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Limit:
+class Tolerance:
     """Bounds that a precision has to keep.
 
     Attributes:
-        max_abs_diff: largest `Agreement.max_abs_diff`; None where the logits' scale decides.
-        relative_diff: largest `Agreement.relative_diff`; None where `max_abs_diff` is bounded.
-        images_pct: smallest `Agreement.argmax_agreement_pct` on images.
+        max_abs_diff: largest `Parity.max_abs_diff`; None where the logits' scale decides.
+        relative_diff: largest `Parity.relative_diff`; None where `max_abs_diff` is bounded.
+        images_pct: smallest `Parity.argmax_agreement_pct` on images.
         random_pct: the same on random inputs; None where they are outside of what the precision is made for.
         untrained: whether the percentages bind networks of random weights too. These tell classes apart by
             differences that rounding exceeds: with logits that are 0.02 % (fp16) and 0.3 % (int8) off, 97.5 % and 74 %
@@ -51,17 +51,17 @@ class Limit:
 MAX_ABS_DIFF = 1e-4
 """Largest difference of fp32 logits from torch's that passes."""
 
-LIMITS = {
-    "fp32": Limit(MAX_ABS_DIFF, None, 99.9, 99.9, untrained=True),
-    "fp16": Limit(None, 0.002, 99.9, 99.0),
-    "bf16": Limit(None, 0.016, 99.0, 99.0),
-    "int8": Limit(None, 0.1, 98.0, None),  # its ranges are those of images: noise is clipped
+TOLERANCES = {
+    "fp32": Tolerance(MAX_ABS_DIFF, None, 99.9, 99.9, untrained=True),
+    "fp16": Tolerance(None, 0.002, 99.9, 99.0),
+    "bf16": Tolerance(None, 0.016, 99.0, 99.0),
+    "int8": Tolerance(None, 0.1, 98.0, None),  # its ranges are those of images: noise is clipped
 }
 """Precision -> its bounds."""
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Parity:
     """Outputs held against torch's in float32.
 
     Attributes:
@@ -157,7 +157,7 @@ def runner_outputs(backend: Backend, workload: Workload, target: Target, inputs:
         runner.close()
 
 
-def agreement(reference: Reference, labels: Outputs, logits: Outputs | None = None) -> Agreement:
+def compare_outputs(reference: Reference, labels: Outputs, logits: Outputs | None = None) -> Parity:
     """Hold outputs against torch's.
 
     Args:
@@ -171,7 +171,7 @@ def agreement(reference: Reference, labels: Outputs, logits: Outputs | None = No
     _require_alike("classes", labels, reference.labels)
     equal = [float((given == wanted).mean()) for given, wanted in zip(labels, reference.labels, strict=True)]
     largest, mean, relative = (None, None, None) if logits is None else _differences(logits, reference.logits)
-    return Agreement(largest, mean, relative, float(np.mean(equal)) * 100, len(labels), reference.source)
+    return Parity(largest, mean, relative, float(np.mean(equal)) * 100, len(labels), reference.source)
 
 
 def _differences(logits: Outputs, wanted: Sequence[NDArray[np.float32]]) -> tuple[float, float, float]:
@@ -185,8 +185,8 @@ def _differences(logits: Outputs, wanted: Sequence[NDArray[np.float32]]) -> tupl
     return float(differences.max()), mean, mean / spread if spread else float(mean > 0)
 
 
-def passes(precision: str, found: Agreement, *, trained: bool = True) -> bool:
-    """Whether outputs agree as well as the precision allows, by `LIMITS`: logits where compared, and classes.
+def passes(precision: str, found: Parity, *, trained: bool = True) -> bool:
+    """Whether outputs agree as well as the precision allows, by `TOLERANCES`: logits where compared, and classes.
 
     Args:
         precision: that the program computes in.
@@ -196,9 +196,9 @@ def passes(precision: str, found: Agreement, *, trained: bool = True) -> bool:
     Raises:
         UnknownNameError: no such precision.
     """
-    if precision not in LIMITS:
-        raise UnknownNameError("precision", precision, LIMITS)
-    limit = LIMITS[precision]
+    if precision not in TOLERANCES:
+        raise UnknownNameError("precision", precision, TOLERANCES)
+    limit = TOLERANCES[precision]
     for value, bound in ((found.max_abs_diff, limit.max_abs_diff), (found.relative_diff, limit.relative_diff)):
         if value is not None and bound is not None and value > bound:
             return False

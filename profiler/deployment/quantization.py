@@ -60,7 +60,7 @@ _OPTIONS = {
 }
 
 
-def quantise(model: bytes, images: Sequence[NDArray[Any]], where: str = "the model") -> bytes:
+def quantize(model: bytes, images: Sequence[NDArray[Any]], where: str = "the model") -> bytes:
     """The model with its convolutions in int8, ranges taken from images; inputs, outputs and metadata are kept.
 
     Args:

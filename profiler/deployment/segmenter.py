@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...errors import FileFormatError, MeasurementError, UsageError
 from ...lut.target import Target
-from ...models.images import Pixels, normalised, resized
+from ...models.images import RGBImage, normalised, resized
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.signature import Signature
 from ..backends import Backend, Workload, require
@@ -38,7 +38,7 @@ MAX_CLASSES = 256
 
 
 @dataclass(frozen=True)
-class Spent:
+class Durations:
     """Milliseconds that one image took: resizing and normalising, the network, and what comes after it."""
 
     before_ms: float
@@ -115,11 +115,11 @@ class Segmenter:
         """Close."""
         self.close()
 
-    def segment(self, pixels: Pixels) -> Labels:
+    def segment(self, pixels: RGBImage) -> Labels:
         """Class of every pixel of an image, [h, w, 3] -> [h, w]."""
         return self.timed(pixels)[0]
 
-    def timed(self, pixels: Pixels) -> tuple[Labels, Spent]:
+    def timed(self, pixels: RGBImage) -> tuple[Labels, Durations]:
         """The same, and what it took."""
         start = time.perf_counter()
         frame = resized(pixels, self.size)
@@ -129,7 +129,7 @@ class Segmenter:
         done = time.perf_counter()
         labels = at_own_size(classes_of(output, self.size), pixels.shape[:2])
         end = time.perf_counter()
-        return labels, Spent(*(1000 * seconds for seconds in (ready - start, done - ready, end - done)))
+        return labels, Durations(*(1000 * seconds for seconds in (ready - start, done - ready, end - done)))
 
     def close(self) -> None:
         """Give the device's memory back."""

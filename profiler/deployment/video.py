@@ -13,7 +13,7 @@ from ...errors import BackendUnavailableError, DataError, OutputError
 from ...files import ensure_folder
 
 if TYPE_CHECKING:
-    from ...models.images import Pixels
+    from ...models.images import RGBImage
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv")
 """Files that count as videos."""
@@ -53,7 +53,7 @@ class Clip:
             seconds = (container.duration or 0) / 1e6
             return cls(path, rate, max(stream.frames or round(seconds * rate), 1))
 
-    def read(self) -> Iterator[Pixels]:
+    def read(self) -> Iterator[RGBImage]:
         """Its frames in order, upright, RGB [h, w, 3].
 
         Raises:
@@ -86,7 +86,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 @contextmanager
-def video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[Pixels], None]]:
+def video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[RGBImage], None]]:
     """Context that gives a function which appends a frame to a new .mp4 file.
 
     The file has its name when it is whole, and is not there if the context is left by an error. Frames of an odd
@@ -101,7 +101,7 @@ def video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[Pixels], None
     try:
         with av.open(str(unfinished), "w", format="mp4") as container:
 
-            def write(pixels: Pixels) -> None:
+            def write(pixels: RGBImage) -> None:
                 nonlocal stream
                 height, width = (side - side % 2 for side in pixels.shape[:2])
                 if stream is None:

@@ -35,7 +35,7 @@ _STEAL, _TICKS = 7, 8
 
 
 @dataclass(frozen=True)
-class Health:
+class HardwareSample:
     """How the machine was at one moment, or since the sample before; None for what it does not tell.
 
     Attributes:
@@ -65,7 +65,7 @@ class Health:
     involuntary_switches: int | None = None
 
 
-class Watcher:
+class Monitor:
     """Takes samples of a target's machine; a context, to be entered and asked in the thread that measures.
 
     Entered once the process is pinned, it watches the cores that it is pinned to.
@@ -84,7 +84,7 @@ class Watcher:
         if self._gpu is not None:
             self._gpu.close()
 
-    def sample(self) -> Health:
+    def sample(self) -> HardwareSample:
         """How the machine is now, and what it did since the last sample; the first counts from the context's start.
 
         Never fails: what cannot be read is None.
@@ -92,9 +92,9 @@ class Watcher:
         gpu, at = self._gpu, time.time()
         steal, switches = self._steal_pct(), self._new_switches()
         if gpu is None:
-            return Health(at, steal_pct=steal, involuntary_switches=switches)
+            return HardwareSample(at, steal_pct=steal, involuntary_switches=switches)
         power_mw = gpu.ask("nvmlDeviceGetPowerUsage")
-        return Health(
+        return HardwareSample(
             at,
             sm_clock_mhz=gpu.clock_mhz(CLOCK_SM),
             memory_clock_mhz=gpu.clock_mhz(CLOCK_MEMORY),
@@ -130,11 +130,11 @@ class Watcher:
         return None if before is None or self._switches is None else self._switches - before
 
 
-def watcher(target: Target) -> Watcher:
+def open_monitor(target: Target) -> Monitor:
     """A watcher of the machine that measures on `target`."""
     if target.device == "cpu":
-        return Watcher(None)
-    return Watcher(Gpu(int(target.device.partition(":")[2])), lead_for(target.device))
+        return Monitor(None)
+    return Monitor(Gpu(int(target.device.partition(":")[2])), lead_for(target.device))
 
 
 def throttle_names(reasons: int) -> tuple[str, ...]:

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import zip_longest
 
-from ...lut.statistics.measurement import Measurement, Visit
+from ...lut.statistics.measurement import Measurement, SampleBatch
 from ...lut.table.recorder import Recorder
 from ...lut.table.schema import FAILED, NOISY, PENDING
-from ...lut.table.table import NETWORK, UNFINISHED, LatencyTable, Subject
+from ...lut.table.table import NETWORK, UNFINISHED, Benchmark, LatencyTable
 from ...lut.target import Target
 from ..backends import Backend, Workload
 from ..machine.environment import fingerprint
-from ..machine.monitor import Watcher, watcher
-from ..timing.measure import MIN_ROUNDS, Job, measure
-from ..timing.rounds import COMPANY, OnProgress, Progress
-from ..timing.stopping import pace_of
+from ..machine.monitor import Monitor, open_monitor
+from ..timing.measure import MIN_ROUNDS, MeasureJob, measure
+from ..timing.rounds import COMPANY, OnProgress, RoundProgress
+from ..timing.stopping import stopping_rule
 
 AWAKE_S = 30.0
 SENTINELS = 8
@@ -25,7 +25,7 @@ SENTINELS = 8
 where they and what is measured would be less than the company that keeps a probe cold."""
 
 
-class Filling:
+class Worker:
     """Measures what a table lacks.
 
     Args:
@@ -76,7 +76,7 @@ class Filling:
         self._tried |= set(claimed)
         self.changed = self.changed or bool(claimed)
         try:
-            with watcher(self._target) as watch:
+            with open_monitor(self._target) as watch:
                 late = self._measure(recorder, watch, claimed, budget_s, on_progress)
         finally:
             recorder.release()
@@ -84,13 +84,15 @@ class Filling:
         return bool(claimed) and not late
 
     def _measure(
-        self, recorder: Recorder, watch: Watcher, claimed: list[str], budget_s: float | None, on_progress: OnProgress
+        self, recorder: Recorder, watch: Monitor, claimed: list[str], budget_s: float | None, on_progress: OnProgress
     ) -> bool:
         """Measure what was taken on; whether time ran out."""
         kinds = {subject.key: subject.kind for subject in self._table.subjects()}
         context = str(self._table.protocol["context"])
         jobs = {
-            key: Job(self._workloads[key], pace_of(self._target, kinds[key], context).at_most(self._rounds))
+            key: MeasureJob(
+                self._workloads[key], stopping_rule(self._target, kinds[key], context).at_most(self._rounds)
+            )
             for key in _in_turn(claimed, self._sentinels(claimed))
         }
         before = self._table.visits()
@@ -125,7 +127,7 @@ class Filling:
         """Progress that also tells the other processes that this one lives: compiling may take long."""
         told = time.monotonic()
 
-        def tell(progress: Progress) -> None:
+        def tell(progress: RoundProgress) -> None:
             nonlocal told
             if time.monotonic() - told > AWAKE_S:
                 recorder.record([])
@@ -143,8 +145,8 @@ class Filling:
         return [key for key in every[:: max(len(every) // wanted, 1)] if key not in claimed]
 
     def _still_open(
-        self, jobs: dict[str, Job], claimed: list[str], before: list[Visit], recorder: Recorder
-    ) -> dict[str, Job]:
+        self, jobs: dict[str, MeasureJob], claimed: list[str], before: list[SampleBatch], recorder: Recorder
+    ) -> dict[str, MeasureJob]:
         """The jobs without those on which visits of earlier processes allow a verdict; it is written down."""
         if not before:
             return jobs
@@ -166,5 +168,5 @@ def _in_turn(claimed: list[str], sentinels: list[str]) -> list[str]:
     return [key for pair in zip_longest(claimed, sentinels) for key in pair if key is not None]
 
 
-def _is_open(subject: Subject) -> bool:
+def _is_open(subject: Benchmark) -> bool:
     return subject.status in (PENDING, FAILED) or (subject.status == NOISY and subject.reason == UNFINISHED)

@@ -135,9 +135,9 @@ def _probe(spec: OpSpec, copies: int) -> nn.Module:
 
 def _pairs(shape: tuple[int, int, int], tensors: int) -> nn.Module:
     from ...models.nets.layers import build
-    from .probe import Passage
+    from .probe import Baseline
 
-    return workload_of(lambda: Passage([[build(_carrier(shape)) for _ in range(2)] for _ in range(tensors)]))
+    return workload_of(lambda: Baseline([[build(_carrier(shape)) for _ in range(2)] for _ in range(tensors)]))
 
 
 def _carrier(shape: tuple[int, int, int]) -> OpSpec:

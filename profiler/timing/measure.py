@@ -12,13 +12,13 @@ from functools import partial
 
 from ...errors import MeasurementError, UsageError
 from ...lut.statistics.estimates import MEDIANS, MINIMA
-from ...lut.statistics.measurement import Measurement, Visit
+from ...lut.statistics.measurement import Measurement, SampleBatch
 from ...lut.table.table import NETWORK
 from ...lut.target import Target
 from ..backends import Backend, Runner, Workload
 from ..machine.environment import pinned
-from .rounds import MIN_REPEATS, OnProgress, OnVerdicts, OnVisits, Progress, Rounds, quiet
-from .stopping import Pace, pace_of
+from .rounds import MIN_REPEATS, OnBatches, OnProgress, OnVerdicts, RoundProgress, Rounds, quiet
+from .stopping import StoppingRule, stopping_rule
 
 MIN_ROUNDS = 4
 MIN_RUNS = 200
@@ -37,15 +37,15 @@ OnFailure = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class MeasureJob:
     """What is to be measured, and how it is visited."""
 
     workload: Workload
-    pace: Pace
+    pace: StoppingRule
 
 
 @dataclass(frozen=True)
-class Placed:
+class Assignment:
     """A workload, and where it is to be run."""
 
     backend: Backend
@@ -63,9 +63,9 @@ class Placed:
         return runner
 
 
-def placed(backend: Backend, target: Target, workloads: Mapping[str, Workload]) -> dict[str, Placed]:
+def placed(backend: Backend, target: Target, workloads: Mapping[str, Workload]) -> dict[str, Assignment]:
     """Workloads that all run in one place."""
-    return {subject: Placed(backend, target, workload) for subject, workload in workloads.items()}
+    return {subject: Assignment(backend, target, workload) for subject, workload in workloads.items()}
 
 
 def default_statistic(target: Target) -> str:
@@ -89,16 +89,16 @@ def check_protocol(target: Target, rounds: int | None = None) -> None:
 def measure(
     backend: Backend,
     target: Target,
-    jobs: Mapping[str, Job],
+    jobs: Mapping[str, MeasureJob],
     *,
     on_failure: OnFailure,
-    on_visits: OnVisits = lambda _: None,
+    on_visits: OnBatches = lambda _: None,
     on_verdicts: OnVerdicts = lambda *_: None,
     on_pinned: Callable[[], object] = lambda: None,
     on_energy: Callable[[str, float], None] = lambda *_: None,
     energy_mj: Callable[[], float | None] = lambda: None,
     session: int = 0,
-    before: Sequence[Visit] = (),
+    before: Sequence[SampleBatch] = (),
     always: Sequence[str] = (),
     budget_s: float | None = None,
     seed: int = 0,
@@ -166,7 +166,7 @@ def measure(
     return found, rounds.undecided
 
 
-def _load(places: Mapping[str, Placed], subject: str) -> Runner | None:
+def _load(places: Mapping[str, Assignment], subject: str) -> Runner | None:
     """The subject's workload made ready once more; None if that fails now, though it went well before."""
     try:
         return places[subject].ready()
@@ -222,12 +222,14 @@ def measure_rounds(
         MeasurementError: the backend refuses a workload.
     """
     check_protocol(target, rounds)
-    pace = pace_of(target, "network", "").at_most(rounds)
-    jobs = {subject: Job(workload, replace(pace, period=1)) for subject, workload in workloads.items()}
+    pace = stopping_rule(target, "network", "").at_most(rounds)
+    jobs = {subject: MeasureJob(workload, replace(pace, period=1)) for subject, workload in workloads.items()}
     return measure(backend, target, jobs, on_failure=_refuse, on_progress=on_progress)[0]
 
 
-def measure_seconds(places: Mapping[str, Placed], seconds: float, *, on_progress: OnProgress = quiet) -> Measurement:
+def measure_seconds(
+    places: Mapping[str, Assignment], seconds: float, *, on_progress: OnProgress = quiet
+) -> Measurement:
     """Measure by the frame-rate protocol: `WARM_UP_SHARE` of `seconds` unrecorded, then `seconds`, `MIN_RUNS` at least.
 
     On a CPU graphs are loaded anew as for a table, as far as `LOADING_SHARE` allows, so that one place in memory is not
@@ -243,8 +245,10 @@ def measure_seconds(places: Mapping[str, Placed], seconds: float, *, on_progress
     """
     target = next(iter(places.values())).target
     check_protocol(target)
-    reload = pace_of(target, "network", "").reload
-    endless = Pace(runs=None, period=1, least=10**9, most=10**9, reload=reload, loading=LOADING_SHARE, cap_s=math.inf)
+    reload = stopping_rule(target, "network", "").reload
+    endless = StoppingRule(
+        runs=None, period=1, least=10**9, most=10**9, reload=reload, loading=LOADING_SHARE, cap_s=math.inf
+    )
 
     def refuse(subject: str, reason: str) -> None:
         name = places[subject].workload.name
@@ -269,7 +273,7 @@ def _refuse(key: str, reason: str) -> None:
 
 @contextmanager
 def prepared(
-    places: Mapping[str, Placed],
+    places: Mapping[str, Assignment],
     on_failure: OnFailure,
     on_progress: OnProgress = quiet,
     seconds: float | None = None,
@@ -289,7 +293,7 @@ def prepared(
             except MeasurementError as error:
                 on_failure(key, str(error).splitlines()[0])
             left = (time.monotonic() - start) / number * (len(places) - number)
-            on_progress(Progress("compiling", number / len(places), left))
+            on_progress(RoundProgress("compiling", number / len(places), left))
         yield runners
     finally:
         for runner in runners.values():

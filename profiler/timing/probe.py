@@ -31,7 +31,7 @@ class Probe(nn.Module):
         return out
 
 
-class Passage(nn.Module):
+class Baseline(nn.Module):
     """Separate chains of carriers, one for each input tensor; the results are returned side by side."""
 
     def __init__(self, chains: Sequence[Sequence[nn.Module]]) -> None:

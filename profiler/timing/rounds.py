@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...lut.statistics.estimates import LOAD_VISITS
-from ...lut.statistics.measurement import Measurement, Visit
+from ...lut.statistics.estimates import BATCHES_PER_INSTANCE
+from ...lut.statistics.measurement import Measurement, SampleBatch
 from ..backends import Runner
 from ..backends.base import collector_paused
-from .stopping import Pace
+from .stopping import StoppingRule
 
 VISIT_MS = 4.0
 MIN_REPEATS, MAX_REPEATS = 3, 40
@@ -30,7 +30,7 @@ CHECKS = 1.2
 
 
 @dataclass(frozen=True)
-class Progress:
+class RoundProgress:
     """Where a long job stands.
 
     Attributes:
@@ -44,13 +44,13 @@ class Progress:
     left_s: float | None
 
 
-OnProgress = Callable[[Progress], None]
-OnVisits = Callable[[list[Visit]], None]
+OnProgress = Callable[[RoundProgress], None]
+OnBatches = Callable[[list[SampleBatch]], None]
 OnVerdicts = Callable[[Measurement, dict[str, str]], None]
 Clock = Callable[[], float]
 
 
-def quiet(_: Progress) -> None:
+def quiet(_: RoundProgress) -> None:
     """Report progress to nobody."""
 
 
@@ -80,13 +80,13 @@ class Rounds:
     def __init__(
         self,
         runners: dict[str, Runner],
-        paces: Mapping[str, Pace],
+        paces: Mapping[str, StoppingRule],
         statistic: str,
         *,
         load: Callable[[str], Runner | None] | None = None,
         session: int = 0,
-        before: Sequence[Visit] = (),
-        on_visits: OnVisits = lambda _: None,
+        before: Sequence[SampleBatch] = (),
+        on_visits: OnBatches = lambda _: None,
         on_verdicts: OnVerdicts = lambda *_: None,
         seed: int = 0,
         on_progress: OnProgress = quiet,
@@ -117,7 +117,7 @@ class Rounds:
 
         repeats = {subject: self._runs(subject) for subject in self._runners}
         self._open = [subject for subject in self._open if subject not in always]
-        pending: list[Visit] = []
+        pending: list[SampleBatch] = []
         handed, check, number, late = start, 0, 0, False
         while not late:
             if number >= check:
@@ -181,7 +181,7 @@ class Rounds:
         """
         for subject in subjects:
             pace, made = self._paces[subject], self._made[subject]
-            if self._load is None or pace.reload is None or made < min(pace.reload, LOAD_VISITS) or over():
+            if self._load is None or pace.reload is None or made < min(pace.reload, BATCHES_PER_INSTANCE) or over():
                 continue
             affordable = self._loading_s[subject] <= pace.loading * self._spent_s[subject]
             if affordable and (made + len(subject)) % pace.reload == 0:
@@ -193,15 +193,15 @@ class Rounds:
                     self._runners[subject] = runner
                     self._loads[subject] += 1
 
-    def _visit(self, subject: str, runs: int) -> Visit:
+    def _visit(self, subject: str, runs: int) -> SampleBatch:
         at = self._clock()
         with collector_paused():
             durations = self._runners[subject].run(runs)
         self._spent_s[subject] += self._clock() - at
         self._made[subject] += 1
-        return Visit(subject, self._made[subject] - 1, at, durations, self._session, self._loads[subject])
+        return SampleBatch(subject, self._made[subject] - 1, at, durations, self._session, self._loads[subject])
 
-    def _hand_over(self, pending: list[Visit]) -> None:
+    def _hand_over(self, pending: list[SampleBatch]) -> None:
         if pending:
             self._on_visits(list(pending))
             self._visits += pending
@@ -232,7 +232,7 @@ class Rounds:
         if seconds is not None:
             for_least_s = spent * (least / max(self._fewest(), 1) - 1)
             left_s = min(left_s, max(seconds - spent, for_least_s, 0.0))
-        self._on_progress(Progress("measuring", spent / max(spent + left_s, 1e-9), left_s))
+        self._on_progress(RoundProgress("measuring", spent / max(spent + left_s, 1e-9), left_s))
 
     def _runs(self, subject: str) -> int:
         """Runs a visit."""

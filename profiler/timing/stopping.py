@@ -22,7 +22,7 @@ ENOUGH = ""
 
 
 @dataclass(frozen=True)
-class Pace:
+class StoppingRule:
     """How a subject is visited, and when it has been visited enough.
 
     Attributes:
@@ -45,7 +45,7 @@ class Pace:
     precision_pct: float = 0.5
     cap_s: float = 60.0
 
-    def at_most(self, visits: int | None) -> Pace:
+    def at_most(self, visits: int | None) -> StoppingRule:
         """The same with another greatest number of visits, if one is given."""
         return self if visits is None else replace(self, most=visits, least=min(self.least, visits))
 
@@ -90,17 +90,17 @@ class Pace:
         return whole > STALE * half > STALE**2 * quarter
 
 
-CPU_PROBE = Pace(runs=1, period=1, least=96, most=384, reload=16, precision_pct=1.0, cap_s=4.0)
+CPU_PROBE = StoppingRule(runs=1, period=1, least=96, most=384, reload=16, precision_pct=1.0, cap_s=4.0)
 """One run a visit: what ran before was another graph, so weights and code are as cold as inside a network, where the
 same probe run again and again finds both in the nearest caches and takes half the time."""
-CPU_ALONE = Pace(runs=None, period=8, least=16, most=64, reload=8, precision_pct=1.0, cap_s=1.0)
-CPU_NETWORK = Pace(runs=None, period=8, least=32, most=64, reload=8, cap_s=2.0)
-GPU_PROBE = Pace(runs=None, period=1, least=16, most=64, reload=4, loading=1.0)
+CPU_ALONE = StoppingRule(runs=None, period=8, least=16, most=64, reload=8, precision_pct=1.0, cap_s=1.0)
+CPU_NETWORK = StoppingRule(runs=None, period=8, least=32, most=64, reload=8, cap_s=2.0)
+GPU_PROBE = StoppingRule(runs=None, period=1, least=16, most=64, reload=4, loading=1.0)
 """Built anew too: two builds of one graph lie elsewhere in memory."""
-GPU_NETWORK = Pace(runs=None, period=1, least=16, most=128, reload=4, loading=0.5, cap_s=4.0)
+GPU_NETWORK = StoppingRule(runs=None, period=1, least=16, most=128, reload=4, loading=0.5, cap_s=4.0)
 
 
-def pace_of(target: Target, kind: str, context: str) -> Pace:
+def stopping_rule(target: Target, kind: str, context: str) -> StoppingRule:
     """How subjects of a kind (`operator`, `carrier`, `network`) are visited on a target in a context."""
     on_cpu = target.device == "cpu"
     if kind == "network":

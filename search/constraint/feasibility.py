@@ -8,9 +8,9 @@ from ...errors import UsageError
 from ...lut.predictor import Predictor
 from ...models.space.space import SearchSpace
 from ..config import SearchConfig
-from ..decisions import Blocks
+from ..decisions import Decisions
 from .latency import Latency, require_reachable
-from .projection import Found
+from .projection import ArchitectureBatch
 
 
 def common_space(tables: Sequence[Predictor], config: SearchConfig) -> SearchSpace:
@@ -33,7 +33,7 @@ def common_space(tables: Sequence[Predictor], config: SearchConfig) -> SearchSpa
     return space
 
 
-def require_left(blocks: Blocks, tables: Sequence[Predictor], config: SearchConfig) -> None:
+def require_left(blocks: Decisions, tables: Sequence[Predictor], config: SearchConfig) -> None:
     """Show that what the settings leave of the space, as cells that share do, reaches every point.
 
     Raises:
@@ -42,10 +42,10 @@ def require_left(blocks: Blocks, tables: Sequence[Predictor], config: SearchConf
     for point in config.targets_ms:
         for table, target in zip(tables, point, strict=True):
             alone = Latency(blocks, [table], [target], config.quantile)
-            require_on_target(alone, Found(*alone.fastest))
+            require_on_target(alone, ArchitectureBatch(*alone.fastest))
         together = Latency(blocks, tables, point, config.quantile)
-        require_on_target(together, Found(*together.fastest))
-        slowest = Found(*together.slowest)
+        require_on_target(together, ArchitectureBatch(*together.fastest))
+        slowest = ArchitectureBatch(*together.slowest)
         if float(together.load(slowest.picked, slowest.heads)[0]) < 1:
             shown = _shown(together, slowest)
             raise UsageError(
@@ -53,7 +53,7 @@ def require_left(blocks: Blocks, tables: Sequence[Predictor], config: SearchConf
             )
 
 
-def require_on_target(latency: Latency, found: Found) -> None:
+def require_on_target(latency: Latency, found: ArchitectureBatch) -> None:
     """Show that the result does not exceed its targets.
 
     Raises:
@@ -65,7 +65,7 @@ def require_on_target(latency: Latency, found: Found) -> None:
         )
 
 
-def _shown(latency: Latency, found: Found) -> str:
+def _shown(latency: Latency, found: ArchitectureBatch) -> str:
     """Latencies of an architecture beside its targets."""
     reached = latency.predicted_ms(found.picked, found.heads)[0] * latency.margin
     targets = () if latency.targets_ms is None else tuple(latency.targets_ms)

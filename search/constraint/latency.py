@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...lut.predictor import Predictor, cheapest_operators
-from ..decisions import Array, Blocks, Indices
+from ..decisions import Array, Decisions, Indices
 
 WEIGHINGS = 64
 """Weights of several tables against each other that `Latency.fastest` tries."""
@@ -46,7 +46,7 @@ class Latency:
 
     def __init__(
         self,
-        blocks: Blocks,
+        blocks: Decisions,
         predictors: Sequence[Predictor],
         targets_ms: Sequence[float] | None = None,
         quantile: float | None = None,

@@ -27,7 +27,7 @@ TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Found:
+class ArchitectureBatch:
     """Architectures as arrays.
 
     Attributes:
@@ -41,11 +41,11 @@ class Found:
     def __len__(self) -> int:
         return len(self.picked)
 
-    def take(self, rows: Indices | Flags) -> Found:
+    def take(self, rows: Indices | Flags) -> ArchitectureBatch:
         """Some of them."""
-        return Found(self.picked[rows], self.heads[rows])
+        return ArchitectureBatch(self.picked[rows], self.heads[rows])
 
-    def distinct(self) -> Found:
+    def distinct(self) -> ArchitectureBatch:
         """Each once, in the order of first appearance."""
         return self.take(self.first_rows())
 
@@ -55,13 +55,13 @@ class Found:
         return np.sort(first)
 
 
-def architecture_of(found: Found, row: int, latency: Latency) -> Architecture:
+def architecture_of(found: ArchitectureBatch, row: int, latency: Latency) -> Architecture:
     """One of them as an Architecture."""
     choices = latency.blocks.expand(found.picked[row : row + 1])[0]
     return Architecture.from_choices(latency.blocks.space, choices.tolist(), head=int(found.heads[row]))
 
 
-def fit(picked: Indices, preference: Array, latency: Latency) -> Found:
+def project_to_target(picked: Indices, preference: Array, latency: Latency) -> ArchitectureBatch:
     """Make architectures valid and bring them onto the target.
 
     Args:
@@ -73,7 +73,7 @@ def fit(picked: Indices, preference: Array, latency: Latency) -> Found:
         Valid architectures, N of them; those that cannot reach the target keep a load above 1.
     """
     picked = latency.blocks.repaired(picked, preference)
-    found = Found(picked, np.full(len(picked), latency.own_head))
+    found = ArchitectureBatch(picked, np.full(len(picked), latency.own_head))
     if latency.targets_ms is None:
         return found
     wanted = np.broadcast_to(preference, (len(picked), *preference.shape[-2:]))
@@ -83,7 +83,7 @@ def fit(picked: Indices, preference: Array, latency: Latency) -> Found:
     return _settle(_land(found, wanted, latency), wanted, latency)
 
 
-def _lower(found: Found, preference: Array, latency: Latency) -> None:
+def _lower(found: ArchitectureBatch, preference: Array, latency: Latency) -> None:
     """Swap, in place, until no load is above 1, or nothing lowers it further; then take the narrowest head."""
     active = np.arange(len(found))
     while len(active := active[latency.load(found.picked[active], found.heads[active]) > 1]):
@@ -98,7 +98,7 @@ def _lower(found: Found, preference: Array, latency: Latency) -> None:
         active = np.concatenate([active[swapped], stuck[found.heads[stuck] != at.heads[~swapped]]])
 
 
-def _restart(found: Found, latency: Latency) -> None:
+def _restart(found: ArchitectureBatch, latency: Latency) -> None:
     """Let those that single swaps do not bring below the target, in place, start anew from the fastest architecture."""
     load = latency.load(found.picked, found.heads)
     if (load > 1).any():
@@ -107,7 +107,7 @@ def _restart(found: Found, latency: Latency) -> None:
         found.picked[stuck], found.heads[stuck] = picked, heads
 
 
-def _raise(found: Found, preference: Array, latency: Latency) -> None:
+def _raise(found: ArchitectureBatch, preference: Array, latency: Latency) -> None:
     """Swap, in place, to dearer operators until loads are within `ROOM` below 1."""
     active = np.arange(len(found))
     while len(active):
@@ -122,14 +122,14 @@ def _raise(found: Found, preference: Array, latency: Latency) -> None:
         active = active[_swap(found.picked, active, _valid_only(rate, at.picked, latency))]
 
 
-def _land(found: Found, preference: Array, latency: Latency) -> Found:
+def _land(found: ArchitectureBatch, preference: Array, latency: Latency) -> ArchitectureBatch:
     """The last step: the head's width, and a swap where one pays, of least cost within `ROOM` below 1.
 
     Where nothing lands there, what lands nearest below 1.
     """
     cost = _cost(found.picked, preference)
     best = np.full(len(found), np.inf)
-    result = Found(found.picked.copy(), found.heads.copy())
+    result = ArchitectureBatch(found.picked.copy(), found.heads.copy())
     for head in range(latency.head_ms.shape[1]):
         heads = np.full(len(found), head)
         after = latency.load_after_swaps(found.picked, heads)
@@ -151,7 +151,7 @@ def _land(found: Found, preference: Array, latency: Latency) -> Found:
     return result
 
 
-def _settle(found: Found, preference: Array, latency: Latency) -> Found:
+def _settle(found: ArchitectureBatch, preference: Array, latency: Latency) -> ArchitectureBatch:
     """Take the last step again where it did not land within `ROOM`, for as long as that brings something nearer."""
     while True:
         load = latency.load(found.picked, found.heads)

@@ -15,11 +15,11 @@ from ...errors import UsageError
 from ...models.space.architecture import Architecture
 from ..config import SearchConfig
 from .latency import Latency
-from .projection import Found, architecture_of, fit
+from .projection import ArchitectureBatch, architecture_of, project_to_target
 
 ENOUGH = 0.01
 """Share of the target that a measured latency may be off."""
-LANDINGS = 3
+MAX_REFINEMENTS = 3
 """Architectures that are measured at most."""
 KEPT = 1.0
 """Preference for the operators that the result has, in nats: few of them are to change."""
@@ -29,7 +29,7 @@ Measure = Callable[[Architecture], float]
 
 
 @dataclass(frozen=True)
-class Landed:
+class Refined:
     """An architecture that was measured.
 
     Attributes:
@@ -38,7 +38,7 @@ class Landed:
         predicted_ms: what was expected of it: the table's prediction times what the architecture before it was off.
     """
 
-    found: Found
+    found: ArchitectureBatch
     measured_ms: float
     predicted_ms: float
 
@@ -53,7 +53,7 @@ def require_measurable(config: SearchConfig, tables: int) -> None:
         raise UsageError("landing by measurement wants one table, a target for it and no quantile")
 
 
-def land_by_measuring(found: Found, latency: Latency, measure: Measure) -> list[Landed]:
+def refine_by_measuring(found: ArchitectureBatch, latency: Latency, measure: Measure) -> list[Refined]:
     """Measure an architecture that the table puts on the target, and its successors, until one is there.
 
     Args:
@@ -65,13 +65,13 @@ def land_by_measuring(found: Found, latency: Latency, measure: Measure) -> list[
         What was measured, the one that is nearest to the target first.
     """
     assert latency.targets_ms is not None  # `require_measurable`
-    target, factor, landed = float(latency.targets_ms[0]), 1.0, list[Landed]()
-    for _ in range(LANDINGS):
+    target, factor, landed = float(latency.targets_ms[0]), 1.0, list[Refined]()
+    for _ in range(MAX_REFINEMENTS):
         table_ms = float(latency.predicted_ms(found.picked, found.heads)[0, 0])
         ms = measure(architecture_of(found, 0, latency))
-        landed.append(Landed(found, ms, table_ms * factor))
+        landed.append(Refined(found, ms, table_ms * factor))
         factor = ms / table_ms
-        after = fit(found.picked, _preference(found, latency), latency.slower(factor))
+        after = project_to_target(found.picked, _preference(found, latency), latency.slower(factor))
         same = np.array_equal(after.picked, found.picked) and np.array_equal(after.heads, found.heads)
         if abs(ms / target - 1) <= ENOUGH or same:
             break
@@ -79,7 +79,7 @@ def land_by_measuring(found: Found, latency: Latency, measure: Measure) -> list[
     return sorted(landed, key=lambda one: abs(one.measured_ms / target - 1))
 
 
-def _preference(found: Found, latency: Latency) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _preference(found: ArchitectureBatch, latency: Latency) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     preference = np.zeros(latency.ms.shape[1:])
     preference[np.arange(len(preference)), found.picked[0]] = KEPT
     return preference

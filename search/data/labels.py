@@ -213,11 +213,3 @@ def train_id_to_camvid_rgb(label: LabelMap) -> npt.NDArray[np.uint8]:
         table[train] = CAMVID_32[name][0]
     coloured: npt.NDArray[np.uint8] = table[label]
     return coloured
-
-
-def colourise(label: npt.NDArray[np.integer], palette: tuple[tuple[int, int, int], ...]) -> npt.NDArray[np.uint8]:
-    """Show a label [H, W] in the colours of `palette`: uint8 [H, W, 3]; what the palette does not hold is black."""
-    table = np.zeros((256, 3), dtype=np.uint8)
-    table[: len(palette)] = palette
-    coloured: npt.NDArray[np.uint8] = table[np.asarray(label, dtype=np.uint8)]
-    return coloured

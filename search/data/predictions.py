@@ -13,8 +13,9 @@ from PIL import Image
 
 from ...errors import OutputError
 from ...files import ensure_folder, write_atomic
+from ...models.palettes import colourise
 from .datasets import SegmentationDataset
-from .labels import CAMVID_PALETTE, TRAIN_ID_TO_ID, LabelMap, colourise
+from .labels import CAMVID_PALETTE, TRAIN_ID_TO_ID, LabelMap
 from .pairs import Pair
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from .labels import IGNORE, LabelMap
 
-Pixels = npt.NDArray[np.uint8]
+RGBImage = npt.NDArray[np.uint8]
 
 SCALES = (0.5, 2.0)
 JITTER = 0.3
@@ -17,7 +17,7 @@ JITTER = 0.3
 _PAD = (124, 116, 104)
 
 
-def resize_pair(image: Image.Image, label: LabelMap, size: tuple[int, int]) -> tuple[Pixels, LabelMap]:
+def resize_pair(image: Image.Image, label: LabelMap, size: tuple[int, int]) -> tuple[RGBImage, LabelMap]:
     """Resize an image (bilinear) and its label [H, W] (nearest) to `size`, (height, width)."""
     height, width = size
     box = (0.0, 0.0, float(image.width), float(image.height))
@@ -30,7 +30,7 @@ def augment_pair(
     size: tuple[int, int],
     crop: tuple[int, int],
     rng: np.random.Generator,
-) -> tuple[Pixels, LabelMap]:
+) -> tuple[RGBImage, LabelMap]:
     """Return a random view of an image and its label.
 
     The image is scaled to `size` times a factor of 0.5 to 2, a window of `crop` is cut out of it at random and padded
@@ -77,14 +77,14 @@ def augment_pair(
 
 def _cut(
     image: Image.Image, label: LabelMap, size: tuple[int, int], box: tuple[float, float, float, float]
-) -> tuple[Pixels, LabelMap]:
+) -> tuple[RGBImage, LabelMap]:
     """Resize the part of both that lies in `box` (left, top, right, bottom) to `size`, (width, height)."""
     pixels = image.resize(size, Image.Resampling.BILINEAR, box=box)
     classes = Image.fromarray(label).resize(size, Image.Resampling.NEAREST, box=box)
     return np.array(pixels, dtype=np.uint8), np.array(classes, dtype=np.uint8)
 
 
-def _jitter(pixels: Pixels, factors: npt.NDArray[np.float64]) -> Pixels:
+def _jitter(pixels: RGBImage, factors: npt.NDArray[np.float64]) -> RGBImage:
     """Multiply brightness, contrast and saturation by the three factors."""
     brightness, contrast, saturation = factors.astype(np.float32)
     values = pixels.astype(np.float32) * brightness

@@ -19,7 +19,7 @@ from ...errors import DeviceError, TrainingError, UnknownNameError, UsageError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+FABRIC_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Our name of a precision -> Fabric's. Weights and their updates are float32 in all of them."""
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "out of shared memory", "killed by signal: Killed")
 """What torch says where the memory ends: of its own, or of a loading process that the system had to kill."""
@@ -30,7 +30,7 @@ def open_fabric(device: str = "cpu", precision: str = "fp32") -> Fabric:
 
     Args:
         device: `cpu` or `cuda:N`; under torchrun `cuda:0` stands for the process's own GPU.
-        precision: a name of `PRECISIONS`.
+        precision: a name of `FABRIC_PRECISIONS`.
 
     Raises:
         UnknownNameError: no such precision.
@@ -40,13 +40,13 @@ def open_fabric(device: str = "cpu", precision: str = "fp32") -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    if precision not in PRECISIONS:
-        raise UnknownNameError("precision", precision, PRECISIONS)
+    if precision not in FABRIC_PRECISIONS:
+        raise UnknownNameError("precision", precision, FABRIC_PRECISIONS)
     kind, _, index = device.partition(":")
     if kind == "cpu" and precision == "fp16":
         raise UsageError("--precision fp16 trains on a GPU only; a CPU takes fp32 or bf16")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    settings: dict[str, Any] = {"accelerator": kind, "precision": PRECISIONS[precision]}
+    settings: dict[str, Any] = {"accelerator": kind, "precision": FABRIC_PRECISIONS[precision]}
     if processes > 1:
         if int(index or 0):
             raise UsageError(f"{processes} processes on --device {device}: under torchrun write --device {kind}")

@@ -13,7 +13,7 @@ FOLDER = "tensorboard"
 """Folder of the event files in a run folder."""
 
 
-class Journal:
+class MetricsLog:
     """Records of a stage's steps: `STAGE.jsonl`, and events under `tensorboard/STAGE`. Use it as a context.
 
     Args:
@@ -73,7 +73,7 @@ class Journal:
             elif name != "step" and value is not None:
                 self._events.add_scalar(name, value, step)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(

@@ -16,13 +16,13 @@ from ...models.space.architecture import ARCHITECTURE, Architecture
 from ..config import SearchConfig
 from ..constraint.feasibility import require_on_target
 from ..constraint.latency import Latency
-from ..constraint.projection import Found, architecture_of
-from ..constraint.refinement import Measure, land_by_measuring
-from ..context import Job
+from ..constraint.projection import ArchitectureBatch, architecture_of
+from ..constraint.refinement import Measure, refine_by_measuring
+from ..context import SearchContext
 from ..runtime.batches import Batch, batches
 from ..runtime.fabric import mean_over_processes
 from ..runtime.run_folder import RunFolder
-from ..supernet.alphas import Draw
+from ..supernet.alphas import SampledPath
 from ..supernet.supernet import batch_statistics
 from ..supernet.supernet_trainer import SupernetTrainer
 from . import strategies as selection
@@ -36,7 +36,7 @@ TRIALS = "search-trials.json"
 """Losses of the short trainings that are finished, by architecture."""
 
 
-def choose(job: Job, trainer: SupernetTrainer, latency: Latency, run: RunFolder) -> dict[str, Any]:
+def finalize(job: SearchContext, trainer: SupernetTrainer, latency: Latency, run: RunFolder) -> dict[str, Any]:
     """Choose the architecture by the strategy, write it, and return the result."""
     config, start = job.config, time.monotonic()
     judge = Judge(job, trainer)
@@ -48,7 +48,7 @@ def choose(job: Job, trainer: SupernetTrainer, latency: Latency, run: RunFolder)
     architecture, loss = candidates[best], ranked.losses[best]
     measured: dict[str, Any] = {}
     if job.measure is not None:
-        landed = land_by_measuring(ranked.found.take(np.array([best])), latency, _by_the_first(job, job.measure))
+        landed = refine_by_measuring(ranked.found.take(np.array([best])), latency, _by_the_first(job, job.measure))
         architecture = architecture_of(landed[0].found, 0, latency)
         measured = {"measured_ms": landed[0].measured_ms, "corrected_ms": landed[0].predicted_ms}
         measured["landings"] = len(landed)
@@ -119,7 +119,7 @@ def _learning_passes(config: SearchConfig, latency: Latency) -> int:
     return round(selection.PASSES_OF_A_STEP * steps * crop[0] * crop[1] / (height * width))
 
 
-def _trials(job: Job, judge: Judge, candidates: list[Architecture], run: RunFolder) -> list[float | None]:
+def _trials(job: SearchContext, judge: Judge, candidates: list[Architecture], run: RunFolder) -> list[float | None]:
     """Losses after a short training of each; None where it diverged. What an earlier call finished is not repeated."""
     file = run.path / TRIALS
     known: dict[str, float | None] = job.fabric.broadcast(
@@ -139,7 +139,7 @@ def _trials(job: Job, judge: Judge, candidates: list[Architecture], run: RunFold
     return [known[network_key(one, job.config.scope)] for one in candidates]
 
 
-def _by_the_first(job: Job, measure: Measure) -> Measure:
+def _by_the_first(job: SearchContext, measure: Measure) -> Measure:
     """The measurement by the first process, which tells the others."""
     fabric = job.fabric
     return lambda architecture: float(fabric.broadcast(measure(architecture) if fabric.is_global_zero else 0.0))
@@ -148,7 +148,7 @@ def _by_the_first(job: Job, measure: Measure) -> Measure:
 class Judge:
     """Losses of architectures in a supernet, on fixed images as they are deployed (neither scaled nor cropped)."""
 
-    def __init__(self, job: Job, trainer: SupernetTrainer) -> None:
+    def __init__(self, job: SearchContext, trainer: SupernetTrainer) -> None:
         self._trainer = trainer
         self._fabric = job.fabric
         config = job.config
@@ -159,10 +159,12 @@ class Judge:
         # Labels are kept as bytes: an eighth of the memory, for as long as the choice takes.
         self.batches: list[Batch] = [(images, labels.to(torch.uint8)) for images, labels in read]
 
-    def loss_on(self, found: Found, row: int, batch: int) -> float:
+    def loss_on(self, found: ArchitectureBatch, row: int, batch: int) -> float:
         """Loss of an architecture on one of the batches."""
         with batch_statistics(self._trainer.net):
-            return mean_over_processes(self._trainer.loss(Draw(found.picked[row]), self.batches[batch]), self._fabric)
+            return mean_over_processes(
+                self._trainer.loss(SampledPath(found.picked[row]), self.batches[batch]), self._fabric
+            )
 
     def losses_of_draws(self, config: SearchConfig) -> list[float]:
         """Losses of paths as the search draws them, over all batches each."""
@@ -171,6 +173,6 @@ class Judge:
         for _ in range(DRAWS):
             with batch_statistics(self._trainer.net):
                 draw = self._trainer.alphas.draw(1.0, generator)
-            one = Found(draw.picked[None], np.zeros(1, np.int64))
+            one = ArchitectureBatch(draw.picked[None], np.zeros(1, np.int64))
             losses.append(float(np.mean([self.loss_on(one, 0, batch) for batch in range(len(self.batches))])))
         return losses

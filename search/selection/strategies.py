@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..constraint.latency import Latency
-from ..constraint.projection import Found, fit
+from ..constraint.projection import ArchitectureBatch, project_to_target
 from ..decisions import Array, Indices
 
 PASSES_OF_A_STEP = 3
@@ -24,7 +24,7 @@ MUTATIONS = 2
 REPEATS = 8
 """Architectures, as a multiple of those that may be judged, after which an evolution that repeats itself ends."""
 
-LossOn = Callable[[Found, int, int], float]
+LossOn = Callable[[ArchitectureBatch, int, int], float]
 """Loss of an architecture (a row) on one of the fixed batches: `loss_on(found, row, batch)`."""
 
 
@@ -40,14 +40,14 @@ class Ranked:
         likeliest_loss: loss of the most likely architecture, which need not be among these; None where there is none.
     """
 
-    found: Found
+    found: ArchitectureBatch
     losses: list[float]
     passes: int
     tried: int
     likeliest_loss: float | None = None
 
 
-def likely(log_p: Array, latency: Latency, samples: int, finalists: int, seed: int) -> Found:
+def likely(log_p: Array, latency: Latency, samples: int, finalists: int, seed: int) -> ArchitectureBatch:
     """Candidates of a search by gradients: the most likely architecture on the target and random ones, likeliest first.
 
     Each random one is the most likely under log-probabilities with Gumbel noise (perturb and maximise): a draw, brought
@@ -62,14 +62,14 @@ def likely(log_p: Array, latency: Latency, samples: int, finalists: int, seed: i
     """
     noise = np.random.default_rng(seed).gumbel(size=(samples, *log_p.shape))
     preference = np.concatenate([log_p[None], log_p + noise])
-    found = fit(preference.argmax(axis=2), preference, latency)
+    found = project_to_target(preference.argmax(axis=2), preference, latency)
     likelihood = log_p[np.arange(log_p.shape[0]), found.picked].sum(axis=1)
     order = np.argsort(-likelihood, kind="stable")
     found = found.take(order).distinct()
     return found.take(np.arange(min(finalists, len(found))))
 
 
-def race(candidates: Found, loss_on: LossOn, batches: int, keep: int = 1) -> Ranked:
+def race(candidates: ArchitectureBatch, loss_on: LossOn, batches: int, keep: int = 1) -> Ranked:
     """Compare candidates on ever more batches, the better half going on (successive halving, arXiv 1502.07943).
 
     Args:
@@ -130,10 +130,10 @@ def evolve(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: i
     rng = np.random.default_rng(seed)
     trials = max(passes // batches, 1)
     start = _random(latency, min(POPULATION, trials), rng)
-    history: list[tuple[float, Found]] = []
+    history: list[tuple[float, ArchitectureBatch]] = []
     known: dict[bytes, float] = {}
 
-    def judge(found: Found) -> None:
+    def judge(found: ArchitectureBatch) -> None:
         key = found.picked.tobytes() + found.heads.tobytes()
         if key not in known:
             known[key] = sum(loss_on(found, 0, batch) for batch in range(batches)) / batches
@@ -147,18 +147,20 @@ def evolve(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: i
         parent = min((alive[int(index)] for index in rivals), key=lambda one: one[0])[1]
         judge(_child(parent, latency, rng))
     ranked = sorted(history, key=lambda one: one[0])
-    everything = Found(np.concatenate([f.picked for _, f in ranked]), np.concatenate([f.heads for _, f in ranked]))
+    everything = ArchitectureBatch(
+        np.concatenate([f.picked for _, f in ranked]), np.concatenate([f.heads for _, f in ranked])
+    )
     best = everything.first_rows()[:keep]
     return Ranked(everything.take(best), [ranked[row][0] for row in best], len(known) * batches, len(known))
 
 
-def _random(latency: Latency, count: int, rng: np.random.Generator) -> Found:
+def _random(latency: Latency, count: int, rng: np.random.Generator) -> ArchitectureBatch:
     _, decisions, operators = latency.ms.shape
     preference = rng.gumbel(size=(count, decisions, operators))
-    return fit(preference.argmax(axis=2), preference, latency)
+    return project_to_target(preference.argmax(axis=2), preference, latency)
 
 
-def _child(parent: Found, latency: Latency, rng: np.random.Generator) -> Found:
+def _child(parent: ArchitectureBatch, latency: Latency, rng: np.random.Generator) -> ArchitectureBatch:
     """The parent with some decisions drawn anew, on the target again; what was drawn is kept if it can be."""
     _, decisions, operators = latency.ms.shape
     picked = parent.picked.copy()
@@ -167,7 +169,7 @@ def _child(parent: Found, latency: Latency, rng: np.random.Generator) -> Found:
     preference = rng.gumbel(size=(1, decisions, operators))
     preference[0, np.arange(decisions), picked[0]] += 1.0
     preference[0, at, picked[0, at]] += 10.0
-    return fit(picked, preference, latency)
+    return project_to_target(picked, preference, latency)
 
 
 def gap(losses_of_draws: Sequence[float], likeliest: float | None, chosen: float) -> dict[str, float | None]:

@@ -19,7 +19,7 @@ from ..config import SearchConfig
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, batches
 from ..runtime.fabric import average_gradients, mean_over_processes, synchronise_norms
-from ..supernet.supernet_trainer import CLIP, MOMENTUM
+from ..supernet.supernet_trainer import CLIP, WEIGHT_MOMENTUM
 from ..training.losses import upsampled_loss
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def trial_loss(
         network = LGCNet(architecture.space, architecture)
     synchronise_norms(network, fabric)
     network.to(fabric.device).train()
-    sgd = torch.optim.SGD(network.parameters(), config.weight_lr, MOMENTUM, weight_decay=config.weight_decay)
+    sgd = torch.optim.SGD(network.parameters(), config.weight_lr, WEIGHT_MOMENTUM, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, config.trial_steps, config.weight_lr_end)
     optimiser = fabric.setup_optimizers(sgd)
     assert not isinstance(optimiser, tuple)  # one goes in, one comes out

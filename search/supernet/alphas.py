@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ..decisions import Blocks, Indices
-from .communication import GraphGuide, LinearGuide
+from ..decisions import Decisions, Indices
+from .communication import GraphCommunication, LinearCommunication
 from .gumbel import noisy_logits, straight_through
 
 COMMUNICATIONS = ("gcn", "linear", "none")
@@ -17,7 +17,7 @@ COMMUNICATIONS = ("gcn", "linear", "none")
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampledPath:
     """One path of the supernet.
 
     Attributes:
@@ -42,7 +42,7 @@ class ArchitectureParameters(nn.Module):
         embedding: width of the graph convolution's hidden layer.
     """
 
-    def __init__(self, blocks: Blocks, communication: str = "gcn", gamma: float = 0.5, embedding: int = 64) -> None:
+    def __init__(self, blocks: Decisions, communication: str = "gcn", gamma: float = 0.5, embedding: int = 64) -> None:
         super().__init__()
         self.blocks = blocks
         operators = len(blocks.space.operators)
@@ -53,9 +53,9 @@ class ArchitectureParameters(nn.Module):
         sizes = blocks.sizes[: len(cells)]
         pairs = list(zip(sizes[1:], sizes, strict=False)) if communication != "none" else []
         self.guides = nn.ModuleList(
-            GraphGuide(operators, embedding, gamma)
+            GraphCommunication(operators, embedding, gamma)
             if communication == "gcn"
-            else LinearGuide(edges, before, operators, gamma)
+            else LinearCommunication(edges, before, operators, gamma)
             for edges, before in pairs
         )
 
@@ -72,7 +72,7 @@ class ArchitectureParameters(nn.Module):
         """Probability of every operator at every decision: [G, O]."""
         return torch.softmax(self.logits(), dim=-1)
 
-    def draw(self, temperature: float, generator: torch.Generator, explore: float = 0.0) -> Draw:
+    def draw(self, temperature: float, generator: torch.Generator, explore: float = 0.0) -> SampledPath:
         """Draw a valid path: dead nodes and inputs get the operator that the same noise likes best there.
 
         Args:
@@ -84,7 +84,7 @@ class ArchitectureParameters(nn.Module):
         values = noisy.detach().double().numpy()
         picked = self.blocks.repaired(values.argmax(axis=1)[None], values)[0]
         gates = straight_through(noisy, torch.from_numpy(picked), temperature) if torch.is_grad_enabled() else None
-        return Draw(picked, gates)
+        return SampledPath(picked, gates)
 
     def entropies(self) -> list[float]:
         """Mean entropy of each block's decisions, in nats."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 
-class GraphGuide(nn.Module):
+class GraphCommunication(nn.Module):
     """Guidance of one cell by the one before; exists only while searching.
 
     Args:
@@ -56,7 +56,7 @@ class GraphGuide(nn.Module):
         return guided
 
 
-class LinearGuide(nn.Module):
+class LinearCommunication(nn.Module):
     """The GGM's ablation: a linear map from all parameters of the cell before, without a graph and a non-linearity.
 
     alpha'_k = alpha_k + gamma (W alpha_{k-1}), alpha_{k-1} flattened and the product brought to alpha_k's shape.
@@ -74,6 +74,6 @@ class LinearGuide(nn.Module):
         self.map = nn.Linear(edges_before * operators, edges * operators, bias=False)
 
     def forward(self, alpha: Tensor, before: Tensor) -> Tensor:
-        """Guided parameters, [edges, operators]; arguments as in `GraphGuide`."""
+        """Guided parameters, [edges, operators]; arguments as in `GraphCommunication`."""
         guided: Tensor = alpha + self.gamma * self.map(before.flatten()).view_as(alpha)
         return guided

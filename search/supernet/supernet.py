@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ...models.nets.cell import Path
 from ...models.nets.network import Skeleton
-from ..decisions import Blocks
-from .alphas import Draw
+from ..decisions import Decisions
+from .alphas import SampledPath
 
 
 class Supernet(Skeleton):
@@ -21,15 +21,15 @@ class Supernet(Skeleton):
         blocks: the decisions that its paths are made of.
     """
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: Decisions) -> None:
         super().__init__(blocks.space)
         self.blocks = blocks
 
-    def forward(self, x: Tensor, draw: Draw) -> Tensor:
+    def forward(self, x: Tensor, draw: SampledPath) -> Tensor:
         """Logits of one path, [N, classes, h, w], for images [N, 3, H, W]."""
         return self.compute(x, self.paths(draw))
 
-    def paths(self, draw: Draw) -> Sequence[Path]:
+    def paths(self, draw: SampledPath) -> Sequence[Path]:
         """The path through every cell, the fusion's last."""
         choices = self.blocks.expand(draw.picked[None])[0].tolist()
         gates = None

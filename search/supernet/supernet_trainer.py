@@ -19,15 +19,15 @@ from ..config import SearchConfig
 from ..constraint.latency import Constraint, Latency, NoTerm, TradeOff
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
-from ..decisions import Blocks
+from ..decisions import Decisions
 from ..runtime import checkpoint
 from ..runtime.batches import Batch, batches
 from ..runtime.fabric import average_gradients, explained_memory, mean_over_processes, synchronise_norms
-from ..runtime.metrics_log import Journal
+from ..runtime.metrics_log import MetricsLog
 from ..runtime.run_folder import CHECKPOINT_S, OnStep, RunFolder
 from ..training.losses import upsampled_loss
 from ..training.scores import scores
-from .alphas import ArchitectureParameters, Draw
+from .alphas import ArchitectureParameters, SampledPath
 from .gumbel import temperature_at
 from .supernet import Supernet, batch_statistics
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 CLIP = 5.0
 """Largest norm of the weights' gradient."""
-MOMENTUM = 0.9
+WEIGHT_MOMENTUM = 0.9
 """Of the weights' gradient descent. Assumption."""
-LOOK_EVERY = 25
+LOG_EVERY = 25
 """Steps between entries of mIoU and of the most likely architecture in the journal."""
 FP16_SCALE = 1024.0
 """Factor on the architecture's loss in fp16, whose gradients would be rounded to 0; taken out again after it."""
@@ -55,7 +55,7 @@ class SupernetTrainer:
     """
 
     def __init__(
-        self, blocks: Blocks, config: SearchConfig, fabric: Fabric, class_weights: Tensor | None = None
+        self, blocks: Decisions, config: SearchConfig, fabric: Fabric, class_weights: Tensor | None = None
     ) -> None:
         self.config = config
         self.fabric = fabric
@@ -65,7 +65,9 @@ class SupernetTrainer:
             self.alphas = ArchitectureParameters(blocks, config.informed_by, config.gamma, config.embedding)
         synchronise_norms(self.net, fabric)
         self.net.to(fabric.device)
-        self._sgd = torch.optim.SGD(self.net.parameters(), config.weight_lr, MOMENTUM, weight_decay=config.weight_decay)
+        self._sgd = torch.optim.SGD(
+            self.net.parameters(), config.weight_lr, WEIGHT_MOMENTUM, weight_decay=config.weight_decay
+        )
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._sgd, config.steps, config.weight_lr_end)
         weights = fabric.setup_optimizers(self._sgd)
         assert not isinstance(weights, tuple)  # one goes in, one comes out
@@ -106,7 +108,7 @@ class SupernetTrainer:
         active = self.fabric.is_global_zero
         start, before, saved = time.monotonic(), self.seconds, time.monotonic()
         self.net.train()
-        with Journal(run.path, run.stage, self.step, active=active) as journal:
+        with MetricsLog(run.path, run.stage, self.step, active=active) as journal:
             for weight_batch, arch_batch in self._batches(halves, stop):
                 with explained_memory("--batch or --crop"):
                     journal.add(self.train_step(weight_batch, arch_batch, latency))
@@ -148,12 +150,12 @@ class SupernetTrainer:
         if arch_batch is not None:
             record |= {"temperature": temperature} | self._architecture_step(arch_batch, latency, temperature)
         record["entropy"] = self.alphas.entropies()
-        if (step + 1) % LOOK_EVERY == 0 or step + 1 == config.steps:
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
             record |= self._look(draw, weight_batch if arch_batch is None else arch_batch)
         self.step += 1
         return record
 
-    def _weights_step(self, draw: Draw, batch: Batch) -> float:
+    def _weights_step(self, draw: SampledPath, batch: Batch) -> float:
         loss = self.loss(draw, batch)
         mean = self._require_number(mean_over_processes(loss, self.fabric), "loss of the weights")
         self._weights.zero_grad(set_to_none=True)
@@ -194,7 +196,7 @@ class SupernetTrainer:
         """Whether gradients pass through half precision."""
         return getattr(self.fabric.strategy.precision, "precision", "") == "16-mixed"
 
-    def loss(self, draw: Draw, batch: Batch) -> Tensor:
+    def loss(self, draw: SampledPath, batch: Batch) -> Tensor:
         """Cross-entropy of a path on a batch, at the labels' resolution: scalar."""
         images, labels = (part.to(self.fabric.device, non_blocking=True) for part in batch)
         with self.fabric.autocast():
@@ -209,12 +211,12 @@ class SupernetTrainer:
             )
         return value
 
-    def _look(self, draw: Draw, batch: Batch) -> dict[str, Any]:
+    def _look(self, draw: SampledPath, batch: Batch) -> dict[str, Any]:
         """The path's mIoU on the batch (percent), and the most likely architecture, cell by cell."""
         with batch_statistics(self.net):
             images, labels = (part.to(self.fabric.device) for part in batch)
             with self.fabric.autocast():
-                logits = self.net(images, Draw(draw.picked))
+                logits = self.net(images, SampledPath(draw.picked))
             classes = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear").argmax(dim=1)
             confusion = multiclass_confusion_matrix(classes, labels, logits.shape[1], ignore_index=IGNORE)
             picked = self.alphas.probabilities().argmax(dim=-1).tolist()
@@ -253,7 +255,7 @@ class SupernetTrainer:
         self._noise.set_state(before["noise"])
 
 
-def _spelled(blocks: Blocks, picked: list[int]) -> str:
+def _spelled(blocks: Decisions, picked: list[int]) -> str:
     """Operators of every block in words: `cell0: n0<in0 skip, ...`."""
     lines, first = [], 0
     for block, size in zip(blocks.blocks, blocks.sizes, strict=True):

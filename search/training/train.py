@@ -19,7 +19,7 @@ from .evaluation import as_result
 from .initial_weights import source_of, start
 from .losses import balanced_weights
 from .scores import evaluate
-from .training_loop import Descent, optimise
+from .training_loop import TrainingLoop, optimise
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -80,7 +80,7 @@ def train(
     with explained_memory(_MEMORY):
         trainee, fresh = start(architecture, source, config)
         balance = balanced_weights(dataset) if config.balanced else None
-        descent = Descent(trainee, config, fabric, balance)
+        descent = TrainingLoop(trainee, config, fabric, balance)
         seconds = optimise(descent, dataset, run, on_step)
         if fabric.is_global_zero:
             save_weights(descent.network, weights)

@@ -17,7 +17,7 @@ from ..data.datasets import SegmentationDataset
 from ..runtime import checkpoint
 from ..runtime.batches import Batch, batches
 from ..runtime.fabric import synchronise_norms
-from ..runtime.metrics_log import Journal
+from ..runtime.metrics_log import MetricsLog
 from ..runtime.run_folder import CHECKPOINT_S, OnStep, RunFolder
 from .auxiliary import Trainee
 from .config import TrainConfig
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MOMENTUM = 0.9
 
 
-class Descent:
+class TrainingLoop:
     """A network on its way: weights, their mean, and what the optimiser remembers.
 
     Attributes:
@@ -127,7 +127,7 @@ class Descent:
         self.fabric.strategy.precision.load_state_dict(before["precision"])
 
 
-def optimise(descent: Descent, dataset: SegmentationDataset, run: RunFolder, on_step: OnStep) -> float:
+def optimise(descent: TrainingLoop, dataset: SegmentationDataset, run: RunFolder, on_step: OnStep) -> float:
     """Make the steps that are left, with a checkpoint every `CHECKPOINT_S`.
 
     Returns:
@@ -153,7 +153,7 @@ def optimise(descent: Descent, dataset: SegmentationDataset, run: RunFolder, on_
         share=(fabric.global_rank, fabric.world_size),
         pin=fabric.device.type == "cuda",
     )
-    with _timed_kernels(), Journal(run.path, run.stage, descent.step, active=run.active) as journal:
+    with _timed_kernels(), MetricsLog(run.path, run.stage, descent.step, active=run.active) as journal:
         for batch in loaded:
             journal.add(descent.advance(batch))
             on_step(descent.step, config.steps)

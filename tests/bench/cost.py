@@ -76,10 +76,10 @@ class Bench:
         import numpy as np
 
         from lgc.search.config import SearchConfig
-        from lgc.search.decisions import Blocks
+        from lgc.search.decisions import Decisions
         from lgc.search.supernet.supernet_trainer import SupernetTrainer
 
-        blocks = Blocks(self.space)
+        blocks = Decisions(self.space)
         config = SearchConfig(steps=1000, batch=len(self.batches[0][0]), warm_up=0.0, targets_ms=((1.0,),))
         trainer = SupernetTrainer(blocks, config, self.fabric)
         latency = EvenLatency(blocks, np)

@@ -27,7 +27,7 @@ from lgc.lut.statistics.calibration import report
 from lgc.models import SearchSpace
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.comparison import contest, peer_entrant, run_entrant
+from lgc.profiler.comparison import peer_candidate, run_candidate, time_candidates
 from lgc.profiler.deployment.network import INT8, Network, write_onnx
 from lgc.profiler.machine.environment import fingerprint, pinned
 from lgc.profiler.profile import profile
@@ -202,9 +202,9 @@ def side_by_side(target: Target, scratch: Path) -> list[dict[str, Any]]:
 
     file = scratch / "random-lgcnet-cityscapes.json"
     SearchSpace.load("lgcnet-cityscapes").sample(0).save(file)
-    entrants = [run_entrant(file, CONTEST_SIZE, DENSE)]
-    entrants += [peer_entrant(name, CONTEST_SIZE, DENSE, 19) for name in PEERS]
-    return [vars(row) for row in contest(entrants, [target], SECONDS)]
+    entrants = [run_candidate(file, CONTEST_SIZE, DENSE)]
+    entrants += [peer_candidate(name, CONTEST_SIZE, DENSE, 19) for name in PEERS]
+    return [vars(row) for row in time_candidates(entrants, [target], SECONDS)]
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def timed(network: Network, target: Target, seconds: float) -> dict[str, Any]:
     """Outputs against torch's, latency and frame rate; of TensorRT also what was built."""
     engine = {"engine": engine_of(network, target)} if target.backend == "tensorrt" else {}
     found = time_network(network, target, None, seconds=seconds)
-    agreement = {} if found.agreement is None else vars(found.agreement)
+    agreement = {} if found.parity is None else vars(found.parity)
     return {name: getattr(found, name) for name in KEPT} | agreement | {"equals_torch": found.equals_torch(), **engine}
 
 

@@ -87,7 +87,7 @@ def pycuda(monkeypatch):
     simulated.driver.mem_alloc = limited
     monkeypatch.setattr(cuda_place, "_driver", lambda: simulated.driver)
     monkeypatch.setattr(cuda_driver, "_driver", lambda: simulated)
-    monkeypatch.setattr(cuda_place.CudaPlace, "_hold", lambda place, microseconds: simulated.spin(microseconds))
+    monkeypatch.setattr(cuda_place.CudaDevice, "_hold", lambda place, microseconds: simulated.spin(microseconds))
     for function in (cuda_place._primary_context, cuda_place.scratch_for):
         function.cache_clear()
     return simulated

@@ -11,7 +11,7 @@ import torch
 from lgc.lut import Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import get_backend
-from lgc.profiler.machine.monitor import watcher
+from lgc.profiler.machine.monitor import open_monitor
 from lgc.profiler.timing.workloads import network_workload
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and a CUDA build of torch")
@@ -35,7 +35,7 @@ def work():
 
 
 def test_a_sample_tells_clocks_temperature_power_and_why_they_are_so(work):
-    with watcher(TARGET) as watch:
+    with open_monitor(TARGET) as watch:
         work()
         health = watch.sample()
     assert health.sm_clock_mhz > 100
@@ -48,7 +48,7 @@ def test_a_sample_tells_clocks_temperature_power_and_why_they_are_so(work):
 
 
 def test_the_energy_counter_only_grows(work):
-    with watcher(TARGET) as watch:
+    with open_monitor(TARGET) as watch:
         if watch.energy_mj() is None:
             pytest.skip("this GPU counts no energy")
         counts = []
@@ -61,7 +61,7 @@ def test_the_energy_counter_only_grows(work):
 
 def test_a_sample_takes_little_time(work):
     spent = []
-    with watcher(TARGET) as watch:
+    with open_monitor(TARGET) as watch:
         start = time.perf_counter()
         work()
         working = time.perf_counter() - start

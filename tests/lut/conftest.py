@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lgc.lut import LatencyTable, Target
-from lgc.lut.statistics.measurement import Visit
+from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
 from lgc.models import OpSpec
 from lgc.models.space.operators import is_free
@@ -66,7 +66,9 @@ def carried(tmp_path, mini_space):
         kept = {key: ms * speed * np.exp(jitter * rng.standard_normal()) for key, ms in truth.items() if keep(key)}
         recorder = Recorder(table, target.device, environment)
         visits = [
-            Visit(key, number, 1e9 + number + 1e-4 * at, (ms * rng.uniform(1.0, 1.01, 3)).tolist(), recorder.session)
+            SampleBatch(
+                key, number, 1e9 + number + 1e-4 * at, (ms * rng.uniform(1.0, 1.01, 3)).tolist(), recorder.session
+            )
             for number in range(ROUNDS)
             for at, (key, ms) in enumerate(kept.items())
         ]

@@ -14,7 +14,7 @@ from lgc.models import SCOPES, Architecture, OpSpec, SearchSpace
 from lgc.models.space.operators import is_free
 from lgc.profiler.backends import Workload
 from lgc.profiler.backends.ort.backend import OnnxRuntimeBackend
-from lgc.profiler.machine.monitor import Health
+from lgc.profiler.machine.monitor import HardwareSample
 from lgc.profiler.profile import CORE_SHARE, calibrate, profile
 from lgc.profiler.timing.stopping import CPU_NETWORK, CPU_PROBE
 
@@ -241,7 +241,7 @@ class FakeWatcher:
         pass
 
     def sample(self):
-        return Health(self.clock.now, power_w=0.03, throttle=self.throttle)
+        return HardwareSample(self.clock.now, power_w=0.03, throttle=self.throttle)
 
     def energy_mj(self):
         return 30 * self.clock.now

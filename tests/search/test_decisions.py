@@ -9,24 +9,24 @@ from hypothesis import strategies as st
 
 from lgc.models import Architecture, SearchSpace
 from lgc.models.space.operators import ZERO
-from lgc.search.decisions import Blocks, plain_fusion
+from lgc.search.decisions import Decisions, plain_fusion
 
 KINDS = [(shared, fixed) for shared in (False, True) for fixed in (False, True)]
 
 
 @pytest.fixture(params=KINDS, ids=["independent", "independent, fixed fusion", "shared", "shared, fixed fusion"])
-def blocks(request, deep_space) -> Blocks:
-    return Blocks(deep_space, shared=request.param[0], fixed_fusion=request.param[1])
+def blocks(request, deep_space) -> Decisions:
+    return Decisions(deep_space, shared=request.param[0], fixed_fusion=request.param[1])
 
 
-def random_picks(blocks: Blocks, seed: int, zeros: float, count: int = 8) -> np.ndarray:
+def random_picks(blocks: Decisions, seed: int, zeros: float, count: int = 8) -> np.ndarray:
     """Operators drawn evenly, then `zero` put on a share of the decisions."""
     rng = np.random.default_rng(seed)
     picked = rng.integers(len(blocks.space.operators), size=(count, blocks.decisions))
     return np.where(rng.random(picked.shape) < zeros, 0, picked)
 
 
-def names_by_cell(blocks: Blocks, picked: np.ndarray) -> list[list[str]]:
+def names_by_cell(blocks: Decisions, picked: np.ndarray) -> list[list[str]]:
     """Operators of every cell's edges, by hand from the blocks."""
     found: dict[int, list[str]] = {}
     first = 0
@@ -46,7 +46,7 @@ def dead_ends(cell, names) -> set[tuple[str, int]]:
     return dead | ({("input", i) for i in range(len(cell.inputs))} - {("input", edge.source) for edge in live})
 
 
-def all_dead(blocks: Blocks, picked: np.ndarray) -> int:
+def all_dead(blocks: Decisions, picked: np.ndarray) -> int:
     """Dead ends of all blocks, after showing that the plan's cells call the same networks faulty."""
     cells = names_by_cell(blocks, picked)
     plans = blocks.space.plan.searched
@@ -70,22 +70,22 @@ def test_expanded_picks_are_what_every_cell_was_given(blocks, seed, zeros):
 
 def test_decisions_are_counted_once_where_cells_share(deep_space):
     fusion = len(deep_space.plan.fusion.edges)
-    counts = {kind: Blocks(deep_space, shared=kind[0], fixed_fusion=kind[1]).decisions for kind in KINDS}
+    counts = {kind: Decisions(deep_space, shared=kind[0], fixed_fusion=kind[1]).decisions for kind in KINDS}
     assert counts == {
         (False, False): deep_space.edges,
         (False, True): deep_space.edges - fusion,
         (True, False): 2 * 5 + fusion,  # the cells of a kind have 2 inputs and 2 nodes
         (True, True): 2 * 5,
     }
-    names = [block.name for block in Blocks(deep_space, shared=True).blocks]
+    names = [block.name for block in Decisions(deep_space, shared=True).blocks]
     assert names == ["normal cells", "reduction cells", "fusion"]
-    assert [block.cells for block in Blocks(deep_space, shared=True).blocks] == [(0, 1), (2, 3), (4,)]
+    assert [block.cells for block in Decisions(deep_space, shared=True).blocks] == [(0, 1), (2, 3), (4,)]
 
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=10)
 def test_shared_cells_of_a_kind_have_the_same_operators_and_independent_ones_their_own(deep_space, seed):
-    shared, independent = Blocks(deep_space, shared=True), Blocks(deep_space)
+    shared, independent = Decisions(deep_space, shared=True), Decisions(deep_space)
     picked = shared.repaired(random_picks(shared, seed, 0.2, 1), np.zeros((shared.decisions, 4)))
     cells = Architecture.from_choices(deep_space, shared.expand(picked)[0].tolist()).cells
     assert (cells[0], cells[2]) == (cells[1], cells[3])
@@ -94,7 +94,7 @@ def test_shared_cells_of_a_kind_have_the_same_operators_and_independent_ones_the
 
 
 def test_a_fixed_fusion_is_the_plain_one_whatever_is_picked(deep_space):
-    blocks = Blocks(deep_space, fixed_fusion=True)
+    blocks = Decisions(deep_space, fixed_fusion=True)
     choices = blocks.expand(random_picks(blocks, 0, 0.5))
     assert (choices[:, -len(deep_space.plan.fusion.edges) :] == plain_fusion(deep_space)).all()
 
@@ -172,7 +172,7 @@ def test_anything_is_repaired_by_zeros_alone(blocks, seed, zeros, preference, ow
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=50)
 def test_a_repair_costs_the_least_preference(deep_space, seed):
-    blocks = Blocks(deep_space)
+    blocks = Decisions(deep_space)
     rng = np.random.default_rng(seed)
     end = blocks.ends[rng.integers(len(blocks.ends))]
     picked = rng.integers(1, len(deep_space.operators), size=blocks.decisions)
@@ -187,7 +187,7 @@ def test_a_repair_costs_the_least_preference(deep_space, seed):
 
 
 def test_without_zero_there_is_nothing_to_repair(zeroless_space):
-    blocks = Blocks(zeroless_space)
+    blocks = Decisions(zeroless_space)
     picked = np.zeros((3, blocks.decisions), np.int64)
     assert blocks.zero is None
     assert blocks.live(picked).all()

@@ -28,6 +28,7 @@ from lgc.profiler.deployment.painting import Legend
 from lgc.profiler.deployment.segmenter import Segmenter
 from lgc.profiler.deployment.video import Clip
 from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
+from lgc.tools.predict import known_legends
 
 NTSC = Fraction(30000, 1001)
 
@@ -228,10 +229,10 @@ def test_an_interrupted_call_leaves_no_half_video(call, file, tmp_path, monkeypa
 
 
 def test_names_and_colours_of_classes(file, street):
-    assert Legend.of(OnnxModel.load(file)) == Legend(CAMVID_CLASSES, CAMVID_PALETTE)
+    assert Legend.of(OnnxModel.load(file), known_legends()) == Legend(CAMVID_CLASSES, CAMVID_PALETTE)
 
     def named(names):
-        return Legend.of(OnnxModel.parse(Network(street.sample(0), None, "dense", names).model(), "x"))
+        return Legend.of(OnnxModel.parse(Network(street.sample(0), None, "dense", names).model(), "x"), known_legends())
 
     assert named(CITYSCAPES_CLASSES) == Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE)
     own = named(tuple("abcdefghijk"))

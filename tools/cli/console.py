@@ -20,7 +20,7 @@ from ...errors import LgcError, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ...profiler.timing.rounds import Progress
+    from ...profiler.timing.rounds import RoundProgress
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 REFRESH_S = 0.25
@@ -197,7 +197,7 @@ def grid(title: str, *columns: str, numbers: int = 0) -> Table:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[Progress], None]]:
+def progress_bar() -> Iterator[Callable[[RoundProgress], None]]:
     """A progress bar on stderr with the time left; nothing where stderr is no terminal.
 
     It is drawn by the caller's thread between measurements, never by a thread of its own that would disturb them.
@@ -215,7 +215,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task("", total=1.0, left="")
         drawn = 0.0
 
-        def show(progress: Progress) -> None:
+        def show(progress: RoundProgress) -> None:
             nonlocal drawn
             left = "" if progress.left_s is None else f"{_clock(progress.left_s)} left"
             bar.update(task, description=progress.label, completed=progress.done, left=left)
@@ -226,9 +226,9 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def step_progress(label: str, on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
+def step_progress(label: str, on_progress: Callable[[RoundProgress], None]) -> Callable[[int, int], None]:
     """Turn (step, steps) of a loop into progress with the time left; steps before the first call cost nothing here."""
-    from ...profiler.timing.rounds import Progress
+    from ...profiler.timing.rounds import RoundProgress
 
     start, first = time.monotonic(), -1
 
@@ -236,7 +236,7 @@ def step_progress(label: str, on_progress: Callable[[Progress], None]) -> Callab
         nonlocal first
         first = step - 1 if first < 0 else first
         left = (time.monotonic() - start) / (step - first) * (steps - step)
-        on_progress(Progress(label, step / steps, left))
+        on_progress(RoundProgress(label, step / steps, left))
 
     return on_step
 

@@ -9,7 +9,7 @@ from .console import grid, say
 
 if TYPE_CHECKING:
     from ...profiler.deployment.deploy import Result
-    from ...profiler.deployment.parity import Agreement
+    from ...profiler.deployment.parity import Parity
 
 WORST_ENTRIES = 8
 """Entries of the table that are shown as the reason of a wrong prediction."""
@@ -70,10 +70,10 @@ def _files(files: Sequence[Mapping[str, Any]]) -> Any:
 def _remarks(result: Result) -> list[str]:
     where = f"{result.backend}, {result.precision}"
     lines = [f"{where}: {result.note}"] if result.note else []
-    return [*lines, *([] if result.agreement is None else [f"{where}: {_agrees(result.agreement)}"])]
+    return [*lines, *([] if result.parity is None else [f"{where}: {_agrees(result.parity)}"])]
 
 
-def _agrees(found: Agreement) -> str:
+def _agrees(found: Parity) -> str:
     """How near outputs are to torch's."""
     logits = "" if found.max_abs_diff is None else f"; its logits within {found.max_abs_diff:.1e} of torch's"
     return f"{found.argmax_agreement_pct:.2f} % of pixels of torch's class{logits}"
@@ -112,8 +112,8 @@ def verdict(files: Sequence[Mapping[str, Any]], results: Sequence[Result], limit
             code = 1
     for result in results:
         if not result.equals_torch():
-            assert result.agreement is not None  # else it would pass
-            told = _agrees(result.agreement)
+            assert result.parity is not None  # else it would pass
+            told = _agrees(result.parity)
             say(f"{result.backend} on {result.device} does not give torch's output in {result.precision}: {told}")
             code = 1
         if limit is not None and not result.within(limit):

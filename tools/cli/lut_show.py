@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ...lut.statistics.calibration import Report
-    from ...lut.table.table import Entry, LatencyTable, Subject
+    from ...lut.table.table import Benchmark, Entry, LatencyTable
 
 TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="A latency table.")]
 
@@ -101,7 +101,7 @@ class _Choice:
         """The entries to show."""
         return self._sorted([entry for entry in table.entries() if self._fits(entry.key) and self._takes(entry)])
 
-    def subjects(self, table: LatencyTable) -> list[Subject]:
+    def subjects(self, table: LatencyTable) -> list[Benchmark]:
         """The subjects to show; with an operator or a resolution, those that its entries follow from."""
         from ...models.space.opspec import OpSpec
 
@@ -118,7 +118,7 @@ class _Choice:
         spec = OpSpec.parse(key)
         return self.operator in (None, spec.operator) and self.resolution in (None, spec.fine)
 
-    def _takes(self, row: Entry | Subject) -> bool:
+    def _takes(self, row: Entry | Benchmark) -> bool:
         return self.match in row.key and self.status in (None, row.status)
 
     def _sorted(self, rows: list[Any]) -> list[Any]:
@@ -141,7 +141,7 @@ def _entry_grid(title: str, entries: list[Entry]) -> Table:
     return rows
 
 
-def _subject_grid(title: str, subjects: list[Subject]) -> Table:
+def _subject_grid(title: str, subjects: list[Benchmark]) -> Table:
     rows = grid(title, "timed", "kind", "status", "latency ms", "spread", "visits", "samples", "mJ", numbers=5)
     for subject in subjects:
         key = subject.key if len(subject.key) <= WIDEST_KEY else f"{subject.key[: WIDEST_KEY - 3]}..."
@@ -152,7 +152,7 @@ def _subject_grid(title: str, subjects: list[Subject]) -> Table:
     return rows
 
 
-def _latency(row: Entry | Subject) -> str:
+def _latency(row: Entry | Benchmark) -> str:
     if row.latency_ms is None:
         return ""
     return f"{row.latency_ms:.4f}" if row.ci_ms is None else f"{row.latency_ms:.4f} ± {row.ci_ms:.4f}"

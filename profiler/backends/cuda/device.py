@@ -100,7 +100,7 @@ def scratch_for(device: str) -> Scratch:
     return Scratch()
 
 
-class CudaPlace:
+class CudaDevice:
     """A device, its primary context and one stream of its own.
 
     The primary context is the one that torch and the CUDA runtime use, so all three live beside each other and share

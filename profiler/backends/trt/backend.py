@@ -11,7 +11,7 @@ from ...machine.devices import cuda_missing
 from ..base import Runner, Workload
 from ..cuda.device import pycuda_missing
 from ..error_translation import ShortMemoryError
-from ..precision import PRECISIONS
+from ..precision import CAST_PRECISIONS
 from .engine import Engine, refusal
 from .engine_cache import cached_engine
 from .engine_files import read_engine_files, require_runnable
@@ -26,7 +26,7 @@ class TensorRTBackend:
 
     def precisions(self, device: str) -> tuple[str, ...]:
         """fp32, fp16, bf16, and int8 for models that are quantised."""
-        return PRECISIONS
+        return CAST_PRECISIONS
 
     def unavailable(self, device: str) -> str | None:
         """None if engines can be built and run on `device`, else the reason and the mend in one sentence."""

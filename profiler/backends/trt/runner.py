@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ....errors import BackendUnavailableError, MeasurementError
 from ..base import PIXELS, LayerTime, random_inputs, warm_up
-from ..cuda.device import Buffer, CudaPlace
+from ..cuda.device import Buffer, CudaDevice
 from ..cuda.driver import StreamGraph
 from ..cuda.graph import WARM_UPS
 from .engine import Engine
@@ -60,7 +60,7 @@ class EngineRunner:
         self._context: Any = None
         self._graph: StreamGraph | None = None
         self._log.clear()
-        self._place = CudaPlace(device)
+        self._place = CudaDevice(device)
         try:
             with self._place.current():
                 self._load(engine.data)

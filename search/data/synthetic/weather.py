@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from ..labels import LabelMap, TrainId
 from .canvas import Canvas, Colour
 
-Pixels = npt.NDArray[np.uint8]
+FloatImage = npt.NDArray[np.uint8]
 Field = npt.NDArray[np.float32]
 
 # How strongly each class is textured: (coarse, fine), as a share of its colour.
@@ -95,7 +95,7 @@ def paint_sky(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> Non
     canvas.label.paste(int(TrainId.SKY), (0, 0, width, height))
 
 
-def develop(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> tuple[Pixels, LabelMap]:
+def develop(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> tuple[FloatImage, LabelMap]:
     """Turn the drawing into a photograph: textures, shade, lens and sensor.
 
     Returns:

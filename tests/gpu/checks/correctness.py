@@ -29,7 +29,7 @@ def compare_outputs(record: Record, settings: Settings) -> None:
     from lgc.models.space.plan import CORE, DENSE, END_TO_END
     from lgc.profiler.backends import get_backend
     from lgc.profiler.backends.base import random_inputs
-    from lgc.profiler.deployment.parity import RANDOM, agreement, passes, reference_outputs, runner_outputs
+    from lgc.profiler.deployment.parity import RANDOM, compare_outputs, passes, reference_outputs, runner_outputs
     from lgc.profiler.timing.workloads import image_input, network_module, network_workload
 
     device, backend = settings.device, get_backend("torch")
@@ -47,7 +47,7 @@ def compare_outputs(record: Record, settings: Settings) -> None:
                 runner_outputs(backend, workload, target, inputs)
                 for workload, inputs in ((classes, reference.inputs), (logits, reference.tensors))
             ]
-            result = agreement(reference, *outputs)
+            result = compare_outputs(reference, *outputs)
             record.value(f"{scope} {precision}", asdict(result))
             record.check(f"{scope} {precision} equals torch", float(passes(precision, result, trained=False)), least=1)
 

@@ -18,7 +18,7 @@ def run(record: Record, settings: Settings) -> None:
     from lgc.models.space.plan import DENSE
     from lgc.profiler.deployment.deploy import time_network
     from lgc.profiler.deployment.network import Network
-    from lgc.profiler.machine.monitor import watcher
+    from lgc.profiler.machine.monitor import open_monitor
 
     precision = settings.precision(PRECISION)
     target = Target(settings.device, settings.backend, precision)
@@ -29,7 +29,7 @@ def run(record: Record, settings: Settings) -> None:
     if settings.rehearsal:  # one, and without the table's networks beside it, fits a rehearsal
         del chosen["smallest"], chosen["largest"]
     with_table = path.exists() and not settings.rehearsal
-    with LatencyTable.open(path) if with_table else nullcontext() as table, watcher(target) as watch:
+    with LatencyTable.open(path) if with_table else nullcontext() as table, open_monitor(target) as watch:
         for name, architecture in chosen.items():
             record.at(f"frame rate, {name}")
             network = Network(architecture, None, DENSE)

@@ -36,11 +36,11 @@ def run(record: Record, settings: Settings) -> None:
     from lgc.lut import Target
     from lgc.profiler.backends import BACKENDS, get_backend
     from lgc.profiler.machine.environment import fingerprint
-    from lgc.profiler.machine.monitor import watcher
+    from lgc.profiler.machine.monitor import open_monitor
 
     record.value("versions", {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}})
     device, target = settings.device, Target(settings.device, settings.backend)
-    with watcher(target) as watch:
+    with open_monitor(target) as watch:
         record.at("hardware sample")
         record.value("sample", vars(watch.sample()))
         times_us = [timed_us(watch.sample) for _ in range(SAMPLES)]

@@ -15,7 +15,7 @@ from lgc.lut.statistics.calibration import (
     ALIKE,
     FORMS,
     KINDS,
-    LEVEL,
+    PREDICTION_LEVEL,
     Correction,
     choose,
     design,
@@ -363,7 +363,7 @@ def test_a_half_width_by_hand():
     """Student's t for nine degrees of freedom and 90 %, and the fit's own uncertainty."""
     found = Correction("affine", 0.0, (1.0,), error_pct=2.0, networks=10).half_width_pct()
     assert found == pytest.approx(1.8331 * 2.0 * 1.1**0.5, rel=1e-4)
-    assert found == pytest.approx(student.ppf((1 + LEVEL) / 2, 9) * 2.0 * 1.1**0.5)
+    assert found == pytest.approx(student.ppf((1 + PREDICTION_LEVEL) / 2, 9) * 2.0 * 1.1**0.5)
     assert Correction(error_pct=2.0, networks=1).half_width_pct() is None
     assert Correction(networks=10).half_width_pct() is None
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from lgc.errors import MeasurementError
-from lgc.lut.statistics.estimates import LOAD_VISITS, MIDMEAN, ROBUST, estimate, median_and_ci, summarise
+from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, MIDMEAN, ROBUST, estimate, median_and_ci, summarise
 
 durations = st.floats(1e-3, 1e3)
 visits = st.lists(st.lists(durations, min_size=1, max_size=5), min_size=1, max_size=20)
@@ -131,7 +131,7 @@ class TestLoads:
     def test_a_load_of_hardly_any_visits_does_not_speak_for_itself(self):
         points = np.array([1.0, 1.01, 1.02, 1.03, 2.0, 2.0, 2.0])
         loads = np.array([0, 0, 0, 0, 1, 1, 1])
-        assert LOAD_VISITS == 4
+        assert BATCHES_PER_INSTANCE == 4
         assert estimate(points, loads) == median_and_ci(points)
         assert estimate(np.append(points, 2.0), np.append(loads, 1))[1] > 3
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lgc.errors import MeasurementError
 from lgc.lut.statistics.estimates import median_and_ci, summarise
-from lgc.lut.statistics.measurement import PAUSE_S, REACH, WINDOW, Measurement, Visit
+from lgc.lut.statistics.measurement import PAUSE_S, REACH, WINDOW, Measurement, SampleBatch
 
 TRUE = {f"op{index}": 0.01 * 1.3**index for index in range(24)}
 
@@ -29,7 +29,7 @@ def visits_of(
     for number in range(rounds):
         for subject in rng.permutation(list(subjects)):
             runs = TRUE[subject] * speed(now) * (1 + noise * rng.random(3))
-            rows.append(Visit(str(subject), number, now, runs.tolist(), session))
+            rows.append(SampleBatch(str(subject), number, now, runs.tolist(), session))
             now += 0.005
     return rows
 
@@ -102,7 +102,7 @@ def test_halves_agree_as_well_as_the_noise_allows():
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=60))
 def test_each_half_has_every_other_load_of_each_subject(drawn):
     """Halves that shared a load would agree about its place in memory; where there is one load, visits take turns."""
-    rows = [Visit(key, 0, float(at), [1.0 + at], session, load) for at, (key, session, load) in enumerate(drawn)]
+    rows = [SampleBatch(key, 0, float(at), [1.0 + at], session, load) for at, (key, session, load) in enumerate(drawn)]
     even, odd = Measurement(rows, "minima").halves()
     for key in "abc":
         own = sorted((row for row in rows if row.subject == key), key=lambda row: (row.session, row.at_unix_s))
@@ -116,8 +116,8 @@ def test_each_half_has_every_other_load_of_each_subject(drawn):
 
 def test_loads_are_counted_over_all_sessions():
     places = [(0, 0), (0, 1), (0, 1), (1, 0), (1, 0), (2, 7)]
-    rows = [Visit("a", n, float(n), [1.0], *place) for n, place in enumerate(places)]
-    found = Measurement([*rows, Visit("b", 0, 9.0, [1.0], 2, 3)], "minima")
+    rows = [SampleBatch("a", n, float(n), [1.0], *place) for n, place in enumerate(places)]
+    found = Measurement([*rows, SampleBatch("b", 0, 9.0, [1.0], 2, 3)], "minima")
     assert found.loads("a").tolist() == [0, 1, 1, 2, 2, 3]
     assert found.loads("b").tolist() == [0]
     assert len(found.loads("nobody")) == 0
@@ -181,7 +181,10 @@ def test_in_another_unit_every_latency_is_the_same(drawn, factor, statistic):
     """All durations times a factor give all latencies times it: nothing in between depends on the unit."""
     one, other = (
         Measurement(
-            [Visit(key, n, float(n), [c * ms for ms in runs], session) for n, (key, session, runs) in enumerate(drawn)],
+            [
+                SampleBatch(key, n, float(n), [c * ms for ms in runs], session)
+                for n, (key, session, runs) in enumerate(drawn)
+            ],
             statistic,
         )
         for c in (1.0, factor)
@@ -197,7 +200,7 @@ def test_a_subject_in_another_unit_leaves_the_others_alone(drawn, factors, shift
     one, other = (
         Measurement(
             [
-                Visit(key, n, n + shift, [each.get(key, 1.0) * ms for ms in runs], session)
+                SampleBatch(key, n, n + shift, [each.get(key, 1.0) * ms for ms in runs], session)
                 for n, (key, session, runs) in enumerate(drawn)
             ],
             "minima",
@@ -311,13 +314,13 @@ class TestDisagreement:
 
 
 def test_one_subject_alone_keeps_its_median():
-    rows = [Visit("a", number, float(number), [value]) for number, value in enumerate([3.0, 1.0, 2.0, 5.0, 4.0])]
+    rows = [SampleBatch("a", number, float(number), [value]) for number, value in enumerate([3.0, 1.0, 2.0, 5.0, 4.0])]
     assert Measurement(rows, "minima").summary("a").median_ms == 3.0
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, REACH, 2 * REACH, 2 * REACH + 1, 2 * REACH + 2])
 def test_a_few_visits_are_enough(count):
-    rows = [Visit("ab"[n % 2], n, float(n), [1.0 + n % 2]) for n in range(count)]
+    rows = [SampleBatch("ab"[n % 2], n, float(n), [1.0 + n % 2]) for n in range(count)]
     assert Measurement(rows, "minima").summary("a").latency_ms == pytest.approx(1.0)
 
 
@@ -335,4 +338,4 @@ def test_what_was_not_visited_or_is_no_duration_is_refused():
             found.summary(nobody)
     for wrong in ([], [0.0], [-1.0], [float("nan")], [float("inf")]):
         with pytest.raises(MeasurementError):
-            Measurement([Visit("a", 0, 0.0, wrong)], "minima")
+            Measurement([SampleBatch("a", 0, 0.0, wrong)], "minima")

@@ -9,12 +9,12 @@ import pytest
 
 from lgc.errors import OutputError
 from lgc.lut import LatencyTable
-from lgc.lut.statistics.measurement import Visit
+from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
 
 
 def visits(number, session):
-    return [Visit(f"subject {session}", 100 + number, float(number), [0.5] * 200, session)]
+    return [SampleBatch(f"subject {session}", 100 + number, float(number), [0.5] * 200, session)]
 
 
 def limit(table, pages):

@@ -12,10 +12,10 @@ import pytest
 from lgc.errors import OutputError
 from lgc.lut import LatencyTable, Target
 from lgc.lut.statistics.estimates import Summary
-from lgc.lut.statistics.measurement import Visit
+from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table import recorder
 from lgc.lut.table.recorder import LEASE_S, Recorder
-from lgc.lut.table.table import SETTLED, UNFINISHED
+from lgc.lut.table.table import FINISHED, UNFINISHED
 
 SUMMARY = Summary(1.5, 0.1, median_ms=2.0, min_ms=0.5, spread_pct=3.0, visits=4, samples=12)
 SUBJECTS = [f"probe{index:02}" for index in range(12)]
@@ -183,7 +183,7 @@ def test_visits_show_that_the_process_is_there(table, monkeypatch):
     monkeypatch.setattr(recorder, "time", clock)
     session = Recorder(table, "cpu", {})
     clock.now = 50.0
-    session.record([Visit("probe00", 0, 49.0, [0.1])])
+    session.record([SampleBatch("probe00", 0, 49.0, [0.1])])
     assert table.store.rows("SELECT started_unix_s, seen_unix_s FROM sessions") == [(0.0, 50.0)]
 
 
@@ -191,25 +191,25 @@ def test_visits_and_health_are_kept_under_the_session(table):
     Recorder(table, "cpu", {})
     session = Recorder(table, "cpu", {})
     sample = {"at_unix_s": 5.0, "sm_clock_mhz": 1980}
-    session.record([Visit("probe00", 3, 4.5, (0.1, 0.2), session=77, load=6)], [sample])
-    assert table.visits() == [Visit("probe00", 3, 4.5, [0.1, 0.2], 2, 6)], "the session is the recorder's"
+    session.record([SampleBatch("probe00", 3, 4.5, (0.1, 0.2), session=77, load=6)], [sample])
+    assert table.visits() == [SampleBatch("probe00", 3, 4.5, [0.1, 0.2], 2, 6)], "the session is the recorder's"
     ((number, at, text),) = table.store.rows("SELECT session, at_unix_s, sample FROM health")
     assert (number, at, json.loads(text)) == (2, 5.0, sample)
 
 
 def test_a_visit_recorded_twice_is_kept_once_and_as_it_was(table):
     session = Recorder(table, "cpu", {})
-    session.record([Visit("probe00", 0, 1.0, [0.1])])
-    session.record([Visit("probe00", 0, 2.0, [0.9]), Visit("probe00", 1, 3.0, [0.2])])
+    session.record([SampleBatch("probe00", 0, 1.0, [0.1])])
+    session.record([SampleBatch("probe00", 0, 2.0, [0.9]), SampleBatch("probe00", 1, 3.0, [0.2])])
     assert [visit.durations_ms for visit in table.visits("probe00")] == [[0.1], [0.2]]
-    Recorder(table, "cpu", {}).record([Visit("probe00", 0, 4.0, [0.3])])
+    Recorder(table, "cpu", {}).record([SampleBatch("probe00", 0, 4.0, [0.3])])
     assert [visit.durations_ms for visit in table.visits("probe00")] == [[0.1], [0.2], [0.3]]
 
 
 def test_a_visit_that_is_no_measurement_is_not_dropped_silently(table):
     session = Recorder(table, "cpu", {})
     with pytest.raises(OutputError, match="cannot write"):
-        session.record([Visit("probe00", 0, 1.0, [0.1]), Visit("probe00", 1, 1.0, [float("nan")])])
+        session.record([SampleBatch("probe00", 0, 1.0, [0.1]), SampleBatch("probe00", 1, 1.0, [float("nan")])])
     assert table.visits() == [], "all or nothing"
 
 
@@ -237,11 +237,11 @@ def test_what_is_measured_unsettles_the_table(table):
         lambda: session.finish({"probe00": (SUMMARY, None)}),
         lambda: session.fail("probe01", "refused"),
     ):
-        table.write_note(SETTLED, {"at_unix_s": 1.0})
-        session.record([Visit("probe00", len(table.visits()), 1.0, [0.1])])
-        assert table.note(SETTLED), "visits alone change no subject"
+        table.write_note(FINISHED, {"at_unix_s": 1.0})
+        session.record([SampleBatch("probe00", len(table.visits()), 1.0, [0.1])])
+        assert table.note(FINISHED), "visits alone change no subject"
         change()
-        assert table.note(SETTLED) is None
+        assert table.note(FINISHED) is None
 
 
 def test_energy_is_written_down(table):

@@ -7,7 +7,7 @@ import pytest
 from lgc.errors import FileFormatError, MismatchError, MissingEntryError, OutputError
 from lgc.lut import Correction, LatencyTable, Target
 from lgc.lut.statistics.estimates import Summary
-from lgc.lut.statistics.measurement import Visit
+from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
 from lgc.lut.table.table import FLOOR_MS, UNFINISHED, network_key
 from lgc.models import Architecture, OpSpec, SearchSpace
@@ -130,7 +130,7 @@ def test_a_difference_below_nothing_is_next_to_nothing(table, recorder, specs):
 
 def visited(recorder, values, subject="probe"):
     recorder.record(
-        Visit(subject, number, 100.0 * recorder.session + number, [value]) for number, value in enumerate(values)
+        SampleBatch(subject, number, 100.0 * recorder.session + number, [value]) for number, value in enumerate(values)
     )
 
 
@@ -161,8 +161,8 @@ def test_settling_judges_by_what_is_known_at_last(table, recorder, specs, values
 
     Another subject's visits keep the machine's speed, so that these differences are the subject's own.
     """
-    steady = [Visit("carrier", n, n / 10, [3.0]) for n in range(80)]
-    recorder.record([*steady, *(Visit("probe", n, 0.05 + 2 * n, [value]) for n, value in enumerate(values))])
+    steady = [SampleBatch("carrier", n, n / 10, [3.0]) for n in range(80)]
+    recorder.record([*steady, *(SampleBatch("probe", n, 0.05 + 2 * n, [value]) for n, value in enumerate(values))])
     recorder.finish({"probe": (summary(1.0), before)})
     table.settle()
     (probe,) = table.subjects("operator")
@@ -230,12 +230,16 @@ def test_a_frame_has_a_row_for_each_entry(table, recorder, specs):
 
 def test_visits_are_read_in_order_of_session_and_round(table, recorder):
     other = Recorder(table, "cpu", {})
-    other.record([Visit("a", 0, 14.0, [0.4])])
-    recorder.record([Visit("a", 1, 11.0, [0.3]), Visit("b", 0, 12.0, [0.5, 0.6])])
-    recorder.record([Visit("a", 0, 13.0, [0.1, 0.2])])
+    other.record([SampleBatch("a", 0, 14.0, [0.4])])
+    recorder.record([SampleBatch("a", 1, 11.0, [0.3]), SampleBatch("b", 0, 12.0, [0.5, 0.6])])
+    recorder.record([SampleBatch("a", 0, 13.0, [0.1, 0.2])])
     first, second = recorder.session, other.session
-    a = [Visit("a", 0, 13.0, [0.1, 0.2], first), Visit("a", 1, 11.0, [0.3], first), Visit("a", 0, 14.0, [0.4], second)]
-    b = Visit("b", 0, 12.0, [0.5, 0.6], first)
+    a = [
+        SampleBatch("a", 0, 13.0, [0.1, 0.2], first),
+        SampleBatch("a", 1, 11.0, [0.3], first),
+        SampleBatch("a", 0, 14.0, [0.4], second),
+    ]
+    b = SampleBatch("b", 0, 12.0, [0.5, 0.6], first)
     assert table.visits("a") == a
     assert sorted(table.visits()) == sorted([*a, b])
     assert [visit.session for visit in table.visits()] == [first] * 3 + [second]
@@ -251,7 +255,7 @@ def test_health_is_read_in_order_of_time(table, recorder):
 
 @pytest.mark.parametrize("durations", ["[]", "[0.0]", "[-1.0]", "5", '"x"', "[null]", '{"0.5": 1}'])
 def test_a_visit_that_is_no_measurement_is_damage(table, path, recorder, durations):
-    recorder.record([Visit("a", 0, 1.0, [0.1])])
+    recorder.record([SampleBatch("a", 0, 1.0, [0.1])])
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE visits SET durations_ms = ?", (durations,))
     connection.close()

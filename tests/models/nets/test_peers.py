@@ -20,7 +20,7 @@ from lgc.models.nets.peers import PEERS, STRIDE, build_peer
 from lgc.models.nets.peers.common import conv_norm
 from lgc.models.nets.peers.fastscnn import grid_average
 from lgc.models.nets.peers.stdc import STDC1
-from lgc.models.onnx.costs import costs_of
+from lgc.models.onnx.costs import graph_costs
 from lgc.models.onnx.export import simplified, to_onnx
 
 TOLERANCE = 0.02
@@ -152,7 +152,7 @@ def test_the_exported_graph_computes_the_same(name, size):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_the_count_in_the_graph_is_the_count_in_the_module(name):
-    exported = costs_of(to_onnx(folded(build_peer(name)), [(1, 3, *SIZE)]))
+    exported = graph_costs(to_onnx(folded(build_peer(name)), [(1, 3, *SIZE)]))
     assert exported.macs == pytest.approx(macs(on_meta(lambda: build_peer(name)), SIZE), rel=TOLERANCE)
     assert not exported.uncounted
 

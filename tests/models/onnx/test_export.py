@@ -12,7 +12,7 @@ import torch
 from lgc.models import LGCNet, SearchSpace
 from lgc.models.nets.layers import folded
 from lgc.models.nets.network import DenseOutput, FrameOutput, randomise_norms
-from lgc.models.onnx.export import OPSET, simplified, to_onnx, with_notes
+from lgc.models.onnx.export import OPSET, simplified, to_onnx, with_metadata
 
 SIZE = (64, 96)
 NETWORK = {"Conv", "Relu", "Add", "Concat", "MaxPool", "Resize"}
@@ -71,7 +71,7 @@ def test_only_what_computes_is_left_and_gives_the_same_bits(preset, scope):
 
 def test_metadata_stays():
     notes = {"architecture": "{}", "scope": "core"}
-    after = onnx.load_model_from_string(simplified(with_notes(export("tiny", "core"), notes)))
+    after = onnx.load_model_from_string(simplified(with_metadata(export("tiny", "core"), notes)))
     assert {entry.key: entry.value for entry in after.metadata_props} == notes
 
 

@@ -16,7 +16,7 @@ from lgc.models.onnx.model import OnnxModel
 from lgc.profiler.backends import get_backend
 from lgc.profiler.deployment import deploy
 from lgc.profiler.deployment.network import Network, write_onnx
-from lgc.profiler.deployment.parity import IMAGES, RANDOM, Agreement
+from lgc.profiler.deployment.parity import IMAGES, RANDOM, Parity
 
 ORT = Target("cpu", "onnxruntime")
 
@@ -70,11 +70,11 @@ def test_timing_holds_the_measurement_against_the_prediction(mini_space, measure
     assert result.fps == pytest.approx(1000 / result.median_ms)
     assert result.predicted_ms == pytest.approx(result.table_ms * (1 + result.drift_pct / 100))
     assert result.median_ms <= result.p90_ms <= result.p99_ms
-    assert result.agreement.max_abs_diff <= 1e-4
-    assert result.agreement.argmax_agreement_pct >= 99.9
+    assert result.parity.max_abs_diff <= 1e-4
+    assert result.parity.argmax_agreement_pct >= 99.9
     assert result.settings["graph_optimization"] == "all"
     told = result.as_dict()
-    assert told["max_abs_diff"] == result.agreement.max_abs_diff
+    assert told["max_abs_diff"] == result.parity.max_abs_diff
     assert json.loads(json.dumps(told)) == told
 
 
@@ -95,7 +95,7 @@ def test_a_backend_that_computes_something_else_is_found_out(mini_space):
     right = deploy.compare_with_torch(network, get_backend("onnxruntime"), ORT)
     wrong = deploy.compare_with_torch(network, Wrong(network.architecture), ORT)
     for found, equal in ((right, True), (wrong, False)):
-        assert deploy.Result("x", "cpu", "fp32", "core", agreement=found).equals_torch() == equal
+        assert deploy.Result("x", "cpu", "fp32", "core", parity=found).equals_torch() == equal
 
 
 def test_tables_of_other_targets_and_machines_are_refused(mini_space, measured_table, mini_lut):
@@ -188,8 +188,8 @@ def test_end_to_end_is_timed_without_a_prediction(mini_space, measured_table):
 
 
 def test_outputs_beyond_the_bounds_do_not_equal_torch():
-    near = Agreement(1e-5, 1e-6, 1e-5, 99.95, 1, RANDOM)
-    far = Agreement(2e-4, 1e-6, 1e-5, 99.95, 1, RANDOM)
-    assert deploy.Result("x", "cpu", "fp32", "core", agreement=near).equals_torch()
-    assert not deploy.Result("x", "cpu", "fp32", "core", agreement=far).equals_torch()
-    assert deploy.Result("x", "cpu", "int8", "core", agreement=far).equals_torch()
+    near = Parity(1e-5, 1e-6, 1e-5, 99.95, 1, RANDOM)
+    far = Parity(2e-4, 1e-6, 1e-5, 99.95, 1, RANDOM)
+    assert deploy.Result("x", "cpu", "fp32", "core", parity=near).equals_torch()
+    assert not deploy.Result("x", "cpu", "fp32", "core", parity=far).equals_torch()
+    assert deploy.Result("x", "cpu", "int8", "core", parity=far).equals_torch()

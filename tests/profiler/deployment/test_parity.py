@@ -14,10 +14,10 @@ from lgc.profiler.backends.base import random_inputs
 from lgc.profiler.backends.precision import cast_model
 from lgc.profiler.deployment.parity import (
     IMAGES,
-    LIMITS,
     RANDOM,
-    Agreement,
-    agreement,
+    TOLERANCES,
+    Parity,
+    compare_outputs,
     file_outputs,
     passes,
     reference_outputs,
@@ -39,7 +39,7 @@ def compared(architecture, weights, inputs, source, convert=lambda model: model,
         file_outputs(convert(exported(architecture, scope, exports or weights)), reference.tensors)
         for scope in ("core", "dense")
     )
-    return agreement(reference, dense, core)
+    return compare_outputs(reference, dense, core)
 
 
 def noise(space):
@@ -77,7 +77,7 @@ def test_other_weights_are_found_out_in_every_precision(trained):
     inputs = [normalised(frame) for frame in trained.unseen[:2]]
     found = compared(trained.architecture, trained.weights, inputs, IMAGES, exports=other)
     assert found.relative_diff > 0.3
-    for precision in LIMITS:
+    for precision in TOLERANCES:
         assert not passes(precision, found)
         assert not passes(precision, found, trained=False)
 
@@ -88,14 +88,14 @@ def test_end_to_end_takes_bytes_and_is_held_against_torch_on_the_same_pixels(tra
     frames = file_outputs(exported(architecture, "end-to-end", weights), reference.inputs)
     logits = file_outputs(exported(architecture, "core", weights), reference.tensors)
     assert frames[0].dtype == np.uint8
-    found = agreement(reference, frames, logits)
+    found = compare_outputs(reference, frames, logits)
     assert passes("fp32", found)
     assert found.argmax_agreement_pct >= 99.99
-    assert agreement(reference, frames).max_abs_diff is None
+    assert compare_outputs(reference, frames).max_abs_diff is None
     mirrored = file_outputs(
         exported(architecture, "end-to-end", weights), [frame[..., ::-1].copy() for frame in reference.inputs]
     )
-    assert not passes("fp32", agreement(reference, mirrored)), "BGR for RGB has to be found out"
+    assert not passes("fp32", compare_outputs(reference, mirrored)), "BGR for RGB has to be found out"
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
@@ -106,7 +106,7 @@ def test_a_backend_is_held_against_torch_by_what_it_times(mini_space, backend):
         runner_outputs(get_backend(backend), network_workload(architecture, scope), target, reference.tensors)
         for scope in ("core", "dense")
     )
-    found = agreement(reference, dense, core)
+    found = compare_outputs(reference, dense, core)
     assert passes("fp32", found, trained=False)
     assert found.images == 2
 
@@ -116,7 +116,7 @@ def test_figures_are_what_they_say(mini_space):
     logits, labels = reference.logits[0].copy(), reference.labels[0].copy()
     logits.flat[:2] += 0.5, -0.25
     labels.flat[: labels.size // 4] += 1
-    found = agreement(reference, [labels], [logits])
+    found = compare_outputs(reference, [labels], [logits])
     assert found.max_abs_diff == pytest.approx(0.5, rel=1e-4)
     assert found.mean_abs_diff == pytest.approx(0.75 / logits.size, rel=1e-4)
     assert found.relative_diff == pytest.approx(found.mean_abs_diff / reference.logits[0].std(), rel=1e-4)
@@ -128,11 +128,11 @@ def test_outputs_of_another_shape_or_number_and_none_are_refused(mini_space):
     reference = reference_outputs(whole, noise(mini_space), RANDOM)
     labels, logits = list(reference.labels), list(reference.logits)
     with pytest.raises(MeasurementError, match=r"classes of shapes .*\(1, 1, 32\).*, torch .*\(1, 32, 32\)"):
-        agreement(reference, [labels[0][:, :1]], logits)
+        compare_outputs(reference, [labels[0][:, :1]], logits)
     with pytest.raises(MeasurementError, match="logits of shapes"):
-        agreement(reference, labels, logits * 2)
+        compare_outputs(reference, labels, logits * 2)
     with pytest.raises(MeasurementError, match="not finite"):
-        agreement(reference, labels, [logits[0] * np.inf])
+        compare_outputs(reference, labels, [logits[0] * np.inf])
     with pytest.raises(DataError, match="no images to compare"):
         reference_outputs(whole, [], IMAGES)
     with pytest.raises(MeasurementError, match="ONNX Runtime refuses net: "):
@@ -140,7 +140,7 @@ def test_outputs_of_another_shape_or_number_and_none_are_refused(mini_space):
 
 
 def found(max_abs_diff, relative_diff, pct, source):
-    return Agreement(max_abs_diff, relative_diff, relative_diff, pct, 1, source)
+    return Parity(max_abs_diff, relative_diff, relative_diff, pct, 1, source)
 
 
 def test_limits():

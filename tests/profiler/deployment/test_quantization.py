@@ -12,10 +12,10 @@ from onnx import TensorProto, numpy_helper
 
 from lgc.errors import DataError, FileFormatError, MeasurementError
 from lgc.models.images import normalised
-from lgc.models.onnx.export import simplified, with_notes
+from lgc.models.onnx.export import simplified, with_metadata
 from lgc.profiler.backends.trt.engine import build_engine
-from lgc.profiler.deployment.parity import IMAGES, agreement, file_outputs, passes, reference_outputs
-from lgc.profiler.deployment.quantization import CALIBRATION_IMAGES, PERCENTILE, quantise
+from lgc.profiler.deployment.parity import IMAGES, compare_outputs, file_outputs, passes, reference_outputs
+from lgc.profiler.deployment.quantization import CALIBRATION_IMAGES, PERCENTILE, quantize
 from lgc.profiler.timing.workloads import network_module, network_workload
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
@@ -37,7 +37,7 @@ def plain(trained):
 
 @pytest.fixture(scope="module")
 def int8(plain, inputs):
-    return quantise(plain, inputs)
+    return quantize(plain, inputs)
 
 
 class Graph:
@@ -70,9 +70,9 @@ def test_int8_keeps_the_classes_of_unseen_scenes(trained, inputs, scope):
         trained.unseen if frames else [normalised(frame) for frame in trained.unseen],
         IMAGES,
     )
-    core = quantise(exported(trained, "core"), inputs)
-    whole = quantise(exported(trained, scope), trained.frames if frames else inputs)
-    found = agreement(reference, file_outputs(whole, reference.inputs), file_outputs(core, reference.tensors))
+    core = quantize(exported(trained, "core"), inputs)
+    whole = quantize(exported(trained, scope), trained.frames if frames else inputs)
+    found = compare_outputs(reference, file_outputs(whole, reference.inputs), file_outputs(core, reference.tensors))
     assert passes("int8", found), found
     assert found.argmax_agreement_pct >= 98
     assert found.max_abs_diff > 1e-2, "nothing was rounded"
@@ -119,21 +119,21 @@ def test_activations_are_symmetric_with_one_scale_each(int8):
 def test_ranges_come_from_the_images(plain, inputs, int8, trained):
     values = np.abs(np.stack(inputs))
     assert Graph(int8).input_scale == pytest.approx(np.percentile(values, PERCENTILE) / 127, rel=0.02)
-    faint = quantise(plain, [image * np.float32(0.1) for image in inputs])
+    faint = quantize(plain, [image * np.float32(0.1) for image in inputs])
     assert Graph(faint).input_scale == pytest.approx(Graph(int8).input_scale / 10, rel=0.02)
     unseen = [normalised(frame) for frame in trained.unseen[:4]]
     reference = reference_outputs(network_module(trained.architecture, "dense", trained.weights), unseen, IMAGES)
-    assert not passes("int8", agreement(reference, file_outputs(faint, unseen)))
+    assert not passes("int8", compare_outputs(reference, file_outputs(faint, unseen)))
 
 
 def test_all_images_count_not_only_the_first(plain, inputs):
     outlier = inputs[0] * np.float32(3)
     for images in ([outlier, inputs[0]], [inputs[0], outlier]):
-        assert Graph(quantise(plain, images)).input_scale > 2 * Graph(quantise(plain, inputs[:1])).input_scale
+        assert Graph(quantize(plain, images)).input_scale > 2 * Graph(quantize(plain, inputs[:1])).input_scale
 
 
 def test_images_are_not_quantised_before_they_are_normalised(trained):
-    graph = Graph(quantise(exported(trained, "end-to-end"), trained.frames[:2]))
+    graph = Graph(quantize(exported(trained, "end-to-end"), trained.frames[:2]))
     assert graph.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
     first = graph.nodes("Conv")[0]
     name, found = first.input[0], []
@@ -145,8 +145,8 @@ def test_images_are_not_quantised_before_they_are_normalised(trained):
 
 def test_files_stay_what_they_were(plain, inputs):
     notes = {"architecture": "{}", "scope": "dense"}
-    before = onnx.load_model_from_string(with_notes(plain, notes))
-    after = onnx.load_model_from_string(quantise(before.SerializeToString(), inputs[:1]))
+    before = onnx.load_model_from_string(with_metadata(plain, notes))
+    after = onnx.load_model_from_string(quantize(before.SerializeToString(), inputs[:1]))
     onnx.checker.check_model(after, full_check=True)
     assert {entry.key: entry.value for entry in after.metadata_props} == notes
     assert (after.ir_version, list(after.opset_import)) == (before.ir_version, list(before.opset_import))
@@ -170,7 +170,7 @@ class Shelf(Sequence):
 
 def test_of_many_images_some_are_taken_evenly_spread(plain, inputs):
     shelf = Shelf(inputs[0], 3 * CALIBRATION_IMAGES + 1)
-    quantise(plain, shelf)
+    quantize(plain, shelf)
     assert len(shelf.read) == len(set(shelf.read)) == CALIBRATION_IMAGES
     assert (shelf.read[0], shelf.read[-1]) == (0, 3 * CALIBRATION_IMAGES)
     assert set(np.diff(shelf.read)) <= {3, 4}
@@ -180,30 +180,30 @@ def test_nothing_is_said_and_nothing_is_left_behind(plain, inputs, tmp_path, mon
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = logging.root.handlers[:], logging.root.level, logging.root.manager.disable
     capfd.readouterr()
-    quantise(plain, inputs[:1])
+    quantize(plain, inputs[:1])
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
     assert (logging.root.handlers, logging.root.level, logging.root.manager.disable) == before
 
 
 def test_an_image_of_one_colour_is_survived(plain, inputs):
-    blank = quantise(plain, [np.zeros_like(inputs[0])])
+    blank = quantize(plain, [np.zeros_like(inputs[0])])
     assert file_outputs(blank, inputs[:1])[0].shape == (1, 64, 96)
 
 
 def test_what_cannot_be_quantised_is_refused(plain, inputs, int8):
     with pytest.raises(MeasurementError, match="net is quantised already"):
-        quantise(int8, inputs, "net")
+        quantize(int8, inputs, "net")
     with pytest.raises(DataError, match="net cannot be quantised without images"):
-        quantise(plain, [], "net")
+        quantize(plain, [], "net")
     with pytest.raises(DataError, match="net takes input_0 float32 1x3x64x96, but image 1 is float32 1x3x64x64"):
-        quantise(plain, [inputs[0], inputs[0][..., :64]], "net")
+        quantize(plain, [inputs[0], inputs[0][..., :64]], "net")
     with pytest.raises(DataError, match="but image 0 is uint8 1x64x96x3"):
-        quantise(plain, [np.zeros((1, 64, 96, 3), np.uint8)])
+        quantize(plain, [np.zeros((1, 64, 96, 3), np.uint8)])
     with pytest.raises(DataError, match="image 0, of those to quantise net with, holds values that are not finite"):
-        quantise(plain, [inputs[0] * np.float32(np.nan)], "net")
+        quantize(plain, [inputs[0] * np.float32(np.nan)], "net")
     with pytest.raises(FileFormatError, match="net is no ONNX model"):
-        quantise(b"garbage", inputs, "net")
+        quantize(b"garbage", inputs, "net")
 
 
 @pytest.mark.skipif(
@@ -211,5 +211,5 @@ def test_what_cannot_be_quantised_is_refused(plain, inputs, int8):
 )
 @pytest.mark.parametrize("scope", ["core", "dense"])
 def test_tensorrt_takes_it(trained, inputs, scope):
-    model = quantise(exported(trained, scope), inputs[:1])
+    model = quantize(exported(trained, scope), inputs[:1])
     assert build_engine(model, compute_capability="8.9").layers

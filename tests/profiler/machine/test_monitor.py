@@ -16,7 +16,7 @@ from lgc.lut import Target
 from lgc.profiler.backends.cuda.replay_queue import lead_for
 from lgc.profiler.machine import environment
 from lgc.profiler.machine import monitor as watch
-from lgc.profiler.machine.monitor import THROTTLE, Health, throttle_names, watcher
+from lgc.profiler.machine.monitor import THROTTLE, HardwareSample, open_monitor, throttle_names
 from lgc.profiler.machine.nvml import Gpu
 
 GPU = Target("cuda:1", "torch")
@@ -97,7 +97,7 @@ def fail():
 
 
 def test_a_sample_of_a_gpu_in_its_units(nvml):
-    with watcher(GPU) as watch_it:
+    with open_monitor(GPU) as watch_it:
         health = watch_it.sample()
     assert (health.sm_clock_mhz, health.memory_clock_mhz) == (1410, 1593)
     assert (health.temperature_c, health.power_w) == (61, 312.5)
@@ -108,7 +108,7 @@ def test_a_sample_of_a_gpu_in_its_units(nvml):
 
 
 def test_energy_is_nvmls_counter(nvml):
-    with watcher(GPU) as watch_it:
+    with open_monitor(GPU) as watch_it:
         assert watch_it.energy_mj() == 123_456_789
         nvml.answers["nvmlDeviceGetTotalEnergyConsumption"] = fail
         assert watch_it.energy_mj() is None
@@ -120,14 +120,14 @@ def test_a_missing_counter_is_none_and_leaves_the_others(nvml, question, how):
     nvml.answers.pop(question)
     if how == "refused":
         nvml.answers[question] = lambda *_: fail()
-    with watcher(GPU) as watch_it:
+    with open_monitor(GPU) as watch_it:
         found = {**asdict(watch_it.sample()), "energy": watch_it.energy_mj()}
     gone = [name for name, value in found.items() if value is None and name not in ("steal_pct", "launch_us")]
     assert len(gone) <= (2 if question == "nvmlDeviceGetClockInfo" else 1)
 
 
 def test_a_sample_has_the_hosts_launch_cost(nvml):
-    with watcher(GPU) as watch_it:
+    with open_monitor(GPU) as watch_it:
         lead_for(GPU.device).launch_us, lead_for(GPU.device).factor = 7.5, 3.0
         health = watch_it.sample()
         lead_for.cache_clear()
@@ -138,7 +138,7 @@ def test_older_drivers_know_other_names(nvml):
     nvml.answers["nvmlDeviceGetTemperature"] = nvml.answers.pop("nvmlDeviceGetTemperatureV")
     nvml.answers.pop("nvmlDeviceGetCurrentClocksEventReasons")
     nvml.answers["nvmlDeviceGetCurrentClocksThrottleReasons"] = lambda: 1
-    with watcher(GPU) as watch_it:
+    with open_monitor(GPU) as watch_it:
         health = watch_it.sample()
     assert (health.temperature_c, health.throttle) == (61, ("idle",))
 
@@ -165,7 +165,7 @@ def test_the_only_device_needs_no_uuid(jetson):
 
 
 def test_a_jetson_that_tells_nothing_is_watched(jetson):
-    with watcher(Target("cuda:0", "torch")) as watch_it:
+    with open_monitor(Target("cuda:0", "torch")) as watch_it:
         health = watch_it.sample()
         assert watch_it.energy_mj() is None
     told = {name for name, value in asdict(health).items() if value is not None}
@@ -182,7 +182,7 @@ def test_without_nvml_everything_is_none_and_the_reason_is_known(nvml, monkeypat
         monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
     else:
         nvml.uuid = "GPU-other"
-    with watcher(GPU) as watch_it:
+    with open_monitor(GPU) as watch_it:
         health = watch_it.sample()
         assert watch_it.energy_mj() is None
     told = {name for name, value in asdict(health).items() if value is not None}
@@ -246,7 +246,7 @@ def stat(monkeypatch, tmp_path):
 
 def test_stolen_time_is_a_share_of_what_passed_since_the_last_sample(stat):
     stat(100, 100, 100)
-    with watcher(Target("cpu", "torch")) as watch_it:
+    with open_monitor(Target("cpu", "torch")) as watch_it:
         stat(150, 140, 110)
         assert watch_it.sample().steal_pct == pytest.approx(10)
         assert watch_it.sample().steal_pct is None
@@ -257,16 +257,16 @@ def test_stolen_time_is_a_share_of_what_passed_since_the_last_sample(stat):
 def test_a_system_that_tells_nothing_is_no_error(monkeypatch, tmp_path):
     monkeypatch.setattr(watch, "_STAT", tmp_path / "none")
     monkeypatch.delattr(resource, "RUSAGE_THREAD")
-    with watcher(Target("cpu", "torch")) as watch_it:
+    with open_monitor(Target("cpu", "torch")) as watch_it:
         health = watch_it.sample()
         assert watch_it.energy_mj() is None
-    assert health == Health(health.at_unix_s)
+    assert health == HardwareSample(health.at_unix_s)
 
 
 @pytest.mark.skipif(not hasattr(resource, "RUSAGE_THREAD"), reason="this system does not count a thread's switches")
 def test_this_machine_is_watched_within_a_millisecond():
     spent = []
-    with watcher(Target("cpu", "torch")) as watch_it:
+    with open_monitor(Target("cpu", "torch")) as watch_it:
         for _ in range(20):
             start = time.perf_counter()
             health = watch_it.sample()

@@ -10,7 +10,7 @@ from lgc.errors import MissingEntryError, UsageError
 from lgc.lut import LatencyTable
 from lgc.lut.table import recorder
 from lgc.lut.table.recorder import Recorder
-from lgc.lut.table.table import NETWORK, SETTLED, UNFINISHED
+from lgc.lut.table.table import FINISHED, NETWORK, UNFINISHED
 from lgc.profiler.profile import MEDIAN_TO_95, calibrate, profile
 from lgc.profiler.table.worker import AWAKE_S, SENTINELS
 from lgc.profiler.timing import stopping
@@ -92,7 +92,7 @@ class TestGoingOn:
                 profile(mini_space, TARGET, out, networks=4)
         before, compiled = rows(out), list(device.compiled)
         with LatencyTable.open(out) as table:
-            assert table.note(SETTLED) is None
+            assert table.note(FINISHED) is None
         result = profile(mini_space, TARGET, out, networks=4)
         assert result.measured == result.entries
         assert result.verification.networks == 4
@@ -100,7 +100,7 @@ class TestGoingOn:
         assert device.compiled == compiled
         with LatencyTable.open(out) as table:
             assert table.correction("dense").networks == 4
-            assert table.note(SETTLED)
+            assert table.note(FINISHED)
 
     @pytest.mark.parametrize("step", ["settle", "_derive"])
     def test_a_killed_call_leaves_no_stale_verification(self, device, mini_space, out, monkeypatch, step):

@@ -7,7 +7,7 @@ import pytest
 
 from lgc.errors import MeasurementError, UsageError
 from lgc.lut import Target
-from lgc.lut.statistics.estimates import LOAD_VISITS
+from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE
 from lgc.models import OpSpec
 from lgc.profiler.timing.measure import (
     COMPILE_SHARE,
@@ -16,7 +16,7 @@ from lgc.profiler.timing.measure import (
     MIN_ROUNDS,
     MIN_RUNS,
     WARM_UP_SHARE,
-    Job,
+    MeasureJob,
     default_statistic,
     energy_per_run,
     measure,
@@ -25,14 +25,14 @@ from lgc.profiler.timing.measure import (
     placed,
 )
 from lgc.profiler.timing.rounds import MIN_REPEATS
-from lgc.profiler.timing.stopping import CPU_NETWORK, ENOUGH, Pace
+from lgc.profiler.timing.stopping import CPU_NETWORK, ENOUGH, StoppingRule
 from lgc.profiler.timing.workloads import network_workload, operator_workload
 
 from .. import conftest as law
 
 CPU, GPU = Target("cpu", "torch"), Target("cuda:0", "torch")
 SPECS = [OpSpec("conv_3x3", 4, 4, 16, 16), OpSpec("add", 4, 4, 16, 16), OpSpec("concat", 4, 8, 16, 16)]
-PACE = Pace(runs=2, period=1, least=16, most=64)
+PACE = StoppingRule(runs=2, period=1, least=16, most=64)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ class Measured:
     def __init__(self, device, workloads, target=CPU, pace=PACE, **options):
         self.visits, self.verdicts, self.failures, self.energy = [], {}, {}, {}
         self.progress = []
-        jobs = {key: Job(workload, pace) for key, workload in workloads.items()}
+        jobs = {key: MeasureJob(workload, pace) for key, workload in workloads.items()}
         options.setdefault("on_progress", self.progress.append)
         self.start = device.clock.now
         try:
@@ -75,7 +75,7 @@ def test_everything_is_compiled_warmed_up_measured_and_closed(device, workloads)
 
 
 def test_a_graph_is_loaded_anew_while_it_is_measured(device, workloads):
-    done = Measured(device, workloads, pace=Pace(runs=2, period=1, least=32, most=64, reload=8))
+    done = Measured(device, workloads, pace=StoppingRule(runs=2, period=1, least=32, most=64, reload=8))
     loads = {key: {visit.load for visit in done.visits if visit.subject == key} for key in workloads}
     assert all(len(found) >= 4 for found in loads.values())
     wanted = {key: max(found) + 1 for key, found in loads.items()}
@@ -85,7 +85,7 @@ def test_a_graph_is_loaded_anew_while_it_is_measured(device, workloads):
 def test_one_that_cannot_be_loaded_again_is_measured_where_it_is(device, workloads):
     """Out of memory, say: what has been measured is worth more than nothing."""
     device.on_run = lambda name: setattr(device, "refused", ["alone"])
-    done = Measured(device, workloads, pace=Pace(runs=2, period=1, least=32, most=64, reload=8))
+    done = Measured(device, workloads, pace=StoppingRule(runs=2, period=1, least=32, most=64, reload=8))
     assert done.failures == {}
     assert {visit.load for visit in done.visits} == {0}
     assert done.verdicts == dict.fromkeys(workloads, ENOUGH)
@@ -292,7 +292,7 @@ class TestFrameRate:
             key = f"alone/{spec}"
             loads = found.loads(key)
             first, *later, _ = np.bincount(loads)
-            assert LOAD_VISITS <= first < CPU_NETWORK.reload + LOAD_VISITS
+            assert BATCHES_PER_INSTANCE <= first < CPU_NETWORK.reload + BATCHES_PER_INSTANCE
             assert set(later) == {CPU_NETWORK.reload}
             off = found.summary(key).latency_ms / law.alone_ms(spec) - 1
             assert abs(off) < 4 * 0.05 / np.sqrt(loads.max() + 1)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgc.lut.statistics.estimates import LOAD_VISITS, summarise
-from lgc.lut.statistics.measurement import Visit
+from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, summarise
+from lgc.lut.statistics.measurement import SampleBatch
 from lgc.profiler.timing.rounds import (
     CHECKS,
     COMMIT_S,
@@ -21,17 +21,17 @@ from lgc.profiler.timing.rounds import (
     Rounds,
     steady_clock,
 )
-from lgc.profiler.timing.stopping import ENOUGH, Pace
+from lgc.profiler.timing.stopping import ENOUGH, StoppingRule
 
 from ..conftest import Clock
 
-QUICK = Pace(runs=1, period=1, least=4, most=64)
-ENDLESS = Pace(runs=1, period=1, least=10**9, most=10**9)
+QUICK = StoppingRule(runs=1, period=1, least=4, most=64)
+ENDLESS = StoppingRule(runs=1, period=1, least=10**9, most=10**9)
 
 
 def after(visits):
     """A pace at which a subject gets its verdict after so many visits, whatever they say."""
-    return Pace(runs=1, period=1, least=visits, most=visits)
+    return StoppingRule(runs=1, period=1, least=visits, most=visits)
 
 
 class Runner:
@@ -135,7 +135,7 @@ class TestVisits:
 
     @pytest.mark.parametrize(("ms", "repeats"), [(0.001, MAX_REPEATS), (0.5, 8), (1.0, 4), (100.0, MIN_REPEATS)])
     def test_a_visit_lasts_some_milliseconds_where_nothing_is_said_of_its_runs(self, ms, repeats):
-        bench = Bench(Pace(runs=None, period=1, least=4, most=64), a=ms).measure()
+        bench = Bench(StoppingRule(runs=None, period=1, least=4, most=64), a=ms).measure()
         assert [count for _, count in bench.log] == [MIN_REPEATS, *[repeats] * FIRST_CHECK]
         assert {len(visit.durations_ms) for visit in bench.visits} == {repeats}
         assert repeats * ms >= VISIT_MS / 2 or repeats in (MIN_REPEATS, MAX_REPEATS)
@@ -146,7 +146,7 @@ class TestVisits:
     @pytest.mark.parametrize("period", [2, 3, 8])
     def test_a_network_joins_in_every_so_many_rounds(self, period):
         """And of several networks some in each, so that no round has them all."""
-        paces = {f"n{index}": Pace(runs=1, period=period, least=4, most=64) for index in range(period)}
+        paces = {f"n{index}": StoppingRule(runs=1, period=period, least=4, most=64) for index in range(period)}
         bench = Bench(paces=paces, **letters(4), **dict.fromkeys(paces, 1.0)).measure()
         turns = [index for index, visit in enumerate(bench.visits) if visit.subject.startswith("n")]
         each = 4 + 1  # one network a round, among the four others
@@ -195,7 +195,7 @@ class TestStopping:
         """They take time themselves: so many more visits are made than were needed, and no more."""
         seen = []
 
-        class Counting(Pace):
+        class Counting(StoppingRule):
             def verdict(self, points, spent_s=0.0, loads=None):
                 seen.append(len(points))
                 return super().verdict(points, spent_s, loads)
@@ -209,7 +209,7 @@ class TestStopping:
 
     def test_the_cap_is_of_a_subjects_own_runs(self):
         """Of some 150 ms each: after 3 s of them, not after 3 s of all."""
-        capped = Pace(runs=1, period=1, least=4, most=10**6, cap_s=3.0)
+        capped = StoppingRule(runs=1, period=1, least=4, most=10**6, cap_s=3.0)
         bench = Bench(ENDLESS, {"slow": capped}, slow=noisy(100.0), **letters(5, 50.0)).measure(60.0)
         assert bench.verdicts["slow"].startswith("known to ")
         assert bench.verdicts["slow"].endswith(" s")
@@ -219,7 +219,7 @@ class TestStopping:
 
     def test_visits_made_before_count(self):
         """Of another session, and enough for a verdict: nothing is run."""
-        before = [Visit("a", number, float(number), [1.0], 1) for number in range(8)]
+        before = [SampleBatch("a", number, float(number), [1.0], 1) for number in range(8)]
         bench = Bench(a=1.0).measure(before=before, session=2)
         assert (bench.log, bench.visits, bench.verdicts) == ([], [], {"a": ENOUGH})
         assert bench.found.visits == before
@@ -244,7 +244,7 @@ class TestStopping:
 class TestLoading:
     """A graph is loaded again now and then, elsewhere in memory."""
 
-    PACE = Pace(runs=1, period=1, least=40, most=40, reload=8)
+    PACE = StoppingRule(runs=1, period=1, least=40, most=40, reload=8)
 
     class Loads(Bench):
         """Loads take `load_s`; each new runner is slower by a hundredth."""
@@ -272,7 +272,7 @@ class TestLoading:
             assert [visit.load for visit in visits] == sorted(visit.load for visit in visits)
             assert set(counts) == set(range(len(counts)))
             first, *middle, _ = (counts[load] for load in sorted(counts))
-            assert LOAD_VISITS <= first < 8 + LOAD_VISITS, "an interval counts the first load too"
+            assert BATCHES_PER_INSTANCE <= first < 8 + BATCHES_PER_INSTANCE, "an interval counts the first load too"
             assert len(middle) >= 3
             assert set(middle) == {8}
             assert {visit.durations_ms[0] for visit in visits if visit.load == 2} == {1.02}, "the new one is what runs"
@@ -313,7 +313,7 @@ class TestLoading:
 
     def test_what_differs_from_load_to_load_is_known_by_its_loads(self):
         """Many visits, but to a few places that differ by 4 %: it needs more of them, and the others do not."""
-        pace = Pace(runs=1, period=1, least=160, most=1600, reload=40, precision_pct=1.0)
+        pace = StoppingRule(runs=1, period=1, least=160, most=1600, reload=40, precision_pct=1.0)
         bench, moves = Bench(pace, a=1.0, moving=1.0, **letters(6)), iter(range(10**9))
 
         def load(subject):
@@ -353,7 +353,7 @@ class TestCompany:
         assert {bench.count(name) for name in letters(5)} == {bench.count("last")}
 
     def test_a_known_network_keeps_its_period(self):
-        slow = Pace(runs=1, period=8, least=2, most=2)
+        slow = StoppingRule(runs=1, period=8, least=2, most=2)
         bench = Bench(after(64), {"net": slow}, net=1.0, **letters(5)).measure()
         assert bench.count("net") == -(-bench.count("s00") // 8)
 
@@ -392,7 +392,7 @@ class TestTime:
 
     def test_what_is_known_when_the_time_is_over_is_told(self):
         """Checks are rare: one is made at the end."""
-        bench = Bench(Pace(runs=1, period=1, least=4, most=10**6), a=100.0, b=noisy(100.0)).measure(1.3)
+        bench = Bench(StoppingRule(runs=1, period=1, least=4, most=10**6), a=100.0, b=noisy(100.0)).measure(1.3)
         assert bench.count("a") < FIRST_CHECK
         assert (bench.verdicts, bench.undecided) == ({"a": ENOUGH}, ["b"])
 
@@ -433,7 +433,9 @@ class TestProgress:
     @pytest.mark.parametrize("runs", [1, None])
     @pytest.mark.parametrize("seconds", [None, 1e9])
     def test_it_rises_to_one_and_ends_with_nothing_left(self, seconds, runs):
-        bench = Bench(Pace(runs=runs, period=1, least=40, most=200), a=10.0, b=20.0, c=noisy(30.0)).measure(seconds)
+        bench = Bench(StoppingRule(runs=runs, period=1, least=40, most=200), a=10.0, b=20.0, c=noisy(30.0)).measure(
+            seconds
+        )
         shares = [progress.done for _, progress in bench.progress]
         assert len(shares) > 5
         assert all(0 <= share <= 1 for share in shares)
@@ -465,7 +467,7 @@ class TestProgress:
 )
 @settings(max_examples=40)
 def test_every_subject_gets_a_verdict_and_its_least_visits(ms, least, period, seed):
-    bench = Bench(Pace(runs=1, period=period, least=least, most=64), **ms).measure(seed=seed)
+    bench = Bench(StoppingRule(runs=1, period=period, least=least, most=64), **ms).measure(seed=seed)
     assert bench.verdicts == dict.fromkeys(ms, ENOUGH)
     assert min(bench.count(name) for name in ms) >= least
     assert Counter(bench.order) == Counter(name for name, _ in bench.log)
@@ -475,7 +477,7 @@ def test_a_device_that_slows_down_hits_all_alike():
     """Its pace halves while it measures: ratios stay right, where one subject after the other would be far off."""
     true = {"a": 1.0, "b": 2.0, "c": 4.0}
     total_s = 3.0
-    endless = Pace(runs=None, period=1, least=10**9, most=10**9)
+    endless = StoppingRule(runs=None, period=1, least=10**9, most=10**9)
 
     def slowing(ms):
         return lambda now: ms * (1 + min((now - 1000) / total_s, 1))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lgc.lut import Target
-from lgc.lut.statistics.estimates import LOAD_VISITS, NOISY_PCT, median_and_ci
+from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, NOISY_PCT, median_and_ci
 from lgc.profiler.timing.stopping import (
     CPU_ALONE,
     CPU_NETWORK,
@@ -16,11 +16,11 @@ from lgc.profiler.timing.stopping import (
     GPU_NETWORK,
     GPU_PROBE,
     LEAST,
-    Pace,
-    pace_of,
+    StoppingRule,
+    stopping_rule,
 )
 
-PACE = Pace(runs=1, period=1, least=16, most=128, precision_pct=0.5, cap_s=5.0)
+PACE = StoppingRule(runs=1, period=1, least=16, most=128, precision_pct=0.5, cap_s=5.0)
 
 
 def points(spread_pct, count, latency_ms=1.0):
@@ -103,7 +103,7 @@ def test_loads_that_differ_are_not_known_by_many_visits_to_each():
     place = 1 + 0.02 * np.cos(np.arange(24))
     assert PACE.verdict(points(0.1, 96)) == ENOUGH
     assert PACE.verdict(points(0.1, 96) * place[few], loads=few) is None
-    loose = Pace(runs=1, period=1, least=16, most=128, precision_pct=1.0)
+    loose = StoppingRule(runs=1, period=1, least=16, most=128, precision_pct=1.0)
     assert loose.verdict(points(0.1, 96) * place[many], loads=many) == ENOUGH
     assert loose.verdict(points(0.1, 96) * place[few], loads=few) is None
 
@@ -161,12 +161,12 @@ def test_fewer_visits_can_be_asked_for():
     ],
 )
 def test_subjects_are_visited_at_the_pace_of_their_kind(device, kind, context, pace):
-    assert pace_of(Target(device, "torch"), kind, context) == pace
+    assert stopping_rule(Target(device, "torch"), kind, context) == pace
 
 
 @pytest.mark.parametrize("pace", [CPU_PROBE, CPU_ALONE, CPU_NETWORK, GPU_PROBE, GPU_NETWORK])
 def test_an_interval_knows_several_builds(pace):
-    assert pace.reload >= LOAD_VISITS
+    assert pace.reload >= BATCHES_PER_INSTANCE
     assert 2 * pace.reload <= pace.least
     assert pace.loading > 0
 

@@ -16,15 +16,15 @@ from lgc.errors import UsageError
 from lgc.lut import Correction
 from lgc.models import Architecture
 from lgc.search.constraint.latency import Constraint, Latency, NoTerm, TradeOff, require_reachable
-from lgc.search.decisions import Blocks
+from lgc.search.decisions import Decisions
 
 KNOWN = Correction("kinds", 0.3, (1.7, 0.6, 2.5), error_pct=4.0, networks=9)
 KINDS = [(shared, fixed) for shared in (False, True) for fixed in (False, True)]
 
 
 @pytest.fixture(params=KINDS, ids=["independent", "independent, fixed fusion", "shared", "shared, fixed fusion"])
-def blocks(request, deep_space) -> Blocks:
-    return Blocks(deep_space, shared=request.param[0], fixed_fusion=request.param[1])
+def blocks(request, deep_space) -> Decisions:
+    return Decisions(deep_space, shared=request.param[0], fixed_fusion=request.param[1])
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def two(predict, deep_space):
     return [predict(deep_space, 0), predict(deep_space, 1, correction=KNOWN)]
 
 
-def valid_picks(blocks: Blocks, count: int, seed: int = 0) -> np.ndarray:
+def valid_picks(blocks: Decisions, count: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     picked = rng.integers(len(blocks.space.operators), size=(count, blocks.decisions))
     return blocks.repaired(picked, np.zeros((blocks.decisions, len(blocks.space.operators))))
@@ -64,7 +64,7 @@ def test_the_expectation_is_the_mean_over_draws(blocks, two):
 
 
 def test_heads_add_what_the_predictor_says(little_space, predict):
-    blocks, predictors = Blocks(little_space), [predict(little_space, seed) for seed in (0, 1)]
+    blocks, predictors = Decisions(little_space), [predict(little_space, seed) for seed in (0, 1)]
     latency = Latency(blocks, predictors, [3.0, 2.0])
     picked = valid_picks(blocks, 6)
     for head in range(3):
@@ -77,10 +77,10 @@ def test_heads_add_what_the_predictor_says(little_space, predict):
 
 
 def test_the_load_is_the_worst_share_of_a_target(two, deep_space):
-    picked = valid_picks(Blocks(deep_space), 50)
+    picked = valid_picks(Decisions(deep_space), 50)
     predicted = np.column_stack([predictor.predict_many(picked) for predictor in two])
     targets = np.median(predicted, axis=0)
-    latency = Latency(Blocks(deep_space), two, targets)
+    latency = Latency(Decisions(deep_space), two, targets)
     shares = predicted / targets
     np.testing.assert_allclose(latency.load(picked), shares.max(axis=1), rtol=1e-12)
     assert set(shares.argmax(axis=1)) == {0, 1}, "both devices are the worst one for some"
@@ -90,14 +90,14 @@ def test_the_load_is_the_worst_share_of_a_target(two, deep_space):
 
 
 def test_without_targets_the_load_is_the_first_devices_latency(two, deep_space):
-    latency = Latency(Blocks(deep_space), two)
+    latency = Latency(Decisions(deep_space), two)
     picked = valid_picks(latency.blocks, 5)
     np.testing.assert_allclose(latency.load(picked), two[0].predict_many(picked), rtol=1e-12)
     assert latency.expected_load(torch.tensor([2.5, 40.0])).item() == pytest.approx(2.5)
 
 
 def test_a_quantile_is_held_by_the_predictors_margin(predict, deep_space):
-    blocks = Blocks(deep_space)
+    blocks = Decisions(deep_space)
     predictors = [predict(deep_space, seed, correction=KNOWN) for seed in (0, 1)]
     latency, plain = (Latency(blocks, predictors, [5.0, 5.0], quantile) for quantile in (0.9, None))
     assert latency.margin.tolist() == [predictor.margin(0.9) for predictor in predictors]
@@ -127,7 +127,7 @@ def test_loads_after_swaps_by_swapping(blocks, two, seed):
 )
 @pytest.mark.parametrize("targets_ms", [None, [4.0, 9.0]])
 def test_gradients_against_finite_differences(two, deep_space, term, targets_ms):
-    latency = Latency(Blocks(deep_space), two, targets_ms)
+    latency = Latency(Decisions(deep_space), two, targets_ms)
     if isinstance(term, Constraint):
         term.multiplier = -0.7
     logits = probabilities(latency, 1).log().requires_grad_()
@@ -176,7 +176,7 @@ def test_a_constraint_is_pushed_from_both_sides():
 def test_dual_ascent_drives_the_expectation_onto_the_target(two, deep_space, share, tables):
     ends = [[predictor.predict(end) for end in (predictor.fastest, predictor.slowest)] for predictor in two[:tables]]
     targets = [low + share * (high - low) for low, high in ends]
-    latency, constraint = Latency(Blocks(deep_space), two[:tables], targets), Constraint(lr=0.02)
+    latency, constraint = Latency(Decisions(deep_space), two[:tables], targets), Constraint(lr=0.02)
     logits = torch.zeros(latency.ms.shape[1:], requires_grad=True)
     optimiser = torch.optim.Adam([logits], lr=0.05, betas=(0.5, 0.999))
     loads = []

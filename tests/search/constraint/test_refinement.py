@@ -11,9 +11,9 @@ from lgc.errors import OutputError, UsageError
 from lgc.models import Architecture
 from lgc.search.config import SearchConfig
 from lgc.search.constraint.latency import Latency
-from lgc.search.constraint.projection import fit
-from lgc.search.constraint.refinement import ENOUGH, LANDINGS, land_by_measuring, require_measurable
-from lgc.search.decisions import Blocks
+from lgc.search.constraint.projection import project_to_target
+from lgc.search.constraint.refinement import ENOUGH, MAX_REFINEMENTS, refine_by_measuring, require_measurable
+from lgc.search.decisions import Decisions
 from lgc.search.engine import search
 
 
@@ -36,7 +36,7 @@ class Device:
 
 @pytest.fixture
 def latency(deep_space, made_up) -> Latency:
-    blocks, predictor = Blocks(deep_space), made_up(deep_space, 0)
+    blocks, predictor = Decisions(deep_space), made_up(deep_space, 0)
     free = Latency(blocks, [predictor])
     fastest = float(free.load(*free.fastest)[0])
     slowest = float(free.load(*free.slowest)[0])
@@ -48,10 +48,10 @@ def latency(deep_space, made_up) -> Latency:
 def test_the_device_and_not_the_table_has_the_last_word(latency, seed, off):
     target = float(latency.targets_ms[0])
     preference = np.random.default_rng(seed).normal(size=latency.ms.shape[1:])
-    start = fit(preference.argmax(axis=1)[None], preference, latency)
+    start = project_to_target(preference.argmax(axis=1)[None], preference, latency)
     device = Device(latency, seed, off)
-    landed = land_by_measuring(start, latency, device)
-    assert 1 <= len(landed) == device.asked <= LANDINGS
+    landed = refine_by_measuring(start, latency, device)
+    assert 1 <= len(landed) == device.asked <= MAX_REFINEMENTS
     errors = [abs(one.measured_ms / target - 1) for one in landed]
     assert errors == sorted(errors)
     assert errors[0] <= 1.5 * ENOUGH, "though the table was off by up to a tenth"
@@ -62,13 +62,13 @@ def test_the_device_and_not_the_table_has_the_last_word(latency, seed, off):
 
 def test_what_is_expected_is_corrected_by_the_neighbour(latency):
     preference = np.random.default_rng(3).normal(size=latency.ms.shape[1:])
-    start = fit(preference.argmax(axis=1)[None], preference, latency)
+    start = project_to_target(preference.argmax(axis=1)[None], preference, latency)
 
     def slow(architecture: Architecture) -> float:
         picked, head = np.array([architecture.choices]), np.array([architecture.head])
         return 1.07 * float(latency.predicted_ms(picked, head)[0, 0])
 
-    landed = land_by_measuring(start, latency, slow)
+    landed = refine_by_measuring(start, latency, slow)
     assert len(landed) == 2
     assert landed[0].predicted_ms == pytest.approx(landed[0].measured_ms)
     assert landed[1].predicted_ms == pytest.approx(landed[1].measured_ms / 1.07)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lgc.models.palettes import colourise
 from lgc.search.data.labels import (
     CAMVID_32,
     CAMVID_CLASSES,
@@ -17,7 +18,6 @@ from lgc.search.data.labels import (
     TRAIN_ID_TO_ID,
     TrainId,
     camvid_rgb_to_index,
-    colourise,
     train_id_to_camvid_rgb,
 )
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lgc.search.runtime.metrics_log import Journal
+from lgc.search.runtime.metrics_log import MetricsLog
 
 
 def lines_of(folder):
@@ -25,14 +25,14 @@ def steps_of(folder, name):
 
 
 def write(folder, first, stop, **more):
-    with Journal(folder, "search", first) as journal:
+    with MetricsLog(folder, "search", first) as journal:
         for step in range(first, stop):
             journal.add({"step": step, "loss": float(step), **more})
 
 
 def test_a_record_is_a_line_and_an_event_of_each_name(tmp_path):
     record = {"step": 0, "loss": 0.5, "entropy": [1.0, 2.0], "most_likely": "cell0: n0<in0 skip", "miou": None}
-    with Journal(tmp_path, "search", 0) as journal:
+    with MetricsLog(tmp_path, "search", 0) as journal:
         journal.add(record)
     assert lines_of(tmp_path) == [record]
     events = events_of(tmp_path)
@@ -61,7 +61,7 @@ def test_a_line_that_was_cut_ends_what_is_kept(tmp_path):
 
 
 def test_nothing_is_written_before_it_is_flushed(tmp_path):
-    with Journal(tmp_path, "search", 0) as journal:
+    with MetricsLog(tmp_path, "search", 0) as journal:
         journal.add({"step": 0, "loss": 1.0})
         assert lines_of(tmp_path) == []
         journal.flush()
@@ -74,7 +74,7 @@ def test_nothing_is_written_before_it_is_flushed(tmp_path):
 
 def test_steps_before_an_error_are_written(tmp_path):
     def fail():
-        with Journal(tmp_path, "search", 0) as journal:
+        with MetricsLog(tmp_path, "search", 0) as journal:
             journal.add({"step": 0, "loss": 1.0})
             raise ZeroDivisionError
 
@@ -85,7 +85,7 @@ def test_steps_before_an_error_are_written(tmp_path):
 
 
 def test_other_processes_write_nothing(tmp_path):
-    with Journal(tmp_path, "search", 0, active=False) as journal:
+    with MetricsLog(tmp_path, "search", 0, active=False) as journal:
         journal.add({"step": 0, "loss": 1.0})
         journal.flush()
     assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lgc.search.constraint.latency import Latency
-from lgc.search.constraint.projection import ROOM, Found, fit
-from lgc.search.decisions import Blocks
+from lgc.search.constraint.projection import ROOM, ArchitectureBatch, project_to_target
+from lgc.search.decisions import Decisions
 from lgc.search.selection.strategies import (
     POPULATION,
     Ranked,
@@ -31,7 +31,7 @@ seeds = st.integers(0, 10_000)
 @pytest.fixture
 def latency(deep_space, made_up) -> Latency:
     """A target in the middle of the deep space."""
-    blocks, predictor = Blocks(deep_space), made_up(deep_space, 0)
+    blocks, predictor = Decisions(deep_space), made_up(deep_space, 0)
     free = Latency(blocks, [predictor])
     slowest = float(free.ms[0].max(axis=1).sum() + free.fixed_ms[0])
     return Latency(blocks, [predictor], [(float(free.load(*free.fastest)[0]) + slowest) / 2])
@@ -48,7 +48,7 @@ class Losses:
     def of(self, picked: np.ndarray) -> float:
         return float(self.table[np.arange(len(picked)), picked].mean())
 
-    def __call__(self, found: Found, row: int, batch: int) -> float:
+    def __call__(self, found: ArchitectureBatch, row: int, batch: int) -> float:
         self.asked += 1
         rng = np.random.default_rng((self.seed, batch, *found.picked[row].tolist()))
         return self.of(found.picked[row]) + self.noise * float(rng.normal())
@@ -71,7 +71,7 @@ def test_candidates_come_likeliest_first_each_once_and_on_the_target(latency, se
     assert len(found) == 10
     values = likelihood(log_p, found.picked)
     assert (np.diff(values) <= 0).all()
-    most = fit(log_p.argmax(axis=1)[None], log_p, latency)
+    most = project_to_target(log_p.argmax(axis=1)[None], log_p, latency)
     assert values[0] >= likelihood(log_p, most.picked)[0]
     assert len(np.unique(np.column_stack([found.picked, found.heads]), axis=0)) == 10
     load = latency.load(found.picked, found.heads)
@@ -79,7 +79,9 @@ def test_candidates_come_likeliest_first_each_once_and_on_the_target(latency, se
 
 
 def test_a_certain_distribution_has_one_candidate(latency):
-    picked = fit(log_probabilities(latency, 3).argmax(axis=1)[None], log_probabilities(latency, 3), latency).picked[0]
+    picked = project_to_target(
+        log_probabilities(latency, 3).argmax(axis=1)[None], log_probabilities(latency, 3), latency
+    ).picked[0]
     log_p = np.full(latency.ms.shape[1:], -300.0)
     log_p[np.arange(len(picked)), picked] = 0.0
     found = likely(log_p, latency, 20, 5, 0)
@@ -88,7 +90,7 @@ def test_a_certain_distribution_has_one_candidate(latency):
 
 def test_candidates_are_drawn_by_their_probabilities(zeroless_space, made_up):
     """Without a target, nothing is fitted: frequencies of the draws are the probabilities."""
-    latency = Latency(Blocks(zeroless_space), [made_up(zeroless_space, 0)])
+    latency = Latency(Decisions(zeroless_space), [made_up(zeroless_space, 0)])
     log_p = log_probabilities(latency, 0, 1.0)
     found = likely(log_p, latency, 4000, 4001, 0)
     assert len(found) > 3000, "few of 2 ** 15 are drawn twice"
@@ -104,10 +106,10 @@ def test_candidates_are_drawn_by_their_probabilities(zeroless_space, made_up):
     batches=st.integers(1, 20),
 )
 def test_a_race_finds_the_least_loss_and_counts_what_it_took(losses, batches):
-    candidates = Found(np.arange(len(losses))[:, None], np.zeros(len(losses), np.int64))
+    candidates = ArchitectureBatch(np.arange(len(losses))[:, None], np.zeros(len(losses), np.int64))
     asked: list[tuple[int, int]] = []
 
-    def loss_on(found: Found, row: int, batch: int) -> float:
+    def loss_on(found: ArchitectureBatch, row: int, batch: int) -> float:
         asked.append((row, batch))
         return losses[found.picked[row, 0]] + 0.25 * batch  # batches are not equally hard
 
@@ -122,7 +124,7 @@ def test_a_race_finds_the_least_loss_and_counts_what_it_took(losses, batches):
 
 def test_a_race_keeps_the_best_in_order():
     losses = [5.0, 1.0, 4.0, 2.0, 3.0]
-    candidates = Found(np.arange(5)[:, None], np.zeros(5, np.int64))
+    candidates = ArchitectureBatch(np.arange(5)[:, None], np.zeros(5, np.int64))
     for batches, keep in itertools.product((1, 4), (1, 3, 9)):
         ranked = race(candidates, lambda found, row, batch: losses[row], batches, keep)
         assert ranked.found.picked[:, 0].tolist() == [1, 3, 4, 2, 0][:keep]
@@ -142,17 +144,19 @@ def test_strategies_keep_the_best_each_once(latency, strategy):
 def test_a_race_lets_the_better_half_go_on():
     asked: dict[int, int] = {}
 
-    def loss_on(found: Found, row: int, batch: int) -> float:
+    def loss_on(found: ArchitectureBatch, row: int, batch: int) -> float:
         asked[row] = asked.get(row, 0) + 1
         return float(row)
 
-    race(Found(np.arange(8)[:, None], np.zeros(8, np.int64)), loss_on, 8)
+    race(ArchitectureBatch(np.arange(8)[:, None], np.zeros(8, np.int64)), loss_on, 8)
     assert [asked[row] for row in range(8)] == [8, 4, 2, 2, 1, 1, 1, 1]
 
 
 def test_a_race_trusts_all_batches_seen_not_the_last():
     table = np.array([[0.0, 3, 0, 0], [1.0, 1, 1, 1], [2.0, 0, 3, 3], [9.0, 0, 0, 0]])
-    chosen = race(Found(np.arange(4)[:, None], np.zeros(4, np.int64)), lambda f, row, batch: table[row, batch], 4)
+    chosen = race(
+        ArchitectureBatch(np.arange(4)[:, None], np.zeros(4, np.int64)), lambda f, row, batch: table[row, batch], 4
+    )
     assert chosen.found.picked[0, 0] == 1
     assert chosen.losses == [1.0]
 
@@ -195,7 +199,7 @@ def test_a_child_keeps_what_was_drawn_and_most_of_its_parent(latency):
     """What distinguishes evolution from chance: architectures of later trials are near earlier ones."""
     seen: list[np.ndarray] = []
 
-    def loss_on(found: Found, row: int, batch: int) -> float:
+    def loss_on(found: ArchitectureBatch, row: int, batch: int) -> float:
         seen.append(found.picked[row].copy())
         return float(len(seen))
 
@@ -209,7 +213,7 @@ def test_a_child_keeps_what_was_drawn_and_most_of_its_parent(latency):
 def test_evolution_judges_nothing_twice(latency):
     asked: list[tuple[bytes, int]] = []
 
-    def loss_on(found: Found, row: int, batch: int) -> float:
+    def loss_on(found: ArchitectureBatch, row: int, batch: int) -> float:
         asked.append((found.picked[row].tobytes() + found.heads[row].tobytes(), batch))
         return float(found.picked[row].sum())
 

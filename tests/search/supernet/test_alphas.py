@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from lgc.errors import UsageError
 from lgc.models import Architecture
-from lgc.search.decisions import Blocks
+from lgc.search.decisions import Decisions
 from lgc.search.supernet.alphas import COMMUNICATIONS, ArchitectureParameters
 from lgc.search.supernet.gumbel import noisy_logits, straight_through, temperature_at
 
 
-def parameters(blocks: Blocks, seed: int = 0, spread: float = 1.0, **settings: object) -> ArchitectureParameters:
+def parameters(blocks: Decisions, seed: int = 0, spread: float = 1.0, **settings: object) -> ArchitectureParameters:
     """Architecture parameters far from their start."""
     torch.manual_seed(seed)
     alphas = ArchitectureParameters(blocks, **settings)
@@ -34,7 +34,7 @@ def generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("communication", COMMUNICATIONS)
 @pytest.mark.parametrize("fixed", [False, True])
 def test_only_the_cell_before_informs_a_cell_and_none_the_fusion(deep_space, communication, fixed):
-    blocks = Blocks(deep_space, fixed_fusion=fixed)
+    blocks = Decisions(deep_space, fixed_fusion=fixed)
     alphas = parameters(blocks, communication=communication)
     heard = np.zeros((len(blocks.sizes), len(blocks.sizes)), bool)
     for index, rows in enumerate(torch.split(alphas.logits(), blocks.sizes)):
@@ -50,7 +50,7 @@ def test_only_the_cell_before_informs_a_cell_and_none_the_fusion(deep_space, com
 
 @pytest.mark.parametrize("communication", ["gcn", "linear"])
 def test_cells_hear_own_parameters_not_guided_ones(deep_space, communication):
-    alphas = parameters(Blocks(deep_space), communication=communication, gamma=0.7, embedding=5)
+    alphas = parameters(Decisions(deep_space), communication=communication, gamma=0.7, embedding=5)
     rows = torch.split(alphas.logits(), alphas.blocks.sizes)
     assert torch.equal(rows[0], alphas.alpha[0])
     assert torch.equal(rows[-1], alphas.alpha[-1])
@@ -60,7 +60,7 @@ def test_cells_hear_own_parameters_not_guided_ones(deep_space, communication):
 
 
 def test_cells_that_share_cannot_inform_each_other(deep_space):
-    shared = Blocks(deep_space, shared=True)
+    shared = Decisions(deep_space, shared=True)
     for communication in ("gcn", "linear"):
         with pytest.raises(UsageError, match="share their parameters"):
             ArchitectureParameters(shared, communication)
@@ -69,7 +69,7 @@ def test_cells_that_share_cannot_inform_each_other(deep_space):
 
 
 def test_probabilities_and_entropies(deep_space):
-    alphas = parameters(Blocks(deep_space), spread=2.0)
+    alphas = parameters(Decisions(deep_space), spread=2.0)
     logits = alphas.logits().detach().double().numpy()
     wanted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(alphas.probabilities().detach().numpy(), wanted, atol=1e-6)
@@ -91,7 +91,7 @@ def test_probabilities_and_entropies(deep_space):
 )
 @settings(max_examples=40)
 def test_a_draw_is_always_valid(deep_space, communication, seed, spread, zeros, explore):
-    blocks = Blocks(deep_space)
+    blocks = Decisions(deep_space)
     alphas = parameters(blocks, seed, spread, communication=communication)
     with torch.no_grad():
         for alpha in alphas.alpha:
@@ -104,7 +104,7 @@ def test_a_draw_is_always_valid(deep_space, communication, seed, spread, zeros, 
 
 
 def test_a_draw_that_wants_zero_everywhere_keeps_what_must_live(deep_space):
-    blocks = Blocks(deep_space)
+    blocks = Decisions(deep_space)
     alphas = parameters(blocks, communication="none")
     with torch.no_grad():
         for alpha in alphas.alpha:
@@ -118,7 +118,7 @@ def test_a_draw_that_wants_zero_everywhere_keeps_what_must_live(deep_space):
 
 @pytest.mark.parametrize("explore", [0.0, 0.4, 1.0])
 def test_frequencies_follow_the_probabilities_mixed_with_even_ones(zeroless_space, explore):
-    alphas = parameters(Blocks(zeroless_space), seed=3, spread=1.5)
+    alphas = parameters(Decisions(zeroless_space), seed=3, spread=1.5)
     p, noise, draws = alphas.probabilities()[:, 0].detach().numpy(), generator(), 1500
     with torch.no_grad():
         picked = np.array([alphas.draw(1.0, noise, explore).picked for _ in range(draws)])
@@ -153,14 +153,14 @@ def test_gates_are_one_with_the_gradient_of_the_softmax(seed, temperature):
 
 
 def test_gates_of_a_draw_reach_own_parameters_and_guides(deep_space):
-    alphas = parameters(Blocks(deep_space))
+    alphas = parameters(Decisions(deep_space))
     draw = alphas.draw(1.0, generator())
     (draw.gates * torch.randn(len(draw.gates), generator=generator())).sum().backward()
     assert all(bool(parameter.grad.any()) for parameter in alphas.parameters())
 
 
 def test_the_same_generator_draws_the_same_path_and_moves_on(deep_space):
-    alphas, noise, again = parameters(Blocks(deep_space)), generator(5), generator(5)
+    alphas, noise, again = parameters(Decisions(deep_space)), generator(5), generator(5)
     first, second = alphas.draw(1.0, noise), alphas.draw(1.0, noise)
     state = again.get_state()
     assert np.array_equal(alphas.draw(1.0, again).picked, first.picked)
@@ -173,7 +173,7 @@ def test_the_same_generator_draws_the_same_path_and_moves_on(deep_space):
 
 
 def test_temperature_sharpens_the_gradient_and_not_the_draw(deep_space):
-    alphas = parameters(Blocks(deep_space))
+    alphas = parameters(Decisions(deep_space))
     draws, sizes = [], []
     for temperature in (1.0, 0.03):
         draws.append(alphas.draw(temperature, generator(1)))

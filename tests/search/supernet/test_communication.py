@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lgc.search.supernet.communication import GraphGuide, LinearGuide
+from lgc.search.supernet.communication import GraphCommunication, LinearCommunication
 
 EDGES, BEFORE, OPERATORS = 5, 3, 4
 
@@ -15,8 +15,8 @@ EDGES, BEFORE, OPERATORS = 5, 3, 4
 def guide(request):
     torch.manual_seed(0)
     if request.param == "graph":
-        return GraphGuide(OPERATORS, embedding=6, gamma=0.7).double()
-    return LinearGuide(EDGES, BEFORE, OPERATORS, gamma=0.7).double()
+        return GraphCommunication(OPERATORS, embedding=6, gamma=0.7).double()
+    return LinearCommunication(EDGES, BEFORE, OPERATORS, gamma=0.7).double()
 
 
 def cells(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,7 +41,7 @@ def test_gradients_against_finite_differences(guide):
 
 def test_the_graphs_formula_by_hand():
     torch.manual_seed(1)
-    guide = GraphGuide(OPERATORS, embedding=6, gamma=0.7).double()
+    guide = GraphCommunication(OPERATORS, embedding=6, gamma=0.7).double()
     alpha, before = (part.detach().numpy() for part in cells(1))
     phi1, phi2, embed, mix, project = (
         layer.weight.detach().numpy() for layer in (guide.phi1, guide.phi2, guide.embed, guide.mix, guide.project)
@@ -58,7 +58,7 @@ def test_the_graphs_formula_by_hand():
 
 def test_what_an_edge_listens_to_sums_to_one():
     torch.manual_seed(2)
-    adjacency = GraphGuide(OPERATORS).double().adjacency(*(20 * part for part in cells(2)))
+    adjacency = GraphCommunication(OPERATORS).double().adjacency(*(20 * part for part in cells(2)))
     assert adjacency.shape == (EDGES, BEFORE)
     assert (adjacency >= 0).all()
     torch.testing.assert_close(adjacency.sum(dim=1), torch.ones(EDGES, dtype=torch.double))
@@ -67,7 +67,7 @@ def test_what_an_edge_listens_to_sums_to_one():
 
 def test_the_graph_knows_no_order_of_edges():
     torch.manual_seed(3)
-    guide = GraphGuide(OPERATORS).double()
+    guide = GraphCommunication(OPERATORS).double()
     alpha, before = cells(3)
     there, here = torch.tensor([2, 0, 1]), torch.tensor([4, 2, 0, 1, 3])
     torch.testing.assert_close(guide(alpha, before[there]), guide(alpha, before))
@@ -76,7 +76,7 @@ def test_the_graph_knows_no_order_of_edges():
 
 def test_the_linear_formula_by_hand():
     torch.manual_seed(4)
-    guide = LinearGuide(EDGES, BEFORE, OPERATORS, gamma=0.7).double()
+    guide = LinearCommunication(EDGES, BEFORE, OPERATORS, gamma=0.7).double()
     alpha, before = (part.detach().numpy() for part in cells(4))
     weight = guide.map.weight.detach().numpy().reshape(EDGES, OPERATORS, BEFORE, OPERATORS)
     wanted = alpha + 0.7 * np.einsum("eofp,fp->eo", weight, before)

@@ -8,18 +8,18 @@ import torch
 
 from lgc.models import Architecture, LGCNet, SearchSpace
 from lgc.models.nets.network import randomise_norms
-from lgc.search.decisions import Blocks
-from lgc.search.supernet.alphas import ArchitectureParameters, Draw
+from lgc.search.decisions import Decisions
+from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
 from lgc.search.supernet.supernet import Supernet, batch_statistics
 
 
-def random_draw(blocks: Blocks, seed: int = 0) -> Draw:
+def random_draw(blocks: Decisions, seed: int = 0) -> SampledPath:
     rng = np.random.default_rng(seed)
     picked = rng.integers(len(blocks.space.operators), size=(1, blocks.decisions))
-    return Draw(blocks.repaired(picked, np.zeros((blocks.decisions, len(blocks.space.operators))))[0])
+    return SampledPath(blocks.repaired(picked, np.zeros((blocks.decisions, len(blocks.space.operators))))[0])
 
 
-def supernet_of(blocks: Blocks, seed: int = 0) -> Supernet:
+def supernet_of(blocks: Decisions, seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
     supernet = Supernet(blocks)
     randomise_norms(supernet, seed)
@@ -30,7 +30,7 @@ def images(space: SearchSpace, count: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, *space.input, generator=torch.Generator().manual_seed(0))
 
 
-def require_equal_to_the_derived_network(blocks: Blocks, seed: int) -> None:
+def require_equal_to_the_derived_network(blocks: Decisions, seed: int) -> None:
     supernet, draw = supernet_of(blocks, seed), random_draw(blocks, seed)
     architecture = Architecture.from_choices(blocks.space, blocks.expand(draw.picked[None])[0].tolist())
     derived = LGCNet(blocks.space, architecture)
@@ -46,16 +46,16 @@ def require_equal_to_the_derived_network(blocks: Blocks, seed: int) -> None:
 @pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_path_is_the_derived_network(deep_space, shared, fixed, seed):
-    require_equal_to_the_derived_network(Blocks(deep_space, shared=shared, fixed_fusion=fixed), seed)
+    require_equal_to_the_derived_network(Decisions(deep_space, shared=shared, fixed_fusion=fixed), seed)
 
 
 def test_a_path_of_the_tiny_preset_is_its_derived_network():
-    require_equal_to_the_derived_network(Blocks(SearchSpace.load("tiny")), 3)
+    require_equal_to_the_derived_network(Decisions(SearchSpace.load("tiny")), 3)
 
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_a_path_trains_only_its_own_operators(deep_space, fixed):
-    blocks = Blocks(deep_space, fixed_fusion=fixed)
+    blocks = Decisions(deep_space, fixed_fusion=fixed)
     supernet, draw = supernet_of(blocks), random_draw(blocks)
     supernet(images(deep_space), draw).sum().backward()
     architecture = Architecture.from_choices(deep_space, blocks.expand(draw.picked[None])[0].tolist())
@@ -68,13 +68,13 @@ def test_a_path_trains_only_its_own_operators(deep_space, fixed):
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("fixed", [False, True])
 def test_gates_have_the_gradient_of_what_they_scale(deep_space, shared, fixed):
-    blocks = Blocks(deep_space, shared=shared, fixed_fusion=fixed)
+    blocks = Decisions(deep_space, shared=shared, fixed_fusion=fixed)
     supernet, draw = supernet_of(blocks).double().eval(), random_draw(blocks)
     x = images(deep_space).double()
     weights = torch.randn(1, dtype=torch.double) + torch.linspace(-1, 1, 3, dtype=torch.double).view(1, 3, 1, 1)
 
     def loss(gates: torch.Tensor) -> torch.Tensor:
-        return (supernet(x, Draw(draw.picked, gates)) * weights).mean()
+        return (supernet(x, SampledPath(draw.picked, gates)) * weights).mean()
 
     gates = torch.ones(blocks.decisions, dtype=torch.double, requires_grad=True)
     torch.testing.assert_close(loss(gates), (supernet(x, draw) * weights).mean(), rtol=1e-12, atol=0)
@@ -90,7 +90,7 @@ def test_gates_have_the_gradient_of_what_they_scale(deep_space, shared, fixed):
 
 @pytest.mark.parametrize("communication", ["gcn", "linear", "none"])
 def test_the_loss_reaches_the_architecture_and_its_guides(deep_space, communication):
-    blocks = Blocks(deep_space)
+    blocks = Decisions(deep_space)
     supernet, alphas = supernet_of(blocks), ArchitectureParameters(blocks, communication)
     draw = alphas.draw(1.0, torch.Generator().manual_seed(0))
     supernet(images(deep_space), draw).square().mean().backward()
@@ -100,7 +100,7 @@ def test_the_loss_reaches_the_architecture_and_its_guides(deep_space, communicat
 
 
 def test_batch_statistics_leave_the_running_ones_alone(deep_space):
-    blocks = Blocks(deep_space)
+    blocks = Decisions(deep_space)
     supernet, draw, x = supernet_of(blocks).eval(), random_draw(blocks), images(deep_space, 4)
     supernet.cells[0].train()
     modes = [module.training for module in supernet.modules()]
@@ -119,7 +119,7 @@ def test_batch_statistics_leave_the_running_ones_alone(deep_space):
 
 
 def test_batch_statistics_end_after_an_error(deep_space):
-    supernet = supernet_of(Blocks(deep_space)).eval()
+    supernet = supernet_of(Decisions(deep_space)).eval()
     with pytest.raises(ZeroDivisionError), batch_statistics(supernet):
         raise ZeroDivisionError
     assert not any(module.training for module in supernet.modules())

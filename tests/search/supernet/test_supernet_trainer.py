@@ -13,11 +13,11 @@ from lgc.models.space.plan import edge_name
 from lgc.search.config import SearchConfig
 from lgc.search.constraint.latency import Latency
 from lgc.search.data.datasets import load_dataset
-from lgc.search.decisions import Blocks
+from lgc.search.decisions import Decisions
 from lgc.search.runtime.batches import batches
 from lgc.search.runtime.fabric import open_fabric
 from lgc.search.supernet import supernet_trainer as module
-from lgc.search.supernet.alphas import ArchitectureParameters, Draw
+from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
 from lgc.search.supernet.supernet_trainer import CLIP, SupernetTrainer
 from lgc.search.training.scores import scores
 
@@ -28,7 +28,7 @@ def make(street):
 
     def trainer(fabric=None, **settings):
         config = SearchConfig(**({"steps": 6, "batch": 2, "warm_up": 0.3} | settings))
-        blocks = Blocks(street.space, fixed_fusion=config.fusion == "fixed")
+        blocks = Decisions(street.space, fixed_fusion=config.fusion == "fixed")
         targets = config.targets_ms[0] if config.targets_ms else None
         return SupernetTrainer(blocks, config, fabric or open_fabric("cpu")), Latency(blocks, [street], targets)
 
@@ -50,7 +50,7 @@ def moved(before: dict[str, torch.Tensor], module: torch.nn.Module) -> set[str]:
     return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
 
 
-def kept_draws(trainer: SupernetTrainer, monkeypatch) -> list[tuple[Draw, float]]:
+def kept_draws(trainer: SupernetTrainer, monkeypatch) -> list[tuple[SampledPath, float]]:
     """Every draw from now on, with how much it explores."""
     found, real = [], ArchitectureParameters.draw
 
@@ -173,7 +173,7 @@ def test_the_journals_score_and_architecture(make, pairs, monkeypatch):
     record = trainer.train_step(*pairs[1], latency)
     images, labels = pairs[1][1]
     with torch.no_grad():
-        logits = trainer.net(images, Draw(draws[2][0].picked))
+        logits = trainer.net(images, SampledPath(draws[2][0].picked))
     full = torch.nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear").argmax(dim=1)
     known = labels != 255
     confusion = np.zeros((11, 11))

@@ -8,7 +8,7 @@ import torch
 
 from lgc.errors import MeasurementError
 from lgc.profiler.backends.cuda import replay_queue as lead
-from lgc.profiler.backends.cuda.device import CudaPlace
+from lgc.profiler.backends.cuda.device import CudaDevice
 from lgc.profiler.backends.cuda.replay_queue import DECAY, LAUNCH_US, MIN_FACTOR, ReplayQueue, lead_for
 
 DEVICE = "cuda:7"
@@ -116,7 +116,7 @@ def test_an_engines_stream_is_held_by_a_spin(monkeypatch):
     monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: (handle, str(device)))
     monkeypatch.setattr(torch.cuda, "stream", entered)
     monkeypatch.setattr(torch.cuda, "_sleep", calls.append)
-    place = CudaPlace.__new__(CudaPlace)
+    place = CudaDevice.__new__(CudaDevice)
     place.name, place._stream = "cuda:1", SimpleNamespace(handle=77)
     place._hold(250.0)
     assert calls == [(77, "cuda:1"), 250 * lead.CYCLES_PER_US, "left"]

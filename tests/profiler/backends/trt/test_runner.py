@@ -24,7 +24,7 @@ def cuda(monkeypatch):
     simulated = Cuda()
     monkeypatch.setattr(cuda_place, "_driver", lambda: simulated.driver)
     monkeypatch.setattr(cuda_driver, "_driver", lambda: simulated)
-    monkeypatch.setattr(cuda_place.CudaPlace, "_hold", lambda place, microseconds: simulated.spin(microseconds))
+    monkeypatch.setattr(cuda_place.CudaDevice, "_hold", lambda place, microseconds: simulated.spin(microseconds))
     cached = (cuda_place._primary_context, cuda_place.scratch_for, lead_for)
     for function in cached:
         function.cache_clear()
