@@ -15,7 +15,8 @@ from ...models.images import normalised
 from ..backends import Backend, Workload
 from ..backends.base import PIXELS
 from ..backends.error_translation import ort_failures
-from ..backends.ort.session import CPU, open_session
+from ..backends.ort.loader import CPU
+from ..backends.ort.session import open_session
 
 if TYPE_CHECKING:
     from torch import nn

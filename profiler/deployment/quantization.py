@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ...errors import DataError, MeasurementError
 from ...models.onnx.model import OnnxModel
-from ..backends.ort.session import silence
+from ..backends.ort.loader import silence
 
 CALIBRATION_IMAGES = 32
 """Images whose activations are looked at where more are given."""

@@ -12,8 +12,8 @@ from ....models.onnx.model import Tensor
 from ..error_translation import one_line
 from ..int8 import float_biases
 from ..precision import cast_model
-from .layer_times import layer_report
-from .layers import Layer, fusions
+from .layer_nodes import Layer, fusions
+from .layers import layer_report
 from .loader import FULL, Library, install_hint, load_tensorrt
 from .log import Log, get_log
 from .timing_cache import shared_timings

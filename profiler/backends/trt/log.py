@@ -7,7 +7,7 @@ from typing import Any
 
 from ....errors import MeasurementError
 from ..error_translation import failure
-from .layers import Layer, layers_in_log
+from .layer_nodes import Layer, layers_in_log
 from .loader import Library
 
 _LAYERS = "Layers:\n"

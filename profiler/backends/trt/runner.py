@@ -15,7 +15,7 @@ from ..cuda.device import Buffer, CudaDevice
 from ..cuda.driver import StreamGraph
 from ..cuda.graph import WARM_UPS
 from .engine import Engine
-from .layer_times import LayerClock, layer_report
+from .layers import LayerClock, layer_report
 from .loader import Library
 from .log import get_log
 

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.backends.ort.layers import nodes_behind
-from lgc.profiler.backends.ort.session import CPU, open_session
+from lgc.profiler.backends.ort.layer_nodes import nodes_behind
+from lgc.profiler.backends.ort.loader import CPU
+from lgc.profiler.backends.ort.session import open_session
 
 
 class Residual(nn.Module):

@@ -13,7 +13,7 @@ from lgc.profiler.backends.trt import engine_files as trt_files
 from lgc.profiler.backends.trt.engine import Builder, Engine
 from lgc.profiler.backends.trt.engine_cache import cached_engine
 from lgc.profiler.backends.trt.engine_files import about_path, read_engine_files, require_runnable, write_engine_files
-from lgc.profiler.backends.trt.layers import Layer
+from lgc.profiler.backends.trt.layer_nodes import Layer
 from lgc.profiler.backends.trt.loader import FULL, RTX, Library
 
 ENGINE = Engine(

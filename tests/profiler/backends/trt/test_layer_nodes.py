@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lgc.profiler.backends.trt.layers import Layer, fusions, layers_in_log, layers_in_report, nodes_of
+from lgc.profiler.backends.trt.layer_nodes import Layer, fusions, layers_in_log, layers_in_report, nodes_of
 
 LOG = """Layers:
 Name: __myl_Move_myl0_0, LayerType: kgen, Inputs: [ { Name: input_0, Dimensions: [1,3,8,8], Datatype: Float, Format: \

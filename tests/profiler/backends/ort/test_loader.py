@@ -1,0 +1,157 @@
+"""Availability of ONNX Runtime's providers and of the libraries that they load, on simulated sessions."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lgc.errors import BackendUnavailableError
+from lgc.profiler.backends import get_backend
+from lgc.profiler.backends.ort import loader as ort_loader
+from lgc.profiler.backends.ort.loader import CPU, CUDA, TENSORRT
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretends a GPU, and an ONNX Runtime with its three providers."""
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(ort_loader, "cuda_missing", lambda device: None)
+    monkeypatch.setattr(ort_loader, "_wanted_tensorrt", lambda: 10)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # given back at the end
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr("onnxruntime.__version__", "1.31.1")
+    monkeypatch.setattr("onnxruntime.cuda_version", "13.0")
+    ort_loader.load_failure.cache_clear()
+    yield
+    ort_loader.load_failure.cache_clear()
+
+
+@pytest.fixture
+def sessions(gpu, monkeypatch):
+    """Sessions that are opened, as `Sessions` describes them."""
+    made = Sessions()
+    monkeypatch.setattr(ort_loader, "create_session", made.open)
+    monkeypatch.setattr("onnxruntime.preload_dlls", made.preload)
+    monkeypatch.setattr(ort_loader.ctypes, "CDLL", cannot_open)
+    return made
+
+
+class Sessions:
+    """Stands in for ONNX Runtime's sessions.
+
+    Attributes:
+        works: whether the provider's libraries are in the process.
+        preloaded: whether they are once they are preloaded.
+        error: what running raises.
+        opened: providers of the sessions opened, with their options.
+    """
+
+    def __init__(self):
+        self.works, self.preloaded, self.error, self.opened = True, False, None, []
+
+    def open(self, model, provider, settings, options):
+        self.opened.append((provider, settings))
+        found = [provider, CPU] if self.works else [CPU]
+        return SimpleNamespace(get_providers=lambda: found, run=self.run)
+
+    def run(self, outputs, inputs):
+        if self.error is not None:
+            raise self.error
+
+    def preload(self):
+        print("Failed to load libcublasLt.so.13")
+        self.works = self.preloaded
+
+
+def cannot_open(name):
+    raise OSError(f"{Path(name).name}: cannot open shared object file")
+
+
+def test_a_provider_that_loads_is_tried_once(sessions):
+    for _ in range(2):
+        assert get_backend("onnxruntime").unavailable("cuda:1") is None
+    assert sessions.opened == [(CUDA, {"device_id": "1"})]
+
+
+def test_libraries_of_the_wheels_are_loaded_too(sessions, capsys):
+    sessions.works, sessions.preloaded = False, True
+    assert get_backend("onnxruntime").unavailable("cuda:0") is None
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("cuda", ["13.0", "12.8"])
+def test_a_provider_that_does_not_load_says_why(sessions, monkeypatch, capsys, cuda):
+    sessions.works = False
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    reason = get_backend("onnxruntime").unavailable("cuda:0")
+    assert reason.startswith(
+        "ONNX Runtime 1.31.1 cannot load its CUDAExecutionProvider "
+        "(libonnxruntime_providers_cuda.so: cannot open shared object file): "
+    )
+    assert reason.endswith('pip install "onnxruntime-gpu[cuda,cudnn]==1.31.1"')
+    assert ("it is built for CUDA 13.0, the torch installed for CUDA 12.8; install a torch for CUDA 13" in reason) == (
+        cuda == "12.8"
+    )
+    assert capsys.readouterr().out == ""
+
+
+def test_a_missing_cudnn_shows_in_the_first_convolution(sessions, monkeypatch):
+    sessions.error = RuntimeError("cuDNN is not available")
+    sessions.preloaded = True
+    monkeypatch.setattr(ort_loader.ctypes, "CDLL", lambda name: None)
+    assert "cannot load its CUDAExecutionProvider (ONNX Runtime: cuDNN is not available): install" in get_backend(
+        "onnxruntime"
+    ).unavailable("cuda:0")
+
+
+def test_short_memory_is_no_missing_library(sessions):
+    sessions.error = RuntimeError("CUDA failure 2: out of memory")
+    assert get_backend("onnxruntime").unavailable("cuda:0") is None
+
+
+def test_what_replays_recycled_memory_is_refused(sessions, monkeypatch):
+    monkeypatch.setattr("onnxruntime.__version__", "1.30.2")
+    reason = get_backend("onnxruntime").unavailable("cuda:0")
+    assert reason.startswith("ONNX Runtime 1.30.2 is too old, replays of its CUDA graphs may read recycled memory: ")
+    assert reason.endswith('pip install --upgrade "onnxruntime-gpu>=1.31"')
+    assert get_backend("onnxruntime").unavailable("cpu") is None
+    assert sessions.opened == []
+
+
+def test_a_missing_tensorrt_names_the_command_for_the_version_that_is_wanted(gpu, monkeypatch):
+    monkeypatch.setattr(ort_loader.ctypes, "CDLL", cannot_open)
+    reason = get_backend("onnxruntime-tensorrt").unavailable("cuda:0")
+    assert reason.startswith("this ONNX Runtime needs TensorRT 10, which does not load (libnvinfer.so.10: cannot open")
+    assert reason.endswith('pip install "tensorrt-cu13>=10,<11"')
+
+
+def test_another_tensorrt_than_the_wanted_is_named(gpu, monkeypatch):
+    monkeypatch.setattr(ort_loader.ctypes, "CDLL", cannot_open)
+    monkeypatch.setattr(ort_loader, "import_module", lambda name: SimpleNamespace(__version__="11.4.0.5"))
+    assert get_backend("onnxruntime-tensorrt").unavailable("cuda:0") == (
+        "this ONNX Runtime needs TensorRT 10, installed is 11.4.0.5: take --backend tensorrt, "
+        'or pip install "tensorrt-cu13>=10,<11"'
+    )
+
+
+def test_with_the_library_tensorrt_is_available_and_has_its_version(gpu, monkeypatch):
+    library = SimpleNamespace(getInferLibVersion=lambda: 101302)
+    monkeypatch.setattr(ort_loader.ctypes, "CDLL", lambda name: library)
+    backend = get_backend("onnxruntime-tensorrt")
+    assert backend.unavailable("cuda:0") is None
+    assert backend.versions()["TensorRT"] == "10.13.2"
+
+
+def test_the_wanted_tensorrt_is_read_from_the_provider(monkeypatch, tmp_path):
+    (tmp_path / "capi").mkdir()
+    library = tmp_path / "capi" / "libonnxruntime_providers_tensorrt.so"
+    monkeypatch.setattr("onnxruntime.__file__", str(tmp_path / "__init__.py"))
+    library.write_bytes(b"\x7fELF\0libcublas.so.13\0libnvinfer.so.11\0libnvonnxparser.so.11\0")
+    ort_loader._wanted_tensorrt.cache_clear()
+    assert ort_loader._wanted_tensorrt() == 11
+    library.write_bytes(b"\x7fELF")
+    ort_loader._wanted_tensorrt.cache_clear()
+    with pytest.raises(BackendUnavailableError, match="linked to no TensorRT; reinstall onnxruntime-gpu"):
+        ort_loader._wanted_tensorrt()
+    ort_loader._wanted_tensorrt.cache_clear()

@@ -1,0 +1,49 @@
+"""Warm-up and random inputs."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lgc.profiler.backends import base
+from lgc.profiler.backends.base import FIRST_WARM_UP_MS, WARM_UP_BATCH, WARM_UP_MS, random_inputs, warm_up
+
+
+@pytest.fixture
+def warmed(monkeypatch):
+    """Warms up a runner whose runs take 0.125 ms of wall time: `warmed(device)` gives the batches asked for."""
+    monkeypatch.setattr(base, "_warm", set())
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(base, "time", clock)
+
+    def warm(device):
+        asked = []
+
+        def run_untimed(repeats):
+            asked.append(repeats)
+            clock.now += 0.125e-3 * repeats
+
+        warm_up(SimpleNamespace(run_untimed=run_untimed), device)
+        return asked
+
+    return warm
+
+
+@pytest.mark.parametrize(("device", "largest"), [("cuda:1", WARM_UP_BATCH), ("cpu", 1)])
+def test_only_a_gpu_is_warmed_in_batches(warmed, device, largest):
+    asked = warmed(device)
+    assert (asked[0], max(asked)) == (1, largest)
+
+
+def test_a_gpu_is_warmed_long_once(warmed):
+    first, second, other = (0.125 * sum(warmed(device)) for device in ("cuda:0", "cuda:0", "cuda:1"))
+    for spent_ms in (first, other):
+        assert FIRST_WARM_UP_MS <= spent_ms < FIRST_WARM_UP_MS + 0.125 * WARM_UP_BATCH
+    assert WARM_UP_MS <= second < FIRST_WARM_UP_MS / 5
+
+
+def test_random_inputs_are_the_same_each_time_and_no_zeros():
+    one, two = random_inputs([(2, 3), (4,)]), random_inputs([(2, 3), (4,)])
+    assert [x.shape for x in one] == [(2, 3), (4,)]
+    assert all(np.array_equal(x, y) for x, y in zip(one, two, strict=True))
+    assert all(x.std() > 0.1 and x.dtype == np.float32 for x in one)
