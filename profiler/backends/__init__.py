@@ -9,7 +9,7 @@ from ...errors import BackendUnavailableError, UnknownNameError, UsageError
 from ...lut.target import Target
 from .base import Backend, Runner, Workload
 
-__all__ = ["BACKENDS", "Backend", "Runner", "Workload", "get_backend", "require"]
+__all__ = ["BACKENDS", "Backend", "Runner", "Workload", "get_backend", "require", "require_backend"]
 
 BACKENDS = {
     "onnxruntime": ".ort.backend:OnnxRuntimeBackend",
@@ -32,7 +32,7 @@ def get_backend(name: str) -> Backend:
     return cast(Backend, getattr(import_module(module, __name__), attribute)())
 
 
-def require(target: Target) -> Backend:
+def require_backend(target: Target) -> Backend:
     """Return the backend of `target`, after showing that it can run there.
 
     Raises:
@@ -40,7 +40,7 @@ def require(target: Target) -> Backend:
         UsageError: the backend does not offer the precision on that device.
     """
     backend = get_backend(target.backend)
-    reason = backend.unavailable(target.device)
+    reason = backend.diagnose(target.device)
     if reason is not None:
         raise BackendUnavailableError(f"backend {target.backend} cannot run on {target.device}: {reason}")
     offered = backend.precisions(target.device)
@@ -50,3 +50,7 @@ def require(target: Target) -> Backend:
             f"it offers {', '.join(offered)} on {target.device}"
         )
     return backend
+
+
+require = require_backend
+"""Old name of `require_backend`; removed in 0.3.0."""

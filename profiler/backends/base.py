@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-FLOAT, PIXELS = "float32", "uint8"
+FLOAT_DTYPE, IMAGE_DTYPE = "float32", "uint8"
 """Types of inputs, as numpy names them."""
 
 
@@ -41,7 +41,7 @@ class Workload:
     name: str
     input_shapes: tuple[tuple[int, ...], ...]
     build: Callable[[], torch.nn.Module] | None
-    dtype: str = FLOAT
+    dtype: str = FLOAT_DTYPE
     file: bytes | None = field(default=None, repr=False)
     export: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
@@ -68,7 +68,7 @@ class Workload:
 
     def inputs(self) -> list[NDArray[Any]]:
         """Random inputs of its shapes and type, the same each time."""
-        return random_inputs(self.input_shapes, self.dtype)
+        return generate_inputs(self.input_shapes, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Runner(Protocol):
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs for the given inputs, from the very program that `run` times."""
 
-    def layer_times(self, runs: int) -> list[LayerTime]:
+    def measure_layers(self, runs: int) -> list[LayerTime]:
         """How long each layer takes, median over `runs`; profiling makes all of them slower.
 
         Raises:
@@ -129,7 +129,7 @@ class Backend(Protocol):
     def precisions(self, device: str) -> tuple[str, ...]:
         """Of `fp32`, `fp16`, `bf16` and `int8`, those in which this backend computes on `device`."""
 
-    def unavailable(self, device: str) -> str | None:
+    def diagnose(self, device: str) -> str | None:
         """None if this backend runs on `device` here, else the reason and what to install, in one sentence."""
 
     def versions(self) -> dict[str, str]:
@@ -150,20 +150,20 @@ class Backend(Protocol):
         """
 
 
-WARM_UP_RUNS = 3
-WARM_UP_MS = 5.0
+MIN_WARM_UP_RUNS = 3
+MIN_WARM_UP_MS = 5.0
 """Least time for which a graph runs before it is timed."""
-FIRST_WARM_UP_MS = 200.0
+MIN_FIRST_WARM_UP_MS = 200.0
 """The same for the first graph of a process on a GPU, which raises its clocks step by step."""
-WARM_UP_BATCH = 64
-_warm: set[str] = set()
-"""GPUs on which this process has run for `FIRST_WARM_UP_MS`."""
+MAX_WARM_UP_BATCH = 64
+_warm_devices: set[str] = set()
+"""GPUs on which this process has run for `MIN_FIRST_WARM_UP_MS`."""
 
 
 def warm_up(runner: Runner, device: str, wanted_ms: float | None = None) -> None:
-    """Run until allocations, caches and, on a GPU, clocks have settled: `WARM_UP_RUNS`, and for the time wanted.
+    """Run until allocations, caches and, on a GPU, clocks have settled: `MIN_WARM_UP_RUNS`, and for the time wanted.
 
-    On a GPU up to `WARM_UP_BATCH` runs are queued at once: one by one, the device would idle between short ones.
+    On a GPU up to `MAX_WARM_UP_BATCH` runs are queued at once: one by one, the device would idle between short ones.
 
     Args:
         runner: what runs.
@@ -172,19 +172,19 @@ def warm_up(runner: Runner, device: str, wanted_ms: float | None = None) -> None
     """
     on_gpu = device != "cpu"
     if wanted_ms is None:
-        wanted_ms = FIRST_WARM_UP_MS if on_gpu and device not in _warm else WARM_UP_MS
+        wanted_ms = MIN_FIRST_WARM_UP_MS if on_gpu and device not in _warm_devices else MIN_WARM_UP_MS
     start, runs, batch = time.perf_counter(), 0, 1
-    while runs < WARM_UP_RUNS or 1e3 * (time.perf_counter() - start) < wanted_ms:
+    while runs < MIN_WARM_UP_RUNS or 1e3 * (time.perf_counter() - start) < wanted_ms:
         runner.run_untimed(batch)
         runs += batch
         if on_gpu:
-            batch = min(2 * batch, WARM_UP_BATCH)
+            batch = min(2 * batch, MAX_WARM_UP_BATCH)
     if on_gpu:
-        _warm.add(device)
+        _warm_devices.add(device)
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
+def pause_gc() -> Iterator[None]:
     """Context in which Python's garbage collector does not run."""
     enabled = gc.isenabled()
     gc.disable()
@@ -195,11 +195,11 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def random_inputs(shapes: Sequence[tuple[int, ...]], dtype: str = FLOAT) -> list[NDArray[Any]]:
+def generate_inputs(shapes: Sequence[tuple[int, ...]], dtype: str = FLOAT_DTYPE) -> list[NDArray[Any]]:
     """Standard normal inputs, or pixels 0 to 255, the same for the same shapes: zeros can run faster than real data."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    if dtype == PIXELS:
+    if dtype == IMAGE_DTYPE:
         return [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
     return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]

@@ -16,12 +16,12 @@ from typing import Any
 from ...errors import FileFormatError
 from ...files import write_atomic
 
-MAGIC = b"lgc-cache 1 "
-MOST_BYTES = 4 * 2**30
+CACHE_MAGIC = b"lgc-cache 1 "
+MAX_CACHE_BYTES = 4 * 2**30
 """What a folder of the cache holds at most; beyond it goes what was not used for the longest time."""
 
 
-def cache_folder(kind: str) -> Path:
+def get_cache_folder(kind: str) -> Path:
     """The folder for files of a kind, say `engines`: in `$LGC_CACHE`, else in the user's cache folder under `lgc`.
 
     The user's is `$XDG_CACHE_HOME`, or `~/.cache` where that is not set. The folder need not be there.
@@ -36,7 +36,7 @@ def write_cache_file(path: Path, header: dict[str, Any], content: bytes) -> None
     """Write a file, then make room in its folder.
 
     Args:
-        path: in a `cache_folder`.
+        path: in a `get_cache_folder`.
         header: what it is of and for, as JSON.
         content: the rest.
 
@@ -44,8 +44,8 @@ def write_cache_file(path: Path, header: dict[str, Any], content: bytes) -> None
         OutputError: it cannot be written.
     """
     rest = json.dumps(header, sort_keys=True).encode() + b"\n" + content
-    write_atomic(path, MAGIC + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
-    _make_room(path.parent, MOST_BYTES)
+    write_atomic(path, CACHE_MAGIC + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
+    _evict_old_files(path.parent, MAX_CACHE_BYTES)
 
 
 def read_cache_file(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -59,9 +59,9 @@ def read_cache_file(path: Path) -> tuple[dict[str, Any], bytes]:
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read: {error.strerror or error}") from error
     first, _, rest = data.partition(b"\n")
-    if not first.startswith(MAGIC):
+    if not first.startswith(CACHE_MAGIC):
         raise FileFormatError(f"{path} is no file of this cache")
-    if hashlib.sha256(rest).hexdigest().encode() != first.removeprefix(MAGIC):
+    if hashlib.sha256(rest).hexdigest().encode() != first.removeprefix(CACHE_MAGIC):
         raise FileFormatError(f"{path} is damaged")
     line, _, content = rest.partition(b"\n")
     header = json.loads(line)
@@ -70,7 +70,7 @@ def read_cache_file(path: Path) -> tuple[dict[str, Any], bytes]:
     return header, content
 
 
-def _make_room(folder: Path, most_bytes: int) -> None:
+def _evict_old_files(folder: Path, most_bytes: int) -> None:
     """Remove the files used longest ago until the folder holds no more than `most_bytes`."""
     found = []
     for path in folder.iterdir():

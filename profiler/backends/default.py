@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...errors import BackendUnavailableError
 from . import get_backend
 
-PREFERRED = {"cpu": ("onnxruntime", "torch"), "cuda": ("tensorrt", "torch")}
+PREFERRED_BACKENDS = {"cpu": ("onnxruntime", "torch"), "cuda": ("tensorrt", "torch")}
 """Kind of device -> backends, the one that users deploy with first."""
 
 
@@ -16,8 +16,8 @@ def default_backend(device: str) -> str:
         BackendUnavailableError: none does; the message gives each one's reason.
     """
     reasons = []
-    for name in PREFERRED[device.partition(":")[0]]:
-        reason = get_backend(name).unavailable(device)
+    for name in PREFERRED_BACKENDS[device.partition(":")[0]]:
+        reason = get_backend(name).diagnose(device)
         if reason is None:
             return name
         reasons.append(f"{name}: {reason}")

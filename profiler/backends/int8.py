@@ -14,7 +14,7 @@ def is_quantised(model: Any) -> bool:
     return {QUANTISE, DEQUANTISE} <= {node.op_type for node in model.graph.node}
 
 
-def float_biases(onnx_model: bytes) -> bytes:
+def dequantise_biases(onnx_model: bytes) -> bytes:
     """The model with each bias that is stored in int32, behind a DequantizeLinear, as the float32 that it stands for.
 
     ONNX Runtime stores biases so, and needs it to compute in int8; TensorRT's parser refuses int32 there, and rounds a

@@ -145,7 +145,7 @@ def simulated_gpu(patch):
         patch.setattr(torch.cuda, name, fake)
     patch.setattr(torch.version, "cuda", "13.0")
     patch.setitem(__import__("sys").modules, "pynvml", fake_nvml())
-    patch.setattr(base, "_warm", {"cuda:0"})
+    patch.setattr(base, "_warm_devices", {"cuda:0"})
     capture = cuda_graph.CudaGraph.__init__
 
     def captured(graph, work, device):
@@ -153,7 +153,7 @@ def simulated_gpu(patch):
         graph._graph.work, graph._graph.result = work, graph.result
 
     patch.setattr(cuda_graph.CudaGraph, "__init__", captured)
-    cached = (cuda_graph._alive, cuda_graph._side_stream, lead.lead_for)
+    cached = (cuda_graph._get_open_graphs, cuda_graph._get_side_stream, lead.get_spin_calibration)
     for function in cached:
         function.cache_clear()
     with OnCpu():

@@ -85,10 +85,10 @@ def pycuda(monkeypatch):
         return allocate(size)
 
     simulated.driver.mem_alloc = limited
-    monkeypatch.setattr(cuda_place, "_driver", lambda: simulated.driver)
-    monkeypatch.setattr(cuda_driver, "_driver", lambda: simulated)
-    monkeypatch.setattr(cuda_place.CudaDevice, "_hold", lambda place, microseconds: simulated.spin(microseconds))
-    for function in (cuda_place._primary_context, cuda_place.scratch_for):
+    monkeypatch.setattr(cuda_place, "_import_driver", lambda: simulated.driver)
+    monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: simulated)
+    monkeypatch.setattr(cuda_place.CudaDevice, "_queue_spin", lambda place, microseconds: simulated.spin(microseconds))
+    for function in (cuda_place._retain_primary_context, cuda_place.get_scratch_memory):
         function.cache_clear()
     return simulated
 

@@ -12,7 +12,7 @@ from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import BACKENDS, Workload, get_backend
-from lgc.profiler.backends.base import PIXELS
+from lgc.profiler.backends.base import IMAGE_DTYPE
 from lgc.profiler.deployment import deploy
 from lgc.profiler.machine.environment import fingerprint, same_device
 from lgc.profiler.profile import profile
@@ -49,7 +49,7 @@ except MeasurementError as error:
 
 @pytest.fixture(params=TARGETS, ids=str)
 def target(request) -> Target:
-    reason = get_backend(request.param.backend).unavailable("cuda:0")
+    reason = get_backend(request.param.backend).diagnose("cuda:0")
     if reason is not None:
         pytest.skip(reason)
     return request.param
@@ -108,7 +108,7 @@ def test_a_small_operator_is_not_timed_at_the_hosts_pace():
 
 
 def test_copies_of_images_are_timed():
-    workload = Workload("first row", (pace.IMAGE,), pace.FirstRow, dtype=PIXELS)
+    workload = Workload("first row", (pace.IMAGE,), pace.FirstRow, dtype=IMAGE_DTYPE)
     runner = get_backend("torch").compile(workload, Target("cuda:0", "torch"))
     runner.prepare()
     assert np.median(runner.run(20)) > pace.copy_ms(np.prod(pace.IMAGE)) / 2
@@ -126,7 +126,7 @@ def test_fp32_is_not_tf32(name, tmp_path):
 
     In a process of its own: one backend turns TF32 off for all of them.
     """
-    reason = get_backend(name).unavailable("cuda:0")
+    reason = get_backend(name).diagnose("cuda:0")
     if reason is not None:
         pytest.skip(reason)
     printed = python_output(
@@ -142,7 +142,7 @@ def test_fp32_is_not_tf32(name, tmp_path):
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
 def test_too_little_memory_says_what_to_lower(name):
     backend = get_backend(name)
-    reason = backend.unavailable("cuda:0")
+    reason = backend.diagnose("cuda:0")
     if reason is not None:
         pytest.skip(reason)
     pace.skip_on_shared_memory()

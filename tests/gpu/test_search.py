@@ -9,7 +9,7 @@ import torch
 
 from lgc.lut import Predictor
 from lgc.models import SearchSpace
-from lgc.profiler.backends.torch_.backend import forbid_tf32
+from lgc.profiler.backends.torch_.backend import disable_tf32
 from lgc.search.config import SearchConfig
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search
@@ -51,7 +51,7 @@ def middle(predictor: Predictor) -> float:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_search_has_the_cpus_losses(precision, scenes, predictor, on_cpu, tmp_path):
-    forbid_tf32()
+    disable_tf32()
     target = middle(predictor)
     rates = {"warm_up": 0.5, "weight_lr": 1e-3, "weight_lr_end": 1e-4}
     config = SearchConfig(steps=STEPS, batch=4, targets_ms=((target,),), samples=16, finalists=4, **rates)
@@ -63,7 +63,7 @@ def test_search_has_the_cpus_losses(precision, scenes, predictor, on_cpu, tmp_pa
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_training_has_the_cpus_losses(precision, scenes, on_cpu, tmp_path):
-    forbid_tf32()
+    disable_tf32()
     ARCHITECTURE.save(tmp_path / "architecture.json")
     config = TrainConfig(steps=STEPS, batch=4, lr=3e-3)
     train(tmp_path, scenes, config, out=on_cpu / "train")

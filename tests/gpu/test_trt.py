@@ -14,13 +14,13 @@ from lgc.errors import FileFormatError, MeasurementError, MismatchError
 from lgc.lut.target import Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.backends.base import PIXELS
-from lgc.profiler.backends.cache import cache_folder
+from lgc.profiler.backends.base import IMAGE_DTYPE
+from lgc.profiler.backends.cache import get_cache_folder
 from lgc.profiler.backends.trt import backend as trt
 from lgc.profiler.backends.trt import timing_cache as trt_timings
-from lgc.profiler.backends.trt.engine import build_engine, device_capability
-from lgc.profiler.backends.trt.engine_cache import cached_engine
-from lgc.profiler.backends.trt.engine_files import about_path, write_engine_files
+from lgc.profiler.backends.trt.engine import build_engine, get_device_capability
+from lgc.profiler.backends.trt.engine_cache import load_or_build_engine
+from lgc.profiler.backends.trt.engine_files import get_description_path, write_engine_files
 from lgc.profiler.backends.trt.loader import FULL, load_tensorrt
 from lgc.profiler.deployment.network import Network
 from lgc.profiler.deployment.parity import file_outputs
@@ -31,7 +31,7 @@ from . import pace
 
 SHAPE = (1, 3, 64, 128)
 
-REASON = get_backend("tensorrt").unavailable("cuda:0")
+REASON = get_backend("tensorrt").diagnose("cuda:0")
 
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
@@ -61,7 +61,7 @@ def module():
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LGC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(trt_timings, "_timings", {})
-    trt._engine.cache_clear()
+    trt._load_engine.cache_clear()
 
 
 @pytest.fixture
@@ -125,11 +125,11 @@ def test_a_small_operator_is_not_timed_at_the_hosts_pace(make_runner):
 @pytest.mark.parametrize("scope", ["dense", "end-to-end"])
 def test_scope_end_to_end_copies(make_runner, scope):
     runner = make_runner(workload=network_workload(SearchSpace.load("tiny").sample(0), scope))
-    assert runner.copies == (scope == "end-to-end")
+    assert runner.has_copies == (scope == "end-to-end")
 
 
 def test_copies_of_images_are_timed(make_runner):
-    runner = make_runner(workload=Workload("first row", (pace.IMAGE,), pace.FirstRow, dtype=PIXELS))
+    runner = make_runner(workload=Workload("first row", (pace.IMAGE,), pace.FirstRow, dtype=IMAGE_DTYPE))
     runner.prepare()
     assert np.median(runner.run(20)) > pace.copy_ms(np.prod(pace.IMAGE)) / 2
 
@@ -149,7 +149,7 @@ def test_layers_are_timed_and_named(make_runner):
     runner = make_runner()
     runner.prepare()
     (before,) = runner.infer([image(3)])
-    layers = runner.layer_times(10)
+    layers = runner.measure_layers(10)
     assert len({layer.layer for layer in layers}) == len(layers)
     assert min(layer.ms for layer in layers) >= 0
     nodes = {node for layer in layers for node in layer.nodes}
@@ -204,7 +204,7 @@ def test_a_second_engine_leaves_the_first_ones_results_alone(make_runner):
 
 def test_engine_is_for_this_device(net):
     engine = build_engine(net.onnx)
-    assert engine.compute_capability == device_capability()
+    assert engine.compute_capability == get_device_capability()
     assert not engine.assumed
     assert engine.layers
     assert engine.fusions
@@ -212,21 +212,21 @@ def test_engine_is_for_this_device(net):
 
 def test_the_cached_engine_gives_the_same(net, make_runner):
     (wanted,) = make_runner().infer([image(4)])
-    trt._engine.cache_clear()
-    assert cached_engine(net.onnx).cached
+    trt._load_engine.cache_clear()
+    assert load_or_build_engine(net.onnx).cached
     np.testing.assert_array_equal(make_runner().infer([image(4)])[0], wanted)
 
 
 def test_an_engine_from_its_files(net, make_runner, tmp_path):
     (wanted,) = make_runner().infer([image(5)])
     path = tmp_path / "net.engine"
-    write_engine_files(trt.engine_for(net, Target("cuda:0", "tensorrt")), path)
+    write_engine_files(trt.get_engine(net, Target("cuda:0", "tensorrt")), path)
     backend = get_backend("tensorrt")
     runner = backend.open(path, "cuda:0")
     np.testing.assert_array_equal(runner.infer([image(5)])[0], wanted)
     runner.close()
     version = load_tensorrt().version
-    about_path(path).write_text(about_path(path).read_text().replace(version, "1.2.3"))
+    get_description_path(path).write_text(get_description_path(path).read_text().replace(version, "1.2.3"))
     with pytest.raises(MismatchError, match=r"was built by .* 1\.2\.3 for .*, here is .*: engines do not travel"):
         backend.open(path, "cuda:0")
     path.write_bytes(path.read_bytes()[:-1])
@@ -236,9 +236,9 @@ def test_an_engine_from_its_files(net, make_runner, tmp_path):
 
 def test_an_engine_of_another_device_is_refused(net, tmp_path):
     path = tmp_path / "net.engine"
-    write_engine_files(trt.engine_for(net, Target("cuda:0", "tensorrt")), path)
-    about = json.loads(about_path(path).read_text())
-    about_path(path).write_text(json.dumps(about | {"compute_capability": "5.2"}))
+    write_engine_files(trt.get_engine(net, Target("cuda:0", "tensorrt")), path)
+    about = json.loads(get_description_path(path).read_text())
+    get_description_path(path).write_text(json.dumps(about | {"compute_capability": "5.2"}))
     with pytest.raises(MismatchError, match=r"for compute capability 5\.2.*, here is .*: engines do not travel"):
         get_backend("tensorrt").open(path, "cuda:0")
 
@@ -272,6 +272,6 @@ def test_builds_share_their_timings(net):
     seconds = [build_engine(net.onnx).seconds]
     trt_timings._timings.clear()  # as in another process
     seconds.append(build_engine(net.onnx).seconds)
-    (path,) = cache_folder("timings").iterdir()
+    (path,) = get_cache_folder("timings").iterdir()
     assert path.stat().st_size > 1000
     assert seconds[1] < seconds[0]

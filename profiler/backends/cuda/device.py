@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..error_translation import failure
+from ..error_translation import make_error
 from ..trt.loader import INSTALL_FULL
-from .driver import StreamGraph, bindings_missing
-from .replay_queue import Marks, ReplayQueue, spin
+from .driver import StreamGraph, diagnose_bindings
+from .replay_queue import EventPairs, ReplayQueue, queue_spin
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: the stream takes no heed of the default one, on which torch works."""
 
 
-def pycuda_missing() -> str | None:
+def diagnose_pycuda() -> str | None:
     """Return None if pycuda and NVIDIA's bindings of the driver load, else the reason and the mend."""
     mend = f"{INSTALL_FULL} (pycuda is compiled as it is installed: nvcc of the CUDA toolkit has to be on PATH)"
     if find_spec("pycuda") is None:
@@ -32,7 +32,7 @@ def pycuda_missing() -> str | None:
         import_module("pycuda.driver")
     except ImportError as error:
         return f"pycuda is installed but does not load ({error}); reinstall it: {mend}"
-    return bindings_missing()
+    return diagnose_bindings()
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class _Block:
     users: int = 0
 
 
-class Scratch:
+class ScratchMemory:
     """Memory on a device in which all engines there work: no two of them run at the same time."""
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
 
-    def take(self, size: int, allocate: Callable[[int], Any]) -> Any:
+    def acquire(self, size: int, allocate: Callable[[int], Any]) -> Any:
         """Return memory of `size` bytes at least, for a library's own use between start and end of a run.
 
         A larger block is made where none is large enough; smaller ones stay as long as captured graphs refer to them.
@@ -85,7 +85,7 @@ class Scratch:
         block.users += 1
         return block.memory
 
-    def give_back(self, memory: Any) -> None:
+    def release(self, memory: Any) -> None:
         """Free the block once nobody uses it."""
         block = next(block for block in self._blocks if block.memory is memory)
         block.users -= 1
@@ -95,16 +95,16 @@ class Scratch:
 
 
 @cache
-def scratch_for(device: str) -> Scratch:
+def get_scratch_memory(device: str) -> ScratchMemory:
     """Return the scratch memory of a device, say `cuda:0`."""
-    return Scratch()
+    return ScratchMemory()
 
 
 class CudaDevice:
     """A device, its primary context and one stream of its own.
 
     The primary context is the one that torch and the CUDA runtime use, so all three live beside each other and share
-    its memory. It is current only inside `current`; what was current before is so again afterwards.
+    its memory. It is current only inside `activate`; what was current before is so again afterwards.
     """
 
     def __init__(self, device: str) -> None:
@@ -113,12 +113,12 @@ class CudaDevice:
         Raises:
             MeasurementError: CUDA fails.
         """
-        self.name, self._driver = device, _driver()
+        self.name, self._driver = device, _import_driver()
         self._context: Any = None
         with self._failures("CUDA does not start"):
-            self._context = _primary_context(int(device.partition(":")[2] or 0))
-        self._replays, self._scratch = ReplayQueue(device), scratch_for(device)
-        with self.current():
+            self._context = _retain_primary_context(int(device.partition(":")[2] or 0))
+        self._replays, self._scratch = ReplayQueue(device), get_scratch_memory(device)
+        with self.activate():
             self._stream: Any = self._driver.Stream(NON_BLOCKING)
 
     @property
@@ -127,7 +127,7 @@ class CudaDevice:
         return int(self._stream.handle)
 
     @contextmanager
-    def current(self) -> Iterator[None]:
+    def activate(self) -> Iterator[None]:
         """Context in which the device is the calling thread's; pycuda's errors come out of it as our own.
 
         Raises:
@@ -156,19 +156,19 @@ class CudaDevice:
         self._driver.memset_d8_async(device, 0, size, self._stream)
         return Buffer(name, shape, kind, device, host)
 
-    def take_scratch(self, size: int) -> Any:
-        """Return shared device memory of `size` bytes at least, see `Scratch`; aligned to 256 bytes."""
-        return self._scratch.take(size, self._driver.mem_alloc)
+    def acquire_scratch(self, size: int) -> Any:
+        """Return shared device memory of `size` bytes at least, see `ScratchMemory`; aligned to 256 bytes."""
+        return self._scratch.acquire(size, self._driver.mem_alloc)
 
-    def give_back_scratch(self, memory: Any) -> None:
-        """Return what `take_scratch` gave."""
-        self._scratch.give_back(memory)
+    def release_scratch(self, memory: Any) -> None:
+        """Return what `acquire_scratch` gave."""
+        self._scratch.release(memory)
 
-    def send(self, buffer: Buffer, array: NDArray[Any]) -> None:
+    def copy_to_device(self, buffer: Buffer, array: NDArray[Any]) -> None:
         """Queue the copy of a contiguous array of the buffer's type, which outlives it, to the device."""
         self._driver.memcpy_htod_async(buffer.device, array, self._stream)
 
-    def fetch(self, buffer: Buffer, array: NDArray[Any]) -> None:
+    def copy_to_host(self, buffer: Buffer, array: NDArray[Any]) -> None:
         """Queue the copy of a buffer from the device to a contiguous array of its type, which outlives it."""
         self._driver.memcpy_dtoh_async(array, buffer.device, self._stream)
 
@@ -176,9 +176,9 @@ class CudaDevice:
         """What `work` queues on the stream, as a graph; see `StreamGraph`."""
         return StreamGraph(work, self.stream)
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Wait until the device has done all that is queued."""
-        self._spin(self._driver.Event().record(self._stream))
+        self._poll(self._driver.Event().record(self._stream))
 
     def time(self, launch: Callable[[], object], repeats: int) -> list[float]:
         """Queue `launch` `repeats` times back to back; the duration of each in milliseconds, by two events around it.
@@ -186,7 +186,7 @@ class CudaDevice:
         All of it is queued before the device comes to the first, see `lead`.
         """
 
-        def enqueue(replays: int) -> Marks:
+        def enqueue(replays: int) -> EventPairs:
             marks = [(self._driver.Event(), self._driver.Event()) for _ in range(replays)]
             for start, end in marks:
                 start.record(self._stream)
@@ -194,22 +194,22 @@ class CudaDevice:
                 end.record(self._stream)
             return marks
 
-        marks = self._replays.fill(repeats, hold=self._hold, enqueue=enqueue, wait=self.wait)
+        marks = self._replays.replay(repeats, spin=self._queue_spin, enqueue=enqueue, synchronize=self.synchronize)
         return [float(start.time_till(end)) for start, end in marks]
 
-    def _hold(self, microseconds: float) -> None:
+    def _queue_spin(self, microseconds: float) -> None:
         """Keep the stream busy, by torch's spinning kernel: a pause on the host would need its interpreter."""
         import torch
 
         stream = torch.cuda.ExternalStream(self.stream, device=torch.device(self.name))  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
-            spin(microseconds)
+            queue_spin(microseconds)
 
     def close(self) -> None:
         """Destroy the stream; the context stays for the next one. More than once does no harm."""
         self._stream = None
 
-    def _spin(self, event: Any) -> None:
+    def _poll(self, event: Any) -> None:
         """Wait by asking again and again, which wakes up sooner than the driver's own waiting may.
 
         How the driver waits is a flag of the primary context, which belongs to torch as well: it is left alone.
@@ -222,20 +222,20 @@ class CudaDevice:
         try:
             yield
         except self._driver.Error as error:
-            raise failure(what, [str(error)]) from error
+            raise make_error(what, [str(error)]) from error
 
 
-def _driver() -> Any:
+def _import_driver() -> Any:
     return import_module("pycuda.driver")
 
 
 @cache
-def _primary_context(index: int) -> Any:
+def _retain_primary_context(index: int) -> Any:
     """The primary context of a device, held until the process ends: to release and take it anew costs a start of CUDA.
 
     It is given back before the interpreter takes its modules apart, when the driver may be gone.
     """
-    driver = _driver()
+    driver = _import_driver()
     driver.init()
     context = driver.Device(index).retain_primary_context()
     atexit.register(context.detach)

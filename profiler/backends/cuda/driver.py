@@ -11,10 +11,10 @@ from importlib import import_module
 from typing import Any
 
 from ....errors import BackendUnavailableError
-from ..base import collector_paused
-from ..error_translation import failure
+from ..base import pause_gc
+from ..error_translation import make_error
 
-INSTALL = 'pip install "cuda-bindings>=12.6"'
+INSTALL_BINDINGS = 'pip install "cuda-bindings>=12.6"'
 
 
 class StreamGraph:
@@ -36,37 +36,37 @@ class StreamGraph:
         self._stream, self._launchable = stream, None
         graph = self._capture(work)
         try:
-            self._launchable = call("cuGraphInstantiate", graph, 0)
+            self._launchable = call_driver("cuGraphInstantiate", graph, 0)
         finally:
-            call("cuGraphDestroy", graph)  # the launchable one is a copy
+            call_driver("cuGraphDestroy", graph)  # the launchable one is a copy
 
     def _capture(self, work: Callable[[], object]) -> Any:
-        mode = _driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        mode = _import_bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         # a finaliser that the collector runs may free device memory, which no capture takes
-        with collector_paused():
-            call("cuStreamBeginCapture", self._stream, mode)
+        with pause_gc():
+            call_driver("cuStreamBeginCapture", self._stream, mode)
             try:
                 work()
             except BaseException:
                 # the stream is of no use until its capture has ended; the error of `work` tells more than this call's
-                result, graph = _driver().cuStreamEndCapture(self._stream)
+                result, graph = _import_bindings().cuStreamEndCapture(self._stream)
                 if int(result) == 0 and graph is not None and int(graph):
-                    call("cuGraphDestroy", graph)
+                    call_driver("cuGraphDestroy", graph)
                 raise
-            return call("cuStreamEndCapture", self._stream)
+            return call_driver("cuStreamEndCapture", self._stream)
 
     def launch(self) -> None:
         """Queue the graph once; does not wait for its end."""
-        call("cuGraphLaunch", self._launchable, self._stream)
+        call_driver("cuGraphLaunch", self._launchable, self._stream)
 
     def close(self) -> None:
         """Free the graph; more than once does no harm."""
         graph, self._launchable = self._launchable, None
         if graph is not None:
-            call("cuGraphExecDestroy", graph)
+            call_driver("cuGraphExecDestroy", graph)
 
 
-def call(name: str, *arguments: Any) -> Any:
+def call_driver(name: str, *arguments: Any) -> Any:
     """Call the driver's function `name` and return what it gives, None if nothing.
 
     Raises:
@@ -74,23 +74,23 @@ def call(name: str, *arguments: Any) -> Any:
         BackendUnavailableError: the bindings or the driver are missing.
     """
     try:
-        result, *values = getattr(_driver(), name)(*arguments)
+        result, *values = getattr(_import_bindings(), name)(*arguments)
     except RuntimeError as error:  # the bindings find no driver, or one that lacks the function
         raise BackendUnavailableError(f"the NVIDIA driver lacks {name}: {error}") from error
     if int(result) != 0:
-        raise failure(f"{name} failed", [getattr(result, "name", f"CUDA error {int(result)}")])
+        raise make_error(f"{name} failed", [getattr(result, "name", f"CUDA error {int(result)}")])
     return values[0] if values else None
 
 
-def bindings_missing() -> str | None:
+def diagnose_bindings() -> str | None:
     """Return None if NVIDIA's bindings of the driver load, else the reason and the mend."""
     try:
-        _driver()
+        _import_bindings()
     except ImportError as error:
-        return f"the package cuda-bindings does not load ({error}): {INSTALL}"
+        return f"the package cuda-bindings does not load ({error}): {INSTALL_BINDINGS}"
     return None
 
 
 @cache
-def _driver() -> Any:
+def _import_bindings() -> Any:
     return import_module("cuda.bindings.driver")

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
 from ....errors import MeasurementError
-from ..base import collector_paused
-from ..error_translation import failure
-from .replay_queue import Marks, ReplayQueue, spin
+from ..base import pause_gc
+from ..error_translation import make_error
+from .replay_queue import EventPairs, ReplayQueue, queue_spin
 
 if TYPE_CHECKING:
     import torch
 
 Result = TypeVar("Result")
 
-WARM_UPS = 3
+NUM_WARM_UP_RUNS = 3
 """Runs before the capture, in which libraries choose kernels and allocate: neither can be captured."""
 
 
@@ -48,20 +48,20 @@ class CudaGraph(Generic[Result]):
         import torch
 
         self._device, self._graph, self._queue = device, torch.cuda.CUDAGraph(), ReplayQueue(str(device))
-        stream = _side_stream(device)
+        stream = _get_side_stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         try:
             # where a capture fails, torch.cuda.graph leaves its stream the current one: the context around it does not
             with torch.inference_mode(), torch.cuda.device(device), torch.cuda.stream(stream):
-                for _ in range(WARM_UPS):
+                for _ in range(NUM_WARM_UP_RUNS):
                     work()
                 # a finaliser that the collector runs may free device memory, which no capture takes
-                with collector_paused(), self._capture(stream):
+                with pause_gc(), self._capture(stream):
                     self.result = work()
         except (RuntimeError, MeasurementError) as error:
-            _alive(device).clear()  # a failed capture can leave the shared memory locked against further ones
-            raise failure("torch makes no CUDA graph of it", [_first_reason(error)]) from error
-        _alive(device).add(self)
+            _get_open_graphs(device).clear()  # a failed capture can leave the shared memory locked against further ones
+            raise make_error("torch makes no CUDA graph of it", [_get_root_cause(error)]) from error
+        _get_open_graphs(device).add(self)
 
     def replay(self) -> None:
         """Launch the graph once, behind whatever is queued on the current stream; does not wait for its end."""
@@ -70,7 +70,7 @@ class CudaGraph(Generic[Result]):
         with torch.cuda.device(self._device):
             self._graph.replay()
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Wait until all replays have ended."""
         import torch
 
@@ -83,7 +83,7 @@ class CudaGraph(Generic[Result]):
         with torch.cuda.device(self._device):
             for _ in range(repeats):
                 self._graph.replay()
-            self.wait()
+            self.synchronize()
 
     def time(self, repeats: int) -> list[float]:
         """Replay `repeats` times back to back; the duration of each in milliseconds, by two CUDA events around it.
@@ -93,11 +93,11 @@ class CudaGraph(Generic[Result]):
         import torch
 
         with torch.cuda.device(self._device):
-            marks = self._queue.fill(repeats, hold=spin, enqueue=self._enqueue, wait=self.wait)
+            marks = self._queue.replay(repeats, spin=queue_spin, enqueue=self._enqueue, synchronize=self.synchronize)
         return [float(start.elapsed_time(end)) for start, end in marks]
 
-    def _enqueue(self, repeats: int) -> Marks:
-        marks = [(_event(), _event()) for _ in range(repeats)]
+    def _enqueue(self, repeats: int) -> EventPairs:
+        marks = [(_make_event(), _make_event()) for _ in range(repeats)]
         for start, end in marks:
             start.record()
             self._graph.replay()
@@ -108,47 +108,47 @@ class CudaGraph(Generic[Result]):
         """Context that captures what is queued on `stream`; calls of other threads do not break it."""
         import torch
 
-        pool = _shared_memory(self._device)
+        pool = _get_shared_pool(self._device)
         return torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
 
     def close(self) -> None:
         """Free the graph and its result; more than once does no harm."""
-        _alive(self._device).discard(self)
+        _get_open_graphs(self._device).discard(self)
         self._graph.reset()
         self.__dict__.pop("result", None)
 
 
 @cache
-def _alive(device: torch.device) -> WeakSet[CudaGraph[Any]]:
+def _get_open_graphs(device: torch.device) -> WeakSet[CudaGraph[Any]]:
     """The graphs on `device` that are not closed."""
     return WeakSet()
 
 
 @cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
+def _get_side_stream(device: torch.device) -> torch.cuda.Stream:
     """The stream of all captures on `device`: graphs that share memory are to be captured on the same one."""
     import torch
 
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def _shared_memory(device: torch.device) -> Any:
+def _get_shared_pool(device: torch.device) -> Any:
     """The memory that the graphs on `device` share, as torch names it; None for the first one, which brings its own.
 
     Sharing it is safe here, in whatever order they are replayed: a graph reads nothing that an earlier replay left,
     its inputs lie outside, and its result stays allocated. It saves each graph a copy of all intermediate results.
     """
-    return next((graph._graph.pool() for graph in _alive(device)), None)
+    return next((graph._graph.pool() for graph in _get_open_graphs(device)), None)
 
 
-def _first_reason(error: BaseException) -> str:
+def _get_root_cause(error: BaseException) -> str:
     """First line of the error that began it: ending a capture that has failed raises another on top of it."""
     while error.__context__ is not None:
         error = error.__context__
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _event() -> torch.cuda.Event:
+def _make_event() -> torch.cuda.Event:
     import torch
 
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

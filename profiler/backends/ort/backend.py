@@ -8,9 +8,16 @@ from functools import cache
 from ....lut.target import Target
 from ..base import Workload
 from ..precision import cast_model
-from .loader import CPU, CUDA, TENSORRT, load_tensorrt_library, missing, tensorrt_missing
+from .loader import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
+    diagnose_provider,
+    diagnose_tensorrt,
+    load_tensorrt_library,
+)
 from .runner import OnnxRuntimeRunner
-from .session import CUDA_OPTIONS, settings_of
+from .session import CUDA_PROVIDER_OPTIONS, describe_settings
 
 
 class OnnxRuntimeBackend:
@@ -25,9 +32,9 @@ class OnnxRuntimeBackend:
         """
         return ("fp32", "int8") if device == "cpu" else ("fp32", "fp16", "int8")
 
-    def unavailable(self, device: str) -> str | None:
+    def diagnose(self, device: str) -> str | None:
         """Return None if the provider of `device` loads and the device is there, else the reason and the mend."""
-        return missing(CPU if device == "cpu" else CUDA, device)
+        return diagnose_provider(CPU_PROVIDER if device == "cpu" else CUDA_PROVIDER, device)
 
     def versions(self) -> dict[str, str]:
         """Version of ONNX Runtime."""
@@ -37,19 +44,19 @@ class OnnxRuntimeBackend:
 
     def settings(self, target: Target) -> dict[str, str]:
         """Provider, optimisation, threads, binding, clock; on a GPU memory, CUDA graph, TF32, algorithms, layout."""
-        return settings_of(CPU if target.device == "cpu" else CUDA, target.threads)
+        return describe_settings(CPU_PROVIDER if target.device == "cpu" else CUDA_PROVIDER, target.threads)
 
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
         """Open a session on the target's device, and on no other; see `OnnxRuntimeRunner` for the errors."""
         if target.device == "cpu":
-            return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CPU, {})
+            return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CPU_PROVIDER, {})
         # Without TF32 cuDNN gets no tensor cores at all, not for float16 either, where nothing is left in float32.
         settings = {
-            **CUDA_OPTIONS,
+            **CUDA_PROVIDER_OPTIONS,
             "device_id": target.device.partition(":")[2],
             "use_tf32": str(int(target.precision == "fp16")),
         }
-        return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CUDA, settings)
+        return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CUDA_PROVIDER, settings)
 
 
 class OnnxRuntimeTensorRTBackend:
@@ -66,11 +73,11 @@ class OnnxRuntimeTensorRTBackend:
         """fp32, with TF32 off, and fp16."""
         return ("fp32", "fp16")
 
-    def unavailable(self, device: str) -> str | None:
+    def diagnose(self, device: str) -> str | None:
         """None if the provider, the device and the TensorRT that the provider is built for are there."""
         if device == "cpu":
             return "TensorRT needs a CUDA device"
-        return missing(TENSORRT, device) or tensorrt_missing()
+        return diagnose_provider(TENSORRT_PROVIDER, device) or diagnose_tensorrt()
 
     def versions(self) -> dict[str, str]:
         """Versions of ONNX Runtime and of the TensorRT library that it uses."""
@@ -82,7 +89,7 @@ class OnnxRuntimeTensorRTBackend:
 
     def settings(self, target: Target) -> dict[str, str]:
         """Provider, optimisation, threads, binding, clock, the host's memory, CUDA graph and TF32."""
-        return settings_of(TENSORRT, target.threads)
+        return describe_settings(TENSORRT_PROVIDER, target.threads)
 
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
         """Build the engine on the target's device; see `OnnxRuntimeRunner` for the errors."""
@@ -92,12 +99,12 @@ class OnnxRuntimeTensorRTBackend:
             "trt_fp16_enable": str(target.precision == "fp16"),  # these options are `True` and `False`, not 1 and 0
             "trt_cuda_graph_enable": "True",
             "trt_timing_cache_enable": "True",
-            "trt_timing_cache_path": _timings().name,
+            "trt_timing_cache_path": _make_timing_folder().name,
         }
-        return OnnxRuntimeRunner(workload, workload.onnx, target, TENSORRT, settings)
+        return OnnxRuntimeRunner(workload, workload.onnx, target, TENSORRT_PROVIDER, settings)
 
 
 @cache
-def _timings() -> tempfile.TemporaryDirectory[str]:
+def _make_timing_folder() -> tempfile.TemporaryDirectory[str]:
     """A folder for what TensorRT has timed, which its builds in this process share; removed when the process ends."""
     return tempfile.TemporaryDirectory(prefix="lgc-tensorrt-")

@@ -6,17 +6,17 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-_OTHER_LAYOUT = "_nchwc"
+_LAYOUT_SUFFIX = "_nchwc"
 
 
-_ADDEND = 3
+_ADDEND_INDEX = 3
 """Which input of a convolution in that layout is added to what it gives."""
 
 
-_REORDERS = ("ReorderInput", "ReorderOutput")
+_REORDER_OPS = ("ReorderInput", "ReorderOutput")
 
 
-def nodes_behind(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
+def trace_nodes(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
     """Optimised node -> names of the given nodes in it, in their order.
 
     Equal nodes, two poolings of one tensor say, are computed once, and all behind one. Behind a change of layout is
@@ -26,21 +26,21 @@ def nodes_behind(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
         model: the given graph's ModelProto, every node named.
         optimised: the optimised graph's.
     """
-    graph = _Given(model.graph)
-    tensors, ends = _tensors(optimised, graph)
+    graph = _SourceGraph(model.graph)
+    tensors, ends = _trace_tensors(optimised, graph)
     found: dict[str, tuple[str, ...]] = {}
     for node in optimised.graph.node:
         tensor = tensors.get(node.output[0])
         if tensor is None:
             found[node.name] = ()
-        elif node.op_type in _REORDERS:
+        elif node.op_type in _REORDER_OPS:
             found[node.name] = tuple(one.name for one in graph.makers.get(tensor) or graph.users[tensor])
         else:
             found[node.name] = graph.back(tensor, ends)
     return found
 
 
-class _Given:
+class _SourceGraph:
     """The given graph, tensors of equal value taken for one: the first of those that one operator makes of the same."""
 
     def __init__(self, graph: Any) -> None:
@@ -79,19 +79,19 @@ class _Given:
         return tuple(sorted(names, key=self._places.__getitem__))
 
 
-def _tensors(optimised: Any, graph: _Given) -> tuple[dict[str, str], set[str]]:
+def _trace_tensors(optimised: Any, graph: _SourceGraph) -> tuple[dict[str, str], set[str]]:
     """The optimised graph's tensors as the given one's, and those of them that an optimised node computes."""
     found: dict[str, str] = {}
     ends = set()
     for node in optimised.graph.node:
-        output, named = node.output[0], node.name.removesuffix(_OTHER_LAYOUT)
-        if node.op_type in _REORDERS:
+        output, named = node.output[0], node.name.removesuffix(_LAYOUT_SUFFIX)
+        if node.op_type in _REORDER_OPS:
             found[output] = found.get(node.input[0], graph.first(node.input[0]))
             continue
         if graph.made(output):
             found[output] = graph.first(output)
-        elif node.name.endswith(_OTHER_LAYOUT) and graph.made(named):
-            found[output] = _with_addition(node, graph.first(named), found, graph)
+        elif node.name.endswith(_LAYOUT_SUFFIX) and graph.made(named):
+            found[output] = _get_fused_output(node, graph.first(named), found, graph)
         elif node.name in graph.nodes:
             found[output] = graph.first(graph.nodes[node.name].output[0])
         else:
@@ -100,11 +100,11 @@ def _tensors(optimised: Any, graph: _Given) -> tuple[dict[str, str], set[str]]:
     return found, ends
 
 
-def _with_addition(node: Any, tensor: str, found: Mapping[str, str], graph: _Given) -> str:
+def _get_fused_output(node: Any, tensor: str, found: Mapping[str, str], graph: _SourceGraph) -> str:
     """What a convolution gives that has an addition in it, and perhaps what follows: its name tells only its own."""
-    if len(node.input) < _ADDEND + 1:
+    if len(node.input) < _ADDEND_INDEX + 1:
         return tensor
-    addend = found.get(node.input[_ADDEND], graph.first(node.input[_ADDEND]))
+    addend = found.get(node.input[_ADDEND_INDEX], graph.first(node.input[_ADDEND_INDEX]))
     sums = [user for user in graph.users[tensor] if addend in map(graph.first, user.input)]
     if not sums:
         return tensor

@@ -19,15 +19,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..base import LayerTime
-from .layer_nodes import nodes_behind
+from .layer_nodes import trace_nodes
 from .session import open_session
 
-WARM_UP = 5
+NUM_LAYER_WARM_UP_RUNS = 5
 """Runs that are not counted."""
-_KERNEL = "_kernel_time"
+_KERNEL_SUFFIX = "_kernel_time"
 
 
-def layer_times(
+def measure_layers(
     name: str,
     model: bytes,
     provider: str,
@@ -52,16 +52,19 @@ def layer_times(
     with tempfile.TemporaryDirectory(prefix="lgc-layers-") as folder:
         session = open_session(name, model, provider, settings, threads, profile=Path(folder))
         feed = {argument.name: array for argument, array in zip(session.get_inputs(), inputs, strict=True)}
-        for _ in range(WARM_UP + runs):
+        for _ in range(NUM_LAYER_WARM_UP_RUNS + runs):
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text())
         optimised = onnx.load(str(Path(folder) / "optimised.onnx"), load_external_data=False)
-    behind = nodes_behind(onnx.load_model_from_string(model), optimised)
+    behind = trace_nodes(onnx.load_model_from_string(model), optimised)
     durations: dict[str, list[int]] = defaultdict(list)
     for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
-            durations[event["name"].removesuffix(_KERNEL)].append(event["dur"])
-    return [LayerTime(layer, behind.get(layer, ()), _median_ms(times[WARM_UP:])) for layer, times in durations.items()]
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
+            durations[event["name"].removesuffix(_KERNEL_SUFFIX)].append(event["dur"])
+    return [
+        LayerTime(layer, behind.get(layer, ()), _median_ms(times[NUM_LAYER_WARM_UP_RUNS:]))
+        for layer, times in durations.items()
+    ]
 
 
 def _median_ms(durations_us: Sequence[int]) -> float:

@@ -15,22 +15,29 @@ from typing import Any
 
 from ....errors import BackendUnavailableError, MeasurementError
 from ...machine.devices import cuda_missing
-from ..error_translation import ShortMemoryError, ort_failures
+from ..error_translation import OutOfMemoryError, translate_ort_errors
 
-CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-
-
-_LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
-
-
-_OLDEST_FOR_CUDA_GRAPHS = (1, 31)
+CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER = (
+    "CPUExecutionProvider",
+    "CUDAExecutionProvider",
+    "TensorrtExecutionProvider",
+)
 
 
-_ERRORS, _FATAL = 3, 4
+_PROVIDER_LIBRARIES = {
+    CUDA_PROVIDER: "libonnxruntime_providers_cuda.so",
+    TENSORRT_PROVIDER: "libonnxruntime_providers_tensorrt.so",
+}
+
+
+_MIN_VERSION_FOR_CUDA_GRAPHS = (1, 31)
+
+
+_ERROR_SEVERITY, _FATAL_SEVERITY = 3, 4
 """Severities from which ONNX Runtime logs."""
 
 
-def missing(provider: str, device: str) -> str | None:
+def diagnose_provider(provider: str, device: str) -> str | None:
     """Return why `provider` cannot run on `device`, and the mend; None if it can.
 
     The CUDA provider is loaded for that, once per process: that it is built in says nothing of its libraries.
@@ -38,31 +45,33 @@ def missing(provider: str, device: str) -> str | None:
     try:
         import onnxruntime
     except ImportError:
-        package = "onnxruntime" if provider == CPU else "onnxruntime-gpu"
+        package = "onnxruntime" if provider == CPU_PROVIDER else "onnxruntime-gpu"
         return f"ONNX Runtime is not installed: pip install {package}"
     if provider not in onnxruntime.get_available_providers():
         return f"this ONNX Runtime has no {provider}: pip uninstall onnxruntime && pip install onnxruntime-gpu"
-    if provider == CPU:
+    if provider == CPU_PROVIDER:
         return None
-    if provider == CUDA and _release(onnxruntime.__version__) < _OLDEST_FOR_CUDA_GRAPHS:
-        oldest = ".".join(map(str, _OLDEST_FOR_CUDA_GRAPHS))
+    if provider == CUDA_PROVIDER and _parse_release(onnxruntime.__version__) < _MIN_VERSION_FOR_CUDA_GRAPHS:
+        oldest = ".".join(map(str, _MIN_VERSION_FOR_CUDA_GRAPHS))
         return (
             f"ONNX Runtime {onnxruntime.__version__} is too old, replays of its CUDA graphs may read recycled memory: "
             f'pip install --upgrade "onnxruntime-gpu>={oldest}"'
         )
-    return cuda_missing(device) or (load_failure(CUDA, device) if provider == CUDA else None)
+    return cuda_missing(device) or (
+        diagnose_provider_load(CUDA_PROVIDER, device) if provider == CUDA_PROVIDER else None
+    )
 
 
-def tensorrt_missing() -> str | None:
+def diagnose_tensorrt() -> str | None:
     """Return why the TensorRT that this ONNX Runtime was built for does not load, and the mend; None if it does."""
     import torch
 
     try:
         load_tensorrt_library()
     except OSError as error:
-        major, cuda = _wanted_tensorrt(), str(torch.version.cuda).partition(".")[0]
+        major, cuda = _get_required_tensorrt(), str(torch.version.cuda).partition(".")[0]
         install = f'pip install "tensorrt-cu{cuda}>={major},<{major + 1}"'
-        installed = _installed_tensorrt()
+        installed = _get_installed_tensorrt()
         if installed and not installed.startswith(f"{major}."):
             problem, mend = f"installed is {installed}", f"take --backend tensorrt, or {install}"
         else:
@@ -72,7 +81,7 @@ def tensorrt_missing() -> str | None:
 
 
 @cache
-def load_failure(provider: str, device: str) -> str | None:
+def diagnose_provider_load(provider: str, device: str) -> str | None:
     """Return why `provider` does not load, in the loader's words, and the mend; None if it loads.
 
     It is tried once per process, with the CUDA libraries that torch has loaded, then with those of the wheels too.
@@ -80,11 +89,11 @@ def load_failure(provider: str, device: str) -> str | None:
     import onnxruntime
     import torch
 
-    if _probe(provider, device) is None:
+    if _probe_provider(provider, device) is None:
         return None
     with redirect_stdout(StringIO()):  # it prints what it does not find
         onnxruntime.preload_dlls()
-    words = _probe(provider, device)
+    words = _probe_provider(provider, device)
     if words is None:
         return None
     version, built, there = onnxruntime.__version__, onnxruntime.cuda_version, str(torch.version.cuda)
@@ -115,7 +124,7 @@ def load_tensorrt_library() -> ctypes.CDLL:
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     with suppress(ImportError, OSError):
         import_module("tensorrt")
-    return ctypes.CDLL(f"libnvinfer.so.{_wanted_tensorrt()}")
+    return ctypes.CDLL(f"libnvinfer.so.{_get_required_tensorrt()}")
 
 
 def create_session(model: bytes, provider: str, settings: dict[str, str], options: Any) -> Any:
@@ -127,7 +136,7 @@ def create_session(model: bytes, provider: str, settings: dict[str, str], option
     )
 
 
-def _probe(provider: str, device: str) -> str | None:
+def _probe_provider(provider: str, device: str) -> str | None:
     """Return why a convolution does not run on `provider`; None if it does.
 
     It is run, since cuDNN is loaded by the first. Where memory is short, the provider itself works.
@@ -137,19 +146,19 @@ def _probe(provider: str, device: str) -> str | None:
 
     settings = {"device_id": device.partition(":")[2]}
     try:
-        with _silent(), ort_failures(on_gpu=True):
-            session = create_session(_convolution(), provider, settings, onnxruntime.SessionOptions())
+        with _silence_errors(), translate_ort_errors(on_gpu=True):
+            session = create_session(_make_convolution(), provider, settings, onnxruntime.SessionOptions())
             if session.get_providers()[0] != provider:  # one whose provider does not load is silently one on the CPU
-                return _loaders_words(provider) or "it gave no reason"
+                return _get_loader_error(provider) or "it gave no reason"
             session.run(None, {"x": np.ones((1, 1, 1, 1), np.float32)})
-    except ShortMemoryError:
+    except OutOfMemoryError:
         return None
     except MeasurementError as error:
-        return _loaders_words(provider) or str(error)
+        return _get_loader_error(provider) or str(error)
     return None
 
 
-def _convolution() -> bytes:
+def _make_convolution() -> bytes:
     """The smallest model that needs cuDNN."""
     from onnx import TensorProto, helper
 
@@ -160,27 +169,27 @@ def _convolution() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _loaders_words(provider: str) -> str | None:
+def _get_loader_error(provider: str) -> str | None:
     """Return why the provider's library does not load, which ONNX Runtime only logs; None if it does."""
     try:
-        ctypes.CDLL(str(_library(provider)))
+        ctypes.CDLL(str(_get_provider_library(provider)))
     except OSError as error:
         return str(error)
     return None
 
 
-def _library(provider: str) -> Path:
+def _get_provider_library(provider: str) -> Path:
     import onnxruntime
 
-    return Path(onnxruntime.__file__).with_name("capi") / _LIBRARIES[provider]
+    return Path(onnxruntime.__file__).with_name("capi") / _PROVIDER_LIBRARIES[provider]
 
 
-def _release(version: str) -> tuple[int, ...]:
+def _parse_release(version: str) -> tuple[int, ...]:
     """Major and minor number of a version."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
-def _installed_tensorrt() -> str | None:
+def _get_installed_tensorrt() -> str | None:
     """Version of the TensorRT package that Python finds, whatever its major."""
     with suppress(ImportError, OSError, AttributeError):
         return str(import_module("tensorrt").__version__)
@@ -188,9 +197,9 @@ def _installed_tensorrt() -> str | None:
 
 
 @cache
-def _wanted_tensorrt() -> int:
+def _get_required_tensorrt() -> int:
     """Major version of the TensorRT that the provider's library is linked to."""
-    library = _library(TENSORRT)
+    library = _get_provider_library(TENSORRT_PROVIDER)
     found = re.search(rb"libnvinfer\.so\.(\d+)", library.read_bytes())
     if found is None:
         raise BackendUnavailableError(f"{library} is linked to no TensorRT; reinstall onnxruntime-gpu")
@@ -198,20 +207,20 @@ def _wanted_tensorrt() -> int:
 
 
 @cache
-def silence() -> None:
+def silence_warnings() -> None:
     """Keep ONNX Runtime's warnings (such as: no GPU found) off the terminal; errors still come."""
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(_ERRORS)
+    onnxruntime.set_default_logger_severity(_ERROR_SEVERITY)
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def _silence_errors() -> Iterator[None]:
     """Context in which ONNX Runtime logs no errors: the caller says what failed."""
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(_FATAL)
+    onnxruntime.set_default_logger_severity(_FATAL_SEVERITY)
     try:
         yield
     finally:
-        onnxruntime.set_default_logger_severity(_ERRORS)
+        onnxruntime.set_default_logger_severity(_ERROR_SEVERITY)

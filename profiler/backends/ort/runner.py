@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ....errors import MeasurementError
 from ....lut.target import Target
-from ..base import PIXELS, LayerTime, Workload, warm_up
-from ..error_translation import ort_failures
-from .layers import layer_times
-from .loader import CPU
-from .session import numpy_type, open_session
+from ..base import IMAGE_DTYPE, LayerTime, Workload, warm_up
+from ..error_translation import translate_ort_errors
+from .layers import measure_layers
+from .loader import CPU_PROVIDER
+from .session import get_numpy_dtype, open_session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,11 +45,11 @@ class OnnxRuntimeRunner:
             BackendUnavailableError: the provider does not load.
             MeasurementError: ONNX Runtime refuses the model, or there is too little memory.
         """
-        self._workload, self._device, self._on_gpu = workload, target.device, provider != CPU
+        self._workload, self._device, self._on_gpu = workload, target.device, provider != CPU_PROVIDER
         self._opened = (workload.name, model, provider, settings, target.threads)
         self._session = open_session(workload.name, model, provider, settings, target.threads)
         inputs = workload.inputs()
-        with self._failures():
+        with self._translate_errors():
             self._bind(inputs, ("cuda", int(target.device.partition(":")[2])) if self._on_gpu else ("cpu", 0))
 
     def _bind(self, inputs: Sequence[NDArray[Any]], place: tuple[str, int]) -> None:
@@ -62,13 +62,13 @@ class OnnxRuntimeRunner:
         for argument, given in zip(self._session.get_inputs(), self._inputs, strict=True):
             self._binding.bind_ortvalue_input(argument.name, given)
         for output in self._session.get_outputs():
-            self._outputs.append(value.ortvalue_from_shape_and_type(output.shape, numpy_type(output.type), *place))
+            self._outputs.append(value.ortvalue_from_shape_and_type(output.shape, get_numpy_dtype(output.type), *place))
             self._binding.bind_ortvalue_output(output.name, self._outputs[-1])
 
     def prepare(self) -> None:
         """Fill the inputs with random values and run until warm."""
         inputs = self._workload.inputs()
-        with self._failures():
+        with self._translate_errors():
             self._fill(inputs)
         warm_up(self, self._device)
 
@@ -79,29 +79,29 @@ class OnnxRuntimeRunner:
         `disable_synchronize_execution_providers`, which is not set, would change that. On a GPU, images are copied
         there and results back in every run.
         """
-        once, durations = self._once, []
-        with self._failures():
+        run_once, durations = self._run_once, []
+        with self._translate_errors():
             for _ in range(repeats):
                 start = time.perf_counter_ns()
-                once()
+                run_once()
                 durations.append((time.perf_counter_ns() - start) / 1e6)
         return durations
 
     def run_untimed(self, repeats: int) -> None:
         """Run the session `repeats` times; ONNX Runtime waits for each run."""
-        once = self._once
-        with self._failures():
+        run_once = self._run_once
+        with self._translate_errors():
             for _ in range(repeats):
-                once()
+                run_once()
 
     @property
-    def _once(self) -> Callable[[], object]:
+    def _run_once(self) -> Callable[[], object]:
         """What is timed: a run over the bound buffers with nothing of ours around it, or one with its copies."""
-        if self._on_gpu and self._workload.dtype == PIXELS:
-            return self._there_and_back
+        if self._on_gpu and self._workload.dtype == IMAGE_DTYPE:
+            return self._run_with_copies
         return partial(self._session.run_with_iobinding, self._binding)
 
-    def _there_and_back(self) -> None:
+    def _run_with_copies(self) -> None:
         self._fill(self._images)
         self._session.run_with_iobinding(self._binding)
         for value in self._outputs:
@@ -111,12 +111,12 @@ class OnnxRuntimeRunner:
         """Copies of the outputs on the host; the inputs stay what they are given."""
         import numpy as np
 
-        with self._failures():
+        with self._translate_errors():
             self._fill(inputs)
             self._session.run_with_iobinding(self._binding)
             return [np.array(value.numpy()) for value in self._outputs]
 
-    def layer_times(self, runs: int) -> list[LayerTime]:
+    def measure_layers(self, runs: int) -> list[LayerTime]:
         """Times of the optimised graph's nodes, by ONNX Runtime's own profiler in a session beside this one.
 
         Raises:
@@ -125,15 +125,15 @@ class OnnxRuntimeRunner:
         if self._on_gpu:
             raise MeasurementError("ONNX Runtime tells no layers' times on a GPU, only when they are launched")
         inputs = self._workload.inputs()
-        with self._failures():
-            return layer_times(*self._opened, inputs, runs)
+        with self._translate_errors():
+            return measure_layers(*self._opened, inputs, runs)
 
     def close(self) -> None:
         """Drop session and buffers."""
         del self._binding, self._inputs, self._outputs, self._session
 
-    def _failures(self) -> AbstractContextManager[None]:
-        return ort_failures(on_gpu=self._on_gpu)
+    def _translate_errors(self) -> AbstractContextManager[None]:
+        return translate_ort_errors(on_gpu=self._on_gpu)
 
     @cached_property
     def _images(self) -> list[NDArray[Any]]:

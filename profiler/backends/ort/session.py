@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import BackendUnavailableError, MeasurementError
-from ..error_translation import ShortMemoryError, ort_failures
-from .loader import CPU, CUDA, create_session, load_failure, silence
+from ..error_translation import OutOfMemoryError, translate_ort_errors
+from .loader import CPU_PROVIDER, CUDA_PROVIDER, create_session, diagnose_provider_load, silence_warnings
 
-CUDA_OPTIONS = {"enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": "0"}
+CUDA_PROVIDER_OPTIONS = {"enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": "0"}
 """Options of the CUDA provider, the same for every graph.
 
 cuDNN chooses a convolution's algorithm by the shapes alone, as it does for torch: the same in a probe as in a network.
@@ -24,7 +24,7 @@ def open_session(
     Args:
         name: of the model, for messages.
         model: serialised ONNX.
-        provider: `CPU`, `CUDA` or `TENSORRT`.
+        provider: `CPU_PROVIDER`, `CUDA_PROVIDER` or `TENSORRT`.
         settings: the provider's options.
         threads: CPU threads inside an operator.
         profile: folder for the runtime's own profile, and for the graph as it runs it, `optimised.onnx`.
@@ -35,7 +35,7 @@ def open_session(
     """
     import onnxruntime
 
-    silence()
+    silence_warnings()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -43,21 +43,21 @@ def open_session(
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
         options.optimized_model_filepath = str(profile / "optimised.onnx")
-    if provider != CPU:
+    if provider != CPU_PROVIDER:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        with ort_failures(on_gpu=provider != CPU, what=f"ONNX Runtime refuses {name}"):
+        with translate_ort_errors(on_gpu=provider != CPU_PROVIDER, what=f"ONNX Runtime refuses {name}"):
             return create_session(model, provider, settings, options)
-    except ShortMemoryError:  # it would fail the probe too
+    except OutOfMemoryError:  # it would fail the probe too
         raise
     except MeasurementError as error:
-        reason = None if provider == CPU else load_failure(provider, f"cuda:{settings['device_id']}")
+        reason = None if provider == CPU_PROVIDER else diagnose_provider_load(provider, f"cuda:{settings['device_id']}")
         if reason is None:
             raise
         raise BackendUnavailableError(reason) from error
 
 
-def settings_of(provider: str, threads: int) -> dict[str, str]:
+def describe_settings(provider: str, threads: int) -> dict[str, str]:
     """What `open_session` sets, and how `OnnxRuntimeRunner` feeds and times it, in words."""
     found = {
         "provider": f"{provider}, alone",
@@ -66,15 +66,15 @@ def settings_of(provider: str, threads: int) -> dict[str, str]:
         "inter_op_threads": "1",
         "io_binding": "inputs and outputs",
     }
-    if provider == CPU:
+    if provider == CPU_PROVIDER:
         return {**found, "clock": "host clock"}
     on_gpu = {"clock": "host clock, launch included", "host_memory": "pageable", "cuda_graph": "on", "tf32": "off"}
-    if provider == CUDA:
-        on_gpu |= {name: CUDA_OPTIONS[name] for name in ("cudnn_conv_algo_search", "prefer_nhwc")}
+    if provider == CUDA_PROVIDER:
+        on_gpu |= {name: CUDA_PROVIDER_OPTIONS[name] for name in ("cudnn_conv_algo_search", "prefer_nhwc")}
     return {**found, **on_gpu}
 
 
-def numpy_type(spelled: str) -> str:
+def get_numpy_dtype(spelled: str) -> str:
     """Type of a tensor by numpy's name, from ONNX Runtime's: `tensor(float)` is `float32`.
 
     Raises:

@@ -8,7 +8,7 @@ from ....errors import MeasurementError
 from ....lut.target import Target
 from ...machine.devices import cuda_missing
 from ..base import Runner, Workload
-from .runner import DTYPES, GraphRunner, TorchRunner
+from .runner import TORCH_DTYPES, CudaGraphRunner, EagerRunner
 
 
 class TorchBackend:
@@ -24,9 +24,9 @@ class TorchBackend:
 
     def precisions(self, device: str) -> tuple[str, ...]:
         """fp32, fp16 and bf16, on every device."""
-        return tuple(DTYPES)
+        return tuple(TORCH_DTYPES)
 
-    def unavailable(self, device: str) -> str | None:
+    def diagnose(self, device: str) -> str | None:
         """None on a CPU or a CUDA device that torch sees, else the reason."""
         return None if device == "cpu" else cuda_missing(device)
 
@@ -63,16 +63,16 @@ class TorchBackend:
         import torch
 
         if target.device == "cpu":
-            return TorchRunner(workload, target.precision, target.threads)
+            return EagerRunner(workload, target.precision, target.threads)
         torch.backends.cudnn.benchmark = False  # algorithms by cuDNN's heuristic, the same in a probe as in a network
-        if forbid_tf32() and target.precision == "fp32":
+        if disable_tf32() and target.precision == "fp32":
             raise MeasurementError(
                 "torch keeps TF32 on, so fp32 would not be fp32; is TORCH_ALLOW_TF32_CUBLAS_OVERRIDE set?"
             )
-        return GraphRunner(workload, target.precision, torch.device(target.device))
+        return CudaGraphRunner(workload, target.precision, torch.device(target.device))
 
 
-def forbid_tf32() -> bool:
+def disable_tf32() -> bool:
     """Turn TF32 off in torch's convolutions and matrix products; return whether torch reports it on all the same.
 
     Never through `allow_tf32`, which torch refuses to read, as `torch.backends.cudnn.flags` does, once `fp32_precision`

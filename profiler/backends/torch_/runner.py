@@ -8,35 +8,35 @@ from typing import TYPE_CHECKING, Any
 
 from ....errors import MeasurementError
 from ...machine.devices import torch_threads
-from ..base import PIXELS, LayerTime, Workload, warm_up
+from ..base import IMAGE_DTYPE, LayerTime, Workload, warm_up
 from ..cuda.graph import CudaGraph
-from ..error_translation import torch_failures
+from ..error_translation import translate_torch_errors
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+TORCH_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Precision -> torch's data type, by name."""
 
 
-class TorchRunner:
+class EagerRunner:
     """A module on the CPU; see `Runner` for the contract."""
 
     remarks: tuple[str, ...] = ()
 
     def __init__(self, workload: Workload, precision: str, threads: int) -> None:
-        self._threads, self._dtype = threads, _dtype(precision)
+        self._threads, self._dtype = threads, _get_dtype(precision)
         module, inputs = workload.module(), workload.inputs()
-        with torch_failures(on_gpu=False):
+        with translate_torch_errors(on_gpu=False):
             self._module = module.to(self._dtype)
-            self._inputs = self._place(inputs)
+            self._inputs = self._to_tensors(inputs)
 
     def prepare(self) -> None:
         """Run until warm."""
         warm_up(self, "cpu")
 
-    @torch_failures(on_gpu=False)
+    @translate_torch_errors(on_gpu=False)
     def run(self, repeats: int) -> list[float]:
         """Time forward passes with the host's clock."""
         import torch
@@ -49,7 +49,7 @@ class TorchRunner:
                 durations.append((time.perf_counter_ns() - start) / 1e6)
         return durations
 
-    @torch_failures(on_gpu=False)
+    @translate_torch_errors(on_gpu=False)
     def run_untimed(self, repeats: int) -> None:
         """Run forward passes back to back."""
         import torch
@@ -58,15 +58,15 @@ class TorchRunner:
             for _ in range(repeats):
                 self._module(*self._inputs)
 
-    @torch_failures(on_gpu=False)
+    @translate_torch_errors(on_gpu=False)
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs; floating-point ones as float32."""
         import torch
 
         with torch.inference_mode(), torch_threads(self._threads):
-            return _to_host(self._module(*self._place(inputs)))
+            return _copy_to_host(self._module(*self._to_tensors(inputs)))
 
-    def layer_times(self, runs: int) -> list[LayerTime]:
+    def measure_layers(self, runs: int) -> list[LayerTime]:
         """Nothing: torch runs modules, whose kernels are not told apart here."""
         raise MeasurementError("backend torch times no layers: take onnxruntime or tensorrt")
 
@@ -74,14 +74,14 @@ class TorchRunner:
         """Drop module and inputs."""
         del self._module, self._inputs
 
-    def _place(self, inputs: Sequence[NDArray[Any]]) -> list[torch.Tensor]:
+    def _to_tensors(self, inputs: Sequence[NDArray[Any]]) -> list[torch.Tensor]:
         import torch
 
         tensors = (torch.from_numpy(array) for array in inputs)
         return [tensor.to(self._dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
 
 
-class GraphRunner:
+class CudaGraphRunner:
     """A module on a CUDA device, captured as a CUDA graph over inputs that stay in place; see `Runner`.
 
     Of images on the host, the copies to the device and of the result back are parts of the graph.
@@ -92,26 +92,30 @@ class GraphRunner:
     def __init__(self, workload: Workload, precision: str, device: torch.device) -> None:
         self._device, self._workload = device, workload
         module = workload.module()
-        with torch_failures(on_gpu=True):
-            self._place(module, _dtype(precision))  # what lies in the inputs is of no matter until `prepare`
-            self._graph = CudaGraph(self._there_and_back if workload.dtype == PIXELS else self._on_device, device)
+        with translate_torch_errors(on_gpu=True):
+            self._move_to_device(
+                module, _get_dtype(precision)
+            )  # what lies in the inputs is of no matter until `prepare`
+            self._graph = CudaGraph(
+                self._run_with_copies if workload.dtype == IMAGE_DTYPE else self._run_on_device, device
+            )
 
-    def _place(self, module: torch.nn.Module, dtype: torch.dtype) -> None:
+    def _move_to_device(self, module: torch.nn.Module, dtype: torch.dtype) -> None:
         """Bring the module to the device, and make room for the inputs, for images on the host."""
         import torch
 
         moved = module.to(self._device, dtype)
         self._module = moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
         shapes = self._workload.input_shapes
-        if self._workload.dtype == PIXELS:
+        if self._workload.dtype == IMAGE_DTYPE:
             self._inputs = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for shape in shapes]
         else:
-            self._inputs = [_empty(shape, dtype, self._device) for shape in shapes]
+            self._inputs = [_allocate_input(shape, dtype, self._device) for shape in shapes]
 
-    def _on_device(self) -> Any:
+    def _run_on_device(self) -> Any:
         return self._module(*self._inputs)
 
-    def _there_and_back(self) -> torch.Tensor:
+    def _run_with_copies(self) -> torch.Tensor:
         """From images on the host to the result on the host, both in pinned memory, so that no copy waits."""
         import torch
 
@@ -123,21 +127,21 @@ class GraphRunner:
     def prepare(self) -> None:
         """Fill the inputs with random values and run until warm."""
         inputs = self._workload.inputs()
-        with torch_failures(on_gpu=True):
+        with translate_torch_errors(on_gpu=True):
             self._fill(inputs)
         warm_up(self, str(self._device))
 
-    @torch_failures(on_gpu=True)
+    @translate_torch_errors(on_gpu=True)
     def run(self, repeats: int) -> list[float]:
         """Time replays of the graph with CUDA events; inputs and outputs stay on the device."""
         return self._graph.time(repeats)
 
-    @torch_failures(on_gpu=True)
+    @translate_torch_errors(on_gpu=True)
     def run_untimed(self, repeats: int) -> None:
         """Replay the graph back to back, and wait once."""
         self._graph.replay_batch(repeats)
 
-    @torch_failures(on_gpu=True)
+    @translate_torch_errors(on_gpu=True)
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs of a replay, on the host; floating-point ones as float32. The inputs stay what they are given."""
         import torch
@@ -145,14 +149,14 @@ class GraphRunner:
         with torch.inference_mode():
             self._fill(inputs)
             self._graph.replay()
-            self._graph.wait()  # a result in host memory is not waited for by reading it
-            return _to_host(self._graph.result)
+            self._graph.synchronize()  # a result in host memory is not waited for by reading it
+            return _copy_to_host(self._graph.result)
 
-    def layer_times(self, runs: int) -> list[LayerTime]:
+    def measure_layers(self, runs: int) -> list[LayerTime]:
         """Nothing: torch runs modules, whose kernels are not told apart here."""
         raise MeasurementError("backend torch times no layers: take onnxruntime or tensorrt")
 
-    @torch_failures(on_gpu=True)
+    @translate_torch_errors(on_gpu=True)
     def close(self) -> None:
         """Drop graph, inputs and module."""
         self._graph.close()
@@ -165,14 +169,14 @@ class GraphRunner:
             tensor.copy_(torch.from_numpy(array))
 
 
-def _dtype(precision: str) -> torch.dtype:
+def _get_dtype(precision: str) -> torch.dtype:
     import torch
 
-    dtype: torch.dtype = getattr(torch, DTYPES[precision])
+    dtype: torch.dtype = getattr(torch, TORCH_DTYPES[precision])
     return dtype
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _allocate_input(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Memory for an input; an image lies channels_last, as convolutions in that format read it."""
     import torch
 
@@ -180,7 +184,7 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
 
 
-def _to_host(result: torch.Tensor | tuple[torch.Tensor, ...]) -> list[NDArray[Any]]:
+def _copy_to_host(result: torch.Tensor | tuple[torch.Tensor, ...]) -> list[NDArray[Any]]:
     """Copies of the outputs on the host, contiguous; floating-point ones as float32."""
     outs = result if isinstance(result, tuple) else (result,)
     return [(out.float() if out.is_floating_point() else out).contiguous().cpu().numpy() for out in outs]

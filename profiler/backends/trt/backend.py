@@ -9,11 +9,11 @@ from ....errors import BackendUnavailableError, MeasurementError
 from ....lut.target import Target
 from ...machine.devices import cuda_missing
 from ..base import Runner, Workload
-from ..cuda.device import pycuda_missing
-from ..error_translation import ShortMemoryError
+from ..cuda.device import diagnose_pycuda
+from ..error_translation import OutOfMemoryError
 from ..precision import CAST_PRECISIONS
-from .engine import Engine, refusal
-from .engine_cache import cached_engine
+from .engine import Engine, diagnose_capability
+from .engine_cache import load_or_build_engine
 from .engine_files import read_engine_files, require_runnable
 from .loader import load_tensorrt
 from .runner import EngineRunner
@@ -28,7 +28,7 @@ class TensorRTBackend:
         """fp32, fp16, bf16, and int8 for models that are quantised."""
         return CAST_PRECISIONS
 
-    def unavailable(self, device: str) -> str | None:
+    def diagnose(self, device: str) -> str | None:
         """None if engines can be built and run on `device`, else the reason and the mend in one sentence."""
         if not device.startswith("cuda"):
             return "TensorRT needs a CUDA device"
@@ -36,13 +36,13 @@ class TensorRTBackend:
             library = load_tensorrt()
         except BackendUnavailableError as error:
             return str(error)
-        missing = cuda_missing(device) or pycuda_missing()
+        missing = cuda_missing(device) or diagnose_pycuda()
         if missing is not None:
             return missing
         import torch
 
         index = int(device.partition(":")[2] or 0)
-        return refusal(library, "{}.{}".format(*torch.cuda.get_device_capability(index)))
+        return diagnose_capability(library, "{}.{}".format(*torch.cuda.get_device_capability(index)))
 
     def versions(self) -> dict[str, str]:
         """Versions of TensorRT, under its flavour's name, of torch and of its CUDA.
@@ -76,16 +76,16 @@ class TensorRTBackend:
             MeasurementError: TensorRT refuses the workload.
         """
         self._require(target.device)
-        kept = _engine(workload.onnx, target)
+        kept = _load_engine(workload.onnx, target)
         try:
             return EngineRunner(load_tensorrt(), kept.engine, target.device)
-        except ShortMemoryError:
+        except OutOfMemoryError:
             raise
         except MeasurementError as error:
             if not kept.engine.cached:
                 raise
             refused = str(error)
-        return EngineRunner(load_tensorrt(), kept.build_anew(refused), target.device)
+        return EngineRunner(load_tensorrt(), kept.rebuild(refused), target.device)
 
     def open(self, path: Path, device: str) -> EngineRunner:
         """Load an engine from its two files onto `device`, see `trt_files`; what it is, is the runner's `engine`.
@@ -105,12 +105,12 @@ class TensorRTBackend:
         return EngineRunner(load_tensorrt(), engine, device)
 
     def _require(self, device: str) -> None:
-        reason = self.unavailable(device)
+        reason = self.diagnose(device)
         if reason is not None:
             raise BackendUnavailableError(f"backend {self.name} cannot run on {device}: {reason}")
 
 
-def engine_for(workload: Workload, target: Target) -> Engine:
+def get_engine(workload: Workload, target: Target) -> Engine:
     """The engine of `workload` for `target`'s device, from the cache on the disk or built on that device.
 
     The last few are kept in memory too.
@@ -120,17 +120,17 @@ def engine_for(workload: Workload, target: Target) -> Engine:
         UsageError: the precision is int8, and the workload is not quantised.
         MeasurementError: TensorRT refuses the workload.
     """
-    return _engine(workload.onnx, target).engine
+    return _load_engine(workload.onnx, target).engine
 
 
-class _Kept:
+class _CachedEngine:
     """The engine of a model for a target, in memory; another takes its place where the runtime refuses it."""
 
     def __init__(self, onnx_model: bytes, target: Target) -> None:
         self._model, self._target = onnx_model, target
         self.engine = self._get(None)
 
-    def build_anew(self, refused: str) -> Engine:
+    def rebuild(self, refused: str) -> Engine:
         """Build the engine without the one on the disk, which was refused in these words."""
         self.engine = self._get(refused)
         return self.engine
@@ -139,9 +139,9 @@ class _Kept:
         import torch
 
         with torch.cuda.device(self._target.device):
-            return cached_engine(self._model, precision=self._target.precision, refused=refused)
+            return load_or_build_engine(self._model, precision=self._target.precision, rejection=refused)
 
 
 @lru_cache(maxsize=4)
-def _engine(onnx_model: bytes, target: Target) -> _Kept:
-    return _Kept(onnx_model, target)
+def _load_engine(onnx_model: bytes, target: Target) -> _CachedEngine:
+    return _CachedEngine(onnx_model, target)

@@ -9,19 +9,19 @@ from typing import Any
 
 from ....errors import BackendUnavailableError, MeasurementError, UsageError
 from ....models.onnx.model import Tensor
-from ..error_translation import one_line
-from ..int8 import float_biases
+from ..error_translation import join_lines
+from ..int8 import dequantise_biases
 from ..precision import cast_model
-from .layer_nodes import Layer, fusions
-from .layers import layer_report
-from .loader import FULL, Library, install_hint, load_tensorrt
+from .layer_nodes import Layer, select_fusions
+from .layers import read_layers
+from .loader import FULL, Library, get_install_hint, load_tensorrt
 from .log import Log, get_log
-from .timing_cache import shared_timings
+from .timing_cache import share_timings
 
 DEFAULT_CAPABILITY = "8.9"
 """What an engine is built for where there is neither a GPU nor a wish: the Ada generation (L4, L40, RTX 4090)."""
 
-NUMPY_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+DTYPE_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 """TensorRT's data types -> numpy's, by name, where they are not the same in small letters."""
 
 Tensors = tuple[Tensor, ...]
@@ -71,16 +71,16 @@ class Engine:
     @property
     def fusions(self) -> tuple[Layer, ...]:
         """Layers that several ONNX nodes were fused into."""
-        return fusions(self.layers)
+        return select_fusions(self.layers)
 
     @property
-    def made_for(self) -> str:
+    def origin(self) -> str:
         """What it was built by and for, as `TensorRT 10.9 for compute capability 8.9 (NVIDIA L4)`."""
-        return made_for(self.flavour, self.version, self.compute_capability, self.device)
+        return describe_origin(self.flavour, self.version, self.compute_capability, self.device)
 
 
 @dataclass(frozen=True)
-class Builder:
+class EngineBuilder:
     """What an engine is to be built by, and for."""
 
     library: Library
@@ -89,7 +89,7 @@ class Builder:
     device: str | None
 
     @classmethod
-    def find(cls, compute_capability: str | None = None) -> Builder:
+    def for_device(cls, compute_capability: str | None = None) -> EngineBuilder:
         """The builder for a device.
 
         Args:
@@ -100,31 +100,31 @@ class Builder:
             BackendUnavailableError: no library that can build this here; the message says what to install.
             UsageError: the library does not know that compute capability; the message lists those it does.
         """
-        here = device_capability()
+        here = get_device_capability()
         library = load_tensorrt(without_gpu=compute_capability is not None or here is None)
         capability = compute_capability or here or DEFAULT_CAPABILITY
         if compute_capability is None:
-            reason = refusal(library, capability)
+            reason = diagnose_capability(library, capability)
             if reason is not None:
                 raise BackendUnavailableError(reason)
         elif capability not in library.capabilities:
             raise UsageError(
-                f"{library} builds for compute capabilities {_in_order(library)}, not for {capability}; other GPUs "
-                f"need full TensorRT, on the GPU itself: {install_hint()}"
+                f"{library} builds for compute capabilities {_list_capabilities(library)}, not for {capability}; other GPUs "
+                f"need full TensorRT, on the GPU itself: {get_install_hint()}"
             )
-        device = device_name() if library.flavour == FULL else None
+        device = get_device_name() if library.flavour == FULL else None
         return cls(library, capability, compute_capability is None and here is None, device)
 
     @property
-    def words(self) -> str:
-        """What it builds by and for, as `Engine.made_for` has it."""
-        return made_for(self.library.flavour, self.library.version, self.capability, self.device)
+    def description(self) -> str:
+        """What it builds by and for, as `Engine.origin` has it."""
+        return describe_origin(self.library.flavour, self.library.version, self.capability, self.device)
 
     def build(self, onnx_model: bytes, precision: str) -> Engine:
         """Build an engine; see `build_engine`."""
         model = cast_model(onnx_model, precision)
         if precision == "int8":
-            model = float_biases(model)
+            model = dequantise_biases(model)
         log, remarks = get_log(self.library), list[str]()
         log.clear()
         started = time.perf_counter()
@@ -142,7 +142,7 @@ class Builder:
             device=self.device,
             inputs=inputs,
             outputs=outputs,
-            metadata=_metadata(onnx_model),
+            metadata=_read_metadata(onnx_model),
             remarks=tuple(remarks),
         )
 
@@ -154,7 +154,7 @@ class Builder:
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log.logger)
         if not parser.parse(model):
-            raise MeasurementError(_parser_error(library, parser))
+            raise MeasurementError(_describe_parser_error(library, parser))
         _require_static(library, network)
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -164,20 +164,20 @@ class Builder:
         if self.capability in library.capabilities:
             config.num_compute_capabilities = 1
             config.set_compute_capability(library.capabilities[self.capability], 0)
-        with shared_timings(library, self.device, config, remarks):
+        with share_timings(library, self.device, config, remarks):
             plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise log.failure(f"{library} could not build the engine")
-        inputs = _tensors(network.get_input(index) for index in range(network.num_inputs))
-        outputs = _tensors(network.get_output(index) for index in range(network.num_outputs))
+            raise log.make_error(f"{library} could not build the engine")
+        inputs = _describe_tensors(network.get_input(index) for index in range(network.num_inputs))
+        outputs = _describe_tensors(network.get_output(index) for index in range(network.num_outputs))
         return bytes(plan), inputs, outputs
 
     def _inspect(self, data: bytes) -> tuple[Layer, ...]:
         """The layers, from the engine itself; none without a GPU, which that needs."""
-        if device_capability() is None:
+        if get_device_capability() is None:
             return ()
         engine = self.library.module.Runtime(get_log(self.library).logger).deserialize_cuda_engine(data)
-        return () if engine is None else layer_report(self.library, engine)
+        return () if engine is None else read_layers(self.library, engine)
 
 
 def build_engine(onnx_model: bytes, *, precision: str = "fp32", compute_capability: str | None = None) -> Engine:
@@ -188,7 +188,7 @@ def build_engine(onnx_model: bytes, *, precision: str = "fp32", compute_capabili
     Args:
         onnx_model: the model, weights inside.
         precision: `fp32`, `fp16`, `bf16` or `int8`.
-        compute_capability: the device to build for, see `Builder.find`.
+        compute_capability: the device to build for, see `EngineBuilder.find`.
 
     Raises:
         BackendUnavailableError: no library that can build this here; the message says what to install.
@@ -196,50 +196,50 @@ def build_engine(onnx_model: bytes, *, precision: str = "fp32", compute_capabili
         MeasurementError: TensorRT refuses the model (the message names operator and node, in the parser's words), or
             the GPU has too little memory to build it.
     """
-    return Builder.find(compute_capability).build(onnx_model, precision)
+    return EngineBuilder.for_device(compute_capability).build(onnx_model, precision)
 
 
-def made_for(flavour: str, version: str, compute_capability: str, device: str | None) -> str:
+def describe_origin(flavour: str, version: str, compute_capability: str, device: str | None) -> str:
     """What an engine is built by and for, in words."""
     named = f" ({device})" if device else ""
     return f"{flavour} {version} for compute capability {compute_capability}{named}"
 
 
-def device_capability() -> str | None:
+def get_device_capability() -> str | None:
     """Compute capability of torch's current CUDA device, say `8.9`; None if there is no such device."""
     import torch
 
     return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
 
 
-def device_name() -> str:
+def get_device_name() -> str:
     """Name of torch's current CUDA device."""
     import torch
 
     return str(torch.cuda.get_device_name())
 
 
-def refusal(library: Library, capability: str) -> str | None:
+def diagnose_capability(library: Library, capability: str) -> str | None:
     """None if `library` serves a device of this compute capability, else the reason and the mend."""
     known = library.capabilities
     if not known or capability in known:
         return None
     return (
-        f"{library} serves compute capabilities {_in_order(library)}, not this device's {capability}; "
-        f"install full TensorRT: {install_hint()}"
+        f"{library} serves compute capabilities {_list_capabilities(library)}, not this device's {capability}; "
+        f"install full TensorRT: {get_install_hint()}"
     )
 
 
-def _in_order(library: Library) -> str:
+def _list_capabilities(library: Library) -> str:
     return ", ".join(sorted(library.capabilities, key=lambda name: tuple(map(int, name.split(".")))))
 
 
-def _parser_error(library: Library, parser: Any) -> str:
+def _describe_parser_error(library: Library, parser: Any) -> str:
     """What the parser objects to first: operator, node, and its own words."""
     if parser.num_errors == 0:
         return f"{library} cannot read the ONNX model, and gives no reason"
     error = parser.get_error(0)
-    words = f"{error.code().name}, {one_line(error.desc())}"
+    words = f"{error.code().name}, {join_lines(error.desc())}"
     if not error.node_operator():
         return f"{library} cannot read the ONNX model: {words}"
     return f"{library} refuses operator {error.node_operator()}, node {error.node_name()!r}: {words}"
@@ -258,13 +258,13 @@ def _require_static(library: Library, network: Any) -> None:
         )
 
 
-def _tensors(entries: Iterable[Any]) -> Tensors:
+def _describe_tensors(entries: Iterable[Any]) -> Tensors:
     """Inputs or outputs of a network."""
     names = ((entry, entry.dtype.name) for entry in entries)
-    return tuple(Tensor(entry.name, tuple(entry.shape), NUMPY_TYPES.get(name, name.lower())) for entry, name in names)
+    return tuple(Tensor(entry.name, tuple(entry.shape), DTYPE_NAMES.get(name, name.lower())) for entry, name in names)
 
 
-def _metadata(onnx_model: bytes) -> dict[str, str]:
+def _read_metadata(onnx_model: bytes) -> dict[str, str]:
     """Properties of a model that TensorRT has read."""
     import onnx
 

@@ -55,27 +55,27 @@ class Layer:
     precision: str = ""
 
 
-def layers_in_log(message: str) -> tuple[Layer, ...]:
+def parse_log(message: str) -> tuple[Layer, ...]:
     """The layers in what the builder says of an engine it has built, at the level of detail `DETAILED`."""
     return tuple(
         Layer(
             name=entry["name"],
             kind=entry["kind"],
-            nodes=nodes_of(entry["name"], _first(_METADATA, entry["rest"])),
-            tactic=_first(_TACTIC, entry["rest"]),
-            precision=_precision(_first(_DATATYPE, _first(_OUTPUTS, entry["rest"]))),
+            nodes=parse_nodes(entry["name"], _find_first(_METADATA, entry["rest"])),
+            tactic=_find_first(_TACTIC, entry["rest"]),
+            precision=_parse_precision(_find_first(_DATATYPE, _find_first(_OUTPUTS, entry["rest"]))),
         )
         for entry in _LOGGED.finditer(message)
     )
 
 
-def layers_in_report(report: str) -> tuple[Layer, ...]:
+def parse_report(report: str) -> tuple[Layer, ...]:
     """The layers in the JSON report of the engine inspector; where it has only names, names and what these tell."""
     # strict=False: the control characters between nodes in the metadata may stand there unescaped
-    return tuple(_reported(entry) for entry in json.loads(report, strict=False).get("Layers", []))
+    return tuple(_parse_layer(entry) for entry in json.loads(report, strict=False).get("Layers", []))
 
 
-def nodes_of(name: str, metadata: str = "") -> tuple[str, ...]:
+def parse_nodes(name: str, metadata: str = "") -> tuple[str, ...]:
     """Names of the ONNX nodes in a layer, each once.
 
     Args:
@@ -83,30 +83,30 @@ def nodes_of(name: str, metadata: str = "") -> tuple[str, ...]:
             ones; of `{ForeignNode[a...b]}`, a whole region, the name tells the first and the last.
         metadata: the layer's, which tells them all; empty where there is none.
     """
-    return tuple(dict.fromkeys(_ONNX.findall(metadata) or _in_name(name)))
+    return tuple(dict.fromkeys(_ONNX.findall(metadata) or _parse_name(name)))
 
 
-def fusions(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+def select_fusions(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """Those layers that several ONNX nodes were fused into."""
     return tuple(layer for layer in layers if len(layer.nodes) > 1)
 
 
-def _in_name(name: str) -> Iterator[str]:
+def _parse_name(name: str) -> Iterator[str]:
     name = name.strip()
     if not name or name.startswith(_COPY):
         return
     region = _FOREIGN.match(name)
-    parts = region[1].split("...") if region else _split(name)
+    parts = region[1].split("...") if region else _split_name(name)
     if len(parts) > 1 or region:
         for part in parts:
-            yield from _in_name(part)
+            yield from _parse_name(part)
     elif pointwise := _POINTWISE.match(name):
-        yield from _in_name(pointwise[1])
+        yield from _parse_name(pointwise[1])
     elif not _NO_NODE.match(name):
         yield _MYELIN.sub("", name)
 
 
-def _split(name: str) -> list[str]:
+def _split_name(name: str) -> list[str]:
     """The parts of a name that are joined by ` + `, ` || ` or `, `, outside of parentheses."""
     parts, depth, start, index = [], 0, 0, 0
     while index < len(name):
@@ -120,25 +120,25 @@ def _split(name: str) -> list[str]:
     return [*parts, name[start:]]
 
 
-def _reported(entry: Any) -> Layer:
+def _parse_layer(entry: Any) -> Layer:
     if not isinstance(entry, dict):
-        return Layer(str(entry), nodes=nodes_of(str(entry)))
+        return Layer(str(entry), nodes=parse_nodes(str(entry)))
     name, outputs = str(entry.get("Name", "")), entry.get("Outputs") or [{}]
     first = outputs[0] if isinstance(outputs[0], dict) else {}
     datatype = next((value for key, value in first.items() if key.lower() in _DATATYPE_KEYS), "")
     return Layer(
         name=name,
         kind=str(entry.get("LayerType", "")),
-        nodes=nodes_of(name, str(entry.get("Metadata", ""))),
+        nodes=parse_nodes(name, str(entry.get("Metadata", ""))),
         tactic=str(entry.get("TacticName", "")),
-        precision=_precision(str(datatype)),
+        precision=_parse_precision(str(datatype)),
     )
 
 
-def _precision(datatype: str) -> str:
+def _parse_precision(datatype: str) -> str:
     return next((precision for pattern, precision in _TYPES if pattern.search(datatype)), "")
 
 
-def _first(pattern: re.Pattern[str], text: str) -> str:
+def _find_first(pattern: re.Pattern[str], text: str) -> str:
     found = pattern.search(text)
     return found[1] if found else ""

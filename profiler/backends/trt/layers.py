@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..base import LayerTime
-from .layer_nodes import Layer, layers_in_report, nodes_of
+from .layer_nodes import Layer, parse_nodes, parse_report
 from .loader import Library
 
 
-class LayerClock:
+class LayerTimer:
     """Collects what TensorRT reports of each layer, run by run.
 
     Attributes:
@@ -31,26 +31,26 @@ class LayerClock:
 
         self.profiler = Profiler()
 
-    def begin(self) -> None:
+    def start_run(self) -> None:
         """A run begins."""
         self._runs.append({})
 
-    def medians(self, layers: Sequence[Layer]) -> list[LayerTime]:
+    def compute_medians(self, layers: Sequence[Layer]) -> list[LayerTime]:
         """The median of each layer over the runs, as the first run has them; `layers` tell the nodes."""
         known = {layer.name: layer.nodes for layer in layers}
         names = list(self._runs[0]) if self._runs else []
         return [
             LayerTime(
                 layer=name,
-                nodes=known[name] if name in known else nodes_of(name),
+                nodes=known[name] if name in known else parse_nodes(name),
                 ms=statistics.median(run[name] for run in self._runs if name in run),
             )
             for name in names
         ]
 
 
-def layer_report(library: Library, engine: Any) -> tuple[Layer, ...]:
+def read_layers(library: Library, engine: Any) -> tuple[Layer, ...]:
     """The layers of a loaded engine, as its inspector tells them."""
-    return layers_in_report(
+    return parse_report(
         engine.create_engine_inspector().get_engine_information(library.module.LayerInformationFormat.JSON)
     )

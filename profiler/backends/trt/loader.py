@@ -16,7 +16,7 @@ from ....errors import BackendUnavailableError
 FULL, RTX = "TensorRT", "TensorRT-RTX"
 
 INSTALL_FULL = 'pip install "lgc[tensorrt]"'
-INSTALL_AHEAD = 'pip install "lgc[tensorrt-aot]"'
+INSTALL_AHEAD_OF_TIME = 'pip install "lgc[tensorrt-aot]"'
 
 INSTALL_JETSON = (
     "sudo apt install python3-libnvinfer (JetPack's own TensorRT, not a server's wheel; it loads in JetPack's Python, "
@@ -24,7 +24,7 @@ INSTALL_JETSON = (
     "has 3.10, below lgc's 3.11)"
 )
 
-OLDEST_FULL = (10, 3)
+MIN_FULL_VERSION = (10, 3)
 """Oldest version of full TensorRT served: JetPack 6.1's. The tests look up all that is used here in its Python API."""
 
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
@@ -66,7 +66,7 @@ def is_jetson() -> bool:
     return "tegra" in platform.release() or _JETSON_RELEASE.exists()
 
 
-def install_hint() -> str:
+def get_install_hint() -> str:
     """Return how to install full TensorRT on this machine: from JetPack on a Jetson, else by pip."""
     return INSTALL_JETSON if is_jetson() else INSTALL_FULL
 
@@ -80,53 +80,53 @@ def load_tensorrt(*, without_gpu: bool = False) -> Library:
     Raises:
         BackendUnavailableError: none is installed (the message says how to), or one is that does not load.
     """
-    full = _installed("tensorrt")
+    full = _is_installed("tensorrt")
     if full and not without_gpu:
-        return _library("tensorrt", FULL)
-    if _installed("tensorrt_rtx"):
-        return _library("tensorrt_rtx", RTX)
-    if _installed(_BINDINGS):
-        return _library(_BINDINGS, RTX, version_of(_load_shared_libraries()))
+        return _import_library("tensorrt", FULL)
+    if _is_installed("tensorrt_rtx"):
+        return _import_library("tensorrt_rtx", RTX)
+    if _is_installed(_BINDINGS):
+        return _import_library(_BINDINGS, RTX, read_version(_load_shared_libraries()))
     if full:
         raise BackendUnavailableError(
-            f"the TensorRT installed here builds engines only on a GPU; to build one ahead of time: {_ahead_hint()}"
+            f"the TensorRT installed here builds engines only on a GPU; to build one ahead of time: {_get_ahead_of_time_hint()}"
         )
     if is_jetson():
-        raise BackendUnavailableError(f"TensorRT is not installed: {install_hint()}")
+        raise BackendUnavailableError(f"TensorRT is not installed: {get_install_hint()}")
     raise BackendUnavailableError(
-        f"TensorRT is not installed: {install_hint()} (to run on a GPU here), or {INSTALL_AHEAD} "
+        f"TensorRT is not installed: {get_install_hint()} (to run on a GPU here), or {INSTALL_AHEAD_OF_TIME} "
         "(to build engines ahead of time, without a GPU)"
     )
 
 
-def _ahead_hint() -> str:
+def _get_ahead_of_time_hint() -> str:
     """How to install what builds engines ahead of time; there are no wheels of it for a Jetson."""
-    return f"{INSTALL_AHEAD}, on an x86_64 machine" if is_jetson() else INSTALL_AHEAD
+    return f"{INSTALL_AHEAD_OF_TIME}, on an x86_64 machine" if is_jetson() else INSTALL_AHEAD_OF_TIME
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     """Whether there is such a package; a mere folder of that name, which Python takes for a package too, is none."""
     spec = find_spec(name)
     return spec is not None and spec.origin is not None
 
 
-def _library(name: str, flavour: str, version: str | None = None) -> Library:
+def _import_library(name: str, flavour: str, version: str | None = None) -> Library:
     """The library of a package; its version is the package's unless it is given."""
     try:
         module = import_module(name)
     except (ImportError, OSError) as error:
-        install = install_hint() if flavour == FULL else INSTALL_AHEAD
+        install = get_install_hint() if flavour == FULL else INSTALL_AHEAD_OF_TIME
         raise BackendUnavailableError(
             f"{flavour} is installed but its package {name} does not load ({error}); reinstall it: {install}"
         ) from error
     library = Library(module, flavour, version or str(module.__version__), can_build_without_gpu=flavour == RTX)
-    if flavour == FULL and tuple(map(int, library.version.split(".")[:2])) < OLDEST_FULL:
-        oldest = ".".join(map(str, OLDEST_FULL))
-        raise BackendUnavailableError(f"{library} is too old, {oldest} is the oldest served: {install_hint()}")
+    if flavour == FULL and tuple(map(int, library.version.split(".")[:2])) < MIN_FULL_VERSION:
+        oldest = ".".join(map(str, MIN_FULL_VERSION))
+        raise BackendUnavailableError(f"{library} is too old, {oldest} is the oldest served: {get_install_hint()}")
     return library
 
 
-def version_of(library: ctypes.CDLL) -> str:
+def read_version(library: ctypes.CDLL) -> str:
     """The version that a shared library of TensorRT tells of itself, say `1.7.1.116`, as the bindings spell theirs.
 
     It tells 10701 of 1.7.1, and the build's number, 116 here, by a function that older ones lack.
@@ -147,20 +147,20 @@ def _load_shared_libraries() -> ctypes.CDLL:
     spec = find_spec(_LIBRARIES)  # finds the folder; importing it would load ONNX Runtime's provider
     if spec is None or spec.origin is None:
         raise BackendUnavailableError(
-            f"{RTX}'s bindings are installed without its libraries (package {_LIBRARIES}): {INSTALL_AHEAD}"
+            f"{RTX}'s bindings are installed without its libraries (package {_LIBRARIES}): {INSTALL_AHEAD_OF_TIME}"
         )
     folder = Path(spec.origin).parent
-    engine, _ = [_load(folder, pattern) for pattern in _LIBRARY_FILES]
+    engine, _ = [_load_shared_library(folder, pattern) for pattern in _LIBRARY_FILES]
     return engine
 
 
-def _load(folder: Path, pattern: str) -> ctypes.CDLL:
+def _load_shared_library(folder: Path, pattern: str) -> ctypes.CDLL:
     paths = sorted(folder.glob(pattern))
     if not paths:
-        raise BackendUnavailableError(f"no {pattern} in {folder}; reinstall {RTX}: {INSTALL_AHEAD}")
+        raise BackendUnavailableError(f"no {pattern} in {folder}; reinstall {RTX}: {INSTALL_AHEAD_OF_TIME}")
     path = paths[-1]
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
-        message = f"{path} does not load ({error}); reinstall {RTX}: {INSTALL_AHEAD}"
+        message = f"{path} does not load ({error}); reinstall {RTX}: {INSTALL_AHEAD_OF_TIME}"
         raise BackendUnavailableError(message) from error

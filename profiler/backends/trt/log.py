@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 
 from ....errors import MeasurementError
-from ..error_translation import failure
-from .layer_nodes import Layer, layers_in_log
+from ..error_translation import make_error
+from .layer_nodes import Layer, parse_log
 from .loader import Library
 
 _LAYERS = "Layers:\n"
@@ -33,7 +33,7 @@ class Log:
                 elif level == warned:
                     self.warnings.append(message)
                 elif message.startswith(_LAYERS):
-                    self.layers = layers_in_log(message)
+                    self.layers = parse_log(message)
 
         self.logger = Logger()
 
@@ -43,9 +43,9 @@ class Log:
         self.errors.clear()
         self.layers = ()
 
-    def failure(self, what: str) -> MeasurementError:
+    def make_error(self, what: str) -> MeasurementError:
         """The error to raise where `what` happened; its reason is what was said."""
-        return failure(what, self.errors, self.warnings)
+        return make_error(what, self.errors, self.warnings)
 
 
 @cache

@@ -10,20 +10,20 @@ from pydantic import TypeAdapter, ValidationError
 from ....errors import FileFormatError
 from .engine import Engine
 
-_LEFT_OUT = ("data", "cached", "remarks")
+_OMITTED_FIELDS = ("data", "cached", "remarks")
 """What an engine is beside, or what holds of one process only."""
 
 
-def header_of(engine: Engine) -> dict[str, Any]:
+def make_header(engine: Engine) -> dict[str, Any]:
     """Everything of an engine but its bytes."""
-    return {key: value for key, value in asdict(engine).items() if key not in _LEFT_OUT}
+    return {key: value for key, value in asdict(engine).items() if key not in _OMITTED_FIELDS}
 
 
-def engine_of(header: Any, data: bytes, where: str, **now: Any) -> Engine:
+def parse_engine(header: Any, data: bytes, where: str, **now: Any) -> Engine:
     """The engine of a header and its bytes.
 
     Args:
-        header: what `header_of` gave; further keys are passed over.
+        header: what `make_header` gave; further keys are passed over.
         data: the serialised engine.
         where: names the header's file in errors.
         now: fields of this process, `cached` or `remarks`.

@@ -70,7 +70,7 @@ def queueing(record: Record, device: Any, kernels: int) -> None:
     import torch
 
     from lgc.profiler.backends.cuda.graph import CudaGraph
-    from lgc.profiler.backends.cuda.replay_queue import MAX_FACTOR, lead_for
+    from lgc.profiler.backends.cuda.replay_queue import MAX_FACTOR, get_spin_calibration
 
     x = torch.zeros(64, device=device)
 
@@ -79,7 +79,7 @@ def queueing(record: Record, device: Any, kernels: int) -> None:
             x.add_(1.0)
         return x
 
-    graph, lead = CudaGraph(work, device), lead_for(str(device))
+    graph, lead = CudaGraph(work, device), get_spin_calibration(str(device))
     graph.time(REPLAYS)
     durations = [ms for _ in range(BATCHES) for ms in graph.time(REPLAYS)]
     start = time.perf_counter()

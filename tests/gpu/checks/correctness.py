@@ -28,7 +28,7 @@ def compare_outputs(record: Record, settings: Settings) -> None:
     from lgc.lut import Target
     from lgc.models.space.plan import CORE, DENSE, END_TO_END
     from lgc.profiler.backends import get_backend
-    from lgc.profiler.backends.base import random_inputs
+    from lgc.profiler.backends.base import generate_inputs
     from lgc.profiler.deployment.parity import RANDOM, compare_outputs, passes, reference_outputs, runner_outputs
     from lgc.profiler.timing.workloads import image_input, network_module, network_workload
 
@@ -38,7 +38,7 @@ def compare_outputs(record: Record, settings: Settings) -> None:
     for scope in (DENSE, END_TO_END):
         record.at(f"{scope}: torch on the CPU")
         shape, dtype = image_input(architecture.space.input, scope)
-        reference = reference_outputs(network_module(architecture, DENSE), random_inputs([shape], dtype), RANDOM)
+        reference = reference_outputs(network_module(architecture, DENSE), generate_inputs([shape], dtype), RANDOM)
         classes = network_workload(architecture, scope)
         for precision in backend.precisions(device) if settings.on_gpu else ("fp32",):
             record.at(f"{scope} {precision}")

@@ -149,7 +149,7 @@ def durations(record: Record, device: str) -> None:
     import torch
 
     from lgc.profiler.backends.cuda.graph import CudaGraph
-    from lgc.profiler.backends.cuda.replay_queue import lead_for
+    from lgc.profiler.backends.cuda.replay_queue import get_spin_calibration
 
     place = torch.device(device)
     given, made = (torch.zeros(SHAPE, device=place) for _ in range(2))
@@ -169,8 +169,8 @@ def durations(record: Record, device: str) -> None:
     runner.run_untimed(5 * RUNS)
     untimed = 1e3 * (time.perf_counter() - start) / (5 * RUNS)
     record.value("run, ms", {"engine runner": ours, "torch's graph": theirs, "untimed": untimed})
-    record.value("launch with events, us", lead_for(device).launch_us)
-    record.value("lead factor", lead_for(device).factor)
+    record.value("launch with events, us", get_spin_calibration(device).launch_us)
+    record.value("lead factor", get_spin_calibration(device).factor)
     record.check("engine runner / torch's graph", ours / theirs, least=0.98, most=1.02)
     record.check("untimed / timed", untimed / ours, least=0.95, most=1.05)
     runner.close()

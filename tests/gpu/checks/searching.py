@@ -143,12 +143,12 @@ def watched_loading() -> Iterator[list[tuple[float, float]]]:
 def compare_losses(record: Record, scratch: Path, device: str) -> None:
     """Losses of the first steps of a training in fp32 at a batch of 2, held against the CPU's."""
     from lgc.models import SearchSpace
-    from lgc.profiler.backends.torch_.backend import forbid_tf32
+    from lgc.profiler.backends.torch_.backend import disable_tf32
     from lgc.search.data.synthetic.writers import write_scenes
     from lgc.search.training.config import TrainConfig
     from lgc.search.training.train import train
 
-    forbid_tf32()
+    disable_tf32()
     space, runs = SearchSpace.load("lgcnet-cityscapes").with_input(*SMALL), module_at("tests/search/runs.py")
     write_scenes(scratch / "small", "cityscapes", {"train": 4, "val": 1, "test": 0}, SMALL, 1)
     losses = {}

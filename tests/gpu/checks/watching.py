@@ -56,7 +56,7 @@ def run(record: Record, settings: Settings) -> None:
     record.at("fingerprint")
     record.value("fingerprint", fingerprint(target, get_backend(target.backend)))
     record.at("backends")
-    record.value("backends", {name: get_backend(name).unavailable(device) or "available" for name in BACKENDS})
+    record.value("backends", {name: get_backend(name).diagnose(device) or "available" for name in BACKENDS})
 
 
 def installed(name: str) -> str:

@@ -9,8 +9,8 @@ from lgc.errors import BackendUnavailableError, MeasurementError, UnknownNameErr
 from lgc.lut import Target
 from lgc.models import OpSpec
 from lgc.models.space.operators import input_shapes
-from lgc.profiler.backends import BACKENDS, Workload, get_backend, require
-from lgc.profiler.backends.base import random_inputs
+from lgc.profiler.backends import BACKENDS, Workload, get_backend, require_backend
+from lgc.profiler.backends.base import generate_inputs
 from lgc.profiler.backends.default import default_backend
 from lgc.profiler.timing.workloads import network_workload, operator_workload
 
@@ -29,7 +29,7 @@ SPECS = [
 @pytest.fixture(params=["torch", "onnxruntime"])
 def backend(request):
     found = get_backend(request.param)
-    reason = found.unavailable("cpu")
+    reason = found.diagnose("cpu")
     if reason is not None:
         pytest.skip(reason)
     return found
@@ -49,7 +49,7 @@ def expected(workload, inputs):
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_a_runner_computes_what_the_module_computes_and_times_it(backend, spec):
     workload = operator_workload(spec)
-    inputs = random_inputs(input_shapes(spec))
+    inputs = generate_inputs(input_shapes(spec))
     for precision in set(backend.precisions("cpu")) & set(TOLERANCE):
         runner = backend.compile(workload, Target("cpu", backend.name, precision))
         runner.prepare()
@@ -66,7 +66,7 @@ def test_a_runner_computes_what_the_module_computes_and_times_it(backend, spec):
 def test_a_runner_runs_whole_networks(backend, mini_space):
     for scope in ("core", "dense"):
         workload = network_workload(mini_space.sample(0), scope)
-        inputs = random_inputs(workload.input_shapes)
+        inputs = generate_inputs(workload.input_shapes)
         runner = backend.compile(workload, Target("cpu", backend.name))
         runner.prepare()
         (out,) = runner.infer(inputs)
@@ -91,7 +91,7 @@ def test_inferring_does_not_change_what_is_timed_and_inputs_matter(backend):
 
 def test_two_compilations_compute_the_same(backend):
     spec = SPECS[1]
-    inputs = random_inputs(input_shapes(spec))
+    inputs = generate_inputs(input_shapes(spec))
     outs = [backend.compile(operator_workload(spec), Target("cpu", backend.name)).infer(inputs)[0] for _ in range(2)]
     assert np.array_equal(*outs)
 
@@ -101,7 +101,7 @@ def test_threads_are_the_targets_and_torchs_own_are_given_back(backend):
     runner = backend.compile(operator_workload(SPECS[0]), Target("cpu", backend.name, threads=1))
     runner.prepare()
     runner.run(1)
-    runner.infer(random_inputs(input_shapes(SPECS[0])))
+    runner.infer(generate_inputs(input_shapes(SPECS[0])))
     assert torch.get_num_threads() == before
 
 
@@ -187,9 +187,9 @@ def test_every_backend_has_a_name_and_precisions_and_answers_for_every_device(na
     assert backend.name == name
     for device in ("cpu", "cuda:63"):
         assert {"fp32"} <= set(backend.precisions(device)) <= {"fp32", "fp16", "bf16", "int8"}
-        reason = backend.unavailable(device)
+        reason = backend.diagnose(device)
         assert reason is None or len(reason) > 10
-    assert backend.unavailable("cuda:63") is not None
+    assert backend.diagnose("cuda:63") is not None
 
 
 def test_an_unknown_backend_lists_the_known_ones():
@@ -200,7 +200,7 @@ def test_an_unknown_backend_lists_the_known_ones():
 
 def test_a_backend_that_cannot_run_there_says_why():
     with pytest.raises(BackendUnavailableError, match="backend tensorrt cannot run on cpu: TensorRT needs a CUDA"):
-        require(Target("cpu", "tensorrt"))
+        require_backend(Target("cpu", "tensorrt"))
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
@@ -208,12 +208,12 @@ def test_a_torch_for_the_cpu_names_the_mend(name, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(BackendUnavailableError, match=f"backend {name} cannot run on cuda:0: .*install a CUDA build"):
-        require(Target("cuda:0", name))
+        require_backend(Target("cuda:0", name))
 
 
 def test_an_onnx_runtime_without_the_provider_names_the_command(monkeypatch):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    reason = get_backend("onnxruntime").unavailable("cuda:0")
+    reason = get_backend("onnxruntime").diagnose("cuda:0")
     assert reason.startswith("this ONNX Runtime has no CUDAExecutionProvider: ")
     assert "pip install onnxruntime-gpu" in reason
 
@@ -221,12 +221,12 @@ def test_an_onnx_runtime_without_the_provider_names_the_command(monkeypatch):
 @pytest.mark.parametrize(("device", "package"), [("cpu", "onnxruntime"), ("cuda:0", "onnxruntime-gpu")])
 def test_a_missing_onnx_runtime_names_the_command(without, device, package):
     without("onnxruntime")
-    assert get_backend("onnxruntime").unavailable(device).endswith(f"pip install {package}")
+    assert get_backend("onnxruntime").diagnose(device).endswith(f"pip install {package}")
 
 
 def test_an_unsupported_precision_lists_the_offered_ones():
     with pytest.raises(UsageError, match="backend onnxruntime has no precision 'bf16'; it offers fp32, int8 on cpu"):
-        require(Target("cpu", "onnxruntime", "bf16"))
+        require_backend(Target("cpu", "onnxruntime", "bf16"))
 
 
 def test_the_default_backend_is_the_first_that_runs(without):

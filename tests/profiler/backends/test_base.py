@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from lgc.profiler.backends import base
-from lgc.profiler.backends.base import FIRST_WARM_UP_MS, WARM_UP_BATCH, WARM_UP_MS, random_inputs, warm_up
+from lgc.profiler.backends.base import MAX_WARM_UP_BATCH, MIN_FIRST_WARM_UP_MS, MIN_WARM_UP_MS, generate_inputs, warm_up
 
 
 @pytest.fixture
 def warmed(monkeypatch):
     """Warms up a runner whose runs take 0.125 ms of wall time: `warmed(device)` gives the batches asked for."""
-    monkeypatch.setattr(base, "_warm", set())
+    monkeypatch.setattr(base, "_warm_devices", set())
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr(base, "time", clock)
 
@@ -29,7 +29,7 @@ def warmed(monkeypatch):
     return warm
 
 
-@pytest.mark.parametrize(("device", "largest"), [("cuda:1", WARM_UP_BATCH), ("cpu", 1)])
+@pytest.mark.parametrize(("device", "largest"), [("cuda:1", MAX_WARM_UP_BATCH), ("cpu", 1)])
 def test_only_a_gpu_is_warmed_in_batches(warmed, device, largest):
     asked = warmed(device)
     assert (asked[0], max(asked)) == (1, largest)
@@ -38,12 +38,12 @@ def test_only_a_gpu_is_warmed_in_batches(warmed, device, largest):
 def test_a_gpu_is_warmed_long_once(warmed):
     first, second, other = (0.125 * sum(warmed(device)) for device in ("cuda:0", "cuda:0", "cuda:1"))
     for spent_ms in (first, other):
-        assert FIRST_WARM_UP_MS <= spent_ms < FIRST_WARM_UP_MS + 0.125 * WARM_UP_BATCH
-    assert WARM_UP_MS <= second < FIRST_WARM_UP_MS / 5
+        assert MIN_FIRST_WARM_UP_MS <= spent_ms < MIN_FIRST_WARM_UP_MS + 0.125 * MAX_WARM_UP_BATCH
+    assert MIN_WARM_UP_MS <= second < MIN_FIRST_WARM_UP_MS / 5
 
 
 def test_random_inputs_are_the_same_each_time_and_no_zeros():
-    one, two = random_inputs([(2, 3), (4,)]), random_inputs([(2, 3), (4,)])
+    one, two = generate_inputs([(2, 3), (4,)]), generate_inputs([(2, 3), (4,)])
     assert [x.shape for x in one] == [(2, 3), (4,)]
     assert all(np.array_equal(x, y) for x, y in zip(one, two, strict=True))
     assert all(x.std() > 0.1 and x.dtype == np.float32 for x in one)

@@ -7,7 +7,7 @@ import pytest
 
 from lgc.errors import FileFormatError, OutputError
 from lgc.profiler.backends import cache as cache_file
-from lgc.profiler.backends.cache import cache_folder, read_cache_file, write_cache_file
+from lgc.profiler.backends.cache import get_cache_folder, read_cache_file, write_cache_file
 
 HEADER, CONTENT = {"of": "a test", "for": [1, 2]}, b"binary\n\0\nstuff"
 
@@ -21,11 +21,11 @@ def test_where_it_lies(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     for name in ("LGC_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert cache_folder("engines") == Path("/home/someone/.cache/lgc/engines")
+    assert get_cache_folder("engines") == Path("/home/someone/.cache/lgc/engines")
     monkeypatch.setenv("XDG_CACHE_HOME", "/scratch")
-    assert cache_folder("engines") == Path("/scratch/lgc/engines")
+    assert get_cache_folder("engines") == Path("/scratch/lgc/engines")
     monkeypatch.setenv("LGC_CACHE", "/elsewhere")
-    assert cache_folder("engines") == Path("/elsewhere/engines")
+    assert get_cache_folder("engines") == Path("/elsewhere/engines")
 
 
 def test_there_and_back(path):
@@ -62,7 +62,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 def test_what_was_not_used_for_longest_makes_room(path, monkeypatch):
-    monkeypatch.setattr(cache_file, "MOST_BYTES", 3000)
+    monkeypatch.setattr(cache_file, "MAX_CACHE_BYTES", 3000)
     for age, name in enumerate(("new", "old", "oldest")):
         write_cache_file(path.with_name(name), HEADER, bytes(800))
         os.utime(path.with_name(name), (1000 - age, 1000 - age))
@@ -72,6 +72,6 @@ def test_what_was_not_used_for_longest_makes_room(path, monkeypatch):
 
 
 def test_the_newest_stays_however_large(path, monkeypatch):
-    monkeypatch.setattr(cache_file, "MOST_BYTES", 10)
+    monkeypatch.setattr(cache_file, "MAX_CACHE_BYTES", 10)
     write_cache_file(path, HEADER, bytes(800))
     assert read_cache_file(path)[1] == bytes(800)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lgc.errors import MeasurementError, UsageError
-from lgc.profiler.backends.int8 import float_biases
+from lgc.profiler.backends.int8 import dequantise_biases
 from lgc.profiler.backends.precision import cast_model
 
 
@@ -147,7 +147,7 @@ def test_int8_leaves_a_quantised_model_alone_and_refuses_others(model):
 
 
 def test_biases_in_int32_become_the_float32_that_they_stand_for():
-    rewritten = float_biases(quantised())
+    rewritten = dequantise_biases(quantised())
     onnx.checker.check_model(onnx.load_from_string(rewritten), full_check=True)
     graph = onnx.load_from_string(rewritten).graph
     assert TensorProto.INT32 not in {tensor.data_type for tensor in graph.initializer}
@@ -155,7 +155,7 @@ def test_biases_in_int32_become_the_float32_that_they_stand_for():
     assert "bias_scale" not in {tensor.name for tensor in graph.initializer}
     feeds = {"x": np.float32([[1.2, -3.4]])}
     np.testing.assert_array_equal(run(rewritten, feeds)[0], run(quantised(), feeds)[0])
-    assert float_biases(rewritten) is rewritten
+    assert dequantise_biases(rewritten) is rewritten
 
 
 def test_bad_arguments(model):

@@ -43,20 +43,20 @@ def raises(error):
 
 def test_no_driver(monkeypatch):
     lacking = SimpleNamespace(cuGraphLaunch=raises(RuntimeError("Function cuGraphLaunch not found")))
-    monkeypatch.setattr(cuda_driver, "_driver", lambda: lacking)
+    monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: lacking)
     with pytest.raises(BackendUnavailableError, match=r"the NVIDIA driver lacks cuGraphLaunch: Function cuGraph"):
-        cuda_driver.call("cuGraphLaunch", 1, 2)
+        cuda_driver.call_driver("cuGraphLaunch", 1, 2)
 
 
 def test_an_error_without_name_has_its_number(monkeypatch):
-    monkeypatch.setattr(cuda_driver, "_driver", lambda: SimpleNamespace(cuGraphLaunch=lambda *_: (12345,)))
+    monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: SimpleNamespace(cuGraphLaunch=lambda *_: (12345,)))
     with pytest.raises(MeasurementError, match="cuGraphLaunch failed: CUDA error 12345"):
-        cuda_driver.call("cuGraphLaunch", 1, 2)
+        cuda_driver.call_driver("cuGraphLaunch", 1, 2)
 
 
 def test_pycuda_is_missing(monkeypatch):
     monkeypatch.setattr(cuda_place, "find_spec", lambda name: None)
-    assert cuda_place.pycuda_missing().startswith(
+    assert cuda_place.diagnose_pycuda().startswith(
         'pycuda is not installed: pip install "lgc[tensorrt]" (pycuda is comp'
     )
 
@@ -64,7 +64,7 @@ def test_pycuda_is_missing(monkeypatch):
 def test_pycuda_does_not_load(monkeypatch):
     monkeypatch.setattr(cuda_place, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "pycuda", None)
-    assert "pycuda is installed but does not load (" in cuda_place.pycuda_missing()
+    assert "pycuda is installed but does not load (" in cuda_place.diagnose_pycuda()
 
 
 @pytest.fixture
@@ -75,13 +75,13 @@ def pycuda(monkeypatch):
 
 
 def test_the_bindings_are_missing(monkeypatch, pycuda):
-    monkeypatch.setattr(cuda_driver, "_driver", raises(ImportError("No module named 'cuda'")))
-    reason = cuda_place.pycuda_missing()
+    monkeypatch.setattr(cuda_driver, "_import_bindings", raises(ImportError("No module named 'cuda'")))
+    reason = cuda_place.diagnose_pycuda()
     assert reason == (
         "the package cuda-bindings does not load (No module named 'cuda'): pip install \"cuda-bindings>=12.6\""
     )
 
 
 def test_both_are_there(monkeypatch, pycuda):
-    monkeypatch.setattr(cuda_driver, "_driver", lambda: SimpleNamespace())
-    assert cuda_place.pycuda_missing() is None
+    monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: SimpleNamespace())
+    assert cuda_place.diagnose_pycuda() is None

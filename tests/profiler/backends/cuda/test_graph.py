@@ -9,8 +9,8 @@ import torch
 
 from lgc.errors import MeasurementError
 from lgc.profiler.backends.cuda import graph as cuda_graph
-from lgc.profiler.backends.cuda.graph import WARM_UPS, CudaGraph
-from lgc.profiler.backends.cuda.replay_queue import DECAY, MIN_FACTOR, lead_for
+from lgc.profiler.backends.cuda.graph import NUM_WARM_UP_RUNS, CudaGraph
+from lgc.profiler.backends.cuda.replay_queue import DECAY, MIN_FACTOR, get_spin_calibration
 
 DEVICE = torch.device("cuda:0")
 
@@ -106,7 +106,7 @@ def cuda(monkeypatch):
     for name, fake in fakes.items():
         assert hasattr(torch.cuda, name)
         monkeypatch.setattr(torch.cuda, name, fake)
-    cached = (cuda_graph._alive, cuda_graph._side_stream, lead_for)
+    cached = (cuda_graph._get_open_graphs, cuda_graph._get_side_stream, get_spin_calibration)
     for function in cached:
         function.cache_clear()
     calls.clear()
@@ -124,7 +124,7 @@ def work():
 
 def test_work_is_warm_before_it_is_captured_on_the_side_stream(cuda):
     graph = CudaGraph(work, DEVICE)
-    assert calls == ["side waits for main", *["work"] * WARM_UPS, "begin", "work", "end"]
+    assert calls == ["side waits for main", *["work"] * NUM_WARM_UP_RUNS, "begin", "work", "end"]
     assert graph.result == "outputs"
     assert [stream.name for stream in cuda.streams] == ["main"]
 
@@ -143,8 +143,8 @@ def test_a_batch_begun_early_is_dropped(cuda):
     calls.clear()
     assert graph.time(2) == [2.0] * 2
     assert calls == ["sleep", *["event", "replay", "event"] * 2, "wait"] * 3
-    assert lead_for("cuda:0").factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
-    assert lead_for("cuda:0").launch_us > 0
+    assert get_spin_calibration("cuda:0").factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
+    assert get_spin_calibration("cuda:0").launch_us > 0
 
 
 def test_a_batch_without_events_is_waited_for_once(cuda):

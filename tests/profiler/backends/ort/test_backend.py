@@ -15,7 +15,7 @@ from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.ort import backend as ort
 from lgc.profiler.backends.ort import loader as ort_loader
 from lgc.profiler.backends.ort import runner as ort_runner
-from lgc.profiler.backends.ort.loader import CPU, CUDA, TENSORRT
+from lgc.profiler.backends.ort.loader import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 
 WORKLOAD = Workload("net", ((1, 4, 8, 8),), lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
 HALF = onnx.TensorProto.FLOAT16
@@ -49,14 +49,14 @@ def half_weights(model):
 
 def test_the_cpu_provider_has_no_settings(opened):
     model, provider, settings = opened("onnxruntime", "cpu")
-    assert (provider, settings) == (CPU, {})
+    assert (provider, settings) == (CPU_PROVIDER, {})
     assert not any(half_weights(model))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_cuda_provider_captures_a_graph_without_tf32(opened, precision):
     model, provider, settings = opened("onnxruntime", "cuda:1", precision)
-    assert provider == CUDA
+    assert provider == CUDA_PROVIDER
     assert settings == {
         "device_id": "1",
         "use_tf32": "1" if precision == "fp16" else "0",  # off, it would forbid float16 its tensor cores
@@ -72,7 +72,7 @@ def test_the_cuda_provider_captures_a_graph_without_tf32(opened, precision):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_tensorrt_provider_gets_the_float32_model_and_a_switch(opened, monkeypatch, precision):
     model, provider, settings = opened("onnxruntime-tensorrt", "cuda:0", precision)
-    assert provider == TENSORRT
+    assert provider == TENSORRT_PROVIDER
     assert not any(half_weights(model))
     assert settings.pop("trt_timing_cache_path")
     assert settings == {
@@ -92,7 +92,7 @@ def test_settings_tell_how_cudnn_chooses(opened):
 
 
 def test_the_provider_knows_its_options(opened):
-    library = ort_loader._library(CUDA)
+    library = ort_loader._get_provider_library(CUDA_PROVIDER)
     if not library.exists():
         pytest.skip("this ONNX Runtime has no CUDA provider")
     options = opened("onnxruntime", "cuda:0")[2]
@@ -117,7 +117,7 @@ def test_tf32_is_off_before_anything_of_tensorrt_is_loaded(gpu, monkeypatch):
     monkeypatch.setattr(ort_runner, "open_session", stop)
     backend = get_backend("onnxruntime-tensorrt")
     once = [("tensorrt", "0"), ("libnvinfer.so.10", "0")]
-    for ask in (lambda: backend.unavailable("cuda:0"), backend.versions):
+    for ask in (lambda: backend.diagnose("cuda:0"), backend.versions):
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
         ask()
         assert loaded == once
@@ -142,19 +142,19 @@ def test_precisions_depend_on_the_device():
 
 
 def test_tensorrt_is_not_for_the_cpu():
-    assert get_backend("onnxruntime-tensorrt").unavailable("cpu") == "TensorRT needs a CUDA device"
+    assert get_backend("onnxruntime-tensorrt").diagnose("cpu") == "TensorRT needs a CUDA device"
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """Pretends a GPU, and an ONNX Runtime with its three providers."""
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER])
     monkeypatch.setattr(ort_loader, "cuda_missing", lambda device: None)
-    monkeypatch.setattr(ort_loader, "_wanted_tensorrt", lambda: 10)
+    monkeypatch.setattr(ort_loader, "_get_required_tensorrt", lambda: 10)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # given back at the end
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr("onnxruntime.__version__", "1.31.1")
     monkeypatch.setattr("onnxruntime.cuda_version", "13.0")
-    ort_loader.load_failure.cache_clear()
+    ort_loader.diagnose_provider_load.cache_clear()
     yield
-    ort_loader.load_failure.cache_clear()
+    ort_loader.diagnose_provider_load.cache_clear()

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.backends.ort.layer_nodes import nodes_behind
-from lgc.profiler.backends.ort.loader import CPU
+from lgc.profiler.backends.ort.layer_nodes import trace_nodes
+from lgc.profiler.backends.ort.loader import CPU_PROVIDER
 from lgc.profiler.backends.ort.session import open_session
 
 
@@ -44,9 +44,9 @@ def pooled():
 
 def optimised(model, tmp_path):
     """The given graph, and nodes behind each optimised one."""
-    open_session("net", model, CPU, {}, 1, profile=tmp_path).end_profiling()
+    open_session("net", model, CPU_PROVIDER, {}, 1, profile=tmp_path).end_profiling()
     given = onnx.load_from_string(model)
-    return given, nodes_behind(given, onnx.load(tmp_path / "optimised.onnx"))
+    return given, trace_nodes(given, onnx.load(tmp_path / "optimised.onnx"))
 
 
 @pytest.mark.parametrize("make", [residual, pooled])
@@ -76,7 +76,7 @@ def test_times_are_of_every_layer_and_sum_up_to_a_run():
     workload = Workload("net", ((1, 16, 64, 64),), Residual)
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
     runner.prepare()
-    layers = runner.layer_times(20)
+    layers = runner.measure_layers(20)
     run_ms = min(runner.run(20))
     runner.close()
     assert all(layer.nodes and layer.ms > 0 for layer in layers)

@@ -9,22 +9,22 @@ import torch
 from lgc.errors import BackendUnavailableError
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.ort import loader as ort_loader
-from lgc.profiler.backends.ort.loader import CPU, CUDA, TENSORRT
+from lgc.profiler.backends.ort.loader import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """Pretends a GPU, and an ONNX Runtime with its three providers."""
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER])
     monkeypatch.setattr(ort_loader, "cuda_missing", lambda device: None)
-    monkeypatch.setattr(ort_loader, "_wanted_tensorrt", lambda: 10)
+    monkeypatch.setattr(ort_loader, "_get_required_tensorrt", lambda: 10)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # given back at the end
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr("onnxruntime.__version__", "1.31.1")
     monkeypatch.setattr("onnxruntime.cuda_version", "13.0")
-    ort_loader.load_failure.cache_clear()
+    ort_loader.diagnose_provider_load.cache_clear()
     yield
-    ort_loader.load_failure.cache_clear()
+    ort_loader.diagnose_provider_load.cache_clear()
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ class Sessions:
 
     def open(self, model, provider, settings, options):
         self.opened.append((provider, settings))
-        found = [provider, CPU] if self.works else [CPU]
+        found = [provider, CPU_PROVIDER] if self.works else [CPU_PROVIDER]
         return SimpleNamespace(get_providers=lambda: found, run=self.run)
 
     def run(self, outputs, inputs):
@@ -70,13 +70,13 @@ def cannot_open(name):
 
 def test_a_provider_that_loads_is_tried_once(sessions):
     for _ in range(2):
-        assert get_backend("onnxruntime").unavailable("cuda:1") is None
-    assert sessions.opened == [(CUDA, {"device_id": "1"})]
+        assert get_backend("onnxruntime").diagnose("cuda:1") is None
+    assert sessions.opened == [(CUDA_PROVIDER, {"device_id": "1"})]
 
 
 def test_libraries_of_the_wheels_are_loaded_too(sessions, capsys):
     sessions.works, sessions.preloaded = False, True
-    assert get_backend("onnxruntime").unavailable("cuda:0") is None
+    assert get_backend("onnxruntime").diagnose("cuda:0") is None
     assert capsys.readouterr().out == ""
 
 
@@ -84,7 +84,7 @@ def test_libraries_of_the_wheels_are_loaded_too(sessions, capsys):
 def test_a_provider_that_does_not_load_says_why(sessions, monkeypatch, capsys, cuda):
     sessions.works = False
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    reason = get_backend("onnxruntime").unavailable("cuda:0")
+    reason = get_backend("onnxruntime").diagnose("cuda:0")
     assert reason.startswith(
         "ONNX Runtime 1.31.1 cannot load its CUDAExecutionProvider "
         "(libonnxruntime_providers_cuda.so: cannot open shared object file): "
@@ -102,26 +102,26 @@ def test_a_missing_cudnn_shows_in_the_first_convolution(sessions, monkeypatch):
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", lambda name: None)
     assert "cannot load its CUDAExecutionProvider (ONNX Runtime: cuDNN is not available): install" in get_backend(
         "onnxruntime"
-    ).unavailable("cuda:0")
+    ).diagnose("cuda:0")
 
 
 def test_short_memory_is_no_missing_library(sessions):
     sessions.error = RuntimeError("CUDA failure 2: out of memory")
-    assert get_backend("onnxruntime").unavailable("cuda:0") is None
+    assert get_backend("onnxruntime").diagnose("cuda:0") is None
 
 
 def test_what_replays_recycled_memory_is_refused(sessions, monkeypatch):
     monkeypatch.setattr("onnxruntime.__version__", "1.30.2")
-    reason = get_backend("onnxruntime").unavailable("cuda:0")
+    reason = get_backend("onnxruntime").diagnose("cuda:0")
     assert reason.startswith("ONNX Runtime 1.30.2 is too old, replays of its CUDA graphs may read recycled memory: ")
     assert reason.endswith('pip install --upgrade "onnxruntime-gpu>=1.31"')
-    assert get_backend("onnxruntime").unavailable("cpu") is None
+    assert get_backend("onnxruntime").diagnose("cpu") is None
     assert sessions.opened == []
 
 
 def test_a_missing_tensorrt_names_the_command_for_the_version_that_is_wanted(gpu, monkeypatch):
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", cannot_open)
-    reason = get_backend("onnxruntime-tensorrt").unavailable("cuda:0")
+    reason = get_backend("onnxruntime-tensorrt").diagnose("cuda:0")
     assert reason.startswith("this ONNX Runtime needs TensorRT 10, which does not load (libnvinfer.so.10: cannot open")
     assert reason.endswith('pip install "tensorrt-cu13>=10,<11"')
 
@@ -129,7 +129,7 @@ def test_a_missing_tensorrt_names_the_command_for_the_version_that_is_wanted(gpu
 def test_another_tensorrt_than_the_wanted_is_named(gpu, monkeypatch):
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", cannot_open)
     monkeypatch.setattr(ort_loader, "import_module", lambda name: SimpleNamespace(__version__="11.4.0.5"))
-    assert get_backend("onnxruntime-tensorrt").unavailable("cuda:0") == (
+    assert get_backend("onnxruntime-tensorrt").diagnose("cuda:0") == (
         "this ONNX Runtime needs TensorRT 10, installed is 11.4.0.5: take --backend tensorrt, "
         'or pip install "tensorrt-cu13>=10,<11"'
     )
@@ -139,7 +139,7 @@ def test_with_the_library_tensorrt_is_available_and_has_its_version(gpu, monkeyp
     library = SimpleNamespace(getInferLibVersion=lambda: 101302)
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", lambda name: library)
     backend = get_backend("onnxruntime-tensorrt")
-    assert backend.unavailable("cuda:0") is None
+    assert backend.diagnose("cuda:0") is None
     assert backend.versions()["TensorRT"] == "10.13.2"
 
 
@@ -148,10 +148,10 @@ def test_the_wanted_tensorrt_is_read_from_the_provider(monkeypatch, tmp_path):
     library = tmp_path / "capi" / "libonnxruntime_providers_tensorrt.so"
     monkeypatch.setattr("onnxruntime.__file__", str(tmp_path / "__init__.py"))
     library.write_bytes(b"\x7fELF\0libcublas.so.13\0libnvinfer.so.11\0libnvonnxparser.so.11\0")
-    ort_loader._wanted_tensorrt.cache_clear()
-    assert ort_loader._wanted_tensorrt() == 11
+    ort_loader._get_required_tensorrt.cache_clear()
+    assert ort_loader._get_required_tensorrt() == 11
     library.write_bytes(b"\x7fELF")
-    ort_loader._wanted_tensorrt.cache_clear()
+    ort_loader._get_required_tensorrt.cache_clear()
     with pytest.raises(BackendUnavailableError, match="linked to no TensorRT; reinstall onnxruntime-gpu"):
-        ort_loader._wanted_tensorrt()
-    ort_loader._wanted_tensorrt.cache_clear()
+        ort_loader._get_required_tensorrt()
+    ort_loader._get_required_tensorrt.cache_clear()

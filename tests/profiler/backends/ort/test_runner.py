@@ -8,7 +8,7 @@ from torch import nn
 from lgc.errors import MeasurementError
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.backends.error_translation import ShortMemoryError
+from lgc.profiler.backends.error_translation import OutOfMemoryError
 
 WORKLOAD = Workload("net", ((1, 4, 8, 8),), lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
 
@@ -48,7 +48,7 @@ def test_too_little_memory_for_what_is_between():
     workload = Workload("large", ((1,),), None, file=expanding())
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
     for work in (runner.prepare, lambda: runner.run(1), lambda: runner.infer(workload.inputs())):
-        with pytest.raises(ShortMemoryError, match=r"^too little memory: ONNX Runtime: .*/large/Expand") as caught:
+        with pytest.raises(OutOfMemoryError, match=r"^too little memory: ONNX Runtime: .*/large/Expand") as caught:
             work()
         assert "\n" not in str(caught.value)
 
@@ -58,7 +58,7 @@ def test_too_little_memory_for_an_output(monkeypatch):
         raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
 
     monkeypatch.setattr("onnxruntime.OrtValue.ortvalue_from_shape_and_type", full)
-    with pytest.raises(ShortMemoryError, match=r"^too little memory: ONNX Runtime: CUDA failure 2: out of memory"):
+    with pytest.raises(OutOfMemoryError, match=r"^too little memory: ONNX Runtime: CUDA failure 2: out of memory"):
         get_backend("onnxruntime").compile(WORKLOAD, Target("cpu", "onnxruntime"))
 
 
@@ -71,5 +71,5 @@ def test_inputs_of_the_wrong_size_are_a_measurement_error():
 def test_layers_that_fail_are_a_measurement_error():
     workload = Workload("large", ((1,),), None, file=expanding())
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
-    with pytest.raises(ShortMemoryError, match=r"^too little memory: ONNX Runtime: "):
-        runner.layer_times(1)
+    with pytest.raises(OutOfMemoryError, match=r"^too little memory: ONNX Runtime: "):
+        runner.measure_layers(1)

@@ -6,16 +6,16 @@ from torch import nn
 
 from lgc.errors import BackendUnavailableError, MeasurementError
 from lgc.profiler.backends import Workload
-from lgc.profiler.backends.error_translation import ShortMemoryError
+from lgc.profiler.backends.error_translation import OutOfMemoryError
 from lgc.profiler.backends.ort import session as ort_session
-from lgc.profiler.backends.ort.loader import CPU, CUDA, TENSORRT
+from lgc.profiler.backends.ort.loader import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 from lgc.profiler.backends.ort.session import open_session
 
 WORKLOAD = Workload("net", ((1, 4, 8, 8),), lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: see tests/gpu")
-@pytest.mark.parametrize("provider", [CUDA, TENSORRT])
+@pytest.mark.parametrize("provider", [CUDA_PROVIDER, TENSORRT_PROVIDER])
 def test_a_provider_without_its_libraries_is_no_fault_of_the_model_and_never_the_cpu(provider, capfd):
     onnxruntime = pytest.importorskip("onnxruntime")
     if provider not in onnxruntime.get_available_providers():
@@ -27,7 +27,7 @@ def test_a_provider_without_its_libraries_is_no_fault_of_the_model_and_never_the
 
 def test_a_model_that_is_refused_is_a_measurement_error_in_its_name():
     with pytest.raises(MeasurementError, match="ONNX Runtime refuses net: "):
-        open_session("net", b"no graph", CPU, {}, 1)
+        open_session("net", b"no graph", CPU_PROVIDER, {}, 1)
 
 
 def test_too_little_memory_for_a_session_is_no_missing_library(monkeypatch):
@@ -35,8 +35,8 @@ def test_too_little_memory_for_a_session_is_no_missing_library(monkeypatch):
         raise RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED")
 
     monkeypatch.setattr(ort_session, "create_session", full)
-    with pytest.raises(ShortMemoryError, match=r"^too little GPU memory: ONNX Runtime refuses net: CUBLAS failure 3"):
-        open_session("net", WORKLOAD.onnx, CUDA, {"device_id": "0"}, 1)
+    with pytest.raises(OutOfMemoryError, match=r"^too little GPU memory: ONNX Runtime refuses net: CUBLAS failure 3"):
+        open_session("net", WORKLOAD.onnx, CUDA_PROVIDER, {"device_id": "0"}, 1)
 
 
 def test_a_bug_of_ours_is_not_taken_for_the_models_fault(monkeypatch):
@@ -45,4 +45,4 @@ def test_a_bug_of_ours_is_not_taken_for_the_models_fault(monkeypatch):
 
     monkeypatch.setattr(ort_session, "create_session", bug)
     with pytest.raises(TypeError, match="ours"):
-        open_session("net", WORKLOAD.onnx, CPU, {}, 1)
+        open_session("net", WORKLOAD.onnx, CPU_PROVIDER, {}, 1)

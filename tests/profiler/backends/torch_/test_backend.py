@@ -8,12 +8,12 @@ from lgc.errors import MeasurementError
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.torch_ import backend as torch_backend
-from lgc.profiler.backends.torch_.runner import TorchRunner
+from lgc.profiler.backends.torch_.runner import EagerRunner
 
 
 def test_fp32_is_refused_where_tf32_stays_on(monkeypatch):
-    monkeypatch.setattr(torch_backend, "forbid_tf32", lambda: True)
-    monkeypatch.setattr(torch_backend, "GraphRunner", lambda *made_of: made_of)
+    monkeypatch.setattr(torch_backend, "disable_tf32", lambda: True)
+    monkeypatch.setattr(torch_backend, "CudaGraphRunner", lambda *made_of: made_of)
     workload = Workload("net", ((1, 1, 2, 2),), nn.Identity)
     with pytest.raises(MeasurementError, match="keeps TF32 on, so fp32 would not be fp32"):
         get_backend("torch").compile(workload, Target("cuda:1", "torch"))
@@ -22,8 +22,8 @@ def test_fp32_is_refused_where_tf32_stays_on(monkeypatch):
 
 
 def test_cudnn_chooses_algorithms_by_its_heuristic(monkeypatch):
-    monkeypatch.setattr(torch_backend, "GraphRunner", lambda *_: None)
-    monkeypatch.setattr(torch_backend, "forbid_tf32", lambda: False)
+    monkeypatch.setattr(torch_backend, "CudaGraphRunner", lambda *_: None)
+    monkeypatch.setattr(torch_backend, "disable_tf32", lambda: False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     target = Target("cuda:0", "torch")
     get_backend("torch").compile(Workload("net", ((1, 1, 2, 2),), nn.Identity), target)
@@ -35,6 +35,6 @@ def test_on_the_cpu_nothing_is_captured_and_the_format_is_the_plain_one():
     made = get_backend("torch").compile(
         Workload("net", ((1, 4, 6, 6),), lambda: nn.Conv2d(4, 8, 3)), Target("cpu", "torch")
     )
-    assert isinstance(made, TorchRunner)
+    assert isinstance(made, EagerRunner)
     assert made._module.weight.is_contiguous()
     assert made._inputs[0].is_contiguous()

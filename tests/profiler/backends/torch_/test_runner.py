@@ -27,7 +27,7 @@ class Replayed:
         with torch.inference_mode():
             self.result = self.work()
 
-    def wait(self):
+    def synchronize(self):
         self.waited = True
 
     def time(self, repeats):
@@ -47,7 +47,7 @@ def runner(monkeypatch):
     monkeypatch.setattr(torch_runner, "CudaGraph", Replayed)
 
     def make(module, *shapes, precision="fp32"):
-        return torch_runner.GraphRunner(Workload("net", shapes, lambda: module), precision, torch.device("cpu"))
+        return torch_runner.CudaGraphRunner(Workload("net", shapes, lambda: module), precision, torch.device("cpu"))
 
     return make
 
@@ -57,7 +57,7 @@ def test_modules_and_images_lie_channels_last(runner, precision):
     made = runner(nn.Conv2d(4, 8, 3), (1, 4, 6, 6), precision=precision)
     for tensor in (made._module.weight, *made._inputs):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
-        assert str(tensor.dtype) == f"torch.{torch_runner.DTYPES[precision]}"
+        assert str(tensor.dtype) == f"torch.{torch_runner.TORCH_DTYPES[precision]}"
 
 
 def test_inference_is_a_replay_over_the_same_inputs(runner):
@@ -111,11 +111,13 @@ def test_out_of_memory_while_warming_up_is_a_measurement_error(runner, monkeypat
             work()
 
 
-@pytest.mark.parametrize(("place", "name"), [(torch_runner, "_empty"), (nn.Module, "to"), (torch_runner, "CudaGraph")])
+@pytest.mark.parametrize(
+    ("place", "name"), [(torch_runner, "_allocate_input"), (nn.Module, "to"), (torch_runner, "CudaGraph")]
+)
 def test_out_of_memory_while_a_runner_is_made_is_a_measurement_error(runner, monkeypatch, place, name):
     monkeypatch.setattr(place, name, full)
     with pytest.raises(MeasurementError, match=SHORT):
-        torch_runner.GraphRunner(Workload("net", ((1, 1, 2, 2),), nn.Identity), "fp32", torch.device("cpu"))
+        torch_runner.CudaGraphRunner(Workload("net", ((1, 1, 2, 2),), nn.Identity), "fp32", torch.device("cpu"))
 
 
 def test_out_of_memory_while_the_runners_inputs_are_filled_is_a_measurement_error(runner, monkeypatch):
@@ -131,4 +133,4 @@ def test_a_module_that_cannot_be_made_is_a_bug(runner):
         raise RuntimeError("Error(s) in loading state_dict")
 
     with pytest.raises(RuntimeError, match="loading state_dict"):
-        torch_runner.GraphRunner(Workload("net", ((1, 1, 2, 2),), build), "fp32", torch.device("cpu"))
+        torch_runner.CudaGraphRunner(Workload("net", ((1, 1, 2, 2),), build), "fp32", torch.device("cpu"))

@@ -10,7 +10,7 @@ from torch import nn
 from lgc.errors import BackendUnavailableError, FileFormatError, MeasurementError
 from lgc.lut.target import Target
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.backends.error_translation import ShortMemoryError
+from lgc.profiler.backends.error_translation import OutOfMemoryError
 from lgc.profiler.backends.trt import backend as trt
 from lgc.profiler.backends.trt.loader import Library
 
@@ -22,7 +22,7 @@ def backend():
 
 @pytest.fixture
 def rtx(monkeypatch):
-    monkeypatch.setattr(trt, "pycuda_missing", lambda: None)
+    monkeypatch.setattr(trt, "diagnose_pycuda", lambda: None)
     module = SimpleNamespace(ComputeCapability=SimpleNamespace(__members__={"SM89": 89}))
     library = Library(module, "TensorRT-RTX", "1.7.1", can_build_without_gpu=True)
     monkeypatch.setattr(trt, "load_tensorrt", lambda: library)
@@ -43,7 +43,7 @@ def gpus(monkeypatch):
 
 
 def test_cpu_is_no_device(backend):
-    assert backend.unavailable("cpu") == "TensorRT needs a CUDA device"
+    assert backend.diagnose("cpu") == "TensorRT needs a CUDA device"
 
 
 def test_library_is_missing(backend, monkeypatch):
@@ -51,35 +51,35 @@ def test_library_is_missing(backend, monkeypatch):
         raise BackendUnavailableError("TensorRT is not installed")
 
     monkeypatch.setattr(trt, "load_tensorrt", missing)
-    assert backend.unavailable("cuda:0") == "TensorRT is not installed"
+    assert backend.diagnose("cuda:0") == "TensorRT is not installed"
 
 
 def test_torch_for_the_cpu(backend, rtx, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "this torch is a CPU build; install a CUDA build" in backend.unavailable("cuda:0")
+    assert "this torch is a CPU build; install a CUDA build" in backend.diagnose("cuda:0")
 
 
 def test_no_gpu(backend, rtx, gpus):
     gpus()
-    assert "torch cannot use CUDA: " in backend.unavailable("cuda:0")
+    assert "torch cannot use CUDA: " in backend.diagnose("cuda:0")
 
 
 def test_no_such_index_names_those_there(backend, rtx, gpus):
     gpus((8, 9), (8, 9))
-    reason = backend.unavailable("cuda:2")
+    reason = backend.diagnose("cuda:2")
     assert reason == "there is no cuda:2, only cuda:0, cuda:1"
 
 
 def test_available_only_on_devices_that_the_library_serves(backend, rtx, gpus):
     gpus((8, 9), (9, 0))
-    assert backend.unavailable("cuda:0") is None
-    assert "not this device's 9.0; install full TensorRT" in backend.unavailable("cuda:1")
+    assert backend.diagnose("cuda:0") is None
+    assert "not this device's 9.0; install full TensorRT" in backend.diagnose("cuda:1")
 
 
 def test_pycuda_is_missing(backend, rtx, gpus, monkeypatch):
     gpus((8, 9))
-    monkeypatch.setattr(trt, "pycuda_missing", lambda: "pycuda is not installed: mend")
-    assert backend.unavailable("cuda:0") == "pycuda is not installed: mend"
+    monkeypatch.setattr(trt, "diagnose_pycuda", lambda: "pycuda is not installed: mend")
+    assert backend.diagnose("cuda:0") == "pycuda is not installed: mend"
 
 
 def test_versions(backend, rtx):
@@ -96,18 +96,18 @@ def test_an_engine_is_read_before_the_device_is_looked_at(backend, tmp_path):
 def test_engines_of_a_workload_are_kept_in_memory_and_on_the_disk(monkeypatch):
     calls = []
 
-    def build(model, precision, refused):
+    def build(model, precision, rejection):
         calls.append((model, precision))
         return "engine"
 
-    monkeypatch.setattr(trt, "cached_engine", build)
+    monkeypatch.setattr(trt, "load_or_build_engine", build)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    trt._engine.cache_clear()
+    trt._load_engine.cache_clear()
     workload = Workload("file", ((1, 3, 8, 8),), None, file=b"model")
     target = Target("cuda:0", "tensorrt", "fp16")
-    assert [trt.engine_for(workload, target) for _ in range(2)] == ["engine"] * 2
+    assert [trt.get_engine(workload, target) for _ in range(2)] == ["engine"] * 2
     assert calls == [(b"model", "fp16")]
-    trt._engine.cache_clear()
+    trt._load_engine.cache_clear()
 
 
 class Loads:
@@ -115,18 +115,18 @@ class Loads:
 
     Attributes:
         kept: whether the engine is on the disk.
-        refused: what the builds were told of engines that did not load.
+        rejections: what the builds were told of engines that did not load.
         works: engine -> the error of loading it, if there is one.
     """
 
     def __init__(self):
-        self.kept, self.refused, self.works, self.loaded = True, [], {}, []
+        self.kept, self.rejections, self.works, self.loaded = True, [], {}, []
 
-    def engine(self, model, precision, refused):
-        self.refused.append(refused)
-        if refused is None:
+    def engine(self, model, precision, rejection):
+        self.rejections.append(rejection)
+        if rejection is None:
             return SimpleNamespace(data="kept", cached=self.kept, remarks=())
-        return SimpleNamespace(data="built", cached=False, remarks=(refused,))
+        return SimpleNamespace(data="built", cached=False, remarks=(rejection,))
 
     def runner(self, library, engine, device):
         self.loaded.append(engine.data)
@@ -143,24 +143,24 @@ class Loads:
 def loads(monkeypatch, rtx):
     simulated = Loads()
     monkeypatch.setattr(trt.TensorRTBackend, "_require", lambda self, device: None)
-    monkeypatch.setattr(trt, "cached_engine", simulated.engine)
+    monkeypatch.setattr(trt, "load_or_build_engine", simulated.engine)
     monkeypatch.setattr(trt, "EngineRunner", simulated.runner)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    trt._engine.cache_clear()
+    trt._load_engine.cache_clear()
     yield simulated
-    trt._engine.cache_clear()
+    trt._load_engine.cache_clear()
 
 
 def test_a_kept_engine_that_loads_is_taken(loads):
     assert loads.compile().cached
-    assert loads.refused == [None]
+    assert loads.rejections == [None]
 
 
 def test_a_kept_engine_that_does_not_load_is_built_anew_once(loads):
     loads.works["kept"] = MeasurementError("TensorRT refuses the engine")
     assert loads.compile().remarks == ("TensorRT refuses the engine",)
     assert loads.compile().data == "built"
-    assert loads.refused == [None, "TensorRT refuses the engine"]
+    assert loads.rejections == [None, "TensorRT refuses the engine"]
     assert loads.loaded == ["kept", "built", "built"]
 
 
@@ -174,8 +174,8 @@ def test_an_engine_just_built_that_does_not_load_is_refused(loads, kept):
 
 
 def test_an_engine_for_which_memory_is_short_is_kept(loads):
-    loads.works["kept"] = ShortMemoryError("too little GPU memory")
-    with pytest.raises(ShortMemoryError):
+    loads.works["kept"] = OutOfMemoryError("too little GPU memory")
+    with pytest.raises(OutOfMemoryError):
         loads.compile()
     assert loads.loaded == ["kept"]
 

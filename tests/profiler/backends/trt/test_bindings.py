@@ -36,16 +36,16 @@ RTX_ONLY = {
 
 SUBCLASSES = """
 import importlib, sys
-from lgc.profiler.backends.trt.layer_times import LayerClock
+from lgc.profiler.backends.trt.layers import LayerTimer
 from lgc.profiler.backends.trt.log import Log
 module = importlib.import_module(sys.argv[1])
-log, clock = Log(module), LayerClock(module)
-assert isinstance(log.logger, module.ILogger) and isinstance(clock.profiler, module.IProfiler)
+log, timer = Log(module), LayerTimer(module)
+assert isinstance(log.logger, module.ILogger) and isinstance(timer.profiler, module.IProfiler)
 log.logger.log(module.ILogger.Severity.ERROR, "too large")
 log.logger.log(module.ILogger.Severity.INFO, "no matter")
-clock.begin()
-clock.profiler.report_layer_time("conv", 0.5)
-print(log.errors, log.warnings, [(time.layer, time.ms) for time in clock.medians(())])
+timer.start_run()
+timer.profiler.report_layer_time("conv", 0.5)
+print(log.errors, log.warnings, [(time.layer, time.ms) for time in timer.compute_medians(())])
 """
 
 
@@ -215,7 +215,7 @@ def test_conformance_fails_for_what_one_lacks(source, fault, apis):
 
 def test_data_types_go_by_these_names(apis):
     for classes in apis.values():
-        assert classes["DataType"].keys() >= trt_engine.NUMPY_TYPES.keys() | trt_runner.DTYPES.keys()
+        assert classes["DataType"].keys() >= trt_engine.DTYPE_NAMES.keys() | trt_runner.NUMPY_DTYPES.keys()
 
 
 def test_subclasses_work_on_the_real_bindings(environments):

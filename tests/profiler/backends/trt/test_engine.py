@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lgc.errors import BackendUnavailableError, MeasurementError, UsageError
-from lgc.profiler.backends.trt.engine import DEFAULT_CAPABILITY, build_engine, device_capability
-from lgc.profiler.backends.trt.engine_cache import cached_engine
+from lgc.profiler.backends.trt.engine import DEFAULT_CAPABILITY, build_engine, get_device_capability
+from lgc.profiler.backends.trt.engine_cache import load_or_build_engine
 from lgc.profiler.backends.trt.engine_files import read_engine_files, write_engine_files
 from lgc.profiler.backends.trt.loader import load_tensorrt
 
@@ -192,7 +192,7 @@ def test_the_memory_of_a_context_can_be_the_users(library):
 
 
 def test_default_device_is_this_one_or_is_said_to_be_assumed():
-    if device_capability() is not None:
+    if get_device_capability() is not None:
         pytest.skip("there is a GPU here: see tests/gpu")
     engine = build_engine(to_onnx(nn.Conv2d(4, 4, 1)))
     assert (engine.compute_capability, engine.assumed) == (DEFAULT_CAPABILITY, True)
@@ -252,7 +252,7 @@ def test_what_an_engine_tells_of_itself(tmp_path):
     assert [(tensor.shape, tensor.dtype) for tensor in engine.outputs] == [((1, 24, 48), "int64")]
     assert engine.metadata == {"scope": "dense"}
     assert engine.size_bytes == len(engine.data)
-    assert engine.made_for.endswith("for compute capability 8.9")
+    assert engine.origin.endswith("for compute capability 8.9")
     write_engine_files(engine, tmp_path / "net.engine")
     assert read_engine_files(tmp_path / "net.engine") == engine
 
@@ -260,7 +260,7 @@ def test_what_an_engine_tells_of_itself(tmp_path):
 def test_a_cached_engine_is_the_one_that_was_built(tmp_path, monkeypatch):
     monkeypatch.setenv("LGC_CACHE", str(tmp_path))
     model = to_onnx(Labels())
-    first, second = (cached_engine(model, compute_capability="8.9") for _ in range(2))
+    first, second = (load_or_build_engine(model, compute_capability="8.9") for _ in range(2))
     assert (first.cached, second.cached) == (False, True)
     assert (second.data, second.layers, second.inputs) == (first.data, first.layers, first.inputs)
 

@@ -7,12 +7,17 @@ import pytest
 
 from lgc.errors import FileFormatError, MismatchError
 from lgc.models.onnx.model import Tensor
-from lgc.profiler.backends.cache import cache_folder, read_cache_file, write_cache_file
+from lgc.profiler.backends.cache import get_cache_folder, read_cache_file, write_cache_file
 from lgc.profiler.backends.trt import engine_cache as trt_cache
 from lgc.profiler.backends.trt import engine_files as trt_files
-from lgc.profiler.backends.trt.engine import Builder, Engine
-from lgc.profiler.backends.trt.engine_cache import cached_engine
-from lgc.profiler.backends.trt.engine_files import about_path, read_engine_files, require_runnable, write_engine_files
+from lgc.profiler.backends.trt.engine import Engine, EngineBuilder
+from lgc.profiler.backends.trt.engine_cache import load_or_build_engine
+from lgc.profiler.backends.trt.engine_files import (
+    get_description_path,
+    read_engine_files,
+    require_runnable,
+    write_engine_files,
+)
 from lgc.profiler.backends.trt.layer_nodes import Layer
 from lgc.profiler.backends.trt.loader import FULL, RTX, Library
 
@@ -41,7 +46,7 @@ def world(monkeypatch, tmp_path):
 
         def builder(self, compute_capability=None):
             library = Library(None, self.flavour, self.version, can_build_without_gpu=self.flavour == RTX)
-            return Builder(library, compute_capability or self.capability, self.assumed, self.device)
+            return EngineBuilder(library, compute_capability or self.capability, self.assumed, self.device)
 
     found = World()
 
@@ -59,18 +64,18 @@ def world(monkeypatch, tmp_path):
         )
 
     monkeypatch.setenv("LGC_CACHE", str(tmp_path))
-    monkeypatch.setattr(Builder, "build", build)
-    monkeypatch.setattr(Builder, "find", found.builder)
+    monkeypatch.setattr(EngineBuilder, "build", build)
+    monkeypatch.setattr(EngineBuilder, "for_device", found.builder)
     return found
 
 
 def kept():
-    (path,) = cache_folder("engines").iterdir()
+    (path,) = get_cache_folder("engines").iterdir()
     return path
 
 
 def test_an_engine_is_built_once(world):
-    first, second = cached_engine(b"model"), cached_engine(b"model")
+    first, second = load_or_build_engine(b"model"), load_or_build_engine(b"model")
     assert world.built == 1
     assert (first.cached, second.cached) == (False, True)
     assert first.remarks == second.remarks == ()
@@ -78,104 +83,104 @@ def test_an_engine_is_built_once(world):
 
 
 def test_models_and_precisions_are_told_apart(world):
-    data = {cached_engine(model, precision=p).data for model in (b"a", b"b") for p in ("fp32", "fp16")}
+    data = {load_or_build_engine(model, precision=p).data for model in (b"a", b"b") for p in ("fp32", "fp16")}
     assert world.built == 4
     assert len(data) == 2
-    assert cached_engine(b"b", precision="fp16").cached
+    assert load_or_build_engine(b"b", precision="fp16").cached
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:-1] + b"\0"])
 def test_a_damaged_file_is_rebuilt_and_replaced(world, damage):
-    cached_engine(b"model")
+    load_or_build_engine(b"model")
     kept().write_bytes(damage(kept().read_bytes()))
-    engine = cached_engine(b"model")
+    engine = load_or_build_engine(b"model")
     assert not engine.cached
     (remark,) = engine.remarks
     assert remark.startswith(str(kept()))
     assert remark.endswith(": the engine is built anew")
-    assert cached_engine(b"model").cached
+    assert load_or_build_engine(b"model").cached
 
 
 def test_a_file_with_a_header_of_another_kind_is_rebuilt(world):
-    cached_engine(b"model")
+    load_or_build_engine(b"model")
     key = read_cache_file(kept())[0]["key"]
     write_cache_file(kept(), {"key": key, "engine": {"flavour": RTX}}, b"plan")
-    engine = cached_engine(b"model")
+    engine = load_or_build_engine(b"model")
     assert engine.data == b"model built"
     assert "describes no engine: version: Field required: the engine is built anew" in engine.remarks[0]
     write_cache_file(kept(), {"of": "something"}, b"plan")
-    engine = cached_engine(b"model")
+    engine = load_or_build_engine(b"model")
     assert engine.remarks[0].startswith("the engine kept on this machine is of something else: built anew for")
 
 
 def test_an_engine_of_another_version_is_rebuilt(world):
-    cached_engine(b"model")
+    load_or_build_engine(b"model")
     world.version = "1.8"
-    engine = cached_engine(b"model")
+    engine = load_or_build_engine(b"model")
     assert engine.remarks == (
         "the engine kept on this machine is of TensorRT-RTX 1.7.1 for compute capability 8.9: built anew for "
         "TensorRT-RTX 1.8 for compute capability 8.9",
     )
-    assert cached_engine(b"model").cached
+    assert load_or_build_engine(b"model").cached
     assert kept()
 
 
 def test_an_engine_of_another_gpu_is_rebuilt_and_both_are_kept(world):
     world.flavour, world.version, world.device = FULL, "10.9", "NVIDIA L4"
-    cached_engine(b"model")
+    load_or_build_engine(b"model")
     world.device = "NVIDIA L40"
-    assert cached_engine(b"model").remarks == (
+    assert load_or_build_engine(b"model").remarks == (
         "the engine kept on this machine is of TensorRT 10.9 for compute capability 8.9 (NVIDIA L4): built anew for "
         "TensorRT 10.9 for compute capability 8.9 (NVIDIA L40)",
         "timings are made anew",
     )
-    assert cached_engine(b"model").device == "NVIDIA L40"
+    assert load_or_build_engine(b"model").device == "NVIDIA L40"
     world.device = "NVIDIA L4"
-    assert cached_engine(b"model").cached
+    assert load_or_build_engine(b"model").cached
     assert world.built == 2
 
 
 def test_an_engine_that_did_not_load_is_thrown_away_and_built_anew(world, monkeypatch):
-    cached_engine(b"model")
-    engine = cached_engine(b"model", refused="TensorRT refuses it")
+    load_or_build_engine(b"model")
+    engine = load_or_build_engine(b"model", rejection="TensorRT refuses it")
     assert (engine.cached, world.built) == (False, 2)
     assert engine.remarks == ("the engine kept on this machine did not load (TensorRT refuses it): built anew",)
-    again = cached_engine(b"model")
+    again = load_or_build_engine(b"model")
     assert (again.cached, again.remarks) == (True, ())
-    monkeypatch.setattr(Builder, "build", lambda *_: pytest.fail("the file was dropped"))
+    monkeypatch.setattr(EngineBuilder, "build", lambda *_: pytest.fail("the file was dropped"))
     with pytest.raises(pytest.fail.Exception):
-        cached_engine(b"model", refused="again")
-    assert not list(cache_folder("engines").iterdir())
+        load_or_build_engine(b"model", rejection="again")
+    assert not list(get_cache_folder("engines").iterdir())
 
 
 def test_an_engine_that_cannot_be_thrown_away_is_passed_over(world, monkeypatch):
     def locked(*_, **__):
         raise PermissionError
 
-    cached_engine(b"model")
+    load_or_build_engine(b"model")
     monkeypatch.setattr("pathlib.Path.unlink", locked)
-    assert not cached_engine(b"model", refused="TensorRT refuses it").cached
+    assert not load_or_build_engine(b"model", rejection="TensorRT refuses it").cached
     assert world.built == 2
 
 
 def test_a_changed_recipe_builds_anew(world, monkeypatch):
-    cached_engine(b"model")
-    monkeypatch.setattr(trt_cache, "RECIPE", trt_cache.RECIPE + 1)
-    assert not cached_engine(b"model").cached
+    load_or_build_engine(b"model")
+    monkeypatch.setattr(trt_cache, "RECIPE_VERSION", trt_cache.RECIPE_VERSION + 1)
+    assert not load_or_build_engine(b"model").cached
 
 
 def test_whether_the_device_is_assumed_is_of_this_call(world):
     world.assumed = True
-    assert not cached_engine(b"model", compute_capability="8.9").cached
-    assert cached_engine(b"model").assumed
+    assert not load_or_build_engine(b"model", compute_capability="8.9").cached
+    assert load_or_build_engine(b"model").assumed
     world.assumed = False
-    assert not cached_engine(b"model").assumed
+    assert not load_or_build_engine(b"model").assumed
     assert world.built == 1
 
 
 def test_a_cache_that_takes_nothing_is_remarked(world, tmp_path):
     (tmp_path / "engines").write_text("in the way")
-    engine = cached_engine(b"model")
+    engine = load_or_build_engine(b"model")
     assert engine.data == b"model built"
     assert engine.remarks[0].startswith("the engine is not kept for later: cannot write")
 
@@ -188,7 +193,7 @@ def path(tmp_path):
 def test_files_there_and_back(path):
     beside = write_engine_files(ENGINE, path)
     assert path.read_bytes() == ENGINE.data  # plain, as trtexec reads it
-    assert beside == about_path(path) == path.with_name("net-fp16-sm89.engine.json")
+    assert beside == get_description_path(path) == path.with_name("net-fp16-sm89.engine.json")
     about = json.loads(beside.read_text())
     assert about["schema_version"] == 1
     assert about["size_bytes"] == len(ENGINE.data)
@@ -229,16 +234,16 @@ def test_an_engine_that_is_not_the_one_described(path):
 )
 def test_descriptions_of_no_use(path, text, told):
     write_engine_files(ENGINE, path)
-    about_path(path).write_text(text)
+    get_description_path(path).write_text(text)
     with pytest.raises(FileFormatError, match=told):
         read_engine_files(path)
 
 
 def test_a_field_of_the_wrong_type_is_named(path):
     write_engine_files(ENGINE, path)
-    about = json.loads(about_path(path).read_text())
+    about = json.loads(get_description_path(path).read_text())
     about["layers"][1]["nodes"] = 3
-    about_path(path).write_text(json.dumps(about))
+    get_description_path(path).write_text(json.dumps(about))
     with pytest.raises(FileFormatError, match=r"describes no engine: layers\.1\.nodes: Input should be a valid tuple"):
         read_engine_files(path)
 
@@ -248,11 +253,11 @@ def test_an_engine_without_inputs_or_outputs_is_none(path, world, name):
     write_engine_files(replace(ENGINE, **{name: ()}), path)
     with pytest.raises(FileFormatError, match=rf"engine\.json describes no engine: {name}: there are none"):
         read_engine_files(path)
-    cached_engine(b"model")
+    load_or_build_engine(b"model")
     header, data = read_cache_file(kept())
     header["engine"][name] = []
     write_cache_file(kept(), header, data)
-    assert f"describes no engine: {name}: there are none" in cached_engine(b"model").remarks[0]
+    assert f"describes no engine: {name}: there are none" in load_or_build_engine(b"model").remarks[0]
 
 
 def test_full_tensorrts_engines_are_of_one_model_of_gpu(world):
@@ -278,4 +283,4 @@ def test_engines_do_not_travel(world):
         assert str(caught.value).startswith(
             "x.engine was built by TensorRT-RTX 1.7.1 for compute capability 8.9, here is TensorRT"
         )
-        assert str(caught.value).endswith(f"export it here with {trt_files.EXPORT_AGAIN}")
+        assert str(caught.value).endswith(f"export it here with {trt_files.EXPORT_COMMAND}")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lgc.profiler.backends.trt.layer_nodes import Layer, fusions, layers_in_log, layers_in_report, nodes_of
+from lgc.profiler.backends.trt.layer_nodes import Layer, parse_log, parse_nodes, parse_report, select_fusions
 
 LOG = """Layers:
 Name: __myl_Move_myl0_0, LayerType: kgen, Inputs: [ { Name: input_0, Dimensions: [1,3,8,8], Datatype: Float, Format: \
@@ -68,7 +68,7 @@ StreamId: 0, Metadata:\x20
     ],
 )
 def test_nodes_in_a_name(name, nodes):
-    assert nodes_of(name) == tuple(nodes)
+    assert parse_nodes(name) == tuple(nodes)
 
 
 @pytest.mark.parametrize(
@@ -84,21 +84,21 @@ def test_nodes_in_a_name(name, nodes):
     ],
 )
 def test_metadata_tells_more_than_the_name(metadata, nodes):
-    assert nodes_of("__myl_CorrAdd_myl0_7", metadata) == tuple(nodes)
+    assert parse_nodes("__myl_CorrAdd_myl0_7", metadata) == tuple(nodes)
 
 
 def test_the_builders_log():
-    move, conv, wait = layers_in_log(LOG)
+    move, conv, wait = parse_log(LOG)
     assert move == Layer("__myl_Move_myl0_0", "kgen", (), "__myl_Move_0x54", "fp16")
     assert conv == Layer(
         "/stem/conv/Conv_myl0_1", "correlation", ("/stem/conv/Conv", "/stem/act/Relu"), "__myelin_CASK_STUB", "fp16"
     )
     assert wait == Layer("exit^bb^wait^3_myl0_126", "wait")
-    assert fusions((move, conv, wait)) == (conv,)
+    assert select_fusions((move, conv, wait)) == (conv,)
 
 
 def test_log_of_full_tensorrt():
-    copy, conv, kgen, empty = layers_in_log(LOG_10)
+    copy, conv, kgen, empty = parse_log(LOG_10)
     assert copy.precision == "int8"
     assert conv == Layer(
         "/a/Conv + /a/Relu", "CaskConvolution", ("/a/Conv", "/a/Relu"), "sm80_xmma_fprop_implicit_gemm", "fp16"
@@ -121,7 +121,7 @@ def test_log_of_full_tensorrt():
 )
 def test_precision_of_a_logged_tensor(tensor, precision):
     outputs = f"Outputs: [ {{ Name: y, Location: Device, Dimensions: [1,8], {tensor} }}, {{ Name: z, Datatype: Bool }}]"
-    (found,) = layers_in_log(f"Layers:\nName: a, LayerType: CaskConvolution, Inputs: [], {outputs}, Stride: [2,2]\n")
+    (found,) = parse_log(f"Layers:\nName: a, LayerType: CaskConvolution, Inputs: [], {outputs}, Stride: [2,2]\n")
     assert found.precision == precision
 
 
@@ -149,7 +149,7 @@ def test_the_inspectors_report(datatype, precision):
         "TacticName": "sm80_xmma_fprop",
         "Metadata": "[ONNX Layer: /a/Conv]\x1f[ONNX Layer: /a/Relu]",
     }
-    (found,) = layers_in_report(json.dumps({"Layers": [layer], "Bindings": ["x", "y"]}))
+    (found,) = parse_report(json.dumps({"Layers": [layer], "Bindings": ["x", "y"]}))
     assert found == Layer("/a/Conv + /a/Relu", "CaskConvolution", ("/a/Conv", "/a/Relu"), "sm80_xmma_fprop", precision)
 
 
@@ -178,15 +178,13 @@ def test_report_of_tensorrt_11(key, datatype, precision):
     ends = [{"Name": "x", "IOMode": "Input", "DataType": "Float", "IsShapeInferenceIO": False}]
     report = json.dumps({"Layers": [layer], "I/O Tensors": ends, "Engine Metadata": {"Multi-Device": "Disabled"}})
     for text in (report, report.replace("\\u001f", "\x1f")):
-        (found,) = layers_in_report(text)
+        (found,) = parse_report(text)
         assert found == Layer("/a/Conv_myl0_1", "correlation", ("/a/Conv", "/a/Relu"), "__myelin_CASK_STUB", precision)
 
 
 def test_a_report_of_names_only():
-    assert layers_in_report(
-        '{"Layers": ["Conv_0 + Relu_1", "Reformatting CopyNode for Output Tensor 0 to Conv_0"]}'
-    ) == (
+    assert parse_report('{"Layers": ["Conv_0 + Relu_1", "Reformatting CopyNode for Output Tensor 0 to Conv_0"]}') == (
         Layer("Conv_0 + Relu_1", nodes=("Conv_0", "Relu_1")),
         Layer("Reformatting CopyNode for Output Tensor 0 to Conv_0"),
     )
-    assert layers_in_report("{}") == ()
+    assert parse_report("{}") == ()

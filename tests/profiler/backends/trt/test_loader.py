@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 import lgc
 from lgc.errors import BackendUnavailableError
 from lgc.profiler.backends.trt import loader as trt_loader
-from lgc.profiler.backends.trt.engine import refusal
+from lgc.profiler.backends.trt.engine import diagnose_capability
 from lgc.profiler.backends.trt.loader import Library, load_tensorrt
 
 from .bindings import FULL
@@ -94,7 +94,7 @@ def test_bounds_of_the_extra_are_those_served():
         for entry in map(Requirement, wanted["project"]["optional-dependencies"]["tensorrt"])
         if entry.name == "tensorrt"
     ]
-    oldest = ".".join(map(str, trt_loader.OLDEST_FULL))
+    oldest = ".".join(map(str, trt_loader.MIN_FULL_VERSION))
     assert str(tensorrt.specifier) == f"<12,>={oldest}"
     assert all(tensorrt.specifier.contains(version) for version in FULL)
     marker = tensorrt.marker
@@ -116,7 +116,7 @@ def test_jetson_detection(monkeypatch, tmp_path, kernel, release_file, jetson):
     monkeypatch.setattr(trt_loader, "_JETSON_RELEASE", tmp_path / "nv_tegra_release")
     monkeypatch.setattr(trt_loader.platform, "release", lambda: kernel)
     assert trt_loader.is_jetson() is jetson
-    assert trt_loader.install_hint() == (trt_loader.INSTALL_JETSON if jetson else trt_loader.INSTALL_FULL)
+    assert trt_loader.get_install_hint() == (trt_loader.INSTALL_JETSON if jetson else trt_loader.INSTALL_FULL)
 
 
 @pytest.mark.parametrize("source", [None, "__version__ = '8.6.1'", "raise OSError('no libnvinfer')"])
@@ -171,7 +171,7 @@ def test_library_file_that_does_not_load(packages):
 )
 def test_a_library_tells_its_own_version(functions, version):
     library = SimpleNamespace(**{name: lambda number=number: number for name, number in functions.items()})
-    assert trt_loader.version_of(library) == version
+    assert trt_loader.read_version(library) == version
 
 
 def test_the_version_is_that_of_the_library_not_of_the_bindings(packages, monkeypatch):
@@ -194,6 +194,6 @@ def test_capabilities_and_refusal():
     module = SimpleNamespace(ComputeCapability=SimpleNamespace(__members__=members))
     library = Library(module, "TensorRT-RTX", "1.7.1", can_build_without_gpu=True)
     assert library.capabilities == {"8.9": 89, "12.0": 120}
-    assert refusal(library, "12.0") is None
-    assert "serves compute capabilities 8.9, 12.0, not this device's 9.0" in refusal(library, "9.0")
-    assert refusal(Library(module, "TensorRT", "10.9", can_build_without_gpu=False), "9.0") is None
+    assert diagnose_capability(library, "12.0") is None
+    assert "serves compute capabilities 8.9, 12.0, not this device's 9.0" in diagnose_capability(library, "9.0")
+    assert diagnose_capability(Library(module, "TensorRT", "10.9", can_build_without_gpu=False), "9.0") is None

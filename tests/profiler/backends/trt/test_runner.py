@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 
 from lgc.errors import BackendUnavailableError, MeasurementError
-from lgc.profiler.backends.base import random_inputs
+from lgc.profiler.backends.base import generate_inputs
 from lgc.profiler.backends.cuda import device as cuda_place
 from lgc.profiler.backends.cuda import driver as cuda_driver
-from lgc.profiler.backends.cuda.graph import WARM_UPS
-from lgc.profiler.backends.cuda.replay_queue import ATTEMPTS, BASE_US, DECAY, LAUNCH_US, MIN_FACTOR, lead_for
+from lgc.profiler.backends.cuda.graph import NUM_WARM_UP_RUNS
+from lgc.profiler.backends.cuda.replay_queue import (
+    BASE_QUEUE_US,
+    DECAY,
+    INITIAL_LAUNCH_US,
+    MAX_ATTEMPTS,
+    MIN_FACTOR,
+    get_spin_calibration,
+)
 from lgc.profiler.backends.trt import runner as trt_runner
 from lgc.profiler.backends.trt.engine import Engine
 from lgc.profiler.backends.trt.loader import FULL, RTX, Library
@@ -22,10 +29,10 @@ from ...simulated_cuda import NO_MEMORY, NOT_CAPTURED, REPLAY_MS, SHAPE, STREAM,
 @pytest.fixture
 def cuda(monkeypatch):
     simulated = Cuda()
-    monkeypatch.setattr(cuda_place, "_driver", lambda: simulated.driver)
-    monkeypatch.setattr(cuda_driver, "_driver", lambda: simulated)
-    monkeypatch.setattr(cuda_place.CudaDevice, "_hold", lambda place, microseconds: simulated.spin(microseconds))
-    cached = (cuda_place._primary_context, cuda_place.scratch_for, lead_for)
+    monkeypatch.setattr(cuda_place, "_import_driver", lambda: simulated.driver)
+    monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: simulated)
+    monkeypatch.setattr(cuda_place.CudaDevice, "_queue_spin", lambda place, microseconds: simulated.spin(microseconds))
+    cached = (cuda_place._retain_primary_context, cuda_place.get_scratch_memory, get_spin_calibration)
     for function in cached:
         function.cache_clear()
     yield simulated
@@ -42,7 +49,7 @@ def engine(cuda):
 @pytest.fixture
 def make_runner(monkeypatch, engine):
     log = SimpleNamespace(
-        logger=None, clear=lambda: None, failure=lambda what: MeasurementError(f"{what}: bad weather")
+        logger=None, clear=lambda: None, make_error=lambda what: MeasurementError(f"{what}: bad weather")
     )
     monkeypatch.setattr(trt_runner, "get_log", lambda library: log)
     loaded = SimpleNamespace(deserialize_cuda_engine=lambda data: engine if data == b"plan" else None)
@@ -69,11 +76,11 @@ def images(engine):
 
 def test_tensors_are_copied_around_the_graph_not_in_it(make_runner, cuda):
     runner = make_runner()
-    assert not runner.copies
+    assert not runner.has_copies
     assert cuda.journal == [
         "set",
         "set",
-        *["engine"] * WARM_UPS,
+        *["engine"] * NUM_WARM_UP_RUNS,
         "cuStreamBeginCapture",
         "cuStreamEndCapture",
         "cuGraphInstantiate",
@@ -89,7 +96,7 @@ def test_tensors_are_copied_around_the_graph_not_in_it(make_runner, cuda):
 
 def test_images_are_copied_in_the_graph(make_runner, cuda, images):
     runner = make_runner()
-    assert runner.copies
+    assert runner.has_copies
     assert cuda.pinned == [SHAPE] * 2
     cuda.journal.clear()
     image = np.arange(24, dtype=np.uint8).reshape(SHAPE)
@@ -105,8 +112,8 @@ def test_an_output_is_the_callers_own(make_runner):
     assert np.all(first == 2)
 
 
-def spin_us(factor, runs=3, launch_us=LAUNCH_US):
-    return f"spin {factor * (BASE_US + runs * launch_us):.0f}"
+def spin_us(factor, runs=3, launch_us=INITIAL_LAUNCH_US):
+    return f"spin {factor * (BASE_QUEUE_US + runs * launch_us):.0f}"
 
 
 def test_runs_are_queued_behind_a_spin(make_runner, cuda):
@@ -124,14 +131,14 @@ def test_a_batch_begun_early_is_queued_again(make_runner, cuda):
     assert runner.run(3) == [REPLAY_MS] * 3
     spins = [spin_us(MIN_FACTOR * 2**doubled) for doubled in range(3)]
     assert [entry for entry in cuda.journal if entry.startswith("spin")] == spins
-    assert lead_for("cuda:1").factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
-    assert lead_for("cuda:1").launch_us > 0
+    assert get_spin_calibration("cuda:1").factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
+    assert get_spin_calibration("cuda:1").launch_us > 0
 
 
 def test_the_next_spin_follows_the_measured_launches(make_runner, cuda):
     runner = make_runner()
     runner.run(3)
-    launch_us = lead_for("cuda:1").launch_us
+    launch_us = get_spin_calibration("cuda:1").launch_us
     cuda.journal.clear()
     runner.run(3)
     assert cuda.journal[0] == spin_us(MIN_FACTOR, launch_us=launch_us)
@@ -139,7 +146,7 @@ def test_the_next_spin_follows_the_measured_launches(make_runner, cuda):
 
 def test_a_device_that_is_always_early_is_refused(make_runner, cuda):
     runner = make_runner()
-    cuda.early = ATTEMPTS
+    cuda.early = MAX_ATTEMPTS
     with pytest.raises(MeasurementError, match=r"cannot be kept waiting .* queueing 3 runs took .* end other programs"):
         runner.run(3)
 
@@ -157,7 +164,7 @@ def test_inputs_are_those_of_every_backend(make_runner, engine, dtype):
     runner = make_runner()
     runner.prepare()
     there = np.frombuffer(runner._inputs[0].device.bytes, dtype).reshape(SHAPE)
-    np.testing.assert_array_equal(there, random_inputs([SHAPE], dtype)[0])
+    np.testing.assert_array_equal(there, generate_inputs([SHAPE], dtype)[0])
 
 
 @pytest.mark.parametrize(
@@ -179,7 +186,7 @@ def test_layers_are_timed_without_the_graph_in_a_context_of_their_own(make_runne
     runner = make_runner()
     captured = runner._context
     cuda.journal.clear()
-    fused, cast = runner.layer_times(3)
+    fused, cast = runner.measure_layers(3)
     assert (fused.layer, fused.nodes, fused.ms) == ("/a/Conv + /a/Relu", ("/a/Conv", "/a/Relu"), 1.0)
     assert (cast.layer, cast.nodes, cast.ms) == ("__myl_Cast_myl0_1", ("/b/Cast", "/c/Add"), 0.25)
     assert cuda.journal == [*["engine"] * 4, "context gone"]
@@ -237,10 +244,10 @@ def test_layers_that_cannot_be_timed_leave_nothing(rtx, engine, cuda):
     runner = rtx()
     engine.works = False
     with pytest.raises(MeasurementError, match="failed to run the engine"):
-        runner.layer_times(3)
+        runner.measure_layers(3)
     engine.makes_contexts = 0
     with pytest.raises(MeasurementError, match="makes no context on cuda:1: bad weather"):
-        runner.layer_times(3)
+        runner.measure_layers(3)
     assert cuda.held == ["stream", "memory", "memory", "memory"]
     runner.close()
     assert cuda.held == []

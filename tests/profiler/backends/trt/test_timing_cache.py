@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from lgc.profiler.backends.cache import cache_folder, read_cache_file, write_cache_file
+from lgc.profiler.backends.cache import get_cache_folder, read_cache_file, write_cache_file
 from lgc.profiler.backends.trt import timing_cache as trt_timings
 from lgc.profiler.backends.trt.loader import FULL, RTX, Library
-from lgc.profiler.backends.trt.timing_cache import shared_timings
+from lgc.profiler.backends.trt.timing_cache import share_timings
 
 LIBRARY = Library(None, FULL, "10.13", can_build_without_gpu=False)
 
@@ -36,7 +36,7 @@ def empty(monkeypatch, tmp_path):
 def build(device="L4", **options):
     """What a build on the device is given, and what it remarks."""
     config, remarks = Config(**options), []
-    with shared_timings(LIBRARY, device, config, remarks):
+    with share_timings(LIBRARY, device, config, remarks):
         pass
     return config.given, remarks
 
@@ -46,7 +46,7 @@ def another_process(monkeypatch):
 
 
 def kept():
-    (path,) = cache_folder("timings").iterdir()
+    (path,) = get_cache_folder("timings").iterdir()
     return path
 
 
@@ -98,7 +98,7 @@ def test_a_disk_that_takes_nothing_does_not_stop_the_build(monkeypatch, tmp_path
 
 def test_tensorrt_rtx_has_no_timings():
     remarks = []
-    with shared_timings(Library(None, RTX, "1.7", can_build_without_gpu=True), None, None, remarks):
+    with share_timings(Library(None, RTX, "1.7", can_build_without_gpu=True), None, None, remarks):
         pass
     assert trt_timings._timings == {}
-    assert not cache_folder("timings").exists()
+    assert not get_cache_folder("timings").exists()
