@@ -76,4 +76,4 @@ def _bare(runner: Any, target: Target) -> Iterator[tuple[Callable[[], object], C
         with torch.inference_mode(), torch_threads(target.threads):
             yield (lambda: runner._module(*runner._inputs)), (lambda: None)
     else:
-        yield runner._graph.replay, runner._graph.wait
+        yield runner._graph.replay, runner._graph.synchronize

@@ -113,7 +113,7 @@ def test_engine_runner(perform, pycuda, monkeypatch):
         "untimed / timed",
     }  # the clocks of the two simulations differ
     assert pycuda.held == []
-    assert "too little GPU memory" in record.values["too little memory"]
+    assert "not enough GPU memory" in record.values["too little memory"]
 
 
 def test_tables_and_what_needs_them(perform, folders, checks, monkeypatch):

@@ -117,7 +117,7 @@ def test_copies_of_images_are_timed():
 
 def test_a_module_that_waits_for_the_device_is_refused_not_run_in_another_way():
     # in a process of its own: what a failed capture leaves behind can fail all later ones
-    assert python_output("-c", WAITS).startswith("refused: torch makes no CUDA graph of it: ")
+    assert python_output("-c", WAITS).startswith("refused: torch cannot capture a CUDA graph: ")
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -150,7 +150,7 @@ def test_too_little_memory_says_what_to_lower(name):
     kept = torch.empty(torch.cuda.mem_get_info(0)[0] - 3 * 2**28, dtype=torch.uint8, device="cuda:0")
     large = Workload("large", ((1, 64, 2048, 2048),), lambda: torch.nn.Conv2d(64, 64, 3, 1, 1))  # 1 GiB
     try:
-        with pytest.raises(MeasurementError, match=r"^too little GPU memory: .*take a smaller input size"):
+        with pytest.raises(MeasurementError, match=r"^not enough GPU memory: .*reduce the input size"):
             backend.compile(large, Target("cuda:0", name))
     finally:
         del kept

@@ -161,7 +161,7 @@ def test_layers_are_timed_and_named(make_runner):
 
 
 def test_wrong_shapes_are_refused(make_runner):
-    with pytest.raises(MeasurementError, match="the engine takes float32 1x3x64x128, not float32 1x3x8x8"):
+    with pytest.raises(MeasurementError, match="the engine needs inputs float32 1x3x64x128, not float32 1x3x8x8"):
         make_runner().infer([np.zeros((1, 3, 8, 8), np.float32)])
 
 
@@ -227,7 +227,7 @@ def test_an_engine_from_its_files(net, make_runner, tmp_path):
     runner.close()
     version = load_tensorrt().version
     get_description_path(path).write_text(get_description_path(path).read_text().replace(version, "1.2.3"))
-    with pytest.raises(MismatchError, match=r"was built by .* 1\.2\.3 for .*, here is .*: engines do not travel"):
+    with pytest.raises(MismatchError, match=r"was built by .* 1\.2\.3 for .*, here is .*: engines are not portable"):
         backend.open(path, "cuda:0")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(FileFormatError, match="is not the engine that"):
@@ -239,7 +239,7 @@ def test_an_engine_of_another_device_is_refused(net, tmp_path):
     write_engine_files(trt.get_engine(net, Target("cuda:0", "tensorrt")), path)
     about = json.loads(get_description_path(path).read_text())
     get_description_path(path).write_text(json.dumps(about | {"compute_capability": "5.2"}))
-    with pytest.raises(MismatchError, match=r"for compute capability 5\.2.*, here is .*: engines do not travel"):
+    with pytest.raises(MismatchError, match=r"for compute capability 5\.2.*, here is .*: engines are not portable"):
         get_backend("tensorrt").open(path, "cuda:0")
 
 
@@ -260,7 +260,7 @@ def test_too_little_memory_says_what_to_lower(make_runner):
     pace.skip_on_shared_memory()
     free = torch.cuda.mem_get_info(0)[0]
     kept = torch.empty(free - 96 * 2**20, dtype=torch.uint8, device="cuda")
-    with pytest.raises(MeasurementError, match=r"too little GPU memory: .*take a smaller input size"):
+    with pytest.raises(MeasurementError, match=r"not enough GPU memory: .*reduce the input size"):
         make_runner(workload=Workload("large", ((1, 64, 2048, 4096),), lambda: nn.Conv2d(64, 64, 3, 1, 1)))
     del kept
     torch.cuda.empty_cache()

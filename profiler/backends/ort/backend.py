@@ -1,4 +1,4 @@
-"""Backends `onnxruntime` and `onnxruntime-tensorrt`: the ONNX graph under one of ONNX Runtime's execution providers."""
+"""Backends `onnxruntime` and `onnxruntime-tensorrt`: an ONNX graph on one of ONNX Runtime's execution providers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .loader import (
     TENSORRT_PROVIDER,
     diagnose_provider,
     diagnose_tensorrt,
+    get_install_hint,
     load_tensorrt_library,
 )
 from .runner import OnnxRuntimeRunner
@@ -21,66 +22,72 @@ from .session import CUDA_PROVIDER_OPTIONS, describe_settings
 
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime's own kernels: its CPU provider, or its CUDA provider with the graph captured as a CUDA graph."""
+    """ONNX Runtime's own kernels: the CPU provider, or the CUDA provider with the graph captured as a CUDA graph."""
 
     name = "onnxruntime"
 
     def precisions(self, device: str) -> tuple[str, ...]:
-        """On a CPU fp32, on a GPU fp16 too; int8 for models that are quantised.
+        """Return fp32, on a GPU also fp16, and int8 for quantised models.
 
-        bf16 is missing since the CUDA provider convolves it from ONNX's operator set 22 on only, and pools it never.
+        bf16 is missing: the CUDA provider convolves it only from ONNX's operator set 22 onwards, and never pools it.
         """
         return ("fp32", "int8") if device == "cpu" else ("fp32", "fp16", "int8")
 
+    def install_hint(self, device: str) -> str:
+        """Return the command that installs ONNX Runtime for `device`."""
+        return get_install_hint(CPU_PROVIDER if device == "cpu" else CUDA_PROVIDER)
+
     def diagnose(self, device: str) -> str | None:
-        """Return None if the provider of `device` loads and the device is there, else the reason and the mend."""
+        """Return None if the provider of `device` loads and the device exists, else the reason and the fix."""
         return diagnose_provider(CPU_PROVIDER if device == "cpu" else CUDA_PROVIDER, device)
 
     def versions(self) -> dict[str, str]:
-        """Version of ONNX Runtime."""
+        """Return the version of ONNX Runtime."""
         import onnxruntime
 
         return {"onnxruntime": onnxruntime.__version__}
 
     def settings(self, target: Target) -> dict[str, str]:
-        """Provider, optimisation, threads, binding, clock; on a GPU memory, CUDA graph, TF32, algorithms, layout."""
+        """Return provider, optimisation, threads, binding, clock; on a GPU memory, CUDA graph, TF32, cuDNN options."""
         return describe_settings(CPU_PROVIDER if target.device == "cpu" else CUDA_PROVIDER, target.threads)
 
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
-        """Open a session on the target's device, and on no other; see `OnnxRuntimeRunner` for the errors."""
+        """Open a session on the target's device and on no other; see `OnnxRuntimeRunner` for the errors."""
+        model = cast_model(workload.onnx, target.precision)
         if target.device == "cpu":
-            return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CPU_PROVIDER, {})
-        # Without TF32 cuDNN gets no tensor cores at all, not for float16 either, where nothing is left in float32.
-        settings = {
-            **CUDA_PROVIDER_OPTIONS,
-            "device_id": target.device.partition(":")[2],
-            "use_tf32": str(int(target.precision == "fp16")),
-        }
-        return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CUDA_PROVIDER, settings)
+            return OnnxRuntimeRunner(workload, model, target, CPU_PROVIDER, {})
+        # Without TF32 cuDNN uses no tensor cores, not even for float16, where nothing is left in float32.
+        tf32 = str(int(target.precision == "fp16"))
+        settings = {**CUDA_PROVIDER_OPTIONS, "device_id": target.device.partition(":")[2], "use_tf32": tf32}
+        return OnnxRuntimeRunner(workload, model, target, CUDA_PROVIDER, settings)
 
 
 class OnnxRuntimeTensorRTBackend:
-    """ONNX Runtime's TensorRT provider, alone: with one node on the CUDA or CPU provider there is no session.
+    """ONNX Runtime's TensorRT provider alone: a node on the CUDA or CPU provider is an error.
 
-    fp16 is the provider's own option, on the float32 model. It builds weakly typed networks, in which TensorRT refuses
-    float16 tensors unless that option is on, and with it picks the type of each layer by speed: converting the model
-    would only add casts. Strongly typed networks are what the backend `tensorrt` builds.
+    fp16 is the provider's own option, on the float32 model. The provider builds weakly typed networks. In these,
+    TensorRT rejects float16 tensors without the option and picks each layer's type by speed with it, so converting the
+    model would only add casts. The backend `tensorrt` builds strongly typed networks.
     """
 
     name = "onnxruntime-tensorrt"
 
     def precisions(self, device: str) -> tuple[str, ...]:
-        """fp32, with TF32 off, and fp16."""
+        """Return fp32, with TF32 off, and fp16."""
         return ("fp32", "fp16")
 
+    def install_hint(self, device: str) -> str:
+        """Return the command that installs ONNX Runtime with its GPU providers."""
+        return get_install_hint(TENSORRT_PROVIDER)
+
     def diagnose(self, device: str) -> str | None:
-        """None if the provider, the device and the TensorRT that the provider is built for are there."""
+        """Return None if provider, device and the provider's TensorRT are available, else the reason and the fix."""
         if device == "cpu":
             return "TensorRT needs a CUDA device"
         return diagnose_provider(TENSORRT_PROVIDER, device) or diagnose_tensorrt()
 
     def versions(self) -> dict[str, str]:
-        """Versions of ONNX Runtime and of the TensorRT library that it uses."""
+        """Return the versions of ONNX Runtime and of its TensorRT library."""
         import onnxruntime
 
         number = load_tensorrt_library().getInferLibVersion()  # 101302 is 10.13.2
@@ -88,12 +95,12 @@ class OnnxRuntimeTensorRTBackend:
         return {"onnxruntime": onnxruntime.__version__, "TensorRT": tensorrt}
 
     def settings(self, target: Target) -> dict[str, str]:
-        """Provider, optimisation, threads, binding, clock, the host's memory, CUDA graph and TF32."""
+        """Return provider, optimisation, threads, binding, clock, host memory, CUDA graph and TF32."""
         return describe_settings(TENSORRT_PROVIDER, target.threads)
 
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
         """Build the engine on the target's device; see `OnnxRuntimeRunner` for the errors."""
-        load_tensorrt_library()  # also turns TF32 off, before the provider is asked for
+        load_tensorrt_library()  # also turns TF32 off, before the provider is loaded
         settings = {
             "device_id": target.device.partition(":")[2],
             "trt_fp16_enable": str(target.precision == "fp16"),  # these options are `True` and `False`, not 1 and 0
@@ -106,5 +113,5 @@ class OnnxRuntimeTensorRTBackend:
 
 @cache
 def _make_timing_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for what TensorRT has timed, which its builds in this process share; removed when the process ends."""
+    """Return the folder of TensorRT's timing cache, shared by this process's builds and removed at its end."""
     return tempfile.TemporaryDirectory(prefix="lgc-tensorrt-")

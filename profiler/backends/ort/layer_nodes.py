@@ -1,4 +1,9 @@
-"""Given ONNX nodes behind each node of the graph that ONNX Runtime optimised."""
+"""Source nodes of each node in the graph that ONNX Runtime optimised.
+
+The runtime optimises a graph before it runs it: convolutions absorb the operators after them, and tensors are converted
+to another layout and back. It keeps the tensors' names, in the outputs or, in another layout, in the name of the node.
+So the source nodes of an optimised node are traced from its tensor back to the tensors of other optimised nodes.
+"""
 
 from __future__ import annotations
 
@@ -7,108 +12,119 @@ from collections.abc import Mapping
 from typing import Any
 
 _LAYOUT_SUFFIX = "_nchwc"
-
-
 _ADDEND_INDEX = 3
-"""Which input of a convolution in that layout is added to what it gives."""
-
-
+"""Input of a convolution in that layout that is added to its result."""
 _REORDER_OPS = ("ReorderInput", "ReorderOutput")
 
 
 def trace_nodes(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
-    """Optimised node -> names of the given nodes in it, in their order.
+    """Return optimised node -> names of its source nodes, in the order of the source graph.
 
-    Equal nodes, two poolings of one tensor say, are computed once, and all behind one. Behind a change of layout is
-    what made the tensor; of the network's input, what takes it.
+    Equal nodes, e.g. two poolings of one tensor, are computed once and all belong to that node. A change of layout
+    belongs to the nodes that produce the tensor; for the network's input, to the nodes that consume it.
 
     Args:
-        model: the given graph's ModelProto, every node named.
-        optimised: the optimised graph's.
+        model: ModelProto of the source graph, with all nodes named.
+        optimised: ModelProto of the optimised graph.
     """
-    graph = _SourceGraph(model.graph)
-    tensors, ends = _trace_tensors(optimised, graph)
-    found: dict[str, tuple[str, ...]] = {}
+    source = _SourceGraph(model.graph)
+    tensors, boundaries = _trace_tensors(optimised, source)
+    nodes: dict[str, tuple[str, ...]] = {}
     for node in optimised.graph.node:
         tensor = tensors.get(node.output[0])
         if tensor is None:
-            found[node.name] = ()
+            nodes[node.name] = ()
         elif node.op_type in _REORDER_OPS:
-            found[node.name] = tuple(one.name for one in graph.makers.get(tensor) or graph.users[tensor])
+            related = source.producers.get(tensor) or source.consumers[tensor]
+            nodes[node.name] = tuple(neighbour.name for neighbour in related)
         else:
-            found[node.name] = graph.back(tensor, ends)
-    return found
+            nodes[node.name] = source.trace_back(tensor, boundaries)
+    return nodes
 
 
 class _SourceGraph:
-    """The given graph, tensors of equal value taken for one: the first of those that one operator makes of the same."""
+    """Source graph in which equal tensors are one: the first result of an operator with the same inputs.
+
+    Attributes:
+        nodes: nodes by name.
+        producers: tensor -> nodes that compute it or an equal one.
+        consumers: tensor -> nodes that take it or an equal one.
+    """
 
     def __init__(self, graph: Any) -> None:
-        self._first: dict[str, str] = {}
-        self._places = {node.name: place for place, node in enumerate(graph.node)}
+        self._canonical: dict[str, str] = {}
+        self._positions = {node.name: position for position, node in enumerate(graph.node)}
         self.nodes = {node.name: node for node in graph.node}
-        self.makers: dict[str, list[Any]] = defaultdict(list)
-        self.users: dict[str, list[Any]] = defaultdict(list)
+        self.producers: dict[str, list[Any]] = defaultdict(list)
+        self.consumers: dict[str, list[Any]] = defaultdict(list)
         seen: dict[tuple[Any, ...], str] = {}
         for node in graph.node:
-            inputs = tuple(map(self.first, node.input))
-            attributes = tuple(sorted(one.SerializeToString(deterministic=True) for one in node.attribute))
+            inputs = tuple(map(self.get_canonical, node.input))
+            attributes = tuple(sorted(entry.SerializeToString(deterministic=True) for entry in node.attribute))
             for index, output in enumerate(node.output):
                 key = (node.domain, node.op_type, attributes, inputs, index)
-                self._first[output] = seen.setdefault(key, output)
-                self.makers[self._first[output]].append(node)
+                self._canonical[output] = seen.setdefault(key, output)
+                self.producers[self._canonical[output]].append(node)
             for tensor in inputs:
-                self.users[tensor].append(node)
+                self.consumers[tensor].append(node)
 
-    def first(self, tensor: str) -> str:
-        """The tensor that this one equals; itself where there is none before."""
-        return self._first.get(tensor, tensor)
+    def get_canonical(self, tensor: str) -> str:
+        """Return the first tensor equal to this one, which may be itself."""
+        return self._canonical.get(tensor, tensor)
 
-    def made(self, tensor: str) -> bool:
-        """Whether a node makes the tensor: inputs and weights are made by none."""
-        return tensor in self._first
+    def is_computed(self, tensor: str) -> bool:
+        """Return True if a node computes the tensor, False for inputs and weights."""
+        return tensor in self._canonical
 
-    def back(self, tensor: str, ends: set[str]) -> tuple[str, ...]:
-        """Names of the nodes that make the tensor, and of those before, up to tensors that are made elsewhere."""
-        names, todo = set(), [self.first(tensor)]
-        while todo:
-            for node in self.makers.get(todo.pop(), ()):
+    def trace_back(self, tensor: str, boundaries: set[str]) -> tuple[str, ...]:
+        """Return the names of the nodes that compute the tensor from the tensors in `boundaries`."""
+        names, pending = set(), [self.get_canonical(tensor)]
+        while pending:
+            for node in self.producers.get(pending.pop(), ()):
                 if node.name not in names:
                     names.add(node.name)
-                    todo += [one for one in map(self.first, node.input) if self.made(one) and one not in ends]
-        return tuple(sorted(names, key=self._places.__getitem__))
+                    inputs = map(self.get_canonical, node.input)
+                    pending += [name for name in inputs if self.is_computed(name) and name not in boundaries]
+        return tuple(sorted(names, key=self._positions.__getitem__))
 
 
-def _trace_tensors(optimised: Any, graph: _SourceGraph) -> tuple[dict[str, str], set[str]]:
-    """The optimised graph's tensors as the given one's, and those of them that an optimised node computes."""
-    found: dict[str, str] = {}
-    ends = set()
+def _trace_tensors(optimised: Any, source: _SourceGraph) -> tuple[dict[str, str], set[str]]:
+    """Return optimised tensor -> source tensor, and the source tensors that optimised nodes compute."""
+    tensors: dict[str, str] = {}
+    boundaries = set()
     for node in optimised.graph.node:
-        output, named = node.output[0], node.name.removesuffix(_LAYOUT_SUFFIX)
+        output, base_name = node.output[0], node.name.removesuffix(_LAYOUT_SUFFIX)
         if node.op_type in _REORDER_OPS:
-            found[output] = found.get(node.input[0], graph.first(node.input[0]))
+            tensors[output] = tensors.get(node.input[0], source.get_canonical(node.input[0]))
             continue
-        if graph.made(output):
-            found[output] = graph.first(output)
-        elif node.name.endswith(_LAYOUT_SUFFIX) and graph.made(named):
-            found[output] = _get_fused_output(node, graph.first(named), found, graph)
-        elif node.name in graph.nodes:
-            found[output] = graph.first(graph.nodes[node.name].output[0])
+        if source.is_computed(output):
+            tensors[output] = source.get_canonical(output)
+        elif node.name.endswith(_LAYOUT_SUFFIX) and source.is_computed(base_name):
+            tensors[output] = _get_fused_output(node, source.get_canonical(base_name), tensors, source)
+        elif node.name in source.nodes:
+            tensors[output] = source.get_canonical(source.nodes[node.name].output[0])
         else:
             continue
-        ends.add(found[output])
-    return found, ends
+        boundaries.add(tensors[output])
+    return tensors, boundaries
 
 
-def _get_fused_output(node: Any, tensor: str, found: Mapping[str, str], graph: _SourceGraph) -> str:
-    """What a convolution gives that has an addition in it, and perhaps what follows: its name tells only its own."""
+def _get_fused_output(node: Any, tensor: str, tensors: Mapping[str, str], source: _SourceGraph) -> str:
+    """Return the source tensor after a convolution's fused addition and activation, which its name does not give.
+
+    Args:
+        node: optimised convolution.
+        tensor: source tensor of the convolution alone.
+        tensors: optimised tensor -> source tensor, of the nodes before.
+        source: source graph.
+    """
     if len(node.input) < _ADDEND_INDEX + 1:
         return tensor
-    addend = found.get(node.input[_ADDEND_INDEX], graph.first(node.input[_ADDEND_INDEX]))
-    sums = [user for user in graph.users[tensor] if addend in map(graph.first, user.input)]
+    addend = tensors.get(node.input[_ADDEND_INDEX], source.get_canonical(node.input[_ADDEND_INDEX]))
+    sums = [user for user in source.consumers[tensor] if addend in map(source.get_canonical, user.input)]
     if not sums:
         return tensor
-    total = graph.first(sums[0].output[0])
-    activation = {one.s.decode() for one in node.attribute if one.name == "activation"}
-    after = [user for user in graph.users[total] if user.op_type in activation]
-    return graph.first(after[0].output[0]) if after else total
+    total = source.get_canonical(sums[0].output[0])
+    activations = {entry.s.decode() for entry in node.attribute if entry.name == "activation"}
+    after = [user for user in source.consumers[total] if user.op_type in activations]
+    return source.get_canonical(after[0].output[0]) if after else total

@@ -1,9 +1,6 @@
-"""Times of the layers of an ONNX Runtime session, and the nodes of the given model behind each of them.
+"""Latencies of the layers of an ONNX Runtime session, by the runtime's own profiler.
 
-The runtime optimises a graph before it runs it: convolutions take up what follows them, tensors are brought into
-another layout and back. Its own profiler speaks of the optimised nodes. Of these the runtime keeps the tensors' names,
-in the outputs or, where the layout is another, in the node's own name; so the given nodes behind one are found by going
-back from its tensor to the tensors that other optimised nodes make.
+The profiler reports the nodes of the optimised graph; `layer_nodes` maps them to the nodes of the source model.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from .layer_nodes import trace_nodes
 from .session import open_session
 
 NUM_LAYER_WARM_UP_RUNS = 5
-"""Runs that are not counted."""
+"""Runs that do not count."""
 _KERNEL_SUFFIX = "_kernel_time"
 
 
@@ -36,16 +33,16 @@ def measure_layers(
     inputs: Sequence[NDArray[Any]],
     runs: int,
 ) -> list[LayerTime]:
-    """Median times of the optimised graph's nodes, in the order of computation.
+    """Return the median latencies of the optimised graph's nodes, in the order of computation.
 
     Args:
-        name: of the model, for messages.
-        model: serialised, as the session of the runner got it.
-        provider: of `ort_session`, with its settings.
-        settings: of the provider.
-        threads: CPU threads.
-        inputs: one for each input.
-        runs: how many are counted.
+        name: name of the model, for messages.
+        model: serialised ONNX model of the runner's session.
+        provider: execution provider, see `open_session`.
+        settings: options of the provider.
+        threads: CPU threads inside an operator.
+        inputs: array for each input.
+        runs: number of runs that count.
     """
     import onnx
 
@@ -56,17 +53,17 @@ def measure_layers(
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text())
         optimised = onnx.load(str(Path(folder) / "optimised.onnx"), load_external_data=False)
-    behind = trace_nodes(onnx.load_model_from_string(model), optimised)
+    nodes = trace_nodes(onnx.load_model_from_string(model), optimised)
     durations: dict[str, list[int]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
             durations[event["name"].removesuffix(_KERNEL_SUFFIX)].append(event["dur"])
     return [
-        LayerTime(layer, behind.get(layer, ()), _median_ms(times[NUM_LAYER_WARM_UP_RUNS:]))
+        LayerTime(layer, nodes.get(layer, ()), _compute_median_ms(times[NUM_LAYER_WARM_UP_RUNS:]))
         for layer, times in durations.items()
     ]
 
 
-def _median_ms(durations_us: Sequence[int]) -> float:
-    """The median of whole microseconds, which the profiler rounds down to: the shortest layers take but a few."""
+def _compute_median_ms(durations_us: Sequence[int]) -> float:
+    """Return the grouped median: the profiler rounds down to whole microseconds, and short layers take only a few."""
     return (median_grouped(durations_us) + 0.5) / 1000

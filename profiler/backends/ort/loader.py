@@ -1,4 +1,4 @@
-"""Availability and loading of ONNX Runtime's execution providers and of the libraries that they need."""
+"""Availability of ONNX Runtime's execution providers, and loading of the libraries they need."""
 
 from __future__ import annotations
 
@@ -22,48 +22,46 @@ CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER = (
     "CUDAExecutionProvider",
     "TensorrtExecutionProvider",
 )
-
-
 _PROVIDER_LIBRARIES = {
     CUDA_PROVIDER: "libonnxruntime_providers_cuda.so",
     TENSORRT_PROVIDER: "libonnxruntime_providers_tensorrt.so",
 }
-
-
 _MIN_VERSION_FOR_CUDA_GRAPHS = (1, 31)
-
-
 _ERROR_SEVERITY, _FATAL_SEVERITY = 3, 4
-"""Severities from which ONNX Runtime logs."""
+"""Lowest severities that ONNX Runtime logs."""
 
 
 def diagnose_provider(provider: str, device: str) -> str | None:
-    """Return why `provider` cannot run on `device`, and the mend; None if it can.
+    """Return None if `provider` runs on `device`, else the reason and the fix.
 
-    The CUDA provider is loaded for that, once per process: that it is built in says nothing of its libraries.
+    The CUDA provider is loaded for the check, once per process: its libraries may be missing although it is built in.
     """
     try:
         import onnxruntime
     except ImportError:
-        package = "onnxruntime" if provider == CPU_PROVIDER else "onnxruntime-gpu"
-        return f"ONNX Runtime is not installed: pip install {package}"
+        return f"ONNX Runtime is not installed: {get_install_hint(provider)}"
     if provider not in onnxruntime.get_available_providers():
-        return f"this ONNX Runtime has no {provider}: pip uninstall onnxruntime && pip install onnxruntime-gpu"
+        return f"this ONNX Runtime has no {provider}: pip uninstall onnxruntime && {get_install_hint(provider)}"
     if provider == CPU_PROVIDER:
         return None
     if provider == CUDA_PROVIDER and _parse_release(onnxruntime.__version__) < _MIN_VERSION_FOR_CUDA_GRAPHS:
-        oldest = ".".join(map(str, _MIN_VERSION_FOR_CUDA_GRAPHS))
+        min_version = ".".join(map(str, _MIN_VERSION_FOR_CUDA_GRAPHS))
         return (
-            f"ONNX Runtime {onnxruntime.__version__} is too old, replays of its CUDA graphs may read recycled memory: "
-            f'pip install --upgrade "onnxruntime-gpu>={oldest}"'
+            f"ONNX Runtime {onnxruntime.__version__} is too old: replays of its CUDA graphs may read recycled memory; "
+            f'pip install --upgrade "onnxruntime-gpu>={min_version}"'
         )
     return cuda_missing(device) or (
         diagnose_provider_load(CUDA_PROVIDER, device) if provider == CUDA_PROVIDER else None
     )
 
 
+def get_install_hint(provider: str) -> str:
+    """Return the command that installs ONNX Runtime with `provider`."""
+    return f"pip install {'onnxruntime' if provider == CPU_PROVIDER else 'onnxruntime-gpu'}"
+
+
 def diagnose_tensorrt() -> str | None:
-    """Return why the TensorRT that this ONNX Runtime was built for does not load, and the mend; None if it does."""
+    """Return None if the TensorRT that this ONNX Runtime was built for loads, else the reason and the fix."""
     import torch
 
     try:
@@ -73,53 +71,53 @@ def diagnose_tensorrt() -> str | None:
         install = f'pip install "tensorrt-cu{cuda}>={major},<{major + 1}"'
         installed = _get_installed_tensorrt()
         if installed and not installed.startswith(f"{major}."):
-            problem, mend = f"installed is {installed}", f"take --backend tensorrt, or {install}"
+            problem, fix = f"but {installed} is installed", f"use --backend tensorrt, or {install}"
         else:
-            problem, mend = f"which does not load ({error})", install
-        return f"this ONNX Runtime needs TensorRT {major}, {problem}: {mend}"
+            problem, fix = f"which does not load ({error})", install
+        return f"this ONNX Runtime needs TensorRT {major}, {problem}: {fix}"
     return None
 
 
 @cache
 def diagnose_provider_load(provider: str, device: str) -> str | None:
-    """Return why `provider` does not load, in the loader's words, and the mend; None if it loads.
+    """Return None if `provider` loads, else the loader's message and the fix.
 
-    It is tried once per process, with the CUDA libraries that torch has loaded, then with those of the wheels too.
+    Tried once per process: first with the CUDA libraries that torch has loaded, then also with those of the wheels.
     """
     import onnxruntime
     import torch
 
     if _probe_provider(provider, device) is None:
         return None
-    with redirect_stdout(StringIO()):  # it prints what it does not find
+    with redirect_stdout(StringIO()):  # prints the libraries that it does not find
         onnxruntime.preload_dlls()
-    words = _probe_provider(provider, device)
-    if words is None:
+    reason = _probe_provider(provider, device)
+    if reason is None:
         return None
-    version, built, there = onnxruntime.__version__, onnxruntime.cuda_version, str(torch.version.cuda)
+    version, built, torch_cuda = onnxruntime.__version__, onnxruntime.cuda_version, str(torch.version.cuda)
     cuda = built.partition(".")[0]
-    mend = f'pip install "onnxruntime-gpu[cuda,cudnn]=={version}"'
-    if there.partition(".")[0] != cuda:
-        mend = (
-            f"it is built for CUDA {built}, the torch installed for CUDA {there}; install a torch for CUDA {cuda}, or "
-            f"CUDA {cuda}'s libraries beside it: {mend}"
+    fix = f'pip install "onnxruntime-gpu[cuda,cudnn]=={version}"'
+    if torch_cuda.partition(".")[0] != cuda:
+        fix = (
+            f"it is built for CUDA {built}, the installed torch for CUDA {torch_cuda}; install a torch for CUDA "
+            f"{cuda}, or CUDA {cuda}'s libraries too: {fix}"
         )
     else:
-        mend = f"install the libraries of CUDA {cuda} and cuDNN: {mend}"
-    return f"ONNX Runtime {version} cannot load its {provider} ({words}): {mend}"
+        fix = f"install the libraries of CUDA {cuda} and cuDNN: {fix}"
+    return f"ONNX Runtime {version} cannot load its {provider} ({reason}): {fix}"
 
 
 def load_tensorrt_library() -> ctypes.CDLL:
-    """The library of TensorRT that ONNX Runtime's provider is linked to.
+    """Return the TensorRT library that ONNX Runtime's provider is linked to.
 
-    TensorRT's wheels put their libraries where no loader looks. Importing the package brings them into the process,
-    and there the provider, loaded later, finds them by name.
+    TensorRT's wheels keep their libraries off the loader's paths. Importing the package loads them into the process,
+    where the provider, loaded later, finds them by name.
 
-    Before that, TF32 is turned off by the environment, which the libraries of CUDA read once, when they are loaded or
-    first used. There is no other way: the provider leaves TensorRT's own flag of it on.
+    Before that, the environment turns TF32 off, which CUDA's libraries read once, when they are loaded or first used.
+    There is no other way: the provider leaves TensorRT's own TF32 flag on.
 
     Raises:
-        OSError: it is not there.
+        OSError: the library does not load.
     """
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     with suppress(ImportError, OSError):
@@ -128,7 +126,7 @@ def load_tensorrt_library() -> ctypes.CDLL:
 
 
 def create_session(model: bytes, provider: str, settings: dict[str, str], options: Any) -> Any:
-    """A session on `provider`; without `enable_fallback` Python would try again on the CPU, and print to stdout."""
+    """Return a session on `provider`; `enable_fallback=0` keeps it from retrying on the CPU and printing to stdout."""
     import onnxruntime
 
     return onnxruntime.InferenceSession(
@@ -137,9 +135,9 @@ def create_session(model: bytes, provider: str, settings: dict[str, str], option
 
 
 def _probe_provider(provider: str, device: str) -> str | None:
-    """Return why a convolution does not run on `provider`; None if it does.
+    """Return None if a convolution runs on `provider`, else the reason.
 
-    It is run, since cuDNN is loaded by the first. Where memory is short, the provider itself works.
+    It must run, as the first convolution loads cuDNN. Where only memory is short, the provider works.
     """
     import numpy as np
     import onnxruntime
@@ -148,8 +146,8 @@ def _probe_provider(provider: str, device: str) -> str | None:
     try:
         with _silence_errors(), translate_ort_errors(on_gpu=True):
             session = create_session(_make_convolution(), provider, settings, onnxruntime.SessionOptions())
-            if session.get_providers()[0] != provider:  # one whose provider does not load is silently one on the CPU
-                return _get_loader_error(provider) or "it gave no reason"
+            if session.get_providers()[0] != provider:  # silently on the CPU, as the provider did not load
+                return _get_loader_error(provider) or "no reason given"
             session.run(None, {"x": np.ones((1, 1, 1, 1), np.float32)})
     except OutOfMemoryError:
         return None
@@ -159,7 +157,7 @@ def _probe_provider(provider: str, device: str) -> str | None:
 
 
 def _make_convolution() -> bytes:
-    """The smallest model that needs cuDNN."""
+    """Return the smallest model that needs cuDNN."""
     from onnx import TensorProto, helper
 
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 1, 1]) for name in "xy")
@@ -170,7 +168,7 @@ def _make_convolution() -> bytes:
 
 
 def _get_loader_error(provider: str) -> str | None:
-    """Return why the provider's library does not load, which ONNX Runtime only logs; None if it does."""
+    """Return the loader's error for the provider's library, which ONNX Runtime only logs; None if it loads."""
     try:
         ctypes.CDLL(str(_get_provider_library(provider)))
     except OSError as error:
@@ -185,12 +183,12 @@ def _get_provider_library(provider: str) -> Path:
 
 
 def _parse_release(version: str) -> tuple[int, ...]:
-    """Major and minor number of a version."""
+    """Return the major and minor number of a version."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def _get_installed_tensorrt() -> str | None:
-    """Version of the TensorRT package that Python finds, whatever its major."""
+    """Return the version of the installed TensorRT package of any major version, or None."""
     with suppress(ImportError, OSError, AttributeError):
         return str(import_module("tensorrt").__version__)
     return None
@@ -198,17 +196,17 @@ def _get_installed_tensorrt() -> str | None:
 
 @cache
 def _get_required_tensorrt() -> int:
-    """Major version of the TensorRT that the provider's library is linked to."""
+    """Return the major version of the TensorRT that the provider's library is linked to."""
     library = _get_provider_library(TENSORRT_PROVIDER)
-    found = re.search(rb"libnvinfer\.so\.(\d+)", library.read_bytes())
-    if found is None:
-        raise BackendUnavailableError(f"{library} is linked to no TensorRT; reinstall onnxruntime-gpu")
-    return int(found[1])
+    match = re.search(rb"libnvinfer\.so\.(\d+)", library.read_bytes())
+    if match is None:
+        raise BackendUnavailableError(f"{library} is not linked to TensorRT: reinstall onnxruntime-gpu")
+    return int(match[1])
 
 
 @cache
 def silence_warnings() -> None:
-    """Keep ONNX Runtime's warnings (such as: no GPU found) off the terminal; errors still come."""
+    """Stop ONNX Runtime from logging warnings, such as 'no GPU found'; errors are still logged."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(_ERROR_SEVERITY)
@@ -216,7 +214,7 @@ def silence_warnings() -> None:
 
 @contextmanager
 def _silence_errors() -> Iterator[None]:
-    """Context in which ONNX Runtime logs no errors: the caller says what failed."""
+    """Stop ONNX Runtime from logging errors inside the context: the caller reports them."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(_FATAL_SEVERITY)

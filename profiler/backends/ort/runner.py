@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntimeRunner:
-    """A session with its inputs and outputs bound to buffers that stay in place, as a CUDA graph needs them.
+    """Runner of a session whose inputs and outputs are bound to fixed buffers, as a CUDA graph requires.
 
-    On a GPU the first run also captures the graph, after the regular runs that ONNX Runtime wants before it; the
-    later ones replay it. All of them have to come from one thread. See `Runner` for the contract.
+    On a GPU the first run captures the graph, after the regular runs that ONNX Runtime requires before it; later runs
+    replay it. All runs must come from one thread.
     """
 
     remarks: tuple[str, ...] = ()
@@ -35,34 +35,35 @@ class OnnxRuntimeRunner:
         """Open the session and bind its buffers.
 
         Args:
-            workload: gives name and input shapes.
-            model: its ONNX model, perhaps converted.
+            workload: source of the name and the input shapes.
+            model: ONNX model of the workload, possibly converted.
             target: device and threads.
-            provider: where all nodes run.
+            provider: execution provider of all nodes.
             settings: options of the provider.
 
         Raises:
             BackendUnavailableError: the provider does not load.
-            MeasurementError: ONNX Runtime refuses the model, or there is too little memory.
+            MeasurementError: ONNX Runtime rejects the model, or memory is short.
         """
         self._workload, self._device, self._on_gpu = workload, target.device, provider != CPU_PROVIDER
-        self._opened = (workload.name, model, provider, settings, target.threads)
-        self._session = open_session(workload.name, model, provider, settings, target.threads)
+        self._session_arguments = (workload.name, model, provider, settings, target.threads)
+        self._session = open_session(*self._session_arguments)
         inputs = workload.inputs()
         with self._translate_errors():
             self._bind(inputs, ("cuda", int(target.device.partition(":")[2])) if self._on_gpu else ("cpu", 0))
 
-    def _bind(self, inputs: Sequence[NDArray[Any]], place: tuple[str, int]) -> None:
-        """Allocate inputs and outputs on a device, and tell the session."""
+    def _bind(self, inputs: Sequence[NDArray[Any]], device: tuple[str, int]) -> None:
+        """Allocate inputs and outputs on a device and bind them to the session."""
         import onnxruntime
 
         value = onnxruntime.OrtValue
-        self._inputs = [value.ortvalue_from_numpy(array, *place) for array in inputs]
+        self._inputs = [value.ortvalue_from_numpy(array, *device) for array in inputs]
         self._outputs, self._binding = [], self._session.io_binding()
-        for argument, given in zip(self._session.get_inputs(), self._inputs, strict=True):
-            self._binding.bind_ortvalue_input(argument.name, given)
+        for argument, buffer in zip(self._session.get_inputs(), self._inputs, strict=True):
+            self._binding.bind_ortvalue_input(argument.name, buffer)
         for output in self._session.get_outputs():
-            self._outputs.append(value.ortvalue_from_shape_and_type(output.shape, get_numpy_dtype(output.type), *place))
+            dtype = get_numpy_dtype(output.type)
+            self._outputs.append(value.ortvalue_from_shape_and_type(output.shape, dtype, *device))
             self._binding.bind_ortvalue_output(output.name, self._outputs[-1])
 
     def prepare(self) -> None:
@@ -73,11 +74,11 @@ class OnnxRuntimeRunner:
         warm_up(self, self._device)
 
     def run(self, repeats: int) -> list[float]:
-        """Time runs of the session with the host's clock.
+        """Time runs of the session by the host's clock.
 
-        A run returns when the device is done, replays of CUDA graphs included; only the run option
-        `disable_synchronize_execution_providers`, which is not set, would change that. On a GPU, images are copied
-        there and results back in every run.
+        A run returns when the device has finished, also after a replay of a CUDA graph. Only the run option
+        `disable_synchronize_execution_providers` would change that, and it is not set. On a GPU each run of images
+        includes the copies of the inputs to the device and of the results back.
         """
         run_once, durations = self._run_once, []
         with self._translate_errors():
@@ -96,7 +97,7 @@ class OnnxRuntimeRunner:
 
     @property
     def _run_once(self) -> Callable[[], object]:
-        """What is timed: a run over the bound buffers with nothing of ours around it, or one with its copies."""
+        """Timed function: the session's own method over the bound buffers, or a run with its copies."""
         if self._on_gpu and self._workload.dtype == IMAGE_DTYPE:
             return self._run_with_copies
         return partial(self._session.run_with_iobinding, self._binding)
@@ -108,7 +109,7 @@ class OnnxRuntimeRunner:
             value.numpy()
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Copies of the outputs on the host; the inputs stay what they are given."""
+        """Return copies of the outputs in host memory. The inputs keep these values."""
         import numpy as np
 
         with self._translate_errors():
@@ -117,16 +118,18 @@ class OnnxRuntimeRunner:
             return [np.array(value.numpy()) for value in self._outputs]
 
     def measure_layers(self, runs: int) -> list[LayerTime]:
-        """Times of the optimised graph's nodes, by ONNX Runtime's own profiler in a session beside this one.
+        """Return the latencies of the optimised graph's nodes, by ONNX Runtime's profiler in a second session.
 
         Raises:
-            MeasurementError: on a GPU; or ONNX Runtime fails.
+            MeasurementError: the session is on a GPU, or ONNX Runtime fails.
         """
         if self._on_gpu:
-            raise MeasurementError("ONNX Runtime tells no layers' times on a GPU, only when they are launched")
+            raise MeasurementError(
+                "ONNX Runtime does not report layer times on a GPU: its profile holds the times of kernel launches"
+            )
         inputs = self._workload.inputs()
         with self._translate_errors():
-            return measure_layers(*self._opened, inputs, runs)
+            return measure_layers(*self._session_arguments, inputs, runs)
 
     def close(self) -> None:
         """Drop session and buffers."""

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime that run wholly on one execution provider, and what each provider needs to be there."""
+"""Sessions of ONNX Runtime that run all nodes on one execution provider."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from .loader import CPU_PROVIDER, CUDA_PROVIDER, create_session, diagnose_provid
 CUDA_PROVIDER_OPTIONS = {"enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": "0"}
 """Options of the CUDA provider, the same for every graph.
 
-cuDNN chooses a convolution's algorithm by the shapes alone, as it does for torch: the same in a probe as in a network.
+cuDNN chooses a convolution's algorithm by the shapes alone, as it does for torch: the same for an operator alone as in
+a network.
 """
 
 
 def open_session(
     name: str, model: bytes, provider: str, settings: dict[str, str], threads: int, profile: Path | None = None
 ) -> Any:
-    """A session of `model` with all optimisations and all its nodes on `provider`.
+    """Return a session of `model` with all optimisations and with all nodes on `provider`.
 
     Args:
-        name: of the model, for messages.
-        model: serialised ONNX.
-        provider: `CPU_PROVIDER`, `CUDA_PROVIDER` or `TENSORRT`.
-        settings: the provider's options.
+        name: name of the model, for messages.
+        model: serialised ONNX model.
+        provider: `CPU_PROVIDER`, `CUDA_PROVIDER` or `TENSORRT_PROVIDER`.
+        settings: options of the provider.
         threads: CPU threads inside an operator.
-        profile: folder for the runtime's own profile, and for the graph as it runs it, `optimised.onnx`.
+        profile: folder for the runtime's profile and its optimised graph, `optimised.onnx`.
 
     Raises:
         BackendUnavailableError: the provider is built in, but its libraries do not load.
-        MeasurementError: ONNX Runtime refuses the model, would run a part of it elsewhere, or has too little memory.
+        MeasurementError: ONNX Runtime rejects the model or would run a part of it on another provider, or memory is
+            short.
     """
     import onnxruntime
 
@@ -46,9 +48,9 @@ def open_session(
     if provider != CPU_PROVIDER:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        with translate_ort_errors(on_gpu=provider != CPU_PROVIDER, what=f"ONNX Runtime refuses {name}"):
+        with translate_ort_errors(on_gpu=provider != CPU_PROVIDER, summary=f"ONNX Runtime rejects {name}"):
             return create_session(model, provider, settings, options)
-    except OutOfMemoryError:  # it would fail the probe too
+    except OutOfMemoryError:  # the diagnosis would run out of memory too
         raise
     except MeasurementError as error:
         reason = None if provider == CPU_PROVIDER else diagnose_provider_load(provider, f"cuda:{settings['device_id']}")
@@ -58,8 +60,8 @@ def open_session(
 
 
 def describe_settings(provider: str, threads: int) -> dict[str, str]:
-    """What `open_session` sets, and how `OnnxRuntimeRunner` feeds and times it, in words."""
-    found = {
+    """Return the settings of `open_session` and of `OnnxRuntimeRunner`'s inputs and clock, as text."""
+    settings = {
         "provider": f"{provider}, alone",
         "graph_optimization": "all",
         "intra_op_threads": str(threads),
@@ -67,22 +69,22 @@ def describe_settings(provider: str, threads: int) -> dict[str, str]:
         "io_binding": "inputs and outputs",
     }
     if provider == CPU_PROVIDER:
-        return {**found, "clock": "host clock"}
+        return {**settings, "clock": "host clock"}
     on_gpu = {"clock": "host clock, launch included", "host_memory": "pageable", "cuda_graph": "on", "tf32": "off"}
     if provider == CUDA_PROVIDER:
         on_gpu |= {name: CUDA_PROVIDER_OPTIONS[name] for name in ("cudnn_conv_algo_search", "prefer_nhwc")}
-    return {**found, **on_gpu}
+    return {**settings, **on_gpu}
 
 
-def get_numpy_dtype(spelled: str) -> str:
-    """Type of a tensor by numpy's name, from ONNX Runtime's: `tensor(float)` is `float32`.
+def get_numpy_dtype(ort_type: str) -> str:
+    """Return numpy's name of a tensor type of ONNX Runtime: `tensor(float)` is `float32`.
 
     Raises:
-        MeasurementError: a type that numpy lacks.
+        MeasurementError: numpy lacks the type.
     """
     known = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
     known |= {name: name for name in ("uint8", "int8", "uint16", "int16", "int32", "int64")}
-    name = spelled.removeprefix("tensor(").removesuffix(")")
+    name = ort_type.removeprefix("tensor(").removesuffix(")")
     if name not in known:
-        raise MeasurementError(f"a tensor of type {spelled} cannot be bound; export it as float32")
+        raise MeasurementError(f"cannot bind a tensor of type {ort_type}: export it as float32")
     return known[name]

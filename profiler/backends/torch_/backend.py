@@ -1,4 +1,4 @@
-"""Backend `torch`: modules run by torch itself, eagerly on a CPU, as CUDA graphs on a GPU."""
+"""Backend `torch`: modules run by torch itself, eagerly on a CPU and as CUDA graphs on a GPU."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from .runner import TORCH_DTYPES, CudaGraphRunner, EagerRunner
 
 
 class TorchBackend:
-    """torch as it runs a module: kernel by kernel on a CPU, as one CUDA graph in channels_last format on a GPU.
+    """Backend that runs a module with torch: eagerly on a CPU, as one CUDA graph in channels_last format on a GPU.
 
-    The graph is what `torch` means on a GPU for operators, networks and exports alike. Such networks are deployed so:
-    their shapes are static, and launching their kernels one by one often takes the host longer than it takes the
-    device to run them. An operator under 50 us would be timed at the host's pace. A module that cannot be captured is
-    refused, never run in another way. TF32 is off, so that fp32 means fp32.
+    On a GPU, `torch` means this graph for operators, networks and exports. Such networks are deployed as graphs: their
+    shapes are static, and the host often takes longer to launch their kernels one by one than the device to run them.
+    An operator under 50 us would be timed at the host's pace. A module that cannot be captured is an error; there is no
+    fallback. TF32 is off, so that fp32 means fp32.
     """
 
     name = "torch"
 
     def precisions(self, device: str) -> tuple[str, ...]:
-        """fp32, fp16 and bf16, on every device."""
+        """Return fp32, fp16 and bf16, on every device."""
         return tuple(TORCH_DTYPES)
 
+    def install_hint(self, device: str) -> str:
+        """Return the command that installs torch; pip picks the build for the platform."""
+        return "pip install torch"
+
     def diagnose(self, device: str) -> str | None:
-        """None on a CPU or a CUDA device that torch sees, else the reason."""
+        """Return None on a CPU or a CUDA device that torch can use, else the reason and the fix."""
         return None if device == "cpu" else cuda_missing(device)
 
     def versions(self) -> dict[str, str]:
-        """Version of torch, and of CUDA and cuDNN where it has them."""
+        """Return the versions of torch and, in a CUDA build, of CUDA and cuDNN."""
         import torch
 
         versions = {"torch": str(torch.__version__)}
@@ -41,7 +45,7 @@ class TorchBackend:
         return versions
 
     def settings(self, target: Target) -> dict[str, str]:
-        """How modules are run and timed: eagerly with so many threads, or as a CUDA graph."""
+        """Return mode, clock and threads on a CPU; mode, format, TF32, cuDNN's choice and clock on a GPU."""
         if target.device == "cpu":
             return {"mode": "eager", "threads": str(target.threads), "clock": "host clock"}
         return {
@@ -54,35 +58,34 @@ class TorchBackend:
         }
 
     def compile(self, workload: Workload, target: Target) -> Runner:
-        """Move the module to the device in the target's precision, and on a GPU capture it.
+        """Move the module to the device in the target's precision; on a GPU also capture it.
 
         Raises:
-            MeasurementError: the module cannot be captured as a CUDA graph, TF32 stays on, or there is too little
-                memory.
+            MeasurementError: the module cannot be captured as a CUDA graph, TF32 stays on, or memory is short.
         """
         import torch
 
         if target.device == "cpu":
             return EagerRunner(workload, target.precision, target.threads)
-        torch.backends.cudnn.benchmark = False  # algorithms by cuDNN's heuristic, the same in a probe as in a network
+        # algorithms by cuDNN's heuristic, the same for an operator alone as in a network
+        torch.backends.cudnn.benchmark = False
         if disable_tf32() and target.precision == "fp32":
             raise MeasurementError(
-                "torch keeps TF32 on, so fp32 would not be fp32; is TORCH_ALLOW_TF32_CUBLAS_OVERRIDE set?"
+                "torch keeps TF32 on, so fp32 would not be fp32; check that TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is not set"
             )
         return CudaGraphRunner(workload, target.precision, torch.device(target.device))
 
 
 def disable_tf32() -> bool:
-    """Turn TF32 off in torch's convolutions and matrix products; return whether torch reports it on all the same.
+    """Turn TF32 off in torch's convolutions and matrix products, and return True if torch still reports it on.
 
-    Never through `allow_tf32`, which torch refuses to read, as `torch.backends.cudnn.flags` does, once `fp32_precision`
-    is set.
+    Never use `allow_tf32`: once `fp32_precision` is set, torch refuses to read it, and `torch.backends.cudnn.flags`
+    reads it.
     """
     import torch
 
-    cudnn: Any = torch.backends.cudnn  # the stub lacks what is asked of it
-    torch.set_float32_matmul_precision(
-        "highest"
-    )  # sets `matmul.fp32_precision` and what cuBLAS's kernels compare it to
+    cudnn: Any = torch.backends.cudnn  # its stub lacks these attributes
+    # also sets `matmul.fp32_precision`, and the value that cuBLAS's kernels compare it with
+    torch.set_float32_matmul_precision("highest")
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
     return "tf32" in (torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision)

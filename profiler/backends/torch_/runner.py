@@ -21,7 +21,7 @@ TORCH_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 class EagerRunner:
-    """A module on the CPU; see `Runner` for the contract."""
+    """Runner of a module on the CPU, kernel by kernel."""
 
     remarks: tuple[str, ...] = ()
 
@@ -38,7 +38,7 @@ class EagerRunner:
 
     @translate_torch_errors(on_gpu=False)
     def run(self, repeats: int) -> list[float]:
-        """Time forward passes with the host's clock."""
+        """Time forward passes by the host's clock."""
         import torch
 
         durations = []
@@ -60,15 +60,15 @@ class EagerRunner:
 
     @translate_torch_errors(on_gpu=False)
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Outputs; floating-point ones as float32."""
+        """Return the outputs; floating-point ones as float32."""
         import torch
 
         with torch.inference_mode(), torch_threads(self._threads):
             return _copy_to_host(self._module(*self._to_tensors(inputs)))
 
     def measure_layers(self, runs: int) -> list[LayerTime]:
-        """Nothing: torch runs modules, whose kernels are not told apart here."""
-        raise MeasurementError("backend torch times no layers: take onnxruntime or tensorrt")
+        """Raise an error: the backend does not attribute kernels to layers."""
+        raise MeasurementError("backend torch does not report layer times: use onnxruntime or tensorrt")
 
     def close(self) -> None:
         """Drop module and inputs."""
@@ -82,9 +82,9 @@ class EagerRunner:
 
 
 class CudaGraphRunner:
-    """A module on a CUDA device, captured as a CUDA graph over inputs that stay in place; see `Runner`.
+    """Runner of a module on a CUDA device, captured as a CUDA graph over inputs at fixed addresses.
 
-    Of images on the host, the copies to the device and of the result back are parts of the graph.
+    For images in host memory, the graph includes the copies of the inputs to the device and of the result back.
     """
 
     remarks: tuple[str, ...] = ()
@@ -93,15 +93,12 @@ class CudaGraphRunner:
         self._device, self._workload = device, workload
         module = workload.module()
         with translate_torch_errors(on_gpu=True):
-            self._move_to_device(
-                module, _get_dtype(precision)
-            )  # what lies in the inputs is of no matter until `prepare`
-            self._graph = CudaGraph(
-                self._run_with_copies if workload.dtype == IMAGE_DTYPE else self._run_on_device, device
-            )
+            self._move_to_device(module, _get_dtype(precision))
+            work = self._run_with_copies if workload.dtype == IMAGE_DTYPE else self._run_on_device
+            self._graph = CudaGraph(work, device)  # `prepare` fills the inputs
 
     def _move_to_device(self, module: torch.nn.Module, dtype: torch.dtype) -> None:
-        """Bring the module to the device, and make room for the inputs, for images on the host."""
+        """Move the module to the device and allocate the inputs: images in host memory, tensors in device memory."""
         import torch
 
         moved = module.to(self._device, dtype)
@@ -116,11 +113,11 @@ class CudaGraphRunner:
         return self._module(*self._inputs)
 
     def _run_with_copies(self) -> torch.Tensor:
-        """From images on the host to the result on the host, both in pinned memory, so that no copy waits."""
+        """Return the result in host memory for images in host memory, both pinned, so that no copy blocks."""
         import torch
 
         result = self._module(*(host.to(self._device, non_blocking=True) for host in self._inputs))
-        if not hasattr(self, "_result"):  # in the first of the runs before the capture, which allocates nothing new
+        if not hasattr(self, "_result"):  # in the first warm-up run: the capture must not allocate pinned memory
             self._result = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
         return self._result.copy_(result, non_blocking=True)
 
@@ -138,23 +135,26 @@ class CudaGraphRunner:
 
     @translate_torch_errors(on_gpu=True)
     def run_untimed(self, repeats: int) -> None:
-        """Replay the graph back to back, and wait once."""
+        """Replay the graph back to back and synchronise once."""
         self._graph.replay_batch(repeats)
 
     @translate_torch_errors(on_gpu=True)
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Outputs of a replay, on the host; floating-point ones as float32. The inputs stay what they are given."""
+        """Return the outputs of a replay in host memory; floating-point ones as float32.
+
+        The graph's inputs keep these values.
+        """
         import torch
 
         with torch.inference_mode():
             self._fill(inputs)
             self._graph.replay()
-            self._graph.synchronize()  # a result in host memory is not waited for by reading it
+            self._graph.synchronize()  # reading a result in host memory does not wait for it
             return _copy_to_host(self._graph.result)
 
     def measure_layers(self, runs: int) -> list[LayerTime]:
-        """Nothing: torch runs modules, whose kernels are not told apart here."""
-        raise MeasurementError("backend torch times no layers: take onnxruntime or tensorrt")
+        """Raise an error: the backend does not attribute kernels to layers."""
+        raise MeasurementError("backend torch does not report layer times: use onnxruntime or tensorrt")
 
     @translate_torch_errors(on_gpu=True)
     def close(self) -> None:
@@ -177,7 +177,7 @@ def _get_dtype(precision: str) -> torch.dtype:
 
 
 def _allocate_input(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Memory for an input; an image lies channels_last, as convolutions in that format read it."""
+    """Return memory for an input; 4-d inputs are channels_last, as convolutions in that format read them."""
     import torch
 
     layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
@@ -185,6 +185,6 @@ def _allocate_input(shape: tuple[int, ...], dtype: torch.dtype, device: torch.de
 
 
 def _copy_to_host(result: torch.Tensor | tuple[torch.Tensor, ...]) -> list[NDArray[Any]]:
-    """Copies of the outputs on the host, contiguous; floating-point ones as float32."""
-    outs = result if isinstance(result, tuple) else (result,)
-    return [(out.float() if out.is_floating_point() else out).contiguous().cpu().numpy() for out in outs]
+    """Return contiguous copies of the outputs in host memory; floating-point ones as float32."""
+    outputs = result if isinstance(result, tuple) else (result,)
+    return [(out.float() if out.is_floating_point() else out).contiguous().cpu().numpy() for out in outputs]

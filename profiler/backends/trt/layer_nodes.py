@@ -1,4 +1,4 @@
-"""An engine's layers, and the ONNX nodes that TensorRT fused into each: from its log, its inspector, or a bare name."""
+"""Layers of an engine and the ONNX nodes fused into each, from TensorRT's log, its inspector, or a layer's name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 _ONNX = re.compile(r"\[ONNX Layer: (.+?)\](?=$|[\x1e\x1f\s]|\[ONNX Layer: )")
-"""A node in a layer's metadata; TensorRT puts the control characters 1E and 1F between them, or nothing."""
+"""Node in a layer's metadata; TensorRT separates nodes by the control characters 1E and 1F, or not at all."""
 _MYELIN = re.compile(r"_myl\d+_\d+$")
-"""What TensorRT's compiler adds to the name of the node that a layer comes from."""
+"""Suffix that TensorRT's compiler adds to the node's name."""
 _COPY = "Reformatting CopyNode"
-"""How the name of a copy between formats begins; the nodes that it names are those around it."""
+"""Prefix of a copy between formats, which names the nodes around it."""
 _NO_NODE = re.compile(r"__myl|__mye|\(Unnamed Layer\*|ONNXTRT_|entry\^|exit\^|\[(HostToDevice|DeviceToHost|ShapeHost)")
-"""How names begin that TensorRT made up: of helpers, copies and waits."""
+"""Prefixes of TensorRT's own helpers, copies and waits."""
 _FOREIGN = re.compile(r"^\{ForeignNode\[(.*)\]\}$")
 _POINTWISE = re.compile(r"^PWN\((.*)\)$")
 
@@ -31,21 +31,21 @@ _TYPES = (
     (re.compile(r"FP32|Float32|Float\b", re.IGNORECASE), "fp32"),
 )
 _DATATYPE = re.compile(r"Datatype: ([^,}]*)", re.IGNORECASE)
-"""Of a tensor in the log: TensorRT 10 has `Format/Datatype: Half`, TensorRT 11 `Datatype: Half, Format: ...`."""
+"""Type of a tensor in the log: `Format/Datatype: Half` in TensorRT 10, `Datatype: Half, Format: ...` in 11."""
 _DATATYPE_KEYS = ("format/datatype", "datatype")
-"""The same in the inspector's report: one key in TensorRT 10; in 11 `Datatype` or `DataType`, beside `Format`."""
+"""Same in the inspector's report: one key in TensorRT 10; `Datatype` or `DataType`, next to `Format`, in 11."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of an engine.
+    """Layer of an engine; fields other than the name are empty where TensorRT does not report them.
 
     Attributes:
-        name: as TensorRT's profiler calls it.
-        kind: the library's word for what it does; empty where it is not told, as are all below.
-        nodes: names of the ONNX nodes in it, as TensorRT lists them; a node may be spread over several layers.
-        tactic: the kernel chosen.
-        precision: of its first output, `fp32`, `fp16`, `bf16` or `int8`.
+        name: name of the layer in TensorRT's profiler.
+        kind: the library's type of layer.
+        nodes: names of the fused ONNX nodes, in TensorRT's order; a node may be spread over several layers.
+        tactic: name of the chosen kernel.
+        precision: precision of the first output, `fp32`, `fp16`, `bf16` or `int8`.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Layer:
 
 
 def parse_log(message: str) -> tuple[Layer, ...]:
-    """The layers in what the builder says of an engine it has built, at the level of detail `DETAILED`."""
+    """Return the layers in the builder's log of an engine, at the verbosity `DETAILED`."""
     return tuple(
         Layer(
             name=entry["name"],
@@ -70,24 +70,24 @@ def parse_log(message: str) -> tuple[Layer, ...]:
 
 
 def parse_report(report: str) -> tuple[Layer, ...]:
-    """The layers in the JSON report of the engine inspector; where it has only names, names and what these tell."""
-    # strict=False: the control characters between nodes in the metadata may stand there unescaped
+    """Return the layers in the JSON report of the engine inspector; from a report of names only, names and nodes."""
+    # strict=False: control characters between the nodes in the metadata may be unescaped
     return tuple(_parse_layer(entry) for entry in json.loads(report, strict=False).get("Layers", []))
 
 
 def parse_nodes(name: str, metadata: str = "") -> tuple[str, ...]:
-    """Names of the ONNX nodes in a layer, each once.
+    """Return the names of the ONNX nodes in a layer, without duplicates.
 
     Args:
-        name: the layer's. `a + b` and `a || b` are nodes fused one behind, or beside, the other, `PWN(a, b)` pointwise
-            ones; of `{ForeignNode[a...b]}`, a whole region, the name tells the first and the last.
-        metadata: the layer's, which tells them all; empty where there is none.
+        name: name of the layer. `a + b` and `a || b` are nodes fused in sequence and in parallel, `PWN(a, b)` pointwise
+            nodes. `{ForeignNode[a...b]}` is a whole region, of which the name gives the first and the last node.
+        metadata: metadata of the layer, which list all nodes; empty if there are none.
     """
     return tuple(dict.fromkeys(_ONNX.findall(metadata) or _parse_name(name)))
 
 
 def select_fusions(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Those layers that several ONNX nodes were fused into."""
+    """Return the layers with several fused ONNX nodes."""
     return tuple(layer for layer in layers if len(layer.nodes) > 1)
 
 
@@ -107,14 +107,14 @@ def _parse_name(name: str) -> Iterator[str]:
 
 
 def _split_name(name: str) -> list[str]:
-    """The parts of a name that are joined by ` + `, ` || ` or `, `, outside of parentheses."""
+    """Return the parts of a name that ` + `, ` || ` or `, ` join outside of parentheses."""
     parts, depth, start, index = [], 0, 0, 0
     while index < len(name):
         depth += (name[index] == "(") - (name[index] == ")")
-        joint = next((mark for mark in (" + ", " || ", ", ") if name.startswith(mark, index)), None)
-        if joint and depth <= 0:
+        separator = next((mark for mark in (" + ", " || ", ", ") if name.startswith(mark, index)), None)
+        if separator and depth <= 0:
             parts.append(name[start:index])
-            index = start = index + len(joint)
+            index = start = index + len(separator)
         else:
             index += 1
     return [*parts, name[start:]]
@@ -140,5 +140,5 @@ def _parse_precision(datatype: str) -> str:
 
 
 def _find_first(pattern: re.Pattern[str], text: str) -> str:
-    found = pattern.search(text)
-    return found[1] if found else ""
+    match = pattern.search(text)
+    return match[1] if match else ""

@@ -1,4 +1,4 @@
-"""How long each layer of an engine takes, by TensorRT's own profiler, joined with the ONNX nodes in it."""
+"""Latencies of an engine's layers, by TensorRT's own profiler, with the ONNX nodes of each layer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .loader import Library
 
 
 class LayerTimer:
-    """Collects what TensorRT reports of each layer, run by run.
+    """Collector of the layer times that TensorRT reports, run by run.
 
     Attributes:
-        profiler: what an execution context takes.
+        profiler: profiler for an execution context.
     """
 
     def __init__(self, module: Any) -> None:
@@ -24,7 +24,7 @@ class LayerTimer:
 
         class Profiler(module.IProfiler):  # type: ignore[misc]
             def __init__(self) -> None:
-                module.IProfiler.__init__(self)  # its binding wants that, `super()` will not do
+                module.IProfiler.__init__(self)  # required by the binding; `super()` does not do it
 
             def report_layer_time(self, layer_name: str, ms: float) -> None:
                 runs[-1][layer_name] = runs[-1].get(layer_name, 0.0) + ms
@@ -32,17 +32,21 @@ class LayerTimer:
         self.profiler = Profiler()
 
     def start_run(self) -> None:
-        """A run begins."""
+        """Start a new run."""
         self._runs.append({})
 
     def compute_medians(self, layers: Sequence[Layer]) -> list[LayerTime]:
-        """The median of each layer over the runs, as the first run has them; `layers` tell the nodes."""
-        known = {layer.name: layer.nodes for layer in layers}
+        """Return the median latency of each layer over the runs, in the order of the first run.
+
+        Args:
+            layers: layers of the engine, which give the ONNX nodes.
+        """
+        nodes = {layer.name: layer.nodes for layer in layers}
         names = list(self._runs[0]) if self._runs else []
         return [
             LayerTime(
                 layer=name,
-                nodes=known[name] if name in known else parse_nodes(name),
+                nodes=nodes[name] if name in nodes else parse_nodes(name),
                 ms=statistics.median(run[name] for run in self._runs if name in run),
             )
             for name in names
@@ -50,7 +54,7 @@ class LayerTimer:
 
 
 def read_layers(library: Library, engine: Any) -> tuple[Layer, ...]:
-    """The layers of a loaded engine, as its inspector tells them."""
+    """Return the layers of a loaded engine from its inspector."""
     return parse_report(
         engine.create_engine_inspector().get_engine_information(library.module.LayerInformationFormat.JSON)
     )

@@ -102,7 +102,9 @@ def make_runner(engine: Engine) -> Any:
     from lgc.profiler.backends.trt.engine import Engine as Plan
     from lgc.profiler.backends.trt.loader import FULL, Library
 
-    log = SimpleNamespace(logger=None, clear=lambda: None, failure=lambda what: MeasurementError(f"{what}: stand-in"))
+    log = SimpleNamespace(
+        logger=None, clear=lambda: None, make_error=lambda what: MeasurementError(f"{what}: stand-in")
+    )
     trt_runner.get_log = lambda library: log
     module = SimpleNamespace(
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: engine),
@@ -201,7 +203,7 @@ def errors(record: Record, device: str) -> None:
     huge = Engine(device, shape=(1, 1 << 20, 1 << 10, 1 << 10))
     for name, engine, words in (
         ("an engine that fails", broken, "failed to run the engine"),
-        ("too little memory", huge, "too little GPU memory"),
+        ("too little memory", huge, "not enough GPU memory"),
     ):
         try:
             make_runner(engine)

@@ -39,19 +39,19 @@ def test_every_flipped_byte_and_every_cut_is_seen(path):
     whole = path.read_bytes()
     for index in range(len(whole)):
         path.write_bytes(whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :])
-        with pytest.raises(FileFormatError, match=r"is damaged|no file of this cache"):
+        with pytest.raises(FileFormatError, match=r"is damaged|not a cache file of lgc"):
             read_cache_file(path)
         path.write_bytes(whole[:index])
-        with pytest.raises(FileFormatError, match=r"is damaged|no file of this cache"):
+        with pytest.raises(FileFormatError, match=r"is damaged|not a cache file of lgc"):
             read_cache_file(path)
 
 
 def test_what_is_no_file(path):
-    with pytest.raises(FileFormatError, match=r"one\.file cannot be read: No such file"):
+    with pytest.raises(FileFormatError, match=r"cannot read .*one\.file: No such file"):
         read_cache_file(path)
     path.parent.mkdir()
     path.write_bytes(b"\x89PNG something foreign")
-    with pytest.raises(FileFormatError, match="is no file of this cache"):
+    with pytest.raises(FileFormatError, match="is not a cache file of lgc"):
         read_cache_file(path)
 
 

@@ -12,7 +12,7 @@ from lgc.profiler.backends.error_translation import (
     translate_torch_errors,
 )
 
-MEND = "; take a smaller input size, or end other programs on the GPU"
+MEND = "; reduce the input size or close other programs on the GPU"
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ MEND = "; take a smaller input size, or end other programs on the GPU"
     ],
 )
 def test_memory_is_short(words):
-    assert str(make_error("TensorRT 10 makes no context", [words])) == (
-        f"too little GPU memory: TensorRT 10 makes no context: {words}{MEND}"
+    assert str(make_error("TensorRT 10 cannot create a context", [words])) == (
+        f"not enough GPU memory: TensorRT 10 cannot create a context: {words}{MEND}"
     )
 
 
@@ -44,7 +44,7 @@ def test_warnings_tell_why_no_kernel_was_found():
         "Skipping tactic 8 due to insufficient memory on requested size of 17179869184 detected for tactic 0x3c.",
     ]
     told = str(make_error("TensorRT 10 could not build the engine", errors, warnings))
-    assert told.startswith("too little GPU memory: TensorRT 10 could not build the engine: Error Code 10")
+    assert told.startswith("not enough GPU memory: TensorRT 10 could not build the engine: Error Code 10")
     assert "; Requested amount of GPU memory (17179869184 bytes)" in told
     assert told.endswith(MEND)
     assert "\n" not in told
@@ -55,11 +55,11 @@ def test_warnings_of_memory_do_not_hide_another_error():
     assert (
         str(make_error("it failed", ["Error Code 4: wrong shape"], warnings)) == "it failed: Error Code 4: wrong shape"
     )
-    assert str(make_error("it failed", [], warnings)).startswith("too little GPU memory: it failed: Skipping tactic")
+    assert str(make_error("it failed", [], warnings)).startswith("not enough GPU memory: it failed: Skipping tactic")
 
 
 def test_no_reason_and_long_ones():
-    assert str(make_error("it failed", [])) == "it failed: it gave no reason"
+    assert str(make_error("it failed", [])) == "it failed: no reason given"
     told = str(make_error("it failed", ["x" * 999, "(cudaError in catchCudaError)"]))
     assert told == f"it failed: {'x' * MAX_MESSAGE_LENGTH}..."
 
@@ -70,15 +70,15 @@ def test_memory_of_the_host_is_not_the_gpus():
     )
     assert isinstance(told, OutOfMemoryError)
     assert str(told) == (
-        "too little memory: torch: DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes; "
-        "take a smaller input size, or end other programs"
+        "not enough memory: torch: DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes; "
+        "reduce the input size or close other programs"
     )
 
 
 def test_memory_is_seen_behind_many_words():
     words = f"while running Conv node. Name:'{'/cell' * 100}' Failed to allocate memory for requested buffer"
     assert str(make_error("ONNX Runtime", [words])).startswith(
-        "too little GPU memory: ONNX Runtime: while running Conv"
+        "not enough GPU memory: ONNX Runtime: while running Conv"
     )
 
 
@@ -101,7 +101,7 @@ def test_every_error_of_onnx_runtime_is_turned(kind):
 
 
 def test_what_the_host_lacks_is_not_called_the_gpus():
-    told = r"^too little memory: ONNX Runtime: std::bad_alloc; take a smaller"
+    told = r"^not enough memory: ONNX Runtime: std::bad_alloc; reduce the input"
     with pytest.raises(OutOfMemoryError, match=told), translate_ort_errors(on_gpu=True):
         raise MemoryError("std::bad_alloc")
 
@@ -114,7 +114,7 @@ def test_every_error_of_torch_is_turned():
     with pytest.raises(MeasurementError, match=r'^torch: "max_pool2d" not implemented$'):
         work(NotImplementedError('"max_pool2d" not implemented'))
     for _ in range(2):  # a decorator serves more than once
-        with pytest.raises(OutOfMemoryError, match=r"^too little GPU memory: torch: CUDA out of memory; take"):
+        with pytest.raises(OutOfMemoryError, match=r"^not enough GPU memory: torch: CUDA out of memory; reduce"):
             work(RuntimeError("CUDA out of memory."))
 
 

@@ -135,7 +135,7 @@ def test_outputs_of_another_shape_or_number_and_none_are_refused(mini_space):
         compare_outputs(reference, labels, [logits[0] * np.inf])
     with pytest.raises(DataError, match="no images to compare"):
         reference_outputs(whole, [], IMAGES)
-    with pytest.raises(MeasurementError, match="ONNX Runtime refuses net: "):
+    with pytest.raises(MeasurementError, match="ONNX Runtime rejects net: "):
         file_outputs(cast_model(exported(mini_space.sample(2), "core"), "bf16"), reference.tensors, "net")
 
 

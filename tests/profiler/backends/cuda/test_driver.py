@@ -56,15 +56,15 @@ def test_an_error_without_name_has_its_number(monkeypatch):
 
 def test_pycuda_is_missing(monkeypatch):
     monkeypatch.setattr(cuda_place, "find_spec", lambda name: None)
-    assert cuda_place.diagnose_pycuda().startswith(
-        'pycuda is not installed: pip install "lgc[tensorrt]" (pycuda is comp'
+    assert cuda_place.diagnose_pycuda("pip install it").startswith(
+        "pycuda is not installed: pip install it (compiles pycuda"
     )
 
 
 def test_pycuda_does_not_load(monkeypatch):
     monkeypatch.setattr(cuda_place, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "pycuda", None)
-    assert "pycuda is installed but does not load (" in cuda_place.diagnose_pycuda()
+    assert "cannot load pycuda (" in cuda_place.diagnose_pycuda("pip install it")
 
 
 @pytest.fixture
@@ -76,12 +76,10 @@ def pycuda(monkeypatch):
 
 def test_the_bindings_are_missing(monkeypatch, pycuda):
     monkeypatch.setattr(cuda_driver, "_import_bindings", raises(ImportError("No module named 'cuda'")))
-    reason = cuda_place.diagnose_pycuda()
-    assert reason == (
-        "the package cuda-bindings does not load (No module named 'cuda'): pip install \"cuda-bindings>=12.6\""
-    )
+    reason = cuda_place.diagnose_pycuda("pip install it")
+    assert reason == ("cannot load package cuda-bindings (No module named 'cuda'): pip install \"cuda-bindings>=12.6\"")
 
 
 def test_both_are_there(monkeypatch, pycuda):
     monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: SimpleNamespace())
-    assert cuda_place.diagnose_pycuda() is None
+    assert cuda_place.diagnose_pycuda("pip install it") is None

@@ -177,7 +177,7 @@ def test_work_that_fails_gives_torchs_reason(cuda):
     def broken():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\nand more")
 
-    with pytest.raises(MeasurementError, match=r"CUDA graph of it: mat1 and mat2 shapes cannot be multiplied$"):
+    with pytest.raises(MeasurementError, match=r"CUDA graph: mat1 and mat2 shapes cannot be multiplied$"):
         CudaGraph(broken, DEVICE)
     assert "begin" not in calls
 
@@ -206,7 +206,7 @@ def test_a_capture_that_fails_only_at_its_end_is_an_error_too(cuda):
         CudaGraph(work, DEVICE)
 
 
-SHORT = r"^too little GPU memory: torch: CUDA out of memory\. Tried to allocate 2 GiB; take a smaller input size"
+SHORT = r"^not enough GPU memory: torch: CUDA out of memory\. Tried to allocate 2 GiB; reduce the input size"
 
 
 def full(*_, **__):
@@ -214,5 +214,7 @@ def full(*_, **__):
 
 
 def test_out_of_memory_in_the_work_before_a_capture(cuda):
-    with pytest.raises(MeasurementError, match=r"^too little GPU memory: torch makes no CUDA graph of it: CUDA out of"):
+    with pytest.raises(
+        MeasurementError, match=r"^not enough GPU memory: torch cannot capture a CUDA graph: CUDA out of"
+    ):
         CudaGraph(full, DEVICE)

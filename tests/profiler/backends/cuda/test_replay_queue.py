@@ -100,7 +100,7 @@ def test_a_disturbance_is_forgotten(simulate):
 
 def test_a_host_that_is_never_ahead_is_told(simulate):
     host = simulate(1e9)
-    with pytest.raises(MeasurementError, match=r"^the device cannot be kept waiting for the host: queueing \d+ runs"):
+    with pytest.raises(MeasurementError, match=r"^the host cannot queue runs ahead of the device: queueing \d+ runs"):
         host.replay(ReplayQueue(DEVICE), 40)
 
 

@@ -90,7 +90,7 @@ def test_a_provider_that_does_not_load_says_why(sessions, monkeypatch, capsys, c
         "(libonnxruntime_providers_cuda.so: cannot open shared object file): "
     )
     assert reason.endswith('pip install "onnxruntime-gpu[cuda,cudnn]==1.31.1"')
-    assert ("it is built for CUDA 13.0, the torch installed for CUDA 12.8; install a torch for CUDA 13" in reason) == (
+    assert ("it is built for CUDA 13.0, the installed torch for CUDA 12.8; install a torch for CUDA 13" in reason) == (
         cuda == "12.8"
     )
     assert capsys.readouterr().out == ""
@@ -113,7 +113,7 @@ def test_short_memory_is_no_missing_library(sessions):
 def test_what_replays_recycled_memory_is_refused(sessions, monkeypatch):
     monkeypatch.setattr("onnxruntime.__version__", "1.30.2")
     reason = get_backend("onnxruntime").diagnose("cuda:0")
-    assert reason.startswith("ONNX Runtime 1.30.2 is too old, replays of its CUDA graphs may read recycled memory: ")
+    assert reason.startswith("ONNX Runtime 1.30.2 is too old: replays of its CUDA graphs may read recycled memory; ")
     assert reason.endswith('pip install --upgrade "onnxruntime-gpu>=1.31"')
     assert get_backend("onnxruntime").diagnose("cpu") is None
     assert sessions.opened == []
@@ -130,7 +130,7 @@ def test_another_tensorrt_than_the_wanted_is_named(gpu, monkeypatch):
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", cannot_open)
     monkeypatch.setattr(ort_loader, "import_module", lambda name: SimpleNamespace(__version__="11.4.0.5"))
     assert get_backend("onnxruntime-tensorrt").diagnose("cuda:0") == (
-        "this ONNX Runtime needs TensorRT 10, installed is 11.4.0.5: take --backend tensorrt, "
+        "this ONNX Runtime needs TensorRT 10, but 11.4.0.5 is installed: use --backend tensorrt, "
         'or pip install "tensorrt-cu13>=10,<11"'
     )
 
@@ -152,6 +152,6 @@ def test_the_wanted_tensorrt_is_read_from_the_provider(monkeypatch, tmp_path):
     assert ort_loader._get_required_tensorrt() == 11
     library.write_bytes(b"\x7fELF")
     ort_loader._get_required_tensorrt.cache_clear()
-    with pytest.raises(BackendUnavailableError, match="linked to no TensorRT; reinstall onnxruntime-gpu"):
+    with pytest.raises(BackendUnavailableError, match="is not linked to TensorRT: reinstall onnxruntime-gpu"):
         ort_loader._get_required_tensorrt()
     ort_loader._get_required_tensorrt.cache_clear()

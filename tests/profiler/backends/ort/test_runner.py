@@ -48,7 +48,7 @@ def test_too_little_memory_for_what_is_between():
     workload = Workload("large", ((1,),), None, file=expanding())
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
     for work in (runner.prepare, lambda: runner.run(1), lambda: runner.infer(workload.inputs())):
-        with pytest.raises(OutOfMemoryError, match=r"^too little memory: ONNX Runtime: .*/large/Expand") as caught:
+        with pytest.raises(OutOfMemoryError, match=r"^not enough memory: ONNX Runtime: .*/large/Expand") as caught:
             work()
         assert "\n" not in str(caught.value)
 
@@ -58,7 +58,7 @@ def test_too_little_memory_for_an_output(monkeypatch):
         raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
 
     monkeypatch.setattr("onnxruntime.OrtValue.ortvalue_from_shape_and_type", full)
-    with pytest.raises(OutOfMemoryError, match=r"^too little memory: ONNX Runtime: CUDA failure 2: out of memory"):
+    with pytest.raises(OutOfMemoryError, match=r"^not enough memory: ONNX Runtime: CUDA failure 2: out of memory"):
         get_backend("onnxruntime").compile(WORKLOAD, Target("cpu", "onnxruntime"))
 
 
@@ -71,5 +71,5 @@ def test_inputs_of_the_wrong_size_are_a_measurement_error():
 def test_layers_that_fail_are_a_measurement_error():
     workload = Workload("large", ((1,),), None, file=expanding())
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
-    with pytest.raises(OutOfMemoryError, match=r"^too little memory: ONNX Runtime: "):
+    with pytest.raises(OutOfMemoryError, match=r"^not enough memory: ONNX Runtime: "):
         runner.measure_layers(1)

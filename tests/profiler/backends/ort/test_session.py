@@ -26,7 +26,7 @@ def test_a_provider_without_its_libraries_is_no_fault_of_the_model_and_never_the
 
 
 def test_a_model_that_is_refused_is_a_measurement_error_in_its_name():
-    with pytest.raises(MeasurementError, match="ONNX Runtime refuses net: "):
+    with pytest.raises(MeasurementError, match="ONNX Runtime rejects net: "):
         open_session("net", b"no graph", CPU_PROVIDER, {}, 1)
 
 
@@ -35,7 +35,7 @@ def test_too_little_memory_for_a_session_is_no_missing_library(monkeypatch):
         raise RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED")
 
     monkeypatch.setattr(ort_session, "create_session", full)
-    with pytest.raises(OutOfMemoryError, match=r"^too little GPU memory: ONNX Runtime refuses net: CUBLAS failure 3"):
+    with pytest.raises(OutOfMemoryError, match=r"^not enough GPU memory: ONNX Runtime rejects net: CUBLAS failure 3"):
         open_session("net", WORKLOAD.onnx, CUDA_PROVIDER, {"device_id": "0"}, 1)
 
 

@@ -9,7 +9,7 @@ from lgc.errors import MeasurementError
 from lgc.profiler.backends import Workload
 from lgc.profiler.backends.torch_ import runner as torch_runner
 
-SHORT = r"^too little GPU memory: torch: CUDA out of memory\. Tried to allocate 2 GiB; take a smaller input size"
+SHORT = r"^not enough GPU memory: torch: CUDA out of memory\. Tried to allocate 2 GiB; reduce the input size"
 
 
 def full(*_, **__):

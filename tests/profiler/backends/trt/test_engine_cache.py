@@ -97,7 +97,7 @@ def test_a_damaged_file_is_rebuilt_and_replaced(world, damage):
     assert not engine.cached
     (remark,) = engine.remarks
     assert remark.startswith(str(kept()))
-    assert remark.endswith(": the engine is built anew")
+    assert remark.endswith(": the engine is rebuilt")
     assert load_or_build_engine(b"model").cached
 
 
@@ -107,10 +107,10 @@ def test_a_file_with_a_header_of_another_kind_is_rebuilt(world):
     write_cache_file(kept(), {"key": key, "engine": {"flavour": RTX}}, b"plan")
     engine = load_or_build_engine(b"model")
     assert engine.data == b"model built"
-    assert "describes no engine: version: Field required: the engine is built anew" in engine.remarks[0]
+    assert ": version: Field required: the engine is rebuilt" in engine.remarks[0]
     write_cache_file(kept(), {"of": "something"}, b"plan")
     engine = load_or_build_engine(b"model")
-    assert engine.remarks[0].startswith("the engine kept on this machine is of something else: built anew for")
+    assert engine.remarks[0].startswith("the cached engine is for an unknown target: rebuilt for")
 
 
 def test_an_engine_of_another_version_is_rebuilt(world):
@@ -118,7 +118,7 @@ def test_an_engine_of_another_version_is_rebuilt(world):
     world.version = "1.8"
     engine = load_or_build_engine(b"model")
     assert engine.remarks == (
-        "the engine kept on this machine is of TensorRT-RTX 1.7.1 for compute capability 8.9: built anew for "
+        "the cached engine is for TensorRT-RTX 1.7.1 for compute capability 8.9: rebuilt for "
         "TensorRT-RTX 1.8 for compute capability 8.9",
     )
     assert load_or_build_engine(b"model").cached
@@ -130,7 +130,7 @@ def test_an_engine_of_another_gpu_is_rebuilt_and_both_are_kept(world):
     load_or_build_engine(b"model")
     world.device = "NVIDIA L40"
     assert load_or_build_engine(b"model").remarks == (
-        "the engine kept on this machine is of TensorRT 10.9 for compute capability 8.9 (NVIDIA L4): built anew for "
+        "the cached engine is for TensorRT 10.9 for compute capability 8.9 (NVIDIA L4): rebuilt for "
         "TensorRT 10.9 for compute capability 8.9 (NVIDIA L40)",
         "timings are made anew",
     )
@@ -142,9 +142,9 @@ def test_an_engine_of_another_gpu_is_rebuilt_and_both_are_kept(world):
 
 def test_an_engine_that_did_not_load_is_thrown_away_and_built_anew(world, monkeypatch):
     load_or_build_engine(b"model")
-    engine = load_or_build_engine(b"model", rejection="TensorRT refuses it")
+    engine = load_or_build_engine(b"model", rejection="TensorRT rejects it")
     assert (engine.cached, world.built) == (False, 2)
-    assert engine.remarks == ("the engine kept on this machine did not load (TensorRT refuses it): built anew",)
+    assert engine.remarks == ("the cached engine does not load (TensorRT rejects it): rebuilt",)
     again = load_or_build_engine(b"model")
     assert (again.cached, again.remarks) == (True, ())
     monkeypatch.setattr(EngineBuilder, "build", lambda *_: pytest.fail("the file was dropped"))
@@ -159,7 +159,7 @@ def test_an_engine_that_cannot_be_thrown_away_is_passed_over(world, monkeypatch)
 
     load_or_build_engine(b"model")
     monkeypatch.setattr("pathlib.Path.unlink", locked)
-    assert not load_or_build_engine(b"model", rejection="TensorRT refuses it").cached
+    assert not load_or_build_engine(b"model", rejection="TensorRT rejects it").cached
     assert world.built == 2
 
 
@@ -182,7 +182,7 @@ def test_a_cache_that_takes_nothing_is_remarked(world, tmp_path):
     (tmp_path / "engines").write_text("in the way")
     engine = load_or_build_engine(b"model")
     assert engine.data == b"model built"
-    assert engine.remarks[0].startswith("the engine is not kept for later: cannot write")
+    assert engine.remarks[0].startswith("the engine is not cached: cannot write")
 
 
 @pytest.fixture
@@ -203,14 +203,14 @@ def test_files_there_and_back(path):
 
 
 def test_no_engine(path):
-    with pytest.raises(FileFormatError, match="is no engine but nothing: there is no such file"):
+    with pytest.raises(FileFormatError, match=r"no such file: .*\.engine"):
         read_engine_files(path)
 
 
 def test_the_description_is_missing(path):
     path.write_bytes(b"plan")
     with pytest.raises(
-        FileFormatError, match=r"engine\.json is missing, .*copy both files, or write them again with lgc-"
+        FileFormatError, match=r"no such file: .*engine\.json, .*copy both files, or write them again with `lgc-"
     ):
         read_engine_files(path)
 
@@ -218,7 +218,7 @@ def test_the_description_is_missing(path):
 def test_an_engine_that_is_not_the_one_described(path):
     write_engine_files(ENGINE, path)
     path.write_bytes(ENGINE.data[:-1])
-    with pytest.raises(FileFormatError, match=r"is not the engine that .* describes: cut off, or of another export"):
+    with pytest.raises(FileFormatError, match=r"does not match .*: it is truncated or from another export"):
         read_engine_files(path)
 
 
@@ -229,7 +229,7 @@ def test_an_engine_that_is_not_the_one_described(path):
         ("{", "is damaged"),
         ("[1]", "has no schema_version"),
         ('{"a": 1}', "has no schema_version"),
-        ('{"schema_version": 99}', "has schema version 99, known is 1: update lgc"),
+        ('{"schema_version": 99}', "has schema version 99, newer than the supported 1: update lgc"),
     ],
 )
 def test_descriptions_of_no_use(path, text, told):
@@ -244,20 +244,22 @@ def test_a_field_of_the_wrong_type_is_named(path):
     about = json.loads(get_description_path(path).read_text())
     about["layers"][1]["nodes"] = 3
     get_description_path(path).write_text(json.dumps(about))
-    with pytest.raises(FileFormatError, match=r"describes no engine: layers\.1\.nodes: Input should be a valid tuple"):
+    with pytest.raises(
+        FileFormatError, match=r"invalid engine description .*: layers\.1\.nodes: Input should be a valid tuple"
+    ):
         read_engine_files(path)
 
 
 @pytest.mark.parametrize("name", ["inputs", "outputs"])
 def test_an_engine_without_inputs_or_outputs_is_none(path, world, name):
     write_engine_files(replace(ENGINE, **{name: ()}), path)
-    with pytest.raises(FileFormatError, match=rf"engine\.json describes no engine: {name}: there are none"):
+    with pytest.raises(FileFormatError, match=rf"invalid engine description .*engine\.json: {name}: must not be empty"):
         read_engine_files(path)
     load_or_build_engine(b"model")
     header, data = read_cache_file(kept())
     header["engine"][name] = []
     write_cache_file(kept(), header, data)
-    assert f"describes no engine: {name}: there are none" in load_or_build_engine(b"model").remarks[0]
+    assert f".engine: {name}: must not be empty" in load_or_build_engine(b"model").remarks[0]
 
 
 def test_full_tensorrts_engines_are_of_one_model_of_gpu(world):
@@ -267,8 +269,9 @@ def test_full_tensorrts_engines_are_of_one_model_of_gpu(world):
     with pytest.raises(MismatchError) as caught:
         require_runnable(engine, "x.engine")
     assert str(caught.value) == (
-        "x.engine was built by TensorRT 10.9 for compute capability 8.9 (NVIDIA L4), here is TensorRT 10.9 for compute "
-        "capability 8.9 (NVIDIA L40): engines do not travel, export it here with lgc-export --trt"
+        "x.engine was built by TensorRT 10.9 for compute capability 8.9 (NVIDIA L4), this machine has TensorRT 10.9 "
+        "for compute capability 8.9 (NVIDIA L40): engines are not portable, export it again on this machine with "
+        "`lgc-export --trt`"
     )
 
 
@@ -281,6 +284,6 @@ def test_engines_do_not_travel(world):
             require_runnable(ENGINE, "x.engine")
         setattr(world, name, before)
         assert str(caught.value).startswith(
-            "x.engine was built by TensorRT-RTX 1.7.1 for compute capability 8.9, here is TensorRT"
+            "x.engine was built by TensorRT-RTX 1.7.1 for compute capability 8.9, this machine has TensorRT"
         )
-        assert str(caught.value).endswith(f"export it here with {trt_files.EXPORT_COMMAND}")
+        assert str(caught.value).endswith(f"export it again on this machine with `{trt_files.EXPORT_COMMAND}`")

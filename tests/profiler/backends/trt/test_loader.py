@@ -77,7 +77,7 @@ def test_a_folder_is_no_package(packages):
 @pytest.mark.parametrize("version", ["8.6.1", "10.2.0.post1"])
 def test_too_old(packages, version):
     packages(tensorrt=f"__version__ = '{version}'")
-    with pytest.raises(BackendUnavailableError, match=rf"TensorRT {version} is too old, 10\.3 is the oldest"):
+    with pytest.raises(BackendUnavailableError, match=rf"TensorRT {version} is too old, lgc needs 10\.3 or later"):
         load_tensorrt()
 
 
@@ -138,7 +138,8 @@ def test_jetson_builds_ahead_elsewhere(packages, monkeypatch):
 def test_a_package_that_does_not_load_is_no_reason_to_take_another(packages):
     packages(tensorrt="raise OSError('libnvinfer.so.10: cannot open')", tensorrt_rtx="__version__ = '1.7'")
     with pytest.raises(
-        BackendUnavailableError, match=r"tensorrt does not load \(libnvinfer.*reinstall it: pip install"
+        BackendUnavailableError,
+        match=r"cannot load tensorrt, the package of TensorRT \(libnvinfer.*reinstall it: pip install",
     ):
         load_tensorrt()
 
@@ -151,14 +152,14 @@ def test_bindings_without_libraries(packages):
 
 def test_libraries_package_without_the_file(packages):
     packages(tensorrt_rtx_bindings="", onnxruntime_ep_nv_tensorrt_rtx="raise AssertionError('never imported')")
-    with pytest.raises(BackendUnavailableError, match=r"no libtensorrt_rtx\.so\.1\* in .*reinstall"):
+    with pytest.raises(BackendUnavailableError, match=r"no file libtensorrt_rtx\.so\.1\* in .*reinstall"):
         load_tensorrt()
 
 
 def test_library_file_that_does_not_load(packages):
     folder = packages(tensorrt_rtx_bindings="", onnxruntime_ep_nv_tensorrt_rtx="")
     (folder / "onnxruntime_ep_nv_tensorrt_rtx" / "libtensorrt_rtx.so.1.7.1").write_bytes(b"no library")
-    with pytest.raises(BackendUnavailableError, match=r"libtensorrt_rtx\.so\.1\.7\.1 does not load \(.*reinstall"):
+    with pytest.raises(BackendUnavailableError, match=r"cannot load .*libtensorrt_rtx\.so\.1\.7\.1 \(.*reinstall"):
         load_tensorrt()
 
 
@@ -195,5 +196,5 @@ def test_capabilities_and_refusal():
     library = Library(module, "TensorRT-RTX", "1.7.1", can_build_without_gpu=True)
     assert library.capabilities == {"8.9": 89, "12.0": 120}
     assert diagnose_capability(library, "12.0") is None
-    assert "serves compute capabilities 8.9, 12.0, not this device's 9.0" in diagnose_capability(library, "9.0")
+    assert "supports compute capabilities 8.9, 12.0, not this device's 9.0" in diagnose_capability(library, "9.0")
     assert diagnose_capability(Library(module, "TensorRT", "10.9", can_build_without_gpu=False), "9.0") is None

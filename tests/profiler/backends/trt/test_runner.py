@@ -147,7 +147,9 @@ def test_the_next_spin_follows_the_measured_launches(make_runner, cuda):
 def test_a_device_that_is_always_early_is_refused(make_runner, cuda):
     runner = make_runner()
     cuda.early = MAX_ATTEMPTS
-    with pytest.raises(MeasurementError, match=r"cannot be kept waiting .* queueing 3 runs took .* end other programs"):
+    with pytest.raises(
+        MeasurementError, match=r"cannot queue runs ahead .* queueing 3 runs took .* close other programs"
+    ):
         runner.run(3)
 
 
@@ -179,7 +181,7 @@ def test_inputs_are_those_of_every_backend(make_runner, engine, dtype):
 def test_wrong_inputs_are_refused(make_runner, given, told):
     with pytest.raises(MeasurementError) as caught:
         make_runner().infer(given)
-    assert str(caught.value) == f"the engine takes float32 1x2x3x4, not {told}"
+    assert str(caught.value) == f"the engine needs inputs float32 1x2x3x4, not {told}"
 
 
 def test_layers_are_timed_without_the_graph_in_a_context_of_their_own(make_runner, cuda):
@@ -205,7 +207,7 @@ def test_everything_is_freed_the_graph_first(make_runner, cuda):
     assert cuda.held == []
     assert cuda.graphs == {}
     assert runner._context is runner._engine is None
-    with pytest.raises(MeasurementError, match="was closed"):
+    with pytest.raises(MeasurementError, match="is closed"):
         runner.run(1)
 
 
@@ -246,7 +248,7 @@ def test_layers_that_cannot_be_timed_leave_nothing(rtx, engine, cuda):
     with pytest.raises(MeasurementError, match="failed to run the engine"):
         runner.measure_layers(3)
     engine.makes_contexts = 0
-    with pytest.raises(MeasurementError, match="makes no context on cuda:1: bad weather"):
+    with pytest.raises(MeasurementError, match="cannot create a context on cuda:1: bad weather"):
         runner.measure_layers(3)
     assert cuda.held == ["stream", "memory", "memory", "memory"]
     runner.close()
@@ -262,7 +264,7 @@ def test_too_little_memory_for_a_context(rtx, cuda):
         return given(size)
 
     cuda.driver.mem_alloc = refuse
-    with pytest.raises(MeasurementError, match="too little GPU memory: cuda:1 failed: cuMemAlloc"):
+    with pytest.raises(MeasurementError, match="not enough GPU memory: cuda:1 failed: cuMemAlloc"):
         rtx()
     assert cuda.held == []
 
@@ -272,7 +274,7 @@ def test_the_engines_remarks_are_the_runners(make_runner):
 
 
 def test_engines_of_elsewhere_are_refused(make_runner, cuda):
-    with pytest.raises(MeasurementError, match=r"10\.13 refuses the engine on cuda:1: bad weather"):
+    with pytest.raises(MeasurementError, match=r"10\.13 rejects the engine on cuda:1: bad weather"):
         make_runner(data=b"of another device")
     assert cuda.held == []
     with pytest.raises(BackendUnavailableError, match="an engine of TensorRT-RTX does not run in TensorRT 10"):
@@ -288,14 +290,16 @@ def test_an_engine_that_does_not_run_is_refused(make_runner, engine, cuda):
 
 def test_a_buffer_that_is_refused_is_named(make_runner, engine, cuda):
     engine.bound = ("input_0",)
-    with pytest.raises(MeasurementError, match="refuses the buffer of output_0: bad weather"):
+    with pytest.raises(MeasurementError, match="rejects the buffer of output_0: bad weather"):
         make_runner()
     assert cuda.held == []
 
 
 def test_a_type_that_numpy_lacks_is_named(make_runner, engine, cuda):
     engine.dtype = "BF16"
-    with pytest.raises(MeasurementError, match="input_0 is BF16, which numpy lacks: export the model with float32"):
+    with pytest.raises(
+        MeasurementError, match="input_0 has type BF16, which numpy lacks: export the model with float32"
+    ):
         make_runner()
     assert cuda.held == []
 
@@ -330,7 +334,7 @@ def test_too_little_memory_says_what_to_lower(make_runner, cuda):
     with pytest.raises(MeasurementError) as caught:
         make_runner()
     assert str(caught.value) == (
-        "too little GPU memory: cuda:1 failed: cuMemAlloc failed: out of memory; take a smaller input size, or end "
+        "not enough GPU memory: cuda:1 failed: cuMemAlloc failed: out of memory; reduce the input size or close "
         "other programs on the GPU"
     )
     assert caught.value.exit_code == 2
@@ -339,5 +343,5 @@ def test_too_little_memory_says_what_to_lower(make_runner, cuda):
 
 def test_a_graph_for_which_memory_is_short(make_runner, cuda):
     cuda.refused["cuGraphInstantiate"] = NO_MEMORY
-    with pytest.raises(MeasurementError, match=r"too little GPU memory: cuGraphInst.*OUT_OF_MEMORY; take a smaller"):
+    with pytest.raises(MeasurementError, match=r"not enough GPU memory: cuGraphInst.*OUT_OF_MEMORY; reduce the input"):
         make_runner()

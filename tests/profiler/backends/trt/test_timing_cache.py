@@ -67,7 +67,7 @@ def test_a_damaged_file_is_not_trusted_and_replaced(monkeypatch):
     another_process(monkeypatch)
     given, (remark,) = build()
     assert given == [b""]
-    assert remark == f"{kept()} is damaged; timings are made anew"
+    assert remark == f"{kept()} is damaged: timings are measured again"
     assert read_cache_file(kept())[1] == b"+2"
 
 
@@ -77,7 +77,7 @@ def test_a_file_of_elsewhere_is_not_trusted(monkeypatch):
     another_process(monkeypatch)
     given, (remark,) = build()
     assert given == [b""]
-    assert remark.endswith("holds timings of TensorRT 9, T4, not of TensorRT 10.13, L4; they are made anew")
+    assert remark.endswith("holds timings for TensorRT 9, T4, not for TensorRT 10.13, L4: measured again")
 
 
 def test_timings_that_tensorrt_refuses_are_made_anew(monkeypatch):
@@ -85,7 +85,7 @@ def test_timings_that_tensorrt_refuses_are_made_anew(monkeypatch):
     another_process(monkeypatch)
     assert build(refused=(b"+2",)) == (
         [b"+2", b""],
-        ["TensorRT 10.13 refuses the timings kept of earlier builds; they are made anew"],
+        ["TensorRT 10.13 rejects the cached timings of earlier builds: measured again"],
     )
 
 
@@ -93,7 +93,7 @@ def test_a_disk_that_takes_nothing_does_not_stop_the_build(monkeypatch, tmp_path
     (tmp_path / "timings").write_text("in the way")
     given, (remark,) = build()
     assert given == [b""]
-    assert remark.startswith("timings are not kept for later builds: cannot write")
+    assert remark.startswith("the timings are not cached: cannot write")
 
 
 def test_tensorrt_rtx_has_no_timings():
