@@ -49,7 +49,7 @@ def test_committed_parts_are_not_run(call, tmp_path):
     assert call(committed=range(1, 11)) == (0, [])
 
 
-def test_named_parts_run_though_committed(call):
+def test_named_parts_run_despite_committed_results(call):
     assert call("--parts", "2,3", committed=range(1, 11)) == (0, [2, 3])
 
 
@@ -64,5 +64,5 @@ def test_a_second_call_keeps_other_results(call, tmp_path):
 @pytest.mark.parametrize(
     ("status", "code"), [("passed", 0), ("failed", 1), ("error", 1), ("timed out", 1), ("skipped", 1)]
 )
-def test_the_exit_code_tells_a_failure(call, status, code):
+def test_exit_code_reports_failure(call, status, code):
     assert call(status=status) == (code, list(range(1, 11)))

@@ -79,7 +79,7 @@ def ended(checks, tmp_path, monkeypatch):
         sys.modules.pop(f"checks.{name}", None)
 
 
-def test_measurements_come_home(ended):
+def test_record_returns_to_parent(ended):
     part = ended("measures")
     assert (part.status, part.words, part.values) == ("passed", "", {"x": 3})
     assert part.checks == {"y": {"value": 1.0, "bound": ">= 0.5 and <= 2", "holds": True}}
@@ -99,7 +99,7 @@ def test_measurements_come_home(ended):
         ("dies", "error", "ended by signal SIGKILL at: the edge; see the log"),
     ],
 )
-def test_what_goes_wrong_is_told(ended, name, status, words):
+def test_failures_are_recorded_with_reason(ended, name, status, words):
     part = ended(name)
     assert (part.status, part.words) == (status, words)
 
@@ -108,7 +108,7 @@ def test_a_failed_part_keeps_its_values(ended):
     assert ended("fails").values == {"x": 1}
 
 
-def test_a_hanging_part_ends_with_its_children(ended):
+def test_timed_out_part_ends_with_children(ended):
     part = ended("hangs", 1.0)
     assert part.status == "timed out"
     assert part.words == "ended after its limit of 1 s; it was at: waiting"
@@ -126,12 +126,12 @@ def alive(pid):
         return False
 
 
-def test_prints_go_to_the_log(ended, tmp_path):
+def test_output_goes_to_log(ended, tmp_path):
     ended("prints")
     assert (tmp_path / "log").read_text().splitlines() == ["--- part 3: prints", "seen", "heard"]
 
 
-def test_a_part_has_a_group_of_its_own(ended):
+def test_part_has_own_process_group(ended):
     assert ended("groups").values["group"] != os.getpgrp()
 
 
@@ -145,7 +145,7 @@ def tree(checks, tmp_path):
     return tmp_path, checks.Part(2, "clock", "clock", 1, 1, ("models",))
 
 
-def test_only_a_pass_with_this_code_counts(checks, tree):
+def test_only_passes_of_current_code_count(checks, tree):
     root, part = tree
     code = checks.committed.digest(root, part)
     lines = [
@@ -158,7 +158,7 @@ def test_only_a_pass_with_this_code_counts(checks, tree):
 
 
 @pytest.mark.parametrize("file", ["models/a.py", "tests/gpu/checks/clock.py", "models/new.yaml"])
-def test_changed_code_is_another_digest(checks, tree, file):
+def test_changed_code_changes_digest(checks, tree, file):
     root, part = tree
     before = checks.committed.digest(root, part)
     (root / "models" / "notes.md").write_text("no code")
@@ -190,7 +190,7 @@ def publish(checks, tmp_path):
     return run
 
 
-def test_published_parts_replace_those_that_ran(publish):
+def test_published_parts_replace_earlier_ones(publish):
     page, first = publish("cuda:0", "NVIDIA H100 80GB", p1="failed", p2="passed")
     assert page.name == "gpu-check-nvidia-h100-80gb.md"
     assert first == {1: "failed", 2: "passed"}
@@ -199,19 +199,19 @@ def test_published_parts_replace_those_that_ran(publish):
     assert "| 2 | p2 | passed |" in page.read_text()
 
 
-def test_a_skip_leaves_a_published_pass(publish):
+def test_skip_keeps_published_pass(publish):
     publish("cuda:0", "H100", p6="passed")
     _, lines = publish("cuda:0", "H100", p6="skipped", p4="skipped")
     assert lines == {4: "skipped", 6: "passed"}
 
 
-def test_a_rehearsal_is_not_published(publish):
+def test_rehearsal_cannot_be_published(publish):
     with pytest.raises(SystemExit, match="is of a rehearsal on a CPU"):
         publish("cpu", "AMD EPYC", p1="passed")
 
 
 @pytest.mark.parametrize("text", ["", None])
-def test_no_results_are_not_published(checks, tmp_path, text):
+def test_empty_results_cannot_be_published(checks, tmp_path, text):
     results = tmp_path / "results.jsonl"
     if text is not None:
         results.write_text(text)

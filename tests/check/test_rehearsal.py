@@ -29,7 +29,7 @@ def rehearsal(tmp_path_factory):
     return done, out, {line["part"]: line for line in lines}
 
 
-def test_a_rehearsal_ends_with_ten_lines(rehearsal):
+def test_rehearsal_writes_ten_lines(rehearsal):
     done, _, lines = rehearsal
     assert list(lines) == list(range(1, 11))
     assert done.returncode == 0, done.stderr
@@ -37,7 +37,7 @@ def test_a_rehearsal_ends_with_ten_lines(rehearsal):
     assert {line["commit"] for line in lines.values()} == {"abc1234"}
 
 
-def test_a_rehearsal_runs_what_a_cpu_can(rehearsal):
+def test_rehearsal_runs_all_cpu_parts(rehearsal):
     _, _, lines = rehearsal
     skipped = {number for number, line in lines.items() if line["status"] == "skipped"}
     assert skipped == {4}
@@ -46,13 +46,13 @@ def test_a_rehearsal_runs_what_a_cpu_can(rehearsal):
     assert lines[10]["values"]["search"]["steps a second"] > 0
 
 
-def test_a_rehearsal_leaves_at_most_five_files(rehearsal):
+def test_rehearsal_leaves_five_files(rehearsal):
     _, out, _ = rehearsal
     names = sorted(path.name for path in out.iterdir())
     assert names == ["check.log", "check.md", "results.jsonl", "table-fp16.lut", "table-fp32.lut"]
 
 
-def test_the_page_names_every_part(rehearsal):
+def test_page_lists_every_part(rehearsal):
     _, out, lines = rehearsal
     text = (out / "check.md").read_text()
     for number, line in lines.items():
@@ -60,13 +60,13 @@ def test_the_page_names_every_part(rehearsal):
     assert "| unseen / mape_pct |" in text
 
 
-def test_chosen_parts_run_alone(tmp_path):
+def test_only_chosen_parts_run(tmp_path):
     done = call("--device", "cpu", "--out", tmp_path, "--parts", "4,1", "--seconds", 60)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(line["part"], line["status"]) for line in lines] == [(1, "passed"), (4, "skipped")], done.stderr
 
 
-def test_parts_without_time_are_not_begun(tmp_path):
+def test_parts_without_time_are_not_started(tmp_path):
     done = call("--device", "cpu", "--out", tmp_path, "--seconds", 1)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert {line["status"] for line in lines} == {"not begun"}, done.stderr
@@ -84,14 +84,14 @@ def test_parts_without_time_are_not_begun(tmp_path):
         ("--out", "/dev/null", "cannot write to /dev/null: File exists; name another folder with --out"),
     ],
 )
-def test_bad_options_are_refused(tmp_path, option, value, words):
+def test_bad_options_are_rejected(tmp_path, option, value, words):
     done = call("--out", tmp_path, option, value)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith(words)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_ended_check_leaves_no_process(tmp_path, sent):
+def test_interrupted_check_leaves_no_process(tmp_path, sent):
     marker = f"lgc-check-test-{os.getpid()}-{sent}"
     command = [
         sys.executable,
@@ -136,7 +136,7 @@ def processes_with(marker):
     return numbers
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path):
+def test_unknown_device_is_rejected(tmp_path):
     done = call("--device", "cuda:99", "--out", tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("check.py: no device 'cuda:99' here")

@@ -54,20 +54,20 @@ def perform(checks, folders, mini_space, monkeypatch):
     return run
 
 
-def test_watching(perform):
+def test_monitoring_part(perform):
     record = perform(1)
     assert record.status == "passed"
     assert record.values["energy counter period, ms"] > 0
     assert record.values["backends"]["torch"] == "available"
 
 
-def test_clock(perform):
+def test_clock_part(perform):
     record = perform(2)
     assert 0.9 < record.checks["events / host, spin x1"]["value"] < 1.1
     assert {"graph of 1 kernels", "graph of 100 kernels"} <= record.values.keys()
 
 
-def test_correctness(perform):
+def test_correctness_part(perform):
     record = perform(3)
     assert record.status == "passed", record.words
     assert {"dense bf16", "end-to-end fp16"} <= record.values.keys()
@@ -93,7 +93,7 @@ def pycuda(monkeypatch):
     return simulated
 
 
-def test_engine_runner(perform, pycuda, monkeypatch):
+def test_engine_runner_part(perform, pycuda, monkeypatch):
     module = importlib.import_module("checks.engine_runner")
 
     def queue(device, stream, addresses, dtype, scratch):
@@ -116,7 +116,7 @@ def test_engine_runner(perform, pycuda, monkeypatch):
     assert "not enough GPU memory" in record.values["too little memory"]
 
 
-def test_tables_and_what_needs_them(perform, folders, checks, monkeypatch):
+def test_table_parts_and_their_dependents(perform, folders, checks, monkeypatch):
     record = perform(5)
     assert record.checks["entries without a latency"]["holds"], record.values
     assert record.values["launch, us, and lead factor"]["launch"] > 0
@@ -153,7 +153,7 @@ def test_tables_and_what_needs_them(perform, folders, checks, monkeypatch):
     assert "| unseen / mape_pct |" in checks.page.page(json.loads(json.dumps(lines)))
 
 
-def test_search_and_training(perform, folders, make_table, monkeypatch):
+def test_search_part(perform, folders, make_table, monkeypatch):
     space = SearchSpace.load("tiny").with_input(48, 64)
     searching = importlib.import_module("checks.searching")
     monkeypatch.setattr(searching, "space_of", lambda settings: space)

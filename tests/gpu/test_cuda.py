@@ -55,7 +55,7 @@ def target(request) -> Target:
     return request.param
 
 
-def test_runs_and_gives_torchs_output(target):
+def test_output_equals_torch(target):
     workload = network_workload(SearchSpace.load("tiny").sample(0), "core")
     x = np.random.default_rng(0).standard_normal(workload.input_shapes[0], dtype=np.float32)
     runner = get_backend(target.backend).compile(workload, target)
@@ -70,7 +70,7 @@ def test_runs_and_gives_torchs_output(target):
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-def test_a_graph_gives_what_the_module_gives_eagerly(precision):
+def test_graph_output_equals_eager_output(precision):
     workload = network_workload(SearchSpace.load("tiny").sample(1), "core")
     runner = get_backend("torch").compile(workload, Target("cuda:0", "torch", precision))
     dtype = getattr(torch, {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision])
@@ -84,7 +84,7 @@ def test_a_graph_gives_what_the_module_gives_eagerly(precision):
     runner.close()
 
 
-def test_graphs_that_share_memory_do_not_disturb_each_other():
+def test_graphs_with_shared_memory_are_independent():
     workloads = [network_workload(SearchSpace.load("tiny").sample(seed), "core") for seed in range(4)]
     x = np.random.default_rng(0).standard_normal(workloads[0].input_shapes[0], dtype=np.float32)
     runners = [get_backend("torch").compile(workload, Target("cuda:0", "torch")) for workload in workloads]
@@ -98,7 +98,7 @@ def test_graphs_that_share_memory_do_not_disturb_each_other():
         runner.close()
 
 
-def test_a_small_operator_is_not_timed_at_the_hosts_pace():
+def test_launch_does_not_count_for_small_operator():
     workload = Workload("relu", ((1, 8, 16, 16),), torch.nn.ReLU)
     runner = get_backend("torch").compile(workload, Target("cuda:0", "torch"))
     runner.prepare()
@@ -107,7 +107,7 @@ def test_a_small_operator_is_not_timed_at_the_hosts_pace():
     runner.close()
 
 
-def test_copies_of_images_are_timed():
+def test_image_copies_are_timed():
     workload = Workload("first row", (pace.IMAGE,), pace.FirstRow, dtype=IMAGE_DTYPE)
     runner = get_backend("torch").compile(workload, Target("cuda:0", "torch"))
     runner.prepare()
@@ -115,13 +115,13 @@ def test_copies_of_images_are_timed():
     runner.close()
 
 
-def test_a_module_that_waits_for_the_device_is_refused_not_run_in_another_way():
+def test_synchronising_module_is_rejected():
     # in a process of its own: what a failed capture leaves behind can fail all later ones
     assert python_output("-c", WAITS).startswith("refused: torch cannot capture a CUDA graph: ")
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_fp32_is_not_tf32(name, tmp_path):
+def test_fp32_does_not_use_tf32(name, tmp_path):
     """Held against float64: the error is 1e-6 at most in float32, and 3e-4 at least in TF32, see `wide_dot`.
 
     In a process of its own: one backend turns TF32 off for all of them.
@@ -140,7 +140,7 @@ def test_fp32_is_not_tf32(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
-def test_too_little_memory_says_what_to_lower(name):
+def test_out_of_memory_error_suggests_fix(name):
     backend = get_backend(name)
     reason = backend.diagnose("cuda:0")
     if reason is not None:
@@ -157,18 +157,18 @@ def test_too_little_memory_says_what_to_lower(name):
         torch.cuda.empty_cache()
 
 
-def test_the_fingerprint_names_the_gpu(target):
+def test_fingerprint_names_gpu(target):
     found = fingerprint(target, get_backend(target.backend))
     assert found["device_name"] == torch.cuda.get_device_name(0)
     assert found["gpu"]["uuid"].startswith("GPU-")
     assert found["gpu"]["sm_clock_mhz"] > 0
     assert found["gpu"]["memory_mib"] > 1000
-    if target.backend == "torch":  # which says so itself; the others are just told, see test_fp32_is_not_tf32
+    if target.backend == "torch":  # which says so itself; the others are just told, see test_fp32_does_not_use_tf32
         assert found["tf32"] is False
     assert same_device(found, fingerprint(target, get_backend(target.backend))) == []
 
 
-def test_a_table_is_measured_and_a_network_held_against_it(mini_space, tmp_path):
+def test_table_predicts_network(mini_space, tmp_path):
     target = Target("cuda:0", "torch")
     result = profile(mini_space, target, tmp_path / "t.lut", rounds=4, networks=4)
     assert result.measured == result.entries

@@ -52,7 +52,7 @@ class Mark:
 
 
 @HOSTS
-def test_launch_alone_bounds_queued_work_only(launch_ms, work_ms):
+def test_isolated_launch_bounds_queued_work_only(launch_ms, work_ms):
     cuda = Simulated(launch_ms, work_ms)
     bound = pace.QUEUED_AHEAD * pace.launched_alone_ms(cuda.launch, cuda)
     assert cuda.timed(lead_ms=100) < bound
@@ -60,7 +60,7 @@ def test_launch_alone_bounds_queued_work_only(launch_ms, work_ms):
 
 
 @HOSTS
-def test_work_in_a_row_is_timed_at_the_slower_pace(launch_ms, work_ms):
+def test_consecutive_work_runs_at_slower_pace(launch_ms, work_ms):
     cuda = Simulated(launch_ms, work_ms)
     assert pace.in_a_row_ms(cuda.launch, cuda) == pytest.approx(max(launch_ms, work_ms), rel=0.1)
     slow = Simulated(launch_ms, 100 * work_ms)

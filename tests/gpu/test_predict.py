@@ -31,7 +31,7 @@ def picture():
 
 @pytest.mark.parametrize("scope", ["core", "dense", "end-to-end"])
 @pytest.mark.parametrize("backend", [runs_on_gpu(name) for name in ("onnxruntime", "onnxruntime-tensorrt", "tensorrt")])
-def test_a_file_on_a_gpu_gives_the_classes_of_the_cpu(architecture, picture, tmp_path, backend, scope):
+def test_gpu_classes_equal_cpu_classes(architecture, picture, tmp_path, backend, scope):
     path = write_onnx(Network(architecture, None, scope), tmp_path)
     with Segmenter.open(path) as segmenter:
         wanted = segmenter.segment(picture)
@@ -41,7 +41,7 @@ def test_a_file_on_a_gpu_gives_the_classes_of_the_cpu(architecture, picture, tmp
 
 
 @pytest.mark.parametrize("backend", [runs_on_gpu("tensorrt")])
-def test_an_engine_gives_the_classes_of_its_onnx_file(architecture, picture, tmp_path, backend):
+def test_engine_classes_equal_onnx_classes(architecture, picture, tmp_path, backend):
     network = Network(architecture, None, "dense")
     with Segmenter.open(write_onnx(network, tmp_path)) as segmenter:
         wanted = segmenter.segment(picture)

@@ -50,7 +50,7 @@ def middle(predictor: Predictor) -> float:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_search_has_the_cpus_losses(precision, scenes, predictor, on_cpu, tmp_path):
+def test_search_losses_equal_cpu(precision, scenes, predictor, on_cpu, tmp_path):
     disable_tf32()
     target = middle(predictor)
     rates = {"warm_up": 0.5, "weight_lr": 1e-3, "weight_lr_end": 1e-4}
@@ -62,7 +62,7 @@ def test_search_has_the_cpus_losses(precision, scenes, predictor, on_cpu, tmp_pa
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_training_has_the_cpus_losses(precision, scenes, on_cpu, tmp_path):
+def test_training_losses_equal_cpu(precision, scenes, on_cpu, tmp_path):
     disable_tf32()
     ARCHITECTURE.save(tmp_path / "architecture.json")
     config = TrainConfig(steps=STEPS, batch=4, lr=3e-3)
@@ -75,7 +75,7 @@ def test_training_has_the_cpus_losses(precision, scenes, on_cpu, tmp_path):
     assert scored["pixel_accuracy"] == pytest.approx(found["pixel_accuracy"], abs=0.2)
 
 
-def test_a_gpu_takes_as_much_of_the_noise_as_a_cpu(scenes, predictor, tmp_path):
+def test_gpu_draws_same_noise_as_cpu(scenes, predictor, tmp_path):
     config = SearchConfig(steps=4, batch=2, warm_up=0.5, samples=4, finalists=2)
     noise = {}
     for device in ("cpu", "cuda:0"):

@@ -34,7 +34,7 @@ def work():
     runner.close()
 
 
-def test_a_sample_tells_clocks_temperature_power_and_why_they_are_so(work):
+def test_sample_holds_clocks_temperature_power_throttling(work):
     with open_monitor(TARGET) as watch:
         work()
         health = watch.sample()
@@ -47,7 +47,7 @@ def test_a_sample_tells_clocks_temperature_power_and_why_they_are_so(work):
     assert health.involuntary_switches >= 0
 
 
-def test_the_energy_counter_only_grows(work):
+def test_energy_counter_never_decreases(work):
     with open_monitor(TARGET) as watch:
         if watch.energy_mj() is None:
             pytest.skip("this GPU counts no energy")
@@ -59,7 +59,7 @@ def test_the_energy_counter_only_grows(work):
     assert counts[-1] - counts[0] > 1000
 
 
-def test_a_sample_takes_little_time(work):
+def test_sample_is_cheap(work):
     spent = []
     with open_monitor(TARGET) as watch:
         start = time.perf_counter()

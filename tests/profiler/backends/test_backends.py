@@ -47,7 +47,7 @@ def expected(workload, inputs):
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_a_runner_computes_what_the_module_computes_and_times_it(backend, spec):
+def test_runner_output_and_latencies_are_valid(backend, spec):
     workload = operator_workload(spec)
     inputs = generate_inputs(input_shapes(spec))
     for precision in set(backend.precisions("cpu")) & set(TOLERANCE):
@@ -63,7 +63,7 @@ def test_a_runner_computes_what_the_module_computes_and_times_it(backend, spec):
         runner.close()
 
 
-def test_a_runner_runs_whole_networks(backend, mini_space):
+def test_runner_runs_whole_networks(backend, mini_space):
     for scope in ("core", "dense"):
         workload = network_workload(mini_space.sample(0), scope)
         inputs = generate_inputs(workload.input_shapes)
@@ -77,7 +77,7 @@ def test_a_runner_runs_whole_networks(backend, mini_space):
         runner.close()
 
 
-def test_inferring_does_not_change_what_is_timed_and_inputs_matter(backend):
+def test_inference_depends_on_inputs_only(backend):
     spec = SPECS[0]
     runner = backend.compile(operator_workload(spec), Target("cpu", backend.name))
     runner.prepare()
@@ -89,14 +89,14 @@ def test_inferring_does_not_change_what_is_timed_and_inputs_matter(backend):
     assert np.array_equal(one, again)
 
 
-def test_two_compilations_compute_the_same(backend):
+def test_compilation_is_deterministic(backend):
     spec = SPECS[1]
     inputs = generate_inputs(input_shapes(spec))
     outs = [backend.compile(operator_workload(spec), Target("cpu", backend.name)).infer(inputs)[0] for _ in range(2)]
     assert np.array_equal(*outs)
 
 
-def test_threads_are_the_targets_and_torchs_own_are_given_back(backend):
+def test_runner_restores_torch_threads(backend):
     before = torch.get_num_threads()
     runner = backend.compile(operator_workload(SPECS[0]), Target("cpu", backend.name, threads=1))
     runner.prepare()
@@ -105,7 +105,7 @@ def test_threads_are_the_targets_and_torchs_own_are_given_back(backend):
     assert torch.get_num_threads() == before
 
 
-def test_torch_really_uses_the_targets_threads():
+def test_torch_uses_target_threads():
     seen = []
 
     class Spy(nn.Module):
@@ -120,13 +120,13 @@ def test_torch_really_uses_the_targets_threads():
         seen.clear()
 
 
-def test_versions_are_text(backend):
+def test_versions_are_strings(backend):
     versions = backend.versions()
     assert versions[backend.name]
     assert all(isinstance(text, str) for text in versions.values())
 
 
-def test_a_module_that_torch_cannot_run_is_a_measurement_error():
+def test_failing_torch_module_is_an_error():
     workload = Workload("mismatch", ((1, 3, 8, 8),), lambda: nn.Conv2d(4, 4, 1))
     runner = get_backend("torch").compile(workload, Target("cpu", "torch"))
     for work in (runner.prepare, lambda: runner.run(1), lambda: runner.infer(workload.inputs())):
@@ -134,7 +134,7 @@ def test_a_module_that_torch_cannot_run_is_a_measurement_error():
             work()
 
 
-def test_a_module_for_which_torch_has_no_memory_is_a_measurement_error():
+def test_torch_out_of_memory_is_an_error():
     class Large(nn.Module):
         def forward(self, x):
             return x.new_zeros(2**45)
@@ -154,7 +154,7 @@ GPU_BACKENDS = {
 }
 
 
-def test_settings_tell_the_clock(backend):
+def test_settings_name_clock(backend):
     settings = backend.settings(Target("cpu", backend.name, threads=3))
     assert settings["clock"] == "host clock"
     assert "host_memory" not in settings
@@ -162,18 +162,18 @@ def test_settings_tell_the_clock(backend):
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_settings_on_a_gpu_tell_the_clock_and_the_memory_that_copies_are_from(name):
+def test_gpu_settings_name_clock_and_memory(name):
     settings = get_backend(name).settings(Target("cuda:0", name))
     assert (settings["clock"], settings["host_memory"]) == GPU_BACKENDS[name]
     assert settings["tf32"] == "off"
     assert all(isinstance(text, str) for text in settings.values())
 
 
-def test_there_is_nothing_to_remark_of_a_runner(backend):
+def test_cpu_runner_has_no_remarks(backend):
     assert backend.compile(operator_workload(SPECS[0]), Target("cpu", backend.name)).remarks == ()
 
 
-def test_a_graph_that_onnx_runtime_cannot_load_is_a_measurement_error_with_its_name():
+def test_invalid_onnx_graph_is_named():
     pytest.importorskip("onnxruntime")
     workload = operator_workload(SPECS[0])
     workload.__dict__["onnx"] = b"no graph"
@@ -182,7 +182,7 @@ def test_a_graph_that_onnx_runtime_cannot_load_is_a_measurement_error_with_its_n
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_every_backend_has_a_name_and_precisions_and_answers_for_every_device(name):
+def test_every_backend_describes_every_device(name):
     backend = get_backend(name)
     assert backend.name == name
     for device in ("cpu", "cuda:63"):
@@ -192,26 +192,26 @@ def test_every_backend_has_a_name_and_precisions_and_answers_for_every_device(na
     assert backend.diagnose("cuda:63") is not None
 
 
-def test_an_unknown_backend_lists_the_known_ones():
+def test_unknown_backend_lists_known():
     known = ", ".join(sorted(BACKENDS))
     with pytest.raises(UnknownNameError, match=f"unknown backend 'onnxrt' .*; known: {known}"):
         get_backend("onnxrt")
 
 
-def test_a_backend_that_cannot_run_there_says_why():
+def test_unavailable_backend_gives_reason():
     with pytest.raises(BackendUnavailableError, match="backend tensorrt cannot run on cpu: TensorRT needs a CUDA"):
         require_backend(Target("cpu", "tensorrt"))
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
-def test_a_torch_for_the_cpu_names_the_mend(name, monkeypatch):
+def test_cpu_build_of_torch_names_fix(name, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(BackendUnavailableError, match=f"backend {name} cannot run on cuda:0: .*install a CUDA build"):
         require_backend(Target("cuda:0", name))
 
 
-def test_an_onnx_runtime_without_the_provider_names_the_command(monkeypatch):
+def test_missing_provider_gives_install_command(monkeypatch):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     reason = get_backend("onnxruntime").diagnose("cuda:0")
     assert reason.startswith("this ONNX Runtime has no CUDAExecutionProvider: ")
@@ -219,23 +219,23 @@ def test_an_onnx_runtime_without_the_provider_names_the_command(monkeypatch):
 
 
 @pytest.mark.parametrize(("device", "package"), [("cpu", "onnxruntime"), ("cuda:0", "onnxruntime-gpu")])
-def test_a_missing_onnx_runtime_names_the_command(without, device, package):
+def test_missing_onnx_runtime_gives_install_command(without, device, package):
     without("onnxruntime")
     assert get_backend("onnxruntime").diagnose(device).endswith(f"pip install {package}")
 
 
-def test_an_unsupported_precision_lists_the_offered_ones():
+def test_unsupported_precision_lists_supported():
     with pytest.raises(UsageError, match="backend onnxruntime has no precision 'bf16' on cpu; choose from fp32, int8"):
         require_backend(Target("cpu", "onnxruntime", "bf16"))
 
 
-def test_the_default_backend_is_the_first_that_runs(without):
+def test_default_backend_is_first_available(without):
     assert default_backend("cpu") == "onnxruntime"
     without("onnxruntime")
     assert default_backend("cpu") == "torch"
 
 
-def test_no_default_backend_gives_each_ones_reason(monkeypatch):
+def test_no_default_backend_gives_every_reason(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(BackendUnavailableError, match=r"no backend runs on cuda:0: tensorrt: .*; torch: .*CPU build"):
         default_backend("cuda:0")

@@ -30,19 +30,19 @@ def warmed(monkeypatch):
 
 
 @pytest.mark.parametrize(("device", "largest"), [("cuda:1", MAX_WARM_UP_BATCH), ("cpu", 1)])
-def test_only_a_gpu_is_warmed_in_batches(warmed, device, largest):
+def test_only_gpu_warms_up_in_batches(warmed, device, largest):
     asked = warmed(device)
     assert (asked[0], max(asked)) == (1, largest)
 
 
-def test_a_gpu_is_warmed_long_once(warmed):
+def test_first_warm_up_on_gpu_is_longer(warmed):
     first, second, other = (0.125 * sum(warmed(device)) for device in ("cuda:0", "cuda:0", "cuda:1"))
     for spent_ms in (first, other):
         assert MIN_FIRST_WARM_UP_MS <= spent_ms < MIN_FIRST_WARM_UP_MS + 0.125 * MAX_WARM_UP_BATCH
     assert MIN_WARM_UP_MS <= second < MIN_FIRST_WARM_UP_MS / 5
 
 
-def test_random_inputs_are_the_same_each_time_and_no_zeros():
+def test_random_inputs_are_reproducible_and_nonzero():
     one, two = generate_inputs([(2, 3), (4,)]), generate_inputs([(2, 3), (4,)])
     assert [x.shape for x in one] == [(2, 3), (4,)]
     assert all(np.array_equal(x, y) for x, y in zip(one, two, strict=True))

@@ -17,7 +17,7 @@ def path(tmp_path):
     return tmp_path / "kind" / "one.file"
 
 
-def test_where_it_lies(monkeypatch):
+def test_cache_folder_follows_environment(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     for name in ("LGC_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -28,13 +28,13 @@ def test_where_it_lies(monkeypatch):
     assert get_cache_folder("engines") == Path("/elsewhere/engines")
 
 
-def test_there_and_back(path):
+def test_file_round_trip(path):
     write_cache_file(path, HEADER, CONTENT)
     assert read_cache_file(path) == (HEADER, CONTENT)
     assert [entry.name for entry in path.parent.iterdir()] == ["one.file"]
 
 
-def test_every_flipped_byte_and_every_cut_is_seen(path):
+def test_every_corruption_is_detected(path):
     write_cache_file(path, HEADER, CONTENT)
     whole = path.read_bytes()
     for index in range(len(whole)):
@@ -46,7 +46,7 @@ def test_every_flipped_byte_and_every_cut_is_seen(path):
             read_cache_file(path)
 
 
-def test_what_is_no_file(path):
+def test_missing_and_foreign_files_are_rejected(path):
     with pytest.raises(FileFormatError, match=r"cannot read .*one\.file: No such file"):
         read_cache_file(path)
     path.parent.mkdir()
@@ -55,13 +55,13 @@ def test_what_is_no_file(path):
         read_cache_file(path)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "kind").write_text("in the way")
     with pytest.raises(OutputError, match="cannot write"):
         write_cache_file(tmp_path / "kind" / "one.file", HEADER, CONTENT)
 
 
-def test_what_was_not_used_for_longest_makes_room(path, monkeypatch):
+def test_least_recently_used_file_is_evicted(path, monkeypatch):
     monkeypatch.setattr(cache_file, "MAX_CACHE_BYTES", 3000)
     for age, name in enumerate(("new", "old", "oldest")):
         write_cache_file(path.with_name(name), HEADER, bytes(800))
@@ -71,7 +71,7 @@ def test_what_was_not_used_for_longest_makes_room(path, monkeypatch):
     assert {entry.name for entry in path.parent.iterdir()} == {"new", "oldest", "one.file"}
 
 
-def test_the_newest_stays_however_large(path, monkeypatch):
+def test_newest_file_is_never_evicted(path, monkeypatch):
     monkeypatch.setattr(cache_file, "MAX_CACHE_BYTES", 10)
     write_cache_file(path, HEADER, bytes(800))
     assert read_cache_file(path)[1] == bytes(800)

@@ -30,13 +30,13 @@ MEND = "; reduce the input size or close other programs on the GPU"
         "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0",
     ],
 )
-def test_memory_is_short(words):
+def test_out_of_memory_errors_suggest_fix(words):
     assert str(make_error("TensorRT 10 cannot create a context", [words])) == (
         f"not enough GPU memory: TensorRT 10 cannot create a context: {words}{MEND}"
     )
 
 
-def test_warnings_tell_why_no_kernel_was_found():
+def test_warnings_explain_missing_kernel():
     errors = ["Error Code 10: Internal Error (Could not find any implementation for node /a/Conv.)"]
     warnings = [
         "Unused input",
@@ -50,7 +50,7 @@ def test_warnings_tell_why_no_kernel_was_found():
     assert "\n" not in told
 
 
-def test_warnings_of_memory_do_not_hide_another_error():
+def test_memory_warnings_do_not_hide_errors():
     warnings = ["Skipping tactic 8 due to insufficient memory on requested size of 1 detected for tactic 0x3c."]
     assert (
         str(make_error("it failed", ["Error Code 4: wrong shape"], warnings)) == "it failed: Error Code 4: wrong shape"
@@ -58,13 +58,13 @@ def test_warnings_of_memory_do_not_hide_another_error():
     assert str(make_error("it failed", [], warnings)).startswith("not enough GPU memory: it failed: Skipping tactic")
 
 
-def test_no_reason_and_long_ones():
+def test_missing_and_long_reasons():
     assert str(make_error("it failed", [])) == "it failed: no reason given"
     told = str(make_error("it failed", ["x" * 999, "(cudaError in catchCudaError)"]))
     assert told == f"it failed: {'x' * MAX_MESSAGE_LENGTH}..."
 
 
-def test_memory_of_the_host_is_not_the_gpus():
+def test_host_memory_is_not_gpu_memory():
     told = make_error(
         "torch", ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"], on_gpu=False
     )
@@ -75,7 +75,7 @@ def test_memory_of_the_host_is_not_the_gpus():
     )
 
 
-def test_memory_is_seen_behind_many_words():
+def test_out_of_memory_recognised_in_long_message():
     words = f"while running Conv node. Name:'{'/cell' * 100}' Failed to allocate memory for requested buffer"
     assert str(make_error("ONNX Runtime", [words])).startswith(
         "not enough GPU memory: ONNX Runtime: while running Conv"
@@ -85,13 +85,13 @@ def test_memory_is_seen_behind_many_words():
 OWN = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
 
 
-def test_onnx_runtimes_errors_have_no_common_base():
+def test_ort_exceptions_share_no_base():
     assert len(OWN) > 10
     assert not any(issubclass(kind, RuntimeError) for kind in OWN)
 
 
 @pytest.mark.parametrize("kind", [*OWN, RuntimeError], ids=lambda kind: kind.__name__)
-def test_every_error_of_onnx_runtime_is_turned(kind):
+def test_every_ort_error_is_translated(kind):
     with (
         pytest.raises(MeasurementError, match=r"^ONNX Runtime: first; second$") as caught,
         translate_ort_errors(on_gpu=True),
@@ -100,13 +100,13 @@ def test_every_error_of_onnx_runtime_is_turned(kind):
     assert isinstance(caught.value.__cause__, kind)
 
 
-def test_what_the_host_lacks_is_not_called_the_gpus():
+def test_memory_error_means_host_memory():
     told = r"^not enough memory: ONNX Runtime: std::bad_alloc; reduce the input"
     with pytest.raises(OutOfMemoryError, match=told), translate_ort_errors(on_gpu=True):
         raise MemoryError("std::bad_alloc")
 
 
-def test_every_error_of_torch_is_turned():
+def test_every_torch_error_is_translated():
     @translate_torch_errors(on_gpu=True)
     def work(error):
         raise error

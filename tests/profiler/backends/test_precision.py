@@ -47,11 +47,11 @@ def run(model, feeds):
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, feeds)
 
 
-def test_fp32_is_left_alone(model):
+def test_fp32_returns_model_unchanged(model):
     assert cast_model(model, "fp32") is model
 
 
-def test_fp16_is_valid_and_agrees_with_fp32(model):
+def test_fp16_is_valid_and_close_to_fp32(model):
     half = cast_model(model, "fp16")
     onnx.checker.check_model(onnx.load_from_string(half), full_check=True)
     rng = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def test_only_inputs_outputs_and_sizes_stay_float32(model, precision, low):
     assert len({node.name for node in graph.node}) == len(graph.node)
 
 
-def test_bf16_rounds_as_torch_does(model):
+def test_bf16_rounds_like_torch(model):
     before, after = onnx.load_from_string(model).graph, onnx.load_from_string(cast_model(model, "bf16")).graph
     weight = numpy_helper.to_array(next(t for t in before.initializer if t.name == "stem.weight"))
     bits = np.frombuffer(next(t for t in after.initializer if t.name == "stem.weight").raw_data, np.int16)
@@ -89,19 +89,19 @@ def single(nodes, weights=()):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
-def test_a_weight_beyond_float16_is_named():
+def test_weight_beyond_float16_is_named():
     model = single([helper.make_node("Mul", ["x", "big"], ["y"])], [("big", np.float32([1e6]))])
     with pytest.raises(MeasurementError, match=r"weight 'big' reaches 1e\+06, beyond float16's 65504; use bf16"):
         cast_model(model, "fp16")
     assert cast_model(model, "bf16")
 
 
-def test_an_infinite_weight_stays_infinite():
+def test_infinite_weight_stays_infinite():
     model = single([helper.make_node("Max", ["x", "floor"], ["y"])], [("floor", np.float32([-np.inf]))])
     assert run(cast_model(model, "fp16"), {"x": np.float32([[1, 2]])})[0].tolist() == [[1, 2]]
 
 
-def test_constants_of_every_kind_and_casts():
+def test_constants_and_casts_are_converted():
     nodes = [
         helper.make_node("Constant", [], ["half"], value_float=0.5),
         helper.make_node("Constant", [], ["shape"], value_ints=[1, 2]),
@@ -114,7 +114,7 @@ def test_constants_of_every_kind_and_casts():
     assert run(half, {"x": np.float32([[1, 2]])})[0].tolist() == [[5.5, 7.5]]
 
 
-def test_subgraphs_are_refused():
+def test_subgraphs_are_rejected():
     branch = helper.make_graph([], "branch", [], [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])])
     node = helper.make_node("If", ["yes"], ["y"], name="fork", then_branch=branch, else_branch=branch)
     with pytest.raises(MeasurementError, match="If 'fork' holds a sub-graph"):
@@ -139,14 +139,14 @@ def quantised():
     return single(nodes, [(name, np.asarray(array)) for name, array in arrays.items()])
 
 
-def test_int8_leaves_a_quantised_model_alone_and_refuses_others(model):
+def test_int8_requires_quantised_model(model):
     whole = quantised()
     assert cast_model(whole, "int8") is whole
     with pytest.raises(UsageError, match=r"int8 needs a model quantised with calibration images: run `lgc-export"):
         cast_model(model, "int8")
 
 
-def test_biases_in_int32_become_the_float32_that_they_stand_for():
+def test_int32_biases_become_equal_float32():
     rewritten = dequantise_biases(quantised())
     onnx.checker.check_model(onnx.load_from_string(rewritten), full_check=True)
     graph = onnx.load_from_string(rewritten).graph
@@ -158,7 +158,7 @@ def test_biases_in_int32_become_the_float32_that_they_stand_for():
     assert dequantise_biases(rewritten) is rewritten
 
 
-def test_bad_arguments(model):
+def test_bad_arguments_are_rejected(model):
     with pytest.raises(UsageError, match="unknown precision 'tf32'"):
         cast_model(model, "tf32")
     with pytest.raises(MeasurementError, match="invalid ONNX model of 7 bytes"):

@@ -16,13 +16,13 @@ def rounded_to_tf32(array):
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
-def test_fp32_is_within_the_bound(name):
+def test_fp32_is_within_bound(name):
     if get_backend(name).diagnose("cpu") is not None:
         pytest.skip(f"no {name} here")
     assert 1e-8 < error_of(name, "cpu") < BOUND / 5
 
 
-def test_tf32_is_not():
+def test_tf32_exceeds_bound():
     (image,) = WORKLOAD.inputs()
     made, weight = layer(), layer().weight.numpy()
     made.weight.copy_(torch.from_numpy(rounded_to_tf32(weight)))

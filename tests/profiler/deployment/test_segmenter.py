@@ -254,7 +254,7 @@ def test_an_engine_that_cannot_run_is_refused(engine):
         with pytest.raises(DeviceError, match="no device 'cuda:0' here"):
             Segmenter.open(engine)
     engine.write_bytes(engine.read_bytes()[:500])
-    with pytest.raises(FileFormatError, match="does not match x.engine.json"):
+    with pytest.raises(FileFormatError, match=r"does not match x\.engine\.json"):
         Segmenter.open(engine)
     get_description_path(engine).unlink()
     with pytest.raises(FileFormatError, match="is missing, which says what"):

@@ -122,14 +122,14 @@ def work():
     return "outputs"
 
 
-def test_work_is_warm_before_it_is_captured_on_the_side_stream(cuda):
+def test_work_is_warm_before_capture(cuda):
     graph = CudaGraph(work, DEVICE)
     assert calls == ["side waits for main", *["work"] * NUM_WARM_UP_RUNS, "begin", "work", "end"]
     assert graph.result == "outputs"
     assert [stream.name for stream in cuda.streams] == ["main"]
 
 
-def test_replays_are_queued_while_the_device_is_busy_and_waited_for_once(cuda):
+def test_replays_queue_behind_spin_and_synchronise_once(cuda):
     graph = CudaGraph(work, DEVICE)
     calls.clear()
     durations = graph.time(3)
@@ -137,7 +137,7 @@ def test_replays_are_queued_while_the_device_is_busy_and_waited_for_once(cuda):
     assert durations == [2.0] * 3
 
 
-def test_a_batch_begun_early_is_dropped(cuda):
+def test_batch_started_early_is_dropped(cuda):
     graph = CudaGraph(work, DEVICE)
     begun.extend([True, True, False])
     calls.clear()
@@ -147,21 +147,21 @@ def test_a_batch_begun_early_is_dropped(cuda):
     assert get_spin_calibration("cuda:0").launch_us > 0
 
 
-def test_a_batch_without_events_is_waited_for_once(cuda):
+def test_untimed_batch_synchronises_once(cuda):
     graph = CudaGraph(work, DEVICE)
     calls.clear()
     graph.replay_batch(3)
     assert calls == ["replay", "replay", "replay", "wait"]
 
 
-def test_a_replay_is_not_waited_for(cuda):
+def test_replay_does_not_synchronise(cuda):
     graph = CudaGraph(work, DEVICE)
     calls.clear()
     graph.replay()
     assert calls == ["replay"]
 
 
-def test_living_graphs_share_one_memory(cuda):
+def test_open_graphs_share_memory_pool(cuda):
     first, second = CudaGraph(work, DEVICE), CudaGraph(work, DEVICE)
     first.close()
     first.close()
@@ -173,7 +173,7 @@ def test_living_graphs_share_one_memory(cuda):
     assert not hasattr(first, "result")
 
 
-def test_work_that_fails_gives_torchs_reason(cuda):
+def test_failing_work_quotes_torch(cuda):
     def broken():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\nand more")
 
@@ -182,7 +182,7 @@ def test_work_that_fails_gives_torchs_reason(cuda):
     assert "begin" not in calls
 
 
-def test_a_failed_capture_gives_the_first_reason_and_leaves_no_trace(cuda):
+def test_failed_capture_reports_cause_and_cleans_up(cuda):
     alive = CudaGraph(work, DEVICE)
     cuda.end_fails = "operation failed due to a previous error during capture"
 
@@ -200,7 +200,7 @@ def test_a_failed_capture_gives_the_first_reason_and_leaves_no_trace(cuda):
     alive.replay()
 
 
-def test_a_capture_that_fails_only_at_its_end_is_an_error_too(cuda):
+def test_error_at_end_of_capture_is_raised(cuda):
     cuda.end_fails = "Invalid capture."
     with pytest.raises(MeasurementError, match="Invalid capture"):
         CudaGraph(work, DEVICE)
@@ -213,7 +213,7 @@ def full(*_, **__):
     raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
 
-def test_out_of_memory_in_the_work_before_a_capture(cuda):
+def test_out_of_memory_before_capture_is_reported(cuda):
     with pytest.raises(
         MeasurementError, match=r"^not enough GPU memory: torch cannot capture a CUDA graph: CUDA out of"
     ):

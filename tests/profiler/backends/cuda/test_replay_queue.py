@@ -64,14 +64,14 @@ def simulate(monkeypatch):
     get_spin_calibration.cache_clear()
 
 
-def test_a_fast_host_is_ahead_at_once(simulate):
+def test_fast_host_needs_one_attempt(simulate):
     host = simulate(10.0)
     assert len(host.replay(ReplayQueue(DEVICE), 40)) == 40
     assert host.batches == [40]
     assert get_spin_calibration(DEVICE).launch_us == pytest.approx(10.0, abs=0.1)
 
 
-def test_a_slow_host_gets_a_longer_spin(simulate):
+def test_slow_host_gets_longer_spin(simulate):
     host, queue = simulate(8 * INITIAL_LAUNCH_US), ReplayQueue(DEVICE)
     assert len(host.replay(queue, 40)) == 40
     assert host.batches == [40] * 4  # of 1.5, 3, 6 and 12 times what was expected
@@ -80,7 +80,7 @@ def test_a_slow_host_gets_a_longer_spin(simulate):
     assert host.batches == [40]
 
 
-def test_a_full_queue_is_filled_in_parts(simulate):
+def test_full_queue_splits_batch(simulate):
     host, queue = simulate(5.0, 25), ReplayQueue(DEVICE)
     assert len(host.replay(queue, 100)) == 100
     assert max(host.batches[-4:]) <= 25
@@ -90,7 +90,7 @@ def test_a_full_queue_is_filled_in_parts(simulate):
     assert max(host.batches) <= 25
 
 
-def test_a_disturbance_is_forgotten(simulate):
+def test_spin_factor_decays(simulate):
     host, queue = simulate(5.0), ReplayQueue(DEVICE)
     get_spin_calibration(DEVICE).factor = 24.0
     for _ in range(60):
@@ -98,19 +98,19 @@ def test_a_disturbance_is_forgotten(simulate):
     assert get_spin_calibration(DEVICE).factor == pytest.approx(max(24.0 * DECAY**60, MIN_FACTOR))
 
 
-def test_a_host_that_is_never_ahead_is_told(simulate):
+def test_host_never_ahead_is_an_error(simulate):
     host = simulate(1e9)
     with pytest.raises(MeasurementError, match=r"^the host cannot queue runs ahead of the device: queueing \d+ runs"):
         host.replay(ReplayQueue(DEVICE), 40)
 
 
-def test_no_replays_are_no_work(simulate):
+def test_zero_replays_queue_nothing(simulate):
     host = simulate(5.0)
     assert host.replay(ReplayQueue(DEVICE), 0) == []
     assert host.batches == []
 
 
-def test_an_engines_stream_is_held_by_a_spin(monkeypatch):
+def test_spin_is_queued_on_engine_stream(monkeypatch):
     calls = []
 
     @contextmanager

@@ -47,14 +47,14 @@ def half_weights(model):
     return [tensor.data_type == HALF for tensor in model.graph.initializer]
 
 
-def test_the_cpu_provider_has_no_settings(opened):
+def test_cpu_provider_has_no_settings(opened):
     model, provider, settings = opened("onnxruntime", "cpu")
     assert (provider, settings) == (CPU_PROVIDER, {})
     assert not any(half_weights(model))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_cuda_provider_captures_a_graph_without_tf32(opened, precision):
+def test_cuda_provider_captures_graph_without_tf32(opened, precision):
     model, provider, settings = opened("onnxruntime", "cuda:1", precision)
     assert provider == CUDA_PROVIDER
     assert settings == {
@@ -70,7 +70,7 @@ def test_the_cuda_provider_captures_a_graph_without_tf32(opened, precision):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_tensorrt_provider_gets_the_float32_model_and_a_switch(opened, monkeypatch, precision):
+def test_tensorrt_provider_gets_float32_model_and_option(opened, monkeypatch, precision):
     model, provider, settings = opened("onnxruntime-tensorrt", "cuda:0", precision)
     assert provider == TENSORRT_PROVIDER
     assert not any(half_weights(model))
@@ -83,7 +83,7 @@ def test_the_tensorrt_provider_gets_the_float32_model_and_a_switch(opened, monke
     }
 
 
-def test_settings_tell_how_cudnn_chooses(opened):
+def test_settings_name_cudnn_options(opened):
     options = opened("onnxruntime", "cuda:0")[2]
     told = get_backend("onnxruntime").settings(Target("cuda:0", "onnxruntime"))
     for name in ("cudnn_conv_algo_search", "prefer_nhwc"):
@@ -91,7 +91,7 @@ def test_settings_tell_how_cudnn_chooses(opened):
         assert name not in get_backend("onnxruntime-tensorrt").settings(Target("cuda:0", "onnxruntime-tensorrt"))
 
 
-def test_the_provider_knows_its_options(opened):
+def test_provider_library_knows_options(opened):
     library = ort_loader._get_provider_library(CUDA_PROVIDER)
     if not library.exists():
         pytest.skip("this ONNX Runtime has no CUDA provider")
@@ -101,7 +101,7 @@ def test_the_provider_knows_its_options(opened):
             assert content.find(b"\0" + word.encode() + b"\0") >= 0, word
 
 
-def test_tf32_is_off_before_anything_of_tensorrt_is_loaded(gpu, monkeypatch):
+def test_tf32_is_off_before_tensorrt_loads(gpu, monkeypatch):
     loaded = []
 
     def note(name):
@@ -128,7 +128,7 @@ def test_tf32_is_off_before_anything_of_tensorrt_is_loaded(gpu, monkeypatch):
     assert loaded == [*once, ("session", "0")]
 
 
-def test_builds_share_a_folder_of_timings(opened):
+def test_builds_share_timing_folder(opened):
     folders = {opened("onnxruntime-tensorrt", "cuda:0")[2]["trt_timing_cache_path"] for _ in range(2)}
     assert len(folders) == 1
     assert Path(*folders).is_dir()
@@ -141,7 +141,7 @@ def test_precisions_depend_on_the_device():
     assert get_backend("onnxruntime-tensorrt").precisions("cuda:0") == ("fp32", "fp16")
 
 
-def test_tensorrt_is_not_for_the_cpu():
+def test_tensorrt_does_not_run_on_cpu():
     assert get_backend("onnxruntime-tensorrt").diagnose("cpu") == "TensorRT needs a CUDA device"
 
 

@@ -50,7 +50,7 @@ def optimised(model, tmp_path):
 
 
 @pytest.mark.parametrize("make", [residual, pooled])
-def test_every_node_is_behind_one_layer(tmp_path, make):
+def test_every_node_belongs_to_one_layer(tmp_path, make):
     given, behind = optimised(make(), tmp_path)
     assert all(behind.values())
     layers = [nodes for name, nodes in behind.items() if not name.startswith("Reorder")]
@@ -58,7 +58,7 @@ def test_every_node_is_behind_one_layer(tmp_path, make):
     assert sorted(named) == sorted(node.name for node in given.graph.node)
 
 
-def test_a_fused_addition_is_the_convolutions_not_that_of_what_follows(tmp_path):
+def test_fused_addition_belongs_to_convolution(tmp_path):
     _, behind = optimised(residual(), tmp_path)
     (nodes,) = (nodes for name, nodes in behind.items() if "/second/Conv" in nodes and not name.startswith("Reorder"))
     resize = next(nodes for nodes in behind.values() if "/Resize" in nodes)
@@ -66,13 +66,13 @@ def test_a_fused_addition_is_the_convolutions_not_that_of_what_follows(tmp_path)
     assert "/Add" not in resize
 
 
-def test_equal_nodes_are_behind_the_one_that_is_computed(tmp_path):
+def test_equal_nodes_share_a_layer(tmp_path):
     _, behind = optimised(pooled(), tmp_path)
     assert ("left", "right") in behind.values()
     assert ("add",) in behind.values()
 
 
-def test_times_are_of_every_layer_and_sum_up_to_a_run():
+def test_layer_times_sum_to_latency():
     workload = Workload("net", ((1, 16, 64, 64),), Residual)
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
     runner.prepare()

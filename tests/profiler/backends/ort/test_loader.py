@@ -68,20 +68,20 @@ def cannot_open(name):
     raise OSError(f"{Path(name).name}: cannot open shared object file")
 
 
-def test_a_provider_that_loads_is_tried_once(sessions):
+def test_provider_is_probed_once(sessions):
     for _ in range(2):
         assert get_backend("onnxruntime").diagnose("cuda:1") is None
     assert sessions.opened == [(CUDA_PROVIDER, {"device_id": "1"})]
 
 
-def test_libraries_of_the_wheels_are_loaded_too(sessions, capsys):
+def test_wheel_libraries_are_preloaded(sessions, capsys):
     sessions.works, sessions.preloaded = False, True
     assert get_backend("onnxruntime").diagnose("cuda:0") is None
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("cuda", ["13.0", "12.8"])
-def test_a_provider_that_does_not_load_says_why(sessions, monkeypatch, capsys, cuda):
+def test_provider_load_failure_gives_reason(sessions, monkeypatch, capsys, cuda):
     sessions.works = False
     monkeypatch.setattr(torch.version, "cuda", cuda)
     reason = get_backend("onnxruntime").diagnose("cuda:0")
@@ -96,7 +96,7 @@ def test_a_provider_that_does_not_load_says_why(sessions, monkeypatch, capsys, c
     assert capsys.readouterr().out == ""
 
 
-def test_a_missing_cudnn_shows_in_the_first_convolution(sessions, monkeypatch):
+def test_missing_cudnn_fails_first_convolution(sessions, monkeypatch):
     sessions.error = RuntimeError("cuDNN is not available")
     sessions.preloaded = True
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", lambda name: None)
@@ -105,12 +105,12 @@ def test_a_missing_cudnn_shows_in_the_first_convolution(sessions, monkeypatch):
     ).diagnose("cuda:0")
 
 
-def test_short_memory_is_no_missing_library(sessions):
+def test_out_of_memory_is_not_missing_library(sessions):
     sessions.error = RuntimeError("CUDA failure 2: out of memory")
     assert get_backend("onnxruntime").diagnose("cuda:0") is None
 
 
-def test_what_replays_recycled_memory_is_refused(sessions, monkeypatch):
+def test_release_with_unsafe_replays_is_rejected(sessions, monkeypatch):
     monkeypatch.setattr("onnxruntime.__version__", "1.30.2")
     reason = get_backend("onnxruntime").diagnose("cuda:0")
     assert reason.startswith("ONNX Runtime 1.30.2 is too old: replays of its CUDA graphs may read recycled memory; ")
@@ -119,14 +119,14 @@ def test_what_replays_recycled_memory_is_refused(sessions, monkeypatch):
     assert sessions.opened == []
 
 
-def test_a_missing_tensorrt_names_the_command_for_the_version_that_is_wanted(gpu, monkeypatch):
+def test_missing_tensorrt_gives_install_command(gpu, monkeypatch):
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", cannot_open)
     reason = get_backend("onnxruntime-tensorrt").diagnose("cuda:0")
     assert reason.startswith("this ONNX Runtime needs TensorRT 10, which does not load (libnvinfer.so.10: cannot open")
     assert reason.endswith('pip install "tensorrt-cu13>=10,<11"')
 
 
-def test_another_tensorrt_than_the_wanted_is_named(gpu, monkeypatch):
+def test_wrong_tensorrt_version_is_named(gpu, monkeypatch):
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", cannot_open)
     monkeypatch.setattr(ort_loader, "import_module", lambda name: SimpleNamespace(__version__="11.4.0.5"))
     assert get_backend("onnxruntime-tensorrt").diagnose("cuda:0") == (
@@ -135,7 +135,7 @@ def test_another_tensorrt_than_the_wanted_is_named(gpu, monkeypatch):
     )
 
 
-def test_with_the_library_tensorrt_is_available_and_has_its_version(gpu, monkeypatch):
+def test_tensorrt_version_comes_from_library(gpu, monkeypatch):
     library = SimpleNamespace(getInferLibVersion=lambda: 101302)
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", lambda name: library)
     backend = get_backend("onnxruntime-tensorrt")
@@ -143,7 +143,7 @@ def test_with_the_library_tensorrt_is_available_and_has_its_version(gpu, monkeyp
     assert backend.versions()["TensorRT"] == "10.13.2"
 
 
-def test_the_wanted_tensorrt_is_read_from_the_provider(monkeypatch, tmp_path):
+def test_required_tensorrt_is_read_from_provider(monkeypatch, tmp_path):
     (tmp_path / "capi").mkdir()
     library = tmp_path / "capi" / "libonnxruntime_providers_tensorrt.so"
     monkeypatch.setattr("onnxruntime.__file__", str(tmp_path / "__init__.py"))

@@ -32,7 +32,7 @@ def expanding():
     return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
 
 
-def test_inputs_stay_in_place_and_outputs_are_copies():
+def test_buffers_are_fixed_and_outputs_copied():
     runner = get_backend("onnxruntime").compile(WORKLOAD, Target("cpu", "onnxruntime"))
     places = [value.data_ptr() for value in (*runner._inputs, *runner._outputs)]
     (first,) = runner.infer([np.ones((1, 4, 8, 8), np.float32)])
@@ -44,7 +44,7 @@ def test_inputs_stay_in_place_and_outputs_are_copies():
     assert runner._inputs[0].numpy().std() > 0.1
 
 
-def test_too_little_memory_for_what_is_between():
+def test_out_of_memory_during_run():
     workload = Workload("large", ((1,),), None, file=expanding())
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
     for work in (runner.prepare, lambda: runner.run(1), lambda: runner.infer(workload.inputs())):
@@ -53,7 +53,7 @@ def test_too_little_memory_for_what_is_between():
         assert "\n" not in str(caught.value)
 
 
-def test_too_little_memory_for_an_output(monkeypatch):
+def test_out_of_memory_for_output(monkeypatch):
     def full(*_):
         raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
 
@@ -62,13 +62,13 @@ def test_too_little_memory_for_an_output(monkeypatch):
         get_backend("onnxruntime").compile(WORKLOAD, Target("cpu", "onnxruntime"))
 
 
-def test_inputs_of_the_wrong_size_are_a_measurement_error():
+def test_wrong_input_size_is_an_error():
     runner = get_backend("onnxruntime").compile(WORKLOAD, Target("cpu", "onnxruntime"))
     with pytest.raises(MeasurementError, match=r"^ONNX Runtime: The input size of numpy arrays does not match"):
         runner.infer([np.zeros((1, 4, 8, 9), np.float32)])
 
 
-def test_layers_that_fail_are_a_measurement_error():
+def test_failing_layer_measurement_is_an_error():
     workload = Workload("large", ((1,),), None, file=expanding())
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
     with pytest.raises(OutOfMemoryError, match=r"^not enough memory: ONNX Runtime: "):

@@ -16,7 +16,7 @@ WORKLOAD = Workload("net", ((1, 4, 8, 8),), lambda: nn.Sequential(nn.Conv2d(4, 4
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: see tests/gpu")
 @pytest.mark.parametrize("provider", [CUDA_PROVIDER, TENSORRT_PROVIDER])
-def test_a_provider_without_its_libraries_is_no_fault_of_the_model_and_never_the_cpu(provider, capfd):
+def test_provider_without_libraries_is_unavailable(provider, capfd):
     onnxruntime = pytest.importorskip("onnxruntime")
     if provider not in onnxruntime.get_available_providers():
         pytest.skip(f"this ONNX Runtime has no {provider}")
@@ -25,12 +25,12 @@ def test_a_provider_without_its_libraries_is_no_fault_of_the_model_and_never_the
     assert capfd.readouterr().out == ""
 
 
-def test_a_model_that_is_refused_is_a_measurement_error_in_its_name():
+def test_rejected_model_is_named():
     with pytest.raises(MeasurementError, match="ONNX Runtime rejects net: "):
         open_session("net", b"no graph", CPU_PROVIDER, {}, 1)
 
 
-def test_too_little_memory_for_a_session_is_no_missing_library(monkeypatch):
+def test_out_of_memory_is_not_missing_library(monkeypatch):
     def full(*_):
         raise RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -39,7 +39,7 @@ def test_too_little_memory_for_a_session_is_no_missing_library(monkeypatch):
         open_session("net", WORKLOAD.onnx, CUDA_PROVIDER, {"device_id": "0"}, 1)
 
 
-def test_a_bug_of_ours_is_not_taken_for_the_models_fault(monkeypatch):
+def test_internal_bug_is_not_translated(monkeypatch):
     def bug(*_):
         raise TypeError("ours")
 

@@ -11,7 +11,7 @@ from lgc.profiler.backends.torch_ import backend as torch_backend
 from lgc.profiler.backends.torch_.runner import EagerRunner
 
 
-def test_fp32_is_refused_where_tf32_stays_on(monkeypatch):
+def test_fp32_is_rejected_while_tf32_is_on(monkeypatch):
     monkeypatch.setattr(torch_backend, "disable_tf32", lambda: True)
     monkeypatch.setattr(torch_backend, "CudaGraphRunner", lambda *made_of: made_of)
     workload = Workload("net", ((1, 1, 2, 2),), nn.Identity)
@@ -21,7 +21,7 @@ def test_fp32_is_refused_where_tf32_stays_on(monkeypatch):
     assert made_of == (workload, "fp16", torch.device("cuda:1"))
 
 
-def test_cudnn_chooses_algorithms_by_its_heuristic(monkeypatch):
+def test_cudnn_uses_heuristic_algorithms(monkeypatch):
     monkeypatch.setattr(torch_backend, "CudaGraphRunner", lambda *_: None)
     monkeypatch.setattr(torch_backend, "disable_tf32", lambda: False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
@@ -31,7 +31,7 @@ def test_cudnn_chooses_algorithms_by_its_heuristic(monkeypatch):
     assert get_backend("torch").settings(target)["cudnn_benchmark"] == "off"
 
 
-def test_on_the_cpu_nothing_is_captured_and_the_format_is_the_plain_one():
+def test_cpu_module_is_eager_and_contiguous():
     made = get_backend("torch").compile(
         Workload("net", ((1, 4, 6, 6),), lambda: nn.Conv2d(4, 8, 3)), Target("cpu", "torch")
     )

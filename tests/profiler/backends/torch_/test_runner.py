@@ -53,14 +53,14 @@ def runner(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_modules_and_images_lie_channels_last(runner, precision):
+def test_modules_and_images_are_channels_last(runner, precision):
     made = runner(nn.Conv2d(4, 8, 3), (1, 4, 6, 6), precision=precision)
     for tensor in (made._module.weight, *made._inputs):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
         assert str(tensor.dtype) == f"torch.{torch_runner.TORCH_DTYPES[precision]}"
 
 
-def test_inference_is_a_replay_over_the_same_inputs(runner):
+def test_inference_replays_over_fixed_inputs(runner):
     module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
     made = runner(module, (1, 3, 5, 7))
     places = [tensor.data_ptr() for tensor in made._inputs]
@@ -75,7 +75,7 @@ def test_inference_is_a_replay_over_the_same_inputs(runner):
     assert [tensor.data_ptr() for tensor in made._inputs] == places
 
 
-def test_inputs_are_filled_anew_before_timing(runner):
+def test_prepare_refills_inputs(runner):
     made = runner(nn.Identity(), (1, 2, 3, 3))
     made.prepare()
     first = made._inputs[0].clone()
@@ -87,7 +87,7 @@ def test_inputs_are_filled_anew_before_timing(runner):
     assert made.run(4) == [1.0] * 4
 
 
-def test_several_inputs_and_outputs_and_labels_keep_their_order(runner):
+def test_inputs_and_outputs_keep_their_order(runner):
     class Pair(nn.Module):
         def forward(self, x, y):
             return x + y, (x * y).argmax(1)
@@ -101,7 +101,7 @@ def test_several_inputs_and_outputs_and_labels_keep_their_order(runner):
     assert graph.closed
 
 
-def test_out_of_memory_while_warming_up_is_a_measurement_error(runner, monkeypatch):
+def test_out_of_memory_during_warm_up(runner, monkeypatch):
     made = runner(nn.Identity(), (1, 1, 2, 2))
 
     for name in ("time", "replay_batch"):
@@ -114,13 +114,13 @@ def test_out_of_memory_while_warming_up_is_a_measurement_error(runner, monkeypat
 @pytest.mark.parametrize(
     ("place", "name"), [(torch_runner, "_allocate_input"), (nn.Module, "to"), (torch_runner, "CudaGraph")]
 )
-def test_out_of_memory_while_a_runner_is_made_is_a_measurement_error(runner, monkeypatch, place, name):
+def test_out_of_memory_during_construction(runner, monkeypatch, place, name):
     monkeypatch.setattr(place, name, full)
     with pytest.raises(MeasurementError, match=SHORT):
         torch_runner.CudaGraphRunner(Workload("net", ((1, 1, 2, 2),), nn.Identity), "fp32", torch.device("cpu"))
 
 
-def test_out_of_memory_while_the_runners_inputs_are_filled_is_a_measurement_error(runner, monkeypatch):
+def test_out_of_memory_while_filling_inputs(runner, monkeypatch):
     made = runner(nn.Identity(), (1, 1, 2, 2))
     monkeypatch.setattr(made, "_fill", full)
     for work in (made.prepare, lambda: made.infer([np.zeros((1, 1, 2, 2), np.float32)])):
@@ -128,7 +128,7 @@ def test_out_of_memory_while_the_runners_inputs_are_filled_is_a_measurement_erro
             work()
 
 
-def test_a_module_that_cannot_be_made_is_a_bug(runner):
+def test_failing_build_is_not_translated(runner):
     def build():
         raise RuntimeError("Error(s) in loading state_dict")
 

@@ -42,11 +42,11 @@ def gpus(monkeypatch):
     return pretend
 
 
-def test_cpu_is_no_device(backend):
+def test_cpu_is_unsupported(backend):
     assert backend.diagnose("cpu") == "TensorRT needs a CUDA device"
 
 
-def test_library_is_missing(backend, monkeypatch):
+def test_missing_library_is_reported(backend, monkeypatch):
     def missing():
         raise BackendUnavailableError("TensorRT is not installed")
 
@@ -54,46 +54,46 @@ def test_library_is_missing(backend, monkeypatch):
     assert backend.diagnose("cuda:0") == "TensorRT is not installed"
 
 
-def test_torch_for_the_cpu(backend, rtx, monkeypatch):
+def test_cpu_build_of_torch_is_reported(backend, rtx, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "this torch is a CPU build; install a CUDA build" in backend.diagnose("cuda:0")
 
 
-def test_no_gpu(backend, rtx, gpus):
+def test_missing_gpu_is_reported(backend, rtx, gpus):
     gpus()
     assert "torch cannot use CUDA: " in backend.diagnose("cuda:0")
 
 
-def test_no_such_index_names_those_there(backend, rtx, gpus):
+def test_unknown_index_lists_devices(backend, rtx, gpus):
     gpus((8, 9), (8, 9))
     reason = backend.diagnose("cuda:2")
     assert reason == "there is no cuda:2, only cuda:0, cuda:1"
 
 
-def test_available_only_on_devices_that_the_library_serves(backend, rtx, gpus):
+def test_only_supported_devices_are_available(backend, rtx, gpus):
     gpus((8, 9), (9, 0))
     assert backend.diagnose("cuda:0") is None
     assert "not this device's 9.0; install full TensorRT" in backend.diagnose("cuda:1")
 
 
-def test_pycuda_is_missing(backend, rtx, gpus, monkeypatch):
+def test_missing_pycuda_is_reported(backend, rtx, gpus, monkeypatch):
     gpus((8, 9))
     monkeypatch.setattr(trt, "diagnose_pycuda", lambda hint: f"pycuda is not installed: {hint}")
     assert backend.diagnose("cuda:0") == 'pycuda is not installed: pip install "lgc[tensorrt]"'
 
 
-def test_versions(backend, rtx):
+def test_versions_name_flavour_and_torch(backend, rtx):
     versions = backend.versions()
     assert versions["TensorRT-RTX"] == "1.7.1"
     assert versions["torch"] == torch.__version__
 
 
-def test_an_engine_is_read_before_the_device_is_looked_at(backend, tmp_path):
+def test_engine_file_is_checked_before_device(backend, tmp_path):
     with pytest.raises(FileFormatError, match=r"no such file: .*x\.engine"):
         backend.open(tmp_path / "x.engine", "cpu")
 
 
-def test_engines_of_a_workload_are_kept_in_memory_and_on_the_disk(monkeypatch):
+def test_engines_are_cached_in_memory(monkeypatch):
     calls = []
 
     def build(model, precision, rejection):
@@ -151,12 +151,12 @@ def loads(monkeypatch, rtx):
     trt._load_engine.cache_clear()
 
 
-def test_a_kept_engine_that_loads_is_taken(loads):
+def test_cached_engine_is_used(loads):
     assert loads.compile().cached
     assert loads.rejections == [None]
 
 
-def test_a_kept_engine_that_does_not_load_is_built_anew_once(loads):
+def test_rejected_cached_engine_is_rebuilt_once(loads):
     loads.works["kept"] = MeasurementError("TensorRT rejects the engine")
     assert loads.compile().remarks == ("TensorRT rejects the engine",)
     assert loads.compile().data == "built"
@@ -165,7 +165,7 @@ def test_a_kept_engine_that_does_not_load_is_built_anew_once(loads):
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_an_engine_just_built_that_does_not_load_is_refused(loads, kept):
+def test_rejected_new_engine_is_an_error(loads, kept):
     loads.kept = kept
     loads.works |= {"kept": MeasurementError("the first"), "built": MeasurementError("the second")}
     with pytest.raises(MeasurementError, match="the second" if kept else "the first"):
@@ -173,14 +173,14 @@ def test_an_engine_just_built_that_does_not_load_is_refused(loads, kept):
     assert loads.loaded == (["kept", "built"] if kept else ["kept"])
 
 
-def test_an_engine_for_which_memory_is_short_is_kept(loads):
+def test_out_of_memory_keeps_cached_engine(loads):
     loads.works["kept"] = OutOfMemoryError("not enough GPU memory")
     with pytest.raises(OutOfMemoryError):
         loads.compile()
     assert loads.loaded == ["kept"]
 
 
-def test_compile_refuses_other_devices(backend):
+def test_compile_rejects_cpu(backend):
     workload = Workload("conv", ((1, 3, 8, 8),), lambda: nn.Conv2d(3, 3, 1))
     with pytest.raises(BackendUnavailableError, match="backend tensorrt cannot run on cpu: TensorRT needs a CUDA"):
         backend.compile(workload, Target("cpu", "tensorrt"))

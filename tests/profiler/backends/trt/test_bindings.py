@@ -165,11 +165,11 @@ def own():
     return {name for path in paths for name in Scan(path.read_text()).own}
 
 
-def test_every_version_has_what_is_used(scans, own, apis):
+def test_every_version_has_the_used_api(scans, own, apis):
     assert [f"{name}, {fault}" for name, scan in scans.items() for fault in faults(scan, apis, own)] == []
 
 
-def test_scan_finds_the_api_in_the_sources(scans):
+def test_scan_finds_api_in_sources(scans):
     used = {(owner, name) for scan in scans.values() for _, owner, name in scan.known}
     assert used >= RTX_ONLY, "an exception that is not needed any more"
     assert used >= {
@@ -208,17 +208,17 @@ def test_scan_finds_the_api_in_the_sources(scans):
         ("config.set_timing_cache(cache, ignore_mismatch=False)", None),
     ],
 )
-def test_conformance_fails_for_what_one_lacks(source, fault, apis):
+def test_api_missing_in_a_version_is_reported(source, fault, apis):
     found = list(faults(Scan(source), apis, set()))
     assert (found == []) if fault is None else re.search(fault, found[0])
 
 
-def test_data_types_go_by_these_names(apis):
+def test_data_types_have_these_names(apis):
     for classes in apis.values():
         assert classes["DataType"].keys() >= trt_engine.DTYPE_NAMES.keys() | trt_runner.NUMPY_DTYPES.keys()
 
 
-def test_subclasses_work_on_the_real_bindings(environments):
+def test_subclasses_work_with_real_bindings(environments):
     for module, variables in environments.values():
         printed = output(sys.executable, "-c", SUBCLASSES, module, env=variables)
         assert printed == "['too large'] [] [('conv', 0.5)]\n"

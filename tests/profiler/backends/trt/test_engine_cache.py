@@ -74,7 +74,7 @@ def kept():
     return path
 
 
-def test_an_engine_is_built_once(world):
+def test_engine_is_built_once(world):
     first, second = load_or_build_engine(b"model"), load_or_build_engine(b"model")
     assert world.built == 1
     assert (first.cached, second.cached) == (False, True)
@@ -82,7 +82,7 @@ def test_an_engine_is_built_once(world):
     assert second == replace(first, cached=True)
 
 
-def test_models_and_precisions_are_told_apart(world):
+def test_models_and_precisions_have_own_entries(world):
     data = {load_or_build_engine(model, precision=p).data for model in (b"a", b"b") for p in ("fp32", "fp16")}
     assert world.built == 4
     assert len(data) == 2
@@ -90,7 +90,7 @@ def test_models_and_precisions_are_told_apart(world):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:-1] + b"\0"])
-def test_a_damaged_file_is_rebuilt_and_replaced(world, damage):
+def test_damaged_file_is_rebuilt_and_replaced(world, damage):
     load_or_build_engine(b"model")
     kept().write_bytes(damage(kept().read_bytes()))
     engine = load_or_build_engine(b"model")
@@ -101,7 +101,7 @@ def test_a_damaged_file_is_rebuilt_and_replaced(world, damage):
     assert load_or_build_engine(b"model").cached
 
 
-def test_a_file_with_a_header_of_another_kind_is_rebuilt(world):
+def test_file_with_foreign_header_is_rebuilt(world):
     load_or_build_engine(b"model")
     key = read_cache_file(kept())[0]["key"]
     write_cache_file(kept(), {"key": key, "engine": {"flavour": RTX}}, b"plan")
@@ -113,7 +113,7 @@ def test_a_file_with_a_header_of_another_kind_is_rebuilt(world):
     assert engine.remarks[0].startswith("the cached engine is for an unknown target: rebuilt for")
 
 
-def test_an_engine_of_another_version_is_rebuilt(world):
+def test_engine_of_different_version_is_rebuilt(world):
     load_or_build_engine(b"model")
     world.version = "1.8"
     engine = load_or_build_engine(b"model")
@@ -125,7 +125,7 @@ def test_an_engine_of_another_version_is_rebuilt(world):
     assert kept()
 
 
-def test_an_engine_of_another_gpu_is_rebuilt_and_both_are_kept(world):
+def test_each_gpu_has_its_own_engine(world):
     world.flavour, world.version, world.device = FULL, "10.9", "NVIDIA L4"
     load_or_build_engine(b"model")
     world.device = "NVIDIA L40"
@@ -140,7 +140,7 @@ def test_an_engine_of_another_gpu_is_rebuilt_and_both_are_kept(world):
     assert world.built == 2
 
 
-def test_an_engine_that_did_not_load_is_thrown_away_and_built_anew(world, monkeypatch):
+def test_rejected_engine_is_removed_and_rebuilt(world, monkeypatch):
     load_or_build_engine(b"model")
     engine = load_or_build_engine(b"model", rejection="TensorRT rejects it")
     assert (engine.cached, world.built) == (False, 2)
@@ -153,7 +153,7 @@ def test_an_engine_that_did_not_load_is_thrown_away_and_built_anew(world, monkey
     assert not list(get_cache_folder("engines").iterdir())
 
 
-def test_an_engine_that_cannot_be_thrown_away_is_passed_over(world, monkeypatch):
+def test_rejected_engine_in_readonly_folder_is_ignored(world, monkeypatch):
     def locked(*_, **__):
         raise PermissionError
 
@@ -163,13 +163,13 @@ def test_an_engine_that_cannot_be_thrown_away_is_passed_over(world, monkeypatch)
     assert world.built == 2
 
 
-def test_a_changed_recipe_builds_anew(world, monkeypatch):
+def test_changed_recipe_rebuilds(world, monkeypatch):
     load_or_build_engine(b"model")
     monkeypatch.setattr(trt_cache, "RECIPE_VERSION", trt_cache.RECIPE_VERSION + 1)
     assert not load_or_build_engine(b"model").cached
 
 
-def test_whether_the_device_is_assumed_is_of_this_call(world):
+def test_assumed_flag_is_of_current_call(world):
     world.assumed = True
     assert not load_or_build_engine(b"model", compute_capability="8.9").cached
     assert load_or_build_engine(b"model").assumed
@@ -178,7 +178,7 @@ def test_whether_the_device_is_assumed_is_of_this_call(world):
     assert world.built == 1
 
 
-def test_a_cache_that_takes_nothing_is_remarked(world, tmp_path):
+def test_unwritable_cache_gives_remark(world, tmp_path):
     (tmp_path / "engines").write_text("in the way")
     engine = load_or_build_engine(b"model")
     assert engine.data == b"model built"
@@ -190,7 +190,7 @@ def path(tmp_path):
     return tmp_path / "net-fp16-sm89.engine"
 
 
-def test_files_there_and_back(path):
+def test_file_round_trip(path):
     beside = write_engine_files(ENGINE, path)
     assert path.read_bytes() == ENGINE.data  # plain, as trtexec reads it
     assert beside == get_description_path(path) == path.with_name("net-fp16-sm89.engine.json")
@@ -202,12 +202,12 @@ def test_files_there_and_back(path):
     assert read_engine_files(path) == ENGINE
 
 
-def test_no_engine(path):
+def test_missing_engine_is_reported(path):
     with pytest.raises(FileFormatError, match=r"no such file: .*\.engine"):
         read_engine_files(path)
 
 
-def test_the_description_is_missing(path):
+def test_missing_description_is_reported(path):
     path.write_bytes(b"plan")
     with pytest.raises(
         FileFormatError, match=r"no such file: .*engine\.json, .*copy both files, or write them again with `lgc-"
@@ -215,7 +215,7 @@ def test_the_description_is_missing(path):
         read_engine_files(path)
 
 
-def test_an_engine_that_is_not_the_one_described(path):
+def test_mismatched_description_is_rejected(path):
     write_engine_files(ENGINE, path)
     path.write_bytes(ENGINE.data[:-1])
     with pytest.raises(FileFormatError, match=r"does not match .*: it is truncated or from another export"):
@@ -232,14 +232,14 @@ def test_an_engine_that_is_not_the_one_described(path):
         ('{"schema_version": 99}', "has schema version 99, newer than the supported 1: update lgc"),
     ],
 )
-def test_descriptions_of_no_use(path, text, told):
+def test_invalid_descriptions_are_rejected(path, text, told):
     write_engine_files(ENGINE, path)
     get_description_path(path).write_text(text)
     with pytest.raises(FileFormatError, match=told):
         read_engine_files(path)
 
 
-def test_a_field_of_the_wrong_type_is_named(path):
+def test_field_of_wrong_type_is_named(path):
     write_engine_files(ENGINE, path)
     about = json.loads(get_description_path(path).read_text())
     about["layers"][1]["nodes"] = 3
@@ -251,7 +251,7 @@ def test_a_field_of_the_wrong_type_is_named(path):
 
 
 @pytest.mark.parametrize("name", ["inputs", "outputs"])
-def test_an_engine_without_inputs_or_outputs_is_none(path, world, name):
+def test_engine_needs_inputs_and_outputs(path, world, name):
     write_engine_files(replace(ENGINE, **{name: ()}), path)
     with pytest.raises(FileFormatError, match=rf"invalid engine description .*engine\.json: {name}: must not be empty"):
         read_engine_files(path)
@@ -262,7 +262,7 @@ def test_an_engine_without_inputs_or_outputs_is_none(path, world, name):
     assert f".engine: {name}: must not be empty" in load_or_build_engine(b"model").remarks[0]
 
 
-def test_full_tensorrts_engines_are_of_one_model_of_gpu(world):
+def test_full_tensorrt_engine_is_bound_to_gpu(world):
     world.flavour, world.version, world.device = FULL, "10.9", "NVIDIA L40"
     engine = replace(ENGINE, flavour=FULL, version="10.9", device="NVIDIA L4")
     require_runnable(replace(engine, device="NVIDIA L40"), "x.engine")
@@ -275,7 +275,7 @@ def test_full_tensorrts_engines_are_of_one_model_of_gpu(world):
     )
 
 
-def test_engines_do_not_travel(world):
+def test_engines_are_not_portable(world):
     require_runnable(ENGINE, "x.engine")
     for name, value in (("version", "1.8"), ("capability", "12.0"), ("flavour", FULL)):
         before = getattr(world, name)

@@ -67,7 +67,7 @@ StreamId: 0, Metadata:\x20
         ("", []),
     ],
 )
-def test_nodes_in_a_name(name, nodes):
+def test_nodes_are_parsed_from_name(name, nodes):
     assert parse_nodes(name) == tuple(nodes)
 
 
@@ -83,11 +83,11 @@ def test_nodes_in_a_name(name, nodes):
         ("[ONNX Layer: a + b]", ["a + b"]),
     ],
 )
-def test_metadata_tells_more_than_the_name(metadata, nodes):
+def test_metadata_takes_precedence_over_name(metadata, nodes):
     assert parse_nodes("__myl_CorrAdd_myl0_7", metadata) == tuple(nodes)
 
 
-def test_the_builders_log():
+def test_rtx_builder_log_is_parsed():
     move, conv, wait = parse_log(LOG)
     assert move == Layer("__myl_Move_myl0_0", "kgen", (), "__myl_Move_0x54", "fp16")
     assert conv == Layer(
@@ -97,7 +97,7 @@ def test_the_builders_log():
     assert select_fusions((move, conv, wait)) == (conv,)
 
 
-def test_log_of_full_tensorrt():
+def test_full_tensorrt_log_is_parsed():
     copy, conv, kgen, empty = parse_log(LOG_10)
     assert copy.precision == "int8"
     assert conv == Layer(
@@ -119,7 +119,7 @@ def test_log_of_full_tensorrt():
         ("Datatype: UInt8, Format: (Linear) Row major linear format", ""),
     ],
 )
-def test_precision_of_a_logged_tensor(tensor, precision):
+def test_precision_is_parsed_from_log(tensor, precision):
     outputs = f"Outputs: [ {{ Name: y, Location: Device, Dimensions: [1,8], {tensor} }}, {{ Name: z, Datatype: Bool }}]"
     (found,) = parse_log(f"Layers:\nName: a, LayerType: CaskConvolution, Inputs: [], {outputs}, Stride: [2,2]\n")
     assert found.precision == precision
@@ -140,7 +140,7 @@ def test_precision_of_a_logged_tensor(tensor, precision):
         ("Int64", ""),
     ],
 )
-def test_the_inspectors_report(datatype, precision):
+def test_inspector_report_is_parsed(datatype, precision):
     layer = {
         "Name": "/a/Conv + /a/Relu",
         "LayerType": "CaskConvolution",
@@ -158,7 +158,7 @@ def test_the_inspectors_report(datatype, precision):
     ("datatype", "precision"),
     [("Float", "fp32"), ("Half", "fp16"), ("BFloat16", "bf16"), ("Int8", "int8"), ("Bool", "")],
 )
-def test_report_of_tensorrt_11(key, datatype, precision):
+def test_tensorrt_11_report_is_parsed(key, datatype, precision):
     tensor = {
         "Name": "y",
         "Location": "Device",
@@ -182,7 +182,7 @@ def test_report_of_tensorrt_11(key, datatype, precision):
         assert found == Layer("/a/Conv_myl0_1", "correlation", ("/a/Conv", "/a/Relu"), "__myelin_CASK_STUB", precision)
 
 
-def test_a_report_of_names_only():
+def test_report_of_names_only_is_parsed():
     assert parse_report('{"Layers": ["Conv_0 + Relu_1", "Reformatting CopyNode for Output Tensor 0 to Conv_0"]}') == (
         Layer("Conv_0 + Relu_1", nodes=("Conv_0", "Relu_1")),
         Layer("Reformatting CopyNode for Output Tensor 0 to Conv_0"),

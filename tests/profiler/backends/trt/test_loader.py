@@ -47,7 +47,7 @@ def forget_modules():
     sys.modules.update(kept)
 
 
-def test_nothing_installed(packages):
+def test_missing_library_gives_install_commands(packages):
     for without_gpu in (False, True):
         with pytest.raises(BackendUnavailableError, match="not installed") as caught:
             load_tensorrt(without_gpu=without_gpu)
@@ -55,7 +55,7 @@ def test_nothing_installed(packages):
         assert 'pip install "lgc[tensorrt-aot]"' in str(caught.value)
 
 
-def test_full_comes_first_but_not_without_a_gpu(packages):
+def test_full_tensorrt_is_preferred_with_gpu(packages):
     packages(tensorrt="__version__ = '10.9.0'", tensorrt_rtx="__version__ = '1.7'")
     full, ahead = load_tensorrt(), load_tensorrt(without_gpu=True)
     assert (full.flavour, full.version, full.can_build_without_gpu) == ("TensorRT", "10.9.0", False)
@@ -63,31 +63,31 @@ def test_full_comes_first_but_not_without_a_gpu(packages):
     assert (ahead.flavour, ahead.version, ahead.can_build_without_gpu) == ("TensorRT-RTX", "1.7", True)
 
 
-def test_full_alone_cannot_build_ahead_of_time(packages):
+def test_full_tensorrt_cannot_build_ahead(packages):
     packages(tensorrt="__version__ = '10.9.0'")
     with pytest.raises(BackendUnavailableError, match=r"only on a GPU.*lgc\[tensorrt-aot\]"):
         load_tensorrt(without_gpu=True)
 
 
-def test_a_folder_is_no_package(packages):
+def test_plain_folder_is_not_a_package(packages):
     packages(tensorrt=None, tensorrt_rtx="__version__ = '1.7'")
     assert load_tensorrt().flavour == "TensorRT-RTX"
 
 
 @pytest.mark.parametrize("version", ["8.6.1", "10.2.0.post1"])
-def test_too_old(packages, version):
+def test_old_version_is_rejected(packages, version):
     packages(tensorrt=f"__version__ = '{version}'")
     with pytest.raises(BackendUnavailableError, match=rf"TensorRT {version} is too old, lgc needs 10\.3 or later"):
         load_tensorrt()
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "10.16.1.11", "11.4.0.106"])
-def test_both_majors_are_served(packages, version):
+def test_both_major_versions_are_supported(packages, version):
     packages(tensorrt=f"__version__ = '{version}'")
     assert load_tensorrt().version == version
 
 
-def test_bounds_of_the_extra_are_those_served():
+def test_extra_has_the_supported_bounds():
     wanted = tomllib.loads((Path(lgc.__file__).parent / "pyproject.toml").read_text())
     (tensorrt,) = [
         entry
@@ -110,7 +110,7 @@ def test_bounds_of_the_extra_are_those_served():
         ("6.8.0-45-generic", True, True),
     ],
 )
-def test_jetson_detection(monkeypatch, tmp_path, kernel, release_file, jetson):
+def test_jetson_is_detected(monkeypatch, tmp_path, kernel, release_file, jetson):
     if release_file:
         (tmp_path / "nv_tegra_release").touch()
     monkeypatch.setattr(trt_loader, "_JETSON_RELEASE", tmp_path / "nv_tegra_release")
@@ -120,7 +120,7 @@ def test_jetson_detection(monkeypatch, tmp_path, kernel, release_file, jetson):
 
 
 @pytest.mark.parametrize("source", [None, "__version__ = '8.6.1'", "raise OSError('no libnvinfer')"])
-def test_jetson_messages_name_jetpack(packages, monkeypatch, source):
+def test_jetson_errors_name_jetpack(packages, monkeypatch, source):
     packages(tensorrt=source)
     monkeypatch.setattr(trt_loader, "is_jetson", lambda: True)
     with pytest.raises(BackendUnavailableError, match=r"apt install python3-libnvinfer.*3\.10.*3\.11") as caught:
@@ -128,14 +128,14 @@ def test_jetson_messages_name_jetpack(packages, monkeypatch, source):
     assert "pip install" not in str(caught.value)
 
 
-def test_jetson_builds_ahead_elsewhere(packages, monkeypatch):
+def test_jetson_builds_ahead_on_x86(packages, monkeypatch):
     packages(tensorrt="__version__ = '10.3.0'")
     monkeypatch.setattr(trt_loader, "is_jetson", lambda: True)
     with pytest.raises(BackendUnavailableError, match=r"lgc\[tensorrt-aot\]\", on an x86_64 machine"):
         load_tensorrt(without_gpu=True)
 
 
-def test_a_package_that_does_not_load_is_no_reason_to_take_another(packages):
+def test_broken_package_has_no_fallback(packages):
     packages(tensorrt="raise OSError('libnvinfer.so.10: cannot open')", tensorrt_rtx="__version__ = '1.7'")
     with pytest.raises(
         BackendUnavailableError,
@@ -144,19 +144,19 @@ def test_a_package_that_does_not_load_is_no_reason_to_take_another(packages):
         load_tensorrt()
 
 
-def test_bindings_without_libraries(packages):
+def test_bindings_without_libraries_are_reported(packages):
     packages(tensorrt_rtx_bindings="__version__ = '1.7'")
     with pytest.raises(BackendUnavailableError, match=r"without its libraries.*pip install \"lgc\[tensorrt-aot\]\""):
         load_tensorrt()
 
 
-def test_libraries_package_without_the_file(packages):
+def test_missing_library_file_is_reported(packages):
     packages(tensorrt_rtx_bindings="", onnxruntime_ep_nv_tensorrt_rtx="raise AssertionError('never imported')")
     with pytest.raises(BackendUnavailableError, match=r"no file libtensorrt_rtx\.so\.1\* in .*reinstall"):
         load_tensorrt()
 
 
-def test_library_file_that_does_not_load(packages):
+def test_broken_library_file_is_reported(packages):
     folder = packages(tensorrt_rtx_bindings="", onnxruntime_ep_nv_tensorrt_rtx="")
     (folder / "onnxruntime_ep_nv_tensorrt_rtx" / "libtensorrt_rtx.so.1.7.1").write_bytes(b"no library")
     with pytest.raises(BackendUnavailableError, match=r"cannot load .*libtensorrt_rtx\.so\.1\.7\.1 \(.*reinstall"):
@@ -170,12 +170,12 @@ def test_library_file_that_does_not_load(packages):
         ({"getInferLibVersion": 101302}, "10.13.2"),
     ],
 )
-def test_a_library_tells_its_own_version(functions, version):
+def test_version_is_read_from_library(functions, version):
     library = SimpleNamespace(**{name: lambda number=number: number for name, number in functions.items()})
     assert trt_loader.read_version(library) == version
 
 
-def test_the_version_is_that_of_the_library_not_of_the_bindings(packages, monkeypatch):
+def test_library_version_takes_precedence_over_bindings(packages, monkeypatch):
     folder = packages(tensorrt_rtx_bindings="__version__ = '1.7.1.116'", onnxruntime_ep_nv_tensorrt_rtx="")
     for name in ("libtensorrt_rtx.so.1.8.0", "libtensorrt_onnxparser_rtx.so.1.8.0"):
         (folder / "onnxruntime_ep_nv_tensorrt_rtx" / name).touch()
@@ -190,7 +190,7 @@ def test_the_version_is_that_of_the_library_not_of_the_bindings(packages, monkey
     assert loaded == [("libtensorrt_rtx.so.1.8.0",), ("libtensorrt_onnxparser_rtx.so.1.8.0",)]
 
 
-def test_capabilities_and_refusal():
+def test_unsupported_capability_is_diagnosed():
     members = {"NONE": 0, "CURRENT": 1, "SM89": 89, "SM120": 120}
     module = SimpleNamespace(ComputeCapability=SimpleNamespace(__members__=members))
     library = Library(module, "TensorRT-RTX", "1.7.1", can_build_without_gpu=True)

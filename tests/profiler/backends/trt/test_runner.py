@@ -74,7 +74,7 @@ def images(engine):
     engine.dtype, engine.numpy_type = "UINT8", np.uint8
 
 
-def test_tensors_are_copied_around_the_graph_not_in_it(make_runner, cuda):
+def test_tensor_copies_are_outside_graph(make_runner, cuda):
     runner = make_runner()
     assert not runner.has_copies
     assert cuda.journal == [
@@ -94,7 +94,7 @@ def test_tensors_are_copied_around_the_graph_not_in_it(make_runner, cuda):
     assert cuda.journal == ["to device", "cuGraphLaunch", "engine", "to host"]
 
 
-def test_images_are_copied_in_the_graph(make_runner, cuda, images):
+def test_image_copies_are_inside_graph(make_runner, cuda, images):
     runner = make_runner()
     assert runner.has_copies
     assert cuda.pinned == [SHAPE] * 2
@@ -105,7 +105,7 @@ def test_images_are_copied_in_the_graph(make_runner, cuda, images):
     assert cuda.journal == ["cuGraphLaunch", "to device", "engine", "to host"]
 
 
-def test_an_output_is_the_callers_own(make_runner):
+def test_output_is_a_copy(make_runner):
     runner = make_runner()
     (first,) = runner.infer([np.ones(SHAPE, np.float32)])
     runner.infer([np.zeros(SHAPE, np.float32)])
@@ -116,7 +116,7 @@ def spin_us(factor, runs=3, launch_us=INITIAL_LAUNCH_US):
     return f"spin {factor * (BASE_QUEUE_US + runs * launch_us):.0f}"
 
 
-def test_runs_are_queued_behind_a_spin(make_runner, cuda):
+def test_runs_queue_behind_spin(make_runner, cuda):
     runner = make_runner()
     cuda.journal.clear()
     assert runner.run(3) == [REPLAY_MS] * 3
@@ -124,7 +124,7 @@ def test_runs_are_queued_behind_a_spin(make_runner, cuda):
     assert runner.run(0) == []
 
 
-def test_a_batch_begun_early_is_queued_again(make_runner, cuda):
+def test_batch_started_early_is_queued_again(make_runner, cuda):
     runner = make_runner()
     cuda.early = 2
     cuda.journal.clear()
@@ -135,7 +135,7 @@ def test_a_batch_begun_early_is_queued_again(make_runner, cuda):
     assert get_spin_calibration("cuda:1").launch_us > 0
 
 
-def test_the_next_spin_follows_the_measured_launches(make_runner, cuda):
+def test_next_spin_uses_measured_launch_time(make_runner, cuda):
     runner = make_runner()
     runner.run(3)
     launch_us = get_spin_calibration("cuda:1").launch_us
@@ -144,7 +144,7 @@ def test_the_next_spin_follows_the_measured_launches(make_runner, cuda):
     assert cuda.journal[0] == spin_us(MIN_FACTOR, launch_us=launch_us)
 
 
-def test_a_device_that_is_always_early_is_refused(make_runner, cuda):
+def test_device_always_early_is_an_error(make_runner, cuda):
     runner = make_runner()
     cuda.early = MAX_ATTEMPTS
     with pytest.raises(
@@ -153,7 +153,7 @@ def test_a_device_that_is_always_early_is_refused(make_runner, cuda):
         runner.run(3)
 
 
-def test_untimed_runs_are_waited_for_once(make_runner, cuda):
+def test_untimed_runs_synchronise_once(make_runner, cuda):
     runner = make_runner()
     cuda.journal.clear()
     runner.run_untimed(3)
@@ -161,7 +161,7 @@ def test_untimed_runs_are_waited_for_once(make_runner, cuda):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
-def test_inputs_are_those_of_every_backend(make_runner, engine, dtype):
+def test_inputs_equal_those_of_other_backends(make_runner, engine, dtype):
     engine.dtype, engine.numpy_type = {"float32": "FLOAT", "uint8": "UINT8"}[dtype], dtype
     runner = make_runner()
     runner.prepare()
@@ -178,13 +178,13 @@ def test_inputs_are_those_of_every_backend(make_runner, engine, dtype):
         ([np.zeros(SHAPE, np.complex64)], "complex64 1x2x3x4"),
     ],
 )
-def test_wrong_inputs_are_refused(make_runner, given, told):
+def test_wrong_inputs_are_rejected(make_runner, given, told):
     with pytest.raises(MeasurementError) as caught:
         make_runner().infer(given)
     assert str(caught.value) == f"the engine needs inputs float32 1x2x3x4, not {told}"
 
 
-def test_layers_are_timed_without_the_graph_in_a_context_of_their_own(make_runner, cuda):
+def test_layers_are_timed_in_own_context(make_runner, cuda):
     runner = make_runner()
     captured = runner._context
     cuda.journal.clear()
@@ -197,7 +197,7 @@ def test_layers_are_timed_without_the_graph_in_a_context_of_their_own(make_runne
     np.testing.assert_array_equal(runner.infer([np.ones(SHAPE, np.float32)])[0], np.full(SHAPE, 2))
 
 
-def test_everything_is_freed_the_graph_first(make_runner, cuda):
+def test_close_frees_graph_first(make_runner, cuda):
     runner = make_runner()
     assert cuda.held == ["stream", "memory", "memory", "memory"]
     cuda.journal.clear()
@@ -219,7 +219,7 @@ def rtx(make_runner):
 
 @pytest.mark.parametrize("size", [4096, 0])
 @pytest.mark.parametrize("flavour", [FULL, RTX])
-def test_contexts_work_in_memory_of_ours(make_runner, engine, size, flavour):
+def test_context_memory_is_user_managed(make_runner, engine, size, flavour):
     engine.device_memory_size_v2 = size
     runner = make_runner(flavour=flavour, installed=flavour)
     assert engine.strategies == [USER_MANAGED]
@@ -227,7 +227,7 @@ def test_contexts_work_in_memory_of_ours(make_runner, engine, size, flavour):
     np.testing.assert_array_equal(runner.infer([image])[0], 2 * image)
 
 
-def test_engines_on_a_device_share_one_block(make_runner, engine, cuda):
+def test_engines_share_scratch_memory(make_runner, engine, cuda):
     runners = [make_runner() for _ in range(3)]
     assert len(set(engine.scratch)) == 1
     engine.device_memory_size_v2 = 5000  # grows to 8192, and the first block stays for those captured in it
@@ -242,7 +242,7 @@ def test_engines_on_a_device_share_one_block(make_runner, engine, cuda):
     assert cuda.held == []
 
 
-def test_layers_that_cannot_be_timed_leave_nothing(rtx, engine, cuda):
+def test_failed_layer_timing_frees_memory(rtx, engine, cuda):
     runner = rtx()
     engine.works = False
     with pytest.raises(MeasurementError, match="failed to run the engine"):
@@ -255,7 +255,7 @@ def test_layers_that_cannot_be_timed_leave_nothing(rtx, engine, cuda):
     assert cuda.held == []
 
 
-def test_too_little_memory_for_a_context(rtx, cuda):
+def test_out_of_memory_for_context(rtx, cuda):
     given = cuda.driver.mem_alloc
 
     def refuse(size):
@@ -269,11 +269,11 @@ def test_too_little_memory_for_a_context(rtx, cuda):
     assert cuda.held == []
 
 
-def test_the_engines_remarks_are_the_runners(make_runner):
+def test_runner_has_remarks_of_engine(make_runner):
     assert make_runner(remarks=("it was built anew",)).remarks == ("it was built anew",)
 
 
-def test_engines_of_elsewhere_are_refused(make_runner, cuda):
+def test_foreign_engines_are_rejected(make_runner, cuda):
     with pytest.raises(MeasurementError, match=r"10\.13 rejects the engine on cuda:1: bad weather"):
         make_runner(data=b"of another device")
     assert cuda.held == []
@@ -281,21 +281,21 @@ def test_engines_of_elsewhere_are_refused(make_runner, cuda):
         make_runner(flavour=RTX)
 
 
-def test_an_engine_that_does_not_run_is_refused(make_runner, engine, cuda):
+def test_failing_engine_is_rejected(make_runner, engine, cuda):
     engine.works = False
     with pytest.raises(MeasurementError, match=r"TensorRT 10\.13 failed to run the engine: bad weather"):
         make_runner()
     assert cuda.held == []
 
 
-def test_a_buffer_that_is_refused_is_named(make_runner, engine, cuda):
+def test_rejected_buffer_is_named(make_runner, engine, cuda):
     engine.bound = ("input_0",)
     with pytest.raises(MeasurementError, match="rejects the buffer of output_0: bad weather"):
         make_runner()
     assert cuda.held == []
 
 
-def test_a_type_that_numpy_lacks_is_named(make_runner, engine, cuda):
+def test_type_unknown_to_numpy_is_named(make_runner, engine, cuda):
     engine.dtype = "BF16"
     with pytest.raises(
         MeasurementError, match="input_0 has type BF16, which numpy lacks: export the model with float32"
@@ -307,14 +307,14 @@ def test_a_type_that_numpy_lacks_is_named(make_runner, engine, cuda):
 @pytest.mark.parametrize(
     "function", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphDestroy"]
 )
-def test_a_failed_capture_is_told_by_its_name_and_leaves_nothing(make_runner, cuda, function):
+def test_failed_capture_is_named_and_freed(make_runner, cuda, function):
     cuda.refused[function] = NOT_CAPTURED
     with pytest.raises(MeasurementError, match=f"{function} failed: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
         make_runner()
     assert cuda.held == []
 
 
-def test_what_fails_in_a_capture_is_told_and_the_capture_ended(cuda):
+def test_failing_work_ends_capture(cuda):
     def work():
         raise MeasurementError("the engine failed")
 
@@ -326,7 +326,7 @@ def test_what_fails_in_a_capture_is_told_and_the_capture_ended(cuda):
     cuda.depth = 0
 
 
-def test_too_little_memory_says_what_to_lower(make_runner, cuda):
+def test_out_of_memory_error_suggests_fix(make_runner, cuda):
     def refuse(size):
         raise cuda.driver.Error("cuMemAlloc failed: out of memory")
 
@@ -341,7 +341,7 @@ def test_too_little_memory_says_what_to_lower(make_runner, cuda):
     assert cuda.held == []
 
 
-def test_a_graph_for_which_memory_is_short(make_runner, cuda):
+def test_out_of_memory_for_graph(make_runner, cuda):
     cuda.refused["cuGraphInstantiate"] = NO_MEMORY
     with pytest.raises(MeasurementError, match=r"not enough GPU memory: cuGraphInst.*OUT_OF_MEMORY; reduce the input"):
         make_runner()

@@ -50,18 +50,18 @@ def kept():
     return path
 
 
-def test_builds_on_one_device_share_their_timings():
+def test_builds_on_one_device_share_timings():
     given = [build(device)[0] for device in ("L4", "L4", "H100", "L4")]
     assert given == [[b""], [b"+2"], [b""], [b"+2+2"]]
 
 
-def test_another_process_finds_them(monkeypatch):
+def test_new_process_reads_timings(monkeypatch):
     build()
     another_process(monkeypatch)
     assert build() == ([b"+2"], [])
 
 
-def test_a_damaged_file_is_not_trusted_and_replaced(monkeypatch):
+def test_damaged_file_is_replaced(monkeypatch):
     build()
     kept().write_bytes(kept().read_bytes()[:-1])
     another_process(monkeypatch)
@@ -71,7 +71,7 @@ def test_a_damaged_file_is_not_trusted_and_replaced(monkeypatch):
     assert read_cache_file(kept())[1] == b"+2"
 
 
-def test_a_file_of_elsewhere_is_not_trusted(monkeypatch):
+def test_foreign_file_is_rejected(monkeypatch):
     build()
     write_cache_file(kept(), {"place": "TensorRT 9, T4"}, b"other")
     another_process(monkeypatch)
@@ -80,7 +80,7 @@ def test_a_file_of_elsewhere_is_not_trusted(monkeypatch):
     assert remark.endswith("holds timings for TensorRT 9, T4, not for TensorRT 10.13, L4: measured again")
 
 
-def test_timings_that_tensorrt_refuses_are_made_anew(monkeypatch):
+def test_rejected_timings_are_measured_again(monkeypatch):
     build()
     another_process(monkeypatch)
     assert build(refused=(b"+2",)) == (
@@ -89,14 +89,14 @@ def test_timings_that_tensorrt_refuses_are_made_anew(monkeypatch):
     )
 
 
-def test_a_disk_that_takes_nothing_does_not_stop_the_build(monkeypatch, tmp_path):
+def test_unwritable_disk_does_not_stop_build(monkeypatch, tmp_path):
     (tmp_path / "timings").write_text("in the way")
     given, (remark,) = build()
     assert given == [b""]
     assert remark.startswith("the timings are not cached: cannot write")
 
 
-def test_tensorrt_rtx_has_no_timings():
+def test_tensorrt_rtx_has_no_timing_cache():
     remarks = []
     with share_timings(Library(None, RTX, "1.7", can_build_without_gpu=True), None, None, remarks):
         pass
