@@ -87,7 +87,7 @@ def pycuda(monkeypatch):
     simulated.driver.mem_alloc = limited
     monkeypatch.setattr(cuda_place, "_import_driver", lambda: simulated.driver)
     monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: simulated)
-    monkeypatch.setattr(cuda_place.CudaDevice, "_queue_spin", lambda place, microseconds: simulated.spin(microseconds))
+    monkeypatch.setattr(cuda_place.CudaDevice, "_queue_spin", lambda device, microseconds: simulated.spin(microseconds))
     for function in (cuda_place._retain_primary_context, cuda_place.get_scratch_memory):
         function.cache_clear()
     return simulated

@@ -131,7 +131,7 @@ def test_fp32_does_not_use_tf32(name, tmp_path):
         pytest.skip(reason)
     printed = python_output(
         "-c",
-        f"import wide_dot; print(wide_dot.error_of({name!r}, 'cuda:0'))",
+        f"import wide_dot; print(wide_dot.measure_error({name!r}, 'cuda:0'))",
         folders=[Path(wide_dot.__file__).parent],
         without=["NVIDIA_TF32_OVERRIDE"],
         environment={"LGC_CACHE": str(tmp_path)},

@@ -17,7 +17,9 @@ def run(record: Record, settings: Settings) -> None:
     device = settings.device
     wide_dot = module_at("tests/profiler/backends/wide_dot.py")
     record.at("TF32")
-    record.check("error of float32 dot products", wide_dot.error_of("torch", device), least=1e-8, most=wide_dot.BOUND)
+    record.check(
+        "error of float32 dot products", wide_dot.measure_error("torch", device), least=1e-8, most=wide_dot.BOUND
+    )
     record.at("order of replays")
     record.check("difference by order of replays", order_of_replays(settings), most=SAME)
     compare_outputs(record, settings)

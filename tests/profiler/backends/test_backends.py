@@ -1,17 +1,17 @@
-"""What every backend has to keep on every device that it offers; here on the CPU."""
+"""Conformance suite of the backends, on the CPU."""
+
+import re
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from lgc.errors import BackendUnavailableError, MeasurementError, UnknownNameError, UsageError
+from lgc.errors import BackendUnavailableError, UnknownNameError, UsageError
 from lgc.lut import Target
 from lgc.models import OpSpec
 from lgc.models.space.operators import input_shapes
-from lgc.profiler.backends import BACKENDS, Workload, get_backend, require_backend
+from lgc.profiler.backends import BACKENDS, get_backend, require_backend
 from lgc.profiler.backends.base import generate_inputs
-from lgc.profiler.backends.default import default_backend
 from lgc.profiler.timing.workloads import network_workload, operator_workload
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-1}
@@ -28,17 +28,11 @@ SPECS = [
 
 @pytest.fixture(params=["torch", "onnxruntime"])
 def backend(request):
-    found = get_backend(request.param)
-    reason = found.diagnose("cpu")
+    backend = get_backend(request.param)
+    reason = backend.diagnose("cpu")
     if reason is not None:
         pytest.skip(reason)
-    return found
-
-
-@pytest.fixture
-def without(monkeypatch):
-    """Makes a package look as if it were not installed."""
-    return lambda name: monkeypatch.setitem(__import__("sys").modules, name, None)
+    return backend
 
 
 def expected(workload, inputs):
@@ -81,12 +75,12 @@ def test_inference_depends_on_inputs_only(backend):
     spec = SPECS[0]
     runner = backend.compile(operator_workload(spec), Target("cpu", backend.name))
     runner.prepare()
-    (one,) = runner.infer([np.ones((1, 3, 33, 17), np.float32)])
-    (two,) = runner.infer([np.full((1, 3, 33, 17), 2, np.float32)])
+    (first,) = runner.infer([np.ones((1, 3, 33, 17), np.float32)])
+    (second,) = runner.infer([np.full((1, 3, 33, 17), 2, np.float32)])
     runner.run(2)
-    (again,) = runner.infer([np.ones((1, 3, 33, 17), np.float32)])
-    assert not np.array_equal(one, two)
-    assert np.array_equal(one, again)
+    (repeated,) = runner.infer([np.ones((1, 3, 33, 17), np.float32)])
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, repeated)
 
 
 def test_compilation_is_deterministic(backend):
@@ -105,45 +99,10 @@ def test_runner_restores_torch_threads(backend):
     assert torch.get_num_threads() == before
 
 
-def test_torch_uses_target_threads():
-    seen = []
-
-    class Spy(nn.Module):
-        def forward(self, x):
-            seen.append(torch.get_num_threads())
-            return x
-
-    for threads in (1, 2):
-        runner = get_backend("torch").compile(Workload("spy", ((1, 1),), Spy), Target("cpu", "torch", threads=threads))
-        runner.run(2)
-        assert set(seen) == {threads}
-        seen.clear()
-
-
 def test_versions_are_strings(backend):
     versions = backend.versions()
     assert versions[backend.name]
     assert all(isinstance(text, str) for text in versions.values())
-
-
-def test_failing_torch_module_is_an_error():
-    workload = Workload("mismatch", ((1, 3, 8, 8),), lambda: nn.Conv2d(4, 4, 1))
-    runner = get_backend("torch").compile(workload, Target("cpu", "torch"))
-    for work in (runner.prepare, lambda: runner.run(1), lambda: runner.infer(workload.inputs())):
-        with pytest.raises(MeasurementError, match=r"^torch: Given groups=1, weight of size"):
-            work()
-
-
-def test_torch_out_of_memory_is_an_error():
-    class Large(nn.Module):
-        def forward(self, x):
-            return x.new_zeros(2**45)
-
-        def to(self, *_):
-            return self.forward(torch.zeros(1))
-
-    with pytest.raises(MeasurementError, match=r"^not enough memory: torch: .*can't allocate memory"):
-        get_backend("torch").compile(Workload("large", ((1, 1),), Large), Target("cpu", "torch"))
 
 
 GPU_BACKENDS = {
@@ -173,19 +132,12 @@ def test_cpu_runner_has_no_remarks(backend):
     assert backend.compile(operator_workload(SPECS[0]), Target("cpu", backend.name)).remarks == ()
 
 
-def test_invalid_onnx_graph_is_named():
-    pytest.importorskip("onnxruntime")
-    workload = operator_workload(SPECS[0])
-    workload.__dict__["onnx"] = b"no graph"
-    with pytest.raises(MeasurementError, match=r"ONNX Runtime rejects .*conv_3x3/c3-8/33x17/s2/b1: "):
-        get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
-
-
 @pytest.mark.parametrize("name", BACKENDS)
 def test_every_backend_describes_every_device(name):
     backend = get_backend(name)
     assert backend.name == name
     for device in ("cpu", "cuda:63"):
+        assert re.search(r"(pip|apt) install \S", backend.install_hint(device))
         assert {"fp32"} <= set(backend.precisions(device)) <= {"fp32", "fp16", "bf16", "int8"}
         reason = backend.diagnose(device)
         assert reason is None or len(reason) > 10
@@ -211,31 +163,6 @@ def test_cpu_build_of_torch_names_fix(name, monkeypatch):
         require_backend(Target("cuda:0", name))
 
 
-def test_missing_provider_gives_install_command(monkeypatch):
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    reason = get_backend("onnxruntime").diagnose("cuda:0")
-    assert reason.startswith("this ONNX Runtime has no CUDAExecutionProvider: ")
-    assert "pip install onnxruntime-gpu" in reason
-
-
-@pytest.mark.parametrize(("device", "package"), [("cpu", "onnxruntime"), ("cuda:0", "onnxruntime-gpu")])
-def test_missing_onnx_runtime_gives_install_command(without, device, package):
-    without("onnxruntime")
-    assert get_backend("onnxruntime").diagnose(device).endswith(f"pip install {package}")
-
-
 def test_unsupported_precision_lists_supported():
     with pytest.raises(UsageError, match="backend onnxruntime has no precision 'bf16' on cpu; choose from fp32, int8"):
         require_backend(Target("cpu", "onnxruntime", "bf16"))
-
-
-def test_default_backend_is_first_available(without):
-    assert default_backend("cpu") == "onnxruntime"
-    without("onnxruntime")
-    assert default_backend("cpu") == "torch"
-
-
-def test_no_default_backend_gives_every_reason(monkeypatch):
-    monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(BackendUnavailableError, match=r"no backend runs on cuda:0: tensorrt: .*; torch: .*CPU build"):
-        default_backend("cuda:0")

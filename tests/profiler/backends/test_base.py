@@ -11,28 +11,28 @@ from lgc.profiler.backends.base import MAX_WARM_UP_BATCH, MIN_FIRST_WARM_UP_MS, 
 
 @pytest.fixture
 def warmed(monkeypatch):
-    """Warms up a runner whose runs take 0.125 ms of wall time: `warmed(device)` gives the batches asked for."""
+    """Return a function that warms up a runner with runs of 0.125 ms: `warmed(device)` gives the batch sizes."""
     monkeypatch.setattr(base, "_warm_devices", set())
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr(base, "time", clock)
 
     def warm(device):
-        asked = []
+        batches = []
 
         def run_untimed(repeats):
-            asked.append(repeats)
+            batches.append(repeats)
             clock.now += 0.125e-3 * repeats
 
         warm_up(SimpleNamespace(run_untimed=run_untimed), device)
-        return asked
+        return batches
 
     return warm
 
 
 @pytest.mark.parametrize(("device", "largest"), [("cuda:1", MAX_WARM_UP_BATCH), ("cpu", 1)])
 def test_only_gpu_warms_up_in_batches(warmed, device, largest):
-    asked = warmed(device)
-    assert (asked[0], max(asked)) == (1, largest)
+    batches = warmed(device)
+    assert (batches[0], max(batches)) == (1, largest)
 
 
 def test_first_warm_up_on_gpu_is_longer(warmed):
@@ -43,7 +43,7 @@ def test_first_warm_up_on_gpu_is_longer(warmed):
 
 
 def test_random_inputs_are_reproducible_and_nonzero():
-    one, two = generate_inputs([(2, 3), (4,)]), generate_inputs([(2, 3), (4,)])
-    assert [x.shape for x in one] == [(2, 3), (4,)]
-    assert all(np.array_equal(x, y) for x, y in zip(one, two, strict=True))
-    assert all(x.std() > 0.1 and x.dtype == np.float32 for x in one)
+    first, second = generate_inputs([(2, 3), (4,)]), generate_inputs([(2, 3), (4,)])
+    assert [x.shape for x in first] == [(2, 3), (4,)]
+    assert all(np.array_equal(x, y) for x, y in zip(first, second, strict=True))
+    assert all(x.std() > 0.1 and x.dtype == np.float32 for x in first)

@@ -1,4 +1,4 @@
-"""Files of the cache: where they lie, that they are checked, and that they do not fill the disk."""
+"""Cache files: their folder, their verification, and the size limit."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ HEADER, CONTENT = {"of": "a test", "for": [1, 2]}, b"binary\n\0\nstuff"
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "kind" / "one.file"
+    return tmp_path / "kind" / "entry.file"
 
 
 def test_cache_folder_follows_environment(monkeypatch):
@@ -31,7 +31,7 @@ def test_cache_folder_follows_environment(monkeypatch):
 def test_file_round_trip(path):
     write_cache_file(path, HEADER, CONTENT)
     assert read_cache_file(path) == (HEADER, CONTENT)
-    assert [entry.name for entry in path.parent.iterdir()] == ["one.file"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["entry.file"]
 
 
 def test_every_corruption_is_detected(path):
@@ -47,7 +47,7 @@ def test_every_corruption_is_detected(path):
 
 
 def test_missing_and_foreign_files_are_rejected(path):
-    with pytest.raises(FileFormatError, match=r"cannot read .*one\.file: No such file"):
+    with pytest.raises(FileFormatError, match=r"cannot read .*entry\.file: No such file"):
         read_cache_file(path)
     path.parent.mkdir()
     path.write_bytes(b"\x89PNG something foreign")
@@ -58,7 +58,7 @@ def test_missing_and_foreign_files_are_rejected(path):
 def test_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "kind").write_text("in the way")
     with pytest.raises(OutputError, match="cannot write"):
-        write_cache_file(tmp_path / "kind" / "one.file", HEADER, CONTENT)
+        write_cache_file(tmp_path / "kind" / "entry.file", HEADER, CONTENT)
 
 
 def test_least_recently_used_file_is_evicted(path, monkeypatch):
@@ -66,9 +66,9 @@ def test_least_recently_used_file_is_evicted(path, monkeypatch):
     for age, name in enumerate(("new", "old", "oldest")):
         write_cache_file(path.with_name(name), HEADER, bytes(800))
         os.utime(path.with_name(name), (1000 - age, 1000 - age))
-    read_cache_file(path.with_name("oldest"))  # used just now
+    read_cache_file(path.with_name("oldest"))  # now the most recently used
     write_cache_file(path, HEADER, bytes(800))
-    assert {entry.name for entry in path.parent.iterdir()} == {"new", "oldest", "one.file"}
+    assert {entry.name for entry in path.parent.iterdir()} == {"new", "oldest", "entry.file"}
 
 
 def test_newest_file_is_never_evicted(path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What is told of TensorRT's and CUDA's failures: one line, and of memory that is short what to lower."""
+"""Errors of TensorRT, CUDA, torch and ONNX Runtime become one line, with the fix where memory is short."""
 
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -12,11 +12,11 @@ from lgc.profiler.backends.error_translation import (
     translate_torch_errors,
 )
 
-MEND = "; reduce the input size or close other programs on the GPU"
+FIX = "; reduce the input size or close other programs on the GPU"
 
 
 @pytest.mark.parametrize(
-    "words",
+    "text",
     [
         "[virtualMemoryBuffer.cpp::resizePhysical::145] Error Code 2: OutOfMemory (no further information)",
         "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)",
@@ -30,9 +30,9 @@ MEND = "; reduce the input size or close other programs on the GPU"
         "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0",
     ],
 )
-def test_out_of_memory_errors_suggest_fix(words):
-    assert str(make_error("TensorRT 10 cannot create a context", [words])) == (
-        f"not enough GPU memory: TensorRT 10 cannot create a context: {words}{MEND}"
+def test_out_of_memory_errors_suggest_fix(text):
+    assert str(make_error("TensorRT 10 cannot create a context", [text])) == (
+        f"not enough GPU memory: TensorRT 10 cannot create a context: {text}{FIX}"
     )
 
 
@@ -43,11 +43,11 @@ def test_warnings_explain_missing_kernel():
         "Requested amount of GPU memory (17179869184 bytes) could not be allocated. There may not be enough.",
         "Skipping tactic 8 due to insufficient memory on requested size of 17179869184 detected for tactic 0x3c.",
     ]
-    told = str(make_error("TensorRT 10 could not build the engine", errors, warnings))
-    assert told.startswith("not enough GPU memory: TensorRT 10 could not build the engine: Error Code 10")
-    assert "; Requested amount of GPU memory (17179869184 bytes)" in told
-    assert told.endswith(MEND)
-    assert "\n" not in told
+    message = str(make_error("TensorRT 10 could not build the engine", errors, warnings))
+    assert message.startswith("not enough GPU memory: TensorRT 10 could not build the engine: Error Code 10")
+    assert "; Requested amount of GPU memory (17179869184 bytes)" in message
+    assert message.endswith(FIX)
+    assert "\n" not in message
 
 
 def test_memory_warnings_do_not_hide_errors():
@@ -60,26 +60,24 @@ def test_memory_warnings_do_not_hide_errors():
 
 def test_missing_and_long_reasons():
     assert str(make_error("it failed", [])) == "it failed: no reason given"
-    told = str(make_error("it failed", ["x" * 999, "(cudaError in catchCudaError)"]))
-    assert told == f"it failed: {'x' * MAX_MESSAGE_LENGTH}..."
+    message = str(make_error("it failed", ["x" * 999, "(cudaError in catchCudaError)"]))
+    assert message == f"it failed: {'x' * MAX_MESSAGE_LENGTH}..."
 
 
 def test_host_memory_is_not_gpu_memory():
-    told = make_error(
+    message = make_error(
         "torch", ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"], on_gpu=False
     )
-    assert isinstance(told, OutOfMemoryError)
-    assert str(told) == (
+    assert isinstance(message, OutOfMemoryError)
+    assert str(message) == (
         "not enough memory: torch: DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes; "
         "reduce the input size or close other programs"
     )
 
 
 def test_out_of_memory_recognised_in_long_message():
-    words = f"while running Conv node. Name:'{'/cell' * 100}' Failed to allocate memory for requested buffer"
-    assert str(make_error("ONNX Runtime", [words])).startswith(
-        "not enough GPU memory: ONNX Runtime: while running Conv"
-    )
+    text = f"while running Conv node. Name:'{'/cell' * 100}' Failed to allocate memory for requested buffer"
+    assert str(make_error("ONNX Runtime", [text])).startswith("not enough GPU memory: ONNX Runtime: while running Conv")
 
 
 OWN = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
@@ -101,8 +99,8 @@ def test_every_ort_error_is_translated(kind):
 
 
 def test_memory_error_means_host_memory():
-    told = r"^not enough memory: ONNX Runtime: std::bad_alloc; reduce the input"
-    with pytest.raises(OutOfMemoryError, match=told), translate_ort_errors(on_gpu=True):
+    message = r"^not enough memory: ONNX Runtime: std::bad_alloc; reduce the input"
+    with pytest.raises(OutOfMemoryError, match=message), translate_ort_errors(on_gpu=True):
         raise MemoryError("std::bad_alloc")
 
 
@@ -113,7 +111,7 @@ def test_every_torch_error_is_translated():
 
     with pytest.raises(MeasurementError, match=r'^torch: "max_pool2d" not implemented$'):
         work(NotImplementedError('"max_pool2d" not implemented'))
-    for _ in range(2):  # a decorator serves more than once
+    for _ in range(2):  # the decorator is reusable
         with pytest.raises(OutOfMemoryError, match=r"^not enough GPU memory: torch: CUDA out of memory; reduce"):
             work(RuntimeError("CUDA out of memory."))
 

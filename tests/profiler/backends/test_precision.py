@@ -1,4 +1,4 @@
-"""The half-precision conversion: checked by ONNX itself, and against the float32 model in ONNX Runtime."""
+"""Half-precision conversion, checked by ONNX and against the float32 model in ONNX Runtime."""
 
 import io
 import warnings
@@ -18,7 +18,7 @@ from lgc.profiler.backends.precision import cast_model
 
 
 class Net(nn.Module):
-    """Two outputs, one of which is used inside as well, a resize by a factor that float16 does not hold, constants."""
+    """Network with an output that is also used inside, a resize by a factor inexact in float16, and constants."""
 
     def __init__(self):
         super().__init__()
@@ -122,7 +122,7 @@ def test_subgraphs_are_rejected():
 
 
 def quantised():
-    """x [1, 2] in int8 and back, plus a bias of two values in int32."""
+    """Return a model that quantises and dequantises x [1, 2] and adds an int32 bias of two values."""
     arrays = {
         "scale": np.float32(0.5),
         "none": np.int8(0),

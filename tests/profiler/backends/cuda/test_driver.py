@@ -1,4 +1,4 @@
-"""NVIDIA's bindings of the driver: the functions that are used, and what is said where they or pycuda are missing."""
+"""NVIDIA's bindings of the driver: the functions in use, and the diagnosis of missing bindings or pycuda."""
 
 import sys
 from types import SimpleNamespace

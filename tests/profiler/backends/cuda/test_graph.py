@@ -1,4 +1,4 @@
-"""How work is captured and replayed, on a simulated torch.cuda that notes what is asked of it, in which order."""
+"""Capture and replay of CUDA graphs, on a simulated torch.cuda that records the calls in order."""
 
 import gc
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ class Stream:
 
 
 class Graph:
-    """A torch.cuda.CUDAGraph, with a pool of its own unless it is captured into another's."""
+    """Simulated torch.cuda.CUDAGraph, with its own pool unless it is captured into another graph's."""
 
     def replay(self):
         calls.append("replay")
@@ -53,12 +53,12 @@ class Event:
 
 calls: list[str] = []
 begun: list[bool] = []
-"""For each batch, whether the device begins it before all of it is queued."""
+"""For each batch: True if the device starts it before all of it is queued."""
 
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """The simulated torch.cuda: `streams` in use, innermost last; `end_fails` says how ending a capture fails."""
+    """Simulate torch.cuda: `streams` are current, innermost last; `end_fails` is the error at a capture's end."""
     state = SimpleNamespace(streams=[Stream("main")], end_fails=None, pools=[])
 
     @contextmanager
@@ -196,7 +196,7 @@ def test_failed_capture_reports_cause_and_cleans_up(cuda):
     assert cuda.streams == streams
     cuda.end_fails = None
     CudaGraph(work, DEVICE)
-    assert cuda.pools[-1] is None  # the memory that the failed capture shared is not taken again
+    assert cuda.pools[-1] is None  # the failed capture's shared memory is not reused
     alive.replay()
 
 

@@ -1,4 +1,4 @@
-"""Replays are queued ahead of a simulated device, by a simulated host that is slow, or whose launch queue is full."""
+"""Replays queued ahead of a simulated device by a simulated host that is slow or has a full launch queue."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ DEVICE = "cuda:7"
 
 
 class Simulation:
-    """A host that needs `launch_us` for each replay, and waits for the device where `capacity` of them are queued."""
+    """Host that needs `launch_us` per replay and waits for the device when `capacity` replays are queued."""
 
     def __init__(self, launch_us, capacity=10**9):
         self.launch_us, self.capacity = launch_us, capacity
@@ -74,7 +74,7 @@ def test_fast_host_needs_one_attempt(simulate):
 def test_slow_host_gets_longer_spin(simulate):
     host, queue = simulate(8 * INITIAL_LAUNCH_US), ReplayQueue(DEVICE)
     assert len(host.replay(queue, 40)) == 40
-    assert host.batches == [40] * 4  # of 1.5, 3, 6 and 12 times what was expected
+    assert host.batches == [40] * 4  # spins of 1.5, 3, 6 and 12 times the expected time
     host.batches.clear()
     assert len(host.replay(queue, 40)) == 40
     assert host.batches == [40]
@@ -122,7 +122,7 @@ def test_spin_is_queued_on_engine_stream(monkeypatch):
     monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: (handle, str(device)))
     monkeypatch.setattr(torch.cuda, "stream", entered)
     monkeypatch.setattr(torch.cuda, "_sleep", calls.append)
-    place = CudaDevice.__new__(CudaDevice)
-    place.name, place._stream = "cuda:1", SimpleNamespace(handle=77)
-    place._queue_spin(250.0)
+    device = CudaDevice.__new__(CudaDevice)
+    device.name, device._stream = "cuda:1", SimpleNamespace(handle=77)
+    device._queue_spin(250.0)
     assert calls == [(77, "cuda:1"), 250 * lead.CYCLES_PER_US, "left"]

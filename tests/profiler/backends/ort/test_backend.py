@@ -1,4 +1,4 @@
-"""ONNX Runtime's providers: what they are asked for, and what is said where one is missing. GPUs: see tests/gpu."""
+"""Options and models that ONNX Runtime's providers get; runs on a GPU are in tests/gpu."""
 
 import mmap
 import os
@@ -22,12 +22,12 @@ HALF = onnx.TensorProto.FLOAT16
 
 
 class OpenedError(Exception):
-    """Stops a runner at its session and carries what the session was to be."""
+    """Error that stops a runner at its session and carries the session's arguments."""
 
 
 @pytest.fixture
 def opened(monkeypatch):
-    """What a session is asked to be: `opened(backend, device, precision)` gives model, provider and settings."""
+    """Return the arguments of a session: `opened(backend, device, precision)` gives model, provider and settings."""
 
     def stop(name, model, provider, settings, threads):
         raise OpenedError(onnx.load_from_string(model), provider, settings)
@@ -59,7 +59,7 @@ def test_cuda_provider_captures_graph_without_tf32(opened, precision):
     assert provider == CUDA_PROVIDER
     assert settings == {
         "device_id": "1",
-        "use_tf32": "1" if precision == "fp16" else "0",  # off, it would forbid float16 its tensor cores
+        "use_tf32": "1" if precision == "fp16" else "0",  # without TF32, float16 gets no tensor cores
         "enable_cuda_graph": "1",
         "cudnn_conv_algo_search": "HEURISTIC",
         "prefer_nhwc": "0",
@@ -85,9 +85,9 @@ def test_tensorrt_provider_gets_float32_model_and_option(opened, monkeypatch, pr
 
 def test_settings_name_cudnn_options(opened):
     options = opened("onnxruntime", "cuda:0")[2]
-    told = get_backend("onnxruntime").settings(Target("cuda:0", "onnxruntime"))
+    settings = get_backend("onnxruntime").settings(Target("cuda:0", "onnxruntime"))
     for name in ("cudnn_conv_algo_search", "prefer_nhwc"):
-        assert told[name] == options[name]
+        assert settings[name] == options[name]
         assert name not in get_backend("onnxruntime-tensorrt").settings(Target("cuda:0", "onnxruntime-tensorrt"))
 
 
@@ -147,11 +147,11 @@ def test_tensorrt_does_not_run_on_cpu():
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Pretends a GPU, and an ONNX Runtime with its three providers."""
+    """Simulate a GPU and an ONNX Runtime with its three providers."""
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER])
     monkeypatch.setattr(ort_loader, "cuda_missing", lambda device: None)
     monkeypatch.setattr(ort_loader, "_get_required_tensorrt", lambda: 10)
-    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # given back at the end
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # restored at the end
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr("onnxruntime.__version__", "1.31.1")
     monkeypatch.setattr("onnxruntime.cuda_version", "13.0")

@@ -1,4 +1,4 @@
-"""Nodes of graphs that ONNX Runtime has optimised, traced back to those that it was given."""
+"""Nodes of graphs optimised by ONNX Runtime, traced back to the source nodes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def residual():
 
 
 def pooled():
-    """Two equal poolings of one tensor, of which one is left; torch would merge them itself where it can."""
+    """Return a graph with two equal poolings of one tensor, of which one is kept; torch's export might merge them."""
     nodes = [
         helper.make_node("Relu", ["x"], ["y"], "relu"),
         *(helper.make_node("MaxPool", ["y"], [at], at, kernel_shape=[3, 3], pads=[1] * 4) for at in ("left", "right")),
@@ -43,7 +43,7 @@ def pooled():
 
 
 def optimised(model, tmp_path):
-    """The given graph, and nodes behind each optimised one."""
+    """Return the source graph, and the source nodes of each optimised node."""
     open_session("net", model, CPU_PROVIDER, {}, 1, profile=tmp_path).end_profiling()
     given = onnx.load_from_string(model)
     return given, trace_nodes(given, onnx.load(tmp_path / "optimised.onnx"))

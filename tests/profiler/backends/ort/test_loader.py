@@ -14,11 +14,11 @@ from lgc.profiler.backends.ort.loader import CPU_PROVIDER, CUDA_PROVIDER, TENSOR
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Pretends a GPU, and an ONNX Runtime with its three providers."""
+    """Simulate a GPU and an ONNX Runtime with its three providers."""
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER])
     monkeypatch.setattr(ort_loader, "cuda_missing", lambda device: None)
     monkeypatch.setattr(ort_loader, "_get_required_tensorrt", lambda: 10)
-    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # given back at the end
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # restored at the end
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr("onnxruntime.__version__", "1.31.1")
     monkeypatch.setattr("onnxruntime.cuda_version", "13.0")
@@ -29,7 +29,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def sessions(gpu, monkeypatch):
-    """Sessions that are opened, as `Sessions` describes them."""
+    """Simulate ONNX Runtime's sessions, see `Sessions`."""
     made = Sessions()
     monkeypatch.setattr(ort_loader, "create_session", made.open)
     monkeypatch.setattr("onnxruntime.preload_dlls", made.preload)
@@ -38,13 +38,13 @@ def sessions(gpu, monkeypatch):
 
 
 class Sessions:
-    """Stands in for ONNX Runtime's sessions.
+    """Simulated sessions of ONNX Runtime.
 
     Attributes:
-        works: whether the provider's libraries are in the process.
-        preloaded: whether they are once they are preloaded.
-        error: what running raises.
-        opened: providers of the sessions opened, with their options.
+        works: True if the provider's libraries are loaded.
+        preloaded: True if they are loaded after preloading.
+        error: error that a run raises.
+        opened: providers of the opened sessions, with their options.
     """
 
     def __init__(self):
@@ -52,8 +52,8 @@ class Sessions:
 
     def open(self, model, provider, settings, options):
         self.opened.append((provider, settings))
-        found = [provider, CPU_PROVIDER] if self.works else [CPU_PROVIDER]
-        return SimpleNamespace(get_providers=lambda: found, run=self.run)
+        providers = [provider, CPU_PROVIDER] if self.works else [CPU_PROVIDER]
+        return SimpleNamespace(get_providers=lambda: providers, run=self.run)
 
     def run(self, outputs, inputs):
         if self.error is not None:
@@ -155,3 +155,16 @@ def test_required_tensorrt_is_read_from_provider(monkeypatch, tmp_path):
     with pytest.raises(BackendUnavailableError, match="is not linked to TensorRT: reinstall onnxruntime-gpu"):
         ort_loader._get_required_tensorrt()
     ort_loader._get_required_tensorrt.cache_clear()
+
+
+def test_missing_provider_gives_install_command(monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    reason = get_backend("onnxruntime").diagnose("cuda:0")
+    assert reason.startswith("this ONNX Runtime has no CUDAExecutionProvider: ")
+    assert "pip install onnxruntime-gpu" in reason
+
+
+@pytest.mark.parametrize(("device", "package"), [("cpu", "onnxruntime"), ("cuda:0", "onnxruntime-gpu")])
+def test_missing_onnx_runtime_gives_install_command(without, device, package):
+    without("onnxruntime")
+    assert get_backend("onnxruntime").diagnose(device).endswith(f"pip install {package}")

@@ -17,7 +17,7 @@ LARGE = 2**20
 
 
 def expanding():
-    """A model that makes a tensor of 4 TiB of its one input."""
+    """Return a model that expands its input to a tensor of 4 TiB."""
     x, y = (
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
         for name, shape in (("x", [1]), ("y", []))
@@ -36,9 +36,9 @@ def test_buffers_are_fixed_and_outputs_copied():
     runner = get_backend("onnxruntime").compile(WORKLOAD, Target("cpu", "onnxruntime"))
     places = [value.data_ptr() for value in (*runner._inputs, *runner._outputs)]
     (first,) = runner.infer([np.ones((1, 4, 8, 8), np.float32)])
-    kept = first.copy()
+    copy = first.copy()
     runner.infer([np.full((1, 4, 8, 8), -3, np.float32)])
-    assert np.array_equal(first, kept)
+    assert np.array_equal(first, copy)
     assert [value.data_ptr() for value in (*runner._inputs, *runner._outputs)] == places
     runner.prepare()
     assert runner._inputs[0].numpy().std() > 0.1

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from lgc.errors import MeasurementError
-from lgc.profiler.backends import Workload
+from lgc.lut import Target
+from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.torch_ import runner as torch_runner
 
 SHORT = r"^not enough GPU memory: torch: CUDA out of memory\. Tried to allocate 2 GiB; reduce the input size"
@@ -17,7 +18,7 @@ def full(*_, **__):
 
 
 class Replayed:
-    """Stands in for a CudaGraph: runs the work again at each replay, as a graph would."""
+    """Simulated CudaGraph that runs the work again at each replay."""
 
     def __init__(self, work, device):
         self.work, self.device, self.closed, self.waited = work, device, False, False
@@ -43,7 +44,7 @@ class Replayed:
 
 @pytest.fixture
 def runner(monkeypatch):
-    """A GraphRunner whose device is the CPU: `runner(module, *shapes, precision="fp32")`."""
+    """Return a function that makes a CudaGraphRunner on the CPU: `runner(module, *shapes, precision="fp32")`."""
     monkeypatch.setattr(torch_runner, "CudaGraph", Replayed)
 
     def make(module, *shapes, precision="fp32"):
@@ -64,10 +65,10 @@ def test_inference_replays_over_fixed_inputs(runner):
     module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
     made = runner(module, (1, 3, 5, 7))
     places = [tensor.data_ptr() for tensor in made._inputs]
-    one, two = (np.full((1, 3, 5, 7), value, np.float32) for value in (1, 2))
-    first, second = (made.infer([image])[0] for image in (one, two))
+    ones, twos = (np.full((1, 3, 5, 7), value, np.float32) for value in (1, 2))
+    first, second = (made.infer([image])[0] for image in (ones, twos))
     with torch.inference_mode():
-        np.testing.assert_allclose(first, module(torch.from_numpy(one)).numpy(), atol=1e-6)
+        np.testing.assert_allclose(first, module(torch.from_numpy(ones)).numpy(), atol=1e-6)
     assert not np.array_equal(first, second)
     assert made._graph.waited
     assert first.flags.c_contiguous
@@ -112,10 +113,10 @@ def test_out_of_memory_during_warm_up(runner, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), [(torch_runner, "_allocate_input"), (nn.Module, "to"), (torch_runner, "CudaGraph")]
+    ("owner", "name"), [(torch_runner, "_allocate_input"), (nn.Module, "to"), (torch_runner, "CudaGraph")]
 )
-def test_out_of_memory_during_construction(runner, monkeypatch, place, name):
-    monkeypatch.setattr(place, name, full)
+def test_out_of_memory_during_construction(runner, monkeypatch, owner, name):
+    monkeypatch.setattr(owner, name, full)
     with pytest.raises(MeasurementError, match=SHORT):
         torch_runner.CudaGraphRunner(Workload("net", ((1, 1, 2, 2),), nn.Identity), "fp32", torch.device("cpu"))
 
@@ -134,3 +135,38 @@ def test_failing_build_is_not_translated(runner):
 
     with pytest.raises(RuntimeError, match="loading state_dict"):
         torch_runner.CudaGraphRunner(Workload("net", ((1, 1, 2, 2),), build), "fp32", torch.device("cpu"))
+
+
+def test_torch_uses_target_threads():
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x):
+            seen.append(torch.get_num_threads())
+            return x
+
+    for threads in (1, 2):
+        runner = get_backend("torch").compile(Workload("spy", ((1, 1),), Spy), Target("cpu", "torch", threads=threads))
+        runner.run(2)
+        assert set(seen) == {threads}
+        seen.clear()
+
+
+def test_failing_torch_module_is_an_error():
+    workload = Workload("mismatch", ((1, 3, 8, 8),), lambda: nn.Conv2d(4, 4, 1))
+    runner = get_backend("torch").compile(workload, Target("cpu", "torch"))
+    for work in (runner.prepare, lambda: runner.run(1), lambda: runner.infer(workload.inputs())):
+        with pytest.raises(MeasurementError, match=r"^torch: Given groups=1, weight of size"):
+            work()
+
+
+def test_torch_out_of_memory_is_an_error():
+    class Large(nn.Module):
+        def forward(self, x):
+            return x.new_zeros(2**45)
+
+        def to(self, *_):
+            return self.forward(torch.zeros(1))
+
+    with pytest.raises(MeasurementError, match=r"^not enough memory: torch: .*can't allocate memory"):
+        get_backend("torch").compile(Workload("large", ((1, 1),), Large), Target("cpu", "torch"))

@@ -1,4 +1,4 @@
-"""The TensorRT backend's answers; what needs a GPU is in tests/gpu."""
+"""TensorRT backend without a GPU; runs on a GPU are in tests/gpu."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def rtx(monkeypatch):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Pretends that torch sees GPUs of these compute capabilities."""
+    """Simulate GPUs of these compute capabilities in torch."""
 
     def pretend(*capabilities):
         monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -111,27 +111,28 @@ def test_engines_are_cached_in_memory(monkeypatch):
 
 
 class Loads:
-    """Stands for engines and runners: `loads.compile()` is a compilation, `works` says by engine what the runtime does.
+    """Simulated engine cache and runtime; `compile()` compiles a workload with them.
 
     Attributes:
-        kept: whether the engine is on the disk.
-        rejections: what the builds were told of engines that did not load.
-        works: engine -> the error of loading it, if there is one.
+        cached: True if the engine is in the cache on disk.
+        rejections: rejection that each build was given.
+        errors: engine -> error of loading it.
+        loaded: engines that were loaded, in order.
     """
 
     def __init__(self):
-        self.kept, self.rejections, self.works, self.loaded = True, [], {}, []
+        self.cached, self.rejections, self.errors, self.loaded = True, [], {}, []
 
     def engine(self, model, precision, rejection):
         self.rejections.append(rejection)
         if rejection is None:
-            return SimpleNamespace(data="kept", cached=self.kept, remarks=())
+            return SimpleNamespace(data="cached", cached=self.cached, remarks=())
         return SimpleNamespace(data="built", cached=False, remarks=(rejection,))
 
     def runner(self, library, engine, device):
         self.loaded.append(engine.data)
-        if engine.data in self.works:
-            raise self.works[engine.data]
+        if engine.data in self.errors:
+            raise self.errors[engine.data]
         return engine
 
     def compile(self):
@@ -157,27 +158,27 @@ def test_cached_engine_is_used(loads):
 
 
 def test_rejected_cached_engine_is_rebuilt_once(loads):
-    loads.works["kept"] = MeasurementError("TensorRT rejects the engine")
+    loads.errors["cached"] = MeasurementError("TensorRT rejects the engine")
     assert loads.compile().remarks == ("TensorRT rejects the engine",)
     assert loads.compile().data == "built"
     assert loads.rejections == [None, "TensorRT rejects the engine"]
-    assert loads.loaded == ["kept", "built", "built"]
+    assert loads.loaded == ["cached", "built", "built"]
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_rejected_new_engine_is_an_error(loads, kept):
-    loads.kept = kept
-    loads.works |= {"kept": MeasurementError("the first"), "built": MeasurementError("the second")}
-    with pytest.raises(MeasurementError, match="the second" if kept else "the first"):
+@pytest.mark.parametrize("cached", [True, False])
+def test_rejected_new_engine_is_an_error(loads, cached):
+    loads.cached = cached
+    loads.errors |= {"cached": MeasurementError("the first"), "built": MeasurementError("the second")}
+    with pytest.raises(MeasurementError, match="the second" if cached else "the first"):
         loads.compile()
-    assert loads.loaded == (["kept", "built"] if kept else ["kept"])
+    assert loads.loaded == (["cached", "built"] if cached else ["cached"])
 
 
 def test_out_of_memory_keeps_cached_engine(loads):
-    loads.works["kept"] = OutOfMemoryError("not enough GPU memory")
+    loads.errors["cached"] = OutOfMemoryError("not enough GPU memory")
     with pytest.raises(OutOfMemoryError):
         loads.compile()
-    assert loads.loaded == ["kept"]
+    assert loads.loaded == ["cached"]
 
 
 def test_compile_rejects_cpu(backend):

@@ -1,4 +1,4 @@
-"""Engines really built: TensorRT-RTX builds ahead of time, on a machine without a GPU."""
+"""Real builds: TensorRT-RTX builds ahead of time, on a machine without a GPU."""
 
 import ctypes
 import io
@@ -92,7 +92,7 @@ def to_onnx(module, given=(1, 4, 24, 48), **options):
 
 @pytest.fixture
 def quantised_conv():
-    """Makes a model of one quantised convolution, with its bias in int32, as ONNX Runtime has it, or in float32."""
+    """Return a function that makes a quantised convolution with a bias in int32, as in ONNX Runtime, or float32."""
 
     def make(bias):
         rng = np.random.default_rng(0)
@@ -193,7 +193,7 @@ def test_context_memory_can_be_user_managed(library):
 
 def test_default_capability_is_marked_as_assumed():
     if get_device_capability() is not None:
-        pytest.skip("there is a GPU here: see tests/gpu")
+        pytest.skip("this machine has a GPU: see tests/gpu")
     engine = build_engine(to_onnx(nn.Conv2d(4, 4, 1)))
     assert (engine.compute_capability, engine.assumed) == (DEFAULT_CAPABILITY, True)
 
@@ -215,7 +215,7 @@ def test_int8_convolutions_are_strongly_typed(bias, quantised_conv):
     full = build_engine(to_onnx(nn.Conv2d(64, 64, 3, 1, 1), (1, 64, 24, 48)), compute_capability="8.9")
     assert conv.nodes == ("conv", "dequantise_x", "dequantise_w")
     assert engine.precision == "int8"
-    assert len(full.data) - len(engine.data) > 0.5 * 3 * 64 * 64 * 9  # a byte a weight instead of four
+    assert len(full.data) - len(engine.data) > 0.5 * 3 * 64 * 64 * 9  # one byte per weight instead of four
 
 
 def test_int8_requires_quantised_model():
@@ -224,7 +224,7 @@ def test_int8_requires_quantised_model():
 
 
 class Frame(nn.Module):
-    """From bytes to bytes; the cast comes first, since TensorRT takes bytes into nothing else."""
+    """Network from uint8 to uint8; the cast comes first, the only operator of TensorRT that takes uint8."""
 
     def __init__(self):
         super().__init__()

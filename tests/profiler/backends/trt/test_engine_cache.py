@@ -1,4 +1,4 @@
-"""Engines on the disk: found again, never trusted, rebuilt with a remark; the builder is simulated."""
+"""Engines on disk: loaded, verified, rebuilt with a remark; the builder is simulated."""
 
 import json
 from dataclasses import replace
@@ -38,20 +38,20 @@ ENGINE = Engine(
 
 
 @pytest.fixture
-def world(monkeypatch, tmp_path):
-    """What is installed and plugged in; `built` counts the engines."""
+def machine(monkeypatch, tmp_path):
+    """Simulate the installed library and GPU; `built` counts the engines."""
 
-    class World:
+    class Machine:
         flavour, version, capability, device, assumed, built = RTX, "1.7.1", "8.9", None, False, 0
 
         def builder(self, compute_capability=None):
             library = Library(None, self.flavour, self.version, can_build_without_gpu=self.flavour == RTX)
             return EngineBuilder(library, compute_capability or self.capability, self.assumed, self.device)
 
-    found = World()
+    simulated = Machine()
 
     def build(self, onnx_model, precision):
-        found.built += 1
+        simulated.built += 1
         return replace(
             ENGINE,
             data=onnx_model + b" built",
@@ -60,90 +60,90 @@ def world(monkeypatch, tmp_path):
             precision=precision,
             compute_capability=self.capability,
             device=self.device,
-            remarks=("timings are made anew",) if found.flavour == FULL else (),
+            remarks=("timings are measured again",) if simulated.flavour == FULL else (),
         )
 
     monkeypatch.setenv("LGC_CACHE", str(tmp_path))
     monkeypatch.setattr(EngineBuilder, "build", build)
-    monkeypatch.setattr(EngineBuilder, "for_device", found.builder)
-    return found
+    monkeypatch.setattr(EngineBuilder, "for_device", simulated.builder)
+    return simulated
 
 
-def kept():
+def get_cached_file():
     (path,) = get_cache_folder("engines").iterdir()
     return path
 
 
-def test_engine_is_built_once(world):
+def test_engine_is_built_once(machine):
     first, second = load_or_build_engine(b"model"), load_or_build_engine(b"model")
-    assert world.built == 1
+    assert machine.built == 1
     assert (first.cached, second.cached) == (False, True)
     assert first.remarks == second.remarks == ()
     assert second == replace(first, cached=True)
 
 
-def test_models_and_precisions_have_own_entries(world):
+def test_models_and_precisions_have_own_entries(machine):
     data = {load_or_build_engine(model, precision=p).data for model in (b"a", b"b") for p in ("fp32", "fp16")}
-    assert world.built == 4
+    assert machine.built == 4
     assert len(data) == 2
     assert load_or_build_engine(b"b", precision="fp16").cached
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:-1] + b"\0"])
-def test_damaged_file_is_rebuilt_and_replaced(world, damage):
+def test_damaged_file_is_rebuilt_and_replaced(machine, damage):
     load_or_build_engine(b"model")
-    kept().write_bytes(damage(kept().read_bytes()))
+    get_cached_file().write_bytes(damage(get_cached_file().read_bytes()))
     engine = load_or_build_engine(b"model")
     assert not engine.cached
     (remark,) = engine.remarks
-    assert remark.startswith(str(kept()))
+    assert remark.startswith(str(get_cached_file()))
     assert remark.endswith(": the engine is rebuilt")
     assert load_or_build_engine(b"model").cached
 
 
-def test_file_with_foreign_header_is_rebuilt(world):
+def test_file_with_foreign_header_is_rebuilt(machine):
     load_or_build_engine(b"model")
-    key = read_cache_file(kept())[0]["key"]
-    write_cache_file(kept(), {"key": key, "engine": {"flavour": RTX}}, b"plan")
+    key = read_cache_file(get_cached_file())[0]["key"]
+    write_cache_file(get_cached_file(), {"key": key, "engine": {"flavour": RTX}}, b"plan")
     engine = load_or_build_engine(b"model")
     assert engine.data == b"model built"
     assert ": version: Field required: the engine is rebuilt" in engine.remarks[0]
-    write_cache_file(kept(), {"of": "something"}, b"plan")
+    write_cache_file(get_cached_file(), {"of": "something"}, b"plan")
     engine = load_or_build_engine(b"model")
     assert engine.remarks[0].startswith("the cached engine is for an unknown target: rebuilt for")
 
 
-def test_engine_of_different_version_is_rebuilt(world):
+def test_engine_of_different_version_is_rebuilt(machine):
     load_or_build_engine(b"model")
-    world.version = "1.8"
+    machine.version = "1.8"
     engine = load_or_build_engine(b"model")
     assert engine.remarks == (
         "the cached engine is for TensorRT-RTX 1.7.1 for compute capability 8.9: rebuilt for "
         "TensorRT-RTX 1.8 for compute capability 8.9",
     )
     assert load_or_build_engine(b"model").cached
-    assert kept()
+    assert get_cached_file()
 
 
-def test_each_gpu_has_its_own_engine(world):
-    world.flavour, world.version, world.device = FULL, "10.9", "NVIDIA L4"
+def test_each_gpu_has_its_own_engine(machine):
+    machine.flavour, machine.version, machine.device = FULL, "10.9", "NVIDIA L4"
     load_or_build_engine(b"model")
-    world.device = "NVIDIA L40"
+    machine.device = "NVIDIA L40"
     assert load_or_build_engine(b"model").remarks == (
         "the cached engine is for TensorRT 10.9 for compute capability 8.9 (NVIDIA L4): rebuilt for "
         "TensorRT 10.9 for compute capability 8.9 (NVIDIA L40)",
-        "timings are made anew",
+        "timings are measured again",
     )
     assert load_or_build_engine(b"model").device == "NVIDIA L40"
-    world.device = "NVIDIA L4"
+    machine.device = "NVIDIA L4"
     assert load_or_build_engine(b"model").cached
-    assert world.built == 2
+    assert machine.built == 2
 
 
-def test_rejected_engine_is_removed_and_rebuilt(world, monkeypatch):
+def test_rejected_engine_is_removed_and_rebuilt(machine, monkeypatch):
     load_or_build_engine(b"model")
     engine = load_or_build_engine(b"model", rejection="TensorRT rejects it")
-    assert (engine.cached, world.built) == (False, 2)
+    assert (engine.cached, machine.built) == (False, 2)
     assert engine.remarks == ("the cached engine does not load (TensorRT rejects it): rebuilt",)
     again = load_or_build_engine(b"model")
     assert (again.cached, again.remarks) == (True, ())
@@ -153,32 +153,32 @@ def test_rejected_engine_is_removed_and_rebuilt(world, monkeypatch):
     assert not list(get_cache_folder("engines").iterdir())
 
 
-def test_rejected_engine_in_readonly_folder_is_ignored(world, monkeypatch):
+def test_rejected_engine_in_readonly_folder_is_ignored(machine, monkeypatch):
     def locked(*_, **__):
         raise PermissionError
 
     load_or_build_engine(b"model")
     monkeypatch.setattr("pathlib.Path.unlink", locked)
     assert not load_or_build_engine(b"model", rejection="TensorRT rejects it").cached
-    assert world.built == 2
+    assert machine.built == 2
 
 
-def test_changed_recipe_rebuilds(world, monkeypatch):
+def test_changed_recipe_rebuilds(machine, monkeypatch):
     load_or_build_engine(b"model")
     monkeypatch.setattr(trt_cache, "RECIPE_VERSION", trt_cache.RECIPE_VERSION + 1)
     assert not load_or_build_engine(b"model").cached
 
 
-def test_assumed_flag_is_of_current_call(world):
-    world.assumed = True
+def test_assumed_flag_is_of_current_call(machine):
+    machine.assumed = True
     assert not load_or_build_engine(b"model", compute_capability="8.9").cached
     assert load_or_build_engine(b"model").assumed
-    world.assumed = False
+    machine.assumed = False
     assert not load_or_build_engine(b"model").assumed
-    assert world.built == 1
+    assert machine.built == 1
 
 
-def test_unwritable_cache_gives_remark(world, tmp_path):
+def test_unwritable_cache_gives_remark(machine, tmp_path):
     (tmp_path / "engines").write_text("in the way")
     engine = load_or_build_engine(b"model")
     assert engine.data == b"model built"
@@ -191,10 +191,10 @@ def path(tmp_path):
 
 
 def test_file_round_trip(path):
-    beside = write_engine_files(ENGINE, path)
-    assert path.read_bytes() == ENGINE.data  # plain, as trtexec reads it
-    assert beside == get_description_path(path) == path.with_name("net-fp16-sm89.engine.json")
-    about = json.loads(beside.read_text())
+    description_path = write_engine_files(ENGINE, path)
+    assert path.read_bytes() == ENGINE.data  # raw, as trtexec reads it
+    assert description_path == get_description_path(path) == path.with_name("net-fp16-sm89.engine.json")
+    about = json.loads(description_path.read_text())
     assert about["schema_version"] == 1
     assert about["size_bytes"] == len(ENGINE.data)
     assert about["inputs"] == [{"name": "input_0", "shape": [1, 3, 8, 8], "dtype": "float32"}]
@@ -223,7 +223,7 @@ def test_mismatched_description_is_rejected(path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "is no description of an engine but an empty file"),
         ("{", "is damaged"),
@@ -232,10 +232,10 @@ def test_mismatched_description_is_rejected(path):
         ('{"schema_version": 99}', "has schema version 99, newer than the supported 1: update lgc"),
     ],
 )
-def test_invalid_descriptions_are_rejected(path, text, told):
+def test_invalid_descriptions_are_rejected(path, text, message):
     write_engine_files(ENGINE, path)
     get_description_path(path).write_text(text)
-    with pytest.raises(FileFormatError, match=told):
+    with pytest.raises(FileFormatError, match=message):
         read_engine_files(path)
 
 
@@ -251,19 +251,19 @@ def test_field_of_wrong_type_is_named(path):
 
 
 @pytest.mark.parametrize("name", ["inputs", "outputs"])
-def test_engine_needs_inputs_and_outputs(path, world, name):
+def test_engine_needs_inputs_and_outputs(path, machine, name):
     write_engine_files(replace(ENGINE, **{name: ()}), path)
     with pytest.raises(FileFormatError, match=rf"invalid engine description .*engine\.json: {name}: must not be empty"):
         read_engine_files(path)
     load_or_build_engine(b"model")
-    header, data = read_cache_file(kept())
+    header, data = read_cache_file(get_cached_file())
     header["engine"][name] = []
-    write_cache_file(kept(), header, data)
+    write_cache_file(get_cached_file(), header, data)
     assert f".engine: {name}: must not be empty" in load_or_build_engine(b"model").remarks[0]
 
 
-def test_full_tensorrt_engine_is_bound_to_gpu(world):
-    world.flavour, world.version, world.device = FULL, "10.9", "NVIDIA L40"
+def test_full_tensorrt_engine_is_bound_to_gpu(machine):
+    machine.flavour, machine.version, machine.device = FULL, "10.9", "NVIDIA L40"
     engine = replace(ENGINE, flavour=FULL, version="10.9", device="NVIDIA L4")
     require_runnable(replace(engine, device="NVIDIA L40"), "x.engine")
     with pytest.raises(MismatchError) as caught:
@@ -275,14 +275,14 @@ def test_full_tensorrt_engine_is_bound_to_gpu(world):
     )
 
 
-def test_engines_are_not_portable(world):
+def test_engines_are_not_portable(machine):
     require_runnable(ENGINE, "x.engine")
     for name, value in (("version", "1.8"), ("capability", "12.0"), ("flavour", FULL)):
-        before = getattr(world, name)
-        setattr(world, name, value)
+        before = getattr(machine, name)
+        setattr(machine, name, value)
         with pytest.raises(MismatchError) as caught:
             require_runnable(ENGINE, "x.engine")
-        setattr(world, name, before)
+        setattr(machine, name, before)
         assert str(caught.value).startswith(
             "x.engine was built by TensorRT-RTX 1.7.1 for compute capability 8.9, this machine has TensorRT"
         )

@@ -1,4 +1,4 @@
-"""Which ONNX nodes are in a layer: strings as TensorRT 8 to 11 and TensorRT-RTX write them."""
+"""ONNX nodes of a layer, from strings of TensorRT 8 to 11 and TensorRT-RTX."""
 
 import json
 
@@ -36,7 +36,7 @@ Float }], TacticName: __myl_MulSumAddCas_0xacf8, StreamId: 0, Metadata:\x20
 Name: /b/Shape, LayerType: NoOp, Inputs: [ { Name: f, Format/Datatype: Half }], Outputs: [], TacticValue: 0x0, \
 StreamId: 0, Metadata:\x20
 """
-"""Of a builder of TensorRT 10: the parameters of a layer stand between its outputs and its tactic."""
+"""Log of a TensorRT 10 builder: the parameters of a layer are between its outputs and its tactic."""
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_full_tensorrt_log_is_parsed():
 )
 def test_precision_is_parsed_from_log(tensor, precision):
     outputs = f"Outputs: [ {{ Name: y, Location: Device, Dimensions: [1,8], {tensor} }}, {{ Name: z, Datatype: Bool }}]"
-    (found,) = parse_log(f"Layers:\nName: a, LayerType: CaskConvolution, Inputs: [], {outputs}, Stride: [2,2]\n")
-    assert found.precision == precision
+    (parsed,) = parse_log(f"Layers:\nName: a, LayerType: CaskConvolution, Inputs: [], {outputs}, Stride: [2,2]\n")
+    assert parsed.precision == precision
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_inspector_report_is_parsed(datatype, precision):
         "TacticName": "sm80_xmma_fprop",
         "Metadata": "[ONNX Layer: /a/Conv]\x1f[ONNX Layer: /a/Relu]",
     }
-    (found,) = parse_report(json.dumps({"Layers": [layer], "Bindings": ["x", "y"]}))
-    assert found == Layer("/a/Conv + /a/Relu", "CaskConvolution", ("/a/Conv", "/a/Relu"), "sm80_xmma_fprop", precision)
+    (parsed,) = parse_report(json.dumps({"Layers": [layer], "Bindings": ["x", "y"]}))
+    assert parsed == Layer("/a/Conv + /a/Relu", "CaskConvolution", ("/a/Conv", "/a/Relu"), "sm80_xmma_fprop", precision)
 
 
 @pytest.mark.parametrize("key", ["Datatype", "DataType"])
@@ -178,8 +178,8 @@ def test_tensorrt_11_report_is_parsed(key, datatype, precision):
     ends = [{"Name": "x", "IOMode": "Input", "DataType": "Float", "IsShapeInferenceIO": False}]
     report = json.dumps({"Layers": [layer], "I/O Tensors": ends, "Engine Metadata": {"Multi-Device": "Disabled"}})
     for text in (report, report.replace("\\u001f", "\x1f")):
-        (found,) = parse_report(text)
-        assert found == Layer("/a/Conv_myl0_1", "correlation", ("/a/Conv", "/a/Relu"), "__myelin_CASK_STUB", precision)
+        (parsed,) = parse_report(text)
+        assert parsed == Layer("/a/Conv_myl0_1", "correlation", ("/a/Conv", "/a/Relu"), "__myelin_CASK_STUB", precision)
 
 
 def test_report_of_names_only_is_parsed():

@@ -1,4 +1,4 @@
-"""Which TensorRT is found, and what is said where none is or one is broken."""
+"""Choice of the installed TensorRT, and errors of missing or broken ones."""
 
 import importlib.machinery
 import sys
@@ -20,7 +20,7 @@ from .bindings import FULL
 
 @pytest.fixture
 def packages(monkeypatch, tmp_path):
-    """Installs packages of given sources in an otherwise empty world: `packages(tensorrt="...")`."""
+    """Return a function that installs packages of given sources and hides all others: `packages(tensorrt="...")`."""
     path = str(tmp_path)
     monkeypatch.setattr(trt_loader, "is_jetson", lambda: False)
     finder = importlib.machinery.PathFinder
@@ -40,11 +40,11 @@ def packages(monkeypatch, tmp_path):
 @pytest.fixture(autouse=True)
 def forget_modules():
     names = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in names}
+    removed = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in names}
     yield
     for name in [name for name in sys.modules if name.split(".")[0] in names]:
         del sys.modules[name]
-    sys.modules.update(kept)
+    sys.modules.update(removed)
 
 
 def test_missing_library_gives_install_commands(packages):

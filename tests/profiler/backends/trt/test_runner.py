@@ -1,4 +1,4 @@
-"""How an engine is loaded, captured, timed and freed, on a simulated CUDA and TensorRT; the real are in tests/gpu."""
+"""Loading, capture, timing and release of an engine, on simulated CUDA and TensorRT; real ones are in tests/gpu."""
 
 from types import SimpleNamespace
 
@@ -31,7 +31,7 @@ def cuda(monkeypatch):
     simulated = Cuda()
     monkeypatch.setattr(cuda_place, "_import_driver", lambda: simulated.driver)
     monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: simulated)
-    monkeypatch.setattr(cuda_place.CudaDevice, "_queue_spin", lambda place, microseconds: simulated.spin(microseconds))
+    monkeypatch.setattr(cuda_place.CudaDevice, "_queue_spin", lambda device, microseconds: simulated.spin(microseconds))
     cached = (cuda_place._retain_primary_context, cuda_place.get_scratch_memory, get_spin_calibration)
     for function in cached:
         function.cache_clear()
@@ -165,12 +165,12 @@ def test_inputs_equal_those_of_other_backends(make_runner, engine, dtype):
     engine.dtype, engine.numpy_type = {"float32": "FLOAT", "uint8": "UINT8"}[dtype], dtype
     runner = make_runner()
     runner.prepare()
-    there = np.frombuffer(runner._inputs[0].device.bytes, dtype).reshape(SHAPE)
-    np.testing.assert_array_equal(there, generate_inputs([SHAPE], dtype)[0])
+    stored = np.frombuffer(runner._inputs[0].device.bytes, dtype).reshape(SHAPE)
+    np.testing.assert_array_equal(stored, generate_inputs([SHAPE], dtype)[0])
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("inputs", "description"),
     [
         ([], "nothing"),
         ([np.zeros((1, 2, 3, 5), np.float32)], "float32 1x2x3x5"),
@@ -178,10 +178,10 @@ def test_inputs_equal_those_of_other_backends(make_runner, engine, dtype):
         ([np.zeros(SHAPE, np.complex64)], "complex64 1x2x3x4"),
     ],
 )
-def test_wrong_inputs_are_rejected(make_runner, given, told):
+def test_wrong_inputs_are_rejected(make_runner, inputs, description):
     with pytest.raises(MeasurementError) as caught:
-        make_runner().infer(given)
-    assert str(caught.value) == f"the engine needs inputs float32 1x2x3x4, not {told}"
+        make_runner().infer(inputs)
+    assert str(caught.value) == f"the engine needs inputs float32 1x2x3x4, not {description}"
 
 
 def test_layers_are_timed_in_own_context(make_runner, cuda):
@@ -213,7 +213,7 @@ def test_close_frees_graph_first(make_runner, cuda):
 
 @pytest.fixture
 def rtx(make_runner):
-    """Makes a runner of TensorRT-RTX."""
+    """Return a function that makes a runner of TensorRT-RTX."""
     return lambda: make_runner(flavour=RTX, installed=RTX)
 
 
@@ -230,7 +230,7 @@ def test_context_memory_is_user_managed(make_runner, engine, size, flavour):
 def test_engines_share_scratch_memory(make_runner, engine, cuda):
     runners = [make_runner() for _ in range(3)]
     assert len(set(engine.scratch)) == 1
-    engine.device_memory_size_v2 = 5000  # grows to 8192, and the first block stays for those captured in it
+    engine.device_memory_size_v2 = 5000  # rounded to 8192; the first block stays for the engines captured in it
     runners.append(make_runner())
     assert sorted(len(cuda.memory[block].bytes) for block in set(engine.scratch)) == [4096, 8192]
     for runner in runners:

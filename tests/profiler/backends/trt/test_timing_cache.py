@@ -1,4 +1,4 @@
-"""What full TensorRT has timed is shared by builds, and kept on the disk; simulated."""
+"""Timing cache of simulated full TensorRT: shared by builds and get_timing_file on disk."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ LIBRARY = Library(None, FULL, "10.13", can_build_without_gpu=False)
 
 
 class Config:
-    """A builder's configuration that notes the timings it is given, and has two more after the build."""
+    """Simulated build configuration that records the timings it gets and adds `+2` in the build."""
 
     def __init__(self, refused=()):
         self.refused, self.given = refused, []
@@ -34,7 +34,7 @@ def empty(monkeypatch, tmp_path):
 
 
 def build(device="L4", **options):
-    """What a build on the device is given, and what it remarks."""
+    """Return the timings that a build on the device gets, and its remarks."""
     config, remarks = Config(**options), []
     with share_timings(LIBRARY, device, config, remarks):
         pass
@@ -45,7 +45,7 @@ def another_process(monkeypatch):
     monkeypatch.setattr(trt_timings, "_timings", {})
 
 
-def kept():
+def get_timing_file():
     (path,) = get_cache_folder("timings").iterdir()
     return path
 
@@ -63,17 +63,17 @@ def test_new_process_reads_timings(monkeypatch):
 
 def test_damaged_file_is_replaced(monkeypatch):
     build()
-    kept().write_bytes(kept().read_bytes()[:-1])
+    get_timing_file().write_bytes(get_timing_file().read_bytes()[:-1])
     another_process(monkeypatch)
     given, (remark,) = build()
     assert given == [b""]
-    assert remark == f"{kept()} is damaged: timings are measured again"
-    assert read_cache_file(kept())[1] == b"+2"
+    assert remark == f"{get_timing_file()} is damaged: timings are measured again"
+    assert read_cache_file(get_timing_file())[1] == b"+2"
 
 
 def test_foreign_file_is_rejected(monkeypatch):
     build()
-    write_cache_file(kept(), {"place": "TensorRT 9, T4"}, b"other")
+    write_cache_file(get_timing_file(), {"place": "TensorRT 9, T4"}, b"other")
     another_process(monkeypatch)
     given, (remark,) = build()
     assert given == [b""]
