@@ -1,4 +1,4 @@
-"""The GPU check as a user calls it, on this machine's CPU."""
+"""The GPU check from the command line, on this machine's CPU."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def call(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory):
-    """A rehearsal of all parts; on a busy machine it may take twice its 30 seconds."""
+    """Run a rehearsal of all parts; on a busy machine it may take twice its 30 seconds."""
     out = tmp_path_factory.mktemp("check") / "results"
     done = call("--device", "cpu", "--out", out, "--seconds", 90, LGC_COMMIT="abc1234")
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
@@ -77,10 +77,10 @@ def test_parts_without_time_are_not_started(tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--parts", "11", "no part 11: there are 1 to 10"),
-        ("--parts", "two", "'two' is no list of part numbers such as 5,10"),
-        ("--seconds", "0", "'0' is no number of seconds above 0"),
-        ("--seconds", "nan", "'nan' is no number of seconds above 0"),
+        ("--parts", "11", "no part 11: choose from 1 to 10"),
+        ("--parts", "two", "'two' is not a list of part numbers such as 5,10"),
+        ("--seconds", "0", "'0' is not a positive number of seconds"),
+        ("--seconds", "nan", "'nan' is not a positive number of seconds"),
         ("--out", "/dev/null", "cannot write to /dev/null: File exists; name another folder with --out"),
     ],
 )
@@ -110,9 +110,9 @@ def test_interrupted_check_leaves_no_process(tmp_path, sent):
     check.send_signal(sent)
     _, words = check.communicate(timeout=60)
     assert check.returncode == 128 + sent
-    assert words.splitlines()[-1].startswith("check.py: interrupted; the parts that ended are in ")
+    assert words.splitlines()[-1].startswith("check.py: interrupted; finished parts are in ")
     assert "Traceback" not in words
-    wait_for(lambda: not processes_with(marker), 3)  # an orphan would measure for a minute
+    wait_for(lambda: not processes_with(marker), 3)  # an orphan would run for a minute
 
 
 def wait_for(condition, seconds=60):
@@ -127,7 +127,7 @@ def read(path):
 
 
 def processes_with(marker):
-    """Numbers of the living processes with a word in their environment."""
+    """Return the ids of running processes with a marker in their environment."""
     numbers = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

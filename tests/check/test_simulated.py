@@ -1,4 +1,4 @@
-"""Every part of the GPU check on a simulated GPU: what would fail on the first real one fails here."""
+"""Every part of the GPU check on a simulated GPU, to find errors before the first run on a real one."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ SMALL = (
     ("checks.clock", "SPIN_CYCLES", 4_000_000),
     ("checks.clock", "BATCHES", 2),
 )
-"""Sizes by which a simulated part is done in seconds."""
+"""Sizes with which a simulated part ends within seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,11 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def perform(checks, folders, mini_space, monkeypatch):
-    """Runs a part on the simulated GPU, at the size of the tests' mini space: `perform(number)` gives its record."""
+    """Return a function that runs a part on the simulated GPU with mini_space: `perform(number)` gives its record."""
     for module, name, value in SMALL:
         monkeypatch.setattr(importlib.import_module(module), name, value)
     for name in ("clock", "correctness", "frame_rates", "protocol", "searching", "table"):
-        monkeypatch.setattr(importlib.import_module(f"checks.{name}"), "space_of", lambda settings: mini_space)
+        monkeypatch.setattr(importlib.import_module(f"checks.{name}"), "load_space", lambda settings: mini_space)
 
     def run(number):
         part = {part.number: part for part in checks.PARTS}[number]
@@ -47,7 +47,7 @@ def perform(checks, folders, mini_space, monkeypatch):
         )
         record = checks.record.Record(settings.record_file)
         with simulated_gpu(monkeypatch):
-            checks.process.perform(part, settings, record)
+            checks.process.run_in_process(part, settings, record)
         assert record.status in ("passed", "failed"), record.words
         return record
 
@@ -75,7 +75,7 @@ def test_correctness_part(perform):
 
 @pytest.fixture
 def pycuda(monkeypatch):
-    """The simulated driver in pycuda's place, and the work of the stand-in on it."""
+    """Replace pycuda by the simulated driver."""
     simulated = Cuda()
     allocate = simulated.driver.mem_alloc
 
@@ -111,7 +111,7 @@ def test_engine_runner_part(perform, pycuda, monkeypatch):
     assert set(wrong) <= {
         "engine runner / torch's graph",
         "untimed / timed",
-    }  # the clocks of the two simulations differ
+    }  # the two simulations have different clocks
     assert pycuda.held == []
     assert "not enough GPU memory" in record.values["too little memory"]
 
@@ -150,15 +150,15 @@ def test_table_parts_and_their_dependents(perform, folders, checks, monkeypatch)
             "values": record.values,
         }
     ]
-    assert "| unseen / mape_pct |" in checks.page.page(json.loads(json.dumps(lines)))
+    assert "| unseen / mape_pct |" in checks.page.format_page(json.loads(json.dumps(lines)))
 
 
 def test_search_part(perform, folders, make_table, monkeypatch):
     space = SearchSpace.load("tiny").with_input(48, 64)
     searching = importlib.import_module("checks.searching")
-    monkeypatch.setattr(searching, "space_of", lambda settings: space)
+    monkeypatch.setattr(searching, "load_space", lambda settings: space)
     monkeypatch.setattr(searching, "SMALL", (32, 64))
-    for module in ("engine", "training.train"):  # Fabric asks the driver itself for GPUs
+    for module in ("engine", "training.train"):  # Fabric queries the driver itself for GPUs
         name = f"lgc.search.{module}"
         monkeypatch.setattr(
             importlib.import_module(name), "open_fabric", lambda _, precision: open_fabric("cpu", precision)

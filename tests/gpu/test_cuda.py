@@ -102,8 +102,8 @@ def test_launch_does_not_count_for_small_operator():
     workload = Workload("relu", ((1, 8, 16, 16),), torch.nn.ReLU)
     runner = get_backend("torch").compile(workload, Target("cuda:0", "torch"))
     runner.prepare()
-    alone = pace.graph_launched_alone_ms(torch.nn.ReLU(), workload.input_shapes[0])
-    assert 0 < np.median(runner.run(40)) < pace.QUEUED_AHEAD * alone
+    alone = pace.measure_isolated_graph_ms(torch.nn.ReLU(), workload.input_shapes[0])
+    assert 0 < np.median(runner.run(40)) < pace.MAX_QUEUED_SHARE * alone
     runner.close()
 
 
@@ -111,20 +111,20 @@ def test_image_copies_are_timed():
     workload = Workload("first row", (pace.IMAGE,), pace.FirstRow, dtype=IMAGE_DTYPE)
     runner = get_backend("torch").compile(workload, Target("cuda:0", "torch"))
     runner.prepare()
-    assert np.median(runner.run(20)) > pace.copy_ms(np.prod(pace.IMAGE)) / 2
+    assert np.median(runner.run(20)) > pace.measure_copy_ms(np.prod(pace.IMAGE)) / 2
     runner.close()
 
 
 def test_synchronising_module_is_rejected():
-    # in a process of its own: what a failed capture leaves behind can fail all later ones
+    # in its own process: a failed capture can break all later ones
     assert python_output("-c", WAITS).startswith("refused: torch cannot capture a CUDA graph: ")
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_fp32_does_not_use_tf32(name, tmp_path):
-    """Held against float64: the error is 1e-6 at most in float32, and 3e-4 at least in TF32, see `wide_dot`.
+    """Compare with float64: the error is at most 1e-6 in float32, and at least 3e-4 in TF32, see `wide_dot`.
 
-    In a process of its own: one backend turns TF32 off for all of them.
+    It runs in its own process, as one backend turns TF32 off for all.
     """
     reason = get_backend(name).diagnose("cuda:0")
     if reason is not None:
@@ -163,7 +163,7 @@ def test_fingerprint_names_gpu(target):
     assert found["gpu"]["uuid"].startswith("GPU-")
     assert found["gpu"]["sm_clock_mhz"] > 0
     assert found["gpu"]["memory_mib"] > 1000
-    if target.backend == "torch":  # which says so itself; the others are just told, see test_fp32_does_not_use_tf32
+    if target.backend == "torch":  # which reports TF32 itself; for the others see test_fp32_does_not_use_tf32
         assert found["tf32"] is False
     assert same_device(found, fingerprint(target, get_backend(target.backend))) == []
 

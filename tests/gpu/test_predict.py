@@ -1,4 +1,4 @@
-"""Images through exported files on a GPU: every way of running them gives the CPU's classes."""
+"""Predictions of exported files on a GPU, compared with the CPU's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_gpu_classes_equal_cpu_classes(architecture, picture, tmp_path, backend,
     with Segmenter.open(path) as segmenter:
         wanted = segmenter.segment(picture)
     with Segmenter.open(path, device="cuda:0", backend=backend) as segmenter:
-        for _ in range(2):  # the second replays a graph
+        for _ in range(2):  # the second run replays a graph
             assert (segmenter.segment(picture) == wanted).mean() >= 0.999
 
 

@@ -1,4 +1,4 @@
-"""The search and the training on a CUDA device, in every precision, held against the same steps on the CPU."""
+"""Search and training on a CUDA device in every precision, compared with the same steps on the CPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the CPU's runs: the first test makes them, later ones find them finished."""
+    """Return the folder of the CPU's runs, which the first test makes."""
     return tmp_path_factory.mktemp("cpu")
 
 
@@ -45,7 +45,7 @@ def predictor(make_table) -> Predictor:
 
 
 def middle(predictor: Predictor) -> float:
-    """A target between the fastest and the slowest architecture, milliseconds."""
+    """Return a target between the fastest and the slowest architecture, in milliseconds."""
     return (predictor.predict(predictor.fastest) + predictor.predict(predictor.slowest)) / 2
 
 
@@ -70,7 +70,7 @@ def test_training_losses_equal_cpu(precision, scenes, on_cpu, tmp_path):
     on_gpu = config.model_copy(update={"precision": precision})
     found = train(tmp_path, scenes, on_gpu, out=tmp_path / "out", device="cuda:0")
     require_like_losses(tmp_path / "out", on_cpu / "train", "train", precision)
-    scored = evaluate_run(tmp_path / "out", scenes)  # the weights that the GPU has trained, on the CPU
+    scored = evaluate_run(tmp_path / "out", scenes)  # the GPU's weights on the CPU
     assert scored["miou"] == pytest.approx(found["miou"], abs=0.2)
     assert scored["pixel_accuracy"] == pytest.approx(found["pixel_accuracy"], abs=0.2)
 

@@ -1,4 +1,4 @@
-"""Engines run on a GPU: results against torch, timings, layers, files, memory. Skipped with the reason elsewhere."""
+"""Engines on a GPU: outputs compared with torch, latencies, layers, files, memory. Skipped with a reason elsewhere."""
 
 import gc
 import json
@@ -118,8 +118,8 @@ def test_latencies_are_milliseconds_per_run(make_runner):
 def test_launch_does_not_count_for_small_operator(make_runner):
     runner = make_runner(workload=Workload("relu", ((1, 8, 16, 16),), torch.nn.ReLU))
     runner.prepare()
-    alone = pace.graph_launched_alone_ms(torch.nn.ReLU(), (1, 8, 16, 16))
-    assert 0 < np.median(runner.run(40)) < pace.QUEUED_AHEAD * alone
+    alone = pace.measure_isolated_graph_ms(torch.nn.ReLU(), (1, 8, 16, 16))
+    assert 0 < np.median(runner.run(40)) < pace.MAX_QUEUED_SHARE * alone
 
 
 @pytest.mark.parametrize("scope", ["dense", "end-to-end"])
@@ -131,7 +131,7 @@ def test_end_to_end_scope_includes_copies(make_runner, scope):
 def test_image_copies_are_timed(make_runner):
     runner = make_runner(workload=Workload("first row", (pace.IMAGE,), pace.FirstRow, dtype=IMAGE_DTYPE))
     runner.prepare()
-    assert np.median(runner.run(20)) > pace.copy_ms(np.prod(pace.IMAGE)) / 2
+    assert np.median(runner.run(20)) > pace.measure_copy_ms(np.prod(pace.IMAGE)) / 2
 
 
 def test_image_output_equals_torch(make_runner):
@@ -270,7 +270,7 @@ def test_builds_share_timings(net):
     if load_tensorrt().flavour != FULL:
         pytest.skip("TensorRT-RTX times nothing while it builds")
     seconds = [build_engine(net.onnx).seconds]
-    trt_timings._timings.clear()  # as in another process
+    trt_timings._timings.clear()  # as in a new process
     seconds.append(build_engine(net.onnx).seconds)
     (path,) = get_cache_folder("timings").iterdir()
     assert path.stat().st_size > 1000

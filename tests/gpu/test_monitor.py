@@ -1,4 +1,4 @@
-"""What NVML really tells of a GPU while it works."""
+"""NVML's samples of a busy GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TARGET = Target("cuda:0", "torch")
 
 @pytest.fixture(scope="module")
 def work():
-    """Half a second of work on the GPU."""
+    """Run half a second of work on the GPU."""
     runner = get_backend("torch").compile(network_workload(SearchSpace.load("tiny").sample(0), "dense"), TARGET)
     runner.prepare()
 
@@ -39,7 +39,7 @@ def test_sample_holds_clocks_temperature_power_throttling(work):
         work()
         health = watch.sample()
     assert health.sm_clock_mhz > 100
-    assert health.memory_clock_mhz is None or health.memory_clock_mhz > 100  # a Jetson has no clock of its own for it
+    assert health.memory_clock_mhz is None or health.memory_clock_mhz > 100  # a Jetson has no separate memory clock
     assert 0 < health.temperature_c < 120
     assert health.power_w is None or health.power_w > 1
     assert isinstance(health.throttle, tuple)
