@@ -75,7 +75,7 @@ def test_parts_without_time_are_not_started(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "words"),
+    ("option", "value", "message"),
     [
         ("--parts", "11", "no part 11: choose from 1 to 10"),
         ("--parts", "two", "'two' is not a list of part numbers such as 5,10"),
@@ -84,10 +84,10 @@ def test_parts_without_time_are_not_started(tmp_path):
         ("--out", "/dev/null", "cannot write to /dev/null: File exists; name another folder with --out"),
     ],
 )
-def test_bad_options_are_rejected(tmp_path, option, value, words):
+def test_bad_options_are_rejected(tmp_path, option, value, message):
     done = call("--out", tmp_path, option, value)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith(words)
+    assert done.stderr.splitlines()[-1].endswith(message)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -108,10 +108,10 @@ def test_interrupted_check_leaves_no_process(tmp_path, sent):
     check = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"LGC_MARKER": marker})
     wait_for(lambda: "--- part 5" in read(tmp_path / "check.log"))
     check.send_signal(sent)
-    _, words = check.communicate(timeout=60)
+    _, stderr = check.communicate(timeout=60)
     assert check.returncode == 128 + sent
-    assert words.splitlines()[-1].startswith("check.py: interrupted; finished parts are in ")
-    assert "Traceback" not in words
+    assert stderr.splitlines()[-1].startswith("check.py: interrupted; finished parts are in ")
+    assert "Traceback" not in stderr
     wait_for(lambda: not processes_with(marker), 3)  # an orphan would run for a minute
 
 

@@ -97,11 +97,11 @@ def test_engine_runner_part(perform, pycuda, monkeypatch):
     module = importlib.import_module("checks.engine_runner")
 
     def queue(device, stream, addresses, dtype, scratch):
-        given, made = (pycuda.memory[addresses[name]] for name in ("input_0", "output_0"))
+        source, target = (pycuda.memory[addresses[name]] for name in ("input_0", "output_0"))
         assert len(pycuda.memory[scratch].bytes) >= module.SCRATCH_BYTES
 
         def compute():
-            made.bytes[:] = (2 * np.frombuffer(given.bytes, dtype)).tobytes()
+            target.bytes[:] = (2 * np.frombuffer(source.bytes, dtype)).tobytes()
 
         pycuda.queue("engine", compute)
 

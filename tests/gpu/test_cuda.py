@@ -64,8 +64,8 @@ def test_output_equals_torch(target):
     assert len(durations) == 20
     assert min(durations) > 0
     with torch.no_grad():
-        wanted = workload.build()(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(runner.infer([x])[0], wanted, atol=TOLERANCE[target.precision])
+        expected = workload.build()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(runner.infer([x])[0], expected, atol=TOLERANCE[target.precision])
     runner.close()
 
 
@@ -78,8 +78,8 @@ def test_graph_output_equals_eager_output(precision):
     for seed in range(3):
         x = np.random.default_rng(seed).standard_normal(workload.input_shapes[0], dtype=np.float32)
         with torch.inference_mode():
-            wanted = module(torch.from_numpy(x).to("cuda:0", dtype).contiguous(memory_format=torch.channels_last))
-        np.testing.assert_allclose(runner.infer([x])[0], wanted.float().cpu().numpy(), atol=TOLERANCE[precision] / 10)
+            expected = module(torch.from_numpy(x).to("cuda:0", dtype).contiguous(memory_format=torch.channels_last))
+        np.testing.assert_allclose(runner.infer([x])[0], expected.float().cpu().numpy(), atol=TOLERANCE[precision] / 10)
         runner.run(3)
     runner.close()
 
@@ -158,14 +158,14 @@ def test_out_of_memory_error_suggests_fix(name):
 
 
 def test_fingerprint_names_gpu(target):
-    found = fingerprint(target, get_backend(target.backend))
-    assert found["device_name"] == torch.cuda.get_device_name(0)
-    assert found["gpu"]["uuid"].startswith("GPU-")
-    assert found["gpu"]["sm_clock_mhz"] > 0
-    assert found["gpu"]["memory_mib"] > 1000
+    result = fingerprint(target, get_backend(target.backend))
+    assert result["device_name"] == torch.cuda.get_device_name(0)
+    assert result["gpu"]["uuid"].startswith("GPU-")
+    assert result["gpu"]["sm_clock_mhz"] > 0
+    assert result["gpu"]["memory_mib"] > 1000
     if target.backend == "torch":  # which reports TF32 itself; for the others see test_fp32_does_not_use_tf32
-        assert found["tf32"] is False
-    assert same_device(found, fingerprint(target, get_backend(target.backend))) == []
+        assert result["tf32"] is False
+    assert same_device(result, fingerprint(target, get_backend(target.backend))) == []
 
 
 def test_table_predicts_network(mini_space, tmp_path):
@@ -174,6 +174,6 @@ def test_table_predicts_network(mini_space, tmp_path):
     assert result.measured == result.entries
     with LatencyTable.open(tmp_path / "t.lut") as table:
         network = deploy.Network(mini_space.sample(1), None, "dense")
-        found = deploy.time_network(network, target, table, seconds=0.5)
-        assert found.table_ms == Predictor(mini_space, table).predict(network.architecture)
-    assert found.equals_torch()
+        result = deploy.time_network(network, target, table, seconds=0.5)
+        assert result.table_ms == Predictor(mini_space, table).predict(network.architecture)
+    assert result.equals_torch()

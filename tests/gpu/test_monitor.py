@@ -69,4 +69,4 @@ def test_sample_is_cheap(work):
             start = time.perf_counter()
             watch.sample()
             spent.append(time.perf_counter() - start)
-    assert np.median(spent) < working / 50, "a sample takes more than 2 % of the work beside it"
+    assert np.median(spent) < working / 50, "a sample takes more than 2 % of the work"

@@ -34,17 +34,17 @@ def picture():
 def test_gpu_classes_equal_cpu_classes(architecture, picture, tmp_path, backend, scope):
     path = write_onnx(Network(architecture, None, scope), tmp_path)
     with Segmenter.open(path) as segmenter:
-        wanted = segmenter.segment(picture)
+        expected = segmenter.segment(picture)
     with Segmenter.open(path, device="cuda:0", backend=backend) as segmenter:
         for _ in range(2):  # the second run replays a graph
-            assert (segmenter.segment(picture) == wanted).mean() >= 0.999
+            assert (segmenter.segment(picture) == expected).mean() >= 0.999
 
 
 @pytest.mark.parametrize("backend", [runs_on_gpu("tensorrt")])
 def test_engine_classes_equal_onnx_classes(architecture, picture, tmp_path, backend):
     network = Network(architecture, None, "dense")
     with Segmenter.open(write_onnx(network, tmp_path)) as segmenter:
-        wanted = segmenter.segment(picture)
+        expected = segmenter.segment(picture)
     engine, _ = deploy.build_here(network, tmp_path, Target("cuda:0", backend))
     with Segmenter.open(engine) as segmenter:
-        assert (segmenter.segment(picture) == wanted).mean() >= 0.999
+        assert (segmenter.segment(picture) == expected).mean() >= 0.999

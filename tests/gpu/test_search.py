@@ -56,9 +56,9 @@ def test_search_losses_equal_cpu(precision, scenes, predictor, on_cpu, tmp_path)
     rates = {"warm_up": 0.5, "weight_lr": 1e-3, "weight_lr_end": 1e-4}
     config = SearchConfig(steps=STEPS, batch=4, targets_ms=((target,),), samples=16, finalists=4, **rates)
     search(predictor, scenes, on_cpu / "search", config)
-    found = search(predictor, scenes, tmp_path / "run", config, device="cuda:0", precision=precision)
+    result = search(predictor, scenes, tmp_path / "run", config, device="cuda:0", precision=precision)
     require_like_losses(tmp_path / "run", on_cpu / "search", "search", precision)
-    assert 0.98 * target <= found["predicted_ms"] <= target
+    assert 0.98 * target <= result["predicted_ms"] <= target
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -68,11 +68,11 @@ def test_training_losses_equal_cpu(precision, scenes, on_cpu, tmp_path):
     config = TrainConfig(steps=STEPS, batch=4, lr=3e-3)
     train(tmp_path, scenes, config, out=on_cpu / "train")
     on_gpu = config.model_copy(update={"precision": precision})
-    found = train(tmp_path, scenes, on_gpu, out=tmp_path / "out", device="cuda:0")
+    result = train(tmp_path, scenes, on_gpu, out=tmp_path / "out", device="cuda:0")
     require_like_losses(tmp_path / "out", on_cpu / "train", "train", precision)
     scored = evaluate_run(tmp_path / "out", scenes)  # the GPU's weights on the CPU
-    assert scored["miou"] == pytest.approx(found["miou"], abs=0.2)
-    assert scored["pixel_accuracy"] == pytest.approx(found["pixel_accuracy"], abs=0.2)
+    assert scored["miou"] == pytest.approx(result["miou"], abs=0.2)
+    assert scored["pixel_accuracy"] == pytest.approx(result["pixel_accuracy"], abs=0.2)
 
 
 def test_gpu_draws_same_noise_as_cpu(scenes, predictor, tmp_path):

@@ -71,14 +71,14 @@ def net(module):
 
 @pytest.fixture
 def make_runner(net):
-    made = []
+    runners = []
 
     def make(precision="fp32", workload=net):
-        made.append(get_backend("tensorrt").compile(workload, Target("cuda:0", "tensorrt", precision)))
-        return made[-1]
+        runners.append(get_backend("tensorrt").compile(workload, Target("cuda:0", "tensorrt", precision)))
+        return runners[-1]
 
     yield make
-    for runner in made:
+    for runner in runners:
         runner.close()
 
 
@@ -139,10 +139,10 @@ def test_image_output_equals_torch(make_runner):
     runner = make_runner(workload=workload)
     for pixels in ([np.zeros(workload.input_shapes[0], np.uint8)], workload.inputs()):
         with torch.no_grad():
-            wanted = workload.module()(*map(torch.from_numpy, pixels)).numpy()
+            expected = workload.module()(*map(torch.from_numpy, pixels)).numpy()
         (labels,) = runner.infer(pixels)
         assert labels.dtype == np.uint8
-        assert (labels == wanted).mean() > 0.999
+        assert (labels == expected).mean() > 0.999
 
 
 def test_layers_are_timed_and_named(make_runner):
@@ -211,19 +211,19 @@ def test_engine_targets_current_device(net):
 
 
 def test_cached_engine_gives_same_output(net, make_runner):
-    (wanted,) = make_runner().infer([image(4)])
+    (expected,) = make_runner().infer([image(4)])
     trt._load_engine.cache_clear()
     assert load_or_build_engine(net.onnx).cached
-    np.testing.assert_array_equal(make_runner().infer([image(4)])[0], wanted)
+    np.testing.assert_array_equal(make_runner().infer([image(4)])[0], expected)
 
 
 def test_engine_loads_from_files(net, make_runner, tmp_path):
-    (wanted,) = make_runner().infer([image(5)])
+    (expected,) = make_runner().infer([image(5)])
     path = tmp_path / "net.engine"
     write_engine_files(trt.get_engine(net, Target("cuda:0", "tensorrt")), path)
     backend = get_backend("tensorrt")
     runner = backend.open(path, "cuda:0")
-    np.testing.assert_array_equal(runner.infer([image(5)])[0], wanted)
+    np.testing.assert_array_equal(runner.infer([image(5)])[0], expected)
     runner.close()
     version = load_tensorrt().version
     get_description_path(path).write_text(get_description_path(path).read_text().replace(version, "1.2.3"))
@@ -248,12 +248,12 @@ def test_int8_engine_equals_onnx_on_cpu(make_runner):
     images = tuple(generate_scene(0, index, space.input).image for index in range(4))
     network = Network(space.sample(0), None, "dense", images=images)
     (image,) = network.inputs("core")[:1]
-    (wanted,) = file_outputs(network.model("int8", "core"), [image], "int8")
+    (expected,) = file_outputs(network.model("int8", "core"), [image], "int8")
     runner = make_runner("int8", network.workload("core", "int8"))
     runner.prepare()
     assert min(runner.run(20)) > 0
     (logits,) = runner.infer([image])
-    assert np.abs(logits - wanted).mean() < 0.05 * wanted.std()
+    assert np.abs(logits - expected).mean() < 0.05 * expected.std()
 
 
 def test_out_of_memory_error_suggests_fix(make_runner):
