@@ -8,7 +8,7 @@ from typing import Any
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
 from lgc.models.nets.weights import load_weights
-from lgc.profiler.deployment.deploy import export_file
+from lgc.profiler.deployment.export import export_file
 from lgc.profiler.deployment.network import Network
 from lgc.search.data.layouts import list_pairs
 from lgc.search.data.synthetic.writers import write_scenes
@@ -40,6 +40,6 @@ def outputs(scratch: Path) -> dict[str, Any]:
         network = Network(architecture, weights, "dense", images=tuple(seen[:CALIBRATION]))
         for precision in ("fp32", "fp16", "int8"):
             written = export_file(network, run / "export", precision, unseen)
-            rows += [{"network": seed, "precision": precision, **one} for one in written["agreement"]]
+            rows += [{"network": seed, "precision": precision, **one} for one in written.as_dict()["agreement"]]
     kept = {"networks": ARCHITECTURES, "steps": STEPS, "calibration_images": CALIBRATION, "images": len(unseen)}
     return {"rows": rows, **kept}

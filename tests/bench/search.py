@@ -30,7 +30,8 @@ from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import Architecture, SearchSpace
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import get_backend
-from lgc.profiler.deployment.deploy import Network, make_latency_meter, time_network
+from lgc.profiler.deployment.latency import make_latency_meter, time_network
+from lgc.profiler.deployment.network import Network
 from lgc.profiler.machine.environment import fingerprint
 from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig

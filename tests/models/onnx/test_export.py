@@ -77,7 +77,7 @@ def test_metadata_stays():
 
 def test_it_is_silent_and_its_library_is_loaded_when_it_is_called():
     code = (
-        "import sys, torch, lgc.models, lgc.profiler, lgc.profiler.deployment.deploy\n"
+        "import sys, torch, lgc.models, lgc.profiler, lgc.profiler.deployment.export\n"
         "import lgc.models.onnx.export as export\n"
         "assert 'onnxslim' not in sys.modules\n"
         "export.simplified(export.to_onnx(torch.nn.Conv2d(1, 1, 1), [(1, 1, 4, 4)]))\n"
