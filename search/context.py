@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..lut.predictor import Predictor
 from .config import SearchConfig
-from .constraint.refinement import Measure
+from .constraint.refinement import MeasureLatency
 from .data.datasets import SegmentationDataset
 from .decisions import Decisions
 from .runtime.run_folder import OnStep
@@ -34,7 +34,7 @@ class SearchContext:
     settings: dict[str, Any]
     out: Path
     progress: SearchProgress
-    measure: Measure | None = None
+    measure: MeasureLatency | None = None
 
 
 class SearchProgress:

@@ -22,11 +22,11 @@ from ..models.space.space import SearchSpace
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
-Flags = NDArray[np.bool_]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Decision:
+class DecisionBlock:
     """Cells that have one set of architecture parameters.
 
     Attributes:
@@ -47,7 +47,7 @@ class Decisions:
         space: the search space.
         shared: all cells that keep the resolution are one block, all that halve it another (as in DARTS,
             arXiv 1806.09055, against which the papers put independent cells).
-        fixed_fusion: the fusion cell is not searched; see `plain_fusion`.
+        fixed_fusion: the fusion cell is not searched; see `make_fixed_fusion`.
     """
 
     def __init__(self, space: SearchSpace, *, shared: bool = False, fixed_fusion: bool = False) -> None:
@@ -57,13 +57,13 @@ class Decisions:
             strides = [cell.edges[0].candidates[0].stride for cell in plan.cells]
             kinds = {stride: tuple(i for i, other in enumerate(strides) if other == stride) for stride in strides}
             names = {1: "normal cells"}
-            blocks = [Decision(names.get(s, "reduction cells"), at, plan.cells[at[0]]) for s, at in kinds.items()]
+            blocks = [DecisionBlock(names.get(s, "reduction cells"), at, plan.cells[at[0]]) for s, at in kinds.items()]
         else:
-            blocks = [Decision(cell.name, (index,), cell) for index, cell in enumerate(plan.cells)]
-        self.fusion = None if not fixed_fusion else plain_fusion(space)
+            blocks = [DecisionBlock(cell.name, (index,), cell) for index, cell in enumerate(plan.cells)]
+        self.fusion = None if not fixed_fusion else make_fixed_fusion(space)
         if self.fusion is None:
-            blocks.append(Decision(plan.fusion.name, (len(plan.cells),), plan.fusion))
-        self.blocks: tuple[Decision, ...] = tuple(blocks)
+            blocks.append(DecisionBlock(plan.fusion.name, (len(plan.cells),), plan.fusion))
+        self.blocks: tuple[DecisionBlock, ...] = tuple(blocks)
         self.sizes = [len(block.plan.edges) for block in blocks]
         self.decisions = sum(self.sizes)
         self.decision_of_edge = self._decision_of_edge()
@@ -97,7 +97,7 @@ class Decisions:
         return total, fixed
 
     @cached_property
-    def ends(self) -> Flags:
+    def ends(self) -> Mask:
         """Which decision keeps which end alive, [D, G]."""
         rows, first = [], 0
         for block, size in zip(self.blocks, self.sizes, strict=True):
@@ -111,14 +111,14 @@ class Decisions:
             first += size
         return np.array(rows)
 
-    def needed(self, picked: Indices) -> Flags:
+    def needed(self, picked: Indices) -> Mask:
         """Live decisions that some end has no other than: [N, G] -> [N, G]."""
         live = self.live(picked)
         sole = (live @ self.ends.T.astype(np.int64)) == 1
-        needed: Flags = live & ((sole.astype(np.int64) @ self.ends) > 0)
+        needed: Mask = live & ((sole.astype(np.int64) @ self.ends) > 0)
         return needed
 
-    def live(self, picked: Indices) -> Flags:
+    def live(self, picked: Indices) -> Mask:
         """Decisions that are not zero: [N, G] -> [N, G]."""
         return np.ones(picked.shape, bool) if self.zero is None else picked != self.zero
 
@@ -147,7 +147,7 @@ class Decisions:
         return fixed
 
 
-def plain_fusion(space: SearchSpace) -> Indices:
+def make_fixed_fusion(space: SearchSpace) -> Indices:
     """Operators of a fusion cell that nobody searched: levels are summed, later nodes convolve the earlier ones.
 
     Edges from inputs pass on (`skip`), those between nodes are the space's first convolution; without `skip`, all are.

@@ -111,14 +111,14 @@ def _refuse(context: typer.Context, names: set[str], belongs: str) -> None:
 
 def _train(options: dict[str, Any]) -> dict[str, Any]:
     from ..search.training.config import TrainConfig
-    from ..search.training.train import default_steps
+    from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
     settings = {name: options[name] for name in TrainConfig.model_fields if name in options}
     settings["crop"] = None if options["crop"] is None else parse_size(options["crop"])
     if options["steps"] is None:
         together = options["batch"] * processes()
-        settings["steps"] = default_steps(options["source"], options["data"], together, options["train_split"])
+        settings["steps"] = default_training_steps(options["source"], options["data"], together, options["train_split"])
     config = TrainConfig(**settings)
     device = pick_device(options["device"], _table_devices(options["source"]), "training")
     with progress_bar() as on_progress:

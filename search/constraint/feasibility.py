@@ -9,11 +9,11 @@ from ...lut.predictor import Predictor
 from ...models.space.space import SearchSpace
 from ..config import SearchConfig
 from ..decisions import Decisions
-from .latency import Latency, require_reachable
+from .latency import Latency, require_target_in_range
 from .projection import ArchitectureBatch
 
 
-def common_space(tables: Sequence[Predictor], config: SearchConfig) -> SearchSpace:
+def require_common_space(tables: Sequence[Predictor], config: SearchConfig) -> SearchSpace:
     """The tables' space, after showing that targets and tables fit."""
     if not tables:
         raise UsageError("a search needs a latency table")
@@ -23,17 +23,17 @@ def common_space(tables: Sequence[Predictor], config: SearchConfig) -> SearchSpa
         raise UsageError(f"all tables of a search must be of one space: {names}")
     if len(tables) > 1 and not config.targets_ms:
         raise UsageError(f"{len(tables)} tables need a target each: give as many with --target-ms")
-    if len({point_name(point) for point in config.targets_ms}) < len(config.targets_ms):
+    if len({name_point_folder(point) for point in config.targets_ms}) < len(config.targets_ms):
         raise UsageError("two points of the front have the same targets")
     for point in config.targets_ms:
         if len(point) != len(tables):
             raise UsageError(f"{len(tables)} tables, but {len(point)} targets: give one for each table")
         for table, target in zip(tables, point, strict=True):
-            require_reachable(table, target, config.quantile)
+            require_target_in_range(table, target, config.quantile)
     return space
 
 
-def require_left(blocks: Decisions, tables: Sequence[Predictor], config: SearchConfig) -> None:
+def require_feasible(blocks: Decisions, tables: Sequence[Predictor], config: SearchConfig) -> None:
     """Show that what the settings leave of the space, as cells that share do, reaches every point.
 
     Raises:
@@ -42,18 +42,18 @@ def require_left(blocks: Decisions, tables: Sequence[Predictor], config: SearchC
     for point in config.targets_ms:
         for table, target in zip(tables, point, strict=True):
             alone = Latency(blocks, [table], [target], config.quantile)
-            require_on_target(alone, ArchitectureBatch(*alone.fastest))
+            require_targets_met(alone, ArchitectureBatch(*alone.fastest))
         together = Latency(blocks, tables, point, config.quantile)
-        require_on_target(together, ArchitectureBatch(*together.fastest))
+        require_targets_met(together, ArchitectureBatch(*together.fastest))
         slowest = ArchitectureBatch(*together.slowest)
         if float(together.load(slowest.picked, slowest.heads)[0]) < 1:
-            shown = _shown(together, slowest)
+            shown = _format_latencies(together, slowest)
             raise UsageError(
                 f"every architecture is faster than the target with these settings; the slowest has {shown}"
             )
 
 
-def require_on_target(latency: Latency, found: ArchitectureBatch) -> None:
+def require_targets_met(latency: Latency, found: ArchitectureBatch) -> None:
     """Show that the result does not exceed its targets.
 
     Raises:
@@ -61,11 +61,11 @@ def require_on_target(latency: Latency, found: ArchitectureBatch) -> None:
     """
     if latency.targets_ms is not None and float(latency.load(found.picked, found.heads).max()) > 1 + 1e-9:
         raise UsageError(
-            f"no architecture meets all targets with these settings; the nearest needs {_shown(latency, found)}"
+            f"no architecture meets all targets with these settings; the nearest needs {_format_latencies(latency, found)}"
         )
 
 
-def _shown(latency: Latency, found: ArchitectureBatch) -> str:
+def _format_latencies(latency: Latency, found: ArchitectureBatch) -> str:
     """Latencies of an architecture beside its targets."""
     reached = latency.predicted_ms(found.picked, found.heads)[0] * latency.margin
     targets = () if latency.targets_ms is None else tuple(latency.targets_ms)
@@ -73,6 +73,6 @@ def _shown(latency: Latency, found: ArchitectureBatch) -> str:
     return ", ".join(f"{ms:.3f} ms for a target of {target:.3f} ms" for ms, target in pairs)
 
 
-def point_name(point: Sequence[float]) -> str:
+def name_point_folder(point: Sequence[float]) -> str:
     """Folder of a point of the front: `target-8ms`, `target-8ms-5.5ms`."""
     return "-".join(["target", *(f"{target:g}ms" for target in point)])

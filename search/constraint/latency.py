@@ -26,7 +26,7 @@ from ...errors import UsageError
 from ...lut.predictor import Predictor, cheapest_operators
 from ..decisions import Array, Decisions, Indices
 
-WEIGHINGS = 64
+NUM_WEIGHTINGS = 64
 """Weights of several tables against each other that `Latency.fastest` tries."""
 
 
@@ -96,7 +96,7 @@ class Latency:
     def fastest(self) -> tuple[Indices, Indices]:
         """Picks [1, G] and head [1] of least load: exact for one table, for several the best of many weighings."""
         shares, heads = self.ms * self.per_ms[:, None, None], self.head_ms * self.per_ms[:, None]
-        even = np.random.default_rng(0).dirichlet(np.ones(len(shares)), WEIGHINGS)
+        even = np.random.default_rng(0).dirichlet(np.ones(len(shares)), NUM_WEIGHTINGS)
         found = []
         for weights in np.unique(np.vstack([np.eye(len(shares)), even.round(9)]), axis=0):
             costs: Array = np.tensordot(weights, shares, 1)
@@ -129,7 +129,7 @@ class Latency:
         return (expected_ms * torch.from_numpy(self.per_ms).float()).max()
 
 
-class TradeOff:
+class FixedWeight:
     """Latency without a target: the loss gains beta * log(LAT), as in GAS."""
 
     def __init__(self, beta: float) -> None:
@@ -143,7 +143,7 @@ class TradeOff:
         """Do nothing: beta is fixed."""
 
 
-class Constraint:
+class DualAscent:
     """Latency with targets, as an augmented Lagrangian of g = log(load).
 
     The loss gains multiplier * g + g**2 / 2; the multiplier is learned by dual ascent, the square keeps the two from
@@ -165,7 +165,7 @@ class Constraint:
         self.multiplier += self.lr * math.log(max(load, 1e-6))
 
 
-class NoTerm:
+class NoLatencyTerm:
     """No latency in the search at all; only the last step lands on a target."""
 
     multiplier = 0.0
@@ -178,7 +178,7 @@ class NoTerm:
         """Do nothing."""
 
 
-def require_reachable(predictor: Predictor, target_ms: float, quantile: float | None = None) -> None:
+def require_target_in_range(predictor: Predictor, target_ms: float, quantile: float | None = None) -> None:
     """Show that the space has an architecture at the target.
 
     Raises:

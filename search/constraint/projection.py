@@ -12,18 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...models.space.architecture import Architecture
-from ..decisions import Array, Flags, Indices
+from ..decisions import Array, Indices, Mask
 from .latency import Latency
 
-ROOM = 0.01
+TARGET_TOLERANCE = 0.01
 """Share of the target that the last step is left to place."""
-LANDING = 0.002
+FREE_SLACK = 0.002
 """Share of the target that the last step leaves unused at no cost."""
-MISS_COST = 300.0
+SLACK_COST = 300.0
 """Preference that a share of the target left unused beyond that costs, in nats: 3 for a hundredth. Ours."""
 HEAD_COST = 0.1
 """Preference that each step of width away from the space's own costs, in nats. Ours: small beside any operator's."""
-TINY = 1e-12
+EPSILON = 1e-12
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ArchitectureBatch:
     def __len__(self) -> int:
         return len(self.picked)
 
-    def take(self, rows: Indices | Flags) -> ArchitectureBatch:
+    def take(self, rows: Indices | Mask) -> ArchitectureBatch:
         """Some of them."""
         return ArchitectureBatch(self.picked[rows], self.heads[rows])
 
@@ -55,7 +55,7 @@ class ArchitectureBatch:
         return np.sort(first)
 
 
-def architecture_of(found: ArchitectureBatch, row: int, latency: Latency) -> Architecture:
+def build_architecture(found: ArchitectureBatch, row: int, latency: Latency) -> Architecture:
     """One of them as an Architecture."""
     choices = latency.blocks.expand(found.picked[row : row + 1])[0]
     return Architecture.from_choices(latency.blocks.space, choices.tolist(), head=int(found.heads[row]))
@@ -77,28 +77,28 @@ def project_to_target(picked: Indices, preference: Array, latency: Latency) -> A
     if latency.targets_ms is None:
         return found
     wanted = np.broadcast_to(preference, (len(picked), *preference.shape[-2:]))
-    _lower(found, wanted, latency)
-    _restart(found, latency)
-    _raise(found, wanted, latency)
-    return _settle(_land(found, wanted, latency), wanted, latency)
+    _reduce_latency(found, wanted, latency)
+    _restart_infeasible(found, latency)
+    _spend_slack(found, wanted, latency)
+    return _repeat_last_step(_take_last_step(found, wanted, latency), wanted, latency)
 
 
-def _lower(found: ArchitectureBatch, preference: Array, latency: Latency) -> None:
+def _reduce_latency(found: ArchitectureBatch, preference: Array, latency: Latency) -> None:
     """Swap, in place, until no load is above 1, or nothing lowers it further; then take the narrowest head."""
     active = np.arange(len(found))
     while len(active := active[latency.load(found.picked[active], found.heads[active]) > 1]):
         at = found.take(active)
         saved = latency.load(at.picked, at.heads)[:, None, None] - latency.load_after_swaps(at.picked, at.heads)
-        cost = _cost(at.picked, preference[active])
-        rate = np.where(saved > TINY, np.where(cost > 0, cost / np.maximum(saved, TINY), cost * saved), np.inf)
-        swapped = _swap(found.picked, active, _valid_only(rate, at.picked, latency))
+        cost = _swap_costs(at.picked, preference[active])
+        rate = np.where(saved > EPSILON, np.where(cost > 0, cost / np.maximum(saved, EPSILON), cost * saved), np.inf)
+        swapped = _apply_best_swap(found.picked, active, _exclude_invalid(rate, at.picked, latency))
         stuck = active[~swapped]
         cheapest = int(latency.head_ms.sum(axis=0).argmin())
         found.heads[stuck] = cheapest
         active = np.concatenate([active[swapped], stuck[found.heads[stuck] != at.heads[~swapped]]])
 
 
-def _restart(found: ArchitectureBatch, latency: Latency) -> None:
+def _restart_infeasible(found: ArchitectureBatch, latency: Latency) -> None:
     """Let those that single swaps do not bring below the target, in place, start anew from the fastest architecture."""
     load = latency.load(found.picked, found.heads)
     if (load > 1).any():
@@ -107,27 +107,27 @@ def _restart(found: ArchitectureBatch, latency: Latency) -> None:
         found.picked[stuck], found.heads[stuck] = picked, heads
 
 
-def _raise(found: ArchitectureBatch, preference: Array, latency: Latency) -> None:
-    """Swap, in place, to dearer operators until loads are within `ROOM` below 1."""
+def _spend_slack(found: ArchitectureBatch, preference: Array, latency: Latency) -> None:
+    """Swap, in place, to dearer operators until loads are within `TARGET_TOLERANCE` below 1."""
     active = np.arange(len(found))
     while len(active):
         load = latency.load(found.picked[active], found.heads[active])
-        active = active[load < 1 - ROOM]
+        active = active[load < 1 - TARGET_TOLERANCE]
         at = found.take(active)
-        now, after = load[load < 1 - ROOM], latency.load_after_swaps(at.picked, at.heads)
+        now, after = load[load < 1 - TARGET_TOLERANCE], latency.load_after_swaps(at.picked, at.heads)
         added = after - now[:, None, None]
-        cost = _cost(at.picked, preference[active])
-        fits = (added > TINY) & (after <= 1)
-        rate = np.where(fits, np.where(cost > 0, cost / np.maximum(added, TINY), cost * added), np.inf)
-        active = active[_swap(found.picked, active, _valid_only(rate, at.picked, latency))]
+        cost = _swap_costs(at.picked, preference[active])
+        fits = (added > EPSILON) & (after <= 1)
+        rate = np.where(fits, np.where(cost > 0, cost / np.maximum(added, EPSILON), cost * added), np.inf)
+        active = active[_apply_best_swap(found.picked, active, _exclude_invalid(rate, at.picked, latency))]
 
 
-def _land(found: ArchitectureBatch, preference: Array, latency: Latency) -> ArchitectureBatch:
-    """The last step: the head's width, and a swap where one pays, of least cost within `ROOM` below 1.
+def _take_last_step(found: ArchitectureBatch, preference: Array, latency: Latency) -> ArchitectureBatch:
+    """The last step: the head's width, and a swap where one pays, of least cost within `TARGET_TOLERANCE` below 1.
 
     Where nothing lands there, what lands nearest below 1.
     """
-    cost = _cost(found.picked, preference)
+    cost = _swap_costs(found.picked, preference)
     best = np.full(len(found), np.inf)
     result = ArchitectureBatch(found.picked.copy(), found.heads.copy())
     for head in range(latency.head_ms.shape[1]):
@@ -135,10 +135,10 @@ def _land(found: ArchitectureBatch, preference: Array, latency: Latency) -> Arch
         after = latency.load_after_swaps(found.picked, heads)
         miss = 1 - after
         price = np.maximum(cost, 0) + HEAD_COST * abs(head - latency.own_head)
-        price += MISS_COST * np.maximum(miss - LANDING, 0)
-        # What misses by more than `ROOM` pays more than anything that does not.
-        price = np.where(miss > ROOM, 1e6 * (1 + miss), price)
-        price = _valid_only(np.where(miss < 0, np.inf, price), found.picked, latency)
+        price += SLACK_COST * np.maximum(miss - FREE_SLACK, 0)
+        # What misses by more than `TARGET_TOLERANCE` pays more than anything that does not.
+        price = np.where(miss > TARGET_TOLERANCE, 1e6 * (1 + miss), price)
+        price = _exclude_invalid(np.where(miss < 0, np.inf, price), found.picked, latency)
         flat = price.reshape(len(found), cost.shape[1] * cost.shape[2])
         at = flat.argmin(axis=1)
         better = flat[np.arange(len(found)), at] < best
@@ -151,26 +151,26 @@ def _land(found: ArchitectureBatch, preference: Array, latency: Latency) -> Arch
     return result
 
 
-def _settle(found: ArchitectureBatch, preference: Array, latency: Latency) -> ArchitectureBatch:
-    """Take the last step again where it did not land within `ROOM`, for as long as that brings something nearer."""
+def _repeat_last_step(found: ArchitectureBatch, preference: Array, latency: Latency) -> ArchitectureBatch:
+    """Take the last step again where it did not land within `TARGET_TOLERANCE`, for as long as that brings something nearer."""
     while True:
         load = latency.load(found.picked, found.heads)
-        short = np.flatnonzero(load < 1 - ROOM)
-        again = _land(found.take(short), preference[short], latency)
-        nearer = latency.load(again.picked, again.heads) > load[short] + TINY
+        short = np.flatnonzero(load < 1 - TARGET_TOLERANCE)
+        again = _take_last_step(found.take(short), preference[short], latency)
+        nearer = latency.load(again.picked, again.heads) > load[short] + EPSILON
         if not nearer.any():
             return found
         found.picked[short[nearer]], found.heads[short[nearer]] = again.picked[nearer], again.heads[nearer]
 
 
-def _cost(picked: Indices, preference: Array) -> Array:
+def _swap_costs(picked: Indices, preference: Array) -> Array:
     """Preference that each swap loses, [N, G, O]."""
     now = np.take_along_axis(preference, picked[:, :, None], axis=2)
     cost: Array = now - preference
     return cost
 
 
-def _valid_only(rate: Array, picked: Indices, latency: Latency) -> Array:
+def _exclude_invalid(rate: Array, picked: Indices, latency: Latency) -> Array:
     """The rates with those of swaps infinite that would leave a node or an input of a cell dead."""
     zero = latency.blocks.zero
     if zero is not None:
@@ -178,11 +178,11 @@ def _valid_only(rate: Array, picked: Indices, latency: Latency) -> Array:
     return rate
 
 
-def _swap(picked: Indices, rows: Indices, rate: Array) -> Flags:
+def _apply_best_swap(picked: Indices, rows: Indices, rate: Array) -> Mask:
     """Make the swap of least finite rate in each row, in place; which rows had one."""
     flat = rate.reshape(len(rows), rate.shape[1] * rate.shape[2])
     at = flat.argmin(axis=1)
-    possible: Flags = np.isfinite(flat[np.arange(len(rows)), at])
+    possible: Mask = np.isfinite(flat[np.arange(len(rows)), at])
     decision, operator = np.divmod(at, rate.shape[2])
     picked[rows[possible], decision[possible]] = operator[possible]
     return possible

@@ -15,21 +15,21 @@ from ...errors import UsageError
 from ...models.space.architecture import Architecture
 from ..config import SearchConfig
 from .latency import Latency
-from .projection import ArchitectureBatch, architecture_of, project_to_target
+from .projection import ArchitectureBatch, build_architecture, project_to_target
 
-ENOUGH = 0.01
+MEASURED_TOLERANCE = 0.01
 """Share of the target that a measured latency may be off."""
 MAX_REFINEMENTS = 3
 """Architectures that are measured at most."""
-KEPT = 1.0
+KEEP_PREFERENCE = 1.0
 """Preference for the operators that the result has, in nats: few of them are to change."""
 
-Measure = Callable[[Architecture], float]
+MeasureLatency = Callable[[Architecture], float]
 """Latency of an architecture in milliseconds, at the speed that the machine had when the table was made."""
 
 
 @dataclass(frozen=True)
-class Refined:
+class MeasuredArchitecture:
     """An architecture that was measured.
 
     Attributes:
@@ -43,7 +43,7 @@ class Refined:
     predicted_ms: float
 
 
-def require_measurable(config: SearchConfig, tables: int) -> None:
+def require_refinable(config: SearchConfig, tables: int) -> None:
     """Show that there is one target on one device, and that it is the latency itself.
 
     Raises:
@@ -53,27 +53,29 @@ def require_measurable(config: SearchConfig, tables: int) -> None:
         raise UsageError("landing by measurement wants one table, a target for it and no quantile")
 
 
-def refine_by_measuring(found: ArchitectureBatch, latency: Latency, measure: Measure) -> list[Refined]:
+def refine_by_measurement(
+    found: ArchitectureBatch, latency: Latency, measure: MeasureLatency
+) -> list[MeasuredArchitecture]:
     """Measure an architecture that the table puts on the target, and its successors, until one is there.
 
     Args:
         found: the architecture, a single row.
         latency: loads; one table, with a target.
-        measure: see `Measure`.
+        measure: see `MeasureLatency`.
 
     Returns:
         What was measured, the one that is nearest to the target first.
     """
-    assert latency.targets_ms is not None  # `require_measurable`
-    target, factor, landed = float(latency.targets_ms[0]), 1.0, list[Refined]()
+    assert latency.targets_ms is not None  # `require_refinable`
+    target, factor, landed = float(latency.targets_ms[0]), 1.0, list[MeasuredArchitecture]()
     for _ in range(MAX_REFINEMENTS):
         table_ms = float(latency.predicted_ms(found.picked, found.heads)[0, 0])
-        ms = measure(architecture_of(found, 0, latency))
-        landed.append(Refined(found, ms, table_ms * factor))
+        ms = measure(build_architecture(found, 0, latency))
+        landed.append(MeasuredArchitecture(found, ms, table_ms * factor))
         factor = ms / table_ms
         after = project_to_target(found.picked, _preference(found, latency), latency.slower(factor))
         same = np.array_equal(after.picked, found.picked) and np.array_equal(after.heads, found.heads)
-        if abs(ms / target - 1) <= ENOUGH or same:
+        if abs(ms / target - 1) <= MEASURED_TOLERANCE or same:
             break
         found = after
     return sorted(landed, key=lambda one: abs(one.measured_ms / target - 1))
@@ -81,5 +83,5 @@ def refine_by_measuring(found: ArchitectureBatch, latency: Latency, measure: Mea
 
 def _preference(found: ArchitectureBatch, latency: Latency) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     preference = np.zeros(latency.ms.shape[1:])
-    preference[np.arange(len(preference)), found.picked[0]] = KEPT
+    preference[np.arange(len(preference)), found.picked[0]] = KEEP_PREFERENCE
     return preference

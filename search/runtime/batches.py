@@ -14,11 +14,11 @@ from ..data.datasets import SegmentationDataset
 
 Batch = tuple[Tensor, Tensor]
 """Images [N, 3, H, W] and labels [N, H, W]."""
-_View = tuple[int, int]
+_ViewKey = tuple[int, int]
 """Epoch and index of an image."""
 
 
-def batches(
+def load_batches(
     dataset: SegmentationDataset,
     batch: int,
     seed: int,
@@ -47,10 +47,10 @@ def batches(
     Raises:
         DataError: a file is damaged or holds foreign values.
     """
-    return _loaded(dataset, _schedule(len(dataset), batch, seed, start, stop, share), workers, pin)
+    return _load(dataset, _plan_views(len(dataset), batch, seed, start, stop, share), workers, pin)
 
 
-def one_by_one(
+def load_single_images(
     dataset: SegmentationDataset, *, workers: int = 0, share: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[int, Batch]]:
     """Every image of a data set once, in order: its index, and a batch of it alone; of process r those at r, r + P, ...
@@ -60,12 +60,12 @@ def one_by_one(
     """
     rank, processes = share
     indices = range(rank, len(dataset), processes)
-    return zip(indices, _loaded(dataset, [[(0, index)] for index in indices], workers), strict=True)
+    return zip(indices, _load(dataset, [[(0, index)] for index in indices], workers), strict=True)
 
 
-def _schedule(
+def _plan_views(
     images: int, batch: int, seed: int, start: int, stop: int, share: tuple[int, int]
-) -> Iterator[list[_View]]:
+) -> Iterator[list[_ViewKey]]:
     """The views of every step's batch."""
     rank, processes = share
     whole = batch * processes
@@ -80,7 +80,7 @@ def _schedule(
         yield [(epoch, index) for index in order[first : first + batch].tolist()]
 
 
-class _Views(Dataset[Batch | LgcError]):
+class _ViewDataset(Dataset[Batch | LgcError]):
     """A data set by epoch and index, so that loading processes live through all epochs.
 
     Errors are handed over as values: torch would wrap one that a loading process raises in that process's traceback.
@@ -89,7 +89,7 @@ class _Views(Dataset[Batch | LgcError]):
     def __init__(self, dataset: SegmentationDataset) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, view: _View) -> Batch | LgcError:
+    def __getitem__(self, view: _ViewKey) -> Batch | LgcError:
         epoch, index = view
         try:
             return self._dataset.view(index, epoch)
@@ -107,10 +107,12 @@ def _collate(items: Sequence[Batch | LgcError]) -> Batch | LgcError:
     return torch.stack(images), torch.stack(labels)
 
 
-def _loaded(
-    dataset: SegmentationDataset, views: Iterable[list[_View]], workers: int, pin: bool = False
+def _load(
+    dataset: SegmentationDataset, views: Iterable[list[_ViewKey]], workers: int, pin: bool = False
 ) -> Iterator[Batch]:
-    loader = DataLoader(_Views(dataset), batch_sampler=views, num_workers=workers, collate_fn=_collate, pin_memory=pin)
+    loader = DataLoader(
+        _ViewDataset(dataset), batch_sampler=views, num_workers=workers, collate_fn=_collate, pin_memory=pin
+    )
     for batch in loader:
         if isinstance(batch, LgcError):
             raise batch

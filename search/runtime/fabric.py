@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FABRIC_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Our name of a precision -> Fabric's. Weights and their updates are float32 in all of them."""
-_OUT_OF_MEMORY = ("allocate memory", "out of memory", "out of shared memory", "killed by signal: Killed")
+_OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "out of shared memory", "killed by signal: Killed")
 """What torch says where the memory ends: of its own, or of a loading process that the system had to kill."""
 
 
@@ -139,14 +139,14 @@ def average_gradients(parameters: Iterable[nn.Parameter], fabric: Fabric) -> Non
         gradient.copy_(part.view_as(gradient))
 
 
-def mean_over_processes(value: Tensor, fabric: Fabric) -> float:
+def average_over_processes(value: Tensor, fabric: Fabric) -> float:
     """Mean of a scalar over all processes."""
     mean = fabric.all_reduce(value.detach().float(), reduce_op="mean")
     assert isinstance(mean, Tensor)
     return float(mean.item())
 
 
-def global_count(count: Tensor, fabric: Fabric | None) -> Tensor:
+def average_count(count: Tensor, fabric: Fabric | None) -> Tensor:
     """Mean over all processes of a number that each counted (scalar), as a divisor of sums: at least a small one."""
     if fabric is not None and fabric.world_size > 1:
         count = fabric.all_reduce(count.float(), reduce_op="mean")  # type: ignore[assignment]
@@ -154,7 +154,7 @@ def global_count(count: Tensor, fabric: Fabric | None) -> Tensor:
 
 
 @contextmanager
-def explained_memory(advice: str) -> Iterator[None]:
+def explain_out_of_memory(advice: str) -> Iterator[None]:
     """Turn running out of memory into an error that says what to lower.
 
     Raises:
@@ -165,6 +165,6 @@ def explained_memory(advice: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingError(f"out of memory; the last checkpoint is kept. Lower {advice}") from error
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+        if not any(sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS):
             raise
         raise TrainingError(f"out of memory; the last checkpoint is kept. Lower {advice}") from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...files import write_atomic
 
-FOLDER = "tensorboard"
+EVENT_FOLDER = "tensorboard"
 """Folder of the event files in a run folder."""
 
 
@@ -32,7 +32,7 @@ class MetricsLog:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         write_atomic(self._file, "".join(f"{line}\n" for line in self._kept(step)))
-        self._events = SummaryWriter(str(path / FOLDER / stage), purge_step=step, flush_secs=3600)
+        self._events = SummaryWriter(str(path / EVENT_FOLDER / stage), purge_step=step, flush_secs=3600)
 
     def _kept(self, step: int) -> list[str]:
         """Whole lines of earlier steps."""

@@ -17,7 +17,7 @@ from ...files import ensure_folder, write_atomic
 from ...lut.predictor import Predictor
 from ..data.datasets import SegmentationDataset
 
-FILE, TABLES = "provenance.json", "tables"
+PROVENANCE_FILE, TABLES_FOLDER = "provenance.json", "tables"
 PACKAGES = ("lgc", "torch", "numpy", "pillow", "lightning-fabric", "torchmetrics")
 
 
@@ -35,27 +35,27 @@ def write_provenance(
         halves: images for the weights and for the architecture; their names and sizes are written down.
     """
     images = {
-        name: {"count": len(half), "digest": digest(half), "names": [pair.image.name for pair in half.pairs]}
+        name: {"count": len(half), "digest": hash_images(half), "names": [pair.image.name for pair in half.pairs]}
         for name, half in zip(("weights", "architecture"), halves, strict=True)
     }
-    if (out / FILE).exists():
-        content: dict[str, Any] = json.loads((out / FILE).read_text())
+    if (out / PROVENANCE_FILE).exists():
+        content: dict[str, Any] = json.loads((out / PROVENANCE_FILE).read_text())
         known = [row["fingerprint"] for row in content["tables"]]
         if known == [predictor.fingerprint for predictor in predictors] and content["images"] == images:
-            content.setdefault("resumed", []).append(_circumstances())
-            write_atomic(out / FILE, json.dumps(content, indent=2) + "\n")
+            content.setdefault("resumed", []).append(_describe_environment())
+            write_atomic(out / PROVENANCE_FILE, json.dumps(content, indent=2) + "\n")
             return
-    folder = ensure_folder(out / TABLES)
+    folder = ensure_folder(out / TABLES_FOLDER)
     copies = []
     for index, predictor in enumerate(predictors):
         copy = folder / f"{index}-{predictor.table_path.name}"
         write_atomic(copy, predictor.table_path.read_bytes())
-        copies.append({"file": f"{TABLES}/{copy.name}", "fingerprint": predictor.fingerprint})
-    content = {**_circumstances(), "tables": copies, "images": images}
-    write_atomic(out / FILE, json.dumps(content, indent=2) + "\n")
+        copies.append({"file": f"{TABLES_FOLDER}/{copy.name}", "fingerprint": predictor.fingerprint})
+    content = {**_describe_environment(), "tables": copies, "images": images}
+    write_atomic(out / PROVENANCE_FILE, json.dumps(content, indent=2) + "\n")
 
 
-def _circumstances() -> dict[str, Any]:
+def _describe_environment() -> dict[str, Any]:
     """Command, versions and machine of this process."""
     return {
         "command": sys.argv,
@@ -67,7 +67,7 @@ def _circumstances() -> dict[str, Any]:
     }
 
 
-def digest(half: SegmentationDataset) -> str:
+def hash_images(half: SegmentationDataset) -> str:
     """Twelve hexadecimal digits that change with any name or size of an image or label."""
     sizes = [(p.image.name, *(f.stat().st_size for f in (p.image, p.label) if f is not None)) for p in half.pairs]
     return hashlib.sha256(repr(sizes).encode()).hexdigest()[:12]

@@ -42,7 +42,7 @@ class RunFolder:
             raise OutputError(f"{path} is {describe(path)}, not a folder")
         begun = self.checkpoint.exists() or self.result() is not None
         if config.exists() and begun:
-            _require_same(config, settings)
+            _require_same_settings(config, settings)
             return
         if stage == "search" and not config.exists() and path.is_dir() and any(path.iterdir()):
             raise OutputError(f"{path} holds something else than a search: name a new or empty folder with --out")
@@ -79,7 +79,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _require_same(config: Path, settings: dict[str, Any]) -> None:
+def _require_same_settings(config: Path, settings: dict[str, Any]) -> None:
     before = _read_object(config)
     wanted = json.loads(json.dumps(settings))
     differences = [

@@ -14,42 +14,44 @@ from ...files import write_atomic
 from ...lut.table.table import network_key
 from ...models.space.architecture import ARCHITECTURE, Architecture
 from ..config import SearchConfig
-from ..constraint.feasibility import require_on_target
+from ..constraint.feasibility import require_targets_met
 from ..constraint.latency import Latency
-from ..constraint.projection import ArchitectureBatch, architecture_of
-from ..constraint.refinement import Measure, refine_by_measuring
+from ..constraint.projection import ArchitectureBatch, build_architecture
+from ..constraint.refinement import MeasureLatency, refine_by_measurement
 from ..context import SearchContext
-from ..runtime.batches import Batch, batches
-from ..runtime.fabric import mean_over_processes
+from ..runtime.batches import Batch, load_batches
+from ..runtime.fabric import average_over_processes
 from ..runtime.run_folder import RunFolder
 from ..supernet.alphas import SampledPath
-from ..supernet.supernet import batch_statistics
+from ..supernet.supernet import use_batch_statistics
 from ..supernet.supernet_trainer import SupernetTrainer
 from . import strategies as selection
-from .trials import trial_loss
+from .trials import compute_trial_loss
 
-JUDGE_IMAGES = 128
+MAX_SCORING_IMAGES = 128
 """Images of the architecture's half, at most, that architectures are compared on."""
-DRAWS = 4
+NUM_SAMPLED_PATHS = 4
 """Paths whose mean loss is the loss before discretisation."""
-TRIALS = "search-trials.json"
+TRIALS_FILE = "search-trials.json"
 """Losses of the short trainings that are finished, by architecture."""
 
 
 def finalize(job: SearchContext, trainer: SupernetTrainer, latency: Latency, run: RunFolder) -> dict[str, Any]:
     """Choose the architecture by the strategy, write it, and return the result."""
     config, start = job.config, time.monotonic()
-    judge = Judge(job, trainer)
-    ranked = _ranked(config, trainer, latency, judge)
-    require_on_target(latency, ranked.found)
-    candidates = [architecture_of(ranked.found, row, latency) for row in range(len(ranked.found))]
-    tried = _trials(job, judge, candidates, run) if len(candidates) > 1 else []
+    judge = SupernetScorer(job, trainer)
+    ranked = _rank_candidates(config, trainer, latency, judge)
+    require_targets_met(latency, ranked.found)
+    candidates = [build_architecture(ranked.found, row, latency) for row in range(len(ranked.found))]
+    tried = _run_trials(job, judge, candidates, run) if len(candidates) > 1 else []
     best = int(np.argmin([np.inf if value is None else value for value in tried])) if tried else 0
     architecture, loss = candidates[best], ranked.losses[best]
     measured: dict[str, Any] = {}
     if job.measure is not None:
-        landed = refine_by_measuring(ranked.found.take(np.array([best])), latency, _by_the_first(job, job.measure))
-        architecture = architecture_of(landed[0].found, 0, latency)
+        landed = refine_by_measurement(
+            ranked.found.take(np.array([best])), latency, _measure_on_first_process(job, job.measure)
+        )
+        architecture = build_architecture(landed[0].found, 0, latency)
         measured = {"measured_ms": landed[0].measured_ms, "corrected_ms": landed[0].predicted_ms}
         measured["landings"] = len(landed)
     predicted = [predictor.predict(architecture) for predictor in job.predictors]
@@ -88,40 +90,44 @@ def finalize(job: SearchContext, trainer: SupernetTrainer, latency: Latency, run
         "supernet_seconds": trainer.seconds,
         "fastest_ms": job.predictors[0].predict(job.predictors[0].fastest),
         "slowest_ms": job.predictors[0].predict(job.predictors[0].slowest),
-        "operators": selection.shares(job.blocks.space.operators, np.array(architecture.choices)),
+        "operators": selection.count_operators(job.blocks.space.operators, np.array(architecture.choices)),
         "head_channels": job.blocks.space.heads[architecture.head],
         "tried": ranked.tried,
-        "passes": ranked.passes + (_learning_passes(config, latency) if config.strategy == "gradient" else 0),
+        "passes": ranked.passes + (_count_learning_passes(config, latency) if config.strategy == "gradient" else 0),
         "trial_losses": tried,
         "trial_steps": config.trial_steps if tried else 0,
-        **selection.gap(judge.losses_of_draws(config), ranked.likeliest_loss, loss),
+        **selection.compute_gap(judge.losses_of_draws(config), ranked.likeliest_loss, loss),
     }
 
 
-def _ranked(config: SearchConfig, trainer: SupernetTrainer, latency: Latency, judge: Judge) -> selection.Ranked:
+def _rank_candidates(
+    config: SearchConfig, trainer: SupernetTrainer, latency: Latency, judge: SupernetScorer
+) -> selection.Ranking:
     """The best architectures by their loss in the supernet, found by the strategy."""
     batches_, keep = len(judge.batches), max(config.trials, 1)
     if config.strategy == "gradient":
         log_p = np.log(np.maximum(trainer.alphas.probabilities().detach().double().numpy(), 1e-12))
-        candidates = selection.likely(log_p, latency, config.samples, config.finalists, config.seed)
+        candidates = selection.sample_likely(log_p, latency, config.samples, config.finalists, config.seed)
         likeliest = float(np.mean([judge.loss_on(candidates, 0, batch) for batch in range(batches_)]))
-        return replace(selection.race(candidates, judge.loss_on, batches_, keep), likeliest_loss=likeliest)
-    passes = _learning_passes(config, latency) + selection.passes_of_race(config.finalists, batches_, keep)
+        return replace(selection.halve(candidates, judge.loss_on, batches_, keep), likeliest_loss=likeliest)
+    passes = _count_learning_passes(config, latency) + selection.count_halving_passes(config.finalists, batches_, keep)
     strategy = selection.random_search if config.strategy == "random" else selection.evolve
     return strategy(latency, judge.loss_on, batches_, passes, config.seed, keep)
 
 
-def _learning_passes(config: SearchConfig, latency: Latency) -> int:
+def _count_learning_passes(config: SearchConfig, latency: Latency) -> int:
     """Forward passes of a whole batch that learning the architecture by gradients takes, which sees crops alone."""
     height, width = latency.blocks.space.input
     crop = config.crop or (height, width)
     steps = max(config.steps - config.gradient_warm_up_steps, 1)
-    return round(selection.PASSES_OF_A_STEP * steps * crop[0] * crop[1] / (height * width))
+    return round(selection.PASSES_PER_STEP * steps * crop[0] * crop[1] / (height * width))
 
 
-def _trials(job: SearchContext, judge: Judge, candidates: list[Architecture], run: RunFolder) -> list[float | None]:
+def _run_trials(
+    job: SearchContext, judge: SupernetScorer, candidates: list[Architecture], run: RunFolder
+) -> list[float | None]:
     """Losses after a short training of each; None where it diverged. What an earlier call finished is not repeated."""
-    file = run.path / TRIALS
+    file = run.path / TRIALS_FILE
     known: dict[str, float | None] = job.fabric.broadcast(
         json.loads(file.read_text()) if run.active and file.exists() else {}
     )
@@ -130,7 +136,7 @@ def _trials(job: SearchContext, judge: Judge, candidates: list[Architecture], ru
         if name in known:
             job.progress.skip(job.config.trial_steps)
         else:
-            loss = trial_loss(
+            loss = compute_trial_loss(
                 one, job.config, job.fabric, job.halves[0], judge.batches, job.class_weights, job.progress.tick
             )
             known[name] = loss if np.isfinite(loss) else None
@@ -139,13 +145,13 @@ def _trials(job: SearchContext, judge: Judge, candidates: list[Architecture], ru
     return [known[network_key(one, job.config.scope)] for one in candidates]
 
 
-def _by_the_first(job: SearchContext, measure: Measure) -> Measure:
+def _measure_on_first_process(job: SearchContext, measure: MeasureLatency) -> MeasureLatency:
     """The measurement by the first process, which tells the others."""
     fabric = job.fabric
     return lambda architecture: float(fabric.broadcast(measure(architecture) if fabric.is_global_zero else 0.0))
 
 
-class Judge:
+class SupernetScorer:
     """Losses of architectures in a supernet, on fixed images as they are deployed (neither scaled nor cropped)."""
 
     def __init__(self, job: SearchContext, trainer: SupernetTrainer) -> None:
@@ -153,16 +159,16 @@ class Judge:
         self._fabric = job.fabric
         config = job.config
         share = (job.fabric.global_rank, job.fabric.world_size)
-        images = min(len(job.judged_on), JUDGE_IMAGES)
+        images = min(len(job.judged_on), MAX_SCORING_IMAGES)
         count = max(images // (config.batch * job.fabric.world_size), 1)
-        read = batches(job.judged_on, config.batch, 0, start=0, stop=count, workers=config.workers, share=share)
+        read = load_batches(job.judged_on, config.batch, 0, start=0, stop=count, workers=config.workers, share=share)
         # Labels are kept as bytes: an eighth of the memory, for as long as the choice takes.
         self.batches: list[Batch] = [(images, labels.to(torch.uint8)) for images, labels in read]
 
     def loss_on(self, found: ArchitectureBatch, row: int, batch: int) -> float:
         """Loss of an architecture on one of the batches."""
-        with batch_statistics(self._trainer.net):
-            return mean_over_processes(
+        with use_batch_statistics(self._trainer.net):
+            return average_over_processes(
                 self._trainer.loss(SampledPath(found.picked[row]), self.batches[batch]), self._fabric
             )
 
@@ -170,8 +176,8 @@ class Judge:
         """Losses of paths as the search draws them, over all batches each."""
         generator = torch.Generator().manual_seed(config.seed)
         losses = []
-        for _ in range(DRAWS):
-            with batch_statistics(self._trainer.net):
+        for _ in range(NUM_SAMPLED_PATHS):
+            with use_batch_statistics(self._trainer.net):
                 draw = self._trainer.alphas.draw(1.0, generator)
             one = ArchitectureBatch(draw.picked[None], np.zeros(1, np.int64))
             losses.append(float(np.mean([self.loss_on(one, 0, batch) for batch in range(len(self.batches))])))

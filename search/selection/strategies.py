@@ -14,22 +14,22 @@ from ..constraint.latency import Latency
 from ..constraint.projection import ArchitectureBatch, project_to_target
 from ..decisions import Array, Indices
 
-PASSES_OF_A_STEP = 3
+PASSES_PER_STEP = 3
 """Forward passes that one training step of the architecture counts as: forward, and a backward twice as long."""
 POPULATION, TOURNAMENT = 24, 6
 """Of the evolution: architectures alive, and those that compete to be the parent of the next."""
 MUTATIONS = 2
 """Decisions that are drawn anew in a child, before it is brought onto the target."""
 
-REPEATS = 8
+MAX_REPEATS = 8
 """Architectures, as a multiple of those that may be judged, after which an evolution that repeats itself ends."""
 
-LossOn = Callable[[ArchitectureBatch, int, int], float]
+BatchLoss = Callable[[ArchitectureBatch, int, int], float]
 """Loss of an architecture (a row) on one of the fixed batches: `loss_on(found, row, batch)`."""
 
 
 @dataclass(frozen=True)
-class Ranked:
+class Ranking:
     """What a selection found.
 
     Attributes:
@@ -47,7 +47,7 @@ class Ranked:
     likeliest_loss: float | None = None
 
 
-def likely(log_p: Array, latency: Latency, samples: int, finalists: int, seed: int) -> ArchitectureBatch:
+def sample_likely(log_p: Array, latency: Latency, samples: int, finalists: int, seed: int) -> ArchitectureBatch:
     """Candidates of a search by gradients: the most likely architecture on the target and random ones, likeliest first.
 
     Each random one is the most likely under log-probabilities with Gumbel noise (perturb and maximise): a draw, brought
@@ -69,7 +69,7 @@ def likely(log_p: Array, latency: Latency, samples: int, finalists: int, seed: i
     return found.take(np.arange(min(finalists, len(found))))
 
 
-def race(candidates: ArchitectureBatch, loss_on: LossOn, batches: int, keep: int = 1) -> Ranked:
+def halve(candidates: ArchitectureBatch, loss_on: BatchLoss, batches: int, keep: int = 1) -> Ranking:
     """Compare candidates on ever more batches, the better half going on (successive halving, arXiv 1502.07943).
 
     Args:
@@ -90,11 +90,11 @@ def race(candidates: ArchitectureBatch, loss_on: LossOn, batches: int, keep: int
         order = alive[np.argsort(totals[alive], kind="stable")]
         if seen == batches:
             best = order[:keep]
-            return Ranked(candidates.take(best), (totals[best] / seen).tolist(), passes, len(candidates))
+            return Ranking(candidates.take(best), (totals[best] / seen).tolist(), passes, len(candidates))
         alive = np.sort(order[: max(len(order) // 2, keep)])
 
 
-def passes_of_race(candidates: int, batches: int, keep: int = 1) -> int:
+def count_halving_passes(candidates: int, batches: int, keep: int = 1) -> int:
     """Forward passes that a race of so many candidates takes."""
     seen = passes = 0
     while seen < batches:
@@ -104,7 +104,7 @@ def passes_of_race(candidates: int, batches: int, keep: int = 1) -> int:
     return passes
 
 
-def random_search(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: int, keep: int = 1) -> Ranked:
+def random_search(latency: Latency, loss_on: BatchLoss, batches: int, passes: int, seed: int, keep: int = 1) -> Ranking:
     """Architectures drawn evenly, each brought onto the target by a random preference; the best in a race.
 
     Args:
@@ -116,12 +116,12 @@ def random_search(latency: Latency, loss_on: LossOn, batches: int, passes: int, 
         keep: how many of the best are returned at most.
     """
     count = 1
-    while passes_of_race(count + 1, batches, keep) <= passes:
+    while count_halving_passes(count + 1, batches, keep) <= passes:
         count += 1
-    return race(_random(latency, count, np.random.default_rng(seed)).distinct(), loss_on, batches, keep)
+    return halve(_sample_random(latency, count, np.random.default_rng(seed)).distinct(), loss_on, batches, keep)
 
 
-def evolve(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: int, keep: int = 1) -> Ranked:
+def evolve(latency: Latency, loss_on: BatchLoss, batches: int, passes: int, seed: int, keep: int = 1) -> Ranking:
     """Regularised evolution (Real et al., arXiv 1802.01548): the oldest dies, not the worst.
 
     Every architecture is on the target, and judged on all batches once: one that comes out again lives again with the
@@ -129,7 +129,7 @@ def evolve(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: i
     """
     rng = np.random.default_rng(seed)
     trials = max(passes // batches, 1)
-    start = _random(latency, min(POPULATION, trials), rng)
+    start = _sample_random(latency, min(POPULATION, trials), rng)
     history: list[tuple[float, ArchitectureBatch]] = []
     known: dict[bytes, float] = {}
 
@@ -141,26 +141,28 @@ def evolve(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: i
 
     for row in range(len(start)):
         judge(start.take(np.array([row])))
-    while len(known) < trials and len(history) < REPEATS * trials:  # a small space has too few to spend the passes on
+    while (
+        len(known) < trials and len(history) < MAX_REPEATS * trials
+    ):  # a small space has too few to spend the passes on
         alive = history[-POPULATION:]
         rivals = rng.choice(len(alive), size=min(TOURNAMENT, len(alive)), replace=False)
         parent = min((alive[int(index)] for index in rivals), key=lambda one: one[0])[1]
-        judge(_child(parent, latency, rng))
+        judge(_mutate(parent, latency, rng))
     ranked = sorted(history, key=lambda one: one[0])
     everything = ArchitectureBatch(
         np.concatenate([f.picked for _, f in ranked]), np.concatenate([f.heads for _, f in ranked])
     )
     best = everything.first_rows()[:keep]
-    return Ranked(everything.take(best), [ranked[row][0] for row in best], len(known) * batches, len(known))
+    return Ranking(everything.take(best), [ranked[row][0] for row in best], len(known) * batches, len(known))
 
 
-def _random(latency: Latency, count: int, rng: np.random.Generator) -> ArchitectureBatch:
+def _sample_random(latency: Latency, count: int, rng: np.random.Generator) -> ArchitectureBatch:
     _, decisions, operators = latency.ms.shape
     preference = rng.gumbel(size=(count, decisions, operators))
     return project_to_target(preference.argmax(axis=2), preference, latency)
 
 
-def _child(parent: ArchitectureBatch, latency: Latency, rng: np.random.Generator) -> ArchitectureBatch:
+def _mutate(parent: ArchitectureBatch, latency: Latency, rng: np.random.Generator) -> ArchitectureBatch:
     """The parent with some decisions drawn anew, on the target again; what was drawn is kept if it can be."""
     _, decisions, operators = latency.ms.shape
     picked = parent.picked.copy()
@@ -172,16 +174,16 @@ def _child(parent: ArchitectureBatch, latency: Latency, rng: np.random.Generator
     return project_to_target(picked, preference, latency)
 
 
-def gap(losses_of_draws: Sequence[float], likeliest: float | None, chosen: float) -> dict[str, float | None]:
+def compute_gap(losses_of_draws: Sequence[float], likeliest: float | None, chosen: float) -> dict[str, float | None]:
     """The discretisation gap: the likeliest architecture's loss less the mean loss of paths as the search drew them.
 
     The chosen one's loss is no measure of it: it was chosen for that loss.
     """
     drawn = float(np.mean(losses_of_draws))
-    gap = None if likeliest is None else likeliest - drawn
-    return {"loss_before": drawn, "loss_likeliest": likeliest, "gap": gap, "loss_after": chosen}
+    compute_gap = None if likeliest is None else likeliest - drawn
+    return {"loss_before": drawn, "loss_likeliest": likeliest, "gap": compute_gap, "loss_after": chosen}
 
 
-def shares(operators: Sequence[str], choices: Indices) -> dict[str, int]:
+def count_operators(operators: Sequence[str], choices: Indices) -> dict[str, int]:
     """Operator -> on how many of the edges (choices [E]) it stands."""
     return {name: int((choices == index).sum()) for index, name in enumerate(operators)}

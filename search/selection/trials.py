@@ -17,8 +17,8 @@ from ...models.nets.network import LGCNet
 from ...models.space.architecture import Architecture
 from ..config import SearchConfig
 from ..data.datasets import SegmentationDataset
-from ..runtime.batches import Batch, batches
-from ..runtime.fabric import average_gradients, mean_over_processes, synchronise_norms
+from ..runtime.batches import Batch, load_batches
+from ..runtime.fabric import average_gradients, average_over_processes, synchronise_norms
 from ..supernet.supernet_trainer import CLIP, WEIGHT_MOMENTUM
 from ..training.losses import upsampled_loss
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def trial_loss(
+def compute_trial_loss(
     architecture: Architecture,
     config: SearchConfig,
     fabric: Fabric,
@@ -67,7 +67,7 @@ def trial_loss(
 
     share, pin = (fabric.global_rank, fabric.world_size), fabric.device.type == "cuda"
     span = {"start": 0, "stop": config.trial_steps, "workers": config.workers, "share": share, "pin": pin}
-    for batch in batches(half, config.batch, config.seed + 2, **span):  # type: ignore[arg-type]
+    for batch in load_batches(half, config.batch, config.seed + 2, **span):  # type: ignore[arg-type]
         optimiser.zero_grad(set_to_none=True)
         fabric.backward(loss_on(batch))
         average_gradients(network.parameters(), fabric)
@@ -77,6 +77,6 @@ def trial_loss(
         on_step()
     network.eval()
     with torch.no_grad():
-        losses = [mean_over_processes(loss_on(batch), fabric) for batch in judged_on]
+        losses = [average_over_processes(loss_on(batch), fabric) for batch in judged_on]
     mean = sum(losses) / len(losses)
     return mean if math.isfinite(mean) else math.inf

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ..decisions import Decisions, Indices
 from .communication import GraphCommunication, LinearCommunication
-from .gumbel import noisy_logits, straight_through
+from .gumbel import add_gumbel_noise, straight_through_gates
 
 COMMUNICATIONS = ("gcn", "linear", "none")
 """How cells inform each other; see `guide`."""
@@ -80,10 +80,12 @@ class ArchitectureParameters(nn.Module):
             generator: source of the noise.
             explore: share of the even distribution in what is drawn from.
         """
-        noisy = noisy_logits(self.logits(), generator, explore)
+        noisy = add_gumbel_noise(self.logits(), generator, explore)
         values = noisy.detach().double().numpy()
         picked = self.blocks.repaired(values.argmax(axis=1)[None], values)[0]
-        gates = straight_through(noisy, torch.from_numpy(picked), temperature) if torch.is_grad_enabled() else None
+        gates = (
+            straight_through_gates(noisy, torch.from_numpy(picked), temperature) if torch.is_grad_enabled() else None
+        )
         return SampledPath(picked, gates)
 
     def entropies(self) -> list[float]:

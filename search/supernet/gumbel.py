@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def noisy_logits(logits: Tensor, generator: torch.Generator, explore: float = 0.0) -> Tensor:
+def add_gumbel_noise(logits: Tensor, generator: torch.Generator, explore: float = 0.0) -> Tensor:
     """Log-probabilities with Gumbel noise, [G, O]: the largest of each row is a draw from its distribution.
 
     Args:
@@ -21,7 +21,7 @@ def noisy_logits(logits: Tensor, generator: torch.Generator, explore: float = 0.
     return log_p - torch.log(-torch.log(uniform))
 
 
-def straight_through(noisy: Tensor, picked: Tensor, temperature: float) -> Tensor:
+def straight_through_gates(noisy: Tensor, picked: Tensor, temperature: float) -> Tensor:
     """Gates of a draw: 1 in value, with the gradient of the softmax at the drawn operator.
 
     Args:
@@ -36,6 +36,6 @@ def straight_through(noisy: Tensor, picked: Tensor, temperature: float) -> Tenso
     return 1 + soft - soft.detach()
 
 
-def temperature_at(progress: float, first: float, last: float) -> float:
+def anneal_temperature(progress: float, first: float, last: float) -> float:
     """Temperature after a share of the search (0 to 1), decayed exponentially from `first` to `last`."""
     return float(first * (last / first) ** min(max(progress, 0.0), 1.0))

@@ -47,7 +47,7 @@ class Supernet(Skeleton):
 
 
 @contextmanager
-def batch_statistics(network: nn.Module) -> Iterator[None]:
+def use_batch_statistics(network: nn.Module) -> Iterator[None]:
     """Context in which batch normalisations use the batch at hand and leave their running statistics alone.
 
     A supernet's running statistics are a blend of all sampled paths and fit no single one.

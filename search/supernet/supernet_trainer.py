@@ -16,20 +16,20 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from ...errors import TrainingError
 from ...models.space.plan import edge_name
 from ..config import SearchConfig
-from ..constraint.latency import Constraint, Latency, NoTerm, TradeOff
+from ..constraint.latency import DualAscent, FixedWeight, Latency, NoLatencyTerm
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
 from ..decisions import Decisions
 from ..runtime import checkpoint
-from ..runtime.batches import Batch, batches
-from ..runtime.fabric import average_gradients, explained_memory, mean_over_processes, synchronise_norms
+from ..runtime.batches import Batch, load_batches
+from ..runtime.fabric import average_gradients, average_over_processes, explain_out_of_memory, synchronise_norms
 from ..runtime.metrics_log import MetricsLog
 from ..runtime.run_folder import CHECKPOINT_S, OnStep, RunFolder
 from ..training.losses import upsampled_loss
-from ..training.scores import scores
+from ..training.scores import compute_scores
 from .alphas import ArchitectureParameters, SampledPath
-from .gumbel import temperature_at
-from .supernet import Supernet, batch_statistics
+from .gumbel import anneal_temperature
+from .supernet import Supernet, use_batch_statistics
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -77,9 +77,9 @@ class SupernetTrainer:
             {"params": list(self.alphas.guides.parameters()), "lr": config.guide_rate},
         ]
         self._adam = torch.optim.Adam(groups, betas=(0.5, 0.999), weight_decay=config.arch_decay)
-        self.constraint: TradeOff | Constraint | NoTerm = NoTerm()
+        self.constraint: FixedWeight | DualAscent | NoLatencyTerm = NoLatencyTerm()
         if config.latency_term:
-            self.constraint = Constraint(config.multiplier_lr) if config.targets_ms else TradeOff(config.beta)
+            self.constraint = DualAscent(config.multiplier_lr) if config.targets_ms else FixedWeight(config.beta)
         self._noise = torch.Generator().manual_seed(config.seed)
         self._class_weights = class_weights
         self.step = 0
@@ -110,7 +110,7 @@ class SupernetTrainer:
         self.net.train()
         with MetricsLog(run.path, run.stage, self.step, active=active) as journal:
             for weight_batch, arch_batch in self._batches(halves, stop):
-                with explained_memory("--batch or --crop"):
+                with explain_out_of_memory("--batch or --crop"):
                     journal.add(self.train_step(weight_batch, arch_batch, latency))
                 self.seconds = before + time.monotonic() - start
                 if time.monotonic() - saved > CHECKPOINT_S or self.step == stop:
@@ -130,9 +130,9 @@ class SupernetTrainer:
         config, warm = self.config, self.config.warm_up_steps
         share, pin = (self.fabric.global_rank, self.fabric.world_size), self.fabric.device.type == "cuda"
         common: dict[str, Any] = {"workers": config.workers, "share": share, "pin": pin}
-        first = batches(halves[0], config.batch, config.seed, start=self.step, stop=stop, **common)
+        first = load_batches(halves[0], config.batch, config.seed, start=self.step, stop=stop, **common)
         later = max(self.step, warm)
-        second = batches(halves[1], config.batch, config.seed + 1, start=later, stop=max(stop, later), **common)
+        second = load_batches(halves[1], config.batch, config.seed + 1, start=later, stop=max(stop, later), **common)
         for step in range(self.step, stop):
             yield next(first), next(second) if step >= warm else None
 
@@ -140,7 +140,7 @@ class SupernetTrainer:
         """One step: a batch for the weights, then, after the warm-up, one for the architecture; its record."""
         config, step = self.config, self.step
         progress = (step - config.warm_up_steps) / max(config.steps - config.warm_up_steps, 1)
-        temperature = temperature_at(progress, config.temperature, config.temperature_end)
+        temperature = anneal_temperature(progress, config.temperature, config.temperature_end)
         record: dict[str, Any] = {"step": step}
         with torch.no_grad():
             draw = self.alphas.draw(temperature, self._noise, 1.0 if arch_batch is None else config.explore)
@@ -157,7 +157,7 @@ class SupernetTrainer:
 
     def _weights_step(self, draw: SampledPath, batch: Batch) -> float:
         loss = self.loss(draw, batch)
-        mean = self._require_number(mean_over_processes(loss, self.fabric), "loss of the weights")
+        mean = self._require_number(average_over_processes(loss, self.fabric), "loss of the weights")
         self._weights.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         average_gradients(self.net.parameters(), self.fabric)
@@ -170,7 +170,7 @@ class SupernetTrainer:
     def _architecture_step(self, batch: Batch, latency: Latency, temperature: float) -> dict[str, Any]:
         parameters = list(self.alphas.parameters())
         loss = self.loss(self.alphas.draw(temperature, self._noise), batch)
-        mean = self._require_number(mean_over_processes(loss, self.fabric), "loss of the architecture")
+        mean = self._require_number(average_over_processes(loss, self.fabric), "loss of the architecture")
         expected_ms = latency.expected_ms(self.alphas.probabilities())
         load = latency.expected_load(expected_ms)
         scale = FP16_SCALE if self._is_fp16 else 1.0
@@ -213,7 +213,7 @@ class SupernetTrainer:
 
     def _look(self, draw: SampledPath, batch: Batch) -> dict[str, Any]:
         """The path's mIoU on the batch (percent), and the most likely architecture, cell by cell."""
-        with batch_statistics(self.net):
+        with use_batch_statistics(self.net):
             images, labels = (part.to(self.fabric.device) for part in batch)
             with self.fabric.autocast():
                 logits = self.net(images, SampledPath(draw.picked))
@@ -222,8 +222,8 @@ class SupernetTrainer:
             picked = self.alphas.probabilities().argmax(dim=-1).tolist()
         names = tuple(str(index) for index in range(len(confusion)))
         return {
-            "miou": scores(confusion.cpu().double(), names).miou,
-            "most_likely": _spelled(self.alphas.blocks, picked),
+            "miou": compute_scores(confusion.cpu().double(), names).miou,
+            "most_likely": _format_choices(self.alphas.blocks, picked),
         }
 
     def snapshot(self) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class SupernetTrainer:
         self._noise.set_state(before["noise"])
 
 
-def _spelled(blocks: Decisions, picked: list[int]) -> str:
+def _format_choices(blocks: Decisions, picked: list[int]) -> str:
     """Operators of every block in words: `cell0: n0<in0 skip, ...`."""
     lines, first = [], 0
     for block, size in zip(blocks.blocks, blocks.sizes, strict=True):

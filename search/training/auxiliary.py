@@ -10,7 +10,7 @@ from ...models.space.opspec import OpSpec
 from ...models.space.plan import NetworkPlan
 
 
-def auxiliary_cell(plan: NetworkPlan) -> int:
+def find_auxiliary_cell(plan: NetworkPlan) -> int:
     """The backbone cell whose output the auxiliary head sees: the last one before the coarsest resolution.
 
     As in PSPNet (arXiv 1612.01105): deep enough to tell classes, and behind it enough of the network that gains by it.
@@ -21,7 +21,7 @@ def auxiliary_cell(plan: NetworkPlan) -> int:
     return finer[-1] if finer else len(heights) - 1
 
 
-class Trainee(nn.Module):
+class TrainingNetwork(nn.Module):
     """A network with the auxiliary head that it has while it is trained.
 
     Args:
@@ -33,7 +33,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.network = network
         plan = network.space.plan
-        self.cell = auxiliary_cell(plan)
+        self.cell = find_auxiliary_cell(plan)
         self.auxiliary: nn.Module | None = None
         if auxiliary:
             seen = plan.cells[self.cell].concat

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PositiveFloat = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 
@@ -26,7 +26,7 @@ class TrainConfig(BaseModel):
     """Height and width of training crops, in pixels; None takes the space's input size."""
     seed: Natural = 0
     """Of everything random."""
-    lr: PositiveFloat = 0.01
+    lr: Positive = 0.01
     """Learning rate after the warm-up (SGD 0.9, polynomial decay of power 0.9)."""
     warm_up: Natural = 1000
     """Steps in which the learning rate rises; at most a tenth of all steps is taken."""

@@ -14,11 +14,11 @@ from ...models.nets.weights import WEIGHTS, load_weights
 from ...models.space.architecture import ARCHITECTURE, Architecture
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
-from ..runtime.fabric import explained_memory, open_fabric
+from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep
-from .scores import Scores, evaluate
+from .scores import Scores, evaluate_network
 
-EACH_OWN = "each label's own"
+LABEL_RESOLUTION = "each label's own"
 
 
 def evaluate_run(
@@ -67,22 +67,26 @@ def evaluate_run(
             writer.write(index, classes.numpy().astype(np.uint8))
 
     fabric = open_fabric(device)
-    with explained_memory("the number of other programs on this device, or take --device cpu"):
+    with explain_out_of_memory("the number of other programs on this device, or take --device cpu"):
         network.to(fabric.device).eval()
-        found, size = evaluate(network, dataset, fabric=fabric, workers=workers, on_image=write, on_step=on_step)
+        found, size = evaluate_network(
+            network, dataset, fabric=fabric, workers=workers, on_image=write, on_step=on_step
+        )
     if found.miou is None and predictions is None:
         raise DataError(f"{data} has no labelled pixel in {split}: there is nothing to score, only --predictions")
-    result = {"weights": str(weights), **as_result(found, dataset, split, size)}
+    result = {"weights": str(weights), **format_scores(found, dataset, split, size)}
     return result | {"predictions": None if predictions is None else str(predictions)}
 
 
-def as_result(found: Scores, dataset: SegmentationDataset, split: str, size: tuple[int, int] | None) -> dict[str, Any]:
+def format_scores(
+    found: Scores, dataset: SegmentationDataset, split: str, size: tuple[int, int] | None
+) -> dict[str, Any]:
     """Scores by the names that results have: on which images, and at which resolution they were taken."""
     return {
         "miou": found.miou,
         "per_class": found.per_class,
         "pixel_accuracy": found.pixel_accuracy,
         "scored_on": split,
-        "scored_at": EACH_OWN if size is None else list(size),
+        "scored_at": LABEL_RESOLUTION if size is None else list(size),
         "scored_images": len(dataset),
     }

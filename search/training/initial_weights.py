@@ -15,11 +15,11 @@ from ...files import describe
 from ...models.nets.network import LGCNet
 from ...models.space.architecture import Architecture
 from ..runtime import checkpoint
-from .auxiliary import Trainee
+from .auxiliary import TrainingNetwork
 from .config import SCRATCH, SUPERNET, TrainConfig
 
 
-def source_of(run: Path, init: str) -> Path | None:
+def find_initial_weights(run: Path, init: str) -> Path | None:
     """The file that `init` names, `scratch` none.
 
     Raises:
@@ -35,7 +35,9 @@ def source_of(run: Path, init: str) -> Path | None:
     raise UsageError(f"unknown --init {init!r}: it is neither scratch nor supernet, nor a file of weights")
 
 
-def start(architecture: Architecture, source: Path | None, config: TrainConfig) -> tuple[Trainee, tuple[str, ...]]:
+def build_initial_network(
+    architecture: Architecture, source: Path | None, config: TrainConfig
+) -> tuple[TrainingNetwork, tuple[str, ...]]:
     """The network as it is before the first step, and those of its parts that `source` does not fit.
 
     Random weights follow from the seed alone; those of the network are the same with and without an auxiliary head,
@@ -48,11 +50,11 @@ def start(architecture: Architecture, source: Path | None, config: TrainConfig) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = LGCNet(architecture.space, architecture)
-        trainee = Trainee(network, config.aux > 0)
-    return trainee, () if source is None else take_over(network, stored_weights(source), source)
+        trainee = TrainingNetwork(network, config.aux > 0)
+    return trainee, () if source is None else copy_fitting_parts(network, load_stored_weights(source), source)
 
 
-def stored_weights(path: Path) -> Mapping[str, Tensor]:
+def load_stored_weights(path: Path) -> Mapping[str, Tensor]:
     """Tensors by name, of a search's checkpoint or of a safetensors file.
 
     Raises:
@@ -67,7 +69,7 @@ def stored_weights(path: Path) -> Mapping[str, Tensor]:
         raise FileFormatError(f"{path} holds no weights: it is {describe(path)} ({error})") from error
 
 
-def take_over(network: LGCNet, stored: Mapping[str, Tensor], source: Path) -> tuple[str, ...]:
+def copy_fitting_parts(network: LGCNet, stored: Mapping[str, Tensor], source: Path) -> tuple[str, ...]:
     """Give `network` the stored weights, part by part (stem, each cell, fusion, head), where a whole part fits.
 
     A part of which a single tensor is missing or of another shape is left as it is: trained statistics in front of

@@ -13,16 +13,16 @@ from torch.nn import functional as F
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
 from ..data.reading import read_label
-from ..runtime.fabric import global_count
+from ..runtime.fabric import average_count
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-HARD_BELOW = 0.7
+OHEM_THRESHOLD = 0.7
 """Probability of the true class below which a pixel is hard."""
-KEPT_SHARE = 1 / 16
+OHEM_MIN_SHARE = 1 / 16
 """Share of the labelled pixels that count at least, however easy they are."""
-COUNTED = 500
+MAX_COUNTED_IMAGES = 500
 """Images, at most, whose labels are counted for the weights of the classes."""
 
 
@@ -42,25 +42,25 @@ def upsampled_loss(
     """
     weight = pixel_weights(labels, weights)
     total = (pixel_losses(logits, labels) * weight).sum()
-    return total / global_count(weight.sum(), fabric)
+    return total / average_count(weight.sum(), fabric)
 
 
 def ohem_loss(logits: Tensor, labels: Tensor, fabric: Fabric | None = None, weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy over the hard pixels alone (online hard example mining, OHEM).
 
-    Hard is a pixel whose true class has a probability below `HARD_BELOW`. Where these are fewer than `KEPT_SHARE` of
+    Hard is a pixel whose true class has a probability below `OHEM_THRESHOLD`. Where these are fewer than `OHEM_MIN_SHARE` of
     the labelled pixels, so many of the hardest ones count. Each process picks its own. Arguments as in
     `upsampled_loss`.
     """
     losses = pixel_losses(logits, labels).flatten()
     labelled = (labels != IGNORE).flatten()
     # Written so that a loss that is no number counts as hard, and is seen.
-    hard = ~(losses.detach() <= -math.log(HARD_BELOW)) & labelled
-    fewest = math.ceil(KEPT_SHARE * int(labelled.sum()))
+    hard = ~(losses.detach() <= -math.log(OHEM_THRESHOLD)) & labelled
+    fewest = math.ceil(OHEM_MIN_SHARE * int(labelled.sum()))
     # Ignored pixels have a loss of 0, below that of every labelled one: they are not among the largest.
     kept = torch.topk(losses, fewest).indices if int(hard.sum()) < fewest else hard
     weight = pixel_weights(labels, weights).flatten()[kept]
-    return (losses[kept] * weight).sum() / global_count(weight.sum(), fabric)
+    return (losses[kept] * weight).sum() / average_count(weight.sum(), fabric)
 
 
 def pixel_weights(labels: Tensor, weights: Tensor | None) -> Tensor:
@@ -71,14 +71,14 @@ def pixel_weights(labels: Tensor, weights: Tensor | None) -> Tensor:
     return weights.to(labels.device)[labels.long().masked_fill(~labelled, 0)] * labelled
 
 
-def balanced_weights(dataset: SegmentationDataset) -> Tensor:
+def compute_class_weights(dataset: SegmentationDataset) -> Tensor:
     """Weights of the classes by their share p of the pixels, [C]: 1 / ln(1.02 + p), as in ENet (arXiv 1606.02147).
 
     A class of every hundredth pixel weighs ten times one of every third. They are scaled so that a pixel weighs 1 on
-    average. At most `COUNTED` images are read, evenly spread over the data set.
+    average. At most `MAX_COUNTED_IMAGES` images are read, evenly spread over the data set.
     """
     counts = np.zeros(256, np.int64)
-    for index in np.unique(np.linspace(0, len(dataset) - 1, COUNTED).astype(int)):
+    for index in np.unique(np.linspace(0, len(dataset) - 1, MAX_COUNTED_IMAGES).astype(int)):
         label, coding = dataset.pairs[index].label, dataset.pairs[index].coding
         if label is not None:
             counts += np.bincount(read_label(label, coding).ravel(), minlength=256)

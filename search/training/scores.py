@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ..data.datasets import SegmentationDataset
-from ..runtime.batches import one_by_one
+from ..runtime.batches import load_single_images
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -38,7 +38,7 @@ class Scores:
     pixel_accuracy: float | None
 
 
-def evaluate(
+def evaluate_network(
     network: nn.Module,
     dataset: SegmentationDataset,
     *,
@@ -72,7 +72,7 @@ def evaluate(
     counts = torch.zeros(dataset.num_classes, dataset.num_classes, dtype=torch.int64, device=device)
     extent = torch.full((4,), -(1 << 40), dtype=torch.int64, device=device)
     with torch.no_grad():
-        for index, (image, label) in one_by_one(dataset, workers=workers, share=share):
+        for index, (image, label) in load_single_images(dataset, workers=workers, share=share):
             height, width = label.shape[-2:]
             logits = network(image.to(device))
             full = F.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
@@ -92,10 +92,10 @@ def evaluate(
         counts = torch.as_tensor(fabric.all_reduce(counts, reduce_op="sum"))
         extent = torch.as_tensor(fabric.all_reduce(extent, reduce_op="max"))
     height, width, *lowest = extent.tolist()
-    return scores(counts.cpu(), dataset.classes), (height, width) if lowest == [-height, -width] else None
+    return compute_scores(counts.cpu(), dataset.classes), (height, width) if lowest == [-height, -width] else None
 
 
-def scores(confusion: Tensor, classes: tuple[str, ...]) -> Scores:
+def compute_scores(confusion: Tensor, classes: tuple[str, ...]) -> Scores:
     """Scores from a confusion matrix, counts [classes, classes], rows being the truth.
 
     A class that is nowhere in the labels, but in predictions for labelled pixels, has an IoU of 0 and counts in the

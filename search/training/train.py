@@ -11,23 +11,23 @@ from ...files import write_atomic
 from ...models.nets.weights import WEIGHTS, save_weights
 from ...models.space.architecture import ARCHITECTURE, Architecture
 from ..data.datasets import load_dataset, require_classes
-from ..runtime.fabric import explained_memory, open_fabric
+from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder
 from .config import SCRATCH, TrainConfig
 from .crops import require_crop
-from .evaluation import as_result
-from .initial_weights import source_of, start
-from .losses import balanced_weights
-from .scores import evaluate
-from .training_loop import TrainingLoop, optimise
+from .evaluation import format_scores
+from .initial_weights import build_initial_network, find_initial_weights
+from .losses import compute_class_weights
+from .scores import evaluate_network
+from .training_loop import TrainingLoop, run_training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-EPOCHS = 200
+TRAINING_EPOCHS = 200
 """Epochs of a training where the number of steps is left open."""
-SCORED_ON = "val"
-_MEMORY = "--batch, --crop or --workers, or take --precision bf16"
+VALIDATION_SPLIT = "val"
+_MEMORY_ADVICE = "--batch, --crop or --workers, or take --precision bf16"
 
 
 def train(
@@ -67,44 +67,51 @@ def train(
     architecture = Architecture.load(run_path / ARCHITECTURE)
     space = architecture.space
     require_crop(config.crop, space)
-    source = source_of(run_path, config.init)
+    source = find_initial_weights(run_path, config.init)
     dataset = load_dataset(data, config.train_split, space.input, augment=True, seed=config.seed, crop=config.crop)
-    held_out = load_dataset(data, SCORED_ON, space.input, full_labels=True)
+    held_out = load_dataset(data, VALIDATION_SPLIT, space.input, full_labels=True)
     require_classes(dataset, space.classes, space.name)
     fabric = open_fabric(device, config.precision)
-    run = _claim(run_path, out or run_path, _settings(architecture, data, config, fabric), fabric.is_global_zero)
+    run = _open_run_folder(
+        run_path, out or run_path, _list_settings(architecture, data, config, fabric), fabric.is_global_zero
+    )
     weights = run.path / WEIGHTS
     finished = fabric.broadcast(run.result() if run.active else None)
     if finished is not None:
         return finished | {"weights": str(weights)}
-    with explained_memory(_MEMORY):
-        trainee, fresh = start(architecture, source, config)
-        balance = balanced_weights(dataset) if config.balanced else None
+    with explain_out_of_memory(_MEMORY_ADVICE):
+        trainee, fresh = build_initial_network(architecture, source, config)
+        balance = compute_class_weights(dataset) if config.balanced else None
         descent = TrainingLoop(trainee, config, fabric, balance)
-        seconds = optimise(descent, dataset, run, on_step)
+        seconds = run_training(descent, dataset, run, on_step)
         if fabric.is_global_zero:
             save_weights(descent.network, weights)
         network = descent.network.eval()
-        found, size = evaluate(network, held_out, fabric=fabric, workers=config.workers, on_step=on_score)
+        found, size = evaluate_network(network, held_out, fabric=fabric, workers=config.workers, on_step=on_score)
     told = {"seconds": seconds, "from_scratch": list(fresh), "images": len(dataset), "processes": fabric.world_size}
     return run.finish(
-        {"weights": str(weights), **as_result(found, held_out, SCORED_ON, size), **_recipe(config), **told}
+        {
+            "weights": str(weights),
+            **format_scores(found, held_out, VALIDATION_SPLIT, size),
+            **_list_recipe(config),
+            **told,
+        }
     )
 
 
-def default_steps(run_path: Path, data: Path, batch: int, split: str = "train") -> int:
-    """Steps of `EPOCHS` passes over the training images, `batch` at a time in all processes together."""
+def default_training_steps(run_path: Path, data: Path, batch: int, split: str = "train") -> int:
+    """Steps of `TRAINING_EPOCHS` passes over the training images, `batch` at a time in all processes together."""
     space = Architecture.load(run_path / ARCHITECTURE).space
-    return EPOCHS * max(len(load_dataset(data, split, space.input)) // batch, 1)
+    return TRAINING_EPOCHS * max(len(load_dataset(data, split, space.input)) // batch, 1)
 
 
-def _recipe(config: TrainConfig) -> dict[str, Any]:
+def _list_recipe(config: TrainConfig) -> dict[str, Any]:
     """The settings by the names that results have."""
     pretrain = "none" if config.init == SCRATCH else config.init
     return {**config.model_dump(mode="json", exclude={"init", "workers"}), "pretrain": pretrain}
 
 
-def _settings(architecture: Architecture, data: Path, config: TrainConfig, fabric: Fabric) -> dict[str, Any]:
+def _list_settings(architecture: Architecture, data: Path, config: TrainConfig, fabric: Fabric) -> dict[str, Any]:
     """What tells this training from another."""
     network = architecture.model_copy(update={"provenance": {}}).to_json()
     return {
@@ -116,7 +123,7 @@ def _settings(architecture: Architecture, data: Path, config: TrainConfig, fabri
     }
 
 
-def _claim(source: Path, out: Path, settings: dict[str, Any], active: bool) -> RunFolder:
+def _open_run_folder(source: Path, out: Path, settings: dict[str, Any], active: bool) -> RunFolder:
     """The run folder, with the architecture in it."""
     wanted, there = source / ARCHITECTURE, out / ARCHITECTURE
     if active and there.exists() and there.read_bytes() != wanted.read_bytes():

@@ -15,11 +15,11 @@ from torch import nn
 from ...errors import TrainingError
 from ..data.datasets import SegmentationDataset
 from ..runtime import checkpoint
-from ..runtime.batches import Batch, batches
+from ..runtime.batches import Batch, load_batches
 from ..runtime.fabric import synchronise_norms
 from ..runtime.metrics_log import MetricsLog
 from ..runtime.run_folder import CHECKPOINT_S, OnStep, RunFolder
-from .auxiliary import Trainee
+from .auxiliary import TrainingNetwork
 from .config import TrainConfig
 from .ema import WeightAverage
 from .losses import ohem_loss, upsampled_loss
@@ -44,7 +44,7 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, trainee: Trainee, config: TrainConfig, fabric: Fabric, weights: torch.Tensor | None = None
+        self, trainee: TrainingNetwork, config: TrainConfig, fabric: Fabric, weights: torch.Tensor | None = None
     ) -> None:
         synchronise_norms(trainee, fabric)
         self.config, self.fabric, self.step = config, fabric, 0
@@ -127,7 +127,7 @@ class TrainingLoop:
         self.fabric.strategy.precision.load_state_dict(before["precision"])
 
 
-def optimise(descent: TrainingLoop, dataset: SegmentationDataset, run: RunFolder, on_step: OnStep) -> float:
+def run_training(descent: TrainingLoop, dataset: SegmentationDataset, run: RunFolder, on_step: OnStep) -> float:
     """Make the steps that are left, with a checkpoint every `CHECKPOINT_S`.
 
     Returns:
@@ -143,7 +143,7 @@ def optimise(descent: TrainingLoop, dataset: SegmentationDataset, run: RunFolder
         descent.restore(before)
         spent = before["seconds"]
     begun = saved = time.monotonic()
-    loaded = batches(
+    loaded = load_batches(
         dataset,
         config.batch,
         config.seed,
@@ -153,7 +153,7 @@ def optimise(descent: TrainingLoop, dataset: SegmentationDataset, run: RunFolder
         share=(fabric.global_rank, fabric.world_size),
         pin=fabric.device.type == "cuda",
     )
-    with _timed_kernels(), MetricsLog(run.path, run.stage, descent.step, active=run.active) as journal:
+    with _autotune_kernels(), MetricsLog(run.path, run.stage, descent.step, active=run.active) as journal:
         for batch in loaded:
             journal.add(descent.advance(batch))
             on_step(descent.step, config.steps)
@@ -166,7 +166,7 @@ def optimise(descent: TrainingLoop, dataset: SegmentationDataset, run: RunFolder
 
 
 @contextmanager
-def _timed_kernels() -> Iterator[None]:
+def _autotune_kernels() -> Iterator[None]:
     """Context in which cuDNN looks for its fastest kernels by timing them: all batches are of one size.
 
     `torch.backends.cudnn.flags` would also write the old switch of TF32, which the new one forbids.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lgc.models import Architecture, SearchSpace
 from lgc.models.space.operators import ZERO
-from lgc.search.decisions import Decisions, plain_fusion
+from lgc.search.decisions import Decisions, make_fixed_fusion
 
 KINDS = [(shared, fixed) for shared in (False, True) for fixed in (False, True)]
 
@@ -96,7 +96,7 @@ def test_shared_cells_of_a_kind_have_the_same_operators_and_independent_ones_the
 def test_a_fixed_fusion_is_the_plain_one_whatever_is_picked(deep_space):
     blocks = Decisions(deep_space, fixed_fusion=True)
     choices = blocks.expand(random_picks(blocks, 0, 0.5))
-    assert (choices[:, -len(deep_space.plan.fusion.edges) :] == plain_fusion(deep_space)).all()
+    assert (choices[:, -len(deep_space.plan.fusion.edges) :] == make_fixed_fusion(deep_space)).all()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_fixed_fusion_is_the_plain_one_whatever_is_picked(deep_space):
 def test_the_plain_fusion_passes_on_inputs_and_convolves_nodes(mini_space, operators, light, heavy):
     space = SearchSpace.check({**mini_space.model_dump(mode="json"), "operators": operators}, "of other operators")
     cell = space.plan.fusion
-    names = [operators[choice] for choice in plain_fusion(space)]
+    names = [operators[choice] for choice in make_fixed_fusion(space)]
     wanted = [light if edge.source < len(cell.inputs) else heavy for edge in cell.edges]
     assert names == wanted
     assert cell.fault(names) is None

@@ -150,7 +150,7 @@ def test_killed_before_the_first_checkpoint_it_begins_again(street, scenes, shor
 def test_killed_while_choosing_it_trains_no_more(street, scenes, short, tmp_path, monkeypatch):
     search(street, scenes, tmp_path / "whole", short)
     with monkeypatch.context() as patch:
-        patch.setattr("lgc.search.selection.strategies.race", lambda *words: killer(0)(0, 0))
+        patch.setattr("lgc.search.selection.strategies.halve", lambda *words: killer(0)(0, 0))
         with pytest.raises(KilledError):
             search(street, scenes, tmp_path / "cut", short)
     search(street, scenes, tmp_path / "cut", short, on_step=lambda *_: pytest.fail("trained again"))

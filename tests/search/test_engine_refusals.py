@@ -13,7 +13,7 @@ from lgc.errors import DataError, FileFormatError, OutputError, TrainingError, U
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search
-from lgc.search.selection.strategies import PASSES_OF_A_STEP, passes_of_race
+from lgc.search.selection.strategies import PASSES_PER_STEP, count_halving_passes
 from lgc.search.supernet import supernet_trainer as trainer_module
 
 from .runs import checkpoint_of, config, log_of, require_equal_runs, target_at
@@ -130,7 +130,7 @@ def test_learning_on_crops_counts_for_less(street, scenes, short, tmp_path):
     for strategy in ("gradient", "evolution"):
         settings = config(short, strategy=strategy, crop=(16, 32))
         passes[strategy] = search(street, scenes, tmp_path / strategy, settings)["passes"]
-    budget = PASSES_OF_A_STEP * 4 // 2 + passes_of_race(short.finalists, 2)
+    budget = PASSES_PER_STEP * 4 // 2 + count_halving_passes(short.finalists, 2)
     assert passes["gradient"] == budget
     assert budget - 2 < passes["evolution"] <= budget
 
@@ -183,7 +183,7 @@ def test_memory_that_ends_while_choosing_is_explained_too(street, scenes, short,
     def greedy(*words):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lgc.search.selection.strategies.race", greedy)
+    monkeypatch.setattr("lgc.search.selection.strategies.halve", greedy)
     with pytest.raises(TrainingError, match="Lower --batch or --crop"):
         search(street, scenes, tmp_path / "run", short)
     assert checkpoint_of(tmp_path / "run")["step"] == short.steps

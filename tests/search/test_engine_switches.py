@@ -10,10 +10,10 @@ import torch
 from lgc.errors import OutputError, UsageError
 from lgc.lut import Predictor
 from lgc.models import Architecture
-from lgc.search.decisions import plain_fusion
+from lgc.search.decisions import make_fixed_fusion
 from lgc.search.engine import search
 from lgc.search.selection import strategies as selection
-from lgc.search.selection.strategies import PASSES_OF_A_STEP, passes_of_race
+from lgc.search.selection.strategies import PASSES_PER_STEP, count_halving_passes
 from lgc.search.supernet.alphas import ArchitectureParameters
 from lgc.search.supernet.supernet import Supernet
 
@@ -47,7 +47,7 @@ def test_a_fixed_fusion_stays_plain(street, scenes, short, tmp_path):
     found = search(street, scenes, tmp_path / "run", settings)
     architecture = Architecture.load(found["architecture"])
     cells = street.space.plan.searched
-    assert architecture.choices[-len(cells[-1].edges) :] == tuple(plain_fusion(street.space))
+    assert architecture.choices[-len(cells[-1].edges) :] == tuple(make_fixed_fusion(street.space))
     assert {len(record["entropy"]) for record in log_of(tmp_path / "run")} == {len(cells) - 1}
 
 
@@ -101,7 +101,7 @@ def test_strategies_without_gradients_spend_as_much(street, scenes, short, tmp_p
     assert len(log) == short.steps  # weights are trained as long as in a search by gradients
     state = checkpoint_of(tmp_path / "run")["alphas"]
     assert max(state["alpha.0"].abs().max(), state["alpha.2"].abs().max()) < 0.01  # as they began
-    budget = PASSES_OF_A_STEP * 4 + passes_of_race(short.finalists, 2)
+    budget = PASSES_PER_STEP * 4 + count_halving_passes(short.finalists, 2)
     assert budget // 2 < found["passes"] <= budget
     assert found["strategy"] == strategy
     assert found["predicted_ms"] <= target
@@ -122,8 +122,8 @@ def test_a_front_by_evolution_shares_all_of_the_training(street, scenes, front, 
 
 
 def test_a_point_that_another_one_beats_is_marked(street, scenes, front, tmp_path, monkeypatch):
-    losses, real = iter([1.0, 2.0]), selection.gap
-    monkeypatch.setattr(selection, "gap", lambda *words: real(*words) | {"loss_after": next(losses)})
+    losses, real = iter([1.0, 2.0]), selection.compute_gap
+    monkeypatch.setattr(selection, "compute_gap", lambda *words: real(*words) | {"loss_after": next(losses)})
     result = search(street, scenes, tmp_path / "run", front)
     faster, slower = result["front"]
     assert faster["predicted_ms"] < slower["predicted_ms"]
@@ -133,9 +133,9 @@ def test_a_point_that_another_one_beats_is_marked(street, scenes, front, tmp_pat
 def test_a_search_by_gradients_races_its_finalists(street, scenes, short, tmp_path):
     found = search(street, scenes, tmp_path / "run", config(short, finalists=5, samples=40))
     assert found["tried"] == 5
-    assert found["passes"] == PASSES_OF_A_STEP * 4 + passes_of_race(5, 2)
+    assert found["passes"] == PASSES_PER_STEP * 4 + count_halving_passes(5, 2)
     alone = search(street, scenes, tmp_path / "one", config(short, finalists=1))
-    assert (alone["tried"], alone["passes"]) == (1, PASSES_OF_A_STEP * 4 + 2)
+    assert (alone["tried"], alone["passes"]) == (1, PASSES_PER_STEP * 4 + 2)
 
 
 def test_exploration_and_warm_up_are_as_asked_for(street, scenes, short, tmp_path, monkeypatch):

@@ -120,7 +120,7 @@ def watched_loading() -> Iterator[list[tuple[float, float]]]:
     from lgc.search.runtime import batches
 
     marks: list[tuple[float, float]] = []
-    load = batches._loaded
+    load = batches._load
 
     def watched(*arguments: Any) -> Any:
         loader = iter(load(*arguments))
@@ -133,11 +133,11 @@ def watched_loading() -> Iterator[list[tuple[float, float]]]:
             marks.append((begun, time.perf_counter()))
             yield batch
 
-    batches._loaded = watched
+    batches._load = watched
     try:
         yield marks
     finally:
-        batches._loaded = load
+        batches._load = load
 
 
 def compare_losses(record: Record, scratch: Path, device: str) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lgc.errors import UsageError
 from lgc.lut import Correction
 from lgc.models import Architecture
-from lgc.search.constraint.latency import Constraint, Latency, NoTerm, TradeOff, require_reachable
+from lgc.search.constraint.latency import DualAscent, FixedWeight, Latency, NoLatencyTerm, require_target_in_range
 from lgc.search.decisions import Decisions
 
 KNOWN = Correction("kinds", 0.3, (1.7, 0.6, 2.5), error_pct=4.0, networks=9)
@@ -123,12 +123,14 @@ def test_loads_after_swaps_by_swapping(blocks, two, seed):
 
 
 @pytest.mark.parametrize(
-    "term", [TradeOff(0.02), Constraint(0.1), NoTerm(), None], ids=["traded", "constrained", "no term", "no penalty"]
+    "term",
+    [FixedWeight(0.02), DualAscent(0.1), NoLatencyTerm(), None],
+    ids=["traded", "constrained", "no term", "no penalty"],
 )
 @pytest.mark.parametrize("targets_ms", [None, [4.0, 9.0]])
 def test_gradients_against_finite_differences(two, deep_space, term, targets_ms):
     latency = Latency(Decisions(deep_space), two, targets_ms)
-    if isinstance(term, Constraint):
+    if isinstance(term, DualAscent):
         term.multiplier = -0.7
     logits = probabilities(latency, 1).log().requires_grad_()
 
@@ -136,7 +138,7 @@ def test_gradients_against_finite_differences(two, deep_space, term, targets_ms)
         expected = latency.expected_ms(torch.softmax(x, dim=-1))
         return expected if term is None else term.penalty(latency.expected_load(expected)).double()
 
-    if isinstance(term, NoTerm):
+    if isinstance(term, NoLatencyTerm):
         assert not value(logits).requires_grad
     else:
         assert torch.autograd.gradcheck(value, (logits,), atol=1e-6)
@@ -145,20 +147,20 @@ def test_gradients_against_finite_differences(two, deep_space, term, targets_ms)
 
 
 def test_traded_latency():
-    load, term = torch.tensor(8.0), TradeOff(0.5)
+    load, term = torch.tensor(8.0), FixedWeight(0.5)
     term.update(8.0)
     assert term.penalty(load).item() == pytest.approx(0.5 * math.log(8))
     assert term.multiplier == 0.5
 
 
 def test_no_term():
-    load, term = torch.tensor(8.0), NoTerm()
+    load, term = torch.tensor(8.0), NoLatencyTerm()
     term.update(8.0)
     assert (term.penalty(load).item(), term.multiplier) == (0.0, 0.0)
 
 
 def test_a_constraint_is_pushed_from_both_sides():
-    load, term = torch.tensor(2.0), Constraint(lr=0.1)
+    load, term = torch.tensor(2.0), DualAscent(lr=0.1)
     assert term.penalty(load).item() == pytest.approx(math.log(2) ** 2 / 2)
     term.update(2.0)
     assert term.multiplier == pytest.approx(0.1 * math.log(2))
@@ -176,7 +178,7 @@ def test_a_constraint_is_pushed_from_both_sides():
 def test_dual_ascent_drives_the_expectation_onto_the_target(two, deep_space, share, tables):
     ends = [[predictor.predict(end) for end in (predictor.fastest, predictor.slowest)] for predictor in two[:tables]]
     targets = [low + share * (high - low) for low, high in ends]
-    latency, constraint = Latency(Decisions(deep_space), two[:tables], targets), Constraint(lr=0.02)
+    latency, constraint = Latency(Decisions(deep_space), two[:tables], targets), DualAscent(lr=0.02)
     logits = torch.zeros(latency.ms.shape[1:], requires_grad=True)
     optimiser = torch.optim.Adam([logits], lr=0.05, betas=(0.5, 0.999))
     loads = []
@@ -196,11 +198,11 @@ def test_unreachable_targets_name_both_ends(predict, deep_space):
     low, high = predictor.predict(predictor.fastest), predictor.predict(predictor.slowest)
     for quantile, margin in ((None, 1.0), (0.95, predictor.margin(0.95))):
         for reachable in (low * margin * 1.0001, (low + high) / 2 * margin, high * margin * 0.9999):
-            require_reachable(predictor, reachable, quantile)
+            require_target_in_range(predictor, reachable, quantile)
         beyond = ((low * margin * 0.9999, "below the fastest"), (high * margin * 1.0001, "above the slowest"))
         for target, side in beyond:
             with pytest.raises(UsageError, match=side) as refused:
-                require_reachable(predictor, target, quantile)
+                require_target_in_range(predictor, target, quantile)
             said = str(refused.value)
             assert f"a target of {target:.4g} ms" in said
             assert f"from {low * margin:.3f} to {high * margin:.3f} ms" in said

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from lgc.lut import Predictor
 from lgc.models import Architecture, SearchSpace
 from lgc.search.constraint.latency import Latency
-from lgc.search.constraint.projection import ROOM, ArchitectureBatch, architecture_of, project_to_target
+from lgc.search.constraint.projection import TARGET_TOLERANCE, ArchitectureBatch, build_architecture, project_to_target
 from lgc.search.decisions import Decisions
 
 seeds = st.integers(0, 100_000)
@@ -70,7 +70,7 @@ def test_results_are_valid_and_never_above_a_target_in_reach(blocks, made_up, se
         found = project_to_target(picked, wanted, latency)
         assert (latency.load(found.picked, found.heads) <= 1 + 1e-9).all()
         for row in range(len(found)):
-            architecture = architecture_of(found, row, latency)  # checks itself
+            architecture = build_architecture(found, row, latency)  # checks itself
             assert architecture.head == found.heads[row]
             assert np.array_equal(blocks.expand(found.picked[row : row + 1])[0], architecture.choices)
 
@@ -84,7 +84,7 @@ def test_in_a_space_of_some_size_results_land_within_one_percent(made_up, seed, 
     found = project_to_target(wanted.argmax(axis=2), wanted, latency)
     load = latency.load(found.picked, found.heads)
     assert (load <= 1 + 1e-9).all()
-    assert (load >= 1 - ROOM).all()
+    assert (load >= 1 - TARGET_TOLERANCE).all()
 
 
 @given(seed=seeds, share=shares)
@@ -96,7 +96,7 @@ def test_where_nothing_lands_no_swap_and_no_head_is_nearer(little_space, made_up
     found = project_to_target(wanted.argmax(axis=2), wanted, latency)
     everything = latency.load(all_little.picked, all_little.heads)
     for picked, load in zip(found.picked, latency.load(found.picked, found.heads), strict=True):
-        if load < 1 - ROOM:
+        if load < 1 - TARGET_TOLERANCE:
             near = (all_little.picked != picked).sum(axis=1) <= 1  # with any head
             assert near.sum() > 3
             assert everything[near & (everything <= 1)].max() <= load + 1e-9

@@ -12,7 +12,12 @@ from lgc.models import Architecture
 from lgc.search.config import SearchConfig
 from lgc.search.constraint.latency import Latency
 from lgc.search.constraint.projection import project_to_target
-from lgc.search.constraint.refinement import ENOUGH, MAX_REFINEMENTS, refine_by_measuring, require_measurable
+from lgc.search.constraint.refinement import (
+    MAX_REFINEMENTS,
+    MEASURED_TOLERANCE,
+    refine_by_measurement,
+    require_refinable,
+)
 from lgc.search.decisions import Decisions
 from lgc.search.engine import search
 
@@ -50,11 +55,11 @@ def test_the_device_and_not_the_table_has_the_last_word(latency, seed, off):
     preference = np.random.default_rng(seed).normal(size=latency.ms.shape[1:])
     start = project_to_target(preference.argmax(axis=1)[None], preference, latency)
     device = Device(latency, seed, off)
-    landed = refine_by_measuring(start, latency, device)
+    landed = refine_by_measurement(start, latency, device)
     assert 1 <= len(landed) == device.asked <= MAX_REFINEMENTS
     errors = [abs(one.measured_ms / target - 1) for one in landed]
     assert errors == sorted(errors)
-    assert errors[0] <= 1.5 * ENOUGH, "though the table was off by up to a tenth"
+    assert errors[0] <= 1.5 * MEASURED_TOLERANCE, "though the table was off by up to a tenth"
     if off == 0:
         assert len(landed) == 1
         assert landed[0].predicted_ms == pytest.approx(landed[0].measured_ms)
@@ -68,7 +73,7 @@ def test_what_is_expected_is_corrected_by_the_neighbour(latency):
         picked, head = np.array([architecture.choices]), np.array([architecture.head])
         return 1.07 * float(latency.predicted_ms(picked, head)[0, 0])
 
-    landed = refine_by_measuring(start, latency, slow)
+    landed = refine_by_measurement(start, latency, slow)
     assert len(landed) == 2
     assert landed[0].predicted_ms == pytest.approx(landed[0].measured_ms)
     assert landed[1].predicted_ms == pytest.approx(landed[1].measured_ms / 1.07)
@@ -97,5 +102,5 @@ def test_a_search_takes_what_was_measured(street, scenes, short, tmp_path):
 )
 def test_only_one_target_on_one_device_is_measured(config, tables):
     with pytest.raises(UsageError, match="one table, a target for it and no quantile"):
-        require_measurable(SearchConfig(steps=1, **config), tables)
-    require_measurable(SearchConfig(steps=1, targets_ms=((1.0,), (2.0,))), 1)
+        require_refinable(SearchConfig(steps=1, **config), tables)
+    require_refinable(SearchConfig(steps=1, targets_ms=((1.0,), (2.0,))), 1)

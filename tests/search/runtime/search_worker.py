@@ -18,7 +18,7 @@ from lgc.tools.search import main
 folder = sys.argv.pop(1)
 parts: list[dict[str, object]] = []
 picks: list[torch.Tensor] = []
-draw, advance, likely = ArchitectureParameters.draw, SupernetTrainer.advance, selection.likely
+draw, advance, likely = ArchitectureParameters.draw, SupernetTrainer.advance, selection.sample_likely
 
 
 def kept_draw(self, *words, **options):
@@ -38,7 +38,7 @@ def few_likely(log_p, latency, samples, finalists, seed):
     return likely(log_p, latency, 16, 3, seed)
 
 
-selection.likely = few_likely
+selection.sample_likely = few_likely
 ArchitectureParameters.draw = kept_draw
 SupernetTrainer.advance = kept_advance
 main()

@@ -18,7 +18,7 @@ from lgc.models import Architecture
 from lgc.search.runtime.fabric import (
     GlobalBatchNorm,
     average_gradients,
-    explained_memory,
+    explain_out_of_memory,
     open_fabric,
     synchronise_norms,
 )
@@ -162,12 +162,12 @@ def test_several_processes_take_a_gpu_each(monkeypatch):
 )
 def test_running_out_of_memory_is_explained(error):
     advice = r"out of memory; the last checkpoint is kept\. Lower --batch"
-    with pytest.raises(TrainingError, match=advice), explained_memory("--batch"):
+    with pytest.raises(TrainingError, match=advice), explain_out_of_memory("--batch"):
         raise error
 
 
 def test_other_errors_are_not_taken_for_it():
-    with pytest.raises(RuntimeError, match="shapes differ"), explained_memory("--batch"):
+    with pytest.raises(RuntimeError, match="shapes differ"), explain_out_of_memory("--batch"):
         raise RuntimeError("shapes differ")
 
 

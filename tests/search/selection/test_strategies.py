@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lgc.search.constraint.latency import Latency
-from lgc.search.constraint.projection import ROOM, ArchitectureBatch, project_to_target
+from lgc.search.constraint.projection import TARGET_TOLERANCE, ArchitectureBatch, project_to_target
 from lgc.search.decisions import Decisions
 from lgc.search.selection.strategies import (
     POPULATION,
-    Ranked,
+    Ranking,
+    compute_gap,
+    count_halving_passes,
+    count_operators,
     evolve,
-    gap,
-    likely,
-    passes_of_race,
-    race,
+    halve,
     random_search,
-    shares,
+    sample_likely,
 )
 
 STRATEGIES = {"random": random_search, "evolution": evolve}
@@ -67,7 +67,7 @@ def likelihood(log_p: np.ndarray, picked: np.ndarray) -> np.ndarray:
 @settings(max_examples=15)
 def test_candidates_come_likeliest_first_each_once_and_on_the_target(latency, seed):
     log_p = log_probabilities(latency, seed)
-    found = likely(log_p, latency, 64, 10, seed)
+    found = sample_likely(log_p, latency, 64, 10, seed)
     assert len(found) == 10
     values = likelihood(log_p, found.picked)
     assert (np.diff(values) <= 0).all()
@@ -75,7 +75,7 @@ def test_candidates_come_likeliest_first_each_once_and_on_the_target(latency, se
     assert values[0] >= likelihood(log_p, most.picked)[0]
     assert len(np.unique(np.column_stack([found.picked, found.heads]), axis=0)) == 10
     load = latency.load(found.picked, found.heads)
-    assert ((load <= 1 + 1e-9) & (load > 1 - 5 * ROOM)).all()
+    assert ((load <= 1 + 1e-9) & (load > 1 - 5 * TARGET_TOLERANCE)).all()
 
 
 def test_a_certain_distribution_has_one_candidate(latency):
@@ -84,7 +84,7 @@ def test_a_certain_distribution_has_one_candidate(latency):
     ).picked[0]
     log_p = np.full(latency.ms.shape[1:], -300.0)
     log_p[np.arange(len(picked)), picked] = 0.0
-    found = likely(log_p, latency, 20, 5, 0)
+    found = sample_likely(log_p, latency, 20, 5, 0)
     assert np.array_equal(found.picked, picked[None])
 
 
@@ -92,12 +92,12 @@ def test_candidates_are_drawn_by_their_probabilities(zeroless_space, made_up):
     """Without a target, nothing is fitted: frequencies of the draws are the probabilities."""
     latency = Latency(Decisions(zeroless_space), [made_up(zeroless_space, 0)])
     log_p = log_probabilities(latency, 0, 1.0)
-    found = likely(log_p, latency, 4000, 4001, 0)
+    found = sample_likely(log_p, latency, 4000, 4001, 0)
     assert len(found) > 3000, "few of 2 ** 15 are drawn twice"
     p = np.exp(log_p[:, 1])
     even = np.abs(p - 0.5) < 0.45  # where nearly all are alike, dropping repeats shows
     assert np.abs(found.picked.mean(axis=0) - p)[even].max() < 0.06
-    other = likely(log_p, latency, 4000, 4001, 1)
+    other = sample_likely(log_p, latency, 4000, 4001, 1)
     assert not np.array_equal(found.picked[:50], other.picked[:50])
 
 
@@ -113,11 +113,11 @@ def test_a_race_finds_the_least_loss_and_counts_what_it_took(losses, batches):
         asked.append((row, batch))
         return losses[found.picked[row, 0]] + 0.25 * batch  # batches are not equally hard
 
-    chosen = race(candidates, loss_on, batches)
+    chosen = halve(candidates, loss_on, batches)
     (best,) = chosen.found.picked[:, 0]
     assert losses[best] == min(losses)
     assert chosen.losses == [pytest.approx(min(losses) + 0.25 * (batches - 1) / 2)]
-    assert chosen.passes == len(asked) == len(set(asked)) == passes_of_race(len(losses), batches)
+    assert chosen.passes == len(asked) == len(set(asked)) == count_halving_passes(len(losses), batches)
     assert chosen.tried == len(losses)
     assert {batch for row, batch in asked if row == best} == set(range(batches))
 
@@ -126,10 +126,10 @@ def test_a_race_keeps_the_best_in_order():
     losses = [5.0, 1.0, 4.0, 2.0, 3.0]
     candidates = ArchitectureBatch(np.arange(5)[:, None], np.zeros(5, np.int64))
     for batches, keep in itertools.product((1, 4), (1, 3, 9)):
-        ranked = race(candidates, lambda found, row, batch: losses[row], batches, keep)
+        ranked = halve(candidates, lambda found, row, batch: losses[row], batches, keep)
         assert ranked.found.picked[:, 0].tolist() == [1, 3, 4, 2, 0][:keep]
         assert ranked.losses == sorted(losses)[:keep]
-        assert ranked.passes == passes_of_race(5, batches, keep)
+        assert ranked.passes == count_halving_passes(5, batches, keep)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -148,13 +148,13 @@ def test_a_race_lets_the_better_half_go_on():
         asked[row] = asked.get(row, 0) + 1
         return float(row)
 
-    race(ArchitectureBatch(np.arange(8)[:, None], np.zeros(8, np.int64)), loss_on, 8)
+    halve(ArchitectureBatch(np.arange(8)[:, None], np.zeros(8, np.int64)), loss_on, 8)
     assert [asked[row] for row in range(8)] == [8, 4, 2, 2, 1, 1, 1, 1]
 
 
 def test_a_race_trusts_all_batches_seen_not_the_last():
     table = np.array([[0.0, 3, 0, 0], [1.0, 1, 1, 1], [2.0, 0, 3, 3], [9.0, 0, 0, 0]])
-    chosen = race(
+    chosen = halve(
         ArchitectureBatch(np.arange(4)[:, None], np.zeros(4, np.int64)), lambda f, row, batch: table[row, batch], 4
     )
     assert chosen.found.picked[0, 0] == 1
@@ -175,7 +175,7 @@ def test_no_strategy_spends_more_than_it_is_given(latency, strategy, passes, bat
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_seed_decides(latency, strategy):
-    def run(seed: int) -> Ranked:
+    def run(seed: int) -> Ranking:
         return STRATEGIES[strategy](latency, Losses(latency, noise=0.1), 3, 200, seed)
 
     a, b, c = run(0), run(0), run(1)
@@ -223,9 +223,9 @@ def test_evolution_judges_nothing_twice(latency):
 
 def test_the_gap_is_from_drawn_paths_to_the_likeliest_architecture():
     wanted = {"loss_before": 2.0, "loss_likeliest": 2.5, "loss_after": 1.5, "gap": 0.5}
-    assert gap([1.0, 2.0, 3.0], 2.5, 1.5) == wanted
-    assert gap([1.0, 2.0, 3.0], None, 1.5) == wanted | {"loss_likeliest": None, "gap": None}
+    assert compute_gap([1.0, 2.0, 3.0], 2.5, 1.5) == wanted
+    assert compute_gap([1.0, 2.0, 3.0], None, 1.5) == wanted | {"loss_likeliest": None, "gap": None}
 
 
 def test_shares_count_every_operator():
-    assert shares(("zero", "skip", "conv"), np.array([2, 0, 2, 2])) == {"zero": 1, "skip": 0, "conv": 3}
+    assert count_operators(("zero", "skip", "conv"), np.array([2, 0, 2, 2])) == {"zero": 1, "skip": 0, "conv": 3}

@@ -10,22 +10,24 @@ from lgc.models import Architecture
 from lgc.search.config import SearchConfig
 from lgc.search.data.datasets import load_dataset, split_halves
 from lgc.search.engine import search
-from lgc.search.runtime.batches import batches
+from lgc.search.runtime.batches import load_batches
 from lgc.search.runtime.fabric import open_fabric
 from lgc.search.selection import finalize as choosing
 from lgc.search.selection import trials
-from lgc.search.selection.trials import trial_loss
+from lgc.search.selection.trials import compute_trial_loss
 
 
 @pytest.fixture
 def try_out(street_space, scenes):
     """Tries an architecture out: `try_out(seed_of_it, steps=4, ...)`; a quarter of the steps are the trial's."""
     first, second = split_halves(load_dataset(scenes, "train", (32, 32), augment=True), 0)
-    judged_on = list(batches(second, 2, 0, start=0, stop=2))
+    judged_on = list(load_batches(second, 2, 0, start=0, stop=2))
 
     def run(number=0, on_step=lambda: None, **settings):
         config = SearchConfig(**({"steps": 16, "batch": 2, "trial_share": 0.25} | settings))
-        return trial_loss(street_space.sample(number), config, open_fabric("cpu"), first, judged_on, None, on_step)
+        return compute_trial_loss(
+            street_space.sample(number), config, open_fabric("cpu"), first, judged_on, None, on_step
+        )
 
     return run
 
@@ -64,7 +66,7 @@ def test_the_least_loss_of_the_trials_wins(street, scenes, short, tmp_path, monk
         tried.append(architecture)
         return abs(len(tried) - wanted)
 
-    monkeypatch.setattr(choosing, "trial_loss", known_loss)
+    monkeypatch.setattr(choosing, "compute_trial_loss", known_loss)
     settings = SearchConfig(**(short.model_dump() | {"trials": 3}))
     for wanted in (1, 3):
         tried.clear()

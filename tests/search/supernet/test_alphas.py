@@ -14,7 +14,7 @@ from lgc.errors import UsageError
 from lgc.models import Architecture
 from lgc.search.decisions import Decisions
 from lgc.search.supernet.alphas import COMMUNICATIONS, ArchitectureParameters
-from lgc.search.supernet.gumbel import noisy_logits, straight_through, temperature_at
+from lgc.search.supernet.gumbel import add_gumbel_noise, anneal_temperature, straight_through_gates
 
 
 def parameters(blocks: Decisions, seed: int = 0, spread: float = 1.0, **settings: object) -> ArchitectureParameters:
@@ -129,7 +129,7 @@ def test_frequencies_follow_the_probabilities_mixed_with_even_ones(zeroless_spac
 
 def test_frequencies_of_many_operators():
     p = torch.tensor([0.6, 0.3, 0.09, 0.01])
-    noisy = noisy_logits(torch.log(p).repeat(20_000, 1) + 3.0, generator(), 0.2)
+    noisy = add_gumbel_noise(torch.log(p).repeat(20_000, 1) + 3.0, generator(), 0.2)
     share = torch.bincount(noisy.argmax(dim=1), minlength=4) / 20_000
     assert torch.allclose(share, 0.8 * p + 0.05, atol=0.015)
 
@@ -138,10 +138,10 @@ def test_frequencies_of_many_operators():
 @settings(max_examples=25)
 def test_gates_are_one_with_the_gradient_of_the_softmax(seed, temperature):
     logits = torch.randn(6, 4, generator=generator(seed), dtype=torch.double, requires_grad=True)
-    noisy = noisy_logits(logits, generator(seed + 1))
+    noisy = add_gumbel_noise(logits, generator(seed + 1))
     picked = torch.randint(4, (6,), generator=generator(seed))  # a repair may pick any
     weights = torch.randn(6, generator=generator(seed + 2), dtype=torch.double)
-    gates = straight_through(noisy, picked, temperature)
+    gates = straight_through_gates(noisy, picked, temperature)
     torch.testing.assert_close(gates, torch.ones(6, dtype=torch.double))
     (gates * weights).sum().backward()
     # d softmax_i(x / T) / d x_j = s_i (1[i = j] - s_j) / T; log-softmax shifts a row, which changes nothing.
@@ -185,6 +185,6 @@ def test_temperature_sharpens_the_gradient_and_not_the_draw(deep_space):
 
 
 def test_temperature_falls_exponentially_from_first_to_last():
-    values = [temperature_at(share, 1.0, 0.03) for share in (-1, 0, 0.25, 0.5, 0.75, 1.0, 2.0)]
+    values = [anneal_temperature(share, 1.0, 0.03) for share in (-1, 0, 0.25, 0.5, 0.75, 1.0, 2.0)]
     assert values == pytest.approx([0.03 ** max(0, min(share, 1)) for share in (-1, 0, 0.25, 0.5, 0.75, 1.0, 2.0)])
-    assert temperature_at(0.5, 4.0, 1.0) == pytest.approx(2.0)
+    assert anneal_temperature(0.5, 4.0, 1.0) == pytest.approx(2.0)

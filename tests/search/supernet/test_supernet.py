@@ -10,7 +10,7 @@ from lgc.models import Architecture, LGCNet, SearchSpace
 from lgc.models.nets.network import randomise_norms
 from lgc.search.decisions import Decisions
 from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
-from lgc.search.supernet.supernet import Supernet, batch_statistics
+from lgc.search.supernet.supernet import Supernet, use_batch_statistics
 
 
 def random_draw(blocks: Decisions, seed: int = 0) -> SampledPath:
@@ -105,7 +105,7 @@ def test_batch_statistics_leave_the_running_ones_alone(deep_space):
     supernet.cells[0].train()
     modes = [module.training for module in supernet.modules()]
     before = {name: value.clone() for name, value in supernet.named_buffers() if "running" in name}
-    with batch_statistics(supernet):
+    with use_batch_statistics(supernet):
         found = supernet(x, draw)
         assert not found.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in supernet.named_buffers() if name in before)
@@ -120,7 +120,7 @@ def test_batch_statistics_leave_the_running_ones_alone(deep_space):
 
 def test_batch_statistics_end_after_an_error(deep_space):
     supernet = supernet_of(Decisions(deep_space)).eval()
-    with pytest.raises(ZeroDivisionError), batch_statistics(supernet):
+    with pytest.raises(ZeroDivisionError), use_batch_statistics(supernet):
         raise ZeroDivisionError
     assert not any(module.training for module in supernet.modules())
     assert torch.is_grad_enabled()

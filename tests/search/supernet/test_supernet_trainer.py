@@ -14,12 +14,12 @@ from lgc.search.config import SearchConfig
 from lgc.search.constraint.latency import Latency
 from lgc.search.data.datasets import load_dataset
 from lgc.search.decisions import Decisions
-from lgc.search.runtime.batches import batches
+from lgc.search.runtime.batches import load_batches
 from lgc.search.runtime.fabric import open_fabric
 from lgc.search.supernet import supernet_trainer as module
 from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
 from lgc.search.supernet.supernet_trainer import CLIP, SupernetTrainer
-from lgc.search.training.scores import scores
+from lgc.search.training.scores import compute_scores
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def make(street):
 def pairs(scenes):
     """Two endless rows of batches, for the weights and for the architecture."""
     dataset = load_dataset(scenes, "train", (32, 32), augment=True)
-    return list(zip(*(batches(dataset, 2, seed, start=0, stop=100) for seed in (0, 1)), strict=True))
+    return list(zip(*(load_batches(dataset, 2, seed, start=0, stop=100) for seed in (0, 1)), strict=True))
 
 
 def copy_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -178,7 +178,9 @@ def test_the_journals_score_and_architecture(make, pairs, monkeypatch):
     known = labels != 255
     confusion = np.zeros((11, 11))
     np.add.at(confusion, (labels[known].numpy(), full[known].numpy()), 1)
-    assert record["miou"] == pytest.approx(scores(torch.from_numpy(confusion), tuple("abcdefghijk")).miou, rel=1e-3)
+    assert record["miou"] == pytest.approx(
+        compute_scores(torch.from_numpy(confusion), tuple("abcdefghijk")).miou, rel=1e-3
+    )
     picked = trainer.alphas.probabilities().argmax(dim=1).tolist()
     space = trainer.alphas.blocks.space
     edges = [(cell.name, edge_name(cell, edge)) for cell in space.plan.searched for edge in cell.edges]

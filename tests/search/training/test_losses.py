@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lgc.search.data.datasets import load_dataset
 from lgc.search.training import losses
-from lgc.search.training.losses import balanced_weights, ohem_loss, upsampled_loss
+from lgc.search.training.losses import compute_class_weights, ohem_loss, upsampled_loss
 
 
 def certain(probabilities):
@@ -94,6 +94,6 @@ def test_balanced_weights_are_those_of_enet(scenes):
     dataset = load_dataset(scenes, "train")
     labels = torch.cat([dataset[index][1].flatten() for index in range(len(dataset))])
     share = torch.bincount(labels[labels != 255], minlength=11) / (labels != 255).sum()
-    weights = balanced_weights(dataset)
+    weights = compute_class_weights(dataset)
     assert torch.allclose(weights / weights[0], (1.02 + share[0]).log() / (1.02 + share).log(), rtol=1e-4)
     assert (weights * share).sum().item() == pytest.approx(1.0, rel=1e-5)

@@ -20,7 +20,7 @@ from lgc.search.data.reading import Coding, read_label
 from lgc.search.data.synthetic.writers import WRITABLE_LAYOUTS, write_scenes
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.evaluation import evaluate_run
-from lgc.search.training.scores import evaluate, scores
+from lgc.search.training.scores import compute_scores, evaluate_network
 from lgc.search.training.train import train
 
 SIZE = (48, 80)
@@ -68,7 +68,7 @@ def classes_of(layout):
 
 def test_miou_by_hand():
     confusion = torch.tensor([[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0], [4, 0, 0, 0]])
-    found = scores(confusion, ("road", "car", "pole", "sky"))
+    found = compute_scores(confusion, ("road", "car", "pole", "sky"))
     assert found.per_class == {
         "road": pytest.approx(100 * 6 / 13),
         "car": pytest.approx(100 * 3 / 6),
@@ -80,7 +80,7 @@ def test_miou_by_hand():
 
 
 def test_nothing_labelled_is_no_score():
-    assert scores(torch.zeros(2, 2), ("road", "car")).miou is None
+    assert compute_scores(torch.zeros(2, 2), ("road", "car")).miou is None
 
 
 class Oracle(torch.nn.Module):
@@ -101,9 +101,9 @@ def test_logits_are_brought_to_the_labels_size_and_void_is_left_out(scenes_of):
     assert {tuple(image.shape) for image in images} == {(3, 32, 32)}
     assert {tuple(label.shape) for label in labels} == {SIZE}
     assert any((label == 255).any() for label in labels)
-    found, size = evaluate(Oracle(labels), data)
+    found, size = evaluate_network(Oracle(labels), data)
     assert (found.miou, found.pixel_accuracy, size) == (pytest.approx(100.0), pytest.approx(100.0), SIZE)
-    halved, _ = evaluate(Oracle([label[::2, ::2] for label in labels]), data)
+    halved, _ = evaluate_network(Oracle([label[::2, ::2] for label in labels]), data)
     assert 50 < halved.pixel_accuracy < 100  # what half the resolution costs is seen at the full one
 
 

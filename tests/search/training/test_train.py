@@ -11,12 +11,12 @@ from lgc.errors import FileFormatError, OutputError, TrainingError, UsageError
 from lgc.models import Architecture, LGCNet
 from lgc.models.nets.weights import load_weights, save_weights
 from lgc.search.data.datasets import load_dataset
-from lgc.search.runtime.batches import batches
+from lgc.search.runtime.batches import load_batches
 from lgc.search.training import training_loop as descent
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.ema import WeightAverage
 from lgc.search.training.evaluation import evaluate_run
-from lgc.search.training.initial_weights import take_over
+from lgc.search.training.initial_weights import copy_fitting_parts
 from lgc.search.training.train import train
 from lgc.search.training.training_loop import decay_groups
 
@@ -195,12 +195,12 @@ def test_parts_of_another_shape_start_from_scratch(street_space, tmp_path):
     stored = {name: value + 1 for name, value in before.items()}
     stored["head.0.conv.weight"] = torch.zeros(9, 8, 3, 3)
     del stored["cells.1.project.0.conv.weight"]
-    assert take_over(network, stored, tmp_path) == ("cells.1", "head")
+    assert copy_fitting_parts(network, stored, tmp_path) == ("cells.1", "head")
     for name, value in network.state_dict().items():
         kept = name.startswith(("cells.1.", "head."))
         assert torch.equal(value, before[name] if kept else stored[name]), name
     with pytest.raises(UsageError, match="nothing that fits"):
-        take_over(network, {}, tmp_path / "search.ckpt")
+        copy_fitting_parts(network, {}, tmp_path / "search.ckpt")
 
 
 def test_start_from_a_file(run, scenes, street_space, tmp_path, foreign_files):
@@ -240,20 +240,20 @@ def test_norms_and_biases_do_not_decay(street_space):
 
 def test_batches_are_fixed_by_seed_and_step(scenes):
     dataset = load_dataset(scenes, "train", (32, 32), augment=True, seed=3)
-    whole = list(batches(dataset, 3, 1, start=0, stop=7))
-    tail = list(batches(dataset, 3, 1, start=5, stop=7, workers=1))
+    whole = list(load_batches(dataset, 3, 1, start=0, stop=7))
+    tail = list(load_batches(dataset, 3, 1, start=5, stop=7, workers=1))
     assert len(whole) == 7
     for a, b in zip(whole[5:], tail, strict=True):
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1])
     assert not torch.equal(whole[0][0], whole[2][0])
-    assert len(next(iter(batches(dataset, 20, 1, start=0, stop=1)))[0]) == 20
+    assert len(next(iter(load_batches(dataset, 20, 1, start=0, stop=1)))[0]) == 20
 
 
 def test_shares_of_processes_make_up_the_whole_batch(scenes):
     dataset = load_dataset(scenes, "train", (32, 32), augment=True, seed=3)
-    whole = list(batches(dataset, 4, 1, start=1, stop=5))
-    shares = [list(batches(dataset, 2, 1, start=1, stop=5, share=(rank, 2))) for rank in (0, 1)]
+    whole = list(load_batches(dataset, 4, 1, start=1, stop=5))
+    shares = [list(load_batches(dataset, 2, 1, start=1, stop=5, share=(rank, 2))) for rank in (0, 1)]
     for (images, labels), *parts in zip(whole, *shares, strict=True):
         assert torch.equal(images, torch.cat([part[0] for part in parts]))
         assert torch.equal(labels, torch.cat([part[1] for part in parts]))
@@ -269,4 +269,4 @@ def test_a_damaged_file_is_named_in_one_line(scenes, tmp_path, workers):
     dataset = load_dataset(tmp_path / "data", "train", (32, 32))
     dataset.pairs[0].image.write_bytes(b"\x89PNG broken")
     with pytest.raises(DataError, match=r"\A[^\n]*scene_000000\.png[^\n]*\Z"):
-        list(batches(dataset, 8, 1, start=0, stop=1, workers=workers))
+        list(load_batches(dataset, 8, 1, start=0, stop=1, workers=workers))

@@ -20,12 +20,12 @@ import os, sys, torch
 from lgc.search.training import train as training
 from lgc.tools.train import main
 
-real = training.optimise
+real = training.run_training
 def kept(descent, *rest):
     seconds = real(descent, *rest)
     torch.save(descent.snapshot(), f"{sys.argv[1]}/rank{os.environ['RANK']}.pt")
     return seconds
-training.optimise = kept
+training.run_training = kept
 sys.argv[0] = "lgc-train"
 main()
 """

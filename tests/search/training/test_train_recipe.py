@@ -12,7 +12,7 @@ from lgc.errors import UsageError
 from lgc.models import Architecture, LGCNet
 from lgc.models.nets.weights import load_weights
 from lgc.search.training import losses
-from lgc.search.training.auxiliary import Trainee, auxiliary_cell
+from lgc.search.training.auxiliary import TrainingNetwork, find_auxiliary_cell
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.ema import WeightAverage
 from lgc.search.training.train import train
@@ -43,7 +43,7 @@ def same(a, b):
 
 
 def test_hard_examples_alone(trained, monkeypatch):
-    monkeypatch.setattr(losses, "HARD_BELOW", 0.09)  # untrained, classes are at about 1 in 11
+    monkeypatch.setattr(losses, "OHEM_THRESHOLD", 0.09)  # untrained, classes are at about 1 in 11
     hard, every = (trained(ohem=ohem)[2] for ohem in (True, False))
     assert hard[0]["loss"] > every[0]["loss"] + 0.01
     assert hard[0]["aux_loss"] > every[0]["aux_loss"] + 0.01
@@ -63,8 +63,8 @@ def test_the_auxiliary_head_trains_and_is_left_out(trained, street_space):
 def test_the_auxiliary_head_sees_the_last_feature_before_the_coarsest(street_space):
     plan = street_space.plan
     assert [cell.concat.height for cell in plan.cells] == [8, 4]
-    assert auxiliary_cell(plan) == 0
-    trainee = Trainee(LGCNet(street_space, street_space.sample(0)), auxiliary=True)
+    assert find_auxiliary_cell(plan) == 0
+    trainee = TrainingNetwork(LGCNet(street_space, street_space.sample(0)), auxiliary=True)
     logits, coarse = trainee(torch.randn(2, 3, 32, 32))
     assert logits.shape[:2] == coarse.shape[:2] == (2, 11)
     assert coarse.shape[2:] == (8, 8)
@@ -114,13 +114,13 @@ def test_bfloat16_computes_more_coarsely_but_keeps_float32_weights(trained):
 @pytest.mark.parametrize(("crop", "seen"), [(None, (32, 32)), ((16, 32), (16, 32))])
 def test_crops(trained, monkeypatch, crop, seen):
     sizes = []
-    real = Trainee.forward
+    real = TrainingNetwork.forward
 
     def look(self, x):
         sizes.append(tuple(x.shape))
         return real(self, x)
 
-    monkeypatch.setattr(Trainee, "forward", look)
+    monkeypatch.setattr(TrainingNetwork, "forward", look)
     trained(crop=crop)
     assert sizes == [(2, 3, *seen)] * 3
 
