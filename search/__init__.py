@@ -1,1 +1,1 @@
-"""The architecture search: data, supernet, latency constraint, training."""
+"""Architecture search: data, supernet, latency constraint, selection, training."""

@@ -157,7 +157,7 @@ def compare_losses(record: Record, scratch: Path, device: str) -> None:
         run.mkdir()
         space.sample(0).save(run / "architecture.json")
         train(run, scratch / "small", TrainConfig(steps=COMPARED, batch=2, lr=LEARNING_RATE), device=place)
-        losses[place] = runs.losses_of(run, "train")
+        losses[place] = runs.read_losses(run, "train")
     record.value("losses", losses)
     first, later = runs.TOLERANCES["fp32"]
     for name, steps in losses["cpu"].items():
