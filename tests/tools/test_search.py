@@ -266,7 +266,7 @@ def test_targets_out_of_reach(call, lut, data, reach, tmp_path, side, unit):
     said = call("lgc-search", "--lut", lut, "--data", data, "--out", tmp_path / "run", *words).refusal("lgc-search")
     assert side in said
     assert f"a target of {target:.4g} ms is" in said
-    assert f"from {low:.3f} to {high:.3f} ms" in said
+    assert f"predicts {low:.3f} to {high:.3f} ms" in said
     assert not (tmp_path / "run").exists()
 
 
