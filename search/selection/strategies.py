@@ -21,8 +21,8 @@ POPULATION, TOURNAMENT = 24, 6
 MUTATIONS = 2
 """Decisions that are redrawn in a child before its projection onto the target."""
 
-MAX_REPEATS = 8
-"""Maximum length of the evolution, as a multiple of the architectures it may evaluate, if it repeats architectures."""
+MAX_HISTORY_RATIO = 8
+"""Maximum length of the evolution's history, repeated architectures included, as a multiple of its evaluations."""
 
 BatchLoss = Callable[[ArchitectureBatch, int, int], float]
 """Loss of an architecture on one of the fixed batches: `batch_loss(architectures, row, batch)`."""
@@ -144,7 +144,7 @@ def evolve(latency: Latency, batch_loss: BatchLoss, batches: int, passes: int, s
     for row in range(len(initial)):
         add(initial.select(np.array([row])))
     # A small space may have fewer architectures than the budget allows.
-    while len(losses) < max_evaluations and len(history) < MAX_REPEATS * max_evaluations:
+    while len(losses) < max_evaluations and len(history) < MAX_HISTORY_RATIO * max_evaluations:
         alive = history[-POPULATION:]
         rivals = rng.choice(len(alive), size=min(TOURNAMENT, len(alive)), replace=False)
         _, parent = min((alive[int(index)] for index in rivals), key=lambda entry: entry[0])
