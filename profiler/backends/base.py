@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ...device import Device
 from ...errors import MeasurementError
 from ...lut.target import Target
 
@@ -126,10 +127,10 @@ class Backend(Protocol):
 
     name: str
 
-    def precisions(self, device: str) -> tuple[str, ...]:
+    def precisions(self, device: Device) -> tuple[str, ...]:
         """Of `fp32`, `fp16`, `bf16` and `int8`, those in which this backend computes on `device`."""
 
-    def unavailable(self, device: str) -> str | None:
+    def unavailable(self, device: Device) -> str | None:
         """None if this backend runs on `device` here, else the reason and what to install, in one sentence."""
 
     def versions(self) -> dict[str, str]:
@@ -160,7 +161,7 @@ _warm: set[str] = set()
 """GPUs on which this process has run for `FIRST_WARM_UP_MS`."""
 
 
-def warm_up(runner: Runner, device: str, wanted_ms: float | None = None) -> None:
+def warm_up(runner: Runner, device: Device, wanted_ms: float | None = None) -> None:
     """Run until allocations, caches and, on a GPU, clocks have settled: `WARM_UP_RUNS`, and for the time wanted.
 
     On a GPU up to `WARM_UP_BATCH` runs are queued at once: one by one, the device would idle between short ones.
@@ -170,7 +171,7 @@ def warm_up(runner: Runner, device: str, wanted_ms: float | None = None) -> None
         device: where it runs.
         wanted_ms: wall time in milliseconds; by the constants above if None.
     """
-    on_gpu = device != "cpu"
+    on_gpu = not device.is_cpu
     if wanted_ms is None:
         wanted_ms = FIRST_WARM_UP_MS if on_gpu and device not in _warm else WARM_UP_MS
     start, runs, batch = time.perf_counter(), 0, 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...device import Device
 from ...errors import BackendUnavailableError
 from . import get_backend
 
@@ -9,14 +10,14 @@ PREFERRED = {"cpu": ("onnxruntime", "torch"), "cuda": ("tensorrt", "torch")}
 """Kind of device -> backends, the one that users deploy with first."""
 
 
-def default_backend(device: str) -> str:
+def default_backend(device: Device) -> str:
     """Name of the first preferred backend that runs on `device`.
 
     Raises:
         BackendUnavailableError: none does; the message gives each one's reason.
     """
     reasons = []
-    for name in PREFERRED[device.partition(":")[0]]:
+    for name in PREFERRED[device.kind]:
         reason = get_backend(name).unavailable(device)
         if reason is None:
             return name

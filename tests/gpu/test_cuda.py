@@ -28,7 +28,7 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 2e-1}
 TARGETS = [
     Target("cuda:0", name, precision)
     for name in ("torch", "onnxruntime", "onnxruntime-tensorrt")
-    for precision in get_backend(name).precisions("cuda:0")
+    for precision in get_backend(name).precisions(Device("cuda:0"))
     if precision != "int8"
 ]
 WAITS = """
@@ -49,7 +49,7 @@ except MeasurementError as error:
 
 @pytest.fixture(params=TARGETS, ids=str)
 def target(request) -> Target:
-    reason = get_backend(request.param.backend).unavailable("cuda:0")
+    reason = get_backend(request.param.backend).unavailable(Device("cuda:0"))
     if reason is not None:
         pytest.skip(reason)
     return request.param
@@ -126,7 +126,7 @@ def test_fp32_is_not_tf32(name, tmp_path):
 
     In a process of its own: one backend turns TF32 off for all of them.
     """
-    reason = get_backend(name).unavailable("cuda:0")
+    reason = get_backend(name).unavailable(Device("cuda:0"))
     if reason is not None:
         pytest.skip(reason)
     printed = python_output(
@@ -142,7 +142,7 @@ def test_fp32_is_not_tf32(name, tmp_path):
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
 def test_too_little_memory_says_what_to_lower(name):
     backend = get_backend(name)
-    reason = backend.unavailable("cuda:0")
+    reason = backend.unavailable(Device("cuda:0"))
     if reason is not None:
         pytest.skip(reason)
     pace.skip_on_shared_memory()

@@ -14,7 +14,7 @@ from lgc.profiler.deployment.segmenter import Segmenter
 
 
 def runs_on_gpu(backend):
-    reason = get_backend(backend).unavailable("cuda:0")
+    reason = get_backend(backend).unavailable(Device("cuda:0"))
     return pytest.param(backend, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
 
 

@@ -31,7 +31,7 @@ from . import pace
 
 SHAPE = (1, 3, 64, 128)
 
-REASON = get_backend("tensorrt").unavailable("cuda:0")
+REASON = get_backend("tensorrt").unavailable(Device("cuda:0"))
 
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ....device import Device
 from ..error_translation import failure
 from ..trt.loader import INSTALL_FULL
 from .driver import StreamGraph, bindings_missing
@@ -95,7 +96,7 @@ class Scratch:
 
 
 @cache
-def scratch_for(device: str) -> Scratch:
+def scratch_for(device: Device) -> Scratch:
     """Return the scratch memory of a device, say `cuda:0`."""
     return Scratch()
 
@@ -107,7 +108,7 @@ class CudaDevice:
     its memory. It is current only inside `current`; what was current before is so again afterwards.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: Device) -> None:
         """Take the device called `device`, say `cuda:0`.
 
         Raises:
@@ -116,7 +117,7 @@ class CudaDevice:
         self.name, self._driver = device, _driver()
         self._context: Any = None
         with self._failures("CUDA does not start"):
-            self._context = _primary_context(int(device.partition(":")[2] or 0))
+            self._context = _primary_context(device.ordinal)
         self._replays, self._scratch = ReplayQueue(device), scratch_for(device)
         with self.current():
             self._stream: Any = self._driver.Stream(NON_BLOCKING)

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
+from ....device import Device
 from ....errors import MeasurementError
 from ..base import collector_paused
 from ..error_translation import failure
@@ -47,7 +48,7 @@ class CudaGraph(Generic[Result]):
         """
         import torch
 
-        self._device, self._graph, self._queue = device, torch.cuda.CUDAGraph(), ReplayQueue(str(device))
+        self._device, self._graph, self._queue = device, torch.cuda.CUDAGraph(), ReplayQueue(Device(str(device)))
         stream = _side_stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         try:

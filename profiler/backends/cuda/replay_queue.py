@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ....device import Device
 from ....errors import MeasurementError
 
 BASE_US = 100.0
@@ -47,7 +48,7 @@ class Lead:
 
 
 @cache
-def lead_for(device: str) -> Lead:
+def lead_for(device: Device) -> Lead:
     """Return the lead of a device, say `cuda:0`."""
     return Lead()
 
@@ -55,7 +56,7 @@ def lead_for(device: str) -> Lead:
 class ReplayQueue:
     """Queues the replays of one graph on a device."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: Device) -> None:
         self._lead, self._launch_us, self._batch = lead_for(device), LAUNCH_US, sys.maxsize
 
     def fill(

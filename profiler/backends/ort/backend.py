@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from ....device import Device
 from ....errors import MeasurementError
 from ....lut.target import Target
 from ..base import PIXELS, LayerTime, Workload, warm_up
@@ -37,16 +38,16 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
 
-    def precisions(self, device: str) -> tuple[str, ...]:
+    def precisions(self, device: Device) -> tuple[str, ...]:
         """On a CPU fp32, on a GPU fp16 too; int8 for models that are quantised.
 
         bf16 is missing since the CUDA provider convolves it from ONNX's operator set 22 on only, and pools it never.
         """
-        return ("fp32", "int8") if device == "cpu" else ("fp32", "fp16", "int8")
+        return ("fp32", "int8") if device.is_cpu else ("fp32", "fp16", "int8")
 
-    def unavailable(self, device: str) -> str | None:
+    def unavailable(self, device: Device) -> str | None:
         """Return None if the provider of `device` loads and the device is there, else the reason and the mend."""
-        return missing(CPU if device == "cpu" else CUDA, device)
+        return missing(CPU if device.is_cpu else CUDA, device)
 
     def versions(self) -> dict[str, str]:
         """Version of ONNX Runtime."""
@@ -56,14 +57,18 @@ class OnnxRuntimeBackend:
 
     def settings(self, target: Target) -> dict[str, str]:
         """Provider, optimisation, threads, binding, clock; on a GPU memory, CUDA graph, TF32, algorithms, layout."""
-        return settings_of(CPU if target.device == "cpu" else CUDA, target.threads)
+        return settings_of(CPU if target.device.is_cpu else CUDA, target.threads)
 
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
         """Open a session on the target's device, and on no other; see `OnnxRuntimeRunner` for the errors."""
-        if target.device == "cpu":
+        if target.device.is_cpu:
             return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CPU, {})
         # Without TF32 cuDNN gets no tensor cores at all, not for float16 either, where nothing is left in float32.
-        settings = {**CUDA_OPTIONS, "device_id": _index(target), "use_tf32": str(int(target.precision == "fp16"))}
+        settings = {
+            **CUDA_OPTIONS,
+            "device_id": str(target.device.ordinal),
+            "use_tf32": str(int(target.precision == "fp16")),
+        }
         return OnnxRuntimeRunner(workload, cast_model(workload.onnx, target.precision), target, CUDA, settings)
 
 
@@ -77,13 +82,13 @@ class OnnxRuntimeTensorRTBackend:
 
     name = "onnxruntime-tensorrt"
 
-    def precisions(self, device: str) -> tuple[str, ...]:
+    def precisions(self, device: Device) -> tuple[str, ...]:
         """fp32, with TF32 off, and fp16."""
         return ("fp32", "fp16")
 
-    def unavailable(self, device: str) -> str | None:
+    def unavailable(self, device: Device) -> str | None:
         """None if the provider, the device and the TensorRT that the provider is built for are there."""
-        if device == "cpu":
+        if device.is_cpu:
             return "TensorRT needs a CUDA device"
         return missing(TENSORRT, device) or tensorrt_missing()
 
@@ -103,7 +108,7 @@ class OnnxRuntimeTensorRTBackend:
         """Build the engine on the target's device; see `OnnxRuntimeRunner` for the errors."""
         load_tensorrt_library()  # also turns TF32 off, before the provider is asked for
         settings = {
-            "device_id": _index(target),
+            "device_id": str(target.device.ordinal),
             "trt_fp16_enable": str(target.precision == "fp16"),  # these options are `True` and `False`, not 1 and 0
             "trt_cuda_graph_enable": "True",
             "trt_timing_cache_enable": "True",
@@ -142,7 +147,7 @@ class OnnxRuntimeRunner:
         self._session = open_session(workload.name, model, provider, settings, target.threads)
         inputs = workload.inputs()
         with self._failures():
-            self._bind(inputs, ("cuda", int(_index(target))) if self._on_gpu else ("cpu", 0))
+            self._bind(inputs, ("cuda", target.device.ordinal) if self._on_gpu else ("cpu", 0))
 
     def _bind(self, inputs: Sequence[NDArray[Any]], place: tuple[str, int]) -> None:
         """Allocate inputs and outputs on a device, and tell the session."""
@@ -234,11 +239,6 @@ class OnnxRuntimeRunner:
     def _fill(self, inputs: Sequence[NDArray[Any]]) -> None:
         for value, array in zip(self._inputs, inputs, strict=True):
             value.update_inplace(array)
-
-
-def _index(target: Target) -> str:
-    """Number of the target's CUDA device."""
-    return target.device.partition(":")[2]
 
 
 @cache

@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
 from ...machine.devices import cuda_missing
 from ..error_translation import ShortMemoryError, ort_failures
@@ -31,7 +32,7 @@ _ERRORS, _FATAL = 3, 4
 """Severities from which ONNX Runtime logs."""
 
 
-def missing(provider: str, device: str) -> str | None:
+def missing(provider: str, device: Device) -> str | None:
     """Return why `provider` cannot run on `device`, and the mend; None if it can.
 
     The CUDA provider is loaded for that, once per process: that it is built in says nothing of its libraries.
@@ -73,7 +74,7 @@ def tensorrt_missing() -> str | None:
 
 
 @cache
-def load_failure(provider: str, device: str) -> str | None:
+def load_failure(provider: str, device: Device) -> str | None:
     """Return why `provider` does not load, in the loader's words, and the mend; None if it loads.
 
     It is tried once per process, with the CUDA libraries that torch has loaded, then with those of the wheels too.
@@ -200,7 +201,7 @@ def _session(model: bytes, provider: str, settings: dict[str, str], options: Any
     )
 
 
-def _probe(provider: str, device: str) -> str | None:
+def _probe(provider: str, device: Device) -> str | None:
     """Return why a convolution does not run on `provider`; None if it does.
 
     It is run, since cuDNN is loaded by the first. Where memory is short, the provider itself works.
@@ -208,7 +209,7 @@ def _probe(provider: str, device: str) -> str | None:
     import numpy as np
     import onnxruntime
 
-    settings = {"device_id": device.partition(":")[2]}
+    settings = {"device_id": str(device.ordinal)}
     try:
         with _silent(), ort_failures(on_gpu=True):
             session = _session(_convolution(), provider, settings, onnxruntime.SessionOptions())

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ....device import CPU, Device
 from ....errors import MeasurementError
 from ....lut.target import Target
 from ...machine.devices import cuda_missing, torch_threads
@@ -32,13 +33,13 @@ class TorchBackend:
 
     name = "torch"
 
-    def precisions(self, device: str) -> tuple[str, ...]:
+    def precisions(self, device: Device) -> tuple[str, ...]:
         """fp32, fp16 and bf16, on every device."""
         return tuple(DTYPES)
 
-    def unavailable(self, device: str) -> str | None:
+    def unavailable(self, device: Device) -> str | None:
         """None on a CPU or a CUDA device that torch sees, else the reason."""
-        return None if device == "cpu" else cuda_missing(device)
+        return None if device.is_cpu else cuda_missing(device)
 
     def versions(self) -> dict[str, str]:
         """Version of torch, and of CUDA and cuDNN where it has them."""
@@ -52,7 +53,7 @@ class TorchBackend:
 
     def settings(self, target: Target) -> dict[str, str]:
         """How modules are run and timed: eagerly with so many threads, or as a CUDA graph."""
-        if target.device == "cpu":
+        if target.device.is_cpu:
             return {"mode": "eager", "threads": str(target.threads), "clock": "host clock"}
         return {
             "mode": "CUDA graph",
@@ -72,7 +73,7 @@ class TorchBackend:
         """
         import torch
 
-        if target.device == "cpu":
+        if target.device.is_cpu:
             return TorchRunner(workload, target.precision, target.threads)
         torch.backends.cudnn.benchmark = False  # algorithms by cuDNN's heuristic, the same in a probe as in a network
         if forbid_tf32() and target.precision == "fp32":
@@ -112,7 +113,7 @@ class TorchRunner:
 
     def prepare(self) -> None:
         """Run until warm."""
-        warm_up(self, "cpu")
+        warm_up(self, CPU)
 
     @torch_failures(on_gpu=False)
     def run(self, repeats: int) -> list[float]:
@@ -203,7 +204,7 @@ class GraphRunner:
         inputs = self._workload.inputs()
         with torch_failures(on_gpu=True):
             self._fill(inputs)
-        warm_up(self, str(self._device))
+        warm_up(self, Device(str(self._device)))
 
     @torch_failures(on_gpu=True)
     def run(self, repeats: int) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
 from ....lut.target import Target
 from ...machine.devices import cuda_missing
@@ -24,13 +25,13 @@ class TensorRTBackend:
 
     name = "tensorrt"
 
-    def precisions(self, device: str) -> tuple[str, ...]:
+    def precisions(self, device: Device) -> tuple[str, ...]:
         """fp32, fp16, bf16, and int8 for models that are quantised."""
         return CAST_PRECISIONS
 
-    def unavailable(self, device: str) -> str | None:
+    def unavailable(self, device: Device) -> str | None:
         """None if engines can be built and run on `device`, else the reason and the mend in one sentence."""
-        if not device.startswith("cuda"):
+        if device.kind != "cuda":
             return "TensorRT needs a CUDA device"
         try:
             library = load_tensorrt()
@@ -41,7 +42,7 @@ class TensorRTBackend:
             return missing
         import torch
 
-        index = int(device.partition(":")[2] or 0)
+        index = device.ordinal
         return refusal(library, "{}.{}".format(*torch.cuda.get_device_capability(index)))
 
     def versions(self) -> dict[str, str]:
@@ -87,7 +88,7 @@ class TensorRTBackend:
             refused = str(error)
         return EngineRunner(load_tensorrt(), kept.build_anew(refused), target.device)
 
-    def open(self, path: Path, device: str) -> EngineRunner:
+    def open(self, path: Path, device: Device) -> EngineRunner:
         """Load an engine from its two files onto `device`, see `trt_files`; what it is, is the runner's `engine`.
 
         Raises:
@@ -104,7 +105,7 @@ class TensorRTBackend:
             require_runnable(engine, str(path))
         return EngineRunner(load_tensorrt(), engine, device)
 
-    def _require(self, device: str) -> None:
+    def _require(self, device: Device) -> None:
         reason = self.unavailable(device)
         if reason is not None:
             raise BackendUnavailableError(f"backend {self.name} cannot run on {device}: {reason}")

@@ -29,7 +29,7 @@ SPECS = [
 @pytest.fixture(params=["torch", "onnxruntime"])
 def backend(request):
     found = get_backend(request.param)
-    reason = found.unavailable("cpu")
+    reason = found.unavailable(Device("cpu"))
     if reason is not None:
         pytest.skip(reason)
     return found
@@ -50,7 +50,7 @@ def expected(workload, inputs):
 def test_a_runner_computes_what_the_module_computes_and_times_it(backend, spec):
     workload = operator_workload(spec)
     inputs = random_inputs(input_shapes(spec))
-    for precision in set(backend.precisions("cpu")) & set(TOLERANCE):
+    for precision in set(backend.precisions(Device("cpu"))) & set(TOLERANCE):
         runner = backend.compile(workload, Target("cpu", backend.name, precision))
         runner.prepare()
         durations = runner.run(5)
@@ -189,7 +189,7 @@ def test_every_backend_has_a_name_and_precisions_and_answers_for_every_device(na
         assert {"fp32"} <= set(backend.precisions(device)) <= {"fp32", "fp16", "bf16", "int8"}
         reason = backend.unavailable(device)
         assert reason is None or len(reason) > 10
-    assert backend.unavailable("cuda:63") is not None
+    assert backend.unavailable(Device("cuda:63")) is not None
 
 
 def test_an_unknown_backend_lists_the_known_ones():
@@ -213,7 +213,7 @@ def test_a_torch_for_the_cpu_names_the_mend(name, monkeypatch):
 
 def test_an_onnx_runtime_without_the_provider_names_the_command(monkeypatch):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    reason = get_backend("onnxruntime").unavailable("cuda:0")
+    reason = get_backend("onnxruntime").unavailable(Device("cuda:0"))
     assert reason.startswith("this ONNX Runtime has no CUDAExecutionProvider: ")
     assert "pip install onnxruntime-gpu" in reason
 
@@ -230,15 +230,15 @@ def test_an_unsupported_precision_lists_the_offered_ones():
 
 
 def test_the_default_backend_is_the_first_that_runs(without):
-    assert default_backend("cpu") == "onnxruntime"
+    assert default_backend(Device("cpu")) == "onnxruntime"
     without("onnxruntime")
-    assert default_backend("cpu") == "torch"
+    assert default_backend(Device("cpu")) == "torch"
 
 
 def test_no_default_backend_gives_each_ones_reason(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(BackendUnavailableError, match=r"no backend runs on cuda:0: tensorrt: .*; torch: .*CPU build"):
-        default_backend("cuda:0")
+        default_backend(Device("cuda:0"))
 
 
 def test_random_inputs_are_the_same_each_time_and_no_zeros():

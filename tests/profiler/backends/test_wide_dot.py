@@ -17,7 +17,7 @@ def rounded_to_tf32(array):
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
 def test_fp32_is_within_the_bound(name):
-    if get_backend(name).unavailable("cpu") is not None:
+    if get_backend(name).unavailable(Device("cpu")) is not None:
         pytest.skip(f"no {name} here")
     assert 1e-8 < error_of(name, "cpu") < BOUND / 5
 

@@ -149,8 +149,8 @@ def test_a_batch_begun_early_is_dropped(cuda):
     calls.clear()
     assert graph.time(2) == [2.0] * 2
     assert calls == ["sleep", *["event", "replay", "event"] * 2, "wait"] * 3
-    assert lead_for("cuda:0").factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
-    assert lead_for("cuda:0").launch_us > 0
+    assert lead_for(Device("cuda:0")).factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
+    assert lead_for(Device("cuda:0")).launch_us > 0
 
 
 def test_a_batch_without_events_is_waited_for_once(cuda):

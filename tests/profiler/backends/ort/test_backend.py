@@ -119,7 +119,7 @@ def test_tf32_is_off_before_anything_of_tensorrt_is_loaded(gpu, monkeypatch):
     monkeypatch.setattr(ort, "open_session", stop)
     backend = get_backend("onnxruntime-tensorrt")
     once = [("tensorrt", "0"), ("libnvinfer.so.10", "0")]
-    for ask in (lambda: backend.unavailable("cuda:0"), backend.versions):
+    for ask in (lambda: backend.unavailable(Device("cuda:0")), backend.versions):
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
         ask()
         assert loaded == once
@@ -138,13 +138,13 @@ def test_builds_share_a_folder_of_timings(opened):
 
 def test_precisions_depend_on_the_device():
     backend = get_backend("onnxruntime")
-    assert backend.precisions("cpu") == ("fp32", "int8")
-    assert backend.precisions("cuda:0") == ("fp32", "fp16", "int8")
-    assert get_backend("onnxruntime-tensorrt").precisions("cuda:0") == ("fp32", "fp16")
+    assert backend.precisions(Device("cpu")) == ("fp32", "int8")
+    assert backend.precisions(Device("cuda:0")) == ("fp32", "fp16", "int8")
+    assert get_backend("onnxruntime-tensorrt").precisions(Device("cuda:0")) == ("fp32", "fp16")
 
 
 def test_tensorrt_is_not_for_the_cpu():
-    assert get_backend("onnxruntime-tensorrt").unavailable("cpu") == "TensorRT needs a CUDA device"
+    assert get_backend("onnxruntime-tensorrt").unavailable(Device("cpu")) == "TensorRT needs a CUDA device"
 
 
 @pytest.fixture
@@ -201,13 +201,13 @@ class Sessions:
 
 def test_a_provider_that_loads_is_tried_once(sessions):
     for _ in range(2):
-        assert get_backend("onnxruntime").unavailable("cuda:1") is None
+        assert get_backend("onnxruntime").unavailable(Device("cuda:1")) is None
     assert sessions.opened == [(CUDA, {"device_id": "1"})]
 
 
 def test_libraries_of_the_wheels_are_loaded_too(sessions, capsys):
     sessions.works, sessions.preloaded = False, True
-    assert get_backend("onnxruntime").unavailable("cuda:0") is None
+    assert get_backend("onnxruntime").unavailable(Device("cuda:0")) is None
     assert capsys.readouterr().out == ""
 
 
@@ -215,7 +215,7 @@ def test_libraries_of_the_wheels_are_loaded_too(sessions, capsys):
 def test_a_provider_that_does_not_load_says_why(sessions, monkeypatch, capsys, cuda):
     sessions.works = False
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    reason = get_backend("onnxruntime").unavailable("cuda:0")
+    reason = get_backend("onnxruntime").unavailable(Device("cuda:0"))
     assert reason.startswith(
         "ONNX Runtime 1.31.1 cannot load its CUDAExecutionProvider "
         "(libonnxruntime_providers_cuda.so: cannot open shared object file): "
@@ -233,20 +233,20 @@ def test_a_missing_cudnn_shows_in_the_first_convolution(sessions, monkeypatch):
     monkeypatch.setattr(ort_session.ctypes, "CDLL", lambda name: None)
     assert "cannot load its CUDAExecutionProvider (ONNX Runtime: cuDNN is not available): install" in get_backend(
         "onnxruntime"
-    ).unavailable("cuda:0")
+    ).unavailable(Device("cuda:0"))
 
 
 def test_short_memory_is_no_missing_library(sessions):
     sessions.error = RuntimeError("CUDA failure 2: out of memory")
-    assert get_backend("onnxruntime").unavailable("cuda:0") is None
+    assert get_backend("onnxruntime").unavailable(Device("cuda:0")) is None
 
 
 def test_what_replays_recycled_memory_is_refused(sessions, monkeypatch):
     monkeypatch.setattr("onnxruntime.__version__", "1.30.2")
-    reason = get_backend("onnxruntime").unavailable("cuda:0")
+    reason = get_backend("onnxruntime").unavailable(Device("cuda:0"))
     assert reason.startswith("ONNX Runtime 1.30.2 is too old, replays of its CUDA graphs may read recycled memory: ")
     assert reason.endswith('pip install --upgrade "onnxruntime-gpu>=1.31"')
-    assert get_backend("onnxruntime").unavailable("cpu") is None
+    assert get_backend("onnxruntime").unavailable(Device("cpu")) is None
     assert sessions.opened == []
 
 
@@ -256,7 +256,7 @@ def cannot_open(name):
 
 def test_a_missing_tensorrt_names_the_command_for_the_version_that_is_wanted(gpu, monkeypatch):
     monkeypatch.setattr(ort_session.ctypes, "CDLL", cannot_open)
-    reason = get_backend("onnxruntime-tensorrt").unavailable("cuda:0")
+    reason = get_backend("onnxruntime-tensorrt").unavailable(Device("cuda:0"))
     assert reason.startswith("this ONNX Runtime needs TensorRT 10, which does not load (libnvinfer.so.10: cannot open")
     assert reason.endswith('pip install "tensorrt-cu13>=10,<11"')
 
@@ -264,7 +264,7 @@ def test_a_missing_tensorrt_names_the_command_for_the_version_that_is_wanted(gpu
 def test_another_tensorrt_than_the_wanted_is_named(gpu, monkeypatch):
     monkeypatch.setattr(ort_session.ctypes, "CDLL", cannot_open)
     monkeypatch.setattr(ort_session, "import_module", lambda name: SimpleNamespace(__version__="11.4.0.5"))
-    assert get_backend("onnxruntime-tensorrt").unavailable("cuda:0") == (
+    assert get_backend("onnxruntime-tensorrt").unavailable(Device("cuda:0")) == (
         "this ONNX Runtime needs TensorRT 10, installed is 11.4.0.5: take --backend tensorrt, "
         'or pip install "tensorrt-cu13>=10,<11"'
     )
@@ -274,7 +274,7 @@ def test_with_the_library_tensorrt_is_available_and_has_its_version(gpu, monkeyp
     library = SimpleNamespace(getInferLibVersion=lambda: 101302)
     monkeypatch.setattr(ort_session.ctypes, "CDLL", lambda name: library)
     backend = get_backend("onnxruntime-tensorrt")
-    assert backend.unavailable("cuda:0") is None
+    assert backend.unavailable(Device("cuda:0")) is None
     assert backend.versions()["TensorRT"] == "10.13.2"
 
 

@@ -43,7 +43,7 @@ def gpus(monkeypatch):
 
 
 def test_cpu_is_no_device(backend):
-    assert backend.unavailable("cpu") == "TensorRT needs a CUDA device"
+    assert backend.unavailable(Device("cpu")) == "TensorRT needs a CUDA device"
 
 
 def test_library_is_missing(backend, monkeypatch):
@@ -51,35 +51,35 @@ def test_library_is_missing(backend, monkeypatch):
         raise BackendUnavailableError("TensorRT is not installed")
 
     monkeypatch.setattr(trt, "load_tensorrt", missing)
-    assert backend.unavailable("cuda:0") == "TensorRT is not installed"
+    assert backend.unavailable(Device("cuda:0")) == "TensorRT is not installed"
 
 
 def test_torch_for_the_cpu(backend, rtx, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "this torch is a CPU build; install a CUDA build" in backend.unavailable("cuda:0")
+    assert "this torch is a CPU build; install a CUDA build" in backend.unavailable(Device("cuda:0"))
 
 
 def test_no_gpu(backend, rtx, gpus):
     gpus()
-    assert "torch cannot use CUDA: " in backend.unavailable("cuda:0")
+    assert "torch cannot use CUDA: " in backend.unavailable(Device("cuda:0"))
 
 
 def test_no_such_index_names_those_there(backend, rtx, gpus):
     gpus((8, 9), (8, 9))
-    reason = backend.unavailable("cuda:2")
+    reason = backend.unavailable(Device("cuda:2"))
     assert reason == "there is no cuda:2, only cuda:0, cuda:1"
 
 
 def test_available_only_on_devices_that_the_library_serves(backend, rtx, gpus):
     gpus((8, 9), (9, 0))
-    assert backend.unavailable("cuda:0") is None
-    assert "not this device's 9.0; install full TensorRT" in backend.unavailable("cuda:1")
+    assert backend.unavailable(Device("cuda:0")) is None
+    assert "not this device's 9.0; install full TensorRT" in backend.unavailable(Device("cuda:1"))
 
 
 def test_pycuda_is_missing(backend, rtx, gpus, monkeypatch):
     gpus((8, 9))
     monkeypatch.setattr(trt, "pycuda_missing", lambda: "pycuda is not installed: mend")
-    assert backend.unavailable("cuda:0") == "pycuda is not installed: mend"
+    assert backend.unavailable(Device("cuda:0")) == "pycuda is not installed: mend"
 
 
 def test_versions(backend, rtx):

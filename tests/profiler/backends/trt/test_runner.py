@@ -124,14 +124,14 @@ def test_a_batch_begun_early_is_queued_again(make_runner, cuda):
     assert runner.run(3) == [REPLAY_MS] * 3
     spins = [spin_us(MIN_FACTOR * 2**doubled) for doubled in range(3)]
     assert [entry for entry in cuda.journal if entry.startswith("spin")] == spins
-    assert lead_for("cuda:1").factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
-    assert lead_for("cuda:1").launch_us > 0
+    assert lead_for(Device("cuda:1")).factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
+    assert lead_for(Device("cuda:1")).launch_us > 0
 
 
 def test_the_next_spin_follows_the_measured_launches(make_runner, cuda):
     runner = make_runner()
     runner.run(3)
-    launch_us = lead_for("cuda:1").launch_us
+    launch_us = lead_for(Device("cuda:1")).launch_us
     cuda.journal.clear()
     runner.run(3)
     assert cuda.journal[0] == spin_us(MIN_FACTOR, launch_us=launch_us)
