@@ -27,7 +27,9 @@ def test_names_become_canonical_values(name, canonical, host, kind, ordinal):
     assert Device(device) == device
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "CUDA:0", "ssh:///cpu", "board/cpu"])
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "CUDA:0", "ssh:///cpu", "board/cpu"]
+)
 def test_malformed_names_are_refused(name):
     with pytest.raises(UsageError, match="neither 'cpu' nor 'cuda:N'"):
         Device(name)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lgc.device import Device
 from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import SearchSpace

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lgc.device import Device
 from lgc.lut import Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import get_backend

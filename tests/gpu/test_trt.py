@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lgc.device import Device
 from lgc.errors import FileFormatError, MeasurementError, MismatchError
 from lgc.lut.target import Target
 from lgc.models import SearchSpace

@@ -155,7 +155,7 @@ def open_session(
     except ShortMemoryError:  # it would fail the probe too
         raise
     except MeasurementError as error:
-        reason = None if provider == CPU else load_failure(provider, f"cuda:{settings['device_id']}")
+        reason = None if provider == CPU else load_failure(provider, Device(f"cuda:{settings['device_id']}"))
         if reason is None:
             raise
         raise BackendUnavailableError(reason) from error

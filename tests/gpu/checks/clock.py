@@ -69,6 +69,7 @@ def queueing(record: Record, device: Any, kernels: int) -> None:
     """Replays are queued ahead of the device; the launch costs the host what it costs, and the durations none of it."""
     import torch
 
+    from lgc.device import Device
     from lgc.profiler.backends.cuda.graph import CudaGraph
     from lgc.profiler.backends.cuda.replay_queue import MAX_FACTOR, lead_for
 
@@ -79,7 +80,7 @@ def queueing(record: Record, device: Any, kernels: int) -> None:
             x.add_(1.0)
         return x
 
-    graph, lead = CudaGraph(work, device), lead_for(str(device))
+    graph, lead = CudaGraph(work, device), lead_for(Device(str(device)))
     graph.time(REPLAYS)
     durations = [ms for _ in range(BATCHES) for ms in graph.time(REPLAYS)]
     start = time.perf_counter()

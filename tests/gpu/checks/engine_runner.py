@@ -97,6 +97,7 @@ class Engine:
 
 def make_runner(engine: Engine) -> Any:
     """Return the real runner of the stand-in."""
+    from lgc.device import Device
     from lgc.errors import MeasurementError
     from lgc.profiler.backends.trt import runner as trt_runner
     from lgc.profiler.backends.trt.engine import Engine as Plan
@@ -110,7 +111,9 @@ def make_runner(engine: Engine) -> Any:
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
     )
     library = Library(module, FULL, "10.13", can_build_without_gpu=False)
-    return trt_runner.EngineRunner(library, Plan(b"plan", FULL, "10.13", "fp32", "9.0", False, (), 1.0), engine.device)
+    return trt_runner.EngineRunner(
+        library, Plan(b"plan", FULL, "10.13", "fp32", "9.0", False, (), 1.0), Device(engine.device)
+    )
 
 
 def run(record: Record, settings: Settings) -> None:
@@ -148,6 +151,7 @@ def durations(record: Record, device: str) -> None:
 
     import torch
 
+    from lgc.device import Device
     from lgc.profiler.backends.cuda.graph import CudaGraph
     from lgc.profiler.backends.cuda.replay_queue import lead_for
 
@@ -169,8 +173,8 @@ def durations(record: Record, device: str) -> None:
     runner.run_untimed(5 * RUNS)
     untimed = 1e3 * (time.perf_counter() - start) / (5 * RUNS)
     record.value("run, ms", {"engine runner": ours, "torch's graph": theirs, "untimed": untimed})
-    record.value("launch with events, us", lead_for(device).launch_us)
-    record.value("lead factor", lead_for(device).factor)
+    record.value("launch with events, us", lead_for(Device(device)).launch_us)
+    record.value("lead factor", lead_for(Device(device)).factor)
     record.check("engine runner / torch's graph", ours / theirs, least=0.98, most=1.02)
     record.check("untimed / timed", untimed / ours, least=0.95, most=1.05)
     runner.close()

@@ -33,6 +33,7 @@ COUNTER_S = 1.5
 
 
 def run(record: Record, settings: Settings) -> None:
+    from lgc.device import Device
     from lgc.lut import Target
     from lgc.profiler.backends import BACKENDS, get_backend
     from lgc.profiler.machine.environment import fingerprint
@@ -56,7 +57,7 @@ def run(record: Record, settings: Settings) -> None:
     record.at("fingerprint")
     record.value("fingerprint", fingerprint(target, get_backend(target.backend)))
     record.at("backends")
-    record.value("backends", {name: get_backend(name).unavailable(device) or "available" for name in BACKENDS})
+    record.value("backends", {name: get_backend(name).unavailable(Device(device)) or "available" for name in BACKENDS})
 
 
 def installed(name: str) -> str:

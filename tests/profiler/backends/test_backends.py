@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from lgc.device import Device
 from lgc.errors import BackendUnavailableError, MeasurementError, UnknownNameError, UsageError
 from lgc.lut import Target
 from lgc.models import OpSpec
@@ -186,8 +187,8 @@ def test_every_backend_has_a_name_and_precisions_and_answers_for_every_device(na
     backend = get_backend(name)
     assert backend.name == name
     for device in ("cpu", "cuda:63"):
-        assert {"fp32"} <= set(backend.precisions(device)) <= {"fp32", "fp16", "bf16", "int8"}
-        reason = backend.unavailable(device)
+        assert {"fp32"} <= set(backend.precisions(Device(device))) <= {"fp32", "fp16", "bf16", "int8"}
+        reason = backend.unavailable(Device(device))
         assert reason is None or len(reason) > 10
     assert backend.unavailable(Device("cuda:63")) is not None
 
@@ -221,7 +222,7 @@ def test_an_onnx_runtime_without_the_provider_names_the_command(monkeypatch):
 @pytest.mark.parametrize(("device", "package"), [("cpu", "onnxruntime"), ("cuda:0", "onnxruntime-gpu")])
 def test_a_missing_onnx_runtime_names_the_command(without, device, package):
     without("onnxruntime")
-    assert get_backend("onnxruntime").unavailable(device).endswith(f"pip install {package}")
+    assert get_backend("onnxruntime").unavailable(Device(device)).endswith(f"pip install {package}")
 
 
 def test_an_unsupported_precision_lists_the_offered_ones():

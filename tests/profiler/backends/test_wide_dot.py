@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lgc.device import Device
 from lgc.profiler.backends import get_backend
 
 from .wide_dot import BOUND, WORKLOAD, error_of, layer, relative_error

@@ -5,6 +5,7 @@ from contextlib import suppress
 import pytest
 import torch
 
+from lgc.device import Device
 from lgc.errors import DeviceError
 from lgc.lut import Target
 from lgc.profiler.backends import get_backend
@@ -41,14 +42,14 @@ def test_no_such_device_names_the_ones_there_are(device, gpus):
     with pytest.raises(DeviceError) as caught:
         check_device(device)
     message = str(caught.value)
-    assert f"no device {device!r} here; there is: cpu (" in message
+    assert f"no device {device!r} on this machine; available: cpu (" in message
     assert "cuda:0 (GPU A), cuda:1 (GPU B)" in message
 
 
 def test_no_gpu_says_why_and_names_the_cpu(gpus, monkeypatch):
     gpus(0)
     why = r"torch cannot use CUDA: Found no NVIDIA driver on your system; its CUDA 13\.0 needs driver 580 or later"
-    with pytest.raises(DeviceError, match=rf"no device 'cuda:0' here \({why}\); there is: cpu"):
+    with pytest.raises(DeviceError, match=rf"no device 'cuda:0' on this machine \({why}\); available: cpu"):
         check_device("cuda:0")
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(DeviceError, match=r"\(this torch is a CPU build; install a CUDA build of torch\)"):
@@ -109,7 +110,7 @@ NO_DRIVER = "torch cannot use CUDA: Found no NVIDIA driver on your system; its C
 )
 def test_default_device_is_the_tables_gpu(gpus, number, tables, device, reason):
     gpus(number)
-    assert default_device(tables) == (device, reason)
+    assert default_device([Device(name) for name in tables]) == (device, reason)
 
 
 def test_the_fingerprint_says_what_a_latency_depends_on():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lgc.device import Device
 from lgc.errors import MeasurementError
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, base, get_backend
@@ -226,7 +227,7 @@ def warmed(monkeypatch):
             asked.append(repeats)
             clock.now += 0.125e-3 * repeats
 
-        warm_up(SimpleNamespace(run_untimed=run_untimed), device)
+        warm_up(SimpleNamespace(run_untimed=run_untimed), Device(device))
         return asked
 
     return warm

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from lgc.device import Device
 from lgc.errors import BackendUnavailableError, MeasurementError
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend

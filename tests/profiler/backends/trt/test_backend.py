@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from lgc.device import Device
 from lgc.errors import BackendUnavailableError, FileFormatError, MeasurementError
 from lgc.lut.target import Target
 from lgc.profiler.backends import Workload, get_backend

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lgc.device import Device
 from lgc.errors import BackendUnavailableError, MeasurementError
 from lgc.profiler.backends.base import random_inputs
 from lgc.profiler.backends.cuda import device as cuda_place
@@ -57,7 +58,7 @@ def make_runner(monkeypatch, engine):
     def make(data=b"plan", flavour=FULL, installed=FULL, remarks=()):
         library = Library(module, installed, "10.13", can_build_without_gpu=installed == RTX)
         plan = Engine(data, flavour, "10.13", "fp32", "9.0", False, (), 1.0, remarks=remarks)
-        return EngineRunner(library, plan, "cuda:1")
+        return EngineRunner(library, plan, Device("cuda:1"))
 
     return make
 
