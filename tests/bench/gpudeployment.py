@@ -64,7 +64,7 @@ def main() -> None:
 
 def left_out(device: str, backends: list[str]) -> dict[str, str]:
     """Backends that do not run on the device, and why."""
-    reasons = {name: get_backend(name).unavailable(Device(device)) for name in backends}
+    reasons = {name: get_backend(name).diagnose(Device(device)) for name in backends}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 

@@ -102,7 +102,7 @@ def targets(device: str, backends: list[str] | None, precisions: list[str]) -> l
     found = []
     for name in backends or (["onnxruntime"] if device == "cpu" else list(BACKENDS)):
         backend = get_backend(name)
-        reason = backend.unavailable(Device(device))
+        reason = backend.diagnose(Device(device))
         if reason is not None and backends:
             sys.exit(f"{name} on {device}: {reason}")
         if reason is not None:
