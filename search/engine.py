@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..device import CPU
 from ..lut.predictor import Predictor
 from ..models.space.architecture import ARCHITECTURE
 from ..models.space.space import SearchSpace
@@ -37,7 +38,7 @@ def search(
     out: Path,
     config: SearchConfig,
     *,
-    device: str = "cpu",
+    device: str = CPU,
     precision: str = "fp32",
     measure: MeasureLatency | None = None,
     on_step: OnStep = lambda step, steps: None,

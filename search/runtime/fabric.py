@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ...device import CPU, Device
 from ...errors import DeviceError, TrainingError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ _OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "out of shared memor
 """Parts of torch's error messages for exhausted memory, including a data-loading process that the system killed."""
 
 
-def open_fabric(device: str = "cpu", precision: str = "fp32") -> Fabric:
+def open_fabric(name: str = CPU, precision: str = "fp32") -> Fabric:
     """Return Fabric on a device, or under `torchrun` on one device per process.
 
     Args:
-        device: `cpu` or `cuda:N`; under torchrun `cuda:0` is the process's own GPU.
+        name: device, `cpu` or `cuda:N`; under torchrun `cuda:0` is the process's own GPU.
         precision: a name of `FABRIC_PRECISIONS`.
 
     Raises:
@@ -42,27 +43,27 @@ def open_fabric(device: str = "cpu", precision: str = "fp32") -> Fabric:
 
     if precision not in FABRIC_PRECISIONS:
         raise UnknownNameError("precision", precision, FABRIC_PRECISIONS)
-    kind, _, index = device.partition(":")
-    if kind == "cpu" and precision == "fp16":
+    device = Device(name)
+    if device.is_cpu and precision == "fp16":
         raise UsageError("--precision fp16 needs a GPU; choose fp32 or bf16 on a CPU")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    settings: dict[str, Any] = {"accelerator": kind, "precision": FABRIC_PRECISIONS[precision]}
+    settings: dict[str, Any] = {"accelerator": device.kind, "precision": FABRIC_PRECISIONS[precision]}
     if processes > 1:
-        if int(index or 0):
+        if device.ordinal:
             raise UsageError(
-                f"{processes} processes cannot share --device {device}; under torchrun use --device {kind}"
+                f"{processes} processes cannot share --device {device}; under torchrun use --device {device.kind}"
             )
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-        if kind == "cuda" and torch.cuda.device_count() < local_processes:
+        if device.kind == "cuda" and torch.cuda.device_count() < local_processes:
             raise DeviceError(
                 f"torchrun started {local_processes} processes, but this machine has {torch.cuda.device_count()} GPUs; "
                 f"lower --nproc-per-node"
             )
-        backend = "nccl" if kind == "cuda" else "gloo"
+        backend = "nccl" if device.kind == "cuda" else "gloo"
         strategy = DDPStrategy(process_group_backend=backend)
         settings |= {"strategy": strategy, "devices": local_processes, "num_nodes": processes // local_processes}
     else:
-        settings |= {"devices": [int(index or 0)] if kind == "cuda" else 1}
+        settings |= {"devices": 1 if device.is_cpu else [device.ordinal]}
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs every launch
     fabric = Fabric(**settings)
     fabric.launch()
