@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .lists import find_list, read_list
-from .pairs import Pair, list_images, need_split, pair_up
+from .pairs import Pair, list_images, require_pairs, match_labels
 from .reading import Coding
 
 SPLITS = ("train", "val", "test")
@@ -37,12 +37,12 @@ def _segnet_folders(root: Path, split: str) -> tuple[Path, Path] | None:
     return None
 
 
-def fits_segnet(root: Path) -> bool:
+def has_segnet_layout(root: Path) -> bool:
     """Tell whether a folder holds a split's images beside its labels, as SegNet's copy does."""
     return any(_segnet_folders(root, split) for split in SPLITS)
 
 
-def segnet_pairs(root: Path, split: str) -> list[Pair]:
+def list_segnet(root: Path, split: str) -> list[Pair]:
     """Return the images and labels of a split by name.
 
     Raises:
@@ -51,15 +51,15 @@ def segnet_pairs(root: Path, split: str) -> list[Pair]:
     folders = _segnet_folders(root, split)
     pairs = _pair(list_images(folders[0]), folders[1], split) if folders else []
     have = [s for s in SPLITS if _segnet_folders(root, s)]
-    return need_split(pairs, _base(root), split, f"{split}/ beside {split}annot/", have)
+    return require_pairs(pairs, _base(root), split, f"{split}/ beside {split}annot/", have)
 
 
-def fits_flat(root: Path, folders: tuple[str, str]) -> bool:
+def has_flat_layout(root: Path, folders: tuple[str, str]) -> bool:
     """Tell whether the two folders, of all images and of all labels, are there."""
     return all((_base(root) / name).is_dir() for name in folders)
 
 
-def flat_pairs(root: Path, split: str, folders: tuple[str, str]) -> list[Pair]:
+def list_flat(root: Path, split: str, folders: tuple[str, str]) -> list[Pair]:
     """Return what a split's list names or, where there are no lists, what CamVid's own file names put into it.
 
     Raises:
@@ -73,12 +73,12 @@ def flat_pairs(root: Path, split: str, folders: tuple[str, str]) -> list[Pair]:
     if listing is not None:
         chosen = read_list(listing, base, images)
         pairs = _pair([image for image, _ in chosen], labels, split, [named for _, named in chosen])
-        return need_split(pairs, base, split, f"the content of {listing.name}", have)
-    splits = {image: camvid_split(image.stem) for image in list_images(images)}
+        return require_pairs(pairs, base, split, f"the content of {listing.name}", have)
+    splits = {image: official_split(image.stem) for image in list_images(images)}
     if have or not splits or None in splits.values():
-        return need_split([], base, split, f"the list {split}.txt", have)
+        return require_pairs([], base, split, f"the list {split}.txt", have)
     frames = [image for image, of in splits.items() if of == split]
-    return need_split(
+    return require_pairs(
         _pair(frames, labels, split), base, split, "every frame of it", sorted({str(s) for s in splits.values()})
     )
 
@@ -92,10 +92,10 @@ def _pair(images: Sequence[Path], labels: Path, split: str, named: Sequence[str 
         if given is not None:
             names = [Path(given).name]
         candidates.append([(labels / name, Coding.CAMVID) for name in names])
-    return pair_up(images, candidates)
+    return match_labels(images, candidates)
 
 
-def camvid_split(stem: str) -> str | None:
+def official_split(stem: str) -> str | None:
     """Return the usual split (367 / 101 / 233) of an original frame, e.g. `0001TP_006690`; None for another name.
 
     Test is the sequence Seq05VD and the second half of 0001TP, validation the 15 Hz part of 0016E5, training the rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .pairs import Pair, need_split, pair_up
+from .pairs import Pair, require_pairs, match_labels
 from .reading import Coding
 
 _IMAGE_END = "_leftImg8bit.png"
@@ -12,12 +12,12 @@ _COARSE_SPLIT = "train_extra"
 _BENCHMARK_SPLIT = "test"
 
 
-def fits_cityscapes(root: Path) -> bool:
+def has_cityscapes_layout(root: Path) -> bool:
     """Tell whether a folder is Cityscapes'."""
     return (root / "leftImg8bit").is_dir() and any((root / gt).is_dir() for gt in ("gtFine", "gtCoarse"))
 
 
-def cityscapes_pairs(root: Path, split: str) -> list[Pair]:
+def list_cityscapes(root: Path, split: str) -> list[Pair]:
     """Return the images and labels of a split, by city and name.
 
     `*_labelIds.png` is taken where it is there, else `*_labelTrainIds.png`, which users make themselves. The test split
@@ -42,5 +42,5 @@ def cityscapes_pairs(root: Path, split: str) -> list[Pair]:
     if split == _BENCHMARK_SPLIT and not any(path.is_file() for both in candidates for path, _ in both):
         pairs = [Pair(image, None, Coding.CITYSCAPES_IDS) for image in images]
     else:
-        pairs = pair_up(images, candidates)
-    return need_split(pairs, root, split, f"leftImg8bit/{split}/<city>/*{_IMAGE_END}", have)
+        pairs = match_labels(images, candidates)
+    return require_pairs(pairs, root, split, f"leftImg8bit/{split}/<city>/*{_IMAGE_END}", have)

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import DataError, UnknownNameError
-from .camvid import LISTS_FOLDERS, ORIGINAL_FOLDERS, fits_flat, fits_segnet, flat_pairs, segnet_pairs
-from .cityscapes import cityscapes_pairs, fits_cityscapes
+from .camvid import LISTS_FOLDERS, ORIGINAL_FOLDERS, has_flat_layout, has_segnet_layout, list_flat, list_segnet
+from .cityscapes import list_cityscapes, has_cityscapes_layout
 from .labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 from .pairs import Pair
 
@@ -51,26 +51,26 @@ LAYOUTS: dict[str, Layout] = {
         _CITYSCAPES(
             name="cityscapes",
             needs="leftImg8bit/ and gtFine/ (or gtCoarse/)",
-            fits=fits_cityscapes,
-            pairs=cityscapes_pairs,
+            fits=has_cityscapes_layout,
+            pairs=list_cityscapes,
         ),
         _CAMVID(
             name="camvid-segnet",
             needs="train/ and trainannot/",
-            fits=fits_segnet,
-            pairs=segnet_pairs,
+            fits=has_segnet_layout,
+            pairs=list_segnet,
         ),
         _CAMVID(
             name="camvid",
             needs="701_StillsRaw_full/ and LabeledApproved_full/",
-            fits=partial(fits_flat, folders=ORIGINAL_FOLDERS),
-            pairs=partial(flat_pairs, folders=ORIGINAL_FOLDERS),
+            fits=partial(has_flat_layout, folders=ORIGINAL_FOLDERS),
+            pairs=partial(list_flat, folders=ORIGINAL_FOLDERS),
         ),
         _CAMVID(
             name="camvid-lists",
             needs="images/, labels/ and train.txt",
-            fits=partial(fits_flat, folders=LISTS_FOLDERS),
-            pairs=partial(flat_pairs, folders=LISTS_FOLDERS),
+            fits=partial(has_flat_layout, folders=LISTS_FOLDERS),
+            pairs=partial(list_flat, folders=LISTS_FOLDERS),
         ),
     )
 }

@@ -31,7 +31,7 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 
 
-def pair_up(images: Sequence[Path], candidates: Sequence[Sequence[tuple[Path, Coding]]]) -> list[Pair]:
+def match_labels(images: Sequence[Path], candidates: Sequence[Sequence[tuple[Path, Coding]]]) -> list[Pair]:
     """Give each image the first of its candidate labels that is there.
 
     Raises:
@@ -54,7 +54,7 @@ def pair_up(images: Sequence[Path], candidates: Sequence[Sequence[tuple[Path, Co
     return pairs
 
 
-def need_split(pairs: list[Pair], root: Path, split: str, wanted: str, have: Iterable[str]) -> list[Pair]:
+def require_pairs(pairs: list[Pair], root: Path, split: str, wanted: str, have: Iterable[str]) -> list[Pair]:
     """Return `pairs`, and raise a DataError where there are none: what is missing and which splits there are."""
     if not pairs:
         raise DataError(

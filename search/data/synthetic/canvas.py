@@ -43,7 +43,7 @@ class Camera:
     bend: float
 
     def project(self, x: float, y: float, z: float) -> Point:
-        """Return (column, row) in pixels; what is nearer than `NEAR_M` is seen from there."""
+        """Return (column, row) in pixels; class_id is nearer than `NEAR_M` is seen from there."""
         z = max(z, NEAR_M)
         offset = self.focal * (x / z + self.bend * z)
         offset = max(-6.0 * self.width, min(6.0 * self.width, offset))
@@ -81,51 +81,59 @@ class Canvas:
             min(255, int(blue + (haze_blue - blue) * lost)),
         )
 
-    def polygon(self, points: Sequence[Point], colour: Colour | None, what: TrainId | None, z: float = 0.0) -> None:
-        """Fill a polygon of pixels; `colour` None leaves the image, `what` None leaves the label as it is."""
+    def polygon(self, points: Sequence[Point], colour: Colour | None, class_id: TrainId | None, z: float = 0.0) -> None:
+        """Fill a polygon of pixels; `colour` None leaves the image, `class_id` None leaves the label as it is."""
         shape = list(points)
         if colour is not None:
             self._paint.polygon(shape, fill=self.tint(colour, z))
-        if what is not None:
-            self._mark.polygon(shape, fill=int(what))
+        if class_id is not None:
+            self._mark.polygon(shape, fill=int(class_id))
 
-    def ellipse(self, centre: Point, radii: Point, colour: Colour | None, what: TrainId | None, z: float = 0.0) -> None:
+    def ellipse(
+        self, centre: Point, radii: Point, colour: Colour | None, class_id: TrainId | None, z: float = 0.0
+    ) -> None:
         """Fill an ellipse given by its centre and its two radii, pixels."""
         (cx, cy), (rx, ry) = centre, radii
         box = (cx - rx, cy - ry, cx + rx, cy + ry)
         if colour is not None:
             self._paint.ellipse(box, fill=self.tint(colour, z))
-        if what is not None:
-            self._mark.ellipse(box, fill=int(what))
+        if class_id is not None:
+            self._mark.ellipse(box, fill=int(class_id))
 
-    def stroke(self, ends: Sequence[Point], width: float, colour: Colour, what: TrainId | None, z: float = 0.0) -> None:
+    def stroke(
+        self, ends: Sequence[Point], width: float, colour: Colour, class_id: TrainId | None, z: float = 0.0
+    ) -> None:
         """Draw a line through `ends`, at least one pixel wide."""
         pixels = max(1, round(width))
         line = list(ends)
         self._paint.line(line, fill=self.tint(colour, z), width=pixels)
-        if what is not None:
-            self._mark.line(line, fill=int(what), width=pixels)
+        if class_id is not None:
+            self._mark.line(line, fill=int(class_id), width=pixels)
 
     def darken(self, points: Sequence[Point], level: int) -> None:
-        """Cast a shadow over a polygon of pixels; `level` is what is left of the light, 0..255."""
+        """Cast a shadow over a polygon of pixels; `level` is class_id is left of the light, 0..255."""
         self._dim.polygon(list(points), fill=level)
 
     def upright(
-        self, corners: tuple[float, float, float, float], y: tuple[float, float], colour: Colour, what: TrainId | None
+        self,
+        corners: tuple[float, float, float, float],
+        y: tuple[float, float],
+        colour: Colour,
+        class_id: TrainId | None,
     ) -> list[Point]:
         """Fill an upright rectangle that stands over the ground line (x0, z0)-(x1, z1); return its four pixels."""
         x0, z0, x1, z1 = corners
         low, high = y
-        place = self.camera.project
-        shape = [place(x0, low, z0), place(x1, low, z1), place(x1, high, z1), place(x0, high, z0)]
-        self.polygon(shape, colour, what, (z0 + z1) / 2)
+        project = self.camera.project
+        shape = [project(x0, low, z0), project(x1, low, z1), project(x1, high, z1), project(x0, high, z0)]
+        self.polygon(shape, colour, class_id, (z0 + z1) / 2)
         return shape
 
     def ground(
-        self, xs: tuple[float, float], zs: Sequence[float], colour: Colour, what: TrainId | None, y: float = 0.0
+        self, xs: tuple[float, float], zs: Sequence[float], colour: Colour, class_id: TrainId | None, y: float = 0.0
     ) -> None:
         """Fill the strip of ground between the lines x0 and x1, following the bend through the distances `zs`."""
-        place = self.camera.project
+        project = self.camera.project
         for near, far in itertools.pairwise(zs):
-            shape = [place(xs[0], y, near), place(xs[1], y, near), place(xs[1], y, far), place(xs[0], y, far)]
-            self.polygon(shape, colour, what, near)
+            shape = [project(xs[0], y, near), project(xs[1], y, near), project(xs[1], y, far), project(xs[0], y, far)]
+            self.polygon(shape, colour, class_id, near)

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from ....errors import UsageError
 from ..labels import LabelMap, TrainId
-from .actors import clutter, cycle, person, pole, tree, vehicle
+from .actors import draw_clutter, draw_cycle, draw_person, draw_pole, draw_tree, draw_vehicle
 from .canvas import Camera, Canvas
-from .street import Street, draw_street, paint_fronts, paint_ground
-from .weather import Weather, develop, draw_weather, paint_sky
+from .street import Street, sample_street, paint_fronts, paint_ground
+from .weather import Weather, render_photo, sample_weather, paint_sky
 
 MIN_SIDE = 32
 
@@ -55,9 +55,9 @@ def generate_scene(seed: int, index: int, size: tuple[int, int]) -> Scene:
     check_scene(seed, size, index)
     height, width = size
     plan, grain = (np.random.default_rng(s) for s in np.random.SeedSequence((seed, index)).spawn(2))
-    weather = draw_weather(plan)
+    weather = sample_weather(plan)
     canvas = Canvas(_camera(plan, height, width), weather.sky_low, weather.visibility)
-    street = draw_street(plan)
+    street = sample_street(plan)
     paint_sky(canvas, weather, plan)
     paint_ground(canvas, street, plan)
     paint_fronts(canvas, street, plan)
@@ -66,7 +66,7 @@ def generate_scene(seed: int, index: int, size: tuple[int, int]) -> Scene:
         draw()
     if plan.random() < 0.3:
         _bonnet(canvas, plan)
-    image, label = develop(canvas, weather, grain)
+    image, label = render_photo(canvas, weather, grain)
     return Scene(image, label)
 
 
@@ -103,13 +103,13 @@ def _cast_shadows(canvas: Canvas, street: Street, weather: Weather, rng: np.rand
         return
     side = 1 if rng.random() < 0.5 else -1
     level = int(255 * (1 - 0.55 * weather.sun))
-    place = canvas.camera.project
+    project = canvas.camera.project
     z = float(rng.uniform(0, 4))
     while z < 80:
         far = z + float(rng.uniform(4, 18))
         reach = street.front(side) - side * float(rng.uniform(2, 8))
         edge = street.front(side)
-        canvas.darken([place(edge, 0, z), place(reach, 0, z), place(reach, 0, far), place(edge, 0, far)], level)
+        canvas.darken([project(edge, 0, z), project(reach, 0, z), project(reach, 0, far), project(edge, 0, far)], level)
         z = far + float(rng.uniform(0, 6))
 
 
@@ -119,7 +119,7 @@ def _distance(rng: np.random.Generator, near: float, far: float) -> float:
 
 
 def _populate(canvas: Canvas, street: Street, rng: np.random.Generator) -> _Standing:
-    """Choose what stands where: (distance, a call that draws it). Every thing draws from a generator of its own."""
+    """Choose class_id stands where: (distance, a call that draws it). Every thing draws from a generator of its own."""
     things: _Standing = []
 
     def add(z: float, draw: Callable[..., None], *args: object) -> None:
@@ -132,24 +132,24 @@ def _populate(canvas: Canvas, street: Street, rng: np.random.Generator) -> _Stan
             z = float(rng.uniform(5, 14))
             while z < 70:
                 if rng.random() < 0.65:
-                    add(z, vehicle, TrainId.CAR, parked, z)
+                    add(z, draw_vehicle, TrainId.CAR, parked, z)
                 z += float(rng.uniform(5.2, 8))
         for _ in range(int(rng.integers(1, 5))):
             z = _distance(rng, 5, 60)
-            add(z, pole, kerb + side * 0.35, z, side)
+            add(z, draw_pole, kerb + side * 0.35, z, side)
         for _ in range(int(rng.poisson(1.6))):
             z = _distance(rng, 7, 80)
-            add(z, tree, front - side * float(rng.uniform(-2.5, 0.6)), z)
+            add(z, draw_tree, front - side * float(rng.uniform(-2.5, 0.6)), z)
         for _ in range(int(rng.poisson(2.4))):
             z = _distance(rng, 4.5, 60)
-            add(z, person, float(rng.uniform(min(kerb, front), max(kerb, front))), z)
+            add(z, draw_person, float(rng.uniform(min(kerb, front), max(kerb, front))), z)
         for _ in range(int(rng.poisson(0.8))):
             z = _distance(rng, 5, 40)
-            what = TrainId.BICYCLE if rng.random() < 0.75 else TrainId.MOTORCYCLE
-            add(z, cycle, kerb + side * 0.8, z, what, False)
+            class_id = TrainId.BICYCLE if rng.random() < 0.75 else TrainId.MOTORCYCLE
+            add(z, draw_cycle, kerb + side * 0.8, z, class_id, False)
         for _ in range(int(rng.poisson(0.7))):
             z = _distance(rng, 4, 30)
-            add(z, clutter, front - side * 0.4, z)
+            add(z, draw_clutter, front - side * 0.4, z)
     _traffic(street, rng, add)
     return things
 
@@ -158,15 +158,15 @@ def _traffic(street: Street, rng: np.random.Generator, add: Callable[..., None])
     """Put moving vehicles, riders and people crossing on the road."""
     for _ in range(int(rng.poisson(2.0))):
         z = _distance(rng, 7, 90)
-        what = (TrainId.CAR, TrainId.TRUCK, TrainId.BUS, TrainId.TRAIN)[rng.choice(4, p=[0.72, 0.12, 0.1, 0.06])]
-        add(z, vehicle, what, float(rng.uniform(street.left + 1.4, street.right - 1.4)), z)
+        class_id = (TrainId.CAR, TrainId.TRUCK, TrainId.BUS, TrainId.TRAIN)[rng.choice(4, p=[0.72, 0.12, 0.1, 0.06])]
+        add(z, draw_vehicle, class_id, float(rng.uniform(street.left + 1.4, street.right - 1.4)), z)
     for _ in range(int(rng.poisson(1.1))):
         z = _distance(rng, 5, 45)
-        what = TrainId.BICYCLE if rng.random() < 0.7 else TrainId.MOTORCYCLE
-        add(z, cycle, float(rng.uniform(street.left + 0.5, street.right - 0.5)), z, what, True)
+        class_id = TrainId.BICYCLE if rng.random() < 0.7 else TrainId.MOTORCYCLE
+        add(z, draw_cycle, float(rng.uniform(street.left + 0.5, street.right - 0.5)), z, class_id, True)
     for _ in range(int(rng.poisson(0.5))):
         z = _distance(rng, 6, 40)
-        add(z, person, float(rng.uniform(street.left, street.right)), z)
+        add(z, draw_person, float(rng.uniform(street.left, street.right)), z)
 
 
 def _bonnet(canvas: Canvas, rng: np.random.Generator) -> None:

@@ -56,7 +56,7 @@ class Weather:
     sun: float
 
 
-def draw_weather(rng: np.random.Generator) -> Weather:
+def sample_weather(rng: np.random.Generator) -> Weather:
     """Draw the light of a scene: clear, overcast, low sun or dusk."""
     kind = rng.choice(4, p=[0.4, 0.3, 0.15, 0.15])
     grey = rng.uniform(165, 240)
@@ -95,7 +95,7 @@ def paint_sky(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> Non
     canvas.label.paste(int(TrainId.SKY), (0, 0, width, height))
 
 
-def develop(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> tuple[FloatImage, LabelMap]:
+def render_photo(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> tuple[FloatImage, LabelMap]:
     """Turn the drawing into a photograph: textures, shade, lens and sensor.
 
     Returns:

@@ -98,7 +98,7 @@ _FORMATS: dict[str, _Format] = {
     "camvid-lists": _Format(_lists_paths, _camvid_indices, lambda s, n: " ".join(_lists_paths(s, n))),
     "cityscapes": _Format(_cityscapes_paths, _cityscapes_ids),
 }
-WRITABLE_LAYOUTS = tuple(_FORMATS)
+SCENE_FORMATS = tuple(_FORMATS)
 
 
 def write_scenes(
@@ -116,7 +116,7 @@ def write_scenes(
 
     Args:
         directory: a new or empty folder, or one that an earlier call wrote.
-        layout: one of `WRITABLE_LAYOUTS`.
+        layout: one of `SCENE_FORMATS`.
         counts: images per split; of `train`, `val` and `test`, any may be left out.
         size: height and width, pixels.
         seed: of the scenes, 0 or more.

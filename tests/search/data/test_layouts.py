@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lgc.errors import DataError, UnknownNameError
-from lgc.search.data.camvid import camvid_split
+from lgc.search.data.camvid import official_split
 from lgc.search.data.layouts import LAYOUTS, detect_layout, list_pairs
 from lgc.search.data.synthetic.writers import write_scenes
 
@@ -163,15 +163,15 @@ def test_the_usual_split_has_its_usual_sizes() -> None:
     # The frames of the original: 124 of 0001TP, 101 of the 15 Hz part of 0016E5, 171 of Seq05VD.
     frames = [f"0001TP_{n:06d}" for n in range(6690, 10381, 30)] + [f"0016E5_{n:05d}" for n in range(7959, 8160, 2)]
     frames += [f"Seq05VD_f{n:05d}" for n in range(0, 5101, 30)]
-    splits = [camvid_split(frame) for frame in frames]
+    splits = [official_split(frame) for frame in frames]
     assert (splits.count("train"), splits.count("val"), splits.count("test")) == (62, 101, 233)
 
 
 @given(st.text(max_size=12))
 def test_no_other_name_has_a_split(stem: str) -> None:
     known = ("0001TP", "0006R0", "0016E5", "Seq05VD")
-    assert camvid_split(stem) is None or stem.startswith(known)
-    assert camvid_split(f"scene_{stem}") is None
+    assert official_split(stem) is None or stem.startswith(known)
+    assert official_split(f"scene_{stem}") is None
 
 
 def test_the_original_with_foreign_names_needs_lists(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lgc.search.data.datasets import load_dataset
 from lgc.search.data.labels import ID_TO_TRAIN_ID
 from lgc.search.data.layouts import list_pairs
 from lgc.search.data.reading import Coding, read_label
-from lgc.search.data.synthetic.writers import WRITABLE_LAYOUTS, write_scenes
+from lgc.search.data.synthetic.writers import SCENE_FORMATS, write_scenes
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.evaluation import evaluate_run
 from lgc.search.training.scores import evaluate, scores
@@ -107,7 +107,7 @@ def test_logits_are_brought_to_the_labels_size_and_void_is_left_out(scenes_of):
     assert 50 < halved.pixel_accuracy < 100  # what half the resolution costs is seen at the full one
 
 
-@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
+@pytest.mark.parametrize("layout", SCENE_FORMATS)
 def test_every_layout_is_trained_scored_and_predicted(layout, make_run, scenes_of, tmp_path):
     run, data = make_run(classes_of(layout)), scenes_of(layout)
     out, seen = tmp_path / "out", tmp_path / "seen"

@@ -13,7 +13,7 @@ from lgc.search.data.labels import IGNORE, TRAIN_ID_TO_CAMVID
 from lgc.search.data.layouts import detect_layout
 from lgc.search.data.synthetic import writers
 from lgc.search.data.synthetic.scenes import Scene, generate_scene
-from lgc.search.data.synthetic.writers import WRITABLE_LAYOUTS, write_scenes
+from lgc.search.data.synthetic.writers import SCENE_FORMATS, write_scenes
 
 SIZE = (32, 48)
 COUNTS = {"train": 3, "val": 2, "test": 1}
@@ -27,7 +27,7 @@ def _snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
+@pytest.mark.parametrize("layout", SCENE_FORMATS)
 def test_what_is_written_is_what_the_loader_reads(tmp_path: Path, layout: str) -> None:
     done = write_scenes(tmp_path / "d", layout, COUNTS, SIZE, seed=5)
     assert (done.written, done.kept) == (6, 0)
@@ -58,7 +58,7 @@ def test_label_files_look_as_the_real_ones(tmp_path: Path) -> None:
     assert next((tmp_path / "c/leftImg8bit/train").glob("*/*_leftImg8bit.png")).is_file()
 
 
-@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
+@pytest.mark.parametrize("layout", SCENE_FORMATS)
 def test_an_interrupted_call_is_finished_by_the_same_call(
     tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +203,7 @@ def test_void_is_void_in_every_layout(tmp_path: Path) -> None:
     index = next(i for i in range(30) if (generate_scene(0, i, SIZE).label == IGNORE).mean() > 0.02)
     void = generate_scene(0, index, SIZE).label == IGNORE
     raw = {"camvid-segnet": 11, "camvid": (0, 0, 0), "camvid-lists": 11, "cityscapes": 0}
-    for layout in WRITABLE_LAYOUTS:
+    for layout in SCENE_FORMATS:
         write_scenes(tmp_path / layout, layout, {"train": index + 1}, SIZE)
         data = load_dataset(tmp_path / layout, "train")
         assert np.array_equal(data[index][1].numpy() == IGNORE, void)
