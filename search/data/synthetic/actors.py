@@ -1,4 +1,4 @@
-"""What stands or moves on a generated street: vehicles, people, cycles, trees, poles with signs and lights."""
+"""Objects of a generated street: vehicles, people, cycles, trees, poles with signs and lights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CLOTHES: tuple[Colour, ...] = (
 
 
 def draw_vehicle(canvas: Canvas, rng: np.random.Generator, class_id: TrainId, x: float, z: float) -> None:
-    """Draw a vehicle whose rear (or front) is `z` metres ahead: shadow, box, cabin, windows, lamps, wheels."""
+    """Draw a vehicle with its rear or front `z` metres ahead: shadow, box, cabin, windows, lamps, wheels."""
     width, height, length = (size * float(rng.uniform(0.92, 1.1)) for size in _VEHICLES[class_id])
     paint = vary_colour(rng, _CLOTHES[int(rng.integers(len(_CLOTHES)))], 35)
     left, right, far = x - width / 2, x + width / 2, z + length
@@ -78,7 +78,7 @@ def _rear(
     ys: tuple[float, float],
     z: float,
 ) -> None:
-    """Add the window, lamps, wheels and bumper of a vehicle's visible end."""
+    """Draw window, lamps, wheels and bumper of a vehicle's visible end."""
     (left, right), (belt, height) = xs, ys
     glass: Colour = (150, 165, 180) if rng.random() < 0.25 else (48, 54, 62)
     if class_id is TrainId.CAR:
@@ -95,7 +95,7 @@ def _rear(
 def draw_person(
     canvas: Canvas, rng: np.random.Generator, x: float, z: float, class_id: TrainId = TrainId.PERSON, lift: float = 0.0
 ) -> None:
-    """Draw someone standing or walking, `lift` metres off the ground (a rider sits higher and has bent legs)."""
+    """Draw a standing or walking person, or a rider, `lift` metres above the ground with bent legs."""
     project, scale = canvas.camera.project, canvas.camera.scale(z)
     tall = float(rng.uniform(1.5, 1.9)) if class_id is TrainId.PERSON else 1.65
     coat = vary_colour(rng, _CLOTHES[int(rng.integers(len(_CLOTHES)))], 14)
@@ -182,7 +182,7 @@ def draw_cycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float, cla
 
 
 def draw_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """Grow a tree: a trunk and a crown of leaf clusters, lit from above; the sky shows through its rim."""
+    """Draw a tree: a trunk and a crown of leaf clusters, lit from above, with gaps at its rim."""
     project, scale = canvas.camera.project, canvas.camera.scale(z)
     high, girth = float(rng.uniform(4, 10)), float(rng.uniform(0.15, 0.4))
     crown = high * float(rng.uniform(0.28, 0.42))
@@ -213,7 +213,7 @@ def draw_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> N
 
 
 def draw_pole(canvas: Canvas, rng: np.random.Generator, x: float, z: float, side: int) -> None:
-    """Put up a street lamp, a sign post or a traffic light; `side` is the kerb it stands at, -1 or 1."""
+    """Draw a street lamp, sign post or traffic light; `side` is its kerb, -1 left or 1 right."""
     project, scale = canvas.camera.project, canvas.camera.scale(z)
     kind = rng.choice(3, p=[0.3, 0.42, 0.28])
     high = float((rng.uniform(5, 8), rng.uniform(2.4, 3.2), rng.uniform(3, 3.8))[kind])
@@ -236,7 +236,7 @@ def draw_pole(canvas: Canvas, rng: np.random.Generator, x: float, z: float, side
 
 
 def _sign(canvas: Canvas, rng: np.random.Generator, x: float, high: float, z: float) -> None:
-    """Hang a round, three-cornered or rectangular traffic sign on a post."""
+    """Draw a round, triangular or rectangular traffic sign on a post."""
     project, scale = canvas.camera.project, canvas.camera.scale(z)
     size = float(rng.uniform(0.32, 0.48))
     colours: list[Colour] = [(178, 36, 34), (34, 72, 150), (225, 222, 212), (222, 178, 40)]
@@ -261,7 +261,7 @@ def _sign(canvas: Canvas, rng: np.random.Generator, x: float, high: float, z: fl
 
 
 def _light(canvas: Canvas, rng: np.random.Generator, x: float, high: float, z: float) -> None:
-    """Hang a traffic light with one lamp lit."""
+    """Draw a traffic light with one lamp lit."""
     project, scale = canvas.camera.project, canvas.camera.scale(z)
     canvas.upright((x - 0.18, z, x + 0.18, z), (high - 0.5, high + 0.5), (28, 30, 30), TrainId.TRAFFIC_LIGHT)
     lit = int(rng.integers(3))
@@ -274,6 +274,6 @@ def _light(canvas: Canvas, rng: np.random.Generator, x: float, high: float, z: f
 
 
 def draw_clutter(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """Leave a bin, a box or a bollard about: things of no class, labelled void."""
+    """Draw a bin, box or bollard, labelled void."""
     wide, high = float(rng.uniform(0.2, 0.9)), float(rng.uniform(0.5, 1.3))
     canvas.upright((x - wide / 2, z, x + wide / 2, z), (0, high), vary_colour(rng, (80, 84, 78), 35), TrainId.VOID)

@@ -1,4 +1,4 @@
-"""The standing parts of a generated street: ground, facades, walls, fences and hedges."""
+"""Static parts of a generated street: ground, facades, walls, fences and hedges."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FAR_M = 130.0
 
 @dataclass(frozen=True)
 class Street:
-    """The plan of a street, metres to the right of the camera.
+    """Cross-section of a street, in metres to the right of the camera.
 
     Attributes:
-        left: left kerb.
-        right: right kerb.
-        pavement: widths of the left and the right pavement.
-        concrete: the one grey that road, pavement, walls and blank facades vary around: colour alone tells little.
+        left: Position of the left kerb.
+        right: Position of the right kerb.
+        pavement: Widths of the left and the right pavement.
+        concrete: Common grey of road, pavement, walls and blank facades, which colour alone cannot separate.
     """
 
     left: float
@@ -31,28 +31,28 @@ class Street:
     concrete: Colour
 
     def kerb(self, side: int) -> float:
-        """Return the kerb of a side, -1 left or 1 right."""
+        """Return the position of the kerb on a side, -1 left or 1 right."""
         return self.right if side > 0 else self.left
 
     def front(self, side: int) -> float:
-        """Return where the facades of a side stand."""
+        """Return the position of the facades on a side."""
         return self.kerb(side) + side * self.pavement[side > 0]
 
 
 def vary_colour(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
-    """Return `colour` made lighter or darker by about `spread`, and tinged by a fifth of that; 0..255."""
+    """Return `colour` with a random change of brightness by about `spread` and of hue by a fifth of it; 0..255."""
     light, *tinge = rng.normal(0, spread, 4).tolist()
     red, green, blue = (max(8.0, min(250.0, c + light + t / 5)) for c, t in zip(colour, tinge, strict=True))
     return red, green, blue
 
 
-def scale_colour(colour: Colour, by: float) -> Colour:
-    """Return `colour` multiplied by `by`."""
-    return colour[0] * by, colour[1] * by, colour[2] * by
+def scale_colour(colour: Colour, factor: float) -> Colour:
+    """Return `colour` multiplied by `factor`."""
+    return colour[0] * factor, colour[1] * factor, colour[2] * factor
 
 
 def sample_street(rng: np.random.Generator) -> Street:
-    """Draw the plan of a street."""
+    """Sample the cross-section of a street."""
     half = rng.uniform(2.6, 6.5)
     offset = rng.uniform(-0.3, 0.5) * half
     grey = rng.uniform(85, 150)
@@ -66,7 +66,7 @@ def sample_street(rng: np.random.Generator) -> Street:
 
 
 def paint_ground(canvas: Canvas, street: Street, rng: np.random.Generator) -> None:
-    """Fill everything below the horizon: terrain, pavements with their kerbs, road with its markings and patches."""
+    """Draw the ground: terrain, pavements with kerbs, road with patches and markings."""
     grass = vary_colour(rng, (98, 112, 58), 16)
     canvas.ground((-400, 400), GROUND_Z, grass, TrainId.TERRAIN)
     road = vary_colour(rng, street.concrete, 9)
@@ -87,7 +87,7 @@ def paint_ground(canvas: Canvas, street: Street, rng: np.random.Generator) -> No
 
 
 def _patches(canvas: Canvas, street: Street, rng: np.random.Generator, road: Colour) -> None:
-    """Mend the road: darker and lighter rectangles that are still road."""
+    """Draw darker and lighter rectangles, labelled road."""
     for _ in range(int(rng.integers(1, 5))):
         x = rng.uniform(street.left, street.right - 1.5)
         z = rng.uniform(3, 25)
@@ -97,7 +97,7 @@ def _patches(canvas: Canvas, street: Street, rng: np.random.Generator, road: Col
 
 
 def _markings(canvas: Canvas, street: Street, rng: np.random.Generator) -> None:
-    """Draw lane markings, an edge line or a zebra crossing; all of them are road."""
+    """Draw lane markings, an edge line or a zebra crossing, all labelled road."""
     white = (205.0, 205.0, 200.0)
     middle = (street.left + street.right) / 2
     if rng.random() < 0.75:
@@ -116,7 +116,7 @@ def _markings(canvas: Canvas, street: Street, rng: np.random.Generator) -> None:
 
 
 def paint_fronts(canvas: Canvas, street: Street, rng: np.random.Generator) -> None:
-    """Line both sides with buildings, walls, fences, hedges and gaps, from far to near, then close the far end."""
+    """Draw the skyline, then buildings, walls, fences, hedges and gaps on both sides, from far to near."""
     town = rng.uniform(0.25, 0.95)
     _skyline(canvas, rng, town)
     for side in (-1, 1):
@@ -128,7 +128,7 @@ def paint_fronts(canvas: Canvas, street: Street, rng: np.random.Generator) -> No
 
 
 def _skyline(canvas: Canvas, rng: np.random.Generator, town: float) -> None:
-    """Fill the far end of the street with buildings and trees."""
+    """Draw buildings and trees at the far end of the street."""
     x = -170.0
     while x < 170:
         wide = float(rng.uniform(10, 45))
@@ -145,7 +145,7 @@ def _skyline(canvas: Canvas, rng: np.random.Generator, town: float) -> None:
 def _front(
     canvas: Canvas, street: Street, rng: np.random.Generator, side: int, zs: tuple[float, float], town: float
 ) -> None:
-    """Fill one plot of one side between two distances."""
+    """Draw one plot on one side between two distances."""
     x = street.front(side)
     open_share = 0.75 * (1 - town)
     kind = rng.choice(5, p=[0.75 * town, 0.13, 0.12, open_share / 2, open_share / 2])
@@ -167,7 +167,7 @@ def _front(
 
 
 def _backdrop(canvas: Canvas, rng: np.random.Generator, side: int, x: float, zs: tuple[float, float]) -> None:
-    """Put a building set back from the street, a row of bushes, or nothing behind a low front."""
+    """Draw a building, a row of bushes or nothing behind a low front."""
     kind = rng.choice(3)
     deep = x + side * float(rng.uniform(6, 14))
     if kind == 0:
@@ -182,7 +182,7 @@ def _backdrop(canvas: Canvas, rng: np.random.Generator, side: int, x: float, zs:
 
 
 def _hedge(canvas: Canvas, rng: np.random.Generator, x: float, zs: tuple[float, float], top: float) -> None:
-    """Grow a row of bushes with a ragged outline."""
+    """Draw a row of bushes with an irregular outline."""
     green = vary_colour(rng, (66, 86, 40), 14)
     canvas.upright((x, zs[0], x, zs[1]), (0, top * 0.8), green, TrainId.VEGETATION)
     for z in np.linspace(zs[1], zs[0], 9):
@@ -192,7 +192,7 @@ def _hedge(canvas: Canvas, rng: np.random.Generator, x: float, zs: tuple[float, 
 
 
 def _fence(canvas: Canvas, rng: np.random.Generator, x: float, zs: tuple[float, float]) -> None:
-    """Put up bars that let the background through; the label is fence between them too, as in Cityscapes."""
+    """Draw bars with gaps; the gaps are labelled fence too, as in Cityscapes."""
     top = float(rng.uniform(0.9, 2.0))
     dark = vary_colour(rng, (70, 70, 68), 22)
     project = canvas.camera.project
@@ -202,8 +202,9 @@ def _fence(canvas: Canvas, rng: np.random.Generator, x: float, zs: tuple[float, 
         TrainId.FENCE,
     )
     for z in np.arange(zs[1], zs[0], -0.45):
-        at = float(z)
-        canvas.stroke([project(x, 0, at), project(x, top, at)], canvas.camera.scale(at) * 0.05, dark, TrainId.FENCE, at)
+        distance = float(z)
+        ends = [project(x, 0, distance), project(x, top, distance)]
+        canvas.stroke(ends, canvas.camera.scale(distance) * 0.05, dark, TrainId.FENCE, distance)
     for rail in (0.15, top):
         ends = [project(x, rail, zs[0]), project(x, rail, zs[1])]
         canvas.stroke(ends, canvas.camera.scale(zs[0]) * 0.04, dark, TrainId.FENCE, zs[0])
@@ -212,7 +213,7 @@ def _fence(canvas: Canvas, rng: np.random.Generator, x: float, zs: tuple[float, 
 def _building(
     canvas: Canvas, street: Street, rng: np.random.Generator, side: int, x: float, zs: tuple[float, float]
 ) -> None:
-    """Build a house: its end wall, its front with windows, a shop or a blank face, perhaps a poster."""
+    """Draw a house: end wall, front with windows or blank, and sometimes a poster."""
     near, far = zs
     top = float(rng.uniform(4.5, 21))
     paints: list[Colour] = [
@@ -239,7 +240,7 @@ def _building(
 def _windows(
     canvas: Canvas, rng: np.random.Generator, x: float, zs: tuple[float, float], top: float, tone: Colour
 ) -> None:
-    """Cut windows and doors: dark, or bright with the sky's reflection; they are building."""
+    """Draw windows and doors, dark or reflecting the sky, labelled building."""
     near, far = zs
     storey, pitch = float(rng.uniform(2.7, 3.5)), float(rng.uniform(1.8, 3.4))
     if near > 45:
@@ -248,7 +249,7 @@ def _windows(
     glass: Colour = (150, 165, 185) if rng.random() < 0.3 else scale_colour(tone, float(rng.uniform(0.35, 0.6)))
     for level in np.arange(0.9, top - high - 0.4, storey):
         for z in np.arange(near + 0.5, far - wide, pitch):
-            at = float(z)
+            start = float(z)
             low = 0.0 if level < 1 and rng.random() < 0.15 else float(level)
             pane = vary_colour(rng, glass, 8)
-            canvas.upright((x, at, x, at + wide), (low, float(level) + high), pane, None)
+            canvas.upright((x, start, x, start + wide), (low, float(level) + high), pane, None)
