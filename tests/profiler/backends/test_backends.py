@@ -26,7 +26,7 @@ SPECS = [
 ]
 
 
-@pytest.fixture(params=["torch", "onnxruntime"])
+@pytest.fixture(params=BACKENDS)
 def backend(request):
     found = get_backend(request.param)
     reason = found.unavailable("cpu")
