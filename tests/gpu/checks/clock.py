@@ -33,7 +33,9 @@ def run(record: Record, settings: Settings) -> None:
     record.at("bare loop")
     workload = network_workload(by_size(space_of(settings))[4], DENSE)
     target = Target(settings.device, settings.backend)
-    loop = module_at("tests/bench/turns.py").against_bare_loop(workload, target, rounds_in(settings.limit_s / 4))
+    loop = module_at("tests/bench/common/paired_timing.py").against_bare_loop(
+        workload, target, rounds_in(settings.limit_s / 4)
+    )
     record.value("our clock against a bare loop", loop)
     if not settings.rehearsal:
         record.check("our clock / bare loop", loop["ratio"], least=0.98, most=1.02)

@@ -34,7 +34,7 @@ def by_size(space: SearchSpace) -> list[Architecture]:
 
 
 def module_at(path: str) -> ModuleType:
-    """Import a file of the repository that is in no package, say `tests/bench/turns.py`."""
+    """Import a file of the repository that is in no package, say `tests/bench/common/paired_timing.py`."""
     file = Path(__file__).resolve().parents[3] / path
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
