@@ -13,7 +13,7 @@ from .lists import find_list, read_list
 from .pairs import Pair, list_images, match_labels, require_pairs
 from .reading import CAMVID
 
-SPLITS = ("train", "val", "test")
+CAMVID_SPLITS = ("train", "val", "test")
 ORIGINAL_FOLDERS = ("701_StillsRaw_full", "LabeledApproved_full")
 LISTS_FOLDERS = ("images", "labels")
 _LABEL_SUFFIXES = ("annot", "_labels")
@@ -39,7 +39,7 @@ def _segnet_folders(root: Path, split: str) -> tuple[Path, Path] | None:
 
 def has_segnet_layout(root: Path) -> bool:
     """Return True if a folder has the images and labels of a split in SegNet's layout."""
-    return any(_segnet_folders(root, split) for split in SPLITS)
+    return any(_segnet_folders(root, split) for split in CAMVID_SPLITS)
 
 
 def list_segnet(root: Path, split: str) -> list[Pair]:
@@ -50,7 +50,7 @@ def list_segnet(root: Path, split: str) -> list[Pair]:
     """
     folders = _segnet_folders(root, split)
     pairs = _pair(list_images(folders[0]), folders[1], split) if folders else []
-    splits = [s for s in SPLITS if _segnet_folders(root, s)]
+    splits = [s for s in CAMVID_SPLITS if _segnet_folders(root, s)]
     return require_pairs(pairs, _resolve_root(root), split, f"{split}/ with {split}annot/", splits)
 
 
@@ -71,7 +71,7 @@ def list_flat(root: Path, split: str, folders: tuple[str, str]) -> list[Pair]:
     base = _resolve_root(root)
     images, labels = (base / name for name in folders)
     listing = find_list(base, split)
-    listed = [s for s in SPLITS if find_list(base, s)]
+    listed = [s for s in CAMVID_SPLITS if find_list(base, s)]
     if listing is not None:
         entries = read_list(listing, base, images)
         pairs = _pair([image for image, _ in entries], labels, split, [label for _, label in entries])

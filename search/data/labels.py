@@ -45,7 +45,7 @@ class TrainId(IntEnum):
 CITYSCAPES_CLASSES = tuple(c.name.lower().replace("_", " ") for c in TrainId if c is not TrainId.VOID)
 
 # Regular id of each train id.
-CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_REGULAR_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_MAX_ID = 33
 
 CITYSCAPES_PALETTE: tuple[tuple[int, int, int], ...] = (
@@ -170,8 +170,8 @@ def _lookup(pairs: list[tuple[int, int]], default: int) -> LabelMap:
 
 
 # Lookup tables, uint8 [256]; apply them as `table[label]`.
-ID_TO_TRAIN_ID = _lookup([(regular, train) for train, regular in enumerate(CITYSCAPES_IDS)], IGNORE)
-TRAIN_ID_TO_ID = _lookup(list(enumerate(CITYSCAPES_IDS)), 0)
+ID_TO_TRAIN_ID = _lookup([(regular, train) for train, regular in enumerate(CITYSCAPES_REGULAR_IDS)], IGNORE)
+TRAIN_ID_TO_ID = _lookup(list(enumerate(CITYSCAPES_REGULAR_IDS)), 0)
 TRAIN_ID_TO_CAMVID = _lookup([(train, CAMVID_32[name][1]) for train, name in enumerate(_CAMVID_NAMES)], IGNORE)
 CAMVID_INDEX_TO_TRAIN = _lookup([(index, index) for index in range(len(CAMVID_CLASSES))], IGNORE)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import DataError
 from .reading import Coding
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+PAIR_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def list_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PAIR_SUFFIXES and not p.name.startswith("."))
 
 
 def match_labels(images: Sequence[Path], candidates: Sequence[Sequence[tuple[Path, Coding]]]) -> list[Pair]:

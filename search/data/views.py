@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ...models.images import RGBImage
 from .labels import IGNORE, LabelMap
-
-RGBImage = npt.NDArray[np.uint8]
 
 SCALES = (0.5, 2.0)
 JITTER = 0.3

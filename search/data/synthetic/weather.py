@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from ....models.images import RGBImage
 from ..labels import LabelMap, TrainId
 from .canvas import Canvas, Colour
 
-RGBImage = npt.NDArray[np.uint8]
 Field = npt.NDArray[np.float32]
 
 # Texture of each class: (coarse, fine) amplitude relative to its brightness.

@@ -16,7 +16,7 @@ from ....errors import OutputError, UnknownNameError, UsageError
 from ..labels import CAMVID_VOID, IGNORE, TRAIN_ID_TO_CAMVID, LabelMap, train_id_to_camvid_rgb, train_id_to_id
 from .scenes import check_scene, generate_scene
 
-SPLITS = ("train", "val", "test")
+SCENE_SPLITS = ("train", "val", "test")
 MARKER = "scenes.json"
 
 # Increase it when a change alters the images of a seed, so that no folder mixes two generators.
@@ -124,8 +124,8 @@ def write_scenes(
     if layout not in SCENE_FORMATS:
         raise UnknownNameError("layout", layout, SCENE_FORMATS)
     for split, count in counts.items():
-        if split not in SPLITS:
-            raise UnknownNameError("split", split, SPLITS)
+        if split not in SCENE_SPLITS:
+            raise UnknownNameError("split", split, SCENE_SPLITS)
         if not 0 <= count < _SPLIT_STRIDE:
             raise UsageError(f"the number of {split} images must be between 0 and {_SPLIT_STRIDE - 1}, got {count}")
     if sum(counts.values()) == 0:
@@ -135,7 +135,7 @@ def write_scenes(
     form = SCENE_FORMATS[layout]
     written = kept = 0
     try:
-        _claim(root, layout, {split: counts.get(split, 0) for split in SPLITS}, size, seed)
+        _claim(root, layout, {split: counts.get(split, 0) for split in SCENE_SPLITS}, size, seed)
         for split, count in counts.items():
             for number in range(count):
                 new = _write_scene(root, form, split, number, size, seed)
@@ -168,7 +168,7 @@ def _claim(root: Path, layout: str, counts: dict[str, int], size: tuple[int, int
                 f"{root} has scenes with other settings ({_describe(existing)}; requested: {_describe(settings)}): "
                 "choose another folder"
             )
-        for split in SPLITS:
+        for split in SCENE_SPLITS:
             if before.get(split, 0) > counts[split]:
                 raise OutputError(
                     f"{root} already has {before[split]} {split} scenes, requested: {counts[split]}: "
@@ -188,7 +188,7 @@ def _write_scene(root: Path, form: SceneFormat, split: str, number: int, size: t
     image_path, label_path = (root / part for part in form.paths(split, number))
     if image_path.exists() and label_path.exists():
         return False
-    scene = generate_scene(seed, SPLITS.index(split) * _SPLIT_STRIDE + number, size)
+    scene = generate_scene(seed, SCENE_SPLITS.index(split) * _SPLIT_STRIDE + number, size)
     for path, pixels in ((image_path, scene.image), (label_path, form.encode(scene.label))):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
