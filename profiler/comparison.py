@@ -30,7 +30,7 @@ from ..models.onnx.signature import SCOPE_KEY
 from ..models.space.architecture import ARCHITECTURE, Architecture
 from ..models.space.opspec import OpSpec
 from ..models.space.plan import CORE
-from .backends import Workload, require
+from .backends import Workload, require_backend
 from .timing.measure import Assignment, measure_seconds
 from .timing.rounds import OnProgress, quiet
 from .timing.workloads import image_input, in_scope, network_workload, workload_of
@@ -110,7 +110,7 @@ class Candidate:
             with torch.inference_mode():
                 output: NDArray[Any] = self.workload.build()(*(torch.from_numpy(x) for x in inputs)).numpy()
             return output
-        runner = require(CPU_TARGET).compile(self.workload, CPU_TARGET)
+        runner = require_backend(CPU_TARGET).compile(self.workload, CPU_TARGET)
         try:
             return runner.infer(inputs)[0]
         finally:
@@ -267,7 +267,8 @@ def time_candidates(
     """
     pairs = pairs_of(entrants, targets)
     places = {
-        str(n): Assignment(require(target), target, entrant.workload) for n, (entrant, target) in enumerate(pairs)
+        str(n): Assignment(require_backend(target), target, entrant.workload)
+        for n, (entrant, target) in enumerate(pairs)
     }
     checked = [_checked(entrant, place) for (entrant, _), place in zip(pairs, places.values(), strict=True)]
     found = measure_seconds(places, seconds * len(places), on_progress=on_progress)

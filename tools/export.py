@@ -258,7 +258,7 @@ def _targets(
 ) -> list[Target]:
     """The targets to run on. An engine runs only where there is a GPU; it is built ahead of time elsewhere."""
     from ..lut.target import Target
-    from ..profiler.backends import require
+    from ..profiler.backends import require_backend
     from ..profiler.machine.devices import check_device, list_devices
 
     own_device, own_threads = (table.target.device, table.target.threads) if table is not None else ("cpu", 1)
@@ -271,7 +271,7 @@ def _targets(
         wished = device or own_device
         targets.append(Target(check_device(gpus[0] if wished == "cpu" else wished), TRT, precision))
     for target in targets:  # before anything is written
-        require(target)
+        require_backend(target)
     return targets
 
 

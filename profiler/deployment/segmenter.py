@@ -24,8 +24,8 @@ from ...lut.target import Target
 from ...models.images import RGBImage, normalised, resized
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.signature import Signature
-from ..backends import Backend, Workload, require
-from ..backends.base import PIXELS, Runner
+from ..backends import Backend, Workload, require_backend
+from ..backends.base import IMAGE_DTYPE, Runner
 from ..machine.devices import check_device
 
 Labels = NDArray[np.uint8]
@@ -123,7 +123,7 @@ class Segmenter:
         """The same, and what it took."""
         start = time.perf_counter()
         frame = resized(pixels, self.size)
-        given = np.ascontiguousarray(frame) if self.network.dtype == PIXELS else normalised(frame)
+        given = np.ascontiguousarray(frame) if self.network.dtype == IMAGE_DTYPE else normalised(frame)
         ready = time.perf_counter()
         output = self._runner.infer([given[None]])[0]
         done = time.perf_counter()
@@ -139,7 +139,7 @@ class Segmenter:
 def _backend(target: Target, path: Path) -> Backend:
     """The backend, after showing that it runs the file's precision."""
     try:
-        return require(target)
+        return require_backend(target)
     except UsageError as error:
         raise UsageError(f"{path} computes in {target.precision}: {error}") from error
 

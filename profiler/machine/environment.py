@@ -84,9 +84,9 @@ def _tf32(target: Target) -> bool:
     """Whether float32 is computed with TF32 there: torch is asked after having been told; the others are just told."""
     if target.device == "cpu" or target.backend != "torch":
         return False
-    from ..backends.torch_.backend import forbid_tf32
+    from ..backends.torch_.backend import disable_tf32
 
-    return forbid_tf32()
+    return disable_tf32()
 
 
 def _gpu(index: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import LgcError, MismatchError, UsageError
 from ...lut.target import Target
 from ...models.space.space import SearchSpace
-from ..backends import require
+from ..backends import require_backend
 from ..machine.environment import fingerprint, same_device
 from ..profile import ProfileResult, open_or_create, profile
 from ..timing.rounds import OnProgress, quiet
@@ -49,7 +49,7 @@ def profile_on(
     """
     start = time.monotonic()
     require_equal(devices, target)
-    open_or_create(out, target, space, require(target), options.get("context")).close()
+    open_or_create(out, target, space, require_backend(target), options.get("context")).close()
     common = {**options, "budget_s": budget_s, "share": 1 / len(devices)}
     spawn = get_context("spawn")
     others = [
@@ -90,10 +90,10 @@ def require_equal(devices: Sequence[str], target: Target) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not gpus and len(devices) * target.threads > cores:
         raise UsageError(f"{len(devices)} processes of {target.threads} threads need more than the {cores} cores here")
-    first = fingerprint(target, require(target))
+    first = fingerprint(target, require_backend(target))
     for device in devices[1:]:
         other = replace(target, device=device)
-        differences = same_device(first, fingerprint(other, require(other)))
+        differences = same_device(first, fingerprint(other, require_backend(other)))
         if differences:
             raise MismatchError(
                 f"{target.device} and {device} are not equal, so they cannot fill one table: {'; '.join(differences)}"

@@ -62,7 +62,7 @@ def main() -> None:
 
 def find_unavailable(device: str, backends: list[str]) -> dict[str, str]:
     """Return the backends that cannot run on the device, with the reason."""
-    reasons = {name: get_backend(name).unavailable(device) for name in backends}
+    reasons = {name: get_backend(name).diagnose(device) for name in backends}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 

@@ -17,7 +17,7 @@ from lgc.lut import Target
 from lgc.models import Architecture, SearchSpace
 from lgc.models.space.plan import DENSE, END_TO_END
 from lgc.profiler.backends import get_backend
-from lgc.profiler.backends.trt.backend import engine_for
+from lgc.profiler.backends.trt.backend import get_engine
 from lgc.profiler.deployment.deploy import time_network, write_engine
 from lgc.profiler.deployment.network import INT8, Network
 from lgc.profiler.machine.environment import fingerprint
@@ -84,9 +84,9 @@ def measure_network(network: Network, target: Target, seconds: float) -> dict[st
 
 def describe_engine(network: Network, target: Target) -> dict[str, Any]:
     """Return the properties of the timed engine."""
-    engine = engine_for(network.workload(precision=target.precision), target)
+    engine = get_engine(network.workload(precision=target.precision), target)
     return {
-        "made_for": engine.made_for,
+        "made_for": engine.origin,
         "bytes": engine.size_bytes,
         "layers": len(engine.layers),
         "fused": len(engine.fusions),
@@ -102,7 +102,7 @@ def compare_bare_loop(network: Network, target: Target) -> dict[str, Any]:
 
 def compare_trtexec(network: Network, target: Target, seconds: float, scratch: Path) -> dict[str, Any]:
     """Compare lgc\'s timing with trtexec on the same engine file."""
-    engine = engine_for(network.workload(precision=target.precision), target)
+    engine = get_engine(network.workload(precision=target.precision), target)
     return against_trtexec(write_engine(network, engine, scratch), engine.flavour, target.device, seconds)
 
 

@@ -14,7 +14,7 @@ import torch
 from lgc.errors import LgcError
 from lgc.models import SearchSpace
 from lgc.models.space.plan import DENSE
-from lgc.profiler.backends.trt.engine import Builder, device_capability
+from lgc.profiler.backends.trt.engine import EngineBuilder, get_device_capability
 from lgc.profiler.backends.trt.loader import load_tensorrt
 from lgc.profiler.backends.trt.runner import EngineRunner
 from lgc.profiler.deployment.network import Network
@@ -33,7 +33,7 @@ def try_device(device: str) -> str:
     try:
         library = load_tensorrt(without_gpu=True)
         with torch.cuda.device(device):
-            engine = Builder(library, device_capability() or "", False, None).build(model, "fp32")
+            engine = EngineBuilder(library, get_device_capability() or "", False, None).build(model, "fp32")
     except ERRORS as error:
         return f"failed: {error}"
     built = f"{library} builds an engine of preset tiny for compute capability {engine.compute_capability}"

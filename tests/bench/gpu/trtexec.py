@@ -13,7 +13,7 @@ import numpy as np
 
 from lgc.errors import MeasurementError
 from lgc.profiler.backends import get_backend
-from lgc.profiler.backends.base import FIRST_WARM_UP_MS, warm_up
+from lgc.profiler.backends.base import MIN_FIRST_WARM_UP_MS, warm_up
 from lgc.profiler.backends.trt.loader import FULL, RTX
 
 from ..common.paired_timing import time_alternately
@@ -87,7 +87,7 @@ def against_trtexec(engine: Path, flavour: str, device: str, seconds: float) -> 
         return parse_median_ms(outputs[-1])
 
     def ours() -> float:
-        warm_up(runner, device, FIRST_WARM_UP_MS)  # the device idled while trtexec started and exited
+        warm_up(runner, device, MIN_FIRST_WARM_UP_MS)  # the device idled while trtexec started and exited
         times: list[float] = []
         while sum(times) < 1000 * share:
             times += runner.run(100)

@@ -86,7 +86,7 @@ def list_targets(device: str, backends: list[str] | None, precisions: list[str])
     result = []
     for name in backends or (["onnxruntime"] if device == "cpu" else list(BACKENDS)):
         backend = get_backend(name)
-        reason = backend.unavailable(device)
+        reason = backend.diagnose(device)
         if reason is not None and backends:
             sys.exit(f"{name} on {device}: {reason}")
         if reason is not None:

@@ -1,0 +1,19 @@
+"""Default backend of a device."""
+
+import pytest
+import torch
+
+from lgc.errors import BackendUnavailableError
+from lgc.profiler.backends.default import default_backend
+
+
+def test_default_backend_is_first_available(without):
+    assert default_backend("cpu") == "onnxruntime"
+    without("onnxruntime")
+    assert default_backend("cpu") == "torch"
+
+
+def test_no_default_backend_gives_every_reason(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(BackendUnavailableError, match=r"no backend runs on cuda:0: tensorrt: .*; torch: .*CPU build"):
+        default_backend("cuda:0")
