@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..device import CPU
 from ..errors import FileFormatError, MeasurementError, UnknownNameError, UsageError
 from ..files import describe
 from ..lut.statistics.calibration import PREDICTION_LEVEL
@@ -38,7 +39,7 @@ from .timing.workloads import image_input, in_scope, network_workload, workload_
 if TYPE_CHECKING:
     from torch import nn
 
-CPU_TARGET = Target("cpu", "onnxruntime")
+CPU_TARGET = Target(CPU, "onnxruntime")
 """Where a file's own output is taken from: there is nothing else to compare it with."""
 TRAINING_RESULT = "train-result.json"
 PARTS = 8

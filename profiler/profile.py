@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..device import Device
 from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
 from ..lut.statistics.calibration import MIN_NETWORKS, Choice, Report, choose, report, shift
 from ..lut.statistics.measurement import Measurement
@@ -78,7 +79,7 @@ def profile(
     budget_s: float | None = None,
     seed: int = 0,
     context: str | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     share: float = 1.0,
     worker: int = 0,
     on_progress: OnProgress = quiet,

@@ -118,7 +118,7 @@ def _targets(device: str, backends: list[str], precisions: list[str], threads: i
     from ..profiler.machine.devices import check_device
 
     place = check_device(device)
-    on_cpu = place == "cpu"
+    on_cpu = place.is_cpu
     names, wanted = (list(dict.fromkeys(given)) for given in (backends or [default_backend(place)], precisions))
     targets = []
     for name in names:

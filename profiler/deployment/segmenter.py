@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...device import CPU
 from ...errors import FileFormatError, MeasurementError, UsageError
 from ...lut.target import Target
 from ...models.images import RGBImage, normalised, resized
@@ -82,8 +83,8 @@ class Segmenter:
             return cls._of_engine(path, device or "cuda:0", backend or "tensorrt")
         model = OnnxModel.load(path)
         require_segmentation(model)
-        place = check_device(device or "cpu")
-        target = Target(place, backend or "onnxruntime", model.precision, threads if place == "cpu" else 1)
+        place = check_device(device or CPU)
+        target = Target(place, backend or "onnxruntime", model.precision, place.num_threads(threads))
         workload = Workload(path.name, (model.inputs[0].shape,), None, model.dtype, model.data)
         return cls(model, _backend(target, path).compile(workload, target), target)
 

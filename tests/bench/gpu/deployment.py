@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lgc.device import Device
 from lgc.errors import DeviceError
 from lgc.lut import Target
 from lgc.models import SearchSpace
@@ -62,7 +63,7 @@ def main() -> None:
 
 def find_unavailable(device: str, backends: list[str]) -> dict[str, str]:
     """Return the backends that cannot run on the device, with the reason."""
-    reasons = {name: get_backend(name).diagnose(device) for name in backends}
+    reasons = {name: get_backend(name).diagnose(Device(device)) for name in backends}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
@@ -75,7 +76,7 @@ def list_targets(
         Target(device, name, precision)
         for name in backends
         if name not in unavailable
-        for precision in get_backend(name).precisions(device)
+        for precision in get_backend(name).precisions(Device(device))
         if requested is None or precision in requested
     ]
 

@@ -11,6 +11,7 @@ import sys
 
 import torch
 
+from lgc.device import Device
 from lgc.errors import LgcError
 from lgc.models import SearchSpace
 from lgc.models.space.plan import DENSE
@@ -38,7 +39,7 @@ def try_device(device: str) -> str:
         return f"failed: {error}"
     built = f"{library} builds an engine of preset tiny for compute capability {engine.compute_capability}"
     try:
-        EngineRunner(library, engine, device).close()
+        EngineRunner(library, engine, Device(device)).close()
     except ERRORS as error:
         return f"{built}, which does not run: {error}"
     return f"{built}, and runs it"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lgc.device import Device
 from lgc.errors import MeasurementError
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.base import MIN_FIRST_WARM_UP_MS, warm_up
@@ -87,7 +88,7 @@ def against_trtexec(engine: Path, flavour: str, device: str, seconds: float) -> 
         return parse_median_ms(outputs[-1])
 
     def ours() -> float:
-        warm_up(runner, device, MIN_FIRST_WARM_UP_MS)  # the device idled while trtexec started and exited
+        warm_up(runner, Device(device), MIN_FIRST_WARM_UP_MS)  # the device idled while trtexec started and exited
         times: list[float] = []
         while sum(times) < 1000 * share:
             times += runner.run(100)

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lgc.device import Device
 from lgc.errors import LgcError
 from lgc.lut import LatencyTable, Target
 from lgc.models import SearchSpace
@@ -86,13 +87,13 @@ def list_targets(device: str, backends: list[str] | None, precisions: list[str])
     result = []
     for name in backends or (["onnxruntime"] if device == "cpu" else list(BACKENDS)):
         backend = get_backend(name)
-        reason = backend.diagnose(device)
+        reason = backend.diagnose(Device(device))
         if reason is not None and backends:
             sys.exit(f"{name} on {device}: {reason}")
         if reason is not None:
             print(f"skipped: {name} on {device}: {reason}", file=sys.stderr)
             continue
-        result += [Target(device, name, p) for p in precisions if p in backend.precisions(device)]
+        result += [Target(device, name, p) for p in precisions if p in backend.precisions(Device(device))]
     return result
 
 

@@ -27,7 +27,7 @@ class Part(NamedTuple):
     needs: int | None = None
 
 
-MEASURING = ("models", "lut", "profiler", "errors.py", "files.py")
+MEASURING = ("models", "lut", "profiler", "device.py", "errors.py", "files.py")
 SEARCHING = (*MEASURING, "search")
 
 PARTS = (

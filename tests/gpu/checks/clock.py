@@ -71,6 +71,7 @@ def check_queueing(record: Record, device: Any, kernels: int) -> None:
     """Check that replays are queued ahead of the device, so that the latencies exclude the launches."""
     import torch
 
+    from lgc.device import Device
     from lgc.profiler.backends.cuda.graph import CudaGraph
     from lgc.profiler.backends.cuda.replay_queue import MAX_FACTOR, get_spin_calibration
 
@@ -81,7 +82,7 @@ def check_queueing(record: Record, device: Any, kernels: int) -> None:
             x.add_(1.0)
         return x
 
-    graph, calibration = CudaGraph(work, device), get_spin_calibration(str(device))
+    graph, calibration = CudaGraph(work, device), get_spin_calibration(Device(str(device)))
     graph.time(REPLAYS)
     durations = [ms for _ in range(BATCHES) for ms in graph.time(REPLAYS)]
     start = time.perf_counter()

@@ -251,7 +251,7 @@ def test_an_engine_that_cannot_run_is_refused(engine):
     with pytest.raises(UsageError, match="is a TensorRT engine, which onnxruntime does not run"):
         Segmenter.open(engine, backend="onnxruntime")
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="no device 'cuda:0' here"):
+        with pytest.raises(DeviceError, match="no device 'cuda:0' on this machine"):
             Segmenter.open(engine)
     engine.write_bytes(engine.read_bytes()[:500])
     with pytest.raises(FileFormatError, match=r"does not match x\.engine\.json"):
