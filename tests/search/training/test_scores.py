@@ -16,8 +16,8 @@ from lgc.models.nets.weights import save_weights
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.labels import ID_TO_TRAIN_ID
 from lgc.search.data.layouts import list_pairs
-from lgc.search.data.reading import Coding, read_label
-from lgc.search.data.synthetic.writers import WRITABLE_LAYOUTS, write_scenes
+from lgc.search.data.reading import CAMVID, CITYSCAPES_IDS, read_label
+from lgc.search.data.synthetic.writers import SCENE_FORMATS, write_scenes
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.evaluation import evaluate_run
 from lgc.search.training.scores import compute_scores, evaluate_network
@@ -107,7 +107,7 @@ def test_scores_use_label_resolution_without_void(make_scenes):
     assert 50 < halved.pixel_accuracy < 100  # half the resolution loses accuracy at the full one
 
 
-@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
+@pytest.mark.parametrize("layout", SCENE_FORMATS)
 def test_every_layout_is_trained_and_scored(layout, make_run, make_scenes, tmp_path):
     run, data = make_run(count_classes(layout)), make_scenes(layout)
     out, predictions = tmp_path / "out", tmp_path / "predictions"
@@ -115,7 +115,7 @@ def test_every_layout_is_trained_and_scored(layout, make_run, make_scenes, tmp_p
     assert (trained["scored_at"], trained["scored_images"]) == (list(SIZE), 3)
     result = evaluate_run(out, data, predictions=predictions)
     assert result["miou"] == trained["miou"]
-    coding = Coding.CITYSCAPES_IDS if layout == "cityscapes" else Coding.CAMVID
+    coding = CITYSCAPES_IDS if layout == "cityscapes" else CAMVID
     right = total = 0
     for pair in list_pairs(data, "val")[1]:
         stem = f"{pair.image.stem}_pred" if layout == "cityscapes" else pair.label.stem
@@ -217,7 +217,7 @@ def test_predictions_never_overwrite_labels(make_run, make_scenes):
     data = make_scenes("camvid-segnet")
     label = list_pairs(data, "val")[1][0].label
     before = label.read_bytes()
-    with pytest.raises(OutputError, match="files of the data set"):
+    with pytest.raises(OutputError, match="files of the dataset"):
         evaluate_run(make_run(11), data, predictions=label.parent)
     assert label.read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""Outputs of exported files against torch's, at every precision, for networks that were really trained."""
+"""Compare outputs of exported files with torch at every precision, for trained networks."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ STEPS = 150
 CALIBRATION = 32
 
 
-def outputs(scratch: Path) -> dict[str, Any]:
-    """Train random architectures for a while, write their files, compare on noise and on images not seen before."""
+def compare_outputs(scratch: Path) -> dict[str, Any]:
+    """Train random architectures, export them, and compare outputs on random inputs and unseen images."""
     space, data = SearchSpace.load("tiny"), scratch / "outputs-data"
     if not data.exists():
         write_scenes(data, "camvid-segnet", SCENES, space.input, SCENES_SEED)
-    seen, unseen = (
+    training, unseen = (
         [read_pixels(pair.image, space.input) for pair in list_pairs(data, split)[1]] for split in ("train", "val")
     )
     rows = []
@@ -37,9 +37,9 @@ def outputs(scratch: Path) -> dict[str, Any]:
         architecture.save(run / "architecture.json")
         train(run, data, TrainConfig(steps=STEPS, batch=8, lr=0.05, warm_up=20, seed=seed))
         weights = load_weights(run / "weights.safetensors", architecture)
-        network = Network(architecture, weights, "dense", images=tuple(seen[:CALIBRATION]))
+        network = Network(architecture, weights, "dense", images=tuple(training[:CALIBRATION]))
         for precision in ("fp32", "fp16", "int8"):
             written = write_compared(network, run / "export", precision, unseen)
-            rows += [{"network": seed, "precision": precision, **one} for one in written["agreement"]]
+            rows += [{"network": seed, "precision": precision, **comparison} for comparison in written["agreement"]]
     kept = {"networks": ARCHITECTURES, "steps": STEPS, "calibration_images": CALIBRATION, "images": len(unseen)}
     return {"rows": rows, **kept}

@@ -1,4 +1,4 @@
-"""The usual differentiable supernet, for comparison: every edge computes all operators and sums them by weight."""
+"""DARTS supernet for comparison: every edge computes all operators and their weighted sum."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ class MixedNet(Skeleton):
         self.alpha = nn.Parameter(1e-3 * torch.randn(space.edges, len(space.operators)))
 
     def weights(self) -> list[nn.Parameter]:
+        """Return all parameters except the architecture's."""
         return [parameter for parameter in self.parameters() if parameter is not self.alpha]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
         share, first = torch.softmax(self.alpha, dim=-1), 0
         features = [self.stem(x)]
         for cell in [*self.cells, self.fusion]:
@@ -32,6 +34,7 @@ class MixedNet(Skeleton):
 
 
 def mixed_cell(cell: Cell, features: list[Tensor], share: Tensor) -> Tensor:
+    """Return the output of a cell, with weights [edges, operators]."""
     states = cell.inputs(features)
     for node in range(cell.plan.nodes):
         total = None

@@ -1,4 +1,4 @@
-"""What each part of the protocol gains: operators alone or between carriers, run warm or cold."""
+"""Ablation of the protocol: operators isolated or between carriers, with warm or cold caches."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from lgc.profiler.profile import profile
 from lgc.profiler.timing import stopping
 from lgc.profiler.timing.contexts import CARRIERS, ISOLATED
 
-PACES = {"warm": stopping.CPU_ALONE, "cold": stopping.CPU_PROBE}
+STOPPING_RULES = {"warm": stopping.CPU_ALONE, "cold": stopping.CPU_PROBE}
 
 
-def ablation(space: SearchSpace, target: Target) -> dict[str, Any]:
-    """A table of the space for each combination; how well plain sums and corrected ones predict whole networks."""
+def measure_ablation(space: SearchSpace, target: Target) -> dict[str, Any]:
+    """Profile a table per combination and return the errors of plain and corrected sums on networks."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for context in (ISOLATED, CARRIERS):
-            for runs, pace in PACES.items():
+            for runs, rule in STOPPING_RULES.items():
                 path = Path(folder) / f"{context}-{runs}.lut"
-                same = {"CPU_PROBE": replace(pace), "CPU_ALONE": replace(pace)}
-                with mock.patch.multiple(stopping, **same):
-                    found = profile(space, target, path, context=context)
-                assert found.verification is not None
+                rules = {"CPU_PROBE": replace(rule), "CPU_ALONE": replace(rule)}
+                with mock.patch.multiple(stopping, **rules):
+                    profiled = profile(space, target, path, context=context)
+                assert profiled.verification is not None
                 row = {"context": context, "runs": runs, "plain_mape_pct": plain_mape_pct(path)}
-                rows.append({**row, "held_out": found.verification.as_dict(), "seconds": found.seconds})
+                rows.append({**row, "held_out": profiled.verification.as_dict(), "seconds": profiled.seconds})
     height, width = space.input
     return {
         "name": [space.name, f"{height}x{width}"],
@@ -47,7 +47,7 @@ def ablation(space: SearchSpace, target: Target) -> dict[str, Any]:
 
 
 def plain_mape_pct(path: Path) -> float:
-    """Mean absolute error of plain sums over entries, without any correction, on the table's own networks, percent."""
+    """Return the mean absolute percentage error of plain sums on the table's networks."""
     with LatencyTable.open(path) as table:
         networks = [(subject.latency_ms, a) for subject, a, scope in table.networks() if scope == DENSE]
         parts = [[(s, table.latency_ms(s)) for s in a.specs() if not is_free(s)] for _, a in networks]

@@ -1,4 +1,4 @@
-"""Two ways of timing the same thing, in turn: what the machine does meanwhile, it does to both."""
+"""Time the same program in two ways, alternately, so that drift affects both equally."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from lgc.profiler.machine.environment import pinned
 
 ROUNDS = 20
 ROUND_MS = 200.0
-"""Time of each kind in a round, and the most and fewest runs in it."""
-MOST, FEWEST = 200, 5
+"""Duration of each kind in a round, in milliseconds."""
+MAX_RUNS, MIN_RUNS = 200, 5
+"""Runs of each kind in a round."""
 
 
-def in_turns(ours: Callable[[], float], theirs: Callable[[], float], rounds: int) -> dict[str, Any]:
-    """Milliseconds of both, each first in every other round; the ratio ours / theirs is taken within a round."""
+def time_alternately(ours: Callable[[], float], theirs: Callable[[], float], rounds: int) -> dict[str, Any]:
+    """Return the medians of both in milliseconds, and quartiles of the ratio ours / theirs within rounds.
+
+    The order alternates from round to round.
+    """
     pairs = []
     for number in range(rounds):
         if number % 2:
@@ -37,33 +41,35 @@ def in_turns(ours: Callable[[], float], theirs: Callable[[], float], rounds: int
 
 
 def against_bare_loop(workload: Workload, target: Target, rounds: int | None = None) -> dict[str, Any]:
-    """The mean of our timing of a program against a bare loop over the same program, by the host's clock.
+    """Compare the mean of lgc's timing with a bare loop over the same program, timed by the host's clock.
 
-    On a GPU the loop launches all runs and waits once, at the end of the last: the time by which a stream of images
-    gets on. ONNX Runtime's call waits in every run. `ROUNDS` rounds, unless `rounds` says how many.
+    On a GPU the loop launches all runs and waits once after the last, which gives the throughput of a stream of images.
+    ONNX Runtime waits in every run. The default is `ROUNDS` rounds.
     """
     runner: Any = get_backend(target.backend).compile(workload, target)
     try:
         with pinned(target):
             runner.prepare()
-            runs = min(MOST, max(FEWEST, round(ROUND_MS / float(np.median(runner.run(FEWEST))))))
+            runs = min(MAX_RUNS, max(MIN_RUNS, round(ROUND_MS / float(np.median(runner.run(MIN_RUNS))))))
 
             def loop() -> float:
-                with _bare(runner, target) as (launch, wait):
+                with _bare_calls(runner, target) as (launch, wait):
                     start = time.perf_counter()
                     for _ in range(runs):
                         launch()
                     wait()
                     return 1000 * (time.perf_counter() - start) / runs
 
-            return in_turns(lambda: float(np.mean(runner.run(runs))), loop, rounds or ROUNDS) | {"runs_a_round": runs}
+            return time_alternately(lambda: float(np.mean(runner.run(runs))), loop, rounds or ROUNDS) | {
+                "runs_a_round": runs
+            }
     finally:
         runner.close()
 
 
 @contextmanager
-def _bare(runner: Any, target: Target) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
-    """What launches a run of a runner's program with nothing of ours around it, and what waits for the last one."""
+def _bare_calls(runner: Any, target: Target) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
+    """Yield a function that launches a run of a runner's program directly, and one that waits for the last run."""
     if target.backend.startswith("onnxruntime"):
         session, binding = runner._session, runner._binding
         yield (lambda: session.run_with_iobinding(binding)), (lambda: None)

@@ -1,4 +1,4 @@
-"""What a table must be besides right: repeatable, open to interpolation, fast to ask."""
+"""Further properties of tables: repeatability, interpolation, speed of predictions."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from lgc.profiler.profile import profile
 
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
 ARCHITECTURES = 200_000
-LEAST_SHARE_PCT = 1.0
+MIN_SHARE_PCT = 1.0
 
 
 def repeatability(space: SearchSpace, target: Target, scratch: Path) -> dict[str, Any]:
-    """Two tables from nothing, one after the other: how far entries above 1 % of a network differ."""
+    """Profile two consecutive tables and return the differences of entries above 1 % of a network."""
     paths = [scratch / f"{name}.lut" for name in "ab"]
     for path in paths:
         profile(space, target, path, networks=4)
     with LatencyTable.open(paths[0]) as a, LatencyTable.open(paths[1]) as b:
-        found = compare(a, b)
-    changes = [abs(change.change_pct) for change in found.changes if change.weighs(LEAST_SHARE_PCT)]
+        comparison = compare(a, b)
+    changes = [abs(change.change_pct) for change in comparison.changes if change.weighs(MIN_SHARE_PCT)]
     return {
         "space": space.name,
         "entries": len(changes),
-        "drift_pct": (found.speed - 1) * 100,
+        "drift_pct": (comparison.speed - 1) * 100,
         "median_difference_pct": float(np.median(changes)),
         "p95_difference_pct": float(np.quantile(changes, 0.95)),
     }
 
 
 def interpolation(space: SearchSpace, target: Target, scratch: Path) -> dict[str, Any]:
-    """Entries at several input sizes; each inner resolution estimated from the others."""
+    """Profile several input sizes and return the errors of estimating each inner resolution from the others."""
     latencies: dict[OpSpec, float] = {}
     intervals: dict[OpSpec, float] = {}
     for scale in SCALES:
@@ -63,7 +63,7 @@ def interpolation(space: SearchSpace, target: Target, scratch: Path) -> dict[str
 
 
 def prediction_rate(table: LatencyTable) -> dict[str, Any]:
-    """Architectures a second on one core: latency, and the other costs."""
+    """Return the predictions per second on one core, for latency and the other costs."""
     space = table.space
     predictor, costs = Predictor(space, table), Costs(space)
     rng = np.random.default_rng(0)

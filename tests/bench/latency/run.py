@@ -1,25 +1,19 @@
-"""Benchmarks: what tables are worth, written with commit, machine and versions. `make bench`, `make gpu-check`.
+"""Benchmark of latency tables: accuracy, repeatability, speed. `make bench`, `make gpu-check`.
 
-Everything is measured anew in a scratch folder; nothing is read from earlier results. On a CPU three spaces are tried,
-on a GPU the preset that `lgc-profile` takes there.
+Everything is measured in a temporary folder. A CPU is measured with three spaces, a GPU with the default preset of
+`lgc-profile`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import properties
-from ablation import ablation
-from usual import usual_error_pct, usual_table
 
 from lgc.device import Device
 from lgc.errors import LgcError
@@ -29,12 +23,16 @@ from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import BACKENDS, get_backend
 from lgc.profiler.deployment.deploy import Network, time_network
 from lgc.profiler.machine.devices import check_device
-from lgc.profiler.machine.environment import DEVICE_NAME, fingerprint
+from lgc.profiler.machine.environment import fingerprint
 from lgc.profiler.profile import profile
 from lgc.profiler.verification import unseen, verify
-from report import ablation_page, markdown
 
-HERE = Path(__file__).resolve().parent
+from ..common.results import stamp, write_result
+from . import properties
+from .ablation import measure_ablation
+from .conventional import conventional_errors_pct, measure_conventional
+from .page import ablation_page, space_page
+
 COMMANDS = tuple(
     f"lgc-{name}" for name in ("profile", "lut", "search", "train", "export", "bench", "predict", "scenes", "demo")
 )
@@ -42,78 +40,65 @@ NETWORKS, EXPORTS = 24, 4
 EXPORT_SECONDS = 5.0
 
 
-def spaces(device: str) -> list[SearchSpace]:
+def load_spaces(device: str) -> list[SearchSpace]:
+    """Return the spaces to measure on a device."""
     if device != "cpu":
         return [SearchSpace.load("lgcnet-cityscapes")]
     camvid = SearchSpace.load("lgcnet-camvid").with_input(360, 480)
-    return [SearchSpace.load("tiny"), camvid, SearchSpace.load(HERE / "wide.yaml")]
+    return [SearchSpace.load("tiny"), camvid, SearchSpace.load(Path(__file__).with_name("wide.yaml"))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--spaces", nargs="*", help="of the benchmark's, by name; all if left out")
-    parser.add_argument("--backends", nargs="*", help="onnxruntime on a CPU, all that run there on a GPU, if left out")
+    parser.add_argument("--spaces", nargs="*", help="names of spaces; default: all")
+    parser.add_argument("--backends", nargs="*", help="default: onnxruntime on a CPU, all available ones on a GPU")
     parser.add_argument("--precisions", nargs="*", default=["fp32"])
-    parser.add_argument("--protocol", action="store_true", help="only what each part of the protocol gains, on a CPU")
-    parser.add_argument("--keep", type=Path, help="folder in which the tables are kept")
+    parser.add_argument("--protocol", action="store_true", help="measure the ablation of the protocol only (CPU)")
+    parser.add_argument("--keep", type=Path, help="folder for the tables")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     device = check_device(arguments.device)
-    head = {
-        "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    failures: list[str] = []  # what fails under one backend is no reason to leave the others out
-    for target in targets(device, arguments.backends, arguments.precisions):
+    header = stamp()
+    failures: list[str] = []  # the other targets are measured after a failure
+    for target in list_targets(device, arguments.backends, arguments.precisions):
         if arguments.protocol:
-            result = {**head, **ablation(SearchSpace.load("tiny"), target)}
-            write(arguments.out, result, target, ablation_page(result), "protocol-")
+            result = {**header, **measure_ablation(SearchSpace.load("tiny"), target)}
+            write_result(arguments.out, result, target, ablation_page(result), "protocol-")
             continue
-        for space in spaces(device):
+        for space in load_spaces(device):
             if arguments.spaces and space.name not in arguments.spaces:
                 continue
             try:
-                result = {**head, **bench(space, target, arguments.keep)}
+                result = {**header, **measure_space(space, target, arguments.keep)}
             except LgcError as error:
                 failures.append(f"{space.name} on {target}: {error}")
                 continue
-            write(arguments.out, result, target, markdown(result))
+            write_result(arguments.out, result, target, space_page(result))
     if failures:
         sys.exit("\n".join(failures))
 
 
-def path_of(folder: Path, result: dict[str, Any], target: Target, prefix: str = "") -> Path:
-    """The JSON file of a result; the page stands beside it."""
-    machine = slug(result["environment"][DEVICE_NAME])
-    return folder / (prefix + "-".join([*result["name"], machine, target.backend, target.precision]) + ".json")
+def list_targets(device: str, backends: list[str] | None, precisions: list[str]) -> list[Target]:
+    """Return the targets on a device.
 
-
-def write(folder: Path, result: dict[str, Any], target: Target, page: str, prefix: str = "") -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = path_of(folder, result, target, prefix)
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    path.with_suffix(".md").write_text(page)
-    print(page, flush=True)
-
-
-def targets(device: str, backends: list[str] | None, precisions: list[str]) -> list[Target]:
-    """Targets on the device; a backend that is not here is named and left out, or an error if it was asked for."""
-    found = []
+    An unavailable backend is skipped with a message; if it was requested explicitly, the program exits.
+    """
+    result = []
     for name in backends or (["onnxruntime"] if device == "cpu" else list(BACKENDS)):
         backend = get_backend(name)
         reason = backend.diagnose(Device(device))
         if reason is not None and backends:
             sys.exit(f"{name} on {device}: {reason}")
         if reason is not None:
-            print(f"left out: {name} on {device}: {reason}", file=sys.stderr)
+            print(f"skipped: {name} on {device}: {reason}", file=sys.stderr)
             continue
-        found += [Target(device, name, p) for p in precisions if p in backend.precisions(Device(device))]
-    return found
+        result += [Target(device, name, p) for p in precisions if p in backend.precisions(Device(device))]
+    return result
 
 
-def bench(space: SearchSpace, target: Target, keep: Path | None) -> dict[str, Any]:
-    """Profile, verify, compare with the usual table; for the smallest space also the properties and the exports."""
+def measure_space(space: SearchSpace, target: Target, keep: Path | None) -> dict[str, Any]:
+    """Profile, verify and compare with a conventional table; for `tiny` also measure properties and exports."""
     height, width = space.input
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -121,8 +106,10 @@ def bench(space: SearchSpace, target: Target, keep: Path | None) -> dict[str, An
         lut.unlink(missing_ok=True)
         profiled = profile(space, target, lut)
         with LatencyTable.open(lut) as table:
-            again = verify(table, NETWORKS, seed=1)
-            plain, at_speed, corrected = usual_error_pct(usual_table(space, target), again.networks)
+            verification = verify(table, NETWORKS, seed=1)
+            plain, scaled, corrected = conventional_errors_pct(
+                measure_conventional(space, target), verification.networks
+            )
             result: dict[str, Any] = {
                 "name": [space.name, f"{height}x{width}"],
                 "target": str(target),
@@ -134,13 +121,13 @@ def bench(space: SearchSpace, target: Target, keep: Path | None) -> dict[str, An
                 "noisy": profiled.noisy,
                 "held_out": profiled.verification.as_dict() if profiled.verification else None,
                 "verify": {
-                    **again.report.as_dict(),
-                    "drift_pct": again.drift_pct,
-                    "inside_90_pct_interval_pct": again.covered_pct,
+                    **verification.report.as_dict(),
+                    "drift_pct": verification.drift_pct,
+                    "inside_90_pct_interval_pct": verification.covered_pct,
                 },
                 "usual_table": {
                     "mape_pct": plain,
-                    "mape_at_its_best_scale_pct": at_speed,
+                    "mape_at_its_best_scale_pct": scaled,
                     "mape_with_our_correction_pct": corrected,
                 },
                 "predictions": properties.prediction_rate(table),
@@ -156,13 +143,14 @@ def bench(space: SearchSpace, target: Target, keep: Path | None) -> dict[str, An
 
 
 def export_error(table: LatencyTable, target: Target, architecture: Any) -> dict[str, float | None]:
+    """Return prediction, measurement and output differences of an exported architecture."""
     result = time_network(Network(architecture, None, DENSE), target, table, seconds=EXPORT_SECONDS)
     names = ("predicted_ms", "measured_ms", "error_pct", "drift_pct", "max_abs_diff", "argmax_agreement_pct")
     return {name: getattr(result, name) for name in names}
 
 
 def help_seconds(command: str) -> float:
-    """Median wall time of `--help` over five calls."""
+    """Return the median wall time of `--help` over five calls."""
     program = str(Path(sys.executable).parent / command)
     times = []
     for _ in range(5):
@@ -170,15 +158,6 @@ def help_seconds(command: str) -> float:
         subprocess.run([program, "--help"], check=True, capture_output=True)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def slug(name: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in name).lower().split())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Benchmark of the deployment: predictions against exports, our clock against a bare loop, outputs, builds, peers.
+"""Benchmark of the deployment: predictions of exports, timing against a bare loop, outputs, engine builds, peers.
 
-`make bench-deployment`. Everything is made anew in a scratch folder; what is timed runs alone, compared in one run.
+`make bench-deployment`. Everything is made in a temporary folder; timings run alone, and compared
+networks run in one session.
 """
 
 from __future__ import annotations
@@ -16,11 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import outputs
-from deploymentpage import page
-from parts import stamp, with_earlier_parts
-from run import HERE, path_of, write
-from turns import in_turns
 
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.lut.statistics.calibration import report
@@ -34,13 +30,18 @@ from lgc.profiler.profile import profile
 from lgc.profiler.timing.measure import measure_seconds, placed
 from lgc.profiler.verification import at_speed, drift, unseen, with_sentinels
 
+from ..common.paired_timing import time_alternately
+from ..common.results import BENCH, merge_parts, result_path, stamp, write_result
+from .outputs import compare_outputs
+from .page import render_page
+
 PARTS = ("predicted", "clock", "outputs", "ahead", "peers", "contest")
 EXPORTS = 20
 SECONDS = 10.0
-"""Time for each network."""
+"""Duration per network."""
 ROUNDS, LOOP = 40, 10
-"""Of our clock against a bare loop: rounds, and runs of each kind in a round."""
-CONTEST_SIZE = (256, 512)
+"""Rounds of the comparison with a bare loop, and runs of each kind in a round."""
+COMPARISON_SIZE = (256, 512)
 SEED = 4
 
 
@@ -49,8 +50,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--space", default="lgcnet-camvid")
     parser.add_argument("--input", nargs=2, type=int, default=(360, 480), help="height and width of predicted networks")
-    parser.add_argument("--scratch", type=Path, help="folder that is kept; a table in it is not made again")
-    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="others stay as the file has them")
+    parser.add_argument("--scratch", type=Path, help="folder to keep; a table in it is reused")
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        default=PARTS,
+        choices=PARTS,
+        help="parts to run; the others are kept from the existing file",
+    )
     arguments = parser.parse_args()
     target = Target("cpu", "onnxruntime")
     space = SearchSpace.load(arguments.space).with_input(*arguments.input)
@@ -62,82 +69,87 @@ def main() -> None:
     with nullcontext(arguments.scratch) if arguments.scratch else tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         scratch.mkdir(parents=True, exist_ok=True)
-        made = {
-            "predicted": lambda: predicted(space, target, scratch),
-            "clock": lambda: clock(space, target),
-            "outputs": lambda: outputs.outputs(scratch),
-            "ahead": lambda: ahead(space),
-            "peers": peers,
-            "contest": lambda: side_by_side(target, scratch),
+        measure = {
+            "predicted": lambda: measure_predictions(space, target, scratch),
+            "clock": lambda: compare_timing(space, target),
+            "outputs": lambda: compare_outputs(scratch),
+            "ahead": lambda: build_ahead(space),
+            "peers": count_peers,
+            "contest": lambda: compare_networks(target, scratch),
         }
         for part in arguments.parts:
-            result[part] = made[part]()
+            result[part] = measure[part]()
             print(part, "done", flush=True)
-    result = with_earlier_parts(result, path_of(arguments.out, result, target), PARTS)
-    write(arguments.out, result, target, page(result))
+    result = merge_parts(result, result_path(arguments.out, result, target), PARTS)
+    write_result(arguments.out, result, target, render_page(result))
 
 
-def predicted(space: SearchSpace, target: Target, scratch: Path) -> dict[str, Any]:
-    """Random architectures exported to files, and the files timed: predictions of a table against that.
+def measure_predictions(space: SearchSpace, target: Target, scratch: Path) -> dict[str, Any]:
+    """Export random architectures, time the files, and compare with the predictions of a table.
 
-    All are visited in one run, with networks of the table among them that tell how fast the machine runs.
+    All are timed in one session together with reference networks of the table, which show the drift.
     """
     lut = scratch / "t.lut"
     start = time.monotonic()
-    made = profile(space, target, lut)
+    profiled = profile(space, target, lut)
     seconds = time.monotonic() - start
     with LatencyTable.open(lut) as table:
         predictor = Predictor(space, table)
         chosen = unseen(table, EXPORTS, SEED)
-        files = {key: write_onnx(Network(one, None, DENSE), scratch / "onnx") for key, one in chosen.items()}
+        files = {
+            key: write_onnx(Network(architecture, None, DENSE), scratch / "onnx")
+            for key, architecture in chosen.items()
+        }
         shape = ((1, 3, *space.input),)
         workloads = {key: Workload(path.name, shape, None, file=path.read_bytes()) for key, path in files.items()}
-        subjects = with_sentinels(table, workloads, DENSE)
-        found = measure_seconds(placed(get_backend(target.backend), target, subjects), SECONDS * len(subjects))
-        drift_pct = drift(table, found)
-    table_ms = {key: predictor.predict(one) for key, one in chosen.items()}
+        benchmarks = with_sentinels(table, workloads, DENSE)
+        measurement = measure_seconds(
+            placed(get_backend(target.backend), target, benchmarks), SECONDS * len(benchmarks)
+        )
+        drift_pct = drift(table, measurement)
+    table_ms = {key: predictor.predict(architecture) for key, architecture in chosen.items()}
     rows = [
         {
             "table_ms": table_ms[key],
             "predicted_ms": at_speed(table_ms[key], drift_pct),
-            "measured_ms": found.summary(key).latency_ms,
-            "median_ms": float(np.median(np.concatenate(found.durations(key)))),
-            "runs": int(sum(map(len, found.durations(key)))),
+            "measured_ms": measurement.summary(key).latency_ms,
+            "median_ms": float(np.median(np.concatenate(measurement.durations(key)))),
+            "runs": int(sum(map(len, measurement.durations(key)))),
         }
         for key in chosen
     ]
     for row in rows:
         row["error_pct"] = (row["predicted_ms"] / row["measured_ms"] - 1) * 100
-    even, odd = found.halves()
+    even, odd = measurement.halves()
     halves = [(even.summary(key).latency_ms, odd.summary(key).latency_ms) for key in chosen]
-    against = report([row["predicted_ms"] for row in rows], [row["measured_ms"] for row in rows], halves)
+    accuracy = report([row["predicted_ms"] for row in rows], [row["measured_ms"] for row in rows], halves)
     return {
         "rows": sorted(rows, key=lambda row: row["measured_ms"]),
-        "report": against.as_dict(),
+        "report": accuracy.as_dict(),
         "drift_pct": drift_pct,
-        "table": {"entries": made.entries, "noisy": made.noisy, "seconds": seconds},
+        "table": {"entries": profiled.entries, "noisy": profiled.noisy, "seconds": seconds},
         "interval_pct": predictor.correction.half_width_pct(),
     }
 
 
-def clock(space: SearchSpace, target: Target) -> dict[str, Any]:
-    """Our timing of a session against a bare loop over the same session's own API, in turn: medians of `LOOP` runs."""
+def compare_timing(space: SearchSpace, target: Target) -> dict[str, Any]:
+    """Compare lgc's timing of a session with a bare loop over its API, alternately; medians of `LOOP` runs."""
     rows = []
     for seed in range(3):
         network = Network(space.sample(seed), None, DENSE)
         runner: Any = get_backend(target.backend).compile(network.workload(), target)
         with pinned(target):
             runner.prepare()
-            rows.append(in_turns(partial(_ours, runner), partial(_bare, runner), ROUNDS))
+            rows.append(time_alternately(partial(_time_runner, runner), partial(_time_session, runner), ROUNDS))
         runner.close()
     return {"rows": rows, "rounds": ROUNDS, "runs_a_round": LOOP}
 
 
-def _ours(runner: Any) -> float:
+def _time_runner(runner: Any) -> float:
     return statistics.median(runner.run(LOOP))
 
 
-def _bare(runner: Any) -> float:
+def _time_session(runner: Any) -> float:
     session, binding, times = runner._session, runner._binding, []
     for _ in range(LOOP):
         start = time.perf_counter()
@@ -146,15 +158,15 @@ def _bare(runner: Any) -> float:
     return statistics.median(times)
 
 
-def ahead(space: SearchSpace) -> dict[str, Any]:
-    """Presets and random architectures through TensorRT-RTX's parser and ahead-of-time builder."""
+def build_ahead(space: SearchSpace) -> dict[str, Any]:
+    """Build engines of presets and random architectures ahead of time with TensorRT-RTX."""
     from lgc.profiler.backends.trt.engine import build_engine
 
     networks = [(name, SearchSpace.load(name).sample(0)) for name in ("tiny", "lgcnet-camvid", "lgcnet-cityscapes")]
-    networks += [(f"{space.name} {index}", one) for index, one in enumerate(space.spread(EXPORTS, SEED))]
+    networks += [(f"{space.name} {index}", network) for index, network in enumerate(space.spread(EXPORTS, SEED))]
     rows = []
     for name, architecture in networks:
-        network = Network(architecture, None, DENSE, images=noise(architecture.space.input))
+        network = Network(architecture, None, DENSE, images=random_images(architecture.space.input))
         for precision in ("fp32", "fp16", "bf16", INT8):
             model = network.model(INT8 if precision == INT8 else "fp32")
             try:
@@ -166,45 +178,48 @@ def ahead(space: SearchSpace) -> dict[str, Any]:
     return {"rows": rows, "built": sum("refused" not in row for row in rows), "library": engine_library()}
 
 
-def noise(size: tuple[int, int]) -> tuple[Any, ...]:
-    """Images that int8 takes its ranges from, where no output is looked at."""
+def random_images(size: tuple[int, int]) -> tuple[Any, ...]:
+    """Return a random image for int8 calibration; outputs are not compared."""
     return (np.random.default_rng(SEED).integers(0, 256, (*size, 3), np.uint8),)
 
 
 def engine_library() -> str:
+    """Return name and version of the library that builds engines."""
     from lgc.profiler.backends.trt.loader import load_tensorrt
 
     return str(load_tensorrt(without_gpu=True))
 
 
-def peers() -> list[dict[str, Any]]:
-    """Parameters and MACs of the built-in peers as published, and as the tests count them."""
+def count_peers() -> list[dict[str, Any]]:
+    """Return parameters and MACs of the peers, as published and as counted by the tests."""
     from lgc.models.nets.peers import PEERS
 
-    sys.path.insert(0, str(HERE.parent / "models"))
+    sys.path.insert(0, str(BENCH.parent / "models" / "nets"))
     import test_peers as counting
 
     rows = []
     for name, peer in PEERS.items():
         published, module = peer.published, counting.counted(name)
-        ours = {
+        counts = {
             "parameters": counting.parameters(module, norms=name not in counting.WITHOUT_NORMS),
             "macs": counting.macs(module, published.size),
         }
-        told = {"published_parameters": published.parameters, "published_macs": published.macs}
-        rows.append({"title": peer.title, "size": list(published.size), "counted": published.counted, **told, **ours})
+        figures = {"published_parameters": published.parameters, "published_macs": published.macs}
+        rows.append(
+            {"title": peer.title, "size": list(published.size), "counted": published.counted, **figures, **counts}
+        )
     return rows
 
 
-def side_by_side(target: Target, scratch: Path) -> list[dict[str, Any]]:
-    """The built-in peers and an architecture of ours side by side."""
+def compare_networks(target: Target, scratch: Path) -> list[dict[str, Any]]:
+    """Benchmark the peers and a random architecture side by side."""
     from lgc.models.nets.peers import PEERS
 
     file = scratch / "random-lgcnet-cityscapes.json"
     SearchSpace.load("lgcnet-cityscapes").sample(0).save(file)
-    entrants = [run_candidate(file, CONTEST_SIZE, DENSE)]
-    entrants += [peer_candidate(name, CONTEST_SIZE, DENSE, 19) for name in PEERS]
-    return [vars(row) for row in time_candidates(entrants, [target], SECONDS)]
+    candidates = [run_candidate(file, COMPARISON_SIZE, DENSE)]
+    candidates += [peer_candidate(name, COMPARISON_SIZE, DENSE, 19) for name in PEERS]
+    return [vars(row) for row in time_candidates(candidates, [target], SECONDS)]
 
 
 if __name__ == "__main__":

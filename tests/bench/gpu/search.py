@@ -1,16 +1,14 @@
-"""A search on a GPU in bf16: steps a second, memory, and whether its result meets the target. `make gpu-check`."""
+"""Benchmark a search on a GPU in bf16: steps per second, memory, and target against measurement. `make gpu-check`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from run import git, write
 
 from lgc.device import Device
 from lgc.lut import LatencyTable, Predictor, Target
@@ -25,7 +23,8 @@ from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search
-from report import head
+
+from ..common.results import page_header, stamp, write_result
 
 LAYOUTS = {11: "camvid-segnet", 19: "cityscapes"}
 SCENES = {"train": 32, "val": 2, "test": 0}
@@ -44,17 +43,17 @@ def main() -> None:
     target = Target(device, default_backend(Device(device)))
     result: dict[str, Any] = {
         "name": ["search", arguments.space, arguments.precision],
-        "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **stamp(),
         "environment": fingerprint(target, get_backend(target.backend)) | {"torch": torch.__version__},
         "target": str(target),
     }
     with tempfile.TemporaryDirectory() as folder:
-        result |= measured(Path(folder), SearchSpace.load(arguments.space), target, arguments)
-    write(arguments.out, result, target, page(result))
+        result |= measure_search(Path(folder), SearchSpace.load(arguments.space), target, arguments)
+    write_result(arguments.out, result, target, render_page(result))
 
 
-def measured(scratch: Path, space: SearchSpace, target: Target, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure_search(scratch: Path, space: SearchSpace, target: Target, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Profile a table, search for its middle latency, and measure the result."""
     write_scenes(scratch / "data", LAYOUTS[space.classes], SCENES, space.input, 0)
     profile(space, target, scratch / "t.lut")
     with LatencyTable.open(scratch / "t.lut") as table:
@@ -67,29 +66,30 @@ def measured(scratch: Path, space: SearchSpace, target: Target, arguments: argpa
         if target.device != "cpu":
             torch.cuda.reset_peak_memory_stats(target.device)
         device, precision = target.device, arguments.precision
-        found = search(predictor, scratch / "data", scratch / "run", config, device=device, precision=precision)
+        result = search(predictor, scratch / "data", scratch / "run", config, device=device, precision=precision)
         memory = None if target.device == "cpu" else torch.cuda.max_memory_allocated(target.device)
         records = [json.loads(line) for line in (scratch / "run" / "search.jsonl").read_text().splitlines()]
-        architecture = Architecture.load(found["architecture"])
+        architecture = Architecture.load(result["architecture"])
         timed = time_network(Network(architecture, None, DENSE), target, table)
     return {
         "steps": len(records),
         "batch": config.batch,
-        "steps_per_second": found["steps"] / found["supernet_seconds"],
+        "steps_per_second": result["steps"] / result["supernet_seconds"],
         "memory_bytes": memory,
-        "target_ms": found["target_ms"],
-        "predicted_ms": found["predicted_ms"],
+        "target_ms": result["target_ms"],
+        "predicted_ms": result["predicted_ms"],
         "measured_ms": timed.measured_ms,
-        "measured_off_pct": 100 * (timed.measured_ms / found["target_ms"] - 1),
+        "measured_off_pct": 100 * (timed.measured_ms / result["target_ms"] - 1),
         "drift_pct": timed.drift_pct,
     }
 
 
-def page(result: dict[str, Any]) -> str:
+def render_page(result: dict[str, Any]) -> str:
+    """Return the page of a result."""
     names = [name for name in result if name not in ("name", "commit", "date", "environment", "target")]
     rows = [f"| {name} | {result[name]:.5g} |" for name in names if result[name] is not None]
     title = f"{' '.join(result['name'])} on {result['target']}"
-    return "\n".join([*head(title, result), "| | |", "| --- | --- |", *rows]) + "\n"
+    return "\n".join([*page_header(title, result), "| | |", "| --- | --- |", *rows]) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""The GPU part of the deployment benchmark, without a GPU: trtexec's output, pages, and what is left out."""
+"""GPU part of the deployment benchmark, without a GPU: trtexec's output, pages, skipped and failed parts."""
 
 import json
-import sys
 from argparse import Namespace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +11,10 @@ from lgc.lut import Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends.trt.loader import FULL, RTX
 
-BENCH = Path(__file__).resolve().parent
+from ..common import paired_timing
+from . import deployment, measure, rtx_support
+from . import trtexec as trtexec_module
+from .page import render_page
 
 PASSED = """\
 &&&& RUNNING TensorRT.trtexec [TensorRT v101601] [b11] # trtexec --loadEngine=net.engine --useCudaGraph
@@ -71,20 +72,13 @@ RESULT = {
     "trtexec": TURNS | {"command": "trtexec --loadEngine=net.engine", "version": "101601", "warnings": ["unstable"]},
     "left_out": {"onnxruntime-tensorrt": "no libnvinfer.so.10"},
     "installation": ["full TensorRT could not be installed: no route"],
-    "tensorrt_rtx": "refused: SM 9.0 is not supported",
+    "tensorrt_rtx": "failed: SM 9.0 is not supported",
 }
-
-
-@pytest.fixture(autouse=True)
-def _bench(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
 
 
 @pytest.fixture
 def trtexec(tmp_path, monkeypatch):
-    """The module, with a program that prints what is in a file, and notes its calls."""
-    import trtexec
-
+    """Return the module with a program that prints the content of a file and logs its calls."""
     program, output, calls = tmp_path / "trtexec", tmp_path / "output", tmp_path / "calls"
     program.write_text(f'#!/bin/sh\necho "$@" >>{calls}\ncat {output}\n')
     program.chmod(0o755)
@@ -105,35 +99,37 @@ def trtexec(tmp_path, monkeypatch):
         def close(self):
             runs.append("close")
 
-    monkeypatch.setattr(trtexec, "get_backend", lambda name: SimpleNamespace(open=lambda path, device: Runner()))
-    return SimpleNamespace(module=trtexec, output=output, calls=calls, runs=runs)
+    monkeypatch.setattr(trtexec_module, "get_backend", lambda name: SimpleNamespace(open=lambda path, device: Runner()))
+    return SimpleNamespace(module=trtexec_module, output=output, calls=calls, runs=runs)
 
 
-def test_trtexecs_median_is_that_of_the_gpu_compute_time():
-    import trtexec
-
-    assert trtexec.median_ms(PASSED) == 0.616455
-    told = trtexec.told(PASSED)
-    assert told["version"] == "101601"
-    assert told["warnings"] == ["* GPU compute time is unstable, with coefficient of variance = 1.6%."]
+def test_median_is_of_gpu_compute_time():
+    assert trtexec_module.parse_median_ms(PASSED) == 0.616455
+    notes = trtexec_module.parse_notes(PASSED)
+    assert notes["version"] == "101601"
+    assert notes["warnings"] == ["* GPU compute time is unstable, with coefficient of variance = 1.6%."]
 
 
 @pytest.mark.parametrize(
-    ("output", "words"),
+    ("output", "message"),
     [
-        (REFUSED, r"it says: Error\[6\]: The engine plan file is not compatible.*; Engine could not be created$"),
-        ("trtexec: error while loading shared libraries: libnvinfer.so.10", "says: trtexec: error while loading"),
-        ("", "it says: nothing$"),
+        (
+            REFUSED,
+            r"GPU Compute Time: Error\[6\]: The engine plan file is not compatible.*; Engine could not be created$",
+        ),
+        (
+            "trtexec: error while loading shared libraries: libnvinfer.so.10",
+            "GPU Compute Time: trtexec: error while loading",
+        ),
+        ("", "GPU Compute Time: no output$"),
     ],
 )
-def test_a_trtexec_that_refuses_is_told_in_its_own_words(output, words):
-    import trtexec
-
-    with pytest.raises(MeasurementError, match=words):
-        trtexec.median_ms(output)
+def test_trtexec_errors_are_reported(output, message):
+    with pytest.raises(MeasurementError, match=message):
+        trtexec_module.parse_median_ms(output)
 
 
-def test_trtexec_runs_the_engine_as_we_do_in_turn_with_us(trtexec, tmp_path):
+def test_trtexec_alternates_with_lgc(trtexec, tmp_path):
     trtexec.output.write_text(PASSED)
     found = trtexec.module.against_trtexec(tmp_path / "net.engine", FULL, "cuda:1", seconds=14.0)
     calls = trtexec.calls.read_text().splitlines()
@@ -152,7 +148,7 @@ def test_trtexec_runs_the_engine_as_we_do_in_turn_with_us(trtexec, tmp_path):
     assert (trtexec.runs[0], trtexec.runs[-1]) == ("prepare", "close")
 
 
-def test_a_refused_engine_file_closes_ours(trtexec, tmp_path):
+def test_runner_is_closed_after_a_failure(trtexec, tmp_path):
     trtexec.output.write_text(REFUSED)
     with pytest.raises(MeasurementError, match="not compatible"):
         trtexec.module.against_trtexec(tmp_path / "net.engine", FULL, "cuda:0", seconds=1.0)
@@ -160,109 +156,98 @@ def test_a_refused_engine_file_closes_ours(trtexec, tmp_path):
 
 
 @pytest.mark.parametrize(("flavour", "name"), [(FULL, "trtexec"), (RTX, "tensorrt_rtx")])
-def test_without_trtexec_that_is_what_is_said(flavour, name, tmp_path, monkeypatch):
-    import trtexec
-
+def test_missing_trtexec_is_reported(flavour, name, tmp_path, monkeypatch):
     monkeypatch.delenv("TRTEXEC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = trtexec.against_trtexec(tmp_path / "net.engine", flavour, "cuda:0", seconds=1.0)
-    assert found == {"left_out": f"there is no {name} on PATH, and TRTEXEC names none"}
+    found = trtexec_module.against_trtexec(tmp_path / "net.engine", flavour, "cuda:0", seconds=1.0)
+    assert found == {"left_out": f"{name} is not on PATH, and TRTEXEC is not set"}
 
 
-def test_turns_alternate_and_the_ratio_is_of_rounds():
-    from turns import in_turns
-
+def test_order_alternates_and_ratio_is_per_round():
     order, speed = [], iter([1.0, 1.0, 2.0, 2.0, 4.0, 4.0])
 
     def run(kind, factor):
         order.append(kind)
         return factor * next(speed)
 
-    found = in_turns(lambda: run("ours", 1.5), lambda: run("theirs", 1.0), 3)
+    found = paired_timing.time_alternately(lambda: run("ours", 1.5), lambda: run("theirs", 1.0), 3)
     assert order == ["theirs", "ours", "ours", "theirs", "theirs", "ours"]
     assert (found["ratio"], found["ratio_q25"], found["ratio_q75"]) == (1.5, 1.5, 1.5)
     assert (found["ours_ms"], found["theirs_ms"]) == (3.0, 2.0)
 
 
-def test_the_page_has_all_that_was_found():
-    from gpupage import page
-
-    text = page(RESULT)
+def test_page_has_all_results():
+    text = render_page(RESULT)
     for part in (
         "# Deployment, tiny 192x256 on cuda:0, tensorrt, fp16",
         "NVIDIA L4, Linux, TensorRT 10.16.1.11",
         "driver 580.1, power_limit_w 72.0.",
         "| dense | 1600.0 | 0.625 | 0.630 | 0.640 | 0.010 | 16000 | 1.0e-03 | 2.0e-04 | 99.980 | yes |",
-        "- end-to-end, refused: too little GPU memory",
+        "- end-to-end, failed: too little GPU memory",
         "| dense | 2.50 | 40 | 30 | 9.0 | TensorRT 10.16 for 8.9 |",
         "| 0.6200 | 0.6160 | 1.0065 | 1.0010 to 1.0100 | 7 |",
         "(`trtexec --loadEngine=net.engine`, version 101601)",
-        "- trtexec warns: unstable",
+        "- trtexec warning: unstable",
         "- onnxruntime-tensorrt: no libnvinfer.so.10",
         "- full TensorRT could not be installed: no route",
-        "- TensorRT-RTX, asked to build and run on this GPU: refused: SM 9.0 is not supported",
+        "- TensorRT-RTX on this GPU: failed: SM 9.0 is not supported",
     ):
         assert part in text
     assert "\n\n\n" not in text
 
 
-def test_a_refused_backend_and_a_broken_process_are_in_the_files(tmp_path, monkeypatch):
-    import gpudeployment
-
+def test_failures_are_in_the_files(tmp_path, monkeypatch):
     broken = SimpleNamespace(returncode=-11, stderr="before\nFatal: all is lost\n")
-    monkeypatch.setattr(gpudeployment.subprocess, "run", lambda *arguments, **options: broken)
-    monkeypatch.setattr(gpudeployment, "stamp", lambda: {"commit": "abc", "date": "today"})
-    refused = gpudeployment.left_out("cpu", ["tensorrt", "torch"])
+    monkeypatch.setattr(deployment.subprocess, "run", lambda *arguments, **options: broken)
+    monkeypatch.setattr(deployment, "stamp", lambda: {"commit": "abc", "date": "today"})
+    refused = deployment.find_unavailable("cpu", ["tensorrt", "torch"])
     assert refused == {"tensorrt": "TensorRT needs a CUDA device"}
-    (target,) = gpudeployment.targets("cpu", ["tensorrt", "torch"], refused, None)
+    (target,) = deployment.list_targets("cpu", ["tensorrt", "torch"], refused, None)
     assert target == Target("cpu", "torch")
-    beside = {"left_out": refused, "installation": ["pycuda could not be installed: x"], "tensorrt_rtx": None}
+    context = {"left_out": refused, "installation": ["pycuda could not be installed: x"], "tensorrt_rtx": None}
     arguments = Namespace(space="tiny", input=None, seconds=1.0, out=tmp_path)
-    results = gpudeployment.record(arguments, [target], beside)
+    results = deployment.measure_all(arguments, [target], context)
     (file,) = tmp_path.glob("deployment-cpu-tiny-192x256-*-torch-fp32.json")
     found = json.loads(file.read_text())
     assert found["left_out"] == refused
     assert found["refused"] == "Fatal: all is lost (ended by signal 11)"
     text = file.with_suffix(".md").read_text()
-    assert "Refused: Fatal: all is lost (ended by signal 11)" in text
+    assert "Failed: Fatal: all is lost (ended by signal 11)" in text
     assert "- tensorrt: TensorRT needs a CUDA device" in text
     assert "- pycuda could not be installed: x" in text
-    told = gpudeployment.summary("cpu", results, beside).splitlines()
-    assert "run on cpu: nothing" in told
-    assert "failed: cpu, torch, fp32, 1 thread: Fatal: all is lost (ended by signal 11)" in told
-    assert told[-1] == "NOT RUN UNDER TENSORRT: TensorRT needs a CUDA device"
+    lines = deployment.summarise("cpu", results, context).splitlines()
+    assert "run on cpu: nothing" in lines
+    assert "failed: cpu, torch, fp32, 1 thread: Fatal: all is lost (ended by signal 11)" in lines
+    assert lines[-1] == "NOT RUN UNDER TENSORRT: TensorRT needs a CUDA device"
 
 
-def test_the_last_line_says_that_tensorrt_ran_only_where_it_did():
-    import gpudeployment
-
-    beside = {"left_out": {}, "installation": [], "tensorrt_rtx": None}
-    ran = gpudeployment.summary("cuda:0", {TRT_TARGET: RESULT}, beside).splitlines()
+def test_last_line_states_whether_tensorrt_ran():
+    context = {"left_out": {}, "installation": [], "tensorrt_rtx": None}
+    ran = deployment.summarise("cuda:0", {TRT_TARGET: RESULT}, context).splitlines()
     assert ran[-1] == "run under TensorRT: fp16"
     assert "failed: cuda:0, tensorrt, fp16: end-to-end: too little GPU memory" in ran
-    none = RESULT | {"scopes": {"dense": {"refused": "no"}}}
-    assert gpudeployment.summary("cuda:0", {TRT_TARGET: none}, beside).splitlines()[-1] == (
+    failed = RESULT | {"scopes": {"dense": {"refused": "no"}}}
+    assert deployment.summarise("cuda:0", {TRT_TARGET: failed}, context).splitlines()[-1] == (
         "NOT RUN UNDER TENSORRT: no engine ran, see above"
     )
     wrong = RESULT | {"scopes": {"dense": ROW | {"equals_torch": False}}}
-    assert gpudeployment.refusals(wrong) == ["dense: outputs are not torch's"]
+    assert deployment.list_failures(wrong) == ["dense: outputs differ from torch"]
 
 
-def test_one_backend_is_measured_and_a_part_that_fails_says_why(mini_space, tmp_path, monkeypatch):
-    import gpumeasure
-    import turns
-
-    monkeypatch.setattr(turns, "ROUNDS", 2)
-    monkeypatch.setattr(turns, "ROUND_MS", 1.0)
-    time_network = gpumeasure.time_network
+def test_failed_part_keeps_the_others(mini_space, tmp_path, monkeypatch):
+    monkeypatch.setattr(paired_timing, "ROUNDS", 2)
+    monkeypatch.setattr(paired_timing, "ROUND_MS", 1.0)
+    time_network = measure.time_network
 
     def only_dense(network, *arguments, **options):
         if network.scope != "dense":
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return time_network(network, *arguments, **options)
 
-    monkeypatch.setattr(gpumeasure, "time_network", only_dense)
-    found = gpumeasure.measured(Target("cpu", "onnxruntime"), gpumeasure.middle(mini_space), 0.05, tmp_path)
+    monkeypatch.setattr(measure, "time_network", only_dense)
+    found = measure.measure_target(
+        Target("cpu", "onnxruntime"), measure.median_architecture(mini_space), 0.05, tmp_path
+    )
     assert found["scopes"]["dense"]["fps"] > 0
     assert found["scopes"]["dense"]["equals_torch"]
     assert found["scopes"]["end-to-end"] == {"refused": "CUDA error: an illegal memory access was encountered"}
@@ -272,19 +257,14 @@ def test_one_backend_is_measured_and_a_part_that_fails_says_why(mini_space, tmp_
     json.dumps(found)
 
 
-def test_the_middle_is_neither_the_lightest_nor_the_heaviest():
-    import gpumeasure
-
+def test_median_architecture_is_between_the_extremes():
     space = SearchSpace.load("tiny")
-    spread = sorted(one.macs for one in space.spread(gpumeasure.SPREAD, gpumeasure.SEED))
-    assert spread[0] < gpumeasure.middle(space).macs < spread[-1]
+    spread = sorted(architecture.macs for architecture in space.spread(measure.SPREAD, measure.SEED))
+    assert spread[0] < measure.median_architecture(space).macs < spread[-1]
 
 
-def test_what_a_process_says_last_is_kept_with_how_it_ended():
-    from rtxwords import last_words, rtx_words
-
-    assert last_words(0, "log\nrefused: x\n") == "refused: x"
-    assert last_words(1, "Traceback\nValueError: x\n") == "ValueError: x (exit code 1)"
-    assert last_words(-6, "") == "it printed nothing (ended by signal 6)"
-    assert rtx_words("cpu") is None
-    assert sys.path[0] == str(BENCH)
+def test_last_line_has_the_exit_code():
+    assert rtx_support.last_line(0, "log\nfailed: x\n") == "failed: x"
+    assert rtx_support.last_line(1, "Traceback\nValueError: x\n") == "ValueError: x (exit code 1)"
+    assert rtx_support.last_line(-6, "") == "no output (ended by signal 6)"
+    assert rtx_support.query_rtx("cpu") is None

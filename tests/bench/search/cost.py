@@ -1,11 +1,12 @@
-"""What a step of the search costs: against a training step of the networks it finds, and against mixing all operators.
+"""Cost of a search step, relative to a training step and to a step of a supernet that computes all operators.
 
-Steps are timed in turn, in one process; memory is the peak of a process of its own for each kind of step.
+Steps are timed alternately in one process; the peak memory of each kind is measured in a separate process.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -23,15 +24,16 @@ CASES = {
 }
 
 
-def costs() -> dict[str, Any]:
-    """Ratios of time and memory for every case, each measured in fresh processes with one thread."""
-    return {name: case(name) for name in CASES}
+def measure_costs() -> dict[str, Any]:
+    """Return ratios of time and memory for every case, measured in new processes with one thread."""
+    return {name: measure_case(name) for name in CASES}
 
 
-def case(name: str) -> dict[str, Any]:
-    timed = child(name, "times")
-    peaks = {kind: [child(name, kind, str(seed))["peak_bytes"] for seed in range(NETWORKS)] for kind in KINDS}
-    base = child(name, "nothing")["peak_bytes"]
+def measure_case(name: str) -> dict[str, Any]:
+    """Return time and memory of each kind of step."""
+    timed = run_child(name, "times")
+    peaks = {kind: [run_child(name, kind, str(seed))["peak_bytes"] for seed in range(NETWORKS)] for kind in KINDS}
+    base = run_child(name, "nothing")["peak_bytes"]
     memory = {kind: statistics.mean(values) - base for kind, values in peaks.items()}
     ratios = {kind: [row["search"] / row[kind] for row in timed["rounds"]] for kind in ("training", "mixed")}
     return {
@@ -45,17 +47,16 @@ def case(name: str) -> dict[str, Any]:
     }
 
 
-def child(name: str, *arguments: str) -> dict[str, Any]:
-    words = [sys.executable, str(Path(__file__).resolve()), name, *arguments]
+def run_child(name: str, *arguments: str) -> dict[str, Any]:
+    """Run this module in a new process and return its JSON output."""
+    command = [sys.executable, "-m", "bench.search.cost", name, *arguments]
     environment = {"OMP_NUM_THREADS": "1", "PATH": "", "MALLOC_ARENA_MAX": "1"}
-    import os
-
-    done = subprocess.run(words, check=True, capture_output=True, text=True, env={**os.environ, **environment})
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 class Bench:
-    """The three kinds of step on one space, on images of noise."""
+    """The three kinds of step on one space, with random images."""
 
     def __init__(self, name: str) -> None:
         import torch
@@ -72,20 +73,18 @@ class Bench:
         self.fabric = open_fabric("cpu")
 
     def search(self) -> Callable[[], None]:
-        """A step of `lgc.search.supernet.supernet_trainer`, weights and architecture."""
-        import numpy as np
-
+        """Return a step of `SupernetTrainer`, weights and architecture."""
         from lgc.search.config import SearchConfig
         from lgc.search.decisions import Decisions
         from lgc.search.supernet.supernet_trainer import SupernetTrainer
 
         decisions = Decisions(self.space)
         config = SearchConfig(steps=1000, batch=len(self.batches[0][0]), warm_up=0.0, targets_ms=((1.0,),))
-        trainer = SupernetTrainer(decisions, config, self.fabric, EvenLatency(decisions, np))
+        trainer = SupernetTrainer(decisions, config, self.fabric, uniform_latency(decisions))
         return lambda: trainer.train_step((self.batches[0], self.batches[1]))
 
     def training(self, seed: int) -> Callable[[], None]:
-        """A training step of one architecture, as random as the paths of the search."""
+        """Return a training step of a random architecture."""
         import torch
 
         from lgc.models import LGCNet
@@ -105,11 +104,12 @@ class Bench:
         return step
 
     def mixed(self) -> Callable[[], None]:
-        """A step of the usual supernet (DARTS, arXiv 1806.09055): every edge sums all operators, weighted."""
+        """Return a step of a DARTS supernet (arXiv 1806.09055), in which every edge computes all operators."""
         import torch
-        from mixed import MixedNet
 
         from lgc.search.training.losses import upsampled_loss
+
+        from .mixed import MixedNet
 
         network = MixedNet(self.space)
         weights = torch.optim.SGD(network.weights(), 0.01, momentum=0.9, weight_decay=3e-4)
@@ -127,30 +127,32 @@ class Bench:
         return step
 
 
-def EvenLatency(blocks: Any, np: Any) -> Any:  # noqa: N802
-    """Latencies of a table without measuring one: every operator alike."""
+def uniform_latency(blocks: Any) -> Any:
+    """Return a `Latency` with equal latencies for all operators, without a table."""
+    import numpy as np
+
     from lgc.search.constraint.latency import Latency
 
-    class Even:
+    class UniformPredictor:
         space, correction = blocks.space, None
         edge_ms = np.full((blocks.space.edges, len(blocks.space.operators)), 0.01)
         fixed_ms, head_ms = 0.5, np.zeros(len(blocks.space.heads))
 
-    return Latency(blocks, [Even()], (1.0,))  # type: ignore[list-item]
+    return Latency(blocks, [UniformPredictor()], (1.0,))  # type: ignore[list-item]
 
 
-def times(name: str) -> dict[str, Any]:
-    """Seconds of each kind of step, in rounds; a training step is the mean over networks."""
+def measure_times(name: str) -> dict[str, Any]:
+    """Return the seconds of each kind of step per round; a training step is the mean over networks."""
     bench = Bench(name)
     trainings = [bench.training(seed) for seed in range(NETWORKS)]
     steps = {"search": [bench.search()], "training": trainings, "mixed": [bench.mixed()]}
     rounds = []
     for number in range(ROUNDS + 1):
         row = {}
-        for kind, several in steps.items():
+        for kind, variants in steps.items():
             start = time.perf_counter()
-            for _ in range(NETWORKS // len(several)):  # as many steps of each kind
-                for step in several:
+            for _ in range(NETWORKS // len(variants)):  # equal numbers of steps
+                for step in variants:
                     step()
             row[kind] = (time.perf_counter() - start) / NETWORKS
         if number:
@@ -158,8 +160,8 @@ def times(name: str) -> dict[str, Any]:
     return {"rounds": rounds}
 
 
-def peak(name: str, kind: str, seed: int) -> dict[str, Any]:
-    """Peak resident memory of this process after three steps of a kind."""
+def measure_peak(name: str, kind: str, seed: int) -> dict[str, Any]:
+    """Return the peak resident memory of this process after three steps of a kind."""
     bench = Bench(name)
     if kind != "nothing":
         step = {"search": bench.search, "training": lambda: bench.training(seed), "mixed": bench.mixed}[kind]()
@@ -169,15 +171,15 @@ def peak(name: str, kind: str, seed: int) -> dict[str, Any]:
 
 
 def peak_resident_bytes() -> int:
-    """Peak resident memory of this program alone: `getrusage` also counts the process that started it."""
+    """Return the peak resident memory in bytes; `getrusage` would include the parent process."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 if __name__ == "__main__":
-    found = (
-        times(sys.argv[1])
+    result = (
+        measure_times(sys.argv[1])
         if sys.argv[2] == "times"
-        else peak(sys.argv[1], sys.argv[2], int((sys.argv[3:] or ["0"])[0]))
+        else measure_peak(sys.argv[1], sys.argv[2], int((sys.argv[3:] or ["0"])[0]))
     )
-    print(json.dumps(found))
+    print(json.dumps(result))
