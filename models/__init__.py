@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .space.architecture import Architecture
-from .space.operators import OPERATORS, Operator, get_operator, operator
+from .space.operators import OPERATORS, Operator, get_operator, operator, register_operator
 from .space.opspec import OpSpec
 from .space.plan import SCOPES, CellPlan, Slot
 from .space.space import PRESETS, SearchSpace
@@ -27,6 +27,7 @@ __all__ = [
     "Slot",
     "get_operator",
     "operator",
+    "register_operator",
 ]
 
 

@@ -41,7 +41,7 @@ def _refused(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is truncated or damaged: {error}") from error
 
 
-def require_image(path: Path) -> None:
+def check_image(path: Path) -> None:
     """Show that a file is an image, by its head alone, which takes no time.
 
     Raises:
@@ -53,7 +53,7 @@ def require_image(path: Path) -> None:
         pass
 
 
-def open_image(path: Path) -> Image.Image:
+def decode_image(path: Path) -> Image.Image:
     """Decode a whole image file.
 
     Raises:
@@ -74,13 +74,13 @@ def read_pixels(path: Path, size: tuple[int, int] | None = None) -> RGBImage:
     """
     from PIL import ImageOps
 
-    image = open_image(path)
+    image = decode_image(path)
     if image.mode[0] in "IF":  # Pillow would clip them, and give a white image
         raise DataError(f"{path} has {image.mode} values, no bytes: convert it to 8 bits a channel")
-    return resized(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), size)
+    return resize_image(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), size)
 
 
-def resized(pixels: RGBImage, size: tuple[int, int] | None) -> RGBImage:
+def resize_image(pixels: RGBImage, size: tuple[int, int] | None) -> RGBImage:
     """The image at `size`, (height, width), bilinear; as it is where it has that size or None is given."""
     from PIL import Image
 
@@ -90,7 +90,7 @@ def resized(pixels: RGBImage, size: tuple[int, int] | None) -> RGBImage:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def normalised(pixels: RGBImage) -> NDArray[np.float32]:
+def normalise_image(pixels: RGBImage) -> NDArray[np.float32]:
     """RGB bytes [..., H, W, 3] -> float32 [..., 3, H, W] of about zero mean and unit variance."""
     image = np.ascontiguousarray(np.moveaxis(pixels, -1, -3), np.float32)
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
@@ -100,7 +100,7 @@ def normalised(pixels: RGBImage) -> NDArray[np.float32]:
     return image
 
 
-def image_files(place: Path) -> Iterator[Path]:
+def list_images(place: Path) -> Iterator[Path]:
     """The images at a place: a file itself, or those in a folder and below, by name.
 
     Raises:

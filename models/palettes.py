@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 Palette = tuple[tuple[int, int, int], ...]
 """RGB, 0 to 255, for each class."""
 
-GOLDEN = (5**0.5 - 1) / 2
+HUE_STEP = (5**0.5 - 1) / 2
 SHADES = ((0.70, 1.0), (0.85, 0.72), (0.45, 0.90))
 """Saturation and brightness, in turn."""
 
 
-def distinct(count: int) -> Palette:
+def distinct_palette(count: int) -> Palette:
     """So many colours, all different, neighbours in the list far apart: hues by the golden ratio, in three shades."""
     colours = []
     for index in range(count):
         saturation, value = SHADES[index % len(SHADES)]
-        colours.append(colorsys.hsv_to_rgb(index * GOLDEN % 1, saturation, value))
+        colours.append(colorsys.hsv_to_rgb(index * HUE_STEP % 1, saturation, value))
     return tuple((round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colours)
 
 
-def colourise(label: npt.NDArray[np.integer], palette: Palette) -> npt.NDArray[np.uint8]:
+def colourise_labels(label: npt.NDArray[np.integer], palette: Palette) -> npt.NDArray[np.uint8]:
     """Return `label` [H, W] in the colours of `palette`, uint8 [H, W, 3]; classes beyond the palette are black."""
     import numpy as np
 

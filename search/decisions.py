@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.space.operators import ZERO, Conv, recipe_of
+from ..models.space.operators import ZERO, Conv, get_recipe
 from ..models.space.plan import CellPlan
 from ..models.space.space import SearchSpace
 
@@ -77,7 +77,7 @@ class Decisions:
             np.arange(len(cell.edges)) + first_of_cell[index]
             if index in first_of_cell
             else np.full(len(cell.edges), -1)
-            for index, cell in enumerate(self.space.plan.searched)
+            for index, cell in enumerate(self.space.plan.searched_cells)
         ]
         return np.concatenate(rows).astype(np.int64)
 
@@ -156,7 +156,7 @@ def plain_fusion(space: SearchSpace) -> Indices:
     convolutions = [
         index
         for index, spec in enumerate(plan.edges[0].candidates)
-        if any(isinstance(layer, Conv) for layer in recipe_of(spec))
+        if any(isinstance(layer, Conv) for layer in get_recipe(spec))
     ]
     live = [index for index, name in enumerate(space.operators) if name != ZERO]
     heavy = (convolutions or live)[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..lut.predictor import Predictor
-from ..models.space.architecture import ARCHITECTURE
+from ..models.space.architecture import ARCHITECTURE_FILE
 from ..models.space.space import SearchSpace
 from .config import SearchConfig
 from .constraint.feasibility import common_space, point_name, require_left
@@ -169,7 +169,7 @@ def _front(job: SearchContext, run: RunFolder) -> dict[str, Any]:
             trainer.advance(config.steps, job.halves, latency, own, on_step)
             job.progress.reached(index * job.progress.of_a_point + config.steps)
             done = own.finish(finalize(job, trainer, latency, own))
-        results.append(done | {"architecture": str(own.path / ARCHITECTURE)})
+        results.append(done | {"architecture": str(own.path / ARCHITECTURE_FILE)})
         seconds += done["seconds"] - shared["seconds"]
     for one in results:
         one["dominated"] = any(_dominates(other, one) for other in results)
@@ -193,10 +193,10 @@ def _dominates(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def _found_in(out: Path, result: dict[str, Any], config: SearchConfig) -> dict[str, Any]:
     """A finished result, with paths for where the folder lies by now."""
     if "front" not in result:
-        return result | {"architecture": str(out / ARCHITECTURE)}
+        return result | {"architecture": str(out / ARCHITECTURE_FILE)}
     folders = [out / point_name(point) for point in config.targets_ms]
     rows = zip(result["front"], folders, strict=True)
-    return result | {"front": [one | {"architecture": str(folder / ARCHITECTURE)} for one, folder in rows]}
+    return result | {"front": [one | {"architecture": str(folder / ARCHITECTURE_FILE)} for one, folder in rows]}
 
 
 def _latency(job: SearchContext, point: Sequence[float] | None) -> Latency:

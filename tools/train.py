@@ -96,9 +96,9 @@ def _table_devices(source: Path) -> list[str]:
     Raises:
         FileFormatError: `source` holds no architecture.
     """
-    from ..models.space.architecture import ARCHITECTURE, Architecture
+    from ..models.space.architecture import ARCHITECTURE_FILE, Architecture
 
-    devices = Architecture.load(source / ARCHITECTURE).provenance.get("devices")
+    devices = Architecture.load(source / ARCHITECTURE_FILE).provenance.get("devices")
     return [str(name) for name in devices] if isinstance(devices, list) else []
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..space.operators import ZERO
 from ..space.opspec import OpSpec
 from ..space.plan import CellPlan
-from .layers import build
+from .layers import build_module
 
 
 class Edge(nn.Module):
@@ -23,7 +23,7 @@ class Edge(nn.Module):
     def __init__(self, specs: Sequence[OpSpec]) -> None:
         super().__init__()
         self.names = tuple(spec.operator for spec in specs)
-        self.ops = nn.ModuleDict({spec.operator: build(spec) for spec in specs if spec.operator != ZERO})
+        self.ops = nn.ModuleDict({spec.operator: build_module(spec) for spec in specs if spec.operator != ZERO})
 
     def forward(self, x: Tensor, index: int = 0, gate: Tensor | None = None) -> Tensor | None:
         """Apply an operator; None stands for `zero`.
@@ -42,7 +42,7 @@ class Edge(nn.Module):
 
 
 @dataclass(frozen=True)
-class Path:
+class CellPath:
     """The operators that a supernet's cell computes with.
 
     Attributes:
@@ -65,14 +65,14 @@ class Cell(nn.Module):
     def __init__(self, plan: CellPlan, choices: Sequence[str] | None = None) -> None:
         super().__init__()
         self.plan = plan
-        self.project = nn.ModuleList(build(source.project) for source in plan.inputs)
+        self.project = nn.ModuleList(build_module(source.project) for source in plan.inputs)
         self.edges = nn.ModuleList()
         for index, edge in enumerate(plan.edges):
             kept = edge.candidates if choices is None else [s for s in edge.candidates if s.operator == choices[index]]
             self.edges.append(Edge(kept))
-        self.concat = build(plan.concat)
+        self.concat = build_module(plan.concat)
 
-    def forward(self, features: Sequence[Tensor], path: Path | None = None) -> Tensor:
+    def forward(self, features: Sequence[Tensor], path: CellPath | None = None) -> Tensor:
         """Compute the cell.
 
         Args:
@@ -94,7 +94,7 @@ class Cell(nn.Module):
             project(features[source.feature]) for project, source in zip(self.project, self.plan.inputs, strict=True)
         ]
 
-    def _node(self, node: int, states: list[Tensor], path: Path | None) -> Tensor:
+    def _node(self, node: int, states: list[Tensor], path: CellPath | None) -> Tensor:
         """Sum of the edges into `node`; zeros if none is live, which only a sampled path can have."""
         total: Tensor | None = None
         for index in self.plan.edges_into(node):
@@ -124,7 +124,7 @@ class FusionCell(Cell):
     def __init__(self, plan: CellPlan, choices: Sequence[str] | None = None) -> None:
         super().__init__(plan, choices)
         self.resize = nn.ModuleList(
-            nn.Identity() if source.resize is None else build(source.resize) for source in plan.inputs
+            nn.Identity() if source.resize is None else build_module(source.resize) for source in plan.inputs
         )
 
     def inputs(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..space import operators as ops
-from ..space.opspec import OpSpec, strided
+from ..space.opspec import OpSpec, strided_length
 
 
 class ConvNormAct(nn.Module):
@@ -39,7 +39,7 @@ class ConvNormAct(nn.Module):
             self.norm = nn.Identity()
 
 
-class Resample(nn.Module):
+class BilinearResize(nn.Module):
     """Bilinear interpolation of a `Resize` layer: [N, C, *source] -> [N, C, *target]."""
 
     def __init__(self, layer: ops.Resize) -> None:
@@ -57,7 +57,7 @@ class Resample(nn.Module):
             return self.layer.target
         if self.layer.target > self.layer.source:
             return height * factor, width * factor
-        return strided(height, factor), strided(width, factor)
+        return strided_length(height, factor), strided_length(width, factor)
 
 
 class Sum(nn.Module):
@@ -68,7 +68,7 @@ class Sum(nn.Module):
         return x + y
 
 
-class Concatenate(nn.Module):
+class ChannelConcat(nn.Module):
     """Concatenation along the channels."""
 
     def forward(self, *xs: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Concatenate(nn.Module):
         return torch.cat(xs, dim=1)
 
 
-class ArgMax(nn.Module):
+class ChannelArgMax(nn.Module):
     """Index of the largest channel: [N, C, H, W] -> [N, H, W], int64."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,22 +107,22 @@ def _layer(layer: ops.Layer) -> nn.Module:
         case ops.MaxPool():
             return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.kernel // 2)
         case ops.Resize():
-            return Resample(layer)
+            return BilinearResize(layer)
         case ops.Add():
             return Sum()
         case ops.Concat():
-            return Concatenate()
+            return ChannelConcat()
         case ops.ArgMax():
-            return ArgMax()
+            return ChannelArgMax()
 
 
-def build(spec: OpSpec) -> nn.Module:
+def build_module(spec: OpSpec) -> nn.Module:
     """The module of `spec`; inputs of the shapes that `operators.input_shapes` gives."""
-    layers = [_layer(layer) for layer in ops.recipe_of(spec)]
+    layers = [_layer(layer) for layer in ops.get_recipe(spec)]
     return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
-def folded(module: nn.Module) -> nn.Module:
+def fold_norms(module: nn.Module) -> nn.Module:
     """A copy of `module` in evaluation mode with every batch normalisation behind a convolution folded into it.
 
     Those are the ones of `ConvNormAct`; a normalisation in front of its convolution stays.

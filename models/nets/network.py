@@ -12,8 +12,8 @@ from ..images import IMAGE_MEAN, IMAGE_STD
 from ..space.architecture import Architecture
 from ..space.opspec import OpSpec
 from ..space.space import SearchSpace
-from .cell import Cell, FusionCell, Path
-from .layers import build
+from .cell import Cell, CellPath, FusionCell
+from .layers import build_module
 
 
 class Skeleton(nn.Module):
@@ -31,13 +31,15 @@ class Skeleton(nn.Module):
         super().__init__()
         self.space = space
         plan = space.plan
-        names = choices if choices is not None else [None] * len(plan.searched)
-        self.stem = nn.Sequential(*(build(spec) for spec in plan.stem))
+        names = choices if choices is not None else [None] * len(plan.searched_cells)
+        self.stem = nn.Sequential(*(build_module(spec) for spec in plan.stem))
         self.cells = nn.ModuleList(Cell(cell, names[index]) for index, cell in enumerate(plan.cells))
         self.fusion = FusionCell(plan.fusion, names[-1])
-        self.head = nn.Sequential(*(build(spec) for spec in plan.heads[space.own_head if head is None else head]))
+        self.head = nn.Sequential(
+            *(build_module(spec) for spec in plan.heads[space.default_head if head is None else head])
+        )
 
-    def compute(self, x: Tensor, paths: Sequence[Path] | None = None) -> Tensor:
+    def compute(self, x: Tensor, paths: Sequence[CellPath] | None = None) -> Tensor:
         """Logits at the fusion's resolution.
 
         Args:
@@ -49,14 +51,14 @@ class Skeleton(nn.Module):
         """
         return self.decode(self.features(x, paths), paths)
 
-    def features(self, x: Tensor, paths: Sequence[Path] | None = None) -> list[Tensor]:
+    def features(self, x: Tensor, paths: Sequence[CellPath] | None = None) -> list[Tensor]:
         """Outputs of the stem and of every backbone cell, [N, C_i, H_i, W_i] each."""
         features = [self.stem(x)]
         for index, cell in enumerate(self.cells):
             features.append(cell(features, None if paths is None else paths[index]))
         return features
 
-    def decode(self, features: Sequence[Tensor], paths: Sequence[Path] | None = None) -> Tensor:
+    def decode(self, features: Sequence[Tensor], paths: Sequence[CellPath] | None = None) -> Tensor:
         """Logits from the features, by the fusion cell and the head."""
         fused = self.fusion(features, None if paths is None else paths[-1])
         logits: Tensor = self.head(fused)
@@ -97,7 +99,7 @@ class DenseOutput(nn.Module):
     def __init__(self, network: nn.Module, dense: Sequence[OpSpec]) -> None:
         super().__init__()
         self.network = network
-        self.dense = nn.Sequential(*(build(spec) for spec in dense))
+        self.dense = nn.Sequential(*(build_module(spec) for spec in dense))
 
     def forward(self, x: Tensor) -> Tensor:
         """Class of every pixel."""

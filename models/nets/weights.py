@@ -13,7 +13,7 @@ from ...files import describe, write_atomic
 from ..space.architecture import Architecture
 from .network import LGCNet
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS_FILE = "weights.safetensors"
 """Name of the weights' file in a run folder."""
 
 

@@ -30,7 +30,7 @@ class OnnxCosts:
     uncounted: tuple[str, ...] = ()
 
 
-def graph_costs(data: bytes) -> OnnxCosts:
+def count_costs(data: bytes) -> OnnxCosts:
     """Count in a serialised model with its weights inside."""
     import onnx
 

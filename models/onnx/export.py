@@ -49,7 +49,7 @@ _KEPT_OUT = ["graph_fusion", "subexpression_elimination", "weight_tying"]
 """Of onnxslim's passes: they rename nodes, by which layers are found again, or gather what other tools tell apart."""
 
 
-def simplified(model: bytes) -> bytes:
+def simplify(model: bytes) -> bytes:
     """The serialised model with its constants folded and nodes that only pass on removed, checked.
 
     Names of nodes, inputs and outputs stay, and so do operator set, IR version and metadata; outputs are the same to
@@ -71,7 +71,7 @@ def simplified(model: bytes) -> bytes:
     return bytes(slim.SerializeToString())
 
 
-def with_metadata(model: bytes, notes: Mapping[str, str]) -> bytes:
+def replace_metadata(model: bytes, notes: Mapping[str, str]) -> bytes:
     """The serialised model with these properties in place of its own."""
     import onnx
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from ...errors import FileFormatError
 from ...files import describe
-from .costs import OnnxCosts, graph_costs
-from .signature import Signature, Tensor
+from .costs import OnnxCosts, count_costs
+from .signature import Signature, TensorSpec
 
-__all__ = ["OnnxModel", "Tensor"]
+__all__ = ["OnnxModel", "TensorSpec"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class OnnxModel(Signature):
     @cached_property
     def costs(self) -> OnnxCosts:
         """Parameters and multiply-accumulates, counted in the graph."""
-        return graph_costs(self.data)
+        return count_costs(self.data)
 
 
 def _precision(graph: Any, operators: tuple[str, ...]) -> str:
@@ -101,7 +101,7 @@ def _precision(graph: Any, operators: tuple[str, ...]) -> str:
     return next((name for kind, name in low.items() if kind in types), "fp32")
 
 
-def _tensor(value: Any, where: str) -> Tensor:
+def _tensor(value: Any, where: str) -> TensorSpec:
     """An input or output of static shape."""
     from onnx import helper
 
@@ -118,4 +118,4 @@ def _tensor(value: Any, where: str) -> Tensor:
         dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type).name)
     except (KeyError, ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: {value.name} is of a type that is unknown here ({kind.elem_type})") from error
-    return Tensor(value.name, tuple(sizes), dtype)
+    return TensorSpec(value.name, tuple(sizes), dtype)

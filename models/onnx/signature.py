@@ -17,7 +17,7 @@ INPUT_TYPES = ("float32", "uint8")
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorSpec:
     """An input or output: its name, its shape, and its type as numpy names it."""
 
     name: str
@@ -40,8 +40,8 @@ class Signature:
     """
 
     where: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     metadata: dict[str, str]
 
     @property

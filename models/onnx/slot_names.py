@@ -28,10 +28,10 @@ class SlotNames:
         self._plan = architecture.space.plan
         self._known = {slot.name for slot in architecture.space.slots()} | {FRAME}
         self._additions = {
-            cell.name: _additions(cell, [name != ZERO for name in names]) for cell, names in architecture.by_cell()
+            cell.name: _additions(cell, [name != ZERO for name in names]) for cell, names in architecture.iter_cells()
         }
 
-    def of(self, node: str) -> str | None:
+    def find_slot(self, node: str) -> str | None:
         """Name of the slot that the node computes a part of, as `SearchSpace.slots` has it; None if it is of none."""
         try:
             slot = self._read(node)
@@ -76,12 +76,12 @@ def _additions(cell: CellPlan, live: list[bool]) -> list[int]:
     return nodes
 
 
-def places(architecture: Architecture, scope: str) -> Mapping[str, tuple[str, int]]:
+def computed_slots(architecture: Architecture, scope: str) -> Mapping[str, tuple[str, int]]:
     """What an architecture computes, by slot: the operator's string form, and how often it is computed there."""
     from ..space.operators import is_free
 
     found = {}
-    for slot, spec, count in architecture.placed():
+    for slot, spec, count in architecture.filled_slots():
         if count and not is_free(spec) and not (scope == CORE and slot.scope == DENSE):
             found[slot.name] = (str(spec), count)
     return found

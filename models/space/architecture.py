@@ -21,14 +21,14 @@ from pydantic import (
 
 from ...errors import FileFormatError, LgcError
 from ...files import describe, read_text, write_atomic
-from .operators import ZERO, macs, parameters
+from .operators import ZERO, count_macs, count_parameters
 from .opspec import OpSpec
 from .plan import CORE, DENSE, CellPlan, Slot
-from .space import SearchSpace, first_faults
+from .space import SearchSpace, format_validation_error
 
-FORMAT = "lgc-architecture"
-SCHEMA_VERSION = 1
-ARCHITECTURE = "architecture.json"
+ARCHITECTURE_FORMAT = "lgc-architecture"
+ARCHITECTURE_SCHEMA_VERSION = 1
+ARCHITECTURE_FILE = "architecture.json"
 """Name of an architecture's file in a run folder."""
 
 
@@ -67,13 +67,13 @@ class Architecture(BaseModel):
     def _fits_space(self) -> Architecture:
         if len(self.cells) != self.space.cells:
             raise ValueError(f"{len(self.cells)} cells, but the space has {self.space.cells}")
-        for cell, choices in self.by_cell():
+        for cell, choices in self.iter_cells():
             if len(choices) != len(cell.edges):
                 raise ValueError(f"{cell.name}: {len(choices)} operators for {len(cell.edges)} edges")
             for name in choices:
                 if name not in self.space.operators:
                     raise ValueError(f"{cell.name}: {name!r} is not in the space ({', '.join(self.space.operators)})")
-            fault = cell.fault(choices)
+            fault = cell.find_fault(choices)
             if fault is not None:
                 raise ValueError(fault)
         return self
@@ -85,20 +85,20 @@ class Architecture(BaseModel):
             content.pop("head_channels", None)
         return content
 
-    def by_cell(self) -> Iterable[tuple[CellPlan, tuple[str, ...]]]:
+    def iter_cells(self) -> Iterable[tuple[CellPlan, tuple[str, ...]]]:
         """Each cell's plan with its operators, the fusion cell last."""
-        return zip(self.space.plan.searched, (*self.cells, self.fusion), strict=True)
+        return zip(self.space.plan.searched_cells, (*self.cells, self.fusion), strict=True)
 
     @cached_property
     def choices(self) -> tuple[int, ...]:
         """Index into the space's operators for every searched edge of the network, the fusion cell's last."""
         index = {name: number for number, name in enumerate(self.space.operators)}
-        return tuple(index[name] for _, names in self.by_cell() for name in names)
+        return tuple(index[name] for _, names in self.iter_cells() for name in names)
 
     @cached_property
     def head(self) -> int:
         """Index of the head's width into the space's `heads`."""
-        return self.space.own_head if self.head_channels is None else self.space.heads.index(self.head_channels)
+        return self.space.default_head if self.head_channels is None else self.space.heads.index(self.head_channels)
 
     @classmethod
     def from_choices(
@@ -114,7 +114,7 @@ class Architecture(BaseModel):
         """
         names = [space.operators[int(choice)] for choice in choices]
         cells, first = [], 0
-        for cell in space.plan.searched:
+        for cell in space.plan.searched_cells:
             cells.append(tuple(names[first : first + len(cell.edges)]))
             first += len(cell.edges)
         return cls(
@@ -129,12 +129,12 @@ class Architecture(BaseModel):
         """Every operator that the network computes, repeated as often as it is computed; `zero` edges are left out."""
         return [
             spec
-            for slot, spec, count in self.placed()
+            for slot, spec, count in self.filled_slots()
             if not (scope == CORE and slot.scope == DENSE)
             for _ in range(count)
         ]
 
-    def placed(self) -> Iterator[tuple[Slot, OpSpec, int]]:
+    def filled_slots(self) -> Iterator[tuple[Slot, OpSpec, int]]:
         """Every slot of the network with the operator in it, and how often that is computed: 0 for a `zero` edge."""
         live = [self.space.operators[choice] != ZERO for choice in self.choices]
         for slot in self.space.slots():
@@ -148,16 +148,20 @@ class Architecture(BaseModel):
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one image, convolutions only."""
-        return sum(macs(spec) for spec in self.specs())
+        return sum(count_macs(spec) for spec in self.specs())
 
     @property
     def parameters(self) -> int:
         """Parameters of the deployed network, batch normalisation folded."""
-        return sum(parameters(spec) for spec in self.specs())
+        return sum(count_parameters(spec) for spec in self.specs())
 
     def to_json(self) -> str:
         """The file's content."""
-        body = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **self.model_dump(mode="json")}
+        body = {
+            "format": ARCHITECTURE_FORMAT,
+            "schema_version": ARCHITECTURE_SCHEMA_VERSION,
+            **self.model_dump(mode="json"),
+        }
         return json.dumps(body, indent=2) + "\n"
 
     def save(self, path: str | Path) -> None:
@@ -188,16 +192,18 @@ class Architecture(BaseModel):
             raise FileFormatError(f"{wrong} but {kind} (JSON breaks off: {error})") from error
         except (RecursionError, ValueError) as error:
             raise FileFormatError(f"{wrong}: its JSON is nested too deeply or holds too long a number") from error
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-            raise FileFormatError(f"{wrong}: JSON without format {FORMAT!r}")
+        if not isinstance(content, dict) or content.pop("format", None) != ARCHITECTURE_FORMAT:
+            raise FileFormatError(f"{wrong}: JSON without format {ARCHITECTURE_FORMAT!r}")
         version = content.pop("schema_version", None)
-        if version != SCHEMA_VERSION:
-            newer = isinstance(version, int) and version > SCHEMA_VERSION
+        if version != ARCHITECTURE_SCHEMA_VERSION:
+            newer = isinstance(version, int) and version > ARCHITECTURE_SCHEMA_VERSION
             mend = "update lgc" if newer else "write it anew with lgc-search"
-            raise FileFormatError(f"{where} has architecture schema {version}, this lgc reads {SCHEMA_VERSION}: {mend}")
+            raise FileFormatError(
+                f"{where} has architecture schema {version}, this lgc reads {ARCHITECTURE_SCHEMA_VERSION}: {mend}"
+            )
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise FileFormatError(f"{wrong}: {first_faults(error)}") from error
+            raise FileFormatError(f"{wrong}: {format_validation_error(error)}") from error
         except LgcError as error:
             raise FileFormatError(f"{wrong}: {error}") from error

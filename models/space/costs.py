@@ -21,16 +21,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UnknownNameError, UsageError
-from .operators import ZERO, ArgMax, Concat, Conv, MaxPool, Resize, input_shapes, macs, parameters, recipe_of
-from .opspec import OpSpec, strided
+from .operators import (
+    ZERO,
+    ArgMax,
+    Concat,
+    Conv,
+    MaxPool,
+    Resize,
+    count_macs,
+    count_parameters,
+    get_recipe,
+    input_shapes,
+)
+from .opspec import OpSpec, strided_length
 from .plan import DENSE, SCOPES, CellPlan
 from .space import SearchSpace
 
-Integers = NDArray[np.int64]
+IntArray = NDArray[np.int64]
 Kind = tuple[int, ...] | None
 Number = TypeVar("Number", np.int64, np.float64)
 
-ROWS = 8192
+CHUNK_ROWS = 8192
 """Architectures that are handled at once: few enough for a processor's cache."""
 MAX_CODES = 2**19
 """Codes of a cell up to which the peaks of all of them are computed once, and then looked up."""
@@ -48,7 +59,7 @@ class Costs:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
 
-    def macs(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> Integers:
+    def macs(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> IntArray:
         """Multiply-accumulates of one image: choices [N, E], heads [N] -> [N]; each is `Architecture.macs`.
 
         Raises:
@@ -56,7 +67,7 @@ class Costs:
         """
         return self._sums(choices, heads, self._macs)
 
-    def parameters(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> Integers:
+    def parameters(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> IntArray:
         """Parameters, normalisation folded: choices [N, E], heads [N] -> [N]; each is `Architecture.parameters`.
 
         Raises:
@@ -70,7 +81,7 @@ class Costs:
         heads: NDArray[np.integer] | None = None,
         bytes_per_value: int = 4,
         scope: str = DENSE,
-    ) -> Integers:
+    ) -> IntArray:
         """The most bytes of tensors that are alive at once while one image is computed: [N, E], [N] -> [N].
 
         The network runs layer by layer in the order of `network.py` and `cell.py`: a cell projects all of its inputs,
@@ -114,14 +125,14 @@ class Costs:
         return np.concatenate(peaks)
 
     @cached_property
-    def _macs(self) -> tuple[Integers, Integers]:
-        return self._edge_costs(macs)
+    def _macs(self) -> tuple[IntArray, IntArray]:
+        return self._edge_costs(count_macs)
 
     @cached_property
-    def _parameters(self) -> tuple[Integers, Integers]:
-        return self._edge_costs(parameters)
+    def _parameters(self) -> tuple[IntArray, IntArray]:
+        return self._edge_costs(count_parameters)
 
-    def _edge_costs(self, cost: Callable[[OpSpec], int]) -> tuple[Integers, Integers]:
+    def _edge_costs(self, cost: Callable[[OpSpec], int]) -> tuple[IntArray, IntArray]:
         """Cost of all that is not searched with each head, [H], and of every operator on every edge, [E, O].
 
         Additions cost nothing.
@@ -137,29 +148,29 @@ class Costs:
         return fixed, edges
 
     def _sums(
-        self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None, costs: tuple[Integers, Integers]
-    ) -> Integers:
+        self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None, costs: tuple[IntArray, IntArray]
+    ) -> IntArray:
         fixed, edges = costs
-        return np.concatenate([fixed[head] + sum_of_picked(edges, part) for part, head in self._parts(choices, heads)])
+        return np.concatenate([fixed[head] + gather_sum(edges, part) for part, head in self._parts(choices, heads)])
 
     def _parts(
         self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None
     ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.integer]]]:
-        """Checks choices and heads, then gives them out `ROWS` at a time; one empty part if there are none."""
-        choices = checked(choices, self.space)
-        heads = checked_heads(heads, self.space, len(choices))
-        for first in range(0, max(len(choices), 1), ROWS):
-            yield choices[first : first + ROWS], heads[first : first + ROWS]
+        """Checks choices and heads, then gives them out `CHUNK_ROWS` at a time; one empty part if there are none."""
+        choices = check_choices(choices, self.space)
+        heads = check_heads(heads, self.space, len(choices))
+        for first in range(0, max(len(choices), 1), CHUNK_ROWS):
+            yield choices[first : first + CHUNK_ROWS], heads[first : first + CHUNK_ROWS]
 
     @cached_property
-    def _memory(self) -> tuple[Integers, list[_CellMemory]]:
+    def _memory(self) -> tuple[IntArray, list[_CellMemory]]:
         """Peak, in values, of all but the cells up to the logits with each head, [H]; every cell, the fusion's last."""
         plan = self.space.plan
-        last_cell = {source.feature: index for index, cell in enumerate(plan.searched) for source in cell.inputs}
+        last_cell = {source.feature: index for index, cell in enumerate(plan.searched_cells) for source in cell.inputs}
         image = plan.stem[0].c_in * plan.stem[0].height * plan.stem[0].width
         stem = [image, *(_made(spec)[-1] for spec in plan.stem)]
         peak, features, cells = _chain_peak(stem), [stem[-1]], []
-        for index, cell in enumerate(plan.searched):
+        for index, cell in enumerate(plan.searched_cells):
             kept = sum(size for feature, size in enumerate(features) if last_cell[feature] > index)
             read = {source.feature for source in cell.inputs if last_cell[source.feature] == index}
             peak = max(peak, kept + _inputs_peak(cell, {feature: features[feature] for feature in read}))
@@ -194,26 +205,26 @@ class _CellMemory:
         self._few = self._codes <= MAX_CODES
         self._places = self._digits * np.array(places)[:, None] if self._few else self._digits
 
-    def peaks(self, choices: NDArray[np.integer]) -> Integers:
+    def peaks(self, choices: NDArray[np.integer]) -> IntArray:
         """Peaks in values for the operators on this cell's edges: [N, edges] -> [N]."""
         if self._few:
-            looked_up: Integers = self._peak_of_code[sum_of_picked(self._places, choices)]
+            looked_up: IntArray = self._peak_of_code[gather_sum(self._places, choices)]
             return looked_up
         return self._run(self._digits[np.arange(self.edges), choices])
 
     @cached_property
-    def _peak_of_code(self) -> Integers:
+    def _peak_of_code(self) -> IntArray:
         """Peaks of all codes, [codes]."""
         peaks = []
-        for first in range(0, self._codes, ROWS):
-            rest = np.arange(first, min(first + ROWS, self._codes))
+        for first in range(0, self._codes, CHUNK_ROWS):
+            rest = np.arange(first, min(first + CHUNK_ROWS, self._codes))
             digits = np.empty((len(rest), self.edges), np.int64)
             for edge, distinct in enumerate(self._kinds):
                 rest, digits[:, edge] = np.divmod(rest, len(distinct))
             peaks.append(self._run(digits))
         return np.concatenate(peaks)
 
-    def _run(self, digits: Integers) -> Integers:
+    def _run(self, digits: IntArray) -> IntArray:
         """Run N cells side by side: digits [N, edges] of kinds -> peaks in values, [N].
 
         Time 2e is that of edge e's operator, 2e + 1 that of the addition of what it puts out. Nodes live until the
@@ -240,10 +251,10 @@ class _CellMemory:
                 seen = seen + live
             nodes = nodes + total
         inputs = (last >= 2 * self.edges).sum(axis=0) * size
-        peaks: Integers = self.kept + np.maximum(peak, inputs + nodes + sum(_made(self.plan.concat)))
+        peaks: IntArray = self.kept + np.maximum(peak, inputs + nodes + sum(_made(self.plan.concat)))
         return peaks
 
-    def _last_uses(self, live: Sequence[NDArray[np.bool_]], passed: Sequence[NDArray[np.bool_]]) -> Integers:
+    def _last_uses(self, live: Sequence[NDArray[np.bool_]], passed: Sequence[NDArray[np.bool_]]) -> IntArray:
         """The time of each input's last use, [inputs, N], for whether edges are live and pass their input on.
 
         What an edge passes on is used when it is added; if nothing comes before it in the node, when the next one is
@@ -274,9 +285,9 @@ def _made(spec: OpSpec) -> tuple[int, ...]:
     """Values of the tensors that the layers of `spec` put out, in order."""
     channels, *size = input_shapes(spec)[0][1:]
     made = []
-    for layer in recipe_of(spec):
+    for layer in get_recipe(spec):
         if isinstance(layer, Conv | MaxPool):
-            size = [strided(length, layer.stride) for length in size]
+            size = [strided_length(length, layer.stride) for length in size]
         if isinstance(layer, Resize):
             size = list(layer.target)
         if isinstance(layer, Conv | Concat | ArgMax):
@@ -310,7 +321,7 @@ def _inputs_peak(cell: CellPlan, dying: dict[int, int]) -> int:
     return peak
 
 
-def checked(choices: NDArray[np.integer], space: SearchSpace) -> NDArray[np.integer]:
+def check_choices(choices: NDArray[np.integer], space: SearchSpace) -> NDArray[np.integer]:
     """The choices, after showing that they are operator indices [N, E] of the space.
 
     Raises:
@@ -327,14 +338,14 @@ def checked(choices: NDArray[np.integer], space: SearchSpace) -> NDArray[np.inte
     return choices
 
 
-def checked_heads(heads: NDArray[np.integer] | None, space: SearchSpace, count: int) -> NDArray[np.integer]:
+def check_heads(heads: NDArray[np.integer] | None, space: SearchSpace, count: int) -> NDArray[np.integer]:
     """The heads, after showing that they are indices [count] into the space's; its own `count` times if None.
 
     Raises:
         UsageError: they are not.
     """
     if heads is None:
-        return np.full(count, space.own_head)
+        return np.full(count, space.default_head)
     heads = np.asarray(heads)
     if heads.shape != (count,) or heads.dtype.kind not in "iu":
         raise UsageError(
@@ -346,8 +357,8 @@ def checked_heads(heads: NDArray[np.integer] | None, space: SearchSpace, count: 
     return heads
 
 
-def sum_of_picked(table: NDArray[Number], choices: NDArray[np.integer]) -> NDArray[Number]:
-    """Sum over e of table[e, choices[n, e]], `ROWS` architectures at a time: table [E, O], choices [N, E] -> [N]."""
+def gather_sum(table: NDArray[Number], choices: NDArray[np.integer]) -> NDArray[Number]:
+    """Sum over e of table[e, choices[n, e]], in chunks: table [E, O], choices [N, E] -> [N]."""
     edges = np.arange(len(table))
-    parts = range(0, max(len(choices), 1), ROWS)
-    return np.concatenate([table[edges, choices[first : first + ROWS]].sum(axis=1) for first in parts])
+    parts = range(0, max(len(choices), 1), CHUNK_ROWS)
+    return np.concatenate([table[edges, choices[first : first + CHUNK_ROWS]].sum(axis=1) for first in parts])

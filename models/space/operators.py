@@ -83,13 +83,13 @@ class Operator:
 
 
 OPERATORS: dict[str, Operator] = {}
-"""Name -> operator, filled by `operator`."""
+"""Name -> operator, filled by `register_operator`."""
 
 ZERO = "zero"
 """The operator of an edge that is not there."""
 
 
-def operator(name: str, *, searchable: bool = False, upsamples: bool = False) -> Callable[[Recipe], Recipe]:
+def register_operator(name: str, *, searchable: bool = False, upsamples: bool = False) -> Callable[[Recipe], Recipe]:
     """Register the decorated recipe under `name`; a name that is taken is an error of the programmer."""
 
     def register(recipe: Recipe) -> Recipe:
@@ -99,6 +99,10 @@ def operator(name: str, *, searchable: bool = False, upsamples: bool = False) ->
         return recipe
 
     return register
+
+
+operator = register_operator
+"""Old name of `register_operator`; removed in 0.3.0."""
 
 
 def get_operator(name: str) -> Operator:
@@ -112,37 +116,37 @@ def get_operator(name: str) -> Operator:
     return OPERATORS[name]
 
 
-def recipe_of(spec: OpSpec) -> tuple[Layer, ...]:
+def get_recipe(spec: OpSpec) -> tuple[Layer, ...]:
     """Layers that `spec` stands for."""
     return get_operator(spec.operator).recipe(spec)
 
 
 def is_free(spec: OpSpec) -> bool:
     """Whether `spec` takes no time by construction: nothing at all, or its input passed on."""
-    return not recipe_of(spec)
+    return not get_recipe(spec)
 
 
 def input_shapes(spec: OpSpec) -> tuple[tuple[int, int, int, int], ...]:
     """Shapes [N, C, H, W] of the operator's inputs: two for an addition, c_out / c_in for a concatenation."""
-    kinds = {type(layer) for layer in recipe_of(spec)}
+    kinds = {type(layer) for layer in get_recipe(spec)}
     count = spec.c_out // spec.c_in if Concat in kinds else 2 if Add in kinds else 1
     size = spec.coarse if get_operator(spec.operator).upsamples else spec.fine
     return ((spec.batch, spec.c_in, *size),) * count
 
 
-def macs(spec: OpSpec) -> int:
+def count_macs(spec: OpSpec) -> int:
     """Multiply-accumulates of the convolutions in `spec`; pooling, sums and interpolation are not counted."""
     total, size = 0, spec.fine
-    for layer in recipe_of(spec):
+    for layer in get_recipe(spec):
         if isinstance(layer, Conv):
             size = (-(-size[0] // layer.stride), -(-size[1] // layer.stride))
             total += spec.batch * size[0] * size[1] * layer.c_out * layer.c_in // layer.groups * layer.kernel**2
     return total
 
 
-def parameters(spec: OpSpec) -> int:
+def count_parameters(spec: OpSpec) -> int:
     """Parameters of `spec` as it is deployed: batch normalisation folded, so one bias for each output channel."""
-    convolutions = (layer for layer in recipe_of(spec) if isinstance(layer, Conv))
+    convolutions = (layer for layer in get_recipe(spec) if isinstance(layer, Conv))
     return sum(conv.c_out * (conv.c_in // conv.groups * conv.kernel**2 + 1) for conv in convolutions)
 
 
@@ -159,79 +163,79 @@ def _separable(spec: OpSpec, dilation: int) -> tuple[Layer, ...]:
     )
 
 
-@operator(ZERO, searchable=True)
+@register_operator(ZERO, searchable=True)
 def _zero(spec: OpSpec) -> tuple[Layer, ...]:
     return ()
 
 
-@operator("skip", searchable=True)
+@register_operator("skip", searchable=True)
 def _skip(spec: OpSpec) -> tuple[Layer, ...]:
     """Identity; a 1x1 convolution where it must reduce."""
     return () if spec.stride == 1 else (Conv(_square(spec), spec.c_out, 1, spec.stride),)
 
 
-@operator("max_pool_3x3", searchable=True)
+@register_operator("max_pool_3x3", searchable=True)
 def _max_pool(spec: OpSpec) -> tuple[Layer, ...]:
     _square(spec)
     return (MaxPool(3, spec.stride),)
 
 
-@operator("sep_conv_3x3", searchable=True)
+@register_operator("sep_conv_3x3", searchable=True)
 def _sep_conv(spec: OpSpec) -> tuple[Layer, ...]:
     return _separable(spec, 1)
 
 
-@operator("sep_conv_3x3_d2", searchable=True)
+@register_operator("sep_conv_3x3_d2", searchable=True)
 def _sep_conv_d2(spec: OpSpec) -> tuple[Layer, ...]:
     return _separable(spec, 2)
 
 
-@operator("sep_conv_3x3_d4", searchable=True)
+@register_operator("sep_conv_3x3_d4", searchable=True)
 def _sep_conv_d4(spec: OpSpec) -> tuple[Layer, ...]:
     return _separable(spec, 4)
 
 
-@operator("sep_conv_3x3_d8", searchable=True)
+@register_operator("sep_conv_3x3_d8", searchable=True)
 def _sep_conv_d8(spec: OpSpec) -> tuple[Layer, ...]:
     return _separable(spec, 8)
 
 
-@operator("conv_3x3", searchable=True)
+@register_operator("conv_3x3", searchable=True)
 def _conv(spec: OpSpec) -> tuple[Layer, ...]:
     return (Conv(spec.c_in, spec.c_out, 3, spec.stride),)
 
 
-@operator("conv_1x1")
+@register_operator("conv_1x1")
 def _project(spec: OpSpec) -> tuple[Layer, ...]:
     return (Conv(spec.c_in, spec.c_out, 1, spec.stride),)
 
 
-@operator("classifier")
+@register_operator("classifier")
 def _classifier(spec: OpSpec) -> tuple[Layer, ...]:
     """1x1 convolution with bias to one channel a class."""
     return (Conv(spec.c_in, spec.c_out, 1, plain=True),)
 
 
-@operator("add")
+@register_operator("add")
 def _add(spec: OpSpec) -> tuple[Layer, ...]:
     return (Add(),)
 
 
-@operator("concat")
+@register_operator("concat")
 def _concat(spec: OpSpec) -> tuple[Layer, ...]:
     return (Concat(),) if spec.c_out > spec.c_in else ()
 
 
-@operator("downsample")
+@register_operator("downsample")
 def _downsample(spec: OpSpec) -> tuple[Layer, ...]:
     return (Resize(spec.fine, spec.coarse, spec.stride),)
 
 
-@operator("upsample", upsamples=True)
+@register_operator("upsample", upsamples=True)
 def _upsample(spec: OpSpec) -> tuple[Layer, ...]:
     return (Resize(spec.coarse, spec.fine, spec.stride),)
 
 
-@operator("argmax")
+@register_operator("argmax")
 def _argmax(spec: OpSpec) -> tuple[Layer, ...]:
     return (ArgMax(),)

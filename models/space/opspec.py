@@ -59,9 +59,9 @@ class OpSpec:
     @property
     def coarse(self) -> tuple[int, int]:
         """(height, width) of the coarser side: the finer one divided by the stride, rounded up."""
-        return strided(self.height, self.stride), strided(self.width, self.stride)
+        return strided_length(self.height, self.stride), strided_length(self.width, self.stride)
 
 
-def strided(length: int, stride: int) -> int:
+def strided_length(length: int, stride: int) -> int:
     """Length of an axis after a stride: divided, rounded up."""
     return -(-length // stride)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .operators import ZERO
-from .opspec import OpSpec, strided
+from .opspec import OpSpec, strided_length
 
 if TYPE_CHECKING:
     from .space import SearchSpace
@@ -53,7 +53,7 @@ class CellPlan:
         """Indices, within the cell, of the edges that end in `node`."""
         return [index for index, edge in enumerate(self.edges) if edge.node == node]
 
-    def fault(self, choices: Sequence[str]) -> str | None:
+    def find_fault(self, choices: Sequence[str]) -> str | None:
         """Why these operators, one for each edge, leave something dead; None if they do not.
 
         Every intermediate node needs an edge that is not `zero`, and every input must feed one: else projections, or
@@ -99,7 +99,7 @@ class NetworkPlan:
     dense: tuple[OpSpec, ...]
 
     @property
-    def searched(self) -> tuple[CellPlan, ...]:
+    def searched_cells(self) -> tuple[CellPlan, ...]:
         """Cells with searched edges, in the order of an architecture's choices: the backbone's, then the fusion."""
         return (*self.cells, self.fusion)
 
@@ -114,7 +114,7 @@ class NetworkPlan:
         for index, spec in enumerate(self.stem):
             yield Slot(f"stem/{index}", (spec,))
         first = 0
-        for cell in self.searched:
+        for cell in self.searched_cells:
             yield from _cell_slots(cell, first)
             first += len(cell.edges)
         for index, specs in enumerate(zip(*self.heads, strict=True)):
@@ -155,7 +155,7 @@ class _Feature:
     @classmethod
     def at(cls, space: SearchSpace, level: int, channels: int) -> _Feature:
         """A feature at 1 / 2**level of the input's size."""
-        height, width = (strided(length, 2**level) for length in space.input)
+        height, width = (strided_length(length, 2**level) for length in space.input)
         return cls(channels, height, width, level)
 
 

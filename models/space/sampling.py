@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from .plan import CellPlan
     from .space import SearchSpace
 
-MAX_ZERO = 0.6
+MAX_ZERO_PROBABILITY = 0.6
 """Largest probability of `zero` in `spread`; above it, few draws leave every node and input alive."""
-GOLDEN = (5**0.5 - 1) / 2
+ZERO_STEP = (5**0.5 - 1) / 2
 """Step that spreads any number of points evenly over a circle of length 1."""
 CONCENTRATION = 0.5
 """Dirichlet concentration of `spread`: below 1, most networks lean on a few operators."""
@@ -43,7 +43,7 @@ def spread(space: SearchSpace, count: int, seed: int) -> Iterator[Architecture]:
     start = rng.random()
     heads: list[int] = []
     for index in range(count):
-        zero = MAX_ZERO * ((start + index * GOLDEN) % 1)
+        zero = MAX_ZERO_PROBABILITY * ((start + index * ZERO_STEP) % 1)
         odds = rng.dirichlet(np.full(len(space.operators), CONCENTRATION)) + 0.02
         if ZERO in space.operators:
             odds[space.operators.index(ZERO)] = 0.0
@@ -62,7 +62,7 @@ def _draw(
     head_channels: int | None = None,
 ) -> Architecture:
     """Draw cell by cell; a cell with something dead in it is drawn again."""
-    cells = [_draw_cell(cell, space.operators, rng, odds) for cell in space.plan.searched]
+    cells = [_draw_cell(cell, space.operators, rng, odds) for cell in space.plan.searched_cells]
     return Architecture(
         space=space, cells=tuple(cells[:-1]), fusion=cells[-1], head_channels=head_channels, provenance=provenance
     )
@@ -74,7 +74,7 @@ def _draw_cell(
     """Operators of one cell; edges are filled evenly among the others if the odds keep drawing `zero`."""
     for _ in range(200):
         choices = tuple(operators[i] for i in rng.choice(len(operators), size=len(cell.edges), p=odds))
-        if cell.fault(choices) is None:
+        if cell.find_fault(choices) is None:
             return choices
     others = [name for name in operators if name != ZERO]
     return tuple(str(name) for name in rng.choice(others, size=len(cell.edges)))

@@ -158,7 +158,7 @@ class SearchSpace(_Section):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise FileFormatError(f"{where} is no search space: {first_faults(error)}") from error
+            raise FileFormatError(f"{where} is no search space: {format_validation_error(error)}") from error
         except LgcError as error:
             raise FileFormatError(f"{where} is no search space: {error}") from error
 
@@ -177,7 +177,7 @@ class SearchSpace(_Section):
     @cached_property
     def edges(self) -> int:
         """Searched edges of the whole network."""
-        return sum(len(cell.edges) for cell in self.plan.searched)
+        return sum(len(cell.edges) for cell in self.plan.searched_cells)
 
     @cached_property
     def heads(self) -> tuple[int, ...]:
@@ -185,7 +185,7 @@ class SearchSpace(_Section):
         return tuple(sorted((self.head_channels, *self.head_widths)))
 
     @cached_property
-    def own_head(self) -> int:
+    def default_head(self) -> int:
         """Index of `head_channels` into `heads`."""
         return self.heads.index(self.head_channels)
 
@@ -215,7 +215,7 @@ class SearchSpace(_Section):
         return spread(self, count, seed)
 
 
-def first_faults(error: ValidationError, spelled: Callable[[str], str] = str) -> str:
+def format_validation_error(error: ValidationError, spelled: Callable[[str], str] = str) -> str:
     """The first three faults of a validation in one line: `field: what is wrong`, fields as `spelled` spells them."""
     faults = []
     for fault in error.errors()[:3]:

@@ -56,7 +56,7 @@ class Latency:
         self.ms: Array = np.stack([ms for ms, _ in gathered])
         self.fixed_ms: Array = np.array([p.fixed_ms + rest for p, (_, rest) in zip(predictors, gathered, strict=True)])
         self.head_ms: Array = np.stack([predictor.head_ms for predictor in predictors])
-        self.own_head = blocks.space.own_head
+        self.default_head = blocks.space.default_head
         self.margin: Array = np.array([1.0 if quantile is None else p.margin(quantile) for p in predictors])
         self.targets_ms = None if targets_ms is None else np.array(targets_ms, float)
         scale = np.array([1.0, *[0.0] * (len(predictors) - 1)]) if self.targets_ms is None else 1 / self.targets_ms
@@ -66,7 +66,7 @@ class Latency:
 
     def predicted_ms(self, picked: Indices, heads: Indices | None = None) -> Array:
         """Predictions: picked [N, G] and heads [N] (the own width if left out) -> [N, K], milliseconds."""
-        head = np.full(len(picked), self.own_head) if heads is None else heads
+        head = np.full(len(picked), self.default_head) if heads is None else heads
         edges = self.ms[:, np.arange(picked.shape[1]), picked].sum(axis=2)
         found: Array = (self.fixed_ms[:, None] + edges + self.head_ms[:, head]).T
         return found

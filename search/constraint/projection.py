@@ -73,7 +73,7 @@ def project_to_target(picked: Indices, preference: Array, latency: Latency) -> A
         Valid architectures, N of them; those that cannot reach the target keep a load above 1.
     """
     picked = latency.blocks.repaired(picked, preference)
-    found = ArchitectureBatch(picked, np.full(len(picked), latency.own_head))
+    found = ArchitectureBatch(picked, np.full(len(picked), latency.default_head))
     if latency.targets_ms is None:
         return found
     wanted = np.broadcast_to(preference, (len(picked), *preference.shape[-2:]))
@@ -134,7 +134,7 @@ def _land(found: ArchitectureBatch, preference: Array, latency: Latency) -> Arch
         heads = np.full(len(found), head)
         after = latency.load_after_swaps(found.picked, heads)
         miss = 1 - after
-        price = np.maximum(cost, 0) + HEAD_COST * abs(head - latency.own_head)
+        price = np.maximum(cost, 0) + HEAD_COST * abs(head - latency.default_head)
         price += MISS_COST * np.maximum(miss - LANDING, 0)
         # What misses by more than `ROOM` pays more than anything that does not.
         price = np.where(miss > ROOM, 1e6 * (1 + miss), price)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ...errors import OutputError
 from ...files import ensure_folder, write_atomic
-from ...models.palettes import colourise
+from ...models.palettes import colourise_labels
 from .datasets import SegmentationDataset
 from .labels import CAMVID_PALETTE, TRAIN_ID_TO_ID, LabelMap
 from .pairs import Pair
@@ -30,7 +30,7 @@ def _cityscapes_ids(classes: LabelMap) -> LabelMap:
 
 _ENCODE: dict[str, Callable[[LabelMap], npt.NDArray[np.uint8]]] = {
     "cityscapes": _cityscapes_ids,
-    "camvid": partial(colourise, palette=CAMVID_PALETTE),
+    "camvid": partial(colourise_labels, palette=CAMVID_PALETTE),
     "camvid-segnet": _same,
     "camvid-lists": _same,
 }

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...errors import DataError
-from ...models.images import open_image
+from ...models.images import decode_image
 from .labels import (
     CAMVID_INDEX_TO_TRAIN,
     CAMVID_VOID,
@@ -45,7 +45,7 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         DataError: where the file cannot be decoded.
     """
-    return open_image(path).convert("RGB")
+    return decode_image(path).convert("RGB")
 
 
 def read_label(path: Path, coding: Coding) -> LabelMap:
@@ -54,7 +54,7 @@ def read_label(path: Path, coding: Coding) -> LabelMap:
     Raises:
         DataError: where the file cannot be decoded, or holds a value or a colour that `coding` does not know.
     """
-    file = open_image(path)
+    file = decode_image(path)
     if coding is Coding.CAMVID and file.mode in ("RGB", "RGBA"):
         try:
             return camvid_rgb_to_index(np.asarray(file.convert("RGB")))

@@ -12,7 +12,7 @@ import torch
 
 from ...files import write_atomic
 from ...lut.table.table import network_key
-from ...models.space.architecture import ARCHITECTURE, Architecture
+from ...models.space.architecture import ARCHITECTURE_FILE, Architecture
 from ..config import SearchConfig
 from ..constraint.feasibility import require_on_target
 from ..constraint.latency import Latency
@@ -80,9 +80,9 @@ def finalize(job: SearchContext, trainer: SupernetTrainer, latency: Latency, run
         "seed": config.seed,
     }
     if run.active:
-        architecture.model_copy(update={"provenance": {**provenance, **common}}).save(run.path / ARCHITECTURE)
+        architecture.model_copy(update={"provenance": {**provenance, **common}}).save(run.path / ARCHITECTURE_FILE)
     return {
-        "architecture": str(run.path / ARCHITECTURE),
+        "architecture": str(run.path / ARCHITECTURE_FILE),
         **common,
         "seconds": trainer.seconds + time.monotonic() - start,
         "supernet_seconds": trainer.seconds,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ...models.nets.cell import Path
+from ...models.nets.cell import CellPath
 from ...models.nets.network import Skeleton
 from ..decisions import Decisions
 from .alphas import SampledPath
@@ -29,7 +29,7 @@ class Supernet(Skeleton):
         """Logits of one path, [N, classes, h, w], for images [N, 3, H, W]."""
         return self.compute(x, self.paths(draw))
 
-    def paths(self, draw: SampledPath) -> Sequence[Path]:
+    def paths(self, draw: SampledPath) -> Sequence[CellPath]:
         """The path through every cell, the fusion's last."""
         choices = self.blocks.expand(draw.picked[None])[0].tolist()
         gates = None
@@ -39,9 +39,9 @@ class Supernet(Skeleton):
             gates = padded[torch.from_numpy(self.blocks.decision_of_edge)]
             gates = gates.to(next(self.parameters()).device)
         paths, first = [], 0
-        for cell in self.space.plan.searched:
+        for cell in self.space.plan.searched_cells:
             last = first + len(cell.edges)
-            paths.append(Path(choices[first:last], None if gates is None else gates[first:last]))
+            paths.append(CellPath(choices[first:last], None if gates is None else gates[first:last]))
             first = last
         return paths
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import OutputError
 from ...files import write_atomic
-from ...models.nets.weights import WEIGHTS, save_weights
-from ...models.space.architecture import ARCHITECTURE, Architecture
+from ...models.nets.weights import WEIGHTS_FILE, save_weights
+from ...models.space.architecture import ARCHITECTURE_FILE, Architecture
 from ..data.datasets import load_dataset, require_classes
 from ..runtime.fabric import explained_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder
@@ -64,7 +64,7 @@ def train(
         DataError: the data cannot be used with this network.
         TrainingError: the loss stopped being a number, or the memory ended.
     """
-    architecture = Architecture.load(run_path / ARCHITECTURE)
+    architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
     space = architecture.space
     require_crop(config.crop, space)
     source = source_of(run_path, config.init)
@@ -73,7 +73,7 @@ def train(
     require_classes(dataset, space.classes, space.name)
     fabric = open_fabric(device, config.precision)
     run = _claim(run_path, out or run_path, _settings(architecture, data, config, fabric), fabric.is_global_zero)
-    weights = run.path / WEIGHTS
+    weights = run.path / WEIGHTS_FILE
     finished = fabric.broadcast(run.result() if run.active else None)
     if finished is not None:
         return finished | {"weights": str(weights)}
@@ -94,7 +94,7 @@ def train(
 
 def default_steps(run_path: Path, data: Path, batch: int, split: str = "train") -> int:
     """Steps of `EPOCHS` passes over the training images, `batch` at a time in all processes together."""
-    space = Architecture.load(run_path / ARCHITECTURE).space
+    space = Architecture.load(run_path / ARCHITECTURE_FILE).space
     return EPOCHS * max(len(load_dataset(data, split, space.input)) // batch, 1)
 
 
@@ -118,7 +118,7 @@ def _settings(architecture: Architecture, data: Path, config: TrainConfig, fabri
 
 def _claim(source: Path, out: Path, settings: dict[str, Any], active: bool) -> RunFolder:
     """The run folder, with the architecture in it."""
-    wanted, there = source / ARCHITECTURE, out / ARCHITECTURE
+    wanted, there = source / ARCHITECTURE_FILE, out / ARCHITECTURE_FILE
     if active and there.exists() and there.read_bytes() != wanted.read_bytes():
         raise OutputError(f"{there} is another architecture than {wanted}: name another folder with --out")
     run = RunFolder(out, "train", settings, active=active)

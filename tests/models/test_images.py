@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lgc.errors import DataError
-from lgc.models.images import read_pixels, require_image
+from lgc.models.images import check_image, read_pixels
 
 UPRIGHT = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [9, 9, 9], [255, 255, 255]]], np.uint8)
 
@@ -39,10 +39,10 @@ def test_the_head_tells_images_from_other_files_and_reading_finds_damage(tmp_pat
     Image.fromarray(noise).save(tmp_path / "whole.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
     (tmp_path / "text.png").write_text("hello")
-    require_image(tmp_path / "half.png")
+    check_image(tmp_path / "half.png")
     with pytest.raises(DataError, match=r"half.png is truncated or damaged"):
         read_pixels(tmp_path / "half.png")
     with pytest.raises(DataError, match=r"text.png is not an image"):
-        require_image(tmp_path / "text.png")
+        check_image(tmp_path / "text.png")
     with pytest.raises(DataError, match="does not exist"):
-        require_image(tmp_path / "missing.png")
+        check_image(tmp_path / "missing.png")

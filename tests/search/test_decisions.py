@@ -37,7 +37,7 @@ def names_by_cell(blocks: Decisions, picked: np.ndarray) -> list[list[str]]:
         first = last
     if blocks.fusion is not None:
         found[blocks.space.cells] = [blocks.space.operators[choice] for choice in blocks.fusion]
-    return [found[index] for index in range(len(blocks.space.plan.searched))]
+    return [found[index] for index in range(len(blocks.space.plan.searched_cells))]
 
 
 def dead_ends(cell, names) -> set[tuple[str, int]]:
@@ -49,10 +49,10 @@ def dead_ends(cell, names) -> set[tuple[str, int]]:
 def all_dead(blocks: Decisions, picked: np.ndarray) -> int:
     """Dead ends of all blocks, after showing that the plan's cells call the same networks faulty."""
     cells = names_by_cell(blocks, picked)
-    plans = blocks.space.plan.searched
+    plans = blocks.space.plan.searched_cells
     found = [dead_ends(plan, names) for plan, names in zip(plans, cells, strict=True)]
     assert [bool(dead) for dead in found] == [
-        plan.fault(names) is not None for plan, names in zip(plans, cells, strict=True)
+        plan.find_fault(names) is not None for plan, names in zip(plans, cells, strict=True)
     ]
     return sum(len(found[block.cells[0]]) for block in blocks.blocks)
 
@@ -113,7 +113,7 @@ def test_the_plain_fusion_passes_on_inputs_and_convolves_nodes(mini_space, opera
     names = [operators[choice] for choice in plain_fusion(space)]
     wanted = [light if edge.source < len(cell.inputs) else heavy for edge in cell.edges]
     assert names == wanted
-    assert cell.fault(names) is None
+    assert cell.find_fault(names) is None
 
 
 def test_gathered_sums_are_the_predictors(blocks, predict):

@@ -58,7 +58,7 @@ def test_tensorboard_shows_the_search(street, scenes, short, tmp_path):
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "search"))
     events.Reload()
     log = log_of(tmp_path / "run")
-    blocks = len(street.space.plan.searched)
+    blocks = len(street.space.plan.searched_cells)
     wanted = {"weight_loss": "weight_loss", "arch_loss": "arch_loss", "temperature": "temperature", "miou": "miou"}
     for tag, name in wanted.items():
         rows = [(event.step, event.value) for event in events.Scalars(tag)]

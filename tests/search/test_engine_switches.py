@@ -46,7 +46,7 @@ def test_a_fixed_fusion_stays_plain(street, scenes, short, tmp_path):
     settings = config(short, fusion="fixed", targets_ms=((target_at(street, 0.5),),))
     found = search(street, scenes, tmp_path / "run", settings)
     architecture = Architecture.load(found["architecture"])
-    cells = street.space.plan.searched
+    cells = street.space.plan.searched_cells
     assert architecture.choices[-len(cells[-1].edges) :] == tuple(plain_fusion(street.space))
     assert {len(record["entropy"]) for record in log_of(tmp_path / "run")} == {len(cells) - 1}
 

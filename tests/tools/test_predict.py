@@ -22,7 +22,7 @@ from lgc.errors import DataError
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
 from lgc.models.onnx.model import OnnxModel
-from lgc.models.palettes import distinct
+from lgc.models.palettes import distinct_palette
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.deployment.painting import Legend
 from lgc.profiler.deployment.segmenter import Segmenter
@@ -237,15 +237,15 @@ def test_names_and_colours_of_classes(file, street):
     assert named(CITYSCAPES_CLASSES) == Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE)
     own = named(tuple("abcdefghijk"))
     assert own.names == tuple("abcdefghijk")
-    assert own.palette == distinct(11) != CAMVID_PALETTE
+    assert own.palette == distinct_palette(11) != CAMVID_PALETTE
     assert (own.name(3), own.name(12), own.colour(40)) == ("d", "class 12", "#000000")
 
 
 @pytest.mark.parametrize("count", [2, 11, 19, 150, 256])
 def test_generated_colours_are_distinct_and_stay(count):
-    colours = distinct(count)
+    colours = distinct_palette(count)
     assert len(set(colours)) == count
-    assert colours == distinct(256)[:count]
+    assert colours == distinct_palette(256)[:count]
     steps = np.diff(np.array(colours, int), axis=0)
     assert np.sqrt((steps**2).sum(axis=1)).min() > 100, "neighbours are far apart"
 

@@ -14,10 +14,10 @@ from ....errors import UnknownNameError
 if TYPE_CHECKING:
     from torch import nn
 
-STRIDE = 8
+LOGITS_STRIDE = 8
 """All peers give logits at 1/8 of the input, [N, classes, H / 8, W / 8], rounded up."""
 
-SMALLEST = 32
+MIN_SIZE = 32
 """Least height and width of an image; beyond that H and W may be anything, multiples of 1."""
 
 

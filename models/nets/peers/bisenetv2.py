@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 from .common import PeerNetwork, conv_norm, depthwise, resize, separable
 
-WIDTH = 128
+_WIDTH = 128
 """Channels at the end of both branches."""
-EXPANSION = 6
-HEAD = 320
+_EXPANSION = 6
+_HEAD = 320
 """Channels inside the head. The paper calls them C_t and gives no number: here it is the multiple of 64 by which the
 whole comes nearest to its published multiply-accumulates without exceeding them. All else is as published."""
 
 
-class Stem(nn.Module):
+class StemBlock(nn.Module):
     """Two ways of reducing side by side: [N, 3, H, W] -> [N, 16, H / 4, W / 4]."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class GatherExpand(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
-        inner = EXPANSION * c_in
+        inner = _EXPANSION * c_in
         spread = [depthwise(inner, stride), *([depthwise(inner)] if stride > 1 else [])]
         self.body = nn.Sequential(conv_norm(c_in, inner), *spread, conv_norm(inner, c_out, 1, act=False))
         self.shortcut = separable(c_in, c_out, stride, act=False) if stride > 1 else nn.Identity()
@@ -106,18 +106,18 @@ class BiSeNetV2(PeerNetwork):
         self.detail = nn.Sequential(
             *(conv_norm(3, 64, 3, 2), conv_norm(64, 64)),
             *(conv_norm(64, 64, 3, 2), conv_norm(64, 64), conv_norm(64, 64)),
-            *(conv_norm(64, WIDTH, 3, 2), conv_norm(WIDTH, WIDTH), conv_norm(WIDTH, WIDTH)),
+            *(conv_norm(64, _WIDTH, 3, 2), conv_norm(_WIDTH, _WIDTH), conv_norm(_WIDTH, _WIDTH)),
         )
         self.semantic = nn.Sequential(
-            Stem(),
+            StemBlock(),
             *(GatherExpand(16, 32, 2), GatherExpand(32, 32, 1)),
             *(GatherExpand(32, 64, 2), GatherExpand(64, 64, 1)),
-            GatherExpand(64, WIDTH, 2),
-            *(GatherExpand(WIDTH, WIDTH, 1) for _ in range(3)),
-            ContextEmbedding(WIDTH),
+            GatherExpand(64, _WIDTH, 2),
+            *(GatherExpand(_WIDTH, _WIDTH, 1) for _ in range(3)),
+            ContextEmbedding(_WIDTH),
         )
-        self.aggregate = GuidedAggregation(WIDTH)
-        self.head = nn.Sequential(conv_norm(WIDTH, HEAD), nn.Conv2d(HEAD, classes, 1))
+        self.aggregate = GuidedAggregation(_WIDTH)
+        self.head = nn.Sequential(conv_norm(_WIDTH, _HEAD), nn.Conv2d(_HEAD, classes, 1))
 
     def logits(self, x: Tensor) -> Tensor:
         """Both branches, aggregation, head."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ....errors import UsageError
 from ...space import operators as ops
 from ..layers import ConvNormAct
-from . import SMALLEST
+from . import MIN_SIZE
 
 
 class PeerNetwork(nn.Module):
@@ -33,9 +33,9 @@ class PeerNetwork(nn.Module):
             UsageError: the images are too small, or have not three channels.
         """
         channels, height, width = (int(side) for side in x.shape[-3:])
-        if channels != 3 or min(height, width) < SMALLEST:
+        if channels != 3 or min(height, width) < MIN_SIZE:
             raise UsageError(
-                f"{type(self).__name__} takes images of 3 channels, {SMALLEST}x{SMALLEST} pixels or more "
+                f"{type(self).__name__} takes images of 3 channels, {MIN_SIZE}x{MIN_SIZE} pixels or more "
                 f"(sides that are multiples of 1, so any), not of {channels} channels and {height}x{width}"
             )
         return self.logits(x)

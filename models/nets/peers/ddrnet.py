@@ -19,9 +19,9 @@ from .common import (
     stage,
 )
 
-WIDTH = 32
-CONTEXT = 128
-HEAD = 64
+_WIDTH = 32
+_CONTEXT = 128
+_HEAD = 64
 """Channels of the stem, of a scale of the context module, of the head: what makes DDRNet-23 slim."""
 
 
@@ -51,7 +51,7 @@ class DDRNet23Slim(PeerNetwork):
 
     def __init__(self, classes: int = 19) -> None:
         super().__init__()
-        w = WIDTH
+        w = _WIDTH
         self.shared = SharedStages(w)
         self.low3 = stage(2 * w, 4 * w, 2, 2)
         self.low4 = stage(4 * w, 8 * w, 2, 2)
@@ -63,8 +63,8 @@ class DDRNet23Slim(PeerNetwork):
         self.up4 = conv_norm(8 * w, 2 * w, 1, act=False)
         self.down3 = conv_norm(2 * w, 4 * w, 3, 2, act=False)
         self.down4 = nn.Sequential(conv_norm(2 * w, 4 * w, 3, 2), conv_norm(4 * w, 8 * w, 3, 2, act=False))
-        self.context = DAPPM(16 * w, CONTEXT, 4 * w)
-        self.head = NormedHead(4 * w, HEAD, classes)
+        self.context = DAPPM(16 * w, _CONTEXT, 4 * w)
+        self.head = NormedHead(4 * w, _HEAD, classes)
 
     def logits(self, x: Tensor) -> Tensor:
         """Shared stages, two branches with their exchanges, context, head."""

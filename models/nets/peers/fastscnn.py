@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from .common import PeerNetwork, conv_norm, depthwise, resize, separable
 
-EXPANSION = 6
-BOTTLENECKS = ((64, 2), (96, 2), (128, 1))
+_EXPANSION = 6
+_BOTTLENECKS = ((64, 2), (96, 2), (128, 1))
 """Channels and stride of the three groups of the global feature extractor, three bottlenecks each."""
-BINS = (1, 2, 3, 6)
+_BINS = (1, 2, 3, 6)
 """Sides of the grids of the pyramid pooling."""
-WIDTH = 128
+_WIDTH = 128
 """Channels of the fusion and of the classifier."""
 
 
@@ -25,7 +25,7 @@ class InvertedBottleneck(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
-        inner = EXPANSION * c_in
+        inner = _EXPANSION * c_in
         self.body = nn.Sequential(
             conv_norm(c_in, inner, 1), depthwise(inner, stride, act=True), conv_norm(inner, c_out, 1, act=False)
         )
@@ -42,12 +42,12 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(conv_norm(channels, channels // len(BINS), 1) for _ in BINS)
+        self.levels = nn.ModuleList(conv_norm(channels, channels // len(_BINS), 1) for _ in _BINS)
         self.project = conv_norm(2 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool, convolve, concatenate, project."""
-        pooled = [level(grid_average(x, bins)) for level, bins in zip(self.levels, BINS, strict=True)]
+        pooled = [level(grid_average(x, bins)) for level, bins in zip(self.levels, _BINS, strict=True)]
         out: Tensor = self.project(torch.cat([x, *(resize(level, x) for level in pooled)], dim=1))
         return out
 
@@ -71,14 +71,14 @@ def _averaging(size: int, bins: int, like: Tensor) -> Tensor:
 
 
 class FeatureFusion(nn.Module):
-    """Features at 1/8 and at 1/32 brought to one width and added: -> [N, WIDTH, H / 8, W / 8]."""
+    """Features at 1/8 and at 1/32 brought to one width and added: -> [N, _WIDTH, H / 8, W / 8]."""
 
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
-        self.fine = conv_norm(fine, WIDTH, 1, act=False)
+        self.fine = conv_norm(fine, _WIDTH, 1, act=False)
         # Dilated by the factor of the upsampling, so that it looks at neighbours that differ.
         self.spread = depthwise(coarse, dilation=4, act=True)
-        self.coarse = conv_norm(coarse, WIDTH, 1, act=False)
+        self.coarse = conv_norm(coarse, _WIDTH, 1, act=False)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """Upsample the coarse ones and add."""
@@ -98,13 +98,15 @@ class FastSCNN(PeerNetwork):
         super().__init__()
         self.downsample = nn.Sequential(conv_norm(3, 32, 3, 2), separable(32, 48, 2), separable(48, 64, 2))
         blocks, channels = [], 64
-        for c_out, stride in BOTTLENECKS:
+        for c_out, stride in _BOTTLENECKS:
             for index in range(3):
                 blocks.append(InvertedBottleneck(channels, c_out, stride if index == 0 else 1))
                 channels = c_out
         self.extract = nn.Sequential(*blocks, PyramidPooling(channels))
         self.fuse = FeatureFusion(64, channels)
-        self.classify = nn.Sequential(separable(WIDTH, WIDTH), separable(WIDTH, WIDTH), nn.Conv2d(WIDTH, classes, 1))
+        self.classify = nn.Sequential(
+            separable(_WIDTH, _WIDTH), separable(_WIDTH, _WIDTH), nn.Conv2d(_WIDTH, classes, 1)
+        )
 
     def logits(self, x: Tensor) -> Tensor:
         """The four in turn."""

@@ -21,9 +21,9 @@ from .common import (
     stage,
 )
 
-WIDTH = 32
-CONTEXT = 96
-HEAD = 128
+_WIDTH = 32
+_CONTEXT = 96
+_HEAD = 128
 """Channels of the stem, of a scale of the context module, of the head: the smallest of the family."""
 
 
@@ -87,12 +87,12 @@ class PIDNetS(PeerNetwork):
 
     def __init__(self, classes: int = 19) -> None:
         super().__init__()
-        w = WIDTH
+        w = _WIDTH
         self.shared = SharedStages(w)
         self.context3 = stage(2 * w, 4 * w, 3, 2)
         self.context4 = stage(4 * w, 8 * w, 3, 2)
         self.context5 = nn.Sequential(Bottleneck(8 * w, 8 * w, 2), Bottleneck(16 * w, 8 * w))
-        self.pooling = PAPPM(16 * w, CONTEXT, 4 * w)
+        self.pooling = PAPPM(16 * w, _CONTEXT, 4 * w)
         self.squeeze3 = conv_norm(4 * w, 2 * w, 1, act=False)
         self.squeeze4 = conv_norm(8 * w, 2 * w, 1, act=False)
         self.detail3 = stage(2 * w, 2 * w, 2)
@@ -106,7 +106,7 @@ class PIDNetS(PeerNetwork):
         self.edge3 = conv_norm(4 * w, w, act=False)
         self.edge4 = conv_norm(8 * w, 2 * w, act=False)
         self.merge = LightBoundaryAttention(4 * w)
-        self.head = NormedHead(4 * w, HEAD, classes)
+        self.head = NormedHead(4 * w, _HEAD, classes)
 
     def logits(self, x: Tensor) -> Tensor:
         """Shared stages, three branches, their fusion, head."""

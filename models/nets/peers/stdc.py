@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from .common import PeerNetwork, conv_norm, depthwise, resize
 
-STAGES = (256, 512, 1024)
+_STAGES = (256, 512, 1024)
 """Channels at 1/8, 1/16 and 1/32; each of two modules in STDC1."""
-WIDTH = 128
+_WIDTH = 128
 """Channels of the context path."""
-FUSED = 256
+_FUSED = 256
 """Channels of the feature fusion and of the head."""
 
 
@@ -50,7 +50,7 @@ class STDC1(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(conv_norm(3, 32, 3, 2), conv_norm(32, 64, 3, 2))
         self.stages = nn.ModuleList(
-            nn.Sequential(STDCModule(a, b, 2), STDCModule(b, b, 1)) for a, b in pairwise((64, *STAGES))
+            nn.Sequential(STDCModule(a, b, 2), STDCModule(b, b, 1)) for a, b in pairwise((64, *_STAGES))
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -78,7 +78,7 @@ class AttentionRefinement(nn.Module):
         return out
 
 
-class FeatureFusion(nn.Module):
+class AttentionFusion(nn.Module):
     """Details and context put together, channels weighted: [N, c_in, h, w] in two parts -> [N, c_out, h, w]."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
@@ -112,14 +112,14 @@ class STDC1Seg(PeerNetwork):
     def __init__(self, classes: int = 19) -> None:
         super().__init__()
         self.backbone = STDC1()
-        detail, middle, deep = STAGES
-        self.average = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm(deep, WIDTH, 1))
-        self.refine32 = AttentionRefinement(deep, WIDTH)
-        self.refine16 = AttentionRefinement(middle, WIDTH)
-        self.conv32 = conv_norm(WIDTH, WIDTH)
-        self.conv16 = conv_norm(WIDTH, WIDTH)
-        self.fuse = FeatureFusion(detail + WIDTH, FUSED)
-        self.head = nn.Sequential(conv_norm(FUSED, FUSED), nn.Conv2d(FUSED, classes, 1, bias=False))
+        detail, middle, deep = _STAGES
+        self.average = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm(deep, _WIDTH, 1))
+        self.refine32 = AttentionRefinement(deep, _WIDTH)
+        self.refine16 = AttentionRefinement(middle, _WIDTH)
+        self.conv32 = conv_norm(_WIDTH, _WIDTH)
+        self.conv16 = conv_norm(_WIDTH, _WIDTH)
+        self.fuse = AttentionFusion(detail + _WIDTH, _FUSED)
+        self.head = nn.Sequential(conv_norm(_FUSED, _FUSED), nn.Conv2d(_FUSED, classes, 1, bias=False))
 
     def logits(self, x: Tensor) -> Tensor:
         """Backbone, context from coarse to fine, fusion, head."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....errors import BackendUnavailableError, MeasurementError, UsageError
-from ....models.onnx.model import Tensor
+from ....models.onnx.model import TensorSpec
 from ..error_translation import one_line
 from ..int8 import float_biases
 from ..precision import cast_model
@@ -24,7 +24,7 @@ DEFAULT_CAPABILITY = "8.9"
 NUMPY_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 """TensorRT's data types -> numpy's, by name, where they are not the same in small letters."""
 
-Tensors = tuple[Tensor, ...]
+Tensors = tuple[TensorSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,9 @@ def _require_static(library: Library, network: Any) -> None:
 def _tensors(entries: Iterable[Any]) -> Tensors:
     """Inputs or outputs of a network."""
     names = ((entry, entry.dtype.name) for entry in entries)
-    return tuple(Tensor(entry.name, tuple(entry.shape), NUMPY_TYPES.get(name, name.lower())) for entry, name in names)
+    return tuple(
+        TensorSpec(entry.name, tuple(entry.shape), NUMPY_TYPES.get(name, name.lower())) for entry, name in names
+    )
 
 
 def _metadata(onnx_model: bytes) -> dict[str, str]:

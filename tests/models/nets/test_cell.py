@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lgc.models import SearchSpace
-from lgc.models.nets.cell import Cell, FusionCell, Path
+from lgc.models.nets.cell import Cell, CellPath, FusionCell
 from lgc.models.nets.network import randomise_norms
 
 TINY = SearchSpace.load("tiny").with_input(32, 48)
@@ -33,7 +33,7 @@ def pair(plan, choices):
 
 
 def path_of(choices):
-    return Path([TINY.operators.index(name) for name in choices], torch.ones(len(choices)))
+    return CellPath([TINY.operators.index(name) for name in choices], torch.ones(len(choices)))
 
 
 def draws(plan, count):
@@ -90,13 +90,13 @@ def test_a_gates_gradient_is_that_of_a_scaled_operator():
     features = [feature.double() for feature in features_of(PLANS[0], 1)]
     path = path_of(choices)
     gates = path.gates.double().requires_grad_()
-    mixed(features, Path(path.choices, gates)).square().mean().backward()
+    mixed(features, CellPath(path.choices, gates)).square().mean().backward()
     for edge in range(len(choices)):
         step, around = 1e-6, []
         for sign in (1, -1):
             moved = gates.detach().clone()
             moved[edge] += sign * step
-            around.append(mixed(features, Path(path.choices, moved)).square().mean().item())
+            around.append(mixed(features, CellPath(path.choices, moved)).square().mean().item())
         assert gates.grad[edge].item() == pytest.approx((around[0] - around[1]) / (2 * step), rel=1e-4)
 
 

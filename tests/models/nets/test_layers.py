@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lgc.models import LGCNet, SearchSpace
-from lgc.models.nets.layers import ConvNormAct, build, folded
+from lgc.models.nets.layers import ConvNormAct, build_module, fold_norms
 from lgc.models.nets.network import DenseOutput, randomise_norms
 from lgc.models.space.opspec import OpSpec
 
@@ -29,16 +29,16 @@ def with_random_norms(module, seed):
 )
 @settings(max_examples=30)
 def test_folding_changes_no_output(operator, channels, stride, seed):
-    module = with_random_norms(build(OpSpec(operator, channels, channels, 13, 18, stride)), seed)
+    module = with_random_norms(build_module(OpSpec(operator, channels, channels, 13, 18, stride)), seed)
     x = torch.randn(2, channels, 13, 18, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(folded(module)(x), module(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fold_norms(module)(x), module(x), atol=1e-5, rtol=1e-5)
 
 
 def test_folding_a_network_changes_no_output_and_leaves_it_alone(mini_space):
     torch.manual_seed(0)
     network = with_random_norms(LGCNet(mini_space, mini_space.sample(3)), 0).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    light = folded(network)
+    light = fold_norms(network)
     assert network.training
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
     assert not any(isinstance(child, nn.BatchNorm2d) for child in light.modules())
@@ -48,10 +48,10 @@ def test_folding_a_network_changes_no_output_and_leaves_it_alone(mini_space):
 
 
 def test_folding_twice_is_folding_once():
-    layer = with_random_norms(build(OpSpec("conv_3x3", 4, 4, 8, 8)), 1)
+    layer = with_random_norms(build_module(OpSpec("conv_3x3", 4, 4, 8, 8)), 1)
     assert isinstance(layer, ConvNormAct)
-    once = folded(layer)
-    assert all(map(torch.equal, once.parameters(), folded(once).parameters()))
+    once = fold_norms(layer)
+    assert all(map(torch.equal, once.parameters(), fold_norms(once).parameters()))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 192), (192, 256)])

@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 import lgc
 from lgc.errors import UnknownNameError, UsageError
-from lgc.models.nets.layers import ConvNormAct, folded
+from lgc.models.nets.layers import ConvNormAct, fold_norms
 from lgc.models.nets.network import randomise_norms
-from lgc.models.nets.peers import PEERS, STRIDE, build_peer
+from lgc.models.nets.peers import LOGITS_STRIDE, PEERS, build_peer
 from lgc.models.nets.peers.common import conv_norm
 from lgc.models.nets.peers.fastscnn import grid_average
 from lgc.models.nets.peers.stdc import STDC1
-from lgc.models.onnx.costs import graph_costs
-from lgc.models.onnx.export import simplified, to_onnx
+from lgc.models.onnx.costs import count_costs
+from lgc.models.onnx.export import simplify, to_onnx
 
 TOLERANCE = 0.02
 SIZE = (128, 256)
@@ -116,28 +116,28 @@ def test_what_is_not_published_stays_as_it_is():
 def test_logits_come_at_stride_8_for_images_of_any_size(name, size):
     network = on_meta(lambda: build_peer(name, classes=11))
     logits = network(torch.empty(2, 3, *size, device="meta"))
-    assert tuple(logits.shape) == (2, 11, -(-size[0] // STRIDE), -(-size[1] // STRIDE))
+    assert tuple(logits.shape) == (2, 11, -(-size[0] // LOGITS_STRIDE), -(-size[1] // LOGITS_STRIDE))
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_folding_changes_no_output_and_leaves_only_what_stands_before_a_convolution(name):
     network = peer(name)
-    light = folded(network)
+    light = fold_norms(network)
     assert not any(isinstance(child, ConvNormAct) and norms_of(child) for child in light.modules())
     assert len(norms_of(light)) == STANDING_NORMS[name]
     x = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = network(x)
         torch.testing.assert_close(light(x), expected, atol=1e-4, rtol=1e-4)
-    assert tuple(expected.shape) == (1, 19, SIZE[0] // STRIDE, SIZE[1] // STRIDE)
+    assert tuple(expected.shape) == (1, 19, SIZE[0] // LOGITS_STRIDE, SIZE[1] // LOGITS_STRIDE)
     assert expected.std() > 1e-2, "an output of one value would agree with anything"
 
 
 @pytest.mark.parametrize("size", [(64, 128), (97, 161)])
 @pytest.mark.parametrize("name", PEERS)
 def test_the_exported_graph_computes_the_same(name, size):
-    light = folded(peer(name))
-    model = simplified(to_onnx(light, [(1, 3, *size)]))
+    light = fold_norms(peer(name))
+    model = simplify(to_onnx(light, [(1, 3, *size)]))
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
@@ -152,7 +152,7 @@ def test_the_exported_graph_computes_the_same(name, size):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_the_count_in_the_graph_is_the_count_in_the_module(name):
-    exported = graph_costs(to_onnx(folded(build_peer(name)), [(1, 3, *SIZE)]))
+    exported = count_costs(to_onnx(fold_norms(build_peer(name)), [(1, 3, *SIZE)]))
     assert exported.macs == pytest.approx(macs(on_meta(lambda: build_peer(name)), SIZE), rel=TOLERANCE)
     assert not exported.uncounted
 

@@ -7,8 +7,8 @@ import onnxslim
 import pytest
 
 from lgc.models import SearchSpace
-from lgc.models.onnx.slot_names import FRAME, SlotNames, places
-from lgc.models.space.operators import Conv, recipe_of
+from lgc.models.onnx.slot_names import FRAME, SlotNames, computed_slots
+from lgc.models.space.operators import Conv, get_recipe
 from lgc.models.space.opspec import OpSpec
 from lgc.models.space.plan import CORE, DENSE, END_TO_END
 from lgc.profiler.deployment.network import Network
@@ -34,15 +34,15 @@ def test_every_node_has_its_slot_and_every_slot_its_nodes(preset, scope):
     space = SearchSpace.load(preset).with_input(*SPACES[preset])
     for seed, architecture in enumerate(space.spread(3, 7)):
         graph = onnx.load_from_string(Network(architecture, None, scope).model()).graph
-        names, there = SlotNames(architecture), places(architecture, scope)
-        found = {node.name: names.of(node.name) for node in graph.node}
+        names, there = SlotNames(architecture), computed_slots(architecture, scope)
+        found = {node.name: names.find_slot(node.name) for node in graph.node}
         assert None not in found.values(), [name for name, slot in found.items() if slot is None]
         missing = set(there) - set(found.values())
         assert set(found.values()) - {FRAME} <= set(there), seed
         assert all("max_pool" in there[slot][0] for slot in missing), "only equal poolings are traced once"
         assert (FRAME in found.values()) == (scope == END_TO_END)
         for slot, (entry, _) in there.items():
-            convolutions = [layer for layer in recipe_of(OpSpec.parse(entry)) if isinstance(layer, Conv)]
+            convolutions = [layer for layer in get_recipe(OpSpec.parse(entry)) if isinstance(layer, Conv)]
             assert convolved(graph, [node for node in graph.node if found[node.name] == slot]) == [
                 ((conv.c_out, conv.c_in // conv.groups, conv.kernel, conv.kernel), conv.stride, conv.dilation)
                 for conv in convolutions
@@ -60,8 +60,8 @@ def test_names_are_found_as_traced_and_as_slimmed(mini_space, scope, slim):
         model = onnx.load_from_string(network_workload(architecture, scope).onnx)
         graph = (onnxslim.slim(model) if slim else model).graph
         names = SlotNames(architecture)
-        found = {names.of(node.name) for node in graph.node}
-        missing = set(places(architecture, scope)) - found
+        found = {names.find_slot(node.name) for node in graph.node}
+        missing = set(computed_slots(architecture, scope)) - found
         assert None not in found
         assert all("/n" in slot for slot in missing) if slim else not missing, "slimming may drop equal nodes"
 
@@ -77,4 +77,4 @@ def test_names_of_others_are_of_no_slot(mini_space):
         "/cells.9/Add",
         "/cells.0/Add_99",
     ):
-        assert names.of(node) is None
+        assert names.find_slot(node) is None

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lgc.errors import FileFormatError, MismatchError, OutputError
 from lgc.models import PRESETS, Architecture, LGCNet, SearchSpace
-from lgc.models.nets.layers import folded
+from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import Skeleton
 
 
@@ -136,7 +136,7 @@ def test_a_head_reads_back_and_is_the_networks(headed_space, tmp_path, seed, hea
     with torch.device("meta"):
         network = LGCNet(headed_space, read)
     assert network.head[0].conv.out_channels == headed_space.heads[head]
-    assert sum(parameter.numel() for parameter in folded(network).parameters()) == read.parameters
+    assert sum(parameter.numel() for parameter in fold_norms(network).parameters()) == read.parameters
 
 
 def test_a_skeleton_has_the_head_that_it_is_asked_for_else_the_spaces_own(headed_space):

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgc.errors import UnknownNameError, UsageError
 from lgc.models import OPERATORS, PRESETS, SCOPES, Architecture, LGCNet, Operator, SearchSpace
-from lgc.models.nets.layers import folded
+from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput
 from lgc.models.onnx.export import to_onnx
 from lgc.models.space import costs
@@ -181,7 +181,7 @@ def test_costs_with_any_head_are_those_of_the_modules(headed_space, seed, data):
     for scope in SCOPES:
         peaks = counted.peak_activation_bytes(*arrays, scope=scope)
         assert peaks.tolist() == [run_peak(headed_space, architecture, scope) for architecture in architectures]
-    modules = [folded(module_of(headed_space, architecture, "core")) for architecture in architectures]
+    modules = [fold_norms(module_of(headed_space, architecture, "core")) for architecture in architectures]
     real = [sum(parameter.numel() for parameter in module.parameters()) for module in modules]
     assert counted.parameters(*arrays).tolist() == real
     assert counted.macs(*arrays).tolist() == [architecture.macs for architecture in architectures]
@@ -198,7 +198,7 @@ def test_the_heads_width_can_be_what_takes_the_most_memory(variant):
 @pytest.mark.parametrize("name", ["macs", "parameters", "peak_activation_bytes"])
 def test_no_heads_are_the_spaces_own(headed_space, name):
     choices, method = choices_of(drawn(headed_space, 10)), getattr(Costs(headed_space), name)
-    own = np.full(len(choices), headed_space.own_head)
+    own = np.full(len(choices), headed_space.default_head)
     assert method(choices).tolist() == method(choices, own).tolist() == method(choices, own.tolist()).tolist()
     assert method(choices[:0], own[:0]).shape == (0,)
 
@@ -247,7 +247,7 @@ def test_more_architectures_than_are_handled_at_once(headed_space, monkeypatch):
     arrays = arrays_of(drawn(headed_space, 10))
     whole = Costs(headed_space)
     expected = [method(*arrays).tolist() for method in (whole.macs, whole.parameters, whole.peak_activation_bytes)]
-    monkeypatch.setattr(costs, "ROWS", 7)
+    monkeypatch.setattr(costs, "CHUNK_ROWS", 7)
     parted = Costs(headed_space)
     assert [m(*arrays).tolist() for m in (parted.macs, parted.parameters, parted.peak_activation_bytes)] == expected
 

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from lgc.errors import UnknownNameError, UsageError
-from lgc.models import OPERATORS, OpSpec, get_operator, operator
-from lgc.models.nets.layers import build, folded
+from lgc.models import OPERATORS, OpSpec, get_operator, register_operator
+from lgc.models.nets.layers import build_module, fold_norms
 from lgc.models.nets.network import randomise_norms
 from lgc.models.onnx.export import to_onnx
-from lgc.models.space.operators import ZERO, input_shapes, is_free, macs, parameters
+from lgc.models.space.operators import ZERO, count_macs, count_parameters, input_shapes, is_free
 
 SIZES = [(16, 24), (17, 33)]
 STRUCTURAL = {
@@ -39,9 +39,9 @@ every_timed_spec = pytest.mark.parametrize("spec", TIMED, ids=str)
 def made(spec):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = build(spec)
+        module = build_module(spec)
     randomise_norms(module, 0)
-    return folded(module)
+    return fold_norms(module)
 
 
 def inputs_of(spec):
@@ -74,19 +74,19 @@ def test_output_has_the_shape_of_the_spec(spec):
 
 @every_spec
 def test_parameters_are_those_of_the_folded_module(spec):
-    assert parameters(spec) == sum(parameter.numel() for parameter in made(spec).parameters())
+    assert count_parameters(spec) == sum(parameter.numel() for parameter in made(spec).parameters())
 
 
 @every_spec
 def test_macs_are_those_of_the_convolutions_that_run(spec):
-    assert macs(spec) == counted_macs(made(spec), inputs_of(spec))
+    assert count_macs(spec) == counted_macs(made(spec), inputs_of(spec))
 
 
 @pytest.mark.parametrize("name", ["conv_3x3", "sep_conv_3x3_d2", "skip"])
 def test_a_batch_multiplies_macs_and_not_parameters(name):
     one, three = (OpSpec(name, 6, 6, 17, 33, 2, batch) for batch in (1, 3))
-    assert macs(three) == 3 * macs(one) == counted_macs(made(three), inputs_of(three))
-    assert parameters(three) == parameters(one)
+    assert count_macs(three) == 3 * count_macs(one) == counted_macs(made(three), inputs_of(three))
+    assert count_parameters(three) == count_parameters(one)
 
 
 @every_timed_spec
@@ -108,7 +108,7 @@ def test_a_dilated_or_strided_operator_sees_what_its_name_says(name):
         return
     image = torch.zeros(1, 1, 41, 41)
     image[..., 20, 20] = 1
-    module = build(OpSpec(name, 1, 1, 41, 41)).eval()
+    module = build_module(OpSpec(name, 1, 1, 41, 41)).eval()
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
             nn.init.ones_(conv.weight)
@@ -126,7 +126,7 @@ def test_free_operators_cost_nothing():
     ]
     for spec in free:
         assert is_free(spec)
-        assert macs(spec) == parameters(spec) == 0
+        assert count_macs(spec) == count_parameters(spec) == 0
     assert not is_free(OpSpec("skip", 4, 4, 8, 8, 2))
 
 
@@ -139,10 +139,10 @@ def test_an_unknown_operator_lists_the_known_ones():
 
 def test_a_name_is_registered_once():
     with pytest.raises(ValueError, match="'conv_3x3' is registered twice"):
-        operator("conv_3x3")(lambda spec: ())
+        register_operator("conv_3x3")(lambda spec: ())
 
 
 @pytest.mark.parametrize("spec", [OpSpec("skip", 4, 8, 8, 8, 2), OpSpec("max_pool_3x3", 4, 8, 8, 8)], ids=str)
 def test_operators_that_keep_their_channels_say_so(spec):
     with pytest.raises(UsageError, match=f"{spec.operator} keeps its channels"):
-        build(spec)
+        build_module(spec)

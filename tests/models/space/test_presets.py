@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lgc.models import PRESETS, Architecture, LGCNet, SearchSpace
-from lgc.models.nets.layers import folded
+from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput
 from lgc.models.onnx.export import to_onnx
 from lgc.models.space import operators as ops
@@ -33,7 +33,7 @@ def on_meta(space, seed):
     """The folded network without memory or work behind it: parameters and shapes are there, values are not."""
     architecture = drawn(space, seed)
     with torch.device("meta"):
-        return architecture, folded(DenseOutput(LGCNet(space, architecture), space.plan.dense))
+        return architecture, fold_norms(DenseOutput(LGCNet(space, architecture), space.plan.dense))
 
 
 def image(space):
@@ -44,7 +44,7 @@ def image(space):
 def test_parameters_of_the_specs_are_those_of_the_network(space, seed):
     architecture, network = on_meta(space, seed)
     real = sum(parameter.numel() for parameter in network.parameters())
-    assert sum(ops.parameters(spec) for spec in architecture.specs()) == architecture.parameters == real
+    assert sum(ops.count_parameters(spec) for spec in architecture.specs()) == architecture.parameters == real
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -61,7 +61,7 @@ def test_macs_of_the_specs_are_those_of_the_network(space, seed):
     network(image(space))
     for hook in hooks:
         hook.remove()
-    assert sum(ops.macs(spec) for spec in architecture.specs()) == architecture.macs == total
+    assert sum(ops.count_macs(spec) for spec in architecture.specs()) == architecture.macs == total
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -82,13 +82,13 @@ def test_the_exported_graph_has_no_node_outside_the_slots(seed):
     space = SearchSpace.load("tiny").with_input(64, 96)
     architecture = drawn(space, seed)
     graph = onnx.load_from_string(
-        to_onnx(folded(DenseOutput(LGCNet(space, architecture), space.plan.dense)), [(1, 3, 64, 96)])
+        to_onnx(fold_norms(DenseOutput(LGCNet(space, architecture), space.plan.dense)), [(1, 3, 64, 96)])
     ).graph
     sizes = {name for node in graph.node if node.op_type in ("Shape", "Slice") for name in node.output}
     nodes = Counter(node.op_type for node in graph.node if not sizes & {*node.input, *node.output})
     names = {ops.MaxPool: "MaxPool", ops.Resize: "Resize", ops.Add: "Add", ops.Concat: "Concat", ops.ArgMax: "ArgMax"}
     expected = Counter()
-    for layer in (layer for spec in architecture.specs() for layer in ops.recipe_of(spec)):
+    for layer in (layer for spec in architecture.specs() for layer in ops.get_recipe(spec)):
         expected[names.get(type(layer), "Conv")] += 1
         expected["Relu"] += isinstance(layer, ops.Conv) and not layer.plain
     ignored = {"Constant", "Identity", "Cast"}
@@ -131,7 +131,7 @@ def test_the_core_is_the_network_without_its_dense_output(space):
 @pytest.mark.parametrize("name", ["lgcnet-camvid", "lgcnet-cityscapes"])
 def test_the_papers_presets_run_for_real(name):
     space = SearchSpace.load(name).with_input(97, 129)
-    network = folded(DenseOutput(LGCNet(space, space.sample(1)), space.plan.dense))
+    network = fold_norms(DenseOutput(LGCNet(space, space.sample(1)), space.plan.dense))
     labels = network(torch.randn(1, 3, 97, 129))
     assert tuple(labels.shape) == (1, 97, 129)
     assert labels.dtype == torch.int64

@@ -16,7 +16,7 @@ SPREAD = [(1, 2, 1, 1, 1, 1, 1, 2, 2, 1, 1, 2, 1, 0, 2), (1, 0, 1, 1, 1, 1, 1, 1
 
 
 def faults(architecture):
-    return [cell.fault(choices) for cell, choices in architecture.by_cell()]
+    return [cell.find_fault(choices) for cell, choices in architecture.iter_cells()]
 
 
 def test_samples_are_whole_networks(space):

@@ -171,8 +171,8 @@ def test_spaces_of_one_head_keep_the_fingerprint_that_their_tables_have(mini_spa
 
 
 def test_heads_are_all_widths_in_rising_order(mini_space, headed_space):
-    assert (mini_space.heads, mini_space.own_head) == ((4,), 0)
-    assert (headed_space.heads, headed_space.own_head) == ((2, 4, 8), 1)
+    assert (mini_space.heads, mini_space.default_head) == ((4,), 0)
+    assert (headed_space.heads, headed_space.default_head) == ((2, 4, 8), 1)
     assert headed_space.with_input(48, 80).heads == (2, 4, 8)
 
 

@@ -72,7 +72,7 @@ def test_heads_add_what_the_predictor_says(little_space, predict):
         wanted = np.column_stack([predictor.predict_many(picked, heads) for predictor in predictors])
         np.testing.assert_allclose(latency.predicted_ms(picked, heads), wanted, rtol=1e-12)
         np.testing.assert_allclose(latency.load(picked, heads), (wanted / [3.0, 2.0]).max(axis=1), rtol=1e-12)
-    assert np.array_equal(latency.predicted_ms(picked), latency.predicted_ms(picked, np.full(6, latency.own_head)))
+    assert np.array_equal(latency.predicted_ms(picked), latency.predicted_ms(picked, np.full(6, latency.default_head)))
     assert len(np.unique(latency.head_ms)) > 1
 
 

@@ -155,7 +155,7 @@ def test_what_is_certain_is_returned_at_its_own_latency(blocks, made_up, seed):
     latency = Latency(blocks, [made_up(blocks.space, seed)], free.predicted_ms(picked[None])[0] * (1 + 1e-9))
     found = project_to_target(picked[None], certain(latency, picked), latency)
     assert np.array_equal(found.picked[0], picked)
-    assert found.heads[0] == latency.own_head
+    assert found.heads[0] == latency.default_head
 
 
 @pytest.mark.parametrize(("over_ms", "head"), [(-0.05, 0), (0.0, 1), (0.05, 2)])
@@ -216,7 +216,7 @@ def test_without_a_target_architectures_are_only_made_valid(blocks, made_up, see
     picked = np.random.default_rng(seed).integers(latency.ms.shape[2], size=(4, blocks.decisions))
     found = project_to_target(picked, wanted, latency)
     assert np.array_equal(found.picked, blocks.repaired(picked, wanted))
-    assert (found.heads == latency.own_head).all()
+    assert (found.heads == latency.default_head).all()
 
 
 def test_what_is_given_is_left_alone(little_space, made_up):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lgc.models.palettes import colourise
+from lgc.models.palettes import colourise_labels
 from lgc.search.data.labels import (
     CAMVID_32,
     CAMVID_CLASSES,
@@ -105,5 +105,5 @@ def test_a_colour_is_one_of_the_32_or_refused(colour: tuple[int, int, int]) -> N
 
 
 def test_a_mask_is_shown_in_its_colours_and_void_in_black() -> None:
-    shown = colourise(np.array([[0, 10, 255]]), CAMVID_PALETTE)
+    shown = colourise_labels(np.array([[0, 10, 255]]), CAMVID_PALETTE)
     assert shown.tolist() == [[[128, 128, 128], [0, 128, 192], [0, 0, 0]]]

@@ -181,7 +181,7 @@ def test_the_journals_score_and_architecture(make, pairs, monkeypatch):
     assert record["miou"] == pytest.approx(scores(torch.from_numpy(confusion), tuple("abcdefghijk")).miou, rel=1e-3)
     picked = trainer.alphas.probabilities().argmax(dim=1).tolist()
     space = trainer.alphas.blocks.space
-    edges = [(cell.name, edge_name(cell, edge)) for cell in space.plan.searched for edge in cell.edges]
+    edges = [(cell.name, edge_name(cell, edge)) for cell in space.plan.searched_cells for edge in cell.edges]
     said = [
         (part.split(": ")[0], *word.split(" "))
         for part in record["most_likely"].split("; ")
