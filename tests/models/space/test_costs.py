@@ -239,7 +239,7 @@ def test_stem_and_logits_of_a_preset_outweigh_every_cell(preset):
 def test_a_cell_with_too_many_codes_is_run_for_the_choices_at_hand(variant, monkeypatch):
     choices = choices_of(drawn(variant, 20))
     expected = Costs(variant).peak_activation_bytes(choices, scope="core")
-    monkeypatch.setattr(costs, "MOST_CODES", 4)
+    monkeypatch.setattr(costs, "MAX_CODES", 4)
     assert Costs(variant).peak_activation_bytes(choices, scope="core").tolist() == expected.tolist()
 
 

@@ -101,7 +101,7 @@ def test_the_order_of_the_channels_matters(network, files, picture, scope):
     ids=["bytes", "0..1", "-1..1, BGR"],
 )
 def test_another_normalisation_would_show(network, files, picture, monkeypatch, wrong):
-    monkeypatch.setattr(inference, "normalised", wrong)
+    monkeypatch.setattr(inference, "normalise_image", wrong)
     with Segmenter.open(files["dense"]) as segmenter:
         assert (segmenter.segment(picture) == by_torch(network, picture)).mean() < 0.9
 
