@@ -25,12 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MismatchError, UnknownNameError, UsageError
-from ..models.space.architecture import Architecture
 from ..models.space.costs import Costs, check_choices, check_heads, gather_sum
+from ..models.space.lgcnet import Architecture, SearchSpace
 from ..models.space.operators import ZERO, is_free
 from ..models.space.opspec import OpSpec
 from ..models.space.plan import CORE, DENSE, SCOPES, CellPlan
-from ..models.space.space import SearchSpace
 from .statistics.calibration import Correction
 from .table.table import LatencyTable
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+if __package__ == "models":
+    raise ImportError("import lgc.models, not models: the repository root is the package lgc")
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .space.architecture import Architecture
+from .space.lgcnet import Architecture, SearchSpace
 from .space.operators import OPERATORS, Operator, get_operator, operator, register_operator
 from .space.opspec import OpSpec
 from .space.plan import SCOPES, CellPlan, Slot
-from .space.space import PRESETS, SearchSpace
+from .space.settings import PRESETS
 
 if TYPE_CHECKING:
     from .nets.network import LGCNet as LGCNet

@@ -27,7 +27,7 @@ from ..models.nets.weights import WEIGHTS_FILE
 from ..models.onnx.costs import OnnxCosts
 from ..models.onnx.model import OnnxModel
 from ..models.onnx.signature import SCOPE_KEY
-from ..models.space.architecture import ARCHITECTURE_FILE, Architecture
+from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..models.space.opspec import OpSpec
 from ..models.space.plan import CORE
 from .backends import Workload, require

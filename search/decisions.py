@@ -16,9 +16,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.space.lgcnet import SearchSpace
 from ..models.space.operators import ZERO, Conv, get_recipe
 from ..models.space.plan import CellPlan
-from ..models.space.space import SearchSpace
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..lut.predictor import Predictor
-from ..models.space.architecture import ARCHITECTURE_FILE
-from ..models.space.space import SearchSpace
+from ..models.space.lgcnet import ARCHITECTURE_FILE, SearchSpace
 from .config import SearchConfig
 from .constraint.feasibility import common_space, point_name, require_left
 from .constraint.latency import Latency

@@ -177,7 +177,7 @@ def _check(precisions: list[str], scope: str) -> None:
 def _load(source: Path, out: Path | None, scope: str) -> tuple[Network, Path]:
     """The network to deploy, with trained weights where there are any, and the folder for its files."""
     from ..models.nets.weights import WEIGHTS_FILE, load_weights
-    from ..models.space.architecture import ARCHITECTURE_FILE, Architecture
+    from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
     from ..profiler.deployment.network import Network
 
     run = source if source.is_dir() else source.parent

@@ -96,7 +96,7 @@ def _table_devices(source: Path) -> list[str]:
     Raises:
         FileFormatError: `source` holds no architecture.
     """
-    from ..models.space.architecture import ARCHITECTURE_FILE, Architecture
+    from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 
     devices = Architecture.load(source / ARCHITECTURE_FILE).provenance.get("devices")
     return [str(name) for name in devices] if isinstance(devices, list) else []

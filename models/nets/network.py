@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ...errors import MismatchError
 from ..images import IMAGE_MEAN, IMAGE_STD
-from ..space.architecture import Architecture
+from ..space.lgcnet import Architecture, SearchSpace
 from ..space.opspec import OpSpec
-from ..space.space import SearchSpace
 from .cell import Cell, CellPath, FusionCell
 from .layers import build_module
 

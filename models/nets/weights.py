@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import FileFormatError
 from ...files import describe, write_atomic
-from ..space.architecture import Architecture
+from ..space.lgcnet import Architecture
 from .network import LGCNet
 
 WEIGHTS_FILE = "weights.safetensors"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...errors import FileFormatError, LgcError
-from ..space.architecture import Architecture
+from ..space.lgcnet import Architecture
 from ..space.plan import CORE, DENSE, END_TO_END, EXPORT_SCOPES
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"

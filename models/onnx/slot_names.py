@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ..space.architecture import Architecture
+from ..space.lgcnet import Architecture
 from ..space.operators import ZERO
 from ..space.plan import CORE, DENSE, CellPlan, edge_name
 

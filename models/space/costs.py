@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UnknownNameError, UsageError
+from .lgcnet import SearchSpace
 from .operators import (
     ZERO,
     ArgMax,
@@ -35,7 +36,6 @@ from .operators import (
 )
 from .opspec import OpSpec, strided_length
 from .plan import DENSE, SCOPES, CellPlan
-from .space import SearchSpace
 
 IntArray = NDArray[np.int64]
 Kind = tuple[int, ...] | None

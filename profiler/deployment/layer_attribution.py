@@ -18,7 +18,7 @@ from typing import Any
 from ...lut.predictor import Predictor
 from ...lut.table.table import LatencyTable
 from ...models.onnx.slot_names import SlotNames, computed_slots
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture
 from ...models.space.opspec import OpSpec
 from ..backends.base import LayerTime
 from ..verification import at_speed

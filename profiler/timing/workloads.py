@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture
 from ...models.space.operators import input_shapes
 from ...models.space.opspec import OpSpec
 from ...models.space.plan import CORE, END_TO_END

@@ -12,7 +12,7 @@ import torch
 
 from ...files import write_atomic
 from ...lut.table.table import network_key
-from ...models.space.architecture import ARCHITECTURE_FILE, Architecture
+from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..config import SearchConfig
 from ..constraint.feasibility import require_on_target
 from ..constraint.latency import Latency

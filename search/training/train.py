@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import OutputError
 from ...files import write_atomic
 from ...models.nets.weights import WEIGHTS_FILE, save_weights
-from ...models.space.architecture import ARCHITECTURE_FILE, Architecture
+from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..data.datasets import load_dataset, require_classes
 from ..runtime.fabric import explained_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder

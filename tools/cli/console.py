@@ -66,7 +66,7 @@ def _refusal(error: Exception) -> str:
         return str(error.format_message())
     from pydantic import ValidationError
 
-    from ...models.space.space import format_validation_error
+    from ...models.space.settings import format_validation_error
 
     if isinstance(error, ValidationError):
         return format_validation_error(error, lambda field: f"--{field.split('.')[0].replace('_', '-')}")
