@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MismatchError, UnknownNameError, UsageError
-from ..models.space.costs import Costs, check_choices, check_heads, gather_sum
+from ..models.space.choices import check_choices, check_heads, gather_sum
+from ..models.space.costs import Costs
 from ..models.space.lgcnet import Architecture, SearchSpace
 from ..models.space.operators import ZERO, is_free
 from ..models.space.opspec import OpSpec

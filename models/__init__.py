@@ -1,4 +1,4 @@
-"""What is built: operators, cells, the search space, networks. Only the networks need torch."""
+"""Operators, the search space, networks and their ONNX files. Only networks and export import torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the torch network only when somebody asks for it."""
+    """Import the network on first use, because it imports torch."""
     if name == "LGCNet":
         return import_module(".nets.network", __name__).LGCNet
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Recipes turned into torch modules."""
+"""Torch modules of operator recipes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ConvNormAct(nn.Module):
     """Convolution without bias, batch normalisation, ReLU: [N, c_in, H, W] -> [N, c_out, H / stride, W / stride].
 
     Args:
-        layer: the convolution.
-        act: False leaves out the ReLU.
+        layer: Convolution.
+        act: Include the ReLU.
     """
 
     def __init__(self, layer: ops.Conv, *, act: bool = True) -> None:
@@ -28,12 +28,12 @@ class ConvNormAct(nn.Module):
         self.act: nn.Module = nn.ReLU(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the three in turn."""
+        """Apply convolution, normalisation and activation."""
         out: Tensor = self.act(self.norm(self.conv(x)))
         return out
 
     def fold(self) -> None:
-        """Move the batch normalisation's running statistics into the convolution's weights."""
+        """Fold the batch normalisation into the convolution's weights and bias."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval())
             self.norm = nn.Identity()
@@ -47,7 +47,7 @@ class BilinearResize(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Interpolate, corners not aligned."""
+        """Interpolate with `align_corners=False`."""
         return F.interpolate(x, size=self._size(x), mode="bilinear", align_corners=False)
 
     def _size(self, x: Tensor) -> tuple[int, int]:
@@ -64,7 +64,7 @@ class Sum(nn.Module):
     """Sum of two tensors of equal shape."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Add them."""
+        """Add the tensors."""
         return x + y
 
 
@@ -72,7 +72,7 @@ class ChannelConcat(nn.Module):
     """Concatenation along the channels."""
 
     def forward(self, *xs: Tensor) -> Tensor:
-        """Concatenate."""
+        """Concatenate the tensors."""
         return torch.cat(xs, dim=1)
 
 
@@ -80,12 +80,12 @@ class ChannelArgMax(nn.Module):
     """Index of the largest channel: [N, C, H, W] -> [N, H, W], int64."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take the index."""
+        """Return the index."""
         return x.argmax(dim=1)
 
 
 def _conv(layer: ops.Conv, *, bias: bool) -> nn.Conv2d:
-    """The convolution itself, padded so that only the stride changes the size."""
+    """Return the convolution, padded so that only the stride changes the size."""
     return nn.Conv2d(
         layer.c_in,
         layer.c_out,
@@ -117,15 +117,15 @@ def _layer(layer: ops.Layer) -> nn.Module:
 
 
 def build_module(spec: OpSpec) -> nn.Module:
-    """The module of `spec`; inputs of the shapes that `operators.input_shapes` gives."""
+    """Build the module of `spec`; its inputs have the shapes of `operators.input_shapes`."""
     layers = [_layer(layer) for layer in ops.get_recipe(spec)]
     return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
 def fold_norms(module: nn.Module) -> nn.Module:
-    """A copy of `module` in evaluation mode with every batch normalisation behind a convolution folded into it.
+    """Return a copy of `module` in evaluation mode with batch normalisations folded into convolutions.
 
-    Those are the ones of `ConvNormAct`; a normalisation in front of its convolution stays.
+    Only those of `ConvNormAct` are folded; a normalisation before its convolution remains.
     """
     copied = copy.deepcopy(module).eval()
     for child in copied.modules():

@@ -202,7 +202,7 @@ def test_what_cannot_be_quantised_is_refused(plain, inputs, int8):
         quantize(plain, [np.zeros((1, 64, 96, 3), np.uint8)])
     with pytest.raises(DataError, match="image 0, of those to quantise net with, holds values that are not finite"):
         quantize(plain, [inputs[0] * np.float32(np.nan)], "net")
-    with pytest.raises(FileFormatError, match="net is no ONNX model"):
+    with pytest.raises(FileFormatError, match="cannot read ONNX model net"):
         quantize(b"garbage", inputs, "net")
 
 

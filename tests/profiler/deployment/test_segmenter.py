@@ -198,7 +198,7 @@ def test_a_foreign_file_is_as_good_as_ours(tmp_path, picture):
 
 def test_a_file_that_is_none(tmp_path: Path):
     (tmp_path / "a.onnx").write_text("hello")
-    with pytest.raises(FileFormatError, match="is no ONNX model but text that begins with 'hello'"):
+    with pytest.raises(FileFormatError, match="it is text that begins with 'hello'"):
         Segmenter.open(tmp_path / "a.onnx")
 
 
