@@ -173,8 +173,8 @@ class Floats(torch.nn.Module):
     ("module", "shape", "message"),
     [
         (torch.nn.Flatten(), (1, 3, 8, 8), "neither logits"),
-        (torch.nn.AvgPool2d(2), (1, 4, 8, 8), "no image"),
-        (torch.nn.Conv2d(3, 5, 1), (2, 3, 8, 8), "no image"),
+        (torch.nn.AvgPool2d(2), (1, 4, 8, 8), "must be one image"),
+        (torch.nn.Conv2d(3, 5, 1), (2, 3, 8, 8), "must be one image"),
         (torch.nn.Conv2d(3, 1, 1), (1, 3, 8, 8), "neither logits"),
         (torch.nn.Conv2d(3, 300, 1), (1, 3, 8, 8), "256 classes at most"),
         (Floats(), (1, 3, 8, 8), "neither logits"),
