@@ -108,7 +108,7 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """As a JSON object: the agreement's numbers stand beside the others."""
-        found = {name: value for name, value in vars(self).items() if name not in ("agreement", "slots", "trained")}
+        found = {name: value for name, value in vars(self).items() if name not in ("parity", "slots", "trained")}
         names = ("max_abs_diff", "mean_abs_diff", "argmax_agreement_pct")
         found |= {name: None if self.parity is None else getattr(self.parity, name) for name in names}
         return found | {"slots": None if self.slots is None else self.slots.as_dict()}

@@ -262,7 +262,7 @@ def test_finishing_is_all_or_nothing(table):
 CLAIMER = """
 import sys
 from lgc.lut import LatencyTable
-from lgc.lut.recorder import Recorder
+from lgc.lut.table.recorder import Recorder
 with LatencyTable.open(sys.argv[1]) as table:
     print("ready", flush=True)
     sys.stdin.readline()

@@ -137,9 +137,9 @@ FORKER = """
 import os, signal, sys, time
 from pathlib import Path
 from lgc.lut import LatencyTable, Target
-from lgc.lut.measurement import Visit
-from lgc.lut.recorder import Recorder
-from lgc.lut.statistics import summarise
+from lgc.lut.statistics.measurement import SampleBatch
+from lgc.lut.table.recorder import Recorder
+from lgc.lut.statistics.estimates import summarise
 from lgc.models import SearchSpace
 
 
@@ -150,7 +150,7 @@ def write(log, path):
             tell(log, "begun", key, recorder.session)
             for batch in range(2):
                 time.sleep(0.005)
-                visits = [Visit(key, 3 * batch + n, time.time(), [batch + n + 1.0] * 20) for n in range(3)]
+                visits = [SampleBatch(key, 3 * batch + n, time.time(), [batch + n + 1.0] * 20) for n in range(3)]
                 recorder.record(visits)
                 tell(log, "visited", key, recorder.session, batch)
             recorder.finish({key: (summarise([visit.durations_ms for visit in visits], "minima"), None)})

@@ -77,10 +77,10 @@ def test_absent_table_device_is_remarked_on(run, scenes, call):
     assert call("lgc-train", run, "--data", scenes, "--evaluate", "--device", "cpu").err == ""
 
 
-@pytest.mark.parametrize(("use", "function"), [((), "training.train"), (("--evaluate",), "evaluation.evaluate_run")])
+@pytest.mark.parametrize(("use", "function"), [((), "train.train"), (("--evaluate",), "evaluation.evaluate_run")])
 def test_training_runs_on_the_tables_device(run, scenes, call, monkeypatch, use, function):
     monkeypatch.setattr("lgc.profiler.machine.devices.list_devices", lambda: {"cpu": "CPU", "cuda:0": "GPU"})
-    monkeypatch.setattr(f"lgc.search.{function}", lambda *_, device, **__: stop(device))
+    monkeypatch.setattr(f"lgc.search.training.{function}", lambda *_, device, **__: stop(device))
 
     def stop(device):
         raise UsageError(f"runs on {device}")

@@ -17,7 +17,7 @@ from lgc.search.training.train import train
 
 WORKER = """
 import os, sys, torch
-from lgc.search import training
+from lgc.search.training import train as training
 from lgc.tools.train import main
 
 real = training.optimise

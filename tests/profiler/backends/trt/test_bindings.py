@@ -36,8 +36,8 @@ RTX_ONLY = {
 
 SUBCLASSES = """
 import importlib, sys
-from lgc.profiler.backends.trt_layer_times import LayerClock
-from lgc.profiler.backends.trt_log import Log
+from lgc.profiler.backends.trt.layer_times import LayerClock
+from lgc.profiler.backends.trt.log import Log
 module = importlib.import_module(sys.argv[1])
 log, clock = Log(module), LayerClock(module)
 assert isinstance(log.logger, module.ILogger) and isinstance(clock.profiler, module.IProfiler)
@@ -161,7 +161,7 @@ def scans():
 @pytest.fixture(scope="module")
 def own():
     """Names of the attributes and methods that the backends' own classes define."""
-    paths = Path(trt_engine.__file__).parent.glob("*.py")
+    paths = Path(trt_engine.__file__).parents[1].rglob("*.py")
     return {name for path in paths for name in Scan(path.read_text()).own}
 
 

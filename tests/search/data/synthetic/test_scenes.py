@@ -108,7 +108,9 @@ def test_senseless_arguments_are_refused(seed: int, index: int, size: tuple[int,
 
 
 def test_labels_scenes_and_writers_do_without_torch() -> None:
-    modules = ", ".join(f"lgc.search.data.{name}" for name in ("labels", "scenes", "writers", "layouts"))
+    modules = ", ".join(
+        f"lgc.search.data.{name}" for name in ("labels", "layouts", "synthetic.scenes", "synthetic.writers")
+    )
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout.strip() == "False"
