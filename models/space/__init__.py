@@ -1,4 +1,4 @@
-"""The search space: operators, slots, architectures, costs. Nothing here imports torch."""
+"""Search space: operators, slots, architectures, costs. Imports no torch."""
 
 from .lgcnet import SearchSpace
 from .settings import PRESETS
