@@ -10,7 +10,17 @@ import pytest
 import lgc
 
 ROOT = Path(lgc.__file__).parent
-FLOORS = {"errors": -1, "files": 0, "models": 1, "lut": 2, "profiler": 3, "search": 3, "report": 4, "tools": 5}
+FLOORS = {
+    "errors": -2,
+    "device": -1,
+    "files": 0,
+    "models": 1,
+    "lut": 2,
+    "profiler": 3,
+    "search": 3,
+    "report": 4,
+    "tools": 5,
+}
 """Floor of each top-level package or module; a new one has to be added."""
 MAX_MODULES = 12
 """Modules per folder, `__init__` not counted."""

@@ -79,11 +79,10 @@ class Bench:
         from lgc.search.decisions import Decisions
         from lgc.search.supernet.supernet_trainer import SupernetTrainer
 
-        blocks = Decisions(self.space)
+        decisions = Decisions(self.space)
         config = SearchConfig(steps=1000, batch=len(self.batches[0][0]), warm_up=0.0, targets_ms=((1.0,),))
-        trainer = SupernetTrainer(blocks, config, self.fabric)
-        latency = EvenLatency(blocks, np)
-        return lambda: trainer.train_step(*self.batches, latency)
+        trainer = SupernetTrainer(decisions, config, self.fabric, EvenLatency(decisions, np))
+        return lambda: trainer.train_step((self.batches[0], self.batches[1]))
 
     def training(self, seed: int) -> Callable[[], None]:
         """A training step of one architecture, as random as the paths of the search."""

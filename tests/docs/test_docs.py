@@ -168,17 +168,17 @@ def test_the_searchs_page_names_what_there_is():
         if path.exists():
             assert re.search(rf"\b{name}\b", path.read_text()), f"{module}.{name}"
     for constant, said in (
-        (selection.PASSES_OF_A_STEP, "`selection.PASSES_OF_A_STEP` = {}"),
+        (selection.PASSES_PER_STEP, "`selection.PASSES_OF_A_STEP` = {}"),
         (selection.POPULATION, "keeps {} alive"),
         (selection.TOURNAMENT, "the best of {} has a child"),
         (selection.MUTATIONS, "in which {} decisions are drawn"),
-        (choosing.JUDGE_IMAGES, "up to {} images"),
-        (choosing.DRAWS, "mean loss of {} paths"),
-        (engine.EPOCHS, "{} epochs of half the images"),
+        (choosing.MAX_SCORING_IMAGES, "up to {} images"),
+        (choosing.NUM_SAMPLED_PATHS, "mean loss of {} paths"),
+        (engine.SEARCH_EPOCHS, "{} epochs of half the images"),
         (round(runs.CHECKPOINT_S), "written every {} seconds"),
-        (round(100 * fitting.LANDING, 9), "unused beyond {} % of the target"),
-        (round(fitting.MISS_COST / 100), "costs {} nats a percent"),
-        (round(1 - fitting.ROOM, 9), "Below {}: the dearer"),
+        (round(100 * fitting.FREE_SLACK, 9), "unused beyond {} % of the target"),
+        (round(fitting.SLACK_COST / 100), "costs {} nats a percent"),
+        (round(1 - fitting.TARGET_TOLERANCE, 9), "Below {}: the dearer"),
         (round(100 * search.COLLAPSED), "more than {} % of the edges"),
     ):
         assert said.format(constant) in SEARCH, said.format(constant)
