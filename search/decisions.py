@@ -16,9 +16,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.space.operators import ZERO, Conv, recipe_of
+from ..models.space.lgcnet import SearchSpace
+from ..models.space.operators import ZERO, Conv, get_recipe
 from ..models.space.plan import CellPlan
-from ..models.space.space import SearchSpace
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -85,7 +85,7 @@ class Decisions:
         cell_starts = {cell: start for block, start in zip(self.blocks, starts, strict=True) for cell in block.cells}
         rows = [
             np.arange(len(cell.edges)) + cell_starts[index] if index in cell_starts else np.full(len(cell.edges), -1)
-            for index, cell in enumerate(self.space.plan.searched)
+            for index, cell in enumerate(self.space.plan.searched_cells)
         ]
         return np.concatenate(rows).astype(np.int64)
 
@@ -166,7 +166,7 @@ def make_fixed_fusion(space: SearchSpace) -> Indices:
     convolutions = [
         index
         for index, spec in enumerate(plan.edges[0].candidates)
-        if any(isinstance(layer, Conv) for layer in recipe_of(spec))
+        if any(isinstance(layer, Conv) for layer in get_recipe(spec))
     ]
     live = [index for index, name in enumerate(space.operators) if name != ZERO]
     convolution = (convolutions or live)[0]

@@ -9,8 +9,7 @@ from typing import Any
 
 from ..device import CPU
 from ..lut.predictor import Predictor
-from ..models.space.architecture import ARCHITECTURE
-from ..models.space.space import SearchSpace
+from ..models.space.lgcnet import ARCHITECTURE_FILE, SearchSpace
 from .config import SearchConfig
 from .constraint.feasibility import name_point_folder, require_common_space, require_feasible
 from .constraint.latency import Latency
@@ -162,7 +161,7 @@ def _search_front(context: SearchContext, run: RunFolder) -> dict[str, Any]:
             trainer.train_until(config.steps, context.halves, point_run, progress.make_callback(offset))
             progress.set_finished(offset + config.steps)
             result = point_run.finish(finalize(context, trainer, trainer.latency, point_run))
-        results.append(result | {"architecture": str(point_run.path / ARCHITECTURE)})
+        results.append(result | {"architecture": str(point_run.path / ARCHITECTURE_FILE)})
         seconds += result["seconds"] - shared["seconds"]
     for result in results:
         result["dominated"] = any(_dominates(other, result) for other in results)
@@ -189,10 +188,10 @@ def _dominates(point: dict[str, Any], other: dict[str, Any]) -> bool:
 def _relocate(out: Path, result: dict[str, Any], config: SearchConfig) -> dict[str, Any]:
     """Return a finished result with the paths of the folder's present location."""
     if "front" not in result:
-        return result | {"architecture": str(out / ARCHITECTURE)}
+        return result | {"architecture": str(out / ARCHITECTURE_FILE)}
     folders = [out / name_point_folder(point) for point in config.targets_ms]
     rows = zip(result["front"], folders, strict=True)
-    return result | {"front": [row | {"architecture": str(folder / ARCHITECTURE)} for row, folder in rows]}
+    return result | {"front": [row | {"architecture": str(folder / ARCHITECTURE_FILE)} for row, folder in rows]}
 
 
 def _build_trainer(context: SearchContext, point: Sequence[float] | None) -> SupernetTrainer:

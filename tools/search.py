@@ -141,7 +141,7 @@ def _open(path: Path, space: str | None, scope: str) -> Predictor:
     """The predictor of a table; a table that nobody should trust blindly is remarked on."""
     from ..lut.predictor import Predictor
     from ..lut.table.table import LatencyTable
-    from ..models.space.space import SearchSpace
+    from ..models.space.lgcnet import SearchSpace
 
     with LatencyTable.open(path) as table:
         predictor = Predictor(SearchSpace.load(space) if space is not None else table.space, table, scope)

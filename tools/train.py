@@ -97,9 +97,9 @@ def _table_devices(source: Path) -> list[Device]:
     Raises:
         FileFormatError: `source` holds no architecture.
     """
-    from ..models.space.architecture import ARCHITECTURE, Architecture
+    from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 
-    devices = Architecture.load(source / ARCHITECTURE).provenance.get("devices")
+    devices = Architecture.load(source / ARCHITECTURE_FILE).provenance.get("devices")
     return [Device(str(name)) for name in devices] if isinstance(devices, list) else []
 
 

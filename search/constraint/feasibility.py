@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...errors import UsageError
 from ...lut.predictor import Predictor
-from ...models.space.space import SearchSpace
+from ...models.space.lgcnet import SearchSpace
 from ..config import SearchConfig
 from ..decisions import Decisions
 from .latency import Latency, require_target_in_range

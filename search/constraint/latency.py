@@ -56,7 +56,7 @@ class Latency:
         self.ms: Array = np.stack([ms for ms, _ in sums])
         self.fixed_ms: Array = np.array([p.fixed_ms + fixed for p, (_, fixed) in zip(predictors, sums, strict=True)])
         self.head_ms: Array = np.stack([predictor.head_ms for predictor in predictors])
-        self.default_head = decisions.space.own_head
+        self.default_head = decisions.space.default_head
         self.margin: Array = np.array([1.0 if quantile is None else p.margin(quantile) for p in predictors])
         self.targets_ms = None if targets_ms is None else np.array(targets_ms, float)
         scale = np.array([1.0, *[0.0] * (len(predictors) - 1)]) if self.targets_ms is None else 1 / self.targets_ms

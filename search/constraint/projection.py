@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture
 from ..decisions import Array, Indices, Mask
 from .latency import Latency
 

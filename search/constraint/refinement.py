@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import UsageError
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture
 from ..config import SearchConfig
 from ..decisions import Array
 from .latency import Latency

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ...errors import DataError, UsageError
-from ...models.images import normalised
+from ...models.images import normalise_image
 from .labels import IGNORE, LabelMap
 from .layouts import LAYOUTS, Layout, list_pairs
 from .pairs import Pair
@@ -130,7 +130,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             pixels, classes = augment_pair(image, label, size, self.crop or size, rng)
         else:
             pixels, classes = resize_pair(image, label, size)
-        return torch.from_numpy(normalised(pixels)), torch.from_numpy(
+        return torch.from_numpy(normalise_image(pixels)), torch.from_numpy(
             (label if self.full_labels else classes).astype(np.int64)
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import DataError, UnknownNameError
-from ...models.palettes import colourise
+from ...models.palettes import colourise_labels
 from .camvid import LISTS_FOLDERS, ORIGINAL_FOLDERS, has_flat_layout, has_segnet_layout, list_flat, list_segnet
 from .cityscapes import has_cityscapes_layout, list_cityscapes
 from .labels import (
@@ -113,7 +113,7 @@ register_layout(
         needs="701_StillsRaw_full/ and LabeledApproved_full/",
         fits=partial(has_flat_layout, folders=ORIGINAL_FOLDERS),
         pairs=partial(list_flat, folders=ORIGINAL_FOLDERS),
-        encode=partial(colourise, palette=CAMVID_PALETTE),
+        encode=partial(colourise_labels, palette=CAMVID_PALETTE),
     )
 )
 register_layout(

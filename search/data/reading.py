@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...errors import DataError
-from ...models.images import open_image
+from ...models.images import decode_image
 from .labels import (
     CAMVID_INDEX_TO_TRAIN,
     CAMVID_VOID,
@@ -61,7 +61,7 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         DataError: The file cannot be decoded.
     """
-    return open_image(path).convert("RGB")
+    return decode_image(path).convert("RGB")
 
 
 def read_label(path: Path, coding: Coding) -> LabelMap:
@@ -70,7 +70,7 @@ def read_label(path: Path, coding: Coding) -> LabelMap:
     Raises:
         DataError: The file cannot be decoded, or has a value or colour that is not in `coding`.
     """
-    file = open_image(path)
+    file = decode_image(path)
     if coding.decode_rgb is not None and file.mode in ("RGB", "RGBA"):
         try:
             return coding.decode_rgb(np.asarray(file.convert("RGB")))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import FileFormatError, OutputError
 from ...files import describe, ensure_folder, read_text, write_atomic
-from ...models.nets.weights import WEIGHTS
+from ...models.nets.weights import WEIGHTS_FILE
 
 CHECKPOINT_S = 10.0
 """Seconds between checkpoints."""
@@ -46,8 +46,8 @@ class RunFolder:
             return
         if stage == "search" and not config.exists() and path.is_dir() and any(path.iterdir()):
             raise OutputError(f"{path} holds files that are not of a search: choose a new or empty folder with --out")
-        if (path / WEIGHTS).exists():
-            raise OutputError(f"{path / WEIGHTS} belongs to a different run: move it, or train in another folder")
+        if (path / WEIGHTS_FILE).exists():
+            raise OutputError(f"{path / WEIGHTS_FILE} belongs to a different run: move it, or train in another folder")
         ensure_folder(path)
         write_atomic(config, json.dumps(settings, indent=2) + "\n")
 

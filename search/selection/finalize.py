@@ -12,7 +12,7 @@ import torch
 
 from ...files import write_atomic
 from ...lut.table.table import network_key
-from ...models.space.architecture import ARCHITECTURE, Architecture
+from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..config import SearchConfig
 from ..constraint.feasibility import require_targets_met
 from ..constraint.latency import Latency
@@ -56,11 +56,11 @@ def finalize(context: SearchContext, trainer: SupernetTrainer, latency: Latency,
     }
     if run.active:
         provenance = {**_describe_provenance(context), **common}
-        architecture.model_copy(update={"provenance": provenance}).save(run.path / ARCHITECTURE)
+        architecture.model_copy(update={"provenance": provenance}).save(run.path / ARCHITECTURE_FILE)
     space, predictor = context.decisions.space, context.predictors[0]
     learning_passes = _count_learning_passes(config, latency) if config.strategy == "gradient" else 0
     return {
-        "architecture": str(run.path / ARCHITECTURE),
+        "architecture": str(run.path / ARCHITECTURE_FILE),
         **common,
         "seconds": trainer.seconds + time.monotonic() - start,
         "supernet_seconds": trainer.seconds,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ...models.nets.cell import Path
+from ...models.nets.cell import CellPath
 from ...models.nets.network import Skeleton
 from ..decisions import Decisions
 from .alphas import SampledPath
@@ -29,7 +29,7 @@ class Supernet(Skeleton):
         """Return logits of a path, [N, classes, h, w], for images [N, 3, H, W]."""
         return self.compute(x, self.split_path(sample))
 
-    def split_path(self, sample: SampledPath) -> Sequence[Path]:
+    def split_path(self, sample: SampledPath) -> Sequence[CellPath]:
         """Return the path through each cell; the fusion cell is the last."""
         choices = self.decisions.expand(sample.choices[None])[0].tolist()
         gates = None
@@ -39,9 +39,9 @@ class Supernet(Skeleton):
             gates = padded[torch.from_numpy(self.decisions.edge_decisions)]
             gates = gates.to(next(self.parameters()).device)
         paths, start = [], 0
-        for cell in self.space.plan.searched:
+        for cell in self.space.plan.searched_cells:
             end = start + len(cell.edges)
-            paths.append(Path(choices[start:end], None if gates is None else gates[start:end]))
+            paths.append(CellPath(choices[start:end], None if gates is None else gates[start:end]))
             start = end
         return paths
 

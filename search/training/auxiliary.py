@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...models.nets.layers import build
+from ...models.nets.layers import build_module
 from ...models.nets.network import LGCNet
 from ...models.space.opspec import OpSpec
 from ...models.space.plan import NetworkPlan
@@ -42,7 +42,7 @@ class TrainingNetwork(nn.Module):
                 OpSpec("conv_3x3", width, width, *size),
                 OpSpec("classifier", width, network.space.classes, *size),
             )
-            self.auxiliary = nn.Sequential(*(build(spec) for spec in specs))
+            self.auxiliary = nn.Sequential(*(build_module(spec) for spec in specs))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return logits of the network and of the auxiliary head (None without it), [N, classes, h, w] of own size."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import UsageError
-from ...models.space.space import SearchSpace
+from ...models.space.lgcnet import SearchSpace
 
 
 def require_crop(crop: tuple[int, int] | None, space: SearchSpace) -> None:

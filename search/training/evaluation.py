@@ -11,8 +11,8 @@ from torch import Tensor
 from ...device import CPU
 from ...errors import DataError, UsageError
 from ...models.nets.network import LGCNet
-from ...models.nets.weights import WEIGHTS, load_weights
-from ...models.space.architecture import ARCHITECTURE, Architecture
+from ...models.nets.weights import WEIGHTS_FILE, load_weights
+from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
 from ..runtime.fabric import explain_out_of_memory, open_fabric
@@ -53,10 +53,10 @@ def evaluate_run(
         DataError: the data do not suit this network, or have no label and no predictions are requested.
         OutputError: predictions cannot be written.
     """
-    architecture = Architecture.load(run_path / ARCHITECTURE)
-    space, weights = architecture.space, run_path / WEIGHTS
+    architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
+    space, weights = architecture.space, run_path / WEIGHTS_FILE
     if not weights.exists():
-        raise UsageError(f"no weights to score in {run_path} ({WEIGHTS}); train first, without --evaluate")
+        raise UsageError(f"no weights to score in {run_path} ({WEIGHTS_FILE}); train first, without --evaluate")
     network = LGCNet(space, architecture)
     network.load_state_dict(load_weights(weights, architecture))
     dataset = load_dataset(data, split, space.input, full_labels=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ...device import CPU
 from ...errors import OutputError
 from ...files import write_atomic
-from ...models.nets.weights import WEIGHTS, save_weights
-from ...models.space.architecture import ARCHITECTURE, Architecture
+from ...models.nets.weights import WEIGHTS_FILE, save_weights
+from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..data.datasets import load_dataset, require_classes
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder
@@ -65,7 +65,7 @@ def train(
         DataError: the data do not suit this network.
         TrainingError: the loss is NaN or infinite, or memory ran out.
     """
-    architecture = Architecture.load(run_path / ARCHITECTURE)
+    architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
     space = architecture.space
     require_crop(config.crop, space)
     source = find_initial_weights(run_path, config.init)
@@ -75,7 +75,7 @@ def train(
     fabric = open_fabric(device, config.precision)
     settings = _list_settings(architecture, data, config, fabric)
     run = _open_run_folder(run_path, out or run_path, settings, fabric.is_global_zero)
-    weights = run.path / WEIGHTS
+    weights = run.path / WEIGHTS_FILE
     finished = fabric.broadcast(run.result() if run.active else None)
     if finished is not None:
         return finished | {"weights": str(weights)}
@@ -103,7 +103,7 @@ def train(
 
 def default_training_steps(run_path: Path, data: Path, batch: int, split: str = "train") -> int:
     """Return the steps of `TRAINING_EPOCHS` passes over the training images; `batch` is that of all processes."""
-    space = Architecture.load(run_path / ARCHITECTURE).space
+    space = Architecture.load(run_path / ARCHITECTURE_FILE).space
     return TRAINING_EPOCHS * max(len(load_dataset(data, split, space.input)) // batch, 1)
 
 
@@ -127,7 +127,7 @@ def _list_settings(architecture: Architecture, data: Path, config: TrainConfig, 
 
 def _open_run_folder(source: Path, out: Path, settings: dict[str, Any], active: bool) -> RunFolder:
     """Return the run folder, with a copy of the architecture in it."""
-    original, copy = source / ARCHITECTURE, out / ARCHITECTURE
+    original, copy = source / ARCHITECTURE_FILE, out / ARCHITECTURE_FILE
     if active and copy.exists() and copy.read_bytes() != original.read_bytes():
         raise OutputError(f"{copy} differs from {original}: choose another folder with --out")
     run = RunFolder(out, "train", settings, active=active)

@@ -67,7 +67,7 @@ class RandomPredictor:
         if "zero" in operators:
             self.edge_ms[:, operators.index("zero")] = 0.0
         self.head_ms = np.sort(rng.uniform(0, 0.3, len(self.space.heads)))
-        self.head_ms -= self.head_ms[self.space.own_head]
+        self.head_ms -= self.head_ms[self.space.default_head]
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def list_operators(decisions: Decisions, choices: np.ndarray) -> list[list[str]]
         start = end
     if decisions.fusion_choices is not None:
         names[decisions.space.cells] = [operators[choice] for choice in decisions.fusion_choices]
-    return [names[index] for index in range(len(decisions.space.plan.searched))]
+    return [names[index] for index in range(len(decisions.space.plan.searched_cells))]
 
 
 def find_dead_endpoints(cell, names) -> set[tuple[str, int]]:
@@ -50,10 +50,10 @@ def find_dead_endpoints(cell, names) -> set[tuple[str, int]]:
 def count_dead(decisions: Decisions, choices: np.ndarray) -> int:
     """Return the number of dead endpoints of all decisions, and check that the plan finds the same faulty cells."""
     cells = list_operators(decisions, choices)
-    plans = decisions.space.plan.searched
+    plans = decisions.space.plan.searched_cells
     dead = [find_dead_endpoints(plan, names) for plan, names in zip(plans, cells, strict=True)]
     assert [bool(endpoints) for endpoints in dead] == [
-        plan.fault(names) is not None for plan, names in zip(plans, cells, strict=True)
+        plan.find_fault(names) is not None for plan, names in zip(plans, cells, strict=True)
     ]
     return sum(len(dead[block.cells[0]]) for block in decisions.blocks)
 
@@ -113,7 +113,7 @@ def test_fixed_fusion_skips_inputs_convolves_nodes(mini_space, operators, light,
     cell = space.plan.fusion
     names = [operators[choice] for choice in make_fixed_fusion(space)]
     assert names == [light if edge.source < len(cell.inputs) else heavy for edge in cell.edges]
-    assert cell.fault(names) is None
+    assert cell.find_fault(names) is None
 
 
 def test_summed_edges_match_the_predictor(decisions, predict):

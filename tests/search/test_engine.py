@@ -66,7 +66,7 @@ def test_tensorboard_shows_the_search(street, scenes, short, tmp_path):
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "search"))
     events.Reload()
     log = read_log(tmp_path / "run")
-    blocks = len(street.space.plan.searched)
+    blocks = len(street.space.plan.searched_cells)
     for name in ("weight_loss", "arch_loss", "temperature", "miou"):
         rows = [(event.step, event.value) for event in events.Scalars(name)]
         assert rows == [(r["step"], pytest.approx(r[name], rel=1e-6)) for r in log if name in r], name

@@ -47,7 +47,7 @@ def test_fixed_fusion_is_not_searched(street, scenes, short, tmp_path):
     settings = change(short, fusion="fixed", targets_ms=((find_target(street, 0.5),),))
     result = search(street, scenes, tmp_path / "run", settings)
     architecture = Architecture.load(result["architecture"])
-    cells = street.space.plan.searched
+    cells = street.space.plan.searched_cells
     assert architecture.choices[-len(cells[-1].edges) :] == tuple(make_fixed_fusion(street.space))
     assert {len(record["entropy"]) for record in read_log(tmp_path / "run")} == {len(cells) - 1}
 

@@ -349,7 +349,7 @@ def test_too_few_images(call, lut, tmp_path):
         ("--crop 30x32", "multiples of the network's stride"),
         ("--crop 64x64", "larger than the space's input"),
         ("--crop big", "'big' is no size"),
-        ("--space {missing}", "is no search space"),
+        ("--space {missing}", "no such file"),
         ("--data {empty}", "empty"),
         ("--data {missing}", "missing"),
         ("--out {lut}", "not a folder"),

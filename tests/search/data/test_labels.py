@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lgc.models.palettes import colourise
+from lgc.models.palettes import colourise_labels
 from lgc.search.data.labels import (
     CAMVID_32,
     CAMVID_CLASSES,
@@ -107,5 +107,5 @@ def test_unknown_colours_are_rejected(colour: tuple[int, int, int]) -> None:
 
 
 def test_void_is_black() -> None:
-    shown = colourise(np.array([[0, 10, 255]]), CAMVID_PALETTE)
+    shown = colourise_labels(np.array([[0, 10, 255]]), CAMVID_PALETTE)
     assert shown.tolist() == [[[128, 128, 128], [0, 128, 192], [0, 0, 0]]]

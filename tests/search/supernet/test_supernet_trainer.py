@@ -183,7 +183,7 @@ def test_record_has_miou_and_likeliest_architecture(make, pairs, samples):
     )
     choices = trainer.alphas.probabilities().argmax(dim=1).tolist()
     space = trainer.alphas.decisions.space
-    edges = [(cell.name, edge_name(cell, edge)) for cell in space.plan.searched for edge in cell.edges]
+    edges = [(cell.name, edge_name(cell, edge)) for cell in space.plan.searched_cells for edge in cell.edges]
     text = [
         (part.split(": ")[0], *entry.split(" "))
         for part in record["most_likely"].split("; ")

@@ -12,43 +12,43 @@ def content(mini_space):
     return mini_space.model_dump(mode="json")
 
 
-def refusal(content):
+def parse_error(content):
     with pytest.raises(FileFormatError) as caught:
         SearchSpace.parse(yaml.safe_dump(content), "s.yaml")
     message = str(caught.value)
-    assert message.startswith("s.yaml is no search space: ")
+    assert message.startswith("s.yaml: invalid search space: ")
     assert "\n" not in message
     return message
 
 
-def test_a_file_reads_back(mini_space, mini_yaml):
+def test_file_round_trip(mini_space, mini_yaml):
     assert SearchSpace.load(mini_yaml) == mini_space
     assert SearchSpace.load(str(mini_yaml)) == mini_space
 
 
-def test_an_unknown_operator_lists_the_known_ones(content):
-    message = refusal({**content, "operators": ["zero", "sep_conv_5x5"]})
+def test_unknown_operator_lists_known_operators(content):
+    message = parse_error({**content, "operators": ["zero", "sep_conv_5x5"]})
     assert "unknown operator 'sep_conv_5x5' (did you mean 'sep_conv_3x3'?)" in message
     assert all(name in message for name in OPERATORS)
 
 
-def test_an_operator_that_no_edge_may_carry_lists_those_that_may(content):
-    message = refusal({**content, "operators": ["zero", "conv_1x1"]})
+def test_unsearchable_operator_lists_searchable_ones(content):
+    message = parse_error({**content, "operators": ["zero", "conv_1x1"]})
     assert "unknown searchable operator 'conv_1x1'" in message
     assert all(name in message for name, known in OPERATORS.items() if known.searchable)
     assert "argmax" not in message
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "problem"),
     [
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"stem": {"channels": 4, "depth": 3}}, "stem.depth: Extra inputs"),
         ({"reductions": [2]}, "reduction at cell 2, but the cells are 0 to 1"),
         ({"reductions": [-1]}, "reductions.0"),
-        ({"reductions": [1, 0]}, "reductions must rise"),
-        ({"reductions": [1, 1]}, "reductions must rise"),
-        ({"operators": ["skip", "skip"]}, "listed twice"),
+        ({"reductions": [1, 0]}, "reductions must be strictly increasing"),
+        ({"reductions": [1, 1]}, "reductions must be strictly increasing"),
+        ({"operators": ["skip", "skip"]}, "duplicate operator"),
         ({"operators": ["skip"]}, "operators: Tuple should have at least 2"),
         ({"cells": 0}, "cells: Input should be greater than or equal to 1"),
         ({"cells": "many"}, "cells: Input should be a valid integer"),
@@ -58,29 +58,29 @@ def test_an_operator_that_no_edge_may_carry_lists_those_that_may(content):
         ({"classes": 256}, "classes"),
         ({"channels": -4}, "channels"),
         ({"stem": {"channels": 4, "strides": [3]}}, "stem.strides.0"),
-        ({"head_widths": [8, 2]}, "head_widths must rise: (8, 2)"),
-        ({"head_widths": [2, 2]}, "head_widths must rise"),
-        ({"head_widths": [2, 4]}, "head_widths are those besides head_channels, 4: (2, 4)"),
+        ({"head_widths": [8, 2]}, "head_widths must be strictly increasing: (8, 2)"),
+        ({"head_widths": [2, 2]}, "head_widths must be strictly increasing"),
+        ({"head_widths": [2, 4]}, "head_widths must not repeat head_channels, 4: (2, 4)"),
         ({"head_widths": [0, 2]}, "head_widths.0: Input should be greater than or equal to 1"),
         ({"head_widths": 2}, "head_widths: Input should be a valid tuple"),
         ({"fusion": {"level": 9}}, "fusion.level"),
         ({"name": "a b"}, "name"),
-        ({"cells": 8, "reductions": [0, 1, 2, 3]}, "1/64 of the input"),
-        ({"fusion": {"level": 6}}, "1/64 of the input"),
+        ({"cells": 8, "reductions": [0, 1, 2, 3]}, "1/64 of its size"),
+        ({"fusion": {"level": 6}}, "1/64 of its size"),
     ],
     ids=str,
 )
-def test_a_bad_field_is_named(content, change, complaint):
-    assert complaint in refusal({**content, **change})
+def test_invalid_field_is_reported(content, change, problem):
+    assert problem in parse_error({**content, **change})
 
 
-def test_a_missing_field_is_named(content):
+def test_missing_field_is_reported(content):
     del content["cells"]
-    assert "cells: Field required" in refusal(content)
+    assert "cells: Field required" in parse_error(content)
 
 
-def test_many_faults_are_counted_and_not_all_listed():
-    assert refusal({}).endswith("; and 4 more")
+def test_only_first_problems_are_listed():
+    assert parse_error({}).endswith("; and 4 more")
 
 
 @pytest.mark.parametrize(
@@ -102,40 +102,40 @@ def test_many_faults_are_counted_and_not_all_listed():
     ],
     ids=lambda text: text[:20],
 )
-def test_text_that_is_no_space_is_refused(text):
-    with pytest.raises(FileFormatError, match=r"^s\.yaml is no search space: "):
+def test_invalid_text_is_rejected(text):
+    with pytest.raises(FileFormatError, match=r"^s\.yaml: invalid search space: "):
         SearchSpace.parse(text, "s.yaml")
 
 
 @given(st.data())
-def test_a_truncated_space_is_refused(mini_space, data):
+def test_truncated_file_is_rejected(mini_space, data):
     text = yaml.safe_dump(mini_space.model_dump(mode="json"), sort_keys=False)
-    needed = text.index("channels:") + len("channels:")  # all that follows has defaults
+    needed = text.index("channels:") + len("channels:")  # every later field has a default
     with pytest.raises(FileFormatError):
         SearchSpace.parse(text[: data.draw(st.integers(0, needed))], "s.yaml")
 
 
 @given(st.text())
-def test_no_text_ends_in_another_error(text):
+def test_any_text_raises_file_format_error(text):
     with pytest.raises(FileFormatError):
         SearchSpace.parse(text, "s.yaml")
 
 
-def test_foreign_files_are_named(foreign_files):
+def test_foreign_file_type_is_reported(foreign_files):
     for noun, path in foreign_files.items():
-        with pytest.raises(FileFormatError, match=f"no search space but .*{noun}") as caught:
+        with pytest.raises(FileFormatError, match=noun) as caught:
             SearchSpace.load(path)
         assert str(path) in str(caught.value)
 
 
-def test_a_name_that_is_neither_preset_nor_file_lists_the_presets():
+def test_unknown_name_lists_presets():
     with pytest.raises(UnknownNameError) as caught:
         SearchSpace.load("lgcnet-camvit")
     assert "did you mean 'lgcnet-camvid'" in str(caught.value)
     assert all(name in str(caught.value) for name in PRESETS)
 
 
-def test_the_fingerprint_changes_with_anything_but_the_name(mini_space, content):
+def test_fingerprint_depends_on_all_but_name(mini_space, content):
     def fingerprint(**change):
         return SearchSpace.check({**content, **change}, "s").fingerprint
 
@@ -161,8 +161,8 @@ def test_the_fingerprint_changes_with_anything_but_the_name(mini_space, content)
     assert len({mini_space.fingerprint, *prints}) == len(changes) + 1
 
 
-def test_spaces_of_one_head_keep_the_fingerprint_that_their_tables_have(mini_space, content):
-    """As it was before a space could have several."""
+def test_single_head_spaces_keep_old_fingerprint(mini_space, content):
+    """Tables from before `head_widths` store these fingerprints."""
     assert mini_space.fingerprint == "774fb18f65d4"
     del content["head_widths"]
     assert SearchSpace.check(content, "s").fingerprint == mini_space.fingerprint
@@ -170,13 +170,13 @@ def test_spaces_of_one_head_keep_the_fingerprint_that_their_tables_have(mini_spa
     assert SearchSpace.check({**tiny, "head_widths": []}, "s").fingerprint == "f24c264d056c"
 
 
-def test_heads_are_all_widths_in_rising_order(mini_space, headed_space):
-    assert (mini_space.heads, mini_space.own_head) == ((4,), 0)
-    assert (headed_space.heads, headed_space.own_head) == ((2, 4, 8), 1)
+def test_heads_are_all_widths_sorted(mini_space, headed_space):
+    assert (mini_space.heads, mini_space.default_head) == ((4,), 0)
+    assert (headed_space.heads, headed_space.default_head) == ((2, 4, 8), 1)
     assert headed_space.with_input(48, 80).heads == (2, 4, 8)
 
 
-def test_a_space_covers_the_heads_of_all_widths_and_nothing_else_besides(mini_space, headed_space):
+def test_specs_cover_heads_of_all_widths(mini_space, headed_space):
     more = set(headed_space.specs()) - set(mini_space.specs())
     assert set(mini_space.specs()) <= set(headed_space.specs())
     assert more == {
@@ -184,7 +184,7 @@ def test_a_space_covers_the_heads_of_all_widths_and_nothing_else_besides(mini_sp
     }
 
 
-def test_another_input_size_is_another_space(mini_space):
+def test_with_input_changes_fingerprint(mini_space):
     larger = mini_space.with_input(48, 80)
     assert larger.input == (48, 80)
     assert larger.fingerprint != mini_space.fingerprint
