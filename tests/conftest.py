@@ -148,7 +148,7 @@ def foreign_files(tmp_path: Path) -> dict[str, Path]:
         "a binary file of unknown kind": folder / "noise.bin",
         "a folder": folder / "dir",
         "an SQLite database": folder / "other.db",
-        "there is no such file": folder / "missing.bin",
+        "no such file": folder / "missing.bin",
     }
 
 

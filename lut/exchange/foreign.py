@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FileFormatError
-from ...files import describe, read_text
+from ...files import format_error, read_text
 from ...models.space.opspec import OpSpec
 from . import pickled
 
@@ -81,7 +81,7 @@ def read_foreign(path: Path) -> ForeignTable:
         FileFormatError: it is neither, is damaged, or a row holds no latency.
     """
     if not path.is_file():
-        raise FileFormatError(f"{path} is no latency table of another project but {describe(path)}")
+        raise format_error(path, "latency table of another project")
     with path.open("rb") as file:
         binary = file.read(len(_MAGIC)) == _MAGIC
     content = _fasterseg(path) if binary else _once_for_all(path)
@@ -98,14 +98,14 @@ def _fasterseg(path: Path) -> dict[str, Any]:
 
     Format: numpy.org/doc/stable/reference/generated/numpy.lib.format.html
     """
-    wrong = f"{path} is no latency table of FasterSeg"
+    wrong = f"cannot read FasterSeg table {path}"
     content = path.read_bytes()
     width = 2 if content[6:7] == b"\x01" else 4
     start = 8 + width
     end = start + int.from_bytes(content[8:start], "little")
     header = content[start:end].decode("latin-1")
     if not re.search(r"'descr':\s*'\|O'", header) or not re.search(r"'shape':\s*\(\)", header):
-        raise FileFormatError(f"{wrong} but another NumPy array, with header {header.strip()[:80]!r}")
+        raise FileFormatError(f"{wrong}: it is another NumPy array, with header {header.strip()[:80]!r}")
     try:
         found = pickled.load(content[end:])
     except ValueError as error:
@@ -122,14 +122,14 @@ def _once_for_all(path: Path) -> dict[str, Any]:
     import yaml
 
     text = read_text(path, "latency table of another project")
-    wrong = f"{path} is no latency table of once-for-all"
+    wrong = f"cannot read once-for-all table {path}"
     try:
         content = json.loads(text) if text.lstrip().startswith("{") else _parsed(text)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FileFormatError(f"{wrong}: not readable as YAML or JSON ({reason})") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise FileFormatError(f"{wrong} but {describe(path)}")
+        raise format_error(path, "once-for-all table")
     strange = next((name for name in content if not _OFA_KEY.fullmatch(name)), None)
     if strange is not None:
         raise FileFormatError(f"{wrong}: its key {strange[:60]!r} is not of the form Conv-input:224x224x3-output:...")
@@ -200,7 +200,7 @@ def _ofa_row(path: Path, name: str, value: Any) -> ForeignRow:
         fields |= {f"{side}_{axis}": int(size) for axis, size in zip(axes, sizes, strict=False)}
     fields |= {key: int(digits) for key, digits in re.findall(r"-([a-z]+):(\d+)", match["fields"])}
     if not isinstance(value, dict) or "mean" not in value:
-        raise FileFormatError(f"{path} is no latency table of once-for-all: {name!r} has no mean")
+        raise FileFormatError(f"cannot read once-for-all table {path}: {name!r} has no mean")
     mean = _milliseconds(path, name, value["mean"])
     return ForeignRow(name, mean, _ofa_ci(value), fields, None, _OFA_WHY)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...errors import FileFormatError, LgcError, OutputError
-from ...files import describe
+from ...files import atomic_path, format_error
 
 SCHEMA_VERSION = 2
 """Kept in the database's `user_version`."""
@@ -136,29 +135,16 @@ def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
     Raises:
         OutputError: it exists already, or cannot be written.
     """
-    if path.exists():
-        raise OutputError(f"{path} exists already ({describe(path)})")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.unlink(missing_ok=True)
-        with closing(sqlite3.connect(scratch)) as connection, connection:
-            connection.executescript(
-                f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {DDL}"
-            )
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-            connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
+    with atomic_path(path) as temporary:
         try:
-            os.link(scratch, path)  # unlike a renaming, it refuses a table that another process has made meanwhile
-        except FileExistsError:
-            raise
-        except OSError:
-            scratch.rename(path)  # a file system without hard links
-    except (OSError, sqlite3.Error) as error:
-        raise OutputError(f"cannot write {path}: {error}") from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
+            with closing(sqlite3.connect(temporary)) as connection, connection:
+                connection.executescript(
+                    f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {DDL}"
+                )
+                connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+                connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
+        except sqlite3.Error as error:
+            raise OutputError(f"cannot write {path}: {error}") from error
     return connect(path)
 
 
@@ -169,11 +155,11 @@ def connect(path: Path, version: int = SCHEMA_VERSION) -> Store:
         FileFormatError: it is missing, foreign, truncated, or of another schema version.
     """
     if not path.is_file():
-        raise FileFormatError(f"{path} is no latency table but {describe(path)}")
+        raise format_error(path, "latency table")
     with path.open("rb") as file:
         head = file.read(18)
     if not head.startswith(b"SQLite format 3\0"):
-        raise FileFormatError(f"{path} is no latency table but {describe(path)}")
+        raise format_error(path, "latency table")
     page_bytes = max(int.from_bytes(head[16:], "big"), 512)
     if path.stat().st_size < page_bytes:  # SQLite would take it for an empty database
         raise FileFormatError(f"{path} is a damaged latency table: it breaks off within its first {page_bytes} bytes")
@@ -205,7 +191,7 @@ def _check(path: Path, connection: sqlite3.Connection, version: int) -> None:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION_ID:
-        raise FileFormatError(f"{path} is no latency table but an SQLite database of another program")
+        raise FileFormatError(f"cannot read latency table {path}: it is an SQLite database of another program")
     if found != version:
         mend = "update lgc" if found > version else f"bring it up to date with: lgc-lut upgrade {path}"
         raise FileFormatError(f"{path} has table schema {found}, this lgc reads {version}: {mend}")

@@ -336,7 +336,7 @@ def test_too_few_images(call, lut, tmp_path):
         ("--lut {lut}", "2 tables need a target each"),
         ("--lut {lut} --target-ms 1", "targets for 2 tables: 1"),
         ("--lut {lut} --target-ms 1 --target-ms 2 --target-ms 3", "targets for 2 tables: 3"),
-        ("--lut {missing}", "is no latency table"),
+        ("--lut {missing}", "no such file"),
         ("--quantile 0.9", "a quantile bounds a target"),
         ("--quantile 0.3 --target-ms 1", "--quantile: "),
         ("--warm-up 1", "--warm-up: "),

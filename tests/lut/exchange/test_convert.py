@@ -52,7 +52,7 @@ class TestImport:
 
     def test_a_table_that_is_there_stays(self, tmp_path, mini_space, fasterseg):
         (tmp_path / "t.lut").write_text("mine")
-        with pytest.raises(OutputError, match="exists already"):
+        with pytest.raises(OutputError, match="already exists"):
             import_table(read_foreign(fasterseg.path), tmp_path / "t.lut", mini_space, TARGET)
         assert (tmp_path / "t.lut").read_text() == "mine"
 

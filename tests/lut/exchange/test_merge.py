@@ -191,7 +191,7 @@ def contents(folder):
 def test_a_table_that_is_there_stays_as_it_is(carried, tmp_path):
     a, b = halves(carried)
     before = contents(tmp_path)
-    with pytest.raises(OutputError, match=r"b\.lut exists already"):
+    with pytest.raises(OutputError, match=r"b\.lut already exists"):
         merge([a, b], b.path, nothing)
     assert contents(tmp_path) == before
 

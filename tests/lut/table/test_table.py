@@ -337,16 +337,16 @@ def test_a_calibration_that_is_none_is_damage(table, calibration):
 
 def test_nothing_is_overwritten(table, path, mini_space, tmp_path):
     before = path.read_bytes()
-    with pytest.raises(OutputError, match=r"t\.lut exists already \(an SQLite database\)"):
+    with pytest.raises(OutputError, match=r"t\.lut already exists \(an SQLite database\)"):
         LatencyTable.create(path, TARGET, mini_space, {}, {})
     assert path.read_bytes() == before
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         LatencyTable.create(tmp_path, TARGET, mini_space, {}, {})
 
 
 def test_a_table_that_cannot_be_created_leaves_nothing(tmp_path, mini_space):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot make the folder"):
         LatencyTable.create(tmp_path / "file" / "t.lut", TARGET, mini_space, {}, {})
     with pytest.raises(TypeError):
         LatencyTable.create(tmp_path / "t.lut", TARGET, mini_space, {}, {"thing": object()})
@@ -364,13 +364,13 @@ def test_a_table_that_another_process_makes_meanwhile_is_not_overwritten(tmp_pat
     connect = sqlite3.connect
 
     def meanwhile(*arguments, **options):
-        path.write_text("somebody's")
+        path.write_text("other")
         return connect(*arguments, **options)
 
     monkeypatch.setattr(sqlite3, "connect", meanwhile)
-    with pytest.raises(OutputError, match=r"cannot write .*t\.lut"):
+    with pytest.raises(OutputError, match=r"t\.lut already exists"):
         LatencyTable.create(path, TARGET, mini_space, {}, {})
-    assert path.read_text() == "somebody's"
+    assert path.read_text() == "other"
     assert [path.name for path in tmp_path.iterdir()] == ["t.lut"]
 
 
@@ -410,7 +410,7 @@ def test_requirements_name_what_differs(table, mini_space):
         ("PRAGMA user_version = 1", r"has table schema 1, this lgc reads 2: .* lgc-lut upgrade \S*t\.lut"),
         ("DELETE FROM entries WHERE rowid = 1", "its content fails at entry conv_3x3/c3-4/32x32/s2/b1"),
         ("UPDATE entries SET key = 'x' WHERE rowid = 1", "damaged latency table"),
-        ("PRAGMA application_id = 1", "is no latency table but an SQLite database of another program"),
+        ("PRAGMA application_id = 1", "it is an SQLite database of another program"),
         ("DROP TABLE meta", "damaged latency table: no such table: meta"),
         ("DELETE FROM meta WHERE key = 'target'", "damaged latency table: its content fails at 'target'"),
         ("UPDATE meta SET value = '[]' WHERE key = 'target'", "damaged latency table"),
@@ -462,7 +462,7 @@ def test_the_file_itself_refuses_nonsense(table, path, row):
 
 def test_foreign_files_are_named(foreign_files):
     for noun, path in foreign_files.items():
-        with pytest.raises(FileFormatError, match=f"no latency table but .*{noun}") as caught:
+        with pytest.raises(FileFormatError, match=noun) as caught:
             LatencyTable.open(path)
         assert str(path) in str(caught.value)
 

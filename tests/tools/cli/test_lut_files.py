@@ -147,7 +147,7 @@ class TestMerge:
     def test_refusals(self, call, two, make_table, mini_space, tmp_path):
         a, b, _ = two
         out = tmp_path / "c.lut"
-        assert f"{a} exists already" in call("lgc-lut", "merge", a, b, "--out", a).refusal("lgc-lut")
+        assert f"{a} already exists" in call("lgc-lut", "merge", a, b, "--out", a).refusal("lgc-lut")
         assert "1 table is nothing to merge" in call("lgc-lut", "merge", a, "--out", out).refusal("lgc-lut")
         assert "Missing option '--out'" in call("lgc-lut", "merge", a, b).refusal("lgc-lut")
         other = make_table(mini_space, "o.lut", target=Target("cpu", "torch"))
@@ -296,7 +296,7 @@ class TestBadTables:
     def test_foreign_files(self, call, verb, two, foreign_files, tmp_path):
         for noun, path in foreign_files.items():
             line = self.refused(call, verb, path, two[0], tmp_path)
-            assert f"{path} is no latency table but" in line
+            assert str(path) in line
             assert noun in line
 
     @pytest.mark.parametrize("length", [50, 4096, 20_000])

@@ -220,7 +220,7 @@ def test_an_engine_that_is_not_the_one_described(path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "is no description of an engine but an empty file"),
+        ("", "cannot read description of an engine .*: it is an empty file"),
         ("{", "is damaged"),
         ("[1]", "has no schema_version"),
         ('{"a": 1}', "has no schema_version"),
