@@ -79,9 +79,9 @@ class TestFasterSeg:
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            (np.zeros((2, 3)), "but another NumPy array, with header \"{'descr': '<f8'"),
-            (np.array([{}, {}], dtype=object), "but another NumPy array, with header \"{'descr': '|O'"),
-            (np.array([1.0, 2.0], dtype=object), "but another NumPy array"),
+            (np.zeros((2, 3)), "it is another NumPy array, with header \"{'descr': '<f8'"),
+            (np.array([{}, {}], dtype=object), "it is another NumPy array, with header \"{'descr': '|O'"),
+            (np.array([1.0, 2.0], dtype=object), "it is another NumPy array"),
             (np.array({1: 2.0}, dtype=object), "it holds int in the place of str"),
             (np.array("text", dtype=object), "it holds no dict of latencies"),
             (np.array({}, dtype=object), "without any row"),
@@ -150,11 +150,11 @@ class TestOnceForAll:
         ("content", "reason"),
         [
             ("a: 1", "its key 'a' is not of the form Conv-input"),
-            ("- a\n- b", "but text that begins with '- a'"),
-            ("just text", "but text that begins with 'just text'"),
+            ("- a\n- b", "it is text that begins with '- a'"),
+            ("just text", "it is text that begins with 'just text'"),
             ("a: [", "not readable as YAML or JSON"),
             ('{"a": ', "not readable as YAML or JSON"),
-            ("1: {mean: 1.0}", "but text that begins with"),
+            ("1: {mean: 1.0}", "it is text that begins with"),
             ("Conv-input:1x1x1-output:1x1x1: 3.0", "'Conv-input:1x1x1-output:1x1x1' has no mean"),
             ("Conv-input:1x1x1-output:1x1x1: {count: 3}", "has no mean"),
             ("Conv-input:1x1x1-output:1xx: {mean: 3}", "is not of the form"),
