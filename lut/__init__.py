@@ -1,11 +1,17 @@
 """The latency table: store, look up, calibrate, predict."""
 
 from .predictor import Interval, Predictor
-from .statistics.calibration import Correction, Report
+from .statistics.calibration import Correction, PredictionReport
 from .table.table import Benchmark, Entry, LatencyTable
 from .target import Target
 
-__all__ = ["Benchmark", "Correction", "Entry", "Interval", "LatencyTable", "Predictor", "Report", "Subject", "Target"]
+__all__ = [
+    *("Benchmark", "Correction", "Entry", "Interval", "LatencyTable", "PredictionReport", "Predictor", "Target"),
+    *("Report", "Subject"),
+]
+
+Report = PredictionReport
+"""Old name of `PredictionReport`; removed in 0.3.0."""
 
 Subject = Benchmark
 """Old name of `Benchmark`; removed in 0.3.0."""

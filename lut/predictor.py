@@ -200,7 +200,7 @@ class Predictor:
         zero = self.space.operators.index(ZERO) if ZERO in self.space.operators else None
         for cell in self.space.plan.searched:
             costs = self.edge_ms[len(choices) : len(choices) + len(cell.edges)]
-            choices += cheapest_operators(cell, costs, zero)
+            choices += find_cheapest_operators(cell, costs, zero)
         return Architecture.from_choices(self.space, choices, int(self.head_ms.argmin()), selected="fastest")
 
     @cached_property
@@ -213,7 +213,7 @@ class Predictor:
         return Architecture.from_choices(self.space, choices, head, selected="slowest")
 
 
-def cheapest_operators(cell: CellPlan, costs: Array, zero: int | None) -> list[int]:
+def find_cheapest_operators(cell: CellPlan, costs: Array, zero: int | None) -> list[int]:
     """Cheapest operators of a cell's edges such that every input and node has a live edge.
 
     Args:

@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
-from ..lut.statistics.calibration import MIN_NETWORKS, Choice, Report, choose, report, shift
+from ..lut.statistics.calibration import (
+    MIN_NETWORKS,
+    PredictionReport,
+    ValidatedCorrection,
+    choose_correction,
+    evaluate_predictions,
+    transfer_to_scope,
+)
 from ..lut.statistics.measurement import Measurement
-from ..lut.table.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
+from ..lut.table.schema import FAILED, INTERPOLATED, MEASURED, NOISY, PENDING, WITH_LATENCY
 from ..lut.table.table import FINISHED, LatencyTable, network_key
 from ..lut.target import PRECISIONS, Target
 from ..models.space.operators import is_free
@@ -65,7 +72,7 @@ class ProfileResult:
     failed: dict[str, str]
     remarks: list[str]
     seconds: float
-    verification: Report | None
+    verification: PredictionReport | None
 
 
 def profile(
@@ -140,9 +147,9 @@ def _result(table: LatencyTable, filling: Worker, start: float) -> ProfileResult
     failed |= {subject.key: subject.reason or "" for subject in table.subjects("network") if subject.status == FAILED}
     statuses = [entry.status for entry in entries]
     verification = None
-    if all(status in KNOWN for status in statuses):
+    if all(status in WITH_LATENCY for status in statuses):
         stored = table.note("verification")
-        verification = Report(**stored[DENSE]) if settled and stored else calibrate(table)
+        verification = PredictionReport(**stored[DENSE]) if settled and stored else calibrate(table)
     if not settled:
         table.write_note(FINISHED, {"at_unix_s": time.time()})
     return ProfileResult(
@@ -203,7 +210,7 @@ def interpolate(table: LatencyTable) -> int:
     return len(found)
 
 
-def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
+def calibrate(table: LatencyTable, form: str | None = None) -> PredictionReport | None:
     """Fit the table's correction on its own networks, and report on each as predicted by a fit without it.
 
     Both are done for each scope, and written into the table; `core` takes the weights of `dense`, with an intercept of
@@ -218,8 +225,8 @@ def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
         UnknownNameError: no such form.
     """
     even, odd = table.measurement().halves()
-    choices: dict[str, Choice] = {}
-    reports: dict[str, Report] = {}
+    choices: dict[str, ValidatedCorrection] = {}
+    reports: dict[str, PredictionReport] = {}
     place: dict[str, int] = {}
     for scope in (DENSE, CORE):
         networks = [(s, a) for s, a, at in table.networks() if at == scope and s.latency_ms is not None]
@@ -233,12 +240,12 @@ def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
         measured = [subject.latency_ms or 0.0 for subject, _ in networks]
         if scope == DENSE:
             place = {network_key(architecture, DENSE): index for index, (_, architecture) in enumerate(networks)}
-            choices[scope] = choose(parts, measured, form)
+            choices[scope] = choose_correction(parts, measured, form)
         else:
             which = [place[network_key(architecture, DENSE)] for _, architecture in networks]
-            choices[scope] = shift(choices[DENSE], which, parts, measured)
+            choices[scope] = transfer_to_scope(choices[DENSE], which, parts, measured)
         pairs = [(even.summary(s.key).latency_ms, odd.summary(s.key).latency_ms) for s, _ in networks]
-        reports[scope] = report(choices[scope].held_out_ms, measured, pairs)
+        reports[scope] = evaluate_predictions(choices[scope].held_out_ms, measured, pairs)
     if DENSE not in reports:
         return None
     table.write_note("calibration", {scope: asdict(choice.correction) for scope, choice in choices.items()})

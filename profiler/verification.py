@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..lut.predictor import Predictor
-from ..lut.statistics.calibration import Report, report
+from ..lut.statistics.calibration import PredictionReport, evaluate_predictions
 from ..lut.statistics.measurement import Measurement
 from ..lut.table.table import LatencyTable, network_key
 from ..models.space.architecture import Architecture
@@ -46,7 +46,7 @@ class Verification:
         networks: each network.
     """
 
-    report: Report
+    report: PredictionReport
     drift_pct: float | None
     covered_pct: float | None
     networks: tuple[Checked, ...]
@@ -91,7 +91,7 @@ def verify(
     half_pct = predictor.correction.half_width_pct()
     errors_pct = np.abs(np.array(measured) / np.array(predicted) - 1) * 100
     covered = None if half_pct is None else float((errors_pct <= half_pct).mean() * 100)
-    return Verification(report(predicted, measured, pairs), drift_pct, covered, checked)
+    return Verification(evaluate_predictions(predicted, measured, pairs), drift_pct, covered, checked)
 
 
 def unseen(table: LatencyTable, count: int, seed: int) -> dict[str, Architecture]:

@@ -15,7 +15,7 @@ from .profile import report_tables
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..lut.exchange.compare import Change, Comparison
+    from ..lut.exchange.compare import EntryChange, TableComparison
 
 app = new_app()
 
@@ -81,12 +81,12 @@ def diff(
 
     Example: lgc-lut diff monday.lut today.lut --threshold 5%
     """
-    from ..lut.exchange.compare import compare
+    from ..lut.exchange.compare import compare_tables
     from ..lut.table.table import LatencyTable
 
     threshold_pct, share_pct = parse_percent(threshold), parse_percent(least_share)
     with LatencyTable.open(a) as opened_a, LatencyTable.open(b) as opened_b:
-        found = compare(opened_a, opened_b, match)
+        found = compare_tables(opened_a, opened_b, match)
     if found.differences:
         say(f"remark: the tables differ in more than their latencies: {'; '.join(found.differences)}")
     unknown = sum(change.low_pct is None for change in found.changes)
@@ -113,14 +113,14 @@ def diff(
     return 1 if beyond else 0
 
 
-def _change_row(change: Change, beyond_threshold: bool) -> dict[str, Any]:
+def _change_row(change: EntryChange, beyond_threshold: bool) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {**asdict(change), "beyond_noise": change.beyond_noise, "beyond_threshold": beyond_threshold}
 
 
 def _change_tables(
-    found: Comparison, beyond: list[Change], threshold_pct: float, share_pct: float
+    found: TableComparison, beyond: list[EntryChange], threshold_pct: float, share_pct: float
 ) -> list[Table | str]:
     """The entries that moved and weigh, and lines on the rest."""
     weighty = [change for change in found.moved if change.weighs(share_pct)]

@@ -10,7 +10,7 @@ import typer
 from .cli.console import JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
 
 if TYPE_CHECKING:
-    from ..lut.statistics.calibration import Report
+    from ..lut.statistics.calibration import PredictionReport
     from ..lut.target import Target
     from ..profiler.profile import ProfileResult
 
@@ -121,7 +121,7 @@ def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> N
     emit(content, as_json, table, *report_tables(result.verification))
 
 
-def report_tables(report: Report | None) -> list[Any]:
+def report_tables(report: PredictionReport | None) -> list[Any]:
     """Tables, or a line, that show a verification report to people."""
     if report is None:
         return ["Not verified: too few networks were measured. Predictions of this table have an unknown error."]

@@ -34,7 +34,7 @@ from ...models.space.plan import DENSE
 from ..table.schema import MEASURED, NOISY
 from ..table.table import LatencyTable
 
-NORMAL_95 = 1.96
+Z_95 = 1.96
 """Half of the normal distribution's 95 % interval, in standard deviations."""
 
 
@@ -44,7 +44,7 @@ class _Latency(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Change:
+class EntryChange:
     """An entry in both tables.
 
     Attributes:
@@ -76,8 +76,8 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What `compare` found.
+class TableComparison:
+    """What `compare_tables` found.
 
     Attributes:
         speed: how many times longer the sentinels take in B.
@@ -93,7 +93,7 @@ class Comparison:
     speed: float
     sentinels: str
     scatter: float | None
-    changes: tuple[Change, ...]
+    changes: tuple[EntryChange, ...]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     differences: tuple[str, ...]
@@ -104,11 +104,11 @@ class Comparison:
         return (self.speed - 1) * 100
 
     @cached_property
-    def moved(self) -> list[Change]:
+    def moved(self) -> list[EntryChange]:
         """Entries that moved beyond noise."""
         return [change for change in self.changes if change.beyond_noise]
 
-    def beyond(self, threshold_pct: float, least_share_pct: float) -> list[Change]:
+    def beyond(self, threshold_pct: float, least_share_pct: float) -> list[EntryChange]:
         """Entries that moved beyond noise, by more than the threshold, and weigh in a network."""
         moved = (change for change in self.moved if change.weighs(least_share_pct))
         return [change for change in moved if abs(change.change_pct) > threshold_pct]
@@ -126,7 +126,7 @@ class Comparison:
         return float(np.median(halves)) if halves else None
 
 
-def compare(a: LatencyTable, b: LatencyTable, match: str = "") -> Comparison:
+def compare_tables(a: LatencyTable, b: LatencyTable, match: str = "") -> TableComparison:
     """Compare what both tables have measured. They may be of different devices, backends and spaces.
 
     Args:
@@ -138,41 +138,41 @@ def compare(a: LatencyTable, b: LatencyTable, match: str = "") -> Comparison:
         MismatchError: they have no measured entry in common.
         FileFormatError: one is damaged.
     """
-    in_a, in_b = _measured(a), _measured(b)
+    in_a, in_b = _select_measured(a), _select_measured(b)
     common = [key for key in in_a if key in in_b]
     if not common:
         raise MismatchError(f"{a.path} and {b.path} have no measured entry in common: there is nothing to compare")
-    speed, scatter, sentinels = _speed(a, b, in_a, in_b)
-    network_ms, weights = typical_network_ms(a), _weights(a)
+    speed, scatter, sentinels = _estimate_speed(a, b, in_a, in_b)
+    network_ms, weights = median_network_ms(a), _entry_weights(a)
     asked = [key for key in common if match in key]
     noise = _Noise(speed, scatter, sentinels, max(len(asked), 1))
     changes = []
     for key in asked:
         half = noise.half_ms(in_a[key], in_b[key], weights.get(key, in_a[key].ms))
-        changes.append(_change(key, in_a[key], in_b[key], speed, half, network_ms))
-    return Comparison(
+        changes.append(_make_change(key, in_a[key], in_b[key], speed, half, network_ms))
+    return TableComparison(
         speed=speed,
         sentinels=f"{sentinels} {'entries' if scatter is None else 'carriers'}",
         scatter=scatter,
         changes=tuple(sorted(changes, key=lambda change: -abs(change.change_pct))),
         only_a=tuple(key for key in in_a if key not in in_b and match in key),
         only_b=tuple(key for key in in_b if key not in in_a and match in key),
-        differences=(*differences(a, b), *_of_space(a, b)),
+        differences=(*list_setup_differences(a, b), *_list_space_differences(a, b)),
     )
 
 
-def typical_network_ms(table: LatencyTable) -> float | None:
+def median_network_ms(table: LatencyTable) -> float | None:
     """Median latency of the table's networks in scope `dense`, milliseconds; None if none was measured."""
     found = [s.latency_ms for s, _, scope in table.networks() if scope == DENSE and s.latency_ms is not None]
     return float(np.median(found)) if found else None
 
 
-def differences(a: LatencyTable, b: LatencyTable) -> list[str]:
+def list_setup_differences(a: LatencyTable, b: LatencyTable) -> list[str]:
     """In what target, machine, versions and protocol differ, as `precision fp32, not fp16`; A's first."""
     found = a.target.differences(b.target)
     for name, mine, theirs in (
         ("device", a.environment.get("device_name"), b.environment.get("device_name")),
-        ("versions", _listed(a.environment), _listed(b.environment)),
+        ("versions", _list_versions(a.environment), _list_versions(b.environment)),
         ("context", a.protocol.get("context"), b.protocol.get("context")),
         ("statistic", a.protocol.get("statistic"), b.protocol.get("statistic")),
     ):
@@ -181,20 +181,20 @@ def differences(a: LatencyTable, b: LatencyTable) -> list[str]:
     return found
 
 
-def _listed(environment: Mapping[str, Any]) -> str:
+def _list_versions(environment: Mapping[str, Any]) -> str:
     versions = environment.get("versions")
     known = versions.items() if isinstance(versions, dict) else ()
     return " ".join(f"{name} {version}" for name, version in known) or "unknown"
 
 
-def _of_space(a: LatencyTable, b: LatencyTable) -> list[str]:
+def _list_space_differences(a: LatencyTable, b: LatencyTable) -> list[str]:
     if a.space.fingerprint == b.space.fingerprint:
         return []
     mine, theirs = (f"{space.name} {space.input[0]}x{space.input[1]}" for space in (a.space, b.space))
     return [f"space {mine} ({a.space.fingerprint}), not {theirs} ({b.space.fingerprint})"]
 
 
-def _measured(table: LatencyTable) -> dict[str, _Latency]:
+def _select_measured(table: LatencyTable) -> dict[str, _Latency]:
     """Entries with a measurement of their own: what is interpolated says nothing of what moved.
 
     Raises:
@@ -211,7 +211,7 @@ def _measured(table: LatencyTable) -> dict[str, _Latency]:
     return found
 
 
-def _speed(
+def _estimate_speed(
     a: LatencyTable, b: LatencyTable, in_a: dict[str, _Latency], in_b: dict[str, _Latency]
 ) -> tuple[float, float | None, int]:
     """How many times longer the sentinels take in B, how much they scatter about that, and how many they are."""
@@ -223,12 +223,12 @@ def _speed(
         ratios = [in_b[key].ms / in_a[key].ms for key in in_a if key in in_b]
         return float(np.median(ratios)), None, len(ratios)
     logs = np.log([now[key].ms / then[key].ms for key in shared])
-    known = [math.hypot(*((at[key].ci_ms or 0.0) / at[key].ms for at in (then, now))) / NORMAL_95 for key in shared]
+    known = [math.hypot(*((at[key].ci_ms or 0.0) / at[key].ms for at in (then, now))) / Z_95 for key in shared]
     scatter = math.sqrt(max(float(logs.var(ddof=1)) - float(np.median(known)) ** 2, 0.0))
     return float(np.exp(np.median(logs))), scatter, len(shared)
 
 
-def _weights(table: LatencyTable) -> dict[str, float]:
+def _entry_weights(table: LatencyTable) -> dict[str, float]:
     """By how much an entry would scatter if all it follows from did so by its own latency, milliseconds."""
     latency = {subject.key: subject.latency_ms or 0.0 for subject in table.subjects()}
     squares: dict[str, float] = {}
@@ -252,7 +252,7 @@ class _Noise:
 
         tail = 0.025 / entries
         self.speed = speed
-        self.widening = float(norm.isf(tail)) / NORMAL_95
+        self.widening = float(norm.isf(tail)) / Z_95
         self.scatter = scatter * float(t.isf(tail, sentinels - 1)) if scatter else 0.0
 
     def half_ms(self, a: _Latency, b: _Latency, weight_ms: float) -> float:
@@ -261,10 +261,12 @@ class _Noise:
         return math.hypot(self.widening * ci_a, self.widening * ci_b / self.speed, self.scatter * weight_ms)
 
 
-def _change(key: str, a: _Latency, b: _Latency, speed: float, half_ms: float, network_ms: float | None) -> Change:
+def _make_change(
+    key: str, a: _Latency, b: _Latency, speed: float, half_ms: float, network_ms: float | None
+) -> EntryChange:
     change_ms = b.ms / speed - a.ms
     known = not math.isnan(half_ms)
-    return Change(
+    return EntryChange(
         key=key,
         a_ms=a.ms,
         b_ms=b.ms,

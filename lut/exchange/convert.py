@@ -15,7 +15,7 @@ from ...models.space.space import SearchSpace
 from ..table import schema
 from ..table.table import LatencyTable
 from ..target import Target
-from .compare import typical_network_ms
+from .compare import median_network_ms
 from .foreign import ForeignRow, ForeignTable
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: T
     machine = f"unknown, imported from {foreign.path.name} of {foreign.project}"
     environment = {"device_name": machine, "versions": {}}
     protocol = {"name": "imported", "context": "isolated", "statistic": "means"}
-    values = [_entry(foreign, spec, same) for spec, same in rows.items()]
+    values = [_entry_row(foreign, spec, same) for spec, same in rows.items()]
     with atomic_path(out) as path, LatencyTable.create(path, target, space, protocol, environment) as table:
         asked = {entry.key for entry in table.entries()}
         with table.store.writing() as connection:
@@ -81,12 +81,12 @@ def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: T
     return ImportResult(len(rows), len(asked & {str(spec) for spec in rows}), missing)
 
 
-def _entry(foreign: ForeignTable, spec: OpSpec, rows: Sequence[ForeignRow]) -> tuple[str, str, float]:
+def _entry_row(foreign: ForeignTable, spec: OpSpec, rows: Sequence[ForeignRow]) -> tuple[str, str, float]:
     names = ", ".join(row.name for row in rows)
     return str(spec), f"imported from {foreign.path.name}: {names}", sum(r.latency_ms for r in rows) / len(rows)
 
 
-def foreign_frame(foreign: ForeignTable) -> pd.DataFrame:
+def foreign_to_frame(foreign: ForeignTable) -> pd.DataFrame:
     """All rows of another project's table: latency, what the key says, and the OpSpec that equals it or why none."""
     import pandas as pd
 
@@ -107,10 +107,10 @@ def foreign_frame(foreign: ForeignTable) -> pd.DataFrame:
     return frame.astype({**dict.fromkeys(whole, "Int64"), "ci_ms": float})
 
 
-def table_frame(table: LatencyTable) -> pd.DataFrame:
+def table_to_frame(table: LatencyTable) -> pd.DataFrame:
     """All entries of a table (see `LatencyTable.to_frame`), with their share of a typical network in percent."""
     frame = table.to_frame().astype({"latency_ms": float, "ci_ms": float})
-    network_ms = typical_network_ms(table)
+    network_ms = median_network_ms(table)
     frame["share_pct"] = float("nan") if network_ms is None else frame["latency_ms"] / network_ms * 100
     return frame
 

@@ -29,7 +29,7 @@ from ...models.space.opspec import OpSpec
 from . import pickled
 
 FASTERSEG, ONCE_FOR_ALL = "FasterSeg", "once-for-all"
-LONGEST_MS = 1e9
+MAX_LATENCY_MS = 1e9
 """Latencies are below it; see the schema."""
 
 _MAGIC = b"\x93NUMPY"
@@ -38,7 +38,7 @@ _SIZES = r"\d{1,9}(x\d{1,9})*"
 _OFA_KEY = re.compile(
     rf"(?P<kind>\w+)-input:(?P<input>{_SIZES})-output:(?P<output>{_SIZES})(?P<fields>(-[a-z]+:\d{{1,9}})*)", re.ASCII
 )
-_DEEPEST = 4
+_MAX_DEPTH = 4
 """Levels of nesting that a YAML table may have; it needs two."""
 
 
@@ -84,16 +84,16 @@ def read_foreign(path: Path) -> ForeignTable:
         raise format_error(path, "latency table of another project")
     with path.open("rb") as file:
         binary = file.read(len(_MAGIC)) == _MAGIC
-    content = _fasterseg(path) if binary else _once_for_all(path)
+    content = _read_fasterseg(path) if binary else _read_once_for_all(path)
     if not content:
         raise FileFormatError(f"{path} is a latency table of another project without any row")
-    make = _fasterseg_row if binary else _ofa_row
+    make = _parse_fasterseg_row if binary else _parse_ofa_row
     return ForeignTable(
         path, FASTERSEG if binary else ONCE_FOR_ALL, tuple(make(path, name, value) for name, value in content.items())
     )
 
 
-def _fasterseg(path: Path) -> dict[str, Any]:
+def _read_fasterseg(path: Path) -> dict[str, Any]:
     """The dict in a `.npy` file: a header that says object array without dimensions, then a pickle.
 
     Format: numpy.org/doc/stable/reference/generated/numpy.lib.format.html
@@ -107,7 +107,7 @@ def _fasterseg(path: Path) -> dict[str, Any]:
     if not re.search(r"'descr':\s*'\|O'", header) or not re.search(r"'shape':\s*\(\)", header):
         raise FileFormatError(f"{wrong}: it is another NumPy array, with header {header.strip()[:80]!r}")
     try:
-        found = pickled.load(content[end:])
+        found = pickled.load_pickle(content[end:])
     except ValueError as error:
         raise FileFormatError(f"{wrong}: {error}") from error
     items = found.items if isinstance(found, pickled.ObjectArray) else []
@@ -117,14 +117,14 @@ def _fasterseg(path: Path) -> dict[str, Any]:
     return rows
 
 
-def _once_for_all(path: Path) -> dict[str, Any]:
+def _read_once_for_all(path: Path) -> dict[str, Any]:
     """The mapping in a YAML or JSON file, its keys shown to be once-for-all's."""
     import yaml
 
     text = read_text(path, "latency table of another project")
     wrong = f"cannot read once-for-all table {path}"
     try:
-        content = json.loads(text) if text.lstrip().startswith("{") else _parsed(text)
+        content = json.loads(text) if text.lstrip().startswith("{") else _parse_yaml(text)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FileFormatError(f"{wrong}: not readable as YAML or JSON ({reason})") from error
@@ -136,7 +136,7 @@ def _once_for_all(path: Path) -> dict[str, Any]:
     return content
 
 
-def _parsed(text: str) -> Any:
+def _parse_yaml(text: str) -> Any:
     """YAML without tags, and without what a few bytes of would fill the memory: aliases of aliases, endless nesting."""
     import yaml
 
@@ -144,25 +144,25 @@ def _parsed(text: str) -> Any:
     depth = 0
     for event in yaml.parse(text, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > _DEEPEST:
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > _MAX_DEPTH:
             raise ValueError("it holds tags, aliases or deep nesting, which such a table has no use for")
     return yaml.load(text, Loader=loader)
 
 
-def _fasterseg_row(path: Path, name: str, value: Any) -> ForeignRow:
+def _parse_fasterseg_row(path: Path, name: str, value: Any) -> ForeignRow:
     match = _FASTERSEG_KEY.fullmatch(name)
     fields: dict[str, str | int] = {"kind": match["kind"] if match else name}
     fields |= {key: int(digits) for key, digits in re.findall(r"_([A-Za-z]+)(\d+)", match["fields"] if match else "")}
-    spec, why = _fasterseg_spec(fields)
-    return ForeignRow(name, _milliseconds(path, name, value), None, fields, spec, why)
+    spec, why = _parse_fasterseg_spec(fields)
+    return ForeignRow(name, _check_latency(path, name, value), None, fields, spec, why)
 
 
-def _fasterseg_spec(fields: dict[str, str | int]) -> tuple[OpSpec | None, str | None]:
+def _parse_fasterseg_spec(fields: dict[str, str | int]) -> tuple[OpSpec | None, str | None]:
     """The OpSpec that computes the same, or why there is none; H and W are those of the input."""
     kind = fields["kind"]
     kernel = fields.get("kernel", 3)
-    if kind in _WITHOUT_EQUAL:
-        return None, _WITHOUT_EQUAL[str(kind)]
+    if kind in _UNSUPPORTED_FASTERSEG:
+        return None, _UNSUPPORTED_FASTERSEG[str(kind)]
     if kind not in ("BasicResidual1x", "ConvNorm"):
         return None, "not known"
     if fields.get("dilation", 1) != 1 or kernel not in (1, 3):
@@ -172,10 +172,10 @@ def _fasterseg_spec(fields: dict[str, str | int]) -> tuple[OpSpec | None, str | 
     except KeyError as error:
         return None, f"the key names no {error.args[0]}"
     spec = OpSpec(f"conv_{kernel}x{kernel}", c_in, c_out, height, width, stride)
-    return (spec, None) if _is_spec(spec) else (None, "the key's sizes are none")
+    return (spec, None) if _has_valid_sizes(spec) else (None, "the key's sizes are none")
 
 
-_WITHOUT_EQUAL = {
+_UNSUPPORTED_FASTERSEG = {
     "BasicResidual2x": "two convolutions in one row",
     "BasicResidual_downup_1x": "resizes, convolution and resize in one row",
     "BasicResidual_downup_2x": "resizes and two convolutions in one row",
@@ -186,11 +186,11 @@ _WITHOUT_EQUAL = {
 """FasterSeg's operators that no OpSpec equals."""
 
 
-def _is_spec(spec: OpSpec) -> bool:
+def _has_valid_sizes(spec: OpSpec) -> bool:
     return all(0 < size < 1e9 for size in (spec.c_in, spec.c_out, spec.height, spec.width, spec.stride))
 
 
-def _ofa_row(path: Path, name: str, value: Any) -> ForeignRow:
+def _parse_ofa_row(path: Path, name: str, value: Any) -> ForeignRow:
     match = _OFA_KEY.fullmatch(name)
     assert match is not None, "shown by _once_for_all"
     fields: dict[str, str | int] = {"kind": match["kind"]}
@@ -201,14 +201,16 @@ def _ofa_row(path: Path, name: str, value: Any) -> ForeignRow:
     fields |= {key: int(digits) for key, digits in re.findall(r"-([a-z]+):(\d+)", match["fields"])}
     if not isinstance(value, dict) or "mean" not in value:
         raise FileFormatError(f"cannot read once-for-all table {path}: {name!r} has no mean")
-    mean = _milliseconds(path, name, value["mean"])
-    return ForeignRow(name, mean, _ofa_ci(value), fields, None, _OFA_WHY)
+    mean = _check_latency(path, name, value["mean"])
+    return ForeignRow(name, mean, _compute_ofa_ci(value), fields, None, _UNSUPPORTED_OFA)
 
 
-_OFA_WHY = "lgc's convolutions end in ReLU and stand alone; these have other activations, or are blocks of several"
+_UNSUPPORTED_OFA = (
+    "lgc's convolutions end in ReLU and stand alone; these have other activations, or are blocks of several"
+)
 
 
-def _ofa_ci(value: dict[str, Any]) -> float | None:
+def _compute_ofa_ci(value: dict[str, Any]) -> float | None:
     """Half the width of the mean's 95 % interval, by count and var or std; None where they are not there or no use."""
     count, std, var = (value.get(key) for key in ("count", "std", "var"))
     numbers = [number for number in (count, std, var) if isinstance(number, int | float) and math.isfinite(number)]
@@ -218,14 +220,14 @@ def _ofa_ci(value: dict[str, Any]) -> float | None:
     return 1.96 * spread / math.sqrt(count)  # of hundreds of runs, so normally distributed
 
 
-def _milliseconds(path: Path, name: str, value: Any) -> float:
+def _check_latency(path: Path, name: str, value: Any) -> float:
     """A latency, shown to be one.
 
     Raises:
         FileFormatError: it is no number of milliseconds above 0.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LONGEST_MS:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MAX_LATENCY_MS:
         return float(value)
-    simple = isinstance(value, float | str | None) or (isinstance(value, int) and abs(value) < LONGEST_MS)
+    simple = isinstance(value, float | str | None) or (isinstance(value, int) and abs(value) < MAX_LATENCY_MS)
     shown = repr(value)[:40] if simple else type(value).__name__
     raise FileFormatError(f"{path}: row {name[:80]!r} holds {shown}, which is no latency in milliseconds")

@@ -18,19 +18,19 @@ from ...errors import FileFormatError, MismatchError, UsageError
 from ...files import atomic_path
 from ...models.space.opspec import OpSpec
 from ..table import schema
-from ..table.table import FINISHED, NETWORK, LatencyTable, entry_keys
-from .compare import differences
+from ..table.table import FINISHED, NETWORK_PREFIX, LatencyTable, entry_keys
+from .compare import list_setup_differences
 
 RANKS = {schema.PENDING: 0, schema.FAILED: 1, schema.INTERPOLATED: 2, schema.NOISY: 3, schema.MEASURED: 4}
 """How well a status knows a latency: where tables differ, the one that knows best has the word."""
 
 _ENTRIES = ("key", "status", "reason", "latency_ms", "ci_ms")
-_SUBJECTS = (
+_BENCHMARKS = (
     *("key", "kind", "status", "reason", "latency_ms", "ci_ms", "median_ms", "min_ms", "spread_pct"),
     *("visits", "samples", "energy_mj", "architecture", "scope"),
 )
 _SESSIONS = ("device", "pid", "started_unix_s", "seen_unix_s", "environment")
-_VISITS = ("session", "subject", "round", "load", "at_unix_s", "durations_ms")
+_BATCHES = ("session", "subject", "round", "load", "at_unix_s", "durations_ms")
 _HEALTH = ("session", "at_unix_s", "sample")
 
 Row = tuple[Any, ...]
@@ -38,7 +38,7 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What `merge` made.
+    """What `merge_tables` made.
 
     Attributes:
         entries: entries of the table, those of other inputs included.
@@ -55,7 +55,7 @@ class MergeResult:
     untied: tuple[Path, ...]
 
 
-def merge(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[[LatencyTable], object]) -> MergeResult:
+def merge_tables(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[[LatencyTable], object]) -> MergeResult:
     """Write a table that holds what `tables` hold; it appears under its name only when it is whole.
 
     Its space is the first table's. Of tables at other inputs it takes entries, with what was timed for them, and no
@@ -76,10 +76,10 @@ def merge(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[[Latenc
         raise UsageError(f"{len(tables)} table is nothing to merge: give two or more")
     first = tables[0]
     for table in tables:
-        _require_like(first, table)
-        _require_whole(table)
+        _require_compatible(first, table)
+        _require_consistent(table)
     other_inputs = [table for table in tables if table.space.fingerprint != first.space.fingerprint]
-    untied = _untied(tables)
+    untied = _find_unconnected(tables)
     apart = [str(table.path) for table in untied if table not in other_inputs]
     if apart:
         raise MismatchError(
@@ -90,11 +90,11 @@ def merge(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[[Latenc
         atomic_path(out) as path,
         LatencyTable.create(path, first.target, first.space, first.protocol, first.environment) as made,
     ):
-        _unite(made, tables)
+        _copy_rows(made, tables)
         made.write_note("merged", {"from": [str(table.path) for table in tables]})
         made.settle()
         entries = made.entries()
-        known = {entry.key for entry in entries if entry.status in schema.KNOWN}
+        known = {entry.key for entry in entries if entry.status in schema.WITH_LATENCY}
         missing = len(set(entry_keys(first.space)) - known)
         if not missing:
             calibrate(made)
@@ -104,13 +104,13 @@ def merge(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[[Latenc
     return MergeResult(len(entries), missing, sessions, *names)
 
 
-def _require_like(first: LatencyTable, table: LatencyTable) -> None:
+def _require_compatible(first: LatencyTable, table: LatencyTable) -> None:
     """Show that two tables can be one.
 
     Raises:
         MismatchError: they cannot; the message says in what they differ.
     """
-    found = differences(first, table)
+    found = list_setup_differences(first, table)
     mine, theirs = (space.model_dump(exclude={"name", "input"}) for space in (first.space, table.space))
     if mine != theirs:
         found.append(f"space {first.space.name}, not {table.space.name}, in more than the input")
@@ -121,11 +121,15 @@ def _require_like(first: LatencyTable, table: LatencyTable) -> None:
         )
 
 
-def _untied(tables: Sequence[LatencyTable]) -> list[LatencyTable]:
+def _find_unconnected(tables: Sequence[LatencyTable]) -> list[LatencyTable]:
     """Tables that no chain of shared subjects ties to the first."""
     first = tables[0].space.fingerprint
     visited = [
-        {key for (key,) in table.store.rows("SELECT DISTINCT subject FROM visits") if _fits(table, key, first)}
+        {
+            key
+            for (key,) in table.store.rows("SELECT DISTINCT subject FROM visits")
+            if _is_valid_in_space(table, key, first)
+        }
         for table in tables
     ]
     tied, left = visited[0], list(range(1, len(tables)))
@@ -135,33 +139,35 @@ def _untied(tables: Sequence[LatencyTable]) -> list[LatencyTable]:
     return [tables[index] for index in left]
 
 
-def _fits(table: LatencyTable, subject: str, fingerprint: str) -> bool:
+def _is_valid_in_space(table: LatencyTable, subject: str, fingerprint: str) -> bool:
     """Whether a subject means the same in a table of that space: a network's key names choices, and no input."""
-    return table.space.fingerprint == fingerprint or not subject.startswith(NETWORK)
+    return table.space.fingerprint == fingerprint or not subject.startswith(NETWORK_PREFIX)
 
 
-def _unite(made: LatencyTable, tables: Sequence[LatencyTable]) -> None:
+def _copy_rows(made: LatencyTable, tables: Sequence[LatencyTable]) -> None:
     """Fill `made`, which is empty, with the rows of `tables`, all at once."""
     entries: dict[str, tuple[Row, LatencyTable]] = {}
     subjects: dict[str, Row] = {}
     for table in tables:
-        for row in _rows(table, _ENTRIES, "entries ORDER BY rowid"):
+        for row in _select(table, _ENTRIES, "entries ORDER BY rowid"):
             if row[0] not in entries or RANKS[row[1]] > RANKS[entries[row[0]][0][1]]:
                 entries[row[0]] = row, table
-        for row in _rows(table, _SUBJECTS, "subjects ORDER BY rowid"):
+        for row in _select(table, _BENCHMARKS, "subjects ORDER BY rowid"):
             known = subjects.get(row[0])
-            if _fits(table, row[0], made.space.fingerprint) and (known is None or RANKS[row[2]] > RANKS[known[2]]):
+            if _is_valid_in_space(table, row[0], made.space.fingerprint) and (
+                known is None or RANKS[row[2]] > RANKS[known[2]]
+            ):
                 subjects[row[0]] = row
     # an entry's terms are taken from one table as a whole: two sets of them would be added up
     terms = [(key, *term) for key, (_, table) in entries.items() for term in table.terms(OpSpec.parse(key)).items()]
     with made.store.writing() as connection:
         connection.executemany(
-            f"{_insert('entries', _ENTRIES)} ON CONFLICT (key) DO UPDATE SET status = excluded.status, "
+            f"{_insert_statement('entries', _ENTRIES)} ON CONFLICT (key) DO UPDATE SET status = excluded.status, "
             "reason = excluded.reason, latency_ms = excluded.latency_ms, ci_ms = excluded.ci_ms",
             [row for row, _ in entries.values()],
         )
-        connection.executemany(_insert("subjects", _SUBJECTS), subjects.values())
-        connection.executemany(_insert("terms", ("entry", "subject", "coefficient")), terms)
+        connection.executemany(_insert_statement("subjects", _BENCHMARKS), subjects.values())
+        connection.executemany(_insert_statement("terms", ("entry", "subject", "coefficient")), terms)
         _add_sessions(connection, made, tables)
 
 
@@ -171,24 +177,24 @@ def _add_sessions(connection: sqlite3.Connection, made: LatencyTable, tables: Se
     health: dict[Row, None] = {}
     for table in tables:
         renumbered: dict[int, int] = {}
-        for number, *session in _rows(table, ("id", *_SESSIONS), "sessions ORDER BY id"):
+        for number, *session in _select(table, ("id", *_SESSIONS), "sessions ORDER BY id"):
             identity = tuple(session[:3])
             if identity not in numbers:
                 numbers[identity] = len(numbers) + 1
-                connection.execute(_insert("sessions", ("id", *_SESSIONS)), (numbers[identity], *session))
+                connection.execute(_insert_statement("sessions", ("id", *_SESSIONS)), (numbers[identity], *session))
             renumbered[number] = numbers[identity]
         visits = [
             (renumbered[session], subject, *rest)
-            for session, subject, *rest in _rows(table, _VISITS, "visits")
-            if _fits(table, subject, made.space.fingerprint)
+            for session, subject, *rest in _select(table, _BATCHES, "visits")
+            if _is_valid_in_space(table, subject, made.space.fingerprint)
         ]
-        connection.executemany(f"{_insert('visits', _VISITS)} ON CONFLICT DO NOTHING", visits)
-        for session, *rest in _rows(table, _HEALTH, "health"):
+        connection.executemany(f"{_insert_statement('visits', _VISITS)} ON CONFLICT DO NOTHING", visits)
+        for session, *rest in _select(table, _HEALTH, "health"):
             health[renumbered[session], *rest] = None
-    connection.executemany(_insert("health", _HEALTH), health)
+    connection.executemany(_insert_statement("health", _HEALTH), health)
 
 
-def _require_whole(table: LatencyTable) -> None:
+def _require_consistent(table: LatencyTable) -> None:
     """Show that nothing in a table points at what it does not hold.
 
     Raises:
@@ -204,9 +210,9 @@ def _require_whole(table: LatencyTable) -> None:
             raise FileFormatError(f"{table.path} is a damaged latency table: {what} {lost}, which it does not hold")
 
 
-def _rows(table: LatencyTable, columns: Iterable[str], source: str) -> list[Row]:
+def _select(table: LatencyTable, columns: Iterable[str], source: str) -> list[Row]:
     return table.store.rows(f"SELECT {', '.join(columns)} FROM {source}")
 
 
-def _insert(table: str, columns: Sequence[str]) -> str:
+def _insert_statement(table: str, columns: Sequence[str]) -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-NAMES = {
+ALLOWED_NAMES = {
     ("numpy.core.multiarray", "_reconstruct"): "array",
     ("numpy._core.multiarray", "_reconstruct"): "array",
     ("numpy.core.multiarray", "scalar"): "scalar",
@@ -24,13 +24,13 @@ NAMES = {
 }
 """What a pickle may name, and what is made of it here. NumPy 2 moved `core`; Python 3 writes old pickles' bytes so."""
 
-_VALUES = {
+_LITERALS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 }
 """Instructions that carry a value with them."""
-_NUMBERS = {"f2": "e", "f4": "f", "f8": "d", "i4": "i", "i8": "q"}
+_STRUCT_CODES = {"f2": "e", "f4": "f", "f8": "d", "i4": "i", "i8": "q"}
 
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class _Name:
     kind: str
 
 
-_MAKERS: dict[str, Callable[[], Any]] = {
+_CONSTRUCTORS: dict[str, Callable[[], Any]] = {
     "MARK": _Mark,
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
@@ -70,13 +70,13 @@ _MAKERS: dict[str, Callable[[], Any]] = {
 """Instructions that stand for a new value."""
 
 
-def load(data: bytes) -> Any:
+def load_pickle(data: bytes) -> Any:
     """The object that a pickle holds, an array of objects as `ObjectArray`.
 
     Raises:
         ValueError: it breaks off, is none, or holds anything but plain data; the message says what.
     """
-    machine = _Machine()
+    machine = _StackMachine()
     try:
         for opcode, argument, _ in pickletools.genops(data):
             machine.step(opcode.name, argument)
@@ -86,7 +86,7 @@ def load(data: bytes) -> Any:
     return found
 
 
-class _Machine:
+class _StackMachine:
     """The stack, and what is kept for later use."""
 
     def __init__(self) -> None:
@@ -99,10 +99,10 @@ class _Machine:
         match name:
             case "PROTO" | "FRAME" | "STOP":
                 pass
-            case _ if name in _VALUES:
+            case _ if name in _LITERALS:
                 stack.append(argument)
-            case _ if name in _MAKERS:
-                stack.append(_MAKERS[name]())
+            case _ if name in _CONSTRUCTORS:
+                stack.append(_CONSTRUCTORS[name]())
             case "TUPLE":
                 stack.append(tuple(self._marked()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
@@ -110,17 +110,17 @@ class _Machine:
                 stack[-count:] = [tuple(stack[-count:])]
             case "APPEND":
                 item = stack.pop()
-                _of(list, stack[-1]).append(item)
+                _expect(list, stack[-1]).append(item)
             case "APPENDS":
                 items = self._marked()
-                _of(list, stack[-1]).extend(items)
+                _expect(list, stack[-1]).extend(items)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                _of(dict, stack[-1])[_of(str, key)] = value
+                _expect(dict, stack[-1])[_expect(str, key)] = value
             case "SETITEMS":
                 items = self._marked()
                 pairs = zip(items[::2], items[1::2], strict=True)
-                _of(dict, stack[-1]).update({_of(str, key): value for key, value in pairs})
+                _expect(dict, stack[-1]).update({_expect(str, key): value for key, value in pairs})
             case "MEMOIZE":
                 self.kept[len(self.kept)] = stack[-1]
             case "BINPUT" | "LONG_BINPUT":
@@ -128,15 +128,15 @@ class _Machine:
             case "BINGET" | "LONG_BINGET":
                 stack.append(self.kept[argument])
             case "GLOBAL":
-                stack.append(_named(*argument.split(" ", 1)))
+                stack.append(_resolve_name(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
                 text, module = stack.pop(), stack.pop()
-                stack.append(_named(_of(str, module), _of(str, text)))
+                stack.append(_resolve_name(_expect(str, module), _expect(str, text)))
             case "REDUCE":
-                arguments, called = _of(tuple, stack.pop()), _of(_Name, stack.pop())
-                stack.append(_made(called.kind, arguments))
+                arguments, called = _expect(tuple, stack.pop()), _expect(_Name, stack.pop())
+                stack.append(_evaluate_call(called.kind, arguments))
             case "BUILD":
-                _restore(_of(tuple, stack.pop()), stack[-1])
+                _set_state(_expect(tuple, stack.pop()), stack[-1])
             case _:
                 raise ValueError(f"it holds an instruction that is no plain data ({name})")
 
@@ -148,36 +148,36 @@ class _Machine:
         return items
 
 
-def _named(module: str, name: str) -> _Name:
-    if (module, name) not in NAMES:
+def _resolve_name(module: str, name: str) -> _Name:
+    if (module, name) not in ALLOWED_NAMES:
         raise ValueError(f"it names {f'{module}.{name}'[:80]!r}, which is no plain data")
-    return _Name(NAMES[module, name])
+    return _Name(ALLOWED_NAMES[module, name])
 
 
-def _restore(state: tuple[Any, ...], made: Any) -> None:
+def _set_state(state: tuple[Any, ...], made: Any) -> None:
     """Give an array its items, or a dtype its byte order."""
     if isinstance(made, ObjectArray):
-        made.items = _of(list, state[4])
+        made.items = _expect(list, state[4])
     else:
-        _of(_Dtype, made).order = ">" if state[1] == ">" else "<"
+        _expect(_Dtype, made).order = ">" if state[1] == ">" else "<"
 
 
-def _made(kind: str, arguments: tuple[Any, ...]) -> Any:
+def _evaluate_call(kind: str, arguments: tuple[Any, ...]) -> Any:
     """What a call in the pickle stands for."""
     if kind == "array":
         return ObjectArray()
     if kind == "dtype":
-        return _Dtype(_of(str, arguments[0]))
+        return _Dtype(_expect(str, arguments[0]))
     if kind == "bytes":
-        return _of(str, arguments[0]).encode("latin-1")
+        return _expect(str, arguments[0]).encode("latin-1")
     if kind == "scalar":
-        dtype = _of(_Dtype, arguments[0])
-        (number,) = struct.unpack(dtype.order + _NUMBERS[dtype.code], _of(bytes, arguments[1]))
+        dtype = _expect(_Dtype, arguments[0])
+        (number,) = struct.unpack(dtype.order + _STRUCT_CODES[dtype.code], _expect(bytes, arguments[1]))
         return number
     raise ValueError(f"it calls {kind}, which is no plain data")
 
 
-def _of(kind: type[T], value: Any) -> T:
+def _expect(kind: type[T], value: Any) -> T:
     if not isinstance(value, kind):
         raise ValueError(f"it holds {type(value).__name__} in the place of {kind.__name__}")
     return value

@@ -24,48 +24,48 @@ from ...models.space.opspec import OpSpec
 
 MIN_NETWORKS = 4
 """Networks that a calibration needs: two for a line, two that it has not seen."""
-SPARE = 4
+MIN_NETWORKS_PER_WEIGHT = 4
 """Networks that a fit needs for each weight: with fewer it would follow their noise."""
-ALIKE = 0.03
+SHRINKAGE = 0.03
 """Weight of the squared differences of factors from their mean, beside the squared relative errors of the networks."""
 PREDICTION_LEVEL = 0.9
 """Probability that an interval is to hold the measured latency."""
 
 Array = NDArray[np.float64]
 
-KINDS = ("conv", "depthwise", "other")
+OPERATOR_KINDS = ("conv", "depthwise", "other")
 """Operators that a runtime runs alike."""
 
 
-def kind_of(spec: OpSpec) -> int:
-    """Index into `KINDS`: what the operator's first layer is."""
+def classify_operator(spec: OpSpec) -> int:
+    """Index into `OPERATOR_KINDS`: what the operator's first layer is."""
     first = recipe_of(spec)[0]
     if isinstance(first, Conv):
         return 1 if first.groups > 1 else 0
     return 2
 
 
-def _sum(spec: OpSpec, latency_ms: float) -> list[float]:
+def _total_feature(spec: OpSpec, latency_ms: float) -> list[float]:
     return [latency_ms]
 
 
-def _launches(spec: OpSpec, latency_ms: float) -> list[float]:
+def _launch_features(spec: OpSpec, latency_ms: float) -> list[float]:
     return [latency_ms, float(len(recipe_of(spec)))]
 
 
-def _kinds(spec: OpSpec, latency_ms: float) -> list[float]:
-    return [latency_ms * (kind_of(spec) == kind) for kind in range(len(KINDS))]
+def _kind_features(spec: OpSpec, latency_ms: float) -> list[float]:
+    return [latency_ms * (classify_operator(spec) == kind) for kind in range(len(OPERATOR_KINDS))]
 
 
 @dataclass(frozen=True)
-class Form:
+class CorrectionForm:
     """A shape that a correction can have.
 
     Attributes:
         features: of an operator of a given latency (ms); their weights are fitted and not negative.
         weights: how many there are.
         fixed: weights that are not fitted.
-        alike: whether they are drawn towards their mean, with the strength `ALIKE`.
+        alike: whether they are drawn towards their mean, with the strength `SHRINKAGE`.
     """
 
     features: Callable[[OpSpec, float], list[float]]
@@ -75,10 +75,10 @@ class Form:
 
 
 FORMS = {
-    "offset": Form(_sum, 1, fixed=True),
-    "affine": Form(_sum, 1),
-    "launches": Form(_launches, 2),
-    "kinds": Form(_kinds, len(KINDS), alike=True),
+    "offset": CorrectionForm(_total_feature, 1, fixed=True),
+    "affine": CorrectionForm(_total_feature, 1),
+    "launches": CorrectionForm(_launch_features, 2),
+    "kinds": CorrectionForm(_kind_features, len(OPERATOR_KINDS), alike=True),
 }
 """Name -> form, the simplest first."""
 
@@ -125,11 +125,11 @@ class Correction:
         return float(t.ppf(quantile, self.networks - 1)) * self.error_pct * math.sqrt(1 + 1 / self.networks)
 
 
-Parts = Sequence[tuple[OpSpec, float]]
+OperatorLatencies = Sequence[tuple[OpSpec, float]]
 """The operators of a network and their latencies in the table (ms), repeated as often as they are computed."""
 
 
-def fit(form: str, networks: Sequence[Parts], measured_ms: Sequence[float]) -> Correction:
+def fit_correction(form: str, networks: Sequence[OperatorLatencies], measured_ms: Sequence[float]) -> Correction:
     """The correction of a form with the least squared relative error and no negative weight.
 
     Args:
@@ -137,11 +137,11 @@ def fit(form: str, networks: Sequence[Parts], measured_ms: Sequence[float]) -> C
         networks: what each network is made of.
         measured_ms: their latencies, milliseconds.
     """
-    return _fit(form, design(form, networks), np.asarray(measured_ms, float))
+    return _fit_form(form, design_matrix(form, networks), np.asarray(measured_ms, float))
 
 
 @dataclass(frozen=True)
-class Choice:
+class ValidatedCorrection:
     """A correction, and what it is worth.
 
     Attributes:
@@ -155,7 +155,9 @@ class Choice:
     without: tuple[Correction, ...]
 
 
-def choose(networks: Sequence[Parts], measured_ms: Sequence[float], form: str | None = None) -> Choice:
+def choose_correction(
+    networks: Sequence[OperatorLatencies], measured_ms: Sequence[float], form: str | None = None
+) -> ValidatedCorrection:
     """Choose a form and fit it.
 
     Each network is left out in turn; the others choose the form, by leaving out one of them each, and fit it.
@@ -171,18 +173,25 @@ def choose(networks: Sequence[Parts], measured_ms: Sequence[float], form: str | 
     """
     if form is not None and form not in FORMS:
         raise UnknownNameError("form of calibration", form, FORMS)
-    y = _enough(measured_ms)
-    designs = {name: design(name, networks) for name in ([form] if form else FORMS)}
+    y = _require_networks(measured_ms)
+    designs = {name: design_matrix(name, networks) for name in ([form] if form else FORMS)}
     without = []
-    for rest in _all_but_one(len(y)):
-        chosen = form or _best({name: x[rest] for name, x in designs.items()}, y[rest])
-        without.append(_fit(chosen, designs[chosen][rest], y[rest]))
-    held_out = np.array([_predict(one, designs[one.form][index]) for index, one in enumerate(without)])
-    chosen = form or _best(designs, y)
-    return Choice(_known_to(_fit(chosen, designs[chosen], y), held_out, y), held_out, tuple(without))
+    for rest in _leave_one_out(len(y)):
+        chosen = form or _select_form({name: x[rest] for name, x in designs.items()}, y[rest])
+        without.append(_fit_form(chosen, designs[chosen][rest], y[rest]))
+    held_out = np.array([_predict_network(one, designs[one.form][index]) for index, one in enumerate(without)])
+    chosen = form or _select_form(designs, y)
+    return ValidatedCorrection(
+        _with_error(_fit_form(chosen, designs[chosen], y), held_out, y), held_out, tuple(without)
+    )
 
 
-def shift(dense: Choice, which: Sequence[int], networks: Sequence[Parts], measured_ms: Sequence[float]) -> Choice:
+def transfer_to_scope(
+    dense: ValidatedCorrection,
+    which: Sequence[int],
+    networks: Sequence[OperatorLatencies],
+    measured_ms: Sequence[float],
+) -> ValidatedCorrection:
     """The weights of a choice with an intercept of their own, for some of its networks in another scope.
 
     Args:
@@ -194,61 +203,63 @@ def shift(dense: Choice, which: Sequence[int], networks: Sequence[Parts], measur
     Raises:
         MeasurementError: fewer than `MIN_NETWORKS` networks.
     """
-    y = _enough(measured_ms)
+    y = _require_networks(measured_ms)
     without = []
-    for index, rest in enumerate(_all_but_one(len(y))):
+    for index, rest in enumerate(_leave_one_out(len(y))):
         seen = dense.without[which[index]]
-        sums = design(seen.form, networks) @ np.array(seen.weights)
-        without.append(replace(seen, intercept_ms=_offset(sums[rest], y[rest])))
-    held_out = np.array([_predict(one, design(one.form, [networks[i]])[0]) for i, one in enumerate(without)])
-    sums = design(dense.correction.form, networks) @ np.array(dense.correction.weights)
-    found = replace(dense.correction, intercept_ms=_offset(sums, y))
-    return Choice(_known_to(found, held_out, y), held_out, tuple(without))
+        sums = design_matrix(seen.form, networks) @ np.array(seen.weights)
+        without.append(replace(seen, intercept_ms=_fit_intercept(sums[rest], y[rest])))
+    held_out = np.array(
+        [_predict_network(one, design_matrix(one.form, [networks[i]])[0]) for i, one in enumerate(without)]
+    )
+    sums = design_matrix(dense.correction.form, networks) @ np.array(dense.correction.weights)
+    found = replace(dense.correction, intercept_ms=_fit_intercept(sums, y))
+    return ValidatedCorrection(_with_error(found, held_out, y), held_out, tuple(without))
 
 
-def _enough(measured_ms: Sequence[float]) -> Array:
+def _require_networks(measured_ms: Sequence[float]) -> Array:
     if len(measured_ms) < MIN_NETWORKS:
         raise MeasurementError(f"{len(measured_ms)} networks were measured, a calibration needs {MIN_NETWORKS}")
     return np.asarray(measured_ms, float)
 
 
-def _all_but_one(count: int) -> NDArray[np.bool_]:
+def _leave_one_out(count: int) -> NDArray[np.bool_]:
     """Row i: all but i, [count, count]."""
     return ~np.eye(count, dtype=bool)
 
 
-def _known_to(correction: Correction, held_out: Array, y: Array) -> Correction:
+def _with_error(correction: Correction, held_out: Array, y: Array) -> Correction:
     """The correction with its error on networks that it had not seen."""
     error = float(np.sqrt(np.mean((held_out / y - 1) ** 2)) * 100)
     return replace(correction, error_pct=error, networks=len(y))
 
 
-def _offset(sums: Array, y: Array) -> float:
+def _fit_intercept(sums: Array, y: Array) -> float:
     """The intercept of least squared relative error."""
     return float(((y - sums) / y**2).sum() / (1 / y**2).sum())
 
 
-def design(form: str, networks: Sequence[Parts]) -> Array:
+def design_matrix(form: str, networks: Sequence[OperatorLatencies]) -> Array:
     """Features of each network, summed over its operators; [networks, features]."""
     features = FORMS[form].features
     return np.array([np.sum([features(spec, ms) for spec, ms in parts], axis=0) for parts in networks])
 
 
-def _predict(correction: Correction, features: Array) -> float:
+def _predict_network(correction: Correction, features: Array) -> float:
     return correction.intercept_ms + float(features @ np.array(correction.weights))
 
 
-def _fit(form: str, x: Array, y: Array) -> Correction:
+def _fit_form(form: str, x: Array, y: Array) -> Correction:
     """Least squares of the relative error: columns are scaled by 1 / y."""
     from scipy.optimize import nnls
 
     if FORMS[form].fixed:
-        return Correction(form, _offset(x[:, 0], y), (1.0,))
+        return Correction(form, _fit_intercept(x[:, 0], y), (1.0,))
     columns = np.column_stack([1 / y, -1 / y, x / y[:, None]])  # an intercept of either sign
     wanted = np.ones_like(y)
     if FORMS[form].alike:
         count = FORMS[form].weights
-        apart = math.sqrt(ALIKE) * (np.eye(count) - 1 / count)  # times the weights: how far each is from their mean
+        apart = math.sqrt(SHRINKAGE) * (np.eye(count) - 1 / count)  # times the weights: how far each is from their mean
         columns = np.vstack([columns, np.column_stack([np.zeros((count, 2)), apart])])
         wanted = np.concatenate([wanted, np.zeros(count)])
     scale = np.linalg.norm(columns, axis=0)
@@ -258,7 +269,7 @@ def _fit(form: str, x: Array, y: Array) -> Correction:
     return Correction(form, up - down, tuple(weights))
 
 
-def _best(designs: dict[str, Array], y: Array) -> str:
+def _select_form(designs: dict[str, Array], y: Array) -> str:
     """The form with most weights whose leave-one-out error is within a standard error of the least one's.
 
     Forms that are as good as each other in one sample of networks are not in the next; to take the least each time
@@ -266,9 +277,10 @@ def _best(designs: dict[str, Array], y: Array) -> str:
     """
     errors: dict[str, Array] = {}
     for form, x in designs.items():
-        if FORMS[form].fixed or len(y) > SPARE * FORMS[form].weights:
+        if FORMS[form].fixed or len(y) > MIN_NETWORKS_PER_WEIGHT * FORMS[form].weights:
             found = [
-                _predict(_fit(form, x[rest], y[rest]), x[index]) for index, rest in enumerate(_all_but_one(len(y)))
+                _predict_network(_fit_form(form, x[rest], y[rest]), x[index])
+                for index, rest in enumerate(_leave_one_out(len(y)))
             ]
             errors[form] = np.abs(np.array(found) / y - 1)
     least = min(errors, key=lambda form: float(errors[form].mean()))
@@ -280,7 +292,7 @@ def _best(designs: dict[str, Array], y: Array) -> str:
 
 
 @dataclass(frozen=True)
-class Report:
+class PredictionReport:
     """How predictions compare with measurements.
 
     Attributes:
@@ -313,9 +325,9 @@ class Report:
         return asdict(self)
 
 
-def report(
+def evaluate_predictions(
     predicted_ms: Sequence[float] | Array, measured_ms: Sequence[float], halves_ms: Sequence[tuple[float, float]]
-) -> Report:
+) -> PredictionReport:
     """Compare predictions with measurements.
 
     Args:
@@ -327,7 +339,7 @@ def report(
     error = (predicted - measured) / measured * 100
     even, odd = np.asarray(halves_ms, float).T
     ratio = even / odd
-    return Report(
+    return PredictionReport(
         networks=len(measured),
         mape_pct=float(np.abs(error).mean()),
         bias_pct=float(error.mean()),

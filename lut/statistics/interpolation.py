@@ -4,7 +4,7 @@ Operators of one name, stride and batch size are a group; at P points, specs of 
 
     terms[P, 5]      1, pixels, pixels * c_in, pixels * c_out, pixels * c_in * c_out
     law[P]           terms times weights >= 0, milliseconds: overhead, work a pixel, reading, writing, arithmetic
-    place[P, 4]      logarithms of pixels, height / width, c_in and c_out, the latter three times `STRETCH`
+    place[P, 4]      logarithms of pixels, height / width, c_in and c_out, the latter three times `SHAPE_SCALE`
     rest[P]          log(latency / law)
 
 The law is fitted to relative errors; what it leaves over is interpolated between the places (linear radial basis
@@ -31,15 +31,15 @@ from ...models.space.opspec import OpSpec
 
 Array = NDArray[np.float64]
 
-LEAST_POINTS = 3
+MIN_GROUP_POINTS = 3
 """Measured points that a group needs: two for overhead and slope, one that shows how wrong they are."""
-MARGIN = 0.1
+MAX_EXTRAPOLATION = 0.1
 """How far outside the measured range a spec may lie, as a share of its pixels, proportions or channels."""
-STRETCH = 4.0
+SHAPE_SCALE = 4.0
 """Twice the channels are as far away as 2**4 times the pixels: devices have ways of their own with some channels."""
-ROUGHNESS = 0.1
+LAW_DEVIATION = 0.1
 """How far latencies typically are from the law, relative: points that are noisier than that count less."""
-DEVIATIONS = 1.96
+Z_95 = 1.96
 """Half the width of a 95 % confidence interval in standard deviations."""
 
 
@@ -76,7 +76,7 @@ class Interpolator:
             point = _Point(spec, latency, ci_ms.get(spec, 0.0))
             if not (0 < latency < np.inf and 0 <= point.ci_ms < np.inf):
                 raise MeasurementError(f"{spec} was measured with {latency} ± {point.ci_ms} ms, no latency")
-            points[_group(spec)].append(point)
+            points[_group_key(spec)].append(point)
         self._groups = {key: _Group(group) for key, group in points.items()}
 
     def __call__(self, spec: OpSpec) -> Estimate:
@@ -87,19 +87,19 @@ class Interpolator:
         """
         if is_free(spec):
             return Estimate(0.0, 0.0)
-        name, stride, batch = _group(spec)
+        name, stride, batch = _group_key(spec)
         kind = f"{name} with stride {stride} and batch {batch}"
-        group = self._groups.get(_group(spec))
+        group = self._groups.get(_group_key(spec))
         if group is None:
             others = sorted(f"stride {s} and batch {b}" for n, s, b in self._groups if n == name)
             known = f"only with {'; '.join(others)}" if others else "nor with any other stride"
             raise MissingEntryError(f"no estimate of {spec}: no {kind} was measured, {known}")
-        if len(group.points) < LEAST_POINTS:
+        if len(group.points) < MIN_GROUP_POINTS:
             raise MissingEntryError(
-                f"no estimate of {spec}: {LEAST_POINTS} measured {kind} are needed, there are only {group.range}"
+                f"no estimate of {spec}: {MIN_GROUP_POINTS} measured {kind} are needed, there are only {group.range}"
             )
         error_pct = group.error_pct(spec)
-        if error_pct is None or group.fit.gap(spec) > MARGIN:
+        if error_pct is None or group.fit.gap(spec) > MAX_EXTRAPOLATION:
             raise MissingEntryError(f"no estimate of {spec}: it lies outside the measured {kind}, {group.range}")
         return Estimate(group.fit(spec), error_pct)
 
@@ -114,7 +114,7 @@ class Interpolator:
         """
         rows = []
         for group in self._groups.values():
-            for point, estimate, inside in group.estimates_without(_resolution, LEAST_POINTS):
+            for point, estimate, inside in group.estimates_without(_resolution, MIN_GROUP_POINTS):
                 if inside:
                     rows.append((point.spec, point.latency_ms, estimate))
         return rows
@@ -129,7 +129,7 @@ class _Point:
     ci_ms: float
 
 
-class _Fit:
+class _LatencyModel:
     """Law and rest of points, as in the table of symbols above."""
 
     def __init__(self, points: Sequence[_Point]) -> None:
@@ -138,28 +138,28 @@ class _Fit:
 
         specs = [point.spec for point in points]
         latency = np.array([point.latency_ms for point in points])
-        noise = np.array([point.ci_ms for point in points]) / DEVIATIONS / latency
-        trust = ROUGHNESS / np.hypot(ROUGHNESS, noise)
-        terms = _terms(specs)
+        noise = np.array([point.ci_ms for point in points]) / Z_95 / latency
+        trust = LAW_DEVIATION / np.hypot(LAW_DEVIATION, noise)
+        terms = _law_terms(specs)
         scale = terms.max(axis=0)
         weights, _ = nnls(terms / scale * (trust / latency)[:, None], trust)
         self._weights: Array = weights / scale
-        self._places = _places(specs)
+        self._places = _coordinates(specs)
         rest = np.log(latency / self._law(specs))
-        smoothing = (noise / ROUGHNESS) ** 2
+        smoothing = (noise / LAW_DEVIATION) ** 2
         self._rest = RBFInterpolator(self._places, rest, smoothing=smoothing, kernel="linear", degree=0)
 
     def __call__(self, spec: OpSpec) -> float:
         """Estimated latency of `spec`, milliseconds."""
-        return float(self._law([spec])[0] * np.exp(self._rest(_places([spec]))[0]))
+        return float(self._law([spec])[0] * np.exp(self._rest(_coordinates([spec]))[0]))
 
     def gap(self, spec: OpSpec) -> float:
         """How far `spec` lies outside the convex hull of the points, in the coordinate that is farthest out."""
         from scipy.optimize import linprog
 
         points, dimensions = self._places.shape
-        hull = (self._places / _STRETCHES).T
-        wanted = (_places([spec]) / _STRETCHES)[0]
+        hull = (self._places / _COORDINATE_SCALES).T
+        wanted = (_coordinates([spec]) / _COORDINATE_SCALES)[0]
         slack = -np.ones((dimensions, 1))
         nearest = linprog(
             np.append(np.zeros(points), 1.0),
@@ -171,7 +171,7 @@ class _Fit:
         return np.inf if nearest.x is None else float(nearest.x[-1])
 
     def _law(self, specs: Sequence[OpSpec]) -> Array:
-        law: Array = _terms(specs) @ self._weights
+        law: Array = _law_terms(specs) @ self._weights
         return law
 
 
@@ -182,9 +182,9 @@ class _Group:
         self.points = points
 
     @cached_property
-    def fit(self) -> _Fit:
+    def fit(self) -> _LatencyModel:
         """The fit to all points."""
-        return _Fit(self.points)
+        return _LatencyModel(self.points)
 
     @property
     def range(self) -> str:
@@ -214,7 +214,7 @@ class _Group:
         """
         rows = [
             ((point.latency_ms > point.ci_ms, inside), abs(estimate / point.latency_ms - 1) * 100)
-            for point, estimate, inside in self.estimates_without(part, LEAST_POINTS - 1)
+            for point, estimate, inside in self.estimates_without(part, MIN_GROUP_POINTS - 1)
         ]
         best = max((judge for judge, _ in rows), default=None)
         return float(np.median([error for judge, error in rows if judge == best])) if rows else None
@@ -225,13 +225,13 @@ class _Group:
         for left_out in dict.fromkeys(part(point.spec) for point in self.points):
             others = [point for point in self.points if part(point.spec) != left_out]
             if len(others) >= least:
-                fit = _Fit(others)
+                fit = _LatencyModel(others)
                 held_out = [point for point in self.points if part(point.spec) == left_out]
-                rows += [(point, fit(point.spec), fit.gap(point.spec) <= MARGIN) for point in held_out]
+                rows += [(point, fit(point.spec), fit.gap(point.spec) <= MAX_EXTRAPOLATION) for point in held_out]
         return rows
 
 
-def _group(spec: OpSpec) -> tuple[str, int, int]:
+def _group_key(spec: OpSpec) -> tuple[str, int, int]:
     return spec.operator, spec.stride, spec.batch
 
 
@@ -243,7 +243,7 @@ def _resolution(spec: OpSpec) -> tuple[int, int]:
     return spec.fine
 
 
-def _terms(specs: Sequence[OpSpec]) -> Array:
+def _law_terms(specs: Sequence[OpSpec]) -> Array:
     """What the time of an operator is made up of, [P, 5]."""
     rows = []
     for spec in specs:
@@ -252,11 +252,11 @@ def _terms(specs: Sequence[OpSpec]) -> Array:
     return np.array(rows, float)
 
 
-def _places(specs: Sequence[OpSpec]) -> Array:
+def _coordinates(specs: Sequence[OpSpec]) -> Array:
     """Coordinates of specs, [P, 4]."""
     rows = [[spec.height * spec.width, spec.height / spec.width, spec.c_in, spec.c_out] for spec in specs]
-    places: Array = np.log(np.array(rows, float)) * _STRETCHES
+    places: Array = np.log(np.array(rows, float)) * _COORDINATE_SCALES
     return places
 
 
-_STRETCHES: Array = np.array([1.0, STRETCH, STRETCH, STRETCH])
+_COORDINATE_SCALES: Array = np.array([1.0, SHAPE_SCALE, SHAPE_SCALE, SHAPE_SCALE])

@@ -10,13 +10,13 @@ tell how fast the machine was just then:
     deviation[v]  log(point[v] / level / usual[subject of v])
     slowdown[v]   exp(median of the deviations of the `2 * REACH + 1` visits around v in its session)
 
-repeated `PASSES` times. The latency of a subject is its last usual[s]. Where nothing changes, the slowdowns are about 1
+repeated `NUM_PASSES` times. The latency of a subject is its last usual[s]. Where nothing changes, the slowdowns are about 1
 and nothing is altered. Assumption: what slows the machine slows all subjects by about the same factor. Where it did not
 for a while, the subjects visited then disagree about how fast the machine was:
 
-    disagreement[w]  median of |log(point[v] / slowdown[v] / usual)| over the visits of window w, `WINDOW` in a row
+    disagreement[w]  median of |log(point[v] / slowdown[v] / usual)| over the visits of window w, `CHECK_WINDOW` in a row
 
-Windows that disagree `DISPROVED` times as much as most are left out; their subjects need as many visits again.
+Windows that disagree `MAX_DISAGREEMENT_RATIO` times as much as most are left out; their subjects need as many visits again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .estimates import Array, Summary, batch_points, summarise
+from .estimates import Array, Summary, reduce_batches, summarise_batches
 
 
 class SampleBatch(NamedTuple):
@@ -41,17 +41,17 @@ class SampleBatch(NamedTuple):
     load: int = 0
 
 
-REACH = 10
+SMOOTHING_RADIUS = 10
 """Visits on either side that tell the machine's speed at a visit."""
-PASSES = 4
+NUM_PASSES = 4
 """Times that usual points and slowdowns are told from each other; once is too few where two speeds are as frequent."""
-WINDOW = 64
+CHECK_WINDOW = 64
 """Visits in a row that are believed or not together."""
-DISPROVED = 3.0
+MAX_DISAGREEMENT_RATIO = 3.0
 """How many times the usual disagreement leaves a window out."""
-AGREED = 0.01
+NEGLIGIBLE_DISAGREEMENT = 0.01
 """A disagreement (of logarithms, so about 1 %) that is never held against a window."""
-PAUSE_S = 30.0
+MAX_GAP_S = 30.0
 """A gap between visits, in seconds, across which nothing is told."""
 
 
@@ -70,7 +70,7 @@ class Measurement:
         self.visits = sorted(visits, key=lambda visit: (visit.session, visit.at_unix_s))
         self.statistic = statistic
         self.subjects, self._which = np.unique([visit.subject for visit in self.visits], return_inverse=True)
-        self._points = batch_points([v.durations_ms for v in self.visits], statistic) if visits else np.empty(0)
+        self._points = reduce_batches([v.durations_ms for v in self.visits], statistic) if visits else np.empty(0)
         self._slowdown = self._slowdowns() if visits else np.empty(0)
         self._trusted = self._believed() if visits else np.empty(0, dtype=bool)
 
@@ -86,7 +86,7 @@ class Measurement:
         """
         kept = self._indices(subject, trusted=True)
         durations = [self.visits[index].durations_ms for index in kept]
-        return summarise(durations, self.statistic, self._slowdown[kept], self.loads(subject))
+        return summarise_batches(durations, self.statistic, self._slowdown[kept], self.loads(subject))
 
     def points(self, subject: str) -> Array:
         """One latency for each visit of a subject that is believed, ms, the machine's speed divided out; [visits]."""
@@ -127,9 +127,9 @@ class Measurement:
     def _believed(self) -> NDArray[np.bool_]:
         """Whether each visit is in a window whose visits agree about the machine's speed."""
         steady = self._points / self._slowdown
-        window = np.arange(len(steady)) // WINDOW
-        disagreement = _medians(np.abs(np.log(steady / _medians(steady, self._which)[self._which])), window)
-        limit = max(DISPROVED * float(np.median(disagreement)), AGREED)
+        window = np.arange(len(steady)) // CHECK_WINDOW
+        disagreement = _group_medians(np.abs(np.log(steady / _group_medians(steady, self._which)[self._which])), window)
+        limit = max(MAX_DISAGREEMENT_RATIO * float(np.median(disagreement)), NEGLIGIBLE_DISAGREEMENT)
         believed: NDArray[np.bool_] = (disagreement <= limit)[window]
         return believed
 
@@ -137,25 +137,25 @@ class Measurement:
         """Slowdown of the machine at each of the visits, levels included; 1 is its usual speed."""
         points = self._points
         sessions = np.array([visit.session for visit in self.visits])
-        level = _levels(points, self._which, sessions)
-        gaps = np.diff([visit.at_unix_s for visit in self.visits]) > PAUSE_S
+        level = _estimate_levels(points, self._which, sessions)
+        gaps = np.diff([visit.at_unix_s for visit in self.visits]) > MAX_GAP_S
         parts = np.flatnonzero(gaps | (np.diff(sessions) != 0)) + 1
         slowdown = level
-        for _ in range(PASSES):
-            usual = _medians(points / slowdown, self._which)
+        for _ in range(NUM_PASSES):
+            usual = _group_medians(points / slowdown, self._which)
             deviation = np.log(points / level / usual[self._which])
             slowdown = level * np.exp(np.concatenate([_running_median(part) for part in np.split(deviation, parts)]))
         return slowdown
 
 
-def _medians(values: Array, group: NDArray[np.intp]) -> Array:
+def _group_medians(values: Array, group: NDArray[np.intp]) -> Array:
     """Median of the values of each group, [groups]."""
     order = np.argsort(group, kind="stable")
     parts = np.split(values[order], np.flatnonzero(np.diff(group[order])) + 1)
     return np.array([np.median(part) for part in parts])
 
 
-def _levels(points: Array, which: NDArray[np.intp], sessions: NDArray[np.int_]) -> Array:
+def _estimate_levels(points: Array, which: NDArray[np.intp], sessions: NDArray[np.int_]) -> Array:
     """Level of each visit's session: 1 for the one with most visits, others tied to it by subjects in common.
 
     A session that shares no subject with any tied one keeps 1: nothing is known of it.
@@ -164,7 +164,7 @@ def _levels(points: Array, which: NDArray[np.intp], sessions: NDArray[np.int_]) 
     level: Array = np.ones_like(points)
     if len(names) == 1:
         return level
-    usual = {int(z): dict(_by_subject(points[sessions == z], which[sessions == z])) for z in names}
+    usual = {int(z): dict(_benchmark_medians(points[sessions == z], which[sessions == z])) for z in names}
     tied = dict(usual.pop(int(names[counts.argmax()])))
     while usual:
         nearest = max(usual, key=lambda z: len(usual[z].keys() & tied.keys()))
@@ -176,16 +176,16 @@ def _levels(points: Array, which: NDArray[np.intp], sessions: NDArray[np.int_]) 
     return level
 
 
-def _by_subject(points: Array, which: NDArray[np.intp]) -> list[tuple[int, float]]:
+def _benchmark_medians(points: Array, which: NDArray[np.intp]) -> list[tuple[int, float]]:
     """(subject, median of its points) of one session."""
     subjects, group = np.unique(which, return_inverse=True)
-    return list(zip(subjects.tolist(), _medians(points, group).tolist(), strict=True))
+    return list(zip(subjects.tolist(), _group_medians(points, group).tolist(), strict=True))
 
 
 def _running_median(values: Array) -> Array:
-    """Median of the values within `REACH` of each; near the ends, of the nearest `REACH + 1` or more."""
+    """Median of the values within `SMOOTHING_RADIUS` of each; near the ends, of the nearest `REACH + 1` or more."""
     from scipy.ndimage import median_filter
 
-    reach = min(REACH, max((len(values) - 1) // 2, 0))
+    reach = min(SMOOTHING_RADIUS, max((len(values) - 1) // 2, 0))
     filtered: Array = median_filter(values, size=2 * reach + 1, mode="mirror")
     return filtered

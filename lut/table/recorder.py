@@ -47,7 +47,7 @@ class Recorder:
                 (UNFINISHED,),
             ).fetchall()
             rows = [row for row in rows if among is None or row[0] in among]
-            free = [key for key, pid, seen in rows if pid is None or not _running(pid, seen)]
+            free = [key for key, pid, seen in rows if pid is None or not _is_active(pid, seen)]
             wanted = min(-(-len(rows) // round(1 / share)), len(free))
             taken = [free[index * len(free) // wanted] for index in range(wanted)]
             connection.executemany(
@@ -62,7 +62,7 @@ class Recorder:
             "WHERE status = 'pending' AND sessions.id <> ?",
             self.session,
         )
-        return sum(_running(pid, seen) for pid, seen in rows)
+        return sum(_is_active(pid, seen) for pid, seen in rows)
 
     def record(self, visits: Iterable[SampleBatch], health: Sequence[Mapping[str, Any]] = ()) -> None:
         """Commit visits, and samples of the machine's health (each with `at_unix_s`)."""
@@ -112,6 +112,6 @@ class Recorder:
             connection.execute("UPDATE subjects SET session = NULL WHERE session = ?", (self.session,))
 
 
-def _running(pid: int, seen_unix_s: float) -> bool:
+def _is_active(pid: int, seen_unix_s: float) -> bool:
     """Whether that process, another than this, still runs and has shown itself not long ago."""
     return time.time() - seen_unix_s <= LEASE_S and is_running(pid)

@@ -11,17 +11,17 @@ from typing import Any
 from ...errors import FileFormatError, LgcError, OutputError
 from ...files import atomic_path, format_error
 
-SCHEMA_VERSION = 2
+TABLE_SCHEMA_VERSION = 2
 """Kept in the database's `user_version`."""
 
 APPLICATION_ID = 0x6C676331
 """`lgc1` in ASCII, in the database's `application_id`."""
 
-DAMAGE = (sqlite3.Error, UnicodeDecodeError)
+DAMAGE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """What reading a damaged table raises; the second where SQLite's own message quotes broken text."""
 
 PENDING, MEASURED, NOISY, INTERPOLATED, FAILED = "pending", "measured", "noisy", "interpolated", "failed"
-KNOWN = (MEASURED, NOISY, INTERPOLATED)
+WITH_LATENCY = (MEASURED, NOISY, INTERPOLATED)
 """Statuses of entries that have a latency."""
 
 DDL = """
@@ -105,8 +105,8 @@ class Store:
         """
         try:
             return list(self._connection.execute(query, values).fetchall())
-        except DAMAGE as error:
-            raise _refusal(self.path, error) from error
+        except DAMAGE_ERRORS as error:
+            raise _translate_error(self.path, error) from error
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -127,7 +127,7 @@ class Store:
         self._connection.close()
 
 
-def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
+def create_store(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
     """Make a new table at `path`, with `meta` (JSON text by key) and a pending entry for each of `keys`.
 
     The file appears under its name only with all of that in it.
@@ -139,16 +139,16 @@ def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
         try:
             with closing(sqlite3.connect(temporary)) as connection, connection:
                 connection.executescript(
-                    f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {DDL}"
+                    f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {TABLE_SCHEMA_VERSION}; {DDL}"
                 )
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
                 connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
         except sqlite3.Error as error:
             raise OutputError(f"cannot write {path}: {error}") from error
-    return connect(path)
+    return open_store(path)
 
 
-def connect(path: Path, version: int = SCHEMA_VERSION) -> Store:
+def open_store(path: Path, version: int = TABLE_SCHEMA_VERSION) -> Store:
     """Open the table at `path`, after showing that it is one, whole, and of schema `version`.
 
     Raises:
@@ -168,25 +168,25 @@ def connect(path: Path, version: int = SCHEMA_VERSION) -> Store:
     except sqlite3.Error as error:
         raise FileFormatError(f"{path} cannot be opened as a latency table: {error}") from error
     try:
-        _check(path, connection, version)
+        _check_database(path, connection, version)
         connection.execute("PRAGMA synchronous = FULL")
-    except DAMAGE as error:
+    except DAMAGE_ERRORS as error:
         connection.close()
-        raise _refusal(path, error) from error
+        raise _translate_error(path, error) from error
     except FileFormatError:
         connection.close()
         raise
     return Store(path, connection)
 
 
-def _refusal(path: Path, error: Exception) -> LgcError:
+def _translate_error(path: Path, error: Exception) -> LgcError:
     """What an error of SQLite's while reading means."""
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return OutputError(f"{path} is held by another process; try again when that is done")
     return FileFormatError(f"{path} is a damaged latency table: {error}")
 
 
-def _check(path: Path, connection: sqlite3.Connection, version: int) -> None:
+def _check_database(path: Path, connection: sqlite3.Connection, version: int) -> None:
     """Show that the database at `path` is a latency table of schema `version` and whole."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     found = connection.execute("PRAGMA user_version").fetchone()[0]

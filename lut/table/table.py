@@ -22,13 +22,13 @@ from . import schema
 if TYPE_CHECKING:
     import pandas as pd
 
-FLOOR_MS = 1e-6
+MIN_ENTRY_MS = 1e-6
 """Latency of an entry whose difference came out below it: what a probe gains by an operator can vanish in fusion."""
 FINISHED = "settled"
 """Note that entries, calibration and verification follow from all that was measured; measuring takes it away."""
 UNFINISHED = "budget"
 """Reason of a noisy subject whose measuring was cut short; the next process goes on with it."""
-NETWORK = "network/"
+NETWORK_PREFIX = "network/"
 """How the keys of whole networks begin."""
 
 
@@ -78,8 +78,10 @@ class Benchmark:
     energy_mj: float | None
 
 
-_ENTRY = "key, status, reason, latency_ms, ci_ms"
-_SUBJECT = "key, kind, status, reason, latency_ms, ci_ms, median_ms, min_ms, spread_pct, visits, samples, energy_mj"
+_ENTRY_COLUMNS = "key, status, reason, latency_ms, ci_ms"
+_BENCHMARK_COLUMNS = (
+    "key, kind, status, reason, latency_ms, ci_ms, median_ms, min_ms, spread_pct, visits, samples, energy_mj"
+)
 
 
 class LatencyTable:
@@ -126,7 +128,7 @@ class LatencyTable:
             "environment": dict(environment),
         }
         texts = {key: json.dumps(value) for key, value in meta.items()}
-        return cls(path, schema.create(path, texts, entry_keys(space)))
+        return cls(path, schema.create_store(path, texts, entry_keys(space)))
 
     @classmethod
     def open(cls, path: str | Path) -> LatencyTable:
@@ -136,7 +138,7 @@ class LatencyTable:
             FileFormatError: it is missing, foreign, truncated or of another schema version; the message says which.
         """
         path = Path(path)
-        return cls(path, schema.connect(path))
+        return cls(path, schema.open_store(path))
 
     def close(self) -> None:
         """Close the file."""
@@ -150,19 +152,19 @@ class LatencyTable:
 
     def entries(self) -> list[Entry]:
         """All operator entries, in the order of the space."""
-        return [Entry(*row) for row in self.store.rows(f"SELECT {_ENTRY} FROM entries ORDER BY rowid")]
+        return [Entry(*row) for row in self.store.rows(f"SELECT {_ENTRY_COLUMNS} FROM entries ORDER BY rowid")]
 
     def subjects(self, kind: str | None = None) -> list[Benchmark]:
         """All that was or is to be timed, in order of registration; of one kind, if it is given."""
         where, values = ("WHERE kind = ?", (kind,)) if kind else ("", ())
         return [
             Benchmark(*row)
-            for row in self.store.rows(f"SELECT {_SUBJECT} FROM subjects {where} ORDER BY rowid", *values)
+            for row in self.store.rows(f"SELECT {_BENCHMARK_COLUMNS} FROM subjects {where} ORDER BY rowid", *values)
         ]
 
     def networks(self) -> list[tuple[Benchmark, Architecture, str]]:
         """The networks measured to calibrate and verify the table: subject, architecture, scope."""
-        query = f"SELECT {_SUBJECT}, architecture, scope FROM subjects WHERE kind = 'network' ORDER BY rowid"
+        query = f"SELECT {_BENCHMARK_COLUMNS}, architecture, scope FROM subjects WHERE kind = 'network' ORDER BY rowid"
         try:
             return [
                 (Benchmark(*row[:-2]), Architecture.model_validate_json(row[-2]), row[-1])
@@ -179,7 +181,7 @@ class LatencyTable:
         Raises:
             MissingEntryError: the table does not know it; the message names the mend.
         """
-        rows = self.store.rows(f"SELECT {_ENTRY} FROM entries WHERE key = ?", str(spec))
+        rows = self.store.rows(f"SELECT {_ENTRY_COLUMNS} FROM entries WHERE key = ?", str(spec))
         if not rows:
             raise MissingEntryError(
                 f"{self.path} ({self.space.name}, {self.target}) has no entry {spec}; "
@@ -274,7 +276,7 @@ class LatencyTable:
         """
         measurement = self.measurement()
         rows = [
-            (*_judged(subject, summary), *asdict(summary).values(), subject.key)
+            (*_classify(subject, summary), *asdict(summary).values(), subject.key)
             for subject in self.subjects()
             if subject.latency_ms is not None and len(measurement.points(subject.key))
             for summary in [measurement.summary(subject.key)]
@@ -298,7 +300,7 @@ class LatencyTable:
                     f"{self.path} is a damaged latency table: it lacks {subject}, of which {entry} is"
                 )
             terms.setdefault(entry, []).append((subjects[subject], coefficient))
-        rows = [(*_derived(parts), entry) for entry, parts in terms.items()]
+        rows = [(*_combine(parts), entry) for entry, parts in terms.items()]
         with self.store.writing() as connection:
             connection.executemany(
                 "UPDATE entries SET status = ?, reason = ?, latency_ms = ?, ci_ms = ? WHERE key = ?",
@@ -361,7 +363,7 @@ class LatencyTable:
         """
         differences = self.target.differences(target) if target is not None else []
         if space is not None and space.fingerprint != self.space.fingerprint:
-            differences.append(f"space {_tag(self.space)}, not {_tag(space)}")
+            differences.append(f"space {_format_space(self.space)}, not {_format_space(space)}")
         if differences:
             raise MismatchError(
                 f"{self.path} is a table of another target: {'; '.join(differences)}. "
@@ -372,7 +374,7 @@ class LatencyTable:
 def network_key(architecture: Architecture, scope: str) -> str:
     """Key of a whole network: scope, the index of the operator on every edge, and the head's width if not the own."""
     head = "" if architecture.head_channels is None else f"/h{architecture.head_channels}"
-    return f"{NETWORK}{scope}/{'-'.join(str(choice) for choice in architecture.choices)}{head}"
+    return f"{NETWORK_PREFIX}{scope}/{'-'.join(str(choice) for choice in architecture.choices)}{head}"
 
 
 def entry_keys(space: SearchSpace) -> list[str]:
@@ -380,7 +382,7 @@ def entry_keys(space: SearchSpace) -> list[str]:
     return [str(spec) for spec in space.specs() if not is_free(spec)]
 
 
-def _judged(subject: Benchmark, summary: Summary) -> tuple[str, str | None]:
+def _classify(subject: Benchmark, summary: Summary) -> tuple[str, str | None]:
     """(status, reason) of a measured subject by its statistics now; company after its verdict may have mended it."""
     if subject.reason == UNFINISHED:
         return schema.NOISY, UNFINISHED
@@ -390,7 +392,7 @@ def _judged(subject: Benchmark, summary: Summary) -> tuple[str, str | None]:
     return schema.NOISY, subject.reason or f"known to {known_pct:.1f} %"
 
 
-def _derived(parts: list[tuple[Benchmark, float]]) -> tuple[str | None, str | None, float | None, float | None]:
+def _combine(parts: list[tuple[Benchmark, float]]) -> tuple[str | None, str | None, float | None, float | None]:
     """(status, reason, latency_ms, ci_ms) of the entry that follows from these subjects; status None: not yet."""
     for subject, _ in parts:
         if subject.status == schema.FAILED:
@@ -401,11 +403,11 @@ def _derived(parts: list[tuple[Benchmark, float]]) -> tuple[str | None, str | No
     ci = sum((coefficient * (subject.ci_ms or 0.0)) ** 2 for subject, coefficient in parts) ** 0.5
     noisy = [subject for subject, _ in parts if subject.status == schema.NOISY]
     status, reason = (schema.NOISY, f"{noisy[0].key}: {noisy[0].reason}") if noisy else (schema.MEASURED, None)
-    if latency < FLOOR_MS:
+    if latency < MIN_ENTRY_MS:
         status, reason = schema.NOISY, "not to be told from nothing"
-    return status, reason, max(latency, FLOOR_MS), ci
+    return status, reason, max(latency, MIN_ENTRY_MS), ci
 
 
-def _tag(space: SearchSpace) -> str:
+def _format_space(space: SearchSpace) -> str:
     height, width = space.input
     return f"{space.name} {height}x{width} ({space.fingerprint})"

@@ -21,15 +21,15 @@ from ..statistics.measurement import Measurement, SampleBatch
 from . import schema
 from .table import LatencyTable
 
-_VERSION_AT = 60
+_VERSION_OFFSET = 60
 """Where an SQLite file holds `user_version`, four bytes, big end first (sqlite.org/fileformat2.html)."""
 
 
-_UNWRITABLE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+_WRITE_ERROR_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 """SQLite's errors that tell of the disk, not of the content."""
 
 
-def upgrade(path: Path) -> tuple[int, Path | None]:
+def upgrade_table(path: Path) -> tuple[int, Path | None]:
     """Bring the table at `path` to this lgc's schema. The older file is kept as `PATH.vN`.
 
     At every moment there is a whole table at `path`: the new one is made beside it and takes its name at the end.
@@ -41,33 +41,37 @@ def upgrade(path: Path) -> tuple[int, Path | None]:
         FileFormatError: it is no table, damaged, or of a newer lgc.
         OutputError: it cannot be written, another process holds it, or `PATH.vN` is there already.
     """
-    found = version_of(path)
+    found = read_schema_version(path)
     if found not in MIGRATIONS:
-        if found < schema.SCHEMA_VERSION:
-            schema.connect(path, found).close()  # says what is wrong with anything but a latency table
+        if found < schema.TABLE_SCHEMA_VERSION:
+            schema.open_store(path, found).close()  # says what is wrong with anything but a latency table
             raise FileFormatError(f"{path} is a damaged latency table: it claims schema {found}, which there never was")
         LatencyTable.open(path).close()
         return found, None
     kept = path.with_name(f"{path.name}.v{found}")
     if kept.exists() and not kept.samefile(path):
         raise OutputError(f"{kept} is there already, and would be where the older table is kept: move it away")
-    with atomic_path(path, replace=True) as copy, closing(schema.connect(path, found)) as store, store.writing():
-        _copy(path, copy)
+    with atomic_path(path, replace=True) as copy, closing(schema.open_store(path, found)) as store, store.writing():
+        _copy_database(path, copy)
         _migrate(copy, path, found)
-        _keep(path, kept)
+        _keep_old_file(path, kept)
     return found, kept
 
 
-def version_of(path: Path) -> int:
+def read_schema_version(path: Path) -> int:
     """The schema version that the file claims; this lgc's own for anything that is too short to say."""
     head = b""
     if path.is_file():
         with path.open("rb") as file:
-            head = file.read(_VERSION_AT + 4)
-    return int.from_bytes(head[_VERSION_AT:], "big") if len(head) == _VERSION_AT + 4 else schema.SCHEMA_VERSION
+            head = file.read(_VERSION_OFFSET + 4)
+    return (
+        int.from_bytes(head[_VERSION_OFFSET:], "big")
+        if len(head) == _VERSION_OFFSET + 4
+        else schema.TABLE_SCHEMA_VERSION
+    )
 
 
-def _copy(path: Path, copy: Path) -> None:
+def _copy_database(path: Path, copy: Path) -> None:
     """Copy a database, which may be locked against writers but not against readers."""
     try:
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as connection:
@@ -80,7 +84,7 @@ def _migrate(copy: Path, path: Path, version: int) -> None:
     """Carry out on `copy` what leads from `version` to this lgc's schema, and show that the outcome is whole."""
     try:
         with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
-            while version != schema.SCHEMA_VERSION:
+            while version != schema.TABLE_SCHEMA_VERSION:
                 connection.execute("BEGIN")
                 MIGRATIONS[version](connection)
                 version += 1
@@ -92,7 +96,7 @@ def _migrate(copy: Path, path: Path, version: int) -> None:
             table.measurement()
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None) or 0  # sqlite3's own errors, of text not in UTF-8, have none
-        if code & 0xFF in _UNWRITABLE:
+        if code & 0xFF in _WRITE_ERROR_CODES:
             raise OutputError(f"cannot write {path} anew: {error}") from error
         raise FileFormatError(f"{path} is a damaged latency table: {error}") from error
     except (UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -103,7 +107,7 @@ def _migrate(copy: Path, path: Path, version: int) -> None:
         raise FileFormatError(named) from error
 
 
-def _keep(path: Path, kept: Path) -> None:
+def _keep_old_file(path: Path, kept: Path) -> None:
     """Give the older file a second name, or make a copy where the file system has no second names."""
     if kept.exists():  # an upgrade was killed when it had done this; shown to be the same file
         return
@@ -120,10 +124,10 @@ _DDL_2 = schema.DDL
 """Tables of schema 2; whoever makes schema 3 puts the text of 2 here."""
 
 
-_VISIT_1 = "subject, round, at_unix_s, durations_ms"
+_BATCH_COLUMNS_1 = "subject, round, at_unix_s, durations_ms"
 
 
-def _from_1(connection: sqlite3.Connection) -> None:
+def _migrate_1(connection: sqlite3.Connection) -> None:
     """Schema 1 held operators measured alone, in `entries`, and whole networks, from one session that it did not name.
 
     Entries follow from subjects `alone/KEY` now, networks are subjects, and visits belong to session 1 and one load.
@@ -135,8 +139,10 @@ def _from_1(connection: sqlite3.Connection) -> None:
             connection.execute(statement)
     meta = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta").fetchall()}
     visits = [
-        (_subject_1(subject), number, at, json.loads(durations))
-        for subject, number, at, durations in connection.execute(f"SELECT {_VISIT_1} FROM old_visits").fetchall()
+        (_benchmark_key_1(subject), number, at, json.loads(durations))
+        for subject, number, at, durations in connection.execute(
+            f"SELECT {_BATCH_COLUMNS_1} FROM old_visits"
+        ).fetchall()
     ]
     found = Measurement([SampleBatch(*visit) for visit in visits], meta["protocol"]["statistic"])
     moments = [visit[2] for visit in visits] or [0.0]
@@ -148,25 +154,27 @@ def _from_1(connection: sqlite3.Connection) -> None:
     )
     columns = "key, status, reason, latency_ms, median_ms, min_ms, spread_pct, samples"
     for row in connection.execute(f"SELECT {columns}, NULL, NULL FROM old_entries ORDER BY rowid").fetchall():
-        ci = _add_subject_1(connection, "operator", row, found)
+        ci = _add_benchmark_1(connection, "operator", row, found)
         connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (*row[:4], ci))
-        connection.execute("INSERT INTO terms VALUES (?, ?, 1.0)", (row[0], _subject_1(row[0])))
+        connection.execute("INSERT INTO terms VALUES (?, ?, 1.0)", (row[0], _benchmark_key_1(row[0])))
     for row in connection.execute(f"SELECT {columns}, architecture, scope FROM old_networks ORDER BY rowid").fetchall():
-        _add_subject_1(connection, "network", row, found)
+        _add_benchmark_1(connection, "network", row, found)
     for name in ("entries", "networks", "visits"):
         connection.execute(f"DROP TABLE old_{name}")
-    _notes_1(connection, meta)
+    _convert_meta_1(connection, meta)
 
 
-def _subject_1(key: str) -> str:
+def _benchmark_key_1(key: str) -> str:
     """Subject of an entry or a network of schema 1."""
     return key if key.startswith("network/") else f"alone/{key}"
 
 
-def _add_subject_1(connection: sqlite3.Connection, kind: str, row: tuple[Any, ...], found: Measurement) -> float | None:
+def _add_benchmark_1(
+    connection: sqlite3.Connection, kind: str, row: tuple[Any, ...], found: Measurement
+) -> float | None:
     """Add what was timed for an entry or network; the interval of its latency (ms), from its visits."""
     key, status, reason, latency, median, least, spread, samples, architecture, scope = row
-    subject = _subject_1(key)
+    subject = _benchmark_key_1(key)
     visits = len(found.points(subject))
     ci = found.summary(subject).ci_ms if visits and latency is not None else None
     values = (subject, kind, status, reason, latency, ci, median, least, spread, visits, samples, architecture, scope)
@@ -178,7 +186,7 @@ def _add_subject_1(connection: sqlite3.Connection, kind: str, row: tuple[Any, ..
     return ci
 
 
-def _notes_1(connection: sqlite3.Connection, meta: dict[str, Any]) -> None:
+def _convert_meta_1(connection: sqlite3.Connection, meta: dict[str, Any]) -> None:
     """Schema 1's calibration was a line. Its reports stay: they did not name the worst prediction, and need not."""
     notes: dict[str, Any] = {"protocol": {**meta["protocol"], "context": "isolated"}}
     reports = meta.get("verification") or {}
@@ -198,5 +206,5 @@ def _notes_1(connection: sqlite3.Connection, meta: dict[str, Any]) -> None:
         connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _migrate_1}
 """Version -> what makes the next one of it."""

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from ...lut.statistics.measurement import Measurement, SampleBatch
 from ...lut.table.recorder import Recorder
 from ...lut.table.schema import FAILED, NOISY, PENDING
-from ...lut.table.table import NETWORK, UNFINISHED, Benchmark, LatencyTable
+from ...lut.table.table import NETWORK_PREFIX, UNFINISHED, Benchmark, LatencyTable
 from ...lut.target import Target
 from ..backends import Backend, Workload
 from ..machine.environment import fingerprint
@@ -138,7 +138,7 @@ class Worker:
 
     def _sentinels(self, claimed: list[str]) -> list[str]:
         """Subjects that tie this process to the others, where it does not measure all by itself."""
-        every = [key for key in self._workloads if not key.startswith(NETWORK)]
+        every = [key for key in self._workloads if not key.startswith(NETWORK_PREFIX)]
         if set(every) <= set(claimed):
             return []
         wanted = max(SENTINELS, COMPANY - len(claimed))

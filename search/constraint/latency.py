@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from ...lut.predictor import Predictor, cheapest_operators
+from ...lut.predictor import Predictor, find_cheapest_operators
 from ..decisions import Array, Decisions, Indices
 
 WEIGHINGS = 64
@@ -103,7 +103,7 @@ class Latency:
             picked: list[int] = []
             for block in self.blocks.blocks:
                 rows = costs[len(picked) : len(picked) + len(block.plan.edges)]
-                picked += cheapest_operators(block.plan, rows, self.blocks.zero)
+                picked += find_cheapest_operators(block.plan, rows, self.blocks.zero)
             found.append((np.array([picked]), np.array([int((weights @ heads).argmin())])))
         return min(found, key=lambda one: float(self.load(*one)[0]))
 

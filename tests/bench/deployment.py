@@ -23,7 +23,7 @@ from run import HERE, path_of, write
 from turns import in_turns
 
 from lgc.lut import LatencyTable, Predictor, Target
-from lgc.lut.statistics.calibration import report
+from lgc.lut.statistics.calibration import evaluate_predictions
 from lgc.models import SearchSpace
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import Workload, get_backend
@@ -110,7 +110,7 @@ def predicted(space: SearchSpace, target: Target, scratch: Path) -> dict[str, An
         row["error_pct"] = (row["predicted_ms"] / row["measured_ms"] - 1) * 100
     even, odd = found.halves()
     halves = [(even.summary(key).latency_ms, odd.summary(key).latency_ms) for key in chosen]
-    against = report([row["predicted_ms"] for row in rows], [row["measured_ms"] for row in rows], halves)
+    against = evaluate_predictions([row["predicted_ms"] for row in rows], [row["measured_ms"] for row in rows], halves)
     return {
         "rows": sorted(rows, key=lambda row: row["measured_ms"]),
         "report": against.as_dict(),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lgc.lut import LatencyTable, Predictor, Target
-from lgc.lut.exchange.compare import compare
+from lgc.lut.exchange.compare import compare_tables
 from lgc.lut.statistics.interpolation import Interpolator
 from lgc.models import OpSpec, SearchSpace
 from lgc.models.space.costs import Costs
@@ -27,7 +27,7 @@ def repeatability(space: SearchSpace, target: Target, scratch: Path) -> dict[str
     for path in paths:
         profile(space, target, path, networks=4)
     with LatencyTable.open(paths[0]) as a, LatencyTable.open(paths[1]) as b:
-        found = compare(a, b)
+        found = compare_tables(a, b)
     changes = [abs(change.change_pct) for change in found.changes if change.weighs(LEAST_SHARE_PCT)]
     return {
         "space": space.name,

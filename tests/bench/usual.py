@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lgc.lut import Target
-from lgc.lut.statistics.calibration import Parts, choose
+from lgc.lut.statistics.calibration import OperatorLatencies, choose_correction
 from lgc.models import OpSpec, SearchSpace
 from lgc.models.space.operators import is_free
 from lgc.profiler.backends import require
@@ -39,12 +39,12 @@ def usual_error_pct(table: dict[OpSpec, float], networks: tuple[Checked, ...]) -
     The plain sum; the sum times the factor that suits it best, so that the machine's speed is no excuse; and with our
     own correction fitted to it, which the usual table has not: what is left when only the measuring is the usual one.
     """
-    parts: list[Parts] = [
+    parts: list[OperatorLatencies] = [
         [(spec, table[spec]) for spec in one.architecture.specs() if not is_free(spec)] for one in networks
     ]
     measured = np.array([one.measured_ms for one in networks])
     sums = np.array([sum(ms for _, ms in part) for part in parts])
     scaled = sums * np.median(measured / sums)
-    held_out = choose(parts, measured.tolist()).held_out_ms
+    held_out = choose_correction(parts, measured.tolist()).held_out_ms
     plain, at_speed, corrected = (float(np.abs(p / measured - 1).mean() * 100) for p in (sums, scaled, held_out))
     return plain, at_speed, corrected

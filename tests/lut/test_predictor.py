@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lgc.errors import MismatchError, MissingEntryError, UnknownNameError, UsageError
 from lgc.lut import Correction, LatencyTable, Predictor
-from lgc.lut.statistics.calibration import FORMS, KINDS, kind_of
+from lgc.lut.statistics.calibration import FORMS, OPERATOR_KINDS, classify_operator
 from lgc.models import PRESETS, SCOPES, Architecture, SearchSpace
 from lgc.models.space.costs import Costs
 from lgc.models.space.operators import is_free, recipe_of
@@ -38,7 +38,10 @@ def by_hand(form, table, specs):
         case "launches":
             return 0.25 + 0.5 * whole + 0.0625 * sum(len(recipe_of(spec)) for spec, _ in entries)
         case "kinds":
-            of_kind = [sum(ms for spec, ms in entries if kind_of(spec) == kind) for kind in range(len(KINDS))]
+            of_kind = [
+                sum(ms for spec, ms in entries if classify_operator(spec) == kind)
+                for kind in range(len(OPERATOR_KINDS))
+            ]
             return 0.25 + 0.5 * of_kind[0] + 3.0 * of_kind[1] + 1.25 * of_kind[2]
 
 

@@ -7,9 +7,9 @@ import pytest
 from lgc.errors import FileFormatError, MismatchError, OutputError, UsageError
 from lgc.lut import LatencyTable, Target
 from lgc.lut.predictor import Predictor
-from lgc.lut.statistics.calibration import FORMS, choose, shift
+from lgc.lut.statistics.calibration import FORMS, choose_correction, transfer_to_scope
 from lgc.lut.statistics.measurement import Measurement
-from lgc.lut.table.table import NETWORK, network_key
+from lgc.lut.table.table import NETWORK_PREFIX, network_key
 from lgc.models import SCOPES, Architecture, OpSpec, SearchSpace
 from lgc.models.space.operators import is_free
 from lgc.profiler.backends import Workload
@@ -34,8 +34,8 @@ def refitted(table):
         for scope, found in of.items()
     }
     measured = {scope: [subject.latency_ms for subject, _ in found] for scope, found in of.items()}
-    dense = choose(parts["dense"], measured["dense"])
-    return {"dense": dense, "core": shift(dense, range(len(of["core"])), parts["core"], measured["core"])}
+    dense = choose_correction(parts["dense"], measured["dense"])
+    return {"dense": dense, "core": transfer_to_scope(dense, range(len(of["core"])), parts["core"], measured["core"])}
 
 
 class TestRealDevice:
@@ -193,7 +193,7 @@ class TestTruth:
         result = profile(mini_space, TARGET, out, **QUICK)
         assert result.remarks == []
         for key, energy, latency in rows(out, "key, energy_mj, latency_ms", "subjects"):
-            if key.startswith(NETWORK):
+            if key.startswith(NETWORK_PREFIX):
                 assert energy == pytest.approx(30 * latency / 1000, rel=0.02)
             else:
                 assert energy is None
@@ -252,14 +252,14 @@ class TestStopping:
         profile(mini_space, TARGET, out, networks=4)
         runs = {key: {len(d.split(",")) for (d,) in rows_of(out, key)} for key in statuses(out)}
         for key, each in runs.items():
-            assert each == {1} or key.startswith(NETWORK), "one run a visit: the caches are cold"
+            assert each == {1} or key.startswith(NETWORK_PREFIX), "one run a visit: the caches are cold"
             visits = len(rows_of(out, key))
-            least = CPU_NETWORK.least if key.startswith(NETWORK) else CPU_PROBE.least
+            least = CPU_NETWORK.least if key.startswith(NETWORK_PREFIX) else CPU_PROBE.least
             assert least <= visits
-        networks = [len(rows_of(out, key)) for key in runs if key.startswith(NETWORK)]
-        probes = [len(rows_of(out, key)) for key in runs if not key.startswith(NETWORK)]
+        networks = [len(rows_of(out, key)) for key in runs if key.startswith(NETWORK_PREFIX)]
+        probes = [len(rows_of(out, key)) for key in runs if not key.startswith(NETWORK_PREFIX)]
         assert max(networks) < min(probes) / 4, "they join in every eighth round"
-        assert all(min(runs[key]) >= 3 for key in runs if key.startswith(NETWORK))
+        assert all(min(runs[key]) >= 3 for key in runs if key.startswith(NETWORK_PREFIX))
 
     def test_a_noisy_subject_is_given_up_and_its_entries_say_why(self, device, mini_space, out):
         name = "probe/add/c4-4/8x8/s1/b1/x1"
@@ -279,7 +279,7 @@ class TestStopping:
     def test_fewer_rounds_are_enough_where_asked_for(self, device, mini_space, out):
         profile(mini_space, TARGET, out, **QUICK)
         counts = Counter(key for (key, *_) in rows(out))
-        assert {counts[key] for key in counts if key.startswith(NETWORK)} <= {6, 7}
+        assert {counts[key] for key in counts if key.startswith(NETWORK_PREFIX)} <= {6, 7}
         assert all(count <= 6 * CPU_NETWORK.period + 8 for count in counts.values())
 
 
@@ -300,7 +300,7 @@ class TestCalibration:
         networks = list(mini_space.spread(count, seed))
         drawn = {network_key(network, "dense") for network in networks}
         drawn |= {network_key(network, "core") for network in networks[:core]}
-        assert {key for key in statuses(out) if key.startswith(NETWORK)} == drawn
+        assert {key for key in statuses(out) if key.startswith(NETWORK_PREFIX)} == drawn
         with LatencyTable.open(out) as table:
             assert [table.correction(scope).networks for scope in ("dense", "core")] == [count, core]
 

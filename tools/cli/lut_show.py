@@ -14,7 +14,7 @@ from .console import JsonFlag, emit, grid, parse_size
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ...lut.statistics.calibration import Report
+    from ...lut.statistics.calibration import PredictionReport
     from ...lut.table.table import Benchmark, Entry, LatencyTable
 
 TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="A latency table.")]
@@ -89,7 +89,7 @@ class _Choice:
         from ...lut.table import schema
         from ...models.space.operators import get_operator
 
-        statuses = (schema.PENDING, *schema.KNOWN, schema.FAILED)
+        statuses = (schema.PENDING, *schema.WITH_LATENCY, schema.FAILED)
         if self.status is not None and self.status not in statuses:
             raise UnknownNameError("status", self.status, statuses)
         if self.sort is not None and self.sort not in SORTS:
@@ -180,18 +180,18 @@ def correction_lines(table: LatencyTable) -> list[str]:
     return lines
 
 
-def stored_report(table: LatencyTable) -> Report | None:
+def stored_report(table: LatencyTable) -> PredictionReport | None:
     """The verification that a table holds, of scope `dense`; None if it holds none.
 
     Raises:
         FileFormatError: it is damaged.
     """
     from ...errors import FileFormatError
-    from ...lut.statistics.calibration import Report
+    from ...lut.statistics.calibration import PredictionReport
     from ...models.space.plan import DENSE
 
     stored = table.note("verification")
     try:
-        return Report(**stored[DENSE]) if stored else None
+        return PredictionReport(**stored[DENSE]) if stored else None
     except (KeyError, TypeError) as error:
         raise FileFormatError(f"{table.path} is a damaged latency table: its verification fails at {error}") from error

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lgc.errors import FileFormatError
 from lgc.lut.exchange.foreign import read_foreign
-from lgc.lut.exchange.pickled import ObjectArray, load
+from lgc.lut.exchange.pickled import ObjectArray, load_pickle
 
 
 class Calls:
@@ -30,7 +30,7 @@ class TestNothingIsRun:
         call = Calls(__builtins__[function], str(witness), "w")
         for content in (call, {"a": call}, [call], {"a": 1.0, "b": [(call,)]}):
             with pytest.raises(ValueError, match="which is no plain data"):
-                load(pickle.dumps(content, protocol=protocol))
+                load_pickle(pickle.dumps(content, protocol=protocol))
         assert not witness.exists()
         assert capsys.readouterr().out == ""
 
@@ -45,7 +45,7 @@ class TestNothingIsRun:
     def test_a_call_of_what_may_be_named_is_no_call(self):
         """ndarray may be named, as numpy.save does; calling it is not what numpy.save does."""
         with pytest.raises(ValueError, match="it calls ndarray, which is no plain data"):
-            load(pickle.dumps(Calls(np.ndarray, (10**12,))))
+            load_pickle(pickle.dumps(Calls(np.ndarray, (10**12,))))
 
     def test_yaml_tags_and_aliases_are_refused(self, text, tmp_path):
         witness = tmp_path / "witness"
@@ -72,16 +72,16 @@ class TestNothingIsRun:
 )
 def test_plain_data_is_read_as_pickle_reads_it(content):
     for protocol in range(3, 6):
-        assert load(pickle.dumps(content, protocol=protocol)) == content
+        assert load_pickle(pickle.dumps(content, protocol=protocol)) == content
 
 
 def test_shared_and_recursive_data():
     shared = ["x"]
-    assert load(pickle.dumps([shared, shared])) == [["x"], ["x"]]
+    assert load_pickle(pickle.dumps([shared, shared])) == [["x"], ["x"]]
     shared.append(shared)
-    found = load(pickle.dumps(shared))
+    found = load_pickle(pickle.dumps(shared))
     assert found[1] is found
 
 
 def test_an_array_of_objects():
-    assert load(pickle.dumps(np.array([1, "a", None], dtype=object))) == ObjectArray([1, "a", None])
+    assert load_pickle(pickle.dumps(np.array([1, "a", None], dtype=object))) == ObjectArray([1, "a", None])

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lgc.errors import MeasurementError, MissingEntryError, UnknownNameError, UsageError
-from lgc.lut.statistics.interpolation import LEAST_POINTS, Estimate, Interpolator
+from lgc.lut.statistics.interpolation import MIN_GROUP_POINTS, Estimate, Interpolator
 from lgc.models import OpSpec
 
 SIZES = [(24, 32), (36, 48), (48, 64), (72, 96), (96, 128)]
@@ -139,8 +139,8 @@ def test_resolutions_are_left_out_whole():
 
 
 def test_nothing_can_be_left_out_of_few_points():
-    assert Interpolator(by_law(LINE[:LEAST_POINTS])).leave_one_resolution_out() == []
-    assert len(Interpolator(by_law(LINE[: LEAST_POINTS + 1])).leave_one_resolution_out()) == LEAST_POINTS - 1
+    assert Interpolator(by_law(LINE[:MIN_GROUP_POINTS])).leave_one_resolution_out() == []
+    assert len(Interpolator(by_law(LINE[: MIN_GROUP_POINTS + 1])).leave_one_resolution_out()) == MIN_GROUP_POINTS - 1
 
 
 def test_other_operators_strides_and_batches_are_not_mixed_in():

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lgc.errors import MeasurementError
-from lgc.lut.statistics.estimates import median_and_ci, summarise
-from lgc.lut.statistics.measurement import PAUSE_S, REACH, WINDOW, Measurement, SampleBatch
+from lgc.lut.statistics.estimates import estimate_median, summarise_batches
+from lgc.lut.statistics.measurement import CHECK_WINDOW, MAX_GAP_S, SMOOTHING_RADIUS, Measurement, SampleBatch
 
 TRUE = {f"op{index}": 0.01 * 1.3**index for index in range(24)}
 
@@ -39,7 +39,7 @@ def worst_error_pct(rows, steady: bool = True) -> float:
     found = Measurement(rows, "minima")
     ratios = np.array(
         [
-            (found.summary(key) if steady else summarise(found.durations(key), "minima")).latency_ms / TRUE[key]
+            (found.summary(key) if steady else summarise_batches(found.durations(key), "minima")).latency_ms / TRUE[key]
             for key in found.subjects
         ]
     )
@@ -83,7 +83,7 @@ def test_points_have_the_speed_divided_out():
         points = found.points(key)
         assert len(points) == 24
         assert np.median(points) == found.summary(key).latency_ms
-        assert median_and_ci(points)[1] == found.summary(key).ci_ms
+        assert estimate_median(points)[1] == found.summary(key).ci_ms
         assert np.quantile(points / latency, 0.9) / np.quantile(points / latency, 0.1) < 1.05
         raw = np.array([min(durations) for durations in found.durations(key)])
         assert np.quantile(raw / latency, 0.9) / np.quantile(raw / latency, 0.1) > 1.4
@@ -212,7 +212,7 @@ def test_a_subject_in_another_unit_leaves_the_others_alone(drawn, factors, shift
         assert other.summary(key).latency_ms == pytest.approx(scale * one.summary(key).latency_ms, rel=1e-6)
 
 
-@pytest.mark.parametrize(("pause_s", "session"), [(2 * PAUSE_S, 0), (0.0, 1)], ids=["pause", "session"])
+@pytest.mark.parametrize(("pause_s", "session"), [(2 * MAX_GAP_S, 0), (0.0, 1)], ids=["pause", "session"])
 def test_what_comes_later_tells_nothing_of_what_was_before(pause_s, session):
     """The last six visits before a pause, or of a session, are slow: what comes then must not outvote them."""
     early = visits_of(lambda now: 2.0 if now > 0.6875 else 1.0, rounds=6)
@@ -290,14 +290,14 @@ class TestDisagreement:
 
     @pytest.mark.parametrize("speed", [lambda now: 1.0, two_speeds, lambda now: 1 + now / 3], ids=["1", "2", "drift"])
     def test_a_machine_that_slows_all_alike_is_believed(self, speed):
-        assert Measurement(visits_of(speed), "minima").disproved <= WINDOW
+        assert Measurement(visits_of(speed), "minima").disproved <= CHECK_WINDOW
 
     def test_what_disagrees_is_left_out(self):
         """A quarter of the visits is worth nothing."""
         rows = visits_of(lambda now: 1.0, rounds=32)
         quiet, loud = Measurement(rows, "minima"), Measurement(self.disturbed(rows, 256, 448), "minima")
         assert quiet.disproved == 0
-        assert 192 <= loud.disproved <= 192 + 2 * WINDOW
+        assert 192 <= loud.disproved <= 192 + 2 * CHECK_WINDOW
         assert sum(len(loud.points(key)) for key in TRUE) == len(rows) - loud.disproved
         for key, latency in TRUE.items():
             assert loud.summary(key).latency_ms == pytest.approx(latency * 1.0025, rel=0.006)
@@ -309,7 +309,7 @@ class TestDisagreement:
         rows = self.disturbed(visits_of(lambda now: 1.0, rounds=32), 256, 320)
         rows = [row._replace(subject="late") if index in (280, 290, 300) else row for index, row in enumerate(rows)]
         found = Measurement(rows, "minima")
-        assert found.disproved >= WINDOW
+        assert found.disproved >= CHECK_WINDOW
         assert (len(found.points("late")), found.summary("late").visits) == (3, 3)
 
 
@@ -318,7 +318,9 @@ def test_one_subject_alone_keeps_its_median():
     assert Measurement(rows, "minima").summary("a").median_ms == 3.0
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, REACH, 2 * REACH, 2 * REACH + 1, 2 * REACH + 2])
+@pytest.mark.parametrize(
+    "count", [1, 2, 3, SMOOTHING_RADIUS, 2 * SMOOTHING_RADIUS, 2 * SMOOTHING_RADIUS + 1, 2 * SMOOTHING_RADIUS + 2]
+)
 def test_a_few_visits_are_enough(count):
     rows = [SampleBatch("ab"[n % 2], n, float(n), [1.0 + n % 2]) for n in range(count)]
     assert Measurement(rows, "minima").summary("a").latency_ms == pytest.approx(1.0)

@@ -34,7 +34,7 @@ class Processes:
     def __init__(self, table, monkeypatch):
         self.table, self.alive = table, set()
         self._patch = monkeypatch
-        monkeypatch.setattr(recorder, "_running", lambda pid, seen: pid != os.getpid() and pid in self.alive)
+        monkeypatch.setattr(recorder, "_is_active", lambda pid, seen: pid != os.getpid() and pid in self.alive)
 
     def claims(self, pid, share, among=None):
         """A process that starts and takes on a share: its recorder, and the keys."""
@@ -162,12 +162,12 @@ def child():
 
 def test_a_running_process_is_told_from_a_dead_one(child):
     now = time.time()
-    assert recorder._running(child.pid, now)
-    assert not recorder._running(child.pid, now - LEASE_S - 10), "silent for too long"
-    assert not recorder._running(os.getpid(), now), "this process itself"
+    assert recorder._is_active(child.pid, now)
+    assert not recorder._is_active(child.pid, now - LEASE_S - 10), "silent for too long"
+    assert not recorder._is_active(os.getpid(), now), "this process itself"
     child.kill()
     child.wait()
-    assert not recorder._running(child.pid, now)
+    assert not recorder._is_active(child.pid, now)
 
 
 def test_a_process_of_another_user_counts_as_running(monkeypatch):
@@ -175,7 +175,7 @@ def test_a_process_of_another_user_counts_as_running(monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", forbidden)
-    assert recorder._running(1, time.time())
+    assert recorder._is_active(1, time.time())
 
 
 def test_visits_show_that_the_process_is_there(table, monkeypatch):

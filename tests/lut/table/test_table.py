@@ -9,7 +9,7 @@ from lgc.lut import Correction, LatencyTable, Target
 from lgc.lut.statistics.estimates import Summary
 from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
-from lgc.lut.table.table import FLOOR_MS, UNFINISHED, network_key
+from lgc.lut.table.table import MIN_ENTRY_MS, UNFINISHED, network_key
 from lgc.models import Architecture, OpSpec, SearchSpace
 
 TARGET = Target("cpu", "torch", threads=2)
@@ -124,7 +124,7 @@ def test_a_noisy_or_failed_subject_makes_its_entries_so(table, recorder, specs):
 def test_a_difference_below_nothing_is_next_to_nothing(table, recorder, specs):
     recorder.finish({"probe": (summary(1.0), None), "carrier": (summary(3.0), None)})
     table.settle()
-    assert table.latency_ms(specs[0]) == FLOOR_MS > 0
+    assert table.latency_ms(specs[0]) == MIN_ENTRY_MS > 0
     assert (table.entry(specs[0]).status, table.entry(specs[0]).reason) == ("noisy", "not to be told from nothing")
 
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lgc.errors import FileFormatError, OutputError
-from lgc.lut import LatencyTable, Predictor, Report, Target
-from lgc.lut.table import upgrade as module
-from lgc.lut.table.schema import SCHEMA_VERSION
+from lgc.lut import LatencyTable, PredictionReport, Predictor, Target
+from lgc.lut.table import upgrade_table as module
+from lgc.lut.table.schema import TABLE_SCHEMA_VERSION
 from lgc.lut.table.table import entry_keys, network_key
-from lgc.lut.table.upgrade import MIGRATIONS, upgrade, version_of
+from lgc.lut.table.upgrade import MIGRATIONS, read_schema_version, upgrade_table
 from lgc.models import OpSpec
 from lgc.profiler.profile import calibrate
 
@@ -137,7 +137,7 @@ def test_what_the_table_holds_is_there_afterwards(old):
     entries = rows_1(old, "SELECT key, status, reason, latency_ms FROM entries ORDER BY rowid")
     visits = rows_1(old, "SELECT subject, round, at_unix_s, durations_ms FROM visits ORDER BY subject, round")
     networks = rows_1(old, "SELECT key, architecture, scope, latency_ms, samples FROM networks ORDER BY rowid")
-    assert upgrade(old) == (1, old.with_name("old.lut.v1"))
+    assert upgrade_table(old) == (1, old.with_name("old.lut.v1"))
     assert old.with_name("old.lut.v1").read_bytes() == before
     assert {path.name for path in old.parent.iterdir()} == {"old.lut", "old.lut.v1"}
     with LatencyTable.open(old) as table:
@@ -163,7 +163,7 @@ def test_what_the_table_holds_is_there_afterwards(old):
 
 def test_predictions_stay_as_they_were(finished, mini_space):
     latency = dict(rows_1(finished, "SELECT key, latency_ms FROM entries"))
-    upgrade(finished)
+    upgrade_table(finished)
     with LatencyTable.open(finished) as table:
         for scope, line in LINES.items():
             predictor = Predictor(mini_space, table, scope)
@@ -174,11 +174,11 @@ def test_predictions_stay_as_they_were(finished, mini_space):
                 assert predictor.predict(architecture) == pytest.approx(expected)
             correction = table.correction(scope)
             assert (correction.form, correction.networks, correction.half_width_pct()) == ("affine", 4, None)
-        assert Report(**table.note("verification")["dense"]).mape_pct == 1.5
+        assert PredictionReport(**table.note("verification")["dense"]).mape_pct == 1.5
 
 
 def test_it_can_be_settled_and_calibrated_afterwards(finished):
-    upgrade(finished)
+    upgrade_table(finished)
     with LatencyTable.open(finished) as table:
         table.settle()
         assert calibrate(table).networks == 4
@@ -190,21 +190,21 @@ def test_a_table_without_networks_or_visits(old):
             connection.execute(change)
         connection.execute("UPDATE entries SET status = 'pending', reason = NULL, latency_ms = NULL")
     connection.close()
-    upgrade(old)
+    upgrade_table(old)
     with LatencyTable.open(old) as table:
         assert {entry.status for entry in table.entries()} == {"pending"}
         assert table.note("calibration") is table.note("verification") is None
 
 
 def test_a_table_of_this_schema_is_left_alone(old):
-    upgrade(old)
+    upgrade_table(old)
     before = {path.name: path.read_bytes() for path in old.parent.iterdir()}
-    assert upgrade(old) == (SCHEMA_VERSION, None)
+    assert upgrade_table(old) == (TABLE_SCHEMA_VERSION, None)
     assert {path.name: path.read_bytes() for path in old.parent.iterdir()} == before
 
 
 def test_every_older_version_has_a_migration():
-    assert set(MIGRATIONS) == set(range(1, SCHEMA_VERSION))
+    assert set(MIGRATIONS) == set(range(1, TABLE_SCHEMA_VERSION))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_other_versions_are_refused(old, version, reason):
     with sqlite3.connect(old) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    assert version_of(old) == version
+    assert read_schema_version(old) == version
     self_same(old, FileFormatError, reason)
 
 
@@ -226,7 +226,7 @@ def self_same(path, error, reason):
     """Show that an upgrade is refused for a reason, in one line that names the file, and changes nothing."""
     before = {other.name: other.read_bytes() for other in path.parent.iterdir() if other.is_file()}
     with pytest.raises(error) as caught:
-        upgrade(path)
+        upgrade_table(path)
     assert reason in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -278,7 +278,7 @@ def test_an_older_copy_that_is_there_already_stays(old):
 def test_an_upgrade_that_was_killed_after_keeping_the_older_file_goes_on(old):
     kept = old.with_name("old.lut.v1")
     kept.hardlink_to(old)
-    assert upgrade(old) == (1, kept)
+    assert upgrade_table(old) == (1, kept)
     assert not kept.samefile(old)
 
 
@@ -288,7 +288,7 @@ def test_where_there_are_no_links_the_older_file_is_copied(old, monkeypatch):
 
     monkeypatch.setattr(module.os, "link", refuse)
     before = old.read_bytes()
-    _, kept = upgrade(old)
+    _, kept = upgrade_table(old)
     assert kept.read_bytes() == before
 
 
@@ -313,7 +313,7 @@ def test_a_table_that_is_being_written_is_refused(old, monkeypatch):
     self_same(old, OutputError, "database is locked")
     writer.execute("ROLLBACK")
     writer.close()
-    assert upgrade(old)[0] == 1
+    assert upgrade_table(old)[0] == 1
 
 
 @given(st.data())
@@ -327,7 +327,7 @@ def test_a_damaged_file_is_upgraded_or_refused(finished, data):
     cut = data.draw(st.booleans())
     path.write_bytes(content[:start] if cut else content[:start] + noise + content[start + len(noise) :])
     try:
-        upgrade(path)
+        upgrade_table(path)
     except FileFormatError:
         return
     with LatencyTable.open(path) as table:

@@ -10,7 +10,7 @@ from lgc.errors import MissingEntryError, UsageError
 from lgc.lut import LatencyTable
 from lgc.lut.table import recorder
 from lgc.lut.table.recorder import Recorder
-from lgc.lut.table.table import FINISHED, NETWORK, UNFINISHED
+from lgc.lut.table.table import FINISHED, NETWORK_PREFIX, UNFINISHED
 from lgc.profiler.profile import MEDIAN_TO_95, calibrate, profile
 from lgc.profiler.table.worker import AWAKE_S, SENTINELS
 from lgc.profiler.timing import stopping
@@ -332,7 +332,7 @@ class TestGoingOn:
         result = profile(mini_space, TARGET, out, **QUICK)
         assert (result.measured, result.verification) == (result.entries, None)
         assert set(result.failed.values()) == {"refused: mini network"}
-        assert {status for key, status in statuses(out).items() if key.startswith(NETWORK)} == {"failed"}
+        assert {status for key, status in statuses(out).items() if key.startswith(NETWORK_PREFIX)} == {"failed"}
 
     def test_everything_refused_is_told_as_that(self, device, mini_space, out):
         device.refused = ["probe", "carrier", "mini"]
@@ -364,7 +364,7 @@ class TestSessions:
     def test_two_processes_fill_a_table_without_measuring_the_same(self, device, mini_space, out, monkeypatch, company):
         """The second one starts in the middle of the first, on a device that is slower."""
         alive = set()
-        monkeypatch.setattr(recorder, "_running", lambda pid, seen: pid in alive and pid != recorder.os.getpid())
+        monkeypatch.setattr(recorder, "_is_active", lambda pid, seen: pid in alive and pid != recorder.os.getpid())
         built = {}
 
         def start(pid, share):
@@ -399,7 +399,7 @@ class TestSessions:
         profile(mini_space, TARGET, out, networks=0, budget_s=0.5)
         with LatencyTable.open(out) as table, monkeypatch.context() as patched:
             patched.setattr(recorder.os, "getpid", lambda: 101)
-            patched.setattr(recorder, "_running", lambda pid, seen: pid == 101)
+            patched.setattr(recorder, "_is_active", lambda pid, seen: pid == 101)
             taken = Recorder(table, "cpu", {}).claim(0.5)
             patched.setattr(recorder.os, "getpid", lambda: 102)
             device.compiled.clear()
@@ -408,6 +408,6 @@ class TestSessions:
         assert taken
         assert not measured & set(taken)
         assert measured | set(taken) == set(statuses(out))
-        monkeypatch.setattr(recorder, "_running", lambda pid, seen: False)
+        monkeypatch.setattr(recorder, "_is_active", lambda pid, seen: False)
         result = profile(mini_space, TARGET, out, networks=0)
         assert (result.measured, result.noisy) == (result.entries, 0), "and taken over when it is dead"

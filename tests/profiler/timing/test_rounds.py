@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, summarise
+from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, summarise_batches
 from lgc.lut.statistics.measurement import SampleBatch
 from lgc.profiler.timing.rounds import (
     CHECKS,
@@ -483,7 +483,7 @@ def test_a_device_that_slows_down_hits_all_alike():
         return lambda now: ms * (1 + min((now - 1000) / total_s, 1))
 
     bench = Bench(endless, **{name: slowing(ms) for name, ms in true.items()}).measure(total_s)
-    raw = {name: summarise(bench.found.durations(name), "medians").latency_ms for name in true}
+    raw = {name: summarise_batches(bench.found.durations(name), "medians").latency_ms for name in true}
     assert raw["b"] / raw["a"] == pytest.approx(2, rel=0.02)
     assert raw["c"] / raw["a"] == pytest.approx(4, rel=0.02)
     steady = {name: bench.found.summary(name).latency_ms for name in true}
@@ -495,5 +495,5 @@ def test_a_device_that_slows_down_hits_all_alike():
         alone.clock.now = now
         alone.measure(total_s / 3)
         now = alone.clock.now
-        one_after_the_other[name] = summarise(alone.found.durations("a"), "medians").latency_ms
+        one_after_the_other[name] = summarise_batches(alone.found.durations("a"), "medians").latency_ms
     assert one_after_the_other["c"] / one_after_the_other["a"] > 4 * 1.2
