@@ -6,8 +6,16 @@ from .table.table import Benchmark, Entry, LatencyTable
 from .target import Target
 
 __all__ = [
-    *("Benchmark", "Correction", "Entry", "Interval", "LatencyTable", "PredictionReport", "Predictor", "Target"),
-    *("Report", "Subject"),
+    "Benchmark",
+    "Correction",
+    "Entry",
+    "Interval",
+    "LatencyTable",
+    "PredictionReport",
+    "Predictor",
+    "Report",
+    "Subject",
+    "Target",
 ]
 
 Report = PredictionReport

@@ -188,7 +188,7 @@ def _add_sessions(connection: sqlite3.Connection, made: LatencyTable, tables: Se
             for session, subject, *rest in _select(table, _BATCHES, "visits")
             if _is_valid_in_space(table, subject, made.space.fingerprint)
         ]
-        connection.executemany(f"{_insert_statement('visits', _VISITS)} ON CONFLICT DO NOTHING", visits)
+        connection.executemany(f"{_insert_statement('visits', _BATCHES)} ON CONFLICT DO NOTHING", visits)
         for session, *rest in _select(table, _HEALTH, "health"):
             health[renumbered[session], *rest] = None
     connection.executemany(_insert_statement("health", _HEALTH), health)
