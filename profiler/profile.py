@@ -137,21 +137,21 @@ def profile(
 
 def _result(table: LatencyTable, filling: Worker, start: float) -> ProfileResult:
     """Bring the table's entries, calibration and verification up to date, and say what there is."""
-    settled = table.note(FINISHED) is not None
+    settled = table.metadata(FINISHED) is not None
     remarks: list[str] = []
     if not settled:
-        remarks = _remarks(table, table.settle())
+        remarks = _remarks(table, table.finalize())
         interpolate(table)
     entries = table.entries()
     failed = {entry.key: entry.reason or "" for entry in entries if entry.status == FAILED}
-    failed |= {subject.key: subject.reason or "" for subject in table.subjects("network") if subject.status == FAILED}
+    failed |= {subject.key: subject.reason or "" for subject in table.benchmarks("network") if subject.status == FAILED}
     statuses = [entry.status for entry in entries]
     verification = None
     if all(status in WITH_LATENCY for status in statuses):
-        stored = table.note("verification")
-        verification = PredictionReport(**stored[DENSE]) if settled and stored else calibrate(table)
+        stored = table.metadata("verification")
+        verification = PredictionReport.from_dict(stored[DENSE]) if settled and stored else calibrate(table)
     if not settled:
-        table.write_note(FINISHED, {"at_unix_s": time.time()})
+        table.set_metadata(FINISHED, {"at_unix_s": time.time()})
     return ProfileResult(
         entries=len(entries),
         measured=statuses.count(MEASURED) + statuses.count(NOISY),
@@ -169,12 +169,12 @@ def _result(table: LatencyTable, filling: Worker, start: float) -> ProfileResult
 def _remarks(table: LatencyTable, found: Measurement) -> list[str]:
     """What was left out, and what slowed the device down."""
     remarks = []
-    left_out_pct = found.disproved / max(len(found.visits), 1) * 100
+    left_out_pct = found.num_rejected / max(len(found.batches), 1) * 100
     if left_out_pct > LEFT_OUT_PCT:
         remarks.append(
             f"{left_out_pct:.0f} % of the visits were left out: the machine slowed some subjects, not others"
         )
-    samples = table.health()
+    samples = table.hardware_samples()
     reasons = Counter(reason for sample in samples for reason in sample.get("throttle") or [])
     remarks += [
         f"the GPU ran slower than it could for {count} of {len(samples)} samples: {reason}"
@@ -224,7 +224,7 @@ def calibrate(table: LatencyTable, form: str | None = None) -> PredictionReport 
         MissingEntryError: a network has an operator without a latency.
         UnknownNameError: no such form.
     """
-    even, odd = table.measurement().halves()
+    even, odd = table.measurement().split_halves()
     choices: dict[str, ValidatedCorrection] = {}
     reports: dict[str, PredictionReport] = {}
     place: dict[str, int] = {}
@@ -248,8 +248,8 @@ def calibrate(table: LatencyTable, form: str | None = None) -> PredictionReport 
         reports[scope] = evaluate_predictions(choices[scope].held_out_ms, measured, pairs)
     if DENSE not in reports:
         return None
-    table.write_note("calibration", {scope: asdict(choice.correction) for scope, choice in choices.items()})
-    table.write_note("verification", {scope: found.as_dict() for scope, found in reports.items()})
+    table.set_metadata("calibration", {scope: asdict(choice.correction) for scope, choice in choices.items()})
+    table.set_metadata("verification", {scope: found.as_dict() for scope, found in reports.items()})
     return reports[DENSE]
 
 

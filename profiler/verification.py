@@ -86,7 +86,7 @@ def verify(
         for key, architecture in fresh.items()
     )
     predicted, measured = ([getattr(one, name) for one in checked] for name in ("predicted_ms", "measured_ms"))
-    even, odd = found.halves()
+    even, odd = found.split_halves()
     pairs = [(even.summary(key).latency_ms, odd.summary(key).latency_ms) for key in fresh]
     half_pct = predictor.correction.half_width_pct()
     errors_pct = np.abs(np.array(measured) / np.array(predicted) - 1) * 100
@@ -125,7 +125,7 @@ def drift(table: LatencyTable, found: Measurement) -> float | None:
     Absolute times of different hours, or of a GPU at different clocks, compare only through something measured in both.
     None if there were no sentinels.
     """
-    measured = set(found.subjects)
+    measured = set(found.benchmarks)
     known = [row for scope in SCOPES for row in _known(table, scope) if row[0] in measured]
     if not known:
         return None

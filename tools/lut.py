@@ -92,7 +92,7 @@ def diff(
     unknown = sum(change.low_pct is None for change in found.changes)
     if unknown:
         say(f"remark: {unknown} entries have no interval in one of the tables, so nothing is said of their noise")
-    beyond = found.beyond(threshold_pct, share_pct)
+    beyond = found.select_beyond(threshold_pct, share_pct)
     content: dict[str, Any] = {
         "a": str(a),
         "b": str(b),
@@ -123,7 +123,7 @@ def _change_tables(
     found: TableComparison, beyond: list[EntryChange], threshold_pct: float, share_pct: float
 ) -> list[Table | str]:
     """The entries that moved and weigh, and lines on the rest."""
-    weighty = [change for change in found.moved if change.weighs(share_pct)]
+    weighty = [change for change in found.moved if change.is_relevant(share_pct)]
     shown = weighty[:MOST_ROWS]
     rows = grid("moved beyond noise", "operator", "A ms", "B ms at A's speed", "change", "±", "share", numbers=5)
     for change in shown:
@@ -175,7 +175,7 @@ def calibrate(
     from ..profiler.profile import calibrate as calibrate_table
 
     with LatencyTable.open(table) as opened:
-        before, earlier = opened.note("verification"), stored_report(opened)
+        before, earlier = opened.metadata("verification"), stored_report(opened)
         report = calibrate_table(opened, form)
         if report is None:
             raise MeasurementError(
@@ -184,9 +184,9 @@ def calibrate(
             )
         content = {
             "lut": str(table),
-            "calibration": opened.note("calibration"),
+            "calibration": opened.metadata("calibration"),
             "before": before,
-            "after": opened.note("verification"),
+            "after": opened.metadata("verification"),
         }
         lines = correction_lines(opened)
     rows = grid("prediction of unseen networks", "", "before", "after", numbers=2)

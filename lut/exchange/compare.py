@@ -70,7 +70,7 @@ class EntryChange:
         """Whether the interval leaves out 0; an unknown interval settles nothing."""
         return self.low_pct is not None and self.high_pct is not None and not self.low_pct <= 0 <= self.high_pct
 
-    def weighs(self, least_share_pct: float) -> bool:
+    def is_relevant(self, least_share_pct: float) -> bool:
         """Whether it is at least this share of a network; where the share is unknown, yes."""
         return self.share_pct is None or self.share_pct >= least_share_pct
 
@@ -108,20 +108,20 @@ class TableComparison:
         """Entries that moved beyond noise."""
         return [change for change in self.changes if change.beyond_noise]
 
-    def beyond(self, threshold_pct: float, least_share_pct: float) -> list[EntryChange]:
+    def select_beyond(self, threshold_pct: float, least_share_pct: float) -> list[EntryChange]:
         """Entries that moved beyond noise, by more than the threshold, and weigh in a network."""
-        moved = (change for change in self.moved if change.weighs(least_share_pct))
+        moved = (change for change in self.moved if change.is_relevant(least_share_pct))
         return [change for change in moved if abs(change.change_pct) > threshold_pct]
 
     def quantile_pct(self, quantile: float, least_share_pct: float) -> float | None:
         """A quantile (0 to 1) of |change| over the entries that weigh, in percent; None if there are none."""
-        sizes = [abs(change.change_pct) for change in self.changes if change.weighs(least_share_pct)]
+        sizes = [abs(change.change_pct) for change in self.changes if change.is_relevant(least_share_pct)]
         return float(np.quantile(sizes, quantile)) if sizes else None
 
     def noise_pct(self, least_share_pct: float) -> float | None:
         """Median half of the intervals of the entries that weigh, in percent: what cannot be told from noise."""
         halves = [
-            c.high_pct - c.change_pct for c in self.changes if c.weighs(least_share_pct) and c.high_pct is not None
+            c.high_pct - c.change_pct for c in self.changes if c.is_relevant(least_share_pct) and c.high_pct is not None
         ]
         return float(np.median(halves)) if halves else None
 
@@ -216,7 +216,8 @@ def _estimate_speed(
 ) -> tuple[float, float | None, int]:
     """How many times longer the sentinels take in B, how much they scatter about that, and how many they are."""
     then, now = (
-        {s.key: _Latency(s.latency_ms, s.ci_ms) for s in table.subjects("carrier") if s.latency_ms} for table in (a, b)
+        {s.key: _Latency(s.latency_ms, s.ci_ms) for s in table.benchmarks("carrier") if s.latency_ms}
+        for table in (a, b)
     )
     shared = [key for key in then if key in now]
     if len(shared) < 2:
@@ -230,7 +231,7 @@ def _estimate_speed(
 
 def _entry_weights(table: LatencyTable) -> dict[str, float]:
     """By how much an entry would scatter if all it follows from did so by its own latency, milliseconds."""
-    latency = {subject.key: subject.latency_ms or 0.0 for subject in table.subjects()}
+    latency = {subject.key: subject.latency_ms or 0.0 for subject in table.benchmarks()}
     squares: dict[str, float] = {}
     for entry, subject, coefficient in table.store.rows("SELECT entry, subject, coefficient FROM terms"):
         squares[entry] = squares.get(entry, 0.0) + (coefficient * latency.get(subject, 0.0)) ** 2

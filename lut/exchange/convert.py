@@ -70,7 +70,7 @@ def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: T
     values = [_entry_row(foreign, spec, same) for spec, same in rows.items()]
     with atomic_path(out) as path, LatencyTable.create(path, target, space, protocol, environment) as table:
         asked = {entry.key for entry in table.entries()}
-        with table.store.writing() as connection:
+        with table.store.transaction() as connection:
             connection.executemany(
                 "INSERT INTO entries (key, status, reason, latency_ms) VALUES (?, 'measured', ?, ?) "
                 "ON CONFLICT (key) DO UPDATE SET status = excluded.status, reason = excluded.reason, "

@@ -91,14 +91,14 @@ def merge_tables(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[
         LatencyTable.create(path, first.target, first.space, first.protocol, first.environment) as made,
     ):
         _copy_rows(made, tables)
-        made.write_note("merged", {"from": [str(table.path) for table in tables]})
-        made.settle()
+        made.set_metadata("merged", {"from": [str(table.path) for table in tables]})
+        made.finalize()
         entries = made.entries()
         known = {entry.key for entry in entries if entry.status in schema.WITH_LATENCY}
         missing = len(set(entry_keys(first.space)) - known)
         if not missing:
             calibrate(made)
-        made.write_note(FINISHED, {"at_unix_s": time.time()})
+        made.set_metadata(FINISHED, {"at_unix_s": time.time()})
         ((sessions,),) = made.store.rows("SELECT count(*) FROM sessions")
     names = (tuple(table.path for table in group) for group in (other_inputs, untied))
     return MergeResult(len(entries), missing, sessions, *names)
@@ -159,8 +159,10 @@ def _copy_rows(made: LatencyTable, tables: Sequence[LatencyTable]) -> None:
             ):
                 subjects[row[0]] = row
     # an entry's terms are taken from one table as a whole: two sets of them would be added up
-    terms = [(key, *term) for key, (_, table) in entries.items() for term in table.terms(OpSpec.parse(key)).items()]
-    with made.store.writing() as connection:
+    terms = [
+        (key, *term) for key, (_, table) in entries.items() for term in table.components(OpSpec.parse(key)).items()
+    ]
+    with made.store.transaction() as connection:
         connection.executemany(
             f"{_insert_statement('entries', _ENTRIES)} ON CONFLICT (key) DO UPDATE SET status = excluded.status, "
             "reason = excluded.reason, latency_ms = excluded.latency_ms, ci_ms = excluded.ci_ms",

@@ -1,4 +1,4 @@
-"""The SQLite schema of a latency table, and what tells one from any other file; docs/lut-format.md describes it."""
+"""SQLite schema of a latency table, and the checks of its file; documented in docs/lut-format.md."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ...errors import FileFormatError, LgcError, OutputError
 from ...files import atomic_path, format_error
 
 TABLE_SCHEMA_VERSION = 2
-"""Kept in the database's `user_version`."""
+"""Value of the database's `user_version`."""
 
 APPLICATION_ID = 0x6C676331
-"""`lgc1` in ASCII, in the database's `application_id`."""
+"""Value of the database's `application_id`: `lgc1` in ASCII."""
 
 DAMAGE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
-"""What reading a damaged table raises; the second where SQLite's own message quotes broken text."""
+"""Errors that reading a damaged table raises; the second if SQLite's message quotes invalid UTF-8."""
 
 PENDING, MEASURED, NOISY, INTERPOLATED, FAILED = "pending", "measured", "noisy", "interpolated", "failed"
 WITH_LATENCY = (MEASURED, NOISY, INTERPOLATED)
@@ -91,17 +91,17 @@ CREATE TABLE health (
 
 
 class Store:
-    """The open database of a table: rows out, transactions in, SQLite's errors as lgc's own."""
+    """Open database of a table. SQLite's errors are translated to lgc's."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """All rows of a query.
+        """Return all rows of a query.
 
         Raises:
-            FileFormatError: the file is damaged.
+            FileFormatError: The file is damaged.
         """
         try:
             return list(self._connection.execute(query, values).fetchall())
@@ -109,11 +109,11 @@ class Store:
             raise _translate_error(self.path, error) from error
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that holds the file from its beginning, all or nothing.
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Lock the file for writing and yield its connection; commit after the block, or roll back after an error.
 
         Raises:
-            OutputError: the disk is full, the file read-only, or another process holds it for too long.
+            OutputError: The disk is full, the file is read-only, or another process holds the lock.
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -128,12 +128,10 @@ class Store:
 
 
 def create_store(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
-    """Make a new table at `path`, with `meta` (JSON text by key) and a pending entry for each of `keys`.
-
-    The file appears under its name only with all of that in it.
+    """Create a table at `path` atomically, with `meta` (JSON text by key) and a pending entry for each of `keys`.
 
     Raises:
-        OutputError: it exists already, or cannot be written.
+        OutputError: The file exists or cannot be written.
     """
     with atomic_path(path) as temporary:
         try:
@@ -149,10 +147,11 @@ def create_store(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> St
 
 
 def open_store(path: Path, version: int = TABLE_SCHEMA_VERSION) -> Store:
-    """Open the table at `path`, after showing that it is one, whole, and of schema `version`.
+    """Open the table at `path` after checking that it is complete and has schema `version`.
 
     Raises:
-        FileFormatError: it is missing, foreign, truncated, or of another schema version.
+        FileFormatError: The file is missing, truncated, not a table, or has another schema version.
+        OutputError: Another process holds the lock.
     """
     if not path.is_file():
         raise format_error(path, "latency table")
@@ -161,12 +160,12 @@ def open_store(path: Path, version: int = TABLE_SCHEMA_VERSION) -> Store:
     if not head.startswith(b"SQLite format 3\0"):
         raise format_error(path, "latency table")
     page_bytes = max(int.from_bytes(head[16:], "big"), 512)
-    if path.stat().st_size < page_bytes:  # SQLite would take it for an empty database
-        raise FileFormatError(f"{path} is a damaged latency table: it breaks off within its first {page_bytes} bytes")
+    if path.stat().st_size < page_bytes:  # SQLite would open it as an empty database
+        raise FileFormatError(f"{path} is a damaged latency table: it ends within its first {page_bytes} bytes")
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=30, isolation_level=None)
     except sqlite3.Error as error:
-        raise FileFormatError(f"{path} cannot be opened as a latency table: {error}") from error
+        raise FileFormatError(f"cannot open latency table {path}: {error}") from error
     try:
         _check_database(path, connection, version)
         connection.execute("PRAGMA synchronous = FULL")
@@ -180,21 +179,21 @@ def open_store(path: Path, version: int = TABLE_SCHEMA_VERSION) -> Store:
 
 
 def _translate_error(path: Path, error: Exception) -> LgcError:
-    """What an error of SQLite's while reading means."""
+    """Translate an SQLite error of a read."""
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-        return OutputError(f"{path} is held by another process; try again when that is done")
+        return OutputError(f"{path} is locked by another process: try again later")
     return FileFormatError(f"{path} is a damaged latency table: {error}")
 
 
 def _check_database(path: Path, connection: sqlite3.Connection, version: int) -> None:
-    """Show that the database at `path` is a latency table of schema `version` and whole."""
+    """Check that the database at `path` is a complete latency table of schema `version`."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    stored = connection.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION_ID:
         raise FileFormatError(f"cannot read latency table {path}: it is an SQLite database of another program")
-    if found != version:
-        mend = "update lgc" if found > version else f"bring it up to date with: lgc-lut upgrade {path}"
-        raise FileFormatError(f"{path} has table schema {found}, this lgc reads {version}: {mend}")
+    if stored != version:
+        remedy = "update lgc" if stored > version else f"upgrade it with: lgc-lut upgrade {path}"
+        raise FileFormatError(f"{path} has table schema {stored}, this lgc reads {version}: {remedy}")
     faults = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
     if faults != ["ok"]:
         raise FileFormatError(f"{path} is a damaged latency table: {faults[0].splitlines()[-1]}")

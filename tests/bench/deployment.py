@@ -108,7 +108,7 @@ def predicted(space: SearchSpace, target: Target, scratch: Path) -> dict[str, An
     ]
     for row in rows:
         row["error_pct"] = (row["predicted_ms"] / row["measured_ms"] - 1) * 100
-    even, odd = found.halves()
+    even, odd = found.split_halves()
     halves = [(even.summary(key).latency_ms, odd.summary(key).latency_ms) for key in chosen]
     against = evaluate_predictions([row["predicted_ms"] for row in rows], [row["measured_ms"] for row in rows], halves)
     return {

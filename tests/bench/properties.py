@@ -28,7 +28,7 @@ def repeatability(space: SearchSpace, target: Target, scratch: Path) -> dict[str
         profile(space, target, path, networks=4)
     with LatencyTable.open(paths[0]) as a, LatencyTable.open(paths[1]) as b:
         found = compare_tables(a, b)
-    changes = [abs(change.change_pct) for change in found.changes if change.weighs(LEAST_SHARE_PCT)]
+    changes = [abs(change.change_pct) for change in found.changes if change.is_relevant(LEAST_SHARE_PCT)]
     return {
         "space": space.name,
         "entries": len(changes),

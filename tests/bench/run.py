@@ -127,7 +127,7 @@ def bench(space: SearchSpace, target: Target, keep: Path | None) -> dict[str, An
                 "target": str(target),
                 "environment": fingerprint(target, get_backend(target.backend)),
                 "protocol": table.protocol,
-                "calibration": table.note("calibration"),
+                "calibration": table.metadata("calibration"),
                 "profile_seconds": profiled.seconds,
                 "entries": profiled.entries,
                 "noisy": profiled.noisy,

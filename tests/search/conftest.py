@@ -36,7 +36,7 @@ def predict(make_table, made_tables, tmp_path) -> Callable[..., Predictor]:
         path.write_bytes(made_tables[space.fingerprint, seed])
         with LatencyTable.open(path) as table:
             if correction is not None:
-                table.write_note("calibration", {"dense": asdict(correction)})
+                table.set_metadata("calibration", {"dense": asdict(correction)})
             return Predictor(space, table)
 
     return make

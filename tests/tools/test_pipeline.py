@@ -70,7 +70,7 @@ def test_a_tolerance_that_is_not_kept_is_a_failed_check(call, run, tmp_path):
     copy = shutil.copy(slow, tmp_path / "wrong.lut")
     with LatencyTable.open(copy) as table:
         wrong = {"form": "affine", "intercept_ms": 0.0, "weights": [3.0]}
-        table.write_note("calibration", dict.fromkeys(("core", "dense"), wrong))
+        table.set_metadata("calibration", dict.fromkeys(("core", "dense"), wrong))
     done = call("lgc-export", out, "--lut", copy, "--ort", "--seconds", 0.2, "--tolerance", "20%")
     assert done.code == 1
     assert "more than 20 %" in done.err

@@ -47,7 +47,7 @@ def merge(
     for path in found.untied:
         say(f"remark: {path} shares nothing that was timed with the others; its entries keep the speed of its hour")
     with LatencyTable.open(out) as made:
-        verification, report = made.note("verification"), stored_report(made)
+        verification, report = made.metadata("verification"), stored_report(made)
     content = {
         "lut": str(out),
         "from": [str(path) for path in tables],

@@ -58,8 +58,8 @@ def show(
             "space": opened.space.model_dump(mode="json"),
             "protocol": opened.protocol,
             "environment": opened.environment,
-            "calibration": opened.note("calibration"),
-            "verification": opened.note("verification"),
+            "calibration": opened.metadata("calibration"),
+            "verification": opened.metadata("verification"),
             "entries": [asdict(entry) for entry in entries],
         }
         if subjects:
@@ -105,10 +105,10 @@ class _Choice:
         """The subjects to show; with an operator or a resolution, those that its entries follow from."""
         from ...models.space.opspec import OpSpec
 
-        found = table.subjects()
+        found = table.benchmarks()
         if self.operator or self.resolution:
             specs = [OpSpec.parse(entry.key) for entry in table.entries() if self._fits(entry.key)]
-            terms = {subject for spec in specs for subject in table.terms(spec)}
+            terms = {subject for spec in specs for subject in table.components(spec)}
             found = [subject for subject in found if subject.key in terms]
         return self._sorted([subject for subject in found if self._takes(subject)])
 
@@ -190,8 +190,8 @@ def stored_report(table: LatencyTable) -> PredictionReport | None:
     from ...lut.statistics.calibration import PredictionReport
     from ...models.space.plan import DENSE
 
-    stored = table.note("verification")
+    stored = table.metadata("verification")
     try:
-        return PredictionReport(**stored[DENSE]) if stored else None
+        return PredictionReport.from_dict(stored[DENSE]) if stored else None
     except (KeyError, TypeError) as error:
         raise FileFormatError(f"{table.path} is a damaged latency table: its verification fails at {error}") from error

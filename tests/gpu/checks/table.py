@@ -54,7 +54,7 @@ def run(record: Record, settings: Settings) -> None:
         return
     record.at("verifying")
     with LatencyTable.open(path) as table:
-        record.value("launch, us, and lead factor", launches(table.health()))
+        record.value("launch, us, and lead factor", launches(table.hardware_samples()))
         again = verify(table, unseen, SEED, rounds=verifying)
     record.value("unseen", again.report.as_dict())
     record.value("drift, %", again.drift_pct)

@@ -29,7 +29,7 @@ def test_another_hour_is_drift_and_no_change(carried):
     found = compare_tables(carried("a.lut"), carried("b.lut", speed=1.3, seed=1))
     assert found.drift_pct == pytest.approx(30, abs=0.5)
     assert found.sentinels.endswith(" carriers")
-    assert found.beyond(1.0, 0.0) == []
+    assert found.select_beyond(1.0, 0.0) == []
     assert found.quantile_pct(1.0, 0.0) < 5
 
 
@@ -37,11 +37,11 @@ def test_one_entry_that_moved_is_found_and_no_other(carried):
     a = carried("a.lut")
     key = some_entry(a)
     found = compare_tables(a, carried("b.lut", changed={key: 1.2}, speed=0.8, seed=1))
-    (change,) = found.beyond(5.0, 0.0)
+    (change,) = found.select_beyond(5.0, 0.0)
     assert change.key == key == found.changes[0].key
     assert change.change_pct == pytest.approx(20, abs=3)
     assert change.low_pct < 20 < change.high_pct
-    assert found.beyond(25.0, 0.0) == []
+    assert found.select_beyond(25.0, 0.0) == []
 
 
 def test_what_every_subject_does_in_a_second_run_is_noise(carried):
@@ -53,14 +53,14 @@ def test_what_every_subject_does_in_a_second_run_is_noise(carried):
         )
         assert found.quantile_pct(1.0, 0.0) > 5
         assert 0.01 < found.scatter < 0.06
-        flagged += bool(found.beyond(5.0, 0.0))
+        flagged += bool(found.select_beyond(5.0, 0.0))
     assert flagged <= 1
 
 
 def test_a_change_beyond_that_noise_is_found(carried):
     a = carried("a.lut", jitter=0.01)
     key = some_entry(a)
-    (change,) = compare_tables(a, carried("b.lut", seed=1, jitter=0.01, changed={key: 2.0})).beyond(5.0, 0.0)
+    (change,) = compare_tables(a, carried("b.lut", seed=1, jitter=0.01, changed={key: 2.0})).select_beyond(5.0, 0.0)
     assert change.key == key
 
 
@@ -95,8 +95,8 @@ def test_shares_are_of_a_typical_network_of_a(carried):
     for change in found.changes:
         assert change.share_pct == pytest.approx(change.a_ms / np.median(dense) * 100)
     least = np.median([change.share_pct for change in found.changes])
-    assert 0 < sum(change.weighs(least) for change in found.changes) < len(found.changes)
-    assert all(change.weighs(1e9) for change in compare_tables(b, a).changes), "where no share is known, all weigh"
+    assert 0 < sum(change.is_relevant(least) for change in found.changes) < len(found.changes)
+    assert all(change.is_relevant(1e9) for change in compare_tables(b, a).changes), "where no share is known, all weigh"
 
 
 def test_entries_below_the_least_share_are_left_out_of_the_verdict(carried):
@@ -104,8 +104,8 @@ def test_entries_below_the_least_share_are_left_out_of_the_verdict(carried):
     key = some_entry(a)
     found = compare_tables(a, carried("b.lut", changed={key: 1.5}, seed=1))
     share = next(change.share_pct for change in found.changes if change.key == key)
-    assert [change.key for change in found.beyond(5.0, share * 0.99)] == [key]
-    assert found.beyond(5.0, share * 1.01) == []
+    assert [change.key for change in found.select_beyond(5.0, share * 0.99)] == [key]
+    assert found.select_beyond(5.0, share * 1.01) == []
     assert found.quantile_pct(1.0, share * 1e3) is None
     assert found.noise_pct(share * 1e3) is None
 
@@ -113,7 +113,7 @@ def test_entries_below_the_least_share_are_left_out_of_the_verdict(carried):
 def test_only_measured_entries_are_compared(carried):
     a, b = carried("a.lut"), carried("b.lut", seed=1)
     first, second = (entry.key for entry in a.entries()[:2])
-    with b.store.writing() as connection:
+    with b.store.transaction() as connection:
         connection.execute("UPDATE entries SET status = 'interpolated' WHERE key = ?", (first,))
         connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL WHERE key = ?", (second,))
     found = compare_tables(a, b)
@@ -159,7 +159,7 @@ def test_nothing_in_common_is_refused(carried, tmp_path):
 
 def test_an_unknown_interval_settles_nothing(carried):
     a, b = carried("a.lut"), carried("b.lut")
-    with b.store.writing() as connection:
+    with b.store.transaction() as connection:
         connection.execute("UPDATE entries SET ci_ms = NULL, latency_ms = 2 * latency_ms")
     found = compare_tables(a, b)
     assert found.moved == []

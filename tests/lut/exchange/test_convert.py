@@ -27,7 +27,7 @@ class TestImport:
             )
             assert found.missing == len(table.entries()) - 4
             assert table.environment["device_name"] == "unknown, imported from table.npy of FasterSeg"
-            table.settle()
+            table.finalize()
             assert table.latency_ms(OpSpec("conv_1x1", 256, 128, 32, 64)) == 0.03, "no visit says otherwise"
 
     def test_entries_that_the_space_asks_for_are_filled(self, npy, tmp_path, mini_space):

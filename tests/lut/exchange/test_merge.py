@@ -21,7 +21,7 @@ def nothing(table):
 
 def halves(carried, **options):
     """The space measured in two parts at two speeds; carriers in both, networks in the first."""
-    keys = sorted(subject.key for subject in carried("all.lut").subjects("operator"))
+    keys = sorted(subject.key for subject in carried("all.lut").benchmarks("operator"))
     mine, theirs = set(keys[::2]), set(keys[1::2])
     a = carried("a.lut", keep=lambda key: key not in theirs, **options)
     b = carried("b.lut", keep=lambda key: key not in mine and "network" not in key, speed=1.4, seed=1)
@@ -38,9 +38,9 @@ def test_two_halves_make_a_whole_at_one_speed(carried, tmp_path):
         assert {entry.status for entry in merged.entries()} == {"measured"}
         speeds = [entry.latency_ms / carried.true_ms(entry.key) for entry in merged.entries()]
         assert max(speeds) / min(speeds) < 1.05
-        assert len(merged.visits()) == len(a.visits()) + len(b.visits())
-        assert {visit.session for visit in merged.visits()} == {1, 2}
-        assert merged.note("merged") == {"from": [str(a.path), str(b.path)]}
+        assert len(merged.sample_batches()) == len(a.sample_batches()) + len(b.sample_batches())
+        assert {visit.session for visit in merged.sample_batches()} == {1, 2}
+        assert merged.metadata("merged") == {"from": [str(a.path), str(b.path)]}
         assert (merged.target, merged.space, merged.protocol) == (a.target, a.space, a.protocol)
 
 
@@ -49,10 +49,10 @@ def test_the_whole_is_calibrated_and_a_part_is_not(carried, tmp_path):
     merge_tables([a, b], tmp_path / "c.lut", calibrate)
     with LatencyTable.open(tmp_path / "c.lut") as merged:
         assert merged.correction("dense").networks == 8
-        assert merged.note("verification")["dense"]["mape_pct"] < 2
+        assert merged.metadata("verification")["dense"]["mape_pct"] < 2
     merge_tables([a, a], tmp_path / "d.lut", calibrate)
     with LatencyTable.open(tmp_path / "d.lut") as merged:
-        assert merged.note("calibration") is None
+        assert merged.metadata("calibration") is None
         assert "pending" in {entry.status for entry in merged.entries()}
 
 
@@ -60,9 +60,9 @@ def test_a_table_with_its_own_copy_is_itself(carried, tmp_path):
     table = carried(networks=4)
     merge_tables([table, table], tmp_path / "c.lut", nothing)
     with LatencyTable.open(tmp_path / "c.lut") as merged:
-        assert merged.visits() == table.visits()
+        assert merged.sample_batches() == table.sample_batches()
         assert merged.entries() == table.entries()
-        assert merged.subjects() == table.subjects()
+        assert merged.benchmarks() == table.benchmarks()
         assert [row[1:] for row in merged.networks()] == [row[1:] for row in table.networks()]
 
 
@@ -76,15 +76,15 @@ def test_health_is_taken_along_once(carried, tmp_path):
 
 def test_who_knows_best_has_the_word(carried, tmp_path):
     a, b = carried("a.lut"), carried("b.lut", seed=1)
-    first, second, third = (subject.key for subject in a.subjects("operator")[:3])
-    with a.store.writing() as connection:
+    first, second, third = (subject.key for subject in a.benchmarks("operator")[:3])
+    with a.store.transaction() as connection:
         set_to = f"UPDATE subjects SET status = ?, reason = '{UNFINISHED}', latency_ms = ? WHERE key = ?"
         connection.execute(set_to, ("failed", None, first))
         connection.execute(set_to, ("noisy", 1.0, second))
-    with b.store.writing() as connection:
+    with b.store.transaction() as connection:
         connection.execute(set_to, ("failed", None, third))
-    a.settle()
-    b.settle()
+    a.finalize()
+    b.finalize()
     merge_tables([a, b], tmp_path / "c.lut", nothing)
     with LatencyTable.open(tmp_path / "c.lut") as merged:
         assert {entry.status for entry in merged.entries()} == {"measured"}
@@ -97,7 +97,7 @@ def test_who_knows_best_has_the_word(carried, tmp_path):
 def test_an_estimate_gives_way_to_a_measurement(carried, tmp_path):
     a, b = halves(carried)
     estimates = {"interpolated": [entry for entry in a.entries() if entry.status == "pending"]}
-    with a.store.writing() as connection:
+    with a.store.transaction() as connection:
         connection.executemany(
             "UPDATE entries SET status = 'interpolated', latency_ms = 9.0, ci_ms = 1.0 WHERE key = ?",
             [(entry.key,) for entry in estimates["interpolated"]],
@@ -124,8 +124,8 @@ def test_entries_of_other_inputs_are_kept_and_their_networks_are_not(carried, mi
         assert keys == {entry.key for table in (a, b) for entry in table.entries()}
         assert merged.space == a.space
         assert len(merged.networks()) == 8
-        then = {subject.key: subject.visits for subject in a.subjects("network")}
-        assert {subject.key: subject.visits for subject in merged.subjects("network")} == then
+        then = {subject.key: subject.visits for subject in a.benchmarks("network")}
+        assert {subject.key: subject.visits for subject in merged.benchmarks("network")} == then
         latencies = [entry.latency_ms / carried.true_ms(entry.key) for entry in merged.entries()]
         assert max(latencies) / min(latencies) < 1.1, "all at one speed"
 
@@ -137,7 +137,7 @@ def test_tables_of_other_inputs_may_share_nothing(carried, mini_space, tmp_path)
 
 
 def test_tables_that_share_nothing_are_refused(carried, tmp_path):
-    keys = [subject.key for subject in carried("all.lut").subjects()]
+    keys = [subject.key for subject in carried("all.lut").benchmarks()]
     a = carried("a.lut", keep=lambda key: key in keys[::2])
     b = carried("b.lut", keep=lambda key: key in keys[1::2])
     c = carried("c.lut")
@@ -228,7 +228,7 @@ def test_a_full_disk_leaves_everything_as_it_was(carried, tmp_path, monkeypatch)
     [
         ("DELETE FROM sessions", "visits of session 1, which it does not hold"),
         ("DELETE FROM subjects WHERE kind = 'carrier'", "terms with carrier/"),
-        ("UPDATE visits SET durations_ms = '[0.0]'", "no positive numbers"),
+        ("UPDATE visits SET durations_ms = '[0.0]'", "must be positive numbers"),
         ("UPDATE visits SET durations_ms = '{}'", "no run was timed"),
     ],
 )

@@ -29,7 +29,7 @@ def test_minima_by_hand():
     assert found.median_ms == pytest.approx(7)
     assert found.spread_pct == pytest.approx((8 - 4) / 2 / 6 * 100)
     assert found.ci_ms == (10 - 2) / 2, "with five points, from the least to the greatest"
-    assert (found.visits, found.samples) == (5, 9)
+    assert (found.batches, found.samples) == (5, 9)
 
 
 def test_medians_by_hand():
@@ -44,7 +44,7 @@ def test_the_statistic_lies_among_the_durations(rows, statistic):
     found = summarise_batches(rows, statistic)
     every = [duration for row in rows for duration in row]
     assert min(every) == found.min_ms <= found.latency_ms <= max(every)
-    assert (found.visits, found.samples) == (len(rows), len(every))
+    assert (found.batches, found.samples) == (len(rows), len(every))
     assert found.spread_pct >= 0
     assert 0 <= found.ci_ms <= (max(every) - min(every)) / 2
 
@@ -179,6 +179,6 @@ class TestLoads:
 
 def test_loads_are_taken_into_account_by_a_summary():
     rows = [[1.0], [1.0], [1.0], [1.0], [1.2], [1.2], [1.2], [1.2]]
-    found = summarise_batches(rows, "minima", loads=[0] * 4 + [1] * 4)
+    found = summarise_batches(rows, "minima", instances=[0] * 4 + [1] * 4)
     assert (found.latency_ms, found.ci_ms) == estimate_latency(np.array(rows).ravel(), np.repeat([0, 1], 4))
     assert found.ci_ms > 0.5 > summarise_batches(rows, "minima").ci_ms

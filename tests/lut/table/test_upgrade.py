@@ -142,18 +142,18 @@ def test_what_the_table_holds_is_there_afterwards(old):
     assert {path.name for path in old.parent.iterdir()} == {"old.lut", "old.lut.v1"}
     with LatencyTable.open(old) as table:
         assert [(e.key, e.status, e.reason, e.latency_ms) for e in table.entries()] == entries
-        assert [subject.key for subject in table.subjects("operator")] == [f"alone/{entry[0]}" for entry in entries]
+        assert [subject.key for subject in table.benchmarks("operator")] == [f"alone/{entry[0]}" for entry in entries]
         for entry in table.entries():
-            assert table.terms(OpSpec.parse(entry.key)) == {f"alone/{entry.key}": 1.0}
+            assert table.components(OpSpec.parse(entry.key)) == {f"alone/{entry.key}": 1.0}
             assert (entry.ci_ms is None) == (entry.latency_ms is None)
             assert entry.ci_ms is None or 0 < entry.ci_ms < 0.02 * entry.latency_ms
-        found = sorted((v.subject.removeprefix("alone/"), *v[1:3], json.dumps(v.durations_ms)) for v in table.visits())
+        found = sorted((v.benchmark.removeprefix("alone/"), *v[1:3], json.dumps(v.durations_ms)) for v in table.sample_batches())
         assert found == visits
-        assert {visit.session for visit in table.visits()} == {1}
+        assert {visit.session for visit in table.sample_batches()} == {1}
         assert [
             (s.key, json.loads(a.model_dump_json()), scope, s.latency_ms, s.samples) for s, a, scope in table.networks()
         ] == [(key, json.loads(text), *rest) for key, text, *rest in networks]
-        assert {subject.visits for subject in table.subjects("network")} == {ROUNDS}
+        assert {subject.visits for subject in table.benchmarks("network")} == {ROUNDS}
         assert table.protocol == {"name": "interleaved-rounds", "statistic": "minima", "context": "isolated"}
         assert table.target == Target("cpu", "onnxruntime")
         session = table.store.rows("SELECT id, device, pid, started_unix_s, seen_unix_s, environment FROM sessions")
@@ -174,13 +174,13 @@ def test_predictions_stay_as_they_were(finished, mini_space):
                 assert predictor.predict(architecture) == pytest.approx(expected)
             correction = table.correction(scope)
             assert (correction.form, correction.networks, correction.half_width_pct()) == ("affine", 4, None)
-        assert PredictionReport(**table.note("verification")["dense"]).mape_pct == 1.5
+        assert PredictionReport.from_dict(table.metadata("verification")["dense"]).mape_pct == 1.5
 
 
 def test_it_can_be_settled_and_calibrated_afterwards(finished):
     upgrade_table(finished)
     with LatencyTable.open(finished) as table:
-        table.settle()
+        table.finalize()
         assert calibrate(table).networks == 4
 
 
@@ -193,7 +193,7 @@ def test_a_table_without_networks_or_visits(old):
     upgrade_table(old)
     with LatencyTable.open(old) as table:
         assert {entry.status for entry in table.entries()} == {"pending"}
-        assert table.note("calibration") is table.note("verification") is None
+        assert table.metadata("calibration") is table.metadata("verification") is None
 
 
 def test_a_table_of_this_schema_is_left_alone(old):
@@ -211,7 +211,7 @@ def test_every_older_version_has_a_migration():
     ("version", "reason"),
     [
         (9, "has table schema 9, this lgc reads 2: update lgc"),
-        (0, "is a damaged latency table: it claims schema 0, which there never was"),
+        (0, "is a damaged latency table: schema 0 is unknown"),
     ],
 )
 def test_other_versions_are_refused(old, version, reason):
@@ -272,7 +272,7 @@ def test_a_damaged_table_is_refused(old, change):
 def test_an_older_copy_that_is_there_already_stays(old):
     kept = old.with_name("old.lut.v1")
     kept.write_text("mine")
-    self_same(old, OutputError, "old.lut.v1 is there already")
+    self_same(old, OutputError, "old.lut.v1 already exists")
 
 
 def test_an_upgrade_that_was_killed_after_keeping_the_older_file_goes_on(old):
@@ -331,4 +331,4 @@ def test_a_damaged_file_is_upgraded_or_refused(finished, data):
     except FileFormatError:
         return
     with LatencyTable.open(path) as table:
-        assert len(table.entries()) == len(table.subjects("operator"))
+        assert len(table.entries()) == len(table.benchmarks("operator"))

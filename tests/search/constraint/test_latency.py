@@ -101,7 +101,7 @@ def test_a_quantile_is_held_by_the_predictors_margin(predict, deep_space):
     predictors = [predict(deep_space, seed, correction=KNOWN) for seed in (0, 1)]
     latency, plain = (Latency(blocks, predictors, [5.0, 5.0], quantile) for quantile in (0.9, None))
     assert latency.margin.tolist() == [predictor.margin(0.9) for predictor in predictors]
-    assert latency.margin[0] == pytest.approx(1 + KNOWN.above_pct(0.9) / 100)
+    assert latency.margin[0] == pytest.approx(1 + KNOWN.upper_error_pct(0.9) / 100)
     picked = valid_picks(blocks, 5)
     np.testing.assert_allclose(latency.load(picked), plain.load(picked) * predictors[0].margin(0.9), rtol=1e-12)
     np.testing.assert_array_equal(latency.predicted_ms(picked), plain.predicted_ms(picked))

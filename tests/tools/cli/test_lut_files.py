@@ -24,7 +24,7 @@ OFA = (
 def two(make_table, mini_space):
     """Two tables of one space, a.lut and b.lut; in b an operator takes half as much again."""
     a, b = make_table(mini_space, "a.lut"), make_table(mini_space, "b.lut")
-    with b.store.writing() as connection:
+    with b.store.transaction() as connection:
         connection.execute("UPDATE entries SET latency_ms = 1.5 * latency_ms WHERE rowid = 3")
     key = a.entries()[2].key
     paths = a.path, b.path
@@ -159,15 +159,15 @@ class TestMerge:
 class TestCalibrate:
     def test_json(self, call, mini_lut):
         with LatencyTable.open(mini_lut) as table:
-            before = table.note("verification")
+            before = table.metadata("verification")
         done = call("lgc-lut", "calibrate", mini_lut, "--form", "affine", "--json")
         assert (done.code, done.err) == (0, "")
         result = json.loads(done.out)
         assert {found["form"] for found in result["calibration"].values()} == {"affine"}
         assert result["before"] == before
         with LatencyTable.open(mini_lut) as table:
-            assert result["calibration"] == table.note("calibration")
-            assert result["after"] == table.note("verification")
+            assert result["calibration"] == table.metadata("calibration")
+            assert result["after"] == table.metadata("verification")
 
     @pytest.mark.parametrize("form", FORMS)
     def test_for_people(self, call, mini_lut, form):
@@ -189,7 +189,7 @@ class TestCalibrate:
             connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL")
         connection.close()
         before = mini_lut.read_bytes()
-        assert "not measured yet; fill it with" in call("lgc-lut", "calibrate", mini_lut).refusal("lgc-lut")
+        assert "not measured yet; measure it with" in call("lgc-lut", "calibrate", mini_lut).refusal("lgc-lut")
         assert mini_lut.read_bytes() == before
 
 
