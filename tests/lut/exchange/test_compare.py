@@ -153,7 +153,7 @@ def test_other_spaces_may_be_compared_as_far_as_they_overlap(carried, micro_spac
 def test_nothing_in_common_is_refused(carried, tmp_path):
     tiny = SearchSpace.load("tiny")
     b = LatencyTable.create(tmp_path / "b.lut", Target("cpu", "torch"), tiny, {}, {})
-    with pytest.raises(MismatchError, match=r"t\.lut and .*b\.lut have no measured entry in common: there is nothing"):
+    with pytest.raises(MismatchError, match=r"t\.lut and .*b\.lut have no measured entry in common"):
         compare_tables(carried(), b)
 
 

@@ -44,7 +44,7 @@ class TestImport:
 
     def test_a_table_of_which_nothing_maps_is_refused(self, tmp_path, mini_space, once_for_all):
         with pytest.raises(
-            FileFormatError, match=r"none of the 4 rows of once-for-all is an operator of lgc"
+            FileFormatError, match=r"lgc has no operator for any of the 4 rows of once-for-all"
         ) as caught:
             import_table(read_foreign(once_for_all), tmp_path / "t.lut", mini_space, TARGET)
         assert ".csv or .parquet" in str(caught.value)

@@ -141,7 +141,7 @@ def test_tables_that_share_nothing_are_refused(carried, tmp_path):
     a = carried("a.lut", keep=lambda key: key in keys[::2])
     b = carried("b.lut", keep=lambda key: key in keys[1::2])
     c = carried("c.lut")
-    with pytest.raises(MismatchError, match=r"a\.lut and .*b\.lut share nothing that was timed"):
+    with pytest.raises(MismatchError, match=r"a\.lut and .*b\.lut share no benchmark"):
         merge_tables([a, b], tmp_path / "d.lut", nothing)
     assert not (tmp_path / "d.lut").exists()
     assert merge_tables([a, b, c], tmp_path / "d.lut", nothing).sessions == 3, "a third one ties them"
@@ -180,7 +180,7 @@ def test_other_contexts_are_refused(carried, make_table, mini_space, tmp_path):
 
 
 def test_one_table_is_nothing_to_merge(carried, tmp_path):
-    with pytest.raises(UsageError, match="1 table is nothing to merge"):
+    with pytest.raises(UsageError, match="cannot merge 1 table"):
         merge_tables([carried()], tmp_path / "c.lut", nothing)
 
 
@@ -226,8 +226,8 @@ def test_a_full_disk_leaves_everything_as_it_was(carried, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("DELETE FROM sessions", "visits of session 1, which it does not hold"),
-        ("DELETE FROM subjects WHERE kind = 'carrier'", "terms with carrier/"),
+        ("DELETE FROM sessions", "sample batches of session 1, which is missing"),
+        ("DELETE FROM subjects WHERE kind = 'carrier'", "components with carrier/"),
         ("UPDATE visits SET durations_ms = '[0.0]'", "must be positive numbers"),
         ("UPDATE visits SET durations_ms = '{}'", "no run was timed"),
     ],
