@@ -1,44 +1,41 @@
-"""What a latency table was measured on: a device, a backend, a precision, a number of threads."""
+"""Target of a latency table: device, backend, precision and number of threads."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 
+from ..device import Device
 from ..errors import UsageError
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
-_DEVICE = re.compile(r"cpu|cuda:\d+")
-
 
 @dataclass(frozen=True)
 class Target:
-    """Where networks are run and timed.
+    """Device and software that run and time the networks.
 
     Attributes:
-        device: `cpu` or `cuda:N`.
-        backend: name of a profiler backend, say `onnxruntime`.
+        device: device of the networks; a name is converted.
+        backend: name of a profiler backend, e.g. `onnxruntime`.
         precision: `fp32`, `fp16` or `bf16`.
-        threads: CPU threads inside an operator; 1 on a GPU.
+        threads: Number of CPU threads of an operator; 1 on a GPU.
     """
 
-    device: str
+    device: Device
     backend: str
     precision: str = "fp32"
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if not _DEVICE.fullmatch(self.device):
-            raise UsageError(f"device {self.device!r} is neither 'cpu' nor 'cuda:N'")
+        object.__setattr__(self, "device", Device(self.device))  # e.g. from a table's JSON
         if self.threads < 1:
             raise UsageError(f"threads must be at least 1, not {self.threads}")
 
     def __str__(self) -> str:
-        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device.is_cpu else ""
         return f"{self.device}, {self.backend}, {self.precision}{threads}"
 
     def differences(self, other: Target) -> list[str]:
-        """What differs, as `device cpu, not cuda:0` (own value first); empty if nothing does."""
-        mine, theirs = asdict(self), asdict(other)
-        return [f"{key} {mine[key]}, not {theirs[key]}" for key in mine if mine[key] != theirs[key]]
+        """Return the fields that differ, e.g. `device cpu, not cuda:0`, with the own value first."""
+        own, others = asdict(self), asdict(other)
+        return [f"{key} {own[key]}, not {others[key]}" for key in own if own[key] != others[key]]

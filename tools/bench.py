@@ -170,7 +170,7 @@ def _choose_targets(device: str, backends: Sequence[str], precisions: Sequence[s
     place = check_device(device)
     names = list(dict.fromkeys(backends or [default_backend(place)]))
     precisions = list(dict.fromkeys(precisions))
-    used_threads = threads if place == "cpu" else 1
+    used_threads = place.num_threads(threads)
     targets = []
     for name in names:
         requested = [Target(place, name, precision, used_threads) for precision in precisions]

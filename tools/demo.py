@@ -98,9 +98,9 @@ def demo(
     from ..profiler.machine.devices import check_device
 
     start = time.monotonic()
-    device = check_device(device)
-    chosen = (steps, 2 * steps) if steps else CPU_STEPS if device == "cpu" else GPU_STEPS
-    state = Demo(ensure_folder(out), Target(device, default_backend(device)), seed, chosen)
+    place = check_device(device)
+    chosen = (steps, 2 * steps) if steps else CPU_STEPS if place.is_cpu else GPU_STEPS
+    state = Demo(ensure_folder(out), Target(place, default_backend(place)), seed, chosen)
     for number, (title, stage) in enumerate(STAGES, start=1):
         with _stage(f"[{number}/{len(STAGES)}] {title}") as on_progress:
             stage(state, on_progress)
@@ -123,7 +123,7 @@ def _stage(title: str) -> Iterator[Callable[[RoundProgress], None]]:
 
 
 def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.space import SearchSpace
+    from ..models.space.lgcnet import SearchSpace
     from ..search.data.synthetic.writers import write_scenes
 
     advance = make_item_progress("generating", sum(SCENES.values()), on_progress)
@@ -132,7 +132,7 @@ def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 
 
 def _profile(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.space import SearchSpace
+    from ..models.space.lgcnet import SearchSpace
     from ..profiler.profile import profile
 
     result = profile(
@@ -174,7 +174,7 @@ def _train(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 
 
 def _export(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.architecture import Architecture
+    from ..models.space.lgcnet import Architecture
     from ..profiler.deployment.export import ExportSettings, export_network
 
     settings = ExportSettings(

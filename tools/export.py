@@ -114,13 +114,13 @@ def _list_images(data: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         DataError: the folder has no images.
     """
-    from ..models.images import image_files
+    from ..models.images import list_images
     from ..search.data.layouts import list_pairs
 
     try:
         train, val = ([pair.image for pair in list_pairs(data, split)[1]] for split in ("train", "val"))
     except DataError:
-        files = list(image_files(data))
+        files = list(list_images(data))
         return files[::2], files[1::2] or files
     return train, val
 

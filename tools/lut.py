@@ -78,7 +78,7 @@ def calibrate(
     from ..profiler.profile import calibrate as calibrate_table
 
     with LatencyTable.open(table) as opened:
-        before, earlier = opened.note("verification"), read_report(opened)
+        before, earlier = opened.metadata("verification"), read_report(opened)
         report = calibrate_table(opened, None if form is None else form.value)
         if report is None:
             raise MeasurementError(
@@ -87,9 +87,9 @@ def calibrate(
             )
         content = {
             "lut": str(table),
-            "calibration": opened.note("calibration"),
+            "calibration": opened.metadata("calibration"),
             "before": before,
-            "after": opened.note("verification"),
+            "after": opened.metadata("verification"),
         }
         lines = format_corrections(opened)
     rows = grid("prediction of unseen networks", "", "before", "after", numbers=2)

@@ -93,7 +93,7 @@ def profile(
     Example: lgc-profile --device cpu --space tiny --out tiny.lut
     """
     from ..lut.target import Target
-    from ..models.space.space import SearchSpace
+    from ..models.space.lgcnet import SearchSpace
     from ..profiler import profile as profiler
     from ..profiler.backends.default import default_backend
     from ..profiler.machine.devices import check_device
@@ -105,7 +105,7 @@ def profile(
     devices = [check_device(name) for name in device]
     first = devices[0]
     backend_name = backend.value if backend is not None else default_backend(first)
-    target = Target(first, backend_name, precision.value, threads if first == "cpu" else 1)
+    target = Target(first, backend_name, precision.value, first.num_threads(threads))
     height, width = chosen.input
     default_name = f"{chosen.name}-{height}x{width}-{first.replace(':', '')}-{backend_name}-{precision.value}.lut"
     path = out or Path(default_name)

@@ -145,7 +145,7 @@ def search(
     share_cores()
     from ..profiler.deployment.latency import make_latency_meter
     from ..search.config import SearchConfig
-    from ..search.engine import default_steps
+    from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
 
     predictors = [_open_predictor(path, space, scope.value) for path in lut]
@@ -169,7 +169,7 @@ def search(
         "workers": workers,
     }
     config = SearchConfig(
-        steps=steps or default_steps(data, predictors[0].space, batch * count_processes()), **settings
+        steps=steps or default_search_steps(data, predictors[0].space, batch * count_processes()), **settings
     )
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
@@ -193,11 +193,11 @@ def _open_predictor(path: Path, space: str | None, scope: str) -> Predictor:
     """Return the predictor of a table; warn if the table is unverified or inaccurate."""
     from ..lut.predictor import Predictor
     from ..lut.table.table import LatencyTable
-    from ..models.space.space import SearchSpace
+    from ..models.space.lgcnet import SearchSpace
 
     with LatencyTable.open(path) as table:
         predictor = Predictor(SearchSpace.load(space) if space is not None else table.space, table, scope)
-        verification = (table.note("verification") or {}).get(scope)
+        verification = (table.metadata("verification") or {}).get(scope)
     if not predictor.calibrated:
         say(f"warning: {path} is not verified on whole networks, so the error of its predictions is unknown")
     elif verification and verification["mape_pct"] > MAX_MAPE_PCT:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..device import Device
 from ..errors import UsageError
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
@@ -125,16 +126,16 @@ def train(
     emit(result, as_json, _make_table(result), *lines)
 
 
-def _table_devices(source: Path) -> list[str]:
+def _table_devices(source: Path) -> list[Device]:
     """Return the devices of the tables that the architecture was searched with; empty if unknown.
 
     Raises:
         FileFormatError: the architecture is missing or damaged.
     """
-    from ..models.space.architecture import ARCHITECTURE, Architecture
+    from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 
-    devices = Architecture.load(source / ARCHITECTURE).provenance.get("devices")
-    return [str(name) for name in devices] if isinstance(devices, list) else []
+    devices = Architecture.load(source / ARCHITECTURE_FILE).provenance.get("devices")
+    return [Device(str(name)) for name in devices] if isinstance(devices, list) else []
 
 
 def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
@@ -146,14 +147,14 @@ def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
 
 def _train(options: dict[str, Any]) -> dict[str, Any]:
     from ..search.training.config import TrainConfig
-    from ..search.training.train import default_steps
+    from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
     settings = {name: options[name] for name in TrainConfig.model_fields if name in options}
     settings["crop"] = None if options["crop"] is None else parse_size(options["crop"])
     if options["steps"] is None:
         batch = options["batch"] * count_processes()
-        settings["steps"] = default_steps(options["source"], options["data"], batch, options["train_split"])
+        settings["steps"] = default_training_steps(options["source"], options["data"], batch, options["train_split"])
     config = TrainConfig(**settings)
     device = pick_device(options["device"], _table_devices(options["source"]), "training")
     with progress_bar() as on_progress:

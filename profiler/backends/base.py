@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ...device import Device
 from ...errors import MeasurementError
 from ...lut.target import Target
 
@@ -131,13 +132,13 @@ class Backend(Protocol):
 
     name: str
 
-    def precisions(self, device: str) -> tuple[str, ...]:
+    def precisions(self, device: Device) -> tuple[str, ...]:
         """Return the supported precisions on `device`, of `fp32`, `fp16`, `bf16` and `int8`."""
 
-    def install_hint(self, device: str) -> str:
+    def install_hint(self, device: Device) -> str:
         """Return the command that installs what the backend needs on `device`."""
 
-    def diagnose(self, device: str) -> str | None:
+    def diagnose(self, device: Device) -> str | None:
         """Return None if this backend runs on `device`, else the reason and the fix in one sentence."""
 
     def versions(self) -> dict[str, str]:
@@ -168,7 +169,7 @@ _warm_devices: set[str] = set()
 """GPUs on which this process has run for `MIN_FIRST_WARM_UP_MS`."""
 
 
-def warm_up(runner: Runner, device: str, min_ms: float | None = None) -> None:
+def warm_up(runner: Runner, device: Device, min_ms: float | None = None) -> None:
     """Run until allocations, caches and, on a GPU, clocks are steady: at least `MIN_WARM_UP_RUNS` and `min_ms`.
 
     On a GPU up to `MAX_WARM_UP_BATCH` runs are queued at once: one by one, the device would idle between short runs.
@@ -178,7 +179,7 @@ def warm_up(runner: Runner, device: str, min_ms: float | None = None) -> None:
         device: device of the runner.
         min_ms: shortest wall time in milliseconds; by default one of the constants above.
     """
-    on_gpu = device != "cpu"
+    on_gpu = not device.is_cpu
     if min_ms is None:
         min_ms = MIN_FIRST_WARM_UP_MS if on_gpu and device not in _warm_devices else MIN_WARM_UP_MS
     start, runs, batch = time.perf_counter(), 0, 1

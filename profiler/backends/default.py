@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...device import Device
 from ...errors import BackendUnavailableError
 from . import get_backend
 
@@ -9,14 +10,14 @@ PREFERRED_BACKENDS = {"cpu": ("onnxruntime", "torch"), "cuda": ("tensorrt", "tor
 """Kind of device -> backends in order of preference; the first is the usual one for deployment."""
 
 
-def default_backend(device: str) -> str:
+def default_backend(device: Device) -> str:
     """Return the name of the first preferred backend that runs on `device`.
 
     Raises:
         BackendUnavailableError: no preferred backend runs; the message gives each one's reason.
     """
     reasons = []
-    for name in PREFERRED_BACKENDS[device.partition(":")[0]]:
+    for name in PREFERRED_BACKENDS[device.kind]:
         reason = get_backend(name).diagnose(device)
         if reason is None:
             return name

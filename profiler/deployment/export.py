@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...device import CPU
 from ...errors import MeasurementError, MismatchError, UsageError
 from ...lut.predictor import Predictor
 from ...lut.table.table import LatencyTable
@@ -24,7 +25,7 @@ from .parity import IMAGES, RANDOM, Parity, compare_file, is_within_tolerance, r
 
 MAX_IMAGES = 32
 """Images for the ranges of int8, and as many others for the comparison with torch."""
-DEFAULT_TARGET = Target("cpu", "onnxruntime")
+DEFAULT_TARGET = Target(CPU, "onnxruntime")
 """Source of device and threads without a table."""
 
 
@@ -233,19 +234,18 @@ def choose_targets(settings: ExportSettings, table: LatencyTable | None) -> list
         UsageError: a backend does not support a precision.
     """
     own = DEFAULT_TARGET if table is None else table.target
-    requested = settings.device or own.device
+    requested = own.device if settings.device is None else check_device(settings.device)
     targets = []
     for precision in settings.precisions:
         for backend in settings.run_backends:
-            if backend == TENSORRT:
-                gpus = [name for name in list_devices() if name.startswith("cuda")]
-                if not gpus and settings.device in (None, "cpu"):
+            device = requested
+            if backend == TENSORRT and (device.is_cpu or settings.device is None):
+                gpus = [gpu for gpu in list_devices() if not gpu.is_cpu]
+                if not gpus:
                     continue  # built ahead of time instead
-                device = check_device(gpus[0] if requested == "cpu" else requested)
-            else:
-                device = check_device(requested)
-            threads = (settings.threads or own.threads) if device == "cpu" else 1
-            targets.append(Target(device, backend, precision, threads))
+                device = gpus[0] if device.is_cpu else device
+            threads = device.num_threads(settings.threads or own.threads)
+            targets.append(Target(check_device(device), backend, precision, threads))
     for target in targets:
         require_backend(target)
     return targets

@@ -88,7 +88,7 @@ def list_media(sources: Sequence[Path], out: Path, *, ids: bool) -> list[MediaFi
 
 def _list_files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the files of a source with the stems of their outputs; skip files in the output folder."""
-    from ...models.images import image_files
+    from ...models.images import list_images
 
     if source.is_file():
         yield source, out / source.stem
@@ -96,7 +96,7 @@ def _list_files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     folder, target = source.resolve(), out.resolve()
     if folder == target:
         raise UsageError(f"--out {out} is an input folder, masks would become inputs of the next run: choose another")
-    for path in image_files(source):
+    for path in list_images(source):
         if not (target.is_relative_to(folder) and path.resolve().is_relative_to(target)):
             yield path, out / path.relative_to(source).with_suffix("")
 
@@ -107,13 +107,13 @@ def _open_clip(path: Path) -> Clip | None:
     Raises:
         DataError: the file is neither.
     """
-    from ...models.images import IMAGE_SUFFIXES, require_image
+    from ...models.images import IMAGE_SUFFIXES, check_image
 
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return Clip.open(path)
     try:
-        require_image(path)
+        check_image(path)
     except DataError as error:
         hint = "" if suffix in IMAGE_SUFFIXES else f"; suffixes of videos: {', '.join(VIDEO_SUFFIXES)}"
         raise DataError(f"{error}{hint}") from error

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ...errors import FileFormatError, UsageError
 from ...files import ensure_folder, write_atomic
 from ...lut.table.table import network_key
-from ...models.images import RGBImage, normalised
+from ...models.images import RGBImage, normalise_image
 from ...models.onnx.signature import ARCHITECTURE_KEY, CLASSES_KEY, SCOPE_KEY, TABLE_KEY
-from ...models.space.architecture import ARCHITECTURE, Architecture
+from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ...models.space.plan import END_TO_END
 from ..backends import Workload
 from ..timing.workloads import network_module, network_workload
@@ -72,13 +72,13 @@ class Network:
         return self._models[key]
 
     def _build_model(self, precision: str, scope: str) -> bytes:
-        from ...models.onnx.export import simplified, with_metadata
+        from ...models.onnx.export import replace_metadata, simplify
         from ..backends.precision import cast_model
         from .quantization import quantize
 
         if precision == "fp32":
             exported = network_workload(self.architecture, scope, self.weights).onnx
-            return with_metadata(simplified(exported), self._make_metadata(scope, precision))
+            return replace_metadata(simplify(exported), self._make_metadata(scope, precision))
         plain = self.model("fp32", scope)
         if precision == INT8:
             if not self.images:
@@ -86,7 +86,7 @@ class Network:
             converted = quantize(plain, self.inputs(scope), self.stem)
         else:
             converted = cast_model(plain, precision)
-        return with_metadata(converted, self._make_metadata(scope, precision))
+        return replace_metadata(converted, self._make_metadata(scope, precision))
 
     def _make_metadata(self, scope: str, precision: str) -> dict[str, str]:
         from ... import __version__
@@ -110,7 +110,7 @@ class Network:
         """Return the images as inputs of the network in a scope, by default its own."""
         if (scope or self.scope) == END_TO_END:
             return [image[None] for image in self.images]
-        return [normalised(image)[None] for image in self.images]
+        return [normalise_image(image)[None] for image in self.images]
 
     def workload(self, scope: str | None = None, precision: str = "fp32") -> Workload:
         """Return the exported model as a workload in a scope, by default its own.
@@ -141,11 +141,11 @@ def load_network(source: Path, scope: str, log: Log = print) -> Network:
     Raises:
         FileFormatError: architecture, weights or training result is missing or damaged.
     """
-    from ...models.nets.weights import WEIGHTS, load_weights
+    from ...models.nets.weights import WEIGHTS_FILE, load_weights
     from ..comparison import TRAINING_RESULT
 
-    architecture = Architecture.load(source / ARCHITECTURE if source.is_dir() else source)
-    weights = source / WEIGHTS
+    architecture = Architecture.load(source / ARCHITECTURE_FILE if source.is_dir() else source)
+    weights = source / WEIGHTS_FILE
     if not source.is_dir() or not weights.exists():
         log("random weights: the latency is valid, the output is not")
         return Network(architecture, None, scope)

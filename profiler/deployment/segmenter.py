@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...device import CPU
 from ...errors import FileFormatError, MeasurementError, UsageError
 from ...lut.target import Target
-from ...models.images import RGBImage, normalised, resized
+from ...models.images import RGBImage, normalise_image, resize_image
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.signature import Signature
 from ..backends import Backend, Workload, require_backend
@@ -88,8 +89,8 @@ class Segmenter:
             return cls._open_engine(path, device or "cuda:0", backend or "tensorrt")
         model = OnnxModel.load(path)
         require_segmentation(model)
-        place = check_device(device or "cpu")
-        target = Target(place, backend or "onnxruntime", model.precision, threads if place == "cpu" else 1)
+        place = check_device(device or CPU)
+        target = Target(place, backend or "onnxruntime", model.precision, place.num_threads(threads))
         workload = Workload(path.name, (model.inputs[0].shape,), None, model.dtype, model.data)
         return cls(model, _require_file_backend(target, path).compile(workload, target), target)
 
@@ -132,8 +133,8 @@ class Segmenter:
     def segment_timed(self, pixels: RGBImage) -> tuple[Labels, SegmentationTime]:
         """Return the result of `segment`, and its time."""
         start = time.perf_counter()
-        frame = resized(pixels, self.size)
-        array = np.ascontiguousarray(frame) if self.network.dtype == IMAGE_DTYPE else normalised(frame)
+        frame = resize_image(pixels, self.size)
+        array = np.ascontiguousarray(frame) if self.network.dtype == IMAGE_DTYPE else normalise_image(frame)
         ready = time.perf_counter()
         output = self._runner.infer([array[None]])[0]
         done = time.perf_counter()

@@ -132,9 +132,9 @@ class Monitor:
 
 def open_monitor(target: Target) -> Monitor:
     """A watcher of the machine that measures on `target`."""
-    if target.device == "cpu":
+    if target.device.is_cpu:
         return Monitor(None)
-    return Monitor(Gpu(int(target.device.partition(":")[2])), get_spin_calibration(target.device))
+    return Monitor(Gpu(target.device.ordinal), get_spin_calibration(target.device))
 
 
 def throttle_names(reasons: int) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from functools import partial
 from ...errors import MeasurementError, UsageError
 from ...lut.statistics.estimates import MEDIANS, MINIMA
 from ...lut.statistics.measurement import Measurement, SampleBatch
-from ...lut.table.table import NETWORK
+from ...lut.table.table import NETWORK_PREFIX
 from ...lut.target import Target
 from ..backends import Backend, Runner, Workload
 from ..machine.environment import pinned
@@ -70,7 +70,7 @@ def placed(backend: Backend, target: Target, workloads: Mapping[str, Workload]) 
 
 def default_statistic(target: Target) -> str:
     """What a visit counts as; see `lut.statistics`."""
-    return MINIMA if target.device == "cpu" else MEDIANS
+    return MINIMA if target.device.is_cpu else MEDIANS
 
 
 def check_protocol(target: Target, rounds: int | None = None) -> None:
@@ -80,7 +80,7 @@ def check_protocol(target: Target, rounds: int | None = None) -> None:
         UsageError: more threads than cores, or too few rounds.
     """
     cores = os.cpu_count() or 1
-    if target.device == "cpu" and target.threads > cores:
+    if target.device.is_cpu and target.threads > cores:
         raise UsageError(f"{target.threads} threads asked for, but this machine has {cores} cores")
     if rounds is not None and rounds < MIN_ROUNDS:
         raise UsageError(f"{rounds} rounds are too few for a statistic: at least {MIN_ROUNDS}")
@@ -161,7 +161,11 @@ def measure(
         found = rounds.run(left_s, always=always)
         for subject, runner in runners.items():
             late = budget_s is not None and time.monotonic() - start > budget_s
-            if not late and subject.startswith(NETWORK) and (spent := energy_per_run(runner, energy_mj)) is not None:
+            if (
+                not late
+                and subject.startswith(NETWORK_PREFIX)
+                and (spent := energy_per_run(runner, energy_mj)) is not None
+            ):
                 on_energy(subject, spent)
     return found, rounds.undecided
 

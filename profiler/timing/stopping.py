@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ...lut.statistics.estimates import NOISY_PCT, Array, estimate
+from ...lut.statistics.estimates import NOISY_PCT, Array, estimate_latency
 from ...lut.target import Target
 
 FLOOR_MS = 2e-4
@@ -69,7 +69,7 @@ class StoppingRule:
         count = len(points)
         if count < (LEAST if spent_s > self.cap_s else self.least):
             return None
-        latency, ci = estimate(points, loads)
+        latency, ci = estimate_latency(points, loads)
         if ci <= self.enough_ms(latency):
             return ENOUGH
         if spent_s > self.cap_s:
@@ -86,7 +86,7 @@ class StoppingRule:
     def _stale(self, points: Array, loads: NDArray[np.int_] | None) -> bool:
         """Whether doubling the visits twice has each time hardly narrowed the interval; once can be chance."""
         parts = [len(points) // 4, len(points) // 2, len(points)]
-        quarter, half, whole = (estimate(points[:n], None if loads is None else loads[:n])[1] for n in parts)
+        quarter, half, whole = (estimate_latency(points[:n], None if loads is None else loads[:n])[1] for n in parts)
         return whole > STALE * half > STALE**2 * quarter
 
 
@@ -102,7 +102,7 @@ GPU_NETWORK = StoppingRule(runs=None, period=1, least=16, most=128, reload=4, lo
 
 def stopping_rule(target: Target, kind: str, context: str) -> StoppingRule:
     """How subjects of a kind (`operator`, `carrier`, `network`) are visited on a target in a context."""
-    on_cpu = target.device == "cpu"
+    on_cpu = target.device.is_cpu
     if kind == "network":
         return CPU_NETWORK if on_cpu else GPU_NETWORK
     if on_cpu:

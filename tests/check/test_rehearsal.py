@@ -139,6 +139,6 @@ def processes_with(marker):
 def test_unknown_device_is_rejected(tmp_path):
     done = call("--device", "cuda:99", "--out", tmp_path)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("check.py: no device 'cuda:99' here")
+    assert done.stderr.splitlines()[-1].startswith("check.py: no device 'cuda:99' on this machine")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "results.jsonl").exists()

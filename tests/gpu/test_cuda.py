@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lgc.device import Device
 from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import SearchSpace
@@ -29,7 +30,7 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 2e-1}
 TARGETS = [
     Target("cuda:0", name, precision)
     for name in ("torch", "onnxruntime", "onnxruntime-tensorrt")
-    for precision in get_backend(name).precisions("cuda:0")
+    for precision in get_backend(name).precisions(Device("cuda:0"))
     if precision != "int8"
 ]
 WAITS = """
@@ -50,7 +51,7 @@ except MeasurementError as error:
 
 @pytest.fixture(params=TARGETS, ids=str)
 def target(request) -> Target:
-    reason = get_backend(request.param.backend).diagnose("cuda:0")
+    reason = get_backend(request.param.backend).diagnose(Device("cuda:0"))
     if reason is not None:
         pytest.skip(reason)
     return request.param
@@ -127,7 +128,7 @@ def test_fp32_does_not_use_tf32(name, tmp_path):
 
     It runs in its own process, as one backend turns TF32 off for all.
     """
-    reason = get_backend(name).diagnose("cuda:0")
+    reason = get_backend(name).diagnose(Device("cuda:0"))
     if reason is not None:
         pytest.skip(reason)
     printed = python_output(
@@ -143,7 +144,7 @@ def test_fp32_does_not_use_tf32(name, tmp_path):
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
 def test_out_of_memory_error_suggests_fix(name):
     backend = get_backend(name)
-    reason = backend.diagnose("cuda:0")
+    reason = backend.diagnose(Device("cuda:0"))
     if reason is not None:
         pytest.skip(reason)
     pace.skip_on_shared_memory()

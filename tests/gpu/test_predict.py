@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lgc.device import Device
 from lgc.lut import Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import get_backend
@@ -14,7 +15,7 @@ from lgc.profiler.deployment.segmenter import Segmenter
 
 
 def runs_on_gpu(backend):
-    reason = get_backend(backend).diagnose("cuda:0")
+    reason = get_backend(backend).diagnose(Device("cuda:0"))
     return pytest.param(backend, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
 
 

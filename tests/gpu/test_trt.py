@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lgc.device import Device
 from lgc.errors import FileFormatError, MeasurementError, MismatchError
 from lgc.lut.target import Target
 from lgc.models import SearchSpace
@@ -31,7 +32,7 @@ from . import pace
 
 SHAPE = (1, 3, 64, 128)
 
-REASON = get_backend("tensorrt").diagnose("cuda:0")
+REASON = get_backend("tensorrt").diagnose(Device("cuda:0"))
 
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 

@@ -70,7 +70,7 @@ def test_a_tolerance_that_is_not_kept_is_a_failed_check(call, run, tmp_path):
     copy = shutil.copy(slow, tmp_path / "wrong.lut")
     with LatencyTable.open(copy) as table:
         wrong = {"form": "affine", "intercept_ms": 0.0, "weights": [3.0]}
-        table.write_note("calibration", dict.fromkeys(("core", "dense"), wrong))
+        table.set_metadata("calibration", dict.fromkeys(("core", "dense"), wrong))
     done = call("lgc-export", out, "--lut", copy, "--ort", "--seconds", 0.2, "--tolerance", "20%")
     assert done.code == 1
     assert "more than 20 %" in done.err
@@ -172,19 +172,19 @@ def test_an_architecture_alone_is_exported_with_random_weights(call, mini_space,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("lgc-export", "{architecture}", "--ort", "--device", "cuda:3"), "no device 'cuda:3' here"),
+        (("lgc-export", "{architecture}", "--ort", "--device", "cuda:3"), "no device 'cuda:3' on this machine"),
         (("lgc-export", "{architecture}", "--device", "cuda:0"), "name one too (--ort, --torch, --trt)"),
         (("lgc-export", "{architecture}", "--ort", "--precision", "fp16"), "no precision 'fp16'"),
         (("lgc-export", "{architecture}", "--scope", "end"), "unknown scope 'end'; known: core, dense, end-to-end"),
         (("lgc-export", "{architecture}", "--tolerance", "much"), "is no percentage"),
         (("lgc-export", "{architecture}", "--onnx", "--out", "/proc/nowhere"), "/proc/nowhere"),
-        (("lgc-export", "{lut}"), "is no architecture but an SQLite database"),
-        (("lgc-export", "{architecture}", "--lut", "{architecture}"), "is no latency table but JSON text"),
-        (("lgc-train", "{folder}", "--data", "{folder}"), "is no architecture but nothing"),
+        (("lgc-export", "{lut}"), "it is an SQLite database"),
+        (("lgc-export", "{architecture}", "--lut", "{architecture}"), "it is JSON text"),
+        (("lgc-train", "{folder}", "--data", "{folder}"), "no such file"),
         (("lgc-train", "{folder}", "--data", "{folder}", "--steps", "1", "--lr", "0"), "lr"),
         (("lgc-export", "{architecture}", "--precision", "banana"), "unknown precision 'banana'"),
         (("lgc-profile", "--device", "cpu", "--seed", "-1"), "--seed"),
-        (("lgc-demo", "--device", "cuda:5", "--out", "{missing}"), "no device 'cuda:5' here"),
+        (("lgc-demo", "--device", "cuda:5", "--out", "{missing}"), "no device 'cuda:5' on this machine"),
         (("lgc-demo", "--out", "{architecture}"), "cannot make the folder"),
     ],
 )

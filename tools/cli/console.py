@@ -17,6 +17,8 @@ from ...errors import LgcError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ...device import Device
+
 INTERRUPT_CODE = 130
 RESUMES = "interrupted: finished work is kept; run the same command again to resume"
 RESUMES_FROM_CHECKPOINT = "interrupted: run the same command again to resume from the last checkpoint"
@@ -63,10 +65,10 @@ def _format_usage_error(error: Exception) -> str:
         return str(error.format_message())
     from pydantic import ValidationError
 
-    from ...models.space.space import first_faults
+    from ...models.space.settings import format_validation_error
 
     if isinstance(error, ValidationError):
-        return first_faults(error, lambda field: f"--{field.split('.')[0].replace('_', '-')}")
+        return format_validation_error(error, lambda field: f"--{field.split('.')[0].replace('_', '-')}")
     raise error
 
 
@@ -94,7 +96,7 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-def pick_device(requested: str | None, table_devices: Sequence[str], activity: str) -> str:
+def pick_device(requested: str | None, table_devices: Sequence[Device], activity: str) -> Device:
     """Return the requested device, else the tables' GPU, else the CPU with a message why.
 
     Args:
@@ -105,12 +107,13 @@ def pick_device(requested: str | None, table_devices: Sequence[str], activity: s
     Raises:
         DeviceError: the requested device is not present.
     """
+    from ...device import Device
     from ...profiler.machine.devices import check_device, default_device
 
     if requested is not None:
         return check_device(requested)
     if count_processes() > 1:  # each process uses the GPU of its own rank
-        table_devices = ["cuda:0" if name.startswith("cuda") else name for name in table_devices]
+        table_devices = [Device(device.kind) for device in table_devices]
     device, reason = default_device(table_devices)
     if reason is not None:
         say(f"{activity} on {device}: {reason}; choose another device with --device")

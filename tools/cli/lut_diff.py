@@ -15,7 +15,7 @@ from .options import JsonOption, parse_percent
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ...lut.exchange.compare import Change, Comparison
+    from ...lut.exchange.compare import EntryChange, TableComparison
 
 MAX_ROWS, MAX_KEYS = 40, 10
 """Printed rows of a comparison, and printed keys that only one table has; --json has all."""
@@ -40,18 +40,18 @@ def diff(
 
     Example: lgc-lut diff monday.lut today.lut --threshold 5%
     """
-    from ...lut.exchange.compare import compare
+    from ...lut.exchange.compare import compare_tables
     from ...lut.table.table import LatencyTable
 
     threshold_pct, share_pct = parse_percent(threshold), parse_percent(least_share)
     with LatencyTable.open(a) as opened_a, LatencyTable.open(b) as opened_b:
-        comparison = compare(opened_a, opened_b, match)
+        comparison = compare_tables(opened_a, opened_b, match)
     if comparison.differences:
         say(f"warning: the tables differ in more than latencies: {'; '.join(comparison.differences)}")
     unknown = sum(change.low_pct is None for change in comparison.changes)
     if unknown:
         say(f"warning: {unknown} entries have no confidence interval in one table, so their noise is unknown")
-    beyond = comparison.beyond(threshold_pct, share_pct)
+    beyond = comparison.select_beyond(threshold_pct, share_pct)
     content: dict[str, Any] = {
         "a": str(a),
         "b": str(b),
@@ -68,17 +68,17 @@ def diff(
         "differences": list(comparison.differences),
         "entries": [_describe_change(change, beyond) for change in comparison.changes],
     }
-    significant = [change for change in comparison.moved if change.weighs(share_pct)]
+    significant = [change for change in comparison.moved if change.is_relevant(share_pct)]
     tables: list[Table | str] = [_make_change_table(significant[:MAX_ROWS], comparison.speed)] if significant else []
     emit(content, as_json, *tables, *_format_lines(comparison, len(significant), len(beyond), threshold_pct, share_pct))
     return 1 if beyond else 0
 
 
-def _describe_change(change: Change, beyond: Collection[Change]) -> dict[str, Any]:
+def _describe_change(change: EntryChange, beyond: Collection[EntryChange]) -> dict[str, Any]:
     return {**asdict(change), "beyond_noise": change.beyond_noise, "beyond_threshold": change in beyond}
 
 
-def _make_change_table(changes: Sequence[Change], speed: float) -> Table:
+def _make_change_table(changes: Sequence[EntryChange], speed: float) -> Table:
     rows = grid("changed beyond noise", "operator", "A ms", "B ms at A's speed", "change", "±", "share", numbers=5)
     for change in changes:
         half_pct = (change.high_pct or 0.0) - change.change_pct
@@ -89,7 +89,7 @@ def _make_change_table(changes: Sequence[Change], speed: float) -> Table:
 
 
 def _format_lines(
-    comparison: Comparison, significant: int, beyond: int, threshold_pct: float, share_pct: float
+    comparison: TableComparison, significant: int, beyond: int, threshold_pct: float, share_pct: float
 ) -> list[str]:
     """Return lines on the entries that are not in the table, drift, noise, and keys that only one table has."""
     lines = [f"... and {significant - MAX_ROWS} more, see --json"] if significant > MAX_ROWS else []

@@ -34,7 +34,7 @@ def merge(
 
     Example: lgc-lut merge gpu0.lut gpu1.lut --out both.lut
     """
-    from ...lut.exchange.merge import merge as merge_tables
+    from ...lut.exchange.merge import merge_tables
     from ...lut.table.table import LatencyTable
     from ...profiler.profile import calibrate
 
@@ -46,7 +46,7 @@ def merge(
     for path in result.untied:
         say(f"warning: {path} has no benchmark in common with the other tables; its drift is not corrected")
     with LatencyTable.open(out) as merged:
-        verification, report = merged.note("verification"), read_report(merged)
+        verification, report = merged.metadata("verification"), read_report(merged)
     content = {
         "lut": str(out),
         "from": [str(path) for path in tables],
@@ -72,11 +72,11 @@ def export(
 
     Example: lgc-lut export tiny.lut --out tiny.csv
     """
-    from ...lut.exchange.convert import table_frame, write_frame
+    from ...lut.exchange.convert import table_to_frame, write_frame
     from ...lut.table.table import LatencyTable
 
     with LatencyTable.open(table) as opened:
-        frame = table_frame(opened)
+        frame = table_to_frame(opened)
     write_frame(frame, out)
     emit({"lut": str(table), "out": str(out), "rows": len(frame)}, as_json, f"{out}: {len(frame)} rows")
 
@@ -103,17 +103,17 @@ def import_table(
 
     Example: lgc-lut import latency_lookup_table.npy --out fasterseg.csv
     """
-    from ...lut.exchange.convert import FRAME_SUFFIXES, foreign_frame, write_frame
+    from ...lut.exchange.convert import FRAME_SUFFIXES, foreign_to_frame, write_frame
     from ...lut.exchange.convert import import_table as write_table
     from ...lut.exchange.foreign import read_foreign
 
     foreign = read_foreign(source)
     content = {"source": str(source), "project": foreign.project, "rows": len(foreign.rows), "out": str(out)}
     if out.suffix in FRAME_SUFFIXES:
-        write_frame(foreign_frame(foreign), out)
+        write_frame(foreign_to_frame(foreign), out)
         emit(content, as_json, f"{out}: {len(foreign.rows)} rows of {foreign.project}")
         return
-    from ...models.space.space import SearchSpace
+    from ...models.space.lgcnet import SearchSpace
 
     target = _make_target(space, device, backend, precision)
     result = write_table(foreign, out, SearchSpace.load(str(space)), target)
@@ -133,6 +133,7 @@ def _make_target(space: str | None, device: str | None, backend: BackendName | N
     Raises:
         UsageError: an option is missing, or the device is invalid.
     """
+    from ...device import Device
     from ...errors import UsageError
     from ...lut.target import Target
 
@@ -141,7 +142,7 @@ def _make_target(space: str | None, device: str | None, backend: BackendName | N
             "a T.lut needs --space, --device and --backend, as F does not have them; to keep the rows as they are, "
             "write an --out that ends in .csv or .parquet"
         )
-    return Target(device, backend.value, precision.value)
+    return Target(Device(device), backend.value, precision.value)
 
 
 def _format_skipped(foreign: ForeignTable) -> list[str]:
@@ -156,14 +157,19 @@ def upgrade(table: TablePath, as_json: JsonOption = False) -> None:
 
     Example: lgc-lut upgrade tiny.lut
     """
-    from ...lut.table.schema import SCHEMA_VERSION
-    from ...lut.table.upgrade import upgrade as upgrade_table
+    from ...lut.table.schema import TABLE_SCHEMA_VERSION
+    from ...lut.table.upgrade import upgrade_table
 
     version, kept = upgrade_table(table)
-    content = {"lut": str(table), "from": version, "to": SCHEMA_VERSION, "kept": None if kept is None else str(kept)}
+    content = {
+        "lut": str(table),
+        "from": version,
+        "to": TABLE_SCHEMA_VERSION,
+        "kept": None if kept is None else str(kept),
+    }
     line = (
         f"{table} has the current schema, {version}"
         if kept is None
-        else f"{table}: upgraded from schema {version} to {SCHEMA_VERSION}; the old table is kept as {kept}"
+        else f"{table}: upgraded from schema {version} to {TABLE_SCHEMA_VERSION}; the old table is kept as {kept}"
     )
     emit(content, as_json, line)

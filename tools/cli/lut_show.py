@@ -16,7 +16,7 @@ from .options import JsonOption, parse_size
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ...lut.statistics.calibration import Report
+    from ...lut.statistics.calibration import PredictionReport
     from ...lut.table.table import Benchmark, Entry, LatencyTable
 
 TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="Latency table.")]
@@ -81,8 +81,8 @@ def show(
             "space": opened.space.model_dump(mode="json"),
             "protocol": opened.protocol,
             "environment": opened.environment,
-            "calibration": opened.note("calibration"),
-            "verification": opened.note("verification"),
+            "calibration": opened.metadata("calibration"),
+            "verification": opened.metadata("verification"),
             "entries": [asdict(entry) for entry in entries],
         }
         if benchmarks:
@@ -122,10 +122,10 @@ class _Selection:
         """Return the selected benchmarks; operator and resolution select those that an entry is derived from."""
         from ...models.space.opspec import OpSpec
 
-        benchmarks = table.subjects()
+        benchmarks = table.benchmarks()
         if self.operator or self.resolution:
             specs = [OpSpec.parse(entry.key) for entry in table.entries() if self._matches_spec(entry.key)]
-            terms = {key for spec in specs for key in table.terms(spec)}
+            terms = {key for spec in specs for key in table.components(spec)}
             benchmarks = [benchmark for benchmark in benchmarks if benchmark.key in terms]
         return self._sort([benchmark for benchmark in benchmarks if self._matches_row(benchmark)])
 
@@ -175,18 +175,18 @@ def _format_latency(row: Entry | Benchmark) -> str:
     return f"{row.latency_ms:.4f}" if row.ci_ms is None else f"{row.latency_ms:.4f} ± {row.ci_ms:.4f}"
 
 
-def make_report_tables(report: Report | None) -> list[Table | str]:
+def make_report_tables(report: PredictionReport | None) -> list[Table | str]:
     """Return a table of a verification report, or a line that there is none."""
     if report is None:
         return ["Not verified: too few networks were measured, so the error of predictions is unknown."]
     table = grid("prediction of unseen networks", "", "prediction", "split half (noise limit)", numbers=2)
     table.add_row("networks", str(report.networks), "")
-    table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.ceiling_mape_pct:.1f} %")
+    table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.split_half_mape_pct:.1f} %")
     if report.worst_pct == report.worst_pct:  # NaN in tables of schema 1
         table.add_row("maximum error", f"{report.worst_pct:.1f} %", "")
     table.add_row("bias", f"{report.bias_pct:+.1f} %", "")
     table.add_row("within 5 % / 10 %", f"{report.within_5_pct:.0f} % / {report.within_10_pct:.0f} %", "")
-    table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.ceiling_kendall_tau:.2f}")
+    table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.split_half_kendall_tau:.2f}")
     table.add_row("Spearman rho", f"{report.spearman_rho:.2f}", "")
     return [table]
 
@@ -224,18 +224,18 @@ def format_drift(drift_pct: float | None) -> str:
     )
 
 
-def read_report(table: LatencyTable) -> Report | None:
+def read_report(table: LatencyTable) -> PredictionReport | None:
     """Return the table's verification in scope `dense`; None if it was not verified.
 
     Raises:
         FileFormatError: the verification is damaged.
     """
     from ...errors import FileFormatError
-    from ...lut.statistics.calibration import Report
+    from ...lut.statistics.calibration import PredictionReport
     from ...models.space.plan import DENSE
 
-    stored = table.note("verification")
+    stored = table.metadata("verification")
     try:
-        return Report(**stored[DENSE]) if stored else None
+        return PredictionReport.from_dict(stored[DENSE]) if stored else None
     except (KeyError, TypeError) as error:
         raise FileFormatError(f"{table.path} is a damaged latency table: its verification fails at {error}") from error

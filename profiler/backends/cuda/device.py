@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ....device import Device
 from ..error_translation import make_error
 from .driver import StreamGraph, diagnose_bindings
 from .replay_queue import EventPairs, ReplayQueue, queue_spin
@@ -98,7 +99,7 @@ class ScratchMemory:
 
 
 @cache
-def get_scratch_memory(device: str) -> ScratchMemory:
+def get_scratch_memory(device: Device) -> ScratchMemory:
     """Return the scratch memory of a device, e.g. `cuda:0`."""
     return ScratchMemory()
 
@@ -110,7 +111,7 @@ class CudaDevice:
     `activate` only, which restores the previous one.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: Device) -> None:
         """Open the device called `device`, e.g. `cuda:0`.
 
         Raises:
@@ -119,7 +120,7 @@ class CudaDevice:
         self.name, self._driver = device, _import_driver()
         self._context: Any = None
         with self._translate_errors("CUDA does not start"):
-            self._context = _retain_primary_context(int(device.partition(":")[2] or 0))
+            self._context = _retain_primary_context(device.ordinal)
         self._replays, self._scratch = ReplayQueue(device), get_scratch_memory(device)
         with self.activate():
             self._stream: Any = self._driver.Stream(NON_BLOCKING)

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
+from ....device import Device
 from ....errors import MeasurementError
 from ..base import pause_gc
 from ..error_translation import make_error
@@ -46,7 +47,7 @@ class CudaGraph(Generic[Result]):
         """
         import torch
 
-        self._device, self._graph, self._queue = device, torch.cuda.CUDAGraph(), ReplayQueue(str(device))
+        self._device, self._graph, self._queue = device, torch.cuda.CUDAGraph(), ReplayQueue(Device(str(device)))
         stream = _get_side_stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         try:

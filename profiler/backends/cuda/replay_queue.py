@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ....device import Device
 from ....errors import MeasurementError
 
 BASE_QUEUE_US = 100.0
@@ -49,7 +50,7 @@ class SpinCalibration:
 
 
 @cache
-def get_spin_calibration(device: str) -> SpinCalibration:
+def get_spin_calibration(device: Device) -> SpinCalibration:
     """Return the calibration of a device, e.g. `cuda:0`."""
     return SpinCalibration()
 
@@ -57,7 +58,7 @@ def get_spin_calibration(device: str) -> SpinCalibration:
 class ReplayQueue:
     """Queue of the replays of one graph on a device."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: Device) -> None:
         self._calibration = get_spin_calibration(device)
         self._launch_us, self._max_batch = INITIAL_LAUNCH_US, sys.maxsize
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from functools import cache
 
+from ....device import Device
 from ....lut.target import Target
 from ..base import Workload
 from ..precision import cast_model
@@ -26,20 +27,20 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
 
-    def precisions(self, device: str) -> tuple[str, ...]:
+    def precisions(self, device: Device) -> tuple[str, ...]:
         """Return fp32, on a GPU also fp16, and int8 for quantised models.
 
         bf16 is missing: the CUDA provider convolves it only from ONNX's operator set 22 onwards, and never pools it.
         """
-        return ("fp32", "int8") if device == "cpu" else ("fp32", "fp16", "int8")
+        return ("fp32", "int8") if device.is_cpu else ("fp32", "fp16", "int8")
 
-    def install_hint(self, device: str) -> str:
+    def install_hint(self, device: Device) -> str:
         """Return the command that installs ONNX Runtime for `device`."""
-        return get_install_hint(CPU_PROVIDER if device == "cpu" else CUDA_PROVIDER)
+        return get_install_hint(CPU_PROVIDER if device.is_cpu else CUDA_PROVIDER)
 
-    def diagnose(self, device: str) -> str | None:
+    def diagnose(self, device: Device) -> str | None:
         """Return None if the provider of `device` loads and the device exists, else the reason and the fix."""
-        return diagnose_provider(CPU_PROVIDER if device == "cpu" else CUDA_PROVIDER, device)
+        return diagnose_provider(CPU_PROVIDER if device.is_cpu else CUDA_PROVIDER, device)
 
     def versions(self) -> dict[str, str]:
         """Return the version of ONNX Runtime."""
@@ -49,16 +50,16 @@ class OnnxRuntimeBackend:
 
     def settings(self, target: Target) -> dict[str, str]:
         """Return provider, optimisation, threads, binding, clock; on a GPU memory, CUDA graph, TF32, cuDNN options."""
-        return describe_settings(CPU_PROVIDER if target.device == "cpu" else CUDA_PROVIDER, target.threads)
+        return describe_settings(CPU_PROVIDER if target.device.is_cpu else CUDA_PROVIDER, target.threads)
 
     def compile(self, workload: Workload, target: Target) -> OnnxRuntimeRunner:
         """Open a session on the target's device and on no other; see `OnnxRuntimeRunner` for the errors."""
         model = cast_model(workload.onnx, target.precision)
-        if target.device == "cpu":
+        if target.device.is_cpu:
             return OnnxRuntimeRunner(workload, model, target, CPU_PROVIDER, {})
         # Without TF32 cuDNN uses no tensor cores, not even for float16, where nothing is left in float32.
         tf32 = str(int(target.precision == "fp16"))
-        settings = {**CUDA_PROVIDER_OPTIONS, "device_id": target.device.partition(":")[2], "use_tf32": tf32}
+        settings = {**CUDA_PROVIDER_OPTIONS, "device_id": str(target.device.ordinal), "use_tf32": tf32}
         return OnnxRuntimeRunner(workload, model, target, CUDA_PROVIDER, settings)
 
 
@@ -72,17 +73,17 @@ class OnnxRuntimeTensorRTBackend:
 
     name = "onnxruntime-tensorrt"
 
-    def precisions(self, device: str) -> tuple[str, ...]:
+    def precisions(self, device: Device) -> tuple[str, ...]:
         """Return fp32, with TF32 off, and fp16."""
         return ("fp32", "fp16")
 
-    def install_hint(self, device: str) -> str:
+    def install_hint(self, device: Device) -> str:
         """Return the command that installs ONNX Runtime with its GPU providers."""
         return get_install_hint(TENSORRT_PROVIDER)
 
-    def diagnose(self, device: str) -> str | None:
+    def diagnose(self, device: Device) -> str | None:
         """Return None if provider, device and the provider's TensorRT are available, else the reason and the fix."""
-        if device == "cpu":
+        if device.is_cpu:
             return "TensorRT needs a CUDA device"
         return diagnose_provider(TENSORRT_PROVIDER, device) or diagnose_tensorrt()
 
@@ -102,7 +103,7 @@ class OnnxRuntimeTensorRTBackend:
         """Build the engine on the target's device; see `OnnxRuntimeRunner` for the errors."""
         load_tensorrt_library()  # also turns TF32 off, before the provider is loaded
         settings = {
-            "device_id": target.device.partition(":")[2],
+            "device_id": str(target.device.ordinal),
             "trt_fp16_enable": str(target.precision == "fp16"),  # these options are `True` and `False`, not 1 and 0
             "trt_cuda_graph_enable": "True",
             "trt_timing_cache_enable": "True",

@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
 from ...machine.devices import cuda_missing
 from ..error_translation import OutOfMemoryError, translate_ort_errors
@@ -31,7 +32,7 @@ _ERROR_SEVERITY, _FATAL_SEVERITY = 3, 4
 """Lowest severities that ONNX Runtime logs."""
 
 
-def diagnose_provider(provider: str, device: str) -> str | None:
+def diagnose_provider(provider: str, device: Device) -> str | None:
     """Return None if `provider` runs on `device`, else the reason and the fix.
 
     The CUDA provider is loaded for the check, once per process: its libraries may be missing although it is built in.
@@ -79,7 +80,7 @@ def diagnose_tensorrt() -> str | None:
 
 
 @cache
-def diagnose_provider_load(provider: str, device: str) -> str | None:
+def diagnose_provider_load(provider: str, device: Device) -> str | None:
     """Return None if `provider` loads, else the loader's message and the fix.
 
     Tried once per process: first with the CUDA libraries that torch has loaded, then also with those of the wheels.
@@ -134,7 +135,7 @@ def create_session(model: bytes, provider: str, settings: dict[str, str], option
     )
 
 
-def _probe_provider(provider: str, device: str) -> str | None:
+def _probe_provider(provider: str, device: Device) -> str | None:
     """Return None if a convolution runs on `provider`, else the reason.
 
     It must run, as the first convolution loads cuDNN. Where only memory is short, the provider works.
@@ -142,7 +143,7 @@ def _probe_provider(provider: str, device: str) -> str | None:
     import numpy as np
     import onnxruntime
 
-    settings = {"device_id": device.partition(":")[2]}
+    settings = {"device_id": str(device.ordinal)}
     try:
         with _silence_errors(), translate_ort_errors(on_gpu=True):
             session = create_session(_make_convolution(), provider, settings, onnxruntime.SessionOptions())

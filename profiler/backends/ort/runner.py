@@ -50,7 +50,7 @@ class OnnxRuntimeRunner:
         self._session = open_session(*self._session_arguments)
         inputs = workload.inputs()
         with self._translate_errors():
-            self._bind(inputs, ("cuda", int(target.device.partition(":")[2])) if self._on_gpu else ("cpu", 0))
+            self._bind(inputs, ("cuda", target.device.ordinal) if self._on_gpu else ("cpu", 0))
 
     def _bind(self, inputs: Sequence[NDArray[Any]], device: tuple[str, int]) -> None:
         """Allocate inputs and outputs on a device and bind them to the session."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
 from ..error_translation import OutOfMemoryError, translate_ort_errors
 from .loader import CPU_PROVIDER, CUDA_PROVIDER, create_session, diagnose_provider_load, silence_warnings
@@ -53,7 +54,11 @@ def open_session(
     except OutOfMemoryError:  # the diagnosis would run out of memory too
         raise
     except MeasurementError as error:
-        reason = None if provider == CPU_PROVIDER else diagnose_provider_load(provider, f"cuda:{settings['device_id']}")
+        reason = (
+            None
+            if provider == CPU_PROVIDER
+            else diagnose_provider_load(provider, Device(f"cuda:{settings['device_id']}"))
+        )
         if reason is None:
             raise
         raise BackendUnavailableError(reason) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ....device import Device
 from ....errors import MeasurementError
 from ....lut.target import Target
 from ...machine.devices import cuda_missing
@@ -22,17 +23,17 @@ class TorchBackend:
 
     name = "torch"
 
-    def precisions(self, device: str) -> tuple[str, ...]:
+    def precisions(self, device: Device) -> tuple[str, ...]:
         """Return fp32, fp16 and bf16, on every device."""
         return tuple(TORCH_DTYPES)
 
-    def install_hint(self, device: str) -> str:
+    def install_hint(self, device: Device) -> str:
         """Return the command that installs torch; pip picks the build for the platform."""
         return "pip install torch"
 
-    def diagnose(self, device: str) -> str | None:
+    def diagnose(self, device: Device) -> str | None:
         """Return None on a CPU or a CUDA device that torch can use, else the reason and the fix."""
-        return None if device == "cpu" else cuda_missing(device)
+        return None if device.is_cpu else cuda_missing(device)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of torch and, in a CUDA build, of CUDA and cuDNN."""
@@ -46,7 +47,7 @@ class TorchBackend:
 
     def settings(self, target: Target) -> dict[str, str]:
         """Return mode, clock and threads on a CPU; mode, format, TF32, cuDNN's choice and clock on a GPU."""
-        if target.device == "cpu":
+        if target.device.is_cpu:
             return {"mode": "eager", "threads": str(target.threads), "clock": "host clock"}
         return {
             "mode": "CUDA graph",
@@ -65,7 +66,7 @@ class TorchBackend:
         """
         import torch
 
-        if target.device == "cpu":
+        if target.device.is_cpu:
             return EagerRunner(workload, target.precision, target.threads)
         # algorithms by cuDNN's heuristic, the same for an operator alone as in a network
         torch.backends.cudnn.benchmark = False

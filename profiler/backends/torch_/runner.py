@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ....device import CPU, Device
 from ....errors import MeasurementError
 from ...machine.devices import torch_threads
 from ..base import IMAGE_DTYPE, LayerTime, Workload, warm_up
@@ -34,7 +35,7 @@ class EagerRunner:
 
     def prepare(self) -> None:
         """Run until warm."""
-        warm_up(self, "cpu")
+        warm_up(self, CPU)
 
     @translate_torch_errors(on_gpu=False)
     def run(self, repeats: int) -> list[float]:
@@ -126,7 +127,7 @@ class CudaGraphRunner:
         inputs = self._workload.inputs()
         with translate_torch_errors(on_gpu=True):
             self._fill(inputs)
-        warm_up(self, str(self._device))
+        warm_up(self, Device(str(self._device)))
 
     @translate_torch_errors(on_gpu=True)
     def run(self, repeats: int) -> list[float]:

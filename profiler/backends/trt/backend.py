@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
 from ....lut.target import Target
 from ...machine.devices import cuda_missing
@@ -24,17 +25,17 @@ class TensorRTBackend:
 
     name = "tensorrt"
 
-    def precisions(self, device: str) -> tuple[str, ...]:
+    def precisions(self, device: Device) -> tuple[str, ...]:
         """Return fp32, fp16, bf16, and int8 for quantised models."""
         return CAST_PRECISIONS
 
-    def install_hint(self, device: str) -> str:
+    def install_hint(self, device: Device) -> str:
         """Return the command that installs full TensorRT on this machine."""
         return get_install_hint()
 
-    def diagnose(self, device: str) -> str | None:
+    def diagnose(self, device: Device) -> str | None:
         """Return None if engines can be built and run on `device`, else the reason and the fix in one sentence."""
-        if not device.startswith("cuda"):
+        if device.kind != "cuda":
             return "TensorRT needs a CUDA device"
         try:
             library = load_tensorrt()
@@ -45,7 +46,7 @@ class TensorRTBackend:
             return reason
         import torch
 
-        index = int(device.partition(":")[2] or 0)
+        index = device.ordinal
         return diagnose_capability(library, "{}.{}".format(*torch.cuda.get_device_capability(index)))
 
     def versions(self) -> dict[str, str]:
@@ -91,7 +92,7 @@ class TensorRTBackend:
             rejection = str(error)
         return EngineRunner(load_tensorrt(), cached.rebuild(rejection), target.device)
 
-    def open(self, path: Path, device: str) -> EngineRunner:
+    def open(self, path: Path, device: Device) -> EngineRunner:
         """Load an engine from its two files onto `device`, see `engine_files`; the runner's `engine` describes it.
 
         Raises:
@@ -108,7 +109,7 @@ class TensorRTBackend:
             require_runnable(engine, str(path))
         return EngineRunner(load_tensorrt(), engine, device)
 
-    def _require_available(self, device: str) -> None:
+    def _require_available(self, device: Device) -> None:
         reason = self.diagnose(device)
         if reason is not None:
             raise BackendUnavailableError(f"backend {self.name} cannot run on {device}: {reason}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
 from ..base import IMAGE_DTYPE, LayerTime, generate_inputs, warm_up
 from ..cuda.device import Buffer, CudaDevice
@@ -40,7 +41,7 @@ class EngineRunner:
     copies of the outputs back: scope end-to-end. Else inputs and outputs are tensors in device memory.
     """
 
-    def __init__(self, library: Library, engine: Engine, device: str) -> None:
+    def __init__(self, library: Library, engine: Engine, device: Device) -> None:
         """Load `engine` into `library`'s runtime on `device`, e.g. `cuda:0`, and capture it.
 
         Raises:

@@ -33,7 +33,9 @@ def run(record: Record, settings: Settings) -> None:
     record.enter("bare loop")
     workload = network_workload(sort_by_size(load_space(settings))[4], DENSE)
     target = Target(settings.device, settings.backend)
-    loop = import_file("tests/bench/turns.py").against_bare_loop(workload, target, count_rounds(settings.limit_s / 4))
+    loop = import_file("tests/bench/common/paired_timing.py").against_bare_loop(
+        workload, target, count_rounds(settings.limit_s / 4)
+    )
     record.add_value("our clock against a bare loop", loop)
     if not settings.rehearsal:
         record.add_check("our clock / bare loop", loop["ratio"], min_value=0.98, max_value=1.02)
@@ -69,6 +71,7 @@ def check_queueing(record: Record, device: Any, kernels: int) -> None:
     """Check that replays are queued ahead of the device, so that the latencies exclude the launches."""
     import torch
 
+    from lgc.device import Device
     from lgc.profiler.backends.cuda.graph import CudaGraph
     from lgc.profiler.backends.cuda.replay_queue import MAX_FACTOR, get_spin_calibration
 
@@ -79,7 +82,7 @@ def check_queueing(record: Record, device: Any, kernels: int) -> None:
             x.add_(1.0)
         return x
 
-    graph, calibration = CudaGraph(work, device), get_spin_calibration(str(device))
+    graph, calibration = CudaGraph(work, device), get_spin_calibration(Device(str(device)))
     graph.time(REPLAYS)
     durations = [ms for _ in range(BATCHES) for ms in graph.time(REPLAYS)]
     start = time.perf_counter()

@@ -30,6 +30,7 @@ def run(record: Record, settings: Settings) -> None:
 
 def compare_outputs(record: Record, settings: Settings) -> None:
     """Compare logits and classes in each precision and scope with torch's on this machine's CPU."""
+    from lgc.device import Device
     from lgc.lut import Target
     from lgc.models.space.plan import CORE, DENSE, END_TO_END
     from lgc.profiler.backends import get_backend
@@ -51,7 +52,7 @@ def compare_outputs(record: Record, settings: Settings) -> None:
         shape, dtype = image_input(architecture.space.input, scope)
         reference = compute_reference(network_module(architecture, DENSE), generate_inputs([shape], dtype), RANDOM)
         classes = network_workload(architecture, scope)
-        for precision in backend.precisions(device) if settings.on_gpu else ("fp32",):
+        for precision in backend.precisions(Device(device)) if settings.on_gpu else ("fp32",):
             record.enter(f"{scope} {precision}")
             target = Target(device, "torch", precision)
             outputs = [

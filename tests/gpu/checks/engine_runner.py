@@ -97,6 +97,7 @@ class Engine:
 
 def make_runner(engine: Engine) -> Any:
     """Return the real runner of a simulated engine."""
+    from lgc.device import Device
     from lgc.errors import MeasurementError
     from lgc.profiler.backends.trt import runner as trt_runner
     from lgc.profiler.backends.trt.engine import Engine as Plan
@@ -112,7 +113,9 @@ def make_runner(engine: Engine) -> Any:
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
     )
     library = Library(module, FULL, "10.13", can_build_without_gpu=False)
-    return trt_runner.EngineRunner(library, Plan(b"plan", FULL, "10.13", "fp32", "9.0", False, (), 1.0), engine.device)
+    return trt_runner.EngineRunner(
+        library, Plan(b"plan", FULL, "10.13", "fp32", "9.0", False, (), 1.0), Device(engine.device)
+    )
 
 
 def run(record: Record, settings: Settings) -> None:
@@ -150,6 +153,7 @@ def check_durations(record: Record, device: str) -> None:
 
     import torch
 
+    from lgc.device import Device
     from lgc.profiler.backends.cuda.graph import CudaGraph
     from lgc.profiler.backends.cuda.replay_queue import get_spin_calibration
 
@@ -171,8 +175,8 @@ def check_durations(record: Record, device: str) -> None:
     runner.run_untimed(5 * RUNS)
     untimed = 1e3 * (time.perf_counter() - start) / (5 * RUNS)
     record.add_value("run, ms", {"engine runner": ours, "torch's graph": theirs, "untimed": untimed})
-    record.add_value("launch with events, us", get_spin_calibration(device).launch_us)
-    record.add_value("lead factor", get_spin_calibration(device).factor)
+    record.add_value("launch with events, us", get_spin_calibration(Device(device)).launch_us)
+    record.add_value("lead factor", get_spin_calibration(Device(device)).factor)
     record.add_check("engine runner / torch's graph", ours / theirs, min_value=0.98, max_value=1.02)
     record.add_check("untimed / timed", untimed / ours, min_value=0.95, max_value=1.05)
     runner.close()

@@ -33,6 +33,7 @@ COUNTER_S = 1.5
 
 
 def run(record: Record, settings: Settings) -> None:
+    from lgc.device import Device
     from lgc.lut import Target
     from lgc.profiler.backends import BACKENDS, get_backend
     from lgc.profiler.machine.environment import fingerprint
@@ -58,7 +59,7 @@ def run(record: Record, settings: Settings) -> None:
     record.enter("fingerprint")
     record.add_value("fingerprint", fingerprint(target, get_backend(target.backend)))
     record.enter("backends")
-    record.add_value("backends", {name: get_backend(name).diagnose(device) or "available" for name in BACKENDS})
+    record.add_value("backends", {name: get_backend(name).diagnose(Device(device)) or "available" for name in BACKENDS})
 
 
 def get_version(name: str) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lgc.device import Device
 from lgc.errors import BackendUnavailableError, UnknownNameError, UsageError
 from lgc.lut import Target
 from lgc.models import OpSpec
@@ -26,10 +27,10 @@ SPECS = [
 ]
 
 
-@pytest.fixture(params=["torch", "onnxruntime"])
+@pytest.fixture(params=BACKENDS)
 def backend(request):
     backend = get_backend(request.param)
-    reason = backend.diagnose("cpu")
+    reason = backend.diagnose(Device("cpu"))
     if reason is not None:
         pytest.skip(reason)
     return backend
@@ -44,7 +45,7 @@ def expected(workload, inputs):
 def test_runner_output_and_latencies_are_valid(backend, spec):
     workload = operator_workload(spec)
     inputs = generate_inputs(input_shapes(spec))
-    for precision in set(backend.precisions("cpu")) & set(TOLERANCE):
+    for precision in set(backend.precisions(Device("cpu"))) & set(TOLERANCE):
         runner = backend.compile(workload, Target("cpu", backend.name, precision))
         runner.prepare()
         durations = runner.run(5)
@@ -137,11 +138,11 @@ def test_every_backend_describes_every_device(name):
     backend = get_backend(name)
     assert backend.name == name
     for device in ("cpu", "cuda:63"):
-        assert re.search(r"(pip|apt) install \S", backend.install_hint(device))
-        assert {"fp32"} <= set(backend.precisions(device)) <= {"fp32", "fp16", "bf16", "int8"}
-        reason = backend.diagnose(device)
+        assert re.search(r"(pip|apt) install \S", backend.install_hint(Device(device)))
+        assert {"fp32"} <= set(backend.precisions(Device(device))) <= {"fp32", "fp16", "bf16", "int8"}
+        reason = backend.diagnose(Device(device))
         assert reason is None or len(reason) > 10
-    assert backend.diagnose("cuda:63") is not None
+    assert backend.diagnose(Device("cuda:63")) is not None
 
 
 def test_unknown_backend_lists_known():

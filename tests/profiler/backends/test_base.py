@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lgc.device import Device
 from lgc.profiler.backends import base
 from lgc.profiler.backends.base import MAX_WARM_UP_BATCH, MIN_FIRST_WARM_UP_MS, MIN_WARM_UP_MS, generate_inputs, warm_up
 
@@ -23,7 +24,7 @@ def warmed(monkeypatch):
             batches.append(repeats)
             clock.now += 0.125e-3 * repeats
 
-        warm_up(SimpleNamespace(run_untimed=run_untimed), device)
+        warm_up(SimpleNamespace(run_untimed=run_untimed), Device(device))
         return batches
 
     return warm

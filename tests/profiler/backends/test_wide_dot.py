@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lgc.device import Device
 from lgc.profiler.backends import get_backend
 
 from .wide_dot import BOUND, WORKLOAD, compute_relative_error, make_layer, measure_error
@@ -17,7 +18,7 @@ def rounded_to_tf32(array):
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
 def test_fp32_is_within_bound(name):
-    if get_backend(name).diagnose("cpu") is not None:
+    if get_backend(name).diagnose(Device("cpu")) is not None:
         pytest.skip(f"backend {name} is unavailable")
     assert 1e-8 < measure_error(name, "cpu") < BOUND / 5
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lgc.device import Device
 from lgc.errors import MeasurementError
 from lgc.profiler.backends.cuda import graph as cuda_graph
 from lgc.profiler.backends.cuda.graph import NUM_WARM_UP_RUNS, CudaGraph
@@ -143,8 +144,8 @@ def test_batch_started_early_is_dropped(cuda):
     calls.clear()
     assert graph.time(2) == [2.0] * 2
     assert calls == ["sleep", *["event", "replay", "event"] * 2, "wait"] * 3
-    assert get_spin_calibration("cuda:0").factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
-    assert get_spin_calibration("cuda:0").launch_us > 0
+    assert get_spin_calibration(Device("cuda:0")).factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
+    assert get_spin_calibration(Device("cuda:0")).launch_us > 0
 
 
 def test_untimed_batch_synchronises_once(cuda):

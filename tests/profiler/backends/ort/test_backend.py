@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from lgc.device import Device
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.ort import backend as ort
@@ -117,7 +118,7 @@ def test_tf32_is_off_before_tensorrt_loads(gpu, monkeypatch):
     monkeypatch.setattr(ort_runner, "open_session", stop)
     backend = get_backend("onnxruntime-tensorrt")
     once = [("tensorrt", "0"), ("libnvinfer.so.10", "0")]
-    for ask in (lambda: backend.diagnose("cuda:0"), backend.versions):
+    for ask in (lambda: backend.diagnose(Device("cuda:0")), backend.versions):
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
         ask()
         assert loaded == once
@@ -136,13 +137,13 @@ def test_builds_share_timing_folder(opened):
 
 def test_precisions_depend_on_the_device():
     backend = get_backend("onnxruntime")
-    assert backend.precisions("cpu") == ("fp32", "int8")
-    assert backend.precisions("cuda:0") == ("fp32", "fp16", "int8")
-    assert get_backend("onnxruntime-tensorrt").precisions("cuda:0") == ("fp32", "fp16")
+    assert backend.precisions(Device("cpu")) == ("fp32", "int8")
+    assert backend.precisions(Device("cuda:0")) == ("fp32", "fp16", "int8")
+    assert get_backend("onnxruntime-tensorrt").precisions(Device("cuda:0")) == ("fp32", "fp16")
 
 
 def test_tensorrt_does_not_run_on_cpu():
-    assert get_backend("onnxruntime-tensorrt").diagnose("cpu") == "TensorRT needs a CUDA device"
+    assert get_backend("onnxruntime-tensorrt").diagnose(Device("cpu")) == "TensorRT needs a CUDA device"
 
 
 @pytest.fixture

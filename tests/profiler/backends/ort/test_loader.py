@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lgc.device import Device
 from lgc.errors import BackendUnavailableError
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.ort import loader as ort_loader
@@ -70,13 +71,13 @@ def cannot_open(name):
 
 def test_provider_is_probed_once(sessions):
     for _ in range(2):
-        assert get_backend("onnxruntime").diagnose("cuda:1") is None
+        assert get_backend("onnxruntime").diagnose(Device("cuda:1")) is None
     assert sessions.opened == [(CUDA_PROVIDER, {"device_id": "1"})]
 
 
 def test_wheel_libraries_are_preloaded(sessions, capsys):
     sessions.works, sessions.preloaded = False, True
-    assert get_backend("onnxruntime").diagnose("cuda:0") is None
+    assert get_backend("onnxruntime").diagnose(Device("cuda:0")) is None
     assert capsys.readouterr().out == ""
 
 
@@ -84,7 +85,7 @@ def test_wheel_libraries_are_preloaded(sessions, capsys):
 def test_provider_load_failure_gives_reason(sessions, monkeypatch, capsys, cuda):
     sessions.works = False
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    reason = get_backend("onnxruntime").diagnose("cuda:0")
+    reason = get_backend("onnxruntime").diagnose(Device("cuda:0"))
     assert reason.startswith(
         "ONNX Runtime 1.31.1 cannot load its CUDAExecutionProvider "
         "(libonnxruntime_providers_cuda.so: cannot open shared object file): "
@@ -102,26 +103,26 @@ def test_missing_cudnn_fails_first_convolution(sessions, monkeypatch):
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", lambda name: None)
     assert "cannot load its CUDAExecutionProvider (ONNX Runtime: cuDNN is not available): install" in get_backend(
         "onnxruntime"
-    ).diagnose("cuda:0")
+    ).diagnose(Device("cuda:0"))
 
 
 def test_out_of_memory_is_not_missing_library(sessions):
     sessions.error = RuntimeError("CUDA failure 2: out of memory")
-    assert get_backend("onnxruntime").diagnose("cuda:0") is None
+    assert get_backend("onnxruntime").diagnose(Device("cuda:0")) is None
 
 
 def test_release_with_unsafe_replays_is_rejected(sessions, monkeypatch):
     monkeypatch.setattr("onnxruntime.__version__", "1.30.2")
-    reason = get_backend("onnxruntime").diagnose("cuda:0")
+    reason = get_backend("onnxruntime").diagnose(Device("cuda:0"))
     assert reason.startswith("ONNX Runtime 1.30.2 is too old: replays of its CUDA graphs may read recycled memory; ")
     assert reason.endswith('pip install --upgrade "onnxruntime-gpu>=1.31"')
-    assert get_backend("onnxruntime").diagnose("cpu") is None
+    assert get_backend("onnxruntime").diagnose(Device("cpu")) is None
     assert sessions.opened == []
 
 
 def test_missing_tensorrt_gives_install_command(gpu, monkeypatch):
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", cannot_open)
-    reason = get_backend("onnxruntime-tensorrt").diagnose("cuda:0")
+    reason = get_backend("onnxruntime-tensorrt").diagnose(Device("cuda:0"))
     assert reason.startswith("this ONNX Runtime needs TensorRT 10, which does not load (libnvinfer.so.10: cannot open")
     assert reason.endswith('pip install "tensorrt-cu13>=10,<11"')
 
@@ -129,7 +130,7 @@ def test_missing_tensorrt_gives_install_command(gpu, monkeypatch):
 def test_wrong_tensorrt_version_is_named(gpu, monkeypatch):
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", cannot_open)
     monkeypatch.setattr(ort_loader, "import_module", lambda name: SimpleNamespace(__version__="11.4.0.5"))
-    assert get_backend("onnxruntime-tensorrt").diagnose("cuda:0") == (
+    assert get_backend("onnxruntime-tensorrt").diagnose(Device("cuda:0")) == (
         "this ONNX Runtime needs TensorRT 10, but 11.4.0.5 is installed: use --backend tensorrt, "
         'or pip install "tensorrt-cu13>=10,<11"'
     )
@@ -139,7 +140,7 @@ def test_tensorrt_version_comes_from_library(gpu, monkeypatch):
     library = SimpleNamespace(getInferLibVersion=lambda: 101302)
     monkeypatch.setattr(ort_loader.ctypes, "CDLL", lambda name: library)
     backend = get_backend("onnxruntime-tensorrt")
-    assert backend.diagnose("cuda:0") is None
+    assert backend.diagnose(Device("cuda:0")) is None
     assert backend.versions()["TensorRT"] == "10.13.2"
 
 
@@ -159,7 +160,7 @@ def test_required_tensorrt_is_read_from_provider(monkeypatch, tmp_path):
 
 def test_missing_provider_gives_install_command(monkeypatch):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    reason = get_backend("onnxruntime").diagnose("cuda:0")
+    reason = get_backend("onnxruntime").diagnose(Device("cuda:0"))
     assert reason.startswith("this ONNX Runtime has no CUDAExecutionProvider: ")
     assert "pip install onnxruntime-gpu" in reason
 
@@ -167,4 +168,4 @@ def test_missing_provider_gives_install_command(monkeypatch):
 @pytest.mark.parametrize(("device", "package"), [("cpu", "onnxruntime"), ("cuda:0", "onnxruntime-gpu")])
 def test_missing_onnx_runtime_gives_install_command(without, device, package):
     without("onnxruntime")
-    assert get_backend("onnxruntime").diagnose(device).endswith(f"pip install {package}")
+    assert get_backend("onnxruntime").diagnose(Device(device)).endswith(f"pip install {package}")

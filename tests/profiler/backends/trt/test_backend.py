@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from lgc.device import Device
 from lgc.errors import BackendUnavailableError, FileFormatError, MeasurementError
 from lgc.lut.target import Target
 from lgc.profiler.backends import Workload, get_backend
@@ -43,7 +44,7 @@ def gpus(monkeypatch):
 
 
 def test_cpu_is_unsupported(backend):
-    assert backend.diagnose("cpu") == "TensorRT needs a CUDA device"
+    assert backend.diagnose(Device("cpu")) == "TensorRT needs a CUDA device"
 
 
 def test_missing_library_is_reported(backend, monkeypatch):
@@ -51,35 +52,35 @@ def test_missing_library_is_reported(backend, monkeypatch):
         raise BackendUnavailableError("TensorRT is not installed")
 
     monkeypatch.setattr(trt, "load_tensorrt", missing)
-    assert backend.diagnose("cuda:0") == "TensorRT is not installed"
+    assert backend.diagnose(Device("cuda:0")) == "TensorRT is not installed"
 
 
 def test_cpu_build_of_torch_is_reported(backend, rtx, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "this torch is a CPU build; install a CUDA build" in backend.diagnose("cuda:0")
+    assert "this torch is a CPU build; install a CUDA build" in backend.diagnose(Device("cuda:0"))
 
 
 def test_missing_gpu_is_reported(backend, rtx, gpus):
     gpus()
-    assert "torch cannot use CUDA: " in backend.diagnose("cuda:0")
+    assert "torch cannot use CUDA: " in backend.diagnose(Device("cuda:0"))
 
 
 def test_unknown_index_lists_devices(backend, rtx, gpus):
     gpus((8, 9), (8, 9))
-    reason = backend.diagnose("cuda:2")
+    reason = backend.diagnose(Device("cuda:2"))
     assert reason == "there is no cuda:2, only cuda:0, cuda:1"
 
 
 def test_only_supported_devices_are_available(backend, rtx, gpus):
     gpus((8, 9), (9, 0))
-    assert backend.diagnose("cuda:0") is None
-    assert "not this device's 9.0; install full TensorRT" in backend.diagnose("cuda:1")
+    assert backend.diagnose(Device("cuda:0")) is None
+    assert "not this device's 9.0; install full TensorRT" in backend.diagnose(Device("cuda:1"))
 
 
 def test_missing_pycuda_is_reported(backend, rtx, gpus, monkeypatch):
     gpus((8, 9))
     monkeypatch.setattr(trt, "diagnose_pycuda", lambda hint: f"pycuda is not installed: {hint}")
-    assert backend.diagnose("cuda:0") == 'pycuda is not installed: pip install "lgc[tensorrt]"'
+    assert backend.diagnose(Device("cuda:0")) == 'pycuda is not installed: pip install "lgc[tensorrt]"'
 
 
 def test_versions_name_flavour_and_torch(backend, rtx):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lgc.device import Device
 from lgc.errors import BackendUnavailableError, MeasurementError
 from lgc.profiler.backends.base import generate_inputs
 from lgc.profiler.backends.cuda import device as cuda_place
@@ -64,7 +65,7 @@ def make_runner(monkeypatch, engine):
     def make(data=b"plan", flavour=FULL, installed=FULL, remarks=()):
         library = Library(module, installed, "10.13", can_build_without_gpu=installed == RTX)
         plan = Engine(data, flavour, "10.13", "fp32", "9.0", False, (), 1.0, remarks=remarks)
-        return EngineRunner(library, plan, "cuda:1")
+        return EngineRunner(library, plan, Device("cuda:1"))
 
     return make
 
@@ -131,14 +132,14 @@ def test_batch_started_early_is_queued_again(make_runner, cuda):
     assert runner.run(3) == [REPLAY_MS] * 3
     spins = [spin_us(MIN_FACTOR * 2**doubled) for doubled in range(3)]
     assert [entry for entry in cuda.journal if entry.startswith("spin")] == spins
-    assert get_spin_calibration("cuda:1").factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
-    assert get_spin_calibration("cuda:1").launch_us > 0
+    assert get_spin_calibration(Device("cuda:1")).factor == pytest.approx(DECAY * 4 * MIN_FACTOR)
+    assert get_spin_calibration(Device("cuda:1")).launch_us > 0
 
 
 def test_next_spin_uses_measured_launch_time(make_runner, cuda):
     runner = make_runner()
     runner.run(3)
-    launch_us = get_spin_calibration("cuda:1").launch_us
+    launch_us = get_spin_calibration(Device("cuda:1")).launch_us
     cuda.journal.clear()
     runner.run(3)
     assert cuda.journal[0] == spin_us(MIN_FACTOR, launch_us=launch_us)
