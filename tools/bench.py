@@ -38,34 +38,39 @@ DEFAULT_CLASSES = 19
 """Classes of peers without any other network to compare with: Cityscapes'."""
 
 
+SourcesOption = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="A.onnx|RUN|architecture.json ...", help="ONNX files, run folders, architecture files."),
+]
+BackendOption = Annotated[
+    list[BackendName] | None, make_backend_option("to time on; repeatable", "the device's preferred backend")
+]
+SizesOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="HxW", help="Input size of runs and peers; repeatable.", show_default="their own"),
+]
+PlotOption = Annotated[
+    Path | None, typer.Option(metavar="FILE.html", help="Plot mIoU over FPS, for runs with a score.")
+]
+PublishedOption = Annotated[
+    bool, typer.Option("--published", help="Also print the published frame rates of the peers, in a separate table.")
+]
+
+
 @app.command()
 def bench(
-    sources: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="A.onnx|RUN|architecture.json ...", help="ONNX files, run folders, architecture files."),
-    ] = None,
+    sources: SourcesOption = None,
     peers: Annotated[bool, typer.Option("--peers", help="Include all built-in peer networks.")] = False,
     peer: Annotated[list[str] | None, typer.Option(help="Include a built-in peer by name; repeatable.")] = None,
-    backend: Annotated[
-        list[BackendName] | None, make_backend_option("to time on; repeatable", "the device's preferred backend")
-    ] = None,
+    backend: BackendOption = None,
     device: Annotated[str, make_device_option()] = "cpu",
     precision: PrecisionListOption = None,
     threads: ThreadsOption = 1,
-    sizes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input", metavar="HxW", help="Input size of runs and peers; repeatable.", show_default="their own"
-        ),
-    ] = None,
+    sizes: SizesOption = None,
     scope: ScopeOption = ExportScope.DENSE,
     seconds: Annotated[str, typer.Option(metavar="TIME", help="Measuring time per network.")] = "10s",
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Plot mIoU over FPS, for runs with a score.")
-    ] = None,
-    published: Annotated[
-        bool, typer.Option("--published", help="Also print the published frame rates of the peers, in a table apart.")
-    ] = False,
+    plot: PlotOption = None,
+    published: PublishedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time ONNX files, runs and peers under one protocol, interleaved in random order on the same machine.

@@ -25,50 +25,61 @@ from .cli.progress import progress_bar
 app = new_app()
 
 
+OutOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Output folder.", show_default="export/ in the run folder")
+]
+LutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="T.lut", help="Latency table for the prediction.", show_default="table of the search"),
+]
+BackendOption = Annotated[
+    list[BackendName] | None, make_backend_option("to run and time the network on; repeatable", False)
+]
+TrtOption = Annotated[
+    bool, typer.Option("--trt", help="Same as --backend tensorrt; without a GPU, only build the engine.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads per operator.", show_default="the table's, else 1")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Data set folder (Cityscapes, CamVid) or folder of images: for the ranges of int8, and for the "
+        "comparison with torch.",
+    ),
+]
+ToleranceOption = Annotated[
+    str | None, typer.Option(metavar="PERCENT", help="Exit with code 1 if the prediction error is larger.")
+]
+LayersOption = Annotated[
+    bool, typer.Option("--layers", help="Time the layers too, and compare the table's entries with them.")
+]
+ComputeCapabilityOption = Annotated[
+    str | None,
+    typer.Option(metavar="X.Y", help="Build TensorRT engines for this GPU, ahead of time, without running them."),
+]
+
+
 @app.command()
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|architecture.json", help="Run folder, or architecture file.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder.", show_default="export/ in the run folder")
-    ] = None,
-    lut: Annotated[
-        Path | None,
-        typer.Option(metavar="T.lut", help="Latency table for the prediction.", show_default="table of the search"),
-    ] = None,
-    backend: Annotated[
-        list[BackendName] | None, make_backend_option("to run and time the network on; repeatable", False)
-    ] = None,
+    out: OutOption = None,
+    lut: LutOption = None,
+    backend: BackendOption = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write the ONNX file; always done.")] = False,
     ort: Annotated[bool, typer.Option("--ort", help="Same as --backend onnxruntime.")] = False,
     torch: Annotated[bool, typer.Option("--torch", help="Same as --backend torch.")] = False,
-    trt: Annotated[
-        bool, typer.Option("--trt", help="Same as --backend tensorrt; without a GPU, only build the engine.")
-    ] = False,
+    trt: TrtOption = False,
     device: Annotated[str | None, make_device_option("the table's, else cpu", "to run on")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads per operator.", show_default="the table's, else 1")
-    ] = None,
+    threads: ThreadsOption = None,
     precision: PrecisionListOption = None,
     scope: ScopeOption = ExportScope.DENSE,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Data set folder (Cityscapes, CamVid) or folder of images: for the ranges of int8, and for the "
-            "comparison with torch.",
-        ),
-    ] = None,
-    tolerance: Annotated[
-        str | None, typer.Option(metavar="PERCENT", help="Exit with code 1 if the prediction error is larger.")
-    ] = None,
-    layers: Annotated[
-        bool, typer.Option("--layers", help="Time the layers too, and compare the table's entries with them.")
-    ] = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time per backend and precision.")] = 10.0,
-    compute_capability: Annotated[
-        str | None,
-        typer.Option(metavar="X.Y", help="Build TensorRT engines for this GPU, ahead of time, without running them."),
-    ] = None,
+    data: DataOption = None,
+    tolerance: ToleranceOption = None,
+    layers: LayersOption = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time per target in seconds.")] = 10.0,
+    compute_capability: ComputeCapabilityOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Export a network to ONNX and TensorRT, compare it with torch, time it, and check the predicted latency.

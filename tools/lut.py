@@ -16,7 +16,7 @@ from .cli.progress import progress_bar
 app = new_app()
 
 
-class CorrectionForm(StrEnum):
+class FormName(StrEnum):
     """Forms of a table's correction, simplest first."""
 
     OFFSET = "offset"
@@ -43,7 +43,9 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure random networks that are not in the table, and compare them with its predictions.
+    """Compare a table's predictions with measurements of random networks.
+
+    None of the networks is in the table.
 
     Example: lgc-lut verify tiny.lut --networks 20 --seed 1
     """
@@ -63,12 +65,14 @@ app.command()(lut_diff.diff)
 def calibrate(
     table: TablePath,
     form: Annotated[
-        CorrectionForm | None,
+        FormName | None,
         typer.Option(help="Form of the correction.", show_default="the best in cross-validation"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Refit a table's correction to its measured networks, and report the error on unseen networks.
+    """Refit a table's correction to its measured networks.
+
+    The reported error is that on unseen networks, by cross-validation.
 
     Example: lgc-lut calibrate tiny.lut --form affine
     """

@@ -37,53 +37,63 @@ class Context(StrEnum):
     ISOLATED = "isolated"
 
 
+DeviceOption = Annotated[
+    list[str],
+    typer.Option(help="Device to measure: cpu or cuda:N; repeatable for identical devices that share the work."),
+]
+BackendOption = Annotated[
+    BackendName | None,
+    make_backend_option(
+        "that runs the operators", "onnxruntime on a CPU; on a GPU tensorrt if it runs there, else torch"
+    ),
+]
+InputSizeOption = Annotated[
+    str | None,
+    typer.Option("--input", metavar="HxW", help="Input size in pixels.", show_default="the space's own"),
+]
+NetworksOption = Annotated[
+    int, typer.Option(help="Whole networks to measure too, for calibration and verification; 0 for neither.")
+]
+RoundsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Maximum number of sample batches per benchmark.",
+        show_default="until its confidence interval is small",
+    ),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Time limit, e.g. 90s or 4m; unfinished entries stay pending."),
+]
+ContextOption = Annotated[
+    Context | None,
+    typer.Option(
+        help="Measuring context. carriers: operators between convolutions, as in a network; isolated: alone.",
+        show_default="the table's; carriers for a new table",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="T.lut", help="Latency table to write.", show_default="SPACE-HxW-DEVICE-BACKEND-PRECISION.lut"
+    ),
+]
+
+
 @app.command()
 def profile(
-    device: Annotated[
-        list[str],
-        typer.Option(help="Device to measure: cpu or cuda:N; repeatable for identical devices that share the work."),
-    ],
-    backend: Annotated[
-        BackendName | None,
-        make_backend_option(
-            "that runs the operators", "onnxruntime on a CPU; on a GPU tensorrt if it runs there, else torch"
-        ),
-    ] = None,
+    device: DeviceOption,
+    backend: BackendOption = None,
     precision: Annotated[Precision, typer.Option(help="Precision of the operators.")] = Precision.FP32,
     threads: ThreadsOption = 1,
     space: Annotated[str, make_space_option()] = "lgcnet-cityscapes",
-    input_size: Annotated[
-        str | None,
-        typer.Option("--input", metavar="HxW", help="Input size in pixels.", show_default="the space's own"),
-    ] = None,
-    networks: Annotated[
-        int, typer.Option(help="Whole networks to measure too, for calibration and verification; 0 for neither.")
-    ] = 24,
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            help="Maximum number of sample batches per benchmark.",
-            show_default="until its confidence interval is small",
-        ),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Time limit, e.g. 90s or 4m; unfinished entries stay pending."),
-    ] = None,
-    context: Annotated[
-        Context | None,
-        typer.Option(
-            help="Measuring context. carriers: operators between convolutions, as in a network; isolated: alone.",
-            show_default="the table's; carriers for a new table",
-        ),
-    ] = None,
+    input_size: InputSizeOption = None,
+    networks: NetworksOption = 24,
+    rounds: RoundsOption = None,
+    budget: BudgetOption = None,
+    context: ContextOption = None,
     seed: Annotated[int, make_seed_option("the network sample and the measuring order")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="T.lut", help="Latency table to write.", show_default="SPACE-HxW-DEVICE-BACKEND-PRECISION.lut"
-        ),
-    ] = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Measure every operator of a search space on a device, and write a calibrated, verified latency table.

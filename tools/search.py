@@ -31,6 +31,7 @@ from .cli.options import (
     SeedOption,
     TrainPrecisionOption,
     WorkersOption,
+    get_options,
     make_crop_option,
     make_device_option,
     make_space_option,
@@ -75,59 +76,69 @@ class Communication(StrEnum):
     NONE = "none"
 
 
-class Fusion(StrEnum):
+class FusionCell(StrEnum):
     """Kinds of the fusion cell."""
 
     SEARCHED = "searched"
     FIXED = "fixed"
 
 
+TargetMsOption = Annotated[
+    list[float] | None,
+    typer.Option(min=0, help="Maximum latency in ms; repeat for several tables, or for a front of architectures."),
+]
+TargetFpsOption = Annotated[
+    list[float] | None, typer.Option(min=0, help="Minimum frames per second, instead of --target-ms; repeatable.")
+]
+QuantileOption = Annotated[
+    float | None,
+    typer.Option(help="Probability, e.g. 0.9, that the measured latency meets the target."),
+]
+StrategyOption = Annotated[
+    Strategy, typer.Option(help="Search strategy; all have the same target and the same amount of computation.")
+]
+CellsOption = Annotated[
+    CellSharing, typer.Option(help="Architecture of the cells: independent, or shared by all cells of a kind.")
+]
+CommunicationOption = Annotated[
+    Communication | None,
+    typer.Option(help="Communication from each cell to the next.", show_default="gcn; none with shared cells"),
+]
+ArchLrOption = Annotated[
+    float | None,
+    typer.Option(help="Learning rate of the architecture.", show_default="by the number of steps"),
+]
+TrialsOption = Annotated[int, typer.Option(min=0, help="Best architectures to compare by short trainings at the end.")]
+MeasureOption = Annotated[
+    bool,
+    typer.Option("--measure", help="Measure the result on the table's device, and refine it to meet the target."),
+]
+
+
 @app.command()
 def search(
+    context: typer.Context,
     lut: Annotated[list[Path], typer.Option(metavar="T.lut", help="Latency table of a target device; repeatable.")],
     data: DataOption,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder; an interrupted search in it is resumed.")],
     space: Annotated[str | None, make_space_option("the table's")] = None,
-    target_ms: Annotated[
-        list[float] | None,
-        typer.Option(min=0, help="Maximum latency in ms; repeat for several tables, or for a front of architectures."),
-    ] = None,
-    target_fps: Annotated[
-        list[float] | None, typer.Option(min=0, help="Minimum frames per second, instead of --target-ms; repeatable.")
-    ] = None,
-    quantile: Annotated[
-        float | None,
-        typer.Option(help="Probability, e.g. 0.9, that the measured latency meets the target."),
-    ] = None,
-    strategy: Annotated[
-        Strategy, typer.Option(help="Search strategy; all have the same target and the same amount of computation.")
-    ] = Strategy.GRADIENT,
+    target_ms: TargetMsOption = None,
+    target_fps: TargetFpsOption = None,
+    quantile: QuantileOption = None,
+    strategy: StrategyOption = Strategy.GRADIENT,
     steps: Annotated[int | None, make_steps_option("the search", "80 epochs of half the images")] = None,
     batch: BatchOption = 16,
     crop: Annotated[str | None, make_crop_option("the space's input size")] = None,
-    cells: Annotated[
-        CellSharing, typer.Option(help="Architecture of the cells: independent, or shared by all cells of a kind.")
-    ] = CellSharing.INDEPENDENT,
-    communication: Annotated[
-        Communication | None,
-        typer.Option(help="Communication from each cell to the next.", show_default="gcn; none with shared cells"),
-    ] = None,
-    fusion: Annotated[Fusion, typer.Option(help="Dense-connected fusion cell.")] = Fusion.SEARCHED,
+    cells: CellsOption = CellSharing.INDEPENDENT,
+    communication: CommunicationOption = None,
+    fusion: Annotated[FusionCell, typer.Option(help="Dense-connected fusion cell.")] = FusionCell.SEARCHED,
     latency_term: Annotated[bool, typer.Option(help="Include the latency term in the loss.")] = True,
     balanced: BalancedOption = False,
-    arch_lr: Annotated[
-        float | None,
-        typer.Option(help="Learning rate of the architecture.", show_default="by the number of steps"),
-    ] = None,
+    arch_lr: ArchLrOption = None,
     warm_up: Annotated[float, typer.Option(help="Share of the steps that train only the weights.")] = 0.3,
-    trials: Annotated[
-        int, typer.Option(min=0, help="Best architectures to compare by short trainings at the end.")
-    ] = 4,
+    trials: TrialsOption = 4,
     beta: Annotated[float, typer.Option(help="Weight of log(latency) in the loss without a target.")] = 2e-3,
-    measure: Annotated[
-        bool,
-        typer.Option("--measure", help="Measure the result on the table's device, and refine it to meet the target."),
-    ] = False,
+    measure: MeasureOption = False,
     scope: Annotated[Scope, typer.Option(help="Scope of the predicted latency.")] = Scope.DENSE,
     device: Annotated[str | None, make_device_option("the table's GPU, else cpu", "to train the supernet on")] = None,
     precision: TrainPrecisionOption = Precision.FP32,
@@ -135,10 +146,10 @@ def search(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Search a space for an architecture, by default by gradients, with latency from a table and an optional target.
+    """Search a space for an architecture, with latency predicted from a table.
 
-    Several targets share the warm-up and give a front of architectures. With several tables, one architecture meets a
-    target on each of them.
+    Without a target, --beta trades latency against the loss. Several targets share the warm-up and give a front of
+    architectures. With several tables, one architecture meets a target on each of them.
 
     Example: lgc-search --lut tiny.lut --data scenes --target-ms 5 --steps 200 --out runs/street
     """
@@ -149,28 +160,12 @@ def search(
     from ..search.engine import search as run_search
 
     predictors = [_open_predictor(path, space, scope.value) for path in lut]
-    settings: dict[str, Any] = {
-        "batch": batch,
+    options = get_options(context) | {
         "crop": None if crop is None else parse_size(crop),
-        "seed": seed,
-        "scope": scope.value,
         "targets_ms": _group_targets(target_ms, target_fps, len(lut)),
-        "quantile": quantile,
-        "strategy": strategy.value,
-        "cells": cells.value,
-        "communication": None if communication is None else communication.value,
-        "fusion": fusion.value,
-        "latency_term": latency_term,
-        "balanced": balanced,
-        "arch_lr": arch_lr,
-        "warm_up": warm_up,
-        "trials": trials,
-        "beta": beta,
-        "workers": workers,
+        "steps": steps or default_search_steps(data, predictors[0].space, batch * count_processes()),
     }
-    config = SearchConfig(
-        steps=steps or default_search_steps(data, predictors[0].space, batch * count_processes()), **settings
-    )
+    config = SearchConfig(**{name: options[name] for name in SearchConfig.model_fields if name in options})
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
         result = run_search(

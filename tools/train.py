@@ -31,6 +31,7 @@ from .cli.options import (
     SeedOption,
     TrainPrecisionOption,
     WorkersOption,
+    get_options,
     make_crop_option,
     make_device_option,
     make_steps_option,
@@ -59,48 +60,57 @@ class ScoreSplit(StrEnum):
     TRAIN = "train"
 
 
+OutOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of weights and result.", show_default="RUN")
+]
+WarmUpOption = Annotated[
+    int, typer.Option(min=0, help="Steps in which the learning rate rises; at most a tenth of all.")
+]
+EmaOption = Annotated[
+    float, typer.Option(min=0, help="Decay of the weights' moving average; 0 for the last step's weights.")
+]
+InitOption = Annotated[
+    str,
+    typer.Option(
+        metavar="scratch|supernet|FILE", help="Initial weights: random, of the search's supernet, or from a file."
+    ),
+]
+TrainSplitOption = Annotated[
+    TrainSplit, typer.Option(help="Split to train on; train_extra is Cityscapes' coarsely labelled one.")
+]
+DeviceOption = Annotated[
+    str | None,
+    make_device_option("the GPU of the search's table, else cpu", "to train on"),
+]
+PredictionsOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Write the predicted classes as PNG, with --evaluate.")
+]
+
+
 @app.command()
 def train(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder with an architecture.json.")],
     data: DataOption,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of weights and result.", show_default="RUN")
-    ] = None,
+    out: OutOption = None,
     steps: Annotated[int | None, make_steps_option("the training", "200 epochs")] = None,
     batch: BatchOption = 8,
     crop: Annotated[str | None, make_crop_option("the space's input size")] = None,
     lr: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 0.01,
-    warm_up: Annotated[
-        int, typer.Option(min=0, help="Steps in which the learning rate rises; at most a tenth of all.")
-    ] = 1000,
+    warm_up: WarmUpOption = 1000,
     ohem: Annotated[bool, typer.Option("--ohem/--no-ohem", help="Train on hard pixels only.")] = True,
     balanced: BalancedOption = False,
     aux: Annotated[float, typer.Option(min=0, help="Weight of the auxiliary head's loss; 0 for no such head.")] = 0.4,
-    ema: Annotated[
-        float, typer.Option(min=0, help="Decay of the weights' moving average; 0 for the last step's weights.")
-    ] = 0.999,
-    init: Annotated[
-        str,
-        typer.Option(
-            metavar="scratch|supernet|FILE", help="Initial weights: random, of the search's supernet, or from a file."
-        ),
-    ] = "scratch",
-    train_split: Annotated[
-        TrainSplit, typer.Option(help="Split to train on; train_extra is Cityscapes' coarsely labelled one.")
-    ] = TrainSplit.TRAIN,
+    ema: EmaOption = 0.999,
+    init: InitOption = "scratch",
+    train_split: TrainSplitOption = TrainSplit.TRAIN,
     precision: TrainPrecisionOption = Precision.FP32,
-    device: Annotated[
-        str | None,
-        make_device_option("the GPU of the search's table, else cpu", "to train on (with torchrun: cpu or cuda)"),
-    ] = None,
+    device: DeviceOption = None,
     workers: WorkersOption = 0,
     seed: SeedOption = 0,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Only score the weights in RUN.")] = False,
     split: Annotated[ScoreSplit, typer.Option(help="Split to score on, with --evaluate.")] = ScoreSplit.VAL,
-    predictions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the predicted classes as PNG, with --evaluate.")
-    ] = None,
+    predictions: PredictionsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a run's architecture, and score it on the validation images.
@@ -115,7 +125,7 @@ def train(
     share_cores()
     from ..search.training.config import TrainConfig
 
-    options = {name: value.value if isinstance(value, StrEnum) else value for name, value in context.params.items()}
+    options = get_options(context)
     if evaluate:
         _reject_options(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
         result = _evaluate(options)

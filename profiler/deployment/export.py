@@ -149,7 +149,7 @@ def export_network(settings: ExportSettings, *, on_progress: OnProgress = quiet,
     Everything that can be refused is refused before the first file is written.
 
     Args:
-        settings: what to export, and where to run it.
+        settings: network, files, targets and checks.
         on_progress: progress callback of the measurements.
         log: receives remarks, one line each.
 

@@ -116,7 +116,7 @@ def time_network(
     seconds: float = 10.0,
     on_progress: OnProgress = quiet,
 ) -> TargetResult:
-    """Run a network on `target`: compare its outputs with torch, and its latency with the table's prediction.
+    """Measure a network on `target`, and compare its outputs with torch and its latency with the prediction.
 
     The network is timed by `measure_seconds`, interleaved with sentinels of the table, which measure the drift.
 

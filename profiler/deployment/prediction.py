@@ -18,9 +18,9 @@ from .network import Log
 from .painting import Legend, Painter
 from .segmenter import Labels, SegmentationTime, Segmenter
 
-PARTS = ("read", "before", "network", "after", "write")
+IMAGE_PARTS = ("read", "before", "network", "after", "write")
 """Parts of an image's time: decoding; resizing, normalising; the network; classes at full size; painting, encoding."""
-FPS_PARTS = PARTS[1:4]
+FPS_PARTS = IMAGE_PARTS[1:4]
 """Parts that the frame rate includes."""
 MIN_FRAME_SHARE = 0.9
 """Share of a video's estimated frames below which it is reported as truncated."""
@@ -38,14 +38,14 @@ class Prediction:
 
     files: list[str] = field(default_factory=list)
     pixels: Counter[int] = field(default_factory=Counter)
-    times_ms: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
+    times_ms: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in IMAGE_PARTS})
 
     def add(self, labels: Labels, read_ms: float, segmentation: SegmentationTime, write_ms: float) -> None:
         """Add one image."""
         counts = np.bincount(labels.ravel())
         self.pixels.update({int(index): int(counts[index]) for index in counts.nonzero()[0]})
         times = (read_ms, segmentation.before_ms, segmentation.network_ms, segmentation.after_ms, write_ms)
-        for part, ms in zip(PARTS, times, strict=True):
+        for part, ms in zip(IMAGE_PARTS, times, strict=True):
             self.times_ms[part].append(ms)
 
     @property

@@ -33,7 +33,7 @@ def diff(
     match: Annotated[str, typer.Option(metavar="TEXT", help="Compare only entries whose key contains TEXT.")] = "",
     as_json: JsonOption = False,
 ) -> int:
-    """Show the entries that changed from table A to table B beyond noise, after correction for the machine's drift.
+    """Show changes from table A to table B beyond noise and drift.
 
     The drift is that of the sentinels: carriers in both tables or, without any, the entries. A change common to all of
     them therefore counts as drift. Exit code 1 if an entry changed beyond noise and by more than the threshold.

@@ -27,7 +27,7 @@ def merge(
     out: Annotated[Path, typer.Option(metavar="C.lut", help="Table to write; it must not exist.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Merge tables of one search space, at the same or different input sizes.
+    """Merge tables of one search space, also at different input sizes.
 
     All tables need the same target, machine and protocol. Benchmarks in several tables correct the drift between them.
     A complete result is recalibrated. Tables with another input size than the first contribute entries, no networks.
@@ -68,7 +68,9 @@ def export(
     out: Annotated[Path, typer.Option(metavar="F.csv|F.parquet", help="File to write; the suffix sets the format.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Write a table's entries as CSV or Parquet: one row per entry, units in the column names.
+    """Write a table's entries as CSV or Parquet.
+
+    Each entry is a row; the column names contain the units.
 
     Example: lgc-lut export tiny.lut --out tiny.csv
     """
@@ -84,22 +86,21 @@ def export(
 def import_table(
     source: Annotated[Path, typer.Argument(metavar="F", help="FasterSeg's .npy, or once-for-all's YAML or JSON.")],
     out: Annotated[Path, typer.Option(metavar="T.lut|F.csv|F.parquet", help="File to write.")],
-    space: Annotated[str | None, make_space_option("required for a T.lut")] = None,
-    device: Annotated[str | None, make_device_option("required for a T.lut", "that F was measured on")] = None,
-    backend: Annotated[
-        BackendName | None, make_backend_option("that F was measured with", "required for a T.lut")
-    ] = None,
+    space: Annotated[str | None, make_space_option(False)] = None,
+    device: Annotated[str | None, make_device_option(False, "that F was measured on")] = None,
+    backend: Annotated[BackendName | None, make_backend_option("that F was measured with", False)] = None,
     precision: Annotated[
         Precision, typer.Option(help="Precision that F was measured in, for a T.lut.")
     ] = Precision.FP32,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert another project's latency table, without executing anything in the file.
+    """Convert another project's latency table; nothing in it is executed.
 
-    CSV and Parquet keep every row, with the parts of its key as columns. A table of lgc keeps only rows that compute
-    the same as an operator of lgc. From FasterSeg these are ConvNorm and BasicResidual1x (convolution, normalisation
-    and ReLU), as conv_1x1 and conv_3x3. From once-for-all there are none: its rows have other activations, or are
-    blocks of several layers. Latencies are means in milliseconds, of operators timed alone, in both projects.
+    CSV and Parquet keep every row, with the parts of its key as columns. A table of lgc needs --space, --device and
+    --backend, and keeps only rows that compute the same as an operator of lgc. From FasterSeg these are ConvNorm and
+    BasicResidual1x (convolution, normalisation and ReLU), as conv_1x1 and conv_3x3. From once-for-all there are none:
+    its rows have other activations, or are blocks of several layers. Latencies are means in milliseconds, of operators
+    timed alone, in both projects.
 
     Example: lgc-lut import latency_lookup_table.npy --out fasterseg.csv
     """
@@ -153,7 +154,9 @@ def _format_skipped(foreign: ForeignTable) -> list[str]:
 
 
 def upgrade(table: TablePath, as_json: JsonOption = False) -> None:
-    """Upgrade a table of an older lgc in place; the old file is kept as T.lut.vN.
+    """Upgrade a table of an older lgc in place.
+
+    The old file is kept as T.lut.vN.
 
     Example: lgc-lut upgrade tiny.lut
     """

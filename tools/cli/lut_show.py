@@ -65,7 +65,9 @@ def show(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show target, calibration, verification and entries of a table; ± is half of a 95 % confidence interval.
+    """Show a table's target, calibration, verification and entries.
+
+    ± is half of a 95 % confidence interval.
 
     Example: lgc-lut show tiny.lut --operator sep_conv_3x3 --sort latency
     """
@@ -217,9 +219,9 @@ def format_drift(drift_pct: float | None) -> str:
     """Return a line on the machine's drift."""
     if drift_pct is None:
         return "Machine drift: unknown, as the table has no measured networks."
-    pace = "slower" if drift_pct > 0 else "faster"
+    direction = "slower" if drift_pct > 0 else "faster"
     return (
-        f"Machine drift: {abs(drift_pct):.1f} % {pace} than when the table was measured (by networks of the table, "
+        f"Machine drift: {abs(drift_pct):.1f} % {direction} than when the table was measured (networks of the table "
         f"measured again); predictions are corrected for it."
     )
 

@@ -74,11 +74,16 @@ PrecisionListOption = Annotated[
 ]
 
 
+def get_options(context: typer.Context) -> dict[str, Any]:
+    """Return the values of a command's options by name, choices as plain strings."""
+    return {name: value.value if isinstance(value, StrEnum) else value for name, value in context.params.items()}
+
+
 def make_device_option(default: str | bool = True, purpose: str = "") -> Any:
     """Return the option `--device`.
 
     Args:
-        default: description of the default where it depends on other options.
+        default: description of the default where it depends on other options; False to show none.
         purpose: infinitive of the work on the device.
     """
     return typer.Option("--device", help=f"Device{purpose and f' {purpose}'}: cpu or cuda:N.", show_default=default)
