@@ -68,7 +68,7 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
             name=where,
         )
     for one in dict.fromkeys((row.input, row.scope) for row in scored):
-        front = front_of([row for row in scored if (row.input, row.scope) == one])
+        front = select_pareto_front([row for row in scored if (row.input, row.scope) == one])
         figure.add_scatter(
             x=[row.fps for row in front],
             y=[row.miou for row in front],
@@ -97,7 +97,7 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
     return path
 
 
-def front_of(rows: Sequence[Timing]) -> list[Timing]:
+def select_pareto_front(rows: Sequence[Timing]) -> list[Timing]:
     """Those that no other beats in frame rate and mIoU at once, the fastest first."""
     front: list[Timing] = []
     for row in sorted(rows, key=lambda row: (-row.fps, -(row.miou or 0.0))):

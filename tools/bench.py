@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .cli.console import STARTS_ANEW, JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
+from .cli.console import RESTARTS, JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
 
 if TYPE_CHECKING:
     from ..lut.target import Target
@@ -77,7 +77,7 @@ def bench(
         content["published"] = _published()
     if plot is not None:
         content["plot"] = str(plot)
-    emit(content, as_json, *tables(rows), *(_published_table(content["published"]) if published else ()))
+    emit(content, as_json, *make_bench_tables(rows), *(_published_table(content["published"]) if published else ()))
     if plot is not None:
         write_plot(rows, plot)
         say(f"wrote {plot}")
@@ -149,7 +149,7 @@ def _environment(targets: list[Target]) -> list[dict[str, Any]]:
     return [{"target": str(target), **fingerprint(target, get_backend(target.backend))} for target in targets]
 
 
-def tables(rows: list[Timing]) -> list[Any]:
+def make_bench_tables(rows: list[Timing]) -> list[Any]:
     """What people see: a table for each size and scope, and what has to be known of it."""
     groups: dict[tuple[str, str], list[Timing]] = {}
     for row in rows:
@@ -221,4 +221,4 @@ def _published_table(rows: list[dict[str, Any]]) -> list[Any]:
 
 def main() -> None:
     """Run the command."""
-    run(app, STARTS_ANEW)
+    run(app, RESTARTS)

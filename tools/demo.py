@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli.console import JsonFlag, emit, finite, grid, new_app, progress_bar, run, say, share_cores, step_progress
+from .cli.console import (
+    JsonFlag,
+    emit,
+    grid,
+    make_step_progress,
+    new_app,
+    progress_bar,
+    replace_non_finite,
+    run,
+    say,
+    share_cores,
+)
 
 if TYPE_CHECKING:
     from ..lut.target import Target
@@ -85,7 +96,7 @@ def demo(
         with _stage(f"[{number}/{len(STAGES)}] {title}") as on_progress:
             stage(state, on_progress)
     state.summary["seconds"] = time.monotonic() - start
-    write_atomic(out / "summary.json", json.dumps(finite(state.summary), indent=2) + "\n")
+    write_atomic(out / "summary.json", json.dumps(replace_non_finite(state.summary), indent=2) + "\n")
     emit(state.summary, as_json, *_closing(state))
     if abs(state.summary["error_pct"]) > TOLERANCE_PCT:
         say(f"the prediction is off by {state.summary['error_pct']:+.1f} %, more than {TOLERANCE_PCT:g} %")
@@ -107,7 +118,7 @@ def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..search.data.synthetic.writers import write_scenes
 
     total, done = sum(SCENES.values()), 0
-    on_step = step_progress("drawing", on_progress)
+    on_step = make_step_progress("drawing", on_progress)
 
     def drawn() -> None:
         nonlocal done
@@ -144,7 +155,7 @@ def _search(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
         seed=state.seed,
         targets_ms=((round(fastest + TARGET_SHARE * (slowest - fastest), 3),),),
     )
-    on_step = step_progress("searching", on_progress)
+    on_step = make_step_progress("searching", on_progress)
     result = search(predictor, state.data, state.run, config, device=state.target.device, on_step=on_step)
     names = ("architecture", "target_ms", "fastest_ms", "slowest_ms")
     state.summary |= {name: result[name] for name in names}
@@ -155,7 +166,7 @@ def _train(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..search.training.train import train
 
     config = TrainConfig(steps=state.steps[1], batch=8, lr=0.02, init="supernet", seed=state.seed)
-    on_step = step_progress("training", on_progress)
+    on_step = make_step_progress("training", on_progress)
     result = train(state.run, state.data, config, device=state.target.device, on_step=on_step)
     state.summary |= {name: result[name] for name in ("weights", "miou")}
 
@@ -172,12 +183,12 @@ def _export(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     weights = load_weights(Path(state.summary["weights"]), architecture)
     network = Network(architecture, weights, DENSE)
     folder = state.run / "export"
-    file = deploy.write_compared(network, folder, "fp32", [])
+    file = deploy.export_file(network, folder, "fp32", [])
     with LatencyTable.open(state.lut) as table:
         result = deploy.time_network(network, state.target, table, seconds=10, on_progress=on_progress)
     engine = None
     if state.target.backend == "tensorrt":
-        engine = str(deploy.build_here(network, folder, state.target)[0])
+        engine = str(deploy.build_target_engine(network, folder, state.target)[0])
     state.summary |= {"parameters": architecture.parameters, "macs": architecture.macs}
     state.summary |= result.as_dict() | {"onnx": file["onnx"], "engine": engine}
     state.summary |= {"equals_torch": file["passes"] and result.equals_torch()}
@@ -193,7 +204,7 @@ STAGES = (
 
 
 def _closing(state: Demo) -> list[Any]:
-    from .lut import drift_line
+    from .lut import format_drift
 
     found = state.summary
     table = grid(f"LGCNet, preset tiny, on {state.target}", "", "", numbers=1)
@@ -216,7 +227,7 @@ def _closing(state: Demo) -> list[Any]:
         table.add_row(*row)
     names = ("data", "lut", "architecture", "weights", "onnx", "engine")
     files = [f"{name:13} {found[name]}" for name in names if found[name]]
-    return [table, drift_line(found["drift_pct"]), *files, f"{'summary':13} {state.out / 'summary.json'}"]
+    return [table, format_drift(found["drift_pct"]), *files, f"{'summary':13} {state.out / 'summary.json'}"]
 
 
 def main() -> None:

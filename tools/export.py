@@ -11,14 +11,14 @@ import typer
 
 from ..device import CPU
 from ..errors import DataError, FileFormatError, MeasurementError, UsageError
-from .cli.console import STARTS_ANEW, JsonFlag, emit, new_app, parse_percent, progress_bar, run, say
-from .cli.export_table import pages, verdict
+from .cli.console import RESTARTS, JsonFlag, emit, new_app, parse_percent, progress_bar, run, say
+from .cli.export_table import check_results, make_export_tables
 
 if TYPE_CHECKING:
     from ..lut.table.table import LatencyTable
     from ..lut.target import Target
     from ..models.images import RGBImage
-    from ..profiler.deployment.deploy import Result
+    from ..profiler.deployment.deploy import TargetResult
     from ..profiler.deployment.network import Network
     from ..profiler.timing.rounds import OnProgress
 
@@ -74,7 +74,7 @@ def export(
     Example: lgc-export runs/street --onnx --ort --tolerance 5%
     """
     from ..profiler.deployment import deploy
-    from ..profiler.deployment.network import FILES
+    from ..profiler.deployment.network import FILE_PRECISIONS
 
     precisions = list(dict.fromkeys(precision or ["fp32"]))
     _check(precisions, scope)
@@ -85,7 +85,7 @@ def export(
     here = trt and compute_capability is None
     targets = [one for each in precisions for one in _targets(table, names, here, device, threads, each)]
     if table is not None and lut is not None:
-        deploy.matching(table, targets)
+        deploy.select_targets(table, targets)
     if compute_capability is not None and not trt:
         raise UsageError("--compute-capability is an engine's: take --trt too")
     if not (names or here) and (device is not None or threads is not None):
@@ -93,10 +93,10 @@ def export(
     if limit is not None or layers:
         _require_comparable("--tolerance" if limit is not None else "--layers", table, targets, scope)
     network, compared_on = _with_images(network, data, "int8" in precisions)
-    network = replace(network, table=None if table is None else deploy.latencies_of(table, scope))
+    network = replace(network, table=None if table is None else deploy.compute_table_fingerprint(table, scope))
     files = [
-        deploy.write_compared(network, folder, each, compared_on)
-        for each in dict.fromkeys(FILES[one] for one in precisions)
+        deploy.export_file(network, folder, each, compared_on)
+        for each in dict.fromkeys(FILE_PRECISIONS[one] for one in precisions)
     ]
     for file in files:
         say(f"wrote {file['onnx']}")
@@ -105,12 +105,12 @@ def export(
             _run(network, target, table, folder, seconds, layers, limit, on_progress=on_progress) for target in targets
         ]
     if trt and not any(target.backend == TRT for target in targets):
-        results += [deploy.build_ahead(network, folder, each, compute_capability) for each in precisions]
+        results += [deploy.build_engine_ahead(network, folder, each, compute_capability) for each in precisions]
     if table is not None:
         table.close()
     content = {"onnx": files[0]["onnx"], "files": files, "results": [result.as_dict() for result in results]}
-    emit(content, as_json, *pages(files, results))
-    return verdict(files, results, limit)
+    emit(content, as_json, *make_export_tables(files, results))
+    return check_results(files, results, limit)
 
 
 def _require_comparable(option: str, table: LatencyTable | None, targets: list[Target], scope: str) -> None:
@@ -140,7 +140,7 @@ def _run(
     layers: bool,
     limit: float | None,
     on_progress: OnProgress,
-) -> Result:
+) -> TargetResult:
     """The network timed on a target, with its engine's file; with the times of layers where asked for, or needed."""
     from ..models.space.plan import SCOPES
     from ..profiler.deployment import deploy
@@ -153,12 +153,12 @@ def _run(
         say(f"no prediction for {target}: {table.path} is of {table.target}")
     found = deploy.time_network(network, target, using, seconds=seconds, on_progress=on_progress)
     if target.backend == TRT:
-        engine, remarks = deploy.build_here(network, folder, target)  # the one that has run
+        engine, remarks = deploy.build_target_engine(network, folder, target)  # the one that has run
         found = replace(found, engine=str(engine), note="; ".join(remarks) or None)
     if using is None or not (layers or (limit is not None and not found.within(limit))):
         return found
     try:
-        return deploy.with_layers(network, target, using, found, folder)
+        return deploy.add_layer_times(network, target, using, found, folder)
     except MeasurementError as error:  # no reason to be had; what was measured stands
         say(f"no reason by slot: {error}")
         return found
@@ -278,4 +278,4 @@ def _targets(
 
 def main() -> None:
     """Run the command."""
-    run(app, STARTS_ANEW)
+    run(app, RESTARTS)

@@ -9,8 +9,8 @@ import typer
 
 from .cli import lut_files
 from .cli.console import JsonFlag, emit, grid, new_app, parse_percent, progress_bar, run, say
-from .cli.lut_show import TablePath, correction_lines, show, stored_report
-from .profile import report_tables
+from .cli.lut_show import TablePath, format_corrections, read_report, show
+from .profile import make_report_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,10 +49,10 @@ def verify(
     with LatencyTable.open(table) as opened, progress_bar() as on_progress:
         found = verify_table(opened, networks, seed, rounds=rounds, on_progress=on_progress)
     content = {**found.report.as_dict(), "drift_pct": found.drift_pct, "lut": str(table), "seed": seed}
-    emit(content, as_json, *report_tables(found.report), drift_line(found.drift_pct))
+    emit(content, as_json, *make_report_tables(found.report), format_drift(found.drift_pct))
 
 
-def drift_line(drift_pct: float | None) -> str:
+def format_drift(drift_pct: float | None) -> str:
     """What the machine's drift means for a comparison, for people."""
     if drift_pct is None:
         return "The table holds no network to tell whether this machine runs as fast as when the table was made."
@@ -175,7 +175,7 @@ def calibrate(
     from ..profiler.profile import calibrate as calibrate_table
 
     with LatencyTable.open(table) as opened:
-        before, earlier = opened.note("verification"), stored_report(opened)
+        before, earlier = opened.note("verification"), read_report(opened)
         report = calibrate_table(opened, form)
         if report is None:
             raise MeasurementError(
@@ -188,7 +188,7 @@ def calibrate(
             "before": before,
             "after": opened.note("verification"),
         }
-        lines = correction_lines(opened)
+        lines = format_corrections(opened)
     rows = grid("prediction of unseen networks", "", "before", "after", numbers=2)
     for name, field in (("mean absolute error", "mape_pct"), ("bias", "bias_pct"), ("within 5 %", "within_5_pct")):
         was = "" if earlier is None else f"{getattr(earlier, field):.1f} %"

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DataError, MeasurementError, UsageError
-from .cli.console import JsonFlag, emit, grid, new_app, progress_bar, run, say, step_progress
+from .cli.console import JsonFlag, emit, grid, make_step_progress, new_app, progress_bar, run, say
 
 if TYPE_CHECKING:
     from ..models.images import RGBImage
     from ..profiler.deployment.inputs import MediaFile
     from ..profiler.deployment.painting import Legend, Painter
-    from ..profiler.deployment.segmenter import Durations, Labels, Segmenter
+    from ..profiler.deployment.segmenter import Labels, SegmentationTime, Segmenter
 
 PARTS = ("read", "before", "network", "after", "write")
 """Of the time that an image takes: decoding; resizing and normalising; the network; classes; painting, encoding."""
@@ -48,7 +48,7 @@ class Seen:
     pixels: Counter[int] = field(default_factory=Counter)
     spent: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
 
-    def add(self, labels: Labels, read_ms: float, spent: Durations, write_ms: float) -> None:
+    def add(self, labels: Labels, read_ms: float, spent: SegmentationTime, write_ms: float) -> None:
         """Count one image."""
         import numpy as np
 
@@ -114,7 +114,7 @@ def predict(
         seen, painter = Seen(), Painter(legend, alpha, ids)
         with progress_bar() as on_progress:
             try:
-                _segment(jobs, segmenter, painter, seen, step_progress("segmenting", on_progress))
+                _segment(jobs, segmenter, painter, seen, make_step_progress("segmenting", on_progress))
             except DataError as error:
                 kept = f"; {len(seen.files)} files are written and whole, in {out}" if seen.files else ""
                 raise DataError(f"{error}{kept}") from error
@@ -160,7 +160,7 @@ def _segment(
         before += job.frames
 
 
-def _timed(segmenter: Segmenter, pixels: RGBImage, path: Path) -> tuple[Labels, Durations]:
+def _timed(segmenter: Segmenter, pixels: RGBImage, path: Path) -> tuple[Labels, SegmentationTime]:
     """The network's answer to an image; an error of it says which network's, and to which image."""
     try:
         return segmenter.timed(pixels)

@@ -118,10 +118,10 @@ def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> N
     counts = ("entries", "measured", "noisy", "interpolated", "pending", "failed")
     table = grid(f"{path}: {target}", *counts, "seconds", numbers=7)
     table.add_row(*(str(content[name]) for name in counts), f"{result.seconds:.1f}")
-    emit(content, as_json, table, *report_tables(result.verification))
+    emit(content, as_json, table, *make_report_tables(result.verification))
 
 
-def report_tables(report: Report | None) -> list[Any]:
+def make_report_tables(report: Report | None) -> list[Any]:
     """Tables, or a line, that show a verification report to people."""
     if report is None:
         return ["Not verified: too few networks were measured. Predictions of this table have an unknown error."]

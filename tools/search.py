@@ -9,19 +9,19 @@ import typer
 
 from ..errors import UsageError
 from .cli.console import (
-    FROM_CHECKPOINT,
+    RESUMES_FROM_CHECKPOINT,
     JsonFlag,
+    count_processes,
     emit,
     grid,
+    make_step_progress,
     new_app,
     parse_size,
     pick_device,
-    processes,
     progress_bar,
     run,
     say,
     share_cores,
-    step_progress,
 )
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def search(
     Example: lgc-search --lut tiny.lut --data scenes --target-ms 5 --steps 200 --out runs/street
     """
     share_cores()
-    from ..profiler.deployment.deploy import drift_reference
+    from ..profiler.deployment.deploy import make_latency_meter
     from ..search.config import SearchConfig
     from ..search.engine import default_steps
     from ..search.engine import search as run_search
@@ -123,11 +123,11 @@ def search(
         "beta": beta,
         "workers": workers,
     }
-    config = SearchConfig(steps=steps or default_steps(data, chosen, batch * processes()), **settings)
+    config = SearchConfig(steps=steps or default_steps(data, chosen, batch * count_processes()), **settings)
     place = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
-        on_step = step_progress("searching", on_progress)
-        ruler = drift_reference(lut[0], scope) if measure else None
+        on_step = make_step_progress("searching", on_progress)
+        ruler = make_latency_meter(lut[0], scope) if measure else None
         result = run_search(
             predictors, data, out, config, device=place, precision=precision, measure=ruler, on_step=on_step
         )
@@ -223,4 +223,4 @@ def _landed(one: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the command."""
-    run(app, FROM_CHECKPOINT)
+    run(app, RESUMES_FROM_CHECKPOINT)

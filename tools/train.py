@@ -11,19 +11,19 @@ import typer
 from ..device import Device
 from ..errors import UsageError
 from .cli.console import (
-    FROM_CHECKPOINT,
+    RESUMES_FROM_CHECKPOINT,
     JsonFlag,
+    count_processes,
     emit,
     grid,
+    make_step_progress,
     new_app,
     parse_size,
     pick_device,
-    processes,
     progress_bar,
     run,
     say,
     share_cores,
-    step_progress,
 )
 
 if TYPE_CHECKING:
@@ -118,19 +118,19 @@ def _train(options: dict[str, Any]) -> dict[str, Any]:
     settings = {name: options[name] for name in TrainConfig.model_fields if name in options}
     settings["crop"] = None if options["crop"] is None else parse_size(options["crop"])
     if options["steps"] is None:
-        together = options["batch"] * processes()
+        together = options["batch"] * count_processes()
         settings["steps"] = default_steps(options["source"], options["data"], together, options["train_split"])
     config = TrainConfig(**settings)
     device = pick_device(options["device"], _table_devices(options["source"]), "training")
     with progress_bar() as on_progress:
-        scoring = cache(lambda: step_progress("scoring", on_progress))  # its clock starts with the scoring
+        scoring = cache(lambda: make_step_progress("scoring", on_progress))  # its clock starts with the scoring
         result = run_train(
             options["source"],
             options["data"],
             config,
             out=options["out"],
             device=device,
-            on_step=step_progress("training", on_progress),
+            on_step=make_step_progress("training", on_progress),
             on_score=lambda step, steps: scoring()(step, steps),
         )
     if result["from_scratch"]:
@@ -151,7 +151,7 @@ def _evaluate(options: dict[str, Any]) -> dict[str, Any]:
             predictions=options["predictions"],
             workers=options["workers"],
             device=device,
-            on_step=step_progress("scoring", on_progress),
+            on_step=make_step_progress("scoring", on_progress),
         )
 
 
@@ -169,4 +169,4 @@ def _table(result: dict[str, Any]) -> Table:
 
 def main() -> None:
     """Run the command."""
-    run(app, FROM_CHECKPOINT)
+    run(app, RESUMES_FROM_CHECKPOINT)

@@ -26,17 +26,17 @@ from ..timing.measure import measure_seconds, placed
 from ..timing.rounds import OnProgress, quiet
 from ..timing.workloads import image_input
 from ..verification import at_speed, drift, with_sentinels
-from .network import FILES, INT8, Network, write_onnx
+from .network import FILE_PRECISIONS, INT8, Network, write_onnx
 from .parity import (
     IMAGES,
     RANDOM,
     Parity,
     Reference,
     compare_outputs,
-    file_outputs,
-    passes,
-    reference_outputs,
-    runner_outputs,
+    compute_file_outputs,
+    compute_reference,
+    compute_runner_outputs,
+    is_within_tolerance,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ LAYER_RUNS = 50
 
 
 @dataclass(frozen=True)
-class Result:
+class TargetResult:
     """One deployed network on one target; what could not be had is None.
 
     Attributes:
@@ -115,7 +115,7 @@ class Result:
 
     def equals_torch(self) -> bool:
         """Whether the outputs are torch's, as far as the precision allows; true where nothing was run."""
-        return self.parity is None or passes(self.precision, self.parity, trained=self.trained)
+        return self.parity is None or is_within_tolerance(self.precision, self.parity, trained=self.trained)
 
     def within(self, tolerance_pct: float) -> bool:
         """Whether the prediction is within the tolerance; true where there is none."""
@@ -129,7 +129,7 @@ def time_network(
     *,
     seconds: float = 10.0,
     on_progress: OnProgress = quiet,
-) -> Result:
+) -> TargetResult:
     """Run the network on `target`: outputs against torch's, latency against the table's prediction.
 
     Timed as `measure_seconds` does, interleaved with networks of the table, which show how fast the machine runs now.
@@ -142,7 +142,7 @@ def time_network(
     backend = require_backend(target)
     if network.scope not in SCOPES:
         table = None  # end-to-end is in none
-    predictor = None if table is None else predictor_of(network, target, table, backend)
+    predictor = None if table is None else make_predictor(network, target, table, backend)
     agrees = compare_with_torch(network, backend, target)
     subjects = {NETWORK: network.workload(precision=target.precision)}
     if table is not None:
@@ -151,7 +151,7 @@ def time_network(
     latency_ms = found.summary(NETWORK).latency_ms
     runs = np.concatenate(found.durations(NETWORK))
     low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
-    result = Result(
+    result = TargetResult(
         target.backend,
         target.device,
         target.precision,
@@ -172,7 +172,9 @@ def time_network(
     return _held_against(result, predictor, network.architecture, drift(table, found))
 
 
-def _held_against(result: Result, predictor: Predictor, architecture: Architecture, drift_pct: float | None) -> Result:
+def _held_against(
+    result: TargetResult, predictor: Predictor, architecture: Architecture, drift_pct: float | None
+) -> TargetResult:
     """The result with the prediction, and how far that is from the measurement."""
     assert result.measured_ms is not None  # it ran
     table_ms, interval = predictor.predict(architecture), predictor.interval(architecture)
@@ -189,7 +191,7 @@ def _held_against(result: Result, predictor: Predictor, architecture: Architectu
     )
 
 
-def drift_reference(path: Path, scope: str, seconds: float = RULER_SECONDS) -> Callable[[Architecture], float]:
+def make_latency_meter(path: Path, scope: str, seconds: float = RULER_SECONDS) -> Callable[[Architecture], float]:
     """What measures architectures on a table's own target, in milliseconds at the speed the machine had for the table.
 
     Raises:
@@ -208,14 +210,14 @@ def drift_reference(path: Path, scope: str, seconds: float = RULER_SECONDS) -> C
     return measure
 
 
-def predictor_of(network: Network, target: Target, table: LatencyTable, backend: Backend) -> Predictor:
+def make_predictor(network: Network, target: Target, table: LatencyTable, backend: Backend) -> Predictor:
     """The table's predictor in the network's scope, after showing that it speaks of this target and machine."""
     table.require(target=target)
     require_machine(table, fingerprint(target, backend))
     return Predictor(table.space, table, network.scope)
 
 
-def latencies_of(table: LatencyTable, scope: str) -> str:
+def compute_table_fingerprint(table: LatencyTable, scope: str) -> str:
     """Fingerprint of what a table predicts from in a scope, as an exported file keeps it."""
     return Predictor(table.space, table, scope if scope in SCOPES else DENSE).fingerprint
 
@@ -228,11 +230,11 @@ def compare_with_torch(network: Network, backend: Backend, target: Target) -> Pa
     """
     reference = _reference(network, _noise(network), RANDOM)
     core, whole = (network.workload(scope, target.precision) for scope in (CORE, _labelled(network)))
-    labels = runner_outputs(backend, whole, target, reference.inputs)
-    return compare_outputs(reference, labels, runner_outputs(backend, core, target, reference.tensors))
+    labels = compute_runner_outputs(backend, whole, target, reference.inputs)
+    return compare_outputs(reference, labels, compute_runner_outputs(backend, core, target, reference.tensors))
 
 
-def write_compared(network: Network, folder: Path, precision: str, images: Sequence[RGBImage]) -> dict[str, Any]:
+def export_file(network: Network, folder: Path, precision: str, images: Sequence[RGBImage]) -> dict[str, Any]:
     """Write the network's file in a precision, and hold its outputs against torch's on noise and on images.
 
     ONNX Runtime's CPU provider computes them. Of bf16 the file is the one in fp32, which the backends convert.
@@ -246,23 +248,23 @@ def write_compared(network: Network, folder: Path, precision: str, images: Seque
     Returns:
         onnx (path), precision, bytes, agreement (a list), passes.
     """
-    precision = FILES[precision]
+    precision = FILE_PRECISIONS[precision]
     path = write_onnx(network, folder, precision)
     found: list[Parity] = []
     for inputs, source in ((_noise(network), RANDOM), (replace(network, images=tuple(images)).inputs(), IMAGES)):
         if inputs:
             reference = _reference(network, inputs, source)
-            labels = file_outputs(network.model(precision, _labelled(network)), reference.inputs, path.name)
-            logits = file_outputs(network.model(precision, CORE), reference.tensors, path.name)
+            labels = compute_file_outputs(network.model(precision, _labelled(network)), reference.inputs, path.name)
+            logits = compute_file_outputs(network.model(precision, CORE), reference.tensors, path.name)
             found.append(compare_outputs(reference, labels, logits))
-    good = all(passes(precision, one, trained=network.weights is not None) for one in found)
+    good = all(is_within_tolerance(precision, one, trained=network.weights is not None) for one in found)
     size = path.stat().st_size
     told = [asdict(one) for one in found]
     return {"onnx": str(path), "precision": precision, "bytes": size, "agreement": told, "passes": good}
 
 
 def _reference(network: Network, inputs: Sequence[NDArray[Any]], source: str) -> Reference:
-    return reference_outputs(network.reference(DENSE), inputs, source)
+    return compute_reference(network.reference(DENSE), inputs, source)
 
 
 def _noise(network: Network) -> list[NDArray[Any]]:
@@ -275,14 +277,16 @@ def _labelled(network: Network) -> str:
     return END_TO_END if network.scope == END_TO_END else DENSE
 
 
-def with_layers(network: Network, target: Target, table: LatencyTable, result: Result, folder: Path) -> Result:
+def add_layer_times(
+    network: Network, target: Target, table: LatencyTable, result: TargetResult, folder: Path
+) -> TargetResult:
     """Time the network's layers, write them to a file, and hold the table's entries against them.
 
     Raises:
         MeasurementError: the backend cannot tell its layers.
         OutputError: `folder` cannot be written.
     """
-    from .layer_attribution import slot_report
+    from .layer_attribution import attribute_layers
 
     backend = require_backend(target)
     runner = backend.compile(network.workload(precision=target.precision), target)
@@ -291,10 +295,10 @@ def with_layers(network: Network, target: Target, table: LatencyTable, result: R
     finally:
         runner.close()
     assert result.measured_ms is not None  # it ran
-    report = slot_report(
+    report = attribute_layers(
         network.architecture,
         table,
-        predictor_of(network, target, table, backend),
+        make_predictor(network, target, table, backend),
         layers,
         measured_ms=result.measured_ms,
         drift_pct=result.drift_pct,
@@ -305,7 +309,7 @@ def with_layers(network: Network, target: Target, table: LatencyTable, result: R
     return replace(result, slots=report, layers=str(path))
 
 
-def build_ahead(network: Network, folder: Path, precision: str, compute_capability: str | None) -> Result:
+def build_engine_ahead(network: Network, folder: Path, precision: str, compute_capability: str | None) -> TargetResult:
     """Build a TensorRT engine for a GPU that is not here, and say so.
 
     Raises:
@@ -325,10 +329,10 @@ def build_ahead(network: Network, folder: Path, precision: str, compute_capabili
     )
     device = f"sm_{engine.compute_capability.replace('.', '')}"
     path, note = write_engine(network, engine, folder), "; ".join([built, *engine.remarks])
-    return Result("tensorrt", device, precision, network.scope, engine=str(path), note=note)
+    return TargetResult("tensorrt", device, precision, network.scope, engine=str(path), note=note)
 
 
-def build_here(network: Network, folder: Path, target: Target) -> tuple[Path, tuple[str, ...]]:
+def build_target_engine(network: Network, folder: Path, target: Target) -> tuple[Path, tuple[str, ...]]:
     """Write the TensorRT engine that `time_network` runs on `target`: its file, and what is to know of it.
 
     Raises:
@@ -352,7 +356,7 @@ def write_engine(network: Network, engine: Engine, folder: Path) -> Path:
     return path
 
 
-def matching(table: LatencyTable, targets: list[Target]) -> list[Target]:
+def select_targets(table: LatencyTable, targets: list[Target]) -> list[Target]:
     """Those of `targets` that the table was measured on.
 
     Raises:

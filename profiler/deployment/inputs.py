@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import DataError, UsageError
-from .video import SUFFIXES as VIDEOS
+from .video import VIDEO_SUFFIXES as VIDEOS
 from .video import Clip
 
 if TYPE_CHECKING:

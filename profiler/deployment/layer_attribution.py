@@ -23,14 +23,14 @@ from ...models.space.opspec import OpSpec
 from ..backends.base import LayerTime
 from ..verification import at_speed
 
-FAR = 0.15
+MIN_RELATIVE_DEVIATION = 0.15
 """Share of an entry's time by which it has to be off to be named..."""
-WEIGHTY = 0.01
+MIN_NETWORK_SHARE = 0.01
 """... and share of the network's time that this has to make, over all slots of the entry."""
 
 
 @dataclass(frozen=True)
-class Group:
+class SlotGroup:
     """Slots that are compared together.
 
     Attributes:
@@ -49,7 +49,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Disagreement:
+class EntryDeviation:
     """An entry of the table that the layers contradict.
 
     Attributes:
@@ -69,18 +69,18 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class SlotReport:
-    """What `slot_report` found.
+    """What `attribute_layers` found.
 
     Attributes:
         groups: all slots, those that differ most first.
-        entries: the entries that are off by more than `FAR` and `WEIGHTY`, the worst first.
+        entries: the entries that are off by more than `MIN_RELATIVE_DEVIATION` and `MIN_NETWORK_SHARE`, the worst first.
         intercept_ms: what the table says of a network besides its operators.
         unattributed_ms: layers of no slot, scaled.
         factor: from the layers' times to the network's.
     """
 
-    groups: tuple[Group, ...]
-    entries: tuple[Disagreement, ...]
+    groups: tuple[SlotGroup, ...]
+    entries: tuple[EntryDeviation, ...]
     intercept_ms: float
     unattributed_ms: float
     factor: float
@@ -90,7 +90,7 @@ class SlotReport:
         return asdict(self)
 
 
-def slot_report(
+def attribute_layers(
     architecture: Architecture,
     table: LatencyTable,
     predictor: Predictor,
@@ -124,7 +124,7 @@ def slot_report(
         entries = tuple(there[slot][0] for slot in members)
         table_ms = sum(slot_ms[slot] for slot in members)
         taken_ms = factor * sum(layer.ms for layer in inside)
-        groups.append(Group(members, entries, tuple(layer.layer for layer in inside), table_ms, taken_ms))
+        groups.append(SlotGroup(members, entries, tuple(layer.layer for layer in inside), table_ms, taken_ms))
     groups.sort(key=lambda group: -abs(group.measured_ms - group.table_ms))
     rest = factor * sum(layer.ms for layer, touched in zip(layers, of_layer, strict=True) if not touched)
     off = _disagreements(groups, slot_ms, measured_ms)
@@ -142,8 +142,8 @@ def _grouped(slots: Iterable[str], of_layer: Sequence[set[str]]) -> list[set[str
 
 
 def _disagreements(
-    groups: Sequence[Group], slot_ms: Mapping[str, float], measured_ms: float
-) -> tuple[Disagreement, ...]:
+    groups: Sequence[SlotGroup], slot_ms: Mapping[str, float], measured_ms: float
+) -> tuple[EntryDeviation, ...]:
     """Entries by what all of their slots are off; a group's time is divided as the table divides it."""
     said: dict[str, float] = defaultdict(float)
     took: dict[str, float] = defaultdict(float)
@@ -154,10 +154,11 @@ def _disagreements(
             said[entry] += slot_ms[slot]
             took[entry] += part * group.measured_ms
             count[entry] += 1
-    rows = [Disagreement(entry, count[entry], said[entry], took[entry], took[entry] - said[entry]) for entry in said]
+    rows = [EntryDeviation(entry, count[entry], said[entry], took[entry], took[entry] - said[entry]) for entry in said]
     far = [
         row
         for row in rows
-        if abs(row.difference_ms) > max(FAR * max(row.table_ms, row.measured_ms), WEIGHTY * measured_ms)
+        if abs(row.difference_ms)
+        > max(MIN_RELATIVE_DEVIATION * max(row.table_ms, row.measured_ms), MIN_NETWORK_SHARE * measured_ms)
     ]
     return tuple(sorted(far, key=lambda row: -abs(row.difference_ms)))

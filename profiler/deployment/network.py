@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 INT8 = "int8"
 EXPORT_PRECISIONS = ("fp32", "fp16", "bf16", INT8)
 """What an export can be run in; tables are made in all but the last."""
-FILES = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", INT8: INT8}
+FILE_PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", INT8: INT8}
 """Precision -> that of the file behind it: ONNX convolves bfloat16 from operator set 22 on, which few programs read."""
 
 
@@ -57,7 +57,7 @@ class Network:
         """The network as a serialised ONNX model: norms folded, simplified, with its metadata; made once.
 
         Args:
-            precision: of `FILES`. Inputs and outputs are float32 in each, or bytes in scope end-to-end.
+            precision: of `FILE_PRECISIONS`. Inputs and outputs are float32 in each, or bytes in scope end-to-end.
             scope: its own if None.
 
         Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...files import write_atomic
-from .video import video_writer
+from .video import open_video_writer
 
 if TYPE_CHECKING:
     from ...models.images import RGBImage
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .inputs import MediaFile
     from .segmenter import Labels
 
-COMPRESSION = 1
+PNG_COMPRESSION = 1
 """Of PNG files, 0 to 9: the usual 6 takes half as long again, for files a tenth smaller."""
 
 
@@ -92,20 +92,20 @@ class Painter:
         """Context that gives a function which takes an image and its classes, and writes what is wanted of them."""
         paths = job.outputs(self.ids)
         if job.clip is not None:
-            with video_writer(paths["overlay"], job.clip.rate) as write:
-                yield lambda pixels, labels: write(blended(pixels, self.legend.mask(labels), self.alpha))
+            with open_video_writer(paths["overlay"], job.clip.rate) as write:
+                yield lambda pixels, labels: write(blend_mask(pixels, self.legend.mask(labels), self.alpha))
             return
 
         def write_images(pixels: RGBImage, labels: Labels) -> None:
             mask = self.legend.mask(labels)
-            pictures = {"mask": mask, "overlay": blended(pixels, mask, self.alpha), "ids": labels}
+            pictures = {"mask": mask, "overlay": blend_mask(pixels, mask, self.alpha), "ids": labels}
             for what, path in paths.items():
                 write_png(pictures[what], path)
 
         yield write_images
 
 
-def blended(pixels: RGBImage, mask: RGBImage, alpha: float) -> RGBImage:
+def blend_mask(pixels: RGBImage, mask: RGBImage, alpha: float) -> RGBImage:
     """The image with a mask over it, of the weight `alpha`; [h, w, 3] each."""
     import numpy as np
     from PIL import Image
@@ -122,5 +122,5 @@ def write_png(picture: RGBImage, path: Path) -> None:
     from PIL import Image
 
     buffer = BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", compress_level=COMPRESSION)
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=PNG_COMPRESSION)
     write_atomic(path, buffer.getvalue())

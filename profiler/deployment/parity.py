@@ -101,7 +101,7 @@ class Reference:
     labels: tuple[NDArray[np.int64], ...] = field(repr=False)
 
 
-def reference_outputs(whole: nn.Module, inputs: Sequence[NDArray[Any]], source: str) -> Reference:
+def compute_reference(whole: nn.Module, inputs: Sequence[NDArray[Any]], source: str) -> Reference:
     """Run the torch network.
 
     Args:
@@ -127,7 +127,7 @@ def reference_outputs(whole: nn.Module, inputs: Sequence[NDArray[Any]], source: 
     return Reference(source, tuple(inputs), tensors, tuple(logits), tuple(labels))
 
 
-def file_outputs(model: bytes, inputs: Sequence[NDArray[Any]], name: str = "the model") -> Outputs:
+def compute_file_outputs(model: bytes, inputs: Sequence[NDArray[Any]], name: str = "the model") -> Outputs:
     """Outputs of an ONNX file under ONNX Runtime's CPU provider, for comparing only: it computes fp16 in float32.
 
     Args:
@@ -144,7 +144,9 @@ def file_outputs(model: bytes, inputs: Sequence[NDArray[Any]], name: str = "the 
         return [session.run(None, {feed: array})[0] for array in inputs]
 
 
-def runner_outputs(backend: Backend, workload: Workload, target: Target, inputs: Sequence[NDArray[Any]]) -> Outputs:
+def compute_runner_outputs(
+    backend: Backend, workload: Workload, target: Target, inputs: Sequence[NDArray[Any]]
+) -> Outputs:
     """Outputs of the very program that `backend` times.
 
     Raises:
@@ -186,7 +188,7 @@ def _differences(logits: Outputs, wanted: Sequence[NDArray[np.float32]]) -> tupl
     return float(differences.max()), mean, mean / spread if spread else float(mean > 0)
 
 
-def passes(precision: str, found: Parity, *, trained: bool = True) -> bool:
+def is_within_tolerance(precision: str, found: Parity, *, trained: bool = True) -> bool:
     """Whether outputs agree as well as the precision allows, by `TOLERANCES`: logits where compared, and classes.
 
     Args:

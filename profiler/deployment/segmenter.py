@@ -32,14 +32,14 @@ from ..machine.devices import check_device
 Labels = NDArray[np.uint8]
 """Class of every pixel, [h, w]."""
 
-ENGINE = ".engine"
+ENGINE_SUFFIX = ".engine"
 """How the names of serialised TensorRT engines end."""
 MAX_CLASSES = 256
 """As many as a byte tells apart."""
 
 
 @dataclass(frozen=True)
-class Durations:
+class SegmentationTime:
     """Milliseconds that one image took: resizing and normalising, the network, and what comes after it."""
 
     before_ms: float
@@ -79,7 +79,7 @@ class Segmenter:
             MeasurementError: the backend refuses the file.
             UsageError: the backend does not run what is in the file.
         """
-        if path.suffix == ENGINE:
+        if path.suffix == ENGINE_SUFFIX:
             return cls._of_engine(path, device or "cuda:0", backend or "tensorrt")
         model = OnnxModel.load(path)
         require_segmentation(model)
@@ -120,7 +120,7 @@ class Segmenter:
         """Class of every pixel of an image, [h, w, 3] -> [h, w]."""
         return self.timed(pixels)[0]
 
-    def timed(self, pixels: RGBImage) -> tuple[Labels, Durations]:
+    def timed(self, pixels: RGBImage) -> tuple[Labels, SegmentationTime]:
         """The same, and what it took."""
         start = time.perf_counter()
         frame = resized(pixels, self.size)
@@ -128,9 +128,9 @@ class Segmenter:
         ready = time.perf_counter()
         output = self._runner.infer([given[None]])[0]
         done = time.perf_counter()
-        labels = at_own_size(classes_of(output, self.size), pixels.shape[:2])
+        labels = resize_labels(extract_classes(output, self.size), pixels.shape[:2])
         end = time.perf_counter()
-        return labels, Durations(*(1000 * seconds for seconds in (ready - start, done - ready, end - done)))
+        return labels, SegmentationTime(*(1000 * seconds for seconds in (ready - start, done - ready, end - done)))
 
     def close(self) -> None:
         """Give the device's memory back."""
@@ -163,7 +163,7 @@ def require_segmentation(network: Signature) -> None:
         )
 
 
-def classes_of(output: NDArray[Any], size: tuple[int, int]) -> Labels:
+def extract_classes(output: NDArray[Any], size: tuple[int, int]) -> Labels:
     """Classes [H, W] of a network's output: logits [1, C, h, w], or classes [1, H, W] or [1, 1, H, W].
 
     Raises:
@@ -183,16 +183,16 @@ def _largest(logits: NDArray[np.float32], size: tuple[int, int]) -> Labels:
     """
     if not np.isfinite(logits).all():
         raise MeasurementError("the network gave logits that are not finite")
-    labels, best = np.zeros(size, np.uint8), upsampled(logits[0], size)
+    labels, best = np.zeros(size, np.uint8), upsample(logits[0], size)
     for index in range(1, len(logits)):
-        channel = upsampled(logits[index], size)
+        channel = upsample(logits[index], size)
         larger = channel > best
         labels[larger] = index
         np.maximum(best, channel, out=best)
     return labels
 
 
-def upsampled(channel: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+def upsample(channel: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Bilinear interpolation with corners not aligned, as networks are trained and scored: [h, w] -> a new [*size]."""
     if channel.shape == size:
         return channel.copy()
@@ -210,7 +210,7 @@ def _neighbours(wanted: int, had: int) -> tuple[NDArray[np.int64], NDArray[np.in
     return first, np.minimum(first + 1, had - 1), (place - first).astype(np.float32)
 
 
-def at_own_size(labels: Labels, size: tuple[int, int]) -> Labels:
+def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
     """Classes at another size, each pixel that of the nearest: [H, W] -> [*size]."""
     if labels.shape == size:
         return labels

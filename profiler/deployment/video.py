@@ -15,14 +15,14 @@ from ...files import ensure_folder
 if TYPE_CHECKING:
     from ...models.images import RGBImage
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv")
 """Files that count as videos."""
 
-CODECS = ("libx264", "mpeg4")
+VIDEO_CODECS = ("libx264", "mpeg4")
 """What a video is written with, the first that is there."""
 BITS_PER_PIXEL = 0.25
 """Of the second, which knows no constant quality: less, and the colours' edges blur."""
-DEFAULT_RATE = Fraction(25)
+DEFAULT_FRAME_RATE = Fraction(25)
 """Frames a second of a video that does not say."""
 
 
@@ -49,7 +49,7 @@ class Clip:
             DataError: the file is no video.
         """
         with _opened(path) as (container, stream):
-            rate = stream.average_rate or DEFAULT_RATE
+            rate = stream.average_rate or DEFAULT_FRAME_RATE
             seconds = (container.duration or 0) / 1e6
             return cls(path, rate, max(stream.frames or round(seconds * rate), 1))
 
@@ -86,7 +86,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 @contextmanager
-def video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[RGBImage], None]]:
+def open_video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[RGBImage], None]]:
     """Context that gives a function which appends a frame to a new .mp4 file.
 
     The file has its name when it is whole, and is not there if the context is left by an error. Frames of an odd
@@ -120,12 +120,12 @@ def video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[RGBImage], No
 
 
 def _stream(av: Any, container: Any, rate: Fraction, height: int, width: int) -> Any:
-    codec = next(name for name in CODECS if name in av.codecs_available)
+    codec = next(name for name in VIDEO_CODECS if name in av.codecs_available)
     stream = container.add_stream(codec, rate=rate)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     context, values = stream.codec_context, av.video.reformatter  # said, or players guess others for large pictures
     context.colorspace, context.color_range = int(values.Colorspace.ITU601), int(values.ColorRange.MPEG)
-    if codec != CODECS[0]:
+    if codec != VIDEO_CODECS[0]:
         stream.bit_rate = round(BITS_PER_PIXEL * height * width * rate)
     return stream
 

@@ -30,7 +30,7 @@ from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import Architecture, SearchSpace
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import get_backend
-from lgc.profiler.deployment.deploy import Network, drift_reference, time_network
+from lgc.profiler.deployment.deploy import Network, make_latency_meter, time_network
 from lgc.profiler.machine.environment import fingerprint
 from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
@@ -166,7 +166,7 @@ def front(setting: Setting, target: Target) -> dict[str, Any]:
     """Three targets in one run: predicted and measured against the target."""
     predictor = setting.predictor()
     points = tuple((ms,) for ms in targets_of(predictor))
-    ruler = drift_reference(setting.lut, DENSE)
+    ruler = make_latency_meter(setting.lut, DENSE)
     found = search(predictor, setting.data, setting.scratch / "front", setting.config(0, points), measure=ruler)
     rows = []
     for one in found["front"]:

@@ -46,6 +46,6 @@ def test_engine_classes_equal_onnx_classes(architecture, picture, tmp_path, back
     network = Network(architecture, None, "dense")
     with Segmenter.open(write_onnx(network, tmp_path)) as segmenter:
         expected = segmenter.segment(picture)
-    engine, _ = deploy.build_here(network, tmp_path, Target("cuda:0", backend))
+    engine, _ = deploy.build_target_engine(network, tmp_path, Target("cuda:0", backend))
     with Segmenter.open(engine) as segmenter:
         assert (segmenter.segment(picture) == expected).mean() >= 0.999

@@ -12,8 +12,8 @@ from lgc.lut import Target
 from lgc.models.space.plan import DENSE
 from lgc.profiler.comparison import Timing
 from lgc.profiler.deployment.network import Network, write_onnx
-from lgc.report.accuracy_speed import front_of, write_plot
-from lgc.tools.bench import tables
+from lgc.report.accuracy_speed import select_pareto_front, write_plot
+from lgc.tools.bench import make_bench_tables
 
 SHORT = ("--seconds", "0.1s")
 
@@ -89,7 +89,7 @@ def test_a_file_is_not_compared_with_itself(call, file):
 
 def test_what_is_to_know_of_a_runner_is_told_once():
     rows = [replace(timing(name, fps, None), remarks=("built anew",)) for name, fps in (("a", 9), ("b", 8), ("a", 7))]
-    assert [line for line in tables(rows) if "built anew" in str(line)] == [
+    assert [line for line in make_bench_tables(rows) if "built anew" in str(line)] == [
         "a, fp32: built anew",
         "b, fp32: built anew",
     ]
@@ -97,7 +97,7 @@ def test_what_is_to_know_of_a_runner_is_told_once():
 
 def test_a_plot_has_the_points_that_are_scored(tmp_path):
     rows = [timing("a", 100, 60.0), timing("b", 50, 70.0), timing("c", 40, 65.0), timing("d", 30, None)]
-    assert [row.name for row in front_of(rows[:3])] == ["a", "b"]
+    assert [row.name for row in select_pareto_front(rows[:3])] == ["a", "b"]
     page = write_plot(rows, tmp_path / "plot.html").read_text()
     assert '"a"' in page
     assert "mIoU" in page

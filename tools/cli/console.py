@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 REFRESH_S = 0.25
 INTERRUPT_CODE = 130
-INTERRUPTED = "interrupted; what is finished is kept, the same command goes on from there"
-FROM_CHECKPOINT = "interrupted; the same command goes on from its last checkpoint"
-STARTS_ANEW = "interrupted; files that are written are whole, the same command starts anew"
+RESUMES = "interrupted; what is finished is kept, the same command goes on from there"
+RESUMES_FROM_CHECKPOINT = "interrupted; the same command goes on from its last checkpoint"
+RESTARTS = "interrupted; files that are written are whole, the same command starts anew"
 PIPE_WIDTH = 400
 """Columns of a table where stdout is no terminal."""
 
@@ -38,7 +38,7 @@ def new_app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def run(app: typer.Typer, interrupted: str = INTERRUPTED) -> None:
+def run(app: typer.Typer, interrupted: str = RESUMES) -> None:
     """Execute `app` and leave: 0 done, 1 a check failed, 2 wrong use or bad input, 130 `interrupted`.
 
     What went wrong by the user's hand, or by the machine's, is told in one line on stderr.
@@ -82,19 +82,19 @@ def share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def is_first() -> bool:
+def is_first_process() -> bool:
     """Whether this process is the one of those that torchrun started which speaks for all; always if it is alone."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def processes() -> int:
+def count_processes() -> int:
     """How many processes torchrun started, all of which run the same command; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def say(message: str) -> None:
     """A line for people, on stderr."""
-    if is_first():
+    if is_first_process():
         print(message, file=sys.stderr, flush=True)
 
 
@@ -114,7 +114,7 @@ def pick_device(asked: str | None, table_devices: Sequence[Device], activity: st
 
     if asked is not None:
         return check_device(asked)
-    if processes() > 1:  # each process takes the GPU of its own rank
+    if count_processes() > 1:  # each process takes the GPU of its own rank
         table_devices = [Device(device.kind) for device in table_devices]
     device, reason = default_device(table_devices)
     if reason is not None:
@@ -124,10 +124,10 @@ def pick_device(asked: str | None, table_devices: Sequence[Device], activity: st
 
 def emit(result: dict[str, Any], as_json: bool, *tables: Table | str) -> None:
     """Print a result on stdout: as one JSON object (numbers that are not finite as null), or as tables for people."""
-    if not is_first():
+    if not is_first_process():
         return
     if as_json:
-        print(json.dumps(finite(result), indent=2))
+        print(json.dumps(replace_non_finite(result), indent=2))
         return
     from rich.console import Console
 
@@ -139,12 +139,12 @@ def emit(result: dict[str, Any], as_json: bool, *tables: Table | str) -> None:
         console.print(table, soft_wrap=isinstance(table, str))
 
 
-def finite(value: Any) -> Any:
+def replace_non_finite(value: Any) -> Any:
     """The value with every infinity and NaN in it replaced by None, which JSON can hold."""
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: replace_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [replace_non_finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -209,7 +209,7 @@ def progress_bar() -> Iterator[Callable[[RoundProgress], None]]:
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    if not console.is_terminal or not is_first():
+    if not console.is_terminal or not is_first_process():
         yield lambda progress: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"))
@@ -228,7 +228,7 @@ def progress_bar() -> Iterator[Callable[[RoundProgress], None]]:
         yield show
 
 
-def step_progress(label: str, on_progress: Callable[[RoundProgress], None]) -> Callable[[int, int], None]:
+def make_step_progress(label: str, on_progress: Callable[[RoundProgress], None]) -> Callable[[int, int], None]:
     """Turn (step, steps) of a loop into progress with the time left; steps before the first call cost nothing here."""
     from ...profiler.timing.rounds import RoundProgress
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from .console import grid, say
 
 if TYPE_CHECKING:
-    from ...profiler.deployment.deploy import Result
+    from ...profiler.deployment.deploy import TargetResult
     from ...profiler.deployment.parity import Parity
 
 WORST_ENTRIES = 8
 """Entries of the table that are shown as the reason of a wrong prediction."""
 
 
-def pages(files: Sequence[Mapping[str, Any]], results: Sequence[Result]) -> list[Any]:
+def make_export_tables(files: Sequence[Mapping[str, Any]], results: Sequence[TargetResult]) -> list[Any]:
     """What people see."""
-    from ..lut import drift_line
+    from ..lut import format_drift
 
     lines: list[Any] = [_files(files)]
     lines += [f"engine  {result.engine}" for result in results if result.engine]
@@ -40,7 +40,7 @@ def pages(files: Sequence[Mapping[str, Any]], results: Sequence[Result]) -> list
     for result in results:
         lines += _remarks(result)
     drifts = [result.drift_pct for result in results if result.predicted_ms is not None]
-    lines += list(dict.fromkeys(drift_line(drift_pct) for drift_pct in drifts))
+    lines += list(dict.fromkeys(format_drift(drift_pct) for drift_pct in drifts))
     if any(result.fps for result in results):
         lines.append("FPS = 1000 / median ms of all runs; measured ms is the table's statistic, so that it compares.")
     for result in results:
@@ -67,7 +67,7 @@ def _files(files: Sequence[Mapping[str, Any]]) -> Any:
     return table
 
 
-def _remarks(result: Result) -> list[str]:
+def _remarks(result: TargetResult) -> list[str]:
     where = f"{result.backend}, {result.precision}"
     lines = [f"{where}: {result.note}"] if result.note else []
     return [*lines, *([] if result.parity is None else [f"{where}: {_agrees(result.parity)}"])]
@@ -79,7 +79,7 @@ def _agrees(found: Parity) -> str:
     return f"{found.argmax_agreement_pct:.2f} % of pixels of torch's class{logits}"
 
 
-def _slots(result: Result) -> list[Any]:
+def _slots(result: TargetResult) -> list[Any]:
     """Which entries of the table the layers disagree with, the worst first."""
     assert result.slots is not None
     rows = result.slots.entries[:WORST_ENTRIES]
@@ -97,13 +97,13 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
-def _interval(result: Result) -> str:
+def _interval(result: TargetResult) -> str:
     if result.predicted_low_ms is None:
         return "-"
     return f"{result.predicted_low_ms:.3f} to {result.predicted_high_ms:.3f}"
 
 
-def verdict(files: Sequence[Mapping[str, Any]], results: Sequence[Result], limit: float | None) -> int:
+def check_results(files: Sequence[Mapping[str, Any]], results: Sequence[TargetResult], limit: float | None) -> int:
     """Exit code: 1 if an output is not torch's, or a prediction beyond the tolerance."""
     code = 0
     for file in files:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...device import Device
-from ..profile import report_tables
+from ..profile import make_report_tables
 from .console import JsonFlag, emit, say
-from .lut_show import TablePath, stored_report
+from .lut_show import TablePath, read_report
 
 if TYPE_CHECKING:
     from ...lut.exchange.foreign import ForeignTable
@@ -48,7 +48,7 @@ def merge(
     for path in found.untied:
         say(f"remark: {path} shares nothing that was timed with the others; its entries keep the speed of its hour")
     with LatencyTable.open(out) as made:
-        verification, report = made.note("verification"), stored_report(made)
+        verification, report = made.note("verification"), read_report(made)
     content = {
         "lut": str(out),
         "from": [str(path) for path in tables],
@@ -62,7 +62,7 @@ def merge(
     sessions = "1 session" if found.sessions == 1 else f"{found.sessions} sessions"
     line = f"{out}: {found.entries} entries of {len(tables)} tables, measured in {sessions}"
     lines = [f"{line}; {found.missing} of its space are missing" if found.missing else line]
-    emit(content, as_json, *lines, *report_tables(report))
+    emit(content, as_json, *lines, *make_report_tables(report))
 
 
 def export(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..profile import report_tables
+from ..profile import make_report_tables
 from .console import JsonFlag, emit, grid, parse_size
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def show(
         rows = _subject_grid(title, timed) if subjects else _entry_grid(title, entries)
         machine = opened.environment
         lines = [f"measured on {', '.join(str(machine[key]) for key in ('device_name', 'system') if key in machine)}"]
-        lines += correction_lines(opened)
-        report = stored_report(opened)
-    emit(content, as_json, rows, *lines, *report_tables(report))
+        lines += format_corrections(opened)
+        report = read_report(opened)
+    emit(content, as_json, rows, *lines, *make_report_tables(report))
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _latency(row: Entry | Benchmark) -> str:
     return f"{row.latency_ms:.4f}" if row.ci_ms is None else f"{row.latency_ms:.4f} ± {row.ci_ms:.4f}"
 
 
-def correction_lines(table: LatencyTable) -> list[str]:
+def format_corrections(table: LatencyTable) -> list[str]:
     """A line for people on each scope's calibration; none if the table is not calibrated.
 
     Raises:
@@ -180,7 +180,7 @@ def correction_lines(table: LatencyTable) -> list[str]:
     return lines
 
 
-def stored_report(table: LatencyTable) -> Report | None:
+def read_report(table: LatencyTable) -> Report | None:
     """The verification that a table holds, of scope `dense`; None if it holds none.
 
     Raises:

@@ -11,13 +11,13 @@ from lgc.device import Device
 from lgc.errors import DeviceError, TrainingError, UsageError
 from lgc.tools.cli.console import (
     emit,
-    finite,
     grid,
     new_app,
     parse_percent,
     parse_seconds,
     parse_size,
     pick_device,
+    replace_non_finite,
     run,
 )
 
@@ -122,9 +122,9 @@ def test_what_is_no_percentage(text):
 
 def test_numbers_that_json_cannot_hold_become_null(capsys):
     content = {"a": [1.5, math.nan, (math.inf, "x")], "b": {"c": -math.inf, "d": None, "e": True}}
-    assert finite(content) == {"a": [1.5, None, [None, "x"]], "b": {"c": None, "d": None, "e": True}}
+    assert replace_non_finite(content) == {"a": [1.5, None, [None, "x"]], "b": {"c": None, "d": None, "e": True}}
     emit(content, True)
-    assert json.loads(capsys.readouterr().out) == finite(content)
+    assert json.loads(capsys.readouterr().out) == replace_non_finite(content)
 
 
 def test_a_table_for_people_keeps_long_keys_whole(capsys):
