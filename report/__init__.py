@@ -1,1 +1,1 @@
-"""Pages from tables, runs and results."""
+"""Report pages from tables, runs and results."""

@@ -1,4 +1,4 @@
-"""The plot of `lgc-bench`: mIoU over frames a second, a page that stands alone."""
+"""Plot of `lgc-bench`: mIoU over frame rate, as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ if TYPE_CHECKING:
 
 REAL_TIME_FPS = 30
 WIDTH, HEIGHT = 960, 600
+"""Size of the plot in pixels."""
 
 
-def check_plot(entrants: Sequence[Candidate], path: Path) -> None:
-    """Show that there will be something to plot, and what plots it.
+def check_plot(candidates: Sequence[Candidate], path: Path) -> None:
+    """Check that a network has a score to plot, that the file can be written, and that plotly is installed.
 
     Raises:
-        UsageError: of no network the mIoU is known at the size it is timed at, or `path` is no .html.
-        OutputError: its folder cannot be made.
+        UsageError: no network has an mIoU at its timed input size, or `path` does not end in .html.
+        OutputError: the folder cannot be created.
         BackendUnavailableError: plotly is not installed.
     """
-    if all(entrant.miou is None for entrant in entrants):
+    if all(candidate.miou is None for candidate in candidates):
         raise UsageError(
-            "no mIoU is known of any of these networks: the plot shows runs that lgc-train has scored, at the size "
-            "they were scored at"
+            "nothing to plot: no network has an mIoU. Score a run with lgc-train and time it at the input size of its "
+            "score"
         )
     if path.suffix != ".html":
-        raise UsageError(f"{path}: the plot is a page, so its name ends in .html")
+        raise UsageError(f"invalid plot file {path}: give a name that ends in .html")
     ensure_folder(path.parent)
     if find_spec("plotly") is None:
-        raise BackendUnavailableError('a plot needs plotly: pip install "lgc[report]"')
+        raise BackendUnavailableError('--plot needs plotly: pip install "lgc[report]"')
 
 
 def write_plot(rows: Sequence[Timing], path: Path) -> Path:
-    """Write the networks whose mIoU is known as points, and the front of those that no other beats in both.
+    """Write a plot with the scored networks as points and their Pareto front of frame rate and mIoU as a line.
 
     Raises:
         OutputError: the file cannot be written.
@@ -49,9 +50,9 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
     figure = graph_objects.Figure()
     groups: dict[str, list[Timing]] = {}
     for row in scored:
-        where = f"{row.backend} {row.device} {row.precision}, {row.input}, {row.scope}"
-        groups.setdefault(where, []).append(row)
-    for where, members in groups.items():
+        label = f"{row.backend} {row.device} {row.precision}, {row.input}, {row.scope}"
+        groups.setdefault(label, []).append(row)
+    for label, members in groups.items():
         figure.add_scatter(
             x=[row.fps for row in members],
             y=[row.miou for row in members],
@@ -65,10 +66,10 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
             mode="markers+text",
             textposition="top center",
             marker={"size": 11},
-            name=where,
+            name=label,
         )
-    for one in dict.fromkeys((row.input, row.scope) for row in scored):
-        front = select_pareto_front([row for row in scored if (row.input, row.scope) == one])
+    for group in dict.fromkeys((row.input, row.scope) for row in scored):
+        front = select_pareto_front([row for row in scored if (row.input, row.scope) == group])
         figure.add_scatter(
             x=[row.fps for row in front],
             y=[row.miou for row in front],
@@ -81,8 +82,8 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
         template="simple_white",
         width=WIDTH,
         height=HEIGHT,
-        title="mIoU over frame rate: measured side by side, batch 1",
-        xaxis={"title": "frames a second (1000 / median ms)", "rangemode": "tozero"},
+        title="mIoU over frame rate, measured side by side, batch 1",
+        xaxis={"title": "frames per second (1000 / median ms)", "rangemode": "tozero"},
         yaxis={"title": "mIoU, %"},
         legend={"orientation": "h", "yanchor": "top", "y": -0.18},
     )
@@ -98,7 +99,7 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
 
 
 def select_pareto_front(rows: Sequence[Timing]) -> list[Timing]:
-    """Those that no other beats in frame rate and mIoU at once, the fastest first."""
+    """Return the rows that no other row exceeds in both frame rate and mIoU, the fastest first."""
     front: list[Timing] = []
     for row in sorted(rows, key=lambda row: (-row.fps, -(row.miou or 0.0))):
         if not front or (row.miou or 0.0) > (front[-1].miou or 0.0):

@@ -1,4 +1,4 @@
-"""`lgc-bench`: networks side by side under one protocol, and a plot of their mIoU over their frame rate."""
+"""`lgc-bench`: networks timed side by side under one protocol, with a plot of mIoU over frame rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .cli.console import RESTARTS, JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
+from .cli.console import RESTARTS, emit, grid, new_app, run, say
+from .cli.options import (
+    ExportScopeOption,
+    JsonOption,
+    NetworkPrecisionsOption,
+    ThreadsOption,
+    make_device_option,
+    parse_seconds,
+    parse_size,
+)
+from .cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from ..lut.target import Target
@@ -17,39 +27,57 @@ if TYPE_CHECKING:
 app = new_app()
 
 PEER_SIZE = (1024, 2048)
-"""Height and width at which peers are timed where nothing else says a size: Cityscapes' own."""
-CLASSES = 19
+"""Default height and width of peers: the image size of Cityscapes."""
+NUM_CLASSES = 19
+"""Default number of classes of peers: that of Cityscapes."""
 INT8 = "int8"
 
 
 @app.command()
 def bench(
     sources: Annotated[
-        list[Path] | None, typer.Argument(metavar="A.onnx|RUN|architecture.json ...", help="What is compared.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="A.onnx|RUN|architecture.json ...", help="Networks: ONNX files, run folders, architectures."
+        ),
     ] = None,
-    peers: Annotated[bool, typer.Option("--peers", help="Compare with all built-in peers too.")] = False,
-    peer: Annotated[list[str] | None, typer.Option(help="A built-in peer by name, several times for several.")] = None,
-    backend: Annotated[list[str] | None, typer.Option(help="Backend, several times for several.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
-    precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16, bf16 or int8; several for several.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    peers: Annotated[bool, typer.Option("--peers", help="Include all built-in peers.")] = False,
+    peer: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Include a built-in peer, e.g. fast-scnn; repeatable.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Inference backend: torch, onnxruntime, onnxruntime-tensorrt or tensorrt; repeatable.",
+            show_default="CPU: onnxruntime; GPU: tensorrt if installed, else torch",
+        ),
+    ] = None,
+    device: Annotated[str, make_device_option()] = "cpu",
+    precision: NetworkPrecisionsOption = None,
+    threads: ThreadsOption = 1,
     sizes: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="HxW", help="Input size of runs and peers, several times for several."),
+        typer.Option(
+            "--input",
+            metavar="HxW",
+            help="Height and width of the network input in pixels, for runs and peers; repeatable.",
+            show_default="the run's input size; 1024x2048 for peers alone",
+        ),
     ] = None,
-    scope: Annotated[str, typer.Option(help="Of runs and peers: core, dense or end-to-end.")] = "dense",
-    seconds: Annotated[str, typer.Option(metavar="TIME", help="How long each network is timed.")] = "10s",
+    scope: ExportScopeOption = "dense",
+    seconds: Annotated[str, typer.Option(metavar="TIME", help="Measuring time per network.")] = "10s",
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a plot of mIoU over FPS, where mIoU is known.")
+        Path | None, typer.Option(metavar="FILE.html", help="Write a plot of mIoU over FPS of the scored networks.")
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="Also print the peers' published frame rates, in a table of their own.")
+        bool, typer.Option("--published", help="Print the peers' published frame rates in a separate table.")
     ] = False,
-    as_json: JsonFlag = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Time ONNX files, runs and peers side by side: same machine, same minutes, same protocol, in random order.
+    """Time ONNX files, runs and peers side by side: same machine, same protocol, in random order.
 
-    A file runs in its own precision, or in fp16 and bf16 if it is of fp32; all else in every one that is asked for.
+    Runs and peers are timed in every --precision. An ONNX file is timed in its own precision; an fp32 file also in fp16
+    and bf16.
 
     Example: lgc-bench runs/street other.onnx --peer fast-scnn --input 512x1024
     """
@@ -59,22 +87,25 @@ def bench(
     if scope not in EXPORT_SCOPES:
         raise UsageError(f"unknown scope {scope!r}; known: {', '.join(EXPORT_SCOPES)}")
     duration = parse_seconds(seconds)
-    entrants = _entrants(sources or [], _peers(peers, peer or []), [parse_size(text) for text in sizes or []], scope)
-    targets = _targets(device, backend or [], precision or ["fp32"], threads)
-    _tell_what_is_left_out(entrants, targets, pairs_of(entrants, targets))
-    if sizes and all(entrant.kind == "file" for entrant in entrants):
-        raise UsageError("ONNX files have sizes of their own: --input is for runs, architectures and peers")
+    candidates = _make_candidates(
+        sources or [], _choose_peers(peers, peer or []), [parse_size(text) for text in sizes or []], scope
+    )
+    targets = _make_targets(device, backend or [], precision or ["fp32"], threads)
+    pairs_of(candidates, targets)  # checks that each network runs on a target
+    _print_skipped(candidates, targets)
+    if sizes and all(candidate.kind == "file" for candidate in candidates):
+        raise UsageError("--input does not apply to ONNX files, whose input size is fixed")
     if plot is not None:
         from ..report.accuracy_speed import check_plot, write_plot
 
-        check_plot(entrants, plot)
-    if len({entrant.group for entrant in entrants}) > 1:
-        say("these networks differ in input size or scope: compare within a table")
+        check_plot(candidates, plot)
+    if len({candidate.group for candidate in candidates}) > 1:
+        say("the networks differ in input size or scope: compare only within a table")
     with progress_bar() as on_progress:
-        rows = time_candidates(entrants, targets, duration, on_progress)
-    content: dict[str, Any] = {"results": [vars(row) for row in rows], "environment": _environment(targets)}
+        rows = time_candidates(candidates, targets, duration, on_progress)
+    content: dict[str, Any] = {"results": [vars(row) for row in rows], "environment": _read_environments(targets)}
     if published:
-        content["published"] = _published()
+        content["published"] = _list_published()
     if plot is not None:
         content["plot"] = str(plot)
     emit(content, as_json, *make_bench_tables(rows), *(_published_table(content["published"]) if published else ()))
@@ -84,65 +115,75 @@ def bench(
     return 0
 
 
-def _peers(everything: bool, named: list[str]) -> list[str]:
+def _choose_peers(use_all: bool, names: list[str]) -> list[str]:
     from ..models.nets.peers import PEERS
 
-    return list(dict.fromkeys([*(PEERS if everything else ()), *named]))
+    return list(dict.fromkeys([*(PEERS if use_all else ()), *names]))
 
 
-def _entrants(sources: list[Path], peers: list[str], sizes: list[tuple[int, int]], scope: str) -> list[Candidate]:
-    """Everything that is to be timed, at every size asked for; files have but their own."""
+def _make_candidates(
+    sources: list[Path], peers: list[str], sizes: list[tuple[int, int]], scope: str
+) -> list[Candidate]:
+    """Return every network at every requested input size; ONNX files have a fixed size."""
     from ..profiler.comparison import file_candidate, peer_candidate, run_candidate
 
     if not sources and not peers:
-        raise UsageError("nothing to compare: name ONNX files or runs, or take --peers")
-    found: list[Candidate] = []
+        raise UsageError("nothing to compare: give ONNX files or runs, or use --peers")
+    candidates: list[Candidate] = []
     for source in sources:
         if source.suffix == ".onnx":
-            found.append(file_candidate(source))
+            candidates.append(file_candidate(source))
         else:
-            wanted: list[tuple[int, int] | None] = [*sizes] or [None]
-            found += [run_candidate(source, size, scope) for size in wanted]
-    classes = {entrant.classes for entrant in found} - {None}
-    at = sizes or list(dict.fromkeys(entrant.size for entrant in found)) or [PEER_SIZE]
-    count = classes.pop() if len(classes) == 1 else None
-    found += [peer_candidate(name, size, scope, count or CLASSES) for size in at for name in peers]
-    return found
+            run_sizes: list[tuple[int, int] | None] = [*sizes] or [None]
+            candidates += [run_candidate(source, size, scope) for size in run_sizes]
+    class_counts = {candidate.classes for candidate in candidates} - {None}
+    num_classes = class_counts.pop() if len(class_counts) == 1 else None
+    peer_sizes = sizes or list(dict.fromkeys(candidate.size for candidate in candidates)) or [PEER_SIZE]
+    candidates += [
+        peer_candidate(name, size, scope, num_classes or NUM_CLASSES) for size in peer_sizes for name in peers
+    ]
+    return candidates
 
 
-def _targets(device: str, backends: list[str], precisions: list[str], threads: int) -> list[Target]:
-    """Every backend in every precision that it offers, each shown to be usable before anything is timed."""
+def _make_targets(device: str, backends: list[str], precisions: list[str], threads: int) -> list[Target]:
+    """Return a target per backend and supported precision; check that each is usable.
+
+    A precision that no backend supports gets a target too, so that its check fails with the reason.
+    """
     from ..lut.target import Target
     from ..profiler.backends import get_backend, require_backend
     from ..profiler.backends.default import default_backend
     from ..profiler.machine.devices import check_device
 
     place = check_device(device)
-    on_cpu = place.is_cpu
-    names, wanted = (list(dict.fromkeys(given)) for given in (backends or [default_backend(place)], precisions))
-    targets = []
+    names = list(dict.fromkeys(backends or [default_backend(place)]))
+    targets: list[Target] = []
     for name in names:
-        made = [Target(place, name, precision, threads if on_cpu else 1) for precision in wanted]
-        offered = get_backend(name).precisions(place)
-        targets += [target for target in made if target.precision in offered] or made
-    missing = [precision for precision in wanted if all(target.precision != precision for target in targets)]
-    targets += [Target(place, names[0], precision) for precision in missing]
+        requested = [
+            Target(place, name, precision, place.num_threads(threads)) for precision in dict.fromkeys(precisions)
+        ]
+        supported = get_backend(name).precisions(place)
+        targets += [target for target in requested if target.precision in supported] or requested
+    covered = {target.precision for target in targets}
+    targets += [
+        Target(place, names[0], precision) for precision in dict.fromkeys(precisions) if precision not in covered
+    ]
     for target in targets:
         require_backend(target)
     return targets
 
 
-def _tell_what_is_left_out(
-    entrants: list[Candidate], targets: list[Target], pairs: list[tuple[Candidate, Target]]
-) -> None:
+def _print_skipped(candidates: list[Candidate], targets: list[Target]) -> None:
+    """Print the networks that do not run on a target, with the reason."""
     for target in targets:
-        names = [entrant.name for entrant in entrants if (entrant, target) not in pairs]
-        if names:
-            say(f"not run on {target}, which is not theirs: {', '.join(names)}")
+        for candidate in candidates:
+            reason = candidate.refusal(target)
+            if reason is not None:
+                say(f"skipped {candidate.name} on {target}: {reason}")
 
 
-def _environment(targets: list[Target]) -> list[dict[str, Any]]:
-    """Machine and versions behind the numbers, for each target."""
+def _read_environments(targets: list[Target]) -> list[dict[str, Any]]:
+    """Return the fingerprint of machine and libraries for each target."""
     from ..profiler.backends import get_backend
     from ..profiler.machine.environment import fingerprint
 
@@ -150,35 +191,37 @@ def _environment(targets: list[Target]) -> list[dict[str, Any]]:
 
 
 def make_bench_tables(rows: list[Timing]) -> list[Any]:
-    """What people see: a table for each size and scope, and what has to be known of it."""
+    """Return a table per input size and scope, and notes on the columns."""
     groups: dict[tuple[str, str], list[Timing]] = {}
     for row in rows:
         groups.setdefault((row.input, row.scope), []).append(row)
-    shown: list[Any] = [_table(f"{size}, {scope}", members) for (size, scope), members in groups.items()]
+    shown: list[Any] = [_make_table(f"{size}, {scope}", members) for (size, scope), members in groups.items()]
     shown.append(
-        "ms: median of all runs, batch 1, with interquartile range, p90 and p99; FPS = 1000 / ms. times: how many "
-        "times as long as the fastest, median of the ratios in each eighth of the run, with its 90 % interval. "
-        "agrees: pixels of the class that torch gives in fp32 (ONNX Runtime on the CPU, where there is only a file)."
+        "ms: median of all runs, batch 1, with interquartile range, p90 and p99. FPS: 1000 / ms. times: latency "
+        "relative to the fastest network, median over eight parts of the run with its 90 % interval. agrees: pixels with "
+        "the same class as torch in fp32 (for ONNX files: as ONNX Runtime on the CPU)."
     )
     if any(row.precision == INT8 and row.backend == "onnxruntime" for row in rows):
         shown.append(
-            "int8 under ONNX Runtime: convolutions whose biases are float32, as lgc-export writes them for TensorRT, "
-            "are computed in float32 between the rounding. Their rate tells nothing of an int8 engine's."
+            "int8 under ONNX Runtime: lgc-export writes float32 biases, as TensorRT requires, so ONNX Runtime computes "
+            "these convolutions in float32. The frame rate does not predict that of an int8 engine."
         )
-    shown += [f"mIoU of {line}" for line in sorted({f"{r.name}: {r.scored_on}" for r in rows if r.miou is not None})]
+    shown += [
+        f"mIoU of {line}" for line in sorted({f"{row.name}: {row.scored_on}" for row in rows if row.miou is not None})
+    ]
     shown += list(dict.fromkeys(f"{row.name}, {row.precision}: {remark}" for row in rows for remark in row.remarks))
     return shown
 
 
-def _table(title: str, rows: list[Timing]) -> Any:
-    """Rows that compare; what all have in common stands in the title."""
+def _make_table(title: str, rows: list[Timing]) -> Any:
+    """Return the rows of one size and scope as a table; its title has what all rows share."""
     first = rows[0]
     varying = [name for name in ("backend", "precision") if len({getattr(row, name) for row in rows}) > 1]
-    where = [f"on {first.device}" if "backend" in varying else f"{first.backend} on {first.device}"]
-    where += [] if "precision" in varying else [first.precision]
-    where += [f"{first.threads} threads"] if first.threads > 1 else []
+    shared = [f"on {first.device}" if "backend" in varying else f"{first.backend} on {first.device}"]
+    shared += [] if "precision" in varying else [first.precision]
+    shared += [f"{first.threads} threads"] if first.threads > 1 else []
     numbers = ("M params", "GMACs", "FPS", "ms", "IQR", "p90", "p99", "times", "agrees", "mIoU")
-    table = grid(", ".join([title, *where]), "network", "kind", *varying, *numbers, numbers=len(numbers))
+    table = grid(", ".join([title, *shared]), "network", "kind", *varying, *numbers, numbers=len(numbers))
     for row in rows:
         table.add_row(
             row.name,
@@ -198,8 +241,8 @@ def _table(title: str, rows: list[Timing]) -> Any:
     return table
 
 
-def _published() -> list[dict[str, Any]]:
-    """The peers' frame rates as their papers give them."""
+def _list_published() -> list[dict[str, Any]]:
+    """Return the frame rates in the peers' papers."""
     from ..models.nets.peers import PEERS
 
     return [
@@ -210,7 +253,7 @@ def _published() -> list[dict[str, Any]]:
 
 
 def _published_table(rows: list[dict[str, Any]]) -> list[Any]:
-    title = "as published: other GPUs, backends and scopes, not to be compared with the above"
+    title = "as published: other GPUs, backends and scopes, not comparable with the measured rates"
     table = grid(title, "network", "GPU", "backend", "input", "FPS", "mIoU val", "mIoU test", numbers=3)
     for row in rows:
         scores = ("-" if row[key] is None else f"{row[key]:.1f} %" for key in ("miou_val", "miou_test"))

@@ -1,4 +1,4 @@
-"""`lgc-demo`: the whole pipeline at a small size, from generated images to a frame rate held against its prediction."""
+"""`lgc-demo`: the whole pipeline at a small size, from synthetic images to measured and predicted frame rate."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli.console import (
-    JsonFlag,
-    emit,
-    grid,
-    make_step_progress,
-    new_app,
-    progress_bar,
-    replace_non_finite,
-    run,
-    say,
-    share_cores,
-)
+from .cli.console import emit, grid, new_app, replace_non_finite, run, say, share_cores
+from .cli.options import JsonOption, SeedOption, make_device_option
+from .cli.progress import make_item_progress, make_step_progress, progress_bar
+from .cli.report_tables import format_drift
 
 if TYPE_CHECKING:
     from ..lut.target import Target
     from ..profiler.timing.rounds import RoundProgress
 
 SCENES = {"train": 96, "val": 24, "test": 8}
-TARGET_SHARE = 0.4
-"""Where the demo's latency target lies between the fastest (0) and the slowest (1) architecture."""
-TOLERANCE_PCT = 10.0
-"""Error of the prediction beyond which the demo fails."""
+TARGET_RATIO = 0.4
+"""Position of the latency target between the fastest (0) and the slowest (1) architecture."""
+MAX_ERROR_PCT = 10.0
+"""Prediction error above which the demo fails."""
 CPU_STEPS, GPU_STEPS = (48, 96), (400, 1000)
-"""Steps of the search and of the training."""
+"""Steps of search and training."""
 
 app = new_app()
 
 
 @dataclass
 class Demo:
-    """One demonstration: where, on what, and what came out so far."""
+    """Settings and results of a demo.
+
+    Attributes:
+        out: folder of all files.
+        target: target of the latency table.
+        seed: random seed of every stage.
+        steps: steps of search and training.
+        summary: results so far.
+    """
 
     out: Path
     target: Target
@@ -52,12 +52,12 @@ class Demo:
 
     @property
     def data(self) -> Path:
-        """Folder of the generated scenes."""
+        """Folder of the synthetic scenes."""
         return self.out / "data"
 
     @property
     def lut(self) -> Path:
-        """The latency table."""
+        """File of the latency table."""
         return self.out / "tiny.lut"
 
     @property
@@ -68,17 +68,22 @@ class Demo:
 
 @app.command()
 def demo(
-    device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
+    device: Annotated[str, make_device_option()] = "cpu",
     out: Annotated[
-        Path, typer.Option(metavar="RUN", help="Folder for everything; gone on with if it is there.")
+        Path, typer.Option(metavar="RUN", help="Output folder; run the same command again to resume in it.")
     ] = Path("demo-run"),
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    seed: SeedOption = 0,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the search, and twice as many of the training.")
+        int | None,
+        typer.Option(
+            min=1, help="Steps of the search; the training has twice as many.", show_default="48 on a CPU, 400 on a GPU"
+        ),
     ] = None,
-    as_json: JsonFlag = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Generate scenes, profile, verify, search under a latency target, train, export, and compare with the prediction.
+    """Run the whole pipeline: synthetic data, latency table, search, training, export, comparison with the prediction.
+
+    Exit code 1 if the prediction is off by more than 10 %.
 
     Example: lgc-demo --device cpu --out demo-run
     """
@@ -89,43 +94,37 @@ def demo(
     from ..profiler.machine.devices import check_device
 
     start = time.monotonic()
-    device = check_device(device)
-    chosen = (steps, 2 * steps) if steps else CPU_STEPS if device == "cpu" else GPU_STEPS
-    state = Demo(ensure_folder(out), Target(device, default_backend(device)), seed, chosen)
+    place = check_device(device)
+    default_steps = CPU_STEPS if place.is_cpu else GPU_STEPS
+    target = Target(place, default_backend(place))
+    state = Demo(ensure_folder(out), target, seed, (steps, 2 * steps) if steps else default_steps)
     for number, (title, stage) in enumerate(STAGES, start=1):
-        with _stage(f"[{number}/{len(STAGES)}] {title}") as on_progress:
+        with _show_stage(f"[{number}/{len(STAGES)}] {title}") as on_progress:
             stage(state, on_progress)
     state.summary["seconds"] = time.monotonic() - start
     write_atomic(out / "summary.json", json.dumps(replace_non_finite(state.summary), indent=2) + "\n")
-    emit(state.summary, as_json, *_closing(state))
-    if abs(state.summary["error_pct"]) > TOLERANCE_PCT:
-        say(f"the prediction is off by {state.summary['error_pct']:+.1f} %, more than {TOLERANCE_PCT:g} %")
+    emit(state.summary, as_json, *_format_summary(state))
+    if abs(state.summary["error_pct"]) > MAX_ERROR_PCT:
+        say(f"the prediction is off by {state.summary['error_pct']:+.1f} %, more than {MAX_ERROR_PCT:g} %")
         return 1
     return 0 if state.summary["equals_torch"] else 1
 
 
 @contextmanager
-def _stage(title: str) -> Iterator[Callable[[RoundProgress], None]]:
-    """Announce a stage, show its progress, say how long it took."""
+def _show_stage(title: str) -> Iterator[Callable[[RoundProgress], None]]:
+    """Show the progress of a stage, then its title and duration."""
     start = time.monotonic()
     with progress_bar() as on_progress:
         yield on_progress
     say(f"{title} ({time.monotonic() - start:.0f} s)")
 
 
-def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
+def _write_scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..models.space.space import SearchSpace
     from ..search.data.synthetic.writers import write_scenes
 
-    total, done = sum(SCENES.values()), 0
-    on_step = make_step_progress("drawing", on_progress)
-
-    def drawn() -> None:
-        nonlocal done
-        done += 1
-        on_step(done, total)
-
-    write_scenes(state.data, "camvid-segnet", SCENES, SearchSpace.load("tiny").input, state.seed, drawn)
+    advance = make_item_progress("drawing", sum(SCENES.values()), on_progress)
+    write_scenes(state.data, "camvid-segnet", SCENES, SearchSpace.load("tiny").input, state.seed, advance)
     state.summary["data"] = str(state.data)
 
 
@@ -148,12 +147,12 @@ def _search(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 
     with LatencyTable.open(state.lut) as table:
         predictor = Predictor(table.space, table)
-    fastest, slowest = (predictor.predict(end) for end in (predictor.fastest, predictor.slowest))
+    fastest, slowest = (predictor.predict(choices) for choices in (predictor.fastest, predictor.slowest))
     config = SearchConfig(
         steps=state.steps[0],
         batch=8,
         seed=state.seed,
-        targets_ms=((round(fastest + TARGET_SHARE * (slowest - fastest), 3),),),
+        targets_ms=((round(fastest + TARGET_RATIO * (slowest - fastest), 3),),),
     )
     on_step = make_step_progress("searching", on_progress)
     result = search(predictor, state.data, state.run, config, device=state.target.device, on_step=on_step)
@@ -195,39 +194,38 @@ def _export(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 
 
 STAGES = (
-    ("street scenes drawn, in CamVid's layout", _scenes),
+    ("street scenes written in CamVid's layout", _write_scenes),
     ("latency table measured and verified", _profile),
     ("architecture searched under a latency target", _search),
     ("network trained and scored", _train),
-    ("exported, compared with torch, timed", _export),
+    ("network exported, compared with torch and timed", _export),
 )
 
 
-def _closing(state: Demo) -> list[Any]:
-    from .lut import format_drift
-
-    found = state.summary
+def _format_summary(state: Demo) -> list[Any]:
+    """Return the results as a table, and the files as lines."""
+    summary = state.summary
     table = grid(f"LGCNet, preset tiny, on {state.target}", "", "", numbers=1)
     rows = [
-        ("parameters", f"{found['parameters']:,}"),
-        ("MACs", f"{found['macs'] / 1e6:.1f} M"),
-        ("mIoU on generated scenes", f"{found['miou']:.1f} %"),
-        ("latency target", f"{found['target_ms']:.3f} ms"),
-        ("  reach of the space", f"{found['fastest_ms']:.3f} to {found['slowest_ms']:.3f} ms"),
-        ("  by the table", f"{found['table_ms']:.3f} ms"),
-        ("predicted latency, now", f"{found['predicted_ms']:.3f} ms"),
-        ("measured, the table's way", f"{found['measured_ms']:.3f} ms"),
-        ("  prediction's error", f"{found['error_pct']:+.1f} %"),
-        ("median of all frames", f"{found['median_ms']:.3f} ms"),
-        ("  frame rate by that", f"{found['fps']:.1f} FPS"),
-        ("  p90 / p99 of a frame", f"{found['p90_ms']:.3f} / {found['p99_ms']:.3f} ms"),
-        ("logits against torch", f"within {found['max_abs_diff']:.0e}"),
+        ("parameters", f"{summary['parameters']:,}"),
+        ("MACs", f"{summary['macs'] / 1e6:.1f} M"),
+        ("mIoU on synthetic scenes", f"{summary['miou']:.1f} %"),
+        ("latency target", f"{summary['target_ms']:.3f} ms"),
+        ("  range of the space", f"{summary['fastest_ms']:.3f} to {summary['slowest_ms']:.3f} ms"),
+        ("  prediction of the table", f"{summary['table_ms']:.3f} ms"),
+        ("predicted latency, corrected for drift", f"{summary['predicted_ms']:.3f} ms"),
+        ("measured latency (table's statistic)", f"{summary['measured_ms']:.3f} ms"),
+        ("  prediction error", f"{summary['error_pct']:+.1f} %"),
+        ("median of all frames", f"{summary['median_ms']:.3f} ms"),
+        ("  frame rate", f"{summary['fps']:.1f} FPS"),
+        ("  p90 / p99", f"{summary['p90_ms']:.3f} / {summary['p99_ms']:.3f} ms"),
+        ("difference from torch's logits", f"at most {summary['max_abs_diff']:.0e}"),
     ]
     for row in rows:
         table.add_row(*row)
     names = ("data", "lut", "architecture", "weights", "onnx", "engine")
-    files = [f"{name:13} {found[name]}" for name in names if found[name]]
-    return [table, format_drift(found["drift_pct"]), *files, f"{'summary':13} {state.out / 'summary.json'}"]
+    files = [f"{name:13} {summary[name]}" for name in names if summary[name]]
+    return [table, format_drift(summary["drift_pct"]), *files, f"{'summary':13} {state.out / 'summary.json'}"]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`lgc-export`: an architecture as ONNX and as a TensorRT engine, timed and held against its prediction."""
+"""`lgc-export`: write an architecture as ONNX and TensorRT engine, time it, compare it with its prediction."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ import typer
 
 from ..device import CPU
 from ..errors import DataError, FileFormatError, MeasurementError, UsageError
-from .cli.console import RESTARTS, JsonFlag, emit, new_app, parse_percent, progress_bar, run, say
+from .cli.console import RESTARTS, emit, new_app, run, say
 from .cli.export_table import check_results, make_export_tables
+from .cli.options import (
+    ExportScopeOption,
+    JsonOption,
+    NetworkPrecisionsOption,
+    make_device_option,
+    make_threads_option,
+    parse_percent,
+)
+from .cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from ..lut.table.table import LatencyTable
@@ -22,8 +31,8 @@ if TYPE_CHECKING:
     from ..profiler.deployment.network import Network
     from ..profiler.timing.rounds import OnProgress
 
-IMAGES = 32
-"""Images that int8 takes its ranges from, and as many others that outputs are compared on."""
+MAX_IMAGES = 32
+"""Maximum number of images for int8 calibration, and of other images for the comparison with torch."""
 
 TRT = "tensorrt"
 
@@ -32,44 +41,50 @@ app = new_app()
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN|architecture.json", help="A run folder, or an architecture.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN|architecture.json", help="Run folder or architecture file.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the files go; the run folder's export/ if left out.")
+        Path | None, typer.Option(metavar="DIR", help="Output folder.", show_default="export/ in the run folder")
     ] = None,
     lut: Annotated[
-        Path | None, typer.Option(metavar="T.lut", help="Table to predict from; the one the search used if left out.")
+        Path | None,
+        typer.Option(metavar="T.lut", help="Latency table for the prediction.", show_default="the search's table"),
     ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write the ONNX file (always done).")] = False,
-    ort: Annotated[bool, typer.Option("--ort", help="Run and time it under ONNX Runtime.")] = False,
-    torch: Annotated[bool, typer.Option("--torch", help="Run and time it under torch itself.")] = False,
-    trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine; run and time it on a GPU.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda:N; the table's if left out.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the table's, or 1.")] = None,
-    precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, fp16, bf16 or int8; may be repeated. fp32 if left out.")
-    ] = None,
-    scope: Annotated[
-        str,
-        typer.Option(help="core: to the logits. dense: to the class of every pixel. end-to-end: from bytes to bytes."),
-    ] = "dense",
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write the ONNX file (always on).")] = False,
+    ort: Annotated[bool, typer.Option("--ort", help="Time the network under ONNX Runtime.")] = False,
+    torch: Annotated[bool, typer.Option("--torch", help="Time the network under torch.")] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine and, on a GPU, time it.")] = False,
+    device: Annotated[str | None, make_device_option("of the timing", "the table's device, else cpu")] = None,
+    threads: Annotated[int | None, make_threads_option("as in the table, else 1")] = None,
+    precision: NetworkPrecisionsOption = None,
+    scope: ExportScopeOption = "dense",
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Cityscapes, CamVid, or a folder of images: for int8, and to compare."),
+        typer.Option(
+            metavar="DIR",
+            help="Images for int8 calibration and for the comparison with torch: Cityscapes, CamVid, or any folder of "
+            "images.",
+        ),
     ] = None,
     tolerance: Annotated[
-        str | None, typer.Option(metavar="PERCENT", help="Exit with 1 if a prediction is off by more, say 5%.")
+        str | None, typer.Option(metavar="PERCENT", help="Exit with 1 if a prediction is off by more, e.g. 5%.")
     ] = None,
     layers: Annotated[
-        bool, typer.Option("--layers", help="Time layers too, and hold the table's entries against them.")
+        bool, typer.Option("--layers", help="Time layers too and compare them with the table's entries.")
     ] = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time for which each backend is measured.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time per backend in seconds.")] = 10.0,
     compute_capability: Annotated[
         str | None,
-        typer.Option(metavar="X.Y", help="Build the engine ahead of time for such a GPU, not for the one here."),
+        typer.Option(
+            metavar="X.Y",
+            help="Build the engine ahead of time for GPUs of this compute capability, e.g. 8.6.",
+            show_default="GPU of this machine",
+        ),
     ] = None,
-    as_json: JsonFlag = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Write an architecture as ONNX, compare it with torch, time it, and hold its latency against the prediction.
+    """Write an architecture as ONNX, compare its outputs with torch, and compare its latency with the prediction.
+
+    Exit code 1 if the outputs differ from torch, or a prediction is off by more than --tolerance.
 
     Example: lgc-export runs/street --onnx --ort --tolerance 5%
     """
@@ -77,26 +92,28 @@ def export(
     from ..profiler.deployment.network import FILE_PRECISIONS
 
     precisions = list(dict.fromkeys(precision or ["fp32"]))
-    _check(precisions, scope)
+    _check_choices(precisions, scope)
     limit = None if tolerance is None else parse_percent(tolerance)
     network, folder = _load(source, out, scope)
-    table = _table(lut, network)
-    names = [name for name, wanted in (("onnxruntime", ort), ("torch", torch)) if wanted]
-    here = trt and compute_capability is None
-    targets = [one for each in precisions for one in _targets(table, names, here, device, threads, each)]
+    table = _open_table(lut, network)
+    names = [name for name, requested in (("onnxruntime", ort), ("torch", torch)) if requested]
+    local_engine = trt and compute_capability is None
+    targets = [
+        target for each in precisions for target in _choose_targets(table, names, local_engine, device, threads, each)
+    ]
     if table is not None and lut is not None:
-        deploy.select_targets(table, targets)
+        deploy.select_choose_targets(table, targets)
     if compute_capability is not None and not trt:
-        raise UsageError("--compute-capability is an engine's: take --trt too")
-    if not (names or here) and (device is not None or threads is not None):
-        raise UsageError("--device and --threads say where a backend runs it: name one too (--ort, --torch, --trt)")
+        raise UsageError("--compute-capability is only for TensorRT engines: add --trt")
+    if not (names or local_engine) and (device is not None or threads is not None):
+        raise UsageError("--device and --threads need a backend to time: add --ort, --torch or --trt")
     if limit is not None or layers:
         _require_comparable("--tolerance" if limit is not None else "--layers", table, targets, scope)
     network, compared_on = _with_images(network, data, "int8" in precisions)
     network = replace(network, table=None if table is None else deploy.compute_table_fingerprint(table, scope))
     files = [
         deploy.export_file(network, folder, each, compared_on)
-        for each in dict.fromkeys(FILE_PRECISIONS[one] for one in precisions)
+        for each in dict.fromkeys(FILE_PRECISIONS[name] for name in precisions)
     ]
     for file in files:
         say(f"wrote {file['onnx']}")
@@ -114,21 +131,23 @@ def export(
 
 
 def _require_comparable(option: str, table: LatencyTable | None, targets: list[Target], scope: str) -> None:
-    """Show that a prediction will be held against a measurement.
+    """Check that a prediction can be compared with a measurement.
 
     Raises:
-        UsageError: none will; the message says why.
+        UsageError: no result has a prediction; the message gives the reason.
     """
     from ..models.space.plan import SCOPES
 
-    mend = "run a backend (--ort, --torch, or --trt on a GPU) that the table of --lut was measured on"
+    fix = "time the backend (--ort, --torch, or --trt on a GPU) that the table of --lut was measured on"
     if scope not in SCOPES:
-        raise UsageError(f"{option} has nothing to check: no table covers scope {scope}, only {' and '.join(SCOPES)}")
+        raise UsageError(f"{option} needs a prediction: tables predict the scopes {' and '.join(SCOPES)}, not {scope}")
     if table is None:
-        raise UsageError(f"{option} has nothing to check: there is no table; {mend}")
+        raise UsageError(f"{option} needs a prediction, but there is no latency table: {fix}")
     if table.target not in targets:
-        here = "; ".join(map(str, targets)) or "nothing"
-        raise UsageError(f"{option} has nothing to check: {table.path} is of {table.target}, run is {here}; {mend}")
+        listed = "; ".join(map(str, targets)) or "no backend"
+        raise UsageError(
+            f"{option} needs a prediction: {table.path} was measured on {table.target}, the network runs on {listed}; {fix}"
+        )
 
 
 def _run(
@@ -141,30 +160,30 @@ def _run(
     limit: float | None,
     on_progress: OnProgress,
 ) -> TargetResult:
-    """The network timed on a target, with its engine's file; with the times of layers where asked for, or needed."""
+    """Time the network on a target and write its engine; add layer times if requested, or if the prediction is off."""
     from ..models.space.plan import SCOPES
     from ..profiler.deployment import deploy
 
     covered = network.scope in SCOPES
     using = table if table is not None and table.target == target and covered else None
     if table is not None and not covered:
-        say(f"no prediction: no table covers scope {network.scope}")
+        say(f"no prediction: tables do not predict scope {network.scope}")
     elif table is not None and using is None:
-        say(f"no prediction for {target}: {table.path} is of {table.target}")
-    found = deploy.time_network(network, target, using, seconds=seconds, on_progress=on_progress)
+        say(f"no prediction for {target}: {table.path} was measured on {table.target}")
+    result = deploy.time_network(network, target, using, seconds=seconds, on_progress=on_progress)
     if target.backend == TRT:
-        engine, remarks = deploy.build_target_engine(network, folder, target)  # the one that has run
-        found = replace(found, engine=str(engine), note="; ".join(remarks) or None)
-    if using is None or not (layers or (limit is not None and not found.within(limit))):
-        return found
+        engine, remarks = deploy.build_target_engine(network, folder, target)  # the timed engine
+        result = replace(result, engine=str(engine), note="; ".join(remarks) or None)
+    if using is None or not (layers or (limit is not None and not result.within(limit))):
+        return result
     try:
-        return deploy.add_layer_times(network, target, using, found, folder)
-    except MeasurementError as error:  # no reason to be had; what was measured stands
-        say(f"no reason by slot: {error}")
-        return found
+        return deploy.add_layer_times(network, target, using, result, folder)
+    except MeasurementError as error:  # the result is valid without layer times
+        say(f"no layer times: {error}")
+        return result
 
 
-def _check(precisions: list[str], scope: str) -> None:
+def _check_choices(precisions: list[str], scope: str) -> None:
     from ..models.space.plan import EXPORT_SCOPES
     from ..profiler.deployment.network import EXPORT_PRECISIONS
 
@@ -176,7 +195,7 @@ def _check(precisions: list[str], scope: str) -> None:
 
 
 def _load(source: Path, out: Path | None, scope: str) -> tuple[Network, Path]:
-    """The network to deploy, with trained weights where there are any, and the folder for its files."""
+    """Return the network, with trained weights if the run has them, and its output folder."""
     from ..models.nets.weights import WEIGHTS, load_weights
     from ..models.space.architecture import ARCHITECTURE, Architecture
     from ..profiler.deployment.network import Network
@@ -186,51 +205,53 @@ def _load(source: Path, out: Path | None, scope: str) -> tuple[Network, Path]:
     weights = run / WEIGHTS
     trained = load_weights(weights, architecture) if source.is_dir() and weights.exists() else None
     if trained is None:
-        say("the network has random weights: its latency is real, its output is not")
+        say(
+            "warning: no trained weights, so the exported network has random weights; its latency is valid, its output is not"
+        )
         return Network(architecture, None, scope), out or run / "export"
     return Network(architecture, trained, scope, _classes(run)), out or run / "export"
 
 
 def _classes(run: Path) -> tuple[str, ...] | None:
-    """Names of the classes that the run's training scored; None where it left no result."""
+    """Return the class names in the training result of a run; None without a result."""
     path = run / "train-result.json"
     if not path.exists():
         return None
     try:
         return tuple(json.loads(path.read_text())["per_class"])
     except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{path} is no result of a training; delete it, or train again") from error
+        raise FileFormatError(f"{path} is not a valid training result: delete it, or train again") from error
 
 
 def _with_images(network: Network, data: Path | None, needed: bool) -> tuple[Network, list[RGBImage]]:
-    """The network with images for int8's ranges, and other images that outputs are compared on."""
+    """Return the network with images for int8 calibration, and other images for the comparison with torch."""
     from ..models.images import read_pixels
     from ..search.data.layouts import list_pairs
 
     if data is None:
         if needed:
-            raise UsageError("int8 takes its ranges from images: name a data set or a folder of images with --data DIR")
+            raise UsageError("int8 needs images for calibration: add --data DIR, a dataset or a folder of images")
         return network, []
     try:
         splits = [[pair.image for pair in list_pairs(data, split)[1]] for split in ("train", "val")]
     except DataError:
         from ..models.images import image_files
 
-        everything = list(image_files(data))  # of a plain folder, every other image each
-        splits = [everything[::2], everything[1::2] or everything]
+        paths = list(image_files(data))  # a plain folder: alternate between the two uses
+        splits = [paths[::2], paths[1::2] or paths]
     size = network.architecture.space.input
-    ranges, others = ([read_pixels(path, size) for path in _some(paths)] for paths in splits)
+    ranges, others = ([read_pixels(path, size) for path in _sample(paths)] for paths in splits)
     return replace(network, images=tuple(ranges)), others
 
 
-def _some(paths: list[Path]) -> list[Path]:
-    """At most `IMAGES` of them, spread over the list: neighbours show the same street."""
-    step = max(len(paths) / IMAGES, 1)
-    return [paths[int(index * step)] for index in range(min(len(paths), IMAGES))]
+def _sample(paths: list[Path]) -> list[Path]:
+    """Return at most `MAX_IMAGES` paths, evenly spaced: neighbours show the same street."""
+    step = max(len(paths) / MAX_IMAGES, 1)
+    return [paths[int(index * step)] for index in range(min(len(paths), MAX_IMAGES))]
 
 
-def _table(lut: Path | None, network: Network) -> LatencyTable | None:
-    """The table named, or the one that the search used if it is still there."""
+def _open_table(lut: Path | None, network: Network) -> LatencyTable | None:
+    """Return the table of --lut, else the search's table if it still exists and fits, else None."""
     from ..lut.table.table import LatencyTable
 
     if lut is not None:
@@ -239,17 +260,17 @@ def _table(lut: Path | None, network: Network) -> LatencyTable | None:
         return table
     used = network.architecture.provenance.get("table")
     if not isinstance(used, str) or not Path(used).exists():
-        say("no prediction: name the table with --lut")
+        say("no prediction: choose a latency table with --lut")
         return None
     table = LatencyTable.open(used)
     if table.space.fingerprint == network.architecture.space.fingerprint:
         return table
     table.close()
-    say(f"no prediction: {used} is of another space by now; name a table with --lut")
+    say(f"no prediction: {used} now belongs to another space; choose a latency table with --lut")
     return None
 
 
-def _targets(
+def _choose_targets(
     table: LatencyTable | None,
     backends: list[str],
     trt: bool,
@@ -257,7 +278,7 @@ def _targets(
     threads: int | None,
     precision: str,
 ) -> list[Target]:
-    """The targets to run on. An engine runs only where there is a GPU; it is built ahead of time elsewhere."""
+    """Return the usable targets; without a GPU, TensorRT has none, as the engine is only built ahead of time."""
     from ..lut.target import Target
     from ..profiler.backends import require_backend
     from ..profiler.machine.devices import check_device, list_devices
@@ -267,11 +288,11 @@ def _targets(
     for backend in backends:
         place = check_device(device or own_device)
         targets.append(Target(place, backend, precision, place.num_threads(threads or own_threads)))
-    gpus = [found for found in list_devices() if not found.is_cpu]
+    gpus = [name for name in list_devices() if not name.is_cpu]
     if trt and (gpus or (device is not None and device != "cpu")):
-        wished = device or own_device
-        targets.append(Target(check_device(gpus[0] if wished == "cpu" else wished), TRT, precision))
-    for target in targets:  # before anything is written
+        requested = device or own_device
+        targets.append(Target(check_device(gpus[0] if requested == "cpu" else requested), TRT, precision))
+    for target in targets:  # fail before writing any file
         require_backend(target)
     return targets
 

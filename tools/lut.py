@@ -1,16 +1,19 @@
-"""`lgc-lut`: latency tables looked into, verified, compared, calibrated, and turned into other files."""
+"""`lgc-lut`: show, verify, compare, calibrate and convert latency tables."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .cli import lut_files
-from .cli.console import JsonFlag, emit, grid, new_app, parse_percent, progress_bar, run, say
+from .cli.console import emit, grid, new_app, run, say
 from .cli.lut_show import TablePath, format_corrections, read_report, show
-from .profile import make_report_tables
+from .cli.options import JsonOption, make_seed_option, parse_percent
+from .cli.progress import progress_bar
+from .cli.report_tables import format_drift, make_report_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,13 +22,13 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-MOST_ROWS, MOST_KEYS = 40, 10
-"""Rows of a comparison, and keys that only one table has, that are printed for people; --json has all."""
+MAX_ROWS, MAX_KEYS = 40, 10
+"""Printed rows of a comparison, and printed keys that only one table has; --json has all."""
 
 
 @app.callback()
 def lut() -> None:
-    """Latency tables: what is in them, what they are worth, and what becomes of them."""
+    """Show, verify, compare, calibrate and convert latency tables."""
 
 
 app.command()(show)
@@ -34,12 +37,19 @@ app.command()(show)
 @app.command()
 def verify(
     table: TablePath,
-    networks: Annotated[int, typer.Option(help="Random networks to measure, none of them in the table.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="Of the networks.")] = 0,
-    rounds: Annotated[int | None, typer.Option(help="Visits to each network.")] = None,
-    as_json: JsonFlag = False,
+    networks: Annotated[
+        int, typer.Option(help="Number of random networks to measure, none of them in the table.")
+    ] = 12,
+    seed: Annotated[int, make_seed_option("of the network sample")] = 0,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            help="Maximum sample batches per network.", show_default="until the confidence interval is narrow enough"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Measure random networks that the table has never seen, and compare with its predictions.
+    """Measure random networks that are not in the table and compare their latencies with its predictions.
 
     Example: lgc-lut verify tiny.lut --networks 20 --seed 1
     """
@@ -47,37 +57,32 @@ def verify(
     from ..profiler.verification import verify as verify_table
 
     with LatencyTable.open(table) as opened, progress_bar() as on_progress:
-        found = verify_table(opened, networks, seed, rounds=rounds, on_progress=on_progress)
-    content = {**found.report.as_dict(), "drift_pct": found.drift_pct, "lut": str(table), "seed": seed}
-    emit(content, as_json, *make_report_tables(found.report), format_drift(found.drift_pct))
-
-
-def format_drift(drift_pct: float | None) -> str:
-    """What the machine's drift means for a comparison, for people."""
-    if drift_pct is None:
-        return "The table holds no network to tell whether this machine runs as fast as when the table was made."
-    pace = "slower" if drift_pct > 0 else "faster"
-    return (
-        f"This machine now runs {abs(drift_pct):.1f} % {pace} than when the table was made (by networks of the table "
-        f"measured again); predictions are taken at its present speed."
-    )
+        result = verify_table(opened, networks, seed, rounds=rounds, on_progress=on_progress)
+    content = {**result.report.as_dict(), "drift_pct": result.drift_pct, "lut": str(table), "seed": seed}
+    emit(content, as_json, *make_report_tables(result.report), format_drift(result.drift_pct))
 
 
 @app.command()
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A.lut", help="The table to start from.")],
-    b: Annotated[Path, typer.Argument(metavar="B.lut", help="The table to hold against it.")],
-    threshold: Annotated[str, typer.Option(metavar="PERCENT", help="Exit with 1 if an entry moved by more.")] = "5%",
+    a: Annotated[Path, typer.Argument(metavar="A.lut", help="Baseline table.")],
+    b: Annotated[Path, typer.Argument(metavar="B.lut", help="Table to compare with the baseline.")],
+    threshold: Annotated[
+        str, typer.Option(metavar="PERCENT", help="Exit with 1 if an entry changed by more than this.")
+    ] = "5%",
     least_share: Annotated[
-        str, typer.Option(metavar="PERCENT", help="Leave entries below this share of a network's latency out of that.")
+        str,
+        typer.Option(
+            metavar="PERCENT", help="Ignore entries with less than this share of a network's latency in the threshold."
+        ),
     ] = "1%",
-    match: Annotated[str, typer.Option(metavar="TEXT", help="Only entries whose key contains this.")] = "",
-    as_json: JsonFlag = False,
+    match: Annotated[str, typer.Option(metavar="TEXT", help="Only entries whose key contains this text.")] = "",
+    as_json: JsonOption = False,
 ) -> int:
-    """Show what moved from table A to table B beyond noise, the two machines' speeds, or hours, divided out.
+    """Show which latencies changed from table A to table B beyond noise, corrected for machine drift.
 
-    Exit code 1 if an entry moved beyond noise and beyond the threshold. Sentinels tell the speed: the carriers of both
-    tables, or where there are none, the entries; so a change that is common to all of them shows as drift.
+    Exit code 1 if an entry changed beyond noise and beyond the threshold. The drift is the median change of the
+    carriers that both tables measured, or of the entries if there are none: a change common to all of them counts as
+    drift.
 
     Example: lgc-lut diff monday.lut today.lut --threshold 5%
     """
@@ -86,86 +91,104 @@ def diff(
 
     threshold_pct, share_pct = parse_percent(threshold), parse_percent(least_share)
     with LatencyTable.open(a) as opened_a, LatencyTable.open(b) as opened_b:
-        found = compare(opened_a, opened_b, match)
-    if found.differences:
-        say(f"remark: the tables differ in more than their latencies: {'; '.join(found.differences)}")
-    unknown = sum(change.low_pct is None for change in found.changes)
+        comparison = compare(opened_a, opened_b, match)
+    if comparison.differences:
+        say(f"warning: the tables also differ in {'; '.join(comparison.differences)}")
+    unknown = sum(change.low_pct is None for change in comparison.changes)
     if unknown:
-        say(f"remark: {unknown} entries have no interval in one of the tables, so nothing is said of their noise")
-    beyond = found.beyond(threshold_pct, share_pct)
+        say(f"warning: {unknown} entries have no confidence interval in one of the tables: their noise is unknown")
+    beyond = comparison.beyond(threshold_pct, share_pct)
     content: dict[str, Any] = {
         "a": str(a),
         "b": str(b),
-        "drift_pct": found.drift_pct,
-        "scatter_pct": None if found.scatter is None else found.scatter * 100,
-        "common": len(found.changes),
-        "moved": len(found.moved),
+        "drift_pct": comparison.drift_pct,
+        "scatter_pct": None if comparison.scatter is None else comparison.scatter * 100,
+        "common": len(comparison.changes),
+        "moved": len(comparison.moved),
         "beyond_threshold": len(beyond),
-        "median_change_pct": found.quantile_pct(0.5, share_pct),
-        "p95_change_pct": found.quantile_pct(0.95, share_pct),
-        "noise_pct": found.noise_pct(share_pct),
-        "only_a": list(found.only_a),
-        "only_b": list(found.only_b),
-        "differences": list(found.differences),
-        "entries": [_change_row(change, change in beyond) for change in found.changes],
+        "median_change_pct": comparison.quantile_pct(0.5, share_pct),
+        "p95_change_pct": comparison.quantile_pct(0.95, share_pct),
+        "noise_pct": comparison.noise_pct(share_pct),
+        "only_a": list(comparison.only_a),
+        "only_b": list(comparison.only_b),
+        "differences": list(comparison.differences),
+        "entries": [_convert_change(change, change in beyond) for change in comparison.changes],
     }
-    emit(content, as_json, *_change_tables(found, beyond, threshold_pct, share_pct))
+    emit(content, as_json, *_make_diff_tables(comparison, beyond, threshold_pct, share_pct))
     return 1 if beyond else 0
 
 
-def _change_row(change: Change, beyond_threshold: bool) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _convert_change(change: Change, beyond_threshold: bool) -> dict[str, Any]:
     return {**asdict(change), "beyond_noise": change.beyond_noise, "beyond_threshold": beyond_threshold}
 
 
-def _change_tables(
-    found: Comparison, beyond: list[Change], threshold_pct: float, share_pct: float
+def _make_diff_tables(
+    comparison: Comparison, beyond: list[Change], threshold_pct: float, share_pct: float
 ) -> list[Table | str]:
-    """The entries that moved and weigh, and lines on the rest."""
-    weighty = [change for change in found.moved if change.weighs(share_pct)]
-    shown = weighty[:MOST_ROWS]
-    rows = grid("moved beyond noise", "operator", "A ms", "B ms at A's speed", "change", "±", "share", numbers=5)
+    """Return the significant changes as a table, and lines on drift, noise and entries of one table."""
+    significant = [change for change in comparison.moved if change.weighs(share_pct)]
+    shown = significant[:MAX_ROWS]
+    rows = grid("changed beyond noise", "operator", "A ms", "B ms without drift", "change", "±", "share", numbers=5)
     for change in shown:
-        half = (change.high_pct or 0.0) - change.change_pct
+        half_width = (change.high_pct or 0.0) - change.change_pct
         share = "" if change.share_pct is None else f"{change.share_pct:.1f} %"
-        at_a = change.b_ms / found.speed
-        numbers = (f"{change.a_ms:.4f}", f"{at_a:.4f}", f"{change.change_pct:+.1f} %", f"{half:.1f} %")
+        b_ms = change.b_ms / comparison.speed
+        numbers = (f"{change.a_ms:.4f}", f"{b_ms:.4f}", f"{change.change_pct:+.1f} %", f"{half_width:.1f} %")
         rows.add_row(change.key, *numbers, share)
-    lines = [f"... and {len(weighty) - len(shown)} more; --json lists all"] if len(weighty) > len(shown) else []
-    scatter = (
-        "how runs scatter is not known, so noise is underrated"
-        if found.scatter is None
-        else f"besides, what was timed scatters by {found.scatter * 100:.1f} % between the two, which counts as noise"
-    )
-    lines.append(
-        f"Latencies in B: {found.drift_pct:+.1f} % (median of {found.sentinels}), which is divided out; {scatter}."
-    )
-    lines.append(
-        f"{len(found.changes)} common entries: {len(beyond)} moved by more than {threshold_pct:g} %, "
-        f"{len(weighty) - len(beyond)} less, {len(found.moved) - len(weighty)} moved that are below {share_pct:g} % of "
-        f"a network, {len(found.changes) - len(found.moved)} did not move beyond noise."
-    )
-    median, most = (found.quantile_pct(quantile, share_pct) for quantile in (0.5, 0.95))
-    noise = found.noise_pct(share_pct)
-    if median is not None:
-        told = "" if noise is None else f"; noise is about ± {noise:.1f} %"
-        lines.append(f"Entries that weigh: median change {median:.1f} %, 95 % of them within {most:.1f} %{told}.")
-    for name, keys in (("A", found.only_a), ("B", found.only_b)):
-        lines += [f"only in {name}: {key}" for key in keys[:MOST_KEYS]]
-        lines += [f"only in {name}: {len(keys) - MOST_KEYS} more"] if len(keys) > MOST_KEYS else []
+    hidden = len(significant) - len(shown)
+    lines = [f"... and {hidden} more; --json lists all"] if hidden else []
+    lines += [*_format_changes(comparison, beyond, threshold_pct, share_pct), *_format_unique_keys(comparison)]
     return [rows, *lines] if shown else list(lines)
+
+
+def _format_changes(comparison: Comparison, beyond: list[Change], threshold_pct: float, share_pct: float) -> list[str]:
+    """Return lines on the drift, the number of changes and the noise."""
+    num_moved = len(comparison.moved)
+    num_significant = sum(change.weighs(share_pct) for change in comparison.moved)
+    scatter = (
+        "the scatter between runs is unknown, so the noise is underestimated"
+        if comparison.scatter is None
+        else f"scatter between runs: {comparison.scatter * 100:.1f} %, included in the noise"
+    )
+    lines = [
+        f"Drift from A to B: {comparison.drift_pct:+.1f} % (median of {comparison.sentinels}), corrected above; "
+        f"{scatter}.",
+        f"{len(comparison.changes)} common entries: {len(beyond)} changed by more than {threshold_pct:g} %, "
+        f"{num_significant - len(beyond)} by less, {num_moved - num_significant} below {share_pct:g} % of a network "
+        f"changed, {len(comparison.changes) - num_moved} did not change beyond noise.",
+    ]
+    median_pct, p95_pct = (comparison.quantile_pct(quantile, share_pct) for quantile in (0.5, 0.95))
+    noise_pct = comparison.noise_pct(share_pct)
+    if median_pct is not None:
+        noise = "" if noise_pct is None else f"; noise about ± {noise_pct:.1f} %"
+        lines.append(
+            f"Entries above {share_pct:g} % of a network: median change {median_pct:.1f} %, 95 % of them within "
+            f"{p95_pct:.1f} %{noise}."
+        )
+    return lines
+
+
+def _format_unique_keys(comparison: Comparison) -> list[str]:
+    """Return lines on the entries that only one of the tables has."""
+    lines = []
+    for name, keys in (("A", comparison.only_a), ("B", comparison.only_b)):
+        lines += [f"only in {name}: {key}" for key in keys[:MAX_KEYS]]
+        lines += [f"only in {name}: {len(keys) - MAX_KEYS} more"] if len(keys) > MAX_KEYS else []
+    return lines
 
 
 @app.command()
 def calibrate(
     table: TablePath,
     form: Annotated[
-        str | None, typer.Option(help="offset, affine, launches or kinds; by default cross-validation chooses.")
+        str | None,
+        typer.Option(
+            help="Form of the correction: offset, affine, launches or kinds.", show_default="chosen by cross-validation"
+        ),
     ] = None,
-    as_json: JsonFlag = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Fit a table's correction anew on the networks that it holds, and say how well it predicts them unseen.
+    """Fit a table's correction again to the networks it holds, and report the cross-validated prediction error.
 
     Example: lgc-lut calibrate tiny.lut --form affine
     """
@@ -179,7 +202,7 @@ def calibrate(
         report = calibrate_table(opened, form)
         if report is None:
             raise MeasurementError(
-                f"{table} holds too few measured networks to calibrate with, {MIN_NETWORKS} are needed: "
+                f"{table} holds too few measured networks to calibrate, {MIN_NETWORKS} are needed: "
                 f"{opened.profile_command()} --networks {MIN_NETWORKS}"
             )
         content = {
@@ -190,9 +213,9 @@ def calibrate(
         }
         lines = format_corrections(opened)
     rows = grid("prediction of unseen networks", "", "before", "after", numbers=2)
-    for name, field in (("mean absolute error", "mape_pct"), ("bias", "bias_pct"), ("within 5 %", "within_5_pct")):
-        was = "" if earlier is None else f"{getattr(earlier, field):.1f} %"
-        rows.add_row(name, was, f"{getattr(report, field):.1f} %")
+    for name, key in (("mean absolute error", "mape_pct"), ("bias", "bias_pct"), ("within 5 %", "within_5_pct")):
+        old = "" if earlier is None else f"{getattr(earlier, key):.1f} %"
+        rows.add_row(name, old, f"{getattr(report, key):.1f} %")
     emit(content, as_json, *lines, rows)
 
 

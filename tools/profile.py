@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli.console import JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
+from .cli.console import emit, grid, new_app, run, say
+from .cli.options import (
+    JsonOption,
+    ThreadsOption,
+    make_seed_option,
+    make_space_option,
+    parse_seconds,
+    parse_size,
+)
+from .cli.progress import progress_bar
+from .cli.report_tables import make_report_tables
 
 if TYPE_CHECKING:
-    from ..lut.statistics.calibration import Report
+    from ..device import Device
     from ..lut.target import Target
+    from ..models.space.space import SearchSpace
     from ..profiler.profile import ProfileResult
 
 app = new_app()
@@ -20,44 +31,62 @@ app = new_app()
 @app.command()
 def profile(
     device: Annotated[
-        list[str], typer.Option(help="cpu, or cuda:N; several times for equal devices that share the work.")
+        list[str], typer.Option(help="Device: cpu or cuda:N; repeat to share the work among identical GPUs.")
     ],
     backend: Annotated[
         str | None,
         typer.Option(
-            help="torch, onnxruntime, onnxruntime-tensorrt or tensorrt; by default onnxruntime on a CPU, on a GPU "
-            "tensorrt if installed, else torch."
+            help="Inference backend: torch, onnxruntime, onnxruntime-tensorrt or tensorrt.",
+            show_default="CPU: onnxruntime; GPU: tensorrt if installed, else torch",
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
-    threads: Annotated[int, typer.Option(help="CPU threads inside an operator.")] = 1,
-    space: Annotated[str, typer.Option(help="A preset's name or a YAML file.")] = "lgcnet-cityscapes",
+    precision: Annotated[str, typer.Option(help="Precision of the operators: fp32, fp16 or bf16.")] = "fp32",
+    threads: ThreadsOption = 1,
+    space: Annotated[str, make_space_option()] = "lgcnet-cityscapes",
     input_size: Annotated[
-        str | None, typer.Option("--input", metavar="HxW", help="Input size, if not the space's own.")
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="HxW",
+            help="Height and width of the network input in pixels.",
+            show_default="the space's input size",
+        ),
     ] = None,
     networks: Annotated[
-        int, typer.Option(help="Whole networks measured among the operators, to calibrate and verify.")
+        int, typer.Option(help="Random networks to measure for calibration and verification; 0 skips both.")
     ] = 24,
     rounds: Annotated[
-        int | None, typer.Option(help="Visits to anything at most; by default by its confidence interval.")
+        int | None,
+        typer.Option(
+            help="Maximum sample batches per benchmark.", show_default="until the confidence interval is narrow enough"
+        ),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Begin nothing after this time, say 90s or 4m.")
+        str | None,
+        typer.Option(metavar="TIME", help="Time limit, e.g. 90s or 4m; unfinished entries stay pending."),
     ] = None,
     context: Annotated[
         str | None,
-        typer.Option(help="carriers: operators between convolutions, as in a network (default); isolated: alone."),
+        typer.Option(
+            help="Measuring context of an operator. carriers: between convolutions, as in a network; isolated: alone.",
+            show_default="carriers",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the networks and the visiting order.")] = 0,
+    seed: Annotated[int, make_seed_option("of the network sample and the measuring order")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="T.lut", help="The table; named by device, backend and precision if left out."),
+        typer.Option(
+            metavar="T.lut",
+            help="Latency table to write.",
+            show_default="named after space, input size, device, backend and precision",
+        ),
     ] = None,
-    as_json: JsonFlag = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Measure every operator of a search space on a device, and write a calibrated, verified latency table.
+    """Measure every operator of a search space on a device and write a latency table.
 
-    An interrupted call is gone on with by the same call. A finished table is left as it is.
+    The table is calibrated and verified with whole networks. Run the same command again to resume; a finished table is
+    not measured again.
 
     Example: lgc-profile --device cpu --space tiny --out tiny.lut
     """
@@ -74,11 +103,8 @@ def profile(
     devices = [check_device(name) for name in device]
     first = devices[0]
     target = Target(first, backend or default_backend(first), precision, first.num_threads(threads))
-    height, width = chosen.input
-    named = f"{chosen.name}-{height}x{width}-{first.replace(':', '')}-{target.backend}-{precision}.lut"
-    path = out or Path(named)
-    beside = f" and {', '.join(devices[1:])}" if devices[1:] else ""
-    say(f"profiling {chosen.name} {height}x{width} on {target}{beside}, into {path}")
+    path = out or _name_table(chosen, target)
+    _announce(chosen, target, devices[1:], path)
     options: dict[str, Any] = {
         "networks": networks,
         "rounds": rounds,
@@ -91,11 +117,24 @@ def profile(
             result = profile_on(devices, chosen, target, path, on_progress=on_progress, **options)
         else:
             result = profiler.profile(chosen, target, path, on_progress=on_progress, **options)
-    _show(path, target, result, as_json)
+    _print_result(path, target, result, as_json)
     return 1 if result.failed else 0
 
 
-def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> None:
+def _name_table(space: SearchSpace, target: Target) -> Path:
+    """Return the default file name of a table."""
+    height, width = space.input
+    device = target.device.replace(":", "")
+    return Path(f"{space.name}-{height}x{width}-{device}-{target.backend}-{target.precision}.lut")
+
+
+def _announce(space: SearchSpace, target: Target, others: list[Device], path: Path) -> None:
+    height, width = space.input
+    devices = f" and {', '.join(others)}" if others else ""
+    say(f"profiling {space.name} {height}x{width} on {target}{devices}, into {path}")
+
+
+def _print_result(path: Path, target: Target, result: ProfileResult, as_json: bool) -> None:
     content: dict[str, Any] = {
         "lut": str(path),
         "entries": result.entries,
@@ -108,9 +147,9 @@ def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> N
         "verification": result.verification.as_dict() if result.verification else None,
     }
     if result.elsewhere:
-        say(f"{result.elsewhere} subjects of {path} are being measured by another process")
+        say(f"another process is measuring {result.elsewhere} benchmarks of {path}")
     if result.pending:
-        say(f"{result.pending} entries have no latency yet; the same command goes on with them")
+        say(f"{result.pending} entries are pending: run the same command again to measure them")
     for remark in result.remarks:
         say(remark)
     for key, reason in result.failed.items():
@@ -119,22 +158,6 @@ def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> N
     table = grid(f"{path}: {target}", *counts, "seconds", numbers=7)
     table.add_row(*(str(content[name]) for name in counts), f"{result.seconds:.1f}")
     emit(content, as_json, table, *make_report_tables(result.verification))
-
-
-def make_report_tables(report: Report | None) -> list[Any]:
-    """Tables, or a line, that show a verification report to people."""
-    if report is None:
-        return ["Not verified: too few networks were measured. Predictions of this table have an unknown error."]
-    table = grid("prediction of unseen networks", "", "prediction", "half of the loads by the other", numbers=2)
-    table.add_row("networks", str(report.networks), "")
-    table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.ceiling_mape_pct:.1f} %")
-    if report.worst_pct == report.worst_pct:  # not told by tables of schema 1
-        table.add_row("greatest error", f"{report.worst_pct:.1f} %", "")
-    table.add_row("bias", f"{report.bias_pct:+.1f} %", "")
-    table.add_row("within 5 % / 10 %", f"{report.within_5_pct:.0f} % / {report.within_10_pct:.0f} %", "")
-    table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.ceiling_kendall_tau:.2f}")
-    table.add_row("Spearman rho", f"{report.spearman_rho:.2f}", "")
-    return [table]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`lgc-lut show`: what a latency table holds."""
+"""`lgc-lut show`: print the contents of a latency table."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..profile import make_report_tables
-from .console import JsonFlag, emit, grid, parse_size
+from .console import emit, grid
+from .options import JsonOption, parse_size
+from .report_tables import make_report_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,41 +18,47 @@ if TYPE_CHECKING:
     from ...lut.statistics.calibration import Report
     from ...lut.table.table import Benchmark, Entry, LatencyTable
 
-TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="A latency table.")]
+TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="Latency table.")]
 
-SORTS = ("key", "latency", "ci")
-WIDEST_KEY = 60
-"""Characters of a subject's key that are printed for people: a network's can have a hundred."""
+SORT_ORDERS = ("key", "latency", "ci")
+MAX_KEY_LENGTH = 60
+"""Printed characters of a benchmark's key: a network's key can have a hundred."""
 
 
 def show(
     table: TablePath,
-    match: Annotated[str, typer.Option(metavar="TEXT", help="Only keys that contain this.")] = "",
-    operator: Annotated[str | None, typer.Option(metavar="NAME", help="Only this operator, say conv_3x3.")] = None,
+    match: Annotated[str, typer.Option(metavar="TEXT", help="Only keys that contain this text.")] = "",
+    operator: Annotated[str | None, typer.Option(metavar="NAME", help="Only this operator, e.g. conv_3x3.")] = None,
     status: Annotated[
         str | None, typer.Option(help="Only this status: pending, measured, noisy, interpolated or failed.")
     ] = None,
     resolution: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Only operators whose finer side is of this size.")
+        str | None,
+        typer.Option(metavar="HxW", help="Only operators of this resolution (the higher of input and output)."),
     ] = None,
     sort: Annotated[
-        str | None, typer.Option(help="key, latency (longest first) or ci (least known first); else as in the network.")
+        str | None,
+        typer.Option(
+            help="Sort by key, latency (longest first) or ci (widest relative confidence interval first).",
+            show_default="order in the network",
+        ),
     ] = None,
-    subjects: Annotated[
-        bool, typer.Option("--subjects", help="Show what was timed instead: operators, carriers and networks.")
+    benchmarks: Annotated[
+        bool,
+        typer.Option("--subjects", help="Show the measured benchmarks instead: operators, carriers and networks."),
     ] = False,
-    as_json: JsonFlag = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show a table's target, calibration, verification and entries; ± is half of a 95 % interval.
+    """Show a table's target, calibration, verification and entries; ± is half of a 95 % confidence interval.
 
     Example: lgc-lut show tiny.lut --operator sep_conv_3x3 --sort latency
     """
     from ...lut.table.table import LatencyTable
 
-    chosen = _Choice(match, operator, status, parse_size(resolution) if resolution else None, sort)
+    query = _Query(match, operator, status, parse_size(resolution) if resolution else None, sort)
     with LatencyTable.open(table) as opened:
-        entries = chosen.entries(opened)
-        timed = chosen.subjects(opened) if subjects else []
+        entries = query.select_entries(opened)
+        timed = query.select_benchmarks(opened) if benchmarks else []
         content: dict[str, Any] = {
             "lut": str(table),
             "target": asdict(opened.target),
@@ -62,11 +69,11 @@ def show(
             "verification": opened.note("verification"),
             "entries": [asdict(entry) for entry in entries],
         }
-        if subjects:
-            content["subjects"] = [asdict(subject) for subject in timed]
+        if benchmarks:
+            content["subjects"] = [asdict(benchmark) for benchmark in timed]
         height, width = opened.space.input
         title = f"{table}: {opened.space.name} {height}x{width} on {opened.target}"
-        rows = _subject_grid(title, timed) if subjects else _entry_grid(title, entries)
+        rows = _make_benchmark_table(title, timed) if benchmarks else _make_entry_table(title, entries)
         machine = opened.environment
         lines = [f"measured on {', '.join(str(machine[key]) for key in ('device_name', 'system') if key in machine)}"]
         lines += format_corrections(opened)
@@ -75,8 +82,12 @@ def show(
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """Which entries or subjects are shown, and in what order."""
+class _Query:
+    """Filter and order of the entries or benchmarks.
+
+    Raises:
+        UnknownNameError: operator, status or order is unknown.
+    """
 
     match: str
     operator: str | None
@@ -92,36 +103,37 @@ class _Choice:
         statuses = (schema.PENDING, *schema.KNOWN, schema.FAILED)
         if self.status is not None and self.status not in statuses:
             raise UnknownNameError("status", self.status, statuses)
-        if self.sort is not None and self.sort not in SORTS:
-            raise UnknownNameError("order", self.sort, SORTS)
+        if self.sort is not None and self.sort not in SORT_ORDERS:
+            raise UnknownNameError("order", self.sort, SORT_ORDERS)
         if self.operator is not None:
             get_operator(self.operator)
 
-    def entries(self, table: LatencyTable) -> list[Entry]:
-        """The entries to show."""
-        return self._sorted([entry for entry in table.entries() if self._fits(entry.key) and self._takes(entry)])
+    def select_entries(self, table: LatencyTable) -> list[Entry]:
+        """Return the matching entries in order."""
+        entries = [entry for entry in table.entries() if self._matches_spec(entry.key) and self._matches_row(entry)]
+        return self._sort_rows(entries)
 
-    def subjects(self, table: LatencyTable) -> list[Benchmark]:
-        """The subjects to show; with an operator or a resolution, those that its entries follow from."""
+    def select_benchmarks(self, table: LatencyTable) -> list[Benchmark]:
+        """Return the matching benchmarks in order; operator and resolution select those of the matching entries."""
         from ...models.space.opspec import OpSpec
 
-        found = table.subjects()
+        benchmarks = table.subjects()
         if self.operator or self.resolution:
-            specs = [OpSpec.parse(entry.key) for entry in table.entries() if self._fits(entry.key)]
-            terms = {subject for spec in specs for subject in table.terms(spec)}
-            found = [subject for subject in found if subject.key in terms]
-        return self._sorted([subject for subject in found if self._takes(subject)])
+            specs = [OpSpec.parse(entry.key) for entry in table.entries() if self._matches_spec(entry.key)]
+            keys = {key for spec in specs for key in table.terms(spec)}
+            benchmarks = [benchmark for benchmark in benchmarks if benchmark.key in keys]
+        return self._sort_rows([benchmark for benchmark in benchmarks if self._matches_row(benchmark)])
 
-    def _fits(self, key: str) -> bool:
+    def _matches_spec(self, key: str) -> bool:
         from ...models.space.opspec import OpSpec
 
         spec = OpSpec.parse(key)
         return self.operator in (None, spec.operator) and self.resolution in (None, spec.fine)
 
-    def _takes(self, row: Entry | Benchmark) -> bool:
+    def _matches_row(self, row: Entry | Benchmark) -> bool:
         return self.match in row.key and self.status in (None, row.status)
 
-    def _sorted(self, rows: list[Any]) -> list[Any]:
+    def _sort_rows(self, rows: list[Any]) -> list[Any]:
         match self.sort:
             case "key":
                 return sorted(rows, key=lambda row: row.key)
@@ -132,59 +144,60 @@ class _Choice:
         return rows
 
 
-def _entry_grid(title: str, entries: list[Entry]) -> Table:
+def _make_entry_table(title: str, entries: list[Entry]) -> Table:
     rows = grid(title, "operator", "status", "latency ms", "")
     rows.columns[2].justify = "right"
-    rows.columns[3].no_wrap = False  # a reason can be long; what is before it is to stay whole
+    rows.columns[3].no_wrap = False  # wrap long reasons rather than the columns before them
     for entry in entries:
-        rows.add_row(entry.key, entry.status, _latency(entry), entry.reason or "")
+        rows.add_row(entry.key, entry.status, _format_latency(entry), entry.reason or "")
     return rows
 
 
-def _subject_grid(title: str, subjects: list[Benchmark]) -> Table:
-    rows = grid(title, "timed", "kind", "status", "latency ms", "spread", "visits", "samples", "mJ", numbers=5)
-    for subject in subjects:
-        key = subject.key if len(subject.key) <= WIDEST_KEY else f"{subject.key[: WIDEST_KEY - 3]}..."
-        spread = "" if subject.spread_pct is None else f"{subject.spread_pct:.1f} %"
-        energy = "" if subject.energy_mj is None else f"{subject.energy_mj:.3f}"
-        counts = (str(subject.visits), str(subject.samples))
-        rows.add_row(key, subject.kind, subject.status, _latency(subject), spread, *counts, energy)
+def _make_benchmark_table(title: str, benchmarks: list[Benchmark]) -> Table:
+    numbers = ("latency ms", "spread", "batches", "samples", "mJ")
+    rows = grid(title, "benchmark", "kind", "status", *numbers, numbers=len(numbers))
+    for benchmark in benchmarks:
+        key = benchmark.key if len(benchmark.key) <= MAX_KEY_LENGTH else f"{benchmark.key[: MAX_KEY_LENGTH - 3]}..."
+        spread = "" if benchmark.spread_pct is None else f"{benchmark.spread_pct:.1f} %"
+        energy = "" if benchmark.energy_mj is None else f"{benchmark.energy_mj:.3f}"
+        counts = (str(benchmark.visits), str(benchmark.samples))
+        rows.add_row(key, benchmark.kind, benchmark.status, _format_latency(benchmark), spread, *counts, energy)
     return rows
 
 
-def _latency(row: Entry | Benchmark) -> str:
+def _format_latency(row: Entry | Benchmark) -> str:
     if row.latency_ms is None:
         return ""
     return f"{row.latency_ms:.4f}" if row.ci_ms is None else f"{row.latency_ms:.4f} ± {row.ci_ms:.4f}"
 
 
 def format_corrections(table: LatencyTable) -> list[str]:
-    """A line for people on each scope's calibration; none if the table is not calibrated.
+    """Return a line on each scope's calibration; none for a table without calibration.
 
     Raises:
-        FileFormatError: it is damaged.
+        FileFormatError: the calibration is damaged.
     """
     from ...models.space.plan import SCOPES
 
     lines = []
     for scope in SCOPES:
-        found = table.correction(scope)
-        if found is not None:
-            weights = " ".join(f"{weight:.4g}" for weight in found.weights)
-            half = found.half_width_pct()
-            within = "error unknown" if half is None else f"9 of 10 networks within ± {half:.1f} %"
+        correction = table.correction(scope)
+        if correction is not None:
+            weights = " ".join(f"{weight:.4g}" for weight in correction.weights)
+            half_width_pct = correction.half_width_pct()
+            error = "error unknown" if half_width_pct is None else f"9 of 10 networks within ± {half_width_pct:.1f} %"
             lines.append(
-                f"calibration, {scope}: {found.form}, intercept {found.intercept_ms:.4f} ms, weights {weights} "
-                f"({found.networks} networks; {within})"
+                f"calibration, {scope}: {correction.form}, intercept {correction.intercept_ms:.4f} ms, weights "
+                f"{weights} ({correction.networks} networks; {error})"
             )
     return lines
 
 
 def read_report(table: LatencyTable) -> Report | None:
-    """The verification that a table holds, of scope `dense`; None if it holds none.
+    """Return the stored verification of scope `dense`; None if there is none.
 
     Raises:
-        FileFormatError: it is damaged.
+        FileFormatError: the verification is damaged.
     """
     from ...errors import FileFormatError
     from ...lut.statistics.calibration import Report
