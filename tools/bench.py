@@ -198,8 +198,8 @@ def make_bench_tables(rows: list[Timing]) -> list[Any]:
     shown: list[Any] = [_make_table(f"{size}, {scope}", members) for (size, scope), members in groups.items()]
     shown.append(
         "ms: median of all runs, batch 1, with interquartile range, p90 and p99. FPS: 1000 / ms. times: latency "
-        "relative to the fastest network, median over eight parts of the run with its 90 % interval. agrees: pixels with "
-        "the same class as torch in fp32 (for ONNX files: as ONNX Runtime on the CPU)."
+        "relative to the fastest network, median over eight parts of the run with its 90 % interval. agrees: pixels "
+        "with the same class as torch in fp32 (for ONNX files: as ONNX Runtime on the CPU)."
     )
     if any(row.precision == INT8 and row.backend == "onnxruntime" for row in rows):
         shown.append(

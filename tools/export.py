@@ -102,7 +102,7 @@ def export(
         target for each in precisions for target in _choose_targets(table, names, local_engine, device, threads, each)
     ]
     if table is not None and lut is not None:
-        deploy.select_choose_targets(table, targets)
+        deploy.select_targets(table, targets)
     if compute_capability is not None and not trt:
         raise UsageError("--compute-capability is only for TensorRT engines: add --trt")
     if not (names or local_engine) and (device is not None or threads is not None):
@@ -146,7 +146,8 @@ def _require_comparable(option: str, table: LatencyTable | None, targets: list[T
     if table.target not in targets:
         listed = "; ".join(map(str, targets)) or "no backend"
         raise UsageError(
-            f"{option} needs a prediction: {table.path} was measured on {table.target}, the network runs on {listed}; {fix}"
+            f"{option} needs a prediction: {table.path} was measured on {table.target}, the network runs on {listed}; "
+            f"{fix}"
         )
 
 
@@ -206,7 +207,8 @@ def _load(source: Path, out: Path | None, scope: str) -> tuple[Network, Path]:
     trained = load_weights(weights, architecture) if source.is_dir() and weights.exists() else None
     if trained is None:
         say(
-            "warning: no trained weights, so the exported network has random weights; its latency is valid, its output is not"
+            "warning: no trained weights: the network is exported with random weights; its latency is valid, its "
+            "output is not"
         )
         return Network(architecture, None, scope), out or run / "export"
     return Network(architecture, trained, scope, _classes(run)), out or run / "export"

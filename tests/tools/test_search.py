@@ -1,4 +1,4 @@
-"""`lgc-search` as users call it: what it prints, and how it refuses what it cannot use."""
+"""`lgc-search` from the command line: results and errors."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SHORT = ("--steps", 4, "--batch", 2)
 
 @pytest.fixture(scope="module")
 def street(headed_space) -> SearchSpace:
-    """A space with the scenes' classes."""
+    """Return a space with the scenes' classes."""
     content = {**headed_space.model_dump(mode="json"), "name": "street", "classes": 11}
     return headed_space.check(content, "street")
 
 
 @pytest.fixture(scope="module")
 def lut(tmp_path_factory, street) -> Path:
-    """A really measured table of the space."""
+    """Return a measured table of the space."""
     path = tmp_path_factory.mktemp("lut") / "street.lut"
     profile(street, Target("cpu", "onnxruntime"), path, rounds=4, networks=4)
     with LatencyTable.open(path) as table:  # however badly that went here
@@ -51,7 +51,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def reach(lut) -> tuple[float, float]:
-    """Latency of the fastest and of the slowest architecture, milliseconds."""
+    """Return the latency of the fastest and of the slowest architecture in ms."""
     predictor = predictor_of(lut)
     return predictor.predict(predictor.fastest), predictor.predict(predictor.slowest)
 
@@ -63,7 +63,7 @@ def predictor_of(lut: Path) -> Predictor:
 
 @pytest.fixture
 def run_search(call, lut, data, tmp_path):
-    """Calls the command on the table and the scenes, for `tmp_path`/run, as JSON: its result and what it remarked."""
+    """Return a function that searches into `tmp_path`/run and returns the JSON result and stderr."""
 
     def run(*options, code=0):
         done = call("lgc-search", "--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", *options, "--json")
@@ -73,7 +73,7 @@ def run_search(call, lut, data, tmp_path):
     return run
 
 
-def test_a_result_is_landed_by_measuring_it(run_search, reach):
+def test_measure_refines_the_result(run_search, reach):
     target = (reach[0] + reach[1]) / 2
     found, _ = run_search("--target-ms", target, "--measure")
     assert found["measured_ms"] > 0
@@ -81,7 +81,7 @@ def test_a_result_is_landed_by_measuring_it(run_search, reach):
     assert "one table, a target for it" in run_search("--measure", code=2)[1]
 
 
-def test_json_has_what_is_promised(run_search, lut, tmp_path):
+def test_json_has_documented_keys(run_search, lut, tmp_path):
     found, _ = run_search()
     assert {"architecture", "target_ms", "predicted_ms", "steps", "seconds"} <= found.keys()
     assert found["architecture"] == str(tmp_path / "run" / "architecture.json")
@@ -93,7 +93,7 @@ def test_json_has_what_is_promised(run_search, lut, tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["ms", "fps"])
-def test_a_target_is_met_in_either_unit(run_search, reach, unit):
+def test_target_is_met_in_either_unit(run_search, reach, unit):
     target = sum(reach) / 2
     found, _ = run_search(f"--target-{unit}", target if unit == "ms" else 1000 / target)
     assert found["target_ms"] == pytest.approx(target)
@@ -112,7 +112,7 @@ def test_several_targets_give_a_front(run_search, reach, tmp_path):
         assert one["predicted_ms"] <= target
 
 
-def test_several_tables_take_a_target_each(run_search, lut, reach, tmp_path):
+def test_each_table_has_its_target(run_search, lut, reach, tmp_path):
     other = Path(copy(lut, tmp_path / "other.lut"))
     low, high = reach
     found, _ = run_search("--lut", other, "--target-ms", high, "--target-ms", (low + high) / 2)
@@ -134,18 +134,18 @@ def test_options_reach_the_search(run_search, tmp_path):
 
 @pytest.fixture
 def gpu_lut(make_table, street, tmp_path) -> Path:
-    """A table of a GPU that no machine has."""
+    """Return a table of a GPU that no machine has."""
     make_table(street, "gpu.lut", target=Target("cuda:77", "torch")).close()
     return tmp_path / "gpu.lut"
 
 
-def test_absent_table_device_is_remarked_on(call, gpu_lut, data, tmp_path):
+def test_absent_table_device_is_reported(call, gpu_lut, data, tmp_path):
     words = ("--lut", gpu_lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--json")
     done = call("lgc-search", *words)
     assert done.code == 0, done.err
     remark = (
         "searching on cpu: the table's device cuda:77 is not present (this torch is a CPU build; install a CUDA build "
-        "of torch); --device chooses another"
+        "of torch); choose another device with --device"
     )
     assert done.err.splitlines().count(remark) == 1
     again = call("lgc-search", *words, "--device", "cpu")
@@ -181,10 +181,10 @@ def test_search_runs_on_the_tables_device(
         words += ["--lut", tmp_path / f"{number}.lut"]
     done = call("lgc-search", *words, "--data", data, *SHORT, "--out", tmp_path / "run", *options)
     assert f"search on {device}" in done.refusal("lgc-search")
-    assert "--device chooses another" not in done.err
+    assert "choose another device" not in done.err
 
 
-def test_options_left_out_are_the_settings_defaults(call, lut, data, tmp_path):
+def test_default_options_are_the_settings_defaults(call, lut, data, tmp_path):
     done = call("lgc-search", "--lut", lut, "--data", data, "--steps", 2, "--out", tmp_path / "run", "--json")
     assert done.code == 0, done.err
     settings = json.loads((tmp_path / "run" / "search.json").read_text())
@@ -192,8 +192,8 @@ def test_options_left_out_are_the_settings_defaults(call, lut, data, tmp_path):
     assert {name: settings[name] for name in defaults} == defaults
 
 
-def test_steps_left_out_are_80_epochs_of_half_the_images(call, lut, data, tmp_path, monkeypatch):
-    """Six images in two halves: 80 times 3 batches of 1."""
+def test_default_steps_are_80_half_epochs(call, lut, data, tmp_path, monkeypatch):
+    """Half of six images is three batches of 1, so 80 epochs have 240 steps."""
     monkeypatch.setattr("lgc.search.engine.search", lambda predictors, data, out, config, **_: stop(config.steps))
 
     def stop(steps):
@@ -203,7 +203,7 @@ def test_steps_left_out_are_80_epochs_of_half_the_images(call, lut, data, tmp_pa
     assert "240 steps" in call("lgc-search", *words).refusal("lgc-search")
 
 
-def test_a_quantile_is_held(run_search, lut, reach):
+def test_quantile_meets_the_target(run_search, lut, reach):
     predictor = predictor_of(lut)
     target = sum(reach) / 2 * predictor.margin(0.9)
     found, _ = run_search("--target-ms", target, "--quantile", 0.9)
@@ -212,7 +212,7 @@ def test_a_quantile_is_held(run_search, lut, reach):
     assert row["bound_ms"] <= target
 
 
-def test_people_see_the_numbers_of_the_json(call, run_search, lut, data, reach, tmp_path):
+def test_printed_numbers_agree_with_json(call, run_search, lut, data, reach, tmp_path):
     target = round(sum(reach) / 2, 3)
     found, _ = run_search("--target-ms", target)
     words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--target-ms", target)
@@ -223,19 +223,19 @@ def test_people_see_the_numbers_of_the_json(call, run_search, lut, data, reach, 
     low, high = found["predicted_low_ms"], found["predicted_high_ms"]
     shown = [f"{target:.3f}", f"{found['predicted_ms']:.3f}", f"{low:.3f} to {high:.3f}", f"{found['loss_after']:.3f}"]
     assert row.split() == [*" ".join(shown).split(), "4", f"{found['seconds']:.0f}"]
-    assert f"from {found['fastest_ms']:.3f} to {found['slowest_ms']:.3f} ms" in done.out
+    assert f"latency range of the space: {found['fastest_ms']:.3f} to {found['slowest_ms']:.3f} ms" in done.out
     assert f"architecture  {found['architecture']}" in done.out
     assert f"head of {found['head_channels']} channels" in done.out
 
 
-def test_an_architecture_of_hardly_anything_is_remarked_on(run_search, reach):
+def test_collapsed_architecture_gives_a_warning(run_search, reach):
     found, said = run_search("--target-ms", reach[0] * 1.0001)
     edges = sum(found["operators"].values())
     assert found["operators"]["zero"] + found["operators"]["skip"] > 0.6 * edges
-    assert "are zero or skip: the target leaves no room, or the search collapsed" in said
+    assert "are zero or skip: the target is too tight, or the search collapsed" in said
 
 
-def test_a_table_that_nobody_verified_warns(call, lut, data, tmp_path):
+def test_unverified_table_gives_a_warning(call, lut, data, tmp_path):
     unverified = copy(lut, tmp_path / "unverified.lut")
     with LatencyTable.open(unverified) as table:
         table.write_note("calibration", {})
@@ -243,22 +243,22 @@ def test_a_table_that_nobody_verified_warns(call, lut, data, tmp_path):
     assert done.code == 0, done.err
     (line,) = (line for line in done.err.splitlines() if "unverified.lut" in line)
     assert line.startswith("warning: ")
-    assert "unverified.lut was never verified on whole networks" in line
-    assert "unknown error" in line
+    assert "unverified.lut is not verified on whole networks" in line
+    assert "predictions is unknown" in line
 
 
-def test_a_table_that_predicts_badly_warns(call, lut, data, tmp_path):
+def test_inaccurate_table_gives_a_warning(call, lut, data, tmp_path):
     noisy = copy(lut, tmp_path / "noisy.lut")
     with LatencyTable.open(noisy) as table:
         table.write_note("verification", {"dense": {"mape_pct": 23.4}})
     done = call("lgc-search", "--lut", noisy, "--data", data, *SHORT, "--out", tmp_path / "run")
     assert done.code == 0, done.err
-    assert "noisy.lut predicts networks only to 23 %" in done.err
+    assert "noisy.lut are off by 23 %" in done.err
 
 
 @pytest.mark.parametrize("side", ["below the fastest", "above the slowest"])
 @pytest.mark.parametrize("unit", ["ms", "fps"])
-def test_targets_out_of_reach(call, lut, data, reach, tmp_path, side, unit):
+def test_infeasible_targets_are_rejected(call, lut, data, reach, tmp_path, side, unit):
     low, high = reach
     target = 0.8 * low if side == "below the fastest" else 1.2 * high
     words = (f"--target-{unit}", target if unit == "ms" else 1000 / target)
@@ -269,7 +269,7 @@ def test_targets_out_of_reach(call, lut, data, reach, tmp_path, side, unit):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_table_that_lacks_a_slot_names_the_command_that_fills_it(call, lut, data, tmp_path):
+def test_incomplete_table_names_the_profile_command(call, lut, data, tmp_path):
     pending = Path(copy(lut, tmp_path / "pending.lut"))
     with LatencyTable.open(pending) as table, table.store.writing() as connection:
         key = table.space.plan.cells[0].edges[0].candidates[2]
@@ -281,7 +281,7 @@ def test_a_table_that_lacks_a_slot_names_the_command_that_fills_it(call, lut, da
     assert not (tmp_path / "run").exists()
 
 
-def test_a_table_of_another_space(call, lut, data, tmp_path):
+def test_table_of_another_space(call, lut, data, tmp_path):
     words = ("--lut", lut, "--data", data, "--out", tmp_path / "run", "--space", "tiny")
     said = call("lgc-search", *words).refusal("lgc-search")
     assert "street" in said
@@ -290,7 +290,7 @@ def test_a_table_of_another_space(call, lut, data, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("damage", ["no label", "value", "size", "broken"])
-def test_bad_images_and_labels(call, lut, data, tmp_path, damage, workers):
+def test_invalid_images_and_labels_are_rejected(call, lut, data, tmp_path, damage, workers):
     bad = copytree(data, tmp_path / "data")
     pair = list_pairs(bad, "train")[1][0]
     wanted = {"no label": "has no label", "value": "the value 77", "size": "8x8 pixels", "broken": pair.image.name}
@@ -307,7 +307,7 @@ def test_bad_images_and_labels(call, lut, data, tmp_path, damage, workers):
     assert (pair.image if damage == "broken" else pair.label).stem in said
 
 
-def test_too_few_images(call, lut, tmp_path):
+def test_too_few_images_are_rejected(call, lut, tmp_path):
     write_scenes(tmp_path / "data", "camvid-segnet", {"train": 1, "val": 1, "test": 0}, (32, 32), 0)
     words = ("--lut", lut, "--data", tmp_path / "data", *SHORT, "--out", tmp_path / "run")
     assert "at least 2 training images" in call("lgc-search", *words).refusal("lgc-search")
@@ -334,8 +334,8 @@ def test_too_few_images(call, lut, tmp_path):
         ("--target-fps 0", "--target-fps must be above 0"),
         ("--target-ms 9 --target-ms 9.0000001", "the same targets"),
         ("--lut {lut}", "2 tables need a target each"),
-        ("--lut {lut} --target-ms 1", "targets for 2 tables: 1"),
-        ("--lut {lut} --target-ms 1 --target-ms 2 --target-ms 3", "targets for 2 tables: 3"),
+        ("--lut {lut} --target-ms 1", "1 targets for 2 tables"),
+        ("--lut {lut} --target-ms 1 --target-ms 2 --target-ms 3", "3 targets for 2 tables"),
         ("--lut {missing}", "is no latency table"),
         ("--quantile 0.9", "a quantile bounds a target"),
         ("--quantile 0.3 --target-ms 1", "--quantile: "),
@@ -347,7 +347,7 @@ def test_too_few_images(call, lut, tmp_path):
         ("--seed -1", "--seed"),
         ("--crop 30x32", "multiples of the network's stride"),
         ("--crop 64x64", "larger than the space's input"),
-        ("--crop big", "'big' is no size"),
+        ("--crop big", "invalid size 'big'"),
         ("--space {missing}", "is no search space"),
         ("--data {empty}", "empty"),
         ("--data {missing}", "missing"),
@@ -356,7 +356,7 @@ def test_too_few_images(call, lut, tmp_path):
         ("--out /proc/nowhere/run", "/proc/nowhere"),
     ],
 )
-def test_wrong_use_is_told_in_one_line(call, lut, data, tmp_path, options, said):
+def test_invalid_options_exit_with_one_line(call, lut, data, tmp_path, options, said):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("precious")
@@ -369,7 +369,7 @@ def test_wrong_use_is_told_in_one_line(call, lut, data, tmp_path, options, said)
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
 
 
-def test_another_search_in_the_folder(call, lut, data, run_search, tmp_path):
+def test_folder_of_another_search_is_rejected(call, lut, data, run_search, tmp_path):
     run_search()
     words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--seed", 1, "--fusion", "fixed")
     said = call("lgc-search", *words).refusal("lgc-search")
@@ -385,7 +385,7 @@ def test_another_search_in_the_folder(call, lut, data, run_search, tmp_path):
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; the last checkpoint is kept. Lower --batch"),
     ],
 )
-def test_a_search_that_cannot_go_on_exits_with_1(call, lut, data, tmp_path, monkeypatch, error, said):
+def test_failed_search_exits_with_1(call, lut, data, tmp_path, monkeypatch, error, said):
     monkeypatch.setattr(trainer_module, "CHECKPOINT_S", 0.0)
     real, calls = trainer_module.upsampled_loss, []
 
@@ -409,7 +409,7 @@ def test_a_search_that_cannot_go_on_exits_with_1(call, lut, data, tmp_path, monk
     assert call("lgc-search", *words).code == 0
 
 
-def test_interrupted_it_says_so_and_goes_on(call, lut, data, tmp_path, monkeypatch):
+def test_interrupted_search_is_resumed(call, lut, data, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer_module, "CHECKPOINT_S", 0.0)
     real, steps = SupernetTrainer.train_step, []
 
@@ -423,6 +423,6 @@ def test_interrupted_it_says_so_and_goes_on(call, lut, data, tmp_path, monkeypat
     words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
     done = call("lgc-search", *words)
     assert done.code == 130
-    assert done.err == "lgc-search: interrupted; the same command goes on from its last checkpoint\n"
+    assert done.err == "lgc-search: interrupted: run the same command again to resume from the last checkpoint\n"
     assert call("lgc-search", *words).code == 0
     assert steps == [0, 1, 2, 2, 3]

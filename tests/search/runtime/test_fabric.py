@@ -94,7 +94,7 @@ def test_two_processes_search_as_one_with_twice_the_batch(street, scenes, tmp_pa
         )
     result = json.loads(done[2].stdout)  # one object: only the first process prints
     assert [one["target_ms"] for one in result["front"]] == targets
-    assert done[2].stderr.count("never verified") == 1
+    assert done[2].stderr.count("is not verified") == 1
     first, second = (torch.load(tmp_path / "2" / f"rank{rank}.pt") for rank in (0, 1))
     alone = torch.load(tmp_path / "1" / "rank0.pt")
     assert len(first) == len(second) == len(alone) == 3  # the warm-up and two points

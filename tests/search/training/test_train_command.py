@@ -41,7 +41,7 @@ def test_train_score_and_predict(run, scenes, call, tmp_path):
     ("options", "says"),
     [
         (("--crop", "20x32"), "multiples of the network's stride"),
-        (("--crop", "big"), "'big' is no size"),
+        (("--crop", "big"), "invalid size 'big'"),
         (("--init", "imagenet"), "neither scratch nor supernet"),
         (("--precision", "fp8"), "precision"),
         (("--precision", "fp16"), "a CPU takes fp32 or bf16"),
@@ -49,8 +49,8 @@ def test_train_score_and_predict(run, scenes, call, tmp_path):
         (("--lr", "-1"), "lr"),
         (("--train-split", "val"), "--train-split"),
         (("--device", "cuda:99"), "no device"),
-        (("--split", "test"), "--split only makes sense with --evaluate"),
-        (("--evaluate", "--lr", "1"), "--lr only makes sense without --evaluate"),
+        (("--split", "test"), "--split only applies with --evaluate"),
+        (("--evaluate", "--lr", "1"), "--lr only applies without --evaluate"),
         (("--evaluate",), "train first"),
     ],
 )
