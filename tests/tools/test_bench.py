@@ -42,10 +42,10 @@ def timing(name: str, fps: float, miou: float | None) -> Timing:
 
 def test_files_architectures_and_peers_share_a_table(call, file, architecture, mini_space):
     arguments = ("lgc-bench", file, architecture, "--peer", "fast-scnn", *SHORT)
-    found = json.loads(call(*arguments, "--json").out)
-    assert {row["name"] for row in found["results"]} == {file.stem, "other", "fast-scnn"}
-    assert {row["input"] for row in found["results"]} == {"x".join(map(str, mini_space.input))}
-    assert found["environment"][0]["versions"]["onnxruntime"]
+    result = json.loads(call(*arguments, "--json").out)
+    assert {row["name"] for row in result["results"]} == {file.stem, "other", "fast-scnn"}
+    assert {row["input"] for row in result["results"]} == {"x".join(map(str, mini_space.input))}
+    assert result["environment"][0]["versions"]["onnxruntime"]
     shown = call(*arguments, "--published")
     assert shown.code == 0, shown.err
     assert "latency relative to the fastest" in shown.out
@@ -60,8 +60,8 @@ def test_each_input_size_has_its_own_table(call, architecture):
                 "--backend", "torch", *SHORT, "--json")  # fmt: skip
     assert done.code == 0, done.err
     rows = json.loads(done.out)["results"]
-    places = {(row["backend"], row["input"]) for row in rows}
-    assert places == {(name, size) for name in ("onnxruntime", "torch") for size in ("32x32", "32x64")}
+    groups = {(row["backend"], row["input"]) for row in rows}
+    assert groups == {(name, size) for name in ("onnxruntime", "torch") for size in ("32x32", "32x64")}
     assert "compare only within a table" in done.err
     for size in ("32x32", "32x64"):
         relative = [row["relative"] for row in rows if row["input"] == size]

@@ -176,7 +176,7 @@ def test_verify_rejects_table_of_another_machine(call, mini_lut):
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("arguments", "line"),
     [
         (["--networks", 1], "1 asked for, at least 2 are needed (--networks)"),
         (["--networks", 2, "--rounds", 1], "1 rounds are too few for a statistic: at least 4"),
@@ -184,8 +184,8 @@ def test_verify_rejects_table_of_another_machine(call, mini_lut):
     ],
     ids=str,
 )
-def test_verify_rejects_too_few_networks_or_rounds(call, mini_lut, words, line):
-    assert line in call("lgc-lut", "verify", mini_lut, *words).refusal("lgc-lut")
+def test_verify_rejects_too_few_networks_or_rounds(call, mini_lut, arguments, line):
+    assert line in call("lgc-lut", "verify", mini_lut, *arguments).refusal("lgc-lut")
 
 
 def test_unknown_subcommand_is_rejected(call):

@@ -84,7 +84,7 @@ def test_each_precision_writes_a_compared_file(call, run, data):
     assert done.code in (0, 1), done.err  # weights of four steps may not keep int8's bound
     files = json.loads(done.out)["files"]
     assert [file["precision"] for file in files] == ["fp32", "fp16", "int8"]
-    assert [one["source"] for one in files[2]["agreement"]] == ["random", "images"]
+    assert [row["source"] for row in files[2]["agreement"]] == ["random", "images"]
     assert all(file["passes"] for file in files[:2])
     assert (done.code == 0) == files[2]["passes"]
     assert "--data DIR" in call("lgc-export", out, "--precision", "int8").refusal("lgc-export")
@@ -192,14 +192,14 @@ def test_bad_input_exits_with_one_line(call, lut, mini_space, tmp_path, argument
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").write_text("text")
     mini_space.sample(0).save(tmp_path / "a.json")
-    places = {
+    paths = {
         "lut": lut,
         "architecture": tmp_path / "a.json",
         "folder": tmp_path / "folder",
         "missing": tmp_path / "missing",
     }
     before = lut.read_bytes()
-    program, *rest = (argument.format(**places) for argument in arguments)
+    program, *rest = (argument.format(**paths) for argument in arguments)
     assert message in call(program, *rest).refusal(program)
     assert lut.read_bytes() == before
     assert not (tmp_path / "missing").exists()

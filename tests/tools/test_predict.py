@@ -53,7 +53,7 @@ def photos(tmp_path):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise(*size)).save(path)
-    (tmp_path / "photos/notes.txt").write_text("no image, and not called one")
+    (tmp_path / "photos/notes.txt").write_text("not an image")
     return tmp_path / "photos"
 
 
@@ -83,18 +83,18 @@ def test_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out, "--ids", "--alpha", 0.25, "--json")
     assert done.code == 0, done.err
-    found = json.loads(done.out)
+    result = json.loads(done.out)
     stems = ("a", "deep/a", "deep/er/b.v2")
     names = {f"{stem}-{what}.png" for stem in stems for what in ("mask", "overlay", "ids")}
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names
-    assert sorted(found["files"]) == sorted(str(out / name) for name in names)
-    assert found["images"] == 3
-    assert list(found["classes"]) == list(CAMVID_CLASSES)
+    assert sorted(result["files"]) == sorted(str(out / name) for name in names)
+    assert result["images"] == 3
+    assert list(result["classes"]) == list(CAMVID_CLASSES)
     counts = sum(np.bincount(np.asarray(Image.open(out / f"{stem}-ids.png")).ravel(), minlength=11) for stem in stems)
-    assert list(found["classes"].values()) == pytest.approx(list(100 * counts / counts.sum()))
-    took = found["ms_per_image"]
+    assert list(result["classes"].values()) == pytest.approx(list(100 * counts / counts.sum()))
+    took = result["ms_per_image"]
     assert list(took) == ["read", "before", "network", "after", "write"]
-    assert found["fps"] == pytest.approx(1000 / (took["before"] + took["network"] + took["after"]))
+    assert result["fps"] == pytest.approx(1000 / (took["before"] + took["network"] + took["after"]))
     ids, mask, overlay = (np.asarray(Image.open(out / f"deep/a-{what}.png")) for what in ("ids", "mask", "overlay"))
     pixels = read_pixels(photos / "deep/a.jpg")
     with Segmenter.open(file) as segmenter:
@@ -187,9 +187,9 @@ def test_damaged_input_keeps_complete_files_only(call, file, photos, tmp_path):
     broken.write_bytes(broken.read_bytes()[:9000])
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out)
-    told = done.refusal("lgc-predict")
-    assert f"{broken} is truncated or damaged" in told
-    assert f"; 6 complete files are kept in {out}" in told
+    message = done.refusal("lgc-predict")
+    assert f"{broken} is truncated or damaged" in message
+    assert f"; 6 complete files are kept in {out}" in message
     assert len([path for path in out.rglob("*") if path.is_file()]) == 6
 
 
@@ -254,9 +254,9 @@ def test_generated_colours_are_distinct_and_stable(count):
 
 def test_invalid_class_names_are_rejected(call, file, photos, tmp_path):
     model = onnx.load(file)
-    for told in ("sky, road", "{}", "[]", "[1, 2]"):
+    for classes in ("sky, road", "{}", "[]", "[1, 2]"):
         del model.metadata_props[:]
-        model.metadata_props.add(key="classes", value=told)
+        model.metadata_props.add(key="classes", value=classes)
         onnx.save(model, tmp_path / "x.onnx")
         refused = call("lgc-predict", tmp_path / "x.onnx", photos, "--out", tmp_path / "out")
         assert "its `classes` are no JSON list of names" in refused.refusal("lgc-predict")

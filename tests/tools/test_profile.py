@@ -47,8 +47,21 @@ def rows(path):
 
 def test_profile_prints_json_in_fresh_process(command, mini_yaml, tmp_path):
     out = tmp_path / "deep" / "t.lut"
-    words = ["--space", mini_yaml, "--backend", "torch", "--threads", 1, "--rounds", 4, "--networks", 4, "--seed", 3]
-    done = command("lgc-profile", "--device", "cpu", "--precision", "fp32", *words, "--out", out, "--json")
+    arguments = [
+        "--space",
+        mini_yaml,
+        "--backend",
+        "torch",
+        "--threads",
+        1,
+        "--rounds",
+        4,
+        "--networks",
+        4,
+        "--seed",
+        3,
+    ]
+    done = command("lgc-profile", "--device", "cpu", "--precision", "fp32", *arguments, "--out", out, "--json")
     assert (done.code, done.err) == (0, f"profiling mini 32x32 on cpu, torch, fp32, 1 thread, into {out}\n")
     result = json.loads(done.out)
     assert list(result) == KEYS
@@ -85,15 +98,15 @@ def test_finished_table_is_printed_not_measured(call, mini_lut, mini_yaml):
 
 
 def test_table_without_networks_is_not_verified(call, mini_yaml, tmp_path):
-    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
-    assert json.loads(call("lgc-profile", *words, "--json").out)["verification"] is None
-    assert "Not verified" in call("lgc-profile", *words).out
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    assert json.loads(call("lgc-profile", *arguments, "--json").out)["verification"] is None
+    assert "Not verified" in call("lgc-profile", *arguments).out
 
 
 def test_default_table_name_describes_the_target(call, mini_yaml, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["--device", "cpu", "--space", mini_yaml, "--input", "32x64", "--rounds", 4, "--networks", 0, "--json"]
-    done = call("lgc-profile", *words)
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--input", "32x64", "--rounds", 4, "--networks", 0, "--json"]
+    done = call("lgc-profile", *arguments)
     assert json.loads(done.out)["lut"] == "mini-32x64-cpu-onnxruntime-fp32.lut"
     with LatencyTable.open("mini-32x64-cpu-onnxruntime-fp32.lut") as table:
         assert table.space.input == (32, 64)
@@ -111,8 +124,8 @@ def test_failed_operator_exits_with_1(call, mini_yaml, tmp_path, monkeypatch):
         return compiled(self, workload, target)
 
     monkeypatch.setattr(OnnxRuntimeBackend, "compile", refuse_sums)
-    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
-    done = call("lgc-profile", *words, "--json")
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    done = call("lgc-profile", *arguments, "--json")
     assert done.code == 1
     assert "failed: add/c4-4/8x8/s1/b1: no sums today" in done.err
     result = json.loads(done.out)
@@ -121,12 +134,12 @@ def test_failed_operator_exits_with_1(call, mini_yaml, tmp_path, monkeypatch):
 
 
 def test_isolated_context_needs_another_table(call, mini_yaml, tmp_path):
-    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
-    assert call("lgc-profile", *words, "--context", "isolated").code == 0
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    assert call("lgc-profile", *arguments, "--context", "isolated").code == 0
     with LatencyTable.open(tmp_path / "t.lut") as table:
         assert table.protocol["context"] == "isolated"
         assert {subject.kind for subject in table.subjects()} == {"operator"}
-    refused = call("lgc-profile", *words, "--context", "carriers").refusal("lgc-profile")
+    refused = call("lgc-profile", *arguments, "--context", "carriers").refusal("lgc-profile")
     assert refused == f"{tmp_path / 't.lut'} was measured in context isolated, not carriers"
 
 
@@ -135,8 +148,8 @@ def test_too_small_budget_is_rejected(call, mini_yaml, tmp_path, monkeypatch):
     minutes = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
     monkeypatch.setattr("lgc.profiler.timing.measure.time", clock)
-    words = ["--device", "cpu", "--space", mini_yaml, "--networks", 0, "--out", tmp_path / "t.lut", "--json"]
-    line = call("lgc-profile", *words, "--budget", "90s").refusal("lgc-profile")
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--networks", 0, "--out", tmp_path / "t.lut", "--json"]
+    line = call("lgc-profile", *arguments, "--budget", "90s").refusal("lgc-profile")
     assert re.match(r"the budget was used up by compiling 0 of \d+ graphs before anything was measured", line)
 
 
@@ -144,16 +157,16 @@ def test_next_run_measures_entries_beyond_budget(call, mini_yaml, tmp_path, monk
     """Six seconds pass at each reading of the clock, so the budget ends while graphs are compiled."""
     passed = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: 6.0 * next(passed))
-    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
     with monkeypatch.context() as patched:
         patched.setattr("lgc.profiler.timing.measure.time", clock)
-        done = call("lgc-profile", *words, "--budget", "4m", "--json")
+        done = call("lgc-profile", *arguments, "--budget", "4m", "--json")
     result = json.loads(done.out)
     assert (done.code, result["verification"]) == (0, None)
     assert result["pending"] > 0
     assert f"{result['pending']} entries are pending: run the same command again to measure them" in done.err
     assert result["pending"] + result["measured"] + result["interpolated"] == result["entries"]
-    again = json.loads(call("lgc-profile", *words, "--json").out)
+    again = json.loads(call("lgc-profile", *arguments, "--json").out)
     assert (again["pending"], again["measured"]) == (0, again["entries"])
 
 
@@ -163,9 +176,11 @@ def test_next_run_measures_entries_beyond_budget(call, mini_yaml, tmp_path, monk
 def test_same_command_resumes_after_interrupt(call, mini_yaml, tmp_path, stop, code):
     """Full precision keeps the command from finishing before the interrupt."""
     out = tmp_path / "t.lut"
-    words = ["--device", "cpu", "--space", mini_yaml, "--networks", 4, "--out", out, "--json"]
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--networks", 4, "--out", out, "--json"]
     program = str(Path(sys.executable).with_name("lgc-profile"))
-    running = subprocess.Popen([program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [program, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     while len(rows(out)) < 40 and running.poll() is None:
         time.sleep(0.01)
     running.send_signal(stop)
@@ -178,7 +193,7 @@ def test_same_command_resumes_after_interrupt(call, mini_yaml, tmp_path, stop, c
         )
     before = rows(out)
     assert len(before) >= 40
-    done = call("lgc-profile", *words, "--rounds", 8)
+    done = call("lgc-profile", *arguments, "--rounds", 8)
     result = json.loads(done.out)
     assert (done.code, result["measured"], result["pending"]) == (0, result["entries"], 0)
     assert result["verification"]["networks"] == 4
@@ -190,11 +205,11 @@ class TestRefusals:
 
     @pytest.fixture
     def refused(self, call, mini_yaml, tmp_path):
-        """Return a function that runs a valid command changed by `words` and returns its error."""
+        """Return a function that runs a valid command changed by `arguments` and returns its error."""
 
-        def run(*words, out=tmp_path / "t.lut"):
+        def run(*arguments, out=tmp_path / "t.lut"):
             given = {"--device": "cpu", "--space": mini_yaml, "--rounds": 4, "--networks": 4, "--out": out}
-            given |= dict(zip(words[::2], words[1::2], strict=True))
+            given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
             before = out.read_bytes() if out.is_file() else out.exists()
             line = call("lgc-profile", *(word for pair in given.items() for word in pair)).refusal("lgc-profile")
             assert (out.read_bytes() if out.is_file() else out.exists()) == before
@@ -203,7 +218,7 @@ class TestRefusals:
         return run
 
     @pytest.mark.parametrize(
-        ("words", "line"),
+        ("arguments", "line"),
         [
             (["--device", "gpu"], "no device 'gpu' on this machine; available: cpu ("),
             (["--device", "cuda:63"], "no device 'cuda:63' on this machine"),
@@ -225,8 +240,8 @@ class TestRefusals:
         ],
         ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
     )  # fmt: skip
-    def test_invalid_option(self, refused, words, line):
-        assert line in refused(*words)
+    def test_invalid_option(self, refused, arguments, line):
+        assert line in refused(*arguments)
 
     def test_missing_device(self, call):
         assert "Missing option '--device'" in call("lgc-profile").refusal("lgc-profile")

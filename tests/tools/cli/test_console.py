@@ -24,14 +24,14 @@ from lgc.tools.cli.options import parse_percent, parse_seconds, parse_size
 def leave(monkeypatch, capsys):
     """Return a function that runs `body` as a command and returns exit code, stdout and stderr."""
 
-    def call(body, *words):
+    def call(body, *arguments):
         app = new_app()
 
         @app.command()
         def command(number: Annotated[int, typer.Option()] = 0) -> int:
             return body()
 
-        monkeypatch.setattr("sys.argv", ["/somewhere/lgc-test", *words])
+        monkeypatch.setattr("sys.argv", ["/somewhere/lgc-test", *arguments])
         with pytest.raises(SystemExit) as left:
             run(app)
         captured = capsys.readouterr()
@@ -65,8 +65,8 @@ def test_returned_value_is_the_exit_code(leave, code):
     ids=repr,
 )
 def test_error_sets_line_and_exit_code(leave, error, code, line):
-    found, out, err = leave(raising(error))
-    assert (found, out, err.strip()) == (code, "", f"lgc-test: {line}")
+    status, out, err = leave(raising(error))
+    assert (status, out, err.strip()) == (code, "", f"lgc-test: {line}")
 
 
 def test_usage_errors_point_to_help(leave):
@@ -92,7 +92,7 @@ def test_valid_sizes(text, size):
 
 @pytest.mark.parametrize("text", ["", "720", "720X960", "720x", "x960", "0x5", "-1x5", "720x960x3", "123456x1", " 1x1"])
 def test_invalid_sizes(text):
-    with pytest.raises(UsageError, match="invalid size .*: write height and width"):
+    with pytest.raises(UsageError, match=r"invalid size .*: write height and width"):
         parse_size(text)
 
 
@@ -103,7 +103,7 @@ def test_valid_durations(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "0", "0m", "-1s", "4 m", "1d", "m", "1e3", "1.s"])
 def test_invalid_durations(text):
-    with pytest.raises(UsageError, match="invalid duration .*: write e.g. 90s, 4m or 1h"):
+    with pytest.raises(UsageError, match=r"invalid duration .*: write e.g. 90s, 4m or 1h"):
         parse_seconds(text)
 
 
@@ -114,7 +114,7 @@ def test_valid_percentages(text, percent):
 
 @pytest.mark.parametrize("text", ["", "%", "5 %", "-5%", "5%%", "five"])
 def test_invalid_percentages(text):
-    with pytest.raises(UsageError, match="invalid percentage .*: write e.g. 5%"):
+    with pytest.raises(UsageError, match=r"invalid percentage .*: write e.g. 5%"):
         parse_percent(text)
 
 
@@ -154,10 +154,10 @@ def test_default_device_is_the_tables(one_gpu, capsys):
 def test_missing_table_device_is_reported(one_gpu, monkeypatch, capsys):
     monkeypatch.setattr("lgc.profiler.machine.devices.cuda_missing", lambda device: f"no {device}")
     assert pick_device(None, [Device("cuda:1")], "searching") == "cpu"
-    wanted = (
+    expected = (
         "searching on cpu: the table's device cuda:1 is not present (no cuda:1); choose another device with --device\n"
     )
-    assert capsys.readouterr().err == wanted
+    assert capsys.readouterr().err == expected
 
 
 def test_processes_take_gpus_by_rank(one_gpu, monkeypatch):

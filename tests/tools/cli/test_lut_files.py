@@ -110,8 +110,8 @@ class TestDiff:
         a, b, _ = two
         assert "invalid percentage 'much'" in call("lgc-lut", "diff", a, b, "--threshold", "much").refusal("lgc-lut")
         assert "Missing argument 'B.lut'" in call("lgc-lut", "diff", a).refusal("lgc-lut")
-        words = ("--space", "tiny", "--device", "cuda:0", "--backend", "torch", "--out", tmp_path / "c.lut")
-        assert call("lgc-lut", "import", npy, *words).code == 0
+        arguments = ("--space", "tiny", "--device", "cuda:0", "--backend", "torch", "--out", tmp_path / "c.lut")
+        assert call("lgc-lut", "import", npy, *arguments).code == 0
         line = call("lgc-lut", "diff", a, tmp_path / "c.lut").refusal("lgc-lut")
         assert "have no measured entry in common" in line
 
@@ -163,7 +163,7 @@ class TestCalibrate:
         done = call("lgc-lut", "calibrate", mini_lut, "--form", "affine", "--json")
         assert (done.code, done.err) == (0, "")
         result = json.loads(done.out)
-        assert {found["form"] for found in result["calibration"].values()} == {"affine"}
+        assert {correction["form"] for correction in result["calibration"].values()} == {"affine"}
         assert result["before"] == before
         with LatencyTable.open(mini_lut) as table:
             assert result["calibration"] == table.note("calibration")
@@ -214,8 +214,8 @@ class TestExport:
 
 class TestImport:
     def test_to_a_table(self, call, npy, tmp_path):
-        words = ("--space", "tiny", "--device", "cuda:0", "--backend", "tensorrt", "--precision", "fp16")
-        done = call("lgc-lut", "import", npy, *words, "--out", tmp_path / "t.lut", "--json")
+        arguments = ("--space", "tiny", "--device", "cuda:0", "--backend", "tensorrt", "--precision", "fp16")
+        done = call("lgc-lut", "import", npy, *arguments, "--out", tmp_path / "t.lut", "--json")
         assert (done.code, done.err) == (0, "")
         result = json.loads(done.out)
         assert (result["project"], result["rows"], result["imported"], result["in_space"]) == ("FasterSeg", 4, 2, 0)
@@ -226,8 +226,8 @@ class TestImport:
         assert "imported from table.npy: ConvNorm_H1024" in shown
 
     def test_prints_lines(self, call, npy, tmp_path):
-        words = ("--space", "tiny", "--device", "cpu", "--backend", "torch")
-        done = call("lgc-lut", "import", npy, *words, "--out", tmp_path / "t.lut")
+        arguments = ("--space", "tiny", "--device", "cpu", "--backend", "torch")
+        done = call("lgc-lut", "import", npy, *arguments, "--out", tmp_path / "t.lut")
         assert "2 operators from 4 rows of FasterSeg" in done.out
         assert "skipped: 1 rows of ff (an attention module)" in done.out
 
@@ -240,9 +240,9 @@ class TestImport:
 
     def test_rejects_bad_input(self, call, npy, tmp_path, foreign_files):
         out = tmp_path / "t.lut"
-        words = ("--space", "tiny", "--device", "cpu", "--backend", "torch", "--out", out)
+        arguments = ("--space", "tiny", "--device", "cpu", "--backend", "torch", "--out", out)
         (tmp_path / "o.yaml").write_text(OFA)
-        line = call("lgc-lut", "import", tmp_path / "o.yaml", *words).refusal("lgc-lut")
+        line = call("lgc-lut", "import", tmp_path / "o.yaml", *arguments).refusal("lgc-lut")
         assert "none of the 1 rows of once-for-all is an operator of lgc" in line
         assert "needs --space, --device and --backend" in call("lgc-lut", "import", npy, "--out", out).refusal(
             "lgc-lut"
@@ -253,11 +253,11 @@ class TestImport:
             ("--precision", "fp8", "unknown precision 'fp8'"),
             ("--space", "tyny", "unknown search space 'tyny' (did you mean 'tiny'?)"),
         ):
-            assert reason in call("lgc-lut", "import", npy, *words, name, value).refusal("lgc-lut")
+            assert reason in call("lgc-lut", "import", npy, *arguments, name, value).refusal("lgc-lut")
         for noun, path in foreign_files.items():
-            assert noun in call("lgc-lut", "import", path, *words).refusal("lgc-lut")
+            assert noun in call("lgc-lut", "import", path, *arguments).refusal("lgc-lut")
         np.save(npy, {**FASTERSEG, "head_H1_W2_Cin3_Cout4": float("nan")})
-        assert "row 'head_H1_W2_Cin3_Cout4' holds nan" in call("lgc-lut", "import", npy, *words).refusal("lgc-lut")
+        assert "row 'head_H1_W2_Cin3_Cout4' holds nan" in call("lgc-lut", "import", npy, *arguments).refusal("lgc-lut")
         assert not out.exists()
 
 
@@ -336,9 +336,10 @@ class TestBadTables:
 
 class TestShow:
     def test_filters(self, call, mini_lut):
-        def keys(*words):
+        def keys(*arguments):
             return [
-                entry["key"] for entry in json.loads(call("lgc-lut", "show", mini_lut, *words, "--json").out)["entries"]
+                entry["key"]
+                for entry in json.loads(call("lgc-lut", "show", mini_lut, *arguments, "--json").out)["entries"]
             ]
 
         every = keys()
@@ -369,8 +370,8 @@ class TestShow:
         assert "9 of 10 networks within ±" in done.out
 
     def test_subjects_lists_benchmarks(self, call, mini_lut):
-        def subjects(*words):
-            return json.loads(call("lgc-lut", "show", mini_lut, "--subjects", *words, "--json").out)["subjects"]
+        def subjects(*arguments):
+            return json.loads(call("lgc-lut", "show", mini_lut, "--subjects", *arguments, "--json").out)["subjects"]
 
         every = subjects()
         assert {subject["kind"] for subject in every} == {"carrier", "operator", "network"}
@@ -384,13 +385,13 @@ class TestShow:
         assert "network/dense/" in text
 
     def test_rejects_bad_input(self, call, mini_lut):
-        for words, reason in (
+        for arguments, reason in (
             (("--operator", "conv_3x4"), "unknown operator 'conv_3x4' (did you mean 'conv_3x3'?)"),
             (("--status", "done"), "unknown status 'done'"),
             (("--sort", "size"), "unknown order 'size'"),
             (("--resolution", "8"), "invalid size '8'"),
         ):
-            assert reason in call("lgc-lut", "show", mini_lut, *words).refusal("lgc-lut")
+            assert reason in call("lgc-lut", "show", mini_lut, *arguments).refusal("lgc-lut")
 
     def test_damaged_verification_is_rejected(self, call, mini_lut):
         for key in ("verification", "calibration"):
