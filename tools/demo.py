@@ -120,7 +120,7 @@ def _show_stage(title: str) -> Iterator[Callable[[RoundProgress], None]]:
 
 
 def _write_scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.space import SearchSpace
+    from ..models.space.lgcnet import SearchSpace
     from ..search.data.synthetic.writers import write_scenes
 
     advance = make_item_progress("drawing", sum(SCENES.values()), on_progress)
@@ -129,7 +129,7 @@ def _write_scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> 
 
 
 def _profile(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.space import SearchSpace
+    from ..models.space.lgcnet import SearchSpace
     from ..profiler.profile import profile
 
     result = profile(
@@ -173,7 +173,7 @@ def _train(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 def _export(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..lut.table.table import LatencyTable
     from ..models.nets.weights import load_weights
-    from ..models.space.architecture import Architecture
+    from ..models.space.lgcnet import Architecture
     from ..models.space.plan import DENSE
     from ..profiler.deployment import deploy
     from ..profiler.deployment.network import Network

@@ -197,13 +197,13 @@ def _check_choices(precisions: list[str], scope: str) -> None:
 
 def _load(source: Path, out: Path | None, scope: str) -> tuple[Network, Path]:
     """Return the network, with trained weights if the run has them, and its output folder."""
-    from ..models.nets.weights import WEIGHTS, load_weights
-    from ..models.space.architecture import ARCHITECTURE, Architecture
+    from ..models.nets.weights import WEIGHTS_FILE, load_weights
+    from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
     from ..profiler.deployment.network import Network
 
     run = source if source.is_dir() else source.parent
-    architecture = Architecture.load(source / ARCHITECTURE if source.is_dir() else source)
-    weights = run / WEIGHTS
+    architecture = Architecture.load(source / ARCHITECTURE_FILE if source.is_dir() else source)
+    weights = run / WEIGHTS_FILE
     trained = load_weights(weights, architecture) if source.is_dir() and weights.exists() else None
     if trained is None:
         say(
@@ -237,9 +237,9 @@ def _with_images(network: Network, data: Path | None, needed: bool) -> tuple[Net
     try:
         splits = [[pair.image for pair in list_pairs(data, split)[1]] for split in ("train", "val")]
     except DataError:
-        from ..models.images import image_files
+        from ..models.images import list_images
 
-        paths = list(image_files(data))  # a plain folder: alternate between the two uses
+        paths = list(list_images(data))  # a plain folder: alternate between the two uses
         splits = [paths[::2], paths[1::2] or paths]
     size = network.architecture.space.input
     ranges, others = ([read_pixels(path, size) for path in _sample(paths)] for paths in splits)

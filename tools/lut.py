@@ -18,7 +18,7 @@ from .cli.report_tables import format_drift, make_report_tables
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..lut.exchange.compare import Change, Comparison
+    from ..lut.exchange.compare import EntryChange, TableComparison
 
 app = new_app()
 
@@ -86,18 +86,18 @@ def diff(
 
     Example: lgc-lut diff monday.lut today.lut --threshold 5%
     """
-    from ..lut.exchange.compare import compare
+    from ..lut.exchange.compare import compare_tables
     from ..lut.table.table import LatencyTable
 
     threshold_pct, share_pct = parse_percent(threshold), parse_percent(least_share)
     with LatencyTable.open(a) as opened_a, LatencyTable.open(b) as opened_b:
-        comparison = compare(opened_a, opened_b, match)
+        comparison = compare_tables(opened_a, opened_b, match)
     if comparison.differences:
         say(f"warning: the tables also differ in {'; '.join(comparison.differences)}")
     unknown = sum(change.low_pct is None for change in comparison.changes)
     if unknown:
         say(f"warning: {unknown} entries have no confidence interval in one of the tables: their noise is unknown")
-    beyond = comparison.beyond(threshold_pct, share_pct)
+    beyond = comparison.select_beyond(threshold_pct, share_pct)
     content: dict[str, Any] = {
         "a": str(a),
         "b": str(b),
@@ -118,15 +118,15 @@ def diff(
     return 1 if beyond else 0
 
 
-def _convert_change(change: Change, beyond_threshold: bool) -> dict[str, Any]:
+def _convert_change(change: EntryChange, beyond_threshold: bool) -> dict[str, Any]:
     return {**asdict(change), "beyond_noise": change.beyond_noise, "beyond_threshold": beyond_threshold}
 
 
 def _make_diff_tables(
-    comparison: Comparison, beyond: list[Change], threshold_pct: float, share_pct: float
+    comparison: TableComparison, beyond: list[EntryChange], threshold_pct: float, share_pct: float
 ) -> list[Table | str]:
     """Return the significant changes as a table, and lines on drift, noise and entries of one table."""
-    significant = [change for change in comparison.moved if change.weighs(share_pct)]
+    significant = [change for change in comparison.moved if change.is_relevant(share_pct)]
     shown = significant[:MAX_ROWS]
     rows = grid("changed beyond noise", "operator", "A ms", "B ms without drift", "change", "±", "share", numbers=5)
     for change in shown:
@@ -141,10 +141,12 @@ def _make_diff_tables(
     return [rows, *lines] if shown else list(lines)
 
 
-def _format_changes(comparison: Comparison, beyond: list[Change], threshold_pct: float, share_pct: float) -> list[str]:
+def _format_changes(
+    comparison: TableComparison, beyond: list[EntryChange], threshold_pct: float, share_pct: float
+) -> list[str]:
     """Return lines on the drift, the number of changes and the noise."""
     num_moved = len(comparison.moved)
-    num_significant = sum(change.weighs(share_pct) for change in comparison.moved)
+    num_significant = sum(change.is_relevant(share_pct) for change in comparison.moved)
     scatter = (
         "the scatter between runs is unknown, so the noise is underestimated"
         if comparison.scatter is None
@@ -168,7 +170,7 @@ def _format_changes(comparison: Comparison, beyond: list[Change], threshold_pct:
     return lines
 
 
-def _format_unique_keys(comparison: Comparison) -> list[str]:
+def _format_unique_keys(comparison: TableComparison) -> list[str]:
     """Return lines on the entries that only one of the tables has."""
     lines = []
     for name, keys in (("A", comparison.only_a), ("B", comparison.only_b)):
@@ -198,7 +200,7 @@ def calibrate(
     from ..profiler.profile import calibrate as calibrate_table
 
     with LatencyTable.open(table) as opened:
-        before, earlier = opened.note("verification"), read_report(opened)
+        before, earlier = opened.metadata("verification"), read_report(opened)
         report = calibrate_table(opened, form)
         if report is None:
             raise MeasurementError(
@@ -207,9 +209,9 @@ def calibrate(
             )
         content = {
             "lut": str(table),
-            "calibration": opened.note("calibration"),
+            "calibration": opened.metadata("calibration"),
             "before": before,
-            "after": opened.note("verification"),
+            "after": opened.metadata("verification"),
         }
         lines = format_corrections(opened)
     rows = grid("prediction of unseen networks", "", "before", "after", numbers=2)

@@ -126,7 +126,7 @@ def search(
     share_cores()
     from ..profiler.deployment.deploy import make_latency_meter
     from ..search.config import SearchConfig
-    from ..search.engine import default_steps
+    from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
 
     predictors = [_open_predictor(path, space, scope) for path in lut]
@@ -150,7 +150,7 @@ def search(
         "beta": beta,
         "workers": workers,
     }
-    config = SearchConfig(steps=steps or default_steps(data, chosen, batch * count_processes()), **settings)
+    config = SearchConfig(steps=steps or default_search_steps(data, chosen, batch * count_processes()), **settings)
     place = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
         on_step = make_step_progress("searching", on_progress)
@@ -168,11 +168,11 @@ def _open_predictor(path: Path, space: str | None, scope: str) -> Predictor:
     """Return the predictor of a table; warn if its error is unknown or large."""
     from ..lut.predictor import Predictor
     from ..lut.table.table import LatencyTable
-    from ..models.space.space import SearchSpace
+    from ..models.space.lgcnet import SearchSpace
 
     with LatencyTable.open(path) as table:
         predictor = Predictor(SearchSpace.load(space) if space is not None else table.space, table, scope)
-        verification = (table.note("verification") or {}).get(scope)
+        verification = (table.metadata("verification") or {}).get(scope)
     if not predictor.calibrated:
         say(f"warning: {path} is not verified on whole networks: the error of its predictions is unknown")
     elif verification and verification["mape_pct"] > MAX_MAPE_PCT:

@@ -123,9 +123,9 @@ def _read_table_devices(source: Path) -> list[Device]:
     Raises:
         FileFormatError: `source` holds no architecture.
     """
-    from ..models.space.architecture import ARCHITECTURE, Architecture
+    from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 
-    devices = Architecture.load(source / ARCHITECTURE).provenance.get("devices")
+    devices = Architecture.load(source / ARCHITECTURE_FILE).provenance.get("devices")
     return [Device(str(name)) for name in devices] if isinstance(devices, list) else []
 
 
@@ -142,14 +142,16 @@ def _reject_options(context: typer.Context, names: set[str], condition: str) -> 
 
 def _train(options: dict[str, Any]) -> dict[str, Any]:
     from ..search.training.config import TrainConfig
-    from ..search.training.train import default_steps
+    from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
     settings = {name: options[name] for name in TrainConfig.model_fields if name in options}
     settings["crop"] = None if options["crop"] is None else parse_size(options["crop"])
     if options["steps"] is None:
         total_batch = options["batch"] * count_processes()
-        settings["steps"] = default_steps(options["source"], options["data"], total_batch, options["train_split"])
+        settings["steps"] = default_training_steps(
+            options["source"], options["data"], total_batch, options["train_split"]
+        )
     config = TrainConfig(**settings)
     device = pick_device(options["device"], _read_table_devices(options["source"]), "training")
     with progress_bar() as on_progress:

@@ -22,7 +22,7 @@ from lgc.errors import DataError
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
 from lgc.models.onnx.model import OnnxModel
-from lgc.models.palettes import distinct
+from lgc.models.palettes import distinct_palette
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.deployment.painting import Legend
 from lgc.profiler.deployment.segmenter import Segmenter
@@ -188,7 +188,7 @@ def test_damaged_input_keeps_complete_files_only(call, file, photos, tmp_path):
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out)
     message = done.refusal("lgc-predict")
-    assert f"{broken} is truncated or damaged" in message
+    assert f"cannot read image {broken}: truncated or damaged" in message
     assert f"; 6 complete files are kept in {out}" in message
     assert len([path for path in out.rglob("*") if path.is_file()]) == 6
 
@@ -239,15 +239,15 @@ def test_legend_has_class_names_and_colours(file, street):
     assert named(CITYSCAPES_CLASSES) == Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE)
     own = named(tuple("abcdefghijk"))
     assert own.names == tuple("abcdefghijk")
-    assert own.palette == distinct(11) != CAMVID_PALETTE
+    assert own.palette == distinct_palette(11) != CAMVID_PALETTE
     assert (own.name(3), own.name(12), own.colour(40)) == ("d", "class 12", "#000000")
 
 
 @pytest.mark.parametrize("count", [2, 11, 19, 150, 256])
 def test_generated_colours_are_distinct_and_stable(count):
-    colours = distinct(count)
+    colours = distinct_palette(count)
     assert len(set(colours)) == count
-    assert colours == distinct(256)[:count]
+    assert colours == distinct_palette(256)[:count]
     steps = np.diff(np.array(colours, int), axis=0)
     assert np.sqrt((steps**2).sum(axis=1)).min() > 100, "neighbours are far apart"
 
@@ -259,7 +259,7 @@ def test_invalid_class_names_are_rejected(call, file, photos, tmp_path):
         model.metadata_props.add(key="classes", value=classes)
         onnx.save(model, tmp_path / "x.onnx")
         refused = call("lgc-predict", tmp_path / "x.onnx", photos, "--out", tmp_path / "out")
-        assert "its `classes` are no JSON list of names" in refused.refusal("lgc-predict")
+        assert "metadata `classes` must be a JSON list of names" in refused.refusal("lgc-predict")
 
 
 def test_only_videos_need_pyav(call, file, photos, tmp_path, monkeypatch):
@@ -284,21 +284,21 @@ def test_bad_input_exits_with_one_line(call, file, photos, tmp_path):
         shutil.copy(photos / "a.png", tmp_path / name)
     out = tmp_path / "out"
     for arguments, message in (
-        ((tmp_path / "broken.onnx", photos), "is no ONNX model but"),
-        ((photos / "a.png", photos), "is no ONNX model but a PNG image"),
-        ((tmp_path / "dynamic.onnx", photos), 'dynamic shape: input_0 is [1, 3, "height", 48]'),
-        ((tmp_path / "missing.onnx", photos), "nothing: there is no such file"),
+        ((tmp_path / "broken.onnx", photos), "cannot read ONNX model"),
+        ((photos / "a.png", photos), "a.png: it is a PNG image"),
+        ((tmp_path / "dynamic.onnx", photos), 'input_0 has a dynamic shape [1, 3, "height", 48]'),
+        ((tmp_path / "missing.onnx", photos), "no such file"),
         ((tmp_path / "empty", photos), "write one with lgc-export"),
-        ((file, tmp_path / "missing"), "does not exist"),
-        ((file, tmp_path / "empty"), "holds no images"),
-        ((file, photos, tmp_path / "text.png"), "text.png is not an image that can be read"),
-        ((file, tmp_path / "notes.doc"), "notes.doc is not an image that can be read; videos are called .mp4, "),
+        ((file, tmp_path / "missing"), "no such file or folder"),
+        ((file, tmp_path / "empty"), "no images in folder"),
+        ((file, photos, tmp_path / "text.png"), "text.png: unknown format"),
+        ((file, tmp_path / "notes.doc"), "notes.doc: unknown format; videos are called .mp4, "),
         ((file, photos, tmp_path / "no.mp4"), "no.mp4 is no video that can be read"),
         ((file, photos / "a.png", tmp_path / "a.png"), "would be written to the same files"),
         ((file, tmp_path / "two"), "c.png would be written to the same files"),
         ((file, photos, "--device", "cuda:7"), "no device 'cuda:7' on this machine"),
         ((file, photos, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),
-        ((file, photos, "--backend", "torch"), "is an ONNX file, which torch does not run"),
+        ((file, photos, "--backend", "torch"), "is an ONNX file, which torch cannot run"),
         ((file, photos, "--backend", "banana"), "unknown backend 'banana'"),
         ((file, photos, "--alpha", "2"), "--alpha"),
         ((tmp_path / "x.engine", photos), "x.engine.json is missing"),

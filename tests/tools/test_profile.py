@@ -138,7 +138,7 @@ def test_isolated_context_needs_another_table(call, mini_yaml, tmp_path):
     assert call("lgc-profile", *arguments, "--context", "isolated").code == 0
     with LatencyTable.open(tmp_path / "t.lut") as table:
         assert table.protocol["context"] == "isolated"
-        assert {subject.kind for subject in table.subjects()} == {"operator"}
+        assert {subject.kind for subject in table.benchmarks()} == {"operator"}
     refused = call("lgc-profile", *arguments, "--context", "carriers").refusal("lgc-profile")
     assert refused == f"{tmp_path / 't.lut'} was measured in context isolated, not carriers"
 
@@ -233,9 +233,9 @@ class TestRefusals:
             (["--context", "vacuum"], "no context 'vacuum': carriers or isolated"),
             (["--budget", "4 minutes"], "invalid duration '4 minutes': write e.g. 90s, 4m or 1h"),
             (["--input", "720p"], "invalid size '720p': write height and width, e.g. 720x960"),
-            (["--input", "8x8"], "mini at 8x8 is no search space: input.0"),
+            (["--input", "8x8"], "mini at 8x8: invalid search space: input.0"),
             (["--space", "small"], "unknown search space 'small'; known: lgcnet-camvid, lgcnet-cityscapes, tiny"),
-            (["--space", "no/such.yaml"], "no/such.yaml is no search space but nothing: there is no such file"),
+            (["--space", "no/such.yaml"], "no such file: no/such.yaml"),
             (["--spice", "tiny"], "No such option"),
         ],
         ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
@@ -259,7 +259,7 @@ class TestRefusals:
 
     def test_truncated_space(self, refused, mini_yaml):
         mini_yaml.write_text(mini_yaml.read_text()[:100])
-        assert "mini.yaml is no search space: not readable as YAML" in refused()
+        assert "mini.yaml: invalid search space: not YAML" in refused()
 
     def test_foreign_space(self, refused, foreign_files):
         for noun, path in foreign_files.items():
@@ -270,7 +270,7 @@ class TestRefusals:
     def test_foreign_output(self, refused, foreign_files):
         for noun in ("an empty file", "a PNG image", "a zip archive", "an SQLite database"):
             line = refused(out=foreign_files[noun])
-            assert "is no latency table but" in line
+            assert "cannot read latency table" in line
             assert noun in line
 
     def test_truncated_output(self, refused, mini_lut):
@@ -282,13 +282,13 @@ class TestRefusals:
 
     def test_unwritable_output(self, refused, tmp_path):
         (tmp_path / "file").write_text("kept")
-        assert "cannot write" in refused(out=tmp_path / "file" / "t.lut")
+        assert "cannot make the folder" in refused(out=tmp_path / "file" / "t.lut")
         if Path("/proc/self").exists():
             assert "cannot write /proc/t.lut" in refused(out=Path("/proc/t.lut"))
 
     def test_table_of_another_target(self, refused, mini_lut):
         line = refused("--backend", "torch", out=mini_lut)
-        assert "mini.lut is a table of another target: backend onnxruntime, not torch. " in line
+        assert "mini.lut has a different target or space: backend onnxruntime, not torch. " in line
         assert "lgc-profile and another --out" in line
 
     def test_table_of_another_precision_and_threads(self, refused, mini_lut):

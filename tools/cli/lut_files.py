@@ -38,7 +38,7 @@ def merge(
 
     Example: lgc-lut merge gpu0.lut gpu1.lut --out both.lut
     """
-    from ...lut.exchange.merge import merge as merge_tables
+    from ...lut.exchange.merge import merge_tables
     from ...lut.table.table import LatencyTable
     from ...profiler.profile import calibrate
 
@@ -50,7 +50,7 @@ def merge(
     for path in result.untied:
         say(f"warning: {path} shares no benchmark with the others: its entries are not corrected for machine drift")
     with LatencyTable.open(out) as merged:
-        verification, report = merged.note("verification"), read_report(merged)
+        verification, report = merged.metadata("verification"), read_report(merged)
     content = {
         "lut": str(out),
         "from": [str(path) for path in tables],
@@ -76,11 +76,11 @@ def export(
 
     Example: lgc-lut export tiny.lut --out tiny.csv
     """
-    from ...lut.exchange.convert import table_frame, write_frame
+    from ...lut.exchange.convert import table_to_frame, write_frame
     from ...lut.table.table import LatencyTable
 
     with LatencyTable.open(table) as opened:
-        frame = table_frame(opened)
+        frame = table_to_frame(opened)
     write_frame(frame, out)
     emit({"lut": str(table), "out": str(out), "rows": len(frame)}, as_json, f"{out}: {len(frame)} rows")
 
@@ -111,17 +111,17 @@ def import_table(
 
     Example: lgc-lut import latency_lookup_table.npy --out fasterseg.csv
     """
-    from ...lut.exchange.convert import FRAME_SUFFIXES, foreign_frame, write_frame
+    from ...lut.exchange.convert import FRAME_SUFFIXES, foreign_to_frame, write_frame
     from ...lut.exchange.foreign import read_foreign
 
     foreign = read_foreign(source)
     content = {"source": str(source), "project": foreign.project, "rows": len(foreign.rows), "out": str(out)}
     if out.suffix in FRAME_SUFFIXES:
-        write_frame(foreign_frame(foreign), out)
+        write_frame(foreign_to_frame(foreign), out)
         emit(content, as_json, f"{out}: {len(foreign.rows)} rows of {foreign.project}")
         return
     from ...lut.exchange.convert import import_table as write_table
-    from ...models.space.space import SearchSpace
+    from ...models.space.lgcnet import SearchSpace
 
     target = _make_target(space, device, backend, precision)
     result = write_table(foreign, out, SearchSpace.load(str(space)), target)
@@ -170,19 +170,19 @@ def upgrade(table: TablePath, as_json: JsonOption = False) -> None:
 
     Example: lgc-lut upgrade tiny.lut
     """
-    from ...lut.table.schema import SCHEMA_VERSION
-    from ...lut.table.upgrade import upgrade as upgrade_table
+    from ...lut.table.schema import TABLE_SCHEMA_VERSION
+    from ...lut.table.upgrade import upgrade_table
 
     version, backup = upgrade_table(table)
     content = {
         "lut": str(table),
         "from": version,
-        "to": SCHEMA_VERSION,
+        "to": TABLE_SCHEMA_VERSION,
         "kept": None if backup is None else str(backup),
     }
     line = (
         f"{table}: schema {version} is up to date"
         if backup is None
-        else f"{table}: upgraded from schema {version} to {SCHEMA_VERSION}; the old table is kept as {backup}"
+        else f"{table}: upgraded from schema {version} to {TABLE_SCHEMA_VERSION}; the old table is kept as {backup}"
     )
     emit(content, as_json, line)

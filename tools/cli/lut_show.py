@@ -15,7 +15,7 @@ from .report_tables import make_report_tables
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ...lut.statistics.calibration import Report
+    from ...lut.statistics.calibration import PredictionReport
     from ...lut.table.table import Benchmark, Entry, LatencyTable
 
 TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="Latency table.")]
@@ -65,8 +65,8 @@ def show(
             "space": opened.space.model_dump(mode="json"),
             "protocol": opened.protocol,
             "environment": opened.environment,
-            "calibration": opened.note("calibration"),
-            "verification": opened.note("verification"),
+            "calibration": opened.metadata("calibration"),
+            "verification": opened.metadata("verification"),
             "entries": [asdict(entry) for entry in entries],
         }
         if benchmarks:
@@ -100,7 +100,7 @@ class _Query:
         from ...lut.table import schema
         from ...models.space.operators import get_operator
 
-        statuses = (schema.PENDING, *schema.KNOWN, schema.FAILED)
+        statuses = (schema.PENDING, *schema.WITH_LATENCY, schema.FAILED)
         if self.status is not None and self.status not in statuses:
             raise UnknownNameError("status", self.status, statuses)
         if self.sort is not None and self.sort not in SORT_ORDERS:
@@ -117,10 +117,10 @@ class _Query:
         """Return the matching benchmarks in order; operator and resolution select those of the matching entries."""
         from ...models.space.opspec import OpSpec
 
-        benchmarks = table.subjects()
+        benchmarks = table.benchmarks()
         if self.operator or self.resolution:
             specs = [OpSpec.parse(entry.key) for entry in table.entries() if self._matches_spec(entry.key)]
-            keys = {key for spec in specs for key in table.terms(spec)}
+            keys = {key for spec in specs for key in table.components(spec)}
             benchmarks = [benchmark for benchmark in benchmarks if benchmark.key in keys]
         return self._sort_rows([benchmark for benchmark in benchmarks if self._matches_row(benchmark)])
 
@@ -193,18 +193,18 @@ def format_corrections(table: LatencyTable) -> list[str]:
     return lines
 
 
-def read_report(table: LatencyTable) -> Report | None:
+def read_report(table: LatencyTable) -> PredictionReport | None:
     """Return the stored verification of scope `dense`; None if there is none.
 
     Raises:
         FileFormatError: the verification is damaged.
     """
     from ...errors import FileFormatError
-    from ...lut.statistics.calibration import Report
+    from ...lut.statistics.calibration import PredictionReport
     from ...models.space.plan import DENSE
 
-    stored = table.note("verification")
+    stored = table.metadata("verification")
     try:
-        return Report(**stored[DENSE]) if stored else None
+        return PredictionReport.from_dict(stored[DENSE]) if stored else None
     except (KeyError, TypeError) as error:
         raise FileFormatError(f"{table.path} is a damaged latency table: its verification fails at {error}") from error
