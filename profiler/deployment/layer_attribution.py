@@ -73,7 +73,7 @@ class SlotReport:
 
     Attributes:
         groups: all slots, those that differ most first.
-        entries: the entries that are off by more than `MIN_RELATIVE_DEVIATION` and `MIN_NETWORK_SHARE`, the worst first.
+        entries: entries off by more than `MIN_RELATIVE_DEVIATION` and `MIN_NETWORK_SHARE`, the worst first.
         intercept_ms: what the table says of a network besides its operators.
         unattributed_ms: layers of no slot, scaled.
         factor: from the layers' times to the network's.
