@@ -22,7 +22,7 @@ from ..backends import Backend, require_backend
 from ..backends.base import generate_inputs
 from ..machine.environment import fingerprint
 from ..profile import require_machine
-from ..timing.measure import measure_seconds, placed
+from ..timing.measure import assign, measure_seconds
 from ..timing.rounds import OnProgress, quiet
 from ..timing.workloads import image_input
 from ..verification import at_speed, drift, with_sentinels
@@ -147,7 +147,7 @@ def time_network(
     subjects = {NETWORK: network.workload(precision=target.precision)}
     if table is not None:
         subjects = with_sentinels(table, subjects, network.scope)
-    found = measure_seconds(placed(backend, target, subjects), seconds, on_progress=on_progress)
+    found = measure_seconds(assign(backend, target, subjects), seconds, on_progress=on_progress)
     latency_ms = found.summary(NETWORK).latency_ms
     runs = np.concatenate(found.durations(NETWORK))
     low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()

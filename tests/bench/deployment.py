@@ -31,7 +31,7 @@ from lgc.profiler.comparison import peer_candidate, run_candidate, time_candidat
 from lgc.profiler.deployment.network import INT8, Network, write_onnx
 from lgc.profiler.machine.environment import fingerprint, pinned
 from lgc.profiler.profile import profile
-from lgc.profiler.timing.measure import measure_seconds, placed
+from lgc.profiler.timing.measure import assign, measure_seconds
 from lgc.profiler.verification import at_speed, drift, unseen, with_sentinels
 
 PARTS = ("predicted", "clock", "outputs", "ahead", "peers", "contest")
@@ -93,7 +93,7 @@ def predicted(space: SearchSpace, target: Target, scratch: Path) -> dict[str, An
         shape = ((1, 3, *space.input),)
         workloads = {key: Workload(path.name, shape, None, file=path.read_bytes()) for key, path in files.items()}
         subjects = with_sentinels(table, workloads, DENSE)
-        found = measure_seconds(placed(get_backend(target.backend), target, subjects), SECONDS * len(subjects))
+        found = measure_seconds(assign(get_backend(target.backend), target, subjects), SECONDS * len(subjects))
         drift_pct = drift(table, found)
     table_ms = {key: predictor.predict(one) for key, one in chosen.items()}
     rows = [

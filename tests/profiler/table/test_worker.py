@@ -14,7 +14,7 @@ from lgc.lut.table.table import FINISHED, NETWORK, UNFINISHED
 from lgc.profiler.profile import MEDIAN_TO_95, calibrate, profile
 from lgc.profiler.table.worker import AWAKE_S, SENTINELS
 from lgc.profiler.timing import stopping
-from lgc.profiler.timing.contexts import register
+from lgc.profiler.timing.contexts import register_benchmarks
 from lgc.profiler.timing.rounds import COMMIT_S
 
 from ..conftest import NO_NETWORKS, QUICK, TARGET, latencies, relative, rows, statuses, truth
@@ -42,7 +42,7 @@ class Guess:
 def company(monkeypatch):
     """Fewer subjects in a round than the mini space has, so that a call need not take all of them along."""
     for module in ("table.worker", "timing.rounds"):
-        monkeypatch.setattr(f"lgc.profiler.{module}.COMPANY", SENTINELS)
+        monkeypatch.setattr(f"lgc.profiler.{module}.MIN_ROUND_SIZE", SENTINELS)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def fewer_visits(monkeypatch):
     """For what does not depend on how well things are known."""
     for name in ("CPU_PROBE", "CPU_NETWORK"):
         pace = getattr(stopping, name)
-        monkeypatch.setattr(stopping, name, replace(pace, least=pace.least // 2, most=pace.most // 2, reload=8))
+        monkeypatch.setattr(stopping, name, replace(pace, min_batches=pace.min_batches // 2, max_batches=pace.max_batches // 2, reload=8))
 
 
 @pytest.mark.usefixtures("fewer_visits")
@@ -221,9 +221,9 @@ class TestGoingOn:
 
         def slow(*arguments):
             device.clock.now += 5.0
-            return register(*arguments)
+            return register_benchmarks(*arguments)
 
-        monkeypatch.setattr("lgc.profiler.profile.register", slow)
+        monkeypatch.setattr("lgc.profiler.profile.register_benchmarks", slow)
         with pytest.raises(UsageError, match=r"the budget was used up by compiling 0 of \d+ graphs"):
             profile(mini_space, TARGET, out, networks=0, budget_s=2.0)
 
