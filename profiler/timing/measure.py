@@ -13,7 +13,7 @@ from functools import partial
 from ...errors import MeasurementError, UsageError
 from ...lut.statistics.estimates import MEDIANS, MINIMA
 from ...lut.statistics.measurement import Measurement, SampleBatch
-from ...lut.table.table import NETWORK
+from ...lut.table.table import NETWORK_PREFIX
 from ...lut.target import Target
 from ..backends import Backend, Runner, Workload
 from ..machine.environment import pinned
@@ -162,7 +162,11 @@ def measure(
         measurement = rounds.run(left_s, always=always)
         for benchmark, runner in runners.items():
             over = budget_s is not None and time.monotonic() - start > budget_s
-            if not over and benchmark.startswith(NETWORK) and (spent := energy_per_run(runner, energy_mj)) is not None:
+            if (
+                not over
+                and benchmark.startswith(NETWORK_PREFIX)
+                and (spent := energy_per_run(runner, energy_mj)) is not None
+            ):
                 on_energy(benchmark, spent)
     return measurement, rounds.undecided
 

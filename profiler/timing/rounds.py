@@ -221,7 +221,7 @@ class Rounds:
         for benchmark in self._open:
             points = measurement.points(benchmark)
             rule = self._rules[benchmark]
-            decision = rule.decide(points, self._spent_s[benchmark], measurement.loads(benchmark))
+            decision = rule.decide(points, self._spent_s[benchmark], measurement.instances(benchmark))
             if decision is not None:
                 decisions[benchmark] = decision
             elif len(points):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ...lut.statistics.estimates import NOISY_PCT, Array, estimate
+from ...lut.statistics.estimates import NOISY_PCT, Array, estimate_latency
 from ...lut.target import Target
 
 FLOOR_MS = 2e-4
@@ -71,7 +71,7 @@ class StoppingRule:
         count = len(points)
         if count < (MIN_BATCHES if spent_s > self.cap_s else self.min_batches):
             return None
-        latency_ms, ci_ms = estimate(points, instances)
+        latency_ms, ci_ms = estimate_latency(points, instances)
         if ci_ms <= self.target_ci_ms(latency_ms):
             return CONVERGED
         if spent_s > self.cap_s:
@@ -88,7 +88,9 @@ class StoppingRule:
     def _has_plateaued(self, points: Array, instances: NDArray[np.int_] | None) -> bool:
         """Return True if doubling the batches twice narrowed the interval little each time; once can be chance."""
         parts = [len(points) // 4, len(points) // 2, len(points)]
-        quarter, half, whole = (estimate(points[:n], None if instances is None else instances[:n])[1] for n in parts)
+        quarter, half, whole = (
+            estimate_latency(points[:n], None if instances is None else instances[:n])[1] for n in parts
+        )
         return whole > PLATEAU * half > PLATEAU**2 * quarter
 
 

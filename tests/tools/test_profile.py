@@ -125,7 +125,7 @@ def test_operators_alone_are_another_table(call, mini_yaml, tmp_path):
     assert call("lgc-profile", *words, "--context", "isolated").code == 0
     with LatencyTable.open(tmp_path / "t.lut") as table:
         assert table.protocol["context"] == "isolated"
-        assert {subject.kind for subject in table.subjects()} == {"operator"}
+        assert {subject.kind for subject in table.benchmarks()} == {"operator"}
     refused = call("lgc-profile", *words, "--context", "carriers").refusal("lgc-profile")
     assert refused == f"{tmp_path / 't.lut'} was measured in context isolated, not carriers"
 
@@ -137,7 +137,7 @@ def test_a_budget_too_small_for_anything_is_refused(call, mini_yaml, tmp_path, m
     monkeypatch.setattr("lgc.profiler.timing.measure.time", clock)
     words = ["--device", "cpu", "--space", mini_yaml, "--networks", 0, "--out", tmp_path / "t.lut", "--json"]
     line = call("lgc-profile", *words, "--budget", "90s").refusal("lgc-profile")
-    assert re.match(r"the budget was used up by compiling 0 of \d+ graphs before anything was measured", line)
+    assert re.match(r"the budget ran out after compiling 0 of \d+ graphs, nothing is measured", line)
 
 
 def test_a_budget_that_ends_the_compiling_leaves_entries_for_the_next_call(call, mini_yaml, tmp_path, monkeypatch):
@@ -210,17 +210,17 @@ class TestRefusals:
             (["--backend", "onnxrt"], "unknown backend 'onnxrt' (did you mean 'onnxruntime'?); known: onnxruntime"),
             (["--backend", "tensorrt"], "backend tensorrt cannot run on cpu: TensorRT needs a CUDA device"),
             (["--precision", "fp8"], "backend onnxruntime has no precision 'fp8' on cpu; choose from fp32"),
-            (["--threads", 9999], "9999 threads asked for, but this machine has"),
+            (["--threads", 9999], "--threads 9999: this machine has"),
             (["--threads", 0], "threads must be at least 1, not 0"),
             (["--threads", "two"], "Invalid value for '--threads'"),
-            (["--rounds", 2], "2 rounds are too few for a statistic: at least 4"),
+            (["--rounds", 2], "--rounds 2: at least 4 are needed"),
             (["--networks", 2], "2 networks are too few to calibrate with: at least 4, or 0 for none"),
             (["--context", "vacuum"], "no context 'vacuum': carriers or isolated"),
             (["--budget", "4 minutes"], "'4 minutes' is no duration; write it as 90s, 4m or 1h"),
             (["--input", "720p"], "'720p' is no size; write height and width as in 720x960"),
-            (["--input", "8x8"], "mini at 8x8 is no search space: input.0"),
+            (["--input", "8x8"], "mini at 8x8: invalid search space: input.0"),
             (["--space", "small"], "unknown search space 'small'; known: lgcnet-camvid, lgcnet-cityscapes, tiny"),
-            (["--space", "no/such.yaml"], "no/such.yaml is no search space but nothing: there is no such file"),
+            (["--space", "no/such.yaml"], "no such file: no/such.yaml"),
             (["--spice", "tiny"], "No such option"),
         ],
         ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
@@ -244,7 +244,7 @@ class TestRefusals:
 
     def test_a_truncated_space(self, refused, mini_yaml):
         mini_yaml.write_text(mini_yaml.read_text()[:100])
-        assert "mini.yaml is no search space: not readable as YAML" in refused()
+        assert "mini.yaml: invalid search space: not YAML" in refused()
 
     def test_a_foreign_space(self, refused, foreign_files):
         for noun, path in foreign_files.items():
@@ -255,7 +255,7 @@ class TestRefusals:
     def test_a_foreign_output(self, refused, foreign_files):
         for noun in ("an empty file", "a PNG image", "a zip archive", "an SQLite database"):
             line = refused(out=foreign_files[noun])
-            assert "is no latency table but" in line
+            assert "cannot read latency table" in line
             assert noun in line
 
     def test_a_truncated_output(self, refused, mini_lut):
@@ -267,13 +267,13 @@ class TestRefusals:
 
     def test_an_output_that_cannot_be_written(self, refused, tmp_path):
         (tmp_path / "file").write_text("kept")
-        assert "cannot write" in refused(out=tmp_path / "file" / "t.lut")
+        assert "cannot make the folder" in refused(out=tmp_path / "file" / "t.lut")
         if Path("/proc/self").exists():
             assert "cannot write /proc/t.lut" in refused(out=Path("/proc/t.lut"))
 
     def test_a_table_of_another_target(self, refused, mini_lut):
         line = refused("--backend", "torch", out=mini_lut)
-        assert "mini.lut is a table of another target: backend onnxruntime, not torch. " in line
+        assert "mini.lut has a different target or space: backend onnxruntime, not torch. " in line
         assert "lgc-profile and another --out" in line
 
     def test_a_table_of_another_precision_and_number_of_threads(self, refused, mini_lut):

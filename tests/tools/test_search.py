@@ -19,6 +19,7 @@ from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
 from lgc.search.data.layouts import list_pairs
 from lgc.search.data.synthetic.writers import write_scenes
+from lgc.search.runtime import training_loop
 from lgc.search.supernet import supernet_trainer as trainer_module
 from lgc.search.supernet.supernet_trainer import SupernetTrainer
 
@@ -38,7 +39,7 @@ def lut(tmp_path_factory, street) -> Path:
     path = tmp_path_factory.mktemp("lut") / "street.lut"
     profile(street, Target("cpu", "onnxruntime"), path, rounds=4, networks=4)
     with LatencyTable.open(path) as table:  # however badly that went here
-        table.write_note("verification", {})
+        table.set_metadata("verification", {})
     return path
 
 
@@ -238,7 +239,7 @@ def test_an_architecture_of_hardly_anything_is_remarked_on(run_search, reach):
 def test_a_table_that_nobody_verified_warns(call, lut, data, tmp_path):
     unverified = copy(lut, tmp_path / "unverified.lut")
     with LatencyTable.open(unverified) as table:
-        table.write_note("calibration", {})
+        table.set_metadata("calibration", {})
     done = call("lgc-search", "--lut", unverified, "--data", data, *SHORT, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     (line,) = (line for line in done.err.splitlines() if "unverified.lut" in line)
@@ -250,7 +251,7 @@ def test_a_table_that_nobody_verified_warns(call, lut, data, tmp_path):
 def test_a_table_that_predicts_badly_warns(call, lut, data, tmp_path):
     noisy = copy(lut, tmp_path / "noisy.lut")
     with LatencyTable.open(noisy) as table:
-        table.write_note("verification", {"dense": {"mape_pct": 23.4}})
+        table.set_metadata("verification", {"dense": {"mape_pct": 23.4}})
     done = call("lgc-search", "--lut", noisy, "--data", data, *SHORT, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert "noisy.lut predicts networks only to 23 %" in done.err
@@ -265,18 +266,18 @@ def test_targets_out_of_reach(call, lut, data, reach, tmp_path, side, unit):
     said = call("lgc-search", "--lut", lut, "--data", data, "--out", tmp_path / "run", *words).refusal("lgc-search")
     assert side in said
     assert f"a target of {target:.4g} ms is" in said
-    assert f"from {low:.3f} to {high:.3f} ms" in said
+    assert f"predicts {low:.3f} to {high:.3f} ms" in said
     assert not (tmp_path / "run").exists()
 
 
 def test_a_table_that_lacks_a_slot_names_the_command_that_fills_it(call, lut, data, tmp_path):
     pending = Path(copy(lut, tmp_path / "pending.lut"))
-    with LatencyTable.open(pending) as table, table.store.writing() as connection:
+    with LatencyTable.open(pending) as table, table.store.transaction() as connection:
         key = table.space.plan.cells[0].edges[0].candidates[2]
         connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL WHERE key = ?", (str(key),))
     said = call("lgc-search", "--lut", pending, "--data", data, "--out", tmp_path / "run").refusal("lgc-search")
     assert f"{key} not measured yet" in said
-    assert "fill it with: lgc-profile " in said
+    assert "measure it with: lgc-profile " in said
     assert str(pending) in said
     assert not (tmp_path / "run").exists()
 
@@ -322,10 +323,10 @@ def test_too_few_images(call, lut, tmp_path):
         ("--communication mail", "--communication: Input should be 'gcn', 'linear' or 'none'"),
         ("--fusion cold", "--fusion: Input should be 'searched' or 'fixed'"),
         ("--precision fp8", "unknown precision 'fp8'; known: bf16, fp16, fp32"),
-        ("--precision fp16", "a CPU takes fp32 or bf16"),
+        ("--precision fp16", "choose fp32 or bf16 on a CPU"),
         ("--scope all", "unknown scope 'all'; known: core, dense"),
         ("--device cuda:77", "no device 'cuda:77' on this machine"),
-        ("--cells shared --communication gcn", "cannot inform each other by gcn"),
+        ("--cells shared --communication gcn", "shared cells cannot communicate by gcn"),
         ("--target-ms 1 --target-fps 9", "--target-ms or --target-fps, not both"),
         ("--target-ms 0", "--target-ms must be above 0"),
         ("--target-ms nan", "--target-ms"),
@@ -333,10 +334,10 @@ def test_too_few_images(call, lut, tmp_path):
         ("--target-ms -1", "--target-ms"),
         ("--target-fps 0", "--target-fps must be above 0"),
         ("--target-ms 9 --target-ms 9.0000001", "the same targets"),
-        ("--lut {lut}", "2 tables need a target each"),
+        ("--lut {lut}", "2 tables need one target per table"),
         ("--lut {lut} --target-ms 1", "targets for 2 tables: 1"),
         ("--lut {lut} --target-ms 1 --target-ms 2 --target-ms 3", "targets for 2 tables: 3"),
-        ("--lut {missing}", "is no latency table"),
+        ("--lut {missing}", "no such file"),
         ("--quantile 0.9", "a quantile bounds a target"),
         ("--quantile 0.3 --target-ms 1", "--quantile: "),
         ("--warm-up 1", "--warm-up: "),
@@ -348,11 +349,11 @@ def test_too_few_images(call, lut, tmp_path):
         ("--crop 30x32", "multiples of the network's stride"),
         ("--crop 64x64", "larger than the space's input"),
         ("--crop big", "'big' is no size"),
-        ("--space {missing}", "is no search space"),
+        ("--space {missing}", "no such file"),
         ("--data {empty}", "empty"),
         ("--data {missing}", "missing"),
         ("--out {lut}", "not a folder"),
-        ("--out {other}", "holds something else than a search"),
+        ("--out {other}", "holds files that are not of a search"),
         ("--out /proc/nowhere/run", "/proc/nowhere"),
     ],
 )
@@ -375,7 +376,7 @@ def test_another_search_in_the_folder(call, lut, data, run_search, tmp_path):
     said = call("lgc-search", *words).refusal("lgc-search")
     assert "fusion 'searched', not 'fixed'" in said
     assert "seed 0, not 1" in said
-    assert "name another folder" in said
+    assert "choose another folder" in said
 
 
 @pytest.mark.parametrize(
@@ -386,7 +387,7 @@ def test_another_search_in_the_folder(call, lut, data, run_search, tmp_path):
     ],
 )
 def test_a_search_that_cannot_go_on_exits_with_1(call, lut, data, tmp_path, monkeypatch, error, said):
-    monkeypatch.setattr(trainer_module, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     real, calls = trainer_module.upsampled_loss, []
 
     def broken(*words):
@@ -410,7 +411,7 @@ def test_a_search_that_cannot_go_on_exits_with_1(call, lut, data, tmp_path, monk
 
 
 def test_interrupted_it_says_so_and_goes_on(call, lut, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     real, steps = SupernetTrainer.train_step, []
 
     def step(self, *words):

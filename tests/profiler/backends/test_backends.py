@@ -27,7 +27,7 @@ SPECS = [
 ]
 
 
-@pytest.fixture(params=["torch", "onnxruntime"])
+@pytest.fixture(params=BACKENDS)
 def backend(request):
     backend = get_backend(request.param)
     reason = backend.diagnose(Device("cpu"))

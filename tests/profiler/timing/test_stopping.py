@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lgc.lut import Target
-from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, NOISY_PCT, median_and_ci
+from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, NOISY_PCT, estimate_median
 from lgc.profiler.timing.stopping import (
     CONVERGED,
     CPU_ALONE,
@@ -30,7 +30,7 @@ def points(spread_pct, count, latency_ms=1.0):
 
 
 def ci_pct(values):
-    latency, ci = median_and_ci(values)
+    latency, ci = estimate_median(values)
     return ci / latency * 100
 
 
@@ -57,18 +57,20 @@ def test_a_short_operator_need_not_be_known_below_the_floor(latency_ms, verdict)
 
 def test_the_most_visits_end_it():
     assert PACE.decide(points(30.0, 127)) is None
-    assert PACE.decide(points(30.0, 128)) == f"known to {ci_pct(points(30.0, 128)):.1f} % after 128 visits"
+    assert (
+        PACE.decide(points(30.0, 128)) == f"confidence interval of {ci_pct(points(30.0, 128)):.1f} % after 128 batches"
+    )
 
 
 def test_the_time_of_its_own_runs_ends_it():
     values = points(30.0, 20)
     assert PACE.decide(values, spent_s=5.0) is None
-    assert PACE.decide(values, spent_s=5.1) == f"known to {ci_pct(values):.1f} % after 5 s"
+    assert PACE.decide(values, spent_s=5.1) == f"confidence interval of {ci_pct(values):.1f} % after 5 s"
 
 
 def test_what_takes_too_long_is_ended_before_its_least_visits():
     values = points(60.0, MIN_BATCHES)
-    assert PACE.decide(values, spent_s=20.0) == f"known to {ci_pct(values):.1f} % after 20 s"
+    assert PACE.decide(values, spent_s=20.0) == f"confidence interval of {ci_pct(values):.1f} % after 20 s"
     assert PACE.decide(values[:-1], spent_s=20.0) is None, "a few it needs all the same"
     assert PACE.decide(values) is None
 
@@ -79,7 +81,10 @@ def test_visits_that_stop_helping_end_it():
     values = np.concatenate([quarter, half, rest])
     assert 5 < ci_pct(quarter) < ci_pct(values[:32]) < ci_pct(values)
     assert PACE.decide(values[:32]) is None, "once can be chance"
-    assert PACE.decide(values) == f"known to {ci_pct(values):.1f} % after 64 visits, and more have stopped helping"
+    assert (
+        PACE.decide(values)
+        == f"confidence interval of {ci_pct(values):.1f} % after 64 batches, where more no longer help"
+    )
     soon = np.concatenate([quarter[:12], half[:12], rest[:24]])
     assert ci_pct(quarter[:12]) <= ci_pct(soon[:24]) < ci_pct(soon)
     assert PACE.decide(soon) is None, "too early to tell"
@@ -93,7 +98,7 @@ def test_what_is_given_up_is_noisy_only_beyond_what_is_tolerated(count, spent_s)
     tolerated, noisy = points(20.0, count), points(40.0, count)
     assert 0.5 < ci_pct(tolerated) < NOISY_PCT < ci_pct(noisy)
     assert PACE.decide(tolerated, spent_s) == CONVERGED
-    assert PACE.decide(noisy, spent_s).startswith(f"known to {ci_pct(noisy):.1f} % after ")
+    assert PACE.decide(noisy, spent_s).startswith(f"confidence interval of {ci_pct(noisy):.1f} % after ")
     assert PACE.decide(tolerated[:90]) is None, "not given up yet"
 
 
@@ -142,7 +147,7 @@ def test_fewer_visits_can_be_asked_for():
     assert PACE.limit_batches(None) == PACE
     assert (PACE.limit_batches(50).min_batches, PACE.limit_batches(50).max_batches) == (16, 50)
     assert (PACE.limit_batches(4).min_batches, PACE.limit_batches(4).max_batches) == (4, 4)
-    assert PACE.limit_batches(4).decide(points(60.0, 4)).startswith("known to ")
+    assert PACE.limit_batches(4).decide(points(60.0, 4)).startswith("confidence interval of ")
     assert PACE.limit_batches(4).decide(points(60.0, 3)) is None
 
 
