@@ -377,7 +377,7 @@ def test_a_folder_is_no_output(device, mini_space, tmp_path):
 
 def test_an_output_below_a_file_is_refused(device, mini_space, tmp_path):
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot make the folder"):
         profile(mini_space, TARGET, tmp_path / "file" / "t.lut")
     assert (tmp_path / "file").read_text() == "kept"
 

@@ -294,11 +294,13 @@ class TestGoingOn:
             with pytest.raises(KeyboardInterrupt):
                 profile(mini_space, TARGET, out, networks=0)
         with LatencyTable.open(out) as table:
-            found, pace = table.measurement(), stopping.CPU_PROBE
+            found, rule = table.measurement(), stopping.CPU_PROBE
             known = {
-                key for key in statuses(out) if pace.verdict(found.points(key), loads=found.instances(key)) is not None
+                key
+                for key in statuses(out)
+                if rule.decide(found.points(key), instances=found.instances(key)) is not None
             }
-            careless = {key for key in statuses(out) if pace.verdict(found.points(key)) is not None}
+            careless = {key for key in statuses(out) if rule.decide(found.points(key)) is not None}
         assert len(careless) > 2 * len(known)
         device.built.clear()
         profile(mini_space, TARGET, out, networks=0)
