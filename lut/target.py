@@ -39,6 +39,6 @@ class Target:
         return f"{self.device}, {self.backend}, {self.precision}{threads}"
 
     def differences(self, other: Target) -> list[str]:
-        """Return the fields that differ, e.g. `device cpu, not cuda:0`, with the own value first."""
+        """Return the fields that differ, e.g. `device cpu, not cuda:0`, with this target's value first."""
         own, others = asdict(self), asdict(other)
         return [f"{key} {own[key]}, not {others[key]}" for key in own if own[key] != others[key]]

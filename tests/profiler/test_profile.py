@@ -80,7 +80,9 @@ class TestRealDevice:
                 predictor = Predictor(headed_space, table, scope)
                 for architecture in headed_space.spread(3, 1):
                     specs = [(spec, table.latency_ms(spec)) for spec in architecture.specs(scope) if not is_free(spec)]
-                    wanted = predictor.correction.intercept_ms + sum(predictor.correction.apply(*part) for part in specs)
+                    wanted = predictor.correction.intercept_ms + sum(
+                        predictor.correction.apply(*part) for part in specs
+                    )
                     assert predictor.predict(architecture) == pytest.approx(wanted)
 
     def test_a_second_call_does_nothing(self, mini_lut, mini_space, monkeypatch):
@@ -325,7 +327,9 @@ class TestCalibration:
             heads = {scope: [a.head for _, a, at in table.networks() if at == scope] for scope in SCOPES}
             assert heads == {"dense": places, "core": places[:4]}
             for scope, choice in refitted(table).items():
-                assert len({one.weights for one in choice.held_out_corrections}) > 1, "else it is all one which is left out"
+                assert len({one.weights for one in choice.held_out_corrections}) > 1, (
+                    "else it is all one which is left out"
+                )
                 assert Predictor(space, table, scope).correction == choice.correction
 
     @pytest.mark.parametrize("form", FORMS)

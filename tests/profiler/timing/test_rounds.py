@@ -275,7 +275,9 @@ class TestLoading:
             assert BATCHES_PER_INSTANCE <= first < 8 + BATCHES_PER_INSTANCE, "an interval counts the first load too"
             assert len(middle) >= 3
             assert set(middle) == {8}
-            assert {visit.durations_ms[0] for visit in visits if visit.instance == 2} == {1.02}, "the new one is what runs"
+            assert {visit.durations_ms[0] for visit in visits if visit.instance == 2} == {1.02}, (
+                "the new one is what runs"
+            )
 
     def test_the_old_one_is_closed_and_the_new_one_left_in_its_place(self):
         bench = self.Loads(self.PACE, a=1.0, bb=1.0).measure()
