@@ -147,8 +147,8 @@ class TestTruth:
         profile(mini_space, TARGET, out, networks=0)
         with LatencyTable.open(out) as table:
             raw = Measurement(table.sample_batches(), "minima")
-            spreads = [np.ptp(np.quantile([min(d) for d in raw.durations(key)], [0.1, 0.9])) for key in raw.subjects]
-            assert np.median(spreads) > 0.3 * np.median([raw.summary(key).latency_ms for key in raw.subjects])
+            spreads = [np.ptp(np.quantile([min(d) for d in raw.durations(key)], [0.1, 0.9])) for key in raw.benchmarks]
+            assert np.median(spreads) > 0.3 * np.median([raw.summary(key).latency_ms for key in raw.benchmarks])
         ratios = relative(latencies(out), truth(out))
         assert all(abs(ratio - 1) < 0.08 for key, ratio in ratios.items() if "argmax" not in key)
 

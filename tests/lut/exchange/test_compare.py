@@ -191,5 +191,9 @@ def test_invalid_latency_is_rejected(carried, tmp_path, latency):
             "UPDATE sqlite_schema SET sql = replace(sql, 'CHECK (latency_ms > 0 AND latency_ms < 1e9)', '')"
         )
     connection.close()
-    with LatencyTable.open(path) as a, LatencyTable.open(path) as b, pytest.raises(FileFormatError, match="takes"):
+    with (
+        LatencyTable.open(path) as a,
+        LatencyTable.open(path) as b,
+        pytest.raises(FileFormatError, match="has latency"),
+    ):
         compare_tables(a, b)

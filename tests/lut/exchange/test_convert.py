@@ -105,5 +105,5 @@ class TestFrames:
         with pytest.raises(OutputError, match="is a folder"):
             write_frame(frame, tmp_path / "d.csv")
         (tmp_path / "file").touch()
-        with pytest.raises(OutputError, match="cannot write"):
+        with pytest.raises(OutputError, match="cannot make the folder"):
             write_frame(frame, tmp_path / "file" / "t.csv")

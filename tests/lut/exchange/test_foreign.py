@@ -143,7 +143,9 @@ class TestOnceForAll:
     @pytest.mark.parametrize("mean", [".nan", "0", "-1.5", "fast", "[1.0]", "", "'1.5'", "true", ".inf", "1e400"])
     def test_row_without_latency_is_rejected(self, text, mean, once_for_all):
         path = text(f"{once_for_all.read_text()}Conv-input:1x1x1-output:1x1x1: {{mean: {mean}}}\n")
-        with pytest.raises(FileFormatError, match=r"row 'Conv-input:1x1x1-output:1x1x1' holds .* no latency in millis"):
+        with pytest.raises(
+            FileFormatError, match=r"row 'Conv-input:1x1x1-output:1x1x1' holds .* instead of a latency in millis"
+        ):
             read_foreign(path)
 
     @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_invalid_latencies_are_rejected(latency):
 
 @pytest.mark.parametrize("ci", [-0.1, float("nan"), float("inf")])
 def test_invalid_intervals_are_rejected(ci):
-    with pytest.raises(MeasurementError, match="no latency"):
+    with pytest.raises(MeasurementError, match="invalid latency"):
         Interpolator({spec(): 1.0}, {spec(): ci})
 
 

@@ -40,7 +40,7 @@ def worst_error_pct(rows, steady: bool = True) -> float:
     ratios = np.array(
         [
             (found.summary(key) if steady else summarise_batches(found.durations(key), "minima")).latency_ms / TRUE[key]
-            for key in found.subjects
+            for key in found.benchmarks
         ]
     )
     return float(np.abs(ratios / np.median(ratios) - 1).max() * 100)
@@ -189,7 +189,7 @@ def test_unit_does_not_matter(drawn, factor, statistic):
         )
         for c in (1.0, factor)
     )
-    for key in one.subjects:
+    for key in one.benchmarks:
         assert other.points(key) == pytest.approx(factor * one.points(key), rel=1e-6)
         assert other.summary(key).latency_ms == pytest.approx(factor * one.summary(key).latency_ms, rel=1e-6)
 
@@ -207,7 +207,7 @@ def test_scaled_benchmark_leaves_the_others(drawn, factors, shift_s):
         )
         for each, shift in (({}, 0.0), (factors, shift_s))
     )
-    for key in one.subjects:
+    for key in one.benchmarks:
         scale = factors.get(str(key), 1.0)
         assert other.summary(key).latency_ms == pytest.approx(scale * one.summary(key).latency_ms, rel=1e-6)
 
@@ -328,7 +328,7 @@ def test_few_batches_are_enough(count):
 
 def test_measurement_may_be_empty():
     found = Measurement([], "minima")
-    assert (list(found.subjects), len(found.points("a")), found.durations("a")) == ([], 0, [])
+    assert (list(found.benchmarks), len(found.points("a")), found.durations("a")) == ([], 0, [])
     with pytest.raises(MeasurementError):
         found.summary("a")
 

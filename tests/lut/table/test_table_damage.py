@@ -32,7 +32,7 @@ def dump(path):
             table.networks(),
             table.benchmarks(),
             table.sample_batches(),
-            [(key, measurement.points(key).tolist()) for key in measurement.subjects],
+            [(key, measurement.points(key).tolist()) for key in measurement.benchmarks],
             [table.components(OpSpec.parse(entry.key)) for entry in table.entries()],
             [table.metadata(name) for name in ("calibration", "verification")],
             [table.correction(scope) for scope in SCOPES],

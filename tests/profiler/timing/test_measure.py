@@ -277,7 +277,7 @@ class TestFrameRate:
         found = measure_seconds(placed(device, CPU, workloads), seconds)
         recorded = device.clock.now - found.batches[0].at_unix_s
         warm_up = found.batches[0].at_unix_s - begun
-        assert set(found.subjects) == set(workloads)
+        assert set(found.benchmarks) == set(workloads)
         assert warm_up == pytest.approx(WARM_UP_SHARE * seconds, abs=0.1)
         assert seconds - 0.1 <= recorded <= seconds + 1.5, "the runs that tell how many make a visit are not recorded"
         assert warm_up + recorded >= (1 + WARM_UP_SHARE) * seconds
@@ -322,7 +322,7 @@ class TestFrameRate:
         begun = device.clock.now
         found = measure_seconds(placed(device, CPU, workloads), seconds)
         assert device.clock.now - begun == pytest.approx((1 + WARM_UP_SHARE) * seconds, rel=0.01)
-        assert set(found.subjects) == set(workloads)
+        assert set(found.benchmarks) == set(workloads)
 
     def test_a_refusal_ends_it(self, device, workloads):
         device.refused = ["alone/add"]
