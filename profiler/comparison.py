@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..device import CPU
 from ..errors import FileFormatError, MeasurementError, UnknownNameError, UsageError
 from ..files import describe
 from ..lut.statistics.calibration import PREDICTION_LEVEL
 from ..lut.statistics.measurement import Measurement
 from ..lut.target import Target
-from ..models.nets.peers import PEERS, STRIDE, build_peer
-from ..models.nets.weights import WEIGHTS
+from ..models.nets.peers import LOGITS_STRIDE, PEERS, build_peer
+from ..models.nets.weights import WEIGHTS_FILE
 from ..models.onnx.costs import OnnxCosts
 from ..models.onnx.model import OnnxModel
 from ..models.onnx.signature import SCOPE_KEY
-from ..models.space.architecture import ARCHITECTURE, Architecture
+from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..models.space.opspec import OpSpec
 from ..models.space.plan import CORE
-from .backends import Workload, require
+from .backends import Workload, require_backend
 from .timing.measure import Assignment, measure_seconds
 from .timing.rounds import OnProgress, quiet
 from .timing.workloads import image_input, in_scope, network_workload, workload_of
@@ -38,7 +39,7 @@ from .timing.workloads import image_input, in_scope, network_workload, workload_
 if TYPE_CHECKING:
     from torch import nn
 
-CPU_TARGET = Target("cpu", "onnxruntime")
+CPU_TARGET = Target(CPU, "onnxruntime")
 """Where a file's own output is taken from: there is nothing else to compare it with."""
 TRAINING_RESULT = "train-result.json"
 PARTS = 8
@@ -110,7 +111,7 @@ class Candidate:
             with torch.inference_mode():
                 output: NDArray[Any] = self.workload.build()(*(torch.from_numpy(x) for x in inputs)).numpy()
             return output
-        runner = require(CPU_TARGET).compile(self.workload, CPU_TARGET)
+        runner = require_backend(CPU_TARGET).compile(self.workload, CPU_TARGET)
         try:
             return runner.infer(inputs)[0]
         finally:
@@ -187,13 +188,13 @@ def run_candidate(path: Path, size: tuple[int, int] | None, scope: str) -> Candi
         FileFormatError: it holds no architecture, or damaged weights.
     """
     folder = path if path.is_dir() else path.parent
-    own = Architecture.load(path / ARCHITECTURE if path.is_dir() else path)
+    own = Architecture.load(path / ARCHITECTURE_FILE if path.is_dir() else path)
     architecture = own if size is None else at_size(own, size)
     weights, miou, scored_on = None, None, None
-    if path.is_dir() and (folder / WEIGHTS).exists():
+    if path.is_dir() and (folder / WEIGHTS_FILE).exists():
         from ..models.nets.weights import load_weights
 
-        weights = load_weights(folder / WEIGHTS, own)
+        weights = load_weights(folder / WEIGHTS_FILE, own)
         if architecture is own:
             miou, scored_on = _score(folder / TRAINING_RESULT)
     name = path.name if path.is_dir() else path.stem
@@ -234,7 +235,7 @@ def peer_candidate(name: str, size: tuple[int, int], scope: str, classes: int) -
     height, width = size
     shape, dtype = image_input(size, scope)
     dense = (
-        OpSpec("upsample", classes, classes, height, width, STRIDE),
+        OpSpec("upsample", classes, classes, height, width, LOGITS_STRIDE),
         OpSpec("argmax", classes, 1, height, width),
     )
     workload = Workload(f"peer {name}", (shape,), partial(_peer, name, classes, scope, dense), dtype)
@@ -267,7 +268,8 @@ def time_candidates(
     """
     pairs = pairs_of(entrants, targets)
     places = {
-        str(n): Assignment(require(target), target, entrant.workload) for n, (entrant, target) in enumerate(pairs)
+        str(n): Assignment(require_backend(target), target, entrant.workload)
+        for n, (entrant, target) in enumerate(pairs)
     }
     checked = [_checked(entrant, place) for (entrant, _), place in zip(pairs, places.values(), strict=True)]
     found = measure_seconds(places, seconds * len(places), on_progress=on_progress)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..device import CPU
 from ..errors import DataError, FileFormatError, MeasurementError, UsageError
 from .cli.console import STARTS_ANEW, JsonFlag, emit, new_app, parse_percent, progress_bar, run, say
 from .cli.export_table import pages, verdict
@@ -176,13 +177,13 @@ def _check(precisions: list[str], scope: str) -> None:
 
 def _load(source: Path, out: Path | None, scope: str) -> tuple[Network, Path]:
     """The network to deploy, with trained weights where there are any, and the folder for its files."""
-    from ..models.nets.weights import WEIGHTS, load_weights
-    from ..models.space.architecture import ARCHITECTURE, Architecture
+    from ..models.nets.weights import WEIGHTS_FILE, load_weights
+    from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
     from ..profiler.deployment.network import Network
 
     run = source if source.is_dir() else source.parent
-    architecture = Architecture.load(source / ARCHITECTURE if source.is_dir() else source)
-    weights = run / WEIGHTS
+    architecture = Architecture.load(source / ARCHITECTURE_FILE if source.is_dir() else source)
+    weights = run / WEIGHTS_FILE
     trained = load_weights(weights, architecture) if source.is_dir() and weights.exists() else None
     if trained is None:
         say("the network has random weights: its latency is real, its output is not")
@@ -213,9 +214,9 @@ def _with_images(network: Network, data: Path | None, needed: bool) -> tuple[Net
     try:
         splits = [[pair.image for pair in list_pairs(data, split)[1]] for split in ("train", "val")]
     except DataError:
-        from ..models.images import image_files
+        from ..models.images import list_images
 
-        everything = list(image_files(data))  # of a plain folder, every other image each
+        everything = list(list_images(data))  # of a plain folder, every other image each
         splits = [everything[::2], everything[1::2] or everything]
     size = network.architecture.space.input
     ranges, others = ([read_pixels(path, size) for path in _some(paths)] for paths in splits)
@@ -258,20 +259,20 @@ def _targets(
 ) -> list[Target]:
     """The targets to run on. An engine runs only where there is a GPU; it is built ahead of time elsewhere."""
     from ..lut.target import Target
-    from ..profiler.backends import require
+    from ..profiler.backends import require_backend
     from ..profiler.machine.devices import check_device, list_devices
 
-    own_device, own_threads = (table.target.device, table.target.threads) if table is not None else ("cpu", 1)
+    own_device, own_threads = (table.target.device, table.target.threads) if table is not None else (CPU, 1)
     targets = []
     for backend in backends:
         place = check_device(device or own_device)
-        targets.append(Target(place, backend, precision, (threads or own_threads) if place == "cpu" else 1))
-    gpus = [name for name in list_devices() if name.startswith("cuda")]
+        targets.append(Target(place, backend, precision, place.num_threads(threads or own_threads)))
+    gpus = [found for found in list_devices() if not found.is_cpu]
     if trt and (gpus or (device is not None and device != "cpu")):
         wished = device or own_device
         targets.append(Target(check_device(gpus[0] if wished == "cpu" else wished), TRT, precision))
     for target in targets:  # before anything is written
-        require(target)
+        require_backend(target)
     return targets
 
 

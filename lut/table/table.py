@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError, LgcError, MeasurementError, MismatchError, MissingEntryError
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture, SearchSpace
 from ...models.space.operators import is_free
 from ...models.space.opspec import OpSpec
-from ...models.space.space import PRESETS, SearchSpace
+from ...models.space.settings import PRESETS
 from ..statistics.calibration import Correction
 from ..statistics.estimates import NOISY_PCT, Summary
 from ..statistics.measurement import Measurement, SampleBatch
@@ -346,7 +346,7 @@ class LatencyTable:
     def profile_command(self, target: Target | None = None, out: Path | None = None) -> str:
         """Return the command that measures or resumes this table, or the same for another target and file."""
         target, out = target or self.target, out or self.path
-        threads = f" --threads {target.threads}" if target.device == "cpu" else ""
+        threads = f" --threads {target.threads}" if target.device.is_cpu else ""
         height, width = self.space.input
         space = self.space.name if self.space.name in PRESETS else f"{self.space.name}.yaml"
         return (

@@ -29,7 +29,7 @@ from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Target
 from lgc.models import OpSpec, SearchSpace
 from lgc.models.nets.weights import load_weights
-from lgc.models.space.operators import get_operator, input_shapes, is_free, macs
+from lgc.models.space.operators import count_macs, get_operator, input_shapes, is_free
 from lgc.profiler import profile, verification
 from lgc.search.data.synthetic.scenes import generate_scene
 from lgc.search.data.synthetic.writers import write_scenes
@@ -70,7 +70,7 @@ class Clock:
 def true_ms(spec):
     """What an operator costs; of inputs and multiply-accumulates."""
     elements = sum(math.prod(shape) for shape in input_shapes(spec))
-    return 0.0 if is_free(spec) else 0.01 + elements / 2e5 + macs(spec) / 1e6
+    return 0.0 if is_free(spec) else 0.01 + elements / 2e5 + count_macs(spec) / 1e6
 
 
 def border_ms(shape):
@@ -221,7 +221,7 @@ class SimulatedDevice:
     def precisions(self, device):
         return ("fp32",)
 
-    def unavailable(self, device):
+    def diagnose(self, device):
         return None
 
     def versions(self):
@@ -246,7 +246,7 @@ class SimulatedDevice:
 def put_in_place(patch):
     simulated = SimulatedDevice()
     for module in (profile, verification):
-        patch.setattr(module, "require", lambda target: simulated)
+        patch.setattr(module, "require_backend", lambda target: simulated)
     for name in TIMED:
         patch.setattr(import_module(f"lgc.{name}"), "time", simulated.clock)
     return simulated

@@ -107,12 +107,12 @@ def test_a_plot_has_the_points_that_are_scored(tmp_path):
 def test_bad_input_is_refused_in_one_line(call, file, architecture, tmp_path):
     for arguments, message in (
         ((), "nothing to compare"),
-        ((tmp_path / "missing.onnx",), "nothing: there is no such file"),
+        ((tmp_path / "missing.onnx",), "no such file"),
         ((tmp_path,), "no such file"),
         ((file, "--peer", "bisenet"), "unknown peer 'bisenet'"),
         ((file, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),
         ((file, "--backend", "banana"), "unknown backend 'banana'"),
-        ((file, "--device", "cuda:0"), "no device 'cuda:0' here"),
+        ((file, "--device", "cuda:0"), "no device 'cuda:0' on this machine"),
         ((file, "--precision", "fp16"), "no precision 'fp16'"),
         ((file, "--precision", "int8"), "it computes in fp32, not in int8"),
         ((file, "--backend", "torch"), "an ONNX file, which torch does not run"),

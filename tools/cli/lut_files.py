@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...device import Device
 from ..profile import report_tables
 from .console import JsonFlag, emit, say
 from .lut_show import TablePath, stored_report
@@ -112,7 +113,7 @@ def import_table(
         emit(content, as_json, f"{out}: {len(foreign.rows)} rows of {foreign.project}")
         return
     from ...lut.exchange.convert import import_table as write_table
-    from ...models.space.space import SearchSpace
+    from ...models.space.lgcnet import SearchSpace
 
     target = _target(space, device, backend, precision)
     found = write_table(foreign, out, SearchSpace.load(str(space)), target)
@@ -145,7 +146,7 @@ def _target(space: str | None, device: str | None, backend: str | None, precisio
         raise UnknownNameError("backend", backend, BACKENDS)
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
-    return Target(device, backend, precision)
+    return Target(Device(device), backend, precision)
 
 
 def _left_lines(foreign: ForeignTable) -> Sequence[str]:

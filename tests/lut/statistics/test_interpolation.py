@@ -211,5 +211,5 @@ def test_invalid_intervals_are_rejected(ci):
 def test_invalid_specs_are_rejected():
     with pytest.raises(UnknownNameError, match="unknown operator 'conv_9x9'"):
         Interpolator({})(spec(operator="conv_9x9"))
-    with pytest.raises(UsageError, match="max_pool_3x3 keeps its channels"):
+    with pytest.raises(UsageError, match="max_pool_3x3 needs c_in equal to c_out"):
         Interpolator({})(spec(operator="max_pool_3x3", channels=(4, 8)))

@@ -7,10 +7,10 @@ import torch
 from lgc.errors import DataError, MeasurementError, UnknownNameError
 from lgc.lut import Target
 from lgc.models import LGCNet
-from lgc.models.images import normalised
-from lgc.models.onnx.export import simplified
+from lgc.models.images import normalise_image
+from lgc.models.onnx.export import simplify
 from lgc.profiler.backends import get_backend
-from lgc.profiler.backends.base import random_inputs
+from lgc.profiler.backends.base import generate_inputs
 from lgc.profiler.backends.precision import cast_model
 from lgc.profiler.deployment.parity import (
     IMAGES,
@@ -29,7 +29,7 @@ ORT = Target("cpu", "onnxruntime")
 
 
 def exported(architecture, scope, weights=None):
-    return simplified(network_workload(architecture, scope, weights).onnx)
+    return simplify(network_workload(architecture, scope, weights).onnx)
 
 
 def compared(architecture, weights, inputs, source, convert=lambda model: model, exports=None):
@@ -43,7 +43,7 @@ def compared(architecture, weights, inputs, source, convert=lambda model: model,
 
 
 def noise(space):
-    return random_inputs((image_input(space.input, "core")[0],))
+    return generate_inputs((image_input(space.input, "core")[0],))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -55,7 +55,7 @@ def test_float32_files_equal_torch_with_random_weights_on_noise(mini_space, seed
 
 
 def test_every_precision_agrees_on_real_images(trained):
-    inputs = [normalised(frame) for frame in trained.unseen]
+    inputs = [normalise_image(frame) for frame in trained.unseen]
     full, half = (
         compared(trained.architecture, trained.weights, inputs, IMAGES, lambda model, to=to: cast_model(model, to))
         for to in ("fp32", "fp16")
@@ -74,7 +74,7 @@ def test_every_precision_agrees_on_real_images(trained):
 def test_other_weights_are_found_out_in_every_precision(trained):
     torch.manual_seed(7)
     other = LGCNet(trained.architecture.space, trained.architecture).state_dict()
-    inputs = [normalised(frame) for frame in trained.unseen[:2]]
+    inputs = [normalise_image(frame) for frame in trained.unseen[:2]]
     found = compared(trained.architecture, trained.weights, inputs, IMAGES, exports=other)
     assert found.relative_diff > 0.3
     for precision in TOLERANCES:
@@ -135,7 +135,7 @@ def test_outputs_of_another_shape_or_number_and_none_are_refused(mini_space):
         compare_outputs(reference, labels, [logits[0] * np.inf])
     with pytest.raises(DataError, match="no images to compare"):
         reference_outputs(whole, [], IMAGES)
-    with pytest.raises(MeasurementError, match="ONNX Runtime refuses net: "):
+    with pytest.raises(MeasurementError, match="ONNX Runtime rejects net: "):
         file_outputs(cast_model(exported(mini_space.sample(2), "core"), "bf16"), reference.tensors, "net")
 
 

@@ -20,7 +20,7 @@ from lgc.models.onnx.model import OnnxModel
 from lgc.profiler.backends.precision import cast_model
 from lgc.profiler.backends.trt import backend as trt
 from lgc.profiler.backends.trt.engine import Engine
-from lgc.profiler.backends.trt.engine_files import about_path, write_engine_files
+from lgc.profiler.backends.trt.engine_files import get_description_path, write_engine_files
 from lgc.profiler.deployment import segmenter as inference
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.deployment.segmenter import Segmenter, at_own_size, classes_of, upsampled
@@ -101,7 +101,7 @@ def test_the_order_of_the_channels_matters(network, files, picture, scope):
     ids=["bytes", "0..1", "-1..1, BGR"],
 )
 def test_another_normalisation_would_show(network, files, picture, monkeypatch, wrong):
-    monkeypatch.setattr(inference, "normalised", wrong)
+    monkeypatch.setattr(inference, "normalise_image", wrong)
     with Segmenter.open(files["dense"]) as segmenter:
         assert (segmenter.segment(picture) == by_torch(network, picture)).mean() < 0.9
 
@@ -173,8 +173,8 @@ class Floats(torch.nn.Module):
     ("module", "shape", "message"),
     [
         (torch.nn.Flatten(), (1, 3, 8, 8), "neither logits"),
-        (torch.nn.AvgPool2d(2), (1, 4, 8, 8), "no image"),
-        (torch.nn.Conv2d(3, 5, 1), (2, 3, 8, 8), "no image"),
+        (torch.nn.AvgPool2d(2), (1, 4, 8, 8), "must be one image"),
+        (torch.nn.Conv2d(3, 5, 1), (2, 3, 8, 8), "must be one image"),
         (torch.nn.Conv2d(3, 1, 1), (1, 3, 8, 8), "neither logits"),
         (torch.nn.Conv2d(3, 300, 1), (1, 3, 8, 8), "256 classes at most"),
         (Floats(), (1, 3, 8, 8), "neither logits"),
@@ -198,7 +198,7 @@ def test_a_foreign_file_is_as_good_as_ours(tmp_path, picture):
 
 def test_a_file_that_is_none(tmp_path: Path):
     (tmp_path / "a.onnx").write_text("hello")
-    with pytest.raises(FileFormatError, match="is no ONNX model but text that begins with 'hello'"):
+    with pytest.raises(FileFormatError, match="it is text that begins with 'hello'"):
         Segmenter.open(tmp_path / "a.onnx")
 
 
@@ -230,7 +230,7 @@ def opened(monkeypatch, network):
 
     def open_engine(self, path, device):
         devices.append(device)
-        return inference.require(inference.Target("cpu", "onnxruntime")).compile(
+        return inference.require_backend(inference.Target("cpu", "onnxruntime")).compile(
             network.workload(), inference.Target("cpu", "onnxruntime")
         )
 
@@ -251,12 +251,12 @@ def test_an_engine_that_cannot_run_is_refused(engine):
     with pytest.raises(UsageError, match="is a TensorRT engine, which onnxruntime does not run"):
         Segmenter.open(engine, backend="onnxruntime")
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="no device 'cuda:0' here"):
+        with pytest.raises(DeviceError, match="no device 'cuda:0' on this machine"):
             Segmenter.open(engine)
     engine.write_bytes(engine.read_bytes()[:500])
-    with pytest.raises(FileFormatError, match="is not the engine that"):
+    with pytest.raises(FileFormatError, match=r"does not match x\.engine\.json"):
         Segmenter.open(engine)
-    about_path(engine).unlink()
+    get_description_path(engine).unlink()
     with pytest.raises(FileFormatError, match="is missing, which says what"):
         Segmenter.open(engine)
 

@@ -3,6 +3,7 @@ import sqlite3
 
 import pytest
 
+from lgc.device import Device
 from lgc.errors import MismatchError
 from lgc.lut import LatencyTable, Target
 from lgc.profiler.table import multi_device as fleet
@@ -24,7 +25,7 @@ def gpus(monkeypatch):
         }
         for index in range(2)
     }
-    monkeypatch.setattr(fleet, "require", lambda target: None)
+    monkeypatch.setattr(fleet, "require_backend", lambda target: None)
     monkeypatch.setattr(fleet, "fingerprint", lambda target, backend: found[target.device])
     return found
 
@@ -32,7 +33,7 @@ def gpus(monkeypatch):
 @two_cores
 def test_two_processes_fill_one_table(mini_space, tmp_path):
     out = tmp_path / "t.lut"
-    result = profile_on(["cpu", "cpu"], mini_space, CPU, out, rounds=6, networks=4)
+    result = profile_on([Device("cpu"), Device("cpu")], mini_space, CPU, out, rounds=6, networks=4)
     assert (result.measured, result.pending, result.failed) == (result.entries, 0, {})
     assert result.verification.networks == 4
     with LatencyTable.open(out) as table:
@@ -51,7 +52,7 @@ def test_two_processes_fill_one_table(mini_space, tmp_path):
 @two_cores
 def test_a_process_that_dies_leaves_its_share_to_the_last_pass(mini_space, tmp_path, monkeypatch):
     monkeypatch.setattr(fleet, "_work", _die)
-    result = profile_on(["cpu", "cpu"], mini_space, CPU, tmp_path / "t.lut", rounds=4, networks=4)
+    result = profile_on([Device("cpu"), Device("cpu")], mini_space, CPU, tmp_path / "t.lut", rounds=4, networks=4)
     assert (result.measured, result.failed) == (result.entries, {})
 
 
@@ -60,7 +61,7 @@ def _die(*_):
 
 
 def test_equal_devices_may_share_a_table(gpus):
-    require_equal(["cuda:0", "cuda:1"], Target("cuda:0", "torch"))
+    require_equal([Device("cuda:0"), Device("cuda:1")], Target("cuda:0", "torch"))
 
 
 @pytest.mark.parametrize(
@@ -76,14 +77,14 @@ def test_unequal_devices_are_refused_before_a_file_is_made(gpus, mini_space, tmp
     gpus["cuda:1"] |= change
     out = tmp_path / "t.lut"
     with pytest.raises(MismatchError, match=f"cuda:0 and cuda:1 are not equal.*{difference}"):
-        profile_on(["cuda:0", "cuda:1"], mini_space, Target("cuda:0", "torch"), out)
+        profile_on([Device("cuda:0"), Device("cuda:1")], mini_space, Target("cuda:0", "torch"), out)
     assert not out.exists()
 
 
 @two_cores
 def test_the_table_names_the_processes(mini_space, tmp_path):
     out = tmp_path / "t.lut"
-    profile_on(["cpu", "cpu"], mini_space, CPU, out, rounds=4, networks=0)
+    profile_on([Device("cpu"), Device("cpu")], mini_space, CPU, out, rounds=4, networks=0)
     connection = sqlite3.connect(out)
     devices = {row[0] for row in connection.execute("SELECT device FROM sessions")}
     leases = connection.execute("SELECT count(*) FROM subjects WHERE session IS NOT NULL").fetchone()[0]
