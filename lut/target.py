@@ -15,7 +15,7 @@ class Target:
     """Device and software that run and time the networks.
 
     Attributes:
-        device: device of the networks; a name is converted.
+        device: Device of the networks; a name is converted.
         backend: name of a profiler backend, e.g. `onnxruntime`.
         precision: `fp32`, `fp16` or `bf16`.
         threads: Number of CPU threads of an operator; 1 on a GPU.

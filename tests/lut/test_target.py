@@ -16,10 +16,14 @@ def test_differences_start_with_the_own_value():
     ]
 
 
-@pytest.mark.parametrize("device", ["", "gpu", "cuda", "cuda:", "cuda:-1", "CPU", "cpu:0", "cuda:0 "])
+@pytest.mark.parametrize("device", ["", "gpu", "cuda:", "cuda:-1", "CPU", "cpu:0", "cuda:0 "])
 def test_device_is_cpu_or_cuda(device):
     with pytest.raises(UsageError, match="is neither 'cpu' nor 'cuda:N'"):
         Target(device, "torch")
+
+
+def test_device_names_are_canonical():
+    assert Target("cuda", "torch") == Target("cuda:0", "torch")
 
 
 @pytest.mark.parametrize("threads", [0, -1])

@@ -105,9 +105,9 @@ def test_halves_alternate_instances(drawn):
     rows = [SampleBatch(key, 0, float(at), [1.0 + at], session, load) for at, (key, session, load) in enumerate(drawn)]
     even, odd = Measurement(rows, "minima").split_halves()
     for key in "abc":
-        own = sorted((row for row in rows if row.subject == key), key=lambda row: (row.session, row.at_unix_s))
-        places = sorted({(row.session, row.load) for row in own})
-        number = [places.index((row.session, row.load)) if len(places) > 1 else n for n, row in enumerate(own)]
+        own = sorted((row for row in rows if row.benchmark == key), key=lambda row: (row.session, row.at_unix_s))
+        places = sorted({(row.session, row.instance) for row in own})
+        number = [places.index((row.session, row.instance)) if len(places) > 1 else n for n, row in enumerate(own)]
         for half, parity in ((even, 0), (odd, 1)):
             wanted = [row for row, n in zip(own, number, strict=True) if n % 2 == parity]
             assert [batch for batch in half.batches if batch.benchmark == key] == wanted
@@ -135,7 +135,7 @@ def test_instances_determine_the_interval():
                 durations_ms=[ms * place[row.round * instances // 48] for ms in row.durations_ms],
                 instance=row.round * instances // 48,
             )
-            if row.subject == "op5"
+            if row.benchmark == "op5"
             else row
             for row in rows
         ]
@@ -151,7 +151,7 @@ def test_instances_determine_the_interval():
 def test_raw_durations_are_unchanged():
     rows = visits_of(two_speeds, rounds=4)
     found = Measurement(rows, "minima")
-    wanted = [row.durations_ms for row in rows if row.subject == "op3"]
+    wanted = [row.durations_ms for row in rows if row.benchmark == "op3"]
     assert found.durations("op3") == wanted
     every = np.concatenate(wanted)
     summary = found.summary("op3")
@@ -217,7 +217,7 @@ def test_pauses_and_sessions_separate_slowdowns(pause_s, session):
     """Slow the last six batches before a pause or of a session: later ones must not outvote them."""
     early = visits_of(lambda now: 2.0 if now > 0.6875 else 1.0, rounds=6)
     late = visits_of(lambda now: 1.0, rounds=6, seed=1, start=0.72 + pause_s, session=session)
-    assert [row.durations_ms[0] > 1.5 * TRUE[row.subject] for row in early] == [False] * 138 + [True] * 6
+    assert [row.durations_ms[0] > 1.5 * TRUE[row.benchmark] for row in early] == [False] * 138 + [True] * 6
     found = Measurement([*early, *late], "minima")
     for key, latency in TRUE.items():
         assert found.points(key) == pytest.approx(np.full(12, latency), rel=0.05)
@@ -268,7 +268,7 @@ class TestSessions:
         first = visits_of(lambda now: 1.0, benchmarks=self.keys[:16])
         second = visits_of(lambda now: 1.5, benchmarks=self.keys[9:], seed=1, session=1)
         second = [
-            row._replace(durations_ms=[3 * ms for ms in row.durations_ms]) if row.subject == "op12" else row
+            row._replace(durations_ms=[3 * ms for ms in row.durations_ms]) if row.benchmark == "op12" else row
             for row in second
         ]
         found = Measurement([*first, *second], "minima")

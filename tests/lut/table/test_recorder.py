@@ -142,13 +142,13 @@ def test_earlier_session_of_this_process_is_inactive(table):
 
 def test_claims_of_others_are_counted(processes):
     session, _ = processes.claims(101, 0.25)
-    assert session.others() == 0
+    assert session.count_other_claims() == 0
     other, taken = processes.claims(102, 0.5)
-    assert (session.others(), other.others()) == (6, 3)
+    assert (session.count_other_claims(), other.count_other_claims()) == (6, 3)
     other.finish({taken[0]: (SUMMARY, None)})
-    assert session.others() == 5
+    assert session.count_other_claims() == 5
     processes.alive.remove(102)
-    assert session.others() == 0
+    assert session.count_other_claims() == 0
 
 
 @pytest.fixture
@@ -246,9 +246,9 @@ def test_new_results_unset_finished(table):
 
 def test_energy_is_recorded(table):
     session = Recorder(table, "cpu", {})
-    session.spend({})
+    session.record_energy({})
     session.finish({"probe00": (SUMMARY, None)})
-    session.spend({"probe00": 7.5})
+    session.record_energy({"probe00": 7.5})
     assert [benchmark.energy_mj for benchmark in table.benchmarks()[:2]] == [7.5, None]
 
 

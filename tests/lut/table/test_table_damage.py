@@ -139,7 +139,7 @@ from pathlib import Path
 from lgc.lut import LatencyTable, Target
 from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
-from lgc.lut.statistics.estimates import summarise
+from lgc.lut.statistics.estimates import summarise_batches
 from lgc.models import SearchSpace
 
 
@@ -150,10 +150,10 @@ def write(log, path):
             tell(log, "begun", key, recorder.session)
             for batch in range(2):
                 time.sleep(0.005)
-                visits = [SampleBatch(key, 3 * batch + n, time.time(), [batch + n + 1.0] * 20) for n in range(3)]
-                recorder.record(visits)
+                batches = [SampleBatch(key, 3 * batch + n, time.time(), [batch + n + 1.0] * 20) for n in range(3)]
+                recorder.record(batches)
                 tell(log, "visited", key, recorder.session, batch)
-            recorder.finish({key: (summarise([visit.durations_ms for visit in visits], "minima"), None)})
+            recorder.finish({key: (summarise_batches([item.durations_ms for item in batches], "minima"), None)})
             tell(log, "finished", key, recorder.session)
 
 
