@@ -116,9 +116,11 @@ def test_verify_as_json(call, mini_lut):
         "within_10_pct",
         "kendall_tau",
         "spearman_rho",
-        "ceiling_mape_pct",
-        "ceiling_kendall_tau",
+        "split_half_mape_pct",
+        "split_half_kendall_tau",
     ]
+    assert result["ceiling_mape_pct"] == result["split_half_mape_pct"], "old keys stay until 0.3.0"
+    assert result["ceiling_kendall_tau"] == result["split_half_kendall_tau"]
     assert (result["networks"], result["seed"], result["lut"]) == (3, 2, str(mini_lut))
     assert isinstance(result["drift_pct"], float)
     assert mini_lut.read_bytes() == before

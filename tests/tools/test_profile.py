@@ -26,6 +26,8 @@ REPORT = {
     "within_10_pct",
     "kendall_tau",
     "spearman_rho",
+    "split_half_mape_pct",
+    "split_half_kendall_tau",
     "ceiling_mape_pct",
     "ceiling_kendall_tau",
 }
