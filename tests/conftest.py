@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+
+# The libraries read these when they are loaded. The tests' tensors are small: more threads would mostly wait for each
+# other and for the other workers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -21,8 +29,7 @@ from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
 from lgc.models import SearchSpace
 
-# The tests' tensors are small: more threads would mostly wait for each other, and for whatever else the machine does.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from .leaks import leaks, process_state
 
 # What is started in the background ignores interrupts, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -39,6 +46,30 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LGC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
+    """Give temporary files a folder of this worker's own, in which `_no_leaks` sees what is left."""
+    folder = str(tmp_path_factory.mktemp("temporary"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks(request: pytest.FixtureRequest):
+    """Fail a test that changes the process, or leaves a file, a thread or a child behind."""
+    # Shared fixtures are made before the state is read: they end with the session, not with the test.
+    for name in request.fixturenames:
+        definitions = request._arg2fixturedefs.get(name)
+        if definitions and definitions[-1].scope != "function":
+            request.getfixturevalue(name)
+    before = process_state()
+    yield
+    if changes := leaks(before):
+        pytest.fail("the test leaks: " + "; ".join(changes), pytrace=False)
 
 
 MINI = {

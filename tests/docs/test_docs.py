@@ -50,7 +50,35 @@ def test_the_reference_is_current():
     assert (ROOT / "docs" / "cli.md").read_text() == module.reference(), "run `make docs`"
 
 
-def test_the_readmes_commands_and_python_run(tmp_path):
+SMALLER = {
+    "lgc-scenes": "--train 8 --val 2",
+    "lgc-profile": "--rounds 4 --networks 4",
+    "lgc-lut": "--networks 2 --rounds 2",
+    "lgc-search": "--steps 4 --batch 2 --trials 0",
+    "lgc-train": "--steps 2 --batch 2",
+    "lgc-export": "--seconds 0.1",
+    "lgc-bench": "--seconds 0.1s",
+    "lgc-predict": "",
+}
+"""Options that follow those of the README's lines, so that each takes seconds."""
+
+
+def test_readme_commands_and_python_run_small(tmp_path, call, monkeypatch, capfd):
+    """In this process; each line reads the files of the lines before."""
+    monkeypatch.chdir(tmp_path)
+    (commands,) = blocks("sh")
+    (python,) = blocks("python")
+    for line in commands.strip().splitlines():
+        program, *words = shlex.split(line)
+        done = call(program, *words, *shlex.split(SMALLER[program]))
+        assert done.code == 0, f"{line}\n{done.err}"
+    exec(compile(python, "README.md", "exec"), {})
+    assert re.match(r"\d+\.\d+ ms", capfd.readouterr().out)
+
+
+@pytest.mark.slow
+def test_readme_commands_and_python_run_as_printed(tmp_path):
+    """Each in a process of its own."""
     (commands,) = blocks("sh")
     (python,) = blocks("python")
     bin_folder = str(Path(sys.executable).parent)
