@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # lgc's commands set it too
 
 import shutil
 import signal
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from lgc.lut import LatencyTable, Target
@@ -54,6 +56,7 @@ def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
     folder = str(tmp_path_factory.mktemp("temporary"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", folder)
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         patch.setattr(tempfile, "tempdir", folder)
         yield
 
@@ -136,13 +139,31 @@ def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
 
 
 @pytest.fixture(scope="session")
-def measured_table(mini_space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder once for all workers: `make_once(name, make)`; the first worker calls `make(folder)`."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, unfinished = shared / f"once-{name}", shared / f"unfinished-{name}"
+        with FileLock(shared / f"{name}.lock"):
+            if not folder.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def measured_table(mini_space: SearchSpace, make_once: Callable[..., Path]) -> Path:
     """A table of the mini space, really measured on this machine's CPU; for reading only."""
     from lgc.profiler.profile import profile
 
-    path = tmp_path_factory.mktemp("measured") / "mini.lut"
-    profile(mini_space, TARGET, path, rounds=4, networks=4)
-    return path
+    folder = make_once("measured", lambda at: profile(mini_space, TARGET, at / "mini.lut", rounds=4, networks=4))
+    return folder / "mini.lut"
 
 
 @pytest.fixture

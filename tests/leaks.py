@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 GRACE_S = 5.0
 """Time in which threads and processes that were told to end may do so."""
-OTHERS = {"PYTEST_CURRENT_TEST", "COVERAGE_PROCESS_START", "KMP_INIT_AT_FORK"}
+OTHERS = {"PYTEST_CURRENT_TEST", "COVERAGE_PROCESS_START", "KMP_INIT_AT_FORK", "PYTORCH_NVML_BASED_CUDA_CHECK"}
 """Environment variables set by pytest and by libraries, once they are loaded."""
 State = dict[str, object]
 

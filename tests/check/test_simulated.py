@@ -21,6 +21,8 @@ SMALL = (
     ("lgc.profiler.timing.measure", "ENERGY_S", 0.1),
     ("lgc.profiler.timing.measure", "ENERGY_BATCH_S", 0.02),
     ("checks.protocol", "FLUSH_BYTES", 1 << 16),
+    ("checks.protocol", "BUILD_RUNS", 4),
+    ("checks.protocol", "PROBE_RUNS", 3),
     ("checks.clock", "SPIN_CYCLES", 4_000_000),
     ("checks.clock", "BATCHES", 2),
 )

@@ -277,18 +277,22 @@ def simulated_table(mini_space, tmp_path_factory):
 class Trained:
     """A small network that was trained a little, with scenes for calibration and others that nothing has seen."""
 
-    def __init__(self, folder):
+    def __init__(self, make_once):
         space = SearchSpace.load("tiny").with_input(64, 96)
         self.architecture = space.sample(1)
-        self.architecture.save(folder / "architecture.json")
-        write_scenes(folder / "data", "camvid-segnet", {"train": 48, "val": 1}, space.input, seed=0)
-        result = train(folder, folder / "data", TrainConfig(steps=80, batch=8, lr=0.02))
-        self.weights = load_weights(Path(result["weights"]), self.architecture)
+        folder = make_once("trained", self._train)
+        self.weights = load_weights(folder / "weights.safetensors", self.architecture)
         self.frames = [generate_scene(1, index, space.input).image[None] for index in range(8)]
         self.unseen = [generate_scene(2, index, space.input).image[None] for index in range(24)]
 
+    def _train(self, folder):
+        self.architecture.save(folder / "architecture.json")
+        size = self.architecture.space.input
+        write_scenes(folder / "data", "camvid-segnet", {"train": 48, "val": 1}, size, seed=0)
+        train(folder, folder / "data", TrainConfig(steps=80, batch=8, lr=0.02))
+
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+def trained(make_once):
     """The trained network; for reading only."""
-    return Trained(tmp_path_factory.mktemp("trained"))
+    return Trained(make_once)

@@ -159,8 +159,9 @@ def test_killed_while_choosing_it_trains_no_more(street, scenes, short, tmp_path
 
 @pytest.mark.usefixtures("eager_checkpoints")
 def test_kill_9_of_the_command(street, scenes, tmp_path, call):
-    steps, late = 40, 12
+    steps, late = 24, 8
     words = ["--lut", street.table_path, "--data", scenes, "--steps", steps, "--batch", 2, "--arch-lr", 0.05]
+    words += ["--trials", 1]
     words += ["--target-ms", target_at(street, 0.5)]
     code = (
         "import lgc.search.supernet.supernet_trainer as t; t.CHECKPOINT_S = 0.0; "

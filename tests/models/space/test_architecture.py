@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -125,6 +125,7 @@ def test_an_unknown_field_and_an_unknown_operator_of_the_space_are_named(tmp_pat
     assert "unknown operator 'warp'; known: add, argmax" in refusal(tmp_path, content)
 
 
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), head=st.integers(0, 2))
 def test_a_head_reads_back_and_is_the_networks(headed_space, tmp_path, seed, head):
     choices = headed_space.sample(seed).choices

@@ -295,9 +295,9 @@ def test_a_search_can_ask_for_two_hundred_thousand_a_second(name):
     method, seconds = getattr(Costs(space), name), []
     method(choices[:1])
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         method(choices)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.1
 
 

@@ -29,10 +29,16 @@ def gpus(monkeypatch):
     return found
 
 
+@pytest.fixture(scope="module")
+def shared(mini_space, tmp_path_factory):
+    """A table that two processes filled, and what the call returned."""
+    out = tmp_path_factory.mktemp("shared") / "t.lut"
+    return out, profile_on(["cpu", "cpu"], mini_space, CPU, out, rounds=6, networks=4)
+
+
 @two_cores
-def test_two_processes_fill_one_table(mini_space, tmp_path):
-    out = tmp_path / "t.lut"
-    result = profile_on(["cpu", "cpu"], mini_space, CPU, out, rounds=6, networks=4)
+def test_two_processes_fill_one_table(shared):
+    out, result = shared
     assert (result.measured, result.pending, result.failed) == (result.entries, 0, {})
     assert result.verification.networks == 4
     with LatencyTable.open(out) as table:
@@ -43,9 +49,9 @@ def test_two_processes_fill_one_table(mini_space, tmp_path):
         assert {subject.status for subject in table.subjects()} <= {"measured", "noisy"}
         assert all(entry.latency_ms > 0 for entry in table.entries())
     assert len({pids[session] for sessions in measured.values() for session in sessions}) == 2
-    shared = [subject for subject, sessions in measured.items() if len(sessions) > 1]
-    assert 4 <= len(shared) < len(measured), "only sentinels are measured by both, and company for few subjects"
-    assert not any(key.startswith("network/") for key in shared)
+    common = [subject for subject, sessions in measured.items() if len(sessions) > 1]
+    assert 4 <= len(common) < len(measured), "only sentinels are measured by both, and company for few subjects"
+    assert not any(key.startswith("network/") for key in common)
 
 
 @two_cores
@@ -81,9 +87,8 @@ def test_unequal_devices_are_refused_before_a_file_is_made(gpus, mini_space, tmp
 
 
 @two_cores
-def test_the_table_names_the_processes(mini_space, tmp_path):
-    out = tmp_path / "t.lut"
-    profile_on(["cpu", "cpu"], mini_space, CPU, out, rounds=4, networks=0)
+def test_the_table_names_the_processes(shared):
+    out, _ = shared
     connection = sqlite3.connect(out)
     devices = {row[0] for row in connection.execute("SELECT device FROM sessions")}
     leases = connection.execute("SELECT count(*) FROM subjects WHERE session IS NOT NULL").fetchone()[0]

@@ -26,21 +26,30 @@ from lgc.search.runtime.fabric import (
 HERE = Path(__file__).parent
 
 
-def run_worker(processes: int, script: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run a worker script alone, or by torchrun in processes that talk over the loopback device."""
-    command = [sys.executable]
-    if processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        command += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*command, str(HERE / script), *map(str, words)], capture_output=True, text=True, timeout=300, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+def run_worker(processes: int, script: str, *words: object) -> tuple[str, str]:
+    """Run a worker script in processes that talk over the loopback device; their stdout and stderr, joined.
+
+    They are started as torchrun would start them, without its own process; `test_train_parallel` has torchrun itself.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    environment = {**os.environ, **address, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    running = []
+    for rank in map(str, range(processes)):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RUN_ID": "none"}
+        place |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        command = [sys.executable, str(HERE / script), *map(str, words)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, env=environment | place, **pipes))
+    try:
+        outputs = [process.communicate(timeout=300) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0] * processes, outputs
+    out, err = map("".join, zip(*outputs, strict=True))
+    return out, err
 
 
 def test_a_normalisation_over_two_processes_is_that_of_the_joined_batch(tmp_path):
@@ -79,11 +88,12 @@ def test_a_normalisation_over_two_processes_is_that_of_the_joined_batch(tmp_path
 
 
 def test_two_processes_search_as_one_with_twice_the_batch(street, scenes, tmp_path):
-    """A front of two points, so that all of a search runs in both ways."""
+    """A front of two points, so that all of a search runs in both ways; one trial each."""
     predictor = street
     low, high = predictor.predict(predictor.fastest), predictor.predict(predictor.slowest)
     targets = [round(low + share * (high - low), 3) for share in (0.3, 0.7)]
     common = ["--lut", predictor.table_path, "--data", scenes, "--steps", 7, "--arch-lr", 0.05, "--json"]
+    common += ["--trials", 1]
     common += [word for target in targets for word in ("--target-ms", target)]
     done = {}
     for processes, batch in ((2, 2), (1, 4)):
@@ -92,9 +102,9 @@ def test_two_processes_search_as_one_with_twice_the_batch(street, scenes, tmp_pa
         done[processes] = run_worker(
             processes, "search_worker.py", tmp_path / str(processes), *common, "--batch", batch, "--out", out
         )
-    result = json.loads(done[2].stdout)  # one object: only the first process prints
+    result = json.loads(done[2][0])  # one object: only the first process prints
     assert [one["target_ms"] for one in result["front"]] == targets
-    assert done[2].stderr.count("never verified") == 1
+    assert done[2][1].count("never verified") == 1
     first, second = (torch.load(tmp_path / "2" / f"rank{rank}.pt") for rank in (0, 1))
     alone = torch.load(tmp_path / "1" / "rank0.pt")
     assert len(first) == len(second) == len(alone) == 3  # the warm-up and two points
