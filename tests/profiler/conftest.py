@@ -20,7 +20,6 @@ import random
 import sqlite3
 from collections import Counter
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
