@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 
+from ..device import Device
 from ..errors import UsageError
 
 PRECISIONS = ("fp32", "fp16", "bf16")
-
-_DEVICE = re.compile(r"cpu|cuda:\d+")
 
 
 @dataclass(frozen=True)
@@ -17,25 +15,24 @@ class Target:
     """Where networks are run and timed.
 
     Attributes:
-        device: `cpu` or `cuda:N`.
+        device: where networks run; a name is converted.
         backend: name of a profiler backend, say `onnxruntime`.
         precision: `fp32`, `fp16` or `bf16`.
         threads: CPU threads inside an operator; 1 on a GPU.
     """
 
-    device: str
+    device: Device
     backend: str
     precision: str = "fp32"
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if not _DEVICE.fullmatch(self.device):
-            raise UsageError(f"device {self.device!r} is neither 'cpu' nor 'cuda:N'")
+        object.__setattr__(self, "device", Device(self.device))  # e.g. from a table's JSON
         if self.threads < 1:
             raise UsageError(f"threads must be at least 1, not {self.threads}")
 
     def __str__(self) -> str:
-        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else ""
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device.is_cpu else ""
         return f"{self.device}, {self.backend}, {self.precision}{threads}"
 
     def differences(self, other: Target) -> list[str]:

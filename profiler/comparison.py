@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..device import CPU
 from ..errors import FileFormatError, MeasurementError, UnknownNameError, UsageError
 from ..files import describe
 from ..lut.statistics.calibration import PREDICTION_LEVEL
@@ -30,7 +31,7 @@ from ..models.onnx.signature import SCOPE_KEY
 from ..models.space.architecture import ARCHITECTURE, Architecture
 from ..models.space.opspec import OpSpec
 from ..models.space.plan import CORE
-from .backends import Workload, require
+from .backends import Workload, require_backend
 from .timing.measure import Assignment, measure_seconds
 from .timing.rounds import OnProgress, quiet
 from .timing.workloads import image_input, in_scope, network_workload, workload_of
@@ -38,7 +39,7 @@ from .timing.workloads import image_input, in_scope, network_workload, workload_
 if TYPE_CHECKING:
     from torch import nn
 
-CPU_TARGET = Target("cpu", "onnxruntime")
+CPU_TARGET = Target(CPU, "onnxruntime")
 """Where a file's own output is taken from: there is nothing else to compare it with."""
 TRAINING_RESULT = "train-result.json"
 PARTS = 8
@@ -110,7 +111,7 @@ class Candidate:
             with torch.inference_mode():
                 output: NDArray[Any] = self.workload.build()(*(torch.from_numpy(x) for x in inputs)).numpy()
             return output
-        runner = require(CPU_TARGET).compile(self.workload, CPU_TARGET)
+        runner = require_backend(CPU_TARGET).compile(self.workload, CPU_TARGET)
         try:
             return runner.infer(inputs)[0]
         finally:
@@ -267,7 +268,8 @@ def time_candidates(
     """
     pairs = pairs_of(entrants, targets)
     places = {
-        str(n): Assignment(require(target), target, entrant.workload) for n, (entrant, target) in enumerate(pairs)
+        str(n): Assignment(require_backend(target), target, entrant.workload)
+        for n, (entrant, target) in enumerate(pairs)
     }
     checked = [_checked(entrant, place) for (entrant, _), place in zip(pairs, places.values(), strict=True)]
     found = measure_seconds(places, seconds * len(places), on_progress=on_progress)

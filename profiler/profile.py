@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..device import Device
 from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
 from ..lut.statistics.calibration import MIN_NETWORKS, Choice, Report, choose, report, shift
 from ..lut.statistics.measurement import Measurement
@@ -20,7 +21,7 @@ from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
 from ..models.space.plan import CORE, DENSE, SCOPES
 from ..models.space.space import SearchSpace
-from .backends import Backend, require
+from .backends import Backend, require_backend
 from .machine.environment import DEVICE_NAME, fingerprint
 from .table.worker import Worker
 from .timing.contexts import CARRIERS, CONTEXTS, ISOLATED, register
@@ -78,7 +79,7 @@ def profile(
     budget_s: float | None = None,
     seed: int = 0,
     context: str | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     share: float = 1.0,
     worker: int = 0,
     on_progress: OnProgress = quiet,
@@ -111,7 +112,7 @@ def profile(
     if networks != 0 and networks < MIN_NETWORKS:
         raise UsageError(f"{networks} networks are too few to calibrate with: at least {MIN_NETWORKS}, or 0 for none")
     check_protocol(target, rounds)
-    backend = require(target)
+    backend = require_backend(target)
     with open_or_create(out, target, space, backend, context) as table:
         workloads = register(table, space)
         for index, architecture in enumerate(space.spread(networks, seed)):

@@ -14,7 +14,7 @@ from ..lut.statistics.measurement import Measurement
 from ..lut.table.table import LatencyTable, network_key
 from ..models.space.architecture import Architecture
 from ..models.space.plan import DENSE, SCOPES
-from .backends import Workload, require
+from .backends import Workload, require_backend
 from .machine.environment import fingerprint
 from .profile import require_machine
 from .timing.measure import measure_rounds
@@ -73,7 +73,7 @@ def verify(
     """
     if networks < 2:
         raise UsageError(f"networks to verify by: {networks} asked for, at least 2 are needed (--networks)")
-    backend = require(table.target)
+    backend = require_backend(table.target)
     require_machine(table, fingerprint(table.target, backend))
     predictor = Predictor(table.space, table, DENSE)
     fresh = unseen(table, networks, seed)

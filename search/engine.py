@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..device import CPU
 from ..lut.predictor import Predictor
 from ..models.space.architecture import ARCHITECTURE
 from ..models.space.space import SearchSpace
@@ -40,7 +41,7 @@ def search(
     out: Path,
     config: SearchConfig,
     *,
-    device: str = "cpu",
+    device: str = CPU,
     precision: str = "fp32",
     measure: Measure | None = None,
     on_step: OnStep = lambda step, steps: None,

@@ -9,7 +9,17 @@ import pytest
 import lgc
 
 ROOT = Path(lgc.__file__).parent
-FLOORS = {"errors": -1, "files": 0, "models": 1, "lut": 2, "profiler": 3, "search": 3, "report": 4, "tools": 5}
+FLOORS = {
+    "errors": -2,
+    "device": -1,
+    "files": 0,
+    "models": 1,
+    "lut": 2,
+    "profiler": 3,
+    "search": 3,
+    "report": 4,
+    "tools": 5,
+}
 """Room -> floor; whoever adds a room to the package decides its floor here."""
 PACKAGES = [path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"]
 MODULES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in package.rglob("*.py"))])

@@ -63,7 +63,7 @@ def installed(monkeypatch):
         add(target, requirements[0], constraints.read_text().split("==")[1].strip())
 
     monkeypatch.setattr(wheels, "install", install)
-    monkeypatch.setattr(wheels, "GATHERED", ("broken", "first"))
+    monkeypatch.setattr(wheels, "COLLECTED", ("broken", "first"))
     return asked
 
 
@@ -76,19 +76,19 @@ def test_every_import_is_present_or_gathered():
     ]
     own = {"lgc", "checks", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     present = {module for _, module in wheels.machine_packages().values()}
-    present |= {name.replace("-", "_") for name in wheels.GATHERED}
+    present |= {name.replace("-", "_") for name in wheels.COLLECTED}
     unknown = {
         name: str(path.relative_to(ROOT))
         for path in files
         for name in set(imported(path)) - sys.stdlib_module_names - own - present - OPTIONAL
     }
-    assert unknown == {}, "add to GATHERED in tests/gpu/wheels.py, or to machine-packages.txt if the machine has it"
+    assert unknown == {}, "add to COLLECTED in tests/gpu/wheels.py, or to machine-packages.txt if the machine has it"
 
 
 def test_failed_package_spares_the_others(site, installed, capsys):
     assert gather(site) == 1
     assert list(wheels.versions(site)) == ["first"]
-    assert "broken could not be gathered: the index has no such package" in capsys.readouterr().err
+    assert "cannot collect broken: the index has no such package" in capsys.readouterr().err
 
 
 def test_second_call_keeps_gathered_packages(site, installed, monkeypatch):
@@ -109,9 +109,9 @@ def test_unmet_requirements_are_named(site):
     add(
         site, "first", "1.0", "missing>=1", "numpy<2", "onnx>=1.17", "tomli; python_version < '3.11'", "x; extra == 'y'"
     )
-    lines = wheels.unmet(site)
+    lines = wheels.find_unmet(site)
     assert lines == [
-        "first needs missing>=1: add missing to GATHERED",
+        "first needs missing>=1: add missing to COLLECTED",
         "first needs numpy<2, and numpy is 2.5.2",
     ]
 
@@ -122,5 +122,5 @@ def test_other_python_is_refused(monkeypatch, tmp_path):
     python.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{older}' \"$2\"\n")
     python.chmod(0o755)
     monkeypatch.setenv("GPU_PYTHON", str(python))
-    with pytest.raises(RuntimeError, match=r"set GPU_PYTHON .* its version is"):
-        wheels.python312()
+    with pytest.raises(RuntimeError, match=r"its version is .*set GPU_PYTHON"):
+        wheels.find_python312()

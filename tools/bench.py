@@ -113,12 +113,12 @@ def _entrants(sources: list[Path], peers: list[str], sizes: list[tuple[int, int]
 def _targets(device: str, backends: list[str], precisions: list[str], threads: int) -> list[Target]:
     """Every backend in every precision that it offers, each shown to be usable before anything is timed."""
     from ..lut.target import Target
-    from ..profiler.backends import get_backend, require
+    from ..profiler.backends import get_backend, require_backend
     from ..profiler.backends.default import default_backend
     from ..profiler.machine.devices import check_device
 
     place = check_device(device)
-    on_cpu = place == "cpu"
+    on_cpu = place.is_cpu
     names, wanted = (list(dict.fromkeys(given)) for given in (backends or [default_backend(place)], precisions))
     targets = []
     for name in names:
@@ -128,7 +128,7 @@ def _targets(device: str, backends: list[str], precisions: list[str], threads: i
     missing = [precision for precision in wanted if all(target.precision != precision for target in targets)]
     targets += [Target(place, names[0], precision) for precision in missing]
     for target in targets:
-        require(target)
+        require_backend(target)
     return targets
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..device import CPU
 from ..errors import DataError, FileFormatError, MeasurementError, UsageError
 from .cli.console import STARTS_ANEW, JsonFlag, emit, new_app, parse_percent, progress_bar, run, say
 from .cli.export_table import pages, verdict
@@ -258,20 +259,20 @@ def _targets(
 ) -> list[Target]:
     """The targets to run on. An engine runs only where there is a GPU; it is built ahead of time elsewhere."""
     from ..lut.target import Target
-    from ..profiler.backends import require
+    from ..profiler.backends import require_backend
     from ..profiler.machine.devices import check_device, list_devices
 
-    own_device, own_threads = (table.target.device, table.target.threads) if table is not None else ("cpu", 1)
+    own_device, own_threads = (table.target.device, table.target.threads) if table is not None else (CPU, 1)
     targets = []
     for backend in backends:
         place = check_device(device or own_device)
-        targets.append(Target(place, backend, precision, (threads or own_threads) if place == "cpu" else 1))
-    gpus = [name for name in list_devices() if name.startswith("cuda")]
+        targets.append(Target(place, backend, precision, place.num_threads(threads or own_threads)))
+    gpus = [found for found in list_devices() if not found.is_cpu]
     if trt and (gpus or (device is not None and device != "cpu")):
         wished = device or own_device
         targets.append(Target(check_device(gpus[0] if wished == "cpu" else wished), TRT, precision))
     for target in targets:  # before anything is written
-        require(target)
+        require_backend(target)
     return targets
 
 

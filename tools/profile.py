@@ -73,7 +73,7 @@ def profile(
         chosen = chosen.with_input(*parse_size(input_size))
     devices = [check_device(name) for name in device]
     first = devices[0]
-    target = Target(first, backend or default_backend(first), precision, threads if first == "cpu" else 1)
+    target = Target(first, backend or default_backend(first), precision, first.num_threads(threads))
     height, width = chosen.input
     named = f"{chosen.name}-{height}x{width}-{first.replace(':', '')}-{target.backend}-{precision}.lut"
     path = out or Path(named)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..device import Device
 from ..errors import UsageError
 from .cli.console import (
     FROM_CHECKPOINT,
@@ -90,7 +91,7 @@ def train(
     emit(result, as_json, _table(result), *lines)
 
 
-def _table_devices(source: Path) -> list[str]:
+def _table_devices(source: Path) -> list[Device]:
     """Return the devices of the tables that the architecture was searched with; empty where it does not name them.
 
     Raises:
@@ -99,7 +100,7 @@ def _table_devices(source: Path) -> list[str]:
     from ..models.space.architecture import ARCHITECTURE, Architecture
 
     devices = Architecture.load(source / ARCHITECTURE).provenance.get("devices")
-    return [str(name) for name in devices] if isinstance(devices, list) else []
+    return [Device(str(name)) for name in devices] if isinstance(devices, list) else []
 
 
 def _refuse(context: typer.Context, names: set[str], belongs: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ...device import Device
 from ...files import is_running
 from ..statistics.estimates import Summary
 from ..statistics.measurement import SampleBatch
@@ -22,7 +23,7 @@ LEASE_S = 900.0
 class Recorder:
     """A session of a table: begun when a process starts to measure, named in every visit it makes."""
 
-    def __init__(self, table: LatencyTable, device: str, environment: Mapping[str, Any]) -> None:
+    def __init__(self, table: LatencyTable, device: Device, environment: Mapping[str, Any]) -> None:
         self.table = table
         row = (device, os.getpid(), time.time(), time.time(), json.dumps(dict(environment)))
         with table.store.writing() as connection:

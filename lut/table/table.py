@@ -344,7 +344,7 @@ class LatencyTable:
     def profile_command(self, target: Target | None = None, out: Path | None = None) -> str:
         """The command that makes this table, or goes on with it; or one like it for another target and file."""
         target, out = target or self.target, out or self.path
-        threads = f" --threads {target.threads}" if target.device == "cpu" else ""
+        threads = f" --threads {target.threads}" if target.device.is_cpu else ""
         height, width = self.space.input
         space = self.space.name if self.space.name in PRESETS else f"{self.space.name}.yaml"
         return (

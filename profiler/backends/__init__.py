@@ -1,4 +1,4 @@
-"""The registry of backends: looked up by name, imported when first used."""
+"""Registry of backends: each is looked up by name and imported on first use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...errors import BackendUnavailableError, UnknownNameError, UsageError
 from ...lut.target import Target
 from .base import Backend, Runner, Workload
 
-__all__ = ["BACKENDS", "Backend", "Runner", "Workload", "get_backend", "require"]
+__all__ = ["BACKENDS", "Backend", "Runner", "Workload", "get_backend", "require", "require_backend"]
 
 BACKENDS = {
     "onnxruntime": ".ort.backend:OnnxRuntimeBackend",
@@ -24,7 +24,7 @@ def get_backend(name: str) -> Backend:
     """Return the backend called `name`.
 
     Raises:
-        UnknownNameError: no such backend; the message lists the known ones.
+        UnknownNameError: unknown backend; the message lists the known ones.
     """
     if name not in BACKENDS:
         raise UnknownNameError("backend", name, BACKENDS)
@@ -32,21 +32,25 @@ def get_backend(name: str) -> Backend:
     return cast(Backend, getattr(import_module(module, __name__), attribute)())
 
 
-def require(target: Target) -> Backend:
-    """Return the backend of `target`, after showing that it can run there.
+def require_backend(target: Target) -> Backend:
+    """Return the backend of `target` after checking that it runs on the target's device and in its precision.
 
     Raises:
-        BackendUnavailableError: it cannot; the message gives the reason and the mend.
-        UsageError: the backend does not offer the precision on that device.
+        BackendUnavailableError: the backend does not run on the device; the message gives the reason and the fix.
+        UsageError: the backend does not support the precision on that device.
     """
     backend = get_backend(target.backend)
-    reason = backend.unavailable(target.device)
+    reason = backend.diagnose(target.device)
     if reason is not None:
         raise BackendUnavailableError(f"backend {target.backend} cannot run on {target.device}: {reason}")
-    offered = backend.precisions(target.device)
-    if target.precision not in offered:
+    supported = backend.precisions(target.device)
+    if target.precision not in supported:
         raise UsageError(
-            f"backend {target.backend} has no precision {target.precision!r}; "
-            f"it offers {', '.join(offered)} on {target.device}"
+            f"backend {target.backend} has no precision {target.precision!r} on {target.device}; "
+            f"choose from {', '.join(supported)}"
         )
     return backend
+
+
+require = require_backend
+"""Old name of `require_backend`; removed in 0.3.0."""

@@ -1,4 +1,4 @@
-"""What every backend offers: a `Backend` turns a `Workload` into a `Runner` on a device."""
+"""Interface of a backend: a `Backend` compiles a `Workload` into a `Runner` on a device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ...device import Device
 from ...errors import MeasurementError
 from ...lut.target import Target
 
@@ -18,36 +19,37 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-FLOAT, PIXELS = "float32", "uint8"
-"""Types of inputs, as numpy names them."""
+FLOAT_DTYPE, IMAGE_DTYPE = "float32", "uint8"
+"""Input types, by numpy's names."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One computation to be run and timed: an operator of the table, a whole network, or an ONNX file.
+    """Computation to run and time: an operator of the table, a whole network, or an ONNX file.
 
     Attributes:
-        name: for messages.
-        input_shapes: one for each input.
-        build: returns the module in evaluation mode with its batch normalisation folded; its forward takes one tensor
-            of each shape. Every backend gets the same module; those that want ONNX take `onnx`. None where there is
-            nothing but a file.
-        dtype: of all inputs: `float32`, tensors that lie on the device; or `uint8`, images that lie on the host, whose
-            way to the device and back is timed too (scope end-to-end).
-        file: the ONNX model that is run as it is, where there is one.
-        export: gives the ONNX model of `build`, where it is more than the module exported; only asked if it is run.
+        name: name for messages.
+        input_shapes: shape of each input.
+        build: function that returns the module in evaluation mode with folded batch normalisation; its forward takes
+            one tensor per shape. All backends get the same module; those that run ONNX use `onnx`. None for a workload
+            that is an ONNX file.
+        dtype: type of all inputs. `float32`: tensors in device memory. `uint8`: images in host memory, whose copies to
+            the device and back are timed too (scope end-to-end).
+        file: ONNX model that runs unchanged, if any.
+        export: function that returns the ONNX model of `build`, where a plain export of the module is not enough.
+            Called on first use of `onnx` only.
     """
 
     name: str
     input_shapes: tuple[tuple[int, ...], ...]
     build: Callable[[], torch.nn.Module] | None
-    dtype: str = FLOAT
+    dtype: str = FLOAT_DTYPE
     file: bytes | None = field(default=None, repr=False)
     export: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def onnx(self) -> bytes:
-        """The computation as a serialised ONNX model with static shapes."""
+        """Serialised ONNX model with static shapes."""
         if self.file is not None:
             return self.file
         if self.export is not None:
@@ -57,28 +59,28 @@ class Workload:
         return to_onnx(self.module(), self.input_shapes, self.dtype)
 
     def module(self) -> torch.nn.Module:
-        """The computation as a torch module.
+        """Return the computation as a torch module.
 
         Raises:
-            MeasurementError: there is nothing but an ONNX file.
+            MeasurementError: the workload is an ONNX file.
         """
         if self.build is None:
-            raise MeasurementError(f"{self.name} is an ONNX file, which torch does not run: take another backend")
+            raise MeasurementError(f"{self.name} is an ONNX file, which torch cannot run: use another backend")
         return self.build()
 
     def inputs(self) -> list[NDArray[Any]]:
-        """Random inputs of its shapes and type, the same each time."""
-        return random_inputs(self.input_shapes, self.dtype)
+        """Return random inputs of the workload's shapes and type, the same on every call."""
+        return generate_inputs(self.input_shapes, self.dtype)
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """How long one layer of a runtime takes.
+    """Latency of one layer of a runtime.
 
     Attributes:
-        layer: its name there.
-        nodes: names of the ONNX nodes in it, as far as the runtime tells; none in a copy between formats.
-        ms: median duration, in milliseconds.
+        layer: the runtime's name of the layer.
+        nodes: names of the layer's ONNX nodes, where the runtime reports them; empty for a copy between formats.
+        ms: median latency in milliseconds.
     """
 
     layer: str
@@ -87,105 +89,112 @@ class LayerTime:
 
 
 class Runner(Protocol):
-    """A workload made ready on a device. Narrow on purpose: a runner may one day sit on another machine.
+    """Workload compiled for a device. The interface is narrow, so that a runner can also be on another machine.
 
     Attributes:
-        remarks: what a reader has to know of how it was made ready, as sentences without a full stop.
+        remarks: notes on how the workload was compiled, as sentences without a full stop.
     """
 
     remarks: tuple[str, ...]
 
     def prepare(self) -> None:
-        """Do all that must not be timed: allocate, fill the inputs with random values, run until caches are warm."""
+        """Do everything that must not be timed: allocate, fill the inputs with random values, run until warm."""
 
     def run(self, repeats: int) -> list[float]:
-        """Run `repeats` times back to back; the duration of each in milliseconds, device work included to its end."""
+        """Run `repeats` times back to back and return each run's latency in ms, up to the end of the device's work."""
 
     def run_untimed(self, repeats: int) -> None:
-        """Run `repeats` times back to back and wait once: no event and no wait between two runs.
+        """Run `repeats` times back to back and synchronise once: no event and no wait between two runs.
 
-        For energy and warm-up; where a backend cannot queue runs, each is waited for.
+        For energy and warm-up. A backend that cannot queue runs waits for each of them.
         """
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Outputs for the given inputs, from the very program that `run` times."""
+        """Return the outputs for `inputs`, computed by the same program that `run` times."""
 
-    def layer_times(self, runs: int) -> list[LayerTime]:
-        """How long each layer takes, median over `runs`; profiling makes all of them slower.
+    def measure_layers(self, runs: int) -> list[LayerTime]:
+        """Return each layer's median latency over `runs`; profiling slows all layers down.
 
         Raises:
-            MeasurementError: the backend cannot tell its layers.
+            MeasurementError: the backend does not report layer times.
         """
 
     def close(self) -> None:
-        """Give the device's memory back; the runner is of no use afterwards."""
+        """Free the device's memory; the runner cannot be used afterwards."""
 
 
 class Backend(Protocol):
-    """A way of running networks: torch, ONNX Runtime, TensorRT. Stateless; made anew wherever one is needed."""
+    """Runtime for networks, such as torch, ONNX Runtime or TensorRT. Stateless: create one wherever it is needed.
+
+    A new backend is a folder with `backend.py` (this protocol), `runner.py` (`Runner`) and, if it reports layer times,
+    `layers.py`; `BACKENDS` registers it.
+    """
 
     name: str
 
-    def precisions(self, device: str) -> tuple[str, ...]:
-        """Of `fp32`, `fp16`, `bf16` and `int8`, those in which this backend computes on `device`."""
+    def precisions(self, device: Device) -> tuple[str, ...]:
+        """Return the supported precisions on `device`, of `fp32`, `fp16`, `bf16` and `int8`."""
 
-    def unavailable(self, device: str) -> str | None:
-        """None if this backend runs on `device` here, else the reason and what to install, in one sentence."""
+    def install_hint(self, device: Device) -> str:
+        """Return the command that installs what the backend needs on `device`."""
+
+    def diagnose(self, device: Device) -> str | None:
+        """Return None if this backend runs on `device`, else the reason and the fix in one sentence."""
 
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that decide the speed, for the table's fingerprint."""
+        """Return the versions of the libraries that determine the speed, for the table's fingerprint."""
 
     def settings(self, target: Target) -> dict[str, str]:
-        """How it runs things on `target`, as far as that decides the speed: providers, threads, optimisations.
+        """Return the settings on `target` that determine the speed: providers, threads, optimisations.
 
-        `clock` is what times a run; on a GPU, `host_memory` is what images and results are copied from and to.
+        `clock` names the clock of a run; on a GPU, `host_memory` names the host memory of images and results.
         """
 
     def compile(self, workload: Workload, target: Target) -> Runner:
-        """Make `workload` ready to run on `target`; never on anything else.
+        """Compile `workload` for `target`, never for another device.
 
         Raises:
-            BackendUnavailableError: `target` cannot be used here.
-            MeasurementError: the backend refuses the workload.
+            BackendUnavailableError: `target` is unavailable on this machine.
+            MeasurementError: the backend rejects the workload.
         """
 
 
-WARM_UP_RUNS = 3
-WARM_UP_MS = 5.0
-"""Least time for which a graph runs before it is timed."""
-FIRST_WARM_UP_MS = 200.0
-"""The same for the first graph of a process on a GPU, which raises its clocks step by step."""
-WARM_UP_BATCH = 64
-_warm: set[str] = set()
-"""GPUs on which this process has run for `FIRST_WARM_UP_MS`."""
+MIN_WARM_UP_RUNS = 3
+MIN_WARM_UP_MS = 5.0
+"""Shortest warm-up of a graph, in ms of wall time."""
+MIN_FIRST_WARM_UP_MS = 200.0
+"""Shortest warm-up of a process's first graph on a GPU, which raises its clocks step by step."""
+MAX_WARM_UP_BATCH = 64
+_warm_devices: set[str] = set()
+"""GPUs on which this process has run for `MIN_FIRST_WARM_UP_MS`."""
 
 
-def warm_up(runner: Runner, device: str, wanted_ms: float | None = None) -> None:
-    """Run until allocations, caches and, on a GPU, clocks have settled: `WARM_UP_RUNS`, and for the time wanted.
+def warm_up(runner: Runner, device: Device, min_ms: float | None = None) -> None:
+    """Run until allocations, caches and, on a GPU, clocks are steady: at least `MIN_WARM_UP_RUNS` and `min_ms`.
 
-    On a GPU up to `WARM_UP_BATCH` runs are queued at once: one by one, the device would idle between short ones.
+    On a GPU up to `MAX_WARM_UP_BATCH` runs are queued at once: one by one, the device would idle between short runs.
 
     Args:
-        runner: what runs.
-        device: where it runs.
-        wanted_ms: wall time in milliseconds; by the constants above if None.
+        runner: runner to warm up.
+        device: device of the runner.
+        min_ms: shortest wall time in milliseconds; by default one of the constants above.
     """
-    on_gpu = device != "cpu"
-    if wanted_ms is None:
-        wanted_ms = FIRST_WARM_UP_MS if on_gpu and device not in _warm else WARM_UP_MS
+    on_gpu = not device.is_cpu
+    if min_ms is None:
+        min_ms = MIN_FIRST_WARM_UP_MS if on_gpu and device not in _warm_devices else MIN_WARM_UP_MS
     start, runs, batch = time.perf_counter(), 0, 1
-    while runs < WARM_UP_RUNS or 1e3 * (time.perf_counter() - start) < wanted_ms:
+    while runs < MIN_WARM_UP_RUNS or 1e3 * (time.perf_counter() - start) < min_ms:
         runner.run_untimed(batch)
         runs += batch
         if on_gpu:
-            batch = min(2 * batch, WARM_UP_BATCH)
+            batch = min(2 * batch, MAX_WARM_UP_BATCH)
     if on_gpu:
-        _warm.add(device)
+        _warm_devices.add(device)
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
-    """Context in which Python's garbage collector does not run."""
+def pause_gc() -> Iterator[None]:
+    """Pause Python's garbage collector inside the context."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -195,11 +204,14 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def random_inputs(shapes: Sequence[tuple[int, ...]], dtype: str = FLOAT) -> list[NDArray[Any]]:
-    """Standard normal inputs, or pixels 0 to 255, the same for the same shapes: zeros can run faster than real data."""
+def generate_inputs(shapes: Sequence[tuple[int, ...]], dtype: str = FLOAT_DTYPE) -> list[NDArray[Any]]:
+    """Return standard normal inputs, or pixels from 0 to 255, the same for the same shapes.
+
+    Zeros can run faster than real data.
+    """
     import numpy as np
 
     rng = np.random.default_rng(0)
-    if dtype == PIXELS:
+    if dtype == IMAGE_DTYPE:
         return [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
     return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]

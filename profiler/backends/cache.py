@@ -1,7 +1,7 @@
-"""Files of the user's cache: whole, checked by their digest, and thrown away rather than trusted.
+"""Files of the user's cache folder: written whole, verified by a digest, discarded if damaged.
 
-A file is three parts: a line `lgc-cache 1 DIGEST`, a line of JSON that says what it is of and for, and the content.
-The digest is the SHA-256 of the two parts behind the first line.
+A file has three parts: a line `lgc-cache 1 DIGEST`, a line of JSON (the header), and the content. The digest is the
+SHA-256 of the header line and the content.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 from ...errors import FileFormatError
 from ...files import write_atomic
 
-MAGIC = b"lgc-cache 1 "
-MOST_BYTES = 4 * 2**30
-"""What a folder of the cache holds at most; beyond it goes what was not used for the longest time."""
+CACHE_MAGIC = b"lgc-cache 1 "
+MAX_CACHE_BYTES = 4 * 2**30
+"""Size limit of each cache folder; above it the least recently used files are removed."""
 
 
-def cache_folder(kind: str) -> Path:
-    """The folder for files of a kind, say `engines`: in `$LGC_CACHE`, else in the user's cache folder under `lgc`.
+def get_cache_folder(kind: str) -> Path:
+    """Return the folder of a kind of files, e.g. `engines`; it need not exist.
 
-    The user's is `$XDG_CACHE_HOME`, or `~/.cache` where that is not set. The folder need not be there.
+    The folder is in `$LGC_CACHE` if that is set, else in `lgc` under `$XDG_CACHE_HOME`, which defaults to `~/.cache`.
     """
     own = os.environ.get("LGC_CACHE")
     general = os.environ.get("XDG_CACHE_HOME")
@@ -33,53 +33,53 @@ def cache_folder(kind: str) -> Path:
 
 
 def write_cache_file(path: Path, header: dict[str, Any], content: bytes) -> None:
-    """Write a file, then make room in its folder.
+    """Write a file, then remove old files of its folder above the size limit.
 
     Args:
-        path: in a `cache_folder`.
-        header: what it is of and for, as JSON.
-        content: the rest.
+        path: path in a cache folder, see `get_cache_folder`.
+        header: description of the content, serialisable as JSON.
+        content: content of the file.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
-    rest = json.dumps(header, sort_keys=True).encode() + b"\n" + content
-    write_atomic(path, MAGIC + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
-    _make_room(path.parent, MOST_BYTES)
+    body = json.dumps(header, sort_keys=True).encode() + b"\n" + content
+    write_atomic(path, CACHE_MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    _evict_old_files(path.parent, MAX_CACHE_BYTES)
 
 
 def read_cache_file(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Header and content of a file, marked as used.
+    """Return the header and the content of a file, and mark the file as used.
 
     Raises:
-        FileFormatError: it is missing, foreign, truncated or damaged; the message says which.
+        FileFormatError: the file is missing, foreign, truncated or damaged; the message says which.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise FileFormatError(f"{path} cannot be read: {error.strerror or error}") from error
-    first, _, rest = data.partition(b"\n")
-    if not first.startswith(MAGIC):
-        raise FileFormatError(f"{path} is no file of this cache")
-    if hashlib.sha256(rest).hexdigest().encode() != first.removeprefix(MAGIC):
+        raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
+    first, _, body = data.partition(b"\n")
+    if not first.startswith(CACHE_MAGIC):
+        raise FileFormatError(f"{path} is not a cache file of lgc")
+    if hashlib.sha256(body).hexdigest().encode() != first.removeprefix(CACHE_MAGIC):
         raise FileFormatError(f"{path} is damaged")
-    line, _, content = rest.partition(b"\n")
+    line, _, content = body.partition(b"\n")
     header = json.loads(line)
-    with suppress(OSError):  # a cache that others own may be read
+    with suppress(OSError):  # the folder may be read-only
         os.utime(path)
     return header, content
 
 
-def _make_room(folder: Path, most_bytes: int) -> None:
-    """Remove the files used longest ago until the folder holds no more than `most_bytes`."""
-    found = []
+def _evict_old_files(folder: Path, max_bytes: int) -> None:
+    """Remove the least recently used files until the folder holds at most `max_bytes`; keep the newest file."""
+    files = []
     for path in folder.iterdir():
-        with suppress(OSError):  # another process may have removed it
+        with suppress(OSError):  # another process may have removed the file
             status = path.stat()
-            found.append((status.st_mtime, status.st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found)[:-1]:
-        if total <= most_bytes:
+            files.append((status.st_mtime, status.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files)[:-1]:
+        if total <= max_bytes:
             break
         with suppress(OSError):
             path.unlink()

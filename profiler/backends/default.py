@@ -1,23 +1,24 @@
-"""The backend that is taken where the user names none."""
+"""Default backend of a device."""
 
 from __future__ import annotations
 
+from ...device import Device
 from ...errors import BackendUnavailableError
 from . import get_backend
 
-PREFERRED = {"cpu": ("onnxruntime", "torch"), "cuda": ("tensorrt", "torch")}
-"""Kind of device -> backends, the one that users deploy with first."""
+PREFERRED_BACKENDS = {"cpu": ("onnxruntime", "torch"), "cuda": ("tensorrt", "torch")}
+"""Kind of device -> backends in order of preference; the first is the usual one for deployment."""
 
 
-def default_backend(device: str) -> str:
-    """Name of the first preferred backend that runs on `device`.
+def default_backend(device: Device) -> str:
+    """Return the name of the first preferred backend that runs on `device`.
 
     Raises:
-        BackendUnavailableError: none does; the message gives each one's reason.
+        BackendUnavailableError: no preferred backend runs; the message gives each one's reason.
     """
     reasons = []
-    for name in PREFERRED[device.partition(":")[0]]:
-        reason = get_backend(name).unavailable(device)
+    for name in PREFERRED_BACKENDS[device.kind]:
+        reason = get_backend(name).diagnose(device)
         if reason is None:
             return name
         reasons.append(f"{name}: {reason}")

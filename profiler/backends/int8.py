@@ -1,4 +1,4 @@
-"""Quantised ONNX models as TensorRT wants them: everything that Q/DQ nodes surround in int8, but biases in float32."""
+"""Quantised ONNX models, whose QuantizeLinear and DequantizeLinear nodes (Q/DQ) mark what is computed in int8."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 
 
 def is_quantised(model: Any) -> bool:
-    """Whether an ONNX model holds both kinds of nodes that bring values into int8 and back."""
+    """Return True if an ONNX model holds nodes of both kinds, QuantizeLinear and DequantizeLinear."""
     return {QUANTISE, DEQUANTISE} <= {node.op_type for node in model.graph.node}
 
 
-def float_biases(onnx_model: bytes) -> bytes:
-    """The model with each bias that is stored in int32, behind a DequantizeLinear, as the float32 that it stands for.
+def dequantise_biases(onnx_model: bytes) -> bytes:
+    """Return the model with its int32 biases, which feed a DequantizeLinear, as the float32 values they stand for.
 
-    ONNX Runtime stores biases so, and needs it to compute in int8; TensorRT's parser refuses int32 there, and rounds a
-    bias to the scale of its sums by itself. The values are the same.
+    ONNX Runtime requires int32 biases to compute in int8. Other runtimes, such as TensorRT, reject int32 biases and
+    round a float32 bias to the scale of its sums. The values are the same.
 
     Args:
-        onnx_model: a serialised ONNX model with its weights inside.
+        onnx_model: serialised ONNX model with its weights inside.
     """
     import onnx
     from onnx import TensorProto, numpy_helper
@@ -29,21 +29,21 @@ def float_biases(onnx_model: bytes) -> bytes:
     model = onnx.load_model_from_string(onnx_model)
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    found = [
+    bias_nodes = [
         node
         for node in graph.node
         if node.op_type == DEQUANTISE
         and all(name in weights for name in node.input)
         and weights[node.input[0]].data_type == TensorProto.INT32
     ]
-    if not found:
+    if not bias_nodes:
         return onnx_model
-    for node in found:
+    for node in bias_nodes:
         value, scale, *zero = (numpy_helper.to_array(weights[name]) for name in node.input)
-        shifted = value.astype(np.float64) - (zero[0] if zero else 0)  # int32 sums do not fit float32 before scaling
+        shifted = value.astype(np.float64) - (zero[0] if zero else 0)  # unscaled int32 sums do not fit float32
         graph.initializer.append(numpy_helper.from_array((shifted * scale).astype(np.float32), node.output[0]))
         graph.node.remove(node)
     used = {name for node in graph.node for name in node.input}
-    for name in {name for node in found for name in node.input} - used:
+    for name in {name for node in bias_nodes for name in node.input} - used:
         graph.initializer.remove(weights[name])
     return bytes(model.SerializeToString())

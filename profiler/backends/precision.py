@@ -1,8 +1,7 @@
-"""A float32 ONNX model rewritten to compute in half precision, as strongly typed TensorRT networks want it.
+"""Conversion of a float32 ONNX model to half precision, for runtimes that compute in the types of the tensors.
 
-TensorRT-RTX, and TensorRT from 11 on, have no precision flags: a layer computes in the type of its tensors. So the
-model itself is converted: weights, constants and casts become float16 or bfloat16, while inputs and outputs stay
-float32 behind one Cast each, so that a network is fed and compared alike in every precision.
+Weights, constants and casts become float16 or bfloat16. Inputs and outputs stay float32 behind one Cast each, so that a
+network is fed and compared in the same way in every precision.
 """
 
 from __future__ import annotations
@@ -24,27 +23,27 @@ _CONSTANTS = {
     "value_int": np.int64,
     "value_ints": np.int64,
 }
-"""How a Constant node may hold its value -> the type, where it is not a tensor with its own."""
+"""Attribute that holds the value of a Constant node -> type of the value; None for a tensor, which has its own."""
 
 SIZE_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
-"""Operator -> its inputs that hold sizes, not data: ONNX wants them float32, and rounding would change shapes."""
+"""Operator -> inputs that hold sizes, not data: ONNX requires float32 for them, and rounding would change shapes."""
 
 
 def cast_model(onnx_model: bytes, precision: str) -> bytes:
-    """Return the float32 model `onnx_model` computing in `precision`; its inputs and outputs keep their types.
+    """Return the float32 model `onnx_model` converted to `precision`; its inputs and outputs keep their types.
 
-    One that holds weights of that type already is returned as it is, with whatever it keeps in float32.
+    A model that already holds weights of that type is returned unchanged, with its float32 parts.
 
     Args:
-        onnx_model: a serialised ONNX model with its weights inside.
-        precision: `fp32` (returned as it is), `fp16`, `bf16`, or `int8`: returned as it is if it is quantised (Q/DQ).
+        onnx_model: serialised ONNX model with its weights inside.
+        precision: `fp16` or `bf16`; or `fp32`, or `int8` of a quantised model (Q/DQ), which return the model unchanged.
 
     Raises:
-        UsageError: another precision, or int8 of a model that is not quantised.
-        MeasurementError: no ONNX model, a weight beyond the range of float16, or a model with sub-graphs.
+        UsageError: unknown precision, or int8 of a model that is not quantised.
+        MeasurementError: invalid ONNX model, a weight beyond the range of float16, or a model with sub-graphs.
     """
     if precision not in CAST_PRECISIONS:
-        raise UsageError(f"no precision {precision!r}; there are {', '.join(CAST_PRECISIONS)}")
+        raise UsageError(f"unknown precision {precision!r}; choose from {', '.join(CAST_PRECISIONS)}")
     if precision == "fp32":
         return onnx_model
     import onnx
@@ -52,11 +51,11 @@ def cast_model(onnx_model: bytes, precision: str) -> bytes:
     try:
         model = onnx.load_model_from_string(onnx_model)
     except Exception as error:  # protobuf's DecodeError, which carries no type stubs
-        raise MeasurementError(f"these {len(onnx_model)} bytes are no ONNX model ({error})") from error
+        raise MeasurementError(f"invalid ONNX model of {len(onnx_model)} bytes ({error})") from error
     if precision == "int8":
         if not is_quantised(model):
             raise UsageError(
-                "int8 needs a model that was quantised with calibration images: lgc-export --precision int8 --data DIR"
+                "int8 needs a model quantised with calibration images: run `lgc-export --precision int8 --data DIR`"
             )
         return onnx_model
     caster = _Caster(model.graph, precision)
@@ -67,7 +66,7 @@ def cast_model(onnx_model: bytes, precision: str) -> bytes:
 
 
 class _Caster:
-    """Rewrites one graph in place from float32 to `precision`."""
+    """Converter of one graph in place, from float32 to `precision`."""
 
     def __init__(self, graph: Any, precision: str) -> None:
         from onnx import TensorProto
@@ -78,7 +77,7 @@ class _Caster:
 
     def cast(self) -> None:
         """Rewrite weights, constants, inputs and outputs."""
-        del self.graph.value_info[:]  # the old types; whoever reads the model infers them anew
+        del self.graph.value_info[:]  # the old types; readers of the model infer them again
         for node in self.graph.node:
             self._lower_attributes(node)
         sizes = self._copy_sizes()
@@ -90,7 +89,7 @@ class _Caster:
         self.graph.node.extend(nodes)
 
     def _lower(self, tensor: Any) -> None:
-        """Turn a float32 tensor into `low`; leave any other as it is."""
+        """Convert a float32 tensor to `low`; leave others unchanged."""
         from onnx import numpy_helper
 
         if tensor.data_type != self.float:
@@ -105,9 +104,9 @@ class _Caster:
 
         for attribute in node.attribute:
             if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-                where = f"{node.op_type} {node.name!r}"
+                node_name = f"{node.op_type} {node.name!r}"
                 raise MeasurementError(
-                    f"{where} holds a sub-graph, which is not converted to {self.precision}; use fp32"
+                    f"{node_name} holds a sub-graph, which cannot be converted to {self.precision}; use fp32"
                 )
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == self.float:
                 attribute.i = self.low
@@ -115,7 +114,7 @@ class _Caster:
                 self._lower(attribute.t)
 
     def _copy_sizes(self) -> list[Any]:
-        """Make the constants initializers, and give each size input a float32 copy of its own: those are returned."""
+        """Turn constants into initializers; give each size input a float32 copy of its own and return the copies."""
         from onnx import TensorProto
 
         for node in [n for n in self.graph.node if n.op_type == "Constant" and n.attribute[0].name in _CONSTANTS]:
@@ -133,15 +132,15 @@ class _Caster:
         return copies
 
     def _cast_inputs(self) -> list[Any]:
-        """Casts from the float32 inputs to what the nodes now take."""
+        """Return casts from the float32 inputs to the converted nodes."""
         weights = {tensor.name for tensor in self.graph.initializer}
         names = [v.name for v in self.graph.input if self._is_float(v) and v.name not in weights]
         return [self._cast_node(name, self._rename(name, self.graph.node), self.low) for name in names]
 
     def _cast_outputs(self) -> list[Any]:
-        """Casts from what the nodes now give to the float32 outputs."""
-        made = {name for node in self.graph.node for name in node.output}
-        names = [v.name for v in self.graph.output if self._is_float(v) and v.name in made]
+        """Return casts from the converted nodes to the float32 outputs."""
+        computed = {name for node in self.graph.node for name in node.output}
+        names = [v.name for v in self.graph.output if self._is_float(v) and v.name in computed]
         return [self._cast_node(self._rename(name, self.graph.node), name, self.float) for name in names]
 
     def _is_float(self, value: Any) -> bool:
@@ -161,7 +160,7 @@ class _Caster:
         return helper.make_node("Cast", [source], [result], name=self._fresh(f"cast_{result}"), to=to)
 
     def _fresh(self, name: str) -> str:
-        """A name near `name` that the graph does not hold yet."""
+        """Return a name derived from `name` that is new to the graph."""
         while name in self.names:
             name += "_"
         self.names.add(name)
@@ -169,7 +168,7 @@ class _Caster:
 
 
 def _constant(node: Any) -> Any:
-    """The tensor of a Constant node, under the name of its output."""
+    """Return the tensor of a Constant node, named as the node's output."""
     from onnx import helper, numpy_helper
 
     value = helper.get_attribute_value(node.attribute[0])
@@ -180,7 +179,7 @@ def _constant(node: Any) -> Any:
 
 
 def _to_float16(values: NDArray[np.float32], name: str) -> NDArray[np.uint16]:
-    """The bits of `values` rounded to float16."""
+    """Return the bits of `values` rounded to float16."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     if np.any(np.isinf(half) & np.isfinite(values)):
@@ -190,6 +189,6 @@ def _to_float16(values: NDArray[np.float32], name: str) -> NDArray[np.uint16]:
 
 
 def _to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The bits of `values` rounded to bfloat16: the upper half of a float32, to the nearest and then the even one."""
+    """Return the bits of `values` rounded to bfloat16: the upper half of a float32, to nearest, ties to even."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

@@ -18,8 +18,8 @@ from ...lut.table.table import LatencyTable
 from ...lut.target import Target
 from ...models.space.architecture import Architecture
 from ...models.space.plan import CORE, DENSE, END_TO_END, SCOPES
-from ..backends import Backend, require
-from ..backends.base import random_inputs
+from ..backends import Backend, require_backend
+from ..backends.base import generate_inputs
 from ..machine.environment import fingerprint
 from ..profile import require_machine
 from ..timing.measure import measure_seconds, placed
@@ -139,7 +139,7 @@ def time_network(
         MismatchError: the table is of another target, space or machine.
         UsageError: int8 of a network without images.
     """
-    backend = require(target)
+    backend = require_backend(target)
     if network.scope not in SCOPES:
         table = None  # end-to-end is in none
     predictor = None if table is None else predictor_of(network, target, table, backend)
@@ -197,7 +197,7 @@ def drift_reference(path: Path, scope: str, seconds: float = RULER_SECONDS) -> C
         MismatchError: this is another machine than the table's.
     """
     with LatencyTable.open(path) as table:
-        require_machine(table, fingerprint(table.target, require(table.target)))
+        require_machine(table, fingerprint(table.target, require_backend(table.target)))
 
     def measure(architecture: Architecture) -> float:
         with LatencyTable.open(path) as table:
@@ -267,7 +267,7 @@ def _reference(network: Network, inputs: Sequence[NDArray[Any]], source: str) ->
 
 def _noise(network: Network) -> list[NDArray[Any]]:
     shape, dtype = image_input(network.architecture.space.input, network.scope)
-    return random_inputs([shape], dtype)
+    return generate_inputs([shape], dtype)
 
 
 def _labelled(network: Network) -> str:
@@ -284,10 +284,10 @@ def with_layers(network: Network, target: Target, table: LatencyTable, result: R
     """
     from .layer_attribution import slot_report
 
-    backend = require(target)
+    backend = require_backend(target)
     runner = backend.compile(network.workload(precision=target.precision), target)
     try:
-        layers = runner.layer_times(LAYER_RUNS)
+        layers = runner.measure_layers(LAYER_RUNS)
     finally:
         runner.close()
     assert result.measured_ms is not None  # it ran
@@ -312,12 +312,12 @@ def build_ahead(network: Network, folder: Path, precision: str, compute_capabili
         BackendUnavailableError: TensorRT-RTX is not installed; the message has the install command.
         MeasurementError: the builder refuses the network.
     """
-    from ..backends.trt.engine import device_capability
-    from ..backends.trt.engine_cache import cached_engine
+    from ..backends.trt.engine import get_device_capability
+    from ..backends.trt.engine_cache import load_or_build_engine
 
     model = network.model(INT8 if precision == INT8 else "fp32")
-    engine = cached_engine(model, precision=precision, compute_capability=compute_capability)
-    why = "there is no NVIDIA GPU here" if device_capability() is None else "it is built ahead of time"
+    engine = load_or_build_engine(model, precision=precision, compute_capability=compute_capability)
+    why = "there is no NVIDIA GPU here" if get_device_capability() is None else "it is built ahead of time"
     built = (
         f"built ahead of time with {engine.flavour} {engine.version} for compute capability "
         f"{engine.compute_capability}: {len(engine.layers)} layers, {len(engine.fusions)} of them fused, "
@@ -335,10 +335,10 @@ def build_here(network: Network, folder: Path, target: Target) -> tuple[Path, tu
         BackendUnavailableError: TensorRT or the GPU cannot be used here.
         MeasurementError: the builder refuses the network.
     """
-    from ..backends.trt.backend import engine_for
+    from ..backends.trt.backend import get_engine
 
-    require(target)
-    engine = engine_for(network.workload(precision=target.precision), target)
+    require_backend(target)
+    engine = get_engine(network.workload(precision=target.precision), target)
     return write_engine(network, engine, folder), engine.remarks
 
 

@@ -13,9 +13,10 @@ from ...errors import DataError, MeasurementError, UnknownNameError
 from ...lut.target import Target
 from ...models.images import normalised
 from ..backends import Backend, Workload
-from ..backends.base import PIXELS
-from ..backends.error_translation import ort_failures
-from ..backends.ort.session import CPU, open_session
+from ..backends.base import IMAGE_DTYPE
+from ..backends.error_translation import translate_ort_errors
+from ..backends.ort.loader import CPU_PROVIDER
+from ..backends.ort.session import open_session
 
 if TYPE_CHECKING:
     from torch import nn
@@ -116,7 +117,7 @@ def reference_outputs(whole: nn.Module, inputs: Sequence[NDArray[Any]], source: 
     if len(inputs) == 0:
         raise DataError("there are no images to compare outputs on")
     core, dense = whole.get_submodule("network"), whole.get_submodule("dense")
-    tensors = tuple(normalised(image) if image.dtype == PIXELS else image for image in inputs)
+    tensors = tuple(normalised(image) if image.dtype == IMAGE_DTYPE else image for image in inputs)
     logits, labels = [], []
     with torch.inference_mode():
         for tensor in tensors:
@@ -137,9 +138,9 @@ def file_outputs(model: bytes, inputs: Sequence[NDArray[Any]], name: str = "the 
     Raises:
         MeasurementError: ONNX Runtime refuses the model.
     """
-    session = open_session(name, model, CPU, {}, threads=0)  # 0: as many as there are cores
+    session = open_session(name, model, CPU_PROVIDER, {}, threads=0)  # 0: as many as there are cores
     feed = session.get_inputs()[0].name
-    with ort_failures(on_gpu=False):
+    with translate_ort_errors(on_gpu=False):
         return [session.run(None, {feed: array})[0] for array in inputs]
 
 

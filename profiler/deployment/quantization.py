@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ...errors import DataError, MeasurementError
 from ...models.onnx.model import OnnxModel
-from ..backends.ort.session import silence
+from ..backends.ort.loader import silence_warnings
 
 CALIBRATION_IMAGES = 32
 """Images whose activations are looked at where more are given."""
@@ -152,7 +152,7 @@ class _Feed:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Context without the quantiser's prints and warnings; the latter go to the root logger, and set that up."""
-    silence()
+    silence_warnings()
     handlers, level = logging.root.handlers[:], logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

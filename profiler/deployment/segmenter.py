@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...device import CPU
 from ...errors import FileFormatError, MeasurementError, UsageError
 from ...lut.target import Target
 from ...models.images import RGBImage, normalised, resized
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.signature import Signature
-from ..backends import Backend, Workload, require
-from ..backends.base import PIXELS, Runner
+from ..backends import Backend, Workload, require_backend
+from ..backends.base import IMAGE_DTYPE, Runner
 from ..machine.devices import check_device
 
 Labels = NDArray[np.uint8]
@@ -82,8 +83,8 @@ class Segmenter:
             return cls._of_engine(path, device or "cuda:0", backend or "tensorrt")
         model = OnnxModel.load(path)
         require_segmentation(model)
-        place = check_device(device or "cpu")
-        target = Target(place, backend or "onnxruntime", model.precision, threads if place == "cpu" else 1)
+        place = check_device(device or CPU)
+        target = Target(place, backend or "onnxruntime", model.precision, place.num_threads(threads))
         workload = Workload(path.name, (model.inputs[0].shape,), None, model.dtype, model.data)
         return cls(model, _backend(target, path).compile(workload, target), target)
 
@@ -123,7 +124,7 @@ class Segmenter:
         """The same, and what it took."""
         start = time.perf_counter()
         frame = resized(pixels, self.size)
-        given = np.ascontiguousarray(frame) if self.network.dtype == PIXELS else normalised(frame)
+        given = np.ascontiguousarray(frame) if self.network.dtype == IMAGE_DTYPE else normalised(frame)
         ready = time.perf_counter()
         output = self._runner.infer([given[None]])[0]
         done = time.perf_counter()
@@ -139,7 +140,7 @@ class Segmenter:
 def _backend(target: Target, path: Path) -> Backend:
     """The backend, after showing that it runs the file's precision."""
     try:
-        return require(target)
+        return require_backend(target)
     except UsageError as error:
         raise UsageError(f"{path} computes in {target.precision}: {error}") from error
 

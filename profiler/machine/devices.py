@@ -5,40 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ...errors import DeviceError
+from ...device import CPU, Device
+from ...errors import DeviceError, UsageError
 
 _OLDEST_DRIVERS = {"12": "525.60.13", "13": "580"}
 """Major version of CUDA -> oldest driver that runs it: NVIDIA's "CUDA Compatibility", minor version compatibility."""
 
 
-def list_devices() -> dict[str, str]:
-    """Device name -> what it is: `cpu`, and each CUDA device that torch sees."""
+def list_devices() -> dict[Device, str]:
+    """Return the devices of this machine with their models: the CPU, and each CUDA device that torch sees."""
     import torch
 
-    found = {"cpu": cpu_model()}
+    devices = {CPU: cpu_model()}
     for index in range(torch.cuda.device_count()):
-        found[f"cuda:{index}"] = torch.cuda.get_device_name(index)
-    return found
+        devices[Device(f"cuda:{index}")] = torch.cuda.get_device_name(index)
+    return devices
 
 
-def check_device(device: str) -> str:
-    """Return `device` if it is there; `cuda` stands for `cuda:0`.
+def check_device(name: str) -> Device:
+    """Return the device called `name`, after checking that this machine has it.
 
     Raises:
-        DeviceError: there is no such device; the message names the ones there are.
+        DeviceError: no such device; the message lists the available ones.
     """
-    if device == "cpu":
-        return device  # always there, and to know it takes no torch
-    name = "cuda:0" if device == "cuda" else device
-    found = list_devices()
-    if name not in found:
-        there = ", ".join(f"{key} ({what})" for key, what in found.items())
-        reason = f" ({cuda_missing(name)})" if name.startswith("cuda:") and len(found) == 1 else ""
-        raise DeviceError(f"no device {device!r} here{reason}; there is: {there}")
-    return name
+    try:
+        device = Device(name)
+    except UsageError:
+        device = None
+    if device == CPU:
+        return CPU  # always present; importing torch to check takes seconds
+    available = list_devices()
+    if device is None or device not in available:
+        listed = ", ".join(f"{known} ({model})" for known, model in available.items())
+        reason = f" ({cuda_missing(device)})" if device is not None and len(available) == 1 else ""
+        raise DeviceError(f"no device {name!r} on this machine{reason}; available: {listed}")
+    return device
 
 
-def cuda_missing(device: str) -> str | None:
+def cuda_missing(device: Device) -> str | None:
     """Return why torch cannot use the CUDA device, in its words, and the mend; None if it can."""
     import torch
 
@@ -46,7 +50,7 @@ def cuda_missing(device: str) -> str | None:
         return "this torch is a CPU build; install a CUDA build of torch"
     if not torch.cuda.is_available():
         return _why_not_initialised()
-    index = int(device.partition(":")[2] or 0)
+    index = device.ordinal
     if index >= torch.cuda.device_count():
         names = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
         return f"there is no {device}, only {names}"
@@ -98,7 +102,7 @@ def torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def default_device(table_devices: Sequence[str]) -> tuple[str, str | None]:
+def default_device(table_devices: Sequence[Device]) -> tuple[Device, str | None]:
     """Return the device to train on where the user names none, and why a GPU is not used where one was expected.
 
     Args:
@@ -108,13 +112,13 @@ def default_device(table_devices: Sequence[str]) -> tuple[str, str | None]:
         The first GPU among `table_devices` that is present here, else `cpu`. The reason is None where all tables are
         of a CPU, and where no table is known on a machine without a GPU.
     """
-    gpus = [device for device in table_devices if device != "cpu"]
+    gpus = [device for device in table_devices if not device.is_cpu]
     if table_devices and not gpus:
-        return "cpu", None  # to know that takes no torch
+        return CPU, None  # to know that takes no torch
     present = list_devices()
     for device in gpus:
         if device in present:
             return device, None
     if gpus:
-        return "cpu", f"the table's device {gpus[0]} is not present ({cuda_missing(gpus[0])})"
-    return "cpu", "the device of its latency table is unknown" if len(present) > 1 else None
+        return CPU, f"the table's device {gpus[0]} is not present ({cuda_missing(gpus[0])})"
+    return CPU, "the device of its latency table is unknown" if len(present) > 1 else None

@@ -43,10 +43,10 @@ def fingerprint(target: Target, backend: Backend) -> dict[str, Any]:
         "tf32": _tf32(target),
         "settings": backend.settings(target),
     }
-    if target.device == "cpu":
+    if target.device.is_cpu:
         found["cpu"] = {"cores": os.cpu_count(), "governor": _governor()}
     else:
-        found["gpu"] = _gpu(int(target.device.partition(":")[2]))
+        found["gpu"] = _gpu(target.device.ordinal)
     return found
 
 
@@ -58,7 +58,7 @@ def pinned(target: Target, worker: int = 0) -> Iterator[list[int]]:
     as far as there are any. torch is kept to them too, since threads that wait for each other on one core take a
     hundred times as long.
     """
-    if target.device != "cpu" or not hasattr(os, "sched_setaffinity"):
+    if not target.device.is_cpu or not hasattr(os, "sched_setaffinity"):
         yield []
         return
     before = os.sched_getaffinity(0)
@@ -82,11 +82,11 @@ def _governor() -> str | None:
 
 def _tf32(target: Target) -> bool:
     """Whether float32 is computed with TF32 there: torch is asked after having been told; the others are just told."""
-    if target.device == "cpu" or target.backend != "torch":
+    if target.device.is_cpu or target.backend != "torch":
         return False
-    from ..backends.torch_.backend import forbid_tf32
+    from ..backends.torch_.backend import disable_tf32
 
-    return forbid_tf32()
+    return disable_tf32()
 
 
 def _gpu(index: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from ...lut.target import Target
-from ..backends.cuda.replay_queue import Lead, lead_for
+from ..backends.cuda.replay_queue import SpinCalibration, get_spin_calibration
 from .nvml import CLOCK_MEMORY, CLOCK_SM, Gpu
 
 THROTTLE = {
@@ -71,7 +71,7 @@ class Monitor:
     Entered once the process is pinned, it watches the cores that it is pinned to.
     """
 
-    def __init__(self, gpu: Gpu | None, lead: Lead | None = None) -> None:
+    def __init__(self, gpu: Gpu | None, lead: SpinCalibration | None = None) -> None:
         """Watch `gpu`, if there is one, the host's launches on it by its `lead`, and the CPU."""
         self._gpu, self._lead = gpu, lead
         self._begin()
@@ -132,9 +132,9 @@ class Monitor:
 
 def open_monitor(target: Target) -> Monitor:
     """A watcher of the machine that measures on `target`."""
-    if target.device == "cpu":
+    if target.device.is_cpu:
         return Monitor(None)
-    return Monitor(Gpu(int(target.device.partition(":")[2])), lead_for(target.device))
+    return Monitor(Gpu(target.device.ordinal), get_spin_calibration(target.device))
 
 
 def throttle_names(reasons: int) -> tuple[str, ...]:

@@ -10,17 +10,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from ...device import Device
 from ...errors import LgcError, MismatchError, UsageError
 from ...lut.target import Target
 from ...models.space.space import SearchSpace
-from ..backends import require
+from ..backends import require_backend
 from ..machine.environment import fingerprint, same_device
 from ..profile import ProfileResult, open_or_create, profile
 from ..timing.rounds import OnProgress, quiet
 
 
 def profile_on(
-    devices: Sequence[str],
+    devices: Sequence[Device],
     space: SearchSpace,
     target: Target,
     out: Path,
@@ -49,7 +50,7 @@ def profile_on(
     """
     start = time.monotonic()
     require_equal(devices, target)
-    open_or_create(out, target, space, require(target), options.get("context")).close()
+    open_or_create(out, target, space, require_backend(target), options.get("context")).close()
     common = {**options, "budget_s": budget_s, "share": 1 / len(devices)}
     spawn = get_context("spawn")
     others = [
@@ -76,7 +77,7 @@ def profile_on(
     return replace(result, seconds=time.monotonic() - start)
 
 
-def require_equal(devices: Sequence[str], target: Target) -> None:
+def require_equal(devices: Sequence[Device], target: Target) -> None:
     """Show that all devices are as the target's.
 
     Raises:
@@ -84,16 +85,16 @@ def require_equal(devices: Sequence[str], target: Target) -> None:
         MismatchError: one is another kind; the message says in what.
         UsageError: a GPU is named twice, or there are not cores enough for all.
     """
-    gpus = [device for device in devices if device != "cpu"]
+    gpus = [device for device in devices if not device.is_cpu]
     if len(set(gpus)) < len(gpus):
         raise UsageError(f"a GPU is named twice: {', '.join(devices)}; two processes on one would time each other")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not gpus and len(devices) * target.threads > cores:
         raise UsageError(f"{len(devices)} processes of {target.threads} threads need more than the {cores} cores here")
-    first = fingerprint(target, require(target))
+    first = fingerprint(target, require_backend(target))
     for device in devices[1:]:
         other = replace(target, device=device)
-        differences = same_device(first, fingerprint(other, require(other)))
+        differences = same_device(first, fingerprint(other, require_backend(other)))
         if differences:
             raise MismatchError(
                 f"{target.device} and {device} are not equal, so they cannot fill one table: {'; '.join(differences)}"
@@ -101,7 +102,7 @@ def require_equal(devices: Sequence[str], target: Target) -> None:
 
 
 def _work(
-    space: dict[str, Any], target: dict[str, Any], out: str, device: str, worker: int, options: dict[str, Any]
+    space: dict[str, Any], target: dict[str, Any], out: str, device: Device, worker: int, options: dict[str, Any]
 ) -> None:
     """What another process does: its share, in silence; what goes wrong is left for the last pass to meet."""
     try:

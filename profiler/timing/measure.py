@@ -70,7 +70,7 @@ def placed(backend: Backend, target: Target, workloads: Mapping[str, Workload]) 
 
 def default_statistic(target: Target) -> str:
     """What a visit counts as; see `lut.statistics`."""
-    return MINIMA if target.device == "cpu" else MEDIANS
+    return MINIMA if target.device.is_cpu else MEDIANS
 
 
 def check_protocol(target: Target, rounds: int | None = None) -> None:
@@ -80,7 +80,7 @@ def check_protocol(target: Target, rounds: int | None = None) -> None:
         UsageError: more threads than cores, or too few rounds.
     """
     cores = os.cpu_count() or 1
-    if target.device == "cpu" and target.threads > cores:
+    if target.device.is_cpu and target.threads > cores:
         raise UsageError(f"{target.threads} threads asked for, but this machine has {cores} cores")
     if rounds is not None and rounds < MIN_ROUNDS:
         raise UsageError(f"{rounds} rounds are too few for a statistic: at least {MIN_ROUNDS}")

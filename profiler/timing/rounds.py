@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ...lut.statistics.estimates import BATCHES_PER_INSTANCE
 from ...lut.statistics.measurement import Measurement, SampleBatch
 from ..backends import Runner
-from ..backends.base import collector_paused
+from ..backends.base import pause_gc
 from .stopping import StoppingRule
 
 VISIT_MS = 4.0
@@ -195,7 +195,7 @@ class Rounds:
 
     def _visit(self, subject: str, runs: int) -> SampleBatch:
         at = self._clock()
-        with collector_paused():
+        with pause_gc():
             durations = self._runners[subject].run(runs)
         self._spent_s[subject] += self._clock() - at
         self._made[subject] += 1

@@ -102,7 +102,7 @@ GPU_NETWORK = StoppingRule(runs=None, period=1, least=16, most=128, reload=4, lo
 
 def stopping_rule(target: Target, kind: str, context: str) -> StoppingRule:
     """How subjects of a kind (`operator`, `carrier`, `network`) are visited on a target in a context."""
-    on_cpu = target.device == "cpu"
+    on_cpu = target.device.is_cpu
     if kind == "network":
         return CPU_NETWORK if on_cpu else GPU_NETWORK
     if on_cpu:

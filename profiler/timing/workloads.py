@@ -10,7 +10,7 @@ from ...models.space.operators import input_shapes
 from ...models.space.opspec import OpSpec
 from ...models.space.plan import CORE, END_TO_END
 from ..backends import Workload
-from ..backends.base import FLOAT, PIXELS
+from ..backends.base import FLOAT_DTYPE, IMAGE_DTYPE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,4 +89,4 @@ def in_scope(core: nn.Module, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
 
 def image_input(size: tuple[int, int], scope: str) -> tuple[tuple[int, ...], str]:
     """Shape and type of the image that a network takes in a scope."""
-    return ((1, *size, 3), PIXELS) if scope == END_TO_END else ((1, 3, *size), FLOAT)
+    return ((1, *size, 3), IMAGE_DTYPE) if scope == END_TO_END else ((1, 3, *size), FLOAT_DTYPE)

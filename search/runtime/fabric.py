@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ...device import CPU, Device
 from ...errors import DeviceError, TrainingError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ _OUT_OF_MEMORY = ("allocate memory", "out of memory", "out of shared memory", "k
 """What torch says where the memory ends: of its own, or of a loading process that the system had to kill."""
 
 
-def open_fabric(device: str = "cpu", precision: str = "fp32") -> Fabric:
+def open_fabric(name: str = CPU, precision: str = "fp32") -> Fabric:
     """Fabric on a device, or under `torchrun` on one device a process.
 
     Args:
-        device: `cpu` or `cuda:N`; under torchrun `cuda:0` stands for the process's own GPU.
+        name: device, `cpu` or `cuda:N`; under torchrun `cuda:0` stands for the process's own GPU.
         precision: a name of `FABRIC_PRECISIONS`.
 
     Raises:
@@ -42,22 +43,22 @@ def open_fabric(device: str = "cpu", precision: str = "fp32") -> Fabric:
 
     if precision not in FABRIC_PRECISIONS:
         raise UnknownNameError("precision", precision, FABRIC_PRECISIONS)
-    kind, _, index = device.partition(":")
-    if kind == "cpu" and precision == "fp16":
+    device = Device(name)
+    if device.is_cpu and precision == "fp16":
         raise UsageError("--precision fp16 trains on a GPU only; a CPU takes fp32 or bf16")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    settings: dict[str, Any] = {"accelerator": kind, "precision": FABRIC_PRECISIONS[precision]}
+    settings: dict[str, Any] = {"accelerator": device.kind, "precision": FABRIC_PRECISIONS[precision]}
     if processes > 1:
-        if int(index or 0):
-            raise UsageError(f"{processes} processes on --device {device}: under torchrun write --device {kind}")
+        if device.ordinal:
+            raise UsageError(f"{processes} processes on --device {device}: under torchrun write --device {device.kind}")
         here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-        if kind == "cuda" and torch.cuda.device_count() < here:
+        if device.kind == "cuda" and torch.cuda.device_count() < here:
             raise DeviceError(f"torchrun started {here} processes here, but there are {torch.cuda.device_count()} GPUs")
-        backend = "nccl" if kind == "cuda" else "gloo"
+        backend = "nccl" if device.kind == "cuda" else "gloo"
         strategy = DDPStrategy(process_group_backend=backend)
         settings |= {"strategy": strategy, "devices": here, "num_nodes": processes // here}
     else:
-        settings |= {"devices": [int(index or 0)] if kind == "cuda" else 1}
+        settings |= {"devices": 1 if device.is_cpu else [device.ordinal]}
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what every process was told to do
     fabric = Fabric(**settings)
     fabric.launch()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ...device import CPU
 from ...errors import DataError, UsageError
 from ...models.nets.network import LGCNet
 from ...models.nets.weights import WEIGHTS, load_weights
@@ -27,7 +28,7 @@ def evaluate_run(
     split: str = "val",
     *,
     predictions: Path | None = None,
-    device: str = "cpu",
+    device: str = CPU,
     workers: int = 0,
     on_step: OnStep = lambda step, steps: None,
 ) -> dict[str, Any]:

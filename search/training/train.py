@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...device import CPU
 from ...errors import OutputError
 from ...files import write_atomic
 from ...models.nets.weights import WEIGHTS, save_weights
@@ -36,7 +37,7 @@ def train(
     config: TrainConfig,
     *,
     out: Path | None = None,
-    device: str = "cpu",
+    device: str = CPU,
     on_step: OnStep = lambda step, steps: None,
     on_score: OnStep = lambda step, steps: None,
 ) -> dict[str, Any]:

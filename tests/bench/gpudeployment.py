@@ -19,6 +19,7 @@ from parts import stamp
 from rtxwords import last_words, rtx_words
 from run import HERE, write
 
+from lgc.device import Device
 from lgc.errors import DeviceError
 from lgc.lut import Target
 from lgc.models import SearchSpace
@@ -63,7 +64,7 @@ def main() -> None:
 
 def left_out(device: str, backends: list[str]) -> dict[str, str]:
     """Backends that do not run on the device, and why."""
-    reasons = {name: get_backend(name).unavailable(device) for name in backends}
+    reasons = {name: get_backend(name).diagnose(Device(device)) for name in backends}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
@@ -74,7 +75,7 @@ def targets(device: str, backends: list[str], refused: dict[str, str], precision
         Target(device, name, precision)
         for name in backends
         if name not in refused
-        for precision in get_backend(name).precisions(device)
+        for precision in get_backend(name).precisions(Device(device))
         if wanted is None or precision in wanted
     ]
 

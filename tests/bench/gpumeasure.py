@@ -20,7 +20,7 @@ from lgc.lut import Target
 from lgc.models import Architecture, SearchSpace
 from lgc.models.space.plan import DENSE, END_TO_END
 from lgc.profiler.backends import get_backend
-from lgc.profiler.backends.trt.backend import engine_for
+from lgc.profiler.backends.trt.backend import get_engine
 from lgc.profiler.deployment.deploy import time_network, write_engine
 from lgc.profiler.deployment.network import INT8, Network
 from lgc.profiler.machine.environment import fingerprint
@@ -84,9 +84,9 @@ def timed(network: Network, target: Target, seconds: float) -> dict[str, Any]:
 
 def engine_of(network: Network, target: Target) -> dict[str, Any]:
     """What the engine tells of itself; the one that is timed."""
-    engine = engine_for(network.workload(precision=target.precision), target)
+    engine = get_engine(network.workload(precision=target.precision), target)
     return {
-        "made_for": engine.made_for,
+        "made_for": engine.origin,
         "bytes": engine.size_bytes,
         "layers": len(engine.layers),
         "fused": len(engine.fusions),
@@ -100,7 +100,7 @@ def clock(network: Network, target: Target) -> dict[str, Any]:
 
 
 def beside_trtexec(network: Network, target: Target, seconds: float, scratch: Path) -> dict[str, Any]:
-    engine = engine_for(network.workload(precision=target.precision), target)
+    engine = get_engine(network.workload(precision=target.precision), target)
     return against_trtexec(write_engine(network, engine, scratch), engine.flavour, target.device, seconds)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from run import git, write
 
+from lgc.device import Device
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import Architecture, SearchSpace
 from lgc.models.space.plan import DENSE
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     device = check_device(arguments.device)
-    target = Target(device, default_backend(device))
+    target = Target(device, default_backend(Device(device)))
     result: dict[str, Any] = {
         "name": ["search", arguments.space, arguments.precision],
         "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),

@@ -10,10 +10,11 @@ import sys
 
 import torch
 
+from lgc.device import Device
 from lgc.errors import LgcError
 from lgc.models import SearchSpace
 from lgc.models.space.plan import DENSE
-from lgc.profiler.backends.trt.engine import Builder, device_capability
+from lgc.profiler.backends.trt.engine import EngineBuilder, get_device_capability
 from lgc.profiler.backends.trt.loader import load_tensorrt
 from lgc.profiler.backends.trt.runner import EngineRunner
 from lgc.profiler.deployment.network import Network
@@ -33,12 +34,12 @@ def tried(device: str) -> str:
     try:
         library = load_tensorrt(without_gpu=True)
         with torch.cuda.device(device):
-            engine = Builder(library, device_capability() or "", False, None).build(model, "fp32")
+            engine = EngineBuilder(library, get_device_capability() or "", False, None).build(model, "fp32")
     except REFUSALS as error:
         return f"refused: {error}"
     built = f"{library} builds an engine of preset tiny for compute capability {engine.compute_capability}"
     try:
-        EngineRunner(library, engine, device).close()
+        EngineRunner(library, engine, Device(device)).close()
     except REFUSALS as error:
         return f"{built}, which does not run: {error}"
     return f"{built}, and runs it"

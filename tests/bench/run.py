@@ -21,6 +21,7 @@ import properties
 from ablation import ablation
 from usual import usual_error_pct, usual_table
 
+from lgc.device import Device
 from lgc.errors import LgcError
 from lgc.lut import LatencyTable, Target
 from lgc.models import SearchSpace
@@ -101,13 +102,13 @@ def targets(device: str, backends: list[str] | None, precisions: list[str]) -> l
     found = []
     for name in backends or (["onnxruntime"] if device == "cpu" else list(BACKENDS)):
         backend = get_backend(name)
-        reason = backend.unavailable(device)
+        reason = backend.diagnose(Device(device))
         if reason is not None and backends:
             sys.exit(f"{name} on {device}: {reason}")
         if reason is not None:
             print(f"left out: {name} on {device}: {reason}", file=sys.stderr)
             continue
-        found += [Target(device, name, p) for p in precisions if p in backend.precisions(device)]
+        found += [Target(device, name, p) for p in precisions if p in backend.precisions(Device(device))]
     return found
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from turns import in_turns
 
+from lgc.device import Device
 from lgc.errors import MeasurementError
 from lgc.profiler.backends import get_backend
-from lgc.profiler.backends.base import FIRST_WARM_UP_MS, warm_up
+from lgc.profiler.backends.base import MIN_FIRST_WARM_UP_MS, warm_up
 from lgc.profiler.backends.trt.loader import FULL, RTX
 
 NAMES = {FULL: "trtexec", RTX: "tensorrt_rtx"}
@@ -86,7 +87,7 @@ def against_trtexec(engine: Path, flavour: str, device: str, seconds: float) -> 
         return median_ms(outputs[-1])
 
     def ours() -> float:
-        warm_up(runner, device, FIRST_WARM_UP_MS)  # the device has idled while trtexec started and ended
+        warm_up(runner, Device(device), MIN_FIRST_WARM_UP_MS)  # the device has idled while trtexec started and ended
         times: list[float] = []
         while sum(times) < 1000 * share:
             times += runner.run(100)

@@ -68,12 +68,12 @@ def _bare(runner: Any, target: Target) -> Iterator[tuple[Callable[[], object], C
         session, binding = runner._session, runner._binding
         yield (lambda: session.run_with_iobinding(binding)), (lambda: None)
     elif target.backend == "tensorrt":
-        with runner._place.current():
-            yield runner._captured.launch, runner._place.wait
+        with runner._device.activate():
+            yield runner._open_graph.launch, runner._device.synchronize
     elif target.device == "cpu":
         import torch
 
         with torch.inference_mode(), torch_threads(target.threads):
             yield (lambda: runner._module(*runner._inputs)), (lambda: None)
     else:
-        yield runner._graph.replay, runner._graph.wait
+        yield runner._graph.replay, runner._graph.synchronize

@@ -8,7 +8,7 @@ from lgc.lut import Target
 from lgc.lut.statistics.calibration import Parts, choose
 from lgc.models import OpSpec, SearchSpace
 from lgc.models.space.operators import is_free
-from lgc.profiler.backends import require
+from lgc.profiler.backends import require_backend
 from lgc.profiler.machine.environment import pinned
 from lgc.profiler.timing.measure import placed, prepared
 from lgc.profiler.timing.workloads import operator_workload
@@ -20,7 +20,7 @@ RUNS = 50
 def usual_table(space: SearchSpace, target: Target) -> dict[OpSpec, float]:
     """Mean latency of every operator of the space in milliseconds, each measured to its end before the next."""
     found = {}
-    backend = require(target)
+    backend = require_backend(target)
     with pinned(target):
         for spec in space.specs():
             if not is_free(spec):

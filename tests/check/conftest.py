@@ -1,4 +1,4 @@
-"""The GPU check's modules, as `check.py` imports them."""
+"""Modules of the GPU check, as `check.py` imports them."""
 
 import importlib
 import sys
@@ -11,7 +11,7 @@ GPU = Path(__file__).resolve().parents[1] / "gpu"
 
 @pytest.fixture(scope="session")
 def checks():
-    """The package `checks`, its modules imported."""
+    """Return the package `checks` with its modules imported."""
     sys.path.insert(0, str(GPU))
     try:
         package = importlib.import_module("checks")

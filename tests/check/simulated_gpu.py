@@ -1,4 +1,4 @@
-"""A simulated GPU for torch: what is asked of `cuda:0` is done on the CPU, as long as that takes; NVML makes it up."""
+"""Simulated GPU for torch: work on `cuda:0` runs on the CPU at the CPU's speed; NVML returns constants."""
 
 import time
 from contextlib import contextmanager
@@ -9,22 +9,22 @@ from torch.overrides import TorchFunctionMode
 
 from lgc.profiler.backends import base
 from lgc.profiler.backends.cuda import graph as cuda_graph
-from lgc.profiler.backends.cuda import replay_queue as lead
+from lgc.profiler.backends.cuda import replay_queue
 
 NAME, DIGITS = "Simulated GPU", "00000000-0000-0000-0000-000000000000"
-CYCLES_A_SECOND = 2e9
+CYCLES_PER_SECOND = 2e9
 POWER_W = 100.0
 
 
 def on_cpu(value):
-    """Return a device argument as the CPU; anything else as it is."""
+    """Return the CPU for a CUDA device, and anything else unchanged."""
     if isinstance(value, torch.device) and value.type == "cuda":
         return torch.device("cpu")
     return "cpu" if isinstance(value, str) and value.startswith("cuda") else value
 
 
 class OnCpu(TorchFunctionMode):
-    """Every call of torch that names a CUDA device or page-locked memory, without them."""
+    """Mode that removes CUDA devices and page-locked memory from all torch calls."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is torch.device:
@@ -34,7 +34,7 @@ class OnCpu(TorchFunctionMode):
 
 
 class Event:
-    """Recorded when the host records it: everything before has been done by then."""
+    """Event recorded by the host's clock, at which all earlier work is done."""
 
     def __init__(self, enable_timing):
         assert enable_timing
@@ -50,7 +50,7 @@ class Event:
 
 
 class Graph:
-    """Does the captured work again at each replay, and copies the results to where the capture left them."""
+    """Graph that runs the captured work again at each replay and copies the results into the captured ones."""
 
     work = result = None
 
@@ -70,12 +70,12 @@ def copy(source, target):
         if source is not target:
             target.copy_(source)
     elif source is not None:
-        for one, other in zip(source, target, strict=True):
-            copy(one, other)
+        for inner_source, inner_target in zip(source, target, strict=True):
+            copy(inner_source, inner_target)
 
 
 @contextmanager
-def nothing(*_, **__):
+def do_nothing(*_, **__):
     yield
 
 
@@ -83,13 +83,13 @@ started = []
 
 
 def reset_peak_memory_stats(device):
-    """As torch's, which does not start CUDA by itself."""
+    """Fail before CUDA is initialised, as torch's function does."""
     if not started:
         raise RuntimeError("Invalid device argument : did you call init?")
 
 
 def spin(cycles):
-    time.sleep(cycles / CYCLES_A_SECOND)
+    time.sleep(cycles / CYCLES_PER_SECOND)
 
 
 TORCH_CUDA = {
@@ -109,15 +109,17 @@ TORCH_CUDA = {
     "Stream": lambda *_: SimpleNamespace(wait_stream=lambda other: None),
     "Event": Event,
     "CUDAGraph": Graph,
-    "stream": nothing,
-    "device": nothing,
-    "graph": nothing,
+    "stream": do_nothing,
+    "device": do_nothing,
+    "graph": do_nothing,
     "_sleep": spin,
 }
+PRECISE = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+"""Parts of torch in which a GPU's backends disable TF32."""
 
 
 def fake_nvml():
-    """Return what `import pynvml` gives."""
+    """Return a stand-in for the module pynvml."""
     answers = {
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
@@ -138,14 +140,16 @@ def fake_nvml():
 
 @contextmanager
 def simulated_gpu(patch):
-    """Context in which `cuda:0` is there; `patch` is a MonkeyPatch."""
+    """Simulate `cuda:0` inside the context; `patch` is a MonkeyPatch."""
     started.clear()
     for name, fake in TORCH_CUDA.items():
         assert hasattr(torch.cuda, name)
         patch.setattr(torch.cuda, name, fake)
     patch.setattr(torch.version, "cuda", "13.0")
     patch.setitem(__import__("sys").modules, "pynvml", fake_nvml())
-    patch.setattr(base, "_warm", {"cuda:0"})
+    patch.setattr(base, "_warm_devices", {"cuda:0"})
+    patch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    precisions = [(part, part.fp32_precision) for part in PRECISE]
     capture = cuda_graph.CudaGraph.__init__
 
     def captured(graph, work, device):
@@ -153,10 +157,14 @@ def simulated_gpu(patch):
         graph._graph.work, graph._graph.result = work, graph.result
 
     patch.setattr(cuda_graph.CudaGraph, "__init__", captured)
-    cached = (cuda_graph._alive, cuda_graph._side_stream, lead.lead_for)
+    cached = (cuda_graph._get_open_graphs, cuda_graph._get_side_stream, replay_queue.get_spin_calibration)
     for function in cached:
         function.cache_clear()
-    with OnCpu():
-        yield
-    for function in cached:
-        function.cache_clear()
+    try:
+        with OnCpu():
+            yield
+    finally:
+        for part, precision in precisions:
+            part.fp32_precision = precision
+        for function in cached:
+            function.cache_clear()

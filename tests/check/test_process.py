@@ -1,4 +1,4 @@
-"""A part that fails, lacks a package, dies or hangs is a line with its words, and leaves no process behind."""
+"""Parts that fail, lack a package, crash or hang give a line with the reason and leave no process."""
 
 import json
 import os
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-MEND = "install it, or gather it with `make gpu-wheels`"
+FIX = "install it, or collect it with `make gpu-wheels`"
 MODULES = {
     "measures": """
 def run(record, settings):
-    record.value("x", 3)
-    record.check("y", 1.0, least=0.5, most=2)
+    record.add_value("x", 3)
+    record.add_check("y", 1.0, min_value=0.5, max_value=2)
 """,
     "misses": """
 def run(record, settings):
-    record.check("y", 3.0, most=2)
-    record.check("z", float("nan"), most=2)
+    record.add_check("y", 3.0, max_value=2)
+    record.add_check("z", float("nan"), max_value=2)
 """,
     "skips": """
 from checks.record import SkipPartError
@@ -27,7 +27,7 @@ def run(record, settings):
 """,
     "fails": """
 def run(record, settings):
-    record.value("x", 1)
+    record.add_value("x", 1)
     raise ValueError("bad\\nnews")
 """,
     "lacks": """
@@ -37,20 +37,20 @@ def run(record, settings):
     "dies": """
 import os
 def run(record, settings):
-    record.at("the edge")
+    record.enter("the edge")
     os.kill(os.getpid(), 9)
 """,
     "hangs": """
 import subprocess, time
 def run(record, settings):
-    record.value("child", subprocess.Popen(["sleep", "600"]).pid)
-    record.at("waiting")
+    record.add_value("child", subprocess.Popen(["sleep", "600"]).pid)
+    record.enter("waiting")
     time.sleep(600)
 """,
     "groups": """
 import os
 def run(record, settings):
-    record.value("group", os.getpgrp())
+    record.add_value("group", os.getpgrp())
 """,
     "prints": """
 import subprocess
@@ -62,9 +62,9 @@ def run(record, settings):
 
 
 @pytest.fixture
-def ended(checks, tmp_path, monkeypatch):
-    """Runs a made-up part: `ended(name, limit_s)`."""
-    package = tmp_path / "made_up"
+def run_simulated(checks, tmp_path, monkeypatch):
+    """Return a function that runs a simulated part: `run_simulated(name, limit_s)`."""
+    package = tmp_path / "simulated"
     package.mkdir()
     for name, text in MODULES.items():
         (package / f"{name}.py").write_text(text)
@@ -79,8 +79,8 @@ def ended(checks, tmp_path, monkeypatch):
         sys.modules.pop(f"checks.{name}", None)
 
 
-def test_measurements_come_home(ended):
-    part = ended("measures")
+def test_record_returns_to_parent(run_simulated):
+    part = run_simulated("measures")
     assert (part.status, part.words, part.values) == ("passed", "", {"x": 3})
     assert part.checks == {"y": {"value": 1.0, "bound": ">= 0.5 and <= 2", "holds": True}}
 
@@ -94,50 +94,50 @@ def test_measurements_come_home(ended):
         (
             "lacks",
             "error",
-            f"missing package: No module named 'no_such_package'; {MEND}",
+            f"missing package: No module named 'no_such_package'; {FIX}",
         ),
-        ("dies", "error", "ended by signal SIGKILL at: the edge; see the log"),
+        ("dies", "error", "killed by signal SIGKILL in stage: the edge; see the log"),
     ],
 )
-def test_what_goes_wrong_is_told(ended, name, status, words):
-    part = ended(name)
+def test_failures_are_recorded_with_reason(run_simulated, name, status, words):
+    part = run_simulated(name)
     assert (part.status, part.words) == (status, words)
 
 
-def test_a_failed_part_keeps_its_values(ended):
-    assert ended("fails").values == {"x": 1}
+def test_a_failed_part_keeps_its_values(run_simulated):
+    assert run_simulated("fails").values == {"x": 1}
 
 
-def test_a_hanging_part_ends_with_its_children(ended):
-    part = ended("hangs", 1.0)
+def test_timed_out_part_ends_with_children(run_simulated):
+    part = run_simulated("hangs", 1.0)
     assert part.status == "timed out"
-    assert part.words == "ended after its limit of 1 s; it was at: waiting"
-    deadline = time.monotonic() + 10  # the kernel hands the orphan on before it is gone
-    while alive(part.values["child"]) and time.monotonic() < deadline:
+    assert part.words == "killed at its limit of 1 s, in stage: waiting"
+    deadline = time.monotonic() + 10  # the kernel reparents the orphan before it ends
+    while is_alive(part.values["child"]) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not alive(part.values["child"])
+    assert not is_alive(part.values["child"])
 
 
-def alive(pid):
-    """Whether a process runs; one that waits to be reaped does not."""
+def is_alive(pid):
+    """Return True if a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_prints_go_to_the_log(ended, tmp_path):
-    ended("prints")
+def test_output_goes_to_log(run_simulated, tmp_path):
+    run_simulated("prints")
     assert (tmp_path / "log").read_text().splitlines() == ["--- part 3: prints", "seen", "heard"]
 
 
-def test_a_part_has_a_group_of_its_own(ended):
-    assert ended("groups").values["group"] != os.getpgrp()
+def test_part_has_own_process_group(run_simulated):
+    assert run_simulated("groups").values["group"] != os.getpgrp()
 
 
 @pytest.fixture
 def tree(checks, tmp_path):
-    """A small repository, a part of it, and its committed results."""
+    """Return a small repository, a part of the check, and the folder of committed results."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "a.py").write_text("a = 1\n")
     (tmp_path / "tests" / "gpu" / "checks").mkdir(parents=True)
@@ -145,38 +145,38 @@ def tree(checks, tmp_path):
     return tmp_path, checks.Part(2, "clock", "clock", 1, 1, ("models",))
 
 
-def test_only_a_pass_with_this_code_counts(checks, tree):
+def test_only_passes_of_current_code_count(checks, tree):
     root, part = tree
-    code = checks.committed.digest(root, part)
+    code = checks.committed.compute_digest(root, part)
     lines = [
         {"part": 2, "status": "passed", "device_name": "H100", "code": code},
         {"part": 3, "status": "failed", "device_name": "H100", "code": code},
         {"part": 4, "status": "passed", "device_name": "other", "code": code},
     ]
     (root / "gpu-check-h100.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert checks.committed.committed_lines(root, "H100") == {(2, code): "gpu-check-h100.jsonl"}
+    assert checks.committed.read_committed(root, "H100") == {(2, code): "gpu-check-h100.jsonl"}
 
 
 @pytest.mark.parametrize("file", ["models/a.py", "tests/gpu/checks/clock.py", "models/new.yaml"])
-def test_changed_code_is_another_digest(checks, tree, file):
+def test_changed_code_changes_digest(checks, tree, file):
     root, part = tree
-    before = checks.committed.digest(root, part)
+    before = checks.committed.compute_digest(root, part)
     (root / "models" / "notes.md").write_text("no code")
-    assert checks.committed.digest(root, part) == before
+    assert checks.committed.compute_digest(root, part) == before
     (root / file).write_text("changed = 1\n")
-    assert checks.committed.digest(root, part) != before
+    assert checks.committed.compute_digest(root, part) != before
 
 
 def test_every_source_of_a_part_exists(checks):
     root = Path(checks.__file__).parents[3]
     for part in checks.PARTS:
         assert [source for source in part.sources if not (root / source).exists()] == []
-    assert sum(part.limit_s for part in checks.PARTS[:9]) <= 520  # the last one gets what they leave
+    assert sum(part.limit_s for part in checks.PARTS[:9]) <= 520  # the last part gets the remaining time
 
 
 @pytest.fixture
 def publish(checks, tmp_path):
-    """Publishes lines of a device: `publish(device, name, **statuses)` gives page and lines by part."""
+    """Return a function that publishes lines of a device: `publish(device, name, **statuses)` gives page and lines."""
 
     def run(device, name, **statuses):
         head = {"device": device, "device_name": name, "commit": "c", "date": "2026-11-28", "words": ""}
@@ -184,13 +184,13 @@ def publish(checks, tmp_path):
         results = tmp_path / "results.jsonl"
         results.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         page = checks.page.publish(results, tmp_path)
-        kept = checks.page.read_lines(page.with_suffix(".jsonl"))
-        return page, {line["part"]: line["status"] for line in kept}
+        merged = checks.page.read_lines(page.with_suffix(".jsonl"))
+        return page, {line["part"]: line["status"] for line in merged}
 
     return run
 
 
-def test_published_parts_replace_those_that_ran(publish):
+def test_published_parts_replace_earlier_ones(publish):
     page, first = publish("cuda:0", "NVIDIA H100 80GB", p1="failed", p2="passed")
     assert page.name == "gpu-check-nvidia-h100-80gb.md"
     assert first == {1: "failed", 2: "passed"}
@@ -199,21 +199,21 @@ def test_published_parts_replace_those_that_ran(publish):
     assert "| 2 | p2 | passed |" in page.read_text()
 
 
-def test_a_skip_leaves_a_published_pass(publish):
+def test_skip_keeps_published_pass(publish):
     publish("cuda:0", "H100", p6="passed")
     _, lines = publish("cuda:0", "H100", p6="skipped", p4="skipped")
     assert lines == {4: "skipped", 6: "passed"}
 
 
-def test_a_rehearsal_is_not_published(publish):
-    with pytest.raises(SystemExit, match="is of a rehearsal on a CPU"):
+def test_rehearsal_cannot_be_published(publish):
+    with pytest.raises(SystemExit, match="is from a rehearsal on a CPU"):
         publish("cpu", "AMD EPYC", p1="passed")
 
 
 @pytest.mark.parametrize("text", ["", None])
-def test_no_results_are_not_published(checks, tmp_path, text):
+def test_empty_results_cannot_be_published(checks, tmp_path, text):
     results = tmp_path / "results.jsonl"
     if text is not None:
         results.write_text(text)
-    with pytest.raises(SystemExit, match=r"results\.jsonl has no results: name the results\.jsonl that"):
+    with pytest.raises(SystemExit, match=r"results\.jsonl is missing or empty: pass the results\.jsonl of"):
         checks.page.publish(results, tmp_path)

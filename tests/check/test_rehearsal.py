@@ -1,4 +1,4 @@
-"""The GPU check as a user calls it, on this machine's CPU."""
+"""The GPU check from the command line, on this machine's CPU."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def call(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory):
-    """A rehearsal of all parts; on a busy machine it may take twice its 30 seconds."""
+    """Run a rehearsal of all parts; on a busy machine it may take twice its 30 seconds."""
     out = tmp_path_factory.mktemp("check") / "results"
     done = call("--device", "cpu", "--out", out, "--seconds", 90, LGC_COMMIT="abc1234")
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
@@ -30,7 +30,7 @@ def rehearsal(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_rehearsal_ends_with_ten_lines(rehearsal):
+def test_rehearsal_writes_ten_lines(rehearsal):
     done, _, lines = rehearsal
     assert list(lines) == list(range(1, 11))
     assert done.returncode == 0, done.stderr
@@ -39,7 +39,7 @@ def test_a_rehearsal_ends_with_ten_lines(rehearsal):
 
 
 @pytest.mark.slow
-def test_a_rehearsal_runs_what_a_cpu_can(rehearsal):
+def test_rehearsal_runs_all_cpu_parts(rehearsal):
     _, _, lines = rehearsal
     skipped = {number for number, line in lines.items() if line["status"] == "skipped"}
     assert skipped == {4}
@@ -49,14 +49,14 @@ def test_a_rehearsal_runs_what_a_cpu_can(rehearsal):
 
 
 @pytest.mark.slow
-def test_a_rehearsal_leaves_at_most_five_files(rehearsal):
+def test_rehearsal_leaves_five_files(rehearsal):
     _, out, _ = rehearsal
     names = sorted(path.name for path in out.iterdir())
     assert names == ["check.log", "check.md", "results.jsonl", "table-fp16.lut", "table-fp32.lut"]
 
 
 @pytest.mark.slow
-def test_the_page_names_every_part(rehearsal):
+def test_page_lists_every_part(rehearsal):
     _, out, lines = rehearsal
     text = (out / "check.md").read_text()
     for number, line in lines.items():
@@ -64,13 +64,13 @@ def test_the_page_names_every_part(rehearsal):
     assert "| unseen / mape_pct |" in text
 
 
-def test_chosen_parts_run_alone(tmp_path):
+def test_only_chosen_parts_run(tmp_path):
     done = call("--device", "cpu", "--out", tmp_path, "--parts", "4,1", "--seconds", 60)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(line["part"], line["status"]) for line in lines] == [(1, "passed"), (4, "skipped")], done.stderr
 
 
-def test_parts_without_time_are_not_begun(tmp_path):
+def test_parts_without_time_are_not_started(tmp_path):
     done = call("--device", "cpu", "--out", tmp_path, "--seconds", 1)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert {line["status"] for line in lines} == {"not begun"}, done.stderr
@@ -79,19 +79,19 @@ def test_parts_without_time_are_not_begun(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "words"),
+    ("option", "value", "message"),
     [
-        ("--parts", "11", "no part 11: there are 1 to 10"),
-        ("--parts", "two", "'two' is no list of part numbers such as 5,10"),
-        ("--seconds", "0", "'0' is no number of seconds above 0"),
-        ("--seconds", "nan", "'nan' is no number of seconds above 0"),
+        ("--parts", "11", "no part 11: choose from 1 to 10"),
+        ("--parts", "two", "'two' is not a list of part numbers such as 5,10"),
+        ("--seconds", "0", "'0' is not a positive number of seconds"),
+        ("--seconds", "nan", "'nan' is not a positive number of seconds"),
         ("--out", "/dev/null", "cannot write to /dev/null: File exists; name another folder with --out"),
     ],
 )
-def test_bad_options_are_refused(tmp_path, option, value, words):
+def test_bad_options_are_rejected(tmp_path, option, value, message):
     done = call("--out", tmp_path, option, value)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith(words)
+    assert done.stderr.splitlines()[-1].endswith(message)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_bad_options_are_refused(tmp_path, option, value, words):
         pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
     ],
 )
-def test_an_ended_check_leaves_no_process(tmp_path, sent):
+def test_interrupted_check_leaves_no_process(tmp_path, sent):
     marker = f"lgc-check-test-{os.getpid()}-{sent}"
     command = [
         sys.executable,
@@ -119,11 +119,11 @@ def test_an_ended_check_leaves_no_process(tmp_path, sent):
     check = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"LGC_MARKER": marker})
     wait_for(lambda: "--- part 5" in read(tmp_path / "check.log"))
     check.send_signal(sent)
-    _, words = check.communicate(timeout=60)
+    _, stderr = check.communicate(timeout=60)
     assert check.returncode == 128 + sent
-    assert words.splitlines()[-1].startswith("check.py: interrupted; the parts that ended are in ")
-    assert "Traceback" not in words
-    wait_for(lambda: not processes_with(marker), 3)  # an orphan would measure for a minute
+    assert stderr.splitlines()[-1].startswith("check.py: interrupted; finished parts are in ")
+    assert "Traceback" not in stderr
+    wait_for(lambda: not processes_with(marker), 3)  # an orphan would run for a minute
 
 
 def wait_for(condition, seconds=60):
@@ -138,7 +138,7 @@ def read(path):
 
 
 def processes_with(marker):
-    """Numbers of the living processes with a word in their environment."""
+    """Return the ids of running processes with a marker in their environment."""
     numbers = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -147,9 +147,9 @@ def processes_with(marker):
     return numbers
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path):
+def test_unknown_device_is_rejected(tmp_path):
     done = call("--device", "cuda:99", "--out", tmp_path)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("check.py: no device 'cuda:99' here")
+    assert done.stderr.splitlines()[-1].startswith("check.py: no device 'cuda:99' on this machine")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "results.jsonl").exists()

@@ -1,4 +1,4 @@
-"""Every part of the GPU check on a simulated GPU: what would fail on the first real one fails here."""
+"""Every part of the GPU check on a simulated GPU, to find errors before the first run on a real one."""
 
 import importlib
 import json
@@ -26,7 +26,7 @@ SMALL = (
     ("checks.clock", "SPIN_CYCLES", 4_000_000),
     ("checks.clock", "BATCHES", 2),
 )
-"""Sizes by which a simulated part is done in seconds."""
+"""Sizes with which a simulated part ends within seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -36,40 +36,40 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def perform(checks, folders, mini_space, monkeypatch):
-    """Runs a part on the simulated GPU, at the size of the tests' mini space: `perform(number)` gives its record."""
+    """Return a function that runs a part on the simulated GPU with mini_space: `perform(number)` gives its record."""
     for module, name, value in SMALL:
         monkeypatch.setattr(importlib.import_module(module), name, value)
     for name in ("clock", "correctness", "frame_rates", "protocol", "searching", "table"):
-        monkeypatch.setattr(importlib.import_module(f"checks.{name}"), "space_of", lambda settings: mini_space)
+        monkeypatch.setattr(importlib.import_module(f"checks.{name}"), "load_space", lambda settings: mini_space)
 
     def run(number):
         part = {part.number: part for part in checks.PARTS}[number]
         settings = checks.settings.Settings(
-            "cuda:0", *folders, part=number, limit_s=3.0 if number == 2 else 30.0, rehearsal=True
+            "cuda:0", *folders, part=number, limit_s={2: 3.0, 7: 6.0}.get(number, 30.0), rehearsal=True
         )
         record = checks.record.Record(settings.record_file)
         with simulated_gpu(monkeypatch):
-            checks.process.perform(part, settings, record)
+            checks.process.run_in_process(part, settings, record)
         assert record.status in ("passed", "failed"), record.words
         return record
 
     return run
 
 
-def test_watching(perform):
+def test_monitoring_part(perform):
     record = perform(1)
     assert record.status == "passed"
     assert record.values["energy counter period, ms"] > 0
     assert record.values["backends"]["torch"] == "available"
 
 
-def test_clock(perform):
+def test_clock_part(perform):
     record = perform(2)
     assert 0.9 < record.checks["events / host, spin x1"]["value"] < 1.1
     assert {"graph of 1 kernels", "graph of 100 kernels"} <= record.values.keys()
 
 
-def test_correctness(perform):
+def test_correctness_part(perform):
     record = perform(3)
     assert record.status == "passed", record.words
     assert {"dense bf16", "end-to-end fp16"} <= record.values.keys()
@@ -77,7 +77,7 @@ def test_correctness(perform):
 
 @pytest.fixture
 def pycuda(monkeypatch):
-    """The simulated driver in pycuda's place, and the work of the stand-in on it."""
+    """Replace pycuda by the simulated driver."""
     simulated = Cuda()
     allocate = simulated.driver.mem_alloc
 
@@ -87,23 +87,23 @@ def pycuda(monkeypatch):
         return allocate(size)
 
     simulated.driver.mem_alloc = limited
-    monkeypatch.setattr(cuda_place, "_driver", lambda: simulated.driver)
-    monkeypatch.setattr(cuda_driver, "_driver", lambda: simulated)
-    monkeypatch.setattr(cuda_place.CudaDevice, "_hold", lambda place, microseconds: simulated.spin(microseconds))
-    for function in (cuda_place._primary_context, cuda_place.scratch_for):
+    monkeypatch.setattr(cuda_place, "_import_driver", lambda: simulated.driver)
+    monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: simulated)
+    monkeypatch.setattr(cuda_place.CudaDevice, "_queue_spin", lambda device, microseconds: simulated.spin(microseconds))
+    for function in (cuda_place._retain_primary_context, cuda_place.get_scratch_memory):
         function.cache_clear()
     return simulated
 
 
-def test_engine_runner(perform, pycuda, monkeypatch):
+def test_engine_runner_part(perform, pycuda, monkeypatch):
     module = importlib.import_module("checks.engine_runner")
 
     def queue(device, stream, addresses, dtype, scratch):
-        given, made = (pycuda.memory[addresses[name]] for name in ("input_0", "output_0"))
+        source, target = (pycuda.memory[addresses[name]] for name in ("input_0", "output_0"))
         assert len(pycuda.memory[scratch].bytes) >= module.SCRATCH_BYTES
 
         def compute():
-            made.bytes[:] = (2 * np.frombuffer(given.bytes, dtype)).tobytes()
+            target.bytes[:] = (2 * np.frombuffer(source.bytes, dtype)).tobytes()
 
         pycuda.queue("engine", compute)
 
@@ -113,12 +113,12 @@ def test_engine_runner(perform, pycuda, monkeypatch):
     assert set(wrong) <= {
         "engine runner / torch's graph",
         "untimed / timed",
-    }  # the clocks of the two simulations differ
+    }  # the two simulations have different clocks
     assert pycuda.held == []
-    assert "too little GPU memory" in record.values["too little memory"]
+    assert "not enough GPU memory" in record.values["too little memory"]
 
 
-def test_tables_and_what_needs_them(perform, folders, checks, monkeypatch):
+def test_table_parts_and_their_dependents(perform, folders, checks, monkeypatch):
     record = perform(5)
     assert record.checks["entries without a latency"]["holds"], record.values
     assert record.values["launch, us, and lead factor"]["launch"] > 0
@@ -152,15 +152,15 @@ def test_tables_and_what_needs_them(perform, folders, checks, monkeypatch):
             "values": record.values,
         }
     ]
-    assert "| unseen / mape_pct |" in checks.page.page(json.loads(json.dumps(lines)))
+    assert "| unseen / mape_pct |" in checks.page.format_page(json.loads(json.dumps(lines)))
 
 
-def test_search_and_training(perform, folders, make_table, monkeypatch):
+def test_search_part(perform, folders, make_table, monkeypatch):
     space = SearchSpace.load("tiny").with_input(48, 64)
     searching = importlib.import_module("checks.searching")
-    monkeypatch.setattr(searching, "space_of", lambda settings: space)
+    monkeypatch.setattr(searching, "load_space", lambda settings: space)
     monkeypatch.setattr(searching, "SMALL", (32, 64))
-    for module in ("engine", "training.train"):  # Fabric asks the driver itself for GPUs
+    for module in ("engine", "training.train"):  # Fabric queries the driver itself for GPUs
         name = f"lgc.search.{module}"
         monkeypatch.setattr(
             importlib.import_module(name), "open_fabric", lambda _, precision: open_fabric("cpu", precision)

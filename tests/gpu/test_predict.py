@@ -1,10 +1,11 @@
-"""Images through exported files on a GPU: every way of running them gives the CPU's classes."""
+"""Predictions of exported files on a GPU, compared with the CPU's."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from lgc.device import Device
 from lgc.lut import Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import get_backend
@@ -14,7 +15,7 @@ from lgc.profiler.deployment.segmenter import Segmenter
 
 
 def runs_on_gpu(backend):
-    reason = get_backend(backend).unavailable("cuda:0")
+    reason = get_backend(backend).diagnose(Device("cuda:0"))
     return pytest.param(backend, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
 
 
@@ -31,20 +32,20 @@ def picture():
 
 @pytest.mark.parametrize("scope", ["core", "dense", "end-to-end"])
 @pytest.mark.parametrize("backend", [runs_on_gpu(name) for name in ("onnxruntime", "onnxruntime-tensorrt", "tensorrt")])
-def test_a_file_on_a_gpu_gives_the_classes_of_the_cpu(architecture, picture, tmp_path, backend, scope):
+def test_gpu_classes_equal_cpu_classes(architecture, picture, tmp_path, backend, scope):
     path = write_onnx(Network(architecture, None, scope), tmp_path)
     with Segmenter.open(path) as segmenter:
-        wanted = segmenter.segment(picture)
+        expected = segmenter.segment(picture)
     with Segmenter.open(path, device="cuda:0", backend=backend) as segmenter:
-        for _ in range(2):  # the second replays a graph
-            assert (segmenter.segment(picture) == wanted).mean() >= 0.999
+        for _ in range(2):  # the second run replays a graph
+            assert (segmenter.segment(picture) == expected).mean() >= 0.999
 
 
 @pytest.mark.parametrize("backend", [runs_on_gpu("tensorrt")])
-def test_an_engine_gives_the_classes_of_its_onnx_file(architecture, picture, tmp_path, backend):
+def test_engine_classes_equal_onnx_classes(architecture, picture, tmp_path, backend):
     network = Network(architecture, None, "dense")
     with Segmenter.open(write_onnx(network, tmp_path)) as segmenter:
-        wanted = segmenter.segment(picture)
+        expected = segmenter.segment(picture)
     engine, _ = deploy.build_here(network, tmp_path, Target("cuda:0", backend))
     with Segmenter.open(engine) as segmenter:
-        assert (segmenter.segment(picture) == wanted).mean() >= 0.999
+        assert (segmenter.segment(picture) == expected).mean() >= 0.999

@@ -1,4 +1,4 @@
-"""The search and the training on a CUDA device, in every precision, held against the same steps on the CPU."""
+"""Search and training on a CUDA device in every precision, compared with the same steps on the CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from lgc.lut import Predictor
 from lgc.models import SearchSpace
-from lgc.profiler.backends.torch_.backend import forbid_tf32
+from lgc.profiler.backends.torch_.backend import disable_tf32
 from lgc.search.config import SearchConfig
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search
@@ -34,7 +34,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the CPU's runs: the first test makes them, later ones find them finished."""
+    """Return the folder of the CPU's runs, which the first test makes."""
     return tmp_path_factory.mktemp("cpu")
 
 
@@ -45,37 +45,37 @@ def predictor(make_table) -> Predictor:
 
 
 def middle(predictor: Predictor) -> float:
-    """A target between the fastest and the slowest architecture, milliseconds."""
+    """Return a target between the fastest and the slowest architecture, in milliseconds."""
     return (predictor.predict(predictor.fastest) + predictor.predict(predictor.slowest)) / 2
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_search_has_the_cpus_losses(precision, scenes, predictor, on_cpu, tmp_path):
-    forbid_tf32()
+def test_search_losses_equal_cpu(precision, scenes, predictor, on_cpu, tmp_path):
+    disable_tf32()
     target = middle(predictor)
     rates = {"warm_up": 0.5, "weight_lr": 1e-3, "weight_lr_end": 1e-4}
     config = SearchConfig(steps=STEPS, batch=4, targets_ms=((target,),), samples=16, finalists=4, **rates)
     search(predictor, scenes, on_cpu / "search", config)
-    found = search(predictor, scenes, tmp_path / "run", config, device="cuda:0", precision=precision)
+    result = search(predictor, scenes, tmp_path / "run", config, device="cuda:0", precision=precision)
     require_like_losses(tmp_path / "run", on_cpu / "search", "search", precision)
-    assert 0.98 * target <= found["predicted_ms"] <= target
+    assert 0.98 * target <= result["predicted_ms"] <= target
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_training_has_the_cpus_losses(precision, scenes, on_cpu, tmp_path):
-    forbid_tf32()
+def test_training_losses_equal_cpu(precision, scenes, on_cpu, tmp_path):
+    disable_tf32()
     ARCHITECTURE.save(tmp_path / "architecture.json")
     config = TrainConfig(steps=STEPS, batch=4, lr=3e-3)
     train(tmp_path, scenes, config, out=on_cpu / "train")
     on_gpu = config.model_copy(update={"precision": precision})
-    found = train(tmp_path, scenes, on_gpu, out=tmp_path / "out", device="cuda:0")
+    result = train(tmp_path, scenes, on_gpu, out=tmp_path / "out", device="cuda:0")
     require_like_losses(tmp_path / "out", on_cpu / "train", "train", precision)
-    scored = evaluate_run(tmp_path / "out", scenes)  # the weights that the GPU has trained, on the CPU
-    assert scored["miou"] == pytest.approx(found["miou"], abs=0.2)
-    assert scored["pixel_accuracy"] == pytest.approx(found["pixel_accuracy"], abs=0.2)
+    scored = evaluate_run(tmp_path / "out", scenes)  # the GPU's weights on the CPU
+    assert scored["miou"] == pytest.approx(result["miou"], abs=0.2)
+    assert scored["pixel_accuracy"] == pytest.approx(result["pixel_accuracy"], abs=0.2)
 
 
-def test_a_gpu_takes_as_much_of_the_noise_as_a_cpu(scenes, predictor, tmp_path):
+def test_gpu_draws_same_noise_as_cpu(scenes, predictor, tmp_path):
     config = SearchConfig(steps=4, batch=2, warm_up=0.5, samples=4, finalists=2)
     noise = {}
     for device in ("cpu", "cuda:0"):

@@ -1,11 +1,11 @@
-"""Gather the packages that an offline GPU machine lacks into one folder, unpacked and ready for PYTHONPATH there.
+"""Collect the packages that an offline GPU machine lacks in one folder, unpacked for its PYTHONPATH.
 
     python tests/gpu/wheels.py [--site .gpu-site] [--constraints constraints.txt]
 
-That machine has CPython 3.12 on Linux x86_64, no network and no pip; `machine-packages.txt` lists its packages. Wheels
-come from the package index. pycuda has none there: it is compiled with a Python 3.12 (GPU_PYTHON, else python3.12)
-against the index's CUDA 13 headers and an empty libcuda. Run the same command again to resume. Where a package fails,
-the others are still gathered and the exit code is 1.
+The machine has CPython 3.12 on Linux x86_64, no network and no pip; `machine-packages.txt` lists its packages. Wheels
+come from the package index. pycuda has no wheel: it is compiled with a Python 3.12 (GPU_PYTHON, else python3.12)
+against the index's CUDA 13 headers and an empty libcuda. Run the same command again to resume. If a package fails, the
+others are still collected and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).resolve().parent
-GATHERED = (
+COLLECTED = (
     "pydantic",
     "pydantic-core",
     "annotated-types",
     "typing-inspection",
-    "typing-extensions",  # pydantic asks for a recent one
+    "typing-extensions",  # pydantic requires a recent version
     "onnxslim",
     "lightning-fabric",
     "pytools",
@@ -40,11 +40,11 @@ GATHERED = (
     "mako",
     "pycuda",
 )
-"""Distributions to gather; each is imported by its name with underscores."""
+"""Distributions to collect; each is imported by its name with underscores."""
 HEADERS = ("nvidia-cuda-runtime==13.0.*", "nvidia-cuda-profiler-api==13.0.*")
-"""cuda.h and cudaProfiler.h of the first CUDA 13, so that every driver of that major has all that pycuda calls."""
+"""cuda.h and cudaProfiler.h of the first CUDA 13: every driver of that major version has all functions pycuda calls."""
 GLIBC = 35
-"""Newest glibc 2.x that a binary may need: Ubuntu 22.04's."""
+"""Newest glibc 2.x that a binary may require: Ubuntu 22.04's."""
 PLATFORMS = (
     "linux_x86_64",
     *(f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC, 4, -1)),
@@ -58,7 +58,7 @@ def run(*command: str | Path, **environment: str) -> str:
     """Run a command and return its output.
 
     Raises:
-        RuntimeError: the command failed; the message is its own words.
+        RuntimeError: the command failed; the message quotes it.
     """
     done = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, env={**os.environ, **environment}
@@ -71,21 +71,21 @@ def run(*command: str | Path, **environment: str) -> str:
 
 
 def install(requirements: Sequence[str | Path], target: Path, constraints: Path) -> None:
-    """Unpack wheels for the machine's Python into `target`, without their requirements."""
-    wanted = [
+    """Unpack wheels for the machine's Python into `target`, without dependencies."""
+    options = [
         "--only-binary=:all:",
         "--implementation=cp",
         "--python-version=3.12",
         *map("--platform={}".format, PLATFORMS),
     ]
-    run(*PIP, "install", "-c", constraints, "--no-deps", "--no-compile", "--target", target, *wanted, *requirements)
+    run(*PIP, "install", "-c", constraints, "--no-deps", "--no-compile", "--target", target, *options, *requirements)
 
 
-def python312() -> Path:
-    """Return a Python 3.12 that has its headers: GPU_PYTHON, else python3.12, be it on PATH or pyenv's.
+def find_python312() -> Path:
+    """Return a Python 3.12 with headers: GPU_PYTHON, else python3.12 from PATH or pyenv.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: no such Python.
     """
     check = """import os, sys, sysconfig
 assert sys.version_info[:2] == (3, 12), "its version is " + sys.version
@@ -94,18 +94,18 @@ print(sys.executable)"""
     try:
         return Path(run(os.environ.get("GPU_PYTHON", "python3.12"), "-c", check, PYENV_VERSION="3.12").strip())
     except (OSError, RuntimeError) as error:
-        raise RuntimeError(f"set GPU_PYTHON to a Python 3.12 that has its headers ({error})") from error
+        raise RuntimeError(f"no Python 3.12 with headers ({error}): set GPU_PYTHON to one") from error
 
 
 def build_pycuda(scratch: Path, constraints: Path) -> Path:
     """Compile pycuda without cuRAND and return its wheel."""
-    python = python312()
+    python = find_python312()
     run(*PIP, "download", "-c", constraints, "--no-deps", "--no-binary=pycuda", "--dest", scratch, "pycuda")
     with tarfile.open(next(scratch.glob("pycuda-*.tar.gz"))) as archive:
         archive.extractall(scratch, filter="data")
     source = next(path for path in scratch.glob("pycuda-*") if path.is_dir())
     install(HEADERS, scratch / "cuda", constraints)
-    # The driver's library is only named here: its functions are looked up on the machine.
+    # Only the name of the driver's library matters: its functions are resolved on the machine.
     run("gcc", "-shared", "-Wl,-soname,libcuda.so.1", "-o", scratch / "libcuda.so", "-x", "c", os.devnull)
     includes = [str(path.parent) for path in (scratch / "cuda").rglob("cuda.h")]
     settings = {
@@ -115,13 +115,13 @@ def build_pycuda(scratch: Path, constraints: Path) -> Path:
         "CXXFLAGS": ["-g0"],
     }
     (source / "siteconf.py").write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
-    flags = "-s -Wl,--no-as-needed"  # libcuda is kept although nothing was resolved in it
+    flags = "-s -Wl,--no-as-needed"  # keeps libcuda, from which no symbol was resolved
     run(*PIP, "--python", python, "wheel", "--no-deps", "--wheel-dir", scratch, source, LDFLAGS=flags)
     return next(scratch.glob("pycuda-*.whl"))
 
 
 def check_driver(package: Path) -> None:
-    """Raise RuntimeError unless pycuda's extension is one that the machine can load."""
+    """Raise RuntimeError unless the machine can load pycuda's extension."""
     content = (package / "_driver.cpython-312-x86_64-linux-gnu.so").read_bytes()
     if b"libcuda.so.1\0" not in content:
         raise RuntimeError("the compiled extension does not load libcuda.so.1")
@@ -130,8 +130,8 @@ def check_driver(package: Path) -> None:
         raise RuntimeError(f"compiled against glibc 2.{newest}, newer than 2.{GLIBC}: build on an older Linux")
 
 
-def gather(name: str, site: Path, constraints: Path) -> None:
-    """Put one distribution into `site`, in place of any other version of it; its metadata comes last."""
+def collect(name: str, site: Path, constraints: Path) -> None:
+    """Put a distribution into `site` in place of any other version; its metadata is moved last."""
     with TemporaryDirectory(dir=site, prefix="scratch-") as folder:
         scratch, unpacked = Path(folder), Path(folder, "unpacked")
         install([build_pycuda(scratch, constraints) if name == "pycuda" else name], unpacked, constraints)
@@ -147,7 +147,7 @@ def gather(name: str, site: Path, constraints: Path) -> None:
 
 
 def machine_packages() -> dict[str, tuple[str, str]]:
-    """Return version ("" where unknown) and import name of each package that the machine has, by canonical name."""
+    """Return version (empty if unknown) and import name of each package of the machine, by canonical name."""
     lines = (HERE / "machine-packages.txt").read_text().splitlines()
     packages = {}
     for requirement, *module in (line.split() for line in lines if not line.startswith("#")):
@@ -157,12 +157,12 @@ def machine_packages() -> dict[str, tuple[str, str]]:
 
 
 def versions(site: Path) -> dict[str, str]:
-    """Return the version of each distribution in `site`, by canonical name."""
+    """Return canonical name -> version of each distribution in `site`."""
     return {canonicalize_name(item.name): item.version for item in distributions(path=[str(site)])}
 
 
-def unmet(site: Path) -> list[str]:
-    """Return a line for each requirement of what is in `site` that neither it nor the machine meets."""
+def find_unmet(site: Path) -> list[str]:
+    """Return a message for each requirement in `site` that neither it nor the machine meets."""
     present = {name: version for name, (version, _) in machine_packages().items()} | versions(site)
     lines = []
     for item in distributions(path=[str(site)]):
@@ -171,39 +171,39 @@ def unmet(site: Path) -> list[str]:
             if needed.marker and not needed.marker.evaluate(MACHINE):
                 continue
             if name not in present:
-                lines.append(f"{item.name} needs {needed}: add {name} to GATHERED")
+                lines.append(f"{item.name} needs {needed}: add {name} to COLLECTED")
             elif present[name] and not needed.specifier.contains(present[name]):
                 lines.append(f"{item.name} needs {needed}, and {name} is {present[name]}")
     return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Gather everything, print versions and size, return the exit code."""
+    """Collect all packages, print versions and size, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--site", type=Path, default=Path(".gpu-site"))
     parser.add_argument("--constraints", type=Path, default=Path("constraints.txt"))
-    given = parser.parse_args(arguments)
-    site, constraints = given.site.resolve(), given.constraints.resolve()
+    options = parser.parse_args(arguments)
+    site, constraints = options.site.resolve(), options.constraints.resolve()
     site.mkdir(exist_ok=True)
     for leftover in site.glob("scratch-*"):
         shutil.rmtree(leftover)
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)", constraints.read_text(), re.MULTILINE))
     pins = {canonicalize_name(name): version for name, version in pins.items()}
     problems = []
-    for name in GATHERED:
+    for name in COLLECTED:
         version = versions(site).get(name)
         if version and version == pins.get(name, version):
             continue
-        print(f"gathering {name}", flush=True)
+        print(f"collecting {name}", flush=True)
         try:
-            gather(name, site, constraints)
+            collect(name, site, constraints)
         except (OSError, RuntimeError) as error:
-            problems.append(f"{name} could not be gathered: {error}")
-    problems += unmet(site)
+            problems.append(f"cannot collect {name}: {error}")
+    problems += find_unmet(site)
     for name, version in sorted(versions(site).items()):
         print(f"{name} {version}")
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
-    print(f"{given.site}: {size / 1e6:.1f} MB")
+    print(f"{options.site}: {size / 1e6:.1f} MB")
     for problem in problems:
         print(problem, file=sys.stderr)
     return int(bool(problems))

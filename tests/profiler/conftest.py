@@ -220,7 +220,7 @@ class SimulatedDevice:
     def precisions(self, device):
         return ("fp32",)
 
-    def unavailable(self, device):
+    def diagnose(self, device):
         return None
 
     def versions(self):
@@ -245,7 +245,7 @@ class SimulatedDevice:
 def put_in_place(patch):
     simulated = SimulatedDevice()
     for module in (profile, verification):
-        patch.setattr(module, "require", lambda target: simulated)
+        patch.setattr(module, "require_backend", lambda target: simulated)
     for name in TIMED:
         patch.setattr(import_module(f"lgc.{name}"), "time", simulated.clock)
     return simulated

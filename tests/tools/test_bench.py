@@ -112,7 +112,7 @@ def test_bad_input_is_refused_in_one_line(call, file, architecture, tmp_path):
         ((file, "--peer", "bisenet"), "unknown peer 'bisenet'"),
         ((file, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),
         ((file, "--backend", "banana"), "unknown backend 'banana'"),
-        ((file, "--device", "cuda:0"), "no device 'cuda:0' here"),
+        ((file, "--device", "cuda:0"), "no device 'cuda:0' on this machine"),
         ((file, "--precision", "fp16"), "no precision 'fp16'"),
         ((file, "--precision", "int8"), "it computes in fp32, not in int8"),
         ((file, "--backend", "torch"), "an ONNX file, which torch does not run"),

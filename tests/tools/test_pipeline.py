@@ -172,7 +172,7 @@ def test_an_architecture_alone_is_exported_with_random_weights(call, mini_space,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("lgc-export", "{architecture}", "--ort", "--device", "cuda:3"), "no device 'cuda:3' here"),
+        (("lgc-export", "{architecture}", "--ort", "--device", "cuda:3"), "no device 'cuda:3' on this machine"),
         (("lgc-export", "{architecture}", "--device", "cuda:0"), "name one too (--ort, --torch, --trt)"),
         (("lgc-export", "{architecture}", "--ort", "--precision", "fp16"), "no precision 'fp16'"),
         (("lgc-export", "{architecture}", "--scope", "end"), "unknown scope 'end'; known: core, dense, end-to-end"),
@@ -184,7 +184,7 @@ def test_an_architecture_alone_is_exported_with_random_weights(call, mini_space,
         (("lgc-train", "{folder}", "--data", "{folder}", "--steps", "1", "--lr", "0"), "lr"),
         (("lgc-export", "{architecture}", "--precision", "banana"), "unknown precision 'banana'"),
         (("lgc-profile", "--device", "cpu", "--seed", "-1"), "--seed"),
-        (("lgc-demo", "--device", "cuda:5", "--out", "{missing}"), "no device 'cuda:5' here"),
+        (("lgc-demo", "--device", "cuda:5", "--out", "{missing}"), "no device 'cuda:5' on this machine"),
         (("lgc-demo", "--out", "{architecture}"), "cannot make the folder"),
     ],
 )

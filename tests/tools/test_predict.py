@@ -294,7 +294,7 @@ def test_bad_input_is_refused_in_one_line(call, file, photos, tmp_path):
         ((file, photos, tmp_path / "no.mp4"), "no.mp4 is no video that can be read"),
         ((file, photos / "a.png", tmp_path / "a.png"), "would be written to the same files"),
         ((file, tmp_path / "two"), "c.png would be written to the same files"),
-        ((file, photos, "--device", "cuda:7"), "no device 'cuda:7' here"),
+        ((file, photos, "--device", "cuda:7"), "no device 'cuda:7' on this machine"),
         ((file, photos, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),
         ((file, photos, "--backend", "torch"), "is an ONNX file, which torch does not run"),
         ((file, photos, "--backend", "banana"), "unknown backend 'banana'"),

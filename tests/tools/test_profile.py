@@ -205,11 +205,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("words", "line"),
         [
-            (["--device", "gpu"], "no device 'gpu' here; there is: cpu ("),
-            (["--device", "cuda:63"], "no device 'cuda:63' here"),
+            (["--device", "gpu"], "no device 'gpu' on this machine; available: cpu ("),
+            (["--device", "cuda:63"], "no device 'cuda:63' on this machine"),
             (["--backend", "onnxrt"], "unknown backend 'onnxrt' (did you mean 'onnxruntime'?); known: onnxruntime"),
             (["--backend", "tensorrt"], "backend tensorrt cannot run on cpu: TensorRT needs a CUDA device"),
-            (["--precision", "fp8"], "backend onnxruntime has no precision 'fp8'; it offers fp32"),
+            (["--precision", "fp8"], "backend onnxruntime has no precision 'fp8' on cpu; choose from fp32"),
             (["--threads", 9999], "9999 threads asked for, but this machine has"),
             (["--threads", 0], "threads must be at least 1, not 0"),
             (["--threads", "two"], "Invalid value for '--threads'"),

@@ -324,7 +324,7 @@ def test_too_few_images(call, lut, tmp_path):
         ("--precision fp8", "unknown precision 'fp8'; known: bf16, fp16, fp32"),
         ("--precision fp16", "a CPU takes fp32 or bf16"),
         ("--scope all", "unknown scope 'all'; known: core, dense"),
-        ("--device cuda:77", "no device 'cuda:77' here"),
+        ("--device cuda:77", "no device 'cuda:77' on this machine"),
         ("--cells shared --communication gcn", "cannot inform each other by gcn"),
         ("--target-ms 1 --target-fps 9", "--target-ms or --target-fps, not both"),
         ("--target-ms 0", "--target-ms must be above 0"),

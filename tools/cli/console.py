@@ -20,6 +20,7 @@ from ...errors import LgcError, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ...device import Device
     from ...profiler.timing.rounds import RoundProgress
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -97,7 +98,7 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-def pick_device(asked: str | None, table_devices: Sequence[str], activity: str) -> str:
+def pick_device(asked: str | None, table_devices: Sequence[Device], activity: str) -> Device:
     """Return the device that was asked for, else the tables' GPU; say so where that is not present.
 
     Args:
@@ -108,12 +109,13 @@ def pick_device(asked: str | None, table_devices: Sequence[str], activity: str) 
     Raises:
         DeviceError: the device that was asked for is not present.
     """
+    from ...device import Device
     from ...profiler.machine.devices import check_device, default_device
 
     if asked is not None:
         return check_device(asked)
     if processes() > 1:  # each process takes the GPU of its own rank
-        table_devices = ["cuda:0" if name.startswith("cuda") else name for name in table_devices]
+        table_devices = [Device(device.kind) for device in table_devices]
     device, reason = default_device(table_devices)
     if reason is not None:
         say(f"{activity} on {device}: {reason}; --device chooses another")

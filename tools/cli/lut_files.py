@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...device import Device
 from ..profile import report_tables
 from .console import JsonFlag, emit, say
 from .lut_show import TablePath, stored_report
@@ -145,7 +146,7 @@ def _target(space: str | None, device: str | None, backend: str | None, precisio
         raise UnknownNameError("backend", backend, BACKENDS)
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
-    return Target(device, backend, precision)
+    return Target(Device(device), backend, precision)
 
 
 def _left_lines(foreign: ForeignTable) -> Sequence[str]:

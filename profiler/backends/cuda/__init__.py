@@ -1,1 +1,1 @@
-"""CUDA through pycuda and the driver: devices, graphs, timed replays."""
+"""CUDA through pycuda, the driver's bindings and torch: devices, graphs, timed replays."""

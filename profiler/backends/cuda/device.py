@@ -1,4 +1,4 @@
-"""A CUDA device by pycuda: its primary context, a stream, memory on both sides, and events."""
+"""CUDA device through pycuda: its primary context, a stream, device and host memory, events."""
 
 from __future__ import annotations
 
@@ -14,37 +14,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..error_translation import failure
-from ..trt.loader import INSTALL_FULL
-from .driver import StreamGraph, bindings_missing
-from .replay_queue import Marks, ReplayQueue, spin
+from ....device import Device
+from ..error_translation import make_error
+from .driver import StreamGraph, diagnose_bindings
+from .replay_queue import EventPairs, ReplayQueue, queue_spin
 
 NON_BLOCKING = 1
-"""CU_STREAM_NON_BLOCKING: the stream takes no heed of the default one, on which torch works."""
+"""CU_STREAM_NON_BLOCKING: the stream does not synchronise with the default stream, on which torch works."""
 
 
-def pycuda_missing() -> str | None:
-    """Return None if pycuda and NVIDIA's bindings of the driver load, else the reason and the mend."""
-    mend = f"{INSTALL_FULL} (pycuda is compiled as it is installed: nvcc of the CUDA toolkit has to be on PATH)"
+def diagnose_pycuda(install_hint: str) -> str | None:
+    """Return None if pycuda and NVIDIA's bindings of the driver load, else the reason and the fix.
+
+    Args:
+        install_hint: command that installs pycuda.
+    """
+    fix = f"{install_hint} (compiles pycuda: nvcc of the CUDA toolkit must be on PATH)"
     if find_spec("pycuda") is None:
-        return f"pycuda is not installed: {mend}"
+        return f"pycuda is not installed: {fix}"
     try:
         import_module("pycuda.driver")
     except ImportError as error:
-        return f"pycuda is installed but does not load ({error}); reinstall it: {mend}"
-    return bindings_missing()
+        return f"cannot load pycuda ({error}); reinstall it: {fix}"
+    return diagnose_bindings()
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A tensor's memory on the device, for as long as this lives.
+    """Memory of one tensor on the device.
 
     Attributes:
-        name: the tensor's.
-        shape: the tensor's.
-        dtype: the tensor's, by numpy's name.
-        device: the memory, as pycuda allocates it.
-        host: page-locked memory of the host, where copies from it or to it are timed; else None.
+        name: name of the tensor.
+        shape: shape of the tensor.
+        dtype: type of the tensor.
+        device: device memory, as pycuda allocates it.
+        host: page-locked host memory, where copies are part of the timed graph; else None.
     """
 
     name: str
@@ -54,7 +58,7 @@ class Buffer:
     host: NDArray[Any] | None = None
 
     def free(self) -> None:
-        """Free the memory on the device; the host's goes with the array."""
+        """Free the device memory; the host memory goes with its array."""
         self.device.free()
 
 
@@ -62,78 +66,78 @@ class Buffer:
 class _Block:
     memory: Any
     size: int
-    users: int = 0
+    num_users: int = 0
 
 
-class Scratch:
-    """Memory on a device in which all engines there work: no two of them run at the same time."""
+class ScratchMemory:
+    """Device memory shared by all engines on a device, of which no two run at the same time."""
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
 
-    def take(self, size: int, allocate: Callable[[int], Any]) -> Any:
-        """Return memory of `size` bytes at least, for a library's own use between start and end of a run.
+    def acquire(self, size: int, allocate: Callable[[int], Any]) -> Any:
+        """Return at least `size` bytes for a library's own use from the start to the end of a run.
 
-        A larger block is made where none is large enough; smaller ones stay as long as captured graphs refer to them.
-        Sizes are powers of two, so that all blocks together are less than twice the largest.
+        A larger block is allocated where none is large enough. Smaller ones stay as long as captured graphs refer to
+        them. Sizes are powers of two, so all blocks together are less than twice the largest.
         """
         block = next((block for block in self._blocks if block.size >= size), None)
         if block is None:
             rounded = 1 << max(size - 1, 0).bit_length()
             block = _Block(allocate(rounded), rounded)
             self._blocks.append(block)
-        block.users += 1
+        block.num_users += 1
         return block.memory
 
-    def give_back(self, memory: Any) -> None:
-        """Free the block once nobody uses it."""
+    def release(self, memory: Any) -> None:
+        """Free the block after its last user's release."""
         block = next(block for block in self._blocks if block.memory is memory)
-        block.users -= 1
-        if block.users == 0:
+        block.num_users -= 1
+        if block.num_users == 0:
             self._blocks.remove(block)
             block.memory.free()
 
 
 @cache
-def scratch_for(device: str) -> Scratch:
-    """Return the scratch memory of a device, say `cuda:0`."""
-    return Scratch()
+def get_scratch_memory(device: Device) -> ScratchMemory:
+    """Return the scratch memory of a device, e.g. `cuda:0`."""
+    return ScratchMemory()
 
 
 class CudaDevice:
-    """A device, its primary context and one stream of its own.
+    """CUDA device with its primary context and a stream of its own.
 
-    The primary context is the one that torch and the CUDA runtime use, so all three live beside each other and share
-    its memory. It is current only inside `current`; what was current before is so again afterwards.
+    The primary context is shared with torch and the CUDA runtime, and so is the memory. The context is current inside
+    `activate` only, which restores the previous one.
     """
 
-    def __init__(self, device: str) -> None:
-        """Take the device called `device`, say `cuda:0`.
+    def __init__(self, device: Device) -> None:
+        """Open the device called `device`, e.g. `cuda:0`.
 
         Raises:
             MeasurementError: CUDA fails.
         """
-        self.name, self._driver = device, _driver()
+        self.name, self._driver = device, _import_driver()
         self._context: Any = None
-        with self._failures("CUDA does not start"):
-            self._context = _primary_context(int(device.partition(":")[2] or 0))
-        self._replays, self._scratch = ReplayQueue(device), scratch_for(device)
-        with self.current():
+        with self._translate_errors("CUDA does not start"):
+            self._context = _retain_primary_context(device.ordinal)
+        self._replays, self._scratch = ReplayQueue(device), get_scratch_memory(device)
+        with self.activate():
             self._stream: Any = self._driver.Stream(NON_BLOCKING)
 
     @property
     def stream(self) -> int:
-        """The handle of its stream."""
+        """Handle of the device's stream."""
         return int(self._stream.handle)
 
     @contextmanager
-    def current(self) -> Iterator[None]:
-        """Context in which the device is the calling thread's; pycuda's errors come out of it as our own.
+    def activate(self) -> Iterator[None]:
+        """Make the device the calling thread's inside the context, and translate pycuda's errors.
 
         Raises:
-            MeasurementError: a call of pycuda fails, or there is too little memory; the message says so.
+            MeasurementError: a pycuda call fails, or memory is short; the message says which.
         """
-        with self._failures(f"{self.name} failed"):
+        with self._translate_errors(f"{self.name} failed"):
             self._context.push()
             try:
                 yield
@@ -141,13 +145,13 @@ class CudaDevice:
                 self._driver.Context.pop()
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: str, *, pinned: bool) -> Buffer:
-        """Allocate a tensor on the device, zero: engines may read what was never written.
+        """Allocate a tensor of zeros on the device; engines may read elements that were never written.
 
         Args:
-            name: the tensor's.
-            shape: the tensor's.
-            dtype: the tensor's, by numpy's name.
-            pinned: allocate it on the host too, page-locked, for copies that are timed.
+            name: name of the tensor.
+            shape: shape of the tensor.
+            dtype: type of the tensor, by numpy's name.
+            pinned: allocate page-locked host memory too, for timed copies.
         """
         kind = np.dtype(dtype)
         size = max(int(np.prod(shape)) * kind.itemsize, 1)
@@ -156,86 +160,86 @@ class CudaDevice:
         self._driver.memset_d8_async(device, 0, size, self._stream)
         return Buffer(name, shape, kind, device, host)
 
-    def take_scratch(self, size: int) -> Any:
-        """Return shared device memory of `size` bytes at least, see `Scratch`; aligned to 256 bytes."""
-        return self._scratch.take(size, self._driver.mem_alloc)
+    def acquire_scratch(self, size: int) -> Any:
+        """Return at least `size` bytes of shared device memory, aligned to 256 bytes; see `ScratchMemory`."""
+        return self._scratch.acquire(size, self._driver.mem_alloc)
 
-    def give_back_scratch(self, memory: Any) -> None:
-        """Return what `take_scratch` gave."""
-        self._scratch.give_back(memory)
+    def release_scratch(self, memory: Any) -> None:
+        """Release memory of `acquire_scratch`."""
+        self._scratch.release(memory)
 
-    def send(self, buffer: Buffer, array: NDArray[Any]) -> None:
-        """Queue the copy of a contiguous array of the buffer's type, which outlives it, to the device."""
+    def copy_to_device(self, buffer: Buffer, array: NDArray[Any]) -> None:
+        """Queue the copy of an array to the device: contiguous, of the buffer's type, and alive until the copy ends."""
         self._driver.memcpy_htod_async(buffer.device, array, self._stream)
 
-    def fetch(self, buffer: Buffer, array: NDArray[Any]) -> None:
-        """Queue the copy of a buffer from the device to a contiguous array of its type, which outlives it."""
+    def copy_to_host(self, buffer: Buffer, array: NDArray[Any]) -> None:
+        """Queue the copy of a buffer to an array: contiguous, of the buffer's type, and alive until the copy ends."""
         self._driver.memcpy_dtoh_async(array, buffer.device, self._stream)
 
     def capture(self, work: Callable[[], object]) -> StreamGraph:
-        """What `work` queues on the stream, as a graph; see `StreamGraph`."""
+        """Return a graph of the work that `work` queues on the stream; see `StreamGraph`."""
         return StreamGraph(work, self.stream)
 
-    def wait(self) -> None:
-        """Wait until the device has done all that is queued."""
-        self._spin(self._driver.Event().record(self._stream))
+    def synchronize(self) -> None:
+        """Wait until the device has finished all queued work."""
+        self._poll(self._driver.Event().record(self._stream))
 
     def time(self, launch: Callable[[], object], repeats: int) -> list[float]:
-        """Queue `launch` `repeats` times back to back; the duration of each in milliseconds, by two events around it.
+        """Queue `launch` `repeats` times back to back and return each latency in ms, by two events around it.
 
-        All of it is queued before the device comes to the first, see `lead`.
+        All launches are queued before the device starts the first; see `ReplayQueue`.
         """
 
-        def enqueue(replays: int) -> Marks:
-            marks = [(self._driver.Event(), self._driver.Event()) for _ in range(replays)]
-            for start, end in marks:
+        def enqueue(replays: int) -> EventPairs:
+            events = [(self._driver.Event(), self._driver.Event()) for _ in range(replays)]
+            for start, end in events:
                 start.record(self._stream)
                 launch()
                 end.record(self._stream)
-            return marks
+            return events
 
-        marks = self._replays.fill(repeats, hold=self._hold, enqueue=enqueue, wait=self.wait)
-        return [float(start.time_till(end)) for start, end in marks]
+        events = self._replays.replay(repeats, spin=self._queue_spin, enqueue=enqueue, synchronize=self.synchronize)
+        return [float(start.time_till(end)) for start, end in events]
 
-    def _hold(self, microseconds: float) -> None:
-        """Keep the stream busy, by torch's spinning kernel: a pause on the host would need its interpreter."""
+    def _queue_spin(self, microseconds: float) -> None:
+        """Queue torch's spin kernel on the stream: a host function there would need the Python interpreter."""
         import torch
 
         stream = torch.cuda.ExternalStream(self.stream, device=torch.device(self.name))  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
-            spin(microseconds)
+            queue_spin(microseconds)
 
     def close(self) -> None:
-        """Destroy the stream; the context stays for the next one. More than once does no harm."""
+        """Destroy the stream and keep the context for the next one; idempotent."""
         self._stream = None
 
-    def _spin(self, event: Any) -> None:
-        """Wait by asking again and again, which wakes up sooner than the driver's own waiting may.
+    def _poll(self, event: Any) -> None:
+        """Wait by polling, which wakes up sooner than the driver's own wait may.
 
-        How the driver waits is a flag of the primary context, which belongs to torch as well: it is left alone.
+        The driver's way of waiting is a flag of the primary context, which torch shares: it stays unchanged.
         """
         while not event.query():
             pass
 
     @contextmanager
-    def _failures(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, summary: str) -> Iterator[None]:
         try:
             yield
         except self._driver.Error as error:
-            raise failure(what, [str(error)]) from error
+            raise make_error(summary, [str(error)]) from error
 
 
-def _driver() -> Any:
+def _import_driver() -> Any:
     return import_module("pycuda.driver")
 
 
 @cache
-def _primary_context(index: int) -> Any:
-    """The primary context of a device, held until the process ends: to release and take it anew costs a start of CUDA.
+def _retain_primary_context(index: int) -> Any:
+    """Return the primary context of a device, retained until the process ends: a new one costs a start of CUDA.
 
-    It is given back before the interpreter takes its modules apart, when the driver may be gone.
+    It is released before the interpreter unloads its modules, when the driver may be gone.
     """
-    driver = _driver()
+    driver = _import_driver()
     driver.init()
     context = driver.Device(index).retain_primary_context()
     atexit.register(context.detach)

@@ -1,6 +1,6 @@
-"""CUDA graphs of work on a pycuda stream, by NVIDIA's own bindings of the driver: pycuda has no stream capture.
+"""CUDA graphs of a pycuda stream, through NVIDIA's own bindings of the driver: pycuda cannot capture streams.
 
-Everything runs in the context that is current in the calling thread.
+All calls use the context that is current in the calling thread.
 """
 
 from __future__ import annotations
@@ -11,86 +11,87 @@ from importlib import import_module
 from typing import Any
 
 from ....errors import BackendUnavailableError
-from ..base import collector_paused
-from ..error_translation import failure
+from ..base import pause_gc
+from ..error_translation import make_error
 
-INSTALL = 'pip install "cuda-bindings>=12.6"'
+INSTALL_BINDINGS = 'pip install "cuda-bindings>=12.6"'
 
 
 class StreamGraph:
-    """A CUDA graph of what a function queues on one stream, launched on that stream. Not for several threads."""
+    """CUDA graph of the work that a function queues on a stream; launches go to that stream. Not thread-safe."""
 
     def __init__(self, work: Callable[[], object], stream: int) -> None:
-        """Capture what `work` queues; nothing of it is run.
+        """Capture the work that `work` queues, without running it.
 
-        Calls of other threads, say torch's, do not break the capture.
+        Calls of other threads, e.g. torch's, do not break the capture.
 
         Args:
-            work: queues on the stream, reading and writing memory that outlives the graph and never moves. It must
-                have run before: libraries allocate and choose kernels in their first run, which no capture takes.
-            stream: handle of the stream, not the default one.
+            work: function that queues work on the stream; it reads and writes memory that outlives the graph and never
+                moves. It must have run before: in their first run libraries allocate and choose kernels, and neither
+                can be captured.
+            stream: handle of the stream, which must not be the default stream.
 
         Raises:
-            MeasurementError: `work` fails, or does what cannot be captured.
+            MeasurementError: `work` fails or cannot be captured.
         """
-        self._stream, self._launchable = stream, None
+        self._stream, self._executable = stream, None
         graph = self._capture(work)
         try:
-            self._launchable = call("cuGraphInstantiate", graph, 0)
+            self._executable = call_driver("cuGraphInstantiate", graph, 0)
         finally:
-            call("cuGraphDestroy", graph)  # the launchable one is a copy
+            call_driver("cuGraphDestroy", graph)  # the executable graph is a copy
 
     def _capture(self, work: Callable[[], object]) -> Any:
-        mode = _driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        # a finaliser that the collector runs may free device memory, which no capture takes
-        with collector_paused():
-            call("cuStreamBeginCapture", self._stream, mode)
+        mode = _import_bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        # a finaliser run by the collector may free device memory, which breaks a capture
+        with pause_gc():
+            call_driver("cuStreamBeginCapture", self._stream, mode)
             try:
                 work()
             except BaseException:
-                # the stream is of no use until its capture has ended; the error of `work` tells more than this call's
-                result, graph = _driver().cuStreamEndCapture(self._stream)
+                # the stream is unusable until its capture ends; the error of `work` says more than this call's
+                result, graph = _import_bindings().cuStreamEndCapture(self._stream)
                 if int(result) == 0 and graph is not None and int(graph):
-                    call("cuGraphDestroy", graph)
+                    call_driver("cuGraphDestroy", graph)
                 raise
-            return call("cuStreamEndCapture", self._stream)
+            return call_driver("cuStreamEndCapture", self._stream)
 
     def launch(self) -> None:
-        """Queue the graph once; does not wait for its end."""
-        call("cuGraphLaunch", self._launchable, self._stream)
+        """Queue one run of the graph without waiting for it."""
+        call_driver("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
-        """Free the graph; more than once does no harm."""
-        graph, self._launchable = self._launchable, None
+        """Free the graph; idempotent."""
+        graph, self._executable = self._executable, None
         if graph is not None:
-            call("cuGraphExecDestroy", graph)
+            call_driver("cuGraphExecDestroy", graph)
 
 
-def call(name: str, *arguments: Any) -> Any:
-    """Call the driver's function `name` and return what it gives, None if nothing.
+def call_driver(name: str, *arguments: Any) -> Any:
+    """Call the driver's function `name` and return its value, or None if it has none.
 
     Raises:
-        MeasurementError: it fails; the message has the driver's name of the error.
+        MeasurementError: the call fails; the message gives the driver's name of the error.
         BackendUnavailableError: the bindings or the driver are missing.
     """
     try:
-        result, *values = getattr(_driver(), name)(*arguments)
-    except RuntimeError as error:  # the bindings find no driver, or one that lacks the function
+        result, *values = getattr(_import_bindings(), name)(*arguments)
+    except RuntimeError as error:  # no driver, or one without this function
         raise BackendUnavailableError(f"the NVIDIA driver lacks {name}: {error}") from error
     if int(result) != 0:
-        raise failure(f"{name} failed", [getattr(result, "name", f"CUDA error {int(result)}")])
+        raise make_error(f"{name} failed", [getattr(result, "name", f"CUDA error {int(result)}")])
     return values[0] if values else None
 
 
-def bindings_missing() -> str | None:
-    """Return None if NVIDIA's bindings of the driver load, else the reason and the mend."""
+def diagnose_bindings() -> str | None:
+    """Return None if NVIDIA's bindings of the driver load, else the reason and the fix."""
     try:
-        _driver()
+        _import_bindings()
     except ImportError as error:
-        return f"the package cuda-bindings does not load ({error}): {INSTALL}"
+        return f"cannot load package cuda-bindings ({error}): {INSTALL_BINDINGS}"
     return None
 
 
 @cache
-def _driver() -> Any:
+def _import_bindings() -> Any:
     return import_module("cuda.bindings.driver")

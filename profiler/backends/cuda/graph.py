@@ -1,4 +1,4 @@
-"""Work on a CUDA device, captured once and launched as a whole: how networks are deployed, and how they are timed."""
+"""CUDA graphs of torch: captured once and launched as a whole, as networks are deployed and timed."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
+from ....device import Device
 from ....errors import MeasurementError
-from ..base import collector_paused
-from ..error_translation import failure
-from .replay_queue import Marks, ReplayQueue, spin
+from ..base import pause_gc
+from ..error_translation import make_error
+from .replay_queue import EventPairs, ReplayQueue, queue_spin
 
 if TYPE_CHECKING:
     import torch
 
 Result = TypeVar("Result")
 
-WARM_UPS = 3
+NUM_WARM_UP_RUNS = 3
 """Runs before the capture, in which libraries choose kernels and allocate: neither can be captured."""
 
 
 class CudaGraph(Generic[Result]):
-    """A CUDA graph of what a function queues, replayed on torch's current stream.
+    """CUDA graph of the work that a function queues, replayed on torch's current stream.
 
-    Not for several threads at once. Graphs on one device share their memory, so no two may run at the same time.
+    Not thread-safe. Graphs on a device share their memory, so no two may run at the same time.
 
     Attributes:
-        result: what the function returned in the capture; every replay fills its tensors anew.
+        result: value that the function returned in the capture; each replay overwrites its tensors.
     """
 
     result: Result
@@ -37,118 +38,117 @@ class CudaGraph(Generic[Result]):
         """Run `work` on a side stream until it is warm, then capture it there.
 
         Args:
-            work: queues kernels on torch's current stream, reading tensors that outlive the graph and never move. It
-                must not wait for the device.
-            device: the CUDA device of those tensors.
+            work: function that queues kernels on torch's current stream; it reads tensors that outlive the graph and
+                never move. It must not wait for the device.
+            device: CUDA device of those tensors.
 
         Raises:
-            MeasurementError: `work` fails or cannot be captured, or there is too little memory; the message gives the
-                reason in torch's words.
+            MeasurementError: `work` fails or cannot be captured, or memory is short; the message quotes torch.
         """
         import torch
 
-        self._device, self._graph, self._queue = device, torch.cuda.CUDAGraph(), ReplayQueue(str(device))
-        stream = _side_stream(device)
+        self._device, self._graph, self._queue = device, torch.cuda.CUDAGraph(), ReplayQueue(Device(str(device)))
+        stream = _get_side_stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         try:
-            # where a capture fails, torch.cuda.graph leaves its stream the current one: the context around it does not
+            # after a failed capture torch.cuda.graph leaves its stream current; the context around it restores it
             with torch.inference_mode(), torch.cuda.device(device), torch.cuda.stream(stream):
-                for _ in range(WARM_UPS):
+                for _ in range(NUM_WARM_UP_RUNS):
                     work()
-                # a finaliser that the collector runs may free device memory, which no capture takes
-                with collector_paused(), self._capture(stream):
+                # a finaliser run by the collector may free device memory, which breaks a capture
+                with pause_gc(), self._capture(stream):
                     self.result = work()
         except (RuntimeError, MeasurementError) as error:
-            _alive(device).clear()  # a failed capture can leave the shared memory locked against further ones
-            raise failure("torch makes no CUDA graph of it", [_first_reason(error)]) from error
-        _alive(device).add(self)
+            _get_open_graphs(device).clear()  # a failed capture can lock the shared memory against further captures
+            raise make_error("torch cannot capture a CUDA graph", [_get_root_cause(error)]) from error
+        _get_open_graphs(device).add(self)
 
     def replay(self) -> None:
-        """Launch the graph once, behind whatever is queued on the current stream; does not wait for its end."""
+        """Queue the graph once on the current stream without waiting for it."""
         import torch
 
         with torch.cuda.device(self._device):
             self._graph.replay()
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Wait until all replays have ended."""
         import torch
 
         torch.cuda.synchronize(self._device)
 
     def replay_batch(self, repeats: int) -> None:
-        """Replay `repeats` times back to back and wait once; nothing is timed."""
+        """Replay `repeats` times back to back, untimed, and synchronise once."""
         import torch
 
         with torch.cuda.device(self._device):
             for _ in range(repeats):
                 self._graph.replay()
-            self.wait()
+            self.synchronize()
 
     def time(self, repeats: int) -> list[float]:
-        """Replay `repeats` times back to back; the duration of each in milliseconds, by two CUDA events around it.
+        """Replay `repeats` times back to back and return each latency in ms, by two CUDA events around it.
 
-        All replays are queued before the device comes to the first, see `lead`.
+        All replays are queued before the device starts the first; see `ReplayQueue`.
         """
         import torch
 
         with torch.cuda.device(self._device):
-            marks = self._queue.fill(repeats, hold=spin, enqueue=self._enqueue, wait=self.wait)
-        return [float(start.elapsed_time(end)) for start, end in marks]
+            events = self._queue.replay(repeats, spin=queue_spin, enqueue=self._enqueue, synchronize=self.synchronize)
+        return [float(start.elapsed_time(end)) for start, end in events]
 
-    def _enqueue(self, repeats: int) -> Marks:
-        marks = [(_event(), _event()) for _ in range(repeats)]
-        for start, end in marks:
+    def _enqueue(self, repeats: int) -> EventPairs:
+        events = [(_make_event(), _make_event()) for _ in range(repeats)]
+        for start, end in events:
             start.record()
             self._graph.replay()
             end.record()
-        return marks
+        return events
 
     def _capture(self, stream: torch.cuda.Stream) -> AbstractContextManager[None]:
-        """Context that captures what is queued on `stream`; calls of other threads do not break it."""
+        """Return a context that captures the work on `stream`; calls of other threads do not break it."""
         import torch
 
-        pool = _shared_memory(self._device)
+        pool = _get_shared_pool(self._device)
         return torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
 
     def close(self) -> None:
-        """Free the graph and its result; more than once does no harm."""
-        _alive(self._device).discard(self)
+        """Free the graph and its result; idempotent."""
+        _get_open_graphs(self._device).discard(self)
         self._graph.reset()
         self.__dict__.pop("result", None)
 
 
 @cache
-def _alive(device: torch.device) -> WeakSet[CudaGraph[Any]]:
-    """The graphs on `device` that are not closed."""
+def _get_open_graphs(device: torch.device) -> WeakSet[CudaGraph[Any]]:
+    """Return the graphs on `device` that are not closed."""
     return WeakSet()
 
 
 @cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream of all captures on `device`: graphs that share memory are to be captured on the same one."""
+def _get_side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of all captures on `device`: graphs that share memory must be captured on one stream."""
     import torch
 
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def _shared_memory(device: torch.device) -> Any:
-    """The memory that the graphs on `device` share, as torch names it; None for the first one, which brings its own.
+def _get_shared_pool(device: torch.device) -> Any:
+    """Return torch's handle of the memory pool that graphs on `device` share; None for the first graph, which owns it.
 
-    Sharing it is safe here, in whatever order they are replayed: a graph reads nothing that an earlier replay left,
-    its inputs lie outside, and its result stays allocated. It saves each graph a copy of all intermediate results.
+    Sharing is safe in any order of replays: no graph reads anything that an earlier replay left, inputs lie outside
+    the pool, and results stay allocated. It saves each graph a copy of all intermediate results.
     """
-    return next((graph._graph.pool() for graph in _alive(device)), None)
+    return next((graph._graph.pool() for graph in _get_open_graphs(device)), None)
 
 
-def _first_reason(error: BaseException) -> str:
-    """First line of the error that began it: ending a capture that has failed raises another on top of it."""
+def _get_root_cause(error: BaseException) -> str:
+    """Return the first line of the original error: ending a failed capture raises another on top of it."""
     while error.__context__ is not None:
         error = error.__context__
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _event() -> torch.cuda.Event:
+def _make_event() -> torch.cuda.Event:
     import torch
 
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

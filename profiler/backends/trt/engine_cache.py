@@ -1,4 +1,4 @@
-"""Engines kept on the disk: found again by model, precision, library, version and device, else built."""
+"""Cache of engines on disk, by model, precision, library, version and device."""
 
 from __future__ import annotations
 
@@ -9,48 +9,47 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import FileFormatError, OutputError
-from ..cache import cache_folder, read_cache_file, write_cache_file
-from .engine import Builder, Engine, made_for
-from .metadata import engine_of, header_of
+from ..cache import get_cache_folder, read_cache_file, write_cache_file
+from .engine import Engine, EngineBuilder, describe_origin
+from .metadata import make_header, parse_engine
 
-KIND = "engines"
-RECIPE = 1
-"""To be raised with every change of how a model is converted and what the builder is told."""
+ENGINE_FOLDER = "engines"
+RECIPE_VERSION = 1
+"""Increase it with every change to the model's conversion or the builder's settings."""
 
 
-def cached_engine(
-    onnx_model: bytes, *, precision: str = "fp32", compute_capability: str | None = None, refused: str | None = None
+def load_or_build_engine(
+    onnx_model: bytes, *, precision: str = "fp32", compute_capability: str | None = None, rejection: str | None = None
 ) -> Engine:
-    """The engine that `build_engine` would build, from the disk if it is there; else it is built, and kept there.
+    """Return the engine of `build_engine`, from the cache, or build it and add it to the cache.
 
-    What lies there is never trusted: a file that is damaged, foreign, or of another device or version is built anew,
-    and the engine's remarks say so.
+    A file that is damaged or foreign, or was built for another device or version, is rebuilt with a remark.
 
     Args:
-        onnx_model: as for `build_engine`.
-        precision: likewise.
-        compute_capability: likewise.
-        refused: in what words the runtime refused the engine that lies there; it is thrown away and built anew.
+        onnx_model: see `build_engine`.
+        precision: see `build_engine`.
+        compute_capability: see `build_engine`.
+        rejection: the runtime's error about the cached engine, which is then removed and rebuilt.
 
     Raises:
-        LgcError: as `build_engine` does.
+        LgcError: see `build_engine`.
     """
-    builder = Builder.find(compute_capability)
-    key = _key(builder, onnx_model, precision)
-    path = _path(key)
-    found, remarks = _find(path, key) if refused is None else _drop(path, refused)
-    if found is not None:
-        return replace(found, assumed=builder.assumed)
-    engine = builder.build(onnx_model, precision)
+    builder = EngineBuilder.for_device(compute_capability)
+    key = _make_key(builder, onnx_model, precision)
+    path = _get_path(key)
+    cached, remarks = _load(path, key) if rejection is None else _discard(path, rejection)
+    if cached is not None:
+        return replace(cached, assumed=builder.assumed)
+    built = builder.build(onnx_model, precision)
     try:
-        write_cache_file(path, {"key": key, "engine": header_of(engine)}, engine.data)
+        write_cache_file(path, {"key": key, "engine": make_header(built)}, built.data)
     except OutputError as error:
-        remarks.append(f"the engine is not kept for later: {error}")
-    return replace(engine, remarks=(*remarks, *engine.remarks))
+        remarks.append(f"the engine is not cached: {error}")
+    return replace(built, remarks=(*remarks, *built.remarks))
 
 
-def _key(builder: Builder, onnx_model: bytes, precision: str) -> dict[str, Any]:
-    """All that decides what is built."""
+def _make_key(builder: EngineBuilder, onnx_model: bytes, precision: str) -> dict[str, Any]:
+    """Return everything that determines the engine."""
     return {
         "model": hashlib.sha256(onnx_model).hexdigest(),
         "precision": precision,
@@ -58,56 +57,55 @@ def _key(builder: Builder, onnx_model: bytes, precision: str) -> dict[str, Any]:
         "version": builder.library.version,
         "compute_capability": builder.capability,
         "device": builder.device,
-        "recipe": RECIPE,
+        "recipe": RECIPE_VERSION,
     }
 
 
-def _path(key: dict[str, Any]) -> Path:
-    """Where the engine of a key is kept: one file for each model, precision and device, whatever the version."""
+def _get_path(key: dict[str, Any]) -> Path:
+    """Return the path of a key's engine: one file for each model, precision and device, whatever the version."""
     device = f"{key['flavour']}, {key['compute_capability']}, {key['device']}"
-    digits = hashlib.sha256(device.encode()).hexdigest()[:8]
-    return cache_folder(KIND) / f"{_stem(key)}{digits}.engine"
+    digest = hashlib.sha256(device.encode()).hexdigest()[:8]
+    return get_cache_folder(ENGINE_FOLDER) / f"{_get_stem(key)}{digest}.engine"
 
 
-def _stem(key: dict[str, Any]) -> str:
+def _get_stem(key: dict[str, Any]) -> str:
     return f"{key['model'][:32]}-{key['precision']}-"
 
 
-def _find(path: Path, key: dict[str, Any]) -> tuple[Engine | None, list[str]]:
-    """The engine at `path`, if it is of that key; else None, and why what lies there is of no use."""
+def _load(path: Path, key: dict[str, Any]) -> tuple[Engine | None, list[str]]:
+    """Return the engine at `path` if it has that key; else None, and remarks on why it is rebuilt."""
     if not path.exists():
         return None, [
-            f"the engine kept on this machine is of {_told(other)}: built anew for {_words(key)}"
-            for other in sorted(path.parent.glob(f"{_stem(key)}*.engine"))[:1]
+            f"the cached engine is for {_describe_file(other)}: rebuilt for {_describe_key(key)}"
+            for other in sorted(path.parent.glob(f"{_get_stem(key)}*.engine"))[:1]
         ]
     try:
         header, data = read_cache_file(path)
         if header.get("key") == key:
-            return engine_of(header.get("engine"), data, str(path), cached=True), []
-        return None, [
-            f"the engine kept on this machine is of {_words(header.get('key'))}: built anew for {_words(key)}"
-        ]
+            return parse_engine(header.get("engine"), data, str(path), cached=True), []
+        other_key = _describe_key(header.get("key"))
+        return None, [f"the cached engine is for {other_key}: rebuilt for {_describe_key(key)}"]
     except FileFormatError as error:
-        return None, [f"{error}: the engine is built anew"]
+        return None, [f"{error}: the engine is rebuilt"]
 
 
-def _drop(path: Path, refused: str) -> tuple[None, list[str]]:
-    """Throw the engine at `path` away, and say why; a cache that others own keeps it, and it is passed over."""
+def _discard(path: Path, rejection: str) -> tuple[None, list[str]]:
+    """Remove the engine at `path`, if the folder is writable, and return a remark on why it is rebuilt."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
-    return None, [f"the engine kept on this machine did not load ({refused}): built anew"]
+    return None, [f"the cached engine does not load ({rejection}): rebuilt"]
 
 
-def _told(path: Path) -> str:
+def _describe_file(path: Path) -> str:
     try:
-        return _words(read_cache_file(path)[0].get("key"))
+        return _describe_key(read_cache_file(path)[0].get("key"))
     except FileFormatError:
-        return "something else"
+        return "an unknown target"
 
 
-def _words(key: Any) -> str:
-    """The library and device of a key, in words."""
+def _describe_key(key: Any) -> str:
+    """Return library and target device of a key as text."""
     names = ("flavour", "version", "compute_capability", "device")
     if not isinstance(key, dict) or any(name not in key for name in names):
-        return "something else"
-    return made_for(*(key[name] for name in names))
+        return "an unknown target"
+    return describe_origin(*(key[name] for name in names))

@@ -1,4 +1,4 @@
-"""An engine as a pair of files: NAME.engine, as `trtexec --loadEngine` reads it, and NAME.engine.json about it."""
+"""Engine as a pair of files: NAME.engine, as `trtexec --loadEngine` reads it, and its description NAME.engine.json."""
 
 from __future__ import annotations
 
@@ -9,90 +9,94 @@ from typing import Any
 
 from ....errors import FileFormatError, MismatchError
 from ....files import describe, read_text, write_atomic
-from .engine import Builder, Engine
-from .metadata import engine_of, header_of
+from .engine import Engine, EngineBuilder
+from .metadata import make_header, parse_engine
 
-SCHEMA_VERSION = 1
-EXPORT_AGAIN = "lgc-export --trt"
+ENGINE_SCHEMA_VERSION = 1
+EXPORT_COMMAND = "lgc-export --trt"
 
 
 def write_engine_files(engine: Engine, path: Path) -> Path:
-    """Write an engine to `path`, and beside it what it is of and for; the path of the latter.
+    """Write an engine to `path` and its description next to it, and return the path of the description.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    about = {
-        "schema_version": SCHEMA_VERSION,
+    description = {
+        "schema_version": ENGINE_SCHEMA_VERSION,
         "sha256": hashlib.sha256(engine.data).hexdigest(),
         "size_bytes": engine.size_bytes,
-        **header_of(engine),
+        **make_header(engine),
     }
     write_atomic(path, engine.data)
-    write_atomic(about_path(path), json.dumps(about, indent=1) + "\n")
-    return about_path(path)
+    write_atomic(get_description_path(path), json.dumps(description, indent=1) + "\n")
+    return get_description_path(path)
 
 
 def read_engine_files(path: Path) -> Engine:
-    """The engine at `path`, after showing that it is the one that the file beside it describes.
+    """Return the engine at `path` after checking that its description belongs to it.
 
     Raises:
-        FileFormatError: one of the two is missing, damaged, foreign, or they do not belong together.
+        FileFormatError: one of the two files is missing, damaged or foreign, or they do not belong together.
     """
+    if not path.exists():
+        raise FileFormatError(f"no such file: {path}")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise FileFormatError(f"{path} is no engine but {describe(path)}") from error
-    beside = about_path(path)
-    if not beside.exists():
+        raise FileFormatError(f"cannot read engine {path}: it is {describe(path)}") from error
+    description_path = get_description_path(path)
+    if not description_path.exists():
         raise FileFormatError(
-            f"{beside} is missing, which says what {path.name} was built for: copy both files, or write them again "
-            f"with {EXPORT_AGAIN}"
+            f"no such file: {description_path}, the description of {path.name}; copy both files, or write them again "
+            f"with `{EXPORT_COMMAND}`"
         )
-    about = _read_about(beside)
-    if about.get("sha256") != hashlib.sha256(data).hexdigest():
+    description = _read_description(description_path)
+    if description.get("sha256") != hashlib.sha256(data).hexdigest():
         raise FileFormatError(
-            f"{path} is not the engine that {beside.name} describes: cut off, or of another export. Write both again "
-            f"with {EXPORT_AGAIN}"
+            f"{path} does not match {description_path.name}: it is truncated or from another export; write both again "
+            f"with `{EXPORT_COMMAND}`"
         )
-    return engine_of(about, data, str(beside))
+    return parse_engine(description, data, str(description_path))
 
 
-def require_runnable(engine: Engine, where: str) -> None:
-    """Show that an engine was built for the current CUDA device, by the library and version installed here.
+def require_runnable(engine: Engine, source: str) -> None:
+    """Check that an engine was built for the current CUDA device, by the installed library and version.
 
-    Full TensorRT's engines are bound to the GPU's model, TensorRT-RTX's to its compute capability alone.
+    Full TensorRT's engines are bound to the model of GPU, TensorRT-RTX's to the compute capability alone.
 
     Args:
-        engine: as it was read.
-        where: names it in errors.
+        engine: engine, as read from its files.
+        source: name of the file in errors.
 
     Raises:
-        MismatchError: it was not; the message says for what, and how to get one that is.
-        BackendUnavailableError: no TensorRT here.
+        MismatchError: it was not; the message says for which device it was built, and how to export it again.
+        BackendUnavailableError: TensorRT is not installed.
     """
-    here = Builder.find()
-    theirs = (engine.flavour, engine.version, engine.compute_capability, engine.device)
-    if theirs != (here.library.flavour, here.library.version, here.capability, here.device):
+    local = EngineBuilder.for_device()
+    origin = (engine.flavour, engine.version, engine.compute_capability, engine.device)
+    if origin != (local.library.flavour, local.library.version, local.capability, local.device):
         raise MismatchError(
-            f"{where} was built by {engine.made_for}, here is {here.words}: engines do not travel, export it here "
-            f"with {EXPORT_AGAIN}"
+            f"{source} was built by {engine.origin}, this machine has {local.description}: engines are not portable, "
+            f"export it again on this machine with `{EXPORT_COMMAND}`"
         )
 
 
-def about_path(path: Path) -> Path:
-    """The file beside an engine's, which tells what it is."""
+def get_description_path(path: Path) -> Path:
+    """Return the path of an engine's description."""
     return path.with_name(f"{path.name}.json")
 
 
-def _read_about(path: Path) -> dict[str, Any]:
+def _read_description(path: Path) -> dict[str, Any]:
     try:
-        about = json.loads(read_text(path, "description of an engine"))
+        description = json.loads(read_text(path, "description of an engine"))
     except json.JSONDecodeError as error:
-        raise FileFormatError(f"{path} is damaged ({error}): write it again with {EXPORT_AGAIN}") from error
-    version = about.get("schema_version") if isinstance(about, dict) else None
+        raise FileFormatError(f"{path} is damaged ({error}): write it again with `{EXPORT_COMMAND}`") from error
+    version = description.get("schema_version") if isinstance(description, dict) else None
     if not isinstance(version, int):
-        raise FileFormatError(f"{path} is no description of an engine: it has no schema_version")
-    if version > SCHEMA_VERSION:
-        raise FileFormatError(f"{path} has schema version {version}, known is {SCHEMA_VERSION}: update lgc")
-    return dict(about)
+        raise FileFormatError(f"{path} is not the description of an engine: it has no schema_version")
+    if version > ENGINE_SCHEMA_VERSION:
+        raise FileFormatError(
+            f"{path} has schema version {version}, newer than the supported {ENGINE_SCHEMA_VERSION}: update lgc"
+        )
+    return dict(description)

@@ -1,4 +1,4 @@
-"""TensorRT's log, gathered instead of printed: its words belong into error messages, not on stderr."""
+"""Log of TensorRT, collected instead of printed: its messages belong into errors, not on stderr."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from functools import cache
 from typing import Any
 
 from ....errors import MeasurementError
-from ..error_translation import failure
-from .layers import Layer, layers_in_log
+from ..error_translation import make_error
+from .layer_nodes import Layer, parse_log
 from .loader import Library
 
 _LAYERS = "Layers:\n"
 
 
 class Log:
-    """What TensorRT said since the last `clear`: warnings, errors, and the layers of the engine just built.
+    """Messages of TensorRT since the last `clear`: warnings, errors, and the layers of the last built engine.
 
-    `logger` is what TensorRT's classes take. There is one per library and process, since TensorRT keeps the first.
+    There is one log per library and process, since TensorRT keeps the first logger.
+
+    Attributes:
+        logger: logger for TensorRT's classes.
+        warnings: warnings since the last `clear`.
+        errors: errors since the last `clear`.
+        layers: layers of the last engine built since then.
     """
 
     def __init__(self, module: Any) -> None:
@@ -24,31 +30,31 @@ class Log:
         self.errors: list[str] = []
         self.layers: tuple[Layer, ...] = ()
         severity = module.ILogger.Severity
-        failed, warned = (severity.INTERNAL_ERROR, severity.ERROR), severity.WARNING
+        error_levels, warning_level = (severity.INTERNAL_ERROR, severity.ERROR), severity.WARNING
 
         class Logger(module.ILogger):  # type: ignore[misc]
-            def log(_, level: Any, message: str) -> None:  # noqa: N805 - `self` is the log around it
-                if level in failed:
+            def log(_, level: Any, message: str) -> None:  # noqa: N805 - `self` is the enclosing log
+                if level in error_levels:
                     self.errors.append(message)
-                elif level == warned:
+                elif level == warning_level:
                     self.warnings.append(message)
                 elif message.startswith(_LAYERS):
-                    self.layers = layers_in_log(message)
+                    self.layers = parse_log(message)
 
         self.logger = Logger()
 
     def clear(self) -> None:
-        """Forget all that was said."""
+        """Forget all messages."""
         self.warnings.clear()
         self.errors.clear()
         self.layers = ()
 
-    def failure(self, what: str) -> MeasurementError:
-        """The error to raise where `what` happened; its reason is what was said."""
-        return failure(what, self.errors, self.warnings)
+    def make_error(self, summary: str) -> MeasurementError:
+        """Return an error that joins a summary with the logged messages."""
+        return make_error(summary, self.errors, self.warnings)
 
 
 @cache
 def get_log(library: Library) -> Log:
-    """The log of `library` in this process."""
+    """Return the log of `library` in this process."""
     return Log(library.module)

@@ -1,4 +1,4 @@
-"""What is written down of an engine beside its bytes, as JSON, and an engine made of both again."""
+"""Header of an engine, stored as JSON with the engine's bytes, and its parser."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from pydantic import TypeAdapter, ValidationError
 from ....errors import FileFormatError
 from .engine import Engine
 
-_LEFT_OUT = ("data", "cached", "remarks")
-"""What an engine is beside, or what holds of one process only."""
+_OMITTED_FIELDS = ("data", "cached", "remarks")
+"""Fields stored elsewhere, or valid in one process only."""
 
 
-def header_of(engine: Engine) -> dict[str, Any]:
-    """Everything of an engine but its bytes."""
-    return {key: value for key, value in asdict(engine).items() if key not in _LEFT_OUT}
+def make_header(engine: Engine) -> dict[str, Any]:
+    """Return the header of an engine: all fields but its bytes and those of this process."""
+    return {key: value for key, value in asdict(engine).items() if key not in _OMITTED_FIELDS}
 
 
-def engine_of(header: Any, data: bytes, where: str, **now: Any) -> Engine:
-    """The engine of a header and its bytes.
+def parse_engine(header: Any, data: bytes, source: str, **process_fields: Any) -> Engine:
+    """Return the engine of a header and its bytes.
 
     Args:
-        header: what `header_of` gave; further keys are passed over.
-        data: the serialised engine.
-        where: names the header's file in errors.
-        now: fields of this process, `cached` or `remarks`.
+        header: header of `make_header`; further keys are ignored.
+        data: serialised engine.
+        source: name of the header's file in errors.
+        process_fields: fields of this process, `cached` or `remarks`.
 
     Raises:
-        FileFormatError: a field is missing or of the wrong type, or there are no inputs or no outputs.
+        FileFormatError: a field is missing or has the wrong type, or there are no inputs or no outputs.
     """
     fields = dict(header) if isinstance(header, dict) else {}
     try:
-        engine = TypeAdapter(Engine).validate_python({**fields, "data": data, **now})
+        engine = TypeAdapter(Engine).validate_python({**fields, "data": data, **process_fields})
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise FileFormatError(f"{where} describes no engine: {place}: {first['msg']}") from error
+        field = ".".join(map(str, first["loc"]))
+        raise FileFormatError(f"invalid engine description {source}: {field}: {first['msg']}") from error
     for name, tensors in (("inputs", engine.inputs), ("outputs", engine.outputs)):
         if not tensors:
-            raise FileFormatError(f"{where} describes no engine: {name}: there are none")
+            raise FileFormatError(f"invalid engine description {source}: {name}: must not be empty")
     return engine

@@ -1,4 +1,4 @@
-"""What full TensorRT has timed while it built engines: shared by the builds of this process, and kept on the disk."""
+"""Timing cache of full TensorRT's builds, shared by the builds of this process and kept on disk."""
 
 from __future__ import annotations
 
@@ -9,63 +9,64 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import FileFormatError, OutputError
-from ..cache import cache_folder, read_cache_file, write_cache_file
+from ..cache import get_cache_folder, read_cache_file, write_cache_file
 from .loader import FULL, Library
 
-KIND = "timings"
+TIMING_FOLDER = "timings"
 
 _timings: dict[str, bytes] = {}
-"""Library and device -> what TensorRT has timed there: the graphs of a table have many layers in common."""
+"""Library and device -> TensorRT's timings there: the graphs of a table have many layers in common."""
 
 
 @contextmanager
-def shared_timings(library: Library, device: str | None, config: Any, remarks: list[str]) -> Iterator[None]:
-    """Context in which a build finds what earlier ones have timed on the device, and adds what it times.
+def share_timings(library: Library, device: str | None, config: Any, remarks: list[str]) -> Iterator[None]:
+    """Give a build inside the context the timings of earlier builds on the device, and keep the timings it adds.
 
-    Full TensorRT only: in TensorRT-RTX, which picks its kernels when an engine is loaded, these calls do nothing.
+    Full TensorRT only. TensorRT-RTX picks its kernels when an engine is loaded, and these calls do nothing.
 
     Args:
-        library: that builds.
-        device: the GPU's name.
-        config: the build's configuration.
-        remarks: what is wrong with the file on the disk is added here; the build goes on without it.
+        library: library that builds.
+        device: name of the GPU.
+        config: configuration of the build.
+        remarks: list that gets a remark on each problem with the file on disk, which does not stop the build.
     """
     if library.flavour != FULL:
         yield
         return
-    place = f"{library}, {device}"
-    if place not in _timings:
-        _timings[place] = _load(place, remarks)
-    known = _timings[place]
-    cache = config.create_timing_cache(known)
-    # False: timings of another device are refused
+    key = f"{library}, {device}"
+    if key not in _timings:
+        _timings[key] = _read_timings(key, remarks)
+    earlier = _timings[key]
+    cache = config.create_timing_cache(earlier)
+    # False: do not ignore a mismatch, i.e. reject another device's timings
     if cache is None or not config.set_timing_cache(cache, False):
-        remarks.append(f"{library} refuses the timings kept of earlier builds; they are made anew")
-        known, cache = b"", config.create_timing_cache(b"")
+        remarks.append(f"{library} rejects the cached timings of earlier builds: measured again")
+        earlier, cache = b"", config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     yield
-    _timings[place] = bytes(cache.serialize())
-    if _timings[place] != known:
+    _timings[key] = bytes(cache.serialize())
+    if _timings[key] != earlier:
         try:
-            write_cache_file(_path(place), {"place": place}, _timings[place])
+            write_cache_file(_get_path(key), {"place": key}, _timings[key])
         except OutputError as error:
-            remarks.append(f"timings are not kept for later builds: {error}")
+            remarks.append(f"the timings are not cached: {error}")
 
 
-def _load(place: str, remarks: list[str]) -> bytes:
-    """The timings on the disk; empty if there are none, or none to be trusted."""
-    if not _path(place).exists():
+def _read_timings(key: str, remarks: list[str]) -> bytes:
+    """Return the timings on disk; empty if the file is missing or invalid."""
+    path = _get_path(key)
+    if not path.exists():
         return b""
     try:
-        header, timings = read_cache_file(_path(place))
+        header, timings = read_cache_file(path)
     except FileFormatError as error:
-        remarks.append(f"{error}; timings are made anew")
+        remarks.append(f"{error}: timings are measured again")
         return b""
-    if header.get("place") != place:
-        remarks.append(f"{_path(place)} holds timings of {header.get('place')}, not of {place}; they are made anew")
+    if header.get("place") != key:
+        remarks.append(f"{path} holds timings for {header.get('place')}, not for {key}: measured again")
         return b""
     return timings
 
 
-def _path(place: str) -> Path:
-    return cache_folder(KIND) / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.timings"
+def _get_path(key: str) -> Path:
+    return get_cache_folder(TIMING_FOLDER) / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.timings"

@@ -1,4 +1,4 @@
-"""The parts of the GPU check: what each runs, for how long, and on which code its result depends."""
+"""Parts of the GPU check: module, time limit, and the code on which the result depends."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from typing import NamedTuple
 
 
 class Part(NamedTuple):
-    """One part.
+    """Part of the check.
 
     Attributes:
-        number: its place; lower ones are worth more.
-        name: what it proves, in a few words.
+        number: position in the order of value; lower parts run first.
+        name: short description.
         module: module of this package, whose `run(record, settings)` is called.
-        limit_s: seconds after which it is ended.
-        least_s: seconds without which it is not begun.
-        sources: folders and files of the repository on which its result depends.
-        needs: part whose table it takes; None if it needs none.
+        limit_s: time limit in seconds.
+        min_s: shortest time in seconds with which the part is started.
+        sources: folders and files of the repository on which the result depends.
+        needs: number of the part whose table it needs; None if it needs none.
     """
 
     number: int
     name: str
     module: str
     limit_s: float
-    least_s: float
+    min_s: float
     sources: tuple[str, ...]
     needs: int | None = None
 
 
-MEASURING = ("models", "lut", "profiler", "errors.py", "files.py")
+MEASURING = ("models", "lut", "profiler", "device.py", "errors.py", "files.py")
 SEARCHING = (*MEASURING, "search")
 
 PARTS = (
-    Part(1, "watching", "watching", 10, 2, MEASURING),
+    Part(1, "monitoring", "monitoring", 10, 2, MEASURING),
     Part(2, "clock", "clock", 25, 3, (*MEASURING, "tests/bench/turns.py")),
     Part(3, "correctness", "correctness", 45, 4, (*MEASURING, "tests/profiler/backends/wide_dot.py")),
     Part(4, "engine runner", "engine_runner", 20, 1, MEASURING),

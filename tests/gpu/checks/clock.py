@@ -1,4 +1,4 @@
-"""Part 2: whether CUDA events and our way of queueing give true durations."""
+"""Part 2: accuracy of CUDA events and of the replay queue."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import statistics
 import time
 from typing import Any
 
-from .common import by_size, module_at, rounds_in, space_of
+from .common import count_rounds, import_file, load_space, sort_by_size
 from .record import Record
 from .settings import Settings
 
 SPIN_CYCLES = 20_000_000
-"""About 10 ms at 2 GHz: long against every wait of the host."""
+"""About 10 ms at 2 GHz: long compared with every wait of the host."""
 SPINS, REPLAYS, BATCHES = 12, 40, 20
 KERNELS = (1, 100)
 
@@ -25,22 +25,22 @@ def run(record: Record, settings: Settings) -> None:
         import torch
 
         device = torch.device(settings.device)
-        record.at("spins of known length")
-        spins(record, device)
+        record.enter("spins of known length")
+        check_spins(record, device)
         for kernels in KERNELS:
-            record.at(f"queueing graphs of {kernels} kernels")
-            queueing(record, device, kernels)
-    record.at("bare loop")
-    workload = network_workload(by_size(space_of(settings))[4], DENSE)
+            record.enter(f"queueing graphs of {kernels} kernels")
+            check_queueing(record, device, kernels)
+    record.enter("bare loop")
+    workload = network_workload(sort_by_size(load_space(settings))[4], DENSE)
     target = Target(settings.device, settings.backend)
-    loop = module_at("tests/bench/turns.py").against_bare_loop(workload, target, rounds_in(settings.limit_s / 4))
-    record.value("our clock against a bare loop", loop)
+    loop = import_file("tests/bench/turns.py").against_bare_loop(workload, target, count_rounds(settings.limit_s / 4))
+    record.add_value("our clock against a bare loop", loop)
     if not settings.rehearsal:
-        record.check("our clock / bare loop", loop["ratio"], least=0.98, most=1.02)
+        record.add_check("our clock / bare loop", loop["ratio"], min_value=0.98, max_value=1.02)
 
 
-def spins(record: Record, device: Any) -> None:
-    """A spin between two events lasts as long as the host waits for it; four times the cycles, four times as long."""
+def check_spins(record: Record, device: Any) -> None:
+    """Check that events and host agree on a spin's duration, and that four times the cycles take four times as long."""
     import torch
 
     from lgc.profiler.backends.cuda.graph import CudaGraph
@@ -56,21 +56,22 @@ def spins(record: Record, device: Any) -> None:
             graph.replay_batch(1)
             waits.append(1e3 * (time.perf_counter() - start))
         lengths[factor] = statistics.median(events)
-        record.value(f"spin of {factor} x {SPIN_CYCLES} cycles, ms", {"events": events, "host": waits})
-        record.check(
-            f"events / host, spin x{factor}", lengths[factor] / statistics.median(waits), least=0.98, most=1.02
+        record.add_value(f"spin of {factor} x {SPIN_CYCLES} cycles, ms", {"events": events, "host": waits})
+        record.add_check(
+            f"events / host, spin x{factor}", lengths[factor] / statistics.median(waits), min_value=0.98, max_value=1.02
         )
         graph.close()
-    record.check("spin x4 / spin x1", lengths[4] / lengths[1], least=3.92, most=4.08)
-    record.value("cycles a microsecond", SPIN_CYCLES / lengths[1] / 1e3)
+    record.add_check("spin x4 / spin x1", lengths[4] / lengths[1], min_value=3.92, max_value=4.08)
+    record.add_value("cycles a microsecond", SPIN_CYCLES / lengths[1] / 1e3)
 
 
-def queueing(record: Record, device: Any, kernels: int) -> None:
-    """Replays are queued ahead of the device; the launch costs the host what it costs, and the durations none of it."""
+def check_queueing(record: Record, device: Any, kernels: int) -> None:
+    """Check that replays are queued ahead of the device, so that the latencies exclude the launches."""
     import torch
 
+    from lgc.device import Device
     from lgc.profiler.backends.cuda.graph import CudaGraph
-    from lgc.profiler.backends.cuda.replay_queue import MAX_FACTOR, lead_for
+    from lgc.profiler.backends.cuda.replay_queue import MAX_FACTOR, get_spin_calibration
 
     x = torch.zeros(64, device=device)
 
@@ -79,7 +80,7 @@ def queueing(record: Record, device: Any, kernels: int) -> None:
             x.add_(1.0)
         return x
 
-    graph, lead = CudaGraph(work, device), lead_for(str(device))
+    graph, calibration = CudaGraph(work, device), get_spin_calibration(Device(str(device)))
     graph.time(REPLAYS)
     durations = [ms for _ in range(BATCHES) for ms in graph.time(REPLAYS)]
     start = time.perf_counter()
@@ -87,18 +88,18 @@ def queueing(record: Record, device: Any, kernels: int) -> None:
     paced_ms = 1e3 * (time.perf_counter() - start) / (REPLAYS * BATCHES)
     name = f"graph of {kernels} kernels"
     low, middle, high = statistics.quantiles(durations, n=4)
-    record.value(
+    record.add_value(
         name,
         {
             "median, us": 1e3 * middle,
             "interquartile range, us": 1e3 * (high - low),
             "paced by the host, us": 1e3 * paced_ms,
-            "launched alone, us": 1e3 * module_at("tests/gpu/pace.py").launched_alone_ms(graph.replay),
-            "launch with events, us": lead.launch_us,
-            "lead factor": lead.factor,
+            "launched alone, us": 1e3 * import_file("tests/gpu/pace.py").measure_isolated_ms(graph.replay),
+            "launch with events, us": calibration.launch_us,
+            "lead factor": calibration.factor,
         },
     )
-    record.check(f"{name}: lead factor", lead.factor, most=MAX_FACTOR / 2)
-    if kernels > 1:  # the two events around one short kernel take as long as itself
-        record.check(f"{name}: median / pace of the host", middle / paced_ms, most=1.05)
+    record.add_check(f"{name}: lead factor", calibration.factor, max_value=MAX_FACTOR / 2)
+    if kernels > 1:  # the two events around a short kernel take as long as the kernel
+        record.add_check(f"{name}: median / pace of the host", middle / paced_ms, max_value=1.05)
     graph.close()

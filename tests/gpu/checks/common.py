@@ -1,4 +1,4 @@
-"""What several parts need: the space and its networks, and files of the repository."""
+"""Helpers of several parts: the space and its networks, and files of the repository."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from lgc.models import Architecture, SearchSpace
 from .record import SkipPartError
 from .settings import Settings
 
-SPREAD, SEED = 9, 4
-"""Networks are taken from so many random ones of this seed, in order of their multiply-accumulates."""
+NUM_NETWORKS, NETWORK_SEED = 9, 4
+"""Number of random networks, spread over their multiply-accumulates, and their seed."""
 
 
 def require_gpu(settings: Settings) -> None:
-    """Skip a part that means nothing without a GPU."""
+    """Skip a part that needs a GPU."""
     if not settings.on_gpu:
         raise SkipPartError("needs a CUDA device")
 
 
-def space_of(settings: Settings) -> SearchSpace:
-    """Return the Cityscapes preset, and a small one in a rehearsal."""
+def load_space(settings: Settings) -> SearchSpace:
+    """Return the Cityscapes preset, or a small one in a rehearsal."""
     if settings.rehearsal:
         return SearchSpace.load("tiny").with_input(48, 64)
     return SearchSpace.load("lgcnet-cityscapes")
 
 
-def by_size(space: SearchSpace) -> list[Architecture]:
-    """Return networks of the space, the smallest first; the same in each run."""
-    return sorted(space.spread(SPREAD, SEED), key=lambda network: network.macs)
+def sort_by_size(space: SearchSpace) -> list[Architecture]:
+    """Return networks of the space from the smallest to the largest, the same in each run."""
+    return sorted(space.spread(NUM_NETWORKS, NETWORK_SEED), key=lambda network: network.macs)
 
 
-def module_at(path: str) -> ModuleType:
-    """Import a file of the repository that is in no package, say `tests/bench/turns.py`."""
+def import_file(path: str) -> ModuleType:
+    """Import a file of the repository that is not in a package, e.g. `tests/bench/turns.py`."""
     file = Path(__file__).resolve().parents[3] / path
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
@@ -44,6 +44,6 @@ def module_at(path: str) -> ModuleType:
     return module
 
 
-def rounds_in(seconds: float) -> int:
-    """Return the rounds of a bare loop that fit, of 0.4 s each: 3 to 20."""
+def count_rounds(seconds: float) -> int:
+    """Return the number of rounds of a bare loop that fit, of 0.4 s each: 3 to 20."""
     return max(3, min(20, int(seconds / 0.4)))

@@ -1,59 +1,67 @@
-"""Part 3: outputs of the torch backend in every precision and scope, graphs in any order, TF32 off."""
+"""Part 3: the torch backend's outputs in every precision and scope, order of replays, TF32."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-from .common import by_size, module_at, space_of
+from .common import import_file, load_space, sort_by_size
 from .record import Record
 from .settings import Settings
 
 GRAPHS, ORDERS = 4, ((3, 1, 0, 2), (0, 2, 3, 1))
-SAME = 1e-5
-"""Greatest difference between two replays of one graph over the same input."""
+MAX_DIFFERENCE = 1e-5
+"""Largest difference between two replays of one graph over the same input."""
 
 
 def run(record: Record, settings: Settings) -> None:
     device = settings.device
-    wide_dot = module_at("tests/profiler/backends/wide_dot.py")
-    record.at("TF32")
-    record.check("error of float32 dot products", wide_dot.error_of("torch", device), least=1e-8, most=wide_dot.BOUND)
-    record.at("order of replays")
-    record.check("difference by order of replays", order_of_replays(settings), most=SAME)
+    wide_dot = import_file("tests/profiler/backends/wide_dot.py")
+    record.enter("TF32")
+    record.add_check(
+        "error of float32 dot products",
+        wide_dot.measure_error("torch", device),
+        min_value=1e-8,
+        max_value=wide_dot.BOUND,
+    )
+    record.enter("order of replays")
+    record.add_check("difference by order of replays", compare_replay_orders(settings), max_value=MAX_DIFFERENCE)
     compare_outputs(record, settings)
 
 
 def compare_outputs(record: Record, settings: Settings) -> None:
-    """Logits and classes in each precision and scope, against torch's on this machine's CPU."""
+    """Compare logits and classes in each precision and scope with torch's on this machine's CPU."""
+    from lgc.device import Device
     from lgc.lut import Target
     from lgc.models.space.plan import CORE, DENSE, END_TO_END
     from lgc.profiler.backends import get_backend
-    from lgc.profiler.backends.base import random_inputs
+    from lgc.profiler.backends.base import generate_inputs
     from lgc.profiler.deployment.parity import RANDOM, compare_outputs, passes, reference_outputs, runner_outputs
     from lgc.profiler.timing.workloads import image_input, network_module, network_workload
 
     device, backend = settings.device, get_backend("torch")
-    architecture = by_size(space_of(settings))[4]
+    architecture = sort_by_size(load_space(settings))[4]
     logits = network_workload(architecture, CORE)
     for scope in (DENSE, END_TO_END):
-        record.at(f"{scope}: torch on the CPU")
+        record.enter(f"{scope}: torch on the CPU")
         shape, dtype = image_input(architecture.space.input, scope)
-        reference = reference_outputs(network_module(architecture, DENSE), random_inputs([shape], dtype), RANDOM)
+        reference = reference_outputs(network_module(architecture, DENSE), generate_inputs([shape], dtype), RANDOM)
         classes = network_workload(architecture, scope)
-        for precision in backend.precisions(device) if settings.on_gpu else ("fp32",):
-            record.at(f"{scope} {precision}")
+        for precision in backend.precisions(Device(device)) if settings.on_gpu else ("fp32",):
+            record.enter(f"{scope} {precision}")
             target = Target(device, "torch", precision)
             outputs = [
                 runner_outputs(backend, workload, target, inputs)
                 for workload, inputs in ((classes, reference.inputs), (logits, reference.tensors))
             ]
             result = compare_outputs(reference, *outputs)
-            record.value(f"{scope} {precision}", asdict(result))
-            record.check(f"{scope} {precision} equals torch", float(passes(precision, result, trained=False)), least=1)
+            record.add_value(f"{scope} {precision}", asdict(result))
+            record.add_check(
+                f"{scope} {precision} equals torch", float(passes(precision, result, trained=False)), min_value=1
+            )
 
 
-def order_of_replays(settings: Settings) -> float:
-    """Return the greatest difference between outputs of graphs that share memory, in one order and in others."""
+def compare_replay_orders(settings: Settings) -> float:
+    """Return the largest difference between outputs of graphs that share memory, in different orders of replay."""
     import numpy as np
 
     from lgc.lut import Target
@@ -61,7 +69,7 @@ def order_of_replays(settings: Settings) -> float:
     from lgc.profiler.backends import get_backend
     from lgc.profiler.timing.workloads import network_workload
 
-    space = space_of(settings) if settings.rehearsal else SearchSpace.load("tiny")
+    space = load_space(settings) if settings.rehearsal else SearchSpace.load("tiny")
     workloads = [network_workload(space.sample(seed), "core") for seed in range(GRAPHS)]
     inputs = workloads[0].inputs()
     runners = [get_backend("torch").compile(workload, Target(settings.device, "torch")) for workload in workloads]

@@ -1,4 +1,4 @@
-"""Which device it is."""
+"""Name of the device."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ def run(record: Record, settings: Settings) -> None:
     """Record the device's name."""
     from lgc.profiler.machine.devices import check_device, list_devices
 
-    record.value("device_name", list_devices()[check_device(settings.device)])
+    record.add_value("device_name", list_devices()[check_device(settings.device)])

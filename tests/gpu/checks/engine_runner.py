@@ -1,4 +1,4 @@
-"""Part 4: the runner of TensorRT engines without TensorRT: a stand-in queues known work on the given stream.
+"""Part 4: the runner of TensorRT engines with a simulated TensorRT, which queues known work on the runner's stream.
 
 Everything else is real: pycuda's memory, stream and events, NVIDIA's capture calls, the spin, the copies.
 """
@@ -17,13 +17,13 @@ from .settings import Settings
 
 SHAPE = (1, 3, 256, 512)
 SPIN_CYCLES = 1_000_000
-"""About 0.5 ms: what a run of the stand-in lasts, besides its own small kernels."""
+"""About 0.5 ms: duration of a simulated run, apart from its small kernels."""
 SCRATCH_BYTES = 3 << 20
 RUNS, RUNNERS = 40, 5
 
 
 class CudaArray:
-    """Device memory at an address, as torch takes it."""
+    """Device memory at an address, in a form that torch accepts."""
 
     def __init__(self, address: int, shape: tuple[int, ...], dtype: str) -> None:
         self.__cuda_array_interface__ = {
@@ -35,22 +35,22 @@ class CudaArray:
 
 
 def queue(device: str, stream: int, addresses: dict[str, int], dtype: str, scratch: int) -> None:
-    """Queue on a stream: scratch memory is written, a spin, and the output becomes twice the input."""
+    """Queue work on a stream: write the scratch memory, spin, and set the output to twice the input."""
     import torch
 
-    place = torch.device(device)
-    given, made = (
-        torch.as_tensor(CudaArray(addresses[name], SHAPE, dtype), device=place) for name in ("input_0", "output_0")
+    cuda = torch.device(device)
+    source, target = (
+        torch.as_tensor(CudaArray(addresses[name], SHAPE, dtype), device=cuda) for name in ("input_0", "output_0")
     )
-    work = torch.as_tensor(CudaArray(scratch, (SCRATCH_BYTES,), "uint8"), device=place)
-    with torch.cuda.stream(torch.cuda.ExternalStream(stream, device=place)):
+    work = torch.as_tensor(CudaArray(scratch, (SCRATCH_BYTES,), "uint8"), device=cuda)
+    with torch.cuda.stream(torch.cuda.ExternalStream(stream, device=cuda)):
         work.fill_(1)
         torch.cuda._sleep(SPIN_CYCLES)
-        torch.mul(given, 2, out=made)
+        torch.mul(source, 2, out=target)
 
 
 class Context:
-    """What an engine of TensorRT gives to run it."""
+    """Simulated execution context."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._addresses, self._scratch = engine, {}, 0
@@ -71,7 +71,7 @@ class Context:
 
 
 class Engine:
-    """An engine of one input and one output, of `SHAPE`."""
+    """Simulated engine with one input and one output of `SHAPE`."""
 
     num_io_tensors, device_memory_size_v2 = 2, SCRATCH_BYTES
 
@@ -96,13 +96,16 @@ class Engine:
 
 
 def make_runner(engine: Engine) -> Any:
-    """Return the real runner of the stand-in."""
+    """Return the real runner of a simulated engine."""
+    from lgc.device import Device
     from lgc.errors import MeasurementError
     from lgc.profiler.backends.trt import runner as trt_runner
     from lgc.profiler.backends.trt.engine import Engine as Plan
     from lgc.profiler.backends.trt.loader import FULL, Library
 
-    log = SimpleNamespace(logger=None, clear=lambda: None, failure=lambda what: MeasurementError(f"{what}: stand-in"))
+    log = SimpleNamespace(
+        logger=None, clear=lambda: None, make_error=lambda summary: MeasurementError(f"{summary}: simulated")
+    )
     trt_runner.get_log = lambda library: log
     module = SimpleNamespace(
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: engine),
@@ -110,25 +113,27 @@ def make_runner(engine: Engine) -> Any:
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
     )
     library = Library(module, FULL, "10.13", can_build_without_gpu=False)
-    return trt_runner.EngineRunner(library, Plan(b"plan", FULL, "10.13", "fp32", "9.0", False, (), 1.0), engine.device)
+    return trt_runner.EngineRunner(
+        library, Plan(b"plan", FULL, "10.13", "fp32", "9.0", False, (), 1.0), Device(engine.device)
+    )
 
 
 def run(record: Record, settings: Settings) -> None:
     require_gpu(settings)
     device = settings.device
     for dtype in ("float32", "uint8"):
-        record.at(f"outputs, {dtype}")
-        record.check(f"wrong outputs, {dtype}", wrong_outputs(device, dtype), most=0)
-    record.at("durations")
-    durations(record, device)
-    record.at("memory")
-    memory(record, device)
-    record.at("errors")
-    errors(record, device)
+        record.enter(f"outputs, {dtype}")
+        record.add_check(f"wrong outputs, {dtype}", count_wrong_outputs(device, dtype), max_value=0)
+    record.enter("durations")
+    check_durations(record, device)
+    record.enter("memory")
+    check_memory(record, device)
+    record.enter("errors")
+    check_errors(record, device)
 
 
-def wrong_outputs(device: str, dtype: str) -> int:
-    """Return how many outputs of runners that share scratch memory are not twice the input, asked in turn."""
+def count_wrong_outputs(device: str, dtype: str) -> int:
+    """Return the number of wrong outputs of runners that share scratch memory and run in turn."""
     runners = [make_runner(Engine(device, dtype)) for _ in range(2)]
     wrong = 0
     for number in range(4):
@@ -142,25 +147,26 @@ def wrong_outputs(device: str, dtype: str) -> int:
     return wrong
 
 
-def durations(record: Record, device: str) -> None:
-    """A run lasts as long as the same work in torch's own graph; untimed runs take no longer."""
+def check_durations(record: Record, device: str) -> None:
+    """Check that a run takes as long as the same work in torch's own graph, and untimed runs as long as timed ones."""
     import time
 
     import torch
 
+    from lgc.device import Device
     from lgc.profiler.backends.cuda.graph import CudaGraph
-    from lgc.profiler.backends.cuda.replay_queue import lead_for
+    from lgc.profiler.backends.cuda.replay_queue import get_spin_calibration
 
-    place = torch.device(device)
-    given, made = (torch.zeros(SHAPE, device=place) for _ in range(2))
-    work = torch.zeros(SCRATCH_BYTES, dtype=torch.uint8, device=place)
+    cuda = torch.device(device)
+    source, target = (torch.zeros(SHAPE, device=cuda) for _ in range(2))
+    scratch = torch.zeros(SCRATCH_BYTES, dtype=torch.uint8, device=cuda)
 
-    def same() -> Any:
-        work.fill_(1)
+    def work() -> Any:
+        scratch.fill_(1)
         torch.cuda._sleep(SPIN_CYCLES)
-        return torch.mul(given, 2, out=made)
+        return torch.mul(source, 2, out=target)
 
-    graph, runner = CudaGraph(same, place), make_runner(Engine(device))
+    graph, runner = CudaGraph(work, cuda), make_runner(Engine(device))
     runner.prepare()
     graph.time(RUNS)
     ours = statistics.median(ms for _ in range(5) for ms in runner.run(RUNS))
@@ -168,17 +174,17 @@ def durations(record: Record, device: str) -> None:
     start = time.perf_counter()
     runner.run_untimed(5 * RUNS)
     untimed = 1e3 * (time.perf_counter() - start) / (5 * RUNS)
-    record.value("run, ms", {"engine runner": ours, "torch's graph": theirs, "untimed": untimed})
-    record.value("launch with events, us", lead_for(device).launch_us)
-    record.value("lead factor", lead_for(device).factor)
-    record.check("engine runner / torch's graph", ours / theirs, least=0.98, most=1.02)
-    record.check("untimed / timed", untimed / ours, least=0.95, most=1.05)
+    record.add_value("run, ms", {"engine runner": ours, "torch's graph": theirs, "untimed": untimed})
+    record.add_value("launch with events, us", get_spin_calibration(Device(device)).launch_us)
+    record.add_value("lead factor", get_spin_calibration(Device(device)).factor)
+    record.add_check("engine runner / torch's graph", ours / theirs, min_value=0.98, max_value=1.02)
+    record.add_check("untimed / timed", untimed / ours, min_value=0.95, max_value=1.05)
     runner.close()
     graph.close()
 
 
-def memory(record: Record, device: str) -> None:
-    """Closed runners give all memory back; open ones share their scratch."""
+def check_memory(record: Record, device: str) -> None:
+    """Check that closed runners free all memory and open ones share their scratch memory."""
     import torch
 
     free = [torch.cuda.mem_get_info(device)[0]]
@@ -188,26 +194,28 @@ def memory(record: Record, device: str) -> None:
         runner.close()
         runner.close()
     free.append(torch.cuda.mem_get_info(device)[0])
-    record.value("free bytes before, with runners, after", free)
-    record.check("bytes not given back", free[0] - free[2], most=4 << 20)  # the driver keeps a little of a first graph
+    record.add_value("free bytes before, with runners, after", free)
+    record.add_check(
+        "bytes not given back", free[0] - free[2], max_value=4 << 20
+    )  # the driver keeps some memory of the first graph
 
 
-def errors(record: Record, device: str) -> None:
-    """What fails says so, and the next runner works."""
+def check_errors(record: Record, device: str) -> None:
+    """Check that errors name their cause and that the next runner works."""
     from lgc.errors import MeasurementError
 
     broken = Engine(device)
     broken.works = False
     huge = Engine(device, shape=(1, 1 << 20, 1 << 10, 1 << 10))
-    for name, engine, words in (
+    for name, engine, text in (
         ("an engine that fails", broken, "failed to run the engine"),
-        ("too little memory", huge, "too little GPU memory"),
+        ("too little memory", huge, "not enough GPU memory"),
     ):
         try:
             make_runner(engine)
-            told = "no error"
+            message = "no error"
         except MeasurementError as error:
-            told = str(error)
-        record.value(name, told)
-        record.check(f"{name} is named", float(words in told), least=1)
-    record.check("wrong outputs after errors", wrong_outputs(device, "float32"), most=0)
+            message = str(error)
+        record.add_value(name, message)
+        record.add_check(f"{name} is named", float(text in message), min_value=1)
+    record.add_check("wrong outputs after errors", count_wrong_outputs(device, "float32"), max_value=0)

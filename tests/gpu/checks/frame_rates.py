@@ -1,10 +1,10 @@
-"""Part 7: frame rates of three architectures against a bare loop and the table, and the energy of a run."""
+"""Part 7: frame rates of three architectures compared with a bare loop and the table, and energy per run."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .common import by_size, module_at, rounds_in, space_of
+from .common import count_rounds, import_file, load_space, sort_by_size
 from .record import Record
 from .settings import Settings
 
@@ -22,33 +22,33 @@ def run(record: Record, settings: Settings) -> None:
 
     precision = settings.precision(PRECISION)
     target = Target(settings.device, settings.backend, precision)
-    against_bare_loop = module_at("tests/bench/turns.py").against_bare_loop
-    networks = by_size(space_of(settings))
+    against_bare_loop = import_file("tests/bench/turns.py").against_bare_loop
+    networks = sort_by_size(load_space(settings))
     chosen = {"middle": networks[len(networks) // 2], "smallest": networks[0], "largest": networks[-1]}
     path, share_s = settings.table(PRECISION), settings.limit_s / 24
-    if settings.rehearsal:  # one, and without the table's networks beside it, fits a rehearsal
+    if settings.rehearsal:  # a rehearsal has time for one network, without those of the table
         del chosen["smallest"], chosen["largest"]
     with_table = path.exists() and not settings.rehearsal
-    with LatencyTable.open(path) if with_table else nullcontext() as table, open_monitor(target) as watch:
+    with LatencyTable.open(path) if with_table else nullcontext() as table, open_monitor(target) as monitor:
         for name, architecture in chosen.items():
-            record.at(f"frame rate, {name}")
+            record.enter(f"frame rate, {name}")
             network = Network(architecture, None, DENSE)
             result = time_network(network, target, table, seconds=share_s)
             row = {key: getattr(result, key) for key in ("fps", "median_ms", "p90_ms", "p99_ms", "runs", "error_pct")}
-            record.at(f"bare loop, {name}")
+            record.enter(f"bare loop, {name}")
             workload = network.workload(precision=precision)
-            loop = against_bare_loop(workload, target, rounds_in(share_s / 2))
-            record.value(name, row | {"our clock / bare loop": loop["ratio"]})
-            record.check(f"{name}: equals torch", float(result.equals_torch()), least=1)
+            loop = against_bare_loop(workload, target, count_rounds(share_s / 2))
+            record.add_value(name, row | {"our clock / bare loop": loop["ratio"]})
+            record.add_check(f"{name}: equals torch", float(result.equals_torch()), min_value=1)
             if not settings.rehearsal:
-                record.check(f"{name}: our clock / bare loop", loop["ratio"], least=0.98, most=1.02)
+                record.add_check(f"{name}: our clock / bare loop", loop["ratio"], min_value=0.98, max_value=1.02)
             if settings.on_gpu:
-                record.at(f"energy, {name}")
-                energy(record, name, workload, target, watch)
+                record.enter(f"energy, {name}")
+                measure_energy(record, name, workload, target, monitor)
 
 
-def energy(record: Record, name: str, workload: Any, target: Any, watch: Any) -> None:
-    """Energy of a run over long batches without gaps; the power that it means must be one that the GPU can draw."""
+def measure_energy(record: Record, name: str, workload: Any, target: Any, monitor: Any) -> None:
+    """Measure the energy per run over long batches without gaps; the mean power must be plausible for the GPU."""
     import statistics
 
     from lgc.profiler.backends import get_backend
@@ -58,11 +58,11 @@ def energy(record: Record, name: str, workload: Any, target: Any, watch: Any) ->
     backend = get_backend(target.backend)
     runner = backend.compile(workload, target)
     runner.prepare()
-    spent_mj, latency_ms = energy_per_run(runner, watch.energy_mj), statistics.median(runner.run(20))
+    spent_mj, latency_ms = energy_per_run(runner, monitor.energy_mj), statistics.median(runner.run(20))
     runner.close()
     if spent_mj is None:
-        record.value(f"{name}: energy", "this GPU does not count it")
+        record.add_value(f"{name}: energy", "this GPU does not count it")
         return
     limit_w = fingerprint(target, backend)["gpu"].get("power_limit_w") or float("inf")
-    record.value(f"{name}: energy of a run, mJ", spent_mj)
-    record.check(f"{name}: mean power, W", spent_mj / latency_ms, least=10, most=1.05 * limit_w)
+    record.add_value(f"{name}: energy of a run, mJ", spent_mj)
+    record.add_check(f"{name}: mean power, W", spent_mj / latency_ms, min_value=10, max_value=1.05 * limit_w)

@@ -1,4 +1,4 @@
-"""A part in a process of its own, forked after the slow imports, ended with its children when its time is over."""
+"""Part in a child process, forked after the slow imports and killed with its children at its time limit."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ POLL_S = 0.02
 
 
 @dataclass
-class Ended:
-    """What became of a part.
+class PartResult:
+    """Result of a part.
 
     Attributes:
-        status: `passed`, `failed` (a check was not met), `skipped`, `error`, or `timed out`.
-        words: why, in one line; empty where it passed.
-        seconds: how long it ran.
-        checks: name -> value, bound and whether it holds.
-        values: name -> what was measured besides, as far as it came.
+        status: `passed`, `failed` (a check failed), `skipped`, `error`, or `timed out`.
+        words: reason in one line; empty if the part passed.
+        seconds: running time.
+        checks: name -> value, bound and `holds`, see `Record`.
+        values: name -> other value measured before the end.
     """
 
     status: str
@@ -51,14 +51,14 @@ class Ended:
 
 
 def warm_imports() -> None:
-    """Import what all parts need; what is missing fails in the parts that need it. Nothing of it starts CUDA."""
+    """Import the packages of all parts without starting CUDA; a missing one fails in the parts that need it."""
     for name in IMPORTS:
         with suppress(Exception):
             importlib.import_module(name)
 
 
-def run_part(part: Part, settings: Settings, limit_s: float, log: Path) -> Ended:
-    """Run a part for at most `limit_s` seconds; what it prints goes to the end of `log`."""
+def run_part(part: Part, settings: Settings, limit_s: float, log: Path) -> PartResult:
+    """Run a part for at most `limit_s` seconds; its output is appended to `log`."""
     file = settings.record_file
     start = time.monotonic()
     sys.stdout.flush()
@@ -71,21 +71,21 @@ def run_part(part: Part, settings: Settings, limit_s: float, log: Path) -> Ended
     try:
         code = _wait(pid, limit_s)
     finally:
-        _end(pid)
+        _kill(pid)
     seconds = time.monotonic() - start
     record = Record.read(file)
     if code is None:
-        words = f"ended after its limit of {limit_s:.0f} s; it was at: {record.stage or 'its start'}"
-        return Ended("timed out", words, seconds, record.checks, record.values)
+        words = f"killed at its limit of {limit_s:.0f} s, in stage: {record.stage or 'start'}"
+        return PartResult("timed out", words, seconds, record.checks, record.values)
     if record.status is None:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        words = f"ended by {how} at: {record.stage or 'its start'}; see the log"
-        return Ended("error", words, seconds, record.checks, record.values)
-    return Ended(record.status, record.words, seconds, record.checks, record.values)
+        words = f"killed by {how} in stage: {record.stage or 'start'}; see the log"
+        return PartResult("error", words, seconds, record.checks, record.values)
+    return PartResult(record.status, record.words, seconds, record.checks, record.values)
 
 
 def _child(part: Part, settings: Settings, record: Record, log: Path) -> None:
-    """Run the part and leave; never returns."""
+    """Run the part and exit; never returns."""
     os.setsid()
     with log.open("ab", buffering=0) as out:
         os.dup2(out.fileno(), 1)
@@ -93,7 +93,7 @@ def _child(part: Part, settings: Settings, record: Record, log: Path) -> None:
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     print(f"--- part {part.number}: {part.name}", flush=True)
     try:
-        perform(part, settings, record)
+        run_in_process(part, settings, record)
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
@@ -101,15 +101,15 @@ def _child(part: Part, settings: Settings, record: Record, log: Path) -> None:
     os._exit(0)
 
 
-def perform(part: Part, settings: Settings, record: Record) -> None:
-    """Run a part in this process; its end is in the record."""
+def run_in_process(part: Part, settings: Settings, record: Record) -> None:
+    """Run a part in this process; the record holds its result."""
     try:
         importlib.import_module(f"checks.{part.module}").run(record, settings)
     except SkipPartError as reason:
         record.finish("skipped", str(reason))
     except ImportError as error:
         traceback.print_exc()
-        record.finish("error", f"missing package: {error}; install it, or gather it with `make gpu-wheels`")
+        record.finish("error", f"missing package: {error}; install it, or collect it with `make gpu-wheels`")
     except Exception as error:
         traceback.print_exc()
         record.finish("error", f"{type(error).__name__}: {error}".splitlines()[0])
@@ -119,7 +119,7 @@ def perform(part: Part, settings: Settings, record: Record) -> None:
 
 
 def _wait(pid: int, limit_s: float) -> int | None:
-    """Return the exit code of a child, negative for a signal; None if it still runs after `limit_s`."""
+    """Return the exit code of a child, negative for a signal; None if it runs longer than `limit_s`."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -129,8 +129,8 @@ def _wait(pid: int, limit_s: float) -> int | None:
     return None
 
 
-def _end(pid: int) -> None:
-    """Kill a child and all of its process group, and reap it."""
+def _kill(pid: int) -> None:
+    """Kill a child and its process group, and reap it."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Part 6: what the protocol gains on this device: isolated operators, warm caches, one build of a graph."""
+"""Part 6: gain of the protocol on this device over isolated operators, warm caches and one build of a graph."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from .common import by_size, module_at, space_of
+from .common import import_file, load_space, sort_by_size
 from .record import Record, SkipPartError
 from .settings import Settings
 from .table import SEED
@@ -14,7 +14,7 @@ from .table import SEED
 BUILDS, BUILD_RUNS, BUILD_ROUNDS = 5, 20, 6
 PROBES, PROBE_RUNS = 10, 20
 FLUSH_BYTES = 256 << 20
-"""Several times the largest level-2 cache."""
+"""Several times the size of the largest level-2 cache."""
 
 
 def run(record: Record, settings: Settings) -> None:
@@ -24,43 +24,43 @@ def run(record: Record, settings: Settings) -> None:
     if not path.exists():
         raise SkipPartError("needs the table of part 5 in --out")
     with LatencyTable.open(path) as table:
-        record.at("builds of one graph")
-        record.value("one graph built anew", builds(settings, table.target))
+        record.enter("builds of one graph")
+        record.add_value("one graph built anew", measure_builds(settings, table.target))
         if settings.on_gpu:
-            record.at("probes with caches hot and flushed")
-            record.value("probes hot and flushed", probes(settings, table.target))
-            record.at("isolated operators")
-            record.value("isolated operators: MAPE, %", isolated(table, settings.scratch))
+            record.enter("probes with caches hot and flushed")
+            record.add_value("probes hot and flushed", measure_probes(settings, table.target))
+            record.enter("isolated operators")
+            record.add_value("isolated operators: MAPE, %", measure_isolated(table, settings.scratch))
 
 
-def isolated(table: Any, scratch: Path) -> dict[str, float] | str:
-    """Return the error of the usual table, operators alone one after another, on part 5's unseen networks.
+def measure_isolated(table: Any, scratch: Path) -> dict[str, float] | str:
+    """Return the error of a table of isolated operators on part 5's unseen networks.
 
-    Of the plain sum, of the sum at its best scale, and with our correction fitted to it.
+    The errors are those of the plain sum, of the sum at its best scale, and of the sum with our fitted correction.
     """
     from lgc.profiler.verification import Checked, unseen
 
     rows = Record.read(scratch / "part-5.json").values.get("networks")
     if rows is None:
-        return "left out: part 5 measured no unseen networks in this run"
+        return "skipped: part 5 measured no unseen networks in this run"
     networks = [
         Checked(architecture, row["predicted_ms"], row["measured_ms"])
         for architecture, row in zip(unseen(table, len(rows), seed=SEED).values(), rows, strict=True)
     ]
-    usual = module_at("tests/bench/usual.py")
+    usual = import_file("tests/bench/usual.py")
     errors = usual.usual_error_pct(usual.usual_table(table.space, table.target), networks)
     return dict(zip(("plain sum", "at its best scale", "with our correction"), errors, strict=True))
 
 
-def builds(settings: Settings, target: Any) -> dict[str, dict[str, Any]]:
-    """Return the latency of each of several builds of a network and of a probe, timed in turn, and their spread."""
+def measure_builds(settings: Settings, target: Any) -> dict[str, dict[str, Any]]:
+    """Return the latencies of several builds of a network and of a probe, timed in turn, and their spread."""
     from lgc.models.space.plan import DENSE
     from lgc.profiler.backends import get_backend
     from lgc.profiler.timing.workloads import network_workload
 
     workloads = {
-        "network": network_workload(by_size(space_of(settings))[4], DENSE),
-        "probe": probe_workloads(settings)[0],
+        "network": network_workload(sort_by_size(load_space(settings))[4], DENSE),
+        "probe": make_probe_workloads(settings)[0],
     }
     results = {}
     for name, workload in workloads.items():
@@ -78,24 +78,24 @@ def builds(settings: Settings, target: Any) -> dict[str, dict[str, Any]]:
     return results
 
 
-def probe_workloads(settings: Settings) -> list[Any]:
-    """Return probes of operators spread over the space."""
+def make_probe_workloads(settings: Settings) -> list[Any]:
+    """Return probes of operators from all over the space."""
     from lgc.models.space.operators import is_free
     from lgc.profiler.timing.contexts import CARRIERS, terms_of
 
-    specs = [spec for spec in space_of(settings).specs() if not is_free(spec)]
+    specs = [spec for spec in load_space(settings).specs() if not is_free(spec)]
     return [terms_of(spec, CARRIERS)[0].workload for spec in specs[:: max(len(specs) // PROBES, 1)][:PROBES]]
 
 
-def probes(settings: Settings, target: Any) -> dict[str, Any]:
-    """Return each probe's median with its data in the level-2 cache, and after something else filled that."""
+def measure_probes(settings: Settings, target: Any) -> dict[str, Any]:
+    """Return each probe's median latency with a warm level-2 cache and with a flushed one."""
     import torch
 
     from lgc.profiler.backends import get_backend
 
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=target.device)
     rows = []
-    for workload in probe_workloads(settings):
+    for workload in make_probe_workloads(settings):
         runner = get_backend(target.backend).compile(workload, target)
         runner.prepare()
         hot = statistics.median(runner.run(PROBE_RUNS))

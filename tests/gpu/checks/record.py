@@ -1,4 +1,4 @@
-"""What a part has found so far, on the disk after every step: a part that is ended keeps what it measured."""
+"""Results of a part, written after every step: a part that is killed keeps its results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class SkipPartError(Exception):
-    """The part cannot run on this machine; the message says why."""
+    """Error for a part that cannot run on this machine; the message gives the reason."""
 
 
 class Record:
@@ -17,10 +17,10 @@ class Record:
 
     Attributes:
         status: how the part ended; None while it runs.
-        words: why.
-        stage: what it is at.
-        checks: name -> value, bound, and whether it holds.
-        values: name -> what was measured besides.
+        words: reason of that status.
+        stage: current stage.
+        checks: name -> value, bound, and True under `holds` if the value is within the bound.
+        values: name -> other measured value.
     """
 
     def __init__(self, file: Path) -> None:
@@ -30,36 +30,40 @@ class Record:
         self.checks: dict[str, Any] = {}
         self.values: dict[str, Any] = {}
 
-    def at(self, stage: str) -> None:
-        """Say what comes next: a part that is ended is ended there."""
+    def enter(self, stage: str) -> None:
+        """Set the current stage, which the result of a killed part names."""
         self.stage = stage
         self._write()
 
-    def value(self, name: str, value: Any) -> None:
-        """Keep a number, text, list or dictionary."""
+    def add_value(self, name: str, value: Any) -> None:
+        """Add a number, text, list or dictionary."""
         self.values[name] = value
         self._write()
 
-    def check(self, name: str, value: float, *, least: float = -math.inf, most: float = math.inf) -> None:
-        """Keep a number and whether it lies within bounds, both included; nan never does."""
-        bounds = [f">= {least:g}"] * (least > -math.inf) + [f"<= {most:g}"] * (most < math.inf)
-        self.checks[name] = {"value": value, "bound": " and ".join(bounds), "holds": bool(least <= value <= most)}
+    def add_check(self, name: str, value: float, *, min_value: float = -math.inf, max_value: float = math.inf) -> None:
+        """Add a number and check that it is within the bounds, inclusive; nan never is."""
+        bounds = [f">= {min_value:g}"] * (min_value > -math.inf) + [f"<= {max_value:g}"] * (max_value < math.inf)
+        self.checks[name] = {
+            "value": value,
+            "bound": " and ".join(bounds),
+            "holds": bool(min_value <= value <= max_value),
+        }
         self._write()
 
     def finish(self, status: str, words: str) -> None:
-        """End the part."""
+        """Set the part's status and its reason."""
         self.status, self.words = status, words
         self._write()
 
     def _write(self) -> None:
         content = {name: value for name, value in vars(self).items() if name != "_file"}
-        draft = self._file.with_suffix(".draft")
-        draft.write_text(json.dumps(content, default=str))
-        draft.replace(self._file)
+        temporary = self._file.with_suffix(".draft")
+        temporary.write_text(json.dumps(content, default=str))
+        temporary.replace(self._file)
 
     @classmethod
     def read(cls, file: Path) -> Record:
-        """Return what a process has written; empty if it has written nothing."""
+        """Return the record in a file; empty if there is no file."""
         record = cls(file)
         if file.exists():
             vars(record).update(json.loads(file.read_text()))

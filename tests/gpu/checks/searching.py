@@ -1,4 +1,4 @@
-"""Part 10: a search and a training in bf16 at full resolution; their losses in fp32 against a CPU's."""
+"""Part 10: a search and a training in bf16 at full resolution, and their fp32 losses compared with a CPU's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .common import module_at, space_of
+from .common import import_file, load_space
 from .record import Record, SkipPartError
 from .settings import Settings
 
@@ -18,9 +18,9 @@ STEPS, COMPARED = 20, 3
 SHARED_BYTES = 1 << 30
 LAYOUTS = {11: "camvid-segnet", 19: "cityscapes"}
 SMALL = (96, 192)
-"""Images of the comparison with a CPU."""
+"""Size of the images in the comparison with a CPU."""
 LEARNING_RATE = 3e-3
-"""Of the comparison: rounding grows with each step, and faster at the recipe's own rate."""
+"""Learning rate of the comparison: rounding errors grow with each step, and faster at the recipe's rate."""
 
 
 def run(record: Record, settings: Settings) -> None:
@@ -30,32 +30,38 @@ def run(record: Record, settings: Settings) -> None:
     path = settings.table("fp16")
     if not path.exists():
         raise SkipPartError("needs the table of part 5 in --out")
-    space, scratch = space_of(settings), settings.scratch / "search"
+    space, scratch = load_space(settings), settings.scratch / "search"
     with LatencyTable.open(path) as table:
         predictor = Predictor(space, table)
-    record.at("scenes")
+    record.enter("scenes")
     write_scenes(scratch / "data", LAYOUTS[space.classes], {"train": 4, "val": 1, "test": 0}, space.input, 0)
     precision, batch = "bf16", 2 if settings.rehearsal else 4
     steps = COMPARED if settings.rehearsal else STEPS
-    record.value("settings", {"input": list(space.input), "batch": batch, "steps": steps, "precision": precision})
+    record.add_value("settings", {"input": list(space.input), "batch": batch, "steps": steps, "precision": precision})
     if settings.on_gpu:
-        record.at("losses against the CPU's")
+        record.enter("losses against the CPU's")
         compare_losses(record, scratch, settings.device)
     for name, stage in (("search", search_stage), ("training", train_stage)):
-        record.at(name)
-        record.value(name, timed(stage, predictor, scratch, steps, batch, settings.device, precision))
+        record.enter(name)
+        record.add_value(name, time_stage(stage, predictor, scratch, steps, batch, settings.device, precision))
 
 
 def search_stage(
     predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str, on_step: Any
 ) -> Path:
-    """Search for `steps` steps without short trainings at the end; returns the steps' records."""
+    """Search for `steps` steps without short trainings at the end, and return the metrics file."""
     from lgc.search.config import SearchConfig
     from lgc.search.engine import search
 
     ends = [predictor.predict(end) for end in (predictor.fastest, predictor.slowest)]
     config = SearchConfig(
-        steps=steps, batch=batch, targets_ms=((sum(ends) / 2,),), samples=8, finalists=2, trials=0, workers=workers()
+        steps=steps,
+        batch=batch,
+        targets_ms=((sum(ends) / 2,),),
+        samples=8,
+        finalists=2,
+        trials=0,
+        workers=count_workers(),
     )
     search(predictor, scratch / "data", scratch / "run", config, device=device, precision=precision, on_step=on_step)
     return scratch / "run" / "search.jsonl"
@@ -64,21 +70,21 @@ def search_stage(
 def train_stage(
     predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str, on_step: Any
 ) -> Path:
-    """Train what the search found; returns the steps' records."""
+    """Train the architecture of the search, and return the metrics file."""
     from lgc.search.training.config import TrainConfig
     from lgc.search.training.train import train
 
-    config = TrainConfig(steps=steps, batch=batch, precision=precision, workers=workers())
+    config = TrainConfig(steps=steps, batch=batch, precision=precision, workers=count_workers())
     train(scratch / "run", scratch / "data", config, device=device, on_step=on_step)
     return scratch / "run" / "train.jsonl"
 
 
-def timed(stage: Any, predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str) -> Any:
-    """Return steps a second in the second half, the share of time spent waiting for data, and the peak memory."""
+def time_stage(stage: Any, predictor: Any, scratch: Path, steps: int, batch: int, device: str, precision: str) -> Any:
+    """Return steps per second in the second half, the share of time spent waiting for data, and the peak memory."""
     import torch
 
     if device != "cpu":
-        torch.cuda.init()  # resetting does not start CUDA itself
+        torch.cuda.init()  # resetting the statistics does not start CUDA
         torch.cuda.reset_peak_memory_stats(device)
     done: dict[int, float] = {}
 
@@ -86,10 +92,10 @@ def timed(stage: Any, predictor: Any, scratch: Path, steps: int, batch: int, dev
         synchronise()
         done.setdefault(step, time.perf_counter())
 
-    with watched_loading() as loads:
+    with record_loading() as loads:
         records = stage(predictor, scratch, steps, batch, device, precision, on_step)
     losses = [json.loads(line) for line in records.read_text().splitlines()]
-    half = steps // 2  # in the first steps cuDNN tries its kernels
+    half = steps // 2  # in the first steps cuDNN benchmarks its kernels
     begin, end = done[half], done[steps]
     waited = sum(came - asked for asked, came in loads if begin <= asked and came <= end)
     return {
@@ -101,8 +107,8 @@ def timed(stage: Any, predictor: Any, scratch: Path, steps: int, batch: int, dev
     }
 
 
-def workers() -> int:
-    """Return 2 loading processes, or none where shared memory holds no two batches."""
+def count_workers() -> int:
+    """Return 2 data loading processes, or 0 if shared memory is too small for two batches."""
     return 2 if shutil.disk_usage("/dev/shm").free > SHARED_BYTES else 0
 
 
@@ -115,17 +121,17 @@ def synchronise() -> None:
 
 
 @contextmanager
-def watched_loading() -> Iterator[list[tuple[float, float]]]:
-    """Context that notes when each batch was asked for and when it came."""
+def record_loading() -> Iterator[list[tuple[float, float]]]:
+    """Record when each batch is requested and when it arrives, inside the context."""
     from lgc.search.runtime import batches
 
     marks: list[tuple[float, float]] = []
     load = batches._loaded
 
-    def watched(*arguments: Any) -> Any:
+    def load_and_record(*arguments: Any) -> Any:
         loader = iter(load(*arguments))
         while True:
-            synchronise()  # else the wait for the device would pass for one for data
+            synchronise()  # else a wait for the device would count as a wait for data
             begun = time.perf_counter()
             batch = next(loader, None)
             if batch is None:
@@ -133,7 +139,7 @@ def watched_loading() -> Iterator[list[tuple[float, float]]]:
             marks.append((begun, time.perf_counter()))
             yield batch
 
-    batches._loaded = watched
+    batches._loaded = load_and_record
     try:
         yield marks
     finally:
@@ -141,26 +147,28 @@ def watched_loading() -> Iterator[list[tuple[float, float]]]:
 
 
 def compare_losses(record: Record, scratch: Path, device: str) -> None:
-    """Losses of the first steps of a training in fp32 at a batch of 2, held against the CPU's."""
+    """Compare the losses of the first training steps in fp32 at a batch size of 2 with the CPU's."""
     from lgc.models import SearchSpace
-    from lgc.profiler.backends.torch_.backend import forbid_tf32
+    from lgc.profiler.backends.torch_.backend import disable_tf32
     from lgc.search.data.synthetic.writers import write_scenes
     from lgc.search.training.config import TrainConfig
     from lgc.search.training.train import train
 
-    forbid_tf32()
-    space, runs = SearchSpace.load("lgcnet-cityscapes").with_input(*SMALL), module_at("tests/search/runs.py")
+    disable_tf32()
+    space, runs = SearchSpace.load("lgcnet-cityscapes").with_input(*SMALL), import_file("tests/search/runs.py")
     write_scenes(scratch / "small", "cityscapes", {"train": 4, "val": 1, "test": 0}, SMALL, 1)
     losses = {}
-    for place in ("cpu", device):
-        run = scratch / f"compared-{place.partition(':')[0]}"
+    for name in ("cpu", device):
+        run = scratch / f"compared-{name.partition(':')[0]}"
         run.mkdir()
         space.sample(0).save(run / "architecture.json")
-        train(run, scratch / "small", TrainConfig(steps=COMPARED, batch=2, lr=LEARNING_RATE), device=place)
-        losses[place] = runs.losses_of(run, "train")
-    record.value("losses", losses)
+        train(run, scratch / "small", TrainConfig(steps=COMPARED, batch=2, lr=LEARNING_RATE), device=name)
+        losses[name] = runs.losses_of(run, "train")
+    record.add_value("losses", losses)
     first, later = runs.TOLERANCES["fp32"]
     for name, steps in losses["cpu"].items():
         for step, loss in steps.items():
             difference = abs(losses[device][name][step] / loss - 1)
-            record.check(f"{name} of step {step}: relative difference", difference, most=later if step else first)
+            record.add_check(
+                f"{name} of step {step}: relative difference", difference, max_value=later if step else first
+            )

@@ -1,4 +1,4 @@
-"""How a part is run."""
+"""Settings of a part."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    """What a part is given.
+    """Settings of a part.
 
     Attributes:
         device: `cuda:N` or `cpu`.
         out: folder of the results.
-        scratch: folder that is removed in the end.
-        limit_s: seconds after which the part is ended.
-        part: its number.
-        rehearsal: a small space, few networks and steps, and no bounds on what is measured.
+        scratch: folder that is removed at the end.
+        limit_s: time limit in seconds.
+        part: number of the part.
+        rehearsal: True for a small space, few networks and steps, and no bounds on measured values.
     """
 
     device: str
@@ -28,23 +28,23 @@ class Settings:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the device is a GPU."""
+        """True if the device is a GPU."""
         return self.device != "cpu"
 
     @property
     def backend(self) -> str:
-        """Backend under which tables and frame rates are measured."""
+        """Backend of tables and frame rates."""
         return "torch" if self.on_gpu else "onnxruntime"
 
-    def precision(self, wanted: str) -> str:
-        """Return the precision of tables and frame rates: the wanted one, fp32 on a CPU."""
-        return wanted if self.on_gpu else "fp32"
+    def precision(self, requested: str) -> str:
+        """Return the precision of tables and frame rates: the requested one on a GPU, fp32 on a CPU."""
+        return requested if self.on_gpu else "fp32"
 
     def table(self, precision: str) -> Path:
-        """Return where the table of a precision lies."""
+        """Return the path of the table of a precision."""
         return self.out / f"table-{precision}.lut"
 
     @property
     def record_file(self) -> Path:
-        """Where the part writes what it finds."""
+        """Path of the part's record."""
         return self.scratch / f"part-{self.part}.json"

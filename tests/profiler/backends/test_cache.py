@@ -1,4 +1,4 @@
-"""Files of the cache: where they lie, that they are checked, and that they do not fill the disk."""
+"""Cache files: their folder, their verification, and the size limit."""
 
 import os
 from pathlib import Path
@@ -7,71 +7,71 @@ import pytest
 
 from lgc.errors import FileFormatError, OutputError
 from lgc.profiler.backends import cache as cache_file
-from lgc.profiler.backends.cache import cache_folder, read_cache_file, write_cache_file
+from lgc.profiler.backends.cache import get_cache_folder, read_cache_file, write_cache_file
 
 HEADER, CONTENT = {"of": "a test", "for": [1, 2]}, b"binary\n\0\nstuff"
 
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "kind" / "one.file"
+    return tmp_path / "kind" / "entry.file"
 
 
-def test_where_it_lies(monkeypatch):
+def test_cache_folder_follows_environment(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     for name in ("LGC_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert cache_folder("engines") == Path("/home/someone/.cache/lgc/engines")
+    assert get_cache_folder("engines") == Path("/home/someone/.cache/lgc/engines")
     monkeypatch.setenv("XDG_CACHE_HOME", "/scratch")
-    assert cache_folder("engines") == Path("/scratch/lgc/engines")
+    assert get_cache_folder("engines") == Path("/scratch/lgc/engines")
     monkeypatch.setenv("LGC_CACHE", "/elsewhere")
-    assert cache_folder("engines") == Path("/elsewhere/engines")
+    assert get_cache_folder("engines") == Path("/elsewhere/engines")
 
 
-def test_there_and_back(path):
+def test_file_round_trip(path):
     write_cache_file(path, HEADER, CONTENT)
     assert read_cache_file(path) == (HEADER, CONTENT)
-    assert [entry.name for entry in path.parent.iterdir()] == ["one.file"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["entry.file"]
 
 
-def test_every_flipped_byte_and_every_cut_is_seen(path):
+def test_every_corruption_is_detected(path):
     write_cache_file(path, HEADER, CONTENT)
     whole = path.read_bytes()
     for index in range(len(whole)):
         path.write_bytes(whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :])
-        with pytest.raises(FileFormatError, match=r"is damaged|no file of this cache"):
+        with pytest.raises(FileFormatError, match=r"is damaged|not a cache file of lgc"):
             read_cache_file(path)
         path.write_bytes(whole[:index])
-        with pytest.raises(FileFormatError, match=r"is damaged|no file of this cache"):
+        with pytest.raises(FileFormatError, match=r"is damaged|not a cache file of lgc"):
             read_cache_file(path)
 
 
-def test_what_is_no_file(path):
-    with pytest.raises(FileFormatError, match=r"one\.file cannot be read: No such file"):
+def test_missing_and_foreign_files_are_rejected(path):
+    with pytest.raises(FileFormatError, match=r"cannot read .*entry\.file: No such file"):
         read_cache_file(path)
     path.parent.mkdir()
     path.write_bytes(b"\x89PNG something foreign")
-    with pytest.raises(FileFormatError, match="is no file of this cache"):
+    with pytest.raises(FileFormatError, match="is not a cache file of lgc"):
         read_cache_file(path)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "kind").write_text("in the way")
     with pytest.raises(OutputError, match="cannot write"):
-        write_cache_file(tmp_path / "kind" / "one.file", HEADER, CONTENT)
+        write_cache_file(tmp_path / "kind" / "entry.file", HEADER, CONTENT)
 
 
-def test_what_was_not_used_for_longest_makes_room(path, monkeypatch):
-    monkeypatch.setattr(cache_file, "MOST_BYTES", 3000)
+def test_least_recently_used_file_is_evicted(path, monkeypatch):
+    monkeypatch.setattr(cache_file, "MAX_CACHE_BYTES", 3000)
     for age, name in enumerate(("new", "old", "oldest")):
         write_cache_file(path.with_name(name), HEADER, bytes(800))
         os.utime(path.with_name(name), (1000 - age, 1000 - age))
-    read_cache_file(path.with_name("oldest"))  # used just now
+    read_cache_file(path.with_name("oldest"))  # now the most recently used
     write_cache_file(path, HEADER, bytes(800))
-    assert {entry.name for entry in path.parent.iterdir()} == {"new", "oldest", "one.file"}
+    assert {entry.name for entry in path.parent.iterdir()} == {"new", "oldest", "entry.file"}
 
 
-def test_the_newest_stays_however_large(path, monkeypatch):
-    monkeypatch.setattr(cache_file, "MOST_BYTES", 10)
+def test_newest_file_is_never_evicted(path, monkeypatch):
+    monkeypatch.setattr(cache_file, "MAX_CACHE_BYTES", 10)
     write_cache_file(path, HEADER, bytes(800))
     assert read_cache_file(path)[1] == bytes(800)

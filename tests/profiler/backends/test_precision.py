@@ -1,4 +1,4 @@
-"""The half-precision conversion: checked by ONNX itself, and against the float32 model in ONNX Runtime."""
+"""Half-precision conversion, checked by ONNX and against the float32 model in ONNX Runtime."""
 
 import io
 import warnings
@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from lgc.errors import MeasurementError, UsageError
-from lgc.profiler.backends.int8 import float_biases
+from lgc.profiler.backends.int8 import dequantise_biases
 from lgc.profiler.backends.precision import cast_model
 
 
 class Net(nn.Module):
-    """Two outputs, one of which is used inside as well, a resize by a factor that float16 does not hold, constants."""
+    """Network with an output that is also used inside, a resize by a factor inexact in float16, and constants."""
 
     def __init__(self):
         super().__init__()
@@ -47,11 +47,11 @@ def run(model, feeds):
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, feeds)
 
 
-def test_fp32_is_left_alone(model):
+def test_fp32_returns_model_unchanged(model):
     assert cast_model(model, "fp32") is model
 
 
-def test_fp16_is_valid_and_agrees_with_fp32(model):
+def test_fp16_is_valid_and_close_to_fp32(model):
     half = cast_model(model, "fp16")
     onnx.checker.check_model(onnx.load_from_string(half), full_check=True)
     rng = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def test_only_inputs_outputs_and_sizes_stay_float32(model, precision, low):
     assert len({node.name for node in graph.node}) == len(graph.node)
 
 
-def test_bf16_rounds_as_torch_does(model):
+def test_bf16_rounds_like_torch(model):
     before, after = onnx.load_from_string(model).graph, onnx.load_from_string(cast_model(model, "bf16")).graph
     weight = numpy_helper.to_array(next(t for t in before.initializer if t.name == "stem.weight"))
     bits = np.frombuffer(next(t for t in after.initializer if t.name == "stem.weight").raw_data, np.int16)
@@ -89,19 +89,19 @@ def single(nodes, weights=()):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
-def test_a_weight_beyond_float16_is_named():
+def test_weight_beyond_float16_is_named():
     model = single([helper.make_node("Mul", ["x", "big"], ["y"])], [("big", np.float32([1e6]))])
     with pytest.raises(MeasurementError, match=r"weight 'big' reaches 1e\+06, beyond float16's 65504; use bf16"):
         cast_model(model, "fp16")
     assert cast_model(model, "bf16")
 
 
-def test_an_infinite_weight_stays_infinite():
+def test_infinite_weight_stays_infinite():
     model = single([helper.make_node("Max", ["x", "floor"], ["y"])], [("floor", np.float32([-np.inf]))])
     assert run(cast_model(model, "fp16"), {"x": np.float32([[1, 2]])})[0].tolist() == [[1, 2]]
 
 
-def test_constants_of_every_kind_and_casts():
+def test_constants_and_casts_are_converted():
     nodes = [
         helper.make_node("Constant", [], ["half"], value_float=0.5),
         helper.make_node("Constant", [], ["shape"], value_ints=[1, 2]),
@@ -114,7 +114,7 @@ def test_constants_of_every_kind_and_casts():
     assert run(half, {"x": np.float32([[1, 2]])})[0].tolist() == [[5.5, 7.5]]
 
 
-def test_subgraphs_are_refused():
+def test_subgraphs_are_rejected():
     branch = helper.make_graph([], "branch", [], [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])])
     node = helper.make_node("If", ["yes"], ["y"], name="fork", then_branch=branch, else_branch=branch)
     with pytest.raises(MeasurementError, match="If 'fork' holds a sub-graph"):
@@ -122,7 +122,7 @@ def test_subgraphs_are_refused():
 
 
 def quantised():
-    """x [1, 2] in int8 and back, plus a bias of two values in int32."""
+    """Return a model that quantises and dequantises x [1, 2] and adds an int32 bias of two values."""
     arrays = {
         "scale": np.float32(0.5),
         "none": np.int8(0),
@@ -139,15 +139,15 @@ def quantised():
     return single(nodes, [(name, np.asarray(array)) for name, array in arrays.items()])
 
 
-def test_int8_leaves_a_quantised_model_alone_and_refuses_others(model):
+def test_int8_requires_quantised_model(model):
     whole = quantised()
     assert cast_model(whole, "int8") is whole
-    with pytest.raises(UsageError, match=r"int8 needs a model that was quantised with calibration images: lgc-export"):
+    with pytest.raises(UsageError, match=r"int8 needs a model quantised with calibration images: run `lgc-export"):
         cast_model(model, "int8")
 
 
-def test_biases_in_int32_become_the_float32_that_they_stand_for():
-    rewritten = float_biases(quantised())
+def test_int32_biases_become_equal_float32():
+    rewritten = dequantise_biases(quantised())
     onnx.checker.check_model(onnx.load_from_string(rewritten), full_check=True)
     graph = onnx.load_from_string(rewritten).graph
     assert TensorProto.INT32 not in {tensor.data_type for tensor in graph.initializer}
@@ -155,11 +155,11 @@ def test_biases_in_int32_become_the_float32_that_they_stand_for():
     assert "bias_scale" not in {tensor.name for tensor in graph.initializer}
     feeds = {"x": np.float32([[1.2, -3.4]])}
     np.testing.assert_array_equal(run(rewritten, feeds)[0], run(quantised(), feeds)[0])
-    assert float_biases(rewritten) is rewritten
+    assert dequantise_biases(rewritten) is rewritten
 
 
-def test_bad_arguments(model):
-    with pytest.raises(UsageError, match="no precision 'tf32'"):
+def test_bad_arguments_are_rejected(model):
+    with pytest.raises(UsageError, match="unknown precision 'tf32'"):
         cast_model(model, "tf32")
-    with pytest.raises(MeasurementError, match="these 7 bytes are no ONNX model"):
+    with pytest.raises(MeasurementError, match="invalid ONNX model of 7 bytes"):
         cast_model(b"garbage", "fp16")

@@ -25,7 +25,7 @@ def test_every_layer_of_onnx_runtime_is_of_a_slot(preset, scope):
     space = SearchSpace.load(preset).with_input(64, 96)
     architecture = space.sample(2)
     runner = get_backend("onnxruntime").compile(Network(architecture, None, scope).workload(), ORT)
-    layers = runner.layer_times(3)
+    layers = runner.measure_layers(3)
     runner.close()
     names = SlotNames(architecture)
     slots = [{names.of(node) for node in layer.nodes} for layer in layers]

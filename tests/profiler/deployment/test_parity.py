@@ -10,7 +10,7 @@ from lgc.models import LGCNet
 from lgc.models.images import normalised
 from lgc.models.onnx.export import simplified
 from lgc.profiler.backends import get_backend
-from lgc.profiler.backends.base import random_inputs
+from lgc.profiler.backends.base import generate_inputs
 from lgc.profiler.backends.precision import cast_model
 from lgc.profiler.deployment.parity import (
     IMAGES,
@@ -43,7 +43,7 @@ def compared(architecture, weights, inputs, source, convert=lambda model: model,
 
 
 def noise(space):
-    return random_inputs((image_input(space.input, "core")[0],))
+    return generate_inputs((image_input(space.input, "core")[0],))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -135,7 +135,7 @@ def test_outputs_of_another_shape_or_number_and_none_are_refused(mini_space):
         compare_outputs(reference, labels, [logits[0] * np.inf])
     with pytest.raises(DataError, match="no images to compare"):
         reference_outputs(whole, [], IMAGES)
-    with pytest.raises(MeasurementError, match="ONNX Runtime refuses net: "):
+    with pytest.raises(MeasurementError, match="ONNX Runtime rejects net: "):
         file_outputs(cast_model(exported(mini_space.sample(2), "core"), "bf16"), reference.tensors, "net")
 
 

@@ -20,7 +20,7 @@ from lgc.models.onnx.model import OnnxModel
 from lgc.profiler.backends.precision import cast_model
 from lgc.profiler.backends.trt import backend as trt
 from lgc.profiler.backends.trt.engine import Engine
-from lgc.profiler.backends.trt.engine_files import about_path, write_engine_files
+from lgc.profiler.backends.trt.engine_files import get_description_path, write_engine_files
 from lgc.profiler.deployment import segmenter as inference
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.deployment.segmenter import Segmenter, at_own_size, classes_of, upsampled
@@ -230,7 +230,7 @@ def opened(monkeypatch, network):
 
     def open_engine(self, path, device):
         devices.append(device)
-        return inference.require(inference.Target("cpu", "onnxruntime")).compile(
+        return inference.require_backend(inference.Target("cpu", "onnxruntime")).compile(
             network.workload(), inference.Target("cpu", "onnxruntime")
         )
 
@@ -251,12 +251,12 @@ def test_an_engine_that_cannot_run_is_refused(engine):
     with pytest.raises(UsageError, match="is a TensorRT engine, which onnxruntime does not run"):
         Segmenter.open(engine, backend="onnxruntime")
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="no device 'cuda:0' here"):
+        with pytest.raises(DeviceError, match="no device 'cuda:0' on this machine"):
             Segmenter.open(engine)
     engine.write_bytes(engine.read_bytes()[:500])
-    with pytest.raises(FileFormatError, match="is not the engine that"):
+    with pytest.raises(FileFormatError, match=r"does not match x\.engine\.json"):
         Segmenter.open(engine)
-    about_path(engine).unlink()
+    get_description_path(engine).unlink()
     with pytest.raises(FileFormatError, match="is missing, which says what"):
         Segmenter.open(engine)
 

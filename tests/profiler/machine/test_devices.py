@@ -5,6 +5,7 @@ from contextlib import suppress
 import pytest
 import torch
 
+from lgc.device import Device
 from lgc.errors import DeviceError
 from lgc.lut import Target
 from lgc.profiler.backends import get_backend
@@ -41,14 +42,14 @@ def test_no_such_device_names_the_ones_there_are(device, gpus):
     with pytest.raises(DeviceError) as caught:
         check_device(device)
     message = str(caught.value)
-    assert f"no device {device!r} here; there is: cpu (" in message
+    assert f"no device {device!r} on this machine; available: cpu (" in message
     assert "cuda:0 (GPU A), cuda:1 (GPU B)" in message
 
 
 def test_no_gpu_says_why_and_names_the_cpu(gpus, monkeypatch):
     gpus(0)
     why = r"torch cannot use CUDA: Found no NVIDIA driver on your system; its CUDA 13\.0 needs driver 580 or later"
-    with pytest.raises(DeviceError, match=rf"no device 'cuda:0' here \({why}\); there is: cpu"):
+    with pytest.raises(DeviceError, match=rf"no device 'cuda:0' on this machine \({why}\); available: cpu"):
         check_device("cuda:0")
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(DeviceError, match=r"\(this torch is a CPU build; install a CUDA build of torch\)"):
@@ -63,7 +64,7 @@ def test_an_old_driver_names_the_needed_one(gpus, monkeypatch, cuda, driver, nee
     gpus(0)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "init", lambda: refuse(OLD.format(driver)))
-    assert cuda_missing("cuda:0") == (
+    assert cuda_missing(Device("cuda:0")) == (
         f"torch cannot use CUDA: The NVIDIA driver on your system is too old (found version {driver}); "
         f"its CUDA {cuda} needs driver {needed} or later"
     )
@@ -74,20 +75,20 @@ def test_a_hidden_gpu_blames_no_driver(gpus, monkeypatch, cuda):
     gpus(0)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "init", lambda: refuse("No CUDA GPUs are available"))
-    assert cuda_missing("cuda:0") == "torch cannot use CUDA: No CUDA GPUs are available"
+    assert cuda_missing(Device("cuda:0")) == "torch cannot use CUDA: No CUDA GPUs are available"
 
 
 def test_cuda_is_not_initialised_to_look(gpus):
     gpus(1)  # whose `init` raises
-    assert cuda_missing("cuda:0") is None
+    assert cuda_missing(Device("cuda:0")) is None
 
 
 def test_cuda_is_the_first_gpu(gpus):
     gpus(2)
     assert check_device("cuda") == "cuda:0"
     assert check_device("cuda:1") == "cuda:1"
-    assert cuda_missing("cuda:1") is None
-    assert cuda_missing("cuda:2") == "there is no cuda:2, only cuda:0, cuda:1"
+    assert cuda_missing(Device("cuda:1")) is None
+    assert cuda_missing(Device("cuda:2")) == "there is no cuda:2, only cuda:0, cuda:1"
 
 
 NO_DRIVER = "torch cannot use CUDA: Found no NVIDIA driver on your system; its CUDA 13.0 needs driver 580 or later"
@@ -109,7 +110,7 @@ NO_DRIVER = "torch cannot use CUDA: Found no NVIDIA driver on your system; its C
 )
 def test_default_device_is_the_tables_gpu(gpus, number, tables, device, reason):
     gpus(number)
-    assert default_device(tables) == (device, reason)
+    assert default_device([Device(name) for name in tables]) == (device, reason)
 
 
 def test_the_fingerprint_says_what_a_latency_depends_on():

@@ -91,7 +91,7 @@ def test_several_differences_are_all_said():
 
 
 def test_torchs_own_word_on_tf32_is_taken(monkeypatch):
-    monkeypatch.setattr(eager, "forbid_tf32", lambda: True)
+    monkeypatch.setattr(eager, "disable_tf32", lambda: True)
     assert _tf32(Target("cuda:0", "torch")) is True
     assert _tf32(Target("cuda:0", "onnxruntime")) is False
     assert _tf32(Target("cpu", "torch")) is False
@@ -112,7 +112,7 @@ def test_tf32_is_turned_off_and_read_back(fp32_precision):
     for place in fp32_precision:
         place.fp32_precision = "tf32"
     torch.set_float32_matmul_precision("high")
-    assert eager.forbid_tf32() is False
+    assert eager.disable_tf32() is False
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     assert [place.fp32_precision for place in (cuda.matmul, cudnn.conv, cudnn.rnn)] == ["ieee"] * 3
     assert torch._C._get_cublas_allow_tf32() is False, "cuBLAS's kernels ask so, and it raises where switches disagree"
@@ -121,7 +121,7 @@ def test_tf32_is_turned_off_and_read_back(fp32_precision):
 def test_tf32_that_stays_on_is_reported(fp32_precision, monkeypatch):
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     torch.backends.cuda.matmul.fp32_precision = "tf32"
-    assert eager.forbid_tf32() is True
+    assert eager.disable_tf32() is True
 
 
 def test_the_old_switch_of_tf32_is_left_alone(fp32_precision, monkeypatch):
@@ -132,4 +132,4 @@ def test_the_old_switch_of_tf32_is_left_alone(fp32_precision, monkeypatch):
         monkeypatch.setattr(torch._C, name, old)
     for name in ("getter", "setter"):
         monkeypatch.setattr(type(torch.backends.cudnn).__dict__["allow_tf32"], name, old)
-    assert eager.forbid_tf32() is False
+    assert eager.disable_tf32() is False

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lgc.lut import Target
-from lgc.profiler.backends.cuda.replay_queue import lead_for
+from lgc.profiler.backends.cuda.replay_queue import get_spin_calibration
 from lgc.profiler.machine import environment
 from lgc.profiler.machine import monitor as watch
 from lgc.profiler.machine.monitor import THROTTLE, HardwareSample, open_monitor, throttle_names
@@ -128,9 +128,9 @@ def test_a_missing_counter_is_none_and_leaves_the_others(nvml, question, how):
 
 def test_a_sample_has_the_hosts_launch_cost(nvml):
     with open_monitor(GPU) as watch_it:
-        lead_for(GPU.device).launch_us, lead_for(GPU.device).factor = 7.5, 3.0
+        get_spin_calibration(GPU.device).launch_us, get_spin_calibration(GPU.device).factor = 7.5, 3.0
         health = watch_it.sample()
-        lead_for.cache_clear()
+        get_spin_calibration.cache_clear()
     assert (health.launch_us, health.lead_factor) == (7.5, 3.0)
 
 

@@ -3,6 +3,7 @@ import sqlite3
 
 import pytest
 
+from lgc.device import Device
 from lgc.errors import MismatchError
 from lgc.lut import LatencyTable, Target
 from lgc.profiler.table import multi_device as fleet
@@ -24,21 +25,21 @@ def gpus(monkeypatch):
         }
         for index in range(2)
     }
-    monkeypatch.setattr(fleet, "require", lambda target: None)
+    monkeypatch.setattr(fleet, "require_backend", lambda target: None)
     monkeypatch.setattr(fleet, "fingerprint", lambda target, backend: found[target.device])
     return found
 
 
 @pytest.fixture(scope="module")
-def shared(mini_space, tmp_path_factory):
-    """A table that two processes filled, and what the call returned."""
-    out = tmp_path_factory.mktemp("shared") / "t.lut"
-    return out, profile_on(["cpu", "cpu"], mini_space, CPU, out, rounds=6, networks=4)
+def filled(mini_space, tmp_path_factory):
+    """A table that two processes filled, and the result of the call."""
+    out = tmp_path_factory.mktemp("filled") / "t.lut"
+    return out, profile_on([Device("cpu"), Device("cpu")], mini_space, CPU, out, rounds=6, networks=4)
 
 
 @two_cores
-def test_two_processes_fill_one_table(shared):
-    out, result = shared
+def test_two_processes_fill_one_table(filled):
+    out, result = filled
     assert (result.measured, result.pending, result.failed) == (result.entries, 0, {})
     assert result.verification.networks == 4
     with LatencyTable.open(out) as table:
@@ -49,15 +50,15 @@ def test_two_processes_fill_one_table(shared):
         assert {subject.status for subject in table.subjects()} <= {"measured", "noisy"}
         assert all(entry.latency_ms > 0 for entry in table.entries())
     assert len({pids[session] for sessions in measured.values() for session in sessions}) == 2
-    common = [subject for subject, sessions in measured.items() if len(sessions) > 1]
-    assert 4 <= len(common) < len(measured), "only sentinels are measured by both, and company for few subjects"
-    assert not any(key.startswith("network/") for key in common)
+    shared = [subject for subject, sessions in measured.items() if len(sessions) > 1]
+    assert 4 <= len(shared) < len(measured), "only sentinels are measured by both, and company for few subjects"
+    assert not any(key.startswith("network/") for key in shared)
 
 
 @two_cores
 def test_a_process_that_dies_leaves_its_share_to_the_last_pass(mini_space, tmp_path, monkeypatch):
     monkeypatch.setattr(fleet, "_work", _die)
-    result = profile_on(["cpu", "cpu"], mini_space, CPU, tmp_path / "t.lut", rounds=4, networks=4)
+    result = profile_on([Device("cpu"), Device("cpu")], mini_space, CPU, tmp_path / "t.lut", rounds=4, networks=4)
     assert (result.measured, result.failed) == (result.entries, {})
 
 
@@ -66,7 +67,7 @@ def _die(*_):
 
 
 def test_equal_devices_may_share_a_table(gpus):
-    require_equal(["cuda:0", "cuda:1"], Target("cuda:0", "torch"))
+    require_equal([Device("cuda:0"), Device("cuda:1")], Target("cuda:0", "torch"))
 
 
 @pytest.mark.parametrize(
@@ -82,13 +83,13 @@ def test_unequal_devices_are_refused_before_a_file_is_made(gpus, mini_space, tmp
     gpus["cuda:1"] |= change
     out = tmp_path / "t.lut"
     with pytest.raises(MismatchError, match=f"cuda:0 and cuda:1 are not equal.*{difference}"):
-        profile_on(["cuda:0", "cuda:1"], mini_space, Target("cuda:0", "torch"), out)
+        profile_on([Device("cuda:0"), Device("cuda:1")], mini_space, Target("cuda:0", "torch"), out)
     assert not out.exists()
 
 
 @two_cores
-def test_the_table_names_the_processes(shared):
-    out, _ = shared
+def test_the_table_names_the_processes(filled):
+    out, _ = filled
     connection = sqlite3.connect(out)
     devices = {row[0] for row in connection.execute("SELECT device FROM sessions")}
     leases = connection.execute("SELECT count(*) FROM subjects WHERE session IS NOT NULL").fetchone()[0]

@@ -8,7 +8,7 @@ from lgc.errors import UnknownNameError
 from lgc.lut import LatencyTable, Target
 from lgc.models import OPERATORS, PRESETS, OpSpec, SearchSpace
 from lgc.models.space.operators import input_shapes, is_free
-from lgc.profiler.backends.base import random_inputs
+from lgc.profiler.backends.base import generate_inputs
 from lgc.profiler.timing.contexts import (
     CARRIERS,
     CONTEXTS,
@@ -97,7 +97,7 @@ class TestGraphs:
         inputs = input_shapes(spec)
         assert term.workload.input_shapes == inputs
         assert copies_of(spec) == len(module.operators) == (COPIES if str(spec) in REPEATED else 1)
-        out = module(*(torch.from_numpy(x) for x in random_inputs(inputs)))
+        out = module(*(torch.from_numpy(x) for x in generate_inputs(inputs)))
         height, width = output_size(spec)
         assert tuple(out.shape) == ((1, height, width) if spec.operator == "argmax" else (1, spec.c_out, height, width))
         assert not module.training
@@ -113,14 +113,14 @@ class TestGraphs:
     def test_a_probe_computes_its_operators_one_after_another(self):
         spec = OpSpec("conv_3x3", 4, 4, 9, 8)
         module = terms_of(spec, CARRIERS)[0].workload.build()
-        (x,) = (torch.from_numpy(array) for array in random_inputs(input_shapes(spec)))
+        (x,) = (torch.from_numpy(array) for array in generate_inputs(input_shapes(spec)))
         (before,), (first, second, third) = module.before, module.operators
         torch.testing.assert_close(module(x), module.behind(third(second(first(before(x))))))
 
     def test_a_probe_of_two_inputs_takes_each_through_a_carrier_of_its_own(self):
         spec = OpSpec("add", 4, 4, 9, 8)
         module = terms_of(spec, CARRIERS)[0].workload.build()
-        x, y = (torch.from_numpy(array) for array in random_inputs(input_shapes(spec)))
+        x, y = (torch.from_numpy(array) for array in generate_inputs(input_shapes(spec)))
         a, b = (carrier(z) for carrier, z in zip(module.before, (x, y), strict=True))
         torch.testing.assert_close(module(x, y), module.behind(a + b))
         assert not torch.equal(module.before[0].conv.weight, module.before[1].conv.weight)
@@ -142,7 +142,7 @@ class TestGraphs:
             wanted.add("carrier/c{}/{}x{}/x1".format(*law.output_shape(spec)))
         assert set(passages) == wanted
         for term in passages.values():
-            xs = [torch.from_numpy(x) for x in random_inputs(term.workload.input_shapes)]
+            xs = [torch.from_numpy(x) for x in generate_inputs(term.workload.input_shapes)]
             outs = term.workload.build()(*xs)
             assert [tuple(out.shape) for out in (outs if isinstance(outs, tuple) else [outs])] == [
                 tuple(x.shape) for x in xs

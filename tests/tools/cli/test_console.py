@@ -7,6 +7,7 @@ from typing import Annotated
 import pytest
 import typer
 
+from lgc.device import Device
 from lgc.errors import DeviceError, TrainingError, UsageError
 from lgc.tools.cli.console import (
     emit,
@@ -145,25 +146,25 @@ def one_gpu(monkeypatch):
 
 
 def test_left_out_device_is_the_tables(one_gpu, capsys):
-    assert pick_device(None, ["cuda:0"], "searching") == "cuda:0"
-    assert pick_device(None, ["cpu"], "searching") == "cpu"
-    assert pick_device("cpu", ["cuda:0"], "searching") == "cpu"
-    assert pick_device("cuda", ["cpu"], "searching") == "cuda:0"
+    assert pick_device(None, [Device("cuda:0")], "searching") == "cuda:0"
+    assert pick_device(None, [Device("cpu")], "searching") == "cpu"
+    assert pick_device("cpu", [Device("cuda:0")], "searching") == "cpu"
+    assert pick_device("cuda", [Device("cpu")], "searching") == "cuda:0"
     assert capsys.readouterr().err == ""
 
 
 def test_missing_table_device_is_remarked_on(one_gpu, monkeypatch, capsys):
     monkeypatch.setattr("lgc.profiler.machine.devices.cuda_missing", lambda device: f"no {device}")
-    assert pick_device(None, ["cuda:1"], "searching") == "cpu"
+    assert pick_device(None, [Device("cuda:1")], "searching") == "cpu"
     wanted = "searching on cpu: the table's device cuda:1 is not present (no cuda:1); --device chooses another\n"
     assert capsys.readouterr().err == wanted
 
 
 def test_processes_take_gpus_by_rank(one_gpu, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert pick_device(None, ["cuda:1"], "training") == "cuda:0"
+    assert pick_device(None, [Device("cuda:1")], "training") == "cuda:0"
 
 
 def test_asked_device_must_be_present(one_gpu):
-    with pytest.raises(DeviceError, match="no device 'cuda:2' here"):
-        pick_device("cuda:2", ["cuda:0"], "searching")
+    with pytest.raises(DeviceError, match="no device 'cuda:2' on this machine"):
+        pick_device("cuda:2", [Device("cuda:0")], "searching")

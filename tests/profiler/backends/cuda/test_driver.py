@@ -1,4 +1,4 @@
-"""NVIDIA's bindings of the driver: the functions that are used, and what is said where they or pycuda are missing."""
+"""NVIDIA's bindings of the driver: the functions in use, and the diagnosis of missing bindings or pycuda."""
 
 import sys
 from types import SimpleNamespace
@@ -25,11 +25,11 @@ def bindings():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_bindings_have_every_function(bindings, name):
+def test_bindings_have_every_function(bindings, name):
     assert getattr(bindings, name).__doc__.startswith(name + FUNCTIONS[name])
 
 
-def test_the_bindings_have_the_capture_mode(bindings):
+def test_bindings_have_capture_mode(bindings):
     assert int(bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL) == 1
     assert bindings.CUresult(2).name == "CUDA_ERROR_OUT_OF_MEMORY"
 
@@ -41,30 +41,30 @@ def raises(error):
     return function
 
 
-def test_no_driver(monkeypatch):
+def test_missing_driver_function_is_named(monkeypatch):
     lacking = SimpleNamespace(cuGraphLaunch=raises(RuntimeError("Function cuGraphLaunch not found")))
-    monkeypatch.setattr(cuda_driver, "_driver", lambda: lacking)
+    monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: lacking)
     with pytest.raises(BackendUnavailableError, match=r"the NVIDIA driver lacks cuGraphLaunch: Function cuGraph"):
-        cuda_driver.call("cuGraphLaunch", 1, 2)
+        cuda_driver.call_driver("cuGraphLaunch", 1, 2)
 
 
-def test_an_error_without_name_has_its_number(monkeypatch):
-    monkeypatch.setattr(cuda_driver, "_driver", lambda: SimpleNamespace(cuGraphLaunch=lambda *_: (12345,)))
+def test_unnamed_error_shows_number(monkeypatch):
+    monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: SimpleNamespace(cuGraphLaunch=lambda *_: (12345,)))
     with pytest.raises(MeasurementError, match="cuGraphLaunch failed: CUDA error 12345"):
-        cuda_driver.call("cuGraphLaunch", 1, 2)
+        cuda_driver.call_driver("cuGraphLaunch", 1, 2)
 
 
-def test_pycuda_is_missing(monkeypatch):
+def test_missing_pycuda_gives_install_hint(monkeypatch):
     monkeypatch.setattr(cuda_place, "find_spec", lambda name: None)
-    assert cuda_place.pycuda_missing().startswith(
-        'pycuda is not installed: pip install "lgc[tensorrt]" (pycuda is comp'
+    assert cuda_place.diagnose_pycuda("pip install it").startswith(
+        "pycuda is not installed: pip install it (compiles pycuda"
     )
 
 
-def test_pycuda_does_not_load(monkeypatch):
+def test_broken_pycuda_is_reported(monkeypatch):
     monkeypatch.setattr(cuda_place, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "pycuda", None)
-    assert "pycuda is installed but does not load (" in cuda_place.pycuda_missing()
+    assert "cannot load pycuda (" in cuda_place.diagnose_pycuda("pip install it")
 
 
 @pytest.fixture
@@ -74,14 +74,12 @@ def pycuda(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda.driver", SimpleNamespace())
 
 
-def test_the_bindings_are_missing(monkeypatch, pycuda):
-    monkeypatch.setattr(cuda_driver, "_driver", raises(ImportError("No module named 'cuda'")))
-    reason = cuda_place.pycuda_missing()
-    assert reason == (
-        "the package cuda-bindings does not load (No module named 'cuda'): pip install \"cuda-bindings>=12.6\""
-    )
+def test_missing_bindings_give_install_hint(monkeypatch, pycuda):
+    monkeypatch.setattr(cuda_driver, "_import_bindings", raises(ImportError("No module named 'cuda'")))
+    reason = cuda_place.diagnose_pycuda("pip install it")
+    assert reason == ("cannot load package cuda-bindings (No module named 'cuda'): pip install \"cuda-bindings>=12.6\"")
 
 
-def test_both_are_there(monkeypatch, pycuda):
-    monkeypatch.setattr(cuda_driver, "_driver", lambda: SimpleNamespace())
-    assert cuda_place.pycuda_missing() is None
+def test_complete_installation_has_no_diagnosis(monkeypatch, pycuda):
+    monkeypatch.setattr(cuda_driver, "_import_bindings", lambda: SimpleNamespace())
+    assert cuda_place.diagnose_pycuda("pip install it") is None

@@ -1,4 +1,4 @@
-"""Nodes of graphs that ONNX Runtime has optimised, traced back to those that it was given."""
+"""Nodes of graphs optimised by ONNX Runtime, traced back to the source nodes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.backends.ort.layers import nodes_behind
-from lgc.profiler.backends.ort.session import CPU, open_session
+from lgc.profiler.backends.ort.layer_nodes import trace_nodes
+from lgc.profiler.backends.ort.loader import CPU_PROVIDER
+from lgc.profiler.backends.ort.session import open_session
 
 
 class Residual(nn.Module):
@@ -29,7 +30,7 @@ def residual():
 
 
 def pooled():
-    """Two equal poolings of one tensor, of which one is left; torch would merge them itself where it can."""
+    """Return a graph with two equal poolings of one tensor, of which one is kept; torch's export might merge them."""
     nodes = [
         helper.make_node("Relu", ["x"], ["y"], "relu"),
         *(helper.make_node("MaxPool", ["y"], [at], at, kernel_shape=[3, 3], pads=[1] * 4) for at in ("left", "right")),
@@ -42,14 +43,14 @@ def pooled():
 
 
 def optimised(model, tmp_path):
-    """The given graph, and nodes behind each optimised one."""
-    open_session("net", model, CPU, {}, 1, profile=tmp_path).end_profiling()
+    """Return the source graph, and the source nodes of each optimised node."""
+    open_session("net", model, CPU_PROVIDER, {}, 1, profile=tmp_path).end_profiling()
     given = onnx.load_from_string(model)
-    return given, nodes_behind(given, onnx.load(tmp_path / "optimised.onnx"))
+    return given, trace_nodes(given, onnx.load(tmp_path / "optimised.onnx"))
 
 
 @pytest.mark.parametrize("make", [residual, pooled])
-def test_every_node_is_behind_one_layer(tmp_path, make):
+def test_every_node_belongs_to_one_layer(tmp_path, make):
     given, behind = optimised(make(), tmp_path)
     assert all(behind.values())
     layers = [nodes for name, nodes in behind.items() if not name.startswith("Reorder")]
@@ -57,7 +58,7 @@ def test_every_node_is_behind_one_layer(tmp_path, make):
     assert sorted(named) == sorted(node.name for node in given.graph.node)
 
 
-def test_a_fused_addition_is_the_convolutions_not_that_of_what_follows(tmp_path):
+def test_fused_addition_belongs_to_convolution(tmp_path):
     _, behind = optimised(residual(), tmp_path)
     (nodes,) = (nodes for name, nodes in behind.items() if "/second/Conv" in nodes and not name.startswith("Reorder"))
     resize = next(nodes for nodes in behind.values() if "/Resize" in nodes)
@@ -65,17 +66,17 @@ def test_a_fused_addition_is_the_convolutions_not_that_of_what_follows(tmp_path)
     assert "/Add" not in resize
 
 
-def test_equal_nodes_are_behind_the_one_that_is_computed(tmp_path):
+def test_equal_nodes_share_a_layer(tmp_path):
     _, behind = optimised(pooled(), tmp_path)
     assert ("left", "right") in behind.values()
     assert ("add",) in behind.values()
 
 
-def test_times_are_of_every_layer_and_sum_up_to_a_run():
+def test_layer_times_sum_to_latency():
     workload = Workload("net", ((1, 16, 64, 64),), Residual)
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
     runner.prepare()
-    layers = runner.layer_times(20)
+    layers = runner.measure_layers(20)
     run_ms = min(runner.run(20))
     runner.close()
     assert all(layer.nodes and layer.ms > 0 for layer in layers)

@@ -1,7 +1,7 @@
-"""TensorRT's Python API without TensorRT: its bindings, imported over a stub of the libraries that they are linked to.
+"""TensorRT's Python API without TensorRT: its bindings, imported with a stub of the libraries they are linked to.
 
-Run as a script, this prints the API of the module it is given as JSON: class -> member -> the numbers of arguments that
-it takes, or null where it is no method. The module's own names stand under the empty class.
+As a script, it prints the API of the given module as JSON: class -> member -> possible numbers of arguments, or null if
+it is not a method. The module's own names are under the empty class.
 """
 
 import inspect
@@ -16,14 +16,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 FULL = {line.partition("==")[2]: line for line in Path(__file__).with_name("bindings.txt").read_text().split()}
-"""Versions of full TensorRT whose bindings `make` installs, one folder each."""
+"""Versions of full TensorRT whose bindings `make` installs, each in a folder."""
 RTX = "TensorRT-RTX"
 FOLDER = Path(sys.prefix) / "bindings"
 TOOLS = ("gcc", "nm", "readelf")
 
 
-def missing():
-    """Why the API cannot be looked at here; None if it can."""
+def diagnose():
+    """Return None if the API can be inspected on this machine, else the reason."""
     tools = [tool for tool in TOOLS if shutil.which(tool) is None]
     if tools:
         return f"the stub of TensorRT needs {', '.join(tools)}"
@@ -33,10 +33,10 @@ def missing():
     return None
 
 
-def environments(make_folder):
-    """Version -> name of the bindings' module, and the environment variables with which Python imports it over a stub.
+def make_environments(make_folder):
+    """Return version -> name of the bindings' module, and the environment in which Python imports it with a stub.
 
-    TensorRT-RTX, whose bindings are installed, is one of them; `make_folder` gives a new folder for a name.
+    The installed TensorRT-RTX is included; `make_folder` returns a new folder for a name.
     """
     packages = {version: FOLDER / version / "tensorrt_bindings" for version in FULL}
     rtx = find_spec("tensorrt_rtx_bindings")
@@ -54,26 +54,26 @@ def environments(make_folder):
 
 
 def build_stub(binary, folder):
-    """Build the libraries of TensorRT that `binary` needs into `folder`, with every function that it imports."""
-    undefined = [line.split() for line in output("nm", "-D", "--undefined-only", binary).splitlines()]
-    ours = [name for kind, name in undefined if kind == "U" and not re.search(r"@|^_?Py|^dl", name)]
-    source = "".join(f"void *{name}(void) {{ return 0; }}\n" for name in ours)
-    needed = re.findall(r"NEEDED.*\[(lib(?:nv|tensorrt)[^]]*)\]", output("readelf", "-d", binary))
+    """Build stubs of the TensorRT libraries of `binary` in `folder`, with every function that it imports."""
+    undefined = [line.split() for line in run_command("nm", "-D", "--undefined-only", binary).splitlines()]
+    symbols = [name for kind, name in undefined if kind == "U" and not re.search(r"@|^_?Py|^dl", name)]
+    source = "".join(f"void *{name}(void) {{ return 0; }}\n" for name in symbols)
+    needed = re.findall(r"NEEDED.*\[(lib(?:nv|tensorrt)[^]]*)\]", run_command("readelf", "-d", binary))
     first, *others = [folder / name for name in needed]
-    output("gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", first, input=source)
+    run_command("gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", first, input=source)
     for path in others:
         path.symlink_to(first)
 
 
-def output(*words, **options):
-    """What a command prints."""
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, **options)
-    assert done.returncode == 0, f"{words[0]}: {done.stderr}"
+def run_command(*command, **options):
+    """Return the output of a command."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
+    assert done.returncode == 0, f"{command[0]}: {done.stderr}"
     return done.stdout
 
 
-def api(module):
-    """Class -> member -> numbers of arguments, of `module` and all classes inside."""
+def read_api(module):
+    """Return class -> member -> numbers of arguments, for `module` and all its classes."""
     classes = {}
 
     def visit(owner, path):
@@ -81,18 +81,18 @@ def api(module):
         for name in dir(owner):
             value = getattr(owner, name)
             if inspect.isclass(value) and not name.startswith("_"):
-                members[name] = counts(value.__init__, "__init__")
+                members[name] = count_arguments(value.__init__, "__init__")
                 visit(value, f"{path}.{name}".lstrip("."))
             elif not name.startswith("__"):
-                members[name] = counts(value, name)
+                members[name] = count_arguments(value, name)
 
     visit(module, "")
     return classes
 
 
-def counts(method, name):
-    """The numbers of arguments that the overloads of a method take, from its documentation; None if it has none."""
-    found = set()
+def count_arguments(method, name):
+    """Return the numbers of arguments of a method's overloads, from its documentation; None without one."""
+    numbers = set()
     for arguments in re.findall(
         rf"^(?:\d+\. )?{name}\((.*)\) -> ", getattr(method, "__doc__", None) or "", re.MULTILINE
     ):
@@ -100,9 +100,9 @@ def counts(method, name):
         parts = [part for part in flat.split(", ") if not part.startswith("self:")]
         if any(part.startswith("*") for part in parts):
             return None
-        found.update(range(sum(" = " not in part for part in parts), len(parts) + 1))
-    return sorted(found) or None
+        numbers.update(range(sum(" = " not in part for part in parts), len(parts) + 1))
+    return sorted(numbers) or None
 
 
 if __name__ == "__main__":
-    json.dump(api(import_module(sys.argv[1])), sys.stdout)
+    json.dump(read_api(import_module(sys.argv[1])), sys.stdout)

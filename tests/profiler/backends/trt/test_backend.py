@@ -1,4 +1,4 @@
-"""The TensorRT backend's answers; what needs a GPU is in tests/gpu."""
+"""TensorRT backend without a GPU; runs on a GPU are in tests/gpu."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from lgc.device import Device
 from lgc.errors import BackendUnavailableError, FileFormatError, MeasurementError
 from lgc.lut.target import Target
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.backends.error_translation import ShortMemoryError
+from lgc.profiler.backends.error_translation import OutOfMemoryError
 from lgc.profiler.backends.trt import backend as trt
 from lgc.profiler.backends.trt.loader import Library
 
@@ -22,7 +23,7 @@ def backend():
 
 @pytest.fixture
 def rtx(monkeypatch):
-    monkeypatch.setattr(trt, "pycuda_missing", lambda: None)
+    monkeypatch.setattr(trt, "diagnose_pycuda", lambda hint: None)
     module = SimpleNamespace(ComputeCapability=SimpleNamespace(__members__={"SM89": 89}))
     library = Library(module, "TensorRT-RTX", "1.7.1", can_build_without_gpu=True)
     monkeypatch.setattr(trt, "load_tensorrt", lambda: library)
@@ -30,7 +31,7 @@ def rtx(monkeypatch):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Pretends that torch sees GPUs of these compute capabilities."""
+    """Simulate GPUs of these compute capabilities in torch."""
 
     def pretend(*capabilities):
         monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -42,96 +43,97 @@ def gpus(monkeypatch):
     return pretend
 
 
-def test_cpu_is_no_device(backend):
-    assert backend.unavailable("cpu") == "TensorRT needs a CUDA device"
+def test_cpu_is_unsupported(backend):
+    assert backend.diagnose(Device("cpu")) == "TensorRT needs a CUDA device"
 
 
-def test_library_is_missing(backend, monkeypatch):
+def test_missing_library_is_reported(backend, monkeypatch):
     def missing():
         raise BackendUnavailableError("TensorRT is not installed")
 
     monkeypatch.setattr(trt, "load_tensorrt", missing)
-    assert backend.unavailable("cuda:0") == "TensorRT is not installed"
+    assert backend.diagnose(Device("cuda:0")) == "TensorRT is not installed"
 
 
-def test_torch_for_the_cpu(backend, rtx, monkeypatch):
+def test_cpu_build_of_torch_is_reported(backend, rtx, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "this torch is a CPU build; install a CUDA build" in backend.unavailable("cuda:0")
+    assert "this torch is a CPU build; install a CUDA build" in backend.diagnose(Device("cuda:0"))
 
 
-def test_no_gpu(backend, rtx, gpus):
+def test_missing_gpu_is_reported(backend, rtx, gpus):
     gpus()
-    assert "torch cannot use CUDA: " in backend.unavailable("cuda:0")
+    assert "torch cannot use CUDA: " in backend.diagnose(Device("cuda:0"))
 
 
-def test_no_such_index_names_those_there(backend, rtx, gpus):
+def test_unknown_index_lists_devices(backend, rtx, gpus):
     gpus((8, 9), (8, 9))
-    reason = backend.unavailable("cuda:2")
+    reason = backend.diagnose(Device("cuda:2"))
     assert reason == "there is no cuda:2, only cuda:0, cuda:1"
 
 
-def test_available_only_on_devices_that_the_library_serves(backend, rtx, gpus):
+def test_only_supported_devices_are_available(backend, rtx, gpus):
     gpus((8, 9), (9, 0))
-    assert backend.unavailable("cuda:0") is None
-    assert "not this device's 9.0; install full TensorRT" in backend.unavailable("cuda:1")
+    assert backend.diagnose(Device("cuda:0")) is None
+    assert "not this device's 9.0; install full TensorRT" in backend.diagnose(Device("cuda:1"))
 
 
-def test_pycuda_is_missing(backend, rtx, gpus, monkeypatch):
+def test_missing_pycuda_is_reported(backend, rtx, gpus, monkeypatch):
     gpus((8, 9))
-    monkeypatch.setattr(trt, "pycuda_missing", lambda: "pycuda is not installed: mend")
-    assert backend.unavailable("cuda:0") == "pycuda is not installed: mend"
+    monkeypatch.setattr(trt, "diagnose_pycuda", lambda hint: f"pycuda is not installed: {hint}")
+    assert backend.diagnose(Device("cuda:0")) == 'pycuda is not installed: pip install "lgc[tensorrt]"'
 
 
-def test_versions(backend, rtx):
+def test_versions_name_flavour_and_torch(backend, rtx):
     versions = backend.versions()
     assert versions["TensorRT-RTX"] == "1.7.1"
     assert versions["torch"] == torch.__version__
 
 
-def test_an_engine_is_read_before_the_device_is_looked_at(backend, tmp_path):
-    with pytest.raises(FileFormatError, match="is no engine but nothing: there is no such file"):
+def test_engine_file_is_checked_before_device(backend, tmp_path):
+    with pytest.raises(FileFormatError, match=r"no such file: .*x\.engine"):
         backend.open(tmp_path / "x.engine", "cpu")
 
 
-def test_engines_of_a_workload_are_kept_in_memory_and_on_the_disk(monkeypatch):
+def test_engines_are_cached_in_memory(monkeypatch):
     calls = []
 
-    def build(model, precision, refused):
+    def build(model, precision, rejection):
         calls.append((model, precision))
         return "engine"
 
-    monkeypatch.setattr(trt, "cached_engine", build)
+    monkeypatch.setattr(trt, "load_or_build_engine", build)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    trt._engine.cache_clear()
+    trt._load_engine.cache_clear()
     workload = Workload("file", ((1, 3, 8, 8),), None, file=b"model")
     target = Target("cuda:0", "tensorrt", "fp16")
-    assert [trt.engine_for(workload, target) for _ in range(2)] == ["engine"] * 2
+    assert [trt.get_engine(workload, target) for _ in range(2)] == ["engine"] * 2
     assert calls == [(b"model", "fp16")]
-    trt._engine.cache_clear()
+    trt._load_engine.cache_clear()
 
 
 class Loads:
-    """Stands for engines and runners: `loads.compile()` is a compilation, `works` says by engine what the runtime does.
+    """Simulated engine cache and runtime; `compile()` compiles a workload with them.
 
     Attributes:
-        kept: whether the engine is on the disk.
-        refused: what the builds were told of engines that did not load.
-        works: engine -> the error of loading it, if there is one.
+        cached: True if the engine is in the cache on disk.
+        rejections: rejection that each build was given.
+        errors: engine -> error of loading it.
+        loaded: engines that were loaded, in order.
     """
 
     def __init__(self):
-        self.kept, self.refused, self.works, self.loaded = True, [], {}, []
+        self.cached, self.rejections, self.errors, self.loaded = True, [], {}, []
 
-    def engine(self, model, precision, refused):
-        self.refused.append(refused)
-        if refused is None:
-            return SimpleNamespace(data="kept", cached=self.kept, remarks=())
-        return SimpleNamespace(data="built", cached=False, remarks=(refused,))
+    def engine(self, model, precision, rejection):
+        self.rejections.append(rejection)
+        if rejection is None:
+            return SimpleNamespace(data="cached", cached=self.cached, remarks=())
+        return SimpleNamespace(data="built", cached=False, remarks=(rejection,))
 
     def runner(self, library, engine, device):
         self.loaded.append(engine.data)
-        if engine.data in self.works:
-            raise self.works[engine.data]
+        if engine.data in self.errors:
+            raise self.errors[engine.data]
         return engine
 
     def compile(self):
@@ -142,45 +144,45 @@ class Loads:
 @pytest.fixture
 def loads(monkeypatch, rtx):
     simulated = Loads()
-    monkeypatch.setattr(trt.TensorRTBackend, "_require", lambda self, device: None)
-    monkeypatch.setattr(trt, "cached_engine", simulated.engine)
+    monkeypatch.setattr(trt.TensorRTBackend, "_require_available", lambda self, device: None)
+    monkeypatch.setattr(trt, "load_or_build_engine", simulated.engine)
     monkeypatch.setattr(trt, "EngineRunner", simulated.runner)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    trt._engine.cache_clear()
+    trt._load_engine.cache_clear()
     yield simulated
-    trt._engine.cache_clear()
+    trt._load_engine.cache_clear()
 
 
-def test_a_kept_engine_that_loads_is_taken(loads):
+def test_cached_engine_is_used(loads):
     assert loads.compile().cached
-    assert loads.refused == [None]
+    assert loads.rejections == [None]
 
 
-def test_a_kept_engine_that_does_not_load_is_built_anew_once(loads):
-    loads.works["kept"] = MeasurementError("TensorRT refuses the engine")
-    assert loads.compile().remarks == ("TensorRT refuses the engine",)
+def test_rejected_cached_engine_is_rebuilt_once(loads):
+    loads.errors["cached"] = MeasurementError("TensorRT rejects the engine")
+    assert loads.compile().remarks == ("TensorRT rejects the engine",)
     assert loads.compile().data == "built"
-    assert loads.refused == [None, "TensorRT refuses the engine"]
-    assert loads.loaded == ["kept", "built", "built"]
+    assert loads.rejections == [None, "TensorRT rejects the engine"]
+    assert loads.loaded == ["cached", "built", "built"]
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_an_engine_just_built_that_does_not_load_is_refused(loads, kept):
-    loads.kept = kept
-    loads.works |= {"kept": MeasurementError("the first"), "built": MeasurementError("the second")}
-    with pytest.raises(MeasurementError, match="the second" if kept else "the first"):
+@pytest.mark.parametrize("cached", [True, False])
+def test_rejected_new_engine_is_an_error(loads, cached):
+    loads.cached = cached
+    loads.errors |= {"cached": MeasurementError("the first"), "built": MeasurementError("the second")}
+    with pytest.raises(MeasurementError, match="the second" if cached else "the first"):
         loads.compile()
-    assert loads.loaded == (["kept", "built"] if kept else ["kept"])
+    assert loads.loaded == (["cached", "built"] if cached else ["cached"])
 
 
-def test_an_engine_for_which_memory_is_short_is_kept(loads):
-    loads.works["kept"] = ShortMemoryError("too little GPU memory")
-    with pytest.raises(ShortMemoryError):
+def test_out_of_memory_keeps_cached_engine(loads):
+    loads.errors["cached"] = OutOfMemoryError("not enough GPU memory")
+    with pytest.raises(OutOfMemoryError):
         loads.compile()
-    assert loads.loaded == ["kept"]
+    assert loads.loaded == ["cached"]
 
 
-def test_compile_refuses_other_devices(backend):
+def test_compile_rejects_cpu(backend):
     workload = Workload("conv", ((1, 3, 8, 8),), lambda: nn.Conv2d(3, 3, 1))
     with pytest.raises(BackendUnavailableError, match="backend tensorrt cannot run on cpu: TensorRT needs a CUDA"):
         backend.compile(workload, Target("cpu", "tensorrt"))

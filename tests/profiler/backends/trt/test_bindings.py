@@ -1,4 +1,4 @@
-"""What is used of TensorRT's Python API is in every version served: the real bindings, without the library."""
+"""All uses of TensorRT's Python API exist in every supported version: real bindings, without the library."""
 
 import ast
 import json
@@ -12,7 +12,7 @@ from lgc.profiler.backends.trt import engine as trt_engine
 from lgc.profiler.backends.trt import runner as trt_runner
 
 from . import bindings as trt_bindings
-from .bindings import RTX, missing, output
+from .bindings import RTX, diagnose, run_command
 
 MODULES = sorted(Path(trt_engine.__file__).parent.glob("*.py"))
 OBJECTS = {
@@ -25,56 +25,56 @@ OBJECTS = {
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
 }
-"""How variables and attributes that hold an object of TensorRT are called -> its class."""
+"""Name of variables and attributes that hold a TensorRT object -> class of the object."""
 RTX_ONLY = {
     ("", "ComputeCapability"),
     ("BuilderFlag", "REQUIRE_USER_ALLOCATION"),
     ("IBuilderConfig", "num_compute_capabilities"),
     ("IBuilderConfig", "set_compute_capability"),
 }
-"""Used of TensorRT-RTX alone, behind `hasattr` or where `Library.capabilities` has any."""
+"""Members used with TensorRT-RTX only, after `hasattr` or a check of `Library.capabilities`."""
 
 SUBCLASSES = """
 import importlib, sys
-from lgc.profiler.backends.trt.layer_times import LayerClock
+from lgc.profiler.backends.trt.layers import LayerTimer
 from lgc.profiler.backends.trt.log import Log
 module = importlib.import_module(sys.argv[1])
-log, clock = Log(module), LayerClock(module)
-assert isinstance(log.logger, module.ILogger) and isinstance(clock.profiler, module.IProfiler)
+log, timer = Log(module), LayerTimer(module)
+assert isinstance(log.logger, module.ILogger) and isinstance(timer.profiler, module.IProfiler)
 log.logger.log(module.ILogger.Severity.ERROR, "too large")
 log.logger.log(module.ILogger.Severity.INFO, "no matter")
-clock.begin()
-clock.profiler.report_layer_time("conv", 0.5)
-print(log.errors, log.warnings, [(time.layer, time.ms) for time in clock.medians(())])
+timer.start_run()
+timer.profiler.report_layer_time("conv", 0.5)
+print(log.errors, log.warnings, [(time.layer, time.ms) for time in timer.compute_medians(())])
 """
 
 
 @pytest.fixture(scope="module")
 def environments(tmp_path_factory):
-    """Version -> its bindings' module, and the variables with which that is imported."""
-    reason = missing()
+    """Return version -> name of the bindings' module, and the environment to import it."""
+    reason = diagnose()
     if reason is not None:
         pytest.skip(reason)
-    return trt_bindings.environments(tmp_path_factory.mktemp)
+    return trt_bindings.make_environments(tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="module")
 def apis(environments):
-    """Version -> its API, see `trt_bindings.api`."""
+    """Return version -> API, see `trt_bindings.read_api`."""
     return {
-        version: json.loads(output(sys.executable, trt_bindings.__file__, module, env=variables))
+        version: json.loads(run_command(sys.executable, trt_bindings.__file__, module, env=variables))
         for version, (module, variables) in environments.items()
     }
 
 
 class Scan(ast.NodeVisitor):
-    """The attributes used in a module.
+    """Scanner of the attributes that a module uses.
 
     Attributes:
-        known: line, class and name of those of TensorRT's module, and of variables called as in `OBJECTS`.
-        others: line and name of those of anything else.
-        calls: line, class, name and number of arguments, of those of `known` that are called with such.
-        own: names of the attributes and methods that the classes of the module define.
+        known: line, class and name of attributes of TensorRT's module and of variables named in `OBJECTS`.
+        others: line and name of all other attributes.
+        calls: line, class, name and number of arguments of the calls in `known`.
+        own: names of the attributes and methods that the module's classes define.
     """
 
     def __init__(self, source):
@@ -118,12 +118,12 @@ class Scan(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _owner(self, node):
-        """TensorRT's class that `node` is, or is an object of; None for anything else."""
+        """Return the TensorRT class that `node` is, or is an object of; None for anything else."""
         path = self._path(node)
         return OBJECTS.get(getattr(node, "attr", getattr(node, "id", "")).lstrip("_")) if path is None else path
 
     def _path(self, node):
-        """`node` as a path inside of TensorRT's module, which is empty itself; None if it is none."""
+        """Return `node` as a path inside TensorRT's module, empty for the module itself; None for anything else."""
         if isinstance(node, ast.Name):
             return self._aliases.get(node.id)
         if not isinstance(node, ast.Attribute):
@@ -134,8 +134,8 @@ class Scan(ast.NodeVisitor):
         return None if path is None else f"{path}.{node.attr}".lstrip(".")
 
 
-def faults(scan, apis, own):
-    """What `scan` has of which some version lacks it, in words; `own` are attributes that the package defines."""
+def find_faults(scan, apis, own):
+    """Yield a message for each use in `scan` that a version lacks; `own` are attributes that the package defines."""
     names = {name for classes in apis.values() for members in classes.values() for name in members}
     for line, owner, name in scan.known:
         versions = [version for version in apis if version == RTX or (owner, name) not in RTX_ONLY]
@@ -160,18 +160,18 @@ def scans():
 
 @pytest.fixture(scope="module")
 def own():
-    """Names of the attributes and methods that the backends' own classes define."""
+    """Return the names of the attributes and methods that the backends' classes define."""
     paths = Path(trt_engine.__file__).parents[1].rglob("*.py")
     return {name for path in paths for name in Scan(path.read_text()).own}
 
 
-def test_every_version_has_what_is_used(scans, own, apis):
-    assert [f"{name}, {fault}" for name, scan in scans.items() for fault in faults(scan, apis, own)] == []
+def test_every_version_has_the_used_api(scans, own, apis):
+    assert [f"{name}, {fault}" for name, scan in scans.items() for fault in find_faults(scan, apis, own)] == []
 
 
-def test_scan_finds_the_api_in_the_sources(scans):
+def test_scan_finds_api_in_sources(scans):
     used = {(owner, name) for scan in scans.values() for _, owner, name in scan.known}
-    assert used >= RTX_ONLY, "an exception that is not needed any more"
+    assert used >= RTX_ONLY, "an exception is no longer needed"
     assert used >= {
         ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),
         ("BuilderFlag", "TF32"),
@@ -208,17 +208,17 @@ def test_scan_finds_the_api_in_the_sources(scans):
         ("config.set_timing_cache(cache, ignore_mismatch=False)", None),
     ],
 )
-def test_conformance_fails_for_what_one_lacks(source, fault, apis):
-    found = list(faults(Scan(source), apis, set()))
-    assert (found == []) if fault is None else re.search(fault, found[0])
+def test_api_missing_in_a_version_is_reported(source, fault, apis):
+    messages = list(find_faults(Scan(source), apis, set()))
+    assert (messages == []) if fault is None else re.search(fault, messages[0])
 
 
-def test_data_types_go_by_these_names(apis):
+def test_data_types_have_these_names(apis):
     for classes in apis.values():
-        assert classes["DataType"].keys() >= trt_engine.NUMPY_TYPES.keys() | trt_runner.DTYPES.keys()
+        assert classes["DataType"].keys() >= trt_engine.DTYPE_NAMES.keys() | trt_runner.NUMPY_DTYPES.keys()
 
 
-def test_subclasses_work_on_the_real_bindings(environments):
+def test_subclasses_work_with_real_bindings(environments):
     for module, variables in environments.values():
-        printed = output(sys.executable, "-c", SUBCLASSES, module, env=variables)
+        printed = run_command(sys.executable, "-c", SUBCLASSES, module, env=variables)
         assert printed == "['too large'] [] [('conv', 0.5)]\n"

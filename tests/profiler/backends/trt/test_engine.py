@@ -1,4 +1,4 @@
-"""Engines really built: TensorRT-RTX builds ahead of time, on a machine without a GPU."""
+"""Real builds: TensorRT-RTX builds ahead of time, on a machine without a GPU."""
 
 import ctypes
 import io
@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lgc.errors import BackendUnavailableError, MeasurementError, UsageError
-from lgc.profiler.backends.trt.engine import DEFAULT_CAPABILITY, build_engine, device_capability
-from lgc.profiler.backends.trt.engine_cache import cached_engine
+from lgc.profiler.backends.trt.engine import DEFAULT_CAPABILITY, build_engine, get_device_capability
+from lgc.profiler.backends.trt.engine_cache import load_or_build_engine
 from lgc.profiler.backends.trt.engine_files import read_engine_files, write_engine_files
 from lgc.profiler.backends.trt.loader import load_tensorrt
 
@@ -92,7 +92,7 @@ def to_onnx(module, given=(1, 4, 24, 48), **options):
 
 @pytest.fixture
 def quantised_conv():
-    """Makes a model of one quantised convolution, with its bias in int32, as ONNX Runtime has it, or in float32."""
+    """Return a function that makes a quantised convolution with a bias in int32, as in ONNX Runtime, or float32."""
 
     def make(bias):
         rng = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def one_node(operator, domain="", **attributes):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("net", NETS)
-def test_builds_every_kind_of_layer(net, precision, library):
+def test_every_kind_of_layer_builds(net, precision, library):
     engine = build_engine(to_onnx(NETS[net]()), precision=precision, compute_capability="8.9")
     assert len(engine.data) > 1000
     assert (engine.flavour, engine.version) == ("TensorRT-RTX", library.version)
@@ -152,7 +152,7 @@ def test_builds_every_kind_of_layer(net, precision, library):
     assert 0 < engine.seconds < 60
 
 
-def test_layers_are_those_after_fusion():
+def test_layers_are_reported_after_fusion():
     module = nn.Sequential(nn.Conv2d(4, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU())
     engine = build_engine(to_onnx(module), compute_capability="8.9")
     assert [layer.nodes for layer in engine.fusions] == [("/0/Conv", "/1/Relu"), ("/2/Conv", "/3/Relu")]
@@ -169,20 +169,20 @@ def test_half_precision_halves_the_weights(precision):
     assert len(full.data) - len(half.data) == pytest.approx(weights / 2, rel=0.1)
 
 
-def test_the_librarys_version_is_spelled_as_the_bindings_spell_theirs(library):
+def test_library_version_has_form_of_bindings(library):
     major, minor, patch, build = library.version.split(".")
     assert [major, minor] == str(library.module.__version__).split(".")[:2]
     assert patch.isdecimal()
     assert build.isdecimal()
 
 
-def test_its_functions_are_not_the_processs():
+def test_library_symbols_are_not_global():
     build_engine(to_onnx(nn.Conv2d(4, 4, 1)), compute_capability="8.9")
     with pytest.raises(AttributeError):
         ctypes.CDLL(None).createInferBuilder_INTERNAL  # noqa: B018 - looked up by being named
 
 
-def test_the_memory_of_a_context_can_be_the_users(library):
+def test_context_memory_can_be_user_managed(library):
     trt = library.module
     assert trt.ExecutionContextAllocationStrategy.USER_MANAGED is not None
     assert trt.BuilderFlag.REQUIRE_USER_ALLOCATION is not None
@@ -191,40 +191,40 @@ def test_the_memory_of_a_context_can_be_the_users(library):
     assert "strategy:" in trt.ICudaEngine.create_execution_context.__doc__
 
 
-def test_default_device_is_this_one_or_is_said_to_be_assumed():
-    if device_capability() is not None:
-        pytest.skip("there is a GPU here: see tests/gpu")
+def test_default_capability_is_marked_as_assumed():
+    if get_device_capability() is not None:
+        pytest.skip("this machine has a GPU: see tests/gpu")
     engine = build_engine(to_onnx(nn.Conv2d(4, 4, 1)))
     assert (engine.compute_capability, engine.assumed) == (DEFAULT_CAPABILITY, True)
 
 
-def test_unknown_compute_capability_lists_the_known():
+def test_unknown_compute_capability_lists_known():
     with pytest.raises(UsageError, match=r"for compute capabilities 7\.5, .*8\.9, .*12\.0.*, not for 8\.8"):
         build_engine(to_onnx(nn.Conv2d(4, 4, 1)), compute_capability="8.8")
 
 
-def test_unknown_precision():
-    with pytest.raises(UsageError, match="no precision 'fp8'; there are fp32, fp16, bf16, int8"):
+def test_unknown_precision_is_rejected():
+    with pytest.raises(UsageError, match="unknown precision 'fp8'; choose from fp32, fp16, bf16, int8"):
         build_engine(to_onnx(nn.Conv2d(4, 4, 1)), precision="fp8", compute_capability="8.9")
 
 
 @pytest.mark.parametrize("bias", ["int32", "float32"])
-def test_int8_builds_with_strongly_typed_int8_convolutions(bias, quantised_conv):
+def test_int8_convolutions_are_strongly_typed(bias, quantised_conv):
     engine = build_engine(quantised_conv(bias), precision="int8", compute_capability="8.9")
     (conv,) = (layer for layer in engine.layers if layer.kind == "correlation")
     full = build_engine(to_onnx(nn.Conv2d(64, 64, 3, 1, 1), (1, 64, 24, 48)), compute_capability="8.9")
     assert conv.nodes == ("conv", "dequantise_x", "dequantise_w")
     assert engine.precision == "int8"
-    assert len(full.data) - len(engine.data) > 0.5 * 3 * 64 * 64 * 9  # a byte a weight instead of four
+    assert len(full.data) - len(engine.data) > 0.5 * 3 * 64 * 64 * 9  # one byte per weight instead of four
 
 
-def test_int8_wants_a_quantised_model():
-    with pytest.raises(UsageError, match=r"int8 needs a model that was quantised .*lgc-export --precision int8 --data"):
+def test_int8_requires_quantised_model():
+    with pytest.raises(UsageError, match=r"int8 needs a model quantised .*lgc-export --precision int8 --data"):
         build_engine(to_onnx(nn.Conv2d(4, 4, 1)), precision="int8", compute_capability="8.9")
 
 
 class Frame(nn.Module):
-    """From bytes to bytes; the cast comes first, since TensorRT takes bytes into nothing else."""
+    """Network from uint8 to uint8; the cast comes first, the only operator of TensorRT that takes uint8."""
 
     def __init__(self):
         super().__init__()
@@ -235,7 +235,7 @@ class Frame(nn.Module):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_images_of_bytes(precision):
+def test_uint8_images_build(precision):
     model = to_onnx(Frame(), torch.zeros(1, 24, 48, 3, dtype=torch.uint8))
     engine = build_engine(model, precision=precision, compute_capability="8.9")
     assert [str(tensor) for tensor in (*engine.inputs, *engine.outputs)] == [
@@ -244,7 +244,7 @@ def test_images_of_bytes(precision):
     ]
 
 
-def test_what_an_engine_tells_of_itself(tmp_path):
+def test_engine_describes_itself(tmp_path):
     model = onnx.load_from_string(to_onnx(Labels()))
     helper.set_model_props(model, {"scope": "dense"})
     engine = build_engine(model.SerializeToString(), precision="fp16", compute_capability="8.9")
@@ -252,20 +252,20 @@ def test_what_an_engine_tells_of_itself(tmp_path):
     assert [(tensor.shape, tensor.dtype) for tensor in engine.outputs] == [((1, 24, 48), "int64")]
     assert engine.metadata == {"scope": "dense"}
     assert engine.size_bytes == len(engine.data)
-    assert engine.made_for.endswith("for compute capability 8.9")
+    assert engine.origin.endswith("for compute capability 8.9")
     write_engine_files(engine, tmp_path / "net.engine")
     assert read_engine_files(tmp_path / "net.engine") == engine
 
 
-def test_a_cached_engine_is_the_one_that_was_built(tmp_path, monkeypatch):
+def test_cached_engine_equals_built_engine(tmp_path, monkeypatch):
     monkeypatch.setenv("LGC_CACHE", str(tmp_path))
     model = to_onnx(Labels())
-    first, second = (cached_engine(model, compute_capability="8.9") for _ in range(2))
+    first, second = (load_or_build_engine(model, compute_capability="8.9") for _ in range(2))
     assert (first.cached, second.cached) == (False, True)
     assert (second.data, second.layers, second.inputs) == (first.data, first.layers, first.inputs)
 
 
-def test_dynamic_shape_is_refused():
+def test_dynamic_shape_is_rejected():
     model = to_onnx(nn.Conv2d(4, 4, 1), dynamic_axes={"input_0": {2: "height", 3: "width"}})
     with pytest.raises(
         MeasurementError, match=r"dynamic input shapes: input_0 \(1, 4, -1, -1\).*every dimension fixed"
@@ -273,19 +273,19 @@ def test_dynamic_shape_is_refused():
         build_engine(model, compute_capability="8.9")
 
 
-def test_unsupported_operator_names_the_node():
-    with pytest.raises(MeasurementError, match=r"refuses operator Unique, node '/net/odd_one': UNSUPPORTED_NODE"):
+def test_unsupported_operator_names_node():
+    with pytest.raises(MeasurementError, match=r"rejects operator Unique, node '/net/odd_one': UNSUPPORTED_NODE"):
         build_engine(one_node("Unique"), compute_capability="8.9")
 
 
-def test_foreign_operator_names_the_node_and_quotes_the_parser():
+def test_custom_operator_error_quotes_parser():
     with pytest.raises(
         MeasurementError, match=r"operator Sparkle, node '/net/odd_one': INVALID_NODE, .*Plugin not found"
     ):
         build_engine(one_node("Sparkle", domain="my.operators"), compute_capability="8.9")
 
 
-def test_impossible_node_is_one_line_without_the_missing_driver():
+def test_invalid_node_error_is_one_line():
     with pytest.raises(MeasurementError, match=r"operator MaxPool, node '/net/odd_one'.*negative length") as caught:
         build_engine(one_node("MaxPool", kernel_shape=[99, 99]), compute_capability="8.9")
     assert "\n" not in str(caught.value)
@@ -294,17 +294,17 @@ def test_impossible_node_is_one_line_without_the_missing_driver():
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("data", [b"garbage", to_onnx(nn.Conv2d(4, 4, 1))[:200]], ids=["garbage", "truncated"])
-def test_no_onnx_at_all(data, precision):
+def test_invalid_onnx_is_rejected(data, precision):
     with pytest.raises(MeasurementError, match="ONNX model"):
         build_engine(data, precision=precision, compute_capability="8.9")
 
 
-def test_empty_model():
+def test_empty_model_is_rejected():
     with pytest.raises(MeasurementError, match="no outputs"):
         build_engine(b"", compute_capability="8.9")
 
 
-def test_nothing_on_stderr(capfd):
+def test_build_prints_nothing(capfd):
     build_engine(to_onnx(Labels()), compute_capability="8.9")
     with pytest.raises(MeasurementError):
         build_engine(b"garbage", compute_capability="8.9")

@@ -1,4 +1,4 @@
-"""Engines on the disk: found again, never trusted, rebuilt with a remark; the builder is simulated."""
+"""Engines on disk: loaded, verified, rebuilt with a remark; the builder is simulated."""
 
 import json
 from dataclasses import replace
@@ -7,13 +7,18 @@ import pytest
 
 from lgc.errors import FileFormatError, MismatchError
 from lgc.models.onnx.model import Tensor
-from lgc.profiler.backends.cache import cache_folder, read_cache_file, write_cache_file
+from lgc.profiler.backends.cache import get_cache_folder, read_cache_file, write_cache_file
 from lgc.profiler.backends.trt import engine_cache as trt_cache
 from lgc.profiler.backends.trt import engine_files as trt_files
-from lgc.profiler.backends.trt.engine import Builder, Engine
-from lgc.profiler.backends.trt.engine_cache import cached_engine
-from lgc.profiler.backends.trt.engine_files import about_path, read_engine_files, require_runnable, write_engine_files
-from lgc.profiler.backends.trt.layers import Layer
+from lgc.profiler.backends.trt.engine import Engine, EngineBuilder
+from lgc.profiler.backends.trt.engine_cache import load_or_build_engine
+from lgc.profiler.backends.trt.engine_files import (
+    get_description_path,
+    read_engine_files,
+    require_runnable,
+    write_engine_files,
+)
+from lgc.profiler.backends.trt.layer_nodes import Layer
 from lgc.profiler.backends.trt.loader import FULL, RTX, Library
 
 ENGINE = Engine(
@@ -33,20 +38,20 @@ ENGINE = Engine(
 
 
 @pytest.fixture
-def world(monkeypatch, tmp_path):
-    """What is installed and plugged in; `built` counts the engines."""
+def machine(monkeypatch, tmp_path):
+    """Simulate the installed library and GPU; `built` counts the engines."""
 
-    class World:
+    class Machine:
         flavour, version, capability, device, assumed, built = RTX, "1.7.1", "8.9", None, False, 0
 
         def builder(self, compute_capability=None):
             library = Library(None, self.flavour, self.version, can_build_without_gpu=self.flavour == RTX)
-            return Builder(library, compute_capability or self.capability, self.assumed, self.device)
+            return EngineBuilder(library, compute_capability or self.capability, self.assumed, self.device)
 
-    found = World()
+    simulated = Machine()
 
     def build(self, onnx_model, precision):
-        found.built += 1
+        simulated.built += 1
         return replace(
             ENGINE,
             data=onnx_model + b" built",
@@ -55,129 +60,129 @@ def world(monkeypatch, tmp_path):
             precision=precision,
             compute_capability=self.capability,
             device=self.device,
-            remarks=("timings are made anew",) if found.flavour == FULL else (),
+            remarks=("timings are measured again",) if simulated.flavour == FULL else (),
         )
 
     monkeypatch.setenv("LGC_CACHE", str(tmp_path))
-    monkeypatch.setattr(Builder, "build", build)
-    monkeypatch.setattr(Builder, "find", found.builder)
-    return found
+    monkeypatch.setattr(EngineBuilder, "build", build)
+    monkeypatch.setattr(EngineBuilder, "for_device", simulated.builder)
+    return simulated
 
 
-def kept():
-    (path,) = cache_folder("engines").iterdir()
+def get_cached_file():
+    (path,) = get_cache_folder("engines").iterdir()
     return path
 
 
-def test_an_engine_is_built_once(world):
-    first, second = cached_engine(b"model"), cached_engine(b"model")
-    assert world.built == 1
+def test_engine_is_built_once(machine):
+    first, second = load_or_build_engine(b"model"), load_or_build_engine(b"model")
+    assert machine.built == 1
     assert (first.cached, second.cached) == (False, True)
     assert first.remarks == second.remarks == ()
     assert second == replace(first, cached=True)
 
 
-def test_models_and_precisions_are_told_apart(world):
-    data = {cached_engine(model, precision=p).data for model in (b"a", b"b") for p in ("fp32", "fp16")}
-    assert world.built == 4
+def test_models_and_precisions_have_own_entries(machine):
+    data = {load_or_build_engine(model, precision=p).data for model in (b"a", b"b") for p in ("fp32", "fp16")}
+    assert machine.built == 4
     assert len(data) == 2
-    assert cached_engine(b"b", precision="fp16").cached
+    assert load_or_build_engine(b"b", precision="fp16").cached
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:-1] + b"\0"])
-def test_a_damaged_file_is_rebuilt_and_replaced(world, damage):
-    cached_engine(b"model")
-    kept().write_bytes(damage(kept().read_bytes()))
-    engine = cached_engine(b"model")
+def test_damaged_file_is_rebuilt_and_replaced(machine, damage):
+    load_or_build_engine(b"model")
+    get_cached_file().write_bytes(damage(get_cached_file().read_bytes()))
+    engine = load_or_build_engine(b"model")
     assert not engine.cached
     (remark,) = engine.remarks
-    assert remark.startswith(str(kept()))
-    assert remark.endswith(": the engine is built anew")
-    assert cached_engine(b"model").cached
+    assert remark.startswith(str(get_cached_file()))
+    assert remark.endswith(": the engine is rebuilt")
+    assert load_or_build_engine(b"model").cached
 
 
-def test_a_file_with_a_header_of_another_kind_is_rebuilt(world):
-    cached_engine(b"model")
-    key = read_cache_file(kept())[0]["key"]
-    write_cache_file(kept(), {"key": key, "engine": {"flavour": RTX}}, b"plan")
-    engine = cached_engine(b"model")
+def test_file_with_foreign_header_is_rebuilt(machine):
+    load_or_build_engine(b"model")
+    key = read_cache_file(get_cached_file())[0]["key"]
+    write_cache_file(get_cached_file(), {"key": key, "engine": {"flavour": RTX}}, b"plan")
+    engine = load_or_build_engine(b"model")
     assert engine.data == b"model built"
-    assert "describes no engine: version: Field required: the engine is built anew" in engine.remarks[0]
-    write_cache_file(kept(), {"of": "something"}, b"plan")
-    engine = cached_engine(b"model")
-    assert engine.remarks[0].startswith("the engine kept on this machine is of something else: built anew for")
+    assert ": version: Field required: the engine is rebuilt" in engine.remarks[0]
+    write_cache_file(get_cached_file(), {"of": "something"}, b"plan")
+    engine = load_or_build_engine(b"model")
+    assert engine.remarks[0].startswith("the cached engine is for an unknown target: rebuilt for")
 
 
-def test_an_engine_of_another_version_is_rebuilt(world):
-    cached_engine(b"model")
-    world.version = "1.8"
-    engine = cached_engine(b"model")
+def test_engine_of_different_version_is_rebuilt(machine):
+    load_or_build_engine(b"model")
+    machine.version = "1.8"
+    engine = load_or_build_engine(b"model")
     assert engine.remarks == (
-        "the engine kept on this machine is of TensorRT-RTX 1.7.1 for compute capability 8.9: built anew for "
+        "the cached engine is for TensorRT-RTX 1.7.1 for compute capability 8.9: rebuilt for "
         "TensorRT-RTX 1.8 for compute capability 8.9",
     )
-    assert cached_engine(b"model").cached
-    assert kept()
+    assert load_or_build_engine(b"model").cached
+    assert get_cached_file()
 
 
-def test_an_engine_of_another_gpu_is_rebuilt_and_both_are_kept(world):
-    world.flavour, world.version, world.device = FULL, "10.9", "NVIDIA L4"
-    cached_engine(b"model")
-    world.device = "NVIDIA L40"
-    assert cached_engine(b"model").remarks == (
-        "the engine kept on this machine is of TensorRT 10.9 for compute capability 8.9 (NVIDIA L4): built anew for "
+def test_each_gpu_has_its_own_engine(machine):
+    machine.flavour, machine.version, machine.device = FULL, "10.9", "NVIDIA L4"
+    load_or_build_engine(b"model")
+    machine.device = "NVIDIA L40"
+    assert load_or_build_engine(b"model").remarks == (
+        "the cached engine is for TensorRT 10.9 for compute capability 8.9 (NVIDIA L4): rebuilt for "
         "TensorRT 10.9 for compute capability 8.9 (NVIDIA L40)",
-        "timings are made anew",
+        "timings are measured again",
     )
-    assert cached_engine(b"model").device == "NVIDIA L40"
-    world.device = "NVIDIA L4"
-    assert cached_engine(b"model").cached
-    assert world.built == 2
+    assert load_or_build_engine(b"model").device == "NVIDIA L40"
+    machine.device = "NVIDIA L4"
+    assert load_or_build_engine(b"model").cached
+    assert machine.built == 2
 
 
-def test_an_engine_that_did_not_load_is_thrown_away_and_built_anew(world, monkeypatch):
-    cached_engine(b"model")
-    engine = cached_engine(b"model", refused="TensorRT refuses it")
-    assert (engine.cached, world.built) == (False, 2)
-    assert engine.remarks == ("the engine kept on this machine did not load (TensorRT refuses it): built anew",)
-    again = cached_engine(b"model")
+def test_rejected_engine_is_removed_and_rebuilt(machine, monkeypatch):
+    load_or_build_engine(b"model")
+    engine = load_or_build_engine(b"model", rejection="TensorRT rejects it")
+    assert (engine.cached, machine.built) == (False, 2)
+    assert engine.remarks == ("the cached engine does not load (TensorRT rejects it): rebuilt",)
+    again = load_or_build_engine(b"model")
     assert (again.cached, again.remarks) == (True, ())
-    monkeypatch.setattr(Builder, "build", lambda *_: pytest.fail("the file was dropped"))
+    monkeypatch.setattr(EngineBuilder, "build", lambda *_: pytest.fail("the file was dropped"))
     with pytest.raises(pytest.fail.Exception):
-        cached_engine(b"model", refused="again")
-    assert not list(cache_folder("engines").iterdir())
+        load_or_build_engine(b"model", rejection="again")
+    assert not list(get_cache_folder("engines").iterdir())
 
 
-def test_an_engine_that_cannot_be_thrown_away_is_passed_over(world, monkeypatch):
+def test_rejected_engine_in_readonly_folder_is_ignored(machine, monkeypatch):
     def locked(*_, **__):
         raise PermissionError
 
-    cached_engine(b"model")
+    load_or_build_engine(b"model")
     monkeypatch.setattr("pathlib.Path.unlink", locked)
-    assert not cached_engine(b"model", refused="TensorRT refuses it").cached
-    assert world.built == 2
+    assert not load_or_build_engine(b"model", rejection="TensorRT rejects it").cached
+    assert machine.built == 2
 
 
-def test_a_changed_recipe_builds_anew(world, monkeypatch):
-    cached_engine(b"model")
-    monkeypatch.setattr(trt_cache, "RECIPE", trt_cache.RECIPE + 1)
-    assert not cached_engine(b"model").cached
+def test_changed_recipe_rebuilds(machine, monkeypatch):
+    load_or_build_engine(b"model")
+    monkeypatch.setattr(trt_cache, "RECIPE_VERSION", trt_cache.RECIPE_VERSION + 1)
+    assert not load_or_build_engine(b"model").cached
 
 
-def test_whether_the_device_is_assumed_is_of_this_call(world):
-    world.assumed = True
-    assert not cached_engine(b"model", compute_capability="8.9").cached
-    assert cached_engine(b"model").assumed
-    world.assumed = False
-    assert not cached_engine(b"model").assumed
-    assert world.built == 1
+def test_assumed_flag_is_of_current_call(machine):
+    machine.assumed = True
+    assert not load_or_build_engine(b"model", compute_capability="8.9").cached
+    assert load_or_build_engine(b"model").assumed
+    machine.assumed = False
+    assert not load_or_build_engine(b"model").assumed
+    assert machine.built == 1
 
 
-def test_a_cache_that_takes_nothing_is_remarked(world, tmp_path):
+def test_unwritable_cache_gives_remark(machine, tmp_path):
     (tmp_path / "engines").write_text("in the way")
-    engine = cached_engine(b"model")
+    engine = load_or_build_engine(b"model")
     assert engine.data == b"model built"
-    assert engine.remarks[0].startswith("the engine is not kept for later: cannot write")
+    assert engine.remarks[0].startswith("the engine is not cached: cannot write")
 
 
 @pytest.fixture
@@ -185,11 +190,11 @@ def path(tmp_path):
     return tmp_path / "net-fp16-sm89.engine"
 
 
-def test_files_there_and_back(path):
-    beside = write_engine_files(ENGINE, path)
-    assert path.read_bytes() == ENGINE.data  # plain, as trtexec reads it
-    assert beside == about_path(path) == path.with_name("net-fp16-sm89.engine.json")
-    about = json.loads(beside.read_text())
+def test_file_round_trip(path):
+    description_path = write_engine_files(ENGINE, path)
+    assert path.read_bytes() == ENGINE.data  # raw, as trtexec reads it
+    assert description_path == get_description_path(path) == path.with_name("net-fp16-sm89.engine.json")
+    about = json.loads(description_path.read_text())
     assert about["schema_version"] == 1
     assert about["size_bytes"] == len(ENGINE.data)
     assert about["inputs"] == [{"name": "input_0", "shape": [1, 3, 8, 8], "dtype": "float32"}]
@@ -197,85 +202,88 @@ def test_files_there_and_back(path):
     assert read_engine_files(path) == ENGINE
 
 
-def test_no_engine(path):
-    with pytest.raises(FileFormatError, match="is no engine but nothing: there is no such file"):
+def test_missing_engine_is_reported(path):
+    with pytest.raises(FileFormatError, match=r"no such file: .*\.engine"):
         read_engine_files(path)
 
 
-def test_the_description_is_missing(path):
+def test_missing_description_is_reported(path):
     path.write_bytes(b"plan")
     with pytest.raises(
-        FileFormatError, match=r"engine\.json is missing, .*copy both files, or write them again with lgc-"
+        FileFormatError, match=r"no such file: .*engine\.json, .*copy both files, or write them again with `lgc-"
     ):
         read_engine_files(path)
 
 
-def test_an_engine_that_is_not_the_one_described(path):
+def test_mismatched_description_is_rejected(path):
     write_engine_files(ENGINE, path)
     path.write_bytes(ENGINE.data[:-1])
-    with pytest.raises(FileFormatError, match=r"is not the engine that .* describes: cut off, or of another export"):
+    with pytest.raises(FileFormatError, match=r"does not match .*: it is truncated or from another export"):
         read_engine_files(path)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "is no description of an engine but an empty file"),
         ("{", "is damaged"),
         ("[1]", "has no schema_version"),
         ('{"a": 1}', "has no schema_version"),
-        ('{"schema_version": 99}', "has schema version 99, known is 1: update lgc"),
+        ('{"schema_version": 99}', "has schema version 99, newer than the supported 1: update lgc"),
     ],
 )
-def test_descriptions_of_no_use(path, text, told):
+def test_invalid_descriptions_are_rejected(path, text, message):
     write_engine_files(ENGINE, path)
-    about_path(path).write_text(text)
-    with pytest.raises(FileFormatError, match=told):
+    get_description_path(path).write_text(text)
+    with pytest.raises(FileFormatError, match=message):
         read_engine_files(path)
 
 
-def test_a_field_of_the_wrong_type_is_named(path):
+def test_field_of_wrong_type_is_named(path):
     write_engine_files(ENGINE, path)
-    about = json.loads(about_path(path).read_text())
+    about = json.loads(get_description_path(path).read_text())
     about["layers"][1]["nodes"] = 3
-    about_path(path).write_text(json.dumps(about))
-    with pytest.raises(FileFormatError, match=r"describes no engine: layers\.1\.nodes: Input should be a valid tuple"):
+    get_description_path(path).write_text(json.dumps(about))
+    with pytest.raises(
+        FileFormatError, match=r"invalid engine description .*: layers\.1\.nodes: Input should be a valid tuple"
+    ):
         read_engine_files(path)
 
 
 @pytest.mark.parametrize("name", ["inputs", "outputs"])
-def test_an_engine_without_inputs_or_outputs_is_none(path, world, name):
+def test_engine_needs_inputs_and_outputs(path, machine, name):
     write_engine_files(replace(ENGINE, **{name: ()}), path)
-    with pytest.raises(FileFormatError, match=rf"engine\.json describes no engine: {name}: there are none"):
+    with pytest.raises(FileFormatError, match=rf"invalid engine description .*engine\.json: {name}: must not be empty"):
         read_engine_files(path)
-    cached_engine(b"model")
-    header, data = read_cache_file(kept())
+    load_or_build_engine(b"model")
+    header, data = read_cache_file(get_cached_file())
     header["engine"][name] = []
-    write_cache_file(kept(), header, data)
-    assert f"describes no engine: {name}: there are none" in cached_engine(b"model").remarks[0]
+    write_cache_file(get_cached_file(), header, data)
+    assert f".engine: {name}: must not be empty" in load_or_build_engine(b"model").remarks[0]
 
 
-def test_full_tensorrts_engines_are_of_one_model_of_gpu(world):
-    world.flavour, world.version, world.device = FULL, "10.9", "NVIDIA L40"
+def test_full_tensorrt_engine_is_bound_to_gpu(machine):
+    machine.flavour, machine.version, machine.device = FULL, "10.9", "NVIDIA L40"
     engine = replace(ENGINE, flavour=FULL, version="10.9", device="NVIDIA L4")
     require_runnable(replace(engine, device="NVIDIA L40"), "x.engine")
     with pytest.raises(MismatchError) as caught:
         require_runnable(engine, "x.engine")
     assert str(caught.value) == (
-        "x.engine was built by TensorRT 10.9 for compute capability 8.9 (NVIDIA L4), here is TensorRT 10.9 for compute "
-        "capability 8.9 (NVIDIA L40): engines do not travel, export it here with lgc-export --trt"
+        "x.engine was built by TensorRT 10.9 for compute capability 8.9 (NVIDIA L4), this machine has TensorRT 10.9 "
+        "for compute capability 8.9 (NVIDIA L40): engines are not portable, export it again on this machine with "
+        "`lgc-export --trt`"
     )
 
 
-def test_engines_do_not_travel(world):
+def test_engines_are_not_portable(machine):
     require_runnable(ENGINE, "x.engine")
     for name, value in (("version", "1.8"), ("capability", "12.0"), ("flavour", FULL)):
-        before = getattr(world, name)
-        setattr(world, name, value)
+        before = getattr(machine, name)
+        setattr(machine, name, value)
         with pytest.raises(MismatchError) as caught:
             require_runnable(ENGINE, "x.engine")
-        setattr(world, name, before)
+        setattr(machine, name, before)
         assert str(caught.value).startswith(
-            "x.engine was built by TensorRT-RTX 1.7.1 for compute capability 8.9, here is TensorRT"
+            "x.engine was built by TensorRT-RTX 1.7.1 for compute capability 8.9, this machine has TensorRT"
         )
-        assert str(caught.value).endswith(f"export it here with {trt_files.EXPORT_AGAIN}")
+        assert str(caught.value).endswith(f"export it again on this machine with `{trt_files.EXPORT_COMMAND}`")

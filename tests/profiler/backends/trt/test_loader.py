@@ -1,4 +1,4 @@
-"""Which TensorRT is found, and what is said where none is or one is broken."""
+"""Choice of the installed TensorRT, and errors of missing or broken ones."""
 
 import importlib.machinery
 import sys
@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 import lgc
 from lgc.errors import BackendUnavailableError
 from lgc.profiler.backends.trt import loader as trt_loader
-from lgc.profiler.backends.trt.engine import refusal
+from lgc.profiler.backends.trt.engine import diagnose_capability
 from lgc.profiler.backends.trt.loader import Library, load_tensorrt
 
 from .bindings import FULL
@@ -20,7 +20,7 @@ from .bindings import FULL
 
 @pytest.fixture
 def packages(monkeypatch, tmp_path):
-    """Installs packages of given sources in an otherwise empty world: `packages(tensorrt="...")`."""
+    """Return a function that installs packages of given sources and hides all others: `packages(tensorrt="...")`."""
     path = str(tmp_path)
     monkeypatch.setattr(trt_loader, "is_jetson", lambda: False)
     finder = importlib.machinery.PathFinder
@@ -40,14 +40,14 @@ def packages(monkeypatch, tmp_path):
 @pytest.fixture(autouse=True)
 def forget_modules():
     names = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in names}
+    removed = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in names}
     yield
     for name in [name for name in sys.modules if name.split(".")[0] in names]:
         del sys.modules[name]
-    sys.modules.update(kept)
+    sys.modules.update(removed)
 
 
-def test_nothing_installed(packages):
+def test_missing_library_gives_install_commands(packages):
     for without_gpu in (False, True):
         with pytest.raises(BackendUnavailableError, match="not installed") as caught:
             load_tensorrt(without_gpu=without_gpu)
@@ -55,7 +55,7 @@ def test_nothing_installed(packages):
         assert 'pip install "lgc[tensorrt-aot]"' in str(caught.value)
 
 
-def test_full_comes_first_but_not_without_a_gpu(packages):
+def test_full_tensorrt_is_preferred_with_gpu(packages):
     packages(tensorrt="__version__ = '10.9.0'", tensorrt_rtx="__version__ = '1.7'")
     full, ahead = load_tensorrt(), load_tensorrt(without_gpu=True)
     assert (full.flavour, full.version, full.can_build_without_gpu) == ("TensorRT", "10.9.0", False)
@@ -63,38 +63,38 @@ def test_full_comes_first_but_not_without_a_gpu(packages):
     assert (ahead.flavour, ahead.version, ahead.can_build_without_gpu) == ("TensorRT-RTX", "1.7", True)
 
 
-def test_full_alone_cannot_build_ahead_of_time(packages):
+def test_full_tensorrt_cannot_build_ahead(packages):
     packages(tensorrt="__version__ = '10.9.0'")
     with pytest.raises(BackendUnavailableError, match=r"only on a GPU.*lgc\[tensorrt-aot\]"):
         load_tensorrt(without_gpu=True)
 
 
-def test_a_folder_is_no_package(packages):
+def test_plain_folder_is_not_a_package(packages):
     packages(tensorrt=None, tensorrt_rtx="__version__ = '1.7'")
     assert load_tensorrt().flavour == "TensorRT-RTX"
 
 
 @pytest.mark.parametrize("version", ["8.6.1", "10.2.0.post1"])
-def test_too_old(packages, version):
+def test_old_version_is_rejected(packages, version):
     packages(tensorrt=f"__version__ = '{version}'")
-    with pytest.raises(BackendUnavailableError, match=rf"TensorRT {version} is too old, 10\.3 is the oldest"):
+    with pytest.raises(BackendUnavailableError, match=rf"TensorRT {version} is too old, lgc needs 10\.3 or later"):
         load_tensorrt()
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "10.16.1.11", "11.4.0.106"])
-def test_both_majors_are_served(packages, version):
+def test_both_major_versions_are_supported(packages, version):
     packages(tensorrt=f"__version__ = '{version}'")
     assert load_tensorrt().version == version
 
 
-def test_bounds_of_the_extra_are_those_served():
+def test_extra_has_the_supported_bounds():
     wanted = tomllib.loads((Path(lgc.__file__).parent / "pyproject.toml").read_text())
     (tensorrt,) = [
         entry
         for entry in map(Requirement, wanted["project"]["optional-dependencies"]["tensorrt"])
         if entry.name == "tensorrt"
     ]
-    oldest = ".".join(map(str, trt_loader.OLDEST_FULL))
+    oldest = ".".join(map(str, trt_loader.MIN_FULL_VERSION))
     assert str(tensorrt.specifier) == f"<12,>={oldest}"
     assert all(tensorrt.specifier.contains(version) for version in FULL)
     marker = tensorrt.marker
@@ -110,17 +110,17 @@ def test_bounds_of_the_extra_are_those_served():
         ("6.8.0-45-generic", True, True),
     ],
 )
-def test_jetson_detection(monkeypatch, tmp_path, kernel, release_file, jetson):
+def test_jetson_is_detected(monkeypatch, tmp_path, kernel, release_file, jetson):
     if release_file:
         (tmp_path / "nv_tegra_release").touch()
     monkeypatch.setattr(trt_loader, "_JETSON_RELEASE", tmp_path / "nv_tegra_release")
     monkeypatch.setattr(trt_loader.platform, "release", lambda: kernel)
     assert trt_loader.is_jetson() is jetson
-    assert trt_loader.install_hint() == (trt_loader.INSTALL_JETSON if jetson else trt_loader.INSTALL_FULL)
+    assert trt_loader.get_install_hint() == (trt_loader.INSTALL_JETSON if jetson else trt_loader.INSTALL_FULL)
 
 
 @pytest.mark.parametrize("source", [None, "__version__ = '8.6.1'", "raise OSError('no libnvinfer')"])
-def test_jetson_messages_name_jetpack(packages, monkeypatch, source):
+def test_jetson_errors_name_jetpack(packages, monkeypatch, source):
     packages(tensorrt=source)
     monkeypatch.setattr(trt_loader, "is_jetson", lambda: True)
     with pytest.raises(BackendUnavailableError, match=r"apt install python3-libnvinfer.*3\.10.*3\.11") as caught:
@@ -128,37 +128,38 @@ def test_jetson_messages_name_jetpack(packages, monkeypatch, source):
     assert "pip install" not in str(caught.value)
 
 
-def test_jetson_builds_ahead_elsewhere(packages, monkeypatch):
+def test_jetson_builds_ahead_on_x86(packages, monkeypatch):
     packages(tensorrt="__version__ = '10.3.0'")
     monkeypatch.setattr(trt_loader, "is_jetson", lambda: True)
     with pytest.raises(BackendUnavailableError, match=r"lgc\[tensorrt-aot\]\", on an x86_64 machine"):
         load_tensorrt(without_gpu=True)
 
 
-def test_a_package_that_does_not_load_is_no_reason_to_take_another(packages):
+def test_broken_package_has_no_fallback(packages):
     packages(tensorrt="raise OSError('libnvinfer.so.10: cannot open')", tensorrt_rtx="__version__ = '1.7'")
     with pytest.raises(
-        BackendUnavailableError, match=r"tensorrt does not load \(libnvinfer.*reinstall it: pip install"
+        BackendUnavailableError,
+        match=r"cannot load tensorrt, the package of TensorRT \(libnvinfer.*reinstall it: pip install",
     ):
         load_tensorrt()
 
 
-def test_bindings_without_libraries(packages):
+def test_bindings_without_libraries_are_reported(packages):
     packages(tensorrt_rtx_bindings="__version__ = '1.7'")
     with pytest.raises(BackendUnavailableError, match=r"without its libraries.*pip install \"lgc\[tensorrt-aot\]\""):
         load_tensorrt()
 
 
-def test_libraries_package_without_the_file(packages):
+def test_missing_library_file_is_reported(packages):
     packages(tensorrt_rtx_bindings="", onnxruntime_ep_nv_tensorrt_rtx="raise AssertionError('never imported')")
-    with pytest.raises(BackendUnavailableError, match=r"no libtensorrt_rtx\.so\.1\* in .*reinstall"):
+    with pytest.raises(BackendUnavailableError, match=r"no file libtensorrt_rtx\.so\.1\* in .*reinstall"):
         load_tensorrt()
 
 
-def test_library_file_that_does_not_load(packages):
+def test_broken_library_file_is_reported(packages):
     folder = packages(tensorrt_rtx_bindings="", onnxruntime_ep_nv_tensorrt_rtx="")
     (folder / "onnxruntime_ep_nv_tensorrt_rtx" / "libtensorrt_rtx.so.1.7.1").write_bytes(b"no library")
-    with pytest.raises(BackendUnavailableError, match=r"libtensorrt_rtx\.so\.1\.7\.1 does not load \(.*reinstall"):
+    with pytest.raises(BackendUnavailableError, match=r"cannot load .*libtensorrt_rtx\.so\.1\.7\.1 \(.*reinstall"):
         load_tensorrt()
 
 
@@ -169,12 +170,12 @@ def test_library_file_that_does_not_load(packages):
         ({"getInferLibVersion": 101302}, "10.13.2"),
     ],
 )
-def test_a_library_tells_its_own_version(functions, version):
+def test_version_is_read_from_library(functions, version):
     library = SimpleNamespace(**{name: lambda number=number: number for name, number in functions.items()})
-    assert trt_loader.version_of(library) == version
+    assert trt_loader.read_version(library) == version
 
 
-def test_the_version_is_that_of_the_library_not_of_the_bindings(packages, monkeypatch):
+def test_library_version_takes_precedence_over_bindings(packages, monkeypatch):
     folder = packages(tensorrt_rtx_bindings="__version__ = '1.7.1.116'", onnxruntime_ep_nv_tensorrt_rtx="")
     for name in ("libtensorrt_rtx.so.1.8.0", "libtensorrt_onnxparser_rtx.so.1.8.0"):
         (folder / "onnxruntime_ep_nv_tensorrt_rtx" / name).touch()
@@ -189,11 +190,11 @@ def test_the_version_is_that_of_the_library_not_of_the_bindings(packages, monkey
     assert loaded == [("libtensorrt_rtx.so.1.8.0",), ("libtensorrt_onnxparser_rtx.so.1.8.0",)]
 
 
-def test_capabilities_and_refusal():
+def test_unsupported_capability_is_diagnosed():
     members = {"NONE": 0, "CURRENT": 1, "SM89": 89, "SM120": 120}
     module = SimpleNamespace(ComputeCapability=SimpleNamespace(__members__=members))
     library = Library(module, "TensorRT-RTX", "1.7.1", can_build_without_gpu=True)
     assert library.capabilities == {"8.9": 89, "12.0": 120}
-    assert refusal(library, "12.0") is None
-    assert "serves compute capabilities 8.9, 12.0, not this device's 9.0" in refusal(library, "9.0")
-    assert refusal(Library(module, "TensorRT", "10.9", can_build_without_gpu=False), "9.0") is None
+    assert diagnose_capability(library, "12.0") is None
+    assert "supports compute capabilities 8.9, 12.0, not this device's 9.0" in diagnose_capability(library, "9.0")
+    assert diagnose_capability(Library(module, "TensorRT", "10.9", can_build_without_gpu=False), "9.0") is None

@@ -1,19 +1,19 @@
-"""What full TensorRT has timed is shared by builds, and kept on the disk; simulated."""
+"""Timing cache of simulated full TensorRT: shared by builds and get_timing_file on disk."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from lgc.profiler.backends.cache import cache_folder, read_cache_file, write_cache_file
+from lgc.profiler.backends.cache import get_cache_folder, read_cache_file, write_cache_file
 from lgc.profiler.backends.trt import timing_cache as trt_timings
 from lgc.profiler.backends.trt.loader import FULL, RTX, Library
-from lgc.profiler.backends.trt.timing_cache import shared_timings
+from lgc.profiler.backends.trt.timing_cache import share_timings
 
 LIBRARY = Library(None, FULL, "10.13", can_build_without_gpu=False)
 
 
 class Config:
-    """A builder's configuration that notes the timings it is given, and has two more after the build."""
+    """Simulated build configuration that records the timings it gets and adds `+2` in the build."""
 
     def __init__(self, refused=()):
         self.refused, self.given = refused, []
@@ -34,9 +34,9 @@ def empty(monkeypatch, tmp_path):
 
 
 def build(device="L4", **options):
-    """What a build on the device is given, and what it remarks."""
+    """Return the timings that a build on the device gets, and its remarks."""
     config, remarks = Config(**options), []
-    with shared_timings(LIBRARY, device, config, remarks):
+    with share_timings(LIBRARY, device, config, remarks):
         pass
     return config.given, remarks
 
@@ -45,60 +45,60 @@ def another_process(monkeypatch):
     monkeypatch.setattr(trt_timings, "_timings", {})
 
 
-def kept():
-    (path,) = cache_folder("timings").iterdir()
+def get_timing_file():
+    (path,) = get_cache_folder("timings").iterdir()
     return path
 
 
-def test_builds_on_one_device_share_their_timings():
+def test_builds_on_one_device_share_timings():
     given = [build(device)[0] for device in ("L4", "L4", "H100", "L4")]
     assert given == [[b""], [b"+2"], [b""], [b"+2+2"]]
 
 
-def test_another_process_finds_them(monkeypatch):
+def test_new_process_reads_timings(monkeypatch):
     build()
     another_process(monkeypatch)
     assert build() == ([b"+2"], [])
 
 
-def test_a_damaged_file_is_not_trusted_and_replaced(monkeypatch):
+def test_damaged_file_is_replaced(monkeypatch):
     build()
-    kept().write_bytes(kept().read_bytes()[:-1])
+    get_timing_file().write_bytes(get_timing_file().read_bytes()[:-1])
     another_process(monkeypatch)
     given, (remark,) = build()
     assert given == [b""]
-    assert remark == f"{kept()} is damaged; timings are made anew"
-    assert read_cache_file(kept())[1] == b"+2"
+    assert remark == f"{get_timing_file()} is damaged: timings are measured again"
+    assert read_cache_file(get_timing_file())[1] == b"+2"
 
 
-def test_a_file_of_elsewhere_is_not_trusted(monkeypatch):
+def test_foreign_file_is_rejected(monkeypatch):
     build()
-    write_cache_file(kept(), {"place": "TensorRT 9, T4"}, b"other")
+    write_cache_file(get_timing_file(), {"place": "TensorRT 9, T4"}, b"other")
     another_process(monkeypatch)
     given, (remark,) = build()
     assert given == [b""]
-    assert remark.endswith("holds timings of TensorRT 9, T4, not of TensorRT 10.13, L4; they are made anew")
+    assert remark.endswith("holds timings for TensorRT 9, T4, not for TensorRT 10.13, L4: measured again")
 
 
-def test_timings_that_tensorrt_refuses_are_made_anew(monkeypatch):
+def test_rejected_timings_are_measured_again(monkeypatch):
     build()
     another_process(monkeypatch)
     assert build(refused=(b"+2",)) == (
         [b"+2", b""],
-        ["TensorRT 10.13 refuses the timings kept of earlier builds; they are made anew"],
+        ["TensorRT 10.13 rejects the cached timings of earlier builds: measured again"],
     )
 
 
-def test_a_disk_that_takes_nothing_does_not_stop_the_build(monkeypatch, tmp_path):
+def test_unwritable_disk_does_not_stop_build(monkeypatch, tmp_path):
     (tmp_path / "timings").write_text("in the way")
     given, (remark,) = build()
     assert given == [b""]
-    assert remark.startswith("timings are not kept for later builds: cannot write")
+    assert remark.startswith("the timings are not cached: cannot write")
 
 
-def test_tensorrt_rtx_has_no_timings():
+def test_tensorrt_rtx_has_no_timing_cache():
     remarks = []
-    with shared_timings(Library(None, RTX, "1.7", can_build_without_gpu=True), None, None, remarks):
+    with share_timings(Library(None, RTX, "1.7", can_build_without_gpu=True), None, None, remarks):
         pass
     assert trt_timings._timings == {}
-    assert not cache_folder("timings").exists()
+    assert not get_cache_folder("timings").exists()

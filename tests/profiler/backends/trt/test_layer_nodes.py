@@ -1,10 +1,10 @@
-"""Which ONNX nodes are in a layer: strings as TensorRT 8 to 11 and TensorRT-RTX write them."""
+"""ONNX nodes of a layer, from strings of TensorRT 8 to 11 and TensorRT-RTX."""
 
 import json
 
 import pytest
 
-from lgc.profiler.backends.trt.layers import Layer, fusions, layers_in_log, layers_in_report, nodes_of
+from lgc.profiler.backends.trt.layer_nodes import Layer, parse_log, parse_nodes, parse_report, select_fusions
 
 LOG = """Layers:
 Name: __myl_Move_myl0_0, LayerType: kgen, Inputs: [ { Name: input_0, Dimensions: [1,3,8,8], Datatype: Float, Format: \
@@ -36,7 +36,7 @@ Float }], TacticName: __myl_MulSumAddCas_0xacf8, StreamId: 0, Metadata:\x20
 Name: /b/Shape, LayerType: NoOp, Inputs: [ { Name: f, Format/Datatype: Half }], Outputs: [], TacticValue: 0x0, \
 StreamId: 0, Metadata:\x20
 """
-"""Of a builder of TensorRT 10: the parameters of a layer stand between its outputs and its tactic."""
+"""Log of a TensorRT 10 builder: the parameters of a layer are between its outputs and its tactic."""
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ StreamId: 0, Metadata:\x20
         ("", []),
     ],
 )
-def test_nodes_in_a_name(name, nodes):
-    assert nodes_of(name) == tuple(nodes)
+def test_nodes_are_parsed_from_name(name, nodes):
+    assert parse_nodes(name) == tuple(nodes)
 
 
 @pytest.mark.parametrize(
@@ -83,22 +83,22 @@ def test_nodes_in_a_name(name, nodes):
         ("[ONNX Layer: a + b]", ["a + b"]),
     ],
 )
-def test_metadata_tells_more_than_the_name(metadata, nodes):
-    assert nodes_of("__myl_CorrAdd_myl0_7", metadata) == tuple(nodes)
+def test_metadata_takes_precedence_over_name(metadata, nodes):
+    assert parse_nodes("__myl_CorrAdd_myl0_7", metadata) == tuple(nodes)
 
 
-def test_the_builders_log():
-    move, conv, wait = layers_in_log(LOG)
+def test_rtx_builder_log_is_parsed():
+    move, conv, wait = parse_log(LOG)
     assert move == Layer("__myl_Move_myl0_0", "kgen", (), "__myl_Move_0x54", "fp16")
     assert conv == Layer(
         "/stem/conv/Conv_myl0_1", "correlation", ("/stem/conv/Conv", "/stem/act/Relu"), "__myelin_CASK_STUB", "fp16"
     )
     assert wait == Layer("exit^bb^wait^3_myl0_126", "wait")
-    assert fusions((move, conv, wait)) == (conv,)
+    assert select_fusions((move, conv, wait)) == (conv,)
 
 
-def test_log_of_full_tensorrt():
-    copy, conv, kgen, empty = layers_in_log(LOG_10)
+def test_full_tensorrt_log_is_parsed():
+    copy, conv, kgen, empty = parse_log(LOG_10)
     assert copy.precision == "int8"
     assert conv == Layer(
         "/a/Conv + /a/Relu", "CaskConvolution", ("/a/Conv", "/a/Relu"), "sm80_xmma_fprop_implicit_gemm", "fp16"
@@ -119,10 +119,10 @@ def test_log_of_full_tensorrt():
         ("Datatype: UInt8, Format: (Linear) Row major linear format", ""),
     ],
 )
-def test_precision_of_a_logged_tensor(tensor, precision):
+def test_precision_is_parsed_from_log(tensor, precision):
     outputs = f"Outputs: [ {{ Name: y, Location: Device, Dimensions: [1,8], {tensor} }}, {{ Name: z, Datatype: Bool }}]"
-    (found,) = layers_in_log(f"Layers:\nName: a, LayerType: CaskConvolution, Inputs: [], {outputs}, Stride: [2,2]\n")
-    assert found.precision == precision
+    (parsed,) = parse_log(f"Layers:\nName: a, LayerType: CaskConvolution, Inputs: [], {outputs}, Stride: [2,2]\n")
+    assert parsed.precision == precision
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_precision_of_a_logged_tensor(tensor, precision):
         ("Int64", ""),
     ],
 )
-def test_the_inspectors_report(datatype, precision):
+def test_inspector_report_is_parsed(datatype, precision):
     layer = {
         "Name": "/a/Conv + /a/Relu",
         "LayerType": "CaskConvolution",
@@ -149,8 +149,8 @@ def test_the_inspectors_report(datatype, precision):
         "TacticName": "sm80_xmma_fprop",
         "Metadata": "[ONNX Layer: /a/Conv]\x1f[ONNX Layer: /a/Relu]",
     }
-    (found,) = layers_in_report(json.dumps({"Layers": [layer], "Bindings": ["x", "y"]}))
-    assert found == Layer("/a/Conv + /a/Relu", "CaskConvolution", ("/a/Conv", "/a/Relu"), "sm80_xmma_fprop", precision)
+    (parsed,) = parse_report(json.dumps({"Layers": [layer], "Bindings": ["x", "y"]}))
+    assert parsed == Layer("/a/Conv + /a/Relu", "CaskConvolution", ("/a/Conv", "/a/Relu"), "sm80_xmma_fprop", precision)
 
 
 @pytest.mark.parametrize("key", ["Datatype", "DataType"])
@@ -158,7 +158,7 @@ def test_the_inspectors_report(datatype, precision):
     ("datatype", "precision"),
     [("Float", "fp32"), ("Half", "fp16"), ("BFloat16", "bf16"), ("Int8", "int8"), ("Bool", "")],
 )
-def test_report_of_tensorrt_11(key, datatype, precision):
+def test_tensorrt_11_report_is_parsed(key, datatype, precision):
     tensor = {
         "Name": "y",
         "Location": "Device",
@@ -178,15 +178,13 @@ def test_report_of_tensorrt_11(key, datatype, precision):
     ends = [{"Name": "x", "IOMode": "Input", "DataType": "Float", "IsShapeInferenceIO": False}]
     report = json.dumps({"Layers": [layer], "I/O Tensors": ends, "Engine Metadata": {"Multi-Device": "Disabled"}})
     for text in (report, report.replace("\\u001f", "\x1f")):
-        (found,) = layers_in_report(text)
-        assert found == Layer("/a/Conv_myl0_1", "correlation", ("/a/Conv", "/a/Relu"), "__myelin_CASK_STUB", precision)
+        (parsed,) = parse_report(text)
+        assert parsed == Layer("/a/Conv_myl0_1", "correlation", ("/a/Conv", "/a/Relu"), "__myelin_CASK_STUB", precision)
 
 
-def test_a_report_of_names_only():
-    assert layers_in_report(
-        '{"Layers": ["Conv_0 + Relu_1", "Reformatting CopyNode for Output Tensor 0 to Conv_0"]}'
-    ) == (
+def test_report_of_names_only_is_parsed():
+    assert parse_report('{"Layers": ["Conv_0 + Relu_1", "Reformatting CopyNode for Output Tensor 0 to Conv_0"]}') == (
         Layer("Conv_0 + Relu_1", nodes=("Conv_0", "Relu_1")),
         Layer("Reformatting CopyNode for Output Tensor 0 to Conv_0"),
     )
-    assert layers_in_report("{}") == ()
+    assert parse_report("{}") == ()

@@ -1,4 +1,4 @@
-"""What NVML really tells of a GPU while it works."""
+"""NVML's samples of a busy GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TARGET = Target("cuda:0", "torch")
 
 @pytest.fixture(scope="module")
 def work():
-    """Half a second of work on the GPU."""
+    """Run half a second of work on the GPU."""
     runner = get_backend("torch").compile(network_workload(SearchSpace.load("tiny").sample(0), "dense"), TARGET)
     runner.prepare()
 
@@ -34,12 +34,12 @@ def work():
     runner.close()
 
 
-def test_a_sample_tells_clocks_temperature_power_and_why_they_are_so(work):
+def test_sample_holds_clocks_temperature_power_throttling(work):
     with open_monitor(TARGET) as watch:
         work()
         health = watch.sample()
     assert health.sm_clock_mhz > 100
-    assert health.memory_clock_mhz is None or health.memory_clock_mhz > 100  # a Jetson has no clock of its own for it
+    assert health.memory_clock_mhz is None or health.memory_clock_mhz > 100  # a Jetson has no separate memory clock
     assert 0 < health.temperature_c < 120
     assert health.power_w is None or health.power_w > 1
     assert isinstance(health.throttle, tuple)
@@ -47,7 +47,7 @@ def test_a_sample_tells_clocks_temperature_power_and_why_they_are_so(work):
     assert health.involuntary_switches >= 0
 
 
-def test_the_energy_counter_only_grows(work):
+def test_energy_counter_never_decreases(work):
     with open_monitor(TARGET) as watch:
         if watch.energy_mj() is None:
             pytest.skip("this GPU counts no energy")
@@ -59,7 +59,7 @@ def test_the_energy_counter_only_grows(work):
     assert counts[-1] - counts[0] > 1000
 
 
-def test_a_sample_takes_little_time(work):
+def test_sample_is_cheap(work):
     spent = []
     with open_monitor(TARGET) as watch:
         start = time.perf_counter()
@@ -69,4 +69,4 @@ def test_a_sample_takes_little_time(work):
             start = time.perf_counter()
             watch.sample()
             spent.append(time.perf_counter() - start)
-    assert np.median(spent) < working / 50, "a sample takes more than 2 % of the work beside it"
+    assert np.median(spent) < working / 50, "a sample takes more than 2 % of the work"
