@@ -24,12 +24,14 @@ from importlib import import_module
 import numpy as np
 import pytest
 
+from lgc.device import Device
 from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Target
 from lgc.models import OpSpec, SearchSpace
 from lgc.models.nets.weights import load_weights
 from lgc.models.space.operators import get_operator, input_shapes, is_free, macs
 from lgc.profiler import profile, verification
+from lgc.profiler.backends import BACKENDS, get_backend
 from lgc.search.data.synthetic.scenes import generate_scene
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training.config import TrainConfig
@@ -255,6 +257,15 @@ def put_in_place(patch):
 def device(monkeypatch):
     """The simulated device, in the place of whatever backend the target names, and of time."""
     return put_in_place(monkeypatch)
+
+
+@pytest.fixture(params=BACKENDS)
+def cpu_backend(request):
+    """Each registered backend; skipped where it does not run on a CPU."""
+    backend = get_backend(request.param)
+    if reason := backend.diagnose(Device("cpu")):
+        pytest.skip(reason)
+    return backend
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from lgc.models import LGCNet, SearchSpace
+from lgc.models import PRESETS, LGCNet, SearchSpace
 from lgc.models.nets.layers import folded
 from lgc.models.nets.network import DenseOutput, FrameOutput, randomise_norms
 from lgc.models.onnx.export import OPSET, simplified, to_onnx, with_metadata
@@ -45,7 +45,7 @@ def sides(model):
 
 
 @pytest.mark.parametrize("scope", EXPECTED)
-@pytest.mark.parametrize("preset", ["tiny", "lgcnet-camvid", "lgcnet-cityscapes"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_only_what_computes_is_left_and_gives_the_same_bits(preset, scope):
     model = export(preset, scope)
     light = simplified(model)

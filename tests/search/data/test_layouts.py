@@ -70,7 +70,7 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path: Path, 
         list_pairs(tmp_path, "val")
 
 
-@pytest.mark.parametrize("layout", ["cityscapes", "camvid-segnet", "camvid", "camvid-lists"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_images_without_labels_are_counted_and_the_first_is_named(tmp_path: Path, layout: str) -> None:
     write_scenes(tmp_path, layout, {"train": 3}, SIZE)
     pairs = list_pairs(tmp_path, "train")[1]

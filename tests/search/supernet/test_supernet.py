@@ -9,7 +9,7 @@ import torch
 from lgc.models import Architecture, LGCNet, SearchSpace
 from lgc.models.nets.network import randomise_norms
 from lgc.search.decisions import Decisions
-from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
+from lgc.search.supernet.alphas import COMMUNICATIONS, ArchitectureParameters, SampledPath
 from lgc.search.supernet.supernet import Supernet, batch_statistics
 
 
@@ -88,7 +88,7 @@ def test_gates_have_the_gradient_of_what_they_scale(deep_space, shared, fixed):
     assert (found[torch.from_numpy(~live)] == 0).all()
 
 
-@pytest.mark.parametrize("communication", ["gcn", "linear", "none"])
+@pytest.mark.parametrize("communication", COMMUNICATIONS)
 def test_the_loss_reaches_the_architecture_and_its_guides(deep_space, communication):
     blocks = Decisions(deep_space)
     supernet, alphas = supernet_of(blocks), ArchitectureParameters(blocks, communication)
