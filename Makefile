@@ -1,7 +1,8 @@
-# Every target makes the virtual environment it needs; PYTHON chooses the interpreter it is made with.
+# Every target creates the virtual environment it needs; PYTHON selects its interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := PYTHONPATH=tests $(BIN)/python -m bench
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 # Tests run in this many processes; `make test WORKERS=0` runs them in one, say for a debugger. Contiguous halves of the
@@ -31,28 +32,28 @@ lint: $(VENV)/.test
 bench: bench-latency bench-search bench-deployment
 
 bench-latency: $(VENV)/.test
-	$(BIN)/python tests/bench/run.py --device cpu --out docs/benchmarks
-	$(BIN)/python tests/bench/run.py --device cpu --protocol --out docs/benchmarks
+	$(BENCH).latency.run --device cpu --out docs/benchmarks
+	$(BENCH).latency.run --device cpu --protocol --out docs/benchmarks
 
 bench-search: $(VENV)/.test
-	$(BIN)/python tests/bench/search.py --out docs/benchmarks
+	$(BENCH).search.run --out docs/benchmarks
 
 bench-deployment: $(VENV)/.test
-	$(BIN)/python tests/bench/deployment.py --out docs/benchmarks
+	$(BENCH).deployment.run --out docs/benchmarks
 
-# All parts are tried, whatever becomes of the others; the last line says whether anything was run under TensorRT.
+# All parts run, even after a failure; the last line states whether anything ran under TensorRT.
 gpu-check: $(VENV)/.gpu
-	@failed=0; told=$(VENV)/.gpu-told; echo "NOT RUN UNDER TENSORRT: the benchmark broke off, see above" >$$told; \
+	@failed=0; summary=$(VENV)/.gpu-summary; echo "NOT RUN UNDER TENSORRT: the benchmark aborted, see above" >$$summary; \
 	$(BIN)/python tests/gpu/check.py --out $(VENV)/gpu-check || failed=1; \
 	$(BIN)/python tests/gpu/checks/page.py $(VENV)/gpu-check/results.jsonl docs/benchmarks || failed=1; \
 	$(BIN)/python tests/docs/hardware.py || failed=1; \
-	$(BIN)/python tests/bench/gpudeployment.py --device cuda:0 --out docs/benchmarks \
-		--install-words $(VENV)/.gpu-left-out --told $$told || failed=1; \
-	$(BIN)/python tests/bench/run.py --device cuda:0 --precisions fp32 fp16 --out docs/benchmarks || failed=1; \
-	$(BIN)/python tests/bench/gpusearch.py --device cuda:0 --out docs/benchmarks || failed=1; \
-	cat $$told; exit $$failed
+	$(BENCH).gpu.deployment --device cuda:0 --out docs/benchmarks \
+		--install-log $(VENV)/.gpu-left-out --summary $$summary || failed=1; \
+	$(BENCH).latency.run --device cuda:0 --precisions fp32 fp16 --out docs/benchmarks || failed=1; \
+	$(BENCH).gpu.search --device cuda:0 --out docs/benchmarks || failed=1; \
+	cat $$summary; exit $$failed
 
-# What an offline GPU machine with Python 3.12 lacks, in .gpu-site: tests/gpu/check.py finds it there.
+# Packages for an offline GPU machine with Python 3.12, in .gpu-site, where tests/gpu/check.py looks for them.
 gpu-wheels: $(VENV)/.run
 	$(BIN)/python tests/gpu/wheels.py
 
@@ -67,18 +68,18 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing lgc into $(VENV) (once; some minutes, torch and ONNX Runtime are large)"
+	@echo "installing lgc into $(VENV) (once; takes some minutes, torch and ONNX Runtime are large)"
 	$(PIP) torch==2.13.0
 	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.run
-	@echo "installing what the tests need into $(VENV)"
+	@echo "installing the test dependencies into $(VENV)"
 	$(PIP) -e ".[test,tensorrt-aot,report]"
 	@touch $@
 
-# TensorRT's Python API, from the oldest version served to the newest, without the libraries. Where one cannot be had, the
-# file is not made, its tests are skipped, and the next call tries again.
+# TensorRT's Python API from the oldest to the newest supported version, without the libraries. If one cannot be installed,
+# the marker file is not created, its tests are skipped, and the next call tries again.
 $(VENV)/.bindings: tests/profiler/backends/trt/bindings.txt | $(VENV)/bin/python
 	@echo "installing TensorRT's Python bindings into $(VENV)/bindings"
 	@rm -rf $(VENV)/bindings; failed=0; \
@@ -87,7 +88,7 @@ $(VENV)/.bindings: tests/profiler/backends/trt/bindings.txt | $(VENV)/bin/python
 	done <$<; \
 	[ $$failed = 1 ] || touch $@
 
-# Where TensorRT or pycuda cannot be installed, the file is not made, the next call tries again, and this one goes on.
+# If TensorRT or pycuda cannot be installed, the marker file is not created, and the next call tries again.
 $(VENV)/.gpu: pyproject.toml constraints.txt tests/gpu/install.sh $(VENV)/.test
-	@echo "installing TensorRT and pycuda into $(VENV): pycuda is compiled, nvcc has to be on PATH or in CUDA_HOME/bin"
+	@echo "installing TensorRT and pycuda into $(VENV); pycuda is compiled and needs nvcc on PATH or in CUDA_HOME/bin"
 	@sh tests/gpu/install.sh $(VENV) "$(PIP)"

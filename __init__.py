@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "Architecture": ".models",
     "LGCNet": ".models",
     "LatencyTable": ".lut",
@@ -31,7 +31,7 @@ __all__ = ["Architecture", "LGCNet", "LatencyTable", "LgcError", "OpSpec", "Pred
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `import lgc` costs nothing."""
-    if name not in _HOMES:
+    """Import a public name on first use, so that `import lgc` stays fast."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+    return getattr(import_module(_MODULES[name], __name__), name)

@@ -1,5 +1,8 @@
 """The latency table: store, look up, calibrate, predict."""
 
+if __package__ == "lut":
+    raise ImportError("import lgc.lut, not lut: the repository root is the package lgc")
+
 from .predictor import Interval, Predictor
 from .statistics.calibration import Correction, Report
 from .table.table import Benchmark, Entry, LatencyTable

@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MismatchError, UnknownNameError, UsageError
-from ..models.space.architecture import Architecture
-from ..models.space.costs import Costs, checked, checked_heads, sum_of_picked
+from ..models.space.choices import check_choices, check_heads, gather_sum
+from ..models.space.costs import Costs
+from ..models.space.lgcnet import Architecture, SearchSpace
 from ..models.space.operators import ZERO, is_free
 from ..models.space.opspec import OpSpec
 from ..models.space.plan import CORE, DENSE, SCOPES, CellPlan
-from ..models.space.space import SearchSpace
 from .statistics.calibration import Correction
 from .table.table import LatencyTable
 
@@ -89,8 +89,8 @@ class Predictor:
                 self.edge_ms[list(slot.sums)] += costs[0] * live
                 self.fixed_ms -= costs[0]
             elif slot.head:
-                self.head_ms += np.array(costs) - costs[space.own_head]
-                self.fixed_ms += costs[space.own_head]
+                self.head_ms += np.array(costs) - costs[space.default_head]
+                self.fixed_ms += costs[space.default_head]
             else:
                 self.fixed_ms += costs[0]
 
@@ -159,9 +159,9 @@ class Predictor:
         Raises:
             UsageError: choices or heads are no such arrays.
         """
-        choices = checked(choices, self.space)
-        heads = checked_heads(heads, self.space, len(choices))
-        latency: Array = self.fixed_ms + sum_of_picked(self.edge_ms, choices) + self.head_ms[heads]
+        choices = check_choices(choices, self.space)
+        heads = check_heads(heads, self.space, len(choices))
+        latency: Array = self.fixed_ms + gather_sum(self.edge_ms, choices) + self.head_ms[heads]
         return latency
 
     def to_frame(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> pd.DataFrame:
@@ -198,7 +198,7 @@ class Predictor:
         """The valid architecture of the least predicted latency (exact, by dynamic programming over each cell)."""
         choices: list[int] = []
         zero = self.space.operators.index(ZERO) if ZERO in self.space.operators else None
-        for cell in self.space.plan.searched:
+        for cell in self.space.plan.searched_cells:
             costs = self.edge_ms[len(choices) : len(choices) + len(cell.edges)]
             choices += cheapest_operators(cell, costs, zero)
         return Architecture.from_choices(self.space, choices, int(self.head_ms.argmin()), selected="fastest")

@@ -1,15 +1,18 @@
-"""What is built: operators, cells, the search space, networks. Only the networks need torch."""
+"""Operators, the search space, networks and their ONNX files. Only networks and export import torch."""
 
 from __future__ import annotations
+
+if __package__ == "models":
+    raise ImportError("import lgc.models, not models: the repository root is the package lgc")
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .space.architecture import Architecture
-from .space.operators import OPERATORS, Operator, get_operator, operator
+from .space.lgcnet import Architecture, SearchSpace
+from .space.operators import OPERATORS, Operator, get_operator, operator, register_operator
 from .space.opspec import OpSpec
 from .space.plan import SCOPES, CellPlan, Slot
-from .space.space import PRESETS, SearchSpace
+from .space.settings import PRESETS
 
 if TYPE_CHECKING:
     from .nets.network import LGCNet as LGCNet
@@ -27,11 +30,12 @@ __all__ = [
     "Slot",
     "get_operator",
     "operator",
+    "register_operator",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the torch network only when somebody asks for it."""
+    """Import the network on first use, because it imports torch."""
     if name == "LGCNet":
         return import_module(".nets.network", __name__).LGCNet
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

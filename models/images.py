@@ -1,4 +1,4 @@
-"""Images as networks take them: read as RGB bytes, resized, normalised."""
+"""Input images: reading as RGB bytes, resizing, normalisation."""
 
 from __future__ import annotations
 
@@ -17,71 +17,75 @@ if TYPE_CHECKING:
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
-"""ImageNet's, of RGB in 0..1: what every network here is trained on and fed with."""
+"""ImageNet statistics of RGB in 0..1, the normalisation of all networks."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-"""Files that count as images where a folder is given."""
+"""File extensions of images in a folder."""
 
 RGBImage = NDArray[np.uint8]
 """RGB, [H, W, 3]."""
 
 
 @contextmanager
-def _refused(path: Path) -> Iterator[None]:
-    """Turn what Pillow raises over a file into the error that names it."""
+def _translate_errors(path: Path) -> Iterator[None]:
+    """Turn Pillow's errors into a DataError that names the file."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         yield
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image that can be read") from error
+        raise DataError(f"cannot read image {path}: unknown format") from error
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist any more") from error
+        raise DataError(f"no such file: {path}") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is truncated or damaged: {error}") from error
+        raise DataError(f"cannot read image {path}: truncated or damaged ({error})") from error
 
 
-def require_image(path: Path) -> None:
-    """Show that a file is an image, by its head alone, which takes no time.
+def check_image(path: Path) -> None:
+    """Check that a file is an image by its header alone, without decoding it.
 
     Raises:
-        DataError: it is none.
+        DataError: The file is missing or not an image.
     """
     from PIL import Image
 
-    with _refused(path), Image.open(path):
+    with _translate_errors(path), Image.open(path):
         pass
 
 
-def open_image(path: Path) -> Image.Image:
-    """Decode a whole image file.
+def decode_image(path: Path) -> Image.Image:
+    """Decode an image file.
 
     Raises:
-        DataError: where it is missing, no image, truncated or damaged.
+        DataError: The file is missing, not an image, truncated or damaged.
     """
     from PIL import Image
 
-    with _refused(path), Image.open(path) as file:
+    with _translate_errors(path), Image.open(path) as file:
         file.load()
         return file.copy()
 
 
 def read_pixels(path: Path, size: tuple[int, int] | None = None) -> RGBImage:
-    """Read an image as RGB, upright (EXIF), resized (bilinear) to `size`, (height, width), if one is given.
+    """Read an image as RGB, rotated by its EXIF orientation.
+
+    Args:
+        path: Image file with 8 bits per channel.
+        size: Height and width to resize to, bilinear; None keeps the image's size.
 
     Raises:
-        DataError: where the file cannot be decoded, or its values are no bytes.
+        DataError: The file cannot be decoded, or has more than 8 bits per channel.
     """
     from PIL import ImageOps
 
-    image = open_image(path)
-    if image.mode[0] in "IF":  # Pillow would clip them, and give a white image
-        raise DataError(f"{path} has {image.mode} values, no bytes: convert it to 8 bits a channel")
-    return resized(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), size)
+    image = decode_image(path)
+    if image.mode[0] in "IF":  # Pillow would clip the values to a white image
+        raise DataError(f"cannot read image {path}: mode {image.mode}; convert it to 8 bits per channel")
+    return resize_image(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), size)
 
 
-def resized(pixels: RGBImage, size: tuple[int, int] | None) -> RGBImage:
-    """The image at `size`, (height, width), bilinear; as it is where it has that size or None is given."""
+def resize_image(pixels: RGBImage, size: tuple[int, int] | None) -> RGBImage:
+    """Resize an image to `size`, (height, width), bilinear; None keeps its size."""
     from PIL import Image
 
     if size is None or pixels.shape[:2] == size:
@@ -90,8 +94,8 @@ def resized(pixels: RGBImage, size: tuple[int, int] | None) -> RGBImage:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def normalised(pixels: RGBImage) -> NDArray[np.float32]:
-    """RGB bytes [..., H, W, 3] -> float32 [..., 3, H, W] of about zero mean and unit variance."""
+def normalise_image(pixels: RGBImage) -> NDArray[np.float32]:
+    """Normalise RGB bytes [..., H, W, 3] to float32 [..., 3, H, W] with about zero mean and unit variance."""
     image = np.ascontiguousarray(np.moveaxis(pixels, -1, -3), np.float32)
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     image /= 255
@@ -100,18 +104,18 @@ def normalised(pixels: RGBImage) -> NDArray[np.float32]:
     return image
 
 
-def image_files(place: Path) -> Iterator[Path]:
-    """The images at a place: a file itself, or those in a folder and below, by name.
+def list_images(path: Path) -> Iterator[Path]:
+    """Yield `path` if it is a file; else the images in that folder and its subfolders, sorted by path.
 
     Raises:
-        DataError: there is nothing, or a folder without images.
+        DataError: `path` does not exist, or the folder contains no images.
     """
-    if place.is_file():
-        yield place
+    if path.is_file():
+        yield path
         return
-    if not place.is_dir():
-        raise DataError(f"{place} does not exist")
-    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not found:
-        raise DataError(f"{place} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-    yield from found
+    if not path.is_dir():
+        raise DataError(f"no such file or folder: {path}")
+    images = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    if not images:
+        raise DataError(f"no images in folder {path} ({', '.join(IMAGE_SUFFIXES)})")
+    yield from images

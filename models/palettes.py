@@ -1,4 +1,4 @@
-"""Colours of classes: what a palette is, and distinct ones for classes that no data set has given any."""
+"""Colour palettes of classes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 Palette = tuple[tuple[int, int, int], ...]
-"""RGB, 0 to 255, for each class."""
+"""RGB colour of each class, 0 to 255."""
 
-GOLDEN = (5**0.5 - 1) / 2
+HUE_STEP = (5**0.5 - 1) / 2
+"""Golden ratio, as a part of the colour circle: spreads any number of hues evenly."""
 SHADES = ((0.70, 1.0), (0.85, 0.72), (0.45, 0.90))
-"""Saturation and brightness, in turn."""
+"""Saturation and value of consecutive colours, repeated."""
 
 
-def distinct(count: int) -> Palette:
-    """So many colours, all different, neighbours in the list far apart: hues by the golden ratio, in three shades."""
+def distinct_palette(count: int) -> Palette:
+    """Return `count` different colours; consecutive colours contrast."""
     colours = []
     for index in range(count):
         saturation, value = SHADES[index % len(SHADES)]
-        colours.append(colorsys.hsv_to_rgb(index * GOLDEN % 1, saturation, value))
+        colours.append(colorsys.hsv_to_rgb(index * HUE_STEP % 1, saturation, value))
     return tuple((round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colours)
 
 
-def colourise(label: npt.NDArray[np.integer], palette: Palette) -> npt.NDArray[np.uint8]:
-    """Return `label` [H, W] in the colours of `palette`, uint8 [H, W, 3]; classes beyond the palette are black."""
+def colourise_labels(labels: npt.NDArray[np.integer], palette: Palette) -> npt.NDArray[np.uint8]:
+    """Map labels [H, W] to colours, uint8 [H, W, 3]; classes beyond the palette become black."""
     import numpy as np
 
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(palette)] = palette
-    coloured: npt.NDArray[np.uint8] = table[np.asarray(label, dtype=np.uint8)]
-    return coloured
+    colours: npt.NDArray[np.uint8] = table[np.asarray(labels, dtype=np.uint8)]
+    return colours

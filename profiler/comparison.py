@@ -23,12 +23,12 @@ from ..files import describe
 from ..lut.statistics.calibration import PREDICTION_LEVEL
 from ..lut.statistics.measurement import Measurement
 from ..lut.target import Target
-from ..models.nets.peers import PEERS, STRIDE, build_peer
-from ..models.nets.weights import WEIGHTS
+from ..models.nets.peers import LOGITS_STRIDE, PEERS, build_peer
+from ..models.nets.weights import WEIGHTS_FILE
 from ..models.onnx.costs import OnnxCosts
 from ..models.onnx.model import OnnxModel
 from ..models.onnx.signature import SCOPE_KEY
-from ..models.space.architecture import ARCHITECTURE, Architecture
+from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..models.space.opspec import OpSpec
 from ..models.space.plan import CORE
 from .backends import Workload, require_backend
@@ -188,13 +188,13 @@ def run_candidate(path: Path, size: tuple[int, int] | None, scope: str) -> Candi
         FileFormatError: it holds no architecture, or damaged weights.
     """
     folder = path if path.is_dir() else path.parent
-    own = Architecture.load(path / ARCHITECTURE if path.is_dir() else path)
+    own = Architecture.load(path / ARCHITECTURE_FILE if path.is_dir() else path)
     architecture = own if size is None else at_size(own, size)
     weights, miou, scored_on = None, None, None
-    if path.is_dir() and (folder / WEIGHTS).exists():
+    if path.is_dir() and (folder / WEIGHTS_FILE).exists():
         from ..models.nets.weights import load_weights
 
-        weights = load_weights(folder / WEIGHTS, own)
+        weights = load_weights(folder / WEIGHTS_FILE, own)
         if architecture is own:
             miou, scored_on = _score(folder / TRAINING_RESULT)
     name = path.name if path.is_dir() else path.stem
@@ -235,7 +235,7 @@ def peer_candidate(name: str, size: tuple[int, int], scope: str, classes: int) -
     height, width = size
     shape, dtype = image_input(size, scope)
     dense = (
-        OpSpec("upsample", classes, classes, height, width, STRIDE),
+        OpSpec("upsample", classes, classes, height, width, LOGITS_STRIDE),
         OpSpec("argmax", classes, 1, height, width),
     )
     workload = Workload(f"peer {name}", (shape,), partial(_peer, name, classes, scope, dense), dtype)

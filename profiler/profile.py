@@ -17,10 +17,10 @@ from ..lut.statistics.measurement import Measurement
 from ..lut.table.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
 from ..lut.table.table import FINISHED, LatencyTable, network_key
 from ..lut.target import PRECISIONS, Target
+from ..models.space.lgcnet import SearchSpace
 from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
 from ..models.space.plan import CORE, DENSE, SCOPES
-from ..models.space.space import SearchSpace
 from .backends import Backend, require_backend
 from .machine.environment import DEVICE_NAME, fingerprint
 from .table.worker import Worker

@@ -12,7 +12,7 @@ from ..lut.predictor import Predictor
 from ..lut.statistics.calibration import Report, report
 from ..lut.statistics.measurement import Measurement
 from ..lut.table.table import LatencyTable, network_key
-from ..models.space.architecture import Architecture
+from ..models.space.lgcnet import Architecture
 from ..models.space.plan import DENSE, SCOPES
 from .backends import Workload, require_backend
 from .machine.environment import fingerprint

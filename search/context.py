@@ -1,4 +1,4 @@
-"""One search on its way: what every part of it needs, and how far it is."""
+"""State of a search in progress: the parts that all stages share, and a count of finished steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..lut.predictor import Predictor
 from .config import SearchConfig
-from .constraint.refinement import Measure
+from .constraint.refinement import MeasureLatency
 from .data.datasets import SegmentationDataset
 from .decisions import Decisions
 from .runtime.run_folder import OnStep
@@ -22,52 +22,69 @@ if TYPE_CHECKING:
 
 @dataclass
 class SearchContext:
-    """One search on its way: what every part of it needs."""
+    """Everything that the stages of a search share.
+
+    Attributes:
+        predictors: one predictor per latency table.
+        decisions: decisions of the search.
+        config: settings.
+        fabric: device, precision and processes.
+        halves: augmented training images for the weights, and for the architecture.
+        held_out: the architecture's half as deployed, neither scaled nor cropped; candidates are compared on it.
+        class_weights: weights of the classes in the loss, [C]; None for equal weights.
+        settings: JSON object that identifies the search in its run folder.
+        out: run folder.
+        progress: count of finished steps.
+        measure: measurement for the refinement of results; None for none.
+    """
 
     predictors: Sequence[Predictor]
-    blocks: Decisions
+    decisions: Decisions
     config: SearchConfig
     fabric: Fabric
     halves: tuple[SegmentationDataset, SegmentationDataset]
-    judged_on: SegmentationDataset
+    held_out: SegmentationDataset
     class_weights: Tensor | None
     settings: dict[str, Any]
     out: Path
     progress: SearchProgress
-    measure: Measure | None = None
+    measure: MeasureLatency | None = None
 
 
 class SearchProgress:
-    """Steps of everything that a search does, told as one count.
+    """Steps of all stages of a search, reported as one count.
 
     Args:
-        on_step: told the count and the total.
-        config: settings, which say how many steps there will be.
+        on_step: callback for the number of finished steps and the total.
+        config: settings, which determine the total.
+
+    Attributes:
+        steps_per_point: steps after the shared warm-up for each point of targets.
     """
 
     def __init__(self, on_step: OnStep, config: SearchConfig) -> None:
         self._on_step = on_step
         points, trials = max(len(config.targets_ms), 1), config.trials if config.trials > 1 else 0
-        self.of_a_point = config.steps - config.warm_up_steps + trials * config.trial_steps
-        self._total = config.warm_up_steps + points * self.of_a_point
-        self._done = 0
+        self.steps_per_point = config.steps - config.warm_up_steps + trials * config.trial_steps
+        self._total = config.warm_up_steps + points * self.steps_per_point
+        self._finished = 0
 
-    def shifted(self, before: int) -> OnStep:
-        """What a part that counts its own steps is to tell, after `before` steps of other parts."""
-        return lambda step, _: self._tell(before + step)
+    def make_callback(self, offset: int) -> OnStep:
+        """Return a callback for a stage that counts its own steps and starts after `offset` steps of other stages."""
+        return lambda step, _: self._report(offset + step)
 
-    def reached(self, done: int) -> None:
-        """Go on from here; nothing is told, since a resumed search may have been here before."""
-        self._done = done
+    def set_finished(self, steps: int) -> None:
+        """Set the count without reporting it: an earlier call may have finished these steps."""
+        self._finished = steps
 
     def skip(self, steps: int) -> None:
-        """Leave out steps that an earlier call made."""
-        self._done += steps
+        """Add steps that an earlier call finished, without reporting them."""
+        self._finished += steps
 
-    def tick(self) -> None:
-        """One step more."""
-        self._tell(self._done + 1)
+    def advance(self) -> None:
+        """Report another finished step."""
+        self._report(self._finished + 1)
 
-    def _tell(self, done: int) -> None:
-        self._done = done
-        self._on_step(done, self._total)
+    def _report(self, finished: int) -> None:
+        self._finished = finished
+        self._on_step(finished, self._total)

@@ -1,38 +1,34 @@
-"""The search: a supernet is trained, architectures are chosen from it, each on its latency target."""
+"""The search: train a supernet, then choose an architecture from it for each point of latency targets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..device import CPU
 from ..lut.predictor import Predictor
-from ..models.space.architecture import ARCHITECTURE
-from ..models.space.space import SearchSpace
+from ..models.space.lgcnet import ARCHITECTURE_FILE, SearchSpace
 from .config import SearchConfig
-from .constraint.feasibility import common_space, point_name, require_left
+from .constraint.feasibility import name_point_folder, require_common_space, require_feasible
 from .constraint.latency import Latency
-from .constraint.refinement import Measure, require_measurable
+from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
 from .data.datasets import load_dataset, require_classes, split_halves
 from .decisions import Decisions
-from .runtime import checkpoint
-from .runtime.fabric import explained_memory, open_fabric
-from .runtime.provenance import digest, write_provenance
+from .runtime.fabric import explain_out_of_memory, open_fabric
+from .runtime.provenance import hash_images, write_provenance
 from .runtime.run_folder import OnStep, RunFolder
+from .runtime.training_loop import restore_checkpoint
 from .selection.finalize import finalize
 from .supernet.supernet_trainer import SupernetTrainer
 from .training.crops import require_crop
-from .training.losses import balanced_weights
+from .training.losses import compute_class_weights
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-STAGE = "search"
-EPOCHS = 80
-"""Epochs of a search where the number of steps is left open. Assumption: as in GAS."""
+SEARCH_STAGE = "search"
+SEARCH_EPOCHS = 80
+"""Default length of a search, in epochs. Assumption: as in GAS."""
 
 
 def search(
@@ -43,52 +39,52 @@ def search(
     *,
     device: str = CPU,
     precision: str = "fp32",
-    measure: Measure | None = None,
+    measure: MeasureLatency | None = None,
     on_step: OnStep = lambda step, steps: None,
 ) -> dict[str, Any]:
-    """Search a space for architectures; with one target or none, the result is `out`/architecture.json.
+    """Search a space for architectures; with one point of targets or none, the result is `out`/architecture.json.
 
-    With several points of targets, all share the warm-up, and each has a run folder of its own under `out`. An
-    interrupted search is gone on with from its last checkpoint; of a finished one the result is returned. Under
-    torchrun every process has to call this, and gets the result.
+    With several points, all share the warm-up, and each has its own run folder under `out`. An interrupted search
+    resumes from its last checkpoint; a finished one returns its result. Under torchrun every process makes the same
+    call and gets the result.
 
     Args:
-        predictors: space and latencies; one for each table, all of one space and scope.
+        predictors: space and latencies: one predictor per table, all for the same space and scope.
         data: folder of Cityscapes or CamVid.
         out: run folder.
         config: settings.
-        device: where the supernet is trained, `cpu` or `cuda:N`; need not be a table's device.
-        precision: `fp32`, `bf16` or `fp16` of the supernet's training.
-        measure: lands the results by what it says; see `landing`.
-        on_step: told step and number of steps.
+        device: device for the supernet's training, `cpu` or `cuda:N`; it may differ from the tables' devices.
+        precision: precision of the supernet's training: `fp32`, `bf16` or `fp16`.
+        measure: measurement for the refinement of results; see `refinement`.
+        on_step: callback for the number of finished steps and the total.
 
     Returns:
-        The result: architecture (path), target_ms, predicted_ms and its 90 % interval, steps, seconds, and how the
-        search went; with several points, `front`: a list of these.
+        The result: architecture (path), target_ms, predicted_ms and its 90 % interval, steps, seconds, and statistics
+        of the search; with several points, `front`: a list of these.
 
     Raises:
-        UsageError: no architecture of the space reaches a target, or the settings make no sense together.
-        OutputError: `out` holds something else.
-        DataError: the data cannot be used with this space.
-        TrainingError: the loss stopped being a number, or memory ran out.
+        UsageError: no architecture of the space meets a target, or settings contradict each other.
+        OutputError: `out` holds other files or a different search.
+        DataError: the data do not suit the space.
+        TrainingError: a loss is NaN or infinite, or memory ran out.
     """
     tables = [predictors] if isinstance(predictors, Predictor) else list(predictors)
-    job = _open(tables, data, out, config, (device, precision), on_step)
+    context = _open_context(tables, data, out, config, (device, precision), on_step)
     if measure is not None:
-        require_measurable(config, len(tables))
-        job = replace(job, measure=measure, settings=job.settings | {"landing": "measured"})
-    run = RunFolder(out, STAGE, job.settings, active=job.fabric.is_global_zero)
-    finished = job.fabric.broadcast(run.result() if run.active else None)
+        require_refinable(config, len(tables))
+        context = replace(context, measure=measure, settings=context.settings | {"landing": "measured"})
+    run = RunFolder(out, SEARCH_STAGE, context.settings, active=context.fabric.is_global_zero)
+    finished = context.fabric.broadcast(run.result() if run.active else None)
     if finished is not None:
-        return _found_in(out, finished, config)
+        return _relocate(out, finished, config)
     if run.active:
-        write_provenance(out, tables, job.halves)
-    with explained_memory("--batch or --crop"):
-        result = _front(job, run) if len(config.targets_ms) > 1 else _single(job, run)
+        write_provenance(out, tables, context.halves)
+    with explain_out_of_memory("--batch or --crop"):
+        result = _search_front(context, run) if len(config.targets_ms) > 1 else _search_single(context, run)
     return run.finish(result)
 
 
-def _open(
+def _open_context(
     tables: Sequence[Predictor],
     data: Path,
     out: Path,
@@ -96,17 +92,13 @@ def _open(
     device_and_precision: tuple[str, str],
     on_step: OnStep,
 ) -> SearchContext:
-    """Check everything that a user hands over, and open it."""
-    space = common_space(tables, config)
-    blocks = Decisions(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
-    require_left(blocks, tables, config)
+    """Validate tables, settings and data, and open the data set and the device."""
+    space = require_common_space(tables, config)
+    decisions = Decisions(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
+    require_feasible(decisions, tables, config)
     require_crop(config.crop, space)
-    augmented, plain = (
-        load_dataset(
-            data, "train", space.input, augment=augment, seed=config.seed, crop=config.crop if augment else None
-        )
-        for augment in (True, False)
-    )
+    augmented = load_dataset(data, "train", space.input, augment=True, seed=config.seed, crop=config.crop)
+    plain = load_dataset(data, "train", space.input, seed=config.seed)
     require_classes(plain, space.classes, space.name)
     halves = split_halves(augmented, config.seed)
     fabric = open_fabric(*device_and_precision)
@@ -114,98 +106,95 @@ def _open(
         **config.model_dump(mode="json", exclude={"workers"}),
         "space": space.fingerprint,
         "data": str(data.resolve()),
-        "images": [digest(half) for half in halves],
+        "images": [hash_images(half) for half in halves],
         "latency": [predictor.fingerprint for predictor in tables],
         "precision": device_and_precision[1],
         "processes": fabric.world_size,
     }
     return SearchContext(
-        tables,
-        blocks,
-        config,
-        fabric,
-        halves,
-        split_halves(plain, config.seed)[1],
-        balanced_weights(plain) if config.balanced else None,
-        settings,
-        out,
-        SearchProgress(on_step, config),
+        predictors=tables,
+        decisions=decisions,
+        config=config,
+        fabric=fabric,
+        halves=halves,
+        held_out=split_halves(plain, config.seed)[1],
+        class_weights=compute_class_weights(plain) if config.balanced else None,
+        settings=settings,
+        out=out,
+        progress=SearchProgress(on_step, config),
     )
 
 
-def default_steps(data: Path, space: SearchSpace, batch: int) -> int:
-    """Steps of `EPOCHS` passes over half of the training images."""
+def default_search_steps(data: Path, space: SearchSpace, batch: int) -> int:
+    """Return the steps of `SEARCH_EPOCHS` passes over half of the training images."""
     half = len(load_dataset(data, "train", space.input)) // 2
-    return EPOCHS * max(half // batch, 1)
+    return SEARCH_EPOCHS * max(half // batch, 1)
 
 
-def _single(job: SearchContext, run: RunFolder) -> dict[str, Any]:
-    """One result, in the run folder itself."""
-    latency = _latency(job, job.config.targets_ms[0] if job.config.targets_ms else None)
-    trainer = SupernetTrainer(job.blocks, job.config, job.fabric, job.class_weights)
-    _restore(trainer, job.fabric, run.checkpoint)
-    trainer.advance(job.config.steps, job.halves, latency, run, job.progress.shifted(0))
-    job.progress.reached(job.config.steps)
-    return finalize(job, trainer, latency, run)
+def _search_single(context: SearchContext, run: RunFolder) -> dict[str, Any]:
+    """Search for one result, in the run folder itself."""
+    config = context.config
+    trainer = _build_trainer(context, config.targets_ms[0] if config.targets_ms else None)
+    restore_checkpoint(trainer, run.checkpoint)
+    trainer.train_until(config.steps, context.halves, run, context.progress.make_callback(0))
+    context.progress.set_finished(config.steps)
+    return finalize(context, trainer, trainer.latency, run)
 
 
-def _front(job: SearchContext, run: RunFolder) -> dict[str, Any]:
-    """A result for every point, after one warm-up."""
-    config = job.config
-    warm, points = config.warm_up_steps, config.targets_ms
-    trainer = SupernetTrainer(job.blocks, config, job.fabric, job.class_weights)
-    _restore(trainer, job.fabric, run.checkpoint)
-    latencies = [_latency(job, point) for point in points]
-    trainer.advance(warm, job.halves, latencies[0], run, job.progress.shifted(0))
+def _search_front(context: SearchContext, run: RunFolder) -> dict[str, Any]:
+    """Search for one result per point, after a shared warm-up."""
+    config, progress = context.config, context.progress
+    warm_up, points = config.warm_up_steps, config.targets_ms
+    trainer = _build_trainer(context, points[0])
+    restore_checkpoint(trainer, run.checkpoint)
+    trainer.train_until(warm_up, context.halves, run, progress.make_callback(0))
     shared, seconds, results = trainer.snapshot(), trainer.seconds, []
-    for index, (point, latency) in enumerate(zip(points, latencies, strict=True)):
-        settings = job.settings | {"targets_ms": [list(point)], "point": index}
-        own = RunFolder(job.out / point_name(point), STAGE, settings, active=run.active)
-        done = job.fabric.broadcast(own.result() if own.active else None)
-        if done is None:
-            trainer = SupernetTrainer(job.blocks, config, job.fabric, job.class_weights)
+    for index, point in enumerate(points):
+        settings = context.settings | {"targets_ms": [list(point)], "point": index}
+        point_run = RunFolder(context.out / name_point_folder(point), SEARCH_STAGE, settings, active=run.active)
+        result = context.fabric.broadcast(point_run.result() if point_run.active else None)
+        if result is None:
+            trainer = _build_trainer(context, point)
             trainer.restore(shared)
-            _restore(trainer, job.fabric, own.checkpoint)
-            on_step = job.progress.shifted(index * job.progress.of_a_point)
-            trainer.advance(config.steps, job.halves, latency, own, on_step)
-            job.progress.reached(index * job.progress.of_a_point + config.steps)
-            done = own.finish(finalize(job, trainer, latency, own))
-        results.append(done | {"architecture": str(own.path / ARCHITECTURE)})
-        seconds += done["seconds"] - shared["seconds"]
-    for one in results:
-        one["dominated"] = any(_dominates(other, one) for other in results)
-    return {"front": results, "steps": config.steps, "warm_up_steps": warm, "seconds": seconds}
+            restore_checkpoint(trainer, point_run.checkpoint)
+            offset = index * progress.steps_per_point
+            trainer.train_until(config.steps, context.halves, point_run, progress.make_callback(offset))
+            progress.set_finished(offset + config.steps)
+            result = point_run.finish(finalize(context, trainer, trainer.latency, point_run))
+        results.append(result | {"architecture": str(point_run.path / ARCHITECTURE_FILE)})
+        seconds += result["seconds"] - shared["seconds"]
+    for result in results:
+        result["dominated"] = any(_dominates(other, result) for other in results)
+    return {"front": results, "steps": config.steps, "warm_up_steps": warm_up, "seconds": seconds}
 
 
-def _dominates(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether a point is nowhere slower than another, and better after a short training, or in its supernet if none."""
+def _dominates(point: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return True if a point is at least as fast as another on every table and has a lower loss.
 
-    def latencies(point: dict[str, Any]) -> list[float]:
-        return [row["predicted_ms"] for row in point.get("tables", [point])]
+    The loss is the lowest after a trial, or in the supernet without trials.
+    """
 
-    def loss(point: dict[str, Any]) -> float:
-        tried = [float(value) for value in point["trial_losses"] if value is not None]
-        return min(tried, default=float(point["loss_after"]))
+    def list_latencies(result: dict[str, Any]) -> list[float]:
+        return [row["predicted_ms"] for row in result.get("tables", [result])]
 
-    pairs = zip(latencies(one), latencies(other), strict=True)
-    return loss(one) < loss(other) and all(mine <= theirs for mine, theirs in pairs)
+    def get_loss(result: dict[str, Any]) -> float:
+        losses = [float(value) for value in result["trial_losses"] if value is not None]
+        return min(losses, default=float(result["loss_after"]))
+
+    pairs = zip(list_latencies(point), list_latencies(other), strict=True)
+    return get_loss(point) < get_loss(other) and all(ms <= other_ms for ms, other_ms in pairs)
 
 
-def _found_in(out: Path, result: dict[str, Any], config: SearchConfig) -> dict[str, Any]:
-    """A finished result, with paths for where the folder lies by now."""
+def _relocate(out: Path, result: dict[str, Any], config: SearchConfig) -> dict[str, Any]:
+    """Return a finished result with the paths of the folder's present location."""
     if "front" not in result:
-        return result | {"architecture": str(out / ARCHITECTURE)}
-    folders = [out / point_name(point) for point in config.targets_ms]
+        return result | {"architecture": str(out / ARCHITECTURE_FILE)}
+    folders = [out / name_point_folder(point) for point in config.targets_ms]
     rows = zip(result["front"], folders, strict=True)
-    return result | {"front": [one | {"architecture": str(folder / ARCHITECTURE)} for one, folder in rows]}
+    return result | {"front": [row | {"architecture": str(folder / ARCHITECTURE_FILE)} for row, folder in rows]}
 
 
-def _latency(job: SearchContext, point: Sequence[float] | None) -> Latency:
-    return Latency(job.blocks, job.predictors, point, job.config.quantile)
-
-
-def _restore(trainer: SupernetTrainer, fabric: Fabric, path: Path) -> None:
-    """Go on from a checkpoint, if there is one; the first process reads it for all."""
-    before = fabric.broadcast(checkpoint.load(path) if fabric.is_global_zero else None)
-    if before is not None:
-        trainer.restore(before)
+def _build_trainer(context: SearchContext, point: Sequence[float] | None) -> SupernetTrainer:
+    """Return a new trainer whose loss has the latency term of a point of targets."""
+    latency = Latency(context.decisions, context.predictors, point, context.config.quantile)
+    return SupernetTrainer(context.decisions, context.config, context.fabric, latency, context.class_weights)

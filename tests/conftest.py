@@ -1,15 +1,15 @@
-"""Fixtures that several packages' tests share: small spaces, tables of made-up latencies, one really measured table."""
+"""Shared fixtures: small spaces, tables with random latencies, one measured table."""
 
 from __future__ import annotations
 
 import os
 
-# The libraries read these when they are loaded. The tests' tensors are small: more threads would mostly wait for each
-# other and for the other workers.
+# Set before the libraries that read them are imported. The tests' tensors are small; more threads would mostly wait for
+# each other and for the other workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # lgc's commands set it too
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # set by lgc's commands too
 
 import shutil
 import signal
@@ -31,9 +31,9 @@ from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
 from lgc.models import SearchSpace
 
-from .leaks import leaks, process_state
+from .leaks import find_leaks, read_state
 
-# What is started in the background ignores interrupts, and so would the commands that tests interrupt.
+# Background processes ignore SIGINT; without this, so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
@@ -44,35 +44,35 @@ settings.load_profile("lgc")
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Keep engines and timings out of the user's cache."""
+    """Use a temporary cache instead of the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LGC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
-    """Give temporary files a folder of this worker's own, in which `_no_leaks` sees what is left."""
+def _separate_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
+    """Give this worker its own folder for temporary files, so that `_no_leaks` sees what is left in it."""
     folder = str(tmp_path_factory.mktemp("temporary"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", folder)
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         patch.setattr(tempfile, "tempdir", folder)
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
 
 
 @pytest.fixture(autouse=True)
 def _no_leaks(request: pytest.FixtureRequest):
-    """Fail a test that changes the process, or leaves a file, a thread or a child behind."""
-    # Shared fixtures are made before the state is read: they end with the session, not with the test.
+    """Fail a test that changes the process, or leaves a file, a thread or a child process behind."""
+    # Shared fixtures outlive the test: create them before the state is read.
     for name in request.fixturenames:
         definitions = request._arg2fixturedefs.get(name)
         if definitions and definitions[-1].scope != "function":
             request.getfixturevalue(name)
-    before = process_state()
+    before = read_state()
     yield
-    if changes := leaks(before):
-        pytest.fail("the test leaks: " + "; ".join(changes), pytrace=False)
+    if leaks := find_leaks(before):
+        pytest.fail("the test leaks: " + "; ".join(leaks), pytrace=False)
 
 
 MINI = {
@@ -93,28 +93,28 @@ TARGET = Target("cpu", "onnxruntime")
 
 @pytest.fixture(scope="session")
 def mini_space() -> SearchSpace:
-    """A space that is profiled in seconds and has every kind of slot but a downsampling one."""
+    """Return a space that is profiled in seconds and has every kind of slot except downsampling."""
     return SearchSpace.check(MINI, "the tests' mini space")
 
 
 @pytest.fixture(scope="session")
 def headed_space() -> SearchSpace:
-    """The mini space with heads of 2, 4 (its own) and 8 channels."""
+    """Return the mini space with heads of 2, 4 (default) and 8 channels."""
     return SearchSpace.check({**MINI, "name": "headed", "head_widths": [2, 8]}, "the tests' space of several heads")
 
 
 @pytest.fixture(scope="session")
 def micro_space() -> SearchSpace:
-    """A space small enough to enumerate: 6 edges of 3 operators, 729 choices."""
+    """Return a space small enough to enumerate: 6 edges with 3 operators, 729 choices."""
     content = {**MINI, "name": "micro", "nodes": 1, "fusion": {"nodes": 1, "channels": 4, "level": 3}}
     return SearchSpace.check(content, "the tests' micro space")
 
 
 @pytest.fixture
 def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
-    """Makes finished tables with random latencies: `make_table(space, name="t.lut", target=TARGET, seed=0)`.
+    """Return a function that creates finished tables with random latencies.
 
-    As if every operator had been measured alone: entry and subject `alone/OPSPEC` have the same latency.
+    Operators are isolated: an entry and its benchmark `alone/OPSPEC` have the same latency.
     """
 
     def make(space: SearchSpace, name: str = "t.lut", target: Target = TARGET, seed: int = 0) -> LatencyTable:
@@ -140,41 +140,41 @@ def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
 
 @pytest.fixture(scope="session")
 def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
-    """Makes a folder once for all workers: `make_once(name, make)`; the first worker calls `make(folder)`."""
+    """Return a function that fills a folder once for all workers: `make_once(name, fill)` calls `fill(folder)`."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
         folder, unfinished = shared / f"once-{name}", shared / f"unfinished-{name}"
         with FileLock(shared / f"{name}.lock"):
             if not folder.exists():
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir()
-                make(unfinished)
+                fill(unfinished)
                 unfinished.rename(folder)
         return folder
 
-    return folder_of
+    return make
 
 
 @pytest.fixture(scope="session")
 def measured_table(mini_space: SearchSpace, make_once: Callable[..., Path]) -> Path:
-    """A table of the mini space, really measured on this machine's CPU; for reading only."""
+    """Return a table of the mini space, measured on this machine's CPU; read-only."""
     from lgc.profiler.profile import profile
 
-    folder = make_once("measured", lambda at: profile(mini_space, TARGET, at / "mini.lut", rounds=4, networks=4))
+    folder = make_once("measured", lambda to: profile(mini_space, TARGET, to / "mini.lut", rounds=4, networks=4))
     return folder / "mini.lut"
 
 
 @pytest.fixture
 def mini_lut(measured_table: Path, tmp_path: Path) -> Path:
-    """A copy of the measured table, to be changed at will."""
+    """Return a copy of the measured table that a test may change."""
     return Path(shutil.copy(measured_table, tmp_path / "mini.lut"))
 
 
 @pytest.fixture
 def mini_yaml(tmp_path: Path, mini_space: SearchSpace) -> Path:
-    """The mini space as a file."""
+    """Return the path of the mini space as a YAML file."""
     path = tmp_path / "mini.yaml"
     path.write_text(mini_space.model_dump_json())
     return path
@@ -182,7 +182,7 @@ def mini_yaml(tmp_path: Path, mini_space: SearchSpace) -> Path:
 
 @pytest.fixture
 def foreign_files(tmp_path: Path) -> dict[str, Path]:
-    """Files that are nothing of lgc's, and a folder, by the noun an error message should give them."""
+    """Return files of other programs, and a folder, by their description in error messages."""
     folder = tmp_path / "foreign"
     folder.mkdir()
     (folder / "empty").touch()
@@ -200,18 +200,18 @@ def foreign_files(tmp_path: Path) -> dict[str, Path]:
         "a binary file of unknown kind": folder / "noise.bin",
         "a folder": folder / "dir",
         "an SQLite database": folder / "other.db",
-        "there is no such file": folder / "missing.bin",
+        "no such file": folder / "missing.bin",
     }
 
 
 class CommandResult:
-    """What a command did: exit code, stdout and stderr."""
+    """Exit code, stdout and stderr of a command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
 
     def refusal(self, program: str) -> str:
-        """The one line with which the command refused its input, after showing that it is one and nothing else."""
+        """Return the error message of a command that rejected its input, and check that it is a single line."""
         lines = [line for line in self.err.splitlines() if line.startswith(f"{program}: ")]
         assert self.code == 2, self.err
         assert len(lines) == 1, self.err
@@ -222,27 +222,27 @@ class CommandResult:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
-    """Runs a command's entry point in this process, which has torch already: `call("lgc-lut", "show", path)`."""
+    """Return a function that runs a command in this process: `call("lgc-lut", "show", path)`."""
 
     def run(program: str, *arguments: object) -> CommandResult:
         module = import_module(f"lgc.tools.{program.removeprefix('lgc-')}")
         monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit_info:
             module.main()
         captured = capfd.readouterr()
-        return CommandResult(int(left.value.code or 0), captured.out, captured.err)
+        return CommandResult(int(exit_info.value.code or 0), captured.out, captured.err)
 
     return run
 
 
 @pytest.fixture
 def command() -> Callable[..., CommandResult]:
-    """Runs an installed command in a process of its own: `command("lgc-lut", "show", path)`."""
+    """Return a function that runs an installed command in a new process: `command("lgc-lut", "show", path)`."""
 
     def run(program: str, *arguments: object) -> CommandResult:
-        words = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+        call = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=300)
         return CommandResult(done.returncode, done.stdout, done.stderr)
 
     return run

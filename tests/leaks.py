@@ -20,18 +20,18 @@ OTHERS = {"PYTEST_CURRENT_TEST", "COVERAGE_PROCESS_START", "KMP_INIT_AT_FORK", "
 State = dict[str, object]
 
 
-def process_state() -> State:
+def read_state() -> State:
     """Return what outlives a test: by name, in a form that can be compared."""
     state: State = {f"variable {name}": value for name, value in os.environ.items() if name not in OTHERS}
     state["working directory"] = Path.cwd()
     state |= {f"thread {thread.name} ({thread.ident})": None for thread in threading.enumerate()}
-    state |= {f"process {pid}": None for pid in child_processes()}
+    state |= {f"process {pid}": None for pid in list_children()}
     for folder in (Path(tempfile.gettempdir()), ROOT):
         state |= {f"file {path}": None for path in folder.iterdir() if not path.name.startswith((".", "_"))}
-    return state | torch_state()
+    return state | read_torch_state()
 
 
-def torch_state() -> State:
+def read_torch_state() -> State:
     """Return torch's settings; nothing of a process that has not imported it."""
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "compile"):  # `compile` is among the last names that its import sets
@@ -49,7 +49,7 @@ def torch_state() -> State:
     }
 
 
-def child_processes() -> set[int]:
+def list_children() -> set[int]:
     """Return the numbers of the child processes, without the one in which `multiprocessing` keeps its names."""
     children: set[int] = set()
     for task in Path("/proc/self/task").glob("*/children"):
@@ -58,10 +58,10 @@ def child_processes() -> set[int]:
     return children - {resource_tracker._resource_tracker._pid}
 
 
-def leaks(before: State) -> list[str]:
+def find_leaks(before: State) -> list[str]:
     """Return what differs from an earlier state, in words; waits a little for what is about to end."""
     deadline = time.monotonic() + GRACE_S
-    while (changes := differences(before, process_state())) and time.monotonic() < deadline:
+    while (changes := compare_states(before, read_state())) and time.monotonic() < deadline:
         if not any(change.startswith(("thread", "process", "file")) for change in changes):
             break
         gc.collect()
@@ -69,7 +69,7 @@ def leaks(before: State) -> list[str]:
     return changes
 
 
-def differences(before: State, after: State) -> list[str]:
+def compare_states(before: State, after: State) -> list[str]:
     """Return what was added or changed. A thread, process or file that is gone is no leak, a lost variable is."""
     torch_loaded_before = "torch threads" in before
     changes = []

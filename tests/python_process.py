@@ -1,4 +1,4 @@
-"""Running Python in a process of its own, by this process's interpreter and what it can import."""
+"""Run Python in a new process, with this process's interpreter and import path."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 def python_output(
     *words: str, folders: Sequence[Path] = (), without: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> str:
-    """Return the stdout of `python WORDS`; where it fails, the assertion shows its stderr.
+    """Return the stdout of `python WORDS`; if it fails, the assertion shows its stderr.
 
     Args:
-        words: arguments, say `-c` and a program.
-        folders: places to import from, before those of PYTHONPATH, which stay: lgc may be importable by it alone.
-        without: environment variables to leave out.
-        environment: environment variables to set.
+        words: Arguments, e.g. `-c` and a program.
+        folders: Import folders before those of PYTHONPATH.
+        without: Environment variables to remove.
+        environment: Environment variables to set.
     """
     variables = {name: value for name, value in os.environ.items() if name not in without} | dict(environment or {})
     paths = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]

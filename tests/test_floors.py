@@ -1,7 +1,8 @@
-"""The house's floors: an import points down, never up and never sideways between profiler and search."""
+"""Structure of the package: imports point down the floors and form no cycles, folders stay small."""
 
 import ast
-from graphlib import TopologicalSorter
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -20,79 +21,99 @@ FLOORS = {
     "report": 4,
     "tools": 5,
 }
-"""Room -> floor; whoever adds a room to the package decides its floor here."""
+"""Floor of each top-level package or module; a new one has to be added."""
+MAX_MODULES = 12
+"""Modules per folder, `__init__` not counted."""
 PACKAGES = [path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"]
 MODULES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in package.rglob("*.py"))])
 
 
-def name_of(path):
-    """Dotted name without `lgc`: `lut.table`; a package's is its folder's."""
+def module_name(path):
+    """Return the dotted name without `lgc`, e.g. `lut.table`; a package has its folder's."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-NAMES = {name_of(path): path for path in MODULES}
+NAMES = {module_name(path): path for path in MODULES}
 
 
-def imports(path, *, at_import_only=False):
-    """Modules of the package that `path` imports, and absolute imports of `lgc` as they stand.
+def imports(path):
+    """Return the modules of the package that `path` imports anywhere: lazily and for type checkers too.
 
-    Args:
-        path: a module.
-        at_import_only: leave out what is imported inside functions and for type checkers.
+    Absolute imports of `lgc` are returned with their prefix.
     """
     package = path.relative_to(ROOT).parts[:-1]
-    found = set()
-    for node in nodes(ast.parse(path.read_text()), at_import_only):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "lgc"}
+            names |= {alias.name for alias in node.names if alias.name.split(".")[0] == "lgc"}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "lgc":
-            found.add(node.module)
+            names.add(node.module)
         elif isinstance(node, ast.ImportFrom) and node.level > 0:
             home = ".".join([*package[: len(package) + 1 - node.level], *(node.module or "").split(".")]).strip(".")
             for alias in node.names:
                 inner = f"{home}.{alias.name}".strip(".")
-                found.add(inner if inner in NAMES else home)
-    return found - {""}
+                names.add(inner if inner in NAMES else home)
+    return names - {""}
 
 
-def nodes(tree, at_import_only):
-    pending = [tree]
-    while pending:
-        node = pending.pop()
-        yield node
-        if at_import_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if at_import_only and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            pending.extend(node.orelse)
-            continue
-        pending.extend(ast.iter_child_nodes(node))
+IMPORTS = {name: imports(path) for name, path in NAMES.items()}
 
 
-def room(name):
+def top_level(name):
     return name.partition(".")[0]
 
 
-def test_there_are_modules_in_every_room():
-    assert {room(name) for name in NAMES} - {""} == set(FLOORS)
+def test_every_package_has_a_floor():
+    assert {top_level(name) for name in NAMES} - {""} == set(FLOORS)
     assert "lut.table.table" in NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_imports_point_down(name):
-    for imported in imports(NAMES[name]):
-        assert room(imported) != "lgc", f"{name} imports {imported} absolutely; inside the package imports are relative"
-        assert imported in NAMES, f"{name} imports {imported}, which is not there"
-        if room(name) and room(imported) != room(name):
-            assert FLOORS[room(imported)] < FLOORS[room(name)], f"{name} imports {imported} from its floor or above"
+    for imported in IMPORTS[name]:
+        assert top_level(imported) != "lgc", f"{name} imports {imported}: use a relative import inside the package"
+        assert imported in NAMES, f"{name} imports {imported}: no such module"
+        if top_level(name) and top_level(imported) != top_level(name):
+            below = FLOORS[top_level(imported)] < FLOORS[top_level(name)]
+            assert below, f"{name} imports {imported} from the same floor or above"
 
 
-def test_no_module_imports_itself_through_others():
-    TopologicalSorter({name: imports(path, at_import_only=True) - {name} for name, path in NAMES.items()}).prepare()
+def test_only_tools_import_report():
+    importers = {name for name, imported in IMPORTS.items() if any(top_level(one) == "report" for one in imported)}
+    assert {top_level(name) for name in importers} <= {"report", "tools"}
+    assert "tools.bench" in importers
 
 
-def test_the_check_sees_imports_of_every_form():
-    found = imports(NAMES["lut.table.table"])
-    assert {"errors", "models.space.opspec", "lut.table.schema", "lut.target"} <= found
-    assert "profiler.backends.base" in imports(NAMES["profiler.backends"])
-    assert imports(NAMES["models.space.space"], at_import_only=True) < imports(NAMES["models.space.space"])
+def test_no_import_cycles():
+    try:
+        TopologicalSorter({name: imported - {name} for name, imported in IMPORTS.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle, lazy and TYPE_CHECKING imports included: {' <- '.join(error.args[1])}")
+
+
+def test_folders_have_at_most_12_modules():
+    sizes = Counter(path.parent.relative_to(ROOT).as_posix() for path in MODULES if path.stem != "__init__")
+    assert not {folder: size for folder, size in sizes.items() if size > MAX_MODULES}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from ..files import describe",
+        "from .. import files",
+        "def lazily():\n    from ..files import describe",
+        "if TYPE_CHECKING:\n    from ..files import describe",
+    ],
+)
+def test_imports_of_every_form_count(statement, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    module = tmp_path / "lut" / "module.py"
+    module.parent.mkdir()
+    module.write_text(statement)
+    assert imports(module) == {"files"}
+
+
+def test_relative_imports_resolve_to_modules():
+    assert {"errors", "models.space.opspec", "lut.table.schema", "lut.target"} <= IMPORTS["lut.table.table"]
+    assert "profiler.backends.base" in IMPORTS["profiler.backends"]

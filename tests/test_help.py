@@ -1,4 +1,4 @@
-"""`--help` of every command answers without importing what takes long."""
+"""`--help` of every command imports no slow modules."""
 
 import subprocess
 import sys
@@ -16,48 +16,48 @@ SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scrip
 HEAVY = {"torch", "pandas", "onnxruntime", "onnx", "pydantic", "scipy", "numpy", "torchmetrics", "PIL", "yaml"}
 
 
-def module_of(script):
+def command_module(script):
     return SCRIPTS[script].partition(":")[0]
 
 
 def verbs(script):
-    """Names of the script's sub-commands; none where it is a command by itself."""
-    command = typer.main.get_command(import_module(module_of(script)).app)
+    """Return the names of the script's sub-commands; empty for a single command."""
+    command = typer.main.get_command(import_module(command_module(script)).app)
     return list(getattr(command, "commands", ()))
 
 
-WORDS = [(script, *verb) for script in SCRIPTS for verb in [(), *((name,) for name in verbs(script))]]
+COMMANDS = [(script, *verb) for script in SCRIPTS for verb in [(), *((name,) for name in verbs(script))]]
 
 
-@pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_help_is_light_and_shows_an_example(words):
+@pytest.mark.parametrize("command_line", COMMANDS, ids=" ".join)
+def test_help_imports_little_and_shows_example(command_line):
     program = (
         "import sys\n"
-        f"sys.argv = {[*words, '--help']!r}\n"
-        f"from {module_of(words[0])} import main\n"
+        f"sys.argv = {[*command_line, '--help']!r}\n"
+        f"from {command_module(command_line[0])} import main\n"
         "try: main()\n"
         "finally: print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
-    imported = set(done.stderr.split())
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert "Usage" in process.stdout
+    imported = set(process.stderr.split())
     assert "lgc" in imported
-    typers_own = {"pydantic"} if len(words) == 2 else set()  # it reads a sub-command's arguments with it
-    assert not imported & (HEAVY - typers_own)
-    if len(words) == 2 or not verbs(words[0]):
-        assert "Example" in done.stdout
+    by_typer = {"pydantic"} if len(command_line) == 2 else set()  # typer parses sub-commands' arguments with it
+    assert not imported & (HEAVY - by_typer)
+    if len(command_line) == 2 or not verbs(command_line[0]):
+        assert "Example" in process.stdout
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_command_is_installed_and_names_itself(script, command):
-    done = command(script, "--help")
-    assert (done.code, done.err) == (0, "")
-    assert f"Usage: {script}" in done.out
+def test_installed_command_shows_usage(script, command):
+    process = command(script, "--help")
+    assert (process.code, process.err) == (0, "")
+    assert f"Usage: {script}" in process.out
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_leaf_command_offers_json(script):
-    command = typer.main.get_command(import_module(module_of(script)).app)
+def test_every_command_has_json_option(script):
+    command = typer.main.get_command(import_module(command_module(script)).app)
     for leaf in getattr(command, "commands", {script: command}).values():
         assert "--json" in {option for parameter in leaf.params for option in parameter.opts}, leaf.name

@@ -1,4 +1,4 @@
-"""What `lgc` and its packages export, and what importing them costs."""
+"""Exports of `lgc` and its packages, and the cost of importing them."""
 
 import ast
 import importlib
@@ -11,17 +11,17 @@ import pytest
 import lgc
 
 ROOT = Path(lgc.__file__).parent
+PACKAGES = ["models", "lut", "profiler", "search", "tools", "report"]
 
 
 def imported_by(statement):
-    """Top-level modules that a fresh Python has imported after `statement`."""
+    """Return the top-level modules that a new Python process has imported after `statement`."""
     program = f"import sys\n{statement}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
-    return set(
-        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
-    )
+    process = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(process.stdout.split())
 
 
-def test_the_exported_names():
+def test_exported_names():
     assert sorted(lgc.__all__) == [
         "Architecture",
         "LGCNet",
@@ -35,13 +35,13 @@ def test_the_exported_names():
 
 
 @pytest.mark.parametrize("package", ["lgc", "lgc.lut", "lgc.models"])
-def test_every_exported_name_is_there(package):
+def test_exported_names_exist_with_docstrings(package):
     module = importlib.import_module(package)
     for name in module.__all__:
         assert getattr(module, name).__doc__, name
 
 
-def test_the_names_are_those_of_their_homes():
+def test_names_are_the_packages_own():
     from lgc import errors, lut, models
 
     homes = {name: home for home in (errors, lut, models) for name in lgc.__all__ if hasattr(home, name)}
@@ -50,24 +50,23 @@ def test_the_names_are_those_of_their_homes():
         assert getattr(lgc, name) is getattr(home, name)
 
 
-def test_type_checkers_see_the_names_too():
-    """The imports under TYPE_CHECKING are the lazy ones, so that editors know what `lgc.` offers."""
+def test_type_checkers_see_lazy_names():
     tree = ast.parse((ROOT / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     assert {alias.asname for node in block.body for alias in node.names} == set(lgc.__all__)
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_unknown_name_raises_attribute_error():
     for module in (lgc, importlib.import_module("lgc.models")):
         with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'LatencyTabel'"):
             module.LatencyTabel  # noqa: B018
 
 
-def test_the_version_is_the_installed_one():
+def test_version_matches_installed_distribution():
     assert importlib.import_module("importlib.metadata").version("lgc") == lgc.__version__
 
 
-def test_importing_lgc_imports_nothing_else():
+def test_importing_lgc_imports_no_dependencies():
     assert not imported_by("import lgc") & {"torch", "numpy", "pandas", "pydantic", "yaml", "onnxruntime", "scipy"}
 
 
@@ -81,7 +80,19 @@ def test_importing_lgc_imports_nothing_else():
         "import lgc.profiler.verification",
     ],
 )
-def test_tables_and_spaces_need_no_torch(statement):
-    found = imported_by(statement)
-    assert "lgc" in found
-    assert not found & {"torch", "onnxruntime", "onnx", "pandas", "scipy"}
+def test_tables_and_spaces_import_no_torch(statement):
+    modules = imported_by(statement)
+    assert "lgc" in modules
+    assert not modules & {"torch", "onnxruntime", "onnx", "pandas", "scipy"}
+
+
+def test_every_package_is_checked():
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_bare_import_names_the_package(package):
+    """A user in the repository root who writes `import models` is pointed to `lgc.models`."""
+    process = subprocess.run([sys.executable, "-c", f"import {package}"], cwd=ROOT, capture_output=True, text=True)
+    expected = f"ImportError: import lgc.{package}, not {package}: the repository root is the package lgc"
+    assert process.stderr.splitlines()[-1] == expected

@@ -103,7 +103,7 @@ def _stage(title: str) -> Iterator[Callable[[RoundProgress], None]]:
 
 
 def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.space import SearchSpace
+    from ..models.space.lgcnet import SearchSpace
     from ..search.data.synthetic.writers import write_scenes
 
     total, done = sum(SCENES.values()), 0
@@ -119,7 +119,7 @@ def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 
 
 def _profile(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.space import SearchSpace
+    from ..models.space.lgcnet import SearchSpace
     from ..profiler.profile import profile
 
     result = profile(
@@ -163,7 +163,7 @@ def _train(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 def _export(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..lut.table.table import LatencyTable
     from ..models.nets.weights import load_weights
-    from ..models.space.architecture import Architecture
+    from ..models.space.lgcnet import Architecture
     from ..models.space.plan import DENSE
     from ..profiler.deployment import deploy
     from ..profiler.deployment.network import Network

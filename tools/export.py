@@ -177,13 +177,13 @@ def _check(precisions: list[str], scope: str) -> None:
 
 def _load(source: Path, out: Path | None, scope: str) -> tuple[Network, Path]:
     """The network to deploy, with trained weights where there are any, and the folder for its files."""
-    from ..models.nets.weights import WEIGHTS, load_weights
-    from ..models.space.architecture import ARCHITECTURE, Architecture
+    from ..models.nets.weights import WEIGHTS_FILE, load_weights
+    from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
     from ..profiler.deployment.network import Network
 
     run = source if source.is_dir() else source.parent
-    architecture = Architecture.load(source / ARCHITECTURE if source.is_dir() else source)
-    weights = run / WEIGHTS
+    architecture = Architecture.load(source / ARCHITECTURE_FILE if source.is_dir() else source)
+    weights = run / WEIGHTS_FILE
     trained = load_weights(weights, architecture) if source.is_dir() and weights.exists() else None
     if trained is None:
         say("the network has random weights: its latency is real, its output is not")
@@ -214,9 +214,9 @@ def _with_images(network: Network, data: Path | None, needed: bool) -> tuple[Net
     try:
         splits = [[pair.image for pair in list_pairs(data, split)[1]] for split in ("train", "val")]
     except DataError:
-        from ..models.images import image_files
+        from ..models.images import list_images
 
-        everything = list(image_files(data))  # of a plain folder, every other image each
+        everything = list(list_images(data))  # of a plain folder, every other image each
         splits = [everything[::2], everything[1::2] or everything]
     size = network.architecture.space.input
     ranges, others = ([read_pixels(path, size) for path in _some(paths)] for paths in splits)

@@ -98,7 +98,7 @@ def search(
     share_cores()
     from ..profiler.deployment.deploy import drift_reference
     from ..search.config import SearchConfig
-    from ..search.engine import default_steps
+    from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
 
     predictors = [_open(path, space, scope) for path in lut]
@@ -123,7 +123,7 @@ def search(
         "beta": beta,
         "workers": workers,
     }
-    config = SearchConfig(steps=steps or default_steps(data, chosen, batch * processes()), **settings)
+    config = SearchConfig(steps=steps or default_search_steps(data, chosen, batch * processes()), **settings)
     place = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
         on_step = step_progress("searching", on_progress)
@@ -141,7 +141,7 @@ def _open(path: Path, space: str | None, scope: str) -> Predictor:
     """The predictor of a table; a table that nobody should trust blindly is remarked on."""
     from ..lut.predictor import Predictor
     from ..lut.table.table import LatencyTable
-    from ..models.space.space import SearchSpace
+    from ..models.space.lgcnet import SearchSpace
 
     with LatencyTable.open(path) as table:
         predictor = Predictor(SearchSpace.load(space) if space is not None else table.space, table, scope)

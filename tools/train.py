@@ -97,9 +97,9 @@ def _table_devices(source: Path) -> list[Device]:
     Raises:
         FileFormatError: `source` holds no architecture.
     """
-    from ..models.space.architecture import ARCHITECTURE, Architecture
+    from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 
-    devices = Architecture.load(source / ARCHITECTURE).provenance.get("devices")
+    devices = Architecture.load(source / ARCHITECTURE_FILE).provenance.get("devices")
     return [Device(str(name)) for name in devices] if isinstance(devices, list) else []
 
 
@@ -112,14 +112,14 @@ def _refuse(context: typer.Context, names: set[str], belongs: str) -> None:
 
 def _train(options: dict[str, Any]) -> dict[str, Any]:
     from ..search.training.config import TrainConfig
-    from ..search.training.train import default_steps
+    from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
     settings = {name: options[name] for name in TrainConfig.model_fields if name in options}
     settings["crop"] = None if options["crop"] is None else parse_size(options["crop"])
     if options["steps"] is None:
         together = options["batch"] * processes()
-        settings["steps"] = default_steps(options["source"], options["data"], together, options["train_split"])
+        settings["steps"] = default_training_steps(options["source"], options["data"], together, options["train_split"])
     config = TrainConfig(**settings)
     device = pick_device(options["device"], _table_devices(options["source"]), "training")
     with progress_bar() as on_progress:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MeasurementError, UnknownNameError
-from ...models.space.operators import Conv, recipe_of
+from ...models.space.operators import Conv, get_recipe
 from ...models.space.opspec import OpSpec
 
 MIN_NETWORKS = 4
@@ -39,7 +39,7 @@ KINDS = ("conv", "depthwise", "other")
 
 def kind_of(spec: OpSpec) -> int:
     """Index into `KINDS`: what the operator's first layer is."""
-    first = recipe_of(spec)[0]
+    first = get_recipe(spec)[0]
     if isinstance(first, Conv):
         return 1 if first.groups > 1 else 0
     return 2
@@ -50,7 +50,7 @@ def _sum(spec: OpSpec, latency_ms: float) -> list[float]:
 
 
 def _launches(spec: OpSpec, latency_ms: float) -> list[float]:
-    return [latency_ms, float(len(recipe_of(spec)))]
+    return [latency_ms, float(len(get_recipe(spec)))]
 
 
 def _kinds(spec: OpSpec, latency_ms: float) -> list[float]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError, LgcError, MeasurementError, MismatchError, MissingEntryError
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture, SearchSpace
 from ...models.space.operators import is_free
 from ...models.space.opspec import OpSpec
-from ...models.space.space import PRESETS, SearchSpace
+from ...models.space.settings import PRESETS
 from ..statistics.calibration import Correction
 from ..statistics.estimates import NOISY_PCT, Summary
 from ..statistics.measurement import Measurement, SampleBatch

@@ -1,1 +1,1 @@
-"""Networks as torch modules: LGCNet, its cells and layers, its weights, and peers to compare with."""
+"""Networks as torch modules: LGCNet, its cells, layers and weights, and published peers."""

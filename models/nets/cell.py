@@ -1,4 +1,4 @@
-"""Cells: the same classes carry the supernet, with every candidate on an edge, and the final network, with one."""
+"""Cells of the supernet, with all candidates on each edge, and of the final network, with one: the same classes."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import Tensor, nn
 from ..space.operators import ZERO
 from ..space.opspec import OpSpec
 from ..space.plan import CellPlan
-from .layers import build
+from .layers import build_module
 
 
 class Edge(nn.Module):
-    """A searched edge: one operator, or several of which a gate picks one.
+    """Searched edge with one candidate operator, or several of which each forward pass runs one.
 
-    State-dict keys contain the operator's name, so a network with one operator an edge loads a supernet's weights.
+    State-dict keys contain the operator's name, so that a final network can load a supernet's weights.
     """
 
     def __init__(self, specs: Sequence[OpSpec]) -> None:
         super().__init__()
         self.names = tuple(spec.operator for spec in specs)
-        self.ops = nn.ModuleDict({spec.operator: build(spec) for spec in specs if spec.operator != ZERO})
+        self.ops = nn.ModuleDict({spec.operator: build_module(spec) for spec in specs if spec.operator != ZERO})
 
     def forward(self, x: Tensor, index: int = 0, gate: Tensor | None = None) -> Tensor | None:
-        """Apply an operator; None stands for `zero`.
+        """Apply a candidate operator; return None for `zero`.
 
         Args:
-            x: input, [N, C, H, W].
-            index: which of the candidates.
-            gate: a scalar of value 1 that the output is multiplied by, so that its gradient reaches the architecture
-                parameters (straight-through); None where none is wanted.
+            x: Input, [N, C, H, W].
+            index: Index of the candidate.
+            gate: Scalar of value 1 that multiplies the output, so that its gradient reaches the architecture
+                parameters (straight-through estimator); None without architecture gradients.
         """
         name = self.names[index]
         if name == ZERO:
@@ -42,12 +42,13 @@ class Edge(nn.Module):
 
 
 @dataclass(frozen=True)
-class Path:
-    """The operators that a supernet's cell computes with.
+class CellPath:
+    """Chosen candidate of every edge of a supernet's cell.
 
     Attributes:
-        choices: index of the operator of each edge.
-        gates: scalars of value 1 that carry the gradient of the choice, [edges]; None where none is wanted.
+        choices: Index of the candidate of each edge.
+        gates: Scalars of value 1 that carry the gradients of the choices, [edges]; None without architecture
+            gradients.
     """
 
     choices: Sequence[int]
@@ -55,29 +56,29 @@ class Path:
 
 
 class Cell(nn.Module):
-    """A cell of the plan: projected inputs, summed edges at every node, nodes concatenated.
+    """Cell that projects its inputs, sums the edges into each node and concatenates the nodes.
 
     Args:
-        plan: shapes and edges.
-        choices: the operator of every edge; None puts all candidates on every edge.
+        plan: Shapes and edges.
+        choices: Operator name of every edge; None puts all candidates on every edge.
     """
 
     def __init__(self, plan: CellPlan, choices: Sequence[str] | None = None) -> None:
         super().__init__()
         self.plan = plan
-        self.project = nn.ModuleList(build(source.project) for source in plan.inputs)
+        self.project = nn.ModuleList(build_module(source.project) for source in plan.inputs)
         self.edges = nn.ModuleList()
         for index, edge in enumerate(plan.edges):
             kept = edge.candidates if choices is None else [s for s in edge.candidates if s.operator == choices[index]]
             self.edges.append(Edge(kept))
-        self.concat = build(plan.concat)
+        self.concat = build_module(plan.concat)
 
-    def forward(self, features: Sequence[Tensor], path: Path | None = None) -> Tensor:
+    def forward(self, features: Sequence[Tensor], path: CellPath | None = None) -> Tensor:
         """Compute the cell.
 
         Args:
-            features: all features of the network so far, [N, C_i, H_i, W_i] each; the plan says which are inputs.
-            path: what to compute with; needed where edges carry several candidates.
+            features: All features of the network so far, [N, C_i, H_i, W_i] each; the plan selects the inputs.
+            path: Candidates to run; required if edges have several.
 
         Returns:
             [N, nodes * channels, H, W].
@@ -89,13 +90,13 @@ class Cell(nn.Module):
         return out
 
     def inputs(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """The cell's inputs, brought to its width."""
+        """Return the inputs, projected to the cell's width."""
         return [
             project(features[source.feature]) for project, source in zip(self.project, self.plan.inputs, strict=True)
         ]
 
-    def _node(self, node: int, states: list[Tensor], path: Path | None) -> Tensor:
-        """Sum of the edges into `node`; zeros if none is live, which only a sampled path can have."""
+    def _node(self, node: int, states: list[Tensor], path: CellPath | None) -> Tensor:
+        """Sum the edges into `node`; zeros if all are `zero`, which only a sampled path may have."""
         total: Tensor | None = None
         for index in self.plan.edges_into(node):
             source = states[self.plan.edges[index].source]
@@ -112,21 +113,21 @@ class Cell(nn.Module):
         return torch.zeros(batch, spec.c_out, *self._size(states), device=states[0].device, dtype=states[0].dtype)
 
     def _size(self, states: list[Tensor]) -> tuple[int, int]:
-        """(height, width) of the nodes for the inputs at hand, which need not be of the plan's size."""
+        """Return the nodes' height and width for the given inputs, whose size may differ from the plan's."""
         first = self.plan.edges[0].candidates[0]
         height, width = states[0].shape[-2:]
         return -(-height // first.stride), -(-width // first.stride)
 
 
 class FusionCell(Cell):
-    """The dense-connected fusion cell: a cell whose inputs come from every level, resized to one resolution."""
+    """Densely connected fusion cell, whose inputs come from every level and are resized to one resolution."""
 
     def __init__(self, plan: CellPlan, choices: Sequence[str] | None = None) -> None:
         super().__init__(plan, choices)
         self.resize = nn.ModuleList(
-            nn.Identity() if source.resize is None else build(source.resize) for source in plan.inputs
+            nn.Identity() if source.resize is None else build_module(source.resize) for source in plan.inputs
         )
 
     def inputs(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """The inputs, projected at their own resolution, then resized to the fusion's."""
+        """Return the inputs, projected at their own resolution, then resized to the cell's."""
         return [resize(x) for resize, x in zip(self.resize, super().inputs(features), strict=True)]

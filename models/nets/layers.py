@@ -1,4 +1,4 @@
-"""Recipes turned into torch modules."""
+"""Torch modules of operator recipes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..space import operators as ops
-from ..space.opspec import OpSpec, strided
+from ..space.opspec import OpSpec, strided_length
 
 
 class ConvNormAct(nn.Module):
     """Convolution without bias, batch normalisation, ReLU: [N, c_in, H, W] -> [N, c_out, H / stride, W / stride].
 
     Args:
-        layer: the convolution.
-        act: False leaves out the ReLU.
+        layer: Convolution.
+        act: Include the ReLU.
     """
 
     def __init__(self, layer: ops.Conv, *, act: bool = True) -> None:
@@ -28,18 +28,18 @@ class ConvNormAct(nn.Module):
         self.act: nn.Module = nn.ReLU(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the three in turn."""
+        """Apply convolution, normalisation and activation."""
         out: Tensor = self.act(self.norm(self.conv(x)))
         return out
 
     def fold(self) -> None:
-        """Move the batch normalisation's running statistics into the convolution's weights."""
+        """Fold the batch normalisation into the convolution's weights and bias."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval())
             self.norm = nn.Identity()
 
 
-class Resample(nn.Module):
+class BilinearResize(nn.Module):
     """Bilinear interpolation of a `Resize` layer: [N, C, *source] -> [N, C, *target]."""
 
     def __init__(self, layer: ops.Resize) -> None:
@@ -47,7 +47,7 @@ class Resample(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Interpolate, corners not aligned."""
+        """Interpolate with `align_corners=False`."""
         return F.interpolate(x, size=self._size(x), mode="bilinear", align_corners=False)
 
     def _size(self, x: Tensor) -> tuple[int, int]:
@@ -57,35 +57,35 @@ class Resample(nn.Module):
             return self.layer.target
         if self.layer.target > self.layer.source:
             return height * factor, width * factor
-        return strided(height, factor), strided(width, factor)
+        return strided_length(height, factor), strided_length(width, factor)
 
 
 class Sum(nn.Module):
     """Sum of two tensors of equal shape."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Add them."""
+        """Add the tensors."""
         return x + y
 
 
-class Concatenate(nn.Module):
+class ChannelConcat(nn.Module):
     """Concatenation along the channels."""
 
     def forward(self, *xs: Tensor) -> Tensor:
-        """Concatenate."""
+        """Concatenate the tensors."""
         return torch.cat(xs, dim=1)
 
 
-class ArgMax(nn.Module):
+class ChannelArgMax(nn.Module):
     """Index of the largest channel: [N, C, H, W] -> [N, H, W], int64."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take the index."""
+        """Return the index."""
         return x.argmax(dim=1)
 
 
 def _conv(layer: ops.Conv, *, bias: bool) -> nn.Conv2d:
-    """The convolution itself, padded so that only the stride changes the size."""
+    """Return the convolution, padded so that only the stride changes the size."""
     return nn.Conv2d(
         layer.c_in,
         layer.c_out,
@@ -107,25 +107,25 @@ def _layer(layer: ops.Layer) -> nn.Module:
         case ops.MaxPool():
             return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.kernel // 2)
         case ops.Resize():
-            return Resample(layer)
+            return BilinearResize(layer)
         case ops.Add():
             return Sum()
         case ops.Concat():
-            return Concatenate()
+            return ChannelConcat()
         case ops.ArgMax():
-            return ArgMax()
+            return ChannelArgMax()
 
 
-def build(spec: OpSpec) -> nn.Module:
-    """The module of `spec`; inputs of the shapes that `operators.input_shapes` gives."""
-    layers = [_layer(layer) for layer in ops.recipe_of(spec)]
+def build_module(spec: OpSpec) -> nn.Module:
+    """Build the module of `spec`; its inputs have the shapes of `operators.input_shapes`."""
+    layers = [_layer(layer) for layer in ops.get_recipe(spec)]
     return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
-def folded(module: nn.Module) -> nn.Module:
-    """A copy of `module` in evaluation mode with every batch normalisation behind a convolution folded into it.
+def fold_norms(module: nn.Module) -> nn.Module:
+    """Return a copy of `module` in evaluation mode with batch normalisations folded into convolutions.
 
-    Those are the ones of `ConvNormAct`; a normalisation in front of its convolution stays.
+    Only those of `ConvNormAct` are folded; a normalisation before its convolution remains.
     """
     copied = copy.deepcopy(module).eval()
     for child in copied.modules():

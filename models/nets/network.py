@@ -1,4 +1,4 @@
-"""LGCNet: the network of an architecture. The skeleton is shared with the supernet of the search."""
+"""LGCNet, the network of an architecture. The search's supernet shares its skeleton."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from torch import Tensor, nn
 
 from ...errors import MismatchError
 from ..images import IMAGE_MEAN, IMAGE_STD
-from ..space.architecture import Architecture
+from ..space.lgcnet import Architecture, SearchSpace
 from ..space.opspec import OpSpec
-from ..space.space import SearchSpace
-from .cell import Cell, FusionCell, Path
-from .layers import build
+from .cell import Cell, CellPath, FusionCell
+from .layers import build_module
 
 
 class Skeleton(nn.Module):
     """Stem, cells, fusion cell and head of a space.
 
     Args:
-        space: the search space.
-        choices: operator names for every cell, the fusion's last; None puts all candidates on every edge.
-        head: index of the head's width into the space's `heads`; None takes the space's own.
+        space: Search space.
+        choices: Operator names of every cell, the fusion cell's last; None puts all candidates on every edge.
+        head: Index of the head's width in the space's `heads`; None for the default.
     """
 
     def __init__(
@@ -31,87 +30,89 @@ class Skeleton(nn.Module):
         super().__init__()
         self.space = space
         plan = space.plan
-        names = choices if choices is not None else [None] * len(plan.searched)
-        self.stem = nn.Sequential(*(build(spec) for spec in plan.stem))
+        names = choices if choices is not None else [None] * len(plan.searched_cells)
+        self.stem = nn.Sequential(*(build_module(spec) for spec in plan.stem))
         self.cells = nn.ModuleList(Cell(cell, names[index]) for index, cell in enumerate(plan.cells))
         self.fusion = FusionCell(plan.fusion, names[-1])
-        self.head = nn.Sequential(*(build(spec) for spec in plan.heads[space.own_head if head is None else head]))
+        self.head = nn.Sequential(
+            *(build_module(spec) for spec in plan.heads[space.default_head if head is None else head])
+        )
 
-    def compute(self, x: Tensor, paths: Sequence[Path] | None = None) -> Tensor:
-        """Logits at the fusion's resolution.
+    def compute(self, x: Tensor, paths: Sequence[CellPath] | None = None) -> Tensor:
+        """Compute the logits at the fusion cell's resolution.
 
         Args:
-            x: images, [N, 3, H, W].
-            paths: for every cell, the fusion's last; needed where edges carry several candidates.
+            x: Images, [N, 3, H, W].
+            paths: Path of every cell, the fusion cell's last; required if edges have several candidates.
 
         Returns:
             [N, classes, H / 2**level, W / 2**level].
         """
         return self.decode(self.features(x, paths), paths)
 
-    def features(self, x: Tensor, paths: Sequence[Path] | None = None) -> list[Tensor]:
-        """Outputs of the stem and of every backbone cell, [N, C_i, H_i, W_i] each."""
+    def features(self, x: Tensor, paths: Sequence[CellPath] | None = None) -> list[Tensor]:
+        """Compute the outputs of the stem and of every backbone cell, [N, C_i, H_i, W_i] each."""
         features = [self.stem(x)]
         for index, cell in enumerate(self.cells):
             features.append(cell(features, None if paths is None else paths[index]))
         return features
 
-    def decode(self, features: Sequence[Tensor], paths: Sequence[Path] | None = None) -> Tensor:
-        """Logits from the features, by the fusion cell and the head."""
+    def decode(self, features: Sequence[Tensor], paths: Sequence[CellPath] | None = None) -> Tensor:
+        """Compute the logits from the features with the fusion cell and the head."""
         fused = self.fusion(features, None if paths is None else paths[-1])
         logits: Tensor = self.head(fused)
         return logits
 
 
 class LGCNet(Skeleton):
-    """The network of one architecture (arXiv 2302.08481): [N, 3, H, W] -> [N, classes, H / 8, W / 8] logits.
+    """Network of one architecture (arXiv 2302.08481): [N, 3, H, W] -> [N, classes, H / 8, W / 8] logits.
 
     Raises:
-        MismatchError: the architecture is of another space.
+        MismatchError: The architecture belongs to a different space.
     """
 
     def __init__(self, space: SearchSpace, architecture: Architecture) -> None:
         if architecture.space.fingerprint != space.fingerprint:
             raise MismatchError(
-                f"the architecture is of space {architecture.space.name} ({architecture.space.fingerprint}), "
+                f"the architecture belongs to space {architecture.space.name} ({architecture.space.fingerprint}), "
                 f"not {space.name} ({space.fingerprint})"
             )
         super().__init__(space, [*architecture.cells, architecture.fusion], architecture.head)
         self.architecture = architecture
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits at the fusion's resolution, [N, classes, h, w], for images of the space's size."""
+        """Compute the logits at the fusion cell's resolution, [N, classes, h, w]."""
         return self.compute(x)
 
 
 class DenseOutput(nn.Module):
-    """A network in scope `dense`: logits upsampled to the input's size, and the class of each pixel.
+    """Network in scope `dense`: logits upsampled to the input size, then the class of each pixel.
 
     [N, 3, H, W] -> [N, H, W], int64.
 
     Args:
-        network: gives logits at a stride.
-        dense: what comes after it, `NetworkPlan.dense` of a space.
+        network: Network whose logits have a stride.
+        dense: Upsampling and argmax, the `NetworkPlan.dense` of a space.
     """
 
     def __init__(self, network: nn.Module, dense: Sequence[OpSpec]) -> None:
         super().__init__()
         self.network = network
-        self.dense = nn.Sequential(*(build(spec) for spec in dense))
+        self.dense = nn.Sequential(*(build_module(spec) for spec in dense))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class of every pixel."""
+        """Compute the class of each pixel."""
         labels: Tensor = self.dense(self.network(x))
         return labels
 
 
 class FrameOutput(nn.Module):
-    """A network in scope `end-to-end`: from an image's bytes to the class of each pixel as a byte.
+    """Network in scope `end-to-end`: from image bytes to the class of each pixel as a byte.
 
-    [N, H, W, 3], uint8 RGB -> [N, H, W], uint8. Copies between host and device are the runner's.
+    [N, H, W, 3], uint8 RGB -> [N, H, W], uint8. The runner copies between host and device.
 
     Args:
-        dense: the network in scope `dense`.
+        dense: Network in scope `dense`.
     """
 
     def __init__(self, dense: DenseOutput) -> None:
@@ -122,17 +123,17 @@ class FrameOutput(nn.Module):
         self.register_buffer("shift", -mean / std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise as the training did, and compute."""
+        """Normalise as in training, then compute the classes."""
         scale, shift = self.get_buffer("scale"), self.get_buffer("shift")
-        image = x.to(scale.dtype).permute(0, 3, 1, 2) * scale + shift  # TensorRT transposes no bytes
+        image = x.to(scale.dtype).permute(0, 3, 1, 2) * scale + shift  # cast first: TensorRT cannot transpose bytes
         labels: Tensor = self.dense(image)
         return labels.to(torch.uint8)
 
 
 def randomise_norms(module: nn.Module, seed: int) -> None:
-    """Give batch normalisations of an untrained network random statistics.
+    """Randomise the running statistics of batch normalisations.
 
-    An untrained network's activations are near zero or of one value; timing and comparing outputs want ordinary ones.
+    An untrained network's activations are near zero or constant; timing and output comparison need realistic ones.
     """
     generator = torch.Generator().manual_seed(seed)
     for child in module.modules():

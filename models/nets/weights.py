@@ -1,4 +1,4 @@
-"""Weights of a network as a safetensors file."""
+"""Weights of a network in a safetensors file."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from ...errors import FileFormatError
 from ...files import describe, write_atomic
-from ..space.architecture import Architecture
+from ..space.lgcnet import Architecture
 from .network import LGCNet
 
-WEIGHTS = "weights.safetensors"
-"""Name of the weights' file in a run folder."""
+WEIGHTS_FILE = "weights.safetensors"
+"""File name of the weights in a run folder."""
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write a network's weights to a safetensors file, whole or not at all."""
+    """Write a network's weights to a safetensors file atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_atomic(path, save(tensors))
 
@@ -27,13 +27,13 @@ def load_weights(path: Path, architecture: Architecture) -> dict[str, Tensor]:
     """Read the weights of `architecture` from a safetensors file.
 
     Raises:
-        FileFormatError: it is damaged, foreign, or of another architecture.
+        FileFormatError: The file is missing, damaged or foreign, or belongs to a different architecture.
     """
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise FileFormatError(f"{path} holds no weights: it is {describe(path)} ({error})") from error
-    wanted = {name: tensor.shape for name, tensor in LGCNet(architecture.space, architecture).state_dict().items()}
-    if {name: tensor.shape for name, tensor in tensors.items()} != wanted:
-        raise FileFormatError(f"{path} holds the weights of another architecture")
+        raise FileFormatError(f"cannot read weights from {path}: it is {describe(path)} ({error})") from error
+    expected = {name: tensor.shape for name, tensor in LGCNet(architecture.space, architecture).state_dict().items()}
+    if {name: tensor.shape for name, tensor in tensors.items()} != expected:
+        raise FileFormatError(f"{path}: weights of a different architecture")
     return tensors

@@ -1,18 +1,18 @@
-"""Parameters and multiply-accumulates of an ONNX graph, as it is deployed: batch normalisation folded where it was.
+"""Parameters and multiply-accumulates of an ONNX graph.
 
-Counted are the products of convolutions and of matrix multiplications, on one image, as the field does; additions of
-biases, normalisations, activations, pooling and resizing are not.
+Multiply-accumulates are those of convolutions and matrix multiplications for one image, as usual in the literature;
+biases, normalisations, activations, pooling and resizing are not counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_PASS_ON = ("Identity", "DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Reshape")
-"""Operators behind which a weight may lie."""
+_TRANSPARENT = ("Identity", "DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Reshape")
+"""Operators between a weight and the operator that uses it; they change its type or shape only."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,10 @@ class OnnxCosts:
     """Costs of a model.
 
     Attributes:
-        parameters: numbers in its floating-point (or quantised) weights and biases; constants of shapes are not.
-        macs: multiply-accumulates.
-        uncounted: operators that multiply matrices and of which the shapes are not known; empty as a rule.
+        parameters: Number of values in weights and biases, floating-point or quantised.
+        macs: Multiply-accumulates.
+        uncounted: Names of convolutions and matrix multiplications of unknown shape, whose costs are missing in `macs`;
+            usually empty.
     """
 
     parameters: int
@@ -30,8 +31,8 @@ class OnnxCosts:
     uncounted: tuple[str, ...] = ()
 
 
-def graph_costs(data: bytes) -> OnnxCosts:
-    """Count in a serialised model with its weights inside."""
+def count_costs(data: bytes) -> OnnxCosts:
+    """Count the costs of a serialised model with embedded weights."""
     import onnx
 
     model = onnx.load_model_from_string(data)
@@ -41,19 +42,19 @@ def graph_costs(data: bytes) -> OnnxCosts:
         sizes = value.type.tensor_type.shape.dim
         if value.type.HasField("tensor_type") and all(size.HasField("dim_value") for size in sizes):
             shapes.setdefault(value.name, tuple(size.dim_value for size in sizes))
-    made_by = {name: node for node in inferred.node for name in node.output}
+    producers = {name: node for node in inferred.node for name in node.output}
     macs, uncounted = 0, []
     for node in inferred.node:
         if node.op_type in _MACS:
-            found = _MACS[node.op_type](node, shapes)
-            macs += found or 0
-            if found is None:
+            node_macs = _MACS[node.op_type](node, shapes)
+            macs += node_macs or 0
+            if node_macs is None:
                 uncounted.append(node.name or node.op_type)
-    return OnnxCosts(_parameters(inferred, made_by, shapes), macs, tuple(uncounted))
+    return OnnxCosts(_parameters(inferred, producers, shapes), macs, tuple(uncounted))
 
 
-def _parameters(graph: Any, made_by: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Numbers in what convolutions, matrix products, normalisations and elementwise operators take as weights."""
+def _parameters(graph: Any, producers: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Count the values of the constant inputs listed in `_WEIGHTS`, each tensor once."""
     weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.output[0] in shapes:
@@ -61,7 +62,7 @@ def _parameters(graph: Any, made_by: Mapping[str, Any], shapes: Mapping[str, tup
     counted: dict[str, int] = {}
     for node in graph.node:
         for name in node.input[slice(*_WEIGHTS.get(node.op_type, (0, 0)))]:
-            source = _behind(name, made_by)
+            source = _source_tensor(name, producers)
             if source in weights:
                 counted[source] = weights[source]
     return sum(counted.values())
@@ -77,39 +78,35 @@ _WEIGHTS = {
     "InstanceNormalization": (1, None),
     "LayerNormalization": (1, None),
 }
-"""Operator -> which of its inputs may be weights."""
+"""Slice of each operator's inputs that may be weights, as (start, stop)."""
 
 
-def _behind(name: str, made_by: Mapping[str, Any]) -> str:
-    """The tensor that `name` is made of, past quantisation and changes of shape."""
-    while name in made_by and made_by[name].op_type in _PASS_ON:
-        name = made_by[name].input[0]
+def _source_tensor(name: str, producers: Mapping[str, Any]) -> str:
+    """Return the tensor that `name` is computed from by quantisation, casts and changes of shape only."""
+    while name in producers and producers[name].op_type in _TRANSPARENT:
+        name = producers[name].input[0]
     return name
 
 
-def _convolution(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Every output value takes a product for each value of a filter."""
+def _conv_macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Return the MACs of a convolution: output values times values per filter; None if a shape is unknown."""
     weight, out = shapes.get(node.input[1]), shapes.get(node.output[0])
     return None if weight is None or out is None else math.prod(out) * math.prod(weight[1:])
 
 
-def _transposed(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Every input value is multiplied with each value of its filters."""
-    given, weight = shapes.get(node.input[0]), shapes.get(node.input[1])
-    return None if given is None or weight is None else math.prod(given) * math.prod(weight[1:])
+def _conv_transpose_macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Return the MACs of a transposed convolution: input values times values per filter."""
+    source, weight = shapes.get(node.input[0]), shapes.get(node.input[1])
+    return None if source is None or weight is None else math.prod(source) * math.prod(weight[1:])
 
 
-def _product(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Every output value takes a product for each value of a row."""
+def _matmul_macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Return the MACs of a matrix product: output values times the length of a row."""
     left, out = shapes.get(node.input[0]), shapes.get(node.output[0])
     if left is None or out is None:
         return None
     transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-    return math.prod(out) * _row(left, transposed)
+    return math.prod(out) * left[-2 if transposed else -1]
 
 
-def _row(left: Sequence[int], transposed: bool) -> int:
-    return left[-2] if transposed else left[-1]
-
-
-_MACS = {"Conv": _convolution, "ConvTranspose": _transposed, "Gemm": _product, "MatMul": _product}
+_MACS = {"Conv": _conv_macs, "ConvTranspose": _conv_transpose_macs, "Gemm": _matmul_macs, "MatMul": _matmul_macs}

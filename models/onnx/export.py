@@ -1,4 +1,4 @@
-"""torch modules to ONNX: one way for operators and whole networks, so that both are timed as the same kind of graph."""
+"""Export of torch modules to ONNX: operators and whole networks become the same kind of graph."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import torch
 from torch import nn
 
 OPSET = 17
-"""ONNX operator set; read by TensorRT 10, TensorRT-RTX 1.x and ONNX Runtime 1.15 and later."""
+"""ONNX operator set, supported by TensorRT 10, TensorRT-RTX 1.x and ONNX Runtime 1.15 and later."""
 
 
 def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: str = "float32") -> bytes:
-    """Serialised ONNX model of `module` in evaluation mode, all shapes static, checked.
+    """Export `module` in evaluation mode to a checked, serialised ONNX model with static shapes.
 
-    torch's tracing exporter is used, not the newer one over torch.export: it takes 10 ms instead of 1.5 s a graph (a
-    table holds hundreds), and our modules have no control flow that tracing could miss.
+    This uses torch's tracing exporter, not the newer one based on torch.export: it takes 10 ms instead of 1.5 s per
+    graph, a table holds hundreds of graphs, and our modules have no control flow that tracing could miss.
 
     Args:
-        module: takes tensors of one type.
-        input_shapes: one shape for each input; they are named `input_0`, `input_1`, ..., the first output `output_0`.
-        dtype: of the inputs, as torch names it.
+        module: Module whose inputs have the same type.
+        input_shapes: Shape of each input. Inputs are named `input_0`, `input_1`, ..., the first output `output_0`.
+        dtype: Type of the inputs, in torch's notation.
     """
     import onnx
 
     inputs = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in input_shapes)
-    buffer: Any = io.BytesIO()  # torch's annotation asks for a path, its code takes a file
+    buffer: Any = io.BytesIO()  # torch annotates a path but accepts a file
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -45,37 +45,37 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
     return exported
 
 
-_KEPT_OUT = ["graph_fusion", "subexpression_elimination", "weight_tying"]
-"""Of onnxslim's passes: they rename nodes, by which layers are found again, or gather what other tools tell apart."""
+_SKIPPED_PASSES = ["graph_fusion", "subexpression_elimination", "weight_tying"]
+"""Passes of onnxslim that rename nodes, whose names identify layers, or merge nodes that runtimes report separately."""
 
 
-def simplified(model: bytes) -> bytes:
-    """The serialised model with its constants folded and nodes that only pass on removed, checked.
+def simplify(model: bytes) -> bytes:
+    """Return the serialised model with constants folded and identity nodes removed, checked.
 
-    Names of nodes, inputs and outputs stay, and so do operator set, IR version and metadata; outputs are the same to
-    the bit. Nodes stay in order too: some runtimes compute in it, and what lies in a cache depends on it.
+    Names of nodes, inputs and outputs, the operator set, the IR version and the metadata are unchanged; outputs are
+    bit-identical. The order of nodes is unchanged too: some runtimes execute in it, and it affects cache hits.
 
     Args:
-        model: as `to_onnx` gives it, every node named.
+        model: Model from `to_onnx`, with every node named.
     """
     import onnx
     import onnxslim
 
-    read = onnx.load_model_from_string(model)
-    places = {node.name: place for place, node in enumerate(read.graph.node)}
-    slim = onnxslim.slim(read, skip_optimizations=_KEPT_OUT)
-    nodes = sorted(slim.graph.node, key=lambda node: places[node.name])
+    loaded = onnx.load_model_from_string(model)
+    positions = {node.name: position for position, node in enumerate(loaded.graph.node)}
+    slim = onnxslim.slim(loaded, skip_optimizations=_SKIPPED_PASSES)
+    nodes = sorted(slim.graph.node, key=lambda node: positions[node.name])
     del slim.graph.node[:]
     slim.graph.node.extend(nodes)
     onnx.checker.check_model(slim, full_check=True)
     return bytes(slim.SerializeToString())
 
 
-def with_metadata(model: bytes, notes: Mapping[str, str]) -> bytes:
-    """The serialised model with these properties in place of its own."""
+def replace_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return the serialised model with `metadata` instead of its own."""
     import onnx
 
-    read = onnx.load_model_from_string(model)
-    del read.metadata_props[:]
-    onnx.helper.set_model_props(read, dict(notes))
-    return bytes(read.SerializeToString())
+    loaded = onnx.load_model_from_string(model)
+    del loaded.metadata_props[:]
+    onnx.helper.set_model_props(loaded, dict(metadata))
+    return bytes(loaded.SerializeToString())

@@ -1,4 +1,4 @@
-"""What a network in a file takes, gives and says of itself: the same for ONNX models and for engines."""
+"""Signature of a network in a file, ONNX model or engine: inputs, outputs, metadata."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
-from ...errors import FileFormatError, LgcError
-from ..space.architecture import Architecture
+from ...errors import FileFormatError
+from ..space.lgcnet import Architecture
 from ..space.plan import CORE, DENSE, END_TO_END, EXPORT_SCOPES
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
-"""Metadata that our own files carry."""
+"""Metadata keys of files that lgc exports."""
 
 INPUT_TYPES = ("float32", "uint8")
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """An input or output: its name, its shape, and its type as numpy names it."""
+class TensorSpec:
+    """Name, shape and NumPy type name of an input or output."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,36 +30,36 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Signature:
-    """A network as it is seen from outside.
+    """Inputs, outputs and metadata of a network.
 
     Attributes:
-        where: the file's path, or what else names it in messages.
-        inputs: tensors that it takes, weights not among them.
-        outputs: tensors that it gives.
-        metadata: its properties.
+        where: Path of the file, or another name for messages.
+        inputs: Input tensors without weights.
+        outputs: Output tensors.
+        metadata: Properties of the file.
     """
 
     where: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     metadata: dict[str, str]
 
     @property
     def dtype(self) -> str:
-        """The type of its inputs.
+        """Common type of the inputs.
 
         Raises:
-            FileFormatError: they are not of one type, or of one that no image has.
+            FileFormatError: The inputs differ in type, or have a type that images do not have.
         """
-        found = {tensor.dtype for tensor in self.inputs}
-        if len(found) > 1 or not found <= set(INPUT_TYPES):
-            told = ", ".join(map(str, self.inputs))
-            raise FileFormatError(f"{self.where} takes {told}; inputs have to be all float32, or all uint8")
-        return found.pop()
+        types = {tensor.dtype for tensor in self.inputs}
+        if len(types) > 1 or not types <= set(INPUT_TYPES):
+            inputs = ", ".join(map(str, self.inputs))
+            raise FileFormatError(f"{self.where}: inputs must be all float32 or all uint8, got {inputs}")
+        return types.pop()
 
     @property
     def scope(self) -> str:
-        """The scope that one of our files says it is of; of others, the one that what they take and give tells."""
+        """Scope in the metadata of our files; for others, inferred from the types of input and output."""
         named = self.metadata.get(SCOPE_KEY)
         if named in EXPORT_SCOPES:
             return str(named)
@@ -69,7 +69,7 @@ class Signature:
 
     @property
     def classes(self) -> int | None:
-        """Classes that it tells apart; None where neither an architecture inside nor the output says."""
+        """Number of classes from the embedded architecture, else from the output's shape; None if unknown."""
         if self.architecture is not None:
             return self.architecture.space.classes
         shape = self.outputs[0].shape
@@ -77,42 +77,41 @@ class Signature:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of its classes, in the order of their numbers; None where it does not say.
+        """Names of the classes in the order of their indices; None if the metadata lacks them.
 
         Raises:
-            FileFormatError: it does, but damaged.
+            FileFormatError: The metadata is damaged.
         """
         try:
-            told = json.loads(self.metadata.get(CLASSES_KEY, "null"))
+            names = json.loads(self.metadata.get(CLASSES_KEY, "null"))
         except ValueError:
-            told = ()
-        if told is None:
+            names = ()
+        if names is None:
             return None
-        if not told or not isinstance(told, list) or not all(isinstance(name, str) for name in told):
-            raise FileFormatError(f"{self.where}: its `{CLASSES_KEY}` are no JSON list of names; export it again")
-        return tuple(told)
+        if not names or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise FileFormatError(
+                f"{self.where}: metadata `{CLASSES_KEY}` must be a JSON list of names: export the file again"
+            )
+        return tuple(names)
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """The architecture inside one of our files; None in others.
+        """Architecture embedded in a file that lgc exported; None in other files.
 
         Raises:
-            FileFormatError: there is one, but damaged.
+            FileFormatError: The embedded architecture is damaged.
         """
         text = self.metadata.get(ARCHITECTURE_KEY)
         if text is None:
             return None
-        try:
-            return Architecture.parse(text, f"the architecture in {self.where}")
-        except LgcError as error:
-            raise FileFormatError(str(error)) from error
+        return Architecture.parse(text, f"{self.where}, metadata `{ARCHITECTURE_KEY}`")
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the image that it takes.
+        """Height and width of the input image.
 
         Raises:
-            FileFormatError: its input is no single image, [1, 3, H, W] float32 or [1, H, W, 3] uint8.
+            FileFormatError: The input is not a single image, [1, 3, H, W] float32 or [1, H, W, 3] uint8.
         """
         if len(self.inputs) == 1:
             match self.inputs[0].shape, self.dtype:
@@ -120,7 +119,8 @@ class Signature:
                     return height, width
                 case (1, int(height), int(width), 3), "uint8":
                     return height, width
-        told = ", ".join(map(str, self.inputs))
+        inputs = ", ".join(map(str, self.inputs))
         raise FileFormatError(
-            f"{self.where} takes {told}, no image: float32 1x3xHxW (normalised), or uint8 1xHxWx3 (RGB bytes)"
+            f"{self.where}: input must be one image, float32 1x3xHxW (normalised) or uint8 1xHxWx3 (RGB bytes), "
+            f"got {inputs}"
         )

@@ -1,5 +1,6 @@
-"""The search space: operators, slots, architectures, costs. Nothing here imports torch."""
+"""Search space: operators, slots, architectures, costs. Imports no torch."""
 
-from .space import PRESETS, SearchSpace
+from .lgcnet import SearchSpace
+from .settings import PRESETS
 
 __all__ = ["PRESETS", "SearchSpace"]

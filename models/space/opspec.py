@@ -1,4 +1,4 @@
-"""OpSpec: what an operator is asked to do, as a value; its string form is the key of every latency table."""
+"""OpSpec: an operator with its shapes, as a value. Its string form is the key of latency tables."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _KEY = re.compile(
 
 @dataclass(frozen=True, order=True)
 class OpSpec:
-    """An operator at a place: name, channels, resolution, stride and batch size.
+    """Operator with channels, resolution, stride and batch size.
 
     Attributes:
-        operator: a name of the operator registry, say `sep_conv_3x3`.
-        c_in: channels of each input.
-        c_out: channels of the output.
-        height: rows of the finer side: of the input, or of the output where the operator upsamples.
-        width: columns, likewise.
-        stride: factor between the finer and the coarser side; sizes are rounded up, as with padding of half a kernel.
-        batch: images at once.
+        operator: Name in the operator registry, e.g. `sep_conv_3x3`.
+        c_in: Channels of each input.
+        c_out: Channels of the output.
+        height: Height of the finer side in pixels: the input, or the output of an upsampling operator.
+        width: Width of the finer side in pixels.
+        stride: Ratio of the finer to the coarser side; sizes are rounded up, as with padding of half a kernel.
+        batch: Number of images.
     """
 
     operator: str
@@ -40,28 +40,28 @@ class OpSpec:
 
     @classmethod
     def parse(cls, key: str) -> OpSpec:
-        """Read the string form back; `OpSpec.parse(str(spec)) == spec`.
+        """Parse the string form: `OpSpec.parse(str(spec)) == spec`.
 
         Raises:
-            UsageError: `key` is not of that form.
+            UsageError: Invalid key.
         """
         match = _KEY.fullmatch(key)
         if match is None:
-            raise UsageError(f"{key!r} is no operator key; an example is sep_conv_3x3/c16-16/90x120/s1/b1")
+            raise UsageError(f"invalid operator key {key!r}; example: sep_conv_3x3/c16-16/90x120/s1/b1")
         numbers = {name: int(text) for name, text in match.groupdict().items() if name != "operator"}
         return cls(operator=match["operator"], **numbers)
 
     @property
     def fine(self) -> tuple[int, int]:
-        """(height, width) of the finer side."""
+        """Height and width of the finer side."""
         return self.height, self.width
 
     @property
     def coarse(self) -> tuple[int, int]:
-        """(height, width) of the coarser side: the finer one divided by the stride, rounded up."""
-        return strided(self.height, self.stride), strided(self.width, self.stride)
+        """Height and width of the coarser side: the finer side's divided by the stride, rounded up."""
+        return strided_length(self.height, self.stride), strided_length(self.width, self.stride)
 
 
-def strided(length: int, stride: int) -> int:
-    """Length of an axis after a stride: divided, rounded up."""
+def strided_length(length: int, stride: int) -> int:
+    """Return the length of an axis after a stride: divided, rounded up."""
     return -(-length // stride)

@@ -1,80 +1,73 @@
-"""Random architectures: even ones, and sets that spread over the range of a space."""
+"""Random operators for the cells of a network: uniform, or from light to heavy networks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .architecture import Architecture
 from .operators import ZERO
+from .plan import CellPlan
 
-if TYPE_CHECKING:
-    from .plan import CellPlan
-    from .space import SearchSpace
+Cells = tuple[tuple[str, ...], ...]
+"""Operator names of each edge, by cell."""
 
-MAX_ZERO = 0.6
-"""Largest probability of `zero` in `spread`; above it, few draws leave every node and input alive."""
-GOLDEN = (5**0.5 - 1) / 2
-"""Step that spreads any number of points evenly over a circle of length 1."""
+MAX_ZERO_PROBABILITY = 0.6
+"""Largest probability of `zero` in `draw_spread`; above it, few draws leave every node and input alive."""
+ZERO_STEP = (5**0.5 - 1) / 2
+"""Step of the `zero` probability, as a part of its range: the golden ratio spreads any number of points evenly."""
 CONCENTRATION = 0.5
-"""Dirichlet concentration of `spread`: below 1, most networks lean on a few operators."""
+"""Dirichlet concentration of `draw_spread`: below 1, most networks prefer a few operators."""
 
 
-def sample(space: SearchSpace, seed: int) -> Architecture:
-    """A random valid architecture of `space`, every operator equally likely on every edge; the head is its own."""
-    rng = np.random.default_rng(seed)
-    even = np.full(len(space.operators), 1 / len(space.operators))
-    return _draw(space, rng, even, {"sampled": "even", "seed": seed})
+def draw_uniform(cells: Sequence[CellPlan], operators: Sequence[str], seed: int) -> Cells:
+    """Return random valid operators, each equally likely on each edge."""
+    probabilities = np.full(len(operators), 1 / len(operators))
+    return _draw(cells, operators, np.random.default_rng(seed), probabilities)
 
 
-def spread(space: SearchSpace, count: int, seed: int) -> Iterator[Architecture]:
-    """`count` random architectures, from light to heavy.
+def draw_spread(
+    cells: Sequence[CellPlan], operators: Sequence[str], heads: Sequence[int], count: int, seed: int
+) -> Iterator[tuple[Cells, int]]:
+    """Yield `count` random networks, from light to heavy, as operators and head width.
 
-    Networks with evenly drawn operators all weigh about the same; a fit or a rank correlation over them says little. So
-    operator probabilities are drawn anew for each from a Dirichlet distribution, and the probability of `zero`, which
-    weighs most, goes evenly through its range. Of as many networks as the head has widths, each has another one. The
-    first networks are the same whatever the count, and their operators whatever the widths.
+    Networks with uniformly drawn operators have nearly equal costs, too narrow a range for a fit or a rank
+    correlation. So each network draws operator probabilities of its own from a Dirichlet distribution, and the
+    probability of `zero`, which affects the cost most, covers its range evenly. Each run of `len(heads)` networks has
+    every head width once. A larger `count` continues the same sequence; the operators do not depend on `heads`.
     """
     rng = np.random.default_rng(seed)
     (head_rng,) = rng.spawn(1)
     start = rng.random()
-    heads: list[int] = []
+    widths: list[int] = []
     for index in range(count):
-        zero = MAX_ZERO * ((start + index * GOLDEN) % 1)
-        odds = rng.dirichlet(np.full(len(space.operators), CONCENTRATION)) + 0.02
-        if ZERO in space.operators:
-            odds[space.operators.index(ZERO)] = 0.0
-            odds *= (1 - zero) / odds.sum()
-            odds[space.operators.index(ZERO)] = zero
-        heads = heads or head_rng.permutation(space.heads).tolist()
-        provenance = {"sampled": "spread", "seed": seed, "index": index}
-        yield _draw(space, rng, odds / odds.sum(), provenance, heads.pop())
+        zero = MAX_ZERO_PROBABILITY * ((start + index * ZERO_STEP) % 1)
+        probabilities = rng.dirichlet(np.full(len(operators), CONCENTRATION)) + 0.02
+        if ZERO in operators:
+            probabilities[operators.index(ZERO)] = 0.0
+            probabilities *= (1 - zero) / probabilities.sum()
+            probabilities[operators.index(ZERO)] = zero
+        widths = widths or head_rng.permutation(heads).tolist()
+        yield _draw(cells, operators, rng, probabilities / probabilities.sum()), widths.pop()
 
 
 def _draw(
-    space: SearchSpace,
+    cells: Sequence[CellPlan],
+    operators: Sequence[str],
     rng: np.random.Generator,
-    odds: NDArray[np.float64],
-    provenance: dict[str, object],
-    head_channels: int | None = None,
-) -> Architecture:
-    """Draw cell by cell; a cell with something dead in it is drawn again."""
-    cells = [_draw_cell(cell, space.operators, rng, odds) for cell in space.plan.searched]
-    return Architecture(
-        space=space, cells=tuple(cells[:-1]), fusion=cells[-1], head_channels=head_channels, provenance=provenance
-    )
+    probabilities: NDArray[np.float64],
+) -> Cells:
+    return tuple(_draw_cell(cell, operators, rng, probabilities) for cell in cells)
 
 
 def _draw_cell(
-    cell: CellPlan, operators: tuple[str, ...], rng: np.random.Generator, odds: NDArray[np.float64]
+    cell: CellPlan, operators: Sequence[str], rng: np.random.Generator, probabilities: NDArray[np.float64]
 ) -> tuple[str, ...]:
-    """Operators of one cell; edges are filled evenly among the others if the odds keep drawing `zero`."""
+    """Return valid operators of one cell; after 200 invalid draws, operators other than `zero` drawn uniformly."""
     for _ in range(200):
-        choices = tuple(operators[i] for i in rng.choice(len(operators), size=len(cell.edges), p=odds))
-        if cell.fault(choices) is None:
+        choices = tuple(operators[i] for i in rng.choice(len(operators), size=len(cell.edges), p=probabilities))
+        if cell.find_fault(choices) is None:
             return choices
     others = [name for name in operators if name != ZERO]
     return tuple(str(name) for name in rng.choice(others, size=len(cell.edges)))

@@ -16,7 +16,7 @@ from ...files import ensure_folder, write_atomic
 from ...lut.predictor import Predictor
 from ...lut.table.table import LatencyTable
 from ...lut.target import Target
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture
 from ...models.space.plan import CORE, DENSE, END_TO_END, SCOPES
 from ..backends import Backend, require_backend
 from ..backends.base import generate_inputs

@@ -84,7 +84,7 @@ def list_media(places: list[Path], out: Path, *, ids: bool) -> list[MediaFile]:
 
 def _files(place: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """The files at a place, and what their outputs' paths begin with; not those that an earlier call has written."""
-    from ...models.images import image_files
+    from ...models.images import list_images
 
     if place.is_file():
         yield place, out / place.stem
@@ -93,7 +93,7 @@ def _files(place: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     if around == target:
         raise UsageError(f"--out {out} is a folder of inputs: the next call would take masks for images; name another")
     own = target.is_relative_to(around)
-    for path in image_files(place):
+    for path in list_images(place):
         if not (own and path.resolve().is_relative_to(target)):
             yield path, out / path.relative_to(place).with_suffix("")
 
@@ -104,13 +104,13 @@ def _clip(path: Path) -> Clip | None:
     Raises:
         DataError: it is neither.
     """
-    from ...models.images import IMAGE_SUFFIXES, require_image
+    from ...models.images import IMAGE_SUFFIXES, check_image
 
     suffix = path.suffix.lower()
     if suffix in VIDEOS:
         return Clip.open(path)
     try:
-        require_image(path)
+        check_image(path)
     except DataError as error:
         hint = "" if suffix in IMAGE_SUFFIXES else f"; videos are called {', '.join(VIDEOS)}"
         raise DataError(f"{error}{hint}") from error

@@ -17,8 +17,8 @@ from typing import Any
 
 from ...lut.predictor import Predictor
 from ...lut.table.table import LatencyTable
-from ...models.onnx.slot_names import SlotNames, places
-from ...models.space.architecture import Architecture
+from ...models.onnx.slot_names import SlotNames, computed_slots
+from ...models.space.lgcnet import Architecture
 from ...models.space.opspec import OpSpec
 from ..backends.base import LayerTime
 from ..verification import at_speed
@@ -110,9 +110,11 @@ def slot_report(
         drift_pct: how much slower the machine runs than when the table was made.
     """
     names = SlotNames(architecture)
-    there = places(architecture, predictor.scope)
+    there = computed_slots(architecture, predictor.scope)
     factor = measured_ms / max(sum(layer.ms for layer in layers), 1e-9)
-    of_layer = [{slot for slot in map(names.of, layer.nodes) if slot is not None and slot in there} for layer in layers]
+    of_layer = [
+        {slot for slot in map(names.find_slot, layer.nodes) if slot is not None and slot in there} for layer in layers
+    ]
     entry_ms = {
         entry: at_speed(predictor.cost_ms(table, OpSpec.parse(entry)), drift_pct) for entry, _ in there.values()
     }

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from ...files import ensure_folder, write_atomic
 from ...lut.table.table import network_key
-from ...models.images import RGBImage, normalised
+from ...models.images import RGBImage, normalise_image
 from ...models.onnx.signature import ARCHITECTURE_KEY, CLASSES_KEY, SCOPE_KEY, TABLE_KEY
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture
 from ...models.space.plan import END_TO_END
 from ..backends import Workload
 from ..timing.workloads import network_module, network_workload
@@ -69,13 +69,13 @@ class Network:
         return self._written[where]
 
     def _made(self, precision: str, scope: str) -> bytes:
-        from ...models.onnx.export import simplified, with_metadata
+        from ...models.onnx.export import replace_metadata, simplify
         from ..backends.precision import cast_model
         from .quantization import quantize
 
         if precision == "fp32":
             exported = network_workload(self.architecture, scope, self.weights).onnx
-            return with_metadata(simplified(exported), self._notes(scope, precision))
+            return replace_metadata(simplify(exported), self._notes(scope, precision))
         plain = self.model("fp32", scope)
         if precision == INT8:
             if not self.images:
@@ -83,7 +83,7 @@ class Network:
             converted = quantize(plain, self.inputs(scope), self.stem)
         else:
             converted = cast_model(plain, precision)
-        return with_metadata(converted, self._notes(scope, precision))
+        return replace_metadata(converted, self._notes(scope, precision))
 
     def _notes(self, scope: str, precision: str) -> dict[str, str]:
         from ... import __version__
@@ -107,7 +107,7 @@ class Network:
         """The images as the network takes them in a scope."""
         if (scope or self.scope) == END_TO_END:
             return [image[None] for image in self.images]
-        return [normalised(image)[None] for image in self.images]
+        return [normalise_image(image)[None] for image in self.images]
 
     def workload(self, scope: str | None = None, precision: str = "fp32") -> Workload:
         """The network as it is written, to be run in its own scope or in another.

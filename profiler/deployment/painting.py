@@ -48,7 +48,7 @@ class Legend:
         Raises:
             FileFormatError: the file's class names are malformed.
         """
-        from ...models.palettes import distinct
+        from ...models.palettes import distinct_palette
         from .segmenter import MAX_CLASSES
 
         names, count = network.class_names, network.classes
@@ -56,7 +56,7 @@ class Legend:
             if names == legend.names or (names is None and count == len(legend.names)):
                 return legend
         names = names or tuple(f"class {index}" for index in range(count or 0))
-        return cls(names, distinct(max(len(names), count or MAX_CLASSES)))
+        return cls(names, distinct_palette(max(len(names), count or MAX_CLASSES)))
 
     def name(self, index: int) -> str:
         """Name of a class."""
@@ -68,9 +68,9 @@ class Legend:
 
     def mask(self, labels: Labels) -> RGBImage:
         """Classes in their colours, [h, w] -> [h, w, 3]."""
-        from ...models.palettes import colourise
+        from ...models.palettes import colourise_labels
 
-        return colourise(labels, self.palette)
+        return colourise_labels(labels, self.palette)
 
 
 @dataclass(frozen=True)

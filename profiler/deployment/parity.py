@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import DataError, MeasurementError, UnknownNameError
 from ...lut.target import Target
-from ...models.images import normalised
+from ...models.images import normalise_image
 from ..backends import Backend, Workload
 from ..backends.base import IMAGE_DTYPE
 from ..backends.error_translation import translate_ort_errors
@@ -117,7 +117,7 @@ def reference_outputs(whole: nn.Module, inputs: Sequence[NDArray[Any]], source: 
     if len(inputs) == 0:
         raise DataError("there are no images to compare outputs on")
     core, dense = whole.get_submodule("network"), whole.get_submodule("dense")
-    tensors = tuple(normalised(image) if image.dtype == IMAGE_DTYPE else image for image in inputs)
+    tensors = tuple(normalise_image(image) if image.dtype == IMAGE_DTYPE else image for image in inputs)
     logits, labels = [], []
     with torch.inference_mode():
         for tensor in tensors:

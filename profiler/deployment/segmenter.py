@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ...device import CPU
 from ...errors import FileFormatError, MeasurementError, UsageError
 from ...lut.target import Target
-from ...models.images import RGBImage, normalised, resized
+from ...models.images import RGBImage, normalise_image, resize_image
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.signature import Signature
 from ..backends import Backend, Workload, require_backend
@@ -123,8 +123,8 @@ class Segmenter:
     def timed(self, pixels: RGBImage) -> tuple[Labels, Durations]:
         """The same, and what it took."""
         start = time.perf_counter()
-        frame = resized(pixels, self.size)
-        given = np.ascontiguousarray(frame) if self.network.dtype == IMAGE_DTYPE else normalised(frame)
+        frame = resize_image(pixels, self.size)
+        given = np.ascontiguousarray(frame) if self.network.dtype == IMAGE_DTYPE else normalise_image(frame)
         ready = time.perf_counter()
         output = self._runner.infer([given[None]])[0]
         done = time.perf_counter()

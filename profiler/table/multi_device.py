@@ -13,7 +13,7 @@ from typing import Any
 from ...device import Device
 from ...errors import LgcError, MismatchError, UsageError
 from ...lut.target import Target
-from ...models.space.space import SearchSpace
+from ...models.space.lgcnet import SearchSpace
 from ..backends import require_backend
 from ..machine.environment import fingerprint, same_device
 from ..profile import ProfileResult, open_or_create, profile

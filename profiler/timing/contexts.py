@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 
 from ...errors import UnknownNameError
 from ...lut.table.table import LatencyTable
-from ...models.space.operators import Add, ArgMax, Concat, get_operator, input_shapes, is_free, recipe_of
+from ...models.space.lgcnet import SearchSpace
+from ...models.space.operators import Add, ArgMax, Concat, get_operator, get_recipe, input_shapes, is_free
 from ...models.space.opspec import OpSpec
-from ...models.space.space import SearchSpace
 from ..backends import Workload
 from .workloads import operator_workload, workload_of
 
@@ -80,14 +80,14 @@ def copies_of(spec: OpSpec) -> int:
     Several additions in a row would be fused into one kernel by TensorRT, which a network's seldom are.
     """
     keeps = spec.stride == 1 and spec.c_in == spec.c_out
-    return COPIES if keeps and not isinstance(recipe_of(spec)[0], Add | Concat | ArgMax) else 1
+    return COPIES if keeps and not isinstance(get_recipe(spec)[0], Add | Concat | ArgMax) else 1
 
 
 def _in_carriers(spec: OpSpec) -> tuple[Term, ...]:
     copies = copies_of(spec)
     inputs = input_shapes(spec)
     ends = [_passage(inputs[0][1:], len(inputs))]
-    if not isinstance(recipe_of(spec)[-1], ArgMax):
+    if not isinstance(get_recipe(spec)[-1], ArgMax):
         ends.append(_passage((spec.c_out, *output_size(spec)), 1))
     probe = Workload(f"probe/{spec}/x{copies}", inputs, lambda: _probe(spec, copies))
     terms = [Term(probe.name, OPERATOR, 1 / copies, probe)]
@@ -119,25 +119,25 @@ def _passage(shape: tuple[int, int, int], tensors: int) -> Workload:
 
 
 def _probe(spec: OpSpec, copies: int) -> nn.Module:
-    from ...models.nets.layers import build
+    from ...models.nets.layers import build_module
     from .probe import Probe
 
     inputs = input_shapes(spec)
-    ends = not isinstance(recipe_of(spec)[-1], ArgMax)
+    ends = not isinstance(get_recipe(spec)[-1], ArgMax)
     return workload_of(
         lambda: Probe(
-            [build(_carrier(inputs[0][1:])) for _ in inputs],
-            [build(spec) for _ in range(copies)],
-            build(_carrier((spec.c_out, *output_size(spec)))) if ends else None,
+            [build_module(_carrier(inputs[0][1:])) for _ in inputs],
+            [build_module(spec) for _ in range(copies)],
+            build_module(_carrier((spec.c_out, *output_size(spec)))) if ends else None,
         )
     )
 
 
 def _pairs(shape: tuple[int, int, int], tensors: int) -> nn.Module:
-    from ...models.nets.layers import build
+    from ...models.nets.layers import build_module
     from .probe import Baseline
 
-    return workload_of(lambda: Baseline([[build(_carrier(shape)) for _ in range(2)] for _ in range(tensors)]))
+    return workload_of(lambda: Baseline([[build_module(_carrier(shape)) for _ in range(2)] for _ in range(tensors)]))
 
 
 def _carrier(shape: tuple[int, int, int]) -> OpSpec:

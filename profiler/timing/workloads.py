@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture
 from ...models.space.operators import input_shapes
 from ...models.space.opspec import OpSpec
 from ...models.space.plan import CORE, END_TO_END
@@ -22,9 +22,9 @@ def operator_workload(spec: OpSpec) -> Workload:
     """The operator of `spec` alone."""
 
     def module() -> nn.Module:
-        from ...models.nets.layers import build
+        from ...models.nets.layers import build_module
 
-        return workload_of(lambda: build(spec))
+        return workload_of(lambda: build_module(spec))
 
     return Workload(f"alone/{spec}", input_shapes(spec), module)
 
@@ -33,23 +33,23 @@ def workload_of(make: Callable[[], nn.Module]) -> nn.Module:
     """The module that `make` builds, with random weights and statistics, the same each time, folded."""
     import torch
 
-    from ...models.nets.layers import folded
+    from ...models.nets.layers import fold_norms
     from ...models.nets.network import randomise_norms
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         module = make()
     randomise_norms(module, SEED)
-    return folded(module)
+    return fold_norms(module)
 
 
 def network_workload(architecture: Architecture, scope: str, weights: Mapping[str, Tensor] | None = None) -> Workload:
     """A whole network in a scope, with trained `weights` (a state dict of LGCNet) or random ones."""
 
     def module() -> nn.Module:
-        from ...models.nets.layers import folded
+        from ...models.nets.layers import fold_norms
 
-        return folded(network_module(architecture, scope, weights))
+        return fold_norms(network_module(architecture, scope, weights))
 
     shape, dtype = image_input(architecture.space.input, scope)
     return Workload(f"{architecture.space.name} network", (shape,), module, dtype)

@@ -1,1 +1,1 @@
-"""The latency constraint: differentiable latency, projection onto a target, feasibility, refinement."""
+"""Latency constraint: differentiable latency, projection onto a target, feasibility, refinement."""

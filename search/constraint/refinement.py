@@ -1,7 +1,7 @@
-"""Landing by measurement: the last step taken again with what the device itself says of the result.
+"""Refinement by measurement: the projection repeated with the latency that the device itself shows.
 
-A table predicts networks to a percent or two. Where the device is at hand, the result is measured, and the ratio to its
-prediction corrects the predictions of the architectures around it, among which the last step lands once more.
+A table predicts networks to a percent or two. Where the device is available, the result is measured. The ratio of
+measurement to prediction corrects the predictions of similar architectures, and the result is projected again.
 """
 
 from __future__ import annotations
@@ -12,74 +12,84 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import UsageError
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture
 from ..config import SearchConfig
+from ..decisions import Array
 from .latency import Latency
-from .projection import ArchitectureBatch, architecture_of, project_to_target
+from .projection import ArchitectureBatch, build_architecture, project_to_target
 
-ENOUGH = 0.01
-"""Share of the target that a measured latency may be off."""
+MEASURED_TOLERANCE = 0.01
+"""Accepted deviation of the measured latency, as a share of the target."""
 MAX_REFINEMENTS = 3
-"""Architectures that are measured at most."""
-KEPT = 1.0
-"""Preference for the operators that the result has, in nats: few of them are to change."""
+"""Maximum number of measured architectures."""
+KEEP_PREFERENCE = 1.0
+"""Preference for the operators of the measured result, in nats, so that few of them change."""
 
-Measure = Callable[[Architecture], float]
-"""Latency of an architecture in milliseconds, at the speed that the machine had when the table was made."""
+MeasureLatency = Callable[[Architecture], float]
+"""Latency of an architecture in milliseconds, corrected for machine drift since the table was made."""
 
 
 @dataclass(frozen=True)
-class Refined:
-    """An architecture that was measured.
+class MeasuredArchitecture:
+    """An architecture and its measured latency.
 
     Attributes:
-        found: the architecture, a single row.
-        measured_ms: at the table's speed.
-        predicted_ms: what was expected of it: the table's prediction times what the architecture before it was off.
+        architecture: the architecture, a single row.
+        measured_ms: measured latency, corrected for machine drift.
+        predicted_ms: the table's prediction, times the previous architecture's ratio of measurement to prediction.
     """
 
-    found: ArchitectureBatch
+    architecture: ArchitectureBatch
     measured_ms: float
     predicted_ms: float
 
 
-def require_measurable(config: SearchConfig, tables: int) -> None:
-    """Show that there is one target on one device, and that it is the latency itself.
+def require_refinable(config: SearchConfig, tables: int) -> None:
+    """Check that results have exactly one target, on one device, for the latency itself.
 
     Raises:
-        UsageError: there is not.
+        UsageError: there are several tables, no target, or a quantile.
     """
     if tables > 1 or not config.targets_ms or config.quantile is not None:
-        raise UsageError("landing by measurement wants one table, a target for it and no quantile")
+        raise UsageError(
+            "refinement by measurement needs one table, a target for it and no quantile: change --lut, --target-ms or "
+            "--quantile, or leave --measure out"
+        )
 
 
-def refine_by_measuring(found: ArchitectureBatch, latency: Latency, measure: Measure) -> list[Refined]:
-    """Measure an architecture that the table puts on the target, and its successors, until one is there.
+def refine_by_measurement(
+    start: ArchitectureBatch, latency: Latency, measure: MeasureLatency
+) -> list[MeasuredArchitecture]:
+    """Measure an architecture that the table predicts on the target, and its successors, until one is on the target.
 
     Args:
-        found: the architecture, a single row.
-        latency: loads; one table, with a target.
-        measure: see `Measure`.
+        start: the first architecture, a single row.
+        latency: latencies of one table, with a target.
+        measure: measurement of an architecture.
 
     Returns:
-        What was measured, the one that is nearest to the target first.
+        Every measured architecture, the one nearest to the target first.
     """
-    assert latency.targets_ms is not None  # `require_measurable`
-    target, factor, landed = float(latency.targets_ms[0]), 1.0, list[Refined]()
+    assert latency.targets_ms is not None  # `require_refinable`
+    target, factor, current = float(latency.targets_ms[0]), 1.0, start
+    measured = list[MeasuredArchitecture]()
     for _ in range(MAX_REFINEMENTS):
-        table_ms = float(latency.predicted_ms(found.picked, found.heads)[0, 0])
-        ms = measure(architecture_of(found, 0, latency))
-        landed.append(Refined(found, ms, table_ms * factor))
+        table_ms = float(latency.predicted_ms(current.choices, current.heads)[0, 0])
+        ms = measure(build_architecture(current, 0, latency))
+        measured.append(MeasuredArchitecture(current, ms, table_ms * factor))
         factor = ms / table_ms
-        after = project_to_target(found.picked, _preference(found, latency), latency.slower(factor))
-        same = np.array_equal(after.picked, found.picked) and np.array_equal(after.heads, found.heads)
-        if abs(ms / target - 1) <= ENOUGH or same:
+        following = project_to_target(current.choices, _prefer(current, latency), latency.scale(factor))
+        unchanged = np.array_equal(following.choices, current.choices) and np.array_equal(
+            following.heads, current.heads
+        )
+        if abs(ms / target - 1) <= MEASURED_TOLERANCE or unchanged:
             break
-        found = after
-    return sorted(landed, key=lambda one: abs(one.measured_ms / target - 1))
+        current = following
+    return sorted(measured, key=lambda result: abs(result.measured_ms / target - 1))
 
 
-def _preference(found: ArchitectureBatch, latency: Latency) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _prefer(architecture: ArchitectureBatch, latency: Latency) -> Array:
+    """Return a preference [G, O] for the operators of an architecture."""
     preference = np.zeros(latency.ms.shape[1:])
-    preference[np.arange(len(preference)), found.picked[0]] = KEPT
+    preference[np.arange(len(preference)), architecture.choices[0]] = KEEP_PREFERENCE
     return preference

@@ -1,4 +1,4 @@
-"""Data sets on disk (Cityscapes, CamVid) and generated street scenes in the same layouts.
+"""Datasets on disk (Cityscapes, CamVid) and generated street scenes in the same layouts.
 
-`labels`, `scenes` and `writers` do without torch; `datasets` needs it.
+Only `datasets`, and `predictions` through it, need torch.
 """

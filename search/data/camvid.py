@@ -1,6 +1,6 @@
-"""CamVid on disk, in its three usual layouts: SegNet's, the original one, and `images/` beside `labels/`.
+"""CamVid on disk, in its three common layouts: SegNet's, the original one, and `images/` with `labels/`.
 
-Each may lie in the named folder or in a folder `CamVid` inside it. Labels are indices or the 32 colours.
+Each may be in the given folder or in its sub-folder `CamVid`. Labels are indices or the 32 colours.
 """
 
 from __future__ import annotations
@@ -10,93 +10,93 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .lists import find_list, read_list
-from .pairs import Pair, list_images, need_split, pair_up
-from .reading import Coding
+from .pairs import Pair, list_images, match_labels, require_pairs
+from .reading import CAMVID
 
-SPLITS = ("train", "val", "test")
+CAMVID_SPLITS = ("train", "val", "test")
 ORIGINAL_FOLDERS = ("701_StillsRaw_full", "LabeledApproved_full")
 LISTS_FOLDERS = ("images", "labels")
-_LABEL_ENDINGS = ("annot", "_labels")
+_LABEL_SUFFIXES = ("annot", "_labels")
 
 # First test frame of the sequence 0001TP; first and last validation frame of 0016E5.
 _TEST_0001TP = 8550
 _VAL_0016E5 = (7959, 8159)
 
 
-def _base(root: Path) -> Path:
-    """Step into the folder `CamVid` where the user named the one around it."""
+def _resolve_root(root: Path) -> Path:
+    """Return the sub-folder `CamVid` if there is one."""
     return root / "CamVid" if (root / "CamVid").is_dir() else root
 
 
 def _segnet_folders(root: Path, split: str) -> tuple[Path, Path] | None:
-    """Return the folders of a split's images and labels, if both are there."""
-    base = _base(root)
-    for ending in _LABEL_ENDINGS:
-        if (base / split).is_dir() and (base / f"{split}{ending}").is_dir():
-            return base / split, base / f"{split}{ending}"
+    """Return the folders of a split's images and labels if both exist."""
+    base = _resolve_root(root)
+    for suffix in _LABEL_SUFFIXES:
+        if (base / split).is_dir() and (base / f"{split}{suffix}").is_dir():
+            return base / split, base / f"{split}{suffix}"
     return None
 
 
-def fits_segnet(root: Path) -> bool:
-    """Tell whether a folder holds a split's images beside its labels, as SegNet's copy does."""
-    return any(_segnet_folders(root, split) for split in SPLITS)
+def has_segnet_layout(root: Path) -> bool:
+    """Return True if a folder has the images and labels of a split in SegNet's layout."""
+    return any(_segnet_folders(root, split) for split in CAMVID_SPLITS)
 
 
-def segnet_pairs(root: Path, split: str) -> list[Pair]:
-    """Return the images and labels of a split by name.
+def list_segnet(root: Path, split: str) -> list[Pair]:
+    """Return the images and labels of a split in SegNet's layout, sorted by name.
 
     Raises:
-        DataError: where the split has no image, or an image has no label.
+        DataError: The split has no images, or an image has no label.
     """
     folders = _segnet_folders(root, split)
     pairs = _pair(list_images(folders[0]), folders[1], split) if folders else []
-    have = [s for s in SPLITS if _segnet_folders(root, s)]
-    return need_split(pairs, _base(root), split, f"{split}/ beside {split}annot/", have)
+    splits = [s for s in CAMVID_SPLITS if _segnet_folders(root, s)]
+    return require_pairs(pairs, _resolve_root(root), split, f"{split}/ with {split}annot/", splits)
 
 
-def fits_flat(root: Path, folders: tuple[str, str]) -> bool:
-    """Tell whether the two folders, of all images and of all labels, are there."""
-    return all((_base(root) / name).is_dir() for name in folders)
+def has_flat_layout(root: Path, folders: tuple[str, str]) -> bool:
+    """Return True if the two folders, of all images and of all labels, exist."""
+    return all((_resolve_root(root) / name).is_dir() for name in folders)
 
 
-def flat_pairs(root: Path, split: str, folders: tuple[str, str]) -> list[Pair]:
-    """Return what a split's list names or, where there are no lists, what CamVid's own file names put into it.
+def list_flat(root: Path, split: str, folders: tuple[str, str]) -> list[Pair]:
+    """Return the images and labels of a split in a layout with one folder for all images.
+
+    The split's list file defines its images. Without list files, CamVid's own file names do; see `official_split`.
 
     Raises:
-        DataError: where there is neither list nor known name, a list names what is not there, the split has no image,
-            or an image has no label.
+        DataError: There is neither a list nor a known file name, a list has an error, the split has no images, or an
+            image has no label.
     """
-    base = _base(root)
+    base = _resolve_root(root)
     images, labels = (base / name for name in folders)
     listing = find_list(base, split)
-    have = [s for s in SPLITS if find_list(base, s)]
+    listed = [s for s in CAMVID_SPLITS if find_list(base, s)]
     if listing is not None:
-        chosen = read_list(listing, base, images)
-        pairs = _pair([image for image, _ in chosen], labels, split, [named for _, named in chosen])
-        return need_split(pairs, base, split, f"the content of {listing.name}", have)
-    splits = {image: camvid_split(image.stem) for image in list_images(images)}
-    if have or not splits or None in splits.values():
-        return need_split([], base, split, f"the list {split}.txt", have)
-    frames = [image for image, of in splits.items() if of == split]
-    return need_split(
-        _pair(frames, labels, split), base, split, "every frame of it", sorted({str(s) for s in splits.values()})
-    )
+        entries = read_list(listing, base, images)
+        pairs = _pair([image for image, _ in entries], labels, split, [label for _, label in entries])
+        return require_pairs(pairs, base, split, f"the content of {listing.name}", listed)
+    splits = {image: official_split(image.stem) for image in list_images(images)}
+    if listed or not splits or None in splits.values():
+        return require_pairs([], base, split, f"the list {split}.txt", listed)
+    pairs = _pair([image for image, own in splits.items() if own == split], labels, split)
+    return require_pairs(pairs, base, split, "every frame of the split", sorted(map(str, set(splits.values()))))
 
 
-def _pair(images: Sequence[Path], labels: Path, split: str, named: Sequence[str | None] | None = None) -> list[Pair]:
-    """Find the label of each image X: the one its list names, `X.png`, `X_L.png`, or `trainannot_1` for `train_1`."""
+def _pair(images: Sequence[Path], labels: Path, split: str, names: Sequence[str | None] | None = None) -> list[Pair]:
+    """Pair image X with the label its list names, else `X.png`, `X_L.png`, or `trainannot_1` for `train_1`."""
     candidates = []
-    for image, given in zip(images, named or [None] * len(images), strict=True):
+    for image, name in zip(images, names or [None] * len(images), strict=True):
         stem = image.stem
-        names = [f"{stem}.png", f"{stem}_L.png", f"{stem.replace(split, f'{split}annot', 1)}.png"]
-        if given is not None:
-            names = [Path(given).name]
-        candidates.append([(labels / name, Coding.CAMVID) for name in names])
-    return pair_up(images, candidates)
+        files = [f"{stem}.png", f"{stem}_L.png", f"{stem.replace(split, f'{split}annot', 1)}.png"]
+        if name is not None:
+            files = [Path(name).name]
+        candidates.append([(labels / file, CAMVID) for file in files])
+    return match_labels(images, candidates)
 
 
-def camvid_split(stem: str) -> str | None:
-    """Return the usual split (367 / 101 / 233) of an original frame, e.g. `0001TP_006690`; None for another name.
+def official_split(stem: str) -> str | None:
+    """Return the standard split (367 / 101 / 233) of an original frame, e.g. `0001TP_006690`; None for other names.
 
     Test is the sequence Seq05VD and the second half of 0001TP, validation the 15 Hz part of 0016E5, training the rest
     (Sturgess et al. 2009, and SegNet's copy).

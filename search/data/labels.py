@@ -1,7 +1,7 @@
-"""Classes, ids and colours of Cityscapes and CamVid, and the ways from one to another.
+"""Classes, ids and colours of Cityscapes and CamVid, and conversions between them.
 
 Sources: `labels.py` of cityscapesScripts (ids, train ids, colours); `label_colors.txt` of CamVid (32 colours, Brostow
-et al. 2009) and the usual reduction of its classes to 11 (Sturgess et al. 2009; SegNet, Badrinarayanan et al. 2017).
+et al. 2009) and the common reduction of its classes to 11 (Sturgess et al. 2009; SegNet, Badrinarayanan et al. 2017).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CAMVID_VOID = 11
 
 
 class TrainId(IntEnum):
-    """The 19 classes that Cityscapes is scored on; `VOID` is everything else."""
+    """The 19 classes of the Cityscapes benchmark; `VOID` is every other class."""
 
     ROAD = 0
     SIDEWALK = 1
@@ -44,8 +44,8 @@ class TrainId(IntEnum):
 
 CITYSCAPES_CLASSES = tuple(c.name.lower().replace("_", " ") for c in TrainId if c is not TrainId.VOID)
 
-# The regular id of each train id, in the order of the train ids.
-CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+# Regular id of each train id.
+CITYSCAPES_REGULAR_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_MAX_ID = 33
 
 CITYSCAPES_PALETTE: tuple[tuple[int, int, int], ...] = (
@@ -84,7 +84,7 @@ CAMVID_CLASSES = (
     "bicyclist",
 )
 
-# The 32 classes of the original labels: colour, and the one of the 11 classes it counts as.
+# The 32 classes of the original labels: colour, and index of the reduced class.
 CAMVID_32: dict[str, tuple[tuple[int, int, int], int]] = {
     "Animal": ((64, 128, 64), 9),
     "Archway": ((192, 0, 128), 1),
@@ -137,8 +137,8 @@ CAMVID_PALETTE: tuple[tuple[int, int, int], ...] = tuple(
     )
 )
 
-# What CamVid's annotators would have called each Cityscapes class.
-_CAMVID_NAME_OF_TRAIN_ID = (
+# CamVid class of each Cityscapes class.
+_CAMVID_NAMES = (
     "Road",
     "Sidewalk",
     "Building",
@@ -162,24 +162,22 @@ _CAMVID_NAME_OF_TRAIN_ID = (
 
 
 def _lookup(pairs: list[tuple[int, int]], default: int) -> LabelMap:
-    """Return 256 uint8 values: `default`, but for each (source, target) of `pairs`."""
+    """Return a lookup table, uint8 [256], with (source, target) of `pairs` and `default` elsewhere."""
     table = np.full(256, default, dtype=np.uint8)
     for source, target in pairs:
         table[source] = target
     return table
 
 
-# Each table has 256 entries and is used as `table[label]`.
-ID_TO_TRAIN_ID = _lookup([(regular, train) for train, regular in enumerate(CITYSCAPES_IDS)], IGNORE)
-TRAIN_ID_TO_ID = _lookup(list(enumerate(CITYSCAPES_IDS)), 0)
-TRAIN_ID_TO_CAMVID = _lookup(
-    [(train, CAMVID_32[name][1]) for train, name in enumerate(_CAMVID_NAME_OF_TRAIN_ID)], IGNORE
-)
+# Lookup tables, uint8 [256]; apply them as `table[label]`.
+ID_TO_TRAIN_ID = _lookup([(regular, train) for train, regular in enumerate(CITYSCAPES_REGULAR_IDS)], IGNORE)
+TRAIN_ID_TO_ID = _lookup(list(enumerate(CITYSCAPES_REGULAR_IDS)), 0)
+TRAIN_ID_TO_CAMVID = _lookup([(train, CAMVID_32[name][1]) for train, name in enumerate(_CAMVID_NAMES)], IGNORE)
 CAMVID_INDEX_TO_TRAIN = _lookup([(index, index) for index in range(len(CAMVID_CLASSES))], IGNORE)
 
 
 def _pack(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """Make one number of each colour; shape [..., 3] to [...]."""
+    """Return colours as integers; shape [..., 3] to [...]."""
     wide = rgb.astype(np.uint32)
     return np.asarray(wide[..., 0] * 65536 + wide[..., 1] * 256 + wide[..., 2], dtype=np.uint32)
 
@@ -191,25 +189,31 @@ _SORTED_CLASSES = np.array([index for _, index in CAMVID_32.values()], dtype=np.
 
 
 def camvid_rgb_to_index(rgb: npt.NDArray[np.uint8]) -> LabelMap:
-    """Turn an original CamVid label [H, W, 3] into indices [H, W]: 0..10, and 255 for void.
+    """Convert an original CamVid label [H, W, 3] to indices [H, W]: 0..10, and 255 for void.
 
     Raises:
-        ValueError: with the first colour that is none of the 32.
+        ValueError: A colour is not one of the 32; the message has the first such colour.
     """
     codes = _pack(rgb)
-    place = np.minimum(np.searchsorted(_SORTED_CODES, codes), len(_SORTED_CODES) - 1)
-    foreign = _SORTED_CODES[place] != codes
-    if foreign.any():
-        red, green, blue = (int(v) for v in rgb[foreign][0])
-        raise ValueError(f"colour ({red}, {green}, {blue})")
-    index: LabelMap = _SORTED_CLASSES[place]
+    position = np.minimum(np.searchsorted(_SORTED_CODES, codes), len(_SORTED_CODES) - 1)
+    unknown = _SORTED_CODES[position] != codes
+    if unknown.any():
+        red, green, blue = (int(v) for v in rgb[unknown][0])
+        raise ValueError(f"the colour ({red}, {green}, {blue})")
+    index: LabelMap = _SORTED_CLASSES[position]
     return index
 
 
 def train_id_to_camvid_rgb(label: LabelMap) -> npt.NDArray[np.uint8]:
-    """Colour train ids [H, W] as CamVid's annotators would have: uint8 [H, W, 3], void black."""
+    """Convert train ids [H, W] to colours of the original CamVid labels: uint8 [H, W, 3], void black."""
     table = np.zeros((256, 3), dtype=np.uint8)
-    for train, name in enumerate(_CAMVID_NAME_OF_TRAIN_ID):
+    for train, name in enumerate(_CAMVID_NAMES):
         table[train] = CAMVID_32[name][0]
     coloured: npt.NDArray[np.uint8] = table[label]
     return coloured
+
+
+def train_id_to_id(label: LabelMap) -> LabelMap:
+    """Convert train ids [H, W] to regular Cityscapes ids [H, W]; void becomes 0."""
+    ids: LabelMap = TRAIN_ID_TO_ID[label]
+    return ids

@@ -1,4 +1,4 @@
-"""List files that say which images make up a split: `train.txt` or `train.lst`, one image (and its label) a line."""
+"""List files of a split: `train.txt` or `train.lst`, one image per line, optionally with its label."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SUFFIXES = (".txt", ".lst")
 
 
 def find_list(base: Path, split: str) -> Path | None:
-    """Return the list file of a split, in `base` or in a folder `lists`, `list` or `splits` there; None without one."""
+    """Return the list file of a split in `base` or its folder `lists`, `list` or `splits`; None if there is none."""
     for folder in _FOLDERS:
         for suffix in _SUFFIXES:
             path = base / folder / f"{split}{suffix}"
@@ -21,41 +21,41 @@ def find_list(base: Path, split: str) -> Path | None:
 
 
 def read_list(listing: Path, base: Path, images: Path) -> list[tuple[Path, str | None]]:
-    """Return the images that a list names, and the label named beside each, if any.
+    """Return the images in a list file, each with its label's name if the line has one.
 
-    A line holds an image's name (with or without folder and ending) and optionally its label's, apart by a space or a
-    comma. Empty lines and lines that begin with # are passed over.
+    A line has the name of an image, with or without folder and suffix, and optionally the name of its label, separated
+    by whitespace or a comma. Empty lines and lines that start with # are skipped.
 
     Args:
-        listing: the list file.
-        base: the folder that paths in it may start from.
-        images: the folder of the images, where bare names lie.
+        listing: List file.
+        base: Folder that relative paths start from.
+        images: Folder of the images, for names without a folder.
 
     Raises:
-        DataError: where the file is no text, names an image twice, or names one that is not there (file and line).
+        DataError: The file is not text, lists an image twice, or lists a missing image; the message has the line.
     """
     try:
         text = listing.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{listing} cannot be read as a list of images: {error}") from error
-    chosen: dict[Path, str | None] = {}
+        raise DataError(f"cannot read {listing} as a list of images: {error}") from error
+    entries: dict[Path, str | None] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        words = line.replace(",", " ").split()
-        if not words or words[0].startswith("#"):
+        names = line.replace(",", " ").split()
+        if not names or names[0].startswith("#"):
             continue
-        image = _resolve(words[0], base, images)
+        image = _resolve(names[0], base, images)
         if image is None:
-            raise DataError(f"{listing}, line {number}: there is no image {words[0]!r} in {images}")
-        if image in chosen:
-            raise DataError(f"{listing}, line {number}: the image {words[0]!r} is named twice")
-        chosen[image] = words[1] if len(words) > 1 else None
-    return list(chosen.items())
+            raise DataError(f"{listing}, line {number}: no image {names[0]!r} in {images}")
+        if image in entries:
+            raise DataError(f"{listing}, line {number}: duplicate image {names[0]!r}")
+        entries[image] = names[1] if len(names) > 1 else None
+    return list(entries.items())
 
 
-def _resolve(word: str, base: Path, images: Path) -> Path | None:
-    """Find the file that a word of a list means."""
-    relative = word.lstrip("/")
-    for candidate in (images / Path(word).name, images / relative, base / relative):
+def _resolve(name: str, base: Path, images: Path) -> Path | None:
+    """Return the file that a name in a list refers to, or None."""
+    relative = name.lstrip("/")
+    for candidate in (images / Path(name).name, images / relative, base / relative):
         for path in (candidate, candidate.with_name(f"{candidate.name}.png")):
             if path.is_file():
                 return path

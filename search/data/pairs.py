@@ -1,4 +1,4 @@
-"""An image and its label on disk, and the checks that every layout makes on them."""
+"""Pairs of an image and its label on disk."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from pathlib import Path
 from ...errors import DataError
 from .reading import Coding
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+PAIR_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image, its label (None where a benchmark keeps it back), and how the label is coded."""
+    """An image and its label.
+
+    Attributes:
+        image: Path of the image.
+        label: Path of the label; None if the benchmark does not publish it.
+        coding: Meaning of the label's values.
+    """
 
     image: Path
     label: Path | None
@@ -22,42 +28,52 @@ class Pair:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the images of a folder by name, none where it is missing.
+    """Return the images of a folder, sorted by name; empty if the folder does not exist.
 
-    Hidden files are none: macOS leaves a `._x.png` beside each `x.png` it unpacks.
+    Hidden files are ignored: macOS writes a `._x.png` for each `x.png` it unpacks.
     """
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PAIR_SUFFIXES and not p.name.startswith("."))
 
 
-def pair_up(images: Sequence[Path], candidates: Sequence[Sequence[tuple[Path, Coding]]]) -> list[Pair]:
-    """Give each image the first of its candidate labels that is there.
+def match_labels(images: Sequence[Path], candidates: Sequence[Sequence[tuple[Path, Coding]]]) -> list[Pair]:
+    """Pair each image with the first of its candidate labels that exists.
 
     Raises:
-        DataError: where images have none: how many, the first of them, and the label that was looked for.
+        DataError: Images without a label; the message has their number, the first one, and the label it lacks.
     """
     pairs: list[Pair] = []
     missing: list[tuple[Path, Path]] = []
     for image, labels in zip(images, candidates, strict=True):
-        found = next(((path, coding) for path, coding in labels if path.is_file()), None)
-        if found is None:
+        match = next(((path, coding) for path, coding in labels if path.is_file()), None)
+        if match is None:
             missing.append((image, labels[0][0]))
         else:
-            pairs.append(Pair(image, *found))
+            pairs.append(Pair(image, *match))
     if missing:
-        image, wanted = missing[0]
+        image, label = missing[0]
         noun, verb = "image" if len(images) == 1 else "images", "has" if len(missing) == 1 else "have"
         raise DataError(
-            f"{len(missing)} of {len(images)} {noun} {verb} no label; the first is {image}: there is no {wanted}"
+            f"{len(missing)} of {len(images)} {noun} {verb} no label; the first is {image}: no such file: {label}"
         )
     return pairs
 
 
-def need_split(pairs: list[Pair], root: Path, split: str, wanted: str, have: Iterable[str]) -> list[Pair]:
-    """Return `pairs`, and raise a DataError where there are none: what is missing and which splits there are."""
+def require_pairs(pairs: list[Pair], root: Path, split: str, source: str, splits: Iterable[str]) -> list[Pair]:
+    """Return `pairs` unless empty.
+
+    Args:
+        pairs: Pairs of the split.
+        root: Folder of the dataset.
+        split: Name of the split.
+        source: Files that define the split, for the message.
+        splits: Available splits, for the message.
+
+    Raises:
+        DataError: There are no pairs.
+    """
     if not pairs:
-        raise DataError(
-            f"{root} has no {split} images: {wanted} is missing or empty (splits found: {', '.join(have) or 'none'})"
-        )
+        available = ", ".join(splits) or "none"
+        raise DataError(f"{root} has no {split} images: {source} is missing or empty (available splits: {available})")
     return pairs

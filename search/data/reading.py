@@ -1,8 +1,9 @@
-"""Reads images and labels; whatever is wrong with a file is a `DataError` that names it."""
+"""Read images and labels; a damaged or invalid file is a `DataError` that names it."""
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...errors import DataError
-from ...models.images import open_image
+from ...models.images import decode_image
 from .labels import (
     CAMVID_INDEX_TO_TRAIN,
     CAMVID_VOID,
@@ -23,49 +24,63 @@ from .labels import (
 )
 
 
-class Coding(Enum):
-    """What the values of a label file mean."""
+@dataclass(frozen=True, eq=False)
+class Coding:
+    """Meaning of the pixel values in a label file.
 
-    CITYSCAPES_IDS = "Cityscapes label ids (0..33)"
-    CITYSCAPES_TRAIN_IDS = "Cityscapes train ids (0..18)"
-    CAMVID = "CamVid indices (0..11) or CamVid's 32 colours"
+    Attributes:
+        name: Name of the values in messages.
+        max_value: Largest valid value. 255 is valid too and always void: Cityscapes writes id -1 as 255.
+        classes: Class of each value, uint8 [256]; 255 is void.
+        decode_rgb: Function from an RGB label [H, W, 3] to classes [H, W]; None if labels have one channel only.
+    """
+
+    name: str
+    max_value: int
+    classes: LabelMap
+    decode_rgb: Callable[[npt.NDArray[np.uint8]], LabelMap] | None = None
 
 
-# The largest value, and the table from values to classes. 255 is void everywhere: Cityscapes writes id -1 so.
-_TABLES: dict[Coding, tuple[int, LabelMap]] = {
-    Coding.CITYSCAPES_IDS: (CITYSCAPES_MAX_ID, ID_TO_TRAIN_ID),
-    Coding.CITYSCAPES_TRAIN_IDS: (len(CITYSCAPES_CLASSES) - 1, np.arange(256, dtype=np.uint8)),
-    Coding.CAMVID: (CAMVID_VOID, CAMVID_INDEX_TO_TRAIN),
-}
+def class_indices(num_classes: int) -> Coding:
+    """Return the coding of labels whose values are the classes, 0..(num_classes - 1)."""
+    return Coding(f"class indices (0..{num_classes - 1})", num_classes - 1, np.arange(256, dtype=np.uint8))
+
+
+CITYSCAPES_IDS = Coding("Cityscapes label ids (0..33)", CITYSCAPES_MAX_ID, ID_TO_TRAIN_ID)
+CITYSCAPES_TRAIN_IDS = Coding(
+    "Cityscapes train ids (0..18)", len(CITYSCAPES_CLASSES) - 1, np.arange(256, dtype=np.uint8)
+)
+CAMVID = Coding(
+    "CamVid indices (0..11) or CamVid's 32 colours", CAMVID_VOID, CAMVID_INDEX_TO_TRAIN, camvid_rgb_to_index
+)
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image as RGB, 8 bits.
+    """Read an image as 8-bit RGB.
 
     Raises:
-        DataError: where the file cannot be decoded.
+        DataError: The file cannot be decoded.
     """
-    return open_image(path).convert("RGB")
+    return decode_image(path).convert("RGB")
 
 
 def read_label(path: Path, coding: Coding) -> LabelMap:
-    """Read a label as classes: uint8 [H, W], 0..(classes - 1), and 255 for void.
+    """Read a label as classes: uint8 [H, W], 0..(num_classes - 1), and 255 for void.
 
     Raises:
-        DataError: where the file cannot be decoded, or holds a value or a colour that `coding` does not know.
+        DataError: The file cannot be decoded, or has a value or colour that is not in `coding`.
     """
-    file = open_image(path)
-    if coding is Coding.CAMVID and file.mode in ("RGB", "RGBA"):
+    file = decode_image(path)
+    if coding.decode_rgb is not None and file.mode in ("RGB", "RGBA"):
         try:
-            return camvid_rgb_to_index(np.asarray(file.convert("RGB")))
+            return coding.decode_rgb(np.asarray(file.convert("RGB")))
         except ValueError as error:
-            raise DataError(f"{path} holds {error}, which is none of CamVid's 32") from error
+            raise DataError(f"{path} contains {error}, expected {coding.name}") from error
     if len(file.getbands()) != 1 or file.mode == "F":
-        raise DataError(f"{path} is a {file.mode} image, not one of {coding.value}")
+        raise DataError(f"{path} is an image of mode {file.mode}, expected {coding.name}")
     values: npt.NDArray[np.int64] = np.asarray(file).astype(np.int64)
-    largest, table = _TABLES[coding]
-    foreign = (values < 0) | ((values > largest) & (values != IGNORE))
-    if foreign.any():
-        raise DataError(f"{path} holds the value {int(values[foreign][0])}, which is none of the {coding.value}")
-    label: LabelMap = table[values]
+    invalid = (values < 0) | ((values > coding.max_value) & (values != IGNORE))
+    if invalid.any():
+        raise DataError(f"{path} contains the value {int(values[invalid][0])}, expected {coding.name}")
+    label: LabelMap = coding.classes[values]
     return label

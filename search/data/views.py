@@ -1,4 +1,4 @@
-"""Random views of a training image: flip, scale, crop and colours."""
+"""Data augmentation: random scale, crop, flip and colour jitter of a training image."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ...models.images import RGBImage
 from .labels import IGNORE, LabelMap
-
-RGBImage = npt.NDArray[np.uint8]
 
 SCALES = (0.5, 2.0)
 JITTER = 0.3
 
-# Padding looks like the mean of ImageNet, which is 0 once normalised.
+# Mean of ImageNet: padding is 0 after normalisation.
 _PAD = (124, 116, 104)
 
 
@@ -21,7 +20,7 @@ def resize_pair(image: Image.Image, label: LabelMap, size: tuple[int, int]) -> t
     """Resize an image (bilinear) and its label [H, W] (nearest) to `size`, (height, width)."""
     height, width = size
     box = (0.0, 0.0, float(image.width), float(image.height))
-    return _cut(image, label, (width, height), box)
+    return _crop_resize(image, label, (width, height), box)
 
 
 def augment_pair(
@@ -33,29 +32,28 @@ def augment_pair(
 ) -> tuple[RGBImage, LabelMap]:
     """Return a random view of an image and its label.
 
-    The image is scaled to `size` times a factor of 0.5 to 2, a window of `crop` is cut out of it at random and padded
-    where the image is smaller, mirrored with probability 1/2, and its brightness, contrast and saturation are varied by
-    up to 30 %.
+    Scale the image to `size` times a factor of 0.5 to 2, crop a random window of size `crop` (padded if the image is
+    smaller), flip it horizontally with probability 1/2, and vary brightness, contrast and saturation by up to 30 %.
 
     Args:
-        image: RGB.
-        label: uint8 [H, W] of the image's size.
-        size: height and width that a factor of 1 scales to.
-        crop: height and width of the result.
-        rng: decides everything: the same state gives the same view.
+        image: RGB image.
+        label: Label of the same size, uint8 [H, W].
+        size: Height and width at scale factor 1.
+        crop: Height and width of the result.
+        rng: Random generator; the same state gives the same view.
 
     Returns:
-        uint8 [crop height, crop width, 3] and uint8 [crop height, crop width]; padded labels are 255.
+        Image, uint8 [crop height, crop width, 3], and label, uint8 [crop height, crop width]; padded labels are 255.
     """
-    # Uniform in the logarithm: halving is as likely as doubling.
+    # Uniform in the logarithm: halving and doubling are equally likely.
     factor = float(np.exp(rng.uniform(np.log(SCALES[0]), np.log(SCALES[1]))))
-    spot, flip = rng.random(2), rng.random() < 0.5
+    offset, flip = rng.random(2), rng.random() < 0.5
     jitter = rng.uniform(1 - JITTER, 1 + JITTER, 3)
     scaled = [max(1, round(side * factor)) for side in size]
     cut = [min(window, side) for window, side in zip(crop, scaled, strict=True)]
-    start = [int(s * (side - c + 1)) for s, side, c in zip(spot, scaled, cut, strict=True)]
-    slack = [int(s * (window - c + 1)) for s, window, c in zip(spot, crop, cut, strict=True)]
-    # Pixels of the file per pixel of the scaled image: only what the window shows is resized.
+    start = [int(s * (side - c + 1)) for s, side, c in zip(offset, scaled, cut, strict=True)]
+    slack = [int(s * (window - c + 1)) for s, window, c in zip(offset, crop, cut, strict=True)]
+    # Pixels of the file per pixel of the scaled image. Only the window is resized.
     ratio = (image.height / scaled[0], image.width / scaled[1])
     box = (
         start[1] * ratio[1],
@@ -63,7 +61,7 @@ def augment_pair(
         min((start[1] + cut[1]) * ratio[1], image.width),
         min((start[0] + cut[0]) * ratio[0], image.height),
     )
-    pixels, classes = _cut(image, label, (cut[1], cut[0]), box)
+    pixels, classes = _crop_resize(image, label, (cut[1], cut[0]), box)
     view = np.empty((*crop, 3), dtype=np.uint8)
     view[:] = _PAD
     target = np.full(crop, IGNORE, dtype=np.uint8)
@@ -75,10 +73,10 @@ def augment_pair(
     return view, target
 
 
-def _cut(
+def _crop_resize(
     image: Image.Image, label: LabelMap, size: tuple[int, int], box: tuple[float, float, float, float]
 ) -> tuple[RGBImage, LabelMap]:
-    """Resize the part of both that lies in `box` (left, top, right, bottom) to `size`, (width, height)."""
+    """Resize the region `box` (left, top, right, bottom) of image and label to `size`, (width, height)."""
     pixels = image.resize(size, Image.Resampling.BILINEAR, box=box)
     classes = Image.fromarray(label).resize(size, Image.Resampling.NEAREST, box=box)
     return np.array(pixels, dtype=np.uint8), np.array(classes, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Batches of a data set, fixed by seed and step alone, so that a resumed run sees what it would have seen."""
+"""Batches of a data set, determined by seed and step alone, so a resumed run sees the same ones."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from ..data.datasets import SegmentationDataset
 
 Batch = tuple[Tensor, Tensor]
 """Images [N, 3, H, W] and labels [N, H, W]."""
-_View = tuple[int, int]
+Shard = tuple[int, int]
+"""Rank of a process and number of processes."""
+_ViewKey = tuple[int, int]
 """Epoch and index of an image."""
 
 
-def batches(
+def load_batches(
     dataset: SegmentationDataset,
     batch: int,
     seed: int,
@@ -26,70 +28,68 @@ def batches(
     start: int,
     stop: int,
     workers: int = 0,
-    share: tuple[int, int] = (0, 1),
+    shard: Shard = (0, 1),
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """Batches of steps `start` to `stop`: images [batch, 3, H, W] and labels [batch, H, W].
+    """Yield the batches of steps `start` to `stop`: images [batch, 3, H, W] and labels [batch, H, W].
 
-    Epoch after epoch in a random order each; of a data set smaller than a batch, images are taken repeatedly.
+    Each epoch has a random order. A data set smaller than a batch repeats its images.
 
     Args:
-        dataset: what to draw from; its own epoch plays no part.
-        batch: images in a batch.
-        seed: of the order.
+        dataset: data set to draw from; its own epoch is ignored.
+        batch: batch size of this process, in images.
+        seed: random seed of the order.
         start: first step.
-        stop: step before which it ends.
-        workers: processes that load.
-        share: (rank, processes): together, the processes get the batches that one alone would get with `processes`
-            times the batch.
-        pin: put batches into memory from which a GPU copies while it computes.
+        stop: step after the last one.
+        workers: number of data-loading processes.
+        shard: rank and number of processes; together they get the batches of one process with `processes` times the
+            batch size.
+        pin: Put batches into pinned memory, from which a GPU copies while it computes.
 
     Raises:
         DataError: a file is damaged or holds foreign values.
     """
-    return _loaded(dataset, _schedule(len(dataset), batch, seed, start, stop, share), workers, pin)
+    return _load(dataset, _plan_views(len(dataset), batch, seed, start, stop, shard), workers, pin)
 
 
-def one_by_one(
-    dataset: SegmentationDataset, *, workers: int = 0, share: tuple[int, int] = (0, 1)
+def load_single_images(
+    dataset: SegmentationDataset, *, workers: int = 0, shard: Shard = (0, 1)
 ) -> Iterator[tuple[int, Batch]]:
-    """Every image of a data set once, in order: its index, and a batch of it alone; of process r those at r, r + P, ...
+    """Yield each image's index and a batch of that image alone, in order; process r of P gets r, r + P, ...
 
     Raises:
         DataError: a file is damaged or holds foreign values.
     """
-    rank, processes = share
+    rank, processes = shard
     indices = range(rank, len(dataset), processes)
-    return zip(indices, _loaded(dataset, [[(0, index)] for index in indices], workers), strict=True)
+    return zip(indices, _load(dataset, [[(0, index)] for index in indices], workers), strict=True)
 
 
-def _schedule(
-    images: int, batch: int, seed: int, start: int, stop: int, share: tuple[int, int]
-) -> Iterator[list[_View]]:
-    """The views of every step's batch."""
-    rank, processes = share
-    whole = batch * processes
-    per_epoch = max(images // whole, 1)
+def _plan_views(images: int, batch: int, seed: int, start: int, stop: int, shard: Shard) -> Iterator[list[_ViewKey]]:
+    """Yield the views of each step's batch."""
+    rank, processes = shard
+    global_batch = batch * processes
+    per_epoch = max(images // global_batch, 1)
     order, shuffled = np.empty(0, np.int64), -1
     for step in range(start, stop):
-        epoch, place = divmod(step, per_epoch)
+        epoch, position = divmod(step, per_epoch)
         if epoch != shuffled:
             order = np.random.default_rng((seed, epoch)).permutation(images)
-            order, shuffled = np.resize(order, max(images, whole)), epoch
-        first = place * whole + rank * batch
+            order, shuffled = np.resize(order, max(images, global_batch)), epoch
+        first = position * global_batch + rank * batch
         yield [(epoch, index) for index in order[first : first + batch].tolist()]
 
 
-class _Views(Dataset[Batch | LgcError]):
-    """A data set by epoch and index, so that loading processes live through all epochs.
+class _ViewDataset(Dataset[Batch | LgcError]):
+    """A data set indexed by epoch and image, so data-loading processes persist through all epochs.
 
-    Errors are handed over as values: torch would wrap one that a loading process raises in that process's traceback.
+    Errors are returned as values, because torch wraps an error that a data-loading process raises in its traceback.
     """
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, view: _View) -> Batch | LgcError:
+    def __getitem__(self, view: _ViewKey) -> Batch | LgcError:
         epoch, index = view
         try:
             return self._dataset.view(index, epoch)
@@ -98,19 +98,23 @@ class _Views(Dataset[Batch | LgcError]):
 
 
 def _collate(items: Sequence[Batch | LgcError]) -> Batch | LgcError:
-    whole: list[Batch] = []
+    """Stack items to a batch; return the first error instead if there is one."""
+    loaded: list[Batch] = []
     for item in items:
         if isinstance(item, LgcError):
             return item
-        whole.append(item)
-    images, labels = zip(*whole, strict=True)
+        loaded.append(item)
+    images, labels = zip(*loaded, strict=True)
     return torch.stack(images), torch.stack(labels)
 
 
-def _loaded(
-    dataset: SegmentationDataset, views: Iterable[list[_View]], workers: int, pin: bool = False
+def _load(
+    dataset: SegmentationDataset, views: Iterable[list[_ViewKey]], workers: int, pin: bool = False
 ) -> Iterator[Batch]:
-    loader = DataLoader(_Views(dataset), batch_sampler=views, num_workers=workers, collate_fn=_collate, pin_memory=pin)
+    """Yield a batch for each list of views; raise the errors that loading returned."""
+    loader = DataLoader(
+        _ViewDataset(dataset), batch_sampler=views, num_workers=workers, collate_fn=_collate, pin_memory=pin
+    )
     for batch in loader:
         if isinstance(batch, LgcError):
             raise batch

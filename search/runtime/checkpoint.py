@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code from the file."""
+"""Checkpoints, written atomically and read without executing code from the file."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint; None if there is none.
+    """Read a checkpoint; None if the file does not exist.
 
     Raises:
-        FileFormatError: it is damaged or foreign.
+        FileFormatError: the file is damaged or not a checkpoint.
     """
     if not path.exists():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what zip, pickle and its own checks raise
-        raise FileFormatError(f"{path} is no checkpoint but {describe(path)}; delete it to start anew") from error
+    except Exception as error:  # zipfile, pickle and torch raise their own kinds
+        raise FileFormatError(
+            f"cannot read checkpoint {path}: it is {describe(path)}; delete it to start again"
+        ) from error
     if not isinstance(state, dict) or "step" not in state:
-        raise FileFormatError(f"{path} is no checkpoint of lgc; delete it to start anew")
+        raise FileFormatError(f"{path} is not a checkpoint of lgc; delete it to start again")
     return state

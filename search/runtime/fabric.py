@@ -1,6 +1,6 @@
-"""Where a search or a training runs: Lightning Fabric's devices, precision and processes.
+"""Devices, precision and processes of a search or a training, by Lightning Fabric.
 
-One process is started by hand, several by `torchrun`; every one of them then runs the same command. Rank 0 writes.
+`torchrun` starts several processes, each of which runs the same command. Rank 0 writes files.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 FABRIC_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""Our name of a precision -> Fabric's. Weights and their updates are float32 in all of them."""
-_OUT_OF_MEMORY = ("allocate memory", "out of memory", "out of shared memory", "killed by signal: Killed")
-"""What torch says where the memory ends: of its own, or of a loading process that the system had to kill."""
+"""Precision -> Fabric's name for it. Weights and their updates are float32 in all of them."""
+_OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "out of shared memory", "killed by signal: Killed")
+"""Parts of torch's error messages for exhausted memory, including a data-loading process that the system killed."""
 
 
 def open_fabric(name: str = CPU, precision: str = "fp32") -> Fabric:
-    """Fabric on a device, or under `torchrun` on one device a process.
+    """Return Fabric on a device, or under `torchrun` on one device per process.
 
     Args:
-        name: device, `cpu` or `cuda:N`; under torchrun `cuda:0` stands for the process's own GPU.
+        name: device, `cpu` or `cuda:N`; under torchrun `cuda:0` is the process's own GPU.
         precision: a name of `FABRIC_PRECISIONS`.
 
     Raises:
-        UnknownNameError: no such precision.
-        UsageError: several processes were asked for one GPU, or fp16 for a CPU.
-        DeviceError: fewer GPUs than processes on this machine.
+        UnknownNameError: the precision is unknown.
+        UsageError: several processes share one GPU, or the precision is fp16 on a CPU.
+        DeviceError: this machine has fewer GPUs than processes.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
@@ -45,21 +45,26 @@ def open_fabric(name: str = CPU, precision: str = "fp32") -> Fabric:
         raise UnknownNameError("precision", precision, FABRIC_PRECISIONS)
     device = Device(name)
     if device.is_cpu and precision == "fp16":
-        raise UsageError("--precision fp16 trains on a GPU only; a CPU takes fp32 or bf16")
+        raise UsageError("--precision fp16 needs a GPU; choose fp32 or bf16 on a CPU")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     settings: dict[str, Any] = {"accelerator": device.kind, "precision": FABRIC_PRECISIONS[precision]}
     if processes > 1:
         if device.ordinal:
-            raise UsageError(f"{processes} processes on --device {device}: under torchrun write --device {device.kind}")
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-        if device.kind == "cuda" and torch.cuda.device_count() < here:
-            raise DeviceError(f"torchrun started {here} processes here, but there are {torch.cuda.device_count()} GPUs")
+            raise UsageError(
+                f"{processes} processes cannot share --device {device}; under torchrun use --device {device.kind}"
+            )
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+        if device.kind == "cuda" and torch.cuda.device_count() < local_processes:
+            raise DeviceError(
+                f"torchrun started {local_processes} processes, but this machine has {torch.cuda.device_count()} GPUs; "
+                f"lower --nproc-per-node"
+            )
         backend = "nccl" if device.kind == "cuda" else "gloo"
         strategy = DDPStrategy(process_group_backend=backend)
-        settings |= {"strategy": strategy, "devices": here, "num_nodes": processes // here}
+        settings |= {"strategy": strategy, "devices": local_processes, "num_nodes": processes // local_processes}
     else:
         settings |= {"devices": 1 if device.is_cpu else [device.ordinal]}
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what every process was told to do
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs every launch
     fabric = Fabric(**settings)
     fabric.launch()
     return fabric
@@ -82,14 +87,13 @@ class _Sum(torch.autograd.Function):
 
 
 class GlobalBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation over the batches of all processes.
+    """Batch normalisation over the batches of all processes, on any device; torch's SyncBatchNorm needs GPUs.
 
-    What torch's SyncBatchNorm is to GPUs, on any device: [N, C, H, W] on each of P processes is normalised as
-    [P N, C, H, W] on one would be.
+    [N, C, H, W] on each of P processes is normalised like [P N, C, H, W] on one.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise; in evaluation mode with the running statistics."""
+        """Normalise [N, C, H, W]; use the running statistics in evaluation mode."""
         if not self.training:
             return super().forward(input)
         x = input.float()
@@ -112,10 +116,7 @@ class GlobalBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise_norms(network: nn.Module, fabric: Fabric) -> None:
-    """Let every batch normalisation see the batches of all processes; nothing changes where there is one.
-
-    On GPUs this is torch's own SyncBatchNorm, which no CPU can run.
-    """
+    """Normalise over the batches of all processes in every batch normalisation; a single process changes nothing."""
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     elif fabric.world_size > 1:
@@ -127,8 +128,8 @@ def synchronise_norms(network: nn.Module, fabric: Fabric) -> None:
 def average_gradients(parameters: Iterable[nn.Parameter], fabric: Fabric) -> None:
     """Replace gradients by their mean over all processes, in one message.
 
-    Parameters without a gradient are left out: every process must have drawn the same path. For a supernet this is both
-    less to send and simpler than DistributedDataParallel, which has to search each step for what was not used.
+    Parameters without a gradient are skipped, so every process must have sampled the same path. For a supernet this
+    sends less than DistributedDataParallel, which also has to look for unused parameters in each step.
     """
     if fabric.world_size == 1:
         return
@@ -140,32 +141,35 @@ def average_gradients(parameters: Iterable[nn.Parameter], fabric: Fabric) -> Non
         gradient.copy_(part.view_as(gradient))
 
 
-def mean_over_processes(value: Tensor, fabric: Fabric) -> float:
-    """Mean of a scalar over all processes."""
+def average_over_processes(value: Tensor, fabric: Fabric) -> float:
+    """Return the mean of a scalar over all processes."""
     mean = fabric.all_reduce(value.detach().float(), reduce_op="mean")
     assert isinstance(mean, Tensor)
     return float(mean.item())
 
 
-def global_count(count: Tensor, fabric: Fabric | None) -> Tensor:
-    """Mean over all processes of a number that each counted (scalar), as a divisor of sums: at least a small one."""
+def average_count(count: Tensor, fabric: Fabric | None) -> Tensor:
+    """Return the mean of a count (scalar) over all processes, as a divisor: never 0."""
     if fabric is not None and fabric.world_size > 1:
         count = fabric.all_reduce(count.float(), reduce_op="mean")  # type: ignore[assignment]
     return count.clamp_min(1e-6)
 
 
 @contextmanager
-def explained_memory(advice: str) -> Iterator[None]:
-    """Turn running out of memory into an error that says what to lower.
+def explain_out_of_memory(advice: str) -> Iterator[None]:
+    """Translate errors for exhausted memory inside the context.
+
+    Args:
+        advice: options to lower, for the message.
 
     Raises:
-        TrainingError: the device or the machine has no memory left.
+        TrainingError: the device or the machine is out of memory.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingError(f"out of memory; the last checkpoint is kept. Lower {advice}") from error
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+        if not any(sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS):
             raise
         raise TrainingError(f"out of memory; the last checkpoint is kept. Lower {advice}") from error

@@ -1,4 +1,4 @@
-"""What a stage writes down of every step: JSON lines, and the same numbers for TensorBoard."""
+"""Metrics of each step of a stage: JSON lines, and the same values for TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,60 +9,60 @@ from typing import Any
 
 from ...files import write_atomic
 
-FOLDER = "tensorboard"
+EVENT_FOLDER = "tensorboard"
 """Folder of the event files in a run folder."""
 
 
 class MetricsLog:
-    """Records of a stage's steps: `STAGE.jsonl`, and events under `tensorboard/STAGE`. Use it as a context.
+    """Metrics of a stage's steps: `STAGE.jsonl`, and events under `tensorboard/STAGE`. Use it as a context.
 
     Args:
-        path: the run folder.
+        path: run folder.
         stage: name of the stage.
-        step: first step that is still to come; what a crash left of it and of later ones is dropped.
-        active: whether this process writes; all but the first only compute.
+        step: next step; records of this and later steps, left by a crash, are dropped.
+        active: True if this process writes; only the first one does.
     """
 
     def __init__(self, path: Path, stage: str, step: int, *, active: bool = True) -> None:
         self._file = path / f"{stage}.jsonl"
-        self._waiting: list[dict[str, Any]] = []
+        self._pending: list[dict[str, Any]] = []
         self._active = active
         if not active:
             return
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        write_atomic(self._file, "".join(f"{line}\n" for line in self._kept(step)))
-        self._events = SummaryWriter(str(path / FOLDER / stage), purge_step=step, flush_secs=3600)
+        write_atomic(self._file, "".join(f"{line}\n" for line in self._read_lines(step)))
+        self._events = SummaryWriter(str(path / EVENT_FOLDER / stage), purge_step=step, flush_secs=3600)
 
-    def _kept(self, step: int) -> list[str]:
-        """Whole lines of earlier steps."""
-        kept = []
+    def _read_lines(self, step: int) -> list[str]:
+        """Return the complete lines of steps before `step`."""
+        lines = []
         for line in self._file.read_text().splitlines() if self._file.exists() else []:
             try:
                 record = json.loads(line)
             except ValueError:
                 break
             if record["step"] < step:
-                kept.append(line)
-        return kept
+                lines.append(line)
+        return lines
 
     def add(self, record: dict[str, Any]) -> None:
-        """Take down the record of a step: numbers, lists of numbers and texts, by name, and `step`."""
+        """Queue the record of a step: `step`, and numbers, lists of numbers and texts by name."""
         if self._active:
-            self._waiting.append(record)
+            self._pending.append(record)
 
     def flush(self) -> None:
-        """Write what waits; to be called before each checkpoint, so that no step of it is missing."""
-        if not self._waiting:
+        """Write queued records; call it before each checkpoint, so that none of its steps is missing."""
+        if not self._pending:
             return
         with self._file.open("a") as file:
-            file.writelines(f"{json.dumps(record)}\n" for record in self._waiting)
-        for record in self._waiting:
-            self._show(record)
+            file.writelines(f"{json.dumps(record)}\n" for record in self._pending)
+        for record in self._pending:
+            self._add_events(record)
         self._events.flush()
-        self._waiting = []
+        self._pending = []
 
-    def _show(self, record: dict[str, Any]) -> None:
+    def _add_events(self, record: dict[str, Any]) -> None:
         step = record["step"]
         for name, value in record.items():
             if isinstance(value, str):
@@ -79,7 +79,7 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what waits and close; after an error too, since those steps were made."""
+        """Write queued records and close; after an error too, since their steps are finished."""
         self.flush()
         if self._active:
             self._events.close()

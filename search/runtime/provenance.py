@@ -1,4 +1,4 @@
-"""What else is needed to repeat a search: versions, machine, command, images, and the tables themselves."""
+"""Provenance of a search: versions, machine, command, images, and copies of the latency tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...files import ensure_folder, write_atomic
 from ...lut.predictor import Predictor
 from ..data.datasets import SegmentationDataset
 
-FILE, TABLES = "provenance.json", "tables"
+PROVENANCE_FILE, TABLES_FOLDER = "provenance.json", "tables"
 PACKAGES = ("lgc", "torch", "numpy", "pillow", "lightning-fabric", "torchmetrics")
 
 
@@ -26,54 +26,54 @@ def write_provenance(
 ) -> None:
     """Write `provenance.json` into a run folder, and copies of the latency tables under `tables`.
 
-    A search that is gone on with keeps what it began with, and adds the command and the versions that went on. One that
-    left a folder before its first checkpoint may have had other tables or images; it is forgotten.
+    A resumed search keeps its first provenance, and adds the command and versions of the resumption. Where tables or
+    images differ, an earlier call left no checkpoint, and its provenance is overwritten.
 
     Args:
-        out: the run folder.
-        predictors: of the tables.
-        halves: images for the weights and for the architecture; their names and sizes are written down.
+        out: run folder.
+        predictors: one predictor per table.
+        halves: images for the weights and for the architecture; their names and sizes are recorded.
     """
     images = {
-        name: {"count": len(half), "digest": digest(half), "names": [pair.image.name for pair in half.pairs]}
+        name: {"count": len(half), "digest": hash_images(half), "names": [pair.image.name for pair in half.pairs]}
         for name, half in zip(("weights", "architecture"), halves, strict=True)
     }
-    if (out / FILE).exists():
-        content: dict[str, Any] = json.loads((out / FILE).read_text())
-        known = [row["fingerprint"] for row in content["tables"]]
-        if known == [predictor.fingerprint for predictor in predictors] and content["images"] == images:
-            content.setdefault("resumed", []).append(_circumstances())
-            write_atomic(out / FILE, json.dumps(content, indent=2) + "\n")
+    if (out / PROVENANCE_FILE).exists():
+        content: dict[str, Any] = json.loads((out / PROVENANCE_FILE).read_text())
+        fingerprints = [row["fingerprint"] for row in content["tables"]]
+        if fingerprints == [predictor.fingerprint for predictor in predictors] and content["images"] == images:
+            content.setdefault("resumed", []).append(_describe_environment())
+            write_atomic(out / PROVENANCE_FILE, json.dumps(content, indent=2) + "\n")
             return
-    folder = ensure_folder(out / TABLES)
+    folder = ensure_folder(out / TABLES_FOLDER)
     copies = []
     for index, predictor in enumerate(predictors):
         copy = folder / f"{index}-{predictor.table_path.name}"
         write_atomic(copy, predictor.table_path.read_bytes())
-        copies.append({"file": f"{TABLES}/{copy.name}", "fingerprint": predictor.fingerprint})
-    content = {**_circumstances(), "tables": copies, "images": images}
-    write_atomic(out / FILE, json.dumps(content, indent=2) + "\n")
+        copies.append({"file": f"{TABLES_FOLDER}/{copy.name}", "fingerprint": predictor.fingerprint})
+    content = {**_describe_environment(), "tables": copies, "images": images}
+    write_atomic(out / PROVENANCE_FILE, json.dumps(content, indent=2) + "\n")
 
 
-def _circumstances() -> dict[str, Any]:
-    """Command, versions and machine of this process."""
+def _describe_environment() -> dict[str, Any]:
+    """Return command, versions and machine of this process."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _find_version(name) for name in PACKAGES},
         "machine": platform.platform(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }
 
 
-def digest(half: SegmentationDataset) -> str:
-    """Twelve hexadecimal digits that change with any name or size of an image or label."""
+def hash_images(half: SegmentationDataset) -> str:
+    """Return 12 hexadecimal digits, a hash of the names and sizes of all images and labels."""
     sizes = [(p.image.name, *(f.stat().st_size for f in (p.image, p.label) if f is not None)) for p in half.pairs]
     return hashlib.sha256(repr(sizes).encode()).hexdigest()[:12]
 
 
-def _version(package: str) -> str | None:
+def _find_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The run folder: everything a search or a training leaves behind, and what shows that it is the same one."""
+"""Run folders: files of a search or a training, and the settings that identify it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 
 from ...errors import FileFormatError, OutputError
 from ...files import describe, ensure_folder, read_text, write_atomic
-from ...models.nets.weights import WEIGHTS
+from ...models.nets.weights import WEIGHTS_FILE
 
 CHECKPOINT_S = 10.0
 """Seconds between checkpoints."""
 
 OnStep = Callable[[int, int], None]
-"""Told the number of finished steps, and of all."""
+"""Callback for the number of finished steps and the total."""
 
 
 class RunFolder:
     """One stage (`search` or `train`) in a run folder.
 
     Args:
-        path: the folder; made if it is not there.
-        stage: name of the stage, which its files begin with.
-        settings: JSON object that tells this stage from another; a folder that holds other settings is refused.
-        active: whether this process writes; the others of a parallel run only read.
+        path: the folder; created if it does not exist.
+        stage: name of the stage, and the prefix of its files.
+        settings: JSON object that identifies the stage; a folder with different settings is refused.
+        active: True if this process writes; the other processes of a parallel run do not.
 
     Raises:
-        OutputError: the folder cannot be written, or holds something else.
+        OutputError: the folder cannot be written, or holds other files.
     """
 
     def __init__(self, path: Path, stage: str, settings: dict[str, Any], *, active: bool = True) -> None:
@@ -40,24 +40,24 @@ class RunFolder:
             return
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path} is {describe(path)}, not a folder")
-        begun = self.checkpoint.exists() or self.result() is not None
-        if config.exists() and begun:
-            _require_same(config, settings)
+        started = self.checkpoint.exists() or self.result() is not None
+        if config.exists() and started:
+            _require_same_settings(config, settings)
             return
         if stage == "search" and not config.exists() and path.is_dir() and any(path.iterdir()):
-            raise OutputError(f"{path} holds something else than a search: name a new or empty folder with --out")
-        if (path / WEIGHTS).exists():
-            raise OutputError(f"{path / WEIGHTS} is not of this run: move it away, or train in another folder")
+            raise OutputError(f"{path} holds files that are not of a search: choose a new or empty folder with --out")
+        if (path / WEIGHTS_FILE).exists():
+            raise OutputError(f"{path / WEIGHTS_FILE} belongs to a different run: move it, or train in another folder")
         ensure_folder(path)
         write_atomic(config, json.dumps(settings, indent=2) + "\n")
 
     @property
     def checkpoint(self) -> Path:
-        """Where the stage's checkpoint lies."""
+        """Path of the stage's checkpoint."""
         return self.path / f"{self.stage}.ckpt"
 
     def result(self) -> dict[str, Any] | None:
-        """The stage's result, once it is finished."""
+        """Return the stage's result; None until it is finished."""
         path = self.path / f"{self.stage}-result.json"
         return _read_object(path) if path.exists() else None
 
@@ -69,26 +69,28 @@ class RunFolder:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of the run."""
+    """Return the JSON object in a file of the run."""
     try:
         content = json.loads(read_text(path, "file of a run"))
     except ValueError as error:
-        raise FileFormatError(f"{path} is damaged ({describe(path)}); delete it, or name another folder") from error
+        raise FileFormatError(
+            f"{path} is damaged ({describe(path)}): delete it, or choose another folder with --out"
+        ) from error
     if not isinstance(content, dict):
-        raise FileFormatError(f"{path} is no file of a run: it holds no JSON object")
+        raise FileFormatError(f"{path} is not a file of a run: it holds no JSON object")
     return content
 
 
-def _require_same(config: Path, settings: dict[str, Any]) -> None:
-    before = _read_object(config)
-    wanted = json.loads(json.dumps(settings))
+def _require_same_settings(config: Path, settings: dict[str, Any]) -> None:
+    stored = _read_object(config)
+    requested = json.loads(json.dumps(settings))
     differences = [
-        f"{key} {before.get(key)!r}, not {wanted.get(key)!r}"
-        for key in sorted({*before, *wanted})
-        if before.get(key) != wanted.get(key)
+        f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
+        for key in sorted({*stored, *requested})
+        if stored.get(key) != requested.get(key)
     ]
     if differences:
         raise OutputError(
-            f"{config.parent} holds another run ({'; '.join(differences)}): "
-            f"repeat its settings to go on with it, or name another folder"
+            f"{config.parent} holds a different run ({'; '.join(differences)}): "
+            f"repeat its settings to resume it, or choose another folder with --out"
         )

@@ -1,4 +1,4 @@
-"""The end of a search: architectures by the strategy, compared in the supernet, the best few by short trainings."""
+"""The end of a search: rank candidates in the supernet, compare the best by trials, refine and write the result."""
 
 from __future__ import annotations
 
@@ -12,167 +12,209 @@ import torch
 
 from ...files import write_atomic
 from ...lut.table.table import network_key
-from ...models.space.architecture import ARCHITECTURE, Architecture
+from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..config import SearchConfig
-from ..constraint.feasibility import require_on_target
+from ..constraint.feasibility import require_targets_met
 from ..constraint.latency import Latency
-from ..constraint.projection import ArchitectureBatch, architecture_of
-from ..constraint.refinement import Measure, refine_by_measuring
+from ..constraint.projection import ArchitectureBatch, build_architecture
+from ..constraint.refinement import MeasureLatency, refine_by_measurement
 from ..context import SearchContext
-from ..runtime.batches import Batch, batches
-from ..runtime.fabric import mean_over_processes
+from ..runtime.batches import Batch, load_batches
+from ..runtime.fabric import average_over_processes
 from ..runtime.run_folder import RunFolder
 from ..supernet.alphas import SampledPath
-from ..supernet.supernet import batch_statistics
+from ..supernet.supernet import use_batch_statistics
 from ..supernet.supernet_trainer import SupernetTrainer
-from . import strategies as selection
-from .trials import trial_loss
+from . import strategies
+from .trials import compute_trial_loss
 
-JUDGE_IMAGES = 128
-"""Images of the architecture's half, at most, that architectures are compared on."""
-DRAWS = 4
-"""Paths whose mean loss is the loss before discretisation."""
-TRIALS = "search-trials.json"
-"""Losses of the short trainings that are finished, by architecture."""
+MAX_SCORING_IMAGES = 128
+"""Maximum number of images, from the architecture's half, on which architectures are compared."""
+NUM_SAMPLED_PATHS = 4
+"""Number of paths whose mean loss is the loss before discretisation."""
+TRIALS_FILE = "search-trials.json"
+"""Losses of finished trials, by architecture."""
 
 
-def finalize(job: SearchContext, trainer: SupernetTrainer, latency: Latency, run: RunFolder) -> dict[str, Any]:
+def finalize(context: SearchContext, trainer: SupernetTrainer, latency: Latency, run: RunFolder) -> dict[str, Any]:
     """Choose the architecture by the strategy, write it, and return the result."""
-    config, start = job.config, time.monotonic()
-    judge = Judge(job, trainer)
-    ranked = _ranked(config, trainer, latency, judge)
-    require_on_target(latency, ranked.found)
-    candidates = [architecture_of(ranked.found, row, latency) for row in range(len(ranked.found))]
-    tried = _trials(job, judge, candidates, run) if len(candidates) > 1 else []
-    best = int(np.argmin([np.inf if value is None else value for value in tried])) if tried else 0
-    architecture, loss = candidates[best], ranked.losses[best]
-    measured: dict[str, Any] = {}
-    if job.measure is not None:
-        landed = refine_by_measuring(ranked.found.take(np.array([best])), latency, _by_the_first(job, job.measure))
-        architecture = architecture_of(landed[0].found, 0, latency)
-        measured = {"measured_ms": landed[0].measured_ms, "corrected_ms": landed[0].predicted_ms}
-        measured["landings"] = len(landed)
-    predicted = [predictor.predict(architecture) for predictor in job.predictors]
-    interval = job.predictors[0].interval(architecture)
-    targets = None if latency.targets_ms is None else latency.targets_ms.tolist()
-    common: dict[str, Any] = {
-        "target_ms": None if targets is None else targets[0],
-        "predicted_ms": predicted[0],
-        "predicted_low_ms": interval.low_ms if interval else None,
-        "predicted_high_ms": interval.high_ms if interval else None,
+    config, start = context.config, time.monotonic()
+    scorer = SupernetScorer(context, trainer)
+    ranking = _rank_candidates(config, trainer, latency, scorer)
+    require_targets_met(latency, ranking.architectures)
+    candidates = [build_architecture(ranking.architectures, row, latency) for row in range(len(ranking.losses))]
+    trial_losses = _run_trials(context, scorer, candidates, run) if len(candidates) > 1 else []
+    best = int(np.argmin([np.inf if loss is None else loss for loss in trial_losses])) if trial_losses else 0
+    architecture, measured = _refine(context, latency, ranking.architectures.select(np.array([best])))
+    common = {
+        **_describe_latency(context, latency, architecture),
         **measured,
         "steps": config.steps,
         "scope": config.scope,
         "strategy": config.strategy,
-    }
-    if len(job.predictors) > 1 or config.quantile is not None:
-        bounds = [ms * float(margin) for ms, margin in zip(predicted, latency.margin, strict=True)]
-        names = [str(predictor.table_path) for predictor in job.predictors]
-        rows = zip(names, targets or [None] * len(names), predicted, bounds, strict=True)
-        common["tables"] = [
-            dict(zip(("lut", "target_ms", "predicted_ms", "bound_ms"), row, strict=True)) for row in rows
-        ]
-    provenance = {
-        "found_by": "lgc-search",
-        "table": str(job.predictors[0].table_path.resolve()),
-        "latency": [predictor.fingerprint for predictor in job.predictors],
-        "devices": [predictor.device for predictor in job.predictors],
-        "seed": config.seed,
+        **_list_tables(context, latency, architecture),
     }
     if run.active:
-        architecture.model_copy(update={"provenance": {**provenance, **common}}).save(run.path / ARCHITECTURE)
+        provenance = {**_describe_provenance(context), **common}
+        architecture.model_copy(update={"provenance": provenance}).save(run.path / ARCHITECTURE_FILE)
+    space, predictor = context.decisions.space, context.predictors[0]
+    learning_passes = _count_learning_passes(config, latency) if config.strategy == "gradient" else 0
     return {
-        "architecture": str(run.path / ARCHITECTURE),
+        "architecture": str(run.path / ARCHITECTURE_FILE),
         **common,
         "seconds": trainer.seconds + time.monotonic() - start,
         "supernet_seconds": trainer.seconds,
-        "fastest_ms": job.predictors[0].predict(job.predictors[0].fastest),
-        "slowest_ms": job.predictors[0].predict(job.predictors[0].slowest),
-        "operators": selection.shares(job.blocks.space.operators, np.array(architecture.choices)),
-        "head_channels": job.blocks.space.heads[architecture.head],
-        "tried": ranked.tried,
-        "passes": ranked.passes + (_learning_passes(config, latency) if config.strategy == "gradient" else 0),
-        "trial_losses": tried,
-        "trial_steps": config.trial_steps if tried else 0,
-        **selection.gap(judge.losses_of_draws(config), ranked.likeliest_loss, loss),
+        "fastest_ms": predictor.predict(predictor.fastest),
+        "slowest_ms": predictor.predict(predictor.slowest),
+        "operators": strategies.count_operators(space.operators, np.array(architecture.choices)),
+        "head_channels": space.heads[architecture.head],
+        "tried": ranking.num_compared,
+        "passes": ranking.passes + learning_passes,
+        "trial_losses": trial_losses,
+        "trial_steps": config.trial_steps if trial_losses else 0,
+        **strategies.compute_gap(scorer.score_samples(config), ranking.likeliest_loss, ranking.losses[best]),
     }
 
 
-def _ranked(config: SearchConfig, trainer: SupernetTrainer, latency: Latency, judge: Judge) -> selection.Ranked:
-    """The best architectures by their loss in the supernet, found by the strategy."""
-    batches_, keep = len(judge.batches), max(config.trials, 1)
+def _refine(
+    context: SearchContext, latency: Latency, chosen: ArchitectureBatch
+) -> tuple[Architecture, dict[str, float]]:
+    """Refine the chosen architecture by measurement, if requested; return it and the entries of the result."""
+    if context.measure is None:
+        return build_architecture(chosen, 0, latency), {}
+    refined = refine_by_measurement(chosen, latency, _measure_on_first_process(context, context.measure))
+    # Results keep the name `landings` of earlier versions.
+    measured = {"measured_ms": refined[0].measured_ms, "corrected_ms": refined[0].predicted_ms}
+    return build_architecture(refined[0].architecture, 0, latency), measured | {"landings": len(refined)}
+
+
+def _describe_latency(context: SearchContext, latency: Latency, architecture: Architecture) -> dict[str, Any]:
+    """Return target, prediction and interval of the result, in milliseconds, for the first table."""
+    interval = context.predictors[0].interval(architecture)
+    return {
+        "target_ms": None if latency.targets_ms is None else latency.targets_ms.tolist()[0],
+        "predicted_ms": context.predictors[0].predict(architecture),
+        "predicted_low_ms": interval.low_ms if interval else None,
+        "predicted_high_ms": interval.high_ms if interval else None,
+    }
+
+
+def _list_tables(context: SearchContext, latency: Latency, architecture: Architecture) -> dict[str, Any]:
+    """Return a row for each table, where there are several or a quantile."""
+    predictors = context.predictors
+    if len(predictors) == 1 and context.config.quantile is None:
+        return {}
+    targets = [None] * len(predictors) if latency.targets_ms is None else latency.targets_ms.tolist()
+    rows = []
+    for predictor, target, margin in zip(predictors, targets, latency.margin, strict=True):
+        ms = predictor.predict(architecture)
+        bound = ms * float(margin)
+        rows.append({"lut": str(predictor.table_path), "target_ms": target, "predicted_ms": ms, "bound_ms": bound})
+    return {"tables": rows}
+
+
+def _describe_provenance(context: SearchContext) -> dict[str, Any]:
+    """Return the origin of the architecture: tables, devices and seed."""
+    return {
+        "found_by": "lgc-search",
+        "table": str(context.predictors[0].table_path.resolve()),
+        "latency": [predictor.fingerprint for predictor in context.predictors],
+        "devices": [predictor.device for predictor in context.predictors],
+        "seed": context.config.seed,
+    }
+
+
+def _rank_candidates(
+    config: SearchConfig, trainer: SupernetTrainer, latency: Latency, scorer: SupernetScorer
+) -> strategies.Ranking:
+    """Rank the strategy's candidates by their loss in the supernet."""
+    num_batches, keep = len(scorer.batches), max(config.trials, 1)
     if config.strategy == "gradient":
         log_p = np.log(np.maximum(trainer.alphas.probabilities().detach().double().numpy(), 1e-12))
-        candidates = selection.likely(log_p, latency, config.samples, config.finalists, config.seed)
-        likeliest = float(np.mean([judge.loss_on(candidates, 0, batch) for batch in range(batches_)]))
-        return replace(selection.race(candidates, judge.loss_on, batches_, keep), likeliest_loss=likeliest)
-    passes = _learning_passes(config, latency) + selection.passes_of_race(config.finalists, batches_, keep)
-    strategy = selection.random_search if config.strategy == "random" else selection.evolve
-    return strategy(latency, judge.loss_on, batches_, passes, config.seed, keep)
+        candidates = strategies.sample_likely(log_p, latency, config.samples, config.finalists, config.seed)
+        likeliest = float(np.mean([scorer.batch_loss(candidates, 0, batch) for batch in range(num_batches)]))
+        ranking = strategies.halve(candidates, scorer.batch_loss, num_batches, keep)
+        return replace(ranking, likeliest_loss=likeliest)
+    passes = _count_learning_passes(config, latency)
+    passes += strategies.count_halving_passes(config.finalists, num_batches, keep)
+    strategy = strategies.random_search if config.strategy == "random" else strategies.evolve
+    return strategy(latency, scorer.batch_loss, num_batches, passes, config.seed, keep)
 
 
-def _learning_passes(config: SearchConfig, latency: Latency) -> int:
-    """Forward passes of a whole batch that learning the architecture by gradients takes, which sees crops alone."""
-    height, width = latency.blocks.space.input
+def _count_learning_passes(config: SearchConfig, latency: Latency) -> int:
+    """Return the forward passes, of whole images, that learning the architecture by gradients on crops amounts to."""
+    height, width = latency.decisions.space.input
     crop = config.crop or (height, width)
     steps = max(config.steps - config.gradient_warm_up_steps, 1)
-    return round(selection.PASSES_OF_A_STEP * steps * crop[0] * crop[1] / (height * width))
+    return round(strategies.PASSES_PER_STEP * steps * crop[0] * crop[1] / (height * width))
 
 
-def _trials(job: SearchContext, judge: Judge, candidates: list[Architecture], run: RunFolder) -> list[float | None]:
-    """Losses after a short training of each; None where it diverged. What an earlier call finished is not repeated."""
-    file = run.path / TRIALS
-    known: dict[str, float | None] = job.fabric.broadcast(
+def _run_trials(
+    context: SearchContext, scorer: SupernetScorer, candidates: list[Architecture], run: RunFolder
+) -> list[float | None]:
+    """Return each candidate's loss after a trial, None if it diverged; trials of an earlier call are not repeated."""
+    file, config = run.path / TRIALS_FILE, context.config
+    losses: dict[str, float | None] = context.fabric.broadcast(
         json.loads(file.read_text()) if run.active and file.exists() else {}
     )
-    for one in candidates:
-        name = network_key(one, job.config.scope)
-        if name in known:
-            job.progress.skip(job.config.trial_steps)
-        else:
-            loss = trial_loss(
-                one, job.config, job.fabric, job.halves[0], judge.batches, job.class_weights, job.progress.tick
-            )
-            known[name] = loss if np.isfinite(loss) else None
-            if run.active:
-                write_atomic(file, json.dumps(known, indent=2) + "\n")
-    return [known[network_key(one, job.config.scope)] for one in candidates]
+    keys = [network_key(architecture, config.scope) for architecture in candidates]
+    for key, architecture in zip(keys, candidates, strict=True):
+        if key in losses:
+            context.progress.skip(config.trial_steps)
+            continue
+        loss = compute_trial_loss(
+            architecture,
+            config,
+            context.fabric,
+            context.halves[0],
+            scorer.batches,
+            context.class_weights,
+            context.progress.advance,
+        )
+        losses[key] = loss if np.isfinite(loss) else None
+        if run.active:
+            write_atomic(file, json.dumps(losses, indent=2) + "\n")
+    return [losses[key] for key in keys]
 
 
-def _by_the_first(job: SearchContext, measure: Measure) -> Measure:
-    """The measurement by the first process, which tells the others."""
-    fabric = job.fabric
+def _measure_on_first_process(context: SearchContext, measure: MeasureLatency) -> MeasureLatency:
+    """Return a measurement that the first process makes and broadcasts."""
+    fabric = context.fabric
     return lambda architecture: float(fabric.broadcast(measure(architecture) if fabric.is_global_zero else 0.0))
 
 
-class Judge:
-    """Losses of architectures in a supernet, on fixed images as they are deployed (neither scaled nor cropped)."""
+class SupernetScorer:
+    """Losses of architectures in a supernet, on fixed batches of images as deployed (neither scaled nor cropped)."""
 
-    def __init__(self, job: SearchContext, trainer: SupernetTrainer) -> None:
-        self._trainer = trainer
-        self._fabric = job.fabric
-        config = job.config
-        share = (job.fabric.global_rank, job.fabric.world_size)
-        images = min(len(job.judged_on), JUDGE_IMAGES)
-        count = max(images // (config.batch * job.fabric.world_size), 1)
-        read = batches(job.judged_on, config.batch, 0, start=0, stop=count, workers=config.workers, share=share)
-        # Labels are kept as bytes: an eighth of the memory, for as long as the choice takes.
-        self.batches: list[Batch] = [(images, labels.to(torch.uint8)) for images, labels in read]
+    def __init__(self, context: SearchContext, trainer: SupernetTrainer) -> None:
+        self._trainer, self._fabric = trainer, context.fabric
+        config, processes = context.config, context.fabric.world_size
+        images = min(len(context.held_out), MAX_SCORING_IMAGES)
+        batches = load_batches(
+            context.held_out,
+            config.batch,
+            0,
+            start=0,
+            stop=max(images // (config.batch * processes), 1),
+            workers=config.workers,
+            shard=(context.fabric.global_rank, processes),
+        )
+        # Labels as bytes take an eighth of the memory.
+        self.batches: list[Batch] = [(images, labels.to(torch.uint8)) for images, labels in batches]
 
-    def loss_on(self, found: ArchitectureBatch, row: int, batch: int) -> float:
-        """Loss of an architecture on one of the batches."""
-        with batch_statistics(self._trainer.net):
-            return mean_over_processes(
-                self._trainer.loss(SampledPath(found.picked[row]), self.batches[batch]), self._fabric
-            )
+    def batch_loss(self, architectures: ArchitectureBatch, row: int, batch: int) -> float:
+        """Return the loss of an architecture on one of the batches."""
+        with use_batch_statistics(self._trainer.net):
+            loss = self._trainer.compute_loss(SampledPath(architectures.choices[row]), self.batches[batch])
+            return average_over_processes(loss, self._fabric)
 
-    def losses_of_draws(self, config: SearchConfig) -> list[float]:
-        """Losses of paths as the search draws them, over all batches each."""
+    def score_samples(self, config: SearchConfig) -> list[float]:
+        """Return the losses of sampled paths, each over all batches."""
         generator = torch.Generator().manual_seed(config.seed)
         losses = []
-        for _ in range(DRAWS):
-            with batch_statistics(self._trainer.net):
-                draw = self._trainer.alphas.draw(1.0, generator)
-            one = ArchitectureBatch(draw.picked[None], np.zeros(1, np.int64))
-            losses.append(float(np.mean([self.loss_on(one, 0, batch) for batch in range(len(self.batches))])))
+        for _ in range(NUM_SAMPLED_PATHS):
+            with torch.no_grad():
+                sample = self._trainer.alphas.sample_path(1.0, generator)
+            path = ArchitectureBatch(sample.choices[None], np.zeros(1, np.int64))
+            losses.append(float(np.mean([self.batch_loss(path, 0, batch) for batch in range(len(self.batches))])))
         return losses

@@ -1,6 +1,6 @@
-"""From a trained supernet to one architecture: candidates on the target, compared by their loss in the supernet.
+"""Search strategies: candidates on the target, compared by their loss in the trained supernet.
 
-A candidate's computation is counted in forward passes of one batch, so that strategies can be given the same.
+The computation of a strategy is counted in forward passes of one batch, so that all strategies can have equal budgets.
 """
 
 from __future__ import annotations
@@ -14,174 +14,177 @@ from ..constraint.latency import Latency
 from ..constraint.projection import ArchitectureBatch, project_to_target
 from ..decisions import Array, Indices
 
-PASSES_OF_A_STEP = 3
-"""Forward passes that one training step of the architecture counts as: forward, and a backward twice as long."""
+PASSES_PER_STEP = 3
+"""Forward passes that one training step of the architecture counts as; its backward pass takes twice a forward one."""
 POPULATION, TOURNAMENT = 24, 6
-"""Of the evolution: architectures alive, and those that compete to be the parent of the next."""
+"""Living architectures of the evolution, and those among them that compete to be the next parent."""
 MUTATIONS = 2
-"""Decisions that are drawn anew in a child, before it is brought onto the target."""
+"""Decisions that are redrawn in a child before its projection onto the target."""
 
-REPEATS = 8
-"""Architectures, as a multiple of those that may be judged, after which an evolution that repeats itself ends."""
+MAX_HISTORY_RATIO = 8
+"""Maximum length of the evolution's history, repeated architectures included, as a multiple of its evaluations."""
 
-LossOn = Callable[[ArchitectureBatch, int, int], float]
-"""Loss of an architecture (a row) on one of the fixed batches: `loss_on(found, row, batch)`."""
+BatchLoss = Callable[[ArchitectureBatch, int, int], float]
+"""Loss of an architecture on one of the fixed batches: `batch_loss(architectures, row, batch)`."""
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """What a selection found.
+class Ranking:
+    """Result of a strategy.
 
     Attributes:
-        found: the best architectures, the best one first.
+        architectures: the best architectures, best first.
         losses: their losses in the supernet, over all batches.
-        passes: forward passes that the selection took.
-        tried: architectures that were compared.
-        likeliest_loss: loss of the most likely architecture, which need not be among these; None where there is none.
+        passes: forward passes that were used.
+        num_compared: number of compared architectures.
+        likeliest_loss: loss of the most probable architecture, whether ranked or not; None without probabilities.
     """
 
-    found: ArchitectureBatch
+    architectures: ArchitectureBatch
     losses: list[float]
     passes: int
-    tried: int
+    num_compared: int
     likeliest_loss: float | None = None
 
 
-def likely(log_p: Array, latency: Latency, samples: int, finalists: int, seed: int) -> ArchitectureBatch:
-    """Candidates of a search by gradients: the most likely architecture on the target and random ones, likeliest first.
+def sample_likely(log_p: Array, latency: Latency, samples: int, finalists: int, seed: int) -> ArchitectureBatch:
+    """Return the most probable architecture on the target and random ones, most probable first.
 
-    Each random one is the most likely under log-probabilities with Gumbel noise (perturb and maximise): a draw, brought
-    onto the target by what that same draw wanted next.
+    A random architecture is the most probable one under log-probabilities with Gumbel noise (perturb and maximise). It
+    is projected onto the target with these perturbed log-probabilities as preference.
 
     Args:
         log_p: log-probabilities of operators, [G, O].
-        latency: loads.
-        samples: random draws.
-        finalists: how many of the candidates are returned at most.
-        seed: of the draws.
+        latency: latencies and targets.
+        samples: number of random architectures.
+        finalists: maximum number of returned architectures.
+        seed: random seed.
     """
     noise = np.random.default_rng(seed).gumbel(size=(samples, *log_p.shape))
     preference = np.concatenate([log_p[None], log_p + noise])
-    found = project_to_target(preference.argmax(axis=2), preference, latency)
-    likelihood = log_p[np.arange(log_p.shape[0]), found.picked].sum(axis=1)
-    order = np.argsort(-likelihood, kind="stable")
-    found = found.take(order).distinct()
-    return found.take(np.arange(min(finalists, len(found))))
+    candidates = project_to_target(preference.argmax(axis=2), preference, latency)
+    likelihood = log_p[np.arange(log_p.shape[0]), candidates.choices].sum(axis=1)
+    candidates = candidates.select(np.argsort(-likelihood, kind="stable")).drop_duplicates()
+    return candidates.select(np.arange(min(finalists, len(candidates))))
 
 
-def race(candidates: ArchitectureBatch, loss_on: LossOn, batches: int, keep: int = 1) -> Ranked:
-    """Compare candidates on ever more batches, the better half going on (successive halving, arXiv 1502.07943).
+def halve(candidates: ArchitectureBatch, batch_loss: BatchLoss, batches: int, keep: int = 1) -> Ranking:
+    """Rank candidates by successive halving (arXiv 1502.07943): the better half is evaluated on twice the batches.
 
     Args:
-        candidates: architectures.
-        loss_on: loss of one on one batch.
-        batches: how many there are; the last few are compared on all of them.
-        keep: how many of the best stay to the end, and are returned.
+        candidates: architectures to compare.
+        batch_loss: loss of an architecture on one batch.
+        batches: number of batches; the last candidates are evaluated on all of them.
+        keep: number of best candidates that are never dropped.
     """
     alive = np.arange(len(candidates))
     totals = np.zeros(len(candidates))
-    seen = passes = 0
+    done = passes = 0
     while True:
-        upto = min(max(2 * seen, 1), batches)
+        stop = min(max(2 * done, 1), batches)
         for row in alive:
-            totals[row] += sum(loss_on(candidates, int(row), batch) for batch in range(seen, upto))
-        passes += len(alive) * (upto - seen)
-        seen = upto
+            totals[row] += sum(batch_loss(candidates, int(row), batch) for batch in range(done, stop))
+        passes += len(alive) * (stop - done)
+        done = stop
         order = alive[np.argsort(totals[alive], kind="stable")]
-        if seen == batches:
+        if done == batches:
             best = order[:keep]
-            return Ranked(candidates.take(best), (totals[best] / seen).tolist(), passes, len(candidates))
+            return Ranking(candidates.select(best), (totals[best] / done).tolist(), passes, len(candidates))
         alive = np.sort(order[: max(len(order) // 2, keep)])
 
 
-def passes_of_race(candidates: int, batches: int, keep: int = 1) -> int:
-    """Forward passes that a race of so many candidates takes."""
-    seen = passes = 0
-    while seen < batches:
-        upto = min(max(2 * seen, 1), batches)
-        passes += candidates * (upto - seen)
-        seen, candidates = upto, min(max(candidates // 2, keep), candidates)
+def count_halving_passes(candidates: int, batches: int, keep: int = 1) -> int:
+    """Return the number of forward passes that `halve` needs."""
+    done = passes = 0
+    while done < batches:
+        stop = min(max(2 * done, 1), batches)
+        passes += candidates * (stop - done)
+        done, candidates = stop, min(max(candidates // 2, keep), candidates)
     return passes
 
 
-def random_search(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: int, keep: int = 1) -> Ranked:
-    """Architectures drawn evenly, each brought onto the target by a random preference; the best in a race.
+def random_search(
+    latency: Latency, batch_loss: BatchLoss, batches: int, passes: int, seed: int, keep: int = 1
+) -> Ranking:
+    """Rank random architectures, each projected onto the target by a random preference, by successive halving.
 
     Args:
-        latency: loads.
-        loss_on: loss of an architecture on one of the batches.
-        batches: how many there are.
-        passes: forward passes that may be spent.
-        seed: of the draws.
-        keep: how many of the best are returned at most.
+        latency: latencies and targets.
+        batch_loss: loss of an architecture on one batch.
+        batches: number of batches.
+        passes: maximum number of forward passes.
+        seed: random seed.
+        keep: maximum number of returned architectures.
     """
     count = 1
-    while passes_of_race(count + 1, batches, keep) <= passes:
+    while count_halving_passes(count + 1, batches, keep) <= passes:
         count += 1
-    return race(_random(latency, count, np.random.default_rng(seed)).distinct(), loss_on, batches, keep)
+    candidates = _sample_random(latency, count, np.random.default_rng(seed)).drop_duplicates()
+    return halve(candidates, batch_loss, batches, keep)
 
 
-def evolve(latency: Latency, loss_on: LossOn, batches: int, passes: int, seed: int, keep: int = 1) -> Ranked:
-    """Regularised evolution (Real et al., arXiv 1802.01548): the oldest dies, not the worst.
+def evolve(latency: Latency, batch_loss: BatchLoss, batches: int, passes: int, seed: int, keep: int = 1) -> Ranking:
+    """Rank the architectures of regularised evolution (Real et al., arXiv 1802.01548): the oldest dies, not the worst.
 
-    Every architecture is on the target, and judged on all batches once: one that comes out again lives again with the
-    loss it had, which costs no passes. Arguments as in `random_search`.
+    Every architecture is on the target and evaluated once, on all batches. A repeated one joins the population with its
+    known loss, at no cost. Arguments as in `random_search`.
     """
     rng = np.random.default_rng(seed)
-    trials = max(passes // batches, 1)
-    start = _random(latency, min(POPULATION, trials), rng)
+    max_evaluations = max(passes // batches, 1)
+    initial = _sample_random(latency, min(POPULATION, max_evaluations), rng)
     history: list[tuple[float, ArchitectureBatch]] = []
-    known: dict[bytes, float] = {}
+    losses: dict[bytes, float] = {}
 
-    def judge(found: ArchitectureBatch) -> None:
-        key = found.picked.tobytes() + found.heads.tobytes()
-        if key not in known:
-            known[key] = sum(loss_on(found, 0, batch) for batch in range(batches)) / batches
-        history.append((known[key], found))
+    def add(architecture: ArchitectureBatch) -> None:
+        key = architecture.choices.tobytes() + architecture.heads.tobytes()
+        if key not in losses:
+            losses[key] = sum(batch_loss(architecture, 0, batch) for batch in range(batches)) / batches
+        history.append((losses[key], architecture))
 
-    for row in range(len(start)):
-        judge(start.take(np.array([row])))
-    while len(known) < trials and len(history) < REPEATS * trials:  # a small space has too few to spend the passes on
+    for row in range(len(initial)):
+        add(initial.select(np.array([row])))
+    # A small space may have fewer architectures than the budget allows.
+    while len(losses) < max_evaluations and len(history) < MAX_HISTORY_RATIO * max_evaluations:
         alive = history[-POPULATION:]
         rivals = rng.choice(len(alive), size=min(TOURNAMENT, len(alive)), replace=False)
-        parent = min((alive[int(index)] for index in rivals), key=lambda one: one[0])[1]
-        judge(_child(parent, latency, rng))
-    ranked = sorted(history, key=lambda one: one[0])
-    everything = ArchitectureBatch(
-        np.concatenate([f.picked for _, f in ranked]), np.concatenate([f.heads for _, f in ranked])
+        _, parent = min((alive[int(index)] for index in rivals), key=lambda entry: entry[0])
+        add(_mutate(parent, latency, rng))
+    ranked = sorted(history, key=lambda entry: entry[0])
+    architectures = ArchitectureBatch(
+        np.concatenate([architecture.choices for _, architecture in ranked]),
+        np.concatenate([architecture.heads for _, architecture in ranked]),
     )
-    best = everything.first_rows()[:keep]
-    return Ranked(everything.take(best), [ranked[row][0] for row in best], len(known) * batches, len(known))
+    best = architectures.find_first_rows()[:keep]
+    return Ranking(architectures.select(best), [ranked[row][0] for row in best], len(losses) * batches, len(losses))
 
 
-def _random(latency: Latency, count: int, rng: np.random.Generator) -> ArchitectureBatch:
-    _, decisions, operators = latency.ms.shape
-    preference = rng.gumbel(size=(count, decisions, operators))
+def _sample_random(latency: Latency, count: int, rng: np.random.Generator) -> ArchitectureBatch:
+    preference = rng.gumbel(size=(count, *latency.ms.shape[1:]))
     return project_to_target(preference.argmax(axis=2), preference, latency)
 
 
-def _child(parent: ArchitectureBatch, latency: Latency, rng: np.random.Generator) -> ArchitectureBatch:
-    """The parent with some decisions drawn anew, on the target again; what was drawn is kept if it can be."""
-    _, decisions, operators = latency.ms.shape
-    picked = parent.picked.copy()
-    at = rng.choice(decisions, size=min(MUTATIONS, decisions), replace=False)
-    picked[0, at] = rng.integers(operators, size=len(at))
-    preference = rng.gumbel(size=(1, decisions, operators))
-    preference[0, np.arange(decisions), picked[0]] += 1.0
-    preference[0, at, picked[0, at]] += 10.0
-    return project_to_target(picked, preference, latency)
+def _mutate(parent: ArchitectureBatch, latency: Latency, rng: np.random.Generator) -> ArchitectureBatch:
+    """Redraw some decisions, then project onto the target with a preference for the new and the parent's operators."""
+    _, num_decisions, operators = latency.ms.shape
+    choices = parent.choices.copy()
+    mutated = rng.choice(num_decisions, size=min(MUTATIONS, num_decisions), replace=False)
+    choices[0, mutated] = rng.integers(operators, size=len(mutated))
+    preference = rng.gumbel(size=(1, num_decisions, operators))
+    preference[0, np.arange(num_decisions), choices[0]] += 1.0
+    preference[0, mutated, choices[0, mutated]] += 10.0
+    return project_to_target(choices, preference, latency)
 
 
-def gap(losses_of_draws: Sequence[float], likeliest: float | None, chosen: float) -> dict[str, float | None]:
-    """The discretisation gap: the likeliest architecture's loss less the mean loss of paths as the search drew them.
+def compute_gap(sampled_losses: Sequence[float], likeliest: float | None, chosen: float) -> dict[str, float | None]:
+    """Return the discretisation gap: loss of the most probable architecture minus mean loss of sampled paths.
 
-    The chosen one's loss is no measure of it: it was chosen for that loss.
+    The chosen architecture's loss is biased, because the architecture was chosen for that loss.
     """
-    drawn = float(np.mean(losses_of_draws))
-    gap = None if likeliest is None else likeliest - drawn
-    return {"loss_before": drawn, "loss_likeliest": likeliest, "gap": gap, "loss_after": chosen}
+    sampled = float(np.mean(sampled_losses))
+    gap = None if likeliest is None else likeliest - sampled
+    return {"loss_before": sampled, "loss_likeliest": likeliest, "gap": gap, "loss_after": chosen}
 
 
-def shares(operators: Sequence[str], choices: Indices) -> dict[str, int]:
-    """Operator -> on how many of the edges (choices [E]) it stands."""
+def count_operators(operators: Sequence[str], choices: Indices) -> dict[str, int]:
+    """Return the number of edges (choices [E]) of each operator."""
     return {name: int((choices == index).sum()) for index, name in enumerate(operators)}

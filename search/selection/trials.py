@@ -1,7 +1,7 @@
-"""Short trainings from scratch, by which the few best architectures of a search are compared at the end.
+"""Trials: short trainings from scratch that compare the best few architectures of a search.
 
-A supernet tells how good an architecture is with weights that it shares, not how well it trains on its own. So DARTS
-(arXiv 1806.09055, section 3.1) picks among the cells of four runs by a short training of each.
+A supernet rates an architecture with shared weights, not by its own training. DARTS (arXiv 1806.09055, section 3.1)
+therefore chooses among the cells of four runs by a short training of each.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ import torch
 from torch import Tensor
 
 from ...models.nets.network import LGCNet
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture
 from ..config import SearchConfig
 from ..data.datasets import SegmentationDataset
-from ..runtime.batches import Batch, batches
-from ..runtime.fabric import average_gradients, mean_over_processes, synchronise_norms
-from ..supernet.supernet_trainer import CLIP, WEIGHT_MOMENTUM
+from ..runtime.batches import Batch, load_batches
+from ..runtime.fabric import average_over_processes, synchronise_norms
+from ..supernet.weight_optimiser import WeightOptimiser
 from ..training.losses import upsampled_loss
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def trial_loss(
+def compute_trial_loss(
     architecture: Architecture,
     config: SearchConfig,
     fabric: Fabric,
     half: SegmentationDataset,
-    judged_on: Sequence[Batch],
+    held_out: Sequence[Batch],
     class_weights: Tensor | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> float:
-    """Loss of an architecture after a short training; the same views and the same first weights for the same seed.
+    """Return the loss of an architecture after a short training; a seed determines images and initial weights.
 
     Args:
-        architecture: what to train.
-        config: settings: steps, batch, learning rates.
-        fabric: where it runs.
+        architecture: architecture to train.
+        config: settings: steps, batch size, learning rates.
+        fabric: device, precision and processes.
         half: images to train on.
-        judged_on: batches of other images, for the loss.
-        class_weights: of the loss, [C].
-        on_step: told of every step.
+        held_out: batches of other images, for the loss.
+        class_weights: weights of the classes in the loss, [C].
+        on_step: callback after each step.
 
     Returns:
         Mean cross-entropy; infinite if the training diverged.
@@ -54,29 +54,29 @@ def trial_loss(
         network = LGCNet(architecture.space, architecture)
     synchronise_norms(network, fabric)
     network.to(fabric.device).train()
-    sgd = torch.optim.SGD(network.parameters(), config.weight_lr, WEIGHT_MOMENTUM, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, config.trial_steps, config.weight_lr_end)
-    optimiser = fabric.setup_optimizers(sgd)
-    assert not isinstance(optimiser, tuple)  # one goes in, one comes out
+    optimiser = WeightOptimiser(network, config, config.trial_steps, fabric)
 
-    def loss_on(batch: Batch) -> Tensor:
+    def compute_loss(batch: Batch) -> Tensor:
         images, labels = (part.to(fabric.device, non_blocking=True) for part in batch)
         with fabric.autocast():
             logits = network(images)
         return upsampled_loss(logits, labels, fabric, class_weights)
 
-    share, pin = (fabric.global_rank, fabric.world_size), fabric.device.type == "cuda"
-    span = {"start": 0, "stop": config.trial_steps, "workers": config.workers, "share": share, "pin": pin}
-    for batch in batches(half, config.batch, config.seed + 2, **span):  # type: ignore[arg-type]
-        optimiser.zero_grad(set_to_none=True)
-        fabric.backward(loss_on(batch))
-        average_gradients(network.parameters(), fabric)
-        fabric.clip_gradients(network, optimiser, max_norm=CLIP, error_if_nonfinite=False)
+    for batch in load_batches(
+        half,
+        config.batch,
+        config.seed + 2,
+        start=0,
+        stop=config.trial_steps,
+        workers=config.workers,
+        shard=(fabric.global_rank, fabric.world_size),
+        pin=fabric.device.type == "cuda",
+    ):
+        optimiser.backward(compute_loss(batch))
         optimiser.step()
-        schedule.step()
         on_step()
     network.eval()
     with torch.no_grad():
-        losses = [mean_over_processes(loss_on(batch), fabric) for batch in judged_on]
+        losses = [average_over_processes(compute_loss(batch), fabric) for batch in held_out]
     mean = sum(losses) / len(losses)
     return mean if math.isfinite(mean) else math.inf

@@ -1,1 +1,1 @@
-"""The supernet: architecture parameters, sampling, training."""
+"""The supernet: architecture parameters, sampling of paths, training."""

@@ -1,11 +1,11 @@
-"""Communication between cells: architecture parameters of a cell, informed by those of the cell before.
+"""Communication between cells: each cell's architecture parameters receive those of the previous cell.
 
 The graph-convolution-guided module (GGM):
 
     symbol   shape                    meaning
     alpha_k  [edges_k, operators]     own parameters of cell k
-    adj      [edges_k, edges_{k-1}]   how much each edge of cell k listens to each of cell k-1, rows sum to 1
-    gamma    scalar                   weight of what it hears
+    adj      [edges_k, edges_{k-1}]   attention of each edge of cell k over those of cell k-1; rows sum to 1
+    gamma    scalar                   weight of the message
 
     adj      = softmax_rows(phi1(alpha_k) phi2(alpha_{k-1})^T)
     alpha'_k = alpha_k + gamma Phi2(relu(adj Phi1(alpha_{k-1}) W))
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 
 class GraphCommunication(nn.Module):
-    """Guidance of one cell by the one before; exists only while searching.
+    """Communication from one cell to the next by a graph convolution; it exists only during the search.
 
     Args:
         operators: number of candidate operators.
         embedding: width of the hidden layer.
-        gamma: weight of the guidance.
+        gamma: weight of the message.
     """
 
     def __init__(self, operators: int, embedding: int = 64, gamma: float = 0.5) -> None:
@@ -37,43 +37,43 @@ class GraphCommunication(nn.Module):
         self.mix = nn.Linear(embedding, embedding, bias=False)
         self.project = nn.Linear(embedding, operators, bias=False)
 
-    def adjacency(self, alpha: Tensor, before: Tensor) -> Tensor:
-        """Attention of the edges of a cell over those of the cell before: [edges, edges before]."""
-        return torch.softmax(self.phi1(alpha) @ self.phi2(before).T, dim=-1)
+    def adjacency(self, alpha: Tensor, previous: Tensor) -> Tensor:
+        """Return the attention of a cell's edges over the previous cell's: [edges, previous edges]."""
+        return torch.softmax(self.phi1(alpha) @ self.phi2(previous).T, dim=-1)
 
-    def forward(self, alpha: Tensor, before: Tensor) -> Tensor:
-        """Guided parameters of a cell.
+    def forward(self, alpha: Tensor, previous: Tensor) -> Tensor:
+        """Add the message from the previous cell to a cell's parameters.
 
         Args:
             alpha: own parameters, [edges, operators].
-            before: parameters of the cell before, [edges before, operators].
+            previous: parameters of the previous cell, [previous edges, operators].
 
         Returns:
             [edges, operators].
         """
-        heard: Tensor = self.mix(self.adjacency(alpha, before) @ self.embed(before))
-        guided: Tensor = alpha + self.gamma * self.project(torch.relu(heard))
-        return guided
+        message: Tensor = self.mix(self.adjacency(alpha, previous) @ self.embed(previous))
+        informed: Tensor = alpha + self.gamma * self.project(torch.relu(message))
+        return informed
 
 
 class LinearCommunication(nn.Module):
-    """The GGM's ablation: a linear map from all parameters of the cell before, without a graph and a non-linearity.
+    """Ablation of the GGM: a linear map from all parameters of the previous cell, without graph or non-linearity.
 
-    alpha'_k = alpha_k + gamma (W alpha_{k-1}), alpha_{k-1} flattened and the product brought to alpha_k's shape.
+    alpha'_k = alpha_k + gamma (W alpha_{k-1}), with alpha_{k-1} flattened and the product reshaped as alpha_k.
 
     Args:
-        edges: of the cell.
-        edges_before: of the cell before.
+        edges: edges of the cell.
+        previous_edges: edges of the previous cell.
         operators: number of candidate operators.
-        gamma: weight of the guidance.
+        gamma: weight of the message.
     """
 
-    def __init__(self, edges: int, edges_before: int, operators: int, gamma: float = 0.5) -> None:
+    def __init__(self, edges: int, previous_edges: int, operators: int, gamma: float = 0.5) -> None:
         super().__init__()
         self.gamma = gamma
-        self.map = nn.Linear(edges_before * operators, edges * operators, bias=False)
+        self.map = nn.Linear(previous_edges * operators, edges * operators, bias=False)
 
-    def forward(self, alpha: Tensor, before: Tensor) -> Tensor:
-        """Guided parameters, [edges, operators]; arguments as in `GraphCommunication`."""
-        guided: Tensor = alpha + self.gamma * self.map(before.flatten()).view_as(alpha)
-        return guided
+    def forward(self, alpha: Tensor, previous: Tensor) -> Tensor:
+        """Add the message, as in `GraphCommunication.forward`."""
+        informed: Tensor = alpha + self.gamma * self.map(previous.flatten()).view_as(alpha)
+        return informed

@@ -8,49 +8,49 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ...models.nets.cell import Path
+from ...models.nets.cell import CellPath
 from ...models.nets.network import Skeleton
 from ..decisions import Decisions
 from .alphas import SampledPath
 
 
 class Supernet(Skeleton):
-    """All networks of a space at once, weights shared; its head has the space's own width.
+    """All networks of a space, with shared weights; the head has the space's default width.
 
     Args:
-        blocks: the decisions that its paths are made of.
+        decisions: decisions that its paths consist of.
     """
 
-    def __init__(self, blocks: Decisions) -> None:
-        super().__init__(blocks.space)
-        self.blocks = blocks
+    def __init__(self, decisions: Decisions) -> None:
+        super().__init__(decisions.space)
+        self.decisions = decisions
 
-    def forward(self, x: Tensor, draw: SampledPath) -> Tensor:
-        """Logits of one path, [N, classes, h, w], for images [N, 3, H, W]."""
-        return self.compute(x, self.paths(draw))
+    def forward(self, x: Tensor, sample: SampledPath) -> Tensor:
+        """Return logits of a path, [N, classes, h, w], for images [N, 3, H, W]."""
+        return self.compute(x, self.split_path(sample))
 
-    def paths(self, draw: SampledPath) -> Sequence[Path]:
-        """The path through every cell, the fusion's last."""
-        choices = self.blocks.expand(draw.picked[None])[0].tolist()
+    def split_path(self, sample: SampledPath) -> Sequence[CellPath]:
+        """Return the path through each cell; the fusion cell is the last."""
+        choices = self.decisions.expand(sample.choices[None])[0].tolist()
         gates = None
-        if draw.gates is not None:
-            # Edges of a fixed fusion have decision -1; they take a constant appended at the end.
-            padded = torch.cat([draw.gates, draw.gates.new_ones(1)])
-            gates = padded[torch.from_numpy(self.blocks.decision_of_edge)]
+        if sample.gates is not None:
+            # Edges of a fixed fusion have decision -1: they get the constant appended at the end.
+            padded = torch.cat([sample.gates, sample.gates.new_ones(1)])
+            gates = padded[torch.from_numpy(self.decisions.edge_decisions)]
             gates = gates.to(next(self.parameters()).device)
-        paths, first = [], 0
-        for cell in self.space.plan.searched:
-            last = first + len(cell.edges)
-            paths.append(Path(choices[first:last], None if gates is None else gates[first:last]))
-            first = last
+        paths, start = [], 0
+        for cell in self.space.plan.searched_cells:
+            end = start + len(cell.edges)
+            paths.append(CellPath(choices[start:end], None if gates is None else gates[start:end]))
+            start = end
         return paths
 
 
 @contextmanager
-def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Context in which batch normalisations use the batch at hand and leave their running statistics alone.
+def use_batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Normalise by the current batch inside the context, without gradients, and keep running statistics unchanged.
 
-    A supernet's running statistics are a blend of all sampled paths and fit no single one.
+    A supernet's running statistics blend all sampled paths and fit none of them.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
     before = [(norm, norm.training, norm.momentum) for norm in norms]

@@ -1,13 +1,13 @@
-"""Training crops that a space's networks can compute."""
+"""Validation of training crops."""
 
 from __future__ import annotations
 
 from ...errors import UsageError
-from ...models.space.space import SearchSpace
+from ...models.space.lgcnet import SearchSpace
 
 
 def require_crop(crop: tuple[int, int] | None, space: SearchSpace) -> None:
-    """Show that networks of `space` take images of (height, width) `crop`, pixels; None stands for the space's input.
+    """Check that networks of `space` accept images of (height, width) `crop`, in pixels; None is the space's input.
 
     Raises:
         UsageError: they do not, or the crop is larger than the input.
@@ -17,7 +17,8 @@ def require_crop(crop: tuple[int, int] | None, space: SearchSpace) -> None:
     stride = space.plan.stride
     if any(side % stride or side < 2 * stride for side in crop):
         raise UsageError(
-            f"--crop {crop[0]}x{crop[1]}: both must be multiples of the network's stride, {stride}, twice it at least"
+            f"--crop {crop[0]}x{crop[1]}: both sides must be multiples of the network's stride, {stride}, and at least "
+            f"{2 * stride}"
         )
     if crop[0] > space.input[0] or crop[1] > space.input[1]:
         raise UsageError(

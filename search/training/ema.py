@@ -1,4 +1,4 @@
-"""A running mean of a network's weights, which scores better than the weights of any one step."""
+"""Moving average of a network's weights, which scores better than the weights of any single step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 class WeightAverage:
     """Exponential moving average (EMA) of a network's weights and of its batch normalisations' statistics.
 
-    Attributes:
-        network: a copy of the network, in evaluation mode, that has the mean weights.
-        decay: what is kept of the mean at each step, once the run is long against 1 / (1 - decay).
-
     Args:
-        network: what to take the mean of.
-        decay: at least 0 and below 1.
+        network: network to average.
+        decay: share of the average that each step keeps, at least 0 and below 1.
+
+    Attributes:
+        network: copy of the network with average weights, in evaluation mode.
+        decay: decay after the first 1 / (1 - decay) steps or so.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -25,15 +25,16 @@ class WeightAverage:
         self.decay = decay
 
     def decay_at(self, step: int) -> float:
-        """The decay at a step counted from 0: smaller at first, so that the first weights do not stay in the mean."""
+        """Return the decay at a step counted from 0; it starts lower, so that the initial weights fade."""
         return min(self.decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after a step."""
+        """Add the weights after a step to the average."""
         pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
-        means = [mean for mean, _ in pairs if mean.is_floating_point()]
-        torch._foreach_lerp_(means, [now for _, now in pairs if now.is_floating_point()], 1 - self.decay_at(step))
-        for mean, now in pairs:
-            if not mean.is_floating_point():
-                mean.copy_(now)
+        averages = [average for average, _ in pairs if average.is_floating_point()]
+        values = [value for _, value in pairs if value.is_floating_point()]
+        torch._foreach_lerp_(averages, values, 1 - self.decay_at(step))
+        for average, value in pairs:
+            if not average.is_floating_point():
+                average.copy_(value)

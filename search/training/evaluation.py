@@ -1,4 +1,4 @@
-"""Scoring a trained network as it is deployed, and writing its predictions."""
+"""Evaluation of a trained network as deployed, with predictions as files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from ...device import CPU
 from ...errors import DataError, UsageError
 from ...models.nets.network import LGCNet
-from ...models.nets.weights import WEIGHTS, load_weights
-from ...models.space.architecture import ARCHITECTURE, Architecture
+from ...models.nets.weights import WEIGHTS_FILE, load_weights
+from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
-from ..runtime.fabric import explained_memory, open_fabric
+from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep
-from .scores import Scores, evaluate
+from .scores import Scores, evaluate_network
 
-EACH_OWN = "each label's own"
+LABEL_RESOLUTION = "each label's own"
 
 
 def evaluate_run(
@@ -37,26 +37,26 @@ def evaluate_run(
     Args:
         run_path: folder of a training.
         data: folder of Cityscapes or CamVid.
-        split: whose images.
+        split: split to score on.
         predictions: folder for the predicted classes, at each label's resolution; see `PredictionWriter`.
         device: `cpu` or `cuda:N`.
-        workers: processes that load images, for each process that computes.
-        on_step: told the number of finished images, and of all.
+        workers: number of data-loading processes for each computing process.
+        on_step: callback for the number of finished images and the total.
 
     Returns:
         weights (path), miou and pixel_accuracy (percent; None without labels), per_class, scored_on, scored_at,
         scored_images, predictions (folder).
 
     Raises:
-        FileFormatError: `run_path` holds no architecture, or weights that are damaged or another architecture's.
-        UsageError: it holds no weights.
-        DataError: the data cannot be used with this network, or have no label and no predictions are wanted.
+        FileFormatError: `run_path` has no architecture, or its weights are damaged or belong to a different one.
+        UsageError: `run_path` has no weights.
+        DataError: the data do not suit this network, or have no label and no predictions are requested.
         OutputError: predictions cannot be written.
     """
-    architecture = Architecture.load(run_path / ARCHITECTURE)
-    space, weights = architecture.space, run_path / WEIGHTS
+    architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
+    space, weights = architecture.space, run_path / WEIGHTS_FILE
     if not weights.exists():
-        raise UsageError(f"{run_path} holds no weights to score ({WEIGHTS}); train first, without --evaluate")
+        raise UsageError(f"no weights to score in {run_path} ({WEIGHTS_FILE}); train first, without --evaluate")
     network = LGCNet(space, architecture)
     network.load_state_dict(load_weights(weights, architecture))
     dataset = load_dataset(data, split, space.input, full_labels=True)
@@ -68,22 +68,26 @@ def evaluate_run(
             writer.write(index, classes.numpy().astype(np.uint8))
 
     fabric = open_fabric(device)
-    with explained_memory("the number of other programs on this device, or take --device cpu"):
+    with explain_out_of_memory("the number of other programs on this device, or use --device cpu"):
         network.to(fabric.device).eval()
-        found, size = evaluate(network, dataset, fabric=fabric, workers=workers, on_image=write, on_step=on_step)
-    if found.miou is None and predictions is None:
-        raise DataError(f"{data} has no labelled pixel in {split}: there is nothing to score, only --predictions")
-    result = {"weights": str(weights), **as_result(found, dataset, split, size)}
+        scores, size = evaluate_network(
+            network, dataset, fabric=fabric, workers=workers, on_image=write, on_step=on_step
+        )
+    if scores.miou is None and predictions is None:
+        raise DataError(f"{data} has no labelled pixel in {split}, so it cannot be scored; use --predictions instead")
+    result = {"weights": str(weights), **format_scores(scores, dataset, split, size)}
     return result | {"predictions": None if predictions is None else str(predictions)}
 
 
-def as_result(found: Scores, dataset: SegmentationDataset, split: str, size: tuple[int, int] | None) -> dict[str, Any]:
-    """Scores by the names that results have: on which images, and at which resolution they were taken."""
+def format_scores(
+    scores: Scores, dataset: SegmentationDataset, split: str, size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """Return scores by the names that results have, with the images and the resolution that they refer to."""
     return {
-        "miou": found.miou,
-        "per_class": found.per_class,
-        "pixel_accuracy": found.pixel_accuracy,
+        "miou": scores.miou,
+        "per_class": scores.per_class,
+        "pixel_accuracy": scores.pixel_accuracy,
         "scored_on": split,
-        "scored_at": EACH_OWN if size is None else list(size),
+        "scored_at": LABEL_RESOLUTION if size is None else list(size),
         "scored_images": len(dataset),
     }

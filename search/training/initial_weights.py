@@ -1,4 +1,4 @@
-"""The weights that a training starts from: random ones, a supernet's, or those of an earlier training."""
+"""Initial weights of a training: random, or from a supernet or an earlier training."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 from ...errors import FileFormatError, UsageError
 from ...files import describe
 from ...models.nets.network import LGCNet
-from ...models.space.architecture import Architecture
+from ...models.space.lgcnet import Architecture
 from ..runtime import checkpoint
-from .auxiliary import Trainee
+from .auxiliary import TrainingNetwork
 from .config import SCRATCH, SUPERNET, TrainConfig
 
 
-def source_of(run: Path, init: str) -> Path | None:
-    """The file that `init` names, `scratch` none.
+def find_initial_weights(run: Path, init: str) -> Path | None:
+    """Return the file that `init` refers to; None for `scratch`.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: the file does not exist.
     """
     if init == SCRATCH:
         return None
@@ -31,32 +31,36 @@ def source_of(run: Path, init: str) -> Path | None:
     if path.is_file():
         return path
     if init == SUPERNET:
-        raise UsageError(f"{run} holds no supernet to start from (search.ckpt); train with --init scratch")
+        raise UsageError(f"no supernet to start from in {run} (search.ckpt); train with --init scratch")
     raise UsageError(f"unknown --init {init!r}: it is neither scratch nor supernet, nor a file of weights")
 
 
-def start(architecture: Architecture, source: Path | None, config: TrainConfig) -> tuple[Trainee, tuple[str, ...]]:
-    """The network as it is before the first step, and those of its parts that `source` does not fit.
+def build_initial_network(
+    architecture: Architecture, source: Path | None, config: TrainConfig
+) -> tuple[TrainingNetwork, tuple[str, ...]]:
+    """Return the network before the first step, and its parts that `source` does not fit.
 
-    Random weights follow from the seed alone; those of the network are the same with and without an auxiliary head,
-    which always has random ones.
+    Random weights depend on the seed alone; the network's are the same with and without an auxiliary head. The
+    auxiliary head always has random weights.
 
     Raises:
-        UsageError: `source` fits nothing of the network.
-        FileFormatError: it is damaged.
+        UsageError: `source` fits no part of the network.
+        FileFormatError: `source` is damaged.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = LGCNet(architecture.space, architecture)
-        trainee = Trainee(network, config.aux > 0)
-    return trainee, () if source is None else take_over(network, stored_weights(source), source)
+        training_network = TrainingNetwork(network, config.aux > 0)
+    if source is None:
+        return training_network, ()
+    return training_network, copy_fitting_parts(network, load_stored_weights(source), source)
 
 
-def stored_weights(path: Path) -> Mapping[str, Tensor]:
-    """Tensors by name, of a search's checkpoint or of a safetensors file.
+def load_stored_weights(path: Path) -> Mapping[str, Tensor]:
+    """Return tensors by name, from a search's checkpoint or a safetensors file.
 
     Raises:
-        FileFormatError: it is damaged.
+        FileFormatError: the file is damaged.
     """
     if path.suffix == ".ckpt":
         weights: Mapping[str, Tensor] = (checkpoint.load(path) or {}).get("net", {})
@@ -64,17 +68,17 @@ def stored_weights(path: Path) -> Mapping[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise FileFormatError(f"{path} holds no weights: it is {describe(path)} ({error})") from error
+        raise FileFormatError(f"cannot read weights from {path}: it is {describe(path)} ({error})") from error
 
 
-def take_over(network: LGCNet, stored: Mapping[str, Tensor], source: Path) -> tuple[str, ...]:
-    """Give `network` the stored weights, part by part (stem, each cell, fusion, head), where a whole part fits.
+def copy_fitting_parts(network: LGCNet, stored: Mapping[str, Tensor], source: Path) -> tuple[str, ...]:
+    """Copy stored weights into `network`, part by part (stem, each cell, fusion, head), where a whole part fits.
 
-    A part of which a single tensor is missing or of another shape is left as it is: trained statistics in front of
-    random weights, or behind them, would be worth nothing.
+    A part with a missing tensor or a different shape stays random: trained statistics would be useless next to random
+    weights.
 
     Returns:
-        Names of the parts that were left, say `head`.
+        Names of the parts that stayed random, e.g. `head`.
 
     Raises:
         UsageError: no part fits.
@@ -82,15 +86,15 @@ def take_over(network: LGCNet, stored: Mapping[str, Tensor], source: Path) -> tu
     own = network.state_dict()
     parts: dict[str, list[str]] = {}
     for name in own:
-        words = name.split(".")
-        parts.setdefault(".".join(words[:2]) if words[0] == "cells" else words[0], []).append(name)
-    left = tuple(
+        levels = name.split(".")
+        parts.setdefault(".".join(levels[:2]) if levels[0] == "cells" else levels[0], []).append(name)
+    random = tuple(
         part
         for part, names in parts.items()
         if any(name not in stored or stored[name].shape != own[name].shape for name in names)
     )
-    if len(left) == len(parts):
-        raise UsageError(f"{source} holds nothing that fits this architecture; train with --init scratch")
-    taken = {name: stored[name] for part, names in parts.items() if part not in left for name in names}
-    network.load_state_dict(own | taken)
-    return left
+    if len(random) == len(parts):
+        raise UsageError(f"no part of {source} fits this architecture; train with --init scratch")
+    copied = {name: stored[name] for part, names in parts.items() if part not in random for name in names}
+    network.load_state_dict(own | copied)
+    return random

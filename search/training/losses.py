@@ -1,4 +1,4 @@
-"""Losses of segmentation: cross-entropy over every labelled pixel, or over the hardest ones (OHEM)."""
+"""Segmentation losses: cross-entropy over all labelled pixels, or over the hardest ones (OHEM)."""
 
 from __future__ import annotations
 
@@ -13,72 +13,72 @@ from torch.nn import functional as F
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
 from ..data.reading import read_label
-from ..runtime.fabric import global_count
+from ..runtime.fabric import average_count
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-HARD_BELOW = 0.7
+OHEM_THRESHOLD = 0.7
 """Probability of the true class below which a pixel is hard."""
-KEPT_SHARE = 1 / 16
-"""Share of the labelled pixels that count at least, however easy they are."""
-COUNTED = 500
-"""Images, at most, whose labels are counted for the weights of the classes."""
+OHEM_MIN_SHARE = 1 / 16
+"""Minimum share of the labelled pixels that are kept, even if they are easy."""
+MAX_COUNTED_IMAGES = 500
+"""Maximum number of images whose labels are counted for class weights."""
 
 
 def upsampled_loss(
     logits: Tensor, labels: Tensor, fabric: Fabric | None = None, weights: Tensor | None = None
 ) -> Tensor:
-    """Mean cross-entropy of logits [N, C, h, w], upsampled bilinearly, with labels [N, H, W].
+    """Return the mean cross-entropy of logits [N, C, h, w], upsampled bilinearly, with labels [N, H, W].
 
-    Pixels labelled 255 are ignored; where all are, the loss is 0. With several processes the losses of all of them
-    average to the mean over all pixels of all of them.
+    Pixels labelled 255 are ignored; without any other pixel, the loss is 0. With several processes, the mean of their
+    losses is the mean over the pixels of all processes.
 
     Args:
-        logits: of any resolution.
+        logits: logits at any resolution.
         labels: classes, int64.
-        fabric: the processes that share the batch.
-        weights: of the classes, [C]; None weighs all alike.
+        fabric: processes that share the batch.
+        weights: weights of the classes, [C]; None for equal weights.
     """
-    weight = pixel_weights(labels, weights)
+    weight = weigh_pixels(labels, weights)
     total = (pixel_losses(logits, labels) * weight).sum()
-    return total / global_count(weight.sum(), fabric)
+    return total / average_count(weight.sum(), fabric)
 
 
 def ohem_loss(logits: Tensor, labels: Tensor, fabric: Fabric | None = None, weights: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over the hard pixels alone (online hard example mining, OHEM).
+    """Return the mean cross-entropy over hard pixels only (online hard example mining, OHEM).
 
-    Hard is a pixel whose true class has a probability below `HARD_BELOW`. Where these are fewer than `KEPT_SHARE` of
-    the labelled pixels, so many of the hardest ones count. Each process picks its own. Arguments as in
-    `upsampled_loss`.
+    A pixel is hard if its true class has a probability below `OHEM_THRESHOLD`. Where fewer than `OHEM_MIN_SHARE` of the
+    labelled pixels are hard, the hardest pixels up to that share are kept. Each process selects its own pixels.
+    Arguments as in `upsampled_loss`.
     """
     losses = pixel_losses(logits, labels).flatten()
     labelled = (labels != IGNORE).flatten()
-    # Written so that a loss that is no number counts as hard, and is seen.
-    hard = ~(losses.detach() <= -math.log(HARD_BELOW)) & labelled
-    fewest = math.ceil(KEPT_SHARE * int(labelled.sum()))
-    # Ignored pixels have a loss of 0, below that of every labelled one: they are not among the largest.
-    kept = torch.topk(losses, fewest).indices if int(hard.sum()) < fewest else hard
-    weight = pixel_weights(labels, weights).flatten()[kept]
-    return (losses[kept] * weight).sum() / global_count(weight.sum(), fabric)
+    # The negated comparison counts NaN as hard, so that it reaches the loss.
+    hard = ~(losses.detach() <= -math.log(OHEM_THRESHOLD)) & labelled
+    min_kept = math.ceil(OHEM_MIN_SHARE * int(labelled.sum()))
+    # Ignored pixels have a loss of 0, so they are never among the largest.
+    kept = torch.topk(losses, min_kept).indices if int(hard.sum()) < min_kept else hard
+    weight = weigh_pixels(labels, weights).flatten()[kept]
+    return (losses[kept] * weight).sum() / average_count(weight.sum(), fabric)
 
 
-def pixel_weights(labels: Tensor, weights: Tensor | None) -> Tensor:
-    """Weight of every pixel's class, float32 [N, H, W]; 0 where it is ignored."""
+def weigh_pixels(labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the weight of each pixel's class, float32 [N, H, W]; 0 for ignored pixels."""
     labelled = labels != IGNORE
     if weights is None:
         return labelled.float()
     return weights.to(labels.device)[labels.long().masked_fill(~labelled, 0)] * labelled
 
 
-def balanced_weights(dataset: SegmentationDataset) -> Tensor:
-    """Weights of the classes by their share p of the pixels, [C]: 1 / ln(1.02 + p), as in ENet (arXiv 1606.02147).
+def compute_class_weights(dataset: SegmentationDataset) -> Tensor:
+    """Return class weights [C] from their shares p of the pixels: 1 / ln(1.02 + p), as in ENet (arXiv 1606.02147).
 
-    A class of every hundredth pixel weighs ten times one of every third. They are scaled so that a pixel weighs 1 on
-    average. At most `COUNTED` images are read, evenly spread over the data set.
+    A class with one pixel in a hundred has ten times the weight of one with every third. The mean weight of a pixel is
+    1. At most `MAX_COUNTED_IMAGES` images are read, evenly spread over the data set.
     """
     counts = np.zeros(256, np.int64)
-    for index in np.unique(np.linspace(0, len(dataset) - 1, COUNTED).astype(int)):
+    for index in np.unique(np.linspace(0, len(dataset) - 1, MAX_COUNTED_IMAGES).astype(int)):
         label, coding = dataset.pairs[index].label, dataset.pairs[index].coding
         if label is not None:
             counts += np.bincount(read_label(label, coding).ravel(), minlength=256)
@@ -88,6 +88,6 @@ def balanced_weights(dataset: SegmentationDataset) -> Tensor:
 
 
 def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of every pixel, float32 [N, H, W], 0 where it is ignored; logits [N, C, h, w] are upsampled."""
+    """Return the cross-entropy of each pixel, float32 [N, H, W], 0 if ignored; logits [N, C, h, w] are upsampled."""
     full = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
     return F.cross_entropy(full, labels.long(), ignore_index=IGNORE, reduction="none")

@@ -1,4 +1,4 @@
-"""Training a found architecture, and keeping its weights; the recipe is docs/training.md's."""
+"""Training of a searched architecture; docs/training.md is the recipe."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Any
 from ...device import CPU
 from ...errors import OutputError
 from ...files import write_atomic
-from ...models.nets.weights import WEIGHTS, save_weights
-from ...models.space.architecture import ARCHITECTURE, Architecture
+from ...models.nets.weights import WEIGHTS_FILE, save_weights
+from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..data.datasets import load_dataset, require_classes
-from ..runtime.fabric import explained_memory, open_fabric
+from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder
 from .config import SCRATCH, TrainConfig
 from .crops import require_crop
-from .evaluation import as_result
-from .initial_weights import source_of, start
-from .losses import balanced_weights
-from .scores import evaluate
-from .training_loop import TrainingLoop, optimise
+from .evaluation import format_scores
+from .initial_weights import build_initial_network, find_initial_weights
+from .losses import compute_class_weights
+from .network_trainer import NetworkTrainer, run_training
+from .scores import evaluate_network
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-EPOCHS = 200
-"""Epochs of a training where the number of steps is left open."""
-SCORED_ON = "val"
-_MEMORY = "--batch, --crop or --workers, or take --precision bf16"
+TRAINING_EPOCHS = 200
+"""Default length of a training, in epochs."""
+VALIDATION_SPLIT = "val"
+_MEMORY_ADVICE = "--batch, --crop or --workers, or use --precision bf16"
 
 
 def train(
@@ -43,70 +43,78 @@ def train(
 ) -> dict[str, Any]:
     """Train `run_path`/architecture.json, score it on the validation images, and write weights.safetensors.
 
-    An interrupted training is gone on with from its last checkpoint; of a finished one the result is returned. Under
-    torchrun every process calls this alike; the first one writes.
+    An interrupted training resumes from its last checkpoint; a finished one returns its result. Under torchrun every
+    process makes the same call; the first one writes.
 
     Args:
         run_path: run folder of a search.
         data: folder of Cityscapes or CamVid.
         config: settings.
-        out: folder for what the training writes, with a copy of the architecture; None takes `run_path`.
+        out: folder for the training's files, with a copy of the architecture; None for `run_path`.
         device: `cpu` or `cuda:N`.
-        on_step: told step and number of steps.
-        on_score: told the number of scored images, and of all.
+        on_step: callback for the number of finished steps and the total.
+        on_score: callback for the number of scored images and the total.
 
     Returns:
-        The result: weights (path), miou (percent), per_class, and how the training went.
+        The result: weights (path), miou (percent), per_class, the recipe, and statistics of the training.
 
     Raises:
-        FileFormatError: `run_path` holds no architecture, or weights to start from are damaged.
-        UsageError: weights to start from are not there, or the crop does not suit the network.
-        OutputError: the folder cannot be written, or holds something else.
-        DataError: the data cannot be used with this network.
-        TrainingError: the loss stopped being a number, or the memory ended.
+        FileFormatError: `run_path` has no architecture, or initial weights are damaged.
+        UsageError: initial weights do not exist, or the crop does not suit the network.
+        OutputError: the folder cannot be written, or holds other files.
+        DataError: the data do not suit this network.
+        TrainingError: the loss is NaN or infinite, or memory ran out.
     """
-    architecture = Architecture.load(run_path / ARCHITECTURE)
+    architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
     space = architecture.space
     require_crop(config.crop, space)
-    source = source_of(run_path, config.init)
+    source = find_initial_weights(run_path, config.init)
     dataset = load_dataset(data, config.train_split, space.input, augment=True, seed=config.seed, crop=config.crop)
-    held_out = load_dataset(data, SCORED_ON, space.input, full_labels=True)
+    validation = load_dataset(data, VALIDATION_SPLIT, space.input, full_labels=True)
     require_classes(dataset, space.classes, space.name)
     fabric = open_fabric(device, config.precision)
-    run = _claim(run_path, out or run_path, _settings(architecture, data, config, fabric), fabric.is_global_zero)
-    weights = run.path / WEIGHTS
+    settings = _list_settings(architecture, data, config, fabric)
+    run = _open_run_folder(run_path, out or run_path, settings, fabric.is_global_zero)
+    weights = run.path / WEIGHTS_FILE
     finished = fabric.broadcast(run.result() if run.active else None)
     if finished is not None:
         return finished | {"weights": str(weights)}
-    with explained_memory(_MEMORY):
-        trainee, fresh = start(architecture, source, config)
-        balance = balanced_weights(dataset) if config.balanced else None
-        descent = TrainingLoop(trainee, config, fabric, balance)
-        seconds = optimise(descent, dataset, run, on_step)
+    with explain_out_of_memory(_MEMORY_ADVICE):
+        training_network, random_parts = build_initial_network(architecture, source, config)
+        class_weights = compute_class_weights(dataset) if config.balanced else None
+        trainer = NetworkTrainer(training_network, config, fabric, class_weights)
+        run_training(trainer, dataset, run, on_step)
         if fabric.is_global_zero:
-            save_weights(descent.network, weights)
-        network = descent.network.eval()
-        found, size = evaluate(network, held_out, fabric=fabric, workers=config.workers, on_step=on_score)
-    told = {"seconds": seconds, "from_scratch": list(fresh), "images": len(dataset), "processes": fabric.world_size}
+            save_weights(trainer.network, weights)
+        network = trainer.network.eval()
+        scores, size = evaluate_network(network, validation, fabric=fabric, workers=config.workers, on_step=on_score)
     return run.finish(
-        {"weights": str(weights), **as_result(found, held_out, SCORED_ON, size), **_recipe(config), **told}
+        {
+            "weights": str(weights),
+            **format_scores(scores, validation, VALIDATION_SPLIT, size),
+            **_list_recipe(config),
+            "seconds": trainer.seconds,
+            "from_scratch": list(random_parts),
+            "images": len(dataset),
+            "processes": fabric.world_size,
+        }
     )
 
 
-def default_steps(run_path: Path, data: Path, batch: int, split: str = "train") -> int:
-    """Steps of `EPOCHS` passes over the training images, `batch` at a time in all processes together."""
-    space = Architecture.load(run_path / ARCHITECTURE).space
-    return EPOCHS * max(len(load_dataset(data, split, space.input)) // batch, 1)
+def default_training_steps(run_path: Path, data: Path, batch: int, split: str = "train") -> int:
+    """Return the steps of `TRAINING_EPOCHS` passes over the training images; `batch` is that of all processes."""
+    space = Architecture.load(run_path / ARCHITECTURE_FILE).space
+    return TRAINING_EPOCHS * max(len(load_dataset(data, split, space.input)) // batch, 1)
 
 
-def _recipe(config: TrainConfig) -> dict[str, Any]:
-    """The settings by the names that results have."""
+def _list_recipe(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings by the names that results have."""
     pretrain = "none" if config.init == SCRATCH else config.init
     return {**config.model_dump(mode="json", exclude={"init", "workers"}), "pretrain": pretrain}
 
 
-def _settings(architecture: Architecture, data: Path, config: TrainConfig, fabric: Fabric) -> dict[str, Any]:
-    """What tells this training from another."""
+def _list_settings(architecture: Architecture, data: Path, config: TrainConfig, fabric: Fabric) -> dict[str, Any]:
+    """Return the settings that identify this training in its run folder."""
     network = architecture.model_copy(update={"provenance": {}}).to_json()
     return {
         **config.model_dump(mode="json", exclude={"workers"}),
@@ -117,12 +125,12 @@ def _settings(architecture: Architecture, data: Path, config: TrainConfig, fabri
     }
 
 
-def _claim(source: Path, out: Path, settings: dict[str, Any], active: bool) -> RunFolder:
-    """The run folder, with the architecture in it."""
-    wanted, there = source / ARCHITECTURE, out / ARCHITECTURE
-    if active and there.exists() and there.read_bytes() != wanted.read_bytes():
-        raise OutputError(f"{there} is another architecture than {wanted}: name another folder with --out")
+def _open_run_folder(source: Path, out: Path, settings: dict[str, Any], active: bool) -> RunFolder:
+    """Return the run folder, with a copy of the architecture in it."""
+    original, copy = source / ARCHITECTURE_FILE, out / ARCHITECTURE_FILE
+    if active and copy.exists() and copy.read_bytes() != original.read_bytes():
+        raise OutputError(f"{copy} differs from {original}: choose another folder with --out")
     run = RunFolder(out, "train", settings, active=active)
-    if active and not there.exists():
-        write_atomic(there, wanted.read_bytes())
+    if active and not copy.exists():
+        write_atomic(copy, original.read_bytes())
     return run

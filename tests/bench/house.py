@@ -1,8 +1,8 @@
-"""Count what the rules for structure and language ask of a checkout; docs/benchmarks/house.md is the page.
+"""Count violations of the rules for structure and language in a checkout, for docs/benchmarks/house.md.
 
     python tests/bench/house.py [ROOT] [--before FILE] [--save FILE] [--out DIR] [--places COUNT]
 
-Only the standard library is needed; with ruff at hand, D401 (imperative docstrings) is counted too.
+It needs the standard library only; if ruff is installed, D401 (imperative docstrings) is counted too.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ import phrases  # noqa: E402
 
 MAX_LINES, MAX_PARAMETERS, MAX_MODULES, MAX_WORDS = 60, 8, 12, 7
 FLOORS = {"errors": -1, "files": 0, "models": 1, "lut": 2, "profiler": 3, "search": 3, "report": 4, "tools": 4}
-"""Room -> floor; an import between rooms points to a lower floor."""
+"""Floor of each package; imports between packages must point to a lower floor."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Places = list[str]
-"""Where something was counted: `file:line what`."""
+"""Positions of a count: `file:line description`."""
 
 
 class Module:
     """A parsed source file.
 
     Attributes:
-        file: path relative to the checkout.
-        name: dotted name inside the package, `lut.table`; of a package, its folder's.
+        file: Path relative to the checkout.
+        name: Dotted name inside lgc, e.g. `lut.table`; for `__init__.py`, that of the package.
     """
 
     def __init__(self, root: Path, path: Path) -> None:
@@ -56,8 +56,8 @@ class Module:
     def functions(self) -> Iterator[Function]:
         return (node for node in self.nodes if isinstance(node, Function))
 
-    def place(self, node: ast.AST, what: str = "") -> str:
-        return f"{self.file}:{getattr(node, 'lineno', 1)} {what}".rstrip()
+    def place(self, node: ast.AST, text: str = "") -> str:
+        return f"{self.file}:{getattr(node, 'lineno', 1)} {text}".rstrip()
 
 
 def long_functions(module: Module) -> Places:
@@ -79,7 +79,7 @@ def many_arguments(module: Module) -> Places:
 
 
 def cpu_comparisons(module: Module) -> Places:
-    """Find ==, != and `in` with the string "cpu", and `case "cpu"`."""
+    """Find comparisons with the string "cpu": ==, !=, `in` and `case`."""
     hits = []
     for node in module.nodes:
         if isinstance(node, ast.Compare):
@@ -95,7 +95,7 @@ def cpu_comparisons(module: Module) -> Places:
 
 
 def parsed_devices(module: Module) -> Places:
-    """Find device strings taken apart: any.startswith("cuda"), any.removeprefix("cuda:"), device.partition(":")."""
+    """Find parsed device strings: any.startswith("cuda"), any.removeprefix("cuda:"), device.partition(":")."""
     prefix = re.compile(r"(startswith|removeprefix)\(['\"]cuda")
     split = re.compile(r"r?(split|partition)\(['\"]:")
     hits = []
@@ -154,11 +154,11 @@ PER_MODULE: dict[str, Callable[[Module], Places]] = {
     "public functions and classes without docstring": undocumented,
     "banned phrases and names in sources": banned,
 }
-"""Title -> what to count in each module."""
+"""Function that counts in one module, by title."""
 
 
 def imported(module: Module, names: set[str]) -> Iterator[tuple[str, bool, ast.AST]]:
-    """Yield each module of the package that this one imports, whether only in functions or for types, and where."""
+    """Yield the imported modules of lgc, with True for lazy and type-only imports, and the node."""
     pending: list[tuple[ast.AST, bool]] = [(module.tree, False)]
     while pending:
         node, lazy = pending.pop()
@@ -175,7 +175,7 @@ def imported(module: Module, names: set[str]) -> Iterator[tuple[str, bool, ast.A
 
 
 def import_counts(modules: list[Module]) -> dict[str, Places]:
-    """Find imports from the same floor or above, and circles of modules: at import, and with lazy imports."""
+    """Find imports from the same or a higher floor, and circular imports, with and without lazy imports."""
     names = {module.name for module in modules}
     upward: dict[bool, Places] = {False: [], True: []}
     graphs: dict[bool, dict[str, set[str]]] = {False: defaultdict(set), True: defaultdict(set)}
@@ -196,7 +196,7 @@ def import_counts(modules: list[Module]) -> dict[str, Places]:
 
 
 def circles(graph: dict[str, set[str]]) -> Places:
-    """Return the groups of modules that reach each other (strongly connected components of two or more)."""
+    """Return the groups of modules that import each other (strongly connected components of two or more)."""
     reached = {}
     for start in list(graph):
         seen: set[str] = set()
@@ -258,7 +258,7 @@ def long_test_names(root: Path) -> Places:
 
 
 def count(root: Path) -> tuple[dict[str, object], dict[str, Places]]:
-    """Return the result (numbers, by title) and the places behind every number that has them."""
+    """Return the counts by title, and the positions behind them."""
     modules = [Module(root, path) for path in phrases.python_files(root)]
     folders = Counter("/".join(module.package) or "." for module in modules if module.path.stem != "__init__")
     places = {title: [place for module in modules for place in find(module)] for title, find in PER_MODULE.items()}
@@ -303,12 +303,12 @@ def count(root: Path) -> tuple[dict[str, object], dict[str, Places]]:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """Return the output of a git command in a checkout; empty where git fails, as outside of a repository."""
+    """Return the output of a git command in a checkout; empty if git fails."""
     return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
 
 
 def rows(now: dict, before: dict | None) -> list[tuple[str, ...]]:
-    """Return the table's rows: title, before (if given), after."""
+    """Return the rows of the table: title, before (optional), after."""
     columns = [result for result in (before, now) if result is not None]
     titles = list(dict.fromkeys(title for result in columns for title in result["counts"]))
     folders = sorted({folder for result in columns for folder in result["modules_per_folder"]})
@@ -333,7 +333,7 @@ def page(now: dict, before: dict | None) -> str:
             "# Structure and language in numbers",
             "",
             "Written by `tests/bench/house.py --before docs/benchmarks/house-before.json --out docs/benchmarks`.",
-            "Sources without tests; modules without `__init__.py`; `--places COUNT` lists what was counted, and where.",
+            "Tests and `__init__.py` are not counted as modules; `--places COUNT` lists the positions of a count.",
             "`tests/docs/phrases.py` has the banned phrases and names.",
             "",
             *(f"| {' | '.join(row)} |" for row in table),
@@ -344,11 +344,11 @@ def page(now: dict, before: dict | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", nargs="?", type=Path, default=PROJECT, help="checkout; default: this one")
-    parser.add_argument("--before", type=Path, metavar="FILE", help="JSON of an earlier call, shown next to it")
+    parser.add_argument("root", nargs="?", type=Path, default=PROJECT, help="checkout; default: this repository")
+    parser.add_argument("--before", type=Path, metavar="FILE", help="JSON of an earlier run, for comparison")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for house.json and house.md")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="write the JSON alone, for a later --before")
-    parser.add_argument("--places", metavar="COUNT", help="list the places of the counts whose title contains this")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write only the JSON, for a later --before")
+    parser.add_argument("--places", metavar="COUNT", help="list the positions of counts whose title contains COUNT")
     arguments = parser.parse_args()
     now, places = count(arguments.root.resolve())
     if arguments.places:

@@ -1,4 +1,4 @@
-"""The reference of the commands, docs/cli.md, from their own help texts. `make docs` writes it, a test checks it."""
+"""Write the command reference, docs/cli.md, from the commands' help texts; `make docs` runs it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ COMMANDS = (
 
 
 def reference() -> str:
-    """The page, as Markdown."""
-    parts = ["# Commands\n\nWritten from the commands' own `--help` by `make docs`.\n"]
-    parts += [f"\n## {' '.join(command)}\n\n```\n{help_of(command)}\n```\n" for command in COMMANDS]
+    """Return the page as Markdown."""
+    parts = ["# Commands\n\nGenerated from the commands' `--help` by `make docs`.\n"]
+    parts += [f"\n## {' '.join(command)}\n\n```\n{read_help(command)}\n```\n" for command in COMMANDS]
     return "".join(parts)
 
 
-def help_of(command: tuple[str, ...]) -> str:
+def read_help(command: tuple[str, ...]) -> str:
+    """Return the help text of a command at a width of 100 columns."""
     program = str(Path(sys.executable).parent / command[0])
     environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""The documentation says what the code does."""
+"""README and docs agree with the code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from lgc.errors import UsageError
 from lgc.lut.statistics.calibration import FORMS
 from lgc.lut.table import schema
-from lgc.models.space.space import Fusion, SearchSpace, Stem
+from lgc.models.space.settings import Fusion, SpaceSettings, Stem
 from lgc.profiler.timing.contexts import CONTEXTS
 from lgc.search import engine
 from lgc.search.config import SearchConfig
@@ -38,19 +38,19 @@ METHOD, SEARCH, TRAINING, CLI = (
 
 
 def blocks(kind: str, page: str = README) -> list[str]:
-    """Code blocks of a page that are marked as `kind`; of `""`, the unmarked ones."""
+    """Return the code blocks of a page with language `kind`; `""` selects blocks without a language."""
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    return [block for mark, block in fenced if mark == kind]
+    return [block for language, block in fenced if language == kind]
 
 
-def test_the_reference_is_current():
+def test_cli_reference_is_current():
     spec = spec_from_file_location("reference", ROOT / "tests" / "docs" / "reference.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "docs" / "cli.md").read_text() == module.reference(), "run `make docs`"
 
 
-SMALLER = {
+SMALL_SETTINGS = {
     "lgc-scenes": "--train 8 --val 2",
     "lgc-profile": "--rounds 4 --networks 4",
     "lgc-lut": "--networks 2 --rounds 2",
@@ -60,25 +60,25 @@ SMALLER = {
     "lgc-bench": "--seconds 0.1s",
     "lgc-predict": "",
 }
-"""Options that follow those of the README's lines, so that each takes seconds."""
+"""Options appended to the README's commands, so that each takes seconds."""
 
 
-def test_readme_commands_and_python_run_small(tmp_path, call, monkeypatch, capfd):
-    """In this process; each line reads the files of the lines before."""
+def test_readme_commands_and_python_run(tmp_path, call, monkeypatch, capfd):
+    """In this process; each command reads the files of those before."""
     monkeypatch.chdir(tmp_path)
     (commands,) = blocks("sh")
     (python,) = blocks("python")
     for line in commands.strip().splitlines():
-        program, *words = shlex.split(line)
-        done = call(program, *words, *shlex.split(SMALLER[program]))
+        program, *arguments = shlex.split(line)
+        done = call(program, *arguments, *shlex.split(SMALL_SETTINGS[program]))
         assert done.code == 0, f"{line}\n{done.err}"
     exec(compile(python, "README.md", "exec"), {})
     assert re.match(r"\d+\.\d+ ms", capfd.readouterr().out)
 
 
 @pytest.mark.slow
-def test_readme_commands_and_python_run_as_printed(tmp_path):
-    """Each in a process of its own."""
+def test_readme_runs_as_printed(tmp_path):
+    """Each command in its own process."""
     (commands,) = blocks("sh")
     (python,) = blocks("python")
     bin_folder = str(Path(sys.executable).parent)
@@ -92,36 +92,36 @@ def test_readme_commands_and_python_run_as_printed(tmp_path):
 
 
 def plain_commands(text: str) -> list[list[str]]:
-    """Words of every lgc command in the plain code blocks of a page: what no test runs, for it needs a GPU."""
+    """Return the arguments of every lgc command in blocks without a language, which tests do not run."""
     lines = "\n".join(blocks("", text)).splitlines()
     return [shlex.split(line[line.index("lgc-") :]) for line in lines if re.match(r"(torchrun .*)?lgc-", line)]
 
 
-def options(words: list[str]) -> dict[str, object]:
-    """Options of a command as its own parser reads them; the command does not run."""
-    app = import_module(f"lgc.tools.{words[0].removeprefix('lgc-')}").app
-    return typer.main.get_command(app).make_context(words[0], words[1:]).params
+def parse_options(command: list[str]) -> dict[str, object]:
+    """Return the options of a command as its own parser reads them, without running it."""
+    app = import_module(f"lgc.tools.{command[0].removeprefix('lgc-')}").app
+    return typer.main.get_command(app).make_context(command[0], command[1:]).params
 
 
 @pytest.fixture
 def recipe() -> dict[str, dict[str, object]]:
-    """Options of the README's commands for a GPU, by command."""
+    """Return the options of the README's GPU commands, by command."""
     commands = plain_commands(README)
-    assert [words[0] for words in commands] == ["lgc-profile", "lgc-search", "lgc-train", "lgc-export", "lgc-train"]
-    return {words[0]: options(words) for words in commands[:4]}
+    assert [name for name, *_ in commands] == ["lgc-profile", "lgc-search", "lgc-train", "lgc-export", "lgc-train"]
+    return {command[0]: parse_options(command) for command in commands[:4]}
 
 
 def test_gpu_recipe_runs_on_the_gpu(recipe):
-    devices = {name: given["device"] for name, given in recipe.items()}
+    devices = {name: options["device"] for name, options in recipe.items()}
     assert devices.pop("lgc-profile") == ["cuda:0"]
     assert set(devices.values()) == {"cuda:0"}
-    for words in (words for page in (README, SEARCH, TRAINING) for words in plain_commands(page)):
-        if "--device" in words:
-            assert words[words.index("--device") + 1].startswith("cuda")
-            assert options(words)["device"]
+    for command in (command for page in (README, SEARCH, TRAINING) for command in plain_commands(page)):
+        if "--device" in command:
+            assert command[command.index("--device") + 1].startswith("cuda")
+            assert parse_options(command)["device"]
 
 
-def test_gpu_recipe_hands_files_on(recipe):
+def test_gpu_recipe_passes_files_between_commands(recipe):
     searched, trained, exported = (recipe[f"lgc-{name}"] for name in ("search", "train", "export"))
     assert searched["target_ms"] == [8.0]
     assert searched["out"] == trained["source"] == exported["source"]
@@ -137,11 +137,11 @@ def test_gpu_recipe_names_the_profiled_table(recipe, call, monkeypatch):
     monkeypatch.setattr("lgc.profiler.machine.devices.check_device", lambda name: name)
     monkeypatch.setattr("lgc.profiler.backends.default.default_backend", lambda device: "tensorrt")
     monkeypatch.setattr("lgc.profiler.profile.profile", stop)
-    (words,) = (words for words in plain_commands(README) if words[0] == "lgc-profile")
-    assert recipe["lgc-search"]["lut"] == [Path(call(*words).refusal("lgc-profile"))]
+    (command,) = (command for command in plain_commands(README) if command[0] == "lgc-profile")
+    assert recipe["lgc-search"]["lut"] == [Path(call(*command).refusal("lgc-profile"))]
 
 
-def test_the_readmes_other_commands_exist():
+def test_readme_commands_and_make_targets_exist():
     commands = "\n".join(blocks("")) + "\n".join(blocks("sh"))
     for name in set(re.findall(r"\blgc-[a-z]+", commands)):
         assert (Path(sys.executable).parent / name).exists(), name
@@ -150,8 +150,8 @@ def test_the_readmes_other_commands_exist():
         assert f"\n{target}:" in makefile
 
 
-def test_the_tables_format_is_described_whole():
-    """Every table and column of the schema, every status, form and context has its name in the description."""
+def test_table_format_page_is_complete():
+    """docs/lut-format.md has every table and column of the schema, every status, form and context."""
     text = (ROOT / "docs" / "lut-format.md").read_text()
     with sqlite3.connect(":memory:") as connection:
         connection.executescript(schema.DDL)
@@ -159,61 +159,70 @@ def test_the_tables_format_is_described_whole():
         names |= {row[1] for table in sorted(names) for row in connection.execute(f"PRAGMA table_info({table})")}
     connection.close()
     for name in {*names, *FORMS, *CONTEXTS, *schema.KNOWN, schema.PENDING, schema.FAILED} - {"id", "value"}:
-        assert re.search(rf"\b{name}\b", text), f"docs/lut-format.md says nothing of {name}"
+        assert re.search(rf"\b{name}\b", text), f"docs/lut-format.md lacks {name}"
     assert f"`{schema.APPLICATION_ID:#X}`".replace("0X", "0x") in text
     assert f"now {schema.SCHEMA_VERSION}." in text
 
 
-def test_every_link_of_the_readme_leads_somewhere():
-    for link in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / link).exists(), link
+def headings(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub writes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
-def test_every_link_of_a_page_leads_somewhere():
-    for page in (ROOT / "docs").glob("*.md"):
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            assert (page.parent / link).exists() or "://" in link, f"{page.name}: {link}"
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")], ids=lambda page: page.name)
+def test_links_have_targets(page):
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), link
 
 
-def test_the_searchs_settings_are_listed_with_their_defaults():
+def test_search_settings_are_listed_with_defaults():
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]*?) ?\|$", SEARCH.split("## Settings")[1], re.MULTILINE)
     assert [name for name, _, _ in rows] == list(SearchConfig.model_fields)
-    for name, said, options in rows:
+    for name, documented, options in rows:
         default = SearchConfig.model_fields[name].get_default()
         if isinstance(default, bool | str):
-            assert said == str(default).lower(), name
+            assert documented == str(default).lower(), name
         elif isinstance(default, int | float):
-            assert float(Fraction(said)) == default, name
+            assert float(Fraction(documented)) == default, name
         else:
-            assert not re.match(r"\d+\.?\d*$", said), name
+            assert not re.match(r"\d+\.?\d*$", documented), name
         for option in re.findall(r"--[a-z-]+", options):
             assert re.search(rf"{option}\b", CLI.split("## lgc-search")[1].split("\n## ")[0]), option
 
 
-def test_the_searchs_page_names_what_there_is():
-    for module, name in re.findall(r"`([a-z]+)\.([A-Za-z_]+)`", SEARCH):
-        path = ROOT / "search" / f"{module}.py"
-        if path.exists():
-            assert re.search(rf"\b{name}\b", path.read_text()), f"{module}.{name}"
-    for constant, said in (
-        (selection.PASSES_OF_A_STEP, "`selection.PASSES_OF_A_STEP` = {}"),
-        (selection.POPULATION, "keeps {} alive"),
-        (selection.TOURNAMENT, "the best of {} has a child"),
-        (selection.MUTATIONS, "in which {} decisions are drawn"),
-        (choosing.JUDGE_IMAGES, "up to {} images"),
-        (choosing.DRAWS, "mean loss of {} paths"),
-        (engine.EPOCHS, "{} epochs of half the images"),
+def test_search_page_names_existing_modules():
+    for module in re.findall(r"`([\w/]+\.py)`", SEARCH):
+        assert (ROOT / "search" / module).exists(), module
+
+
+def test_search_page_has_the_constants():
+    text = " ".join(SEARCH.split())
+    for constant, sentence in (
+        (selection.PASSES_PER_STEP, "counts as {} passes"),
+        (selection.POPULATION, "keeps a population of {}"),
+        (selection.TOURNAMENT, "The best of {} sampled members"),
+        (selection.MUTATIONS, "mutated in {} decisions"),
+        (choosing.MAX_SCORING_IMAGES, "all images, at most {}"),
+        (choosing.NUM_SAMPLED_PATHS, "mean loss of {} paths"),
+        (engine.SEARCH_EPOCHS, "{} epochs of half the images"),
         (round(runs.CHECKPOINT_S), "written every {} seconds"),
-        (round(100 * fitting.LANDING, 9), "unused beyond {} % of the target"),
-        (round(fitting.MISS_COST / 100), "costs {} nats a percent"),
-        (round(1 - fitting.ROOM, 9), "Below {}: the dearer"),
+        (round(100 * fitting.FREE_SLACK, 9), "unused beyond {} % of the target"),
+        (round(fitting.SLACK_COST / 100), "costs {} nats per percent"),
+        (round(1 - fitting.TARGET_TOLERANCE, 9), "Below {}: swap to slower"),
         (round(100 * search.COLLAPSED), "more than {} % of the edges"),
     ):
-        assert said.format(constant) in SEARCH, said.format(constant)
+        assert sentence.format(constant) in text, sentence.format(constant)
 
 
-@pytest.mark.parametrize("model", [SearchSpace, Stem, Fusion, SearchConfig])
+@pytest.mark.parametrize("model", [SpaceSettings, Stem, Fusion, SearchConfig])
 def test_method_lists_every_assumed_field(model: type[BaseModel]):
+    name_on_page = "SearchSpace" if model is SpaceSettings else model.__name__
     source = Path(sys.modules[model.__module__].__file__).read_text()
     body = source.split(f"class {model.__name__}(", 1)[1].split("\nclass ", 1)[0]
     assumed = [
@@ -223,10 +232,10 @@ def test_method_lists_every_assumed_field(model: type[BaseModel]):
     ]
     assert assumed
     for name in assumed:
-        assert f"{model.__name__}.{name}`" in METHOD, f"docs/method.md lacks {model.__name__}.{name}"
+        assert f"{name_on_page}.{name}`" in METHOD, f"docs/method.md lacks {name_on_page}.{name}"
 
 
-def test_method_points_at_what_there_is():
+def test_method_names_existing_code():
     for cell in re.findall(r"^\|.*\| ([^|]+) \|$", METHOD, re.MULTILINE):
         for part in cell.split(";"):
             name, *inside = re.findall(r"`([^`]+)`", part) or [""]

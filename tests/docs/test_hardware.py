@@ -1,4 +1,4 @@
-"""What the pages say of hardware is what the committed results say."""
+"""Tables of tested hardware match the committed results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE = {
 
 @pytest.fixture
 def results(tmp_path):
-    """Writes results into a folder like docs/benchmarks: `results(*lines_of_a_gpu_check, **json_files)`."""
+    """Return a function that writes GPU check lines and JSON results into a folder like docs/benchmarks."""
 
     def write(*lines: dict, **files: dict) -> Path:
         text = "\n".join(json.dumps(LINE | {"commit": "abc1234"} | line) for line in lines)
@@ -34,8 +34,8 @@ def results(tmp_path):
     return write
 
 
-def ran_on(folder: Path) -> dict[str, str]:
-    """Subject -> where it has run, as the README's table would say."""
+def component_hardware(folder: Path) -> dict[str, str]:
+    """Return the column "tested on" of the README's table by component."""
     rows = hardware.block(hardware.ROWS, folder, "benchmarks").splitlines()[4:-2]
     return dict(row.split(" | ")[:2] for row in (row.removeprefix("| ") for row in rows))
 
@@ -43,23 +43,23 @@ def ran_on(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("page", hardware.PAGES, ids=str)
 def test_pages_are_current(page):
     path = hardware.ROOT / page
-    assert path.read_text() == hardware.pages()[path], "run `make docs`"
+    assert path.read_text() == hardware.render_pages()[path], "run `make docs`"
 
 
-def test_nothing_is_claimed_without_results(results):
-    rows = ran_on(results())
+def test_no_claims_without_results(results):
+    rows = component_hardware(results())
     for row in hardware.ROWS:
-        assert rows[row.subject] == {"cpu": "never run", "cuda": "never run on a GPU"}[row.kind]
+        assert rows[row.component] == {"cpu": "never run", "cuda": "never run on a GPU"}[row.kind]
 
 
-def test_passed_gpu_check_is_named(results):
+def test_passed_gpu_check_is_listed(results):
     folder = results({}, {"part": 10, "status": "failed"}, {"part": 1, "status": "skipped"})
-    rows = ran_on(folder)
+    rows = component_hardware(folder)
     assert rows["torch as CUDA graphs"] == "NVIDIA H100, 2027-01-02, abc1234"
     assert rows["Search and training on a GPU (CUDA)"] == (
         "never passed on a GPU; failed on NVIDIA H100, 2027-01-02, abc1234"
     )
-    assert rows["Watching a GPU (NVML)"] == rows["TensorRT engines"] == "never run on a GPU"
+    assert rows["GPU monitoring (NVML)"] == rows["TensorRT engines"] == "never run on a GPU"
     assert "[GPU check, torch backend](benchmarks/gpu-check-h100.jsonl)" in hardware.block(
         hardware.ROWS, folder, "benchmarks"
     )
@@ -67,31 +67,31 @@ def test_passed_gpu_check_is_named(results):
     assert "(benchmarks/gpu-check-h100.md)" in hardware.block(hardware.ROWS, folder, "benchmarks")
 
 
-def test_later_pass_outdoes_a_failure(results):
-    rows = ran_on(results({"status": "failed"}, {"date": "2027-01-03", "commit": "fixed00"}))
+def test_later_pass_replaces_a_failure(results):
+    rows = component_hardware(results({"status": "failed"}, {"date": "2027-01-03", "commit": "fixed00"}))
     assert rows["torch as CUDA graphs"] == "NVIDIA H100, 2027-01-03, fixed00"
 
 
 def test_benchmarks_on_a_gpu_count(results):
-    rows = ran_on(
+    rows = component_hardware(
         results(
             table={"target": "cuda:0, torch, fp16", "verify": {"mape_pct": 1.0}},
             engine={"target": "cuda:0, tensorrt, fp16", "scopes": {"dense": {"refused": "why"}, "core": {"fps": 9.0}}},
             provider={"target": "cuda:0, onnxruntime, fp32", "scopes": {"dense": {"refused": "why"}}},
         )
     )
-    ran = "NVIDIA L4, 2027-02-03, def5678"
-    assert rows["Latency tables and predictions on a GPU"] == rows["torch as CUDA graphs"] == ran
-    assert rows["TensorRT engines"] == ran
+    expected = "NVIDIA L4, 2027-02-03, def5678"
+    assert rows["Latency tables and predictions on a GPU"] == rows["torch as CUDA graphs"] == expected
+    assert rows["TensorRT engines"] == expected
     assert rows["ONNX Runtime on CUDA"] == "never run on a GPU"
 
 
-def test_sections_keep_the_commit_they_were_made_at(results):
+def test_sections_keep_their_own_commit(results):
     made = {"ahead": {"date": "2026-05-06", "commit": "older00"}}
-    rows = ran_on(results(deployment={"device": "CPU", "ahead": {"rows": [1]}, "made": made}))
+    rows = component_hardware(results(deployment={"device": "CPU", "ahead": {"rows": [1]}, "made": made}))
     assert rows["TensorRT-RTX engines, built ahead of time without a GPU"] == "CPU, 2026-05-06, older00"
 
 
-def test_page_without_markers_is_refused():
-    with pytest.raises(ValueError, match=r"README\.md needs one <!-- hardware:begin -->"):
-        hardware.updated("text", "table", Path("README.md"))
+def test_page_without_markers_is_rejected():
+    with pytest.raises(ValueError, match=r"README\.md must have one <!-- hardware:begin -->"):
+        hardware.insert_table("text", "table", Path("README.md"))

@@ -1,4 +1,4 @@
-"""`tests/bench/house.py` counts what a small checkout was made to hold."""
+"""`tests/bench/house.py` counts the violations of a small checkout."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def run() -> None:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout with one of most things that are counted."""
+    """Return a checkout with one violation of most kinds."""
     for file, text in SOURCES.items():
         path = tmp_path / "checkout" / file
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Texts and names follow the language rules: no phrase or name of `phrases.py` is left."""
+"""Texts and names contain no phrase or name of `phrases.py`."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ FILES = {str(path.relative_to(ROOT)): path for path in phrases.prose_files(ROOT)
 
 @pytest.fixture
 def banned_in(tmp_path):
-    """Return a function that writes text to a file and returns the phrases banned in it."""
+    """Return a function that lists the banned phrases of a text."""
 
     def banned(text: str, name: str = "module.py") -> list[str]:
         path = tmp_path / name
@@ -55,7 +55,7 @@ def test_every_source_and_page_is_checked():
         "A value.\n\n    Args:\n        seed: of the visiting order.",
     ],
 )
-def test_phrases_of_the_rules_are_found(text, banned_in):
+def test_banned_phrases_are_reported(text, banned_in):
     assert banned_in(f'"""{text}"""\n')
     assert banned_in(f'option = Option(help="""{text}""")\n')
 
@@ -85,7 +85,7 @@ def test_fenced_code_of_pages_is_skipped(banned_in):
     assert banned_in(page, "page.md") == ["beside"]
 
 
-def test_findings_name_their_line(tmp_path):
+def test_findings_have_their_line(tmp_path):
     path = tmp_path / "page.md"
     path.write_text("# Title\n\nFirst line.\nIt is gone\non with.\n\n| a |\n| beside |\n")
     assert [(line, phrase) for line, phrase, _ in phrases.banned(path)] == [(4, "gone on"), (8, "beside")]

@@ -13,7 +13,7 @@ from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.lut.statistics.calibration import FORMS, KINDS, kind_of
 from lgc.models import PRESETS, SCOPES, Architecture, SearchSpace
 from lgc.models.space.costs import Costs
-from lgc.models.space.operators import is_free, recipe_of
+from lgc.models.space.operators import get_recipe, is_free
 
 PREDICTED = [*PRESETS, "mini", "headed"]
 CORRECTIONS = {
@@ -36,7 +36,7 @@ def by_hand(form, table, specs):
         case "affine":
             return -0.125 + 1.5 * whole
         case "launches":
-            return 0.25 + 0.5 * whole + 0.0625 * sum(len(recipe_of(spec)) for spec, _ in entries)
+            return 0.25 + 0.5 * whole + 0.0625 * sum(len(get_recipe(spec)) for spec, _ in entries)
         case "kinds":
             of_kind = [sum(ms for spec, ms in entries if kind_of(spec) == kind) for kind in range(len(KINDS))]
             return 0.25 + 0.5 * of_kind[0] + 3.0 * of_kind[1] + 1.25 * of_kind[2]
@@ -110,14 +110,14 @@ def test_many_predictions_are_the_single_ones(space, table, scope, form):
 def test_a_head_adds_what_its_entries_differ_by_from_the_own_ones(space, table, scope, form):
     calibrate(table, form, scope)
     predictor, choices = Predictor(space, table, scope), np.array([space.sample(0).choices] * len(space.heads))
-    own = by_hand(form, table, space.plan.heads[space.own_head])
+    own = by_hand(form, table, space.plan.heads[space.default_head])
     wanted = [by_hand(form, table, specs) - own for specs in space.plan.heads]
     assert predictor.head_ms.tolist() == pytest.approx(wanted, abs=1e-12)
-    assert predictor.head_ms[space.own_head] == 0
+    assert predictor.head_ms[space.default_head] == 0
     all_heads = predictor.predict_many(choices, np.arange(len(space.heads)))
     assert all_heads.tolist() == pytest.approx((predictor.predict(space.sample(0)) + predictor.head_ms).tolist())
     assert len(set(all_heads.tolist())) == len(space.heads)
-    assert predictor.predict_many(choices).tolist() == [all_heads[space.own_head]] * len(space.heads)
+    assert predictor.predict_many(choices).tolist() == [all_heads[space.default_head]] * len(space.heads)
 
 
 def test_what_is_not_searched_holds_the_own_head(spaces, make_table):
@@ -263,7 +263,7 @@ def test_fastest_and_slowest_of_a_cell_with_edges_to_spare(mini_space, make_tabl
             others = list(extreme.cells)
             found = []
             for names in itertools.product(operators, repeat=5):
-                if space.plan.cells[at].fault(names) is None:
+                if space.plan.cells[at].find_fault(names) is None:
                     others[at] = names
                     found.append(Architecture(space=space, cells=tuple(others), fusion=extreme.fusion))
             latencies = predictor.predict_many(*arrays_of(found))

@@ -1,4 +1,4 @@
-"""Images as users have them: turned by EXIF, of other modes, damaged."""
+"""Images with EXIF rotation, unusual modes and damage."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ import pytest
 from PIL import Image
 
 from lgc.errors import DataError
-from lgc.models.images import read_pixels, require_image
+from lgc.models.images import check_image, read_pixels
 
 UPRIGHT = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [9, 9, 9], [255, 255, 255]]], np.uint8)
 
 
-def test_a_photograph_is_read_as_viewers_show_it(tmp_path):
+def test_exif_rotation_is_applied(tmp_path):
     turned = Image.fromarray(np.rot90(UPRIGHT, 1))
     exif = turned.getexif()
-    exif[0x0112] = 6  # to be shown turned clockwise
+    exif[0x0112] = 6  # display rotated clockwise
     turned.save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(read_pixels(tmp_path / "a.png"), UPRIGHT)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
-def test_every_mode_of_bytes_becomes_rgb(tmp_path, mode):
+def test_byte_modes_become_rgb(tmp_path, mode):
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     Image.fromarray(UPRIGHT).convert(mode).save(path)
     pixels = read_pixels(path)
     assert (pixels.shape, pixels.dtype) == ((2, 3, 3), np.uint8)
 
 
-def test_values_beyond_a_byte_are_refused(tmp_path):
+def test_16_bit_image_is_rejected(tmp_path):
     Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(tmp_path / "depth.png")
-    with pytest.raises(DataError, match=r"depth.png has I;16 values, no bytes: convert it"):
+    with pytest.raises(DataError, match=r"depth.png: mode I;16; convert it to 8 bits per channel"):
         read_pixels(tmp_path / "depth.png")
 
 
-def test_the_head_tells_images_from_other_files_and_reading_finds_damage(tmp_path):
+def test_header_check_and_damage(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3)).astype(np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
     (tmp_path / "text.png").write_text("hello")
-    require_image(tmp_path / "half.png")
-    with pytest.raises(DataError, match=r"half.png is truncated or damaged"):
+    check_image(tmp_path / "half.png")
+    with pytest.raises(DataError, match=r"cannot read image .*half.png: truncated or damaged"):
         read_pixels(tmp_path / "half.png")
-    with pytest.raises(DataError, match=r"text.png is not an image"):
-        require_image(tmp_path / "text.png")
-    with pytest.raises(DataError, match="does not exist"):
-        require_image(tmp_path / "missing.png")
+    with pytest.raises(DataError, match=r"cannot read image .*text.png: unknown format"):
+        check_image(tmp_path / "text.png")
+    with pytest.raises(DataError, match="no such file"):
+        check_image(tmp_path / "missing.png")

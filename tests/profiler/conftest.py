@@ -29,7 +29,7 @@ from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Target
 from lgc.models import OpSpec, SearchSpace
 from lgc.models.nets.weights import load_weights
-from lgc.models.space.operators import get_operator, input_shapes, is_free, macs
+from lgc.models.space.operators import count_macs, get_operator, input_shapes, is_free
 from lgc.profiler import profile, verification
 from lgc.profiler.backends import BACKENDS, get_backend
 from lgc.search.data.synthetic.scenes import generate_scene
@@ -71,7 +71,7 @@ class Clock:
 def true_ms(spec):
     """What an operator costs; of inputs and multiply-accumulates."""
     elements = sum(math.prod(shape) for shape in input_shapes(spec))
-    return 0.0 if is_free(spec) else 0.01 + elements / 2e5 + macs(spec) / 1e6
+    return 0.0 if is_free(spec) else 0.01 + elements / 2e5 + count_macs(spec) / 1e6
 
 
 def border_ms(shape):
@@ -261,7 +261,7 @@ def device(monkeypatch):
 
 @pytest.fixture(params=BACKENDS)
 def cpu_backend(request):
-    """Each registered backend; skipped where it does not run on a CPU."""
+    """Return each registered backend; skip one that does not run on a CPU."""
     backend = get_backend(request.param)
     if reason := backend.diagnose(Device("cpu")):
         pytest.skip(reason)

@@ -11,29 +11,31 @@ import pytest
 from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.models import SearchSpace
 from lgc.search.config import SearchConfig
+from lgc.search.constraint.latency import Latency
 from lgc.search.data.synthetic.writers import write_scenes
-from lgc.search.supernet import supernet_trainer as trainer_module
+from lgc.search.decisions import Decisions
+from lgc.search.runtime import training_loop
 
-from .runs import config, target_at
+from .runs import change, find_target
 
 
 @pytest.fixture(scope="session")
-def made_tables() -> dict[tuple[str, int], bytes]:
-    """Tables that were made, by space and seed: making one anew takes longer than most tests."""
+def table_cache() -> dict[tuple[str, int], bytes]:
+    """Tables by space and seed: making one takes longer than most tests."""
     return {}
 
 
 @pytest.fixture
-def predict(make_table, made_tables, tmp_path) -> Callable[..., Predictor]:
-    """Makes predictors from made-up latencies: `predict(space, seed=0, correction=None)`."""
+def predict(make_table, table_cache, tmp_path) -> Callable[..., Predictor]:
+    """Make predictors from random latencies: `predict(space, seed=0, correction=None)`."""
     numbers = count()
 
     def make(space: SearchSpace, seed: int = 0, *, correction: Correction | None = None) -> Predictor:
         path = tmp_path / f"{space.name}-{next(numbers)}.lut"
-        if (space.fingerprint, seed) not in made_tables:
+        if (space.fingerprint, seed) not in table_cache:
             make_table(space, path.name, seed=seed).close()
-            made_tables[space.fingerprint, seed] = path.read_bytes()
-        path.write_bytes(made_tables[space.fingerprint, seed])
+            table_cache[space.fingerprint, seed] = path.read_bytes()
+        path.write_bytes(table_cache[space.fingerprint, seed])
         with LatencyTable.open(path) as table:
             if correction is not None:
                 table.write_note("calibration", {"dense": asdict(correction)})
@@ -44,13 +46,13 @@ def predict(make_table, made_tables, tmp_path) -> Callable[..., Predictor]:
 
 @pytest.fixture
 def predictor(mini_space, predict) -> Predictor:
-    """Predictions of the mini space from made-up latencies."""
+    """Predictor of the mini space from random latencies."""
     return predict(mini_space)
 
 
 @dataclass
-class MadeUp:
-    """What `Latency` reads of a predictor: random latencies, heavy-tailed, `zero` for nothing and `skip` for little."""
+class RandomPredictor:
+    """The part of a predictor that `Latency` reads: random heavy-tailed latencies, 0 for `zero`, little for `skip`."""
 
     space: SearchSpace
     seed: int
@@ -65,18 +67,30 @@ class MadeUp:
         if "zero" in operators:
             self.edge_ms[:, operators.index("zero")] = 0.0
         self.head_ms = np.sort(rng.uniform(0, 0.3, len(self.space.heads)))
-        self.head_ms -= self.head_ms[self.space.own_head]
+        self.head_ms -= self.head_ms[self.space.default_head]
 
 
 @pytest.fixture(scope="session")
-def made_up() -> type[MadeUp]:
-    """Stands for a predictor where thousands of tables are wanted: `made_up(space, seed)`."""
-    return MadeUp
+def random_predictor() -> type[RandomPredictor]:
+    """Stand-in for a predictor in tests with thousands of tables: `random_predictor(space, seed)`."""
+    return RandomPredictor
+
+
+@pytest.fixture(scope="session")
+def latency_at() -> Callable[[Decisions, RandomPredictor, float], Latency]:
+    """Return latencies with a target at a share of the range from the fastest to the slowest architecture."""
+
+    def make(decisions: Decisions, predictor: RandomPredictor, share: float) -> Latency:
+        free = Latency(decisions, [predictor])
+        fastest, slowest = (float(free.target_ratio(*end)[0]) for end in (free.fastest, free.slowest))
+        return Latency(decisions, [predictor], [fastest + share * (slowest - fastest)])
+
+    return make
 
 
 @pytest.fixture(scope="session")
 def little_space(mini_space) -> SearchSpace:
-    """A space to enumerate in which edges may be zero: 6 edges, one of which may not, and heads of 2, 4 and 8."""
+    """A space small enough to enumerate: 6 edges, all but one of which may be zero, and heads of 2, 4 and 8."""
     content = {**mini_space.model_dump(mode="json"), "name": "little", "head_widths": [2, 8]}
     content |= {"cells": 1, "reductions": [], "fusion": {"nodes": 1, "channels": 4, "level": 2}}
     return SearchSpace.check(content, "the little space")
@@ -84,7 +98,7 @@ def little_space(mini_space) -> SearchSpace:
 
 @pytest.fixture(scope="session")
 def deep_space(mini_space) -> SearchSpace:
-    """The mini space with two cells that keep the resolution, then two that halve it, and a fourth operator."""
+    """The mini space with two normal cells, then two reduction cells, and a fourth operator."""
     operators = ["zero", "skip", "sep_conv_3x3", "max_pool_3x3"]
     content = {**mini_space.model_dump(mode="json"), "name": "deep", "cells": 4, "reductions": [2, 3]}
     return SearchSpace.check({**content, "operators": operators}, "the deep space")
@@ -92,14 +106,14 @@ def deep_space(mini_space) -> SearchSpace:
 
 @pytest.fixture(scope="session")
 def zeroless_space(mini_space) -> SearchSpace:
-    """The mini space without `zero`: whatever is picked is valid."""
+    """The mini space without `zero`: all choices are valid."""
     content = {**mini_space.model_dump(mode="json"), "name": "zeroless", "operators": ["skip", "sep_conv_3x3"]}
     return SearchSpace.check(content, "the zeroless space")
 
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few generated scenes in CamVid's layout; 11 classes."""
+    """A few generated scenes in CamVid's layout, with 11 classes."""
     folder = tmp_path_factory.mktemp("scenes") / "data"
     write_scenes(folder, "camvid-segnet", {"train": 8, "val": 3, "test": 0}, (32, 32), 0)
     return folder
@@ -113,7 +127,7 @@ def street_space(mini_space):
 
 @pytest.fixture
 def street(street_space, predict) -> Predictor:
-    """Predictions of the street space from made-up latencies."""
+    """Predictor of the street space from random latencies."""
     return predict(street_space)
 
 
@@ -126,18 +140,18 @@ def short() -> SearchConfig:
 @pytest.fixture
 def eager_checkpoints(monkeypatch):
     """A checkpoint after every step."""
-    monkeypatch.setattr(trainer_module, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
 
 
 @pytest.fixture
 def front(street, short) -> SearchConfig:
     """A search with two targets."""
-    return config(short, targets_ms=tuple((round(target_at(street, share), 3),) for share in (0.2, 0.8)))
+    return change(short, targets_ms=tuple((round(find_target(street, share), 3),) for share in (0.2, 0.8)))
 
 
 @pytest.fixture
 def run(street_space, tmp_path):
-    """A run folder that holds an architecture and nothing else."""
+    """A run folder that holds an architecture only."""
     folder = tmp_path / "run"
     folder.mkdir()
     street_space.sample(0).save(folder / "architecture.json")

@@ -1,8 +1,9 @@
-"""What tests of whole searches have in common: killing them, reading what they left, comparing two."""
+"""Helpers for tests of whole searches and trainings: interrupt them, read their files, compare them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,77 +14,88 @@ from lgc.search.config import SearchConfig
 
 
 class KilledError(Exception):
-    """Stands for a `kill` at a step."""
+    """Stand-in for a `kill` at a step."""
 
 
-def killer(at: int):
-    def on_step(step: int, steps: int) -> None:
-        if step == at:
+def kill_at(step: int) -> Callable[[int, int], None]:
+    """Return a callback that raises `KilledError` after a step."""
+
+    def on_step(finished: int, steps: int) -> None:
+        if finished == step:
             raise KilledError
 
     return on_step
 
 
-def log_of(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "search.jsonl").read_text().splitlines()]
+def read_log(run: Path, stage: str = "search") -> list[dict]:
+    return [json.loads(line) for line in (run / f"{stage}.jsonl").read_text().splitlines()]
 
 
 LOSSES = {"search": ("weight_loss", "arch_loss"), "train": ("loss", "aux_loss")}
-"""Stage -> what its journal calls losses."""
+"""Stage -> names of the losses in its metrics log."""
 TOLERANCES = {"fp32": (1e-4, 2e-3), "bf16": (5e-3, 2e-2), "fp16": (5e-3, 2e-2)}
 """Precision -> relative difference from a CPU's fp32 losses, in the first step and in the few after it.
 
-The first step tells forward passes apart. From there on rounding grows with each step: weights that differ by 1e-6 give
-losses that differ by 6e-4 after 3 steps of 0.001, and bf16 on a CPU differs from fp32 by 1e-3 and 5e-3; another seed
-by 4e-2. In fp16 the first steps may find their gradients too large and be left out. TF32 has to be off.
+The first step compares forward passes. Then rounding grows with each step: weights that differ by 1e-6 give losses that
+differ by 6e-4 after 3 steps of 0.001, bf16 on a CPU differs from fp32 by 1e-3 and 5e-3, and another seed by 4e-2. In
+fp16 the first steps may be skipped because gradients overflow. TF32 must be off.
 """
 
 
-def losses_of(run: Path, stage: str) -> dict[str, dict[int, float]]:
-    """Losses by name and step, from the journal of a stage (`search` or `train`)."""
-    records = [json.loads(line) for line in (run / f"{stage}.jsonl").read_text().splitlines()]
+def read_losses(run: Path, stage: str) -> dict[str, dict[int, float]]:
+    """Return losses by name and step from the metrics log of a stage (`search` or `train`)."""
+    records = read_log(run, stage)
     return {name: {row["step"]: row[name] for row in records if name in row} for name in LOSSES[stage]}
 
 
 def require_like_losses(run: Path, reference: Path, stage: str, precision: str = "fp32") -> None:
-    """Show that every loss of every step is that of the reference, within `TOLERANCES`."""
-    found, wanted = losses_of(run, stage), losses_of(reference, stage)
-    assert {name: list(steps) for name, steps in found.items()} == {name: list(steps) for name, steps in wanted.items()}
-    assert all(wanted.values()), f"{reference} has no losses"
+    """Check that every loss of every step equals the reference's, within `TOLERANCES`."""
+    losses, expected = read_losses(run, stage), read_losses(reference, stage)
+    assert {name: list(steps) for name, steps in losses.items()} == {
+        name: list(steps) for name, steps in expected.items()
+    }
+    assert all(expected.values()), f"{reference} has no losses"
     first, later = TOLERANCES[precision]
-    for name, steps in wanted.items():
+    for name, steps in expected.items():
         for step, loss in steps.items():
-            difference = found[name][step] / loss - 1
+            difference = losses[name][step] / loss - 1
             limit = later if step else first
             assert abs(difference) <= limit, f"{name} of step {step} differs by {difference:+.1e}, limit {limit:.0e}"
 
 
-def checkpoint_of(run: Path) -> dict:
-    return torch.load(run / "search.ckpt", weights_only=True)
+def load_checkpoint(run: Path, stage: str = "search") -> dict:
+    return torch.load(run / f"{stage}.ckpt", weights_only=True)
 
 
-def require_equal_runs(one: Path, other: Path) -> None:
-    """Show that two runs ended with the same bits."""
-    a, b = checkpoint_of(one), checkpoint_of(other)
+def require_equal_tensors(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Check that two states have the same tensors, bit for bit."""
+    assert state.keys() == other.keys()
+    assert [name for name, value in state.items() if not torch.equal(value, other[name])] == []
+
+
+def require_equal_runs(run: Path, other: Path) -> None:
+    """Check that two searches have bit-identical results."""
+    a, b = load_checkpoint(run), load_checkpoint(other)
     for part in ("net", "alphas"):
-        assert a[part].keys() == b[part].keys()
-        assert all(torch.equal(value, b[part][name]) for name, value in a[part].items()), part
+        require_equal_tensors(a[part], b[part])
     assert (a["step"], a["multiplier"]) == (b["step"], b["multiplier"])
-    assert log_of(one) == log_of(other)
-    found = [Architecture.load(run / "architecture.json") for run in (one, other)]
-    assert found[0].choices == found[1].choices
-    assert found[0].head == found[1].head
-    results = [json.loads((run / "search-result.json").read_text()) for run in (one, other)]
+    assert read_log(run) == read_log(other)
+    architectures = [Architecture.load(path / "architecture.json") for path in (run, other)]
+    assert architectures[0].choices == architectures[1].choices
+    assert architectures[0].head == architectures[1].head
+    results = [json.loads((path / "search-result.json").read_text()) for path in (run, other)]
     for result in results:
         for name in ("seconds", "supernet_seconds", "architecture"):
             del result[name]
     assert results[0] == results[1]
 
 
-def target_at(predictor: Predictor, share: float) -> float:
+def find_target(predictor: Predictor, share: float) -> float:
+    """Return the latency (ms) at a share of the range from the fastest to the slowest architecture."""
     low, high = predictor.predict(predictor.fastest), predictor.predict(predictor.slowest)
     return low + share * (high - low)
 
 
-def config(short: SearchConfig, **changes: object) -> SearchConfig:
-    return SearchConfig(**(short.model_dump() | changes))
+def change(config: SearchConfig, **changes: object) -> SearchConfig:
+    """Return validated settings with some changes."""
+    return SearchConfig(**(config.model_dump() | changes))

@@ -1,4 +1,4 @@
-"""What a search refuses, and what it leaves behind when it cannot go on."""
+"""Searches that are refused or fail, and the files that they leave."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lgc.errors import DataError, FileFormatError, OutputError, TrainingError, U
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search
-from lgc.search.selection.strategies import PASSES_OF_A_STEP, passes_of_race
+from lgc.search.selection.strategies import PASSES_PER_STEP, count_halving_passes
 from lgc.search.supernet import supernet_trainer as trainer_module
 
-from .runs import checkpoint_of, config, log_of, require_equal_runs, target_at
+from .runs import change, find_target, load_checkpoint, read_log, require_equal_runs
 
 
-def test_a_finished_search_is_not_repeated(street, scenes, short, tmp_path):
+def test_finished_search_is_not_repeated(street, scenes, short, tmp_path):
     first = search(street, scenes, tmp_path / "run", short)
     assert search(street, scenes, tmp_path / "run", short, on_step=lambda *_: pytest.fail("searched again")) == first
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -28,33 +28,33 @@ def test_a_finished_search_is_not_repeated(street, scenes, short, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [({"seed": 1}, "seed 0, not 1"), ({"fusion": "fixed"}, "fusion 'searched', not 'fixed'"), ({"steps": 7}, "steps")],
 )
-def test_another_search_is_not_overwritten(street, scenes, short, tmp_path, changes, said):
+def test_different_search_is_not_overwritten(street, scenes, short, tmp_path, changes, message):
     search(street, scenes, tmp_path / "run", short)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(OutputError, match=said):
-        search(street, scenes, tmp_path / "run", config(short, **changes))
+    with pytest.raises(OutputError, match=message):
+        search(street, scenes, tmp_path / "run", change(short, **changes))
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_a_search_with_another_table_is_another(street_space, predict, scenes, short, tmp_path):
+def test_different_table_is_a_different_search(street_space, predict, scenes, short, tmp_path):
     search(predict(street_space, 0), scenes, tmp_path / "run", short)
     with pytest.raises(OutputError, match="latency"):
         search(predict(street_space, 1), scenes, tmp_path / "run", short)
 
 
-def test_a_folder_of_something_else_is_left_alone(street, scenes, short, tmp_path):
+def test_folder_with_other_files_is_refused(street, scenes, short, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     (out / "thesis.tex").write_text("precious")
-    with pytest.raises(OutputError, match="something else"):
+    with pytest.raises(OutputError, match="files that are not of a search"):
         search(street, scenes, out, short)
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 
 
-def test_a_damaged_checkpoint_is_named(street, scenes, short, tmp_path):
+def test_damaged_checkpoint_is_named(street, scenes, short, tmp_path):
     out = tmp_path / "run"
     search(street, scenes, out, short)
     (out / "search-result.json").unlink()
@@ -64,58 +64,58 @@ def test_a_damaged_checkpoint_is_named(street, scenes, short, tmp_path):
         search(street, scenes, out, short)
 
 
-def test_data_of_other_classes_are_refused(predictor, scenes, short, tmp_path):
+def test_data_with_other_classes_are_refused(predictor, scenes, short, tmp_path):
     with pytest.raises(DataError, match="has 11 classes, space mini has 3"):
         search(predictor, scenes, tmp_path / "run", short)
     assert not (tmp_path / "run").exists()
 
 
-def test_too_few_images_for_two_halves(street, short, tmp_path):
+def test_two_halves_need_two_images(street, short, tmp_path):
     write_scenes(tmp_path / "one", "camvid-segnet", {"train": 1, "val": 1, "test": 0}, (32, 32), 0)
     with pytest.raises(DataError, match="at least 2 training images"):
         search(street, tmp_path / "one", tmp_path / "run", short)
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unreachable_target_is_refused_first(street, tmp_path, short):
+def test_out_of_range_target_is_refused_first(street, tmp_path, short):
     for share, side in ((-0.5, "below the fastest"), (1.5, "above the slowest")):
-        settings = config(short, targets_ms=((target_at(street, 0.5),), (target_at(street, share),)))
+        settings = change(short, targets_ms=((find_target(street, 0.5),), (find_target(street, share),)))
         with pytest.raises(UsageError, match=side):
             search(street, tmp_path / "nowhere", tmp_path / "run", settings)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_target_that_the_settings_put_out_of_reach_is_refused_first(street, scenes, short, tmp_path):
-    """Within the space's reach, but not with a fusion cell that convolves."""
+def test_settings_can_make_target_infeasible(street, scenes, short, tmp_path):
+    """The target is in the space's range, but below that of a fixed fusion cell."""
     target = street.predict(street.fastest)
-    found = search(street, scenes, tmp_path / "run", config(short, targets_ms=((target,),)))
-    assert found["predicted_ms"] == pytest.approx(target)
+    result = search(street, scenes, tmp_path / "run", change(short, targets_ms=((target,),)))
+    assert result["predicted_ms"] == pytest.approx(target)
     with pytest.raises(UsageError, match=f"the nearest needs .* ms for a target of {target:.3f} ms"):
-        search(street, scenes, tmp_path / "out", config(short, targets_ms=((target,),), fusion="fixed"))
+        search(street, scenes, tmp_path / "out", change(short, targets_ms=((target,),), fusion="fixed"))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_target_that_the_settings_leave_nothing_slow_for(street, scenes, short, tmp_path):
-    """The slowest architecture has the dearest fusion cell, not the plain one."""
+def test_settings_can_make_everything_too_fast(street, scenes, short, tmp_path):
+    """The slowest architecture has the slowest fusion cell, not the fixed one."""
     target = street.predict(street.slowest)
-    found = search(street, scenes, tmp_path / "run", config(short, targets_ms=((target,),)))
-    assert found["predicted_ms"] > 0.95 * target
+    result = search(street, scenes, tmp_path / "run", change(short, targets_ms=((target,),)))
+    assert result["predicted_ms"] > 0.95 * target
     with pytest.raises(UsageError, match="every architecture is faster than the target with these settings"):
-        search(street, scenes, tmp_path / "out", config(short, targets_ms=((target,),), fusion="fixed"))
+        search(street, scenes, tmp_path / "out", change(short, targets_ms=((target,),), fusion="fixed"))
     assert not (tmp_path / "out").exists()
 
 
-def test_targets_that_exclude_each_other_are_refused_first(street_space, predict, scenes, short, tmp_path):
-    """Each device's fastest architecture is another one, and slow on the other device."""
+def test_contradicting_targets_are_refused_first(street_space, predict, scenes, short, tmp_path):
+    """Each device's fastest architecture is slow on the other device."""
     content = {**street_space.model_dump(mode="json"), "operators": ["max_pool_3x3", "sep_conv_3x3"]}
     predictors = [predict(street_space.check(content, "street"), seed) for seed in (0, 1)]
     targets = tuple(predictor.predict(predictor.fastest) for predictor in predictors)
     with pytest.raises(UsageError, match="no architecture meets all targets"):
-        search(predictors, scenes, tmp_path / "out", config(short, targets_ms=(targets,)))
+        search(predictors, scenes, tmp_path / "out", change(short, targets_ms=(targets,)))
     assert not (tmp_path / "out").exists()
 
 
-def test_other_images_are_another_search(street, scenes, short, tmp_path):
+def test_different_images_are_a_different_search(street, scenes, short, tmp_path):
     data = copytree(scenes, tmp_path / "data")
     search(street, data, tmp_path / "run", short)
     label = load_dataset(data, "train").pairs[0].label
@@ -124,66 +124,66 @@ def test_other_images_are_another_search(street, scenes, short, tmp_path):
         search(street, data, tmp_path / "run", short)
 
 
-def test_learning_on_crops_counts_for_less(street, scenes, short, tmp_path):
-    """The others spend on whole images what gradients spend on crops of half the size."""
+def test_passes_on_crops_count_by_area(street, scenes, short, tmp_path):
+    """Evolution spends on whole images the budget of gradients on crops of half the size."""
     passes = {}
     for strategy in ("gradient", "evolution"):
-        settings = config(short, strategy=strategy, crop=(16, 32))
+        settings = change(short, strategy=strategy, crop=(16, 32))
         passes[strategy] = search(street, scenes, tmp_path / strategy, settings)["passes"]
-    budget = PASSES_OF_A_STEP * 4 // 2 + passes_of_race(short.finalists, 2)
+    budget = PASSES_PER_STEP * 4 // 2 + count_halving_passes(short.finalists, 2)
     assert passes["gradient"] == budget
     assert budget - 2 < passes["evolution"] <= budget
 
 
-def test_tables_and_targets_have_to_fit(street, street_space, predictor, predict, scenes, short, tmp_path):
+def test_tables_and_targets_must_match(street, street_space, predictor, predict, scenes, short, tmp_path):
     two = [street, predict(street_space, 1)]
     with pytest.raises(UsageError, match="needs a latency table"):
         search([], scenes, tmp_path / "run", short)
-    with pytest.raises(UsageError, match="2 tables need a target each"):
+    with pytest.raises(UsageError, match="2 tables need one target per table"):
         search(two, scenes, tmp_path / "run", short)
-    with pytest.raises(UsageError, match="2 tables, but 1 targets"):
-        search(two, scenes, tmp_path / "run", config(short, targets_ms=((1.0,),)))
-    with pytest.raises(UsageError, match=r"of one space: .*street-0\.lut of street, .* of mini"):
-        search([street, predictor], scenes, tmp_path / "run", config(short, targets_ms=((1.0, 1.0),)))
+    with pytest.raises(UsageError, match="2 tables, but targets: 1"):
+        search(two, scenes, tmp_path / "run", change(short, targets_ms=((1.0,),)))
+    with pytest.raises(UsageError, match=r"share one space: .*street-0\.lut \(space street\), .* \(space mini\)"):
+        search([street, predictor], scenes, tmp_path / "run", change(short, targets_ms=((1.0, 1.0),)))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("eager_checkpoints")
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (None, "loss of the weights is nan at step 2"),
         (torch.OutOfMemoryError("CUDA out of memory"), r"Lower --batch or --crop"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), r"Lower --batch or --crop"),
     ],
 )
-def test_a_search_that_cannot_go_on_keeps_its_checkpoint(street, scenes, short, tmp_path, monkeypatch, error, said):
+def test_failed_search_keeps_its_checkpoint(street, scenes, short, tmp_path, monkeypatch, error, message):
     real, calls = trainer_module.upsampled_loss, []
 
-    def broken(*words):
-        calls.append(words)
+    def broken(*arguments):
+        calls.append(arguments)
         if len(calls) == 3 and error is not None:
             raise error
-        return real(*words) * (np.nan if len(calls) == 3 else 1.0)
+        return real(*arguments) * (np.nan if len(calls) == 3 else 1.0)
 
     search(street, scenes, tmp_path / "whole", short)
     with monkeypatch.context() as patch:
         patch.setattr(trainer_module, "upsampled_loss", broken)
-        with pytest.raises(TrainingError, match=said):
+        with pytest.raises(TrainingError, match=message):
             search(street, scenes, tmp_path / "run", short)
-    kept = checkpoint_of(tmp_path / "run")
-    assert kept["step"] == 2
-    assert all(bool(torch.isfinite(value).all()) for value in kept["net"].values())
-    assert [record["step"] for record in log_of(tmp_path / "run")] == [0, 1]
+    state = load_checkpoint(tmp_path / "run")
+    assert state["step"] == 2
+    assert all(bool(torch.isfinite(value).all()) for value in state["net"].values())
+    assert [record["step"] for record in read_log(tmp_path / "run")] == [0, 1]
     search(street, scenes, tmp_path / "run", short)
     require_equal_runs(tmp_path / "whole", tmp_path / "run")
 
 
-def test_memory_that_ends_while_choosing_is_explained_too(street, scenes, short, tmp_path, monkeypatch):
-    def greedy(*words):
+def test_finalization_out_of_memory_is_explained(street, scenes, short, tmp_path, monkeypatch):
+    def exhaust_memory(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lgc.search.selection.strategies.race", greedy)
+    monkeypatch.setattr("lgc.search.selection.strategies.halve", exhaust_memory)
     with pytest.raises(TrainingError, match="Lower --batch or --crop"):
         search(street, scenes, tmp_path / "run", short)
-    assert checkpoint_of(tmp_path / "run")["step"] == short.steps
+    assert load_checkpoint(tmp_path / "run")["step"] == short.steps

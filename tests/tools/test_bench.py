@@ -107,7 +107,7 @@ def test_a_plot_has_the_points_that_are_scored(tmp_path):
 def test_bad_input_is_refused_in_one_line(call, file, architecture, tmp_path):
     for arguments, message in (
         ((), "nothing to compare"),
-        ((tmp_path / "missing.onnx",), "nothing: there is no such file"),
+        ((tmp_path / "missing.onnx",), "no such file"),
         ((tmp_path,), "is no architecture but nothing"),
         ((file, "--peer", "bisenet"), "unknown peer 'bisenet'"),
         ((file, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),

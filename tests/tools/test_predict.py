@@ -22,7 +22,7 @@ from lgc.errors import DataError
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
 from lgc.models.onnx.model import OnnxModel
-from lgc.models.palettes import distinct
+from lgc.models.palettes import distinct_palette
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.deployment.painting import Legend
 from lgc.profiler.deployment.segmenter import Segmenter
@@ -186,7 +186,7 @@ def test_a_damaged_input_leaves_what_was_done_and_nothing_half(call, file, photo
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out)
     told = done.refusal("lgc-predict")
-    assert f"{broken} is truncated or damaged" in told
+    assert f"cannot read image {broken}: truncated or damaged" in told
     assert f"; 6 files are written and whole, in {out}" in told
     assert len([path for path in out.rglob("*") if path.is_file()]) == 6
 
@@ -237,15 +237,15 @@ def test_names_and_colours_of_classes(file, street):
     assert named(CITYSCAPES_CLASSES) == Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE)
     own = named(tuple("abcdefghijk"))
     assert own.names == tuple("abcdefghijk")
-    assert own.palette == distinct(11) != CAMVID_PALETTE
+    assert own.palette == distinct_palette(11) != CAMVID_PALETTE
     assert (own.name(3), own.name(12), own.colour(40)) == ("d", "class 12", "#000000")
 
 
 @pytest.mark.parametrize("count", [2, 11, 19, 150, 256])
 def test_generated_colours_are_distinct_and_stay(count):
-    colours = distinct(count)
+    colours = distinct_palette(count)
     assert len(set(colours)) == count
-    assert colours == distinct(256)[:count]
+    assert colours == distinct_palette(256)[:count]
     steps = np.diff(np.array(colours, int), axis=0)
     assert np.sqrt((steps**2).sum(axis=1)).min() > 100, "neighbours are far apart"
 
@@ -257,7 +257,7 @@ def test_names_that_cannot_be_read(call, file, photos, tmp_path):
         model.metadata_props.add(key="classes", value=told)
         onnx.save(model, tmp_path / "x.onnx")
         refused = call("lgc-predict", tmp_path / "x.onnx", photos, "--out", tmp_path / "out")
-        assert "its `classes` are no JSON list of names" in refused.refusal("lgc-predict")
+        assert "metadata `classes` must be a JSON list of names" in refused.refusal("lgc-predict")
 
 
 def test_without_pyav_images_are_fine_and_videos_name_the_command(call, file, photos, tmp_path, monkeypatch):
@@ -282,15 +282,15 @@ def test_bad_input_is_refused_in_one_line(call, file, photos, tmp_path):
         shutil.copy(photos / "a.png", tmp_path / name)
     out = tmp_path / "out"
     for arguments, message in (
-        ((tmp_path / "broken.onnx", photos), "is no ONNX model but"),
-        ((photos / "a.png", photos), "is no ONNX model but a PNG image"),
-        ((tmp_path / "dynamic.onnx", photos), 'dynamic shape: input_0 is [1, 3, "height", 48]'),
-        ((tmp_path / "missing.onnx", photos), "nothing: there is no such file"),
+        ((tmp_path / "broken.onnx", photos), "cannot read ONNX model"),
+        ((photos / "a.png", photos), "a.png: it is a PNG image"),
+        ((tmp_path / "dynamic.onnx", photos), 'input_0 has a dynamic shape [1, 3, "height", 48]'),
+        ((tmp_path / "missing.onnx", photos), "no such file"),
         ((tmp_path / "empty", photos), "holds no exported file: lgc-export"),
-        ((file, tmp_path / "missing"), "does not exist"),
-        ((file, tmp_path / "empty"), "holds no images"),
-        ((file, photos, tmp_path / "text.png"), "text.png is not an image that can be read"),
-        ((file, tmp_path / "notes.doc"), "notes.doc is not an image that can be read; videos are called .mp4, "),
+        ((file, tmp_path / "missing"), "no such file or folder"),
+        ((file, tmp_path / "empty"), "no images in folder"),
+        ((file, photos, tmp_path / "text.png"), "text.png: unknown format"),
+        ((file, tmp_path / "notes.doc"), "notes.doc: unknown format; videos are called .mp4, "),
         ((file, photos, tmp_path / "no.mp4"), "no.mp4 is no video that can be read"),
         ((file, photos / "a.png", tmp_path / "a.png"), "would be written to the same files"),
         ((file, tmp_path / "two"), "c.png would be written to the same files"),

@@ -218,9 +218,9 @@ class TestRefusals:
             (["--context", "vacuum"], "no context 'vacuum': carriers or isolated"),
             (["--budget", "4 minutes"], "'4 minutes' is no duration; write it as 90s, 4m or 1h"),
             (["--input", "720p"], "'720p' is no size; write height and width as in 720x960"),
-            (["--input", "8x8"], "mini at 8x8 is no search space: input.0"),
+            (["--input", "8x8"], "mini at 8x8: invalid search space: input.0"),
             (["--space", "small"], "unknown search space 'small'; known: lgcnet-camvid, lgcnet-cityscapes, tiny"),
-            (["--space", "no/such.yaml"], "no/such.yaml is no search space but nothing: there is no such file"),
+            (["--space", "no/such.yaml"], "no such file: no/such.yaml"),
             (["--spice", "tiny"], "No such option"),
         ],
         ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
@@ -244,7 +244,7 @@ class TestRefusals:
 
     def test_a_truncated_space(self, refused, mini_yaml):
         mini_yaml.write_text(mini_yaml.read_text()[:100])
-        assert "mini.yaml is no search space: not readable as YAML" in refused()
+        assert "mini.yaml: invalid search space: not YAML" in refused()
 
     def test_a_foreign_space(self, refused, foreign_files):
         for noun, path in foreign_files.items():

@@ -19,6 +19,7 @@ from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
 from lgc.search.data.layouts import list_pairs
 from lgc.search.data.synthetic.writers import write_scenes
+from lgc.search.runtime import training_loop
 from lgc.search.supernet import supernet_trainer as trainer_module
 from lgc.search.supernet.supernet_trainer import SupernetTrainer
 
@@ -265,7 +266,7 @@ def test_targets_out_of_reach(call, lut, data, reach, tmp_path, side, unit):
     said = call("lgc-search", "--lut", lut, "--data", data, "--out", tmp_path / "run", *words).refusal("lgc-search")
     assert side in said
     assert f"a target of {target:.4g} ms is" in said
-    assert f"from {low:.3f} to {high:.3f} ms" in said
+    assert f"predicts {low:.3f} to {high:.3f} ms" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -322,10 +323,10 @@ def test_too_few_images(call, lut, tmp_path):
         ("--communication mail", "--communication: Input should be 'gcn', 'linear' or 'none'"),
         ("--fusion cold", "--fusion: Input should be 'searched' or 'fixed'"),
         ("--precision fp8", "unknown precision 'fp8'; known: bf16, fp16, fp32"),
-        ("--precision fp16", "a CPU takes fp32 or bf16"),
+        ("--precision fp16", "choose fp32 or bf16 on a CPU"),
         ("--scope all", "unknown scope 'all'; known: core, dense"),
         ("--device cuda:77", "no device 'cuda:77' on this machine"),
-        ("--cells shared --communication gcn", "cannot inform each other by gcn"),
+        ("--cells shared --communication gcn", "shared cells cannot communicate by gcn"),
         ("--target-ms 1 --target-fps 9", "--target-ms or --target-fps, not both"),
         ("--target-ms 0", "--target-ms must be above 0"),
         ("--target-ms nan", "--target-ms"),
@@ -333,7 +334,7 @@ def test_too_few_images(call, lut, tmp_path):
         ("--target-ms -1", "--target-ms"),
         ("--target-fps 0", "--target-fps must be above 0"),
         ("--target-ms 9 --target-ms 9.0000001", "the same targets"),
-        ("--lut {lut}", "2 tables need a target each"),
+        ("--lut {lut}", "2 tables need one target per table"),
         ("--lut {lut} --target-ms 1", "targets for 2 tables: 1"),
         ("--lut {lut} --target-ms 1 --target-ms 2 --target-ms 3", "targets for 2 tables: 3"),
         ("--lut {missing}", "is no latency table"),
@@ -348,11 +349,11 @@ def test_too_few_images(call, lut, tmp_path):
         ("--crop 30x32", "multiples of the network's stride"),
         ("--crop 64x64", "larger than the space's input"),
         ("--crop big", "'big' is no size"),
-        ("--space {missing}", "is no search space"),
+        ("--space {missing}", "no such file"),
         ("--data {empty}", "empty"),
         ("--data {missing}", "missing"),
         ("--out {lut}", "not a folder"),
-        ("--out {other}", "holds something else than a search"),
+        ("--out {other}", "holds files that are not of a search"),
         ("--out /proc/nowhere/run", "/proc/nowhere"),
     ],
 )
@@ -375,7 +376,7 @@ def test_another_search_in_the_folder(call, lut, data, run_search, tmp_path):
     said = call("lgc-search", *words).refusal("lgc-search")
     assert "fusion 'searched', not 'fixed'" in said
     assert "seed 0, not 1" in said
-    assert "name another folder" in said
+    assert "choose another folder" in said
 
 
 @pytest.mark.parametrize(
@@ -386,7 +387,7 @@ def test_another_search_in_the_folder(call, lut, data, run_search, tmp_path):
     ],
 )
 def test_a_search_that_cannot_go_on_exits_with_1(call, lut, data, tmp_path, monkeypatch, error, said):
-    monkeypatch.setattr(trainer_module, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     real, calls = trainer_module.upsampled_loss, []
 
     def broken(*words):
@@ -410,7 +411,7 @@ def test_a_search_that_cannot_go_on_exits_with_1(call, lut, data, tmp_path, monk
 
 
 def test_interrupted_it_says_so_and_goes_on(call, lut, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     real, steps = SupernetTrainer.train_step, []
 
     def step(self, *words):

@@ -67,10 +67,10 @@ def _refusal(error: Exception) -> str:
         return str(error.format_message())
     from pydantic import ValidationError
 
-    from ...models.space.space import first_faults
+    from ...models.space.settings import format_validation_error
 
     if isinstance(error, ValidationError):
-        return first_faults(error, lambda field: f"--{field.split('.')[0].replace('_', '-')}")
+        return format_validation_error(error, lambda field: f"--{field.split('.')[0].replace('_', '-')}")
     raise error
 
 

@@ -113,7 +113,7 @@ def import_table(
         emit(content, as_json, f"{out}: {len(foreign.rows)} rows of {foreign.project}")
         return
     from ...lut.exchange.convert import import_table as write_table
-    from ...models.space.space import SearchSpace
+    from ...models.space.lgcnet import SearchSpace
 
     target = _target(space, device, backend, precision)
     found = write_table(foreign, out, SearchSpace.load(str(space)), target)

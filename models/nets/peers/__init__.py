@@ -1,6 +1,6 @@
-"""Peers of LGCNet, written from their papers, with random weights: what `lgc-bench` times beside our own networks.
+"""Peers of LGCNet, written from their papers, with random weights; `lgc-bench` compares our networks with them.
 
-This registry does not import torch; the networks are imported when one is built. docs/peers.md has the tables.
+The registry does not import torch; `build_peer` imports the network's module. docs/peers.md has the tables.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ from ....errors import UnknownNameError
 if TYPE_CHECKING:
     from torch import nn
 
-STRIDE = 8
-"""All peers give logits at 1/8 of the input, [N, classes, H / 8, W / 8], rounded up."""
+LOGITS_STRIDE = 8
+"""Stride of every peer's logits, [N, classes, H / 8, W / 8], rounded up."""
 
-SMALLEST = 32
-"""Least height and width of an image; beyond that H and W may be anything, multiples of 1."""
+MIN_SIZE = 32
+"""Minimum height and width of an image in pixels; every larger size is supported."""
 
 
 @dataclass(frozen=True)
 class FrameRate:
-    """A frame rate on Cityscapes as published: another GPU, backend and scope, never to be mixed with measured ones.
+    """Published frame rate on Cityscapes.
+
+    Its GPU, backend and scope differ from ours, so it must not be mixed with measured frame rates.
 
     Attributes:
-        fps: frames per second.
-        gpu: device.
-        backend: runtime.
-        input: height and width in pixels.
-        miou_val: mean IoU in per cent on the validation set, None where not published.
-        miou_test: the same on the test set.
-        source: where the numbers are from.
+        fps: Frames per second.
+        gpu: GPU model.
+        backend: Inference runtime.
+        input: Height and width in pixels.
+        miou_val: Mean IoU in per cent on the validation set; None if unpublished.
+        miou_test: Mean IoU in per cent on the test set; None if unpublished.
+        source: Tables or pages of the numbers.
     """
 
     fps: float
@@ -46,16 +48,16 @@ class FrameRate:
 
 @dataclass(frozen=True)
 class Published:
-    """What is published about a network.
+    """Published figures of a network.
 
     Attributes:
-        parameters: how many; None where its authors give no number.
-        macs: multiply-accumulates (papers say FLOPs), None where its authors give no number.
-        size: height and width of the input for which `macs` holds.
-        source: where the two are from.
-        counted: what they count, where that is not all parameters of the network in its inference form.
-        frame_rates: as published.
-        whole: whether they are of the whole network; else `counted` says of which part.
+        parameters: Number of parameters; None if unpublished.
+        macs: Multiply-accumulates (FLOPs in the papers); None if unpublished.
+        size: Height and width of the input that `macs` holds for.
+        source: Tables or pages of the two numbers.
+        counted: Part of the network that the two numbers count.
+        frame_rates: Published frame rates.
+        whole: True if the two numbers count the whole network, False if only the part in `counted`.
     """
 
     parameters: float | None
@@ -69,14 +71,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Peer:
-    """A built-in network.
+    """Built-in network.
 
     Attributes:
-        name: its name on the command line.
-        title: as the paper writes it.
+        name: Name on the command line.
+        title: Name in the paper.
         paper: arXiv number.
-        network: module in this package and class in it, `module:Class`.
-        published: what is published about it.
+        network: Module of this package and its class, `module:Class`.
+        published: Published figures.
     """
 
     name: str
@@ -90,8 +92,8 @@ _BISENETV2 = Published(
     parameters=None,
     macs=21.15e9,
     size=(512, 1024),
-    source="paper, tables of the ablations and of Cityscapes; it gives no parameters",
-    counted="inference form; the width of the head is not published and was chosen here by this very number",
+    source="paper, tables of the ablations and of Cityscapes; no parameters published",
+    counted="inference form; the head's width is unpublished and was chosen to match this number",
     frame_rates=(FrameRate(156, "GTX 1080 Ti", "TensorRT", (512, 1024), 73.4, 72.6, "paper, table of Cityscapes"),),
 )
 _DDRNET = Published(
@@ -114,8 +116,8 @@ _STDC1 = Published(
     parameters=8.44e6,
     macs=813e6,
     size=(224, 224),
-    source="paper, table of the STDC networks; it gives nothing for the segmentation network",
-    counted="the backbone with its ImageNet classifier (1x1 convolution, two linear layers of 1024 and 1000)",
+    source="paper, table of the STDC networks; none published for the segmentation network",
+    counted="backbone with its ImageNet classifier (1x1 convolution, linear layers of 1024 and 1000)",
     frame_rates=(
         FrameRate(250.4, "GTX 1080 Ti", "TensorRT", (512, 1024), 72.2, 71.9, "paper, Seg50; repository"),
         FrameRate(126.7, "GTX 1080 Ti", "TensorRT", (768, 1536), 74.5, 75.3, "paper, Seg75; repository"),
@@ -126,8 +128,8 @@ _FAST_SCNN = Published(
     parameters=1.11e6,
     macs=None,
     size=(1024, 2048),
-    source="paper, table of Cityscapes; it gives no multiply-accumulates",
-    counted="inference form without scales and shifts of the batch normalisations",
+    source="paper, table of Cityscapes; no multiply-accumulates published",
+    counted="inference form without the scales and shifts of batch normalisations",
     frame_rates=(
         FrameRate(123.5, "Titan Xp", "TensorFlow", (1024, 2048), 68.6, 68.0, "paper, tables of Cityscapes"),
         FrameRate(285.8, "Titan Xp", "TensorFlow", (512, 1024), None, 62.8, "paper, table of input sizes"),
@@ -144,17 +146,17 @@ PEERS: dict[str, Peer] = {
         Peer("fast-scnn", "Fast-SCNN", "1902.04502", "fastscnn:FastSCNN", _FAST_SCNN),
     )
 }
-"""Name -> peer."""
+"""Peers by name."""
 
 
 def build_peer(name: str, classes: int = 19) -> nn.Module:
-    """A peer with random weights, in evaluation mode, its auxiliary heads left out.
+    """Build a peer with random weights, in evaluation mode, without its auxiliary heads.
 
-    It takes float32 images [N, 3, H, W], H and W at least 32 and of any multiple, and gives logits
-    [N, classes, H / 8, W / 8], rounded up; smaller images are a UsageError.
+    It maps float32 images [N, 3, H, W], H and W at least `MIN_SIZE`, to logits [N, classes, H / 8, W / 8], rounded up;
+    smaller images raise a UsageError.
 
     Raises:
-        UnknownNameError: no such peer; the message lists the known ones.
+        UnknownNameError: Unknown peer; the message lists the known ones.
     """
     if name not in PEERS:
         raise UnknownNameError("peer", name, PEERS)

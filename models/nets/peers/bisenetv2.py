@@ -8,16 +8,16 @@ from torch.nn import functional as F
 
 from .common import PeerNetwork, conv_norm, depthwise, resize, separable
 
-WIDTH = 128
+_WIDTH = 128
 """Channels at the end of both branches."""
-EXPANSION = 6
-HEAD = 320
-"""Channels inside the head. The paper calls them C_t and gives no number: here it is the multiple of 64 by which the
-whole comes nearest to its published multiply-accumulates without exceeding them. All else is as published."""
+_EXPANSION = 6
+_HEAD = 320
+"""Channels inside the head. The paper calls them C_t and gives no number: this is the largest multiple of 64 that does
+not exceed the published multiply-accumulates of the whole network. Everything else is as published."""
 
 
-class Stem(nn.Module):
-    """Two ways of reducing side by side: [N, 3, H, W] -> [N, 16, H / 4, W / 4]."""
+class StemBlock(nn.Module):
+    """Strided convolution and pooling in parallel: [N, 3, H, W] -> [N, 16, H / 4, W / 4]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Stem(nn.Module):
         self.last = conv_norm(32, 16)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reduce, both ways, and mix."""
+        """Reduce both ways and merge."""
         x = self.first(x)
         out: Tensor = self.last(torch.cat([self.convolve(x), self.pool(x)], dim=1))
         return out
@@ -36,25 +36,25 @@ class Stem(nn.Module):
 class GatherExpand(nn.Module):
     """Gather-and-expansion layer: [N, c_in, H, W] -> [N, c_out, H / stride, W / stride].
 
-    A 3x3 convolution gathers and expands at once, a depthwise one follows (with stride 2 two, for the receptive field),
-    a pointwise one projects. Reimplementations often expand in the depthwise convolution instead, which is not what the
-    paper's text says and costs 3 GMACs less at 512x1024.
+    A 3x3 convolution gathers and expands, a depthwise one follows (two at stride 2, for the receptive field), and a
+    pointwise one projects. Reimplementations often expand in the depthwise convolution instead; that contradicts the
+    paper's text and costs 3 GMACs less at 512x1024.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
-        inner = EXPANSION * c_in
+        inner = _EXPANSION * c_in
         spread = [depthwise(inner, stride), *([depthwise(inner)] if stride > 1 else [])]
         self.body = nn.Sequential(conv_norm(c_in, inner), *spread, conv_norm(inner, c_out, 1, act=False))
         self.shortcut = separable(c_in, c_out, stride, act=False) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Body plus shortcut, rectified."""
+        """Add body and shortcut, then apply the ReLU."""
         return F.relu(self.body(x) + self.shortcut(x))
 
 
 class ContextEmbedding(nn.Module):
-    """Adds the global average to every pixel: sizes stay. The norm of the average stands before its convolution."""
+    """Add the global average to every pixel, sizes unchanged; the average is normalised before its convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -64,41 +64,41 @@ class ContextEmbedding(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed."""
+        """Add the context and convolve."""
         out: Tensor = self.conv(x + self.average(x))
         return out
 
 
 class GuidedAggregation(nn.Module):
-    """Each branch gates the other, at 1/8 and at 1/32: -> [N, channels, H / 8, W / 8]."""
+    """Gate each branch by the other, at 1/8 and at 1/32: -> [N, channels, H / 8, W / 8]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.detail_fine = _gathered(channels)
+        self.detail_fine = _pointwise_block(channels)
         self.detail_coarse = nn.Sequential(conv_norm(channels, channels, 3, 2, act=False), nn.AvgPool2d(3, 2, 1))
         self.semantic_fine = conv_norm(channels, channels, act=False)
-        self.semantic_coarse = _gathered(channels)
+        self.semantic_coarse = _pointwise_block(channels)
         self.last = conv_norm(channels, channels, act=False)
 
     def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
-        """Aggregate [N, channels, H / 8, W / 8] and [N, channels, H / 32, W / 32]."""
+        """Merge [N, channels, H / 8, W / 8] and [N, channels, H / 32, W / 32]."""
         fine = self.detail_fine(detail) * torch.sigmoid(resize(self.semantic_fine(semantic), detail))
         coarse = self.detail_coarse(detail) * torch.sigmoid(self.semantic_coarse(semantic))
         out: Tensor = self.last(fine + resize(coarse, detail))
         return out
 
 
-def _gathered(channels: int) -> nn.Sequential:
+def _pointwise_block(channels: int) -> nn.Sequential:
     return nn.Sequential(depthwise(channels), nn.Conv2d(channels, channels, 1))
 
 
 class BiSeNetV2(PeerNetwork):
-    """Wide and shallow detail branch, narrow and deep semantic branch, aggregation, head (arXiv 2004.02147).
+    """Network of a shallow detail branch, a deep semantic branch, aggregation and head (arXiv 2004.02147).
 
-    The four booster heads of the training are left out.
+    The four booster heads of training are omitted.
 
     Args:
-        classes: how many.
+        classes: Number of classes.
     """
 
     def __init__(self, classes: int = 19) -> None:
@@ -106,20 +106,20 @@ class BiSeNetV2(PeerNetwork):
         self.detail = nn.Sequential(
             *(conv_norm(3, 64, 3, 2), conv_norm(64, 64)),
             *(conv_norm(64, 64, 3, 2), conv_norm(64, 64), conv_norm(64, 64)),
-            *(conv_norm(64, WIDTH, 3, 2), conv_norm(WIDTH, WIDTH), conv_norm(WIDTH, WIDTH)),
+            *(conv_norm(64, _WIDTH, 3, 2), conv_norm(_WIDTH, _WIDTH), conv_norm(_WIDTH, _WIDTH)),
         )
         self.semantic = nn.Sequential(
-            Stem(),
+            StemBlock(),
             *(GatherExpand(16, 32, 2), GatherExpand(32, 32, 1)),
             *(GatherExpand(32, 64, 2), GatherExpand(64, 64, 1)),
-            GatherExpand(64, WIDTH, 2),
-            *(GatherExpand(WIDTH, WIDTH, 1) for _ in range(3)),
-            ContextEmbedding(WIDTH),
+            GatherExpand(64, _WIDTH, 2),
+            *(GatherExpand(_WIDTH, _WIDTH, 1) for _ in range(3)),
+            ContextEmbedding(_WIDTH),
         )
-        self.aggregate = GuidedAggregation(WIDTH)
-        self.head = nn.Sequential(conv_norm(WIDTH, HEAD), nn.Conv2d(HEAD, classes, 1))
+        self.aggregate = GuidedAggregation(_WIDTH)
+        self.head = nn.Sequential(conv_norm(_WIDTH, _HEAD), nn.Conv2d(_HEAD, classes, 1))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Both branches, aggregation, head."""
+        """Apply both branches, the aggregation and the head."""
         logits: Tensor = self.head(self.aggregate(self.detail(x), self.semantic(x)))
         return logits

@@ -1,8 +1,8 @@
-"""Blocks that several peers are made of.
+"""Blocks shared by several peers.
 
-Batch normalisations behind a convolution are parts of `layers.ConvNormAct`, so that `layers.folded` folds them. Those
-in front of one, as DDRNet's and PIDNet's context modules and heads have them (`norm_act`), cannot be folded and stay in
-the exported graph, as a product and a sum for each channel.
+Batch normalisations after a convolution are part of `layers.ConvNormAct`, so that `layers.fold_norms` folds them. Those
+before one (`norm_act`), in the context modules and heads of DDRNet and PIDNet, cannot be folded: they remain in the
+exported graph, as a product and a sum per channel.
 """
 
 from __future__ import annotations
@@ -16,66 +16,66 @@ from torch.nn import functional as F
 from ....errors import UsageError
 from ...space import operators as ops
 from ..layers import ConvNormAct
-from . import SMALLEST
+from . import MIN_SIZE
 
 
 class PeerNetwork(nn.Module):
-    """A peer in its inference form: [N, 3, H, W] -> [N, classes, H / 8, W / 8], rounded up.
+    """Peer in its inference form: [N, 3, H, W] -> [N, classes, H / 8, W / 8], rounded up.
 
-    H and W need be multiples of nothing: what the papers upsample by a factor is resized to the size of the features
-    that it meets. For multiples of 32 (64 with DDRNet and PIDNet) that is the same.
+    H and W may have any size from `MIN_SIZE`: where the papers upsample by a factor, features are resized to the size
+    of those that they are merged with. For multiples of 32 (64 with DDRNet and PIDNet) the result is the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits at stride 8.
+        """Compute the logits at stride 8.
 
         Raises:
-            UsageError: the images are too small, or have not three channels.
+            UsageError: The images are too small or do not have 3 channels.
         """
         channels, height, width = (int(side) for side in x.shape[-3:])
-        if channels != 3 or min(height, width) < SMALLEST:
+        if channels != 3 or min(height, width) < MIN_SIZE:
             raise UsageError(
-                f"{type(self).__name__} takes images of 3 channels, {SMALLEST}x{SMALLEST} pixels or more "
-                f"(sides that are multiples of 1, so any), not of {channels} channels and {height}x{width}"
+                f"{type(self).__name__} needs images of 3 channels and at least {MIN_SIZE}x{MIN_SIZE} pixels, "
+                f"got {channels} channels and {height}x{width}"
             )
         return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Compute, [N, 3, H, W] -> [N, classes, H / 8, W / 8]."""
+        """Compute the logits of checked images, [N, 3, H, W] -> [N, classes, H / 8, W / 8]."""
         raise NotImplementedError
 
 
 def conv_norm(
     c_in: int, c_out: int, kernel: int = 3, stride: int = 1, *, groups: int = 1, dilation: int = 1, act: bool = True
 ) -> ConvNormAct:
-    """Convolution, batch normalisation and, with `act`, ReLU; padded so that only the stride changes the size."""
+    """Return a convolution with batch normalisation and optional ReLU; only the stride changes the size."""
     return ConvNormAct(ops.Conv(c_in, c_out, kernel, stride, dilation, groups), act=act)
 
 
 def depthwise(channels: int, stride: int = 1, *, dilation: int = 1, act: bool = False) -> ConvNormAct:
-    """Depthwise 3x3 convolution with its normalisation."""
+    """Return a depthwise 3x3 convolution with batch normalisation and optional ReLU."""
     return conv_norm(channels, channels, 3, stride, groups=channels, dilation=dilation, act=act)
 
 
 def separable(c_in: int, c_out: int, stride: int = 1, *, act: bool = True) -> nn.Sequential:
-    """Depthwise 3x3 and pointwise convolution, both normalised, nothing non-linear in between."""
+    """Return a depthwise 3x3 and a pointwise convolution, both normalised, without activation in between."""
     return nn.Sequential(depthwise(c_in, stride), conv_norm(c_in, c_out, 1, act=act))
 
 
 def norm_act(channels: int) -> nn.Sequential:
-    """Batch normalisation and ReLU in front of a convolution."""
+    """Return the batch normalisation and ReLU that precede a convolution."""
     return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 def norm_act_conv(c_in: int, c_out: int, kernel: int = 1, *, groups: int = 1) -> nn.Sequential:
-    """Batch normalisation, ReLU, convolution without bias."""
+    """Return batch normalisation, ReLU and convolution without bias."""
     conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, groups=groups, bias=False)
     return nn.Sequential(norm_act(c_in), conv)
 
 
 def resize(x: Tensor, like: Tensor, mode: str = "bilinear") -> Tensor:
-    """[N, C, h, w] -> [N, C, H, W] where [H, W] is the size of `like`; corners not aligned."""
-    # As plain integers, because a size that tracing follows makes the exported shapes dynamic.
+    """Resize [N, C, h, w] to the height and width of `like`, corners not aligned."""
+    # Plain integers: a traced size would make the exported shapes dynamic.
     size = (int(like.shape[-2]), int(like.shape[-1]))
     return F.interpolate(x, size=size, mode=mode, align_corners=False if mode == "bilinear" else None)
 
@@ -84,10 +84,10 @@ class BasicBlock(nn.Module):
     """Residual block of two 3x3 convolutions (arXiv 1512.03385): [N, c_in, H, W] -> [N, c_out, H / stride, W / stride].
 
     Args:
-        c_in: channels of the input.
-        c_out: channels of the output.
-        stride: of the first convolution and of the shortcut.
-        act: whether a ReLU follows the sum.
+        c_in: Input channels.
+        c_out: Output channels.
+        stride: Stride of the first convolution and of the shortcut.
+        act: Include the ReLU after the sum.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int = 1, *, act: bool = True) -> None:
@@ -97,13 +97,13 @@ class BasicBlock(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """Body plus shortcut."""
+        """Add body and shortcut."""
         out: Tensor = self.body(x) + self.shortcut(x)
         return F.relu(out) if self.act else out
 
 
 class Bottleneck(nn.Module):
-    """Residual block 1x1, 3x3, 1x1 that doubles its width, no ReLU behind the sum.
+    """Residual block of 1x1, 3x3 and 1x1 convolutions that doubles the width, without ReLU after the sum.
 
     [N, c_in, H, W] -> [N, 2 * width, H / stride, W / stride].
     """
@@ -116,7 +116,7 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(c_in, 2 * width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Body plus shortcut."""
+        """Add body and shortcut."""
         out: Tensor = self.body(x) + self.shortcut(x)
         return out
 
@@ -126,13 +126,13 @@ def _shortcut(c_in: int, c_out: int, stride: int) -> nn.Module:
 
 
 def stage(c_in: int, c_out: int, blocks: int, stride: int = 1) -> nn.Sequential:
-    """Residual basic blocks, no ReLU behind the last: the branches exchange features before they are rectified."""
+    """Return basic blocks, the last without ReLU: branches exchange features before the activation."""
     first = BasicBlock(c_in, c_out, stride)
     return nn.Sequential(first, *(BasicBlock(c_out, c_out, act=index < blocks - 1) for index in range(1, blocks)))
 
 
 class SharedStages(nn.Module):
-    """What DDRNet and PIDNet begin with: [N, 3, H, W] -> [N, 2 * width, H / 8, W / 8], rectified."""
+    """First stages of DDRNet and PIDNet: [N, 3, H, W] -> [N, 2 * width, H / 8, W / 8], after a ReLU."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -141,15 +141,15 @@ class SharedStages(nn.Module):
         self.second = stage(width, 2 * width, 2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Two convolutions, two stages."""
+        """Apply the stem and two stages."""
         return F.relu(self.second(F.relu(self.first(self.stem(x)))))
 
 
 class ContextPooling(nn.Module):
-    """What DDRNet's and PIDNet's context modules share: [N, c_in, h, w] -> [N, c_out, h, w].
+    """Base of DDRNet's and PIDNet's context modules: [N, c_in, h, w] -> [N, c_out, h, w].
 
-    The input itself, its averages over windows of 5, 9 and 17 with strides 2, 4 and 8, and over everything, each
-    brought to `branch` channels, are mixed, put together and added to a shortcut.
+    Five scales are projected to `branch` channels each: the input, its averages over windows of 5, 9 and 17 with
+    strides 2, 4 and 8, and its global average. They are mixed, concatenated and compressed, and a shortcut is added.
     """
 
     def __init__(self, c_in: int, branch: int, c_out: int) -> None:
@@ -161,19 +161,19 @@ class ContextPooling(nn.Module):
         self.shortcut = norm_act_conv(c_in, c_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool, mix, compress."""
+        """Pool, mix and compress."""
         first, *pooled = [scale(x) for scale in self.scales]
         mixed = self.mix(first, [resize(level, first) for level in pooled])
         out: Tensor = self.compress(torch.cat(mixed, dim=1)) + self.shortcut(x)
         return out
 
     def mix(self, first: Tensor, pooled: Sequence[Tensor]) -> list[Tensor]:
-        """What to put together, 5 * branch channels in all, from five tensors of shape [N, branch, h, w]."""
+        """Mix five tensors [N, branch, h, w] into tensors of 5 * branch channels in total."""
         raise NotImplementedError
 
 
 class NormedHead(nn.Module):
-    """Classifier of DDRNet and PIDNet: [N, c_in, h, w] -> [N, classes, h, w]. Its first norm stands alone."""
+    """Classifier of DDRNet and PIDNet: [N, c_in, h, w] -> [N, classes, h, w]. Its first norm cannot be folded."""
 
     def __init__(self, c_in: int, width: int, classes: int) -> None:
         super().__init__()

@@ -19,21 +19,21 @@ from .common import (
     stage,
 )
 
-WIDTH = 32
-CONTEXT = 128
-HEAD = 64
-"""Channels of the stem, of a scale of the context module, of the head: what makes DDRNet-23 slim."""
+_WIDTH = 32
+_CONTEXT = 128
+_HEAD = 64
+"""Channels of the stem, of each scale of the context module, and of the head; specific to the slim variant."""
 
 
 class DAPPM(ContextPooling):
-    """Deep aggregation pyramid pooling: each scale is added to the finer one's result and convolved."""
+    """Deep aggregation pyramid pooling: each scale is added to the finer scale's result and convolved."""
 
     def __init__(self, c_in: int, branch: int, c_out: int) -> None:
         super().__init__(c_in, branch, c_out)
         self.process = nn.ModuleList(norm_act_conv(branch, branch, 3) for _ in self.scales[1:])
 
     def mix(self, first: Tensor, pooled: Sequence[Tensor]) -> list[Tensor]:
-        """One after the other, from the finest scale to the global average."""
+        """Mix the scales one after the other, from the finest to the global average."""
         mixed = [first]
         for process, level in zip(self.process, pooled, strict=True):
             mixed.append(process(level + mixed[-1]))
@@ -41,17 +41,17 @@ class DAPPM(ContextPooling):
 
 
 class DDRNet23Slim(PeerNetwork):
-    """A branch at 1/8 and one that goes down to 1/64, which exchange features twice (arXiv 2101.06085).
+    """Network of a branch at 1/8 and one down to 1/64 that exchange features twice (arXiv 2101.06085).
 
-    The auxiliary head of the training is left out. Not foldable are the norms of the DAPPM and the head's first.
+    The auxiliary head of training is omitted. The norms of the DAPPM and the first of the head cannot be folded.
 
     Args:
-        classes: how many.
+        classes: Number of classes.
     """
 
     def __init__(self, classes: int = 19) -> None:
         super().__init__()
-        w = WIDTH
+        w = _WIDTH
         self.shared = SharedStages(w)
         self.low3 = stage(2 * w, 4 * w, 2, 2)
         self.low4 = stage(4 * w, 8 * w, 2, 2)
@@ -63,11 +63,11 @@ class DDRNet23Slim(PeerNetwork):
         self.up4 = conv_norm(8 * w, 2 * w, 1, act=False)
         self.down3 = conv_norm(2 * w, 4 * w, 3, 2, act=False)
         self.down4 = nn.Sequential(conv_norm(2 * w, 4 * w, 3, 2), conv_norm(4 * w, 8 * w, 3, 2, act=False))
-        self.context = DAPPM(16 * w, CONTEXT, 4 * w)
-        self.head = NormedHead(4 * w, HEAD, classes)
+        self.context = DAPPM(16 * w, _CONTEXT, 4 * w)
+        self.head = NormedHead(4 * w, _HEAD, classes)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Shared stages, two branches with their exchanges, context, head."""
+        """Apply the shared stages, both branches with their exchanges, the context module and the head."""
         shared = self.shared(x)
         low, high = _exchange(self.low3(shared), self.high3(shared), self.down3, self.up3)
         low, high = _exchange(self.low4(low), self.high4(high), self.down4, self.up4)
@@ -77,5 +77,5 @@ class DDRNet23Slim(PeerNetwork):
 
 
 def _exchange(low: Tensor, high: Tensor, down: nn.Module, up: nn.Module) -> tuple[Tensor, Tensor]:
-    """Bilateral fusion: each branch adds what the other one had before, and both are rectified after."""
+    """Add each branch's features to the other (bilateral fusion), then apply the ReLU to both."""
     return F.relu(low + down(F.relu(high))), F.relu(high + resize(up(F.relu(low)), high))

@@ -8,106 +8,108 @@ from torch.nn import functional as F
 
 from .common import PeerNetwork, conv_norm, depthwise, resize, separable
 
-EXPANSION = 6
-BOTTLENECKS = ((64, 2), (96, 2), (128, 1))
-"""Channels and stride of the three groups of the global feature extractor, three bottlenecks each."""
-BINS = (1, 2, 3, 6)
-"""Sides of the grids of the pyramid pooling."""
-WIDTH = 128
+_EXPANSION = 6
+_BOTTLENECKS = ((64, 2), (96, 2), (128, 1))
+"""Channels and stride of the global feature extractor's three groups of three bottlenecks."""
+_BINS = (1, 2, 3, 6)
+"""Grid sizes of the pyramid pooling."""
+_WIDTH = 128
 """Channels of the fusion and of the classifier."""
 
 
 class InvertedBottleneck(nn.Module):
     """Expansion, depthwise convolution, projection (arXiv 1801.04381), all normalised.
 
-    [N, c_in, H, W] -> [N, c_out, H / stride, W / stride], the input added where shapes are equal.
+    [N, c_in, H, W] -> [N, c_out, H / stride, W / stride]; the input is added if the shapes are equal.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
-        inner = EXPANSION * c_in
+        inner = _EXPANSION * c_in
         self.body = nn.Sequential(
             conv_norm(c_in, inner, 1), depthwise(inner, stride, act=True), conv_norm(inner, c_out, 1, act=False)
         )
         self.residual = c_in == c_out and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Body, and the input where it fits."""
+        """Apply the body, and add the input if the shapes are equal."""
         out: Tensor = self.body(x)
         return x + out if self.residual else out
 
 
 class PyramidPooling(nn.Module):
-    """Averages over grids of 1, 4, 9 and 36 fields beside the features (arXiv 1612.01105): sizes stay."""
+    """Concatenate features with their averages over grids of 1, 4, 9 and 36 cells (arXiv 1612.01105), then project."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(conv_norm(channels, channels // len(BINS), 1) for _ in BINS)
+        self.levels = nn.ModuleList(conv_norm(channels, channels // len(_BINS), 1) for _ in _BINS)
         self.project = conv_norm(2 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool, convolve, concatenate, project."""
-        pooled = [level(grid_average(x, bins)) for level, bins in zip(self.levels, BINS, strict=True)]
+        """Pool, convolve, concatenate and project; the shape is unchanged."""
+        pooled = [level(grid_average(x, bins)) for level, bins in zip(self.levels, _BINS, strict=True)]
         out: Tensor = self.project(torch.cat([x, *(resize(level, x) for level in pooled)], dim=1))
         return out
 
 
 def grid_average(x: Tensor, bins: int) -> Tensor:
-    """Adaptive average pooling, [N, C, H, W] -> [N, C, bins, bins], as two products with constant matrices.
+    """Pool adaptively, [N, C, H, W] -> [N, C, bins, bins], by products with two constant matrices.
 
-    ONNX has no adaptive pooling, and H and W are seldom multiples of 3 and 6. The result is the same for any size.
+    ONNX has no adaptive pooling, and H and W are rarely multiples of 3 and 6.
     """
     height, width = int(x.shape[-2]), int(x.shape[-1])
     return _averaging(height, bins, x) @ x @ _averaging(width, bins, x).T
 
 
 def _averaging(size: int, bins: int, like: Tensor) -> Tensor:
-    """[bins, size]: row i averages from floor(i * size / bins) to ceil((i + 1) * size / bins)."""
+    """Return [bins, size]; row i averages from floor(i * size / bins) to ceil((i + 1) * size / bins)."""
     rows = []
     for index in range(bins):
         start, end = index * size // bins, -(-(index + 1) * size // bins)
-        rows.append([1 / (end - start) if start <= place < end else 0.0 for place in range(size)])
+        rows.append([1 / (end - start) if start <= position < end else 0.0 for position in range(size)])
     return torch.tensor(rows, dtype=like.dtype, device=like.device)
 
 
 class FeatureFusion(nn.Module):
-    """Features at 1/8 and at 1/32 brought to one width and added: -> [N, WIDTH, H / 8, W / 8]."""
+    """Sum of features at 1/8 and at 1/32, projected to one width: -> [N, 128, H / 8, W / 8]."""
 
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
-        self.fine = conv_norm(fine, WIDTH, 1, act=False)
-        # Dilated by the factor of the upsampling, so that it looks at neighbours that differ.
+        self.fine = conv_norm(fine, _WIDTH, 1, act=False)
+        # The dilation equals the upsampling factor: nearer neighbours are nearly equal.
         self.spread = depthwise(coarse, dilation=4, act=True)
-        self.coarse = conv_norm(coarse, WIDTH, 1, act=False)
+        self.coarse = conv_norm(coarse, _WIDTH, 1, act=False)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Upsample the coarse ones and add."""
+        """Upsample the coarse features and add both."""
         return F.relu(self.fine(fine) + self.coarse(self.spread(resize(coarse, fine))))
 
 
 class FastSCNN(PeerNetwork):
-    """Learning to downsample, global feature extractor, feature fusion, classifier (arXiv 1902.04502).
+    """Network of downsampling, global feature extractor, feature fusion and classifier (arXiv 1902.04502).
 
-    Dropout and the auxiliary losses of the training are left out.
+    Dropout and the auxiliary losses of training are omitted.
 
     Args:
-        classes: how many.
+        classes: Number of classes.
     """
 
     def __init__(self, classes: int = 19) -> None:
         super().__init__()
         self.downsample = nn.Sequential(conv_norm(3, 32, 3, 2), separable(32, 48, 2), separable(48, 64, 2))
         blocks, channels = [], 64
-        for c_out, stride in BOTTLENECKS:
+        for c_out, stride in _BOTTLENECKS:
             for index in range(3):
                 blocks.append(InvertedBottleneck(channels, c_out, stride if index == 0 else 1))
                 channels = c_out
         self.extract = nn.Sequential(*blocks, PyramidPooling(channels))
         self.fuse = FeatureFusion(64, channels)
-        self.classify = nn.Sequential(separable(WIDTH, WIDTH), separable(WIDTH, WIDTH), nn.Conv2d(WIDTH, classes, 1))
+        self.classify = nn.Sequential(
+            separable(_WIDTH, _WIDTH), separable(_WIDTH, _WIDTH), nn.Conv2d(_WIDTH, classes, 1)
+        )
 
     def logits(self, x: Tensor) -> Tensor:
-        """The four in turn."""
+        """Apply the four modules in turn."""
         fine = self.downsample(x)
         logits: Tensor = self.classify(self.fuse(fine, self.extract(fine)))
         return logits

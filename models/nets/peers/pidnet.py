@@ -21,14 +21,14 @@ from .common import (
     stage,
 )
 
-WIDTH = 32
-CONTEXT = 96
-HEAD = 128
-"""Channels of the stem, of a scale of the context module, of the head: the smallest of the family."""
+_WIDTH = 32
+_CONTEXT = 96
+_HEAD = 128
+"""Channels of the stem, of each scale of the context module, and of the head; the family's smallest."""
 
 
 class PAPPM(ContextPooling):
-    """Parallel aggregation pyramid pooling: all scales are convolved at once, in groups."""
+    """Parallel aggregation pyramid pooling: one grouped convolution for all scales."""
 
     def __init__(self, c_in: int, branch: int, c_out: int) -> None:
         super().__init__(c_in, branch, c_out)
@@ -36,12 +36,12 @@ class PAPPM(ContextPooling):
         self.process = norm_act_conv(scales * branch, scales * branch, 3, groups=scales)
 
     def mix(self, first: Tensor, pooled: Sequence[Tensor]) -> list[Tensor]:
-        """Each scale with the unpooled one added."""
+        """Add the unpooled scale to each other one, then convolve."""
         return [first, self.process(torch.cat([level + first for level in pooled], dim=1))]
 
 
 class PixelAttention(nn.Module):
-    """Pag: the detailed branch takes from the context branch where both agree on a pixel.
+    """Pixel-attention-guided fusion: add context to the pixels whose detail features agree with it.
 
     [N, channels, H, W] and [N, channels, h, w] -> [N, channels, H, W].
     """
@@ -52,14 +52,14 @@ class PixelAttention(nn.Module):
         self.context = conv_norm(channels, width, 1, act=False)
 
     def forward(self, detail: Tensor, context: Tensor) -> Tensor:
-        """Mix by the similarity of the two at each pixel."""
+        """Mix both by their similarity at each pixel."""
         products = self.detail(detail) * resize(self.context(context), detail)
         share = torch.sigmoid(products.sum(dim=1, keepdim=True))
         return (1 - share) * detail + share * resize(context, detail)
 
 
 class LightBoundaryAttention(nn.Module):
-    """Light-Bag: boundaries say where details go into the context and where context goes into the details.
+    """Boundary-attention-guided fusion, light variant: details at boundaries, context elsewhere.
 
     Three of [N, channels, H, W] -> [N, channels, H, W].
     """
@@ -70,29 +70,29 @@ class LightBoundaryAttention(nn.Module):
         self.context = conv_norm(channels, channels, 1, act=False)
 
     def forward(self, detail: Tensor, context: Tensor, boundary: Tensor) -> Tensor:
-        """Sum of both, each with its share of the other."""
+        """Sum both branches, each with the other's share added."""
         edge = torch.sigmoid(boundary)
         out: Tensor = self.detail((1 - edge) * context + detail) + self.context(context + edge * detail)
         return out
 
 
 class PIDNetS(PeerNetwork):
-    """Three branches from 1/8 on: details (P), context (I), boundaries (D) (arXiv 2206.02066).
+    """Network of three branches at 1/8 and coarser: details (P), context (I), boundaries (D) (arXiv 2206.02066).
 
-    The two auxiliary heads of the training are left out. Not foldable are the norms of the PAPPM and the head's first.
+    The two auxiliary heads of training are omitted. The norms of the PAPPM and the first of the head cannot be folded.
 
     Args:
-        classes: how many.
+        classes: Number of classes.
     """
 
     def __init__(self, classes: int = 19) -> None:
         super().__init__()
-        w = WIDTH
+        w = _WIDTH
         self.shared = SharedStages(w)
         self.context3 = stage(2 * w, 4 * w, 3, 2)
         self.context4 = stage(4 * w, 8 * w, 3, 2)
         self.context5 = nn.Sequential(Bottleneck(8 * w, 8 * w, 2), Bottleneck(16 * w, 8 * w))
-        self.pooling = PAPPM(16 * w, CONTEXT, 4 * w)
+        self.pooling = PAPPM(16 * w, _CONTEXT, 4 * w)
         self.squeeze3 = conv_norm(4 * w, 2 * w, 1, act=False)
         self.squeeze4 = conv_norm(8 * w, 2 * w, 1, act=False)
         self.detail3 = stage(2 * w, 2 * w, 2)
@@ -106,10 +106,10 @@ class PIDNetS(PeerNetwork):
         self.edge3 = conv_norm(4 * w, w, act=False)
         self.edge4 = conv_norm(8 * w, 2 * w, act=False)
         self.merge = LightBoundaryAttention(4 * w)
-        self.head = NormedHead(4 * w, HEAD, classes)
+        self.head = NormedHead(4 * w, _HEAD, classes)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Shared stages, three branches, their fusion, head."""
+        """Apply the shared stages, the three branches, their fusion and the head."""
         shared = self.shared(x)
         detail, boundary = self.detail3(shared), self.boundary3(shared)
         context = F.relu(self.context3(shared))

@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from .common import PeerNetwork, conv_norm, depthwise, resize
 
-STAGES = (256, 512, 1024)
-"""Channels at 1/8, 1/16 and 1/32; each of two modules in STDC1."""
-WIDTH = 128
+_STAGES = (256, 512, 1024)
+"""Channels at 1/8, 1/16 and 1/32; STDC1 has two modules at each."""
+_WIDTH = 128
 """Channels of the context path."""
-FUSED = 256
+_FUSED = 256
 """Channels of the feature fusion and of the head."""
 
 
 class STDCModule(nn.Module):
     """Short-term dense concatenation: [N, c_in, H, W] -> [N, c_out, H / stride, W / stride].
 
-    Four convolutions in a row, of 1/2, 1/4, 1/8 and 1/8 of the width, the first pointwise, and all their outputs. With
-    stride 2 a depthwise convolution reduces what the second one takes, an average what is passed on of the first.
+    Four convolutions in sequence, of 1/2, 1/4, 1/8 and 1/8 of the width, the first pointwise; all outputs are
+    concatenated. At stride 2, a depthwise convolution reduces the second one's input, and an average the first output.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
@@ -33,7 +33,7 @@ class STDCModule(nn.Module):
         self.rest = nn.ModuleList(conv_norm(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and concatenate."""
+        """Convolve in sequence and concatenate the outputs."""
         first = self.first(x)
         outputs = [self.skip(first)]
         x = self.reduce(first)
@@ -44,17 +44,17 @@ class STDCModule(nn.Module):
 
 
 class STDC1(nn.Module):
-    """The backbone: [N, 3, H, W] -> features at 1/8, 1/16 and 1/32, [N, C, H / s, W / s] each."""
+    """STDC1 backbone: [N, 3, H, W] -> features at 1/8, 1/16 and 1/32, [N, C, H / s, W / s] each."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(conv_norm(3, 32, 3, 2), conv_norm(32, 64, 3, 2))
         self.stages = nn.ModuleList(
-            nn.Sequential(STDCModule(a, b, 2), STDCModule(b, b, 1)) for a, b in pairwise((64, *STAGES))
+            nn.Sequential(STDCModule(a, b, 2), STDCModule(b, b, 1)) for a, b in pairwise((64, *_STAGES))
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Features, the finest first."""
+        """Compute the features, finest first."""
         x = self.stem(x)
         features = []
         for stage in self.stages:
@@ -64,7 +64,7 @@ class STDC1(nn.Module):
 
 
 class AttentionRefinement(nn.Module):
-    """Convolution, then each channel weighted by what its average says: [N, c_in, h, w] -> [N, c_out, h, w]."""
+    """Convolution, then channel attention from the global average: [N, c_in, h, w] -> [N, c_out, h, w]."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -72,14 +72,14 @@ class AttentionRefinement(nn.Module):
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm(c_out, c_out, 1, act=False), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh."""
+        """Convolve and weight the channels."""
         x = self.conv(x)
         out: Tensor = x * self.gate(x)
         return out
 
 
-class FeatureFusion(nn.Module):
-    """Details and context put together, channels weighted: [N, c_in, h, w] in two parts -> [N, c_out, h, w]."""
+class AttentionFusion(nn.Module):
+    """BiSeNet's feature fusion: concatenation, convolution, channel attention -> [N, c_out, h, w]."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -93,38 +93,38 @@ class FeatureFusion(nn.Module):
         )
 
     def forward(self, detail: Tensor, context: Tensor) -> Tensor:
-        """Fuse."""
+        """Fuse detail and context, c_in channels in total."""
         x = self.conv(torch.cat([detail, context], dim=1))
         out: Tensor = x * self.gate(x) + x
         return out
 
 
 class STDC1Seg(PeerNetwork):
-    """BiSeNet's context path and fusion on STDC1, without a spatial path (arXiv 2104.13188).
+    """Network of STDC1 with BiSeNet's context path and fusion, without a spatial path (arXiv 2104.13188).
 
-    The detail head and the two auxiliary heads of the training are left out. Features are upsampled by the nearest
-    neighbour, as the authors' code does in training and in timing.
+    The detail head and the two auxiliary heads of training are omitted. Features are upsampled by nearest neighbour, as
+    in the authors' code for training and timing.
 
     Args:
-        classes: how many.
+        classes: Number of classes.
     """
 
     def __init__(self, classes: int = 19) -> None:
         super().__init__()
         self.backbone = STDC1()
-        detail, middle, deep = STAGES
-        self.average = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm(deep, WIDTH, 1))
-        self.refine32 = AttentionRefinement(deep, WIDTH)
-        self.refine16 = AttentionRefinement(middle, WIDTH)
-        self.conv32 = conv_norm(WIDTH, WIDTH)
-        self.conv16 = conv_norm(WIDTH, WIDTH)
-        self.fuse = FeatureFusion(detail + WIDTH, FUSED)
-        self.head = nn.Sequential(conv_norm(FUSED, FUSED), nn.Conv2d(FUSED, classes, 1, bias=False))
+        detail, middle, deep = _STAGES
+        self.average = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm(deep, _WIDTH, 1))
+        self.refine32 = AttentionRefinement(deep, _WIDTH)
+        self.refine16 = AttentionRefinement(middle, _WIDTH)
+        self.conv32 = conv_norm(_WIDTH, _WIDTH)
+        self.conv16 = conv_norm(_WIDTH, _WIDTH)
+        self.fuse = AttentionFusion(detail + _WIDTH, _FUSED)
+        self.head = nn.Sequential(conv_norm(_FUSED, _FUSED), nn.Conv2d(_FUSED, classes, 1, bias=False))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Backbone, context from coarse to fine, fusion, head."""
+        """Apply the backbone, the context path from coarse to fine, the fusion and the head."""
         detail, middle, deep = self.backbone(x)
-        # The average is one pixel: adding it to all pixels is the nearest-neighbour upsampling.
+        # The average has a single pixel: broadcasting is nearest-neighbour upsampling.
         context = self.refine32(deep) + self.average(deep)
         context = self.conv32(resize(context, middle, "nearest"))
         context = self.conv16(resize(self.refine16(middle) + context, detail, "nearest"))

@@ -1,1 +1,1 @@
-"""The search spaces that come with lgc, as YAML files."""
+"""Built-in search spaces as YAML files."""

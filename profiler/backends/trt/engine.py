@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....errors import BackendUnavailableError, MeasurementError, UsageError
-from ....models.onnx.model import Tensor
+from ....models.onnx.model import TensorSpec
 from ..error_translation import join_lines
 from ..int8 import dequantise_biases
 from ..precision import cast_model
@@ -24,7 +24,7 @@ DEFAULT_CAPABILITY = "8.9"
 DTYPE_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 """Name of a TensorRT data type -> numpy's name, where that is not the same in lower case."""
 
-Tensors = tuple[Tensor, ...]
+Tensors = tuple[TensorSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,9 @@ def _require_static(library: Library, network: Any) -> None:
 def _describe_tensors(entries: Iterable[Any]) -> Tensors:
     """Return the inputs or outputs of a network."""
     names = ((entry, entry.dtype.name) for entry in entries)
-    return tuple(Tensor(entry.name, tuple(entry.shape), DTYPE_NAMES.get(name, name.lower())) for entry, name in names)
+    return tuple(
+        TensorSpec(entry.name, tuple(entry.shape), DTYPE_NAMES.get(name, name.lower())) for entry, name in names
+    )
 
 
 def _read_metadata(onnx_model: bytes) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The standing parts of a generated street: ground, facades, walls, fences and hedges."""
+"""Static parts of a generated street: ground, facades, walls, fences and hedges."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FAR_M = 130.0
 
 @dataclass(frozen=True)
 class Street:
-    """The plan of a street, metres to the right of the camera.
+    """Cross-section of a street, in metres to the right of the camera.
 
     Attributes:
-        left: left kerb.
-        right: right kerb.
-        pavement: widths of the left and the right pavement.
-        concrete: the one grey that road, pavement, walls and blank facades vary around: colour alone tells little.
+        left: Position of the left kerb.
+        right: Position of the right kerb.
+        pavement: Widths of the left and the right pavement.
+        concrete: Common grey of road, pavement, walls and blank facades, which colour alone cannot separate.
     """
 
     left: float
@@ -31,28 +31,28 @@ class Street:
     concrete: Colour
 
     def kerb(self, side: int) -> float:
-        """Return the kerb of a side, -1 left or 1 right."""
+        """Return the position of the kerb on a side, -1 left or 1 right."""
         return self.right if side > 0 else self.left
 
     def front(self, side: int) -> float:
-        """Return where the facades of a side stand."""
+        """Return the position of the facades on a side."""
         return self.kerb(side) + side * self.pavement[side > 0]
 
 
-def vary(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
-    """Return `colour` made lighter or darker by about `spread`, and tinged by a fifth of that; 0..255."""
+def vary_colour(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
+    """Return `colour` with a random change of brightness by about `spread` and of hue by a fifth of it; 0..255."""
     light, *tinge = rng.normal(0, spread, 4).tolist()
     red, green, blue = (max(8.0, min(250.0, c + light + t / 5)) for c, t in zip(colour, tinge, strict=True))
     return red, green, blue
 
 
-def scaled(colour: Colour, by: float) -> Colour:
-    """Return `colour` multiplied by `by`."""
-    return colour[0] * by, colour[1] * by, colour[2] * by
+def scale_colour(colour: Colour, factor: float) -> Colour:
+    """Return `colour` multiplied by `factor`."""
+    return colour[0] * factor, colour[1] * factor, colour[2] * factor
 
 
-def draw_street(rng: np.random.Generator) -> Street:
-    """Draw the plan of a street."""
+def sample_street(rng: np.random.Generator) -> Street:
+    """Sample the cross-section of a street."""
     half = rng.uniform(2.6, 6.5)
     offset = rng.uniform(-0.3, 0.5) * half
     grey = rng.uniform(85, 150)
@@ -66,14 +66,14 @@ def draw_street(rng: np.random.Generator) -> Street:
 
 
 def paint_ground(canvas: Canvas, street: Street, rng: np.random.Generator) -> None:
-    """Fill everything below the horizon: terrain, pavements with their kerbs, road with its markings and patches."""
-    grass = vary(rng, (98, 112, 58), 16)
+    """Draw the ground: terrain, pavements with kerbs, road with patches and markings."""
+    grass = vary_colour(rng, (98, 112, 58), 16)
     canvas.ground((-400, 400), GROUND_Z, grass, TrainId.TERRAIN)
-    road = vary(rng, street.concrete, 9)
+    road = vary_colour(rng, street.concrete, 9)
     canvas.ground((street.left, street.right), GROUND_Z, road, TrainId.ROAD)
     for side in (-1, 1):
         inner, outer = sorted((street.kerb(side), street.front(side)))
-        tone = vary(rng, street.concrete, 16)
+        tone = vary_colour(rng, street.concrete, 16)
         strip = rng.random() < 0.35
         for lift in (0.0, 0.12):
             canvas.ground((inner, outer), GROUND_Z, tone, TrainId.SIDEWALK, y=lift)
@@ -81,23 +81,23 @@ def paint_ground(canvas: Canvas, street: Street, rng: np.random.Generator) -> No
             edge = street.kerb(side) + side * 0.3
             canvas.ground((edge, edge + side * 0.9), GROUND_Z, grass, TrainId.TERRAIN, y=0.13)
         kerb = street.kerb(side)
-        canvas.ground((kerb - 0.08, kerb + 0.08), GROUND_Z[:8], scaled(tone, 1.18), TrainId.SIDEWALK, y=0.08)
+        canvas.ground((kerb - 0.08, kerb + 0.08), GROUND_Z[:8], scale_colour(tone, 1.18), TrainId.SIDEWALK, y=0.08)
     _patches(canvas, street, rng, road)
     _markings(canvas, street, rng)
 
 
 def _patches(canvas: Canvas, street: Street, rng: np.random.Generator, road: Colour) -> None:
-    """Mend the road: darker and lighter rectangles that are still road."""
+    """Draw darker and lighter rectangles, labelled road."""
     for _ in range(int(rng.integers(1, 5))):
         x = rng.uniform(street.left, street.right - 1.5)
         z = rng.uniform(3, 25)
         far = z + rng.uniform(1, 8)
         right = min(x + rng.uniform(0.8, 3), street.right)
-        canvas.ground((x, right), (z, far), scaled(road, rng.uniform(0.78, 1.15)), None)
+        canvas.ground((x, right), (z, far), scale_colour(road, rng.uniform(0.78, 1.15)), None)
 
 
 def _markings(canvas: Canvas, street: Street, rng: np.random.Generator) -> None:
-    """Draw lane markings, an edge line or a zebra crossing; all of them are road."""
+    """Draw lane markings, an edge line or a zebra crossing, all labelled road."""
     white = (205.0, 205.0, 200.0)
     middle = (street.left + street.right) / 2
     if rng.random() < 0.75:
@@ -116,7 +116,7 @@ def _markings(canvas: Canvas, street: Street, rng: np.random.Generator) -> None:
 
 
 def paint_fronts(canvas: Canvas, street: Street, rng: np.random.Generator) -> None:
-    """Line both sides with buildings, walls, fences, hedges and gaps, from far to near, then close the far end."""
+    """Draw the skyline, then buildings, walls, fences, hedges and gaps on both sides, from far to near."""
     town = rng.uniform(0.25, 0.95)
     _skyline(canvas, rng, town)
     for side in (-1, 1):
@@ -128,22 +128,24 @@ def paint_fronts(canvas: Canvas, street: Street, rng: np.random.Generator) -> No
 
 
 def _skyline(canvas: Canvas, rng: np.random.Generator, town: float) -> None:
-    """Fill the far end of the street with buildings and trees."""
+    """Draw buildings and trees at the far end of the street."""
     x = -170.0
     while x < 170:
         wide = float(rng.uniform(10, 45))
         spot = (x, 220.0, x + wide, 220.0)
         if rng.random() < town:
-            canvas.upright(spot, (0, float(rng.uniform(6, 30))), vary(rng, (135, 128, 120), 25), TrainId.BUILDING)
+            canvas.upright(
+                spot, (0, float(rng.uniform(6, 30))), vary_colour(rng, (135, 128, 120), 25), TrainId.BUILDING
+            )
         else:
-            canvas.upright(spot, (0, float(rng.uniform(5, 14))), vary(rng, (72, 88, 52), 12), TrainId.VEGETATION)
+            canvas.upright(spot, (0, float(rng.uniform(5, 14))), vary_colour(rng, (72, 88, 52), 12), TrainId.VEGETATION)
         x += wide * 0.9
 
 
 def _front(
     canvas: Canvas, street: Street, rng: np.random.Generator, side: int, zs: tuple[float, float], town: float
 ) -> None:
-    """Fill one plot of one side between two distances."""
+    """Draw one plot on one side between two distances."""
     x = street.front(side)
     open_share = 0.75 * (1 - town)
     kind = rng.choice(5, p=[0.75 * town, 0.13, 0.12, open_share / 2, open_share / 2])
@@ -152,9 +154,9 @@ def _front(
     elif kind == 1:
         _backdrop(canvas, rng, side, x, zs)
         top = float(rng.uniform(1.0, 3.2))
-        grey = vary(rng, street.concrete, 14)
+        grey = vary_colour(rng, street.concrete, 14)
         canvas.upright((x, zs[0], x, zs[1]), (0, top), grey, TrainId.WALL)
-        canvas.upright((x, zs[0], x, zs[1]), (top - 0.12, top), scaled(grey, 0.8), TrainId.WALL)
+        canvas.upright((x, zs[0], x, zs[1]), (top - 0.12, top), scale_colour(grey, 0.8), TrainId.WALL)
     elif kind == 2:
         _backdrop(canvas, rng, side, x, zs)
         _fence(canvas, rng, x, zs)
@@ -165,47 +167,53 @@ def _front(
 
 
 def _backdrop(canvas: Canvas, rng: np.random.Generator, side: int, x: float, zs: tuple[float, float]) -> None:
-    """Put a building set back from the street, a row of bushes, or nothing behind a low front."""
+    """Draw a building, a row of bushes or nothing behind a low front."""
     kind = rng.choice(3)
     deep = x + side * float(rng.uniform(6, 14))
     if kind == 0:
         canvas.upright(
-            (deep, zs[0], deep, zs[1]), (0, float(rng.uniform(4, 9))), vary(rng, (150, 130, 112), 28), TrainId.BUILDING
+            (deep, zs[0], deep, zs[1]),
+            (0, float(rng.uniform(4, 9))),
+            vary_colour(rng, (150, 130, 112), 28),
+            TrainId.BUILDING,
         )
     elif kind == 1:
         _hedge(canvas, rng, deep, zs, float(rng.uniform(3, 8)))
 
 
 def _hedge(canvas: Canvas, rng: np.random.Generator, x: float, zs: tuple[float, float], top: float) -> None:
-    """Grow a row of bushes with a ragged outline."""
-    green = vary(rng, (66, 86, 40), 14)
+    """Draw a row of bushes with an irregular outline."""
+    green = vary_colour(rng, (66, 86, 40), 14)
     canvas.upright((x, zs[0], x, zs[1]), (0, top * 0.8), green, TrainId.VEGETATION)
     for z in np.linspace(zs[1], zs[0], 9):
         centre = canvas.camera.project(x, top * 0.72, float(z))
         radius = canvas.camera.scale(float(z)) * top * float(rng.uniform(0.2, 0.36))
-        canvas.ellipse(centre, (radius, radius), vary(rng, green, 9), TrainId.VEGETATION, float(z))
+        canvas.ellipse(centre, (radius, radius), vary_colour(rng, green, 9), TrainId.VEGETATION, float(z))
 
 
 def _fence(canvas: Canvas, rng: np.random.Generator, x: float, zs: tuple[float, float]) -> None:
-    """Put up bars that let the background through; the label is fence between them too, as in Cityscapes."""
+    """Draw bars with gaps; the gaps are labelled fence too, as in Cityscapes."""
     top = float(rng.uniform(0.9, 2.0))
-    dark = vary(rng, (70, 70, 68), 22)
-    place = canvas.camera.project
+    dark = vary_colour(rng, (70, 70, 68), 22)
+    project = canvas.camera.project
     canvas.polygon(
-        [place(x, 0, zs[0]), place(x, 0, zs[1]), place(x, top, zs[1]), place(x, top, zs[0])], None, TrainId.FENCE
+        [project(x, 0, zs[0]), project(x, 0, zs[1]), project(x, top, zs[1]), project(x, top, zs[0])],
+        None,
+        TrainId.FENCE,
     )
     for z in np.arange(zs[1], zs[0], -0.45):
-        at = float(z)
-        canvas.stroke([place(x, 0, at), place(x, top, at)], canvas.camera.scale(at) * 0.05, dark, TrainId.FENCE, at)
+        distance = float(z)
+        ends = [project(x, 0, distance), project(x, top, distance)]
+        canvas.stroke(ends, canvas.camera.scale(distance) * 0.05, dark, TrainId.FENCE, distance)
     for rail in (0.15, top):
-        ends = [place(x, rail, zs[0]), place(x, rail, zs[1])]
+        ends = [project(x, rail, zs[0]), project(x, rail, zs[1])]
         canvas.stroke(ends, canvas.camera.scale(zs[0]) * 0.04, dark, TrainId.FENCE, zs[0])
 
 
 def _building(
     canvas: Canvas, street: Street, rng: np.random.Generator, side: int, x: float, zs: tuple[float, float]
 ) -> None:
-    """Build a house: its end wall, its front with windows, a shop or a blank face, perhaps a poster."""
+    """Draw a house: end wall, front with windows or blank, and sometimes a poster."""
     near, far = zs
     top = float(rng.uniform(4.5, 21))
     paints: list[Colour] = [
@@ -216,10 +224,10 @@ def _building(
         (120, 72, 60),
         (200, 198, 190),
     ]
-    tone = vary(rng, paints[int(rng.integers(len(paints)))], 14)
-    canvas.upright((x, near, x + side * 12, near), (0, top), scaled(tone, 0.72), TrainId.BUILDING)
+    tone = vary_colour(rng, paints[int(rng.integers(len(paints)))], 14)
+    canvas.upright((x, near, x + side * 12, near), (0, top), scale_colour(tone, 0.72), TrainId.BUILDING)
     canvas.upright((x, near, x, far), (0, top), tone, TrainId.BUILDING)
-    canvas.upright((x, near, x, far), (top - 0.5, top), scaled(tone, 0.7), TrainId.BUILDING)
+    canvas.upright((x, near, x, far), (top - 0.5, top), scale_colour(tone, 0.7), TrainId.BUILDING)
     if rng.random() < 0.22:
         return
     _windows(canvas, rng, x, zs, top, tone)
@@ -232,16 +240,16 @@ def _building(
 def _windows(
     canvas: Canvas, rng: np.random.Generator, x: float, zs: tuple[float, float], top: float, tone: Colour
 ) -> None:
-    """Cut windows and doors: dark, or bright with the sky's reflection; they are building."""
+    """Draw windows and doors, dark or reflecting the sky, labelled building."""
     near, far = zs
     storey, pitch = float(rng.uniform(2.7, 3.5)), float(rng.uniform(1.8, 3.4))
     if near > 45:
         storey, pitch = storey * 1.5, pitch * 2
     wide, high = pitch * float(rng.uniform(0.4, 0.7)), storey * float(rng.uniform(0.42, 0.65))
-    glass: Colour = (150, 165, 185) if rng.random() < 0.3 else scaled(tone, float(rng.uniform(0.35, 0.6)))
+    glass: Colour = (150, 165, 185) if rng.random() < 0.3 else scale_colour(tone, float(rng.uniform(0.35, 0.6)))
     for level in np.arange(0.9, top - high - 0.4, storey):
         for z in np.arange(near + 0.5, far - wide, pitch):
-            at = float(z)
+            start = float(z)
             low = 0.0 if level < 1 and rng.random() < 0.15 else float(level)
-            pane = vary(rng, glass, 8)
-            canvas.upright((x, at, x, at + wide), (low, float(level) + high), pane, None)
+            pane = vary_colour(rng, glass, 8)
+            canvas.upright((x, start, x, start + wide), (low, float(level) + high), pane, None)

@@ -1,4 +1,4 @@
-"""Light and camera of a generated scene: colours of sky and haze, textures, shade, exposure and noise."""
+"""Light and camera of a generated scene: sky, haze, textures, lens and noise."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from ....models.images import RGBImage
 from ..labels import LabelMap, TrainId
 from .canvas import Canvas, Colour
 
-FloatImage = npt.NDArray[np.uint8]
 Field = npt.NDArray[np.float32]
 
-# How strongly each class is textured: (coarse, fine), as a share of its colour.
+# Texture of each class: (coarse, fine) amplitude relative to its brightness.
 _TEXTURE: dict[TrainId, tuple[float, float]] = {
     TrainId.ROAD: (0.07, 0.05),
     TrainId.SIDEWALK: (0.07, 0.06),
@@ -31,18 +31,18 @@ _TEXTURE: dict[TrainId, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Weather:
-    """The light of one scene.
+    """Light and camera settings of a scene.
 
     Attributes:
-        sky_top: colour overhead, 0..255.
-        sky_low: colour at the horizon, which far things fade into.
-        visibility: distance at which two thirds of a colour are lost, metres.
-        cast: what the light multiplies red, green and blue by.
-        exposure: what it multiplies all of them by.
-        gamma: of the camera's tone curve.
-        noise: standard deviation of the sensor's noise, 0..255.
-        blur: radius of the lens's blur, pixels of a picture 256 wide.
-        sun: depth of the shadows, 0 (overcast) to 1.
+        sky_top: Colour of the zenith, 0..255.
+        sky_low: Colour of the horizon and of the haze.
+        visibility: Distance in metres at which the haze replaces two thirds of a colour.
+        cast: Factors of red, green and blue.
+        exposure: Common factor of all channels.
+        gamma: Exponent of the tone curve.
+        noise: Standard deviation of the sensor noise, 0..255.
+        blur: Radius of the lens blur in pixels, for an image 256 pixels wide.
+        sun: Darkness of the shadows, 0 (overcast) to 1.
     """
 
     sky_top: Colour
@@ -56,8 +56,8 @@ class Weather:
     sun: float
 
 
-def draw_weather(rng: np.random.Generator) -> Weather:
-    """Draw the light of a scene: clear, overcast, low sun or dusk."""
+def sample_weather(rng: np.random.Generator) -> Weather:
+    """Sample clear, overcast, low-sun or dusk light."""
     kind = rng.choice(4, p=[0.4, 0.3, 0.15, 0.15])
     grey = rng.uniform(165, 240)
     tops: list[Colour] = [(80, 135, 205), (grey, grey, grey + 5), (150, 165, 195), (70, 80, 115)]
@@ -83,7 +83,7 @@ def _shift(colour: Colour, by: npt.NDArray[np.float64]) -> Colour:
 
 
 def paint_sky(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> None:
-    """Fill the whole picture with sky: a gradient down to the horizon, and clouds."""
+    """Fill the image with a gradient down to the horizon, and clouds."""
     width, height = canvas.image.size
     rows = np.clip(np.arange(height, dtype=np.float32) / max(canvas.camera.horizon, 1.0), 0, 1)[:, None]
     column = (1 - rows) * np.array(weather.sky_top, np.float32) + rows * np.array(weather.sky_low, np.float32)
@@ -95,11 +95,11 @@ def paint_sky(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> Non
     canvas.label.paste(int(TrainId.SKY), (0, 0, width, height))
 
 
-def develop(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> tuple[FloatImage, LabelMap]:
-    """Turn the drawing into a photograph: textures, shade, lens and sensor.
+def render_photo(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> tuple[RGBImage, LabelMap]:
+    """Render the drawing as a photograph, with textures, shadows, lens and sensor.
 
     Returns:
-        The image, uint8 [H, W, 3], and the label, uint8 [H, W] of train ids.
+        Image, uint8 [H, W, 3], and label, train ids, uint8 [H, W].
     """
     width, height = canvas.image.size
     unit = width / 256
@@ -112,7 +112,7 @@ def develop(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> tuple
     photo = np.asarray(soft, dtype=np.float32) * gain[..., None]
     photo *= np.array(weather.cast, np.float32) * (weather.exposure / 255)
     np.clip(photo, 0, 1, out=photo)
-    # A table of the tone curve is several times faster than a power of each value.
+    # A lookup table is several times faster than computing the power of every value.
     curve = (255 * np.linspace(0, 1, 1024, dtype=np.float32) ** weather.gamma).astype(np.float32)
     toned: Field = curve[(photo * 1023).astype(np.int16)]
     toned += weather.noise * rng.standard_normal((height, width, 3), dtype=np.float32)
@@ -120,12 +120,12 @@ def develop(canvas: Canvas, weather: Weather, rng: np.random.Generator) -> tuple
 
 
 def _texture(label: LabelMap, rng: np.random.Generator) -> Field:
-    """Return what the classes' textures add to the brightness, as a share of it: [H, W]."""
+    """Return the relative brightness added by the textures of the classes, [H, W]."""
     height, width = label.shape
     strength = np.zeros((256, 2), dtype=np.float32)
     strength[:] = 0.04
-    for what, pair in _TEXTURE.items():
-        strength[what] = pair
+    for train_id, amplitudes in _TEXTURE.items():
+        strength[train_id] = amplitudes
     coarse = _field(rng, (height, width), 14)
     fine = _field(rng, (height, width), 90)
     total: Field = strength[label, 0] * coarse + strength[label, 1] * fine
@@ -133,7 +133,7 @@ def _texture(label: LabelMap, rng: np.random.Generator) -> Field:
 
 
 def _field(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Field:
-    """Return smooth noise of about unit variance, [H, W], with `cells` cells across the width."""
+    """Return smooth noise with about unit variance, [H, W], from a grid of `cells` columns."""
     height, width = shape
     grid = rng.standard_normal((max(2, cells * height // width), cells), dtype=np.float32)
     smooth = Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR)
@@ -141,7 +141,7 @@ def _field(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Fiel
 
 
 def _falloff(height: int, width: int, rng: np.random.Generator) -> Field:
-    """Return the uneven light of a lens and a low sun, around 1: [H, W]."""
+    """Return brightness factors around 1 for vignetting and a low sun, [H, W]."""
     across = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     tilt = np.float32(rng.uniform(-0.15, 0.15))

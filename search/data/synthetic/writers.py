@@ -1,4 +1,4 @@
-"""Writes generated scenes to disk in the layouts of the real data sets, so that the real loaders read them."""
+"""Write generated scenes to disk in the layouts of real datasets."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import numpy.typing as npt
 from PIL import Image
 
 from ....errors import OutputError, UnknownNameError, UsageError
-from ..labels import CAMVID_VOID, IGNORE, TRAIN_ID_TO_CAMVID, TRAIN_ID_TO_ID, LabelMap, train_id_to_camvid_rgb
+from ..labels import CAMVID_VOID, IGNORE, TRAIN_ID_TO_CAMVID, LabelMap, train_id_to_camvid_rgb, train_id_to_id
 from .scenes import check_scene, generate_scene
 
-SPLITS = ("train", "val", "test")
+SCENE_SPLITS = ("train", "val", "test")
 MARKER = "scenes.json"
 
-# Raise it when a change makes other pictures of the same seeds: one folder never mixes two generators.
+# Increase it when a change alters the images of a seed, so that no folder mixes two generators.
 GENERATOR = 1
 
-# Every split has its own range of scene numbers, so that it can grow without changing the others.
+# Every split has its own range of scene numbers and can grow without changing the others.
 _SPLIT_STRIDE = 1_000_000
 
 
 @dataclass(frozen=True)
 class WrittenScenes:
-    """What `write_scenes` did.
+    """Result of `write_scenes`.
 
     Attributes:
-        directory: the data set's folder, to be handed to `load_dataset`.
-        layout: its layout.
-        counts: images of each split.
-        written: images written by this call.
-        kept: images that were there already.
+        directory: Folder of the dataset, an argument for `load_dataset`.
+        layout: Layout of the dataset.
+        counts: Number of images per split.
+        written: Number of images written by this call.
+        kept: Number of images that already existed.
     """
 
     directory: Path
@@ -46,13 +46,13 @@ class WrittenScenes:
 
 
 @dataclass(frozen=True)
-class _Format:
-    """Where the files of a scene go and how its label is coded.
+class SceneFormat:
+    """Paths and label coding of generated scenes in one layout.
 
     Attributes:
-        paths: from split and number to the image's and the label's path inside the folder.
-        encode: from train ids [H, W] to what the label file holds.
-        line: the scene's line in `<split>.txt`; None for a layout without such lists.
+        paths: Function from split and number to the relative paths of image and label.
+        encode: Function from train ids [H, W] to the values of the label file.
+        line: Function from split and number to the scene's line in `<split>.txt`; None for layouts without lists.
     """
 
     paths: Callable[[str, int], tuple[str, str]]
@@ -64,11 +64,6 @@ def _camvid_indices(label: LabelMap) -> npt.NDArray[np.uint8]:
     index = TRAIN_ID_TO_CAMVID[label]
     index[index == IGNORE] = CAMVID_VOID
     return index
-
-
-def _cityscapes_ids(label: LabelMap) -> npt.NDArray[np.uint8]:
-    ids: LabelMap = TRAIN_ID_TO_ID[label]
-    return ids
 
 
 def _segnet_paths(split: str, number: int) -> tuple[str, str]:
@@ -92,13 +87,13 @@ def _cityscapes_paths(split: str, number: int) -> tuple[str, str]:
     return f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png", f"gtFine/{split}/{city}/{stem}_gtFine_labelIds.png"
 
 
-_FORMATS: dict[str, _Format] = {
-    "camvid-segnet": _Format(_segnet_paths, _camvid_indices),
-    "camvid": _Format(_camvid_paths, train_id_to_camvid_rgb, lambda s, n: Path(_camvid_paths(s, n)[0]).name),
-    "camvid-lists": _Format(_lists_paths, _camvid_indices, lambda s, n: " ".join(_lists_paths(s, n))),
-    "cityscapes": _Format(_cityscapes_paths, _cityscapes_ids),
+SCENE_FORMATS: dict[str, SceneFormat] = {
+    "camvid-segnet": SceneFormat(_segnet_paths, _camvid_indices),
+    "camvid": SceneFormat(_camvid_paths, train_id_to_camvid_rgb, lambda s, n: Path(_camvid_paths(s, n)[0]).name),
+    "camvid-lists": SceneFormat(_lists_paths, _camvid_indices, lambda s, n: " ".join(_lists_paths(s, n))),
+    "cityscapes": SceneFormat(_cityscapes_paths, train_id_to_id),
 }
-WRITABLE_LAYOUTS = tuple(_FORMATS)
+"""Format by name of the layout; every layout of `layouts.LAYOUTS` has one."""
 
 
 def write_scenes(
@@ -109,39 +104,38 @@ def write_scenes(
     seed: int = 0,
     progress: Callable[[], None] | None = None,
 ) -> WrittenScenes:
-    """Write generated scenes into `directory`; an interrupted call is finished by the same call.
+    """Write generated scenes into `directory`; call it again to resume or, with larger counts, to add scenes.
 
-    A file appears under its name only when it is whole, and what is there is not written again. Calling once more with
-    larger counts adds scenes; those that are there stay as they are.
+    Files are written atomically, and existing files are kept.
 
     Args:
-        directory: a new or empty folder, or one that an earlier call wrote.
-        layout: one of `WRITABLE_LAYOUTS`.
-        counts: images per split; of `train`, `val` and `test`, any may be left out.
-        size: height and width, pixels.
-        seed: of the scenes, 0 or more.
-        progress: called once for each image, written or kept.
+        directory: New or empty folder, or one written by an earlier call.
+        layout: Key of `SCENE_FORMATS`.
+        counts: Number of images per split, for any of `train`, `val` and `test`.
+        size: Height and width in pixels.
+        seed: Seed of the scenes, 0 or more.
+        progress: Called once per image, written or kept.
 
     Raises:
-        UnknownNameError: for another layout or split.
-        UsageError: for a negative count or seed, no image at all, or a size the generator refuses.
-        OutputError: where the folder holds something else, or cannot be written.
+        UnknownNameError: Unknown layout or split.
+        UsageError: Negative count or seed, no images at all, or an image that is too small.
+        OutputError: The folder has other content or cannot be written.
     """
-    if layout not in _FORMATS:
-        raise UnknownNameError("layout", layout, _FORMATS)
+    if layout not in SCENE_FORMATS:
+        raise UnknownNameError("layout", layout, SCENE_FORMATS)
     for split, count in counts.items():
-        if split not in SPLITS:
-            raise UnknownNameError("split", split, SPLITS)
+        if split not in SCENE_SPLITS:
+            raise UnknownNameError("split", split, SCENE_SPLITS)
         if not 0 <= count < _SPLIT_STRIDE:
             raise UsageError(f"the number of {split} images must be between 0 and {_SPLIT_STRIDE - 1}, got {count}")
     if sum(counts.values()) == 0:
-        raise UsageError("no image to write: at least one split must have a count above 0")
+        raise UsageError("no images to write: at least one split must have a count above 0")
     check_scene(seed, size)
     root = Path(directory)
-    form = _FORMATS[layout]
+    form = SCENE_FORMATS[layout]
     written = kept = 0
     try:
-        _claim(root, layout, {split: counts.get(split, 0) for split in SPLITS}, size, seed)
+        _claim(root, layout, {split: counts.get(split, 0) for split in SCENE_SPLITS}, size, seed)
         for split, count in counts.items():
             for number in range(count):
                 new = _write_scene(root, form, split, number, size, seed)
@@ -157,43 +151,44 @@ def write_scenes(
 
 
 def _claim(root: Path, layout: str, counts: dict[str, int], size: tuple[int, int], seed: int) -> None:
-    """Mark the folder as one series of scenes, or check that it is this one."""
-    ours = {"generator": GENERATOR, "layout": layout, "size": list(size), "seed": seed}
+    """Write the folder's marker, or check that an existing marker has the same settings."""
+    settings = {"generator": GENERATOR, "layout": layout, "size": list(size), "seed": seed}
     marker = root / MARKER
     if root.exists() and not root.is_dir():
-        raise OutputError(f"{root} is a file: name a folder for the scenes")
+        raise OutputError(f"{root} is a file: choose a folder")
     root.mkdir(parents=True, exist_ok=True)
     if marker.exists():
         try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-            before = {split: int(count) for split, count in found.pop("counts").items()}
+            existing = json.loads(marker.read_text(encoding="utf-8"))
+            before = {split: int(count) for split, count in existing.pop("counts").items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OutputError(f"{marker} is no marker of generated scenes: choose another folder") from error
-        if found != ours:
+            raise OutputError(f"{marker} was not written by lgc-scenes: choose another folder") from error
+        if existing != settings:
             raise OutputError(
-                f"{root} holds other scenes ({_describe(found)}; asked for {_describe(ours)}): choose another folder"
+                f"{root} has scenes with other settings ({_describe(existing)}; requested: {_describe(settings)}): "
+                "choose another folder"
             )
-        for split in SPLITS:
+        for split in SCENE_SPLITS:
             if before.get(split, 0) > counts[split]:
                 raise OutputError(
-                    f"{root} holds {before[split]} {split} scenes already, asked for {counts[split]}: "
-                    "ask for at least as many, or choose another folder"
+                    f"{root} already has {before[split]} {split} scenes, requested: {counts[split]}: "
+                    "request at least as many, or choose another folder"
                 )
     elif any(path.name != f".{MARKER}.part" for path in root.iterdir()):
-        raise OutputError(f"{root} is not empty and holds no generated scenes: choose another folder")
-    _write_bytes(marker, (json.dumps({**ours, "counts": counts}, indent=1) + "\n").encode())
+        raise OutputError(f"{root} is not empty and was not written by lgc-scenes: choose another folder")
+    _write_bytes(marker, (json.dumps({**settings, "counts": counts}, indent=1) + "\n").encode())
 
 
-def _describe(series: Mapping[str, object]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in series.items())
+def _describe(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
-def _write_scene(root: Path, form: _Format, split: str, number: int, size: tuple[int, int], seed: int) -> bool:
-    """Write one scene unless both of its files are there; return whether anything was written."""
+def _write_scene(root: Path, form: SceneFormat, split: str, number: int, size: tuple[int, int], seed: int) -> bool:
+    """Write the files of a scene that do not exist; return True if any was written."""
     image_path, label_path = (root / part for part in form.paths(split, number))
     if image_path.exists() and label_path.exists():
         return False
-    scene = generate_scene(seed, SPLITS.index(split) * _SPLIT_STRIDE + number, size)
+    scene = generate_scene(seed, SCENE_SPLITS.index(split) * _SPLIT_STRIDE + number, size)
     for path, pixels in ((image_path, scene.image), (label_path, form.encode(scene.label))):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,5 +205,5 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def _part(path: Path) -> Path:
-    """Name a file while it is being written; an interrupted one is overwritten by the next call."""
+    """Return the temporary path of a file that is being written; the next call overwrites an interrupted one."""
     return path.with_name(f".{path.name}.part")

@@ -32,12 +32,12 @@ SEARCHING = (*MEASURING, "search")
 
 PARTS = (
     Part(1, "monitoring", "monitoring", 10, 2, MEASURING),
-    Part(2, "clock", "clock", 25, 3, (*MEASURING, "tests/bench/turns.py")),
+    Part(2, "clock", "clock", 25, 3, (*MEASURING, "tests/bench/common/paired_timing.py")),
     Part(3, "correctness", "correctness", 45, 4, (*MEASURING, "tests/profiler/backends/wide_dot.py")),
     Part(4, "engine runner", "engine_runner", 20, 1, MEASURING),
     Part(5, "table fp16", "table", 150, 8, MEASURING),
-    Part(6, "protocol", "protocol", 50, 4, (*MEASURING, "tests/bench/usual.py"), needs=5),
-    Part(7, "frame rates", "frame_rates", 50, 3, (*MEASURING, "tests/bench/turns.py"), needs=5),
+    Part(6, "protocol", "protocol", 50, 4, (*MEASURING, "tests/bench/latency/conventional.py"), needs=5),
+    Part(7, "frame rates", "frame_rates", 50, 3, (*MEASURING, "tests/bench/common/paired_timing.py"), needs=5),
     Part(8, "tests", "suite", 80, 3, (*SEARCHING, "tools", "tests/gpu", "tests/conftest.py")),
     Part(9, "table fp32", "table", 60, 6, MEASURING),
     Part(10, "search", "searching", 70, 4, (*SEARCHING, "tests/search/runs.py"), needs=5),

@@ -33,7 +33,9 @@ def run(record: Record, settings: Settings) -> None:
     record.enter("bare loop")
     workload = network_workload(sort_by_size(load_space(settings))[4], DENSE)
     target = Target(settings.device, settings.backend)
-    loop = import_file("tests/bench/turns.py").against_bare_loop(workload, target, count_rounds(settings.limit_s / 4))
+    loop = import_file("tests/bench/common/paired_timing.py").against_bare_loop(
+        workload, target, count_rounds(settings.limit_s / 4)
+    )
     record.add_value("our clock against a bare loop", loop)
     if not settings.rehearsal:
         record.add_check("our clock / bare loop", loop["ratio"], min_value=0.98, max_value=1.02)

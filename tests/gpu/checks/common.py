@@ -34,7 +34,7 @@ def sort_by_size(space: SearchSpace) -> list[Architecture]:
 
 
 def import_file(path: str) -> ModuleType:
-    """Import a file of the repository that is not in a package, e.g. `tests/bench/turns.py`."""
+    """Import a file of the repository that is not in a package, e.g. `tests/bench/common/paired_timing.py`."""
     file = Path(__file__).resolve().parents[3] / path
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None

@@ -22,7 +22,7 @@ def run(record: Record, settings: Settings) -> None:
 
     precision = settings.precision(PRECISION)
     target = Target(settings.device, settings.backend, precision)
-    against_bare_loop = import_file("tests/bench/turns.py").against_bare_loop
+    against_bare_loop = import_file("tests/bench/common/paired_timing.py").against_bare_loop
     networks = sort_by_size(load_space(settings))
     chosen = {"middle": networks[len(networks) // 2], "smallest": networks[0], "largest": networks[-1]}
     path, share_s = settings.table(PRECISION), settings.limit_s / 24

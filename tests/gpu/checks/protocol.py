@@ -47,8 +47,8 @@ def measure_isolated(table: Any, scratch: Path) -> dict[str, float] | str:
         Checked(architecture, row["predicted_ms"], row["measured_ms"])
         for architecture, row in zip(unseen(table, len(rows), seed=SEED).values(), rows, strict=True)
     ]
-    usual = import_file("tests/bench/usual.py")
-    errors = usual.usual_error_pct(usual.usual_table(table.space, table.target), networks)
+    usual = import_file("tests/bench/latency/conventional.py")
+    errors = usual.conventional_errors_pct(usual.measure_conventional(table.space, table.target), networks)
     return dict(zip(("plain sum", "at its best scale", "with our correction"), errors, strict=True))
 
 

@@ -126,7 +126,7 @@ def record_loading() -> Iterator[list[tuple[float, float]]]:
     from lgc.search.runtime import batches
 
     marks: list[tuple[float, float]] = []
-    load = batches._loaded
+    load = batches._load
 
     def load_and_record(*arguments: Any) -> Any:
         loader = iter(load(*arguments))
@@ -139,11 +139,11 @@ def record_loading() -> Iterator[list[tuple[float, float]]]:
             marks.append((begun, time.perf_counter()))
             yield batch
 
-    batches._loaded = load_and_record
+    batches._load = load_and_record
     try:
         yield marks
     finally:
-        batches._loaded = load
+        batches._load = load
 
 
 def compare_losses(record: Record, scratch: Path, device: str) -> None:
@@ -163,7 +163,7 @@ def compare_losses(record: Record, scratch: Path, device: str) -> None:
         run.mkdir()
         space.sample(0).save(run / "architecture.json")
         train(run, scratch / "small", TrainConfig(steps=COMPARED, batch=2, lr=LEARNING_RATE), device=name)
-        losses[name] = runs.losses_of(run, "train")
+        losses[name] = runs.read_losses(run, "train")
     record.add_value("losses", losses)
     first, later = runs.TOLERANCES["fp32"]
     for name, steps in losses["cpu"].items():

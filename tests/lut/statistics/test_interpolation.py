@@ -213,5 +213,5 @@ def test_confidence_intervals_that_are_none_are_refused(ci):
 def test_specs_that_mean_nothing_are_refused():
     with pytest.raises(UnknownNameError, match="unknown operator 'conv_9x9'"):
         Interpolator({})(spec(operator="conv_9x9"))
-    with pytest.raises(UsageError, match="max_pool_3x3 keeps its channels"):
+    with pytest.raises(UsageError, match="max_pool_3x3 needs c_in equal to c_out"):
         Interpolator({})(spec(operator="max_pool_3x3", channels=(4, 8)))

@@ -1,18 +1,18 @@
-"""The same cell carries the supernet and the final network: on one path they compute the same."""
+"""Cells with all candidates compute, on a path, the same as cells with fixed operators."""
 
 import pytest
 import torch
 
 from lgc.models import SearchSpace
-from lgc.models.nets.cell import Cell, FusionCell, Path
+from lgc.models.nets.cell import Cell, CellPath, FusionCell
 from lgc.models.nets.network import randomise_norms
 
 TINY = SearchSpace.load("tiny").with_input(32, 48)
 PLANS = [*TINY.plan.cells, TINY.plan.fusion]
 
 
-def features_of(plan, size):
-    """Features as the network has them before this cell, for the inputs that the plan names."""
+def make_features(plan, size):
+    """Return random features for the inputs of the cell; other features are empty."""
     generator = torch.Generator().manual_seed(0)
     features = [torch.zeros(0)] * (1 + max(source.feature for source in plan.inputs))
     for source in plan.inputs:
@@ -21,8 +21,8 @@ def features_of(plan, size):
     return features
 
 
-def pair(plan, choices):
-    """A cell with all candidates, and one with `choices` only, that holds the same weights."""
+def mixed_and_fixed_cell(plan, choices):
+    """Return a cell with all candidates and one with `choices` only, with the same weights."""
     kind = FusionCell if plan.name == "fusion" else Cell
     torch.manual_seed(0)
     mixed, fixed = kind(plan), kind(plan, choices)
@@ -32,12 +32,12 @@ def pair(plan, choices):
     return mixed, fixed
 
 
-def path_of(choices):
-    return Path([TINY.operators.index(name) for name in choices], torch.ones(len(choices)))
+def make_path(choices):
+    return CellPath([TINY.operators.index(name) for name in choices], torch.ones(len(choices)))
 
 
-def draws(plan, count):
-    """Operators of `count` random cells; every third edge of the last one is `zero`."""
+def random_choices(plan, count):
+    """Return the operators of `count` random cells, and of one whose every third edge is `zero`."""
     position = PLANS.index(plan)
     drawn = [(*a.cells, a.fusion)[position] for a in (TINY.sample(seed) for seed in range(count))]
     holes = tuple("zero" if index % 3 == 0 else "sep_conv_3x3" for index in range(len(plan.edges)))
@@ -46,60 +46,59 @@ def draws(plan, count):
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_a_path_computes_the_fixed_cell(plan, training):
-    features = features_of(plan, 2)
-    for choices in draws(plan, 3):
-        mixed, fixed = pair(plan, choices)
+def test_path_output_equals_fixed_cell(plan, training):
+    features = make_features(plan, 2)
+    for choices in random_choices(plan, 3):
+        mixed, fixed = mixed_and_fixed_cell(plan, choices)
         mixed.train(training)
         fixed.train(training)
         with torch.no_grad():
             expected = fixed(features)
-            assert torch.equal(mixed(features, path_of(choices)), expected)
+            assert torch.equal(mixed(features, make_path(choices)), expected)
         node = plan.add
         assert tuple(expected.shape) == (2, plan.nodes * node.c_out, *node.fine)
 
 
 @pytest.mark.parametrize("plan", [PLANS[0], PLANS[1], PLANS[-1]], ids=lambda plan: plan.name)
-def test_a_node_without_a_live_edge_is_zeros(plan):
+def test_node_without_live_edges_is_zero(plan):
     dead = [edge.node == 0 for edge in plan.edges]
     choices = ["zero" if is_dead else "sep_conv_3x3" for is_dead in dead]
-    mixed, _ = pair(plan, choices)
+    mixed, _ = mixed_and_fixed_cell(plan, choices)
     mixed.eval()
     width = plan.add.c_out
     with torch.no_grad():
-        out = mixed(features_of(plan, 1), path_of(choices))
+        out = mixed(make_features(plan, 1), make_path(choices))
     assert tuple(out.shape) == (1, plan.nodes * width, *plan.add.fine)
     assert not out[:, :width].any()
     assert out[:, width:].any()
 
 
-def test_the_gates_carry_gradients_of_all_live_edges():
+def test_gates_receive_gradients_of_live_edges():
     choices = ["sep_conv_3x3", "zero", "skip", "max_pool_3x3", "conv_3x3"]
-    mixed, _ = pair(PLANS[0], choices)
-    path = path_of(choices)
+    mixed, _ = mixed_and_fixed_cell(PLANS[0], choices)
+    path = make_path(choices)
     path.gates.requires_grad_()
-    mixed(features_of(PLANS[0], 1), path).square().sum().backward()
+    mixed(make_features(PLANS[0], 1), path).square().sum().backward()
     assert [bool(reached) for reached in path.gates.grad != 0] == [True, False, True, True, True]
 
 
-def test_a_gates_gradient_is_that_of_a_scaled_operator():
-    """Against central differences: a gate scales its operator's output."""
+def test_gate_gradient_matches_finite_difference():
     choices = ["sep_conv_3x3", "skip", "skip", "max_pool_3x3", "conv_3x3"]
-    mixed, _ = pair(PLANS[0], choices)
+    mixed, _ = mixed_and_fixed_cell(PLANS[0], choices)
     mixed.double().eval()
-    features = [feature.double() for feature in features_of(PLANS[0], 1)]
-    path = path_of(choices)
+    features = [feature.double() for feature in make_features(PLANS[0], 1)]
+    path = make_path(choices)
     gates = path.gates.double().requires_grad_()
-    mixed(features, Path(path.choices, gates)).square().mean().backward()
+    mixed(features, CellPath(path.choices, gates)).square().mean().backward()
     for edge in range(len(choices)):
         step, around = 1e-6, []
         for sign in (1, -1):
             moved = gates.detach().clone()
             moved[edge] += sign * step
-            around.append(mixed(features, Path(path.choices, moved)).square().mean().item())
+            around.append(mixed(features, CellPath(path.choices, moved)).square().mean().item())
         assert gates.grad[edge].item() == pytest.approx((around[0] - around[1]) / (2 * step), rel=1e-4)
 
 
 def test_state_dict_keys_carry_operator_names():
-    _, fixed = pair(PLANS[0], ["sep_conv_3x3"] * 5)
+    _, fixed = mixed_and_fixed_cell(PLANS[0], ["sep_conv_3x3"] * 5)
     assert {key.split(".")[3] for key in fixed.state_dict() if key.startswith("edges.")} == {"sep_conv_3x3"}

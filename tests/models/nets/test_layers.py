@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lgc.models import LGCNet, SearchSpace
-from lgc.models.nets.layers import ConvNormAct, build, folded
+from lgc.models.nets.layers import ConvNormAct, build_module, fold_norms
 from lgc.models.nets.network import DenseOutput, randomise_norms
 from lgc.models.space.opspec import OpSpec
 
 
 def with_random_norms(module, seed):
-    """Statistics, scales and shifts all random, as after training."""
+    """Randomise statistics, scales and shifts of all norms, as after training."""
     randomise_norms(module, seed)
     generator = torch.Generator().manual_seed(seed)
     for norm in module.modules():
@@ -28,17 +28,17 @@ def with_random_norms(module, seed):
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=30)
-def test_folding_changes_no_output(operator, channels, stride, seed):
-    module = with_random_norms(build(OpSpec(operator, channels, channels, 13, 18, stride)), seed)
+def test_folding_preserves_output(operator, channels, stride, seed):
+    module = with_random_norms(build_module(OpSpec(operator, channels, channels, 13, 18, stride)), seed)
     x = torch.randn(2, channels, 13, 18, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(folded(module)(x), module(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fold_norms(module)(x), module(x), atol=1e-5, rtol=1e-5)
 
 
-def test_folding_a_network_changes_no_output_and_leaves_it_alone(mini_space):
+def test_folding_copies_network_and_preserves_output(mini_space):
     torch.manual_seed(0)
     network = with_random_norms(LGCNet(mini_space, mini_space.sample(3)), 0).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    light = folded(network)
+    light = fold_norms(network)
     assert network.training
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
     assert not any(isinstance(child, nn.BatchNorm2d) for child in light.modules())
@@ -47,25 +47,25 @@ def test_folding_a_network_changes_no_output_and_leaves_it_alone(mini_space):
     torch.testing.assert_close(light(x), network.eval()(x), atol=1e-5, rtol=1e-5)
 
 
-def test_folding_twice_is_folding_once():
-    layer = with_random_norms(build(OpSpec("conv_3x3", 4, 4, 8, 8)), 1)
+def test_folding_is_idempotent():
+    layer = with_random_norms(build_module(OpSpec("conv_3x3", 4, 4, 8, 8)), 1)
     assert isinstance(layer, ConvNormAct)
-    once = folded(layer)
-    assert all(map(torch.equal, once.parameters(), folded(once).parameters()))
+    once = fold_norms(layer)
+    assert all(map(torch.equal, once.parameters(), fold_norms(once).parameters()))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 192), (192, 256)])
-def test_crops_of_whole_strides_pass_through_the_network(size):
+def test_network_accepts_crops_of_whole_strides(size):
     space = SearchSpace.load("tiny")
     network = DenseOutput(LGCNet(space, space.sample(0)), space.plan.dense).eval()
     with torch.inference_mode():
         assert tuple(network(torch.zeros(1, 3, *size)).shape) == (1, *size)
 
 
-def test_random_statistics_are_the_same_for_the_same_seed():
-    one, two, other = (nn.Sequential(nn.BatchNorm2d(5)) for _ in range(3))
-    for module, seed in ((one, 1), (two, 1), (other, 2)):
+def test_seed_determines_random_statistics():
+    first, second, other = (nn.Sequential(nn.BatchNorm2d(5)) for _ in range(3))
+    for module, seed in ((first, 1), (second, 1), (other, 2)):
         randomise_norms(module, seed)
-    assert torch.equal(one[0].running_var, two[0].running_var)
-    assert not torch.equal(one[0].running_var, other[0].running_var)
-    assert bool((one[0].running_var > 0).all())
+    assert torch.equal(first[0].running_var, second[0].running_var)
+    assert not torch.equal(first[0].running_var, other[0].running_var)
+    assert bool((first[0].running_var > 0).all())

@@ -1,4 +1,4 @@
-"""Simplified ONNX graphs: the same networks, without what only torch's tracing needs."""
+"""Simplified ONNX graphs compute the same as torch's exports, with fewer nodes."""
 
 import subprocess
 import sys
@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lgc.models import PRESETS, LGCNet, SearchSpace
-from lgc.models.nets.layers import folded
+from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput, FrameOutput, randomise_norms
-from lgc.models.onnx.export import OPSET, simplified, to_onnx, with_metadata
+from lgc.models.onnx.export import OPSET, replace_metadata, simplify, to_onnx
 
 SIZE = (64, 96)
 NETWORK = {"Conv", "Relu", "Add", "Concat", "MaxPool", "Resize"}
@@ -30,8 +30,8 @@ def export(preset, scope):
     randomise_norms(core, 0)
     dense = DenseOutput(core, space.plan.dense)
     if scope == "end-to-end":
-        return to_onnx(folded(FrameOutput(dense)), [(1, *SIZE, 3)], "uint8")
-    return to_onnx(folded(core if scope == "core" else dense), [(1, 3, *SIZE)])
+        return to_onnx(fold_norms(FrameOutput(dense)), [(1, *SIZE, 3)], "uint8")
+    return to_onnx(fold_norms(core if scope == "core" else dense), [(1, 3, *SIZE)])
 
 
 def run(model, **inputs):
@@ -40,23 +40,25 @@ def run(model, **inputs):
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, inputs)
 
 
-def sides(model):
+def signature(model):
     return list(model.graph.input), list(model.graph.output)
 
 
 @pytest.mark.parametrize("scope", EXPECTED)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_only_what_computes_is_left_and_gives_the_same_bits(preset, scope):
+def test_simplified_graph_is_smaller_and_bit_identical(preset, scope):
     model = export(preset, scope)
-    light = simplified(model)
+    light = simplify(model)
     before, after = onnx.load_model_from_string(model), onnx.load_model_from_string(light)
     onnx.checker.check_model(after, full_check=True)
     assert {"Shape", "Slice", "Constant"} <= {node.op_type for node in before.graph.node}
     assert {node.op_type for node in after.graph.node} <= EXPECTED[scope]
     left = [(node.name, node.op_type) for node in after.graph.node]
-    assert left == [(n.name, n.op_type) for n in before.graph.node if (n.name, n.op_type) in set(left)], "in order"
+    assert left == [(n.name, n.op_type) for n in before.graph.node if (n.name, n.op_type) in set(left)], (
+        "the order of nodes is unchanged"
+    )
     assert len([n for n in before.graph.node if n.op_type == "Conv"]) == [kind for _, kind in left].count("Conv")
-    assert sides(before) == sides(after)
+    assert signature(before) == signature(after)
     assert [(entry.domain, entry.version) for entry in after.opset_import] == [("", OPSET)]
     assert after.ir_version == before.ir_version
     rng = np.random.default_rng(0)
@@ -66,21 +68,21 @@ def test_only_what_computes_is_left_and_gives_the_same_bits(preset, scope):
     (wanted,), (given,) = run(model, input_0=image), run(light, input_0=image)
     assert given.dtype == wanted.dtype
     np.testing.assert_array_equal(given, wanted)
-    assert simplified(light) == light
+    assert simplify(light) == light
 
 
-def test_metadata_stays():
+def test_simplify_keeps_metadata():
     notes = {"architecture": "{}", "scope": "core"}
-    after = onnx.load_model_from_string(simplified(with_metadata(export("tiny", "core"), notes)))
+    after = onnx.load_model_from_string(simplify(replace_metadata(export("tiny", "core"), notes)))
     assert {entry.key: entry.value for entry in after.metadata_props} == notes
 
 
-def test_it_is_silent_and_its_library_is_loaded_when_it_is_called():
+def test_simplify_is_silent_and_imports_lazily():
     code = (
         "import sys, torch, lgc.models, lgc.profiler, lgc.profiler.deployment.deploy\n"
         "import lgc.models.onnx.export as export\n"
         "assert 'onnxslim' not in sys.modules\n"
-        "export.simplified(export.to_onnx(torch.nn.Conv2d(1, 1, 1), [(1, 1, 4, 4)]))\n"
+        "export.simplify(export.to_onnx(torch.nn.Conv2d(1, 1, 1), [(1, 1, 4, 4)]))\n"
         "assert 'onnxslim' in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -1,4 +1,4 @@
-"""What every preset has to keep; above all, that its slots cover the whole network."""
+"""Conformance of every preset: its slots cover the whole network."""
 
 from collections import Counter
 from functools import cache
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lgc.models import PRESETS, Architecture, LGCNet, SearchSpace
-from lgc.models.nets.layers import folded
+from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput
 from lgc.models.onnx.export import to_onnx
 from lgc.models.space import operators as ops
@@ -23,17 +23,17 @@ def space(request):
     return SearchSpace.load(request.param)
 
 
-def drawn(space, seed):
-    """A random architecture; over the `SEEDS` with a head of every width of the presets."""
+def random_architecture(space, seed):
+    """Return a random architecture; the `SEEDS` cover every head width."""
     return Architecture.from_choices(space, space.sample(seed).choices, seed)
 
 
 @cache
 def on_meta(space, seed):
-    """The folded network without memory or work behind it: parameters and shapes are there, values are not."""
-    architecture = drawn(space, seed)
+    """Return the folded network on the meta device: parameters and shapes without values."""
+    architecture = random_architecture(space, seed)
     with torch.device("meta"):
-        return architecture, folded(DenseOutput(LGCNet(space, architecture), space.plan.dense))
+        return architecture, fold_norms(DenseOutput(LGCNet(space, architecture), space.plan.dense))
 
 
 def image(space):
@@ -41,14 +41,14 @@ def image(space):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_parameters_of_the_specs_are_those_of_the_network(space, seed):
+def test_spec_parameters_match_network(space, seed):
     architecture, network = on_meta(space, seed)
     real = sum(parameter.numel() for parameter in network.parameters())
-    assert sum(ops.parameters(spec) for spec in architecture.specs()) == architecture.parameters == real
+    assert sum(ops.count_parameters(spec) for spec in architecture.specs()) == architecture.parameters == real
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_macs_of_the_specs_are_those_of_the_network(space, seed):
+def test_spec_macs_match_network(space, seed):
     architecture, network = on_meta(space, seed)
     total = 0
 
@@ -61,11 +61,11 @@ def test_macs_of_the_specs_are_those_of_the_network(space, seed):
     network(image(space))
     for hook in hooks:
         hook.remove()
-    assert sum(ops.macs(spec) for spec in architecture.specs()) == architecture.macs == total
+    assert sum(ops.count_macs(spec) for spec in architecture.specs()) == architecture.macs == total
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_logits_and_labels_have_their_sizes(space, seed):
+def test_sizes_of_logits_and_labels(space, seed):
     _, network = on_meta(space, seed)
     height, width = (-(-length // 2**space.fusion.level) for length in space.input)
     assert tuple(network.network(image(space)).shape) == (1, space.classes, height, width)
@@ -73,43 +73,43 @@ def test_logits_and_labels_have_their_sizes(space, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_exported_graph_has_no_node_outside_the_slots(seed):
+def test_slots_cover_the_exported_graph(seed):
     """Node by node: what ONNX counts in the whole network is what the recipes of the slots list.
 
     Left aside: constants, and the arithmetic of sizes before a resize, which every runtime folds away.
     """
     onnx = pytest.importorskip("onnx")
     space = SearchSpace.load("tiny").with_input(64, 96)
-    architecture = drawn(space, seed)
+    architecture = random_architecture(space, seed)
     graph = onnx.load_from_string(
-        to_onnx(folded(DenseOutput(LGCNet(space, architecture), space.plan.dense)), [(1, 3, 64, 96)])
+        to_onnx(fold_norms(DenseOutput(LGCNet(space, architecture), space.plan.dense)), [(1, 3, 64, 96)])
     ).graph
     sizes = {name for node in graph.node if node.op_type in ("Shape", "Slice") for name in node.output}
     nodes = Counter(node.op_type for node in graph.node if not sizes & {*node.input, *node.output})
     names = {ops.MaxPool: "MaxPool", ops.Resize: "Resize", ops.Add: "Add", ops.Concat: "Concat", ops.ArgMax: "ArgMax"}
     expected = Counter()
-    for layer in (layer for spec in architecture.specs() for layer in ops.recipe_of(spec)):
+    for layer in (layer for spec in architecture.specs() for layer in ops.get_recipe(spec)):
         expected[names.get(type(layer), "Conv")] += 1
         expected["Relu"] += isinstance(layer, ops.Conv) and not layer.plain
     ignored = {"Constant", "Identity", "Cast"}
     assert {name: count for name, count in nodes.items() if name not in ignored} == dict(expected)
 
 
-def test_every_spec_of_every_architecture_is_in_the_space(space):
+def test_space_covers_specs_of_architectures(space):
     covered = set(space.specs())
     for architecture in space.spread(20, 0):
         assert set(architecture.specs()) <= covered
 
 
-def test_every_preset_has_heads_of_five_widths_and_the_seeds_here_cover_them(space):
-    assert [drawn(space, seed).head for seed in SEEDS] == list(range(len(space.heads)))
+def test_seeds_cover_all_head_widths(space):
+    assert [random_architecture(space, seed).head for seed in SEEDS] == list(range(len(space.heads)))
     for head, (width, specs) in enumerate(zip(space.heads, space.plan.heads, strict=True)):
         assert (specs[0].c_out, specs[1].c_in) == (width, width)
         network = on_meta(space, head)[1].network
         assert (network.head[0].conv.out_channels, network.head[1].in_channels) == (width, width)
 
 
-def test_slots_are_named_once_and_count_every_edge_once(space):
+def test_slot_names_and_edges_are_unique(space):
     slots = space.slots()
     assert len({slot.name for slot in slots}) == len(slots)
     assert [slot.edge for slot in slots if slot.edge is not None] == list(range(space.edges))
@@ -121,7 +121,7 @@ def test_slots_are_named_once_and_count_every_edge_once(space):
     assert [slot.name for slot in slots if slot.head] == ["head/0", "head/1"]
 
 
-def test_the_core_is_the_network_without_its_dense_output(space):
+def test_core_lacks_only_dense_output(space):
     architecture = space.sample(0)
     dense, core = Counter(architecture.specs(DENSE)), Counter(architecture.specs(CORE))
     assert dense - core == Counter(space.plan.dense)
@@ -129,9 +129,9 @@ def test_the_core_is_the_network_without_its_dense_output(space):
 
 
 @pytest.mark.parametrize("name", ["lgcnet-camvid", "lgcnet-cityscapes"])
-def test_the_papers_presets_run_for_real(name):
+def test_papers_presets_run(name):
     space = SearchSpace.load(name).with_input(97, 129)
-    network = folded(DenseOutput(LGCNet(space, space.sample(1)), space.plan.dense))
+    network = fold_norms(DenseOutput(LGCNet(space, space.sample(1)), space.plan.dense))
     labels = network(torch.randn(1, 3, 97, 129))
     assert tuple(labels.shape) == (1, 97, 129)
     assert labels.dtype == torch.int64
@@ -139,7 +139,7 @@ def test_the_papers_presets_run_for_real(name):
     assert int(labels.max()) < space.classes
 
 
-def test_presets_are_the_papers_sizes():
+def test_presets_have_the_papers_sizes():
     sizes = {name: SearchSpace.load(name).input for name in PRESETS}
     assert sizes == {"tiny": (192, 256), "lgcnet-camvid": (720, 960), "lgcnet-cityscapes": (769, 1537)}
     assert all(SearchSpace.load(name).name == name for name in PRESETS)

@@ -12,20 +12,20 @@ def space(request):
 
 
 SPREAD = [(1, 2, 1, 1, 1, 1, 1, 2, 2, 1, 1, 2, 1, 0, 2), (1, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 0, 1, 1)]
-"""What the mini space spreads first with seed 3."""
+"""Choices of the mini space's first two spread networks with seed 3."""
 
 
 def faults(architecture):
-    return [cell.fault(choices) for cell, choices in architecture.by_cell()]
+    return [cell.find_fault(choices) for cell, choices in architecture.iter_cells()]
 
 
-def test_samples_are_whole_networks(space):
+def test_samples_are_valid(space):
     for architecture in [*(space.sample(seed) for seed in range(15)), *space.spread(15, 0)]:
         assert faults(architecture) == [None] * (space.cells + 1)
         assert len(architecture.choices) == space.edges
 
 
-def test_a_seed_is_a_network(space):
+def test_seed_determines_network(space):
     assert space.sample(7) == space.sample(7)
     assert space.sample(7) != space.sample(8)
     assert list(space.spread(5, 7)) == list(space.spread(5, 7))
@@ -33,7 +33,7 @@ def test_a_seed_is_a_network(space):
     assert list(space.spread(3, 7)) == list(space.spread(5, 7))[:3]
 
 
-def test_every_operator_is_drawn_on_some_edge(space):
+def test_every_operator_is_drawn(space):
     drawn = {choice for seed in range(10) for choice in space.sample(seed).choices}
     assert drawn == set(range(len(space.operators)))
 
@@ -42,31 +42,31 @@ def with_heads(space, widths):
     return SearchSpace.check({**space.model_dump(mode="json"), "head_widths": widths}, "s")
 
 
-def test_every_head_is_drawn_as_often_and_sample_keeps_the_own(space):
+def test_spread_draws_heads_evenly(space):
     networks = list(space.spread(3 * len(space.heads), 0))
     for first in range(0, len(networks), len(space.heads)):
         assert sorted(network.head for network in networks[first : first + len(space.heads)]) == [*range(5)]
     orders = {tuple(network.head for network in space.spread(5, seed)) for seed in range(5)}
-    assert len(orders) > 1, "each seed has its own order"
+    assert len(orders) > 1, "the order depends on the seed"
     assert {space.sample(seed).head_channels for seed in range(10)} == {None}
 
 
 @given(seed=st.integers(0, 2**32), widths=st.sets(st.integers(5, 9)))
 @settings(max_examples=20)
-def test_heads_do_not_change_the_operators_that_are_drawn(mini_space, seed, widths):
+def test_heads_do_not_change_drawn_operators(mini_space, seed, widths):
     space = with_heads(mini_space, sorted(widths))
     for draw in (lambda space: space.spread(4, seed), lambda space: [space.sample(seed)]):
         choices = [[network.choices for network in draw(each)] for each in (space, mini_space)]
         assert choices[0] == choices[1]
 
 
-def test_spaces_of_one_head_draw_the_networks_that_their_tables_hold(mini_space):
-    """As they did before a space could have several."""
+def test_single_head_spaces_keep_old_samples(mini_space):
+    """Tables from before `head_widths` store these networks."""
     assert mini_space.sample(0).choices == (2, 1, 2, 1, 2, 0, 2, 1, 0, 1, 1, 2, 2, 2, 1)
     assert [network.choices for network in mini_space.spread(2, 3)] == SPREAD
 
 
-def test_spread_spreads_wider_than_sample(space):
+def test_spread_covers_wider_range_than_sample(space):
     even = np.array([space.sample(seed).macs for seed in range(30)])
     spread = np.array([architecture.macs for architecture in space.spread(30, 0)])
     assert spread.std() > 1.5 * even.std()
@@ -74,7 +74,7 @@ def test_spread_spreads_wider_than_sample(space):
     assert spread.max() > even.max()
 
 
-def test_a_space_of_almost_only_zero_still_gives_networks(mini_space):
+def test_few_operators_still_give_valid_networks(mini_space):
     barren = SearchSpace.check(
         {**mini_space.model_dump(mode="json"), "operators": ["zero", "skip"], "nodes": 8, "cells": 1, "reductions": []},
         "barren",

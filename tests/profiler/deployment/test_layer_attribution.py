@@ -8,7 +8,7 @@ import pytest
 
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import SearchSpace
-from lgc.models.onnx.slot_names import SlotNames, places
+from lgc.models.onnx.slot_names import SlotNames, computed_slots
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.base import LayerTime
@@ -28,17 +28,17 @@ def test_every_layer_of_onnx_runtime_is_of_a_slot(preset, scope):
     layers = runner.measure_layers(3)
     runner.close()
     names = SlotNames(architecture)
-    slots = [{names.of(node) for node in layer.nodes} for layer in layers]
+    slots = [{names.find_slot(node) for node in layer.nodes} for layer in layers]
     assert all(slots), [layer.layer for layer, found in zip(layers, slots, strict=True) if not found]
     assert None not in set().union(*slots)
     assert all(layer.ms >= 0 for layer in layers)
-    there = places(architecture, scope)
+    there = computed_slots(architecture, scope)
     timed = set().union(*slots)
     missing = set(there) - timed
     assert all("max_pool" in there[slot][0] for slot in missing), "only equal poolings are computed once"
     convolutions = [layer for layer in layers if any(node.endswith("/Conv") for node in layer.nodes)]
     wanted = {slot for slot, (entry, _) in there.items() if "conv" in entry or "classifier" in entry}
-    assert wanted <= set().union(*({names.of(node) for node in layer.nodes} for layer in convolutions))
+    assert wanted <= set().union(*({names.find_slot(node) for node in layer.nodes} for layer in convolutions))
 
 
 def made_up(architecture, table, predictor, wrong: str, times: float, factor: float = 1.0) -> list[LayerTime]:
@@ -49,8 +49,8 @@ def made_up(architecture, table, predictor, wrong: str, times: float, factor: fl
 
     find = SlotNames(architecture)
     for node in onnx.load_from_string(model).graph.node:
-        names.setdefault(find.of(node.name), []).append(node.name)
-    for slot, (entry, count) in places(architecture, DENSE).items():
+        names.setdefault(find.find_slot(node.name), []).append(node.name)
+    for slot, (entry, count) in computed_slots(architecture, DENSE).items():
         from lgc.models.space.opspec import OpSpec
 
         ms = predictor.cost_ms(table, OpSpec.parse(entry)) * count * (times if entry == wrong else 1.0)
@@ -63,8 +63,8 @@ def test_the_entry_that_is_wrong_is_named_first(mini_space, make_table, times):
     architecture = mini_space.sample(4)
     with make_table(mini_space) as table:
         predictor = Predictor(mini_space, table)
-        costs = {entry: 0.0 for entry, _ in places(architecture, DENSE).values()}
-        for entry, count in places(architecture, DENSE).values():
+        costs = {entry: 0.0 for entry, _ in computed_slots(architecture, DENSE).values()}
+        for entry, count in computed_slots(architecture, DENSE).values():
             costs[entry] += count * table.latency_ms(next(s for s in mini_space.specs() if str(s) == entry))
         wrong = max((entry for entry in costs if "conv" in entry), key=lambda entry: costs[entry])
         layers = made_up(architecture, table, predictor, wrong, times, factor=2.0)
@@ -97,7 +97,7 @@ def test_slots_that_share_a_layer_are_compared_together(mini_space, make_table):
     (group,) = (group for group in report.groups if len(group.slots) > 1)
     assert set(group.slots) == {layer.layer.removeprefix("layer of ") for layer in layers[:2]}
     assert group.layers == ("both",)
-    assert sum(len(group.slots) for group in report.groups) == len(places(architecture, DENSE))
+    assert sum(len(group.slots) for group in report.groups) == len(computed_slots(architecture, DENSE))
     assert report.unattributed_ms == pytest.approx(0.5)
     assert report.entries == ()
 

@@ -7,8 +7,8 @@ import torch
 from lgc.errors import DataError, MeasurementError, UnknownNameError
 from lgc.lut import Target
 from lgc.models import LGCNet
-from lgc.models.images import normalised
-from lgc.models.onnx.export import simplified
+from lgc.models.images import normalise_image
+from lgc.models.onnx.export import simplify
 from lgc.profiler.backends.base import generate_inputs
 from lgc.profiler.backends.precision import cast_model
 from lgc.profiler.deployment.parity import (
@@ -28,7 +28,7 @@ ORT = Target("cpu", "onnxruntime")
 
 
 def exported(architecture, scope, weights=None):
-    return simplified(network_workload(architecture, scope, weights).onnx)
+    return simplify(network_workload(architecture, scope, weights).onnx)
 
 
 def compared(architecture, weights, inputs, source, convert=lambda model: model, exports=None):
@@ -54,7 +54,7 @@ def test_float32_files_equal_torch_with_random_weights_on_noise(mini_space, seed
 
 
 def test_every_precision_agrees_on_real_images(trained):
-    inputs = [normalised(frame) for frame in trained.unseen]
+    inputs = [normalise_image(frame) for frame in trained.unseen]
     full, half = (
         compared(trained.architecture, trained.weights, inputs, IMAGES, lambda model, to=to: cast_model(model, to))
         for to in ("fp32", "fp16")
@@ -73,7 +73,7 @@ def test_every_precision_agrees_on_real_images(trained):
 def test_other_weights_are_found_out_in_every_precision(trained):
     torch.manual_seed(7)
     other = LGCNet(trained.architecture.space, trained.architecture).state_dict()
-    inputs = [normalised(frame) for frame in trained.unseen[:2]]
+    inputs = [normalise_image(frame) for frame in trained.unseen[:2]]
     found = compared(trained.architecture, trained.weights, inputs, IMAGES, exports=other)
     assert found.relative_diff > 0.3
     for precision in TOLERANCES:

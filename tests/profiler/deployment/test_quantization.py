@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from lgc.errors import DataError, FileFormatError, MeasurementError
-from lgc.models.images import normalised
-from lgc.models.onnx.export import simplified, with_metadata
+from lgc.models.images import normalise_image
+from lgc.models.onnx.export import replace_metadata, simplify
 from lgc.profiler.backends.trt.engine import build_engine
 from lgc.profiler.deployment.parity import IMAGES, compare_outputs, file_outputs, passes, reference_outputs
 from lgc.profiler.deployment.quantization import CALIBRATION_IMAGES, PERCENTILE, quantize
@@ -22,12 +22,12 @@ Q, DQ = "QuantizeLinear", "DequantizeLinear"
 
 
 def exported(trained, scope):
-    return simplified(network_workload(trained.architecture, scope, trained.weights).onnx)
+    return simplify(network_workload(trained.architecture, scope, trained.weights).onnx)
 
 
 @pytest.fixture(scope="module")
 def inputs(trained):
-    return [normalised(frame) for frame in trained.frames]
+    return [normalise_image(frame) for frame in trained.frames]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_int8_keeps_the_classes_of_unseen_scenes(trained, inputs, scope):
     frames = scope == "end-to-end"
     reference = reference_outputs(
         network_module(trained.architecture, "dense", trained.weights),
-        trained.unseen if frames else [normalised(frame) for frame in trained.unseen],
+        trained.unseen if frames else [normalise_image(frame) for frame in trained.unseen],
         IMAGES,
     )
     core = quantize(exported(trained, "core"), inputs)
@@ -121,7 +121,7 @@ def test_ranges_come_from_the_images(plain, inputs, int8, trained):
     assert Graph(int8).input_scale == pytest.approx(np.percentile(values, PERCENTILE) / 127, rel=0.02)
     faint = quantize(plain, [image * np.float32(0.1) for image in inputs])
     assert Graph(faint).input_scale == pytest.approx(Graph(int8).input_scale / 10, rel=0.02)
-    unseen = [normalised(frame) for frame in trained.unseen[:4]]
+    unseen = [normalise_image(frame) for frame in trained.unseen[:4]]
     reference = reference_outputs(network_module(trained.architecture, "dense", trained.weights), unseen, IMAGES)
     assert not passes("int8", compare_outputs(reference, file_outputs(faint, unseen)))
 
@@ -145,7 +145,7 @@ def test_images_are_not_quantised_before_they_are_normalised(trained):
 
 def test_files_stay_what_they_were(plain, inputs):
     notes = {"architecture": "{}", "scope": "dense"}
-    before = onnx.load_model_from_string(with_metadata(plain, notes))
+    before = onnx.load_model_from_string(replace_metadata(plain, notes))
     after = onnx.load_model_from_string(quantize(before.SerializeToString(), inputs[:1]))
     onnx.checker.check_model(after, full_check=True)
     assert {entry.key: entry.value for entry in after.metadata_props} == notes
@@ -202,7 +202,7 @@ def test_what_cannot_be_quantised_is_refused(plain, inputs, int8):
         quantize(plain, [np.zeros((1, 64, 96, 3), np.uint8)])
     with pytest.raises(DataError, match="image 0, of those to quantise net with, holds values that are not finite"):
         quantize(plain, [inputs[0] * np.float32(np.nan)], "net")
-    with pytest.raises(FileFormatError, match="net is no ONNX model"):
+    with pytest.raises(FileFormatError, match="cannot read ONNX model net"):
         quantize(b"garbage", inputs, "net")
 
 

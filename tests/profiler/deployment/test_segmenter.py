@@ -101,7 +101,7 @@ def test_the_order_of_the_channels_matters(network, files, picture, scope):
     ids=["bytes", "0..1", "-1..1, BGR"],
 )
 def test_another_normalisation_would_show(network, files, picture, monkeypatch, wrong):
-    monkeypatch.setattr(inference, "normalised", wrong)
+    monkeypatch.setattr(inference, "normalise_image", wrong)
     with Segmenter.open(files["dense"]) as segmenter:
         assert (segmenter.segment(picture) == by_torch(network, picture)).mean() < 0.9
 
@@ -173,8 +173,8 @@ class Floats(torch.nn.Module):
     ("module", "shape", "message"),
     [
         (torch.nn.Flatten(), (1, 3, 8, 8), "neither logits"),
-        (torch.nn.AvgPool2d(2), (1, 4, 8, 8), "no image"),
-        (torch.nn.Conv2d(3, 5, 1), (2, 3, 8, 8), "no image"),
+        (torch.nn.AvgPool2d(2), (1, 4, 8, 8), "must be one image"),
+        (torch.nn.Conv2d(3, 5, 1), (2, 3, 8, 8), "must be one image"),
         (torch.nn.Conv2d(3, 1, 1), (1, 3, 8, 8), "neither logits"),
         (torch.nn.Conv2d(3, 300, 1), (1, 3, 8, 8), "256 classes at most"),
         (Floats(), (1, 3, 8, 8), "neither logits"),
@@ -198,7 +198,7 @@ def test_a_foreign_file_is_as_good_as_ours(tmp_path, picture):
 
 def test_a_file_that_is_none(tmp_path: Path):
     (tmp_path / "a.onnx").write_text("hello")
-    with pytest.raises(FileFormatError, match="is no ONNX model but text that begins with 'hello'"):
+    with pytest.raises(FileFormatError, match="it is text that begins with 'hello'"):
         Segmenter.open(tmp_path / "a.onnx")
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lgc.models import LGCNet, OpSpec
-from lgc.models.nets.layers import build
+from lgc.models.nets.layers import build_module
 from lgc.models.nets.network import randomise_norms
 from lgc.profiler.timing.contexts import terms_of
 from lgc.profiler.timing.workloads import network_workload, operator_workload, workload_of
@@ -41,7 +41,7 @@ def test_a_network_has_the_weights_it_is_given(mini_space):
 
 def test_any_module_is_made_ready_to_be_timed_and_the_same_each_time():
     def make():
-        return nn.Sequential(build(OpSpec("conv_3x3", 4, 4, 8, 8)), build(OpSpec("conv_1x1", 4, 4, 8, 8)))
+        return nn.Sequential(build_module(OpSpec("conv_3x3", 4, 4, 8, 8)), build_module(OpSpec("conv_1x1", 4, 4, 8, 8)))
 
     one, two = workload_of(make), workload_of(make)
     assert not one.training

@@ -1,3 +1,5 @@
+"""Ids, indices, colours and palettes of Cityscapes and CamVid are consistent."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lgc.models.palettes import colourise
+from lgc.models.palettes import colourise_labels
 from lgc.search.data.labels import (
     CAMVID_32,
     CAMVID_CLASSES,
@@ -22,8 +24,8 @@ from lgc.search.data.labels import (
 )
 
 
-def test_regular_ids_become_the_official_train_ids() -> None:
-    wanted = {
+def test_regular_ids_map_to_official_train_ids() -> None:
+    expected = {
         7: 0,
         8: 1,
         11: 2,
@@ -40,11 +42,11 @@ def test_regular_ids_become_the_official_train_ids() -> None:
         26: 13,
         27: 14,
     }
-    wanted |= {28: 15, 31: 16, 32: 17, 33: 18}
-    assert {i: int(t) for i, t in enumerate(ID_TO_TRAIN_ID) if t != IGNORE} == wanted
+    expected |= {28: 15, 31: 16, 32: 17, 33: 18}
+    assert {i: int(t) for i, t in enumerate(ID_TO_TRAIN_ID) if t != IGNORE} == expected
 
 
-def test_train_ids_come_back_from_regular_ids() -> None:
+def test_train_ids_round_trip() -> None:
     train = np.arange(19)
     assert np.array_equal(ID_TO_TRAIN_ID[TRAIN_ID_TO_ID[train]], train)
     assert ID_TO_TRAIN_ID[TRAIN_ID_TO_ID[IGNORE]] == IGNORE
@@ -58,7 +60,7 @@ def test_names_and_palettes_match_the_classes() -> None:
     assert len(set(CAMVID_PALETTE)) == 11
 
 
-def test_the_32_colours_differ_and_cover_the_11_classes() -> None:
+def test_camvid_colours_are_distinct_and_complete() -> None:
     assert len(CAMVID_32) == 32
     assert len({colour for colour, _ in CAMVID_32.values()}) == 32
     assert {index for _, index in CAMVID_32.values()} == {*range(11), IGNORE}
@@ -78,23 +80,23 @@ def test_the_32_colours_differ_and_cover_the_11_classes() -> None:
         ("VegetationMisc", "tree"),
     ],
 )
-def test_the_32_classes_are_reduced_as_usual(name: str, reduced: str) -> None:
+def test_camvid_classes_are_reduced_as_published(name: str, reduced: str) -> None:
     assert CAMVID_CLASSES[CAMVID_32[name][1]] == reduced
 
 
-def test_the_palette_shows_each_class_in_a_colour_of_its_own_class() -> None:
+def test_palette_colours_map_to_their_classes() -> None:
     rgb = np.array([CAMVID_PALETTE], dtype=np.uint8)
     assert camvid_rgb_to_index(rgb)[0].tolist() == list(range(11))
 
 
 @given(st.lists(st.sampled_from([*TrainId]), min_size=1, max_size=30))
-def test_colours_say_the_same_as_indices(train: list[TrainId]) -> None:
+def test_colours_and_indices_agree(train: list[TrainId]) -> None:
     label = np.array([train], dtype=np.uint8)
     assert np.array_equal(camvid_rgb_to_index(train_id_to_camvid_rgb(label)), TRAIN_ID_TO_CAMVID[label])
 
 
 @given(st.tuples(*[st.integers(0, 255)] * 3))
-def test_a_colour_is_one_of_the_32_or_refused(colour: tuple[int, int, int]) -> None:
+def test_unknown_colours_are_rejected(colour: tuple[int, int, int]) -> None:
     known = dict(CAMVID_32.values())
     pixels = np.array([[(0, 0, 0), colour]], dtype=np.uint8)
     if colour in known:
@@ -104,6 +106,6 @@ def test_a_colour_is_one_of_the_32_or_refused(colour: tuple[int, int, int]) -> N
             camvid_rgb_to_index(pixels)
 
 
-def test_a_mask_is_shown_in_its_colours_and_void_in_black() -> None:
-    shown = colourise(np.array([[0, 10, 255]]), CAMVID_PALETTE)
+def test_void_is_black() -> None:
+    shown = colourise_labels(np.array([[0, 10, 255]]), CAMVID_PALETTE)
     assert shown.tolist() == [[[128, 128, 128], [0, 128, 192], [0, 0, 0]]]

@@ -1,7 +1,7 @@
 """Batch normalisation over two processes: `norm_worker.py FOLDER`, under torchrun.
 
-FOLDER holds `cases.pt`: for each case settings, images, weights of the loss and where the second process's part begins.
-It gets `rankR.pt`: outputs, gradients and statistics of each case.
+Reads `FOLDER/cases.pt`: settings, images, loss weights and first index of the second process's part, for each case.
+Writes `FOLDER/rankR.pt`: outputs, gradients and statistics of each case.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`lgc-search`, keeping what was drawn and learnt: `search_worker.py FOLDER [options of lgc-search]`.
+"""`lgc-search` with a record of sampled paths and states: `search_worker.py FOLDER [options of lgc-search]`.
 
-FOLDER gets `rankR.pt` of each process: for every part of the search the picks of all draws, and the state at its end.
+Writes `FOLDER/rankR.pt` for each process: choices of all samples and the final state, for each part of the search.
 """
 
 from __future__ import annotations
@@ -10,35 +10,36 @@ import sys
 
 import torch
 
-from lgc.search.selection import strategies as selection
+from lgc.search.selection import strategies
 from lgc.search.supernet.alphas import ArchitectureParameters
 from lgc.search.supernet.supernet_trainer import SupernetTrainer
 from lgc.tools.search import main
 
 folder = sys.argv.pop(1)
 parts: list[dict[str, object]] = []
-picks: list[torch.Tensor] = []
-draw, advance, likely = ArchitectureParameters.draw, SupernetTrainer.advance, selection.likely
+choices: list[torch.Tensor] = []
+sample_path, train_until = ArchitectureParameters.sample_path, SupernetTrainer.train_until
+sample_likely = strategies.sample_likely
 
 
-def kept_draw(self, *words, **options):
-    drawn = draw(self, *words, **options)
-    picks.append(torch.from_numpy(drawn.picked))
-    return drawn
+def record_sample(self, *arguments, **options):
+    sample = sample_path(self, *arguments, **options)
+    choices.append(torch.from_numpy(sample.choices))
+    return sample
 
 
-def kept_advance(self, *words, **options):
-    picks.clear()
-    advance(self, *words, **options)
-    parts.append({"picks": torch.stack(picks), **self.snapshot()})
+def record_training(self, *arguments, **options):
+    choices.clear()
+    train_until(self, *arguments, **options)
+    parts.append({"choices": torch.stack(choices), **self.snapshot()})
     torch.save(parts, f"{folder}/rank{os.environ.get('RANK', '0')}.pt")
 
 
-def few_likely(log_p, latency, samples, finalists, seed):
-    return likely(log_p, latency, 16, 3, seed)
+def sample_few(log_p, latency, samples, finalists, seed):
+    return sample_likely(log_p, latency, 16, 3, seed)
 
 
-selection.likely = few_likely
-ArchitectureParameters.draw = kept_draw
-SupernetTrainer.advance = kept_advance
+strategies.sample_likely = sample_few
+ArchitectureParameters.sample_path = record_sample
+SupernetTrainer.train_until = record_training
 main()

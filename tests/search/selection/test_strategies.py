@@ -1,4 +1,4 @@
-"""Choosing from a supernet, with losses that are known instead of a supernet."""
+"""Search strategies, with known losses in place of a supernet."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lgc.search.constraint.latency import Latency
-from lgc.search.constraint.projection import ROOM, ArchitectureBatch, project_to_target
+from lgc.search.constraint.projection import TARGET_TOLERANCE, ArchitectureBatch, project_to_target
 from lgc.search.decisions import Decisions
 from lgc.search.selection.strategies import (
     POPULATION,
-    Ranked,
+    Ranking,
+    compute_gap,
+    count_halving_passes,
+    count_operators,
     evolve,
-    gap,
-    likely,
-    passes_of_race,
-    race,
+    halve,
     random_search,
-    shares,
+    sample_likely,
 )
 
 STRATEGIES = {"random": random_search, "evolution": evolve}
@@ -29,203 +29,200 @@ seeds = st.integers(0, 10_000)
 
 
 @pytest.fixture
-def latency(deep_space, made_up) -> Latency:
+def latency(deep_space, random_predictor, latency_at) -> Latency:
     """A target in the middle of the deep space."""
-    blocks, predictor = Decisions(deep_space), made_up(deep_space, 0)
-    free = Latency(blocks, [predictor])
-    slowest = float(free.ms[0].max(axis=1).sum() + free.fixed_ms[0])
-    return Latency(blocks, [predictor], [(float(free.load(*free.fastest)[0]) + slowest) / 2])
+    return latency_at(Decisions(deep_space), random_predictor(deep_space, 0), 0.5)
 
 
 class Losses:
-    """A loss that is a sum over decisions, with noise on every batch; counts what was asked for."""
+    """A loss that is a sum over decisions, with noise on every batch; it counts its calls."""
 
     def __init__(self, latency: Latency, seed: int = 0, noise: float = 0.0) -> None:
         rng = np.random.default_rng(seed)
         self.table = rng.normal(size=latency.ms.shape[1:])
-        self.noise, self.seed, self.asked = noise, seed, 0
+        self.noise, self.seed, self.calls = noise, seed, 0
 
-    def of(self, picked: np.ndarray) -> float:
-        return float(self.table[np.arange(len(picked)), picked].mean())
+    def mean(self, choices: np.ndarray) -> float:
+        return float(self.table[np.arange(len(choices)), choices].mean())
 
-    def __call__(self, found: ArchitectureBatch, row: int, batch: int) -> float:
-        self.asked += 1
-        rng = np.random.default_rng((self.seed, batch, *found.picked[row].tolist()))
-        return self.of(found.picked[row]) + self.noise * float(rng.normal())
+    def __call__(self, architectures: ArchitectureBatch, row: int, batch: int) -> float:
+        self.calls += 1
+        rng = np.random.default_rng((self.seed, batch, *architectures.choices[row].tolist()))
+        return self.mean(architectures.choices[row]) + self.noise * float(rng.normal())
 
 
-def log_probabilities(latency: Latency, seed: int, scale: float = 2.0) -> np.ndarray:
+def random_log_probabilities(latency: Latency, seed: int, scale: float = 2.0) -> np.ndarray:
     logits = scale * np.random.default_rng(seed).normal(size=latency.ms.shape[1:])
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-def likelihood(log_p: np.ndarray, picked: np.ndarray) -> np.ndarray:
-    return log_p[np.arange(len(log_p)), picked].sum(axis=1)
+def compute_likelihood(log_p: np.ndarray, choices: np.ndarray) -> np.ndarray:
+    return log_p[np.arange(len(log_p)), choices].sum(axis=1)
 
 
 @given(seed=seeds)
 @settings(max_examples=15)
-def test_candidates_come_likeliest_first_each_once_and_on_the_target(latency, seed):
-    log_p = log_probabilities(latency, seed)
-    found = likely(log_p, latency, 64, 10, seed)
-    assert len(found) == 10
-    values = likelihood(log_p, found.picked)
+def test_candidates_are_ordered_unique_and_on_target(latency, seed):
+    log_p = random_log_probabilities(latency, seed)
+    candidates = sample_likely(log_p, latency, 64, 10, seed)
+    assert len(candidates) == 10
+    values = compute_likelihood(log_p, candidates.choices)
     assert (np.diff(values) <= 0).all()
     most = project_to_target(log_p.argmax(axis=1)[None], log_p, latency)
-    assert values[0] >= likelihood(log_p, most.picked)[0]
-    assert len(np.unique(np.column_stack([found.picked, found.heads]), axis=0)) == 10
-    load = latency.load(found.picked, found.heads)
-    assert ((load <= 1 + 1e-9) & (load > 1 - 5 * ROOM)).all()
+    assert values[0] >= compute_likelihood(log_p, most.choices)[0]
+    assert len(np.unique(np.column_stack([candidates.choices, candidates.heads]), axis=0)) == 10
+    load = latency.target_ratio(candidates.choices, candidates.heads)
+    assert ((load <= 1 + 1e-9) & (load > 1 - 5 * TARGET_TOLERANCE)).all()
 
 
-def test_a_certain_distribution_has_one_candidate(latency):
-    picked = project_to_target(
-        log_probabilities(latency, 3).argmax(axis=1)[None], log_probabilities(latency, 3), latency
-    ).picked[0]
+def test_certain_distribution_has_a_single_candidate(latency):
+    choices = project_to_target(
+        random_log_probabilities(latency, 3).argmax(axis=1)[None], random_log_probabilities(latency, 3), latency
+    ).choices[0]
     log_p = np.full(latency.ms.shape[1:], -300.0)
-    log_p[np.arange(len(picked)), picked] = 0.0
-    found = likely(log_p, latency, 20, 5, 0)
-    assert np.array_equal(found.picked, picked[None])
+    log_p[np.arange(len(choices)), choices] = 0.0
+    candidates = sample_likely(log_p, latency, 20, 5, 0)
+    assert np.array_equal(candidates.choices, choices[None])
 
 
-def test_candidates_are_drawn_by_their_probabilities(zeroless_space, made_up):
-    """Without a target, nothing is fitted: frequencies of the draws are the probabilities."""
-    latency = Latency(Decisions(zeroless_space), [made_up(zeroless_space, 0)])
-    log_p = log_probabilities(latency, 0, 1.0)
-    found = likely(log_p, latency, 4000, 4001, 0)
-    assert len(found) > 3000, "few of 2 ** 15 are drawn twice"
+def test_candidates_follow_their_probabilities(zeroless_space, random_predictor):
+    """Without a target nothing is projected, so frequencies equal probabilities."""
+    latency = Latency(Decisions(zeroless_space), [random_predictor(zeroless_space, 0)])
+    log_p = random_log_probabilities(latency, 0, 1.0)
+    candidates = sample_likely(log_p, latency, 4000, 4001, 0)
+    assert len(candidates) > 3000, "few of 2 ** 15 are sampled twice"
     p = np.exp(log_p[:, 1])
-    even = np.abs(p - 0.5) < 0.45  # where nearly all are alike, dropping repeats shows
-    assert np.abs(found.picked.mean(axis=0) - p)[even].max() < 0.06
-    other = likely(log_p, latency, 4000, 4001, 1)
-    assert not np.array_equal(found.picked[:50], other.picked[:50])
+    uncertain = np.abs(p - 0.5) < 0.45  # elsewhere, dropped duplicates bias the frequencies
+    assert np.abs(candidates.choices.mean(axis=0) - p)[uncertain].max() < 0.06
+    other = sample_likely(log_p, latency, 4000, 4001, 1)
+    assert not np.array_equal(candidates.choices[:50], other.choices[:50])
 
 
 @given(
     losses=st.lists(st.integers(0, 50), min_size=1, max_size=40),
     batches=st.integers(1, 20),
 )
-def test_a_race_finds_the_least_loss_and_counts_what_it_took(losses, batches):
+def test_halving_finds_lowest_loss_and_counts_passes(losses, batches):
     candidates = ArchitectureBatch(np.arange(len(losses))[:, None], np.zeros(len(losses), np.int64))
-    asked: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
 
-    def loss_on(found: ArchitectureBatch, row: int, batch: int) -> float:
-        asked.append((row, batch))
-        return losses[found.picked[row, 0]] + 0.25 * batch  # batches are not equally hard
+    def batch_loss(architectures: ArchitectureBatch, row: int, batch: int) -> float:
+        calls.append((row, batch))
+        return losses[architectures.choices[row, 0]] + 0.25 * batch  # batches are not equally hard
 
-    chosen = race(candidates, loss_on, batches)
-    (best,) = chosen.found.picked[:, 0]
+    ranking = halve(candidates, batch_loss, batches)
+    (best,) = ranking.architectures.choices[:, 0]
     assert losses[best] == min(losses)
-    assert chosen.losses == [pytest.approx(min(losses) + 0.25 * (batches - 1) / 2)]
-    assert chosen.passes == len(asked) == len(set(asked)) == passes_of_race(len(losses), batches)
-    assert chosen.tried == len(losses)
-    assert {batch for row, batch in asked if row == best} == set(range(batches))
+    assert ranking.losses == [pytest.approx(min(losses) + 0.25 * (batches - 1) / 2)]
+    assert ranking.passes == len(calls) == len(set(calls)) == count_halving_passes(len(losses), batches)
+    assert ranking.num_compared == len(losses)
+    assert {batch for row, batch in calls if row == best} == set(range(batches))
 
 
-def test_a_race_keeps_the_best_in_order():
+def test_halving_keeps_the_best_in_order():
     losses = [5.0, 1.0, 4.0, 2.0, 3.0]
     candidates = ArchitectureBatch(np.arange(5)[:, None], np.zeros(5, np.int64))
     for batches, keep in itertools.product((1, 4), (1, 3, 9)):
-        ranked = race(candidates, lambda found, row, batch: losses[row], batches, keep)
-        assert ranked.found.picked[:, 0].tolist() == [1, 3, 4, 2, 0][:keep]
-        assert ranked.losses == sorted(losses)[:keep]
-        assert ranked.passes == passes_of_race(5, batches, keep)
+        ranking = halve(candidates, lambda _, row, batch: losses[row], batches, keep)
+        assert ranking.architectures.choices[:, 0].tolist() == [1, 3, 4, 2, 0][:keep]
+        assert ranking.losses == sorted(losses)[:keep]
+        assert ranking.passes == count_halving_passes(5, batches, keep)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_strategies_keep_the_best_each_once(latency, strategy):
+def test_strategies_keep_best_without_duplicates(latency, strategy):
     losses = Losses(latency)
-    ranked = STRATEGIES[strategy](latency, losses, 2, 400, 0, keep=4)
-    assert ranked.losses == [pytest.approx(losses.of(picked)) for picked in ranked.found.picked]
-    assert ranked.losses == sorted(ranked.losses)
-    assert len(ranked.found.distinct()) == len(ranked.found) == 4
+    ranking = STRATEGIES[strategy](latency, losses, 2, 400, 0, keep=4)
+    assert ranking.losses == [pytest.approx(losses.mean(choices)) for choices in ranking.architectures.choices]
+    assert ranking.losses == sorted(ranking.losses)
+    assert len(ranking.architectures.drop_duplicates()) == len(ranking.architectures) == 4
 
 
-def test_a_race_lets_the_better_half_go_on():
-    asked: dict[int, int] = {}
+def test_halving_drops_the_worse_half():
+    calls: dict[int, int] = {}
 
-    def loss_on(found: ArchitectureBatch, row: int, batch: int) -> float:
-        asked[row] = asked.get(row, 0) + 1
+    def batch_loss(architectures: ArchitectureBatch, row: int, batch: int) -> float:
+        calls[row] = calls.get(row, 0) + 1
         return float(row)
 
-    race(ArchitectureBatch(np.arange(8)[:, None], np.zeros(8, np.int64)), loss_on, 8)
-    assert [asked[row] for row in range(8)] == [8, 4, 2, 2, 1, 1, 1, 1]
+    halve(ArchitectureBatch(np.arange(8)[:, None], np.zeros(8, np.int64)), batch_loss, 8)
+    assert [calls[row] for row in range(8)] == [8, 4, 2, 2, 1, 1, 1, 1]
 
 
-def test_a_race_trusts_all_batches_seen_not_the_last():
+def test_halving_compares_by_all_evaluated_batches():
     table = np.array([[0.0, 3, 0, 0], [1.0, 1, 1, 1], [2.0, 0, 3, 3], [9.0, 0, 0, 0]])
-    chosen = race(
-        ArchitectureBatch(np.arange(4)[:, None], np.zeros(4, np.int64)), lambda f, row, batch: table[row, batch], 4
+    ranking = halve(
+        ArchitectureBatch(np.arange(4)[:, None], np.zeros(4, np.int64)), lambda _, row, batch: table[row, batch], 4
     )
-    assert chosen.found.picked[0, 0] == 1
-    assert chosen.losses == [1.0]
+    assert ranking.architectures.choices[0, 0] == 1
+    assert ranking.losses == [1.0]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @given(passes=st.integers(1, 300), batches=st.integers(1, 12), keep=st.integers(1, 4), seed=seeds)
 @settings(max_examples=20)
-def test_no_strategy_spends_more_than_it_is_given(latency, strategy, passes, batches, keep, seed):
+def test_strategies_use_but_never_exceed_budget(latency, strategy, passes, batches, keep, seed):
     losses = Losses(latency, seed)
-    chosen = STRATEGIES[strategy](latency, losses, batches, passes, seed, keep)
-    assert losses.asked == chosen.passes <= max(passes, keep * batches)  # those that are kept are judged at least
-    assert chosen.passes > 0.7 * passes - 2 * batches, "and does not leave it unused either"
-    assert chosen.losses == [pytest.approx(losses.of(picked)) for picked in chosen.found.picked]
-    assert latency.load(chosen.found.picked, chosen.found.heads)[0] <= 1 + 1e-9
+    ranking = STRATEGIES[strategy](latency, losses, batches, passes, seed, keep)
+    assert losses.calls == ranking.passes <= max(passes, keep * batches)  # kept candidates are always evaluated
+    assert ranking.passes > 0.7 * passes - 2 * batches, "the budget must be used"
+    assert ranking.losses == [pytest.approx(losses.mean(choices)) for choices in ranking.architectures.choices]
+    assert latency.target_ratio(ranking.architectures.choices, ranking.architectures.heads)[0] <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_seed_decides(latency, strategy):
-    def run(seed: int) -> Ranked:
+def test_seed_determines_the_ranking(latency, strategy):
+    def run(seed: int) -> Ranking:
         return STRATEGIES[strategy](latency, Losses(latency, noise=0.1), 3, 200, seed)
 
     a, b, c = run(0), run(0), run(1)
-    assert np.array_equal(a.found.picked, b.found.picked)
-    assert (a.losses, a.passes, a.tried) == (b.losses, b.passes, b.tried)
-    assert not np.array_equal(a.found.picked, c.found.picked)
+    assert np.array_equal(a.architectures.choices, b.architectures.choices)
+    assert (a.losses, a.passes, a.num_compared) == (b.losses, b.passes, b.num_compared)
+    assert not np.array_equal(a.architectures.choices, c.architectures.choices)
 
 
-def test_evolution_beats_chance_for_the_same_passes(latency):
-    """On a loss that is a sum over decisions, so that children of good parents are good."""
+def test_evolution_beats_random_search_at_equal_passes(latency):
+    """The loss is a sum over decisions, so children of good parents are good."""
     gains = []
     for seed in range(6):
         losses = Losses(latency, seed)
-        evolved, drawn = (strategy(latency, losses, 2, 800, seed) for strategy in (evolve, random_search))
-        gains.append(drawn.losses[0] - evolved.losses[0])
+        evolved, random = (strategy(latency, losses, 2, 800, seed) for strategy in (evolve, random_search))
+        gains.append(random.losses[0] - evolved.losses[0])
     assert np.mean(gains) > 0.1
     assert np.median(gains) > 0.1
 
 
-def test_a_child_keeps_what_was_drawn_and_most_of_its_parent(latency):
-    """What distinguishes evolution from chance: architectures of later trials are near earlier ones."""
+def test_child_is_near_its_parent(latency):
+    """Unlike in a random search, later architectures are near earlier ones."""
     seen: list[np.ndarray] = []
 
-    def loss_on(found: ArchitectureBatch, row: int, batch: int) -> float:
-        seen.append(found.picked[row].copy())
+    def batch_loss(architectures: ArchitectureBatch, row: int, batch: int) -> float:
+        seen.append(architectures.choices[row].copy())
         return float(len(seen))
 
-    evolve(latency, loss_on, 1, 60, 0)
+    evolve(latency, batch_loss, 1, 60, 0)
     first, later = seen[:POPULATION], seen[POPULATION:]
-    apart = [min((one != other).sum() for other in first) for one in later[:10]]
-    assert 0 < np.median(apart) < 8
-    assert np.median([(one != other).sum() for one in first for other in first if one is not other]) > 12
+    distances = [min((child != other).sum() for other in first) for child in later[:10]]
+    assert 0 < np.median(distances) < 8
+    assert np.median([(a != b).sum() for a, b in itertools.combinations(first, 2)]) > 12
 
 
-def test_evolution_judges_nothing_twice(latency):
-    asked: list[tuple[bytes, int]] = []
+def test_evolution_evaluates_nothing_twice(latency):
+    calls: list[tuple[bytes, int]] = []
 
-    def loss_on(found: ArchitectureBatch, row: int, batch: int) -> float:
-        asked.append((found.picked[row].tobytes() + found.heads[row].tobytes(), batch))
-        return float(found.picked[row].sum())
+    def batch_loss(architectures: ArchitectureBatch, row: int, batch: int) -> float:
+        calls.append((architectures.choices[row].tobytes() + architectures.heads[row].tobytes(), batch))
+        return float(architectures.choices[row].sum())
 
-    ranked = evolve(latency, loss_on, 2, 4000, 0)
-    assert len(set(asked)) == len(asked) == ranked.passes == 2 * ranked.tried == 4000
-
-
-def test_the_gap_is_from_drawn_paths_to_the_likeliest_architecture():
-    wanted = {"loss_before": 2.0, "loss_likeliest": 2.5, "loss_after": 1.5, "gap": 0.5}
-    assert gap([1.0, 2.0, 3.0], 2.5, 1.5) == wanted
-    assert gap([1.0, 2.0, 3.0], None, 1.5) == wanted | {"loss_likeliest": None, "gap": None}
+    ranking = evolve(latency, batch_loss, 2, 4000, 0)
+    assert len(set(calls)) == len(calls) == ranking.passes == 2 * ranking.num_compared == 4000
 
 
-def test_shares_count_every_operator():
-    assert shares(("zero", "skip", "conv"), np.array([2, 0, 2, 2])) == {"zero": 1, "skip": 0, "conv": 3}
+def test_gap_compares_likeliest_with_sampled_paths():
+    expected = {"loss_before": 2.0, "loss_likeliest": 2.5, "loss_after": 1.5, "gap": 0.5}
+    assert compute_gap([1.0, 2.0, 3.0], 2.5, 1.5) == expected
+    assert compute_gap([1.0, 2.0, 3.0], None, 1.5) == expected | {"loss_likeliest": None, "gap": None}
+
+
+def test_count_operators_includes_absent_ones():
+    assert count_operators(("zero", "skip", "conv"), np.array([2, 0, 2, 2])) == {"zero": 1, "skip": 0, "conv": 3}

@@ -1,4 +1,4 @@
-"""Architecture parameters: who informs whom, and what is drawn."""
+"""Architecture parameters: communication between cells, and sampled paths."""
 
 from __future__ import annotations
 
@@ -14,66 +14,68 @@ from lgc.errors import UsageError
 from lgc.models import Architecture
 from lgc.search.decisions import Decisions
 from lgc.search.supernet.alphas import COMMUNICATIONS, ArchitectureParameters
-from lgc.search.supernet.gumbel import noisy_logits, straight_through, temperature_at
+from lgc.search.supernet.gumbel import add_gumbel_noise, anneal_temperature, straight_through_gates
 
 
-def parameters(blocks: Decisions, seed: int = 0, spread: float = 1.0, **settings: object) -> ArchitectureParameters:
-    """Architecture parameters far from their start."""
+def build_parameters(
+    decisions: Decisions, seed: int = 0, spread: float = 1.0, **settings: object
+) -> ArchitectureParameters:
+    """Return architecture parameters far from their initial values."""
     torch.manual_seed(seed)
-    alphas = ArchitectureParameters(blocks, **settings)
+    alphas = ArchitectureParameters(decisions, **settings)
     with torch.no_grad():
         for alpha in alphas.alpha:
             alpha.normal_().mul_(spread)
     return alphas
 
 
-def generator(seed: int = 0) -> torch.Generator:
+def make_generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("communication", COMMUNICATIONS)
 @pytest.mark.parametrize("fixed", [False, True])
-def test_only_the_cell_before_informs_a_cell_and_none_the_fusion(deep_space, communication, fixed):
-    blocks = Decisions(deep_space, fixed_fusion=fixed)
-    alphas = parameters(blocks, communication=communication)
-    heard = np.zeros((len(blocks.sizes), len(blocks.sizes)), bool)
-    for index, rows in enumerate(torch.split(alphas.logits(), blocks.sizes)):
-        weights = torch.randn(rows.shape, generator=generator())
+def test_only_previous_cell_informs_a_cell(deep_space, communication, fixed):
+    decisions = Decisions(deep_space, fixed_fusion=fixed)
+    alphas = build_parameters(decisions, communication=communication)
+    received = np.zeros((len(decisions.block_sizes), len(decisions.block_sizes)), bool)
+    for index, rows in enumerate(torch.split(alphas.logits(), decisions.block_sizes)):
+        weights = torch.randn(rows.shape, generator=make_generator())
         total = (rows * weights).sum()
         gradients = torch.autograd.grad(total, list(alphas.alpha), retain_graph=True, allow_unused=True)
-        heard[index] = [gradient is not None and bool(gradient.any()) for gradient in gradients]
-    wanted = np.eye(len(blocks.sizes), dtype=bool)
+        received[index] = [gradient is not None and bool(gradient.any()) for gradient in gradients]
+    expected = np.eye(len(decisions.block_sizes), dtype=bool)
     if communication != "none":
-        wanted[range(1, 4), range(3)] = True
-    assert np.array_equal(heard, wanted)
+        expected[range(1, 4), range(3)] = True
+    assert np.array_equal(received, expected)
 
 
 @pytest.mark.parametrize("communication", ["gcn", "linear"])
-def test_cells_hear_own_parameters_not_guided_ones(deep_space, communication):
-    alphas = parameters(Decisions(deep_space), communication=communication, gamma=0.7, embedding=5)
-    rows = torch.split(alphas.logits(), alphas.blocks.sizes)
+def test_messages_carry_own_parameters(deep_space, communication):
+    alphas = build_parameters(Decisions(deep_space), communication=communication, gamma=0.7, embedding=5)
+    rows = torch.split(alphas.logits(), alphas.decisions.block_sizes)
     assert torch.equal(rows[0], alphas.alpha[0])
     assert torch.equal(rows[-1], alphas.alpha[-1])
-    for index, guide in enumerate(alphas.guides, start=1):
-        assert torch.equal(rows[index], guide(alphas.alpha[index], alphas.alpha[index - 1]))
-        assert guide.gamma == 0.7
+    for index, module in enumerate(alphas.guides, start=1):
+        assert torch.equal(rows[index], module(alphas.alpha[index], alphas.alpha[index - 1]))
+        assert module.gamma == 0.7
 
 
-def test_cells_that_share_cannot_inform_each_other(deep_space):
+def test_shared_cells_cannot_communicate(deep_space):
     shared = Decisions(deep_space, shared=True)
     for communication in ("gcn", "linear"):
-        with pytest.raises(UsageError, match="share their parameters"):
+        with pytest.raises(UsageError, match="shared cells cannot communicate"):
             ArchitectureParameters(shared, communication)
     alphas = ArchitectureParameters(shared, "none")
-    assert [tuple(alpha.shape) for alpha in alphas.alpha] == [(size, 4) for size in shared.sizes]
+    assert [tuple(alpha.shape) for alpha in alphas.alpha] == [(size, 4) for size in shared.block_sizes]
 
 
-def test_probabilities_and_entropies(deep_space):
-    alphas = parameters(Decisions(deep_space), spread=2.0)
+def test_probabilities_and_entropies_match_numpy(deep_space):
+    alphas = build_parameters(Decisions(deep_space), spread=2.0)
     logits = alphas.logits().detach().double().numpy()
-    wanted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(alphas.probabilities().detach().numpy(), wanted, atol=1e-6)
-    rows = np.split(-(wanted * np.log(wanted)).sum(axis=1), np.cumsum(alphas.blocks.sizes)[:-1])
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(alphas.probabilities().detach().numpy(), expected, atol=1e-6)
+    rows = np.split(-(expected * np.log(expected)).sum(axis=1), np.cumsum(alphas.decisions.block_sizes)[:-1])
     assert alphas.entropies() == pytest.approx([row.mean() for row in rows], rel=1e-4)
     with torch.no_grad():
         alphas.alpha[4].zero_()
@@ -90,101 +92,101 @@ def test_probabilities_and_entropies(deep_space):
     explore=st.sampled_from([0.0, 0.3, 1.0]),
 )
 @settings(max_examples=40)
-def test_a_draw_is_always_valid(deep_space, communication, seed, spread, zeros, explore):
-    blocks = Decisions(deep_space)
-    alphas = parameters(blocks, seed, spread, communication=communication)
+def test_sampled_path_is_always_valid(deep_space, communication, seed, spread, zeros, explore):
+    decisions = Decisions(deep_space)
+    alphas = build_parameters(decisions, seed, spread, communication=communication)
     with torch.no_grad():
         for alpha in alphas.alpha:
-            alpha[:, blocks.zero] += zeros
-    draw = alphas.draw(0.5, generator(seed), explore)
-    Architecture.from_choices(deep_space, blocks.expand(draw.picked[None])[0].tolist())  # checks itself
-    assert torch.allclose(draw.gates, torch.ones(blocks.decisions))
-    draw.gates.sum().backward()
+            alpha[:, decisions.zero] += zeros
+    sample = alphas.sample_path(0.5, make_generator(seed), explore)
+    Architecture.from_choices(deep_space, decisions.expand(sample.choices[None])[0].tolist())  # validates itself
+    assert torch.allclose(sample.gates, torch.ones(decisions.num_decisions))
+    sample.gates.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in alphas.parameters() if p.grad is not None)
 
 
-def test_a_draw_that_wants_zero_everywhere_keeps_what_must_live(deep_space):
-    blocks = Decisions(deep_space)
-    alphas = parameters(blocks, communication="none")
+def test_sample_of_zeros_keeps_required_edges(deep_space):
+    decisions = Decisions(deep_space)
+    alphas = build_parameters(decisions, communication="none")
     with torch.no_grad():
         for alpha in alphas.alpha:
-            alpha[:, blocks.zero] += 1e3
+            alpha[:, decisions.zero] += 1e3
             alpha[:, 2] += 100.0
-    draw = alphas.draw(1.0, generator())
-    live = blocks.live(draw.picked[None])[0]
-    assert set(draw.picked[live]) == {2}  # the second choice of the parameters, not any operator
-    assert live.sum() <= len(blocks.ends)
+    sample = alphas.sample_path(1.0, make_generator())
+    live = decisions.find_live(sample.choices[None])[0]
+    assert set(sample.choices[live]) == {2}  # the most probable live operator
+    assert live.sum() <= len(decisions.endpoints)
 
 
 @pytest.mark.parametrize("explore", [0.0, 0.4, 1.0])
-def test_frequencies_follow_the_probabilities_mixed_with_even_ones(zeroless_space, explore):
-    alphas = parameters(Decisions(zeroless_space), seed=3, spread=1.5)
-    p, noise, draws = alphas.probabilities()[:, 0].detach().numpy(), generator(), 1500
+def test_frequencies_follow_mixed_probabilities(zeroless_space, explore):
+    alphas = build_parameters(Decisions(zeroless_space), seed=3, spread=1.5)
+    p, noise, num_samples = alphas.probabilities()[:, 0].detach().numpy(), make_generator(), 1500
     with torch.no_grad():
-        picked = np.array([alphas.draw(1.0, noise, explore).picked for _ in range(draws)])
-    wanted = (1 - explore) * p + explore / 2
-    assert np.abs((picked == 0).mean(axis=0) - wanted).max() < 5 * 0.5 / math.sqrt(draws)
+        choices = np.array([alphas.sample_path(1.0, noise, explore).choices for _ in range(num_samples)])
+    expected = (1 - explore) * p + explore / 2
+    assert np.abs((choices == 0).mean(axis=0) - expected).max() < 5 * 0.5 / math.sqrt(num_samples)
     assert np.ptp(p) > 0.5
 
 
-def test_frequencies_of_many_operators():
+def test_frequencies_of_several_operators():
     p = torch.tensor([0.6, 0.3, 0.09, 0.01])
-    noisy = noisy_logits(torch.log(p).repeat(20_000, 1) + 3.0, generator(), 0.2)
+    noisy = add_gumbel_noise(torch.log(p).repeat(20_000, 1) + 3.0, make_generator(), 0.2)
     share = torch.bincount(noisy.argmax(dim=1), minlength=4) / 20_000
     assert torch.allclose(share, 0.8 * p + 0.05, atol=0.015)
 
 
 @given(seed=st.integers(0, 10_000), temperature=st.floats(0.2, 3.0))
 @settings(max_examples=25)
-def test_gates_are_one_with_the_gradient_of_the_softmax(seed, temperature):
-    logits = torch.randn(6, 4, generator=generator(seed), dtype=torch.double, requires_grad=True)
-    noisy = noisy_logits(logits, generator(seed + 1))
-    picked = torch.randint(4, (6,), generator=generator(seed))  # a repair may pick any
-    weights = torch.randn(6, generator=generator(seed + 2), dtype=torch.double)
-    gates = straight_through(noisy, picked, temperature)
+def test_gates_have_the_softmax_gradient(seed, temperature):
+    logits = torch.randn(6, 4, generator=make_generator(seed), dtype=torch.double, requires_grad=True)
+    noisy = add_gumbel_noise(logits, make_generator(seed + 1))
+    choices = torch.randint(4, (6,), generator=make_generator(seed))  # a repair may choose any
+    weights = torch.randn(6, generator=make_generator(seed + 2), dtype=torch.double)
+    gates = straight_through_gates(noisy, choices, temperature)
     torch.testing.assert_close(gates, torch.ones(6, dtype=torch.double))
     (gates * weights).sum().backward()
-    # d softmax_i(x / T) / d x_j = s_i (1[i = j] - s_j) / T; log-softmax shifts a row, which changes nothing.
+    # d softmax_i(x / T) / d x_j = s_i (1[i = j] - s_j) / T; log-softmax shifts a row, which has no effect.
     scaled = noisy.detach().numpy() / temperature
     soft = np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True)
-    rows, at = np.arange(6), picked.numpy()
-    wanted = soft[rows, at][:, None] * (np.eye(4)[at] - soft) / temperature * weights.numpy()[:, None]
-    np.testing.assert_allclose(logits.grad.numpy(), wanted, atol=1e-12)
+    rows, chosen = np.arange(6), choices.numpy()
+    expected = soft[rows, chosen][:, None] * (np.eye(4)[chosen] - soft) / temperature * weights.numpy()[:, None]
+    np.testing.assert_allclose(logits.grad.numpy(), expected, atol=1e-12)
 
 
-def test_gates_of_a_draw_reach_own_parameters_and_guides(deep_space):
-    alphas = parameters(Decisions(deep_space))
-    draw = alphas.draw(1.0, generator())
-    (draw.gates * torch.randn(len(draw.gates), generator=generator())).sum().backward()
+def test_gradients_reach_all_parameters(deep_space):
+    alphas = build_parameters(Decisions(deep_space))
+    sample = alphas.sample_path(1.0, make_generator())
+    (sample.gates * torch.randn(len(sample.gates), generator=make_generator())).sum().backward()
     assert all(bool(parameter.grad.any()) for parameter in alphas.parameters())
 
 
-def test_the_same_generator_draws_the_same_path_and_moves_on(deep_space):
-    alphas, noise, again = parameters(Decisions(deep_space)), generator(5), generator(5)
-    first, second = alphas.draw(1.0, noise), alphas.draw(1.0, noise)
+def test_generator_state_determines_the_path(deep_space):
+    alphas, noise, again = build_parameters(Decisions(deep_space)), make_generator(5), make_generator(5)
+    first, second = alphas.sample_path(1.0, noise), alphas.sample_path(1.0, noise)
     state = again.get_state()
-    assert np.array_equal(alphas.draw(1.0, again).picked, first.picked)
-    assert not np.array_equal(first.picked, second.picked)
+    assert np.array_equal(alphas.sample_path(1.0, again).choices, first.choices)
+    assert not np.array_equal(first.choices, second.choices)
     again.set_state(state)
     with torch.no_grad():
-        unwatched = alphas.draw(1.0, again)
-    assert unwatched.gates is None
-    assert np.array_equal(unwatched.picked, first.picked)
+        ungated = alphas.sample_path(1.0, again)
+    assert ungated.gates is None
+    assert np.array_equal(ungated.choices, first.choices)
 
 
-def test_temperature_sharpens_the_gradient_and_not_the_draw(deep_space):
-    alphas = parameters(Decisions(deep_space))
-    draws, sizes = [], []
+def test_temperature_changes_only_the_gradient(deep_space):
+    alphas = build_parameters(Decisions(deep_space))
+    samples, sizes = [], []
     for temperature in (1.0, 0.03):
-        draws.append(alphas.draw(temperature, generator(1)))
+        samples.append(alphas.sample_path(temperature, make_generator(1)))
         alphas.zero_grad()
-        draws[-1].gates.sum().backward()
+        samples[-1].gates.sum().backward()
         sizes.append(torch.cat([alpha.grad.abs().flatten() for alpha in alphas.alpha]).median())
-    assert np.array_equal(draws[0].picked, draws[1].picked)
-    assert sizes[1] < 0.1 * sizes[0]  # most decisions are settled far from a tie
+    assert np.array_equal(samples[0].choices, samples[1].choices)
+    assert sizes[1] < 0.1 * sizes[0]  # most decisions are far from a tie
 
 
-def test_temperature_falls_exponentially_from_first_to_last():
-    values = [temperature_at(share, 1.0, 0.03) for share in (-1, 0, 0.25, 0.5, 0.75, 1.0, 2.0)]
+def test_temperature_decays_exponentially():
+    values = [anneal_temperature(share, 1.0, 0.03) for share in (-1, 0, 0.25, 0.5, 0.75, 1.0, 2.0)]
     assert values == pytest.approx([0.03 ** max(0, min(share, 1)) for share in (-1, 0, 0.25, 0.5, 0.75, 1.0, 2.0)])
-    assert temperature_at(0.5, 4.0, 1.0) == pytest.approx(2.0)
+    assert anneal_temperature(0.5, 4.0, 1.0) == pytest.approx(2.0)

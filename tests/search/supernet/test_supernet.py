@@ -1,4 +1,4 @@
-"""The supernet: its paths are the derived networks, and gates carry gradients to the architecture parameters."""
+"""The supernet: paths equal derived networks, and gates pass gradients to the architecture parameters."""
 
 from __future__ import annotations
 
@@ -10,55 +10,57 @@ from lgc.models import Architecture, LGCNet, SearchSpace
 from lgc.models.nets.network import randomise_norms
 from lgc.search.decisions import Decisions
 from lgc.search.supernet.alphas import COMMUNICATIONS, ArchitectureParameters, SampledPath
-from lgc.search.supernet.supernet import Supernet, batch_statistics
+from lgc.search.supernet.supernet import Supernet, use_batch_statistics
 
 
-def random_draw(blocks: Decisions, seed: int = 0) -> SampledPath:
+def random_path(decisions: Decisions, seed: int = 0) -> SampledPath:
     rng = np.random.default_rng(seed)
-    picked = rng.integers(len(blocks.space.operators), size=(1, blocks.decisions))
-    return SampledPath(blocks.repaired(picked, np.zeros((blocks.decisions, len(blocks.space.operators))))[0])
+    choices = rng.integers(len(decisions.space.operators), size=(1, decisions.num_decisions))
+    return SampledPath(
+        decisions.repair(choices, np.zeros((decisions.num_decisions, len(decisions.space.operators))))[0]
+    )
 
 
-def supernet_of(blocks: Decisions, seed: int = 0) -> Supernet:
+def build_supernet(decisions: Decisions, seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
-    supernet = Supernet(blocks)
+    supernet = Supernet(decisions)
     randomise_norms(supernet, seed)
     return supernet
 
 
-def images(space: SearchSpace, count: int = 2) -> torch.Tensor:
+def random_images(space: SearchSpace, count: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, *space.input, generator=torch.Generator().manual_seed(0))
 
 
-def require_equal_to_the_derived_network(blocks: Decisions, seed: int) -> None:
-    supernet, draw = supernet_of(blocks, seed), random_draw(blocks, seed)
-    architecture = Architecture.from_choices(blocks.space, blocks.expand(draw.picked[None])[0].tolist())
-    derived = LGCNet(blocks.space, architecture)
+def require_equal_to_derived_network(decisions: Decisions, seed: int) -> None:
+    supernet, path = build_supernet(decisions, seed), random_path(decisions, seed)
+    architecture = Architecture.from_choices(decisions.space, decisions.expand(path.choices[None])[0].tolist())
+    derived = LGCNet(decisions.space, architecture)
     derived.load_state_dict({name: supernet.state_dict()[name] for name in derived.state_dict()})
-    x = images(blocks.space)
+    x = random_images(decisions.space)
     with torch.no_grad():
-        wanted, found = derived.eval()(x), supernet.eval()(x, draw)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
-    assert wanted.std() > 1e-3
+        expected, logits = derived.eval()(x), supernet.eval()(x, path)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
+    assert expected.std() > 1e-3
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_path_is_the_derived_network(deep_space, shared, fixed, seed):
-    require_equal_to_the_derived_network(Decisions(deep_space, shared=shared, fixed_fusion=fixed), seed)
+def test_path_equals_derived_network(deep_space, shared, fixed, seed):
+    require_equal_to_derived_network(Decisions(deep_space, shared=shared, fixed_fusion=fixed), seed)
 
 
-def test_a_path_of_the_tiny_preset_is_its_derived_network():
-    require_equal_to_the_derived_network(Decisions(SearchSpace.load("tiny")), 3)
+def test_tiny_preset_path_equals_derived_network():
+    require_equal_to_derived_network(Decisions(SearchSpace.load("tiny")), 3)
 
 
 @pytest.mark.parametrize("fixed", [False, True])
-def test_a_path_trains_only_its_own_operators(deep_space, fixed):
-    blocks = Decisions(deep_space, fixed_fusion=fixed)
-    supernet, draw = supernet_of(blocks), random_draw(blocks)
-    supernet(images(deep_space), draw).sum().backward()
-    architecture = Architecture.from_choices(deep_space, blocks.expand(draw.picked[None])[0].tolist())
+def test_path_trains_only_its_operators(deep_space, fixed):
+    decisions = Decisions(deep_space, fixed_fusion=fixed)
+    supernet, path = build_supernet(decisions), random_path(decisions)
+    supernet(random_images(deep_space), path).sum().backward()
+    architecture = Architecture.from_choices(deep_space, decisions.expand(path.choices[None])[0].tolist())
     chosen = set(LGCNet(deep_space, architecture).state_dict())
     for name, parameter in supernet.named_parameters():
         assert (parameter.grad is not None) == (name in chosen), name
@@ -67,60 +69,60 @@ def test_a_path_trains_only_its_own_operators(deep_space, fixed):
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("fixed", [False, True])
-def test_gates_have_the_gradient_of_what_they_scale(deep_space, shared, fixed):
-    blocks = Decisions(deep_space, shared=shared, fixed_fusion=fixed)
-    supernet, draw = supernet_of(blocks).double().eval(), random_draw(blocks)
-    x = images(deep_space).double()
+def test_gate_gradients_match_finite_differences(deep_space, shared, fixed):
+    decisions = Decisions(deep_space, shared=shared, fixed_fusion=fixed)
+    supernet, path = build_supernet(decisions).double().eval(), random_path(decisions)
+    x = random_images(deep_space).double()
     weights = torch.randn(1, dtype=torch.double) + torch.linspace(-1, 1, 3, dtype=torch.double).view(1, 3, 1, 1)
 
     def loss(gates: torch.Tensor) -> torch.Tensor:
-        return (supernet(x, SampledPath(draw.picked, gates)) * weights).mean()
+        return (supernet(x, SampledPath(path.choices, gates)) * weights).mean()
 
-    gates = torch.ones(blocks.decisions, dtype=torch.double, requires_grad=True)
-    torch.testing.assert_close(loss(gates), (supernet(x, draw) * weights).mean(), rtol=1e-12, atol=0)
-    (found,) = torch.autograd.grad(loss(gates), gates)
-    step = 1e-5 * torch.eye(blocks.decisions, dtype=torch.double)
+    gates = torch.ones(decisions.num_decisions, dtype=torch.double, requires_grad=True)
+    torch.testing.assert_close(loss(gates), (supernet(x, path) * weights).mean(), rtol=1e-12, atol=0)
+    (gradient,) = torch.autograd.grad(loss(gates), gates)
+    step = 1e-5 * torch.eye(decisions.num_decisions, dtype=torch.double)
     with torch.no_grad():
-        wanted = torch.stack([(loss(1 + row) - loss(1 - row)) / 2e-5 for row in step])
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-7)
-    live = blocks.live(draw.picked[None])[0]
-    assert (found[torch.from_numpy(live)] != 0).float().mean() > 0.9
-    assert (found[torch.from_numpy(~live)] == 0).all()
+        differences = torch.stack([(loss(1 + row) - loss(1 - row)) / 2e-5 for row in step])
+    torch.testing.assert_close(gradient, differences, rtol=1e-3, atol=1e-7)
+    live = decisions.find_live(path.choices[None])[0]
+    assert (gradient[torch.from_numpy(live)] != 0).float().mean() > 0.9
+    assert (gradient[torch.from_numpy(~live)] == 0).all()
 
 
 @pytest.mark.parametrize("communication", COMMUNICATIONS)
-def test_the_loss_reaches_the_architecture_and_its_guides(deep_space, communication):
-    blocks = Decisions(deep_space)
-    supernet, alphas = supernet_of(blocks), ArchitectureParameters(blocks, communication)
-    draw = alphas.draw(1.0, torch.Generator().manual_seed(0))
-    supernet(images(deep_space), draw).square().mean().backward()
+def test_loss_reaches_all_architecture_parameters(deep_space, communication):
+    decisions = Decisions(deep_space)
+    supernet, alphas = build_supernet(decisions), ArchitectureParameters(decisions, communication)
+    path = alphas.sample_path(1.0, torch.Generator().manual_seed(0))
+    supernet(random_images(deep_space), path).square().mean().backward()
     for name, parameter in alphas.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_batch_statistics_leave_the_running_ones_alone(deep_space):
-    blocks = Decisions(deep_space)
-    supernet, draw, x = supernet_of(blocks).eval(), random_draw(blocks), images(deep_space, 4)
+def test_batch_statistics_keep_running_statistics(deep_space):
+    decisions = Decisions(deep_space)
+    supernet, path, x = build_supernet(decisions).eval(), random_path(decisions), random_images(deep_space, 4)
     supernet.cells[0].train()
     modes = [module.training for module in supernet.modules()]
     before = {name: value.clone() for name, value in supernet.named_buffers() if "running" in name}
-    with batch_statistics(supernet):
-        found = supernet(x, draw)
-        assert not found.requires_grad
+    with use_batch_statistics(supernet):
+        logits = supernet(x, path)
+        assert not logits.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in supernet.named_buffers() if name in before)
     assert [module.training for module in supernet.modules()] == modes
     assert all(m.momentum == 0.1 for m in supernet.modules() if isinstance(m, torch.nn.BatchNorm2d))
     with torch.no_grad():
-        running, batch = supernet.eval()(x, draw), supernet.train()(x, draw)
-    assert not torch.allclose(running, found)
-    torch.testing.assert_close(batch, found)
+        running, batch = supernet.eval()(x, path), supernet.train()(x, path)
+    assert not torch.allclose(running, logits)
+    torch.testing.assert_close(batch, logits)
     assert not all(torch.equal(value, before[name]) for name, value in supernet.named_buffers() if name in before)
 
 
-def test_batch_statistics_end_after_an_error(deep_space):
-    supernet = supernet_of(Decisions(deep_space)).eval()
-    with pytest.raises(ZeroDivisionError), batch_statistics(supernet):
+def test_batch_statistics_end_after_error(deep_space):
+    supernet = build_supernet(Decisions(deep_space)).eval()
+    with pytest.raises(ZeroDivisionError), use_batch_statistics(supernet):
         raise ZeroDivisionError
     assert not any(module.training for module in supernet.modules())
     assert torch.is_grad_enabled()

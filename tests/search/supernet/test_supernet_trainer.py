@@ -1,4 +1,4 @@
-"""Steps of the supernet's training: what each moves, records and leaves alone."""
+"""Steps of the supernet's training: parameters that each one changes, and its metrics."""
 
 from __future__ import annotations
 
@@ -14,239 +14,240 @@ from lgc.search.config import SearchConfig
 from lgc.search.constraint.latency import Latency
 from lgc.search.data.datasets import load_dataset
 from lgc.search.decisions import Decisions
-from lgc.search.runtime.batches import batches
+from lgc.search.runtime.batches import load_batches
 from lgc.search.runtime.fabric import open_fabric
-from lgc.search.supernet import supernet_trainer as module
+from lgc.search.supernet import supernet_trainer
 from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
-from lgc.search.supernet.supernet_trainer import CLIP, SupernetTrainer
-from lgc.search.training.scores import scores
+from lgc.search.supernet.supernet_trainer import SupernetTrainer
+from lgc.search.supernet.weight_optimiser import MAX_GRADIENT_NORM
+from lgc.search.training.scores import compute_scores
+
+from ..runs import require_equal_tensors
 
 
 @pytest.fixture
 def make(street):
-    """Makes a trainer and the latency of its architectures: `make(steps=6, ...)`."""
+    """Make a trainer: `make(steps=6, ...)`."""
 
-    def trainer(fabric=None, **settings):
+    def build(fabric=None, **settings):
         config = SearchConfig(**({"steps": 6, "batch": 2, "warm_up": 0.3} | settings))
-        blocks = Decisions(street.space, fixed_fusion=config.fusion == "fixed")
+        decisions = Decisions(street.space, fixed_fusion=config.fusion == "fixed")
         targets = config.targets_ms[0] if config.targets_ms else None
-        return SupernetTrainer(blocks, config, fabric or open_fabric("cpu")), Latency(blocks, [street], targets)
+        return SupernetTrainer(decisions, config, fabric or open_fabric("cpu"), Latency(decisions, [street], targets))
 
-    return trainer
+    return build
 
 
 @pytest.fixture
 def pairs(scenes):
-    """Two endless rows of batches, for the weights and for the architecture."""
+    """Batches of 100 steps, for the weights and for the architecture."""
     dataset = load_dataset(scenes, "train", (32, 32), augment=True)
-    return list(zip(*(batches(dataset, 2, seed, start=0, stop=100) for seed in (0, 1)), strict=True))
+    return list(zip(*(load_batches(dataset, 2, seed, start=0, stop=100) for seed in (0, 1)), strict=True))
 
 
-def copy_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def copy_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def moved(before: dict[str, torch.Tensor], module: torch.nn.Module) -> set[str]:
+def list_changed(before: dict[str, torch.Tensor], module: torch.nn.Module) -> set[str]:
     return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
 
 
-def kept_draws(trainer: SupernetTrainer, monkeypatch) -> list[tuple[SampledPath, float]]:
-    """Every draw from now on, with how much it explores."""
-    found, real = [], ArchitectureParameters.draw
+@pytest.fixture
+def samples(monkeypatch) -> list[tuple[SampledPath, float]]:
+    """Every sampled path with its share of exploration."""
+    samples, real = [], ArchitectureParameters.sample_path
 
-    def draw(self, temperature, generator, explore=0.0):
-        found.append((real(self, temperature, generator, explore), explore))
-        return found[-1][0]
+    def sample_path(self, temperature, generator, explore=0.0):
+        samples.append((real(self, temperature, generator, explore), explore))
+        return samples[-1][0]
 
-    monkeypatch.setattr(ArchitectureParameters, "draw", draw)
-    return found
+    monkeypatch.setattr(ArchitectureParameters, "sample_path", sample_path)
+    return samples
 
 
-def test_in_the_warm_up_only_weights_of_the_drawn_path_move(make, pairs, monkeypatch):
-    trainer, latency = make()
-    draws = kept_draws(trainer, monkeypatch)
-    net, alphas = copy_of(trainer.net), copy_of(trainer.alphas)
-    record = trainer.train_step(pairs[0][0], None, latency)
-    assert not moved(alphas, trainer.alphas)
-    ((draw, explore),) = draws
+def test_warm_up_changes_only_sampled_weights(make, pairs, samples):
+    trainer = make()
+    net, alphas = copy_state(trainer.net), copy_state(trainer.alphas)
+    record = trainer.train_step((pairs[0][0], None))
+    assert not list_changed(alphas, trainer.alphas)
+    ((sample, explore),) = samples
     assert explore == 1.0
-    assert draw.gates is None
+    assert sample.gates is None
     parameters = dict(trainer.net.named_parameters())
-    drawn = {name for name, parameter in parameters.items() if parameter.grad is not None}
-    assert moved(net, trainer.net) & set(parameters) == {name for name in drawn if parameters[name].grad.any()}
+    sampled = {name for name, parameter in parameters.items() if parameter.grad is not None}
+    assert list_changed(net, trainer.net) & set(parameters) == {name for name in sampled if parameters[name].grad.any()}
     assert record.keys() == {"step", "weight_loss", "weight_lr", "entropy"}
-    assert len(record["entropy"]) == len(trainer.alphas.blocks.blocks)
+    assert len(record["entropy"]) == len(trainer.alphas.decisions.blocks)
 
 
-def test_after_it_a_batch_moves_the_architecture_and_no_weights(make, pairs, monkeypatch):
-    trainer, latency = make(warm_up=0.0, explore=0.3)
-    draws = kept_draws(trainer, monkeypatch)
-    between = []
-    real = SupernetTrainer._architecture_step
+def test_architecture_step_changes_no_weights(make, pairs, samples, monkeypatch):
+    trainer = make(warm_up=0.0, explore=0.3)
+    states = []
+    real = SupernetTrainer._update_architecture
 
-    def step(self, *words):
-        between.append(copy_of(self.net))
+    def update(self, *arguments):
+        states.append(copy_state(self.net))
         gradients = {name: p.grad.clone() for name, p in self.net.named_parameters() if p.grad is not None}
-        record = real(self, *words)
+        record = real(self, *arguments)
         parameters = {name: p.grad for name, p in self.net.named_parameters() if p.grad is not None}
         assert parameters.keys() == gradients.keys()
         assert all(torch.equal(value, gradients[name]) for name, value in parameters.items())
         return record
 
-    monkeypatch.setattr(SupernetTrainer, "_architecture_step", step)
-    alphas = copy_of(trainer.alphas)
-    record = trainer.train_step(*pairs[0], latency)
+    monkeypatch.setattr(SupernetTrainer, "_update_architecture", update)
+    alphas = copy_state(trainer.alphas)
+    record = trainer.train_step(pairs[0])
     names = {name for name, _ in trainer.net.named_parameters()}
-    assert not moved(between[0], trainer.net) & names
-    assert moved(alphas, trainer.alphas) == set(alphas)
-    assert [explore for _, explore in draws] == [0.3, 0.0]
-    assert (draws[0][0].gates is None, draws[1][0].gates is None) == (True, False)
+    assert not list_changed(states[0], trainer.net) & names
+    assert list_changed(alphas, trainer.alphas) == set(alphas)
+    assert [explore for _, explore in samples] == [0.3, 0.0]
+    assert (samples[0][0].gates is None, samples[1][0].gates is None) == (True, False)
     new = {"temperature", "arch_loss", "expected_ms", "load", "multiplier"}
     assert record.keys() == {"step", "weight_loss", "weight_lr", "entropy"} | new
-    assert record["load"] == pytest.approx(record["expected_ms"][0])  # no target: the latency itself
+    assert record["load"] == pytest.approx(record["expected_ms"][0])  # without a target: the latency itself
 
 
-def test_rates_and_temperature_fall_as_configured(make, pairs):
-    trainer, latency = make(steps=10, warm_up=0.2, weight_lr=0.04, weight_lr_end=0.01, temperature_end=0.1)
+def test_learning_rate_and_temperature_follow_schedule(make, pairs):
+    trainer = make(steps=10, warm_up=0.2, weight_lr=0.04, weight_lr_end=0.01, temperature_end=0.1)
     records = [
-        trainer.train_step(weight, arch if step >= 2 else None, latency)
-        for step, (weight, arch) in enumerate(pairs[:10])
+        trainer.train_step((weight, arch if step >= 2 else None)) for step, (weight, arch) in enumerate(pairs[:10])
     ]
     shares = np.arange(10) / 10
-    wanted = 0.01 + 0.03 * (1 + np.cos(np.pi * shares)) / 2
-    assert [record["weight_lr"] for record in records] == pytest.approx(wanted.tolist())
-    after = np.arange(8) / 8  # of the warm-up, in which there is none
+    expected = 0.01 + 0.03 * (1 + np.cos(np.pi * shares)) / 2
+    assert [record["weight_lr"] for record in records] == pytest.approx(expected.tolist())
+    after = np.arange(8) / 8  # of the warm-up, which has no temperature
     assert [record["temperature"] for record in records[2:]] == pytest.approx((0.1**after).tolist())
     assert [record["step"] for record in records] == list(range(10))
 
 
-def test_the_weights_gradient_is_clipped(make, pairs, monkeypatch):
-    trainer, latency = make(weight_decay=0.0)
-    real = module.upsampled_loss
-    monkeypatch.setattr(module, "upsampled_loss", lambda *words: 1e3 * real(*words))
-    before = copy_of(trainer.net)
-    trainer.train_step(pairs[0][0], None, latency)
+def test_weight_gradient_is_clipped(make, pairs, monkeypatch):
+    trainer = make(weight_decay=0.0)
+    real = supernet_trainer.upsampled_loss
+    monkeypatch.setattr(supernet_trainer, "upsampled_loss", lambda *arguments: 1e3 * real(*arguments))
+    before = copy_state(trainer.net)
+    trainer.train_step((pairs[0][0], None))
     steps = [value - before[name] for name, value in trainer.net.named_parameters()]
     norm = torch.cat([step.flatten() for step in steps]).norm() / trainer.config.weight_lr
-    assert norm.item() == pytest.approx(CLIP, rel=1e-3)
+    assert norm.item() == pytest.approx(MAX_GRADIENT_NORM, rel=1e-3)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.75])
-def test_the_latency_term_drives_the_architecture_to_the_target(make, street, pairs, monkeypatch, share):
+def test_latency_term_drives_architecture_to_target(make, street, pairs, monkeypatch, share):
     low, high = street.predict(street.fastest), street.predict(street.slowest)
     target = low + share * (high - low)
     settings = {"steps": 90, "warm_up": 0.0, "arch_lr": 0.1, "targets_ms": ((target,),)}
-    (trainer, latency), (other, _) = make(**settings), make(**settings, latency_term=False)
-    # A loss without a gradient, so that latency alone decides.
-    monkeypatch.setattr(SupernetTrainer, "loss", lambda self, draw, batch: draw.gates.sum() * 0 + 1.0)
+    trainer, other = make(**settings), make(**settings, latency_term=False)
+    # With a loss without gradient, latency alone determines the result.
+    monkeypatch.setattr(SupernetTrainer, "compute_loss", lambda self, sample, batch: sample.gates.sum() * 0 + 1.0)
     for _ in range(90):
-        record = trainer._architecture_step(pairs[0][1], latency, 1.0)
-        left = other._architecture_step(pairs[0][1], latency, 1.0)
+        record = trainer._update_architecture(pairs[0][1], 1.0)
+        unconstrained = other._update_architecture(pairs[0][1], 1.0)
     assert record["load"] == pytest.approx(1, abs=0.05)
     assert record["expected_ms"][0] == pytest.approx(record["load"] * target, rel=1e-4)
     assert record["multiplier"] != 0
-    assert left["multiplier"] == 0
-    assert abs(left["load"] - 1) > 0.1
+    assert unconstrained["multiplier"] == 0
+    assert abs(unconstrained["load"] - 1) > 0.1
 
 
-def test_without_a_target_latency_is_traded_by_beta(make, pairs):
-    trainer, latency = make(beta=0.004, warm_up=0.0)
-    records = [trainer.train_step(*pair, latency) for pair in pairs[:3]]
+def test_without_target_beta_is_the_multiplier(make, pairs):
+    trainer = make(beta=0.004, warm_up=0.0)
+    records = [trainer.train_step(pair) for pair in pairs[:3]]
     assert {record["multiplier"] for record in records} == {0.004}
 
 
-def test_learning_rates_of_the_architecture_and_of_its_guides(make, pairs):
-    trainer, latency = make(warm_up=0.0, arch_lr=0.04, arch_decay=0.0)
-    before = copy_of(trainer.alphas)
-    trainer.train_step(*pairs[0], latency)
+def test_architecture_and_communication_have_their_rates(make, pairs):
+    trainer = make(warm_up=0.0, arch_lr=0.04, arch_decay=0.0)
+    before = copy_state(trainer.alphas)
+    trainer.train_step(pairs[0])
     steps = {name: (value - before[name]).abs().max() for name, value in trainer.alphas.state_dict().items()}
-    # The first step of Adam is its learning rate wherever there is a gradient.
+    # The first step of Adam has the size of its learning rate.
     assert steps["alpha.0"].item() == pytest.approx(0.04, rel=0.01)
-    assert steps["guides.0.project.weight"].item() == pytest.approx(trainer.config.guide_rate, rel=0.05)
-    assert trainer.config.guide_rate < 0.04
+    assert steps["guides.0.project.weight"].item() == pytest.approx(trainer.config.communication_lr, rel=0.05)
+    assert trainer.config.communication_lr < 0.04
 
 
-def test_the_journals_score_and_architecture(make, pairs, monkeypatch):
-    trainer, latency = make(steps=2, warm_up=0.0, weight_lr=1e-9, weight_lr_end=1e-9)
-    draws = kept_draws(trainer, monkeypatch)
-    assert "miou" not in trainer.train_step(*pairs[0], latency)
-    record = trainer.train_step(*pairs[1], latency)
+def test_record_has_miou_and_likeliest_architecture(make, pairs, samples):
+    trainer = make(steps=2, warm_up=0.0, weight_lr=1e-9, weight_lr_end=1e-9)
+    assert "miou" not in trainer.train_step(pairs[0])
+    record = trainer.train_step(pairs[1])
     images, labels = pairs[1][1]
     with torch.no_grad():
-        logits = trainer.net(images, SampledPath(draws[2][0].picked))
+        logits = trainer.net(images, SampledPath(samples[2][0].choices))
     full = torch.nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear").argmax(dim=1)
     known = labels != 255
     confusion = np.zeros((11, 11))
     np.add.at(confusion, (labels[known].numpy(), full[known].numpy()), 1)
-    assert record["miou"] == pytest.approx(scores(torch.from_numpy(confusion), tuple("abcdefghijk")).miou, rel=1e-3)
-    picked = trainer.alphas.probabilities().argmax(dim=1).tolist()
-    space = trainer.alphas.blocks.space
-    edges = [(cell.name, edge_name(cell, edge)) for cell in space.plan.searched for edge in cell.edges]
-    said = [
-        (part.split(": ")[0], *word.split(" "))
+    assert record["miou"] == pytest.approx(
+        compute_scores(torch.from_numpy(confusion), tuple("abcdefghijk")).miou, rel=1e-3
+    )
+    choices = trainer.alphas.probabilities().argmax(dim=1).tolist()
+    space = trainer.alphas.decisions.space
+    edges = [(cell.name, edge_name(cell, edge)) for cell in space.plan.searched_cells for edge in cell.edges]
+    text = [
+        (part.split(": ")[0], *entry.split(" "))
         for part in record["most_likely"].split("; ")
-        for word in part.split(": ")[1].split(", ")
+        for entry in part.split(": ")[1].split(", ")
     ]
-    assert said == [(cell, edge, space.operators[p]) for (cell, edge), p in zip(edges, picked, strict=True)]
+    assert text == [(cell, edge, space.operators[choice]) for (cell, edge), choice in zip(edges, choices, strict=True)]
 
 
-def advanced(trainer, latency, pairs, first, stop):
-    return [trainer.train_step(*pairs[step], latency) for step in range(first, stop)]
+def train(trainer, pairs, start, stop):
+    return [trainer.train_step(pairs[step]) for step in range(start, stop)]
 
 
-def test_a_snapshot_is_taken_up_as_often_as_one_likes(make, pairs):
-    """As the points of a front do: what one point learns must not reach the next."""
-    trainer, latency = make(warm_up=0.0)
-    advanced(trainer, latency, pairs, 0, 2)
+def test_snapshot_can_be_restored_repeatedly(make, pairs):
+    """The points of a front share a snapshot: training from it must not change it."""
+    trainer = make(warm_up=0.0)
+    train(trainer, pairs, 0, 2)
     shared = trainer.snapshot()
     runs = []
     for _ in range(3):
-        other, _ = make(warm_up=0.0)
+        other = make(warm_up=0.0)
         other.restore(shared)
         assert other.step == 2
-        runs.append((advanced(other, latency, pairs, 2, 5), other.snapshot()))
+        runs.append((train(other, pairs, 2, 5), other.snapshot()))
     (records, state), *repeats = runs
     for again, other in repeats:
         assert again == records
-        assert all(torch.equal(value, other["net"][name]) for name, value in state["net"].items())
-        assert all(torch.equal(value, other["alphas"][name]) for name, value in state["alphas"].items())
+        for part in ("net", "alphas"):
+            require_equal_tensors(state[part], other[part])
 
 
-def test_a_restored_trainer_goes_on_as_the_other(make, pairs):
-    low_and_high = {"targets_ms": ((0.5,),), "warm_up": 0.0}  # any target: the multiplier moves
-    trainer, latency = make(**low_and_high)
-    advanced(trainer, latency, pairs, 0, 3)
-    restored, _ = make(**low_and_high, seed=9)
+def test_restored_trainer_continues_identically(make, pairs):
+    settings = {"targets_ms": ((0.5,),), "warm_up": 0.0}  # any target, so that the multiplier changes
+    trainer = make(**settings)
+    train(trainer, pairs, 0, 3)
+    restored = make(**settings, seed=9)
     restored.restore(trainer.snapshot())
-    assert trainer.constraint.multiplier != 0
-    assert advanced(trainer, latency, pairs, 3, 6) == advanced(restored, latency, pairs, 3, 6)
-    found = restored.net.state_dict()
-    assert all(torch.equal(value, found[name]) for name, value in trainer.net.state_dict().items())
+    assert trainer.term.multiplier != 0
+    assert train(trainer, pairs, 3, 6) == train(restored, pairs, 3, 6)
+    require_equal_tensors(trainer.net.state_dict(), restored.net.state_dict())
 
 
-@pytest.mark.parametrize(("bad", "what"), [(0, "weights"), (1, "architecture")])
-def test_a_loss_that_is_no_number_is_named(make, pairs, monkeypatch, bad, what):
-    trainer, latency = make(warm_up=0.0)
-    trainer.train_step(*pairs[0], latency)
-    net, alphas = copy_of(trainer.net), copy_of(trainer.alphas)
-    real, calls = module.upsampled_loss, []
+@pytest.mark.parametrize(("call", "name"), [(0, "weights"), (1, "architecture")])
+def test_nan_loss_is_named(make, pairs, monkeypatch, call, name):
+    trainer = make(warm_up=0.0)
+    trainer.train_step(pairs[0])
+    net, alphas = copy_state(trainer.net), copy_state(trainer.alphas)
+    real, calls = supernet_trainer.upsampled_loss, []
 
-    def broken(*words):
-        calls.append(words)
-        return real(*words) * (math.nan if len(calls) == bad + 1 else 1.0)
+    def broken(*arguments):
+        calls.append(arguments)
+        return real(*arguments) * (math.nan if len(calls) == call + 1 else 1.0)
 
-    monkeypatch.setattr(module, "upsampled_loss", broken)
-    with pytest.raises(TrainingError, match=f"loss of the {what} is nan at step 1"):
-        trainer.train_step(*pairs[1], latency)
+    monkeypatch.setattr(supernet_trainer, "upsampled_loss", broken)
+    with pytest.raises(TrainingError, match=f"loss of the {name} is nan at step 1"):
+        trainer.train_step(pairs[1])
     names = {name for name, _ in trainer.net.named_parameters()}
-    assert bool(moved(net, trainer.net) & names) == (what == "architecture")
-    assert not moved(alphas, trainer.alphas)
+    assert bool(list_changed(net, trainer.net) & names) == (name == "architecture")
+    assert not list_changed(alphas, trainer.alphas)
 
 
-def test_a_gradient_that_is_no_number_moves_nothing(make, pairs, monkeypatch):
-    trainer, latency = make(warm_up=0.0)
-    net = copy_of(trainer.net)
-    real = module.upsampled_loss
+def test_infinite_gradient_changes_nothing(make, pairs, monkeypatch):
+    trainer = make(warm_up=0.0)
+    net = copy_state(trainer.net)
+    real = supernet_trainer.upsampled_loss
 
     class Overflow(torch.autograd.Function):
         @staticmethod
@@ -257,17 +258,17 @@ def test_a_gradient_that_is_no_number_moves_nothing(make, pairs, monkeypatch):
         def backward(ctx, gradient):
             return gradient * math.inf
 
-    monkeypatch.setattr(module, "upsampled_loss", lambda *words: Overflow.apply(real(*words)))
+    monkeypatch.setattr(supernet_trainer, "upsampled_loss", lambda *arguments: Overflow.apply(real(*arguments)))
     with pytest.raises(TrainingError, match=r"gradient of the weights is (nan|inf) at step 0"):
-        trainer.train_step(*pairs[0], latency)
-    assert not moved(net, trainer.net) & {name for name, _ in trainer.net.named_parameters()}
+        trainer.train_step(pairs[0])
+    assert not list_changed(net, trainer.net) & {name for name, _ in trainer.net.named_parameters()}
 
 
-def test_bf16_computes_otherwise_than_fp32(make, pairs):
+def test_bf16_and_fp32_losses_differ_slightly(make, pairs):
     records = []
     for precision in ("fp32", "bf16"):
-        trainer, latency = make(open_fabric("cpu", precision), warm_up=0.0)
-        records.append(advanced(trainer, latency, pairs, 0, 3))
+        trainer = make(open_fabric("cpu", precision), warm_up=0.0)
+        records.append(train(trainer, pairs, 0, 3))
         assert all(parameter.dtype == torch.float32 for parameter in trainer.net.parameters())
     losses = np.array([[record["weight_loss"] for record in run] for run in records])
     assert not np.array_equal(losses[0], losses[1])

@@ -8,92 +8,92 @@ from torch.nn import functional as F
 
 from lgc.search.data.datasets import load_dataset
 from lgc.search.training import losses
-from lgc.search.training.losses import balanced_weights, ohem_loss, upsampled_loss
+from lgc.search.training.losses import compute_class_weights, ohem_loss, upsampled_loss
 
 
-def certain(probabilities):
-    """Logits [1, 2, 1, W] and labels [1, 1, W] whose true classes, all 0, have these probabilities."""
+def build_logits(probabilities):
+    """Return logits [1, 2, 1, W] and labels [1, 1, W] of class 0 with the given probabilities."""
     p = torch.tensor(probabilities)
     return torch.stack([p, 1 - p]).log()[None, :, None], torch.zeros(1, 1, len(p), dtype=torch.int64)
 
 
-def test_the_mean_is_over_labelled_pixels_of_upsampled_logits():
+def test_loss_is_mean_over_labelled_pixels():
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 8, 10))
     labels[0, :5] = 255
     full = F.interpolate(logits, scale_factor=2, mode="bilinear")
-    wanted = F.cross_entropy(full, labels, ignore_index=255)
-    assert upsampled_loss(logits, labels).item() == pytest.approx(wanted.item(), rel=1e-6)
+    expected = F.cross_entropy(full, labels, ignore_index=255)
+    assert upsampled_loss(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("loss_of", [upsampled_loss, ohem_loss])
-def test_without_a_labelled_pixel_the_loss_is_0_and_has_a_gradient(loss_of):
+@pytest.mark.parametrize("compute_loss", [upsampled_loss, ohem_loss])
+def test_unlabelled_batch_has_zero_loss_and_gradient(compute_loss):
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
-    loss = loss_of(logits, torch.full((1, 4, 4), 255))
+    loss = compute_loss(logits, torch.full((1, 4, 4), 255))
     loss.backward()
     assert loss.item() == 0
     assert (logits.grad == 0).all()
 
 
-def test_hard_is_below_the_threshold():
-    logits, labels = certain([0.95, 0.71, 0.69, 0.2])
-    wanted = -(math.log(0.69) + math.log(0.2)) / 2
-    assert ohem_loss(logits, labels).item() == pytest.approx(wanted, rel=1e-5)
+def test_hard_pixels_are_below_the_threshold():
+    logits, labels = build_logits([0.95, 0.71, 0.69, 0.2])
+    expected = -(math.log(0.69) + math.log(0.2)) / 2
+    assert ohem_loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_ignored_pixels_are_not_hard():
-    logits, labels = certain([0.95, 0.3, 0.69, 0.2])
+    logits, labels = build_logits([0.95, 0.3, 0.69, 0.2])
     labels[0, 0, 1] = labels[0, 0, 3] = 255
     assert ohem_loss(logits, labels).item() == pytest.approx(-math.log(0.69), rel=1e-5)
 
 
-def test_a_sixteenth_of_the_labelled_pixels_counts_at_least():
+def test_ohem_keeps_at_least_a_sixteenth():
     easy = [0.9] * 30 + [0.8, 0.75]
-    logits, labels = certain(easy)
+    logits, labels = build_logits(easy)
     assert ohem_loss(logits, labels).item() == pytest.approx(-(math.log(0.8) + math.log(0.75)) / 2, rel=1e-5)
-    logits, labels = certain([*easy, 0.1])  # 33 pixels: 3 count, though 1 is hard
-    wanted = -(math.log(0.8) + math.log(0.75) + math.log(0.1)) / 3
-    assert ohem_loss(logits, labels).item() == pytest.approx(wanted, rel=1e-5)
+    logits, labels = build_logits([*easy, 0.1])  # 33 pixels: 3 are kept although 1 is hard
+    expected = -(math.log(0.8) + math.log(0.75) + math.log(0.1)) / 3
+    assert ohem_loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_only_kept_pixels_have_a_gradient():
-    logits, labels = certain([0.95, 0.71, 0.69, 0.2])
+def test_only_kept_pixels_have_gradients():
+    logits, labels = build_logits([0.95, 0.71, 0.69, 0.2])
     logits.requires_grad_()
     ohem_loss(logits, labels).backward()
     assert (logits.grad.abs().sum(1)[0, 0] > 0).tolist() == [False, False, True, True]
 
 
-@pytest.mark.parametrize("loss_of", [upsampled_loss, ohem_loss])
-def test_what_is_no_number_is_seen(loss_of):
-    logits, labels = certain([0.2] * 16)
+@pytest.mark.parametrize("compute_loss", [upsampled_loss, ohem_loss])
+def test_nan_reaches_the_loss(compute_loss):
+    logits, labels = build_logits([0.2] * 16)
     logits[0, 0, 0, 3] = float("nan")
-    assert math.isnan(loss_of(logits, labels).item())
+    assert math.isnan(compute_loss(logits, labels).item())
 
 
-@pytest.mark.parametrize("loss_of", [upsampled_loss, ohem_loss])
-def test_half_precision_logits_give_a_float32_loss(loss_of):
-    logits, labels = certain([0.2, 0.6])
-    assert loss_of(logits.bfloat16(), labels).dtype == torch.float32
+@pytest.mark.parametrize("compute_loss", [upsampled_loss, ohem_loss])
+def test_half_precision_logits_give_float32_loss(compute_loss):
+    logits, labels = build_logits([0.2, 0.6])
+    assert compute_loss(logits.bfloat16(), labels).dtype == torch.float32
     assert losses.pixel_losses(logits.bfloat16(), labels).dtype == torch.float32
 
 
-@pytest.mark.parametrize("loss_of", [upsampled_loss, ohem_loss])
-def test_weights_of_the_classes_weigh_pixels(loss_of):
+@pytest.mark.parametrize("compute_loss", [upsampled_loss, ohem_loss])
+def test_class_weights_apply_to_pixels(compute_loss):
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 3, 8, 10), torch.randint(0, 3, (2, 8, 10))
     labels[0, :5] = 255
     weights = torch.tensor([0.5, 3.0, 1.0])
-    wanted = F.cross_entropy(logits, labels, weights, ignore_index=255)
-    if loss_of is ohem_loss:
+    expected = F.cross_entropy(logits, labels, weights, ignore_index=255)
+    if compute_loss is ohem_loss:
         probability = logits.softmax(1).gather(1, labels.clamp(max=2)[:, None])[:, 0]
-        wanted = F.cross_entropy(logits, labels.masked_fill(probability >= 0.7, 255), weights, ignore_index=255)
-    assert loss_of(logits, labels, weights=weights).item() == pytest.approx(wanted.item(), rel=1e-5)
+        expected = F.cross_entropy(logits, labels.masked_fill(probability >= 0.7, 255), weights, ignore_index=255)
+    assert compute_loss(logits, labels, weights=weights).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_balanced_weights_are_those_of_enet(scenes):
+def test_class_weights_match_enets(scenes):
     dataset = load_dataset(scenes, "train")
     labels = torch.cat([dataset[index][1].flatten() for index in range(len(dataset))])
     share = torch.bincount(labels[labels != 255], minlength=11) / (labels != 255).sum()
-    weights = balanced_weights(dataset)
+    weights = compute_class_weights(dataset)
     assert torch.allclose(weights / weights[0], (1.02 + share[0]).log() / (1.02 + share).log(), rtol=1e-4)
     assert (weights * share).sum().item() == pytest.approx(1.0, rel=1e-5)

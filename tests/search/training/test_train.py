@@ -1,52 +1,49 @@
 from __future__ import annotations
 
-import json
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lgc.errors import FileFormatError, OutputError, TrainingError, UsageError
+from lgc.errors import DataError, FileFormatError, OutputError, TrainingError, UsageError
 from lgc.models import Architecture, LGCNet
 from lgc.models.nets.weights import load_weights, save_weights
 from lgc.search.data.datasets import load_dataset
-from lgc.search.runtime.batches import batches
-from lgc.search.training import training_loop as descent
+from lgc.search.runtime import training_loop
+from lgc.search.runtime.batches import load_batches
+from lgc.search.training import network_trainer
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.ema import WeightAverage
 from lgc.search.training.evaluation import evaluate_run
-from lgc.search.training.initial_weights import take_over
+from lgc.search.training.initial_weights import copy_fitting_parts
+from lgc.search.training.network_trainer import split_decay_groups
 from lgc.search.training.train import train
-from lgc.search.training.training_loop import decay_groups
 
-from ..runs import KilledError
+from ..runs import KilledError, kill_at, load_checkpoint, read_log, require_equal_tensors
 
 CONFIG = TrainConfig(steps=6, batch=2)
 
 
-def log_of(run):
-    return [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
-
-
-def test_weights_on_disk_are_the_ones_scored(run, scenes):
+def test_saved_weights_are_the_scored_ones(run, scenes):
     result = train(run, scenes, CONFIG)
     again = evaluate_run(run, scenes)
     names = ("weights", "miou", "per_class", "pixel_accuracy", "scored_on", "scored_at", "scored_images")
     assert {name: again[name] for name in names} == {name: result[name] for name in names}
     assert list(result["per_class"]) == list(load_dataset(scenes, "val").classes)
-    said = {"pretrain": "none", "steps": 6, "images": 8, "scored_on": "val", "scored_images": 3, "processes": 1}
-    said |= {"precision": "fp32", "ema": 0.999, "scored_at": [32, 32], "train_split": "train", "from_scratch": []}
-    assert {name: result[name] for name in said} == said
+    expected = {"pretrain": "none", "steps": 6, "images": 8, "scored_on": "val", "scored_images": 3, "processes": 1}
+    expected |= {"precision": "fp32", "ema": 0.999, "scored_at": [32, 32], "train_split": "train", "from_scratch": []}
+    assert {name: result[name] for name in expected} == expected
 
 
-def test_training_learns(run, scenes):
+def test_training_lowers_the_loss(run, scenes):
     train(run, scenes, TrainConfig(steps=60, batch=4, lr=0.05))
-    losses = [record["loss"] for record in log_of(run)]
+    losses = [record["loss"] for record in read_log(run, "train")]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_training_follows_a_measurement_without_tf32(run, scenes, monkeypatch):
+def test_training_keeps_tf32_settings(run, scenes, monkeypatch):
     cudnn, benchmark = torch.backends.cudnn, []
     before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
@@ -59,35 +56,31 @@ def test_training_follows_a_measurement_without_tf32(run, scenes, monkeypatch):
     assert cudnn.benchmark is False
 
 
-def test_killed_and_resumed_gives_the_same_bits(run, scenes, tmp_path, monkeypatch):
+def test_resumed_training_is_bit_identical(run, scenes, tmp_path, monkeypatch):
     whole = train(run, scenes, CONFIG, out=tmp_path / "whole")
-    monkeypatch.setattr(descent, "CHECKPOINT_S", 0.0)
-
-    def die(step, steps):
-        if step == 4:
-            raise KilledError
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
 
     cut, steps = tmp_path / "cut", []
     with pytest.raises(KilledError):
-        train(run, scenes, CONFIG, out=cut, on_step=die)
+        train(run, scenes, CONFIG, out=cut, on_step=kill_at(4))
     resumed = train(run, scenes, CONFIG, out=cut, on_step=lambda step, _: steps.append(step))
-    assert steps == [4, 5, 6]  # the step it died in was not saved
+    assert steps == [5, 6]
     assert resumed["miou"] == whole["miou"]
-    assert log_of(cut) == log_of(tmp_path / "whole")
-    ends = [torch.load(tmp_path / name / "train.ckpt", weights_only=True) for name in ("whole", "cut")]
+    assert read_log(cut, "train") == read_log(tmp_path / "whole", "train")
+    states = [load_checkpoint(tmp_path / name, "train") for name in ("whole", "cut")]
     for part in ("trainee", "mean"):
-        assert all(torch.equal(value, ends[1][part][name]) for name, value in ends[0][part].items())
-    momenta = [[state["momentum_buffer"] for state in end["optimiser"]["state"].values()] for end in ends]
+        require_equal_tensors(states[0][part], states[1][part])
+    momenta = [[entry["momentum_buffer"] for entry in state["optimiser"]["state"].values()] for state in states]
     assert all(torch.equal(a, b) for a, b in zip(*momenta, strict=True))
 
 
-def test_another_training_is_not_overwritten(run, scenes):
+def test_different_training_is_not_overwritten(run, scenes):
     train(run, scenes, CONFIG)
     with pytest.raises(OutputError, match="steps 6, not 7"):
         train(run, scenes, CONFIG.model_copy(update={"steps": 7}))
 
 
-def test_seeds_side_by_side(run, scenes, tmp_path):
+def test_seeds_train_into_separate_folders(run, scenes, tmp_path):
     results = [
         train(run, scenes, CONFIG.model_copy(update={"seed": seed}), out=tmp_path / f"seed{seed}") for seed in (0, 1)
     ]
@@ -105,49 +98,49 @@ def test_seeds_side_by_side(run, scenes, tmp_path):
     assert [path.name for path in run.iterdir()] == ["architecture.json"]
 
 
-def test_a_folder_of_another_architecture_is_left_alone(run, scenes, street_space, tmp_path):
+def test_folder_with_different_architecture_is_refused(run, scenes, street_space, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     street_space.sample(1).save(other / "architecture.json")
-    with pytest.raises(OutputError, match="another architecture"):
+    with pytest.raises(OutputError, match="differs from"):
         train(run, scenes, CONFIG, out=other)
     assert [path.name for path in other.iterdir()] == ["architecture.json"]
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(run, scenes, monkeypatch):
-    monkeypatch.setattr(descent, "CHECKPOINT_S", 0.0)
-    real, calls = descent.ohem_loss, 0
+def test_nan_loss_keeps_last_checkpoint(run, scenes, monkeypatch):
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
+    real, calls = network_trainer.ohem_loss, 0
 
-    def broken(*words, **named):
+    def broken(*arguments, **options):
         nonlocal calls
         calls += 1
-        return real(*words, **named) * (float("nan") if calls > 6 else 1.0)
+        return real(*arguments, **options) * (float("nan") if calls > 6 else 1.0)
 
-    monkeypatch.setattr(descent, "ohem_loss", broken)
-    with pytest.raises(TrainingError, match=r"loss is nan at step 3; .*Lower --lr from 0\.01$") as stopped:
+    monkeypatch.setattr(network_trainer, "ohem_loss", broken)
+    with pytest.raises(TrainingError, match=r"loss is nan at step 3; .*Lower --lr from 0\.01$") as error:
         train(run, scenes, CONFIG)
-    assert stopped.value.exit_code == 1
-    before = torch.load(run / "train.ckpt", weights_only=True)
-    assert before["step"] == 3
-    assert all(value.isfinite().all() for value in before["trainee"].values())
+    assert error.value.exit_code == 1
+    state = load_checkpoint(run, "train")
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["trainee"].values())
     assert not (run / "weights.safetensors").exists()
-    monkeypatch.setattr(descent, "ohem_loss", real)
+    monkeypatch.setattr(network_trainer, "ohem_loss", real)
     assert train(run, scenes, CONFIG)["steps"] == 6
 
 
-def test_weights_that_are_no_numbers_are_not_saved(run, scenes, monkeypatch):
-    monkeypatch.setattr(descent, "CHECKPOINT_S", 0.0)
+def test_infinite_weights_are_not_saved(run, scenes, monkeypatch):
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     real = WeightAverage.update
 
-    def spoil(self, network, step):
+    def corrupt(self, network, step):
         real(self, network, step)
         if step == 3:
             next(network.parameters()).data.fill_(float("inf"))
 
-    monkeypatch.setattr(WeightAverage, "update", spoil)
+    monkeypatch.setattr(WeightAverage, "update", corrupt)
     with pytest.raises(TrainingError, match="not finite after step 3"):
         train(run, scenes, CONFIG)
-    assert torch.load(run / "train.ckpt", weights_only=True)["step"] == 3
+    assert load_checkpoint(run, "train")["step"] == 3
 
 
 @pytest.mark.parametrize(
@@ -158,52 +151,52 @@ def test_weights_that_are_no_numbers_are_not_saved(run, scenes, monkeypatch):
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
     ],
 )
-def test_out_of_memory_says_what_to_lower(run, scenes, monkeypatch, error):
-    def greedy(*words, **named):
+def test_out_of_memory_names_options_to_lower(run, scenes, monkeypatch, error):
+    def exhaust_memory(*_, **__):
         raise error
 
-    monkeypatch.setattr(descent, "ohem_loss", greedy)
+    monkeypatch.setattr(network_trainer, "ohem_loss", exhaust_memory)
     with pytest.raises(TrainingError, match="Lower --batch, --crop or --workers"):
         train(run, scenes, CONFIG)
 
 
-def with_supernet(run, network, **changed):
-    """Leave a search's checkpoint in the run: the network's own weights, doubled, some of them changed."""
-    net = {name: 2 * value for name, value in network.state_dict().items()} | changed
+def write_supernet(run, network):
+    """Write a search's checkpoint with the network's weights, doubled, into the run folder."""
+    net = {name: 2 * value for name, value in network.state_dict().items()}
     torch.save({"step": 3, "net": net}, run / "search.ckpt")
     return net
 
 
-def test_start_from_the_supernet(run, scenes, street_space, monkeypatch):
+def test_training_starts_from_the_supernet(run, scenes, street_space, monkeypatch):
     network = LGCNet(street_space, street_space.sample(0))
-    net = with_supernet(run, network)
-    monkeypatch.setattr(descent, "CHECKPOINT_S", 0.0)
+    net = write_supernet(run, network)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     started = {}
 
-    def look(self, network, step):
+    def record(self, network, step):
         started.setdefault("stem", network.state_dict()["stem.0.conv.weight"].clone())
 
-    monkeypatch.setattr(WeightAverage, "update", look)
+    monkeypatch.setattr(WeightAverage, "update", record)
     result = train(run, scenes, CONFIG.model_copy(update={"init": "supernet", "lr": 1e-9}))
     assert (result["pretrain"], result["from_scratch"]) == ("supernet", [])
     assert torch.allclose(started["stem"], net["stem.0.conv.weight"])
 
 
-def test_parts_of_another_shape_start_from_scratch(street_space, tmp_path):
+def test_parts_with_different_shapes_stay_random(street_space, tmp_path):
     network = LGCNet(street_space, street_space.sample(0))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     stored = {name: value + 1 for name, value in before.items()}
     stored["head.0.conv.weight"] = torch.zeros(9, 8, 3, 3)
     del stored["cells.1.project.0.conv.weight"]
-    assert take_over(network, stored, tmp_path) == ("cells.1", "head")
+    assert copy_fitting_parts(network, stored, tmp_path) == ("cells.1", "head")
     for name, value in network.state_dict().items():
-        kept = name.startswith(("cells.1.", "head."))
-        assert torch.equal(value, before[name] if kept else stored[name]), name
-    with pytest.raises(UsageError, match="nothing that fits"):
-        take_over(network, {}, tmp_path / "search.ckpt")
+        random = name.startswith(("cells.1.", "head."))
+        assert torch.equal(value, before[name] if random else stored[name]), name
+    with pytest.raises(UsageError, match=r"no part of .* fits"):
+        copy_fitting_parts(network, {}, tmp_path / "search.ckpt")
 
 
-def test_start_from_a_file(run, scenes, street_space, tmp_path, foreign_files):
+def test_training_starts_from_a_file(run, scenes, street_space, tmp_path, foreign_files):
     network = LGCNet(street_space, street_space.sample(0))
     path = tmp_path / "pretrained.safetensors"
     save_weights(network, path)
@@ -216,13 +209,13 @@ def test_start_from_a_file(run, scenes, street_space, tmp_path, foreign_files):
         train(run, scenes, CONFIG.model_copy(update={"init": str(foreign_files["an empty file"])}), out=tmp_path / "x")
 
 
-@pytest.mark.parametrize(("init", "says"), [("supernet", "--init scratch"), ("imagenet", "neither scratch nor")])
-def test_nothing_to_start_from(run, scenes, init, says):
-    with pytest.raises(UsageError, match=says):
+@pytest.mark.parametrize(("init", "message"), [("supernet", "--init scratch"), ("imagenet", "neither scratch nor")])
+def test_missing_initial_weights_are_refused(run, scenes, init, message):
+    with pytest.raises(UsageError, match=message):
         train(run, scenes, CONFIG.model_copy(update={"init": init}))
 
 
-def test_weights_of_another_architecture_are_refused(run, scenes, street_space, foreign_files):
+def test_weights_of_different_architecture_are_refused(run, scenes, street_space, foreign_files):
     train(run, scenes, CONFIG)
     with pytest.raises(FileFormatError, match="another architecture"):
         load_weights(run / "weights.safetensors", street_space.sample(7))
@@ -231,42 +224,38 @@ def test_weights_of_another_architecture_are_refused(run, scenes, street_space, 
             load_weights(path, street_space.sample(0))
 
 
-def test_norms_and_biases_do_not_decay(street_space):
-    decayed, rest = decay_groups(LGCNet(street_space, street_space.sample(0)), 5e-4)
+def test_norms_and_biases_have_no_decay(street_space):
+    decayed, rest = split_decay_groups(LGCNet(street_space, street_space.sample(0)), 5e-4)
     assert {p.ndim for p in decayed["params"]} == {4}
     assert {p.ndim for p in rest["params"]} == {1}
     assert (decayed["weight_decay"], rest["weight_decay"]) == (5e-4, 0.0)
 
 
-def test_batches_are_fixed_by_seed_and_step(scenes):
+def test_seed_and_step_determine_batches(scenes):
     dataset = load_dataset(scenes, "train", (32, 32), augment=True, seed=3)
-    whole = list(batches(dataset, 3, 1, start=0, stop=7))
-    tail = list(batches(dataset, 3, 1, start=5, stop=7, workers=1))
+    whole = list(load_batches(dataset, 3, 1, start=0, stop=7))
+    tail = list(load_batches(dataset, 3, 1, start=5, stop=7, workers=1))
     assert len(whole) == 7
     for a, b in zip(whole[5:], tail, strict=True):
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1])
     assert not torch.equal(whole[0][0], whole[2][0])
-    assert len(next(iter(batches(dataset, 20, 1, start=0, stop=1)))[0]) == 20
+    assert len(next(iter(load_batches(dataset, 20, 1, start=0, stop=1)))[0]) == 20
 
 
-def test_shares_of_processes_make_up_the_whole_batch(scenes):
+def test_shards_make_up_the_whole_batch(scenes):
     dataset = load_dataset(scenes, "train", (32, 32), augment=True, seed=3)
-    whole = list(batches(dataset, 4, 1, start=1, stop=5))
-    shares = [list(batches(dataset, 2, 1, start=1, stop=5, share=(rank, 2))) for rank in (0, 1)]
-    for (images, labels), *parts in zip(whole, *shares, strict=True):
+    whole = list(load_batches(dataset, 4, 1, start=1, stop=5))
+    shards = [list(load_batches(dataset, 2, 1, start=1, stop=5, shard=(rank, 2))) for rank in (0, 1)]
+    for (images, labels), *parts in zip(whole, *shards, strict=True):
         assert torch.equal(images, torch.cat([part[0] for part in parts]))
         assert torch.equal(labels, torch.cat([part[1] for part in parts]))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_file_is_named_in_one_line(scenes, tmp_path, workers):
-    from shutil import copytree
-
-    from lgc.errors import DataError
-
+def test_damaged_file_is_named_in_one_line(scenes, tmp_path, workers):
     copytree(scenes, tmp_path / "data")
     dataset = load_dataset(tmp_path / "data", "train", (32, 32))
     dataset.pairs[0].image.write_bytes(b"\x89PNG broken")
     with pytest.raises(DataError, match=r"\A[^\n]*scene_000000\.png[^\n]*\Z"):
-        list(batches(dataset, 8, 1, start=0, stop=1, workers=workers))
+        list(load_batches(dataset, 8, 1, start=0, stop=1, workers=workers))

@@ -1,4 +1,4 @@
-"""`lgc-train` as users call it."""
+"""The command `lgc-train`."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ import pytest
 from PIL import Image
 
 from lgc.errors import UsageError
+from lgc.models import LGCNet
+from lgc.models.nets.weights import save_weights
 from lgc.search.data.layouts import list_pairs
 
 SHORT = ("--steps", 3, "--batch", 2)
 
 
-def test_train_score_and_predict(run, scenes, call, tmp_path):
+def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
     out = tmp_path / "out"
     options = ("--crop", "16x32", "--no-ohem", "--aux", 0.2, "--ema", 0.9, "--warm-up", 5, "--precision", "bf16")
     options += ("--seed", 3, "--lr", 0.02, "--out", out)
     done = call("lgc-train", run, "--data", scenes, *SHORT, *options, "--device", "cpu", "--json")
     assert done.code == 0, done.err
     result = json.loads(done.out)
-    wanted = {"crop": [16, 32], "ohem": False, "aux": 0.2, "ema": 0.9, "warm_up": 5, "precision": "bf16", "seed": 3}
-    wanted |= {"lr": 0.02, "steps": 3, "batch": 2, "processes": 1, "weights": str(out / "weights.safetensors")}
-    assert {name: result[name] for name in wanted} == wanted
+    expected = {"crop": [16, 32], "ohem": False, "aux": 0.2, "ema": 0.9, "warm_up": 5, "precision": "bf16", "seed": 3}
+    expected |= {"lr": 0.02, "steps": 3, "batch": 2, "processes": 1, "weights": str(out / "weights.safetensors")}
+    assert {name: result[name] for name in expected} == expected
     assert {"miou", "per_class", "pixel_accuracy", "seconds", "pretrain", "images", "scored_on"} <= set(result)
     assert done.err == ""
-    shown = call("lgc-train", out, "--data", scenes, "--evaluate", "--predictions", tmp_path / "seen")
+    shown = call("lgc-train", out, "--data", scenes, "--evaluate", "--predictions", tmp_path / "predictions")
     lines = [line.split() for line in shown.out.splitlines()]
     assert ["mean", "(mIoU)", f"{result['miou']:.2f}"] in lines
     assert ["pixel", "accuracy", f"{result['pixel_accuracy']:.2f}"] in lines
     assert "3 val images, scored at 32x32" in shown.out
-    assert len(list((tmp_path / "seen").iterdir())) == 3
+    assert len(list((tmp_path / "predictions").iterdir())) == 3
     other = call("lgc-train", out, "--data", scenes, "--evaluate", "--split", "train", "--json")
     assert json.loads(other.out)["scored_images"] == 8
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (("--crop", "20x32"), "multiples of the network's stride"),
         (("--crop", "big"), "'big' is no size"),
         (("--init", "imagenet"), "neither scratch nor supernet"),
         (("--precision", "fp8"), "precision"),
-        (("--precision", "fp16"), "a CPU takes fp32 or bf16"),
+        (("--precision", "fp16"), "choose fp32 or bf16 on a CPU"),
         (("--ema", "1"), "ema"),
         (("--lr", "-1"), "lr"),
         (("--train-split", "val"), "--train-split"),
@@ -54,20 +56,20 @@ def test_train_score_and_predict(run, scenes, call, tmp_path):
         (("--evaluate",), "train first"),
     ],
 )
-def test_wrong_use_is_told_in_one_line(run, scenes, call, options, says):
-    assert says in call("lgc-train", run, "--data", scenes, *options).refusal("lgc-train")
+def test_wrong_use_gives_a_single_line(run, scenes, call, options, message):
+    assert message in call("lgc-train", run, "--data", scenes, *options).refusal("lgc-train")
     assert [path.name for path in run.iterdir()] == ["architecture.json"]
 
 
-def searched_on(run, *devices):
-    """Let the architecture of a run name the devices of its search's tables."""
+def write_devices(run, *devices):
+    """Write devices of the search's tables into the run's architecture."""
     path = run / "architecture.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"provenance": {"devices": list(devices)}}))
 
 
-def test_absent_table_device_is_remarked_on(run, scenes, call):
-    searched_on(run, "cuda:77")
+def test_absent_table_device_gives_a_note(run, scenes, call):
+    write_devices(run, "cuda:77")
     done = call("lgc-train", run, "--data", scenes, *SHORT)
     assert done.code == 0, done.err
     assert done.err.startswith("training on cpu: the table's device cuda:77 is not present (")
@@ -78,26 +80,26 @@ def test_absent_table_device_is_remarked_on(run, scenes, call):
 
 
 @pytest.mark.parametrize(("use", "function"), [((), "train.train"), (("--evaluate",), "evaluation.evaluate_run")])
-def test_training_runs_on_the_tables_device(run, scenes, call, monkeypatch, use, function):
+def test_training_uses_the_tables_device(run, scenes, call, monkeypatch, use, function):
     monkeypatch.setattr("lgc.profiler.machine.devices.list_devices", lambda: {"cpu": "CPU", "cuda:0": "GPU"})
     monkeypatch.setattr(f"lgc.search.training.{function}", lambda *_, device, **__: stop(device))
 
     def stop(device):
         raise UsageError(f"runs on {device}")
 
-    for devices, options, wanted in (
+    for devices, options, expected in (
         (["cuda:0"], (), "cuda:0"),
         (["cpu"], (), "cpu"),
         (["cuda:0"], ("--device", "cpu"), "cpu"),
     ):
-        searched_on(run, *devices)
+        write_devices(run, *devices)
         done = call("lgc-train", run, "--data", scenes, *use, *options)
-        assert done.refusal("lgc-train") == f"runs on {wanted}"
+        assert done.refusal("lgc-train") == f"runs on {expected}"
 
 
-def test_a_diverging_training_exits_with_1(run, scenes, call):
-    words = ("--device", "cpu", "--steps", 20, "--batch", 2, "--lr", 1e30)
-    done = call("lgc-train", run, "--data", scenes, *words)
+def test_diverging_training_exits_with_1(run, scenes, call):
+    options = ("--device", "cpu", "--steps", 20, "--batch", 2, "--lr", 1e30)
+    done = call("lgc-train", run, "--data", scenes, *options)
     assert (done.code, done.out) == (1, "")
     assert done.err.count("\n") == 1
     assert "at step" in done.err
@@ -106,7 +108,7 @@ def test_a_diverging_training_exits_with_1(run, scenes, call):
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("damage", ["value", "missing", "size"])
-def test_bad_data_are_told_in_one_line(run, scenes, call, tmp_path, damage, workers):
+def test_bad_data_give_a_single_line(run, scenes, call, tmp_path, damage, workers):
     copytree(scenes, tmp_path / "data")
     label = list_pairs(tmp_path / "data", "train")[1][0].label
     if damage == "missing":
@@ -114,15 +116,14 @@ def test_bad_data_are_told_in_one_line(run, scenes, call, tmp_path, damage, work
     else:
         size = (32, 32) if damage == "value" else (8, 8)
         Image.fromarray(np.full(size, 77 if damage == "value" else 0, np.uint8)).save(label)
-    told = call("lgc-train", run, "--data", tmp_path / "data", "--steps", 8, "--workers", workers).refusal("lgc-train")
-    assert label.name in told
-    assert {"value": "the value 77", "missing": "has no label", "size": "8x8 pixels"}[damage] in told
+    message = call("lgc-train", run, "--data", tmp_path / "data", "--steps", 8, "--workers", workers).refusal(
+        "lgc-train"
+    )
+    assert label.name in message
+    assert {"value": "the value 77", "missing": "has no label", "size": "8x8 pixels"}[damage] in message
 
 
-def test_parts_from_scratch_are_remarked_on(run, scenes, call, street_space, tmp_path):
-    from lgc.models import LGCNet
-    from lgc.models.nets.weights import save_weights
-
+def test_random_parts_give_a_note(run, scenes, call, street_space, tmp_path):
     network = LGCNet(street_space, street_space.sample(0))
     network.head[1].weight.data = network.head[1].weight.data[:7]
     save_weights(network, tmp_path / "seven.safetensors")

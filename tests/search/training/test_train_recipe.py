@@ -1,8 +1,6 @@
-"""Every setting of the recipe changes what it says."""
+"""Each setting of the recipe has the effect that its name promises."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import torch
@@ -12,79 +10,81 @@ from lgc.errors import UsageError
 from lgc.models import Architecture, LGCNet
 from lgc.models.nets.weights import load_weights
 from lgc.search.training import losses
-from lgc.search.training.auxiliary import Trainee, auxiliary_cell
+from lgc.search.training.auxiliary import TrainingNetwork, find_auxiliary_cell
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.ema import WeightAverage
 from lgc.search.training.train import train
 
+from ..runs import load_checkpoint, read_log
+
 
 @pytest.fixture
 def trained(street_space, scenes, tmp_path):
-    """Trains by changed settings, each time anew: the folder, the result and the records of the steps."""
+    """Train with changed settings in a new folder; return the folder, the result and the metrics of the steps."""
     run = tmp_path / "run"
     run.mkdir()
     street_space.sample(0).save(run / "architecture.json")
     number = iter(range(9))
 
-    def do(**changed):
+    def run_training(**changed):
         out = tmp_path / str(next(number))
         result = train(run, scenes, TrainConfig(**{"steps": 3, "batch": 2, "lr": 0.1, **changed}), out=out)
-        return out, result, [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+        return out, result, read_log(out, "train")
 
-    return do
+    return run_training
 
 
-def weights_of(out):
+def load_final(out):
     return load_file(out / "weights.safetensors")
 
 
-def same(a, b):
+def are_equal(a, b):
     return all(torch.equal(value, b[name]) for name, value in a.items())
 
 
-def test_hard_examples_alone(trained, monkeypatch):
-    monkeypatch.setattr(losses, "HARD_BELOW", 0.09)  # untrained, classes are at about 1 in 11
+def test_ohem_loss_exceeds_mean_loss(trained, monkeypatch):
+    monkeypatch.setattr(losses, "OHEM_THRESHOLD", 0.09)  # an untrained network gives about 1 / 11
     hard, every = (trained(ohem=ohem)[2] for ohem in (True, False))
     assert hard[0]["loss"] > every[0]["loss"] + 0.01
     assert hard[0]["aux_loss"] > every[0]["aux_loss"] + 0.01
 
 
-def test_the_auxiliary_head_trains_and_is_left_out(trained, street_space):
+def test_auxiliary_head_trains_but_is_not_saved(trained, street_space):
     outs, results, logs = zip(*(trained(aux=aux) for aux in (0.0, 0.4, 4.0)), strict=True)
     assert ["aux_loss" in log[0] for log in logs] == [False, True, True]
-    assert len({log[0]["loss"] for log in logs}) == 1  # the network starts alike
+    assert len({log[0]["loss"] for log in logs}) == 1  # equal initial networks
     assert [result["aux"] for result in results] == [0.0, 0.4, 4.0]
     weights = [load_weights(out / "weights.safetensors", Architecture.load(out / "architecture.json")) for out in outs]
-    assert not any(same(weights[a], weights[b]) for a, b in ((0, 1), (1, 2), (0, 2)))
-    saved = [torch.load(out / "train.ckpt", weights_only=True)["trainee"] for out in outs]
+    assert not any(are_equal(weights[a], weights[b]) for a, b in ((0, 1), (1, 2), (0, 2)))
+    saved = [load_checkpoint(out, "train")["trainee"] for out in outs]
     assert [any(name.startswith("auxiliary.") for name in state) for state in saved] == [False, True, True]
 
 
-def test_the_auxiliary_head_sees_the_last_feature_before_the_coarsest(street_space):
+def test_auxiliary_head_reads_the_second_coarsest_feature(street_space):
     plan = street_space.plan
     assert [cell.concat.height for cell in plan.cells] == [8, 4]
-    assert auxiliary_cell(plan) == 0
-    trainee = Trainee(LGCNet(street_space, street_space.sample(0)), auxiliary=True)
+    assert find_auxiliary_cell(plan) == 0
+    trainee = TrainingNetwork(LGCNet(street_space, street_space.sample(0)), auxiliary=True)
     logits, coarse = trainee(torch.randn(2, 3, 32, 32))
     assert logits.shape[:2] == coarse.shape[:2] == (2, 11)
     assert coarse.shape[2:] == (8, 8)
     coarse.sum().backward()
-    reached = {name.split(".")[0] for name, p in trainee.network.named_parameters() if p.grad is not None}
-    assert reached == {"stem", "cells"}
+    trained = {name.split(".")[0] for name, p in trainee.network.named_parameters() if p.grad is not None}
+    assert trained == {"stem", "cells"}
 
 
-def test_the_mean_of_the_weights_is_what_is_saved(trained):
+def test_average_weights_are_saved(trained):
     mean, last = trained(ema=0.5), trained(ema=0.0)
-    final = [torch.load(out / "train.ckpt", weights_only=True)["trainee"] for out, *_ in (mean, last)]
+    final = [load_checkpoint(out, "train")["trainee"] for out, *_ in (mean, last)]
     final = [{name.removeprefix("network."): value for name, value in state.items()} for state in final]
     assert [record["loss"] for record in mean[2]] == [record["loss"] for record in last[2]]
-    assert same(weights_of(last[0]), final[1])
-    assert not torch.equal(weights_of(mean[0])["stem.0.conv.weight"], final[0]["stem.0.conv.weight"])
-    assert not torch.equal(weights_of(mean[0])["stem.0.norm.running_var"], final[0]["stem.0.norm.running_var"])
+    assert are_equal(load_final(last[0]), final[1])
+    assert not torch.equal(load_final(mean[0])["stem.0.conv.weight"], final[0]["stem.0.conv.weight"])
+    assert not torch.equal(load_final(mean[0])["stem.0.norm.running_var"], final[0]["stem.0.norm.running_var"])
     assert (mean[1]["ema"], last[1]["ema"]) == (0.5, 0.0)
 
 
-def test_the_mean_by_hand():
+def test_weight_average_matches_its_definition():
     network = torch.nn.BatchNorm1d(1)
     mean = WeightAverage(network, 0.25)
     for step, value in enumerate((1.0, 2.0, 4.0)):
@@ -92,7 +92,7 @@ def test_the_mean_by_hand():
         network.weight.data.fill_(value)
         network.num_batches_tracked.fill_(step)
         mean.update(network, step)
-    # Decays 1/10, 2/11, 1/4 (3/12 = the limit); statistics start at 0, weights at 1.
+    # Decays are 1/10, 2/11 and 1/4 (3/12, the limit); statistics start at 0, weights at 1.
     first = [0.1 * start + 0.9 * 1.0 for start in (0.0, 1.0)]
     third = [0.25 * ((2 / 11) * value + (9 / 11) * 2.0) + 0.75 * 4.0 for value in first]
     assert mean.network.running_mean.item() == pytest.approx(third[0])
@@ -102,38 +102,38 @@ def test_the_mean_by_hand():
     assert not mean.network.training
 
 
-def test_bfloat16_computes_more_coarsely_but_keeps_float32_weights(trained):
+def test_bf16_keeps_float32_weights(trained):
     fine, coarse = trained(precision="fp32"), trained(precision="bf16")
     losses_ = [log[0]["loss"] for _, _, log in (fine, coarse)]
     assert losses_[0] != losses_[1]
     assert losses_[1] == pytest.approx(losses_[0], rel=0.02)
-    assert {value.dtype for value in weights_of(coarse[0]).values()} == {torch.float32, torch.int64}
+    assert {value.dtype for value in load_final(coarse[0]).values()} == {torch.float32, torch.int64}
     assert coarse[1]["precision"] == "bf16"
 
 
-@pytest.mark.parametrize(("crop", "seen"), [(None, (32, 32)), ((16, 32), (16, 32))])
-def test_crops(trained, monkeypatch, crop, seen):
+@pytest.mark.parametrize(("crop", "size"), [(None, (32, 32)), ((16, 32), (16, 32))])
+def test_network_is_trained_on_crops(trained, monkeypatch, crop, size):
     sizes = []
-    real = Trainee.forward
+    real = TrainingNetwork.forward
 
-    def look(self, x):
+    def record(self, x):
         sizes.append(tuple(x.shape))
         return real(self, x)
 
-    monkeypatch.setattr(Trainee, "forward", look)
+    monkeypatch.setattr(TrainingNetwork, "forward", record)
     trained(crop=crop)
-    assert sizes == [(2, 3, *seen)] * 3
+    assert sizes == [(2, 3, *size)] * 3
 
 
 @pytest.mark.parametrize(
-    ("crop", "says"), [((20, 32), "multiples of the network's stride, 8"), ((32, 64), "larger than")]
+    ("crop", "message"), [((20, 32), "multiples of the network's stride, 8"), ((32, 64), "larger than")]
 )
-def test_crops_that_do_not_suit_the_network(trained, crop, says):
-    with pytest.raises(UsageError, match=says):
+def test_unsuitable_crops_are_refused(trained, crop, message):
+    with pytest.raises(UsageError, match=message):
         trained(crop=crop)
 
 
-def test_the_learning_rate_rises_and_falls(trained):
+def test_learning_rate_rises_then_decays(trained):
     _, _, log = trained(steps=40, warm_up=1000)
     rates = [record["lr"] for record in log]
     assert rates[:4] == pytest.approx([0.1 * (i + 1) / 4 * (1 - i / 40) ** 0.9 for i in range(4)])
@@ -144,12 +144,12 @@ def test_the_learning_rate_rises_and_falls(trained):
     assert trained(steps=40, warm_up=0)[2][0]["lr"] == pytest.approx(0.1)
 
 
-def test_weight_decay_shrinks_convolutions_alone(trained):
-    none, strong = (weights_of(trained(weight_decay=decay, ema=0.0, steps=1)[0]) for decay in (0.0, 1.0))
+def test_weight_decay_shrinks_only_convolutions(trained):
+    none, strong = (load_final(trained(weight_decay=decay, ema=0.0, steps=1)[0]) for decay in (0.0, 1.0))
     assert strong["stem.0.conv.weight"].norm() < none["stem.0.conv.weight"].norm()
     assert torch.equal(strong["stem.0.norm.weight"], none["stem.0.norm.weight"])
 
 
-def test_rare_classes_may_weigh_more(trained):
+def test_balanced_loss_differs(trained):
     balanced, alike = (trained(balanced=balanced, ohem=False)[2] for balanced in (True, False))
     assert balanced[0]["loss"] != pytest.approx(alike[0]["loss"], rel=1e-3)

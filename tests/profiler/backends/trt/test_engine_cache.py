@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lgc.errors import FileFormatError, MismatchError
-from lgc.models.onnx.model import Tensor
+from lgc.models.onnx.model import TensorSpec
 from lgc.profiler.backends.cache import get_cache_folder, read_cache_file, write_cache_file
 from lgc.profiler.backends.trt import engine_cache as trt_cache
 from lgc.profiler.backends.trt import engine_files as trt_files
@@ -31,8 +31,8 @@ ENGINE = Engine(
     layers=(Layer("/a/Conv_myl0_1", "correlation", ("/a/Conv", "/a/Relu"), "tactic", "fp16"), Layer("copy")),
     seconds=1.5,
     device=None,
-    inputs=(Tensor("input_0", (1, 3, 8, 8), "float32"),),
-    outputs=(Tensor("output_0", (1, 8, 8), "int64"),),
+    inputs=(TensorSpec("input_0", (1, 3, 8, 8), "float32"),),
+    outputs=(TensorSpec("output_0", (1, 8, 8), "int64"),),
     metadata={"scope": "dense"},
 )
 

@@ -1,3 +1,5 @@
+"""Generated scenes are reproducible, cover all classes and are not trivial."""
+
 from __future__ import annotations
 
 import subprocess
@@ -21,20 +23,20 @@ def series() -> list[Scene]:
     return [generate_scene(0, index, SIZE) for index in range(40)]
 
 
-def test_the_same_seed_and_index_give_the_same_bits() -> None:
+def test_same_seed_and_index_are_bit_identical() -> None:
     one, other = generate_scene(3, 7, SIZE), generate_scene(3, 7, SIZE)
     assert np.array_equal(one.image, other.image)
     assert np.array_equal(one.label, other.label)
 
 
 @pytest.mark.parametrize(("seed", "index"), [(3, 8), (4, 7)])
-def test_another_seed_or_index_gives_another_scene(seed: int, index: int) -> None:
+def test_seed_and_index_change_the_scene(seed: int, index: int) -> None:
     one, other = generate_scene(3, 7, SIZE), generate_scene(seed, index, SIZE)
     assert np.mean(one.label != other.label) > 0.05
     assert not np.array_equal(one.image, other.image)
 
 
-def test_another_process_draws_the_same_scene() -> None:
+def test_processes_generate_the_same_scene() -> None:
     code = (
         "import zlib; from lgc.search.data.synthetic.scenes import generate_scene; "
         "s = generate_scene(5, 2, (96, 128)); "
@@ -46,7 +48,7 @@ def test_another_process_draws_the_same_scene() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**40), st.integers(0, 10**6), st.integers(32, 150), st.integers(32, 150))
-def test_any_seed_and_size_give_an_image_and_a_label_of_train_ids(seed: int, index: int, high: int, wide: int) -> None:
+def test_image_and_label_for_any_arguments(seed: int, index: int, high: int, wide: int) -> None:
     scene = generate_scene(seed, index, (high, wide))
     assert scene.image.shape == (high, wide, 3)
     assert scene.image.dtype == np.uint8
@@ -55,12 +57,12 @@ def test_any_seed_and_size_give_an_image_and_a_label_of_train_ids(seed: int, ind
     assert set(np.unique(scene.label)) <= {int(c) for c in TrainId}
 
 
-def test_every_class_occurs_in_a_series(series: list[Scene]) -> None:
+def test_every_class_occurs(series: list[Scene]) -> None:
     seen = set(np.unique(np.stack([scene.label for scene in series])))
     assert seen == {int(c) for c in TrainId}
 
 
-def test_no_class_fills_the_picture_and_none_but_void_is_everywhere(series: list[Scene]) -> None:
+def test_class_shares_are_balanced(series: list[Scene]) -> None:
     labels = np.stack([scene.label for scene in series])
     shares = np.bincount(labels.ravel(), minlength=256) / labels.size
     assert shares.max() < 0.5
@@ -70,8 +72,8 @@ def test_no_class_fills_the_picture_and_none_but_void_is_everywhere(series: list
     assert (thin < 0.05).all()
 
 
-def test_colour_alone_does_not_name_road_pavement_building_and_wall(series: list[Scene]) -> None:
-    """The likeliest class of a pixel's colour, learnt on half the scenes, is hardly better than chance on the rest."""
+def test_colour_alone_does_not_identify_classes(series: list[Scene]) -> None:
+    """The most frequent class per colour, from half of the scenes, is hardly better than chance on the rest."""
     kinds = [TrainId.ROAD, TrainId.SIDEWALK, TrainId.BUILDING, TrainId.WALL]
     counts = np.zeros((2, 256, 16**3))
     for number, scene in enumerate(series):
@@ -82,7 +84,7 @@ def test_colour_alone_does_not_name_road_pavement_building_and_wall(series: list
     assert (asked * right).sum(axis=1).mean() < 0.4
 
 
-def test_a_larger_picture_shows_the_same_street() -> None:
+def test_larger_scene_shows_the_same_street() -> None:
     small, large = generate_scene(1, 4, (96, 128)), generate_scene(1, 4, (288, 384))
     shrunk = np.asarray(Image.fromarray(large.label).resize((128, 96), Image.Resampling.NEAREST))
     assert np.mean(shrunk == small.label) > 0.9
@@ -102,12 +104,12 @@ def test_scenes_differ_in_brightness(series: list[Scene]) -> None:
         (0, 0, (128, 0), "128x0 .* at least 32x32"),
     ],
 )
-def test_senseless_arguments_are_refused(seed: int, index: int, size: tuple[int, int], says: str) -> None:
+def test_invalid_arguments_are_rejected(seed: int, index: int, size: tuple[int, int], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         generate_scene(seed, index, size)
 
 
-def test_labels_scenes_and_writers_do_without_torch() -> None:
+def test_modules_do_not_import_torch() -> None:
     modules = ", ".join(
         f"lgc.search.data.{name}" for name in ("labels", "layouts", "synthetic.scenes", "synthetic.writers")
     )

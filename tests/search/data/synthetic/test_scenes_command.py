@@ -1,3 +1,5 @@
+"""`lgc-scenes` writes, resumes and rejects."""
+
 from __future__ import annotations
 
 import json
@@ -19,7 +21,7 @@ def _call(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=120)
 
 
-def test_json_says_what_was_written_and_the_loader_reads_it(tmp_path: Path) -> None:
+def test_json_output_and_loader(tmp_path: Path) -> None:
     words = ["--layout", "cityscapes", "--train", "2", "--val", "1", "--test", "0"]
     words += ["--size", "32x48", "--seed", "3", "--json", "--out"]
     first, again = _call(*words, str(tmp_path / "d")), _call(*words, str(tmp_path / "d"))
@@ -38,7 +40,7 @@ def test_json_says_what_was_written_and_the_loader_reads_it(tmp_path: Path) -> N
     assert len(load_dataset(tmp_path / "d", "train")) == 2
 
 
-def test_without_json_a_table_is_printed(tmp_path: Path) -> None:
+def test_table_is_printed_without_json(tmp_path: Path) -> None:
     done = _call(*["--train", "1", "--val", "2", "--test", "0", "--size", "32x48", "--out"], str(tmp_path))
     assert done.returncode == 0
     assert "3 written, 0 there already" in done.stdout
@@ -55,7 +57,7 @@ def test_without_json_a_table_is_printed(tmp_path: Path) -> None:
         (("--seed", "-1"), "seed"),
     ],
 )
-def test_wrong_use_is_told_in_one_line_with_exit_code_2(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+def test_invalid_use_is_one_line(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
     done = _call("--out", str(tmp_path / "d"), *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
@@ -63,7 +65,7 @@ def test_wrong_use_is_told_in_one_line_with_exit_code_2(tmp_path: Path, words: t
     assert not (tmp_path / "d").exists()
 
 
-def test_help_loads_neither_numpy_nor_torch() -> None:
+def test_help_imports_neither_numpy_nor_torch() -> None:
     code = (
         "import sys\nfrom lgc.tools.scenes import app\n"
         "app(['--help'], standalone_mode=False)\nprint({'numpy', 'torch', 'PIL'} & {*sys.modules})"
@@ -75,7 +77,7 @@ def test_help_loads_neither_numpy_nor_torch() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT and SIGKILL")
 @pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGKILL", -9)])
-def test_a_stopped_command_is_finished_by_the_same_command(tmp_path: Path, sent: str, code: int) -> None:
+def test_interrupted_command_resumes(tmp_path: Path, sent: str, code: int) -> None:
     words = ["--train", "60", "--val", "0", "--test", "0", "--size", "128x128", "--out", str(tmp_path)]
     with subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         annotations = tmp_path / "CamVid" / "trainannot"
@@ -85,8 +87,8 @@ def test_a_stopped_command_is_finished_by_the_same_command(tmp_path: Path, sent:
         _, errors = running.communicate(timeout=60)
         assert running.returncode == code
         assert "Traceback" not in errors
-    there = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png") if not path.name.startswith(".")}
+    existing = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png") if not path.name.startswith(".")}
     done = _call(*words, "--json")
     assert 0 < json.loads(done.stdout)["kept"] < 60
-    assert {path: path.stat().st_mtime_ns for path in there} == there
+    assert {path: path.stat().st_mtime_ns for path in existing} == existing
     assert len(load_dataset(tmp_path, "train")) == 60

@@ -1,3 +1,5 @@
+"""Scenes on disk: contents, resuming, extending and rejected folders."""
+
 from __future__ import annotations
 
 import json
@@ -9,11 +11,11 @@ from PIL import Image
 
 from lgc.errors import OutputError, UnknownNameError, UsageError
 from lgc.search.data.datasets import load_dataset
-from lgc.search.data.labels import IGNORE, TRAIN_ID_TO_CAMVID
-from lgc.search.data.layouts import detect_layout
+from lgc.search.data.labels import CITYSCAPES_CLASSES, IGNORE, TRAIN_ID_TO_CAMVID
+from lgc.search.data.layouts import LAYOUTS, detect_layout
 from lgc.search.data.synthetic import writers
 from lgc.search.data.synthetic.scenes import Scene, generate_scene
-from lgc.search.data.synthetic.writers import WRITABLE_LAYOUTS, write_scenes
+from lgc.search.data.synthetic.writers import SCENE_FORMATS, write_scenes
 
 SIZE = (32, 48)
 COUNTS = {"train": 3, "val": 2, "test": 1}
@@ -27,25 +29,25 @@ def _snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
-def test_what_is_written_is_what_the_loader_reads(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("layout", SCENE_FORMATS)
+def test_loader_reads_the_written_scenes(tmp_path: Path, layout: str) -> None:
     done = write_scenes(tmp_path / "d", layout, COUNTS, SIZE, seed=5)
     assert (done.written, done.kept) == (6, 0)
     assert detect_layout(done.directory) == layout
-    for place, (split, count) in enumerate(COUNTS.items()):
+    for index, (split, count) in enumerate(COUNTS.items()):
         data = load_dataset(done.directory, split)
         assert len(data) == count
         assert data.layout == layout
         for number in range(count):
-            scene = generate_scene(5, place * 1_000_000 + number, SIZE)
-            wanted = scene.label if layout == "cityscapes" else TRAIN_ID_TO_CAMVID[scene.label]
+            scene = generate_scene(5, index * 1_000_000 + number, SIZE)
+            expected = scene.label if LAYOUTS[layout].classes == CITYSCAPES_CLASSES else TRAIN_ID_TO_CAMVID[scene.label]
             image, label = data[number]
-            assert np.array_equal(label.numpy(), wanted)
+            assert np.array_equal(label.numpy(), expected)
             assert np.array_equal(np.asarray(Image.open(data.pairs[number].image)), scene.image)
             assert image.shape == (3, *SIZE)
 
 
-def test_label_files_look_as_the_real_ones(tmp_path: Path) -> None:
+def test_label_files_match_the_real_ones(tmp_path: Path) -> None:
     write_scenes(tmp_path / "s", "camvid-segnet", {"train": 1}, SIZE)
     write_scenes(tmp_path / "o", "camvid", {"train": 1}, SIZE)
     write_scenes(tmp_path / "c", "cityscapes", {"train": 1}, SIZE)
@@ -58,14 +60,12 @@ def test_label_files_look_as_the_real_ones(tmp_path: Path) -> None:
     assert next((tmp_path / "c/leftImg8bit/train").glob("*/*_leftImg8bit.png")).is_file()
 
 
-@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
-def test_an_interrupted_call_is_finished_by_the_same_call(
-    tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("layout", SCENE_FORMATS)
+def test_interrupted_call_resumes(tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scenes(tmp_path / "whole", layout, COUNTS, SIZE)
     calls = 0
 
-    def stumble(seed: int, index: int, size: tuple[int, int]) -> Scene:
+    def interrupted(seed: int, index: int, size: tuple[int, int]) -> Scene:
         nonlocal calls
         calls += 1
         if calls == 4:
@@ -73,7 +73,7 @@ def test_an_interrupted_call_is_finished_by_the_same_call(
         return generate_scene(seed, index, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writers, "generate_scene", stumble)
+        patch.setattr(writers, "generate_scene", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_scenes(tmp_path / "cut", layout, COUNTS, SIZE)
     before = _snapshot(tmp_path / "cut")
@@ -85,7 +85,7 @@ def test_an_interrupted_call_is_finished_by_the_same_call(
     assert {n: c for n, (c, _) in after.items()} == {n: c for n, (c, _) in _snapshot(tmp_path / "whole").items()}
 
 
-def test_a_label_lost_is_written_again_and_its_image_kept(tmp_path: Path) -> None:
+def test_lost_label_is_written_again(tmp_path: Path) -> None:
     write_scenes(tmp_path, "camvid-segnet", {"train": 2}, SIZE)
     before = _snapshot(tmp_path)
     lost = sorted((tmp_path / "CamVid/trainannot").glob("*.png"))[1]
@@ -98,9 +98,7 @@ def test_a_label_lost_is_written_again_and_its_image_kept(tmp_path: Path) -> Non
     assert all(after[name] == before[name] for name in unchanged)
 
 
-def test_a_write_that_dies_halfway_leaves_no_file_under_a_final_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_leaves_no_final_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def torn(self: Image.Image, path: Path, **_: object) -> None:
         path.write_bytes(b"\x89PNG half")
         raise OSError(28, "No space left on device")
@@ -115,7 +113,7 @@ def test_a_write_that_dies_halfway_leaves_no_file_under_a_final_name(
     assert len(load_dataset(tmp_path, "train")) == 1
 
 
-def test_larger_counts_add_scenes_and_keep_the_others(tmp_path: Path) -> None:
+def test_larger_counts_add_scenes(tmp_path: Path) -> None:
     write_scenes(tmp_path, "camvid-lists", {"train": 2, "val": 1}, SIZE)
     before = _snapshot(tmp_path)
     done = write_scenes(tmp_path, "camvid-lists", {"train": 4, "val": 1}, SIZE)
@@ -134,7 +132,7 @@ def test_larger_counts_add_scenes_and_keep_the_others(tmp_path: Path) -> None:
         ("camvid-segnet", {"train": 1}, SIZE, 0),
     ],
 )
-def test_other_scenes_are_not_mixed_in(
+def test_different_settings_are_rejected(
     tmp_path: Path, layout: str, counts: dict[str, int], size: tuple[int, int], seed: int
 ) -> None:
     write_scenes(tmp_path, "camvid-segnet", {"train": 2}, SIZE)
@@ -144,14 +142,14 @@ def test_other_scenes_are_not_mixed_in(
     assert _snapshot(tmp_path) == before
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_folder_with_other_files_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="is not empty"):
         write_scenes(tmp_path, "camvid", COUNTS, SIZE)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
+def test_file_as_output_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("mine")
     with pytest.raises(OutputError, match="is a file"):
@@ -160,13 +158,13 @@ def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"counts": 3}', '{"counts": {"train": "x"}}', "\udcff"])
-def test_a_foreign_marker_is_refused(tmp_path: Path, content: str) -> None:
+def test_invalid_marker_is_rejected(tmp_path: Path, content: str) -> None:
     (tmp_path / "scenes.json").write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(OutputError, match=r"scenes\.json is no marker"):
+    with pytest.raises(OutputError, match=r"scenes\.json was not written by lgc-scenes"):
         write_scenes(tmp_path, "camvid", COUNTS, SIZE)
 
 
-def test_the_marker_says_what_the_folder_holds(tmp_path: Path) -> None:
+def test_marker_records_the_settings(tmp_path: Path) -> None:
     write_scenes(tmp_path, "camvid", {"val": 1}, SIZE, seed=9)
     marker = json.loads((tmp_path / "scenes.json").read_text())
     assert marker["layout"] == "camvid"
@@ -179,13 +177,13 @@ def test_the_marker_says_what_the_folder_holds(tmp_path: Path) -> None:
     ("layout", "counts", "size", "error", "says"),
     [
         ("camvid-segnet", {"train": -1}, SIZE, UsageError, "train images"),
-        ("camvid-segnet", {"train": 0}, SIZE, UsageError, "no image"),
+        ("camvid-segnet", {"train": 0}, SIZE, UsageError, "no images"),
         ("camvid-segnet", {"train": 1}, (8, 8), UsageError, "too small"),
         ("camvid-segnet", {"trian": 1}, SIZE, UnknownNameError, "did you mean 'train'"),
         ("camvids", {"train": 1}, SIZE, UnknownNameError, "unknown layout 'camvids'"),
     ],
 )
-def test_senseless_calls_are_refused_before_anything_is_written(
+def test_invalid_calls_write_nothing(
     tmp_path: Path, layout: str, counts: dict[str, int], size: tuple[int, int], error: type[Exception], says: str
 ) -> None:
     with pytest.raises(error, match=says):
@@ -193,18 +191,18 @@ def test_senseless_calls_are_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
-def test_progress_counts_every_image(tmp_path: Path) -> None:
+def test_progress_is_called_per_image(tmp_path: Path) -> None:
     ticks: list[int] = []
     write_scenes(tmp_path, "camvid", COUNTS, SIZE, progress=lambda: ticks.append(1))
     assert len(ticks) == 6
 
 
-def test_void_is_void_in_every_layout(tmp_path: Path) -> None:
+def test_void_pixels_in_every_layout(tmp_path: Path) -> None:
     index = next(i for i in range(30) if (generate_scene(0, i, SIZE).label == IGNORE).mean() > 0.02)
     void = generate_scene(0, index, SIZE).label == IGNORE
     raw = {"camvid-segnet": 11, "camvid": (0, 0, 0), "camvid-lists": 11, "cityscapes": 0}
-    for layout in WRITABLE_LAYOUTS:
+    for layout, value in raw.items():
         write_scenes(tmp_path / layout, layout, {"train": index + 1}, SIZE)
         data = load_dataset(tmp_path / layout, "train")
         assert np.array_equal(data[index][1].numpy() == IGNORE, void)
-        assert (np.asarray(Image.open(data.pairs[index].label))[void] == raw[layout]).all()
+        assert (np.asarray(Image.open(data.pairs[index].label))[void] == value).all()

@@ -1,0 +1,177 @@
+"""Peak activation memory of a cell as a function of its operators, and of chains of tensors.
+
+Terms used in this module:
+
+    values  size of a tensor as a number of values, not bytes
+    kind    memory behaviour of an operator: the values of each tensor that it allocates, in order; () if it passes its
+            input through, None for `zero`
+    code    the kinds on all edges of a cell as one number, with one digit per edge
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .choices import gather_sum, row_chunks
+from .operators import ZERO, ArgMax, Concat, Conv, MaxPool, Resize, get_recipe, input_shapes
+from .opspec import OpSpec, strided_length
+from .plan import CellPlan
+
+IntArray = NDArray[np.int64]
+Kind = tuple[int, ...] | None
+
+MAX_CODES = 2**19
+"""Maximum number of codes for which a cell's peaks are tabulated; beyond it, each peak is computed on its own."""
+
+
+class CellMemory:
+    """Peak memory of a cell, from its first edge to its concatenation, as a function of its operators.
+
+    Args:
+        plan: Plan of the cell.
+        kept: Values of the features that later cells read.
+    """
+
+    def __init__(self, plan: CellPlan, kept: int) -> None:
+        self.plan = plan
+        self.kept = kept
+        self.edges = len(plan.edges)
+        kinds = [
+            [None if spec.operator == ZERO else tensor_values(spec) for spec in edge.candidates] for edge in plan.edges
+        ]
+        self._kinds = [list(dict.fromkeys(row)) for row in kinds]
+        self._digits = np.array(
+            [[distinct.index(kind) for kind in row] for distinct, row in zip(self._kinds, kinds, strict=True)]
+        )
+        self._codes = 1
+        place_values = []
+        for distinct in self._kinds:
+            place_values.append(self._codes)
+            self._codes *= len(distinct)
+        self._tabulated = self._codes <= MAX_CODES
+        self._code_terms = self._digits * np.array(place_values)[:, None] if self._tabulated else self._digits
+
+    def peaks(self, choices: NDArray[np.integer]) -> IntArray:
+        """Return the peaks in values for the operators on this cell's edges: [N, edges] -> [N]."""
+        if self._tabulated:
+            peaks: IntArray = self._peak_table[gather_sum(self._code_terms, choices)]
+            return peaks
+        return self._compute_peaks(self._digits[np.arange(self.edges), choices])
+
+    @cached_property
+    def _peak_table(self) -> IntArray:
+        """Peaks of all codes, [codes]."""
+        peaks = []
+        for rows in row_chunks(self._codes):
+            rest = np.arange(self._codes)[rows]
+            digits = np.empty((len(rest), self.edges), np.int64)
+            for edge, distinct in enumerate(self._kinds):
+                rest, digits[:, edge] = np.divmod(rest, len(distinct))
+            peaks.append(self._compute_peaks(digits))
+        return np.concatenate(peaks)
+
+    def _compute_peaks(self, digits: IntArray) -> IntArray:
+        """Simulate N cells in parallel: digits of kinds [N, edges] -> peaks in values, [N].
+
+        Edge e's operator runs at time 2e, and the addition of its output at time 2e + 1. Nodes live until the
+        concatenation; before it, only inputs and unfinished sums are freed.
+        """
+        facts = [
+            np.array([_kind_facts(kind) for kind in distinct])[digits[:, edge]].T
+            for edge, distinct in enumerate(self._kinds)
+        ]
+        last = self._last_uses([fact[0] > 0 for fact in facts], [fact[1] > 0 for fact in facts])
+        size = self.plan.edges[0].candidates[0].c_in * int(np.prod(self.plan.edges[0].candidates[0].fine))
+        added = self.plan.add.c_out * int(np.prod(self.plan.add.coarse))
+        nodes = peak = np.zeros(len(digits), np.int64)
+        for node in range(self.plan.nodes):
+            total = summands = np.zeros(len(digits), np.int64)
+            for edge in self.plan.edges_into(node):
+                live, passed, first, highest_pair, out = facts[edge]
+                during = (last >= 2 * edge).sum(axis=0) * size
+                after = (last > 2 * edge).sum(axis=0) * size
+                running = np.where(passed, 0, np.maximum(during + first, after + highest_pair))
+                adding = np.where(summands, after + out + added, 0)
+                peak = np.where(live, np.maximum(peak, nodes + total + np.maximum(running, adding)), peak)
+                total = np.where(live, np.where(summands, added, out), total)
+                summands = summands + live
+            nodes = nodes + total
+        inputs = (last >= 2 * self.edges).sum(axis=0) * size
+        peaks: IntArray = self.kept + np.maximum(peak, inputs + nodes + sum(tensor_values(self.plan.concat)))
+        return peaks
+
+    def _last_uses(self, live: Sequence[NDArray[np.bool_]], passed: Sequence[NDArray[np.bool_]]) -> IntArray:
+        """Return the time of each input's last use, [inputs, N].
+
+        An input that an edge passes through is used when the edge is added. The first live edge of a node is not
+        added to anything: its input is used when the next live edge is added to it, or, if there is none, by the
+        concatenation.
+
+        Args:
+            live: For each edge, True where its operator is not `zero`, [N].
+            passed: For each edge, True where its operator passes the input through, [N].
+        """
+        last = np.full((len(self.plan.inputs), len(live[0])), -1)
+        for node in range(self.plan.nodes):
+            next_use = np.full(len(live[0]), 2 * self.edges)
+            into = self.plan.edges_into(node)
+            before = np.cumsum([live[edge] for edge in into], axis=0) - [live[edge] for edge in into]
+            for edge, summands in zip(reversed(into), reversed(before), strict=True):
+                use = np.where(passed[edge], np.where(summands > 0, 2 * edge + 1, next_use), 2 * edge)
+                source = self.plan.edges[edge].source
+                if source < len(last):
+                    last[source] = np.where(live[edge], np.maximum(last[source], use), last[source])
+                next_use = np.where(live[edge], 2 * edge + 1, next_use)
+        return last
+
+
+def _kind_facts(kind: Kind) -> tuple[int, int, int, int, int]:
+    """Return a kind's facts: live, passes through, first tensor, largest sum of two consecutive ones, last tensor."""
+    if not kind:
+        return kind is not None, kind is not None, 0, 0, 0
+    return True, False, kind[0], max((sum(pair) for pair in pairwise(kind)), default=0), kind[-1]
+
+
+def tensor_values(spec: OpSpec) -> tuple[int, ...]:
+    """Return the number of values in the output of each layer of `spec`, in order."""
+    channels, *size = input_shapes(spec)[0][1:]
+    values = []
+    for layer in get_recipe(spec):
+        if isinstance(layer, Conv | MaxPool):
+            size = [strided_length(length, layer.stride) for length in size]
+        if isinstance(layer, Resize):
+            size = list(layer.target)
+        if isinstance(layer, Conv | Concat | ArgMax):
+            channels = layer.c_out if isinstance(layer, Conv) else spec.c_out
+        values.append(channels * size[0] * size[1])
+    return tuple(values)
+
+
+def chain_peak(sizes: Sequence[int]) -> int:
+    """Return the peak of tensors of these sizes, each computed from the previous one."""
+    return max(sum(pair) for pair in pairwise(sizes))
+
+
+def inputs_peak(cell: CellPlan, dying: dict[int, int]) -> int:
+    """Return the peak in values while the inputs of `cell` are projected and then resized.
+
+    Args:
+        cell: Plan of the cell.
+        dying: Values of each feature that no later cell reads, by feature.
+    """
+    peak = held = 0
+    for index, source in enumerate(cell.inputs):
+        held += tensor_values(source.project)[-1]
+        unread = {other.feature for other in cell.inputs[index:]}
+        peak = max(peak, held + sum(size for feature, size in dying.items() if feature in unread))
+    for source in cell.inputs:
+        if source.resize is not None:
+            resized = tensor_values(source.resize)[-1]
+            peak = max(peak, held + resized)
+            held += resized - tensor_values(source.project)[-1]
+    return peak

@@ -1,0 +1,217 @@
+"""Settings of LGCNet's search space: the fields of its YAML file, validated on reading."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ...errors import FileFormatError, LgcError, UnknownNameError
+from ...files import describe, read_text
+from .operators import OPERATORS, ZERO, get_operator
+
+PRESETS = ("tiny", "lgcnet-camvid", "lgcnet-cityscapes")
+"""Names of the built-in search spaces."""
+
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""PyYAML's own errors, and those that its constructors raise for scalars such as `2001-14-45` or `!!int ''`."""
+
+Model = TypeVar("Model", bound=BaseModel)
+Count = Annotated[int, Field(ge=1, le=4096)]
+PixelCount = Annotated[int, Field(ge=32, le=16384)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stem(_Section):
+    """Three 3x3 convolutions before the first cell."""
+
+    channels: Count = 16
+    """Output channels of each stem convolution. Assumption: the paper names the convolutions, not their channels."""
+    strides: tuple[Annotated[int, Field(ge=1, le=2)], ...] = Field(default=(2, 2, 1), min_length=1, max_length=8)
+    """Stride of each stem convolution. Assumption: the backbone starts at 1/4 of the input size."""
+
+
+class Fusion(_Section):
+    """Densely connected fusion cell."""
+
+    nodes: Annotated[int, Field(ge=1, le=8)] = 2
+    """Number of intermediate nodes. Assumption."""
+    channels: Count = 32
+    """Channels that each input is projected to. Assumption."""
+    level: Annotated[int, Field(ge=0, le=7)] = 3
+    """log2 of the cell's stride: 3 for 1/8 of the input size. Assumption."""
+
+
+class SpaceSettings(_Section):
+    """Fields of a cell-independent search space (LGCNet, arXiv 2302.08481; GAS, arXiv 1909.06793).
+
+    The papers' abstracts do not give the fields marked "assumption"; docs/method.md lists them.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    """Display name, excluded from the fingerprint."""
+    input: tuple[PixelCount, PixelCount]
+    """Height and width of the input image in pixels."""
+    classes: Annotated[int, Field(ge=2, le=255)]
+    """Number of semantic classes."""
+    operators: Annotated[tuple[str, ...], Field(min_length=2)]
+    """Candidate operators of each edge. Assumption: recalled from GAS."""
+    cells: Annotated[int, Field(ge=1, le=64)]
+    """Number of backbone cells. Assumption: 14."""
+    reductions: tuple[Annotated[int, Field(ge=0)], ...]
+    """Indices of the cells that halve the resolution. Assumption: unknown, chosen."""
+    channels: Count
+    """Channels per node in the first cells, doubled at each reduction. Assumption: 8."""
+    nodes: Annotated[int, Field(ge=1, le=8)] = 2
+    """Number of intermediate nodes per cell. Assumption: 2."""
+    stem: Stem = Stem()
+    fusion: Fusion = Fusion()
+    head_channels: Count = 64
+    """Default width of the head: channels of its 3x3 convolution. Assumption."""
+    head_widths: tuple[Count, ...] = ()
+    """Other widths of the head; refinement, the last step of a search, picks the width that fits the target best.
+    Ours."""
+
+    @field_validator("operators")
+    @classmethod
+    def _check_operators(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not get_operator(name).searchable:
+                raise UnknownNameError("searchable operator", name, (n for n, op in OPERATORS.items() if op.searchable))
+        if len(set(names)) < len(names):
+            raise ValueError(f"duplicate operator in {', '.join(names)}")
+        if all(name == ZERO for name in names):
+            raise ValueError(f"needs an operator besides {ZERO}")
+        return names
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        if sorted(set(self.reductions)) != list(self.reductions):
+            raise ValueError(f"reductions must be strictly increasing: {self.reductions}")
+        if self.reductions and self.reductions[-1] >= self.cells:
+            raise ValueError(f"reduction at cell {self.reductions[-1]}, but the cells are 0 to {self.cells - 1}")
+        if sorted(set(self.head_widths)) != list(self.head_widths):
+            raise ValueError(f"head_widths must be strictly increasing: {self.head_widths}")
+        if self.head_channels in self.head_widths:
+            raise ValueError(f"head_widths must not repeat head_channels, {self.head_channels}: {self.head_widths}")
+        coarsest = max(len(self.reductions) + sum(stride - 1 for stride in self.stem.strides), self.fusion.level)
+        if 2**coarsest > min(self.input):
+            height, width = self.input
+            raise ValueError(f"input {height}x{width} is too small for features at 1/{2**coarsest} of its size")
+        return self
+
+    @classmethod
+    def load(cls, source: str | Path) -> Self:
+        """Read a preset by name or a YAML file by path.
+
+        Raises:
+            UnknownNameError: `source` is neither a preset nor a file.
+            FileFormatError: The file is missing or invalid.
+        """
+        if str(source) in PRESETS:
+            text = resources.files(f"{__package__}.presets").joinpath(f"{source}.yaml").read_text("utf-8")
+            return cls.parse(text, f"preset {source}")
+        path = Path(source)
+        if not path.is_file():
+            if path.exists():
+                raise FileFormatError(f"cannot read search space {path}: it is {describe(path)}")
+            if path.suffix or len(path.parts) > 1:
+                raise FileFormatError(f"no such file: {path}")
+            raise UnknownNameError("search space", str(source), PRESETS)
+        return cls.parse(read_text(path, "search space"), str(path))
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Self:
+        """Parse YAML or JSON text.
+
+        Args:
+            text: Content of a search space file.
+            where: Origin of the text, for error messages.
+
+        Raises:
+            FileFormatError: The text is not a valid search space.
+        """
+        try:
+            content = yaml.safe_load(text)
+        except _YAML_ERRORS as error:
+            raise FileFormatError(f"{where}: invalid search space: not YAML ({str(error).splitlines()[0]})") from error
+        if not isinstance(content, dict):
+            kind = type(content).__name__
+            raise FileFormatError(f"{where}: invalid search space: expected a mapping of fields, got {kind}")
+        return cls.check(content, where)
+
+    @classmethod
+    def check(cls, content: dict[str, Any], where: str) -> Self:
+        """Validate the mapping of a search space file.
+
+        Raises:
+            FileFormatError: A field is missing, unknown or out of range; the message names the first three.
+        """
+        return validate(cls, content, f"{where}: invalid search space")
+
+    def with_input(self, height: int, width: int) -> Self:
+        """Return the same space for images of `height` x `width` pixels.
+
+        Raises:
+            FileFormatError: The size is out of range.
+        """
+        content = {**self.model_dump(mode="json"), "input": (height, width)}
+        return self.check(content, f"{self.name} at {height}x{width}")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all fields except the name, 12 hexadecimal digits."""
+        # Spaces with a single head keep the fingerprint that tables from before `head_widths` hold.
+        excluded = {"name"} if self.head_widths else {"name", "head_widths"}
+        content = self.model_dump(mode="json", exclude=excluded)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    @cached_property
+    def heads(self) -> tuple[int, ...]:
+        """All widths of the head, in increasing order."""
+        return tuple(sorted((self.head_channels, *self.head_widths)))
+
+    @cached_property
+    def default_head(self) -> int:
+        """Index of `head_channels` in `heads`."""
+        return self.heads.index(self.head_channels)
+
+
+def validate(model: type[Model], content: dict[str, Any], problem: str) -> Model:
+    """Validate `content` as a `model`.
+
+    Raises:
+        FileFormatError: The content is invalid; the message is `problem`, a colon and the reasons.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise FileFormatError(f"{problem}: {format_validation_error(error)}") from error
+    except LgcError as error:
+        raise FileFormatError(f"{problem}: {error}") from error
+
+
+def format_validation_error(error: ValidationError, format_field: Callable[[str], str] = str) -> str:
+    """Return the first three problems of a validation on one line, as `field: problem; field: problem`.
+
+    Args:
+        error: pydantic's error.
+        format_field: Converts a dotted field name to the caller's notation, e.g. a command-line option.
+    """
+    problems = []
+    for detail in error.errors()[:3]:
+        field = ".".join(str(part) for part in detail["loc"])
+        message = detail["msg"].removeprefix("Value error, ")
+        problems.append(f"{format_field(field)}: {message}" if field else message)
+    more = error.error_count() - len(problems)
+    return "; ".join(problems) + (f"; and {more} more" if more > 0 else "")

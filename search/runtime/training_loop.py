@@ -1,0 +1,79 @@
+"""The training loop of search and training: steps with a metrics log and checkpoints, resumed bit for bit on a CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from . import checkpoint
+from .metrics_log import MetricsLog
+from .run_folder import CHECKPOINT_S, OnStep, RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Item = TypeVar("Item", contravariant=True)
+
+
+class Trainer(Protocol[Item]):
+    """A model in training, with everything that its next step depends on.
+
+    Attributes:
+        fabric: device, precision and processes.
+        step: number of finished steps.
+        seconds: time spent on them, including earlier calls.
+    """
+
+    fabric: Fabric
+    step: int
+    seconds: float
+
+    def train_step(self, item: Item, /) -> dict[str, Any]:
+        """Make one step on a batch, or on several, and return its metrics."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state that `restore` loads."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Load a snapshot."""
+
+
+def restore_checkpoint(trainer: Trainer[Any], path: Path) -> None:
+    """Restore a trainer from a checkpoint, if there is one; the first process reads it for all."""
+    fabric = trainer.fabric
+    state = fabric.broadcast(checkpoint.load(path) if fabric.is_global_zero else None)
+    if state is not None:
+        trainer.restore(state)
+
+
+def run_steps(trainer: Trainer[Item], batches: Iterable[Item], stop: int, run: RunFolder, on_step: OnStep) -> None:
+    """Train up to step `stop`, with a metrics log and a checkpoint every `CHECKPOINT_S` in the run folder.
+
+    Args:
+        trainer: trainer at any step.
+        batches: batches from that step to `stop`.
+        stop: step after the last one.
+        run: run folder.
+        on_step: callback for the number of finished steps and `stop`.
+
+    Raises:
+        TrainingError: a loss is NaN or infinite; the last checkpoint is kept.
+        DataError: a file of the data set is damaged or holds foreign values.
+    """
+    started = saved = time.monotonic()
+    earlier_s = trainer.seconds
+    with MetricsLog(run.path, run.stage, trainer.step, active=run.active) as log:
+        for batch in batches:
+            log.add(trainer.train_step(batch))
+            trainer.seconds = earlier_s + time.monotonic() - started
+            if time.monotonic() - saved > CHECKPOINT_S or trainer.step == stop:
+                saved = time.monotonic()
+                log.flush()
+                if run.active:
+                    checkpoint.save(run.checkpoint, trainer.snapshot())
+            on_step(trainer.step, stop)
+    if run.active and not run.checkpoint.exists():  # no step was left, e.g. in a front that shares all steps
+        checkpoint.save(run.checkpoint, trainer.snapshot())
+    trainer.fabric.barrier()

@@ -1,0 +1,172 @@
+"""Steps of a training: gradient descent with an auxiliary loss and a moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ...errors import TrainingError
+from ..data.datasets import SegmentationDataset
+from ..runtime.batches import Batch, load_batches
+from ..runtime.fabric import synchronise_norms
+from ..runtime.run_folder import OnStep, RunFolder
+from ..runtime.training_loop import restore_checkpoint, run_steps
+from .auxiliary import TrainingNetwork
+from .config import TrainConfig
+from .ema import WeightAverage
+from .losses import ohem_loss, upsampled_loss
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+MOMENTUM = 0.9
+
+
+class NetworkTrainer:
+    """A network in training, the average of its weights, and the optimiser.
+
+    Args:
+        network: network with its auxiliary head; it is moved to Fabric's device.
+        config: settings.
+        fabric: device, precision and processes.
+        class_weights: weights of the classes, [C]; None for equal weights.
+
+    Attributes:
+        step: number of finished steps.
+        seconds: time spent on them, including earlier calls.
+    """
+
+    def __init__(
+        self, network: TrainingNetwork, config: TrainConfig, fabric: Fabric, class_weights: torch.Tensor | None = None
+    ) -> None:
+        synchronise_norms(network, fabric)
+        self.config, self.fabric, self.step, self.seconds = config, fabric, 0, 0.0
+        self._trainee = network
+        self._sgd = torch.optim.SGD(split_decay_groups(network, config.weight_decay), config.lr, momentum=MOMENTUM)
+        # Fabric's wrappers compute in its precision and average gradients over its processes.
+        self._model, self._optimiser = fabric.setup(network, self._sgd)
+        self._model.train()
+        self._average = WeightAverage(network.network, config.ema) if config.ema else None
+        loss = ohem_loss if config.ohem else upsampled_loss
+        self._compute_loss = partial(loss, fabric=fabric, weights=class_weights)
+
+    @property
+    def network(self) -> nn.Module:
+        """Network to score and to save: with average weights, or the last ones without an average."""
+        return self._trainee.network if self._average is None else self._average.network
+
+    def train_step(self, batch: Batch) -> dict[str, Any]:
+        """Make one step on this process's part of a batch; return metrics, averaged over all processes.
+
+        Raises:
+            TrainingError: the loss is NaN or infinite.
+        """
+        config, fabric = self.config, self.fabric
+        images, labels = (part.to(fabric.device, non_blocking=True) for part in batch)
+        lr = config.lr * config.factor(self.step)
+        for group in self._sgd.param_groups:
+            group["lr"] = lr
+        logits, auxiliary_logits = self._model(images)
+        loss = total = self._compute_loss(logits, labels)
+        losses = {"loss": loss}
+        if auxiliary_logits is not None:
+            losses["aux_loss"] = self._compute_loss(auxiliary_logits, labels)
+            total = loss + config.aux * losses["aux_loss"]
+        means = self._average_losses(losses)
+        self._optimiser.zero_grad(set_to_none=True)
+        fabric.backward(total)
+        self._optimiser.step()
+        if self._average is not None:
+            self._average.update(self._trainee.network, self.step)
+        self.step += 1
+        return {"step": self.step - 1, **means, "lr": lr}
+
+    def _average_losses(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Average losses over all processes, so that all processes stop at the same invalid loss."""
+        local = torch.stack([loss.detach() for loss in losses.values()])
+        means = self.fabric.all_reduce(local, reduce_op="mean")
+        assert isinstance(means, torch.Tensor)
+        for name, value in zip(losses, means.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise TrainingError(f"the {name} is {value} at step {self.step}; {self._advise()}")
+        return dict(zip(losses, means.tolist(), strict=True))
+
+    def _advise(self) -> str:
+        other = "" if self.config.precision == "fp32" else f", or use --precision fp32, not {self.config.precision}"
+        return f"the last checkpoint is kept. Lower --lr from {self.config.lr:g}{other}"
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state that `restore` loads.
+
+        Raises:
+            TrainingError: weights are NaN or infinite.
+        """
+        if not all(bool(value.isfinite().all()) for value in self._trainee.state_dict().values()):
+            raise TrainingError(f"weights are not finite after step {self.step - 1}; {self._advise()}")
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "trainee": self._trainee.state_dict(),
+            "optimiser": self._sgd.state_dict(),
+            "mean": None if self._average is None else self._average.network.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Load a snapshot."""
+        self.step, self.seconds = state["step"], float(state["seconds"])
+        self._trainee.load_state_dict(state["trainee"])
+        self._sgd.load_state_dict(state["optimiser"])
+        if self._average is not None:
+            self._average.network.load_state_dict(state["mean"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+
+
+def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: RunFolder, on_step: OnStep) -> None:
+    """Restore the last checkpoint, if there is one, and make the remaining steps.
+
+    Raises:
+        TrainingError: a loss is NaN or infinite; the last checkpoint is kept.
+        DataError: a file of the data set is damaged or holds foreign values.
+    """
+    config, fabric = trainer.config, trainer.fabric
+    restore_checkpoint(trainer, run.checkpoint)
+    batches = load_batches(
+        dataset,
+        config.batch,
+        config.seed,
+        start=trainer.step,
+        stop=config.steps,
+        workers=config.workers,
+        shard=(fabric.global_rank, fabric.world_size),
+        pin=fabric.device.type == "cuda",
+    )
+    with _autotune_kernels():
+        run_steps(trainer, batches, config.steps, run, on_step)
+
+
+@contextmanager
+def _autotune_kernels() -> Iterator[None]:
+    """Let cuDNN time its kernels inside the context: all batches have the same shape.
+
+    `torch.backends.cudnn.flags` would also write the old switch of TF32, which the new one forbids.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def split_decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return two parameter groups: convolutions with weight decay, norms and biases without."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    rest = [p for p in network.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

@@ -1,0 +1,193 @@
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lgc.errors import FileFormatError, UnknownNameError
+from lgc.models import OPERATORS, PRESETS, OpSpec, SearchSpace
+
+
+@pytest.fixture
+def content(mini_space):
+    return mini_space.model_dump(mode="json")
+
+
+def parse_error(content):
+    with pytest.raises(FileFormatError) as caught:
+        SearchSpace.parse(yaml.safe_dump(content), "s.yaml")
+    message = str(caught.value)
+    assert message.startswith("s.yaml: invalid search space: ")
+    assert "\n" not in message
+    return message
+
+
+def test_file_round_trip(mini_space, mini_yaml):
+    assert SearchSpace.load(mini_yaml) == mini_space
+    assert SearchSpace.load(str(mini_yaml)) == mini_space
+
+
+def test_unknown_operator_lists_known_operators(content):
+    message = parse_error({**content, "operators": ["zero", "sep_conv_5x5"]})
+    assert "unknown operator 'sep_conv_5x5' (did you mean 'sep_conv_3x3'?)" in message
+    assert all(name in message for name in OPERATORS)
+
+
+def test_unsearchable_operator_lists_searchable_ones(content):
+    message = parse_error({**content, "operators": ["zero", "conv_1x1"]})
+    assert "unknown searchable operator 'conv_1x1'" in message
+    assert all(name in message for name, known in OPERATORS.items() if known.searchable)
+    assert "argmax" not in message
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+        ({"stem": {"channels": 4, "depth": 3}}, "stem.depth: Extra inputs"),
+        ({"reductions": [2]}, "reduction at cell 2, but the cells are 0 to 1"),
+        ({"reductions": [-1]}, "reductions.0"),
+        ({"reductions": [1, 0]}, "reductions must be strictly increasing"),
+        ({"reductions": [1, 1]}, "reductions must be strictly increasing"),
+        ({"operators": ["skip", "skip"]}, "duplicate operator"),
+        ({"operators": ["skip"]}, "operators: Tuple should have at least 2"),
+        ({"cells": 0}, "cells: Input should be greater than or equal to 1"),
+        ({"cells": "many"}, "cells: Input should be a valid integer"),
+        ({"input": [32]}, "input"),
+        ({"input": [31, 64]}, "input.0: Input should be greater than or equal to 32"),
+        ({"classes": 1}, "classes"),
+        ({"classes": 256}, "classes"),
+        ({"channels": -4}, "channels"),
+        ({"stem": {"channels": 4, "strides": [3]}}, "stem.strides.0"),
+        ({"head_widths": [8, 2]}, "head_widths must be strictly increasing: (8, 2)"),
+        ({"head_widths": [2, 2]}, "head_widths must be strictly increasing"),
+        ({"head_widths": [2, 4]}, "head_widths must not repeat head_channels, 4: (2, 4)"),
+        ({"head_widths": [0, 2]}, "head_widths.0: Input should be greater than or equal to 1"),
+        ({"head_widths": 2}, "head_widths: Input should be a valid tuple"),
+        ({"fusion": {"level": 9}}, "fusion.level"),
+        ({"name": "a b"}, "name"),
+        ({"cells": 8, "reductions": [0, 1, 2, 3]}, "1/64 of its size"),
+        ({"fusion": {"level": 6}}, "1/64 of its size"),
+    ],
+    ids=str,
+)
+def test_invalid_field_is_reported(content, change, problem):
+    assert problem in parse_error({**content, **change})
+
+
+def test_missing_field_is_reported(content):
+    del content["cells"]
+    assert "cells: Field required" in parse_error(content)
+
+
+def test_only_first_problems_are_listed():
+    assert parse_error({}).endswith("; and 4 more")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "name",
+        "[1, 2]",
+        "name: [",
+        "a: 2001-14-45",
+        "a: !!int ''",
+        "a: !!timestamp x",
+        "a: " + "9" * 5000,
+        "[" * 3000,
+        "? [a]\n: b",
+        "!!python/object/apply:os.system [x]",
+        "a: \0",
+        "1: 2",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_invalid_text_is_rejected(text):
+    with pytest.raises(FileFormatError, match=r"^s\.yaml: invalid search space: "):
+        SearchSpace.parse(text, "s.yaml")
+
+
+@given(st.data())
+def test_truncated_file_is_rejected(mini_space, data):
+    text = yaml.safe_dump(mini_space.model_dump(mode="json"), sort_keys=False)
+    needed = text.index("channels:") + len("channels:")  # every later field has a default
+    with pytest.raises(FileFormatError):
+        SearchSpace.parse(text[: data.draw(st.integers(0, needed))], "s.yaml")
+
+
+@given(st.text())
+def test_any_text_raises_file_format_error(text):
+    with pytest.raises(FileFormatError):
+        SearchSpace.parse(text, "s.yaml")
+
+
+def test_foreign_file_type_is_reported(foreign_files):
+    for noun, path in foreign_files.items():
+        with pytest.raises(FileFormatError, match=noun) as caught:
+            SearchSpace.load(path)
+        assert str(path) in str(caught.value)
+
+
+def test_unknown_name_lists_presets():
+    with pytest.raises(UnknownNameError) as caught:
+        SearchSpace.load("lgcnet-camvit")
+    assert "did you mean 'lgcnet-camvid'" in str(caught.value)
+    assert all(name in str(caught.value) for name in PRESETS)
+
+
+def test_fingerprint_depends_on_all_but_name(mini_space, content):
+    def fingerprint(**change):
+        return SearchSpace.check({**content, **change}, "s").fingerprint
+
+    assert fingerprint(name="other") == mini_space.fingerprint
+    changes = [
+        {"input": [32, 64]},
+        {"classes": 4},
+        {"operators": ["zero", "skip", "conv_3x3"]},
+        {"operators": ["skip", "zero", "sep_conv_3x3"]},
+        {"cells": 3},
+        {"reductions": []},
+        {"channels": 5},
+        {"nodes": 3},
+        {"stem": {"channels": 5, "strides": [2, 2]}},
+        {"stem": {"channels": 4, "strides": [2, 1]}},
+        {"fusion": {"nodes": 2, "channels": 4, "level": 3}},
+        {"head_channels": 5},
+        {"head_widths": [5]},
+        {"head_widths": [5, 6]},
+        {"head_channels": 5, "head_widths": [4]},
+    ]
+    prints = [fingerprint(**change) for change in changes]
+    assert len({mini_space.fingerprint, *prints}) == len(changes) + 1
+
+
+def test_single_head_spaces_keep_old_fingerprint(mini_space, content):
+    """Tables from before `head_widths` store these fingerprints."""
+    assert mini_space.fingerprint == "774fb18f65d4"
+    del content["head_widths"]
+    assert SearchSpace.check(content, "s").fingerprint == mini_space.fingerprint
+    tiny = SearchSpace.load("tiny").model_dump(mode="json")
+    assert SearchSpace.check({**tiny, "head_widths": []}, "s").fingerprint == "f24c264d056c"
+
+
+def test_heads_are_all_widths_sorted(mini_space, headed_space):
+    assert (mini_space.heads, mini_space.default_head) == ((4,), 0)
+    assert (headed_space.heads, headed_space.default_head) == ((2, 4, 8), 1)
+    assert headed_space.with_input(48, 80).heads == (2, 4, 8)
+
+
+def test_specs_cover_heads_of_all_widths(mini_space, headed_space):
+    more = set(headed_space.specs()) - set(mini_space.specs())
+    assert set(mini_space.specs()) <= set(headed_space.specs())
+    assert more == {
+        OpSpec(*key, 8, 8) for width in (2, 8) for key in (("conv_3x3", 8, width), ("classifier", width, 3))
+    }
+
+
+def test_with_input_changes_fingerprint(mini_space):
+    larger = mini_space.with_input(48, 80)
+    assert larger.input == (48, 80)
+    assert larger.fingerprint != mini_space.fingerprint
+    assert larger.with_input(32, 32) == mini_space
+    with pytest.raises(FileFormatError, match="mini at 8x8"):
+        mini_space.with_input(8, 8)
