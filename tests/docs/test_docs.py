@@ -53,7 +53,7 @@ def test_cli_reference_is_current():
 SMALL_SETTINGS = {
     "lgc-scenes": "--train 8 --val 2",
     "lgc-profile": "--rounds 4 --networks 4",
-    "lgc-lut": "--networks 2 --rounds 2",
+    "lgc-lut": "--networks 2 --rounds 4",
     "lgc-search": "--steps 4 --batch 2 --trials 0",
     "lgc-train": "--steps 2 --batch 2",
     "lgc-export": "--seconds 0.1",

@@ -103,9 +103,9 @@ def fp32_precision():
     places = (torch.backends, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
     before, matmul = [place.fp32_precision for place in places], torch.get_float32_matmul_precision()
     yield places
+    torch.set_float32_matmul_precision(matmul)
     for place, value in zip(places, before, strict=True):
         place.fp32_precision = value
-    torch.set_float32_matmul_precision(matmul)
 
 
 def test_tf32_is_turned_off_and_read_back(fp32_precision):

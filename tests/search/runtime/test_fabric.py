@@ -93,6 +93,7 @@ def test_two_process_normalisation_equals_joined_batch(tmp_path):
                 torch.testing.assert_close(first["state"][name], value, **close)
 
 
+@pytest.mark.slow
 def test_two_process_search_equals_doubled_batch(street, scenes, tmp_path):
     """A front of two points covers all parts of a search."""
     targets = [round(find_target(street, share), 3) for share in (0.3, 0.7)]
