@@ -1,7 +1,7 @@
-"""The errors lgc raises on purpose: each says what was wrong, where, and what to do about it.
+"""Errors that lgc raises on purpose. A message says what is wrong, where, and how to mend it.
 
-The commands print the message of an `LgcError` as one line and leave with its `exit_code`; anything else is a bug
-and keeps its traceback.
+The commands print the message of an `LgcError` as a single line and exit with its `exit_code`. Any other exception is
+a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from difflib import get_close_matches
 
 
 class LgcError(Exception):
-    """Root of every error that lgc raises on purpose."""
+    """Base class of all errors that lgc raises on purpose."""
 
     exit_code = 2
 
 
 class UsageError(LgcError):
-    """The call itself cannot be carried out: a wrong option, a combination that makes no sense."""
+    """An invalid call: a wrong option, or options that contradict each other."""
 
 
 class UnknownNameError(LgcError):
-    """A name that no registry holds; the message lists the names there are."""
+    """A name that is not in its registry. The message lists the registered names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        """Say that `name` is no `kind`, list the `known` ones and guess which one was meant."""
+        """Build the message from the `kind` of name, the unknown `name` and the `known` names; suggest the closest."""
         names = sorted(known)
         close = get_close_matches(name, names, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -32,38 +32,38 @@ class UnknownNameError(LgcError):
 
 
 class FileFormatError(LgcError):
-    """A file that is not what it was handed over as: truncated, foreign, or of another schema version."""
+    """A missing, truncated or damaged file, or one with a different format or schema version."""
 
 
 class OutputError(LgcError):
-    """An output that cannot be written, or that holds something else already."""
+    """An output that cannot be written, or that already exists with other content."""
 
 
 class DeviceError(LgcError):
-    """A device that is not there; the message names the ones that are."""
+    """An unavailable device. The message lists the available devices."""
 
 
 class BackendUnavailableError(LgcError):
-    """A backend that cannot run here; the message gives the reason and, where there is one, the install command."""
+    """A backend that cannot run on this machine. The message gives the reason and, if known, the install command."""
 
 
 class MismatchError(LgcError):
-    """A table of another device, backend, precision or space than the one asked for."""
+    """A table whose device, backend, precision or space differs from the requested one."""
 
 
 class MissingEntryError(LgcError):
-    """The table lacks an entry; the message names the profile command that fills it."""
+    """An entry that is missing from the table. The message gives the profile command that measures it."""
 
 
 class MeasurementError(LgcError):
-    """A measurement that failed, or that gave nothing usable."""
+    """A measurement that failed or has no usable result."""
 
 
 class DataError(LgcError):
-    """A data set folder, image or label that cannot be used."""
+    """An unusable dataset folder, image or label."""
 
 
 class TrainingError(LgcError):
-    """A search or a training that cannot go on, say because its loss is no longer a number."""
+    """A search or training that cannot continue, e.g. because its loss is NaN."""
 
     exit_code = 1

@@ -1,18 +1,18 @@
-"""Files at the project's borders: written whole or not at all, and named for what they seem to be."""
+"""File input and output: the atomic writer, and error messages that name the content of a wrong file."""
 
 from __future__ import annotations
 
+import itertools
 import os
-import tempfile
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from glob import escape
 from pathlib import Path
 
 from .errors import FileFormatError, OutputError
 
 HEAD_BYTES = 512
-"""As much of a file is looked at to tell what it seems to be."""
+"""Number of bytes that `describe` reads."""
 BINARY = "a binary file of unknown kind"
 _MAGIC = (
     (b"SQLite format 3\0", "an SQLite database"),
@@ -27,12 +27,17 @@ _MAGIC = (
     (b"{", "JSON text"),
     (b"[", "JSON text"),
 )
+_TEMPORARY = re.compile(r"(\d+)(-\d+)?(-journal)?")
+"""Suffix of a temporary file: process id, counter, SQLite's journal. lgc 0.1 used no counter."""
+_counter = itertools.count()
+_active: set[str] = set()
+"""Names of the temporary files that this process is writing."""
 
 
 def describe(path: Path) -> str:
-    """What `path` seems to be, as a noun phrase for an error message: `an empty file`, `a PNG image`, ..."""
+    """Return the apparent content of `path` as a noun phrase for a message: `an empty file`, `a PNG image`, ..."""
     if not path.exists():
-        return "nothing: there is no such file"
+        return "missing"
     if path.is_dir():
         return "a folder"
     with path.open("rb") as file:
@@ -47,57 +52,58 @@ def describe(path: Path) -> str:
     except UnicodeDecodeError as error:
         if len(head) < HEAD_BYTES or error.start < HEAD_BYTES - 4:
             return BINARY
-        text = head[: error.start].decode("utf-8")  # only the last character was cut in two
+        text = head[: error.start].decode("utf-8")  # the head ends inside a character
     if "\0" in text:
         return BINARY
     first = text.strip().splitlines()[0][:40] if text.strip() else ""
     return f"text that begins with {first!r}"
 
 
+def format_error(path: Path, kind: str) -> FileFormatError:
+    """Return the error for a file that is missing or is not a `kind`, e.g. `search space`."""
+    if not path.exists():
+        return FileFormatError(f"no such file: {path}")
+    return FileFormatError(f"cannot read {kind} {path}: it is {describe(path)}")
+
+
 def read_text(path: Path, kind: str) -> str:
-    """Text of the file `path`, which should be a `kind`, say `search space`.
+    """Read the text file `path`.
+
+    Args:
+        path: File to read.
+        kind: Expected content for the message, e.g. `search space`.
 
     Raises:
-        FileFormatError: it is missing, empty or no text; the message says what it seems to be.
+        FileFormatError: The file is missing, empty or not text.
     """
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path} is no {kind} but {describe(path)}") from error
+        raise format_error(path, kind) from error
     if not text or "\0" in text:
-        raise FileFormatError(f"{path} is no {kind} but {describe(path)}")
+        raise format_error(path, kind)
     return text
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one, never a half.
+    """Write `content` to `path` through `atomic_path`, with mode 0644. An existing file is replaced.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
-    data = content.encode() if isinstance(content, str) else content
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        with atomic_path(path, replace=True) as temporary:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            temporary.chmod(0o644)
     except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                Path(temporary).unlink()
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise _write_error(path, error) from error
 
 
 def ensure_folder(path: Path) -> Path:
-    """Make the folder `path` and show that it can be written.
+    """Create the folder `path` if needed, check that it is writable, and return it.
 
     Raises:
-        OutputError: it cannot.
+        OutputError: The folder cannot be created or is read-only.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -110,40 +116,82 @@ def ensure_folder(path: Path) -> Path:
 
 @contextmanager
 def atomic_path(out: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A path beside `out` to write to; the file there becomes `out` when the block ends well, else it is removed.
+    """Yield a temporary path in the folder of `out`; rename it to `out` after the block, or remove it after an error.
+
+    Readers see the old file or the complete new one, also after a crash: the content is synced before the rename.
+    Temporary files of killed processes are removed first.
 
     Args:
-        out: where the file is to be.
-        replace: whether a file that is there already makes way.
+        out: Final path.
+        replace: Replace an existing file. Otherwise a file that appears at `out` during the block is kept too.
 
     Raises:
-        OutputError: `out` exists and is not to be replaced, or its folder cannot be written.
+        OutputError: `out` exists and `replace` is false, or its folder cannot be written.
     """
     if out.exists() and not replace:
-        raise OutputError(f"{out} exists already ({describe(out)}): name another file, or move it away")
+        raise _exists_error(out)
     ensure_folder(out.parent)
     _remove_stale(out)
-    path = out.with_name(f".{out.name}.{os.getpid()}")
+    path = out.with_name(f".{out.name}.{os.getpid()}-{next(_counter)}")
+    _active.add(path.name)
     try:
         yield path
-        try:
-            path.replace(out)
-        except OSError as error:
-            raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+        _publish(path, out, replace=replace)
     finally:
-        _remove(path)
+        for leftover in (path, path.with_name(f"{path.name}-journal")):
+            with suppress(OSError):
+                leftover.unlink(missing_ok=True)
+        _active.discard(path.name)
+
+
+def _publish(path: Path, out: Path, *, replace: bool) -> None:
+    try:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        if not replace and _link(path, out):
+            return
+        path.replace(out)
+    except FileExistsError as error:
+        raise _exists_error(out) from error
+    except OSError as error:
+        raise _write_error(out, error) from error
+
+
+def _link(path: Path, out: Path) -> bool:
+    """Give `path` the second name `out`. Return False if the file system has no hard links.
+
+    Raises:
+        FileExistsError: `out` exists. A rename would overwrite it silently.
+    """
+    try:
+        os.link(path, out)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _exists_error(out: Path) -> OutputError:
+    return OutputError(f"{out} already exists ({describe(out)}): choose another path, or move it away")
+
+
+def _write_error(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {path}: {error.strerror or error}")
 
 
 def _remove_stale(out: Path) -> None:
-    """Remove what processes that were killed left of their drafts, and what an earlier one of this process left."""
-    for path in out.parent.glob(f".{escape(out.name)}.*"):
-        pid = path.suffix.removeprefix(".")
-        if pid.isdecimal() and not is_running(int(pid)):
-            _remove(path)
+    """Remove the temporary files of `out` whose process no longer runs."""
+    prefix = f".{out.name}."
+    with suppress(OSError):
+        for name in os.listdir(out.parent):  # noqa: PTH208  (a glob is slow in folders of thousands of files)
+            match = _TEMPORARY.fullmatch(name, len(prefix)) if name.startswith(prefix) else None
+            if match and name.removesuffix("-journal") not in _active and not is_running(int(match[1])):
+                out.with_name(name).unlink(missing_ok=True)
 
 
 def is_running(pid: int) -> bool:
-    """Whether another process of that number is running."""
+    """Return True if another process with this id is running. This process itself counts as not running."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -151,9 +199,3 @@ def is_running(pid: int) -> bool:
     except PermissionError:
         return True
     return pid != os.getpid()
-
-
-def _remove(path: Path) -> None:
-    for remains in (path, path.with_name(f"{path.name}-journal")):
-        with suppress(OSError):
-            remains.unlink(missing_ok=True)

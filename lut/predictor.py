@@ -1,17 +1,17 @@
-"""Predictor: the latency of any architecture of a space, as a sum over its slots, each corrected by the calibration.
+"""Predictor: latency of any architecture of a space, as a calibrated sum over its slots.
 
-Symbols used here and in the search:
+Symbols of this module and the search:
 
     E        searched edges of the network
     O        operators of the space
-    H        widths that the head may have, `SearchSpace.heads`
-    edge_ms  [E, O]  what operator o on edge e adds, with the addition that a live edge costs its node
-    fixed_ms         all that is not searched, the head of the space's own width among it, and the intercept, less one
-                     addition a node: its first edge needs none
-    head_ms  [H]     what the head of each width takes more than that of the space's own, where it is 0
+    H        head widths of the space, `SearchSpace.heads`
+    edge_ms  [E, O]  contribution of operator o on edge e, with the addition at its node if the edge is live
+    fixed_ms         everything that is not searched, with the default head and the intercept, minus one addition per
+                     node, whose first edge needs none
+    head_ms  [H]     extra latency of each head width over the default width
 
-so that latency = fixed_ms + head_ms[head] + sum over e of edge_ms[e, choice(e)] counts exactly what
-`Architecture.specs` lists. The correction is linear in the operators, and is part of all three.
+so latency = fixed_ms + head_ms[head] + sum over e of edge_ms[e, choice(e)], which counts exactly the operators in
+`Architecture.specs`. The correction is linear in the operators and included in all three.
 """
 
 from __future__ import annotations
@@ -42,28 +42,37 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a latency lies with probability `calibration.LEVEL`, milliseconds."""
+    """Interval that contains a latency with probability `calibration.PREDICTION_LEVEL`, in ms."""
 
     low_ms: float
     high_ms: float
 
 
 class Predictor:
-    """Predicts the latency of architectures of `space` from `table`.
+    """Latency predictor of a search space, from a table.
 
-    Args:
-        space: the search space; the table must hold its operators.
-        table: measured latencies.
-        scope: `dense` (the whole way to labels) or `core` (up to the logits).
-
-    Raises:
-        MismatchError: the table is of another space.
-        MissingEntryError: the table lacks an operator of the space.
-        UnknownNameError: no such scope.
-        FileFormatError: the table's calibration is damaged.
+    Attributes:
+        space: Search space.
+        scope: `dense` or `core`.
+        calibrated: True if the table is calibrated in the scope.
+        correction: Its calibration, or the identity.
+        edge_ms: See the symbols above, as for head_ms and fixed_ms.
     """
 
     def __init__(self, space: SearchSpace, table: LatencyTable, scope: str = DENSE) -> None:
+        """Sum up the entries of `table`.
+
+        Args:
+            space: Search space. The table must have its operators.
+            table: Measured latencies.
+            scope: `dense` (up to the labels) or `core` (up to the logits).
+
+        Raises:
+            MismatchError: The table has a different space.
+            MissingEntryError: The table has no latency for an operator of the space.
+            UnknownNameError: `scope` is not a scope.
+            FileFormatError: The table's calibration is damaged.
+        """
         if scope not in SCOPES:
             raise UnknownNameError("scope", scope, SCOPES)
         table.require(space=space)
@@ -77,12 +86,12 @@ class Predictor:
         self.edge_ms: Array = np.zeros((space.edges, len(space.operators)))
         self.head_ms: Array = np.zeros(len(space.heads))
         self.fixed_ms = self.correction.intercept_ms
-        known: dict[OpSpec, float] = {}
+        cache: dict[OpSpec, float] = {}
         live = np.array([name != ZERO for name in space.operators])
         for slot in space.slots():
             if scope == CORE and slot.scope == DENSE:
                 continue
-            costs = [self.cost_ms(table, spec, known) for spec in slot.candidates]
+            costs = [self.cost_ms(table, spec, cache) for spec in slot.candidates]
             if slot.edge is not None:
                 self.edge_ms[slot.edge] += costs
             elif slot.sums:
@@ -94,40 +103,40 @@ class Predictor:
             else:
                 self.fixed_ms += costs[0]
 
-    def cost_ms(self, table: LatencyTable, spec: OpSpec, known: dict[OpSpec, float] | None = None) -> float:
-        """What an operator adds to a network, corrected, in milliseconds; 0 where it takes no time.
+    def cost_ms(self, table: LatencyTable, spec: OpSpec, cache: dict[OpSpec, float] | None = None) -> float:
+        """Return the corrected contribution of an operator to a network in ms; 0 if it takes no time.
 
         Args:
-            table: the predictor's own.
-            spec: the operator.
-            known: what was asked before, which is kept there.
+            table: Table of the predictor.
+            spec: Operator.
+            cache: Earlier results, which are reused and extended.
 
         Raises:
-            MissingEntryError: the table lacks it.
+            MissingEntryError: The table has no latency for the operator.
         """
-        memory = {} if known is None else known
-        if spec not in memory:
-            memory[spec] = 0.0 if is_free(spec) else self.correction.of(spec, table.latency_ms(spec))
-        return memory[spec]
+        cache = {} if cache is None else cache
+        if spec not in cache:
+            cache[spec] = 0.0 if is_free(spec) else self.correction.apply(spec, table.latency_ms(spec))
+        return cache[spec]
 
     def predict(self, architecture: Architecture) -> float:
-        """Predicted latency of `architecture` in milliseconds, calibrated where the table is.
+        """Return the predicted latency of `architecture` in ms, calibrated if the table is.
 
         Raises:
-            MismatchError: it is of another space.
+            MismatchError: The architecture has a different space.
         """
         if architecture.space.fingerprint != self.space.fingerprint:
             raise MismatchError(
-                f"the architecture is of space {architecture.space.name} ({architecture.space.fingerprint}), the "
-                f"table {self.table_path} of {self.space.name} ({self.space.fingerprint})"
+                f"the architecture has space {architecture.space.name} ({architecture.space.fingerprint}), but "
+                f"{self.table_path} has {self.space.name} ({self.space.fingerprint})"
             )
         return float(self.predict_many(np.array([architecture.choices]), np.array([architecture.head]))[0])
 
     def interval(self, architecture: Architecture) -> Interval | None:
-        """Where the latency lies, by the calibration's errors on networks it had not seen; None if not calibrated.
+        """Return the prediction interval from the calibration's held-out errors; None if not calibrated.
 
         Raises:
-            MismatchError: it is of another space.
+            MismatchError: The architecture has a different space.
         """
         half_pct = self.correction.half_width_pct()
         if half_pct is None:
@@ -136,28 +145,28 @@ class Predictor:
         return Interval(max(predicted * (1 - half_pct / 100), 0.0), predicted * (1 + half_pct / 100))
 
     def margin(self, quantile: float) -> float:
-        """Factor from a prediction to the latency that is not exceeded with probability `quantile`.
+        """Return the factor from a prediction to the `quantile` of the latency.
 
         Raises:
-            UsageError: the table was never calibrated, so its errors are unknown.
+            UsageError: The table is not calibrated, so its errors are unknown.
         """
-        above_pct = self.correction.above_pct(quantile)
-        if above_pct is None:
+        upper_error_pct = self.correction.upper_error_pct(quantile)
+        if upper_error_pct is None:
             raise UsageError(
-                f"{self.table_path} was never calibrated on whole networks, so no quantile of its errors is known: "
-                f"leave the quantile out, or calibrate with lgc-lut calibrate {self.table_path}"
+                f"{self.table_path} is not calibrated, so the quantiles of its errors are unknown: "
+                f"omit the quantile, or run lgc-lut calibrate {self.table_path}"
             )
-        return 1 + above_pct / 100
+        return 1 + upper_error_pct / 100
 
     def predict_many(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> Array:
-        """Predictions for arrays of architectures, [N], milliseconds.
+        """Return the predicted latencies of N architectures in ms, [N].
 
         Args:
-            choices: operator indices, [N, E].
-            heads: index of each one's width into the space's `heads`, [N]; None takes the space's own.
+            choices: Operator indices, [N, E].
+            heads: Indices of the head widths in the space's `heads`, [N]. None means the default width.
 
         Raises:
-            UsageError: choices or heads are no such arrays.
+            UsageError: An array has a wrong shape or index.
         """
         choices = check_choices(choices, self.space)
         heads = check_heads(heads, self.space, len(choices))
@@ -165,10 +174,10 @@ class Predictor:
         return latency
 
     def to_frame(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> pd.DataFrame:
-        """Predictions beside the other costs, a row for each architecture; choices and heads as in `predict_many`.
+        """Return predictions and other costs, a row per architecture; choices and heads as in `predict_many`.
 
-        Columns: latency_ms, low_ms and high_ms (the 90 % interval; NaN if not calibrated), macs, parameters,
-        peak_activation_bytes (of float32 values; see `models.costs`).
+        Columns: latency_ms, low_ms and high_ms (90 % interval; NaN if not calibrated), macs, parameters,
+        peak_activation_bytes (of float32 values; see `models.space.costs`).
         """
         import pandas as pd
 
@@ -187,25 +196,25 @@ class Predictor:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with any latency or with the calibration."""
+        """Hash of all latencies and the calibration: twelve hexadecimal digits."""
         content: tuple[object, ...] = (self.scope, self.edge_ms.tobytes(), self.fixed_ms)
-        if len(self.head_ms) > 1:  # fingerprints of spaces with one head stay as they were
+        if len(self.head_ms) > 1:  # not hashed for a single head: fingerprints of lgc 0.1
             content += (self.head_ms.tobytes(),)
         return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
     @cached_property
     def fastest(self) -> Architecture:
-        """The valid architecture of the least predicted latency (exact, by dynamic programming over each cell)."""
+        """Valid architecture with the smallest predicted latency (exact, by dynamic programming per cell)."""
         choices: list[int] = []
         zero = self.space.operators.index(ZERO) if ZERO in self.space.operators else None
         for cell in self.space.plan.searched_cells:
             costs = self.edge_ms[len(choices) : len(choices) + len(cell.edges)]
-            choices += cheapest_operators(cell, costs, zero)
+            choices += find_cheapest_operators(cell, costs, zero)
         return Architecture.from_choices(self.space, choices, int(self.head_ms.argmin()), selected="fastest")
 
     @cached_property
     def slowest(self) -> Architecture:
-        """The valid architecture of the greatest predicted latency."""
+        """Valid architecture with the largest predicted latency."""
         costs = self.edge_ms.copy()
         if ZERO in self.space.operators:
             costs[:, self.space.operators.index(ZERO)] = -np.inf
@@ -213,31 +222,31 @@ class Predictor:
         return Architecture.from_choices(self.space, choices, head, selected="slowest")
 
 
-def cheapest_operators(cell: CellPlan, costs: Array, zero: int | None) -> list[int]:
-    """Cheapest operators of a cell's edges such that every input and node has a live edge.
+def find_cheapest_operators(cell: CellPlan, costs: Array, zero: int | None) -> list[int]:
+    """Return the cheapest operator of each edge of a cell such that every input and node has a live edge.
 
     Args:
-        cell: the cell.
-        costs: [edges, operators], milliseconds.
-        zero: index of the operator that keeps nothing alive, if there is one.
+        cell: Cell.
+        costs: Costs in ms, [edges, operators].
+        zero: Index of the zero operator, whose edges are not live; None if the space has none.
     """
     inputs = len(cell.inputs)
-    # For each edge, a bit set of the input and the node that it keeps alive.
+    # bit set of the input and the node of each edge
     covers = [(1 << edge.source) * (edge.source < inputs) | 1 << (inputs + edge.node) for edge in cell.edges]
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
-    for cost, cover in zip(costs, covers, strict=True):
-        live = cost.copy()
+    for edge_costs, cover in zip(costs, covers, strict=True):
+        live = edge_costs.copy()
         if zero is not None:
             live[zero] = np.inf
         operator = int(live.argmin())
         options = [(cover, operator)] if zero is None else [(cover, operator), (0, zero)]
-        grown: dict[int, tuple[float, list[int]]] = {}
+        extended: dict[int, tuple[float, list[int]]] = {}
         for covered, (total, chosen) in best.items():
             for gained, option in options:
-                state, value = covered | gained, total + float(cost[option])
-                if state not in grown or value < grown[state][0]:
-                    grown[state] = (value, [*chosen, option])
-        best = grown
+                state, value = covered | gained, total + float(edge_costs[option])
+                if state not in extended or value < extended[state][0]:
+                    extended[state] = (value, [*chosen, option])
+        best = extended
     everything = 0
     for cover in covers:
         everything |= cover

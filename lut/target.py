@@ -1,4 +1,4 @@
-"""What a latency table was measured on: a device, a backend, a precision, a number of threads."""
+"""Target of a latency table: device, backend, precision and number of threads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 @dataclass(frozen=True)
 class Target:
-    """Where networks are run and timed.
+    """Device and software that run and time the networks.
 
     Attributes:
-        device: where networks run; a name is converted.
-        backend: name of a profiler backend, say `onnxruntime`.
+        device: device of the networks; a name is converted.
+        backend: name of a profiler backend, e.g. `onnxruntime`.
         precision: `fp32`, `fp16` or `bf16`.
-        threads: CPU threads inside an operator; 1 on a GPU.
+        threads: Number of CPU threads of an operator; 1 on a GPU.
     """
 
     device: Device
@@ -36,6 +36,6 @@ class Target:
         return f"{self.device}, {self.backend}, {self.precision}{threads}"
 
     def differences(self, other: Target) -> list[str]:
-        """What differs, as `device cpu, not cuda:0` (own value first); empty if nothing does."""
-        mine, theirs = asdict(self), asdict(other)
-        return [f"{key} {mine[key]}, not {theirs[key]}" for key in mine if mine[key] != theirs[key]]
+        """Return the fields that differ, e.g. `device cpu, not cuda:0`, with the own value first."""
+        own, others = asdict(self), asdict(other)
+        return [f"{key} {own[key]}, not {others[key]}" for key in own if own[key] != others[key]]

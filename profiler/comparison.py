@@ -306,7 +306,7 @@ def time_candidates(
 
 def _by_round(found: Measurement, subject: str) -> dict[int, float]:
     """Median duration in milliseconds of each visit to a subject, by the round that it was made in."""
-    return {visit.round: float(np.median(visit.durations_ms)) for visit in found.visits if visit.subject == subject}
+    return {visit.round: float(np.median(visit.durations_ms)) for visit in found.batches if visit.benchmark == subject}
 
 
 def _ratio(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:

@@ -12,9 +12,16 @@ from typing import Any
 
 from ..device import Device
 from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
-from ..lut.statistics.calibration import MIN_NETWORKS, Choice, Report, choose, report, shift
+from ..lut.statistics.calibration import (
+    MIN_NETWORKS,
+    PredictionReport,
+    ValidatedCorrection,
+    choose_correction,
+    evaluate_predictions,
+    transfer_to_scope,
+)
 from ..lut.statistics.measurement import Measurement
-from ..lut.table.schema import FAILED, INTERPOLATED, KNOWN, MEASURED, NOISY, PENDING
+from ..lut.table.schema import FAILED, INTERPOLATED, MEASURED, NOISY, PENDING, WITH_LATENCY
 from ..lut.table.table import FINISHED, LatencyTable, network_key
 from ..lut.target import PRECISIONS, Target
 from ..models.space.lgcnet import SearchSpace
@@ -66,7 +73,7 @@ class ProfileResult:
     failed: dict[str, str]
     remarks: list[str]
     seconds: float
-    verification: Report | None
+    verification: PredictionReport | None
 
 
 def profile(
@@ -131,21 +138,21 @@ def profile(
 
 def _result(table: LatencyTable, filling: Worker, start: float) -> ProfileResult:
     """Bring the table's entries, calibration and verification up to date, and say what there is."""
-    settled = table.note(FINISHED) is not None
+    settled = table.metadata(FINISHED) is not None
     remarks: list[str] = []
     if not settled:
-        remarks = _remarks(table, table.settle())
+        remarks = _remarks(table, table.finalize())
         interpolate(table)
     entries = table.entries()
     failed = {entry.key: entry.reason or "" for entry in entries if entry.status == FAILED}
-    failed |= {subject.key: subject.reason or "" for subject in table.subjects("network") if subject.status == FAILED}
+    failed |= {subject.key: subject.reason or "" for subject in table.benchmarks("network") if subject.status == FAILED}
     statuses = [entry.status for entry in entries]
     verification = None
-    if all(status in KNOWN for status in statuses):
-        stored = table.note("verification")
-        verification = Report(**stored[DENSE]) if settled and stored else calibrate(table)
+    if all(status in WITH_LATENCY for status in statuses):
+        stored = table.metadata("verification")
+        verification = PredictionReport.from_dict(stored[DENSE]) if settled and stored else calibrate(table)
     if not settled:
-        table.write_note(FINISHED, {"at_unix_s": time.time()})
+        table.set_metadata(FINISHED, {"at_unix_s": time.time()})
     return ProfileResult(
         entries=len(entries),
         measured=statuses.count(MEASURED) + statuses.count(NOISY),
@@ -163,12 +170,12 @@ def _result(table: LatencyTable, filling: Worker, start: float) -> ProfileResult
 def _remarks(table: LatencyTable, found: Measurement) -> list[str]:
     """What was left out, and what slowed the device down."""
     remarks = []
-    left_out_pct = found.disproved / max(len(found.visits), 1) * 100
+    left_out_pct = found.num_rejected / max(len(found.batches), 1) * 100
     if left_out_pct > LEFT_OUT_PCT:
         remarks.append(
             f"{left_out_pct:.0f} % of the visits were left out: the machine slowed some subjects, not others"
         )
-    samples = table.health()
+    samples = table.hardware_samples()
     reasons = Counter(reason for sample in samples for reason in sample.get("throttle") or [])
     remarks += [
         f"the GPU ran slower than it could for {count} of {len(samples)} samples: {reason}"
@@ -204,7 +211,7 @@ def interpolate(table: LatencyTable) -> int:
     return len(found)
 
 
-def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
+def calibrate(table: LatencyTable, form: str | None = None) -> PredictionReport | None:
     """Fit the table's correction on its own networks, and report on each as predicted by a fit without it.
 
     Both are done for each scope, and written into the table; `core` takes the weights of `dense`, with an intercept of
@@ -218,9 +225,9 @@ def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
         MissingEntryError: a network has an operator without a latency.
         UnknownNameError: no such form.
     """
-    even, odd = table.measurement().halves()
-    choices: dict[str, Choice] = {}
-    reports: dict[str, Report] = {}
+    even, odd = table.measurement().split_halves()
+    choices: dict[str, ValidatedCorrection] = {}
+    reports: dict[str, PredictionReport] = {}
     place: dict[str, int] = {}
     for scope in (DENSE, CORE):
         networks = [(s, a) for s, a, at in table.networks() if at == scope and s.latency_ms is not None]
@@ -234,16 +241,16 @@ def calibrate(table: LatencyTable, form: str | None = None) -> Report | None:
         measured = [subject.latency_ms or 0.0 for subject, _ in networks]
         if scope == DENSE:
             place = {network_key(architecture, DENSE): index for index, (_, architecture) in enumerate(networks)}
-            choices[scope] = choose(parts, measured, form)
+            choices[scope] = choose_correction(parts, measured, form)
         else:
             which = [place[network_key(architecture, DENSE)] for _, architecture in networks]
-            choices[scope] = shift(choices[DENSE], which, parts, measured)
+            choices[scope] = transfer_to_scope(choices[DENSE], which, parts, measured)
         pairs = [(even.summary(s.key).latency_ms, odd.summary(s.key).latency_ms) for s, _ in networks]
-        reports[scope] = report(choices[scope].held_out_ms, measured, pairs)
+        reports[scope] = evaluate_predictions(choices[scope].held_out_ms, measured, pairs)
     if DENSE not in reports:
         return None
-    table.write_note("calibration", {scope: asdict(choice.correction) for scope, choice in choices.items()})
-    table.write_note("verification", {scope: found.as_dict() for scope, found in reports.items()})
+    table.set_metadata("calibration", {scope: asdict(choice.correction) for scope, choice in choices.items()})
+    table.set_metadata("verification", {scope: found.as_dict() for scope, found in reports.items()})
     return reports[DENSE]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..lut.predictor import Predictor
-from ..lut.statistics.calibration import Report, report
+from ..lut.statistics.calibration import PredictionReport, evaluate_predictions
 from ..lut.statistics.measurement import Measurement
 from ..lut.table.table import LatencyTable, network_key
 from ..models.space.lgcnet import Architecture
@@ -46,7 +46,7 @@ class Verification:
         networks: each network.
     """
 
-    report: Report
+    report: PredictionReport
     drift_pct: float | None
     covered_pct: float | None
     networks: tuple[Checked, ...]
@@ -86,12 +86,12 @@ def verify(
         for key, architecture in fresh.items()
     )
     predicted, measured = ([getattr(one, name) for one in checked] for name in ("predicted_ms", "measured_ms"))
-    even, odd = found.halves()
+    even, odd = found.split_halves()
     pairs = [(even.summary(key).latency_ms, odd.summary(key).latency_ms) for key in fresh]
     half_pct = predictor.correction.half_width_pct()
     errors_pct = np.abs(np.array(measured) / np.array(predicted) - 1) * 100
     covered = None if half_pct is None else float((errors_pct <= half_pct).mean() * 100)
-    return Verification(report(predicted, measured, pairs), drift_pct, covered, checked)
+    return Verification(evaluate_predictions(predicted, measured, pairs), drift_pct, covered, checked)
 
 
 def unseen(table: LatencyTable, count: int, seed: int) -> dict[str, Architecture]:
@@ -125,7 +125,7 @@ def drift(table: LatencyTable, found: Measurement) -> float | None:
     Absolute times of different hours, or of a GPU at different clocks, compare only through something measured in both.
     None if there were no sentinels.
     """
-    measured = set(found.subjects)
+    measured = set(found.benchmarks)
     known = [row for scope in SCOPES for row in _known(table, scope) if row[0] in measured]
     if not known:
         return None

@@ -121,7 +121,7 @@ def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
         protocol = {"name": "interleaved-rounds", "context": "isolated", "statistic": "minima"}
         table = LatencyTable.create(tmp_path / name, target, space, protocol, {"device_name": "x", "system": "y"})
         subjects = {f"alone/{entry.key}": entry.key for entry in table.entries()}
-        table.add_subjects("operator", {subject: [(key, subject, 1.0)] for subject, key in subjects.items()})
+        table.add_benchmarks("operator", {subject: [(key, subject, 1.0)] for subject, key in subjects.items()})
         recorder = Recorder(table, target.device, table.environment)
         rng = np.random.default_rng(seed)
         durations = {subject: rng.uniform(0.01, 1.0) * rng.uniform(1.0, 1.1, (4, 3)) for subject in subjects}
@@ -132,7 +132,7 @@ def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
         )
         measurement = table.measurement()
         recorder.finish({subject: (measurement.summary(subject), None) for subject in subjects})
-        table.settle()
+        table.finalize()
         return table
 
     return make

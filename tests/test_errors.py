@@ -5,10 +5,10 @@ import pytest
 from lgc import errors
 
 
-def test_every_error_is_an_lgc_error_that_leaves_with_1_or_2():
-    found = [item for _, item in inspect.getmembers(errors, inspect.isclass) if issubclass(item, Exception)]
-    assert len(found) > 5
-    for error in found:
+def test_errors_have_exit_codes_and_docstrings():
+    classes = [item for _, item in inspect.getmembers(errors, inspect.isclass) if issubclass(item, Exception)]
+    assert len(classes) > 5
+    for error in classes:
         assert issubclass(error, errors.LgcError)
         assert error.exit_code in (1, 2)
         assert error.__doc__
@@ -21,5 +21,5 @@ def test_every_error_is_an_lgc_error_that_leaves_with_1_or_2():
         ("abc", "unknown backend 'abc'; known: onnxruntime, torch"),
     ],
 )
-def test_an_unknown_name_lists_the_known_ones_and_guesses(name, message):
+def test_unknown_names_get_a_suggestion(name, message):
     assert str(errors.UnknownNameError("backend", name, {"torch": 1, "onnxruntime": 2})) == message

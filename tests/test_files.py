@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from lgc.errors import FileFormatError, OutputError
@@ -25,35 +27,38 @@ from lgc.files import describe, ensure_folder, read_text, write_atomic
     ],
     ids=str,
 )
-def test_a_file_is_named_for_what_it_seems_to_be(tmp_path, content, noun):
+def test_describe_names_the_content(tmp_path, content, noun):
     path = tmp_path / "file"
     path.write_bytes(content)
     assert describe(path) == noun
 
 
-def test_a_folder_and_nothing_are_named(tmp_path):
+def test_describe_names_folders_and_missing_files(tmp_path):
     assert describe(tmp_path) == "a folder"
-    assert describe(tmp_path / "none") == "nothing: there is no such file"
+    assert describe(tmp_path / "none") == "missing"
 
 
-def test_text_is_read_and_what_is_none_is_refused(tmp_path, foreign_files):
+def test_read_text_rejects_other_files(tmp_path, foreign_files):
     (tmp_path / "good").write_text("größer", "utf-8")
     assert read_text(tmp_path / "good", "poem") == "größer"
     for noun, path in foreign_files.items():
-        with pytest.raises(FileFormatError, match=f"{path.name} is no poem but .*{noun}"):
-            read_text(path, "poem")
+        if path.exists():
+            with pytest.raises(FileFormatError, match=f"cannot read poem .*{path.name}: it is .*{noun}"):
+                read_text(path, "poem")
+    with pytest.raises(FileFormatError, match=r"no such file: .*missing\.txt"):
+        read_text(tmp_path / "missing.txt", "poem")
 
 
-def test_a_file_is_written_whole_with_its_folders(tmp_path):
+def test_write_atomic_creates_folders_and_replaces(tmp_path):
     path = tmp_path / "a" / "b.txt"
     write_atomic(path, "one")
     write_atomic(path, b"two")
     assert path.read_bytes() == b"two"
     assert path.stat().st_mode & 0o777 == 0o644
-    assert [found.name for found in path.parent.iterdir()] == ["b.txt"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["b.txt"]
 
 
-def test_a_write_that_fails_keeps_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     write_atomic(path, "old")
 
@@ -63,11 +68,20 @@ def test_a_write_that_fails_keeps_the_old_file_and_nothing_else(tmp_path, monkey
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OutputError, match=r"cannot write .*a\.txt: No space left on device"):
         write_atomic(path, "new")
-    assert [found.name for found in tmp_path.iterdir()] == ["a.txt"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
     assert path.read_text() == "old"
 
 
-def test_a_folder_is_made_or_refused(tmp_path):
+def test_concurrent_writes_leave_a_complete_file(tmp_path):
+    path = tmp_path / "a.bin"
+    contents = [bytes([value]) * 10_000 for value in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: write_atomic(path, content), contents * 20))
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_ensure_folder_creates_or_rejects(tmp_path):
     assert ensure_folder(tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot make the folder .*file"):

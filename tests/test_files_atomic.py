@@ -1,4 +1,4 @@
-"""An atomic file appears under its name only when it is complete."""
+"""Conformance of `atomic_path`: the file appears under its name only when it is complete."""
 
 import os
 
@@ -8,7 +8,7 @@ from lgc.errors import OutputError
 from lgc.files import atomic_path
 
 
-def test_it_gets_its_name_at_the_end(tmp_path):
+def test_file_appears_after_the_block(tmp_path):
     out = tmp_path / "new" / "a.lut"
     with atomic_path(out) as path:
         path.write_text("content")
@@ -17,7 +17,7 @@ def test_it_gets_its_name_at_the_end(tmp_path):
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_a_failure_leaves_nothing(tmp_path):
+def test_error_removes_temporary_files(tmp_path):
     def fail():
         with atomic_path(tmp_path / "a.lut") as path:
             path.write_text("half")
@@ -29,10 +29,10 @@ def test_a_failure_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_stays_unless_it_is_to_make_way(tmp_path):
+def test_existing_file_needs_replace(tmp_path):
     out = tmp_path / "a.lut"
     out.write_text("old")
-    with pytest.raises(OutputError, match=r"a\.lut exists already \(text that begins with 'old'\)"), atomic_path(out):
+    with pytest.raises(OutputError, match=r"a\.lut already exists \(text that begins with 'old'\)"), atomic_path(out):
         pass
     assert out.read_text() == "old"
     with atomic_path(out, replace=True) as path:
@@ -41,21 +41,48 @@ def test_what_is_there_stays_unless_it_is_to_make_way(tmp_path):
     assert out.read_text() == "new"
 
 
-def test_a_block_that_makes_no_file_is_refused(tmp_path):
+def test_file_created_meanwhile_is_kept(tmp_path):
+    out = tmp_path / "a.lut"
+
+    def write():
+        with atomic_path(out) as path:
+            path.write_text("content")
+            out.write_text("other")
+
+    with pytest.raises(OutputError, match=r"a\.lut already exists"):
+        write()
+    assert out.read_text() == "other"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_hard_links_are_not_needed(tmp_path, monkeypatch):
+    def refuse(*paths):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    with atomic_path(tmp_path / "a.lut") as path:
+        path.write_text("content")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.lut"]
+
+
+def test_block_without_a_file_is_rejected(tmp_path):
     with pytest.raises(OutputError, match=r"cannot write .*a\.lut: No such file"), atomic_path(tmp_path / "a.lut"):
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+def test_folder_that_cannot_be_made_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot make the folder"), atomic_path(tmp_path / "file" / "a.lut"):
         pass
 
 
-def test_drafts_of_killed_processes_go_and_those_of_living_ones_stay(tmp_path):
-    dead, living, other = (tmp_path / name for name in (".a.lut.999999999", f".a.lut.{os.getppid()}", ".a.lut.txt"))
-    for path in (dead, living, other, tmp_path / ".a.lut.999999999-journal"):
-        path.touch()
-    with atomic_path(tmp_path / "a.lut") as path:
-        path.touch()
-    assert {entry.name for entry in tmp_path.iterdir()} == {living.name, other.name, "a.lut"}
+def test_only_stale_temporary_files_are_removed(tmp_path):
+    """Process ids recur, e.g. in containers: an unknown file with this process's id is stale."""
+    stale = [".a.lut.999999999", ".a.lut.999999999-3", ".a.lut.999999999-journal", f".a.lut.{os.getpid()}"]
+    kept = [f".a.lut.{os.getppid()}-0", ".a.lut.txt", ".a.lut.999999999.999999999-0"]
+    for name in (*stale, *kept):
+        (tmp_path / name).touch()
+    with atomic_path(tmp_path / "a.lut", replace=True) as outer, atomic_path(tmp_path / "a.lut", replace=True) as inner:
+        outer.touch()
+        inner.touch()
+    assert {entry.name for entry in tmp_path.iterdir()} == {*kept, "a.lut"}

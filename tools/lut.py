@@ -15,7 +15,7 @@ from .profile import report_tables
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..lut.exchange.compare import Change, Comparison
+    from ..lut.exchange.compare import EntryChange, TableComparison
 
 app = new_app()
 
@@ -81,18 +81,18 @@ def diff(
 
     Example: lgc-lut diff monday.lut today.lut --threshold 5%
     """
-    from ..lut.exchange.compare import compare
+    from ..lut.exchange.compare import compare_tables
     from ..lut.table.table import LatencyTable
 
     threshold_pct, share_pct = parse_percent(threshold), parse_percent(least_share)
     with LatencyTable.open(a) as opened_a, LatencyTable.open(b) as opened_b:
-        found = compare(opened_a, opened_b, match)
+        found = compare_tables(opened_a, opened_b, match)
     if found.differences:
         say(f"remark: the tables differ in more than their latencies: {'; '.join(found.differences)}")
     unknown = sum(change.low_pct is None for change in found.changes)
     if unknown:
         say(f"remark: {unknown} entries have no interval in one of the tables, so nothing is said of their noise")
-    beyond = found.beyond(threshold_pct, share_pct)
+    beyond = found.select_beyond(threshold_pct, share_pct)
     content: dict[str, Any] = {
         "a": str(a),
         "b": str(b),
@@ -113,17 +113,17 @@ def diff(
     return 1 if beyond else 0
 
 
-def _change_row(change: Change, beyond_threshold: bool) -> dict[str, Any]:
+def _change_row(change: EntryChange, beyond_threshold: bool) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {**asdict(change), "beyond_noise": change.beyond_noise, "beyond_threshold": beyond_threshold}
 
 
 def _change_tables(
-    found: Comparison, beyond: list[Change], threshold_pct: float, share_pct: float
+    found: TableComparison, beyond: list[EntryChange], threshold_pct: float, share_pct: float
 ) -> list[Table | str]:
     """The entries that moved and weigh, and lines on the rest."""
-    weighty = [change for change in found.moved if change.weighs(share_pct)]
+    weighty = [change for change in found.moved if change.is_relevant(share_pct)]
     shown = weighty[:MOST_ROWS]
     rows = grid("moved beyond noise", "operator", "A ms", "B ms at A's speed", "change", "±", "share", numbers=5)
     for change in shown:
@@ -175,7 +175,7 @@ def calibrate(
     from ..profiler.profile import calibrate as calibrate_table
 
     with LatencyTable.open(table) as opened:
-        before, earlier = opened.note("verification"), stored_report(opened)
+        before, earlier = opened.metadata("verification"), stored_report(opened)
         report = calibrate_table(opened, form)
         if report is None:
             raise MeasurementError(
@@ -184,9 +184,9 @@ def calibrate(
             )
         content = {
             "lut": str(table),
-            "calibration": opened.note("calibration"),
+            "calibration": opened.metadata("calibration"),
             "before": before,
-            "after": opened.note("verification"),
+            "after": opened.metadata("verification"),
         }
         lines = correction_lines(opened)
     rows = grid("prediction of unseen networks", "", "before", "after", numbers=2)

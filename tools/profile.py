@@ -10,7 +10,7 @@ import typer
 from .cli.console import JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
 
 if TYPE_CHECKING:
-    from ..lut.statistics.calibration import Report
+    from ..lut.statistics.calibration import PredictionReport
     from ..lut.target import Target
     from ..profiler.profile import ProfileResult
 
@@ -121,18 +121,18 @@ def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> N
     emit(content, as_json, table, *report_tables(result.verification))
 
 
-def report_tables(report: Report | None) -> list[Any]:
+def report_tables(report: PredictionReport | None) -> list[Any]:
     """Tables, or a line, that show a verification report to people."""
     if report is None:
         return ["Not verified: too few networks were measured. Predictions of this table have an unknown error."]
     table = grid("prediction of unseen networks", "", "prediction", "half of the loads by the other", numbers=2)
     table.add_row("networks", str(report.networks), "")
-    table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.ceiling_mape_pct:.1f} %")
+    table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.split_half_mape_pct:.1f} %")
     if report.worst_pct == report.worst_pct:  # not told by tables of schema 1
         table.add_row("greatest error", f"{report.worst_pct:.1f} %", "")
     table.add_row("bias", f"{report.bias_pct:+.1f} %", "")
     table.add_row("within 5 % / 10 %", f"{report.within_5_pct:.0f} % / {report.within_10_pct:.0f} %", "")
-    table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.ceiling_kendall_tau:.2f}")
+    table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.split_half_kendall_tau:.2f}")
     table.add_row("Spearman rho", f"{report.spearman_rho:.2f}", "")
     return [table]
 

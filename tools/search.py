@@ -145,7 +145,7 @@ def _open(path: Path, space: str | None, scope: str) -> Predictor:
 
     with LatencyTable.open(path) as table:
         predictor = Predictor(SearchSpace.load(space) if space is not None else table.space, table, scope)
-        verification = (table.note("verification") or {}).get(scope)
+        verification = (table.metadata("verification") or {}).get(scope)
     if not predictor.calibrated:
         say(f"warning: {path} was never verified on whole networks, so its predictions have an unknown error")
     elif verification and verification["mape_pct"] > POOR_MAPE_PCT:

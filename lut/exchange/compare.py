@@ -1,22 +1,21 @@
-"""What moved from one table to another beyond noise, the speed of the two machines, or hours, divided out.
+"""Compare two tables: significant changes of their entries, with the machines' relative speed divided out.
 
-Symbols, for an entry that both tables have measured:
+Symbols, for an entry measured in both tables:
 
     a, b      its latencies (ms)
-    speed     median over the sentinels of their latency in B / in A; the drift is speed - 1
-    scatter   standard deviation of the sentinels' log(B / A), less what their own intervals explain
-    weight    root of the sum of (coefficient * latency in A)**2 over the subjects that the entry follows from (ms)
+    speed     median ratio of the sentinels' latencies, B / A; the drift is speed - 1
+    scatter   standard deviation of the sentinels' log(B / A), minus the share that their intervals explain
+    weight    root of the sum of (coefficient * latency in A)**2 over the benchmarks of the entry (ms)
     change    (b / speed - a) / a
     interval  change -+ sqrt((z / 1.96)**2 * (ci_a**2 + (ci_b / speed)**2) + (t * scatter * weight)**2) / a
 
-An entry moved if its interval leaves out 0. A table's own intervals do not tell all that a second run does otherwise,
-in another place of memory, beside other neighbours: that is the scatter. Of n entries that did not move, 5 in 100 would
-leave a 95 % interval by chance; z and t, the quantiles at 1 - 0.025 / n of the normal distribution and of Student's
-(with as many degrees of freedom as there are sentinels, less one), make the intervals hold for all entries together in
-95 % of comparisons (Bonferroni), so that a check with them fails for a reason.
+A change is significant if its interval excludes 0. The scatter covers the differences between two runs that a table's
+own intervals miss, e.g. other memory addresses and other load on the machine. Of n unchanged entries, 5 % would leave a
+95 % interval by chance. Therefore z and t are quantiles at 1 - 0.025 / n of the normal and of Student's t distribution
+(degrees of freedom: sentinels - 1): all intervals hold together in 95 % of comparisons (Bonferroni).
 
-Sentinels are the carriers that both tables timed. Where there are not two, as in isolated tables, the measured entries
-themselves tell the speed; their scatter is what is sought, so that of the runs is not known and counts as 0.
+Sentinels are the carriers measured in both tables. With fewer than two, as in isolated tables, the measured entries
+give the speed. Their scatter contains the changes, so the scatter of the runs is unknown and counts as 0.
 """
 
 from __future__ import annotations
@@ -31,11 +30,9 @@ import numpy as np
 
 from ...errors import FileFormatError, MismatchError
 from ...models.space.plan import DENSE
+from ..statistics.estimates import Z_95
 from ..table.schema import MEASURED, NOISY
 from ..table.table import LatencyTable
-
-NORMAL_95 = 1.96
-"""Half of the normal distribution's 95 % interval, in standard deviations."""
 
 
 class _Latency(NamedTuple):
@@ -44,17 +41,17 @@ class _Latency(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Change:
-    """An entry in both tables.
+class EntryChange:
+    """Entry of both tables.
 
     Attributes:
-        key: the OpSpec's string form.
-        a_ms: latency in A.
-        b_ms: latency in B, as it stands there.
-        change_pct: from A to B at A's speed, relative to A.
-        low_pct: lower end of its interval; None where a table does not know its entry's interval.
-        high_pct: upper end, likewise.
-        share_pct: A's latency relative to a typical network's; None if A holds no network.
+        key: String form of the OpSpec.
+        a_ms: Latency in A.
+        b_ms: Latency in B, at B's speed.
+        change_pct: Change from A to B at A's speed, relative to A.
+        low_pct: Lower end of its interval; None if a table has no interval for the entry.
+        high_pct: Upper end of its interval; None as above.
+        share_pct: Latency in A relative to the median network; None if A has no network.
     """
 
     key: str
@@ -67,204 +64,204 @@ class Change:
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the interval leaves out 0; an unknown interval settles nothing."""
+        """True if the change is significant: its interval is known and excludes 0."""
         return self.low_pct is not None and self.high_pct is not None and not self.low_pct <= 0 <= self.high_pct
 
-    def weighs(self, least_share_pct: float) -> bool:
-        """Whether it is at least this share of a network; where the share is unknown, yes."""
-        return self.share_pct is None or self.share_pct >= least_share_pct
+    def is_relevant(self, min_share_pct: float) -> bool:
+        """Return True if the entry has at least this share of a network, or if its share is unknown."""
+        return self.share_pct is None or self.share_pct >= min_share_pct
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What `compare` found.
+class TableComparison:
+    """Result of `compare_tables`.
 
     Attributes:
-        speed: how many times longer the sentinels take in B.
-        sentinels: how many there are, and of what kind.
-        scatter: by how much a subject's latency differs between the two runs besides (standard deviation, relative);
-            None where nothing tells.
-        changes: entries measured in both, the greatest change first.
-        only_a: keys measured in A only.
-        only_b: keys measured in B only.
-        differences: in what else the tables differ, as `precision fp32, not fp16` (A's first).
+        speed: Ratio of the sentinels' latencies, B / A.
+        sentinels: Number and kind of the sentinels.
+        scatter: Relative standard deviation of a benchmark's latency between the two runs; None if unknown.
+        changes: Entries measured in both tables, the largest change first.
+        only_a: Keys measured in A only.
+        only_b: Keys measured in B only.
+        differences: Other differences of the tables, e.g. `precision fp32, not fp16`, with A's value first.
     """
 
     speed: float
     sentinels: str
     scatter: float | None
-    changes: tuple[Change, ...]
+    changes: tuple[EntryChange, ...]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     differences: tuple[str, ...]
 
     @property
     def drift_pct(self) -> float:
-        """How much slower the sentinels are in B, in percent."""
+        """Slowdown of the sentinels in B, in percent."""
         return (self.speed - 1) * 100
 
     @cached_property
-    def moved(self) -> list[Change]:
-        """Entries that moved beyond noise."""
+    def moved(self) -> list[EntryChange]:
+        """Entries with a significant change."""
         return [change for change in self.changes if change.beyond_noise]
 
-    def beyond(self, threshold_pct: float, least_share_pct: float) -> list[Change]:
-        """Entries that moved beyond noise, by more than the threshold, and weigh in a network."""
-        moved = (change for change in self.moved if change.weighs(least_share_pct))
-        return [change for change in moved if abs(change.change_pct) > threshold_pct]
+    def select_beyond(self, threshold_pct: float, min_share_pct: float) -> list[EntryChange]:
+        """Return the relevant entries with a significant change above the threshold."""
+        relevant = (change for change in self.moved if change.is_relevant(min_share_pct))
+        return [change for change in relevant if abs(change.change_pct) > threshold_pct]
 
-    def quantile_pct(self, quantile: float, least_share_pct: float) -> float | None:
-        """A quantile (0 to 1) of |change| over the entries that weigh, in percent; None if there are none."""
-        sizes = [abs(change.change_pct) for change in self.changes if change.weighs(least_share_pct)]
+    def quantile_pct(self, quantile: float, min_share_pct: float) -> float | None:
+        """Return a quantile (0 to 1) of |change| over the relevant entries, in percent; None without entries."""
+        sizes = [abs(change.change_pct) for change in self.changes if change.is_relevant(min_share_pct)]
         return float(np.quantile(sizes, quantile)) if sizes else None
 
-    def noise_pct(self, least_share_pct: float) -> float | None:
-        """Median half of the intervals of the entries that weigh, in percent: what cannot be told from noise."""
+    def noise_pct(self, min_share_pct: float) -> float | None:
+        """Return the median half width of the relevant entries' intervals, in percent; None without intervals."""
         halves = [
-            c.high_pct - c.change_pct for c in self.changes if c.weighs(least_share_pct) and c.high_pct is not None
+            c.high_pct - c.change_pct for c in self.changes if c.is_relevant(min_share_pct) and c.high_pct is not None
         ]
         return float(np.median(halves)) if halves else None
 
 
-def compare(a: LatencyTable, b: LatencyTable, match: str = "") -> Comparison:
-    """Compare what both tables have measured. They may be of different devices, backends and spaces.
+def compare_tables(a: LatencyTable, b: LatencyTable, match: str = "") -> TableComparison:
+    """Compare the measured entries of two tables, which may have different targets and spaces.
 
     Args:
-        a: the table to start from.
-        b: the table to hold against it.
-        match: only entries whose key contains this; the speed is told by all sentinels nevertheless.
+        a: Reference table.
+        b: Table to compare with it.
+        match: Text that the keys of the compared entries contain. The speed always comes from all sentinels.
 
     Raises:
-        MismatchError: they have no measured entry in common.
-        FileFormatError: one is damaged.
+        MismatchError: The tables have no measured entry in common.
+        FileFormatError: A table is damaged.
     """
-    in_a, in_b = _measured(a), _measured(b)
+    in_a, in_b = _select_measured(a), _select_measured(b)
     common = [key for key in in_a if key in in_b]
     if not common:
-        raise MismatchError(f"{a.path} and {b.path} have no measured entry in common: there is nothing to compare")
-    speed, scatter, sentinels = _speed(a, b, in_a, in_b)
-    network_ms, weights = typical_network_ms(a), _weights(a)
-    asked = [key for key in common if match in key]
-    noise = _Noise(speed, scatter, sentinels, max(len(asked), 1))
+        raise MismatchError(
+            f"{a.path} and {b.path} have no measured entry in common: compare tables with the same operators and sizes"
+        )
+    speed, scatter, sentinels = _estimate_speed(a, b, in_a, in_b)
+    network_ms, weights = median_network_ms(a), _entry_weights(a)
+    selected = [key for key in common if match in key]
+    noise = _Noise(speed, scatter, sentinels, max(len(selected), 1))
     changes = []
-    for key in asked:
+    for key in selected:
         half = noise.half_ms(in_a[key], in_b[key], weights.get(key, in_a[key].ms))
-        changes.append(_change(key, in_a[key], in_b[key], speed, half, network_ms))
-    return Comparison(
+        changes.append(_make_change(key, in_a[key], in_b[key], speed, half, network_ms))
+    return TableComparison(
         speed=speed,
         sentinels=f"{sentinels} {'entries' if scatter is None else 'carriers'}",
         scatter=scatter,
         changes=tuple(sorted(changes, key=lambda change: -abs(change.change_pct))),
         only_a=tuple(key for key in in_a if key not in in_b and match in key),
         only_b=tuple(key for key in in_b if key not in in_a and match in key),
-        differences=(*differences(a, b), *_of_space(a, b)),
+        differences=(*list_setup_differences(a, b), *_list_space_differences(a, b)),
     )
 
 
-def typical_network_ms(table: LatencyTable) -> float | None:
-    """Median latency of the table's networks in scope `dense`, milliseconds; None if none was measured."""
-    found = [s.latency_ms for s, _, scope in table.networks() if scope == DENSE and s.latency_ms is not None]
-    return float(np.median(found)) if found else None
+def median_network_ms(table: LatencyTable) -> float | None:
+    """Return the median latency of the table's networks in scope `dense`, in ms; None without measured networks."""
+    dense = [network.latency_ms for network, _, scope in table.networks() if scope == DENSE]
+    latencies = [latency for latency in dense if latency is not None]
+    return float(np.median(latencies)) if latencies else None
 
 
-def differences(a: LatencyTable, b: LatencyTable) -> list[str]:
-    """In what target, machine, versions and protocol differ, as `precision fp32, not fp16`; A's first."""
-    found = a.target.differences(b.target)
-    for name, mine, theirs in (
+def list_setup_differences(a: LatencyTable, b: LatencyTable) -> list[str]:
+    """Return the differences of target, machine, versions and protocol, e.g. `precision fp32, not fp16`, A's first."""
+    differences = a.target.differences(b.target)
+    for name, value_a, value_b in (
         ("device", a.environment.get("device_name"), b.environment.get("device_name")),
-        ("versions", _listed(a.environment), _listed(b.environment)),
+        ("versions", _list_versions(a.environment), _list_versions(b.environment)),
         ("context", a.protocol.get("context"), b.protocol.get("context")),
         ("statistic", a.protocol.get("statistic"), b.protocol.get("statistic")),
     ):
-        if mine != theirs:
-            found.append(f"{name} {mine}, not {theirs}")
-    return found
+        if value_a != value_b:
+            differences.append(f"{name} {value_a}, not {value_b}")
+    return differences
 
 
-def _listed(environment: Mapping[str, Any]) -> str:
+def _list_versions(environment: Mapping[str, Any]) -> str:
     versions = environment.get("versions")
-    known = versions.items() if isinstance(versions, dict) else ()
-    return " ".join(f"{name} {version}" for name, version in known) or "unknown"
+    items = versions.items() if isinstance(versions, dict) else ()
+    return " ".join(f"{name} {version}" for name, version in items) or "unknown"
 
 
-def _of_space(a: LatencyTable, b: LatencyTable) -> list[str]:
+def _list_space_differences(a: LatencyTable, b: LatencyTable) -> list[str]:
     if a.space.fingerprint == b.space.fingerprint:
         return []
-    mine, theirs = (f"{space.name} {space.input[0]}x{space.input[1]}" for space in (a.space, b.space))
-    return [f"space {mine} ({a.space.fingerprint}), not {theirs} ({b.space.fingerprint})"]
+    name_a, name_b = (f"{space.name} {space.input[0]}x{space.input[1]}" for space in (a.space, b.space))
+    return [f"space {name_a} ({a.space.fingerprint}), not {name_b} ({b.space.fingerprint})"]
 
 
-def _measured(table: LatencyTable) -> dict[str, _Latency]:
-    """Entries with a measurement of their own: what is interpolated says nothing of what moved.
+def _select_measured(table: LatencyTable) -> dict[str, _Latency]:
+    """Return the measured entries, without interpolated ones.
 
     Raises:
-        FileFormatError: one has a latency that is none.
+        FileFormatError: A latency is invalid.
     """
-    found = {}
+    measured = {}
     for entry in table.entries():
         if entry.status in (MEASURED, NOISY):
             if not isinstance(entry.latency_ms, float) or not 0 < entry.latency_ms < np.inf:
                 raise FileFormatError(
-                    f"{table.path} is a damaged latency table: {entry.key} takes {entry.latency_ms} ms"
+                    f"{table.path} is a damaged latency table: {entry.key} has latency {entry.latency_ms} ms"
                 )
-            found[entry.key] = _Latency(entry.latency_ms, entry.ci_ms)
-    return found
+            measured[entry.key] = _Latency(entry.latency_ms, entry.ci_ms)
+    return measured
 
 
-def _speed(
+def _estimate_speed(
     a: LatencyTable, b: LatencyTable, in_a: dict[str, _Latency], in_b: dict[str, _Latency]
 ) -> tuple[float, float | None, int]:
-    """How many times longer the sentinels take in B, how much they scatter about that, and how many they are."""
-    then, now = (
-        {s.key: _Latency(s.latency_ms, s.ci_ms) for s in table.subjects("carrier") if s.latency_ms} for table in (a, b)
+    """Return speed, scatter (None if unknown) and number of the sentinels."""
+    carriers_a, carriers_b = (
+        {c.key: _Latency(c.latency_ms, c.ci_ms) for c in table.benchmarks("carrier") if c.latency_ms}
+        for table in (a, b)
     )
-    shared = [key for key in then if key in now]
+    shared = [key for key in carriers_a if key in carriers_b]
     if len(shared) < 2:
         ratios = [in_b[key].ms / in_a[key].ms for key in in_a if key in in_b]
         return float(np.median(ratios)), None, len(ratios)
-    logs = np.log([now[key].ms / then[key].ms for key in shared])
-    known = [math.hypot(*((at[key].ci_ms or 0.0) / at[key].ms for at in (then, now))) / NORMAL_95 for key in shared]
-    scatter = math.sqrt(max(float(logs.var(ddof=1)) - float(np.median(known)) ** 2, 0.0))
+    pairs = [(carriers_a[key], carriers_b[key]) for key in shared]
+    logs = np.log([after.ms / before.ms for before, after in pairs])
+    explained = [math.hypot(*((side.ci_ms or 0.0) / side.ms for side in pair)) / Z_95 for pair in pairs]
+    scatter = math.sqrt(max(float(logs.var(ddof=1)) - float(np.median(explained)) ** 2, 0.0))
     return float(np.exp(np.median(logs))), scatter, len(shared)
 
 
-def _weights(table: LatencyTable) -> dict[str, float]:
-    """By how much an entry would scatter if all it follows from did so by its own latency, milliseconds."""
-    latency = {subject.key: subject.latency_ms or 0.0 for subject in table.subjects()}
+def _entry_weights(table: LatencyTable) -> dict[str, float]:
+    """Return the scatter in ms of each entry if each of its benchmarks scattered by its whole latency."""
+    latency = {benchmark.key: benchmark.latency_ms or 0.0 for benchmark in table.benchmarks()}
     squares: dict[str, float] = {}
-    for entry, subject, coefficient in table.store.rows("SELECT entry, subject, coefficient FROM terms"):
-        squares[entry] = squares.get(entry, 0.0) + (coefficient * latency.get(subject, 0.0)) ** 2
+    for entry, key, coefficient in table.store.rows("SELECT entry, subject, coefficient FROM terms"):
+        squares[entry] = squares.get(entry, 0.0) + (coefficient * latency.get(key, 0.0)) ** 2
     return {entry: math.sqrt(square) for entry, square in squares.items()}
 
 
 class _Noise:
-    """How far the entries of a comparison come apart although nothing moved.
-
-    Args:
-        speed: see above, likewise scatter; None counts as 0.
-        scatter: standard deviation, relative.
-        sentinels: how many it was told by.
-        entries: how many are compared.
-    """
+    """Noise of the compared entries; see the symbols above."""
 
     def __init__(self, speed: float, scatter: float | None, sentinels: int, entries: int) -> None:
+        """Compute the quantiles for the number of `sentinels` and compared `entries`; scatter None counts as 0."""
         from scipy.stats import norm, t
 
         tail = 0.025 / entries
         self.speed = speed
-        self.widening = float(norm.isf(tail)) / NORMAL_95
+        self.widening = float(norm.isf(tail)) / Z_95
         self.scatter = scatter * float(t.isf(tail, sentinels - 1)) if scatter else 0.0
 
     def half_ms(self, a: _Latency, b: _Latency, weight_ms: float) -> float:
-        """Half of the interval of an entry, at A's speed; not a number where a table does not know its own."""
+        """Return half the interval of an entry in ms, at A's speed; NaN if a table has no interval for it."""
         ci_a, ci_b = (math.nan if latency.ci_ms is None else latency.ci_ms for latency in (a, b))
         return math.hypot(self.widening * ci_a, self.widening * ci_b / self.speed, self.scatter * weight_ms)
 
 
-def _change(key: str, a: _Latency, b: _Latency, speed: float, half_ms: float, network_ms: float | None) -> Change:
+def _make_change(
+    key: str, a: _Latency, b: _Latency, speed: float, half_ms: float, network_ms: float | None
+) -> EntryChange:
     change_ms = b.ms / speed - a.ms
     known = not math.isnan(half_ms)
-    return Change(
+    return EntryChange(
         key=key,
         a_ms=a.ms,
         b_ms=b.ms,

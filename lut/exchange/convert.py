@@ -1,4 +1,4 @@
-"""Tables to and from other programs: rows of another project's table in, CSV and Parquet out."""
+"""Import tables of other projects; export tables as CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...models.space.opspec import OpSpec
 from ..table import schema
 from ..table.table import LatencyTable
 from ..target import Target
-from .compare import typical_network_ms
+from .compare import median_network_ms
 from .foreign import ForeignRow, ForeignTable
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ FRAME_SUFFIXES = (".csv", ".parquet")
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What `import_table` made.
+    """Result of `import_table`.
 
     Attributes:
-        imported: OpSpecs that got a latency.
-        in_space: of these, ones that the space asks for.
-        missing: OpSpecs of the space that have no latency yet.
+        imported: Number of OpSpecs with an imported latency.
+        in_space: Number of imported OpSpecs of the space.
+        missing: Number of OpSpecs of the space without a latency.
     """
 
     imported: int
@@ -40,20 +40,20 @@ class ImportResult:
 
 
 def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: Target) -> ImportResult:
-    """Write a latency table with the rows of another project's table that an OpSpec equals.
+    """Write a latency table from the rows of another project's table that have an OpSpec.
 
-    The table says where each entry came from, and of the machine only that it is unknown: lgc-profile does not go on
-    with it. The entries were timed alone, as means, and carry no interval.
+    Each entry names its source. The machine is recorded as unknown, so lgc-profile does not resume the table. The
+    entries are means of isolated runs without intervals.
 
     Args:
-        foreign: the other table; rows without an OpSpec stay behind. Of rows with the same OpSpec the mean is taken.
-        out: the file to write.
-        space: the space whose table it becomes; OpSpecs that it does not ask for are kept too.
-        target: what the other table was measured on, by its user's word.
+        foreign: Table of the other project. Rows without an OpSpec are skipped; rows with the same one are averaged.
+        out: File to write.
+        space: Space of the new table. OpSpecs outside it are kept.
+        target: Target of the other table, as specified by the user.
 
     Raises:
-        FileFormatError: no row has an OpSpec.
-        OutputError: `out` exists, or cannot be written.
+        FileFormatError: No row has an OpSpec.
+        OutputError: `out` exists or cannot be written.
     """
     rows: dict[OpSpec, list[ForeignRow]] = {}
     for row in foreign.rows:
@@ -61,16 +61,16 @@ def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: T
             rows.setdefault(row.spec, []).append(row)
     if not rows:
         raise FileFormatError(
-            f"{foreign.path}: none of the {len(foreign.rows)} rows of {foreign.project} is an operator of lgc "
-            f"({foreign.rows[0].why}); to have them as columns, name a file that ends in .csv or .parquet"
+            f"{foreign.path}: lgc has no operator for any of the {len(foreign.rows)} rows of {foreign.project} "
+            f"({foreign.rows[0].why}); to export the rows, choose a file that ends in .csv or .parquet"
         )
     machine = f"unknown, imported from {foreign.path.name} of {foreign.project}"
     environment = {"device_name": machine, "versions": {}}
     protocol = {"name": "imported", "context": "isolated", "statistic": "means"}
-    values = [_entry(foreign, spec, same) for spec, same in rows.items()]
+    values = [_entry_row(foreign, spec, same) for spec, same in rows.items()]
     with atomic_path(out) as path, LatencyTable.create(path, target, space, protocol, environment) as table:
-        asked = {entry.key for entry in table.entries()}
-        with table.store.writing() as connection:
+        requested = {entry.key for entry in table.entries()}
+        with table.store.transaction() as connection:
             connection.executemany(
                 "INSERT INTO entries (key, status, reason, latency_ms) VALUES (?, 'measured', ?, ?) "
                 "ON CONFLICT (key) DO UPDATE SET status = excluded.status, reason = excluded.reason, "
@@ -78,16 +78,16 @@ def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: T
                 values,
             )
         missing = sum(entry.status == schema.PENDING for entry in table.entries())
-    return ImportResult(len(rows), len(asked & {str(spec) for spec in rows}), missing)
+    return ImportResult(len(rows), len(requested & {str(spec) for spec in rows}), missing)
 
 
-def _entry(foreign: ForeignTable, spec: OpSpec, rows: Sequence[ForeignRow]) -> tuple[str, str, float]:
+def _entry_row(foreign: ForeignTable, spec: OpSpec, rows: Sequence[ForeignRow]) -> tuple[str, str, float]:
     names = ", ".join(row.name for row in rows)
     return str(spec), f"imported from {foreign.path.name}: {names}", sum(r.latency_ms for r in rows) / len(rows)
 
 
-def foreign_frame(foreign: ForeignTable) -> pd.DataFrame:
-    """All rows of another project's table: latency, what the key says, and the OpSpec that equals it or why none."""
+def foreign_to_frame(foreign: ForeignTable) -> pd.DataFrame:
+    """Return all rows of another project's table: latency, fields of the key, and the OpSpec or why there is none."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = [
@@ -102,28 +102,28 @@ def foreign_frame(foreign: ForeignTable) -> pd.DataFrame:
         for row in foreign.rows
     ]
     frame = pd.DataFrame(rows).set_index("name")
-    # a field that not every key names is an integer all the same
-    whole = [name for name in frame if name not in ("latency_ms", "ci_ms", "kind", "spec", "why")]
-    return frame.astype({**dict.fromkeys(whole, "Int64"), "ci_ms": float})
+    # fields that some keys lack stay integers
+    integers = [name for name in frame if name not in ("latency_ms", "ci_ms", "kind", "spec", "why")]
+    return frame.astype({**dict.fromkeys(integers, "Int64"), "ci_ms": float})
 
 
-def table_frame(table: LatencyTable) -> pd.DataFrame:
-    """All entries of a table (see `LatencyTable.to_frame`), with their share of a typical network in percent."""
+def table_to_frame(table: LatencyTable) -> pd.DataFrame:
+    """Return `LatencyTable.to_frame` with each entry's share of the median network, in percent."""
     frame = table.to_frame().astype({"latency_ms": float, "ci_ms": float})
-    network_ms = typical_network_ms(table)
+    network_ms = median_network_ms(table)
     frame["share_pct"] = float("nan") if network_ms is None else frame["latency_ms"] / network_ms * 100
     return frame
 
 
 def write_frame(frame: pd.DataFrame, out: Path) -> None:
-    """Write a frame as CSV or Parquet, by the file's suffix, whole or not at all; a file of that name makes way.
+    """Write a frame atomically as CSV or Parquet, by the suffix of `out`. An existing file is replaced.
 
     Raises:
-        UsageError: another suffix, or Parquet without pyarrow.
+        UsageError: The suffix is unknown, or pyarrow is missing.
         OutputError: `out` is a folder or cannot be written.
     """
     if out.is_dir():
-        raise OutputError(f"{out} is a folder; give a file name that ends in {' or '.join(FRAME_SUFFIXES)}")
+        raise OutputError(f"{out} is a folder: choose a file that ends in {' or '.join(FRAME_SUFFIXES)}")
     if out.suffix == ".csv":
         write_atomic(out, frame.to_csv())
     elif out.suffix == ".parquet":
@@ -134,4 +134,4 @@ def write_frame(frame: pd.DataFrame, out: Path) -> None:
             raise UsageError(f"{out}: Parquet needs pyarrow: pip install pyarrow") from error
         write_atomic(out, content.getvalue())
     else:
-        raise UsageError(f"{out} says no format: give a file name that ends in {' or '.join(FRAME_SUFFIXES)}")
+        raise UsageError(f"unknown format of {out}: choose a file that ends in {' or '.join(FRAME_SUFFIXES)}")

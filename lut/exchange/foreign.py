@@ -1,17 +1,16 @@
-"""Latency tables of other projects, read row by row: FasterSeg's `.npy` and once-for-all's YAML or JSON.
+"""Read latency tables of other projects: FasterSeg's `.npy` and once-for-all's YAML or JSON.
 
-Where the formats were looked up:
+Sources of the formats:
 
 - FasterSeg, github.com/VITA-Group/FasterSeg, commit 438a3d5: latency/latency_lookup_table.py writes a dict with
-  numpy.save; latency/operations.py holds the operators; tools/utils/darts_utils.py times them ("latency (in ms)": the
-  mean over all runs, the operator alone, batch 1).
+  numpy.save; latency/operations.py has the operators; tools/utils/darts_utils.py times them ("latency (in ms)": the
+  mean of all runs of the isolated operator, batch 1).
 - once-for-all, github.com/mit-han-lab/once-for-all, commit 80a2e26: ofa/nas/efficiency_predictor/
-  latency_lookup_table.py makes the keys and reads `mean`. Issue 37 shows a row with count, mean and var; DynamicOFA
-  (github.com/UoS-EEC/DynamicOFA) keeps the same as JSON with std. Milliseconds: the networks chosen with these tables
-  are named by them, as `note10_lat@64ms`.
+  latency_lookup_table.py builds the keys and reads `mean`. Issue 37 shows a row with count, mean and var; DynamicOFA
+  (github.com/UoS-EEC/DynamicOFA) has the same as JSON with std. Names such as `note10_lat@64ms` of the networks chosen
+  with these tables show that the unit is ms.
 
-Both are milliseconds by what their programs do. No file says so itself: a table in seconds cannot be told from one of
-fast operators.
+Both projects' programs use ms, but no file contains its unit: a table in seconds looks like one of fast operators.
 """
 
 from __future__ import annotations
@@ -24,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FileFormatError
-from ...files import describe, read_text
+from ...files import format_error, read_text
 from ...models.space.opspec import OpSpec
+from ..statistics.estimates import Z_95
 from . import pickled
 
 FASTERSEG, ONCE_FOR_ALL = "FasterSeg", "once-for-all"
-LONGEST_MS = 1e9
-"""Latencies are below it; see the schema."""
+MAX_LATENCY_MS = 1e9
+"""Upper bound of a latency, as in the schema."""
 
 _MAGIC = b"\x93NUMPY"
 _FASTERSEG_KEY = re.compile(r"(?P<kind>\w+?)(?P<fields>(_[A-Za-z]+\d{1,9})+)", re.ASCII)
@@ -38,21 +38,21 @@ _SIZES = r"\d{1,9}(x\d{1,9})*"
 _OFA_KEY = re.compile(
     rf"(?P<kind>\w+)-input:(?P<input>{_SIZES})-output:(?P<output>{_SIZES})(?P<fields>(-[a-z]+:\d{{1,9}})*)", re.ASCII
 )
-_DEEPEST = 4
-"""Levels of nesting that a YAML table may have; it needs two."""
+_MAX_DEPTH = 4
+"""Maximum nesting of a YAML table, which needs two levels."""
 
 
 @dataclass(frozen=True)
 class ForeignRow:
-    """One row of another project's table.
+    """Row of another project's table.
 
     Attributes:
-        name: its key there.
-        latency_ms: its latency.
-        ci_ms: half the width of its mean's 95 % confidence interval; None where the table does not tell.
-        fields: what the key says, say `kind`, `H`, `Cin`.
-        spec: the OpSpec of the same computation; None where lgc has none.
-        why: if there is none, why.
+        name: Key of the row.
+        latency_ms: Latency in ms.
+        ci_ms: Half width of the mean's 95 % confidence interval; None if unknown.
+        fields: Fields of the key, e.g. `kind`, `H`, `Cin`.
+        spec: OpSpec of the same computation; None if lgc has none.
+        why: Reason why `spec` is None; else None.
     """
 
     name: str
@@ -65,7 +65,7 @@ class ForeignRow:
 
 @dataclass(frozen=True)
 class ForeignTable:
-    """Another project's table: the file, the project, the rows in the file's order."""
+    """Another project's table, with its rows in the order of the file."""
 
     path: Path
     project: str
@@ -73,126 +73,128 @@ class ForeignTable:
 
 
 def read_foreign(path: Path) -> ForeignTable:
-    """Read a table of FasterSeg (`.npy`) or once-for-all (YAML, JSON), told apart by their content.
+    """Read a table of FasterSeg (`.npy`) or once-for-all (YAML, JSON), which its content distinguishes.
 
-    Nothing in the file is executed: its pickle is read as data, its YAML without tags and aliases.
+    Nothing in the file is executed: pickles are read as data, YAML without tags and aliases.
 
     Raises:
-        FileFormatError: it is neither, is damaged, or a row holds no latency.
+        FileFormatError: The file is neither, is damaged, or has a row without a latency.
     """
     if not path.is_file():
-        raise FileFormatError(f"{path} is no latency table of another project but {describe(path)}")
+        raise format_error(path, "latency table of another project")
     with path.open("rb") as file:
         binary = file.read(len(_MAGIC)) == _MAGIC
-    content = _fasterseg(path) if binary else _once_for_all(path)
+    content = _read_fasterseg(path) if binary else _read_once_for_all(path)
     if not content:
-        raise FileFormatError(f"{path} is a latency table of another project without any row")
-    make = _fasterseg_row if binary else _ofa_row
+        raise FileFormatError(f"{path} is a latency table of another project without rows")
+    make = _parse_fasterseg_row if binary else _parse_ofa_row
     return ForeignTable(
         path, FASTERSEG if binary else ONCE_FOR_ALL, tuple(make(path, name, value) for name, value in content.items())
     )
 
 
-def _fasterseg(path: Path) -> dict[str, Any]:
-    """The dict in a `.npy` file: a header that says object array without dimensions, then a pickle.
+def _read_fasterseg(path: Path) -> dict[str, Any]:
+    """Read the dict of a `.npy` file: the header of an object array without dimensions, then a pickle.
 
     Format: numpy.org/doc/stable/reference/generated/numpy.lib.format.html
     """
-    wrong = f"{path} is no latency table of FasterSeg"
+    wrong = f"cannot read FasterSeg table {path}"
     content = path.read_bytes()
     width = 2 if content[6:7] == b"\x01" else 4
     start = 8 + width
     end = start + int.from_bytes(content[8:start], "little")
     header = content[start:end].decode("latin-1")
     if not re.search(r"'descr':\s*'\|O'", header) or not re.search(r"'shape':\s*\(\)", header):
-        raise FileFormatError(f"{wrong} but another NumPy array, with header {header.strip()[:80]!r}")
+        raise FileFormatError(f"{wrong}: it is another NumPy array, with header {header.strip()[:80]!r}")
     try:
-        found = pickled.load(content[end:])
+        stored = pickled.load_pickle(content[end:])
     except ValueError as error:
         raise FileFormatError(f"{wrong}: {error}") from error
-    items = found.items if isinstance(found, pickled.ObjectArray) else []
+    items = stored.items if isinstance(stored, pickled.ObjectArray) else []
     if len(items) != 1 or not isinstance(items[0], dict):
-        raise FileFormatError(f"{wrong}: it holds no dict of latencies")
+        raise FileFormatError(f"{wrong}: it has no dict of latencies")
     rows: dict[str, Any] = items[0]
     return rows
 
 
-def _once_for_all(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file, its keys shown to be once-for-all's."""
+def _read_once_for_all(path: Path) -> dict[str, Any]:
+    """Read the mapping of a YAML or JSON file and check that its keys are once-for-all's."""
     import yaml
 
     text = read_text(path, "latency table of another project")
-    wrong = f"{path} is no latency table of once-for-all"
+    wrong = f"cannot read once-for-all table {path}"
     try:
-        content = json.loads(text) if text.lstrip().startswith("{") else _parsed(text)
+        content = json.loads(text) if text.lstrip().startswith("{") else _parse_yaml(text)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FileFormatError(f"{wrong}: not readable as YAML or JSON ({reason})") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise FileFormatError(f"{wrong} but {describe(path)}")
-    strange = next((name for name in content if not _OFA_KEY.fullmatch(name)), None)
-    if strange is not None:
-        raise FileFormatError(f"{wrong}: its key {strange[:60]!r} is not of the form Conv-input:224x224x3-output:...")
+        raise format_error(path, "once-for-all table")
+    invalid = next((name for name in content if not _OFA_KEY.fullmatch(name)), None)
+    if invalid is not None:
+        raise FileFormatError(
+            f"{wrong}: its key {invalid[:60]!r} does not have the form Conv-input:224x224x3-output:..."
+        )
     return content
 
 
-def _parsed(text: str) -> Any:
-    """YAML without tags, and without what a few bytes of would fill the memory: aliases of aliases, endless nesting."""
+def _parse_yaml(text: str) -> Any:
+    """Parse YAML without tags, and without aliases and deep nesting, which let a few bytes exhaust the memory."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     depth = 0
     for event in yaml.parse(text, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > _DEEPEST:
-            raise ValueError("it holds tags, aliases or deep nesting, which such a table has no use for")
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > _MAX_DEPTH:
+            raise ValueError("tags, aliases and deep nesting are not allowed in a table")
     return yaml.load(text, Loader=loader)
 
 
-def _fasterseg_row(path: Path, name: str, value: Any) -> ForeignRow:
+def _parse_fasterseg_row(path: Path, name: str, value: Any) -> ForeignRow:
     match = _FASTERSEG_KEY.fullmatch(name)
     fields: dict[str, str | int] = {"kind": match["kind"] if match else name}
     fields |= {key: int(digits) for key, digits in re.findall(r"_([A-Za-z]+)(\d+)", match["fields"] if match else "")}
-    spec, why = _fasterseg_spec(fields)
-    return ForeignRow(name, _milliseconds(path, name, value), None, fields, spec, why)
+    spec, why = _parse_fasterseg_spec(fields)
+    return ForeignRow(name, _check_latency(path, name, value), None, fields, spec, why)
 
 
-def _fasterseg_spec(fields: dict[str, str | int]) -> tuple[OpSpec | None, str | None]:
-    """The OpSpec that computes the same, or why there is none; H and W are those of the input."""
+def _parse_fasterseg_spec(fields: dict[str, str | int]) -> tuple[OpSpec | None, str | None]:
+    """Return the OpSpec of the same computation, or why there is none. H and W are those of the input."""
     kind = fields["kind"]
     kernel = fields.get("kernel", 3)
-    if kind in _WITHOUT_EQUAL:
-        return None, _WITHOUT_EQUAL[str(kind)]
+    if kind in _UNSUPPORTED_FASTERSEG:
+        return None, _UNSUPPORTED_FASTERSEG[str(kind)]
     if kind not in ("BasicResidual1x", "ConvNorm"):
-        return None, "not known"
+        return None, "unknown operator"
     if fields.get("dilation", 1) != 1 or kernel not in (1, 3):
         return None, "lgc has no such dilation or kernel"
     try:
         c_in, c_out, height, width, stride = (int(fields[key]) for key in ("Cin", "Cout", "H", "W", "stride"))
     except KeyError as error:
-        return None, f"the key names no {error.args[0]}"
+        return None, f"the key has no {error.args[0]}"
     spec = OpSpec(f"conv_{kernel}x{kernel}", c_in, c_out, height, width, stride)
-    return (spec, None) if _is_spec(spec) else (None, "the key's sizes are none")
+    return (spec, None) if _has_valid_sizes(spec) else (None, "the sizes of the key are invalid")
 
 
-_WITHOUT_EQUAL = {
+_UNSUPPORTED_FASTERSEG = {
     "BasicResidual2x": "two convolutions in one row",
     "BasicResidual_downup_1x": "resizes, convolution and resize in one row",
     "BasicResidual_downup_2x": "resizes and two convolutions in one row",
-    "FactorizedReduce": "at stride 1 it times nothing, at stride 2 one convolution or two, by the version of FasterSeg",
+    "FactorizedReduce": "nothing at stride 1; one or two convolutions at stride 2, by the version of FasterSeg",
     "ff": "an attention module",
     "head": "two convolutions in one row",
 }
-"""FasterSeg's operators that no OpSpec equals."""
+"""FasterSeg's operators without an OpSpec of the same computation -> the reason."""
 
 
-def _is_spec(spec: OpSpec) -> bool:
+def _has_valid_sizes(spec: OpSpec) -> bool:
     return all(0 < size < 1e9 for size in (spec.c_in, spec.c_out, spec.height, spec.width, spec.stride))
 
 
-def _ofa_row(path: Path, name: str, value: Any) -> ForeignRow:
+def _parse_ofa_row(path: Path, name: str, value: Any) -> ForeignRow:
     match = _OFA_KEY.fullmatch(name)
-    assert match is not None, "shown by _once_for_all"
+    assert match is not None, "checked by _read_once_for_all"
     fields: dict[str, str | int] = {"kind": match["kind"]}
     for side in ("input", "output"):
         sizes = match[side].split("x")
@@ -200,32 +202,32 @@ def _ofa_row(path: Path, name: str, value: Any) -> ForeignRow:
         fields |= {f"{side}_{axis}": int(size) for axis, size in zip(axes, sizes, strict=False)}
     fields |= {key: int(digits) for key, digits in re.findall(r"-([a-z]+):(\d+)", match["fields"])}
     if not isinstance(value, dict) or "mean" not in value:
-        raise FileFormatError(f"{path} is no latency table of once-for-all: {name!r} has no mean")
-    mean = _milliseconds(path, name, value["mean"])
-    return ForeignRow(name, mean, _ofa_ci(value), fields, None, _OFA_WHY)
+        raise FileFormatError(f"cannot read once-for-all table {path}: {name!r} has no mean")
+    mean = _check_latency(path, name, value["mean"])
+    return ForeignRow(name, mean, _compute_ofa_ci(value), fields, None, _UNSUPPORTED_OFA)
 
 
-_OFA_WHY = "lgc's convolutions end in ReLU and stand alone; these have other activations, or are blocks of several"
+_UNSUPPORTED_OFA = "lgc's convolutions are single and end in ReLU; these have other activations or are blocks"
 
 
-def _ofa_ci(value: dict[str, Any]) -> float | None:
-    """Half the width of the mean's 95 % interval, by count and var or std; None where they are not there or no use."""
+def _compute_ofa_ci(value: dict[str, Any]) -> float | None:
+    """Return the half width of the mean's 95 % interval by count and var or std; None if missing or invalid."""
     count, std, var = (value.get(key) for key in ("count", "std", "var"))
     numbers = [number for number in (count, std, var) if isinstance(number, int | float) and math.isfinite(number)]
     if not isinstance(count, int | float) or len(numbers) < 2 or not count >= 2 or min(numbers) < 0:
         return None
     spread = std if isinstance(std, int | float) else math.sqrt(numbers[-1])
-    return 1.96 * spread / math.sqrt(count)  # of hundreds of runs, so normally distributed
+    return Z_95 * spread / math.sqrt(count)  # hundreds of runs: normally distributed
 
 
-def _milliseconds(path: Path, name: str, value: Any) -> float:
-    """A latency, shown to be one.
+def _check_latency(path: Path, name: str, value: Any) -> float:
+    """Return a latency after checking it.
 
     Raises:
-        FileFormatError: it is no number of milliseconds above 0.
+        FileFormatError: The value is not a positive number of milliseconds.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LONGEST_MS:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MAX_LATENCY_MS:
         return float(value)
-    simple = isinstance(value, float | str | None) or (isinstance(value, int) and abs(value) < LONGEST_MS)
+    simple = isinstance(value, float | str | None) or (isinstance(value, int) and abs(value) < MAX_LATENCY_MS)
     shown = repr(value)[:40] if simple else type(value).__name__
-    raise FileFormatError(f"{path}: row {name[:80]!r} holds {shown}, which is no latency in milliseconds")
+    raise FileFormatError(f"{path}: row {name[:80]!r} holds {shown} instead of a latency in milliseconds")

@@ -1,8 +1,8 @@
-"""Pickles read as data: their instructions are looked at one by one, and nothing that a pickle names is called.
+"""Read pickles as data, without calling anything that they name.
 
-A pickle is a program for a stack machine, and `pickle.load` calls whatever functions it names. Here the standard
-library's disassembler lists the instructions, and those that build data are carried out: numbers, texts, lists,
-tuples, dicts, and NumPy's way of storing an array of objects and a scalar. Everything else is refused.
+A pickle is a program for a stack machine, and `pickle.load` calls every function in it. This module disassembles the
+program with the standard library and executes only instructions that build data: numbers, strings, lists, tuples,
+dicts, and NumPy's object arrays and scalars. All others are rejected.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-NAMES = {
+ALLOWED_NAMES = {
     ("numpy.core.multiarray", "_reconstruct"): "array",
     ("numpy._core.multiarray", "_reconstruct"): "array",
     ("numpy.core.multiarray", "scalar"): "scalar",
@@ -22,27 +22,26 @@ NAMES = {
     ("numpy", "ndarray"): "ndarray",
     ("_codecs", "encode"): "bytes",
 }
-"""What a pickle may name, and what is made of it here. NumPy 2 moved `core`; Python 3 writes old pickles' bytes so."""
+"""Allowed names -> their kind. NumPy 2 renamed `core`; protocols 0 to 2 of Python 3 encode bytes by `_codecs`."""
 
-_VALUES = {
+_LITERALS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 }
-"""Instructions that carry a value with them."""
-_NUMBERS = {"f2": "e", "f4": "f", "f8": "d", "i4": "i", "i8": "q"}
-
+"""Instructions with a literal value."""
+_STRUCT_CODES = {"f2": "e", "f4": "f", "f8": "d", "i4": "i", "i8": "q"}
 
 T = TypeVar("T")
 
 
 class _Mark:
-    """Where a run of items begins on the stack."""
+    """Start of a sequence of items on the stack."""
 
 
 @dataclass
 class ObjectArray:
-    """An array of objects; `items` in order of memory."""
+    """Array of objects, with `items` in memory order."""
 
     items: list[Any] = field(default_factory=list)
 
@@ -58,7 +57,7 @@ class _Name:
     kind: str
 
 
-_MAKERS: dict[str, Callable[[], Any]] = {
+_CONSTRUCTORS: dict[str, Callable[[], Any]] = {
     "MARK": _Mark,
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
@@ -67,117 +66,117 @@ _MAKERS: dict[str, Callable[[], Any]] = {
     "NEWTRUE": lambda: True,
     "NEWFALSE": lambda: False,
 }
-"""Instructions that stand for a new value."""
+"""Instructions that create an empty or constant value."""
 
 
-def load(data: bytes) -> Any:
-    """The object that a pickle holds, an array of objects as `ObjectArray`.
+def load_pickle(data: bytes) -> Any:
+    """Return the object in a pickle, with an array of objects as `ObjectArray`.
 
     Raises:
-        ValueError: it breaks off, is none, or holds anything but plain data; the message says what.
+        ValueError: The data is truncated, not a pickle, or more than plain data.
     """
-    machine = _Machine()
+    machine = _StackMachine()
     try:
         for opcode, argument, _ in pickletools.genops(data):
             machine.step(opcode.name, argument)
-        (found,) = machine.stack
+        (result,) = machine.stack
     except (IndexError, KeyError, AttributeError, TypeError, OverflowError, struct.error) as error:
-        raise ValueError(f"its instructions make no sense ({error or type(error).__name__})") from error
-    return found
+        raise ValueError(f"invalid instructions ({error or type(error).__name__})") from error
+    return result
 
 
-class _Machine:
-    """The stack, and what is kept for later use."""
+class _StackMachine:
+    """Stack and memo of the pickle machine."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
-        self.kept: dict[int, Any] = {}
+        self.memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
-        """Carry out one instruction, by its name in `pickletools`."""
+        """Execute an instruction, given by its name in `pickletools`."""
         stack = self.stack
         match name:
             case "PROTO" | "FRAME" | "STOP":
                 pass
-            case _ if name in _VALUES:
+            case _ if name in _LITERALS:
                 stack.append(argument)
-            case _ if name in _MAKERS:
-                stack.append(_MAKERS[name]())
+            case _ if name in _CONSTRUCTORS:
+                stack.append(_CONSTRUCTORS[name]())
             case "TUPLE":
-                stack.append(tuple(self._marked()))
+                stack.append(tuple(self._pop_to_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 count = int(name[-1])
                 stack[-count:] = [tuple(stack[-count:])]
             case "APPEND":
                 item = stack.pop()
-                _of(list, stack[-1]).append(item)
+                _expect(list, stack[-1]).append(item)
             case "APPENDS":
-                items = self._marked()
-                _of(list, stack[-1]).extend(items)
+                items = self._pop_to_mark()
+                _expect(list, stack[-1]).extend(items)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                _of(dict, stack[-1])[_of(str, key)] = value
+                _expect(dict, stack[-1])[_expect(str, key)] = value
             case "SETITEMS":
-                items = self._marked()
+                items = self._pop_to_mark()
                 pairs = zip(items[::2], items[1::2], strict=True)
-                _of(dict, stack[-1]).update({_of(str, key): value for key, value in pairs})
+                _expect(dict, stack[-1]).update({_expect(str, key): value for key, value in pairs})
             case "MEMOIZE":
-                self.kept[len(self.kept)] = stack[-1]
+                self.memo[len(self.memo)] = stack[-1]
             case "BINPUT" | "LONG_BINPUT":
-                self.kept[argument] = stack[-1]
+                self.memo[argument] = stack[-1]
             case "BINGET" | "LONG_BINGET":
-                stack.append(self.kept[argument])
+                stack.append(self.memo[argument])
             case "GLOBAL":
-                stack.append(_named(*argument.split(" ", 1)))
+                stack.append(_resolve_name(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
                 text, module = stack.pop(), stack.pop()
-                stack.append(_named(_of(str, module), _of(str, text)))
+                stack.append(_resolve_name(_expect(str, module), _expect(str, text)))
             case "REDUCE":
-                arguments, called = _of(tuple, stack.pop()), _of(_Name, stack.pop())
-                stack.append(_made(called.kind, arguments))
+                arguments, called = _expect(tuple, stack.pop()), _expect(_Name, stack.pop())
+                stack.append(_evaluate_call(called.kind, arguments))
             case "BUILD":
-                _restore(_of(tuple, stack.pop()), stack[-1])
+                _set_state(_expect(tuple, stack.pop()), stack[-1])
             case _:
-                raise ValueError(f"it holds an instruction that is no plain data ({name})")
+                raise ValueError(f"instruction {name} is not plain data")
 
-    def _marked(self) -> list[Any]:
-        """What lies above the last mark, taken off together with it."""
-        at = max(index for index, value in enumerate(self.stack) if isinstance(value, _Mark))
-        items = self.stack[at + 1 :]
-        del self.stack[at:]
+    def _pop_to_mark(self) -> list[Any]:
+        """Remove the items above the last mark, and the mark, from the stack; return the items."""
+        mark = max(index for index, value in enumerate(self.stack) if isinstance(value, _Mark))
+        items = self.stack[mark + 1 :]
+        del self.stack[mark:]
         return items
 
 
-def _named(module: str, name: str) -> _Name:
-    if (module, name) not in NAMES:
-        raise ValueError(f"it names {f'{module}.{name}'[:80]!r}, which is no plain data")
-    return _Name(NAMES[module, name])
+def _resolve_name(module: str, name: str) -> _Name:
+    if (module, name) not in ALLOWED_NAMES:
+        raise ValueError(f"name {f'{module}.{name}'[:80]!r} is not plain data")
+    return _Name(ALLOWED_NAMES[module, name])
 
 
-def _restore(state: tuple[Any, ...], made: Any) -> None:
-    """Give an array its items, or a dtype its byte order."""
-    if isinstance(made, ObjectArray):
-        made.items = _of(list, state[4])
+def _set_state(state: tuple[Any, ...], target: Any) -> None:
+    """Set the items of an array or the byte order of a dtype."""
+    if isinstance(target, ObjectArray):
+        target.items = _expect(list, state[4])
     else:
-        _of(_Dtype, made).order = ">" if state[1] == ">" else "<"
+        _expect(_Dtype, target).order = ">" if state[1] == ">" else "<"
 
 
-def _made(kind: str, arguments: tuple[Any, ...]) -> Any:
-    """What a call in the pickle stands for."""
+def _evaluate_call(kind: str, arguments: tuple[Any, ...]) -> Any:
+    """Return the value of an allowed call."""
     if kind == "array":
         return ObjectArray()
     if kind == "dtype":
-        return _Dtype(_of(str, arguments[0]))
+        return _Dtype(_expect(str, arguments[0]))
     if kind == "bytes":
-        return _of(str, arguments[0]).encode("latin-1")
+        return _expect(str, arguments[0]).encode("latin-1")
     if kind == "scalar":
-        dtype = _of(_Dtype, arguments[0])
-        (number,) = struct.unpack(dtype.order + _NUMBERS[dtype.code], _of(bytes, arguments[1]))
+        dtype = _expect(_Dtype, arguments[0])
+        (number,) = struct.unpack(dtype.order + _STRUCT_CODES[dtype.code], _expect(bytes, arguments[1]))
         return number
-    raise ValueError(f"it calls {kind}, which is no plain data")
+    raise ValueError(f"call of {kind} is not plain data")
 
 
-def _of(kind: type[T], value: Any) -> T:
+def _expect(kind: type[T], value: Any) -> T:
     if not isinstance(value, kind):
-        raise ValueError(f"it holds {type(value).__name__} in the place of {kind.__name__}")
+        raise ValueError(f"{type(value).__name__} instead of {kind.__name__}")
     return value

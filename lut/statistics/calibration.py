@@ -1,19 +1,21 @@
-"""The small correction that makes sums over a table predict whole networks, and the report on how well they do.
+"""Calibrate predictions on whole networks, and evaluate them.
 
-A correction is linear in what a network is made of, so it moves into the entries themselves:
+A calibration corrects sums over a table. The correction is linear in the operators of a network, so it applies to each
+entry:
 
-    features f[i, s]   of operator s: its latency (ms), the part of it that falls to its kind (ms), 1
+    features f[i, s]   of operator s: its latency (ms), the same by kind of operator, 1
     latency = intercept_ms + sum over operators s of sum over i of weight[i] * f[i, s]
 
-The forms differ in their features, from a mere offset to a factor for each kind of operator. Leave-one-out
-cross-validation chooses among them, and the error that is reported comes from a second one around that choice.
+The forms differ in their features, from a mere offset to a factor per kind of operator. Leave-one-out cross-validation
+selects the form. A second cross-validation around that selection gives the reported error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,76 +25,76 @@ from ...models.space.operators import Conv, get_recipe
 from ...models.space.opspec import OpSpec
 
 MIN_NETWORKS = 4
-"""Networks that a calibration needs: two for a line, two that it has not seen."""
-SPARE = 4
-"""Networks that a fit needs for each weight: with fewer it would follow their noise."""
-ALIKE = 0.03
-"""Weight of the squared differences of factors from their mean, beside the squared relative errors of the networks."""
+"""Minimum number of networks for a calibration: two for a line, two for its error."""
+MIN_NETWORKS_PER_WEIGHT = 4
+"""Number of networks per weight that a form needs; with fewer, the weights would fit noise."""
+SHRINKAGE = 0.03
+"""Penalty on the squared deviations of factors from their mean, relative to the squared errors of the networks."""
 PREDICTION_LEVEL = 0.9
-"""Probability that an interval is to hold the measured latency."""
+"""Probability that a prediction interval contains the measured latency."""
 
 Array = NDArray[np.float64]
 
-KINDS = ("conv", "depthwise", "other")
-"""Operators that a runtime runs alike."""
+OPERATOR_KINDS = ("conv", "depthwise", "other")
+"""Operators that a runtime executes in a similar way."""
 
 
-def kind_of(spec: OpSpec) -> int:
-    """Index into `KINDS`: what the operator's first layer is."""
+def classify_operator(spec: OpSpec) -> int:
+    """Return the index into `OPERATOR_KINDS` of the operator's first layer."""
     first = get_recipe(spec)[0]
     if isinstance(first, Conv):
         return 1 if first.groups > 1 else 0
     return 2
 
 
-def _sum(spec: OpSpec, latency_ms: float) -> list[float]:
+def _total_feature(spec: OpSpec, latency_ms: float) -> list[float]:
     return [latency_ms]
 
 
-def _launches(spec: OpSpec, latency_ms: float) -> list[float]:
+def _launch_features(spec: OpSpec, latency_ms: float) -> list[float]:
     return [latency_ms, float(len(get_recipe(spec)))]
 
 
-def _kinds(spec: OpSpec, latency_ms: float) -> list[float]:
-    return [latency_ms * (kind_of(spec) == kind) for kind in range(len(KINDS))]
+def _kind_features(spec: OpSpec, latency_ms: float) -> list[float]:
+    return [latency_ms * (classify_operator(spec) == kind) for kind in range(len(OPERATOR_KINDS))]
 
 
 @dataclass(frozen=True)
-class Form:
-    """A shape that a correction can have.
+class CorrectionForm:
+    """Functional form of a correction.
 
     Attributes:
-        features: of an operator of a given latency (ms); their weights are fitted and not negative.
-        weights: how many there are.
-        fixed: weights that are not fitted.
-        alike: whether they are drawn towards their mean, with the strength `ALIKE`.
+        features: Features of an operator with a given latency (ms). Their weights are fitted and not negative.
+        weights: Number of weights.
+        fixed: True if the weights are not fitted.
+        shrunk: True if the weights are shrunk towards their mean; see `SHRINKAGE`.
     """
 
     features: Callable[[OpSpec, float], list[float]]
     weights: int
     fixed: bool = False
-    alike: bool = False
+    shrunk: bool = False
 
 
 FORMS = {
-    "offset": Form(_sum, 1, fixed=True),
-    "affine": Form(_sum, 1),
-    "launches": Form(_launches, 2),
-    "kinds": Form(_kinds, len(KINDS), alike=True),
+    "offset": CorrectionForm(_total_feature, 1, fixed=True),
+    "affine": CorrectionForm(_total_feature, 1),
+    "launches": CorrectionForm(_launch_features, 2),
+    "kinds": CorrectionForm(_kind_features, len(OPERATOR_KINDS), shrunk=True),
 }
-"""Name -> form, the simplest first."""
+"""Name -> form, from the simplest to the most flexible."""
 
 
 @dataclass(frozen=True)
 class Correction:
-    """A fitted form; the default changes nothing.
+    """Fitted form. The default is the identity.
 
     Attributes:
-        form: a name of `FORMS`.
-        intercept_ms: what a network takes besides its operators.
-        weights: one for each feature of the form.
-        error_pct: root mean square of the relative error on networks that the fit had not seen; None if unknown.
-        networks: number of networks behind it.
+        form: Name in `FORMS`.
+        intercept_ms: Latency of a network in addition to its operators.
+        weights: Weight of each feature of the form.
+        error_pct: Root mean square of the relative error on networks held out from the fit; None if unknown.
+        networks: Number of networks of the fit.
     """
 
     form: str = "offset"
@@ -105,19 +107,21 @@ class Correction:
         if self.form not in FORMS:
             raise UnknownNameError("form of calibration", self.form, FORMS)
         if len(self.weights) != FORMS[self.form].weights:
-            raise MeasurementError(f"{len(self.weights)} weights where form {self.form} has {FORMS[self.form].weights}")
+            raise MeasurementError(
+                f"calibration form {self.form} has {FORMS[self.form].weights} weights, not {len(self.weights)}"
+            )
 
-    def of(self, spec: OpSpec, latency_ms: float) -> float:
-        """What the operator adds to a network, in milliseconds."""
+    def apply(self, spec: OpSpec, latency_ms: float) -> float:
+        """Return the contribution of an operator to a network's latency, in ms."""
         features = FORMS[self.form].features(spec, latency_ms)
         return sum(weight * feature for weight, feature in zip(self.weights, features, strict=True))
 
     def half_width_pct(self) -> float | None:
-        """Return half the width of the prediction interval at `PREDICTION_LEVEL`, in percent."""
-        return self.above_pct((1 + PREDICTION_LEVEL) / 2)
+        """Return half the width of the prediction interval at `PREDICTION_LEVEL`, in percent; None if unknown."""
+        return self.upper_error_pct((1 + PREDICTION_LEVEL) / 2)
 
-    def above_pct(self, quantile: float) -> float | None:
-        """How far above its prediction, in percent, a new network's latency stays with probability `quantile`."""
+    def upper_error_pct(self, quantile: float) -> float | None:
+        """Return the `quantile` of a new network's latency relative to its prediction, in percent above it."""
         from scipy.stats import t
 
         if self.error_pct is None or self.networks < 2:
@@ -125,176 +129,190 @@ class Correction:
         return float(t.ppf(quantile, self.networks - 1)) * self.error_pct * math.sqrt(1 + 1 / self.networks)
 
 
-Parts = Sequence[tuple[OpSpec, float]]
-"""The operators of a network and their latencies in the table (ms), repeated as often as they are computed."""
+OperatorLatencies = Sequence[tuple[OpSpec, float]]
+"""All operators of a network with their latencies in the table (ms), repeated as in the network."""
 
 
-def fit(form: str, networks: Sequence[Parts], measured_ms: Sequence[float]) -> Correction:
-    """The correction of a form with the least squared relative error and no negative weight.
+def fit_correction(form: str, networks: Sequence[OperatorLatencies], measured_ms: Sequence[float]) -> Correction:
+    """Fit a form to the smallest squared relative error, without negative weights.
 
     Args:
-        form: a name of `FORMS`.
-        networks: what each network is made of.
-        measured_ms: their latencies, milliseconds.
+        form: Name in `FORMS`.
+        networks: Operators of each network.
+        measured_ms: Measured latency of each network, in ms.
     """
-    return _fit(form, design(form, networks), np.asarray(measured_ms, float))
+    return _fit_form(form, design_matrix(form, networks), np.asarray(measured_ms, float))
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A correction, and what it is worth.
+class ValidatedCorrection:
+    """A correction with its cross-validation.
 
     Attributes:
-        correction: fitted on all networks.
-        held_out_ms: prediction of each network by a fit, and a choice of its form, that have not seen it; milliseconds.
-        without: that fit, for each network.
+        correction: Fit to all networks.
+        held_out_ms: Prediction of each network by a form selected and fitted without it, in ms.
+        held_out_corrections: That fit for each network.
     """
 
     correction: Correction
     held_out_ms: Array
-    without: tuple[Correction, ...]
+    held_out_corrections: tuple[Correction, ...]
 
 
-def choose(networks: Sequence[Parts], measured_ms: Sequence[float], form: str | None = None) -> Choice:
-    """Choose a form and fit it.
-
-    Each network is left out in turn; the others choose the form, by leaving out one of them each, and fit it.
+def choose_correction(
+    networks: Sequence[OperatorLatencies], measured_ms: Sequence[float], form: str | None = None
+) -> ValidatedCorrection:
+    """Select a form by nested leave-one-out cross-validation and fit it.
 
     Args:
-        networks: what each network is made of.
-        measured_ms: their latencies, milliseconds.
-        form: a name of `FORMS` to be taken without a choice; the held-out predictions tell what it is worth.
+        networks: Operators of each network.
+        measured_ms: Measured latency of each network, in ms.
+        form: Name in `FORMS` that replaces the selection.
 
     Raises:
-        MeasurementError: fewer than `MIN_NETWORKS` networks.
-        UnknownNameError: no such form.
+        MeasurementError: There are fewer than `MIN_NETWORKS` networks.
+        UnknownNameError: `form` is not in `FORMS`.
     """
     if form is not None and form not in FORMS:
         raise UnknownNameError("form of calibration", form, FORMS)
-    y = _enough(measured_ms)
-    designs = {name: design(name, networks) for name in ([form] if form else FORMS)}
-    without = []
-    for rest in _all_but_one(len(y)):
-        chosen = form or _best({name: x[rest] for name, x in designs.items()}, y[rest])
-        without.append(_fit(chosen, designs[chosen][rest], y[rest]))
-    held_out = np.array([_predict(one, designs[one.form][index]) for index, one in enumerate(without)])
-    chosen = form or _best(designs, y)
-    return Choice(_known_to(_fit(chosen, designs[chosen], y), held_out, y), held_out, tuple(without))
+    y = _check_count(measured_ms)
+    designs = {name: design_matrix(name, networks) for name in ([form] if form else FORMS)}
+    fits = []
+    for rest in _leave_one_out(len(y)):
+        chosen = form or _select_form({name: x[rest] for name, x in designs.items()}, y[rest])
+        fits.append(_fit_form(chosen, designs[chosen][rest], y[rest]))
+    held_out = np.array([_predict_network(fit, designs[fit.form][index]) for index, fit in enumerate(fits)])
+    chosen = form or _select_form(designs, y)
+    correction = _with_error(_fit_form(chosen, designs[chosen], y), held_out, y)
+    return ValidatedCorrection(correction, held_out, tuple(fits))
 
 
-def shift(dense: Choice, which: Sequence[int], networks: Sequence[Parts], measured_ms: Sequence[float]) -> Choice:
-    """The weights of a choice with an intercept of their own, for some of its networks in another scope.
+def transfer_to_scope(
+    dense: ValidatedCorrection,
+    indices: Sequence[int],
+    networks: Sequence[OperatorLatencies],
+    measured_ms: Sequence[float],
+) -> ValidatedCorrection:
+    """Keep the weights of a correction and fit a new intercept for another scope.
 
     Args:
-        dense: the choice, in the scope that all networks were measured in.
-        which: for each network here, which of the choice's it is; its weights are then those fitted without it.
-        networks: what each network is made of in this scope.
-        measured_ms: their latencies in this scope, milliseconds.
+        dense: Correction of the scope in which all networks were measured.
+        indices: Index in `dense` of each network. Its prediction uses the weights fitted without it.
+        networks: Operators of each network in the other scope.
+        measured_ms: Measured latency of each network in the other scope, in ms.
 
     Raises:
-        MeasurementError: fewer than `MIN_NETWORKS` networks.
+        MeasurementError: There are fewer than `MIN_NETWORKS` networks.
     """
-    y = _enough(measured_ms)
-    without = []
-    for index, rest in enumerate(_all_but_one(len(y))):
-        seen = dense.without[which[index]]
-        sums = design(seen.form, networks) @ np.array(seen.weights)
-        without.append(replace(seen, intercept_ms=_offset(sums[rest], y[rest])))
-    held_out = np.array([_predict(one, design(one.form, [networks[i]])[0]) for i, one in enumerate(without)])
-    sums = design(dense.correction.form, networks) @ np.array(dense.correction.weights)
-    found = replace(dense.correction, intercept_ms=_offset(sums, y))
-    return Choice(_known_to(found, held_out, y), held_out, tuple(without))
+    y = _check_count(measured_ms)
+    fits = []
+    for index, rest in enumerate(_leave_one_out(len(y))):
+        weights = dense.held_out_corrections[indices[index]]
+        sums = design_matrix(weights.form, networks) @ np.array(weights.weights)
+        fits.append(replace(weights, intercept_ms=_fit_intercept(sums[rest], y[rest])))
+    rows = [design_matrix(fit.form, [network])[0] for fit, network in zip(fits, networks, strict=True)]
+    held_out = np.array([_predict_network(fit, row) for fit, row in zip(fits, rows, strict=True)])
+    sums = design_matrix(dense.correction.form, networks) @ np.array(dense.correction.weights)
+    correction = replace(dense.correction, intercept_ms=_fit_intercept(sums, y))
+    return ValidatedCorrection(_with_error(correction, held_out, y), held_out, tuple(fits))
 
 
-def _enough(measured_ms: Sequence[float]) -> Array:
+def _check_count(measured_ms: Sequence[float]) -> Array:
     if len(measured_ms) < MIN_NETWORKS:
-        raise MeasurementError(f"{len(measured_ms)} networks were measured, a calibration needs {MIN_NETWORKS}")
+        raise MeasurementError(
+            f"a calibration needs at least {MIN_NETWORKS} measured networks, but there are {len(measured_ms)}"
+        )
     return np.asarray(measured_ms, float)
 
 
-def _all_but_one(count: int) -> NDArray[np.bool_]:
-    """Row i: all but i, [count, count]."""
+def _leave_one_out(count: int) -> NDArray[np.bool_]:
+    """Return the masks of all rows except i, [count, count]."""
     return ~np.eye(count, dtype=bool)
 
 
-def _known_to(correction: Correction, held_out: Array, y: Array) -> Correction:
-    """The correction with its error on networks that it had not seen."""
+def _with_error(correction: Correction, held_out: Array, y: Array) -> Correction:
+    """Return the correction with its error on held-out networks."""
     error = float(np.sqrt(np.mean((held_out / y - 1) ** 2)) * 100)
     return replace(correction, error_pct=error, networks=len(y))
 
 
-def _offset(sums: Array, y: Array) -> float:
-    """The intercept of least squared relative error."""
+def _fit_intercept(sums: Array, y: Array) -> float:
+    """Return the intercept with the smallest squared relative error."""
     return float(((y - sums) / y**2).sum() / (1 / y**2).sum())
 
 
-def design(form: str, networks: Sequence[Parts]) -> Array:
-    """Features of each network, summed over its operators; [networks, features]."""
+def design_matrix(form: str, networks: Sequence[OperatorLatencies]) -> Array:
+    """Return the features of each network, summed over its operators, [networks, features]."""
     features = FORMS[form].features
-    return np.array([np.sum([features(spec, ms) for spec, ms in parts], axis=0) for parts in networks])
+    return np.array([np.sum([features(spec, ms) for spec, ms in operators], axis=0) for operators in networks])
 
 
-def _predict(correction: Correction, features: Array) -> float:
+def _predict_network(correction: Correction, features: Array) -> float:
     return correction.intercept_ms + float(features @ np.array(correction.weights))
 
 
-def _fit(form: str, x: Array, y: Array) -> Correction:
-    """Least squares of the relative error: columns are scaled by 1 / y."""
+def _fit_form(form: str, x: Array, y: Array) -> Correction:
+    """Fit by least squares of the relative error: the rows are divided by y."""
     from scipy.optimize import nnls
 
     if FORMS[form].fixed:
-        return Correction(form, _offset(x[:, 0], y), (1.0,))
+        return Correction(form, _fit_intercept(x[:, 0], y), (1.0,))
     columns = np.column_stack([1 / y, -1 / y, x / y[:, None]])  # an intercept of either sign
-    wanted = np.ones_like(y)
-    if FORMS[form].alike:
+    target = np.ones_like(y)
+    if FORMS[form].shrunk:
         count = FORMS[form].weights
-        apart = math.sqrt(ALIKE) * (np.eye(count) - 1 / count)  # times the weights: how far each is from their mean
-        columns = np.vstack([columns, np.column_stack([np.zeros((count, 2)), apart])])
-        wanted = np.concatenate([wanted, np.zeros(count)])
+        deviations = math.sqrt(SHRINKAGE) * (np.eye(count) - 1 / count)  # times weights: their distance from the mean
+        columns = np.vstack([columns, np.column_stack([np.zeros((count, 2)), deviations])])
+        target = np.concatenate([target, np.zeros(count)])
     scale = np.linalg.norm(columns, axis=0)
     scale[scale == 0] = 1.0
-    solved, _ = nnls(columns / scale, wanted)
-    up, down, *weights = (solved / scale).tolist()
+    solution, _ = nnls(columns / scale, target)
+    up, down, *weights = (solution / scale).tolist()
     return Correction(form, up - down, tuple(weights))
 
 
-def _best(designs: dict[str, Array], y: Array) -> str:
-    """The form with most weights whose leave-one-out error is within a standard error of the least one's.
+def _select_form(designs: dict[str, Array], y: Array) -> str:
+    """Return the form with most weights whose leave-one-out error is within a standard error of the smallest.
 
-    Forms that are as good as each other in one sample of networks are not in the next; to take the least each time
-    would follow chance. Of those, the one that tells most kinds apart ranks networks best.
+    Forms of equal quality swap places from sample to sample, so the smallest error alone would follow chance. Of
+    these, the form that distinguishes most kinds ranks networks best.
     """
     errors: dict[str, Array] = {}
     for form, x in designs.items():
-        if FORMS[form].fixed or len(y) > SPARE * FORMS[form].weights:
-            found = [
-                _predict(_fit(form, x[rest], y[rest]), x[index]) for index, rest in enumerate(_all_but_one(len(y)))
+        if FORMS[form].fixed or len(y) > MIN_NETWORKS_PER_WEIGHT * FORMS[form].weights:
+            masks = _leave_one_out(len(y))
+            held_out = [
+                _predict_network(_fit_form(form, x[rest], y[rest]), x[index]) for index, rest in enumerate(masks)
             ]
-            errors[form] = np.abs(np.array(found) / y - 1)
-    least = min(errors, key=lambda form: float(errors[form].mean()))
+            errors[form] = np.abs(np.array(held_out) / y - 1)
+    best = min(errors, key=lambda form: float(errors[form].mean()))
     for form in reversed(errors):
-        worse = errors[form] - errors[least]
-        if worse.mean() <= worse.std(ddof=1) / math.sqrt(len(y)):
+        excess = errors[form] - errors[best]
+        if excess.mean() <= excess.std(ddof=1) / math.sqrt(len(y)):
             return form
-    return least
+    return best
+
+
+_NEW_NAMES = {"ceiling_mape_pct": "split_half_mape_pct", "ceiling_kendall_tau": "split_half_kendall_tau"}
+"""Old JSON key -> field. The old keys are written too until 0.3.0."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """How predictions compare with measurements.
+class PredictionReport:
+    """Accuracy of predictions against measurements.
 
     Attributes:
-        networks: number of networks.
-        mape_pct: mean of |predicted - measured| / measured.
-        bias_pct: mean of (predicted - measured) / measured.
-        worst_pct: greatest |predicted - measured| / measured.
-        within_5_pct: share of networks that are predicted within 5 %, in percent.
-        within_10_pct: likewise within 10 %.
-        kendall_tau: rank correlation of predicted and measured; 0 where all of one side are equal.
-        spearman_rho: likewise.
-        ceiling_mape_pct: mape_pct of one half of the measurement against the other, the median ratio of the two, which
-            is how fast the machine ran, divided out.
-        ceiling_kendall_tau: kendall_tau of the two halves.
+        networks: Number of networks.
+        mape_pct: Mean of |predicted - measured| / measured.
+        bias_pct: Mean of (predicted - measured) / measured.
+        worst_pct: Maximum of |predicted - measured| / measured.
+        within_5_pct: Share of networks with an error of at most 5 %, in percent.
+        within_10_pct: Same for 10 %.
+        kendall_tau: Rank correlation of predicted and measured; 0 if either is constant.
+        spearman_rho: Same by Spearman.
+        split_half_mape_pct: `mape_pct` of the two halves of the measurement against each other. Their median ratio,
+            which is the drift, is divided out.
+        split_half_kendall_tau: `kendall_tau` of the two halves.
     """
 
     networks: int
@@ -304,30 +322,40 @@ class Report:
     within_10_pct: float
     kendall_tau: float
     spearman_rho: float
-    ceiling_mape_pct: float
-    ceiling_kendall_tau: float
+    split_half_mape_pct: float
+    split_half_kendall_tau: float
     worst_pct: float = field(default=float("nan"))
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> PredictionReport:
+        """Read a JSON object, with old or new keys.
+
+        Raises:
+            TypeError: `content` is not an object, or a key is missing or unknown.
+        """
+        return cls(**{_NEW_NAMES.get(key, key): value for key, value in {**content}.items()})
+
     def as_dict(self) -> dict[str, float]:
-        """The report as a JSON object."""
-        return asdict(self)
+        """Return the report as a JSON object, with old and new keys."""
+        content = asdict(self)
+        return content | {old: content[new] for old, new in _NEW_NAMES.items()}
 
 
-def report(
+def evaluate_predictions(
     predicted_ms: Sequence[float] | Array, measured_ms: Sequence[float], halves_ms: Sequence[tuple[float, float]]
-) -> Report:
+) -> PredictionReport:
     """Compare predictions with measurements.
 
     Args:
-        predicted_ms: predictions, milliseconds.
-        measured_ms: measured latencies, milliseconds.
-        halves_ms: for each network, the same statistic over one half of its visits, and over the other.
+        predicted_ms: Predictions in ms.
+        measured_ms: Measured latencies in ms.
+        halves_ms: Latency of each network by either half of its sample batches, in ms.
     """
     predicted, measured = np.asarray(predicted_ms, float), np.asarray(measured_ms, float)
     error = (predicted - measured) / measured * 100
     even, odd = np.asarray(halves_ms, float).T
     ratio = even / odd
-    return Report(
+    return PredictionReport(
         networks=len(measured),
         mape_pct=float(np.abs(error).mean()),
         bias_pct=float(error.mean()),
@@ -335,14 +363,14 @@ def report(
         within_10_pct=float((np.abs(error) <= 10).mean() * 100),
         kendall_tau=_rank_correlation("kendalltau", predicted, measured),
         spearman_rho=_rank_correlation("spearmanr", predicted, measured),
-        ceiling_mape_pct=float(np.abs(ratio / np.median(ratio) - 1).mean() * 100),
-        ceiling_kendall_tau=_rank_correlation("kendalltau", even, odd),
+        split_half_mape_pct=float(np.abs(ratio / np.median(ratio) - 1).mean() * 100),
+        split_half_kendall_tau=_rank_correlation("kendalltau", even, odd),
         worst_pct=float(np.abs(error).max()),
     )
 
 
 def _rank_correlation(kind: str, x: Array, y: Array) -> float:
-    """`kendalltau` or `spearmanr` of scipy; 0 where one side is constant and so ranks nothing."""
+    """Return scipy's `kendalltau` or `spearmanr`; 0 if either side is constant."""
     from scipy import stats
 
     if np.ptp(x) == 0 or np.ptp(y) == 0:

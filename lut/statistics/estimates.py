@@ -1,4 +1,4 @@
-"""From raw durations to the one number of a subject, and how well it is known."""
+"""Estimate the latency of a benchmark and its confidence interval from raw durations."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from ...errors import MeasurementError
 Array = NDArray[np.float64]
 
 MINIMA, MEDIANS = "minima", "medians"
-"""What a visit counts as: its least run (CPUs: what disturbs a run only adds time), or its median (GPUs)."""
+"""Point of a sample batch: its minimum (CPUs, where disturbances only add time) or its median (GPUs)."""
 NOISY_PCT = 5.0
-"""Half width of the interval, relative to the latency, above which a subject that is given up is called noisy."""
+"""Relative half width of the confidence interval above which an unfinished benchmark counts as noisy."""
 CONFIDENCE_LEVEL = 0.95
-"""Probability that an interval holds the true latency."""
-NORMAL = 1.96
-"""Half the width of a normal distribution's 95 % interval, in standard deviations."""
+"""Probability that an interval contains the true latency."""
+Z_95 = 1.96
+"""Half width of a normal distribution's 95 % interval, in standard deviations."""
 BATCHES_PER_INSTANCE = 4
-"""Visits that a load needs to speak for itself in an interval."""
-ROBUST = 5
-"""Groups from which on their median absolute deviation tells how far they differ; fewer, their standard deviation."""
+"""Minimum number of sample batches of an instance whose median enters an interval."""
+MIN_INSTANCES_FOR_MAD = 5
+"""Minimum number of instances for a deviation from the median absolute deviation; below, the standard deviation."""
 MAD_TO_DEVIATION = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-MIDMEAN = 1.093
-"""Standard error of a normal sample's interquartile mean, relative to its mean's."""
+"""Standard deviation of a normal distribution divided by its median absolute deviation."""
+MIDMEAN_INEFFICIENCY = 1.093
+"""Standard error of a normal sample's interquartile mean, relative to that of its mean."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics of one subject.
+    """Statistics of a benchmark.
 
     Attributes:
-        latency_ms: see `estimate`; the machine's changing speed divided out.
-        ci_ms: half the width of its 95 % confidence interval.
-        median_ms: median of all single runs, nothing divided out.
-        min_ms: shortest single run.
-        spread_pct: half the width of the middle half of the visits, relative to latency_ms.
-        visits: number of visits.
-        samples: number of single runs.
+        latency_ms: Latency in ms after drift correction; see `estimate_latency`.
+        ci_ms: Half width of its 95 % confidence interval.
+        median_ms: Median of all runs, without drift correction.
+        min_ms: Shortest run.
+        spread_pct: Half the interquartile range of the sample batches, relative to `latency_ms`.
+        visits: Number of sample batches.
+        samples: Number of runs.
     """
 
     latency_ms: float
@@ -54,88 +54,87 @@ class Summary:
     samples: int
 
 
-def summarise(
-    visits: Sequence[Sequence[float]],
+def summarise_batches(
+    batches: Sequence[Sequence[float]],
     statistic: str,
     slowdown: Sequence[float] | Array | None = None,
-    loads: Sequence[int] | NDArray[np.int_] | None = None,
+    instances: Sequence[int] | NDArray[np.int_] | None = None,
 ) -> Summary:
-    """Boil the visits of a subject down, each to its minimum or median, and these to one latency.
+    """Reduce each sample batch to its minimum or median, and these points to a latency.
 
     Args:
-        visits: durations of single runs in milliseconds, one list for each visit.
+        batches: Durations of the runs of each sample batch, in ms.
         statistic: `minima` or `medians`.
-        slowdown: how much slower than usual the machine ran at each visit, divided out of latency_ms and spread_pct.
-        loads: which load of the graph each visit ran; one and the same if None.
+        slowdown: Relative slowdown of the machine at each batch; `latency_ms` and `spread_pct` are corrected for it.
+        instances: Instance of the graph that each batch ran. None means a single instance.
 
     Raises:
-        MeasurementError: there are no durations, or one is not a positive number.
+        MeasurementError: There are no durations, or a duration is not a positive number.
     """
-    points = batch_points(visits, statistic)
+    points = reduce_batches(batches, statistic)
     if slowdown is not None:
         points = points / np.asarray(slowdown, float)
-    every = np.concatenate([np.asarray(visit, float) for visit in visits])
-    latency, ci = estimate(points, None if loads is None else np.asarray(loads))
+    runs = np.concatenate([np.asarray(batch, float) for batch in batches])
+    latency, ci = estimate_latency(points, None if instances is None else np.asarray(instances))
     low, high = np.quantile(points, [0.25, 0.75])
     spread = float(high - low) / 2 / latency * 100
-    return Summary(latency, ci, float(np.median(every)), float(every.min()), spread, len(points), int(every.size))
+    return Summary(latency, ci, float(np.median(runs)), float(runs.min()), spread, len(points), int(runs.size))
 
 
-def estimate(points: Array, loads: NDArray[np.int_] | None = None) -> tuple[float, float]:
-    """Latency of a subject, and half the width of its 95 % confidence interval, in the points' unit.
+def estimate_latency(points: Array, instances: NDArray[np.int_] | None = None) -> tuple[float, float]:
+    """Return the latency of a benchmark and the half width of its 95 % confidence interval, in the points' unit.
 
-    A graph that is loaded again lies elsewhere in memory, and runs by some percent faster or slower for as long as it
-    stays there: on a CPU that is far more than the visits to one load differ. Where there are several loads, the
-    interval is therefore Student's t over their medians, with a deviation from the median absolute deviation, which one
-    disturbed load does not widen; and the latency is the interquartile mean of all points, as deaf to disturbed visits
-    as the median, and not thrown to and fro between two speeds that are as frequent. With one load, see
-    `median_and_ci`.
+    A reloaded graph has other memory addresses and keeps a speed that differs by some percent. On a CPU this exceeds
+    the differences between the batches of an instance. With several instances, the interval is therefore Student's t
+    over their medians. Its deviation comes from the median absolute deviation, which a disturbed instance does not
+    widen. The latency is the interquartile mean of all points: robust to disturbed batches like the median, and stable
+    between two equally frequent speeds. With a single instance, `estimate_median` applies.
 
     Args:
-        points: one latency for each visit, [visits].
-        loads: which load of the graph each visit ran, [visits]; one and the same if None.
+        points: Latency of each batch, [batches].
+        instances: Instance of the graph that each batch ran, [batches]. None means a single instance.
     """
-    if loads is None:
-        return median_and_ci(points)
-    names, counts = np.unique(loads, return_counts=True)
-    medians = np.array([np.median(points[loads == name]) for name in names[counts >= BATCHES_PER_INSTANCE]])
+    if instances is None:
+        return estimate_median(points)
+    names, counts = np.unique(instances, return_counts=True)
+    medians = np.array([np.median(points[instances == name]) for name in names[counts >= BATCHES_PER_INSTANCE]])
     if len(medians) < 2:
-        return median_and_ci(points)
+        return estimate_median(points)
     from scipy.stats import t
 
     quarter = len(points) // 4
     latency = float(np.sort(points)[quarter : len(points) - quarter].mean())
     deviation = MAD_TO_DEVIATION * float(np.median(np.abs(medians - np.median(medians))))
-    if len(medians) < ROBUST:
+    if len(medians) < MIN_INSTANCES_FOR_MAD:
         deviation = float(medians.std(ddof=1))
-    half = t.ppf((1 + CONFIDENCE_LEVEL) / 2, len(medians) - 1) * MIDMEAN * deviation / math.sqrt(len(medians))
-    return latency, float(half)
+    quantile = float(t.ppf((1 + CONFIDENCE_LEVEL) / 2, len(medians) - 1))
+    return latency, quantile * MIDMEAN_INEFFICIENCY * deviation / math.sqrt(len(medians))
 
 
-def median_and_ci(points: Array) -> tuple[float, float]:
-    """Median of the points, and half the width of its 95 % confidence interval, in the points' unit.
+def estimate_median(points: Array) -> tuple[float, float]:
+    """Return the median of the points and the half width of its 95 % confidence interval, in the points' unit.
 
-    The interval reaches between the two order statistics that the binomial distribution names, so it assumes no
-    distribution; with fewer points than it needs (six), from the least to the greatest.
+    The interval lies between two order statistics given by the binomial distribution, so it assumes no distribution of
+    the points. It needs six points; with fewer, it is their range.
     """
     ordered = np.sort(points)
     count = len(ordered)
-    reach = NORMAL * count**0.5 / 2
+    reach = Z_95 * count**0.5 / 2
     low = max(int(np.floor(count / 2 - reach)), 0)
     high = min(int(np.ceil(count / 2 + reach)), count - 1)
     return float(np.median(ordered)), float(ordered[high] - ordered[low]) / 2
 
 
-def batch_points(visits: Sequence[Sequence[float]], statistic: str) -> Array:
-    """One number for each visit, in milliseconds.
+def reduce_batches(batches: Sequence[Sequence[float]], statistic: str) -> Array:
+    """Return the minimum or median of each sample batch in ms, [batches].
 
     Raises:
-        MeasurementError: there are no visits, or one without runs, or a duration is not a positive number.
+        MeasurementError: There are no batches, a batch is empty, or a duration is not a positive number.
     """
-    if not visits or not all(len(visit) for visit in visits):
+    if not batches or not all(len(batch) for batch in batches):
         raise MeasurementError("no run was timed")
-    least = min(min(visit) for visit in visits)
-    if not all(np.isfinite(visit).all() for visit in visits) or not least > 0:
-        raise MeasurementError(f"durations that are no positive numbers, the least {least} ms")
+    shortest = min(min(batch) for batch in batches)
+    if not all(np.isfinite(batch).all() for batch in batches) or not shortest > 0:
+        raise MeasurementError(f"durations must be positive numbers; the smallest is {shortest} ms")
     reduce = np.min if statistic == MINIMA else np.median
-    return np.array([float(reduce(visit)) for visit in visits])
+    return np.array([float(reduce(batch)) for batch in batches])

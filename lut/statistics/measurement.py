@@ -1,22 +1,23 @@
-"""Measurement: visits to several subjects side by side, with the machine's changing speed divided out.
+"""Drift correction: the sample batches of interleaved benchmarks, corrected for the machine's changing speed.
 
-A shared machine has more than one speed: neighbours, turbo clocks and schedulers switch it between them within tenths
-of a second, for all that runs on it alike. Since the subjects are visited in random order, the visits around a moment
-tell how fast the machine was just then:
+A shared machine changes its speed within tenths of a second (neighbours, turbo clocks, schedulers), for everything that
+runs on it equally. The benchmarks are measured in random order, so the batches around a moment show the machine's speed
+at that moment:
 
-    point[v]      one number for visit v (its minimum or its median), milliseconds
-    level[z]      speed of session z (one process on one device) against the others, by the subjects they share
-    usual[s]      median of the points of subject s, each divided by level and slowdown (at first 1)
-    deviation[v]  log(point[v] / level / usual[subject of v])
-    slowdown[v]   exp(median of the deviations of the `2 * REACH + 1` visits around v in its session)
+    point[b]      minimum or median of batch b, ms
+    level[z]      speed of session z (one process on one device) relative to the others, from their shared benchmarks
+    usual[k]      median of the points of benchmark k, each divided by level and slowdown (initially 1)
+    deviation[b]  log(point[b] / level / usual[benchmark of b])
+    slowdown[b]   level * exp(median deviation of the `2 * SMOOTHING_RADIUS + 1` batches around b, in its session)
 
-repeated `PASSES` times. The latency of a subject is its last usual[s]. Where nothing changes, the slowdowns are about 1
-and nothing is altered. Assumption: what slows the machine slows all subjects by about the same factor. Where it did not
-for a while, the subjects visited then disagree about how fast the machine was:
+repeated `NUM_PASSES` times. The points of a benchmark divided by the slowdowns give its latency. Without drift the
+slowdowns are about 1 and change nothing. The model assumes that a slower machine slows all benchmarks by about the same
+factor. Where this fails for a while, the benchmarks disagree about the speed:
 
-    disagreement[w]  median of |log(point[v] / slowdown[v] / usual)| over the visits of window w, `WINDOW` in a row
+    disagreement[w]  median of |log(point[b] / slowdown[b] / usual)| over window w of `CHECK_WINDOW` batches in a row
 
-Windows that disagree `DISPROVED` times as much as most are left out; their subjects need as many visits again.
+Windows with over `MAX_DISAGREEMENT_RATIO` times the median disagreement are rejected. Their benchmarks then need as
+many new batches.
 """
 
 from __future__ import annotations
@@ -27,165 +28,173 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .estimates import Array, Summary, batch_points, summarise
+from .estimates import Array, Summary, reduce_batches, summarise_batches
 
 
 class SampleBatch(NamedTuple):
-    """Some runs of a subject, back to back: one process's, at one moment."""
+    """Consecutive runs of a benchmark in one process."""
 
-    subject: str
+    benchmark: str
     round: int
     at_unix_s: float
     durations_ms: Sequence[float]
     session: int = 0
-    load: int = 0
+    instance: int = 0
 
 
-REACH = 10
-"""Visits on either side that tell the machine's speed at a visit."""
-PASSES = 4
-"""Times that usual points and slowdowns are told from each other; once is too few where two speeds are as frequent."""
-WINDOW = 64
-"""Visits in a row that are believed or not together."""
-DISPROVED = 3.0
-"""How many times the usual disagreement leaves a window out."""
-AGREED = 0.01
-"""A disagreement (of logarithms, so about 1 %) that is never held against a window."""
-PAUSE_S = 30.0
-"""A gap between visits, in seconds, across which nothing is told."""
+SMOOTHING_RADIUS = 10
+"""Number of batches on either side that show the machine's speed at a batch."""
+NUM_PASSES = 4
+"""Passes that separate usual points from slowdowns. One is too few where two speeds are equally frequent."""
+CHECK_WINDOW = 64
+"""Number of consecutive batches that are accepted or rejected together."""
+MAX_DISAGREEMENT_RATIO = 3.0
+"""Ratio to the median disagreement above which a window is rejected."""
+NEGLIGIBLE_DISAGREEMENT = 0.01
+"""Disagreement (of logarithms, so about 1 %) up to which a window is always accepted."""
+MAX_GAP_S = 30.0
+"""Pause between batches, in seconds, across which slowdowns are not smoothed."""
 
 
 class Measurement:
-    """Visits that were measured together.
+    """Sample batches that were measured together.
 
-    Args:
-        visits: in any order.
-        statistic: `minima` or `medians`, see `statistics`.
-
-    Raises:
-        MeasurementError: a visit holds no runs, or durations that are no positive numbers.
+    Attributes:
+        batches: Sample batches by session and time.
+        statistic: `minima` or `medians`; see `estimates`.
+        benchmarks: Sorted keys of the benchmarks.
     """
 
-    def __init__(self, visits: Sequence[SampleBatch], statistic: str) -> None:
-        self.visits = sorted(visits, key=lambda visit: (visit.session, visit.at_unix_s))
-        self.statistic = statistic
-        self.subjects, self._which = np.unique([visit.subject for visit in self.visits], return_inverse=True)
-        self._points = batch_points([v.durations_ms for v in self.visits], statistic) if visits else np.empty(0)
-        self._slowdown = self._slowdowns() if visits else np.empty(0)
-        self._trusted = self._believed() if visits else np.empty(0, dtype=bool)
-
-    def durations(self, subject: str) -> list[list[float]]:
-        """Raw durations of a subject in milliseconds, one list for each visit, in order of session and time."""
-        return [list(self.visits[index].durations_ms) for index in self._indices(subject)]
-
-    def summary(self, subject: str) -> Summary:
-        """Statistics of a subject.
+    def __init__(self, batches: Sequence[SampleBatch], statistic: str) -> None:
+        """Correct `batches`, given in any order, for drift.
 
         Raises:
-            MeasurementError: it was not visited.
+            MeasurementError: A batch is empty, or a duration is not a positive number.
         """
-        kept = self._indices(subject, trusted=True)
-        durations = [self.visits[index].durations_ms for index in kept]
-        return summarise(durations, self.statistic, self._slowdown[kept], self.loads(subject))
+        self.batches = sorted(batches, key=lambda batch: (batch.session, batch.at_unix_s))
+        self.statistic = statistic
+        self.benchmarks, self._owner = np.unique([batch.benchmark for batch in self.batches], return_inverse=True)
+        self._points = self._slowdown = np.empty(0)
+        self._accepted = np.empty(0, dtype=bool)
+        if batches:
+            self._points = reduce_batches([batch.durations_ms for batch in self.batches], statistic)
+            self._slowdown = self._estimate_slowdowns()
+            self._accepted = self._accept_windows()
 
-    def points(self, subject: str) -> Array:
-        """One latency for each visit of a subject that is believed, ms, the machine's speed divided out; [visits]."""
-        kept = self._indices(subject, trusted=True)
+    def durations(self, benchmark: str) -> list[list[float]]:
+        """Return the raw durations of a benchmark in ms, a list per sample batch, by session and time."""
+        return [list(self.batches[index].durations_ms) for index in self._indices(benchmark)]
+
+    def summary(self, benchmark: str) -> Summary:
+        """Return the statistics of a benchmark.
+
+        Raises:
+            MeasurementError: The benchmark has no sample batch.
+        """
+        kept = self._indices(benchmark, accepted=True)
+        durations = [self.batches[index].durations_ms for index in kept]
+        return summarise_batches(durations, self.statistic, self._slowdown[kept], self.instances(benchmark))
+
+    def points(self, benchmark: str) -> Array:
+        """Return the drift-corrected latency of each accepted batch of a benchmark in ms, [batches]."""
+        kept = self._indices(benchmark, accepted=True)
         return self._points[kept] / self._slowdown[kept]
 
-    def loads(self, subject: str) -> NDArray[np.int_]:
-        """For each of `points`, which load of the subject's graph it is of, counted over all sessions; [visits]."""
-        kept = self._indices(subject, trusted=True)
-        places = [(self.visits[index].session, self.visits[index].load) for index in kept]
-        return np.unique(places, axis=0, return_inverse=True)[1].ravel() if places else np.empty(0, dtype=int)
+    def instances(self, benchmark: str) -> NDArray[np.int_]:
+        """Return the instance of the graph behind each of the `points`, numbered over all sessions, [batches]."""
+        return self._number_instances(self._indices(benchmark, accepted=True))
 
-    def halves(self) -> tuple[Measurement, Measurement]:
-        """Every other load of each subject, or visit where it has but one, as two measurements, each of its own."""
-        number = np.empty(len(self.visits), dtype=int)
-        for subject in range(len(self.subjects)):
-            kept = np.flatnonzero(self._which == subject)
-            places = [(self.visits[index].session, self.visits[index].load) for index in kept]
-            load = np.unique(places, axis=0, return_inverse=True)[1].ravel()
-            number[kept] = load if load.any() else np.arange(len(kept))
-        even, odd = ([self.visits[index] for index in np.flatnonzero(number % 2 == parity)] for parity in (0, 1))
+    def split_halves(self) -> tuple[Measurement, Measurement]:
+        """Split into two measurements: even and odd instances of each benchmark, or batches if it has one instance."""
+        number = np.empty(len(self.batches), dtype=int)
+        for benchmark in range(len(self.benchmarks)):
+            kept = np.flatnonzero(self._owner == benchmark)
+            instance = self._number_instances(kept)
+            number[kept] = instance if instance.any() else np.arange(len(kept))
+        even, odd = ([self.batches[index] for index in np.flatnonzero(number % 2 == parity)] for parity in (0, 1))
         return Measurement(even, self.statistic), Measurement(odd, self.statistic)
 
     @property
-    def disproved(self) -> int:
-        """Number of visits that are left out."""
-        return int((~self._trusted).sum())
+    def num_rejected(self) -> int:
+        """Number of rejected sample batches."""
+        return int((~self._accepted).sum())
 
-    def _indices(self, subject: str, *, trusted: bool = False) -> NDArray[np.intp]:
-        """Visits of a subject; with `trusted`, those that are believed, or all where none is."""
-        at = int(np.searchsorted(self.subjects, subject)) if len(self.subjects) else 0
-        if at == len(self.subjects) or self.subjects[at] != subject:
+    def _number_instances(self, indices: NDArray[np.intp]) -> NDArray[np.int_]:
+        keys = [(self.batches[index].session, self.batches[index].instance) for index in indices]
+        return np.unique(keys, axis=0, return_inverse=True)[1].ravel() if keys else np.empty(0, dtype=int)
+
+    def _indices(self, benchmark: str, *, accepted: bool = False) -> NDArray[np.intp]:
+        """Return the batches of a benchmark; with `accepted`, only those, or all if every batch was rejected."""
+        position = int(np.searchsorted(self.benchmarks, benchmark)) if len(self.benchmarks) else 0
+        if position == len(self.benchmarks) or self.benchmarks[position] != benchmark:
             return np.empty(0, dtype=np.intp)
-        every = np.flatnonzero(self._which == at)
-        kept = every[self._trusted[every]] if trusted else every
-        return kept if len(kept) else every
+        indices = np.flatnonzero(self._owner == position)
+        kept = indices[self._accepted[indices]] if accepted else indices
+        return kept if len(kept) else indices
 
-    def _believed(self) -> NDArray[np.bool_]:
-        """Whether each visit is in a window whose visits agree about the machine's speed."""
+    def _accept_windows(self) -> NDArray[np.bool_]:
+        """Return a mask of the batches whose window agrees about the machine's speed, [batches]."""
         steady = self._points / self._slowdown
-        window = np.arange(len(steady)) // WINDOW
-        disagreement = _medians(np.abs(np.log(steady / _medians(steady, self._which)[self._which])), window)
-        limit = max(DISPROVED * float(np.median(disagreement)), AGREED)
-        believed: NDArray[np.bool_] = (disagreement <= limit)[window]
-        return believed
+        window = np.arange(len(steady)) // CHECK_WINDOW
+        usual = _group_medians(steady, self._owner)
+        disagreement = _group_medians(np.abs(np.log(steady / usual[self._owner])), window)
+        limit = max(MAX_DISAGREEMENT_RATIO * float(np.median(disagreement)), NEGLIGIBLE_DISAGREEMENT)
+        accepted: NDArray[np.bool_] = (disagreement <= limit)[window]
+        return accepted
 
-    def _slowdowns(self) -> Array:
-        """Slowdown of the machine at each of the visits, levels included; 1 is its usual speed."""
+    def _estimate_slowdowns(self) -> Array:
+        """Return the slowdown of the machine at each batch, levels included; 1 is its usual speed."""
         points = self._points
-        sessions = np.array([visit.session for visit in self.visits])
-        level = _levels(points, self._which, sessions)
-        gaps = np.diff([visit.at_unix_s for visit in self.visits]) > PAUSE_S
-        parts = np.flatnonzero(gaps | (np.diff(sessions) != 0)) + 1
+        sessions = np.array([batch.session for batch in self.batches])
+        level = _estimate_levels(points, self._owner, sessions)
+        gaps = np.diff([batch.at_unix_s for batch in self.batches]) > MAX_GAP_S
+        cuts = np.flatnonzero(gaps | (np.diff(sessions) != 0)) + 1
         slowdown = level
-        for _ in range(PASSES):
-            usual = _medians(points / slowdown, self._which)
-            deviation = np.log(points / level / usual[self._which])
-            slowdown = level * np.exp(np.concatenate([_running_median(part) for part in np.split(deviation, parts)]))
+        for _ in range(NUM_PASSES):
+            usual = _group_medians(points / slowdown, self._owner)
+            deviation = np.log(points / level / usual[self._owner])
+            slowdown = level * np.exp(np.concatenate([_running_median(part) for part in np.split(deviation, cuts)]))
         return slowdown
 
 
-def _medians(values: Array, group: NDArray[np.intp]) -> Array:
-    """Median of the values of each group, [groups]."""
+def _group_medians(values: Array, group: NDArray[np.intp]) -> Array:
+    """Return the median of the values of each group, [groups]."""
     order = np.argsort(group, kind="stable")
     parts = np.split(values[order], np.flatnonzero(np.diff(group[order])) + 1)
     return np.array([np.median(part) for part in parts])
 
 
-def _levels(points: Array, which: NDArray[np.intp], sessions: NDArray[np.int_]) -> Array:
-    """Level of each visit's session: 1 for the one with most visits, others tied to it by subjects in common.
+def _estimate_levels(points: Array, owner: NDArray[np.intp], sessions: NDArray[np.int_]) -> Array:
+    """Return the level of each batch's session: 1 for the largest, the others relative to it by shared benchmarks.
 
-    A session that shares no subject with any tied one keeps 1: nothing is known of it.
+    A session that shares no benchmark with any connected session keeps level 1.
     """
     names, counts = np.unique(sessions, return_counts=True)
     level: Array = np.ones_like(points)
     if len(names) == 1:
         return level
-    usual = {int(z): dict(_by_subject(points[sessions == z], which[sessions == z])) for z in names}
-    tied = dict(usual.pop(int(names[counts.argmax()])))
+    usual = {int(z): dict(_benchmark_medians(points[sessions == z], owner[sessions == z])) for z in names}
+    connected = dict(usual.pop(int(names[counts.argmax()])))
     while usual:
-        nearest = max(usual, key=lambda z: len(usual[z].keys() & tied.keys()))
-        found = usual.pop(nearest)
-        shared = found.keys() & tied.keys()
-        factor = float(np.median([found[s] / tied[s] for s in shared])) if shared else 1.0
+        nearest = max(usual, key=lambda z: len(usual[z].keys() & connected.keys()))
+        medians = usual.pop(nearest)
+        shared = medians.keys() & connected.keys()
+        factor = float(np.median([medians[k] / connected[k] for k in shared])) if shared else 1.0
         level[sessions == nearest] = factor
-        tied.update({s: value / factor for s, value in found.items() if s not in tied})
+        connected.update({k: value / factor for k, value in medians.items() if k not in connected})
     return level
 
 
-def _by_subject(points: Array, which: NDArray[np.intp]) -> list[tuple[int, float]]:
-    """(subject, median of its points) of one session."""
-    subjects, group = np.unique(which, return_inverse=True)
-    return list(zip(subjects.tolist(), _medians(points, group).tolist(), strict=True))
+def _benchmark_medians(points: Array, owner: NDArray[np.intp]) -> list[tuple[int, float]]:
+    """Return (benchmark, median of its points) of a session."""
+    benchmarks, group = np.unique(owner, return_inverse=True)
+    return list(zip(benchmarks.tolist(), _group_medians(points, group).tolist(), strict=True))
 
 
 def _running_median(values: Array) -> Array:
-    """Median of the values within `REACH` of each; near the ends, of the nearest `REACH + 1` or more."""
+    """Return the median within `SMOOTHING_RADIUS` of each value; near the ends, of the nearest radius + 1 or more."""
     from scipy.ndimage import median_filter
 
-    reach = min(REACH, max((len(values) - 1) // 2, 0))
-    filtered: Array = median_filter(values, size=2 * reach + 1, mode="mirror")
+    radius = min(SMOOTHING_RADIUS, max((len(values) - 1) // 2, 0))
+    filtered: Array = median_filter(values, size=2 * radius + 1, mode="mirror")
     return filtered

@@ -1,4 +1,4 @@
-"""Recorder: one process that fills a table, and what it takes on so that no other measures the same."""
+"""Recorder: fill a table from one process, with claims that keep other processes from measuring the same benchmarks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from . import schema
 from .table import FINISHED, UNFINISHED, LatencyTable
 
 LEASE_S = 900.0
-"""Silence after which a process that still runs is taken to have given up what it had taken on."""
+"""Seconds without a record after which the claims of a running process expire."""
 
 
 class Recorder:
-    """A session of a table: begun when a process starts to measure, named in every visit it makes."""
+    """Session of a table: a measuring process on a device. Each sample batch names its session."""
 
     def __init__(self, table: LatencyTable, device: Device, environment: Mapping[str, Any]) -> None:
         self.table = table
         row = (device, os.getpid(), time.time(), time.time(), json.dumps(dict(environment)))
-        with table.store.writing() as connection:
+        with table.store.transaction() as connection:
             cursor = connection.execute(
                 "INSERT INTO sessions (device, pid, started_unix_s, seen_unix_s, environment) VALUES (?, ?, ?, ?, ?)",
                 row,
@@ -34,13 +34,16 @@ class Recorder:
             self.session = int(cursor.lastrowid or 0)
 
     def claim(self, share: float = 1.0, among: Collection[str] | None = None) -> list[str]:
-        """Take on subjects that are not finished and that no other running process has; their keys, in order.
+        """Claim unfinished benchmarks that no other running process has claimed.
 
         Args:
-            share: at most this part of what is not finished (0 to 1], evenly: each process has some of every kind.
-            among: only these; all if None.
+            share: Maximum share of the unfinished benchmarks, in (0, 1], evenly spaced: each process gets every kind.
+            among: Keys to choose from. None means all.
+
+        Returns:
+            Keys of the claimed benchmarks, in order.
         """
-        with self.table.store.writing() as connection:
+        with self.table.store.transaction() as connection:
             rows = connection.execute(
                 "SELECT subjects.key, sessions.pid, sessions.seen_unix_s FROM subjects "
                 "LEFT JOIN sessions ON sessions.id = subjects.session "
@@ -48,41 +51,42 @@ class Recorder:
                 (UNFINISHED,),
             ).fetchall()
             rows = [row for row in rows if among is None or row[0] in among]
-            free = [key for key, pid, seen in rows if pid is None or not _running(pid, seen)]
-            wanted = min(-(-len(rows) // round(1 / share)), len(free))
-            taken = [free[index * len(free) // wanted] for index in range(wanted)]
+            free = [key for key, pid, seen in rows if pid is None or not _is_active(pid, seen)]
+            count = min(-(-len(rows) // round(1 / share)), len(free))
+            claimed = [free[index * len(free) // count] for index in range(count)]
             connection.executemany(
-                "UPDATE subjects SET session = ? WHERE key = ?", [(self.session, key) for key in taken]
+                "UPDATE subjects SET session = ? WHERE key = ?", [(self.session, key) for key in claimed]
             )
-        return taken
+        return claimed
 
-    def others(self) -> int:
-        """Number of subjects that other running processes have taken on and not finished."""
+    def count_other_claims(self) -> int:
+        """Return the number of unfinished benchmarks that other running processes have claimed."""
         rows = self.table.store.rows(
             "SELECT sessions.pid, sessions.seen_unix_s FROM subjects JOIN sessions ON sessions.id = subjects.session "
             "WHERE status = 'pending' AND sessions.id <> ?",
             self.session,
         )
-        return sum(_running(pid, seen) for pid, seen in rows)
+        return sum(_is_active(pid, seen) for pid, seen in rows)
 
-    def record(self, visits: Iterable[SampleBatch], health: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Commit visits, and samples of the machine's health (each with `at_unix_s`)."""
+    def record(self, batches: Iterable[SampleBatch], hardware_samples: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Commit sample batches and hardware samples (each with `at_unix_s`). The session is the recorder's."""
         rows = [
-            (v.subject, self.session, v.round, v.load, v.at_unix_s, json.dumps(list(v.durations_ms))) for v in visits
+            (batch.benchmark, self.session, batch.round, batch.instance, batch.at_unix_s, _to_json(batch.durations_ms))
+            for batch in batches
         ]
-        samples = [(self.session, sample["at_unix_s"], json.dumps(dict(sample))) for sample in health]
-        with self.table.store.writing() as connection:
+        samples = [(self.session, sample["at_unix_s"], json.dumps(dict(sample))) for sample in hardware_samples]
+        with self.table.store.transaction() as connection:
             connection.executemany("INSERT INTO visits VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
             connection.executemany("INSERT INTO health VALUES (?, ?, ?)", samples)
             connection.execute("UPDATE sessions SET seen_unix_s = ? WHERE id = ?", (time.time(), self.session))
 
-    def finish(self, found: Mapping[str, tuple[Summary, str | None]]) -> None:
-        """Mark subjects as measured, or as noisy where a reason is given, all at once."""
+    def finish(self, results: Mapping[str, tuple[Summary, str | None]]) -> None:
+        """Mark benchmarks as measured, or as noisy if they have a reason, in one transaction."""
         rows = []
-        for key, (summary, reason) in found.items():
+        for key, (summary, reason) in results.items():
             status = schema.MEASURED if reason is None else schema.NOISY
             rows.append((status, reason, *asdict(summary).values(), key))
-        with self.table.store.writing() as connection:
+        with self.table.store.transaction() as connection:
             connection.executemany(
                 "UPDATE subjects SET status = ?, reason = ?, latency_ms = ?, ci_ms = ?, median_ms = ?, min_ms = ?, "
                 "spread_pct = ?, visits = ?, samples = ?, session = NULL WHERE key = ?",
@@ -90,17 +94,17 @@ class Recorder:
             )
             connection.execute("DELETE FROM meta WHERE key = ?", (FINISHED,))
 
-    def spend(self, energy_mj: Mapping[str, float]) -> None:
-        """Write down the energy that one run of each subject takes, in millijoules."""
+    def record_energy(self, energy_mj: Mapping[str, float]) -> None:
+        """Record the energy per run of benchmarks, in millijoules."""
         if energy_mj:
-            with self.table.store.writing() as connection:
+            with self.table.store.transaction() as connection:
                 connection.executemany(
                     "UPDATE subjects SET energy_mj = ? WHERE key = ?", [(mj, key) for key, mj in energy_mj.items()]
                 )
 
     def fail(self, key: str, reason: str) -> None:
-        """Mark a subject as failed, and why."""
-        with self.table.store.writing() as connection:
+        """Mark a benchmark as failed for a reason."""
+        with self.table.store.transaction() as connection:
             connection.execute(
                 "UPDATE subjects SET status = 'failed', reason = ?, latency_ms = NULL, session = NULL WHERE key = ?",
                 (reason, key),
@@ -108,11 +112,15 @@ class Recorder:
             connection.execute("DELETE FROM meta WHERE key = ?", (FINISHED,))
 
     def release(self) -> None:
-        """Give back what was taken on and not finished."""
-        with self.table.store.writing() as connection:
+        """Release the claims that are not finished."""
+        with self.table.store.transaction() as connection:
             connection.execute("UPDATE subjects SET session = NULL WHERE session = ?", (self.session,))
 
 
-def _running(pid: int, seen_unix_s: float) -> bool:
-    """Whether that process, another than this, still runs and has shown itself not long ago."""
+def _to_json(durations_ms: Sequence[float]) -> str:
+    return json.dumps(list(durations_ms))
+
+
+def _is_active(pid: int, seen_unix_s: float) -> bool:
+    """Return True if that other process runs and its lease has not expired."""
     return time.time() - seen_unix_s <= LEASE_S and is_running(pid)

@@ -1,28 +1,27 @@
-"""The SQLite schema of a latency table, and what tells one from any other file; docs/lut-format.md describes it."""
+"""SQLite schema of a latency table, and the checks of its file; documented in docs/lut-format.md."""
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...errors import FileFormatError, LgcError, OutputError
-from ...files import describe
+from ...files import atomic_path, format_error
 
-SCHEMA_VERSION = 2
-"""Kept in the database's `user_version`."""
+TABLE_SCHEMA_VERSION = 2
+"""Value of the database's `user_version`."""
 
 APPLICATION_ID = 0x6C676331
-"""`lgc1` in ASCII, in the database's `application_id`."""
+"""Value of the database's `application_id`: `lgc1` in ASCII."""
 
-DAMAGE = (sqlite3.Error, UnicodeDecodeError)
-"""What reading a damaged table raises; the second where SQLite's own message quotes broken text."""
+DAMAGE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""Errors that reading a damaged table raises; the second if SQLite's message quotes invalid UTF-8."""
 
 PENDING, MEASURED, NOISY, INTERPOLATED, FAILED = "pending", "measured", "noisy", "interpolated", "failed"
-KNOWN = (MEASURED, NOISY, INTERPOLATED)
+WITH_LATENCY = (MEASURED, NOISY, INTERPOLATED)
 """Statuses of entries that have a latency."""
 
 DDL = """
@@ -92,29 +91,29 @@ CREATE TABLE health (
 
 
 class Store:
-    """The open database of a table: rows out, transactions in, SQLite's errors as lgc's own."""
+    """Open database of a table. SQLite's errors are translated to lgc's."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """All rows of a query.
+        """Return all rows of a query.
 
         Raises:
-            FileFormatError: the file is damaged.
+            FileFormatError: The file is damaged.
         """
         try:
             return list(self._connection.execute(query, values).fetchall())
-        except DAMAGE as error:
-            raise _refusal(self.path, error) from error
+        except DAMAGE_ERRORS as error:
+            raise _translate_error(self.path, error) from error
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that holds the file from its beginning, all or nothing.
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Lock the file for writing and yield its connection; commit after the block, or roll back after an error.
 
         Raises:
-            OutputError: the disk is full, the file read-only, or another process holds it for too long.
+            OutputError: The disk is full, the file is read-only, or another process holds the lock.
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -128,87 +127,73 @@ class Store:
         self._connection.close()
 
 
-def create(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
-    """Make a new table at `path`, with `meta` (JSON text by key) and a pending entry for each of `keys`.
-
-    The file appears under its name only with all of that in it.
+def create_store(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
+    """Create a table at `path` atomically, with `meta` (JSON text by key) and a pending entry for each of `keys`.
 
     Raises:
-        OutputError: it exists already, or cannot be written.
+        OutputError: The file exists or cannot be written.
     """
-    if path.exists():
-        raise OutputError(f"{path} exists already ({describe(path)})")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.unlink(missing_ok=True)
-        with closing(sqlite3.connect(scratch)) as connection, connection:
-            connection.executescript(
-                f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {DDL}"
-            )
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-            connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
+    with atomic_path(path) as temporary:
         try:
-            os.link(scratch, path)  # unlike a renaming, it refuses a table that another process has made meanwhile
-        except FileExistsError:
-            raise
-        except OSError:
-            scratch.rename(path)  # a file system without hard links
-    except (OSError, sqlite3.Error) as error:
-        raise OutputError(f"cannot write {path}: {error}") from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
-    return connect(path)
+            with closing(sqlite3.connect(temporary)) as connection, connection:
+                connection.executescript(
+                    f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {TABLE_SCHEMA_VERSION}; {DDL}"
+                )
+                connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+                connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
+        except sqlite3.Error as error:
+            raise OutputError(f"cannot write {path}: {error}") from error
+    return open_store(path)
 
 
-def connect(path: Path, version: int = SCHEMA_VERSION) -> Store:
-    """Open the table at `path`, after showing that it is one, whole, and of schema `version`.
+def open_store(path: Path, version: int = TABLE_SCHEMA_VERSION) -> Store:
+    """Open the table at `path` after checking that it is complete and has schema `version`.
 
     Raises:
-        FileFormatError: it is missing, foreign, truncated, or of another schema version.
+        FileFormatError: The file is missing, truncated, not a table, or has another schema version.
+        OutputError: Another process holds the lock.
     """
     if not path.is_file():
-        raise FileFormatError(f"{path} is no latency table but {describe(path)}")
+        raise format_error(path, "latency table")
     with path.open("rb") as file:
         head = file.read(18)
     if not head.startswith(b"SQLite format 3\0"):
-        raise FileFormatError(f"{path} is no latency table but {describe(path)}")
+        raise format_error(path, "latency table")
     page_bytes = max(int.from_bytes(head[16:], "big"), 512)
-    if path.stat().st_size < page_bytes:  # SQLite would take it for an empty database
-        raise FileFormatError(f"{path} is a damaged latency table: it breaks off within its first {page_bytes} bytes")
+    if path.stat().st_size < page_bytes:  # SQLite would open it as an empty database
+        raise FileFormatError(f"{path} is a damaged latency table: it ends within its first {page_bytes} bytes")
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=30, isolation_level=None)
     except sqlite3.Error as error:
-        raise FileFormatError(f"{path} cannot be opened as a latency table: {error}") from error
+        raise FileFormatError(f"cannot open latency table {path}: {error}") from error
     try:
-        _check(path, connection, version)
+        _check_database(path, connection, version)
         connection.execute("PRAGMA synchronous = FULL")
-    except DAMAGE as error:
+    except DAMAGE_ERRORS as error:
         connection.close()
-        raise _refusal(path, error) from error
+        raise _translate_error(path, error) from error
     except FileFormatError:
         connection.close()
         raise
     return Store(path, connection)
 
 
-def _refusal(path: Path, error: Exception) -> LgcError:
-    """What an error of SQLite's while reading means."""
+def _translate_error(path: Path, error: Exception) -> LgcError:
+    """Translate an SQLite error of a read."""
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-        return OutputError(f"{path} is held by another process; try again when that is done")
+        return OutputError(f"{path} is locked by another process: try again later")
     return FileFormatError(f"{path} is a damaged latency table: {error}")
 
 
-def _check(path: Path, connection: sqlite3.Connection, version: int) -> None:
-    """Show that the database at `path` is a latency table of schema `version` and whole."""
+def _check_database(path: Path, connection: sqlite3.Connection, version: int) -> None:
+    """Check that the database at `path` is a complete latency table of schema `version`."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    stored = connection.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION_ID:
-        raise FileFormatError(f"{path} is no latency table but an SQLite database of another program")
-    if found != version:
-        mend = "update lgc" if found > version else f"bring it up to date with: lgc-lut upgrade {path}"
-        raise FileFormatError(f"{path} has table schema {found}, this lgc reads {version}: {mend}")
+        raise FileFormatError(f"cannot read latency table {path}: it is an SQLite database of another program")
+    if stored != version:
+        remedy = "update lgc" if stored > version else f"upgrade it with: lgc-lut upgrade {path}"
+        raise FileFormatError(f"{path} has table schema {stored}, this lgc reads {version}: {remedy}")
     faults = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
     if faults != ["ok"]:
         raise FileFormatError(f"{path} is a damaged latency table: {faults[0].splitlines()[-1]}")

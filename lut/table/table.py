@@ -1,4 +1,4 @@
-"""LatencyTable: the measured latencies of a space's operators on one target, in one SQLite file."""
+"""LatencyTable: measured latencies of a space's operators on one target, in an SQLite file."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from . import schema
 if TYPE_CHECKING:
     import pandas as pd
 
-FLOOR_MS = 1e-6
-"""Latency of an entry whose difference came out below it: what a probe gains by an operator can vanish in fusion."""
+MIN_ENTRY_MS = 1e-6
+"""Lower bound of an entry. The difference of two networks can be smaller, e.g. where an operator is fused away."""
 FINISHED = "settled"
-"""Note that entries, calibration and verification follow from all that was measured; measuring takes it away."""
+"""Metadata key set when entries, calibration and verification cover all sample batches. New results delete it."""
 UNFINISHED = "budget"
-"""Reason of a noisy subject whose measuring was cut short; the next process goes on with it."""
-NETWORK = "network/"
-"""How the keys of whole networks begin."""
+"""Reason of a noisy benchmark whose measuring was stopped early. The next process continues it."""
+NETWORK_PREFIX = "network/"
+"""Prefix of the keys of whole networks."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One operator of a table.
+    """Operator of a table.
 
     Attributes:
-        key: the OpSpec's string form.
-        status: `pending`, `measured`, `noisy` (measured, but not as well as asked for), `interpolated` or `failed`.
-        reason: why it failed, or is noisy; what it was interpolated from; else None.
-        latency_ms: what the operator adds to a network's latency; None where it is pending or failed.
-        ci_ms: half the width of its 95 % confidence interval.
+        key: String form of the OpSpec.
+        status: `pending`, `measured`, `noisy` (measured less precisely than requested), `interpolated` or `failed`.
+        reason: Reason of a failure or of noise, or source of an interpolation; else None.
+        latency_ms: Contribution to a network's latency in ms; None if pending or failed.
+        ci_ms: Half width of its 95 % confidence interval.
     """
 
     key: str
@@ -53,15 +53,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was run and timed: an operator in its carriers or alone, carriers without an operator, a whole network.
+    """Timed graph: an operator alone or in its carriers, carriers without an operator, or a whole network.
 
     Attributes:
-        key: its name.
+        key: Name of the benchmark.
         kind: `operator`, `carrier` or `network`.
         status: `pending`, `measured`, `noisy` or `failed`.
-        reason: why it failed or is noisy, else None.
-        latency_ms: see `Summary`; likewise ci_ms, median_ms, min_ms, spread_pct, visits, samples.
-        energy_mj: energy of one run in millijoules, where the device has a counter.
+        reason: Reason of a failure or of noise, else None.
+        latency_ms: See `Summary`, as for ci_ms, median_ms, min_ms, spread_pct, visits and samples.
+        energy_mj: Energy per run in millijoules; None if the device has no counter.
     """
 
     key: str
@@ -78,12 +78,13 @@ class Benchmark:
     energy_mj: float | None
 
 
-_ENTRY = "key, status, reason, latency_ms, ci_ms"
-_SUBJECT = "key, kind, status, reason, latency_ms, ci_ms, median_ms, min_ms, spread_pct, visits, samples, energy_mj"
+_ENTRY_COLUMNS = "key, status, reason, latency_ms, ci_ms"
+_SUMMARY_COLUMNS = "latency_ms, ci_ms, median_ms, min_ms, spread_pct, visits, samples"
+_BENCHMARK_COLUMNS = f"key, kind, status, reason, {_SUMMARY_COLUMNS}, energy_mj"
 
 
 class LatencyTable:
-    """A latency table; open one with `open`, make one with `create`. Usable as a context manager."""
+    """Latency table in an SQLite file, and a context manager that closes it. See `open` and `create`."""
 
     def __init__(self, path: Path, store: schema.Store) -> None:
         self.path = path
@@ -94,12 +95,12 @@ class LatencyTable:
             self.space = SearchSpace.check(meta["space"], f"the space in {path}")
             self.protocol: dict[str, Any] = meta["protocol"]
             self.environment: dict[str, Any] = meta["environment"]
-            found = {entry.key for entry in self.entries()}
-            for key in found:
+            stored = {entry.key for entry in self.entries()}
+            for key in stored:
                 OpSpec.parse(key)
-            lacking = [key for key in entry_keys(self.space) if key not in found]
-            if lacking:
-                raise ValueError(f"entry {lacking[0]}, which the space has and the table lacks")
+            missing = [key for key in entry_keys(self.space) if key not in stored]
+            if missing:
+                raise ValueError(f"entry {missing[0]} of the space, which is missing")
         except (KeyError, TypeError, ValueError, LgcError) as error:
             self.close()
             raise FileFormatError(f"{path} is a damaged latency table: its content fails at {error}") from error
@@ -113,7 +114,7 @@ class LatencyTable:
         protocol: Mapping[str, Any],
         environment: Mapping[str, Any],
     ) -> LatencyTable:
-        """Make a table with a pending entry for every OpSpec of `space` that takes time.
+        """Create a table with a pending entry for each OpSpec of `space` that takes time.
 
         Raises:
             OutputError: `path` exists or cannot be written.
@@ -126,17 +127,17 @@ class LatencyTable:
             "environment": dict(environment),
         }
         texts = {key: json.dumps(value) for key, value in meta.items()}
-        return cls(path, schema.create(path, texts, entry_keys(space)))
+        return cls(path, schema.create_store(path, texts, entry_keys(space)))
 
     @classmethod
     def open(cls, path: str | Path) -> LatencyTable:
         """Open the table at `path`.
 
         Raises:
-            FileFormatError: it is missing, foreign, truncated or of another schema version; the message says which.
+            FileFormatError: The file is missing, damaged, not a table, or has another schema version.
         """
         path = Path(path)
-        return cls(path, schema.connect(path))
+        return cls(path, schema.open_store(path))
 
     def close(self) -> None:
         """Close the file."""
@@ -149,20 +150,24 @@ class LatencyTable:
         self.close()
 
     def entries(self) -> list[Entry]:
-        """All operator entries, in the order of the space."""
-        return [Entry(*row) for row in self.store.rows(f"SELECT {_ENTRY} FROM entries ORDER BY rowid")]
+        """Return all operator entries, in the order of the space."""
+        return [Entry(*row) for row in self.store.rows(f"SELECT {_ENTRY_COLUMNS} FROM entries ORDER BY rowid")]
 
-    def subjects(self, kind: str | None = None) -> list[Benchmark]:
-        """All that was or is to be timed, in order of registration; of one kind, if it is given."""
+    def benchmarks(self, kind: str | None = None) -> list[Benchmark]:
+        """Return all benchmarks, or those of a kind, in order of registration."""
         where, values = ("WHERE kind = ?", (kind,)) if kind else ("", ())
         return [
             Benchmark(*row)
-            for row in self.store.rows(f"SELECT {_SUBJECT} FROM subjects {where} ORDER BY rowid", *values)
+            for row in self.store.rows(f"SELECT {_BENCHMARK_COLUMNS} FROM subjects {where} ORDER BY rowid", *values)
         ]
 
     def networks(self) -> list[tuple[Benchmark, Architecture, str]]:
-        """The networks measured to calibrate and verify the table: subject, architecture, scope."""
-        query = f"SELECT {_SUBJECT}, architecture, scope FROM subjects WHERE kind = 'network' ORDER BY rowid"
+        """Return the networks that calibrate and verify the table: benchmark, architecture, scope.
+
+        Raises:
+            FileFormatError: An architecture is damaged.
+        """
+        query = f"SELECT {_BENCHMARK_COLUMNS}, architecture, scope FROM subjects WHERE kind = 'network' ORDER BY rowid"
         try:
             return [
                 (Benchmark(*row[:-2]), Architecture.model_validate_json(row[-2]), row[-1])
@@ -170,89 +175,86 @@ class LatencyTable:
             ]
         except (ValueError, LgcError) as error:
             raise FileFormatError(
-                f"{self.path} is a damaged latency table: a network of it is none: {error}"
+                f"{self.path} is a damaged latency table: one of its networks is invalid: {error}"
             ) from error
 
     def entry(self, spec: OpSpec) -> Entry:
-        """The entry of `spec`.
+        """Return the entry of `spec`.
 
         Raises:
-            MissingEntryError: the table does not know it; the message names the mend.
+            MissingEntryError: The table has no such entry.
         """
-        rows = self.store.rows(f"SELECT {_ENTRY} FROM entries WHERE key = ?", str(spec))
+        rows = self.store.rows(f"SELECT {_ENTRY_COLUMNS} FROM entries WHERE key = ?", str(spec))
         if not rows:
             raise MissingEntryError(
                 f"{self.path} ({self.space.name}, {self.target}) has no entry {spec}; "
-                f"make a table of its space: lgc-profile --space SPACE --out T.lut"
+                f"profile its space into another table: lgc-profile --space SPACE --out T.lut"
             )
         return Entry(*rows[0])
 
     def latency_ms(self, spec: OpSpec) -> float:
-        """Latency of `spec` in milliseconds; 0 where it takes no time by construction.
+        """Return the latency of `spec` in ms; 0 if it takes no time by construction.
 
         Raises:
-            MissingEntryError: there is no latency for it; the message names the mend.
+            MissingEntryError: The entry is missing, pending or failed. The message gives the command that measures it.
         """
         if is_free(spec):
             return 0.0
         entry = self.entry(spec)
         if entry.latency_ms is None:
-            why = f"failed: {entry.reason}" if entry.status == schema.FAILED else "not measured yet"
-            raise MissingEntryError(f"{self.path}: {spec} {why}; fill it with: {self.profile_command()}")
+            state = f"failed: {entry.reason}" if entry.status == schema.FAILED else "not measured yet"
+            raise MissingEntryError(f"{self.path}: {spec} {state}; measure it with: {self.profile_command()}")
         return entry.latency_ms
 
     def to_frame(self) -> pd.DataFrame:
-        """All entries, a row each: OpSpec's fields, then status and latency with units in the names."""
+        """Return all entries as rows: fields of the OpSpec, then those of the entry."""
         import pandas as pd
 
         rows = [{**asdict(OpSpec.parse(entry.key)), **asdict(entry)} for entry in self.entries()]
         return pd.DataFrame(rows).set_index("key")
 
-    def terms(self, spec: OpSpec) -> dict[str, float]:
-        """How the entry follows from what was timed: latency = sum over subjects of coefficient * latency."""
+    def components(self, spec: OpSpec) -> dict[str, float]:
+        """Return the coefficient of each benchmark in the entry: its latency is the sum of coefficient * latency."""
         return dict(self.store.rows("SELECT subject, coefficient FROM terms WHERE entry = ?", str(spec)))
 
-    def visits(self, subject: str | None = None) -> list[SampleBatch]:
-        """Raw visits of a subject, or of all, by session and round; durations in milliseconds.
-
-        Raises:
-            FileFormatError: a visit holds durations that are none.
-        """
-        where, values = ("WHERE subject = ?", (subject,)) if subject else ("", ())
+    def sample_batches(self, benchmark: str | None = None) -> list[SampleBatch]:
+        """Return the sample batches of a benchmark, or of all, by session and round; durations in ms."""
+        where, values = ("WHERE subject = ?", (benchmark,)) if benchmark else ("", ())
         columns = "subject, round, at_unix_s, durations_ms, session, load"
         rows = self.store.rows(f"SELECT {columns} FROM visits {where} ORDER BY session, round", *values)
-        return [SampleBatch(key, number, at, json.loads(text), *place) for key, number, at, text, *place in rows]
+        return [SampleBatch(key, number, at, json.loads(text), *rest) for key, number, at, text, *rest in rows]
 
     def measurement(self) -> Measurement:
-        """All visits, of operators and networks, with the machine's changing speed divided out.
+        """Return the drift-corrected measurement of all sample batches.
 
         Raises:
-            FileFormatError: a visit holds durations that are none.
+            FileFormatError: A sample batch has invalid durations.
         """
         try:
-            return Measurement(self.visits(), self.protocol["statistic"])
+            return Measurement(self.sample_batches(), self.protocol["statistic"])
         except (MeasurementError, TypeError) as error:
             raise FileFormatError(f"{self.path} is a damaged latency table: {error}") from error
 
-    def add_subjects(self, kind: str, terms: Mapping[str, Iterable[tuple[str, str, float]]]) -> None:
-        """Register what is to be timed; what is known already stays as it is.
+    def add_benchmarks(self, kind: str, components: Mapping[str, Iterable[tuple[str, str, float]]]) -> None:
+        """Register benchmarks. Registered ones stay unchanged.
 
         Args:
             kind: `operator` or `carrier`.
-            terms: subject -> (entry, subject, coefficient) rows that say how entries follow from it.
+            components: Benchmark -> its rows (entry, benchmark, coefficient); see `components`.
         """
-        with self.store.writing() as connection:
+        with self.store.transaction() as connection:
             connection.executemany(
-                "INSERT INTO subjects (key, kind) VALUES (?, ?) ON CONFLICT DO NOTHING", [(key, kind) for key in terms]
+                "INSERT INTO subjects (key, kind) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                [(key, kind) for key in components],
             )
-            rows = [row for rows in terms.values() for row in rows]
+            rows = [row for rows in components.values() for row in rows]
             connection.executemany("INSERT INTO terms VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
 
     def add_network(self, architecture: Architecture, scope: str) -> str:
-        """Register a network to be measured; its key, the same whenever it is added again."""
+        """Register a network, if it is new, and return its key."""
         key = network_key(architecture, scope)
         row = (key, architecture.model_dump_json(), scope)
-        with self.store.writing() as connection:
+        with self.store.transaction() as connection:
             connection.execute(
                 "INSERT INTO subjects (key, kind, architecture, scope) VALUES (?, 'network', ?, ?) "
                 "ON CONFLICT DO NOTHING",
@@ -260,89 +262,89 @@ class LatencyTable:
             )
         return key
 
-    def health(self) -> list[dict[str, Any]]:
-        """Samples of the machine while it measured, in order of time; the fields of `profiler.watch.Health`."""
+    def hardware_samples(self) -> list[dict[str, Any]]:
+        """Return the hardware samples by time, with the fields of `profiler.machine.monitor.HardwareSample`."""
         return [json.loads(row[0]) for row in self.store.rows("SELECT sample FROM health ORDER BY at_unix_s")]
 
-    def settle(self) -> Measurement:
-        """Bring subjects up to date with all visits, and entries with their subjects (see `terms`).
+    def finalize(self) -> Measurement:
+        """Update the benchmarks from all sample batches, and the entries from their benchmarks; see `components`.
 
-        A subject's statistics change with every session that is added, since sessions tell each other's speed.
+        Each new session changes the statistics of all benchmarks, because the drift correction spans sessions.
 
         Returns:
-            What was measured.
+            The measurement behind the statistics.
         """
         measurement = self.measurement()
         rows = [
-            (*_judged(subject, summary), *asdict(summary).values(), subject.key)
-            for subject in self.subjects()
-            if subject.latency_ms is not None and len(measurement.points(subject.key))
-            for summary in [measurement.summary(subject.key)]
+            (*_classify(benchmark, summary), *asdict(summary).values(), benchmark.key)
+            for benchmark in self.benchmarks()
+            if benchmark.latency_ms is not None and len(measurement.points(benchmark.key))
+            for summary in [measurement.summary(benchmark.key)]
         ]
-        with self.store.writing() as connection:
+        with self.store.transaction() as connection:
             connection.executemany(
                 "UPDATE subjects SET status = ?, reason = ?, latency_ms = ?, ci_ms = ?, median_ms = ?, min_ms = ?, "
                 "spread_pct = ?, visits = ?, samples = ? WHERE key = ?",
                 rows,
             )
-        self._derive()
+        self._update_entries()
         return measurement
 
-    def _derive(self) -> None:
-        """Bring entries up to date with their subjects: latency and interval by the terms, or why there is none."""
-        subjects = {subject.key: subject for subject in self.subjects()}
-        terms: dict[str, list[tuple[Benchmark, float]]] = {}
-        for entry, subject, coefficient in self.store.rows("SELECT entry, subject, coefficient FROM terms"):
-            if subject not in subjects:
+    def _update_entries(self) -> None:
+        """Update the entries from their benchmarks: latency and interval, or the reason for a failure."""
+        benchmarks = {benchmark.key: benchmark for benchmark in self.benchmarks()}
+        components: dict[str, list[tuple[Benchmark, float]]] = {}
+        for entry, key, coefficient in self.store.rows("SELECT entry, subject, coefficient FROM terms"):
+            if key not in benchmarks:
                 raise FileFormatError(
-                    f"{self.path} is a damaged latency table: it lacks {subject}, of which {entry} is"
+                    f"{self.path} is a damaged latency table: entry {entry} needs {key}, which is missing"
                 )
-            terms.setdefault(entry, []).append((subjects[subject], coefficient))
-        rows = [(*_derived(parts), entry) for entry, parts in terms.items()]
-        with self.store.writing() as connection:
+            components.setdefault(entry, []).append((benchmarks[key], coefficient))
+        rows = [(*_combine(parts), entry) for entry, parts in components.items()]
+        with self.store.transaction() as connection:
             connection.executemany(
                 "UPDATE entries SET status = ?, reason = ?, latency_ms = ?, ci_ms = ? WHERE key = ?",
                 [row for row in rows if row[0] is not None],
             )
 
     def interpolate(self, estimates: Mapping[OpSpec, tuple[float, float, str]]) -> None:
-        """Fill entries that are not measured: spec -> (latency_ms, ci_ms, what it is estimated from)."""
+        """Fill entries without a measurement from estimates: spec -> (latency_ms, ci_ms, source)."""
         rows = [(reason, latency, ci, str(spec)) for spec, (latency, ci, reason) in estimates.items()]
-        with self.store.writing() as connection:
+        with self.store.transaction() as connection:
             connection.executemany(
                 "UPDATE entries SET status = 'interpolated', reason = ?, latency_ms = ?, ci_ms = ? "
                 "WHERE key = ? AND status NOT IN ('measured', 'noisy')",
                 rows,
             )
 
-    def note(self, key: str) -> dict[str, Any] | None:
-        """A JSON object kept beside the entries, such as `calibration` or `verification`; None if there is none."""
+    def metadata(self, key: str) -> dict[str, Any] | None:
+        """Return the JSON object stored under `key`, e.g. `calibration` or `verification`; None if it is missing."""
         for (value,) in self.store.rows("SELECT value FROM meta WHERE key = ?", key):
-            note: dict[str, Any] = json.loads(value)
-            return note
+            content: dict[str, Any] = json.loads(value)
+            return content
         return None
 
-    def write_note(self, key: str, value: Mapping[str, Any]) -> None:
-        """Keep a JSON object beside the entries."""
-        with self.store.writing() as connection:
+    def set_metadata(self, key: str, value: Mapping[str, Any]) -> None:
+        """Store a JSON object under `key`."""
+        with self.store.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(dict(value))))
 
     def correction(self, scope: str) -> Correction | None:
-        """The fitted correction of predictions in a scope; None if the table is not calibrated.
+        """Return the calibration of a scope; None if the table is not calibrated.
 
         Raises:
-            FileFormatError: it is damaged.
+            FileFormatError: The calibration is damaged.
         """
-        found = (self.note("calibration") or {}).get(scope)
+        stored = (self.metadata("calibration") or {}).get(scope)
         try:
-            return None if found is None else Correction(**{**found, "weights": tuple(found["weights"])})
+            return None if stored is None else Correction(**{**stored, "weights": tuple(stored["weights"])})
         except (KeyError, TypeError, LgcError) as error:
             raise FileFormatError(
                 f"{self.path} is a damaged latency table: its calibration fails at {error}"
             ) from error
 
     def profile_command(self, target: Target | None = None, out: Path | None = None) -> str:
-        """The command that makes this table, or goes on with it; or one like it for another target and file."""
+        """Return the command that measures or resumes this table, or the same for another target and file."""
         target, out = target or self.target, out or self.path
         threads = f" --threads {target.threads}" if target.device.is_cpu else ""
         height, width = self.space.input
@@ -354,58 +356,58 @@ class LatencyTable:
         )
 
     def require(self, *, target: Target | None = None, space: SearchSpace | None = None) -> None:
-        """Show that the table is of this target and space.
+        """Check that the table has this target and space.
 
         Raises:
-            MismatchError: it is not; the message says what differs and which command mends it.
+            MismatchError: They differ.
         """
         differences = self.target.differences(target) if target is not None else []
         if space is not None and space.fingerprint != self.space.fingerprint:
-            differences.append(f"space {_tag(self.space)}, not {_tag(space)}")
+            differences.append(f"space {_format_space(self.space)}, not {_format_space(space)}")
         if differences:
             raise MismatchError(
-                f"{self.path} is a table of another target: {'; '.join(differences)}. "
-                f"Make one that fits with lgc-profile and another --out"
+                f"{self.path} has a different target or space: {'; '.join(differences)}. "
+                f"Profile the requested one into another table with lgc-profile and another --out"
             )
 
 
 def network_key(architecture: Architecture, scope: str) -> str:
-    """Key of a whole network: scope, the index of the operator on every edge, and the head's width if not the own."""
+    """Return the key of a network: scope, operator index of each edge, and the head's width if not the default."""
     head = "" if architecture.head_channels is None else f"/h{architecture.head_channels}"
-    return f"{NETWORK}{scope}/{'-'.join(str(choice) for choice in architecture.choices)}{head}"
+    return f"{NETWORK_PREFIX}{scope}/{'-'.join(str(choice) for choice in architecture.choices)}{head}"
 
 
 def entry_keys(space: SearchSpace) -> list[str]:
-    """Keys of the entries that a table of `space` has: one for each OpSpec that takes time."""
+    """Return the entry keys of a table of `space`: every OpSpec that takes time."""
     return [str(spec) for spec in space.specs() if not is_free(spec)]
 
 
-def _judged(subject: Benchmark, summary: Summary) -> tuple[str, str | None]:
-    """(status, reason) of a measured subject by its statistics now; company after its verdict may have mended it."""
-    if subject.reason == UNFINISHED:
+def _classify(benchmark: Benchmark, summary: Summary) -> tuple[str, str | None]:
+    """Return (status, reason) of a measured benchmark by its current statistics; later batches can remove the noise."""
+    if benchmark.reason == UNFINISHED:
         return schema.NOISY, UNFINISHED
-    known_pct = summary.ci_ms / summary.latency_ms * 100
-    if known_pct <= NOISY_PCT:
+    ci_pct = summary.ci_ms / summary.latency_ms * 100
+    if ci_pct <= NOISY_PCT:
         return schema.MEASURED, None
-    return schema.NOISY, subject.reason or f"known to {known_pct:.1f} %"
+    return schema.NOISY, benchmark.reason or f"confidence interval of ±{ci_pct:.1f} %"
 
 
-def _derived(parts: list[tuple[Benchmark, float]]) -> tuple[str | None, str | None, float | None, float | None]:
-    """(status, reason, latency_ms, ci_ms) of the entry that follows from these subjects; status None: not yet."""
-    for subject, _ in parts:
-        if subject.status == schema.FAILED:
-            return schema.FAILED, subject.reason, None, None
-    if any(subject.latency_ms is None for subject, _ in parts):
+def _combine(parts: list[tuple[Benchmark, float]]) -> tuple[str | None, str | None, float | None, float | None]:
+    """Return (status, reason, latency_ms, ci_ms) of an entry from its benchmarks; status None while one is pending."""
+    for benchmark, _ in parts:
+        if benchmark.status == schema.FAILED:
+            return schema.FAILED, benchmark.reason, None, None
+    if any(benchmark.latency_ms is None for benchmark, _ in parts):
         return None, None, None, None
-    latency = sum(coefficient * (subject.latency_ms or 0.0) for subject, coefficient in parts)
-    ci = sum((coefficient * (subject.ci_ms or 0.0)) ** 2 for subject, coefficient in parts) ** 0.5
-    noisy = [subject for subject, _ in parts if subject.status == schema.NOISY]
+    latency = sum(coefficient * (benchmark.latency_ms or 0.0) for benchmark, coefficient in parts)
+    ci = sum((coefficient * (benchmark.ci_ms or 0.0)) ** 2 for benchmark, coefficient in parts) ** 0.5
+    noisy = [benchmark for benchmark, _ in parts if benchmark.status == schema.NOISY]
     status, reason = (schema.NOISY, f"{noisy[0].key}: {noisy[0].reason}") if noisy else (schema.MEASURED, None)
-    if latency < FLOOR_MS:
-        status, reason = schema.NOISY, "not to be told from nothing"
-    return status, reason, max(latency, FLOOR_MS), ci
+    if latency < MIN_ENTRY_MS:
+        status, reason = schema.NOISY, "indistinguishable from zero"
+    return status, reason, max(latency, MIN_ENTRY_MS), ci
 
 
-def _tag(space: SearchSpace) -> str:
+def _format_space(space: SearchSpace) -> str:
     height, width = space.input
     return f"{space.name} {height}x{width} ({space.fingerprint})"

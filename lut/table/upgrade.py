@@ -1,7 +1,7 @@
-"""Tables of older schemas brought up to date: one migration for each version, carried out on a copy.
+"""Upgrade tables of older schemas: a migration per version, applied to a copy.
 
-A migration turns the tables of one schema into those of the next, inside an SQLite transaction. Latencies stay as they
-were, so predictions do too; what the older schema did not keep is worked out from the raw visits, or unknown.
+A migration converts a schema to the next one in an SQLite transaction. Latencies and predictions stay the same. Values
+that the older schema lacks are computed from its sample batches, or are unknown.
 """
 
 from __future__ import annotations
@@ -21,66 +21,66 @@ from ..statistics.measurement import Measurement, SampleBatch
 from . import schema
 from .table import LatencyTable
 
-_VERSION_AT = 60
-"""Where an SQLite file holds `user_version`, four bytes, big end first (sqlite.org/fileformat2.html)."""
+_VERSION_OFFSET = 60
+"""Offset of `user_version` in an SQLite file: four bytes, big-endian (sqlite.org/fileformat2.html)."""
+
+_WRITE_ERROR_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+"""SQLite's error codes of the disk rather than the content."""
 
 
-_UNWRITABLE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
-"""SQLite's errors that tell of the disk, not of the content."""
-
-
-def upgrade(path: Path) -> tuple[int, Path | None]:
-    """Bring the table at `path` to this lgc's schema. The older file is kept as `PATH.vN`.
-
-    At every moment there is a whole table at `path`: the new one is made beside it and takes its name at the end.
+def upgrade_table(path: Path) -> tuple[int, Path | None]:
+    """Upgrade the table at `path` to the current schema atomically. The old file is kept as `PATH.vN`.
 
     Returns:
-        The schema that the file had, and where the older file is kept; None if there was nothing to do.
+        Schema version of the old file and the path of its copy; None instead of a path if it was current.
 
     Raises:
-        FileFormatError: it is no table, damaged, or of a newer lgc.
-        OutputError: it cannot be written, another process holds it, or `PATH.vN` is there already.
+        FileFormatError: The file is not a table, is damaged, or comes from a newer lgc.
+        OutputError: The file cannot be written, another process holds its lock, or `PATH.vN` exists.
     """
-    found = version_of(path)
-    if found not in MIGRATIONS:
-        if found < schema.SCHEMA_VERSION:
-            schema.connect(path, found).close()  # says what is wrong with anything but a latency table
-            raise FileFormatError(f"{path} is a damaged latency table: it claims schema {found}, which there never was")
+    version = read_schema_version(path)
+    if version not in MIGRATIONS:
+        if version < schema.TABLE_SCHEMA_VERSION:
+            schema.open_store(path, version).close()  # raises for other files
+            raise FileFormatError(f"{path} is a damaged latency table: schema {version} is unknown")
         LatencyTable.open(path).close()
-        return found, None
-    kept = path.with_name(f"{path.name}.v{found}")
+        return version, None
+    kept = path.with_name(f"{path.name}.v{version}")
     if kept.exists() and not kept.samefile(path):
-        raise OutputError(f"{kept} is there already, and would be where the older table is kept: move it away")
-    with atomic_path(path, replace=True) as copy, closing(schema.connect(path, found)) as store, store.writing():
-        _copy(path, copy)
-        _migrate(copy, path, found)
-        _keep(path, kept)
-    return found, kept
+        raise OutputError(f"{kept} already exists, so the old table cannot be kept there: move it away")
+    with (
+        atomic_path(path, replace=True) as copy,
+        closing(schema.open_store(path, version)) as store,
+        store.transaction(),
+    ):
+        _copy_database(path, copy)
+        _migrate(copy, path, version)
+        _keep_old_file(path, kept)
+    return version, kept
 
 
-def version_of(path: Path) -> int:
-    """The schema version that the file claims; this lgc's own for anything that is too short to say."""
-    head = b""
-    if path.is_file():
-        with path.open("rb") as file:
-            head = file.read(_VERSION_AT + 4)
-    return int.from_bytes(head[_VERSION_AT:], "big") if len(head) == _VERSION_AT + 4 else schema.SCHEMA_VERSION
+def read_schema_version(path: Path) -> int:
+    """Return the schema version in the file's header; the current version if the file is too short to have one."""
+    if not path.is_file() or path.stat().st_size < _VERSION_OFFSET + 4:
+        return schema.TABLE_SCHEMA_VERSION
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(_VERSION_OFFSET + 4)[_VERSION_OFFSET:], "big")
 
 
-def _copy(path: Path, copy: Path) -> None:
-    """Copy a database, which may be locked against writers but not against readers."""
+def _copy_database(path: Path, copy: Path) -> None:
+    """Copy a database that may be locked for writing."""
     try:
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as connection:
             source.backup(connection)
     except sqlite3.Error as error:
-        raise OutputError(f"cannot make {path} anew beside it: {error}") from error
+        raise OutputError(f"cannot copy {path} for its upgrade: {error}") from error
 
 
 def _migrate(copy: Path, path: Path, version: int) -> None:
-    """Carry out on `copy` what leads from `version` to this lgc's schema, and show that the outcome is whole."""
+    """Migrate `copy` from `version` to the current schema and check the result."""
     try:
         with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
-            while version != schema.SCHEMA_VERSION:
+            while version != schema.TABLE_SCHEMA_VERSION:
                 connection.execute("BEGIN")
                 MIGRATIONS[version](connection)
                 version += 1
@@ -91,9 +91,9 @@ def _migrate(copy: Path, path: Path, version: int) -> None:
             table.networks()
             table.measurement()
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", None) or 0  # sqlite3's own errors, of text not in UTF-8, have none
-        if code & 0xFF in _UNWRITABLE:
-            raise OutputError(f"cannot write {path} anew: {error}") from error
+        code = getattr(error, "sqlite_errorcode", None) or 0  # errors about invalid UTF-8 have none
+        if code & 0xFF in _WRITE_ERROR_CODES:
+            raise OutputError(f"cannot rewrite {path}: {error}") from error
         raise FileFormatError(f"{path} is a damaged latency table: {error}") from error
     except (UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(f"{path} is a damaged latency table: its content fails at {error}") from error
@@ -103,9 +103,9 @@ def _migrate(copy: Path, path: Path, version: int) -> None:
         raise FileFormatError(named) from error
 
 
-def _keep(path: Path, kept: Path) -> None:
-    """Give the older file a second name, or make a copy where the file system has no second names."""
-    if kept.exists():  # an upgrade was killed when it had done this; shown to be the same file
+def _keep_old_file(path: Path, kept: Path) -> None:
+    """Hard-link the old file to `kept`, or copy it if the file system has no hard links."""
+    if kept.exists():  # the same file, from an upgrade that was killed after this step
         return
     try:
         try:
@@ -117,16 +117,16 @@ def _keep(path: Path, kept: Path) -> None:
 
 
 _DDL_2 = schema.DDL
-"""Tables of schema 2; whoever makes schema 3 puts the text of 2 here."""
+"""DDL of schema 2. A change to schema 3 must copy the text of 2 here."""
+
+_BATCH_COLUMNS_1 = "subject, round, at_unix_s, durations_ms"
 
 
-_VISIT_1 = "subject, round, at_unix_s, durations_ms"
+def _migrate_1(connection: sqlite3.Connection) -> None:
+    """Migrate schema 1, which had operators measured alone and whole networks, from a single unnamed session.
 
-
-def _from_1(connection: sqlite3.Connection) -> None:
-    """Schema 1 held operators measured alone, in `entries`, and whole networks, from one session that it did not name.
-
-    Entries follow from subjects `alone/KEY` now, networks are subjects, and visits belong to session 1 and one load.
+    Operators become benchmarks `alone/KEY` behind their entries, networks become benchmarks, and all sample batches
+    belong to session 1 and one instance.
     """
     for name in ("entries", "networks", "visits"):
         connection.execute(f"ALTER TABLE {name} RENAME TO old_{name}")
@@ -134,56 +134,58 @@ def _from_1(connection: sqlite3.Connection) -> None:
         if statement.strip() and "CREATE TABLE meta" not in statement:
             connection.execute(statement)
     meta = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta").fetchall()}
-    visits = [
-        (_subject_1(subject), number, at, json.loads(durations))
-        for subject, number, at, durations in connection.execute(f"SELECT {_VISIT_1} FROM old_visits").fetchall()
+    batches = [
+        (_benchmark_key_1(key), number, at, json.loads(durations))
+        for key, number, at, durations in connection.execute(f"SELECT {_BATCH_COLUMNS_1} FROM old_visits").fetchall()
     ]
-    found = Measurement([SampleBatch(*visit) for visit in visits], meta["protocol"]["statistic"])
-    moments = [visit[2] for visit in visits] or [0.0]
+    measurement = Measurement([SampleBatch(*batch) for batch in batches], meta["protocol"]["statistic"])
+    moments = [batch[2] for batch in batches] or [0.0]
     session = (meta["target"]["device"], 0, min(moments), max(moments), json.dumps(meta["environment"]))
     connection.execute("INSERT INTO sessions VALUES (1, ?, ?, ?, ?, ?)", session)
     connection.executemany(
         "INSERT INTO visits (subject, session, round, load, at_unix_s, durations_ms) VALUES (?, 1, ?, 0, ?, ?)",
-        [(*visit[:3], json.dumps(visit[3])) for visit in visits],
+        [(*batch[:3], json.dumps(batch[3])) for batch in batches],
     )
     columns = "key, status, reason, latency_ms, median_ms, min_ms, spread_pct, samples"
     for row in connection.execute(f"SELECT {columns}, NULL, NULL FROM old_entries ORDER BY rowid").fetchall():
-        ci = _add_subject_1(connection, "operator", row, found)
+        ci = _add_benchmark_1(connection, "operator", row, measurement)
         connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (*row[:4], ci))
-        connection.execute("INSERT INTO terms VALUES (?, ?, 1.0)", (row[0], _subject_1(row[0])))
+        connection.execute("INSERT INTO terms VALUES (?, ?, 1.0)", (row[0], _benchmark_key_1(row[0])))
     for row in connection.execute(f"SELECT {columns}, architecture, scope FROM old_networks ORDER BY rowid").fetchall():
-        _add_subject_1(connection, "network", row, found)
+        _add_benchmark_1(connection, "network", row, measurement)
     for name in ("entries", "networks", "visits"):
         connection.execute(f"DROP TABLE old_{name}")
-    _notes_1(connection, meta)
+    _convert_meta_1(connection, meta)
 
 
-def _subject_1(key: str) -> str:
-    """Subject of an entry or a network of schema 1."""
+def _benchmark_key_1(key: str) -> str:
+    """Return the benchmark key of an entry or network of schema 1."""
     return key if key.startswith("network/") else f"alone/{key}"
 
 
-def _add_subject_1(connection: sqlite3.Connection, kind: str, row: tuple[Any, ...], found: Measurement) -> float | None:
-    """Add what was timed for an entry or network; the interval of its latency (ms), from its visits."""
-    key, status, reason, latency, median, least, spread, samples, architecture, scope = row
-    subject = _subject_1(key)
-    visits = len(found.points(subject))
-    ci = found.summary(subject).ci_ms if visits and latency is not None else None
-    values = (subject, kind, status, reason, latency, ci, median, least, spread, visits, samples, architecture, scope)
+def _add_benchmark_1(
+    connection: sqlite3.Connection, kind: str, row: tuple[Any, ...], measurement: Measurement
+) -> float | None:
+    """Add the benchmark of an entry or network and return the half width of its interval in ms."""
+    key, status, reason, latency, median, minimum, spread, samples, architecture, scope = row
+    benchmark = _benchmark_key_1(key)
+    num_batches = len(measurement.points(benchmark))
+    ci = measurement.summary(benchmark).ci_ms if num_batches and latency is not None else None
+    statistics = (latency, ci, median, minimum, spread, num_batches, samples)
     connection.execute(
         "INSERT INTO subjects (key, kind, status, reason, latency_ms, ci_ms, median_ms, min_ms, spread_pct, visits, "
         "samples, architecture, scope) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        values,
+        (benchmark, kind, status, reason, *statistics, architecture, scope),
     )
     return ci
 
 
-def _notes_1(connection: sqlite3.Connection, meta: dict[str, Any]) -> None:
-    """Schema 1's calibration was a line. Its reports stay: they did not name the worst prediction, and need not."""
-    notes: dict[str, Any] = {"protocol": {**meta["protocol"], "context": "isolated"}}
+def _convert_meta_1(connection: sqlite3.Connection, meta: dict[str, Any]) -> None:
+    """Convert the calibration of schema 1, a line. Its reports stay valid without `worst_pct`."""
+    content: dict[str, Any] = {"protocol": {**meta["protocol"], "context": "isolated"}}
     reports = meta.get("verification") or {}
     if "calibration" in meta:
-        notes["calibration"] = {
+        content["calibration"] = {
             scope: {
                 "form": "affine",
                 "intercept_ms": line["intercept_ms"],
@@ -193,10 +195,10 @@ def _notes_1(connection: sqlite3.Connection, meta: dict[str, Any]) -> None:
             }
             for scope, line in meta["calibration"].items()
         }
-        notes["settled"] = {"schema": 1}
-    for key, value in notes.items():
+        content["settled"] = {"schema": 1}
+    for key, value in content.items():
         connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1}
-"""Version -> what makes the next one of it."""
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _migrate_1}
+"""Version -> its migration to the next one."""

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from ...lut.statistics.measurement import Measurement, SampleBatch
 from ...lut.table.recorder import Recorder
 from ...lut.table.schema import FAILED, NOISY, PENDING
-from ...lut.table.table import NETWORK, UNFINISHED, Benchmark, LatencyTable
+from ...lut.table.table import NETWORK_PREFIX, UNFINISHED, Benchmark, LatencyTable
 from ...lut.target import Target
 from ..backends import Backend, Workload
 from ..machine.environment import fingerprint
@@ -60,7 +60,7 @@ class Worker:
 
     def open(self) -> bool:
         """Whether anything is left that this process has not tried."""
-        return any(_is_open(subject) and subject.key not in self._tried for subject in self._table.subjects())
+        return any(_is_open(subject) and subject.key not in self._tried for subject in self._table.benchmarks())
 
     def run(self, share: float, budget_s: float | None, on_progress: OnProgress) -> bool:
         """Take on a share of what is open and measure it.
@@ -80,14 +80,14 @@ class Worker:
                 late = self._measure(recorder, watch, claimed, budget_s, on_progress)
         finally:
             recorder.release()
-        self.elsewhere = recorder.others()
+        self.elsewhere = recorder.count_other_claims()
         return bool(claimed) and not late
 
     def _measure(
         self, recorder: Recorder, watch: Monitor, claimed: list[str], budget_s: float | None, on_progress: OnProgress
     ) -> bool:
         """Measure what was taken on; whether time ran out."""
-        kinds = {subject.key: subject.kind for subject in self._table.subjects()}
+        kinds = {subject.key: subject.kind for subject in self._table.benchmarks()}
         context = str(self._table.protocol["context"])
         jobs = {
             key: MeasureJob(
@@ -95,7 +95,7 @@ class Worker:
             )
             for key in _in_turn(claimed, self._sentinels(claimed))
         }
-        before = self._table.visits()
+        before = self._table.sample_batches()
         jobs = self._still_open(jobs, claimed, before, recorder)
         if not set(jobs) & set(claimed):
             return False
@@ -118,7 +118,7 @@ class Worker:
             worker=self._worker,
             on_progress=self._awake(recorder, on_progress),
         )
-        recorder.spend(energy)
+        recorder.record_energy(energy)
         enough = [key for key in undecided if len(found.points(key)) >= MIN_ROUNDS]
         _finish(recorder, found, dict.fromkeys(enough, UNFINISHED))
         return bool(undecided)
@@ -138,7 +138,7 @@ class Worker:
 
     def _sentinels(self, claimed: list[str]) -> list[str]:
         """Subjects that tie this process to the others, where it does not measure all by itself."""
-        every = [key for key in self._workloads if not key.startswith(NETWORK)]
+        every = [key for key in self._workloads if not key.startswith(NETWORK_PREFIX)]
         if set(every) <= set(claimed):
             return []
         wanted = max(SENTINELS, COMPANY - len(claimed))
@@ -151,7 +151,7 @@ class Worker:
         if not before:
             return jobs
         found = Measurement(before, str(self._table.protocol["statistic"]))
-        verdicts = {key: jobs[key].pace.verdict(found.points(key), loads=found.loads(key)) for key in claimed}
+        verdicts = {key: jobs[key].pace.verdict(found.points(key), loads=found.instances(key)) for key in claimed}
         known = {key: verdict for key, verdict in verdicts.items() if verdict is not None}
         _finish(recorder, found, known)
         return {key: job for key, job in jobs.items() if key not in known}

@@ -70,7 +70,7 @@ def register(table: LatencyTable, space: SearchSpace) -> dict[str, Workload]:
                 if term.kind == kind:
                     rows.setdefault(term.key, []).append((entry, term.key, term.coefficient))
                     workloads.setdefault(term.key, term.workload)
-        table.add_subjects(kind, rows)
+        table.add_benchmarks(kind, rows)
     return workloads
 
 

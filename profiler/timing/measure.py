@@ -13,7 +13,7 @@ from functools import partial
 from ...errors import MeasurementError, UsageError
 from ...lut.statistics.estimates import MEDIANS, MINIMA
 from ...lut.statistics.measurement import Measurement, SampleBatch
-from ...lut.table.table import NETWORK
+from ...lut.table.table import NETWORK_PREFIX
 from ...lut.target import Target
 from ..backends import Backend, Runner, Workload
 from ..machine.environment import pinned
@@ -161,7 +161,11 @@ def measure(
         found = rounds.run(left_s, always=always)
         for subject, runner in runners.items():
             late = budget_s is not None and time.monotonic() - start > budget_s
-            if not late and subject.startswith(NETWORK) and (spent := energy_per_run(runner, energy_mj)) is not None:
+            if (
+                not late
+                and subject.startswith(NETWORK_PREFIX)
+                and (spent := energy_per_run(runner, energy_mj)) is not None
+            ):
                 on_energy(subject, spent)
     return found, rounds.undecided
 

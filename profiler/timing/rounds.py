@@ -214,7 +214,7 @@ class Rounds:
         for subject in self._open:
             points = measurement.points(subject)
             pace = self._paces[subject]
-            verdict = pace.verdict(points, self._spent_s[subject], measurement.loads(subject))
+            verdict = pace.verdict(points, self._spent_s[subject], measurement.instances(subject))
             if verdict is not None:
                 verdicts[subject] = verdict
             elif len(points):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ...lut.statistics.estimates import NOISY_PCT, Array, estimate
+from ...lut.statistics.estimates import NOISY_PCT, Array, estimate_latency
 from ...lut.target import Target
 
 FLOOR_MS = 2e-4
@@ -69,7 +69,7 @@ class StoppingRule:
         count = len(points)
         if count < (LEAST if spent_s > self.cap_s else self.least):
             return None
-        latency, ci = estimate(points, loads)
+        latency, ci = estimate_latency(points, loads)
         if ci <= self.enough_ms(latency):
             return ENOUGH
         if spent_s > self.cap_s:
@@ -86,7 +86,7 @@ class StoppingRule:
     def _stale(self, points: Array, loads: NDArray[np.int_] | None) -> bool:
         """Whether doubling the visits twice has each time hardly narrowed the interval; once can be chance."""
         parts = [len(points) // 4, len(points) // 2, len(points)]
-        quarter, half, whole = (estimate(points[:n], None if loads is None else loads[:n])[1] for n in parts)
+        quarter, half, whole = (estimate_latency(points[:n], None if loads is None else loads[:n])[1] for n in parts)
         return whole > STALE * half > STALE**2 * quarter
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from ...lut.predictor import Predictor, cheapest_operators
+from ...lut.predictor import Predictor, find_cheapest_operators
 from ..decisions import Array, Decisions, Indices
 
 NUM_WEIGHTINGS = 64
@@ -103,7 +103,7 @@ class Latency:
             choices: list[int] = []
             for block in self.decisions.blocks:
                 rows = costs[len(choices) : len(choices) + len(block.plan.edges)]
-                choices += cheapest_operators(block.plan, rows, self.decisions.zero)
+                choices += find_cheapest_operators(block.plan, rows, self.decisions.zero)
             candidates.append((np.array([choices]), np.array([int((weights @ heads).argmin())])))
         return min(candidates, key=lambda candidate: float(self.target_ratio(*candidate)[0]))
 

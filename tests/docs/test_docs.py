@@ -158,7 +158,7 @@ def test_table_format_page_is_complete():
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         names |= {row[1] for table in sorted(names) for row in connection.execute(f"PRAGMA table_info({table})")}
     connection.close()
-    for name in {*names, *FORMS, *CONTEXTS, *schema.KNOWN, schema.PENDING, schema.FAILED} - {"id", "value"}:
+    for name in {*names, *FORMS, *CONTEXTS, *schema.WITH_LATENCY, schema.PENDING, schema.FAILED} - {"id", "value"}:
         assert re.search(rf"\b{name}\b", text), f"docs/lut-format.md lacks {name}"
     assert f"`{schema.APPLICATION_ID:#X}`".replace("0X", "0x") in text
     assert f"now {schema.SCHEMA_VERSION}." in text

@@ -51,9 +51,9 @@ def carried(tmp_path, mini_space):
         protocol = {"name": "interleaved-rounds", "context": "carriers", "statistic": "minima"}
         table = LatencyTable.create(tmp_path / name, target, space, protocol, environment)
         register(table, space)
-        truth = {subject.key: true_ms(subject.key) for subject in table.subjects(CARRIER)}
+        truth = {subject.key: true_ms(subject.key) for subject in table.benchmarks(CARRIER)}
         for entry in table.entries():
-            terms = table.terms(OpSpec.parse(entry.key))
+            terms = table.components(OpSpec.parse(entry.key))
             (probe,) = terms.keys() - truth.keys()
             rest = sum(factor * truth[key] for key, factor in terms.items() if key != probe)
             truth[probe] = (true_ms(entry.key, changed) - rest) / terms[probe]
@@ -75,7 +75,7 @@ def carried(tmp_path, mini_space):
         recorder.record(visits)
         measurement = table.measurement()
         recorder.finish({key: (measurement.summary(key), None) for key in kept})
-        table.settle()
+        table.finalize()
         return table
 
     make.true_ms = true_ms

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lgc.errors import MismatchError, MissingEntryError, UnknownNameError, UsageError
 from lgc.lut import Correction, LatencyTable, Predictor
-from lgc.lut.statistics.calibration import FORMS, KINDS, kind_of
+from lgc.lut.statistics.calibration import FORMS, OPERATOR_KINDS, classify_operator
 from lgc.models import PRESETS, SCOPES, Architecture, SearchSpace
 from lgc.models.space.costs import Costs
 from lgc.models.space.operators import get_recipe, is_free
@@ -38,7 +38,10 @@ def by_hand(form, table, specs):
         case "launches":
             return 0.25 + 0.5 * whole + 0.0625 * sum(len(get_recipe(spec)) for spec, _ in entries)
         case "kinds":
-            of_kind = [sum(ms for spec, ms in entries if kind_of(spec) == kind) for kind in range(len(KINDS))]
+            of_kind = [
+                sum(ms for spec, ms in entries if classify_operator(spec) == kind)
+                for kind in range(len(OPERATOR_KINDS))
+            ]
             return 0.25 + 0.5 * of_kind[0] + 3.0 * of_kind[1] + 1.25 * of_kind[2]
 
 
@@ -47,7 +50,7 @@ def arrays_of(networks):
 
 
 def calibrate(table, form, *scopes):
-    table.write_note("calibration", {scope: asdict(CORRECTIONS[form]) for scope in scopes} if form else {})
+    table.set_metadata("calibration", {scope: asdict(CORRECTIONS[form]) for scope in scopes} if form else {})
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +127,7 @@ def test_what_is_not_searched_holds_the_own_head(spaces, make_table):
     """A space of several heads predicts networks of its own width as the space of that one does."""
     several, one = make_table(spaces["headed"]), make_table(spaces["mini"], "one.lut")
     for entry in one.entries():
-        with several.store.writing() as connection:
+        with several.store.transaction() as connection:
             connection.execute("UPDATE entries SET latency_ms = ? WHERE key = ?", (entry.latency_ms, entry.key))
     for scope in SCOPES:
         found, wanted = Predictor(spaces["headed"], several, scope), Predictor(spaces["mini"], one, scope)
@@ -181,7 +184,7 @@ def test_an_interval_is_the_corrections_around_the_prediction(spaces, make_table
 def test_an_interval_does_not_reach_below_nothing(spaces, make_table):
     space = spaces["mini"]
     table = make_table(space)
-    table.write_note("calibration", {"dense": asdict(Correction(error_pct=90.0, networks=4))})
+    table.set_metadata("calibration", {"dense": asdict(Correction(error_pct=90.0, networks=4))})
     predictor = Predictor(space, table)
     found = predictor.interval(space.sample(0))
     assert found.low_ms == 0
@@ -210,7 +213,7 @@ def test_a_fingerprint_is_the_old_one_for_one_head_and_changes_with_any_of_sever
     table = make_table(space, "several.lut")
     found = {Predictor(space, table).fingerprint}
     for specs in space.plan.heads:
-        with table.store.writing() as connection:
+        with table.store.transaction() as connection:
             connection.execute("UPDATE entries SET latency_ms = latency_ms * 2 WHERE key = ?", (str(specs[0]),))
         found.add(Predictor(space, table).fingerprint)
     assert len(found) == 4
@@ -243,7 +246,7 @@ def test_fastest_and_slowest_against_all_architectures(micro_space, make_table, 
 def test_fastest_has_the_cheapest_head_and_slowest_the_dearest(spaces, make_table, cheapest, dearest):
     space = spaces["headed"]
     table = make_table(space)
-    with table.store.writing() as connection:
+    with table.store.transaction() as connection:
         for head, specs in enumerate(space.plan.heads):
             latency = {cheapest: 0.1, dearest: 10.0}.get(head, 5.0)
             connection.execute("UPDATE entries SET latency_ms = ? WHERE key = ?", (latency, str(specs[0])))
@@ -287,7 +290,7 @@ def test_a_table_of_another_space_is_refused(spaces, make_table):
 
 def test_an_architecture_of_another_space_is_refused(spaces, make_table):
     predictor = Predictor(spaces["mini"], make_table(spaces["mini"]))
-    with pytest.raises(MismatchError, match=r"the architecture is of space tiny .* of mini "):
+    with pytest.raises(MismatchError, match=r"the architecture has space tiny .* has mini "):
         predictor.predict(spaces["tiny"].sample(0))
 
 
@@ -304,4 +307,4 @@ def test_an_unfinished_table_names_the_command_that_goes_on_with_it(spaces, tmp_
         pytest.raises(MissingEntryError) as no,
     ):
         Predictor(space, table)
-    assert "not measured yet; fill it with: lgc-profile --device cpu --backend onnxruntime" in str(no.value)
+    assert "not measured yet; measure it with: lgc-profile --device cpu --backend onnxruntime" in str(no.value)

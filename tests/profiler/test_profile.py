@@ -7,9 +7,9 @@ import pytest
 from lgc.errors import FileFormatError, MismatchError, OutputError, UsageError
 from lgc.lut import LatencyTable, Target
 from lgc.lut.predictor import Predictor
-from lgc.lut.statistics.calibration import FORMS, choose, shift
+from lgc.lut.statistics.calibration import FORMS, choose_correction, transfer_to_scope
 from lgc.lut.statistics.measurement import Measurement
-from lgc.lut.table.table import NETWORK, network_key
+from lgc.lut.table.table import NETWORK_PREFIX, network_key
 from lgc.models import SCOPES, Architecture, OpSpec, SearchSpace
 from lgc.models.space.operators import is_free
 from lgc.profiler.backends import Workload
@@ -34,8 +34,8 @@ def refitted(table):
         for scope, found in of.items()
     }
     measured = {scope: [subject.latency_ms for subject, _ in found] for scope, found in of.items()}
-    dense = choose(parts["dense"], measured["dense"])
-    return {"dense": dense, "core": shift(dense, range(len(of["core"])), parts["core"], measured["core"])}
+    dense = choose_correction(parts["dense"], measured["dense"])
+    return {"dense": dense, "core": transfer_to_scope(dense, range(len(of["core"])), parts["core"], measured["core"])}
 
 
 class TestRealDevice:
@@ -46,11 +46,11 @@ class TestRealDevice:
             assert (table.target, table.space) == (TARGET, mini_space)
             assert {entry.status for entry in table.entries()} <= {"measured", "noisy"}
             assert all(0 < entry.latency_ms < 1000 and entry.ci_ms >= 0 for entry in table.entries())
-            for subject in table.subjects():
+            for subject in table.benchmarks():
                 assert 0 < subject.min_ms <= subject.median_ms < 1000
                 assert subject.visits >= 4
                 assert subject.samples >= subject.visits
-                assert {visit.session for visit in table.visits(subject.key)} == {1}
+                assert {visit.session for visit in table.sample_batches(subject.key)} == {1}
             assert [scope for _, _, scope in table.networks()] == ["core", "dense"] * 4
             assert table.environment["versions"]["onnxruntime"]
             assert table.protocol == {"name": "interleaved-rounds", "context": "carriers", "statistic": "minima"}
@@ -62,7 +62,7 @@ class TestRealDevice:
         with LatencyTable.open(measured_table) as table:
             measured = {scope: [s.latency_ms for s, _, at in table.networks() if at == scope] for scope in SCOPES}
             for scope, choice in refitted(table).items():
-                stored = table.note("verification")[scope]
+                stored = table.metadata("verification")[scope]
                 errors = [abs(p / m - 1) * 100 for p, m in zip(choice.held_out_ms, measured[scope], strict=True)]
                 assert stored["networks"] == 4
                 assert stored["mape_pct"] == pytest.approx(sum(errors) / 4)
@@ -80,7 +80,9 @@ class TestRealDevice:
                 predictor = Predictor(headed_space, table, scope)
                 for architecture in headed_space.spread(3, 1):
                     specs = [(spec, table.latency_ms(spec)) for spec in architecture.specs(scope) if not is_free(spec)]
-                    wanted = predictor.correction.intercept_ms + sum(predictor.correction.of(*part) for part in specs)
+                    wanted = predictor.correction.intercept_ms + sum(
+                        predictor.correction.apply(*part) for part in specs
+                    )
                     assert predictor.predict(architecture) == pytest.approx(wanted)
 
     def test_a_second_call_does_nothing(self, mini_lut, mini_space, monkeypatch):
@@ -131,8 +133,8 @@ class TestTruth:
         profile(mini_space, TARGET, out, networks=0)
         with LatencyTable.open(out) as table:
             inside, widths = [], []
-            for subject in table.subjects():
-                assert len({(visit.session, visit.load) for visit in table.visits(subject.key)}) >= 6
+            for subject in table.benchmarks():
+                assert len({(visit.session, visit.instance) for visit in table.sample_batches(subject.key)}) >= 6
                 wanted = law.workload_ms(Workload(subject.key, (), None))
                 inside.append(abs(subject.latency_ms - wanted) <= subject.ci_ms)
                 widths.append(subject.ci_ms / wanted)
@@ -144,7 +146,7 @@ class TestTruth:
         device.pace = 3.0
         profile(mini_space, TARGET, out, networks=0)
         with LatencyTable.open(out) as table:
-            raw = Measurement(table.visits(), "minima")
+            raw = Measurement(table.sample_batches(), "minima")
             spreads = [np.ptp(np.quantile([min(d) for d in raw.durations(key)], [0.1, 0.9])) for key in raw.subjects]
             assert np.median(spreads) > 0.3 * np.median([raw.summary(key).latency_ms for key in raw.subjects])
         ratios = relative(latencies(out), truth(out))
@@ -185,7 +187,7 @@ class TestTruth:
     def test_networks_are_known_well_with_noise_too(self, device, mini_space, out):
         result = profile(mini_space, TARGET, out, networks=12)
         assert result.verification.mape_pct < 1
-        assert result.verification.ceiling_mape_pct < 1
+        assert result.verification.split_half_mape_pct < 1
         assert result.verification.kendall_tau > 0.9
 
     def test_energy_is_written_down_where_the_device_counts_it(self, device, mini_space, out, monkeypatch):
@@ -193,7 +195,7 @@ class TestTruth:
         result = profile(mini_space, TARGET, out, **QUICK)
         assert result.remarks == []
         for key, energy, latency in rows(out, "key, energy_mj, latency_ms", "subjects"):
-            if key.startswith(NETWORK):
+            if key.startswith(NETWORK_PREFIX):
                 assert energy == pytest.approx(30 * latency / 1000, rel=0.02)
             else:
                 assert energy is None
@@ -219,7 +221,7 @@ class TestTruth:
         result = profile(mini_space, TARGET, out, networks=0)
         with LatencyTable.open(out) as table:
             found = table.measurement()
-        share = found.disproved / len(found.visits) * 100
+        share = found.num_rejected / len(found.batches) * 100
         assert 5 < share < 50
         assert result.remarks == [
             f"{share:.0f} % of the visits were left out: the machine slowed some subjects, not others"
@@ -252,14 +254,14 @@ class TestStopping:
         profile(mini_space, TARGET, out, networks=4)
         runs = {key: {len(d.split(",")) for (d,) in rows_of(out, key)} for key in statuses(out)}
         for key, each in runs.items():
-            assert each == {1} or key.startswith(NETWORK), "one run a visit: the caches are cold"
+            assert each == {1} or key.startswith(NETWORK_PREFIX), "one run a visit: the caches are cold"
             visits = len(rows_of(out, key))
-            least = CPU_NETWORK.least if key.startswith(NETWORK) else CPU_PROBE.least
+            least = CPU_NETWORK.least if key.startswith(NETWORK_PREFIX) else CPU_PROBE.least
             assert least <= visits
-        networks = [len(rows_of(out, key)) for key in runs if key.startswith(NETWORK)]
-        probes = [len(rows_of(out, key)) for key in runs if not key.startswith(NETWORK)]
+        networks = [len(rows_of(out, key)) for key in runs if key.startswith(NETWORK_PREFIX)]
+        probes = [len(rows_of(out, key)) for key in runs if not key.startswith(NETWORK_PREFIX)]
         assert max(networks) < min(probes) / 4, "they join in every eighth round"
-        assert all(min(runs[key]) >= 3 for key in runs if key.startswith(NETWORK))
+        assert all(min(runs[key]) >= 3 for key in runs if key.startswith(NETWORK_PREFIX))
 
     def test_a_noisy_subject_is_given_up_and_its_entries_say_why(self, device, mini_space, out):
         name = "probe/add/c4-4/8x8/s1/b1/x1"
@@ -267,7 +269,7 @@ class TestStopping:
         result = profile(mini_space, TARGET, out, networks=0)
         assert (result.measured, result.noisy) == (result.entries, 1)
         with LatencyTable.open(out) as table:
-            (subject,) = (s for s in table.subjects() if s.status == "noisy")
+            (subject,) = (s for s in table.benchmarks() if s.status == "noisy")
             entry = table.entry(OpSpec.parse("add/c4-4/8x8/s1/b1"))
         assert subject.key == name
         assert subject.reason.startswith("known to ")
@@ -279,7 +281,7 @@ class TestStopping:
     def test_fewer_rounds_are_enough_where_asked_for(self, device, mini_space, out):
         profile(mini_space, TARGET, out, **QUICK)
         counts = Counter(key for (key, *_) in rows(out))
-        assert {counts[key] for key in counts if key.startswith(NETWORK)} <= {6, 7}
+        assert {counts[key] for key in counts if key.startswith(NETWORK_PREFIX)} <= {6, 7}
         assert all(count <= 6 * CPU_NETWORK.period + 8 for count in counts.values())
 
 
@@ -300,7 +302,7 @@ class TestCalibration:
         networks = list(mini_space.spread(count, seed))
         drawn = {network_key(network, "dense") for network in networks}
         drawn |= {network_key(network, "core") for network in networks[:core]}
-        assert {key for key in statuses(out) if key.startswith(NETWORK)} == drawn
+        assert {key for key in statuses(out) if key.startswith(NETWORK_PREFIX)} == drawn
         with LatencyTable.open(out) as table:
             assert [table.correction(scope).networks for scope in ("dense", "core")] == [count, core]
 
@@ -309,7 +311,7 @@ class TestCalibration:
         assert result.verification is None
         with LatencyTable.open(out) as table:
             assert table.networks() == []
-            assert table.note("calibration") is None
+            assert table.metadata("calibration") is None
             assert not Predictor(mini_space, table).calibrated
             assert calibrate(table) is None
 
@@ -325,7 +327,9 @@ class TestCalibration:
             heads = {scope: [a.head for _, a, at in table.networks() if at == scope] for scope in SCOPES}
             assert heads == {"dense": places, "core": places[:4]}
             for scope, choice in refitted(table).items():
-                assert len({one.weights for one in choice.without}) > 1, "else it is all one which is left out"
+                assert len({one.weights for one in choice.held_out_corrections}) > 1, (
+                    "else it is all one which is left out"
+                )
                 assert Predictor(space, table, scope).correction == choice.correction
 
     @pytest.mark.parametrize("form", FORMS)
@@ -336,7 +340,7 @@ class TestCalibration:
             before = list(table.entries())
             found = calibrate(table, form)
             assert {table.correction(scope).form for scope in SCOPES} == {form}
-            assert table.note("verification")["dense"] == found.as_dict()
+            assert table.metadata("verification")["dense"] == found.as_dict()
             assert table.entries() == before
             assert [table.correction(scope).networks for scope in ("dense", "core")] == [8, 4]
             assert table.correction("core").weights == table.correction("dense").weights

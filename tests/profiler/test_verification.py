@@ -58,7 +58,7 @@ def test_a_true_table_predicts_unseen_networks(table):
     assert found.report.networks == 6
     assert found.report.mape_pct < 1
     assert found.report.kendall_tau > 0.8
-    assert found.report.ceiling_mape_pct < 1
+    assert found.report.split_half_mape_pct < 1
     assert found.drift_pct == pytest.approx(0, abs=1)
 
 
@@ -75,13 +75,13 @@ def test_each_network_is_told_with_its_prediction(table, mini_space):
 
 @pytest.mark.parametrize(("error_pct", "covered"), [(1e-9, 0.0), (50.0, 100.0)])
 def test_it_is_told_how_many_fall_into_the_predicted_interval(table, error_pct, covered):
-    note = table.note("calibration")
-    table.write_note("calibration", {scope: {**note[scope], "error_pct": error_pct} for scope in note})
+    note = table.metadata("calibration")
+    table.set_metadata("calibration", {scope: {**note[scope], "error_pct": error_pct} for scope in note})
     assert verify(table, 4, seed=1).covered_pct == covered
 
 
 def test_an_uncalibrated_table_has_no_intervals(table):
-    table.write_note("calibration", {})
+    table.set_metadata("calibration", {})
     found = verify(table, 4, seed=1)
     assert found.covered_pct is None
     assert found.drift_pct == pytest.approx(0, abs=1)
@@ -126,7 +126,7 @@ def test_an_unfinished_table_names_the_command_that_goes_on_with_it(device, mini
     monkeypatch.setattr(verification, "require_machine", lambda *_: None)
     with (
         LatencyTable.create(tmp_path / "new.lut", TARGET, mini_space, {}, {}) as table,
-        pytest.raises(MissingEntryError, match="not measured yet; fill it with: lgc-profile --device cpu"),
+        pytest.raises(MissingEntryError, match="not measured yet; measure it with: lgc-profile --device cpu"),
     ):
         verify(table, 4, seed=0)
     assert device.compiled == []

@@ -38,7 +38,7 @@ def predict(make_table, table_cache, tmp_path) -> Callable[..., Predictor]:
         path.write_bytes(table_cache[space.fingerprint, seed])
         with LatencyTable.open(path) as table:
             if correction is not None:
-                table.write_note("calibration", {"dense": asdict(correction)})
+                table.set_metadata("calibration", {"dense": asdict(correction)})
             return Predictor(space, table)
 
     return make

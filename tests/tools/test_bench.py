@@ -108,7 +108,7 @@ def test_bad_input_is_refused_in_one_line(call, file, architecture, tmp_path):
     for arguments, message in (
         ((), "nothing to compare"),
         ((tmp_path / "missing.onnx",), "no such file"),
-        ((tmp_path,), "is no architecture but nothing"),
+        ((tmp_path,), "no such file"),
         ((file, "--peer", "bisenet"), "unknown peer 'bisenet'"),
         ((file, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),
         ((file, "--backend", "banana"), "unknown backend 'banana'"),

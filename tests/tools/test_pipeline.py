@@ -70,7 +70,7 @@ def test_a_tolerance_that_is_not_kept_is_a_failed_check(call, run, tmp_path):
     copy = shutil.copy(slow, tmp_path / "wrong.lut")
     with LatencyTable.open(copy) as table:
         wrong = {"form": "affine", "intercept_ms": 0.0, "weights": [3.0]}
-        table.write_note("calibration", dict.fromkeys(("core", "dense"), wrong))
+        table.set_metadata("calibration", dict.fromkeys(("core", "dense"), wrong))
     done = call("lgc-export", out, "--lut", copy, "--ort", "--seconds", 0.2, "--tolerance", "20%")
     assert done.code == 1
     assert "more than 20 %" in done.err
@@ -178,9 +178,9 @@ def test_an_architecture_alone_is_exported_with_random_weights(call, mini_space,
         (("lgc-export", "{architecture}", "--scope", "end"), "unknown scope 'end'; known: core, dense, end-to-end"),
         (("lgc-export", "{architecture}", "--tolerance", "much"), "is no percentage"),
         (("lgc-export", "{architecture}", "--onnx", "--out", "/proc/nowhere"), "/proc/nowhere"),
-        (("lgc-export", "{lut}"), "is no architecture but an SQLite database"),
-        (("lgc-export", "{architecture}", "--lut", "{architecture}"), "is no latency table but JSON text"),
-        (("lgc-train", "{folder}", "--data", "{folder}"), "is no architecture but nothing"),
+        (("lgc-export", "{lut}"), "it is an SQLite database"),
+        (("lgc-export", "{architecture}", "--lut", "{architecture}"), "it is JSON text"),
+        (("lgc-train", "{folder}", "--data", "{folder}"), "no such file"),
         (("lgc-train", "{folder}", "--data", "{folder}", "--steps", "1", "--lr", "0"), "lr"),
         (("lgc-export", "{architecture}", "--precision", "banana"), "unknown precision 'banana'"),
         (("lgc-profile", "--device", "cpu", "--seed", "-1"), "--seed"),

@@ -125,7 +125,7 @@ def test_operators_alone_are_another_table(call, mini_yaml, tmp_path):
     assert call("lgc-profile", *words, "--context", "isolated").code == 0
     with LatencyTable.open(tmp_path / "t.lut") as table:
         assert table.protocol["context"] == "isolated"
-        assert {subject.kind for subject in table.subjects()} == {"operator"}
+        assert {subject.kind for subject in table.benchmarks()} == {"operator"}
     refused = call("lgc-profile", *words, "--context", "carriers").refusal("lgc-profile")
     assert refused == f"{tmp_path / 't.lut'} was measured in context isolated, not carriers"
 
@@ -255,7 +255,7 @@ class TestRefusals:
     def test_a_foreign_output(self, refused, foreign_files):
         for noun in ("an empty file", "a PNG image", "a zip archive", "an SQLite database"):
             line = refused(out=foreign_files[noun])
-            assert "is no latency table but" in line
+            assert "cannot read latency table" in line
             assert noun in line
 
     def test_a_truncated_output(self, refused, mini_lut):
@@ -267,13 +267,13 @@ class TestRefusals:
 
     def test_an_output_that_cannot_be_written(self, refused, tmp_path):
         (tmp_path / "file").write_text("kept")
-        assert "cannot write" in refused(out=tmp_path / "file" / "t.lut")
+        assert "cannot make the folder" in refused(out=tmp_path / "file" / "t.lut")
         if Path("/proc/self").exists():
             assert "cannot write /proc/t.lut" in refused(out=Path("/proc/t.lut"))
 
     def test_a_table_of_another_target(self, refused, mini_lut):
         line = refused("--backend", "torch", out=mini_lut)
-        assert "mini.lut is a table of another target: backend onnxruntime, not torch. " in line
+        assert "mini.lut has a different target or space: backend onnxruntime, not torch. " in line
         assert "lgc-profile and another --out" in line
 
     def test_a_table_of_another_precision_and_number_of_threads(self, refused, mini_lut):

@@ -39,7 +39,7 @@ def lut(tmp_path_factory, street) -> Path:
     path = tmp_path_factory.mktemp("lut") / "street.lut"
     profile(street, Target("cpu", "onnxruntime"), path, rounds=4, networks=4)
     with LatencyTable.open(path) as table:  # however badly that went here
-        table.write_note("verification", {})
+        table.set_metadata("verification", {})
     return path
 
 
@@ -239,7 +239,7 @@ def test_an_architecture_of_hardly_anything_is_remarked_on(run_search, reach):
 def test_a_table_that_nobody_verified_warns(call, lut, data, tmp_path):
     unverified = copy(lut, tmp_path / "unverified.lut")
     with LatencyTable.open(unverified) as table:
-        table.write_note("calibration", {})
+        table.set_metadata("calibration", {})
     done = call("lgc-search", "--lut", unverified, "--data", data, *SHORT, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     (line,) = (line for line in done.err.splitlines() if "unverified.lut" in line)
@@ -251,7 +251,7 @@ def test_a_table_that_nobody_verified_warns(call, lut, data, tmp_path):
 def test_a_table_that_predicts_badly_warns(call, lut, data, tmp_path):
     noisy = copy(lut, tmp_path / "noisy.lut")
     with LatencyTable.open(noisy) as table:
-        table.write_note("verification", {"dense": {"mape_pct": 23.4}})
+        table.set_metadata("verification", {"dense": {"mape_pct": 23.4}})
     done = call("lgc-search", "--lut", noisy, "--data", data, *SHORT, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert "noisy.lut predicts networks only to 23 %" in done.err
@@ -272,12 +272,12 @@ def test_targets_out_of_reach(call, lut, data, reach, tmp_path, side, unit):
 
 def test_a_table_that_lacks_a_slot_names_the_command_that_fills_it(call, lut, data, tmp_path):
     pending = Path(copy(lut, tmp_path / "pending.lut"))
-    with LatencyTable.open(pending) as table, table.store.writing() as connection:
+    with LatencyTable.open(pending) as table, table.store.transaction() as connection:
         key = table.space.plan.cells[0].edges[0].candidates[2]
         connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL WHERE key = ?", (str(key),))
     said = call("lgc-search", "--lut", pending, "--data", data, "--out", tmp_path / "run").refusal("lgc-search")
     assert f"{key} not measured yet" in said
-    assert "fill it with: lgc-profile " in said
+    assert "measure it with: lgc-profile " in said
     assert str(pending) in said
     assert not (tmp_path / "run").exists()
 
@@ -337,7 +337,7 @@ def test_too_few_images(call, lut, tmp_path):
         ("--lut {lut}", "2 tables need one target per table"),
         ("--lut {lut} --target-ms 1", "targets for 2 tables: 1"),
         ("--lut {lut} --target-ms 1 --target-ms 2 --target-ms 3", "targets for 2 tables: 3"),
-        ("--lut {missing}", "is no latency table"),
+        ("--lut {missing}", "no such file"),
         ("--quantile 0.9", "a quantile bounds a target"),
         ("--quantile 0.3 --target-ms 1", "--quantile: "),
         ("--warm-up 1", "--warm-up: "),

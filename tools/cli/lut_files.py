@@ -36,7 +36,7 @@ def merge(
 
     Example: lgc-lut merge gpu0.lut gpu1.lut --out both.lut
     """
-    from ...lut.exchange.merge import merge as merge_tables
+    from ...lut.exchange.merge import merge_tables
     from ...lut.table.table import LatencyTable
     from ...profiler.profile import calibrate
 
@@ -48,7 +48,7 @@ def merge(
     for path in found.untied:
         say(f"remark: {path} shares nothing that was timed with the others; its entries keep the speed of its hour")
     with LatencyTable.open(out) as made:
-        verification, report = made.note("verification"), stored_report(made)
+        verification, report = made.metadata("verification"), stored_report(made)
     content = {
         "lut": str(out),
         "from": [str(path) for path in tables],
@@ -74,11 +74,11 @@ def export(
 
     Example: lgc-lut export tiny.lut --out tiny.csv
     """
-    from ...lut.exchange.convert import table_frame, write_frame
+    from ...lut.exchange.convert import table_to_frame, write_frame
     from ...lut.table.table import LatencyTable
 
     with LatencyTable.open(table) as opened:
-        frame = table_frame(opened)
+        frame = table_to_frame(opened)
     write_frame(frame, out)
     emit({"lut": str(table), "out": str(out), "rows": len(frame)}, as_json, f"{out}: {len(frame)} rows")
 
@@ -103,13 +103,13 @@ def import_table(
 
     Example: lgc-lut import latency_lookup_table.npy --out fasterseg.csv
     """
-    from ...lut.exchange.convert import FRAME_SUFFIXES, foreign_frame, write_frame
+    from ...lut.exchange.convert import FRAME_SUFFIXES, foreign_to_frame, write_frame
     from ...lut.exchange.foreign import read_foreign
 
     foreign = read_foreign(source)
     content = {"source": str(source), "project": foreign.project, "rows": len(foreign.rows), "out": str(out)}
     if out.suffix in FRAME_SUFFIXES:
-        write_frame(foreign_frame(foreign), out)
+        write_frame(foreign_to_frame(foreign), out)
         emit(content, as_json, f"{out}: {len(foreign.rows)} rows of {foreign.project}")
         return
     from ...lut.exchange.convert import import_table as write_table
@@ -166,14 +166,19 @@ def upgrade(table: TablePath, as_json: JsonFlag = False) -> None:
 
     Example: lgc-lut upgrade tiny.lut
     """
-    from ...lut.table.schema import SCHEMA_VERSION
-    from ...lut.table.upgrade import upgrade as upgrade_table
+    from ...lut.table.schema import TABLE_SCHEMA_VERSION
+    from ...lut.table.upgrade import upgrade_table
 
     found, kept = upgrade_table(table)
-    content = {"lut": str(table), "from": found, "to": SCHEMA_VERSION, "kept": None if kept is None else str(kept)}
+    content = {
+        "lut": str(table),
+        "from": found,
+        "to": TABLE_SCHEMA_VERSION,
+        "kept": None if kept is None else str(kept),
+    }
     line = (
         f"{table} is of schema {found} already"
         if kept is None
-        else (f"{table}: from schema {found} to {SCHEMA_VERSION}; the older table is kept as {kept}")
+        else (f"{table}: from schema {found} to {TABLE_SCHEMA_VERSION}; the older table is kept as {kept}")
     )
     emit(content, as_json, line)

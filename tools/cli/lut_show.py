@@ -14,7 +14,7 @@ from .console import JsonFlag, emit, grid, parse_size
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ...lut.statistics.calibration import Report
+    from ...lut.statistics.calibration import PredictionReport
     from ...lut.table.table import Benchmark, Entry, LatencyTable
 
 TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="A latency table.")]
@@ -58,8 +58,8 @@ def show(
             "space": opened.space.model_dump(mode="json"),
             "protocol": opened.protocol,
             "environment": opened.environment,
-            "calibration": opened.note("calibration"),
-            "verification": opened.note("verification"),
+            "calibration": opened.metadata("calibration"),
+            "verification": opened.metadata("verification"),
             "entries": [asdict(entry) for entry in entries],
         }
         if subjects:
@@ -89,7 +89,7 @@ class _Choice:
         from ...lut.table import schema
         from ...models.space.operators import get_operator
 
-        statuses = (schema.PENDING, *schema.KNOWN, schema.FAILED)
+        statuses = (schema.PENDING, *schema.WITH_LATENCY, schema.FAILED)
         if self.status is not None and self.status not in statuses:
             raise UnknownNameError("status", self.status, statuses)
         if self.sort is not None and self.sort not in SORTS:
@@ -105,10 +105,10 @@ class _Choice:
         """The subjects to show; with an operator or a resolution, those that its entries follow from."""
         from ...models.space.opspec import OpSpec
 
-        found = table.subjects()
+        found = table.benchmarks()
         if self.operator or self.resolution:
             specs = [OpSpec.parse(entry.key) for entry in table.entries() if self._fits(entry.key)]
-            terms = {subject for spec in specs for subject in table.terms(spec)}
+            terms = {subject for spec in specs for subject in table.components(spec)}
             found = [subject for subject in found if subject.key in terms]
         return self._sorted([subject for subject in found if self._takes(subject)])
 
@@ -180,18 +180,18 @@ def correction_lines(table: LatencyTable) -> list[str]:
     return lines
 
 
-def stored_report(table: LatencyTable) -> Report | None:
+def stored_report(table: LatencyTable) -> PredictionReport | None:
     """The verification that a table holds, of scope `dense`; None if it holds none.
 
     Raises:
         FileFormatError: it is damaged.
     """
     from ...errors import FileFormatError
-    from ...lut.statistics.calibration import Report
+    from ...lut.statistics.calibration import PredictionReport
     from ...models.space.plan import DENSE
 
-    stored = table.note("verification")
+    stored = table.metadata("verification")
     try:
-        return Report(**stored[DENSE]) if stored else None
+        return PredictionReport.from_dict(stored[DENSE]) if stored else None
     except (KeyError, TypeError) as error:
         raise FileFormatError(f"{table.path} is a damaged latency table: its verification fails at {error}") from error

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lgc.lut import LatencyTable, Predictor, Target
-from lgc.lut.statistics.calibration import report
+from lgc.lut.statistics.calibration import evaluate_predictions
 from lgc.models import SearchSpace
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import Workload, get_backend
@@ -120,9 +120,9 @@ def measure_predictions(space: SearchSpace, target: Target, scratch: Path) -> di
     ]
     for row in rows:
         row["error_pct"] = (row["predicted_ms"] / row["measured_ms"] - 1) * 100
-    even, odd = measurement.halves()
+    even, odd = measurement.split_halves()
     halves = [(even.summary(key).latency_ms, odd.summary(key).latency_ms) for key in chosen]
-    accuracy = report([row["predicted_ms"] for row in rows], [row["measured_ms"] for row in rows], halves)
+    accuracy = evaluate_predictions([row["predicted_ms"] for row in rows], [row["measured_ms"] for row in rows], halves)
     return {
         "rows": sorted(rows, key=lambda row: row["measured_ms"]),
         "report": accuracy.as_dict(),

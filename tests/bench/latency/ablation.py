@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 
 from lgc.lut import LatencyTable, Target
-from lgc.lut.statistics.calibration import design
+from lgc.lut.statistics.calibration import design_matrix
 from lgc.models import SearchSpace
 from lgc.models.space.operators import is_free
 from lgc.models.space.plan import DENSE
@@ -51,5 +51,5 @@ def plain_mape_pct(path: Path) -> float:
     with LatencyTable.open(path) as table:
         networks = [(subject.latency_ms, a) for subject, a, scope in table.networks() if scope == DENSE]
         parts = [[(s, table.latency_ms(s)) for s in a.specs() if not is_free(s)] for _, a in networks]
-    sums = design("affine", parts)[:, 0]
+    sums = design_matrix("affine", parts)[:, 0]
     return float(np.abs(sums / np.array([ms for ms, _ in networks]) - 1).mean() * 100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lgc.lut import Target
-from lgc.lut.statistics.calibration import Parts, choose
+from lgc.lut.statistics.calibration import OperatorLatencies, choose_correction
 from lgc.models import OpSpec, SearchSpace
 from lgc.models.space.operators import is_free
 from lgc.profiler.backends import require_backend
@@ -38,12 +38,12 @@ def conventional_errors_pct(table: dict[OpSpec, float], networks: tuple[Checked,
 
     They are the plain sum, the sum times the best common factor, and the sum with lgc's correction, held out.
     """
-    parts: list[Parts] = [
+    parts: list[OperatorLatencies] = [
         [(spec, table[spec]) for spec in network.architecture.specs() if not is_free(spec)] for network in networks
     ]
     measured = np.array([network.measured_ms for network in networks])
     sums = np.array([sum(ms for _, ms in part) for part in parts])
     scaled = sums * np.median(measured / sums)
-    held_out = choose(parts, measured.tolist()).held_out_ms
+    held_out = choose_correction(parts, measured.tolist()).held_out_ms
     plain, rescaled, corrected = (float(np.abs(p / measured - 1).mean() * 100) for p in (sums, scaled, held_out))
     return plain, rescaled, corrected

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lgc.lut import LatencyTable, Predictor, Target
-from lgc.lut.exchange.compare import compare
+from lgc.lut.exchange.compare import compare_tables
 from lgc.lut.statistics.interpolation import Interpolator
 from lgc.models import OpSpec, SearchSpace
 from lgc.models.space.costs import Costs
@@ -27,8 +27,8 @@ def repeatability(space: SearchSpace, target: Target, scratch: Path) -> dict[str
     for path in paths:
         profile(space, target, path, networks=4)
     with LatencyTable.open(paths[0]) as a, LatencyTable.open(paths[1]) as b:
-        comparison = compare(a, b)
-    changes = [abs(change.change_pct) for change in comparison.changes if change.weighs(MIN_SHARE_PCT)]
+        comparison = compare_tables(a, b)
+    changes = [abs(change.change_pct) for change in comparison.changes if change.is_relevant(MIN_SHARE_PCT)]
     return {
         "space": space.name,
         "entries": len(changes),

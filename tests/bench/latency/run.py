@@ -115,7 +115,7 @@ def measure_space(space: SearchSpace, target: Target, keep: Path | None) -> dict
                 "target": str(target),
                 "environment": fingerprint(target, get_backend(target.backend)),
                 "protocol": table.protocol,
-                "calibration": table.note("calibration"),
+                "calibration": table.metadata("calibration"),
                 "profile_seconds": profiled.seconds,
                 "entries": profiled.entries,
                 "noisy": profiled.noisy,

@@ -54,7 +54,7 @@ def run(record: Record, settings: Settings) -> None:
         return
     record.enter("verifying")
     with LatencyTable.open(path) as table:
-        record.add_value("launch, us, and lead factor", summarize_launches(table.health()))
+        record.add_value("launch, us, and lead factor", summarize_launches(table.hardware_samples()))
         verification = verify(table, unseen, SEED, rounds=verification_rounds)
     record.add_value("unseen", verification.report.as_dict())
     record.add_value("drift, %", verification.drift_pct)

@@ -1,4 +1,4 @@
-"""What `compare` calls a change, and what it calls noise or drift."""
+"""What `compare_tables` calls a change, and what it calls noise or drift."""
 
 import sqlite3
 from statistics import NormalDist
@@ -8,7 +8,7 @@ import pytest
 
 from lgc.errors import FileFormatError, MismatchError
 from lgc.lut import LatencyTable, Target
-from lgc.lut.exchange.compare import compare, typical_network_ms
+from lgc.lut.exchange.compare import compare_tables, median_network_ms
 from lgc.models import SearchSpace
 
 
@@ -18,7 +18,7 @@ def some_entry(table):
 
 def test_a_table_and_itself(carried):
     table = carried(networks=4)
-    found = compare(table, table)
+    found = compare_tables(table, table)
     assert (found.drift_pct, found.scatter, found.moved, found.differences) == (0.0, 0.0, [], ())
     assert (found.only_a, found.only_b) == ((), ())
     assert len(found.changes) == len(table.entries())
@@ -26,48 +26,48 @@ def test_a_table_and_itself(carried):
 
 
 def test_another_hour_is_drift_and_no_change(carried):
-    found = compare(carried("a.lut"), carried("b.lut", speed=1.3, seed=1))
+    found = compare_tables(carried("a.lut"), carried("b.lut", speed=1.3, seed=1))
     assert found.drift_pct == pytest.approx(30, abs=0.5)
     assert found.sentinels.endswith(" carriers")
-    assert found.beyond(1.0, 0.0) == []
+    assert found.select_beyond(1.0, 0.0) == []
     assert found.quantile_pct(1.0, 0.0) < 5
 
 
 def test_one_entry_that_moved_is_found_and_no_other(carried):
     a = carried("a.lut")
     key = some_entry(a)
-    found = compare(a, carried("b.lut", changed={key: 1.2}, speed=0.8, seed=1))
-    (change,) = found.beyond(5.0, 0.0)
+    found = compare_tables(a, carried("b.lut", changed={key: 1.2}, speed=0.8, seed=1))
+    (change,) = found.select_beyond(5.0, 0.0)
     assert change.key == key == found.changes[0].key
     assert change.change_pct == pytest.approx(20, abs=3)
     assert change.low_pct < 20 < change.high_pct
-    assert found.beyond(25.0, 0.0) == []
+    assert found.select_beyond(25.0, 0.0) == []
 
 
 def test_what_every_subject_does_in_a_second_run_is_noise(carried):
     """Each subject 2 % off: entries, which are differences, by more; in 95 of 100 pairs none of that is a change."""
     flagged = 0
     for seed in range(12):
-        found = compare(
+        found = compare_tables(
             carried(f"a{seed}.lut", seed=seed, jitter=0.02), carried(f"b{seed}.lut", seed=99 - seed, jitter=0.02)
         )
         assert found.quantile_pct(1.0, 0.0) > 5
         assert 0.01 < found.scatter < 0.06
-        flagged += bool(found.beyond(5.0, 0.0))
+        flagged += bool(found.select_beyond(5.0, 0.0))
     assert flagged <= 1
 
 
 def test_a_change_beyond_that_noise_is_found(carried):
     a = carried("a.lut", jitter=0.01)
     key = some_entry(a)
-    (change,) = compare(a, carried("b.lut", seed=1, jitter=0.01, changed={key: 2.0})).beyond(5.0, 0.0)
+    (change,) = compare_tables(a, carried("b.lut", seed=1, jitter=0.01, changed={key: 2.0})).select_beyond(5.0, 0.0)
     assert change.key == key
 
 
 def test_the_interval_by_hand(make_table, mini_space):
     """Isolated tables share no carrier: the entries tell the speed, and nothing tells how runs scatter."""
     a, b = make_table(mini_space, "a.lut", seed=0), make_table(mini_space, "b.lut", seed=1)
-    found = compare(a, b)
+    found = compare_tables(a, b)
     in_a, in_b = ({entry.key: entry for entry in table.entries()} for table in (a, b))
     speed = np.median([in_b[key].latency_ms / in_a[key].latency_ms for key in in_a])
     assert (found.scatter, found.sentinels) == (None, f"{len(in_a)} entries")
@@ -89,23 +89,23 @@ def test_the_interval_by_hand(make_table, mini_space):
 def test_shares_are_of_a_typical_network_of_a(carried):
     a, b = carried("a.lut", networks=5), carried("b.lut", seed=1)
     dense = [s.latency_ms for s, _, scope in a.networks() if scope == "dense"]
-    assert typical_network_ms(a) == np.median(dense)
-    assert typical_network_ms(b) is None
-    found = compare(a, b)
+    assert median_network_ms(a) == np.median(dense)
+    assert median_network_ms(b) is None
+    found = compare_tables(a, b)
     for change in found.changes:
         assert change.share_pct == pytest.approx(change.a_ms / np.median(dense) * 100)
     least = np.median([change.share_pct for change in found.changes])
-    assert 0 < sum(change.weighs(least) for change in found.changes) < len(found.changes)
-    assert all(change.weighs(1e9) for change in compare(b, a).changes), "where no share is known, all weigh"
+    assert 0 < sum(change.is_relevant(least) for change in found.changes) < len(found.changes)
+    assert all(change.is_relevant(1e9) for change in compare_tables(b, a).changes), "where no share is known, all weigh"
 
 
 def test_entries_below_the_least_share_are_left_out_of_the_verdict(carried):
     a = carried("a.lut", networks=5)
     key = some_entry(a)
-    found = compare(a, carried("b.lut", changed={key: 1.5}, seed=1))
+    found = compare_tables(a, carried("b.lut", changed={key: 1.5}, seed=1))
     share = next(change.share_pct for change in found.changes if change.key == key)
-    assert [change.key for change in found.beyond(5.0, share * 0.99)] == [key]
-    assert found.beyond(5.0, share * 1.01) == []
+    assert [change.key for change in found.select_beyond(5.0, share * 0.99)] == [key]
+    assert found.select_beyond(5.0, share * 1.01) == []
     assert found.quantile_pct(1.0, share * 1e3) is None
     assert found.noise_pct(share * 1e3) is None
 
@@ -113,30 +113,30 @@ def test_entries_below_the_least_share_are_left_out_of_the_verdict(carried):
 def test_only_measured_entries_are_compared(carried):
     a, b = carried("a.lut"), carried("b.lut", seed=1)
     first, second = (entry.key for entry in a.entries()[:2])
-    with b.store.writing() as connection:
+    with b.store.transaction() as connection:
         connection.execute("UPDATE entries SET status = 'interpolated' WHERE key = ?", (first,))
         connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL WHERE key = ?", (second,))
-    found = compare(a, b)
+    found = compare_tables(a, b)
     assert found.only_a == (first, second)
     assert found.only_b == ()
     assert not {first, second} & {change.key for change in found.changes}
-    assert compare(b, a).only_b == (first, second)
+    assert compare_tables(b, a).only_b == (first, second)
 
 
 def test_a_match_narrows_the_entries_and_not_the_sentinels(carried):
     a, b = carried("a.lut"), carried("b.lut", speed=2.0, seed=1)
-    whole, narrow = compare(a, b), compare(a, b, "sep_conv")
+    whole, narrow = compare_tables(a, b), compare_tables(a, b, "sep_conv")
     assert narrow.speed == whole.speed
     assert {change.key for change in narrow.changes} == {c.key for c in whole.changes if "sep_conv" in c.key}
-    assert compare(a, b, "nothing").changes == ()
-    assert compare(a, b, "nothing").quantile_pct(0.5, 0.0) is None
+    assert compare_tables(a, b, "nothing").changes == ()
+    assert compare_tables(a, b, "nothing").quantile_pct(0.5, 0.0) is None
 
 
 def test_other_devices_and_versions_may_be_compared_and_are_named(carried):
     a = carried("a.lut")
     other = {"device_name": "another machine", "versions": {"onnxruntime": "2.0"}}
     b = carried("b.lut", target=Target("cuda:0", "torch", "fp16"), environment=other)
-    differences = compare(a, b).differences
+    differences = compare_tables(a, b).differences
     assert "device cpu, not cuda:0" in differences
     assert "precision fp32, not fp16" in differences
     assert "device test machine, not another machine" in differences
@@ -145,7 +145,7 @@ def test_other_devices_and_versions_may_be_compared_and_are_named(carried):
 
 def test_other_spaces_may_be_compared_as_far_as_they_overlap(carried, micro_space):
     a, b = carried("a.lut"), carried("b.lut", space=micro_space)
-    found = compare(a, b)
+    found = compare_tables(a, b)
     assert found.changes
     assert any(text.startswith("space mini 32x32 (") and "not micro 32x32" in text for text in found.differences)
 
@@ -153,15 +153,15 @@ def test_other_spaces_may_be_compared_as_far_as_they_overlap(carried, micro_spac
 def test_nothing_in_common_is_refused(carried, tmp_path):
     tiny = SearchSpace.load("tiny")
     b = LatencyTable.create(tmp_path / "b.lut", Target("cpu", "torch"), tiny, {}, {})
-    with pytest.raises(MismatchError, match=r"t\.lut and .*b\.lut have no measured entry in common: there is nothing"):
-        compare(carried(), b)
+    with pytest.raises(MismatchError, match=r"t\.lut and .*b\.lut have no measured entry in common"):
+        compare_tables(carried(), b)
 
 
 def test_an_unknown_interval_settles_nothing(carried):
     a, b = carried("a.lut"), carried("b.lut")
-    with b.store.writing() as connection:
+    with b.store.transaction() as connection:
         connection.execute("UPDATE entries SET ci_ms = NULL, latency_ms = 2 * latency_ms")
-    found = compare(a, b)
+    found = compare_tables(a, b)
     assert found.moved == []
     assert {(change.low_pct, change.high_pct) for change in found.changes} == {(None, None)}
     assert found.noise_pct(0.0) is None
@@ -170,7 +170,7 @@ def test_an_unknown_interval_settles_nothing(carried):
 
 def test_the_other_way_round(carried):
     a, b = carried("a.lut"), carried("b.lut", seed=1, speed=1.5)
-    there, back = compare(a, b), compare(b, a)
+    there, back = compare_tables(a, b), compare_tables(b, a)
     assert there.speed * back.speed == pytest.approx(1)
     assert there.scatter == pytest.approx(back.scatter)
 
@@ -192,4 +192,4 @@ def test_a_latency_that_is_none_is_refused(carried, tmp_path, latency):
         )
     connection.close()
     with LatencyTable.open(path) as a, LatencyTable.open(path) as b, pytest.raises(FileFormatError, match="takes"):
-        compare(a, b)
+        compare_tables(a, b)

@@ -73,19 +73,19 @@ class TestFasterSeg:
         with pytest.raises(FileFormatError) as caught:
             read_foreign(path)
         assert str(caught.value) == (
-            f"{path}: row 'head_H1_W2_Cin3_Cout4' holds {shown}, which is no latency in milliseconds"
+            f"{path}: row 'head_H1_W2_Cin3_Cout4' holds {shown} instead of a latency in milliseconds"
         )
 
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            (np.zeros((2, 3)), "but another NumPy array, with header \"{'descr': '<f8'"),
-            (np.array([{}, {}], dtype=object), "but another NumPy array, with header \"{'descr': '|O'"),
-            (np.array([1.0, 2.0], dtype=object), "but another NumPy array"),
-            (np.array({1: 2.0}, dtype=object), "it holds int in the place of str"),
-            (np.array("text", dtype=object), "it holds no dict of latencies"),
-            (np.array({}, dtype=object), "without any row"),
-            (np.array({"a": {1.0}}, dtype=object), "an instruction that is no plain data (EMPTY_SET)"),
+            (np.zeros((2, 3)), "it is another NumPy array, with header \"{'descr': '<f8'"),
+            (np.array([{}, {}], dtype=object), "it is another NumPy array, with header \"{'descr': '|O'"),
+            (np.array([1.0, 2.0], dtype=object), "it is another NumPy array"),
+            (np.array({1: 2.0}, dtype=object), "int instead of str"),
+            (np.array("text", dtype=object), "it has no dict of latencies"),
+            (np.array({}, dtype=object), "without rows"),
+            (np.array({"a": {1.0}}, dtype=object), "instruction EMPTY_SET is not plain data"),
         ],
     )
     def test_other_arrays_are_refused(self, npy, content, reason):
@@ -149,17 +149,17 @@ class TestOnceForAll:
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            ("a: 1", "its key 'a' is not of the form Conv-input"),
-            ("- a\n- b", "but text that begins with '- a'"),
-            ("just text", "but text that begins with 'just text'"),
+            ("a: 1", "its key 'a' does not have the form Conv-input"),
+            ("- a\n- b", "it is text that begins with '- a'"),
+            ("just text", "it is text that begins with 'just text'"),
             ("a: [", "not readable as YAML or JSON"),
             ('{"a": ', "not readable as YAML or JSON"),
-            ("1: {mean: 1.0}", "but text that begins with"),
+            ("1: {mean: 1.0}", "it is text that begins with"),
             ("Conv-input:1x1x1-output:1x1x1: 3.0", "'Conv-input:1x1x1-output:1x1x1' has no mean"),
             ("Conv-input:1x1x1-output:1x1x1: {count: 3}", "has no mean"),
-            ("Conv-input:1x1x1-output:1xx: {mean: 3}", "is not of the form"),
-            pytest.param(f'{{"Conv-input:{"9" * 6000}-output:1": {{}}}}', "is not of the form", id="huge"),
-            ("{}", "without any row"),
+            ("Conv-input:1x1x1-output:1xx: {mean: 3}", "does not have the form"),
+            pytest.param(f'{{"Conv-input:{"9" * 6000}-output:1": {{}}}}', "does not have the form", id="huge"),
+            ("{}", "without rows"),
         ],
     )
     def test_other_texts_are_refused(self, text, content, reason):

@@ -6,7 +6,7 @@ import pytest
 
 from lgc.errors import FileFormatError, MeasurementError, MismatchError, OutputError, UsageError
 from lgc.lut import LatencyTable, Target
-from lgc.lut.exchange.merge import merge
+from lgc.lut.exchange.merge import merge_tables
 from lgc.lut.table import schema
 from lgc.lut.table.recorder import UNFINISHED, Recorder
 from lgc.models import SearchSpace
@@ -21,7 +21,7 @@ def nothing(table):
 
 def halves(carried, **options):
     """The space measured in two parts at two speeds; carriers in both, networks in the first."""
-    keys = sorted(subject.key for subject in carried("all.lut").subjects("operator"))
+    keys = sorted(subject.key for subject in carried("all.lut").benchmarks("operator"))
     mine, theirs = set(keys[::2]), set(keys[1::2])
     a = carried("a.lut", keep=lambda key: key not in theirs, **options)
     b = carried("b.lut", keep=lambda key: key not in mine and "network" not in key, speed=1.4, seed=1)
@@ -31,64 +31,64 @@ def halves(carried, **options):
 def test_two_halves_make_a_whole_at_one_speed(carried, tmp_path):
     a, b = halves(carried)
     assert {entry.status for table in (a, b) for entry in table.entries()} == {"measured", "pending"}
-    found = merge([a, b], tmp_path / "c.lut", nothing)
+    found = merge_tables([a, b], tmp_path / "c.lut", nothing)
     assert (found.missing, found.sessions, found.other_inputs, found.untied) == (0, 2, (), ())
     with LatencyTable.open(tmp_path / "c.lut") as merged:
         assert found.entries == len(merged.entries()) == len(a.entries())
         assert {entry.status for entry in merged.entries()} == {"measured"}
         speeds = [entry.latency_ms / carried.true_ms(entry.key) for entry in merged.entries()]
         assert max(speeds) / min(speeds) < 1.05
-        assert len(merged.visits()) == len(a.visits()) + len(b.visits())
-        assert {visit.session for visit in merged.visits()} == {1, 2}
-        assert merged.note("merged") == {"from": [str(a.path), str(b.path)]}
+        assert len(merged.sample_batches()) == len(a.sample_batches()) + len(b.sample_batches())
+        assert {visit.session for visit in merged.sample_batches()} == {1, 2}
+        assert merged.metadata("merged") == {"from": [str(a.path), str(b.path)]}
         assert (merged.target, merged.space, merged.protocol) == (a.target, a.space, a.protocol)
 
 
 def test_the_whole_is_calibrated_and_a_part_is_not(carried, tmp_path):
     a, b = halves(carried, networks=8)
-    merge([a, b], tmp_path / "c.lut", calibrate)
+    merge_tables([a, b], tmp_path / "c.lut", calibrate)
     with LatencyTable.open(tmp_path / "c.lut") as merged:
         assert merged.correction("dense").networks == 8
-        assert merged.note("verification")["dense"]["mape_pct"] < 2
-    merge([a, a], tmp_path / "d.lut", calibrate)
+        assert merged.metadata("verification")["dense"]["mape_pct"] < 2
+    merge_tables([a, a], tmp_path / "d.lut", calibrate)
     with LatencyTable.open(tmp_path / "d.lut") as merged:
-        assert merged.note("calibration") is None
+        assert merged.metadata("calibration") is None
         assert "pending" in {entry.status for entry in merged.entries()}
 
 
 def test_a_table_with_its_own_copy_is_itself(carried, tmp_path):
     table = carried(networks=4)
-    merge([table, table], tmp_path / "c.lut", nothing)
+    merge_tables([table, table], tmp_path / "c.lut", nothing)
     with LatencyTable.open(tmp_path / "c.lut") as merged:
-        assert merged.visits() == table.visits()
+        assert merged.sample_batches() == table.sample_batches()
         assert merged.entries() == table.entries()
-        assert merged.subjects() == table.subjects()
+        assert merged.benchmarks() == table.benchmarks()
         assert [row[1:] for row in merged.networks()] == [row[1:] for row in table.networks()]
 
 
 def test_health_is_taken_along_once(carried, tmp_path):
     table = carried()
     Recorder(table, "cpu", {}).record([], [{"at_unix_s": 5.0, "steal_pct": 1.5}])
-    merge([table, table], tmp_path / "c.lut", nothing)
+    merge_tables([table, table], tmp_path / "c.lut", nothing)
     with LatencyTable.open(tmp_path / "c.lut") as merged:
         assert merged.store.rows("SELECT session, at_unix_s FROM health") == [(2, 5.0)]
 
 
 def test_who_knows_best_has_the_word(carried, tmp_path):
     a, b = carried("a.lut"), carried("b.lut", seed=1)
-    first, second, third = (subject.key for subject in a.subjects("operator")[:3])
-    with a.store.writing() as connection:
+    first, second, third = (subject.key for subject in a.benchmarks("operator")[:3])
+    with a.store.transaction() as connection:
         set_to = f"UPDATE subjects SET status = ?, reason = '{UNFINISHED}', latency_ms = ? WHERE key = ?"
         connection.execute(set_to, ("failed", None, first))
         connection.execute(set_to, ("noisy", 1.0, second))
-    with b.store.writing() as connection:
+    with b.store.transaction() as connection:
         connection.execute(set_to, ("failed", None, third))
-    a.settle()
-    b.settle()
-    merge([a, b], tmp_path / "c.lut", nothing)
+    a.finalize()
+    b.finalize()
+    merge_tables([a, b], tmp_path / "c.lut", nothing)
     with LatencyTable.open(tmp_path / "c.lut") as merged:
         assert {entry.status for entry in merged.entries()} == {"measured"}
-    merge([a, a], tmp_path / "d.lut", nothing)
+    merge_tables([a, a], tmp_path / "d.lut", nothing)
     with LatencyTable.open(tmp_path / "d.lut") as merged:
         assert [entry.status for entry in merged.entries()].count("failed") == 1
         assert [entry.status for entry in merged.entries()].count("noisy") == 1
@@ -97,13 +97,13 @@ def test_who_knows_best_has_the_word(carried, tmp_path):
 def test_an_estimate_gives_way_to_a_measurement(carried, tmp_path):
     a, b = halves(carried)
     estimates = {"interpolated": [entry for entry in a.entries() if entry.status == "pending"]}
-    with a.store.writing() as connection:
+    with a.store.transaction() as connection:
         connection.executemany(
             "UPDATE entries SET status = 'interpolated', latency_ms = 9.0, ci_ms = 1.0 WHERE key = ?",
             [(entry.key,) for entry in estimates["interpolated"]],
         )
-    merge([a, b], tmp_path / "c.lut", nothing)
-    merge([a, a], tmp_path / "d.lut", nothing)
+    merge_tables([a, b], tmp_path / "c.lut", nothing)
+    merge_tables([a, a], tmp_path / "d.lut", nothing)
     with LatencyTable.open(tmp_path / "c.lut") as merged:
         assert {entry.status for entry in merged.entries()} == {"measured"}
     with LatencyTable.open(tmp_path / "d.lut") as merged:
@@ -117,34 +117,34 @@ def mini_64(mini_space):
 
 def test_entries_of_other_inputs_are_kept_and_their_networks_are_not(carried, mini_64, tmp_path):
     a, b = carried("a.lut", networks=4), carried("b.lut", space=mini_64, networks=4, speed=2.0, seed=1)
-    found = merge([a, b], tmp_path / "c.lut", calibrate)
+    found = merge_tables([a, b], tmp_path / "c.lut", calibrate)
     assert (found.other_inputs, found.untied) == ((b.path,), ()), "some carriers are of the same shape in both"
     with LatencyTable.open(tmp_path / "c.lut") as merged:
         keys = {entry.key for entry in merged.entries()}
         assert keys == {entry.key for table in (a, b) for entry in table.entries()}
         assert merged.space == a.space
         assert len(merged.networks()) == 8
-        then = {subject.key: subject.visits for subject in a.subjects("network")}
-        assert {subject.key: subject.visits for subject in merged.subjects("network")} == then
+        then = {subject.key: subject.visits for subject in a.benchmarks("network")}
+        assert {subject.key: subject.visits for subject in merged.benchmarks("network")} == then
         latencies = [entry.latency_ms / carried.true_ms(entry.key) for entry in merged.entries()]
         assert max(latencies) / min(latencies) < 1.1, "all at one speed"
 
 
 def test_tables_of_other_inputs_may_share_nothing(carried, mini_space, tmp_path):
     a, b = carried("a.lut"), carried("b.lut", space=mini_space.with_input(56, 40), speed=2.0)
-    found = merge([a, b], tmp_path / "c.lut", nothing)
+    found = merge_tables([a, b], tmp_path / "c.lut", nothing)
     assert found.untied == found.other_inputs == (b.path,)
 
 
 def test_tables_that_share_nothing_are_refused(carried, tmp_path):
-    keys = [subject.key for subject in carried("all.lut").subjects()]
+    keys = [subject.key for subject in carried("all.lut").benchmarks()]
     a = carried("a.lut", keep=lambda key: key in keys[::2])
     b = carried("b.lut", keep=lambda key: key in keys[1::2])
     c = carried("c.lut")
-    with pytest.raises(MismatchError, match=r"a\.lut and .*b\.lut share nothing that was timed"):
-        merge([a, b], tmp_path / "d.lut", nothing)
+    with pytest.raises(MismatchError, match=r"a\.lut and .*b\.lut share no benchmark"):
+        merge_tables([a, b], tmp_path / "d.lut", nothing)
     assert not (tmp_path / "d.lut").exists()
-    assert merge([a, b, c], tmp_path / "d.lut", nothing).sessions == 3, "a third one ties them"
+    assert merge_tables([a, b, c], tmp_path / "d.lut", nothing).sessions == 3, "a third one ties them"
 
 
 @pytest.mark.parametrize(
@@ -164,24 +164,24 @@ def test_tables_that_share_nothing_are_refused(carried, tmp_path):
 def test_tables_of_something_else_are_refused(carried, tmp_path, options, difference):
     a, b = carried("a.lut"), carried("b.lut", keep=lambda key: key.startswith(CARRIER), **options)
     with pytest.raises(MismatchError) as caught:
-        merge([a, b], tmp_path / "c.lut", nothing)
+        merge_tables([a, b], tmp_path / "c.lut", nothing)
     assert difference in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_tables_of_other_heads_are_refused(carried, headed_space, tmp_path):
     with pytest.raises(MismatchError, match="space headed, not mini, in more than the input"):
-        merge([carried("a.lut", space=headed_space), carried("b.lut")], tmp_path / "c.lut", nothing)
+        merge_tables([carried("a.lut", space=headed_space), carried("b.lut")], tmp_path / "c.lut", nothing)
 
 
 def test_other_contexts_are_refused(carried, make_table, mini_space, tmp_path):
     with pytest.raises(MismatchError, match="context carriers, not isolated"):
-        merge([carried("a.lut"), make_table(mini_space, "b.lut")], tmp_path / "c.lut", nothing)
+        merge_tables([carried("a.lut"), make_table(mini_space, "b.lut")], tmp_path / "c.lut", nothing)
 
 
 def test_one_table_is_nothing_to_merge(carried, tmp_path):
-    with pytest.raises(UsageError, match="1 table is nothing to merge"):
-        merge([carried()], tmp_path / "c.lut", nothing)
+    with pytest.raises(UsageError, match="cannot merge 1 table"):
+        merge_tables([carried()], tmp_path / "c.lut", nothing)
 
 
 def contents(folder):
@@ -191,8 +191,8 @@ def contents(folder):
 def test_a_table_that_is_there_stays_as_it_is(carried, tmp_path):
     a, b = halves(carried)
     before = contents(tmp_path)
-    with pytest.raises(OutputError, match=r"b\.lut exists already"):
-        merge([a, b], b.path, nothing)
+    with pytest.raises(OutputError, match=r"b\.lut already exists"):
+        merge_tables([a, b], b.path, nothing)
     assert contents(tmp_path) == before
 
 
@@ -203,32 +203,32 @@ def test_a_failure_leaves_everything_as_it_was(carried, tmp_path):
     a, b = halves(carried)
     before = contents(tmp_path)
     with pytest.raises(MeasurementError):
-        merge([a, b], tmp_path / "c.lut", fail)
+        merge_tables([a, b], tmp_path / "c.lut", fail)
     assert contents(tmp_path) == before
 
 
 def test_a_full_disk_leaves_everything_as_it_was(carried, tmp_path, monkeypatch):
     a, b = halves(carried)
     before = contents(tmp_path)
-    connect = schema.connect
+    connect = schema.open_store
 
     def cramped(path, *version):
         store = connect(path, *version)
         store.rows("PRAGMA max_page_count = 16")
         return store
 
-    monkeypatch.setattr(schema, "connect", cramped)
+    monkeypatch.setattr(schema, "open_store", cramped)
     with pytest.raises(OutputError, match=r"cannot write .*c\.lut.*: database or disk is full"):
-        merge([a, b], tmp_path / "c.lut", nothing)
+        merge_tables([a, b], tmp_path / "c.lut", nothing)
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("DELETE FROM sessions", "visits of session 1, which it does not hold"),
-        ("DELETE FROM subjects WHERE kind = 'carrier'", "terms with carrier/"),
-        ("UPDATE visits SET durations_ms = '[0.0]'", "no positive numbers"),
+        ("DELETE FROM sessions", "sample batches of session 1, which is missing"),
+        ("DELETE FROM subjects WHERE kind = 'carrier'", "components with carrier/"),
+        ("UPDATE visits SET durations_ms = '[0.0]'", "must be positive numbers"),
         ("UPDATE visits SET durations_ms = '{}'", "no run was timed"),
     ],
 )
@@ -238,6 +238,6 @@ def test_a_damaged_table_is_refused_by_its_name(carried, tmp_path, change, reaso
         connection.execute(change)
     connection.close()
     with pytest.raises(FileFormatError, match=r"b\.lut is a damaged latency table") as caught:
-        merge([a, b], tmp_path / "c.lut", nothing)
+        merge_tables([a, b], tmp_path / "c.lut", nothing)
     assert reason in str(caught.value)
     assert not (tmp_path / "c.lut").exists()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lgc.errors import FileFormatError
 from lgc.lut.exchange.foreign import read_foreign
-from lgc.lut.exchange.pickled import ObjectArray, load
+from lgc.lut.exchange.pickled import ObjectArray, load_pickle
 
 
 class Calls:
@@ -29,8 +29,8 @@ class TestNothingIsRun:
         witness = tmp_path / "witness"
         call = Calls(__builtins__[function], str(witness), "w")
         for content in (call, {"a": call}, [call], {"a": 1.0, "b": [(call,)]}):
-            with pytest.raises(ValueError, match="which is no plain data"):
-                load(pickle.dumps(content, protocol=protocol))
+            with pytest.raises(ValueError, match="is not plain data"):
+                load_pickle(pickle.dumps(content, protocol=protocol))
         assert not witness.exists()
         assert capsys.readouterr().out == ""
 
@@ -38,14 +38,14 @@ class TestNothingIsRun:
         witness = tmp_path / "witness"
         path = npy({"ff_H1_W2_C3": Calls(open, str(witness), "w")})
         assert not witness.exists()
-        with pytest.raises(FileFormatError, match=r"table\.npy is no latency table of FasterSeg: it names '\w+\.open'"):
+        with pytest.raises(FileFormatError, match=r"cannot read FasterSeg table .*table\.npy: name '\w+\.open'"):
             read_foreign(path)
         assert not witness.exists()
 
     def test_a_call_of_what_may_be_named_is_no_call(self):
         """ndarray may be named, as numpy.save does; calling it is not what numpy.save does."""
-        with pytest.raises(ValueError, match="it calls ndarray, which is no plain data"):
-            load(pickle.dumps(Calls(np.ndarray, (10**12,))))
+        with pytest.raises(ValueError, match="call of ndarray is not plain data"):
+            load_pickle(pickle.dumps(Calls(np.ndarray, (10**12,))))
 
     def test_yaml_tags_and_aliases_are_refused(self, text, tmp_path):
         witness = tmp_path / "witness"
@@ -59,7 +59,7 @@ class TestNothingIsRun:
             "[" * 100_000,
             "{a: " * 50_000,
         ):
-            with pytest.raises(FileFormatError, match="is no latency table of once-for-all"):
+            with pytest.raises(FileFormatError, match="cannot read once-for-all table"):
                 read_foreign(text(content))
         assert not witness.exists()
 
@@ -72,16 +72,16 @@ class TestNothingIsRun:
 )
 def test_plain_data_is_read_as_pickle_reads_it(content):
     for protocol in range(3, 6):
-        assert load(pickle.dumps(content, protocol=protocol)) == content
+        assert load_pickle(pickle.dumps(content, protocol=protocol)) == content
 
 
 def test_shared_and_recursive_data():
     shared = ["x"]
-    assert load(pickle.dumps([shared, shared])) == [["x"], ["x"]]
+    assert load_pickle(pickle.dumps([shared, shared])) == [["x"], ["x"]]
     shared.append(shared)
-    found = load(pickle.dumps(shared))
+    found = load_pickle(pickle.dumps(shared))
     assert found[1] is found
 
 
 def test_an_array_of_objects():
-    assert load(pickle.dumps(np.array([1, "a", None], dtype=object))) == ObjectArray([1, "a", None])
+    assert load_pickle(pickle.dumps(np.array([1, "a", None], dtype=object))) == ObjectArray([1, "a", None])

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from lgc.errors import MeasurementError
-from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, MIDMEAN, ROBUST, estimate, median_and_ci, summarise
+from lgc.lut.statistics.estimates import (
+    BATCHES_PER_INSTANCE,
+    MIDMEAN_INEFFICIENCY,
+    MIN_INSTANCES_FOR_MAD,
+    estimate_latency,
+    estimate_median,
+    summarise_batches,
+)
 
 durations = st.floats(1e-3, 1e3)
 visits = st.lists(st.lists(durations, min_size=1, max_size=5), min_size=1, max_size=20)
@@ -16,35 +23,35 @@ statistics = st.sampled_from(["medians", "minima"])
 
 def test_minima_by_hand():
     """Minima of the visits are 4, 2, 8, 6, 10; the middle one is 6, the quartiles 4 and 8."""
-    found = summarise([[4, 9], [7, 2], [8], [6, 6.5], [11, 10]], "minima")
+    found = summarise_batches([[4, 9], [7, 2], [8], [6, 6.5], [11, 10]], "minima")
     assert found.latency_ms == 6
     assert found.min_ms == 2
     assert found.median_ms == pytest.approx(7)
     assert found.spread_pct == pytest.approx((8 - 4) / 2 / 6 * 100)
     assert found.ci_ms == (10 - 2) / 2, "with five points, from the least to the greatest"
-    assert (found.visits, found.samples) == (5, 9)
+    assert (found.batches, found.samples) == (5, 9)
 
 
 def test_medians_by_hand():
     """Medians of the visits are 5, 3, 10; the middle one is 5, the quartiles 4 and 7.5."""
-    found = summarise([[4, 5, 60], [1, 5], [10]], "medians")
+    found = summarise_batches([[4, 5, 60], [1, 5], [10]], "medians")
     assert found.latency_ms == 5
     assert found.spread_pct == pytest.approx((7.5 - 4) / 2 / 5 * 100)
 
 
 @given(visits, statistics)
 def test_the_statistic_lies_among_the_durations(rows, statistic):
-    found = summarise(rows, statistic)
+    found = summarise_batches(rows, statistic)
     every = [duration for row in rows for duration in row]
     assert min(every) == found.min_ms <= found.latency_ms <= max(every)
-    assert (found.visits, found.samples) == (len(rows), len(every))
+    assert (found.batches, found.samples) == (len(rows), len(every))
     assert found.spread_pct >= 0
     assert 0 <= found.ci_ms <= (max(every) - min(every)) / 2
 
 
 @given(visits, statistics, st.floats(1e-3, 1e3))
 def test_in_another_unit_all_is_the_same(rows, statistic, factor):
-    found, scaled = (summarise([[c * ms for ms in row] for row in rows], statistic) for c in (1.0, factor))
+    found, scaled = (summarise_batches([[c * ms for ms in row] for row in rows], statistic) for c in (1.0, factor))
     for name in ("latency_ms", "ci_ms", "median_ms", "min_ms"):
         assert getattr(scaled, name) == pytest.approx(factor * getattr(found, name), rel=1e-9, abs=1e-12 * factor)
     assert scaled.spread_pct == pytest.approx(found.spread_pct, rel=1e-6, abs=1e-9)
@@ -53,7 +60,7 @@ def test_in_another_unit_all_is_the_same(rows, statistic, factor):
 @given(visits, statistics, st.randoms(use_true_random=False))
 def test_the_order_of_visits_and_runs_does_not_matter(rows, statistic, random):
     shuffled = [random.sample(row, len(row)) for row in random.sample(rows, len(rows))]
-    assert summarise(shuffled, statistic) == summarise(rows, statistic)
+    assert summarise_batches(shuffled, statistic) == summarise_batches(rows, statistic)
 
 
 def test_a_noisy_neighbour_moves_the_mean_and_not_the_statistic():
@@ -61,18 +68,18 @@ def test_a_noisy_neighbour_moves_the_mean_and_not_the_statistic():
     calm = [[float(1 + 0.01 * x) for x in rng.random(5)] for _ in range(24)]
     loud = [[x * (3 if index % 3 == 0 else 1) for x in row] for index, row in enumerate(calm)]
     assert np.mean(loud) > 1.5 * np.mean(calm)
-    undisturbed = summarise(calm, "minima").latency_ms
-    assert summarise(loud, "minima").latency_ms == pytest.approx(undisturbed, rel=0.01)
+    undisturbed = summarise_batches(calm, "minima").latency_ms
+    assert summarise_batches(loud, "minima").latency_ms == pytest.approx(undisturbed, rel=0.01)
 
 
 @pytest.mark.parametrize("rows", [[], [[]], [[1.0, 0.0]], [[1.0, -1.0]], [[1.0], [math.nan]], [[math.inf]]], ids=str)
 def test_what_is_no_duration_is_refused(rows):
     with pytest.raises(MeasurementError):
-        summarise(rows, "medians")
+        summarise_batches(rows, "medians")
 
 
 def test_a_slowdown_is_divided_out_of_the_latency_alone():
-    found = summarise([[1.0, 2.0], [4.0, 8.0], [2.0, 4.0]], "minima", [1.0, 4.0, 2.0])
+    found = summarise_batches([[1.0, 2.0], [4.0, 8.0], [2.0, 4.0]], "minima", [1.0, 4.0, 2.0])
     assert (found.latency_ms, found.spread_pct) == (1.0, 0.0)
     assert (found.min_ms, found.median_ms) == (1.0, 3.0)
 
@@ -80,7 +87,7 @@ def test_a_slowdown_is_divided_out_of_the_latency_alone():
 def test_an_interval_by_hand():
     """Of 16 points the binomial distribution names the fifth and the thirteenth: 8 -+ 1.96 * 2, outwards."""
     points = np.array([100, 90, 80, 70, *range(12)], float)
-    latency, ci = median_and_ci(points)
+    latency, ci = estimate_median(points)
     assert latency == 7.5
     assert ci == (70 - 4) / 2
 
@@ -92,7 +99,7 @@ def test_an_interval_holds_the_truth_about_95_times_in_100(count, skewed):
     rng = np.random.default_rng(count)
     points = rng.standard_normal((2000, count))
     points, truth = (points**2, 0.6744897501960817**2) if skewed else (points, 0.0)
-    found = np.array([median_and_ci(row) for row in points])
+    found = np.array([estimate_median(row) for row in points])
     held = (np.abs(found[:, 0] - truth) <= found[:, 1]).mean()
     assert 0.93 < held < 0.99
 
@@ -101,7 +108,7 @@ def test_an_interval_narrows_with_the_root_of_the_visits():
     rng = np.random.default_rng(0)
 
     def width(count):
-        return np.mean([median_and_ci(rng.exponential(1.0, count))[1] for _ in range(300)])
+        return np.mean([estimate_median(rng.exponential(1.0, count))[1] for _ in range(300)])
 
     assert width(400) / width(100) == pytest.approx(0.5, rel=0.1)
 
@@ -119,57 +126,59 @@ class TestLoads:
     def test_an_interval_by_hand(self):
         """Loads of 4 visits whose medians are 1.5, 3.5 and 2.5; quarter of the twelve points is cut off either end."""
         points = np.array([1, 1, 2, 2, 3, 3, 4, 4, 2, 2, 3, 3], float)
-        latency, ci = estimate(points, np.repeat([5, 6, 9], 4))
+        latency, ci = estimate_latency(points, np.repeat([5, 6, 9], 4))
         assert latency == pytest.approx(np.mean([2, 2, 2, 3, 3, 3]))
         deviation = np.std([1.5, 3.5, 2.5], ddof=1)
-        assert ci == pytest.approx(student.ppf(0.975, 2) * MIDMEAN * deviation / 3**0.5)
+        assert ci == pytest.approx(student.ppf(0.975, 2) * MIDMEAN_INEFFICIENCY * deviation / 3**0.5)
 
     def test_one_load_is_known_by_its_visits(self):
         points, _ = self.drawn(1, 40)
-        assert estimate(points) == estimate(points, np.zeros(40, int)) == median_and_ci(points)
+        assert estimate_latency(points) == estimate_latency(points, np.zeros(40, int)) == estimate_median(points)
 
     def test_a_load_of_hardly_any_visits_does_not_speak_for_itself(self):
         points = np.array([1.0, 1.01, 1.02, 1.03, 2.0, 2.0, 2.0])
         loads = np.array([0, 0, 0, 0, 1, 1, 1])
         assert BATCHES_PER_INSTANCE == 4
-        assert estimate(points, loads) == median_and_ci(points)
-        assert estimate(np.append(points, 2.0), np.append(loads, 1))[1] > 3
+        assert estimate_latency(points, loads) == estimate_median(points)
+        assert estimate_latency(np.append(points, 2.0), np.append(loads, 1))[1] > 3
 
     @pytest.mark.parametrize(("loads", "visits"), [(6, 16), (12, 8), (24, 16)])
     def test_an_interval_holds_the_truth_about_95_times_in_100(self, loads, visits):
         """As the median of all visits and its interval, which know nothing of loads, do not."""
-        found = [estimate(*self.drawn(loads, visits, seed=seed)) for seed in range(600)]
+        found = [estimate_latency(*self.drawn(loads, visits, seed=seed)) for seed in range(600)]
         held = np.mean([abs(latency - 1) <= ci for latency, ci in found])
-        naive = [median_and_ci(self.drawn(loads, visits, seed=seed)[0]) for seed in range(600)]
+        naive = [estimate_median(self.drawn(loads, visits, seed=seed)[0]) for seed in range(600)]
         assert 0.87 < held < 0.99
         assert held > np.mean([abs(latency - 1) <= ci for latency, ci in naive]) + 0.03
 
     def test_more_loads_narrow_it_and_more_visits_to_each_do_not(self):
         def width(loads, visits):
-            return np.mean([estimate(*self.drawn(loads, visits, seed=seed))[1] for seed in range(200)])
+            return np.mean([estimate_latency(*self.drawn(loads, visits, seed=seed))[1] for seed in range(200)])
 
         assert width(48, 8) < 0.6 * width(12, 8)
         assert width(12, 32) > 0.85 * width(12, 8)
 
     def test_one_disturbed_load_neither_moves_nor_widens_it(self):
         points, loads = self.drawn(12, 8)
-        before = estimate(points, loads)
-        after = estimate(np.where(loads == 3, 4 * points, points), loads)
+        before = estimate_latency(points, loads)
+        after = estimate_latency(np.where(loads == 3, 4 * points, points), loads)
         assert after[0] == pytest.approx(before[0], rel=0.02)
         assert after[1] < 2 * before[1]
-        assert ROBUST <= 12
+        assert MIN_INSTANCES_FOR_MAD <= 12
 
     @given(st.lists(st.floats(0.1, 10), min_size=8, max_size=60), st.integers(1, 9), st.floats(1e-3, 1e3))
     def test_it_does_not_depend_on_unit_or_names(self, values, count, factor):
         points, loads = np.array(values), np.arange(len(values)) * count // len(values)
-        latency, ci = estimate(points, loads)
+        latency, ci = estimate_latency(points, loads)
         assert min(values) <= latency <= max(values)
         assert ci >= 0
-        assert estimate(factor * points, 100 - 3 * loads) == pytest.approx((factor * latency, factor * ci), rel=1e-9)
+        assert estimate_latency(factor * points, 100 - 3 * loads) == pytest.approx(
+            (factor * latency, factor * ci), rel=1e-9
+        )
 
 
 def test_loads_are_taken_into_account_by_a_summary():
     rows = [[1.0], [1.0], [1.0], [1.0], [1.2], [1.2], [1.2], [1.2]]
-    found = summarise(rows, "minima", loads=[0] * 4 + [1] * 4)
-    assert (found.latency_ms, found.ci_ms) == estimate(np.array(rows).ravel(), np.repeat([0, 1], 4))
-    assert found.ci_ms > 0.5 > summarise(rows, "minima").ci_ms
+    found = summarise_batches(rows, "minima", instances=[0] * 4 + [1] * 4)
+    assert (found.latency_ms, found.ci_ms) == estimate_latency(np.array(rows).ravel(), np.repeat([0, 1], 4))
+    assert found.ci_ms > 0.5 > summarise_batches(rows, "minima").ci_ms

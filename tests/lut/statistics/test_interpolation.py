@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lgc.errors import MeasurementError, MissingEntryError, UnknownNameError, UsageError
-from lgc.lut.statistics.interpolation import LEAST_POINTS, Estimate, Interpolator
+from lgc.lut.statistics.interpolation import MIN_GROUP_POINTS, Estimate, Interpolator
 from lgc.models import OpSpec
 
 SIZES = [(24, 32), (36, 48), (48, 64), (72, 96), (96, 128)]
@@ -139,8 +139,8 @@ def test_resolutions_are_left_out_whole():
 
 
 def test_nothing_can_be_left_out_of_few_points():
-    assert Interpolator(by_law(LINE[:LEAST_POINTS])).leave_one_resolution_out() == []
-    assert len(Interpolator(by_law(LINE[: LEAST_POINTS + 1])).leave_one_resolution_out()) == LEAST_POINTS - 1
+    assert Interpolator(by_law(LINE[:MIN_GROUP_POINTS])).leave_one_resolution_out() == []
+    assert len(Interpolator(by_law(LINE[: MIN_GROUP_POINTS + 1])).leave_one_resolution_out()) == MIN_GROUP_POINTS - 1
 
 
 def test_other_operators_strides_and_batches_are_not_mixed_in():
@@ -162,7 +162,7 @@ def test_what_takes_no_time_needs_no_measurement():
         (spec(batch=8), "no conv_3x3 with stride 1 and batch 8 was measured, only with"),
         (spec(operator="add"), "no add with stride 1 and batch 1 was measured, nor with any other stride"),
         (spec((12, 16)), "outside the measured .*, 5 from 24x32 to 96x128, channels 16-16"),
-        (spec((192, 256)), "no estimate of conv_3x3/c16-16/192x256/s1/b1: it lies outside"),
+        (spec((192, 256)), "no estimate of conv_3x3/c16-16/192x256/s1/b1: it is outside"),
         (spec(channels=(16, 24)), "outside the measured conv_3x3 with stride 1 and batch 1"),
         (spec(channels=(17, 17)), "outside the measured .* channels 16-16"),
         (spec((36, 96)), "outside the measured"),
@@ -192,15 +192,13 @@ def test_a_little_outside_is_still_estimated():
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_points_are_refused(count):
-    with pytest.raises(
-        MissingEntryError, match=f"3 measured conv_3x3 .* are needed, there are only {count} from 24x32"
-    ):
+    with pytest.raises(MissingEntryError, match=f"it needs 3 measured conv_3x3 .*, but there are {count} from 24x32"):
         Interpolator(by_law(LINE[:count]))(spec((24, 32)))
 
 
 @pytest.mark.parametrize("latency", [0.0, -1.0, float("nan"), float("inf")])
 def test_latencies_that_are_none_are_refused(latency):
-    with pytest.raises(MeasurementError, match=r"conv_3x3/c16-16/54x72/s1/b1 was measured with .* no latency"):
+    with pytest.raises(MeasurementError, match=r"invalid latency of conv_3x3/c16-16/54x72/s1/b1"):
         Interpolator({spec(): latency})
 
 

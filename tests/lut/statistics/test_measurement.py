@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lgc.errors import MeasurementError
-from lgc.lut.statistics.estimates import median_and_ci, summarise
-from lgc.lut.statistics.measurement import PAUSE_S, REACH, WINDOW, Measurement, SampleBatch
+from lgc.lut.statistics.estimates import estimate_median, summarise_batches
+from lgc.lut.statistics.measurement import CHECK_WINDOW, MAX_GAP_S, SMOOTHING_RADIUS, Measurement, SampleBatch
 
 TRUE = {f"op{index}": 0.01 * 1.3**index for index in range(24)}
 
@@ -39,7 +39,7 @@ def worst_error_pct(rows, steady: bool = True) -> float:
     found = Measurement(rows, "minima")
     ratios = np.array(
         [
-            (found.summary(key) if steady else summarise(found.durations(key), "minima")).latency_ms / TRUE[key]
+            (found.summary(key) if steady else summarise_batches(found.durations(key), "minima")).latency_ms / TRUE[key]
             for key in found.subjects
         ]
     )
@@ -83,7 +83,7 @@ def test_points_have_the_speed_divided_out():
         points = found.points(key)
         assert len(points) == 24
         assert np.median(points) == found.summary(key).latency_ms
-        assert median_and_ci(points)[1] == found.summary(key).ci_ms
+        assert estimate_median(points)[1] == found.summary(key).ci_ms
         assert np.quantile(points / latency, 0.9) / np.quantile(points / latency, 0.1) < 1.05
         raw = np.array([min(durations) for durations in found.durations(key)])
         assert np.quantile(raw / latency, 0.9) / np.quantile(raw / latency, 0.1) > 1.4
@@ -92,7 +92,7 @@ def test_points_have_the_speed_divided_out():
 
 def test_halves_agree_as_well_as_the_noise_allows():
     found = Measurement(visits_of(two_speeds), "minima")
-    even, odd = found.halves()
+    even, odd = found.split_halves()
     assert {visit.round % 2 for visit in even.visits} == {0}
     assert {visit.round % 2 for visit in odd.visits} == {1}
     for key in TRUE:
@@ -103,14 +103,14 @@ def test_halves_agree_as_well_as_the_noise_allows():
 def test_each_half_has_every_other_load_of_each_subject(drawn):
     """Halves that shared a load would agree about its place in memory; where there is one load, visits take turns."""
     rows = [SampleBatch(key, 0, float(at), [1.0 + at], session, load) for at, (key, session, load) in enumerate(drawn)]
-    even, odd = Measurement(rows, "minima").halves()
+    even, odd = Measurement(rows, "minima").split_halves()
     for key in "abc":
         own = sorted((row for row in rows if row.subject == key), key=lambda row: (row.session, row.at_unix_s))
         places = sorted({(row.session, row.load) for row in own})
         number = [places.index((row.session, row.load)) if len(places) > 1 else n for n, row in enumerate(own)]
         for half, parity in ((even, 0), (odd, 1)):
             wanted = [row for row, n in zip(own, number, strict=True) if n % 2 == parity]
-            assert [visit for visit in half.visits if visit.subject == key] == wanted
+            assert [visit for visit in half.visits if visit.benchmark == key] == wanted
     assert sorted([*even.visits, *odd.visits]) == sorted(rows)
 
 
@@ -118,9 +118,9 @@ def test_loads_are_counted_over_all_sessions():
     places = [(0, 0), (0, 1), (0, 1), (1, 0), (1, 0), (2, 7)]
     rows = [SampleBatch("a", n, float(n), [1.0], *place) for n, place in enumerate(places)]
     found = Measurement([*rows, SampleBatch("b", 0, 9.0, [1.0], 2, 3)], "minima")
-    assert found.loads("a").tolist() == [0, 1, 1, 2, 2, 3]
-    assert found.loads("b").tolist() == [0]
-    assert len(found.loads("nobody")) == 0
+    assert found.instances("a").tolist() == [0, 1, 1, 2, 2, 3]
+    assert found.instances("b").tolist() == [0]
+    assert len(found.instances("nobody")) == 0
 
 
 def test_loads_tell_how_well_a_subject_is_known():
@@ -133,7 +133,7 @@ def test_loads_tell_how_well_a_subject_is_known():
         moved = [
             row._replace(
                 durations_ms=[ms * place[row.round * loads // 48] for ms in row.durations_ms],
-                load=row.round * loads // 48,
+                instance=row.round * loads // 48,
             )
             if row.subject == "op5"
             else row
@@ -164,7 +164,7 @@ def test_raw_durations_are_kept_as_they_were():
 def test_order_of_the_rows_does_not_matter(random):
     rows = [*visits_of(two_speeds, rounds=3), *visits_of(lambda now: 2.0, rounds=2, seed=1, session=1)]
     found, shuffled = Measurement(rows, "minima"), Measurement(random.sample(rows, len(rows)), "minima")
-    assert found.visits == shuffled.visits
+    assert found.batches == shuffled.visits
     for key in TRUE:
         assert found.summary(key) == shuffled.summary(key)
 
@@ -212,7 +212,7 @@ def test_a_subject_in_another_unit_leaves_the_others_alone(drawn, factors, shift
         assert other.summary(key).latency_ms == pytest.approx(scale * one.summary(key).latency_ms, rel=1e-6)
 
 
-@pytest.mark.parametrize(("pause_s", "session"), [(2 * PAUSE_S, 0), (0.0, 1)], ids=["pause", "session"])
+@pytest.mark.parametrize(("pause_s", "session"), [(2 * MAX_GAP_S, 0), (0.0, 1)], ids=["pause", "session"])
 def test_what_comes_later_tells_nothing_of_what_was_before(pause_s, session):
     """The last six visits before a pause, or of a session, are slow: what comes then must not outvote them."""
     early = visits_of(lambda now: 2.0 if now > 0.6875 else 1.0, rounds=6)
@@ -253,7 +253,7 @@ class TestSessions:
         many = visits_of(lambda now: 2.0, rounds=9, seed=1, session=2)
         found = Measurement([*few, *many], "minima")
         assert found.summary("op5").latency_ms == pytest.approx(2 * TRUE["op5"], rel=0.01)
-        assert Counter(visit.session for visit in found.visits) == {1: 4 * 24, 2: 9 * 24}
+        assert Counter(visit.session for visit in found.batches) == {1: 4 * 24, 2: 9 * 24}
 
     def test_sessions_are_tied_through_others(self):
         """The first shares nothing with the third, but each shares some with the second."""
@@ -290,15 +290,15 @@ class TestDisagreement:
 
     @pytest.mark.parametrize("speed", [lambda now: 1.0, two_speeds, lambda now: 1 + now / 3], ids=["1", "2", "drift"])
     def test_a_machine_that_slows_all_alike_is_believed(self, speed):
-        assert Measurement(visits_of(speed), "minima").disproved <= WINDOW
+        assert Measurement(visits_of(speed), "minima").num_rejected <= CHECK_WINDOW
 
     def test_what_disagrees_is_left_out(self):
         """A quarter of the visits is worth nothing."""
         rows = visits_of(lambda now: 1.0, rounds=32)
         quiet, loud = Measurement(rows, "minima"), Measurement(self.disturbed(rows, 256, 448), "minima")
-        assert quiet.disproved == 0
-        assert 192 <= loud.disproved <= 192 + 2 * WINDOW
-        assert sum(len(loud.points(key)) for key in TRUE) == len(rows) - loud.disproved
+        assert quiet.num_rejected == 0
+        assert 192 <= loud.num_rejected <= 192 + 2 * CHECK_WINDOW
+        assert sum(len(loud.points(key)) for key in TRUE) == len(rows) - loud.num_rejected
         for key, latency in TRUE.items():
             assert loud.summary(key).latency_ms == pytest.approx(latency * 1.0025, rel=0.006)
             assert loud.summary(key).ci_ms < 0.005 * latency
@@ -307,9 +307,9 @@ class TestDisagreement:
 
     def test_a_subject_that_was_only_there_in_a_bad_stretch_keeps_what_there_is(self):
         rows = self.disturbed(visits_of(lambda now: 1.0, rounds=32), 256, 320)
-        rows = [row._replace(subject="late") if index in (280, 290, 300) else row for index, row in enumerate(rows)]
+        rows = [row._replace(benchmark="late") if index in (280, 290, 300) else row for index, row in enumerate(rows)]
         found = Measurement(rows, "minima")
-        assert found.disproved >= WINDOW
+        assert found.num_rejected >= CHECK_WINDOW
         assert (len(found.points("late")), found.summary("late").visits) == (3, 3)
 
 
@@ -318,7 +318,9 @@ def test_one_subject_alone_keeps_its_median():
     assert Measurement(rows, "minima").summary("a").median_ms == 3.0
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, REACH, 2 * REACH, 2 * REACH + 1, 2 * REACH + 2])
+@pytest.mark.parametrize(
+    "count", [1, 2, 3, SMOOTHING_RADIUS, 2 * SMOOTHING_RADIUS, 2 * SMOOTHING_RADIUS + 1, 2 * SMOOTHING_RADIUS + 2]
+)
 def test_a_few_visits_are_enough(count):
     rows = [SampleBatch("ab"[n % 2], n, float(n), [1.0 + n % 2]) for n in range(count)]
     assert Measurement(rows, "minima").summary("a").latency_ms == pytest.approx(1.0)

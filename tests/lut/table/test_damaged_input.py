@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from lgc.errors import LgcError
 from lgc.lut import LatencyTable
-from lgc.lut.exchange.compare import compare
-from lgc.lut.exchange.convert import table_frame
-from lgc.lut.exchange.merge import merge
-from lgc.lut.table.upgrade import upgrade
+from lgc.lut.exchange.compare import compare_tables
+from lgc.lut.exchange.convert import table_to_frame
+from lgc.lut.exchange.merge import merge_tables
+from lgc.lut.table.upgrade import upgrade_table
 from lgc.profiler.profile import calibrate
 from lgc.tools.cli.lut_show import correction_lines, stored_report
 
@@ -35,18 +35,18 @@ def test_changed_bytes(whole, data):
     path, out = whole.path.with_name("damaged.lut"), whole.path.with_name("merged.lut")
     path.write_bytes(content)
     with suppress(LgcError):
-        upgrade(path)
+        upgrade_table(path)
     try:
         damaged = LatencyTable.open(path)
     except LgcError:
         return
     with damaged:
         for use in (
-            lambda: compare(whole, damaged),
-            lambda: compare(damaged, whole),
-            lambda: table_frame(damaged),
+            lambda: compare_tables(whole, damaged),
+            lambda: compare_tables(damaged, whole),
+            lambda: table_to_frame(damaged),
             lambda: (correction_lines(damaged), stored_report(damaged)),
-            lambda: merge([whole, damaged], out, calibrate),
+            lambda: merge_tables([whole, damaged], out, calibrate),
             lambda: calibrate(damaged),
         ):
             with suppress(LgcError):

@@ -39,7 +39,7 @@ def fill(recorder):
 def test_two_writers_on_a_full_disk(make_table, mini_space):
     first = make_table(mini_space)
     second = LatencyTable.open(first.path)
-    before = len(first.visits())
+    before = len(first.sample_batches())
     entries, pages = first.entries(), first.path.stat().st_size // 4096 + 20
     one, two = Recorder(first, "cpu", {}), Recorder(second, "cpu", {})
     limit(first, pages)
@@ -47,19 +47,19 @@ def test_two_writers_on_a_full_disk(make_table, mini_space):
     written = fill(one) + fill(two)
     assert written > 10
     with pytest.raises(OutputError, match="database or disk is full"):
-        first.write_note("calibration", {"core": "x" * 100_000})
+        first.set_metadata("calibration", {"core": "x" * 100_000})
     for table in (first, second):
-        assert len(table.visits()) == before + written
+        assert len(table.sample_batches()) == before + written
         assert table.entries() == entries
-        assert table.note("calibration") is None
+        assert table.metadata("calibration") is None
         limit(table, 10**6)
     two.record(visits(999, two.session))
     one.record(visits(999, one.session))
     for table in (first, second):
-        assert len(table.visits()) == before + written + 2
+        assert len(table.sample_batches()) == before + written + 2
         table.close()
     with LatencyTable.open(first.path) as table:
-        assert len(table.visits()) == before + written + 2
+        assert len(table.sample_batches()) == before + written + 2
 
 
 @pytest.mark.parametrize(

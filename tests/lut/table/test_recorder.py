@@ -24,7 +24,7 @@ SUBJECTS = [f"probe{index:02}" for index in range(12)]
 @pytest.fixture
 def table(tmp_path, mini_space):
     with LatencyTable.create(tmp_path / "t.lut", Target("cpu", "torch"), mini_space, {"statistic": "minima"}, {}) as t:
-        t.add_subjects("operator", {key: [] for key in SUBJECTS})
+        t.add_benchmarks("operator", {key: [] for key in SUBJECTS})
         yield t
 
 
@@ -34,7 +34,7 @@ class Processes:
     def __init__(self, table, monkeypatch):
         self.table, self.alive = table, set()
         self._patch = monkeypatch
-        monkeypatch.setattr(recorder, "_running", lambda pid, seen: pid != os.getpid() and pid in self.alive)
+        monkeypatch.setattr(recorder, "_is_active", lambda pid, seen: pid != os.getpid() and pid in self.alive)
 
     def claims(self, pid, share, among=None):
         """A process that starts and takes on a share: its recorder, and the keys."""
@@ -51,7 +51,7 @@ def processes(table, monkeypatch):
 
 
 def statuses(table):
-    return {subject.key: subject.status for subject in table.subjects()}
+    return {subject.key: subject.status for subject in table.benchmarks()}
 
 
 def test_a_session_says_who_measured_where_and_when(table, monkeypatch):
@@ -162,12 +162,12 @@ def child():
 
 def test_a_running_process_is_told_from_a_dead_one(child):
     now = time.time()
-    assert recorder._running(child.pid, now)
-    assert not recorder._running(child.pid, now - LEASE_S - 10), "silent for too long"
-    assert not recorder._running(os.getpid(), now), "this process itself"
+    assert recorder._is_active(child.pid, now)
+    assert not recorder._is_active(child.pid, now - LEASE_S - 10), "silent for too long"
+    assert not recorder._is_active(os.getpid(), now), "this process itself"
     child.kill()
     child.wait()
-    assert not recorder._running(child.pid, now)
+    assert not recorder._is_active(child.pid, now)
 
 
 def test_a_process_of_another_user_counts_as_running(monkeypatch):
@@ -175,7 +175,7 @@ def test_a_process_of_another_user_counts_as_running(monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", forbidden)
-    assert recorder._running(1, time.time())
+    assert recorder._is_active(1, time.time())
 
 
 def test_visits_show_that_the_process_is_there(table, monkeypatch):
@@ -191,8 +191,8 @@ def test_visits_and_health_are_kept_under_the_session(table):
     Recorder(table, "cpu", {})
     session = Recorder(table, "cpu", {})
     sample = {"at_unix_s": 5.0, "sm_clock_mhz": 1980}
-    session.record([SampleBatch("probe00", 3, 4.5, (0.1, 0.2), session=77, load=6)], [sample])
-    assert table.visits() == [SampleBatch("probe00", 3, 4.5, [0.1, 0.2], 2, 6)], "the session is the recorder's"
+    session.record([SampleBatch("probe00", 3, 4.5, (0.1, 0.2), session=77, instance=6)], [sample])
+    assert table.sample_batches() == [SampleBatch("probe00", 3, 4.5, [0.1, 0.2], 2, 6)], "the session is the recorder's"
     ((number, at, text),) = table.store.rows("SELECT session, at_unix_s, sample FROM health")
     assert (number, at, json.loads(text)) == (2, 5.0, sample)
 
@@ -201,30 +201,30 @@ def test_a_visit_recorded_twice_is_kept_once_and_as_it_was(table):
     session = Recorder(table, "cpu", {})
     session.record([SampleBatch("probe00", 0, 1.0, [0.1])])
     session.record([SampleBatch("probe00", 0, 2.0, [0.9]), SampleBatch("probe00", 1, 3.0, [0.2])])
-    assert [visit.durations_ms for visit in table.visits("probe00")] == [[0.1], [0.2]]
+    assert [visit.durations_ms for visit in table.sample_batches("probe00")] == [[0.1], [0.2]]
     Recorder(table, "cpu", {}).record([SampleBatch("probe00", 0, 4.0, [0.3])])
-    assert [visit.durations_ms for visit in table.visits("probe00")] == [[0.1], [0.2], [0.3]]
+    assert [visit.durations_ms for visit in table.sample_batches("probe00")] == [[0.1], [0.2], [0.3]]
 
 
 def test_a_visit_that_is_no_measurement_is_not_dropped_silently(table):
     session = Recorder(table, "cpu", {})
     with pytest.raises(OutputError, match="cannot write"):
         session.record([SampleBatch("probe00", 0, 1.0, [0.1]), SampleBatch("probe00", 1, 1.0, [float("nan")])])
-    assert table.visits() == [], "all or nothing"
+    assert table.sample_batches() == [], "all or nothing"
 
 
 def test_failing_and_finishing_replace_each_other(table):
     session = Recorder(table, "cpu", {})
     session.finish({"probe00": (SUMMARY, None), "probe01": (SUMMARY, "known to 9 %, not 1 %")})
     session.fail("probe02", "out of memory")
-    found = {subject.key: subject for subject in table.subjects()}
+    found = {subject.key: subject for subject in table.benchmarks()}
     assert (found["probe00"].status, found["probe00"].reason) == ("measured", None)
     assert (found["probe01"].status, found["probe01"].reason) == ("noisy", "known to 9 %, not 1 %")
     assert found["probe01"].latency_ms == SUMMARY.latency_ms
     assert (found["probe02"].status, found["probe02"].reason) == ("failed", "out of memory")
     session.fail("probe00", "lost")
     session.finish({"probe02": (SUMMARY, None)})
-    found = {subject.key: subject for subject in table.subjects()}
+    found = {subject.key: subject for subject in table.benchmarks()}
     assert (found["probe00"].status, found["probe00"].latency_ms) == ("failed", None)
     assert (found["probe02"].status, found["probe02"].reason) == ("measured", None)
     assert found["probe02"].latency_ms == SUMMARY.latency_ms
@@ -237,11 +237,11 @@ def test_what_is_measured_unsettles_the_table(table):
         lambda: session.finish({"probe00": (SUMMARY, None)}),
         lambda: session.fail("probe01", "refused"),
     ):
-        table.write_note(FINISHED, {"at_unix_s": 1.0})
-        session.record([SampleBatch("probe00", len(table.visits()), 1.0, [0.1])])
-        assert table.note(FINISHED), "visits alone change no subject"
+        table.set_metadata(FINISHED, {"at_unix_s": 1.0})
+        session.record([SampleBatch("probe00", len(table.sample_batches()), 1.0, [0.1])])
+        assert table.metadata(FINISHED), "visits alone change no subject"
         change()
-        assert table.note(FINISHED) is None
+        assert table.metadata(FINISHED) is None
 
 
 def test_energy_is_written_down(table):
@@ -249,7 +249,7 @@ def test_energy_is_written_down(table):
     session.spend({})
     session.finish({"probe00": (SUMMARY, None)})
     session.spend({"probe00": 7.5})
-    assert [subject.energy_mj for subject in table.subjects()[:2]] == [7.5, None]
+    assert [subject.energy_mj for subject in table.benchmarks()[:2]] == [7.5, None]
 
 
 def test_finishing_is_all_or_nothing(table):

@@ -30,11 +30,11 @@ def dump(path):
             table.environment,
             table.entries(),
             table.networks(),
-            table.subjects(),
-            table.visits(),
+            table.benchmarks(),
+            table.sample_batches(),
             [(key, measurement.points(key).tolist()) for key in measurement.subjects],
-            [table.terms(OpSpec.parse(entry.key)) for entry in table.entries()],
-            [table.note(name) for name in ("calibration", "verification")],
+            [table.components(OpSpec.parse(entry.key)) for entry in table.entries()],
+            [table.metadata(name) for name in ("calibration", "verification")],
             [table.correction(scope) for scope in SCOPES],
             table.to_frame().to_dict(),
         )
@@ -226,7 +226,7 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path, forke
     subjects = [f"probe{index:03}" for index in range(400)]
     path = tmp_path / "t.lut"
     with LatencyTable.create(path, Target("cpu", "torch"), mini_space, {"statistic": "minima"}, {}) as table:
-        table.add_subjects("operator", {key: [] for key in subjects})
+        table.add_benchmarks("operator", {key: [] for key in subjects})
     chance, running = random.Random(0), [forker.start("write", path) for _ in range(2)]
     kills, halfway, done = 0, 0, set()
     while kills < 60 and len(done) < len(subjects):
@@ -234,8 +234,8 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path, forke
         forker.kill(running.pop(chance.randrange(2)))
         told = forker.told()
         with LatencyTable.open(path) as table:
-            done = {subject.key for subject in table.subjects() if subject.status == "measured"}
-            visits = Counter((visit.subject, visit.session) for visit in table.visits())
+            done = {subject.key for subject in table.benchmarks() if subject.status == "measured"}
+            visits = Counter((visit.benchmark, visit.session) for visit in table.sample_batches())
         told_visits = Counter((key, int(session)) for what, key, session, *_ in told if what == "visited")
         assert all(visits[each] >= 3 * batches for each, batches in told_visits.items()), "a told visit is lost"
         assert set(visits.values()) <= {3, 6}, "half of what was committed at once is there"
@@ -251,9 +251,9 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path, forke
     forker.wait(forker.start("write", path))
     forker.wait(forker.start("write", path))
     with LatencyTable.open(path) as table:
-        done = {subject.key: subject.status for subject in table.subjects()}
+        done = {subject.key: subject.status for subject in table.benchmarks()}
         assert done == dict.fromkeys(subjects, "measured")
-        assert {key: len({visit.round for visit in table.visits(key)}) for key in subjects} == dict.fromkeys(
+        assert {key: len({visit.round for visit in table.sample_batches(key)}) for key in subjects} == dict.fromkeys(
             subjects, 6
         )
     finished, holder = set(), {}
@@ -281,7 +281,7 @@ def test_a_creation_that_is_killed_leaves_a_whole_table_or_none(tmp_path, forker
 def test_a_journal_left_by_a_kill_is_rolled_back(tmp_path, make_table, mini_space):
     """A copy of database and journal in mid-transaction is what a crash leaves on disk."""
     table = make_table(mini_space)
-    before = table.visits()
+    before = table.sample_batches()
     assert len(before) > 50
     connection = sqlite3.connect(table.path)
     connection.execute("PRAGMA cache_size = 1")
@@ -294,4 +294,4 @@ def test_a_journal_left_by_a_kill_is_rolled_back(tmp_path, make_table, mini_spac
     connection.close()
     table.close()
     with LatencyTable.open(crashed) as opened:
-        assert opened.visits() == before
+        assert opened.sample_batches() == before

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lgc.errors import FileFormatError, OutputError
-from lgc.lut import LatencyTable, Predictor, Report, Target
-from lgc.lut.table import upgrade as module
-from lgc.lut.table.schema import SCHEMA_VERSION
+from lgc.lut import LatencyTable, PredictionReport, Predictor, Target
+from lgc.lut.table import upgrade_table as module
+from lgc.lut.table.schema import TABLE_SCHEMA_VERSION
 from lgc.lut.table.table import entry_keys, network_key
-from lgc.lut.table.upgrade import MIGRATIONS, upgrade, version_of
+from lgc.lut.table.upgrade import MIGRATIONS, read_schema_version, upgrade_table
 from lgc.models import OpSpec
 from lgc.profiler.profile import calibrate
 
@@ -137,23 +137,25 @@ def test_what_the_table_holds_is_there_afterwards(old):
     entries = rows_1(old, "SELECT key, status, reason, latency_ms FROM entries ORDER BY rowid")
     visits = rows_1(old, "SELECT subject, round, at_unix_s, durations_ms FROM visits ORDER BY subject, round")
     networks = rows_1(old, "SELECT key, architecture, scope, latency_ms, samples FROM networks ORDER BY rowid")
-    assert upgrade(old) == (1, old.with_name("old.lut.v1"))
+    assert upgrade_table(old) == (1, old.with_name("old.lut.v1"))
     assert old.with_name("old.lut.v1").read_bytes() == before
     assert {path.name for path in old.parent.iterdir()} == {"old.lut", "old.lut.v1"}
     with LatencyTable.open(old) as table:
         assert [(e.key, e.status, e.reason, e.latency_ms) for e in table.entries()] == entries
-        assert [subject.key for subject in table.subjects("operator")] == [f"alone/{entry[0]}" for entry in entries]
+        assert [subject.key for subject in table.benchmarks("operator")] == [f"alone/{entry[0]}" for entry in entries]
         for entry in table.entries():
-            assert table.terms(OpSpec.parse(entry.key)) == {f"alone/{entry.key}": 1.0}
+            assert table.components(OpSpec.parse(entry.key)) == {f"alone/{entry.key}": 1.0}
             assert (entry.ci_ms is None) == (entry.latency_ms is None)
             assert entry.ci_ms is None or 0 < entry.ci_ms < 0.02 * entry.latency_ms
-        found = sorted((v.subject.removeprefix("alone/"), *v[1:3], json.dumps(v.durations_ms)) for v in table.visits())
+        found = sorted(
+            (v.benchmark.removeprefix("alone/"), *v[1:3], json.dumps(v.durations_ms)) for v in table.sample_batches()
+        )
         assert found == visits
-        assert {visit.session for visit in table.visits()} == {1}
+        assert {visit.session for visit in table.sample_batches()} == {1}
         assert [
             (s.key, json.loads(a.model_dump_json()), scope, s.latency_ms, s.samples) for s, a, scope in table.networks()
         ] == [(key, json.loads(text), *rest) for key, text, *rest in networks]
-        assert {subject.visits for subject in table.subjects("network")} == {ROUNDS}
+        assert {subject.visits for subject in table.benchmarks("network")} == {ROUNDS}
         assert table.protocol == {"name": "interleaved-rounds", "statistic": "minima", "context": "isolated"}
         assert table.target == Target("cpu", "onnxruntime")
         session = table.store.rows("SELECT id, device, pid, started_unix_s, seen_unix_s, environment FROM sessions")
@@ -163,7 +165,7 @@ def test_what_the_table_holds_is_there_afterwards(old):
 
 def test_predictions_stay_as_they_were(finished, mini_space):
     latency = dict(rows_1(finished, "SELECT key, latency_ms FROM entries"))
-    upgrade(finished)
+    upgrade_table(finished)
     with LatencyTable.open(finished) as table:
         for scope, line in LINES.items():
             predictor = Predictor(mini_space, table, scope)
@@ -174,13 +176,13 @@ def test_predictions_stay_as_they_were(finished, mini_space):
                 assert predictor.predict(architecture) == pytest.approx(expected)
             correction = table.correction(scope)
             assert (correction.form, correction.networks, correction.half_width_pct()) == ("affine", 4, None)
-        assert Report(**table.note("verification")["dense"]).mape_pct == 1.5
+        assert PredictionReport.from_dict(table.metadata("verification")["dense"]).mape_pct == 1.5
 
 
 def test_it_can_be_settled_and_calibrated_afterwards(finished):
-    upgrade(finished)
+    upgrade_table(finished)
     with LatencyTable.open(finished) as table:
-        table.settle()
+        table.finalize()
         assert calibrate(table).networks == 4
 
 
@@ -190,35 +192,35 @@ def test_a_table_without_networks_or_visits(old):
             connection.execute(change)
         connection.execute("UPDATE entries SET status = 'pending', reason = NULL, latency_ms = NULL")
     connection.close()
-    upgrade(old)
+    upgrade_table(old)
     with LatencyTable.open(old) as table:
         assert {entry.status for entry in table.entries()} == {"pending"}
-        assert table.note("calibration") is table.note("verification") is None
+        assert table.metadata("calibration") is table.metadata("verification") is None
 
 
 def test_a_table_of_this_schema_is_left_alone(old):
-    upgrade(old)
+    upgrade_table(old)
     before = {path.name: path.read_bytes() for path in old.parent.iterdir()}
-    assert upgrade(old) == (SCHEMA_VERSION, None)
+    assert upgrade_table(old) == (TABLE_SCHEMA_VERSION, None)
     assert {path.name: path.read_bytes() for path in old.parent.iterdir()} == before
 
 
 def test_every_older_version_has_a_migration():
-    assert set(MIGRATIONS) == set(range(1, SCHEMA_VERSION))
+    assert set(MIGRATIONS) == set(range(1, TABLE_SCHEMA_VERSION))
 
 
 @pytest.mark.parametrize(
     ("version", "reason"),
     [
         (9, "has table schema 9, this lgc reads 2: update lgc"),
-        (0, "is a damaged latency table: it claims schema 0, which there never was"),
+        (0, "is a damaged latency table: schema 0 is unknown"),
     ],
 )
 def test_other_versions_are_refused(old, version, reason):
     with sqlite3.connect(old) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    assert version_of(old) == version
+    assert read_schema_version(old) == version
     self_same(old, FileFormatError, reason)
 
 
@@ -226,7 +228,7 @@ def self_same(path, error, reason):
     """Show that an upgrade is refused for a reason, in one line that names the file, and changes nothing."""
     before = {other.name: other.read_bytes() for other in path.parent.iterdir() if other.is_file()}
     with pytest.raises(error) as caught:
-        upgrade(path)
+        upgrade_table(path)
     assert reason in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -272,13 +274,13 @@ def test_a_damaged_table_is_refused(old, change):
 def test_an_older_copy_that_is_there_already_stays(old):
     kept = old.with_name("old.lut.v1")
     kept.write_text("mine")
-    self_same(old, OutputError, "old.lut.v1 is there already")
+    self_same(old, OutputError, "old.lut.v1 already exists")
 
 
 def test_an_upgrade_that_was_killed_after_keeping_the_older_file_goes_on(old):
     kept = old.with_name("old.lut.v1")
     kept.hardlink_to(old)
-    assert upgrade(old) == (1, kept)
+    assert upgrade_table(old) == (1, kept)
     assert not kept.samefile(old)
 
 
@@ -288,7 +290,7 @@ def test_where_there_are_no_links_the_older_file_is_copied(old, monkeypatch):
 
     monkeypatch.setattr(module.os, "link", refuse)
     before = old.read_bytes()
-    _, kept = upgrade(old)
+    _, kept = upgrade_table(old)
     assert kept.read_bytes() == before
 
 
@@ -313,7 +315,7 @@ def test_a_table_that_is_being_written_is_refused(old, monkeypatch):
     self_same(old, OutputError, "database is locked")
     writer.execute("ROLLBACK")
     writer.close()
-    assert upgrade(old)[0] == 1
+    assert upgrade_table(old)[0] == 1
 
 
 @given(st.data())
@@ -327,8 +329,8 @@ def test_a_damaged_file_is_upgraded_or_refused(finished, data):
     cut = data.draw(st.booleans())
     path.write_bytes(content[:start] if cut else content[:start] + noise + content[start + len(noise) :])
     try:
-        upgrade(path)
+        upgrade_table(path)
     except FileFormatError:
         return
     with LatencyTable.open(path) as table:
-        assert len(table.entries()) == len(table.subjects("operator"))
+        assert len(table.entries()) == len(table.benchmarks("operator"))

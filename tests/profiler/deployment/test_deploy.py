@@ -107,7 +107,7 @@ def test_tables_of_other_targets_and_machines_are_refused(mini_space, measured_t
             deploy.matching(table, [Target("cpu", "torch")])
         assert deploy.matching(table, [Target("cpu", "torch"), ORT]) == [ORT]
     with LatencyTable.open(mini_lut) as table:
-        table.write_note("environment", {**table.environment, "device_name": "Quantum Core 9"})
+        table.set_metadata("environment", {**table.environment, "device_name": "Quantum Core 9"})
     with LatencyTable.open(mini_lut) as table, pytest.raises(MismatchError, match="Quantum Core 9"):
         deploy.time_network(network, ORT, table, seconds=0.1)
 

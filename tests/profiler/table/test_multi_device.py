@@ -44,10 +44,10 @@ def test_two_processes_fill_one_table(filled):
     assert result.verification.networks == 4
     with LatencyTable.open(out) as table:
         measured = {}
-        for visit in table.visits():
-            measured.setdefault(visit.subject, set()).add(visit.session)
+        for visit in table.sample_batches():
+            measured.setdefault(visit.benchmark, set()).add(visit.session)
         pids = dict(table.store.rows("SELECT id, pid FROM sessions"))
-        assert {subject.status for subject in table.subjects()} <= {"measured", "noisy"}
+        assert {subject.status for subject in table.benchmarks()} <= {"measured", "noisy"}
         assert all(entry.latency_ms > 0 for entry in table.entries())
     assert len({pids[session] for sessions in measured.values() for session in sessions}) == 2
     shared = [subject for subject, sessions in measured.items() if len(sessions) > 1]

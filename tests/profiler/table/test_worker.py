@@ -10,7 +10,7 @@ from lgc.errors import MissingEntryError, UsageError
 from lgc.lut import LatencyTable
 from lgc.lut.table import recorder
 from lgc.lut.table.recorder import Recorder
-from lgc.lut.table.table import FINISHED, NETWORK, UNFINISHED
+from lgc.lut.table.table import FINISHED, NETWORK_PREFIX, UNFINISHED
 from lgc.profiler.profile import MEDIAN_TO_95, calibrate, profile
 from lgc.profiler.table.worker import AWAKE_S, SENTINELS
 from lgc.profiler.timing import stopping
@@ -83,7 +83,7 @@ class TestGoingOn:
         counts = Counter(key for key, *_ in rows(out))
         assert max(counts.values()) < 1.5 * stopping.CPU_PROBE.least
 
-    @pytest.mark.parametrize("step", ["settle", "_derive", "write_note"])
+    @pytest.mark.parametrize("step", ["finalize", "_update_entries", "set_metadata"])
     def test_a_call_killed_after_the_last_visit_is_gone_on_with(self, device, mini_space, out, monkeypatch, step):
         """Wherever it was between its last visit and its end: nothing has to be measured, or even compiled, again."""
         with monkeypatch.context() as patched:
@@ -92,7 +92,7 @@ class TestGoingOn:
                 profile(mini_space, TARGET, out, networks=4)
         before, compiled = rows(out), list(device.compiled)
         with LatencyTable.open(out) as table:
-            assert table.note(FINISHED) is None
+            assert table.metadata(FINISHED) is None
         result = profile(mini_space, TARGET, out, networks=4)
         assert result.measured == result.entries
         assert result.verification.networks == 4
@@ -100,15 +100,15 @@ class TestGoingOn:
         assert device.compiled == compiled
         with LatencyTable.open(out) as table:
             assert table.correction("dense").networks == 4
-            assert table.note(FINISHED)
+            assert table.metadata(FINISHED)
 
-    @pytest.mark.parametrize("step", ["settle", "_derive"])
+    @pytest.mark.parametrize("step", ["finalize", "_update_entries"])
     def test_a_killed_call_leaves_no_stale_verification(self, device, mini_space, out, monkeypatch, step):
         """It was to measure what the call before had only estimated when it calibrated the table."""
         monkeypatch.setattr("lgc.lut.statistics.interpolation.Interpolator", Guess)
         device.refused = []
         profile(mini_space, TARGET, out, networks=4)
-        with LatencyTable.open(out) as table, table.store.writing() as connection:
+        with LatencyTable.open(out) as table, table.store.transaction() as connection:
             connection.execute("UPDATE subjects SET status = 'pending', latency_ms = NULL WHERE key LIKE '%add/%'")
             connection.execute("DELETE FROM visits WHERE subject LIKE '%add/%'")
             connection.execute("UPDATE entries SET status = 'interpolated', latency_ms = 9.0 WHERE key LIKE 'add/%'")
@@ -147,8 +147,8 @@ class TestGoingOn:
         assert 18.0 < device.clock.now - 1000.0 < 18.4
         assert (first.measured, first.noisy, first.pending) == (first.entries, first.entries, 0)
         with LatencyTable.open(out) as table:
-            assert {subject.reason for subject in table.subjects()} == {UNFINISHED}
-            assert {subject.status for subject in table.subjects()} == {"noisy"}
+            assert {subject.reason for subject in table.benchmarks()} == {UNFINISHED}
+            assert {subject.status for subject in table.benchmarks()} == {"noisy"}
         before, built = rows(out), list(device.built)
         second = profile(mini_space, TARGET, out, networks=0)
         assert (second.measured, second.noisy) == (second.entries, 0)
@@ -232,7 +232,7 @@ class TestGoingOn:
         fresh = profile(mini_space, TARGET, out, networks=4, budget_s=0.0)
         assert (fresh.pending, fresh.measured, device.compiled) == (fresh.entries, 0, [])
         with monkeypatch.context() as patched:
-            patched.setattr(LatencyTable, "settle", interrupt)
+            patched.setattr(LatencyTable, "finalize", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 profile(mini_space, TARGET, out, networks=4)
         device.compiled.clear()
@@ -287,7 +287,7 @@ class TestGoingOn:
         with LatencyTable.open(out) as table:
             found, pace = table.measurement(), stopping.CPU_PROBE
             known = {
-                key for key in statuses(out) if pace.verdict(found.points(key), loads=found.loads(key)) is not None
+                key for key in statuses(out) if pace.verdict(found.points(key), loads=found.instances(key)) is not None
             }
             careless = {key for key in statuses(out) if pace.verdict(found.points(key)) is not None}
         assert len(careless) > 2 * len(known)
@@ -323,7 +323,7 @@ class TestGoingOn:
         device.refused = ["carrier/c4/8x8/x1"]
         result = profile(mini_space, TARGET, out, **NO_NETWORKS)
         with LatencyTable.open(out) as table:
-            needing = {str(spec) for spec in mini_space.specs() if "carrier/c4/8x8/x1" in table.terms(spec)}
+            needing = {str(spec) for spec in mini_space.specs() if "carrier/c4/8x8/x1" in table.components(spec)}
         assert set(result.failed) == needing != set()
         assert set(result.failed.values()) == {"refused: carrier/c4/8x8/x1"}
 
@@ -332,7 +332,7 @@ class TestGoingOn:
         result = profile(mini_space, TARGET, out, **QUICK)
         assert (result.measured, result.verification) == (result.entries, None)
         assert set(result.failed.values()) == {"refused: mini network"}
-        assert {status for key, status in statuses(out).items() if key.startswith(NETWORK)} == {"failed"}
+        assert {status for key, status in statuses(out).items() if key.startswith(NETWORK_PREFIX)} == {"failed"}
 
     def test_everything_refused_is_told_as_that(self, device, mini_space, out):
         device.refused = ["probe", "carrier", "mini"]
@@ -364,7 +364,7 @@ class TestSessions:
     def test_two_processes_fill_a_table_without_measuring_the_same(self, device, mini_space, out, monkeypatch, company):
         """The second one starts in the middle of the first, on a device that is slower."""
         alive = set()
-        monkeypatch.setattr(recorder, "_running", lambda pid, seen: pid in alive and pid != recorder.os.getpid())
+        monkeypatch.setattr(recorder, "_is_active", lambda pid, seen: pid in alive and pid != recorder.os.getpid())
         built = {}
 
         def start(pid, share):
@@ -399,7 +399,7 @@ class TestSessions:
         profile(mini_space, TARGET, out, networks=0, budget_s=0.5)
         with LatencyTable.open(out) as table, monkeypatch.context() as patched:
             patched.setattr(recorder.os, "getpid", lambda: 101)
-            patched.setattr(recorder, "_running", lambda pid, seen: pid == 101)
+            patched.setattr(recorder, "_is_active", lambda pid, seen: pid == 101)
             taken = Recorder(table, "cpu", {}).claim(0.5)
             patched.setattr(recorder.os, "getpid", lambda: 102)
             device.compiled.clear()
@@ -408,6 +408,6 @@ class TestSessions:
         assert taken
         assert not measured & set(taken)
         assert measured | set(taken) == set(statuses(out))
-        monkeypatch.setattr(recorder, "_running", lambda pid, seen: False)
+        monkeypatch.setattr(recorder, "_is_active", lambda pid, seen: False)
         result = profile(mini_space, TARGET, out, networks=0)
         assert (result.measured, result.noisy) == (result.entries, 0), "and taken over when it is dead"

@@ -185,10 +185,10 @@ def test_a_table_is_told_what_its_entries_follow_from(registered, mini_space):
     table, workloads, context = registered
     for spec in mini_space.specs():
         wanted = {} if is_free(spec) else {term.key: term.coefficient for term in terms_of(spec, context)}
-        assert table.terms(spec) == wanted
-    assert [subject.key for subject in table.subjects()] == list(workloads)
-    assert {subject.status for subject in table.subjects()} == {"pending"}
-    kinds = [subject.kind for subject in table.subjects()]
+        assert table.components(spec) == wanted
+    assert [subject.key for subject in table.benchmarks()] == list(workloads)
+    assert {subject.status for subject in table.benchmarks()} == {"pending"}
+    kinds = [subject.kind for subject in table.benchmarks()]
     assert kinds == sorted(kinds), "carriers come first: a budget that ends early then leaves whole entries"
     assert ("carrier" in kinds) == (context == CARRIERS)
     assert len(workloads) == len(set(workloads)) >= len(table.entries())

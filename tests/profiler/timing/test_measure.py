@@ -69,14 +69,14 @@ def test_everything_is_compiled_warmed_up_measured_and_closed(device, workloads)
     assert done.failures == {}
     assert done.verdicts == dict.fromkeys(workloads, ENOUGH)
     assert done.undecided == []
-    assert {visit.subject for visit in done.visits} == set(workloads)
+    assert {visit.benchmark for visit in done.visits} == set(workloads)
     assert {len(visit.durations_ms) for visit in done.visits} == {2}
     assert device.compiled == device.prepared == device.closed == list(workloads)
 
 
 def test_a_graph_is_loaded_anew_while_it_is_measured(device, workloads):
     done = Measured(device, workloads, pace=StoppingRule(runs=2, period=1, least=32, most=64, reload=8))
-    loads = {key: {visit.load for visit in done.visits if visit.subject == key} for key in workloads}
+    loads = {key: {visit.instance for visit in done.visits if visit.benchmark == key} for key in workloads}
     assert all(len(found) >= 4 for found in loads.values())
     wanted = {key: max(found) + 1 for key, found in loads.items()}
     assert Counter(device.compiled) == Counter(device.prepared) == Counter(device.closed) == wanted
@@ -87,7 +87,7 @@ def test_one_that_cannot_be_loaded_again_is_measured_where_it_is(device, workloa
     device.on_run = lambda name: setattr(device, "refused", ["alone"])
     done = Measured(device, workloads, pace=StoppingRule(runs=2, period=1, least=32, most=64, reload=8))
     assert done.failures == {}
-    assert {visit.load for visit in done.visits} == {0}
+    assert {visit.instance for visit in done.visits} == {0}
     assert done.verdicts == dict.fromkeys(workloads, ENOUGH)
 
 
@@ -101,7 +101,7 @@ def test_durations_are_the_devices(device, workloads):
     device.noise = 0
     done = Measured(device, workloads)
     for spec in SPECS:
-        durations = {ms for visit in done.visits if visit.subject == f"alone/{spec}" for ms in visit.durations_ms}
+        durations = {ms for visit in done.visits if visit.benchmark == f"alone/{spec}" for ms in visit.durations_ms}
         assert durations == {law.alone_ms(spec)}
         assert done.found.summary(f"alone/{spec}").latency_ms == pytest.approx(law.alone_ms(spec))
 
@@ -113,7 +113,7 @@ def test_visits_are_of_the_session_and_join_those_before(device, workloads):
     second = Measured(device, workloads, session=4, before=first.visits)
     assert {visit.session for visit in first.visits} == {3}
     assert {visit.session for visit in second.visits} == {4}
-    assert len(second.found.visits) == len(first.visits) + len(second.visits)
+    assert len(second.found.batches) == len(first.visits) + len(second.visits)
 
 
 def test_a_refused_workload_is_reported_and_the_others_are_measured(device, workloads):
@@ -121,7 +121,7 @@ def test_a_refused_workload_is_reported_and_the_others_are_measured(device, work
     device.refused = [refused]
     done = Measured(device, workloads)
     assert done.failures == {refused: f"refused: {refused}"}
-    assert set(done.verdicts) == {visit.subject for visit in done.visits} == set(workloads) - {refused}
+    assert set(done.verdicts) == {visit.benchmark for visit in done.visits} == set(workloads) - {refused}
 
 
 def test_a_refusal_is_told_in_one_line_and_an_error_of_ours_is_none(device, workloads, monkeypatch):
@@ -228,7 +228,7 @@ class TestEnergy:
         assert without.energy == {}
         spent = with_counter.seconds - without.seconds  # batches of twice ENERGY_BATCH_S at most, likewise before
         assert 2 * ENERGY_S <= spent <= 2 * (ENERGY_S + 6 * ENERGY_BATCH_S)
-        assert sum(with_counter.found.visits[0].durations_ms) < 10
+        assert sum(with_counter.found.batches[0].durations_ms) < 10
 
     @pytest.mark.parametrize("lost", [2, 3])
     def test_of_a_lost_counter_is_unknown(self, device, networks, lost):
@@ -275,8 +275,8 @@ class TestFrameRate:
         device.noise, device.compile_s = noise, 0.0
         begun = device.clock.now
         found = measure_seconds(placed(device, CPU, workloads), seconds)
-        recorded = device.clock.now - found.visits[0].at_unix_s
-        warm_up = found.visits[0].at_unix_s - begun
+        recorded = device.clock.now - found.batches[0].at_unix_s
+        warm_up = found.batches[0].at_unix_s - begun
         assert set(found.subjects) == set(workloads)
         assert warm_up == pytest.approx(WARM_UP_SHARE * seconds, abs=0.1)
         assert seconds - 0.1 <= recorded <= seconds + 1.5, "the runs that tell how many make a visit are not recorded"
@@ -290,7 +290,7 @@ class TestFrameRate:
         found = measure_seconds(placed(device, CPU, workloads), 10.0)
         for spec in SPECS:
             key = f"alone/{spec}"
-            loads = found.loads(key)
+            loads = found.instances(key)
             first, *later, _ = np.bincount(loads)
             assert BATCHES_PER_INSTANCE <= first < CPU_NETWORK.reload + BATCHES_PER_INSTANCE
             assert set(later) == {CPU_NETWORK.reload}
@@ -303,7 +303,7 @@ class TestFrameRate:
         device.pace = pace
         found = measure_seconds(placed(device, CPU, workloads), seconds)
         for key in workloads:
-            rounds = [visit.round for visit in found.visits if visit.subject == key]
+            rounds = [visit.round for visit in found.batches if visit.benchmark == key]
             assert rounds == list(range(len(rounds)))
 
     def test_slow_networks_have_their_least_runs_all_the_same(self, device, workloads):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, summarise
+from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, summarise_batches
 from lgc.lut.statistics.measurement import SampleBatch
 from lgc.profiler.timing.rounds import (
     CHECKS,
@@ -99,7 +99,7 @@ class Bench:
 
     @property
     def order(self):
-        return [visit.subject for visit in self.visits]
+        return [visit.benchmark for visit in self.visits]
 
     def count(self, subject):
         return self.order.count(subject)
@@ -127,10 +127,10 @@ class TestVisits:
     def test_a_visit_says_what_ran_when_and_for_whom(self):
         bench = Bench(a=2.0, b=lambda now: 3.0).measure(session=7)
         assert {visit.session for visit in bench.visits} == {7}
-        assert [visit.round for visit in bench.visits if visit.subject == "a"] == list(range(bench.count("a")))
+        assert [visit.round for visit in bench.visits if visit.benchmark == "a"] == list(range(bench.count("a")))
         assert [visit.at_unix_s for visit in bench.visits] == sorted({visit.at_unix_s for visit in bench.visits})
         assert bench.visits[0].at_unix_s == bench.start
-        durations = {visit.subject: visit.durations_ms for visit in bench.visits}
+        durations = {visit.benchmark: visit.durations_ms for visit in bench.visits}
         assert durations == {"a": [2.0], "b": [3.0]}
 
     @pytest.mark.parametrize(("ms", "repeats"), [(0.001, MAX_REPEATS), (0.5, 8), (1.0, 4), (100.0, MIN_REPEATS)])
@@ -148,11 +148,11 @@ class TestVisits:
         """And of several networks some in each, so that no round has them all."""
         paces = {f"n{index}": StoppingRule(runs=1, period=period, least=4, most=64) for index in range(period)}
         bench = Bench(paces=paces, **letters(4), **dict.fromkeys(paces, 1.0)).measure()
-        turns = [index for index, visit in enumerate(bench.visits) if visit.subject.startswith("n")]
+        turns = [index for index, visit in enumerate(bench.visits) if visit.benchmark.startswith("n")]
         each = 4 + 1  # one network a round, among the four others
         assert sorted(index // each for index in turns) == list(range(len(turns)))
         for name in paces:
-            rounds = [index // each for index, visit in enumerate(bench.visits) if visit.subject == name]
+            rounds = [index // each for index, visit in enumerate(bench.visits) if visit.benchmark == name]
             assert {later - earlier for earlier, later in pairwise(rounds)} == {period}
 
     def test_the_garbage_collector_rests_during_a_visit_only(self, collector):
@@ -188,8 +188,8 @@ class TestStopping:
     def test_the_measurement_handed_to_a_verdict_holds_all_visits_so_far(self):
         bench = Bench(a=1.0, b=noisy(1.0)).measure()
         for visits, _, measurement in bench.judged:
-            assert len(measurement.visits) == visits
-        assert sorted(bench.found.visits) == sorted(bench.visits)
+            assert len(measurement.batches) == visits
+        assert sorted(bench.found.batches) == sorted(bench.visits)
 
     def test_verdicts_are_sought_ever_less_often(self):
         """They take time themselves: so many more visits are made than were needed, and no more."""
@@ -214,7 +214,7 @@ class TestStopping:
         assert bench.verdicts["slow"].startswith("known to ")
         assert bench.verdicts["slow"].endswith(" s")
         (visits, _, _), *_ = bench.judged
-        own = sum(visit.durations_ms[0] for visit in bench.visits[:visits] if visit.subject == "slow") / 1000
+        own = sum(visit.durations_ms[0] for visit in bench.visits[:visits] if visit.benchmark == "slow") / 1000
         assert 3 < own < 3 + 1.2 * CHECKS * FIRST_CHECK * 0.15
 
     def test_visits_made_before_count(self):
@@ -222,7 +222,7 @@ class TestStopping:
         before = [SampleBatch("a", number, float(number), [1.0], 1) for number in range(8)]
         bench = Bench(a=1.0).measure(before=before, session=2)
         assert (bench.log, bench.visits, bench.verdicts) == ([], [], {"a": ENOUGH})
-        assert bench.found.visits == before
+        assert bench.found.batches == before
 
     def test_visits_made_before_shorten_what_is_left(self):
         first = Bench(after(40), a=1.0, b=2.0).measure(0.075, session=1)
@@ -267,15 +267,17 @@ class TestLoading:
         names = ["s" * length for length in range(1, 9)]
         bench = self.Loads(self.PACE, **dict.fromkeys(names, 1.0)).measure()
         for name in names:
-            visits = [visit for visit in bench.visits if visit.subject == name]
-            counts = Counter(visit.load for visit in visits)
-            assert [visit.load for visit in visits] == sorted(visit.load for visit in visits)
+            visits = [visit for visit in bench.visits if visit.benchmark == name]
+            counts = Counter(visit.instance for visit in visits)
+            assert [visit.instance for visit in visits] == sorted(visit.instance for visit in visits)
             assert set(counts) == set(range(len(counts)))
             first, *middle, _ = (counts[load] for load in sorted(counts))
             assert BATCHES_PER_INSTANCE <= first < 8 + BATCHES_PER_INSTANCE, "an interval counts the first load too"
             assert len(middle) >= 3
             assert set(middle) == {8}
-            assert {visit.durations_ms[0] for visit in visits if visit.load == 2} == {1.02}, "the new one is what runs"
+            assert {visit.durations_ms[0] for visit in visits if visit.instance == 2} == {1.02}, (
+                "the new one is what runs"
+            )
 
     def test_the_old_one_is_closed_and_the_new_one_left_in_its_place(self):
         bench = self.Loads(self.PACE, a=1.0, bb=1.0).measure()
@@ -296,13 +298,13 @@ class TestLoading:
 
     def test_one_that_cannot_be_loaded_again_stays_as_it_is(self):
         bench = Bench(self.PACE, a=1.0).measure(load=lambda subject: None)
-        assert {visit.load for visit in bench.visits} == {0}
+        assert {visit.instance for visit in bench.visits} == {0}
         assert bench.verdicts == {"a": ENOUGH}
 
     def test_not_where_nothing_is_said_of_it(self):
         bench = self.Loads(after(40), a=1.0).measure()
         assert bench.before == []
-        assert {visit.load for visit in Bench(self.PACE, a=1.0).measure().visits} == {0}
+        assert {visit.instance for visit in Bench(self.PACE, a=1.0).measure().visits} == {0}
 
     def test_no_load_is_begun_after_the_seconds_given(self):
         bench = self.Loads(self.PACE, **letters(20))
@@ -403,7 +405,7 @@ class TestTime:
         assert 15 <= len(bench.commits) <= 40
         for commit in bench.commits:
             assert 0 <= commit[-1].at_unix_s - commit[0].at_unix_s <= COMMIT_S
-        assert bench.judged[0][0] == len(bench.visits) == len(bench.found.visits)
+        assert bench.judged[0][0] == len(bench.visits) == len(bench.found.batches)
 
     @pytest.mark.parametrize("moment", [0.5, 3.3, 7.77])
     def test_an_interruption_loses_what_was_not_handed_over(self, moment):
@@ -483,7 +485,7 @@ def test_a_device_that_slows_down_hits_all_alike():
         return lambda now: ms * (1 + min((now - 1000) / total_s, 1))
 
     bench = Bench(endless, **{name: slowing(ms) for name, ms in true.items()}).measure(total_s)
-    raw = {name: summarise(bench.found.durations(name), "medians").latency_ms for name in true}
+    raw = {name: summarise_batches(bench.found.durations(name), "medians").latency_ms for name in true}
     assert raw["b"] / raw["a"] == pytest.approx(2, rel=0.02)
     assert raw["c"] / raw["a"] == pytest.approx(4, rel=0.02)
     steady = {name: bench.found.summary(name).latency_ms for name in true}
@@ -495,5 +497,5 @@ def test_a_device_that_slows_down_hits_all_alike():
         alone.clock.now = now
         alone.measure(total_s / 3)
         now = alone.clock.now
-        one_after_the_other[name] = summarise(alone.found.durations("a"), "medians").latency_ms
+        one_after_the_other[name] = summarise_batches(alone.found.durations("a"), "medians").latency_ms
     assert one_after_the_other["c"] / one_after_the_other["a"] > 4 * 1.2

@@ -26,7 +26,7 @@ class TestShareOfLoading:
             return Runner(subject, bench.clock, 10.0, bench.log)
 
         bench.measure(seconds, load=load)
-        return max(visit.load for visit in bench.visits), sum(sum(v.durations_ms) for v in bench.visits) / 1000
+        return max(visit.instance for visit in bench.visits), sum(sum(v.durations_ms) for v in bench.visits) / 1000
 
     def test_takes_no_more_than_its_share(self):
         loads, run_s = self.loads(0.2)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lgc.lut import Target
-from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, NOISY_PCT, median_and_ci
+from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, NOISY_PCT, estimate_median
 from lgc.profiler.timing.stopping import (
     CPU_ALONE,
     CPU_NETWORK,
@@ -30,7 +30,7 @@ def points(spread_pct, count, latency_ms=1.0):
 
 
 def ci_pct(values):
-    latency, ci = median_and_ci(values)
+    latency, ci = estimate_median(values)
     return ci / latency * 100
 
 

@@ -105,7 +105,7 @@ def test_quantile_applies_the_predictors_margin(predict, deep_space):
     predictors = [predict(deep_space, seed, correction=CALIBRATED) for seed in (0, 1)]
     latency, plain = (Latency(decisions, predictors, [5.0, 5.0], quantile) for quantile in (0.9, None))
     assert latency.margin.tolist() == [predictor.margin(0.9) for predictor in predictors]
-    assert latency.margin[0] == pytest.approx(1 + CALIBRATED.above_pct(0.9) / 100)
+    assert latency.margin[0] == pytest.approx(1 + CALIBRATED.upper_error_pct(0.9) / 100)
     choices = random_choices(decisions, 5)
     np.testing.assert_allclose(
         latency.target_ratio(choices), plain.target_ratio(choices) * predictors[0].margin(0.9), rtol=1e-12

@@ -24,7 +24,7 @@ OFA = (
 def two(make_table, mini_space):
     """Two tables of one space, a.lut and b.lut; in b an operator takes half as much again."""
     a, b = make_table(mini_space, "a.lut"), make_table(mini_space, "b.lut")
-    with b.store.writing() as connection:
+    with b.store.transaction() as connection:
         connection.execute("UPDATE entries SET latency_ms = 1.5 * latency_ms WHERE rowid = 3")
     key = a.entries()[2].key
     paths = a.path, b.path
@@ -147,27 +147,27 @@ class TestMerge:
     def test_refusals(self, call, two, make_table, mini_space, tmp_path):
         a, b, _ = two
         out = tmp_path / "c.lut"
-        assert f"{a} exists already" in call("lgc-lut", "merge", a, b, "--out", a).refusal("lgc-lut")
-        assert "1 table is nothing to merge" in call("lgc-lut", "merge", a, "--out", out).refusal("lgc-lut")
+        assert f"{a} already exists" in call("lgc-lut", "merge", a, b, "--out", a).refusal("lgc-lut")
+        assert "cannot merge 1 table" in call("lgc-lut", "merge", a, "--out", out).refusal("lgc-lut")
         assert "Missing option '--out'" in call("lgc-lut", "merge", a, b).refusal("lgc-lut")
         other = make_table(mini_space, "o.lut", target=Target("cpu", "torch"))
         line = call("lgc-lut", "merge", a, other.path, "--out", out).refusal("lgc-lut")
-        assert "cannot be one table: backend onnxruntime, not torch" in line
+        assert "backend onnxruntime, not torch" in line
         assert not out.exists()
 
 
 class TestCalibrate:
     def test_json(self, call, mini_lut):
         with LatencyTable.open(mini_lut) as table:
-            before = table.note("verification")
+            before = table.metadata("verification")
         done = call("lgc-lut", "calibrate", mini_lut, "--form", "affine", "--json")
         assert (done.code, done.err) == (0, "")
         result = json.loads(done.out)
         assert {found["form"] for found in result["calibration"].values()} == {"affine"}
         assert result["before"] == before
         with LatencyTable.open(mini_lut) as table:
-            assert result["calibration"] == table.note("calibration")
-            assert result["after"] == table.note("verification")
+            assert result["calibration"] == table.metadata("calibration")
+            assert result["after"] == table.metadata("verification")
 
     @pytest.mark.parametrize("form", FORMS)
     def test_for_people(self, call, mini_lut, form):
@@ -189,7 +189,7 @@ class TestCalibrate:
             connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL")
         connection.close()
         before = mini_lut.read_bytes()
-        assert "not measured yet; fill it with" in call("lgc-lut", "calibrate", mini_lut).refusal("lgc-lut")
+        assert "not measured yet; measure it with" in call("lgc-lut", "calibrate", mini_lut).refusal("lgc-lut")
         assert mini_lut.read_bytes() == before
 
 
@@ -208,7 +208,7 @@ class TestExport:
     def test_refusals(self, call, mini_lut, tmp_path):
         for name in ("t", "t.xlsx", "t.lut"):
             line = call("lgc-lut", "export", mini_lut, "--out", tmp_path / name).refusal("lgc-lut")
-            assert "give a file name that ends in .csv or .parquet" in line
+            assert "choose a file that ends in .csv or .parquet" in line
         assert "Missing option '--out'" in call("lgc-lut", "export", mini_lut).refusal("lgc-lut")
 
 
@@ -243,7 +243,7 @@ class TestImport:
         words = ("--space", "tiny", "--device", "cpu", "--backend", "torch", "--out", out)
         (tmp_path / "o.yaml").write_text(OFA)
         line = call("lgc-lut", "import", tmp_path / "o.yaml", *words).refusal("lgc-lut")
-        assert "none of the 1 rows of once-for-all is an operator of lgc" in line
+        assert "lgc has no operator for any of the 1 rows of once-for-all" in line
         assert "needs --space, --device and --backend" in call("lgc-lut", "import", npy, "--out", out).refusal(
             "lgc-lut"
         )
@@ -296,7 +296,7 @@ class TestBadTables:
     def test_foreign_files(self, call, verb, two, foreign_files, tmp_path):
         for noun, path in foreign_files.items():
             line = self.refused(call, verb, path, two[0], tmp_path)
-            assert f"{path} is no latency table but" in line
+            assert str(path) in line
             assert noun in line
 
     @pytest.mark.parametrize("length", [50, 4096, 20_000])

@@ -225,7 +225,7 @@ def test_mismatched_description_is_rejected(path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no description of an engine but an empty file"),
+        ("", "cannot read description of an engine .*: it is an empty file"),
         ("{", "is damaged"),
         ("[1]", "has no schema_version"),
         ('{"a": 1}', "has no schema_version"),
