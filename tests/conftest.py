@@ -139,10 +139,12 @@ def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
 
 
 @pytest.fixture(scope="session")
-def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+def make_once(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Callable[[Path], object]], Path]:
     """Return a function that fills a folder once for all workers: `make_once(name, fill)` calls `fill(folder)`."""
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    shared = base.parent if hasattr(request.config, "workerinput") else base
 
     def make(name: str, fill: Callable[[Path], object]) -> Path:
         folder, unfinished = shared / f"once-{name}", shared / f"unfinished-{name}"

@@ -42,8 +42,8 @@ def main() -> None:
     result["before"] = BEFORE
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "tests.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.out / "tests.md").write_text(page(result))
-    print(page(result))
+    (arguments.out / "tests.md").write_text(format_page(result))
+    print(format_page(result))
 
 
 def describe_machine(workers: int) -> dict[str, object]:
@@ -96,7 +96,7 @@ def measure_coverage(workers: int, *options: str) -> dict[str, float]:
     return {name: round(100 * covered / total, 1) for name, (covered, total) in counts.items() if total}
 
 
-def page(result: dict) -> str:
+def format_page(result: dict) -> str:
     """Return the page as Markdown."""
     before, names = result["before"], [name for name in ("make test", "make test-all") if name in result]
     lines = [
