@@ -50,7 +50,35 @@ def test_cli_reference_is_current():
     assert (ROOT / "docs" / "cli.md").read_text() == module.reference(), "run `make docs`"
 
 
-def test_readme_commands_and_python_run(tmp_path):
+SMALL_SETTINGS = {
+    "lgc-scenes": "--train 8 --val 2",
+    "lgc-profile": "--rounds 4 --networks 4",
+    "lgc-lut": "--networks 2 --rounds 4",
+    "lgc-search": "--steps 4 --batch 2 --trials 0",
+    "lgc-train": "--steps 2 --batch 2",
+    "lgc-export": "--seconds 0.1",
+    "lgc-bench": "--seconds 0.1s",
+    "lgc-predict": "",
+}
+"""Options appended to the README's commands, so that each takes seconds."""
+
+
+def test_readme_commands_and_python_run(tmp_path, call, monkeypatch, capfd):
+    """In this process; each command reads the files of those before."""
+    monkeypatch.chdir(tmp_path)
+    (commands,) = blocks("sh")
+    (python,) = blocks("python")
+    for line in commands.strip().splitlines():
+        program, *arguments = shlex.split(line)
+        done = call(program, *arguments, *shlex.split(SMALL_SETTINGS[program]))
+        assert done.code == 0, f"{line}\n{done.err}"
+    exec(compile(python, "README.md", "exec"), {})
+    assert re.match(r"\d+\.\d+ ms", capfd.readouterr().out)
+
+
+@pytest.mark.slow
+def test_readme_runs_as_printed(tmp_path):
+    """Each command in its own process."""
     (commands,) = blocks("sh")
     (python,) = blocks("python")
     bin_folder = str(Path(sys.executable).parent)

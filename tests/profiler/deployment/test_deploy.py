@@ -11,7 +11,7 @@ import torch
 
 from lgc.errors import MismatchError, UsageError
 from lgc.lut import LatencyTable, Predictor, Target
-from lgc.models import Architecture, LGCNet, SearchSpace
+from lgc.models import PRESETS, Architecture, LGCNet, SearchSpace
 from lgc.models.onnx.model import OnnxModel
 from lgc.profiler.backends import get_backend
 from lgc.profiler.deployment import deploy
@@ -119,7 +119,7 @@ def test_tolerance_and_equality():
     assert deploy.Result("tensorrt", "sm_89", "fp32", "core").equals_torch()
 
 
-@pytest.mark.parametrize("preset", ["tiny", "lgcnet-camvid", "lgcnet-cityscapes"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_built_ahead_of_time(preset, tmp_path):
     if find_spec("tensorrt_rtx_bindings") is None:
         pytest.skip('TensorRT-RTX is missing: pip install "lgc[tensorrt-aot]"')
