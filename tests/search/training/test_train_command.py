@@ -43,7 +43,7 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
     ("options", "message"),
     [
         (("--crop", "20x32"), "multiples of the network's stride"),
-        (("--crop", "big"), "'big' is no size"),
+        (("--crop", "big"), "invalid size 'big'"),
         (("--init", "imagenet"), "neither scratch nor supernet"),
         (("--precision", "fp8"), "precision"),
         (("--precision", "fp16"), "choose fp32 or bf16 on a CPU"),
@@ -51,8 +51,8 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
         (("--lr", "-1"), "lr"),
         (("--train-split", "val"), "--train-split"),
         (("--device", "cuda:99"), "no device"),
-        (("--split", "test"), "--split only makes sense with --evaluate"),
-        (("--evaluate", "--lr", "1"), "--lr only makes sense without --evaluate"),
+        (("--split", "test"), "--split only applies with --evaluate"),
+        (("--evaluate", "--lr", "1"), "--lr only applies without --evaluate"),
         (("--evaluate",), "train first"),
     ],
 )
