@@ -405,7 +405,7 @@ def test_failed_search_exits_with_1(call, lut, data, tmp_path, monkeypatch, erro
 
     arguments = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(training_loop, "upsampled_loss", broken)
+        patch.setattr(trainer_module, "upsampled_loss", broken)
         done = call("lgc-search", *arguments)
     assert (done.code, done.out) == (1, "")
     (line,) = done.err.splitlines()
