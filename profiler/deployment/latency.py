@@ -19,7 +19,7 @@ from ...models.space.plan import SCOPES
 from ..backends import Backend, require_backend
 from ..machine.environment import fingerprint
 from ..profile import require_machine
-from ..timing.measure import measure_seconds, placed
+from ..timing.measure import assign, measure_seconds
 from ..timing.rounds import OnProgress, quiet
 from ..verification import at_speed, drift, with_sentinels
 from .layer_attribution import SlotReport, attribute_layers
@@ -140,7 +140,7 @@ def time_network(
     workloads = {NETWORK_KEY: network.workload(precision=target.precision)}
     if table is not None:
         workloads = with_sentinels(table, workloads, network.scope)
-    measurement = measure_seconds(placed(backend, target, workloads), seconds, on_progress=on_progress)
+    measurement = measure_seconds(assign(backend, target, workloads), seconds, on_progress=on_progress)
     runs = np.concatenate(measurement.durations(NETWORK_KEY))
     low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
     result = TargetResult(

@@ -273,7 +273,7 @@ def test_bad_input_exits_with_one_line(call, file, photos, tmp_path):
         ((file, photos, "--backend", "torch"), "is an ONNX file, which torch cannot run"),
         ((file, photos, "--backend", "banana"), "'banana' is not one of"),
         ((file, photos, "--alpha", "2"), "--alpha"),
-        ((tmp_path / "x.engine", photos), "no such file"),
+        ((tmp_path / "x.engine", photos), "x.engine.json, the description of x.engine"),
     ):
         assert message in call("lgc-predict", *arguments, "--out", out).refusal("lgc-predict")
         assert not out.exists(), "nothing is written"

@@ -26,6 +26,8 @@ REPORT = {
     "within_10_pct",
     "kendall_tau",
     "spearman_rho",
+    "split_half_mape_pct",
+    "split_half_kendall_tau",
     "ceiling_mape_pct",
     "ceiling_kendall_tau",
 }
@@ -138,7 +140,7 @@ def test_too_small_budget_is_rejected(call, mini_yaml, tmp_path, monkeypatch):
     monkeypatch.setattr("lgc.profiler.timing.measure.time", clock)
     arguments = ["--device", "cpu", "--space", mini_yaml, "--networks", 0, "--out", tmp_path / "t.lut", "--json"]
     line = call("lgc-profile", *arguments, "--budget", "90s").refusal("lgc-profile")
-    assert re.match(r"the budget was used up by compiling 0 of \d+ graphs before anything was measured", line)
+    assert re.match(r"the budget ran out after compiling 0 of \d+ graphs, nothing is measured", line)
 
 
 def test_next_run_measures_entries_beyond_budget(call, mini_yaml, tmp_path, monkeypatch):
@@ -213,10 +215,10 @@ class TestRefusals:
             (["--backend", "onnxrt"], "'onnxrt' is not one of 'onnxruntime'"),
             (["--backend", "tensorrt"], "backend tensorrt cannot run on cpu: TensorRT needs a CUDA device"),
             (["--precision", "fp8"], "'fp8' is not one of 'fp32', 'fp16', 'bf16'"),
-            (["--threads", 9999], "9999 threads asked for, but this machine has"),
+            (["--threads", 9999], "--threads 9999: this machine has"),
             (["--threads", 0], "Invalid value for '--threads'"),
             (["--threads", "two"], "Invalid value for '--threads'"),
-            (["--rounds", 2], "2 rounds are too few for a statistic: at least 4"),
+            (["--rounds", 2], "--rounds 2: at least 4 are needed"),
             (["--networks", 2], "2 networks are too few to calibrate with: at least 4, or 0 for none"),
             (["--context", "vacuum"], "'vacuum' is not one of 'carriers', 'isolated'"),
             (["--budget", "4 minutes"], "invalid duration '4 minutes': write e.g. 90s, 4m or 1h"),

@@ -1,4 +1,4 @@
-"""Damaged tables given to what reads whole tables: an error of lgc's own, or a result, and no file left behind."""
+"""Damaged tables as input raise an lgc error or give a result, and leave no file."""
 
 import random
 from contextlib import suppress

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgc.models import SearchSpace
+from lgc.models import PRESETS, SearchSpace
 from lgc.profiler.deployment.engines import build_engine_ahead
 from lgc.profiler.deployment.network import Network
 
@@ -16,7 +16,7 @@ from lgc.profiler.deployment.network import Network
 @pytest.mark.skipif(
     find_spec("tensorrt_rtx_bindings") is None, reason='TensorRT-RTX is missing: pip install "lgc[tensorrt-aot]"'
 )
-@pytest.mark.parametrize("preset", ["tiny", "lgcnet-camvid", "lgcnet-cityscapes"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds_ahead_of_time(preset, tmp_path):
     network = Network(SearchSpace.load(preset).sample(0), None, "dense")
     result = build_engine_ahead(network, tmp_path, "fp32", None)

@@ -100,12 +100,11 @@ def test_end_to_end_is_compared_on_bytes(trained):
     assert not is_within_tolerance("fp32", compare_outputs(reference, mirrored)), "BGR instead of RGB fails"
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
-def test_timed_program_of_backends_passes(mini_space, backend):
-    architecture, target = mini_space.sample(2), Target("cpu", backend)
+def test_timed_program_of_backends_passes(mini_space, cpu_backend):
+    architecture, target = mini_space.sample(2), Target("cpu", cpu_backend.name)
     reference = compute_reference(network_module(architecture, "dense"), noise(mini_space) * 2, RANDOM)
     core, dense = (
-        compute_runner_outputs(get_backend(backend), network_workload(architecture, scope), target, reference.tensors)
+        compute_runner_outputs(cpu_backend, network_workload(architecture, scope), target, reference.tensors)
         for scope in ("core", "dense")
     )
     parity = compare_outputs(reference, dense, core)

@@ -73,7 +73,7 @@ def test_absent_table_device_gives_a_note(run, scenes, call):
     done = call("lgc-train", run, "--data", scenes, *SHORT)
     assert done.code == 0, done.err
     assert done.err.startswith("training on cpu: the table's device cuda:77 is not present (")
-    assert done.err.endswith("; --device chooses another\n")
+    assert done.err.endswith("; choose another device with --device\n")
     done = call("lgc-train", run, "--data", scenes, "--evaluate")
     assert done.err.startswith("scoring on cpu: the table's device cuda:77 is not present")
     assert call("lgc-train", run, "--data", scenes, "--evaluate", "--device", "cpu").err == ""
@@ -128,5 +128,5 @@ def test_random_parts_give_a_note(run, scenes, call, street_space, tmp_path):
     network.head[1].weight.data = network.head[1].weight.data[:7]
     save_weights(network, tmp_path / "seven.safetensors")
     done = call("lgc-train", run, "--data", scenes, *SHORT, "--init", tmp_path / "seven.safetensors", "--json")
-    assert done.err.endswith("have another shape: head\n")
+    assert done.err.endswith("seven.safetensors: head\n")
     assert json.loads(done.out)["from_scratch"] == ["head"]
