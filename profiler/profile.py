@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..device import Device
 from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
@@ -29,7 +27,8 @@ from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
 from ..models.space.plan import CORE, DENSE, SCOPES
 from .backends import Backend, require_backend
-from .machine.environment import DEVICE_NAME, fingerprint
+from .machine.environment import fingerprint
+from .machine_match import require_machine, require_versions
 from .table.worker import Worker
 from .timing.contexts import CARRIERS, CONTEXTS, ISOLATED, register_benchmarks
 from .timing.measure import check_protocol, default_statistic
@@ -286,27 +285,5 @@ def open_or_create(
     require_machine(table, here)
     if context is not None and table.protocol["context"] != context:
         raise MismatchError(f"{out} was measured in context {table.protocol['context']}, not {context}")
-    if table.environment.get("versions") != here["versions"]:
-        then, now = (_listed(at.get("versions") or {}) for at in (table.environment, here))
-        raise MismatchError(
-            f"{out} was measured with {then}, here is {now}: go on with those versions, or name another --out"
-        )
+    require_versions(table, here)
     return table
-
-
-def _listed(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown versions"
-
-
-def require_machine(table: LatencyTable, here: Mapping[str, Any]) -> None:
-    """Show that this is the kind of device the table was measured on.
-
-    Raises:
-        MismatchError: it is another.
-    """
-    there = table.environment.get(DEVICE_NAME)
-    if there != here[DEVICE_NAME]:
-        raise MismatchError(
-            f"{table.path} was measured on {there}, this is {here[DEVICE_NAME]}: make a table for this device with "
-            f"lgc-profile and another --out"
-        )
