@@ -133,7 +133,7 @@ def test_table_format_page_is_complete():
     for name in {*names, *FORMS, *CONTEXTS, *schema.WITH_LATENCY, schema.PENDING, schema.FAILED} - {"id", "value"}:
         assert re.search(rf"\b{name}\b", text), f"docs/lut-format.md lacks {name}"
     assert f"`{schema.APPLICATION_ID:#X}`".replace("0X", "0x") in text
-    assert f"now {schema.SCHEMA_VERSION}." in text
+    assert f"now {schema.TABLE_SCHEMA_VERSION}." in text
 
 
 def headings(page: Path) -> set[str]:
