@@ -49,7 +49,7 @@ def test_a_space_with_too_few_networks_says_how_many_are_left(device, mini_space
     every = 2**space.edges * len(space.heads)
     with LatencyTable.open(tmp_path / "few.lut") as table:
         left = every - len({(network.choices, network.head) for _, network, _ in table.networks()})
-        with pytest.raises(UsageError, match=f"space mini has only {left} networks that the table has not seen"):
+        with pytest.raises(UsageError, match=f"space mini has only {left} networks outside the table"):
             sample_unseen(table, every, 0)
 
 
@@ -118,7 +118,7 @@ def test_without_networks_there_is_no_drift(device, mini_space, tmp_path):
 
 @pytest.mark.parametrize("networks", [1, 0, -1])
 def test_fewer_than_two_networks_are_refused(table, networks):
-    with pytest.raises(UsageError, match=f"networks to verify by: {networks} asked for, at least 2"):
+    with pytest.raises(UsageError, match=f"--networks {networks}: at least 2"):
         verify(table, networks, seed=0)
 
 

@@ -125,7 +125,7 @@ def test_outputs_of_another_shape_or_number_and_none_are_refused(mini_space):
     whole = network_module(mini_space.sample(2), "dense")
     reference = compute_reference(whole, noise(mini_space), RANDOM)
     labels, logits = list(reference.labels), list(reference.logits)
-    with pytest.raises(MeasurementError, match=r"classes of shapes .*\(1, 1, 32\).*, torch .*\(1, 32, 32\)"):
+    with pytest.raises(MeasurementError, match=r"classes have shapes .*\(1, 1, 32\).*, torch.*\(1, 32, 32\)"):
         compare_outputs(reference, [labels[0][:, :1]], logits)
     with pytest.raises(MeasurementError, match="logits of shapes"):
         compare_outputs(reference, labels, logits * 2)
