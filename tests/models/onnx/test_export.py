@@ -79,7 +79,7 @@ def test_simplify_keeps_metadata():
 
 def test_simplify_is_silent_and_imports_lazily():
     code = (
-        "import sys, torch, lgc.models, lgc.profiler, lgc.profiler.deployment.deploy\n"
+        "import sys, torch, lgc.models, lgc.profiler, lgc.profiler.deployment.export\n"
         "import lgc.models.onnx.export as export\n"
         "assert 'onnxslim' not in sys.modules\n"
         "export.simplify(export.to_onnx(torch.nn.Conv2d(1, 1, 1), [(1, 1, 4, 4)]))\n"

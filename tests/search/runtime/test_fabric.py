@@ -109,7 +109,7 @@ def test_two_process_search_equals_doubled_batch(street, scenes, tmp_path):
         )
     result = json.loads(done[2][0])  # one object: only the first process prints
     assert [point["target_ms"] for point in result["front"]] == targets
-    assert done[2][1].count("never verified") == 1
+    assert done[2][1].count("is not verified") == 1
     first, second = (torch.load(tmp_path / "2" / f"rank{rank}.pt") for rank in (0, 1))
     single = torch.load(tmp_path / "1" / "rank0.pt")
     assert len(first) == len(second) == len(single) == 3  # the warm-up and two points
