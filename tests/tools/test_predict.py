@@ -99,7 +99,8 @@ def test_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
     pixels = read_pixels(photos / "deep/a.jpg")
     with Segmenter.open(file) as segmenter:
         assert np.array_equal(ids, segmenter.segment(pixels))
-    assert Image.open(out / "deep/a-ids.png").mode == "L"
+    with Image.open(out / "deep/a-ids.png") as image:
+        assert image.mode == "L"
     assert np.array_equal(mask, np.array(CAMVID_PALETTE, np.uint8)[ids])
     assert np.abs(overlay - (0.75 * pixels + 0.25 * mask)).max() < 1
 

@@ -51,18 +51,15 @@ def test_label_files_match_the_real_ones(tmp_path: Path) -> None:
     write_scenes(tmp_path / "s", "camvid-segnet", {"train": 1}, SIZE)
     write_scenes(tmp_path / "o", "camvid", {"train": 1}, SIZE)
     write_scenes(tmp_path / "c", "cityscapes", {"train": 1}, SIZE)
-    segnet = read_picture(next((tmp_path / "s/CamVid/trainannot").glob("*.png")))
-    original = read_picture(next((tmp_path / "o/LabeledApproved_full").glob("*_L.png")))
-    city = read_picture(next((tmp_path / "c/gtFine/train").glob("*/*_gtFine_labelIds.png")))
-    assert (segnet.mode, original.mode, city.mode) == ("L", "RGB", "L")
-    assert np.asarray(segnet).max() <= 11
-    assert np.asarray(city).max() <= 33
+    with (
+        Image.open(next((tmp_path / "s/CamVid/trainannot").glob("*.png"))) as segnet,
+        Image.open(next((tmp_path / "o/LabeledApproved_full").glob("*_L.png"))) as original,
+        Image.open(next((tmp_path / "c/gtFine/train").glob("*/*_gtFine_labelIds.png"))) as city,
+    ):
+        assert (segnet.mode, original.mode, city.mode) == ("L", "RGB", "L")
+        assert np.asarray(segnet).max() <= 11
+        assert np.asarray(city).max() <= 33
     assert next((tmp_path / "c/leftImg8bit/train").glob("*/*_leftImg8bit.png")).is_file()
-
-
-def read_picture(path: Path) -> Image.Image:
-    with Image.open(path) as opened:
-        return opened.copy()
 
 
 @pytest.mark.parametrize("layout", SCENE_FORMATS)
