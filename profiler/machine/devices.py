@@ -16,7 +16,7 @@ def list_devices() -> dict[Device, str]:
     """Return the devices of this machine with their models: the CPU, and each CUDA device that torch sees."""
     import torch
 
-    devices = {CPU: cpu_model()}
+    devices = {CPU: read_cpu_model()}
     for index in range(torch.cuda.device_count()):
         devices[Device(f"cuda:{index}")] = torch.cuda.get_device_name(index)
     return devices
@@ -37,19 +37,19 @@ def check_device(name: str) -> Device:
     available = list_devices()
     if device is None or device not in available:
         listed = ", ".join(f"{known} ({model})" for known, model in available.items())
-        reason = f" ({cuda_missing(device)})" if device is not None and len(available) == 1 else ""
+        reason = f" ({diagnose_cuda(device)})" if device is not None and len(available) == 1 else ""
         raise DeviceError(f"no device {name!r} on this machine{reason}; available: {listed}")
     return device
 
 
-def cuda_missing(device: Device) -> str | None:
+def diagnose_cuda(device: Device) -> str | None:
     """Return why torch cannot use the CUDA device, in its words, and the mend; None if it can."""
     import torch
 
     if torch.version.cuda is None:
         return "this torch is a CPU build; install a CUDA build of torch"
     if not torch.cuda.is_available():
-        return _why_not_initialised()
+        return _diagnose_initialization()
     index = device.ordinal
     if index >= torch.cuda.device_count():
         names = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
@@ -57,7 +57,7 @@ def cuda_missing(device: Device) -> str | None:
     return None
 
 
-def _why_not_initialised() -> str:
+def _diagnose_initialization() -> str:
     """The first sentence of what torch raises where it finds no CUDA device, and the driver that it needs."""
     import torch
 
@@ -73,7 +73,7 @@ def _why_not_initialised() -> str:
     return f"torch cannot use CUDA: {words}{mend}"
 
 
-def cpu_model() -> str:
+def read_cpu_model() -> str:
     """The CPU's name as the kernel gives it."""
     import platform
     from pathlib import Path
@@ -120,5 +120,5 @@ def default_device(table_devices: Sequence[Device]) -> tuple[Device, str | None]
         if device in present:
             return device, None
     if gpus:
-        return CPU, f"the table's device {gpus[0]} is not present ({cuda_missing(gpus[0])})"
+        return CPU, f"the table's device {gpus[0]} is not present ({diagnose_cuda(gpus[0])})"
     return CPU, "the device of its latency table is unknown" if len(present) > 1 else None

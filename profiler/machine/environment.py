@@ -16,7 +16,7 @@ from .nvml import CLOCK_MEMORY, CLOCK_SM, Gpu
 
 DEVICE_NAME = "device_name"
 
-_DECISIVE = (
+_COMPARED = (
     ("device", "", DEVICE_NAME),
     ("TF32", "", "tf32"),
     ("driver", "", "gpu", "driver"),
@@ -40,13 +40,13 @@ def fingerprint(target: Target, backend: Backend) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": backend.versions(),
-        "tf32": _tf32(target),
+        "tf32": _uses_tf32(target),
         "settings": backend.settings(target),
     }
     if target.device.is_cpu:
-        found["cpu"] = {"cores": os.cpu_count(), "governor": _governor()}
+        found["cpu"] = {"cores": os.cpu_count(), "governor": _read_governor()}
     else:
-        found["gpu"] = _gpu(target.device.ordinal)
+        found["gpu"] = _describe_gpu(target.device.ordinal)
     return found
 
 
@@ -73,14 +73,14 @@ def pinned(target: Target, worker: int = 0) -> Iterator[list[int]]:
         os.sched_setaffinity(0, before)
 
 
-def _governor() -> str | None:
+def _read_governor() -> str | None:
     path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     with suppress(OSError):
         return path.read_text().strip()
     return None
 
 
-def _tf32(target: Target) -> bool:
+def _uses_tf32(target: Target) -> bool:
     """Whether float32 is computed with TF32 there: torch is asked after having been told; the others are just told."""
     if target.device.is_cpu or target.backend != "torch":
         return False
@@ -89,15 +89,15 @@ def _tf32(target: Target) -> bool:
     return disable_tf32()
 
 
-def _gpu(index: int) -> dict[str, Any]:
+def _describe_gpu(index: int) -> dict[str, Any]:
     """What NVML says of a GPU: uuid, driver, clocks (MHz), power limit (W), temperature (Celsius), memory (MiB), modes.
 
     What it does not tell is None; where it tells nothing, only `uuid` is there and the reason, `nvml`.
     """
     with Gpu(index) as gpu:
-        if gpu.problem is not None:
-            return {"uuid": gpu.uuid, "nvml": gpu.problem}
-        limit_mw, memory = gpu.ask("nvmlDeviceGetEnforcedPowerLimit"), gpu.ask("nvmlDeviceGetMemoryInfo")
+        if gpu.error is not None:
+            return {"uuid": gpu.uuid, "nvml": gpu.error}
+        limit_mw, memory = gpu.query("nvmlDeviceGetEnforcedPowerLimit"), gpu.query("nvmlDeviceGetMemoryInfo")
         return {
             "uuid": gpu.uuid,
             "driver": gpu.driver,
@@ -108,20 +108,20 @@ def _gpu(index: int) -> dict[str, Any]:
             "power_limit_w": None if limit_mw is None else limit_mw / 1000,
             "temperature_c": gpu.temperature_c,
             "memory_mib": None if memory is None else memory.total // 2**20,
-            "persistence": _mode(gpu.ask("nvmlDeviceGetPersistenceMode")),
-            "ecc": _mode(gpu.ask("nvmlDeviceGetEccMode")),
-            "mig": _mode(gpu.ask("nvmlDeviceGetMigMode")),
+            "persistence": _parse_mode(gpu.query("nvmlDeviceGetPersistenceMode")),
+            "ecc": _parse_mode(gpu.query("nvmlDeviceGetEccMode")),
+            "mig": _parse_mode(gpu.query("nvmlDeviceGetMigMode")),
         }
 
 
-def _mode(answer: Any) -> bool | None:
+def _parse_mode(answer: Any) -> bool | None:
     """Whether a mode is on; of a pair it is the first that holds now, the second after the next start."""
     if answer is None:
         return None
     return bool(answer[0] if isinstance(answer, (list, tuple)) else answer)
 
 
-def same_device(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+def compare_fingerprints(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """What differs between two fingerprints that must not, if both are to fill one table; empty if nothing does.
 
     Device, driver, library versions, highest clocks, power limit, memory, MIG and ECC mode and TF32 count, and where
@@ -133,12 +133,12 @@ def same_device(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """
     kinds = ["versions", "settings"] if "settings" in a and "settings" in b else ["versions"]
     names = [(kind, name) for kind in kinds for name in sorted({*a.get(kind, {}), *b.get(kind, {})})]
-    rows = [*_DECISIVE, *((name, "", kind, name) for kind, name in names)]
-    values = [(what, unit, _at(a, path), _at(b, path)) for what, unit, *path in rows]
-    return [f"{what} {_words(x, unit)}, not {_words(y, unit)}" for what, unit, x, y in values if x != y]
+    rows = [*_COMPARED, *((name, "", kind, name) for kind, name in names)]
+    values = [(what, unit, _get_entry(a, path), _get_entry(b, path)) for what, unit, *path in rows]
+    return [f"{what} {_format_value(x, unit)}, not {_format_value(y, unit)}" for what, unit, x, y in values if x != y]
 
 
-def _at(fingerprint: Mapping[str, Any], path: list[str]) -> Any:
+def _get_entry(fingerprint: Mapping[str, Any], path: list[str]) -> Any:
     """The entry at `path`; None if there is none."""
     entry: Any = fingerprint
     for key in path:
@@ -146,7 +146,7 @@ def _at(fingerprint: Mapping[str, Any], path: list[str]) -> Any:
     return entry
 
 
-def _words(value: Any, unit: str) -> str:
+def _format_value(value: Any, unit: str) -> str:
     if value is None:
         return "unknown"
     return ("on" if value else "off") if isinstance(value, bool) else f"{value}{unit}"

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 CLOCK_SM, CLOCK_MEMORY = 1, 2
 """NVML's numbers of the two clocks."""
-_SENSOR = 0
+_GPU_SENSOR = 0
 _UUID_PREFIXES = ("GPU", "MIG")
 
 
@@ -27,7 +27,7 @@ class Gpu:
 
         digits = torch.cuda.get_device_properties(index).uuid
         self.uuid = f"{_UUID_PREFIXES[0]}-{digits}"
-        self.problem: str | None = None
+        self.error: str | None = None
         self._nvml: Any = None
         self._handle: Any = None
         try:
@@ -37,7 +37,7 @@ class Gpu:
             self._nvml = pynvml
             self._handle = self._find(digits)
         except Exception as error:  # NVML's own, and a missing library's: a device can be measured without either
-            self.problem = str(error) or type(error).__name__
+            self.error = str(error) or type(error).__name__
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +52,7 @@ class Gpu:
             with suppress(nvml.NVMLError):
                 nvml.nvmlShutdown()
 
-    def ask(self, question: str, *arguments: Any) -> Any:
+    def query(self, question: str, *arguments: Any) -> Any:
         """What NVML's function `question` answers for this device; None if it, its bindings or the device cannot."""
         if self._handle is None:
             return None
@@ -71,17 +71,17 @@ class Gpu:
     @property
     def temperature_c(self) -> int | None:
         """Temperature of the chip in degrees Celsius."""
-        found: int | None = self.ask("nvmlDeviceGetTemperatureV", _SENSOR)  # the name since driver 570
-        return self.ask("nvmlDeviceGetTemperature", _SENSOR) if found is None else found
+        found: int | None = self.query("nvmlDeviceGetTemperatureV", _GPU_SENSOR)  # the name since driver 570
+        return self.query("nvmlDeviceGetTemperature", _GPU_SENSOR) if found is None else found
 
     def clock_mhz(self, clock: int) -> int | None:
         """`CLOCK_SM` or `CLOCK_MEMORY` right now, in MHz."""
-        found: int | None = self.ask("nvmlDeviceGetClockInfo", clock)
+        found: int | None = self.query("nvmlDeviceGetClockInfo", clock)
         return found
 
     def max_clock_mhz(self, clock: int) -> int | None:
         """The highest that `CLOCK_SM` or `CLOCK_MEMORY` can go, in MHz."""
-        found: int | None = self.ask("nvmlDeviceGetMaxClockInfo", clock)
+        found: int | None = self.query("nvmlDeviceGetMaxClockInfo", clock)
         return found
 
     def _find(self, digits: Any) -> Any:

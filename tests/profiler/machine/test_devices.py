@@ -9,7 +9,7 @@ from lgc.device import Device
 from lgc.errors import DeviceError
 from lgc.lut import Target
 from lgc.profiler.backends import get_backend
-from lgc.profiler.machine.devices import check_device, cuda_missing, default_device, list_devices
+from lgc.profiler.machine.devices import check_device, default_device, diagnose_cuda, list_devices
 from lgc.profiler.machine.environment import fingerprint, pinned
 
 
@@ -64,7 +64,7 @@ def test_an_old_driver_names_the_needed_one(gpus, monkeypatch, cuda, driver, nee
     gpus(0)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "init", lambda: refuse(OLD.format(driver)))
-    assert cuda_missing(Device("cuda:0")) == (
+    assert diagnose_cuda(Device("cuda:0")) == (
         f"torch cannot use CUDA: The NVIDIA driver on your system is too old (found version {driver}); "
         f"its CUDA {cuda} needs driver {needed} or later"
     )
@@ -75,20 +75,20 @@ def test_a_hidden_gpu_blames_no_driver(gpus, monkeypatch, cuda):
     gpus(0)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "init", lambda: refuse("No CUDA GPUs are available"))
-    assert cuda_missing(Device("cuda:0")) == "torch cannot use CUDA: No CUDA GPUs are available"
+    assert diagnose_cuda(Device("cuda:0")) == "torch cannot use CUDA: No CUDA GPUs are available"
 
 
 def test_cuda_is_not_initialised_to_look(gpus):
     gpus(1)  # whose `init` raises
-    assert cuda_missing(Device("cuda:0")) is None
+    assert diagnose_cuda(Device("cuda:0")) is None
 
 
 def test_cuda_is_the_first_gpu(gpus):
     gpus(2)
     assert check_device("cuda") == "cuda:0"
     assert check_device("cuda:1") == "cuda:1"
-    assert cuda_missing(Device("cuda:1")) is None
-    assert cuda_missing(Device("cuda:2")) == "there is no cuda:2, only cuda:0, cuda:1"
+    assert diagnose_cuda(Device("cuda:1")) is None
+    assert diagnose_cuda(Device("cuda:2")) == "there is no cuda:2, only cuda:0, cuda:1"
 
 
 NO_DRIVER = "torch cannot use CUDA: Found no NVIDIA driver on your system; its CUDA 13.0 needs driver 580 or later"

@@ -7,7 +7,7 @@ import torch
 
 from lgc.lut import Target
 from lgc.profiler.backends.torch_ import backend as eager
-from lgc.profiler.machine.environment import _tf32, same_device
+from lgc.profiler.machine.environment import _uses_tf32, compare_fingerprints
 
 H100 = {
     "device_name": "NVIDIA H100 80GB HBM3",
@@ -45,8 +45,8 @@ def changed(*path, value):
     [(("gpu", "uuid"), "GPU-2"), (("gpu", "temperature_c"), 40), (("gpu", "sm_clock_mhz"), 345), (("python",), "3.12")],
 )
 def test_what_a_device_has_of_its_own_does_not_count(path, value):
-    assert same_device(H100, H100) == []
-    assert same_device(H100, changed(*path, value=value)) == []
+    assert compare_fingerprints(H100, H100) == []
+    assert compare_fingerprints(H100, changed(*path, value=value)) == []
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_a_device_has_of_its_own_does_not_count(path, value):
     ],
 )
 def test_what_decides_the_speed_is_said_in_words(path, value, sentence):
-    assert same_device(H100, changed(*path, value=value)) == [sentence]
+    assert compare_fingerprints(H100, changed(*path, value=value)) == [sentence]
 
 
 @pytest.mark.parametrize(
@@ -83,18 +83,18 @@ def test_what_decides_the_speed_is_said_in_words(path, value, sentence):
 )
 def test_settings_count_where_both_know_them(settings, sentences):
     known = H100 | {"settings": {"tf32": "off", "cudnn_conv_algo_search": "HEURISTIC"}}
-    assert same_device(known, H100 if settings is None else H100 | {"settings": settings}) == sentences
+    assert compare_fingerprints(known, H100 if settings is None else H100 | {"settings": settings}) == sentences
 
 
 def test_several_differences_are_all_said():
-    assert len(same_device(H100, {"device_name": "AMD EPYC", "tf32": False, "versions": {}})) == 10
+    assert len(compare_fingerprints(H100, {"device_name": "AMD EPYC", "tf32": False, "versions": {}})) == 10
 
 
 def test_torchs_own_word_on_tf32_is_taken(monkeypatch):
     monkeypatch.setattr(eager, "disable_tf32", lambda: True)
-    assert _tf32(Target("cuda:0", "torch")) is True
-    assert _tf32(Target("cuda:0", "onnxruntime")) is False
-    assert _tf32(Target("cpu", "torch")) is False
+    assert _uses_tf32(Target("cuda:0", "torch")) is True
+    assert _uses_tf32(Target("cuda:0", "onnxruntime")) is False
+    assert _uses_tf32(Target("cpu", "torch")) is False
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from lgc.lut import Target
 from lgc.profiler.backends.cuda.replay_queue import get_spin_calibration
 from lgc.profiler.machine import environment
 from lgc.profiler.machine import monitor as watch
-from lgc.profiler.machine.monitor import THROTTLE, HardwareSample, open_monitor, throttle_names
+from lgc.profiler.machine.monitor import THROTTLE_REASONS, HardwareSample, decode_throttle_reasons, open_monitor
 from lgc.profiler.machine.nvml import Gpu
 
 GPU = Target("cuda:1", "torch")
@@ -146,7 +146,7 @@ def test_older_drivers_know_other_names(nvml):
 def test_a_part_of_a_gpu_is_found_by_its_own_name(nvml):
     nvml.uuid = f"MIG-{DIGITS}"
     with Gpu(0) as gpu:
-        assert (gpu.uuid, gpu.problem) == (f"MIG-{DIGITS}", None)
+        assert (gpu.uuid, gpu.error) == (f"MIG-{DIGITS}", None)
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def jetson(nvml):
 def test_the_only_device_needs_no_uuid(jetson):
     jetson.answers["nvmlDeviceGetClockInfo"] = lambda clock: 1300
     with Gpu(0) as gpu:
-        assert (gpu.problem, gpu.uuid, gpu.clock_mhz(1)) == (None, f"GPU-{DIGITS}", 1300)
+        assert (gpu.error, gpu.uuid, gpu.clock_mhz(1)) == (None, f"GPU-{DIGITS}", 1300)
 
 
 def test_a_jetson_that_tells_nothing_is_watched(jetson):
@@ -170,7 +170,7 @@ def test_a_jetson_that_tells_nothing_is_watched(jetson):
         assert watch_it.energy_mj() is None
     told = {name for name, value in asdict(health).items() if value is not None}
     assert told <= {"at_unix_s", "steal_pct", "lead_factor", "involuntary_switches"}
-    assert set(environment._gpu(0).values()) == {f"GPU-{DIGITS}", "580.65.06", None}
+    assert set(environment._describe_gpu(0).values()) == {f"GPU-{DIGITS}", "580.65.06", None}
     assert jetson.users == 0
 
 
@@ -188,8 +188,8 @@ def test_without_nvml_everything_is_none_and_the_reason_is_known(nvml, monkeypat
     told = {name for name, value in asdict(health).items() if value is not None}
     assert told <= {"at_unix_s", "steal_pct", "involuntary_switches", "lead_factor"}
     with Gpu(0) as gpu:
-        assert gpu.problem
-        assert environment._gpu(0) == {"uuid": gpu.uuid, "nvml": gpu.problem}
+        assert gpu.error
+        assert environment._describe_gpu(0) == {"uuid": gpu.uuid, "nvml": gpu.error}
     assert nvml.users == 0
 
 
@@ -202,7 +202,7 @@ def test_after_its_end_a_gpu_answers_nothing(nvml):
 
 
 def test_the_fingerprint_of_a_gpu(nvml):
-    found = environment._gpu(1)
+    found = environment._describe_gpu(1)
     assert json.loads(json.dumps(found)) == found
     assert found == {
         "uuid": f"GPU-{DIGITS}",
@@ -219,22 +219,22 @@ def test_the_fingerprint_of_a_gpu(nvml):
         "mig": False,
     }
     nvml.answers.clear()
-    assert set(environment._gpu(1).values()) == {f"GPU-{DIGITS}", "580.65.06", None}
+    assert set(environment._describe_gpu(1).values()) == {f"GPU-{DIGITS}", "580.65.06", None}
 
 
 def test_throttle_reasons_are_all_of_nvmls():
     prefix = "nvmlClocksThrottleReason"
     known = {name: bit for name, bit in vars(pynvml).items() if name.startswith(prefix) and not name.endswith("All")}
-    assert {bit for bit in known.values() if bit} == set(THROTTLE)
-    assert THROTTLE[pynvml.nvmlClocksEventReasonSwPowerCap] == "power cap"
-    assert throttle_names(0) == ()
-    assert throttle_names(0x1 | 0x8000) == ("idle", "reason 0x8000")
+    assert {bit for bit in known.values() if bit} == set(THROTTLE_REASONS)
+    assert THROTTLE_REASONS[pynvml.nvmlClocksEventReasonSwPowerCap] == "power cap"
+    assert decode_throttle_reasons(0) == ()
+    assert decode_throttle_reasons(0x1 | 0x8000) == ("idle", "reason 0x8000")
 
 
 @pytest.fixture
 def stat(monkeypatch, tmp_path):
     """Writes a kernel's account: `stat(user, idle, stolen)` of core 1; core 0, which is not used, is stolen wholly."""
-    monkeypatch.setattr(watch, "_STAT", tmp_path / "stat")
+    monkeypatch.setattr(watch, "_PROC_STAT", tmp_path / "stat")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1})
 
     def write(user, idle, stolen):
@@ -255,7 +255,7 @@ def test_stolen_time_is_a_share_of_what_passed_since_the_last_sample(stat):
 
 
 def test_a_system_that_tells_nothing_is_no_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(watch, "_STAT", tmp_path / "none")
+    monkeypatch.setattr(watch, "_PROC_STAT", tmp_path / "none")
     monkeypatch.delattr(resource, "RUSAGE_THREAD")
     with open_monitor(Target("cpu", "torch")) as watch_it:
         health = watch_it.sample()

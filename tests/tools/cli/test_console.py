@@ -154,7 +154,7 @@ def test_left_out_device_is_the_tables(one_gpu, capsys):
 
 
 def test_missing_table_device_is_remarked_on(one_gpu, monkeypatch, capsys):
-    monkeypatch.setattr("lgc.profiler.machine.devices.cuda_missing", lambda device: f"no {device}")
+    monkeypatch.setattr("lgc.profiler.machine.devices.diagnose_cuda", lambda device: f"no {device}")
     assert pick_device(None, [Device("cuda:1")], "searching") == "cpu"
     wanted = "searching on cpu: the table's device cuda:1 is not present (no cuda:1); --device chooses another\n"
     assert capsys.readouterr().err == wanted
