@@ -5,13 +5,24 @@ BIN := $(VENV)/bin
 BENCH := PYTHONPATH=tests $(BIN)/python -m bench
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test lint bench bench-latency bench-search bench-deployment gpu-check gpu-wheels docs clean
+# Tests run in this many processes; `make test WORKERS=0` runs them in one, say for a debugger. Contiguous halves of the
+# tests, then work stealing: nearly every shared fixture is made once.
+WORKERS ?= auto
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+
+.PHONY: demo test test-all coverage lint bench bench-latency bench-search bench-deployment gpu-check gpu-wheels docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/lgc-demo --out demo-run
 
 test: $(VENV)/.test $(VENV)/.bindings
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.test $(VENV)/.bindings
+	$(PYTEST)
+
+coverage: $(VENV)/.test $(VENV)/.bindings
+	$(BIN)/python tests/bench/suite.py --out docs/benchmarks
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

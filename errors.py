@@ -1,4 +1,4 @@
-"""Errors that lgc raises on purpose. A message says what is wrong, where, and how to mend it.
+"""Errors that lgc raises on purpose. A message says what is wrong, where, and how to fix it.
 
 The commands print the message of an `LgcError` as a single line and exit with its `exit_code`. Any other exception is
 a bug and keeps its traceback.

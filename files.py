@@ -27,8 +27,10 @@ _MAGIC = (
     (b"{", "JSON text"),
     (b"[", "JSON text"),
 )
-_TEMPORARY = re.compile(r"(\d+)(-\d+)?(-journal)?")
-"""Suffix of a temporary file: process id, counter, SQLite's journal. lgc 0.1 used no counter."""
+_JOURNAL = "-journal"
+"""Suffix of the file in which SQLite keeps what a rollback needs."""
+_TEMPORARY = re.compile(rf"(\d+)(-\d+)?({_JOURNAL})?")
+"""Suffix of a temporary file: process id, counter, perhaps `-journal`. lgc 0.1 used no counter."""
 _counter = itertools.count()
 _active: set[str] = set()
 """Names of the temporary files that this process is writing."""
@@ -138,7 +140,7 @@ def atomic_path(out: Path, *, replace: bool = False) -> Iterator[Path]:
         yield path
         _publish(path, out, replace=replace)
     finally:
-        for leftover in (path, path.with_name(f"{path.name}-journal")):
+        for leftover in (path, path.with_name(path.name + _JOURNAL)):
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
         _active.discard(path.name)
@@ -186,7 +188,7 @@ def _remove_stale(out: Path) -> None:
     with suppress(OSError):
         for name in os.listdir(out.parent):  # noqa: PTH208  (a glob is slow in folders of thousands of files)
             match = _TEMPORARY.fullmatch(name, len(prefix)) if name.startswith(prefix) else None
-            if match and name.removesuffix("-journal") not in _active and not is_running(int(match[1])):
+            if match and name.removesuffix(_JOURNAL) not in _active and not is_running(int(match[1])):
                 out.with_name(name).unlink(missing_ok=True)
 
 

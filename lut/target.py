@@ -15,7 +15,7 @@ class Target:
     """Device and software that run and time the networks.
 
     Attributes:
-        device: device of the networks; a name is converted.
+        device: Device of the networks; a name is converted.
         backend: name of a profiler backend, e.g. `onnxruntime`.
         precision: `fp32`, `fp16` or `bf16`.
         threads: Number of CPU threads of an operator; 1 on a GPU.
@@ -36,6 +36,6 @@ class Target:
         return f"{self.device}, {self.backend}, {self.precision}{threads}"
 
     def differences(self, other: Target) -> list[str]:
-        """Return the fields that differ, e.g. `device cpu, not cuda:0`, with the own value first."""
+        """Return the fields that differ, e.g. `device cpu, not cuda:0`, with this target's value first."""
         own, others = asdict(self), asdict(other)
         return [f"{key} {own[key]}, not {others[key]}" for key in own if own[key] != others[key]]

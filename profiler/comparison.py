@@ -34,7 +34,7 @@ from ..models.space.plan import CORE
 from .backends import Workload, require_backend
 from .timing.measure import Assignment, measure_seconds
 from .timing.rounds import OnProgress, quiet
-from .timing.workloads import image_input, in_scope, network_workload, workload_of
+from .timing.workloads import build_folded, image_input, in_scope, network_workload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -244,7 +244,7 @@ def peer_candidate(name: str, size: tuple[int, int], scope: str, classes: int) -
 
 def _peer(name: str, classes: int, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
     """A peer as it is deployed: random weights and statistics, the same each time, norms folded."""
-    return workload_of(lambda: in_scope(build_peer(name, classes), scope, dense))
+    return build_folded(lambda: in_scope(build_peer(name, classes), scope, dense))
 
 
 def time_candidates(

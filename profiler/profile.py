@@ -31,7 +31,7 @@ from ..models.space.plan import CORE, DENSE, SCOPES
 from .backends import Backend, require_backend
 from .machine.environment import DEVICE_NAME, fingerprint
 from .table.worker import Worker
-from .timing.contexts import CARRIERS, CONTEXTS, ISOLATED, register
+from .timing.contexts import CARRIERS, CONTEXTS, ISOLATED, register_benchmarks
 from .timing.measure import check_protocol, default_statistic
 from .timing.rounds import OnProgress, quiet
 from .timing.workloads import network_workload
@@ -121,7 +121,7 @@ def profile(
     check_protocol(target, rounds)
     backend = require_backend(target)
     with open_or_create(out, target, space, backend, context) as table:
-        workloads = register(table, space)
+        workloads = register_benchmarks(table, space)
         for index, architecture in enumerate(space.spread(networks, seed)):
             for scope in SCOPES if index < max(networks // CORE_SHARE, MIN_NETWORKS) else (DENSE,):
                 workloads[table.add_network(architecture, scope)] = network_workload(architecture, scope)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
+
+# Set before the libraries that read them are imported. The tests' tensors are small; more threads would mostly wait for
+# each other and for the other workers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # set by lgc's commands too
+
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from lgc.lut import LatencyTable, Target
@@ -21,8 +31,7 @@ from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
 from lgc.models import SearchSpace
 
-# The tests' tensors are small; more threads would mostly wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from .leaks import find_leaks, read_state
 
 # Background processes ignore SIGINT; without this, so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -39,6 +48,31 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LGC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _separate_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
+    """Give this worker its own folder for temporary files, so that `_no_leaks` sees what is left in it."""
+    folder = str(tmp_path_factory.mktemp("temporary"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks(request: pytest.FixtureRequest):
+    """Fail a test that changes the process, or leaves a file, a thread or a child process behind."""
+    # Shared fixtures outlive the test: create them before the state is read.
+    for name in request.fixturenames:
+        definitions = request._arg2fixturedefs.get(name)
+        if definitions and definitions[-1].scope != "function":
+            request.getfixturevalue(name)
+    before = read_state()
+    yield
+    if leaks := find_leaks(before):
+        pytest.fail("the test leaks: " + "; ".join(leaks), pytrace=False)
 
 
 MINI = {
@@ -105,13 +139,33 @@ def make_table(tmp_path: Path) -> Callable[..., LatencyTable]:
 
 
 @pytest.fixture(scope="session")
-def measured_table(mini_space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_once(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return a function that fills a folder once for all workers: `make_once(name, fill)` calls `fill(folder)`."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, unfinished = shared / f"once-{name}", shared / f"unfinished-{name}"
+        with FileLock(shared / f"{name}.lock"):
+            if not folder.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                fill(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def measured_table(mini_space: SearchSpace, make_once: Callable[..., Path]) -> Path:
     """Return a table of the mini space, measured on this machine's CPU; read-only."""
     from lgc.profiler.profile import profile
 
-    path = tmp_path_factory.mktemp("measured") / "mini.lut"
-    profile(mini_space, TARGET, path, rounds=4, networks=4)
-    return path
+    folder = make_once("measured", lambda to: profile(mini_space, TARGET, to / "mini.lut", rounds=4, networks=4))
+    return folder / "mini.lut"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`lgc-demo`: the whole pipeline at a small size, from generated images to a frame rate held against its prediction."""
+"""`lgc-demo`: the whole pipeline at a small size, from generated images to a measured frame rate."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli.console import JsonFlag, emit, finite, grid, new_app, progress_bar, run, say, share_cores, step_progress
+from .cli.console import emit, grid, new_app, replace_non_finite, run, say, share_cores
+from .cli.options import JsonOption, SeedOption, make_device_option
+from .cli.progress import make_item_progress, make_step_progress, progress_bar
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..lut.target import Target
     from ..profiler.timing.rounds import RoundProgress
 
 SCENES = {"train": 96, "val": 24, "test": 8}
-TARGET_SHARE = 0.4
-"""Where the demo's latency target lies between the fastest (0) and the slowest (1) architecture."""
+"""Images per split."""
+TARGET_POSITION = 0.4
+"""Position of the latency target between the fastest (0) and the slowest (1) architecture."""
 TOLERANCE_PCT = 10.0
-"""Error of the prediction beyond which the demo fails."""
+"""Largest prediction error that passes."""
 CPU_STEPS, GPU_STEPS = (48, 96), (400, 1000)
 """Steps of the search and of the training."""
 
@@ -31,7 +36,15 @@ app = new_app()
 
 @dataclass
 class Demo:
-    """One demonstration: where, on what, and what came out so far."""
+    """State of a demonstration.
+
+    Attributes:
+        out: folder of all files.
+        target: target of the table and the export.
+        seed: random seed.
+        steps: steps of the search and of the training.
+        summary: results so far.
+    """
 
     out: Path
     target: Target
@@ -46,7 +59,7 @@ class Demo:
 
     @property
     def lut(self) -> Path:
-        """The latency table."""
+        """Latency table."""
         return self.out / "tiny.lut"
 
     @property
@@ -57,17 +70,24 @@ class Demo:
 
 @app.command()
 def demo(
-    device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
+    device: Annotated[str, make_device_option()] = "cpu",
     out: Annotated[
-        Path, typer.Option(metavar="RUN", help="Folder for everything; gone on with if it is there.")
+        Path, typer.Option(metavar="RUN", help="Output folder; an interrupted demo in it is resumed.")
     ] = Path("demo-run"),
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    seed: SeedOption = 0,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the search, and twice as many of the training.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps of the search; the training takes twice as many.",
+            show_default=f"{CPU_STEPS[0]} on a CPU, {GPU_STEPS[0]} on a GPU",
+        ),
     ] = None,
-    as_json: JsonFlag = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Generate scenes, profile, verify, search under a latency target, train, export, and compare with the prediction.
+    """Run the whole pipeline: generate scenes, profile, search under a latency target, train, export and verify.
+
+    Exit code 1 if the prediction error exceeds 10 %, or an output differs from torch.
 
     Example: lgc-demo --device cpu --out demo-run
     """
@@ -78,24 +98,24 @@ def demo(
     from ..profiler.machine.devices import check_device
 
     start = time.monotonic()
-    device = check_device(device)
-    chosen = (steps, 2 * steps) if steps else CPU_STEPS if device == "cpu" else GPU_STEPS
-    state = Demo(ensure_folder(out), Target(device, default_backend(device)), seed, chosen)
+    place = check_device(device)
+    chosen = (steps, 2 * steps) if steps else CPU_STEPS if place.is_cpu else GPU_STEPS
+    state = Demo(ensure_folder(out), Target(place, default_backend(place)), seed, chosen)
     for number, (title, stage) in enumerate(STAGES, start=1):
         with _stage(f"[{number}/{len(STAGES)}] {title}") as on_progress:
             stage(state, on_progress)
     state.summary["seconds"] = time.monotonic() - start
-    write_atomic(out / "summary.json", json.dumps(finite(state.summary), indent=2) + "\n")
-    emit(state.summary, as_json, *_closing(state))
+    write_atomic(out / "summary.json", json.dumps(replace_non_finite(state.summary), indent=2) + "\n")
+    emit(state.summary, as_json, *_make_tables(state))
     if abs(state.summary["error_pct"]) > TOLERANCE_PCT:
-        say(f"the prediction is off by {state.summary['error_pct']:+.1f} %, more than {TOLERANCE_PCT:g} %")
+        say(f"prediction error {state.summary['error_pct']:+.1f} %, more than {TOLERANCE_PCT:g} %")
         return 1
     return 0 if state.summary["equals_torch"] else 1
 
 
 @contextmanager
 def _stage(title: str) -> Iterator[Callable[[RoundProgress], None]]:
-    """Announce a stage, show its progress, say how long it took."""
+    """Show the progress of a stage, then its duration."""
     start = time.monotonic()
     with progress_bar() as on_progress:
         yield on_progress
@@ -106,15 +126,8 @@ def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..models.space.lgcnet import SearchSpace
     from ..search.data.synthetic.writers import write_scenes
 
-    total, done = sum(SCENES.values()), 0
-    on_step = step_progress("drawing", on_progress)
-
-    def drawn() -> None:
-        nonlocal done
-        done += 1
-        on_step(done, total)
-
-    write_scenes(state.data, "camvid-segnet", SCENES, SearchSpace.load("tiny").input, state.seed, drawn)
+    advance = make_item_progress("generating", sum(SCENES.values()), on_progress)
+    write_scenes(state.data, "camvid-segnet", SCENES, SearchSpace.load("tiny").input, state.seed, advance)
     state.summary["data"] = str(state.data)
 
 
@@ -142,9 +155,9 @@ def _search(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
         steps=state.steps[0],
         batch=8,
         seed=state.seed,
-        targets_ms=((round(fastest + TARGET_SHARE * (slowest - fastest), 3),),),
+        targets_ms=((round(fastest + TARGET_POSITION * (slowest - fastest), 3),),),
     )
-    on_step = step_progress("searching", on_progress)
+    on_step = make_step_progress("searching", on_progress)
     result = search(predictor, state.data, state.run, config, device=state.target.device, on_step=on_step)
     names = ("architecture", "target_ms", "fastest_ms", "slowest_ms")
     state.summary |= {name: result[name] for name in names}
@@ -155,68 +168,60 @@ def _train(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..search.training.train import train
 
     config = TrainConfig(steps=state.steps[1], batch=8, lr=0.02, init="supernet", seed=state.seed)
-    on_step = step_progress("training", on_progress)
+    on_step = make_step_progress("training", on_progress)
     result = train(state.run, state.data, config, device=state.target.device, on_step=on_step)
     state.summary |= {name: result[name] for name in ("weights", "miou")}
 
 
 def _export(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..lut.table.table import LatencyTable
-    from ..models.nets.weights import load_weights
     from ..models.space.lgcnet import Architecture
-    from ..models.space.plan import DENSE
-    from ..profiler.deployment import deploy
-    from ..profiler.deployment.network import Network
+    from ..profiler.deployment.export import ExportSettings, export_network
 
+    settings = ExportSettings(
+        source=state.run, table=state.lut, backends=(state.target.backend,), device=state.target.device
+    )
+    exported = export_network(settings, on_progress=on_progress, log=lambda line: None)
+    (result,) = exported.targets
     architecture = Architecture.load(state.summary["architecture"])
-    weights = load_weights(Path(state.summary["weights"]), architecture)
-    network = Network(architecture, weights, DENSE)
-    folder = state.run / "export"
-    file = deploy.write_compared(network, folder, "fp32", [])
-    with LatencyTable.open(state.lut) as table:
-        result = deploy.time_network(network, state.target, table, seconds=10, on_progress=on_progress)
-    engine = None
-    if state.target.backend == "tensorrt":
-        engine = str(deploy.build_here(network, folder, state.target)[0])
     state.summary |= {"parameters": architecture.parameters, "macs": architecture.macs}
-    state.summary |= result.as_dict() | {"onnx": file["onnx"], "engine": engine}
-    state.summary |= {"equals_torch": file["passes"] and result.equals_torch()}
+    state.summary |= result.as_dict() | {"onnx": exported.files[0].onnx}
+    state.summary |= {"equals_torch": not exported.list_failures(None)}
 
 
 STAGES = (
-    ("street scenes drawn, in CamVid's layout", _scenes),
-    ("latency table measured and verified", _profile),
-    ("architecture searched under a latency target", _search),
-    ("network trained and scored", _train),
-    ("exported, compared with torch, timed", _export),
+    ("generate street scenes in CamVid's layout", _scenes),
+    ("measure and verify a latency table", _profile),
+    ("search an architecture under a latency target", _search),
+    ("train and score the network", _train),
+    ("export the network, compare it with torch, time it", _export),
 )
 
 
-def _closing(state: Demo) -> list[Any]:
-    from .lut import drift_line
+def _make_tables(state: Demo) -> list[Table | str]:
+    from .cli.lut_show import format_drift
 
-    found = state.summary
+    summary = state.summary
     table = grid(f"LGCNet, preset tiny, on {state.target}", "", "", numbers=1)
     rows = [
-        ("parameters", f"{found['parameters']:,}"),
-        ("MACs", f"{found['macs'] / 1e6:.1f} M"),
-        ("mIoU on generated scenes", f"{found['miou']:.1f} %"),
-        ("latency target", f"{found['target_ms']:.3f} ms"),
-        ("  reach of the space", f"{found['fastest_ms']:.3f} to {found['slowest_ms']:.3f} ms"),
-        ("  by the table", f"{found['table_ms']:.3f} ms"),
-        ("predicted latency, now", f"{found['predicted_ms']:.3f} ms"),
-        ("measured, the table's way", f"{found['measured_ms']:.3f} ms"),
-        ("  prediction's error", f"{found['error_pct']:+.1f} %"),
-        ("median of all frames", f"{found['median_ms']:.3f} ms"),
-        ("  frame rate by that", f"{found['fps']:.1f} FPS"),
-        ("  p90 / p99 of a frame", f"{found['p90_ms']:.3f} / {found['p99_ms']:.3f} ms"),
-        ("logits against torch", f"within {found['max_abs_diff']:.0e}"),
+        ("parameters", f"{summary['parameters']:,}"),
+        ("MACs", f"{summary['macs'] / 1e6:.1f} M"),
+        ("mIoU on generated scenes", f"{summary['miou']:.1f} %"),
+        ("latency target", f"{summary['target_ms']:.3f} ms"),
+        ("  range of the space", f"{summary['fastest_ms']:.3f} to {summary['slowest_ms']:.3f} ms"),
+        ("  prediction of the table", f"{summary['table_ms']:.3f} ms"),
+        ("predicted latency, drift corrected", f"{summary['predicted_ms']:.3f} ms"),
+        ("measured latency, table's statistic", f"{summary['measured_ms']:.3f} ms"),
+        ("  prediction error", f"{summary['error_pct']:+.1f} %"),
+        ("median latency of all frames", f"{summary['median_ms']:.3f} ms"),
+        ("  frame rate", f"{summary['fps']:.1f} FPS"),
+        ("  p90 / p99", f"{summary['p90_ms']:.3f} / {summary['p99_ms']:.3f} ms"),
+        ("logits compared with torch", f"within {summary['max_abs_diff']:.0e}"),
     ]
     for row in rows:
         table.add_row(*row)
     names = ("data", "lut", "architecture", "weights", "onnx", "engine")
-    files = [f"{name:13} {found[name]}" for name in names if found[name]]
-    return [table, drift_line(found["drift_pct"]), *files, f"{'summary':13} {state.out / 'summary.json'}"]
+    files = [f"{name:13} {summary[name]}" for name in names if summary[name]]
+    return [table, format_drift(summary["drift_pct"]), *files, f"{'summary':13} {state.out / 'summary.json'}"]
 
 
 def main() -> None:

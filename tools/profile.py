@@ -1,63 +1,104 @@
-"""`lgc-profile`: measure a search space's operators on a device into a latency table."""
+"""`lgc-profile`: measure the operators of a search space on a device into a latency table."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli.console import JsonFlag, emit, grid, new_app, parse_seconds, parse_size, progress_bar, run, say
+from .cli.console import emit, grid, new_app, run, say
+from .cli.lut_show import make_report_tables
+from .cli.options import (
+    BackendName,
+    JsonOption,
+    Precision,
+    ThreadsOption,
+    make_backend_option,
+    make_seed_option,
+    make_space_option,
+    parse_seconds,
+    parse_size,
+)
+from .cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from ..lut.statistics.calibration import PredictionReport
     from ..lut.target import Target
     from ..profiler.profile import ProfileResult
 
 app = new_app()
 
 
+class Context(StrEnum):
+    """Contexts that operators are measured in."""
+
+    CARRIERS = "carriers"
+    ISOLATED = "isolated"
+
+
+DeviceOption = Annotated[
+    list[str],
+    typer.Option(help="Device to measure: cpu or cuda:N; repeatable for identical devices that share the work."),
+]
+BackendOption = Annotated[
+    BackendName | None,
+    make_backend_option(
+        "that runs the operators", "onnxruntime on a CPU; on a GPU tensorrt if it runs there, else torch"
+    ),
+]
+InputSizeOption = Annotated[
+    str | None,
+    typer.Option("--input", metavar="HxW", help="Input size in pixels.", show_default="the space's own"),
+]
+NetworksOption = Annotated[
+    int, typer.Option(help="Whole networks to measure too, for calibration and verification; 0 for neither.")
+]
+RoundsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Maximum number of sample batches per benchmark.",
+        show_default="until its confidence interval is small",
+    ),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Time limit, e.g. 90s or 4m; unfinished entries stay pending."),
+]
+ContextOption = Annotated[
+    Context | None,
+    typer.Option(
+        help="Measuring context. carriers: operators between convolutions, as in a network; isolated: alone.",
+        show_default="the table's; carriers for a new table",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="T.lut", help="Latency table to write.", show_default="SPACE-HxW-DEVICE-BACKEND-PRECISION.lut"
+    ),
+]
+
+
 @app.command()
 def profile(
-    device: Annotated[
-        list[str], typer.Option(help="cpu, or cuda:N; several times for equal devices that share the work.")
-    ],
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="torch, onnxruntime, onnxruntime-tensorrt or tensorrt; by default onnxruntime on a CPU, on a GPU "
-            "tensorrt if installed, else torch."
-        ),
-    ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
-    threads: Annotated[int, typer.Option(help="CPU threads inside an operator.")] = 1,
-    space: Annotated[str, typer.Option(help="A preset's name or a YAML file.")] = "lgcnet-cityscapes",
-    input_size: Annotated[
-        str | None, typer.Option("--input", metavar="HxW", help="Input size, if not the space's own.")
-    ] = None,
-    networks: Annotated[
-        int, typer.Option(help="Whole networks measured among the operators, to calibrate and verify.")
-    ] = 24,
-    rounds: Annotated[
-        int | None, typer.Option(help="Visits to anything at most; by default by its confidence interval.")
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Begin nothing after this time, say 90s or 4m.")
-    ] = None,
-    context: Annotated[
-        str | None,
-        typer.Option(help="carriers: operators between convolutions, as in a network (default); isolated: alone."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the networks and the visiting order.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="T.lut", help="The table; named by device, backend and precision if left out."),
-    ] = None,
-    as_json: JsonFlag = False,
+    device: DeviceOption,
+    backend: BackendOption = None,
+    precision: Annotated[Precision, typer.Option(help="Precision of the operators.")] = Precision.FP32,
+    threads: ThreadsOption = 1,
+    space: Annotated[str, make_space_option()] = "lgcnet-cityscapes",
+    input_size: InputSizeOption = None,
+    networks: NetworksOption = 24,
+    rounds: RoundsOption = None,
+    budget: BudgetOption = None,
+    context: ContextOption = None,
+    seed: Annotated[int, make_seed_option("the network sample and the measuring order")] = 0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
 ) -> int:
     """Measure every operator of a search space on a device, and write a calibrated, verified latency table.
 
-    An interrupted call is gone on with by the same call. A finished table is left as it is.
+    Run the same command again to resume; a finished table stays unchanged. Exit code 1 if an operator failed.
 
     Example: lgc-profile --device cpu --space tiny --out tiny.lut
     """
@@ -73,29 +114,30 @@ def profile(
         chosen = chosen.with_input(*parse_size(input_size))
     devices = [check_device(name) for name in device]
     first = devices[0]
-    target = Target(first, backend or default_backend(first), precision, first.num_threads(threads))
+    backend_name = backend.value if backend is not None else default_backend(first)
+    target = Target(first, backend_name, precision.value, first.num_threads(threads))
     height, width = chosen.input
-    named = f"{chosen.name}-{height}x{width}-{first.replace(':', '')}-{target.backend}-{precision}.lut"
-    path = out or Path(named)
-    beside = f" and {', '.join(devices[1:])}" if devices[1:] else ""
-    say(f"profiling {chosen.name} {height}x{width} on {target}{beside}, into {path}")
+    default_name = f"{chosen.name}-{height}x{width}-{first.replace(':', '')}-{backend_name}-{precision.value}.lut"
+    path = out or Path(default_name)
+    others = f" and {', '.join(devices[1:])}" if devices[1:] else ""
+    say(f"profiling {chosen.name} {height}x{width} on {target}{others} into {path}")
     options: dict[str, Any] = {
         "networks": networks,
         "rounds": rounds,
         "budget_s": None if budget is None else parse_seconds(budget),
         "seed": seed,
-        "context": context,
+        "context": None if context is None else context.value,
     }
     with progress_bar() as on_progress:
         if len(devices) > 1:
             result = profile_on(devices, chosen, target, path, on_progress=on_progress, **options)
         else:
             result = profiler.profile(chosen, target, path, on_progress=on_progress, **options)
-    _show(path, target, result, as_json)
+    _print_result(path, target, result, as_json)
     return 1 if result.failed else 0
 
 
-def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> None:
+def _print_result(path: Path, target: Target, result: ProfileResult, as_json: bool) -> None:
     content: dict[str, Any] = {
         "lut": str(path),
         "entries": result.entries,
@@ -108,9 +150,9 @@ def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> N
         "verification": result.verification.as_dict() if result.verification else None,
     }
     if result.elsewhere:
-        say(f"{result.elsewhere} subjects of {path} are being measured by another process")
+        say(f"another process is measuring {result.elsewhere} benchmarks of {path}")
     if result.pending:
-        say(f"{result.pending} entries have no latency yet; the same command goes on with them")
+        say(f"{result.pending} entries are pending: run the same command again to measure them")
     for remark in result.remarks:
         say(remark)
     for key, reason in result.failed.items():
@@ -118,23 +160,7 @@ def _show(path: Path, target: Target, result: ProfileResult, as_json: bool) -> N
     counts = ("entries", "measured", "noisy", "interpolated", "pending", "failed")
     table = grid(f"{path}: {target}", *counts, "seconds", numbers=7)
     table.add_row(*(str(content[name]) for name in counts), f"{result.seconds:.1f}")
-    emit(content, as_json, table, *report_tables(result.verification))
-
-
-def report_tables(report: PredictionReport | None) -> list[Any]:
-    """Tables, or a line, that show a verification report to people."""
-    if report is None:
-        return ["Not verified: too few networks were measured. Predictions of this table have an unknown error."]
-    table = grid("prediction of unseen networks", "", "prediction", "half of the loads by the other", numbers=2)
-    table.add_row("networks", str(report.networks), "")
-    table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.split_half_mape_pct:.1f} %")
-    if report.worst_pct == report.worst_pct:  # not told by tables of schema 1
-        table.add_row("greatest error", f"{report.worst_pct:.1f} %", "")
-    table.add_row("bias", f"{report.bias_pct:+.1f} %", "")
-    table.add_row("within 5 % / 10 %", f"{report.within_5_pct:.0f} % / {report.within_10_pct:.0f} %", "")
-    table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.split_half_kendall_tau:.2f}")
-    table.add_row("Spearman rho", f"{report.spearman_rho:.2f}", "")
-    return [table]
+    emit(content, as_json, table, *make_report_tables(result.verification))
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,136 +11,181 @@ import typer
 
 from ..errors import UsageError
 from .cli.console import (
-    FROM_CHECKPOINT,
-    JsonFlag,
+    RESUMES_FROM_CHECKPOINT,
+    count_processes,
     emit,
     grid,
     new_app,
-    parse_size,
     pick_device,
-    processes,
-    progress_bar,
     run,
     say,
     share_cores,
-    step_progress,
 )
+from .cli.options import (
+    BalancedOption,
+    BatchOption,
+    DataOption,
+    JsonOption,
+    Precision,
+    Scope,
+    SeedOption,
+    TrainPrecisionOption,
+    WorkersOption,
+    get_options,
+    make_crop_option,
+    make_device_option,
+    make_space_option,
+    make_steps_option,
+    parse_size,
+)
+from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ..lut.predictor import Predictor
 
-POOR_MAPE_PCT = 10.0
-"""Mean error of a table's predictions above which a search with it warns."""
-COLLAPSED = 0.6
-"""Share of edges that compute nothing above which a result is remarked on."""
+MAX_MAPE_PCT = 10.0
+"""Mean prediction error of a table above which a search with it prints a warning."""
+MAX_IDLE_SHARE = 0.6
+"""Share of zero and skip edges above which a result is reported as collapsed."""
 
 app = new_app()
 
 
+class Strategy(StrEnum):
+    """Search strategies."""
+
+    GRADIENT = "gradient"
+    RANDOM = "random"
+    EVOLUTION = "evolution"
+
+
+class CellSharing(StrEnum):
+    """Sharing of the architecture between cells."""
+
+    INDEPENDENT = "independent"
+    SHARED = "shared"
+
+
+class Communication(StrEnum):
+    """Communication between consecutive cells."""
+
+    GCN = "gcn"
+    LINEAR = "linear"
+    NONE = "none"
+
+
+class FusionCell(StrEnum):
+    """Kinds of the fusion cell."""
+
+    SEARCHED = "searched"
+    FIXED = "fixed"
+
+
+TargetMsOption = Annotated[
+    list[float] | None,
+    typer.Option(min=0, help="Maximum latency in ms; repeat for several tables, or for a front of architectures."),
+]
+TargetFpsOption = Annotated[
+    list[float] | None, typer.Option(min=0, help="Minimum frames per second, instead of --target-ms; repeatable.")
+]
+QuantileOption = Annotated[
+    float | None,
+    typer.Option(help="Probability, e.g. 0.9, that the measured latency meets the target."),
+]
+StrategyOption = Annotated[
+    Strategy, typer.Option(help="Search strategy; all have the same target and the same amount of computation.")
+]
+CellsOption = Annotated[
+    CellSharing, typer.Option(help="Architecture of the cells: independent, or shared by all cells of a kind.")
+]
+CommunicationOption = Annotated[
+    Communication | None,
+    typer.Option(help="Communication from each cell to the next.", show_default="gcn; none with shared cells"),
+]
+ArchLrOption = Annotated[
+    float | None,
+    typer.Option(help="Learning rate of the architecture.", show_default="by the number of steps"),
+]
+TrialsOption = Annotated[int, typer.Option(min=0, help="Best architectures to compare by short trainings at the end.")]
+MeasureOption = Annotated[
+    bool,
+    typer.Option("--measure", help="Measure the result on the table's device, and refine it to meet the target."),
+]
+
+
 @app.command()
 def search(
-    lut: Annotated[
-        list[Path], typer.Option(metavar="T.lut", help="Latency table of a device to deploy on; may be repeated.")
-    ],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of Cityscapes or CamVid.")],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder; an interrupted search in it is gone on with.")],
-    space: Annotated[str | None, typer.Option(help="A preset or YAML file; the table's space if left out.")] = None,
-    target_ms: Annotated[
-        list[float] | None,
-        typer.Option(min=0, help="Latency that the result must not exceed; repeated: one a table, or a front."),
-    ] = None,
-    target_fps: Annotated[
-        list[float] | None, typer.Option(min=0, help="The same as frames a second: 1000 / FPS milliseconds.")
-    ] = None,
-    quantile: Annotated[
-        float | None, typer.Option(help="Hold this quantile of the prediction against the target, say 0.9.")
-    ] = None,
-    strategy: Annotated[str, typer.Option(help="gradient, random or evolution: same target, same computation.")] = (
-        "gradient"
-    ),
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps; 80 epochs of half the images if left out.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, in each process.")] = 16,
-    crop: Annotated[str | None, typer.Option(metavar="HxW", help="Training crops; whole images if left out.")] = None,
-    cells: Annotated[str, typer.Option(help="independent, or shared: all cells of a kind are alike.")] = "independent",
-    communication: Annotated[
-        str | None, typer.Option(help="gcn, linear or none: how a cell is informed by the one before.")
-    ] = None,
-    fusion: Annotated[str, typer.Option(help="searched or fixed: the dense-connected fusion cell.")] = "searched",
-    latency_term: Annotated[bool, typer.Option(help="Whether the loss has a latency term.")] = True,
-    balanced: Annotated[bool, typer.Option("--balanced", help="Let rare classes weigh more in the loss.")] = False,
-    arch_lr: Annotated[
-        float | None, typer.Option(help="Learning rate of the architecture; by the number of steps if left out.")
-    ] = None,
-    warm_up: Annotated[float, typer.Option(help="Share of the steps before the architecture is learnt.")] = 0.3,
-    trials: Annotated[
-        int, typer.Option(min=0, help="Best architectures that are compared by short trainings at the end.")
-    ] = 4,
-    beta: Annotated[float, typer.Option(help="Weight of log(latency) where there is no target.")] = 2e-3,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Measure the result on the table's device, here, and land by that.")
-    ] = False,
-    scope: Annotated[str, typer.Option(help="Scope of the latency: dense or core.")] = "dense",
-    device: Annotated[
-        str | None,
-        typer.Option(help="Where to train the supernet: cpu or cuda:N; the table's GPU if left out, else cpu."),
-    ] = None,
-    precision: Annotated[str, typer.Option(help="Of the supernet's training: fp32, bf16 or fp16.")] = "fp32",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    as_json: JsonFlag = False,
+    context: typer.Context,
+    lut: Annotated[list[Path], typer.Option(metavar="T.lut", help="Latency table of a target device; repeatable.")],
+    data: DataOption,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder; an interrupted search in it is resumed.")],
+    space: Annotated[str | None, make_space_option("the table's")] = None,
+    target_ms: TargetMsOption = None,
+    target_fps: TargetFpsOption = None,
+    quantile: QuantileOption = None,
+    strategy: StrategyOption = Strategy.GRADIENT,
+    steps: Annotated[int | None, make_steps_option("the search", "80 epochs of half the images")] = None,
+    batch: BatchOption = 16,
+    crop: Annotated[str | None, make_crop_option("the space's input size")] = None,
+    cells: CellsOption = CellSharing.INDEPENDENT,
+    communication: CommunicationOption = None,
+    fusion: Annotated[FusionCell, typer.Option(help="Dense-connected fusion cell.")] = FusionCell.SEARCHED,
+    latency_term: Annotated[bool, typer.Option(help="Include the latency term in the loss.")] = True,
+    balanced: BalancedOption = False,
+    arch_lr: ArchLrOption = None,
+    warm_up: Annotated[float, typer.Option(help="Share of the steps that train only the weights.")] = 0.3,
+    trials: TrialsOption = 4,
+    beta: Annotated[float, typer.Option(help="Weight of log(latency) in the loss without a target.")] = 2e-3,
+    measure: MeasureOption = False,
+    scope: Annotated[Scope, typer.Option(help="Scope of the predicted latency.")] = Scope.DENSE,
+    device: Annotated[str | None, make_device_option("the table's GPU, else cpu", "to train the supernet on")] = None,
+    precision: TrainPrecisionOption = Precision.FP32,
+    workers: WorkersOption = 0,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
 ) -> None:
-    """Search a space for an architecture: differentiable, latency from the table, under a target if one is given.
+    """Search a space for an architecture, with latency predicted from a table.
 
-    Several targets share the warm-up and give a front; several tables give a result that meets a target on each.
+    Without a target, --beta trades latency against the loss. Several targets share the warm-up and give a front of
+    architectures. With several tables, one architecture meets a target on each of them.
 
     Example: lgc-search --lut tiny.lut --data scenes --target-ms 5 --steps 200 --out runs/street
     """
     share_cores()
-    from ..profiler.deployment.deploy import drift_reference
+    from ..profiler.deployment.latency import make_latency_meter
     from ..search.config import SearchConfig
     from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
 
-    predictors = [_open(path, space, scope) for path in lut]
-    chosen = predictors[0].space
-    side = None if crop is None else parse_size(crop)
-    settings: dict[str, Any] = {
-        "batch": batch,
-        "crop": side,
-        "seed": seed,
-        "scope": scope,
-        "targets_ms": _points(target_ms, target_fps, len(lut)),
-        "quantile": quantile,
-        "strategy": strategy,
-        "cells": cells,
-        "communication": communication,
-        "fusion": fusion,
-        "latency_term": latency_term,
-        "balanced": balanced,
-        "arch_lr": arch_lr,
-        "warm_up": warm_up,
-        "trials": trials,
-        "beta": beta,
-        "workers": workers,
+    predictors = [_open_predictor(path, space, scope.value) for path in lut]
+    options = get_options(context) | {
+        "crop": None if crop is None else parse_size(crop),
+        "targets_ms": _group_targets(target_ms, target_fps, len(lut)),
+        "steps": steps or default_search_steps(data, predictors[0].space, batch * count_processes()),
     }
-    config = SearchConfig(steps=steps or default_search_steps(data, chosen, batch * processes()), **settings)
-    place = pick_device(device, [predictor.device for predictor in predictors], "searching")
+    config = SearchConfig(**{name: options[name] for name in SearchConfig.model_fields if name in options})
+    chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
-        on_step = step_progress("searching", on_progress)
-        ruler = drift_reference(lut[0], scope) if measure else None
         result = run_search(
-            predictors, data, out, config, device=place, precision=precision, measure=ruler, on_step=on_step
+            predictors,
+            data,
+            out,
+            config,
+            device=chosen_device,
+            precision=precision.value,
+            measure=make_latency_meter(lut[0], scope.value) if measure else None,
+            on_step=make_step_progress("searching", on_progress),
         )
     results = result.get("front", [result])
-    for one in results:
-        _remark(one)
-    emit(result, as_json, _table(results), *_closing(results))
+    for point in results:
+        _warn_if_collapsed(point)
+    emit(result, as_json, _make_table(results), *_format_lines(results))
 
 
-def _open(path: Path, space: str | None, scope: str) -> Predictor:
-    """The predictor of a table; a table that nobody should trust blindly is remarked on."""
+def _open_predictor(path: Path, space: str | None, scope: str) -> Predictor:
+    """Return the predictor of a table; warn if the table is unverified or inaccurate."""
     from ..lut.predictor import Predictor
     from ..lut.table.table import LatencyTable
     from ..models.space.lgcnet import SearchSpace
@@ -147,80 +194,83 @@ def _open(path: Path, space: str | None, scope: str) -> Predictor:
         predictor = Predictor(SearchSpace.load(space) if space is not None else table.space, table, scope)
         verification = (table.metadata("verification") or {}).get(scope)
     if not predictor.calibrated:
-        say(f"warning: {path} was never verified on whole networks, so its predictions have an unknown error")
-    elif verification and verification["mape_pct"] > POOR_MAPE_PCT:
-        say(f"warning: {path} predicts networks only to {verification['mape_pct']:.0f} %; profile on a quieter machine")
+        say(f"warning: {path} is not verified on whole networks, so the error of its predictions is unknown")
+    elif verification and verification["mape_pct"] > MAX_MAPE_PCT:
+        say(f"warning: {path} has a prediction error of {verification['mape_pct']:.0f} %; profile on a quieter machine")
     return predictor
 
 
-def _points(
-    target_ms: list[float] | None, target_fps: list[float] | None, tables: int
+def _group_targets(
+    target_ms: Sequence[float] | None, target_fps: Sequence[float] | None, tables: int
 ) -> tuple[tuple[float, ...], ...]:
-    """Targets as points of the front, one target a table each, in the order given."""
+    """Return the targets in ms, grouped into points of the front with one target per table, in the given order.
+
+    Raises:
+        UsageError: both units are used, a target is 0, or the number of targets is not a multiple of `tables`.
+    """
     if target_ms and target_fps:
-        raise UsageError("give --target-ms or --target-fps, not both")
-    for name, values in (("--target-ms", target_ms), ("--target-fps", target_fps)):
+        raise UsageError("use --target-ms or --target-fps, not both")
+    for option, values in (("--target-ms", target_ms), ("--target-fps", target_fps)):
         if not all(value > 0 for value in values or ()):
-            raise UsageError(f"{name} must be above 0")
+            raise UsageError(f"{option} must be above 0")
     targets = [1000 / fps for fps in target_fps] if target_fps else (target_ms or [])
     if len(targets) % tables:
-        raise UsageError(f"targets for {tables} tables: {len(targets)}; each point of a front needs one for each table")
+        raise UsageError(f"{len(targets)} targets for {tables} tables: each point of a front needs one per table")
     return tuple(tuple(targets[first : first + tables]) for first in range(0, len(targets), tables))
 
 
-def _remark(result: dict[str, Any]) -> None:
-    """Say it where a search ended with hardly anything."""
+def _warn_if_collapsed(result: dict[str, Any]) -> None:
     edges = sum(result["operators"].values())
     idle = sum(count for name, count in result["operators"].items() if name in ("zero", "skip"))
-    if idle > COLLAPSED * edges:
+    if idle > MAX_IDLE_SHARE * edges:
         say(
-            f"warning: {idle} of {edges} edges of {result['architecture']} are zero or skip: the target leaves no "
-            f"room, or the search collapsed; try a longer --warm-up, more --steps, or --strategy evolution"
+            f"warning: {idle} of {edges} edges of {result['architecture']} are zero or skip: the target is too tight, "
+            f"or the search collapsed; try a longer --warm-up, more --steps, or --strategy evolution"
         )
 
 
-def _table(results: list[dict[str, Any]]) -> Table:
+def _make_table(results: Sequence[dict[str, Any]]) -> Table:
     names = ("target ms", "predicted ms", "90 % interval", "loss", "steps", "seconds")
-    table = grid("found", *names, numbers=len(names))
-    for one in results:
-        targets = [row["target_ms"] for row in one["tables"]] if "tables" in one else [one["target_ms"]]
-        predicted = [row["predicted_ms"] for row in one["tables"]] if "tables" in one else [one["predicted_ms"]]
-        low, high = one["predicted_low_ms"], one["predicted_high_ms"]
+    table = grid("architectures", *names, numbers=len(names))
+    for result in results:
+        rows = result.get("tables", [result])
+        low, high = result["predicted_low_ms"], result["predicted_high_ms"]
         table.add_row(
-            " / ".join("-" if target is None else f"{target:.3f}" for target in targets),
-            " / ".join(f"{ms:.3f}" for ms in predicted),
+            " / ".join("-" if row["target_ms"] is None else f"{row['target_ms']:.3f}" for row in rows),
+            " / ".join(f"{row['predicted_ms']:.3f}" for row in rows),
             "-" if low is None else f"{low:.3f} to {high:.3f}",
-            f"{one['loss_after']:.3f}",
-            str(one["steps"]),
-            f"{one['seconds']:.0f}",
+            f"{result['loss_after']:.3f}",
+            str(result["steps"]),
+            f"{result['seconds']:.0f}",
         )
     return table
 
 
-def _closing(results: list[dict[str, Any]]) -> list[str]:
+def _format_lines(results: Sequence[dict[str, Any]]) -> list[str]:
     first = results[0]
-    lines = [f"the space reaches from {first['fastest_ms']:.3f} to {first['slowest_ms']:.3f} ms"]
-    for one in results:
-        operators = ", ".join(f"{count} {name}" for name, count in one["operators"].items() if count)
+    lines = [f"latency range of the space: {first['fastest_ms']:.3f} to {first['slowest_ms']:.3f} ms"]
+    for result in results:
+        operators = ", ".join(f"{count} {name}" for name, count in result["operators"].items() if count)
+        likeliest = result["loss_likeliest"]
         lines += [
-            f"architecture  {one['architecture']}",
-            f"  {operators}; head of {one['head_channels']} channels",
-            *([] if "measured_ms" not in one else [_landed(one)]),
-            *(["  dominated: another point is faster and has a lower loss"] if one.get("dominated") else []),
-            f"  loss in the supernet {one['loss_after']:.3f}; of paths as they were drawn {one['loss_before']:.3f}"
-            + ("" if one["loss_likeliest"] is None else f", of the likeliest architecture {one['loss_likeliest']:.3f}"),
+            f"architecture  {result['architecture']}",
+            f"  {operators}; head of {result['head_channels']} channels",
+            *([] if "measured_ms" not in result else [_format_measurement(result)]),
+            *(["  dominated: another point is faster and has a lower loss"] if result.get("dominated") else []),
+            f"  loss in the supernet {result['loss_after']:.3f}; sampled paths {result['loss_before']:.3f}"
+            + ("" if likeliest is None else f", most probable architecture {likeliest:.3f}"),
         ]
     return lines
 
 
-def _landed(one: dict[str, Any]) -> str:
-    off = (one["measured_ms"] / one["target_ms"] - 1) * 100
+def _format_measurement(result: dict[str, Any]) -> str:
+    error_pct = (result["measured_ms"] / result["target_ms"] - 1) * 100
     return (
-        f"  measured {one['measured_ms']:.3f} ms at the table's speed, {off:+.1f} % from the target, after "
-        f"{one['landings']} landings; the table alone predicts {one['predicted_ms']:.3f} ms"
+        f"  measured {result['measured_ms']:.3f} ms at the table's machine speed, {error_pct:+.1f} % from the target, "
+        f"after {result['landings']} refinements; the table predicts {result['predicted_ms']:.3f} ms"
     )
 
 
 def main() -> None:
     """Run the command."""
-    run(app, FROM_CHECKPOINT)
+    run(app, RESUMES_FROM_CHECKPOINT)

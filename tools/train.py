@@ -1,7 +1,8 @@
-"""`lgc-train`: train the architecture of a run folder, or score what was trained."""
+"""`lgc-train`: train the architecture of a run folder, or score its weights."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,20 +12,32 @@ import typer
 from ..device import Device
 from ..errors import UsageError
 from .cli.console import (
-    FROM_CHECKPOINT,
-    JsonFlag,
+    RESUMES_FROM_CHECKPOINT,
+    count_processes,
     emit,
     grid,
     new_app,
-    parse_size,
     pick_device,
-    processes,
-    progress_bar,
     run,
     say,
     share_cores,
-    step_progress,
 )
+from .cli.options import (
+    BalancedOption,
+    BatchOption,
+    DataOption,
+    JsonOption,
+    Precision,
+    SeedOption,
+    TrainPrecisionOption,
+    WorkersOption,
+    get_options,
+    make_crop_option,
+    make_device_option,
+    make_steps_option,
+    parse_size,
+)
+from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,70 +45,102 @@ if TYPE_CHECKING:
 app = new_app()
 
 
+class TrainSplit(StrEnum):
+    """Splits to train on."""
+
+    TRAIN = "train"
+    TRAIN_EXTRA = "train_extra"
+
+
+class ScoreSplit(StrEnum):
+    """Splits to score on."""
+
+    VAL = "val"
+    TEST = "test"
+    TRAIN = "train"
+
+
+OutOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of weights and result.", show_default="RUN")
+]
+WarmUpOption = Annotated[
+    int, typer.Option(min=0, help="Steps in which the learning rate rises; at most a tenth of all.")
+]
+EmaOption = Annotated[
+    float, typer.Option(min=0, help="Decay of the weights' moving average; 0 for the last step's weights.")
+]
+InitOption = Annotated[
+    str,
+    typer.Option(
+        metavar="scratch|supernet|FILE", help="Initial weights: random, of the search's supernet, or from a file."
+    ),
+]
+TrainSplitOption = Annotated[
+    TrainSplit, typer.Option(help="Split to train on; train_extra is Cityscapes' coarsely labelled one.")
+]
+DeviceOption = Annotated[
+    str | None,
+    make_device_option("the GPU of the search's table, else cpu", "to train on"),
+]
+PredictionsOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Write the predicted classes as PNG, with --evaluate.")
+]
+
+
 @app.command()
 def train(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder with an architecture.json.")],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of Cityscapes or CamVid.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the weights; RUN itself if left out.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps; 200 epochs if left out.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, of each process.")] = 8,
-    crop: Annotated[str | None, typer.Option(metavar="HxW", help="Training crops; the space's input size.")] = None,
+    data: DataOption,
+    out: OutOption = None,
+    steps: Annotated[int | None, make_steps_option("the training", "200 epochs")] = None,
+    batch: BatchOption = 8,
+    crop: Annotated[str | None, make_crop_option("the space's input size")] = None,
     lr: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 0.01,
-    warm_up: Annotated[int, typer.Option(min=0, help="Steps in which it rises; a tenth of all at most.")] = 1000,
-    ohem: Annotated[bool, typer.Option("--ohem/--no-ohem", help="Learn from hard pixels only.")] = True,
-    balanced: Annotated[bool, typer.Option("--balanced", help="Let rare classes weigh more.")] = False,
-    aux: Annotated[float, typer.Option(min=0, help="Weight of the auxiliary head; 0 leaves it out.")] = 0.4,
-    ema: Annotated[float, typer.Option(min=0, help="Decay of the weights' mean; 0 takes the last weights.")] = 0.999,
-    init: Annotated[
-        str,
-        typer.Option(metavar="scratch|supernet|FILE", help="Start from the search's weights, or from a file."),
-    ] = "scratch",
-    train_split: Annotated[str, typer.Option(help="train, or Cityscapes' coarse train_extra.")] = "train",
-    precision: Annotated[str, typer.Option(help="Of the training: fp32, bf16 or fp16.")] = "fp32",
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu or cuda:N; under torchrun, cpu or cuda. The search table's GPU if left out, else cpu."),
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    evaluate: Annotated[bool, typer.Option("--evaluate", help="Only score the weights that RUN holds.")] = False,
-    split: Annotated[str, typer.Option(help="Images to score, with --evaluate: val, test or train.")] = "val",
-    predictions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With --evaluate: write the predicted classes, as PNG.")
-    ] = None,
-    as_json: JsonFlag = False,
+    warm_up: WarmUpOption = 1000,
+    ohem: Annotated[bool, typer.Option("--ohem/--no-ohem", help="Train on hard pixels only.")] = True,
+    balanced: BalancedOption = False,
+    aux: Annotated[float, typer.Option(min=0, help="Weight of the auxiliary head's loss; 0 for no such head.")] = 0.4,
+    ema: EmaOption = 0.999,
+    init: InitOption = "scratch",
+    train_split: TrainSplitOption = TrainSplit.TRAIN,
+    precision: TrainPrecisionOption = Precision.FP32,
+    device: DeviceOption = None,
+    workers: WorkersOption = 0,
+    seed: SeedOption = 0,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="Only score the weights in RUN.")] = False,
+    split: Annotated[ScoreSplit, typer.Option(help="Split to score on, with --evaluate.")] = ScoreSplit.VAL,
+    predictions: PredictionsOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a run's architecture, and score it on the validation images.
 
-    An interrupted training is gone on with by the same call. On several GPUs: torchrun --nproc-per-node 4 --no-python
-    lgc-train RUN --data DIR --device cuda
+    Run the same command again to resume. On several GPUs: torchrun --nproc-per-node 4 --no-python lgc-train RUN --data
+    DIR --device cuda
 
     Example: lgc-train runs/street --data scenes --steps 2000
 
-    Example: lgc-train runs/street --data scenes --evaluate --predictions seen
+    Example: lgc-train runs/street --data scenes --evaluate --predictions masks
     """
     share_cores()
     from ..search.training.config import TrainConfig
 
-    options = context.params
+    options = get_options(context)
     if evaluate:
-        _refuse(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
+        _reject_options(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
         result = _evaluate(options)
     else:
-        _refuse(context, {"split", "predictions"}, "with --evaluate")
+        _reject_options(context, {"split", "predictions"}, "with --evaluate")
         result = _train(options)
     lines = [f"{name:12} {result[name]}" for name in ("weights", "predictions") if result.get(name)]
-    emit(result, as_json, _table(result), *lines)
+    emit(result, as_json, _make_table(result), *lines)
 
 
 def _table_devices(source: Path) -> list[Device]:
-    """Return the devices of the tables that the architecture was searched with; empty where it does not name them.
+    """Return the devices of the tables that the architecture was searched with; empty if unknown.
 
     Raises:
-        FileFormatError: `source` holds no architecture.
+        FileFormatError: the architecture is missing or damaged.
     """
     from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 
@@ -103,11 +148,11 @@ def _table_devices(source: Path) -> list[Device]:
     return [Device(str(name)) for name in devices] if isinstance(devices, list) else []
 
 
-def _refuse(context: typer.Context, names: set[str], belongs: str) -> None:
-    """Refuse options that were given, but only mean something in the other use of the command."""
+def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
+    """Raise an error for options on the command line that only the other mode uses."""
     for name in sorted(names):
         if str(context.get_parameter_source(name)).endswith("COMMANDLINE"):
-            raise UsageError(f"--{name.replace('_', '-')} only makes sense {belongs}")
+            raise UsageError(f"--{name.replace('_', '-')} can only be used {mode}")
 
 
 def _train(options: dict[str, Any]) -> dict[str, Any]:
@@ -118,24 +163,24 @@ def _train(options: dict[str, Any]) -> dict[str, Any]:
     settings = {name: options[name] for name in TrainConfig.model_fields if name in options}
     settings["crop"] = None if options["crop"] is None else parse_size(options["crop"])
     if options["steps"] is None:
-        together = options["batch"] * processes()
-        settings["steps"] = default_training_steps(options["source"], options["data"], together, options["train_split"])
+        batch = options["batch"] * count_processes()
+        settings["steps"] = default_training_steps(options["source"], options["data"], batch, options["train_split"])
     config = TrainConfig(**settings)
     device = pick_device(options["device"], _table_devices(options["source"]), "training")
     with progress_bar() as on_progress:
-        scoring = cache(lambda: step_progress("scoring", on_progress))  # its clock starts with the scoring
+        scoring = cache(lambda: make_step_progress("scoring", on_progress))  # the clock starts with the scoring
         result = run_train(
             options["source"],
             options["data"],
             config,
             out=options["out"],
             device=device,
-            on_step=step_progress("training", on_progress),
+            on_step=make_step_progress("training", on_progress),
             on_score=lambda step, steps: scoring()(step, steps),
         )
     if result["from_scratch"]:
         parts = ", ".join(result["from_scratch"])
-        say(f"started from scratch, since the weights of {options['init']} have another shape: {parts}")
+        say(f"initialised from scratch, as {options['init']} has other shapes for them: {parts}")
     return result
 
 
@@ -151,14 +196,14 @@ def _evaluate(options: dict[str, Any]) -> dict[str, Any]:
             predictions=options["predictions"],
             workers=options["workers"],
             device=device,
-            on_step=step_progress("scoring", on_progress),
+            on_step=make_step_progress("scoring", on_progress),
         )
 
 
-def _table(result: dict[str, Any]) -> Table:
-    at = result["scored_at"]
-    where = at if isinstance(at, str) else f"{at[0]}x{at[1]}"
-    table = grid(f"{result['scored_images']} {result['scored_on']} images, scored at {where}", "", "IoU %", numbers=1)
+def _make_table(result: dict[str, Any]) -> Table:
+    scored_at = result["scored_at"]
+    size = scored_at if isinstance(scored_at, str) else f"{scored_at[0]}x{scored_at[1]}"
+    table = grid(f"{result['scored_images']} {result['scored_on']} images, scored at {size}", "", "IoU %", numbers=1)
     for name, iou in result["per_class"].items():
         table.add_row(name, "absent" if iou is None else f"{iou:.2f}")
     table.add_section()
@@ -169,4 +214,4 @@ def _table(result: dict[str, Any]) -> Table:
 
 def main() -> None:
     """Run the command."""
-    run(app, FROM_CHECKPOINT)
+    run(app, RESUMES_FROM_CHECKPOINT)

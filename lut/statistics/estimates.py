@@ -41,7 +41,7 @@ class Summary:
         median_ms: Median of all runs, without drift correction.
         min_ms: Shortest run.
         spread_pct: Half the interquartile range of the sample batches, relative to `latency_ms`.
-        visits: Number of sample batches.
+        batches: Number of sample batches.
         samples: Number of runs.
     """
 
@@ -50,7 +50,7 @@ class Summary:
     median_ms: float
     min_ms: float
     spread_pct: float
-    visits: int
+    batches: int
     samples: int
 
 

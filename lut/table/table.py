@@ -60,7 +60,7 @@ class Benchmark:
         kind: `operator`, `carrier` or `network`.
         status: `pending`, `measured`, `noisy` or `failed`.
         reason: Reason of a failure or of noise, else None.
-        latency_ms: See `Summary`, as for ci_ms, median_ms, min_ms, spread_pct, visits and samples.
+        latency_ms: See `Summary`, as for the fields up to `samples`; `visits` is `Summary.batches`.
         energy_mj: Energy per run in millijoules; None if the device has no counter.
     """
 

@@ -1,11 +1,11 @@
-"""Why a prediction is off: the table's entries held against the times of the layers that compute their slots.
+"""Explanation of a prediction error: layer times attributed to slots, compared with the table's entries.
 
-    slot      a place in the network; what is computed there is an entry of the table
-    layer     what a runtime runs; it may compute parts of several slots, say a convolution and the addition after it
-    group     slots that share layers: only together they can be compared
+    slot      position in the network; its operator is an entry of the table
+    layer     unit of a runtime; it may compute parts of several slots, e.g. a convolution and the addition after it
+    group     slots that share layers: they can only be compared together
 
-Profiling slows a network down. The layers' times are scaled by one factor to the network's own time, so what is
-compared is how that time divides among the slots.
+Profiling slows a network down. Layer times are therefore scaled by one factor to the network's own latency, and the
+comparison is of the shares of the slots.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from ...models.space.opspec import OpSpec
 from ..backends.base import LayerTime
 from ..verification import at_speed
 
-FAR = 0.15
-"""Share of an entry's time by which it has to be off to be named..."""
-WEIGHTY = 0.01
-"""... and share of the network's time that this has to make, over all slots of the entry."""
+MIN_RELATIVE_DEVIATION = 0.15
+"""Smallest reported deviation of an entry, relative to its latency."""
+MIN_NETWORK_SHARE = 0.01
+"""Smallest reported deviation of an entry, relative to the network's latency, over all slots of the entry."""
 
 
 @dataclass(frozen=True)
-class Group:
-    """Slots that are compared together.
+class SlotGroup:
+    """Slots that share layers.
 
     Attributes:
-        slots: their names.
-        entries: what is computed in them, in the table's spelling.
+        slots: names of the slots.
+        entries: the table's key of each slot's operator.
         layers: names of the runtime's layers.
-        table_ms: what the calibrated table says they add, at the machine's present speed.
-        measured_ms: the layers' times, scaled.
+        table_ms: sum of the calibrated entries, at the machine's current speed.
+        measured_ms: sum of the scaled layer times.
     """
 
     slots: tuple[str, ...]
@@ -49,14 +49,14 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Disagreement:
-    """An entry of the table that the layers contradict.
+class EntryDeviation:
+    """Entry of the table that deviates from the layer times.
 
     Attributes:
-        entry: the operator, in the table's spelling.
-        slots: in how many it stands.
-        table_ms: what the table says all of them add.
-        measured_ms: what they take; of a group, the part that the table gives them in it.
+        entry: the table's key of the operator.
+        slots: number of slots with the entry.
+        table_ms: latency of all these slots by the table.
+        measured_ms: latency of all these slots by the layers; a group's time is divided in the table's proportions.
         difference_ms: measured_ms - table_ms.
     """
 
@@ -69,28 +69,28 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class SlotReport:
-    """What `slot_report` found.
+    """Result of `attribute_layers`.
 
     Attributes:
-        groups: all slots, those that differ most first.
-        entries: the entries that are off by more than `FAR` and `WEIGHTY`, the worst first.
-        intercept_ms: what the table says of a network besides its operators.
-        unattributed_ms: layers of no slot, scaled.
-        factor: from the layers' times to the network's.
+        groups: all slots, by absolute difference, largest first.
+        entries: entries beyond `MIN_RELATIVE_DEVIATION` and `MIN_NETWORK_SHARE`, largest deviation first.
+        intercept_ms: the calibration's latency per network, which belongs to no operator.
+        unattributed_ms: scaled time of layers without a slot.
+        factor: scale from layer times to the network's latency.
     """
 
-    groups: tuple[Group, ...]
-    entries: tuple[Disagreement, ...]
+    groups: tuple[SlotGroup, ...]
+    entries: tuple[EntryDeviation, ...]
     intercept_ms: float
     unattributed_ms: float
     factor: float
 
     def as_dict(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """Return a JSON object."""
         return asdict(self)
 
 
-def slot_report(
+def attribute_layers(
     architecture: Architecture,
     table: LatencyTable,
     predictor: Predictor,
@@ -99,67 +99,77 @@ def slot_report(
     measured_ms: float,
     drift_pct: float | None,
 ) -> SlotReport:
-    """Hold a table against layers.
+    """Attribute layer times to slots, and compare them with the table's entries.
 
     Args:
-        architecture: the network.
-        table: whose entries are held against them.
-        predictor: the table's, in the network's scope.
-        layers: what a backend's runner told.
-        measured_ms: of the network itself.
-        drift_pct: how much slower the machine runs than when the table was made.
+        architecture: network that was timed.
+        table: table with the entries.
+        predictor: predictor of the table in the network's scope.
+        layers: layer times from a runner.
+        measured_ms: latency of the network itself.
+        drift_pct: slowdown of the machine since the table was measured.
     """
     names = SlotNames(architecture)
-    there = computed_slots(architecture, predictor.scope)
+    computed = computed_slots(architecture, predictor.scope)
     factor = measured_ms / max(sum(layer.ms for layer in layers), 1e-9)
-    of_layer = [
-        {slot for slot in map(names.find_slot, layer.nodes) if slot is not None and slot in there} for layer in layers
+    slots_by_layer = [
+        {slot for slot in map(names.find_slot, layer.nodes) if slot is not None and slot in computed}
+        for layer in layers
     ]
     entry_ms = {
-        entry: at_speed(predictor.cost_ms(table, OpSpec.parse(entry)), drift_pct) for entry, _ in there.values()
+        entry: at_speed(predictor.cost_ms(table, OpSpec.parse(entry)), drift_pct) for entry, _ in computed.values()
     }
-    slot_ms = {slot: entry_ms[entry] * count for slot, (entry, count) in there.items()}
+    slot_ms = {slot: entry_ms[entry] * count for slot, (entry, count) in computed.items()}
     groups = []
-    for slots in _grouped(there, of_layer):
-        inside = [layer for layer, touched in zip(layers, of_layer, strict=True) if touched & slots]
-        members = tuple(slot for slot in there if slot in slots)
-        entries = tuple(there[slot][0] for slot in members)
-        table_ms = sum(slot_ms[slot] for slot in members)
-        taken_ms = factor * sum(layer.ms for layer in inside)
-        groups.append(Group(members, entries, tuple(layer.layer for layer in inside), table_ms, taken_ms))
+    for slots in _group_slots(computed, slots_by_layer):
+        shared = [layer for layer, touched in zip(layers, slots_by_layer, strict=True) if touched & slots]
+        members = tuple(slot for slot in computed if slot in slots)
+        groups.append(
+            SlotGroup(
+                members,
+                tuple(computed[slot][0] for slot in members),
+                tuple(layer.layer for layer in shared),
+                table_ms=sum(slot_ms[slot] for slot in members),
+                measured_ms=factor * sum(layer.ms for layer in shared),
+            )
+        )
     groups.sort(key=lambda group: -abs(group.measured_ms - group.table_ms))
-    rest = factor * sum(layer.ms for layer, touched in zip(layers, of_layer, strict=True) if not touched)
-    off = _disagreements(groups, slot_ms, measured_ms)
-    return SlotReport(tuple(groups), off, at_speed(predictor.correction.intercept_ms, drift_pct), rest, factor)
+    rest_ms = factor * sum(layer.ms for layer, touched in zip(layers, slots_by_layer, strict=True) if not touched)
+    deviations = _compute_deviations(groups, slot_ms, measured_ms)
+    intercept_ms = at_speed(predictor.correction.intercept_ms, drift_pct)
+    return SlotReport(tuple(groups), deviations, intercept_ms, rest_ms, factor)
 
 
-def _grouped(slots: Iterable[str], of_layer: Sequence[set[str]]) -> list[set[str]]:
-    """Sets of slots that layers connect."""
+def _group_slots(slots: Iterable[str], slots_by_layer: Sequence[set[str]]) -> list[set[str]]:
+    """Return the sets of slots that layers connect."""
     group = {slot: {slot} for slot in slots}
-    for touched in of_layer:
+    for touched in slots_by_layer:
         joined = set().union(*(group[slot] for slot in touched)) if touched else set()
         for slot in joined:
             group[slot] = joined
     return list({id(members): members for members in group.values()}.values())
 
 
-def _disagreements(
-    groups: Sequence[Group], slot_ms: Mapping[str, float], measured_ms: float
-) -> tuple[Disagreement, ...]:
-    """Entries by what all of their slots are off; a group's time is divided as the table divides it."""
-    said: dict[str, float] = defaultdict(float)
-    took: dict[str, float] = defaultdict(float)
+def _compute_deviations(
+    groups: Sequence[SlotGroup], slot_ms: Mapping[str, float], network_ms: float
+) -> tuple[EntryDeviation, ...]:
+    """Return the deviating entries; a group's time is divided in the table's proportions."""
+    table_ms: dict[str, float] = defaultdict(float)
+    measured_ms: dict[str, float] = defaultdict(float)
     count: dict[str, int] = defaultdict(int)
     for group in groups:
         for slot, entry in zip(group.slots, group.entries, strict=True):
-            part = slot_ms[slot] / group.table_ms if group.table_ms > 0 else 1 / len(group.slots)
-            said[entry] += slot_ms[slot]
-            took[entry] += part * group.measured_ms
+            share = slot_ms[slot] / group.table_ms if group.table_ms > 0 else 1 / len(group.slots)
+            table_ms[entry] += slot_ms[slot]
+            measured_ms[entry] += share * group.measured_ms
             count[entry] += 1
-    rows = [Disagreement(entry, count[entry], said[entry], took[entry], took[entry] - said[entry]) for entry in said]
-    far = [
-        row
-        for row in rows
-        if abs(row.difference_ms) > max(FAR * max(row.table_ms, row.measured_ms), WEIGHTY * measured_ms)
+    rows = [
+        EntryDeviation(entry, count[entry], ms, measured_ms[entry], measured_ms[entry] - ms)
+        for entry, ms in table_ms.items()
     ]
-    return tuple(sorted(far, key=lambda row: -abs(row.difference_ms)))
+    deviating = [row for row in rows if abs(row.difference_ms) > _min_deviation_ms(row, network_ms)]
+    return tuple(sorted(deviating, key=lambda row: -abs(row.difference_ms)))
+
+
+def _min_deviation_ms(row: EntryDeviation, network_ms: float) -> float:
+    return max(MIN_RELATIVE_DEVIATION * max(row.table_ms, row.measured_ms), MIN_NETWORK_SHARE * network_ms)

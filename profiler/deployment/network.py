@@ -1,10 +1,10 @@
-"""The network that is deployed: one architecture with its weights, as the very ONNX bytes written and timed."""
+"""Network to deploy: an architecture with its weights, as the ONNX model that is both written and timed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from ...errors import UsageError
+from ...errors import FileFormatError, UsageError
 from ...files import ensure_folder, write_atomic
 from ...lut.table.table import network_key
 from ...models.images import RGBImage, normalise_image
 from ...models.onnx.signature import ARCHITECTURE_KEY, CLASSES_KEY, SCOPE_KEY, TABLE_KEY
-from ...models.space.lgcnet import Architecture
+from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ...models.space.plan import END_TO_END
 from ..backends import Workload
 from ..timing.workloads import network_module, network_workload
@@ -27,22 +27,25 @@ if TYPE_CHECKING:
 
 INT8 = "int8"
 EXPORT_PRECISIONS = ("fp32", "fp16", "bf16", INT8)
-"""What an export can be run in; tables are made in all but the last."""
-FILES = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", INT8: INT8}
-"""Precision -> that of the file behind it: ONNX convolves bfloat16 from operator set 22 on, which few programs read."""
+"""Precisions of exported networks; tables exist for all but int8."""
+FILE_PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", INT8: INT8}
+"""Precision -> precision of its file: ONNX has bfloat16 convolutions since operator set 22, which few programs read."""
+
+Log = Callable[[str], None]
+"""Receives remarks, one line each."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What is deployed.
+    """Network to deploy.
 
     Attributes:
-        architecture: its operators.
-        weights: state dict of `LGCNet`; random ones if None.
-        scope: one of `plan.EXPORT_SCOPES`.
-        classes: names of its classes, where they are known.
-        table: fingerprint of the latencies that it was found or is predicted by, where there is a table.
-        images: RGB images of the network's size, from which int8 takes its ranges; [H, W, 3] each.
+        architecture: operators of the network.
+        weights: state dict of `LGCNet`; None for random weights.
+        scope: a name of `plan.EXPORT_SCOPES`.
+        classes: names of the classes; None if unknown.
+        table: fingerprint of the table's latencies that search or prediction used; None without a table.
+        images: RGB images of the network's size for the ranges of int8, [H, W, 3] each.
     """
 
     architecture: Architecture
@@ -51,45 +54,45 @@ class Network:
     classes: tuple[str, ...] | None = None
     table: str | None = None
     images: tuple[RGBImage, ...] = field(default=(), repr=False)
-    _written: dict[tuple[str, str], bytes] = field(default_factory=dict, repr=False, compare=False)
+    _models: dict[tuple[str, str], bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def model(self, precision: str = "fp32", scope: str | None = None) -> bytes:
-        """The network as a serialised ONNX model: norms folded, simplified, with its metadata; made once.
+        """Return the serialised ONNX model: norms folded, simplified, with metadata; built on the first call.
 
         Args:
-            precision: of `FILES`. Inputs and outputs are float32 in each, or bytes in scope end-to-end.
-            scope: its own if None.
+            precision: a value of `FILE_PRECISIONS`. Inputs and outputs are float32, or bytes in scope end-to-end.
+            scope: scope of the model; None for the network's own.
 
         Raises:
             UsageError: int8 without images.
         """
-        where = (precision, scope or self.scope)
-        if where not in self._written:
-            self._written[where] = self._made(*where)
-        return self._written[where]
+        key = (precision, scope or self.scope)
+        if key not in self._models:
+            self._models[key] = self._build_model(*key)
+        return self._models[key]
 
-    def _made(self, precision: str, scope: str) -> bytes:
+    def _build_model(self, precision: str, scope: str) -> bytes:
         from ...models.onnx.export import replace_metadata, simplify
         from ..backends.precision import cast_model
         from .quantization import quantize
 
         if precision == "fp32":
             exported = network_workload(self.architecture, scope, self.weights).onnx
-            return replace_metadata(simplify(exported), self._notes(scope, precision))
+            return replace_metadata(simplify(exported), self._make_metadata(scope, precision))
         plain = self.model("fp32", scope)
         if precision == INT8:
             if not self.images:
-                raise UsageError("int8 takes its ranges from images: name some with --data DIR")
+                raise UsageError("int8 needs images for its ranges: add --data DIR")
             converted = quantize(plain, self.inputs(scope), self.stem)
         else:
             converted = cast_model(plain, precision)
-        return replace_metadata(converted, self._notes(scope, precision))
+        return replace_metadata(converted, self._make_metadata(scope, precision))
 
-    def _notes(self, scope: str, precision: str) -> dict[str, str]:
+    def _make_metadata(self, scope: str, precision: str) -> dict[str, str]:
         from ... import __version__
 
         space = self.architecture.space
-        notes = {
+        metadata = {
             "lgc_version": __version__,
             ARCHITECTURE_KEY: self.architecture.to_json(),
             "space": f"{space.name} {space.fingerprint}",
@@ -98,21 +101,21 @@ class Network:
             "weights": "random" if self.weights is None else "trained",
         }
         if self.table is not None:
-            notes[TABLE_KEY] = self.table
+            metadata[TABLE_KEY] = self.table
         if self.classes is not None:
-            notes[CLASSES_KEY] = json.dumps(self.classes)
-        return notes
+            metadata[CLASSES_KEY] = json.dumps(self.classes)
+        return metadata
 
     def inputs(self, scope: str | None = None) -> list[NDArray[Any]]:
-        """The images as the network takes them in a scope."""
+        """Return the images as inputs of the network in a scope, by default its own."""
         if (scope or self.scope) == END_TO_END:
             return [image[None] for image in self.images]
         return [normalise_image(image)[None] for image in self.images]
 
     def workload(self, scope: str | None = None, precision: str = "fp32") -> Workload:
-        """The network as it is written, to be run in its own scope or in another.
+        """Return the exported model as a workload in a scope, by default its own.
 
-        Backends convert to fp16 and bf16 themselves, each in its own way; int8 is in the model.
+        Backends convert the fp32 model to fp16 and bf16 themselves; an int8 model is quantised beforehand.
         """
         scope = scope or self.scope
         plain = network_workload(self.architecture, scope, self.weights)
@@ -121,23 +124,50 @@ class Network:
         return replace(plain, export=partial(self.model, "fp32", scope))
 
     def reference(self, scope: str | None = None) -> nn.Module:
-        """The network as it was trained and scored: torch, evaluation mode, nothing folded."""
+        """Return the network as trained and scored: torch, evaluation mode, nothing folded."""
         return network_module(self.architecture, scope or self.scope, self.weights)
 
     @property
     def stem(self) -> str:
-        """What its files are called: space, input size, eight digits of the architecture's own, scope."""
+        """Stem of its file names: space, input size, hash of the architecture, scope."""
         height, width = self.architecture.space.input
-        digits = hashlib.sha256(network_key(self.architecture, self.scope).encode()).hexdigest()[:8]
-        return f"{self.architecture.space.name}-{height}x{width}-{digits}-{self.scope}"
+        digest = hashlib.sha256(network_key(self.architecture, self.scope).encode()).hexdigest()[:8]
+        return f"{self.architecture.space.name}-{height}x{width}-{digest}-{self.scope}"
+
+
+def load_network(source: Path, scope: str, log: Log = print) -> Network:
+    """Return the network of a run folder or architecture file; a run's trained weights are used if it has any.
+
+    Raises:
+        FileFormatError: architecture, weights or training result is missing or damaged.
+    """
+    from ...models.nets.weights import WEIGHTS_FILE, load_weights
+    from ..comparison import TRAINING_RESULT
+
+    architecture = Architecture.load(source / ARCHITECTURE_FILE if source.is_dir() else source)
+    weights = source / WEIGHTS_FILE
+    if not source.is_dir() or not weights.exists():
+        log("random weights: the latency is valid, the output is not")
+        return Network(architecture, None, scope)
+    return Network(architecture, load_weights(weights, architecture), scope, _read_classes(source / TRAINING_RESULT))
+
+
+def _read_classes(path: Path) -> tuple[str, ...] | None:
+    """Return the class names in a training result; None if the file does not exist."""
+    if not path.exists():
+        return None
+    try:
+        return tuple(json.loads(path.read_text())["per_class"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path} is a damaged training result: delete it, or train again") from error
 
 
 def write_onnx(network: Network, folder: Path, precision: str = "fp32") -> Path:
-    """Write the network's ONNX file, the one that is timed.
+    """Write the network's ONNX file and return its path.
 
     Raises:
         UsageError: int8 without images.
-        OutputError: `folder` cannot be written.
+        OutputError: the file cannot be written.
     """
     name = network.stem if precision == "fp32" else f"{network.stem}-{precision}"
     path = ensure_folder(folder) / f"{name}.onnx"

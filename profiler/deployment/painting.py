@@ -1,4 +1,4 @@
-"""How classes are shown: their names, their colours, and pictures in these."""
+"""Names and colours of classes, and pictures in these colours."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...files import write_atomic
-from .video import video_writer
+from .video import open_video_writer
 
 if TYPE_CHECKING:
     from ...models.images import RGBImage
     from ...models.onnx.signature import Signature
     from ...models.palettes import Palette
-    from .inputs import MediaFile
+    from .media import MediaFile
     from .segmenter import Labels
 
-COMPRESSION = 1
-"""Of PNG files, 0 to 9: the usual 6 takes half as long again, for files a tenth smaller."""
+PNG_COMPRESSION = 1
+"""Compression level, 0 to 9: the usual 6 takes 1.5 times as long, for files a tenth smaller."""
 
 
 @dataclass(frozen=True)
 class Legend:
-    """Classes by their numbers.
+    """Names and colours of classes, by class id.
 
     Attributes:
-        names: what they are called.
-        palette: their colours; as many as names, or more.
+        names: names of the classes.
+        palette: colours of the classes; at least one per name.
     """
 
     names: tuple[str, ...]
     palette: Palette
 
     @classmethod
-    def of(cls, network: Signature, known: Sequence[Legend] = ()) -> Legend:
-        """Return the legend of a known data set if the class names match, or their number where a network has none.
+    def for_network(cls, network: Signature, known: Sequence[Legend] = ()) -> Legend:
+        """Return the known legend with the network's class names, or with as many classes if it has no names.
 
         Any other network gets distinct colours.
 
         Args:
             network: signature of the exported network.
-            known: legends of data sets, first match wins.
+            known: legends of data sets; the first match wins.
 
         Raises:
-            FileFormatError: the file's class names are malformed.
+            FileFormatError: the class names in the file are malformed.
         """
         from ...models.palettes import distinct_palette
         from .segmenter import MAX_CLASSES
@@ -59,15 +59,15 @@ class Legend:
         return cls(names, distinct_palette(max(len(names), count or MAX_CLASSES)))
 
     def name(self, index: int) -> str:
-        """Name of a class."""
+        """Return the name of a class."""
         return self.names[index] if index < len(self.names) else f"class {index}"
 
     def colour(self, index: int) -> str:
-        """Colour of a class as `#rrggbb`; black where it has none."""
+        """Return the colour of a class as `#rrggbb`; black for a class without one."""
         return "#{:02x}{:02x}{:02x}".format(*(self.palette[index] if index < len(self.palette) else (0, 0, 0)))
 
     def mask(self, labels: Labels) -> RGBImage:
-        """Classes in their colours, [h, w] -> [h, w, 3]."""
+        """Return classes in their colours, [h, w] -> [h, w, 3]."""
         from ...models.palettes import colourise_labels
 
         return colourise_labels(labels, self.palette)
@@ -75,12 +75,12 @@ class Legend:
 
 @dataclass(frozen=True)
 class Painter:
-    """What writes the pictures.
+    """Writer of masks, overlays and class ids.
 
     Attributes:
-        legend: colours.
-        alpha: their weight in overlays.
-        ids: whether the class of every pixel of an image is written too.
+        legend: colours of the classes.
+        alpha: opacity of the colours in overlays, 0 to 1.
+        ids: True to write the class ids of images too.
     """
 
     legend: Legend
@@ -88,25 +88,25 @@ class Painter:
     ids: bool
 
     @contextmanager
-    def writing(self, job: MediaFile) -> Iterator[Callable[[RGBImage, Labels], None]]:
-        """Context that gives a function which takes an image and its classes, and writes what is wanted of them."""
-        paths = job.outputs(self.ids)
-        if job.clip is not None:
-            with video_writer(paths["overlay"], job.clip.rate) as write:
-                yield lambda pixels, labels: write(blended(pixels, self.legend.mask(labels), self.alpha))
+    def open_writer(self, file: MediaFile) -> Iterator[Callable[[RGBImage, Labels], None]]:
+        """Yield a function that writes the outputs of `file` for an image and its classes."""
+        paths = file.outputs(self.ids)
+        if file.clip is not None:
+            with open_video_writer(paths["overlay"], file.clip.rate) as write:
+                yield lambda pixels, labels: write(blend_mask(pixels, self.legend.mask(labels), self.alpha))
             return
 
         def write_images(pixels: RGBImage, labels: Labels) -> None:
             mask = self.legend.mask(labels)
-            pictures = {"mask": mask, "overlay": blended(pixels, mask, self.alpha), "ids": labels}
-            for what, path in paths.items():
-                write_png(pictures[what], path)
+            pictures = {"mask": mask, "overlay": blend_mask(pixels, mask, self.alpha), "ids": labels}
+            for kind, path in paths.items():
+                write_png(pictures[kind], path)
 
         yield write_images
 
 
-def blended(pixels: RGBImage, mask: RGBImage, alpha: float) -> RGBImage:
-    """The image with a mask over it, of the weight `alpha`; [h, w, 3] each."""
+def blend_mask(pixels: RGBImage, mask: RGBImage, alpha: float) -> RGBImage:
+    """Return the image under a mask of opacity `alpha`; [h, w, 3] each."""
     import numpy as np
     from PIL import Image
 
@@ -117,10 +117,10 @@ def write_png(picture: RGBImage, path: Path) -> None:
     """Write [h, w, 3] RGB, or [h, w] bytes.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     from PIL import Image
 
     buffer = BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", compress_level=COMPRESSION)
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=PNG_COMPRESSION)
     write_atomic(path, buffer.getvalue())

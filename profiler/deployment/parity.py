@@ -1,4 +1,4 @@
-"""How far an exported network's outputs are from those of the torch network that was trained and scored."""
+"""Parity of an exported network's outputs with the torch network that was trained and scored."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from numpy.typing import NDArray
 from ...errors import DataError, MeasurementError, UnknownNameError
 from ...lut.target import Target
 from ...models.images import normalise_image
+from ...models.space.plan import CORE, DENSE, END_TO_END
 from ..backends import Backend, Workload
-from ..backends.base import IMAGE_DTYPE
+from ..backends.base import IMAGE_DTYPE, generate_inputs
 from ..backends.error_translation import translate_ort_errors
 from ..backends.ort.loader import CPU_PROVIDER
 from ..backends.ort.session import open_session
+from ..timing.workloads import image_input
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from .network import Network
+
 RANDOM, IMAGES = "random", "images"
-"""What outputs are compared on: noise, or real images."""
+"""Inputs of a comparison: random values, or images."""
 
 Outputs = list[NDArray[Any]]
 """First output for each input."""
@@ -30,16 +34,17 @@ Outputs = list[NDArray[Any]]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Bounds that a precision has to keep.
+    """Tolerance of a precision.
 
     Attributes:
-        max_abs_diff: largest `Parity.max_abs_diff`; None where the logits' scale decides.
-        relative_diff: largest `Parity.relative_diff`; None where `max_abs_diff` is bounded.
+        max_abs_diff: largest `Parity.max_abs_diff`; None for precisions whose error scales with the logits.
+        relative_diff: largest `Parity.relative_diff`; None where `max_abs_diff` decides.
         images_pct: smallest `Parity.argmax_agreement_pct` on images.
-        random_pct: the same on random inputs; None where they are outside of what the precision is made for.
-        untrained: whether the percentages bind networks of random weights too. These tell classes apart by
-            differences that rounding exceeds: with logits that are 0.02 % (fp16) and 0.3 % (int8) off, 97.5 % and 74 %
-            of the pixels kept their class in one of them.
+        random_pct: smallest `Parity.argmax_agreement_pct` on random inputs; None where they are outside the ranges of
+            the precision.
+        untrained: True if the percentages also apply to random weights. Their logits separate the classes by less
+            than the rounding error: with logits 0.02 % (fp16) and 0.3 % (int8) off, 97.5 % and 74 % of the pixels
+            kept their class in one such network.
     """
 
     max_abs_diff: float | None
@@ -56,20 +61,21 @@ TOLERANCES = {
     "fp32": Tolerance(MAX_ABS_DIFF, None, 99.9, 99.9, untrained=True),
     "fp16": Tolerance(None, 0.002, 99.9, 99.0),
     "bf16": Tolerance(None, 0.016, 99.0, 99.0),
-    "int8": Tolerance(None, 0.1, 98.0, None),  # its ranges are those of images: noise is clipped
+    "int8": Tolerance(None, 0.1, 98.0, None),  # ranges come from images, so random inputs are clipped
 }
-"""Precision -> its bounds."""
+"""Precision -> tolerance."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Outputs held against torch's in float32.
+    """Differences of outputs from torch's in float32.
 
     Attributes:
-        max_abs_diff: largest difference of the logits; None where only classes were compared. Likewise:
-        mean_abs_diff: mean difference of the logits.
-        relative_diff: mean difference of the logits as a share of their standard deviation.
-        argmax_agreement_pct: share of pixels of the same class, in percent.
+        max_abs_diff: largest difference of the logits; None where only classes were compared.
+        mean_abs_diff: mean difference of the logits; None where only classes were compared.
+        relative_diff: mean difference of the logits relative to their standard deviation; None where only classes
+            were compared.
+        argmax_agreement_pct: share of pixels with the same class, in percent.
         images: number of inputs.
         source: `random` or `images`.
     """
@@ -81,15 +87,19 @@ class Parity:
     images: int
     source: str
 
+    def __str__(self) -> str:
+        logits = "" if self.max_abs_diff is None else f", logits within {self.max_abs_diff:.1e}"
+        return f"{self.argmax_agreement_pct:.2f} % of pixels have torch's class{logits}"
+
 
 @dataclass(frozen=True)
 class Reference:
-    """What torch gives in float32.
+    """Outputs of the torch network in float32.
 
     Attributes:
         source: `random` or `images`.
-        inputs: as they were given; uint8 where a program of scope end-to-end is to be compared.
-        tensors: the same as programs of the other scopes take them, float32 [1, 3, H, W].
+        inputs: inputs as passed; uint8 for a comparison in scope end-to-end.
+        tensors: the same inputs for the other scopes, float32 [1, 3, H, W].
         logits: [1, classes, h, w] for each input.
         labels: class of every pixel, [1, H, W] for each input.
     """
@@ -101,55 +111,102 @@ class Reference:
     labels: tuple[NDArray[np.int64], ...] = field(repr=False)
 
 
-def reference_outputs(whole: nn.Module, inputs: Sequence[NDArray[Any]], source: str) -> Reference:
-    """Run the torch network.
+def compare_backend(network: Network, backend: Backend, target: Target) -> Parity:
+    """Compare the program that `backend` times on `target` with torch, on random inputs.
+
+    Raises:
+        MeasurementError: the backend rejects the network, or returns outputs of other shapes.
+    """
+    reference = compute_reference(network.reference(DENSE), random_inputs(network), RANDOM)
+    labels, logits = (
+        compute_runner_outputs(backend, network.workload(scope, target.precision), target, inputs)
+        for scope, inputs in ((_label_scope(network), reference.inputs), (CORE, reference.tensors))
+    )
+    return compare_outputs(reference, labels, logits)
+
+
+def compare_file(network: Network, precision: str, inputs: Sequence[NDArray[Any]], source: str) -> Parity:
+    """Compare the network's ONNX model in a precision with torch, under ONNX Runtime's CPU provider.
 
     Args:
-        whole: the network in scope dense (`DenseOutput`), in evaluation mode, nothing folded.
-        inputs: normalised float32 [1, 3, H, W], or uint8 [1, H, W, 3], which are normalised as for training.
+        network: exported network.
+        precision: precision of the model, any but bf16.
+        inputs: inputs in the network's scope.
         source: `random` or `images`.
 
     Raises:
-        DataError: there are no inputs.
+        MeasurementError: ONNX Runtime rejects the model.
+    """
+    reference = compute_reference(network.reference(DENSE), inputs, source)
+    labels, logits = (
+        compute_file_outputs(network.model(precision, scope), arrays, network.stem)
+        for scope, arrays in ((_label_scope(network), reference.inputs), (CORE, reference.tensors))
+    )
+    return compare_outputs(reference, labels, logits)
+
+
+def random_inputs(network: Network) -> list[NDArray[Any]]:
+    """Return a random input in the network's scope, the same on every call."""
+    shape, dtype = image_input(network.architecture.space.input, network.scope)
+    return generate_inputs([shape], dtype)
+
+
+def _label_scope(network: Network) -> str:
+    """Return the scope whose output is the class of every pixel, for inputs in the network's scope."""
+    return END_TO_END if network.scope == END_TO_END else DENSE
+
+
+def compute_reference(whole: nn.Module, inputs: Sequence[NDArray[Any]], source: str) -> Reference:
+    """Run the torch network.
+
+    Args:
+        whole: network in scope dense (`DenseOutput`), in evaluation mode, nothing folded.
+        inputs: normalised float32 [1, 3, H, W]; or uint8 [1, H, W, 3], normalised as in training.
+        source: `random` or `images`.
+
+    Raises:
+        DataError: `inputs` is empty.
     """
     import torch
 
     if len(inputs) == 0:
-        raise DataError("there are no images to compare outputs on")
+        raise DataError("no images to compare outputs on")
     core, dense = whole.get_submodule("network"), whole.get_submodule("dense")
     tensors = tuple(normalise_image(image) if image.dtype == IMAGE_DTYPE else image for image in inputs)
     logits, labels = [], []
     with torch.inference_mode():
         for tensor in tensors:
-            given = core(torch.from_numpy(tensor))
-            logits.append(given.numpy())
-            labels.append(dense(given).numpy())
+            output = core(torch.from_numpy(tensor))
+            logits.append(output.numpy())
+            labels.append(dense(output).numpy())
     return Reference(source, tuple(inputs), tensors, tuple(logits), tuple(labels))
 
 
-def file_outputs(model: bytes, inputs: Sequence[NDArray[Any]], name: str = "the model") -> Outputs:
-    """Outputs of an ONNX file under ONNX Runtime's CPU provider, for comparing only: it computes fp16 in float32.
+def compute_file_outputs(model: bytes, inputs: Sequence[NDArray[Any]], name: str = "the model") -> Outputs:
+    """Run an ONNX model under ONNX Runtime's CPU provider, which computes fp16 in float32: not for timing.
 
     Args:
-        model: serialised, in any precision but bf16, which that provider refuses.
-        inputs: as the model takes them.
-        name: of the model, for messages.
+        model: serialised model in any precision but bf16, which that provider rejects.
+        inputs: inputs of the model.
+        name: name of the model in messages.
 
     Raises:
-        MeasurementError: ONNX Runtime refuses the model.
+        MeasurementError: ONNX Runtime rejects the model.
     """
-    session = open_session(name, model, CPU_PROVIDER, {}, threads=0)  # 0: as many as there are cores
+    session = open_session(name, model, CPU_PROVIDER, {}, threads=0)  # 0: one per core
     feed = session.get_inputs()[0].name
     with translate_ort_errors(on_gpu=False):
         return [session.run(None, {feed: array})[0] for array in inputs]
 
 
-def runner_outputs(backend: Backend, workload: Workload, target: Target, inputs: Sequence[NDArray[Any]]) -> Outputs:
-    """Outputs of the very program that `backend` times.
+def compute_runner_outputs(
+    backend: Backend, workload: Workload, target: Target, inputs: Sequence[NDArray[Any]]
+) -> Outputs:
+    """Run the same program that `backend` times.
 
     Raises:
-        BackendUnavailableError: `target` cannot be used here.
-        MeasurementError: the backend refuses the workload.
+        BackendUnavailableError: the target is not available on this machine.
+        MeasurementError: the backend rejects the workload.
     """
     runner = backend.compile(workload, target)
     try:
@@ -159,57 +216,57 @@ def runner_outputs(backend: Backend, workload: Workload, target: Target, inputs:
 
 
 def compare_outputs(reference: Reference, labels: Outputs, logits: Outputs | None = None) -> Parity:
-    """Hold outputs against torch's.
+    """Compare outputs with torch's.
 
     Args:
-        reference: of the same inputs.
-        labels: of the program in scope dense (for `reference.tensors`) or end-to-end (for `reference.inputs`).
-        logits: of the program in scope core, for `reference.tensors`; None where there is none.
+        reference: torch's outputs for the same inputs.
+        labels: outputs in scope dense (for `reference.tensors`) or end-to-end (for `reference.inputs`).
+        logits: outputs in scope core, for `reference.tensors`; None to compare classes only.
 
     Raises:
-        MeasurementError: outputs of another number or shape, or logits that are not finite.
+        MeasurementError: number or shapes of the outputs differ from torch's, or logits are NaN or infinite.
     """
-    _require_alike("classes", labels, reference.labels)
-    equal = [float((given == wanted).mean()) for given, wanted in zip(labels, reference.labels, strict=True)]
-    largest, mean, relative = (None, None, None) if logits is None else _differences(logits, reference.logits)
+    _require_same_shapes("classes", labels, reference.labels)
+    equal = [float((output == expected).mean()) for output, expected in zip(labels, reference.labels, strict=True)]
+    largest, mean, relative = (None, None, None) if logits is None else _compute_differences(logits, reference.logits)
     return Parity(largest, mean, relative, float(np.mean(equal)) * 100, len(labels), reference.source)
 
 
-def _differences(logits: Outputs, wanted: Sequence[NDArray[np.float32]]) -> tuple[float, float, float]:
-    """Largest, mean and relative difference."""
-    _require_alike("logits", logits, wanted)
-    exact = np.stack(wanted).astype(np.float64)
+def _compute_differences(logits: Outputs, expected: Sequence[NDArray[np.float32]]) -> tuple[float, float, float]:
+    """Return the largest, mean and relative difference."""
+    _require_same_shapes("logits", logits, expected)
+    exact = np.stack(expected).astype(np.float64)
     differences = np.abs(np.stack(logits) - exact)
     if not np.all(np.isfinite(differences)):
-        raise MeasurementError("the network gave logits that are not finite")
+        raise MeasurementError("the network's logits are not finite")
     mean, spread = float(differences.mean()), float(exact.std())
     return float(differences.max()), mean, mean / spread if spread else float(mean > 0)
 
 
-def passes(precision: str, found: Parity, *, trained: bool = True) -> bool:
-    """Whether outputs agree as well as the precision allows, by `TOLERANCES`: logits where compared, and classes.
+def is_within_tolerance(precision: str, parity: Parity, *, trained: bool = True) -> bool:
+    """Return True if logits (where compared) and classes are within the precision's tolerance.
 
     Args:
-        precision: that the program computes in.
-        found: how well it agrees.
-        trained: whether the weights are. Classes of random weights count in fp32, and where no logits were compared.
+        precision: precision of the computation.
+        parity: comparison with torch.
+        trained: True for trained weights. Classes of random weights count in fp32 only, or without logits.
 
     Raises:
-        UnknownNameError: no such precision.
+        UnknownNameError: unknown precision.
     """
     if precision not in TOLERANCES:
         raise UnknownNameError("precision", precision, TOLERANCES)
     limit = TOLERANCES[precision]
-    for value, bound in ((found.max_abs_diff, limit.max_abs_diff), (found.relative_diff, limit.relative_diff)):
-        if value is not None and bound is not None and value > bound:
-            return False
-    share = limit.images_pct if found.source == IMAGES else limit.random_pct
-    judged = trained or limit.untrained or found.max_abs_diff is None
-    return share is None or not judged or found.argmax_agreement_pct >= share
+    bounds = ((parity.max_abs_diff, limit.max_abs_diff), (parity.relative_diff, limit.relative_diff))
+    if any(value is not None and bound is not None and value > bound for value, bound in bounds):
+        return False
+    min_pct = limit.images_pct if parity.source == IMAGES else limit.random_pct
+    applies = trained or limit.untrained or parity.max_abs_diff is None
+    return min_pct is None or not applies or parity.argmax_agreement_pct >= min_pct
 
 
-def _require_alike(what: str, given: Outputs, wanted: Sequence[NDArray[Any]]) -> None:
-    """Refuse outputs of other shapes than torch's, which numpy would stretch."""
-    shapes, expected = [array.shape for array in given], [array.shape for array in wanted]
-    if shapes != expected:
-        raise MeasurementError(f"the network gave {what} of shapes {shapes}, torch {expected}")
+def _require_same_shapes(name: str, outputs: Outputs, expected: Sequence[NDArray[Any]]) -> None:
+    """Raise an error for other shapes than torch's, which numpy would broadcast."""
+    shapes, torch_shapes = [array.shape for array in outputs], [array.shape for array in expected]
+    if shapes != torch_shapes:
+        raise MeasurementError(f"the network's {name} have shapes {shapes}, torch's {torch_shapes}")

@@ -1,11 +1,11 @@
-"""Images through an exported file: the pre- and post-processing around a network, whatever its scope.
+"""Segmentation of images with an exported network: pre- and post-processing of every scope.
 
 image    RGB bytes [h, w, 3], of any size
-frame    the image at the network's size, bilinear
-input    the frame normalised, float32 [1, 3, H, W]; in scope end-to-end its bytes, uint8 [1, H, W, 3]
+frame    image at the network's size, bilinear
+input    normalised frame, float32 [1, 3, H, W]; in scope end-to-end the frame itself, uint8 [1, H, W, 3]
 output   logits [1, C, h', w'] (core), or the class of every pixel [1, H, W]
-classes  logits brought to [1, C, H, W], bilinear, corners not aligned, then the largest channel; or the output
-result   classes at the image's own size, nearest: uint8 [h, w]
+classes  largest channel of the logits at [1, C, H, W], bilinear, corners not aligned; or the output
+result   classes at the image's size, nearest neighbour: uint8 [h, w]
 """
 
 from __future__ import annotations
@@ -32,15 +32,21 @@ from ..machine.devices import check_device
 Labels = NDArray[np.uint8]
 """Class of every pixel, [h, w]."""
 
-ENGINE = ".engine"
-"""How the names of serialised TensorRT engines end."""
+ENGINE_SUFFIX = ".engine"
+"""Suffix of serialised TensorRT engines."""
 MAX_CLASSES = 256
-"""As many as a byte tells apart."""
+"""Number of classes that a byte can hold."""
 
 
 @dataclass(frozen=True)
-class Durations:
-    """Milliseconds that one image took: resizing and normalising, the network, and what comes after it."""
+class SegmentationTime:
+    """Time of one image.
+
+    Attributes:
+        before_ms: milliseconds of resizing and normalising.
+        network_ms: milliseconds of the network.
+        after_ms: milliseconds from the output to classes at the image's size.
+    """
 
     before_ms: float
     network_ms: float
@@ -48,54 +54,54 @@ class Durations:
 
 
 class Segmenter:
-    """A network made ready on a device, with what comes before and after it. Not for several threads.
+    """Exported network on a device, with its pre- and post-processing. Not thread-safe.
 
     Attributes:
-        network: what it takes, gives and says of itself.
-        size: height and width of its image.
-        target: where it runs, in which precision.
+        network: inputs, outputs and metadata.
+        size: height and width of the network's image.
+        target: device, backend and precision.
     """
 
     def __init__(self, network: Signature, runner: Runner, target: Target) -> None:
-        """Take a runner that is ready to use, of a network that segments images; `open` makes it from a file."""
+        """Wrap a compiled runner of a segmentation network; `open` creates it from a file."""
         self.network, self.size, self.target = network, network.image_size, target
         self._runner = runner
 
     @classmethod
     def open(cls, path: Path, *, device: str | None = None, backend: str | None = None, threads: int = 1) -> Segmenter:
-        """Load an exported file, in the precision that it was written in.
+        """Load an exported file in its own precision.
 
         Args:
-            path: an ONNX file, ours or another, or an engine that was built here.
-            device: `cpu` or `cuda:N`; by default the CPU, and for an engine `cuda:0`.
-            backend: a name of `BACKENDS`; by default `onnxruntime`, and for an engine `tensorrt`.
-            threads: of the CPU.
+            path: ONNX file, from lgc or another program, or an engine that was built on this machine.
+            device: `cpu` or `cuda:N`; by default the CPU, for an engine `cuda:0`.
+            backend: a name of `BACKENDS`; by default `onnxruntime`, for an engine `tensorrt`.
+            threads: CPU threads.
 
         Raises:
-            FileFormatError: it is damaged, foreign, of dynamic shapes, or does not segment images.
-            DeviceError: there is no such device.
-            BackendUnavailableError: the backend cannot be used on it.
+            FileFormatError: the file is damaged or foreign, has dynamic shapes, or does not segment images.
+            DeviceError: the device is not present.
+            BackendUnavailableError: the backend does not run on the device.
             MismatchError: the engine was built for another device or by another version.
-            MeasurementError: the backend refuses the file.
-            UsageError: the backend does not run what is in the file.
+            MeasurementError: the backend rejects the file.
+            UsageError: the backend does not support the file or its precision.
         """
-        if path.suffix == ENGINE:
-            return cls._of_engine(path, device or "cuda:0", backend or "tensorrt")
+        if path.suffix == ENGINE_SUFFIX:
+            return cls._open_engine(path, device or "cuda:0", backend or "tensorrt")
         model = OnnxModel.load(path)
         require_segmentation(model)
         place = check_device(device or CPU)
         target = Target(place, backend or "onnxruntime", model.precision, place.num_threads(threads))
         workload = Workload(path.name, (model.inputs[0].shape,), None, model.dtype, model.data)
-        return cls(model, _backend(target, path).compile(workload, target), target)
+        return cls(model, _require_file_backend(target, path).compile(workload, target), target)
 
     @classmethod
-    def _of_engine(cls, path: Path, device: str, backend: str) -> Segmenter:
+    def _open_engine(cls, path: Path, device: str, backend: str) -> Segmenter:
         from ..backends.trt.backend import TensorRTBackend
         from ..backends.trt.engine_files import read_engine_files
 
         if backend != TensorRTBackend.name:
-            raise UsageError(f"{path} is a TensorRT engine, which {backend} does not run: name its ONNX file instead")
-        engine = read_engine_files(path)  # before a device is asked for: a damaged file is damaged everywhere
+            raise UsageError(f"{path} is a TensorRT engine, which {backend} cannot run: use the ONNX file instead")
+        engine = read_engine_files(path)  # before the device is checked: damage does not depend on it
         network = Signature(str(path), engine.inputs, engine.outputs, engine.metadata)
         require_segmentation(network)
         place = check_device(device)
@@ -103,7 +109,7 @@ class Segmenter:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader has to know of how it was made ready."""
+        """Remarks of the backend on loading or building the network."""
         return self._runner.remarks
 
     def __enter__(self) -> Segmenter:
@@ -117,39 +123,43 @@ class Segmenter:
         self.close()
 
     def segment(self, pixels: RGBImage) -> Labels:
-        """Class of every pixel of an image, [h, w, 3] -> [h, w]."""
-        return self.timed(pixels)[0]
+        """Return the class of every pixel of an image, [h, w, 3] -> [h, w].
 
-    def timed(self, pixels: RGBImage) -> tuple[Labels, Durations]:
-        """The same, and what it took."""
+        Raises:
+            MeasurementError: the outputs are NaN, infinite or not classes.
+        """
+        return self.segment_timed(pixels)[0]
+
+    def segment_timed(self, pixels: RGBImage) -> tuple[Labels, SegmentationTime]:
+        """Return the result of `segment`, and its time."""
         start = time.perf_counter()
         frame = resize_image(pixels, self.size)
-        given = np.ascontiguousarray(frame) if self.network.dtype == IMAGE_DTYPE else normalise_image(frame)
+        array = np.ascontiguousarray(frame) if self.network.dtype == IMAGE_DTYPE else normalise_image(frame)
         ready = time.perf_counter()
-        output = self._runner.infer([given[None]])[0]
+        output = self._runner.infer([array[None]])[0]
         done = time.perf_counter()
-        labels = at_own_size(classes_of(output, self.size), pixels.shape[:2])
+        labels = resize_labels(extract_classes(output, self.size), pixels.shape[:2])
         end = time.perf_counter()
-        return labels, Durations(*(1000 * seconds for seconds in (ready - start, done - ready, end - done)))
+        return labels, SegmentationTime(*(1000 * seconds for seconds in (ready - start, done - ready, end - done)))
 
     def close(self) -> None:
-        """Give the device's memory back."""
+        """Free the device's memory."""
         self._runner.close()
 
 
-def _backend(target: Target, path: Path) -> Backend:
-    """The backend, after showing that it runs the file's precision."""
+def _require_file_backend(target: Target, path: Path) -> Backend:
+    """Return the backend of `target`; errors of precision name the file."""
     try:
         return require_backend(target)
     except UsageError as error:
-        raise UsageError(f"{path} computes in {target.precision}: {error}") from error
+        raise UsageError(f"{path} has precision {target.precision}: {error}") from error
 
 
 def require_segmentation(network: Signature) -> None:
-    """Show that a network gives logits or classes of the image that it takes.
+    """Check that a network takes an image and returns its logits or classes.
 
     Raises:
-        FileFormatError: it does not.
+        FileFormatError: it does not; the message describes the output.
     """
     height, width = network.image_size
     shape, dtype = network.outputs[0].shape, network.outputs[0].dtype
@@ -158,65 +168,69 @@ def require_segmentation(network: Signature) -> None:
     classes = shape in ((1, height, width), (1, 1, height, width)) and "int" in dtype
     if not logits and not classes:
         raise FileFormatError(
-            f"{network.where} gives {network.outputs[0]}: neither logits (float, 1xCxhxw, {MAX_CLASSES} classes at "
-            f"most) nor the class of every pixel (integers, 1x{height}x{width})"
+            f"{network.where} returns {network.outputs[0]}: neither logits (float, 1xCxhxw, at most {MAX_CLASSES} "
+            f"classes) nor the class of every pixel (integer, 1x{height}x{width})"
         )
 
 
-def classes_of(output: NDArray[Any], size: tuple[int, int]) -> Labels:
-    """Classes [H, W] of a network's output: logits [1, C, h, w], or classes [1, H, W] or [1, 1, H, W].
+def extract_classes(output: NDArray[Any], size: tuple[int, int]) -> Labels:
+    """Return classes [H, W] from an output: logits [1, C, h, w], or classes [1, H, W] or [1, 1, H, W].
 
     Raises:
-        MeasurementError: a class beyond what a byte holds, or logits that are not finite.
+        MeasurementError: a class is outside a byte's range, or logits are NaN or infinite.
     """
     if np.issubdtype(output.dtype, np.floating):
-        return _largest(output[0].astype(np.float32, copy=False), size)
+        return _argmax_upsampled(output[0].astype(np.float32, copy=False), size)
     if output.dtype != np.uint8 and not 0 <= output.min() <= output.max() < MAX_CLASSES:
-        raise MeasurementError(f"the network gave classes {output.min()} to {output.max()}, not 0 to {MAX_CLASSES - 1}")
+        raise MeasurementError(
+            f"the network returned classes {output.min()} to {output.max()}, outside 0 to {MAX_CLASSES - 1}"
+        )
     return output.reshape(size).astype(np.uint8, copy=False)
 
 
-def _largest(logits: NDArray[np.float32], size: tuple[int, int]) -> Labels:
-    """The channel that is largest at every pixel, [C, h, w] -> [*size]; one channel at a time is brought to that size.
+def _argmax_upsampled(logits: NDArray[np.float32], size: tuple[int, int]) -> Labels:
+    """Return the largest channel of every pixel, [C, h, w] -> [*size].
 
-    All at once they would take hundreds of megabytes at Cityscapes' size.
+    Channels are upsampled one by one: together they take hundreds of megabytes at Cityscapes' size.
     """
     if not np.isfinite(logits).all():
-        raise MeasurementError("the network gave logits that are not finite")
-    labels, best = np.zeros(size, np.uint8), upsampled(logits[0], size)
+        raise MeasurementError("the network's logits are not finite")
+    labels, best = np.zeros(size, np.uint8), upsample(logits[0], size)
     for index in range(1, len(logits)):
-        channel = upsampled(logits[index], size)
+        channel = upsample(logits[index], size)
         larger = channel > best
         labels[larger] = index
         np.maximum(best, channel, out=best)
     return labels
 
 
-def upsampled(channel: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Bilinear interpolation with corners not aligned, as networks are trained and scored: [h, w] -> a new [*size]."""
+def upsample(channel: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Interpolate bilinearly, corners not aligned, as in training and scoring: [h, w] -> a new [*size]."""
     if channel.shape == size:
         return channel.copy()
     (top, bottom, down), (left, right, across) = (
-        _neighbours(wanted, had) for wanted, had in zip(size, channel.shape, strict=True)
+        _interpolation_weights(length, source) for length, source in zip(size, channel.shape, strict=True)
     )
     columns = channel[:, left] * (1 - across) + channel[:, right] * across
     return np.asarray(columns[top] * (1 - down)[:, None] + columns[bottom] * down[:, None], np.float32)
 
 
-def _neighbours(wanted: int, had: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """For each place: the two it lies between, and how far it is from the first."""
-    place = np.clip((np.arange(wanted) + 0.5) * (had / wanted) - 0.5, 0, had - 1)
-    first = np.floor(place).astype(np.int64)
-    return first, np.minimum(first + 1, had - 1), (place - first).astype(np.float32)
+def _interpolation_weights(
+    length: int, source: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Return both source indices of each of `length` positions, and the weight of the second."""
+    position = np.clip((np.arange(length) + 0.5) * (source / length) - 0.5, 0, source - 1)
+    first = np.floor(position).astype(np.int64)
+    return first, np.minimum(first + 1, source - 1), (position - first).astype(np.float32)
 
 
-def at_own_size(labels: Labels, size: tuple[int, int]) -> Labels:
-    """Classes at another size, each pixel that of the nearest: [H, W] -> [*size]."""
+def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+    """Resize classes by nearest neighbour: [H, W] -> [*size]."""
     if labels.shape == size:
         return labels
     rows, columns = (
-        np.minimum(((np.arange(wanted) + 0.5) * had / wanted).astype(np.int64), had - 1)
-        for wanted, had in zip(size, labels.shape, strict=True)
+        np.minimum(((np.arange(length) + 0.5) * source / length).astype(np.int64), source - 1)
+        for length, source in zip(size, labels.shape, strict=True)
     )
-    found: Labels = labels[rows[:, None], columns]
-    return found
+    resized_labels: Labels = labels[rows[:, None], columns]
+    return resized_labels

@@ -1,4 +1,4 @@
-"""Videos, frame by frame: read and written with never more than a frame in memory."""
+"""Videos, read and written frame by frame, with at most one frame in memory."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ from ...files import ensure_folder
 if TYPE_CHECKING:
     from ...models.images import RGBImage
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv")
-"""Files that count as videos."""
-
-CODECS = ("libx264", "mpeg4")
-"""What a video is written with, the first that is there."""
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv")
+VIDEO_CODECS = ("libx264", "mpeg4")
+"""Codecs for writing, by preference."""
 BITS_PER_PIXEL = 0.25
-"""Of the second, which knows no constant quality: less, and the colours' edges blur."""
-DEFAULT_RATE = Fraction(25)
-"""Frames a second of a video that does not say."""
+"""Bit rate of the second codec, which has no constant-quality mode: below it, the edges of classes blur."""
+DEFAULT_FRAME_RATE = Fraction(25)
+"""Frames per second of a video without a frame rate."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file.
+    """Video file.
 
     Attributes:
-        path: where it is.
-        rate: frames a second, on average.
-        frames: how many it seems to have, 1 at least.
+        path: file.
+        rate: average frames per second.
+        frames: estimated number of frames, at least 1.
     """
 
     path: Path
@@ -42,60 +40,64 @@ class Clip:
 
     @classmethod
     def open(cls, path: Path) -> Clip:
-        """Look at a file's head.
+        """Read the header of a video file.
 
         Raises:
-            BackendUnavailableError: PyAV is not installed; the message has the command.
-            DataError: the file is no video.
+            BackendUnavailableError: PyAV is not installed; the message has the install command.
+            DataError: the file is not a video.
         """
-        with _opened(path) as (container, stream):
-            rate = stream.average_rate or DEFAULT_RATE
+        with _open_stream(path) as (container, stream):
+            rate = stream.average_rate or DEFAULT_FRAME_RATE
             seconds = (container.duration or 0) / 1e6
             return cls(path, rate, max(stream.frames or round(seconds * rate), 1))
 
     def read(self) -> Iterator[RGBImage]:
-        """Its frames in order, upright, RGB [h, w, 3].
+        """Yield the frames in order, upright, RGB [h, w, 3].
 
         Raises:
-            DataError: the file is damaged, or holds no frame.
+            DataError: the file is damaged, or has no frames.
         """
         import numpy as np
 
         count = 0
-        with _opened(self.path) as (container, stream):
+        with _open_stream(self.path) as (container, stream):
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
                 pixels = frame.to_ndarray(format="rgb24")
                 yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
                 count += 1
         if not count:
-            raise DataError(f"{self.path} holds no frames")
+            raise DataError(f"{self.path} has no frames")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """A video's container and its stream of pictures; what FFmpeg says of it becomes an error that names the file."""
-    av = _library()
+def _open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Open a video's container and its first video stream; FFmpeg's errors name the file."""
+    av = _import_pyav()
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise DataError(f"{path} holds no pictures that can be read")
+                raise DataError(f"{path} has no video stream")
             yield container, container.streams.video[0]
     except av.FFmpegError as error:
-        raise DataError(f"{path} is no video that can be read, or damaged: {error.strerror}") from error
+        raise DataError(f"cannot read video {path}: {error.strerror}") from error
 
 
 @contextmanager
-def video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[RGBImage], None]]:
-    """Context that gives a function which appends a frame to a new .mp4 file.
+def open_video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[RGBImage], None]]:
+    """Open a new .mp4 file and yield a function that appends a frame.
 
-    The file has its name when it is whole, and is not there if the context is left by an error. Frames of an odd
-    height or width lose a row or a column: two by two pixels share their colour in what players can show.
+    The file gets its name when it is complete, and does not exist after an error. A frame of odd height or width loses
+    its last row or column, as players require chroma subsampled by two.
+
+    Args:
+        path: file to write.
+        rate: frames per second.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
-    av = _library()
+    av = _import_pyav()
     ensure_folder(path.parent)
     unfinished, stream = path.with_name(f".{path.name}.part"), None
     try:
@@ -105,7 +107,7 @@ def video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[RGBImage], No
                 nonlocal stream
                 height, width = (side - side % 2 for side in pixels.shape[:2])
                 if stream is None:
-                    stream = _stream(av, container, rate, height, width)
+                    stream = _add_stream(av, container, rate, height, width)
                 frame = av.VideoFrame.from_ndarray(pixels[:height, :width].copy(), format="rgb24")
                 container.mux(stream.encode(frame))
 
@@ -119,18 +121,19 @@ def video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[RGBImage], No
         unfinished.unlink(missing_ok=True)
 
 
-def _stream(av: Any, container: Any, rate: Fraction, height: int, width: int) -> Any:
-    codec = next(name for name in CODECS if name in av.codecs_available)
+def _add_stream(av: Any, container: Any, rate: Fraction, height: int, width: int) -> Any:
+    codec = next(name for name in VIDEO_CODECS if name in av.codecs_available)
     stream = container.add_stream(codec, rate=rate)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    context, values = stream.codec_context, av.video.reformatter  # said, or players guess others for large pictures
+    context, values = stream.codec_context, av.video.reformatter
+    # Without a colour space in the file, players assume a different one for large pictures.
     context.colorspace, context.color_range = int(values.Colorspace.ITU601), int(values.ColorRange.MPEG)
-    if codec != CODECS[0]:
+    if codec != VIDEO_CODECS[0]:
         stream.bit_rate = round(BITS_PER_PIXEL * height * width * rate)
     return stream
 
 
-def _library() -> Any:
+def _import_pyav() -> Any:
     try:
         import av
     except ImportError as error:

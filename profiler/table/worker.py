@@ -16,7 +16,7 @@ from ..backends import Backend, Workload
 from ..machine.environment import fingerprint
 from ..machine.monitor import Monitor, open_monitor
 from ..timing.measure import MIN_ROUNDS, MeasureJob, measure
-from ..timing.rounds import COMPANY, OnProgress, RoundProgress
+from ..timing.rounds import MIN_ROUND_SIZE, OnProgress, RoundProgress
 from ..timing.stopping import stopping_rule
 
 AWAKE_S = 30.0
@@ -91,7 +91,7 @@ class Worker:
         context = str(self._table.protocol["context"])
         jobs = {
             key: MeasureJob(
-                self._workloads[key], stopping_rule(self._target, kinds[key], context).at_most(self._rounds)
+                self._workloads[key], stopping_rule(self._target, kinds[key], context).limit_batches(self._rounds)
             )
             for key in _in_turn(claimed, self._sentinels(claimed))
         }
@@ -107,8 +107,8 @@ class Worker:
             session=recorder.session,
             before=before,
             always=[key for key in jobs if key not in claimed],
-            on_visits=lambda visits: recorder.record(visits, [asdict(watch.sample())]),
-            on_verdicts=lambda so_far, verdicts: _finish(recorder, so_far, verdicts),
+            on_batches=lambda visits: recorder.record(visits, [asdict(watch.sample())]),
+            on_decisions=lambda so_far, verdicts: _finish(recorder, so_far, verdicts),
             on_failure=recorder.fail,
             on_pinned=watch.sample,
             on_energy=energy.__setitem__,
@@ -141,7 +141,7 @@ class Worker:
         every = [key for key in self._workloads if not key.startswith(NETWORK_PREFIX)]
         if set(every) <= set(claimed):
             return []
-        wanted = max(SENTINELS, COMPANY - len(claimed))
+        wanted = max(SENTINELS, MIN_ROUND_SIZE - len(claimed))
         return [key for key in every[:: max(len(every) // wanted, 1)] if key not in claimed]
 
     def _still_open(
@@ -151,7 +151,7 @@ class Worker:
         if not before:
             return jobs
         found = Measurement(before, str(self._table.protocol["statistic"]))
-        verdicts = {key: jobs[key].pace.verdict(found.points(key), loads=found.instances(key)) for key in claimed}
+        verdicts = {key: jobs[key].rule.decide(found.points(key), instances=found.instances(key)) for key in claimed}
         known = {key: verdict for key, verdict in verdicts.items() if verdict is not None}
         _finish(recorder, found, known)
         return {key: job for key, job in jobs.items() if key not in known}

@@ -1,18 +1,18 @@
-"""Contexts: what is run to learn the latency of an operator, and how the entry follows from what was timed.
+"""Contexts: the graphs timed for an operator, and the table entry computed from them.
 
-`carriers` measures an operator where it stands in a network: between convolutions.
+`carriers` measures an operator as inside a network, between convolutions.
 
-    probe    [carrier] -> operator x k -> [carrier]     k = `COPIES` where the shape is kept, else 1
-    passage  [carrier] -> [carrier]                      one for each tensor of the operator's inputs, or of its outputs
+    probe     [carrier] -> operator x k -> [carrier]     k = `COPIES` if the operator keeps the shape, else 1
+    baseline  [carrier] -> [carrier]                     one chain per input tensor, or per output tensor
 
-    entry = (probe - passage(inputs) / 2 - passage(outputs) / 2) / k
+    entry = (probe - baseline(inputs) / 2 - baseline(outputs) / 2) / k
 
-A carrier is a 1x1 convolution with ReLU that keeps the channels. Runtimes reorder, cast and fuse at borders: here the
-borders to the graph's inputs and outputs are the carriers', and half of each passage stands at either end: where input
-and output differ, that is right as far as a tensor costs as much at the way in as at the way out. An operator
-with no tensor to convolve behind it (`argmax`) has no passage there and keeps half of a run's overhead.
+A carrier is a 1x1 convolution with ReLU that keeps the channels. Runtimes reorder, cast and fuse at a graph's inputs
+and outputs; here these are the carriers'. Subtracting half a baseline per end assumes that a tensor costs as much on
+the way in as on the way out, which matters only where input and output differ. An operator whose output cannot be
+convolved (`argmax`) has no baseline there and keeps half of a run's overhead.
 
-`isolated` runs the operator alone, back to back: the usual way, kept for comparison.
+`isolated` runs the operator alone, back to back: common practice, kept for comparison.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from ...models.space.lgcnet import SearchSpace
 from ...models.space.operators import Add, ArgMax, Concat, get_operator, get_recipe, input_shapes, is_free
 from ...models.space.opspec import OpSpec
 from ..backends import Workload
-from .workloads import operator_workload, workload_of
+from .workloads import build_folded, operator_workload
 
 if TYPE_CHECKING:
     from torch import nn
 
 COPIES = 3
-"""Copies of an operator in its probe, so that what is sought is large against what is subtracted."""
+"""Copies of an operator in its probe, so that it outweighs the subtracted baseline."""
 CARRIERS, ISOLATED = "carriers", "isolated"
 OPERATOR, CARRIER = "operator", "carrier"
 
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of an entry: coefficient * latency of the subject `key`, which is of a kind and runs a workload."""
+    """A term of an entry: coefficient * latency of the benchmark `key`."""
 
     key: str
     kind: str
@@ -48,8 +48,8 @@ class Term:
     workload: Workload
 
 
-def terms_of(spec: OpSpec, context: str) -> tuple[Term, ...]:
-    """What has to be timed for the entry of `spec`, and how the entry follows.
+def list_terms(spec: OpSpec, context: str) -> tuple[Term, ...]:
+    """Return the terms that add up to the entry of `spec`.
 
     Raises:
         UnknownNameError: no such context.
@@ -59,9 +59,9 @@ def terms_of(spec: OpSpec, context: str) -> tuple[Term, ...]:
     return CONTEXTS[context](spec)
 
 
-def register(table: LatencyTable, space: SearchSpace) -> dict[str, Workload]:
-    """Tell the table what has to be timed for the operators of `space`; the workloads, carriers first, by subject."""
-    terms = {str(spec): terms_of(spec, str(table.protocol["context"])) for spec in space.specs() if not is_free(spec)}
+def register_benchmarks(table: LatencyTable, space: SearchSpace) -> dict[str, Workload]:
+    """Register the benchmarks of all operators of `space` in the table; return their workloads, carriers first."""
+    terms = {str(spec): list_terms(spec, str(table.protocol["context"])) for spec in space.specs() if not is_free(spec)}
     workloads: dict[str, Workload] = {}
     for kind in (CARRIER, OPERATOR):
         rows: dict[str, list[tuple[str, str, float]]] = {}
@@ -74,21 +74,21 @@ def register(table: LatencyTable, space: SearchSpace) -> dict[str, Workload]:
     return workloads
 
 
-def copies_of(spec: OpSpec) -> int:
-    """How often a probe repeats `spec`: its output must be of its input's shape, its inputs one.
+def count_copies(spec: OpSpec) -> int:
+    """Return the number of copies of `spec` in its probe; more than one needs equal input and output shapes.
 
-    Several additions in a row would be fused into one kernel by TensorRT, which a network's seldom are.
+    Additions are not repeated: TensorRT would fuse a chain of them into one kernel, which networks rarely allow.
     """
     keeps = spec.stride == 1 and spec.c_in == spec.c_out
     return COPIES if keeps and not isinstance(get_recipe(spec)[0], Add | Concat | ArgMax) else 1
 
 
 def _in_carriers(spec: OpSpec) -> tuple[Term, ...]:
-    copies = copies_of(spec)
+    copies = count_copies(spec)
     inputs = input_shapes(spec)
-    ends = [_passage(inputs[0][1:], len(inputs))]
+    ends = [_baseline(inputs[0][1:], len(inputs))]
     if not isinstance(get_recipe(spec)[-1], ArgMax):
-        ends.append(_passage((spec.c_out, *output_size(spec)), 1))
+        ends.append(_baseline((spec.c_out, *output_size(spec)), 1))
     probe = Workload(f"probe/{spec}/x{copies}", inputs, lambda: _probe(spec, copies))
     terms = [Term(probe.name, OPERATOR, 1 / copies, probe)]
     for end in {end.name: end for end in ends}.values():
@@ -103,19 +103,19 @@ def _alone(spec: OpSpec) -> tuple[Term, ...]:
 
 
 CONTEXTS: dict[str, Callable[[OpSpec], tuple[Term, ...]]] = {CARRIERS: _in_carriers, ISOLATED: _alone}
-"""Name -> what has to be timed for an entry."""
+"""Context -> terms of an operator."""
 
 
 def output_size(spec: OpSpec) -> tuple[int, int]:
-    """(height, width) of the operator's output."""
+    """Return (height, width) of the operator's output."""
     return spec.fine if get_operator(spec.operator).upsamples else spec.coarse
 
 
-def _passage(shape: tuple[int, int, int], tensors: int) -> Workload:
-    """`tensors` separate pairs of carriers on tensors of `shape` (channels, height, width)."""
+def _baseline(shape: tuple[int, int, int], tensors: int) -> Workload:
+    """Return the baseline of `tensors` separate pairs of carriers, shape (channels, height, width)."""
     channels, height, width = shape
     name = f"carrier/c{channels}/{height}x{width}/x{tensors}"
-    return Workload(name, ((1, *shape),) * tensors, lambda: _pairs(shape, tensors))
+    return Workload(name, ((1, *shape),) * tensors, lambda: _carrier_pairs(shape, tensors))
 
 
 def _probe(spec: OpSpec, copies: int) -> nn.Module:
@@ -124,7 +124,7 @@ def _probe(spec: OpSpec, copies: int) -> nn.Module:
 
     inputs = input_shapes(spec)
     ends = not isinstance(get_recipe(spec)[-1], ArgMax)
-    return workload_of(
+    return build_folded(
         lambda: Probe(
             [build_module(_carrier(inputs[0][1:])) for _ in inputs],
             [build_module(spec) for _ in range(copies)],
@@ -133,11 +133,11 @@ def _probe(spec: OpSpec, copies: int) -> nn.Module:
     )
 
 
-def _pairs(shape: tuple[int, int, int], tensors: int) -> nn.Module:
+def _carrier_pairs(shape: tuple[int, int, int], tensors: int) -> nn.Module:
     from ...models.nets.layers import build_module
     from .probe import Baseline
 
-    return workload_of(lambda: Baseline([[build_module(_carrier(shape)) for _ in range(2)] for _ in range(tensors)]))
+    return build_folded(lambda: Baseline([[build_module(_carrier(shape)) for _ in range(2)] for _ in range(tensors)]))
 
 
 def _carrier(shape: tuple[int, int, int]) -> OpSpec:

@@ -1,4 +1,4 @@
-"""Measuring a set of workloads on a target: compile, warm up, pin, visit in rounds."""
+"""Measurement of workloads on a target: compile, warm up, pin, run in rounds."""
 
 from __future__ import annotations
 
@@ -17,73 +17,74 @@ from ...lut.table.table import NETWORK_PREFIX
 from ...lut.target import Target
 from ..backends import Backend, Runner, Workload
 from ..machine.environment import pinned
-from .rounds import MIN_REPEATS, OnBatches, OnProgress, OnVerdicts, RoundProgress, Rounds, quiet
+from .rounds import MIN_REPEATS, OnBatches, OnDecisions, OnProgress, RoundProgress, Rounds, quiet
 from .stopping import StoppingRule, stopping_rule
 
 MIN_ROUNDS = 4
 MIN_RUNS = 200
-"""Runs of a network that a frame rate needs."""
+"""Minimum of runs for a frame rate."""
 WARM_UP_SHARE = 0.3
-"""Unrecorded time before a frame rate is measured, as a share of the recorded: 3 s before 10 s."""
+"""Warm-up of a frame rate, as a share of the recorded time: 3 s before 10 s."""
 ENERGY_S = 1.0
-"""How long a network runs to tell its energy: counters move in steps of up to a tenth of a second."""
+"""Duration of an energy measurement: counters advance in steps of up to 0.1 s."""
 ENERGY_BATCH_S = 0.1
-"""Runs queued at once meanwhile: gaps between batches, in which the device draws power too, are short against it."""
-LOADING_SHARE = 0.2
-"""How long loading a network anew may take while its frame rate is measured, as a share of its runs."""
+"""Duration of the runs queued at once, long against the gaps, in which the device draws power too."""
+RELOAD_SHARE = 0.2
+"""Limit of the reload time during a frame-rate measurement, as a share of the run time."""
 COMPILE_SHARE = 0.6
-"""Part of a budget that compiling may use; what is not compiled by then is left for another call."""
+"""Share of a budget for compiling; graphs not compiled by then stay pending."""
+
 OnFailure = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """What is to be measured, and how it is visited."""
+    """A workload to measure, and its stopping rule."""
 
     workload: Workload
-    pace: StoppingRule
+    rule: StoppingRule
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A workload, and where it is to be run."""
+    """A workload with its backend and target."""
 
     backend: Backend
     target: Target
     workload: Workload
 
-    def ready(self) -> Runner:
-        """It compiled and warmed up.
+    def prepare(self) -> Runner:
+        """Compile and warm up the workload.
 
         Raises:
-            MeasurementError: the backend refuses it.
+            MeasurementError: the backend rejects it.
         """
         runner = self.backend.compile(self.workload, self.target)
         runner.prepare()
         return runner
 
 
-def placed(backend: Backend, target: Target, workloads: Mapping[str, Workload]) -> dict[str, Assignment]:
-    """Workloads that all run in one place."""
-    return {subject: Assignment(backend, target, workload) for subject, workload in workloads.items()}
+def assign(backend: Backend, target: Target, workloads: Mapping[str, Workload]) -> dict[str, Assignment]:
+    """Assign all workloads to one backend and target."""
+    return {benchmark: Assignment(backend, target, workload) for benchmark, workload in workloads.items()}
 
 
 def default_statistic(target: Target) -> str:
-    """What a visit counts as; see `lut.statistics`."""
+    """Return the statistic of a sample batch; see `lut.statistics`."""
     return MINIMA if target.device.is_cpu else MEDIANS
 
 
 def check_protocol(target: Target, rounds: int | None = None) -> None:
-    """Show that this machine can measure so.
+    """Check that this machine can run the protocol.
 
     Raises:
-        UsageError: more threads than cores, or too few rounds.
+        UsageError: more threads than cores, or fewer rounds than `MIN_ROUNDS`.
     """
     cores = os.cpu_count() or 1
     if target.device.is_cpu and target.threads > cores:
-        raise UsageError(f"{target.threads} threads asked for, but this machine has {cores} cores")
+        raise UsageError(f"--threads {target.threads}: this machine has {cores} cores")
     if rounds is not None and rounds < MIN_ROUNDS:
-        raise UsageError(f"{rounds} rounds are too few for a statistic: at least {MIN_ROUNDS}")
+        raise UsageError(f"--rounds {rounds}: at least {MIN_ROUNDS} are needed for a statistic")
 
 
 def measure(
@@ -92,8 +93,8 @@ def measure(
     jobs: Mapping[str, MeasureJob],
     *,
     on_failure: OnFailure,
-    on_visits: OnBatches = lambda _: None,
-    on_verdicts: OnVerdicts = lambda *_: None,
+    on_batches: OnBatches = lambda _: None,
+    on_decisions: OnDecisions = lambda *_: None,
     on_pinned: Callable[[], object] = lambda: None,
     on_energy: Callable[[str, float], None] = lambda *_: None,
     energy_mj: Callable[[], float | None] = lambda: None,
@@ -105,75 +106,75 @@ def measure(
     worker: int = 0,
     on_progress: OnProgress = quiet,
 ) -> tuple[Measurement, list[str]]:
-    """Measure every job until it is known well enough; the measurement, and the jobs without a verdict.
+    """Measure every job until it is decided; return the measurement and the undecided jobs.
 
     Args:
-        backend: made for `target` by `require`.
-        target: where to measure.
-        jobs: what, by subject.
-        on_failure: takes subject and reason of a workload that the backend refuses.
-        on_visits: takes visits as they come, see `Rounds`.
-        on_verdicts: takes what has become known, see `Rounds`.
-        on_pinned: called once this process is kept to its cores.
-        on_energy: takes network and energy of one run, in millijoules, where the device counts it.
-        energy_mj: what the device has used so far, in millijoules; None where it does not count.
-        session: number of the session that the visits belong to.
-        before: visits already made.
-        always: jobs that are visited to the end and not waited for.
-        budget_s: seconds, of compiling and measuring, after which nothing is begun.
-        seed: of the visiting order.
-        worker: which of several processes on this machine this is.
-        on_progress: told how far it is.
+        backend: backend of `target`, checked by `require_backend`.
+        target: device, backend, precision and threads.
+        jobs: jobs by benchmark.
+        on_failure: receives benchmark and reason of a workload that the backend rejects.
+        on_batches: receives new sample batches, see `Rounds`.
+        on_decisions: receives new decisions, see `Rounds`.
+        on_pinned: called once the process is pinned to its cores.
+        on_energy: receives network and energy per run, in millijoules, where the device has a counter.
+        energy_mj: energy counter of the device, in millijoules; None where unavailable.
+        session: number of the session.
+        before: earlier sample batches.
+        always: jobs that run in every round and are not waited for.
+        budget_s: time limit of compiling and measuring, in seconds.
+        seed: seed of the measuring order.
+        worker: index of this process among those on this machine.
+        on_progress: receives the progress.
 
     Raises:
-        UsageError: more threads than cores, or a budget in which nothing could be measured.
+        UsageError: more threads than cores, or a budget too short to measure anything.
     """
     check_protocol(target)
     start = time.monotonic()
-    places = placed(backend, target, {subject: job.workload for subject, job in jobs.items()})
+    assignments = assign(backend, target, {benchmark: job.workload for benchmark, job in jobs.items()})
     compile_s = None if budget_s is None else COMPILE_SHARE * budget_s
-    refused: list[str] = []
+    rejected: list[str] = []
 
-    def refuse(subject: str, reason: str) -> None:
-        refused.append(subject)
-        on_failure(subject, reason)
+    def reject(benchmark: str, reason: str) -> None:
+        rejected.append(benchmark)
+        on_failure(benchmark, reason)
 
-    with pinned(target, worker), prepared(places, refuse, on_progress, compile_s) as runners:
+    with pinned(target, worker), prepared(assignments, reject, on_progress, compile_s) as runners:
         on_pinned()
         left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
-        if left_s is not None and (left_s <= 0 or (jobs and not runners and not refused)):
+        if left_s is not None and (left_s <= 0 or (jobs and not runners and not rejected)):
             raise UsageError(
-                f"the budget was used up by compiling {len(runners)} of {len(jobs)} graphs before anything was "
-                "measured: allow more time (--budget)"
+                f"the budget ran out after compiling {len(runners)} of {len(jobs)} graphs, nothing is measured: "
+                "allow more time (--budget)"
             )
         rounds = Rounds(
             runners,
-            {subject: job.pace for subject, job in jobs.items()},
+            {benchmark: job.rule for benchmark, job in jobs.items()},
             default_statistic(target),
-            load=partial(_load, places),
+            load=partial(_load, assignments),
             session=session,
             before=before,
-            on_visits=on_visits,
-            on_verdicts=on_verdicts,
+            on_batches=on_batches,
+            on_decisions=on_decisions,
             seed=seed,
             on_progress=on_progress,
         )
-        found = rounds.run(left_s, always=always)
-        for subject, runner in runners.items():
-            late = budget_s is not None and time.monotonic() - start > budget_s
+        measurement = rounds.run(left_s, always=always)
+        for benchmark, runner in runners.items():
+            over = budget_s is not None and time.monotonic() - start > budget_s
             if (
-                not late
-                and subject.startswith(NETWORK_PREFIX)
+                not over
+                and benchmark.startswith(NETWORK_PREFIX)
                 and (spent := energy_per_run(runner, energy_mj)) is not None
             ):
-                on_energy(subject, spent)
-    return found, rounds.undecided
+                on_energy(benchmark, spent)
+    return measurement, rounds.undecided
 
 
-def _load(places: Mapping[str, Assignment], subject: str) -> Runner | None:
-    """The subject's workload made ready once more; None if that fails now, though it went well before."""
+def _load(assignments: Mapping[str, Assignment], benchmark: str) -> Runner | None:
+    """Prepare another instance of a workload; None if that fails now."""
     try:
-        return places[subject].ready()
+        return assignments[benchmark].prepare()
     except MeasurementError:
         return None
 
@@ -183,7 +184,7 @@ def energy_per_run(runner: Runner, energy_mj: Callable[[], float | None]) -> flo
 
     Args:
         runner: a prepared runner.
-        energy_mj: the device's counter so far, in millijoules; None where it has none.
+        energy_mj: energy counter of the device, in millijoules; None where unavailable.
     """
     if energy_mj() is None:
         return None
@@ -216,88 +217,88 @@ def measure_rounds(
     """Measure whole networks by the table's protocol, without a table.
 
     Args:
-        backend: made for `target` by `require`.
-        target: where to measure.
-        workloads: what, by subject.
-        rounds: visits to each at most; the protocol's if None.
-        on_progress: told how far it is.
+        backend: backend of `target`, checked by `require_backend`.
+        target: device, backend, precision and threads.
+        workloads: workloads by benchmark.
+        rounds: maximum of batches each; the protocol's if None.
+        on_progress: receives the progress.
 
     Raises:
-        MeasurementError: the backend refuses a workload.
+        MeasurementError: the backend rejects a workload.
     """
     check_protocol(target, rounds)
-    pace = stopping_rule(target, "network", "").at_most(rounds)
-    jobs = {subject: MeasureJob(workload, replace(pace, period=1)) for subject, workload in workloads.items()}
-    return measure(backend, target, jobs, on_failure=_refuse, on_progress=on_progress)[0]
+    rule = stopping_rule(target, "network", "").limit_batches(rounds)
+    jobs = {benchmark: MeasureJob(workload, replace(rule, period=1)) for benchmark, workload in workloads.items()}
+    return measure(backend, target, jobs, on_failure=_reject, on_progress=on_progress)[0]
 
 
 def measure_seconds(
-    places: Mapping[str, Assignment], seconds: float, *, on_progress: OnProgress = quiet
+    assignments: Mapping[str, Assignment], seconds: float, *, on_progress: OnProgress = quiet
 ) -> Measurement:
-    """Measure by the frame-rate protocol: `WARM_UP_SHARE` of `seconds` unrecorded, then `seconds`, `MIN_RUNS` at least.
+    """Measure by the frame-rate protocol: a warm-up of `WARM_UP_SHARE`, then `seconds` and at least `MIN_RUNS` runs.
 
-    On a CPU graphs are loaded anew as for a table, as far as `LOADING_SHARE` allows, so that one place in memory is not
-    taken for the network; where loading fails, the graph stays where it is.
+    Graphs are reloaded as for a table, within `RELOAD_SHARE`, so that no single place in memory decides the result. A
+    failed reload keeps the instance.
 
     Args:
-        places: what is visited in turn, each in its own place; all on one device, with as many threads.
-        seconds: for all of them together, loading included.
-        on_progress: told how far it is.
+        assignments: workloads with their targets, interleaved; all on one device with the same number of threads.
+        seconds: recorded time of all together, reloads included.
+        on_progress: receives the progress.
 
     Raises:
-        MeasurementError: a backend refuses a workload; the message names it.
+        MeasurementError: a backend rejects a workload; the message names it.
     """
-    target = next(iter(places.values())).target
+    target = next(iter(assignments.values())).target
     check_protocol(target)
     reload = stopping_rule(target, "network", "").reload
-    endless = StoppingRule(
-        runs=None, period=1, least=10**9, most=10**9, reload=reload, loading=LOADING_SHARE, cap_s=math.inf
+    unlimited = StoppingRule(
+        runs=None, period=1, min_batches=10**9, max_batches=10**9, reload=reload, loading=RELOAD_SHARE, cap_s=math.inf
     )
 
-    def refuse(subject: str, reason: str) -> None:
-        name = places[subject].workload.name
+    def reject(benchmark: str, reason: str) -> None:
+        name = assignments[benchmark].workload.name
         raise MeasurementError(reason if name in reason else f"{name}: {reason}")
 
-    with pinned(target), prepared(places, refuse, on_progress) as runners:
+    with pinned(target), prepared(assignments, reject, on_progress) as runners:
         rounds = partial(
             Rounds,
             runners,
-            dict.fromkeys(runners, endless),
+            dict.fromkeys(runners, unlimited),
             default_statistic(target),
-            load=partial(_load, places),
+            load=partial(_load, assignments),
             on_progress=on_progress,
         )
         rounds().run(WARM_UP_SHARE * seconds)
-        return rounds().run(seconds, least=-(-MIN_RUNS // MIN_REPEATS))
+        return rounds().run(seconds, min_batches=-(-MIN_RUNS // MIN_REPEATS))
 
 
-def _refuse(key: str, reason: str) -> None:
+def _reject(key: str, reason: str) -> None:
     raise MeasurementError(reason)
 
 
 @contextmanager
 def prepared(
-    places: Mapping[str, Assignment],
+    assignments: Mapping[str, Assignment],
     on_failure: OnFailure,
     on_progress: OnProgress = quiet,
     seconds: float | None = None,
 ) -> Iterator[dict[str, Runner]]:
-    """Compile and warm up every workload; close all at the end.
+    """Compile and warm up every workload; close all runners at the end.
 
-    One that its backend refuses is told to `on_failure` and left out; so are those not begun after `seconds`.
+    Workloads that their backend rejects go to `on_failure`. Those not started within `seconds` are left out.
     """
     runners: dict[str, Runner] = {}
     start = time.monotonic()
     try:
-        for number, (key, place) in enumerate(places.items(), start=1):
+        for number, (key, assignment) in enumerate(assignments.items(), start=1):
             if seconds is not None and time.monotonic() - start > seconds:
                 break
             try:
-                runners[key] = place.ready()
+                runners[key] = assignment.prepare()
             except MeasurementError as error:
                 on_failure(key, str(error).splitlines()[0])
-            left = (time.monotonic() - start) / number * (len(places) - number)
-            on_progress(RoundProgress("compiling", number / len(places), left))
+            left = (time.monotonic() - start) / number * (len(assignments) - number)
+            on_progress(RoundProgress("compiling", number / len(assignments), left))
         yield runners
     finally:
         for runner in runners.values():

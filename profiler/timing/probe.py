@@ -1,4 +1,4 @@
-"""The graphs that measure an operator in context: a probe around it, and passages without it."""
+"""Graphs that measure an operator in context: the probe around it and the baseline without it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class Probe(nn.Module):
-    """Carriers, copies of an operator one after another, a carrier.
+    """A chain of carriers, copies of an operator, and a carrier.
 
     Args:
-        before: one carrier for each input.
-        operators: copies of the operator; a later one takes the result of the one before as its first input.
-        behind: the carrier of the result; None where there is nothing to convolve.
+        before: one carrier per input.
+        operators: copies of the operator in sequence; each takes the previous output as its first input.
+        behind: carrier of the output; None if the output cannot be convolved.
     """
 
     def __init__(self, before: Sequence[nn.Module], operators: Sequence[nn.Module], behind: nn.Module | None) -> None:
@@ -23,7 +23,7 @@ class Probe(nn.Module):
         self.behind = nn.Identity() if behind is None else behind
 
     def forward(self, *xs: Tensor) -> Tensor:
-        """Run the chain on one tensor for each input of the operator."""
+        """Run the chain on one tensor per operator input."""
         first, *others = (carrier(x) for carrier, x in zip(self.before, xs, strict=True))
         for operator in self.operators:
             first = operator(first, *others)
@@ -32,13 +32,13 @@ class Probe(nn.Module):
 
 
 class Baseline(nn.Module):
-    """Separate chains of carriers, one for each input tensor; the results are returned side by side."""
+    """Separate chains of carriers, one per input tensor."""
 
     def __init__(self, chains: Sequence[Sequence[nn.Module]]) -> None:
         super().__init__()
         self.chains = nn.ModuleList(nn.Sequential(*chain) for chain in chains)
 
     def forward(self, *xs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run each chain on its tensor."""
+        """Run each chain on its tensor; several chains give a tuple."""
         outs = tuple(chain(x) for chain, x in zip(self.chains, xs, strict=True))
         return outs if len(outs) > 1 else outs[0]

@@ -1,7 +1,7 @@
-"""The timing protocol: rounds over all subjects in random order, until each is known well enough.
+"""The timing protocol: rounds over all benchmarks in random order, until each has converged.
 
-Noise of a shared machine then hits every subject alike, and what is compared was measured side by side. All timing
-passes through `Runner.run` and `clock`, so the protocol runs the same on a simulated device.
+Noise of a shared machine then affects all benchmarks equally, and compared benchmarks run side by side. All timing goes
+through `Runner.run` and `clock`, so the protocol also runs on a simulated device.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from ..backends import Runner
 from ..backends.base import pause_gc
 from .stopping import StoppingRule
 
-VISIT_MS = 4.0
+BATCH_MS = 4.0
+"""Duration of a sample batch, in milliseconds."""
 MIN_REPEATS, MAX_REPEATS = 3, 40
 COMMIT_S = 1.0
-"""Visits are handed over about this often: what a crash can lose."""
+"""Seconds between two commits of sample batches: the most that a crash loses."""
 FIRST_CHECK = 8
-"""Rounds before the first verdicts are sought, and between any two at least."""
-COMPANY = 32
-"""Subjects that a round has at least, known ones among them: alone, a probe would find its caches warm."""
-CHECKS = 1.2
-"""Verdicts are sought again after so many times the rounds."""
+"""Rounds before the first check, and the minimum between two checks."""
+MIN_ROUND_SIZE = 32
+"""Minimum of benchmarks per round, converged ones included: alone, a probe would find its caches warm."""
+CHECK_GROWTH = 1.2
+"""Ratio of the rounds at two successive checks."""
 
 
 @dataclass(frozen=True)
 class RoundProgress:
-    """Where a long job stands.
+    """Progress of a measurement.
 
     Attributes:
-        label: what is being done.
-        done: share of the whole, 0 to 1.
-        left_s: estimate of the seconds left; None while nothing is known.
+        label: activity, e.g. `measuring`.
+        done: completed share, 0 to 1.
+        left_s: estimated seconds left; None where unknown.
     """
 
     label: str
@@ -46,198 +47,204 @@ class RoundProgress:
 
 OnProgress = Callable[[RoundProgress], None]
 OnBatches = Callable[[list[SampleBatch]], None]
-OnVerdicts = Callable[[Measurement, dict[str, str]], None]
+OnDecisions = Callable[[Measurement, dict[str, str]], None]
 Clock = Callable[[], float]
 
 
 def quiet(_: RoundProgress) -> None:
-    """Report progress to nobody."""
+    """Ignore progress."""
 
 
 def steady_clock() -> Clock:
-    """Unix time in seconds that never jumps: taken once, carried on by the monotonic clock."""
+    """Return a clock of Unix seconds that never jumps: the offset is read once, the rest is monotonic."""
     offset = time.time() - time.monotonic()
     return lambda: offset + time.monotonic()
 
 
 class Rounds:
-    """Measures prepared runners, interleaved, until there is a verdict on each.
+    """Interleaved measurement of prepared runners until all benchmarks have converged.
 
     Args:
-        runners: prepared runners, by subject; a graph that is loaded anew takes its place here.
-        paces: how each is visited.
-        statistic: what a visit counts as, see `lut.statistics`.
-        session: number of the session that the visits belong to.
-        before: visits already made, to these subjects and others.
-        on_visits: takes the visits of about `COMMIT_S` at a time.
-        on_verdicts: takes the measurement so far, and subject -> verdict of those that are known now.
-        load: prepares the graph of a subject once more; None keeps the runners as they are.
-        seed: of the visiting order.
-        on_progress: told after each round.
-        clock: unix seconds that never jump.
+        runners: prepared runners, by benchmark; a reload replaces the runner in place.
+        rules: stopping rule of each benchmark.
+        statistic: statistic of a sample batch, see `lut.statistics`.
+        session: number of the session.
+        before: earlier sample batches, of these and other benchmarks.
+        on_batches: receives new sample batches about every `COMMIT_S`.
+        on_decisions: receives the measurement so far, and benchmark -> decision of those newly decided.
+        load: function that prepares another instance of a benchmark's graph; None disables reloads.
+        seed: seed of the measuring order.
+        on_progress: receives the progress at each check.
+        clock: Unix seconds that never jump.
     """
 
     def __init__(
         self,
         runners: dict[str, Runner],
-        paces: Mapping[str, StoppingRule],
+        rules: Mapping[str, StoppingRule],
         statistic: str,
         *,
         load: Callable[[str], Runner | None] | None = None,
         session: int = 0,
         before: Sequence[SampleBatch] = (),
-        on_visits: OnBatches = lambda _: None,
-        on_verdicts: OnVerdicts = lambda *_: None,
+        on_batches: OnBatches = lambda _: None,
+        on_decisions: OnDecisions = lambda *_: None,
         seed: int = 0,
         on_progress: OnProgress = quiet,
         clock: Clock | None = None,
     ) -> None:
-        self._runners, self._paces, self._statistic = runners, dict(paces), statistic
-        self._visits = list(before)
-        self._on_visits, self._on_verdicts, self._on_progress = on_visits, on_verdicts, on_progress
+        self._runners, self._rules, self._statistic = runners, dict(rules), statistic
+        self._batches = list(before)
+        self._on_batches, self._on_decisions, self._on_progress = on_batches, on_decisions, on_progress
         self._seed, self._clock = seed, clock or steady_clock()
-        self._load, self._loads = load, dict.fromkeys(runners, 0)
+        self._load, self._instances = load, dict.fromkeys(runners, 0)
+        self._stagger = {benchmark: position for position, benchmark in enumerate(runners)}
         self._open = list(runners)
         self._made = dict.fromkeys(runners, 0)
         self._session = session
         self._spent_s, self._loading_s = dict.fromkeys(runners, 0.0), dict.fromkeys(runners, 0.0)
 
-    def run(self, seconds: float | None = None, *, always: Sequence[str] = (), least: int = 0) -> Measurement:
-        """Measure until there is a verdict on every subject; all visits, those made before included.
+    def run(self, seconds: float | None = None, *, always: Sequence[str] = (), min_batches: int = 0) -> Measurement:
+        """Measure until every benchmark is decided; return all sample batches, earlier ones included.
 
         Args:
-            seconds: no visit is begun after so many, loading included; None for no limit.
-            always: subjects that are visited to the end, whatever is known of them, and not waited for.
-            least: visits that each subject without a verdict gets even if that takes longer than `seconds`.
+            seconds: time limit, reloads included; None for no limit.
+            always: benchmarks that run in every round, decided or not, and are not waited for.
+            min_batches: batches of every undecided benchmark, even beyond `seconds`.
         """
         start = self._clock()
 
-        def over() -> bool:
-            return seconds is not None and self._clock() - start > seconds and self._fewest() >= least
+        def is_over() -> bool:
+            return seconds is not None and self._clock() - start > seconds and self._min_made() >= min_batches
 
-        repeats = {subject: self._runs(subject) for subject in self._runners}
-        self._open = [subject for subject in self._open if subject not in always]
+        repeats = {benchmark: self._count_runs(benchmark) for benchmark in self._runners}
+        self._open = [benchmark for benchmark in self._open if benchmark not in always]
         pending: list[SampleBatch] = []
-        handed, check, number, late = start, 0, 0, False
+        committed, check, number, late = start, 0, 0, False
         while not late:
             if number >= check:
-                self._hand_over(pending)
-                left_s = self._judge()
-                if number or not self._open:  # before the first round nothing is known of what is left
-                    self._tell(start, seconds, left_s, least)
+                self._commit(pending)
+                left_s = self._decide()
+                if number or not self._open:  # the first round has no estimate yet
+                    self._report(start, seconds, left_s, min_batches)
                 check = self._next_check(number)
                 if not self._open:
                     break
             order = self._order(number, always)
-            self._load_anew(order, over)
-            for subject in order:
-                late = over()
+            self._reload(order, is_over)
+            for benchmark in order:
+                late = is_over()
                 if late:
                     break
-                pending.append(self._visit(subject, repeats[subject]))
-                if self._clock() - handed > COMMIT_S:
-                    self._hand_over(pending)
-                    handed = self._clock()
+                pending.append(self._measure(benchmark, repeats[benchmark]))
+                if self._clock() - committed > COMMIT_S:
+                    self._commit(pending)
+                    committed = self._clock()
             number += 1
-        self._hand_over(pending)
+        self._commit(pending)
         if late:
-            self._judge()
-        return Measurement(self._visits, self._statistic)
+            self._decide()
+        return Measurement(self._batches, self._statistic)
 
     @property
     def undecided(self) -> list[str]:
-        """Subjects without a verdict."""
+        """Benchmarks without a decision."""
         return list(self._open)
 
-    def _fewest(self) -> int:
-        """Visits that the least visited subject has."""
+    def _min_made(self) -> int:
+        """Return the smallest number of new batches of a benchmark."""
         return min(self._made.values(), default=0)
 
     def _next_check(self, number: int) -> int:
-        """Round of the next check: ever later, but none after an open subject has had its most visits."""
-        left = [(self._paces[subject], self._paces[subject].most - self._made[subject]) for subject in self._open]
-        soon = min((pace.period * visits for pace, visits in left if visits > 0), default=FIRST_CHECK)
-        return min(max(number + FIRST_CHECK, int(number * CHECKS)), number + soon)
+        """Return the round of the next check: ever later, but before a benchmark exceeds its maximum."""
+        left = [
+            (self._rules[benchmark], self._rules[benchmark].max_batches - self._made[benchmark])
+            for benchmark in self._open
+        ]
+        soon = min((rule.period * batches for rule, batches in left if batches > 0), default=FIRST_CHECK)
+        return min(max(number + FIRST_CHECK, int(number * CHECK_GROWTH)), number + soon)
 
     def _order(self, number: int, always: Sequence[str]) -> list[str]:
-        """Subjects of a round: those whose turn it is and company from the others, shuffled."""
+        """Return the benchmarks of a round, shuffled: undecided ones in their period, others up to the minimum."""
         draw = random.Random(f"{self._seed}/{self._session}/{number}")
-        wanted = {*self._open, *always}
-        company = [subject for subject in self._runners if subject not in wanted]
-        wanted |= set(draw.sample(company, min(len(company), max(COMPANY - len(wanted), 0))))
-        turn = [
-            subject
-            for index, subject in enumerate(self._runners)
-            if subject in wanted and (number + index) % self._paces[subject].period == 0
+        chosen = {*self._open, *always}
+        others = [benchmark for benchmark in self._runners if benchmark not in chosen]
+        chosen |= set(draw.sample(others, min(len(others), max(MIN_ROUND_SIZE - len(chosen), 0))))
+        order = [
+            benchmark
+            for index, benchmark in enumerate(self._runners)
+            if benchmark in chosen and (number + index) % self._rules[benchmark].period == 0
         ]
-        draw.shuffle(turn)
-        return turn
+        draw.shuffle(order)
+        return order
 
-    def _load_anew(self, subjects: Sequence[str], over: Callable[[], bool]) -> None:
-        """Load again what has been visited often enough in one place; before the round, so that none is visited hot.
+    def _reload(self, benchmarks: Sequence[str], is_over: Callable[[], bool]) -> None:
+        """Replace instances that have had their batches; before the round, so that no benchmark runs right after it.
 
-        When the first loads end differs with the length of a subject's name: in a round only some probes are loaded.
-        Each gets as many visits as an interval needs to count it.
+        The first reloads are staggered by position, so a round reloads only some of the benchmarks. Every instance gets
+        at least the batches that a confidence interval needs to count it.
         """
-        for subject in subjects:
-            pace, made = self._paces[subject], self._made[subject]
-            if self._load is None or pace.reload is None or made < min(pace.reload, BATCHES_PER_INSTANCE) or over():
+        for benchmark in benchmarks:
+            rule, made = self._rules[benchmark], self._made[benchmark]
+            if self._load is None or rule.reload is None or made < min(rule.reload, BATCHES_PER_INSTANCE) or is_over():
                 continue
-            affordable = self._loading_s[subject] <= pace.loading * self._spent_s[subject]
-            if affordable and (made + len(subject)) % pace.reload == 0:
-                begun = self._clock()
-                runner = self._load(subject)
-                self._loading_s[subject] += self._clock() - begun
+            affordable = self._loading_s[benchmark] <= rule.loading * self._spent_s[benchmark]
+            if affordable and (made + self._stagger[benchmark]) % rule.reload == 0:
+                start = self._clock()
+                runner = self._load(benchmark)
+                self._loading_s[benchmark] += self._clock() - start
                 if runner is not None:
-                    self._runners[subject].close()  # only now: the new one must not get the old one's memory
-                    self._runners[subject] = runner
-                    self._loads[subject] += 1
+                    self._runners[benchmark].close()  # after loading: the new instance must not reuse its memory
+                    self._runners[benchmark] = runner
+                    self._instances[benchmark] += 1
 
-    def _visit(self, subject: str, runs: int) -> SampleBatch:
+    def _measure(self, benchmark: str, runs: int) -> SampleBatch:
         at = self._clock()
         with pause_gc():
-            durations = self._runners[subject].run(runs)
-        self._spent_s[subject] += self._clock() - at
-        self._made[subject] += 1
-        return SampleBatch(subject, self._made[subject] - 1, at, durations, self._session, self._loads[subject])
+            durations = self._runners[benchmark].run(runs)
+        self._spent_s[benchmark] += self._clock() - at
+        self._made[benchmark] += 1
+        return SampleBatch(
+            benchmark, self._made[benchmark] - 1, at, durations, self._session, self._instances[benchmark]
+        )
 
-    def _hand_over(self, pending: list[SampleBatch]) -> None:
+    def _commit(self, pending: list[SampleBatch]) -> None:
         if pending:
-            self._on_visits(list(pending))
-            self._visits += pending
+            self._on_batches(list(pending))
+            self._batches += pending
             pending.clear()
 
-    def _judge(self) -> float:
-        """Seek verdicts on what is open; the estimate of the seconds left."""
-        measurement = Measurement(self._visits, self._statistic)
-        verdicts, left_s = {}, 0.0
-        for subject in self._open:
-            points = measurement.points(subject)
-            pace = self._paces[subject]
-            verdict = pace.verdict(points, self._spent_s[subject], measurement.instances(subject))
-            if verdict is not None:
-                verdicts[subject] = verdict
+    def _decide(self) -> float:
+        """Decide on the open benchmarks; return the estimated seconds left."""
+        measurement = Measurement(self._batches, self._statistic)
+        decisions, left_s = {}, 0.0
+        for benchmark in self._open:
+            points = measurement.points(benchmark)
+            rule = self._rules[benchmark]
+            decision = rule.decide(points, self._spent_s[benchmark], measurement.instances(benchmark))
+            if decision is not None:
+                decisions[benchmark] = decision
             elif len(points):
-                summary = measurement.summary(subject)
-                wanted = pace.visits_wanted(summary.latency_ms, summary.ci_ms, len(points))
-                each = self._spent_s[subject] / max(self._made[subject], 1)
-                left_s += max(wanted - len(points), 1) * each
-        self._open = [subject for subject in self._open if subject not in verdicts]
-        if verdicts:
-            self._on_verdicts(measurement, verdicts)
+                summary = measurement.summary(benchmark)
+                needed = rule.estimate_batches(summary.latency_ms, summary.ci_ms, len(points))
+                batch_s = self._spent_s[benchmark] / max(self._made[benchmark], 1)
+                left_s += max(needed - len(points), 1) * batch_s
+        self._open = [benchmark for benchmark in self._open if benchmark not in decisions]
+        if decisions:
+            self._on_decisions(measurement, decisions)
         return left_s
 
-    def _tell(self, start: float, seconds: float | None, left_s: float, least: int) -> None:
+    def _report(self, start: float, seconds: float | None, left_s: float, min_batches: int) -> None:
         spent = self._clock() - start
         if seconds is not None:
-            for_least_s = spent * (least / max(self._fewest(), 1) - 1)
-            left_s = min(left_s, max(seconds - spent, for_least_s, 0.0))
+            min_left_s = spent * (min_batches / max(self._min_made(), 1) - 1)
+            left_s = min(left_s, max(seconds - spent, min_left_s, 0.0))
         self._on_progress(RoundProgress("measuring", spent / max(spent + left_s, 1e-9), left_s))
 
-    def _runs(self, subject: str) -> int:
-        """Runs a visit."""
-        fixed = self._paces[subject].runs
+    def _count_runs(self, benchmark: str) -> int:
+        """Return the runs per batch."""
+        fixed = self._rules[benchmark].runs
         if fixed is not None:
             return fixed
-        once = min(self._runners[subject].run(MIN_REPEATS))
-        return max(MIN_REPEATS, min(MAX_REPEATS, round(VISIT_MS / max(once, 1e-3))))
+        once = min(self._runners[benchmark].run(MIN_REPEATS))
+        return max(MIN_REPEATS, min(MAX_REPEATS, round(BATCH_MS / max(once, 1e-3))))

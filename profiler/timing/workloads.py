@@ -1,4 +1,4 @@
-"""Operators and networks as workloads: weights and statistics random, batch normalisation folded."""
+"""Operators and networks as workloads, with batch normalisation folded and, by default, random weights."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ SEED = 0
 
 
 def operator_workload(spec: OpSpec) -> Workload:
-    """The operator of `spec` alone."""
+    """Return the workload of one operator in isolation."""
 
     def module() -> nn.Module:
         from ...models.nets.layers import build_module
 
-        return workload_of(lambda: build_module(spec))
+        return build_folded(lambda: build_module(spec))
 
     return Workload(f"alone/{spec}", input_shapes(spec), module)
 
 
-def workload_of(make: Callable[[], nn.Module]) -> nn.Module:
-    """The module that `make` builds, with random weights and statistics, the same each time, folded."""
+def build_folded(make: Callable[[], nn.Module]) -> nn.Module:
+    """Return the folded module that `make` builds, with reproducible random weights and statistics."""
     import torch
 
     from ...models.nets.layers import fold_norms
@@ -44,7 +44,7 @@ def workload_of(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def network_workload(architecture: Architecture, scope: str, weights: Mapping[str, Tensor] | None = None) -> Workload:
-    """A whole network in a scope, with trained `weights` (a state dict of LGCNet) or random ones."""
+    """Return the workload of a network in a scope, with trained `weights` (a state dict of LGCNet) or random ones."""
 
     def module() -> nn.Module:
         from ...models.nets.layers import fold_norms
@@ -56,7 +56,7 @@ def network_workload(architecture: Architecture, scope: str, weights: Mapping[st
 
 
 def network_module(architecture: Architecture, scope: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """The network in evaluation mode, nothing folded."""
+    """Return the unfolded network in evaluation mode."""
     import torch
 
     from ...models.nets.network import LGCNet, randomise_norms
@@ -72,12 +72,12 @@ def network_module(architecture: Architecture, scope: str, weights: Mapping[str,
 
 
 def in_scope(core: nn.Module, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
-    """A network that gives logits, in a scope and in evaluation mode.
+    """Wrap a network that outputs logits for a scope, in evaluation mode.
 
     Args:
         core: [N, 3, H, W] -> [N, classes, h, w].
         scope: one of `plan.EXPORT_SCOPES`.
-        dense: what comes after the logits.
+        dense: operators after the logits.
     """
     from ...models.nets.network import DenseOutput, FrameOutput
 
@@ -88,5 +88,5 @@ def in_scope(core: nn.Module, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
 
 
 def image_input(size: tuple[int, int], scope: str) -> tuple[tuple[int, ...], str]:
-    """Shape and type of the image that a network takes in a scope."""
+    """Return shape and dtype of a network's input in a scope."""
     return ((1, *size, 3), IMAGE_DTYPE) if scope == END_TO_END else ((1, 3, *size), FLOAT_DTYPE)

@@ -114,6 +114,8 @@ TORCH_CUDA = {
     "graph": do_nothing,
     "_sleep": spin,
 }
+PRECISE = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+"""Parts of torch in which a GPU's backends disable TF32."""
 
 
 def fake_nvml():
@@ -146,6 +148,8 @@ def simulated_gpu(patch):
     patch.setattr(torch.version, "cuda", "13.0")
     patch.setitem(__import__("sys").modules, "pynvml", fake_nvml())
     patch.setattr(base, "_warm_devices", {"cuda:0"})
+    patch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    precisions = [(part, part.fp32_precision) for part in PRECISE]
     capture = cuda_graph.CudaGraph.__init__
 
     def captured(graph, work, device):
@@ -156,7 +160,11 @@ def simulated_gpu(patch):
     cached = (cuda_graph._get_open_graphs, cuda_graph._get_side_stream, replay_queue.get_spin_calibration)
     for function in cached:
         function.cache_clear()
-    with OnCpu():
-        yield
-    for function in cached:
-        function.cache_clear()
+    try:
+        with OnCpu():
+            yield
+    finally:
+        for part, precision in precisions:
+            part.fp32_precision = precision
+        for function in cached:
+            function.cache_clear()

@@ -29,6 +29,7 @@ def rehearsal(tmp_path_factory):
     return done, out, {line["part"]: line for line in lines}
 
 
+@pytest.mark.slow
 def test_rehearsal_writes_ten_lines(rehearsal):
     done, _, lines = rehearsal
     assert list(lines) == list(range(1, 11))
@@ -37,6 +38,7 @@ def test_rehearsal_writes_ten_lines(rehearsal):
     assert {line["commit"] for line in lines.values()} == {"abc1234"}
 
 
+@pytest.mark.slow
 def test_rehearsal_runs_all_cpu_parts(rehearsal):
     _, _, lines = rehearsal
     skipped = {number for number, line in lines.items() if line["status"] == "skipped"}
@@ -46,12 +48,14 @@ def test_rehearsal_runs_all_cpu_parts(rehearsal):
     assert lines[10]["values"]["search"]["steps a second"] > 0
 
 
+@pytest.mark.slow
 def test_rehearsal_leaves_five_files(rehearsal):
     _, out, _ = rehearsal
     names = sorted(path.name for path in out.iterdir())
     assert names == ["check.log", "check.md", "results.jsonl", "table-fp16.lut", "table-fp32.lut"]
 
 
+@pytest.mark.slow
 def test_page_lists_every_part(rehearsal):
     _, out, lines = rehearsal
     text = (out / "check.md").read_text()
@@ -90,7 +94,14 @@ def test_bad_options_are_rejected(tmp_path, option, value, message):
     assert done.stderr.splitlines()[-1].endswith(message)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted_check_leaves_no_process(tmp_path, sent):
     marker = f"lgc-check-test-{os.getpid()}-{sent}"
     command = [

@@ -21,6 +21,8 @@ SMALL = (
     ("lgc.profiler.timing.measure", "ENERGY_S", 0.1),
     ("lgc.profiler.timing.measure", "ENERGY_BATCH_S", 0.02),
     ("checks.protocol", "FLUSH_BYTES", 1 << 16),
+    ("checks.protocol", "BUILD_RUNS", 4),
+    ("checks.protocol", "PROBE_RUNS", 3),
     ("checks.clock", "SPIN_CYCLES", 4_000_000),
     ("checks.clock", "BATCHES", 2),
 )
@@ -43,7 +45,7 @@ def perform(checks, folders, mini_space, monkeypatch):
     def run(number):
         part = {part.number: part for part in checks.PARTS}[number]
         settings = checks.settings.Settings(
-            "cuda:0", *folders, part=number, limit_s=3.0 if number == 2 else 30.0, rehearsal=True
+            "cuda:0", *folders, part=number, limit_s={2: 3.0, 7: 6.0}.get(number, 30.0), rehearsal=True
         )
         record = checks.record.Record(settings.record_file)
         with simulated_gpu(monkeypatch):

@@ -17,6 +17,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
+from lgc.device import Device
 from lgc.errors import UsageError
 from lgc.lut.statistics.calibration import FORMS
 from lgc.lut.table import schema
@@ -24,10 +25,9 @@ from lgc.models.space.settings import Fusion, SpaceSettings, Stem
 from lgc.profiler.timing.contexts import CONTEXTS
 from lgc.search import engine
 from lgc.search.config import SearchConfig
-from lgc.search.constraint import projection as fitting
-from lgc.search.runtime import run_folder as runs
-from lgc.search.selection import finalize as choosing
-from lgc.search.selection import strategies as selection
+from lgc.search.constraint import projection
+from lgc.search.runtime import run_folder
+from lgc.search.selection import finalize, strategies
 from lgc.tools import search
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,35 @@ def test_cli_reference_is_current():
     assert (ROOT / "docs" / "cli.md").read_text() == module.reference(), "run `make docs`"
 
 
-def test_readme_commands_and_python_run(tmp_path):
+SMALL_SETTINGS = {
+    "lgc-scenes": "--train 8 --val 2",
+    "lgc-profile": "--rounds 4 --networks 4",
+    "lgc-lut": "--networks 2 --rounds 4",
+    "lgc-search": "--steps 4 --batch 2 --trials 0",
+    "lgc-train": "--steps 2 --batch 2",
+    "lgc-export": "--seconds 0.1",
+    "lgc-bench": "--seconds 0.1s",
+    "lgc-predict": "",
+}
+"""Options appended to the README's commands, so that each takes seconds."""
+
+
+def test_readme_commands_and_python_run(tmp_path, call, monkeypatch, capfd):
+    """In this process; each command reads the files of those before."""
+    monkeypatch.chdir(tmp_path)
+    (commands,) = blocks("sh")
+    (python,) = blocks("python")
+    for line in commands.strip().splitlines():
+        program, *arguments = shlex.split(line)
+        done = call(program, *arguments, *shlex.split(SMALL_SETTINGS[program]))
+        assert done.code == 0, f"{line}\n{done.err}"
+    exec(compile(python, "README.md", "exec"), {})
+    assert re.match(r"\d+\.\d+ ms", capfd.readouterr().out)
+
+
+@pytest.mark.slow
+def test_readme_runs_as_printed(tmp_path):
+    """Each command in its own process."""
     (commands,) = blocks("sh")
     (python,) = blocks("python")
     bin_folder = str(Path(sys.executable).parent)
@@ -106,7 +134,7 @@ def test_gpu_recipe_names_the_profiled_table(recipe, call, monkeypatch):
     def stop(space, target, path, **_):
         raise UsageError(str(path))
 
-    monkeypatch.setattr("lgc.profiler.machine.devices.check_device", lambda name: name)
+    monkeypatch.setattr("lgc.profiler.machine.devices.check_device", Device)
     monkeypatch.setattr("lgc.profiler.backends.default.default_backend", lambda device: "tensorrt")
     monkeypatch.setattr("lgc.profiler.profile.profile", stop)
     (command,) = (command for command in plain_commands(README) if command[0] == "lgc-profile")
@@ -133,7 +161,7 @@ def test_table_format_page_is_complete():
     for name in {*names, *FORMS, *CONTEXTS, *schema.WITH_LATENCY, schema.PENDING, schema.FAILED} - {"id", "value"}:
         assert re.search(rf"\b{name}\b", text), f"docs/lut-format.md lacks {name}"
     assert f"`{schema.APPLICATION_ID:#X}`".replace("0X", "0x") in text
-    assert f"now {schema.SCHEMA_VERSION}." in text
+    assert f"now {schema.TABLE_SCHEMA_VERSION}." in text
 
 
 def headings(page: Path) -> set[str]:
@@ -176,17 +204,17 @@ def test_search_page_names_existing_modules():
 def test_search_page_has_the_constants():
     text = " ".join(SEARCH.split())
     for constant, sentence in (
-        (selection.PASSES_PER_STEP, "counts as {} passes"),
-        (selection.POPULATION, "keeps a population of {}"),
-        (selection.TOURNAMENT, "The best of {} sampled members"),
-        (selection.MUTATIONS, "mutated in {} decisions"),
-        (choosing.MAX_SCORING_IMAGES, "all images, at most {}"),
-        (choosing.NUM_SAMPLED_PATHS, "mean loss of {} paths"),
+        (strategies.PASSES_PER_STEP, "counts as {} passes"),
+        (strategies.POPULATION, "keeps a population of {}"),
+        (strategies.TOURNAMENT, "The best of {} sampled members"),
+        (strategies.MUTATIONS, "mutated in {} decisions"),
+        (finalize.MAX_SCORING_IMAGES, "all images, at most {}"),
+        (finalize.NUM_SAMPLED_PATHS, "mean loss of {} paths"),
         (engine.SEARCH_EPOCHS, "{} epochs of half the images"),
-        (round(runs.CHECKPOINT_S), "written every {} seconds"),
-        (round(100 * fitting.FREE_SLACK, 9), "unused beyond {} % of the target"),
-        (round(fitting.SLACK_COST / 100), "costs {} nats per percent"),
-        (round(1 - fitting.TARGET_TOLERANCE, 9), "Below {}: swap to slower"),
+        (round(run_folder.CHECKPOINT_S), "written every {} seconds"),
+        (round(100 * projection.FREE_SLACK, 9), "unused beyond {} % of the target"),
+        (round(projection.SLACK_COST / 100), "costs {} nats per percent"),
+        (round(1 - projection.TARGET_TOLERANCE, 9), "Below {}: swap to slower"),
         (round(100 * search.COLLAPSED), "more than {} % of the edges"),
     ):
         assert sentence.format(constant) in text, sentence.format(constant)

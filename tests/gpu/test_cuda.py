@@ -14,7 +14,8 @@ from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import BACKENDS, Workload, get_backend
 from lgc.profiler.backends.base import IMAGE_DTYPE
-from lgc.profiler.deployment import deploy
+from lgc.profiler.deployment.latency import time_network
+from lgc.profiler.deployment.network import Network
 from lgc.profiler.machine.environment import compare_fingerprints, fingerprint
 from lgc.profiler.profile import profile
 from lgc.profiler.timing.workloads import network_workload
@@ -174,7 +175,7 @@ def test_table_predicts_network(mini_space, tmp_path):
     result = profile(mini_space, target, tmp_path / "t.lut", rounds=4, networks=4)
     assert result.measured == result.entries
     with LatencyTable.open(tmp_path / "t.lut") as table:
-        network = deploy.Network(mini_space.sample(1), None, "dense")
-        result = deploy.time_network(network, target, table, seconds=0.5)
+        network = Network(mini_space.sample(1), None, "dense")
+        result = time_network(network, target, table, seconds=0.5)
         assert result.table_ms == Predictor(mini_space, table).predict(network.architecture)
     assert result.equals_torch()

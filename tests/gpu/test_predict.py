@@ -9,7 +9,7 @@ from lgc.device import Device
 from lgc.lut import Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import get_backend
-from lgc.profiler.deployment import deploy
+from lgc.profiler.deployment.engines import build_target_engine
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.deployment.segmenter import Segmenter
 
@@ -46,6 +46,6 @@ def test_engine_classes_equal_onnx_classes(architecture, picture, tmp_path, back
     network = Network(architecture, None, "dense")
     with Segmenter.open(write_onnx(network, tmp_path)) as segmenter:
         expected = segmenter.segment(picture)
-    engine, _ = deploy.build_here(network, tmp_path, Target("cuda:0", backend))
+    engine, _ = build_target_engine(network, tmp_path, Target("cuda:0", backend))
     with Segmenter.open(engine) as segmenter:
         assert (segmenter.segment(picture) == expected).mean() >= 0.999

@@ -24,7 +24,7 @@ from lgc.profiler.backends.trt.engine_cache import load_or_build_engine
 from lgc.profiler.backends.trt.engine_files import get_description_path, write_engine_files
 from lgc.profiler.backends.trt.loader import FULL, load_tensorrt
 from lgc.profiler.deployment.network import Network
-from lgc.profiler.deployment.parity import file_outputs
+from lgc.profiler.deployment.parity import compute_file_outputs
 from lgc.profiler.timing.workloads import network_workload
 from lgc.search.data.synthetic.scenes import generate_scene
 
@@ -249,7 +249,7 @@ def test_int8_engine_equals_onnx_on_cpu(make_runner):
     images = tuple(generate_scene(0, index, space.input).image for index in range(4))
     network = Network(space.sample(0), None, "dense", images=images)
     (image,) = network.inputs("core")[:1]
-    (expected,) = file_outputs(network.model("int8", "core"), [image], "int8")
+    (expected,) = compute_file_outputs(network.model("int8", "core"), [image], "int8")
     runner = make_runner("int8", network.workload("core", "int8"))
     runner.prepare()
     assert min(runner.run(20)) > 0

@@ -1,4 +1,4 @@
-"""Tables measured between carriers, with latencies that the tests know."""
+"""Tables measured in carriers, with known latencies."""
 
 import hashlib
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
 from lgc.models import OpSpec
 from lgc.models.space.operators import is_free
-from lgc.profiler.timing.contexts import CARRIER, register
+from lgc.profiler.timing.contexts import CARRIER, register_benchmarks
 
 ENVIRONMENT = {"device_name": "test machine", "system": "test", "versions": {"onnxruntime": "1.0"}}
 TARGET = Target("cpu", "onnxruntime")
@@ -19,20 +19,20 @@ ROUNDS = 24
 
 
 def chance(key):
-    """A number in [0, 1), always the same for a key."""
+    """Return a number in [0, 1) derived from a key."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
 
 
 def true_ms(key, changed=()):
-    """Latency of an entry or a carrier."""
+    """Return the latency of an entry or carrier."""
     return (0.05 + 0.1 * chance(key)) * dict(changed).get(key, 1.0)
 
 
 @pytest.fixture
 def carried(tmp_path, mini_space):
-    """Makes tables: `carried(name, changed={entry: factor}, speed=1.0, seed=0, jitter=0.0, networks=0)`.
+    """Return a factory of tables: `carried(name, changed={entry: factor}, speed=1.0, seed=0, jitter=0.0, networks=0)`.
 
-    `jitter` is by how much each subject is off in this run, `keep` the subjects that are measured.
+    `jitter` is the relative deviation of each benchmark in this run; `keep` selects the measured benchmarks.
     """
 
     def make(
@@ -50,8 +50,8 @@ def carried(tmp_path, mini_space):
     ):
         protocol = {"name": "interleaved-rounds", "context": "carriers", "statistic": "minima"}
         table = LatencyTable.create(tmp_path / name, target, space, protocol, environment)
-        register(table, space)
-        truth = {subject.key: true_ms(subject.key) for subject in table.benchmarks(CARRIER)}
+        register_benchmarks(table, space)
+        truth = {benchmark.key: true_ms(benchmark.key) for benchmark in table.benchmarks(CARRIER)}
         for entry in table.entries():
             terms = table.components(OpSpec.parse(entry.key))
             (probe,) = terms.keys() - truth.keys()
@@ -65,14 +65,14 @@ def carried(tmp_path, mini_space):
         rng = np.random.default_rng(seed)
         kept = {key: ms * speed * np.exp(jitter * rng.standard_normal()) for key, ms in truth.items() if keep(key)}
         recorder = Recorder(table, target.device, environment)
-        visits = [
+        batches = [
             SampleBatch(
                 key, number, 1e9 + number + 1e-4 * at, (ms * rng.uniform(1.0, 1.01, 3)).tolist(), recorder.session
             )
             for number in range(ROUNDS)
             for at, (key, ms) in enumerate(kept.items())
         ]
-        recorder.record(visits)
+        recorder.record(batches)
         measurement = table.measurement()
         recorder.finish({key: (measurement.summary(key), None) for key in kept})
         table.finalize()
@@ -82,7 +82,7 @@ def carried(tmp_path, mini_space):
     return make
 
 
-# Keys as latency/latency_lookup_table.py of FasterSeg writes them.
+# keys written by latency/latency_lookup_table.py of FasterSeg
 FASTERSEG = {
     "BasicResidual1x_H128_W256_Cin64_Cout96_stride1_dilation1": 0.25,
     "BasicResidual1x_H128_W256_Cin64_Cout96_stride2_dilation1": 0.125,
@@ -94,7 +94,7 @@ FASTERSEG = {
     "ConvNorm_H32_W64_Cin256_Cout128_kernel1_stride1": 0.03,
     "ff_H128_W256_C64": 0.3,
     "head_H128_W256_Cin64_Cout19": 0.4,
-    "a key that lgc has never seen": 1.0,
+    "an unknown key": 1.0,
 }
 EQUAL = {
     "conv_3x3/c64-96/128x256/s1/b1": 0.25,
@@ -103,7 +103,7 @@ EQUAL = {
     "conv_1x1/c256-128/32x64/s1/b1": 0.03,
 }
 
-# Rows as they stand in mobile_trim.yaml (issue 37 of once-for-all) and in DynamicOFA's JSON.
+# rows of mobile_trim.yaml (issue 37 of once-for-all) and of DynamicOFA's JSON
 OFA = """\
 Conv-input:224x224x3-output:112x112x32:
   count: 100
@@ -120,7 +120,7 @@ AvgPool2D-input:7x7x1280-output:1x1x1280: {mean: 0.125}
 
 @pytest.fixture
 def npy(tmp_path):
-    """Writes a dict, or anything else, as numpy.save does."""
+    """Return a function that writes content with numpy.save."""
 
     def write(content, name="table.npy"):
         np.save(tmp_path / name, content)
@@ -140,11 +140,11 @@ def text(tmp_path):
 
 @pytest.fixture
 def fasterseg(npy):
-    """A table of FasterSeg, the latencies in it, and those of OpSpecs among them."""
+    """Table of FasterSeg with its latencies and those that have an OpSpec."""
     return SimpleNamespace(path=npy(FASTERSEG), rows=FASTERSEG, equal=EQUAL)
 
 
 @pytest.fixture
 def once_for_all(text):
-    """A table of once-for-all."""
+    """Table of once-for-all."""
     return text(OFA)

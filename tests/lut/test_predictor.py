@@ -25,7 +25,7 @@ CORRECTIONS = {
 
 
 def by_hand(form, table, specs):
-    """Latency of a network of these operators, from the definition of each form and the table's entries."""
+    """Compute the latency of a network from the definition of the form and the table's entries."""
     entries = [(spec, table.latency_ms(spec)) for spec in specs if not is_free(spec)]
     whole = sum(ms for _, ms in entries)
     match form:
@@ -68,18 +68,18 @@ def table(space, make_table):
     return make_table(space)
 
 
-def test_the_table_covers_every_slot(space, table):
+def test_table_covers_every_slot(space, table):
     for slot in space.slots():
         for spec in slot.candidates:
             assert (table.latency_ms(spec) == 0) == is_free(spec), (slot.name, spec)
 
 
-def test_the_table_holds_nothing_that_no_slot_needs(space, table):
+def test_table_has_only_needed_entries(space, table):
     needed = {str(spec) for slot in space.slots() for spec in slot.candidates if not is_free(spec)}
     assert {entry.key for entry in table.entries()} == needed
 
 
-def test_every_form_has_a_correction_here():
+def test_every_form_has_a_test_correction():
     assert set(CORRECTIONS) == set(FORMS)
 
 
@@ -87,7 +87,7 @@ def test_every_form_has_a_correction_here():
 @pytest.mark.parametrize("scope", SCOPES)
 @given(seed=st.integers(0, 2**32), data=st.data())
 @settings(max_examples=8)
-def test_a_prediction_is_the_sum_of_its_corrected_entries(space, table, scope, form, seed, data):
+def test_prediction_sums_corrected_entries(space, table, scope, form, seed, data):
     calibrate(table, form, scope)
     head = data.draw(st.integers(0, len(space.heads) - 1))
     architecture = Architecture.from_choices(space, space.sample(seed).choices, head)
@@ -99,7 +99,7 @@ def test_a_prediction_is_the_sum_of_its_corrected_entries(space, table, scope, f
 
 @pytest.mark.parametrize("form", [None, *FORMS])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_many_predictions_are_the_single_ones(space, table, scope, form):
+def test_batched_predictions_equal_single_ones(space, table, scope, form):
     calibrate(table, form, scope)
     predictor = Predictor(space, table, scope)
     networks = [*space.spread(5, 0), space.sample(0)]
@@ -110,7 +110,7 @@ def test_many_predictions_are_the_single_ones(space, table, scope, form):
 
 @pytest.mark.parametrize("form", [None, *FORMS])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_head_adds_what_its_entries_differ_by_from_the_own_ones(space, table, scope, form):
+def test_head_adds_its_difference_to_the_default(space, table, scope, form):
     calibrate(table, form, scope)
     predictor, choices = Predictor(space, table, scope), np.array([space.sample(0).choices] * len(space.heads))
     own = by_hand(form, table, space.plan.heads[space.default_head])
@@ -123,8 +123,8 @@ def test_a_head_adds_what_its_entries_differ_by_from_the_own_ones(space, table, 
     assert predictor.predict_many(choices).tolist() == [all_heads[space.default_head]] * len(space.heads)
 
 
-def test_what_is_not_searched_holds_the_own_head(spaces, make_table):
-    """A space of several heads predicts networks of its own width as the space of that one does."""
+def test_fixed_latency_includes_the_default_head(spaces, make_table):
+    """A space with several heads predicts its default width like the space of that width alone."""
     several, one = make_table(spaces["headed"]), make_table(spaces["mini"], "one.lut")
     for entry in one.entries():
         with several.store.transaction() as connection:
@@ -136,14 +136,14 @@ def test_what_is_not_searched_holds_the_own_head(spaces, make_table):
 
 
 @pytest.mark.parametrize("heads", [np.zeros(2, int), np.zeros(1), [5], [-1]], ids=str)
-def test_heads_that_are_none_are_refused(spaces, make_table, heads):
+def test_invalid_heads_are_rejected(spaces, make_table, heads):
     predictor = Predictor(spaces["headed"], make_table(spaces["headed"]))
     for ask in (predictor.predict_many, predictor.to_frame):
         with pytest.raises(UsageError, match="heads "):
             ask(np.array([spaces["headed"].sample(0).choices]), heads)
 
 
-def test_a_frame_has_the_costs_of_its_heads(spaces, make_table):
+def test_frame_has_costs_of_the_heads(spaces, make_table):
     space = spaces["headed"]
     predictor, networks = Predictor(space, make_table(space)), list(space.spread(6, 0))
     frame = predictor.to_frame(*arrays_of(networks))
@@ -155,7 +155,7 @@ def test_a_frame_has_the_costs_of_its_heads(spaces, make_table):
     assert predictor.to_frame(arrays_of(networks)[0])["macs"].tolist() != frame["macs"].tolist()
 
 
-def test_a_calibration_is_applied_in_its_scope_only(spaces, make_table):
+def test_calibration_applies_to_its_scope(spaces, make_table):
     space = spaces["mini"]
     table, network = make_table(space), space.sample(0)
     plain = {scope: Predictor(space, table, scope) for scope in SCOPES}
@@ -167,12 +167,12 @@ def test_a_calibration_is_applied_in_its_scope_only(spaces, make_table):
     assert core.predict(network) == plain["core"].predict(network)
 
 
-def test_an_interval_is_the_corrections_around_the_prediction(spaces, make_table):
+def test_interval_surrounds_the_prediction(spaces, make_table):
     space = spaces["mini"]
     table, network = make_table(space), space.sample(0)
     assert Predictor(space, table).interval(network) is None
     calibrate(table, "offset", "dense")
-    assert Predictor(space, table).interval(network) is None, "errors of this calibration are not known"
+    assert Predictor(space, table).interval(network) is None, "its errors are unknown"
     calibrate(table, "affine", "dense")
     predictor = Predictor(space, table)
     found, half = predictor.interval(network), CORRECTIONS["affine"].half_width_pct() / 100
@@ -181,7 +181,7 @@ def test_an_interval_is_the_corrections_around_the_prediction(spaces, make_table
     assert 0 < half < 0.1
 
 
-def test_an_interval_does_not_reach_below_nothing(spaces, make_table):
+def test_interval_is_not_negative(spaces, make_table):
     space = spaces["mini"]
     table = make_table(space)
     table.set_metadata("calibration", {"dense": asdict(Correction(error_pct=90.0, networks=4))})
@@ -193,7 +193,7 @@ def test_an_interval_does_not_reach_below_nothing(spaces, make_table):
         predictor.interval(spaces["tiny"].sample(0))
 
 
-def test_a_fingerprint_changes_with_what_is_predicted(spaces, make_table):
+def test_fingerprint_covers_latencies_and_calibration(spaces, make_table):
     space = spaces["mini"]
     table = make_table(space)
     found = [Predictor(space, table, scope).fingerprint for scope in ("dense", "core")]
@@ -205,7 +205,7 @@ def test_a_fingerprint_changes_with_what_is_predicted(spaces, make_table):
     assert Predictor(space, table).fingerprint == found[-1]
 
 
-def test_a_fingerprint_is_the_old_one_for_one_head_and_changes_with_any_of_several(spaces, make_table):
+def test_fingerprint_covers_heads_of_several_widths(spaces, make_table):
     predictor = Predictor(spaces["mini"], make_table(spaces["mini"]))
     content = (predictor.scope, predictor.edge_ms.tobytes(), predictor.fixed_ms)
     assert predictor.fingerprint == hashlib.sha256(repr(content).encode()).hexdigest()[:12]
@@ -230,12 +230,12 @@ def every_architecture(space):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("widths", [[], [2, 8]], ids=str)
-def test_fastest_and_slowest_against_all_architectures(micro_space, make_table, seed, widths):
+def test_extremes_match_exhaustive_search(micro_space, make_table, seed, widths):
     space = SearchSpace.check({**micro_space.model_dump(mode="json"), "head_widths": widths}, "s")
     predictor = Predictor(space, make_table(space, seed=seed))
     valid = list(every_architecture(space))
     heads = len(widths) + 1
-    assert len(valid) == heads * 2**6, "each of the 6 edges is some input's only one, so none may be zero"
+    assert len(valid) == heads * 2**6, "each of the 6 edges is the only one of an input, so none may be zero"
     latencies = predictor.predict_many(*arrays_of(valid))
     assert predictor.head_ms[predictor.fastest.head] == predictor.head_ms.min()
     assert predictor.predict(predictor.fastest) == pytest.approx(latencies.min(), rel=1e-12)
@@ -243,7 +243,7 @@ def test_fastest_and_slowest_against_all_architectures(micro_space, make_table, 
 
 
 @pytest.mark.parametrize(("cheapest", "dearest"), list(itertools.permutations(range(3), 2)))
-def test_fastest_has_the_cheapest_head_and_slowest_the_dearest(spaces, make_table, cheapest, dearest):
+def test_extremes_have_extreme_heads(spaces, make_table, cheapest, dearest):
     space = spaces["headed"]
     table = make_table(space)
     with table.store.transaction() as connection:
@@ -256,8 +256,8 @@ def test_fastest_has_the_cheapest_head_and_slowest_the_dearest(spaces, make_tabl
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("operators", [["zero", "skip", "sep_conv_3x3"], ["skip", "conv_3x3"]], ids=["zero", "no zero"])
-def test_fastest_and_slowest_of_a_cell_with_edges_to_spare(mini_space, make_table, seed, operators):
-    """One cell of two nodes, searched whole while the other cells stay as they are."""
+def test_extremes_with_spare_edges_are_exact(mini_space, make_table, seed, operators):
+    """Search a cell of two nodes exhaustively, with the other cells fixed."""
     content = {**mini_space.model_dump(mode="json"), "operators": operators}
     space = SearchSpace.check(content, "searched")
     predictor = Predictor(space, make_table(space, name=f"{operators}.lut", seed=seed))
@@ -275,7 +275,7 @@ def test_fastest_and_slowest_of_a_cell_with_edges_to_spare(mini_space, make_tabl
 
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=30)
-def test_fastest_and_slowest_bound_every_network(space, table, seed):
+def test_extremes_bound_every_network(space, table, seed):
     predictor = Predictor(space, table)
     choices = np.array([space.sample(seed).choices] * len(space.heads))
     latency = predictor.predict_many(choices, np.arange(len(space.heads)))
@@ -283,23 +283,23 @@ def test_fastest_and_slowest_bound_every_network(space, table, seed):
     assert latency.max() <= predictor.predict(predictor.slowest)
 
 
-def test_a_table_of_another_space_is_refused(spaces, make_table):
+def test_table_of_other_space_is_rejected(spaces, make_table):
     with pytest.raises(MismatchError, match=r"space mini 32x32 \(\w{12}\), not tiny 192x256 \(\w{12}\).*lgc-profile"):
         Predictor(spaces["tiny"], make_table(spaces["mini"]))
 
 
-def test_an_architecture_of_another_space_is_refused(spaces, make_table):
+def test_architecture_of_other_space_is_rejected(spaces, make_table):
     predictor = Predictor(spaces["mini"], make_table(spaces["mini"]))
     with pytest.raises(MismatchError, match=r"the architecture has space tiny .* has mini "):
         predictor.predict(spaces["tiny"].sample(0))
 
 
-def test_an_unknown_scope_lists_the_known_ones(spaces, make_table):
+def test_unknown_scope_lists_the_known_ones(spaces, make_table):
     with pytest.raises(UnknownNameError, match="unknown scope 'whole'; known: core, dense"):
         Predictor(spaces["mini"], make_table(spaces["mini"]), "whole")
 
 
-def test_an_unfinished_table_names_the_command_that_goes_on_with_it(spaces, tmp_path, make_table):
+def test_unfinished_table_names_the_resume_command(spaces, tmp_path, make_table):
     space = spaces["mini"]
     target = make_table(space).target
     with (

@@ -20,17 +20,18 @@ import random
 import sqlite3
 from collections import Counter
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lgc.device import Device
 from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Target
 from lgc.models import OpSpec, SearchSpace
 from lgc.models.nets.weights import load_weights
 from lgc.models.space.operators import count_macs, get_operator, input_shapes, is_free
 from lgc.profiler import profile, verification
+from lgc.profiler.backends import BACKENDS, get_backend
 from lgc.search.data.synthetic.scenes import generate_scene
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training.config import TrainConfig
@@ -258,6 +259,15 @@ def device(monkeypatch):
     return put_in_place(monkeypatch)
 
 
+@pytest.fixture(params=BACKENDS)
+def cpu_backend(request):
+    """Return each registered backend; skip one that does not run on a CPU."""
+    backend = get_backend(request.param)
+    if reason := backend.diagnose(Device("cpu")):
+        pytest.skip(reason)
+    return backend
+
+
 @pytest.fixture
 def out(tmp_path):
     """Return the path of a table that does not exist yet."""
@@ -277,18 +287,22 @@ def simulated_table(mini_space, tmp_path_factory):
 class Trained:
     """Briefly trained small network, with calibration frames and unseen frames."""
 
-    def __init__(self, folder):
+    def __init__(self, make_once):
         space = SearchSpace.load("tiny").with_input(64, 96)
         self.architecture = space.sample(1)
-        self.architecture.save(folder / "architecture.json")
-        write_scenes(folder / "data", "camvid-segnet", {"train": 48, "val": 1}, space.input, seed=0)
-        result = train(folder, folder / "data", TrainConfig(steps=80, batch=8, lr=0.02))
-        self.weights = load_weights(Path(result["weights"]), self.architecture)
+        folder = make_once("trained", self._train)
+        self.weights = load_weights(folder / "weights.safetensors", self.architecture)
         self.frames = [generate_scene(1, index, space.input).image[None] for index in range(8)]
         self.unseen = [generate_scene(2, index, space.input).image[None] for index in range(24)]
 
+    def _train(self, folder):
+        self.architecture.save(folder / "architecture.json")
+        size = self.architecture.space.input
+        write_scenes(folder / "data", "camvid-segnet", {"train": 48, "val": 1}, size, seed=0)
+        train(folder, folder / "data", TrainConfig(steps=80, batch=8, lr=0.02))
+
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+def trained(make_once):
     """Return the trained network; read-only."""
-    return Trained(tmp_path_factory.mktemp("trained"))
+    return Trained(make_once)

@@ -147,8 +147,8 @@ class TestTruth:
         profile(mini_space, TARGET, out, networks=0)
         with LatencyTable.open(out) as table:
             raw = Measurement(table.sample_batches(), "minima")
-            spreads = [np.ptp(np.quantile([min(d) for d in raw.durations(key)], [0.1, 0.9])) for key in raw.subjects]
-            assert np.median(spreads) > 0.3 * np.median([raw.summary(key).latency_ms for key in raw.subjects])
+            spreads = [np.ptp(np.quantile([min(d) for d in raw.durations(key)], [0.1, 0.9])) for key in raw.benchmarks]
+            assert np.median(spreads) > 0.3 * np.median([raw.summary(key).latency_ms for key in raw.benchmarks])
         ratios = relative(latencies(out), truth(out))
         assert all(abs(ratio - 1) < 0.08 for key, ratio in ratios.items() if "argmax" not in key)
 
@@ -191,7 +191,7 @@ class TestTruth:
         assert result.verification.kendall_tau > 0.9
 
     def test_energy_is_written_down_where_the_device_counts_it(self, device, mini_space, out, monkeypatch):
-        monkeypatch.setattr("lgc.profiler.table.worker.watcher", lambda target: FakeWatcher(device.clock))
+        monkeypatch.setattr("lgc.profiler.table.worker.open_monitor", lambda target: FakeWatcher(device.clock))
         result = profile(mini_space, TARGET, out, **QUICK)
         assert result.remarks == []
         for key, energy, latency in rows(out, "key, energy_mj, latency_ms", "subjects"):
@@ -205,7 +205,7 @@ class TestTruth:
 
     def test_what_slowed_the_device_down_is_told(self, device, mini_space, out, monkeypatch):
         reasons = ("thermal slowdown", "idle")
-        monkeypatch.setattr("lgc.profiler.table.worker.watcher", lambda target: FakeWatcher(device.clock, reasons))
+        monkeypatch.setattr("lgc.profiler.table.worker.open_monitor", lambda target: FakeWatcher(device.clock, reasons))
         first, second = (profile(mini_space, TARGET, out, networks=count) for count in (0, 4))
         samples = len(rows(out, "session, at_unix_s", "health"))
         assert len(first.remarks) == len(second.remarks) == 1
@@ -256,7 +256,7 @@ class TestStopping:
         for key, each in runs.items():
             assert each == {1} or key.startswith(NETWORK_PREFIX), "one run a visit: the caches are cold"
             visits = len(rows_of(out, key))
-            least = CPU_NETWORK.least if key.startswith(NETWORK_PREFIX) else CPU_PROBE.least
+            least = CPU_NETWORK.min_batches if key.startswith(NETWORK_PREFIX) else CPU_PROBE.min_batches
             assert least <= visits
         networks = [len(rows_of(out, key)) for key in runs if key.startswith(NETWORK_PREFIX)]
         probes = [len(rows_of(out, key)) for key in runs if not key.startswith(NETWORK_PREFIX)]
@@ -272,9 +272,9 @@ class TestStopping:
             (subject,) = (s for s in table.benchmarks() if s.status == "noisy")
             entry = table.entry(OpSpec.parse("add/c4-4/8x8/s1/b1"))
         assert subject.key == name
-        assert subject.reason.startswith("known to ")
+        assert subject.reason.startswith("confidence interval of ")
         assert (entry.status, entry.reason) == ("noisy", f"{name}: {subject.reason}")
-        assert subject.visits >= CPU_PROBE.most
+        assert subject.visits >= CPU_PROBE.max_batches
         assert profile(mini_space, TARGET, out, networks=0).noisy == 1
         assert set(rows(out, "id, device", "sessions")) == {(1, "cpu")}, "and is not tried again"
 
@@ -351,8 +351,8 @@ class TestCalibration:
     [
         ({"networks": 3}, "3 networks are too few to calibrate with: at least 4, or 0 for none"),
         ({"networks": -1}, "-1 networks are too few"),
-        ({"rounds": 3}, "3 rounds are too few for a statistic: at least 4"),
-        ({"rounds": 0}, "0 rounds are too few"),
+        ({"rounds": 3}, "--rounds 3: at least 4 are needed"),
+        ({"rounds": 0}, "--rounds 0: at least 4"),
         ({"context": "vacuum"}, "no context 'vacuum': carriers or isolated"),
     ],
     ids=str,
@@ -364,7 +364,7 @@ def test_what_makes_no_sense_is_refused_before_a_file_is_made(device, mini_space
 
 
 def test_too_many_threads_are_refused_before_a_file_is_made(device, mini_space, out):
-    with pytest.raises(UsageError, match="9999 threads asked for, but this machine has"):
+    with pytest.raises(UsageError, match="--threads 9999: this machine has"):
         profile(mini_space, Target("cpu", "onnxruntime", threads=9999), out)
     assert not out.exists()
 
@@ -377,7 +377,7 @@ def test_a_folder_is_no_output(device, mini_space, tmp_path):
 
 def test_an_output_below_a_file_is_refused(device, mini_space, tmp_path):
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot make the folder"):
         profile(mini_space, TARGET, tmp_path / "file" / "t.lut")
     assert (tmp_path / "file").read_text() == "kept"
 

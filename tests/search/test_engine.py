@@ -166,9 +166,9 @@ def test_resumed_finalization_does_not_retrain(street, scenes, short, tmp_path, 
 
 @pytest.mark.usefixtures("eager_checkpoints")
 def test_killed_command_resumes_bit_identically(street, scenes, tmp_path, call):
-    steps, killed_step = 40, 12
+    steps, killed_step = 24, 8
     options = ["--lut", street.table_path, "--data", scenes, "--steps", steps, "--batch", 2, "--arch-lr", 0.05]
-    options += ["--target-ms", find_target(street, 0.5)]
+    options += ["--target-ms", find_target(street, 0.5), "--trials", 1]
     code = (
         "import lgc.search.runtime.training_loop as t; t.CHECKPOINT_S = 0.0; from lgc.tools.search import main; main()"
     )

@@ -1,4 +1,4 @@
-"""`lgc-bench` as users call it: what it prints, plots and refuses."""
+"""`lgc-bench` from the command line: tables, plot and errors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lgc.lut import Target
 from lgc.models.space.plan import DENSE
 from lgc.profiler.comparison import Timing
 from lgc.profiler.deployment.network import Network, write_onnx
-from lgc.report.accuracy_speed import front_of, write_plot
-from lgc.tools.bench import tables
+from lgc.report.accuracy_speed import select_pareto_front, write_plot
+from lgc.tools.bench import make_bench_tables
 
 SHORT = ("--seconds", "0.1s")
 
@@ -40,37 +40,37 @@ def timing(name: str, fps: float, miou: float | None) -> Timing:
     )  # fmt: skip
 
 
-def test_files_architectures_and_peers_in_one_table(call, file, architecture, mini_space):
+def test_files_architectures_and_peers_share_a_table(call, file, architecture, mini_space):
     arguments = ("lgc-bench", file, architecture, "--peer", "fast-scnn", *SHORT)
-    found = json.loads(call(*arguments, "--json").out)
-    assert {row["name"] for row in found["results"]} == {file.stem, "other", "fast-scnn"}
-    assert {row["input"] for row in found["results"]} == {"x".join(map(str, mini_space.input))}
-    assert found["environment"][0]["versions"]["onnxruntime"]
+    result = json.loads(call(*arguments, "--json").out)
+    assert {row["name"] for row in result["results"]} == {file.stem, "other", "fast-scnn"}
+    assert {row["input"] for row in result["results"]} == {"x".join(map(str, mini_space.input))}
+    assert result["environment"][0]["versions"]["onnxruntime"]
     shown = call(*arguments, "--published")
     assert shown.code == 0, shown.err
-    assert "times as long as the fastest" in shown.out
+    assert "latency relative to the fastest" in shown.out
     before, _, after = shown.out.partition("as published")
     assert "fast-scnn" in before
     assert "Fast-SCNN" in after
     assert "Titan Xp" not in before, "measured and published never share a table"
 
 
-def test_sizes_and_backends_are_groups_of_their_own(call, architecture):
+def test_each_input_size_has_its_own_table(call, architecture):
     done = call("lgc-bench", architecture, "--input", "32x32", "--input", "32x64", "--backend", "onnxruntime",
                 "--backend", "torch", *SHORT, "--json")  # fmt: skip
     assert done.code == 0, done.err
     rows = json.loads(done.out)["results"]
-    places = {(row["backend"], row["input"]) for row in rows}
-    assert places == {(name, size) for name in ("onnxruntime", "torch") for size in ("32x32", "32x64")}
-    assert "compare within a table" in done.err
+    groups = {(row["backend"], row["input"]) for row in rows}
+    assert groups == {(name, size) for name in ("onnxruntime", "torch") for size in ("32x32", "32x64")}
+    assert "compare only within a table" in done.err
     for size in ("32x32", "32x64"):
         relative = [row["relative"] for row in rows if row["input"] == size]
         assert min(relative) == 1, "the fastest of all backends at that size"
         assert relative == sorted(relative)
 
 
-def test_a_file_runs_in_its_own_precision_only(call, file, mini_space, tmp_path):
-    """An int8 file beside that of fp32 it was made of; a file of fp16 is never said to be of fp32."""
+def test_file_runs_only_in_its_precision(call, file, mini_space, tmp_path):
+    """Compare an int8 file with its fp32 original; an fp16 file is never reported as fp32."""
     images = (np.zeros((*mini_space.input, 3), np.uint8),)
     network = Network(mini_space.sample(0), None, DENSE, images=images)
     quantised, half = (write_onnx(network, tmp_path, precision) for precision in ("int8", "fp16"))
@@ -78,33 +78,33 @@ def test_a_file_runs_in_its_own_precision_only(call, file, mini_space, tmp_path)
     assert done.code == 0, done.err
     rows = [line.split() for line in done.out.splitlines() if " file " in line and "-dense" in line]
     assert {(row[0], row[2]) for row in rows} == {(file.stem, "fp32"), (quantised.stem, "int8")}
-    assert "tells nothing of an int8 engine" in done.out
+    assert "does not predict that of an int8 engine" in done.out
     assert "it computes in fp16, not in fp32" in call("lgc-bench", file, half).refusal("lgc-bench")
 
 
-def test_a_file_is_not_compared_with_itself(call, file):
+def test_file_has_no_agreement_with_itself(call, file):
     (row,) = json.loads(call("lgc-bench", file, *SHORT, "--json").out)["results"]
     assert (row["argmax_agreement_pct"], row["max_abs_diff"]) == (None, None)
 
 
-def test_what_is_to_know_of_a_runner_is_told_once():
+def test_equal_remarks_are_printed_once():
     rows = [replace(timing(name, fps, None), remarks=("built anew",)) for name, fps in (("a", 9), ("b", 8), ("a", 7))]
-    assert [line for line in tables(rows) if "built anew" in str(line)] == [
+    assert [line for line in make_bench_tables(rows) if "built anew" in str(line)] == [
         "a, fp32: built anew",
         "b, fp32: built anew",
     ]
 
 
-def test_a_plot_has_the_points_that_are_scored(tmp_path):
+def test_plot_shows_scored_networks_only(tmp_path):
     rows = [timing("a", 100, 60.0), timing("b", 50, 70.0), timing("c", 40, 65.0), timing("d", 30, None)]
-    assert [row.name for row in front_of(rows[:3])] == ["a", "b"]
+    assert [row.name for row in select_pareto_front(rows[:3])] == ["a", "b"]
     page = write_plot(rows, tmp_path / "plot.html").read_text()
     assert '"a"' in page
     assert "mIoU" in page
     assert '"d"' not in page.rpartition("Plotly.newPlot")[2]
 
 
-def test_bad_input_is_refused_in_one_line(call, file, architecture, tmp_path):
+def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
     for arguments, message in (
         ((), "nothing to compare"),
         ((tmp_path / "missing.onnx",), "no such file"),
@@ -118,11 +118,11 @@ def test_bad_input_is_refused_in_one_line(call, file, architecture, tmp_path):
         ((file, "--backend", "torch"), "an ONNX file, which torch does not run"),
         ((architecture, "--backend", "torch", "--precision", "int8"), "torch has no precision 'int8'"),
         ((file, "--scope", "all"), "unknown scope 'all'"),
-        ((file, "--seconds", "long"), "is no duration"),
-        ((architecture, "--input", "big"), "is no size"),
+        ((file, "--seconds", "long"), "invalid duration"),
+        ((architecture, "--input", "big"), "invalid size"),
         ((file, file), "called alike"),
-        ((architecture, *SHORT, "--plot", tmp_path / "p.html"), "no mIoU is known"),
-        ((file, "--input", "32x64"), "ONNX files have sizes of their own"),
+        ((architecture, *SHORT, "--plot", tmp_path / "p.html"), "no network has an mIoU"),
+        ((file, "--input", "32x64"), "--input does not apply to ONNX files"),
     ):
         assert message in call("lgc-bench", *arguments).refusal("lgc-bench")
     assert not (tmp_path / "p.html").exists()

@@ -1,4 +1,4 @@
-"""The commands of search, training and export as a user calls them."""
+"""Search, training and export from the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lgc.search.data.synthetic.writers import write_scenes
 
 @pytest.fixture(scope="module")
 def lut(tmp_path_factory, mini_space):
-    """A really measured table of a space with the scenes' classes."""
+    """Return a measured table of a space with the scenes' classes."""
     from lgc.lut import Target
     from lgc.profiler.profile import profile
 
@@ -36,7 +36,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def run(call, lut, data, tmp_path):
-    """A run folder with a found and trained network."""
+    """Return a run folder with a searched and trained network."""
     out = tmp_path / "run"
     options = ("--data", data, "--steps", 4, "--batch", 2, "--json")
     searched = call("lgc-search", "--lut", lut, "--out", out, *options)
@@ -46,7 +46,7 @@ def run(call, lut, data, tmp_path):
     return out, json.loads(searched.out), json.loads(trained.out)
 
 
-def test_search_train_export_print_what_is_promised(call, run, lut):
+def test_search_train_export_print_documented_json(call, run, lut):
     out, searched, trained = run
     assert {"architecture", "target_ms", "predicted_ms", "steps", "seconds"} <= searched.keys()
     assert {"weights", "miou", "per_class"} <= trained.keys()
@@ -64,7 +64,7 @@ def test_search_train_export_print_what_is_promised(call, run, lut):
     assert "random weights" not in done.err
 
 
-def test_a_tolerance_that_is_not_kept_is_a_failed_check(call, run, tmp_path):
+def test_exceeded_tolerance_exits_with_1(call, run, tmp_path):
     out, _, _ = run
     slow = Architecture.load(out / "architecture.json").provenance["table"]
     copy = shutil.copy(slow, tmp_path / "wrong.lut")
@@ -74,23 +74,23 @@ def test_a_tolerance_that_is_not_kept_is_a_failed_check(call, run, tmp_path):
     done = call("lgc-export", out, "--lut", copy, "--ort", "--seconds", 0.2, "--tolerance", "20%")
     assert done.code == 1
     assert "more than 20 %" in done.err
-    assert "predicted against measured" in done.out
+    assert "predicted and measured latency" in done.out
 
 
-def test_every_precision_has_a_file_that_is_compared(call, run, data):
+def test_each_precision_writes_a_compared_file(call, run, data):
     out, _, _ = run
     options = [word for name in ("fp32", "fp16", "int8") for word in ("--precision", name)]
     done = call("lgc-export", out, *options, "--data", data, "--scope", "end-to-end", "--json")
     assert done.code in (0, 1), done.err  # weights of four steps may not keep int8's bound
     files = json.loads(done.out)["files"]
     assert [file["precision"] for file in files] == ["fp32", "fp16", "int8"]
-    assert [one["source"] for one in files[2]["agreement"]] == ["random", "images"]
+    assert [row["source"] for row in files[2]["agreement"]] == ["random", "images"]
     assert all(file["passes"] for file in files[:2])
     assert (done.code == 0) == files[2]["passes"]
     assert "--data DIR" in call("lgc-export", out, "--precision", "int8").refusal("lgc-export")
 
 
-def test_engines_for_another_gpu_are_built_in_every_precision_and_not_run(call, mini_space, tmp_path):
+def test_ahead_of_time_engines_are_not_run(call, mini_space, tmp_path):
     if find_spec("tensorrt_rtx_bindings") is None:
         pytest.skip('TensorRT-RTX is missing: pip install "lgc[tensorrt-aot]"')
     mini_space.sample(0).save(tmp_path / "a.json")
@@ -107,30 +107,30 @@ def test_engines_for_another_gpu_are_built_in_every_precision_and_not_run(call, 
     assert "not for 4.2" in unknown.refusal("lgc-export")
 
 
-def test_the_layers_of_a_network_are_shown_beside_the_table(call, run):
+def test_layers_are_compared_with_table_entries(call, run):
     out, _, _ = run
     done = call("lgc-export", out, "--ort", "--layers", "--seconds", 0.2)
     assert done.code == 0, done.err
-    assert "the table's entries against the layers" in done.out
+    assert "table entries and measured layers" in done.out
     (file,) = (out / "export").glob("*-layers.json")
     assert json.loads(file.read_text())["slots"]["groups"]
 
 
-def test_a_tolerance_with_nothing_to_check_is_no_success(call, run, mini_space, tmp_path):
+def test_tolerance_without_prediction_is_rejected(call, run, mini_space, tmp_path):
     out, _, _ = run
     refused = call("lgc-export", out, "--onnx", "--tolerance", "5%")
     assert refused.code == 2
-    assert "nothing to check" in refused.err
+    assert "needs a prediction" in refused.err
     other = call("lgc-export", out, "--torch", "--seconds", 0.2, "--tolerance", "5%")
     assert other.code == 2
-    assert "run is cpu, torch" in other.err
+    assert "the network runs on cpu, torch" in other.err
     scope = call("lgc-export", out, "--ort", "--scope", "end-to-end", "--tolerance", "5%")
-    assert "no table covers scope end-to-end" in scope.refusal("lgc-export")
-    assert "--layers has nothing to check" in call("lgc-export", out, "--layers").refusal("lgc-export")
-    assert "take --trt too" in call("lgc-export", out, "--compute-capability", "8.6").refusal("lgc-export")
+    assert "not end-to-end" in scope.refusal("lgc-export")
+    assert "--layers needs a prediction" in call("lgc-export", out, "--layers").refusal("lgc-export")
+    assert "add --trt" in call("lgc-export", out, "--compute-capability", "8.6").refusal("lgc-export")
 
 
-def test_the_table_for_people_has_its_numbers_under_their_names(call, run):
+def test_result_table_agrees_with_json(call, run):
     out, _, _ = run
     numbers = json.loads(call("lgc-export", out, "--ort", "--seconds", 0.2, "--json").out)["results"][0]
     lines = call("lgc-export", out, "--ort", "--seconds", 0.2).out.splitlines()
@@ -142,7 +142,7 @@ def test_the_table_for_people_has_its_numbers_under_their_names(call, run):
     assert float(cells["FPS"]) == pytest.approx(1000 / float(cells["measured ms"]), rel=0.5)
 
 
-def test_a_run_from_elsewhere_gives_paths_that_are_there(call, run, data, tmp_path, monkeypatch):
+def test_paths_are_relative_to_working_folder(call, run, data, tmp_path, monkeypatch):
     out, _, _ = run
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -150,18 +150,18 @@ def test_a_run_from_elsewhere_gives_paths_that_are_there(call, run, data, tmp_pa
     assert json.loads(again.out)["weights"] == f"../{out.name}/weights.safetensors"
 
 
-def test_weights_of_somebody_else_are_not_overwritten(call, run, data, tmp_path):
+def test_foreign_weights_are_not_overwritten(call, run, data, tmp_path):
     out, _, _ = run
     mine = tmp_path / "mine"
     mine.mkdir()
     shutil.copy(out / "architecture.json", mine)
     (mine / "weights.safetensors").write_bytes(b"precious")
     refused = call("lgc-train", mine, "--data", data, "--steps", 4, "--batch", 2)
-    assert "is not of this run" in refused.refusal("lgc-train")
+    assert "belongs to a different run" in refused.refusal("lgc-train")
     assert (mine / "weights.safetensors").read_bytes() == b"precious"
 
 
-def test_an_architecture_alone_is_exported_with_random_weights(call, mini_space, tmp_path):
+def test_architecture_file_exports_with_random_weights(call, mini_space, tmp_path):
     mini_space.sample(0).save(tmp_path / "a.json")
     done = call("lgc-export", tmp_path / "a.json", "--onnx", "--out", tmp_path / "out")
     assert done.code == 0, done.err
@@ -173,10 +173,10 @@ def test_an_architecture_alone_is_exported_with_random_weights(call, mini_space,
     ("arguments", "message"),
     [
         (("lgc-export", "{architecture}", "--ort", "--device", "cuda:3"), "no device 'cuda:3' on this machine"),
-        (("lgc-export", "{architecture}", "--device", "cuda:0"), "name one too (--ort, --torch, --trt)"),
+        (("lgc-export", "{architecture}", "--device", "cuda:0"), "add --ort, --torch or --trt"),
         (("lgc-export", "{architecture}", "--ort", "--precision", "fp16"), "no precision 'fp16'"),
         (("lgc-export", "{architecture}", "--scope", "end"), "unknown scope 'end'; known: core, dense, end-to-end"),
-        (("lgc-export", "{architecture}", "--tolerance", "much"), "is no percentage"),
+        (("lgc-export", "{architecture}", "--tolerance", "much"), "invalid percentage"),
         (("lgc-export", "{architecture}", "--onnx", "--out", "/proc/nowhere"), "/proc/nowhere"),
         (("lgc-export", "{lut}"), "it is an SQLite database"),
         (("lgc-export", "{architecture}", "--lut", "{architecture}"), "it is JSON text"),
@@ -188,18 +188,18 @@ def test_an_architecture_alone_is_exported_with_random_weights(call, mini_space,
         (("lgc-demo", "--out", "{architecture}"), "cannot make the folder"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(call, lut, mini_space, tmp_path, arguments, message):
+def test_bad_input_exits_with_one_line(call, lut, mini_space, tmp_path, arguments, message):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").write_text("text")
     mini_space.sample(0).save(tmp_path / "a.json")
-    places = {
+    paths = {
         "lut": lut,
         "architecture": tmp_path / "a.json",
         "folder": tmp_path / "folder",
         "missing": tmp_path / "missing",
     }
     before = lut.read_bytes()
-    program, *rest = (argument.format(**places) for argument in arguments)
+    program, *rest = (argument.format(**paths) for argument in arguments)
     assert message in call(program, *rest).refusal(program)
     assert lut.read_bytes() == before
     assert not (tmp_path / "missing").exists()

@@ -1,4 +1,4 @@
-"""`lgc-predict` as users call it: what is written, and how it refuses what it cannot use."""
+"""`lgc-predict` from the command line: written files and errors."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def photos(tmp_path):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise(*size)).save(path)
-    (tmp_path / "photos/notes.txt").write_text("no image, and not called one")
+    (tmp_path / "photos/notes.txt").write_text("not an image")
     return tmp_path / "photos"
 
 
 def write_video(path, height, width, frames=7, rate=NTSC, rotation=0):
-    """The left half red, the top quarter blue; every frame a little darker."""
+    """Write a video: left half red, top quarter blue, each frame darker than the one before."""
     with av.open(str(path), "w") as output:
         stream = output.add_stream("mpeg4", rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -79,22 +79,22 @@ def read_video(path):
         return stream, [frame.to_ndarray(format="rgb24") for frame in made.decode(stream)]
 
 
-def test_a_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
+def test_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out, "--ids", "--alpha", 0.25, "--json")
     assert done.code == 0, done.err
-    found = json.loads(done.out)
+    result = json.loads(done.out)
     stems = ("a", "deep/a", "deep/er/b.v2")
     names = {f"{stem}-{what}.png" for stem in stems for what in ("mask", "overlay", "ids")}
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names
-    assert sorted(found["files"]) == sorted(str(out / name) for name in names)
-    assert found["images"] == 3
-    assert list(found["classes"]) == list(CAMVID_CLASSES)
+    assert sorted(result["files"]) == sorted(str(out / name) for name in names)
+    assert result["images"] == 3
+    assert list(result["classes"]) == list(CAMVID_CLASSES)
     counts = sum(np.bincount(np.asarray(Image.open(out / f"{stem}-ids.png")).ravel(), minlength=11) for stem in stems)
-    assert list(found["classes"].values()) == pytest.approx(list(100 * counts / counts.sum()))
-    took = found["ms_per_image"]
+    assert list(result["classes"].values()) == pytest.approx(list(100 * counts / counts.sum()))
+    took = result["ms_per_image"]
     assert list(took) == ["read", "before", "network", "after", "write"]
-    assert found["fps"] == pytest.approx(1000 / (took["before"] + took["network"] + took["after"]))
+    assert result["fps"] == pytest.approx(1000 / (took["before"] + took["network"] + took["after"]))
     ids, mask, overlay = (np.asarray(Image.open(out / f"deep/a-{what}.png")) for what in ("ids", "mask", "overlay"))
     pixels = read_pixels(photos / "deep/a.jpg")
     with Segmenter.open(file) as segmenter:
@@ -104,12 +104,12 @@ def test_a_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
     assert np.abs(overlay - (0.75 * pixels + 0.25 * mask)).max() < 1
 
 
-def test_the_same_command_writes_the_same_files_again(call, file, photos, tmp_path):
+def test_repeated_command_writes_identical_files(call, file, photos, tmp_path):
     out = photos / "predicted"
     calls = [call("lgc-predict", file, photos, "--out", out) for _ in range(2)]
     assert [done.code for done in calls] == [0, 0], calls[1].err
     assert len(list(out.rglob("*.png"))) == 6, "what the first call wrote is no input of the second"
-    assert f"3 images; written to {out}: 6" in calls[1].out
+    assert f"3 images segmented, 6 files written to {out}" in calls[1].out
     refused = call("lgc-predict", file, out, "--out", out)
     assert "is a folder of inputs" in refused.refusal("lgc-predict")
     Image.fromarray(noise(9, 9)).save(tmp_path / "x-mask.png")
@@ -118,18 +118,18 @@ def test_the_same_command_writes_the_same_files_again(call, file, photos, tmp_pa
     assert "x-mask.png is an input, and would be overwritten" in both.refusal("lgc-predict")
 
 
-def test_the_legend_for_people(call, file, photos, tmp_path):
+def test_legend_lists_classes_and_shares(call, file, photos, tmp_path):
     done = call("lgc-predict", file, photos, "--out", tmp_path / "out")
     rows = {line.split("  ")[0]: line.split() for line in done.out.splitlines() if "#" in line}
     assert set(rows) <= set(CAMVID_CLASSES)
     for name, (*_, colour, share, percent) in rows.items():
         assert colour == "#{:02x}{:02x}{:02x}".format(*CAMVID_PALETTE[CAMVID_CLASSES.index(name)])
         assert (0 <= float(share) <= 100, percent) == (True, "%")
-    assert "images a second on cpu, onnxruntime, fp32, 1 thread" in done.out
-    assert "not in it:" in done.out
+    assert "images per second on cpu, onnxruntime, fp32, 1 thread" in done.out
+    assert "not included:" in done.out
 
 
-def test_a_run_is_enough(call, street, photos, tmp_path):
+def test_run_folder_selects_newest_dense_file(call, street, photos, tmp_path):
     run = tmp_path / "run"
     made = [write_onnx(Network(street.sample(seed), None, "dense"), run / "export") for seed in (1, 2)]
     core = write_onnx(Network(street.sample(1), None, "core"), run / "export")
@@ -139,11 +139,13 @@ def test_a_run_is_enough(call, street, photos, tmp_path):
     assert done.code == 0, done.err
     assert f"using {made[1]}" in done.err, "the newest of those that give classes"
     shutil.rmtree(run / "export")
-    assert f"lgc-export {run} writes one" in call("lgc-predict", run, photos, "--out", tmp_path).refusal("lgc-predict")
+    assert f"write one with lgc-export {run}" in call("lgc-predict", run, photos, "--out", tmp_path).refusal(
+        "lgc-predict"
+    )
 
 
 @pytest.mark.parametrize("size", [(34, 48), (33, 47), (720, 1280)])
-def test_a_video_keeps_length_rate_and_size(call, file, tmp_path, size):
+def test_video_keeps_length_rate_and_size(call, file, tmp_path, size):
     even = tuple(side - side % 2 for side in size)
     if even == size:
         video = write_video(tmp_path / "drive.mp4", *size)
@@ -166,7 +168,7 @@ def test_a_video_keeps_length_rate_and_size(call, file, tmp_path, size):
         assert np.abs(frames[3].astype(int) - given[3]).mean() < 5, "without colours it is the video itself"
 
 
-def test_a_video_that_was_held_sideways_is_turned(call, file, tmp_path):
+def test_rotated_video_is_turned_upright(call, file, tmp_path):
     video = write_video(tmp_path / "phone.mp4", 64, 96, rotation=90)
     (first, *_) = Clip.open(video).read()
     assert first.shape == (96, 64, 3)
@@ -174,31 +176,31 @@ def test_a_video_that_was_held_sideways_is_turned(call, file, tmp_path):
     assert first[50, 5, 2] > 200, "blue, that was above, is on the left"
     done = call("lgc-predict", file, video, "--out", tmp_path / "out")
     assert done.code == 0
-    assert f"7 images and frames; written to {tmp_path / 'out'}: 1" in done.out
+    assert f"7 images and frames segmented, 1 files written to {tmp_path / 'out'}" in done.out
     _, frames = read_video(tmp_path / "out/phone-overlay.mp4")
     assert frames[0].shape == (96, 64, 3)
 
 
-def test_a_damaged_input_leaves_what_was_done_and_nothing_half(call, file, photos, tmp_path):
+def test_damaged_input_keeps_complete_files_only(call, file, photos, tmp_path):
     broken = photos / "deep/z.png"
     Image.fromarray(noise(90, 90)).save(broken)
     broken.write_bytes(broken.read_bytes()[:9000])
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out)
-    told = done.refusal("lgc-predict")
-    assert f"cannot read image {broken}: truncated or damaged" in told
-    assert f"; 6 files are written and whole, in {out}" in told
+    message = done.refusal("lgc-predict")
+    assert f"cannot read image {broken}: truncated or damaged" in message
+    assert f"; 6 complete files are kept in {out}" in message
     assert len([path for path in out.rglob("*") if path.is_file()]) == 6
 
 
-def test_a_video_that_breaks_off(call, file, tmp_path, monkeypatch):
+def test_truncated_video_is_reported(call, file, tmp_path, monkeypatch):
     video = write_video(tmp_path / "drive.mkv", 64, 96, frames=20)
     out = tmp_path / "out"
     whole = video.read_bytes()
     video.write_bytes(whole[: 2 * len(whole) // 3])
     done = call("lgc-predict", file, video, "--out", out)
     assert done.code == 0, done.err
-    assert re.search(r"drive.mkv gave \d+ of 20 frames: it seems to be cut off", done.err)
+    assert re.search(r"drive.mkv has \d+ of 20 frames: the file seems to be cut off", done.err)
     before = (out / "drive-overlay.mp4").read_bytes()
     video.write_bytes(whole)
     read = Clip.read
@@ -214,7 +216,7 @@ def test_a_video_that_breaks_off(call, file, tmp_path, monkeypatch):
     assert len(list(out.iterdir())) == 1
 
 
-def test_an_interrupted_call_leaves_no_half_video(call, file, tmp_path, monkeypatch):
+def test_interrupt_leaves_no_partial_video(call, file, tmp_path, monkeypatch):
     video = write_video(tmp_path / "drive.mp4", 64, 96)
 
     def interrupted(clip):
@@ -224,11 +226,11 @@ def test_an_interrupted_call_leaves_no_half_video(call, file, tmp_path, monkeypa
     monkeypatch.setattr(Clip, "read", interrupted)
     done = call("lgc-predict", file, video, "--out", tmp_path / "out")
     assert (done.code, done.err.count("\n")) == (130, 1)
-    assert "the same command writes all of them again" in done.err
+    assert "run the same command again to start over" in done.err
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_names_and_colours_of_classes(file, street):
+def test_legend_has_class_names_and_colours(file, street):
     assert Legend.of(OnnxModel.load(file), known_legends()) == Legend(CAMVID_CLASSES, CAMVID_PALETTE)
 
     def named(names):
@@ -242,7 +244,7 @@ def test_names_and_colours_of_classes(file, street):
 
 
 @pytest.mark.parametrize("count", [2, 11, 19, 150, 256])
-def test_generated_colours_are_distinct_and_stay(count):
+def test_generated_colours_are_distinct_and_stable(count):
     colours = distinct_palette(count)
     assert len(set(colours)) == count
     assert colours == distinct_palette(256)[:count]
@@ -250,17 +252,17 @@ def test_generated_colours_are_distinct_and_stay(count):
     assert np.sqrt((steps**2).sum(axis=1)).min() > 100, "neighbours are far apart"
 
 
-def test_names_that_cannot_be_read(call, file, photos, tmp_path):
+def test_invalid_class_names_are_rejected(call, file, photos, tmp_path):
     model = onnx.load(file)
-    for told in ("sky, road", "{}", "[]", "[1, 2]"):
+    for classes in ("sky, road", "{}", "[]", "[1, 2]"):
         del model.metadata_props[:]
-        model.metadata_props.add(key="classes", value=told)
+        model.metadata_props.add(key="classes", value=classes)
         onnx.save(model, tmp_path / "x.onnx")
         refused = call("lgc-predict", tmp_path / "x.onnx", photos, "--out", tmp_path / "out")
         assert "metadata `classes` must be a JSON list of names" in refused.refusal("lgc-predict")
 
 
-def test_without_pyav_images_are_fine_and_videos_name_the_command(call, file, photos, tmp_path, monkeypatch):
+def test_only_videos_need_pyav(call, file, photos, tmp_path, monkeypatch):
     video = write_video(tmp_path / "drive.mp4", 34, 48)
     monkeypatch.setitem(sys.modules, "av", None)
     assert call("lgc-predict", file, photos, "--out", tmp_path / "out").code == 0
@@ -269,7 +271,7 @@ def test_without_pyav_images_are_fine_and_videos_name_the_command(call, file, ph
     assert not (tmp_path / "other").exists(), "before anything is written"
 
 
-def test_bad_input_is_refused_in_one_line(call, file, photos, tmp_path):
+def test_bad_input_exits_with_one_line(call, file, photos, tmp_path):
     dynamic = onnx.load(file)
     dynamic.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     onnx.save(dynamic, tmp_path / "dynamic.onnx")
@@ -286,7 +288,7 @@ def test_bad_input_is_refused_in_one_line(call, file, photos, tmp_path):
         ((photos / "a.png", photos), "a.png: it is a PNG image"),
         ((tmp_path / "dynamic.onnx", photos), 'input_0 has a dynamic shape [1, 3, "height", 48]'),
         ((tmp_path / "missing.onnx", photos), "no such file"),
-        ((tmp_path / "empty", photos), "holds no exported file: lgc-export"),
+        ((tmp_path / "empty", photos), "write one with lgc-export"),
         ((file, tmp_path / "missing"), "no such file or folder"),
         ((file, tmp_path / "empty"), "no images in folder"),
         ((file, photos, tmp_path / "text.png"), "text.png: unknown format"),
@@ -296,10 +298,10 @@ def test_bad_input_is_refused_in_one_line(call, file, photos, tmp_path):
         ((file, tmp_path / "two"), "c.png would be written to the same files"),
         ((file, photos, "--device", "cuda:7"), "no device 'cuda:7' on this machine"),
         ((file, photos, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),
-        ((file, photos, "--backend", "torch"), "is an ONNX file, which torch does not run"),
+        ((file, photos, "--backend", "torch"), "is an ONNX file, which torch cannot run"),
         ((file, photos, "--backend", "banana"), "unknown backend 'banana'"),
         ((file, photos, "--alpha", "2"), "--alpha"),
-        ((tmp_path / "x.engine", photos), "x.engine.json is missing"),
+        ((tmp_path / "x.engine", photos), "x.engine.json, the description of x.engine"),
     ):
         assert message in call("lgc-predict", *arguments, "--out", out).refusal("lgc-predict")
         assert not out.exists(), "nothing is written"
@@ -308,7 +310,7 @@ def test_bad_input_is_refused_in_one_line(call, file, photos, tmp_path):
         assert "cannot make the folder" in refused.refusal("lgc-predict")
 
 
-def test_the_pages_python_runs(file, photos, tmp_path):
+def test_documented_python_example_runs(file, photos, tmp_path):
     page = (Path(lgc.__file__).parent / "docs" / "predict.md").read_text()
     (python,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     shutil.copy(file, tmp_path / "street.onnx")

@@ -1,4 +1,4 @@
-"""`lgc-profile`, run as users run it, and its refusals."""
+"""`lgc-profile` from the command line, and its errors."""
 
 import itertools
 import json
@@ -26,13 +26,15 @@ REPORT = {
     "within_10_pct",
     "kendall_tau",
     "spearman_rho",
+    "split_half_mape_pct",
+    "split_half_kendall_tau",
     "ceiling_mape_pct",
     "ceiling_kendall_tau",
 }
 
 
 def rows(path):
-    """Visits committed so far, of a table that another process may be writing."""
+    """Count the committed sample batches of a table that another process may be writing."""
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
     except sqlite3.Error:
@@ -45,10 +47,23 @@ def rows(path):
         connection.close()
 
 
-def test_a_profile_as_json_in_a_fresh_process(command, mini_yaml, tmp_path):
+def test_profile_prints_json_in_fresh_process(command, mini_yaml, tmp_path):
     out = tmp_path / "deep" / "t.lut"
-    words = ["--space", mini_yaml, "--backend", "torch", "--threads", 1, "--rounds", 4, "--networks", 4, "--seed", 3]
-    done = command("lgc-profile", "--device", "cpu", "--precision", "fp32", *words, "--out", out, "--json")
+    arguments = [
+        "--space",
+        mini_yaml,
+        "--backend",
+        "torch",
+        "--threads",
+        1,
+        "--rounds",
+        4,
+        "--networks",
+        4,
+        "--seed",
+        3,
+    ]
+    done = command("lgc-profile", "--device", "cpu", "--precision", "fp32", *arguments, "--out", out, "--json")
     assert (done.code, done.err) == (0, f"profiling mini 32x32 on cpu, torch, fp32, 1 thread, into {out}\n")
     result = json.loads(done.out)
     assert list(result) == KEYS
@@ -63,7 +78,7 @@ def test_a_profile_as_json_in_a_fresh_process(command, mini_yaml, tmp_path):
     assert result["verification"]["networks"] == 4
 
 
-def test_a_finished_table_is_shown_to_people_and_left_as_it_is(call, mini_lut, mini_yaml):
+def test_finished_table_is_printed_not_measured(call, mini_lut, mini_yaml):
     before = rows(mini_lut)
     done = call(
         "lgc-profile", "--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 4, "--out", mini_lut
@@ -77,29 +92,29 @@ def test_a_finished_table_is_shown_to_people_and_left_as_it_is(call, mini_lut, m
         "pending",
         "failed",
         "mean absolute error",
-        "greatest error",
+        "largest error",
         "Kendall tau",
     ):
         assert word in done.out
     assert rows(mini_lut) == before
 
 
-def test_a_table_without_networks_says_that_it_is_not_verified(call, mini_yaml, tmp_path):
-    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
-    assert json.loads(call("lgc-profile", *words, "--json").out)["verification"] is None
-    assert "Not verified" in call("lgc-profile", *words).out
+def test_table_without_networks_is_not_verified(call, mini_yaml, tmp_path):
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    assert json.loads(call("lgc-profile", *arguments, "--json").out)["verification"] is None
+    assert "Not verified" in call("lgc-profile", *arguments).out
 
 
-def test_the_table_is_named_by_space_size_device_backend_and_precision(call, mini_yaml, tmp_path, monkeypatch):
+def test_default_table_name_describes_the_target(call, mini_yaml, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["--device", "cpu", "--space", mini_yaml, "--input", "32x64", "--rounds", 4, "--networks", 0, "--json"]
-    done = call("lgc-profile", *words)
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--input", "32x64", "--rounds", 4, "--networks", 0, "--json"]
+    done = call("lgc-profile", *arguments)
     assert json.loads(done.out)["lut"] == "mini-32x64-cpu-onnxruntime-fp32.lut"
     with LatencyTable.open("mini-32x64-cpu-onnxruntime-fp32.lut") as table:
         assert table.space.input == (32, 64)
 
 
-def test_a_failed_operator_is_named_and_the_exit_code_is_1(call, mini_yaml, tmp_path, monkeypatch):
+def test_failed_operator_exits_with_1(call, mini_yaml, tmp_path, monkeypatch):
     from lgc.errors import MeasurementError
     from lgc.profiler.backends.ort.backend import OnnxRuntimeBackend
 
@@ -111,8 +126,8 @@ def test_a_failed_operator_is_named_and_the_exit_code_is_1(call, mini_yaml, tmp_
         return compiled(self, workload, target)
 
     monkeypatch.setattr(OnnxRuntimeBackend, "compile", refuse_sums)
-    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
-    done = call("lgc-profile", *words, "--json")
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    done = call("lgc-profile", *arguments, "--json")
     assert done.code == 1
     assert "failed: add/c4-4/8x8/s1/b1: no sums today" in done.err
     result = json.loads(done.out)
@@ -120,52 +135,54 @@ def test_a_failed_operator_is_named_and_the_exit_code_is_1(call, mini_yaml, tmp_
     assert result["verification"] is None
 
 
-def test_operators_alone_are_another_table(call, mini_yaml, tmp_path):
-    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
-    assert call("lgc-profile", *words, "--context", "isolated").code == 0
+def test_isolated_context_needs_another_table(call, mini_yaml, tmp_path):
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    assert call("lgc-profile", *arguments, "--context", "isolated").code == 0
     with LatencyTable.open(tmp_path / "t.lut") as table:
         assert table.protocol["context"] == "isolated"
         assert {subject.kind for subject in table.benchmarks()} == {"operator"}
-    refused = call("lgc-profile", *words, "--context", "carriers").refusal("lgc-profile")
+    refused = call("lgc-profile", *arguments, "--context", "carriers").refusal("lgc-profile")
     assert refused == f"{tmp_path / 't.lut'} was measured in context isolated, not carriers"
 
 
-def test_a_budget_too_small_for_anything_is_refused(call, mini_yaml, tmp_path, monkeypatch):
-    """Each look at the clock finds a minute passed."""
+def test_too_small_budget_is_rejected(call, mini_yaml, tmp_path, monkeypatch):
+    """A minute passes at each reading of the clock."""
     minutes = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
     monkeypatch.setattr("lgc.profiler.timing.measure.time", clock)
-    words = ["--device", "cpu", "--space", mini_yaml, "--networks", 0, "--out", tmp_path / "t.lut", "--json"]
-    line = call("lgc-profile", *words, "--budget", "90s").refusal("lgc-profile")
-    assert re.match(r"the budget was used up by compiling 0 of \d+ graphs before anything was measured", line)
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--networks", 0, "--out", tmp_path / "t.lut", "--json"]
+    line = call("lgc-profile", *arguments, "--budget", "90s").refusal("lgc-profile")
+    assert re.match(r"the budget ran out after compiling 0 of \d+ graphs, nothing is measured", line)
 
 
-def test_a_budget_that_ends_the_compiling_leaves_entries_for_the_next_call(call, mini_yaml, tmp_path, monkeypatch):
-    """A tenth of a minute for each look at the clock: some graphs are compiled, and measured in no time."""
+def test_next_run_measures_entries_beyond_budget(call, mini_yaml, tmp_path, monkeypatch):
+    """Six seconds pass at each reading of the clock, so the budget ends while graphs are compiled."""
     passed = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: 6.0 * next(passed))
-    words = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
     with monkeypatch.context() as patched:
         patched.setattr("lgc.profiler.timing.measure.time", clock)
-        done = call("lgc-profile", *words, "--budget", "4m", "--json")
+        done = call("lgc-profile", *arguments, "--budget", "4m", "--json")
     result = json.loads(done.out)
     assert (done.code, result["verification"]) == (0, None)
     assert result["pending"] > 0
-    assert f"{result['pending']} entries have no latency yet; the same command goes on with them" in done.err
+    assert f"{result['pending']} entries are pending: run the same command again to measure them" in done.err
     assert result["pending"] + result["measured"] + result["interpolated"] == result["entries"]
-    again = json.loads(call("lgc-profile", *words, "--json").out)
+    again = json.loads(call("lgc-profile", *arguments, "--json").out)
     assert (again["pending"], again["measured"]) == (0, again["entries"])
 
 
 @pytest.mark.parametrize(
     ("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)], ids=["Ctrl-C", "kill -9"]
 )
-def test_an_interrupted_call_is_gone_on_with_by_the_same_call(call, mini_yaml, tmp_path, stop, code):
-    """At full precision, so that it is not done before it is stopped."""
+def test_same_command_resumes_after_interrupt(call, mini_yaml, tmp_path, stop, code):
+    """Full precision keeps the command from finishing before the interrupt."""
     out = tmp_path / "t.lut"
-    words = ["--device", "cpu", "--space", mini_yaml, "--networks", 4, "--out", out, "--json"]
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--networks", 4, "--out", out, "--json"]
     program = str(Path(sys.executable).with_name("lgc-profile"))
-    running = subprocess.Popen([program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [program, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     while len(rows(out)) < 40 and running.poll() is None:
         time.sleep(0.01)
     running.send_signal(stop)
@@ -174,11 +191,11 @@ def test_an_interrupted_call_is_gone_on_with_by_the_same_call(call, mini_yaml, t
     assert "Traceback" not in stderr
     if stop == signal.SIGINT:
         assert stderr.endswith(
-            "lgc-profile: interrupted; what is finished is kept, the same command goes on from there\n"
+            "lgc-profile: interrupted: finished work is kept; run the same command again to resume\n"
         )
     before = rows(out)
     assert len(before) >= 40
-    done = call("lgc-profile", *words, "--rounds", 8)
+    done = call("lgc-profile", *arguments, "--rounds", 8)
     result = json.loads(done.out)
     assert (done.code, result["measured"], result["pending"]) == (0, result["entries"], 0)
     assert result["verification"]["networks"] == 4
@@ -186,15 +203,15 @@ def test_an_interrupted_call_is_gone_on_with_by_the_same_call(call, mini_yaml, t
 
 
 class TestRefusals:
-    """One line, exit code 2, nothing written."""
+    """Errors are one line with exit code 2; nothing is written."""
 
     @pytest.fixture
     def refused(self, call, mini_yaml, tmp_path):
-        """The line with which a call is refused that would be right but for `words`."""
+        """Return a function that runs a valid command changed by `arguments` and returns its error."""
 
-        def run(*words, out=tmp_path / "t.lut"):
+        def run(*arguments, out=tmp_path / "t.lut"):
             given = {"--device": "cpu", "--space": mini_yaml, "--rounds": 4, "--networks": 4, "--out": out}
-            given |= dict(zip(words[::2], words[1::2], strict=True))
+            given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
             before = out.read_bytes() if out.is_file() else out.exists()
             line = call("lgc-profile", *(word for pair in given.items() for word in pair)).refusal("lgc-profile")
             assert (out.read_bytes() if out.is_file() else out.exists()) == before
@@ -203,21 +220,21 @@ class TestRefusals:
         return run
 
     @pytest.mark.parametrize(
-        ("words", "line"),
+        ("arguments", "line"),
         [
             (["--device", "gpu"], "no device 'gpu' on this machine; available: cpu ("),
             (["--device", "cuda:63"], "no device 'cuda:63' on this machine"),
             (["--backend", "onnxrt"], "unknown backend 'onnxrt' (did you mean 'onnxruntime'?); known: onnxruntime"),
             (["--backend", "tensorrt"], "backend tensorrt cannot run on cpu: TensorRT needs a CUDA device"),
             (["--precision", "fp8"], "backend onnxruntime has no precision 'fp8' on cpu; choose from fp32"),
-            (["--threads", 9999], "9999 threads asked for, but this machine has"),
-            (["--threads", 0], "threads must be at least 1, not 0"),
+            (["--threads", 9999], "--threads 9999: this machine has"),
+            (["--threads", 0], "Invalid value for '--threads'"),
             (["--threads", "two"], "Invalid value for '--threads'"),
-            (["--rounds", 2], "2 rounds are too few for a statistic: at least 4"),
+            (["--rounds", 2], "--rounds 2: at least 4 are needed"),
             (["--networks", 2], "2 networks are too few to calibrate with: at least 4, or 0 for none"),
             (["--context", "vacuum"], "no context 'vacuum': carriers or isolated"),
-            (["--budget", "4 minutes"], "'4 minutes' is no duration; write it as 90s, 4m or 1h"),
-            (["--input", "720p"], "'720p' is no size; write height and width as in 720x960"),
+            (["--budget", "4 minutes"], "invalid duration '4 minutes': write e.g. 90s, 4m or 1h"),
+            (["--input", "720p"], "invalid size '720p': write height and width, e.g. 720x960"),
             (["--input", "8x8"], "mini at 8x8: invalid search space: input.0"),
             (["--space", "small"], "unknown search space 'small'; known: lgcnet-camvid, lgcnet-cityscapes, tiny"),
             (["--space", "no/such.yaml"], "no such file: no/such.yaml"),
@@ -225,68 +242,68 @@ class TestRefusals:
         ],
         ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
     )  # fmt: skip
-    def test_a_wrong_option(self, refused, words, line):
-        assert line in refused(*words)
+    def test_invalid_option(self, refused, arguments, line):
+        assert line in refused(*arguments)
 
-    def test_a_missing_device(self, call):
+    def test_missing_device(self, call):
         assert "Missing option '--device'" in call("lgc-profile").refusal("lgc-profile")
 
-    def test_a_missing_package(self, refused, monkeypatch):
+    def test_missing_package(self, refused, monkeypatch):
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         line = refused("--backend", "onnxruntime")
         assert line == ("backend onnxruntime cannot run on cpu: ONNX Runtime is not installed: pip install onnxruntime")
 
-    def test_an_unknown_operator_in_the_space(self, refused, mini_yaml):
+    def test_unknown_operator_in_space(self, refused, mini_yaml):
         mini_yaml.write_text(mini_yaml.read_text().replace("sep_conv_3x3", "sep_conv_9x9"))
         line = refused()
         assert "unknown operator 'sep_conv_9x9'" in line
         assert all(name in line for name in OPERATORS)
 
-    def test_a_truncated_space(self, refused, mini_yaml):
+    def test_truncated_space(self, refused, mini_yaml):
         mini_yaml.write_text(mini_yaml.read_text()[:100])
         assert "mini.yaml: invalid search space: not YAML" in refused()
 
-    def test_a_foreign_space(self, refused, foreign_files):
+    def test_foreign_space(self, refused, foreign_files):
         for noun, path in foreign_files.items():
             line = refused("--space", path)
             assert str(path) in line
             assert noun in line
 
-    def test_a_foreign_output(self, refused, foreign_files):
+    def test_foreign_output(self, refused, foreign_files):
         for noun in ("an empty file", "a PNG image", "a zip archive", "an SQLite database"):
             line = refused(out=foreign_files[noun])
             assert "cannot read latency table" in line
             assert noun in line
 
-    def test_a_truncated_output(self, refused, mini_lut):
+    def test_truncated_output(self, refused, mini_lut):
         mini_lut.write_bytes(mini_lut.read_bytes()[:-5000])
         assert "mini.lut is a damaged latency table" in refused(out=mini_lut)
 
-    def test_an_output_that_is_a_folder(self, refused, tmp_path):
+    def test_output_is_a_folder(self, refused, tmp_path):
         assert "is a folder; give the table's file name" in refused(out=tmp_path)
 
-    def test_an_output_that_cannot_be_written(self, refused, tmp_path):
+    def test_unwritable_output(self, refused, tmp_path):
         (tmp_path / "file").write_text("kept")
         assert "cannot make the folder" in refused(out=tmp_path / "file" / "t.lut")
         if Path("/proc/self").exists():
             assert "cannot write /proc/t.lut" in refused(out=Path("/proc/t.lut"))
 
-    def test_a_table_of_another_target(self, refused, mini_lut):
+    def test_table_of_another_target(self, refused, mini_lut):
         line = refused("--backend", "torch", out=mini_lut)
         assert "mini.lut has a different target or space: backend onnxruntime, not torch. " in line
         assert "lgc-profile and another --out" in line
 
-    def test_a_table_of_another_precision_and_number_of_threads(self, refused, mini_lut):
+    def test_table_of_another_precision_and_threads(self, refused, mini_lut):
         line = refused("--backend", "torch", "--precision", "bf16", "--threads", 2, out=mini_lut)
         assert "backend onnxruntime, not torch; precision fp32, not bf16; threads 1, not 2" in line
 
-    def test_a_table_of_another_space(self, refused, mini_lut):
+    def test_table_of_another_space(self, refused, mini_lut):
         line = refused("--space", "tiny", out=mini_lut)
         assert "space mini 32x32" in line
         assert "not tiny 192x256" in line
 
 
-def test_a_refusal_in_a_fresh_process(command, tmp_path):
+def test_error_is_one_line_in_fresh_process(command, tmp_path):
     out = tmp_path / "t.lut"
     line = command("lgc-profile", "--device", "cpu", "--space", "tinny", "--out", out).refusal("lgc-profile")
     assert line.startswith("unknown search space 'tinny' (did you mean 'tiny'?)")

@@ -1,4 +1,4 @@
-"""`lgc-search` as users call it: what it prints, and how it refuses what it cannot use."""
+"""`lgc-search` from the command line: results and errors."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SHORT = ("--steps", 4, "--batch", 2)
 
 @pytest.fixture(scope="module")
 def street(headed_space) -> SearchSpace:
-    """A space with the scenes' classes."""
+    """Return a space with the scenes' classes."""
     content = {**headed_space.model_dump(mode="json"), "name": "street", "classes": 11}
     return headed_space.check(content, "street")
 
 
 @pytest.fixture(scope="module")
 def lut(tmp_path_factory, street) -> Path:
-    """A really measured table of the space."""
+    """Return a measured table of the space."""
     path = tmp_path_factory.mktemp("lut") / "street.lut"
     profile(street, Target("cpu", "onnxruntime"), path, rounds=4, networks=4)
     with LatencyTable.open(path) as table:  # however badly that went here
@@ -52,7 +52,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def reach(lut) -> tuple[float, float]:
-    """Latency of the fastest and of the slowest architecture, milliseconds."""
+    """Return the latency of the fastest and of the slowest architecture in ms."""
     predictor = predictor_of(lut)
     return predictor.predict(predictor.fastest), predictor.predict(predictor.slowest)
 
@@ -64,7 +64,7 @@ def predictor_of(lut: Path) -> Predictor:
 
 @pytest.fixture
 def run_search(call, lut, data, tmp_path):
-    """Calls the command on the table and the scenes, for `tmp_path`/run, as JSON: its result and what it remarked."""
+    """Return a function that searches into `tmp_path`/run and returns the JSON result and stderr."""
 
     def run(*options, code=0):
         done = call("lgc-search", "--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", *options, "--json")
@@ -74,82 +74,82 @@ def run_search(call, lut, data, tmp_path):
     return run
 
 
-def test_a_result_is_landed_by_measuring_it(run_search, reach):
+def test_measure_refines_the_result(run_search, reach):
     target = (reach[0] + reach[1]) / 2
-    found, _ = run_search("--target-ms", target, "--measure")
-    assert found["measured_ms"] > 0
-    assert 1 <= found["landings"] <= 3
+    result, _ = run_search("--target-ms", target, "--measure")
+    assert result["measured_ms"] > 0
+    assert 1 <= result["landings"] <= 3
     assert "one table, a target for it" in run_search("--measure", code=2)[1]
 
 
-def test_json_has_what_is_promised(run_search, lut, tmp_path):
-    found, _ = run_search()
-    assert {"architecture", "target_ms", "predicted_ms", "steps", "seconds"} <= found.keys()
-    assert found["architecture"] == str(tmp_path / "run" / "architecture.json")
-    assert found["predicted_ms"] == pytest.approx(predictor_of(lut).predict(Architecture.load(found["architecture"])))
-    assert (found["target_ms"], found["steps"]) == (None, 4)
-    assert found["seconds"] >= 0
-    assert found["fastest_ms"] <= found["predicted_ms"] <= found["slowest_ms"]
-    assert run_search()[0] == found
+def test_json_has_documented_keys(run_search, lut, tmp_path):
+    result, _ = run_search()
+    assert {"architecture", "target_ms", "predicted_ms", "steps", "seconds"} <= result.keys()
+    assert result["architecture"] == str(tmp_path / "run" / "architecture.json")
+    assert result["predicted_ms"] == pytest.approx(predictor_of(lut).predict(Architecture.load(result["architecture"])))
+    assert (result["target_ms"], result["steps"]) == (None, 4)
+    assert result["seconds"] >= 0
+    assert result["fastest_ms"] <= result["predicted_ms"] <= result["slowest_ms"]
+    assert run_search()[0] == result
 
 
 @pytest.mark.parametrize("unit", ["ms", "fps"])
-def test_a_target_is_met_in_either_unit(run_search, reach, unit):
+def test_target_is_met_in_either_unit(run_search, reach, unit):
     target = sum(reach) / 2
-    found, _ = run_search(f"--target-{unit}", target if unit == "ms" else 1000 / target)
-    assert found["target_ms"] == pytest.approx(target)
-    assert 0.8 * target <= found["predicted_ms"] <= found["target_ms"]
+    result, _ = run_search(f"--target-{unit}", target if unit == "ms" else 1000 / target)
+    assert result["target_ms"] == pytest.approx(target)
+    assert 0.8 * target <= result["predicted_ms"] <= result["target_ms"]
 
 
 def test_several_targets_give_a_front(run_search, reach, tmp_path):
     low, high = reach
     targets = [round(low + share * (high - low), 3) for share in (0.3, 0.7)]
-    found, _ = run_search(*(word for target in targets for word in ("--target-ms", target)))
-    assert [one["target_ms"] for one in found["front"]] == targets
-    assert {"steps", "seconds"} <= found.keys()
-    for one, target in zip(found["front"], targets, strict=True):
-        assert Path(one["architecture"]).parent == tmp_path / "run" / f"target-{target:g}ms"
-        assert Path(one["architecture"]).exists()
-        assert one["predicted_ms"] <= target
+    result, _ = run_search(*(word for target in targets for word in ("--target-ms", target)))
+    assert [row["target_ms"] for row in result["front"]] == targets
+    assert {"steps", "seconds"} <= result.keys()
+    for row, target in zip(result["front"], targets, strict=True):
+        assert Path(row["architecture"]).parent == tmp_path / "run" / f"target-{target:g}ms"
+        assert Path(row["architecture"]).exists()
+        assert row["predicted_ms"] <= target
 
 
-def test_several_tables_take_a_target_each(run_search, lut, reach, tmp_path):
+def test_each_table_has_its_target(run_search, lut, reach, tmp_path):
     other = Path(copy(lut, tmp_path / "other.lut"))
     low, high = reach
-    found, _ = run_search("--lut", other, "--target-ms", high, "--target-ms", (low + high) / 2)
-    assert [row["lut"] for row in found["tables"]] == [str(lut), str(other)]
-    assert [row["target_ms"] for row in found["tables"]] == [high, (low + high) / 2]
-    assert found["predicted_ms"] <= (low + high) / 2
+    result, _ = run_search("--lut", other, "--target-ms", high, "--target-ms", (low + high) / 2)
+    assert [row["lut"] for row in result["tables"]] == [str(lut), str(other)]
+    assert [row["target_ms"] for row in result["tables"]] == [high, (low + high) / 2]
+    assert result["predicted_ms"] <= (low + high) / 2
 
 
 def test_options_reach_the_search(run_search, tmp_path):
-    words = "--cells shared --communication none --fusion fixed --no-latency-term --arch-lr 0.01 --warm-up 0.5"
-    words += " --beta 0.004 --strategy evolution --seed 3 --crop 16x24 --scope core --precision bf16"
-    run_search(*words.split())
+    arguments = "--cells shared --communication none --fusion fixed --no-latency-term --arch-lr 0.01 --warm-up 0.5"
+    arguments += " --beta 0.004 --strategy evolution --seed 3 --crop 16x24 --scope core --precision bf16"
+    run_search(*arguments.split())
     settings = json.loads((tmp_path / "run" / "search.json").read_text())
-    wanted = {"cells": "shared", "communication": "none", "fusion": "fixed", "latency_term": False, "arch_lr": 0.01}
-    wanted |= {"warm_up": 0.5, "beta": 0.004, "strategy": "evolution", "seed": 3, "crop": [16, 24], "scope": "core"}
-    wanted |= {"precision": "bf16", "steps": 4, "batch": 2, "targets_ms": [], "quantile": None}
-    assert {name: settings[name] for name in wanted} == wanted
+    expected = {"cells": "shared", "communication": "none", "fusion": "fixed", "latency_term": False, "arch_lr": 0.01}
+    expected |= {"warm_up": 0.5, "beta": 0.004, "strategy": "evolution", "seed": 3, "crop": [16, 24], "scope": "core"}
+    expected |= {"precision": "bf16", "steps": 4, "batch": 2, "targets_ms": [], "quantile": None}
+    assert {name: settings[name] for name in expected} == expected
 
 
 @pytest.fixture
 def gpu_lut(make_table, street, tmp_path) -> Path:
-    """A table of a GPU that no machine has."""
+    """Return a table of a GPU that no machine has."""
     make_table(street, "gpu.lut", target=Target("cuda:77", "torch")).close()
     return tmp_path / "gpu.lut"
 
 
-def test_absent_table_device_is_remarked_on(call, gpu_lut, data, tmp_path):
-    words = ("--lut", gpu_lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--json")
-    done = call("lgc-search", *words)
+def test_absent_table_device_is_reported(call, gpu_lut, data, tmp_path):
+    arguments = ("--lut", gpu_lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--json")
+    done = call("lgc-search", *arguments)
     assert done.code == 0, done.err
     remark = (
         "searching on cpu: the table's device cuda:77 is not present (this torch is a CPU build; install a CUDA build "
-        "of torch); --device chooses another"
+        "of torch); choose another device with --device"
     )
     assert done.err.splitlines().count(remark) == 1
-    again = call("lgc-search", *words, "--device", "cpu")
+    again = call("lgc-search", *arguments, "--device", "cpu")
     assert json.loads(again.out) == json.loads(done.out), "a run is resumed on any device"
     assert remark not in again.err
     provenance = Architecture.load(tmp_path / "run" / "architecture.json").provenance
@@ -176,16 +176,16 @@ def test_search_runs_on_the_tables_device(
     def stop(device):
         raise UsageError(f"search on {device}")
 
-    words = []
+    arguments = []
     for number, name in enumerate(tables):
         make_table(street, f"{number}.lut", target=Target(name, "torch")).close()
-        words += ["--lut", tmp_path / f"{number}.lut"]
-    done = call("lgc-search", *words, "--data", data, *SHORT, "--out", tmp_path / "run", *options)
+        arguments += ["--lut", tmp_path / f"{number}.lut"]
+    done = call("lgc-search", *arguments, "--data", data, *SHORT, "--out", tmp_path / "run", *options)
     assert f"search on {device}" in done.refusal("lgc-search")
-    assert "--device chooses another" not in done.err
+    assert "choose another device" not in done.err
 
 
-def test_options_left_out_are_the_settings_defaults(call, lut, data, tmp_path):
+def test_default_options_are_the_settings_defaults(call, lut, data, tmp_path):
     done = call("lgc-search", "--lut", lut, "--data", data, "--steps", 2, "--out", tmp_path / "run", "--json")
     assert done.code == 0, done.err
     settings = json.loads((tmp_path / "run" / "search.json").read_text())
@@ -193,50 +193,55 @@ def test_options_left_out_are_the_settings_defaults(call, lut, data, tmp_path):
     assert {name: settings[name] for name in defaults} == defaults
 
 
-def test_steps_left_out_are_80_epochs_of_half_the_images(call, lut, data, tmp_path, monkeypatch):
-    """Six images in two halves: 80 times 3 batches of 1."""
+def test_default_steps_are_80_half_epochs(call, lut, data, tmp_path, monkeypatch):
+    """Half of six images is three batches of 1, so 80 epochs have 240 steps."""
     monkeypatch.setattr("lgc.search.engine.search", lambda predictors, data, out, config, **_: stop(config.steps))
 
     def stop(steps):
         raise UsageError(f"{steps} steps")
 
-    words = ("--lut", lut, "--data", data, "--batch", 1, "--out", tmp_path / "run")
-    assert "240 steps" in call("lgc-search", *words).refusal("lgc-search")
+    arguments = ("--lut", lut, "--data", data, "--batch", 1, "--out", tmp_path / "run")
+    assert "240 steps" in call("lgc-search", *arguments).refusal("lgc-search")
 
 
-def test_a_quantile_is_held(run_search, lut, reach):
+def test_quantile_meets_the_target(run_search, lut, reach):
     predictor = predictor_of(lut)
     target = sum(reach) / 2 * predictor.margin(0.9)
-    found, _ = run_search("--target-ms", target, "--quantile", 0.9)
-    (row,) = found["tables"]
-    assert row["bound_ms"] == pytest.approx(found["predicted_ms"] * predictor.margin(0.9))
+    result, _ = run_search("--target-ms", target, "--quantile", 0.9)
+    (row,) = result["tables"]
+    assert row["bound_ms"] == pytest.approx(result["predicted_ms"] * predictor.margin(0.9))
     assert row["bound_ms"] <= target
 
 
-def test_people_see_the_numbers_of_the_json(call, run_search, lut, data, reach, tmp_path):
+def test_printed_numbers_agree_with_json(call, run_search, lut, data, reach, tmp_path):
     target = round(sum(reach) / 2, 3)
-    found, _ = run_search("--target-ms", target)
-    words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--target-ms", target)
-    done = call("lgc-search", *words)
+    result, _ = run_search("--target-ms", target)
+    arguments = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--target-ms", target)
+    done = call("lgc-search", *arguments)
     lines = done.out.splitlines()
     header, row = next((line, lines[at + 2]) for at, line in enumerate(lines) if "target ms" in line)
     assert header.index("predicted ms") < header.index("loss") < header.index("seconds")
-    low, high = found["predicted_low_ms"], found["predicted_high_ms"]
-    shown = [f"{target:.3f}", f"{found['predicted_ms']:.3f}", f"{low:.3f} to {high:.3f}", f"{found['loss_after']:.3f}"]
-    assert row.split() == [*" ".join(shown).split(), "4", f"{found['seconds']:.0f}"]
-    assert f"from {found['fastest_ms']:.3f} to {found['slowest_ms']:.3f} ms" in done.out
-    assert f"architecture  {found['architecture']}" in done.out
-    assert f"head of {found['head_channels']} channels" in done.out
+    low, high = result["predicted_low_ms"], result["predicted_high_ms"]
+    shown = [
+        f"{target:.3f}",
+        f"{result['predicted_ms']:.3f}",
+        f"{low:.3f} to {high:.3f}",
+        f"{result['loss_after']:.3f}",
+    ]
+    assert row.split() == [*" ".join(shown).split(), "4", f"{result['seconds']:.0f}"]
+    assert f"latency range of the space: {result['fastest_ms']:.3f} to {result['slowest_ms']:.3f} ms" in done.out
+    assert f"architecture  {result['architecture']}" in done.out
+    assert f"head of {result['head_channels']} channels" in done.out
 
 
-def test_an_architecture_of_hardly_anything_is_remarked_on(run_search, reach):
-    found, said = run_search("--target-ms", reach[0] * 1.0001)
-    edges = sum(found["operators"].values())
-    assert found["operators"]["zero"] + found["operators"]["skip"] > 0.6 * edges
-    assert "are zero or skip: the target leaves no room, or the search collapsed" in said
+def test_collapsed_architecture_gives_a_warning(run_search, reach):
+    result, message = run_search("--target-ms", reach[0] * 1.0001)
+    edges = sum(result["operators"].values())
+    assert result["operators"]["zero"] + result["operators"]["skip"] > 0.6 * edges
+    assert "are zero or skip: the target is too tight, or the search collapsed" in message
 
 
-def test_a_table_that_nobody_verified_warns(call, lut, data, tmp_path):
+def test_unverified_table_gives_a_warning(call, lut, data, tmp_path):
     unverified = copy(lut, tmp_path / "unverified.lut")
     with LatencyTable.open(unverified) as table:
         table.set_metadata("calibration", {})
@@ -244,57 +249,59 @@ def test_a_table_that_nobody_verified_warns(call, lut, data, tmp_path):
     assert done.code == 0, done.err
     (line,) = (line for line in done.err.splitlines() if "unverified.lut" in line)
     assert line.startswith("warning: ")
-    assert "unverified.lut was never verified on whole networks" in line
-    assert "unknown error" in line
+    assert "unverified.lut is not verified on whole networks" in line
+    assert "predictions is unknown" in line
 
 
-def test_a_table_that_predicts_badly_warns(call, lut, data, tmp_path):
+def test_inaccurate_table_gives_a_warning(call, lut, data, tmp_path):
     noisy = copy(lut, tmp_path / "noisy.lut")
     with LatencyTable.open(noisy) as table:
         table.set_metadata("verification", {"dense": {"mape_pct": 23.4}})
     done = call("lgc-search", "--lut", noisy, "--data", data, *SHORT, "--out", tmp_path / "run")
     assert done.code == 0, done.err
-    assert "noisy.lut predicts networks only to 23 %" in done.err
+    assert "noisy.lut are off by 23 %" in done.err
 
 
 @pytest.mark.parametrize("side", ["below the fastest", "above the slowest"])
 @pytest.mark.parametrize("unit", ["ms", "fps"])
-def test_targets_out_of_reach(call, lut, data, reach, tmp_path, side, unit):
+def test_infeasible_targets_are_rejected(call, lut, data, reach, tmp_path, side, unit):
     low, high = reach
     target = 0.8 * low if side == "below the fastest" else 1.2 * high
-    words = (f"--target-{unit}", target if unit == "ms" else 1000 / target)
-    said = call("lgc-search", "--lut", lut, "--data", data, "--out", tmp_path / "run", *words).refusal("lgc-search")
-    assert side in said
-    assert f"a target of {target:.4g} ms is" in said
-    assert f"predicts {low:.3f} to {high:.3f} ms" in said
+    arguments = (f"--target-{unit}", target if unit == "ms" else 1000 / target)
+    message = call("lgc-search", "--lut", lut, "--data", data, "--out", tmp_path / "run", *arguments).refusal(
+        "lgc-search"
+    )
+    assert side in message
+    assert f"a target of {target:.4g} ms is" in message
+    assert f"predicts {low:.3f} to {high:.3f} ms" in message
     assert not (tmp_path / "run").exists()
 
 
-def test_a_table_that_lacks_a_slot_names_the_command_that_fills_it(call, lut, data, tmp_path):
+def test_incomplete_table_names_the_profile_command(call, lut, data, tmp_path):
     pending = Path(copy(lut, tmp_path / "pending.lut"))
     with LatencyTable.open(pending) as table, table.store.transaction() as connection:
         key = table.space.plan.cells[0].edges[0].candidates[2]
         connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL WHERE key = ?", (str(key),))
-    said = call("lgc-search", "--lut", pending, "--data", data, "--out", tmp_path / "run").refusal("lgc-search")
-    assert f"{key} not measured yet" in said
-    assert "measure it with: lgc-profile " in said
-    assert str(pending) in said
+    message = call("lgc-search", "--lut", pending, "--data", data, "--out", tmp_path / "run").refusal("lgc-search")
+    assert f"{key} not measured yet" in message
+    assert "measure it with: lgc-profile " in message
+    assert str(pending) in message
     assert not (tmp_path / "run").exists()
 
 
-def test_a_table_of_another_space(call, lut, data, tmp_path):
-    words = ("--lut", lut, "--data", data, "--out", tmp_path / "run", "--space", "tiny")
-    said = call("lgc-search", *words).refusal("lgc-search")
-    assert "street" in said
-    assert "tiny" in said
+def test_table_of_another_space(call, lut, data, tmp_path):
+    arguments = ("--lut", lut, "--data", data, "--out", tmp_path / "run", "--space", "tiny")
+    message = call("lgc-search", *arguments).refusal("lgc-search")
+    assert "street" in message
+    assert "tiny" in message
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("damage", ["no label", "value", "size", "broken"])
-def test_bad_images_and_labels(call, lut, data, tmp_path, damage, workers):
+def test_invalid_images_and_labels_are_rejected(call, lut, data, tmp_path, damage, workers):
     bad = copytree(data, tmp_path / "data")
     pair = list_pairs(bad, "train")[1][0]
-    wanted = {"no label": "has no label", "value": "the value 77", "size": "8x8 pixels", "broken": pair.image.name}
+    expected = {"no label": "has no label", "value": "the value 77", "size": "8x8 pixels", "broken": pair.image.name}
     if damage == "no label":
         pair.label.unlink()
     elif damage == "broken":
@@ -302,21 +309,21 @@ def test_bad_images_and_labels(call, lut, data, tmp_path, damage, workers):
     else:
         size = (32, 32) if damage == "value" else (8, 8)
         Image.fromarray(np.full(size, 77 if damage == "value" else 0, np.uint8)).save(pair.label)
-    words = ("--lut", lut, "--data", bad, *SHORT, "--out", tmp_path / "run", "--workers", workers)
-    said = call("lgc-search", *words).refusal("lgc-search")
-    assert wanted[damage] in said
-    assert (pair.image if damage == "broken" else pair.label).stem in said
+    arguments = ("--lut", lut, "--data", bad, *SHORT, "--out", tmp_path / "run", "--workers", workers)
+    message = call("lgc-search", *arguments).refusal("lgc-search")
+    assert expected[damage] in message
+    assert (pair.image if damage == "broken" else pair.label).stem in message
 
 
-def test_too_few_images(call, lut, tmp_path):
+def test_too_few_images_are_rejected(call, lut, tmp_path):
     write_scenes(tmp_path / "data", "camvid-segnet", {"train": 1, "val": 1, "test": 0}, (32, 32), 0)
-    words = ("--lut", lut, "--data", tmp_path / "data", *SHORT, "--out", tmp_path / "run")
-    assert "at least 2 training images" in call("lgc-search", *words).refusal("lgc-search")
+    arguments = ("--lut", lut, "--data", tmp_path / "data", *SHORT, "--out", tmp_path / "run")
+    assert "at least 2 training images" in call("lgc-search", *arguments).refusal("lgc-search")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ("--strategy magic", "--strategy: Input should be 'gradient', 'random' or 'evolution'"),
         ("--cells own", "--cells: Input should be 'independent' or 'shared'"),
@@ -335,8 +342,8 @@ def test_too_few_images(call, lut, tmp_path):
         ("--target-fps 0", "--target-fps must be above 0"),
         ("--target-ms 9 --target-ms 9.0000001", "the same targets"),
         ("--lut {lut}", "2 tables need one target per table"),
-        ("--lut {lut} --target-ms 1", "targets for 2 tables: 1"),
-        ("--lut {lut} --target-ms 1 --target-ms 2 --target-ms 3", "targets for 2 tables: 3"),
+        ("--lut {lut} --target-ms 1", "1 targets for 2 tables"),
+        ("--lut {lut} --target-ms 1 --target-ms 2 --target-ms 3", "3 targets for 2 tables"),
         ("--lut {missing}", "no such file"),
         ("--quantile 0.9", "a quantile bounds a target"),
         ("--quantile 0.3 --target-ms 1", "--quantile: "),
@@ -348,7 +355,7 @@ def test_too_few_images(call, lut, tmp_path):
         ("--seed -1", "--seed"),
         ("--crop 30x32", "multiples of the network's stride"),
         ("--crop 64x64", "larger than the space's input"),
-        ("--crop big", "'big' is no size"),
+        ("--crop big", "invalid size 'big'"),
         ("--space {missing}", "no such file"),
         ("--data {empty}", "empty"),
         ("--data {missing}", "missing"),
@@ -357,73 +364,73 @@ def test_too_few_images(call, lut, tmp_path):
         ("--out /proc/nowhere/run", "/proc/nowhere"),
     ],
 )
-def test_wrong_use_is_told_in_one_line(call, lut, data, tmp_path, options, said):
+def test_invalid_options_exit_with_one_line(call, lut, data, tmp_path, options, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("precious")
-    places = {"lut": lut, "missing": tmp_path / "missing.any", "empty": tmp_path / "empty", "other": tmp_path / "other"}
+    paths = {"lut": lut, "missing": tmp_path / "missing.any", "empty": tmp_path / "empty", "other": tmp_path / "other"}
     before = lut.read_bytes()
-    words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", *options.format(**places).split())
-    assert said in call("lgc-search", *words).refusal("lgc-search")
+    arguments = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", *options.format(**paths).split())
+    assert message in call("lgc-search", *arguments).refusal("lgc-search")
     assert lut.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "other"]
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
 
 
-def test_another_search_in_the_folder(call, lut, data, run_search, tmp_path):
+def test_folder_of_another_search_is_rejected(call, lut, data, run_search, tmp_path):
     run_search()
-    words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--seed", 1, "--fusion", "fixed")
-    said = call("lgc-search", *words).refusal("lgc-search")
-    assert "fusion 'searched', not 'fixed'" in said
-    assert "seed 0, not 1" in said
-    assert "choose another folder" in said
+    arguments = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run", "--seed", 1, "--fusion", "fixed")
+    message = call("lgc-search", *arguments).refusal("lgc-search")
+    assert "fusion 'searched', not 'fixed'" in message
+    assert "seed 0, not 1" in message
+    assert "choose another folder" in message
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (None, "loss of the architecture is nan at step 2"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; the last checkpoint is kept. Lower --batch"),
     ],
 )
-def test_a_search_that_cannot_go_on_exits_with_1(call, lut, data, tmp_path, monkeypatch, error, said):
+def test_failed_search_exits_with_1(call, lut, data, tmp_path, monkeypatch, error, message):
     monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     real, calls = trainer_module.upsampled_loss, []
 
-    def broken(*words):
-        calls.append(words)
+    def broken(*arguments):
+        calls.append(arguments)
         if len(calls) == 4 and error is not None:
             raise error
-        return real(*words) * (math.nan if len(calls) == 4 else 1.0)
+        return real(*arguments) * (math.nan if len(calls) == 4 else 1.0)
 
-    words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
+    arguments = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(trainer_module, "upsampled_loss", broken)
-        done = call("lgc-search", *words)
+        done = call("lgc-search", *arguments)
     assert (done.code, done.out) == (1, "")
     (line,) = done.err.splitlines()
     assert line.startswith("lgc-search: ")
-    assert said in line
+    assert message in line
     kept = torch.load(tmp_path / "run" / "search.ckpt", weights_only=True)
     assert kept["step"] == 2
     assert all(bool(value.isfinite().all()) for part in ("net", "alphas") for value in kept[part].values())
-    assert call("lgc-search", *words).code == 0
+    assert call("lgc-search", *arguments).code == 0
 
 
-def test_interrupted_it_says_so_and_goes_on(call, lut, data, tmp_path, monkeypatch):
+def test_interrupted_search_is_resumed(call, lut, data, tmp_path, monkeypatch):
     monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     real, steps = SupernetTrainer.train_step, []
 
-    def step(self, *words):
+    def step(self, *arguments):
         steps.append(self.step)
         if len(steps) == 3:
             raise KeyboardInterrupt
-        return real(self, *words)
+        return real(self, *arguments)
 
     monkeypatch.setattr(SupernetTrainer, "train_step", step)
-    words = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
-    done = call("lgc-search", *words)
+    arguments = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
+    done = call("lgc-search", *arguments)
     assert done.code == 130
-    assert done.err == "lgc-search: interrupted; the same command goes on from its last checkpoint\n"
-    assert call("lgc-search", *words).code == 0
+    assert done.err == "lgc-search: interrupted: run the same command again to resume from the last checkpoint\n"
+    assert call("lgc-search", *arguments).code == 0
     assert steps == [0, 1, 2, 2, 3]

@@ -1,125 +1,91 @@
-"""What `lgc-export` shows people, and its verdict."""
+"""Tables of `lgc-export`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .console import grid, say
+from .console import format_number, grid
 
 if TYPE_CHECKING:
-    from ...profiler.deployment.deploy import Result
-    from ...profiler.deployment.parity import Parity
+    from rich.table import Table
 
-WORST_ENTRIES = 8
-"""Entries of the table that are shown as the reason of a wrong prediction."""
+    from ...profiler.deployment.export import ExportResult, FileResult
+    from ...profiler.deployment.latency import TargetResult
 
-
-def pages(files: Sequence[Mapping[str, Any]], results: Sequence[Result]) -> list[Any]:
-    """What people see."""
-    from ..lut import drift_line
-
-    lines: list[Any] = [_files(files)]
-    lines += [f"engine  {result.engine}" for result in results if result.engine]
-    if any(result.fps for result in results):
-        numbers = ("table ms", "predicted ms", "90 % interval", "measured ms", "error", "FPS", "p90 ms", "p99 ms")
-        table = grid("predicted against measured", "backend", "device", "precision", "scope", *numbers, numbers=8)
-        for result in results:
-            cells = (
-                _number(result.table_ms, ".3f"),
-                _number(result.predicted_ms, ".3f"),
-                _interval(result),
-                _number(result.measured_ms, ".3f"),
-                _number(result.error_pct, "+.1f", " %"),
-                _number(result.fps, ".1f"),
-                _number(result.p90_ms, ".3f"),
-                _number(result.p99_ms, ".3f"),
-            )
-            table.add_row(result.backend, result.device, result.precision, result.scope, *cells)
-        lines.append(table)
-    for result in results:
-        lines += _remarks(result)
-    drifts = [result.drift_pct for result in results if result.predicted_ms is not None]
-    lines += list(dict.fromkeys(drift_line(drift_pct) for drift_pct in drifts))
-    if any(result.fps for result in results):
-        lines.append("FPS = 1000 / median ms of all runs; measured ms is the table's statistic, so that it compares.")
-    for result in results:
-        if result.slots is not None:
-            lines += _slots(result)
-    return lines
+MAX_ENTRIES = 8
+"""Largest number of deviating entries that is printed."""
 
 
-def _files(files: Sequence[Mapping[str, Any]]) -> Any:
-    """The files written, and how near their outputs are to torch's."""
+def make_export_tables(result: ExportResult) -> list[Table | str]:
+    """Return tables and lines of files, latencies, remarks and deviating entries."""
+    from .lut_show import format_drift
+
+    timed = [target for target in result.targets if target.fps]
+    drifts = dict.fromkeys(target.drift_pct for target in timed if target.predicted_ms is not None)
+    return [
+        _make_file_table(result.files),
+        *(f"engine  {target.engine}" for target in result.targets if target.engine),
+        *([_make_latency_table(timed)] if timed else []),
+        *(line for target in result.targets for line in _format_remarks(target)),
+        *(format_drift(drift_pct) for drift_pct in drifts),
+        *(["FPS = 1000 / median ms of all runs; measured ms: same statistic as the table."] if timed else []),
+        *(_make_deviation_table(target) for target in result.targets if target.slots is not None),
+    ]
+
+
+def _make_file_table(files: Sequence[FileResult]) -> Table:
     numbers = ("MB", "max |diff|", "mean |diff|", "same class")
-    table = grid("files, compared with torch in fp32", "precision", "compared on", *numbers, "file", numbers=0)
+    table = grid("files, compared with torch in fp32", "precision", "compared on", *numbers, "file")
     for file in files:
-        for one in file["agreement"]:
+        for parity in file.parity:
             table.add_row(
-                file["precision"],
-                f"{one['images']} {'images' if one['source'] == 'images' else 'of noise'}",
-                f"{file['bytes'] / 1e6:.2f}",
-                _number(one["max_abs_diff"], ".1e"),
-                _number(one["mean_abs_diff"], ".1e"),
-                _number(one["argmax_agreement_pct"], ".3f", " %"),
-                str(file["onnx"]),
+                file.precision,
+                f"{parity.images} {'images' if parity.source == 'images' else 'random input'}",
+                f"{file.bytes / 1e6:.2f}",
+                format_number(parity.max_abs_diff, ".1e"),
+                format_number(parity.mean_abs_diff, ".1e"),
+                format_number(parity.argmax_agreement_pct, ".3f", " %"),
+                file.onnx,
             )
     return table
 
 
-def _remarks(result: Result) -> list[str]:
-    where = f"{result.backend}, {result.precision}"
-    lines = [f"{where}: {result.note}"] if result.note else []
-    return [*lines, *([] if result.parity is None else [f"{where}: {_agrees(result.parity)}"])]
+def _make_latency_table(results: Sequence[TargetResult]) -> Table:
+    numbers = ("table ms", "predicted ms", "90 % interval", "measured ms", "error", "FPS", "p90 ms", "p99 ms")
+    table = grid("predicted and measured latency", "backend", "device", "precision", "scope", *numbers, numbers=8)
+    for result in results:
+        low, high = result.predicted_low_ms, result.predicted_high_ms
+        table.add_row(
+            result.backend,
+            result.device,
+            result.precision,
+            result.scope,
+            format_number(result.table_ms, ".3f"),
+            format_number(result.predicted_ms, ".3f"),
+            "-" if low is None else f"{low:.3f} to {high:.3f}",
+            format_number(result.measured_ms, ".3f"),
+            format_number(result.error_pct, "+.1f", " %"),
+            format_number(result.fps, ".1f"),
+            format_number(result.p90_ms, ".3f"),
+            format_number(result.p99_ms, ".3f"),
+        )
+    return table
 
 
-def _agrees(found: Parity) -> str:
-    """How near outputs are to torch's."""
-    logits = "" if found.max_abs_diff is None else f"; its logits within {found.max_abs_diff:.1e} of torch's"
-    return f"{found.argmax_agreement_pct:.2f} % of pixels of torch's class{logits}"
+def _format_remarks(result: TargetResult) -> list[str]:
+    remarks = [remark for remark in (result.note, result.parity) if remark is not None]
+    return [f"{result.backend}, {result.precision}: {remark}" for remark in remarks]
 
 
-def _slots(result: Result) -> list[Any]:
-    """Which entries of the table the layers disagree with, the worst first."""
+def _make_deviation_table(result: TargetResult) -> Table | str:
+    """Return the entries of the table that deviate from the layer times, largest deviation first."""
     assert result.slots is not None
-    rows = result.slots.entries[:WORST_ENTRIES]
-    title = f"{result.backend}, {result.precision}: the table's entries against the layers"
+    title = f"{result.backend}, {result.precision}: table entries compared with layer times"
+    if not result.slots.entries:
+        return f"{title}: no entry deviates significantly"
     table = grid(title, "entry", "slots", "table ms", "layers ms", "difference", numbers=4)
-    for row in rows:
+    for row in result.slots.entries[:MAX_ENTRIES]:
         cells = (f"{row.table_ms:.4f}", f"{row.measured_ms:.4f}", f"{row.difference_ms:+.4f} ms")
         table.add_row(row.entry, str(row.slots), *cells)
-    if not rows:
-        return [f"{title}: none differs by more than its bounds"]
-    return [table]
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value:{form}}{unit}"
-
-
-def _interval(result: Result) -> str:
-    if result.predicted_low_ms is None:
-        return "-"
-    return f"{result.predicted_low_ms:.3f} to {result.predicted_high_ms:.3f}"
-
-
-def verdict(files: Sequence[Mapping[str, Any]], results: Sequence[Result], limit: float | None) -> int:
-    """Exit code: 1 if an output is not torch's, or a prediction beyond the tolerance."""
-    code = 0
-    for file in files:
-        if not file["passes"]:
-            say(f"{file['onnx']} does not give torch's output in {file['precision']}: see how far it is in the table")
-            code = 1
-    for result in results:
-        if not result.equals_torch():
-            assert result.parity is not None  # else it would pass
-            told = _agrees(result.parity)
-            say(f"{result.backend} on {result.device} does not give torch's output in {result.precision}: {told}")
-            code = 1
-        if limit is not None and not result.within(limit):
-            say(
-                f"{result.backend} on {result.device}: predicted {result.predicted_ms:.3f} ms, measured "
-                f"{result.measured_ms:.3f} ms, off by {result.error_pct:+.1f} %, more than {limit:g} %"
-            )
-            code = 1
-    return code
+    return table

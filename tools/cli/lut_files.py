@@ -1,8 +1,8 @@
-"""The verbs of `lgc-lut` that make files: merge, export, import, upgrade."""
+"""`lgc-lut merge`, `export`, `import` and `upgrade`: conversions of table files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -10,29 +10,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...device import Device
-from ..profile import report_tables
-from .console import JsonFlag, emit, say
-from .lut_show import TablePath, stored_report
+from .console import emit, say
+from .lut_show import TablePath, make_report_tables, read_report
+from .options import BackendName, JsonOption, Precision, make_backend_option, make_device_option, make_space_option
 
 if TYPE_CHECKING:
     from ...lut.exchange.foreign import ForeignTable
     from ...lut.target import Target
 
-FEW = 5
-"""Kinds of rows that were left behind, named for people with their number."""
+MAX_KINDS = 5
+"""Printed kinds of rows that were not imported."""
 
 
 def merge(
     tables: Annotated[list[Path], typer.Argument(metavar="A.lut B.lut ...", help="Two or more latency tables.")],
-    out: Annotated[Path, typer.Option(metavar="C.lut", help="The table to write; it must not exist.")],
-    as_json: JsonFlag = False,
+    out: Annotated[Path, typer.Option(metavar="C.lut", help="Table to write; it must not exist.")],
+    as_json: JsonOption = False,
 ) -> None:
-    """Make one table of several: parts of one space, or the same space at other inputs.
+    """Merge tables of one search space, also at different input sizes.
 
-    They must be of one target, machine and protocol. What they measured in common tells their speeds from each other.
-    The result is calibrated anew if nothing is missing. Of tables at other inputs than the first one's, the entries are
-    kept beside its own; their networks are not.
+    All tables need the same target, machine and protocol. Benchmarks in several tables correct the drift between them.
+    A complete result is recalibrated. Tables with another input size than the first contribute entries, no networks.
 
     Example: lgc-lut merge gpu0.lut gpu1.lut --out both.lut
     """
@@ -42,35 +40,37 @@ def merge(
 
     with ExitStack() as stack:
         opened = [stack.enter_context(LatencyTable.open(path)) for path in tables]
-        found = merge_tables(opened, out, calibrate)
-    for path in found.other_inputs:
-        say(f"remark: {path} is of another input size; its entries were taken, its networks were not")
-    for path in found.untied:
-        say(f"remark: {path} shares nothing that was timed with the others; its entries keep the speed of its hour")
-    with LatencyTable.open(out) as made:
-        verification, report = made.metadata("verification"), stored_report(made)
+        result = merge_tables(opened, out, calibrate)
+    for path in result.other_inputs:
+        say(f"warning: {path} has another input size; its entries were merged, its networks were not")
+    for path in result.untied:
+        say(f"warning: {path} has no benchmark in common with the other tables; its drift is not corrected")
+    with LatencyTable.open(out) as merged:
+        verification, report = merged.metadata("verification"), read_report(merged)
     content = {
         "lut": str(out),
         "from": [str(path) for path in tables],
-        "entries": found.entries,
-        "missing": found.missing,
-        "sessions": found.sessions,
-        "other_inputs": [str(path) for path in found.other_inputs],
-        "untied": [str(path) for path in found.untied],
+        "entries": result.entries,
+        "missing": result.missing,
+        "sessions": result.sessions,
+        "other_inputs": [str(path) for path in result.other_inputs],
+        "untied": [str(path) for path in result.untied],
         "verification": verification,
     }
-    sessions = "1 session" if found.sessions == 1 else f"{found.sessions} sessions"
-    line = f"{out}: {found.entries} entries of {len(tables)} tables, measured in {sessions}"
-    lines = [f"{line}; {found.missing} of its space are missing" if found.missing else line]
-    emit(content, as_json, *lines, *report_tables(report))
+    sessions = "1 session" if result.sessions == 1 else f"{result.sessions} sessions"
+    missing = f"; {result.missing} entries of its space are missing" if result.missing else ""
+    line = f"{out}: {result.entries} entries from {len(tables)} tables, measured in {sessions}{missing}"
+    emit(content, as_json, line, *make_report_tables(report))
 
 
 def export(
     table: TablePath,
-    out: Annotated[Path, typer.Option(metavar="F.csv|F.parquet", help="The file; its suffix names the format.")],
-    as_json: JsonFlag = False,
+    out: Annotated[Path, typer.Option(metavar="F.csv|F.parquet", help="File to write; the suffix sets the format.")],
+    as_json: JsonOption = False,
 ) -> None:
-    """Write a table's entries as CSV or Parquet, a row each, units in the columns' names.
+    """Write a table's entries as CSV or Parquet.
+
+    Each entry is a row; the column names contain the units.
 
     Example: lgc-lut export tiny.lut --out tiny.csv
     """
@@ -85,25 +85,27 @@ def export(
 
 def import_table(
     source: Annotated[Path, typer.Argument(metavar="F", help="FasterSeg's .npy, or once-for-all's YAML or JSON.")],
-    out: Annotated[Path, typer.Option(metavar="T.lut|F.csv|F.parquet", help="The file to write.")],
-    space: Annotated[
-        str | None, typer.Option(help="For a T.lut: the space it is to serve, a preset's name or a YAML file.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="For a T.lut: what F was measured on, cpu or cuda:N.")] = None,
-    backend: Annotated[str | None, typer.Option(help="For a T.lut: with what, torch or tensorrt.")] = None,
-    precision: Annotated[str, typer.Option(help="For a T.lut: fp32, fp16 or bf16.")] = "fp32",
-    as_json: JsonFlag = False,
+    out: Annotated[Path, typer.Option(metavar="T.lut|F.csv|F.parquet", help="File to write.")],
+    space: Annotated[str | None, make_space_option(False)] = None,
+    device: Annotated[str | None, make_device_option(False, "that F was measured on")] = None,
+    backend: Annotated[BackendName | None, make_backend_option("that F was measured with", False)] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Precision that F was measured in, for a T.lut.")
+    ] = Precision.FP32,
+    as_json: JsonOption = False,
 ) -> None:
-    """Read another project's latency table, without running anything that is in it.
+    """Convert another project's latency table; nothing in it is executed.
 
-    As CSV or Parquet, every row is kept, with what its key says in columns. As a table of lgc, only the rows that
-    compute what an operator of lgc computes: of FasterSeg, ConvNorm and BasicResidual1x, which are convolution,
-    normalisation and ReLU, as conv_1x1 and conv_3x3; of once-for-all none, since its rows have other activations or are
-    blocks of several layers. Both count milliseconds, timed alone, as means; F cannot say so itself.
+    CSV and Parquet keep every row, with the parts of its key as columns. A table of lgc needs --space, --device and
+    --backend, and keeps only rows that compute the same as an operator of lgc. From FasterSeg these are ConvNorm and
+    BasicResidual1x (convolution, normalisation and ReLU), as conv_1x1 and conv_3x3. From once-for-all there are none:
+    its rows have other activations, or are blocks of several layers. Latencies are means in milliseconds, of operators
+    timed alone, in both projects.
 
     Example: lgc-lut import latency_lookup_table.npy --out fasterseg.csv
     """
     from ...lut.exchange.convert import FRAME_SUFFIXES, foreign_to_frame, write_frame
+    from ...lut.exchange.convert import import_table as write_table
     from ...lut.exchange.foreign import read_foreign
 
     foreign = read_foreign(source)
@@ -112,73 +114,65 @@ def import_table(
         write_frame(foreign_to_frame(foreign), out)
         emit(content, as_json, f"{out}: {len(foreign.rows)} rows of {foreign.project}")
         return
-    from ...lut.exchange.convert import import_table as write_table
     from ...models.space.lgcnet import SearchSpace
 
-    target = _target(space, device, backend, precision)
-    found = write_table(foreign, out, SearchSpace.load(str(space)), target)
-    left = {row.name: row.why for row in foreign.rows if row.spec is None}
+    target = _make_target(space, device, backend, precision)
+    result = write_table(foreign, out, SearchSpace.load(str(space)), target)
+    skipped = {row.name: row.why for row in foreign.rows if row.spec is None}
     emit(
-        {**content, **asdict(found), "left": left},
+        {**content, **asdict(result), "left": skipped},
         as_json,
-        f"{out}: {found.imported} operators of {len(foreign.rows)} rows of {foreign.project}; the space asks for "
-        f"{found.in_space} of them, and for {found.missing} more",
-        *_left_lines(foreign),
+        f"{out}: {result.imported} operators from {len(foreign.rows)} rows of {foreign.project}; {result.in_space} of "
+        f"them are in the space, which has {result.missing} more",
+        *_format_skipped(foreign),
     )
 
 
-def _target(space: str | None, device: str | None, backend: str | None, precision: str) -> Target:
-    """What the other table is said to have been measured on.
+def _make_target(space: str | None, device: str | None, backend: BackendName | None, precision: Precision) -> Target:
+    """Return the target that the foreign table was measured on.
 
     Raises:
-        UsageError: an option is missing, or names what there is not.
+        UsageError: an option is missing, or the device is invalid.
     """
-    from ...errors import UnknownNameError, UsageError
-    from ...lut.target import PRECISIONS, Target
-    from ...profiler.backends import BACKENDS
+    from ...device import Device
+    from ...errors import UsageError
+    from ...lut.target import Target
 
     if space is None or device is None or backend is None:
         raise UsageError(
-            "a table of lgc needs --space, --device and --backend, since F does not say them; name an --out that ends "
-            "in .csv or .parquet to have the rows as they are"
+            "a T.lut needs --space, --device and --backend, as F does not have them; to keep the rows as they are, "
+            "write an --out that ends in .csv or .parquet"
         )
-    if backend not in BACKENDS:
-        raise UnknownNameError("backend", backend, BACKENDS)
-    if precision not in PRECISIONS:
-        raise UnknownNameError("precision", precision, PRECISIONS)
-    return Target(Device(device), backend, precision)
+    return Target(Device(device), backend.value, precision.value)
 
 
-def _left_lines(foreign: ForeignTable) -> Sequence[str]:
-    """Lines on the kinds of rows that no operator of lgc equals."""
-    kinds: dict[tuple[str, str], int] = {}
-    for row in foreign.rows:
-        if row.spec is None:
-            kind = (str(row.fields["kind"]), row.why or "")
-            kinds[kind] = kinds.get(kind, 0) + 1
-    most = sorted(kinds, key=lambda kind: -kinds[kind])
-    lines = [f"left: {kinds[kind]} rows of {kind[0]} ({kind[1]})" for kind in most[:FEW]]
-    return [*lines, f"left: {len(most) - FEW} more kinds; --json lists all"] if len(most) > FEW else lines
+def _format_skipped(foreign: ForeignTable) -> list[str]:
+    """Return a line for each of the most common kinds of rows that no operator of lgc equals."""
+    kinds = Counter((str(row.fields["kind"]), row.why or "") for row in foreign.rows if row.spec is None)
+    lines = [f"skipped: {count} rows of {kind} ({reason})" for (kind, reason), count in kinds.most_common(MAX_KINDS)]
+    return [*lines, f"skipped: {len(kinds) - MAX_KINDS} more kinds, see --json"] if len(kinds) > MAX_KINDS else lines
 
 
-def upgrade(table: TablePath, as_json: JsonFlag = False) -> None:
-    """Bring a table of an older lgc up to date, in its place; the older file is kept beside it as T.lut.vN.
+def upgrade(table: TablePath, as_json: JsonOption = False) -> None:
+    """Upgrade a table of an older lgc in place.
+
+    The old file is kept as T.lut.vN.
 
     Example: lgc-lut upgrade tiny.lut
     """
     from ...lut.table.schema import TABLE_SCHEMA_VERSION
     from ...lut.table.upgrade import upgrade_table
 
-    found, kept = upgrade_table(table)
+    version, kept = upgrade_table(table)
     content = {
         "lut": str(table),
-        "from": found,
+        "from": version,
         "to": TABLE_SCHEMA_VERSION,
         "kept": None if kept is None else str(kept),
     }
     line = (
-        f"{table} is of schema {found} already"
+        f"{table} has the current schema, {version}"
         if kept is None
-        else (f"{table}: from schema {found} to {TABLE_SCHEMA_VERSION}; the older table is kept as {kept}")
+        else f"{table}: upgraded from schema {version} to {TABLE_SCHEMA_VERSION}; the old table is kept as {kept}"
     )
     emit(content, as_json, line)

@@ -1,15 +1,17 @@
-"""`lgc-lut show`: what a latency table holds."""
+"""`lgc-lut show`, and the tables of a latency table's verification, calibration and drift."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..profile import report_tables
-from .console import JsonFlag, emit, grid, parse_size
+from .console import emit, grid
+from .options import JsonOption, parse_size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,41 +19,64 @@ if TYPE_CHECKING:
     from ...lut.statistics.calibration import PredictionReport
     from ...lut.table.table import Benchmark, Entry, LatencyTable
 
-TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="A latency table.")]
+TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="Latency table.")]
 
-SORTS = ("key", "latency", "ci")
-WIDEST_KEY = 60
-"""Characters of a subject's key that are printed for people: a network's can have a hundred."""
+MAX_KEY_LENGTH = 60
+"""Characters of a benchmark's key that are printed; a network's can have a hundred."""
+
+
+class Status(StrEnum):
+    """Statuses of entries and benchmarks."""
+
+    PENDING = "pending"
+    MEASURED = "measured"
+    NOISY = "noisy"
+    INTERPOLATED = "interpolated"
+    FAILED = "failed"
+
+
+class Order(StrEnum):
+    """Orders of entries."""
+
+    KEY = "key"
+    LATENCY = "latency"
+    CI = "ci"
 
 
 def show(
     table: TablePath,
-    match: Annotated[str, typer.Option(metavar="TEXT", help="Only keys that contain this.")] = "",
-    operator: Annotated[str | None, typer.Option(metavar="NAME", help="Only this operator, say conv_3x3.")] = None,
-    status: Annotated[
-        str | None, typer.Option(help="Only this status: pending, measured, noisy, interpolated or failed.")
-    ] = None,
+    match: Annotated[str, typer.Option(metavar="TEXT", help="Show only keys that contain TEXT.")] = "",
+    operator: Annotated[str | None, typer.Option(metavar="NAME", help="Show only one operator, e.g. conv_3x3.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Show only one status.")] = None,
     resolution: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Only operators whose finer side is of this size.")
+        str | None,
+        typer.Option(metavar="HxW", help="Show only operators whose input or output, whichever is larger, is HxW."),
     ] = None,
     sort: Annotated[
-        str | None, typer.Option(help="key, latency (longest first) or ci (least known first); else as in the network.")
+        Order | None,
+        typer.Option(
+            help="Sort by key, by latency (longest first) or by relative confidence interval (widest first).",
+            show_default="order in the network",
+        ),
     ] = None,
-    subjects: Annotated[
-        bool, typer.Option("--subjects", help="Show what was timed instead: operators, carriers and networks.")
+    benchmarks: Annotated[
+        bool,
+        typer.Option("--subjects", help="Show the benchmarks instead: timed operators, carriers and networks."),
     ] = False,
-    as_json: JsonFlag = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show a table's target, calibration, verification and entries; ± is half of a 95 % interval.
+    """Show a table's target, calibration, verification and entries.
+
+    ± is half of a 95 % confidence interval.
 
     Example: lgc-lut show tiny.lut --operator sep_conv_3x3 --sort latency
     """
     from ...lut.table.table import LatencyTable
 
-    chosen = _Choice(match, operator, status, parse_size(resolution) if resolution else None, sort)
+    selection = _Selection(match, operator, status, None if resolution is None else parse_size(resolution), sort)
     with LatencyTable.open(table) as opened:
-        entries = chosen.entries(opened)
-        timed = chosen.subjects(opened) if subjects else []
+        entries = selection.entries(opened)
+        timed = selection.benchmarks(opened) if benchmarks else []
         content: dict[str, Any] = {
             "lut": str(table),
             "target": asdict(opened.target),
@@ -62,129 +87,150 @@ def show(
             "verification": opened.metadata("verification"),
             "entries": [asdict(entry) for entry in entries],
         }
-        if subjects:
-            content["subjects"] = [asdict(subject) for subject in timed]
+        if benchmarks:
+            content["subjects"] = [asdict(benchmark) for benchmark in timed]
         height, width = opened.space.input
         title = f"{table}: {opened.space.name} {height}x{width} on {opened.target}"
-        rows = _subject_grid(title, timed) if subjects else _entry_grid(title, entries)
+        rows = _make_benchmark_table(title, timed) if benchmarks else _make_entry_table(title, entries)
         machine = opened.environment
         lines = [f"measured on {', '.join(str(machine[key]) for key in ('device_name', 'system') if key in machine)}"]
-        lines += correction_lines(opened)
-        report = stored_report(opened)
-    emit(content, as_json, rows, *lines, *report_tables(report))
+        lines += format_corrections(opened)
+        report = read_report(opened)
+    emit(content, as_json, rows, *lines, *make_report_tables(report))
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """Which entries or subjects are shown, and in what order."""
+class _Selection:
+    """Filter and order of entries or benchmarks."""
 
     match: str
     operator: str | None
-    status: str | None
+    status: Status | None
     resolution: tuple[int, int] | None
-    sort: str | None
+    sort: Order | None
 
     def __post_init__(self) -> None:
-        from ...errors import UnknownNameError
-        from ...lut.table import schema
         from ...models.space.operators import get_operator
 
-        statuses = (schema.PENDING, *schema.WITH_LATENCY, schema.FAILED)
-        if self.status is not None and self.status not in statuses:
-            raise UnknownNameError("status", self.status, statuses)
-        if self.sort is not None and self.sort not in SORTS:
-            raise UnknownNameError("order", self.sort, SORTS)
         if self.operator is not None:
             get_operator(self.operator)
 
     def entries(self, table: LatencyTable) -> list[Entry]:
-        """The entries to show."""
-        return self._sorted([entry for entry in table.entries() if self._fits(entry.key) and self._takes(entry)])
+        """Return the selected entries."""
+        entries = [entry for entry in table.entries() if self._matches_spec(entry.key) and self._matches_row(entry)]
+        return self._sort(entries)
 
-    def subjects(self, table: LatencyTable) -> list[Benchmark]:
-        """The subjects to show; with an operator or a resolution, those that its entries follow from."""
+    def benchmarks(self, table: LatencyTable) -> list[Benchmark]:
+        """Return the selected benchmarks; operator and resolution select those that an entry is derived from."""
         from ...models.space.opspec import OpSpec
 
-        found = table.benchmarks()
+        benchmarks = table.benchmarks()
         if self.operator or self.resolution:
-            specs = [OpSpec.parse(entry.key) for entry in table.entries() if self._fits(entry.key)]
-            terms = {subject for spec in specs for subject in table.components(spec)}
-            found = [subject for subject in found if subject.key in terms]
-        return self._sorted([subject for subject in found if self._takes(subject)])
+            specs = [OpSpec.parse(entry.key) for entry in table.entries() if self._matches_spec(entry.key)]
+            terms = {key for spec in specs for key in table.components(spec)}
+            benchmarks = [benchmark for benchmark in benchmarks if benchmark.key in terms]
+        return self._sort([benchmark for benchmark in benchmarks if self._matches_row(benchmark)])
 
-    def _fits(self, key: str) -> bool:
+    def _matches_spec(self, key: str) -> bool:
         from ...models.space.opspec import OpSpec
 
         spec = OpSpec.parse(key)
         return self.operator in (None, spec.operator) and self.resolution in (None, spec.fine)
 
-    def _takes(self, row: Entry | Benchmark) -> bool:
+    def _matches_row(self, row: Entry | Benchmark) -> bool:
         return self.match in row.key and self.status in (None, row.status)
 
-    def _sorted(self, rows: list[Any]) -> list[Any]:
+    def _sort(self, rows: list[Any]) -> list[Any]:
         match self.sort:
-            case "key":
+            case Order.KEY:
                 return sorted(rows, key=lambda row: row.key)
-            case "latency":
+            case Order.LATENCY:
                 return sorted(rows, key=lambda row: -(row.latency_ms or 0.0))
-            case "ci":
+            case Order.CI:
                 return sorted(rows, key=lambda row: -(row.ci_ms or 0.0) / (row.latency_ms or 1.0))
         return rows
 
 
-def _entry_grid(title: str, entries: list[Entry]) -> Table:
+def _make_entry_table(title: str, entries: Sequence[Entry]) -> Table:
     rows = grid(title, "operator", "status", "latency ms", "")
     rows.columns[2].justify = "right"
-    rows.columns[3].no_wrap = False  # a reason can be long; what is before it is to stay whole
+    rows.columns[3].no_wrap = False  # only a long reason of a failure may wrap
     for entry in entries:
-        rows.add_row(entry.key, entry.status, _latency(entry), entry.reason or "")
+        rows.add_row(entry.key, entry.status, _format_latency(entry), entry.reason or "")
     return rows
 
 
-def _subject_grid(title: str, subjects: list[Benchmark]) -> Table:
-    rows = grid(title, "timed", "kind", "status", "latency ms", "spread", "visits", "samples", "mJ", numbers=5)
-    for subject in subjects:
-        key = subject.key if len(subject.key) <= WIDEST_KEY else f"{subject.key[: WIDEST_KEY - 3]}..."
-        spread = "" if subject.spread_pct is None else f"{subject.spread_pct:.1f} %"
-        energy = "" if subject.energy_mj is None else f"{subject.energy_mj:.3f}"
-        counts = (str(subject.visits), str(subject.samples))
-        rows.add_row(key, subject.kind, subject.status, _latency(subject), spread, *counts, energy)
+def _make_benchmark_table(title: str, benchmarks: Sequence[Benchmark]) -> Table:
+    rows = grid(title, "benchmark", "kind", "status", "latency ms", "spread", "batches", "samples", "mJ", numbers=5)
+    for row in benchmarks:
+        key = row.key if len(row.key) <= MAX_KEY_LENGTH else f"{row.key[: MAX_KEY_LENGTH - 3]}..."
+        spread = "" if row.spread_pct is None else f"{row.spread_pct:.1f} %"
+        energy = "" if row.energy_mj is None else f"{row.energy_mj:.3f}"
+        counts = (str(row.visits), str(row.samples))
+        rows.add_row(key, row.kind, row.status, _format_latency(row), spread, *counts, energy)
     return rows
 
 
-def _latency(row: Entry | Benchmark) -> str:
+def _format_latency(row: Entry | Benchmark) -> str:
     if row.latency_ms is None:
         return ""
     return f"{row.latency_ms:.4f}" if row.ci_ms is None else f"{row.latency_ms:.4f} ± {row.ci_ms:.4f}"
 
 
-def correction_lines(table: LatencyTable) -> list[str]:
-    """A line for people on each scope's calibration; none if the table is not calibrated.
+def make_report_tables(report: PredictionReport | None) -> list[Table | str]:
+    """Return a table of a verification report, or a line that there is none."""
+    if report is None:
+        return ["Not verified: too few networks were measured, so the error of predictions is unknown."]
+    table = grid("prediction of unseen networks", "", "prediction", "split half (noise limit)", numbers=2)
+    table.add_row("networks", str(report.networks), "")
+    table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.split_half_mape_pct:.1f} %")
+    if report.worst_pct == report.worst_pct:  # NaN in tables of schema 1
+        table.add_row("maximum error", f"{report.worst_pct:.1f} %", "")
+    table.add_row("bias", f"{report.bias_pct:+.1f} %", "")
+    table.add_row("within 5 % / 10 %", f"{report.within_5_pct:.0f} % / {report.within_10_pct:.0f} %", "")
+    table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.split_half_kendall_tau:.2f}")
+    table.add_row("Spearman rho", f"{report.spearman_rho:.2f}", "")
+    return [table]
+
+
+def format_corrections(table: LatencyTable) -> list[str]:
+    """Return a line on each scope's calibration; none if the table is not calibrated.
 
     Raises:
-        FileFormatError: it is damaged.
+        FileFormatError: the calibration is damaged.
     """
     from ...models.space.plan import SCOPES
 
     lines = []
     for scope in SCOPES:
-        found = table.correction(scope)
-        if found is not None:
-            weights = " ".join(f"{weight:.4g}" for weight in found.weights)
-            half = found.half_width_pct()
-            within = "error unknown" if half is None else f"9 of 10 networks within ± {half:.1f} %"
+        correction = table.correction(scope)
+        if correction is not None:
+            weights = " ".join(f"{weight:.4g}" for weight in correction.weights)
+            half_pct = correction.half_width_pct()
+            interval = "error unknown" if half_pct is None else f"90 % interval ± {half_pct:.1f} %"
             lines.append(
-                f"calibration, {scope}: {found.form}, intercept {found.intercept_ms:.4f} ms, weights {weights} "
-                f"({found.networks} networks; {within})"
+                f"calibration, {scope}: {correction.form}, intercept {correction.intercept_ms:.4f} ms, weights "
+                f"{weights} ({correction.networks} networks; {interval})"
             )
     return lines
 
 
-def stored_report(table: LatencyTable) -> PredictionReport | None:
-    """The verification that a table holds, of scope `dense`; None if it holds none.
+def format_drift(drift_pct: float | None) -> str:
+    """Return a line on the machine's drift."""
+    if drift_pct is None:
+        return "Machine drift: unknown, as the table has no measured networks."
+    direction = "slower" if drift_pct > 0 else "faster"
+    return (
+        f"Machine drift: {abs(drift_pct):.1f} % {direction} than when the table was measured (networks of the table "
+        f"measured again); predictions are corrected for it."
+    )
+
+
+def read_report(table: LatencyTable) -> PredictionReport | None:
+    """Return the table's verification in scope `dense`; None if it was not verified.
 
     Raises:
-        FileFormatError: it is damaged.
+        FileFormatError: the verification is damaged.
     """
     from ...errors import FileFormatError
     from ...lut.statistics.calibration import PredictionReport

@@ -8,7 +8,7 @@ from typing import Any
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
 from lgc.models.nets.weights import load_weights
-from lgc.profiler.deployment.deploy import write_compared
+from lgc.profiler.deployment.export import export_file
 from lgc.profiler.deployment.network import Network
 from lgc.search.data.layouts import list_pairs
 from lgc.search.data.synthetic.writers import write_scenes
@@ -39,7 +39,9 @@ def compare_outputs(scratch: Path) -> dict[str, Any]:
         weights = load_weights(run / "weights.safetensors", architecture)
         network = Network(architecture, weights, "dense", images=tuple(training[:CALIBRATION]))
         for precision in ("fp32", "fp16", "int8"):
-            written = write_compared(network, run / "export", precision, unseen)
-            rows += [{"network": seed, "precision": precision, **comparison} for comparison in written["agreement"]]
+            written = export_file(network, run / "export", precision, unseen)
+            rows += [
+                {"network": seed, "precision": precision, **comparison} for comparison in written.as_dict()["agreement"]
+            ]
     kept = {"networks": ARCHITECTURES, "steps": STEPS, "calibration_images": CALIBRATION, "images": len(unseen)}
     return {"rows": rows, **kept}

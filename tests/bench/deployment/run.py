@@ -27,7 +27,7 @@ from lgc.profiler.comparison import peer_candidate, run_candidate, time_candidat
 from lgc.profiler.deployment.network import INT8, Network, write_onnx
 from lgc.profiler.machine.environment import fingerprint, pinned
 from lgc.profiler.profile import profile
-from lgc.profiler.timing.measure import measure_seconds, placed
+from lgc.profiler.timing.measure import assign, measure_seconds
 from lgc.profiler.verification import at_speed, drift, unseen, with_sentinels
 
 from ..common.paired_timing import time_alternately
@@ -104,7 +104,7 @@ def measure_predictions(space: SearchSpace, target: Target, scratch: Path) -> di
         workloads = {key: Workload(path.name, shape, None, file=path.read_bytes()) for key, path in files.items()}
         benchmarks = with_sentinels(table, workloads, DENSE)
         measurement = measure_seconds(
-            placed(get_backend(target.backend), target, benchmarks), SECONDS * len(benchmarks)
+            assign(get_backend(target.backend), target, benchmarks), SECONDS * len(benchmarks)
         )
         drift_pct = drift(table, measurement)
     table_ms = {key: predictor.predict(architecture) for key, architecture in chosen.items()}

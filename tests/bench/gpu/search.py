@@ -16,7 +16,8 @@ from lgc.models import Architecture, SearchSpace
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.default import default_backend
-from lgc.profiler.deployment.deploy import Network, time_network
+from lgc.profiler.deployment.latency import time_network
+from lgc.profiler.deployment.network import Network
 from lgc.profiler.machine.devices import check_device
 from lgc.profiler.machine.environment import fingerprint
 from lgc.profiler.profile import profile

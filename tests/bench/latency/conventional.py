@@ -10,7 +10,7 @@ from lgc.models import OpSpec, SearchSpace
 from lgc.models.space.operators import is_free
 from lgc.profiler.backends import require_backend
 from lgc.profiler.machine.environment import pinned
-from lgc.profiler.timing.measure import placed, prepared
+from lgc.profiler.timing.measure import assign, prepared
 from lgc.profiler.timing.workloads import operator_workload
 from lgc.profiler.verification import Checked
 
@@ -24,7 +24,7 @@ def measure_conventional(space: SearchSpace, target: Target) -> dict[OpSpec, flo
     with pinned(target):
         for spec in space.specs():
             if not is_free(spec):
-                with prepared(placed(backend, target, {str(spec): operator_workload(spec)}), _fail) as runners:
+                with prepared(assign(backend, target, {str(spec): operator_workload(spec)}), _fail) as runners:
                     table[spec] = float(np.mean(runners[str(spec)].run(RUNS)))
     return table
 

@@ -21,7 +21,8 @@ from lgc.lut import LatencyTable, Target
 from lgc.models import SearchSpace
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import BACKENDS, get_backend
-from lgc.profiler.deployment.deploy import Network, time_network
+from lgc.profiler.deployment.latency import time_network
+from lgc.profiler.deployment.network import Network
 from lgc.profiler.machine.devices import check_device
 from lgc.profiler.machine.environment import fingerprint
 from lgc.profiler.profile import profile

@@ -21,7 +21,8 @@ from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import Architecture, SearchSpace
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import get_backend
-from lgc.profiler.deployment.deploy import Network, drift_reference, time_network
+from lgc.profiler.deployment.latency import make_latency_meter, time_network
+from lgc.profiler.deployment.network import Network
 from lgc.profiler.machine.environment import fingerprint
 from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
@@ -174,7 +175,7 @@ def measure_front(setting: Setting, target: Target) -> dict[str, Any]:
     """Search for three targets in one run and compare prediction and measurement with each target."""
     predictor = setting.predictor()
     points = tuple((ms,) for ms in list_targets(predictor))
-    reference = drift_reference(setting.lut, DENSE)
+    reference = make_latency_meter(setting.lut, DENSE)
     result = search(predictor, setting.data, setting.scratch / "front", setting.config(0, points), measure=reference)
     rows = []
     for point in result["front"]:

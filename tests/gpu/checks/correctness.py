@@ -35,7 +35,13 @@ def compare_outputs(record: Record, settings: Settings) -> None:
     from lgc.models.space.plan import CORE, DENSE, END_TO_END
     from lgc.profiler.backends import get_backend
     from lgc.profiler.backends.base import generate_inputs
-    from lgc.profiler.deployment.parity import RANDOM, compare_outputs, passes, reference_outputs, runner_outputs
+    from lgc.profiler.deployment.parity import (
+        RANDOM,
+        compare_outputs,
+        compute_reference,
+        compute_runner_outputs,
+        is_within_tolerance,
+    )
     from lgc.profiler.timing.workloads import image_input, network_module, network_workload
 
     device, backend = settings.device, get_backend("torch")
@@ -44,19 +50,21 @@ def compare_outputs(record: Record, settings: Settings) -> None:
     for scope in (DENSE, END_TO_END):
         record.enter(f"{scope}: torch on the CPU")
         shape, dtype = image_input(architecture.space.input, scope)
-        reference = reference_outputs(network_module(architecture, DENSE), generate_inputs([shape], dtype), RANDOM)
+        reference = compute_reference(network_module(architecture, DENSE), generate_inputs([shape], dtype), RANDOM)
         classes = network_workload(architecture, scope)
         for precision in backend.precisions(Device(device)) if settings.on_gpu else ("fp32",):
             record.enter(f"{scope} {precision}")
             target = Target(device, "torch", precision)
             outputs = [
-                runner_outputs(backend, workload, target, inputs)
+                compute_runner_outputs(backend, workload, target, inputs)
                 for workload, inputs in ((classes, reference.inputs), (logits, reference.tensors))
             ]
             result = compare_outputs(reference, *outputs)
             record.add_value(f"{scope} {precision}", asdict(result))
             record.add_check(
-                f"{scope} {precision} equals torch", float(passes(precision, result, trained=False)), min_value=1
+                f"{scope} {precision} equals torch",
+                float(is_within_tolerance(precision, result, trained=False)),
+                min_value=1,
             )
 
 

@@ -81,10 +81,10 @@ def measure_builds(settings: Settings, target: Any) -> dict[str, dict[str, Any]]
 def make_probe_workloads(settings: Settings) -> list[Any]:
     """Return probes of operators from all over the space."""
     from lgc.models.space.operators import is_free
-    from lgc.profiler.timing.contexts import CARRIERS, terms_of
+    from lgc.profiler.timing.contexts import CARRIERS, list_terms
 
     specs = [spec for spec in load_space(settings).specs() if not is_free(spec)]
-    return [terms_of(spec, CARRIERS)[0].workload for spec in specs[:: max(len(specs) // PROBES, 1)][:PROBES]]
+    return [list_terms(spec, CARRIERS)[0].workload for spec in specs[:: max(len(specs) // PROBES, 1)][:PROBES]]
 
 
 def measure_probes(settings: Settings, target: Any) -> dict[str, Any]:

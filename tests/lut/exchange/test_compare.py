@@ -1,4 +1,4 @@
-"""What `compare_tables` calls a change, and what it calls noise or drift."""
+"""Comparison of tables: changes, noise and drift."""
 
 import sqlite3
 from statistics import NormalDist
@@ -16,7 +16,7 @@ def some_entry(table):
     return next(entry.key for entry in table.entries() if entry.key.startswith("sep_conv"))
 
 
-def test_a_table_and_itself(carried):
+def test_table_equals_itself(carried):
     table = carried(networks=4)
     found = compare_tables(table, table)
     assert (found.drift_pct, found.scatter, found.moved, found.differences) == (0.0, 0.0, [], ())
@@ -25,7 +25,7 @@ def test_a_table_and_itself(carried):
     assert {change.change_pct for change in found.changes} == {0.0}
 
 
-def test_another_hour_is_drift_and_no_change(carried):
+def test_machine_drift_is_no_change(carried):
     found = compare_tables(carried("a.lut"), carried("b.lut", speed=1.3, seed=1))
     assert found.drift_pct == pytest.approx(30, abs=0.5)
     assert found.sentinels.endswith(" carriers")
@@ -33,7 +33,7 @@ def test_another_hour_is_drift_and_no_change(carried):
     assert found.quantile_pct(1.0, 0.0) < 5
 
 
-def test_one_entry_that_moved_is_found_and_no_other(carried):
+def test_only_the_changed_entry_is_significant(carried):
     a = carried("a.lut")
     key = some_entry(a)
     found = compare_tables(a, carried("b.lut", changed={key: 1.2}, speed=0.8, seed=1))
@@ -44,8 +44,8 @@ def test_one_entry_that_moved_is_found_and_no_other(carried):
     assert found.select_beyond(25.0, 0.0) == []
 
 
-def test_what_every_subject_does_in_a_second_run_is_noise(carried):
-    """Each subject 2 % off: entries, which are differences, by more; in 95 of 100 pairs none of that is a change."""
+def test_differences_between_runs_are_noise(carried):
+    """Shift each benchmark by 2 %, and so entries, which are differences, by more: 95 % of pairs show no change."""
     flagged = 0
     for seed in range(12):
         found = compare_tables(
@@ -57,15 +57,15 @@ def test_what_every_subject_does_in_a_second_run_is_noise(carried):
     assert flagged <= 1
 
 
-def test_a_change_beyond_that_noise_is_found(carried):
+def test_change_beyond_noise_is_significant(carried):
     a = carried("a.lut", jitter=0.01)
     key = some_entry(a)
     (change,) = compare_tables(a, carried("b.lut", seed=1, jitter=0.01, changed={key: 2.0})).select_beyond(5.0, 0.0)
     assert change.key == key
 
 
-def test_the_interval_by_hand(make_table, mini_space):
-    """Isolated tables share no carrier: the entries tell the speed, and nothing tells how runs scatter."""
+def test_interval_matches_the_formula(make_table, mini_space):
+    """Isolated tables share no carrier: the entries give the speed, and the scatter is unknown."""
     a, b = make_table(mini_space, "a.lut", seed=0), make_table(mini_space, "b.lut", seed=1)
     found = compare_tables(a, b)
     in_a, in_b = ({entry.key: entry for entry in table.entries()} for table in (a, b))
@@ -86,7 +86,7 @@ def test_the_interval_by_hand(make_table, mini_space):
     )
 
 
-def test_shares_are_of_a_typical_network_of_a(carried):
+def test_shares_refer_to_the_median_network(carried):
     a, b = carried("a.lut", networks=5), carried("b.lut", seed=1)
     dense = [s.latency_ms for s, _, scope in a.networks() if scope == "dense"]
     assert median_network_ms(a) == np.median(dense)
@@ -96,10 +96,10 @@ def test_shares_are_of_a_typical_network_of_a(carried):
         assert change.share_pct == pytest.approx(change.a_ms / np.median(dense) * 100)
     least = np.median([change.share_pct for change in found.changes])
     assert 0 < sum(change.is_relevant(least) for change in found.changes) < len(found.changes)
-    assert all(change.is_relevant(1e9) for change in compare_tables(b, a).changes), "where no share is known, all weigh"
+    assert all(change.is_relevant(1e9) for change in compare_tables(b, a).changes), "without shares all are relevant"
 
 
-def test_entries_below_the_least_share_are_left_out_of_the_verdict(carried):
+def test_entries_below_the_minimum_share_are_ignored(carried):
     a = carried("a.lut", networks=5)
     key = some_entry(a)
     found = compare_tables(a, carried("b.lut", changed={key: 1.5}, seed=1))
@@ -123,7 +123,7 @@ def test_only_measured_entries_are_compared(carried):
     assert compare_tables(b, a).only_b == (first, second)
 
 
-def test_a_match_narrows_the_entries_and_not_the_sentinels(carried):
+def test_match_keeps_all_sentinels(carried):
     a, b = carried("a.lut"), carried("b.lut", speed=2.0, seed=1)
     whole, narrow = compare_tables(a, b), compare_tables(a, b, "sep_conv")
     assert narrow.speed == whole.speed
@@ -132,7 +132,7 @@ def test_a_match_narrows_the_entries_and_not_the_sentinels(carried):
     assert compare_tables(a, b, "nothing").quantile_pct(0.5, 0.0) is None
 
 
-def test_other_devices_and_versions_may_be_compared_and_are_named(carried):
+def test_other_devices_and_versions_are_listed(carried):
     a = carried("a.lut")
     other = {"device_name": "another machine", "versions": {"onnxruntime": "2.0"}}
     b = carried("b.lut", target=Target("cuda:0", "torch", "fp16"), environment=other)
@@ -143,21 +143,21 @@ def test_other_devices_and_versions_may_be_compared_and_are_named(carried):
     assert "versions onnxruntime 1.0, not onnxruntime 2.0" in differences
 
 
-def test_other_spaces_may_be_compared_as_far_as_they_overlap(carried, micro_space):
+def test_other_spaces_compare_their_common_entries(carried, micro_space):
     a, b = carried("a.lut"), carried("b.lut", space=micro_space)
     found = compare_tables(a, b)
     assert found.changes
     assert any(text.startswith("space mini 32x32 (") and "not micro 32x32" in text for text in found.differences)
 
 
-def test_nothing_in_common_is_refused(carried, tmp_path):
+def test_disjoint_tables_are_rejected(carried, tmp_path):
     tiny = SearchSpace.load("tiny")
     b = LatencyTable.create(tmp_path / "b.lut", Target("cpu", "torch"), tiny, {}, {})
     with pytest.raises(MismatchError, match=r"t\.lut and .*b\.lut have no measured entry in common"):
         compare_tables(carried(), b)
 
 
-def test_an_unknown_interval_settles_nothing(carried):
+def test_unknown_interval_is_not_significant(carried):
     a, b = carried("a.lut"), carried("b.lut")
     with b.store.transaction() as connection:
         connection.execute("UPDATE entries SET ci_ms = NULL, latency_ms = 2 * latency_ms")
@@ -168,7 +168,7 @@ def test_an_unknown_interval_settles_nothing(carried):
     assert found.quantile_pct(0.5, 0.0) == pytest.approx(100)
 
 
-def test_the_other_way_round(carried):
+def test_reverse_comparison_is_consistent(carried):
     a, b = carried("a.lut"), carried("b.lut", seed=1, speed=1.5)
     there, back = compare_tables(a, b), compare_tables(b, a)
     assert there.speed * back.speed == pytest.approx(1)
@@ -176,8 +176,8 @@ def test_the_other_way_round(carried):
 
 
 @pytest.mark.parametrize("latency", ["-1.0", "0.0", "9e999", "-9e999"])
-def test_a_latency_that_is_none_is_refused(carried, tmp_path, latency):
-    """Such a table is not whole by its own schema; one whose schema lacks the check is refused all the same."""
+def test_invalid_latency_is_rejected(carried, tmp_path, latency):
+    """The schema forbids such values; a table without its checks is rejected too."""
     path = carried().path
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA ignore_check_constraints = 1")
@@ -191,5 +191,9 @@ def test_a_latency_that_is_none_is_refused(carried, tmp_path, latency):
             "UPDATE sqlite_schema SET sql = replace(sql, 'CHECK (latency_ms > 0 AND latency_ms < 1e9)', '')"
         )
     connection.close()
-    with LatencyTable.open(path) as a, LatencyTable.open(path) as b, pytest.raises(FileFormatError, match="takes"):
+    with (
+        LatencyTable.open(path) as a,
+        LatencyTable.open(path) as b,
+        pytest.raises(FileFormatError, match="has latency"),
+    ):
         compare_tables(a, b)

@@ -1,4 +1,4 @@
-"""What is taken from another project's table, and tables as CSV and Parquet."""
+"""Import of other projects' tables; export as CSV and Parquet."""
 
 import sys
 
@@ -14,7 +14,7 @@ TARGET = Target("cuda:0", "tensorrt")
 
 
 class TestImport:
-    def test_what_maps_becomes_a_table(self, tmp_path, mini_space, fasterseg):
+    def test_matching_rows_become_a_table(self, tmp_path, mini_space, fasterseg):
         found = import_table(read_foreign(fasterseg.path), tmp_path / "t.lut", mini_space, TARGET)
         assert (found.imported, found.in_space) == (4, 0)
         with LatencyTable.open(tmp_path / "t.lut") as table:
@@ -28,9 +28,9 @@ class TestImport:
             assert found.missing == len(table.entries()) - 4
             assert table.environment["device_name"] == "unknown, imported from table.npy of FasterSeg"
             table.finalize()
-            assert table.latency_ms(OpSpec("conv_1x1", 256, 128, 32, 64)) == 0.03, "no visit says otherwise"
+            assert table.latency_ms(OpSpec("conv_1x1", 256, 128, 32, 64)) == 0.03, "no batch changes it"
 
-    def test_entries_that_the_space_asks_for_are_filled(self, npy, tmp_path, mini_space):
+    def test_import_fills_entries_of_the_space(self, npy, tmp_path, mini_space):
         spec = next(spec for spec in mini_space.specs() if spec.operator == "conv_3x3")
         size = f"H{spec.height}_W{spec.width}_Cin{spec.c_in}_Cout{spec.c_out}"
         rows = {
@@ -40,9 +40,9 @@ class TestImport:
         found = import_table(read_foreign(npy(rows)), tmp_path / "t.lut", mini_space, TARGET)
         assert (found.imported, found.in_space) == (1, 1)
         with LatencyTable.open(tmp_path / "t.lut") as table:
-            assert table.latency_ms(spec) == 1.5, "the mean of rows that compute the same"
+            assert table.latency_ms(spec) == 1.5, "mean of equal rows"
 
-    def test_a_table_of_which_nothing_maps_is_refused(self, tmp_path, mini_space, once_for_all):
+    def test_table_without_matching_rows_is_rejected(self, tmp_path, mini_space, once_for_all):
         with pytest.raises(
             FileFormatError, match=r"lgc has no operator for any of the 4 rows of once-for-all"
         ) as caught:
@@ -50,7 +50,7 @@ class TestImport:
         assert ".csv or .parquet" in str(caught.value)
         assert not (tmp_path / "t.lut").exists()
 
-    def test_a_table_that_is_there_stays(self, tmp_path, mini_space, fasterseg):
+    def test_existing_table_is_kept(self, tmp_path, mini_space, fasterseg):
         (tmp_path / "t.lut").write_text("mine")
         with pytest.raises(OutputError, match="already exists"):
             import_table(read_foreign(fasterseg.path), tmp_path / "t.lut", mini_space, TARGET)
@@ -69,7 +69,7 @@ class TestFrames:
         assert list(frame["kernel"].dropna()) == [5]
         assert frame["ci_ms"].notna().sum() == 3
 
-    def test_csv_says_what_the_table_says(self, carried, tmp_path):
+    def test_csv_equals_the_table(self, carried, tmp_path):
         pd = pytest.importorskip("pandas")
         table = carried(networks=4)
         write_frame(table_to_frame(table), tmp_path / "new" / "t.csv")
@@ -80,10 +80,10 @@ class TestFrames:
         assert {"operator", "c_in", "c_out", "height", "width", "stride", "batch", "status"} <= set(frame.columns)
         assert 0 < frame["share_pct"].min() < frame["share_pct"].max() < 100
 
-    def test_without_networks_shares_are_unknown(self, carried):
+    def test_shares_need_networks(self, carried):
         assert table_to_frame(carried())["share_pct"].isna().all()
 
-    def test_parquet_says_the_same(self, carried, tmp_path, fasterseg):
+    def test_parquet_equals_the_table(self, carried, tmp_path, fasterseg):
         pytest.importorskip("pyarrow")
         pd = pytest.importorskip("pandas")
         for frame in (table_to_frame(carried()), foreign_to_frame(read_foreign(fasterseg.path))):
@@ -97,7 +97,7 @@ class TestFrames:
             write_frame(table_to_frame(carried()), tmp_path / "t.parquet")
         assert not (tmp_path / "t.parquet").exists()
 
-    def test_other_names_are_refused(self, carried, tmp_path):
+    def test_other_suffixes_are_rejected(self, carried, tmp_path):
         frame = table_to_frame(carried())
         with pytest.raises(UsageError, match=r"ends in \.csv or \.parquet"):
             write_frame(frame, tmp_path / "t.xlsx")
@@ -105,5 +105,5 @@ class TestFrames:
         with pytest.raises(OutputError, match="is a folder"):
             write_frame(frame, tmp_path / "d.csv")
         (tmp_path / "file").touch()
-        with pytest.raises(OutputError, match="cannot write"):
+        with pytest.raises(OutputError, match="cannot make the folder"):
             write_frame(frame, tmp_path / "file" / "t.csv")

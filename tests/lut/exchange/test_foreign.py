@@ -1,4 +1,4 @@
-"""Other projects' tables: what is read of them, and which OpSpec a row equals."""
+"""Reading of other projects' tables and mapping of rows to OpSpecs."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from lgc.lut.exchange.foreign import read_foreign
 
 
 class TestFasterSeg:
-    def test_rows_and_what_they_equal(self, fasterseg):
+    def test_rows_map_to_specs(self, fasterseg):
         found = read_foreign(fasterseg.path)
         assert found.project == "FasterSeg"
         assert {row.name: row.latency_ms for row in found.rows} == fasterseg.rows
@@ -35,7 +35,7 @@ class TestFasterSeg:
     @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
     @pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
     def test_files_of_older_numpy(self, npy, tmp_path, protocol, module, fasterseg):
-        """Of any pickle protocol, with NumPy's scalars, and from where NumPy kept its code before version 2."""
+        """Read every pickle protocol, NumPy's scalars, and the module names before NumPy 2."""
         path = npy({})
         header = path.read_bytes()[:128]
         content = {name: np.float64(value) for name, value in fasterseg.rows.items()}
@@ -68,7 +68,7 @@ class TestFasterSeg:
             pytest.param(10**5000, "int", id="huge"),
         ],
     )
-    def test_a_row_without_a_latency_is_refused_by_its_name(self, npy, value, shown):
+    def test_row_without_latency_is_rejected(self, npy, value, shown):
         path = npy({"ff_H1_W2_C3": 1.0, "head_H1_W2_Cin3_Cout4": value})
         with pytest.raises(FileFormatError) as caught:
             read_foreign(path)
@@ -88,12 +88,12 @@ class TestFasterSeg:
             (np.array({"a": {1.0}}, dtype=object), "instruction EMPTY_SET is not plain data"),
         ],
     )
-    def test_other_arrays_are_refused(self, npy, content, reason):
+    def test_other_arrays_are_rejected(self, npy, content, reason):
         with pytest.raises(FileFormatError) as caught:
             read_foreign(npy(content))
         assert reason in str(caught.value)
 
-    def test_a_file_cut_anywhere_is_refused(self, fasterseg):
+    def test_truncated_file_is_rejected(self, fasterseg):
         path = fasterseg.path
         content = path.read_bytes()
         for length in range(len(content)):
@@ -103,7 +103,7 @@ class TestFasterSeg:
 
 
 def pickle_without_frames(data):
-    """The same pickle without FRAME instructions, whose lengths a changed name has made wrong."""
+    """Return the pickle without FRAME instructions, whose lengths a changed name invalidates."""
     if data[2:3] != b"\x95":
         return data
     return data[:2] + data[11:]
@@ -134,16 +134,18 @@ class TestOnceForAll:
         assert logits.fields == {"kind": "Logits", "input_H": 7, "input_W": 7, "input_C": 1280, "output_C": 1000}
         assert {row.spec for row in found.rows} == {None}
 
-    def test_json_is_read_likewise(self, text, once_for_all):
+    def test_json_equals_yaml(self, text, once_for_all):
         content = yaml.safe_load(once_for_all.read_text())
-        content["Conv-input:224x224x3-output:112x112x32"]["mean"] = 1e-05  # PyYAML takes 1e-05 for a text
+        content["Conv-input:224x224x3-output:112x112x32"]["mean"] = 1e-05  # PyYAML reads 1e-05 as text
         found = read_foreign(text(json.dumps(content, indent=1), "160_lookup_table.json"))
         assert [row.latency_ms for row in found.rows] == [1e-05, 5.264772727272727, 0.5, 0.125]
 
     @pytest.mark.parametrize("mean", [".nan", "0", "-1.5", "fast", "[1.0]", "", "'1.5'", "true", ".inf", "1e400"])
-    def test_a_row_without_a_latency_is_refused_by_its_name(self, text, mean, once_for_all):
+    def test_row_without_latency_is_rejected(self, text, mean, once_for_all):
         path = text(f"{once_for_all.read_text()}Conv-input:1x1x1-output:1x1x1: {{mean: {mean}}}\n")
-        with pytest.raises(FileFormatError, match=r"row 'Conv-input:1x1x1-output:1x1x1' holds .* no latency in millis"):
+        with pytest.raises(
+            FileFormatError, match=r"row 'Conv-input:1x1x1-output:1x1x1' holds .* instead of a latency in millis"
+        ):
             read_foreign(path)
 
     @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ class TestOnceForAll:
             ("{}", "without rows"),
         ],
     )
-    def test_other_texts_are_refused(self, text, content, reason):
+    def test_other_texts_are_rejected(self, text, content, reason):
         with pytest.raises(FileFormatError) as caught:
             read_foreign(text(content))
         assert reason in str(caught.value)
@@ -171,12 +173,12 @@ class TestOnceForAll:
     @pytest.mark.parametrize(
         "rest", ["count: 1, std: 1", "count: 4, std: -1", "count: x, std: 1", "count: 4, std: .nan"]
     )
-    def test_a_spread_that_is_none_is_left_out(self, text, rest):
+    def test_invalid_spread_is_ignored(self, text, rest):
         (row,) = read_foreign(text(f"Conv-input:1x1x1-output:1x1x1: {{mean: 2.0, {rest}}}")).rows
         assert row.ci_ms is None
 
 
-def test_foreign_files_are_refused(foreign_files):
+def test_foreign_files_are_rejected(foreign_files):
     for noun, path in foreign_files.items():
         with pytest.raises(FileFormatError) as caught:
             read_foreign(path)
@@ -188,7 +190,7 @@ HEADER = b"\x93NUMPY\x01\x00\x76\x00{'descr': '|O', 'fortran_order': False, 'sha
 
 
 class TestFuzz:
-    """Whatever the bytes, a table is read or FileFormatError says why not."""
+    """Any bytes are read as a table or raise FileFormatError."""
 
     def read(self, path):
         try:
@@ -203,7 +205,7 @@ class TestFuzz:
         self.read(path)
 
     @given(st.integers(0, 10**6), st.integers(0, 255))
-    def test_a_changed_byte(self, fasterseg, tmp_path, position, value):
+    def test_changed_byte(self, fasterseg, tmp_path, position, value):
         path = tmp_path / "t.npy"
         buffer = io.BytesIO()
         np.save(buffer, fasterseg.rows)

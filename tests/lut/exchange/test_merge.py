@@ -1,4 +1,4 @@
-"""Tables made of parts: what is united, what is refused, and what is left when it goes wrong."""
+"""Merging of tables: results, rejected inputs, and state after failures."""
 
 import sqlite3
 
@@ -16,19 +16,19 @@ CARRIER = "carrier/"
 
 
 def nothing(table):
-    """Stands in for the calibration."""
+    """Replace the calibration."""
 
 
 def halves(carried, **options):
-    """The space measured in two parts at two speeds; carriers in both, networks in the first."""
-    keys = sorted(subject.key for subject in carried("all.lut").benchmarks("operator"))
+    """Measure the space in two parts at two speeds: carriers in both, networks in the first."""
+    keys = sorted(benchmark.key for benchmark in carried("all.lut").benchmarks("operator"))
     mine, theirs = set(keys[::2]), set(keys[1::2])
     a = carried("a.lut", keep=lambda key: key not in theirs, **options)
     b = carried("b.lut", keep=lambda key: key not in mine and "network" not in key, speed=1.4, seed=1)
     return a, b
 
 
-def test_two_halves_make_a_whole_at_one_speed(carried, tmp_path):
+def test_two_parts_merge_at_equal_speed(carried, tmp_path):
     a, b = halves(carried)
     assert {entry.status for table in (a, b) for entry in table.entries()} == {"measured", "pending"}
     found = merge_tables([a, b], tmp_path / "c.lut", nothing)
@@ -39,12 +39,12 @@ def test_two_halves_make_a_whole_at_one_speed(carried, tmp_path):
         speeds = [entry.latency_ms / carried.true_ms(entry.key) for entry in merged.entries()]
         assert max(speeds) / min(speeds) < 1.05
         assert len(merged.sample_batches()) == len(a.sample_batches()) + len(b.sample_batches())
-        assert {visit.session for visit in merged.sample_batches()} == {1, 2}
+        assert {batch.session for batch in merged.sample_batches()} == {1, 2}
         assert merged.metadata("merged") == {"from": [str(a.path), str(b.path)]}
         assert (merged.target, merged.space, merged.protocol) == (a.target, a.space, a.protocol)
 
 
-def test_the_whole_is_calibrated_and_a_part_is_not(carried, tmp_path):
+def test_only_complete_tables_are_calibrated(carried, tmp_path):
     a, b = halves(carried, networks=8)
     merge_tables([a, b], tmp_path / "c.lut", calibrate)
     with LatencyTable.open(tmp_path / "c.lut") as merged:
@@ -56,7 +56,7 @@ def test_the_whole_is_calibrated_and_a_part_is_not(carried, tmp_path):
         assert "pending" in {entry.status for entry in merged.entries()}
 
 
-def test_a_table_with_its_own_copy_is_itself(carried, tmp_path):
+def test_merge_with_a_copy_changes_nothing(carried, tmp_path):
     table = carried(networks=4)
     merge_tables([table, table], tmp_path / "c.lut", nothing)
     with LatencyTable.open(tmp_path / "c.lut") as merged:
@@ -66,7 +66,7 @@ def test_a_table_with_its_own_copy_is_itself(carried, tmp_path):
         assert [row[1:] for row in merged.networks()] == [row[1:] for row in table.networks()]
 
 
-def test_health_is_taken_along_once(carried, tmp_path):
+def test_hardware_samples_are_merged_once(carried, tmp_path):
     table = carried()
     Recorder(table, "cpu", {}).record([], [{"at_unix_s": 5.0, "steal_pct": 1.5}])
     merge_tables([table, table], tmp_path / "c.lut", nothing)
@@ -74,9 +74,9 @@ def test_health_is_taken_along_once(carried, tmp_path):
         assert merged.store.rows("SELECT session, at_unix_s FROM health") == [(2, 5.0)]
 
 
-def test_who_knows_best_has_the_word(carried, tmp_path):
+def test_most_precise_entry_wins(carried, tmp_path):
     a, b = carried("a.lut"), carried("b.lut", seed=1)
-    first, second, third = (subject.key for subject in a.benchmarks("operator")[:3])
+    first, second, third = (benchmark.key for benchmark in a.benchmarks("operator")[:3])
     with a.store.transaction() as connection:
         set_to = f"UPDATE subjects SET status = ?, reason = '{UNFINISHED}', latency_ms = ? WHERE key = ?"
         connection.execute(set_to, ("failed", None, first))
@@ -94,7 +94,7 @@ def test_who_knows_best_has_the_word(carried, tmp_path):
         assert [entry.status for entry in merged.entries()].count("noisy") == 1
 
 
-def test_an_estimate_gives_way_to_a_measurement(carried, tmp_path):
+def test_measurement_replaces_an_estimate(carried, tmp_path):
     a, b = halves(carried)
     estimates = {"interpolated": [entry for entry in a.entries() if entry.status == "pending"]}
     with a.store.transaction() as connection:
@@ -115,36 +115,36 @@ def mini_64(mini_space):
     return mini_space.with_input(64, 64)
 
 
-def test_entries_of_other_inputs_are_kept_and_their_networks_are_not(carried, mini_64, tmp_path):
+def test_other_inputs_contribute_entries_without_networks(carried, mini_64, tmp_path):
     a, b = carried("a.lut", networks=4), carried("b.lut", space=mini_64, networks=4, speed=2.0, seed=1)
     found = merge_tables([a, b], tmp_path / "c.lut", calibrate)
-    assert (found.other_inputs, found.untied) == ((b.path,), ()), "some carriers are of the same shape in both"
+    assert (found.other_inputs, found.untied) == ((b.path,), ()), "some carriers have the same shape in both"
     with LatencyTable.open(tmp_path / "c.lut") as merged:
         keys = {entry.key for entry in merged.entries()}
         assert keys == {entry.key for table in (a, b) for entry in table.entries()}
         assert merged.space == a.space
         assert len(merged.networks()) == 8
-        then = {subject.key: subject.visits for subject in a.benchmarks("network")}
-        assert {subject.key: subject.visits for subject in merged.benchmarks("network")} == then
+        then = {benchmark.key: benchmark.visits for benchmark in a.benchmarks("network")}
+        assert {benchmark.key: benchmark.visits for benchmark in merged.benchmarks("network")} == then
         latencies = [entry.latency_ms / carried.true_ms(entry.key) for entry in merged.entries()]
-        assert max(latencies) / min(latencies) < 1.1, "all at one speed"
+        assert max(latencies) / min(latencies) < 1.1, "same speed everywhere"
 
 
-def test_tables_of_other_inputs_may_share_nothing(carried, mini_space, tmp_path):
+def test_other_inputs_may_share_no_benchmark(carried, mini_space, tmp_path):
     a, b = carried("a.lut"), carried("b.lut", space=mini_space.with_input(56, 40), speed=2.0)
     found = merge_tables([a, b], tmp_path / "c.lut", nothing)
     assert found.untied == found.other_inputs == (b.path,)
 
 
-def test_tables_that_share_nothing_are_refused(carried, tmp_path):
-    keys = [subject.key for subject in carried("all.lut").benchmarks()]
+def test_unconnected_tables_are_rejected(carried, tmp_path):
+    keys = [benchmark.key for benchmark in carried("all.lut").benchmarks()]
     a = carried("a.lut", keep=lambda key: key in keys[::2])
     b = carried("b.lut", keep=lambda key: key in keys[1::2])
     c = carried("c.lut")
     with pytest.raises(MismatchError, match=r"a\.lut and .*b\.lut share no benchmark"):
         merge_tables([a, b], tmp_path / "d.lut", nothing)
     assert not (tmp_path / "d.lut").exists()
-    assert merge_tables([a, b, c], tmp_path / "d.lut", nothing).sessions == 3, "a third one ties them"
+    assert merge_tables([a, b, c], tmp_path / "d.lut", nothing).sessions == 3, "a third table connects them"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_tables_that_share_nothing_are_refused(carried, tmp_path):
     ],
     ids=["device", "backend", "machine", "versions", "space"],
 )
-def test_tables_of_something_else_are_refused(carried, tmp_path, options, difference):
+def test_incompatible_tables_are_rejected(carried, tmp_path, options, difference):
     a, b = carried("a.lut"), carried("b.lut", keep=lambda key: key.startswith(CARRIER), **options)
     with pytest.raises(MismatchError) as caught:
         merge_tables([a, b], tmp_path / "c.lut", nothing)
@@ -169,17 +169,17 @@ def test_tables_of_something_else_are_refused(carried, tmp_path, options, differ
     assert "\n" not in str(caught.value)
 
 
-def test_tables_of_other_heads_are_refused(carried, headed_space, tmp_path):
+def test_other_heads_are_rejected(carried, headed_space, tmp_path):
     with pytest.raises(MismatchError, match="space headed, not mini, in more than the input"):
         merge_tables([carried("a.lut", space=headed_space), carried("b.lut")], tmp_path / "c.lut", nothing)
 
 
-def test_other_contexts_are_refused(carried, make_table, mini_space, tmp_path):
+def test_other_contexts_are_rejected(carried, make_table, mini_space, tmp_path):
     with pytest.raises(MismatchError, match="context carriers, not isolated"):
         merge_tables([carried("a.lut"), make_table(mini_space, "b.lut")], tmp_path / "c.lut", nothing)
 
 
-def test_one_table_is_nothing_to_merge(carried, tmp_path):
+def test_single_table_is_rejected(carried, tmp_path):
     with pytest.raises(UsageError, match="cannot merge 1 table"):
         merge_tables([carried()], tmp_path / "c.lut", nothing)
 
@@ -188,7 +188,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_table_that_is_there_stays_as_it_is(carried, tmp_path):
+def test_existing_output_is_kept(carried, tmp_path):
     a, b = halves(carried)
     before = contents(tmp_path)
     with pytest.raises(OutputError, match=r"b\.lut already exists"):
@@ -196,7 +196,7 @@ def test_a_table_that_is_there_stays_as_it_is(carried, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_a_failure_leaves_everything_as_it_was(carried, tmp_path):
+def test_failure_changes_nothing(carried, tmp_path):
     def fail(table):
         raise MeasurementError("no")
 
@@ -207,7 +207,7 @@ def test_a_failure_leaves_everything_as_it_was(carried, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_a_full_disk_leaves_everything_as_it_was(carried, tmp_path, monkeypatch):
+def test_full_disk_changes_nothing(carried, tmp_path, monkeypatch):
     a, b = halves(carried)
     before = contents(tmp_path)
     connect = schema.open_store
@@ -232,7 +232,7 @@ def test_a_full_disk_leaves_everything_as_it_was(carried, tmp_path, monkeypatch)
         ("UPDATE visits SET durations_ms = '{}'", "no run was timed"),
     ],
 )
-def test_a_damaged_table_is_refused_by_its_name(carried, tmp_path, change, reason):
+def test_damaged_input_is_named(carried, tmp_path, change, reason):
     a, b = carried("a.lut"), carried("b.lut")
     with sqlite3.connect(b.path) as connection:
         connection.execute(change)

@@ -1,4 +1,4 @@
-"""Pickles read as data, and that nothing in a file is ever run."""
+"""Reading of pickles as data, without executing anything."""
 
 import pickle
 
@@ -13,7 +13,7 @@ from lgc.lut.exchange.pickled import ObjectArray, load_pickle
 
 
 class Calls:
-    """What unpickles by a call."""
+    """Object whose pickle contains a call."""
 
     def __init__(self, function, *arguments):
         self.call = (function, arguments)
@@ -25,7 +25,7 @@ class Calls:
 class TestNothingIsRun:
     @pytest.mark.parametrize("protocol", range(2, 6))
     @pytest.mark.parametrize("function", ["open", "eval", "print", "getattr"])
-    def test_a_pickle_that_calls_is_refused(self, npy, tmp_path, protocol, function, capsys):
+    def test_pickle_with_a_call_is_rejected(self, npy, tmp_path, protocol, function, capsys):
         witness = tmp_path / "witness"
         call = Calls(__builtins__[function], str(witness), "w")
         for content in (call, {"a": call}, [call], {"a": 1.0, "b": [(call,)]}):
@@ -34,7 +34,7 @@ class TestNothingIsRun:
         assert not witness.exists()
         assert capsys.readouterr().out == ""
 
-    def test_a_npy_file_that_calls_is_refused(self, npy, tmp_path):
+    def test_npy_with_a_call_is_rejected(self, npy, tmp_path):
         witness = tmp_path / "witness"
         path = npy({"ff_H1_W2_C3": Calls(open, str(witness), "w")})
         assert not witness.exists()
@@ -42,12 +42,12 @@ class TestNothingIsRun:
             read_foreign(path)
         assert not witness.exists()
 
-    def test_a_call_of_what_may_be_named_is_no_call(self):
-        """ndarray may be named, as numpy.save does; calling it is not what numpy.save does."""
+    def test_allowed_name_cannot_be_called(self):
+        """numpy.save names ndarray, but never calls it."""
         with pytest.raises(ValueError, match="call of ndarray is not plain data"):
             load_pickle(pickle.dumps(Calls(np.ndarray, (10**12,))))
 
-    def test_yaml_tags_and_aliases_are_refused(self, text, tmp_path):
+    def test_yaml_tags_and_aliases_are_rejected(self, text, tmp_path):
         witness = tmp_path / "witness"
         bomb = "a: &a [x, x]\n" + "".join(
             f"{n}: &{n} [*{p}, *{p}]\n" for p, n in zip("abcdefgh", "bcdefghi", strict=True)
@@ -70,7 +70,7 @@ class TestNothingIsRun:
         lambda x: st.lists(x) | st.dictionaries(st.text(), x) | st.tuples(x, x),
     )
 )
-def test_plain_data_is_read_as_pickle_reads_it(content):
+def test_plain_data_matches_pickle(content):
     for protocol in range(3, 6):
         assert load_pickle(pickle.dumps(content, protocol=protocol)) == content
 
@@ -83,5 +83,5 @@ def test_shared_and_recursive_data():
     assert found[1] is found
 
 
-def test_an_array_of_objects():
+def test_object_array():
     assert load_pickle(pickle.dumps(np.array([1, "a", None], dtype=object))) == ObjectArray([1, "a", None])

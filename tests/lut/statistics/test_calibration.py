@@ -1,4 +1,4 @@
-"""Corrections under laws that are known, and honest reports on them."""
+"""Corrections under known laws, and reports on predictions."""
 
 import math
 from collections import Counter
@@ -17,6 +17,7 @@ from lgc.lut.statistics.calibration import (
     PREDICTION_LEVEL,
     SHRINKAGE,
     Correction,
+    PredictionReport,
     choose_correction,
     classify_operator,
     design_matrix,
@@ -39,7 +40,7 @@ LAUNCHES = {spec: 2 if "sep" in spec.operator else 1 for spec in SPECS}
 
 
 def networks_of(count, seed=0):
-    """Networks of random operators, from light to heavy and of changing mixtures."""
+    """Return networks of random operators, from light to heavy, with varying mixtures."""
     rng = np.random.default_rng(seed)
     found = []
     for index in range(count):
@@ -55,7 +56,7 @@ def total(parts, only=lambda spec: True):
 
 @pytest.fixture
 def free(monkeypatch):
-    """Factors of kinds that are not drawn towards each other, so that a law is recovered to the last digit."""
+    """Disable shrinkage, so that a law is recovered exactly."""
     monkeypatch.setattr(calibration, "SHRINKAGE", 0.0)
 
 
@@ -83,18 +84,18 @@ def applied(correction, parts):
         ("upsample", "other"),
     ],
 )
-def test_operators_are_of_a_kind(operator, kind):
+def test_operators_are_classified(operator, kind):
     assert OPERATOR_KINDS[classify_operator(OpSpec(operator, 4, 4, 8, 8))] == kind
 
 
-def test_every_form_has_a_law_here():
+def test_every_form_has_a_test_law():
     assert set(LAWS) == set(FORMS)
 
 
 @pytest.mark.parametrize("form", LAWS)
 @pytest.mark.usefixtures("free")
-def test_a_fit_recovers_the_law_of_its_form(form):
-    """Then new networks are predicted exactly."""
+def test_fit_recovers_its_law(form):
+    """Predict new networks exactly."""
     found = fit_correction(form, networks_of(20), [LAWS[form](parts) for parts in networks_of(20)])
     assert (found.form, len(found.weights)) == (form, FORMS[form].weights)
     for parts in networks_of(10, seed=1):
@@ -102,7 +103,7 @@ def test_a_fit_recovers_the_law_of_its_form(form):
 
 
 @pytest.mark.usefixtures("free")
-def test_the_weights_are_those_of_the_law():
+def test_weights_equal_the_law():
     networks = networks_of(20)
     affine = fit_correction("affine", networks, list(map(LAWS["affine"], networks)))
     assert (affine.intercept_ms, *affine.weights) == pytest.approx((0.3, 0.8), rel=1e-6)
@@ -116,8 +117,8 @@ def test_the_weights_are_those_of_the_law():
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.usefixtures("free")
-def test_a_fit_minimises_the_relative_error(form):
-    """A wobble on top of the law: no neighbouring intercept or weight has a smaller sum of squared errors."""
+def test_fit_minimises_the_relative_error(form):
+    """Add noise to the law: no neighbouring intercept or weight has a smaller sum of squared errors."""
     networks, rng = networks_of(20), np.random.default_rng(3)
     y = np.array([LAWS[form](parts) for parts in networks]) * (1 + 0.1 * rng.standard_normal(20))
     best = fit_correction(form, networks, y)
@@ -137,8 +138,8 @@ def test_a_fit_minimises_the_relative_error(form):
 @pytest.mark.parametrize("form", FORMS)
 @given(st.lists(st.floats(0.01, 100), min_size=12, max_size=12))
 @settings(max_examples=40)
-def test_no_operator_speeds_a_network_up(form, measured):
-    """Whatever was measured: a negative weight would make the search prefer slow operators."""
+def test_weights_are_never_negative(form, measured):
+    """A negative weight would make the search prefer slow operators."""
     found = fit_correction(form, networks_of(12), measured)
     assert all(weight >= 0 for weight in found.weights)
     assert all(found.apply(spec, ms) >= 0 for spec, ms in LATENCY_MS.items())
@@ -146,7 +147,7 @@ def test_no_operator_speeds_a_network_up(form, measured):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_one_sum_for_all_and_the_slower_the_faster_are_survived(form):
+def test_degenerate_measurements_give_finite_fits(form):
     parts = networks_of(1)[0]
     for networks, y in (([parts] * 6, [3, 4, 5, 6, 7, 8]), ([parts[: n + 1] for n in range(6)], [6, 5, 4, 3, 2, 1])):
         found = fit_correction(form, networks, y)
@@ -156,7 +157,7 @@ def test_one_sum_for_all_and_the_slower_the_faster_are_survived(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_features_add_up_over_operators(form):
-    """So that the correction of a network is the sum of its operators'."""
+    """The correction of a network is the sum over its operators."""
     networks = networks_of(5)
     weights = (1.0,) if FORMS[form].fixed else tuple(0.5 + n for n in range(FORMS[form].weights))
     correction = Correction(form, 0.0, weights)
@@ -164,14 +165,14 @@ def test_features_add_up_over_operators(form):
         assert row @ np.array(weights) == pytest.approx(applied(correction, parts))
 
 
-def test_no_correction_changes_nothing():
+def test_default_correction_is_the_identity():
     assert Correction().intercept_ms == 0
     assert [Correction().apply(spec, ms) for spec, ms in LATENCY_MS.items()] == list(LATENCY_MS.values())
     assert Correction().half_width_pct() is None
 
 
-def test_factors_of_kinds_are_drawn_towards_each_other():
-    """The less the networks say of them, the more; and never across where the data would have them."""
+def test_few_networks_shrink_factors_more():
+    """Fewer networks shrink the factors more, without changing their order."""
     factors = np.array((0.6, 1.5, 0.9))
     apart = []
     for count in (14, 200):
@@ -183,7 +184,7 @@ def test_factors_of_kinds_are_drawn_towards_each_other():
 
 
 @pytest.mark.parametrize("law", ["affine", "launches", "kinds"])
-def test_the_form_of_the_law_is_chosen(law, request):
+def test_form_of_the_law_is_selected(law, request):
     if law == "kinds":
         request.getfixturevalue("free")
     networks, rng = networks_of(24), np.random.default_rng(1)
@@ -198,8 +199,8 @@ def test_the_form_of_the_law_is_chosen(law, request):
     assert found.networks == 24
 
 
-def test_of_forms_that_are_as_good_the_one_that_tells_most_kinds_apart_is_taken():
-    """As good: its errors are greater than the least one's by no more than a standard error of the difference."""
+def test_equally_good_forms_yield_the_most_flexible():
+    """Equally good: the excess over the smallest error is within a standard error of the difference."""
     taken = Counter()
     for law in LAWS:
         for seed in range(6):
@@ -212,13 +213,13 @@ def test_of_forms_that_are_as_good_the_one_that_tells_most_kinds_apart_is_taken(
             assert choose_correction(networks, y).correction.form == as_good[-1]
             taken[as_good[-1] == least, len(as_good) > 1] += 1
             assert choose_correction(networks[:9], y[:9]).correction.form != "kinds", (
-                "nine networks are too few for three weights"
+                "too few networks for three weights"
             )
-    assert min(taken[False, True], taken[True, False]) > 1, "there were cases of either sort"
+    assert min(taken[False, True], taken[True, False]) > 1, "both cases occurred"
 
 
-def test_factors_of_kinds_are_drawn_together(monkeypatch):
-    """The less the networks say, the more: no neighbouring weights have a smaller sum of errors and differences."""
+def test_shrunk_factors_minimise_the_penalised_error(monkeypatch):
+    """No neighbouring weights have a smaller sum of squared errors and penalty."""
     networks, rng = networks_of(20), np.random.default_rng(3)
     y = np.array([LAWS["kinds"](parts) for parts in networks]) * (1 + 0.1 * rng.standard_normal(20))
     best = fit_correction("kinds", networks, y)
@@ -240,7 +241,7 @@ def test_factors_of_kinds_are_drawn_together(monkeypatch):
 
 
 @pytest.mark.usefixtures("free")
-def test_a_wrong_form_is_worth_less():
+def test_wrong_form_has_larger_error():
     networks = networks_of(24)
     y = list(map(LAWS["kinds"], networks))
     errors = {form: choose_correction(networks, y, form).correction.error_pct for form in FORMS}
@@ -249,7 +250,7 @@ def test_a_wrong_form_is_worth_less():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_form_can_be_asked_for(form):
+def test_form_can_be_requested(form):
     networks = networks_of(8)
     y = list(map(LAWS["affine"], networks))
     choice = choose_correction(networks, y, form)
@@ -262,8 +263,8 @@ def test_a_form_can_be_asked_for(form):
 
 
 @pytest.mark.parametrize("count", [4, 5])
-def test_a_handful_of_networks_allow_no_slope(count):
-    """With fewer than four networks to a weight it would follow their noise; an offset has none to fit."""
+def test_few_networks_select_the_offset(count):
+    """Weights of fewer than four networks each would fit noise; an offset has no weight."""
     networks = networks_of(count)
     held_out = choose_correction(networks, list(map(LAWS["affine"], networks))).held_out_ms
     for index in range(count):
@@ -280,8 +281,8 @@ def test_a_handful_of_networks_allow_no_slope(count):
     st.sampled_from([None, *FORMS]),
 )
 @settings(max_examples=30)
-def test_a_network_is_predicted_without_its_own_measurement(count, seed, index, factor, form):
-    """Neither the fit nor the choice of its form may know it."""
+def test_held_out_prediction_ignores_its_measurement(count, seed, index, factor, form):
+    """Neither the fit nor the selection of its form uses it."""
     networks, rng = networks_of(count, seed), np.random.default_rng(seed)
     y = np.array([LAWS["kinds"](parts) for parts in networks]) * rng.uniform(0.8, 1.25, count)
     before = choose_correction(networks, y, form).held_out_ms
@@ -293,7 +294,7 @@ def test_a_network_is_predicted_without_its_own_measurement(count, seed, index, 
 
 
 class TestOtherScope:
-    """`transfer_to_scope`: weights from many networks, the intercept from a few in another scope."""
+    """Weights from many networks with an intercept from a few of them in another scope."""
 
     networks, shorter = networks_of(20), [parts[:-4] for parts in networks_of(20)]
 
@@ -305,7 +306,7 @@ class TestOtherScope:
 
     @pytest.mark.parametrize("law", LAWS)
     @pytest.mark.usefixtures("free")
-    def test_the_law_is_recovered_with_its_own_intercept(self, law):
+    def test_intercept_of_the_scope_is_recovered(self, law):
         dense, core = self.measured(law)
         which = [3, 0, 7, 11, 19]
         choice = choose_correction(self.networks, dense, law)
@@ -317,7 +318,7 @@ class TestOtherScope:
 
     @given(st.integers(0, 5), st.sampled_from(["dense", "core"]), st.floats(0.2, 5), st.sampled_from([None, *FORMS]))
     @settings(max_examples=20)
-    def test_a_network_is_predicted_without_its_measurement_in_either_scope(self, index, scope, factor, form):
+    def test_held_out_prediction_ignores_both_scopes(self, index, scope, factor, form):
         dense, core = self.measured("kinds", noise=0.1)
         which = [3, 0, 7, 11, 19, 5]
 
@@ -331,40 +332,40 @@ class TestOtherScope:
         (dense if scope == "dense" else core)[which[index]] *= factor
         assert predicted()[index] == before[index]
 
-    def test_its_error_is_of_its_own_networks(self):
+    def test_error_covers_its_own_networks(self):
         dense, core = self.measured("affine", noise=0.05)
         which = list(range(8))
         found = transfer_to_scope(choose_correction(self.networks, dense), which, self.shorter[:8], core[:8])
         errors = found.held_out_ms / np.array(core[:8]) - 1
         assert found.correction.error_pct == pytest.approx(np.sqrt((errors**2).mean()) * 100)
 
-    def test_too_few_networks_are_refused(self):
+    def test_too_few_networks_are_rejected(self):
         dense, core = self.measured("affine")
         with pytest.raises(MeasurementError, match="needs at least 4 measured networks, but there are 3"):
             transfer_to_scope(choose_correction(self.networks, dense), [0, 1, 2], self.shorter[:3], core[:3])
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_too_few_networks_are_refused(count):
+def test_too_few_networks_are_rejected(count):
     networks = networks_of(4)[:count]
     with pytest.raises(MeasurementError, match=f"needs at least 4 measured networks, but there are {count}"):
         choose_correction(networks, [1.0] * count)
 
 
-def test_an_unknown_form_lists_the_known_ones():
+def test_unknown_form_lists_the_known_ones():
     for refused in (lambda: Correction("cubic"), lambda: choose_correction(networks_of(4), [1.0] * 4, "cubic")):
         with pytest.raises(UnknownNameError, match="form of calibration 'cubic'; known: affine, kinds, launches, off"):
             refused()
 
 
 @pytest.mark.parametrize("weights", [(), (1.0, 2.0), (1.0,) * 4])
-def test_weights_that_do_not_fit_the_form_are_refused(weights):
+def test_wrong_number_of_weights_is_rejected(weights):
     with pytest.raises(MeasurementError, match=f"form kinds has 3 weights, not {len(weights)}"):
         Correction("kinds", 0.0, weights)
 
 
-def test_a_half_width_by_hand():
-    """Student's t for nine degrees of freedom and 90 %, and the fit's own uncertainty."""
+def test_half_width_matches_the_formula():
+    """Student's t for nine degrees of freedom and 90 %, with the uncertainty of the fit."""
     found = Correction("affine", 0.0, (1.0,), error_pct=2.0, networks=10).half_width_pct()
     assert found == pytest.approx(1.8331 * 2.0 * 1.1**0.5, rel=1e-4)
     assert found == pytest.approx(student.ppf((1 + PREDICTION_LEVEL) / 2, 9) * 2.0 * 1.1**0.5)
@@ -373,8 +374,8 @@ def test_a_half_width_by_hand():
 
 
 @pytest.mark.parametrize(("form", "count", "tries"), [("affine", 24, 60), ("kinds", 16, 60), (None, 12, 60)])
-def test_an_interval_holds_new_networks_nine_times_in_ten(form, count, tries):
-    """Networks that deviate from the law by 3 % each; on each fit, 20 that it has not seen are drawn."""
+def test_prediction_intervals_cover_nine_in_ten(form, count, tries):
+    """Networks deviate from the law by 3 %; each fit is tested on 20 new networks."""
     rng, held = np.random.default_rng(0), []
     law = LAWS[form or "affine"]
     for seed in range(tries):
@@ -387,8 +388,8 @@ def test_an_interval_holds_new_networks_nine_times_in_ten(form, count, tries):
     assert 0.85 < np.mean(held) < 0.97
 
 
-def test_a_report_by_hand():
-    """Errors are +10 %, -4 %, 0 %, -20 %; of the six pairs of networks one is out of order."""
+def test_report_matches_the_formulas():
+    """Errors are +10 %, -4 %, 0 %, -20 %; one of six pairs has the wrong order."""
     found = evaluate_predictions(
         [11.0, 19.2, 30.0, 25.6], [10.0, 20.0, 30.0, 32.0], [(10, 10), (22, 20), (30, 40), (33, 30)]
     )
@@ -405,13 +406,27 @@ def test_a_report_by_hand():
     assert found.split_half_kendall_tau == pytest.approx((5 - 1) / 6)
 
 
-def test_a_perfect_prediction():
+def test_report_keeps_the_old_keys():
+    """The old keys stay until 0.3.0, and tables with only these can be read."""
+    report = evaluate_predictions([1, 2, 3], [1, 2, 4], [(1, 1), (2, 2.5), (3, 3)])
+    content = report.as_dict()
+    assert content["ceiling_mape_pct"] == report.split_half_mape_pct > 0
+    assert content["ceiling_kendall_tau"] == report.split_half_kendall_tau
+    assert PredictionReport.from_dict(content) == report
+    old = {key: value for key, value in content.items() if not key.startswith("split_half")}
+    assert PredictionReport.from_dict(old) == report
+    for damaged in ({}, {**content, "unknown": 1.0}, 3, None):
+        with pytest.raises(TypeError):
+            PredictionReport.from_dict(damaged)
+
+
+def test_perfect_prediction():
     found = evaluate_predictions([1, 2, 3], [1, 2, 3], [(1, 1), (2, 2), (3, 3)])
     assert (found.mape_pct, found.bias_pct, found.within_5_pct, found.kendall_tau) == (0, 0, 100, 1)
     assert found.spearman_rho == pytest.approx(1)
 
 
-def test_equal_predictions_rank_nothing():
-    """And give numbers that JSON, and so a table, can hold."""
+def test_constant_predictions_have_no_rank():
+    """The results are valid numbers in JSON."""
     found = evaluate_predictions([2, 2, 2, 2], [1, 2, 3, 4], [(1, 1)] * 4)
     assert (found.kendall_tau, found.spearman_rho, found.split_half_kendall_tau) == (0, 0, 0)

@@ -1,4 +1,4 @@
-"""Estimates of latencies against laws whose truth is known."""
+"""Interpolation under known laws."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ LINE = [spec(size) for size in SIZES]
 
 
 def law(one, overhead=0.002, pixel=1e-7, read=2e-8, write=4e-8, mac=1e-9):
-    """Milliseconds that an operator takes on a device without surprises."""
+    """Return the latency of an operator on an ideal device, in ms."""
     pixels = one.height * one.width
     return overhead + pixels * (pixel + read * one.c_in + write * one.c_out + mac * one.c_in * one.c_out)
 
@@ -38,7 +38,7 @@ inner_sizes = st.tuples(st.integers(24, 96), st.just(0)).map(lambda size: (size[
 
 @pytest.mark.parametrize("overhead", [0.0, 0.002, 0.1])
 @pytest.mark.parametrize("specs", [LINE, LINE[::2]], ids=["five points", "three points"])
-def test_overhead_and_slope_are_found_from_a_few_resolutions(specs, overhead):
+def test_few_resolutions_give_overhead_and_slope(specs, overhead):
     interpolate = Interpolator(by_law(specs, overhead=overhead))
     for size in [(30, 40), (54, 72), (90, 120)]:
         estimate = interpolate(spec(size))
@@ -48,7 +48,7 @@ def test_overhead_and_slope_are_found_from_a_few_resolutions(specs, overhead):
 
 @given(weights=st.lists(st.floats(0.1, 10), min_size=5, max_size=5))
 @settings(max_examples=20)
-def test_a_law_is_found_from_a_grid_and_holds_for_other_channels(weights):
+def test_law_of_a_grid_covers_other_channels(weights):
     names = ("overhead", "pixel", "read", "write", "mac")
     scaled = dict(zip(names, np.array(weights) * (2e-3, 1e-7, 2e-8, 4e-8, 1e-9), strict=True))
     interpolate = Interpolator(by_law(GRID, **scaled))
@@ -58,7 +58,7 @@ def test_a_law_is_found_from_a_grid_and_holds_for_other_channels(weights):
         assert estimate.error_pct < 0.1
 
 
-def test_channels_that_a_device_likes_are_followed_between_resolutions():
+def test_fast_channels_stay_fast_at_other_resolutions():
     factor = {(16, 16): 1.0, (16, 48): 0.8, (48, 16): 1.3, (32, 32): 2.5, (48, 48): 0.6}
     interpolate = Interpolator({one: law(one) * factor[one.c_in, one.c_out] for one in GRID})
     for channels in CHANNELS:
@@ -66,7 +66,7 @@ def test_channels_that_a_device_likes_are_followed_between_resolutions():
         assert interpolate(wanted).latency_ms == pytest.approx(law(wanted) * factor[channels], rel=0.05)
 
 
-def test_the_error_of_channels_never_seen_is_that_of_leaving_channels_out():
+def test_unmeasured_channels_get_their_own_error():
     factor = {(16, 16): 1.0, (16, 48): 0.8, (48, 16): 1.3, (32, 32): 2.5, (48, 48): 0.6}
     interpolate = Interpolator({one: law(one) * factor[one.c_in, one.c_out] for one in GRID})
     seen, unseen = interpolate(spec()), interpolate(spec(channels=(24, 24)))
@@ -75,19 +75,19 @@ def test_the_error_of_channels_never_seen_is_that_of_leaving_channels_out():
 
 @given(st.lists(st.floats(-0.1, 0.1), min_size=len(GRID), max_size=len(GRID)))
 @settings(max_examples=20)
-def test_the_error_is_about_the_scatter_of_the_points(scatter):
+def test_error_matches_the_scatter(scatter):
     interpolate = Interpolator({one: law(one) * (1 + by) for one, by in zip(GRID, scatter, strict=True)})
     assert interpolate(spec()).error_pct < 25
 
 
 @given(values=latencies_of_line, size=inner_sizes)
-def test_estimates_are_positive_and_near_what_was_measured(values, size):
+def test_estimates_are_positive_and_near_points(values, size):
     latency = Interpolator(dict(zip(LINE, values, strict=True)))(spec(size)).latency_ms
     assert min(values) / 10 < latency < max(values) * 10
 
 
 @given(values=latencies_of_line)
-def test_measured_latencies_are_met(values):
+def test_measured_latencies_are_reproduced(values):
     interpolate = Interpolator(dict(zip(LINE, values, strict=True)))
     assert [interpolate(one).latency_ms for one in LINE] == pytest.approx(values, rel=1e-6)
 
@@ -108,7 +108,7 @@ def test_estimates_scale_with_the_unit(values, noise, size, scale):
 
 @given(value=positive, size=inner_sizes, noise=st.floats(0, 1))
 @settings(max_examples=20)
-def test_a_constant_is_met(value, size, noise):
+def test_constant_latency_is_reproduced(value, size, noise):
     constant = dict.fromkeys(GRID, value)
     estimate = Interpolator(constant, dict.fromkeys(GRID, noise))(spec(size, (24, 40)))
     assert estimate.latency_ms == pytest.approx(value, rel=1e-6)
@@ -116,7 +116,7 @@ def test_a_constant_is_met(value, size, noise):
 
 
 @given(wrong=st.floats(0.05, 20), at=st.sampled_from(LINE))
-def test_a_point_that_is_mostly_noise_hardly_counts_and_does_not_judge(wrong, at):
+def test_noisy_points_have_little_weight(wrong, at):
     assume(abs(np.log(wrong)) > 0.1)
     measured = by_law(LINE) | {at: law(at) * wrong}
     noisy = Interpolator(measured, {at: 20 * measured[at]})(spec())
@@ -124,8 +124,8 @@ def test_a_point_that_is_mostly_noise_hardly_counts_and_does_not_judge(wrong, at
     assert noisy.error_pct < 10
 
 
-def test_resolutions_are_left_out_whole():
-    """An estimate does not change with anything measured at its resolution, and the edges have none."""
+def test_whole_resolutions_are_held_out():
+    """Estimates ignore all points of their resolution; the outermost resolutions have none."""
     shared = (48, 64)
     one, other = by_law(GRID), {s: law(s) * (5 if s.fine == shared else 1) for s in GRID}
     rows, changed = (Interpolator(each).leave_one_resolution_out() for each in (one, other))
@@ -138,12 +138,12 @@ def test_resolutions_are_left_out_whole():
     assert len(estimates) == len(CHANNELS)
 
 
-def test_nothing_can_be_left_out_of_few_points():
+def test_few_points_allow_no_held_out_estimate():
     assert Interpolator(by_law(LINE[:MIN_GROUP_POINTS])).leave_one_resolution_out() == []
     assert len(Interpolator(by_law(LINE[: MIN_GROUP_POINTS + 1])).leave_one_resolution_out()) == MIN_GROUP_POINTS - 1
 
 
-def test_other_operators_strides_and_batches_are_not_mixed_in():
+def test_groups_are_independent():
     kinds = [("max_pool_3x3", 1, 1), ("conv_3x3", 2, 1), ("conv_3x3", 1, 4)]
     odd = [spec(size, (16, 16), *kind) for size in SIZES for kind in kinds]
     alone, among = Interpolator(by_law(LINE)), Interpolator(by_law(LINE) | dict.fromkeys(odd, 7.0))
@@ -151,7 +151,7 @@ def test_other_operators_strides_and_batches_are_not_mixed_in():
     assert among(odd[0]).latency_ms == pytest.approx(7.0)
 
 
-def test_what_takes_no_time_needs_no_measurement():
+def test_free_operators_need_no_measurement():
     assert Interpolator({})(spec(operator="skip")) == Estimate(0.0, 0.0)
 
 
@@ -169,13 +169,13 @@ def test_what_takes_no_time_needs_no_measurement():
     ],
     ids=str,
 )
-def test_there_is_no_estimate_where_nothing_is_known(wanted, why):
+def test_unmeasured_range_has_no_estimate(wanted, why):
     with pytest.raises(MissingEntryError, match=why):
         Interpolator(by_law(LINE))(wanted)
 
 
-def test_a_range_of_channels_goes_with_its_resolutions():
-    """Few channels were measured on large planes, many on small ones: many on large ones are outside."""
+def test_channel_range_depends_on_the_resolution():
+    """Few channels were measured on large planes and many on small ones: many on large ones are outside."""
     diagonal = [spec(size, (c, c)) for size, c in zip(reversed(SIZES), (8, 16, 24, 32, 48), strict=True)]
     interpolate = Interpolator(by_law(diagonal))
     assert interpolate(diagonal[2]).latency_ms == pytest.approx(law(diagonal[2]))
@@ -184,31 +184,31 @@ def test_a_range_of_channels_goes_with_its_resolutions():
             interpolate(outside)
 
 
-def test_a_little_outside_is_still_estimated():
+def test_small_extrapolation_is_allowed():
     interpolate = Interpolator(by_law(GRID))
     for wanted in (spec((23, 31)), spec((98, 131), (32, 32)), spec(channels=(15, 15)), spec((54, 76))):
         assert interpolate(wanted).latency_ms == pytest.approx(law(wanted), rel=0.01)
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_too_few_points_are_refused(count):
+def test_too_few_points_are_rejected(count):
     with pytest.raises(MissingEntryError, match=f"it needs 3 measured conv_3x3 .*, but there are {count} from 24x32"):
         Interpolator(by_law(LINE[:count]))(spec((24, 32)))
 
 
 @pytest.mark.parametrize("latency", [0.0, -1.0, float("nan"), float("inf")])
-def test_latencies_that_are_none_are_refused(latency):
+def test_invalid_latencies_are_rejected(latency):
     with pytest.raises(MeasurementError, match=r"invalid latency of conv_3x3/c16-16/54x72/s1/b1"):
         Interpolator({spec(): latency})
 
 
 @pytest.mark.parametrize("ci", [-0.1, float("nan"), float("inf")])
-def test_confidence_intervals_that_are_none_are_refused(ci):
-    with pytest.raises(MeasurementError, match="no latency"):
+def test_invalid_intervals_are_rejected(ci):
+    with pytest.raises(MeasurementError, match="invalid latency"):
         Interpolator({spec(): 1.0}, {spec(): ci})
 
 
-def test_specs_that_mean_nothing_are_refused():
+def test_invalid_specs_are_rejected():
     with pytest.raises(UnknownNameError, match="unknown operator 'conv_9x9'"):
         Interpolator({})(spec(operator="conv_9x9"))
     with pytest.raises(UsageError, match="max_pool_3x3 needs c_in equal to c_out"):

@@ -1,4 +1,4 @@
-"""Damaged tables given to what reads whole tables: an error of lgc's own, or a result, and no file left behind."""
+"""Damaged tables as input raise an lgc error or give a result, and leave no file."""
 
 import random
 from contextlib import suppress
@@ -14,7 +14,7 @@ from lgc.lut.exchange.convert import table_to_frame
 from lgc.lut.exchange.merge import merge_tables
 from lgc.lut.table.upgrade import upgrade_table
 from lgc.profiler.profile import calibrate
-from lgc.tools.cli.lut_show import correction_lines, stored_report
+from lgc.tools.cli.lut_show import format_corrections, read_report
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_changed_bytes(whole, data):
             lambda: compare_tables(whole, damaged),
             lambda: compare_tables(damaged, whole),
             lambda: table_to_frame(damaged),
-            lambda: (correction_lines(damaged), stored_report(damaged)),
+            lambda: (format_corrections(damaged), read_report(damaged)),
             lambda: merge_tables([whole, damaged], out, calibrate),
             lambda: calibrate(damaged),
         ):

@@ -1,4 +1,4 @@
-"""A disk that fills up while two processes write one table: each is told, and nothing that was committed is lost."""
+"""A disk that fills up while two processes write a table: both raise, and no committed row is lost."""
 
 import resource
 import subprocess
@@ -13,8 +13,8 @@ from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
 
 
-def visits(number, session):
-    return [SampleBatch(f"subject {session}", 100 + number, float(number), [0.5] * 200, session)]
+def batches(number, session):
+    return [SampleBatch(f"benchmark {session}", 100 + number, float(number), [0.5] * 200, session)]
 
 
 def limit(table, pages):
@@ -22,16 +22,16 @@ def limit(table, pages):
 
 
 def fill(recorder):
-    """Record until there is no room; how many visits went in."""
+    """Record until the disk is full and return the number of committed batches."""
     done = []
 
-    def go_on():
+    def record():
         for number in range(1000):
-            recorder.record(visits(number, recorder.session))
+            recorder.record(batches(number, recorder.session))
             done.append(number)
 
     with pytest.raises(OutputError, match="database or disk is full") as caught:
-        go_on()
+        record()
     assert str(recorder.table.path) in str(caught.value)
     return len(done)
 
@@ -53,8 +53,8 @@ def test_two_writers_on_a_full_disk(make_table, mini_space):
         assert table.entries() == entries
         assert table.metadata("calibration") is None
         limit(table, 10**6)
-    two.record(visits(999, two.session))
-    one.record(visits(999, one.session))
+    two.record(batches(999, two.session))
+    one.record(batches(999, one.session))
     for table in (first, second):
         assert len(table.sample_batches()) == before + written + 2
         table.close()
@@ -71,8 +71,8 @@ def test_two_writers_on_a_full_disk(make_table, mini_space):
     ],
     ids=lambda words: words[0],
 )
-def test_a_command_that_finds_no_room_leaves_nothing(words, make_table, mini_space, npy, tmp_path):
-    """The kernel refuses to let a file grow: what a full disk looks like to a program, but for the error's number."""
+def test_command_on_a_full_disk_leaves_nothing(words, make_table, mini_space, npy, tmp_path):
+    """Limit the file size by the kernel, which acts like a full disk with another error number."""
     make_table(mini_space, "a.lut").close()
     make_table(mini_space, "b.lut", seed=1).close()
     npy({f"ff_H{n}_W2_C3": 1.0 for n in range(2000)})

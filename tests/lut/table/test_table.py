@@ -16,7 +16,7 @@ TARGET = Target("cpu", "torch", threads=2)
 
 
 def summary(latency_ms, ci_ms=0.1):
-    return Summary(latency_ms, ci_ms, median_ms=2.0, min_ms=0.5, spread_pct=3.0, visits=4, samples=12)
+    return Summary(latency_ms, ci_ms, median_ms=2.0, min_ms=0.5, spread_pct=3.0, batches=4, samples=12)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def recorder(table):
 
 @pytest.fixture
 def specs(table):
-    """The first two entries: `a` follows from two subjects, `b` from one of them."""
+    """The first two entries: `a` has two benchmarks, `b` one of them."""
     a, b = (OpSpec.parse(entry.key) for entry in table.entries()[:2])
     table.add_benchmarks("carrier", {"carrier": [(str(a), "carrier", -0.5)]})
     table.add_benchmarks("operator", {"probe": [(str(a), "probe", 0.25), (str(b), "probe", 2.0)]})
@@ -48,7 +48,7 @@ def first(table):
     return table.entries()[0].key
 
 
-def test_a_new_table_waits_for_every_entry(table, mini_space):
+def test_new_table_has_pending_entries(table, mini_space):
     assert {entry.status for entry in table.entries()} == {"pending"}
     assert [entry.key for entry in table.entries()][:2] == [str(spec) for spec in mini_space.plan.stem]
     assert (table.benchmarks(), table.networks(), table.sample_batches()) == ([], [], [])
@@ -56,7 +56,7 @@ def test_a_new_table_waits_for_every_entry(table, mini_space):
     assert table.correction("dense") is None
 
 
-def test_what_was_created_is_opened(table, path, mini_space):
+def test_created_table_can_be_opened(table, path, mini_space):
     with LatencyTable.open(path) as opened:
         assert (opened.target, opened.space) == (TARGET, mini_space)
         assert opened.protocol == {"statistic": "minima"}
@@ -64,7 +64,7 @@ def test_what_was_created_is_opened(table, path, mini_space):
         assert opened.entries() == table.entries()
 
 
-def test_subjects_are_registered_once_and_keep_what_is_known(table, path, recorder, specs):
+def test_registering_again_changes_nothing(table, path, recorder, specs):
     recorder.finish({"probe": (summary(1.5), None)})
     recorder.record_energy({"probe": 7.0})
     before = table.benchmarks()
@@ -85,8 +85,8 @@ def test_subjects_are_registered_once_and_keep_what_is_known(table, path, record
         assert opened.components(specs[0]) == {"carrier": -0.5, "probe": 0.25}
 
 
-def test_an_entry_follows_from_its_subjects(table, recorder, specs):
-    """a = probe / 4 - carrier / 2, b = 2 * probe; intervals add up as independent errors do."""
+def test_entry_combines_its_benchmarks(table, recorder, specs):
+    """a = probe / 4 - carrier / 2, b = 2 * probe; intervals add up like independent errors."""
     a, b = specs
     recorder.finish({"probe": (summary(8.0, ci_ms=0.4), None), "carrier": (summary(3.0, ci_ms=0.6), None)})
     table.finalize()
@@ -97,13 +97,13 @@ def test_an_entry_follows_from_its_subjects(table, recorder, specs):
     assert (table.entry(a).status, table.entry(a).reason) == ("measured", None)
 
 
-def test_an_entry_waits_for_all_of_its_subjects(table, recorder, specs):
+def test_entry_waits_for_all_its_benchmarks(table, recorder, specs):
     recorder.finish({"probe": (summary(8.0), None)})
     table.finalize()
     assert [table.entry(spec).status for spec in specs] == ["pending", "measured"]
 
 
-def test_a_noisy_or_failed_subject_makes_its_entries_so(table, recorder, specs):
+def test_entry_inherits_noise_and_failure(table, recorder, specs):
     a, b = specs
     recorder.finish({"probe": (summary(8.0), None), "carrier": (summary(1.0), "known to 9 %, not 1 %")})
     table.finalize()
@@ -118,24 +118,25 @@ def test_a_noisy_or_failed_subject_makes_its_entries_so(table, recorder, specs):
             table.latency_ms(spec)
     recorder.finish({"probe": (summary(8.0), None)})
     table.finalize()
-    assert (table.latency_ms(b), table.entry(b).reason) == (16.0, None), "mended by a measurement"
+    assert (table.latency_ms(b), table.entry(b).reason) == (16.0, None), "repaired by a measurement"
 
 
-def test_a_difference_below_nothing_is_next_to_nothing(table, recorder, specs):
+def test_negative_difference_is_clipped(table, recorder, specs):
     recorder.finish({"probe": (summary(1.0), None), "carrier": (summary(3.0), None)})
     table.finalize()
     assert table.latency_ms(specs[0]) == MIN_ENTRY_MS > 0
     assert (table.entry(specs[0]).status, table.entry(specs[0]).reason) == ("noisy", "indistinguishable from zero")
 
 
-def visited(recorder, values, subject="probe"):
+def visited(recorder, values, benchmark="probe"):
     recorder.record(
-        SampleBatch(subject, number, 100.0 * recorder.session + number, [value]) for number, value in enumerate(values)
+        SampleBatch(benchmark, number, 100.0 * recorder.session + number, [value])
+        for number, value in enumerate(values)
     )
 
 
-def test_settling_takes_all_visits_into_account(table, recorder, specs):
-    """A subject's statistics are of what is there, not of what its first session knew."""
+def test_finalize_uses_all_batches(table, recorder, specs):
+    """Statistics cover all batches, not only those of the first session."""
     visited(recorder, [1.0, 3.0, 2.0])
     visited(Recorder(table, "cpu", {}), [5.0, 4.0])
     recorder.finish({"probe": (summary(1.0), None)})
@@ -156,10 +157,10 @@ def test_settling_takes_all_visits_into_account(table, recorder, specs):
         ([1.0, 1.01, 1.02, 1.01], UNFINISHED, ("noisy", UNFINISHED)),
     ],
 )
-def test_settling_judges_by_what_is_known_at_last(table, recorder, specs, values, before, after):
-    """Visits that a subject made as company of others may have mended it, or shown that it was not known after all.
+def test_finalize_updates_the_status(table, recorder, specs, values, before, after):
+    """Later batches of a benchmark can remove or reveal its noise.
 
-    Another subject's visits keep the machine's speed, so that these differences are the subject's own.
+    The carrier's batches give the machine's speed, so these differences are the benchmark's own.
     """
     steady = [SampleBatch("carrier", n, n / 10, [3.0]) for n in range(80)]
     recorder.record([*steady, *(SampleBatch("probe", n, 0.05 + 2 * n, [value]) for n, value in enumerate(values))])
@@ -169,7 +170,7 @@ def test_settling_judges_by_what_is_known_at_last(table, recorder, specs, values
     assert (probe.status, probe.reason) == after
 
 
-def test_interpolation_fills_what_is_not_measured(table, recorder, specs):
+def test_interpolation_fills_unmeasured_entries(table, recorder, specs):
     a, b = specs
     recorder.finish({"probe": (summary(8.0), None)})
     table.finalize()
@@ -179,22 +180,22 @@ def test_interpolation_fills_what_is_not_measured(table, recorder, specs):
     assert (table.latency_ms(a), table.latency_ms(b)) == (0.5, 16.0)
     recorder.finish({"carrier": (summary(1.0), None)})
     table.finalize()
-    assert (table.entry(a).status, table.latency_ms(a)) == ("measured", 1.5), "a measurement is worth more"
+    assert (table.entry(a).status, table.latency_ms(a)) == ("measured", 1.5), "a measurement has precedence"
 
 
-def test_operators_that_take_no_time_cost_nothing_and_have_no_entry(table):
+def test_free_operators_have_no_entry(table):
     for spec in (OpSpec("zero", 4, 4, 8, 8), OpSpec("skip", 4, 4, 8, 8)):
         assert table.latency_ms(spec) == 0
         with pytest.raises(MissingEntryError):
             table.entry(spec)
 
 
-def test_an_unknown_entry_names_the_profile_command(table):
+def test_unknown_entry_names_the_profile_command(table):
     with pytest.raises(MissingEntryError, match=r"has no entry conv_3x3/c7-7/9x9/s1/b1; .*lgc-profile --space SPACE"):
         table.latency_ms(OpSpec("conv_3x3", 7, 7, 9, 9))
 
 
-def test_a_pending_entry_names_the_profile_command(table, path):
+def test_pending_entry_names_the_profile_command(table, path):
     with pytest.raises(MissingEntryError) as caught:
         table.latency_ms(OpSpec.parse(first(table)))
     assert f"{first(table)} not measured yet; measure it with: {table.profile_command()}" in str(caught.value)
@@ -213,7 +214,7 @@ def test_presets_are_profiled_by_name(tmp_path):
         )
 
 
-def test_a_frame_has_a_row_for_each_entry(table, recorder, specs):
+def test_frame_has_a_row_per_entry(table, recorder, specs):
     pd = pytest.importorskip("pandas")
     recorder.finish({"probe": (summary(1.5), None)})
     recorder.fail("carrier", "refused")
@@ -228,7 +229,7 @@ def test_a_frame_has_a_row_for_each_entry(table, recorder, specs):
     assert pd.isna(frame.latency_ms.iloc[0])
 
 
-def test_visits_are_read_in_order_of_session_and_round(table, recorder):
+def test_batches_are_ordered_by_session_and_round(table, recorder):
     other = Recorder(table, "cpu", {})
     other.record([SampleBatch("a", 0, 14.0, [0.4])])
     recorder.record([SampleBatch("a", 1, 11.0, [0.3]), SampleBatch("b", 0, 12.0, [0.5, 0.6])])
@@ -242,11 +243,11 @@ def test_visits_are_read_in_order_of_session_and_round(table, recorder):
     b = SampleBatch("b", 0, 12.0, [0.5, 0.6], first)
     assert table.sample_batches("a") == a
     assert sorted(table.sample_batches()) == sorted([*a, b])
-    assert [visit.session for visit in table.sample_batches()] == [first] * 3 + [second]
+    assert [batch.session for batch in table.sample_batches()] == [first] * 3 + [second]
     assert table.sample_batches("nothing") == []
 
 
-def test_health_is_read_in_order_of_time(table, recorder):
+def test_hardware_samples_are_ordered_by_time(table, recorder):
     late, early = {"at_unix_s": 9.0, "throttle": ["power cap"]}, {"at_unix_s": 3.5, "throttle": None}
     recorder.record([], [late])
     Recorder(table, "cpu", {}).record([], [early])
@@ -254,7 +255,7 @@ def test_health_is_read_in_order_of_time(table, recorder):
 
 
 @pytest.mark.parametrize("durations", ["[]", "[0.0]", "[-1.0]", "5", '"x"', "[null]", '{"0.5": 1}'])
-def test_a_visit_that_is_no_measurement_is_damage(table, path, recorder, durations):
+def test_invalid_batch_is_damage(table, path, recorder, durations):
     recorder.record([SampleBatch("a", 0, 1.0, [0.1])])
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE visits SET durations_ms = ?", (durations,))
@@ -263,15 +264,15 @@ def test_a_visit_that_is_no_measurement_is_damage(table, path, recorder, duratio
         table.measurement()
 
 
-def test_an_entry_of_a_subject_that_is_not_there_is_damage(table, path, recorder, specs):
+def test_missing_benchmark_is_damage(table, path, recorder, specs):
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM subjects WHERE key = 'carrier'")
     connection.close()
-    with pytest.raises(FileFormatError, match=r"t\.lut is a damaged latency table: it lacks carrier"):
+    with pytest.raises(FileFormatError, match=r"t\.lut is a damaged latency table: entry .* needs carrier"):
         table.finalize()
 
 
-def test_networks_are_registered_once_for_each_scope(table, mini_space, recorder):
+def test_networks_are_registered_once_per_scope(table, mini_space, recorder):
     architecture = mini_space.sample(0)
     keys = [table.add_network(architecture, scope) for scope in ("dense", "core", "dense")]
     assert keys[0] == keys[2] == network_key(architecture, "dense") != keys[1]
@@ -286,7 +287,7 @@ def test_networks_are_registered_once_for_each_scope(table, mini_space, recorder
     assert {entry.status for entry in table.entries()} == {"pending"}
 
 
-def test_networks_that_differ_in_their_head_are_two(tmp_path, headed_space):
+def test_head_width_distinguishes_networks(tmp_path, headed_space):
     choices = headed_space.sample(0).choices
     networks = [Architecture.from_choices(headed_space, choices, head) for head in range(3)]
     with LatencyTable.create(tmp_path / "several.lut", TARGET, headed_space, {}, {}) as table:
@@ -296,22 +297,22 @@ def test_networks_that_differ_in_their_head_are_two(tmp_path, headed_space):
         assert [stored for _, stored, _ in table.networks()] == networks
 
 
-def test_the_key_of_a_network_with_the_own_head_is_its_operators(mini_space, headed_space):
-    """As it stands in tables that were made before a space could have several heads."""
+def test_default_head_is_not_in_the_key(mini_space, headed_space):
+    """Keys equal those of tables before spaces with several heads."""
     for space in (mini_space, headed_space):
         assert network_key(space.sample(0), "core") == "network/core/2-1-2-1-2-0-2-1-0-1-1-2-2-2-1"
     other = Architecture.from_choices(headed_space, headed_space.sample(0).choices, 2)
     assert network_key(other, "core") == "network/core/2-1-2-1-2-0-2-1-0-1-1-2-2-2-1/h8"
 
 
-def test_notes_are_kept_and_replaced(table, path):
+def test_metadata_is_stored_and_replaced(table, path):
     table.set_metadata("verification", {"mape_pct": 1.0})
     table.set_metadata("verification", {"mape_pct": 2.0})
     with LatencyTable.open(path) as opened:
         assert opened.metadata("verification") == {"mape_pct": 2.0}
 
 
-def test_a_correction_is_kept_for_each_scope(table):
+def test_corrections_are_stored_per_scope(table):
     table.set_metadata("calibration", {"dense": {"form": "kinds", "intercept_ms": 0.1, "weights": [1, 2, 3]}})
     assert table.correction("dense") == Correction("kinds", 0.1, (1, 2, 3))
     assert table.correction("core") is None
@@ -329,13 +330,13 @@ def test_a_correction_is_kept_for_each_scope(table):
     ],
     ids=str,
 )
-def test_a_calibration_that_is_none_is_damage(table, calibration):
+def test_invalid_calibration_is_damage(table, calibration):
     table.set_metadata("calibration", {"dense": calibration})
     with pytest.raises(FileFormatError, match="damaged latency table: its calibration fails at"):
         table.correction("dense")
 
 
-def test_nothing_is_overwritten(table, path, mini_space, tmp_path):
+def test_create_overwrites_nothing(table, path, mini_space, tmp_path):
     before = path.read_bytes()
     with pytest.raises(OutputError, match=r"t\.lut already exists \(an SQLite database\)"):
         LatencyTable.create(path, TARGET, mini_space, {}, {})
@@ -344,7 +345,7 @@ def test_nothing_is_overwritten(table, path, mini_space, tmp_path):
         LatencyTable.create(tmp_path, TARGET, mini_space, {}, {})
 
 
-def test_a_table_that_cannot_be_created_leaves_nothing(tmp_path, mini_space):
+def test_failed_creation_leaves_nothing(tmp_path, mini_space):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot make the folder"):
         LatencyTable.create(tmp_path / "file" / "t.lut", TARGET, mini_space, {}, {})
@@ -353,13 +354,13 @@ def test_a_table_that_cannot_be_created_leaves_nothing(tmp_path, mini_space):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_a_killed_creation_left_is_in_nobodys_way(tmp_path, mini_space):
+def test_stale_temporary_file_is_removed(tmp_path, mini_space):
     (tmp_path / f".t.lut.{os.getpid()}").write_bytes(b"half a table")
     LatencyTable.create(tmp_path / "t.lut", TARGET, mini_space, {}, {}).close()
     assert [path.name for path in tmp_path.iterdir()] == ["t.lut"]
 
 
-def test_a_table_that_another_process_makes_meanwhile_is_not_overwritten(tmp_path, mini_space, monkeypatch):
+def test_concurrently_created_table_is_kept(tmp_path, mini_space, monkeypatch):
     path = tmp_path / "t.lut"
     connect = sqlite3.connect
 
@@ -374,7 +375,7 @@ def test_a_table_that_another_process_makes_meanwhile_is_not_overwritten(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["t.lut"]
 
 
-def test_a_table_that_another_process_holds_for_too_long_is_not_called_damaged(table, path, monkeypatch):
+def test_locked_table_is_not_called_damaged(table, path, monkeypatch):
     table.close()
     connect, holder = sqlite3.connect, sqlite3.connect(path)
     holder.execute("BEGIN EXCLUSIVE")
@@ -385,7 +386,7 @@ def test_a_table_that_another_process_holds_for_too_long_is_not_called_damaged(t
     LatencyTable.open(path).close()
 
 
-def test_requirements_name_what_differs(table, mini_space):
+def test_require_names_the_differences(table, mini_space):
     table.require(target=TARGET, space=mini_space)
     other = Target("cuda:0", "tensorrt", "fp16")
     with pytest.raises(MismatchError) as caught:
@@ -419,7 +420,7 @@ def test_requirements_name_what_differs(table, mini_space):
         ("UPDATE meta SET value = json_set(value, '$.threads', 'two') WHERE key = 'target'", "damaged latency table"),
     ],
 )
-def test_a_table_that_is_not_right_is_refused(table, path, change, complaint):
+def test_damaged_table_is_rejected(table, path, change, complaint):
     table.close()
     with sqlite3.connect(path) as connection:
         connection.execute(change)
@@ -429,7 +430,7 @@ def test_a_table_that_is_not_right_is_refused(table, path, change, complaint):
     assert str(path) in str(caught.value)
 
 
-def test_a_network_that_is_none_is_refused(table, path, mini_space):
+def test_invalid_network_is_rejected(table, path, mini_space):
     table.add_network(mini_space.sample(0), "dense")
     table.close()
     with sqlite3.connect(path) as connection:
@@ -452,8 +453,8 @@ def test_a_network_that_is_none_is_refused(table, path, mini_space):
         "('x', 'sentinel', 'pending', NULL, NULL)",
     ],
 )
-def test_the_file_itself_refuses_nonsense(table, path, row):
-    """Whatever program writes it."""
+def test_schema_rejects_invalid_values(table, path, row):
+    """The schema rejects them from any program."""
     connection = sqlite3.connect(path)
     with pytest.raises(sqlite3.IntegrityError, match="CHECK constraint"):
         connection.execute(f"INSERT INTO subjects (key, kind, status, reason, latency_ms) VALUES {row}")
@@ -467,7 +468,7 @@ def test_foreign_files_are_named(foreign_files):
         assert str(path) in str(caught.value)
 
 
-def test_a_table_used_after_closing_says_so_as_an_error_of_lgc(table):
+def test_closed_table_raises_an_lgc_error(table):
     table.close()
     with pytest.raises(FileFormatError):
         table.entries()

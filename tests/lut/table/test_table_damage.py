@@ -1,4 +1,4 @@
-"""Tables that were cut off, overwritten or killed while being written: refused, or whole, but never half."""
+"""Truncated, overwritten and killed tables are rejected or complete, never partial."""
 
 import random
 import shutil
@@ -20,7 +20,7 @@ PAGE = 4096
 
 
 def dump(path):
-    """All that a table tells; opening or reading may raise."""
+    """Return the content of a table; opening and reading may raise."""
     with LatencyTable.open(path) as table:
         measurement = table.measurement()
         return (
@@ -32,7 +32,7 @@ def dump(path):
             table.networks(),
             table.benchmarks(),
             table.sample_batches(),
-            [(key, measurement.points(key).tolist()) for key in measurement.subjects],
+            [(key, measurement.points(key).tolist()) for key in measurement.benchmarks],
             [table.components(OpSpec.parse(entry.key)) for entry in table.entries()],
             [table.metadata(name) for name in ("calibration", "verification")],
             [table.correction(scope) for scope in SCOPES],
@@ -41,7 +41,7 @@ def dump(path):
 
 
 class Whole:
-    """A table's bytes and what it tells; a class, so that a failing example does not print them."""
+    """Bytes and content of a table; a class, so that a failing example does not print them."""
 
     def __init__(self, path):
         self.content, self.told = path.read_bytes(), dump(path)
@@ -63,11 +63,11 @@ def damaged(tmp_path):
     return write
 
 
-def test_the_measured_table_spans_many_pages(whole):
+def test_measured_table_spans_many_pages(whole):
     assert len(whole.content) > 10 * PAGE
 
 
-def test_a_table_cut_at_any_page_is_refused(whole, damaged):
+def test_truncated_table_is_rejected(whole, damaged):
     content = whole.content
     for length in range(0, len(content), PAGE):
         with pytest.raises(FileFormatError):
@@ -75,15 +75,15 @@ def test_a_table_cut_at_any_page_is_refused(whole, damaged):
 
 
 @given(st.data())
-def test_a_table_cut_anywhere_is_refused(whole, damaged, data):
+def test_table_truncated_anywhere_is_rejected(whole, damaged, data):
     content = whole.content
     with pytest.raises(FileFormatError):
         LatencyTable.open(damaged(content[: data.draw(st.integers(0, len(content) - 1))]))
 
 
 @given(st.data())
-def test_a_table_with_a_page_of_noise_is_refused_or_whole(whole, damaged, data):
-    """Whole where the page was an unused one."""
+def test_page_of_noise_is_detected(whole, damaged, data):
+    """Accept complete tables, where the page was unused."""
     content = whole.content
     start = PAGE * data.draw(st.integers(0, len(content) // PAGE - 1))
     noise = random.Random(data.draw(st.integers())).randbytes(PAGE)
@@ -95,7 +95,7 @@ def test_a_table_with_a_page_of_noise_is_refused_or_whole(whole, damaged, data):
 
 
 @given(st.data())
-def test_a_table_with_a_page_of_zeros_is_refused_or_whole(whole, damaged, data):
+def test_page_of_zeros_is_detected(whole, damaged, data):
     content = whole.content
     start = PAGE * data.draw(st.integers(0, len(content) // PAGE - 1))
     try:
@@ -106,8 +106,8 @@ def test_a_table_with_a_page_of_zeros_is_refused_or_whole(whole, damaged, data):
 
 
 @given(st.data())
-def test_a_changed_byte_ends_in_no_other_error(whole, damaged, data):
-    """SQLite keeps no checksums, so a changed digit may pass; a crash or a traceback may not."""
+def test_changed_byte_raises_only_lgc_errors(whole, damaged, data):
+    """Accept changed digits, because SQLite has no checksums, but no crash and no traceback."""
     content = whole.content
     changed = bytearray(content)
     changed[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -119,13 +119,13 @@ def test_a_changed_byte_ends_in_no_other_error(whole, damaged, data):
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_no_bytes_are_a_table(damaged, content, with_magic):
+def test_random_bytes_are_rejected(damaged, content, with_magic):
     with pytest.raises(FileFormatError):
         LatencyTable.open(damaged((b"SQLite format 3\0" if with_magic else b"") + content))
 
 
 @given(st.binary(max_size=PAGE))
-def test_bytes_after_the_end_change_nothing(whole, damaged, content):
+def test_trailing_bytes_are_ignored(whole, damaged, content):
     try:
         found = dump(damaged(whole.content + content))
     except FileFormatError:
@@ -139,7 +139,7 @@ from pathlib import Path
 from lgc.lut import LatencyTable, Target
 from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
-from lgc.lut.statistics.estimates import summarise
+from lgc.lut.statistics.estimates import summarise_batches
 from lgc.models import SearchSpace
 
 
@@ -150,10 +150,10 @@ def write(log, path):
             tell(log, "begun", key, recorder.session)
             for batch in range(2):
                 time.sleep(0.005)
-                visits = [SampleBatch(key, 3 * batch + n, time.time(), [batch + n + 1.0] * 20) for n in range(3)]
-                recorder.record(visits)
+                batches = [SampleBatch(key, 3 * batch + n, time.time(), [batch + n + 1.0] * 20) for n in range(3)]
+                recorder.record(batches)
                 tell(log, "visited", key, recorder.session, batch)
-            recorder.finish({key: (summarise([visit.durations_ms for visit in visits], "minima"), None)})
+            recorder.finish({key: (summarise_batches([item.durations_ms for item in batches], "minima"), None)})
             tell(log, "finished", key, recorder.session)
 
 
@@ -185,7 +185,7 @@ for line in sys.stdin:
 
 
 class Forker:
-    """Starts processes at once, from one that has imported everything, and kills them."""
+    """Start processes quickly, from a process that has imported everything, and kill them."""
 
     def __init__(self, folder):
         self.folder, self.started = folder, 0
@@ -208,7 +208,7 @@ class Forker:
         assert self._ask("wait", pid) == 0
 
     def told(self):
-        """What the processes have said, in order of time, without the times."""
+        """Return the messages of the processes by time, without the times."""
         lines = [line.split() for log in self.folder.glob("*.log") for line in log.read_text().splitlines()]
         return [words for _, *words in sorted(lines, key=lambda words: int(words[0]))]
 
@@ -221,40 +221,40 @@ def forker(tmp_path):
     forker.process.communicate()
 
 
-def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path, forker, mini_space):
-    """Two processes fill a table, and whatever one of them is doing it is killed, and another one takes its place."""
-    subjects = [f"probe{index:03}" for index in range(400)]
+def test_kills_lose_and_repeat_nothing(tmp_path, forker, mini_space):
+    """Fill a table from two processes, kill one of them at random and replace it."""
+    benchmarks = [f"probe{index:03}" for index in range(400)]
     path = tmp_path / "t.lut"
     with LatencyTable.create(path, Target("cpu", "torch"), mini_space, {"statistic": "minima"}, {}) as table:
-        table.add_benchmarks("operator", {key: [] for key in subjects})
+        table.add_benchmarks("operator", {key: [] for key in benchmarks})
     chance, running = random.Random(0), [forker.start("write", path) for _ in range(2)]
     kills, halfway, done = 0, 0, set()
-    while kills < 60 and len(done) < len(subjects):
+    while kills < 60 and len(done) < len(benchmarks):
         time.sleep(chance.uniform(0, 0.05))
         forker.kill(running.pop(chance.randrange(2)))
         told = forker.told()
         with LatencyTable.open(path) as table:
-            done = {subject.key for subject in table.benchmarks() if subject.status == "measured"}
-            visits = Counter((visit.benchmark, visit.session) for visit in table.sample_batches())
-        told_visits = Counter((key, int(session)) for what, key, session, *_ in told if what == "visited")
-        assert all(visits[each] >= 3 * batches for each, batches in told_visits.items()), "a told visit is lost"
-        assert set(visits.values()) <= {3, 6}, "half of what was committed at once is there"
-        assert {key for what, key, *_ in told if what == "finished"} <= done, "a told end is lost"
-        halfway += len({key for key, _ in visits} - done) > 0
+            done = {benchmark.key for benchmark in table.benchmarks() if benchmark.status == "measured"}
+            batches = Counter((batch.benchmark, batch.session) for batch in table.sample_batches())
+        reported = Counter((key, int(session)) for what, key, session, *_ in told if what == "visited")
+        assert all(batches[each] >= 3 * times for each, times in reported.items()), "a reported batch is lost"
+        assert set(batches.values()) <= {3, 6}, "half of a transaction was committed"
+        assert {key for what, key, *_ in told if what == "finished"} <= done, "a reported end is lost"
+        halfway += len({key for key, _ in batches} - done) > 0
         kills += 1
         running.append(forker.start("write", path))
-    assert kills > 30, "the work was done before many were killed"
-    assert done, "none lived long enough to finish anything"
-    assert halfway > 5, "the kills came between subjects only"
+    assert kills > 30, "the work ended before many kills"
+    assert done, "no process finished anything"
+    assert halfway > 5, "all kills were between benchmarks"
     for pid in running:
         forker.wait(pid)
     forker.wait(forker.start("write", path))
     forker.wait(forker.start("write", path))
     with LatencyTable.open(path) as table:
-        done = {subject.key: subject.status for subject in table.benchmarks()}
-        assert done == dict.fromkeys(subjects, "measured")
-        assert {key: len({visit.round for visit in table.sample_batches(key)}) for key in subjects} == dict.fromkeys(
-            subjects, 6
+        done = {benchmark.key: benchmark.status for benchmark in table.benchmarks()}
+        assert done == dict.fromkeys(benchmarks, "measured")
+        assert {key: len({batch.round for batch in table.sample_batches(key)}) for key in benchmarks} == dict.fromkeys(
+            benchmarks, 6
         )
     finished, holder = set(), {}
     for what, key, session, *_ in forker.told():
@@ -264,7 +264,7 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path, forke
         holder[key] = int(session)
 
 
-def test_a_creation_that_is_killed_leaves_a_whole_table_or_none(tmp_path, forker, mini_yaml, mini_space):
+def test_killed_creation_is_atomic(tmp_path, forker, mini_yaml, mini_space):
     chance = random.Random(0)
     for attempt in range(20):
         folder = tmp_path / str(attempt)
@@ -278,8 +278,8 @@ def test_a_creation_that_is_killed_leaves_a_whole_table_or_none(tmp_path, forker
                 assert table.space == mini_space
 
 
-def test_a_journal_left_by_a_kill_is_rolled_back(tmp_path, make_table, mini_space):
-    """A copy of database and journal in mid-transaction is what a crash leaves on disk."""
+def test_leftover_journal_is_rolled_back(tmp_path, make_table, mini_space):
+    """Copy database and journal during a transaction, as a crash leaves them."""
     table = make_table(mini_space)
     before = table.sample_batches()
     assert len(before) > 50

@@ -1,4 +1,4 @@
-"""Tables of older schemas: what they hold now, and what is left of them where it goes wrong."""
+"""Upgrades of older schemas: content afterwards, and state after failures."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lgc.errors import FileFormatError, OutputError
 from lgc.lut import LatencyTable, PredictionReport, Predictor, Target
-from lgc.lut.table import upgrade_table as module
+from lgc.lut.table import upgrade as module
 from lgc.lut.table.schema import TABLE_SCHEMA_VERSION
 from lgc.lut.table.table import entry_keys, network_key
 from lgc.lut.table.upgrade import MIGRATIONS, read_schema_version, upgrade_table
@@ -49,7 +49,7 @@ CREATE TABLE visits (
     PRIMARY KEY (subject, round)
 ) STRICT, WITHOUT ROWID;
 """
-"""The schema of lgc 0.1 at commit 8b91904."""
+"""Schema of lgc 0.1 at commit 8b91904."""
 
 ENVIRONMENT = {"device_name": "old machine", "system": "Linux", "versions": {"onnxruntime": "1.0"}}
 REPORT_1 = {
@@ -69,7 +69,7 @@ ROUNDS = 6
 
 @pytest.fixture
 def old(tmp_path, mini_space):
-    """A table of schema 1: most entries measured, one pending with a visit, one failed, four networks in two scopes."""
+    """Table of schema 1: measured entries, one pending with a batch, one failed, four networks in two scopes."""
     path = tmp_path / "old.lut"
     meta = {
         "target": {"device": "cpu", "backend": "onnxruntime", "precision": "fp32", "threads": 1},
@@ -83,25 +83,25 @@ def old(tmp_path, mini_space):
     with sqlite3.connect(path) as connection:
         connection.executescript(DDL_1)
         connection.executemany("INSERT INTO meta VALUES (?, ?)", [(key, json.dumps(meta[key])) for key in meta])
-        subjects = dict.fromkeys(entry_keys(mini_space), "entries")
-        connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in subjects])
+        benchmarks = dict.fromkeys(entry_keys(mini_space), "entries")
+        connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in benchmarks])
         for architecture in mini_space.spread(4, 0):
             for scope in ("core", "dense"):
                 key = network_key(architecture, scope)
-                subjects[key] = "networks"
+                benchmarks[key] = "networks"
                 row = (key, architecture.model_dump_json(), scope)
                 connection.execute("INSERT INTO networks (key, architecture, scope) VALUES (?, ?, ?)", row)
-        for at, (key, table) in enumerate(subjects.items()):
+        for at, (key, table) in enumerate(benchmarks.items()):
             ms = rng.uniform(0.1, 1.0)
-            visits = ms * rng.uniform(1.0, 1.01, (ROUNDS, 3))
-            rows = [(key, n, 1e9 + n + 1e-4 * at, json.dumps(list(visits[n]))) for n in range(ROUNDS)]
+            batches = ms * rng.uniform(1.0, 1.01, (ROUNDS, 3))
+            rows = [(key, n, 1e9 + n + 1e-4 * at, json.dumps(list(batches[n]))) for n in range(ROUNDS)]
             connection.executemany("INSERT INTO visits VALUES (?, ?, ?, ?)", rows)
             connection.execute(
                 f"UPDATE {table} SET status = 'measured', latency_ms = ?, median_ms = ?, min_ms = ?, spread_pct = 0.5, "
                 "samples = 18 WHERE key = ?",
                 (ms, ms, ms, key),
             )
-        first, second = list(subjects)[:2]
+        first, second = list(benchmarks)[:2]
         clear = "latency_ms = NULL, median_ms = NULL, min_ms = NULL, spread_pct = NULL"
         connection.execute(f"UPDATE entries SET status = 'pending', {clear} WHERE key = ?", (first,))
         connection.execute("DELETE FROM visits WHERE subject = ? AND round > 0", (first,))
@@ -113,7 +113,7 @@ def old(tmp_path, mini_space):
 
 @pytest.fixture
 def finished(old):
-    """The same with every entry measured."""
+    """Same table with every entry measured."""
     with sqlite3.connect(old) as connection:
         connection.execute("UPDATE entries SET status = 'measured', latency_ms = 0.5, reason = NULL")
     connection.close()
@@ -127,22 +127,24 @@ def rows_1(path, query):
     return found
 
 
-def test_this_lgc_refuses_it_and_names_the_command(old):
+def test_old_table_names_the_upgrade_command(old):
     with pytest.raises(FileFormatError, match=rf"has table schema 1, this lgc reads 2: .* lgc-lut upgrade {old}"):
         LatencyTable.open(old)
 
 
-def test_what_the_table_holds_is_there_afterwards(old):
+def test_upgrade_keeps_the_content(old):
     before = old.read_bytes()
     entries = rows_1(old, "SELECT key, status, reason, latency_ms FROM entries ORDER BY rowid")
-    visits = rows_1(old, "SELECT subject, round, at_unix_s, durations_ms FROM visits ORDER BY subject, round")
+    batches = rows_1(old, "SELECT subject, round, at_unix_s, durations_ms FROM visits ORDER BY subject, round")
     networks = rows_1(old, "SELECT key, architecture, scope, latency_ms, samples FROM networks ORDER BY rowid")
     assert upgrade_table(old) == (1, old.with_name("old.lut.v1"))
     assert old.with_name("old.lut.v1").read_bytes() == before
     assert {path.name for path in old.parent.iterdir()} == {"old.lut", "old.lut.v1"}
     with LatencyTable.open(old) as table:
         assert [(e.key, e.status, e.reason, e.latency_ms) for e in table.entries()] == entries
-        assert [subject.key for subject in table.benchmarks("operator")] == [f"alone/{entry[0]}" for entry in entries]
+        assert [benchmark.key for benchmark in table.benchmarks("operator")] == [
+            f"alone/{entry[0]}" for entry in entries
+        ]
         for entry in table.entries():
             assert table.components(OpSpec.parse(entry.key)) == {f"alone/{entry.key}": 1.0}
             assert (entry.ci_ms is None) == (entry.latency_ms is None)
@@ -150,20 +152,20 @@ def test_what_the_table_holds_is_there_afterwards(old):
         found = sorted(
             (v.benchmark.removeprefix("alone/"), *v[1:3], json.dumps(v.durations_ms)) for v in table.sample_batches()
         )
-        assert found == visits
-        assert {visit.session for visit in table.sample_batches()} == {1}
+        assert found == batches
+        assert {batch.session for batch in table.sample_batches()} == {1}
         assert [
             (s.key, json.loads(a.model_dump_json()), scope, s.latency_ms, s.samples) for s, a, scope in table.networks()
         ] == [(key, json.loads(text), *rest) for key, text, *rest in networks]
-        assert {subject.visits for subject in table.benchmarks("network")} == {ROUNDS}
+        assert {benchmark.visits for benchmark in table.benchmarks("network")} == {ROUNDS}
         assert table.protocol == {"name": "interleaved-rounds", "statistic": "minima", "context": "isolated"}
         assert table.target == Target("cpu", "onnxruntime")
         session = table.store.rows("SELECT id, device, pid, started_unix_s, seen_unix_s, environment FROM sessions")
-        times = [row[2] for row in visits]
+        times = [row[2] for row in batches]
         assert session == [(1, "cpu", 0, min(times), max(times), json.dumps(ENVIRONMENT))]
 
 
-def test_predictions_stay_as_they_were(finished, mini_space):
+def test_predictions_stay_equal(finished, mini_space):
     latency = dict(rows_1(finished, "SELECT key, latency_ms FROM entries"))
     upgrade_table(finished)
     with LatencyTable.open(finished) as table:
@@ -179,14 +181,14 @@ def test_predictions_stay_as_they_were(finished, mini_space):
         assert PredictionReport.from_dict(table.metadata("verification")["dense"]).mape_pct == 1.5
 
 
-def test_it_can_be_settled_and_calibrated_afterwards(finished):
+def test_upgraded_table_can_be_calibrated(finished):
     upgrade_table(finished)
     with LatencyTable.open(finished) as table:
         table.finalize()
         assert calibrate(table).networks == 4
 
 
-def test_a_table_without_networks_or_visits(old):
+def test_table_without_networks_or_batches(old):
     with sqlite3.connect(old) as connection:
         for change in ("DELETE FROM visits", "DELETE FROM networks", "DELETE FROM meta WHERE key LIKE '%ation'"):
             connection.execute(change)
@@ -198,7 +200,7 @@ def test_a_table_without_networks_or_visits(old):
         assert table.metadata("calibration") is table.metadata("verification") is None
 
 
-def test_a_table_of_this_schema_is_left_alone(old):
+def test_current_table_is_unchanged(old):
     upgrade_table(old)
     before = {path.name: path.read_bytes() for path in old.parent.iterdir()}
     assert upgrade_table(old) == (TABLE_SCHEMA_VERSION, None)
@@ -216,16 +218,16 @@ def test_every_older_version_has_a_migration():
         (0, "is a damaged latency table: schema 0 is unknown"),
     ],
 )
-def test_other_versions_are_refused(old, version, reason):
+def test_other_versions_are_rejected(old, version, reason):
     with sqlite3.connect(old) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
     assert read_schema_version(old) == version
-    self_same(old, FileFormatError, reason)
+    assert_rejected(old, FileFormatError, reason)
 
 
-def self_same(path, error, reason):
-    """Show that an upgrade is refused for a reason, in one line that names the file, and changes nothing."""
+def assert_rejected(path, error, reason):
+    """Check that an upgrade fails with one line that names file and reason, and changes nothing."""
     before = {other.name: other.read_bytes() for other in path.parent.iterdir() if other.is_file()}
     with pytest.raises(error) as caught:
         upgrade_table(path)
@@ -235,9 +237,9 @@ def self_same(path, error, reason):
     assert {other.name: other.read_bytes() for other in path.parent.iterdir() if other.is_file()} == before
 
 
-def test_foreign_files_are_refused(foreign_files):
+def test_foreign_files_are_rejected(foreign_files):
     for noun, path in foreign_files.items():
-        self_same(path, FileFormatError, noun)
+        assert_rejected(path, FileFormatError, noun)
 
 
 @pytest.mark.parametrize(
@@ -264,27 +266,27 @@ def test_foreign_files_are_refused(foreign_files):
         "CREATE TABLE subjects (key TEXT)",
     ],
 )
-def test_a_damaged_table_is_refused(old, change):
+def test_damaged_table_is_rejected(old, change):
     with sqlite3.connect(old) as connection:
         connection.execute(change)
     connection.close()
-    self_same(old, FileFormatError, "is a damaged latency table")
+    assert_rejected(old, FileFormatError, "is a damaged latency table")
 
 
-def test_an_older_copy_that_is_there_already_stays(old):
+def test_existing_backup_is_kept(old):
     kept = old.with_name("old.lut.v1")
     kept.write_text("mine")
-    self_same(old, OutputError, "old.lut.v1 already exists")
+    assert_rejected(old, OutputError, "old.lut.v1 already exists")
 
 
-def test_an_upgrade_that_was_killed_after_keeping_the_older_file_goes_on(old):
+def test_killed_upgrade_can_be_repeated(old):
     kept = old.with_name("old.lut.v1")
     kept.hardlink_to(old)
     assert upgrade_table(old) == (1, kept)
     assert not kept.samefile(old)
 
 
-def test_where_there_are_no_links_the_older_file_is_copied(old, monkeypatch):
+def test_hard_links_are_not_needed(old, monkeypatch):
     def refuse(*paths):
         raise PermissionError
 
@@ -294,7 +296,7 @@ def test_where_there_are_no_links_the_older_file_is_copied(old, monkeypatch):
     assert kept.read_bytes() == before
 
 
-def test_a_full_disk_leaves_the_older_table(old, monkeypatch):
+def test_full_disk_keeps_the_old_table(old, monkeypatch):
     real, pages = sqlite3.connect, old.stat().st_size // 4096
 
     def cramped(path, **options):
@@ -303,24 +305,24 @@ def test_a_full_disk_leaves_the_older_table(old, monkeypatch):
         return connection
 
     monkeypatch.setattr(module.sqlite3, "connect", cramped)
-    self_same(old, OutputError, "database or disk is full")
+    assert_rejected(old, OutputError, "database or disk is full")
 
 
-def test_a_table_that_is_being_written_is_refused(old, monkeypatch):
+def test_locked_table_is_rejected(old, monkeypatch):
     real, held = sqlite3.connect, threading.Event()
     writer = real(old, isolation_level=None, check_same_thread=False)
     writer.execute("BEGIN IMMEDIATE")
     monkeypatch.setattr(module.sqlite3, "connect", lambda path, **options: real(path, **{**options, "timeout": 0.1}))
     held.set()
-    self_same(old, OutputError, "database is locked")
+    assert_rejected(old, OutputError, "database is locked")
     writer.execute("ROLLBACK")
     writer.close()
     assert upgrade_table(old)[0] == 1
 
 
 @given(st.data())
-def test_a_damaged_file_is_upgraded_or_refused(finished, data):
-    """Whatever byte, page or end is missing: FileFormatError, or a whole table."""
+def test_damaged_file_is_upgraded_or_rejected(finished, data):
+    """Any missing byte, page or end raises FileFormatError or gives a complete table."""
     content = finished.read_bytes()
     path = finished.with_name("damaged.lut")
     path.with_name("damaged.lut.v1").unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from lgc.models import LGCNet, SearchSpace
+from lgc.models import PRESETS, LGCNet, SearchSpace
 from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput, FrameOutput, randomise_norms
 from lgc.models.onnx.export import OPSET, replace_metadata, simplify, to_onnx
@@ -45,7 +45,7 @@ def signature(model):
 
 
 @pytest.mark.parametrize("scope", EXPECTED)
-@pytest.mark.parametrize("preset", ["tiny", "lgcnet-camvid", "lgcnet-cityscapes"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_simplified_graph_is_smaller_and_bit_identical(preset, scope):
     model = export(preset, scope)
     light = simplify(model)
@@ -79,7 +79,7 @@ def test_simplify_keeps_metadata():
 
 def test_simplify_is_silent_and_imports_lazily():
     code = (
-        "import sys, torch, lgc.models, lgc.profiler, lgc.profiler.deployment.deploy\n"
+        "import sys, torch, lgc.models, lgc.profiler, lgc.profiler.deployment.export\n"
         "import lgc.models.onnx.export as export\n"
         "assert 'onnxslim' not in sys.modules\n"
         "export.simplify(export.to_onnx(torch.nn.Conv2d(1, 1, 1), [(1, 1, 4, 4)]))\n"

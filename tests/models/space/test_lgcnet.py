@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -125,6 +125,7 @@ def test_unknown_field_and_operator_are_reported(tmp_path, content):
     assert "unknown operator 'warp'; known: add, argmax" in load_error(tmp_path, content)
 
 
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), head=st.integers(0, 2))
 def test_head_round_trip_and_network_width(headed_space, tmp_path, seed, head):
     choices = headed_space.sample(seed).choices

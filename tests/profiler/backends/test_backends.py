@@ -27,13 +27,9 @@ SPECS = [
 ]
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    backend = get_backend(request.param)
-    reason = backend.diagnose(Device("cpu"))
-    if reason is not None:
-        pytest.skip(reason)
-    return backend
+@pytest.fixture
+def backend(cpu_backend):
+    return cpu_backend
 
 
 def expected(workload, inputs):

@@ -1,11 +1,7 @@
 """Bound that separates fp32 from TF32, checked on the CPU; the GPU is tested in tests/gpu."""
 
 import numpy as np
-import pytest
 import torch
-
-from lgc.device import Device
-from lgc.profiler.backends import get_backend
 
 from .wide_dot import BOUND, WORKLOAD, compute_relative_error, make_layer, measure_error
 
@@ -16,11 +12,8 @@ def rounded_to_tf32(array):
     return ((bits + 0x0FFF + ((bits >> 13) & 1)) & 0xFFFFE000).astype(np.uint32).view(np.float32)
 
 
-@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
-def test_fp32_is_within_bound(name):
-    if get_backend(name).diagnose(Device("cpu")) is not None:
-        pytest.skip(f"backend {name} is unavailable")
-    assert 1e-8 < measure_error(name, "cpu") < BOUND / 5
+def test_fp32_is_within_bound(cpu_backend):
+    assert 1e-8 < measure_error(cpu_backend.name, "cpu") < BOUND / 5
 
 
 def test_tf32_exceeds_bound():

@@ -11,7 +11,7 @@ import torch
 
 from lgc.errors import MismatchError, UsageError
 from lgc.lut import LatencyTable, Predictor, Target
-from lgc.models import Architecture, LGCNet, SearchSpace
+from lgc.models import PRESETS, Architecture, LGCNet, SearchSpace
 from lgc.models.onnx.model import OnnxModel
 from lgc.profiler.backends import get_backend
 from lgc.profiler.deployment import deploy
@@ -95,7 +95,7 @@ def test_a_backend_that_computes_something_else_is_found_out(mini_space):
     right = deploy.compare_with_torch(network, get_backend("onnxruntime"), ORT)
     wrong = deploy.compare_with_torch(network, Wrong(network.architecture), ORT)
     for found, equal in ((right, True), (wrong, False)):
-        assert deploy.Result("x", "cpu", "fp32", "core", parity=found).equals_torch() == equal
+        assert deploy.TargetResult("x", "cpu", "fp32", "core", parity=found).equals_torch() == equal
 
 
 def test_tables_of_other_targets_and_machines_are_refused(mini_space, measured_table, mini_lut):
@@ -104,8 +104,8 @@ def test_tables_of_other_targets_and_machines_are_refused(mini_space, measured_t
         with pytest.raises(MismatchError, match="backend onnxruntime, not torch"):
             deploy.time_network(network, Target("cpu", "torch"), table, seconds=0.1)
         with pytest.raises(MismatchError, match="lgc-profile --device cpu --backend torch"):
-            deploy.matching(table, [Target("cpu", "torch")])
-        assert deploy.matching(table, [Target("cpu", "torch"), ORT]) == [ORT]
+            deploy.select_targets(table, [Target("cpu", "torch")])
+        assert deploy.select_targets(table, [Target("cpu", "torch"), ORT]) == [ORT]
     with LatencyTable.open(mini_lut) as table:
         table.set_metadata("environment", {**table.environment, "device_name": "Quantum Core 9"})
     with LatencyTable.open(mini_lut) as table, pytest.raises(MismatchError, match="Quantum Core 9"):
@@ -113,19 +113,19 @@ def test_tables_of_other_targets_and_machines_are_refused(mini_space, measured_t
 
 
 def test_tolerance_and_equality():
-    result = deploy.Result("onnxruntime", "cpu", "fp32", "core", error_pct=-6.0)
+    result = deploy.TargetResult("onnxruntime", "cpu", "fp32", "core", error_pct=-6.0)
     assert not result.within(5)
     assert result.within(6)
-    assert deploy.Result("tensorrt", "sm_89", "fp32", "core").equals_torch()
+    assert deploy.TargetResult("tensorrt", "sm_89", "fp32", "core").equals_torch()
 
 
-@pytest.mark.parametrize("preset", ["tiny", "lgcnet-camvid", "lgcnet-cityscapes"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_built_ahead_of_time(preset, tmp_path):
     if find_spec("tensorrt_rtx_bindings") is None:
         pytest.skip('TensorRT-RTX is missing: pip install "lgc[tensorrt-aot]"')
     architecture = SearchSpace.load(preset).sample(0)
     network = Network(architecture, None, "dense")
-    result = deploy.build_ahead(network, tmp_path, "fp32", None)
+    result = deploy.build_engine_ahead(network, tmp_path, "fp32", None)
     assert Path(result.engine).stat().st_size > 100_000
     assert result.measured_ms is None
     assert "not run: there is no NVIDIA GPU here" in (result.note or "") or torch.cuda.is_available()
@@ -155,7 +155,7 @@ def pictures(mini_space):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_every_file_is_compared_with_torch(mini_space, pictures, tmp_path, precision, scope):
     network = Network(mini_space.sample(1), None, scope, ("a", "b"), "0123", pictures[:4])
-    written = deploy.write_compared(network, tmp_path, precision, pictures[4:])
+    written = deploy.export_file(network, tmp_path, precision, pictures[4:])
     model = OnnxModel.load(Path(written["onnx"]))
     assert (model.scope, model.metadata["precision"], model.metadata["table"]) == (scope, precision, "0123")
     assert json.loads(model.metadata["classes"]) == ["a", "b"]
@@ -169,7 +169,7 @@ def test_every_file_is_compared_with_torch(mini_space, pictures, tmp_path, preci
 
 def test_int8_wants_images(mini_space, tmp_path):
     with pytest.raises(UsageError, match="--data DIR"):
-        deploy.write_compared(Network(mini_space.sample(1), None, "dense"), tmp_path, "int8", [])
+        deploy.export_file(Network(mini_space.sample(1), None, "dense"), tmp_path, "int8", [])
     assert not any(tmp_path.iterdir())
 
 
@@ -190,6 +190,6 @@ def test_end_to_end_is_timed_without_a_prediction(mini_space, measured_table):
 def test_outputs_beyond_the_bounds_do_not_equal_torch():
     near = Parity(1e-5, 1e-6, 1e-5, 99.95, 1, RANDOM)
     far = Parity(2e-4, 1e-6, 1e-5, 99.95, 1, RANDOM)
-    assert deploy.Result("x", "cpu", "fp32", "core", parity=near).equals_torch()
-    assert not deploy.Result("x", "cpu", "fp32", "core", parity=far).equals_torch()
-    assert deploy.Result("x", "cpu", "int8", "core", parity=far).equals_torch()
+    assert deploy.TargetResult("x", "cpu", "fp32", "core", parity=near).equals_torch()
+    assert not deploy.TargetResult("x", "cpu", "fp32", "core", parity=far).equals_torch()
+    assert deploy.TargetResult("x", "cpu", "int8", "core", parity=far).equals_torch()

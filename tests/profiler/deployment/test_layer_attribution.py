@@ -12,8 +12,8 @@ from lgc.models.onnx.slot_names import SlotNames, computed_slots
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.base import LayerTime
-from lgc.profiler.deployment.deploy import Result, with_layers
-from lgc.profiler.deployment.layer_attribution import slot_report
+from lgc.profiler.deployment.deploy import TargetResult, add_layer_times
+from lgc.profiler.deployment.layer_attribution import attribute_layers
 from lgc.profiler.deployment.network import Network
 
 ORT = Target("cpu", "onnxruntime")
@@ -69,11 +69,11 @@ def test_the_entry_that_is_wrong_is_named_first(mini_space, make_table, times):
         wrong = max((entry for entry in costs if "conv" in entry), key=lambda entry: costs[entry])
         layers = made_up(architecture, table, predictor, wrong, times, factor=2.0)
         total = sum(layer.ms for layer in layers) / 2
-        report = slot_report(architecture, table, predictor, layers, measured_ms=total, drift_pct=0.0)
+        report = attribute_layers(architecture, table, predictor, layers, measured_ms=total, drift_pct=0.0)
         right = made_up(architecture, table, predictor, wrong, 1.0)
         whole = sum(layer.ms for layer in right)
-        none = slot_report(architecture, table, predictor, right, measured_ms=whole, drift_pct=0.0)
-        slower = slot_report(architecture, table, predictor, right, measured_ms=1.2 * whole, drift_pct=20.0)
+        none = attribute_layers(architecture, table, predictor, right, measured_ms=whole, drift_pct=0.0)
+        slower = attribute_layers(architecture, table, predictor, right, measured_ms=1.2 * whole, drift_pct=20.0)
     assert report.entries[0].entry == wrong
     assert report.entries[0].measured_ms == pytest.approx(times * report.entries[0].table_ms)
     assert len(report.entries) == 1
@@ -91,7 +91,7 @@ def test_slots_that_share_a_layer_are_compared_together(mini_space, make_table):
         joined = LayerTime("both", (*layers[0].nodes, *layers[1].nodes), layers[0].ms + layers[1].ms)
         other = LayerTime("elsewhere", ("nobody",), 0.5)
         total = sum(layer.ms for layer in layers) + 0.5
-        report = slot_report(
+        report = attribute_layers(
             architecture, table, predictor, [joined, *layers[2:], other], measured_ms=total, drift_pct=None
         )
     (group,) = (group for group in report.groups if len(group.slots) > 1)
@@ -104,9 +104,9 @@ def test_slots_that_share_a_layer_are_compared_together(mini_space, make_table):
 
 def test_layers_are_written_beside_the_export(mini_space, measured_table, tmp_path):
     network = Network(mini_space.sample(2), None, DENSE)
-    result = Result("onnxruntime", "cpu", "fp32", DENSE, measured_ms=0.2, drift_pct=0.0)
+    result = TargetResult("onnxruntime", "cpu", "fp32", DENSE, measured_ms=0.2, drift_pct=0.0)
     with LatencyTable.open(measured_table) as table:
-        found = with_layers(network, ORT, table, result, tmp_path)
+        found = add_layer_times(network, ORT, table, result, tmp_path)
     content = json.loads((tmp_path / f"{network.stem}-onnxruntime-fp32-layers.json").read_text())
     assert found.layers == str(tmp_path / f"{network.stem}-onnxruntime-fp32-layers.json")
     assert sum(group["measured_ms"] for group in content["slots"]["groups"]) == pytest.approx(0.2)

@@ -14,7 +14,13 @@ from lgc.errors import DataError, FileFormatError, MeasurementError
 from lgc.models.images import normalise_image
 from lgc.models.onnx.export import replace_metadata, simplify
 from lgc.profiler.backends.trt.engine import build_engine
-from lgc.profiler.deployment.parity import IMAGES, compare_outputs, file_outputs, passes, reference_outputs
+from lgc.profiler.deployment.parity import (
+    IMAGES,
+    compare_outputs,
+    compute_file_outputs,
+    compute_reference,
+    is_within_tolerance,
+)
 from lgc.profiler.deployment.quantization import CALIBRATION_IMAGES, PERCENTILE, quantize
 from lgc.profiler.timing.workloads import network_module, network_workload
 
@@ -65,15 +71,17 @@ class Graph:
 @pytest.mark.parametrize("scope", ["dense", "end-to-end"])
 def test_int8_keeps_the_classes_of_unseen_scenes(trained, inputs, scope):
     frames = scope == "end-to-end"
-    reference = reference_outputs(
+    reference = compute_reference(
         network_module(trained.architecture, "dense", trained.weights),
         trained.unseen if frames else [normalise_image(frame) for frame in trained.unseen],
         IMAGES,
     )
     core = quantize(exported(trained, "core"), inputs)
     whole = quantize(exported(trained, scope), trained.frames if frames else inputs)
-    found = compare_outputs(reference, file_outputs(whole, reference.inputs), file_outputs(core, reference.tensors))
-    assert passes("int8", found), found
+    found = compare_outputs(
+        reference, compute_file_outputs(whole, reference.inputs), compute_file_outputs(core, reference.tensors)
+    )
+    assert is_within_tolerance("int8", found), found
     assert found.argmax_agreement_pct >= 98
     assert found.max_abs_diff > 1e-2, "nothing was rounded"
 
@@ -122,8 +130,8 @@ def test_ranges_come_from_the_images(plain, inputs, int8, trained):
     faint = quantize(plain, [image * np.float32(0.1) for image in inputs])
     assert Graph(faint).input_scale == pytest.approx(Graph(int8).input_scale / 10, rel=0.02)
     unseen = [normalise_image(frame) for frame in trained.unseen[:4]]
-    reference = reference_outputs(network_module(trained.architecture, "dense", trained.weights), unseen, IMAGES)
-    assert not passes("int8", compare_outputs(reference, file_outputs(faint, unseen)))
+    reference = compute_reference(network_module(trained.architecture, "dense", trained.weights), unseen, IMAGES)
+    assert not is_within_tolerance("int8", compare_outputs(reference, compute_file_outputs(faint, unseen)))
 
 
 def test_all_images_count_not_only_the_first(plain, inputs):
@@ -188,7 +196,7 @@ def test_nothing_is_said_and_nothing_is_left_behind(plain, inputs, tmp_path, mon
 
 def test_an_image_of_one_colour_is_survived(plain, inputs):
     blank = quantize(plain, [np.zeros_like(inputs[0])])
-    assert file_outputs(blank, inputs[:1])[0].shape == (1, 64, 96)
+    assert compute_file_outputs(blank, inputs[:1])[0].shape == (1, 64, 96)
 
 
 def test_what_cannot_be_quantised_is_refused(plain, inputs, int8):

@@ -23,7 +23,7 @@ from lgc.profiler.backends.trt.engine import Engine
 from lgc.profiler.backends.trt.engine_files import get_description_path, write_engine_files
 from lgc.profiler.deployment import segmenter as inference
 from lgc.profiler.deployment.network import Network, write_onnx
-from lgc.profiler.deployment.segmenter import Segmenter, at_own_size, classes_of, upsampled
+from lgc.profiler.deployment.segmenter import Segmenter, extract_classes, resize_labels, upsample
 
 SCOPES = ("core", "dense", "end-to-end")
 
@@ -147,21 +147,21 @@ def test_resizing_is_torchs(size):
     logits = rng.standard_normal((3, 9, 14), dtype=np.float32)
     wanted = F.interpolate(torch.from_numpy(logits)[None], size, mode="bilinear", align_corners=False)[0].numpy()
     for channel, expected in zip(logits, wanted, strict=True):
-        np.testing.assert_allclose(upsampled(channel, size), expected, atol=1e-5)
-    assert (classes_of(logits[None], size) == wanted.argmax(axis=0)).mean() > 0.99
+        np.testing.assert_allclose(upsample(channel, size), expected, atol=1e-5)
+    assert (extract_classes(logits[None], size) == wanted.argmax(axis=0)).mean() > 0.99
     labels = rng.integers(0, 9, (9, 14)).astype(np.uint8)
     nearest = F.interpolate(torch.from_numpy(labels)[None, None].float(), size, mode="nearest-exact")[0, 0].numpy()
-    assert np.array_equal(at_own_size(labels, size), nearest.astype(np.uint8))
+    assert np.array_equal(resize_labels(labels, size), nearest.astype(np.uint8))
 
 
 def test_outputs_that_no_byte_holds_are_refused():
-    assert classes_of(np.full((1, 2, 2), 255, np.int64), (2, 2)).max() == 255
+    assert extract_classes(np.full((1, 2, 2), 255, np.int64), (2, 2)).max() == 255
     with pytest.raises(MeasurementError, match="classes 0 to 256"):
-        classes_of(np.array([[[0, 256]]], np.int64), (1, 2))
+        extract_classes(np.array([[[0, 256]]], np.int64), (1, 2))
     with pytest.raises(MeasurementError, match="classes -1 to 0"):
-        classes_of(np.array([[[0, -1]]], np.int32), (1, 2))
+        extract_classes(np.array([[[0, -1]]], np.int32), (1, 2))
     with pytest.raises(MeasurementError, match="not finite"):
-        classes_of(np.full((1, 2, 4, 4), np.nan, np.float32), (4, 4))
+        extract_classes(np.full((1, 2, 4, 4), np.nan, np.float32), (4, 4))
 
 
 class Floats(torch.nn.Module):

@@ -103,10 +103,12 @@ def fp32_precision():
     """Return torch's TF32 switches with an `fp32_precision`, restored afterwards."""
     places = (torch.backends, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
     before, matmul = [place.fp32_precision for place in places], torch.get_float32_matmul_precision()
+    of_matmul = torch.backends.cuda.matmul.fp32_precision
     yield places
+    torch.set_float32_matmul_precision(matmul)  # sets that of `cuda.matmul`
+    torch.backends.cuda.matmul.fp32_precision = of_matmul
     for place, value in zip(places, before, strict=True):
         place.fp32_precision = value
-    torch.set_float32_matmul_precision(matmul)
 
 
 def test_tf32_is_disabled_and_read_back(fp32_precision):

@@ -30,10 +30,16 @@ def gpus(monkeypatch):
     return found
 
 
+@pytest.fixture(scope="module")
+def filled(mini_space, tmp_path_factory):
+    """A table that two processes filled, and the result of the call."""
+    out = tmp_path_factory.mktemp("filled") / "t.lut"
+    return out, profile_on([Device("cpu"), Device("cpu")], mini_space, CPU, out, rounds=6, networks=4)
+
+
 @two_cores
-def test_two_processes_fill_one_table(mini_space, tmp_path):
-    out = tmp_path / "t.lut"
-    result = profile_on([Device("cpu"), Device("cpu")], mini_space, CPU, out, rounds=6, networks=4)
+def test_two_processes_fill_one_table(filled):
+    out, result = filled
     assert (result.measured, result.pending, result.failed) == (result.entries, 0, {})
     assert result.verification.networks == 4
     with LatencyTable.open(out) as table:
@@ -82,9 +88,8 @@ def test_unequal_devices_are_refused_before_a_file_is_made(gpus, mini_space, tmp
 
 
 @two_cores
-def test_the_table_names_the_processes(mini_space, tmp_path):
-    out = tmp_path / "t.lut"
-    profile_on([Device("cpu"), Device("cpu")], mini_space, CPU, out, rounds=4, networks=0)
+def test_the_table_names_the_processes(filled):
+    out, _ = filled
     connection = sqlite3.connect(out)
     devices = {row[0] for row in connection.execute("SELECT device FROM sessions")}
     leases = connection.execute("SELECT count(*) FROM subjects WHERE session IS NOT NULL").fetchone()[0]

@@ -14,7 +14,7 @@ from lgc.lut.table.table import FINISHED, NETWORK_PREFIX, UNFINISHED
 from lgc.profiler.profile import MEDIAN_TO_95, calibrate, profile
 from lgc.profiler.table.worker import AWAKE_S, SENTINELS
 from lgc.profiler.timing import stopping
-from lgc.profiler.timing.contexts import register
+from lgc.profiler.timing.contexts import register_benchmarks
 from lgc.profiler.timing.rounds import COMMIT_S
 
 from ..conftest import NO_NETWORKS, QUICK, TARGET, latencies, relative, rows, statuses, truth
@@ -42,7 +42,7 @@ class Guess:
 def company(monkeypatch):
     """Fewer subjects in a round than the mini space has, so that a call need not take all of them along."""
     for module in ("table.worker", "timing.rounds"):
-        monkeypatch.setattr(f"lgc.profiler.{module}.COMPANY", SENTINELS)
+        monkeypatch.setattr(f"lgc.profiler.{module}.MIN_ROUND_SIZE", SENTINELS)
 
 
 @pytest.fixture
@@ -50,7 +50,11 @@ def fewer_visits(monkeypatch):
     """For what does not depend on how well things are known."""
     for name in ("CPU_PROBE", "CPU_NETWORK"):
         pace = getattr(stopping, name)
-        monkeypatch.setattr(stopping, name, replace(pace, least=pace.least // 2, most=pace.most // 2, reload=8))
+        monkeypatch.setattr(
+            stopping,
+            name,
+            replace(pace, min_batches=pace.min_batches // 2, max_batches=pace.max_batches // 2, reload=8),
+        )
 
 
 @pytest.mark.usefixtures("fewer_visits")
@@ -81,7 +85,7 @@ class TestGoingOn:
         assert set(before) <= set(rows(out))
         assert result.measured == result.entries
         counts = Counter(key for key, *_ in rows(out))
-        assert max(counts.values()) < 1.5 * stopping.CPU_PROBE.least
+        assert max(counts.values()) < 1.5 * stopping.CPU_PROBE.min_batches
 
     @pytest.mark.parametrize("step", ["finalize", "_update_entries", "set_metadata"])
     def test_a_call_killed_after_the_last_visit_is_gone_on_with(self, device, mini_space, out, monkeypatch, step):
@@ -132,7 +136,12 @@ class TestGoingOn:
                 profile(mini_space, TARGET, out, networks=0)
         before = rows(out)
         counts = Counter(key for key, *_ in before)
-        assert stopping.CPU_PROBE.least <= min(counts.values()) == max(counts.values()) < 1.2 * stopping.CPU_PROBE.least
+        assert (
+            stopping.CPU_PROBE.min_batches
+            <= min(counts.values())
+            == max(counts.values())
+            < 1.2 * stopping.CPU_PROBE.min_batches
+        )
         assert set(counts) == set(statuses(out))
         assert set(statuses(out).values()) == {"pending"}
         device.compiled.clear()
@@ -154,7 +163,7 @@ class TestGoingOn:
         assert (second.measured, second.noisy) == (second.entries, 0)
         assert set(before) < set(rows(out))
         assert device.built == built * 2
-        assert max(Counter(key for key, *_ in rows(out)).values()) < 1.5 * stopping.CPU_PROBE.least
+        assert max(Counter(key for key, *_ in rows(out)).values()) < 1.5 * stopping.CPU_PROBE.min_batches
 
     def test_a_budget_that_ends_the_compiling_leaves_the_rest_for_another_call(self, device, mini_space, out, company):
         """Carriers come first, then operators: what is measured makes whole entries."""
@@ -201,7 +210,7 @@ class TestGoingOn:
 
     def test_a_budget_too_small_for_anything_is_refused(self, device, mini_space, out):
         device.compile_s = 3.0
-        with pytest.raises(UsageError, match=r"the budget was used up by compiling 1 of \d+ graphs") as refused:
+        with pytest.raises(UsageError, match=r"the budget ran out after compiling 1 of \d+ graphs") as refused:
             profile(mini_space, TARGET, out, networks=0, budget_s=2.0)
         assert refused.value.exit_code == 2
         assert set(statuses(out).values()) == {"pending"}
@@ -221,10 +230,10 @@ class TestGoingOn:
 
         def slow(*arguments):
             device.clock.now += 5.0
-            return register(*arguments)
+            return register_benchmarks(*arguments)
 
-        monkeypatch.setattr("lgc.profiler.profile.register", slow)
-        with pytest.raises(UsageError, match=r"the budget was used up by compiling 0 of \d+ graphs"):
+        monkeypatch.setattr("lgc.profiler.profile.register_benchmarks", slow)
+        with pytest.raises(UsageError, match=r"the budget ran out after compiling 0 of \d+ graphs"):
             profile(mini_space, TARGET, out, networks=0, budget_s=2.0)
 
     def test_a_budget_of_nothing_only_brings_the_table_up_to_date(self, device, mini_space, out, monkeypatch):
@@ -285,11 +294,13 @@ class TestGoingOn:
             with pytest.raises(KeyboardInterrupt):
                 profile(mini_space, TARGET, out, networks=0)
         with LatencyTable.open(out) as table:
-            found, pace = table.measurement(), stopping.CPU_PROBE
+            found, rule = table.measurement(), stopping.CPU_PROBE
             known = {
-                key for key in statuses(out) if pace.verdict(found.points(key), loads=found.instances(key)) is not None
+                key
+                for key in statuses(out)
+                if rule.decide(found.points(key), instances=found.instances(key)) is not None
             }
-            careless = {key for key in statuses(out) if pace.verdict(found.points(key)) is not None}
+            careless = {key for key in statuses(out) if rule.decide(found.points(key)) is not None}
         assert len(careless) > 2 * len(known)
         device.built.clear()
         profile(mini_space, TARGET, out, networks=0)

@@ -14,10 +14,10 @@ from lgc.profiler.timing.contexts import (
     CONTEXTS,
     COPIES,
     ISOLATED,
-    copies_of,
+    count_copies,
+    list_terms,
     output_size,
-    register,
-    terms_of,
+    register_benchmarks,
 )
 
 from .. import conftest as law
@@ -52,7 +52,7 @@ def specs_of(name):
 
 def entry_ms(spec, context):
     """What an entry comes out as under the law of the simulated device."""
-    return sum(term.coefficient * law.workload_ms(term.workload) for term in terms_of(spec, context))
+    return sum(term.coefficient * law.workload_ms(term.workload) for term in list_terms(spec, context))
 
 
 def test_every_operator_that_takes_time_has_a_place_here():
@@ -83,7 +83,7 @@ class TestLaw:
     def test_an_entry_is_large_against_what_is_subtracted(self):
         """Copies divide the carriers' uncertainty."""
         spec = OpSpec("sep_conv_3x3", 4, 4, 9, 8)
-        probe, passage = terms_of(spec, CARRIERS)
+        probe, passage = list_terms(spec, CARRIERS)
         assert (probe.coefficient, passage.coefficient) == (1 / COPIES, -1 / COPIES)
 
 
@@ -92,11 +92,11 @@ class TestGraphs:
 
     @pytest.mark.parametrize("spec", PLACES, ids=str)
     def test_a_probe_is_the_operator_between_carriers(self, spec):
-        term, *_ = terms_of(spec, CARRIERS)
+        term, *_ = list_terms(spec, CARRIERS)
         module = term.workload.build()
         inputs = input_shapes(spec)
         assert term.workload.input_shapes == inputs
-        assert copies_of(spec) == len(module.operators) == (COPIES if str(spec) in REPEATED else 1)
+        assert count_copies(spec) == len(module.operators) == (COPIES if str(spec) in REPEATED else 1)
         out = module(*(torch.from_numpy(x) for x in generate_inputs(inputs)))
         height, width = output_size(spec)
         assert tuple(out.shape) == ((1, height, width) if spec.operator == "argmax" else (1, spec.c_out, height, width))
@@ -108,18 +108,18 @@ class TestGraphs:
         assert isinstance(module.behind, nn.Identity) == (spec.operator == "argmax")
 
     def test_what_ends_a_network_is_not_repeated_even_on_one_channel(self):
-        assert copies_of(OpSpec("argmax", 1, 1, 9, 8)) == 1
+        assert count_copies(OpSpec("argmax", 1, 1, 9, 8)) == 1
 
     def test_a_probe_computes_its_operators_one_after_another(self):
         spec = OpSpec("conv_3x3", 4, 4, 9, 8)
-        module = terms_of(spec, CARRIERS)[0].workload.build()
+        module = list_terms(spec, CARRIERS)[0].workload.build()
         (x,) = (torch.from_numpy(array) for array in generate_inputs(input_shapes(spec)))
         (before,), (first, second, third) = module.before, module.operators
         torch.testing.assert_close(module(x), module.behind(third(second(first(before(x))))))
 
     def test_a_probe_of_two_inputs_takes_each_through_a_carrier_of_its_own(self):
         spec = OpSpec("add", 4, 4, 9, 8)
-        module = terms_of(spec, CARRIERS)[0].workload.build()
+        module = list_terms(spec, CARRIERS)[0].workload.build()
         x, y = (torch.from_numpy(array) for array in generate_inputs(input_shapes(spec)))
         a, b = (carrier(z) for carrier, z in zip(module.before, (x, y), strict=True))
         torch.testing.assert_close(module(x, y), module.behind(a + b))
@@ -127,13 +127,13 @@ class TestGraphs:
 
     def test_copies_have_weights_of_their_own(self):
         """Equal ones would be found in the caches."""
-        first, second, third = terms_of(OpSpec("conv_3x3", 4, 4, 9, 8), CARRIERS)[0].workload.build().operators
+        first, second, third = list_terms(OpSpec("conv_3x3", 4, 4, 9, 8), CARRIERS)[0].workload.build().operators
         assert not torch.equal(first.conv.weight, second.conv.weight)
         assert not torch.equal(second.conv.weight, third.conv.weight)
 
     @pytest.mark.parametrize("spec", PLACES, ids=str)
     def test_passages_are_carriers_on_the_tensors_of_either_end(self, spec):
-        passages = {term.key: term for term in terms_of(spec, CARRIERS)[1:]}
+        passages = {term.key: term for term in list_terms(spec, CARRIERS)[1:]}
         assert {term.kind for term in passages.values()} == {"carrier"}
         inputs = input_shapes(spec)
         _, channels, height, width = inputs[0]
@@ -152,39 +152,41 @@ class TestGraphs:
 
     @pytest.mark.parametrize("spec", [PLACES[0], PLACES[12], PLACES[13], PLACES[16]], ids=str)
     def test_runtimes_that_want_onnx_get_it(self, spec):
-        for term in terms_of(spec, CARRIERS):
+        for term in list_terms(spec, CARRIERS):
             assert len(term.workload.onnx) > 100
 
     def test_alone_is_the_operator_itself(self):
         spec = OpSpec("sep_conv_3x3", 4, 4, 9, 8)
-        (term,) = terms_of(spec, ISOLATED)
+        (term,) = list_terms(spec, ISOLATED)
         assert (term.key, term.kind, term.coefficient) == (f"alone/{spec}", "operator", 1.0)
         assert len([m for m in term.workload.build().modules() if isinstance(m, nn.Conv2d)]) == 2
 
     def test_keys_tell_what_is_run(self):
-        keys = {term.key: term.workload for spec in PLACES for context in CONTEXTS for term in terms_of(spec, context)}
+        keys = {
+            term.key: term.workload for spec in PLACES for context in CONTEXTS for term in list_terms(spec, context)
+        }
         assert all(workload.name == key for key, workload in keys.items())
         shapes = {key: workload.input_shapes for key, workload in keys.items()}
-        again = {t.key: t.workload.input_shapes for spec in PLACES for c in CONTEXTS for t in terms_of(spec, c)}
+        again = {t.key: t.workload.input_shapes for spec in PLACES for c in CONTEXTS for t in list_terms(spec, c)}
         assert shapes == again
 
 
 def test_an_unknown_context_lists_the_known_ones():
     with pytest.raises(UnknownNameError, match="unknown context 'alone'; known: carriers, isolated"):
-        terms_of(PLACES[0], "alone")
+        list_terms(PLACES[0], "alone")
 
 
 @pytest.fixture(params=[CARRIERS, ISOLATED])
 def registered(request, tmp_path, mini_space):
     protocol = {"context": request.param, "statistic": "minima"}
     with LatencyTable.create(tmp_path / "t.lut", Target("cpu", "torch"), mini_space, protocol, {}) as table:
-        yield table, register(table, mini_space), request.param
+        yield table, register_benchmarks(table, mini_space), request.param
 
 
 def test_a_table_is_told_what_its_entries_follow_from(registered, mini_space):
     table, workloads, context = registered
     for spec in mini_space.specs():
-        wanted = {} if is_free(spec) else {term.key: term.coefficient for term in terms_of(spec, context)}
+        wanted = {} if is_free(spec) else {term.key: term.coefficient for term in list_terms(spec, context)}
         assert table.components(spec) == wanted
     assert [subject.key for subject in table.benchmarks()] == list(workloads)
     assert {subject.status for subject in table.benchmarks()} == {"pending"}
@@ -197,5 +199,5 @@ def test_a_table_is_told_what_its_entries_follow_from(registered, mini_space):
 def test_registering_again_changes_nothing(registered, mini_space):
     table, workloads, _ = registered
     before = table.path.read_bytes()
-    assert list(register(table, mini_space)) == list(workloads)
+    assert list(register_benchmarks(table, mini_space)) == list(workloads)
     assert table.path.read_bytes() == before

@@ -17,22 +17,22 @@ from lgc.profiler.timing.measure import (
     MIN_RUNS,
     WARM_UP_SHARE,
     MeasureJob,
+    assign,
     default_statistic,
     energy_per_run,
     measure,
     measure_rounds,
     measure_seconds,
-    placed,
 )
 from lgc.profiler.timing.rounds import MIN_REPEATS
-from lgc.profiler.timing.stopping import CPU_NETWORK, ENOUGH, StoppingRule
+from lgc.profiler.timing.stopping import CONVERGED, CPU_NETWORK, StoppingRule
 from lgc.profiler.timing.workloads import network_workload, operator_workload
 
 from .. import conftest as law
 
 CPU, GPU = Target("cpu", "torch"), Target("cuda:0", "torch")
 SPECS = [OpSpec("conv_3x3", 4, 4, 16, 16), OpSpec("add", 4, 4, 16, 16), OpSpec("concat", 4, 8, 16, 16)]
-PACE = StoppingRule(runs=2, period=1, least=16, most=64)
+PACE = StoppingRule(runs=2, period=1, min_batches=16, max_batches=64)
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ class Measured:
                 target,
                 jobs,
                 on_failure=self.failures.__setitem__,
-                on_visits=self.visits.extend,
-                on_verdicts=lambda found, verdicts: self.verdicts.update(verdicts),
+                on_batches=self.visits.extend,
+                on_decisions=lambda found, verdicts: self.verdicts.update(verdicts),
                 on_energy=self.energy.__setitem__,
                 **options,
             )
@@ -67,7 +67,7 @@ class Measured:
 def test_everything_is_compiled_warmed_up_measured_and_closed(device, workloads):
     done = Measured(device, workloads)
     assert done.failures == {}
-    assert done.verdicts == dict.fromkeys(workloads, ENOUGH)
+    assert done.verdicts == dict.fromkeys(workloads, CONVERGED)
     assert done.undecided == []
     assert {visit.benchmark for visit in done.visits} == set(workloads)
     assert {len(visit.durations_ms) for visit in done.visits} == {2}
@@ -75,7 +75,7 @@ def test_everything_is_compiled_warmed_up_measured_and_closed(device, workloads)
 
 
 def test_a_graph_is_loaded_anew_while_it_is_measured(device, workloads):
-    done = Measured(device, workloads, pace=StoppingRule(runs=2, period=1, least=32, most=64, reload=8))
+    done = Measured(device, workloads, pace=StoppingRule(runs=2, period=1, min_batches=32, max_batches=64, reload=8))
     loads = {key: {visit.instance for visit in done.visits if visit.benchmark == key} for key in workloads}
     assert all(len(found) >= 4 for found in loads.values())
     wanted = {key: max(found) + 1 for key, found in loads.items()}
@@ -85,10 +85,10 @@ def test_a_graph_is_loaded_anew_while_it_is_measured(device, workloads):
 def test_one_that_cannot_be_loaded_again_is_measured_where_it_is(device, workloads):
     """Out of memory, say: what has been measured is worth more than nothing."""
     device.on_run = lambda name: setattr(device, "refused", ["alone"])
-    done = Measured(device, workloads, pace=StoppingRule(runs=2, period=1, least=32, most=64, reload=8))
+    done = Measured(device, workloads, pace=StoppingRule(runs=2, period=1, min_batches=32, max_batches=64, reload=8))
     assert done.failures == {}
     assert {visit.instance for visit in done.visits} == {0}
-    assert done.verdicts == dict.fromkeys(workloads, ENOUGH)
+    assert done.verdicts == dict.fromkeys(workloads, CONVERGED)
 
 
 def test_whoever_wants_to_know_is_told_once_the_process_is_pinned(device, workloads):
@@ -143,14 +143,14 @@ def test_a_refusal_is_told_in_one_line_and_an_error_of_ours_is_none(device, work
 
 def test_more_threads_than_cores_are_refused(device, workloads):
     cores = os.cpu_count()
-    with pytest.raises(UsageError, match=f"{cores + 1} threads asked for, but this machine has {cores} cores"):
+    with pytest.raises(UsageError, match=f"--threads {cores + 1}: this machine has {cores} cores"):
         Measured(device, workloads, target=Target("cpu", "torch", threads=cores + 1))
     assert device.compiled == []
 
 
 @pytest.mark.parametrize("rounds", [MIN_ROUNDS - 1, 0, -1])
 def test_too_few_rounds_are_refused(device, workloads, rounds):
-    with pytest.raises(UsageError, match=f"{rounds} rounds are too few for a statistic: at least {MIN_ROUNDS}"):
+    with pytest.raises(UsageError, match=f"--rounds {rounds}: at least {MIN_ROUNDS} are needed"):
         measure_rounds(device, CPU, workloads, rounds)
     assert device.compiled == []
 
@@ -176,7 +176,7 @@ class TestBudget:
 
     def test_one_that_compiling_uses_up_is_refused(self, device, workloads):
         device.compile_s = 2.0
-        complaint = "the budget was used up by compiling 1 of 3 graphs before anything was measured"
+        complaint = "the budget ran out after compiling 1 of 3 graphs, nothing is measured"
         with pytest.raises(UsageError, match=complaint):
             Measured(device, workloads, budget_s=1.0)
         assert len(device.compiled) == 1
@@ -184,7 +184,7 @@ class TestBudget:
         assert device.runs == Counter()
 
     def test_one_in_which_nothing_could_be_begun_is_refused(self, device, workloads):
-        with pytest.raises(UsageError, match="was used up by compiling 0 of 3 graphs"):
+        with pytest.raises(UsageError, match="ran out after compiling 0 of 3 graphs"):
             Measured(device, workloads, budget_s=-1.0)
 
     def test_refusals_are_no_lack_of_time(self, device, workloads):
@@ -250,9 +250,9 @@ def test_networks_without_a_table_are_visited_until_they_are_known(device, workl
     found = measure_rounds(device, CPU, workloads)
     for spec in SPECS:
         key = f"alone/{spec}"
-        assert CPU_NETWORK.least <= len(found.points(key)) <= CPU_NETWORK.most
+        assert CPU_NETWORK.min_batches <= len(found.points(key)) <= CPU_NETWORK.max_batches
         assert found.summary(key).latency_ms == pytest.approx(law.alone_ms(spec), rel=0.01)
-        assert CPU_NETWORK.verdict(found.points(key)) == ENOUGH
+        assert CPU_NETWORK.decide(found.points(key)) == CONVERGED
     device.refused = [f"alone/{SPECS[0]}"]
     with pytest.raises(MeasurementError, match="refused: alone/conv_3x3"):
         measure_rounds(device, CPU, workloads)
@@ -274,10 +274,10 @@ class TestFrameRate:
         """However early the latency is known: a frame rate is of some time, in which clocks and caches settle."""
         device.noise, device.compile_s = noise, 0.0
         begun = device.clock.now
-        found = measure_seconds(placed(device, CPU, workloads), seconds)
+        found = measure_seconds(assign(device, CPU, workloads), seconds)
         recorded = device.clock.now - found.batches[0].at_unix_s
         warm_up = found.batches[0].at_unix_s - begun
-        assert set(found.subjects) == set(workloads)
+        assert set(found.benchmarks) == set(workloads)
         assert warm_up == pytest.approx(WARM_UP_SHARE * seconds, abs=0.1)
         assert seconds - 0.1 <= recorded <= seconds + 1.5, "the runs that tell how many make a visit are not recorded"
         assert warm_up + recorded >= (1 + WARM_UP_SHARE) * seconds
@@ -287,7 +287,7 @@ class TestFrameRate:
     def test_is_of_several_places_in_memory(self, device, workloads):
         """One place would tell the latency that it gives, again and again, and be several percent off."""
         device.noise, device.place = 0.0, 0.05
-        found = measure_seconds(placed(device, CPU, workloads), 10.0)
+        found = measure_seconds(assign(device, CPU, workloads), 10.0)
         for spec in SPECS:
             key = f"alone/{spec}"
             loads = found.instances(key)
@@ -301,7 +301,7 @@ class TestFrameRate:
     def test_each_round_has_a_number_of_its_own(self, device, workloads, pace, seconds):
         """By which visits are compared that were made at about the same time."""
         device.pace = pace
-        found = measure_seconds(placed(device, CPU, workloads), seconds)
+        found = measure_seconds(assign(device, CPU, workloads), seconds)
         for key in workloads:
             rounds = [visit.round for visit in found.batches if visit.benchmark == key]
             assert rounds == list(range(len(rounds)))
@@ -309,7 +309,7 @@ class TestFrameRate:
     def test_slow_networks_have_their_least_runs_all_the_same(self, device, workloads):
         device.pace = 1000.0
         told = []
-        found = measure_seconds(placed(device, CPU, workloads), 1.0, on_progress=told.append)
+        found = measure_seconds(assign(device, CPU, workloads), 1.0, on_progress=told.append)
         for key in workloads:
             runs = sum(map(len, found.durations(key)))
             assert MIN_RUNS <= runs < 2 * MIN_RUNS
@@ -320,14 +320,14 @@ class TestFrameRate:
     def test_slow_networks_have_their_time_however_long(self, device, workloads):
         device.pace, seconds = 1000.0, 600.0
         begun = device.clock.now
-        found = measure_seconds(placed(device, CPU, workloads), seconds)
+        found = measure_seconds(assign(device, CPU, workloads), seconds)
         assert device.clock.now - begun == pytest.approx((1 + WARM_UP_SHARE) * seconds, rel=0.01)
-        assert set(found.subjects) == set(workloads)
+        assert set(found.benchmarks) == set(workloads)
 
     def test_a_refusal_ends_it(self, device, workloads):
         device.refused = ["alone/add"]
         with pytest.raises(MeasurementError, match="refused: alone/add"):
-            measure_seconds(placed(device, CPU, workloads), 1.0)
+            measure_seconds(assign(device, CPU, workloads), 1.0)
         assert len(device.closed) == 1, "what had been compiled is closed"
 
 

@@ -11,27 +11,27 @@ from hypothesis import strategies as st
 from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, summarise_batches
 from lgc.lut.statistics.measurement import SampleBatch
 from lgc.profiler.timing.rounds import (
-    CHECKS,
+    BATCH_MS,
+    CHECK_GROWTH,
     COMMIT_S,
-    COMPANY,
     FIRST_CHECK,
     MAX_REPEATS,
     MIN_REPEATS,
-    VISIT_MS,
+    MIN_ROUND_SIZE,
     Rounds,
     steady_clock,
 )
-from lgc.profiler.timing.stopping import ENOUGH, StoppingRule
+from lgc.profiler.timing.stopping import CONVERGED, StoppingRule
 
 from ..conftest import Clock
 
-QUICK = StoppingRule(runs=1, period=1, least=4, most=64)
-ENDLESS = StoppingRule(runs=1, period=1, least=10**9, most=10**9)
+QUICK = StoppingRule(runs=1, period=1, min_batches=4, max_batches=64)
+ENDLESS = StoppingRule(runs=1, period=1, min_batches=10**9, max_batches=10**9)
 
 
 def after(visits):
     """A pace at which a subject gets its verdict after so many visits, whatever they say."""
-    return StoppingRule(runs=1, period=1, least=visits, most=visits)
+    return StoppingRule(runs=1, period=1, min_batches=visits, max_batches=visits)
 
 
 class Runner:
@@ -63,10 +63,10 @@ def noisy(ms, spread=2.0):
 class Bench:
     """Runners by name, and what `Rounds` did with them."""
 
-    def __init__(self, pace=QUICK, paces=None, **ms):
+    def __init__(self, pace=QUICK, rules=None, **ms):
         self.clock, self.log, self.commits, self.verdicts, self.progress = Clock(), [], [], {}, []
         self.runners = {name: Runner(name, self.clock, each, self.log) for name, each in ms.items()}
-        self.paces = {name: (paces or {}).get(name, pace) for name in ms}
+        self.rules = {name: (rules or {}).get(name, pace) for name in ms}
         self.judged = []
 
     def _keep(self, measurement, verdicts):
@@ -78,10 +78,10 @@ class Bench:
         options.setdefault("on_progress", lambda progress: self.progress.append((self.clock(), progress)))
         return Rounds(
             self.runners,
-            self.paces,
+            self.rules,
             "minima",
-            on_visits=self.commits.append,
-            on_verdicts=self._keep,
+            on_batches=self.commits.append,
+            on_decisions=self._keep,
             clock=self.clock,
             **options,
         )
@@ -135,10 +135,10 @@ class TestVisits:
 
     @pytest.mark.parametrize(("ms", "repeats"), [(0.001, MAX_REPEATS), (0.5, 8), (1.0, 4), (100.0, MIN_REPEATS)])
     def test_a_visit_lasts_some_milliseconds_where_nothing_is_said_of_its_runs(self, ms, repeats):
-        bench = Bench(StoppingRule(runs=None, period=1, least=4, most=64), a=ms).measure()
+        bench = Bench(StoppingRule(runs=None, period=1, min_batches=4, max_batches=64), a=ms).measure()
         assert [count for _, count in bench.log] == [MIN_REPEATS, *[repeats] * FIRST_CHECK]
         assert {len(visit.durations_ms) for visit in bench.visits} == {repeats}
-        assert repeats * ms >= VISIT_MS / 2 or repeats in (MIN_REPEATS, MAX_REPEATS)
+        assert repeats * ms >= BATCH_MS / 2 or repeats in (MIN_REPEATS, MAX_REPEATS)
 
     def test_a_visit_of_a_fixed_number_of_runs_is_not_tried_before(self):
         assert {count for _, count in Bench(a=0.001).measure().log} == {1}
@@ -146,12 +146,14 @@ class TestVisits:
     @pytest.mark.parametrize("period", [2, 3, 8])
     def test_a_network_joins_in_every_so_many_rounds(self, period):
         """And of several networks some in each, so that no round has them all."""
-        paces = {f"n{index}": StoppingRule(runs=1, period=period, least=4, most=64) for index in range(period)}
-        bench = Bench(paces=paces, **letters(4), **dict.fromkeys(paces, 1.0)).measure()
+        rules = {
+            f"n{index}": StoppingRule(runs=1, period=period, min_batches=4, max_batches=64) for index in range(period)
+        }
+        bench = Bench(rules=rules, **letters(4), **dict.fromkeys(rules, 1.0)).measure()
         turns = [index for index, visit in enumerate(bench.visits) if visit.benchmark.startswith("n")]
         each = 4 + 1  # one network a round, among the four others
         assert sorted(index // each for index in turns) == list(range(len(turns)))
-        for name in paces:
+        for name in rules:
             rounds = [index // each for index, visit in enumerate(bench.visits) if visit.benchmark == name]
             assert {later - earlier for earlier, later in pairwise(rounds)} == {period}
 
@@ -180,8 +182,8 @@ class TestStopping:
         (first, known, _), *_, (last, given_up, _) = bench.judged
         assert known == ["a", "c"]
         assert (first, given_up) == (3 * FIRST_CHECK, ["b"])
-        assert bench.verdicts["a"] == bench.verdicts["c"] == ENOUGH
-        assert bench.verdicts["b"].startswith("known to ")
+        assert bench.verdicts["a"] == bench.verdicts["c"] == CONVERGED
+        assert bench.verdicts["b"].startswith("confidence interval of ")
         assert last == len(bench.visits)
         assert bench.undecided == []
 
@@ -196,39 +198,39 @@ class TestStopping:
         seen = []
 
         class Counting(StoppingRule):
-            def verdict(self, points, spent_s=0.0, loads=None):
+            def decide(self, points, spent_s=0.0, instances=None):
                 seen.append(len(points))
-                return super().verdict(points, spent_s, loads)
+                return super().decide(points, spent_s, instances)
 
-        Bench(Counting(runs=1, period=1, least=4, most=300), a=noisy(1.0)).measure()
+        Bench(Counting(runs=1, period=1, min_batches=4, max_batches=300), a=noisy(1.0)).measure()
         assert seen[:3] == [0, FIRST_CHECK, 2 * FIRST_CHECK]
         steps = list(pairwise(seen[3:]))
         assert all(later - earlier >= FIRST_CHECK for earlier, later in steps)
-        assert all(later <= max(earlier * CHECKS, earlier + FIRST_CHECK) for earlier, later in steps)
+        assert all(later <= max(earlier * CHECK_GROWTH, earlier + FIRST_CHECK) for earlier, later in steps)
         assert any(later - earlier > 2 * FIRST_CHECK for earlier, later in steps)
 
     def test_the_cap_is_of_a_subjects_own_runs(self):
         """Of some 150 ms each: after 3 s of them, not after 3 s of all."""
-        capped = StoppingRule(runs=1, period=1, least=4, most=10**6, cap_s=3.0)
+        capped = StoppingRule(runs=1, period=1, min_batches=4, max_batches=10**6, cap_s=3.0)
         bench = Bench(ENDLESS, {"slow": capped}, slow=noisy(100.0), **letters(5, 50.0)).measure(60.0)
-        assert bench.verdicts["slow"].startswith("known to ")
+        assert bench.verdicts["slow"].startswith("confidence interval of ")
         assert bench.verdicts["slow"].endswith(" s")
         (visits, _, _), *_ = bench.judged
         own = sum(visit.durations_ms[0] for visit in bench.visits[:visits] if visit.benchmark == "slow") / 1000
-        assert 3 < own < 3 + 1.2 * CHECKS * FIRST_CHECK * 0.15
+        assert 3 < own < 3 + 1.2 * CHECK_GROWTH * FIRST_CHECK * 0.15
 
     def test_visits_made_before_count(self):
         """Of another session, and enough for a verdict: nothing is run."""
         before = [SampleBatch("a", number, float(number), [1.0], 1) for number in range(8)]
         bench = Bench(a=1.0).measure(before=before, session=2)
-        assert (bench.log, bench.visits, bench.verdicts) == ([], [], {"a": ENOUGH})
+        assert (bench.log, bench.visits, bench.verdicts) == ([], [], {"a": CONVERGED})
         assert bench.found.batches == before
 
     def test_visits_made_before_shorten_what_is_left(self):
         first = Bench(after(40), a=1.0, b=2.0).measure(0.075, session=1)
         assert 20 <= first.count("a") < 32
         second = Bench(after(40), a=1.0, b=2.0).measure(before=first.visits, session=2)
-        assert 40 <= first.count("a") + second.count("a") <= 40 + CHECKS * FIRST_CHECK
+        assert 40 <= first.count("a") + second.count("a") <= 40 + CHECK_GROWTH * FIRST_CHECK
         assert second.verdicts.keys() == {"a", "b"}
         assert len(second.found.durations("a")) == first.count("a") + second.count("a")
 
@@ -244,7 +246,7 @@ class TestStopping:
 class TestLoading:
     """A graph is loaded again now and then, elsewhere in memory."""
 
-    PACE = StoppingRule(runs=1, period=1, least=40, most=40, reload=8)
+    PACE = StoppingRule(runs=1, period=1, min_batches=40, max_batches=40, reload=8)
 
     class Loads(Bench):
         """Loads take `load_s`; each new runner is slower by a hundredth."""
@@ -299,7 +301,7 @@ class TestLoading:
     def test_one_that_cannot_be_loaded_again_stays_as_it_is(self):
         bench = Bench(self.PACE, a=1.0).measure(load=lambda subject: None)
         assert {visit.instance for visit in bench.visits} == {0}
-        assert bench.verdicts == {"a": ENOUGH}
+        assert bench.verdicts == {"a": CONVERGED}
 
     def test_not_where_nothing_is_said_of_it(self):
         bench = self.Loads(after(40), a=1.0).measure()
@@ -315,7 +317,7 @@ class TestLoading:
 
     def test_what_differs_from_load_to_load_is_known_by_its_loads(self):
         """Many visits, but to a few places that differ by 4 %: it needs more of them, and the others do not."""
-        pace = StoppingRule(runs=1, period=1, least=160, most=1600, reload=40, precision_pct=1.0)
+        pace = StoppingRule(runs=1, period=1, min_batches=160, max_batches=1600, reload=40, precision_pct=1.0)
         bench, moves = Bench(pace, a=1.0, moving=1.0, **letters(6)), iter(range(10**9))
 
         def load(subject):
@@ -325,7 +327,7 @@ class TestLoading:
         bench.measure(load=load)
         (visits, known, measurement), *later = bench.judged
         assert known == sorted({*bench.runners} - {"moving"})
-        assert pace.verdict(measurement.points("moving")) == ENOUGH, "were its visits all to one place"
+        assert pace.decide(measurement.points("moving")) == CONVERGED, "were its visits all to one place"
         assert any("moving" in names for _, names, _ in later)
         assert visits < 10 * 160
 
@@ -337,15 +339,15 @@ class TestCompany:
         known_at, known, _ = bench.judged[0]
         assert len(known) == 40
         late = bench.order[known_at:]
-        rounds = [late[at : at + COMPANY] for at in range(0, len(late), COMPANY)]
+        rounds = [late[at : at + MIN_ROUND_SIZE] for at in range(0, len(late), MIN_ROUND_SIZE)]
         assert [order.count("last") for order in rounds] == [1] * len(rounds)
-        assert all(len(set(order)) == COMPANY for order in rounds)
+        assert all(len(set(order)) == MIN_ROUND_SIZE for order in rounds)
         assert len({tuple(sorted(order)) for order in rounds}) == len(rounds), "not always the same ones"
         assert set(late) == set(bench.runners)
 
     def test_company_fills_up_only_what_is_missing(self):
         """While enough are open, the known ones rest."""
-        many = {f"n{index}": after(64) for index in range(COMPANY)}
+        many = {f"n{index}": after(64) for index in range(MIN_ROUND_SIZE)}
         bench = Bench(after(8), many, **letters(10), **dict.fromkeys(many, 1.0)).measure()
         assert [known for _, known, _ in bench.judged] == [sorted(letters(10)), sorted(many)]
         assert {bench.count(name) for name in letters(10)} == {8}
@@ -355,7 +357,7 @@ class TestCompany:
         assert {bench.count(name) for name in letters(5)} == {bench.count("last")}
 
     def test_a_known_network_keeps_its_period(self):
-        slow = StoppingRule(runs=1, period=8, least=2, most=2)
+        slow = StoppingRule(runs=1, period=8, min_batches=2, max_batches=2)
         bench = Bench(after(64), {"net": slow}, net=1.0, **letters(5)).measure()
         assert bench.count("net") == -(-bench.count("s00") // 8)
 
@@ -390,13 +392,15 @@ class TestTime:
 
     def test_seconds_that_are_enough_end_nothing(self):
         bench = Bench(a=1.0).measure(1e9)
-        assert (bench.verdicts, bench.undecided) == ({"a": ENOUGH}, [])
+        assert (bench.verdicts, bench.undecided) == ({"a": CONVERGED}, [])
 
     def test_what_is_known_when_the_time_is_over_is_told(self):
         """Checks are rare: one is made at the end."""
-        bench = Bench(StoppingRule(runs=1, period=1, least=4, most=10**6), a=100.0, b=noisy(100.0)).measure(1.3)
+        bench = Bench(
+            StoppingRule(runs=1, period=1, min_batches=4, max_batches=10**6), a=100.0, b=noisy(100.0)
+        ).measure(1.3)
         assert bench.count("a") < FIRST_CHECK
-        assert (bench.verdicts, bench.undecided) == ({"a": ENOUGH}, ["b"])
+        assert (bench.verdicts, bench.undecided) == ({"a": CONVERGED}, ["b"])
 
     def test_visits_are_handed_over_about_every_second(self):
         """And before each check, so that a verdict is never in a table without the visits that it is about."""
@@ -435,9 +439,9 @@ class TestProgress:
     @pytest.mark.parametrize("runs", [1, None])
     @pytest.mark.parametrize("seconds", [None, 1e9])
     def test_it_rises_to_one_and_ends_with_nothing_left(self, seconds, runs):
-        bench = Bench(StoppingRule(runs=runs, period=1, least=40, most=200), a=10.0, b=20.0, c=noisy(30.0)).measure(
-            seconds
-        )
+        bench = Bench(
+            StoppingRule(runs=runs, period=1, min_batches=40, max_batches=200), a=10.0, b=20.0, c=noisy(30.0)
+        ).measure(seconds)
         shares = [progress.done for _, progress in bench.progress]
         assert len(shares) > 5
         assert all(0 <= share <= 1 for share in shares)
@@ -469,8 +473,8 @@ class TestProgress:
 )
 @settings(max_examples=40)
 def test_every_subject_gets_a_verdict_and_its_least_visits(ms, least, period, seed):
-    bench = Bench(StoppingRule(runs=1, period=period, least=least, most=64), **ms).measure(seed=seed)
-    assert bench.verdicts == dict.fromkeys(ms, ENOUGH)
+    bench = Bench(StoppingRule(runs=1, period=period, min_batches=least, max_batches=64), **ms).measure(seed=seed)
+    assert bench.verdicts == dict.fromkeys(ms, CONVERGED)
     assert min(bench.count(name) for name in ms) >= least
     assert Counter(bench.order) == Counter(name for name, _ in bench.log)
 
@@ -479,7 +483,7 @@ def test_a_device_that_slows_down_hits_all_alike():
     """Its pace halves while it measures: ratios stay right, where one subject after the other would be far off."""
     true = {"a": 1.0, "b": 2.0, "c": 4.0}
     total_s = 3.0
-    endless = StoppingRule(runs=None, period=1, least=10**9, most=10**9)
+    endless = StoppingRule(runs=None, period=1, min_batches=10**9, max_batches=10**9)
 
     def slowing(ms):
         return lambda now: ms * (1 + min((now - 1000) / total_s, 1))

@@ -9,7 +9,7 @@ from .test_rounds import ENDLESS, Bench, Runner
 
 def test_the_least_visits_are_made_however_long_they_take():
     bench = Bench(ENDLESS, a=1000.0, b=1.0)
-    bench.rounds().run(5.0, least=20)
+    bench.rounds().run(5.0, min_batches=20)
     assert bench.count("a") == 20
     assert bench.count("b") in (20, 21)
     assert Bench(ENDLESS, a=1000.0).measure(5.0).count("a") < 20

@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from lgc.lut import Target
 from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, NOISY_PCT, estimate_median
 from lgc.profiler.timing.stopping import (
+    CONVERGED,
     CPU_ALONE,
     CPU_NETWORK,
     CPU_PROBE,
-    ENOUGH,
     FLOOR_MS,
     GPU_NETWORK,
     GPU_PROBE,
-    LEAST,
+    MIN_BATCHES,
     StoppingRule,
     stopping_rule,
 )
 
-PACE = StoppingRule(runs=1, period=1, least=16, most=128, precision_pct=0.5, cap_s=5.0)
+PACE = StoppingRule(runs=1, period=1, min_batches=16, max_batches=128, precision_pct=0.5, cap_s=5.0)
 
 
 def points(spread_pct, count, latency_ms=1.0):
@@ -37,40 +37,42 @@ def ci_pct(values):
 def test_a_narrow_interval_is_enough():
     values = points(1.0, 64)
     assert ci_pct(values) < 0.5
-    assert PACE.verdict(values) == ENOUGH
-    assert PACE.verdict(points(3.0, 64)) is None
+    assert PACE.decide(values) == CONVERGED
+    assert PACE.decide(points(3.0, 64)) is None
 
 
 def test_there_is_no_verdict_before_the_least_visits():
-    assert PACE.verdict(points(0.0, 15)) is None
-    assert PACE.verdict(points(0.0, 16)) == ENOUGH
-    assert PACE.verdict(np.empty(0)) is None
+    assert PACE.decide(points(0.0, 15)) is None
+    assert PACE.decide(points(0.0, 16)) == CONVERGED
+    assert PACE.decide(np.empty(0)) is None
 
 
-@pytest.mark.parametrize(("latency_ms", "verdict"), [(2 * FLOOR_MS, ENOUGH), (200 * FLOOR_MS, None)])
+@pytest.mark.parametrize(("latency_ms", "verdict"), [(2 * FLOOR_MS, CONVERGED), (200 * FLOOR_MS, None)])
 def test_a_short_operator_need_not_be_known_below_the_floor(latency_ms, verdict):
     """10 % of it, and still less than 0.2 us."""
     values = points(40.0, 64, latency_ms)
     assert 5 < ci_pct(values) < 20
-    assert PACE.verdict(values) == verdict
+    assert PACE.decide(values) == verdict
 
 
 def test_the_most_visits_end_it():
-    assert PACE.verdict(points(30.0, 127)) is None
-    assert PACE.verdict(points(30.0, 128)) == f"known to {ci_pct(points(30.0, 128)):.1f} % after 128 visits"
+    assert PACE.decide(points(30.0, 127)) is None
+    assert (
+        PACE.decide(points(30.0, 128)) == f"confidence interval of {ci_pct(points(30.0, 128)):.1f} % after 128 batches"
+    )
 
 
 def test_the_time_of_its_own_runs_ends_it():
     values = points(30.0, 20)
-    assert PACE.verdict(values, spent_s=5.0) is None
-    assert PACE.verdict(values, spent_s=5.1) == f"known to {ci_pct(values):.1f} % after 5 s"
+    assert PACE.decide(values, spent_s=5.0) is None
+    assert PACE.decide(values, spent_s=5.1) == f"confidence interval of {ci_pct(values):.1f} % after 5 s"
 
 
 def test_what_takes_too_long_is_ended_before_its_least_visits():
-    values = points(60.0, LEAST)
-    assert PACE.verdict(values, spent_s=20.0) == f"known to {ci_pct(values):.1f} % after 20 s"
-    assert PACE.verdict(values[:-1], spent_s=20.0) is None, "a few it needs all the same"
-    assert PACE.verdict(values) is None
+    values = points(60.0, MIN_BATCHES)
+    assert PACE.decide(values, spent_s=20.0) == f"confidence interval of {ci_pct(values):.1f} % after 20 s"
+    assert PACE.decide(values[:-1], spent_s=20.0) is None, "a few it needs all the same"
+    assert PACE.decide(values) is None
 
 
 def test_visits_that_stop_helping_end_it():
@@ -78,55 +80,58 @@ def test_visits_that_stop_helping_end_it():
     quarter, half, rest = points(20.0, 16), points(60.0, 16), points(120.0, 32)
     values = np.concatenate([quarter, half, rest])
     assert 5 < ci_pct(quarter) < ci_pct(values[:32]) < ci_pct(values)
-    assert PACE.verdict(values[:32]) is None, "once can be chance"
-    assert PACE.verdict(values) == f"known to {ci_pct(values):.1f} % after 64 visits, and more have stopped helping"
+    assert PACE.decide(values[:32]) is None, "once can be chance"
+    assert (
+        PACE.decide(values)
+        == f"confidence interval of {ci_pct(values):.1f} % after 64 batches, where more no longer help"
+    )
     soon = np.concatenate([quarter[:12], half[:12], rest[:24]])
     assert ci_pct(quarter[:12]) <= ci_pct(soon[:24]) < ci_pct(soon)
-    assert PACE.verdict(soon) is None, "too early to tell"
-    assert PACE.verdict(points(60.0, 64)) is None, "here they help"
-    assert PACE.verdict(np.concatenate([half, quarter, rest])) is None, "and here they helped at first"
-    assert PACE.verdict(np.concatenate([quarter, half, points(10.0, 32)])) is None, "and here at last"
+    assert PACE.decide(soon) is None, "too early to tell"
+    assert PACE.decide(points(60.0, 64)) is None, "here they help"
+    assert PACE.decide(np.concatenate([half, quarter, rest])) is None, "and here they helped at first"
+    assert PACE.decide(np.concatenate([quarter, half, points(10.0, 32)])) is None, "and here at last"
 
 
 @pytest.mark.parametrize(("count", "spent_s"), [(128, 0.0), (100, 6.0)], ids=["the most visits", "the time"])
 def test_what_is_given_up_is_noisy_only_beyond_what_is_tolerated(count, spent_s):
     tolerated, noisy = points(20.0, count), points(40.0, count)
     assert 0.5 < ci_pct(tolerated) < NOISY_PCT < ci_pct(noisy)
-    assert PACE.verdict(tolerated, spent_s) == ENOUGH
-    assert PACE.verdict(noisy, spent_s).startswith(f"known to {ci_pct(noisy):.1f} % after ")
-    assert PACE.verdict(tolerated[:90]) is None, "not given up yet"
+    assert PACE.decide(tolerated, spent_s) == CONVERGED
+    assert PACE.decide(noisy, spent_s).startswith(f"confidence interval of {ci_pct(noisy):.1f} % after ")
+    assert PACE.decide(tolerated[:90]) is None, "not given up yet"
 
 
 def test_loads_that_differ_are_not_known_by_many_visits_to_each():
     """Where a graph lies in memory decides how fast it runs; a visit more says nothing of another place."""
     few, many = np.repeat([0, 1, 2], 32), np.repeat(np.arange(24), 4)
     place = 1 + 0.02 * np.cos(np.arange(24))
-    assert PACE.verdict(points(0.1, 96)) == ENOUGH
-    assert PACE.verdict(points(0.1, 96) * place[few], loads=few) is None
-    loose = StoppingRule(runs=1, period=1, least=16, most=128, precision_pct=1.0)
-    assert loose.verdict(points(0.1, 96) * place[many], loads=many) == ENOUGH
-    assert loose.verdict(points(0.1, 96) * place[few], loads=few) is None
+    assert PACE.decide(points(0.1, 96)) == CONVERGED
+    assert PACE.decide(points(0.1, 96) * place[few], instances=few) is None
+    loose = StoppingRule(runs=1, period=1, min_batches=16, max_batches=128, precision_pct=1.0)
+    assert loose.decide(points(0.1, 96) * place[many], instances=many) == CONVERGED
+    assert loose.decide(points(0.1, 96) * place[few], instances=few) is None
 
 
 @given(st.lists(st.floats(0.5, 2.0), min_size=1, max_size=200), st.floats(1.0, 1e4), st.floats(0, 10))
 def test_a_verdict_does_not_depend_on_the_unit(values, factor, spent_s):
     """As long as the floor does not matter."""
-    assert PACE.verdict(np.array(values) * factor, spent_s) == PACE.verdict(np.array(values), spent_s)
+    assert PACE.decide(np.array(values) * factor, spent_s) == PACE.decide(np.array(values), spent_s)
 
 
 @given(st.lists(st.floats(0.01, 100.0), min_size=128, max_size=200))
 def test_every_subject_gets_a_verdict_in_the_end(values):
-    assert PACE.verdict(np.array(values)) is not None
+    assert PACE.decide(np.array(values)) is not None
 
 
 def test_noise_that_visits_average_out_ends_as_known():
     """At the pace of the CPU's probes, with 1 % of noise, and with no more visits than that needs."""
     rng, found = np.random.default_rng(0), []
     for _ in range(20):
-        values = 1 + 0.01 * np.abs(rng.standard_normal(CPU_PROBE.most))
-        found.append(next(n for n in range(1, CPU_PROBE.most) if CPU_PROBE.verdict(values[:n]) is not None))
-        assert CPU_PROBE.verdict(values[: found[-1]]) == ENOUGH
-    assert set(found) == {CPU_PROBE.least}
+        values = 1 + 0.01 * np.abs(rng.standard_normal(CPU_PROBE.max_batches))
+        found.append(next(n for n in range(1, CPU_PROBE.max_batches) if CPU_PROBE.decide(values[:n]) is not None))
+        assert CPU_PROBE.decide(values[: found[-1]]) == CONVERGED
+    assert set(found) == {CPU_PROBE.min_batches}
 
 
 @pytest.mark.parametrize(
@@ -135,15 +140,15 @@ def test_noise_that_visits_average_out_ends_as_known():
 )
 def test_visits_that_are_still_wanted_by_hand(ci_ms, visits, wanted):
     """Half the width takes four times the visits; within the least and the most."""
-    assert PACE.visits_wanted(1.0, ci_ms, visits) == wanted
+    assert PACE.estimate_batches(1.0, ci_ms, visits) == wanted
 
 
 def test_fewer_visits_can_be_asked_for():
-    assert PACE.at_most(None) == PACE
-    assert (PACE.at_most(50).least, PACE.at_most(50).most) == (16, 50)
-    assert (PACE.at_most(4).least, PACE.at_most(4).most) == (4, 4)
-    assert PACE.at_most(4).verdict(points(60.0, 4)).startswith("known to ")
-    assert PACE.at_most(4).verdict(points(60.0, 3)) is None
+    assert PACE.limit_batches(None) == PACE
+    assert (PACE.limit_batches(50).min_batches, PACE.limit_batches(50).max_batches) == (16, 50)
+    assert (PACE.limit_batches(4).min_batches, PACE.limit_batches(4).max_batches) == (4, 4)
+    assert PACE.limit_batches(4).decide(points(60.0, 4)).startswith("confidence interval of ")
+    assert PACE.limit_batches(4).decide(points(60.0, 3)) is None
 
 
 @pytest.mark.parametrize(
@@ -167,7 +172,7 @@ def test_subjects_are_visited_at_the_pace_of_their_kind(device, kind, context, p
 @pytest.mark.parametrize("pace", [CPU_PROBE, CPU_ALONE, CPU_NETWORK, GPU_PROBE, GPU_NETWORK])
 def test_an_interval_knows_several_builds(pace):
     assert pace.reload >= BATCHES_PER_INSTANCE
-    assert 2 * pace.reload <= pace.least
+    assert 2 * pace.reload <= pace.min_batches
     assert pace.loading > 0
 
 
@@ -175,4 +180,6 @@ def test_probes_on_a_cpu_are_run_once_a_visit():
     """Again and again they would be found in the nearest caches."""
     assert CPU_PROBE.runs == 1
     assert all(pace.runs is None for pace in (CPU_ALONE, CPU_NETWORK, GPU_PROBE, GPU_NETWORK))
-    assert all(6 <= pace.least < pace.most for pace in (CPU_PROBE, CPU_ALONE, CPU_NETWORK, GPU_PROBE, GPU_NETWORK))
+    assert all(
+        6 <= pace.min_batches < pace.max_batches for pace in (CPU_PROBE, CPU_ALONE, CPU_NETWORK, GPU_PROBE, GPU_NETWORK)
+    )

@@ -5,8 +5,8 @@ from torch import nn
 from lgc.models import LGCNet, OpSpec
 from lgc.models.nets.layers import build_module
 from lgc.models.nets.network import randomise_norms
-from lgc.profiler.timing.contexts import terms_of
-from lgc.profiler.timing.workloads import network_workload, operator_workload, workload_of
+from lgc.profiler.timing.contexts import list_terms
+from lgc.profiler.timing.workloads import build_folded, network_workload, operator_workload
 
 
 def test_an_operator_is_named_by_its_key_and_built_the_same_each_time():
@@ -43,7 +43,7 @@ def test_any_module_is_made_ready_to_be_timed_and_the_same_each_time():
     def make():
         return nn.Sequential(build_module(OpSpec("conv_3x3", 4, 4, 8, 8)), build_module(OpSpec("conv_1x1", 4, 4, 8, 8)))
 
-    one, two = workload_of(make), workload_of(make)
+    one, two = build_folded(make), build_folded(make)
     assert not one.training
     assert not any(isinstance(child, nn.BatchNorm2d) for child in one.modules())
     assert not any(parameter.requires_grad for parameter in one.parameters())
@@ -56,7 +56,7 @@ def test_building_leaves_the_random_state_alone(mini_space):
     torch.manual_seed(3)
     before = torch.get_rng_state()
     operator_workload(OpSpec("conv_3x3", 4, 4, 8, 8)).build()
-    for term in terms_of(OpSpec("conv_3x3", 4, 4, 8, 8), "carriers"):
+    for term in list_terms(OpSpec("conv_3x3", 4, 4, 8, 8), "carriers"):
         term.workload.build()
     network_workload(mini_space.sample(0), "dense").build()
     assert torch.equal(torch.get_rng_state(), before)

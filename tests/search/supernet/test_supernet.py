@@ -9,7 +9,7 @@ import torch
 from lgc.models import Architecture, LGCNet, SearchSpace
 from lgc.models.nets.network import randomise_norms
 from lgc.search.decisions import Decisions
-from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
+from lgc.search.supernet.alphas import COMMUNICATIONS, ArchitectureParameters, SampledPath
 from lgc.search.supernet.supernet import Supernet, use_batch_statistics
 
 
@@ -90,7 +90,7 @@ def test_gate_gradients_match_finite_differences(deep_space, shared, fixed):
     assert (gradient[torch.from_numpy(~live)] == 0).all()
 
 
-@pytest.mark.parametrize("communication", ["gcn", "linear", "none"])
+@pytest.mark.parametrize("communication", COMMUNICATIONS)
 def test_loss_reaches_all_architecture_parameters(deep_space, communication):
     decisions = Decisions(deep_space)
     supernet, alphas = build_supernet(decisions), ArchitectureParameters(decisions, communication)

@@ -43,7 +43,7 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
     ("options", "message"),
     [
         (("--crop", "20x32"), "multiples of the network's stride"),
-        (("--crop", "big"), "'big' is no size"),
+        (("--crop", "big"), "invalid size 'big'"),
         (("--init", "imagenet"), "neither scratch nor supernet"),
         (("--precision", "fp8"), "precision"),
         (("--precision", "fp16"), "choose fp32 or bf16 on a CPU"),
@@ -51,8 +51,8 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
         (("--lr", "-1"), "lr"),
         (("--train-split", "val"), "--train-split"),
         (("--device", "cuda:99"), "no device"),
-        (("--split", "test"), "--split only makes sense with --evaluate"),
-        (("--evaluate", "--lr", "1"), "--lr only makes sense without --evaluate"),
+        (("--split", "test"), "--split only applies with --evaluate"),
+        (("--evaluate", "--lr", "1"), "--lr only applies without --evaluate"),
         (("--evaluate",), "train first"),
     ],
 )
@@ -73,7 +73,7 @@ def test_absent_table_device_gives_a_note(run, scenes, call):
     done = call("lgc-train", run, "--data", scenes, *SHORT)
     assert done.code == 0, done.err
     assert done.err.startswith("training on cpu: the table's device cuda:77 is not present (")
-    assert done.err.endswith("; --device chooses another\n")
+    assert done.err.endswith("; choose another device with --device\n")
     done = call("lgc-train", run, "--data", scenes, "--evaluate")
     assert done.err.startswith("scoring on cpu: the table's device cuda:77 is not present")
     assert call("lgc-train", run, "--data", scenes, "--evaluate", "--device", "cpu").err == ""
@@ -128,5 +128,5 @@ def test_random_parts_give_a_note(run, scenes, call, street_space, tmp_path):
     network.head[1].weight.data = network.head[1].weight.data[:7]
     save_weights(network, tmp_path / "seven.safetensors")
     done = call("lgc-train", run, "--data", scenes, *SHORT, "--init", tmp_path / "seven.safetensors", "--json")
-    assert done.err.endswith("have another shape: head\n")
+    assert done.err.endswith("seven.safetensors: head\n")
     assert json.loads(done.out)["from_scratch"] == ["head"]

@@ -1,4 +1,4 @@
-"""`lgc-lut diff`, `merge`, `calibrate`, `export`, `import` and `upgrade`, run as users run them, and their refusals."""
+"""`lgc-lut diff`, `merge`, `calibrate`, `export`, `import` and `upgrade` from the command line, and their errors."""
 
 import json
 import sqlite3
@@ -22,7 +22,7 @@ OFA = (
 
 @pytest.fixture
 def two(make_table, mini_space):
-    """Two tables of one space, a.lut and b.lut; in b an operator takes half as much again."""
+    """Return two tables of a space, a.lut and b.lut; an operator is 50 % slower in b."""
     a, b = make_table(mini_space, "a.lut"), make_table(mini_space, "b.lut")
     with b.store.transaction() as connection:
         connection.execute("UPDATE entries SET latency_ms = 1.5 * latency_ms WHERE rowid = 3")
@@ -40,7 +40,7 @@ def npy(tmp_path):
 
 
 class TestDiff:
-    def test_json(self, call, two):
+    def test_prints_json(self, call, two):
         a, b, key = two
         done = call("lgc-lut", "diff", a, b, "--json")
         assert done.code == 1
@@ -58,40 +58,40 @@ class TestDiff:
         assert first["low_pct"] < 50 < first["high_pct"]
         assert (second["change_pct"], second["beyond_noise"]) == (0.0, False)
 
-    def test_for_people(self, call, two):
+    def test_prints_lines(self, call, two):
         a, b, key = two
         done = call("lgc-lut", "diff", a, b)
         assert done.code == 1
         (line,) = (line for line in done.out.splitlines() if line.startswith(key))
         assert "+50.0 %" in line
-        assert "1 moved by more than 5 %, 0 less" in done.out
-        assert "which is divided out" in done.out
+        assert "1 changed by more than 5 %, 0 by less" in done.out
+        assert "corrected above" in done.out
 
     @pytest.mark.parametrize(("threshold", "code"), [("49%", 1), ("51", 0), ("51%", 0)])
-    def test_the_threshold_decides_the_exit_code(self, call, two, threshold, code):
+    def test_threshold_decides_the_exit_code(self, call, two, threshold, code):
         a, b, _ = two
         assert call("lgc-lut", "diff", a, b, "--threshold", threshold, "--json").code == code
 
-    def test_a_match_decides_what_counts(self, call, two):
+    def test_match_limits_the_threshold(self, call, two):
         a, b, key = two
         assert call("lgc-lut", "diff", a, b, "--match", key).code == 1
         done = call("lgc-lut", "diff", a, b, "--match", "nothing like it", "--json")
         assert (done.code, json.loads(done.out)["median_change_pct"]) == (0, None)
 
-    def test_a_table_and_itself(self, call, mini_lut):
+    def test_table_equals_itself(self, call, mini_lut):
         done = call("lgc-lut", "diff", mini_lut, mini_lut)
         assert (done.code, done.err) == (0, "")
-        assert "0 moved by more than 5 %" in done.out
+        assert "0 changed by more than 5 %" in done.out
 
-    def test_other_targets_are_a_remark(self, call, make_table, mini_space):
+    def test_different_targets_give_a_warning(self, call, make_table, mini_space):
         a = make_table(mini_space, "a.lut")
         b = make_table(mini_space, "b.lut", target=Target("cuda:0", "torch", "fp16"))
         done = call("lgc-lut", "diff", a.path, b.path, "--json")
         assert done.code == 0
-        assert "remark: the tables differ in more than their latencies: device cpu, not cuda:0; backend" in done.err
+        assert "warning: the tables also differ in device cpu, not cuda:0; backend" in done.err
         assert "precision fp32, not fp16" in json.loads(done.out)["differences"]
 
-    def test_entries_of_one_table_only_are_listed(self, call, two):
+    def test_entries_of_one_table_are_listed(self, call, two):
         a, b, key = two
         with sqlite3.connect(b) as connection:
             connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL WHERE key = ?", (key,))
@@ -99,25 +99,25 @@ class TestDiff:
         assert f"only in A: {key}" in call("lgc-lut", "diff", a, b).out
         assert json.loads(call("lgc-lut", "diff", b, a, "--json").out)["only_b"] == [key]
 
-    def test_an_unknown_interval_is_a_remark(self, call, two):
+    def test_unknown_interval_gives_a_warning(self, call, two):
         a, b, _ = two
         with sqlite3.connect(b) as connection:
             connection.execute("UPDATE entries SET ci_ms = NULL WHERE rowid = 1")
         connection.close()
-        assert "remark: 1 entries have no interval" in call("lgc-lut", "diff", a, b).err
+        assert "warning: 1 entries have no confidence interval" in call("lgc-lut", "diff", a, b).err
 
-    def test_refusals(self, call, two, npy, tmp_path):
+    def test_rejects_bad_input(self, call, two, npy, tmp_path):
         a, b, _ = two
-        assert "'much' is no percentage" in call("lgc-lut", "diff", a, b, "--threshold", "much").refusal("lgc-lut")
+        assert "invalid percentage 'much'" in call("lgc-lut", "diff", a, b, "--threshold", "much").refusal("lgc-lut")
         assert "Missing argument 'B.lut'" in call("lgc-lut", "diff", a).refusal("lgc-lut")
-        words = ("--space", "tiny", "--device", "cuda:0", "--backend", "torch", "--out", tmp_path / "c.lut")
-        assert call("lgc-lut", "import", npy, *words).code == 0
+        arguments = ("--space", "tiny", "--device", "cuda:0", "--backend", "torch", "--out", tmp_path / "c.lut")
+        assert call("lgc-lut", "import", npy, *arguments).code == 0
         line = call("lgc-lut", "diff", a, tmp_path / "c.lut").refusal("lgc-lut")
         assert "have no measured entry in common" in line
 
 
 class TestMerge:
-    def test_json(self, call, two, tmp_path):
+    def test_prints_json(self, call, two, tmp_path):
         a, b, _ = two
         done = call("lgc-lut", "merge", a, b, "--out", tmp_path / "c.lut", "--json")
         assert (done.code, done.err) == (0, "")
@@ -128,23 +128,23 @@ class TestMerge:
         assert (result["entries"], result["missing"], result["sessions"]) == (count, 0, 2)
         assert result["verification"] is None
 
-    def test_for_people(self, call, mini_lut, tmp_path):
+    def test_prints_lines(self, call, mini_lut, tmp_path):
         done = call("lgc-lut", "merge", mini_lut, mini_lut, "--out", tmp_path / "c.lut")
         assert done.code == 0
-        assert "entries of 2 tables, measured in 1 session\n" in done.out
+        assert "entries from 2 tables, measured in 1 session\n" in done.out
         assert "mean absolute error" in done.out
 
-    def test_remarks_on_other_inputs(self, call, make_table, mini_space, tmp_path):
+    def test_other_input_sizes_give_a_warning(self, call, make_table, mini_space, tmp_path):
         a, b = make_table(mini_space, "a.lut"), make_table(mini_space.with_input(56, 40), "b.lut")
         done = call("lgc-lut", "merge", a.path, b.path, "--out", tmp_path / "c.lut", "--json")
         assert done.code == 0
-        assert f"remark: {b.path} is of another input size" in done.err
-        assert f"remark: {b.path} shares nothing that was timed" in done.err
+        assert f"warning: {b.path} has another input size" in done.err
+        assert f"warning: {b.path} shares no benchmark" in done.err
         result = json.loads(done.out)
         assert result["other_inputs"] == result["untied"] == [str(b.path)]
         assert result["entries"] == len({entry.key for table in (a, b) for entry in table.entries()})
 
-    def test_refusals(self, call, two, make_table, mini_space, tmp_path):
+    def test_rejects_bad_input(self, call, two, make_table, mini_space, tmp_path):
         a, b, _ = two
         out = tmp_path / "c.lut"
         assert f"{a} already exists" in call("lgc-lut", "merge", a, b, "--out", a).refusal("lgc-lut")
@@ -157,34 +157,34 @@ class TestMerge:
 
 
 class TestCalibrate:
-    def test_json(self, call, mini_lut):
+    def test_prints_json(self, call, mini_lut):
         with LatencyTable.open(mini_lut) as table:
             before = table.metadata("verification")
         done = call("lgc-lut", "calibrate", mini_lut, "--form", "affine", "--json")
         assert (done.code, done.err) == (0, "")
         result = json.loads(done.out)
-        assert {found["form"] for found in result["calibration"].values()} == {"affine"}
+        assert {correction["form"] for correction in result["calibration"].values()} == {"affine"}
         assert result["before"] == before
         with LatencyTable.open(mini_lut) as table:
             assert result["calibration"] == table.metadata("calibration")
             assert result["after"] == table.metadata("verification")
 
     @pytest.mark.parametrize("form", FORMS)
-    def test_for_people(self, call, mini_lut, form):
+    def test_prints_lines(self, call, mini_lut, form):
         done = call("lgc-lut", "calibrate", mini_lut, "--form", form)
         assert done.code == 0
         assert f"calibration, dense: {form}, intercept" in done.out
         assert "mean absolute error" in done.out
 
-    def test_the_forms_that_the_help_names_are_those_there_are(self, command):
+    def test_help_lists_all_forms(self, command):
         text = " ".join(command("lgc-lut", "calibrate", "--help").out.split())
         assert f"{', '.join(list(FORMS)[:-1])} or {list(FORMS)[-1]}" in text
 
-    def test_refusals(self, call, mini_lut, two):
+    def test_rejects_bad_input(self, call, mini_lut, two):
         line = call("lgc-lut", "calibrate", mini_lut, "--form", "affin").refusal("lgc-lut")
         assert "unknown form of calibration 'affin' (did you mean 'affine'?)" in line
         line = call("lgc-lut", "calibrate", two[0]).refusal("lgc-lut")
-        assert "holds too few measured networks to calibrate with, 4 are needed: lgc-profile --device cpu" in line
+        assert "holds too few measured networks to calibrate, 4 are needed: lgc-profile --device cpu" in line
         with sqlite3.connect(mini_lut) as connection:
             connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL")
         connection.close()
@@ -205,7 +205,7 @@ class TestExport:
         assert {"latency_ms", "ci_ms", "share_pct"} <= set(lines[0].split(","))
         assert len(lines) == 1 + count
 
-    def test_refusals(self, call, mini_lut, tmp_path):
+    def test_rejects_bad_input(self, call, mini_lut, tmp_path):
         for name in ("t", "t.xlsx", "t.lut"):
             line = call("lgc-lut", "export", mini_lut, "--out", tmp_path / name).refusal("lgc-lut")
             assert "choose a file that ends in .csv or .parquet" in line
@@ -214,8 +214,8 @@ class TestExport:
 
 class TestImport:
     def test_to_a_table(self, call, npy, tmp_path):
-        words = ("--space", "tiny", "--device", "cuda:0", "--backend", "tensorrt", "--precision", "fp16")
-        done = call("lgc-lut", "import", npy, *words, "--out", tmp_path / "t.lut", "--json")
+        arguments = ("--space", "tiny", "--device", "cuda:0", "--backend", "tensorrt", "--precision", "fp16")
+        done = call("lgc-lut", "import", npy, *arguments, "--out", tmp_path / "t.lut", "--json")
         assert (done.code, done.err) == (0, "")
         result = json.loads(done.out)
         assert (result["project"], result["rows"], result["imported"], result["in_space"]) == ("FasterSeg", 4, 2, 0)
@@ -225,11 +225,11 @@ class TestImport:
         shown = call("lgc-lut", "show", tmp_path / "t.lut", "--status", "measured").out
         assert "imported from table.npy: ConvNorm_H1024" in shown
 
-    def test_for_people(self, call, npy, tmp_path):
-        words = ("--space", "tiny", "--device", "cpu", "--backend", "torch")
-        done = call("lgc-lut", "import", npy, *words, "--out", tmp_path / "t.lut")
-        assert "2 operators of 4 rows of FasterSeg" in done.out
-        assert "left: 1 rows of ff (an attention module)" in done.out
+    def test_prints_lines(self, call, npy, tmp_path):
+        arguments = ("--space", "tiny", "--device", "cpu", "--backend", "torch")
+        done = call("lgc-lut", "import", npy, *arguments, "--out", tmp_path / "t.lut")
+        assert "2 operators from 4 rows of FasterSeg" in done.out
+        assert "skipped: 1 rows of ff (an attention module)" in done.out
 
     def test_to_columns(self, call, npy, tmp_path):
         for source, project, rows in ((npy, "FasterSeg", 4), (tmp_path / "o.yaml", "once-for-all", 1)):
@@ -238,11 +238,11 @@ class TestImport:
             assert done.out == f"{tmp_path / 't.csv'}: {rows} rows of {project}\n"
             assert len((tmp_path / "t.csv").read_text().splitlines()) == 1 + rows
 
-    def test_refusals(self, call, npy, tmp_path, foreign_files):
+    def test_rejects_bad_input(self, call, npy, tmp_path, foreign_files):
         out = tmp_path / "t.lut"
-        words = ("--space", "tiny", "--device", "cpu", "--backend", "torch", "--out", out)
+        arguments = ("--space", "tiny", "--device", "cpu", "--backend", "torch", "--out", out)
         (tmp_path / "o.yaml").write_text(OFA)
-        line = call("lgc-lut", "import", tmp_path / "o.yaml", *words).refusal("lgc-lut")
+        line = call("lgc-lut", "import", tmp_path / "o.yaml", *arguments).refusal("lgc-lut")
         assert "lgc has no operator for any of the 1 rows of once-for-all" in line
         assert "needs --space, --device and --backend" in call("lgc-lut", "import", npy, "--out", out).refusal(
             "lgc-lut"
@@ -253,25 +253,25 @@ class TestImport:
             ("--precision", "fp8", "unknown precision 'fp8'"),
             ("--space", "tyny", "unknown search space 'tyny' (did you mean 'tiny'?)"),
         ):
-            assert reason in call("lgc-lut", "import", npy, *words, name, value).refusal("lgc-lut")
+            assert reason in call("lgc-lut", "import", npy, *arguments, name, value).refusal("lgc-lut")
         for noun, path in foreign_files.items():
-            assert noun in call("lgc-lut", "import", path, *words).refusal("lgc-lut")
+            assert noun in call("lgc-lut", "import", path, *arguments).refusal("lgc-lut")
         np.save(npy, {**FASTERSEG, "head_H1_W2_Cin3_Cout4": float("nan")})
-        assert "row 'head_H1_W2_Cin3_Cout4' holds nan" in call("lgc-lut", "import", npy, *words).refusal("lgc-lut")
+        assert "row 'head_H1_W2_Cin3_Cout4' holds nan" in call("lgc-lut", "import", npy, *arguments).refusal("lgc-lut")
         assert not out.exists()
 
 
 class TestUpgrade:
-    def test_a_table_of_this_schema(self, call, mini_lut):
+    def test_current_schema_is_kept(self, call, mini_lut):
         before = mini_lut.read_bytes()
         done = call("lgc-lut", "upgrade", mini_lut, "--json")
         assert (done.code, json.loads(done.out)) == (0, {"lut": str(mini_lut), "from": 2, "to": 2, "kept": None})
-        assert "is of schema 2 already" in call("lgc-lut", "upgrade", mini_lut).out
+        assert "schema 2 is up to date" in call("lgc-lut", "upgrade", mini_lut).out
         assert mini_lut.read_bytes() == before
 
 
 def words_of(verb, path, whole, tmp_path):
-    """The command's words with `path` for one of its tables."""
+    """Return the arguments of a command with `path` as one of its tables."""
     return {
         "show": ("show", path),
         "diff a": ("diff", path, whole),
@@ -285,7 +285,7 @@ def words_of(verb, path, whole, tmp_path):
 
 @pytest.mark.parametrize("verb", ["show", "diff a", "diff b", "merge", "calibrate", "export", "upgrade"])
 class TestBadTables:
-    """One line, exit code 2, and every file as it was."""
+    """Errors are one line with exit code 2; every file is unchanged."""
 
     def refused(self, call, verb, path, whole, tmp_path):
         before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
@@ -300,12 +300,12 @@ class TestBadTables:
             assert noun in line
 
     @pytest.mark.parametrize("length", [50, 4096, 20_000])
-    def test_a_truncated_table(self, call, verb, two, length, tmp_path):
+    def test_truncated_table(self, call, verb, two, length, tmp_path):
         a, b, _ = two
         b.write_bytes(b.read_bytes()[:length])
         assert "b.lut is a damaged latency table" in self.refused(call, verb, b, a, tmp_path)
 
-    def test_a_table_of_a_newer_lgc(self, call, verb, two, tmp_path):
+    def test_table_of_a_newer_schema(self, call, verb, two, tmp_path):
         a, b, _ = two
         with sqlite3.connect(b) as connection:
             connection.execute("PRAGMA user_version = 9")
@@ -313,8 +313,8 @@ class TestBadTables:
         line = self.refused(call, verb, b, a, tmp_path)
         assert line.endswith("has table schema 9, this lgc reads 2: update lgc")
 
-    def test_a_table_in_another_unit(self, call, verb, two, tmp_path):
-        """The unit is in the column's name; a table with microseconds has no column that lgc would take for its own."""
+    def test_table_in_another_unit(self, call, verb, two, tmp_path):
+        """Column names contain the unit, so a table in microseconds lacks the expected columns."""
         a, b, _ = two
         with sqlite3.connect(b) as connection:
             connection.execute("ALTER TABLE entries RENAME COLUMN latency_ms TO latency_us")
@@ -324,7 +324,7 @@ class TestBadTables:
         assert "latency_ms" in line
 
     @pytest.mark.parametrize("latency", ["-1.0", "0.0", "9e999", "NULL"])
-    def test_a_latency_that_is_none(self, call, verb, two, latency, tmp_path):
+    def test_non_positive_or_missing_latency(self, call, verb, two, latency, tmp_path):
         """SQLite stores NaN as NULL."""
         a, b, _ = two
         with sqlite3.connect(b) as connection:
@@ -336,9 +336,10 @@ class TestBadTables:
 
 class TestShow:
     def test_filters(self, call, mini_lut):
-        def keys(*words):
+        def keys(*arguments):
             return [
-                entry["key"] for entry in json.loads(call("lgc-lut", "show", mini_lut, *words, "--json").out)["entries"]
+                entry["key"]
+                for entry in json.loads(call("lgc-lut", "show", mini_lut, *arguments, "--json").out)["entries"]
             ]
 
         every = keys()
@@ -349,7 +350,7 @@ class TestShow:
         assert keys("--sort", "key") == sorted(every)
         assert sorted(keys("--sort", "latency")) == sorted(keys("--sort", "ci")) == sorted(every)
 
-    def test_orders(self, call, mini_lut):
+    def test_sort_orders(self, call, mini_lut):
         def rows(sort):
             return json.loads(call("lgc-lut", "show", mini_lut, "--sort", sort, "--json").out)["entries"]
 
@@ -358,7 +359,7 @@ class TestShow:
         widths = [row["ci_ms"] / row["latency_ms"] for row in rows("ci")]
         assert widths == sorted(widths, reverse=True)
 
-    def test_intervals_and_calibration_for_people(self, call, mini_lut):
+    def test_prints_intervals_and_calibration(self, call, mini_lut):
         done = call("lgc-lut", "show", mini_lut)
         assert done.code == 0
         with LatencyTable.open(mini_lut) as table:
@@ -368,9 +369,9 @@ class TestShow:
         assert f"calibration, dense: {form}, intercept" in done.out
         assert "9 of 10 networks within ±" in done.out
 
-    def test_subjects(self, call, mini_lut):
-        def subjects(*words):
-            return json.loads(call("lgc-lut", "show", mini_lut, "--subjects", *words, "--json").out)["subjects"]
+    def test_subjects_lists_benchmarks(self, call, mini_lut):
+        def subjects(*arguments):
+            return json.loads(call("lgc-lut", "show", mini_lut, "--subjects", *arguments, "--json").out)["subjects"]
 
         every = subjects()
         assert {subject["kind"] for subject in every} == {"carrier", "operator", "network"}
@@ -383,16 +384,16 @@ class TestShow:
         assert "carrier/" in text
         assert "network/dense/" in text
 
-    def test_refusals(self, call, mini_lut):
-        for words, reason in (
+    def test_rejects_bad_input(self, call, mini_lut):
+        for arguments, reason in (
             (("--operator", "conv_3x4"), "unknown operator 'conv_3x4' (did you mean 'conv_3x3'?)"),
             (("--status", "done"), "unknown status 'done'"),
             (("--sort", "size"), "unknown order 'size'"),
-            (("--resolution", "8"), "'8' is no size"),
+            (("--resolution", "8"), "invalid size '8'"),
         ):
-            assert reason in call("lgc-lut", "show", mini_lut, *words).refusal("lgc-lut")
+            assert reason in call("lgc-lut", "show", mini_lut, *arguments).refusal("lgc-lut")
 
-    def test_a_damaged_verification_is_refused(self, call, mini_lut):
+    def test_damaged_verification_is_rejected(self, call, mini_lut):
         for key in ("verification", "calibration"):
             with sqlite3.connect(mini_lut) as connection:
                 connection.execute('UPDATE meta SET value = \'{"dense": {"x": 1}}\' WHERE key = ?', (key,))

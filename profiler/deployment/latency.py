@@ -1,0 +1,248 @@
+"""Latency of an exported network on a target, compared with the prediction of a latency table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...files import ensure_folder, write_atomic
+from ...lut.predictor import Predictor
+from ...lut.table.table import LatencyTable
+from ...lut.target import Target
+from ...models.space.lgcnet import Architecture
+from ...models.space.plan import SCOPES
+from ..backends import Backend, require_backend
+from ..machine.environment import fingerprint
+from ..profile import require_machine
+from ..timing.measure import assign, measure_seconds
+from ..timing.rounds import OnProgress, quiet
+from ..verification import at_speed, drift, with_sentinels
+from .layer_attribution import SlotReport, attribute_layers
+from .network import Network
+from .parity import Parity, compare_backend, is_within_tolerance
+
+NETWORK_KEY = "network"
+"""Benchmark of the measured network, next to the sentinels of the table."""
+LAYER_RUNS = 50
+"""Runs that layer times are the median of."""
+METER_SECONDS = 8.0
+"""Duration of one measurement of a search that refines its result by measuring, sentinels included."""
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """Exported network on one target; None where unavailable.
+
+    Attributes:
+        backend: name of a backend in `BACKENDS`.
+        device: device that ran the network, or that an engine was built for.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
+        scope: `core`, `dense` or `end-to-end`; tables predict the first two.
+        table_ms: prediction of the table, at the machine's speed when the table was measured.
+        drift_pct: slowdown of the machine since then, from networks of the table measured again.
+        predicted_ms: `table_ms` at the machine's current speed.
+        predicted_low_ms: lower end of the 90 % prediction interval.
+        predicted_high_ms: upper end of the 90 % prediction interval.
+        measured_ms: latency by the table's statistic, comparable with `predicted_ms`.
+        error_pct: (predicted - measured) / measured.
+        table_error_pct: (table - measured) / measured: error of the table and drift of the machine together.
+        fps: 1000 / `median_ms`.
+        median_ms: median of all runs.
+        p90_ms: 90th percentile of all runs.
+        p99_ms: 99th percentile of all runs.
+        iqr_ms: interquartile range of all runs.
+        runs: number of runs.
+        parity: parity of the timed program with torch, on random inputs.
+        trained: True if the weights are trained; decides which tolerances apply.
+        settings: settings of the backend.
+        slots: entries of the table compared with the layer times.
+        layers: file of the layer times.
+        engine: file of the TensorRT engine.
+        note: remarks for the reader.
+    """
+
+    backend: str
+    device: str
+    precision: str
+    scope: str
+    table_ms: float | None = None
+    drift_pct: float | None = None
+    predicted_ms: float | None = None
+    predicted_low_ms: float | None = None
+    predicted_high_ms: float | None = None
+    measured_ms: float | None = None
+    error_pct: float | None = None
+    table_error_pct: float | None = None
+    fps: float | None = None
+    median_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    iqr_ms: float | None = None
+    runs: int | None = None
+    parity: Parity | None = None
+    trained: bool = True
+    settings: dict[str, str] | None = None
+    slots: SlotReport | None = None
+    layers: str | None = None
+    engine: str | None = None
+    note: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON object; the differences and the agreement of `parity` are keys of their own."""
+        content = {name: value for name, value in vars(self).items() if name not in ("parity", "slots", "trained")}
+        names = ("max_abs_diff", "mean_abs_diff", "argmax_agreement_pct")
+        content |= {name: None if self.parity is None else getattr(self.parity, name) for name in names}
+        return content | {"slots": None if self.slots is None else self.slots.as_dict()}
+
+    def equals_torch(self) -> bool:
+        """Return True if the outputs match torch's within the precision's tolerance, or nothing was run."""
+        return self.parity is None or is_within_tolerance(self.precision, self.parity, trained=self.trained)
+
+    def within(self, tolerance_pct: float) -> bool:
+        """Return True if the prediction error is within the tolerance, or there is no prediction."""
+        return self.error_pct is None or abs(self.error_pct) <= tolerance_pct
+
+
+def time_network(
+    network: Network,
+    target: Target,
+    table: LatencyTable | None,
+    *,
+    seconds: float = 10.0,
+    on_progress: OnProgress = quiet,
+) -> TargetResult:
+    """Measure a network on `target`, and compare its outputs with torch and its latency with the prediction.
+
+    The network is timed by `measure_seconds`, interleaved with sentinels of the table, which measure the drift.
+
+    Args:
+        network: network to run.
+        target: target to run it on.
+        table: table with the prediction; None for no prediction. Not used in scope end-to-end.
+        seconds: duration of the measurement, sentinels included.
+        on_progress: progress callback.
+
+    Raises:
+        BackendUnavailableError: the target is not available on this machine.
+        MismatchError: the table belongs to another target, space or machine.
+        UsageError: int8 for a network without images.
+    """
+    backend = require_backend(target)
+    if network.scope not in SCOPES:
+        table = None
+    predictor = None if table is None else make_predictor(network, target, table, backend)
+    parity = compare_backend(network, backend, target)
+    workloads = {NETWORK_KEY: network.workload(precision=target.precision)}
+    if table is not None:
+        workloads = with_sentinels(table, workloads, network.scope)
+    measurement = measure_seconds(assign(backend, target, workloads), seconds, on_progress=on_progress)
+    runs = np.concatenate(measurement.durations(NETWORK_KEY))
+    low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
+    result = TargetResult(
+        target.backend,
+        target.device,
+        target.precision,
+        network.scope,
+        measured_ms=measurement.summary(NETWORK_KEY).latency_ms,
+        fps=1000 / median,
+        median_ms=median,
+        p90_ms=p90,
+        p99_ms=p99,
+        iqr_ms=high - low,
+        runs=len(runs),
+        parity=parity,
+        trained=network.weights is not None,
+        settings=backend.settings(target),
+    )
+    if table is None or predictor is None:
+        return result
+    return _add_prediction(result, predictor, network.architecture, drift(table, measurement))
+
+
+def _add_prediction(
+    result: TargetResult, predictor: Predictor, architecture: Architecture, drift_pct: float | None
+) -> TargetResult:
+    """Return the result with the prediction and its error."""
+    assert result.measured_ms is not None
+    table_ms, interval = predictor.predict(architecture), predictor.interval(architecture)
+    predicted_ms = at_speed(table_ms, drift_pct)
+    return replace(
+        result,
+        table_ms=table_ms,
+        drift_pct=drift_pct,
+        predicted_ms=predicted_ms,
+        predicted_low_ms=None if interval is None else at_speed(interval.low_ms, drift_pct),
+        predicted_high_ms=None if interval is None else at_speed(interval.high_ms, drift_pct),
+        error_pct=(predicted_ms / result.measured_ms - 1) * 100,
+        table_error_pct=(table_ms / result.measured_ms - 1) * 100,
+    )
+
+
+def make_predictor(network: Network, target: Target, table: LatencyTable, backend: Backend) -> Predictor:
+    """Return the table's predictor in the network's scope.
+
+    Raises:
+        MismatchError: the table belongs to another target or machine.
+    """
+    table.require(target=target)
+    require_machine(table, fingerprint(target, backend))
+    return Predictor(table.space, table, network.scope)
+
+
+def add_layer_times(
+    network: Network, target: Target, table: LatencyTable, result: TargetResult, folder: Path
+) -> TargetResult:
+    """Time the network's layers, write them to a file, and compare the table's entries with them.
+
+    Raises:
+        MeasurementError: the backend does not report layer times.
+        OutputError: the file cannot be written.
+    """
+    backend = require_backend(target)
+    runner = backend.compile(network.workload(precision=target.precision), target)
+    try:
+        layers = runner.measure_layers(LAYER_RUNS)
+    finally:
+        runner.close()
+    assert result.measured_ms is not None
+    report = attribute_layers(
+        network.architecture,
+        table,
+        make_predictor(network, target, table, backend),
+        layers,
+        measured_ms=result.measured_ms,
+        drift_pct=result.drift_pct,
+    )
+    path = ensure_folder(folder) / f"{network.stem}-{target.backend}-{target.precision}-layers.json"
+    content = {"target": str(target), "layers": [asdict(layer) for layer in layers], "slots": report.as_dict()}
+    write_atomic(path, json.dumps(content, indent=2) + "\n")
+    return replace(result, slots=report, layers=str(path))
+
+
+def make_latency_meter(path: Path, scope: str, seconds: float = METER_SECONDS) -> Callable[[Architecture], float]:
+    """Return a function that measures architectures on the table's target, in ms at the table's machine speed.
+
+    Args:
+        path: latency table.
+        scope: `core` or `dense`.
+        seconds: duration of each measurement.
+
+    Raises:
+        BackendUnavailableError: the target is not available on this machine.
+        MismatchError: the table was measured on another machine.
+    """
+    with LatencyTable.open(path) as table:
+        require_machine(table, fingerprint(table.target, require_backend(table.target)))
+
+    def measure(architecture: Architecture) -> float:
+        with LatencyTable.open(path) as table:
+            result = time_network(Network(architecture, None, scope), table.target, table, seconds=seconds)
+        assert result.measured_ms is not None
+        return result.measured_ms / (1 + (result.drift_pct or 0.0) / 100)
+
+    return measure

@@ -1,0 +1,72 @@
+"""Tables of `lgc-bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .console import format_number, grid
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ...profiler.comparison import Timing
+
+
+def make_bench_tables(rows: Sequence[Timing]) -> list[Table | str]:
+    """Return a table for each input size and scope, a line that explains the columns, and the remarks."""
+    groups: dict[tuple[str, str], list[Timing]] = {}
+    for row in rows:
+        groups.setdefault((row.input, row.scope), []).append(row)
+    lines = [
+        "ms: median of all runs, batch 1, with interquartile range, p90 and p99; FPS = 1000 / ms. times: latency "
+        "relative to the fastest, median of the ratios in each eighth of the run, with 90 % interval. agrees: pixels "
+        "with the class of torch in fp32 (for a file: of ONNX Runtime on the CPU)."
+    ]
+    if any(row.precision == "int8" and row.backend == "onnxruntime" for row in rows):
+        lines.append(
+            "int8 under ONNX Runtime: lgc-export keeps float32 biases, as TensorRT requires, so ONNX Runtime computes "
+            "these convolutions in float32. The frame rate does not predict that of an int8 engine."
+        )
+    lines += sorted({f"mIoU of {row.name}: {row.scored_on}" for row in rows if row.miou is not None})
+    lines += dict.fromkeys(f"{row.name}, {row.precision}: {remark}" for row in rows for remark in row.remarks)
+    return [*(_make_table(f"{size}, {scope}", members) for (size, scope), members in groups.items()), *lines]
+
+
+def _make_table(title: str, rows: Sequence[Timing]) -> Table:
+    """Return a table of comparable rows; the title has what all of them share."""
+    first = rows[0]
+    varying = [name for name in ("backend", "precision") if len({getattr(row, name) for row in rows}) > 1]
+    shared = [f"on {first.device}" if "backend" in varying else f"{first.backend} on {first.device}"]
+    shared += [] if "precision" in varying else [first.precision]
+    shared += [f"{first.threads} threads"] if first.threads > 1 else []
+    numbers = ("M params", "GMACs", "FPS", "ms", "IQR", "p90", "p99", "times", "agrees", "mIoU")
+    table = grid(", ".join([title, *shared]), "network", "kind", *varying, *numbers, numbers=len(numbers))
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.kind,
+            *(getattr(row, name) for name in varying),
+            f"{row.parameters / 1e6:.2f}",
+            f"{row.macs / 1e9:.2f}",
+            f"{row.fps:.1f}",
+            f"{row.median_ms:.3f}",
+            f"{row.iqr_ms:.3f}",
+            f"{row.p90_ms:.3f}",
+            f"{row.p99_ms:.3f}",
+            f"{row.relative:.2f} ± {(row.relative_high - row.relative_low) / 2:.2f}",
+            format_number(row.argmax_agreement_pct, ".2f", " %"),
+            format_number(row.miou, ".1f", " %"),
+        )
+    return table
+
+
+def make_published_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the published frame rates, apart from the measured ones: their conditions differ."""
+    title = "published frame rates: other GPUs, backends and scopes, not comparable with the measured ones"
+    table = grid(title, "network", "GPU", "backend", "input", "FPS", "mIoU val", "mIoU test", numbers=3)
+    for row in rows:
+        scores = (format_number(row[key], ".1f", " %") for key in ("miou_val", "miou_test"))
+        size = "x".join(map(str, row["input"]))
+        table.add_row(row["name"], row["gpu"], row["backend"], size, f"{row['fps']:.1f}", *scores)
+    return table

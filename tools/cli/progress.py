@@ -1,0 +1,81 @@
+"""Progress bars on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .console import is_first_process
+
+if TYPE_CHECKING:
+    from ...profiler.timing.rounds import RoundProgress
+
+REFRESH_S = 0.25
+"""Seconds between two redraws."""
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[RoundProgress], None]]:
+    """Show a progress bar with the remaining time on stderr; without a terminal, show nothing.
+
+    The caller's thread draws the bar between measurements: a thread of its own would disturb them.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal or not is_first_process():
+        yield lambda progress: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"))
+    with Bar(*columns, console=console, transient=True, auto_refresh=False) as bar:
+        task = bar.add_task("", total=1.0, left="")
+        drawn = 0.0
+
+        def show(progress: RoundProgress) -> None:
+            nonlocal drawn
+            left = "" if progress.left_s is None else f"{_format_clock(progress.left_s)} left"
+            bar.update(task, description=progress.label, completed=progress.done, left=left)
+            if time.monotonic() - drawn > REFRESH_S or progress.done >= 1:
+                drawn = time.monotonic()
+                bar.refresh()
+
+        yield show
+
+
+def make_step_progress(label: str, on_progress: Callable[[RoundProgress], None]) -> Callable[[int, int], None]:
+    """Return a callback for (step, steps) that reports progress, with the remaining time from the pace since its start.
+
+    The first call only sets the start: a resumed loop begins in the middle.
+    """
+    from ...profiler.timing.rounds import RoundProgress
+
+    start, first = time.monotonic(), -1
+
+    def on_step(step: int, steps: int) -> None:
+        nonlocal first
+        first = step - 1 if first < 0 else first
+        left = (time.monotonic() - start) / (step - first) * (steps - step)
+        on_progress(RoundProgress(label, step / steps, left))
+
+    return on_step
+
+
+def make_item_progress(label: str, total: int, on_progress: Callable[[RoundProgress], None]) -> Callable[[], None]:
+    """Return a callback that counts one finished item of `total` per call."""
+    on_step, done = make_step_progress(label, on_progress), 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        on_step(done, total)
+
+    return advance
+
+
+def _format_clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
