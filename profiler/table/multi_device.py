@@ -15,7 +15,7 @@ from ...errors import LgcError, MismatchError, UsageError
 from ...lut.target import Target
 from ...models.space.lgcnet import SearchSpace
 from ..backends import require_backend
-from ..machine.environment import fingerprint, same_device
+from ..machine.environment import compare_fingerprints, fingerprint
 from ..profile import ProfileResult, open_or_create, profile
 from ..timing.rounds import OnProgress, quiet
 
@@ -98,7 +98,7 @@ def require_equal(devices: Sequence[Device], target: Target) -> None:
     first = fingerprint(target, require_backend(target))
     for device in devices[1:]:
         other = replace(target, device=device)
-        differences = same_device(first, fingerprint(other, require_backend(other)))
+        differences = compare_fingerprints(first, fingerprint(other, require_backend(other)))
         if differences:
             raise MismatchError(
                 f"{target.device} and {device} differ, so they cannot fill one table: {'; '.join(differences)}"
