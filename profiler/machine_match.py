@@ -38,7 +38,7 @@ def require_versions(table: LatencyTable, environment: Mapping[str, Any]) -> Non
         expected, installed = (_list_versions(e.get("versions") or {}) for e in (table.environment, environment))
         raise MismatchError(
             f"{table.path} was measured with {expected}, installed is {installed}: install those versions to resume, "
-            f"or name another --out"
+            f"or choose another --out"
         )
 
 

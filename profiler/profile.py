@@ -124,8 +124,8 @@ def profile(
         for index, architecture in enumerate(space.spread(networks, seed)):
             for scope in SCOPES if index < max(networks // CORE_SHARE, MIN_NETWORKS) else (DENSE,):
                 workloads[table.add_network(architecture, scope)] = network_workload(architecture, scope)
-        here = replace(target, device=device or target.device)
-        own_part = Worker(table, backend, here, workloads, rounds=rounds, seed=seed, worker=worker)
+        environment = replace(target, device=device or target.device)
+        own_part = Worker(table, backend, environment, workloads, rounds=rounds, seed=seed, worker=worker)
         while own_part.open():
             left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
             if left_s is not None and left_s <= 0 and (own_part.changed or not budget_s):
@@ -144,7 +144,9 @@ def _result(table: LatencyTable, own_part: Worker, start: float) -> ProfileResul
         interpolate(table)
     entries = table.entries()
     failed = {entry.key: entry.reason or "" for entry in entries if entry.status == FAILED}
-    failed |= {subject.key: subject.reason or "" for subject in table.benchmarks("network") if subject.status == FAILED}
+    failed |= {
+        benchmark.key: benchmark.reason or "" for benchmark in table.benchmarks("network") if benchmark.status == FAILED
+    }
     statuses = [entry.status for entry in entries]
     verification = None
     if all(status in WITH_LATENCY for status in statuses):
@@ -166,10 +168,10 @@ def _result(table: LatencyTable, own_part: Worker, start: float) -> ProfileResul
     )
 
 
-def _remarks(table: LatencyTable, found: Measurement) -> list[str]:
+def _remarks(table: LatencyTable, measurement: Measurement) -> list[str]:
     """Return remarks on discarded batches and throttling."""
     remarks = []
-    left_out_pct = found.num_rejected / max(len(found.batches), 1) * 100
+    left_out_pct = measurement.num_rejected / max(len(found.batches), 1) * 100
     if left_out_pct > LEFT_OUT_PCT:
         remarks.append(
             f"{left_out_pct:.0f} % of the sample batches were discarded: the machine slowed only some benchmarks"
@@ -203,9 +205,11 @@ def interpolate(table: LatencyTable) -> int:
     found = {}
     for spec in wanted:
         with suppress(MissingEntryError):
-            one = estimate(spec)
-            reason = f"interpolated from entries of {spec.operator}, which are reproduced within {one.error_pct:.0f} %"
-            found[spec] = (one.latency_ms, one.latency_ms * one.error_pct / 100 * MEDIAN_TO_95, reason)
+            result = estimate(spec)
+            reason = (
+                f"interpolated from entries of {spec.operator}, which are reproduced within {result.error_pct:.0f} %"
+            )
+            found[spec] = (result.latency_ms, result.latency_ms * result.error_pct / 100 * MEDIAN_TO_95, reason)
     table.interpolate(found)
     return len(found)
 
@@ -237,7 +241,7 @@ def calibrate(table: LatencyTable, form: str | None = None) -> PredictionReport 
             [(spec, table.latency_ms(spec)) for spec in architecture.specs(scope) if not is_free(spec)]
             for _, architecture in networks
         ]
-        measured = [subject.latency_ms or 0.0 for subject, _ in networks]
+        measured = [benchmark.latency_ms or 0.0 for benchmark, _ in networks]
         if scope == DENSE:
             place = {network_key(architecture, DENSE): index for index, (_, architecture) in enumerate(networks)}
             choices[scope] = choose_correction(parts, measured, form)
@@ -268,7 +272,7 @@ def open_or_create(
             f"tables are measured in {', '.join(PRECISIONS)}, not in {target.precision}: measure a whole "
             "quantized network with lgc-export --precision int8 --data DIR"
         )
-    here = fingerprint(target, backend)
+    environment = fingerprint(target, backend)
     if out.is_dir():
         raise OutputError(f"{out} is a folder; give the table's file name")
     if context is not None and context not in CONTEXTS:
@@ -279,11 +283,11 @@ def open_or_create(
             "context": context or CARRIERS,
             "statistic": default_statistic(target),
         }
-        return LatencyTable.create(out, target, space, protocol, here)
+        return LatencyTable.create(out, target, space, protocol, environment)
     table = LatencyTable.open(out)
     table.require(target=target, space=space)
-    require_machine(table, here)
+    require_machine(table, environment)
     if context is not None and table.protocol["context"] != context:
         raise MismatchError(f"{out} was measured in context {table.protocol['context']}, not {context}")
-    require_versions(table, here)
+    require_versions(table, environment)
     return table

@@ -36,7 +36,7 @@ def profile_on(
     measures the benchmarks of processes that died.
 
     Args:
-        devices: `cuda:0`, `cuda:1`, ...; `cpu` may be repeated, each time on other cores.
+        devices: `cuda:0`, `cuda:1`, ...; repeated `cpu` entries run on different cores.
         space: see `profile`.
         target: see `profile`, on the first device.
         out: see `profile`.

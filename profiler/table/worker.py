@@ -60,7 +60,7 @@ class Worker:
 
     def open(self) -> bool:
         """Return True if benchmarks are open that this process has not tried."""
-        return any(_is_open(subject) and subject.key not in self._tried for subject in self._table.benchmarks())
+        return any(_is_open(benchmark) and benchmark.key not in self._tried for benchmark in self._table.benchmarks())
 
     def run(self, share: float, budget_s: float | None, on_progress: OnProgress) -> bool:
         """Claim a share of the open benchmarks and measure them.
@@ -87,7 +87,7 @@ class Worker:
         self, recorder: Recorder, monitor: Monitor, claimed: list[str], budget_s: float | None, on_progress: OnProgress
     ) -> bool:
         """Measure the claimed benchmarks; return True if time ran out."""
-        kinds = {subject.key: subject.kind for subject in self._table.benchmarks()}
+        kinds = {benchmark.key: benchmark.kind for benchmark in self._table.benchmarks()}
         context = str(self._table.protocol["context"])
         jobs = {
             key: MeasureJob(
@@ -150,17 +150,19 @@ class Worker:
         """Record decisions that earlier batches allow; return the other jobs."""
         if not before:
             return jobs
-        found = Measurement(before, str(self._table.protocol["statistic"]))
-        verdicts = {key: jobs[key].rule.decide(found.points(key), instances=found.instances(key)) for key in claimed}
-        known = {key: verdict for key, verdict in verdicts.items() if verdict is not None}
-        _finish(recorder, found, known)
+        measurement = Measurement(before, str(self._table.protocol["statistic"]))
+        decisions = {
+            key: jobs[key].rule.decide(measurement.points(key), instances=measurement.instances(key)) for key in claimed
+        }
+        known = {key: decision for key, decision in decisions.items() if decision is not None}
+        _finish(recorder, measurement, known)
         return {key: job for key, job in jobs.items() if key not in known}
 
 
-def _finish(recorder: Recorder, found: Measurement, verdicts: Mapping[str, str]) -> None:
+def _finish(recorder: Recorder, measurement: Measurement, decisions: Mapping[str, str]) -> None:
     """Record decisions; an empty string means that the benchmark has converged."""
-    if verdicts:
-        recorder.finish({key: (found.summary(key), verdict or None) for key, verdict in verdicts.items()})
+    if decisions:
+        recorder.finish({key: (measurement.summary(key), decision or None) for key, decision in decisions.items()})
 
 
 def _interleave(claimed: list[str], sentinels: list[str]) -> list[str]:
@@ -168,5 +170,5 @@ def _interleave(claimed: list[str], sentinels: list[str]) -> list[str]:
     return [key for pair in zip_longest(claimed, sentinels) for key in pair if key is not None]
 
 
-def _is_open(subject: Benchmark) -> bool:
-    return subject.status in (PENDING, FAILED) or (subject.status == NOISY and subject.reason == UNFINISHED)
+def _is_open(benchmark: Benchmark) -> bool:
+    return benchmark.status in (PENDING, FAILED) or (benchmark.status == NOISY and benchmark.reason == UNFINISHED)
