@@ -171,7 +171,7 @@ def _result(table: LatencyTable, own_part: Worker, start: float) -> ProfileResul
 def _remarks(table: LatencyTable, measurement: Measurement) -> list[str]:
     """Return remarks on discarded batches and throttling."""
     remarks = []
-    left_out_pct = measurement.num_rejected / max(len(found.batches), 1) * 100
+    left_out_pct = measurement.num_rejected / max(len(measurement.batches), 1) * 100
     if left_out_pct > LEFT_OUT_PCT:
         remarks.append(
             f"{left_out_pct:.0f} % of the sample batches were discarded: the machine slowed only some benchmarks"
@@ -202,16 +202,16 @@ def interpolate(table: LatencyTable) -> int:
         {spec: entry.latency_ms or 0.0 for spec, entry in measured.items()},
         {spec: entry.ci_ms or 0.0 for spec, entry in measured.items()},
     )
-    found = {}
+    interpolated = {}
     for spec in wanted:
         with suppress(MissingEntryError):
             result = estimate(spec)
             reason = (
                 f"interpolated from entries of {spec.operator}, which are reproduced within {result.error_pct:.0f} %"
             )
-            found[spec] = (result.latency_ms, result.latency_ms * result.error_pct / 100 * MEDIAN_TO_95, reason)
-    table.interpolate(found)
-    return len(found)
+            interpolated[spec] = (result.latency_ms, result.latency_ms * result.error_pct / 100 * MEDIAN_TO_95, reason)
+    table.interpolate(interpolated)
+    return len(interpolated)
 
 
 def calibrate(table: LatencyTable, form: str | None = None) -> PredictionReport | None:
@@ -253,7 +253,7 @@ def calibrate(table: LatencyTable, form: str | None = None) -> PredictionReport 
     if DENSE not in reports:
         return None
     table.set_metadata("calibration", {scope: asdict(choice.correction) for scope, choice in choices.items()})
-    table.set_metadata("verification", {scope: found.as_dict() for scope, found in reports.items()})
+    table.set_metadata("verification", {scope: held_out.as_dict() for scope, held_out in reports.items()})
     return reports[DENSE]
 
 
