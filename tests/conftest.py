@@ -11,6 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # set by lgc's commands too
 
+import fcntl
 import shutil
 import signal
 import sqlite3
@@ -23,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from lgc.lut import LatencyTable, Target
@@ -148,7 +148,8 @@ def make_once(
 
     def make(name: str, fill: Callable[[Path], object]) -> Path:
         folder, unfinished = shared / f"once-{name}", shared / f"unfinished-{name}"
-        with FileLock(shared / f"{name}.lock"):
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir()

@@ -17,6 +17,8 @@ GRACE_S = 5.0
 """Time in which threads and processes that were told to end may do so."""
 OTHERS = {"PYTEST_CURRENT_TEST", "COVERAGE_PROCESS_START", "KMP_INIT_AT_FORK", "PYTORCH_NVML_BASED_CUDA_CHECK"}
 """Environment variables set by pytest and by libraries, once they are loaded."""
+LASTING = (".", "_", "lgc-tensorrt-")
+"""How names begin of files that may stay: caches, and TensorRT's timings, which are removed when the process ends."""
 State = dict[str, object]
 
 
@@ -27,7 +29,7 @@ def read_state() -> State:
     state |= {f"thread {thread.name} ({thread.ident})": None for thread in threading.enumerate()}
     state |= {f"process {pid}": None for pid in list_children()}
     for folder in (Path(tempfile.gettempdir()), ROOT):
-        state |= {f"file {path}": None for path in folder.iterdir() if not path.name.startswith((".", "_"))}
+        state |= {f"file {path}": None for path in folder.iterdir() if not path.name.startswith(LASTING)}
     return state | read_torch_state()
 
 

@@ -39,11 +39,12 @@ def test_recipe_passes_its_conformance_tests(recipe, tmp_path):
     blocks = [(re.match(r"# (\S+\.py)\n", code)[1], code) for code in code_blocks(recipe, "python")]
     (command,) = code_blocks(recipe, "sh")
     (tmp_path / "recipe.json").write_text(json.dumps(blocks))
+    options = ["-p", "recipe_plugin", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "pytest")]
     program, *arguments = shlex.split(command)
     assert program == "pytest"
     paths = [str(ROOT / "tests" / "docs"), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "recipe_plugin", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-m", "pytest", *options, *arguments],
         cwd=ROOT,
         env={**os.environ, "LGC_RECIPE": str(tmp_path / "recipe.json"), "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,

@@ -125,7 +125,8 @@ def test_every_layout_is_trained_and_scored(layout, make_run, make_scenes, tmp_p
         total += int((truth != 255).sum())
     assert len(list(predictions.iterdir())) == 3
     assert result["pixel_accuracy"] == pytest.approx(100 * right / total)
-    assert Image.open(next(predictions.iterdir())).mode == ("RGB" if layout == "camvid" else "L")
+    with Image.open(next(predictions.iterdir())) as image:
+        assert image.mode == ("RGB" if layout == "camvid" else "L")
 
 
 def convert_to_train_ids(data: Path) -> None:
@@ -165,7 +166,7 @@ def test_unlabelled_split_allows_only_predictions(make_run, make_scenes, tmp_pat
     if predict:
         result = evaluate_run(run, data, "test", predictions=predictions)
         assert result["miou"] is result["pixel_accuracy"] is None
-        assert {Image.open(path).size[::-1] for path in predictions.iterdir()} == {SIZE}
+        assert {np.asarray(Image.open(path)).shape[:2] for path in predictions.iterdir()} == {SIZE}
     else:
         with pytest.raises(DataError, match="no labelled pixel in test"):
             evaluate_run(run, data, "test")

@@ -32,14 +32,14 @@ main()
 """
 
 
-def torchrun(*arguments):
-    """Run a command in two processes over the loopback device."""
+def torchrun(*arguments, folder):
+    """Run a command in two processes over the loopback device; torchrun's own files go to `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
     launcher += ("--master-addr", "127.0.0.1", "--master-port", str(port))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TMPDIR": str(folder)}
     return subprocess.run(
         [*launcher, *map(str, arguments)], capture_output=True, text=True, timeout=240, env=environment, check=False
     )
@@ -48,7 +48,8 @@ def torchrun(*arguments):
 def test_two_process_training_equals_doubled_batch(run, scenes, tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     done = torchrun(
-        *(tmp_path / "worker.py", run, "--data", scenes, "--steps", 5, "--batch", 2, "--lr", 0.05, "--json")
+        *(tmp_path / "worker.py", run, "--data", scenes, "--steps", 5, "--batch", 2, "--lr", 0.05, "--json"),
+        folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)  # one object: only the first process prints

@@ -118,7 +118,7 @@ def test_default_device_is_the_tables(one_gpu, capsys):
 
 
 def test_missing_table_device_is_reported(one_gpu, monkeypatch, capsys):
-    monkeypatch.setattr("lgc.profiler.machine.devices.cuda_missing", lambda device: f"no {device}")
+    monkeypatch.setattr("lgc.profiler.machine.devices.diagnose_cuda", lambda device: f"no {device}")
     assert pick_device(None, [Device("cuda:1")], "searching") == "cpu"
     expected = (
         "searching on cpu: the table's device cuda:1 is not present (no cuda:1); choose another device with --device\n"

@@ -51,12 +51,14 @@ def test_label_files_match_the_real_ones(tmp_path: Path) -> None:
     write_scenes(tmp_path / "s", "camvid-segnet", {"train": 1}, SIZE)
     write_scenes(tmp_path / "o", "camvid", {"train": 1}, SIZE)
     write_scenes(tmp_path / "c", "cityscapes", {"train": 1}, SIZE)
-    segnet = Image.open(next((tmp_path / "s/CamVid/trainannot").glob("*.png")))
-    original = Image.open(next((tmp_path / "o/LabeledApproved_full").glob("*_L.png")))
-    city = Image.open(next((tmp_path / "c/gtFine/train").glob("*/*_gtFine_labelIds.png")))
-    assert (segnet.mode, original.mode, city.mode) == ("L", "RGB", "L")
-    assert np.asarray(segnet).max() <= 11
-    assert np.asarray(city).max() <= 33
+    with (
+        Image.open(next((tmp_path / "s/CamVid/trainannot").glob("*.png"))) as segnet,
+        Image.open(next((tmp_path / "o/LabeledApproved_full").glob("*_L.png"))) as original,
+        Image.open(next((tmp_path / "c/gtFine/train").glob("*/*_gtFine_labelIds.png"))) as city,
+    ):
+        assert (segnet.mode, original.mode, city.mode) == ("L", "RGB", "L")
+        assert np.asarray(segnet).max() <= 11
+        assert np.asarray(city).max() <= 33
     assert next((tmp_path / "c/leftImg8bit/train").glob("*/*_leftImg8bit.png")).is_file()
 
 
