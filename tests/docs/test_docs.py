@@ -215,7 +215,7 @@ def test_search_page_has_the_constants():
         (round(100 * projection.FREE_SLACK, 9), "unused beyond {} % of the target"),
         (round(projection.SLACK_COST / 100), "costs {} nats per percent"),
         (round(1 - projection.TARGET_TOLERANCE, 9), "Below {}: swap to slower"),
-        (round(100 * search.COLLAPSED), "more than {} % of the edges"),
+        (round(100 * search.MAX_IDLE_SHARE), "more than {} % of the edges"),
     ):
         assert sentence.format(constant) in text, sentence.format(constant)
 
