@@ -76,7 +76,7 @@ class Communication(StrEnum):
     NONE = "none"
 
 
-class FusionCell(StrEnum):
+class FusionMode(StrEnum):
     """Kinds of the fusion cell."""
 
     SEARCHED = "searched"
@@ -131,7 +131,7 @@ def search(
     crop: Annotated[str | None, make_crop_option("the space's input size")] = None,
     cells: CellsOption = CellSharing.INDEPENDENT,
     communication: CommunicationOption = None,
-    fusion: Annotated[FusionCell, typer.Option(help="Dense-connected fusion cell.")] = FusionCell.SEARCHED,
+    fusion: Annotated[FusionMode, typer.Option(help="Dense-connected fusion cell.")] = FusionMode.SEARCHED,
     latency_term: Annotated[bool, typer.Option(help="Include the latency term in the loss.")] = True,
     balanced: BalancedOption = False,
     arch_lr: ArchLrOption = None,

@@ -17,11 +17,11 @@ from ...lut.target import Target
 from ...models.space.lgcnet import Architecture
 from ...models.space.plan import SCOPES
 from ..backends import Backend, require_backend
+from ..drift import add_references, compute_drift, correct_for_drift
 from ..machine.environment import fingerprint
-from ..profile import require_machine
+from ..machine_match import require_machine
 from ..timing.measure import assign, measure_seconds
 from ..timing.rounds import OnProgress, quiet
-from ..verification import at_speed, drift, with_sentinels
 from .layer_attribution import SlotReport, attribute_layers
 from .network import Network
 from .parity import Parity, compare_backend, is_within_tolerance
@@ -139,7 +139,7 @@ def time_network(
     parity = compare_backend(network, backend, target)
     workloads = {NETWORK_KEY: network.workload(precision=target.precision)}
     if table is not None:
-        workloads = with_sentinels(table, workloads, network.scope)
+        workloads = add_references(table, workloads, network.scope)
     measurement = measure_seconds(assign(backend, target, workloads), seconds, on_progress=on_progress)
     runs = np.concatenate(measurement.durations(NETWORK_KEY))
     low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
@@ -161,7 +161,7 @@ def time_network(
     )
     if table is None or predictor is None:
         return result
-    return _add_prediction(result, predictor, network.architecture, drift(table, measurement))
+    return _add_prediction(result, predictor, network.architecture, compute_drift(table, measurement))
 
 
 def _add_prediction(
@@ -170,14 +170,14 @@ def _add_prediction(
     """Return the result with the prediction and its error."""
     assert result.measured_ms is not None
     table_ms, interval = predictor.predict(architecture), predictor.interval(architecture)
-    predicted_ms = at_speed(table_ms, drift_pct)
+    predicted_ms = correct_for_drift(table_ms, drift_pct)
     return replace(
         result,
         table_ms=table_ms,
         drift_pct=drift_pct,
         predicted_ms=predicted_ms,
-        predicted_low_ms=None if interval is None else at_speed(interval.low_ms, drift_pct),
-        predicted_high_ms=None if interval is None else at_speed(interval.high_ms, drift_pct),
+        predicted_low_ms=None if interval is None else correct_for_drift(interval.low_ms, drift_pct),
+        predicted_high_ms=None if interval is None else correct_for_drift(interval.high_ms, drift_pct),
         error_pct=(predicted_ms / result.measured_ms - 1) * 100,
         table_error_pct=(table_ms / result.measured_ms - 1) * 100,
     )

@@ -21,7 +21,7 @@ from ...models.onnx.slot_names import SlotNames, computed_slots
 from ...models.space.lgcnet import Architecture
 from ...models.space.opspec import OpSpec
 from ..backends.base import LayerTime
-from ..verification import at_speed
+from ..drift import correct_for_drift
 
 MIN_RELATIVE_DEVIATION = 0.15
 """Smallest reported deviation of an entry, relative to its latency."""
@@ -117,7 +117,8 @@ def attribute_layers(
         for layer in layers
     ]
     entry_ms = {
-        entry: at_speed(predictor.cost_ms(table, OpSpec.parse(entry)), drift_pct) for entry, _ in computed.values()
+        entry: correct_for_drift(predictor.cost_ms(table, OpSpec.parse(entry)), drift_pct)
+        for entry, _ in computed.values()
     }
     slot_ms = {slot: entry_ms[entry] * count for slot, (entry, count) in computed.items()}
     groups = []
@@ -136,7 +137,7 @@ def attribute_layers(
     groups.sort(key=lambda group: -abs(group.measured_ms - group.table_ms))
     rest_ms = factor * sum(layer.ms for layer, touched in zip(layers, slots_by_layer, strict=True) if not touched)
     deviations = _compute_deviations(groups, slot_ms, measured_ms)
-    intercept_ms = at_speed(predictor.correction.intercept_ms, drift_pct)
+    intercept_ms = correct_for_drift(predictor.correction.intercept_ms, drift_pct)
     return SlotReport(tuple(groups), deviations, intercept_ms, rest_ms, factor)
 
 

@@ -1,1 +1,1 @@
-"""The machine: devices, fingerprint, hardware monitor."""
+"""Machine that measures: devices, fingerprint, hardware monitor."""

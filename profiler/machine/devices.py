@@ -1,4 +1,4 @@
-"""Which devices there are, by the names users give them."""
+"""Available devices, CUDA diagnosis and the default device."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from ...device import CPU, Device
 from ...errors import DeviceError, UsageError
 
 _OLDEST_DRIVERS = {"12": "525.60.13", "13": "580"}
-"""Major version of CUDA -> oldest driver that runs it: NVIDIA's "CUDA Compatibility", minor version compatibility."""
+"""Major version of CUDA -> oldest driver that supports it (NVIDIA's "CUDA Compatibility", minor versions)."""
 
 
 def list_devices() -> dict[Device, str]:
-    """Return the devices of this machine with their models: the CPU, and each CUDA device that torch sees."""
+    """Return device -> model name for the CPU and every CUDA device that torch sees."""
     import torch
 
-    devices = {CPU: cpu_model()}
+    devices = {CPU: read_cpu_model()}
     for index in range(torch.cuda.device_count()):
         devices[Device(f"cuda:{index}")] = torch.cuda.get_device_name(index)
     return devices
 
 
 def check_device(name: str) -> Device:
-    """Return the device called `name`, after checking that this machine has it.
+    """Return the device called `name`, which must exist on this machine.
 
     Raises:
-        DeviceError: no such device; the message lists the available ones.
+        DeviceError: no such device; the message lists the available devices.
     """
     try:
         device = Device(name)
     except UsageError:
         device = None
     if device == CPU:
-        return CPU  # always present; importing torch to check takes seconds
+        return CPU  # always available; importing torch takes seconds
     available = list_devices()
     if device is None or device not in available:
         listed = ", ".join(f"{known} ({model})" for known, model in available.items())
-        reason = f" ({cuda_missing(device)})" if device is not None and len(available) == 1 else ""
+        reason = f" ({diagnose_cuda(device)})" if device is not None and len(available) == 1 else ""
         raise DeviceError(f"no device {name!r} on this machine{reason}; available: {listed}")
     return device
 
 
-def cuda_missing(device: Device) -> str | None:
-    """Return why torch cannot use the CUDA device, in its words, and the mend; None if it can."""
+def diagnose_cuda(device: Device) -> str | None:
+    """Return the reason why torch cannot use a CUDA device, with torch's error and the fix; None if it can."""
     import torch
 
     if torch.version.cuda is None:
         return "this torch is a CPU build; install a CUDA build of torch"
     if not torch.cuda.is_available():
-        return _why_not_initialised()
+        return _diagnose_initialization()
     index = device.ordinal
     if index >= torch.cuda.device_count():
         names = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
@@ -57,24 +57,24 @@ def cuda_missing(device: Device) -> str | None:
     return None
 
 
-def _why_not_initialised() -> str:
-    """The first sentence of what torch raises where it finds no CUDA device, and the driver that it needs."""
+def _diagnose_initialization() -> str:
+    """Return the first sentence of torch's error when it initializes CUDA, and the driver that it requires."""
     import torch
 
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
-        words = str(error).strip().partition(". ")[0].rstrip(".")
+        cause = str(error).strip().partition(". ")[0].rstrip(".")
     else:
-        words = "it finds no CUDA device"
+        cause = "it finds no CUDA device"
     cuda = str(torch.version.cuda)
-    needed = _OLDEST_DRIVERS.get(cuda.partition(".")[0])
-    mend = f"; its CUDA {cuda} needs driver {needed} or later" if needed and "driver" in words.lower() else ""
-    return f"torch cannot use CUDA: {words}{mend}"
+    driver = _OLDEST_DRIVERS.get(cuda.partition(".")[0])
+    fix = f"; its CUDA {cuda} needs driver {driver} or later" if driver and "driver" in cause.lower() else ""
+    return f"torch cannot use CUDA: {cause}{fix}"
 
 
-def cpu_model() -> str:
-    """The CPU's name as the kernel gives it."""
+def read_cpu_model() -> str:
+    """Return the CPU's model name as the kernel reports it."""
     import platform
     from pathlib import Path
 
@@ -88,7 +88,7 @@ def cpu_model() -> str:
 
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """Context in which torch uses `threads` CPU threads inside an operator."""
+    """Limit torch to `threads` CPU threads inside an operator while the context is active."""
     import torch
 
     before = torch.get_num_threads()
@@ -103,22 +103,22 @@ def torch_threads(threads: int) -> Iterator[None]:
 
 
 def default_device(table_devices: Sequence[Device]) -> tuple[Device, str | None]:
-    """Return the device to train on where the user names none, and why a GPU is not used where one was expected.
+    """Return the device to train on by default, and the reason if an expected GPU is not used.
 
     Args:
-        table_devices: devices of the latency tables, in the user's order; empty where they are unknown.
+        table_devices: devices of the latency tables, in the user's order; empty if unknown.
 
     Returns:
-        The first GPU among `table_devices` that is present here, else `cpu`. The reason is None where all tables are
-        of a CPU, and where no table is known on a machine without a GPU.
+        The first GPU of `table_devices` that this machine has, else `cpu`. The reason is None if every table was
+        measured on a CPU, or if `table_devices` is empty and this machine has no GPU.
     """
     gpus = [device for device in table_devices if not device.is_cpu]
     if table_devices and not gpus:
-        return CPU, None  # to know that takes no torch
-    present = list_devices()
+        return CPU, None  # saves the import of torch
+    available = list_devices()
     for device in gpus:
-        if device in present:
+        if device in available:
             return device, None
     if gpus:
-        return CPU, f"the table's device {gpus[0]} is not present ({cuda_missing(gpus[0])})"
-    return CPU, "the device of its latency table is unknown" if len(present) > 1 else None
+        return CPU, f"the table's device {gpus[0]} is not present ({diagnose_cuda(gpus[0])})"
+    return CPU, "the device of its latency table is unknown" if len(available) > 1 else None

@@ -1,4 +1,4 @@
-"""The fingerprint of the machine: what a latency depends on besides the network, kept in every table."""
+"""Fingerprint of the machine, stored in every table, and CPU affinity of the measuring process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from .devices import list_devices, torch_threads
 from .nvml import CLOCK_MEMORY, CLOCK_SM, Gpu
 
 DEVICE_NAME = "device_name"
+"""Key of the device's model name in a fingerprint."""
 
-_DECISIVE = (
+_COMPARED = (
     ("device", "", DEVICE_NAME),
     ("TF32", "", "tf32"),
     ("driver", "", "gpu", "driver"),
@@ -27,36 +28,46 @@ _DECISIVE = (
     ("MIG", "", "gpu", "mig"),
     ("ECC", "", "gpu", "ecc"),
 )
-"""What must be equal for two devices to be as fast: how it is called, its unit, and where a fingerprint has it."""
+"""Properties that determine a device's speed: name, unit, keys of the entry in a fingerprint."""
 
 
 def fingerprint(target: Target, backend: Backend) -> dict[str, Any]:
-    """Describe the machine as a JSON object: device, driver, clocks, library versions, TF32, the backend's settings."""
+    """Return the properties of this machine that latencies on `target` depend on, as a JSON object.
+
+    It has the device's name, library versions, TF32, the backend's settings, and `cpu` (cores, governor) or `gpu`
+    (driver, clocks, power limit, modes).
+    """
     from ... import __version__
 
-    found: dict[str, Any] = {
+    environment: dict[str, Any] = {
         DEVICE_NAME: list_devices()[target.device],
         "lgc": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": backend.versions(),
-        "tf32": _tf32(target),
+        "tf32": _uses_tf32(target),
         "settings": backend.settings(target),
     }
     if target.device.is_cpu:
-        found["cpu"] = {"cores": os.cpu_count(), "governor": _governor()}
+        environment["cpu"] = {"cores": os.cpu_count(), "governor": _read_governor()}
     else:
-        found["gpu"] = _gpu(target.device.ordinal)
-    return found
+        environment["gpu"] = _describe_gpu(target.device.ordinal)
+    return environment
 
 
 @contextmanager
 def pinned(target: Target, worker: int = 0) -> Iterator[list[int]]:
-    """Keep this process, and torch, to as many cores as the target has threads; their numbers, empty where it cannot.
+    """Pin this process to as many cores as the target has threads, and limit torch to that number of threads.
 
-    The last cores are taken: interrupts and other processes crowd the first. Workers with other numbers get other ones,
-    as far as there are any. torch is kept to them too, since threads that wait for each other on one core take a
-    hundred times as long.
+    The last cores are used, since interrupts and other processes favour the first. Workers get different cores while
+    enough are available. More torch threads than cores would make operators a hundred times slower.
+
+    Args:
+        target: target to measure; its `threads` is the number of cores.
+        worker: number of this process among the workers on this machine.
+
+    Yields:
+        Indices of the cores; empty on a GPU and on systems without CPU affinity.
     """
     if not target.device.is_cpu or not hasattr(os, "sched_setaffinity"):
         yield []
@@ -73,15 +84,16 @@ def pinned(target: Target, worker: int = 0) -> Iterator[list[int]]:
         os.sched_setaffinity(0, before)
 
 
-def _governor() -> str | None:
+def _read_governor() -> str | None:
+    """Return the frequency governor of the first core; None where unavailable."""
     path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     with suppress(OSError):
         return path.read_text().strip()
     return None
 
 
-def _tf32(target: Target) -> bool:
-    """Whether float32 is computed with TF32 there: torch is asked after having been told; the others are just told."""
+def _uses_tf32(target: Target) -> bool:
+    """Return True if torch still uses TF32 for float32 after disabling it; False for the other backends."""
     if target.device.is_cpu or target.backend != "torch":
         return False
     from ..backends.torch_.backend import disable_tf32
@@ -89,15 +101,15 @@ def _tf32(target: Target) -> bool:
     return disable_tf32()
 
 
-def _gpu(index: int) -> dict[str, Any]:
-    """What NVML says of a GPU: uuid, driver, clocks (MHz), power limit (W), temperature (Celsius), memory (MiB), modes.
+def _describe_gpu(index: int) -> dict[str, Any]:
+    """Return NVML's properties of a GPU: clocks in MHz, power in W, temperature in degrees Celsius, memory in MiB.
 
-    What it does not tell is None; where it tells nothing, only `uuid` is there and the reason, `nvml`.
+    Unavailable properties are None. Without NVML there are only `uuid` and, under `nvml`, the error.
     """
     with Gpu(index) as gpu:
-        if gpu.problem is not None:
-            return {"uuid": gpu.uuid, "nvml": gpu.problem}
-        limit_mw, memory = gpu.ask("nvmlDeviceGetEnforcedPowerLimit"), gpu.ask("nvmlDeviceGetMemoryInfo")
+        if gpu.error is not None:
+            return {"uuid": gpu.uuid, "nvml": gpu.error}
+        limit_mw, memory = gpu.query("nvmlDeviceGetEnforcedPowerLimit"), gpu.query("nvmlDeviceGetMemoryInfo")
         return {
             "uuid": gpu.uuid,
             "driver": gpu.driver,
@@ -108,45 +120,44 @@ def _gpu(index: int) -> dict[str, Any]:
             "power_limit_w": None if limit_mw is None else limit_mw / 1000,
             "temperature_c": gpu.temperature_c,
             "memory_mib": None if memory is None else memory.total // 2**20,
-            "persistence": _mode(gpu.ask("nvmlDeviceGetPersistenceMode")),
-            "ecc": _mode(gpu.ask("nvmlDeviceGetEccMode")),
-            "mig": _mode(gpu.ask("nvmlDeviceGetMigMode")),
+            "persistence": _parse_mode(gpu.query("nvmlDeviceGetPersistenceMode")),
+            "ecc": _parse_mode(gpu.query("nvmlDeviceGetEccMode")),
+            "mig": _parse_mode(gpu.query("nvmlDeviceGetMigMode")),
         }
 
 
-def _mode(answer: Any) -> bool | None:
-    """Whether a mode is on; of a pair it is the first that holds now, the second after the next start."""
+def _parse_mode(answer: Any) -> bool | None:
+    """Return True if a mode is enabled, None if unknown; a pair is (current, after the next reboot)."""
     if answer is None:
         return None
     return bool(answer[0] if isinstance(answer, (list, tuple)) else answer)
 
 
-def same_device(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints that must not, if both are to fill one table; empty if nothing does.
+def compare_fingerprints(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Return the differences that forbid measuring one table on both machines; empty if they are equally fast.
 
-    Device, driver, library versions, highest clocks, power limit, memory, MIG and ECC mode and TF32 count, and where
-    both have them (those of old tables do not) the backend's settings. What one GPU has of its own (uuid), and what
-    changes by itself (temperature, clocks of the moment), does not.
+    The properties are those of `_COMPARED`, the library versions and, if both fingerprints have them (old tables do
+    not), the backend's settings. Identity (uuid) and state (temperature, current clocks) are ignored.
 
     Returns:
-        Sentences as `power limit 300.0 W, not 250.0 W`, the value of `a` first.
+        Phrases such as `power limit 300.0 W, not 250.0 W`, with the value of `a` first.
     """
-    kinds = ["versions", "settings"] if "settings" in a and "settings" in b else ["versions"]
-    names = [(kind, name) for kind in kinds for name in sorted({*a.get(kind, {}), *b.get(kind, {})})]
-    rows = [*_DECISIVE, *((name, "", kind, name) for kind, name in names)]
-    values = [(what, unit, _at(a, path), _at(b, path)) for what, unit, *path in rows]
-    return [f"{what} {_words(x, unit)}, not {_words(y, unit)}" for what, unit, x, y in values if x != y]
+    groups = ["versions", "settings"] if "settings" in a and "settings" in b else ["versions"]
+    keys = [(group, key) for group in groups for key in sorted({*a.get(group, {}), *b.get(group, {})})]
+    properties = [*_COMPARED, *((key, "", group, key) for group, key in keys)]
+    values = [(name, unit, _get_entry(a, path), _get_entry(b, path)) for name, unit, *path in properties]
+    return [f"{name} {_format_value(x, unit)}, not {_format_value(y, unit)}" for name, unit, x, y in values if x != y]
 
 
-def _at(fingerprint: Mapping[str, Any], path: list[str]) -> Any:
-    """The entry at `path`; None if there is none."""
+def _get_entry(fingerprint: Mapping[str, Any], path: list[str]) -> Any:
+    """Return the entry under nested keys; None if it does not exist."""
     entry: Any = fingerprint
     for key in path:
         entry = entry.get(key) if isinstance(entry, Mapping) else None
     return entry
 
 
-def _words(value: Any, unit: str) -> str:
+def _format_value(value: Any, unit: str) -> str:
     if value is None:
         return "unknown"
     return ("on" if value else "off") if isinstance(value, bool) else f"{value}{unit}"

@@ -1,4 +1,4 @@
-"""A CUDA device as NVML sees it. Asks only: nothing here changes a setting of the device."""
+"""Read-only access to NVML for one CUDA device; no setting of the device is changed."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from types import TracebackType
 from typing import Any, Self
 
 CLOCK_SM, CLOCK_MEMORY = 1, 2
-"""NVML's numbers of the two clocks."""
-_SENSOR = 0
+"""NVML's clock types."""
+_GPU_SENSOR = 0
 _UUID_PREFIXES = ("GPU", "MIG")
 
 
 class Gpu:
-    """What NVML tells of one device; None wherever it does not. A context: left, it lets NVML go.
+    """NVML handle of one device; a context manager that shuts NVML down on exit. Unavailable values are None.
 
     Attributes:
-        uuid: as NVML writes it, by which the device is found: its numbering is not torch's. On a Jetson torch's, since
-            NVML finds no device by it there; the only device is taken.
-        problem: why NVML tells nothing at all of the device; None if it does.
+        uuid: UUID in NVML's form, which identifies the device, since NVML's indices differ from torch's. On a Jetson,
+            where NVML finds no device by UUID, that of torch; NVML's only device is used.
+        error: reason why NVML is unavailable for the device; None if it is available.
     """
 
     def __init__(self, index: int) -> None:
-        """Find torch's CUDA device number `index`."""
+        """Open the CUDA device with torch's index `index`."""
         import torch
 
         digits = torch.cuda.get_device_properties(index).uuid
         self.uuid = f"{_UUID_PREFIXES[0]}-{digits}"
-        self.problem: str | None = None
+        self.error: str | None = None
         self._nvml: Any = None
         self._handle: Any = None
         try:
@@ -36,8 +36,8 @@ class Gpu:
             pynvml.nvmlInit()
             self._nvml = pynvml
             self._handle = self._find(digits)
-        except Exception as error:  # NVML's own, and a missing library's: a device can be measured without either
-            self.problem = str(error) or type(error).__name__
+        except Exception as error:  # of NVML or of a missing library; measuring does not require NVML
+            self.error = str(error) or type(error).__name__
 
     def __enter__(self) -> Self:
         return self
@@ -46,46 +46,46 @@ class Gpu:
         self.close()
 
     def close(self) -> None:
-        """Let NVML go; from then on every answer is None. More than once does no harm."""
+        """Shut NVML down, after which every query returns None; idempotent."""
         nvml, self._nvml, self._handle = self._nvml, None, None
         if nvml is not None:
             with suppress(nvml.NVMLError):
                 nvml.nvmlShutdown()
 
-    def ask(self, question: str, *arguments: Any) -> Any:
-        """What NVML's function `question` answers for this device; None if it, its bindings or the device cannot."""
+    def query(self, function: str, *arguments: Any) -> Any:
+        """Return the result of an NVML function for this device; None if driver, bindings or device lack it."""
         if self._handle is None:
             return None
         try:
-            return getattr(self._nvml, question)(self._handle, *arguments)
-        except Exception:  # NVMLError, or AttributeError and a class of its own where the Python package lacks it
+            return getattr(self._nvml, function)(self._handle, *arguments)
+        except Exception:  # NVMLError, or what the bindings raise for a function that they lack
             return None
 
     @property
     def driver(self) -> str | None:
-        """Version of the driver."""
-        with suppress(Exception):  # as in `ask`
+        """Driver version."""
+        with suppress(Exception):  # as in `query`
             return str(self._nvml.nvmlSystemGetDriverVersion())
         return None
 
     @property
     def temperature_c(self) -> int | None:
-        """Temperature of the chip in degrees Celsius."""
-        found: int | None = self.ask("nvmlDeviceGetTemperatureV", _SENSOR)  # the name since driver 570
-        return self.ask("nvmlDeviceGetTemperature", _SENSOR) if found is None else found
+        """Chip temperature in degrees Celsius."""
+        celsius: int | None = self.query("nvmlDeviceGetTemperatureV", _GPU_SENSOR)  # name since driver 570
+        return self.query("nvmlDeviceGetTemperature", _GPU_SENSOR) if celsius is None else celsius
 
     def clock_mhz(self, clock: int) -> int | None:
-        """`CLOCK_SM` or `CLOCK_MEMORY` right now, in MHz."""
-        found: int | None = self.ask("nvmlDeviceGetClockInfo", clock)
-        return found
+        """Return the current frequency of `CLOCK_SM` or `CLOCK_MEMORY` in MHz."""
+        frequency: int | None = self.query("nvmlDeviceGetClockInfo", clock)
+        return frequency
 
     def max_clock_mhz(self, clock: int) -> int | None:
-        """The highest that `CLOCK_SM` or `CLOCK_MEMORY` can go, in MHz."""
-        found: int | None = self.ask("nvmlDeviceGetMaxClockInfo", clock)
-        return found
+        """Return the maximum frequency of `CLOCK_SM` or `CLOCK_MEMORY` in MHz."""
+        frequency: int | None = self.query("nvmlDeviceGetMaxClockInfo", clock)
+        return frequency
 
     def _find(self, digits: Any) -> Any:
-        """NVML's handle of the device, or of the part of one that torch calls a device."""
+        """Return NVML's handle of the device, which may be a MIG partition."""
         for prefix in _UUID_PREFIXES:
             uuid = f"{prefix}-{digits}"
             with suppress(self._nvml.NVMLError):

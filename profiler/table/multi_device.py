@@ -1,4 +1,4 @@
-"""Several devices that fill one table: shown to be equal first, then one process each."""
+"""One table filled by several equal devices, one process each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...errors import LgcError, MismatchError, UsageError
 from ...lut.target import Target
 from ...models.space.lgcnet import SearchSpace
 from ..backends import require_backend
-from ..machine.environment import fingerprint, same_device
+from ..machine.environment import compare_fingerprints, fingerprint
 from ..profile import ProfileResult, open_or_create, profile
 from ..timing.rounds import OnProgress, quiet
 
@@ -30,22 +30,22 @@ def profile_on(
     on_progress: OnProgress = quiet,
     **options: Any,
 ) -> ProfileResult:
-    """Fill one table with several equal devices; each takes its share, and what another leaves behind.
+    """Fill one table with several equal devices.
 
-    The first device is measured by this process, each other one by a process of its own. A process that dies leaves
-    what it had not finished to the last pass, which is this process's.
+    This process measures on the first device and starts one process for each other device. A last pass of this process
+    measures the benchmarks of processes that died.
 
     Args:
-        devices: `cuda:0`, `cuda:1`, ...; `cpu` more than once takes other cores each time.
-        space: as for `profile`.
-        target: as for `profile`, on the first device.
-        out: as for `profile`.
-        budget_s: as for `profile`.
-        on_progress: told how far this process is.
+        devices: `cuda:0`, `cuda:1`, ...; repeated `cpu` entries run on different cores.
+        space: see `profile`.
+        target: see `profile`, on the first device.
+        out: see `profile`.
+        budget_s: see `profile`.
+        on_progress: receives the progress of this process.
         options: further arguments of `profile`.
 
     Raises:
-        MismatchError: the devices are not equal; the message says in what.
+        MismatchError: the devices differ; the message names the differences.
         LgcError: see `profile`.
     """
     start = time.monotonic()
@@ -72,39 +72,43 @@ def profile_on(
     left_s = None if budget_s is None else max(budget_s - (time.monotonic() - start), 0.0)
     try:
         result = profile(space, target, out, on_progress=on_progress, **{**options, "budget_s": left_s})
-    except UsageError:  # what another process left behind does not fit into the rest of the budget
+    except UsageError:  # the rest of the budget is too short for the remaining benchmarks
         result = profile(space, target, out, **{**options, "budget_s": 0.0})
     return replace(result, seconds=time.monotonic() - start)
 
 
 def require_equal(devices: Sequence[Device], target: Target) -> None:
-    """Show that all devices are as the target's.
+    """Check that all devices equal the target's.
 
     Raises:
         BackendUnavailableError: the backend does not run on one of them.
-        MismatchError: one is another kind; the message says in what.
-        UsageError: a GPU is named twice, or there are not cores enough for all.
+        MismatchError: a device differs; the message names the differences.
+        UsageError: a GPU is listed twice, or the machine has too few cores.
     """
     gpus = [device for device in devices if not device.is_cpu]
     if len(set(gpus)) < len(gpus):
-        raise UsageError(f"a GPU is named twice: {', '.join(devices)}; two processes on one would time each other")
+        raise UsageError(
+            f"a GPU is listed twice: {', '.join(devices)}; two processes on one GPU would disturb each other"
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not gpus and len(devices) * target.threads > cores:
-        raise UsageError(f"{len(devices)} processes of {target.threads} threads need more than the {cores} cores here")
+        raise UsageError(
+            f"{len(devices)} processes of {target.threads} threads need more than the {cores} available cores"
+        )
     first = fingerprint(target, require_backend(target))
     for device in devices[1:]:
         other = replace(target, device=device)
-        differences = same_device(first, fingerprint(other, require_backend(other)))
+        differences = compare_fingerprints(first, fingerprint(other, require_backend(other)))
         if differences:
             raise MismatchError(
-                f"{target.device} and {device} are not equal, so they cannot fill one table: {'; '.join(differences)}"
+                f"{target.device} and {device} differ, so they cannot fill one table: {'; '.join(differences)}"
             )
 
 
 def _work(
     space: dict[str, Any], target: dict[str, Any], out: str, device: Device, worker: int, options: dict[str, Any]
 ) -> None:
-    """What another process does: its share, in silence; what goes wrong is left for the last pass to meet."""
+    """Measure a share in another process; the last pass meets any error again."""
     try:
         profile(SearchSpace.check(space, "space"), Target(**target), Path(out), device=device, worker=worker, **options)
     except (LgcError, KeyboardInterrupt):

@@ -98,7 +98,7 @@ class Rounds:
         self._on_batches, self._on_decisions, self._on_progress = on_batches, on_decisions, on_progress
         self._seed, self._clock = seed, clock or steady_clock()
         self._load, self._instances = load, dict.fromkeys(runners, 0)
-        self._stagger = {benchmark: position for position, benchmark in enumerate(runners)}
+        self._phase = {benchmark: position / len(runners) for position, benchmark in enumerate(runners)}
         self._open = list(runners)
         self._made = dict.fromkeys(runners, 0)
         self._session = session
@@ -181,15 +181,16 @@ class Rounds:
     def _reload(self, benchmarks: Sequence[str], is_over: Callable[[], bool]) -> None:
         """Replace instances that have had their batches; before the round, so that no benchmark runs right after it.
 
-        The first reloads are staggered by position, so a round reloads only some of the benchmarks. Every instance gets
-        at least the batches that a confidence interval needs to count it.
+        Reloads are spread evenly over their period, so a round reloads only some of the benchmarks. Every instance gets
+        the batches that a confidence interval needs to count it.
         """
         for benchmark in benchmarks:
             rule, made = self._rules[benchmark], self._made[benchmark]
             if self._load is None or rule.reload is None or made < min(rule.reload, BATCHES_PER_INSTANCE) or is_over():
                 continue
+            offset = int(self._phase[benchmark] * rule.reload)
             affordable = self._loading_s[benchmark] <= rule.loading * self._spent_s[benchmark]
-            if affordable and (made + self._stagger[benchmark]) % rule.reload == 0:
+            if affordable and (made + offset) % rule.reload == 0:
                 start = self._clock()
                 runner = self._load(benchmark)
                 self._loading_s[benchmark] += self._clock() - start

@@ -23,7 +23,7 @@ CONVERGED = ""
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """How often a benchmark runs, and when it is done.
+    """Rule for the batches of a benchmark, and for its end.
 
     Attributes:
         runs: runs per batch; None for about `rounds.BATCH_MS` of runs.

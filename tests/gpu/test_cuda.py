@@ -16,7 +16,7 @@ from lgc.profiler.backends import BACKENDS, Workload, get_backend
 from lgc.profiler.backends.base import IMAGE_DTYPE
 from lgc.profiler.deployment.latency import time_network
 from lgc.profiler.deployment.network import Network
-from lgc.profiler.machine.environment import fingerprint, same_device
+from lgc.profiler.machine.environment import compare_fingerprints, fingerprint
 from lgc.profiler.profile import profile
 from lgc.profiler.timing.workloads import network_workload
 
@@ -167,7 +167,7 @@ def test_fingerprint_names_gpu(target):
     assert result["gpu"]["memory_mib"] > 1000
     if target.backend == "torch":  # which reports TF32 itself; for the others see test_fp32_does_not_use_tf32
         assert result["tf32"] is False
-    assert same_device(result, fingerprint(target, get_backend(target.backend))) == []
+    assert compare_fingerprints(result, fingerprint(target, get_backend(target.backend))) == []
 
 
 def test_table_predicts_network(mini_space, tmp_path):

@@ -1,16 +1,16 @@
-"""A simulated device: durations follow a law that tests know, so that what is measured can be held against it.
+"""Simulated device: durations follow a known model, to which tests compare the measured latencies.
 
-Law (milliseconds):
+Model (milliseconds); a border is the copy of a tensor into or out of the graph:
 
-    operator     true_ms(spec)
-    probe        overhead + border of each input + their carriers + k * operator + carrier behind + border of the output
-    passage      overhead + for each tensor: two borders and two carriers
-    alone        overhead + border of each input + operator + border of the output
-    network      overhead + two borders + CONTEXT * sum of its operators
+    operator        true_ms(spec)
+    probe           overhead + borders and carriers of the inputs + copies * operator + carrier and border of the output
+    baseline graph  overhead + two borders and two carriers per tensor
+    alone           overhead + borders of the inputs + operator + border of the output
+    network         overhead + two borders + CONTEXT * sum of its operators
 
-times the device's pace, its speed at the moment, noise, `warm` where a runner runs again right after itself, and a
-factor of the place in memory to which the graph was loaded. Time passes only while something runs or is compiled, and
-while a test lets it.
+Each is multiplied by the device's pace, its current speed, noise, `warm` if the same runner ran just before, and a
+factor of the instance (the memory addresses of a graph). The clock advances only while a graph runs or compiles, or
+when a test moves it.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ TIMED = (
     "profiler.timing.measure",
     "profiler.timing.rounds",
 )
-"""Modules that look at a clock."""
+"""Modules that import `time`."""
 
 
 class Clock:
-    """Stands in for the module `time`, and for the clock of `Rounds`."""
+    """Substitute for the module `time` and for the clock of `Rounds`."""
 
     def __init__(self, now=1000.0):
         self.now = now
@@ -69,13 +69,13 @@ class Clock:
 
 
 def true_ms(spec):
-    """What an operator costs; of inputs and multiply-accumulates."""
+    """Return the latency of an operator in ms, from its input elements and multiply-accumulates."""
     elements = sum(math.prod(shape) for shape in input_shapes(spec))
     return 0.0 if is_free(spec) else 0.01 + elements / 2e5 + count_macs(spec) / 1e6
 
 
 def border_ms(shape):
-    """What the way of a tensor [..., height, width] in or out costs."""
+    """Return the time in ms to copy a tensor [..., height, width] into or out of a graph."""
     return 0.002 + math.prod(shape) / 1e5
 
 
@@ -112,7 +112,7 @@ def network_ms(architecture, scope):
 
 
 def workload_ms(workload):
-    """Latency of a workload by the law; networks are told by what they build."""
+    """Return the latency of a workload in ms by the model; a network is recognized by the module it builds."""
     kind, _, rest = workload.name.partition("/")
     match kind:
         case "alone":
@@ -129,7 +129,7 @@ def workload_ms(workload):
 
 
 def rows(path, what="*", table="visits"):
-    """Rows of a table in the file, times of measurement included."""
+    """Return the rows of an SQLite table of the file, with the times of measurement."""
     with sqlite3.connect(path) as connection:
         found = connection.execute(f"SELECT {what} FROM {table} ORDER BY 1, 2").fetchall()
     connection.close()
@@ -146,7 +146,7 @@ def latencies(path):
 
 
 def relative(found, wanted):
-    """Latencies relative to the wanted ones, their common factor divided out."""
+    """Return the ratios of measured to expected latencies, divided by their median."""
     ratios = {key: found[key] / wanted[key] for key in wanted}
     usual = float(np.median(list(ratios.values())))
     return {key: ratio / usual for key, ratio in ratios.items()}
@@ -187,22 +187,22 @@ class SimulatedRunner:
 
 
 class SimulatedDevice:
-    """A backend whose workloads take as long as the law says.
+    """Backend whose workloads take the durations of the model.
 
     Attributes:
-        clock: that its runs and compilations advance.
-        pace: factor on all durations.
-        speed: further factor, of the time.
-        noise: greatest relative addition to a duration.
-        warm: factor where a runner has run just before.
-        place: standard deviation of the logarithm of the factor that each loaded graph has of its own.
-        places: names of workloads -> another one.
-        refused: what names of workloads that it does not compile begin with.
-        compile_s: seconds that compiling takes for the first time; later loads of the same workload take `load_s`.
-        on_run: told the name of each workload after each run.
-        built: names of workloads that were compiled for the first time, in order.
-        compiled: names of all that were compiled, later loads included; likewise prepared, closed.
-        runs: how often each ran.
+        clock: clock that runs and compilations advance.
+        pace: constant factor of all durations.
+        speed: function from the time to another factor.
+        noise: maximum relative noise added to a duration.
+        warm: factor if the same runner ran just before.
+        place: standard deviation of the logarithm of each instance's own factor.
+        places: workload name -> its own value of `place`.
+        refused: prefixes of the workload names that fail to compile.
+        compile_s: seconds of the first compilation of a workload; each reload takes `load_s`.
+        on_run: callback with the workload's name, called after each run.
+        built: names of workloads compiled for the first time, in order.
+        compiled: names of all compiled workloads, with reloads; same for `prepared` and `closed`.
+        runs: number of runs by workload name.
     """
 
     name = "simulated"
@@ -255,7 +255,7 @@ def put_in_place(patch):
 
 @pytest.fixture
 def device(monkeypatch):
-    """The simulated device, in the place of whatever backend the target names, and of time."""
+    """Replace the target's backend and the module `time` by a simulated device, and return it."""
     return put_in_place(monkeypatch)
 
 
@@ -270,13 +270,13 @@ def cpu_backend(request):
 
 @pytest.fixture
 def out(tmp_path):
-    """Where a table is to be made."""
+    """Return the path of a table that does not exist yet."""
     return tmp_path / "t.lut"
 
 
 @pytest.fixture(scope="session")
 def simulated_table(mini_space, tmp_path_factory):
-    """A table of the mini space on the simulated device, with 8 networks; for reading only."""
+    """Return a table of the mini space on the simulated device, with 8 networks; read-only."""
     path = tmp_path_factory.mktemp("simulated") / "mini.lut"
     with pytest.MonkeyPatch.context() as patch:
         put_in_place(patch)
@@ -285,7 +285,7 @@ def simulated_table(mini_space, tmp_path_factory):
 
 
 class Trained:
-    """A small network that was trained a little, with scenes for calibration and others that nothing has seen."""
+    """Briefly trained small network, with calibration frames and unseen frames."""
 
     def __init__(self, make_once):
         space = SearchSpace.load("tiny").with_input(64, 96)
@@ -304,5 +304,5 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(make_once):
-    """The trained network; for reading only."""
+    """Return the trained network; read-only."""
     return Trained(make_once)

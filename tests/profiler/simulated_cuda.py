@@ -1,4 +1,4 @@
-"""A simulated CUDA, and an engine of TensorRT on it: what is queued is done at once, or captured; all of it noted."""
+"""Simulated CUDA driver and TensorRT engine: queued work runs at once or is captured, and every call is recorded."""
 
 import gc
 import json
@@ -17,7 +17,7 @@ THREAD_LOCAL = 1
 
 
 class Result(IntEnum):
-    """Results of the driver's functions, as NVIDIA's bindings name them."""
+    """Result codes of the driver, named as in NVIDIA's bindings."""
 
     CUDA_SUCCESS = 0
     CUDA_ERROR_OUT_OF_MEMORY = 2
@@ -28,15 +28,15 @@ NO_MEMORY, NOT_CAPTURED = Result.CUDA_ERROR_OUT_OF_MEMORY, Result.CUDA_ERROR_STR
 
 
 class Cuda:
-    """pycuda's driver and NVIDIA's bindings of it, on the host: what is queued is done at once, or captured.
+    """CUDA driver on the host, with the interfaces of pycuda and of NVIDIA's bindings.
 
     Attributes:
-        journal: what was done, in order.
-        held: kinds of what was made and not freed.
-        memory: address -> what is allocated there.
-        refused: function of the bindings -> the error that it gives.
-        depth: how many contexts were pushed.
-        early: batches of timed runs that the device begins before all of them are queued.
+        journal: executed calls, in order.
+        held: kinds of the resources that are not freed.
+        memory: address -> allocation.
+        refused: function of the bindings -> error that it returns.
+        depth: number of contexts on the stack.
+        early: number of batches that the device starts before all of their runs are queued.
     """
 
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=THREAD_LOCAL)
@@ -50,7 +50,7 @@ class Cuda:
             pass
 
         class Thing:
-            """Whatever needs a current context to be made and freed."""
+            """Resource that requires a current context when it is created and freed."""
 
             def __init__(self, kind):
                 assert cuda.depth == 1, f"{kind} without a context"
@@ -81,7 +81,7 @@ class Cuda:
                 return id(self)
 
         class Event:
-            """Of a batch behind a spin, the first is asked once before the wait: whether the device has begun."""
+            """Event; the first after a spin is queried once before the wait, to see if the device started early."""
 
             asked, first = 0, False
 
@@ -131,7 +131,7 @@ class Cuda:
         return np.zeros(shape, dtype)
 
     def spin(self, microseconds):
-        """Stand in for the kernel that keeps the device busy."""
+        """Simulate the kernel that keeps the device busy."""
         self.spinning = True
         self.journal.append(f"spin {microseconds:.0f}")
 
@@ -150,7 +150,7 @@ class Cuda:
         do()
 
     def __getattr__(self, name):
-        """Return a function of the bindings, which notes its call, and gives an error if it is to."""
+        """Return a function of the bindings that records its call, and fails if it is in `refused`."""
         if not name.startswith("cu"):
             raise AttributeError(name)
         functions = {
@@ -192,9 +192,9 @@ class Cuda:
 
 
 class Context:
-    """Doubles the input into the output, wherever the two are bound to lie.
+    """Execution context that writes twice the input to the output, at the bound addresses.
 
-    It runs only with memory given by the user, as large as the engine says, and notes when it goes.
+    It requires scratch memory of the size that the engine reports, and records its own deletion.
     """
 
     def __init__(self, engine, strategy):
@@ -232,7 +232,7 @@ class Context:
 
 
 class SimulatedEngine:
-    """An engine of one input and one output, both of `SHAPE`."""
+    """Engine with one input and one output, both of shape `SHAPE`."""
 
     names = bound = ("input_0", "output_0")
     num_io_tensors, runs, works = 2, 0, True

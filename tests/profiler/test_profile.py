@@ -209,9 +209,7 @@ class TestTruth:
         first, second = (profile(mini_space, TARGET, out, networks=count) for count in (0, 4))
         samples = len(rows(out, "session, at_unix_s", "health"))
         assert len(first.remarks) == len(second.remarks) == 1
-        assert second.remarks[0] == (
-            f"the GPU ran slower than it could for {samples} of {samples} samples: thermal slowdown"
-        )
+        assert second.remarks[0] == (f"the GPU was throttled in {samples} of {samples} samples: thermal slowdown")
         assert profile(mini_space, TARGET, out, networks=4).remarks == []
 
     def test_visits_that_were_left_out_are_told(self, device, mini_space, out):
@@ -224,7 +222,7 @@ class TestTruth:
         share = found.num_rejected / len(found.batches) * 100
         assert 5 < share < 50
         assert result.remarks == [
-            f"{share:.0f} % of the visits were left out: the machine slowed some subjects, not others"
+            f"{share:.0f} % of the sample batches were discarded: the machine slowed only some benchmarks"
         ]
         ratios = relative(latencies(out), truth(out))
         assert all(abs(ratio - 1) < 0.05 for key, ratio in ratios.items() if "argmax" not in key)
@@ -349,11 +347,11 @@ class TestCalibration:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"networks": 3}, "3 networks are too few to calibrate with: at least 4, or 0 for none"),
-        ({"networks": -1}, "-1 networks are too few"),
+        ({"networks": 3}, "--networks 3: a calibration needs at least 4"),
+        ({"networks": -1}, "--networks -1: a calibration needs"),
         ({"rounds": 3}, "--rounds 3: at least 4 are needed"),
         ({"rounds": 0}, "--rounds 0: at least 4"),
-        ({"context": "vacuum"}, "no context 'vacuum': carriers or isolated"),
+        ({"context": "vacuum"}, "unknown context 'vacuum'; known: carriers, isolated"),
     ],
     ids=str,
 )
@@ -441,7 +439,7 @@ class TestOfAnother:
         self.refused(mini_space, table, complaint, "'$.device_name', 'Z80'")
 
     def test_version(self, table, mini_space):
-        complaint = r"was measured with simulated 0, here is simulated 1: go on with those versions, or name another"
+        complaint = "was measured with simulated 0, installed is simulated 1: install those versions to resume, or"
         self.refused(mini_space, table, complaint, "'$.versions.simulated', '0'")
 
     def test_context(self, table, mini_space):

@@ -9,7 +9,7 @@ from lgc.lut.table.table import network_key
 from lgc.models import SearchSpace
 from lgc.profiler import verification
 from lgc.profiler.profile import profile
-from lgc.profiler.verification import unseen, verify
+from lgc.profiler.verification import sample_unseen, verify
 
 from . import conftest as law
 
@@ -24,12 +24,12 @@ def table(device, simulated_table, tmp_path):
 
 def test_networks_are_new_distinct_and_the_seeds(table):
     known = {entry.key for entry, _, _ in table.networks()}
-    fresh = unseen(table, 10, 0)
+    fresh = sample_unseen(table, 10, 0)
     assert len(fresh) == 10
     assert not known & set(fresh)
     assert [network_key(network, "dense") for network in fresh.values()] == list(fresh)
-    assert unseen(table, 10, 0) == fresh
-    assert unseen(table, 10, 1) != fresh
+    assert sample_unseen(table, 10, 0) == fresh
+    assert sample_unseen(table, 10, 1) != fresh
 
 
 def test_networks_of_the_tables_own_seed_are_passed_over(table, mini_space):
@@ -37,7 +37,7 @@ def test_networks_of_the_tables_own_seed_are_passed_over(table, mini_space):
     for network in mini_space.spread(5, 3 + 1_000_003):
         table.add_network(network, "dense")
     registered = {entry.key for entry, _, _ in table.networks()}
-    assert not registered & set(unseen(table, 5, 3))
+    assert not registered & set(sample_unseen(table, 5, 3))
 
 
 @pytest.mark.parametrize("widths", [[], [2, 8]], ids=str)
@@ -49,8 +49,8 @@ def test_a_space_with_too_few_networks_says_how_many_are_left(device, mini_space
     every = 2**space.edges * len(space.heads)
     with LatencyTable.open(tmp_path / "few.lut") as table:
         left = every - len({(network.choices, network.head) for _, network, _ in table.networks()})
-        with pytest.raises(UsageError, match=f"space mini has only {left} networks that the table has not seen"):
-            unseen(table, every, 0)
+        with pytest.raises(UsageError, match=f"space mini has only {left} networks outside the table"):
+            sample_unseen(table, every, 0)
 
 
 def test_a_true_table_predicts_unseen_networks(table):
@@ -64,7 +64,7 @@ def test_a_true_table_predicts_unseen_networks(table):
 
 def test_each_network_is_told_with_its_prediction(table, mini_space):
     found = verify(table, 4, seed=1)
-    assert [one.architecture for one in found.networks] == list(unseen(table, 4, 1).values())
+    assert [one.architecture for one in found.networks] == list(sample_unseen(table, 4, 1).values())
     predictor, factor = Predictor(mini_space, table), 1 + found.drift_pct / 100
     for one in found.networks:
         assert one.predicted_ms == pytest.approx(predictor.predict(one.architecture) * factor)
@@ -118,7 +118,7 @@ def test_without_networks_there_is_no_drift(device, mini_space, tmp_path):
 
 @pytest.mark.parametrize("networks", [1, 0, -1])
 def test_fewer_than_two_networks_are_refused(table, networks):
-    with pytest.raises(UsageError, match=f"networks to verify by: {networks} asked for, at least 2"):
+    with pytest.raises(UsageError, match=f"--networks {networks}: at least 2"):
         verify(table, networks, seed=0)
 
 

@@ -259,7 +259,7 @@ def test_inaccurate_table_gives_a_warning(call, lut, data, tmp_path):
         table.set_metadata("verification", {"dense": {"mape_pct": 23.4}})
     done = call("lgc-search", "--lut", noisy, "--data", data, *SHORT, "--out", tmp_path / "run")
     assert done.code == 0, done.err
-    assert "noisy.lut are off by 23 %" in done.err
+    assert "noisy.lut has a prediction error of 23 %" in done.err
 
 
 @pytest.mark.parametrize("side", ["below the fastest", "above the slowest"])
@@ -325,13 +325,13 @@ def test_too_few_images_are_rejected(call, lut, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--strategy magic", "--strategy: Input should be 'gradient', 'random' or 'evolution'"),
-        ("--cells own", "--cells: Input should be 'independent' or 'shared'"),
-        ("--communication mail", "--communication: Input should be 'gcn', 'linear' or 'none'"),
-        ("--fusion cold", "--fusion: Input should be 'searched' or 'fixed'"),
-        ("--precision fp8", "unknown precision 'fp8'; known: bf16, fp16, fp32"),
+        ("--strategy magic", "'magic' is not one of 'gradient', 'random', 'evolution'"),
+        ("--cells own", "'own' is not one of 'independent', 'shared'"),
+        ("--communication mail", "'mail' is not one of 'gcn', 'linear', 'none'"),
+        ("--fusion cold", "'cold' is not one of 'searched', 'fixed'"),
+        ("--precision fp8", "'fp8' is not one of 'fp32', 'fp16', 'bf16'"),
         ("--precision fp16", "choose fp32 or bf16 on a CPU"),
-        ("--scope all", "unknown scope 'all'; known: core, dense"),
+        ("--scope all", "'all' is not one of 'core', 'dense'"),
         ("--device cuda:77", "no device 'cuda:77' on this machine"),
         ("--cells shared --communication gcn", "shared cells cannot communicate by gcn"),
         ("--target-ms 1 --target-fps 9", "--target-ms or --target-fps, not both"),

@@ -62,7 +62,7 @@ def run(app: typer.Typer, interrupted: str = RESUMES) -> None:
 def _format_usage_error(error: Exception) -> str:
     """Return the message of an invalid option, from typer or from a settings model; re-raise any other error."""
     if hasattr(error, "format_message"):
-        return str(error.format_message())
+        return str(error.format_message()).replace("Value error, ", "")  # pydantic's prefix
     from pydantic import ValidationError
 
     from ...models.space.settings import format_validation_error

@@ -15,7 +15,7 @@ from typing import Any
 
 from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
-from ...machine.devices import cuda_missing
+from ...machine.devices import diagnose_cuda
 from ..error_translation import OutOfMemoryError, translate_ort_errors
 
 CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER = (
@@ -51,7 +51,7 @@ def diagnose_provider(provider: str, device: Device) -> str | None:
             f"ONNX Runtime {onnxruntime.__version__} is too old: replays of its CUDA graphs may read recycled memory; "
             f'pip install --upgrade "onnxruntime-gpu>={min_version}"'
         )
-    return cuda_missing(device) or (
+    return diagnose_cuda(device) or (
         diagnose_provider_load(CUDA_PROVIDER, device) if provider == CUDA_PROVIDER else None
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from ....device import Device
 from ....errors import MeasurementError
 from ....lut.target import Target
-from ...machine.devices import cuda_missing
+from ...machine.devices import diagnose_cuda
 from ..base import Runner, Workload
 from .runner import TORCH_DTYPES, CudaGraphRunner, EagerRunner
 
@@ -33,7 +33,7 @@ class TorchBackend:
 
     def diagnose(self, device: Device) -> str | None:
         """Return None on a CPU or a CUDA device that torch can use, else the reason and the fix."""
-        return None if device.is_cpu else cuda_missing(device)
+        return None if device.is_cpu else diagnose_cuda(device)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of torch and, in a CUDA build, of CUDA and cuDNN."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
 from ....lut.target import Target
-from ...machine.devices import cuda_missing
+from ...machine.devices import diagnose_cuda
 from ..base import Runner, Workload
 from ..cuda.device import diagnose_pycuda
 from ..error_translation import OutOfMemoryError
@@ -41,7 +41,7 @@ class TensorRTBackend:
             library = load_tensorrt()
         except BackendUnavailableError as error:
             return str(error)
-        reason = cuda_missing(device) or diagnose_pycuda(INSTALL_FULL)
+        reason = diagnose_cuda(device) or diagnose_pycuda(INSTALL_FULL)
         if reason is not None:
             return reason
         import torch

@@ -25,10 +25,11 @@ from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.comparison import peer_candidate, run_candidate, time_candidates
 from lgc.profiler.deployment.network import INT8, Network, write_onnx
+from lgc.profiler.drift import add_references, compute_drift, correct_for_drift
 from lgc.profiler.machine.environment import fingerprint, pinned
 from lgc.profiler.profile import profile
 from lgc.profiler.timing.measure import assign, measure_seconds
-from lgc.profiler.verification import at_speed, drift, unseen, with_sentinels
+from lgc.profiler.verification import sample_unseen
 
 from ..common.paired_timing import time_alternately
 from ..common.results import BENCH, merge_parts, result_path, stamp, write_result
@@ -95,23 +96,23 @@ def measure_predictions(space: SearchSpace, target: Target, scratch: Path) -> di
     seconds = time.monotonic() - start
     with LatencyTable.open(lut) as table:
         predictor = Predictor(space, table)
-        chosen = unseen(table, EXPORTS, SEED)
+        chosen = sample_unseen(table, EXPORTS, SEED)
         files = {
             key: write_onnx(Network(architecture, None, DENSE), scratch / "onnx")
             for key, architecture in chosen.items()
         }
         shape = ((1, 3, *space.input),)
         workloads = {key: Workload(path.name, shape, None, file=path.read_bytes()) for key, path in files.items()}
-        benchmarks = with_sentinels(table, workloads, DENSE)
+        benchmarks = add_references(table, workloads, DENSE)
         measurement = measure_seconds(
             assign(get_backend(target.backend), target, benchmarks), SECONDS * len(benchmarks)
         )
-        drift_pct = drift(table, measurement)
+        drift_pct = compute_drift(table, measurement)
     table_ms = {key: predictor.predict(architecture) for key, architecture in chosen.items()}
     rows = [
         {
             "table_ms": table_ms[key],
-            "predicted_ms": at_speed(table_ms[key], drift_pct),
+            "predicted_ms": correct_for_drift(table_ms[key], drift_pct),
             "measured_ms": measurement.summary(key).latency_ms,
             "median_ms": float(np.median(np.concatenate(measurement.durations(key)))),
             "runs": int(sum(map(len, measurement.durations(key)))),

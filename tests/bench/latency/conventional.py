@@ -12,7 +12,7 @@ from lgc.profiler.backends import require_backend
 from lgc.profiler.machine.environment import pinned
 from lgc.profiler.timing.measure import assign, prepared
 from lgc.profiler.timing.workloads import operator_workload
-from lgc.profiler.verification import Checked
+from lgc.profiler.verification import VerifiedNetwork
 
 RUNS = 50
 
@@ -33,7 +33,9 @@ def _fail(key: str, reason: str) -> None:
     raise RuntimeError(f"{key}: {reason}")
 
 
-def conventional_errors_pct(table: dict[OpSpec, float], networks: tuple[Checked, ...]) -> tuple[float, float, float]:
+def conventional_errors_pct(
+    table: dict[OpSpec, float], networks: tuple[VerifiedNetwork, ...]
+) -> tuple[float, float, float]:
     """Return the mean absolute percentage errors of three predictions on measured networks.
 
     They are the plain sum, the sum times the best common factor, and the sum with lgc's correction, held out.

@@ -26,7 +26,7 @@ from lgc.profiler.deployment.network import Network
 from lgc.profiler.machine.devices import check_device
 from lgc.profiler.machine.environment import fingerprint
 from lgc.profiler.profile import profile
-from lgc.profiler.verification import unseen, verify
+from lgc.profiler.verification import sample_unseen, verify
 
 from ..common.results import stamp, write_result
 from . import properties
@@ -137,7 +137,7 @@ def measure_space(space: SearchSpace, target: Target, keep: Path | None) -> dict
                 result["repeatability"] = properties.repeatability(space, target, scratch)
                 result["interpolation"] = properties.interpolation(space, target, scratch)
                 result["exports"] = [
-                    export_error(table, target, network) for network in unseen(table, EXPORTS, seed=2).values()
+                    export_error(table, target, network) for network in sample_unseen(table, EXPORTS, seed=2).values()
                 ]
                 result["help_seconds"] = {name: help_seconds(name) for name in COMMANDS}
     return result

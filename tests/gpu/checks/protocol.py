@@ -38,14 +38,14 @@ def measure_isolated(table: Any, scratch: Path) -> dict[str, float] | str:
 
     The errors are those of the plain sum, of the sum at its best scale, and of the sum with our fitted correction.
     """
-    from lgc.profiler.verification import Checked, unseen
+    from lgc.profiler.verification import VerifiedNetwork, sample_unseen
 
     rows = Record.read(scratch / "part-5.json").values.get("networks")
     if rows is None:
         return "skipped: part 5 measured no unseen networks in this run"
     networks = [
-        Checked(architecture, row["predicted_ms"], row["measured_ms"])
-        for architecture, row in zip(unseen(table, len(rows), seed=SEED).values(), rows, strict=True)
+        VerifiedNetwork(architecture, row["predicted_ms"], row["measured_ms"])
+        for architecture, row in zip(sample_unseen(table, len(rows), seed=SEED).values(), rows, strict=True)
     ]
     usual = import_file("tests/bench/latency/conventional.py")
     errors = usual.conventional_errors_pct(usual.measure_conventional(table.space, table.target), networks)

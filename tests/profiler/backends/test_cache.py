@@ -57,7 +57,7 @@ def test_missing_and_foreign_files_are_rejected(path):
 
 def test_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "kind").write_text("in the way")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot make the folder"):
         write_cache_file(tmp_path / "kind" / "entry.file", HEADER, CONTENT)
 
 

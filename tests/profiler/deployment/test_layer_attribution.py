@@ -1,4 +1,4 @@
-"""Layers attributed to slots, and the table's entries held against them."""
+"""Layer times attributed to slots, compared with the table's entries."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import json
 
 import pytest
 
-from lgc.lut import LatencyTable, Predictor, Target
+from lgc.lut import Predictor, Target
 from lgc.models import SearchSpace
 from lgc.models.onnx.slot_names import SlotNames, computed_slots
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.base import LayerTime
-from lgc.profiler.deployment.deploy import TargetResult, add_layer_times
 from lgc.profiler.deployment.layer_attribution import attribute_layers
 from lgc.profiler.deployment.network import Network
 
@@ -21,7 +20,7 @@ ORT = Target("cpu", "onnxruntime")
 
 @pytest.mark.parametrize("preset", ["tiny", "lgcnet-camvid"])
 @pytest.mark.parametrize("scope", ["core", "dense"])
-def test_every_layer_of_onnx_runtime_is_of_a_slot(preset, scope):
+def test_every_onnx_runtime_layer_has_a_slot(preset, scope):
     space = SearchSpace.load(preset).with_input(64, 96)
     architecture = space.sample(2)
     runner = get_backend("onnxruntime").compile(Network(architecture, None, scope).workload(), ORT)
@@ -29,20 +28,20 @@ def test_every_layer_of_onnx_runtime_is_of_a_slot(preset, scope):
     runner.close()
     names = SlotNames(architecture)
     slots = [{names.find_slot(node) for node in layer.nodes} for layer in layers]
-    assert all(slots), [layer.layer for layer, found in zip(layers, slots, strict=True) if not found]
+    assert all(slots), [layer.layer for layer, layer_slots in zip(layers, slots, strict=True) if not layer_slots]
     assert None not in set().union(*slots)
     assert all(layer.ms >= 0 for layer in layers)
-    there = computed_slots(architecture, scope)
+    computed = computed_slots(architecture, scope)
     timed = set().union(*slots)
-    missing = set(there) - timed
-    assert all("max_pool" in there[slot][0] for slot in missing), "only equal poolings are computed once"
+    missing = set(computed) - timed
+    assert all("max_pool" in computed[slot][0] for slot in missing), "equal poolings are computed once"
     convolutions = [layer for layer in layers if any(node.endswith("/Conv") for node in layer.nodes)]
-    wanted = {slot for slot, (entry, _) in there.items() if "conv" in entry or "classifier" in entry}
-    assert wanted <= set().union(*({names.find_slot(node) for node in layer.nodes} for layer in convolutions))
+    expected = {slot for slot, (entry, _) in computed.items() if "conv" in entry or "classifier" in entry}
+    assert expected <= set().union(*({names.find_slot(node) for node in layer.nodes} for layer in convolutions))
 
 
-def made_up(architecture, table, predictor, wrong: str, times: float, factor: float = 1.0) -> list[LayerTime]:
-    """A layer for each slot that takes what the table says, but those of one entry so many times as much."""
+def make_layers(architecture, table, predictor, wrong: str, times: float, factor: float = 1.0) -> list[LayerTime]:
+    """Return a layer per slot with the table's latency, that of entry `wrong` multiplied by `times`."""
     names, layers = {}, []
     model = Network(architecture, None, DENSE).model()
     import onnx
@@ -59,7 +58,7 @@ def made_up(architecture, table, predictor, wrong: str, times: float, factor: fl
 
 
 @pytest.mark.parametrize("times", [1 / 3, 3.0])
-def test_the_entry_that_is_wrong_is_named_first(mini_space, make_table, times):
+def test_wrong_entry_is_reported_first(mini_space, make_table, times):
     architecture = mini_space.sample(4)
     with make_table(mini_space) as table:
         predictor = Predictor(mini_space, table)
@@ -67,10 +66,10 @@ def test_the_entry_that_is_wrong_is_named_first(mini_space, make_table, times):
         for entry, count in computed_slots(architecture, DENSE).values():
             costs[entry] += count * table.latency_ms(next(s for s in mini_space.specs() if str(s) == entry))
         wrong = max((entry for entry in costs if "conv" in entry), key=lambda entry: costs[entry])
-        layers = made_up(architecture, table, predictor, wrong, times, factor=2.0)
+        layers = make_layers(architecture, table, predictor, wrong, times, factor=2.0)
         total = sum(layer.ms for layer in layers) / 2
         report = attribute_layers(architecture, table, predictor, layers, measured_ms=total, drift_pct=0.0)
-        right = made_up(architecture, table, predictor, wrong, 1.0)
+        right = make_layers(architecture, table, predictor, wrong, 1.0)
         whole = sum(layer.ms for layer in right)
         none = attribute_layers(architecture, table, predictor, right, measured_ms=whole, drift_pct=0.0)
         slower = attribute_layers(architecture, table, predictor, right, measured_ms=1.2 * whole, drift_pct=20.0)
@@ -83,13 +82,13 @@ def test_the_entry_that_is_wrong_is_named_first(mini_space, make_table, times):
     assert json.loads(json.dumps(report.as_dict()))["entries"][0]["entry"] == wrong
 
 
-def test_slots_that_share_a_layer_are_compared_together(mini_space, make_table):
+def test_slots_that_share_layers_form_groups(mini_space, make_table):
     architecture = mini_space.sample(4)
     with make_table(mini_space) as table:
         predictor = Predictor(mini_space, table)
-        layers = made_up(architecture, table, predictor, "", 1.0)
+        layers = make_layers(architecture, table, predictor, "", 1.0)
         joined = LayerTime("both", (*layers[0].nodes, *layers[1].nodes), layers[0].ms + layers[1].ms)
-        other = LayerTime("elsewhere", ("nobody",), 0.5)
+        other = LayerTime("other", ("unknown",), 0.5)
         total = sum(layer.ms for layer in layers) + 0.5
         report = attribute_layers(
             architecture, table, predictor, [joined, *layers[2:], other], measured_ms=total, drift_pct=None
@@ -100,15 +99,3 @@ def test_slots_that_share_a_layer_are_compared_together(mini_space, make_table):
     assert sum(len(group.slots) for group in report.groups) == len(computed_slots(architecture, DENSE))
     assert report.unattributed_ms == pytest.approx(0.5)
     assert report.entries == ()
-
-
-def test_layers_are_written_beside_the_export(mini_space, measured_table, tmp_path):
-    network = Network(mini_space.sample(2), None, DENSE)
-    result = TargetResult("onnxruntime", "cpu", "fp32", DENSE, measured_ms=0.2, drift_pct=0.0)
-    with LatencyTable.open(measured_table) as table:
-        found = add_layer_times(network, ORT, table, result, tmp_path)
-    content = json.loads((tmp_path / f"{network.stem}-onnxruntime-fp32-layers.json").read_text())
-    assert found.layers == str(tmp_path / f"{network.stem}-onnxruntime-fp32-layers.json")
-    assert sum(group["measured_ms"] for group in content["slots"]["groups"]) == pytest.approx(0.2)
-    assert all(layer["nodes"] for layer in content["layers"])
-    assert json.loads(json.dumps(found.as_dict()))["slots"]["entries"] is not None

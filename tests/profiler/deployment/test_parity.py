@@ -1,4 +1,4 @@
-"""Comparing outputs with torch's: real networks, real files, real backends."""
+"""Parity with torch: real networks, files and backends."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,16 @@ from lgc.lut import Target
 from lgc.models import LGCNet
 from lgc.models.images import normalise_image
 from lgc.models.onnx.export import simplify
+from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.base import generate_inputs
 from lgc.profiler.backends.precision import cast_model
+from lgc.profiler.deployment.network import Network
 from lgc.profiler.deployment.parity import (
     IMAGES,
     RANDOM,
     TOLERANCES,
     Parity,
+    compare_backend,
     compare_outputs,
     compute_file_outputs,
     compute_reference,
@@ -31,8 +34,8 @@ def exported(architecture, scope, weights=None):
     return simplify(network_workload(architecture, scope, weights).onnx)
 
 
-def compared(architecture, weights, inputs, source, convert=lambda model: model, exports=None):
-    """Agreement of the files of a network, in scopes core and dense, each passed through `convert`."""
+def compare(architecture, weights, inputs, source, convert=lambda model: model, exports=None):
+    """Compare a network's files in scopes core and dense, each passed through `convert`."""
     reference = compute_reference(network_module(architecture, "dense", weights), inputs, source)
     core, dense = (
         compute_file_outputs(convert(exported(architecture, scope, exports or weights)), reference.tensors)
@@ -46,17 +49,17 @@ def noise(space):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_float32_files_equal_torch_with_random_weights_on_noise(mini_space, seed):
-    found = compared(mini_space.sample(seed), None, noise(mini_space), RANDOM)
-    assert found.max_abs_diff <= 1e-5
-    assert found.images == 1
-    assert is_within_tolerance("fp32", found, trained=False)
+def test_fp32_files_of_random_weights_pass(mini_space, seed):
+    parity = compare(mini_space.sample(seed), None, noise(mini_space), RANDOM)
+    assert parity.max_abs_diff <= 1e-5
+    assert parity.images == 1
+    assert is_within_tolerance("fp32", parity, trained=False)
 
 
-def test_every_precision_agrees_on_real_images(trained):
+def test_every_precision_passes_on_images(trained):
     inputs = [normalise_image(frame) for frame in trained.unseen]
     full, half = (
-        compared(trained.architecture, trained.weights, inputs, IMAGES, lambda model, to=to: cast_model(model, to))
+        compare(trained.architecture, trained.weights, inputs, IMAGES, lambda model, to=to: cast_model(model, to))
         for to in ("fp32", "fp16")
     )
     assert (full.source, full.images) == ("images", len(inputs))
@@ -70,64 +73,64 @@ def test_every_precision_agrees_on_real_images(trained):
     assert not is_within_tolerance("fp32", half)
 
 
-def test_other_weights_are_found_out_in_every_precision(trained):
+def test_other_weights_fail_in_every_precision(trained):
     torch.manual_seed(7)
     other = LGCNet(trained.architecture.space, trained.architecture).state_dict()
     inputs = [normalise_image(frame) for frame in trained.unseen[:2]]
-    found = compared(trained.architecture, trained.weights, inputs, IMAGES, exports=other)
-    assert found.relative_diff > 0.3
+    parity = compare(trained.architecture, trained.weights, inputs, IMAGES, exports=other)
+    assert parity.relative_diff > 0.3
     for precision in TOLERANCES:
-        assert not is_within_tolerance(precision, found)
-        assert not is_within_tolerance(precision, found, trained=False)
+        assert not is_within_tolerance(precision, parity)
+        assert not is_within_tolerance(precision, parity, trained=False)
 
 
-def test_end_to_end_takes_bytes_and_is_held_against_torch_on_the_same_pixels(trained):
+def test_end_to_end_is_compared_on_bytes(trained):
     architecture, weights = trained.architecture, trained.weights
     reference = compute_reference(network_module(architecture, "dense", weights), trained.unseen, IMAGES)
     frames = compute_file_outputs(exported(architecture, "end-to-end", weights), reference.inputs)
     logits = compute_file_outputs(exported(architecture, "core", weights), reference.tensors)
     assert frames[0].dtype == np.uint8
-    found = compare_outputs(reference, frames, logits)
-    assert is_within_tolerance("fp32", found)
-    assert found.argmax_agreement_pct >= 99.99
+    parity = compare_outputs(reference, frames, logits)
+    assert is_within_tolerance("fp32", parity)
+    assert parity.argmax_agreement_pct >= 99.99
     assert compare_outputs(reference, frames).max_abs_diff is None
     mirrored = compute_file_outputs(
         exported(architecture, "end-to-end", weights), [frame[..., ::-1].copy() for frame in reference.inputs]
     )
-    assert not is_within_tolerance("fp32", compare_outputs(reference, mirrored)), "BGR for RGB has to be found out"
+    assert not is_within_tolerance("fp32", compare_outputs(reference, mirrored)), "BGR instead of RGB fails"
 
 
-def test_a_backend_is_held_against_torch_by_what_it_times(mini_space, cpu_backend):
+def test_timed_program_of_backends_passes(mini_space, cpu_backend):
     architecture, target = mini_space.sample(2), Target("cpu", cpu_backend.name)
     reference = compute_reference(network_module(architecture, "dense"), noise(mini_space) * 2, RANDOM)
     core, dense = (
         compute_runner_outputs(cpu_backend, network_workload(architecture, scope), target, reference.tensors)
         for scope in ("core", "dense")
     )
-    found = compare_outputs(reference, dense, core)
-    assert is_within_tolerance("fp32", found, trained=False)
-    assert found.images == 2
+    parity = compare_outputs(reference, dense, core)
+    assert is_within_tolerance("fp32", parity, trained=False)
+    assert parity.images == 2
 
 
-def test_figures_are_what_they_say(mini_space):
+def test_differences_are_measured(mini_space):
     reference = compute_reference(network_module(mini_space.sample(2), "dense"), noise(mini_space), RANDOM)
     logits, labels = reference.logits[0].copy(), reference.labels[0].copy()
     logits.flat[:2] += 0.5, -0.25
     labels.flat[: labels.size // 4] += 1
-    found = compare_outputs(reference, [labels], [logits])
-    assert found.max_abs_diff == pytest.approx(0.5, rel=1e-4)
-    assert found.mean_abs_diff == pytest.approx(0.75 / logits.size, rel=1e-4)
-    assert found.relative_diff == pytest.approx(found.mean_abs_diff / reference.logits[0].std(), rel=1e-4)
-    assert found.argmax_agreement_pct == pytest.approx(75)
+    parity = compare_outputs(reference, [labels], [logits])
+    assert parity.max_abs_diff == pytest.approx(0.5, rel=1e-4)
+    assert parity.mean_abs_diff == pytest.approx(0.75 / logits.size, rel=1e-4)
+    assert parity.relative_diff == pytest.approx(parity.mean_abs_diff / reference.logits[0].std(), rel=1e-4)
+    assert parity.argmax_agreement_pct == pytest.approx(75)
 
 
-def test_outputs_of_another_shape_or_number_and_none_are_refused(mini_space):
+def test_wrong_shapes_and_numbers_are_rejected(mini_space):
     whole = network_module(mini_space.sample(2), "dense")
     reference = compute_reference(whole, noise(mini_space), RANDOM)
     labels, logits = list(reference.labels), list(reference.logits)
-    with pytest.raises(MeasurementError, match=r"classes of shapes .*\(1, 1, 32\).*, torch .*\(1, 32, 32\)"):
+    with pytest.raises(MeasurementError, match=r"classes have shapes .*\(1, 1, 32\).*, torch.s .*\(1, 32, 32\)"):
         compare_outputs(reference, [labels[0][:, :1]], logits)
-    with pytest.raises(MeasurementError, match="logits of shapes"):
+    with pytest.raises(MeasurementError, match="logits have shapes"):
         compare_outputs(reference, labels, logits * 2)
     with pytest.raises(MeasurementError, match="not finite"):
         compare_outputs(reference, labels, [logits[0] * np.inf])
@@ -137,21 +140,43 @@ def test_outputs_of_another_shape_or_number_and_none_are_refused(mini_space):
         compute_file_outputs(cast_model(exported(mini_space.sample(2), "core"), "bf16"), reference.tensors, "net")
 
 
-def found(max_abs_diff, relative_diff, pct, source):
+def make_parity(max_abs_diff, relative_diff, pct, source):
     return Parity(max_abs_diff, relative_diff, relative_diff, pct, 1, source)
 
 
-def test_limits():
-    assert not is_within_tolerance("fp32", found(1.1e-4, 0.0, 100, IMAGES))
-    assert not is_within_tolerance("fp32", found(1e-5, 0.0, 99.8, RANDOM), trained=False)
-    assert not is_within_tolerance("fp16", found(1e-2, 2e-4, 99.89, IMAGES))
-    assert is_within_tolerance("fp16", found(1e-2, 2e-4, 99.89, IMAGES), trained=False)
-    assert not is_within_tolerance("fp16", found(1e-2, 2e-4, 98.9, RANDOM))
-    assert not is_within_tolerance("fp16", found(None, None, 98.9, RANDOM), trained=False), "nothing else was compared"
-    assert not is_within_tolerance("fp16", found(1e-2, 3e-3, 100, IMAGES), trained=False)
-    assert not is_within_tolerance("int8", found(0.5, 0.02, 97.9, IMAGES))
-    assert is_within_tolerance("int8", found(0.5, 0.02, 98.0, IMAGES))
-    assert is_within_tolerance("int8", found(0.5, 0.05, 90, RANDOM))
-    assert not is_within_tolerance("int8", found(0.5, 0.11, 100, RANDOM))
+def test_tolerances():
+    assert not is_within_tolerance("fp32", make_parity(1.1e-4, 0.0, 100, IMAGES))
+    assert not is_within_tolerance("fp32", make_parity(1e-5, 0.0, 99.8, RANDOM), trained=False)
+    assert not is_within_tolerance("fp16", make_parity(1e-2, 2e-4, 99.89, IMAGES))
+    assert is_within_tolerance("fp16", make_parity(1e-2, 2e-4, 99.89, IMAGES), trained=False)
+    assert not is_within_tolerance("fp16", make_parity(1e-2, 2e-4, 98.9, RANDOM))
+    assert not is_within_tolerance("fp16", make_parity(None, None, 98.9, RANDOM), trained=False), (
+        "only classes were compared"
+    )
+    assert not is_within_tolerance("fp16", make_parity(1e-2, 3e-3, 100, IMAGES), trained=False)
+    assert not is_within_tolerance("int8", make_parity(0.5, 0.02, 97.9, IMAGES))
+    assert is_within_tolerance("int8", make_parity(0.5, 0.02, 98.0, IMAGES))
+    assert is_within_tolerance("int8", make_parity(0.5, 0.05, 90, RANDOM))
+    assert not is_within_tolerance("int8", make_parity(0.5, 0.11, 100, RANDOM))
     with pytest.raises(UnknownNameError, match="unknown precision 'int4'"):
-        is_within_tolerance("int4", found(0.5, 0.11, 100, RANDOM))
+        is_within_tolerance("int4", make_parity(0.5, 0.11, 100, RANDOM))
+
+
+class WrongWeights:
+    """Backend that runs the network with other weights."""
+
+    def __init__(self, architecture) -> None:
+        torch.manual_seed(77)
+        self._network = Network(architecture, LGCNet(architecture.space, architecture).state_dict(), "core")
+        self._scopes = iter(("dense", "core"))
+
+    def compile(self, workload, target):
+        return get_backend("onnxruntime").compile(self._network.workload(next(self._scopes)), target)
+
+
+def test_backend_with_wrong_weights_fails(mini_space):
+    network = Network(mini_space.sample(2), None, "core")
+    right = compare_backend(network, get_backend("onnxruntime"), ORT)
+    wrong = compare_backend(network, WrongWeights(network.architecture), ORT)
+    assert is_within_tolerance("fp32", right, trained=False)
+    assert not is_within_tolerance("fp32", wrong, trained=False)

@@ -1,4 +1,4 @@
-"""Images through exported files, against the torch network that they come from."""
+"""Segmentation with exported files, compared with the torch network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from lgc.device import Device
 from lgc.errors import DeviceError, FileFormatError, MeasurementError, UsageError
 from lgc.models import LGCNet, SearchSpace
 from lgc.models.images import IMAGE_MEAN, IMAGE_STD
@@ -28,40 +29,40 @@ from lgc.profiler.deployment.segmenter import Segmenter, extract_classes, resize
 SCOPES = ("core", "dense", "end-to-end")
 
 
-def picture_of(seed: int, height: int, width: int) -> np.ndarray:
-    """Random colours in squares, which a network tells apart."""
+def make_picture(seed: int, height: int, width: int) -> np.ndarray:
+    """Return squares of random colours."""
     coarse = np.random.default_rng(seed).integers(0, 256, (16, 20, 3)).astype(np.uint8)
     return np.kron(coarse, np.ones((9, 9, 1), np.uint8))[:height, :width]
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    """A network whose classes depend on the pixels: its norms are of the pictures, its logits without a bias."""
+    """Return a network whose classes depend on the pixels: norms fitted to noise, logits without bias."""
     space = SearchSpace.load("tiny").with_input(64, 96)
     architecture = space.sample(3)
     torch.manual_seed(4)
-    made = LGCNet(space, architecture).train()
+    model = LGCNet(space, architecture).train()
     for _ in range(30):
-        made(torch.randn(4, 3, *space.input) + torch.randn(4, 3, 1, 1))
-    torch.nn.init.zeros_(made.head[-1].bias)
-    return Network(architecture, made.eval().state_dict(), "dense")
+        model(torch.randn(4, 3, *space.input) + torch.randn(4, 3, 1, 1))
+    torch.nn.init.zeros_(model.head[-1].bias)
+    return Network(architecture, model.eval().state_dict(), "dense")
 
 
 @pytest.fixture(scope="module")
 def files(network, tmp_path_factory) -> dict[str, Path]:
-    """The network's file in each scope."""
+    """Return the network's file in each scope."""
     folder = tmp_path_factory.mktemp("files")
     return {scope: write_onnx(Network(network.architecture, network.weights, scope), folder) for scope in SCOPES}
 
 
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
-    """An image of another size and shape than the network's."""
-    return picture_of(0, 101, 177)
+    """Return an image that differs from the network's in size and aspect ratio."""
+    return make_picture(0, 101, 177)
 
 
-def by_torch(network: Network, picture: np.ndarray) -> np.ndarray:
-    """The classes by torch, spelled out: resize, scale to 0..1, normalise, network, upsample, argmax, nearest."""
+def segment_with_torch(network: Network, picture: np.ndarray) -> np.ndarray:
+    """Compute classes with torch: resize, scale to 0..1, normalise, network, upsample, argmax, nearest."""
     height, width = network.architecture.space.input
     frame = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
     x = (frame / 255 - np.array(IMAGE_MEAN)) / np.array(IMAGE_STD)
@@ -74,9 +75,9 @@ def by_torch(network: Network, picture: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("size", [(101, 177), (64, 96), (31, 20)])
-def test_every_scope_gives_torchs_classes_at_the_images_own_size(network, files, scope, size):
-    picture = picture_of(1, *size)
-    wanted = by_torch(network, picture)
+def test_every_scope_gives_torchs_classes(network, files, scope, size):
+    picture = make_picture(1, *size)
+    wanted = segment_with_torch(network, picture)
     assert len(np.unique(wanted)) > 3
     with Segmenter.open(files[scope]) as segmenter:
         got = segmenter.segment(picture)
@@ -85,10 +86,10 @@ def test_every_scope_gives_torchs_classes_at_the_images_own_size(network, files,
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_the_order_of_the_channels_matters(network, files, picture, scope):
+def test_channel_order_matters(network, files, picture, scope):
     with Segmenter.open(files[scope]) as segmenter:
         swapped = segmenter.segment(np.ascontiguousarray(picture[..., ::-1]))
-    assert (swapped == by_torch(network, picture)).mean() < 0.9, "blue taken for red would show"
+    assert (swapped == segment_with_torch(network, picture)).mean() < 0.9, "blue taken for red would show"
 
 
 @pytest.mark.parametrize(
@@ -100,41 +101,41 @@ def test_the_order_of_the_channels_matters(network, files, picture, scope):
     ],
     ids=["bytes", "0..1", "-1..1, BGR"],
 )
-def test_another_normalisation_would_show(network, files, picture, monkeypatch, wrong):
+def test_wrong_normalisation_is_detected(network, files, picture, monkeypatch, wrong):
     monkeypatch.setattr(inference, "normalise_image", wrong)
     with Segmenter.open(files["dense"]) as segmenter:
-        assert (segmenter.segment(picture) == by_torch(network, picture)).mean() < 0.9
+        assert (segmenter.segment(picture) == segment_with_torch(network, picture)).mean() < 0.9
 
 
-def test_what_an_image_took_is_told_by_parts(files, picture):
+def test_times_are_reported_by_part(files, picture):
     with Segmenter.open(files["dense"], threads=2) as segmenter:
         assert segmenter.target.threads == 2
-        labels, spent = segmenter.timed(picture)
+        labels, duration = segmenter.segment_timed(picture)
         assert np.array_equal(labels, segmenter.segment(picture))
-    assert min(vars(spent).values()) > 0
+    assert min(vars(duration).values()) > 0
 
 
-def test_a_file_runs_in_its_own_precision(network, files, picture, tmp_path):
+def test_file_runs_in_its_own_precision(network, files, picture, tmp_path):
     frame = np.asarray(Image.fromarray(picture).resize(network.architecture.space.input[::-1]))
     deployed = Network(network.architecture, network.weights, "dense", images=(frame,))
     with Segmenter.open(write_onnx(deployed, tmp_path, "int8")) as segmenter:
         assert segmenter.target.precision == "int8"
-        assert (segmenter.segment(picture) == by_torch(network, picture)).mean() > 0.8
+        assert (segmenter.segment(picture) == segment_with_torch(network, picture)).mean() > 0.8
     half = write_onnx(deployed, tmp_path, "fp16")
     assert OnnxModel.load(half).precision == "fp16"
-    with pytest.raises(UsageError, match=r"fp16.onnx computes in fp16: backend onnxruntime has no precision 'fp16'"):
+    with pytest.raises(UsageError, match=r"fp16.onnx has precision fp16: backend onnxruntime has no precision 'fp16'"):
         Segmenter.open(half)
 
 
-def test_a_file_in_fp16_is_what_backends_make_of_one_in_fp32(network, picture):
+def test_casting_to_fp16_is_idempotent(network, picture):
     half = cast_model(network.model(), "fp16")
     again = cast_model(half, "fp16")
     x = np.random.default_rng(0).standard_normal((1, 3, *network.architecture.space.input), np.float32)
-    outputs = [inference_of(model, x) for model in (half, again)]
+    outputs = [run_model(model, x) for model in (half, again)]
     assert np.array_equal(*outputs)
 
 
-def inference_of(model: bytes, x: np.ndarray) -> np.ndarray:
+def run_model(model: bytes, x: np.ndarray) -> np.ndarray:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -142,19 +143,19 @@ def inference_of(model: bytes, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(5, 7), (32, 48), (33, 20)])
-def test_resizing_is_torchs(size):
+def test_resizing_equals_torch(size):
     rng = np.random.default_rng(1)
     logits = rng.standard_normal((3, 9, 14), dtype=np.float32)
-    wanted = F.interpolate(torch.from_numpy(logits)[None], size, mode="bilinear", align_corners=False)[0].numpy()
-    for channel, expected in zip(logits, wanted, strict=True):
+    reference = F.interpolate(torch.from_numpy(logits)[None], size, mode="bilinear", align_corners=False)[0].numpy()
+    for channel, expected in zip(logits, reference, strict=True):
         np.testing.assert_allclose(upsample(channel, size), expected, atol=1e-5)
-    assert (extract_classes(logits[None], size) == wanted.argmax(axis=0)).mean() > 0.99
+    assert (extract_classes(logits[None], size) == reference.argmax(axis=0)).mean() > 0.99
     labels = rng.integers(0, 9, (9, 14)).astype(np.uint8)
     nearest = F.interpolate(torch.from_numpy(labels)[None, None].float(), size, mode="nearest-exact")[0, 0].numpy()
     assert np.array_equal(resize_labels(labels, size), nearest.astype(np.uint8))
 
 
-def test_outputs_that_no_byte_holds_are_refused():
+def test_invalid_outputs_are_rejected():
     assert extract_classes(np.full((1, 2, 2), 255, np.int64), (2, 2)).max() == 255
     with pytest.raises(MeasurementError, match="classes 0 to 256"):
         extract_classes(np.array([[[0, 256]]], np.int64), (1, 2))
@@ -176,18 +177,18 @@ class Floats(torch.nn.Module):
         (torch.nn.AvgPool2d(2), (1, 4, 8, 8), "must be one image"),
         (torch.nn.Conv2d(3, 5, 1), (2, 3, 8, 8), "must be one image"),
         (torch.nn.Conv2d(3, 1, 1), (1, 3, 8, 8), "neither logits"),
-        (torch.nn.Conv2d(3, 300, 1), (1, 3, 8, 8), "256 classes at most"),
+        (torch.nn.Conv2d(3, 300, 1), (1, 3, 8, 8), "at most 256 classes"),
         (Floats(), (1, 3, 8, 8), "neither logits"),
     ],
 )
-def test_what_segments_no_image_is_refused(tmp_path, module, shape, message):
+def test_other_networks_are_rejected(tmp_path, module, shape, message):
     path = tmp_path / "x.onnx"
     path.write_bytes(to_onnx(module, [shape]))
     with pytest.raises(FileFormatError, match=message):
         Segmenter.open(path)
 
 
-def test_a_foreign_file_is_as_good_as_ours(tmp_path, picture):
+def test_foreign_file_is_segmented(tmp_path, picture):
     torch.manual_seed(0)
     path = tmp_path / "x.onnx"
     path.write_bytes(to_onnx(torch.nn.Conv2d(3, 5, 3, 4, 1), [(1, 3, 32, 48)]))
@@ -196,7 +197,7 @@ def test_a_foreign_file_is_as_good_as_ours(tmp_path, picture):
         assert (segmenter.network.classes, segmenter.network.class_names) == (5, None)
 
 
-def test_a_file_that_is_none(tmp_path: Path):
+def test_foreign_format_is_rejected(tmp_path: Path):
     (tmp_path / "a.onnx").write_text("hello")
     with pytest.raises(FileFormatError, match="it is text that begins with 'hello'"):
         Segmenter.open(tmp_path / "a.onnx")
@@ -204,7 +205,7 @@ def test_a_file_that_is_none(tmp_path: Path):
 
 @pytest.fixture
 def engine(network, tmp_path) -> Path:
-    """An engine's two files; its bytes are the ONNX model, which `opened` runs."""
+    """Write an engine and its description; its bytes are the ONNX model, which `opened` runs."""
     model = OnnxModel.parse(network.model(), "x")
     made = Engine(
         data=model.data,
@@ -225,7 +226,7 @@ def engine(network, tmp_path) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch, network):
-    """Makes ONNX Runtime run what the engine's file holds, as if it were one; the devices it was opened on."""
+    """Run engine files with ONNX Runtime, and return the list of devices they were opened on."""
     devices = []
 
     def open_engine(self, path, device):
@@ -235,20 +236,20 @@ def opened(monkeypatch, network):
         )
 
     monkeypatch.setattr(trt.TensorRTBackend, "open", open_engine)
-    monkeypatch.setattr(inference, "check_device", lambda device: device)
+    monkeypatch.setattr(inference, "check_device", Device)
     return devices
 
 
-def test_an_engine_is_one_more_file(network, engine, opened, picture):
+def test_engine_is_segmented_like_a_file(network, engine, opened, picture):
     with Segmenter.open(engine) as segmenter:
         assert str(segmenter.target) == str(inference.Target("cuda:0", "tensorrt", "fp16"))
         assert segmenter.network.classes == network.architecture.space.classes
-        assert (segmenter.segment(picture) == by_torch(network, picture)).mean() >= 0.999
+        assert (segmenter.segment(picture) == segment_with_torch(network, picture)).mean() >= 0.999
     assert opened == ["cuda:0"]
 
 
-def test_an_engine_that_cannot_run_is_refused(engine):
-    with pytest.raises(UsageError, match="is a TensorRT engine, which onnxruntime does not run"):
+def test_unusable_engine_is_rejected(engine):
+    with pytest.raises(UsageError, match="is a TensorRT engine, which onnxruntime cannot run"):
         Segmenter.open(engine, backend="onnxruntime")
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="no device 'cuda:0' on this machine"):
@@ -257,11 +258,11 @@ def test_an_engine_that_cannot_run_is_refused(engine):
     with pytest.raises(FileFormatError, match=r"does not match x\.engine\.json"):
         Segmenter.open(engine)
     get_description_path(engine).unlink()
-    with pytest.raises(FileFormatError, match="is missing, which says what"):
+    with pytest.raises(FileFormatError, match="no such file"):
         Segmenter.open(engine)
 
 
-def test_a_file_is_opened_and_run_without_torch(files):
+def test_onnx_file_needs_no_torch(files):
     program = (
         "import sys, numpy\n"
         "from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""When two fingerprints are of equal devices, and that TF32 is asked after, not assumed."""
+"""Comparison of fingerprints, and TF32 as torch reports it."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 
 from lgc.lut import Target
 from lgc.profiler.backends.torch_ import backend as eager
-from lgc.profiler.machine.environment import _tf32, same_device
+from lgc.profiler.machine.environment import _uses_tf32, compare_fingerprints
 
 H100 = {
     "device_name": "NVIDIA H100 80GB HBM3",
@@ -31,26 +31,27 @@ H100 = {
 }
 
 
-def changed(*path, value):
-    found = copy.deepcopy(H100)
-    entry = found
+def change(*path, value):
+    """Return the fingerprint `H100` with another value under the nested keys `path`."""
+    fingerprint = copy.deepcopy(H100)
+    entry = fingerprint
     for key in path[:-1]:
         entry = entry[key]
     entry[path[-1]] = value
-    return found
+    return fingerprint
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [(("gpu", "uuid"), "GPU-2"), (("gpu", "temperature_c"), 40), (("gpu", "sm_clock_mhz"), 345), (("python",), "3.12")],
 )
-def test_what_a_device_has_of_its_own_does_not_count(path, value):
-    assert same_device(H100, H100) == []
-    assert same_device(H100, changed(*path, value=value)) == []
+def test_identity_and_state_are_ignored(path, value):
+    assert compare_fingerprints(H100, H100) == []
+    assert compare_fingerprints(H100, change(*path, value=value)) == []
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "sentence"),
+    ("path", "value", "difference"),
     [
         (("device_name",), "NVIDIA H200", "device NVIDIA H100 80GB HBM3, not NVIDIA H200"),
         (("tf32",), True, "TF32 off, not on"),
@@ -65,12 +66,12 @@ def test_what_a_device_has_of_its_own_does_not_count(path, value):
         (("versions", "cudnn"), "91002", "cudnn unknown, not 91002"),
     ],
 )
-def test_what_decides_the_speed_is_said_in_words(path, value, sentence):
-    assert same_device(H100, changed(*path, value=value)) == [sentence]
+def test_difference_in_speed_is_reported(path, value, difference):
+    assert compare_fingerprints(H100, change(*path, value=value)) == [difference]
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentences"),
+    ("settings", "differences"),
     [
         ({"tf32": "off", "cudnn_conv_algo_search": "HEURISTIC"}, []),
         (
@@ -81,25 +82,25 @@ def test_what_decides_the_speed_is_said_in_words(path, value, sentence):
         (None, []),
     ],
 )
-def test_settings_count_where_both_know_them(settings, sentences):
-    known = H100 | {"settings": {"tf32": "off", "cudnn_conv_algo_search": "HEURISTIC"}}
-    assert same_device(known, H100 if settings is None else H100 | {"settings": settings}) == sentences
+def test_settings_count_if_both_have_them(settings, differences):
+    full = H100 | {"settings": {"tf32": "off", "cudnn_conv_algo_search": "HEURISTIC"}}
+    assert compare_fingerprints(full, H100 if settings is None else H100 | {"settings": settings}) == differences
 
 
-def test_several_differences_are_all_said():
-    assert len(same_device(H100, {"device_name": "AMD EPYC", "tf32": False, "versions": {}})) == 10
+def test_all_differences_are_reported():
+    assert len(compare_fingerprints(H100, {"device_name": "AMD EPYC", "tf32": False, "versions": {}})) == 10
 
 
-def test_torchs_own_word_on_tf32_is_taken(monkeypatch):
+def test_tf32_is_what_torch_reports(monkeypatch):
     monkeypatch.setattr(eager, "disable_tf32", lambda: True)
-    assert _tf32(Target("cuda:0", "torch")) is True
-    assert _tf32(Target("cuda:0", "onnxruntime")) is False
-    assert _tf32(Target("cpu", "torch")) is False
+    assert _uses_tf32(Target("cuda:0", "torch")) is True
+    assert _uses_tf32(Target("cuda:0", "onnxruntime")) is False
+    assert _uses_tf32(Target("cpu", "torch")) is False
 
 
 @pytest.fixture
 def fp32_precision():
-    """Torch's switches of TF32 that are set by name; given back at the end."""
+    """Return torch's TF32 switches with an `fp32_precision`, restored afterwards."""
     places = (torch.backends, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
     before, matmul = [place.fp32_precision for place in places], torch.get_float32_matmul_precision()
     of_matmul = torch.backends.cuda.matmul.fp32_precision
@@ -110,14 +111,16 @@ def fp32_precision():
         place.fp32_precision = value
 
 
-def test_tf32_is_turned_off_and_read_back(fp32_precision):
+def test_tf32_is_disabled_and_read_back(fp32_precision):
     for place in fp32_precision:
         place.fp32_precision = "tf32"
     torch.set_float32_matmul_precision("high")
     assert eager.disable_tf32() is False
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     assert [place.fp32_precision for place in (cuda.matmul, cudnn.conv, cudnn.rnn)] == ["ieee"] * 3
-    assert torch._C._get_cublas_allow_tf32() is False, "cuBLAS's kernels ask so, and it raises where switches disagree"
+    assert torch._C._get_cublas_allow_tf32() is False, (
+        "cuBLAS reads this switch, and raises if it contradicts the others"
+    )
 
 
 def test_tf32_that_stays_on_is_reported(fp32_precision, monkeypatch):
@@ -126,12 +129,12 @@ def test_tf32_that_stays_on_is_reported(fp32_precision, monkeypatch):
     assert eager.disable_tf32() is True
 
 
-def test_the_old_switch_of_tf32_is_left_alone(fp32_precision, monkeypatch):
-    def old(*_):
-        raise AssertionError("the old switch")
+def test_deprecated_tf32_switch_is_not_used(fp32_precision, monkeypatch):
+    def fail(*_):
+        raise AssertionError("deprecated switch")
 
     for name in ("_set_cublas_allow_tf32", "_get_cublas_allow_tf32"):
-        monkeypatch.setattr(torch._C, name, old)
+        monkeypatch.setattr(torch._C, name, fail)
     for name in ("getter", "setter"):
-        monkeypatch.setattr(type(torch.backends.cudnn).__dict__["allow_tf32"], name, old)
+        monkeypatch.setattr(type(torch.backends.cudnn).__dict__["allow_tf32"], name, fail)
     assert eager.disable_tf32() is False

@@ -112,7 +112,7 @@ def test_quantile_applies_the_predictors_margin(predict, deep_space):
     )
     np.testing.assert_array_equal(latency.predicted_ms(choices), plain.predicted_ms(choices))
     assert plain.margin.tolist() == [1.0, 1.0]
-    with pytest.raises(UsageError, match="never calibrated"):
+    with pytest.raises(UsageError, match="is not calibrated"):
         Latency(decisions, [predict(deep_space)], [5.0], 0.9)
 
 

@@ -90,7 +90,7 @@ def test_text_file_is_reported(sample: tuple[Path, Path, Path], which: int) -> N
     path = sample[which]
     assert isinstance(path, Path)
     path.write_text("no pixels here")
-    with pytest.raises(DataError, match="is not an image that can be read") as caught:
+    with pytest.raises(DataError, match="cannot read image") as caught:
         load_dataset(sample[0], "train")[0]
     assert str(path) in str(caught.value)
 
@@ -111,7 +111,7 @@ def test_deleted_file_is_reported(sample: tuple[Path, Path, Path]) -> None:
     root, image, _ = sample
     data = load_dataset(root, "train")
     image.unlink()
-    with pytest.raises(DataError, match="does not exist any more"):
+    with pytest.raises(DataError, match="no such file"):
         data[0]
 
 

@@ -1,4 +1,4 @@
-"""Exit codes, errors, results and options shared by all commands."""
+"""Exit codes, errors, results and devices of all commands."""
 
 import json
 import math
@@ -17,7 +17,6 @@ from lgc.tools.cli.console import (
     replace_non_finite,
     run,
 )
-from lgc.tools.cli.options import parse_percent, parse_seconds, parse_size
 
 
 @pytest.fixture
@@ -85,39 +84,6 @@ def test_bug_keeps_its_traceback(monkeypatch):
         run(app)
 
 
-@pytest.mark.parametrize(("text", "size"), [("720x960", (720, 960)), ("1x99999", (1, 99999))])
-def test_valid_sizes(text, size):
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "720", "720X960", "720x", "x960", "0x5", "-1x5", "720x960x3", "123456x1", " 1x1"])
-def test_invalid_sizes(text):
-    with pytest.raises(UsageError, match=r"invalid size .*: write height and width"):
-        parse_size(text)
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("4m", 240), ("1.5h", 5400), ("0.5s", 0.5)])
-def test_valid_durations(text, seconds):
-    assert parse_seconds(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "0m", "-1s", "4 m", "1d", "m", "1e3", "1.s"])
-def test_invalid_durations(text):
-    with pytest.raises(UsageError, match=r"invalid duration .*: write e.g. 90s, 4m or 1h"):
-        parse_seconds(text)
-
-
-@pytest.mark.parametrize(("text", "percent"), [("5%", 5), ("5", 5), ("0.5%", 0.5), ("0", 0)])
-def test_valid_percentages(text, percent):
-    assert parse_percent(text) == percent
-
-
-@pytest.mark.parametrize("text", ["", "%", "5 %", "-5%", "5%%", "five"])
-def test_invalid_percentages(text):
-    with pytest.raises(UsageError, match=r"invalid percentage .*: write e.g. 5%"):
-        parse_percent(text)
-
-
 def test_non_finite_numbers_become_null(capsys):
     content = {"a": [1.5, math.nan, (math.inf, "x")], "b": {"c": -math.inf, "d": None, "e": True}}
     assert replace_non_finite(content) == {"a": [1.5, None, [None, "x"]], "b": {"c": None, "d": None, "e": True}}
@@ -152,7 +118,7 @@ def test_default_device_is_the_tables(one_gpu, capsys):
 
 
 def test_missing_table_device_is_reported(one_gpu, monkeypatch, capsys):
-    monkeypatch.setattr("lgc.profiler.machine.devices.cuda_missing", lambda device: f"no {device}")
+    monkeypatch.setattr("lgc.profiler.machine.devices.diagnose_cuda", lambda device: f"no {device}")
     assert pick_device(None, [Device("cuda:1")], "searching") == "cpu"
     expected = (
         "searching on cpu: the table's device cuda:1 is not present (no cuda:1); choose another device with --device\n"

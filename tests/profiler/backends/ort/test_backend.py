@@ -150,7 +150,7 @@ def test_tensorrt_does_not_run_on_cpu():
 def gpu(monkeypatch):
     """Simulate a GPU and an ONNX Runtime with its three providers."""
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER])
-    monkeypatch.setattr(ort_loader, "cuda_missing", lambda device: None)
+    monkeypatch.setattr(ort_loader, "diagnose_cuda", lambda device: None)
     monkeypatch.setattr(ort_loader, "_get_required_tensorrt", lambda: 10)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # restored at the end
     monkeypatch.setattr(torch.version, "cuda", "13.0")

@@ -17,7 +17,7 @@ from lgc.profiler.backends.ort.loader import CPU_PROVIDER, CUDA_PROVIDER, TENSOR
 def gpu(monkeypatch):
     """Simulate a GPU and an ONNX Runtime with its three providers."""
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER])
-    monkeypatch.setattr(ort_loader, "cuda_missing", lambda device: None)
+    monkeypatch.setattr(ort_loader, "diagnose_cuda", lambda device: None)
     monkeypatch.setattr(ort_loader, "_get_required_tensorrt", lambda: 10)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # restored at the end
     monkeypatch.setattr(torch.version, "cuda", "13.0")

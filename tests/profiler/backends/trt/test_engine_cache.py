@@ -182,7 +182,7 @@ def test_unwritable_cache_gives_remark(machine, tmp_path):
     (tmp_path / "engines").write_text("in the way")
     engine = load_or_build_engine(b"model")
     assert engine.data == b"model built"
-    assert engine.remarks[0].startswith("the engine is not cached: cannot write")
+    assert engine.remarks[0].startswith("the engine is not cached: cannot make the folder")
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_unwritable_disk_does_not_stop_build(monkeypatch, tmp_path):
     (tmp_path / "timings").write_text("in the way")
     given, (remark,) = build()
     assert given == [b""]
-    assert remark.startswith("the timings are not cached: cannot write")
+    assert remark.startswith("the timings are not cached: cannot make the folder")
 
 
 def test_tensorrt_rtx_has_no_timing_cache():

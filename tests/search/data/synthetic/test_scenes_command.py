@@ -43,7 +43,7 @@ def test_json_output_and_loader(tmp_path: Path) -> None:
 def test_table_is_printed_without_json(tmp_path: Path) -> None:
     done = _call(*["--train", "1", "--val", "2", "--test", "0", "--size", "32x48", "--out"], str(tmp_path))
     assert done.returncode == 0
-    assert "3 images written, 0 kept" in done.stdout
+    assert "3 scenes written, 0 already existed" in done.stdout
     assert [line.split() for line in done.stdout.splitlines() if "val" in line] == [["val", "2"]]
 
 
@@ -52,7 +52,7 @@ def test_table_is_printed_without_json(tmp_path: Path) -> None:
     [
         (("--size", "32by48"), "invalid size '32by48'"),
         (("--size", "8x8"), "too small"),
-        (("--layout", "camvit"), "did you mean 'camvid'"),
+        (("--layout", "camvit"), "'camvit' is not one of 'camvid-segnet'"),
         (("--train", "-3"), "train images"),
         (("--seed", "-1"), "seed"),
     ],

@@ -1,4 +1,4 @@
-"""Search, training and export from the command line."""
+"""`lgc-export` from the command line, after a search and a training."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_layers_are_compared_with_table_entries(call, run):
     out, _, _ = run
     done = call("lgc-export", out, "--ort", "--layers", "--seconds", 0.2)
     assert done.code == 0, done.err
-    assert "table entries and measured layers" in done.out
+    assert "table entries compared with layer times" in done.out
     (file,) = (out / "export").glob("*-layers.json")
     assert json.loads(file.read_text())["slots"]["groups"]
 
@@ -127,7 +127,7 @@ def test_tolerance_without_prediction_is_rejected(call, run, mini_space, tmp_pat
     scope = call("lgc-export", out, "--ort", "--scope", "end-to-end", "--tolerance", "5%")
     assert "not end-to-end" in scope.refusal("lgc-export")
     assert "--layers needs a prediction" in call("lgc-export", out, "--layers").refusal("lgc-export")
-    assert "add --trt" in call("lgc-export", out, "--compute-capability", "8.6").refusal("lgc-export")
+    assert "add --backend tensorrt" in call("lgc-export", out, "--compute-capability", "8.6").refusal("lgc-export")
 
 
 def test_result_table_agrees_with_json(call, run):
@@ -173,16 +173,16 @@ def test_architecture_file_exports_with_random_weights(call, mini_space, tmp_pat
     ("arguments", "message"),
     [
         (("lgc-export", "{architecture}", "--ort", "--device", "cuda:3"), "no device 'cuda:3' on this machine"),
-        (("lgc-export", "{architecture}", "--device", "cuda:0"), "add --ort, --torch or --trt"),
+        (("lgc-export", "{architecture}", "--device", "cuda:0"), "add --backend"),
         (("lgc-export", "{architecture}", "--ort", "--precision", "fp16"), "no precision 'fp16'"),
-        (("lgc-export", "{architecture}", "--scope", "end"), "unknown scope 'end'; known: core, dense, end-to-end"),
+        (("lgc-export", "{architecture}", "--scope", "end"), "'end' is not one of 'core', 'dense', 'end-to-end'"),
         (("lgc-export", "{architecture}", "--tolerance", "much"), "invalid percentage"),
         (("lgc-export", "{architecture}", "--onnx", "--out", "/proc/nowhere"), "/proc/nowhere"),
         (("lgc-export", "{lut}"), "it is an SQLite database"),
         (("lgc-export", "{architecture}", "--lut", "{architecture}"), "it is JSON text"),
         (("lgc-train", "{folder}", "--data", "{folder}"), "no such file"),
         (("lgc-train", "{folder}", "--data", "{folder}", "--steps", "1", "--lr", "0"), "lr"),
-        (("lgc-export", "{architecture}", "--precision", "banana"), "unknown precision 'banana'"),
+        (("lgc-export", "{architecture}", "--precision", "banana"), "'banana' is not one of 'fp32'"),
         (("lgc-profile", "--device", "cpu", "--seed", "-1"), "--seed"),
         (("lgc-demo", "--device", "cuda:5", "--out", "{missing}"), "no device 'cuda:5' on this machine"),
         (("lgc-demo", "--out", "{architecture}"), "cannot make the folder"),

@@ -1,0 +1,60 @@
+"""Listing of images and videos, and the paths of their outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lgc.errors import DataError, UsageError
+from lgc.profiler.deployment.media import list_media
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    for name in ("a.png", "deep/a.jpg", "deep/er/b.v2.PNG"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    (tmp_path / "photos/notes.txt").write_text("not an image")
+    return tmp_path / "photos"
+
+
+def test_folder_lists_images_recursively(photos, tmp_path):
+    media = list_media([photos], tmp_path / "out", ids=True)
+    assert [file.stem.relative_to(tmp_path / "out") for file in media] == [
+        Path("a"), Path("deep/a"), Path("deep/er/b.v2")
+    ]  # fmt: skip
+    assert media[1].outputs(True) == {kind: tmp_path / f"out/deep/a-{kind}.png" for kind in ("mask", "overlay", "ids")}
+    assert set(media[1].outputs(False)) == {"mask", "overlay"}
+    assert media[1].frames == 1
+    (pixels,) = media[1].read()
+    assert pixels.shape == (8, 8, 3)
+
+
+def test_outputs_inside_a_source_are_skipped(photos):
+    out = photos / "predicted"
+    out.mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(out / "a-mask.png")
+    assert len(list_media([photos], out, ids=False)) == 3
+
+
+def test_shared_and_overwritten_outputs_are_rejected(photos, tmp_path):
+    (tmp_path / "a.png").write_bytes((photos / "a.png").read_bytes())
+    with pytest.raises(UsageError, match="have the same output files"):
+        list_media([photos, tmp_path / "a.png"], tmp_path / "out", ids=False)
+    (tmp_path / "a-mask.png").write_bytes((photos / "a.png").read_bytes())
+    with pytest.raises(UsageError, match="would overwrite an input"):
+        list_media([tmp_path / "a.png", tmp_path / "a-mask.png"], tmp_path, ids=False)
+    with pytest.raises(UsageError, match="is an input folder"):
+        list_media([photos], photos, ids=False)
+
+
+def test_neither_image_nor_video_is_rejected(tmp_path):
+    (tmp_path / "notes.doc").write_text("text")
+    with pytest.raises(DataError, match=r"suffixes of videos: \.mp4"):
+        list_media([tmp_path / "notes.doc"], tmp_path / "out", ids=False)
+    with pytest.raises(DataError, match="no such file"):
+        list_media([tmp_path / "missing"], tmp_path / "out", ids=False)

@@ -1,0 +1,66 @@
+"""Legends of networks, painting of classes."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lgc.models import SearchSpace
+from lgc.models.onnx.model import OnnxModel
+from lgc.models.palettes import distinct_palette
+from lgc.profiler.deployment.media import MediaFile
+from lgc.profiler.deployment.network import Network
+from lgc.profiler.deployment.painting import Legend, Painter, blend_mask
+from lgc.profiler.deployment.video import Clip
+from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
+
+CAMVID, CITYSCAPES = Legend(CAMVID_CLASSES, CAMVID_PALETTE), Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE)
+
+
+@pytest.fixture(scope="module")
+def street():
+    return SearchSpace.load("tiny").with_input(32, 48)
+
+
+def test_legend_follows_names_or_number(street):
+    def find_legend(names):
+        model = Network(street.sample(0), None, "dense", names).model()
+        return Legend.for_network(OnnxModel.parse(model, "x"), [CITYSCAPES, CAMVID])
+
+    assert find_legend(None) == CAMVID, "11 classes without names"
+    assert find_legend(CITYSCAPES_CLASSES) == CITYSCAPES
+    own = find_legend(tuple("abcdefghijk"))
+    assert own.names == tuple("abcdefghijk")
+    assert own.palette == distinct_palette(11) != CAMVID_PALETTE
+    assert (own.name(3), own.name(12), own.colour(40)) == ("d", "class 12", "#000000")
+
+
+def test_overlay_is_blended_by_alpha():
+    pixels, mask = (np.full((2, 3, 3), value, np.uint8) for value in (200, 100))
+    assert (blend_mask(pixels, mask, 0.25) == 175).all()
+    assert (blend_mask(pixels, mask, 0) == pixels).all()
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_image_outputs(tmp_path, ids):
+    labels = np.array([[0, 1], [2, 10]], np.uint8)
+    file = MediaFile(tmp_path / "a.jpg", tmp_path / "out" / "a", None)
+    (tmp_path / "out").mkdir()
+    with Painter(CAMVID, 1.0, ids).open_writer(file) as write:
+        write(np.zeros((2, 2, 3), np.uint8), labels)
+    pictures = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "out").iterdir()}
+    assert set(pictures) == {"a-mask.png", "a-overlay.png", *(["a-ids.png"] if ids else [])}
+    assert (pictures["a-mask.png"] == np.array(CAMVID_PALETTE, np.uint8)[labels]).all()
+    assert (pictures["a-overlay.png"] == pictures["a-mask.png"]).all()
+    if ids:
+        assert (pictures["a-ids.png"] == labels).all()
+
+
+def test_video_has_an_overlay_only(tmp_path):
+    file = MediaFile(tmp_path / "a.avi", tmp_path / "a", Clip(tmp_path / "a.avi", Fraction(25), 1))
+    with Painter(CAMVID, 0.5, ids=True).open_writer(file) as write:
+        write(np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == ["a-overlay.mp4"]
