@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 
 # Tests run in this many processes; `make test WORKERS=0` runs them in one, say for a debugger. Contiguous halves of the
 # tests, then work stealing: nearly every shared fixture is made once.
-WORKERS ?= auto
+WORKERS ?= $(shell nproc)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-all coverage lint bench bench-latency bench-search bench-deployment gpu-check gpu-wheels docs clean

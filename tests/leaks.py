@@ -17,8 +17,8 @@ GRACE_S = 5.0
 """Time in which threads and processes that were told to end may do so."""
 OTHERS = {"PYTEST_CURRENT_TEST", "COVERAGE_PROCESS_START", "KMP_INIT_AT_FORK", "PYTORCH_NVML_BASED_CUDA_CHECK"}
 """Environment variables set by pytest and by libraries, once they are loaded."""
-LASTING = (".", "_", "lgc-tensorrt-")
-"""How names begin of files that may stay: caches, and TensorRT's timings, which are removed when the process ends."""
+LASTING = (".", "_", "lgc-tensorrt-", "pymp-")
+"""Beginnings of file names that may stay: caches, and folders that lgc and multiprocessing remove at exit."""
 State = dict[str, object]
 
 
@@ -64,7 +64,7 @@ def find_leaks(before: State) -> list[str]:
     """Return what differs from an earlier state, in words; waits a little for what is about to end."""
     deadline = time.monotonic() + GRACE_S
     while (changes := compare_states(before, read_state())) and time.monotonic() < deadline:
-        if not any(change.startswith(("thread", "process", "file")) for change in changes):
+        if not any(change.startswith(("new thread", "new process", "new file")) for change in changes):
             break
         gc.collect()
         time.sleep(0.05)
