@@ -1,7 +1,7 @@
-"""Networks side by side: any ONNX files, runs, architectures and peers, timed in one run by one protocol.
+"""Comparison of networks in one run: ONNX files, run folders, architectures and peers.
 
-Every network in every backend and precision is visited in random order until each has been timed long enough; so
-whatever the machine does meanwhile, it does to all. What takes images of one size in one scope compares.
+All networks, backends and precisions run interleaved in random order, so noise of the machine affects all of them
+equally. Networks with the same input size and scope are comparable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..device import CPU
 from ..errors import FileFormatError, MeasurementError, UnknownNameError, UsageError
-from ..files import describe
+from ..files import format_error
 from ..lut.statistics.calibration import PREDICTION_LEVEL
 from ..lut.statistics.measurement import Measurement
 from ..lut.target import Target
@@ -40,30 +40,30 @@ if TYPE_CHECKING:
     from torch import nn
 
 CPU_TARGET = Target(CPU, "onnxruntime")
-"""Where a file's own output is taken from: there is nothing else to compare it with."""
+"""Target of the reference output of an ONNX file."""
 TRAINING_RESULT = "train-result.json"
-PARTS = 8
-"""Equal parts of a run, each of which tells one ratio: long enough that on a CPU most know other places in memory than
-the one before, so that they are independent enough for an interval."""
-MODULES = "torch"
-"""The backend that runs modules, and no files."""
-CONVERTED = ("fp16", "bf16")
-"""Precisions that backends bring a network of fp32 to by themselves."""
+NUM_PARTS = 8
+"""Equal parts of a run, one latency ratio each: long enough that on a CPU most parts see different instances, so the
+ratios are nearly independent."""
+MODULE_BACKEND = "torch"
+"""Backend that runs modules only, no ONNX files."""
+FP32_CASTS = ("fp16", "bf16")
+"""Precisions that backends cast fp32 networks to."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that is timed.
+    """A network to time.
 
     Attributes:
-        name: for people; no two of a contest share one.
+        name: display name, unique in a comparison.
         kind: `file`, `run`, `architecture` or `peer`.
-        size: height and width of its image, in pixels.
-        scope: one of `plan.EXPORT_SCOPES`; of files of other people that give no classes of pixels, what they give.
-        workload: what is run.
-        classes: how many it tells apart; None where its output does not say.
-        miou: mean intersection over union where it is known, percent; with `scored_on`, of which images.
-        scored_on: the split, and the resolution of the scoring.
+        size: input height and width in pixels.
+        scope: one of `plan.EXPORT_SCOPES`; for third-party ONNX files the shape of their output.
+        workload: workload to time.
+        classes: number of classes; None where the output does not determine it.
+        miou: mean intersection over union in percent; None where unknown.
+        scored_on: split and resolution of `miou`.
     """
 
     name: str
@@ -77,34 +77,34 @@ class Candidate:
 
     @property
     def group(self) -> tuple[tuple[int, int], str]:
-        """Size and scope: what is alike in both compares."""
+        """Input size and scope, equal for comparable candidates."""
         return self.size, self.scope
 
     @cached_property
     def model(self) -> OnnxModel:
-        """Its graph, checked."""
+        """Checked ONNX model."""
         return OnnxModel.parse(self.workload.onnx, self.name)
 
     @property
     def costs(self) -> OnnxCosts:
-        """Parameters and multiply-accumulates, counted in the graph that is run."""
+        """Parameters and multiply-accumulates of the deployed graph."""
         return self.model.costs
 
     @cached_property
     def precision(self) -> str:
-        """What it computes in as it is; a backend may convert fp32."""
+        """Precision of the model itself; a backend may cast fp32."""
         return "fp32" if self.workload.file is None else self.model.precision
 
-    def refusal(self, target: Target) -> str | None:
-        """None if it can be run on a target, in its own precision or in one that backends convert fp32 to."""
-        if target.precision != self.precision and not (self.precision == "fp32" and target.precision in CONVERTED):
-            return f"it computes in {self.precision}, not in {target.precision}: take --precision {self.precision} too"
-        if target.backend == MODULES and self.workload.build is None:
-            return f"it is an ONNX file, which {MODULES} does not run: take another --backend too"
+    def explain_skip(self, target: Target) -> str | None:
+        """Return why the candidate cannot run on a target; None if it can."""
+        if target.precision != self.precision and not (self.precision == "fp32" and target.precision in FP32_CASTS):
+            return f"the model is {self.precision}, not {target.precision}: add --precision {self.precision}"
+        if target.backend == MODULE_BACKEND and self.workload.build is None:
+            return f"backend {MODULE_BACKEND} does not run ONNX files: add another --backend"
         return None
 
-    def reference(self, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Its first output by torch in fp32, or by ONNX Runtime on the CPU where there is only a file."""
+    def run_reference(self, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return the first output of torch in fp32; of ONNX Runtime on the CPU for an ONNX file."""
         if self.workload.build is not None:
             import torch
 
@@ -120,22 +120,21 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Timing:
-    """One network on one target; milliseconds.
+    """Latency of one network on one target, in milliseconds.
 
     Attributes:
-        name: the entrant's, as are kind, input, scope, parameters, macs, miou and scored_on.
-        backend: a name of `backends.BACKENDS`, as device, precision and threads of the target.
+        name: name of the candidate; so are kind, input, scope, parameters, macs, miou and scored_on.
+        backend: backend of the target; so are device, precision and threads.
         fps: 1000 / median_ms.
-        median_ms: of all runs; p90_ms, p99_ms and iqr_ms (between the quartiles) likewise.
-        relative: how many times as long as the fastest at this size and scope, whatever its backend and precision: the
-            ratio within each of `PARTS` parts of the run, in which the machine does the same to both, and their median.
-        relative_low: lower end of its 90 % interval, by order statistics; relative_high likewise.
-        runs: how many.
-        max_abs_diff: largest difference from the reference's output; None where the output is classes, or where the
-            reference would be what is timed.
-        argmax_agreement_pct: share of pixels of the reference's class, in percent; None where there are no classes, or
-            no other reference.
-        remarks: what a reader has to know of how it was made ready.
+        median_ms: median of all runs; p90_ms and p99_ms are percentiles, iqr_ms is the interquartile range.
+        relative: ratio to the fastest candidate of this size and scope: the median of the ratios in `NUM_PARTS` parts
+            of the run, each of which cancels the noise that both share.
+        relative_low: lower end of the 90 % interval of `relative`, by order statistics; relative_high is the upper end.
+        runs: number of runs.
+        max_abs_diff: largest absolute difference from the reference output; None for class outputs, and where the
+            target is the reference.
+        argmax_agreement_pct: share of pixels with the reference's class, in percent; None without classes or reference.
+        remarks: remarks of the runner.
     """
 
     name: str
@@ -164,32 +163,32 @@ class Timing:
     remarks: tuple[str, ...] = ()
 
 
-def file_candidate(path: Path) -> Candidate:
-    """An ONNX file as it is, at its own size.
+def read_file_candidate(path: Path) -> Candidate:
+    """Return an ONNX file as a candidate, at its own size.
 
     Raises:
-        FileFormatError: it is no valid ONNX model of static shapes that takes float32 or uint8.
+        FileFormatError: invalid ONNX model, dynamic shapes, or inputs that are neither float32 nor uint8.
     """
     model = OnnxModel.load(path)
     shapes = tuple(tensor.shape for tensor in model.inputs)
     workload = Workload(path.name, shapes, None, model.dtype, model.data)
     scope = model.scope
-    if scope == CORE and SCOPE_KEY not in model.metadata:  # somebody else's: what it gives may be anything
+    if scope == CORE and SCOPE_KEY not in model.metadata:  # a third-party file: its output may be anything
         scope = f"as is, to {'x'.join(map(str, model.outputs[0].shape))}"
     return Candidate(path.stem, "file", model.image_size, scope, workload, model.classes)
 
 
-def run_candidate(path: Path, size: tuple[int, int] | None, scope: str) -> Candidate:
-    """A run folder or an architecture file, at its own size or another, with its weights and score if it has any.
+def read_run_candidate(path: Path, size: tuple[int, int] | None, scope: str) -> Candidate:
+    """Return a run folder or an architecture file as a candidate, with its weights and score if available.
 
-    The score is of its own size: at another one it is left out.
+    A score is valid for its own input size only and left out at others.
 
     Raises:
-        FileFormatError: it holds no architecture, or damaged weights.
+        FileFormatError: no architecture, or damaged weights.
     """
     folder = path if path.is_dir() else path.parent
     own = Architecture.load(path / ARCHITECTURE_FILE if path.is_dir() else path)
-    architecture = own if size is None else at_size(own, size)
+    architecture = own if size is None else resize_architecture(own, size)
     weights, miou, scored_on = None, None, None
     if path.is_dir() and (folder / WEIGHTS_FILE).exists():
         from ..models.nets.weights import load_weights
@@ -203,8 +202,8 @@ def run_candidate(path: Path, size: tuple[int, int] | None, scope: str) -> Candi
     return Candidate(name, kind, architecture.space.input, scope, workload, own.space.classes, miou, scored_on)
 
 
-def at_size(architecture: Architecture, size: tuple[int, int]) -> Architecture:
-    """The same operators at another input size, (height, width) in pixels."""
+def resize_architecture(architecture: Architecture, size: tuple[int, int]) -> Architecture:
+    """Return the architecture at another input size, (height, width) in pixels."""
     if size == architecture.space.input:
         return architecture
     space = architecture.space.with_input(*size)
@@ -212,23 +211,23 @@ def at_size(architecture: Architecture, size: tuple[int, int]) -> Architecture:
 
 
 def _score(path: Path) -> tuple[float | None, str | None]:
-    """The mIoU that a training left behind (percent), and what it is of."""
+    """Return the mIoU of a training in percent, and its split and resolution."""
     if not path.exists():
         return None, None
     try:
-        found = json.loads(path.read_text())
-        miou, split, at = found["miou"], found["scored_on"], found["scored_at"]
+        result = json.loads(path.read_text())
+        miou, split, size = result["miou"], result["scored_on"], result["scored_at"]
     except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{path} is no result of a training but {describe(path)}") from error
-    return miou, f"{split}, in fp32, labels at {'x'.join(map(str, at)) if isinstance(at, list) else at}"
+        raise FileFormatError(format_error(path, "training result")) from error
+    return miou, f"{split}, in fp32, labels at {'x'.join(map(str, size)) if isinstance(size, list) else size}"
 
 
-def peer_candidate(name: str, size: tuple[int, int], scope: str, classes: int) -> Candidate:
-    """A built-in peer with random weights.
+def build_peer_candidate(name: str, size: tuple[int, int], scope: str, classes: int) -> Candidate:
+    """Return a built-in peer with random weights as a candidate.
 
     Raises:
         UnknownNameError: no such peer.
-        UsageError: it does not take images of that size.
+        UsageError: unsupported input size.
     """
     if name not in PEERS:
         raise UnknownNameError("peer", name, PEERS)
@@ -238,58 +237,63 @@ def peer_candidate(name: str, size: tuple[int, int], scope: str, classes: int) -
         OpSpec("upsample", classes, classes, height, width, LOGITS_STRIDE),
         OpSpec("argmax", classes, 1, height, width),
     )
-    workload = Workload(f"peer {name}", (shape,), partial(_peer, name, classes, scope, dense), dtype)
+    workload = Workload(f"peer {name}", (shape,), partial(_build_peer_module, name, classes, scope, dense), dtype)
     return Candidate(name, "peer", size, scope, workload, classes)
 
 
-def _peer(name: str, classes: int, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
-    """A peer as it is deployed: random weights and statistics, the same each time, norms folded."""
+def _build_peer_module(name: str, classes: int, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
+    """Return a peer with reproducible random weights and folded normalisation."""
     return build_folded(lambda: in_scope(build_peer(name, classes), scope, dense))
 
 
 def time_candidates(
-    entrants: Sequence[Candidate], targets: Sequence[Target], seconds: float, on_progress: OnProgress = quiet
+    candidates: Sequence[Candidate], targets: Sequence[Target], seconds: float, on_progress: OnProgress = quiet
 ) -> list[Timing]:
-    """Time networks on targets of one device, each on every one that it can be run on, in random order.
+    """Time candidates on the targets of one device, interleaved in random order.
 
     Args:
-        entrants: what; names differ among those of one size and scope.
-        targets: where, and in which precisions; all on one device, with as many threads.
-        seconds: how long each is timed on each target; 200 runs of each at least.
-        on_progress: told how far it is.
+        candidates: networks; names are unique within a size and scope.
+        targets: backends and precisions, all on one device with the same number of threads.
+        seconds: recorded time per candidate and target; at least 200 runs each.
+        on_progress: receives the progress.
 
     Returns:
-        The rows, size by size and scope by scope, the fastest first.
+        One row per candidate and target, grouped by size and scope, fastest first.
 
     Raises:
-        BackendUnavailableError: a target cannot be used here.
-        MeasurementError: a backend refuses one of them; the message names it.
-        UsageError: as `pairs_of` does.
+        BackendUnavailableError: a target is unavailable on this machine.
+        MeasurementError: a backend rejects a candidate; the message names it.
+        UsageError: see `pair_candidates`.
     """
-    pairs = pairs_of(entrants, targets)
-    places = {
-        str(n): Assignment(require_backend(target), target, entrant.workload)
-        for n, (entrant, target) in enumerate(pairs)
+    pairs = pair_candidates(candidates, targets)
+    assignments = {
+        str(n): Assignment(require_backend(target), target, candidate.workload)
+        for n, (candidate, target) in enumerate(pairs)
     }
-    checked = [_checked(entrant, place) for (entrant, _), place in zip(pairs, places.values(), strict=True)]
-    found = measure_seconds(places, seconds * len(places), on_progress=on_progress)
-    times = [_by_round(found, key) for key in places]
-    usual = [float(np.median(list(of.values()))) for of in times]
-    order = list(dict.fromkeys(entrant.group for entrant, _ in pairs))
-    groups = [[n for n, (entrant, _) in enumerate(pairs) if entrant.group == group] for group in order]
-    fastest = {group: times[min(members, key=usual.__getitem__)] for group, members in zip(order, groups, strict=True)}
+    checks = [
+        _check_outputs(candidate, assignment)
+        for (candidate, _), assignment in zip(pairs, assignments.values(), strict=True)
+    ]
+    measurement = measure_seconds(assignments, seconds * len(assignments), on_progress=on_progress)
+    times = [_group_by_round(measurement, key) for key in assignments]
+    medians = [float(np.median(list(by_round.values()))) for by_round in times]
+    order = list(dict.fromkeys(candidate.group for candidate, _ in pairs))
+    groups = [[n for n, (candidate, _) in enumerate(pairs) if candidate.group == group] for group in order]
+    fastest = {
+        group: times[min(members, key=medians.__getitem__)] for group, members in zip(order, groups, strict=True)
+    }
     rows = []
-    for (entrant, target), key, of, outcome in zip(pairs, places, times, checked, strict=True):
-        relative, relative_low, relative_high = _ratio(of, fastest[entrant.group])
-        runs = np.concatenate(found.durations(key))
+    for (candidate, target), key, by_round, check in zip(pairs, assignments, times, checks, strict=True):
+        relative, relative_low, relative_high = _compute_ratio(by_round, fastest[candidate.group])
+        runs = np.concatenate(measurement.durations(key))
         low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
         row = Timing(
-            **{name: getattr(entrant, name) for name in ("name", "kind", "scope", "miou", "scored_on")},
+            **{name: getattr(candidate, name) for name in ("name", "kind", "scope", "miou", "scored_on")},
             **vars(target),
-            **outcome,
-            input="x".join(map(str, entrant.size)),
-            parameters=entrant.costs.parameters,
-            macs=entrant.costs.macs,
+            **check,
+            input="x".join(map(str, candidate.size)),
+            parameters=candidate.costs.parameters,
+            macs=candidate.costs.macs,
             fps=1000 / median,
             median_ms=median,
             p90_ms=p90,
@@ -300,76 +304,84 @@ def time_candidates(
             relative_high=relative_high,
             runs=len(runs),
         )
-        rows.append((order.index(entrant.group), row))
-    return [row for _, row in sorted(rows, key=lambda found: (found[0], found[1].relative))]
+        rows.append((order.index(candidate.group), row))
+    return [row for _, row in sorted(rows, key=lambda item: (item[0], item[1].relative))]
 
 
-def _by_round(found: Measurement, subject: str) -> dict[int, float]:
-    """Median duration in milliseconds of each visit to a subject, by the round that it was made in."""
-    return {visit.round: float(np.median(visit.durations_ms)) for visit in found.batches if visit.benchmark == subject}
+def _group_by_round(measurement: Measurement, benchmark: str) -> dict[int, float]:
+    """Return round -> median duration of the sample batch, in milliseconds."""
+    return {
+        batch.round: float(np.median(batch.durations_ms))
+        for batch in measurement.batches
+        if batch.benchmark == benchmark
+    }
 
 
-def _ratio(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
-    """Median over the parts of one / other, and the order statistics that hold it by `PREDICTION_LEVEL` at least."""
+def _compute_ratio(times: dict[int, float], reference: dict[int, float]) -> tuple[float, float, float]:
+    """Return the median ratio over the parts, and order statistics that cover it with at least `PREDICTION_LEVEL`."""
     from scipy.stats import binom
 
-    parts = np.array_split(sorted(one.keys() & other.keys()), PARTS)
-    mine, others = ([np.median([times[number] for number in part]) for part in parts] for times in (one, other))
-    ratios = np.sort(np.divide(mine, others))
-    left_out = max(int(binom.ppf((1 - PREDICTION_LEVEL) / 2, PARTS, 0.5)) - 1, 0)
-    return float(np.median(ratios)), float(ratios[left_out]), float(ratios[-1 - left_out])
+    parts = np.array_split(sorted(times.keys() & reference.keys()), NUM_PARTS)
+    own_ms, reference_ms = ([np.median([ms[n] for n in part]) for part in parts] for ms in (times, reference))
+    ratios = np.sort(np.divide(own_ms, reference_ms))
+    margin = max(int(binom.ppf((1 - PREDICTION_LEVEL) / 2, NUM_PARTS, 0.5)) - 1, 0)
+    return float(np.median(ratios)), float(ratios[margin]), float(ratios[-1 - margin])
 
 
-def pairs_of(entrants: Sequence[Candidate], targets: Sequence[Target]) -> list[tuple[Candidate, Target]]:
-    """Every network with every target that it can be run on.
+def pair_candidates(candidates: Sequence[Candidate], targets: Sequence[Target]) -> list[tuple[Candidate, Target]]:
+    """Return all pairs of candidates and targets that can run.
 
     Raises:
-        UsageError: names are not distinct, a network can be run on none of the targets, or none on one of them.
+        UsageError: duplicate names, a candidate without a target, or a target without a candidate.
     """
-    counts = Counter((entrant.name, entrant.group) for entrant in entrants)
-    if twice := sorted({name for (name, _), count in counts.items() if count > 1}):
-        raise UsageError(f"two networks are called alike: {', '.join(twice)}")
-    refusals = {(e.name, target): e.refusal(target) for e in entrants for target in targets}
-    for entrant in entrants:
-        reasons = [refusals[entrant.name, target] for target in targets]
+    counts = Counter((candidate.name, candidate.group) for candidate in candidates)
+    if duplicates := sorted({name for (name, _), count in counts.items() if count > 1}):
+        raise UsageError(f"duplicate network names: {', '.join(duplicates)}")
+    reasons_by_pair = {(e.name, target): e.explain_skip(target) for e in candidates for target in targets}
+    for candidate in candidates:
+        reasons = [reasons_by_pair[candidate.name, target] for target in targets]
         if all(reasons):
-            raise UsageError(f"{entrant.name}: {reasons[0]}")
+            raise UsageError(f"{candidate.name}: {reasons[0]}")
     for target in targets:
-        reasons = [refusals[entrant.name, target] for entrant in entrants]
+        reasons = [reasons_by_pair[candidate.name, target] for candidate in candidates]
         if all(reasons):
-            raise UsageError(f"nothing to run on {target}: {entrants[0].name}: {reasons[0]}")
-    return [(entrant, target) for target in targets for entrant in entrants if entrant.refusal(target) is None]
+            raise UsageError(f"nothing to run on {target}: {candidates[0].name}: {reasons[0]}")
+    return [
+        (candidate, target) for target in targets for candidate in candidates if candidate.explain_skip(target) is None
+    ]
 
 
-def _checked(entrant: Candidate, place: Assignment) -> dict[str, Any]:
-    """How the output compares with the reference's: the fields of `Timing` about that, and the runner's remarks."""
-    inputs, target = entrant.workload.inputs(), place.target
+def _check_outputs(candidate: Candidate, assignment: Assignment) -> dict[str, Any]:
+    """Compare the output with the reference; return the fields of `Timing` on it, and the runner's remarks."""
+    inputs, target = candidate.workload.inputs(), assignment.target
     try:
-        runner = place.backend.compile(entrant.workload, target)
+        runner = assignment.backend.compile(candidate.workload, target)
     except MeasurementError as error:
-        raise MeasurementError(f"{entrant.name}: {error}") from error
+        raise MeasurementError(f"{candidate.name}: {error}") from error
     try:
-        got, remarks = runner.infer(inputs)[0], runner.remarks
+        output, remarks = runner.infer(inputs)[0], runner.remarks
     finally:
         runner.close()
-    if np.issubdtype(got.dtype, np.floating) and not np.all(np.isfinite(got)):
+    if np.issubdtype(output.dtype, np.floating) and not np.all(np.isfinite(output)):
         raise MeasurementError(
-            f"{target.backend} in {target.precision} gave values that are not finite: {entrant.name}"
+            f"{candidate.name}: backend {target.backend} in {target.precision} returned NaN or infinite values"
         )
-    if entrant.workload.build is None and (target.backend, target.device) == (CPU_TARGET.backend, CPU_TARGET.device):
+    if candidate.workload.build is None and (target.backend, target.device) == (CPU_TARGET.backend, CPU_TARGET.device):
         return {"max_abs_diff": None, "argmax_agreement_pct": None, "remarks": remarks}
-    wanted = entrant.reference(inputs)
-    if got.shape != wanted.shape:
-        raise MeasurementError(f"{target.backend} gave an output of shape {got.shape} for {entrant.name}")
-    diff, agreement = _difference(got, wanted)
+    expected = candidate.run_reference(inputs)
+    if output.shape != expected.shape:
+        raise MeasurementError(
+            f"{candidate.name}: backend {target.backend} returned shape {output.shape}, not {expected.shape}"
+        )
+    diff, agreement = _compare_arrays(output, expected)
     return {"max_abs_diff": diff, "argmax_agreement_pct": agreement, "remarks": remarks}
 
 
-def _difference(got: NDArray[Any], wanted: NDArray[Any]) -> tuple[float | None, float | None]:
-    """Largest difference, and share of pixels of the same class in percent."""
-    if not np.issubdtype(got.dtype, np.floating):
-        return None, float((got == wanted).mean() * 100)
+def _compare_arrays(output: NDArray[Any], expected: NDArray[Any]) -> tuple[float | None, float | None]:
+    """Return the largest absolute difference, and the share of pixels with the same class in percent."""
+    if not np.issubdtype(output.dtype, np.floating):
+        return None, float((output == expected).mean() * 100)
     agreement = None
-    if got.ndim == 4 and got.shape[1] > 1:
-        agreement = float((got.argmax(axis=1) == wanted.argmax(axis=1)).mean() * 100)
-    return float(np.abs(got.astype(np.float64) - wanted).max()), agreement
+    if output.ndim == 4 and output.shape[1] > 1:
+        agreement = float((output.argmax(axis=1) == expected.argmax(axis=1)).mean() * 100)
+    return float(np.abs(output.astype(np.float64) - expected).max()), agreement

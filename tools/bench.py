@@ -80,7 +80,7 @@ def bench(
     Example: lgc-bench runs/street other.onnx --peer fast-scnn --input 512x1024
     """
     from ..models.nets.peers import PEERS
-    from ..profiler.comparison import pairs_of, time_candidates
+    from ..profiler.comparison import pair_candidates, time_candidates
     from ..report.accuracy_speed import check_plot, write_plot
 
     duration_s = parse_seconds(seconds)
@@ -89,7 +89,7 @@ def bench(
     targets = _choose_targets(
         device, [name.value for name in backend or ()], [name.value for name in precision or ()] or ["fp32"], threads
     )
-    pairs = pairs_of(candidates, targets)
+    pairs = pair_candidates(candidates, targets)
     if sizes and all(candidate.kind == "file" for candidate in candidates):
         raise UsageError("--input is only for runs, architectures and peers: ONNX files have a fixed size")
     if plot is not None:
@@ -142,22 +142,22 @@ def _list_candidates(
     sources: Sequence[Path], peers: Sequence[str], sizes: Sequence[tuple[int, int]], scope: str
 ) -> list[Candidate]:
     """Return all networks at all requested sizes; files only at their own."""
-    from ..profiler.comparison import file_candidate, peer_candidate, run_candidate
+    from ..profiler.comparison import build_peer_candidate, read_file_candidate, read_run_candidate
 
     if not sources and not peers:
         raise UsageError("nothing to compare: pass ONNX files or runs, or --peers")
     candidates: list[Candidate] = []
     for source in sources:
         if source.suffix == ".onnx":
-            candidates.append(file_candidate(source))
+            candidates.append(read_file_candidate(source))
         else:
             own_size: list[tuple[int, int] | None] = [None]
-            candidates += [run_candidate(source, size, scope) for size in sizes or own_size]
+            candidates += [read_run_candidate(source, size, scope) for size in sizes or own_size]
     counts = {candidate.classes for candidate in candidates} - {None}
     classes = counts.pop() if len(counts) == 1 else None
     peer_sizes = sizes or list(dict.fromkeys(candidate.size for candidate in candidates)) or [PEER_SIZE]
     return candidates + [
-        peer_candidate(name, size, scope, classes or DEFAULT_CLASSES) for size in peer_sizes for name in peers
+        build_peer_candidate(name, size, scope, classes or DEFAULT_CLASSES) for size in peer_sizes for name in peers
     ]
 
 

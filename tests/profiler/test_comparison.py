@@ -13,7 +13,14 @@ import torch
 from lgc.errors import BackendUnavailableError, FileFormatError, UnknownNameError, UsageError
 from lgc.lut import Target
 from lgc.models.space.plan import CORE, DENSE
-from lgc.profiler.comparison import _ratio, at_size, file_candidate, peer_candidate, run_candidate, time_candidates
+from lgc.profiler.comparison import (
+    _compute_ratio,
+    build_peer_candidate,
+    read_file_candidate,
+    read_run_candidate,
+    resize_architecture,
+    time_candidates,
+)
 from lgc.profiler.deployment.network import Network, write_onnx
 
 ORT = Target("cpu", "onnxruntime")
@@ -34,9 +41,9 @@ def architecture_file(mini_space, tmp_path):
 
 def test_files_runs_and_peers_are_timed_together(mini_space, file, architecture_file):
     entrants = [
-        file_candidate(file),
-        run_candidate(architecture_file, None, DENSE),
-        peer_candidate("fast-scnn", mini_space.input, DENSE, mini_space.classes),
+        read_file_candidate(file),
+        read_run_candidate(architecture_file, None, DENSE),
+        build_peer_candidate("fast-scnn", mini_space.input, DENSE, mini_space.classes),
     ]
     rows = time_candidates(entrants, [ORT], 0.1)
     assert {row.name for row in rows} == {entrant.name for entrant in entrants}
@@ -60,37 +67,37 @@ def test_the_interval_of_a_ratio_holds_it_as_often_as_it_says(rounds, together):
     for _ in range(300):
         places = np.repeat(draw.normal(0, 0.05, rounds // together + 1), together)[:rounds]
         one = dict(enumerate(1.5 * np.exp(places + draw.normal(0, 0.02, rounds))))
-        middle, low, high = _ratio(one, dict.fromkeys(one, 1.0))
+        middle, low, high = _compute_ratio(one, dict.fromkeys(one, 1.0))
         assert low <= middle <= high
         held += low <= 1.5 <= high
     assert 0.87 <= held / 300 <= 0.98
 
 
 def test_the_kind_of_a_file_is_read_off_it(file, mini_space, tmp_path):
-    own = file_candidate(file)
+    own = read_file_candidate(file)
     assert (own.kind, own.scope) == ("file", DENSE)
     model = onnx.load(file)
     del model.metadata_props[:]
     foreign = tmp_path / "foreign.onnx"
     onnx.save(model, foreign)
-    found = file_candidate(foreign)
+    found = read_file_candidate(foreign)
     assert (found.scope, found.size, found.classes) == (DENSE, own.size, None)
     assert own.classes is not None
     logits = onnx.load(write_onnx(Network(mini_space.sample(0), None, CORE), tmp_path))
     del logits.metadata_props[:]
     onnx.save(logits, foreign)
-    assert file_candidate(foreign).scope == "as is, to 1x3x8x8", "may be at any stride, or of a classifier"
+    assert read_file_candidate(foreign).scope == "as is, to 1x3x8x8", "may be at any stride, or of a classifier"
 
 
 def test_a_size_of_ones_own_or_another(mini_space, architecture_file):
-    entrant = run_candidate(architecture_file, SIZE, DENSE)
+    entrant = read_run_candidate(architecture_file, SIZE, DENSE)
     assert entrant.size == SIZE
     assert entrant.workload.input_shapes == ((1, 3, *SIZE),)
     architecture = mini_space.sample(1)
-    assert at_size(architecture, SIZE).choices == architecture.choices
-    assert at_size(architecture, mini_space.input) is architecture
+    assert resize_architecture(architecture, SIZE).choices == architecture.choices
+    assert resize_architecture(architecture, mini_space.input) is architecture
     assert entrant.group == (SIZE, DENSE)
-    assert run_candidate(architecture_file, None, DENSE).group == (mini_space.input, DENSE)
+    assert read_run_candidate(architecture_file, None, DENSE).group == (mini_space.input, DENSE)
 
 
 def test_a_run_brings_its_weights_and_its_score(mini_space, tmp_path):
@@ -102,50 +109,50 @@ def test_a_run_brings_its_weights_and_its_score(mini_space, tmp_path):
     architecture.save(run / "architecture.json")
     network = LGCNet(mini_space, architecture).eval()
     save_weights(network, run / "weights.safetensors")
-    assert run_candidate(run, None, DENSE).miou is None
+    assert read_run_candidate(run, None, DENSE).miou is None
     result = {"miou": 61.5, "scored_on": "val", "scored_at": [32, 48]}
     (run / "train-result.json").write_text(json.dumps(result))
-    entrant = run_candidate(run, None, DENSE)
+    entrant = read_run_candidate(run, None, DENSE)
     assert (entrant.name, entrant.kind, entrant.miou, entrant.scored_on) == (
         "street",
         "run",
         61.5,
         "val, in fp32, labels at 32x48",
     )
-    elsewhere = run_candidate(run, SIZE, DENSE)
+    elsewhere = read_run_candidate(run, SIZE, DENSE)
     assert (elsewhere.miou, elsewhere.scored_on) == (None, None), "scored at another size"
-    logits, others = (run_candidate(path, None, CORE) for path in (run, run / "architecture.json"))
+    logits, others = (read_run_candidate(path, None, CORE) for path in (run, run / "architecture.json"))
     inputs = logits.workload.inputs()
     with torch.inference_mode():
         expected = network(torch.from_numpy(inputs[0])).numpy()
-    np.testing.assert_allclose(logits.reference(inputs), expected, atol=1e-5)
-    assert not np.allclose(others.reference(inputs), expected, atol=1e-5), "the weights of the run"
+    np.testing.assert_allclose(logits.run_reference(inputs), expected, atol=1e-5)
+    assert not np.allclose(others.run_reference(inputs), expected, atol=1e-5), "the weights of the run"
     (run / "train-result.json").write_text("{")
     with pytest.raises(FileFormatError, match="no result of a training"):
-        run_candidate(run, None, DENSE)
+        read_run_candidate(run, None, DENSE)
 
 
 def test_an_output_that_differs_shows(mini_space, file):
     """The reference of a workload with a module is the module's output, not the file's."""
     other = Network(mini_space.sample(5), None, DENSE)
-    wrong = replace(file_candidate(file), workload=replace(other.workload(), file=file.read_bytes()))
+    wrong = replace(read_file_candidate(file), workload=replace(other.workload(), file=file.read_bytes()))
     (row,) = time_candidates([wrong], [ORT], 0.05)
     assert row.argmax_agreement_pct < 99
 
 
 def test_what_cannot_be_compared_is_refused(file, mini_space, tmp_path):
-    entrant = file_candidate(file)
-    with pytest.raises(UsageError, match="called alike"):
+    entrant = read_file_candidate(file)
+    with pytest.raises(UsageError, match="duplicate network names"):
         time_candidates([entrant, entrant], [ORT], 0.1)
-    with pytest.raises(UsageError, match=r"it computes in fp32, not in int8: take --precision fp32 too"):
+    with pytest.raises(UsageError, match=r"the model is fp32, not int8: add --precision fp32"):
         time_candidates([entrant], [Target("cpu", "onnxruntime", "int8")], 0.1)
-    with pytest.raises(UsageError, match=r"nothing to run on cpu, onnxruntime, int8.*: it computes in fp32"):
+    with pytest.raises(UsageError, match=r"nothing to run on cpu, onnxruntime, int8.*: the model is fp32"):
         time_candidates([entrant], [ORT, Target("cpu", "onnxruntime", "int8")], 0.1)
     with pytest.raises(BackendUnavailableError, match="cannot run on cpu"):
         time_candidates([entrant], [Target("cpu", "tensorrt")], 0.1)
     with pytest.raises(UnknownNameError, match="fast-scnn"):
-        peer_candidate("fast-scn", SIZE, DENSE, 19)
+        build_peer_candidate("fast-scn", SIZE, DENSE, 19)
     quantised = Network(mini_space.sample(0), None, DENSE, images=(np.zeros((*mini_space.input, 3), np.uint8),))
-    named = file_candidate(write_onnx(quantised, tmp_path, "int8"))
-    with pytest.raises(UsageError, match=r"it computes in int8, not in fp32: take --precision int8 too"):
+    named = read_file_candidate(write_onnx(quantised, tmp_path, "int8"))
+    with pytest.raises(UsageError, match=r"the model is int8, not fp32: add --precision int8"):
         time_candidates([named], [ORT], 0.1)

@@ -78,7 +78,7 @@ def test_file_runs_only_in_its_precision(call, file, mini_space, tmp_path):
     rows = [line.split() for line in done.out.splitlines() if " file " in line and "-dense" in line]
     assert {(row[0], row[2]) for row in rows} == {(file.stem, "fp32"), (quantised.stem, "int8")}
     assert "does not predict that of an int8 engine" in done.out
-    assert "it computes in fp16, not in fp32" in call("lgc-bench", file, half).refusal("lgc-bench")
+    assert "the model is fp16, not fp32" in call("lgc-bench", file, half).refusal("lgc-bench")
 
 
 def test_file_has_no_agreement_with_itself(call, file):
@@ -104,13 +104,13 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
         ((file, "--backend", "banana"), "'banana' is not one of"),
         ((file, "--device", "cuda:0"), "no device 'cuda:0' on this machine"),
         ((file, "--precision", "fp16"), "no precision 'fp16'"),
-        ((file, "--precision", "int8"), "it computes in fp32, not in int8"),
+        ((file, "--precision", "int8"), "the model is fp32, not int8"),
         ((file, "--backend", "torch"), "an ONNX file, which torch does not run"),
         ((architecture, "--backend", "torch", "--precision", "int8"), "torch has no precision 'int8'"),
         ((file, "--scope", "all"), "'all' is not one of"),
         ((file, "--seconds", "long"), "invalid duration"),
         ((architecture, "--input", "big"), "invalid size"),
-        ((file, file), "called alike"),
+        ((file, file), "duplicate network names"),
         ((architecture, *SHORT, "--plot", tmp_path / "p.html"), "no candidate has an mIoU"),
         ((file, "--input", "32x64"), "--input is only for runs, architectures and peers"),
     ):

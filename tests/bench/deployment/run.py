@@ -23,7 +23,7 @@ from lgc.lut.statistics.calibration import evaluate_predictions
 from lgc.models import SearchSpace
 from lgc.models.space.plan import DENSE
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.comparison import peer_candidate, run_candidate, time_candidates
+from lgc.profiler.comparison import build_peer_candidate, read_run_candidate, time_candidates
 from lgc.profiler.deployment.network import INT8, Network, write_onnx
 from lgc.profiler.drift import add_references, compute_drift, correct_for_drift
 from lgc.profiler.machine.environment import fingerprint, pinned
@@ -218,8 +218,8 @@ def compare_networks(target: Target, scratch: Path) -> list[dict[str, Any]]:
 
     file = scratch / "random-lgcnet-cityscapes.json"
     SearchSpace.load("lgcnet-cityscapes").sample(0).save(file)
-    candidates = [run_candidate(file, COMPARISON_SIZE, DENSE)]
-    candidates += [peer_candidate(name, COMPARISON_SIZE, DENSE, 19) for name in PEERS]
+    candidates = [read_run_candidate(file, COMPARISON_SIZE, DENSE)]
+    candidates += [build_peer_candidate(name, COMPARISON_SIZE, DENSE, 19) for name in PEERS]
     return [vars(row) for row in time_candidates(candidates, [target], SECONDS)]
 
 
