@@ -128,7 +128,7 @@ def test_a_run_brings_its_weights_and_its_score(mini_space, tmp_path):
     np.testing.assert_allclose(logits.run_reference(inputs), expected, atol=1e-5)
     assert not np.allclose(others.run_reference(inputs), expected, atol=1e-5), "the weights of the run"
     (run / "train-result.json").write_text("{")
-    with pytest.raises(FileFormatError, match="no result of a training"):
+    with pytest.raises(FileFormatError, match="cannot read training result"):
         read_run_candidate(run, None, DENSE)
 
 

@@ -105,7 +105,7 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
         ((file, "--device", "cuda:0"), "no device 'cuda:0' on this machine"),
         ((file, "--precision", "fp16"), "no precision 'fp16'"),
         ((file, "--precision", "int8"), "the model is fp32, not int8"),
-        ((file, "--backend", "torch"), "an ONNX file, which torch does not run"),
+        ((file, "--backend", "torch"), "backend torch does not run ONNX files"),
         ((architecture, "--backend", "torch", "--precision", "int8"), "torch has no precision 'int8'"),
         ((file, "--scope", "all"), "'all' is not one of"),
         ((file, "--seconds", "long"), "invalid duration"),
