@@ -64,12 +64,14 @@ def test_page_lists_every_part(rehearsal):
     assert "| unseen / mape_pct |" in text
 
 
+@pytest.mark.slow
 def test_only_chosen_parts_run(tmp_path):
     done = call("--device", "cpu", "--out", tmp_path, "--parts", "4,1", "--seconds", 60)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(line["part"], line["status"]) for line in lines] == [(1, "passed"), (4, "skipped")], done.stderr
 
 
+@pytest.mark.slow
 def test_parts_without_time_are_not_started(tmp_path):
     done = call("--device", "cpu", "--out", tmp_path, "--seconds", 1)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]

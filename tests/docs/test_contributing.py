@@ -34,6 +34,7 @@ def test_all_recipes_are_listed():
     assert set(RECIPES) == set(MIN_PASSED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_passes_its_conformance_tests(recipe, tmp_path):
     blocks = [(re.match(r"# (\S+\.py)\n", code)[1], code) for code in code_blocks(recipe, "python")]
