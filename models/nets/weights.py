@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ...errors import FileFormatError
-from ...files import describe, write_atomic
+from ...files import format_error, write_atomic
 from ..space.lgcnet import Architecture
 from .network import LGCNet
 
@@ -32,7 +32,7 @@ def load_weights(path: Path, architecture: Architecture) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise FileFormatError(f"cannot read weights from {path}: it is {describe(path)} ({error})") from error
+        raise format_error(path, "weights") from error
     expected = {name: tensor.shape for name, tensor in LGCNet(architecture.space, architecture).state_dict().items()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         raise FileFormatError(f"{path}: weights of a different architecture")

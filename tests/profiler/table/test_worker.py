@@ -12,7 +12,7 @@ from lgc.lut.table import recorder
 from lgc.lut.table.recorder import Recorder
 from lgc.lut.table.table import FINISHED, NETWORK_PREFIX, UNFINISHED
 from lgc.profiler.profile import MEDIAN_TO_95, calibrate, profile
-from lgc.profiler.table.worker import AWAKE_S, SENTINELS
+from lgc.profiler.table.worker import HEARTBEAT_S, SENTINELS
 from lgc.profiler.timing import stopping
 from lgc.profiler.timing.contexts import register_benchmarks
 from lgc.profiler.timing.rounds import COMMIT_S
@@ -260,7 +260,7 @@ class TestGoingOn:
         device.compile_s = 10.0
         profile(mini_space, TARGET, out, **NO_NETWORKS, on_progress=look)
         assert len(silences) > 30
-        assert max(silences) <= AWAKE_S + device.compile_s
+        assert max(silences) <= HEARTBEAT_S + device.compile_s
 
     def test_networks_are_added_to_a_table(self, device, mini_space, out, company):
         profile(mini_space, TARGET, out, networks=0)

@@ -217,7 +217,7 @@ def test_missing_initial_weights_are_refused(run, scenes, init, message):
 
 def test_weights_of_different_architecture_are_refused(run, scenes, street_space, foreign_files):
     train(run, scenes, CONFIG)
-    with pytest.raises(FileFormatError, match="another architecture"):
+    with pytest.raises(FileFormatError, match="different architecture"):
         load_weights(run / "weights.safetensors", street_space.sample(7))
     for noun, path in foreign_files.items():
         with pytest.raises(FileFormatError, match=noun):
