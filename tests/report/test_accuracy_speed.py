@@ -5,22 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lgc.errors import UsageError
-from lgc.lut import Target
-from lgc.models.space.plan import DENSE
-from lgc.profiler.comparison import Timing
 from lgc.report.accuracy_speed import check_plot, select_pareto_front, write_plot
 
-
-def make_timing(name: str, fps: float, miou: float | None) -> Timing:
-    numbers = dict.fromkeys(
-        ("median_ms", "p90_ms", "p99_ms", "iqr_ms", "relative", "relative_low", "relative_high"), 1000 / fps
-    )
-    target = vars(Target("cpu", "onnxruntime"))
-    return Timing(
-        name, "run", "64x96", DENSE, **target, parameters=1, macs=1, fps=fps, **numbers, runs=200, max_abs_diff=None,
-        argmax_agreement_pct=100.0, miou=miou, scored_on="val",
-    )  # fmt: skip
-
+from ..timings import make_timing
 
 ROWS = [make_timing("a", 100, 60.0), make_timing("b", 50, 70.0), make_timing("c", 40, 65.0)]
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lgc.lut import Target
 from lgc.models.space.plan import DENSE
-from lgc.profiler.comparison import Timing
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.tools.cli.bench_table import make_bench_tables
+
+from ..timings import make_timing
 
 SHORT = ("--seconds", "0.1s")
 
@@ -26,17 +26,6 @@ def file(mini_space, tmp_path):
 def architecture(mini_space, tmp_path):
     mini_space.sample(1).save(tmp_path / "other.json")
     return tmp_path / "other.json"
-
-
-def timing(name: str, fps: float, miou: float | None) -> Timing:
-    numbers = dict.fromkeys(
-        ("median_ms", "p90_ms", "p99_ms", "iqr_ms", "relative", "relative_low", "relative_high"), 1000 / fps
-    )
-    target = vars(Target("cpu", "onnxruntime"))
-    return Timing(
-        name, "run", "64x96", DENSE, **target, parameters=1, macs=1, fps=fps, **numbers, runs=200, max_abs_diff=None,
-        argmax_agreement_pct=100.0, miou=miou, scored_on="val",
-    )  # fmt: skip
 
 
 def test_files_architectures_and_peers_share_a_table(call, file, architecture, mini_space):
@@ -87,7 +76,7 @@ def test_file_has_no_agreement_with_itself(call, file):
 
 
 def test_equal_remarks_are_printed_once():
-    rows = [replace(timing(name, fps, None), remarks=("rebuilt",)) for name, fps in (("a", 9), ("b", 8), ("a", 7))]
+    rows = [replace(make_timing(name, fps, None), remarks=("rebuilt",)) for name, fps in (("a", 9), ("b", 8), ("a", 7))]
     assert [line for line in make_bench_tables(rows) if "rebuilt" in str(line)] == [
         "a, fp32: rebuilt",
         "b, fp32: rebuilt",

@@ -62,17 +62,16 @@ def test_results_are_valid_and_meet_target(decisions, random_predictor, latency_
             assert np.array_equal(decisions.expand(batch.choices[row : row + 1])[0], architecture.choices)
 
 
-@pytest.mark.parametrize("share", [0.03, 0.2, 0.5, 0.8, 0.97])
-def test_medium_space_ends_within_one_percent(random_predictor, latency_at, share):
-    """With heavy-tailed latencies, a rare table has no neighbour within the tolerance; these seeds are fixed."""
+@given(seed=seeds, share=st.floats(0.03, 0.97))
+@settings(max_examples=20)
+def test_medium_space_ends_within_one_percent(random_predictor, latency_at, seed, share):
     decisions = Decisions(SearchSpace.load("tiny"))
-    for seed in range(4):
-        latency = latency_at(decisions, random_predictor(decisions.space, seed), share)
-        preference = preferences(latency, seed, 8)
-        batch = project_to_target(preference.argmax(axis=2), preference, latency)
-        ratio = latency.target_ratio(batch.choices, batch.heads)
-        assert (ratio <= 1 + 1e-9).all()
-        assert (ratio >= 1 - TARGET_TOLERANCE).all()
+    latency = latency_at(decisions, random_predictor(decisions.space, seed), share)
+    preference = preferences(latency, seed, 8)
+    batch = project_to_target(preference.argmax(axis=2), preference, latency)
+    ratio = latency.target_ratio(batch.choices, batch.heads)
+    assert (ratio <= 1 + 1e-9).all()
+    assert (ratio >= 1 - TARGET_TOLERANCE).all()
 
 
 @given(seed=seeds, share=shares)
