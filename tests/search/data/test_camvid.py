@@ -7,20 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from lgc.errors import DataError
 from lgc.search.data.camvid import official_split
 from lgc.search.data.layouts import list_pairs
 from lgc.search.data.synthetic.writers import write_scenes
 
+from .pictures import write_image
+
 SIZE = (32, 48)
-
-
-def _image(path: Path, mode: str = "RGB") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, (6, 4)).save(path)
-    return path
 
 
 def test_camvid_folder_or_its_parent(tmp_path: Path) -> None:
@@ -31,10 +26,10 @@ def test_camvid_folder_or_its_parent(tmp_path: Path) -> None:
 
 
 def test_older_segnet_file_names(tmp_path: Path) -> None:
-    _image(tmp_path / "train/train_00001.png")
-    label = _image(tmp_path / "trainannot/trainannot_00001.png", "L")
-    _image(tmp_path / "val/0016E5_07959.png")
-    colours = _image(tmp_path / "val_labels/0016E5_07959_L.png")
+    write_image(tmp_path / "train/train_00001.png")
+    label = write_image(tmp_path / "trainannot/trainannot_00001.png", "L")
+    write_image(tmp_path / "val/0016E5_07959.png")
+    colours = write_image(tmp_path / "val_labels/0016E5_07959_L.png")
     assert [pair.label for pair in list_pairs(tmp_path, "train")[1]] == [label]
     assert [pair.label for pair in list_pairs(tmp_path, "val")[1]] == [colours]
 
@@ -42,8 +37,8 @@ def test_older_segnet_file_names(tmp_path: Path) -> None:
 def test_original_frames_are_split_by_sequence(tmp_path: Path) -> None:
     frames = ("0001TP_006690", "0001TP_008550", "0016E5_07959", "0016E5_00390", "Seq05VD_f00000", "0006R0_f00930")
     for frame in frames:
-        _image(tmp_path / f"701_StillsRaw_full/{frame}.png")
-        _image(tmp_path / f"LabeledApproved_full/{frame}_L.png")
+        write_image(tmp_path / f"701_StillsRaw_full/{frame}.png")
+        write_image(tmp_path / f"LabeledApproved_full/{frame}_L.png")
     found = {split: [p.image.stem for p in list_pairs(tmp_path, split)[1]] for split in ("train", "val", "test")}
     assert found == {
         "train": ["0001TP_006690", "0006R0_f00930", "0016E5_00390"],
@@ -68,7 +63,7 @@ def test_other_names_have_no_split(stem: str) -> None:
 
 
 def test_other_file_names_require_lists(tmp_path: Path) -> None:
-    _image(tmp_path / "701_StillsRaw_full/holiday.png")
-    _image(tmp_path / "LabeledApproved_full/holiday_L.png")
+    write_image(tmp_path / "701_StillsRaw_full/holiday.png")
+    write_image(tmp_path / "LabeledApproved_full/holiday_L.png")
     with pytest.raises(DataError, match=r"the list train\.txt is missing"):
         list_pairs(tmp_path, "train")

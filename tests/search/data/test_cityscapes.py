@@ -5,20 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from lgc.errors import DataError
 from lgc.search.data.layouts import list_pairs
 from lgc.search.data.reading import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
 from lgc.search.data.synthetic.writers import write_scenes
 
+from .pictures import write_image
+
 SIZE = (32, 48)
-
-
-def _image(path: Path, mode: str = "RGB") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, (6, 4)).save(path)
-    return path
 
 
 def test_train_ids_are_the_fallback(tmp_path: Path) -> None:
@@ -45,8 +40,8 @@ def test_test_split_may_lack_all_labels(tmp_path: Path) -> None:
 
 
 def test_train_extra_has_coarse_labels(tmp_path: Path) -> None:
-    image = _image(tmp_path / "leftImg8bit/train_extra/ulm/ulm_0_0_leftImg8bit.png")
-    label = _image(tmp_path / "gtCoarse/train_extra/ulm/ulm_0_0_gtCoarse_labelIds.png", "L")
+    image = write_image(tmp_path / "leftImg8bit/train_extra/ulm/ulm_0_0_leftImg8bit.png")
+    label = write_image(tmp_path / "gtCoarse/train_extra/ulm/ulm_0_0_gtCoarse_labelIds.png", "L")
     (tmp_path / "gtFine").mkdir()
     pairs = list_pairs(tmp_path, "train_extra")[1]
     assert [(pair.image, pair.label) for pair in pairs] == [(image, label)]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lgc.errors import DataError, UnknownNameError
 from lgc.search.data.datasets import load_dataset
@@ -17,13 +16,9 @@ from lgc.search.data.predictions import PredictionWriter
 from lgc.search.data.reading import read_label
 from lgc.search.data.synthetic.writers import SCENE_FORMATS, write_scenes
 
+from .pictures import write_image
+
 SIZE = (32, 48)
-
-
-def _image(path: Path, mode: str = "RGB") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, (6, 4)).save(path)
-    return path
 
 
 def test_missing_folder_is_reported(tmp_path: Path) -> None:
@@ -32,7 +27,7 @@ def test_missing_folder_is_reported(tmp_path: Path) -> None:
 
 
 def test_file_instead_of_folder_is_rejected(tmp_path: Path) -> None:
-    path = _image(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     with pytest.raises(DataError, match="is a file, not a folder"):
         detect_layout(path)
 

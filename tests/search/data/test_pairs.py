@@ -5,23 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from lgc.errors import DataError
 from lgc.search.data.layouts import list_pairs
 from lgc.search.data.synthetic.writers import write_scenes
 
+from .pictures import write_image
+
 SIZE = (32, 48)
 
 
-def _image(path: Path, mode: str = "RGB") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, (6, 4)).save(path)
-    return path
-
-
 def test_message_for_a_single_image(tmp_path: Path) -> None:
-    _image(tmp_path / "train/a.png")
+    write_image(tmp_path / "train/a.png")
     (tmp_path / "trainannot").mkdir()
     with pytest.raises(DataError, match="1 of 1 image has no label"):
         list_pairs(tmp_path, "train")

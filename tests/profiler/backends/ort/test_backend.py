@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import onnx
 import pytest
-import torch
 from torch import nn
 
 from lgc.device import Device
@@ -144,18 +143,3 @@ def test_precisions_depend_on_the_device():
 
 def test_tensorrt_does_not_run_on_cpu():
     assert get_backend("onnxruntime-tensorrt").diagnose(Device("cpu")) == "TensorRT needs a CUDA device"
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """Simulate a GPU and an ONNX Runtime with its three providers."""
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER])
-    monkeypatch.setattr(ort_loader, "diagnose_cuda", lambda device: None)
-    monkeypatch.setattr(ort_loader, "_get_required_tensorrt", lambda: 10)
-    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")  # restored at the end
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr("onnxruntime.__version__", "1.31.1")
-    monkeypatch.setattr("onnxruntime.cuda_version", "13.0")
-    ort_loader.diagnose_provider_load.cache_clear()
-    yield
-    ort_loader.diagnose_provider_load.cache_clear()
