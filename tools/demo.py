@@ -123,7 +123,7 @@ def _stage(title: str) -> Iterator[Callable[[RoundProgress], None]]:
 
 
 def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.lgcnet import SearchSpace
+    from ..models.space.protocol import SearchSpace
     from ..search.data.synthetic.writers import write_scenes
 
     advance = make_item_progress("generating", sum(SCENES.values()), on_progress)
@@ -132,7 +132,7 @@ def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 
 
 def _profile(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.lgcnet import SearchSpace
+    from ..models.space.protocol import SearchSpace
     from ..profiler.profile import profile
 
     result = profile(
@@ -174,7 +174,7 @@ def _train(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 
 
 def _export(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.lgcnet import Architecture
+    from ..models.space.protocol import Architecture
     from ..profiler.deployment.export import ExportSettings, export_network
 
     settings = ExportSettings(

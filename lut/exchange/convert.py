@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError, OutputError, UsageError
 from ...files import atomic_path, write_atomic
-from ...models.space.lgcnet import SearchSpace
 from ...models.space.opspec import OpSpec
+from ...models.space.protocol import SearchSpace
 from ..table import schema
 from ..table.table import LatencyTable
 from ..target import Target

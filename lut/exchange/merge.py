@@ -17,6 +17,7 @@ from typing import Any
 from ...errors import FileFormatError, MismatchError, UsageError
 from ...files import atomic_path
 from ...models.space.opspec import OpSpec
+from ...models.space.protocol import SearchSpace
 from ..table import schema
 from ..table.table import FINISHED, NETWORK_PREFIX, LatencyTable, entry_keys
 from .compare import list_setup_differences
@@ -111,14 +112,18 @@ def _require_compatible(first: LatencyTable, table: LatencyTable) -> None:
         MismatchError: They differ in more than the input.
     """
     differences = list_setup_differences(first, table)
-    settings, other_settings = (space.model_dump(exclude={"name", "input"}) for space in (first.space, table.space))
-    if settings != other_settings:
+    if _list_settings(first.space) != _list_settings(table.space):
         differences.append(f"space {first.space.name}, not {table.space.name}, in more than the input")
     if differences:
         raise MismatchError(
             f"cannot merge {first.path} and {table.path}: {'; '.join(differences)}. "
             f"Merge tables with the same target, machine, protocol and space"
         )
+
+
+def _list_settings(space: SearchSpace) -> dict[str, object]:
+    """Return the fields of a space apart from its name and input."""
+    return {name: value for name, value in space.to_dict().items() if name not in ("name", "input")}
 
 
 def _find_unconnected(tables: Sequence[LatencyTable]) -> list[LatencyTable]:

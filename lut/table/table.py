@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError, LgcError, MeasurementError, MismatchError, MissingEntryError
-from ...models.space.lgcnet import Architecture, SearchSpace
 from ...models.space.operators import is_free
 from ...models.space.opspec import OpSpec
-from ...models.space.settings import PRESETS
+from ...models.space.protocol import PRESETS, Architecture, SearchSpace
 from ..statistics.calibration import Correction
 from ..statistics.estimates import NOISY_PCT, Summary
 from ..statistics.measurement import Measurement, SampleBatch
@@ -122,7 +121,7 @@ class LatencyTable:
         path = Path(path)
         meta = {
             "target": asdict(target),
-            "space": space.model_dump(mode="json"),
+            "space": space.to_dict(),
             "protocol": dict(protocol),
             "environment": dict(environment),
         }
@@ -169,14 +168,14 @@ class LatencyTable:
         """
         query = f"SELECT {_BENCHMARK_COLUMNS}, architecture, scope FROM subjects WHERE kind = 'network' ORDER BY rowid"
         try:
-            return [
-                (Benchmark(*row[:-2]), Architecture.model_validate_json(row[-2]), row[-1])
-                for row in self.store.rows(query)
-            ]
+            return [(Benchmark(*row[:-2]), self._parse_network(row[-2]), row[-1]) for row in self.store.rows(query)]
         except (ValueError, LgcError) as error:
             raise FileFormatError(
                 f"{self.path} is a damaged latency table: one of its networks is invalid: {error}"
             ) from error
+
+    def _parse_network(self, text: str) -> Architecture:
+        return self.space.architecture_type.from_dict(json.loads(text), f"a network of {self.path}")
 
     def entry(self, spec: OpSpec) -> Entry:
         """Return the entry of `spec`.
@@ -253,7 +252,7 @@ class LatencyTable:
     def add_network(self, architecture: Architecture, scope: str) -> str:
         """Register a network, if it is new, and return its key."""
         key = network_key(architecture, scope)
-        row = (key, architecture.model_dump_json(), scope)
+        row = (key, json.dumps(architecture.to_dict(), separators=(",", ":")), scope)
         with self.store.transaction() as connection:
             connection.execute(
                 "INSERT INTO subjects (key, kind, architecture, scope) VALUES (?, 'network', ?, ?) "
@@ -372,9 +371,8 @@ class LatencyTable:
 
 
 def network_key(architecture: Architecture, scope: str) -> str:
-    """Return the key of a network: scope, operator index of each edge, and the head's width if not the default."""
-    head = "" if architecture.head_channels is None else f"/h{architecture.head_channels}"
-    return f"{NETWORK_PREFIX}{scope}/{'-'.join(str(choice) for choice in architecture.choices)}{head}"
+    """Return the key of a network: its scope and the architecture's key."""
+    return f"{NETWORK_PREFIX}{scope}/{architecture.key}"
 
 
 def entry_keys(space: SearchSpace) -> list[str]:

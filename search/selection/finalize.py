@@ -12,10 +12,10 @@ import torch
 
 from ...files import write_atomic
 from ...lut.table.table import network_key
-from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
+from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
 from ..config import SearchConfig
+from ..constraint.constraint import CostConstraint
 from ..constraint.feasibility import require_targets_met
-from ..constraint.latency import Latency
 from ..constraint.projection import ArchitectureBatch, build_architecture
 from ..constraint.refinement import MeasureLatency, refine_by_measurement
 from ..context import SearchContext
@@ -36,7 +36,9 @@ TRIALS_FILE = "search-trials.json"
 """Losses of finished trials, by architecture."""
 
 
-def finalize(context: SearchContext, trainer: SupernetTrainer, latency: Latency, run: RunFolder) -> dict[str, Any]:
+def finalize(
+    context: SearchContext, trainer: SupernetTrainer, latency: CostConstraint, run: RunFolder
+) -> dict[str, Any]:
     """Choose the architecture by the strategy, write it, and return the result."""
     config, start = context.config, time.monotonic()
     scorer = SupernetScorer(context, trainer)
@@ -56,7 +58,7 @@ def finalize(context: SearchContext, trainer: SupernetTrainer, latency: Latency,
     }
     if run.active:
         provenance = {**_describe_provenance(context), **common}
-        architecture.model_copy(update={"provenance": provenance}).save(run.path / ARCHITECTURE_FILE)
+        architecture.with_provenance(provenance).save(run.path / ARCHITECTURE_FILE)
     space, predictor = context.decisions.space, context.predictors[0]
     learning_passes = _count_learning_passes(config, latency) if config.strategy == "gradient" else 0
     return {
@@ -66,8 +68,8 @@ def finalize(context: SearchContext, trainer: SupernetTrainer, latency: Latency,
         "supernet_seconds": trainer.seconds,
         "fastest_ms": predictor.predict(predictor.fastest),
         "slowest_ms": predictor.predict(predictor.slowest),
-        "operators": strategies.count_operators(space.operators, np.array(architecture.choices)),
-        "head_channels": space.heads[architecture.head],
+        "operators": strategies.count_operators(space.operators, np.array(architecture.choices[: space.edges])),
+        "head_channels": space.heads[architecture.choices[-1]],
         "tried": ranking.num_compared,
         "passes": ranking.passes + learning_passes,
         "trial_losses": trial_losses,
@@ -77,7 +79,7 @@ def finalize(context: SearchContext, trainer: SupernetTrainer, latency: Latency,
 
 
 def _refine(
-    context: SearchContext, latency: Latency, chosen: ArchitectureBatch
+    context: SearchContext, latency: CostConstraint, chosen: ArchitectureBatch
 ) -> tuple[Architecture, dict[str, float]]:
     """Refine the chosen architecture by measurement, if requested; return it and the entries of the result."""
     if context.measure is None:
@@ -88,23 +90,23 @@ def _refine(
     return build_architecture(refined[0].architecture, 0, latency), measured | {"landings": len(refined)}
 
 
-def _describe_latency(context: SearchContext, latency: Latency, architecture: Architecture) -> dict[str, Any]:
+def _describe_latency(context: SearchContext, latency: CostConstraint, architecture: Architecture) -> dict[str, Any]:
     """Return target, prediction and interval of the result, in milliseconds, for the first table."""
     interval = context.predictors[0].interval(architecture)
     return {
-        "target_ms": None if latency.targets_ms is None else latency.targets_ms.tolist()[0],
+        "target_ms": None if latency.targets is None else latency.targets.tolist()[0],
         "predicted_ms": context.predictors[0].predict(architecture),
         "predicted_low_ms": interval.low_ms if interval else None,
         "predicted_high_ms": interval.high_ms if interval else None,
     }
 
 
-def _list_tables(context: SearchContext, latency: Latency, architecture: Architecture) -> dict[str, Any]:
+def _list_tables(context: SearchContext, latency: CostConstraint, architecture: Architecture) -> dict[str, Any]:
     """Return a row for each table, where there are several or a quantile."""
     predictors = context.predictors
     if len(predictors) == 1 and context.config.quantile is None:
         return {}
-    targets = [None] * len(predictors) if latency.targets_ms is None else latency.targets_ms.tolist()
+    targets = [None] * len(predictors) if latency.targets is None else latency.targets.tolist()
     rows = []
     for predictor, target, margin in zip(predictors, targets, latency.margin, strict=True):
         ms = predictor.predict(architecture)
@@ -125,7 +127,7 @@ def _describe_provenance(context: SearchContext) -> dict[str, Any]:
 
 
 def _rank_candidates(
-    config: SearchConfig, trainer: SupernetTrainer, latency: Latency, scorer: SupernetScorer
+    config: SearchConfig, trainer: SupernetTrainer, latency: CostConstraint, scorer: SupernetScorer
 ) -> strategies.Ranking:
     """Rank the strategy's candidates by their loss in the supernet."""
     num_batches, keep = len(scorer.batches), max(config.trials, 1)
@@ -141,7 +143,7 @@ def _rank_candidates(
     return strategy(latency, scorer.batch_loss, num_batches, passes, config.seed, keep)
 
 
-def _count_learning_passes(config: SearchConfig, latency: Latency) -> int:
+def _count_learning_passes(config: SearchConfig, latency: CostConstraint) -> int:
     """Return the forward passes, of whole images, that learning the architecture by gradients on crops amounts to."""
     height, width = latency.decisions.space.input
     crop = config.crop or (height, width)
@@ -188,6 +190,7 @@ class SupernetScorer:
 
     def __init__(self, context: SearchContext, trainer: SupernetTrainer) -> None:
         self._trainer, self._fabric = trainer, context.fabric
+        self._num_searched = context.decisions.num_searched
         config, processes = context.config, context.fabric.world_size
         images = min(len(context.held_out), MAX_SCORING_IMAGES)
         batches = load_batches(
@@ -205,7 +208,8 @@ class SupernetScorer:
     def batch_loss(self, architectures: ArchitectureBatch, row: int, batch: int) -> float:
         """Return the loss of an architecture on one of the batches."""
         with use_batch_statistics(self._trainer.net):
-            loss = self._trainer.compute_loss(SampledPath(architectures.choices[row]), self.batches[batch])
+            path = SampledPath(architectures.choices[row, : self._num_searched])
+            loss = self._trainer.compute_loss(path, self.batches[batch])
             return average_over_processes(loss, self._fabric)
 
     def score_samples(self, config: SearchConfig) -> list[float]:
@@ -215,6 +219,6 @@ class SupernetScorer:
         for _ in range(NUM_SAMPLED_PATHS):
             with torch.no_grad():
                 sample = self._trainer.alphas.sample_path(1.0, generator)
-            path = ArchitectureBatch(sample.choices[None], np.zeros(1, np.int64))
+            path = ArchitectureBatch(sample.choices[None])
             losses.append(float(np.mean([self.batch_loss(path, 0, batch) for batch in range(len(self.batches))])))
         return losses

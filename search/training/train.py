@@ -10,7 +10,8 @@ from ...device import CPU
 from ...errors import OutputError
 from ...files import write_atomic
 from ...models.nets.weights import WEIGHTS_FILE, save_weights
-from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
+from ...models.space.lgcnet import LGCNetSpace
+from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
 from ..data.datasets import load_dataset, require_classes
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder
@@ -66,7 +67,7 @@ def train(
         TrainingError: the loss is NaN or infinite, or memory ran out.
     """
     architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
-    space = architecture.space
+    space = LGCNetSpace.require(architecture.space)
     require_crop(config.crop, space)
     source = find_initial_weights(run_path, config.init)
     dataset = load_dataset(data, config.train_split, space.input, augment=True, seed=config.seed, crop=config.crop)
@@ -115,7 +116,7 @@ def _list_recipe(config: TrainConfig) -> dict[str, Any]:
 
 def _list_settings(architecture: Architecture, data: Path, config: TrainConfig, fabric: Fabric) -> dict[str, Any]:
     """Return the settings that identify this training in its run folder."""
-    network = architecture.model_copy(update={"provenance": {}}).to_json()
+    network = architecture.with_provenance({}).to_json()
     return {
         **config.model_dump(mode="json", exclude={"workers"}),
         "space": architecture.space.fingerprint,

@@ -80,7 +80,7 @@ def show(
         content: dict[str, Any] = {
             "lut": str(table),
             "target": asdict(opened.target),
-            "space": opened.space.model_dump(mode="json"),
+            "space": opened.space.to_dict(),
             "protocol": opened.protocol,
             "environment": opened.environment,
             "calibration": opened.metadata("calibration"),
@@ -199,7 +199,7 @@ def format_corrections(table: LatencyTable) -> list[str]:
     Raises:
         FileFormatError: the calibration is damaged.
     """
-    from ...models.space.plan import SCOPES
+    from ...models.space.protocol import SCOPES
 
     lines = []
     for scope in SCOPES:
@@ -234,7 +234,7 @@ def read_report(table: LatencyTable) -> PredictionReport | None:
     """
     from ...errors import FileFormatError
     from ...lut.statistics.calibration import PredictionReport
-    from ...models.space.plan import DENSE
+    from ...models.space.protocol import DENSE
 
     stored = table.metadata("verification")
     try:

@@ -13,7 +13,7 @@ from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput
 from lgc.models.onnx.export import to_onnx
 from lgc.models.space import operators as ops
-from lgc.models.space.plan import CORE, DENSE
+from lgc.models.space.protocol import CORE, DENSE
 
 SEEDS = range(5)
 
