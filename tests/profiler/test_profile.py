@@ -10,7 +10,7 @@ from lgc.lut.predictor import Predictor
 from lgc.lut.statistics.calibration import FORMS, choose_correction, transfer_to_scope
 from lgc.lut.statistics.measurement import Measurement
 from lgc.lut.table.table import NETWORK_PREFIX, network_key
-from lgc.models import SCOPES, Architecture, OpSpec, SearchSpace
+from lgc.models import SCOPES, OpSpec, SearchSpace
 from lgc.models.space.operators import is_free
 from lgc.profiler.backends import Workload
 from lgc.profiler.backends.ort.backend import OnnxRuntimeBackend
@@ -179,7 +179,7 @@ class TestTruth:
             for scope in SCOPES:
                 predictor = Predictor(headed_space, table, scope)
                 for head in range(3):
-                    architecture = Architecture.from_choices(headed_space, headed_space.sample(5).choices, head)
+                    architecture = headed_space.build(headed_space.sample(5).choices, head)
                     wanted = law.network_ms(architecture, scope)
                     assert predictor.predict(architecture) == pytest.approx(wanted, rel=1e-3)
                 assert 0.01 < predictor.head_ms[2] - predictor.head_ms[0] < wanted, "which the head does change"
@@ -317,7 +317,7 @@ class TestCalibration:
         """Each is predicted by the fit that has not seen it, in `core` by that of its own place in `dense`."""
         content = {**mini_space.model_dump(mode="json"), "head_widths": [2, 8, 16, 32, 64]}
         space, places = SearchSpace.check(content, "s"), [4, 1, 2, 0, 3, 5]
-        networks = [Architecture.from_choices(space, space.sample(0).choices, head) for head in places]
+        networks = [space.build(space.sample(0).choices, head) for head in places]
         monkeypatch.setattr(SearchSpace, "spread", lambda *_: iter(networks))
         device.place = 0.1
         profile(space, TARGET, out, networks=6)

@@ -11,10 +11,10 @@ import pytest
 from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.models import SearchSpace
 from lgc.search.config import SearchConfig
-from lgc.search.constraint.latency import Latency
+from lgc.search.constraint.constraint import CostConstraint
 from lgc.search.data.synthetic.writers import write_scenes
-from lgc.search.decisions import Decisions
 from lgc.search.runtime import training_loop
+from lgc.search.supernet.blocks import BlockDecisions
 
 from .runs import change, find_target
 
@@ -77,13 +77,13 @@ def random_predictor() -> type[RandomPredictor]:
 
 
 @pytest.fixture(scope="session")
-def latency_at() -> Callable[[Decisions, RandomPredictor, float], Latency]:
+def latency_at() -> Callable[[BlockDecisions, RandomPredictor, float], CostConstraint]:
     """Return latencies with a target at a share of the range from the fastest to the slowest architecture."""
 
-    def make(decisions: Decisions, predictor: RandomPredictor, share: float) -> Latency:
-        free = Latency(decisions, [predictor])
+    def make(decisions: BlockDecisions, predictor: RandomPredictor, share: float) -> CostConstraint:
+        free = CostConstraint.from_predictors(decisions, [predictor])
         fastest, slowest = (float(free.target_ratio(*end)[0]) for end in (free.fastest, free.slowest))
-        return Latency(decisions, [predictor], [fastest + share * (slowest - fastest)])
+        return CostConstraint.from_predictors(decisions, [predictor], [fastest + share * (slowest - fastest)])
 
     return make
 

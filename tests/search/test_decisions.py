@@ -1,4 +1,4 @@
-"""Decisions and edges, compared with a brute-force expansion of the plan's cells."""
+"""BlockDecisions and edges, compared with a brute-force expansion of the plan's cells."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgc.models import Architecture, SearchSpace
+from lgc.models import SearchSpace
 from lgc.models.space.operators import ZERO
-from lgc.search.decisions import Decisions, make_fixed_fusion
+from lgc.search.supernet.blocks import BlockDecisions, make_fixed_fusion
 
 KINDS = [(shared, fixed) for shared in (False, True) for fixed in (False, True)]
 
 
 @pytest.fixture(params=KINDS, ids=["independent", "independent, fixed fusion", "shared", "shared, fixed fusion"])
-def decisions(request, deep_space) -> Decisions:
-    return Decisions(deep_space, shared=request.param[0], fixed_fusion=request.param[1])
+def decisions(request, deep_space) -> BlockDecisions:
+    return BlockDecisions(deep_space, shared=request.param[0], fixed_fusion=request.param[1])
 
 
-def random_choices(decisions: Decisions, seed: int, zeros: float, count: int = 8) -> np.ndarray:
+def random_choices(decisions: BlockDecisions, seed: int, zeros: float, count: int = 8) -> np.ndarray:
     """Return uniformly drawn operators, with `zero` at a share of the decisions."""
     rng = np.random.default_rng(seed)
     choices = rng.integers(len(decisions.space.operators), size=(count, decisions.num_decisions))
     return np.where(rng.random(choices.shape) < zeros, 0, choices)
 
 
-def list_operators(decisions: Decisions, choices: np.ndarray) -> list[list[str]]:
+def list_operators(decisions: BlockDecisions, choices: np.ndarray) -> list[list[str]]:
     """Return the operators of every cell's edges, derived from the decisions."""
     operators = decisions.space.operators
     names: dict[int, list[str]] = {}
@@ -47,7 +47,7 @@ def find_dead_endpoints(cell, names) -> set[tuple[str, int]]:
     return dead | ({("input", i) for i in range(len(cell.inputs))} - {("input", edge.source) for edge in live})
 
 
-def count_dead(decisions: Decisions, choices: np.ndarray) -> int:
+def count_dead(decisions: BlockDecisions, choices: np.ndarray) -> int:
     """Return the number of dead endpoints of all decisions, and check that the plan finds the same faulty cells."""
     cells = list_operators(decisions, choices)
     plans = decisions.space.plan.searched_cells
@@ -71,31 +71,31 @@ def test_expanded_choices_match_every_cell(decisions, seed, zeros):
 
 def test_shared_decisions_are_counted_once(deep_space):
     fusion = len(deep_space.plan.fusion.edges)
-    counts = {kind: Decisions(deep_space, shared=kind[0], fixed_fusion=kind[1]).num_decisions for kind in KINDS}
+    counts = {kind: BlockDecisions(deep_space, shared=kind[0], fixed_fusion=kind[1]).num_decisions for kind in KINDS}
     assert counts == {
         (False, False): deep_space.edges,
         (False, True): deep_space.edges - fusion,
         (True, False): 2 * 5 + fusion,  # the cells of a kind have 2 inputs and 2 nodes
         (True, True): 2 * 5,
     }
-    names = [block.name for block in Decisions(deep_space, shared=True).blocks]
+    names = [block.name for block in BlockDecisions(deep_space, shared=True).blocks]
     assert names == ["normal cells", "reduction cells", "fusion"]
-    assert [block.cells for block in Decisions(deep_space, shared=True).blocks] == [(0, 1), (2, 3), (4,)]
+    assert [block.cells for block in BlockDecisions(deep_space, shared=True).blocks] == [(0, 1), (2, 3), (4,)]
 
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=10)
 def test_only_shared_cells_have_equal_operators(deep_space, seed):
-    shared, independent = Decisions(deep_space, shared=True), Decisions(deep_space)
+    shared, independent = BlockDecisions(deep_space, shared=True), BlockDecisions(deep_space)
     choices = shared.repair(random_choices(shared, seed, 0.2, 1), np.zeros((shared.num_decisions, 4)))
-    cells = Architecture.from_choices(deep_space, shared.expand(choices)[0].tolist()).cells
+    cells = deep_space.build(shared.expand(choices)[0].tolist()).cells
     assert (cells[0], cells[2]) == (cells[1], cells[3])
     choices = random_choices(independent, seed, 0.2)
     assert np.array_equal(independent.expand(choices), choices)
 
 
 def test_fixed_fusion_ignores_choices(deep_space):
-    decisions = Decisions(deep_space, fixed_fusion=True)
+    decisions = BlockDecisions(deep_space, fixed_fusion=True)
     edges = decisions.expand(random_choices(decisions, 0, 0.5))
     assert (edges[:, -len(deep_space.plan.fusion.edges) :] == make_fixed_fusion(deep_space)).all()
 
@@ -169,7 +169,7 @@ def test_repair_replaces_only_zeros(decisions, seed, zeros, scale, per_row):
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=50)
 def test_repair_costs_the_smallest_preference(deep_space, seed):
-    decisions = Decisions(deep_space)
+    decisions = BlockDecisions(deep_space)
     rng = np.random.default_rng(seed)
     endpoint = decisions.endpoints[rng.integers(len(decisions.endpoints))]
     choices = rng.integers(1, len(deep_space.operators), size=decisions.num_decisions)
@@ -184,7 +184,7 @@ def test_repair_costs_the_smallest_preference(deep_space, seed):
 
 
 def test_space_without_zero_needs_no_repair(zeroless_space):
-    decisions = Decisions(zeroless_space)
+    decisions = BlockDecisions(zeroless_space)
     choices = np.zeros((3, decisions.num_decisions), np.int64)
     assert decisions.zero is None
     assert decisions.find_live(choices).all()

@@ -10,11 +10,11 @@ import torch
 from lgc.errors import OutputError, UsageError
 from lgc.lut import Predictor
 from lgc.models import Architecture
-from lgc.search.decisions import make_fixed_fusion
 from lgc.search.engine import search
 from lgc.search.selection import strategies
 from lgc.search.selection.strategies import PASSES_PER_STEP, count_halving_passes
 from lgc.search.supernet.alphas import ArchitectureParameters
+from lgc.search.supernet.blocks import make_fixed_fusion
 from lgc.search.supernet.supernet import Supernet
 
 from .runs import change, find_target, load_checkpoint, read_log, require_equal_tensors

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lgc.models import Architecture, SearchSpace
-from lgc.search.constraint.latency import Latency
+from lgc.models import SearchSpace
+from lgc.search.constraint.constraint import CostConstraint
 from lgc.search.constraint.projection import TARGET_TOLERANCE, ArchitectureBatch, build_architecture, project_to_target
-from lgc.search.decisions import Decisions
+from lgc.search.supernet.blocks import BlockDecisions
 
 seeds = st.integers(0, 100_000)
 shares = st.sampled_from([0.0, 1e-4, 0.01, 1.0]) | st.floats(0, 1)
 
 
-def preferences(latency: Latency, seed: int, count: int, scale: float = 3.0) -> np.ndarray:
+def preferences(latency: CostConstraint, seed: int, count: int, scale: float = 3.0) -> np.ndarray:
     return scale * np.random.default_rng(seed).gumbel(size=(count, *latency.ms.shape[1:]))
 
 
@@ -27,7 +27,7 @@ def enumerate_space(space: SearchSpace) -> ArchitectureBatch:
     rows = []
     for choices in itertools.product(range(len(space.operators)), repeat=space.edges):
         try:
-            Architecture.from_choices(space, choices)
+            space.build(choices)
         except ValidationError:
             continue
         rows += [(*choices, head) for head in range(len(space.heads))]
@@ -41,10 +41,10 @@ def all_little(little_space) -> ArchitectureBatch:
 
 
 @pytest.fixture(params=["little", "mini", "deep", "zeroless", "deep, shared, fixed fusion"])
-def decisions(request, little_space, mini_space, deep_space, zeroless_space) -> Decisions:
+def decisions(request, little_space, mini_space, deep_space, zeroless_space) -> BlockDecisions:
     spaces = {"little": little_space, "mini": mini_space, "deep": deep_space, "zeroless": zeroless_space}
     name, *rest = request.param.split(", ")
-    return Decisions(spaces[name], shared=bool(rest), fixed_fusion=bool(rest))
+    return BlockDecisions(spaces[name], shared=bool(rest), fixed_fusion=bool(rest))
 
 
 @given(seed=seeds, share=shares, scale=st.sampled_from([0.0, 0.1, 3.0, 1e4]))
@@ -65,7 +65,7 @@ def test_results_are_valid_and_meet_target(decisions, random_predictor, latency_
 @given(seed=seeds, share=st.floats(0.03, 0.97))
 @settings(max_examples=20)
 def test_medium_space_ends_within_one_percent(random_predictor, latency_at, seed, share):
-    decisions = Decisions(SearchSpace.load("tiny"))
+    decisions = BlockDecisions(SearchSpace.load("tiny"))
     latency = latency_at(decisions, random_predictor(decisions.space, seed), share)
     preference = preferences(latency, seed, 8)
     batch = project_to_target(preference.argmax(axis=2), preference, latency)
@@ -77,7 +77,7 @@ def test_medium_space_ends_within_one_percent(random_predictor, latency_at, seed
 @given(seed=seeds, share=shares)
 @settings(max_examples=30)
 def test_no_swap_ends_nearer_outside_tolerance(little_space, random_predictor, latency_at, all_little, seed, share):
-    decisions = Decisions(little_space)
+    decisions = BlockDecisions(little_space)
     latency = latency_at(decisions, random_predictor(little_space, seed), share)
     preference = preferences(latency, seed, 20)
     batch = project_to_target(preference.argmax(axis=2), preference, latency)
@@ -92,13 +92,13 @@ def test_no_swap_ends_nearer_outside_tolerance(little_space, random_predictor, l
 @given(seed=seeds)
 @settings(max_examples=20)
 def test_fastest_and_slowest_match_enumeration(little_space, random_predictor, all_little, seed):
-    decisions = Decisions(little_space)
-    single = Latency(decisions, [random_predictor(little_space, seed)], [2.0])
+    decisions = BlockDecisions(little_space)
+    single = CostConstraint.from_predictors(decisions, [random_predictor(little_space, seed)], [2.0])
     ratios = single.target_ratio(all_little.choices, all_little.heads)
     assert single.target_ratio(*single.slowest)[0] == pytest.approx(ratios.max())
     assert single.target_ratio(*single.fastest)[0] == pytest.approx(ratios.min())
     predictors = [random_predictor(little_space, seed), random_predictor(little_space, seed + 1)]
-    double = Latency(decisions, predictors, [2.0, 1.0])
+    double = CostConstraint.from_predictors(decisions, predictors, [2.0, 1.0])
     ratios = double.target_ratio(all_little.choices, all_little.heads)
     assert ratios.min() <= double.target_ratio(*double.fastest)[0] + 1e-12 <= 1.05 * ratios.min()
     assert double.target_ratio(*double.slowest)[0] == pytest.approx(ratios.max())
@@ -109,11 +109,11 @@ def test_fastest_and_slowest_match_enumeration(little_space, random_predictor, a
 def test_targets_of_all_tables_are_met(decisions, random_predictor, seed, slack):
     """The targets are the latencies of a random architecture, so both are feasible."""
     predictors = [random_predictor(decisions.space, seed), random_predictor(decisions.space, seed + 1)]
-    free = Latency(decisions, predictors)
+    free = CostConstraint.from_predictors(decisions, predictors)
     heads = np.array([seed % len(decisions.space.heads)])
     reference = decisions.repair(preferences(free, seed + 2, 1).argmax(axis=2), np.zeros(free.ms.shape[1:]))
     targets = free.predicted_ms(reference, heads)[0] * (1 + slack)
-    latency = Latency(decisions, predictors, targets)
+    latency = CostConstraint.from_predictors(decisions, predictors, targets)
     preference = preferences(latency, seed, 8)
     batch = project_to_target(preference.argmax(axis=2), preference, latency)
     assert (latency.predicted_ms(batch.choices, batch.heads) <= targets * (1 + 1e-9)).all()
@@ -122,15 +122,15 @@ def test_targets_of_all_tables_are_met(decisions, random_predictor, seed, slack)
 
 def test_infeasible_target_gives_the_fastest(decisions, random_predictor):
     predictor = random_predictor(decisions.space, 0)
-    free = Latency(decisions, [predictor])
+    free = CostConstraint.from_predictors(decisions, [predictor])
     fastest = free.target_ratio(*free.fastest)[0]
-    latency = Latency(decisions, [predictor], [0.9 * fastest])
+    latency = CostConstraint.from_predictors(decisions, [predictor], [0.9 * fastest])
     preference = preferences(latency, 0, 8)
     batch = project_to_target(preference.argmax(axis=2), preference, latency)
     assert latency.target_ratio(batch.choices, batch.heads) == pytest.approx(np.full(8, 1 / 0.9))
 
 
-def one_hot_preference(latency: Latency, choices: np.ndarray) -> np.ndarray:
+def one_hot_preference(latency: CostConstraint, choices: np.ndarray) -> np.ndarray:
     preference = np.full(latency.ms.shape[1:], -60.0)
     preference[np.arange(len(choices)), choices] = 0.0
     return preference
@@ -139,10 +139,10 @@ def one_hot_preference(latency: Latency, choices: np.ndarray) -> np.ndarray:
 @given(seed=seeds)
 @settings(max_examples=20)
 def test_architecture_on_target_is_returned_unchanged(decisions, random_predictor, seed):
-    free = Latency(decisions, [random_predictor(decisions.space, seed)])
+    free = CostConstraint.from_predictors(decisions, [random_predictor(decisions.space, seed)])
     start = preferences(free, seed, 1)
     choices = decisions.repair(start.argmax(axis=2), start)[0]
-    latency = Latency(
+    latency = CostConstraint.from_predictors(
         decisions, [random_predictor(decisions.space, seed)], free.predicted_ms(choices[None])[0] * (1 + 1e-9)
     )
     batch = project_to_target(choices[None], one_hot_preference(latency, choices), latency)
@@ -152,19 +152,19 @@ def test_architecture_on_target_is_returned_unchanged(decisions, random_predicto
 
 @pytest.mark.parametrize(("over_ms", "head"), [(-0.05, 0), (0.0, 1), (0.05, 2)])
 def test_head_absorbs_less_than_a_swap(little_space, random_predictor, over_ms, head):
-    predictor, decisions = random_predictor(little_space, 0), Decisions(little_space)
+    predictor, decisions = random_predictor(little_space, 0), BlockDecisions(little_space)
     predictor.edge_ms[:] = [0.0, 0.1, 0.2]
     predictor.head_ms[:] = [-0.05, 0.0, 0.05]
     choices = np.array([1, 2, 1, 1, 2, 1])
-    own = Latency(decisions, [predictor]).predicted_ms(choices[None])[0]
-    latency = Latency(decisions, [predictor], own + over_ms + 1e-9)
+    own = CostConstraint.from_predictors(decisions, [predictor]).predicted_ms(choices[None])[0]
+    latency = CostConstraint.from_predictors(decisions, [predictor], own + over_ms + 1e-9)
     batch = project_to_target(choices[None], one_hot_preference(latency, choices), latency)
     assert np.array_equal(batch.choices[0], choices)
     assert batch.heads[0] == head
 
 
 def test_all_heads_are_used(little_space, random_predictor, latency_at):
-    decisions = Decisions(little_space)
+    decisions = BlockDecisions(little_space)
     latency = latency_at(decisions, random_predictor(little_space, 0), 0.5)
     preference = preferences(latency, 0, 200)
     heads = project_to_target(preference.argmax(axis=2), preference, latency).heads
@@ -175,14 +175,14 @@ def test_swap_loses_the_smallest_preference(zeroless_space, random_predictor):
     """Operators cost the same everywhere, so the nearly indifferent decision is swapped."""
     predictor = random_predictor(zeroless_space, 0)
     predictor.edge_ms[:] = [0.0, 0.1]
-    decisions = Decisions(zeroless_space)
+    decisions = BlockDecisions(zeroless_space)
     slow = np.ones(decisions.num_decisions, np.int64)
-    latency = Latency(decisions, [predictor], [0.5 + 0.1 * (decisions.num_decisions - 1) + 1e-6])
+    latency = CostConstraint.from_predictors(decisions, [predictor], [0.5 + 0.1 * (decisions.num_decisions - 1) + 1e-6])
     preference = np.tile([0.0, 5.0], (decisions.num_decisions, 1))
     preference[3] = [0.0, 0.2]
     batch = project_to_target(slow[None], preference, latency)
     assert np.flatnonzero(batch.choices[0] == 0).tolist() == [3]
-    loose = Latency(decisions, [predictor], [0.5 + 0.1 + 1e-6])
+    loose = CostConstraint.from_predictors(decisions, [predictor], [0.5 + 0.1 + 1e-6])
     preference[:, 1] = -5.0
     preference[7, 1] = -0.2
     assert np.flatnonzero(project_to_target(0 * slow[None], preference, loose).choices[0]).tolist() == [7]
@@ -191,11 +191,11 @@ def test_swap_loses_the_smallest_preference(zeroless_space, random_predictor):
 def test_slack_is_spent_by_preference(zeroless_space, random_predictor):
     predictor = random_predictor(zeroless_space, 0)
     predictor.edge_ms[:] = [0.0, 0.1]
-    decisions = Decisions(zeroless_space)
+    decisions = BlockDecisions(zeroless_space)
     preference = np.zeros((decisions.num_decisions, 2))
     preference[[2, 5, 11], 1] = [1.0, 3.0, 2.0]
     for count, selected in ((1, [5]), (2, [5, 11]), (3, [2, 5, 11])):
-        latency = Latency(decisions, [predictor], [0.5 + 0.1 * count + 1e-6])
+        latency = CostConstraint.from_predictors(decisions, [predictor], [0.5 + 0.1 * count + 1e-6])
         batch = project_to_target(np.zeros((1, decisions.num_decisions), np.int64), preference, latency)
         assert np.flatnonzero(batch.choices[0]).tolist() == selected
 
@@ -203,7 +203,7 @@ def test_slack_is_spent_by_preference(zeroless_space, random_predictor):
 @given(seed=seeds)
 @settings(max_examples=20)
 def test_without_target_architectures_are_only_repaired(decisions, random_predictor, seed):
-    latency = Latency(decisions, [random_predictor(decisions.space, seed)])
+    latency = CostConstraint.from_predictors(decisions, [random_predictor(decisions.space, seed)])
     preference = preferences(latency, seed, 4)
     choices = np.random.default_rng(seed).integers(latency.ms.shape[2], size=(4, decisions.num_decisions))
     batch = project_to_target(choices, preference, latency)
@@ -212,7 +212,7 @@ def test_without_target_architectures_are_only_repaired(decisions, random_predic
 
 
 def test_arguments_are_not_modified(little_space, random_predictor, latency_at):
-    decisions = Decisions(little_space)
+    decisions = BlockDecisions(little_space)
     latency = latency_at(decisions, random_predictor(little_space, 1), 0.3)
     preference = preferences(latency, 1, 5)
     choices, before = preference.argmax(axis=2), preference.copy()
@@ -223,7 +223,7 @@ def test_arguments_are_not_modified(little_space, random_predictor, latency_at):
 
 
 def test_shared_preference_equals_repeated_preferences(little_space, random_predictor, latency_at):
-    decisions = Decisions(little_space)
+    decisions = BlockDecisions(little_space)
     latency = latency_at(decisions, random_predictor(little_space, 1), 0.3)
     shared = preferences(latency, 1, 1)[0]
     choices = preferences(latency, 2, 6).argmax(axis=2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lgc.errors import OutputError, UsageError
 from lgc.models import Architecture
 from lgc.search.config import SearchConfig
-from lgc.search.constraint.latency import Latency
+from lgc.search.constraint.constraint import CostConstraint
 from lgc.search.constraint.projection import project_to_target
 from lgc.search.constraint.refinement import (
     MAX_REFINEMENTS,
@@ -18,14 +18,14 @@ from lgc.search.constraint.refinement import (
     refine_by_measurement,
     require_refinable,
 )
-from lgc.search.decisions import Decisions
 from lgc.search.engine import search
+from lgc.search.supernet.blocks import BlockDecisions
 
 
 class Device:
     """A device on which some operators are faster or slower than in the table."""
 
-    def __init__(self, latency: Latency, seed: int, off: float) -> None:
+    def __init__(self, latency: CostConstraint, seed: int, off: float) -> None:
         rng = np.random.default_rng(seed)
         self.latency, self.calls = latency, 0
         self.ms = latency.ms[0] * (1 + off * rng.uniform(-1, 1, latency.ms.shape[2]))
@@ -40,8 +40,8 @@ class Device:
 
 
 @pytest.fixture
-def latency(deep_space, random_predictor, latency_at) -> Latency:
-    return latency_at(Decisions(deep_space), random_predictor(deep_space, 0), 0.4)
+def latency(deep_space, random_predictor, latency_at) -> CostConstraint:
+    return latency_at(BlockDecisions(deep_space), random_predictor(deep_space, 0), 0.4)
 
 
 @given(seed=st.integers(0, 1000), off=st.sampled_from([0.0, 0.02, 0.05, 0.1]))

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgc.search.constraint.latency import Latency
+from lgc.search.constraint.constraint import CostConstraint
 from lgc.search.constraint.projection import TARGET_TOLERANCE, ArchitectureBatch, project_to_target
-from lgc.search.decisions import Decisions
 from lgc.search.selection.strategies import (
     POPULATION,
     Ranking,
@@ -23,21 +22,22 @@ from lgc.search.selection.strategies import (
     random_search,
     sample_likely,
 )
+from lgc.search.supernet.blocks import BlockDecisions
 
 STRATEGIES = {"random": random_search, "evolution": evolve}
 seeds = st.integers(0, 10_000)
 
 
 @pytest.fixture
-def latency(deep_space, random_predictor, latency_at) -> Latency:
+def latency(deep_space, random_predictor, latency_at) -> CostConstraint:
     """A target in the middle of the deep space."""
-    return latency_at(Decisions(deep_space), random_predictor(deep_space, 0), 0.5)
+    return latency_at(BlockDecisions(deep_space), random_predictor(deep_space, 0), 0.5)
 
 
 class Losses:
     """A loss that is a sum over decisions, with noise on every batch; it counts its calls."""
 
-    def __init__(self, latency: Latency, seed: int = 0, noise: float = 0.0) -> None:
+    def __init__(self, latency: CostConstraint, seed: int = 0, noise: float = 0.0) -> None:
         rng = np.random.default_rng(seed)
         self.table = rng.normal(size=latency.ms.shape[1:])
         self.noise, self.seed, self.calls = noise, seed, 0
@@ -51,7 +51,7 @@ class Losses:
         return self.mean(architectures.choices[row]) + self.noise * float(rng.normal())
 
 
-def random_log_probabilities(latency: Latency, seed: int, scale: float = 2.0) -> np.ndarray:
+def random_log_probabilities(latency: CostConstraint, seed: int, scale: float = 2.0) -> np.ndarray:
     logits = scale * np.random.default_rng(seed).normal(size=latency.ms.shape[1:])
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
@@ -87,7 +87,7 @@ def test_certain_distribution_has_a_single_candidate(latency):
 
 def test_candidates_follow_their_probabilities(zeroless_space, random_predictor):
     """Without a target nothing is projected, so frequencies equal probabilities."""
-    latency = Latency(Decisions(zeroless_space), [random_predictor(zeroless_space, 0)])
+    latency = CostConstraint.from_predictors(BlockDecisions(zeroless_space), [random_predictor(zeroless_space, 0)])
     log_p = random_log_probabilities(latency, 0, 1.0)
     candidates = sample_likely(log_p, latency, 4000, 4001, 0)
     assert len(candidates) > 3000, "few of 2 ** 15 are sampled twice"
