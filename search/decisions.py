@@ -99,7 +99,9 @@ class Decisions:
         return completed
 
     def expand(self, choices: Indices) -> Indices:
-        """Return the choices of the space's decisions, [N, D], for choices [N, G]."""
+        """Return the choices of the space's decisions, [N, D], for choices [N, G], or [N, S] with all defaults."""
+        if choices.shape[1] == self.num_searched:
+            choices = self.with_defaults(choices)
         expanded: Indices = np.where(self.assignment >= 0, choices[:, self.assignment], self.fixed)
         return expanded
 

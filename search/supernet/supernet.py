@@ -32,7 +32,7 @@ class Supernet(Skeleton):
     def split_path(self, sample: SampledPath) -> Sequence[CellPath]:
         """Return the path through each cell; the fusion cell is the last."""
         decisions = self.decisions
-        choices = decisions.expand(decisions.with_defaults(sample.choices[None]))[0].tolist()
+        choices = decisions.expand(sample.choices[None])[0].tolist()
         gates = None
         if sample.gates is not None:
             # Edges of a fixed fusion have decision -1: they get the constant appended at the end.

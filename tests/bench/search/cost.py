@@ -127,18 +127,16 @@ class Bench:
         return step
 
 
-def uniform_latency(blocks: Any) -> Any:
-    """Return a `Latency` with equal latencies for all operators, without a table."""
+def uniform_latency(decisions: Any) -> Any:
+    """Return a constraint with equal latencies for all operators, without a table."""
     import numpy as np
 
+    from lgc.models.space.cost import Cost
     from lgc.search.constraint.constraint import CostConstraint
 
-    class UniformPredictor:
-        space, correction = blocks.space, None
-        edge_ms = np.full((blocks.space.edges, len(blocks.space.operators)), 0.01)
-        fixed_ms, head_ms = 0.5, np.zeros(len(blocks.space.heads))
-
-    return CostConstraint.from_predictors(blocks, [UniformPredictor()], (1.0,))  # type: ignore[list-item]
+    space = decisions.space
+    cost = Cost("ms", "uniform", 0.5, np.full((len(space.decisions), space.num_choices), 0.01), {})
+    return CostConstraint(decisions, [cost], (1.0,))
 
 
 def measure_times(name: str) -> dict[str, Any]:

@@ -96,10 +96,10 @@ def test_sampled_path_is_always_valid(deep_space, communication, seed, spread, z
     alphas = build_parameters(decisions, seed, spread, communication=communication)
     with torch.no_grad():
         for alpha in alphas.alpha:
-            alpha[:, decisions.zero] += zeros
+            alpha[:, 0] += zeros
     sample = alphas.sample_path(0.5, make_generator(seed), explore)
     deep_space.build(decisions.expand(sample.choices[None])[0].tolist())  # validates itself
-    assert torch.allclose(sample.gates, torch.ones(decisions.num_decisions))
+    assert torch.allclose(sample.gates, torch.ones(decisions.num_searched))
     sample.gates.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in alphas.parameters() if p.grad is not None)
 
@@ -109,12 +109,12 @@ def test_sample_of_zeros_keeps_required_edges(deep_space):
     alphas = build_parameters(decisions, communication="none")
     with torch.no_grad():
         for alpha in alphas.alpha:
-            alpha[:, decisions.zero] += 1e3
+            alpha[:, 0] += 1e3
             alpha[:, 2] += 100.0
     sample = alphas.sample_path(1.0, make_generator())
-    live = decisions.find_live(sample.choices[None])[0]
+    live = sample.choices != 0
     assert set(sample.choices[live]) == {2}  # the most probable live operator
-    assert live.sum() <= len(decisions.endpoints)
+    assert live.sum() <= len(decisions.requirements)
 
 
 @pytest.mark.parametrize("explore", [0.0, 0.4, 1.0])

@@ -15,10 +15,8 @@ from lgc.search.supernet.supernet import Supernet, use_batch_statistics
 
 def random_path(decisions: BlockDecisions, seed: int = 0) -> SampledPath:
     rng = np.random.default_rng(seed)
-    choices = rng.integers(len(decisions.space.operators), size=(1, decisions.num_decisions))
-    return SampledPath(
-        decisions.repair(choices, np.zeros((decisions.num_decisions, len(decisions.space.operators))))[0]
-    )
+    choices = rng.integers(len(decisions.space.operators), size=(1, decisions.num_searched))
+    return SampledPath(decisions.repair_searched(choices, np.zeros(decisions.searched_shape))[0])
 
 
 def build_supernet(decisions: BlockDecisions, seed: int = 0) -> Supernet:
@@ -78,14 +76,14 @@ def test_gate_gradients_match_finite_differences(deep_space, shared, fixed):
     def loss(gates: torch.Tensor) -> torch.Tensor:
         return (supernet(x, SampledPath(path.choices, gates)) * weights).mean()
 
-    gates = torch.ones(decisions.num_decisions, dtype=torch.double, requires_grad=True)
+    gates = torch.ones(decisions.num_searched, dtype=torch.double, requires_grad=True)
     torch.testing.assert_close(loss(gates), (supernet(x, path) * weights).mean(), rtol=1e-12, atol=0)
     (gradient,) = torch.autograd.grad(loss(gates), gates)
-    step = 1e-5 * torch.eye(decisions.num_decisions, dtype=torch.double)
+    step = 1e-5 * torch.eye(decisions.num_searched, dtype=torch.double)
     with torch.no_grad():
         differences = torch.stack([(loss(1 + row) - loss(1 - row)) / 2e-5 for row in step])
     torch.testing.assert_close(gradient, differences, rtol=1e-3, atol=1e-7)
-    live = decisions.find_live(path.choices[None])[0]
+    live = path.choices != 0
     assert (gradient[torch.from_numpy(live)] != 0).float().mean() > 0.9
     assert (gradient[torch.from_numpy(~live)] == 0).all()
 

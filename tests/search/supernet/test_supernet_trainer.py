@@ -225,7 +225,7 @@ def test_restored_trainer_continues_identically(make, pairs):
     train(trainer, pairs, 0, 3)
     restored = make(**settings, seed=9)
     restored.restore(trainer.snapshot())
-    assert trainer.term.multiplier != 0
+    assert trainer.objective.multiplier != 0
     assert train(trainer, pairs, 3, 6) == train(restored, pairs, 3, 6)
     require_equal_tensors(trainer.net.state_dict(), restored.net.state_dict())
 
