@@ -153,7 +153,7 @@ class CostConstraint:
             total = constant + (probabilities * single).sum()
             for (d, e), terms in pairs.items():
                 rows, columns = terms.shape
-                total = total + probabilities[d, :rows] @ terms @ probabilities[e, :columns]
+                total = total + (probabilities[d, :rows, None] * terms * probabilities[e, :columns]).sum()
             expected.append(total)
         return torch.stack(expected)
 
