@@ -48,7 +48,7 @@ def test_fixed_fusion_is_not_searched(street, scenes, short, tmp_path):
     result = search(street, scenes, tmp_path / "run", settings)
     architecture = Architecture.load(result["architecture"])
     cells = street.space.plan.searched_cells
-    assert architecture.choices[-len(cells[-1].edges) :] == tuple(make_fixed_fusion(street.space))
+    assert architecture.choices[-1 - len(cells[-1].edges) : -1] == tuple(make_fixed_fusion(street.space))
     assert {len(record["entropy"]) for record in read_log(tmp_path / "run")} == {len(cells) - 1}
 
 
