@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ...lut.statistics.calibration import PredictionReport
-    from ...lut.table.table import Benchmark, Entry, LatencyTable
+    from ...lut.table.rows import Benchmark, Entry
+    from ...lut.table.table import LatencyTable
 
 TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="Latency table.")]
 
