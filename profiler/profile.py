@@ -107,7 +107,7 @@ def profile(
     on_progress: OnProgress = quiet,
     **changes: Any,
 ) -> ProfileResult:
-    """Measure every operator of `space` and `networks` whole networks on `target` into the table `out`.
+    """Measure every operator of `space` and some whole networks on `target` into the table `out`.
 
     An incomplete table is resumed, a complete one is unchanged. The networks, spread over the latency range, calibrate
     the table; the verification predicts each of them with a correction fitted on the others.
@@ -116,10 +116,10 @@ def profile(
         space: search space.
         target: device, backend, precision and threads.
         out: table file, created if missing.
-        settings: extent of the measurement.
+        settings: settings of the run.
         process: share of this process; the devices of several are checked by `multi_device.profile_on`.
         on_progress: receives the progress.
-        changes: changed settings by name, e.g. `networks=0`.
+        changes: fields of `settings` to replace, e.g. `networks=0`.
 
     Raises:
         BackendUnavailableError: the target is unavailable on this machine.

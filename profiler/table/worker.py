@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from ..backends import Backend, Workload
 from ..machine.environment import fingerprint
 from ..machine.monitor import Monitor, open_monitor
 from ..timing.measure import MIN_ROUNDS, MeasureJob, measure
-from ..timing.observer import MeasurementObserver, OnProgress, RoundProgress, quiet
+from ..timing.observer import MeasurementObserver, OnProgress, RoundProgress
 from ..timing.rounds import MIN_ROUND_SIZE, Session
 from ..timing.stopping import stopping_rule
 
@@ -95,7 +94,7 @@ class Worker:
     Args:
         table: table to fill.
         backend: backend of the target, checked by `require_backend`.
-        target: target of this process: the table's, or one with an equal device.
+        target: the table's target; `process` may name an equal device.
         workloads: benchmark -> workload.
         process: share of this process.
         rounds: maximum of batches each; the protocol's if None.
@@ -127,8 +126,8 @@ class Worker:
         """Return True if benchmarks are open that this process has not tried."""
         return any(_is_open(benchmark) and benchmark.key not in self._tried for benchmark in self._table.benchmarks())
 
-    def run(self, budget_s: float = math.inf, on_progress: OnProgress = quiet) -> bool:
-        """Claim a share of the open benchmarks and measure them.
+    def run(self, budget_s: float, on_progress: OnProgress) -> bool:
+        """Claim a share of the open benchmarks and measure them within `budget_s` seconds.
 
         Returns:
             True if benchmarks were claimed and all were decided in time.
@@ -154,12 +153,13 @@ class Worker:
         jobs = self._still_open(self._make_jobs(claimed), earlier, observer)
         if all(job.is_reference for job in jobs.values()):
             return False
+        session = Session(observer.recorder.session, earlier, seed=self._seed, worker=self._process.worker)
         measurement, undecided = measure(
             self._backend,
             self._target,
             jobs,
             observer,
-            session=Session(observer.recorder.session, earlier, self._seed, self._process.worker),
+            session=session,
             budget_s=budget_s,
             energy_mj=observer.monitor.energy_mj,
         )
