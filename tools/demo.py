@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..lut.target import Target
-    from ..profiler.timing.rounds import RoundProgress
+    from ..profiler.timing.observer import RoundProgress
 
 SCENES = {"train": 96, "val": 24, "test": 8}
 """Images per split."""

@@ -121,18 +121,18 @@ def profile(
     path = out or Path(default_name)
     others = f" and {', '.join(devices[1:])}" if devices[1:] else ""
     say(f"profiling {chosen.name} {height}x{width} on {target}{others} into {path}")
-    options: dict[str, Any] = {
-        "networks": networks,
-        "rounds": rounds,
-        "budget_s": None if budget is None else parse_seconds(budget),
-        "seed": seed,
-        "context": None if context is None else context.value,
-    }
+    settings = profiler.ProfileSettings(
+        networks=networks,
+        rounds=rounds,
+        budget_s=None if budget is None else parse_seconds(budget),
+        seed=seed,
+        context=None if context is None else context.value,
+    )
     with progress_bar() as on_progress:
         if len(devices) > 1:
-            result = profile_on(devices, chosen, target, path, on_progress=on_progress, **options)
+            result = profile_on(devices, chosen, target, path, settings=settings, on_progress=on_progress)
         else:
-            result = profiler.profile(chosen, target, path, on_progress=on_progress, **options)
+            result = profiler.profile(chosen, target, path, settings=settings, on_progress=on_progress)
     _print_result(path, target, result, as_json)
     return 1 if result.failed else 0
 
