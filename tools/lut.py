@@ -14,6 +14,9 @@ from .cli.progress import progress_bar
 
 app = new_app()
 
+Form = Literal["offset", "affine", "launches", "kinds"]
+"""Form of a table's correction, simplest first."""
+
 
 @app.callback()
 def lut() -> None:
@@ -55,7 +58,7 @@ app.command()(lut_diff.diff)
 def calibrate(
     table: TablePath,
     form: Annotated[
-        Literal["offset", "affine", "launches", "kinds"] | None,
+        Form | None,
         typer.Option(help="Form of the correction.", show_default="the best in cross-validation"),
     ] = None,
     as_json: JsonOption = False,
