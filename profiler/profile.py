@@ -22,10 +22,11 @@ from ..lut.statistics.calibration import (
 from ..lut.statistics.measurement import Measurement
 from ..lut.table.schema import FAILED, INTERPOLATED, MEASURED, NOISY, PENDING, WITH_LATENCY
 from ..lut.table.table import FINISHED, LatencyTable, network_key
-from ..lut.target import PRECISIONS, Target
+from ..lut.target import Target
 from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
 from ..models.space.protocol import CORE, DENSE, SCOPES, SearchSpace
+from ..precisions import PRECISIONS
 from .backends import Backend, Workload, require_backend
 from .machine.environment import fingerprint
 from .machine_match import require_machine, require_versions
