@@ -158,7 +158,7 @@ def _search(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
         targets_ms=((round(fastest + TARGET_POSITION * (slowest - fastest), 3),),),
     )
     on_step = make_step_progress("searching", on_progress)
-    result = search(predictor, state.data, state.run, config, device=state.target.device, on_step=on_step)
+    result = search(predictor, state.data, state.run, config, device=state.target.device, on_step=on_step).as_dict()
     names = ("architecture", "target_ms", "fastest_ms", "slowest_ms")
     state.summary |= {name: result[name] for name in names}
 
@@ -169,7 +169,7 @@ def _train(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 
     config = TrainConfig(steps=state.steps[1], batch=8, lr=0.02, init="supernet", seed=state.seed)
     on_step = make_step_progress("training", on_progress)
-    result = train(state.run, state.data, config, device=state.target.device, on_step=on_step)
+    result = train(state.run, state.data, config, device=state.target.device, on_step=on_step).as_dict()
     state.summary |= {name: result[name] for name in ("weights", "miou")}
 
 
