@@ -138,7 +138,7 @@ def profile(
 
 
 def _print_result(path: Path, target: Target, result: ProfileResult, as_json: bool) -> None:
-    content: dict[str, Any] = {
+    content = {
         "lut": str(path),
         "entries": result.entries,
         "measured": result.measured,
