@@ -12,7 +12,7 @@ from ...device import CPU
 from ...errors import OutputError
 from ...files import write_atomic
 from ...models.nets.weights import WEIGHTS_FILE, save_weights
-from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
+from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture, SearchSpace
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder
@@ -70,12 +70,8 @@ def train(
         TrainingError: the loss is NaN or infinite, or memory ran out.
     """
     architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
-    space = architecture.space
-    require_crop(config.crop, space)
     source = find_initial_weights(run_path, config.init)
-    dataset = load_dataset(data, config.train_split, space.input, augment=True, seed=config.seed, crop=config.crop)
-    validation = load_dataset(data, VALIDATION_SPLIT, space.input, full_labels=True)
-    require_classes(dataset, space.classes, space.name)
+    dataset, validation = _load_images(data, architecture.space, config)
     fabric = open_fabric(device, config.precision)
     settings = _list_settings(architecture, data, config, fabric)
     run = _open_run_folder(run_path, out or run_path, settings, fabric.is_global_zero)
@@ -85,8 +81,7 @@ def train(
         return replace(finished, weights=weights)
     with explain_out_of_memory(_MEMORY_ADVICE):
         network, random_parts = build_initial_network(architecture, source, config)
-        class_weights = compute_class_weights(dataset) if config.balanced else None
-        trainer = NetworkTrainer(network, config, fabric, class_weights)
+        trainer = NetworkTrainer(network, config, fabric, compute_class_weights(dataset) if config.balanced else None)
         run_training(trainer, dataset, run, on_step)
         scored = _save_and_score(trainer, weights, validation, on_score)
     return run.finish(
@@ -99,6 +94,17 @@ def train(
             processes=fabric.world_size,
         )
     )
+
+
+def _load_images(
+    data: Path, space: SearchSpace, config: TrainConfig
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Return the training and the validation images, after checks of crop and classes."""
+    require_crop(config.crop, space)
+    dataset = load_dataset(data, config.train_split, space.input, augment=True, seed=config.seed, crop=config.crop)
+    validation = load_dataset(data, VALIDATION_SPLIT, space.input, full_labels=True)
+    require_classes(dataset, space.classes, space.name)
+    return dataset, validation
 
 
 def _save_and_score(
