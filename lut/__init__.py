@@ -5,7 +5,8 @@ if __package__ == "lut":
 
 from .predictor import Interval, Predictor
 from .statistics.calibration import Correction, PredictionReport
-from .table.table import Benchmark, Entry, LatencyTable
+from .table.rows import Benchmark, Entry
+from .table.table import LatencyTable
 from .target import Target
 
 __all__ = [

@@ -1,17 +1,7 @@
 """Predictor: latency of any architecture of a space, as a calibrated sum over its slots.
 
-Symbols of this module and the search:
-
-    E        searched edges of the network
-    O        operators of the space
-    H        head widths of the space, `SearchSpace.heads`
-    edge_ms  [E, O]  contribution of operator o on edge e, with the addition at its node if the edge is live
-    fixed_ms         everything that is not searched, with the default head and the intercept, minus one addition per
-                     node, whose first edge needs none
-    head_ms  [H]     extra latency of each head width over the default width
-
-so latency = fixed_ms + head_ms[head] + sum over e of edge_ms[e, choice(e)], which counts exactly the operators in
-`Architecture.specs`. The correction is linear in the operators and included in all three.
+The table's latencies of the operators are the terms of a cost; see `models.space.cost`. It counts exactly the operators
+in `Architecture.specs`. The correction is linear in the operators and included in all terms.
 """
 
 from __future__ import annotations
@@ -22,22 +12,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import MismatchError, UnknownNameError, UsageError
-from ..models.space.choices import check_choices, check_heads, gather_sum
-from ..models.space.costs import Costs
-from ..models.space.lgcnet import Architecture, SearchSpace
-from ..models.space.operators import ZERO, is_free
+from ..models.space.cost import Array, Choices, Cost, check_choices, find_cheapest, sum_slots
+from ..models.space.costs import COUNTS, Costs, count_cost
+from ..models.space.lgcnet import LGCNetSpace
+from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
-from ..models.space.plan import CORE, DENSE, SCOPES, CellPlan
+from ..models.space.protocol import DENSE, SCOPES, Architecture, SearchSpace
 from .statistics.calibration import Correction
 from .table.table import LatencyTable
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,7 +43,7 @@ class Predictor:
         scope: `dense` or `core`.
         calibrated: True if the table is calibrated in the scope.
         correction: Its calibration, or the identity.
-        edge_ms: See the symbols above, as for head_ms and fixed_ms.
+        cost: Predicted latency of every architecture, in ms.
     """
 
     def __init__(self, space: SearchSpace, table: LatencyTable, scope: str = DENSE) -> None:
@@ -83,25 +70,15 @@ class Predictor:
         correction = table.correction(scope)
         self.calibrated = correction is not None
         self.correction = correction or Correction()
-        self.edge_ms: Array = np.zeros((space.edges, len(space.operators)))
-        self.head_ms: Array = np.zeros(len(space.heads))
-        self.fixed_ms = self.correction.intercept_ms
         cache: dict[OpSpec, float] = {}
-        live = np.array([name != ZERO for name in space.operators])
-        for slot in space.slots():
-            if scope == CORE and slot.scope == DENSE:
-                continue
-            costs = [self.cost_ms(table, spec, cache) for spec in slot.candidates]
-            if slot.edge is not None:
-                self.edge_ms[slot.edge] += costs
-            elif slot.sums:
-                self.edge_ms[list(slot.sums)] += costs[0] * live
-                self.fixed_ms -= costs[0]
-            elif slot.head:
-                self.head_ms += np.array(costs) - costs[space.default_head]
-                self.fixed_ms += costs[space.default_head]
-            else:
-                self.fixed_ms += costs[0]
+        self.cost: Cost = sum_slots(
+            space,
+            lambda spec: self.cost_ms(table, spec, cache),
+            unit="ms",
+            source=str(table.path),
+            scope=scope,
+            constant=self.correction.intercept_ms,
+        )
 
     def cost_ms(self, table: LatencyTable, spec: OpSpec, cache: dict[OpSpec, float] | None = None) -> float:
         """Return the corrected contribution of an operator to a network in ms; 0 if it takes no time.
@@ -130,7 +107,7 @@ class Predictor:
                 f"the architecture has space {architecture.space.name} ({architecture.space.fingerprint}), but "
                 f"{self.table_path} has {self.space.name} ({self.space.fingerprint})"
             )
-        return float(self.predict_many(np.array([architecture.choices]), np.array([architecture.head]))[0])
+        return float(self.predict_many(np.array([architecture.choices]))[0])
 
     def interval(self, architecture: Architecture) -> Interval | None:
         """Return the prediction interval from the calibration's held-out errors; None if not calibrated.
@@ -158,96 +135,57 @@ class Predictor:
             )
         return 1 + upper_error_pct / 100
 
-    def predict_many(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> Array:
-        """Return the predicted latencies of N architectures in ms, [N].
-
-        Args:
-            choices: Operator indices, [N, E].
-            heads: Indices of the head widths in the space's `heads`, [N]. None means the default width.
+    def predict_many(self, choices: Choices) -> Array:
+        """Return the predicted latencies of N architectures in ms: choices [N, D] -> [N].
 
         Raises:
-            UsageError: An array has a wrong shape or index.
+            UsageError: The array has a wrong shape, or an index is out of range.
         """
-        choices = check_choices(choices, self.space)
-        heads = check_heads(heads, self.space, len(choices))
-        latency: Array = self.fixed_ms + gather_sum(self.edge_ms, choices) + self.head_ms[heads]
-        return latency
+        return self.cost.evaluate(check_choices(choices, self.space))
 
-    def to_frame(self, choices: NDArray[np.integer], heads: NDArray[np.integer] | None = None) -> pd.DataFrame:
-        """Return predictions and other costs, a row per architecture; choices and heads as in `predict_many`.
+    def to_frame(self, choices: Choices) -> pd.DataFrame:
+        """Return predictions and other costs, a row per architecture; choices [N, D] as in `predict_many`.
 
-        Columns: latency_ms, low_ms and high_ms (90 % interval; NaN if not calibrated), macs, parameters,
-        peak_activation_bytes (of float32 values; see `models.space.costs`).
+        Columns: latency_ms, low_ms and high_ms (90 % interval; NaN if not calibrated), macs, parameters, and for
+        LGCNet's spaces peak_activation_bytes (of float32 values; see `models.space.costs`).
         """
         import pandas as pd
 
-        latency, costs = self.predict_many(choices, heads), Costs(self.space)
-        half = (self.correction.half_width_pct() or np.nan) / 100
-        return pd.DataFrame(
-            {
-                "latency_ms": latency,
-                "low_ms": np.maximum(latency * (1 - half), 0.0),
-                "high_ms": latency * (1 + half),
-                "macs": costs.macs(choices, heads),
-                "parameters": costs.parameters(choices, heads),
-                "peak_activation_bytes": costs.peak_activation_bytes(choices, heads, scope=self.scope),
-            }
-        )
+        latency, half = self.predict_many(choices), (self.correction.half_width_pct() or np.nan) / 100
+        columns: dict[str, object] = {
+            "latency_ms": latency,
+            "low_ms": np.maximum(latency * (1 - half), 0.0),
+            "high_ms": latency * (1 + half),
+        }
+        columns |= {unit: count_cost(self.space, unit).evaluate(choices).astype(np.int64) for unit in COUNTS}
+        if isinstance(self.space, LGCNetSpace):
+            columns["peak_activation_bytes"] = Costs(self.space).peak_activation_bytes(choices, scope=self.scope)
+        return pd.DataFrame(columns)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all latencies and the calibration: twelve hexadecimal digits."""
-        content: tuple[object, ...] = (self.scope, self.edge_ms.tobytes(), self.fixed_ms)
-        if len(self.head_ms) > 1:  # not hashed for a single head: fingerprints of lgc 0.1
-            content += (self.head_ms.tobytes(),)
+        rows = list(zip(self.space.decisions, self.cost.single, strict=True))
+        searched = [row[: len(decision.choices)].tobytes() for decision, row in rows if decision.default is None]
+        others = [row[: len(decision.choices)].tobytes() for decision, row in rows if decision.default is not None]
+        content: tuple[object, ...] = (self.scope, b"".join(searched), self.cost.constant)
+        if any(decision.default is not None and len(decision.choices) > 1 for decision, _ in rows):
+            content += (b"".join(others),)  # not hashed for a single choice: fingerprints of lgc 0.1
+        if self.cost.pairs:
+            content += tuple((pair, terms.tobytes()) for pair, terms in sorted(self.cost.pairs.items()))
         return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
     @cached_property
     def fastest(self) -> Architecture:
-        """Valid architecture with the smallest predicted latency (exact, by dynamic programming per cell)."""
-        choices: list[int] = []
-        zero = self.space.operators.index(ZERO) if ZERO in self.space.operators else None
-        for cell in self.space.plan.searched_cells:
-            costs = self.edge_ms[len(choices) : len(choices) + len(cell.edges)]
-            choices += find_cheapest_operators(cell, costs, zero)
-        return Architecture.from_choices(self.space, choices, int(self.head_ms.argmin()), selected="fastest")
+        """Valid architecture with the smallest predicted latency; see `find_cheapest`."""
+        return self._find_extreme(self.cost, selected="fastest")
 
     @cached_property
     def slowest(self) -> Architecture:
-        """Valid architecture with the largest predicted latency."""
-        costs = self.edge_ms.copy()
-        if ZERO in self.space.operators:
-            costs[:, self.space.operators.index(ZERO)] = -np.inf
-        choices, head = costs.argmax(axis=1).tolist(), int(self.head_ms.argmax())
-        return Architecture.from_choices(self.space, choices, head, selected="slowest")
+        """Valid architecture with the largest predicted latency, without `zero`."""
+        return self._find_extreme(self.cost.scale(-1), zero=False, selected="slowest")
 
-
-def find_cheapest_operators(cell: CellPlan, costs: Array, zero: int | None) -> list[int]:
-    """Return the cheapest operator of each edge of a cell such that every input and node has a live edge.
-
-    Args:
-        cell: Cell.
-        costs: Costs in ms, [edges, operators].
-        zero: Index of the zero operator, whose edges are not live; None if the space has none.
-    """
-    inputs = len(cell.inputs)
-    # bit set of the input and the node of each edge
-    covers = [(1 << edge.source) * (edge.source < inputs) | 1 << (inputs + edge.node) for edge in cell.edges]
-    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
-    for edge_costs, cover in zip(costs, covers, strict=True):
-        live = edge_costs.copy()
-        if zero is not None:
-            live[zero] = np.inf
-        operator = int(live.argmin())
-        options = [(cover, operator)] if zero is None else [(cover, operator), (0, zero)]
-        extended: dict[int, tuple[float, list[int]]] = {}
-        for covered, (total, chosen) in best.items():
-            for gained, option in options:
-                state, value = covered | gained, total + float(edge_costs[option])
-                if state not in extended or value < extended[state][0]:
-                    extended[state] = (value, [*chosen, option])
-        best = extended
-    everything = 0
-    for cover in covers:
-        everything |= cover
-    return best[everything][1]
+    def _find_extreme(self, cost: Cost, *, selected: str, zero: bool = True) -> Architecture:
+        requirements = [requirement.decisions for requirement in self.space.requirements]
+        choices = find_cheapest(cost, self.space.decisions, requirements, zero=zero)
+        return self.space.build(choices, selected=selected)

@@ -8,11 +8,10 @@ if __package__ == "models":
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .space.lgcnet import Architecture, SearchSpace
 from .space.operators import OPERATORS, Operator, get_operator, operator, register_operator
 from .space.opspec import OpSpec
-from .space.plan import SCOPES, CellPlan, Slot
-from .space.settings import PRESETS
+from .space.plan import CellPlan
+from .space.protocol import PRESETS, SCOPES, Architecture, SearchSpace, Slot
 
 if TYPE_CHECKING:
     from .nets.network import LGCNet as LGCNet

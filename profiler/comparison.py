@@ -28,9 +28,8 @@ from ..models.nets.weights import WEIGHTS_FILE
 from ..models.onnx.costs import OnnxCosts
 from ..models.onnx.model import OnnxModel
 from ..models.onnx.signature import SCOPE_KEY
-from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
 from ..models.space.opspec import OpSpec
-from ..models.space.plan import CORE
+from ..models.space.protocol import ARCHITECTURE_FILE, CORE, Architecture
 from .backends import Workload, require_backend
 from .timing.measure import Assignment, measure_seconds
 from .timing.rounds import OnProgress, quiet
@@ -207,7 +206,7 @@ def resize_architecture(architecture: Architecture, size: tuple[int, int]) -> Ar
     if size == architecture.space.input:
         return architecture
     space = architecture.space.with_input(*size)
-    return Architecture.from_choices(space, architecture.choices, architecture.head, **architecture.provenance)
+    return space.build(architecture.choices, **architecture.provenance)
 
 
 def _score(path: Path) -> tuple[float | None, str | None]:

@@ -11,8 +11,7 @@ import numpy as np
 
 from ..lut.statistics.measurement import Measurement
 from ..lut.table.table import LatencyTable
-from ..models.space.lgcnet import Architecture
-from ..models.space.plan import SCOPES
+from ..models.space.protocol import SCOPES, Architecture
 from .backends import Workload
 from .timing.workloads import network_workload
 

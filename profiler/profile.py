@@ -22,10 +22,9 @@ from ..lut.statistics.measurement import Measurement
 from ..lut.table.schema import FAILED, INTERPOLATED, MEASURED, NOISY, PENDING, WITH_LATENCY
 from ..lut.table.table import FINISHED, LatencyTable, network_key
 from ..lut.target import PRECISIONS, Target
-from ..models.space.lgcnet import SearchSpace
 from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
-from ..models.space.plan import CORE, DENSE, SCOPES
+from ..models.space.protocol import CORE, DENSE, SCOPES, SearchSpace
 from .backends import Backend, require_backend
 from .machine.environment import fingerprint
 from .machine_match import require_machine, require_versions

@@ -10,8 +10,7 @@ from ..errors import UsageError
 from ..lut.predictor import Predictor
 from ..lut.statistics.calibration import PredictionReport, evaluate_predictions
 from ..lut.table.table import LatencyTable, network_key
-from ..models.space.lgcnet import Architecture
-from ..models.space.plan import DENSE
+from ..models.space.protocol import DENSE, Architecture
 from .backends import require_backend
 from .drift import add_references, compute_drift, correct_for_drift
 from .machine.environment import fingerprint

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..models.space.plan import DENSE
+from ..models.space.protocol import DENSE
 from .training.config import Count, Crop, Natural, NonNegative, Positive, Share
 
 ARCH_LR = 1e-3

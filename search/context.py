@@ -13,8 +13,8 @@ from ..lut.predictor import Predictor
 from .config import SearchConfig
 from .constraint.refinement import MeasureLatency
 from .data.datasets import SegmentationDataset
-from .decisions import Decisions
 from .runtime.run_folder import OnStep
+from .supernet.blocks import BlockDecisions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -40,7 +40,7 @@ class SearchContext:
     """
 
     predictors: Sequence[Predictor]
-    decisions: Decisions
+    decisions: BlockDecisions
     config: SearchConfig
     fabric: Fabric
     halves: tuple[SegmentationDataset, SegmentationDataset]

@@ -1,174 +1,177 @@
-"""The decisions of a search: one operator for each free edge, or one for all edges that share it.
+"""The decisions of a search: those of a space, some of which may share a choice or be fixed.
 
 Symbols, used wherever architectures are handled as arrays:
 
-    E  edges of the network              G  decisions: free edges, counted once where cells share them
-    O  operators of the space            N  architectures in a batch
-    D  endpoints: nodes and inputs of cells, each of which needs a live edge
-    choices [N, G]  index of the operator chosen at each decision
+    D  decisions of the space            G  decisions of the search
+    C  largest number of choices         N  architectures in a batch
+    R  requirements, each of which needs a live decision
+    choices [N, G]  index of the choice at each decision of the search
+
+Decisions without a default are searched: the supernet has all of their choices, and a preference scores them. For the
+others it has the default only, and the last step of a projection chooses among them; see `projection`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.space.lgcnet import SearchSpace
-from ..models.space.operators import ZERO, Conv, get_recipe
-from ..models.space.plan import CellPlan
+from ..models.space.cost import Array, Cost, find_cheapest
+from ..models.space.protocol import Decision, SearchSpace
 
-Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-
-@dataclass(frozen=True)
-class DecisionBlock:
-    """The decisions of one cell, or of all cells that share their architecture parameters.
-
-    Attributes:
-        name: name of the cell, or of the group of cells.
-        cells: indices of the cells in the plan's `searched`.
-        plan: plan of the first cell.
-    """
-
-    name: str
-    cells: tuple[int, ...]
-    plan: CellPlan
+DEFAULT_COST = 0.1
+"""Cost of each step away from a decision's default, in nats. Ours: small compared with any operator's."""
 
 
 class Decisions:
-    """All decisions of a search, block by block.
+    """All decisions of a search.
 
     Args:
         space: search space.
-        shared: Merge all normal cells into one block and all reduction cells into another, as in DARTS
-            (arXiv 1806.09055), the papers' baseline for independent cells.
-        fixed_fusion: Leave the fusion cell out of the search; see `make_fixed_fusion`.
+        assignment: decision of the search for each of the space's, [D]; -1 where the choice is fixed. None if each has
+            its own.
+        fixed: choice of each of the space's decisions where it is fixed, [D].
 
     Attributes:
-        blocks: blocks in the order of their decisions.
-        block_sizes: number of decisions of each block.
+        decisions: decisions of the search, those that are searched first.
         num_decisions: G.
-        edge_decisions: decision of each edge, [E]; -1 for an edge of a fixed fusion cell.
-        fusion_choices: operators of a fixed fusion cell; None if it is searched.
-        zero: index of the operator `zero`; None if the space has none.
+        num_searched: number of searched decisions.
+        num_choices: C.
     """
 
-    def __init__(self, space: SearchSpace, *, shared: bool = False, fixed_fusion: bool = False) -> None:
+    def __init__(
+        self, space: SearchSpace, assignment: Sequence[int] | None = None, fixed: Sequence[int] | None = None
+    ) -> None:
         self.space = space
-        plan = space.plan
-        if shared:
-            strides = [cell.edges[0].candidates[0].stride for cell in plan.cells]
-            groups = {stride: tuple(i for i, other in enumerate(strides) if other == stride) for stride in strides}
-            names = {1: "normal cells"}
-            blocks = [
-                DecisionBlock(names.get(stride, "reduction cells"), cells, plan.cells[cells[0]])
-                for stride, cells in groups.items()
-            ]
-        else:
-            blocks = [DecisionBlock(cell.name, (index,), cell) for index, cell in enumerate(plan.cells)]
-        self.fusion_choices = make_fixed_fusion(space) if fixed_fusion else None
-        if self.fusion_choices is None:
-            blocks.append(DecisionBlock(plan.fusion.name, (len(plan.cells),), plan.fusion))
-        self.blocks: tuple[DecisionBlock, ...] = tuple(blocks)
-        self.block_sizes = [len(block.plan.edges) for block in blocks]
-        self.num_decisions = sum(self.block_sizes)
-        self.edge_decisions = self._index_edges()
-        self.zero = space.operators.index(ZERO) if ZERO in space.operators else None
-
-    def _index_edges(self) -> Indices:
-        starts = np.cumsum([0, *self.block_sizes[:-1]])
-        cell_starts = {cell: start for block, start in zip(self.blocks, starts, strict=True) for cell in block.cells}
-        rows = [
-            np.arange(len(cell.edges)) + cell_starts[index] if index in cell_starts else np.full(len(cell.edges), -1)
-            for index, cell in enumerate(self.space.plan.searched_cells)
-        ]
-        return np.concatenate(rows).astype(np.int64)
-
-    def expand(self, choices: Indices) -> Indices:
-        """Return the operators of all edges, [N, E], for choices [N, G]."""
-        edges = choices[:, self.edge_decisions]
-        if self.fusion_choices is not None:
-            edges[:, self.edge_decisions < 0] = self.fusion_choices
-        return edges
-
-    def sum_edges(self, edge_values: Array) -> tuple[Array, float]:
-        """Sum values [E, O] over the edges of each decision: return [G, O], and the sum over fixed edges."""
-        free = self.edge_decisions >= 0
-        total = np.zeros((self.num_decisions, edge_values.shape[1]))
-        np.add.at(total, self.edge_decisions[free], edge_values[free])
-        if self.fusion_choices is None:
-            return total, 0.0
-        return total, float(edge_values[~free][np.arange(len(self.fusion_choices)), self.fusion_choices].sum())
+        count = len(space.decisions)
+        self.assignment: Indices = np.array(range(count) if assignment is None else assignment, np.int64)
+        self.fixed: Indices = np.zeros(count, np.int64) if fixed is None else np.array(fixed, np.int64)
+        members = [int(np.flatnonzero(self.assignment == own)[0]) for own in range(self.assignment.max() + 1)]
+        self.decisions: tuple[Decision, ...] = tuple(space.decisions[member] for member in members)
+        self.num_decisions = len(self.decisions)
+        searched = [decision.default is None for decision in self.decisions]
+        assert searched == sorted(searched, reverse=True), "searched decisions come first"
+        self.num_searched = sum(searched)
+        self.num_choices = max(len(decision.choices) for decision in self.decisions)
 
     @cached_property
-    def endpoints(self) -> Mask:
-        """Decisions whose edge touches each endpoint, [D, G]."""
-        rows, start = [], 0
-        for block, size in zip(self.blocks, self.block_sizes, strict=True):
-            touched = [{("node", edge.node), ("state", edge.source)} for edge in block.plan.edges]
-            endpoints = [("node", node) for node in range(block.plan.nodes)]
-            endpoints += [("state", source) for source in range(len(block.plan.inputs))]
-            for endpoint in endpoints:
-                row = np.zeros(self.num_decisions, bool)
-                row[start : start + size] = [endpoint in both for both in touched]
-                rows.append(row)
-            start += size
-        return np.array(rows)
+    def defaults(self) -> Indices:
+        """Choice of each decision without a preference, [G]: the default, or 0."""
+        return np.array([decision.default or 0 for decision in self.decisions])
 
-    def find_required(self, choices: Indices) -> Mask:
-        """Return live decisions that are the only live one at some endpoint: [N, G] -> [N, G]."""
-        live = self.find_live(choices)
-        sole = (live @ self.endpoints.T.astype(np.int64)) == 1
-        required: Mask = live & ((sole.astype(np.int64) @ self.endpoints) > 0)
-        return required
+    @cached_property
+    def zeros(self) -> Indices:
+        """Index of `zero` among each decision's choices, [G]; -1 without it."""
+        return np.array([-1 if decision.zero is None else decision.zero for decision in self.decisions])
+
+    @cached_property
+    def exists(self) -> Mask:
+        """True for each choice that a decision has, [G, C]."""
+        sizes = np.array([len(decision.choices) for decision in self.decisions])
+        mask: Mask = np.arange(self.num_choices) < sizes[:, None]
+        return mask
+
+    @cached_property
+    def requirements(self) -> Mask:
+        """Decisions of each requirement, [R, G]; those that fixed choices meet, and repeated ones, are left out."""
+        rows: dict[bytes, Mask] = {}
+        for requirement in self.space.requirements:
+            members = np.array(requirement.decisions)
+            is_fixed = self.assignment[members] < 0
+            zeros = [self.space.decisions[member].zero for member in members]
+            if any(fixed and self.fixed[m] != zero for fixed, m, zero in zip(is_fixed, members, zeros, strict=True)):
+                continue
+            row = np.zeros(self.num_decisions, bool)
+            row[self.assignment[members[~is_fixed]]] = True
+            rows.setdefault(row.tobytes(), row)
+        return np.array(list(rows.values())).reshape(len(rows), self.num_decisions)
+
+    def with_defaults(self, choices: Indices) -> Indices:
+        """Return choices of all decisions, [N, G], for those of the searched ones, [N, S]."""
+        completed = np.tile(self.defaults, (len(choices), 1))
+        completed[:, : self.num_searched] = choices
+        return completed
+
+    def expand(self, choices: Indices) -> Indices:
+        """Return the choices of the space's decisions, [N, D], for choices [N, G], or [N, S] with all defaults."""
+        if choices.shape[1] == self.num_searched:
+            choices = self.with_defaults(choices)
+        expanded: Indices = np.where(self.assignment >= 0, choices[:, self.assignment], self.fixed)
+        return expanded
+
+    def merge(self, cost: Cost) -> Cost:
+        """Return a cost of the space as a function of the search's decisions."""
+        return cost.merge(self.assignment.tolist(), self.fixed.tolist(), self.decisions)
+
+    def find_cheapest(self, cost: Cost, *, zero: bool = True) -> Indices:
+        """Return the valid architecture, [1, G], of smallest cost over the search's decisions."""
+        requirements = [np.flatnonzero(row).tolist() for row in self.requirements]
+        return np.array([find_cheapest(cost, self.decisions, requirements, zero=zero)])
+
+    def complete(self, preference: Array) -> Array:
+        """Return preferences of all decisions, [..., G, C], for those of the searched ones, [..., S, <= C].
+
+        Choices near a default are preferred, by `DEFAULT_COST` a step; choices that a decision lacks get -inf.
+        """
+        complete = np.full((*preference.shape[:-2], self.num_decisions, self.num_choices), -np.inf)
+        complete[..., : self.num_searched, : preference.shape[-1]] = preference
+        steps = np.abs(np.arange(self.num_choices) - self.defaults[:, None])
+        complete[..., self.num_searched :, :] = -DEFAULT_COST * steps[self.num_searched :]
+        complete[..., ~self.exists] = -np.inf
+        return complete
+
+    @property
+    def searched_shape(self) -> tuple[int, int]:
+        """Shape of preferences of the searched decisions: S, and their largest number of choices."""
+        return self.num_searched, max(len(decision.choices) for decision in self.decisions[: self.num_searched])
+
+    def draw_preferences(self, count: int, rng: np.random.Generator) -> Array:
+        """Return Gumbel noise as preferences of the searched decisions, [count, S, C]; -inf for missing choices."""
+        shape = self.searched_shape
+        noise = rng.gumbel(size=(count, *shape))
+        return np.where(self.exists[: shape[0], : shape[1]], noise, -np.inf)
 
     def find_live(self, choices: Indices) -> Mask:
-        """Return decisions whose operator is not `zero`: [N, G] -> [N, G]."""
-        return np.ones(choices.shape, bool) if self.zero is None else choices != self.zero
+        """Return decisions whose choice is not `zero`: [N, G] -> [N, G]."""
+        live: Mask = choices != self.zeros
+        return live
+
+    def find_required(self, choices: Indices) -> Mask:
+        """Return live decisions that are the only live one of some requirement: [N, G] -> [N, G]."""
+        live = self.find_live(choices)
+        sole = (live @ self.requirements.T.astype(np.int64)) == 1
+        required: Mask = live & ((sole.astype(np.int64) @ self.requirements) > 0)
+        return required
+
+    def repair_searched(self, choices: Indices, preference: Array) -> Indices:
+        """Repair choices of the searched decisions, [N, S], by preferences [S, C] or [N, S, C]; see `repair`."""
+        return self.repair(self.with_defaults(choices), self.complete(preference))[:, : self.num_searched]
 
     def repair(self, choices: Indices, preference: Array) -> Indices:
-        """Give each dead endpoint a live operator, at the decision where that costs the smallest preference.
+        """Give each broken requirement a live choice, at the decision where that costs the smallest preference.
 
         Args:
-            choices: operators, [N, G].
-            preference: preference for each operator, e.g. log-probabilities, [G, O] or [N, G, O].
+            choices: choices, [N, G].
+            preference: preference for each choice, e.g. log-probabilities, [G, C] or [N, G, C].
 
         Returns:
-            Valid choices, [N, G]; rows without a dead endpoint are unchanged.
+            Valid choices, [N, G]; rows without a broken requirement are unchanged.
         """
-        if self.zero is None:
-            return choices
         repaired = choices.copy()
         scores = np.broadcast_to(preference, (len(choices), *preference.shape[-2:]))
-        live_scores = scores.copy()
-        live_scores[..., self.zero] = -np.inf
-        gain = live_scores.max(axis=2) - scores[..., self.zero]
-        for endpoint in self.endpoints:
-            dead = ~self.find_live(repaired)[:, endpoint].any(axis=1)
+        rows = np.flatnonzero(self.zeros >= 0)
+        live_scores, gain = scores.copy(), np.zeros(choices.shape)
+        live_scores[:, rows, self.zeros[rows]] = -np.inf
+        gain[:, rows] = live_scores[:, rows].max(axis=2) - scores[:, rows, self.zeros[rows]]
+        for requirement in self.requirements:
+            dead = ~self.find_live(repaired)[:, requirement].any(axis=1)
             if dead.any():
-                decision = np.where(endpoint, gain[dead], -np.inf).argmax(axis=1)
+                decision = np.where(requirement, gain[dead], -np.inf).argmax(axis=1)
                 repaired[np.flatnonzero(dead), decision] = live_scores[dead, decision].argmax(axis=1)
         return repaired
-
-
-def make_fixed_fusion(space: SearchSpace) -> Indices:
-    """Return the operators of a fusion cell that is not searched: it sums its inputs and convolves its nodes.
-
-    Edges from inputs are `skip`; edges between nodes are the space's first convolution. Without `skip`, all edges are
-    that convolution.
-    """
-    plan = space.plan.fusion
-    convolutions = [
-        index
-        for index, spec in enumerate(plan.edges[0].candidates)
-        if any(isinstance(layer, Conv) for layer in get_recipe(spec))
-    ]
-    live = [index for index, name in enumerate(space.operators) if name != ZERO]
-    convolution = (convolutions or live)[0]
-    light = space.operators.index("skip") if "skip" in space.operators else convolution
-    return np.array([light if edge.source < len(plan.inputs) else convolution for edge in plan.edges], np.int64)

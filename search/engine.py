@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 
 from ..device import CPU
 from ..lut.predictor import Predictor
-from ..models.space.lgcnet import ARCHITECTURE_FILE, SearchSpace
+from ..models.space.lgcnet import LGCNetSpace
+from ..models.space.protocol import ARCHITECTURE_FILE, SearchSpace
 from .config import SearchConfig
+from .constraint.constraint import CostConstraint
 from .constraint.feasibility import name_point_folder, require_common_space, require_feasible
-from .constraint.latency import Latency
 from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
 from .data.datasets import load_dataset, require_classes, split_halves
-from .decisions import Decisions
 from .results import FrontResult, SearchResult
 from .runtime.fabric import explain_out_of_memory, open_fabric
 from .runtime.provenance import hash_images, write_provenance
 from .runtime.run_folder import OnStep, RunFolder
 from .runtime.training_loop import restore_checkpoint
 from .selection.finalize import finalize
+from .supernet.blocks import BlockDecisions
 from .supernet.supernet_trainer import SupernetTrainer
 from .training.crops import require_crop
 from .training.losses import compute_class_weights
@@ -98,8 +99,8 @@ def _open_context(
     on_step: OnStep,
 ) -> SearchContext:
     """Validate tables, settings and data, and open the data set and the device."""
-    space = require_common_space(tables, config)
-    decisions = Decisions(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
+    space = LGCNetSpace.require(require_common_space(tables, config))
+    decisions = BlockDecisions(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
     require_feasible(decisions, tables, config)
     require_crop(config.crop, space)
     augmented = load_dataset(data, "train", space.input, augment=True, seed=config.seed, crop=config.crop)
@@ -143,7 +144,7 @@ def _search_single(context: SearchContext, run: RunFolder) -> SearchResult:
     restore_checkpoint(trainer, run.checkpoint)
     trainer.train_until(config.steps, context.halves, run, context.progress.make_callback(0))
     context.progress.set_finished(config.steps)
-    return finalize(context, trainer, trainer.latency, run)
+    return finalize(context, trainer, trainer.constraint, run)
 
 
 def _search_front(context: SearchContext, run: RunFolder) -> FrontResult:
@@ -165,7 +166,7 @@ def _search_front(context: SearchContext, run: RunFolder) -> FrontResult:
             offset = index * progress.steps_per_point
             trainer.train_until(config.steps, context.halves, point_run, progress.make_callback(offset))
             progress.set_finished(offset + config.steps)
-            result = point_run.finish(finalize(context, trainer, trainer.latency, point_run))
+            result = point_run.finish(finalize(context, trainer, trainer.constraint, point_run))
         results.append(replace(result, architecture=point_run.path / ARCHITECTURE_FILE))
         seconds += result.seconds - shared["seconds"]
     front = tuple(replace(result, dominated=any(other.dominates(result) for other in results)) for result in results)
@@ -183,5 +184,5 @@ def _relocate(out: Path, result: SearchResult | FrontResult, config: SearchConfi
 
 def _build_trainer(context: SearchContext, point: Sequence[float] | None) -> SupernetTrainer:
     """Return a new trainer whose loss has the latency term of a point of targets."""
-    latency = Latency(context.decisions, context.predictors, point, context.config.quantile)
-    return SupernetTrainer(context.decisions, context.config, context.fabric, latency, context.class_weights)
+    constraint = CostConstraint.from_predictors(context.decisions, context.predictors, point, context.config.quantile)
+    return SupernetTrainer(context.decisions, context.config, context.fabric, constraint, context.class_weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lgc.lut import Target
-from lgc.models.space.plan import DENSE
+from lgc.models.space.protocol import DENSE
 from lgc.profiler.comparison import Timing
 
 

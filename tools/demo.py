@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..lut.target import Target
-    from ..models.space.lgcnet import Architecture
+    from ..models.space.protocol import Architecture
     from ..profiler.deployment.export import ExportResult
     from ..profiler.deployment.latency import TargetResult
     from ..profiler.profile import ProfileResult
@@ -86,7 +86,7 @@ class Demo:
     @cached_property
     def architecture(self) -> Architecture:
         """Architecture of the search."""
-        from ..models.space.lgcnet import Architecture
+        from ..models.space.protocol import Architecture
 
         return Architecture.load(self.searched.architecture)
 
@@ -179,7 +179,7 @@ def _stage(title: str) -> Iterator[Callable[[RoundProgress], None]]:
 
 
 def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.lgcnet import SearchSpace
+    from ..models.space.protocol import SearchSpace
     from ..search.data.synthetic.writers import write_scenes
 
     advance = make_item_progress("generating", sum(SCENES.values()), on_progress)
@@ -187,7 +187,7 @@ def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 
 
 def _profile(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.lgcnet import SearchSpace
+    from ..models.space.protocol import SearchSpace
     from ..profiler.profile import profile
 
     space = SearchSpace.load("tiny")

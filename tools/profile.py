@@ -103,7 +103,7 @@ def profile(
     Example: lgc-profile --device cpu --space tiny --out tiny.lut
     """
     from ..lut.target import Target
-    from ..models.space.lgcnet import SearchSpace
+    from ..models.space.protocol import SearchSpace
     from ..profiler import profile as profiler
     from ..profiler.backends.default import default_backend
     from ..profiler.machine.devices import check_device

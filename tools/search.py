@@ -190,7 +190,7 @@ def _open_predictor(path: Path, space: str | None, scope: str) -> Predictor:
     """Return the predictor of a table; warn if the table is unverified or inaccurate."""
     from ..lut.predictor import Predictor
     from ..lut.table.table import LatencyTable
-    from ..models.space.lgcnet import SearchSpace
+    from ..models.space.protocol import SearchSpace
 
     with LatencyTable.open(path) as table:
         predictor = Predictor(SearchSpace.load(space) if space is not None else table.space, table, scope)

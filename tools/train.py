@@ -144,7 +144,7 @@ def _table_devices(source: Path) -> list[Device]:
     Raises:
         FileFormatError: the architecture is missing or damaged.
     """
-    from ..models.space.lgcnet import ARCHITECTURE_FILE, Architecture
+    from ..models.space.protocol import ARCHITECTURE_FILE, Architecture
 
     devices = Architecture.load(source / ARCHITECTURE_FILE).provenance.get("devices")
     return [Device(str(name)) for name in devices] if isinstance(devices, list) else []

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...errors import FileFormatError, MismatchError
-from ...models.space.plan import DENSE
+from ...models.space.protocol import DENSE
 from ..statistics.estimates import Z_95
 from ..table.schema import MEASURED, NOISY
 from ..table.table import LatencyTable

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError, OutputError, UsageError
 from ...files import atomic_path, write_atomic
-from ...models.space.lgcnet import SearchSpace
 from ...models.space.opspec import OpSpec
+from ...models.space.protocol import SearchSpace
 from ..table import schema
+from ..table.rows import Entry, upsert_rows
 from ..table.table import LatencyTable
 from ..target import Target
 from .compare import median_network_ms
@@ -67,23 +68,17 @@ def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: T
     machine = f"unknown, imported from {foreign.path.name} of {foreign.project}"
     environment = {"device_name": machine, "versions": {}}
     protocol = {"name": "imported", "context": "isolated", "statistic": "means"}
-    values = [_entry_row(foreign, spec, same) for spec, same in rows.items()]
     with atomic_path(out) as path, LatencyTable.create(path, target, space, protocol, environment) as table:
         requested = {entry.key for entry in table.entries()}
         with table.store.transaction() as connection:
-            connection.executemany(
-                "INSERT INTO entries (key, status, reason, latency_ms) VALUES (?, 'measured', ?, ?) "
-                "ON CONFLICT (key) DO UPDATE SET status = excluded.status, reason = excluded.reason, "
-                "latency_ms = excluded.latency_ms",
-                values,
-            )
+            upsert_rows(connection, "entries", [asdict(_make_entry(foreign, *item)) for item in rows.items()])
         missing = sum(entry.status == schema.PENDING for entry in table.entries())
     return ImportResult(len(rows), len(requested & {str(spec) for spec in rows}), missing)
 
 
-def _entry_row(foreign: ForeignTable, spec: OpSpec, rows: Sequence[ForeignRow]) -> tuple[str, str, float]:
-    names = ", ".join(row.name for row in rows)
-    return str(spec), f"imported from {foreign.path.name}: {names}", sum(r.latency_ms for r in rows) / len(rows)
+def _make_entry(foreign: ForeignTable, spec: OpSpec, rows: Sequence[ForeignRow]) -> Entry:
+    reason = f"imported from {foreign.path.name}: {', '.join(row.name for row in rows)}"
+    return Entry(str(spec), schema.MEASURED, reason, sum(row.latency_ms for row in rows) / len(rows), None)
 
 
 def foreign_to_frame(foreign: ForeignTable) -> pd.DataFrame:

@@ -9,31 +9,24 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import FileFormatError, MismatchError, UsageError
 from ...files import atomic_path
 from ...models.space.opspec import OpSpec
+from ...models.space.protocol import SearchSpace
 from ..table import schema
+from ..table.rows import Entry, insert_rows, upsert_rows
 from ..table.table import FINISHED, NETWORK_PREFIX, LatencyTable, entry_keys
 from .compare import list_setup_differences
 
 RANKS = {schema.PENDING: 0, schema.FAILED: 1, schema.INTERPOLATED: 2, schema.NOISY: 3, schema.MEASURED: 4}
 """Precision of a status: where tables overlap, the entry with the highest rank wins."""
 
-_ENTRIES = ("key", "status", "reason", "latency_ms", "ci_ms")
-_BENCHMARKS = (
-    *("key", "kind", "status", "reason", "latency_ms", "ci_ms", "median_ms", "min_ms", "spread_pct"),
-    *("visits", "samples", "energy_mj", "architecture", "scope"),
-)
-_SESSIONS = ("device", "pid", "started_unix_s", "seen_unix_s", "environment")
-_BATCHES = ("session", "subject", "round", "load", "at_unix_s", "durations_ms")
-_HARDWARE = ("session", "at_unix_s", "sample")
-
-Row = tuple[Any, ...]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -111,14 +104,18 @@ def _require_compatible(first: LatencyTable, table: LatencyTable) -> None:
         MismatchError: They differ in more than the input.
     """
     differences = list_setup_differences(first, table)
-    settings, other_settings = (space.model_dump(exclude={"name", "input"}) for space in (first.space, table.space))
-    if settings != other_settings:
+    if _list_settings(first.space) != _list_settings(table.space):
         differences.append(f"space {first.space.name}, not {table.space.name}, in more than the input")
     if differences:
         raise MismatchError(
             f"cannot merge {first.path} and {table.path}: {'; '.join(differences)}. "
             f"Merge tables with the same target, machine, protocol and space"
         )
+
+
+def _list_settings(space: SearchSpace) -> dict[str, object]:
+    """Return the fields of a space apart from its name and input."""
+    return {name: value for name, value in space.to_dict().items() if name not in ("name", "input")}
 
 
 def _find_unconnected(tables: Sequence[LatencyTable]) -> list[LatencyTable]:
@@ -146,53 +143,50 @@ def _is_valid(table: LatencyTable, benchmark: str, fingerprint: str) -> bool:
 
 def _copy_rows(merged: LatencyTable, tables: Sequence[LatencyTable]) -> None:
     """Fill the empty table `merged` with the rows of `tables` in one transaction."""
-    entries: dict[str, tuple[Row, LatencyTable]] = {}
+    entries: dict[str, tuple[Entry, LatencyTable]] = {}
     benchmarks: dict[str, Row] = {}
     for table in tables:
-        for row in _select(table, _ENTRIES, "entries ORDER BY rowid"):
-            if row[0] not in entries or RANKS[row[1]] > RANKS[entries[row[0]][0][1]]:
-                entries[row[0]] = row, table
-        for row in _select(table, _BENCHMARKS, "subjects ORDER BY rowid"):
-            present = benchmarks.get(row[0])
-            better = present is None or RANKS[row[2]] > RANKS[present[2]]
-            if better and _is_valid(table, row[0], merged.space.fingerprint):
-                benchmarks[row[0]] = row
+        for entry in table.entries():
+            if entry.key not in entries or RANKS[entry.status] > RANKS[entries[entry.key][0].status]:
+                entries[entry.key] = entry, table
+        for row in _read(merged, table, "subjects", "ORDER BY rowid"):
+            present = benchmarks.get(row["key"])
+            better = present is None or RANKS[row["status"]] > RANKS[present["status"]]
+            if better and _is_valid(table, row["key"], merged.space.fingerprint):
+                benchmarks[row["key"]] = {**row, "session": None}  # a claim is valid in its own file only
     # all components of an entry come from the same table: those of two tables would be added up
     components = [
         (key, *part) for key, (_, table) in entries.items() for part in table.components(OpSpec.parse(key)).items()
     ]
     with merged.store.transaction() as connection:
-        connection.executemany(
-            f"{_insert_statement('entries', _ENTRIES)} ON CONFLICT (key) DO UPDATE SET status = excluded.status, "
-            "reason = excluded.reason, latency_ms = excluded.latency_ms, ci_ms = excluded.ci_ms",
-            [row for row, _ in entries.values()],
-        )
-        connection.executemany(_insert_statement("subjects", _BENCHMARKS), benchmarks.values())
-        connection.executemany(_insert_statement("terms", ("entry", "subject", "coefficient")), components)
+        upsert_rows(connection, "entries", [asdict(entry) for entry, _ in entries.values()])
+        insert_rows(connection, "subjects", benchmarks.values())
+        connection.executemany("INSERT INTO terms VALUES (?, ?, ?)", components)
         _add_sessions(connection, merged, tables)
 
 
 def _add_sessions(connection: sqlite3.Connection, merged: LatencyTable, tables: Sequence[LatencyTable]) -> None:
     """Add the renumbered sessions of the tables with their sample batches and hardware samples."""
-    numbers: dict[Row, int] = {}
-    hardware: dict[Row, None] = {}
+    numbers: dict[tuple[str, int, float], int] = {}
+    hardware: dict[tuple[Any, ...], Row] = {}
     for table in tables:
         renumbered: dict[int, int] = {}
-        for number, *session in _select(table, ("id", *_SESSIONS), "sessions ORDER BY id"):
-            identity = tuple(session[:3])
+        for session in _read(merged, table, "sessions", "ORDER BY id"):
+            identity = (session["device"], session["pid"], session["started_unix_s"])
             if identity not in numbers:
                 numbers[identity] = len(numbers) + 1
-                connection.execute(_insert_statement("sessions", ("id", *_SESSIONS)), (numbers[identity], *session))
-            renumbered[number] = numbers[identity]
+                insert_rows(connection, "sessions", [{**session, "id": numbers[identity]}])
+            renumbered[session["id"]] = numbers[identity]
         batches = [
-            (renumbered[session], benchmark, *rest)
-            for session, benchmark, *rest in _select(table, _BATCHES, "visits")
-            if _is_valid(table, benchmark, merged.space.fingerprint)
+            {**batch, "session": renumbered[batch["session"]]}
+            for batch in _read(merged, table, "visits")
+            if _is_valid(table, batch["subject"], merged.space.fingerprint)
         ]
-        connection.executemany(f"{_insert_statement('visits', _BATCHES)} ON CONFLICT DO NOTHING", batches)
-        for session, *rest in _select(table, _HARDWARE, "health"):
-            hardware[renumbered[session], *rest] = None
-    connection.executemany(_insert_statement("health", _HARDWARE), hardware)
+        insert_rows(connection, "visits", batches, "ON CONFLICT DO NOTHING")
+        for sample in _read(merged, table, "health"):
+            row = {**sample, "session": renumbered[sample["session"]]}
+            hardware[tuple(row.values())] = row
+    insert_rows(connection, "health", hardware.values())
 
 
 def _require_consistent(table: LatencyTable) -> None:
@@ -211,9 +205,8 @@ def _require_consistent(table: LatencyTable) -> None:
             raise FileFormatError(f"{table.path} is a damaged latency table: {rows} {reference}, which is missing")
 
 
-def _select(table: LatencyTable, columns: Iterable[str], source: str) -> list[Row]:
-    return table.store.rows(f"SELECT {', '.join(columns)} FROM {source}")
-
-
-def _insert_statement(table: str, columns: Sequence[str]) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+def _read(merged: LatencyTable, table: LatencyTable, name: str, order: str = "") -> list[Row]:
+    """Return the rows of an SQL table of `table`, with the columns that `merged` has."""
+    names = [column for _, column, *_ in merged.store.rows(f"PRAGMA table_info({name})")]
+    rows = table.store.rows(f"SELECT {', '.join(names)} FROM {name} {order}")
+    return [dict(zip(names, row, strict=True)) for row in rows]

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ...device import Device
@@ -14,7 +13,8 @@ from ...files import is_running
 from ..statistics.estimates import Summary
 from ..statistics.measurement import SampleBatch
 from . import schema
-from .table import FINISHED, UNFINISHED, LatencyTable
+from .rows import update_rows
+from .table import FINISHED, UNFINISHED, LatencyTable, result_columns
 
 LEASE_S = 900.0
 """Seconds without a record after which the claims of a running process expire."""
@@ -82,17 +82,7 @@ class Recorder:
 
     def finish(self, results: Mapping[str, tuple[Summary, str | None]]) -> None:
         """Mark benchmarks as measured, or as noisy if they have a reason, in one transaction."""
-        rows = []
-        for key, (summary, reason) in results.items():
-            status = schema.MEASURED if reason is None else schema.NOISY
-            rows.append((status, reason, *asdict(summary).values(), key))
-        with self.table.store.transaction() as connection:
-            connection.executemany(
-                "UPDATE subjects SET status = ?, reason = ?, latency_ms = ?, ci_ms = ?, median_ms = ?, min_ms = ?, "
-                "spread_pct = ?, visits = ?, samples = ?, session = NULL WHERE key = ?",
-                rows,
-            )
-            connection.execute("DELETE FROM meta WHERE key = ?", (FINISHED,))
+        self._update([result_columns(key, *result) for key, result in results.items()])
 
     def record_energy(self, energy_mj: Mapping[str, float]) -> None:
         """Record the energy per run of benchmarks, in millijoules."""
@@ -104,11 +94,12 @@ class Recorder:
 
     def fail(self, key: str, reason: str) -> None:
         """Mark a benchmark as failed for a reason."""
+        self._update([{"key": key, "status": schema.FAILED, "reason": reason, "latency_ms": None}])
+
+    def _update(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Update benchmarks and release their claims. The table is then no longer finished."""
         with self.table.store.transaction() as connection:
-            connection.execute(
-                "UPDATE subjects SET status = 'failed', reason = ?, latency_ms = NULL, session = NULL WHERE key = ?",
-                (reason, key),
-            )
+            update_rows(connection, "subjects", [{**row, "session": None} for row in rows])
             connection.execute("DELETE FROM meta WHERE key = ?", (FINISHED,))
 
     def release(self) -> None:

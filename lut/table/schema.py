@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import FileFormatError, LgcError, OutputError
 from ...files import atomic_path, format_error
+from .rows import Benchmark, Entry, columns
 
 TABLE_SCHEMA_VERSION = 2
 """Value of the database's `user_version`."""
@@ -24,34 +25,20 @@ PENDING, MEASURED, NOISY, INTERPOLATED, FAILED = "pending", "measured", "noisy",
 WITH_LATENCY = (MEASURED, NOISY, INTERPOLATED)
 """Statuses of entries that have a latency."""
 
-DDL = """
+_SEPARATOR = ",\n    "
+
+DDL = f"""
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL CHECK (json_valid(value))
 ) STRICT;
 CREATE TABLE entries (
-    key TEXT PRIMARY KEY,
-    status TEXT NOT NULL DEFAULT 'pending'
-        CHECK (status IN ('pending', 'measured', 'noisy', 'interpolated', 'failed')),
-    reason TEXT,
-    latency_ms REAL CHECK (latency_ms > 0 AND latency_ms < 1e9),
-    ci_ms REAL CHECK (ci_ms >= 0),
+    {_SEPARATOR.join(columns(Entry).values())},
     CHECK ((status IN ('measured', 'noisy', 'interpolated')) = (latency_ms IS NOT NULL)),
     CHECK (status <> 'failed' OR reason IS NOT NULL)
 ) STRICT;
 CREATE TABLE subjects (
-    key TEXT PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('operator', 'carrier', 'network')),
-    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'measured', 'noisy', 'failed')),
-    reason TEXT,
-    latency_ms REAL CHECK (latency_ms > 0 AND latency_ms < 1e9),
-    ci_ms REAL CHECK (ci_ms >= 0),
-    median_ms REAL,
-    min_ms REAL,
-    spread_pct REAL,
-    visits INTEGER NOT NULL DEFAULT 0,
-    samples INTEGER NOT NULL DEFAULT 0,
-    energy_mj REAL,
+    {_SEPARATOR.join(columns(Benchmark).values())},
     session INTEGER,
     architecture TEXT CHECK (architecture IS NULL OR json_valid(architecture)),
     scope TEXT,

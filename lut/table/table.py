@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError, LgcError, MeasurementError, MismatchError, MissingEntryError
-from ...models.space.lgcnet import Architecture, SearchSpace
 from ...models.space.operators import is_free
 from ...models.space.opspec import OpSpec
-from ...models.space.settings import PRESETS
+from ...models.space.protocol import PRESETS, Architecture, SearchSpace
 from ..statistics.calibration import Correction
 from ..statistics.estimates import NOISY_PCT, Summary
 from ..statistics.measurement import Measurement, SampleBatch
 from ..target import Target
 from . import schema
+from .rows import Benchmark, Entry, columns, update_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,55 +32,8 @@ NETWORK_PREFIX = "network/"
 """Prefix of the keys of whole networks."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Operator of a table.
-
-    Attributes:
-        key: String form of the OpSpec.
-        status: `pending`, `measured`, `noisy` (measured less precisely than requested), `interpolated` or `failed`.
-        reason: Reason of a failure or of noise, or source of an interpolation; else None.
-        latency_ms: Contribution to a network's latency in ms; None if pending or failed.
-        ci_ms: Half width of its 95 % confidence interval.
-    """
-
-    key: str
-    status: str
-    reason: str | None
-    latency_ms: float | None
-    ci_ms: float | None
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Timed graph: an operator alone or in its carriers, carriers without an operator, or a whole network.
-
-    Attributes:
-        key: Name of the benchmark.
-        kind: `operator`, `carrier` or `network`.
-        status: `pending`, `measured`, `noisy` or `failed`.
-        reason: Reason of a failure or of noise, else None.
-        latency_ms: See `Summary`, as for the fields up to `samples`; `visits` is `Summary.batches`.
-        energy_mj: Energy per run in millijoules; None if the device has no counter.
-    """
-
-    key: str
-    kind: str
-    status: str
-    reason: str | None
-    latency_ms: float | None
-    ci_ms: float | None
-    median_ms: float | None
-    min_ms: float | None
-    spread_pct: float | None
-    visits: int
-    samples: int
-    energy_mj: float | None
-
-
-_ENTRY_COLUMNS = "key, status, reason, latency_ms, ci_ms"
-_SUMMARY_COLUMNS = "latency_ms, ci_ms, median_ms, min_ms, spread_pct, visits, samples"
-_BENCHMARK_COLUMNS = f"key, kind, status, reason, {_SUMMARY_COLUMNS}, energy_mj"
+_ENTRY_COLUMNS = ", ".join(columns(Entry))
+_BENCHMARK_COLUMNS = ", ".join(columns(Benchmark))
 
 
 class LatencyTable:
@@ -122,7 +75,7 @@ class LatencyTable:
         path = Path(path)
         meta = {
             "target": asdict(target),
-            "space": space.model_dump(mode="json"),
+            "space": space.to_dict(),
             "protocol": dict(protocol),
             "environment": dict(environment),
         }
@@ -156,10 +109,8 @@ class LatencyTable:
     def benchmarks(self, kind: str | None = None) -> list[Benchmark]:
         """Return all benchmarks, or those of a kind, in order of registration."""
         where, values = ("WHERE kind = ?", (kind,)) if kind else ("", ())
-        return [
-            Benchmark(*row)
-            for row in self.store.rows(f"SELECT {_BENCHMARK_COLUMNS} FROM subjects {where} ORDER BY rowid", *values)
-        ]
+        query = f"SELECT {_BENCHMARK_COLUMNS} FROM subjects {where} ORDER BY rowid"
+        return [Benchmark(*row) for row in self.store.rows(query, *values)]
 
     def networks(self) -> list[tuple[Benchmark, Architecture, str]]:
         """Return the networks that calibrate and verify the table: benchmark, architecture, scope.
@@ -169,14 +120,14 @@ class LatencyTable:
         """
         query = f"SELECT {_BENCHMARK_COLUMNS}, architecture, scope FROM subjects WHERE kind = 'network' ORDER BY rowid"
         try:
-            return [
-                (Benchmark(*row[:-2]), Architecture.model_validate_json(row[-2]), row[-1])
-                for row in self.store.rows(query)
-            ]
+            return [(Benchmark(*row[:-2]), self._parse_network(row[-2]), row[-1]) for row in self.store.rows(query)]
         except (ValueError, LgcError) as error:
             raise FileFormatError(
                 f"{self.path} is a damaged latency table: one of its networks is invalid: {error}"
             ) from error
+
+    def _parse_network(self, text: str) -> Architecture:
+        return self.space.architecture_type.from_dict(json.loads(text), f"a network of {self.path}")
 
     def entry(self, spec: OpSpec) -> Entry:
         """Return the entry of `spec`.
@@ -253,7 +204,7 @@ class LatencyTable:
     def add_network(self, architecture: Architecture, scope: str) -> str:
         """Register a network, if it is new, and return its key."""
         key = network_key(architecture, scope)
-        row = (key, architecture.model_dump_json(), scope)
+        row = (key, json.dumps(architecture.to_dict(), separators=(",", ":")), scope)
         with self.store.transaction() as connection:
             connection.execute(
                 "INSERT INTO subjects (key, kind, architecture, scope) VALUES (?, 'network', ?, ?) "
@@ -276,17 +227,13 @@ class LatencyTable:
         """
         measurement = self.measurement()
         rows = [
-            (*_classify(benchmark, summary), *asdict(summary).values(), benchmark.key)
+            result_columns(benchmark.key, summary, _explain_noise(benchmark, summary))
             for benchmark in self.benchmarks()
             if benchmark.latency_ms is not None and len(measurement.points(benchmark.key))
             for summary in [measurement.summary(benchmark.key)]
         ]
         with self.store.transaction() as connection:
-            connection.executemany(
-                "UPDATE subjects SET status = ?, reason = ?, latency_ms = ?, ci_ms = ?, median_ms = ?, min_ms = ?, "
-                "spread_pct = ?, visits = ?, samples = ? WHERE key = ?",
-                rows,
-            )
+            update_rows(connection, "subjects", rows)
         self._update_entries()
         return measurement
 
@@ -300,22 +247,18 @@ class LatencyTable:
                     f"{self.path} is a damaged latency table: entry {entry} needs {key}, which is missing"
                 )
             components.setdefault(entry, []).append((benchmarks[key], coefficient))
-        rows = [(*_combine(parts), entry) for entry, parts in components.items()]
+        entries = [_combine(key, parts) for key, parts in components.items()]
         with self.store.transaction() as connection:
-            connection.executemany(
-                "UPDATE entries SET status = ?, reason = ?, latency_ms = ?, ci_ms = ? WHERE key = ?",
-                [row for row in rows if row[0] is not None],
-            )
+            update_rows(connection, "entries", [asdict(entry) for entry in entries if entry.status != schema.PENDING])
 
     def interpolate(self, estimates: Mapping[OpSpec, tuple[float, float, str]]) -> None:
         """Fill entries without a measurement from estimates: spec -> (latency_ms, ci_ms, source)."""
-        rows = [(reason, latency, ci, str(spec)) for spec, (latency, ci, reason) in estimates.items()]
+        entries = [
+            Entry(str(spec), schema.INTERPOLATED, source, latency, ci)
+            for spec, (latency, ci, source) in estimates.items()
+        ]
         with self.store.transaction() as connection:
-            connection.executemany(
-                "UPDATE entries SET status = 'interpolated', reason = ?, latency_ms = ?, ci_ms = ? "
-                "WHERE key = ? AND status NOT IN ('measured', 'noisy')",
-                rows,
-            )
+            update_rows(connection, "entries", map(asdict, entries), "status NOT IN ('measured', 'noisy')")
 
     def metadata(self, key: str) -> dict[str, Any] | None:
         """Return the JSON object stored under `key`, e.g. `calibration` or `verification`; None if it is missing."""
@@ -372,9 +315,8 @@ class LatencyTable:
 
 
 def network_key(architecture: Architecture, scope: str) -> str:
-    """Return the key of a network: scope, operator index of each edge, and the head's width if not the default."""
-    head = "" if architecture.head_channels is None else f"/h{architecture.head_channels}"
-    return f"{NETWORK_PREFIX}{scope}/{'-'.join(str(choice) for choice in architecture.choices)}{head}"
+    """Return the key of a network: its scope and the architecture's key."""
+    return f"{NETWORK_PREFIX}{scope}/{architecture.key}"
 
 
 def entry_keys(space: SearchSpace) -> list[str]:
@@ -382,30 +324,35 @@ def entry_keys(space: SearchSpace) -> list[str]:
     return [str(spec) for spec in space.specs() if not is_free(spec)]
 
 
-def _classify(benchmark: Benchmark, summary: Summary) -> tuple[str, str | None]:
-    """Return (status, reason) of a measured benchmark by its current statistics; later batches can remove the noise."""
-    if benchmark.reason == UNFINISHED:
-        return schema.NOISY, UNFINISHED
+def result_columns(key: str, summary: Summary, reason: str | None) -> dict[str, Any]:
+    """Return the columns of a measured benchmark, which is noisy if it has a reason."""
+    values = asdict(summary)
+    status = schema.MEASURED if reason is None else schema.NOISY
+    return {"key": key, "status": status, "reason": reason, "visits": values.pop("batches"), **values}
+
+
+def _explain_noise(benchmark: Benchmark, summary: Summary) -> str | None:
+    """Return why a benchmark is noisy by its current statistics, or None; later batches can remove the noise."""
     ci_pct = summary.ci_ms / summary.latency_ms * 100
-    if ci_pct <= NOISY_PCT:
-        return schema.MEASURED, None
-    return schema.NOISY, benchmark.reason or f"confidence interval of ±{ci_pct:.1f} %"
+    if benchmark.reason != UNFINISHED and ci_pct <= NOISY_PCT:
+        return None
+    return benchmark.reason or f"confidence interval of ±{ci_pct:.1f} %"
 
 
-def _combine(parts: list[tuple[Benchmark, float]]) -> tuple[str | None, str | None, float | None, float | None]:
-    """Return (status, reason, latency_ms, ci_ms) of an entry from its benchmarks; status None while one is pending."""
+def _combine(key: str, parts: list[tuple[Benchmark, float]]) -> Entry:
+    """Return the entry `key` from its benchmarks; it is pending while one of them is."""
     for benchmark, _ in parts:
         if benchmark.status == schema.FAILED:
-            return schema.FAILED, benchmark.reason, None, None
+            return Entry(key, schema.FAILED, benchmark.reason, None, None)
     if any(benchmark.latency_ms is None for benchmark, _ in parts):
-        return None, None, None, None
+        return Entry(key, schema.PENDING, None, None, None)
     latency = sum(coefficient * (benchmark.latency_ms or 0.0) for benchmark, coefficient in parts)
     ci = sum((coefficient * (benchmark.ci_ms or 0.0)) ** 2 for benchmark, coefficient in parts) ** 0.5
     noisy = [benchmark for benchmark, _ in parts if benchmark.status == schema.NOISY]
     status, reason = (schema.NOISY, f"{noisy[0].key}: {noisy[0].reason}") if noisy else (schema.MEASURED, None)
     if latency < MIN_ENTRY_MS:
         status, reason = schema.NOISY, "indistinguishable from zero"
-    return status, reason, max(latency, MIN_ENTRY_MS), ci
+    return Entry(key, status, reason, max(latency, MIN_ENTRY_MS), ci)
 
 
 def _format_space(space: SearchSpace) -> str:

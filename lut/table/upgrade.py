@@ -19,6 +19,7 @@ from ...errors import FileFormatError, LgcError, OutputError
 from ...files import atomic_path
 from ..statistics.measurement import Measurement, SampleBatch
 from . import schema
+from .rows import Benchmark, Entry, columns
 from .table import LatencyTable
 
 _VERSION_OFFSET = 60
@@ -116,10 +117,16 @@ def _keep_old_file(path: Path, kept: Path) -> None:
         raise OutputError(f"cannot write {kept}: {error.strerror or error}") from error
 
 
-_DDL_2 = schema.DDL
-"""DDL of schema 2. A change to schema 3 must copy the text of 2 here."""
-
 _BATCH_COLUMNS_1 = "subject, round, at_unix_s, durations_ms"
+
+
+def add_columns(connection: sqlite3.Connection) -> None:
+    """Migrate to a schema with more columns: add those that the table lacks, with their defaults or NULL."""
+    for table, row_class in (("entries", Entry), ("subjects", Benchmark)):
+        stored = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        for name, declaration in columns(row_class).items():
+            if name not in stored:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {declaration}")
 
 
 def _migrate_1(connection: sqlite3.Connection) -> None:
@@ -130,7 +137,7 @@ def _migrate_1(connection: sqlite3.Connection) -> None:
     """
     for name in ("entries", "networks", "visits"):
         connection.execute(f"ALTER TABLE {name} RENAME TO old_{name}")
-    for statement in _DDL_2.split(";"):
+    for statement in schema.DDL.split(";"):  # columns of later schemas included: `add_columns` skips them
         if statement.strip() and "CREATE TABLE meta" not in statement:
             connection.execute(statement)
     meta = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta").fetchall()}
@@ -146,12 +153,14 @@ def _migrate_1(connection: sqlite3.Connection) -> None:
         "INSERT INTO visits (subject, session, round, load, at_unix_s, durations_ms) VALUES (?, 1, ?, 0, ?, ?)",
         [(*batch[:3], json.dumps(batch[3])) for batch in batches],
     )
-    columns = "key, status, reason, latency_ms, median_ms, min_ms, spread_pct, samples"
-    for row in connection.execute(f"SELECT {columns}, NULL, NULL FROM old_entries ORDER BY rowid").fetchall():
+    names = "key, status, reason, latency_ms, median_ms, min_ms, spread_pct, samples"
+    for row in connection.execute(f"SELECT {names}, NULL, NULL FROM old_entries ORDER BY rowid").fetchall():
         ci = _add_benchmark_1(connection, "operator", row, measurement)
-        connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (*row[:4], ci))
+        connection.execute(
+            "INSERT INTO entries (key, status, reason, latency_ms, ci_ms) VALUES (?, ?, ?, ?, ?)", (*row[:4], ci)
+        )
         connection.execute("INSERT INTO terms VALUES (?, ?, 1.0)", (row[0], _benchmark_key_1(row[0])))
-    for row in connection.execute(f"SELECT {columns}, architecture, scope FROM old_networks ORDER BY rowid").fetchall():
+    for row in connection.execute(f"SELECT {names}, architecture, scope FROM old_networks ORDER BY rowid").fetchall():
         _add_benchmark_1(connection, "network", row, measurement)
     for name in ("entries", "networks", "visits"):
         connection.execute(f"DROP TABLE old_{name}")

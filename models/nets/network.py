@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ...errors import MismatchError
 from ..images import IMAGE_MEAN, IMAGE_STD
-from ..space.lgcnet import Architecture, SearchSpace
+from ..space.lgcnet import LGCNetArchitecture, LGCNetSpace
 from ..space.opspec import OpSpec
+from ..space.protocol import Architecture, SearchSpace
 from .cell import Cell, CellPath, FusionCell
 from .layers import build_module
 
@@ -19,7 +20,7 @@ class Skeleton(nn.Module):
     """Stem, cells, fusion cell and head of a space.
 
     Args:
-        space: Search space.
+        space: Search space of LGCNet.
         choices: Operator names of every cell, the fusion cell's last; None puts all candidates on every edge.
         head: Index of the head's width in the space's `heads`; None for the default.
     """
@@ -28,14 +29,14 @@ class Skeleton(nn.Module):
         self, space: SearchSpace, choices: Sequence[Sequence[str]] | None = None, head: int | None = None
     ) -> None:
         super().__init__()
-        self.space = space
-        plan = space.plan
+        self.space = LGCNetSpace.require(space)
+        plan = self.space.plan
         names = choices if choices is not None else [None] * len(plan.searched_cells)
         self.stem = nn.Sequential(*(build_module(spec) for spec in plan.stem))
         self.cells = nn.ModuleList(Cell(cell, names[index]) for index, cell in enumerate(plan.cells))
         self.fusion = FusionCell(plan.fusion, names[-1])
         self.head = nn.Sequential(
-            *(build_module(spec) for spec in plan.heads[space.default_head if head is None else head])
+            *(build_module(spec) for spec in plan.heads[self.space.default_head if head is None else head])
         )
 
     def compute(self, x: Tensor, paths: Sequence[CellPath] | None = None) -> Tensor:
@@ -68,7 +69,7 @@ class LGCNet(Skeleton):
     """Network of one architecture (arXiv 2302.08481): [N, 3, H, W] -> [N, classes, H / 8, W / 8] logits.
 
     Raises:
-        MismatchError: The architecture belongs to a different space.
+        MismatchError: The architecture belongs to a different space, or to one of another kind.
     """
 
     def __init__(self, space: SearchSpace, architecture: Architecture) -> None:
@@ -77,8 +78,9 @@ class LGCNet(Skeleton):
                 f"the architecture belongs to space {architecture.space.name} ({architecture.space.fingerprint}), "
                 f"not {space.name} ({space.fingerprint})"
             )
-        super().__init__(space, [*architecture.cells, architecture.fusion], architecture.head)
-        self.architecture = architecture
+        own = LGCNetArchitecture.require(architecture)
+        super().__init__(space, [*own.cells, own.fusion], own.head)
+        self.architecture = own
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits at the fusion cell's resolution, [N, classes, h, w]."""

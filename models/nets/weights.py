@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import FileFormatError
 from ...files import format_error, write_atomic
-from ..space.lgcnet import Architecture
+from ..space.protocol import Architecture
 from .network import LGCNet
 
 WEIGHTS_FILE = "weights.safetensors"

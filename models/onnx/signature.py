@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...errors import FileFormatError
-from ..space.lgcnet import Architecture
-from ..space.plan import CORE, DENSE, END_TO_END, EXPORT_SCOPES
+from ..space.protocol import CORE, DENSE, END_TO_END, EXPORT_SCOPES, Architecture
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
 """Metadata keys of files that lgc exports."""

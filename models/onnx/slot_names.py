@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ..space.lgcnet import Architecture
+from ..space.lgcnet import LGCNetArchitecture
 from ..space.operators import ZERO, is_free
-from ..space.plan import CORE, DENSE, CellPlan, edge_name
+from ..space.plan import CellPlan, edge_name
+from ..space.protocol import CORE, DENSE, Architecture
 
 FRAME = "frame"
 """Name for the nodes that scope end-to-end adds to dense; the space has no slot for them."""
@@ -25,11 +26,11 @@ class SlotNames:
     """
 
     def __init__(self, architecture: Architecture) -> None:
-        self._plan = architecture.space.plan
+        own = LGCNetArchitecture.require(architecture)
+        self._plan = own.space.plan
         self._known = {slot.name for slot in architecture.space.slots()} | {FRAME}
         self._additions = {
-            cell.name: _addition_nodes(cell, [name != ZERO for name in names])
-            for cell, names in architecture.iter_cells()
+            cell.name: _addition_nodes(cell, [name != ZERO for name in names]) for cell, names in own.iter_cells()
         }
 
     def find_slot(self, node: str) -> str | None:

@@ -1,6 +1,6 @@
 """Search space: operators, slots, architectures, costs. Imports no torch."""
 
-from .lgcnet import SearchSpace
-from .settings import PRESETS
+from .lgcnet import LGCNetSpace
+from .protocol import PRESETS, SearchSpace
 
-__all__ = ["PRESETS", "SearchSpace"]
+__all__ = ["PRESETS", "LGCNetSpace", "SearchSpace"]

@@ -1,26 +1,39 @@
-"""Costs of architectures other than latency, vectorised: MACs, parameters, peak activation memory.
+"""Costs of LGCNet's architectures other than latency, vectorised: MACs, parameters, peak activation memory.
 
-`choices` [N, E] are operator indices, one architecture per row, and `heads` [N] indices of the head's width in the
-space's `heads`; None stands for the default head. `lut/predictor.py` predicts latency from the same arrays.
+`choices` [N, D] are architectures, one per row; see `protocol`. `lut/predictor.py` predicts latency from the same
+array.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 
 from ...errors import UnknownNameError, UsageError
-from .choices import Indices, check_choices, check_heads, gather_sum, row_chunks
-from .lgcnet import SearchSpace
+from .cost import Choices, Cost, check_choices, row_chunks, sum_slots
+from .lgcnet import LGCNetSpace
 from .memory import CellMemory, IntArray, chain_peak, inputs_peak, tensor_values
 from .operators import count_macs, count_parameters
-from .opspec import OpSpec
-from .plan import DENSE, SCOPES
+from .protocol import DENSE, SCOPES, SearchSpace
 
 LABEL_BYTES = 8
 """Bytes per label, an int64 in every precision."""
+
+COUNTS = {"macs": count_macs, "parameters": count_parameters}
+"""Costs that follow from an operator's recipe, by unit."""
+
+
+def count_cost(space: SearchSpace, unit: str) -> Cost:
+    """Return the multiply-accumulates or the parameters of a space's architectures as a cost.
+
+    Raises:
+        UnknownNameError: `unit` is not in `COUNTS`.
+    """
+    if unit not in COUNTS:
+        raise UnknownNameError("count", unit, COUNTS)
+    return sum_slots(space, COUNTS[unit], unit=unit, source="recipes of the operators")
 
 
 class Costs:
@@ -30,29 +43,28 @@ class Costs:
         space: Search space of the choices.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: LGCNetSpace) -> None:
         self.space = space
+        self._counts = {unit: count_cost(space, unit) for unit in COUNTS}
 
-    def macs(self, choices: Indices, heads: Indices | None = None) -> IntArray:
-        """Return multiply-accumulates per image, as `Architecture.macs`: choices [N, E], heads [N] -> [N].
-
-        Raises:
-            UsageError: Invalid choices or heads.
-        """
-        return self._sums(choices, heads, self._macs)
-
-    def parameters(self, choices: Indices, heads: Indices | None = None) -> IntArray:
-        """Return numbers of parameters, as `Architecture.parameters`: choices [N, E], heads [N] -> [N].
+    def macs(self, choices: Choices) -> IntArray:
+        """Return multiply-accumulates per image, as `Architecture.macs`: choices [N, D] -> [N].
 
         Raises:
-            UsageError: Invalid choices or heads.
+            UsageError: Invalid choices.
         """
-        return self._sums(choices, heads, self._parameters)
+        return self._counts["macs"].evaluate(check_choices(choices, self.space)).astype(np.int64)
 
-    def peak_activation_bytes(
-        self, choices: Indices, heads: Indices | None = None, bytes_per_value: int = 4, scope: str = DENSE
-    ) -> IntArray:
-        """Return the peak of the bytes alive at once while one image is computed: [N, E], [N] -> [N].
+    def parameters(self, choices: Choices) -> IntArray:
+        """Return numbers of parameters, as `Architecture.parameters`: choices [N, D] -> [N].
+
+        Raises:
+            UsageError: Invalid choices.
+        """
+        return self._counts["parameters"].evaluate(check_choices(choices, self.space)).astype(np.int64)
+
+    def peak_activation_bytes(self, choices: Choices, bytes_per_value: int = 4, scope: str = DENSE) -> IntArray:
+        """Return the peak of the bytes alive at once while one image is computed: [N, D] -> [N].
 
         The network runs layer by layer in the order of `network.py` and `cell.py`. A cell projects all of its inputs,
         then resizes them where needed. Each node in turn runs its live edges in the plan's order and adds each output
@@ -68,13 +80,12 @@ class Costs:
         architectures have the same peak; they differ in spaces with wide cells or coarse outputs.
 
         Args:
-            choices: Valid architectures, [N, E]; the peak of an architecture with a fault is meaningless.
-            heads: Indices of head widths, [N]; None for the default head.
+            choices: Valid architectures, [N, D]; the peak of an architecture with a fault is meaningless.
             bytes_per_value: 4 for fp32, 2 for fp16 and bf16. Labels always have 8 bytes.
             scope: `dense` (up to the labels) or `core` (up to the logits).
 
         Raises:
-            UsageError: Invalid choices, heads or `bytes_per_value`.
+            UsageError: Invalid choices or `bytes_per_value`.
             UnknownNameError: Unknown scope.
         """
         if scope not in SCOPES:
@@ -88,47 +99,19 @@ class Costs:
             sizes = [tensor_values(logits)[-1] * bytes_per_value, tensor_values(upsampled)[-1] * bytes_per_value]
             floor = np.maximum(floor, chain_peak([*sizes, tensor_values(labels)[-1] * LABEL_BYTES]))
         peaks = []
-        for part, head in self._chunks(choices, heads):
+        for part in self._chunks(choices):
             peak, first = np.zeros(len(part), np.int64), 0
             for cell in cells:
                 np.maximum(peak, cell.peaks(part[:, first : first + cell.edges]), out=peak)
                 first += cell.edges
-            peaks.append(np.maximum(peak * bytes_per_value, floor[head]))
+            peaks.append(np.maximum(peak * bytes_per_value, floor[part[:, -1]]))
         return np.concatenate(peaks)
 
-    @cached_property
-    def _macs(self) -> tuple[IntArray, IntArray]:
-        return self._cost_terms(count_macs)
-
-    @cached_property
-    def _parameters(self) -> tuple[IntArray, IntArray]:
-        return self._cost_terms(count_parameters)
-
-    def _cost_terms(self, cost: Callable[[OpSpec], int]) -> tuple[IntArray, IntArray]:
-        """Return the cost of everything that is not searched for each head, [H], and of each edge's operators, [E, O].
-
-        Additions cost nothing.
-        """
-        fixed = np.zeros(len(self.space.heads), np.int64)
-        edges = np.zeros((self.space.edges, len(self.space.operators)), np.int64)
-        for slot in self.space.slots():
-            costs = [cost(spec) for spec in slot.candidates]
-            if slot.edge is not None:
-                edges[slot.edge] = costs
-            elif not slot.sums:
-                fixed += costs if slot.head else costs[0]
-        return fixed, edges
-
-    def _sums(self, choices: Indices, heads: Indices | None, terms: tuple[IntArray, IntArray]) -> IntArray:
-        fixed, edges = terms
-        return np.concatenate([fixed[head] + gather_sum(edges, part) for part, head in self._chunks(choices, heads)])
-
-    def _chunks(self, choices: Indices, heads: Indices | None) -> Iterator[tuple[Indices, Indices]]:
-        """Check choices and heads and yield them in chunks of rows; a single empty one if there are no rows."""
+    def _chunks(self, choices: Choices) -> Iterator[Choices]:
+        """Check choices and yield them in chunks of rows; a single empty one if there are no rows."""
         choices = check_choices(choices, self.space)
-        heads = check_heads(heads, self.space, len(choices))
         for rows in row_chunks(len(choices)):
-            yield choices[rows], heads[rows]
+            yield choices[rows]
 
     @cached_property
     def _memory(self) -> tuple[IntArray, list[CellMemory]]:

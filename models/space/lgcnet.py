@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import (
     BaseModel,
@@ -18,22 +16,20 @@ from pydantic import (
     model_validator,
 )
 
-from ...errors import FileFormatError
-from ...files import read_text, write_atomic
+from ...errors import UsageError
 from .layout import plan_network
-from .operators import ZERO, count_macs, count_parameters
-from .opspec import OpSpec
-from .plan import CORE, DENSE, CellPlan, NetworkPlan, Slot
+from .plan import CellPlan, NetworkPlan
+from .protocol import DEFAULT_KIND, Architecture, Decision, Requirement, SearchSpace, Slot, register_space
+from .sampling import draw_spread, draw_uniform
 from .settings import SpaceSettings, validate
 
-ARCHITECTURE_FORMAT = "lgc-architecture"
-ARCHITECTURE_SCHEMA_VERSION = 1
-ARCHITECTURE_FILE = "architecture.json"
-"""File name of the architecture in a run folder."""
 
+@register_space(DEFAULT_KIND)
+class LGCNetSpace(SpaceSettings, SearchSpace):
+    """LGCNet's search space: an operator for each edge of each cell, and the head's width, which is the last decision.
 
-class SearchSpace(SpaceSettings):
-    """LGCNet's search space: its settings, its network plan, and random architectures."""
+    The supernet has the head's default width only. See `SpaceSettings` for the fields.
+    """
 
     @cached_property
     def plan(self) -> NetworkPlan:
@@ -42,53 +38,98 @@ class SearchSpace(SpaceSettings):
 
     @cached_property
     def edges(self) -> int:
-        """Number of searched edges of the whole network."""
+        """Number of searched edges of the whole network, E."""
         return sum(len(cell.edges) for cell in self.plan.searched_cells)
+
+    @cached_property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Operators of all edges, the fusion cell's last, then the head's width."""
+        return (*self.plan.decisions(), Decision("head", tuple(map(str, self.heads)), default=self.default_head))
+
+    @cached_property
+    def requirements(self) -> tuple[Requirement, ...]:
+        """A live edge at each node and input of each cell."""
+        return tuple(self.plan.requirements())
 
     def slots(self) -> tuple[Slot, ...]:
         """Return every slot of the network in the order of computation."""
         return tuple(self.plan.slots())
 
-    def specs(self) -> tuple[OpSpec, ...]:
-        """Return the distinct OpSpecs of all slots in the order of first use: the entries of a latency table."""
-        return tuple(dict.fromkeys(spec for slot in self.slots() for spec in slot.candidates))
+    def build(self, choices: Sequence[int], **provenance: object) -> LGCNetArchitecture:
+        """Return the architecture of these choices, [D] or, with the head's default width, [E].
 
-    def sample(self, seed: int) -> Architecture:
-        """Return a random architecture, operators drawn uniformly, with the default head."""
-        from .sampling import draw_uniform
+        Raises:
+            UsageError: There are more or fewer choices, or one is out of range.
+            ValueError: A node or input of a cell has no live edge.
+        """
+        choices = [*map(int, choices)]
+        if len(choices) == self.edges:
+            choices.append(self.default_head)
+        limits = [*[len(self.operators)] * self.edges, len(self.heads)]
+        if len(choices) != len(limits) or not all(0 <= c < limit for c, limit in zip(choices, limits, strict=True)):
+            raise UsageError(f"invalid choices in space {self.name}: {choices}")
+        names = [self.operators[choice] for choice in choices[:-1]]
+        cells, first = [], 0
+        for cell in self.plan.searched_cells:
+            cells.append(tuple(names[first : first + len(cell.edges)]))
+            first += len(cell.edges)
+        return self._build(tuple(cells), self.heads[choices[-1]], provenance)
 
-        cells = draw_uniform(self.plan.searched_cells, self.operators, seed)
-        return Architecture(
-            space=self, cells=cells[:-1], fusion=cells[-1], provenance={"sampled": "even", "seed": seed}
+    def _build(
+        self, cells: tuple[tuple[str, ...], ...], width: int | None, provenance: dict[str, Any]
+    ) -> LGCNetArchitecture:
+        """Return an architecture; the operators of the fusion cell are the last of `cells`."""
+        return LGCNetArchitecture(
+            space=self, cells=cells[:-1], fusion=cells[-1], head_channels=width, provenance=provenance
         )
 
-    def spread(self, count: int, seed: int) -> Iterator[Architecture]:
-        """Yield `count` random architectures, from light to heavy, with all head widths in turn."""
-        from .sampling import draw_spread
+    def sample(self, seed: int) -> LGCNetArchitecture:
+        """Return a random architecture, operators drawn uniformly, with the default head."""
+        cells = draw_uniform(self.plan.searched_cells, self.operators, seed)
+        return self._build(cells, None, {"sampled": "even", "seed": seed})
 
+    def spread(self, count: int, seed: int) -> Iterator[LGCNetArchitecture]:
+        """Yield `count` random architectures, from light to heavy, with all head widths in turn."""
         draws = draw_spread(self.plan.searched_cells, self.operators, self.heads, count, seed)
         for index, (cells, width) in enumerate(draws):
-            provenance = {"sampled": "spread", "seed": seed, "index": index}
-            yield Architecture(
-                space=self, cells=cells[:-1], fusion=cells[-1], head_channels=width, provenance=provenance
-            )
+            yield self._build(cells, width, {"sampled": "spread", "seed": seed, "index": index})
+
+    def with_input(self, height: int, width: int) -> Self:
+        """Return the same space for images of `height` x `width` pixels.
+
+        Raises:
+            FileFormatError: The size is out of range.
+        """
+        return self.check({**self.to_dict(), "input": (height, width)}, f"{self.name} at {height}x{width}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the space's file."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], where: str) -> Self:
+        """Validate the content of a space's file.
+
+        Raises:
+            FileFormatError: A field is missing, unknown or out of range; the message names the first three.
+        """
+        return validate(cls, content, f"{where}: invalid search space")
 
 
-class Architecture(BaseModel):
-    """One network of a search space: an operator per searched edge and the head's width.
+class LGCNetArchitecture(BaseModel, Architecture):
+    """One network of LGCNet's search space: an operator per searched edge and the head's width.
 
     Attributes:
-        space: Search space; stored whole, so that the file alone suffices to build the network.
+        space: Search space.
         cells: Operator names of each cell's edges, in the order of the cell's plan.
         fusion: Operator names of the fusion cell's edges.
         head_channels: Width of the head: channels of its 3x3 convolution; None for the space's default.
-        provenance: Origin, e.g. seed, table and prediction. Informative, except that `lgc-train` reads its default
-            device from `devices`.
+        provenance: Origin, e.g. seed, table and prediction.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    space: SearchSpace
+    space: LGCNetSpace
     cells: tuple[tuple[str, ...], ...]
     fusion: tuple[str, ...]
     head_channels: int | None = None
@@ -106,7 +147,7 @@ class Architecture(BaseModel):
         return None if width == space.head_channels else width
 
     @model_validator(mode="after")
-    def _check_cells(self) -> Architecture:
+    def _check_cells(self) -> Self:
         if len(self.cells) != self.space.cells:
             raise ValueError(f"{len(self.cells)} cells, but the space has {self.space.cells}")
         for cell, choices in self.iter_cells():
@@ -133,113 +174,37 @@ class Architecture(BaseModel):
 
     @cached_property
     def choices(self) -> tuple[int, ...]:
-        """Operator index of every searched edge of the network, the fusion cell's last, [E]."""
+        """Operator index of every searched edge of the network, the fusion cell's last, then the head's width, [D]."""
         index = {name: number for number, name in enumerate(self.space.operators)}
-        return tuple(index[name] for _, names in self.iter_cells() for name in names)
+        return (*(index[name] for _, names in self.iter_cells() for name in names), self.head)
 
     @cached_property
     def head(self) -> int:
         """Index of the head's width in the space's `heads`."""
         return self.space.default_head if self.head_channels is None else self.space.heads.index(self.head_channels)
 
-    @classmethod
-    def from_choices(
-        cls, space: SearchSpace, choices: Sequence[int], head: int | None = None, **provenance: object
-    ) -> Architecture:
-        """Build an architecture from indices; the inverse of `choices` and `head`.
-
-        Args:
-            space: Search space.
-            choices: Operator index of every searched edge, [E].
-            head: Index of the head's width in the space's `heads`; None for the default.
-            provenance: Origin of the architecture.
-        """
-        names = [space.operators[int(choice)] for choice in choices]
-        cells, first = [], 0
-        for cell in space.plan.searched_cells:
-            cells.append(tuple(names[first : first + len(cell.edges)]))
-            first += len(cell.edges)
-        return cls(
-            space=space,
-            cells=tuple(cells[:-1]),
-            fusion=cells[-1],
-            head_channels=None if head is None else space.heads[int(head)],
-            provenance=provenance,
-        )
-
-    def filled_slots(self) -> Iterator[tuple[Slot, OpSpec, int]]:
-        """Yield every slot with its operator and the number of times that the network runs it, 0 on a `zero` edge."""
-        live = [self.space.operators[choice] != ZERO for choice in self.choices]
-        for slot in self.space.slots():
-            if slot.edge is not None:
-                yield slot, slot.candidates[self.choices[slot.edge]], int(live[slot.edge])
-            elif slot.sums:
-                yield slot, slot.candidates[0], sum(live[edge] for edge in slot.sums) - 1
-            else:
-                yield slot, slot.candidates[self.head if slot.head else 0], 1
-
-    def specs(self, scope: str = DENSE) -> list[OpSpec]:
-        """Return every operator that the network runs in `scope`, once per run; `zero` edges are omitted."""
-        return [
-            spec
-            for slot, spec, count in self.filled_slots()
-            if not (scope == CORE and slot.scope == DENSE)
-            for _ in range(count)
-        ]
-
     @property
-    def macs(self) -> int:
-        """Multiply-accumulates per image, of convolutions only."""
-        return sum(count_macs(spec) for spec in self.specs())
+    def key(self) -> str:
+        """Operator index of each edge, and the head's width if not the default."""
+        width = "" if self.head_channels is None else f"/h{self.head_channels}"
+        return "-".join(map(str, self.choices[:-1])) + width
 
-    @property
-    def parameters(self) -> int:
-        """Number of parameters with batch normalisation folded."""
-        return sum(count_parameters(spec) for spec in self.specs())
+    def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
+        """Return the same architecture with another origin."""
+        return self.model_copy(update={"provenance": dict(provenance)})
 
-    def to_json(self) -> str:
-        """Return the content of the architecture's file."""
-        header = {"format": ARCHITECTURE_FORMAT, "schema_version": ARCHITECTURE_SCHEMA_VERSION}
-        return json.dumps(header | self.model_dump(mode="json"), indent=2) + "\n"
-
-    def save(self, path: str | Path) -> None:
-        """Write the architecture to `path` atomically."""
-        write_atomic(Path(path), self.to_json())
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the architecture's file, without its header."""
+        return self.model_dump(mode="json")
 
     @classmethod
-    def load(cls, path: str | Path) -> Architecture:
-        """Read an architecture file.
+    def from_dict(cls, content: dict[str, Any], problem: str) -> Self:
+        """Validate the content of an architecture's file.
 
         Raises:
-            FileFormatError: The file is missing, truncated or foreign, has another schema version, or does not fit
-                its own space.
+            FileFormatError: The content is invalid; the message is `problem`, a colon and the reasons.
         """
-        return cls.parse(read_text(Path(path), "architecture"), str(path))
+        return validate(cls, content, problem)
 
-    @classmethod
-    def parse(cls, text: str, where: str) -> Architecture:
-        """Parse the JSON of an architecture.
 
-        Args:
-            text: Content of an architecture file.
-            where: Origin of the text, for error messages.
-
-        Raises:
-            FileFormatError: The text is not a valid architecture of this schema version.
-        """
-        invalid = f"{where}: invalid architecture"
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise FileFormatError(f"{invalid}: not JSON, or truncated ({error})") from error
-        except (RecursionError, ValueError) as error:
-            raise FileFormatError(f"{invalid}: JSON nested too deeply, or with too long a number") from error
-        if not isinstance(content, dict) or content.pop("format", None) != ARCHITECTURE_FORMAT:
-            raise FileFormatError(f"{invalid}: JSON without format {ARCHITECTURE_FORMAT!r}")
-        version = content.pop("schema_version", None)
-        if version != ARCHITECTURE_SCHEMA_VERSION:
-            newer = isinstance(version, int) and version > ARCHITECTURE_SCHEMA_VERSION
-            fix = "update lgc" if newer else "run lgc-search again"
-            reads = f"this lgc reads {ARCHITECTURE_SCHEMA_VERSION}"
-            raise FileFormatError(f"{where} has architecture schema {version}, {reads}: {fix}")
-        return validate(cls, content, invalid)
+LGCNetSpace.architecture_type = LGCNetArchitecture

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from .choices import gather_sum, row_chunks
+from .cost import gather_sum, row_chunks
 from .operators import ZERO, ArgMax, Concat, Conv, MaxPool, Resize, get_recipe, input_shapes
 from .opspec import OpSpec, strided_length
 from .plan import CellPlan

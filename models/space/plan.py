@@ -7,13 +7,7 @@ from dataclasses import dataclass
 
 from .operators import ZERO
 from .opspec import OpSpec
-
-CORE, DENSE = "core", "dense"
-SCOPES = (CORE, DENSE)
-"""core: from the image tensor to logits at the head's stride. dense: core, upsampling to the input size, argmax."""
-END_TO_END = "end-to-end"
-EXPORT_SCOPES = (*SCOPES, END_TO_END)
-"""end-to-end: from image bytes on the host to class bytes on the host; latency tables cover only its `dense` part."""
+from .protocol import DENSE, Decision, Requirement, Slot
 
 
 @dataclass(frozen=True)
@@ -61,39 +55,23 @@ class CellPlan:
         """Return the indices of the edges that end in `node`, within the cell."""
         return [index for index, edge in enumerate(self.edges) if edge.node == node]
 
-    def find_fault(self, choices: Sequence[str]) -> str | None:
-        """Return why these operators, one per edge, make an invalid cell; None if the cell is valid.
+    def requirements(self, first: int = 0) -> Iterator[Requirement]:
+        """Yield the conditions of a valid cell whose first edge has index `first` in the network.
 
         Each intermediate node needs an incoming edge other than `zero`, and each input an outgoing one. Otherwise
         projections, or whole cells, would be computed, and count towards the latency, without affecting the output.
         """
-        live = [edge for edge, name in zip(self.edges, choices, strict=True) if name != ZERO]
-        for node in sorted(set(range(self.nodes)) - {edge.node for edge in live}):
-            return f"{self.name}: node {node} has no input, all its edges are {ZERO}"
-        for source in sorted(set(range(len(self.inputs))) - {edge.source for edge in live}):
-            return f"{self.name}: input {source} is not used, all its edges are {ZERO}"
-        return None
+        for node in range(self.nodes):
+            edges = tuple(first + edge for edge in self.edges_into(node))
+            yield Requirement(edges, f"{self.name}: node {node} has no input, all its edges are {ZERO}")
+        for source in range(len(self.inputs)):
+            edges = tuple(first + index for index, edge in enumerate(self.edges) if edge.source == source)
+            yield Requirement(edges, f"{self.name}: input {source} is not used, all its edges are {ZERO}")
 
-
-@dataclass(frozen=True)
-class Slot:
-    """Position in the network and its candidate operators.
-
-    Attributes:
-        name: Path in the network, e.g. `cell3/n1<in0`.
-        candidates: OpSpecs of a searched edge, or of the head at each width; else a single one.
-        edge: Index of the searched edge in the network; None for other slots.
-        sums: Edges of the network that an addition slot sums; it runs once per live edge, less one.
-        scope: `core`, or `dense` for slots outside the core.
-        head: True if the slot belongs to the head; its candidates follow the order of the space's `heads`.
-    """
-
-    name: str
-    candidates: tuple[OpSpec, ...]
-    edge: int | None = None
-    sums: tuple[int, ...] = ()
-    scope: str = CORE
-    head: bool = False
+    def find_fault(self, operators: Sequence[str]) -> str | None:
+        """Return why these operators, one per edge, make an invalid cell; None if the cell is valid."""
+        dead = (each.fault for each in self.requirements() if all(operators[edge] == ZERO for edge in each.decisions))
+        return next(dead, None)
 
 
 @dataclass(frozen=True)
@@ -117,6 +95,20 @@ class NetworkPlan:
         coarsest = max(-(-self.stem[0].height // cell.concat.height) for cell in self.cells)
         return 1 << (coarsest - 1).bit_length()
 
+    def decisions(self) -> Iterator[Decision]:
+        """Yield an operator for each searched edge, without the head's width, which is the last decision."""
+        for cell in self.searched_cells:
+            for edge in cell.edges:
+                operators = tuple(spec.operator for spec in edge.candidates)
+                yield Decision(f"{cell.name}/{edge_name(cell, edge)}", operators)
+
+    def requirements(self) -> Iterator[Requirement]:
+        """Yield the conditions of a valid network, cell by cell."""
+        first = 0
+        for cell in self.searched_cells:
+            yield from cell.requirements(first)
+            first += len(cell.edges)
+
     def slots(self) -> Iterator[Slot]:
         """Yield every slot of the network in the order of computation."""
         for index, spec in enumerate(self.stem):
@@ -126,7 +118,7 @@ class NetworkPlan:
             yield from _cell_slots(cell, first)
             first += len(cell.edges)
         for index, specs in enumerate(zip(*self.heads, strict=True)):
-            yield Slot(f"head/{index}", specs, head=True)
+            yield Slot(f"head/{index}", specs, decisions=(first,))
         for spec in self.dense:
             yield Slot(f"{DENSE}/{spec.operator}", (spec,), scope=DENSE)
 
@@ -138,7 +130,7 @@ def _cell_slots(cell: CellPlan, first: int) -> Iterator[Slot]:
         if source.resize is not None:
             yield Slot(f"{cell.name}/in{index}/resize", (source.resize,))
     for index, edge in enumerate(cell.edges):
-        yield Slot(f"{cell.name}/{edge_name(cell, edge)}", edge.candidates, edge=first + index)
+        yield Slot(f"{cell.name}/{edge_name(cell, edge)}", edge.candidates, decisions=(first + index,))
     for node in range(cell.nodes):
         yield Slot(f"{cell.name}/n{node}/add", (cell.add,), sums=tuple(first + e for e in cell.edges_into(node)))
     yield Slot(f"{cell.name}/concat", (cell.concat,))

@@ -6,22 +6,12 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import cached_property
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ...errors import FileFormatError, LgcError, UnknownNameError
-from ...files import describe, read_text
 from .operators import OPERATORS, ZERO, get_operator
-
-PRESETS = ("tiny", "lgcnet-camvid", "lgcnet-cityscapes")
-"""Names of the built-in search spaces."""
-
-_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-"""PyYAML's own errors, and those that its constructors raise for scalars such as `2001-14-45` or `!!int ''`."""
 
 Model = TypeVar("Model", bound=BaseModel)
 Count = Annotated[int, Field(ge=1, le=4096)]
@@ -109,64 +99,6 @@ class SpaceSettings(_Section):
             height, width = self.input
             raise ValueError(f"input {height}x{width} is too small for features at 1/{2**coarsest} of its size")
         return self
-
-    @classmethod
-    def load(cls, source: str | Path) -> Self:
-        """Read a preset by name or a YAML file by path.
-
-        Raises:
-            UnknownNameError: `source` is neither a preset nor a file.
-            FileFormatError: The file is missing or invalid.
-        """
-        if str(source) in PRESETS:
-            text = resources.files(f"{__package__}.presets").joinpath(f"{source}.yaml").read_text("utf-8")
-            return cls.parse(text, f"preset {source}")
-        path = Path(source)
-        if not path.is_file():
-            if path.exists():
-                raise FileFormatError(f"cannot read search space {path}: it is {describe(path)}")
-            if path.suffix or len(path.parts) > 1:
-                raise FileFormatError(f"no such file: {path}")
-            raise UnknownNameError("search space", str(source), PRESETS)
-        return cls.parse(read_text(path, "search space"), str(path))
-
-    @classmethod
-    def parse(cls, text: str, where: str) -> Self:
-        """Parse YAML or JSON text.
-
-        Args:
-            text: Content of a search space file.
-            where: Origin of the text, for error messages.
-
-        Raises:
-            FileFormatError: The text is not a valid search space.
-        """
-        try:
-            content = yaml.safe_load(text)
-        except _YAML_ERRORS as error:
-            raise FileFormatError(f"{where}: invalid search space: not YAML ({str(error).splitlines()[0]})") from error
-        if not isinstance(content, dict):
-            kind = type(content).__name__
-            raise FileFormatError(f"{where}: invalid search space: expected a mapping of fields, got {kind}")
-        return cls.check(content, where)
-
-    @classmethod
-    def check(cls, content: dict[str, Any], where: str) -> Self:
-        """Validate the mapping of a search space file.
-
-        Raises:
-            FileFormatError: A field is missing, unknown or out of range; the message names the first three.
-        """
-        return validate(cls, content, f"{where}: invalid search space")
-
-    def with_input(self, height: int, width: int) -> Self:
-        """Return the same space for images of `height` x `width` pixels.
-
-        Raises:
-            FileFormatError: The size is out of range.
-        """
-        content = {**self.model_dump(mode="json"), "input": (height, width)}
-        return self.check(content, f"{self.name} at {height}x{width}")
 
     @cached_property
     def fingerprint(self) -> str:

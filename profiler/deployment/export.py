@@ -14,7 +14,7 @@ from ...lut.predictor import Predictor
 from ...lut.table.table import LatencyTable
 from ...lut.target import Target
 from ...models.images import RGBImage, read_pixels
-from ...models.space.plan import DENSE, SCOPES
+from ...models.space.protocol import DENSE, SCOPES
 from ..backends import require_backend
 from ..machine.devices import check_device, list_devices
 from ..timing.rounds import OnProgress, quiet

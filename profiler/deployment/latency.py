@@ -14,8 +14,7 @@ from ...files import ensure_folder, write_atomic
 from ...lut.predictor import Predictor
 from ...lut.table.table import LatencyTable
 from ...lut.target import Target
-from ...models.space.lgcnet import Architecture
-from ...models.space.plan import SCOPES
+from ...models.space.protocol import SCOPES, Architecture
 from ..backends import Backend, require_backend
 from ..drift import add_references, compute_drift, correct_for_drift
 from ..machine.environment import fingerprint

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from ...lut.predictor import Predictor
 from ...lut.table.table import LatencyTable
 from ...models.onnx.slot_names import SlotNames, computed_slots
-from ...models.space.lgcnet import Architecture
 from ...models.space.opspec import OpSpec
+from ...models.space.protocol import Architecture
 from ..backends.base import LayerTime
 from ..drift import correct_for_drift
 

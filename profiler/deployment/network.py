@@ -17,8 +17,7 @@ from ...files import ensure_folder, write_atomic
 from ...lut.table.table import network_key
 from ...models.images import RGBImage, normalise_image
 from ...models.onnx.signature import ARCHITECTURE_KEY, CLASSES_KEY, SCOPE_KEY, TABLE_KEY
-from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
-from ...models.space.plan import END_TO_END
+from ...models.space.protocol import ARCHITECTURE_FILE, END_TO_END, Architecture
 from ..backends import Workload
 from ..timing.workloads import network_module, network_workload
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...errors import DataError, MeasurementError, UnknownNameError
 from ...lut.target import Target
 from ...models.images import normalise_image
-from ...models.space.plan import CORE, DENSE, END_TO_END
+from ...models.space.protocol import CORE, DENSE, END_TO_END
 from ..backends import Backend, Workload
 from ..backends.base import IMAGE_DTYPE, generate_inputs
 from ..backends.error_translation import translate_ort_errors

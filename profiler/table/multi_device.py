@@ -13,7 +13,7 @@ from typing import Any
 from ...device import Device
 from ...errors import LgcError, MismatchError, UsageError
 from ...lut.target import Target
-from ...models.space.lgcnet import SearchSpace
+from ...models.space.protocol import SearchSpace
 from ..backends import require_backend
 from ..machine.environment import compare_fingerprints, fingerprint
 from ..profile import ProfileResult, open_or_create, profile
@@ -54,9 +54,7 @@ def profile_on(
     common = {**options, "budget_s": budget_s, "share": 1 / len(devices)}
     spawn = get_context("spawn")
     others = [
-        spawn.Process(
-            target=_work, args=(space.model_dump(mode="json"), asdict(target), str(out), device, worker, common)
-        )
+        spawn.Process(target=_work, args=(space.to_dict(), asdict(target), str(out), device, worker, common))
         for worker, device in enumerate(devices[1:], start=1)
     ]
     for process in others:

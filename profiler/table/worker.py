@@ -9,8 +9,9 @@ from itertools import zip_longest
 
 from ...lut.statistics.measurement import Measurement, SampleBatch
 from ...lut.table.recorder import Recorder
+from ...lut.table.rows import Benchmark
 from ...lut.table.schema import FAILED, NOISY, PENDING
-from ...lut.table.table import NETWORK_PREFIX, UNFINISHED, Benchmark, LatencyTable
+from ...lut.table.table import NETWORK_PREFIX, UNFINISHED, LatencyTable
 from ...lut.target import Target
 from ..backends import Backend, Workload
 from ..machine.environment import fingerprint

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...models.space.lgcnet import Architecture
 from ...models.space.operators import input_shapes
 from ...models.space.opspec import OpSpec
-from ...models.space.plan import CORE, END_TO_END
+from ...models.space.protocol import CORE, END_TO_END, Architecture
 from ..backends import Workload
 from ..backends.base import FLOAT_DTYPE, IMAGE_DTYPE
 
@@ -68,7 +67,7 @@ def network_module(architecture: Architecture, scope: str, weights: Mapping[str,
         randomise_norms(network, SEED)
     else:
         network.load_state_dict(dict(weights))
-    return in_scope(network, scope, architecture.space.plan.dense)
+    return in_scope(network, scope, network.space.plan.dense)
 
 
 def in_scope(core: nn.Module, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
@@ -76,7 +75,7 @@ def in_scope(core: nn.Module, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
 
     Args:
         core: [N, 3, H, W] -> [N, classes, h, w].
-        scope: one of `plan.EXPORT_SCOPES`.
+        scope: one of `EXPORT_SCOPES`.
         dense: operators after the logits.
     """
     from ...models.nets.network import DenseOutput, FrameOutput

@@ -1,1 +1,1 @@
-"""Latency constraint: differentiable latency, projection onto a target, feasibility, refinement."""
+"""Cost constraint: differentiable costs, objectives, projection onto a target, feasibility, refinement."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from ...errors import UsageError
 from ...lut.predictor import Predictor
-from ...models.space.lgcnet import SearchSpace
+from ...models.space.protocol import SearchSpace
 from ..config import SearchConfig
 from ..decisions import Decisions
-from .latency import Latency, require_target_in_range
+from .constraint import CostConstraint, require_target_in_range
 from .projection import ArchitectureBatch
 
 
@@ -45,39 +45,38 @@ def require_feasible(decisions: Decisions, tables: Sequence[Predictor], config: 
     """
     for point in config.targets_ms:
         for table, target in zip(tables, point, strict=True):
-            single = Latency(decisions, [table], [target], config.quantile)
-            require_targets_met(single, ArchitectureBatch(*single.fastest))
-        together = Latency(decisions, tables, point, config.quantile)
-        require_targets_met(together, ArchitectureBatch(*together.fastest))
-        slowest = ArchitectureBatch(*together.slowest)
-        if float(together.target_ratio(slowest.choices, slowest.heads)[0]) < 1:
+            single = CostConstraint.from_predictors(decisions, [table], [target], config.quantile)
+            require_targets_met(single, ArchitectureBatch(single.cheapest))
+        together = CostConstraint.from_predictors(decisions, tables, point, config.quantile)
+        require_targets_met(together, ArchitectureBatch(together.cheapest))
+        if float(together.target_ratio(together.dearest)[0]) < 1:
             raise UsageError(
                 "every architecture is faster than the target with these settings; the slowest has "
-                + _format_latencies(together, slowest)
+                + _format_costs(together, ArchitectureBatch(together.dearest))
             )
 
 
-def require_targets_met(latency: Latency, architectures: ArchitectureBatch) -> None:
+def require_targets_met(constraint: CostConstraint, architectures: ArchitectureBatch) -> None:
     """Check that architectures do not exceed their targets.
 
     Raises:
         UsageError: an architecture exceeds one, because several tables or fixed parts leave no feasible architecture.
     """
-    if latency.targets_ms is None:
+    if constraint.targets is None:
         return
-    if float(latency.target_ratio(architectures.choices, architectures.heads).max()) > 1 + 1e-9:
+    if float(constraint.target_ratio(architectures.choices).max()) > 1 + 1e-9:
         raise UsageError(
             "no architecture meets all targets with these settings; the nearest needs "
-            + _format_latencies(latency, architectures)
+            + _format_costs(constraint, architectures)
         )
 
 
-def _format_latencies(latency: Latency, architectures: ArchitectureBatch) -> str:
-    """Format latencies of the first architecture next to its targets."""
-    bounds_ms = latency.predicted_ms(architectures.choices, architectures.heads)[0] * latency.margin
-    targets_ms = () if latency.targets_ms is None else tuple(latency.targets_ms)
-    pairs = zip(bounds_ms, targets_ms, strict=True)
-    return ", ".join(f"{ms:.3f} ms for a target of {target:.3f} ms" for ms, target in pairs)
+def _format_costs(constraint: CostConstraint, architectures: ArchitectureBatch) -> str:
+    """Format costs of the first architecture next to its targets."""
+    bounds = constraint.evaluate(architectures.choices)[0] * constraint.margin
+    targets = () if constraint.targets is None else tuple(constraint.targets)
+    rows = zip(bounds, targets, (cost.unit for cost in constraint.costs), strict=True)
+    return ", ".join(f"{bound:.3f} {unit} for a target of {target:.3f} {unit}" for bound, target, unit in rows)
 
 
 def name_point_folder(point: Sequence[float]) -> str:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import UsageError
-from ...models.space.lgcnet import Architecture
+from ...models.space.cost import Array
+from ...models.space.protocol import Architecture
 from ..config import SearchConfig
-from ..decisions import Array
-from .latency import Latency
+from .constraint import CostConstraint
 from .projection import ArchitectureBatch, build_architecture, project_to_target
 
 MEASURED_TOLERANCE = 0.01
@@ -58,38 +58,37 @@ def require_refinable(config: SearchConfig, tables: int) -> None:
 
 
 def refine_by_measurement(
-    start: ArchitectureBatch, latency: Latency, measure: MeasureLatency
+    start: ArchitectureBatch, constraint: CostConstraint, measure: MeasureLatency
 ) -> list[MeasuredArchitecture]:
     """Measure an architecture that the table predicts on the target, and its successors, until one is on the target.
 
     Args:
         start: the first architecture, a single row.
-        latency: latencies of one table, with a target.
+        constraint: latency by one table, with a target.
         measure: measurement of an architecture.
 
     Returns:
         Every measured architecture, the one nearest to the target first.
     """
-    assert latency.targets_ms is not None  # `require_refinable`
-    target, factor, current = float(latency.targets_ms[0]), 1.0, start
+    assert constraint.targets is not None  # `require_refinable`
+    target, factor, current = float(constraint.targets[0]), 1.0, start
+    searched = constraint.decisions.num_searched
     measured = list[MeasuredArchitecture]()
     for _ in range(MAX_REFINEMENTS):
-        table_ms = float(latency.predicted_ms(current.choices, current.heads)[0, 0])
-        ms = measure(build_architecture(current, 0, latency))
+        table_ms = float(constraint.evaluate(current.choices)[0, 0])
+        ms = measure(build_architecture(current, 0, constraint))
         measured.append(MeasuredArchitecture(current, ms, table_ms * factor))
         factor = ms / table_ms
-        following = project_to_target(current.choices, _prefer(current, latency), latency.scale(factor))
-        unchanged = np.array_equal(following.choices, current.choices) and np.array_equal(
-            following.heads, current.heads
-        )
-        if abs(ms / target - 1) <= MEASURED_TOLERANCE or unchanged:
+        preference = _prefer(current, constraint)
+        following = project_to_target(current.choices[:, :searched], preference, constraint.scale(factor))
+        if abs(ms / target - 1) <= MEASURED_TOLERANCE or np.array_equal(following.choices, current.choices):
             break
         current = following
     return sorted(measured, key=lambda result: abs(result.measured_ms / target - 1))
 
 
-def _prefer(architecture: ArchitectureBatch, latency: Latency) -> Array:
-    """Return a preference [G, O] for the operators of an architecture."""
-    preference = np.zeros(latency.ms.shape[1:])
-    preference[np.arange(len(preference)), architecture.choices[0]] = KEEP_PREFERENCE
+def _prefer(architecture: ArchitectureBatch, constraint: CostConstraint) -> Array:
+    """Return a preference [S, C] for the searched choices of an architecture."""
+    preference = np.zeros(constraint.decisions.searched_shape)
+    preference[np.arange(len(preference)), architecture.choices[0, : len(preference)]] = KEEP_PREFERENCE
     return preference

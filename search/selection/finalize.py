@@ -12,10 +12,10 @@ import torch
 
 from ...files import write_atomic
 from ...lut.table.table import network_key
-from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
+from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
 from ..config import SearchConfig
+from ..constraint.constraint import CostConstraint
 from ..constraint.feasibility import require_targets_met
-from ..constraint.latency import Latency
 from ..constraint.projection import ArchitectureBatch, build_architecture
 from ..constraint.refinement import MeasuredArchitecture, MeasureLatency, refine_by_measurement
 from ..context import SearchContext
@@ -54,7 +54,7 @@ PROVENANCE = (
 """Keys of the result that the architecture's provenance has too."""
 
 
-def finalize(context: SearchContext, trainer: SupernetTrainer, latency: Latency, run: RunFolder) -> SearchResult:
+def finalize(context: SearchContext, trainer: SupernetTrainer, latency: CostConstraint, run: RunFolder) -> SearchResult:
     """Choose the architecture by the strategy, write it, and return the result."""
     config, start = context.config, time.monotonic()
     scorer = SupernetScorer(context, trainer)
@@ -69,7 +69,7 @@ def finalize(context: SearchContext, trainer: SupernetTrainer, latency: Latency,
     interval = predictor.interval(architecture)
     result = SearchResult(
         architecture=run.path / ARCHITECTURE_FILE,
-        target_ms=None if latency.targets_ms is None else float(latency.targets_ms[0]),
+        target_ms=None if latency.targets is None else float(latency.targets[0]),
         predicted_ms=predictor.predict(architecture),
         predicted_low_ms=interval.low_ms if interval else None,
         predicted_high_ms=interval.high_ms if interval else None,
@@ -84,8 +84,8 @@ def finalize(context: SearchContext, trainer: SupernetTrainer, latency: Latency,
         supernet_seconds=trainer.seconds,
         fastest_ms=predictor.predict(predictor.fastest),
         slowest_ms=predictor.predict(predictor.slowest),
-        operators=strategies.count_operators(space.operators, np.array(architecture.choices)),
-        head_channels=space.heads[architecture.head],
+        operators=strategies.count_operators(space.operators, np.array(architecture.choices[: space.edges])),
+        head_channels=space.heads[architecture.choices[-1]],
         tried=ranking.num_compared,
         passes=ranking.passes + (_count_learning_passes(config, latency) if config.strategy == "gradient" else 0),
         trial_losses=trial_losses,
@@ -97,12 +97,12 @@ def finalize(context: SearchContext, trainer: SupernetTrainer, latency: Latency,
     )
     if run.active:
         provenance = _describe_provenance(context, result)
-        architecture.model_copy(update={"provenance": provenance}).save(result.architecture)
+        architecture.with_provenance(provenance).save(result.architecture)
     return result
 
 
 def _refine(
-    context: SearchContext, latency: Latency, chosen: ArchitectureBatch
+    context: SearchContext, latency: CostConstraint, chosen: ArchitectureBatch
 ) -> tuple[Architecture, list[MeasuredArchitecture]]:
     """Refine the chosen architecture by measurement, if requested; return it and all measurements, best first."""
     if context.measure is None:
@@ -111,12 +111,14 @@ def _refine(
     return build_architecture(refined[0].architecture, 0, latency), refined
 
 
-def _list_tables(context: SearchContext, latency: Latency, architecture: Architecture) -> tuple[TableTarget, ...]:
+def _list_tables(
+    context: SearchContext, latency: CostConstraint, architecture: Architecture
+) -> tuple[TableTarget, ...]:
     """Return a row for each table, where there are several or a quantile."""
     predictors = context.predictors
     if len(predictors) == 1 and context.config.quantile is None:
         return ()
-    targets = [None] * len(predictors) if latency.targets_ms is None else latency.targets_ms.tolist()
+    targets = [None] * len(predictors) if latency.targets is None else latency.targets.tolist()
     predictions = [predictor.predict(architecture) for predictor in predictors]
     return tuple(
         TableTarget(str(predictor.table_path), target, ms, ms * float(margin))
@@ -138,7 +140,7 @@ def _describe_provenance(context: SearchContext, result: SearchResult) -> dict[s
 
 
 def _rank_candidates(
-    config: SearchConfig, trainer: SupernetTrainer, latency: Latency, scorer: SupernetScorer
+    config: SearchConfig, trainer: SupernetTrainer, latency: CostConstraint, scorer: SupernetScorer
 ) -> strategies.Ranking:
     """Rank the strategy's candidates by their loss in the supernet."""
     num_batches, keep = len(scorer.batches), max(config.trials, 1)
@@ -154,7 +156,7 @@ def _rank_candidates(
     return strategy(latency, scorer.batch_loss, num_batches, passes, config.seed, keep)
 
 
-def _count_learning_passes(config: SearchConfig, latency: Latency) -> int:
+def _count_learning_passes(config: SearchConfig, latency: CostConstraint) -> int:
     """Return the forward passes, of whole images, that learning the architecture by gradients on crops amounts to."""
     height, width = latency.decisions.space.input
     crop = config.crop or (height, width)
@@ -201,6 +203,7 @@ class SupernetScorer:
 
     def __init__(self, context: SearchContext, trainer: SupernetTrainer) -> None:
         self._trainer, self._fabric = trainer, context.fabric
+        self._num_searched = context.decisions.num_searched
         config, processes = context.config, context.fabric.world_size
         images = min(len(context.held_out), MAX_SCORING_IMAGES)
         batches = load_batches(
@@ -218,7 +221,8 @@ class SupernetScorer:
     def batch_loss(self, architectures: ArchitectureBatch, row: int, batch: int) -> float:
         """Return the loss of an architecture on one of the batches."""
         with use_batch_statistics(self._trainer.net):
-            loss = self._trainer.compute_loss(SampledPath(architectures.choices[row]), self.batches[batch])
+            path = SampledPath(architectures.choices[row, : self._num_searched])
+            loss = self._trainer.compute_loss(path, self.batches[batch])
             return average_over_processes(loss, self._fabric)
 
     def score_samples(self, config: SearchConfig) -> list[float]:
@@ -228,6 +232,6 @@ class SupernetScorer:
         for _ in range(NUM_SAMPLED_PATHS):
             with torch.no_grad():
                 sample = self._trainer.alphas.sample_path(1.0, generator)
-            path = ArchitectureBatch(sample.choices[None], np.zeros(1, np.int64))
+            path = ArchitectureBatch(sample.choices[None])
             losses.append(float(np.mean([self.batch_loss(path, 0, batch) for batch in range(len(self.batches))])))
         return losses

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..constraint.latency import Latency
+from ...models.space.cost import Array
+from ..constraint.constraint import CostConstraint
 from ..constraint.projection import ArchitectureBatch, project_to_target
-from ..decisions import Array, Indices
+from ..decisions import Indices
 
 PASSES_PER_STEP = 3
 """Forward passes that one training step of the architecture counts as; its backward pass takes twice a forward one."""
@@ -47,23 +48,25 @@ class Ranking:
     likeliest_loss: float | None = None
 
 
-def sample_likely(log_p: Array, latency: Latency, samples: int, finalists: int, seed: int) -> ArchitectureBatch:
+def sample_likely(
+    log_p: Array, constraint: CostConstraint, samples: int, finalists: int, seed: int
+) -> ArchitectureBatch:
     """Return the most probable architecture on the target and random ones, most probable first.
 
     A random architecture is the most probable one under log-probabilities with Gumbel noise (perturb and maximise). It
     is projected onto the target with these perturbed log-probabilities as preference.
 
     Args:
-        log_p: log-probabilities of operators, [G, O].
-        latency: latencies and targets.
+        log_p: log-probabilities of the searched choices, [S, C].
+        constraint: costs and targets.
         samples: number of random architectures.
         finalists: maximum number of returned architectures.
         seed: random seed.
     """
     noise = np.random.default_rng(seed).gumbel(size=(samples, *log_p.shape))
     preference = np.concatenate([log_p[None], log_p + noise])
-    candidates = project_to_target(preference.argmax(axis=2), preference, latency)
-    likelihood = log_p[np.arange(log_p.shape[0]), candidates.choices].sum(axis=1)
+    candidates = project_to_target(preference.argmax(axis=2), preference, constraint)
+    likelihood = log_p[np.arange(len(log_p)), candidates.choices[:, : len(log_p)]].sum(axis=1)
     candidates = candidates.select(np.argsort(-likelihood, kind="stable")).drop_duplicates()
     return candidates.select(np.arange(min(finalists, len(candidates))))
 
@@ -104,12 +107,12 @@ def count_halving_passes(candidates: int, batches: int, keep: int = 1) -> int:
 
 
 def random_search(
-    latency: Latency, batch_loss: BatchLoss, batches: int, passes: int, seed: int, keep: int = 1
+    constraint: CostConstraint, batch_loss: BatchLoss, batches: int, passes: int, seed: int, keep: int = 1
 ) -> Ranking:
     """Rank random architectures, each projected onto the target by a random preference, by successive halving.
 
     Args:
-        latency: latencies and targets.
+        constraint: costs and targets.
         batch_loss: loss of an architecture on one batch.
         batches: number of batches.
         passes: maximum number of forward passes.
@@ -119,11 +122,13 @@ def random_search(
     count = 1
     while count_halving_passes(count + 1, batches, keep) <= passes:
         count += 1
-    candidates = _sample_random(latency, count, np.random.default_rng(seed)).drop_duplicates()
+    candidates = _sample_random(constraint, count, np.random.default_rng(seed)).drop_duplicates()
     return halve(candidates, batch_loss, batches, keep)
 
 
-def evolve(latency: Latency, batch_loss: BatchLoss, batches: int, passes: int, seed: int, keep: int = 1) -> Ranking:
+def evolve(
+    constraint: CostConstraint, batch_loss: BatchLoss, batches: int, passes: int, seed: int, keep: int = 1
+) -> Ranking:
     """Rank the architectures of regularised evolution (Real et al., arXiv 1802.01548): the oldest dies, not the worst.
 
     Every architecture is on the target and evaluated once, on all batches. A repeated one joins the population with its
@@ -131,12 +136,12 @@ def evolve(latency: Latency, batch_loss: BatchLoss, batches: int, passes: int, s
     """
     rng = np.random.default_rng(seed)
     max_evaluations = max(passes // batches, 1)
-    initial = _sample_random(latency, min(POPULATION, max_evaluations), rng)
+    initial = _sample_random(constraint, min(POPULATION, max_evaluations), rng)
     history: list[tuple[float, ArchitectureBatch]] = []
     losses: dict[bytes, float] = {}
 
     def add(architecture: ArchitectureBatch) -> None:
-        key = architecture.choices.tobytes() + architecture.heads.tobytes()
+        key = architecture.choices.tobytes()
         if key not in losses:
             losses[key] = sum(batch_loss(architecture, 0, batch) for batch in range(batches)) / batches
         history.append((losses[key], architecture))
@@ -148,31 +153,29 @@ def evolve(latency: Latency, batch_loss: BatchLoss, batches: int, passes: int, s
         alive = history[-POPULATION:]
         rivals = rng.choice(len(alive), size=min(TOURNAMENT, len(alive)), replace=False)
         _, parent = min((alive[int(index)] for index in rivals), key=lambda entry: entry[0])
-        add(_mutate(parent, latency, rng))
+        add(_mutate(parent, constraint, rng))
     ranked = sorted(history, key=lambda entry: entry[0])
-    architectures = ArchitectureBatch(
-        np.concatenate([architecture.choices for _, architecture in ranked]),
-        np.concatenate([architecture.heads for _, architecture in ranked]),
-    )
+    architectures = ArchitectureBatch(np.concatenate([architecture.choices for _, architecture in ranked]))
     best = architectures.find_first_rows()[:keep]
     return Ranking(architectures.select(best), [ranked[row][0] for row in best], len(losses) * batches, len(losses))
 
 
-def _sample_random(latency: Latency, count: int, rng: np.random.Generator) -> ArchitectureBatch:
-    preference = rng.gumbel(size=(count, *latency.ms.shape[1:]))
-    return project_to_target(preference.argmax(axis=2), preference, latency)
+def _sample_random(constraint: CostConstraint, count: int, rng: np.random.Generator) -> ArchitectureBatch:
+    preference = constraint.decisions.draw_preferences(count, rng)
+    return project_to_target(preference.argmax(axis=2), preference, constraint)
 
 
-def _mutate(parent: ArchitectureBatch, latency: Latency, rng: np.random.Generator) -> ArchitectureBatch:
-    """Redraw some decisions, then project onto the target with a preference for the new and the parent's operators."""
-    _, num_decisions, operators = latency.ms.shape
-    choices = parent.choices.copy()
-    mutated = rng.choice(num_decisions, size=min(MUTATIONS, num_decisions), replace=False)
-    choices[0, mutated] = rng.integers(operators, size=len(mutated))
-    preference = rng.gumbel(size=(1, num_decisions, operators))
-    preference[0, np.arange(num_decisions), choices[0]] += 1.0
+def _mutate(parent: ArchitectureBatch, constraint: CostConstraint, rng: np.random.Generator) -> ArchitectureBatch:
+    """Redraw some decisions, then project onto the target with a preference for the new and the parent's choices."""
+    decisions = constraint.decisions
+    searched = decisions.num_searched
+    choices = parent.choices[:, :searched].copy()
+    mutated = rng.choice(searched, size=min(MUTATIONS, searched), replace=False)
+    choices[0, mutated] = rng.integers([len(decisions.decisions[decision].choices) for decision in mutated])
+    preference = decisions.draw_preferences(1, rng)
+    preference[0, np.arange(searched), choices[0]] += 1.0
     preference[0, mutated, choices[0, mutated]] += 10.0
-    return project_to_target(choices, preference, latency)
+    return project_to_target(choices, preference, constraint)
 
 
 def compute_gap(sampled_losses: Sequence[float], likeliest: float | None, chosen: float) -> dict[str, float | None]:

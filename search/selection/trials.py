@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...models.nets.network import LGCNet
-from ...models.space.lgcnet import Architecture
+from ...models.space.protocol import Architecture
 from ..config import SearchConfig
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches

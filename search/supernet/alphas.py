@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ..decisions import Decisions, Indices
+from ..decisions import Indices
+from .blocks import BlockDecisions
 from .communication import GraphCommunication, LinearCommunication
 from .gumbel import add_gumbel_noise, straight_through_gates
 
@@ -21,8 +22,8 @@ class SampledPath:
     """A path of the supernet.
 
     Attributes:
-        choices: operator of each decision, [G].
-        gates: values of 1 with the gradient of the choice, [G]; None without gradients.
+        choices: operator of each searched decision, [S].
+        gates: values of 1 with the gradient of the choice, [S]; None without gradients.
     """
 
     choices: Indices
@@ -43,7 +44,7 @@ class ArchitectureParameters(nn.Module):
     """
 
     def __init__(
-        self, decisions: Decisions, communication: str = "gcn", gamma: float = 0.5, embedding: int = 64
+        self, decisions: BlockDecisions, communication: str = "gcn", gamma: float = 0.5, embedding: int = 64
     ) -> None:
         super().__init__()
         self.decisions = decisions
@@ -63,7 +64,7 @@ class ArchitectureParameters(nn.Module):
         )
 
     def logits(self) -> Tensor:
-        """Return the parameters of all decisions after communication, [G, O].
+        """Return the parameters of all searched decisions after communication, [S, O].
 
         Each backbone cell after the first receives the previous cell's own parameters; the fusion cell receives none.
         """
@@ -72,7 +73,7 @@ class ArchitectureParameters(nn.Module):
         return torch.cat([alphas[0], *informed, *alphas[1 + len(informed) :]])
 
     def probabilities(self) -> Tensor:
-        """Return the probability of every operator at every decision, [G, O]."""
+        """Return the probability of every operator at every searched decision, [S, O]."""
         return torch.softmax(self.logits(), dim=-1)
 
     def sample_path(self, temperature: float, generator: torch.Generator, explore: float = 0.0) -> SampledPath:
@@ -85,7 +86,7 @@ class ArchitectureParameters(nn.Module):
         """
         noisy = add_gumbel_noise(self.logits(), generator, explore)
         values = noisy.detach().double().numpy()
-        choices = self.decisions.repair(values.argmax(axis=1)[None], values)[0]
+        choices = self.decisions.repair_searched(values.argmax(axis=1)[None], values)[0]
         if not torch.is_grad_enabled():
             return SampledPath(choices)
         return SampledPath(choices, straight_through_gates(noisy, torch.from_numpy(choices), temperature))

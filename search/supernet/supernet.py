@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ...models.nets.cell import CellPath
 from ...models.nets.network import Skeleton
-from ..decisions import Decisions
 from .alphas import SampledPath
+from .blocks import BlockDecisions
 
 
 class Supernet(Skeleton):
@@ -21,7 +21,7 @@ class Supernet(Skeleton):
         decisions: decisions that its paths consist of.
     """
 
-    def __init__(self, decisions: Decisions) -> None:
+    def __init__(self, decisions: BlockDecisions) -> None:
         super().__init__(decisions.space)
         self.decisions = decisions
 
@@ -31,12 +31,13 @@ class Supernet(Skeleton):
 
     def split_path(self, sample: SampledPath) -> Sequence[CellPath]:
         """Return the path through each cell; the fusion cell is the last."""
-        choices = self.decisions.expand(sample.choices[None])[0].tolist()
+        decisions = self.decisions
+        choices = decisions.expand(sample.choices[None])[0].tolist()
         gates = None
         if sample.gates is not None:
             # Edges of a fixed fusion have decision -1: they get the constant appended at the end.
             padded = torch.cat([sample.gates, sample.gates.new_ones(1)])
-            gates = padded[torch.from_numpy(self.decisions.edge_decisions)]
+            gates = padded[torch.from_numpy(decisions.assignment[: self.space.edges])]
             gates = gates.to(next(self.parameters()).device)
         paths, start = [], 0
         for cell in self.space.plan.searched_cells:

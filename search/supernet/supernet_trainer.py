@@ -16,10 +16,10 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from ...errors import TrainingError
 from ...models.space.plan import edge_name
 from ..config import SearchConfig
-from ..constraint.latency import DualAscent, FixedWeight, Latency, NoLatencyTerm
+from ..constraint.constraint import CostConstraint
+from ..constraint.objectives import make_objective
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
-from ..decisions import Decisions
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
 from ..runtime.fabric import average_gradients, average_over_processes, synchronise_norms
@@ -29,6 +29,7 @@ from ..runtime.training_loop import run_steps
 from ..training.losses import upsampled_loss
 from ..training.scores import compute_scores
 from .alphas import ArchitectureParameters, SampledPath
+from .blocks import BlockDecisions
 from .gumbel import anneal_temperature
 from .supernet import Supernet, use_batch_statistics
 from .weight_optimiser import WeightOptimiser, WeightState
@@ -100,7 +101,7 @@ class SupernetTrainer:
         decisions: decisions of the search.
         config: settings.
         fabric: device, precision and processes.
-        latency: latencies for the loss.
+        constraint: costs for the loss.
         class_weights: weights of the classes in the loss, [C]; None for equal weights.
 
     Attributes:
@@ -110,13 +111,13 @@ class SupernetTrainer:
 
     def __init__(
         self,
-        decisions: Decisions,
+        decisions: BlockDecisions,
         config: SearchConfig,
         fabric: Fabric,
-        latency: Latency,
+        constraint: CostConstraint,
         class_weights: Tensor | None = None,
     ) -> None:
-        self.config, self.fabric, self.latency = config, fabric, latency
+        self.config, self.fabric, self.constraint = config, fabric, constraint
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.net = Supernet(decisions)
@@ -129,9 +130,7 @@ class SupernetTrainer:
             {"params": list(self.alphas.guides.parameters()), "lr": config.communication_lr},
         ]
         self._adam = torch.optim.Adam(groups, betas=(0.5, 0.999), weight_decay=config.arch_decay)
-        self.term: FixedWeight | DualAscent | NoLatencyTerm = NoLatencyTerm()
-        if config.latency_term:
-            self.term = DualAscent(config.multiplier_lr) if config.targets_ms else FixedWeight(config.beta)
+        self.objective = make_objective(config)
         self._noise = torch.Generator().manual_seed(config.seed)
         self._class_weights = class_weights
         self.step = 0
@@ -201,10 +200,10 @@ class SupernetTrainer:
         parameters = list(self.alphas.parameters())
         loss = self.compute_loss(self.alphas.sample_path(temperature, self._noise), batch)
         mean = self._require_finite(average_over_processes(loss, self.fabric), "loss of the architecture")
-        expected_ms = self.latency.expected_ms(self.alphas.probabilities())
-        ratio = self.latency.expected_target_ratio(expected_ms)
+        expected = self.constraint.expected(self.alphas.probabilities())
+        ratio = self.constraint.expected_target_ratio(expected)
         scale = FP16_SCALE if self._is_fp16 else 1.0
-        total = (loss.cpu() + self.term.penalty(ratio)) * scale
+        total = (loss.cpu() + self.objective.penalty(ratio)) * scale
         self._adam.zero_grad(set_to_none=True)
         total.backward(inputs=parameters)  # type: ignore[no-untyped-call]
         average_gradients(parameters, self.fabric)
@@ -213,14 +212,14 @@ class SupernetTrainer:
             gradient.div_(scale)
         if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             self._adam.step()
-            self.term.update(ratio.item())
+            self.objective.update(ratio.item())
         return {
             "step": self.step,
             "temperature": temperature,
             "arch_loss": mean,
-            "expected_ms": expected_ms.tolist(),
+            "expected_ms": expected.tolist(),
             "load": ratio.item(),
-            "multiplier": self.term.multiplier,
+            "multiplier": self.objective.multiplier,
         }
 
     @property
@@ -269,7 +268,7 @@ class SupernetTrainer:
             **self._weights.snapshot(),
             "arch": self._adam.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
-            "multiplier": self.term.multiplier,
+            "multiplier": self.objective.multiplier,
             "noise": self._noise.get_state(),
         }
 
@@ -281,11 +280,11 @@ class SupernetTrainer:
         self._weights.restore(state)
         self._adam.load_state_dict(deepcopy(state["arch"]))
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.term.multiplier = state["multiplier"]
+        self.objective.multiplier = state["multiplier"]
         self._noise.set_state(state["noise"])
 
 
-def _format_choices(decisions: Decisions, choices: list[int]) -> str:
+def _format_choices(decisions: BlockDecisions, choices: list[int]) -> str:
     """Format the operators of every block: `cell0: n0<in0 skip, ...`."""
     blocks, start = [], 0
     for block, size in zip(decisions.blocks, decisions.block_sizes, strict=True):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...errors import UsageError
-from ...models.space.lgcnet import SearchSpace
+from ...models.space.lgcnet import LGCNetSpace
 
 
-def require_crop(crop: tuple[int, int] | None, space: SearchSpace) -> None:
+def require_crop(crop: tuple[int, int] | None, space: LGCNetSpace) -> None:
     """Check that networks of `space` accept images of (height, width) `crop`, in pixels; None is the space's input.
 
     Raises:

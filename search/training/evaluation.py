@@ -11,7 +11,7 @@ from ...device import CPU
 from ...errors import DataError, UsageError
 from ...models.nets.network import LGCNet
 from ...models.nets.weights import WEIGHTS_FILE, load_weights
-from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture
+from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
 from ..runtime.fabric import explain_out_of_memory, open_fabric

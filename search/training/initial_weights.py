@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import FileFormatError, UsageError
 from ...files import describe
 from ...models.nets.network import LGCNet
-from ...models.space.lgcnet import Architecture
+from ...models.space.protocol import Architecture
 from ..runtime import checkpoint
 from .auxiliary import TrainingNetwork
 from .config import SCRATCH, SUPERNET, TrainConfig

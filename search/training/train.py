@@ -12,7 +12,8 @@ from ...device import CPU
 from ...errors import OutputError
 from ...files import write_atomic
 from ...models.nets.weights import WEIGHTS_FILE, save_weights
-from ...models.space.lgcnet import ARCHITECTURE_FILE, Architecture, SearchSpace
+from ...models.space.lgcnet import LGCNetSpace
+from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder
@@ -71,7 +72,7 @@ def train(
     """
     architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
     source = find_initial_weights(run_path, config.init)
-    dataset, validation = _load_images(data, architecture.space, config)
+    dataset, validation = _load_images(data, LGCNetSpace.require(architecture.space), config)
     fabric = open_fabric(device, config.precision)
     settings = _list_settings(architecture, data, config, fabric)
     run = _open_run_folder(run_path, out or run_path, settings, fabric.is_global_zero)
@@ -97,7 +98,7 @@ def train(
 
 
 def _load_images(
-    data: Path, space: SearchSpace, config: TrainConfig
+    data: Path, space: LGCNetSpace, config: TrainConfig
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Return the training and the validation images, after checks of crop and classes."""
     require_crop(config.crop, space)
@@ -127,7 +128,7 @@ def default_training_steps(run_path: Path, data: Path, batch: int, split: str = 
 
 def _list_settings(architecture: Architecture, data: Path, config: TrainConfig, fabric: Fabric) -> dict[str, JsonValue]:
     """Return the settings that identify this training in its run folder."""
-    network = architecture.model_copy(update={"provenance": {}}).to_json()
+    network = architecture.with_provenance({}).to_json()
     return {
         **config.model_dump(mode="json", exclude={"workers"}),
         "space": architecture.space.fingerprint,

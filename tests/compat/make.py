@@ -344,7 +344,7 @@ def architecture_values(architecture: Any) -> dict[str, Any]:
     """Return choices, costs and space of an architecture."""
     return {
         "space": architecture.space.fingerprint,
-        "choices": list(architecture.choices),
+        "choices": list(architecture.choices[: architecture.space.edges]),
         "head": architecture.head,
         "macs": architecture.macs,
         "parameters": architecture.parameters,

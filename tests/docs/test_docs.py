@@ -8,6 +8,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from fractions import Fraction
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -21,6 +22,7 @@ from lgc.device import Device
 from lgc.errors import UsageError
 from lgc.lut.statistics.calibration import FORMS
 from lgc.lut.table import schema
+from lgc.lut.table.rows import Entry, columns
 from lgc.models.space.settings import Fusion, SpaceSettings, Stem
 from lgc.profiler.timing.contexts import CONTEXTS
 from lgc.search import engine
@@ -151,14 +153,19 @@ def test_readme_commands_and_make_targets_exist():
 
 
 def test_table_format_page_is_complete():
-    """docs/lut-format.md has every table and column of the schema, every status, form and context."""
+    """docs/lut-format.md has every table, with its columns, and every status, form and context."""
     text = (ROOT / "docs" / "lut-format.md").read_text()
-    with sqlite3.connect(":memory:") as connection:
+    _, *parts = re.split(r"^\*\*`?(\w+)`?\*\*", text, flags=re.MULTILINE)
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(schema.DDL)
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        names |= {row[1] for table in sorted(names) for row in connection.execute(f"PRAGMA table_info({table})")}
-    connection.close()
-    for name in {*names, *FORMS, *CONTEXTS, *schema.WITH_LATENCY, schema.PENDING, schema.FAILED} - {"id", "value"}:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE sql IS NOT NULL")]
+        for table in tables:
+            for _, column, *_ in connection.execute(f"PRAGMA table_info({table})"):
+                assert re.search(rf"[`|] ?{column}\b", sections[table]), f"docs/lut-format.md: {table} lacks {column}"
+    assert set(sections) == set(tables)
+    assert re.findall(r"^\| (\w+) \|", sections["entries"], re.MULTILINE) == ["column", *columns(Entry)]
+    for name in (*FORMS, *CONTEXTS, *schema.WITH_LATENCY, schema.PENDING, schema.FAILED):
         assert re.search(rf"\b{name}\b", text), f"docs/lut-format.md lacks {name}"
     assert f"`{schema.APPLICATION_ID:#X}`".replace("0X", "0x") in text
     assert f"now {schema.TABLE_SCHEMA_VERSION}." in text

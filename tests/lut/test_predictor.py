@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from lgc.errors import MismatchError, MissingEntryError, UnknownNameError, UsageError
 from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.lut.statistics.calibration import FORMS, OPERATOR_KINDS, classify_operator
-from lgc.models import PRESETS, SCOPES, Architecture, SearchSpace
+from lgc.models import PRESETS, SCOPES, SearchSpace
 from lgc.models.space.costs import Costs
+from lgc.models.space.lgcnet import LGCNetArchitecture
 from lgc.models.space.operators import get_recipe, is_free
 
 PREDICTED = [*PRESETS, "mini", "headed"]
@@ -45,8 +46,13 @@ def by_hand(form, table, specs):
             return 0.25 + 0.5 * of_kind[0] + 3.0 * of_kind[1] + 1.25 * of_kind[2]
 
 
-def arrays_of(networks):
-    return np.array([network.choices for network in networks]), np.array([network.head for network in networks])
+def choices_of(networks):
+    return np.array([network.choices for network in networks])
+
+
+def every_head(space, choices):
+    """Return the choices with each width of the head, [H, D]."""
+    return np.array([[*choices[:-1], head] for head in range(len(space.heads))])
 
 
 def calibrate(table, form, *scopes):
@@ -90,7 +96,7 @@ def test_every_form_has_a_test_correction():
 def test_prediction_sums_corrected_entries(space, table, scope, form, seed, data):
     calibrate(table, form, scope)
     head = data.draw(st.integers(0, len(space.heads) - 1))
-    architecture = Architecture.from_choices(space, space.sample(seed).choices, head)
+    architecture = space.build([*space.sample(seed).choices[:-1], head])
     predictor = Predictor(space, table, scope)
     assert predictor.predict(architecture) == pytest.approx(by_hand(form, table, architecture.specs(scope)), rel=1e-9)
     assert predictor.calibrated == (form is not None)
@@ -103,7 +109,7 @@ def test_batched_predictions_equal_single_ones(space, table, scope, form):
     calibrate(table, form, scope)
     predictor = Predictor(space, table, scope)
     networks = [*space.spread(5, 0), space.sample(0)]
-    many = predictor.predict_many(*arrays_of(networks))
+    many = predictor.predict_many(choices_of(networks))
     assert many.tolist() == pytest.approx([predictor.predict(network) for network in networks], rel=1e-12)
     assert len(set(many.tolist())) == 6
 
@@ -112,15 +118,15 @@ def test_batched_predictions_equal_single_ones(space, table, scope, form):
 @pytest.mark.parametrize("scope", SCOPES)
 def test_head_adds_its_difference_to_the_default(space, table, scope, form):
     calibrate(table, form, scope)
-    predictor, choices = Predictor(space, table, scope), np.array([space.sample(0).choices] * len(space.heads))
-    own = by_hand(form, table, space.plan.heads[space.default_head])
+    predictor, default = Predictor(space, table, scope), space.default_head
+    own = by_hand(form, table, space.plan.heads[default])
     wanted = [by_hand(form, table, specs) - own for specs in space.plan.heads]
-    assert predictor.head_ms.tolist() == pytest.approx(wanted, abs=1e-12)
-    assert predictor.head_ms[space.default_head] == 0
-    all_heads = predictor.predict_many(choices, np.arange(len(space.heads)))
-    assert all_heads.tolist() == pytest.approx((predictor.predict(space.sample(0)) + predictor.head_ms).tolist())
+    head_ms = predictor.cost.single[-1, : len(space.heads)]
+    assert head_ms.tolist() == pytest.approx(wanted, abs=1e-12)
+    assert head_ms[default] == 0
+    all_heads = predictor.predict_many(every_head(space, space.sample(0).choices))
+    assert all_heads.tolist() == pytest.approx((predictor.predict(space.sample(0)) + head_ms).tolist())
     assert len(set(all_heads.tolist())) == len(space.heads)
-    assert predictor.predict_many(choices).tolist() == [all_heads[space.default_head]] * len(space.heads)
 
 
 def test_fixed_latency_includes_the_default_head(spaces, make_table):
@@ -131,28 +137,28 @@ def test_fixed_latency_includes_the_default_head(spaces, make_table):
             connection.execute("UPDATE entries SET latency_ms = ? WHERE key = ?", (entry.latency_ms, entry.key))
     for scope in SCOPES:
         found, wanted = Predictor(spaces["headed"], several, scope), Predictor(spaces["mini"], one, scope)
-        assert found.fixed_ms == pytest.approx(wanted.fixed_ms, rel=1e-12)
-        assert np.array_equal(found.edge_ms, wanted.edge_ms)
+        assert found.cost.constant == pytest.approx(wanted.cost.constant, rel=1e-12)
+        assert np.array_equal(found.cost.single[:-1], wanted.cost.single[:-1])
 
 
-@pytest.mark.parametrize("heads", [np.zeros(2, int), np.zeros(1), [5], [-1]], ids=str)
-def test_invalid_heads_are_rejected(spaces, make_table, heads):
+@pytest.mark.parametrize("choices", [np.zeros((2, 15), int), np.zeros((1, 16)), [[0] * 15 + [5]]], ids=str)
+def test_invalid_choices_are_rejected(spaces, make_table, choices):
     predictor = Predictor(spaces["headed"], make_table(spaces["headed"]))
     for ask in (predictor.predict_many, predictor.to_frame):
-        with pytest.raises(UsageError, match="heads "):
-            ask(np.array([spaces["headed"].sample(0).choices]), heads)
+        with pytest.raises(UsageError, match="choices "):
+            ask(choices)
 
 
 def test_frame_has_costs_of_the_heads(spaces, make_table):
     space = spaces["headed"]
     predictor, networks = Predictor(space, make_table(space)), list(space.spread(6, 0))
-    frame = predictor.to_frame(*arrays_of(networks))
+    frame = predictor.to_frame(choices_of(networks))
     assert frame["latency_ms"].tolist() == [predictor.predict(network) for network in networks]
     assert frame["macs"].tolist() == [network.macs for network in networks]
     assert frame["parameters"].tolist() == [network.parameters for network in networks]
-    peaks = Costs(space).peak_activation_bytes(*arrays_of(networks))
+    peaks = Costs(space).peak_activation_bytes(choices_of(networks))
     assert frame["peak_activation_bytes"].tolist() == peaks.tolist()
-    assert predictor.to_frame(arrays_of(networks)[0])["macs"].tolist() != frame["macs"].tolist()
+    assert predictor.to_frame(every_head(space, networks[0].choices))["macs"].tolist() != frame["macs"].tolist()
 
 
 def test_calibration_applies_to_its_scope(spaces, make_table):
@@ -207,7 +213,7 @@ def test_fingerprint_covers_latencies_and_calibration(spaces, make_table):
 
 def test_fingerprint_covers_heads_of_several_widths(spaces, make_table):
     predictor = Predictor(spaces["mini"], make_table(spaces["mini"]))
-    content = (predictor.scope, predictor.edge_ms.tobytes(), predictor.fixed_ms)
+    content = (predictor.scope, predictor.cost.single[:-1].tobytes(), predictor.cost.constant)
     assert predictor.fingerprint == hashlib.sha256(repr(content).encode()).hexdigest()[:12]
     space = spaces["headed"]
     table = make_table(space, "several.lut")
@@ -223,7 +229,7 @@ def every_architecture(space):
     for choices in itertools.product(range(len(space.operators)), repeat=space.edges):
         for head in range(len(space.heads)):
             try:
-                yield Architecture.from_choices(space, choices, head)
+                yield space.build([*choices, head])
             except ValidationError:
                 continue
 
@@ -236,8 +242,9 @@ def test_extremes_match_exhaustive_search(micro_space, make_table, seed, widths)
     valid = list(every_architecture(space))
     heads = len(widths) + 1
     assert len(valid) == heads * 2**6, "each of the 6 edges is the only one of an input, so none may be zero"
-    latencies = predictor.predict_many(*arrays_of(valid))
-    assert predictor.head_ms[predictor.fastest.head] == predictor.head_ms.min()
+    latencies = predictor.predict_many(choices_of(valid))
+    head_ms = predictor.cost.single[-1, :heads]
+    assert head_ms[predictor.fastest.head] == head_ms.min()
     assert predictor.predict(predictor.fastest) == pytest.approx(latencies.min(), rel=1e-12)
     assert predictor.predict(predictor.slowest) == pytest.approx(latencies.max(), rel=1e-12)
 
@@ -268,8 +275,8 @@ def test_extremes_with_spare_edges_are_exact(mini_space, make_table, seed, opera
             for names in itertools.product(operators, repeat=5):
                 if space.plan.cells[at].find_fault(names) is None:
                     others[at] = names
-                    found.append(Architecture(space=space, cells=tuple(others), fusion=extreme.fusion))
-            latencies = predictor.predict_many(*arrays_of(found))
+                    found.append(LGCNetArchitecture(space=space, cells=tuple(others), fusion=extreme.fusion))
+            latencies = predictor.predict_many(choices_of(found))
             assert predictor.predict(extreme) == pytest.approx(best(latencies), rel=1e-12)
 
 
@@ -277,8 +284,7 @@ def test_extremes_with_spare_edges_are_exact(mini_space, make_table, seed, opera
 @settings(max_examples=30)
 def test_extremes_bound_every_network(space, table, seed):
     predictor = Predictor(space, table)
-    choices = np.array([space.sample(seed).choices] * len(space.heads))
-    latency = predictor.predict_many(choices, np.arange(len(space.heads)))
+    latency = predictor.predict_many(every_head(space, space.sample(seed).choices))
     assert predictor.predict(predictor.fastest) <= latency.min()
     assert latency.max() <= predictor.predict(predictor.slowest)
 

@@ -12,7 +12,7 @@ import torch
 
 from lgc.errors import BackendUnavailableError, FileFormatError, UnknownNameError, UsageError
 from lgc.lut import Target
-from lgc.models.space.plan import CORE, DENSE
+from lgc.models.space.protocol import CORE, DENSE
 from lgc.profiler.comparison import (
     _compute_ratio,
     build_peer_candidate,

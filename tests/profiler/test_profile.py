@@ -10,7 +10,7 @@ from lgc.lut.predictor import Predictor
 from lgc.lut.statistics.calibration import FORMS, choose_correction, transfer_to_scope
 from lgc.lut.statistics.measurement import Measurement
 from lgc.lut.table.table import NETWORK_PREFIX, network_key
-from lgc.models import SCOPES, Architecture, OpSpec, SearchSpace
+from lgc.models import SCOPES, OpSpec, SearchSpace
 from lgc.models.space.operators import is_free
 from lgc.profiler.backends import Workload
 from lgc.profiler.backends.ort.backend import OnnxRuntimeBackend
@@ -179,10 +179,11 @@ class TestTruth:
             for scope in SCOPES:
                 predictor = Predictor(headed_space, table, scope)
                 for head in range(3):
-                    architecture = Architecture.from_choices(headed_space, headed_space.sample(5).choices, head)
+                    architecture = headed_space.build([*headed_space.sample(5).choices[:-1], head])
                     wanted = law.network_ms(architecture, scope)
                     assert predictor.predict(architecture) == pytest.approx(wanted, rel=1e-3)
-                assert 0.01 < predictor.head_ms[2] - predictor.head_ms[0] < wanted, "which the head does change"
+                head_ms = predictor.cost.single[-1]
+                assert 0.01 < head_ms[2] - head_ms[0] < wanted, "which the head does change"
 
     def test_networks_are_known_well_with_noise_too(self, device, mini_space, out):
         result = profile(mini_space, TARGET, out, networks=12)
@@ -317,8 +318,8 @@ class TestCalibration:
         """Each is predicted by the fit that has not seen it, in `core` by that of its own place in `dense`."""
         content = {**mini_space.model_dump(mode="json"), "head_widths": [2, 8, 16, 32, 64]}
         space, places = SearchSpace.check(content, "s"), [4, 1, 2, 0, 3, 5]
-        networks = [Architecture.from_choices(space, space.sample(0).choices, head) for head in places]
-        monkeypatch.setattr(SearchSpace, "spread", lambda *_: iter(networks))
+        networks = [space.build([*space.sample(0).choices[:-1], head]) for head in places]
+        monkeypatch.setattr(type(space), "spread", lambda *_: iter(networks))
         device.place = 0.1
         profile(space, TARGET, out, networks=6)
         with LatencyTable.open(out) as table:

@@ -10,11 +10,12 @@ import pytest
 
 from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.models import SearchSpace
+from lgc.models.space.cost import Cost
 from lgc.search.config import SearchConfig
-from lgc.search.constraint.latency import Latency
+from lgc.search.constraint.constraint import CostConstraint
 from lgc.search.data.synthetic.writers import write_scenes
-from lgc.search.decisions import Decisions
 from lgc.search.runtime import training_loop
+from lgc.search.supernet.blocks import BlockDecisions
 
 from .runs import change, find_target
 
@@ -52,7 +53,7 @@ def predictor(mini_space, predict) -> Predictor:
 
 @dataclass
 class RandomPredictor:
-    """The part of a predictor that `Latency` reads: random heavy-tailed latencies, 0 for `zero`, little for `skip`."""
+    """What a constraint reads of a predictor: random heavy-tailed latencies, 0 for `zero`, little for `skip`."""
 
     space: SearchSpace
     seed: int
@@ -69,6 +70,13 @@ class RandomPredictor:
         self.head_ms = np.sort(rng.uniform(0, 0.3, len(self.space.heads)))
         self.head_ms -= self.head_ms[self.space.default_head]
 
+    @property
+    def cost(self) -> Cost:
+        single = np.zeros((len(self.space.decisions), self.space.num_choices))
+        single[:-1, : self.edge_ms.shape[1]] = self.edge_ms
+        single[-1, : len(self.head_ms)] = self.head_ms
+        return Cost("ms", "random", self.fixed_ms, single, {})
+
 
 @pytest.fixture(scope="session")
 def random_predictor() -> type[RandomPredictor]:
@@ -77,13 +85,13 @@ def random_predictor() -> type[RandomPredictor]:
 
 
 @pytest.fixture(scope="session")
-def latency_at() -> Callable[[Decisions, RandomPredictor, float], Latency]:
+def latency_at() -> Callable[[BlockDecisions, RandomPredictor, float], CostConstraint]:
     """Return latencies with a target at a share of the range from the fastest to the slowest architecture."""
 
-    def make(decisions: Decisions, predictor: RandomPredictor, share: float) -> Latency:
-        free = Latency(decisions, [predictor])
-        fastest, slowest = (float(free.target_ratio(*end)[0]) for end in (free.fastest, free.slowest))
-        return Latency(decisions, [predictor], [fastest + share * (slowest - fastest)])
+    def make(decisions: BlockDecisions, predictor: RandomPredictor, share: float) -> CostConstraint:
+        free = CostConstraint.from_predictors(decisions, [predictor])
+        fastest, slowest = (float(free.target_ratio(end)[0]) for end in (free.cheapest, free.dearest))
+        return CostConstraint.from_predictors(decisions, [predictor], [fastest + share * (slowest - fastest)])
 
     return make
 

@@ -11,11 +11,11 @@ from lgc.errors import OutputError, UsageError
 from lgc.lut import Predictor
 from lgc.models import Architecture
 from lgc.search import engine
-from lgc.search.decisions import make_fixed_fusion
 from lgc.search.engine import search
 from lgc.search.selection.finalize import finalize
 from lgc.search.selection.strategies import PASSES_PER_STEP, count_halving_passes
 from lgc.search.supernet.alphas import ArchitectureParameters
+from lgc.search.supernet.blocks import make_fixed_fusion
 from lgc.search.supernet.supernet import Supernet
 
 from .runs import change, find_target, load_checkpoint, read_log, require_equal_tensors
@@ -49,7 +49,7 @@ def test_fixed_fusion_is_not_searched(street, scenes, short, tmp_path):
     result = search(street, scenes, tmp_path / "run", settings)
     architecture = Architecture.load(result.architecture)
     cells = street.space.plan.searched_cells
-    assert architecture.choices[-len(cells[-1].edges) :] == tuple(make_fixed_fusion(street.space))
+    assert architecture.choices[-1 - len(cells[-1].edges) : -1] == tuple(make_fixed_fusion(street.space))
     assert {len(record["entropy"]) for record in read_log(tmp_path / "run")} == {len(cells) - 1}
 
 

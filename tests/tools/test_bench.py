@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lgc.models.space.plan import DENSE
+from lgc.models.space.protocol import DENSE
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.tools.cli.bench_table import make_bench_tables
 

@@ -114,7 +114,7 @@ def import_table(
         write_frame(foreign_to_frame(foreign), out)
         emit(content, as_json, f"{out}: {len(foreign.rows)} rows of {foreign.project}")
         return
-    from ...models.space.lgcnet import SearchSpace
+    from ...models.space.protocol import SearchSpace
 
     target = _make_target(space, device, backend, precision)
     result = write_table(foreign, out, SearchSpace.load(str(space)), target)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ...lut.statistics.calibration import PredictionReport
-    from ...lut.table.table import Benchmark, Entry, LatencyTable
+    from ...lut.table.rows import Benchmark, Entry
+    from ...lut.table.table import LatencyTable
 
 TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="Latency table.")]
 
@@ -80,7 +81,7 @@ def show(
         content = {
             "lut": str(table),
             "target": asdict(opened.target),
-            "space": opened.space.model_dump(mode="json"),
+            "space": opened.space.to_dict(),
             "protocol": opened.protocol,
             "environment": opened.environment,
             "calibration": opened.metadata("calibration"),
@@ -199,7 +200,7 @@ def format_corrections(table: LatencyTable) -> list[str]:
     Raises:
         FileFormatError: the calibration is damaged.
     """
-    from ...models.space.plan import SCOPES
+    from ...models.space.protocol import SCOPES
 
     lines = []
     for scope in SCOPES:
@@ -234,7 +235,7 @@ def read_report(table: LatencyTable) -> PredictionReport | None:
     """
     from ...errors import FileFormatError
     from ...lut.statistics.calibration import PredictionReport
-    from ...models.space.plan import DENSE
+    from ...models.space.protocol import DENSE
 
     stored = table.metadata("verification")
     try:

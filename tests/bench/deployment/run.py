@@ -21,7 +21,7 @@ import numpy as np
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.lut.statistics.calibration import evaluate_predictions
 from lgc.models import SearchSpace
-from lgc.models.space.plan import DENSE
+from lgc.models.space.protocol import DENSE
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.comparison import build_peer_candidate, read_run_candidate, time_candidates
 from lgc.profiler.deployment.network import INT8, Network, write_onnx

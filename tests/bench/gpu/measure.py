@@ -15,7 +15,7 @@ from typing import Any
 
 from lgc.lut import Target
 from lgc.models import Architecture, SearchSpace
-from lgc.models.space.plan import DENSE, END_TO_END
+from lgc.models.space.protocol import DENSE, END_TO_END
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.trt.backend import get_engine
 from lgc.profiler.deployment.engines import write_engine

@@ -14,7 +14,7 @@ import torch
 from lgc.device import Device
 from lgc.errors import LgcError
 from lgc.models import SearchSpace
-from lgc.models.space.plan import DENSE
+from lgc.models.space.protocol import DENSE
 from lgc.profiler.backends.trt.engine import EngineBuilder, get_device_capability
 from lgc.profiler.backends.trt.loader import load_tensorrt
 from lgc.profiler.backends.trt.runner import EngineRunner

@@ -13,7 +13,7 @@ import torch
 from lgc.device import Device
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import Architecture, SearchSpace
-from lgc.models.space.plan import DENSE
+from lgc.models.space.protocol import DENSE
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.default import default_backend
 from lgc.profiler.deployment.latency import time_network

@@ -14,7 +14,7 @@ from lgc.lut import LatencyTable, Target
 from lgc.lut.statistics.calibration import design_matrix
 from lgc.models import SearchSpace
 from lgc.models.space.operators import is_free
-from lgc.models.space.plan import DENSE
+from lgc.models.space.protocol import DENSE
 from lgc.profiler.backends import get_backend
 from lgc.profiler.machine.environment import fingerprint
 from lgc.profiler.profile import profile

@@ -67,7 +67,8 @@ def prediction_rate(table: LatencyTable) -> dict[str, Any]:
     space = table.space
     predictor, costs = Predictor(space, table), Costs(space)
     rng = np.random.default_rng(0)
-    choices = rng.integers(len(space.operators), size=(ARCHITECTURES, space.edges))
+    sizes = [len(decision.choices) for decision in space.decisions]
+    choices = rng.integers(sizes, size=(ARCHITECTURES, len(sizes)))
     columns = {
         "latency": predictor.predict_many,
         "macs": costs.macs,

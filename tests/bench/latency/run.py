@@ -19,7 +19,7 @@ from lgc.device import Device
 from lgc.errors import LgcError
 from lgc.lut import LatencyTable, Target
 from lgc.models import SearchSpace
-from lgc.models.space.plan import DENSE
+from lgc.models.space.protocol import DENSE
 from lgc.profiler.backends import BACKENDS, get_backend
 from lgc.profiler.deployment.latency import time_network
 from lgc.profiler.deployment.network import Network

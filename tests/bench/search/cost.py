@@ -75,10 +75,10 @@ class Bench:
     def search(self) -> Callable[[], None]:
         """Return a step of `SupernetTrainer`, weights and architecture."""
         from lgc.search.config import SearchConfig
-        from lgc.search.decisions import Decisions
+        from lgc.search.supernet.blocks import BlockDecisions
         from lgc.search.supernet.supernet_trainer import SupernetTrainer
 
-        decisions = Decisions(self.space)
+        decisions = BlockDecisions(self.space)
         config = SearchConfig(steps=1000, batch=len(self.batches[0][0]), warm_up=0.0, targets_ms=((1.0,),))
         trainer = SupernetTrainer(decisions, config, self.fabric, uniform_latency(decisions))
         return lambda: trainer.train_step((self.batches[0], self.batches[1]))
@@ -127,18 +127,16 @@ class Bench:
         return step
 
 
-def uniform_latency(blocks: Any) -> Any:
-    """Return a `Latency` with equal latencies for all operators, without a table."""
+def uniform_latency(decisions: Any) -> Any:
+    """Return a constraint with equal latencies for all operators, without a table."""
     import numpy as np
 
-    from lgc.search.constraint.latency import Latency
+    from lgc.models.space.cost import Cost
+    from lgc.search.constraint.constraint import CostConstraint
 
-    class UniformPredictor:
-        space, correction = blocks.space, None
-        edge_ms = np.full((blocks.space.edges, len(blocks.space.operators)), 0.01)
-        fixed_ms, head_ms = 0.5, np.zeros(len(blocks.space.heads))
-
-    return Latency(blocks, [UniformPredictor()], (1.0,))  # type: ignore[list-item]
+    space = decisions.space
+    cost = Cost("ms", "uniform", 0.5, np.full((len(space.decisions), space.num_choices), 0.01), {})
+    return CostConstraint(decisions, [cost], (1.0,))
 
 
 def measure_times(name: str) -> dict[str, Any]:

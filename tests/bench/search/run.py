@@ -19,7 +19,7 @@ from typing import Any
 
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import Architecture, SearchSpace
-from lgc.models.space.plan import DENSE
+from lgc.models.space.protocol import DENSE
 from lgc.profiler.backends import get_backend
 from lgc.profiler.deployment.latency import make_latency_meter, time_network
 from lgc.profiler.deployment.network import Network

@@ -18,7 +18,7 @@ KERNELS = (1, 100)
 
 def run(record: Record, settings: Settings) -> None:
     from lgc.lut import Target
-    from lgc.models.space.plan import DENSE
+    from lgc.models.space.protocol import DENSE
     from lgc.profiler.timing.workloads import network_workload
 
     if settings.on_gpu:

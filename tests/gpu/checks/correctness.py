@@ -32,7 +32,7 @@ def compare_outputs(record: Record, settings: Settings) -> None:
     """Compare logits and classes in each precision and scope with torch's on this machine's CPU."""
     from lgc.device import Device
     from lgc.lut import Target
-    from lgc.models.space.plan import CORE, DENSE, END_TO_END
+    from lgc.models.space.protocol import CORE, DENSE, END_TO_END
     from lgc.profiler.backends import get_backend
     from lgc.profiler.backends.base import generate_inputs
     from lgc.profiler.deployment.parity import (

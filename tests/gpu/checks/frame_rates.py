@@ -15,7 +15,7 @@ def run(record: Record, settings: Settings) -> None:
     from contextlib import nullcontext
 
     from lgc.lut import LatencyTable, Target
-    from lgc.models.space.plan import DENSE
+    from lgc.models.space.protocol import DENSE
     from lgc.profiler.deployment.latency import time_network
     from lgc.profiler.deployment.network import Network
     from lgc.profiler.machine.monitor import open_monitor

@@ -54,7 +54,7 @@ def measure_isolated(table: Any, scratch: Path) -> dict[str, float] | str:
 
 def measure_builds(settings: Settings, target: Any) -> dict[str, dict[str, Any]]:
     """Return the latencies of several builds of a network and of a probe, timed in turn, and their spread."""
-    from lgc.models.space.plan import DENSE
+    from lgc.models.space.protocol import DENSE
     from lgc.profiler.backends import get_backend
     from lgc.profiler.timing.workloads import network_workload
 

@@ -74,6 +74,15 @@ def test_hardware_samples_are_merged_once(carried, tmp_path):
         assert merged.store.rows("SELECT session, at_unix_s FROM health") == [(2, 5.0)]
 
 
+def test_claims_are_not_merged(carried, tmp_path):
+    a, b = carried("a.lut"), carried("b.lut", seed=1)
+    with a.store.transaction() as connection:
+        connection.execute("UPDATE subjects SET session = 1")
+    merge_tables([a, b], tmp_path / "c.lut", nothing)
+    with LatencyTable.open(tmp_path / "c.lut") as merged:
+        assert set(merged.store.rows("SELECT session FROM subjects")) == {(None,)}
+
+
 def test_most_precise_entry_wins(carried, tmp_path):
     a, b = carried("a.lut"), carried("b.lut", seed=1)
     first, second, third = (benchmark.key for benchmark in a.benchmarks("operator")[:3])

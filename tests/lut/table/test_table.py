@@ -10,7 +10,7 @@ from lgc.lut.statistics.estimates import Summary
 from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
 from lgc.lut.table.table import MIN_ENTRY_MS, UNFINISHED, network_key
-from lgc.models import Architecture, OpSpec, SearchSpace
+from lgc.models import OpSpec, SearchSpace
 
 TARGET = Target("cpu", "torch", threads=2)
 
@@ -289,7 +289,7 @@ def test_networks_are_registered_once_per_scope(table, mini_space, recorder):
 
 def test_head_width_distinguishes_networks(tmp_path, headed_space):
     choices = headed_space.sample(0).choices
-    networks = [Architecture.from_choices(headed_space, choices, head) for head in range(3)]
+    networks = [headed_space.build([*choices[:-1], head]) for head in range(3)]
     with LatencyTable.create(tmp_path / "several.lut", TARGET, headed_space, {}, {}) as table:
         keys = [table.add_network(network, "dense") for network in networks]
         assert len(set(keys)) == 3
@@ -301,7 +301,7 @@ def test_default_head_is_not_in_the_key(mini_space, headed_space):
     """Keys equal those of tables before spaces with several heads."""
     for space in (mini_space, headed_space):
         assert network_key(space.sample(0), "core") == "network/core/2-1-2-1-2-0-2-1-0-1-1-2-2-2-1"
-    other = Architecture.from_choices(headed_space, headed_space.sample(0).choices, 2)
+    other = headed_space.build([*headed_space.sample(0).choices[:-1], 2])
     assert network_key(other, "core") == "network/core/2-1-2-1-2-0-2-1-0-1-1-2-2-2-1/h8"
 
 

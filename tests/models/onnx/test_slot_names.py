@@ -12,7 +12,7 @@ from lgc.models import PRESETS, SearchSpace
 from lgc.models.onnx.slot_names import FRAME, SlotNames, computed_slots
 from lgc.models.space.operators import Conv, get_recipe
 from lgc.models.space.opspec import OpSpec
-from lgc.models.space.plan import CORE, DENSE, END_TO_END
+from lgc.models.space.protocol import CORE, DENSE, END_TO_END
 from lgc.profiler.deployment.network import Network
 from lgc.profiler.timing.workloads import network_workload
 

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgc.errors import UnknownNameError, UsageError
-from lgc.models import OPERATORS, PRESETS, SCOPES, Architecture, LGCNet, Operator, SearchSpace
+from lgc.models import OPERATORS, PRESETS, SCOPES, LGCNet, Operator, SearchSpace
 from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput
 from lgc.models.onnx.export import to_onnx
-from lgc.models.space import choices as choice_arrays
-from lgc.models.space import memory
+from lgc.models.space import cost, memory
 from lgc.models.space.costs import Costs
 from lgc.models.space.operators import Conv
 
@@ -73,14 +72,6 @@ def random_architectures(space, count, seed=0):
 
 def choices_array(architectures):
     return np.array([architecture.choices for architecture in architectures])
-
-
-def heads_array(architectures):
-    return np.array([architecture.head for architecture in architectures])
-
-
-def make_arrays(architectures):
-    return choices_array(architectures), heads_array(architectures)
 
 
 def make_module(space, architecture, scope):
@@ -167,47 +158,41 @@ def graph_peak(space, architecture, scope):
 
 def test_macs_and_parameters_match_single_architectures(space):
     architectures, counted = random_architectures(space, 20), Costs(space)
-    arrays = make_arrays(architectures)
-    assert len(set(arrays[1].tolist())) == len(space.heads)
-    assert counted.macs(*arrays).tolist() == [architecture.macs for architecture in architectures]
-    assert counted.parameters(*arrays).tolist() == [architecture.parameters for architecture in architectures]
+    choices = choices_array(architectures)
+    assert len(set(choices[:, -1].tolist())) == len(space.heads)
+    assert counted.macs(choices).tolist() == [architecture.macs for architecture in architectures]
+    assert counted.parameters(choices).tolist() == [architecture.parameters for architecture in architectures]
 
 
 @given(seed=st.integers(0, 2**32), data=st.data())
 @settings(max_examples=10)
 def test_costs_match_modules_with_any_head(headed_space, seed, data):
-    choices, heads = headed_space.sample(seed).choices, data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=4))
-    architectures = [Architecture.from_choices(headed_space, choices, head) for head in heads]
-    counted, arrays = Costs(headed_space), make_arrays(architectures)
+    operators = headed_space.sample(seed).choices[:-1]
+    heads = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=4))
+    architectures = [headed_space.build([*operators, head]) for head in heads]
+    counted, choices = Costs(headed_space), choices_array(architectures)
     for scope in SCOPES:
-        peaks = counted.peak_activation_bytes(*arrays, scope=scope)
+        peaks = counted.peak_activation_bytes(choices, scope=scope)
         assert peaks.tolist() == [run_peak(headed_space, architecture, scope) for architecture in architectures]
     modules = [fold_norms(make_module(headed_space, architecture, "core")) for architecture in architectures]
     real = [sum(parameter.numel() for parameter in module.parameters()) for module in modules]
-    assert counted.parameters(*arrays).tolist() == real
-    assert counted.macs(*arrays).tolist() == [architecture.macs for architecture in architectures]
+    assert counted.parameters(choices).tolist() == real
+    assert counted.macs(choices).tolist() == [architecture.macs for architecture in architectures]
 
 
 @pytest.mark.parametrize("variant", ["several heads", "several heads and cells"], indirect=True)
 def test_peak_can_depend_on_head(variant):
     choices = choices_array([variant.sample(0)] * len(variant.heads))
-    peaks = Costs(variant).peak_activation_bytes(choices, np.arange(len(variant.heads)), scope="core").tolist()
+    choices[:, -1] = np.arange(len(variant.heads))
+    peaks = Costs(variant).peak_activation_bytes(choices, scope="core").tolist()
     assert peaks == sorted(peaks)
     assert len(set(peaks)) > 1
-
-
-@pytest.mark.parametrize("name", ["macs", "parameters", "peak_activation_bytes"])
-def test_default_heads_equal_explicit_default(headed_space, name):
-    choices, method = choices_array(random_architectures(headed_space, 10)), getattr(Costs(headed_space), name)
-    own = np.full(len(choices), headed_space.default_head)
-    assert method(choices).tolist() == method(choices, own).tolist() == method(choices, own.tolist()).tolist()
-    assert method(choices[:0], own[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_peak_matches_executed_modules(variant, scope):
     architectures = random_architectures(variant, 12 if scope == "core" else 3)
-    peaks = Costs(variant).peak_activation_bytes(*make_arrays(architectures), scope=scope)
+    peaks = Costs(variant).peak_activation_bytes(choices_array(architectures), scope=scope)
     assert peaks.tolist() == [run_peak(variant, architecture, scope) for architecture in architectures]
 
 
@@ -216,7 +201,7 @@ def test_peak_matches_executed_modules(variant, scope):
 def test_preset_peak_matches_executed_modules(preset, scope):
     space = SearchSpace.load(preset)
     architectures = random_architectures(space, 3, seed=7)
-    peaks = Costs(space).peak_activation_bytes(*make_arrays(architectures), 2, scope)
+    peaks = Costs(space).peak_activation_bytes(choices_array(architectures), 2, scope)
     assert peaks.tolist() == [run_peak(space, single, scope, 2) for single in architectures]
 
 
@@ -224,16 +209,16 @@ def test_preset_peak_matches_executed_modules(preset, scope):
 def test_peak_matches_exported_graph(mini_space, scope):
     for space in (mini_space, SearchSpace.load("tiny")):
         architectures = random_architectures(space, 2, seed=3)
-        peaks = Costs(space).peak_activation_bytes(*make_arrays(architectures), scope=scope)
+        peaks = Costs(space).peak_activation_bytes(choices_array(architectures), scope=scope)
         assert peaks.tolist() == [graph_peak(space, architecture, scope) for architecture in architectures]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_preset_peak_depends_on_no_choice(preset):
     space = SearchSpace.load(preset)
-    arrays, (height, width) = make_arrays(random_architectures(space, 20)), space.input
-    assert set(Costs(space).peak_activation_bytes(*arrays)) == {height * width * (space.classes * 4 + 8)}
-    assert len(set(Costs(space).peak_activation_bytes(*arrays, scope="core"))) == 1
+    choices, (height, width) = choices_array(random_architectures(space, 20)), space.input
+    assert set(Costs(space).peak_activation_bytes(choices)) == {height * width * (space.classes * 4 + 8)}
+    assert len(set(Costs(space).peak_activation_bytes(choices, scope="core"))) == 1
 
 
 def test_untabulated_peaks_equal_tabulated_peaks(variant, monkeypatch):
@@ -244,12 +229,12 @@ def test_untabulated_peaks_equal_tabulated_peaks(variant, monkeypatch):
 
 
 def test_chunks_do_not_change_costs(headed_space, monkeypatch):
-    arrays = make_arrays(random_architectures(headed_space, 10))
+    choices = choices_array(random_architectures(headed_space, 10))
     whole = Costs(headed_space)
-    expected = [method(*arrays).tolist() for method in (whole.macs, whole.parameters, whole.peak_activation_bytes)]
-    monkeypatch.setattr(choice_arrays, "CHUNK_ROWS", 7)
+    expected = [method(choices).tolist() for method in (whole.macs, whole.parameters, whole.peak_activation_bytes)]
+    monkeypatch.setattr(cost, "CHUNK_ROWS", 7)
     parted = Costs(headed_space)
-    assert [m(*arrays).tolist() for m in (parted.macs, parted.parameters, parted.peak_activation_bytes)] == expected
+    assert [m(choices).tolist() for m in (parted.macs, parted.parameters, parted.peak_activation_bytes)] == expected
 
 
 @pytest.mark.parametrize("name", ["macs", "parameters", "peak_activation_bytes"])
@@ -265,11 +250,9 @@ def test_empty_arrays_and_integer_types_work(mini_space, name):
 @settings(max_examples=20)
 def test_peak_grows_with_bytes_per_value(variant, seed, bytes_per_value):
     counted, choices = Costs(variant), choices_array(random_architectures(variant, 1, seed))
-    single, core = (counted.peak_activation_bytes(choices, None, size, "core") for size in (1, bytes_per_value))
+    single, core = (counted.peak_activation_bytes(choices, size, "core") for size in (1, bytes_per_value))
     assert core.tolist() == (single * bytes_per_value).tolist()
-    dense, half = (
-        counted.peak_activation_bytes(choices, None, size) for size in (2 * bytes_per_value, bytes_per_value)
-    )
+    dense, half = (counted.peak_activation_bytes(choices, size) for size in (2 * bytes_per_value, bytes_per_value))
     assert (dense >= 2 * core).all()
     assert (2 * half >= dense).all(), "the size of labels is fixed"
 
@@ -292,7 +275,7 @@ def test_more_tensors_never_lower_the_peak(variant):
 def test_costs_are_vectorised(name):
     """The number of Python calls is independent of the number of architectures."""
     space = SearchSpace.load("lgcnet-cityscapes")
-    choices = np.random.default_rng(0).integers(0, len(space.operators), (1000, space.edges))
+    choices = np.random.default_rng(0).integers(0, len(space.heads), (1000, len(space.decisions)))
     method = getattr(Costs(space), name)
     method(choices)  # computes the tables
     assert 0 < count_calls(lambda: method(choices)) < 1.1 * count_calls(lambda: method(choices[:10]))
@@ -311,10 +294,10 @@ def count_calls(function):
 @pytest.mark.parametrize("name", ["macs", "parameters", "peak_activation_bytes"])
 def test_invalid_arrays_are_rejected(headed_space, name):
     method = getattr(Costs(headed_space), name)
-    with pytest.raises(UsageError, match="choices must be from 0 to 2"):
-        method(np.full((2, 15), 3))
-    with pytest.raises(UsageError, match="heads must be from 0 to 2"):
-        method(np.ones((2, 15), int), [0, 3])
+    with pytest.raises(UsageError, match="must be from 0 to 2"):
+        method(np.full((2, 16), 3))
+    with pytest.raises(UsageError, match=r"must be integers \[N, 16\]"):
+        method(np.ones((2, 15), int))
 
 
 def test_invalid_scope_and_value_size_are_rejected(mini_space):

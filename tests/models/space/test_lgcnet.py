@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lgc.errors import FileFormatError, MismatchError, OutputError
+from lgc.errors import FileFormatError, MismatchError, OutputError, UsageError
 from lgc.models import PRESETS, Architecture, LGCNet, SearchSpace
 from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import Skeleton
+from lgc.models.space.lgcnet import LGCNetArchitecture
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_file_round_trip(name, tmp_path):
 @given(st.integers(0, 2**32))
 def test_choices_match_names(mini_space, seed):
     architecture = mini_space.sample(seed)
-    again = Architecture.from_choices(mini_space, architecture.choices, origin="test")
+    again = mini_space.build(architecture.choices, origin="test")
     assert (again.cells, again.fusion) == (architecture.cells, architecture.fusion)
     assert again.provenance == {"origin": "test"}
 
@@ -60,7 +61,7 @@ def test_changed_character_is_rejected_or_valid(mini_space, tmp_path, data):
         read = load(tmp_path, text[:place] + character + text[place + 1 :])
     except FileFormatError:
         return
-    assert len(read.choices) == read.space.edges
+    assert len(read.choices) == len(read.space.decisions)
 
 
 scalars = st.none() | st.booleans() | st.floats() | st.text()
@@ -128,11 +129,11 @@ def test_unknown_field_and_operator_are_reported(tmp_path, content):
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), head=st.integers(0, 2))
 def test_head_round_trip_and_network_width(headed_space, tmp_path, seed, head):
-    choices = headed_space.sample(seed).choices
-    architecture = Architecture.from_choices(headed_space, choices, head)
+    choices = (*headed_space.sample(seed).choices[:-1], head)
+    architecture = headed_space.build(choices)
     architecture.save(tmp_path / "a.json")
     read = Architecture.load(tmp_path / "a.json")
-    assert read == architecture == Architecture.model_validate_json(architecture.model_dump_json())
+    assert read == architecture == Architecture.from_dict(architecture.to_dict(), "it")
     assert (read.choices, read.head) == (choices, head)
     with torch.device("meta"):
         network = LGCNet(headed_space, read)
@@ -146,8 +147,8 @@ def test_skeleton_has_requested_or_default_head(headed_space):
 
 
 def test_head_changes_no_other_operator(headed_space):
-    choices = headed_space.sample(0).choices
-    specs = [Architecture.from_choices(headed_space, choices, head).specs() for head in range(3)]
+    operators = headed_space.sample(0).choices[:-1]
+    specs = [headed_space.build([*operators, head]).specs() for head in range(3)]
     expected = [spec for spec in headed_space.sample(0).specs() if spec not in headed_space.plan.heads[1]]
     for head, head_specs in enumerate(specs):
         assert [spec for spec in head_specs if spec not in headed_space.plan.heads[head]] == expected
@@ -157,8 +158,8 @@ def test_head_changes_no_other_operator(headed_space):
 
 
 def test_default_head_is_stored_as_none(headed_space):
-    choices = headed_space.sample(0).choices
-    named = [Architecture.from_choices(headed_space, choices, head) for head in (None, 0, 1, 2)]
+    operators = headed_space.sample(0).choices[:-1]
+    named = [headed_space.build([*operators, *head]) for head in ([], [0], [1], [2])]
     assert [architecture.head_channels for architecture in named] == [None, 2, None, 8]
     assert [architecture.head for architecture in named] == [1, 0, 1, 2]
     assert named[0] == named[2]
@@ -168,7 +169,7 @@ def test_default_head_is_stored_as_none(headed_space):
         False,
         True,
     ]
-    assert Architecture.model_validate({**named[0].model_dump(), "head_channels": 4}) == named[0]
+    assert LGCNetArchitecture.model_validate({**named[0].model_dump(), "head_channels": 4}) == named[0]
 
 
 @pytest.mark.parametrize("width", [3, 0, -2, "wide", [2], 2.5])
@@ -185,6 +186,12 @@ def test_foreign_head_width_lists_known_widths(headed_space, tmp_path, content):
     assert "8 is not a head width of the space (4)" in load_error(tmp_path, {**content, "head_channels": 8})
     several["space"]["classes"] = 1
     assert "head_channels" not in load_error(tmp_path, {**several, "head_channels": 16}), "only the space is invalid"
+
+
+@pytest.mark.parametrize("choices", [[0] * 3, [0] * 17, [1] * 14 + [3], [1] * 15 + [3], [1] * 15 + [-1]], ids=str)
+def test_choices_of_other_size_are_rejected(headed_space, choices):
+    with pytest.raises(UsageError, match="invalid choices in space headed"):
+        headed_space.build(choices)
 
 
 def test_network_rejects_architecture_of_different_space(mini_space):

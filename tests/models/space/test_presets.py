@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from lgc.models import PRESETS, Architecture, LGCNet, SearchSpace
+from lgc.models import PRESETS, LGCNet, SearchSpace
 from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput
 from lgc.models.onnx.export import to_onnx
 from lgc.models.space import operators as ops
-from lgc.models.space.plan import CORE, DENSE
+from lgc.models.space.protocol import CORE, DENSE
 
 SEEDS = range(5)
 
@@ -25,7 +25,7 @@ def space(request):
 
 def random_architecture(space, seed):
     """Return a random architecture; the `SEEDS` cover every head width."""
-    return Architecture.from_choices(space, space.sample(seed).choices, seed)
+    return space.build([*space.sample(seed).choices[:-1], seed])
 
 
 @cache
@@ -112,13 +112,15 @@ def test_seeds_cover_all_head_widths(space):
 def test_slot_names_and_edges_are_unique(space):
     slots = space.slots()
     assert len({slot.name for slot in slots}) == len(slots)
-    assert [slot.edge for slot in slots if slot.edge is not None] == list(range(space.edges))
+    edges = [slot for slot in slots if slot.decisions and slot.decisions[0] < space.edges]
+    assert [slot.decisions for slot in edges] == [(edge,) for edge in range(space.edges)]
+    head = [slot for slot in slots if slot.decisions == (space.edges,)]
+    assert [slot.name for slot in head] == ["head/0", "head/1"]
     assert sorted(edge for slot in slots for edge in slot.sums) == list(range(space.edges))
     for slot in slots:
         names = tuple(spec.operator for spec in slot.candidates)
-        assert names == space.operators if slot.edge is not None else len(set(names)) == 1
-        assert len(names) == (len(space.heads) if slot.head else len(space.operators) if slot.edge is not None else 1)
-    assert [slot.name for slot in slots if slot.head] == ["head/0", "head/1"]
+        assert names == space.operators if slot in edges else len(set(names)) == 1
+        assert len(names) == (len(space.heads) if slot in head else len(space.operators) if slot in edges else 1)
 
 
 def test_core_lacks_only_dense_output(space):

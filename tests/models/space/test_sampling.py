@@ -22,7 +22,7 @@ def faults(architecture):
 def test_samples_are_valid(space):
     for architecture in [*(space.sample(seed) for seed in range(15)), *space.spread(15, 0)]:
         assert faults(architecture) == [None] * (space.cells + 1)
-        assert len(architecture.choices) == space.edges
+        assert len(architecture.choices) == len(space.decisions)
 
 
 def test_seed_determines_network(space):
@@ -34,7 +34,7 @@ def test_seed_determines_network(space):
 
 
 def test_every_operator_is_drawn(space):
-    drawn = {choice for seed in range(10) for choice in space.sample(seed).choices}
+    drawn = {choice for seed in range(10) for choice in space.sample(seed).choices[:-1]}
     assert drawn == set(range(len(space.operators)))
 
 
@@ -56,14 +56,14 @@ def test_spread_draws_heads_evenly(space):
 def test_heads_do_not_change_drawn_operators(mini_space, seed, widths):
     space = with_heads(mini_space, sorted(widths))
     for draw in (lambda space: space.spread(4, seed), lambda space: [space.sample(seed)]):
-        choices = [[network.choices for network in draw(each)] for each in (space, mini_space)]
+        choices = [[network.choices[:-1] for network in draw(each)] for each in (space, mini_space)]
         assert choices[0] == choices[1]
 
 
 def test_single_head_spaces_keep_old_samples(mini_space):
     """Tables from before `head_widths` store these networks."""
-    assert mini_space.sample(0).choices == (2, 1, 2, 1, 2, 0, 2, 1, 0, 1, 1, 2, 2, 2, 1)
-    assert [network.choices for network in mini_space.spread(2, 3)] == SPREAD
+    assert mini_space.sample(0).choices[:-1] == (2, 1, 2, 1, 2, 0, 2, 1, 0, 1, 1, 2, 2, 2, 1)
+    assert [network.choices[:-1] for network in mini_space.spread(2, 3)] == SPREAD
 
 
 def test_spread_covers_wider_range_than_sample(space):

@@ -10,7 +10,7 @@ import pytest
 from lgc.lut import Predictor, Target
 from lgc.models import SearchSpace
 from lgc.models.onnx.slot_names import SlotNames, computed_slots
-from lgc.models.space.plan import DENSE
+from lgc.models.space.protocol import DENSE
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.base import LayerTime
 from lgc.profiler.deployment.layer_attribution import attribute_layers

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgc.search.constraint.latency import Latency
+from lgc.search.constraint.constraint import CostConstraint
 from lgc.search.constraint.projection import TARGET_TOLERANCE, ArchitectureBatch, project_to_target
-from lgc.search.decisions import Decisions
 from lgc.search.selection.strategies import (
     POPULATION,
     Ranking,
@@ -23,27 +22,28 @@ from lgc.search.selection.strategies import (
     random_search,
     sample_likely,
 )
+from lgc.search.supernet.blocks import BlockDecisions
 
 STRATEGIES = {"random": random_search, "evolution": evolve}
 seeds = st.integers(0, 10_000)
 
 
 @pytest.fixture
-def latency(deep_space, random_predictor, latency_at) -> Latency:
+def latency(deep_space, random_predictor, latency_at) -> CostConstraint:
     """A target in the middle of the deep space."""
-    return latency_at(Decisions(deep_space), random_predictor(deep_space, 0), 0.5)
+    return latency_at(BlockDecisions(deep_space), random_predictor(deep_space, 0), 0.5)
 
 
 class Losses:
     """A loss that is a sum over decisions, with noise on every batch; it counts its calls."""
 
-    def __init__(self, latency: Latency, seed: int = 0, noise: float = 0.0) -> None:
+    def __init__(self, latency: CostConstraint, seed: int = 0, noise: float = 0.0) -> None:
         rng = np.random.default_rng(seed)
-        self.table = rng.normal(size=latency.ms.shape[1:])
+        self.table = rng.normal(size=latency.decisions.searched_shape)
         self.noise, self.seed, self.calls = noise, seed, 0
 
     def mean(self, choices: np.ndarray) -> float:
-        return float(self.table[np.arange(len(choices)), choices].mean())
+        return float(self.table[np.arange(len(self.table)), choices[: len(self.table)]].mean())
 
     def __call__(self, architectures: ArchitectureBatch, row: int, batch: int) -> float:
         self.calls += 1
@@ -51,13 +51,13 @@ class Losses:
         return self.mean(architectures.choices[row]) + self.noise * float(rng.normal())
 
 
-def random_log_probabilities(latency: Latency, seed: int, scale: float = 2.0) -> np.ndarray:
-    logits = scale * np.random.default_rng(seed).normal(size=latency.ms.shape[1:])
+def random_log_probabilities(latency: CostConstraint, seed: int, scale: float = 2.0) -> np.ndarray:
+    logits = scale * np.random.default_rng(seed).normal(size=latency.decisions.searched_shape)
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
 def compute_likelihood(log_p: np.ndarray, choices: np.ndarray) -> np.ndarray:
-    return log_p[np.arange(len(log_p)), choices].sum(axis=1)
+    return log_p[np.arange(len(log_p)), choices[:, : len(log_p)]].sum(axis=1)
 
 
 @given(seed=seeds)
@@ -70,8 +70,8 @@ def test_candidates_are_ordered_unique_and_on_target(latency, seed):
     assert (np.diff(values) <= 0).all()
     most = project_to_target(log_p.argmax(axis=1)[None], log_p, latency)
     assert values[0] >= compute_likelihood(log_p, most.choices)[0]
-    assert len(np.unique(np.column_stack([candidates.choices, candidates.heads]), axis=0)) == 10
-    load = latency.target_ratio(candidates.choices, candidates.heads)
+    assert len(np.unique(candidates.choices, axis=0)) == 10
+    load = latency.target_ratio(candidates.choices)
     assert ((load <= 1 + 1e-9) & (load > 1 - 5 * TARGET_TOLERANCE)).all()
 
 
@@ -79,21 +79,21 @@ def test_certain_distribution_has_a_single_candidate(latency):
     choices = project_to_target(
         random_log_probabilities(latency, 3).argmax(axis=1)[None], random_log_probabilities(latency, 3), latency
     ).choices[0]
-    log_p = np.full(latency.ms.shape[1:], -300.0)
-    log_p[np.arange(len(choices)), choices] = 0.0
+    log_p = np.full(latency.decisions.searched_shape, -300.0)
+    log_p[np.arange(len(log_p)), choices[:-1]] = 0.0
     candidates = sample_likely(log_p, latency, 20, 5, 0)
     assert np.array_equal(candidates.choices, choices[None])
 
 
 def test_candidates_follow_their_probabilities(zeroless_space, random_predictor):
     """Without a target nothing is projected, so frequencies equal probabilities."""
-    latency = Latency(Decisions(zeroless_space), [random_predictor(zeroless_space, 0)])
+    latency = CostConstraint.from_predictors(BlockDecisions(zeroless_space), [random_predictor(zeroless_space, 0)])
     log_p = random_log_probabilities(latency, 0, 1.0)
     candidates = sample_likely(log_p, latency, 4000, 4001, 0)
     assert len(candidates) > 3000, "few of 2 ** 15 are sampled twice"
     p = np.exp(log_p[:, 1])
     uncertain = np.abs(p - 0.5) < 0.45  # elsewhere, dropped duplicates bias the frequencies
-    assert np.abs(candidates.choices.mean(axis=0) - p)[uncertain].max() < 0.06
+    assert np.abs(candidates.choices[:, :-1].mean(axis=0) - p)[uncertain].max() < 0.06
     other = sample_likely(log_p, latency, 4000, 4001, 1)
     assert not np.array_equal(candidates.choices[:50], other.choices[:50])
 
@@ -103,7 +103,7 @@ def test_candidates_follow_their_probabilities(zeroless_space, random_predictor)
     batches=st.integers(1, 20),
 )
 def test_halving_finds_lowest_loss_and_counts_passes(losses, batches):
-    candidates = ArchitectureBatch(np.arange(len(losses))[:, None], np.zeros(len(losses), np.int64))
+    candidates = ArchitectureBatch(np.arange(len(losses))[:, None])
     calls: list[tuple[int, int]] = []
 
     def batch_loss(architectures: ArchitectureBatch, row: int, batch: int) -> float:
@@ -121,7 +121,7 @@ def test_halving_finds_lowest_loss_and_counts_passes(losses, batches):
 
 def test_halving_keeps_the_best_in_order():
     losses = [5.0, 1.0, 4.0, 2.0, 3.0]
-    candidates = ArchitectureBatch(np.arange(5)[:, None], np.zeros(5, np.int64))
+    candidates = ArchitectureBatch(np.arange(5)[:, None])
     for batches, keep in itertools.product((1, 4), (1, 3, 9)):
         ranking = halve(candidates, lambda _, row, batch: losses[row], batches, keep)
         assert ranking.architectures.choices[:, 0].tolist() == [1, 3, 4, 2, 0][:keep]
@@ -145,15 +145,13 @@ def test_halving_drops_the_worse_half():
         calls[row] = calls.get(row, 0) + 1
         return float(row)
 
-    halve(ArchitectureBatch(np.arange(8)[:, None], np.zeros(8, np.int64)), batch_loss, 8)
+    halve(ArchitectureBatch(np.arange(8)[:, None]), batch_loss, 8)
     assert [calls[row] for row in range(8)] == [8, 4, 2, 2, 1, 1, 1, 1]
 
 
 def test_halving_compares_by_all_evaluated_batches():
     table = np.array([[0.0, 3, 0, 0], [1.0, 1, 1, 1], [2.0, 0, 3, 3], [9.0, 0, 0, 0]])
-    ranking = halve(
-        ArchitectureBatch(np.arange(4)[:, None], np.zeros(4, np.int64)), lambda _, row, batch: table[row, batch], 4
-    )
+    ranking = halve(ArchitectureBatch(np.arange(4)[:, None]), lambda _, row, batch: table[row, batch], 4)
     assert ranking.architectures.choices[0, 0] == 1
     assert ranking.losses == [1.0]
 
@@ -167,7 +165,7 @@ def test_strategies_use_but_never_exceed_budget(latency, strategy, passes, batch
     assert losses.calls == ranking.passes <= max(passes, keep * batches)  # kept candidates are always evaluated
     assert ranking.passes > 0.7 * passes - 2 * batches, "the budget must be used"
     assert ranking.losses == [pytest.approx(losses.mean(choices)) for choices in ranking.architectures.choices]
-    assert latency.target_ratio(ranking.architectures.choices, ranking.architectures.heads)[0] <= 1 + 1e-9
+    assert latency.target_ratio(ranking.architectures.choices)[0] <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -211,7 +209,7 @@ def test_evolution_evaluates_nothing_twice(latency):
     calls: list[tuple[bytes, int]] = []
 
     def batch_loss(architectures: ArchitectureBatch, row: int, batch: int) -> float:
-        calls.append((architectures.choices[row].tobytes() + architectures.heads[row].tobytes(), batch))
+        calls.append((architectures.choices[row].tobytes(), batch))
         return float(architectures.choices[row].sum())
 
     ranking = evolve(latency, batch_loss, 2, 4000, 0)

@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lgc.errors import UsageError
-from lgc.models import Architecture
-from lgc.search.decisions import Decisions
 from lgc.search.supernet.alphas import COMMUNICATIONS, ArchitectureParameters
+from lgc.search.supernet.blocks import BlockDecisions
 from lgc.search.supernet.gumbel import add_gumbel_noise, anneal_temperature, straight_through_gates
 
 
 def build_parameters(
-    decisions: Decisions, seed: int = 0, spread: float = 1.0, **settings: object
+    decisions: BlockDecisions, seed: int = 0, spread: float = 1.0, **settings: object
 ) -> ArchitectureParameters:
     """Return architecture parameters far from their initial values."""
     torch.manual_seed(seed)
@@ -36,7 +35,7 @@ def make_generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("communication", COMMUNICATIONS)
 @pytest.mark.parametrize("fixed", [False, True])
 def test_only_previous_cell_informs_a_cell(deep_space, communication, fixed):
-    decisions = Decisions(deep_space, fixed_fusion=fixed)
+    decisions = BlockDecisions(deep_space, fixed_fusion=fixed)
     alphas = build_parameters(decisions, communication=communication)
     received = np.zeros((len(decisions.block_sizes), len(decisions.block_sizes)), bool)
     for index, rows in enumerate(torch.split(alphas.logits(), decisions.block_sizes)):
@@ -52,7 +51,7 @@ def test_only_previous_cell_informs_a_cell(deep_space, communication, fixed):
 
 @pytest.mark.parametrize("communication", ["gcn", "linear"])
 def test_messages_carry_own_parameters(deep_space, communication):
-    alphas = build_parameters(Decisions(deep_space), communication=communication, gamma=0.7, embedding=5)
+    alphas = build_parameters(BlockDecisions(deep_space), communication=communication, gamma=0.7, embedding=5)
     rows = torch.split(alphas.logits(), alphas.decisions.block_sizes)
     assert torch.equal(rows[0], alphas.alpha[0])
     assert torch.equal(rows[-1], alphas.alpha[-1])
@@ -62,7 +61,7 @@ def test_messages_carry_own_parameters(deep_space, communication):
 
 
 def test_shared_cells_cannot_communicate(deep_space):
-    shared = Decisions(deep_space, shared=True)
+    shared = BlockDecisions(deep_space, shared=True)
     for communication in ("gcn", "linear"):
         with pytest.raises(UsageError, match="shared cells cannot communicate"):
             ArchitectureParameters(shared, communication)
@@ -71,7 +70,7 @@ def test_shared_cells_cannot_communicate(deep_space):
 
 
 def test_probabilities_and_entropies_match_numpy(deep_space):
-    alphas = build_parameters(Decisions(deep_space), spread=2.0)
+    alphas = build_parameters(BlockDecisions(deep_space), spread=2.0)
     logits = alphas.logits().detach().double().numpy()
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(alphas.probabilities().detach().numpy(), expected, atol=1e-6)
@@ -93,34 +92,34 @@ def test_probabilities_and_entropies_match_numpy(deep_space):
 )
 @settings(max_examples=40)
 def test_sampled_path_is_always_valid(deep_space, communication, seed, spread, zeros, explore):
-    decisions = Decisions(deep_space)
+    decisions = BlockDecisions(deep_space)
     alphas = build_parameters(decisions, seed, spread, communication=communication)
     with torch.no_grad():
         for alpha in alphas.alpha:
-            alpha[:, decisions.zero] += zeros
+            alpha[:, 0] += zeros
     sample = alphas.sample_path(0.5, make_generator(seed), explore)
-    Architecture.from_choices(deep_space, decisions.expand(sample.choices[None])[0].tolist())  # validates itself
-    assert torch.allclose(sample.gates, torch.ones(decisions.num_decisions))
+    deep_space.build(decisions.expand(sample.choices[None])[0].tolist())  # validates itself
+    assert torch.allclose(sample.gates, torch.ones(decisions.num_searched))
     sample.gates.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in alphas.parameters() if p.grad is not None)
 
 
 def test_sample_of_zeros_keeps_required_edges(deep_space):
-    decisions = Decisions(deep_space)
+    decisions = BlockDecisions(deep_space)
     alphas = build_parameters(decisions, communication="none")
     with torch.no_grad():
         for alpha in alphas.alpha:
-            alpha[:, decisions.zero] += 1e3
+            alpha[:, 0] += 1e3
             alpha[:, 2] += 100.0
     sample = alphas.sample_path(1.0, make_generator())
-    live = decisions.find_live(sample.choices[None])[0]
+    live = sample.choices != 0
     assert set(sample.choices[live]) == {2}  # the most probable live operator
-    assert live.sum() <= len(decisions.endpoints)
+    assert live.sum() <= len(decisions.requirements)
 
 
 @pytest.mark.parametrize("explore", [0.0, 0.4, 1.0])
 def test_frequencies_follow_mixed_probabilities(zeroless_space, explore):
-    alphas = build_parameters(Decisions(zeroless_space), seed=3, spread=1.5)
+    alphas = build_parameters(BlockDecisions(zeroless_space), seed=3, spread=1.5)
     p, noise, num_samples = alphas.probabilities()[:, 0].detach().numpy(), make_generator(), 1500
     with torch.no_grad():
         choices = np.array([alphas.sample_path(1.0, noise, explore).choices for _ in range(num_samples)])
@@ -155,14 +154,14 @@ def test_gates_have_the_softmax_gradient(seed, temperature):
 
 
 def test_gradients_reach_all_parameters(deep_space):
-    alphas = build_parameters(Decisions(deep_space))
+    alphas = build_parameters(BlockDecisions(deep_space))
     sample = alphas.sample_path(1.0, make_generator())
     (sample.gates * torch.randn(len(sample.gates), generator=make_generator())).sum().backward()
     assert all(bool(parameter.grad.any()) for parameter in alphas.parameters())
 
 
 def test_generator_state_determines_the_path(deep_space):
-    alphas, noise, again = build_parameters(Decisions(deep_space)), make_generator(5), make_generator(5)
+    alphas, noise, again = build_parameters(BlockDecisions(deep_space)), make_generator(5), make_generator(5)
     first, second = alphas.sample_path(1.0, noise), alphas.sample_path(1.0, noise)
     state = again.get_state()
     assert np.array_equal(alphas.sample_path(1.0, again).choices, first.choices)
@@ -175,7 +174,7 @@ def test_generator_state_determines_the_path(deep_space):
 
 
 def test_temperature_changes_only_the_gradient(deep_space):
-    alphas = build_parameters(Decisions(deep_space))
+    alphas = build_parameters(BlockDecisions(deep_space))
     samples, sizes = [], []
     for temperature in (1.0, 0.03):
         samples.append(alphas.sample_path(temperature, make_generator(1)))

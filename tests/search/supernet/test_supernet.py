@@ -6,22 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from lgc.models import Architecture, LGCNet, SearchSpace
+from lgc.models import LGCNet, SearchSpace
 from lgc.models.nets.network import randomise_norms
-from lgc.search.decisions import Decisions
 from lgc.search.supernet.alphas import COMMUNICATIONS, ArchitectureParameters, SampledPath
+from lgc.search.supernet.blocks import BlockDecisions
 from lgc.search.supernet.supernet import Supernet, use_batch_statistics
 
 
-def random_path(decisions: Decisions, seed: int = 0) -> SampledPath:
+def random_path(decisions: BlockDecisions, seed: int = 0) -> SampledPath:
     rng = np.random.default_rng(seed)
-    choices = rng.integers(len(decisions.space.operators), size=(1, decisions.num_decisions))
-    return SampledPath(
-        decisions.repair(choices, np.zeros((decisions.num_decisions, len(decisions.space.operators))))[0]
-    )
+    choices = rng.integers(len(decisions.space.operators), size=(1, decisions.num_searched))
+    return SampledPath(decisions.repair_searched(choices, np.zeros(decisions.searched_shape))[0])
 
 
-def build_supernet(decisions: Decisions, seed: int = 0) -> Supernet:
+def build_supernet(decisions: BlockDecisions, seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
     supernet = Supernet(decisions)
     randomise_norms(supernet, seed)
@@ -32,9 +30,9 @@ def random_images(space: SearchSpace, count: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, *space.input, generator=torch.Generator().manual_seed(0))
 
 
-def require_equal_to_derived_network(decisions: Decisions, seed: int) -> None:
+def require_equal_to_derived_network(decisions: BlockDecisions, seed: int) -> None:
     supernet, path = build_supernet(decisions, seed), random_path(decisions, seed)
-    architecture = Architecture.from_choices(decisions.space, decisions.expand(path.choices[None])[0].tolist())
+    architecture = decisions.space.build(decisions.expand(path.choices[None])[0].tolist())
     derived = LGCNet(decisions.space, architecture)
     derived.load_state_dict({name: supernet.state_dict()[name] for name in derived.state_dict()})
     x = random_images(decisions.space)
@@ -48,19 +46,19 @@ def require_equal_to_derived_network(decisions: Decisions, seed: int) -> None:
 @pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 def test_path_equals_derived_network(deep_space, shared, fixed, seed):
-    require_equal_to_derived_network(Decisions(deep_space, shared=shared, fixed_fusion=fixed), seed)
+    require_equal_to_derived_network(BlockDecisions(deep_space, shared=shared, fixed_fusion=fixed), seed)
 
 
 def test_tiny_preset_path_equals_derived_network():
-    require_equal_to_derived_network(Decisions(SearchSpace.load("tiny")), 3)
+    require_equal_to_derived_network(BlockDecisions(SearchSpace.load("tiny")), 3)
 
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_path_trains_only_its_operators(deep_space, fixed):
-    decisions = Decisions(deep_space, fixed_fusion=fixed)
+    decisions = BlockDecisions(deep_space, fixed_fusion=fixed)
     supernet, path = build_supernet(decisions), random_path(decisions)
     supernet(random_images(deep_space), path).sum().backward()
-    architecture = Architecture.from_choices(deep_space, decisions.expand(path.choices[None])[0].tolist())
+    architecture = deep_space.build(decisions.expand(path.choices[None])[0].tolist())
     chosen = set(LGCNet(deep_space, architecture).state_dict())
     for name, parameter in supernet.named_parameters():
         assert (parameter.grad is not None) == (name in chosen), name
@@ -70,7 +68,7 @@ def test_path_trains_only_its_operators(deep_space, fixed):
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("fixed", [False, True])
 def test_gate_gradients_match_finite_differences(deep_space, shared, fixed):
-    decisions = Decisions(deep_space, shared=shared, fixed_fusion=fixed)
+    decisions = BlockDecisions(deep_space, shared=shared, fixed_fusion=fixed)
     supernet, path = build_supernet(decisions).double().eval(), random_path(decisions)
     x = random_images(deep_space).double()
     weights = torch.randn(1, dtype=torch.double) + torch.linspace(-1, 1, 3, dtype=torch.double).view(1, 3, 1, 1)
@@ -78,21 +76,21 @@ def test_gate_gradients_match_finite_differences(deep_space, shared, fixed):
     def loss(gates: torch.Tensor) -> torch.Tensor:
         return (supernet(x, SampledPath(path.choices, gates)) * weights).mean()
 
-    gates = torch.ones(decisions.num_decisions, dtype=torch.double, requires_grad=True)
+    gates = torch.ones(decisions.num_searched, dtype=torch.double, requires_grad=True)
     torch.testing.assert_close(loss(gates), (supernet(x, path) * weights).mean(), rtol=1e-12, atol=0)
     (gradient,) = torch.autograd.grad(loss(gates), gates)
-    step = 1e-5 * torch.eye(decisions.num_decisions, dtype=torch.double)
+    step = 1e-5 * torch.eye(decisions.num_searched, dtype=torch.double)
     with torch.no_grad():
         differences = torch.stack([(loss(1 + row) - loss(1 - row)) / 2e-5 for row in step])
     torch.testing.assert_close(gradient, differences, rtol=1e-3, atol=1e-7)
-    live = decisions.find_live(path.choices[None])[0]
+    live = path.choices != 0
     assert (gradient[torch.from_numpy(live)] != 0).float().mean() > 0.9
     assert (gradient[torch.from_numpy(~live)] == 0).all()
 
 
 @pytest.mark.parametrize("communication", COMMUNICATIONS)
 def test_loss_reaches_all_architecture_parameters(deep_space, communication):
-    decisions = Decisions(deep_space)
+    decisions = BlockDecisions(deep_space)
     supernet, alphas = build_supernet(decisions), ArchitectureParameters(decisions, communication)
     path = alphas.sample_path(1.0, torch.Generator().manual_seed(0))
     supernet(random_images(deep_space), path).square().mean().backward()
@@ -102,7 +100,7 @@ def test_loss_reaches_all_architecture_parameters(deep_space, communication):
 
 
 def test_batch_statistics_keep_running_statistics(deep_space):
-    decisions = Decisions(deep_space)
+    decisions = BlockDecisions(deep_space)
     supernet, path, x = build_supernet(decisions).eval(), random_path(decisions), random_images(deep_space, 4)
     supernet.cells[0].train()
     modes = [module.training for module in supernet.modules()]
@@ -121,7 +119,7 @@ def test_batch_statistics_keep_running_statistics(deep_space):
 
 
 def test_batch_statistics_end_after_error(deep_space):
-    supernet = build_supernet(Decisions(deep_space)).eval()
+    supernet = build_supernet(BlockDecisions(deep_space)).eval()
     with pytest.raises(ZeroDivisionError), use_batch_statistics(supernet):
         raise ZeroDivisionError
     assert not any(module.training for module in supernet.modules())

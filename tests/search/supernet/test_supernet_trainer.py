@@ -11,13 +11,13 @@ import torch
 from lgc.errors import TrainingError
 from lgc.models.space.plan import edge_name
 from lgc.search.config import SearchConfig
-from lgc.search.constraint.latency import Latency
+from lgc.search.constraint.constraint import CostConstraint
 from lgc.search.data.datasets import load_dataset
-from lgc.search.decisions import Decisions
 from lgc.search.runtime.batches import load_batches
 from lgc.search.runtime.fabric import open_fabric
 from lgc.search.supernet import supernet_trainer
 from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
+from lgc.search.supernet.blocks import BlockDecisions
 from lgc.search.supernet.supernet_trainer import SupernetTrainer
 from lgc.search.supernet.weight_optimiser import MAX_GRADIENT_NORM
 from lgc.search.training.scores import compute_scores
@@ -31,9 +31,14 @@ def make(street):
 
     def build(fabric=None, **settings):
         config = SearchConfig(**({"steps": 6, "batch": 2, "warm_up": 0.3} | settings))
-        decisions = Decisions(street.space, fixed_fusion=config.fusion == "fixed")
+        decisions = BlockDecisions(street.space, fixed_fusion=config.fusion == "fixed")
         targets = config.targets_ms[0] if config.targets_ms else None
-        return SupernetTrainer(decisions, config, fabric or open_fabric("cpu"), Latency(decisions, [street], targets))
+        return SupernetTrainer(
+            decisions,
+            config,
+            fabric or open_fabric("cpu"),
+            CostConstraint.from_predictors(decisions, [street], targets),
+        )
 
     return build
 
@@ -220,7 +225,7 @@ def test_restored_trainer_continues_identically(make, pairs):
     train(trainer, pairs, 0, 3)
     restored = make(**settings, seed=9)
     restored.restore(trainer.snapshot())
-    assert trainer.term.multiplier != 0
+    assert trainer.objective.multiplier != 0
     assert train(trainer, pairs, 3, 6) == train(restored, pairs, 3, 6)
     require_equal_tensors(trainer.net.state_dict(), restored.net.state_dict())
 

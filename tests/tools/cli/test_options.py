@@ -6,7 +6,7 @@ import pytest
 
 from lgc.errors import UsageError
 from lgc.lut.target import PRECISIONS
-from lgc.models.space.plan import EXPORT_SCOPES, SCOPES
+from lgc.models.space.protocol import EXPORT_SCOPES, SCOPES
 from lgc.profiler.backends import BACKENDS
 from lgc.profiler.deployment.network import EXPORT_PRECISIONS
 from lgc.search.config import SearchConfig

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 
 from lgc.errors import UsageError
 from lgc.lut import Correction
-from lgc.models import Architecture
-from lgc.search.constraint.latency import DualAscent, FixedWeight, Latency, NoLatencyTerm, require_target_in_range
-from lgc.search.decisions import Decisions
+from lgc.search.constraint.constraint import CostConstraint, require_target_in_range
+from lgc.search.constraint.objectives import DualAscent, FixedWeight, NoTerm
+from lgc.search.supernet.blocks import BlockDecisions
 
 CALIBRATED = Correction("kinds", 0.3, (1.7, 0.6, 2.5), error_pct=4.0, networks=9)
 KINDS = [(shared, fixed) for shared in (False, True) for fixed in (False, True)]
 
 
 @pytest.fixture(params=KINDS, ids=["independent", "independent, fixed fusion", "shared", "shared, fixed fusion"])
-def decisions(request, deep_space) -> Decisions:
-    return Decisions(deep_space, shared=request.param[0], fixed_fusion=request.param[1])
+def decisions(request, deep_space) -> BlockDecisions:
+    return BlockDecisions(deep_space, shared=request.param[0], fixed_fusion=request.param[1])
 
 
 @pytest.fixture
@@ -33,58 +33,59 @@ def two(predict, deep_space):
     return [predict(deep_space, 0), predict(deep_space, 1, correction=CALIBRATED)]
 
 
-def random_choices(decisions: Decisions, count: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    choices = rng.integers(len(decisions.space.operators), size=(count, decisions.num_decisions))
-    return decisions.repair(choices, np.zeros((decisions.num_decisions, len(decisions.space.operators))))
+def random_choices(decisions: BlockDecisions, count: int, seed: int = 0) -> np.ndarray:
+    """Return valid choices, [count, G], with the default head."""
+    choices = np.random.default_rng(seed).integers(decisions.searched_shape[1], size=(count, decisions.num_searched))
+    preference = decisions.complete(np.zeros(decisions.searched_shape))
+    return decisions.repair(decisions.with_defaults(choices), preference)
 
 
-def random_probabilities(latency: Latency, seed: int = 0) -> torch.Tensor:
-    logits = torch.randn(latency.ms.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+def random_probabilities(latency: CostConstraint, seed: int = 0) -> torch.Tensor:
+    logits = torch.randn(
+        latency.decisions.searched_shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double
+    )
     return torch.softmax(2 * logits, dim=-1)
 
 
 def test_one_hot_probabilities_give_the_prediction(decisions, two):
-    latency = Latency(decisions, two)
+    latency = CostConstraint.from_predictors(decisions, two)
     for choices in random_choices(decisions, 10):
-        architecture = Architecture.from_choices(decisions.space, decisions.expand(choices[None])[0].tolist())
+        architecture = decisions.space.build(decisions.expand(choices[None])[0])
         expected = [predictor.predict(architecture) for predictor in two]
-        one_hot = F.one_hot(torch.from_numpy(choices), len(decisions.space.operators))
-        assert latency.expected_ms(one_hot.float()).tolist() == pytest.approx(expected, rel=1e-5)
-        assert latency.predicted_ms(choices[None])[0].tolist() == pytest.approx(expected, rel=1e-12)
+        one_hot = F.one_hot(torch.from_numpy(choices[:-1]), len(decisions.space.operators))
+        assert latency.expected(one_hot.float()).tolist() == pytest.approx(expected, rel=1e-5)
+        assert latency.evaluate(choices[None])[0].tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_expected_latency_is_mean_over_samples(decisions, two):
-    latency = Latency(decisions, two)
+    latency = CostConstraint.from_predictors(decisions, two)
     p = random_probabilities(latency)
     torch.manual_seed(0)
-    samples = torch.multinomial(p, 20_000, replacement=True).T.numpy()
-    mean = latency.predicted_ms(samples).mean(axis=0)
-    assert latency.expected_ms(p).tolist() == pytest.approx(mean.tolist(), rel=0.01)
+    samples = decisions.with_defaults(torch.multinomial(p, 20_000, replacement=True).T.numpy())
+    mean = latency.evaluate(samples).mean(axis=0)
+    assert latency.expected(p).tolist() == pytest.approx(mean.tolist(), rel=0.01)
 
 
 def test_heads_add_their_predicted_latency(little_space, predict):
-    decisions, predictors = Decisions(little_space), [predict(little_space, seed) for seed in (0, 1)]
-    latency = Latency(decisions, predictors, [3.0, 2.0])
+    decisions, predictors = BlockDecisions(little_space), [predict(little_space, seed) for seed in (0, 1)]
+    latency = CostConstraint.from_predictors(decisions, predictors, [3.0, 2.0])
     choices = random_choices(decisions, 6)
+    assert (choices[:, -1] == little_space.default_head).all()
+    values = set()
     for head in range(3):
-        heads = np.full(6, head)
-        expected = np.column_stack([predictor.predict_many(choices, heads) for predictor in predictors])
-        np.testing.assert_allclose(latency.predicted_ms(choices, heads), expected, rtol=1e-12)
-        np.testing.assert_allclose(
-            latency.target_ratio(choices, heads), (expected / [3.0, 2.0]).max(axis=1), rtol=1e-12
-        )
-    assert np.array_equal(
-        latency.predicted_ms(choices), latency.predicted_ms(choices, np.full(6, latency.default_head))
-    )
-    assert len(np.unique(latency.head_ms)) > 1
+        choices[:, -1] = head
+        expected = np.column_stack([predictor.predict_many(choices) for predictor in predictors])
+        np.testing.assert_allclose(latency.evaluate(choices), expected, rtol=1e-12)
+        np.testing.assert_allclose(latency.target_ratio(choices), (expected / [3.0, 2.0]).max(axis=1), rtol=1e-12)
+        values.add(expected[0, 0])
+    assert len(values) == 3
 
 
 def test_target_ratio_is_worst_over_tables(two, deep_space):
-    choices = random_choices(Decisions(deep_space), 50)
+    choices = random_choices(BlockDecisions(deep_space), 50)
     predicted = np.column_stack([predictor.predict_many(choices) for predictor in two])
     targets = np.median(predicted, axis=0)
-    latency = Latency(Decisions(deep_space), two, targets)
+    latency = CostConstraint.from_predictors(BlockDecisions(deep_space), two, targets)
     shares = predicted / targets
     np.testing.assert_allclose(latency.target_ratio(choices), shares.max(axis=1), rtol=1e-12)
     assert set(shares.argmax(axis=1)) == {0, 1}, "each device must be the slower one for some"
@@ -94,35 +95,37 @@ def test_target_ratio_is_worst_over_tables(two, deep_space):
 
 
 def test_ratio_without_targets_is_first_latency(two, deep_space):
-    latency = Latency(Decisions(deep_space), two)
+    latency = CostConstraint.from_predictors(BlockDecisions(deep_space), two)
     choices = random_choices(latency.decisions, 5)
     np.testing.assert_allclose(latency.target_ratio(choices), two[0].predict_many(choices), rtol=1e-12)
     assert latency.expected_target_ratio(torch.tensor([2.5, 40.0])).item() == pytest.approx(2.5)
 
 
 def test_quantile_applies_the_predictors_margin(predict, deep_space):
-    decisions = Decisions(deep_space)
+    decisions = BlockDecisions(deep_space)
     predictors = [predict(deep_space, seed, correction=CALIBRATED) for seed in (0, 1)]
-    latency, plain = (Latency(decisions, predictors, [5.0, 5.0], quantile) for quantile in (0.9, None))
+    latency, plain = (
+        CostConstraint.from_predictors(decisions, predictors, [5.0, 5.0], quantile) for quantile in (0.9, None)
+    )
     assert latency.margin.tolist() == [predictor.margin(0.9) for predictor in predictors]
     assert latency.margin[0] == pytest.approx(1 + CALIBRATED.upper_error_pct(0.9) / 100)
     choices = random_choices(decisions, 5)
     np.testing.assert_allclose(
         latency.target_ratio(choices), plain.target_ratio(choices) * predictors[0].margin(0.9), rtol=1e-12
     )
-    np.testing.assert_array_equal(latency.predicted_ms(choices), plain.predicted_ms(choices))
+    np.testing.assert_array_equal(latency.evaluate(choices), plain.evaluate(choices))
     assert plain.margin.tolist() == [1.0, 1.0]
     with pytest.raises(UsageError, match="is not calibrated"):
-        Latency(decisions, [predict(deep_space)], [5.0], 0.9)
+        CostConstraint.from_predictors(decisions, [predict(deep_space)], [5.0], 0.9)
 
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=10)
 def test_ratios_after_swaps_match_explicit_swaps(decisions, two, seed):
-    latency = Latency(decisions, two, [4.0, 9.0])
-    choices, heads = random_choices(decisions, 2, seed), np.zeros(2, np.int64)
-    ratios = latency.target_ratio_after_swaps(choices, heads)
-    for row, (decision, operator) in itertools.product(range(2), np.ndindex(*latency.ms.shape[1:])):
+    latency = CostConstraint.from_predictors(decisions, two, [4.0, 9.0])
+    choices = random_choices(decisions, 2, seed)
+    ratios = latency.target_ratio_after_swaps(choices)
+    for row, (decision, operator) in itertools.product(range(2), np.ndindex(*latency.decisions.searched_shape)):
         swapped = choices[row : row + 1].copy()
         swapped[0, decision] = operator
         assert ratios[row, decision, operator] == pytest.approx(latency.target_ratio(swapped)[0], rel=1e-9)
@@ -130,21 +133,21 @@ def test_ratios_after_swaps_match_explicit_swaps(decisions, two, seed):
 
 @pytest.mark.parametrize(
     "term",
-    [FixedWeight(0.02), DualAscent(0.1), NoLatencyTerm(), None],
+    [FixedWeight(0.02), DualAscent(0.1), NoTerm(), None],
     ids=["fixed weight", "dual ascent", "no term", "latency itself"],
 )
 @pytest.mark.parametrize("targets_ms", [None, [4.0, 9.0]])
 def test_gradients_match_finite_differences(two, deep_space, term, targets_ms):
-    latency = Latency(Decisions(deep_space), two, targets_ms)
+    latency = CostConstraint.from_predictors(BlockDecisions(deep_space), two, targets_ms)
     if isinstance(term, DualAscent):
         term.multiplier = -0.7
     logits = random_probabilities(latency, 1).log().requires_grad_()
 
     def value(x):
-        expected = latency.expected_ms(torch.softmax(x, dim=-1))
+        expected = latency.expected(torch.softmax(x, dim=-1))
         return expected if term is None else term.penalty(latency.expected_target_ratio(expected)).double()
 
-    if isinstance(term, NoLatencyTerm):
+    if isinstance(term, NoTerm):
         assert not value(logits).requires_grad
     else:
         assert torch.autograd.gradcheck(value, (logits,), atol=1e-6)
@@ -160,7 +163,7 @@ def test_fixed_weight_multiplies_log_latency():
 
 
 def test_no_latency_term_is_zero():
-    ratio, term = torch.tensor(8.0), NoLatencyTerm()
+    ratio, term = torch.tensor(8.0), NoTerm()
     term.update(8.0)
     assert (term.penalty(ratio).item(), term.multiplier) == (0.0, 0.0)
 
@@ -184,12 +187,15 @@ def test_dual_ascent_works_in_both_directions():
 def test_dual_ascent_drives_expectation_to_target(two, deep_space, share, tables):
     ends = [[predictor.predict(end) for end in (predictor.fastest, predictor.slowest)] for predictor in two[:tables]]
     targets = [low + share * (high - low) for low, high in ends]
-    latency, term = Latency(Decisions(deep_space), two[:tables], targets), DualAscent(lr=0.02)
-    logits = torch.zeros(latency.ms.shape[1:], requires_grad=True)
+    latency, term = (
+        CostConstraint.from_predictors(BlockDecisions(deep_space), two[:tables], targets),
+        DualAscent(lr=0.02),
+    )
+    logits = torch.zeros(latency.decisions.searched_shape, requires_grad=True)
     optimiser = torch.optim.Adam([logits], lr=0.05, betas=(0.5, 0.999))
     ratios = []
     for _ in range(400):
-        ratio = latency.expected_target_ratio(latency.expected_ms(torch.softmax(logits, -1)))
+        ratio = latency.expected_target_ratio(latency.expected(torch.softmax(logits, -1)))
         optimiser.zero_grad()
         term.penalty(ratio).backward()
         optimiser.step()
