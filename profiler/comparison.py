@@ -289,7 +289,7 @@ def time_candidates(
         row = Timing(
             **{name: getattr(candidate, name) for name in ("name", "kind", "scope", "miou", "scored_on")},
             **vars(target),
-            **check,
+            **vars(check),
             input="x".join(map(str, candidate.size)),
             parameters=candidate.costs.parameters,
             macs=candidate.costs.macs,
@@ -350,8 +350,17 @@ def pair_candidates(candidates: Sequence[Candidate], targets: Sequence[Target]) 
     ]
 
 
-def _check_outputs(candidate: Candidate, assignment: Assignment) -> dict[str, Any]:
-    """Compare the output with the reference; return the fields of `Timing` on it, and the runner's remarks."""
+@dataclass(frozen=True)
+class _OutputCheck:
+    """Fields of `Timing` on the output and the runner."""
+
+    max_abs_diff: float | None
+    argmax_agreement_pct: float | None
+    remarks: tuple[str, ...]
+
+
+def _check_outputs(candidate: Candidate, assignment: Assignment) -> _OutputCheck:
+    """Compare the output with the reference; return the differences, and the runner's remarks."""
     inputs, target = candidate.workload.inputs(), assignment.target
     try:
         runner = assignment.backend.compile(candidate.workload, target)
@@ -366,14 +375,14 @@ def _check_outputs(candidate: Candidate, assignment: Assignment) -> dict[str, An
             f"{candidate.name}: backend {target.backend} in {target.precision} returned NaN or infinite values"
         )
     if candidate.workload.build is None and (target.backend, target.device) == (CPU_TARGET.backend, CPU_TARGET.device):
-        return {"max_abs_diff": None, "argmax_agreement_pct": None, "remarks": remarks}
+        return _OutputCheck(None, None, remarks)
     expected = candidate.run_reference(inputs)
     if output.shape != expected.shape:
         raise MeasurementError(
             f"{candidate.name}: backend {target.backend} returned shape {output.shape}, not {expected.shape}"
         )
     diff, agreement = _compare_arrays(output, expected)
-    return {"max_abs_diff": diff, "argmax_agreement_pct": agreement, "remarks": remarks}
+    return _OutputCheck(diff, agreement, remarks)
 
 
 def _compare_arrays(output: NDArray[Any], expected: NDArray[Any]) -> tuple[float | None, float | None]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import BackendUnavailableError, UsageError
 from ..files import ensure_folder, write_atomic
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Scatter
+
     from ..profiler.comparison import Candidate, Timing
 
 REAL_TIME_FPS = 30
@@ -52,7 +54,7 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
         name = f"{row.backend} {row.device} {row.precision}, {row.input}, {row.scope}"
         groups.setdefault(name, []).append(row)
     for name, members in groups.items():
-        figure.add_scatter(**_make_points(name, members))
+        figure.add_trace(_make_points(name, members))
     for key in dict.fromkeys((row.input, row.scope) for row in scored):
         front = select_pareto_front([row for row in scored if (row.input, row.scope) == key])
         figure.add_scatter(
@@ -83,23 +85,23 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
     return path
 
 
-def _make_points(name: str, rows: Sequence[Timing]) -> dict[str, Any]:
-    """Return the scatter trace of one target, input size and scope."""
-    return {
-        "x": [row.fps for row in rows],
-        "y": [row.miou for row in rows],
-        "text": [row.name for row in rows],
-        "customdata": [
-            [row.median_ms, row.p99_ms, row.parameters / 1e6, row.macs / 1e9, row.scored_on] for row in rows
-        ],
-        "hovertemplate": "%{text}: %{y:.1f} % at %{x:.1f} FPS<br>median %{customdata[0]:.2f} ms, p99 "
+def _make_points(name: str, rows: Sequence[Timing]) -> Scatter:
+    """Return the points of one target, input size and scope."""
+    from plotly.graph_objects import Scatter
+
+    return Scatter(
+        x=[row.fps for row in rows],
+        y=[row.miou for row in rows],
+        text=[row.name for row in rows],
+        customdata=[[row.median_ms, row.p99_ms, row.parameters / 1e6, row.macs / 1e9, row.scored_on] for row in rows],
+        hovertemplate="%{text}: %{y:.1f} % at %{x:.1f} FPS<br>median %{customdata[0]:.2f} ms, p99 "
         "%{customdata[1]:.2f} ms<br>%{customdata[2]:.2f} M parameters, %{customdata[3]:.2f} GMACs"
         "<br>mIoU on %{customdata[4]}<extra></extra>",
-        "mode": "markers+text",
-        "textposition": "top center",
-        "marker": {"size": 11},
-        "name": name,
-    }
+        mode="markers+text",
+        textposition="top center",
+        marker={"size": 11},
+        name=name,
+    )
 
 
 def select_pareto_front(rows: Sequence[Timing]) -> list[Timing]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from .supernet.blocks import BlockDecisions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from pydantic import JsonValue
 
 
 @dataclass
@@ -45,7 +46,7 @@ class SearchContext:
     halves: tuple[SegmentationDataset, SegmentationDataset]
     held_out: SegmentationDataset
     class_weights: Tensor | None
-    settings: dict[str, Any]
+    settings: dict[str, JsonValue]
     out: Path
     progress: SearchProgress
     measure: MeasureLatency | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..device import CPU
 from ..lut.predictor import Predictor
@@ -17,6 +17,7 @@ from .constraint.feasibility import name_point_folder, require_common_space, req
 from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
 from .data.datasets import load_dataset, require_classes, split_halves
+from .results import FrontResult, SearchResult
 from .runtime.fabric import explain_out_of_memory, open_fabric
 from .runtime.provenance import hash_images, write_provenance
 from .runtime.run_folder import OnStep, RunFolder
@@ -26,6 +27,9 @@ from .supernet.blocks import BlockDecisions
 from .supernet.supernet_trainer import SupernetTrainer
 from .training.crops import require_crop
 from .training.losses import compute_class_weights
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 SEARCH_STAGE = "search"
 SEARCH_EPOCHS = 80
@@ -42,7 +46,7 @@ def search(
     precision: str = "fp32",
     measure: MeasureLatency | None = None,
     on_step: OnStep = lambda step, steps: None,
-) -> dict[str, Any]:
+) -> SearchResult | FrontResult:
     """Search a space for architectures; with one point of targets or none, the result is `out`/architecture.json.
 
     With several points, all share the warm-up, and each has its own run folder under `out`. An interrupted search
@@ -60,8 +64,7 @@ def search(
         on_step: callback for the number of finished steps and the total.
 
     Returns:
-        The result: architecture (path), target_ms, predicted_ms and its 90 % interval, steps, seconds, and statistics
-        of the search; with several points, `front`: a list of these.
+        The architecture's path, its latency, and statistics of the search; with several points, a front of these.
 
     Raises:
         UsageError: no architecture of the space meets a target, or settings contradict each other.
@@ -75,13 +78,15 @@ def search(
         require_refinable(config, len(tables))
         context = replace(context, measure=measure, settings=context.settings | {"landing": "measured"})
     run = RunFolder(out, SEARCH_STAGE, context.settings, active=context.fabric.is_global_zero)
-    finished = context.fabric.broadcast(run.result() if run.active else None)
+    several = len(config.targets_ms) > 1
+    kind: type[SearchResult | FrontResult] = FrontResult if several else SearchResult
+    finished = context.fabric.broadcast(run.read_result(kind) if run.active else None)
     if finished is not None:
         return _relocate(out, finished, config)
     if run.active:
         write_provenance(out, tables, context.halves)
     with explain_out_of_memory("--batch or --crop"):
-        result = _search_front(context, run) if len(config.targets_ms) > 1 else _search_single(context, run)
+        result = _search_front(context, run) if several else _search_single(context, run)
     return run.finish(result)
 
 
@@ -103,7 +108,7 @@ def _open_context(
     require_classes(plain, space.classes, space.name)
     halves = split_halves(augmented, config.seed)
     fabric = open_fabric(*device_and_precision)
-    settings: dict[str, Any] = {
+    settings: dict[str, JsonValue] = {
         **config.model_dump(mode="json", exclude={"workers"}),
         "space": space.fingerprint,
         "data": str(data.resolve()),
@@ -132,7 +137,7 @@ def default_search_steps(data: Path, space: SearchSpace, batch: int) -> int:
     return SEARCH_EPOCHS * max(half // batch, 1)
 
 
-def _search_single(context: SearchContext, run: RunFolder) -> dict[str, Any]:
+def _search_single(context: SearchContext, run: RunFolder) -> SearchResult:
     """Search for one result, in the run folder itself."""
     config = context.config
     trainer = _build_trainer(context, config.targets_ms[0] if config.targets_ms else None)
@@ -142,18 +147,18 @@ def _search_single(context: SearchContext, run: RunFolder) -> dict[str, Any]:
     return finalize(context, trainer, trainer.constraint, run)
 
 
-def _search_front(context: SearchContext, run: RunFolder) -> dict[str, Any]:
+def _search_front(context: SearchContext, run: RunFolder) -> FrontResult:
     """Search for one result per point, after a shared warm-up."""
     config, progress = context.config, context.progress
     warm_up, points = config.warm_up_steps, config.targets_ms
     trainer = _build_trainer(context, points[0])
     restore_checkpoint(trainer, run.checkpoint)
     trainer.train_until(warm_up, context.halves, run, progress.make_callback(0))
-    shared, seconds, results = trainer.snapshot(), trainer.seconds, []
+    shared, seconds, results = trainer.snapshot(), trainer.seconds, list[SearchResult]()
     for index, point in enumerate(points):
         settings = context.settings | {"targets_ms": [list(point)], "point": index}
         point_run = RunFolder(context.out / name_point_folder(point), SEARCH_STAGE, settings, active=run.active)
-        result = context.fabric.broadcast(point_run.result() if point_run.active else None)
+        result = context.fabric.broadcast(point_run.read_result(SearchResult) if point_run.active else None)
         if result is None:
             trainer = _build_trainer(context, point)
             trainer.restore(shared)
@@ -162,37 +167,19 @@ def _search_front(context: SearchContext, run: RunFolder) -> dict[str, Any]:
             trainer.train_until(config.steps, context.halves, point_run, progress.make_callback(offset))
             progress.set_finished(offset + config.steps)
             result = point_run.finish(finalize(context, trainer, trainer.constraint, point_run))
-        results.append(result | {"architecture": str(point_run.path / ARCHITECTURE_FILE)})
-        seconds += result["seconds"] - shared["seconds"]
-    for result in results:
-        result["dominated"] = any(_dominates(other, result) for other in results)
-    return {"front": results, "steps": config.steps, "warm_up_steps": warm_up, "seconds": seconds}
+        results.append(replace(result, architecture=point_run.path / ARCHITECTURE_FILE))
+        seconds += result.seconds - shared["seconds"]
+    front = tuple(replace(result, dominated=any(other.dominates(result) for other in results)) for result in results)
+    return FrontResult(front, config.steps, warm_up, seconds)
 
 
-def _dominates(point: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Return True if a point is at least as fast as another on every table and has a lower loss.
-
-    The loss is the lowest after a trial, or in the supernet without trials.
-    """
-
-    def list_latencies(result: dict[str, Any]) -> list[float]:
-        return [row["predicted_ms"] for row in result.get("tables", [result])]
-
-    def get_loss(result: dict[str, Any]) -> float:
-        losses = [float(value) for value in result["trial_losses"] if value is not None]
-        return min(losses, default=float(result["loss_after"]))
-
-    pairs = zip(list_latencies(point), list_latencies(other), strict=True)
-    return get_loss(point) < get_loss(other) and all(ms <= other_ms for ms, other_ms in pairs)
-
-
-def _relocate(out: Path, result: dict[str, Any], config: SearchConfig) -> dict[str, Any]:
+def _relocate(out: Path, result: SearchResult | FrontResult, config: SearchConfig) -> SearchResult | FrontResult:
     """Return a finished result with the paths of the folder's present location."""
-    if "front" not in result:
-        return result | {"architecture": str(out / ARCHITECTURE_FILE)}
+    if isinstance(result, SearchResult):
+        return replace(result, architecture=out / ARCHITECTURE_FILE)
     folders = [out / name_point_folder(point) for point in config.targets_ms]
-    rows = zip(result["front"], folders, strict=True)
-    return result | {"front": [row | {"architecture": str(folder / ARCHITECTURE_FILE)} for row, folder in rows]}
+    rows = zip(result.front, folders, strict=True)
+    return replace(result, front=tuple(replace(row, architecture=folder / ARCHITECTURE_FILE) for row, folder in rows))
 
 
 def _build_trainer(context: SearchContext, point: Sequence[float] | None) -> SupernetTrainer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +25,10 @@ from .cli.options import (
 from .cli.progress import progress_bar
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from ..lut.target import Target
+    from ..models.nets.peers import Peer
     from ..profiler.comparison import Candidate, Timing
 
 app = new_app()
@@ -99,7 +102,7 @@ def bench(
     result = BenchResult(
         rows,
         _describe_environment(targets),
-        _list_published() if published else None,
+        tuple(PEERS.values()) if published else (),
         None if plot is None else str(plot),
     )
     tables = make_bench_tables(rows) + ([make_published_table(result.published)] if result.published else [])
@@ -116,20 +119,26 @@ class BenchResult:
     Attributes:
         results: one row per network and target.
         environment: machine and versions of each target.
-        published: published frame rates; None if not requested.
+        published: peers whose published frame rates were requested.
         plot: path of the plot; None if not requested.
     """
 
     results: Sequence[Timing]
-    environment: Sequence[dict[str, Any]]
-    published: Sequence[dict[str, Any]] | None = None
+    environment: Sequence[dict[str, JsonValue]]
+    published: Sequence[Peer] = ()
     plot: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, JsonValue]:
         """Return a JSON object, without keys that were not requested."""
-        content = {"results": [vars(row) for row in self.results], "environment": self.environment}
-        optional = {"published": self.published, "plot": self.plot}
-        return content | {name: value for name, value in optional.items() if value is not None}
+        published = [
+            {"name": peer.title, **asdict(rate)} for peer in self.published for rate in peer.published.frame_rates
+        ]
+        return {
+            "results": [vars(row) for row in self.results],
+            "environment": [*self.environment],
+            **({"published": [*published]} if published else {}),
+            **({} if self.plot is None else {"plot": self.plot}),
+        }
 
 
 def _list_candidates(
@@ -182,19 +191,12 @@ def _choose_targets(device: str, backends: Sequence[str], precisions: Sequence[s
     return targets
 
 
-def _describe_environment(targets: Sequence[Target]) -> list[dict[str, Any]]:
+def _describe_environment(targets: Sequence[Target]) -> list[dict[str, JsonValue]]:
     """Return machine and versions of each target."""
     from ..profiler.backends import get_backend
     from ..profiler.machine.environment import fingerprint
 
     return [{"target": str(target), **fingerprint(target, get_backend(target.backend))} for target in targets]
-
-
-def _list_published() -> list[dict[str, Any]]:
-    """Return the peers' frame rates from their papers."""
-    from ..models.nets.peers import PEERS
-
-    return [{"name": peer.title, **asdict(rate)} for peer in PEERS.values() for rate in peer.published.frame_rates]
 
 
 def main() -> None:

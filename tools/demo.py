@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,10 +18,17 @@ from .cli.options import JsonOption, make_device_option, make_seed_option
 from .cli.progress import make_item_progress, make_step_progress, progress_bar
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
     from rich.table import Table
 
     from ..lut.target import Target
+    from ..models.space.protocol import Architecture
+    from ..profiler.deployment.export import ExportResult
+    from ..profiler.deployment.latency import TargetResult
+    from ..profiler.profile import ProfileResult
     from ..profiler.timing.observer import RoundProgress
+    from ..search.results import SearchResult
+    from ..search.training.results import TrainResult
 
 SCENES = {"train": 96, "val": 24, "test": 8}
 """Images per split."""
@@ -36,21 +44,29 @@ app = new_app()
 
 @dataclass
 class Demo:
-    """State of a demonstration.
+    """State of a demonstration; each stage sets its result.
 
     Attributes:
         out: folder of all files.
         target: target of the table and the export.
         seed: random seed.
         steps: steps of the search and of the training.
-        summary: results so far.
+        profiled: the latency table.
+        searched: the architecture.
+        trained: its weights.
+        exported: the exported network.
+        seconds: duration of all stages.
     """
 
     out: Path
     target: Target
     seed: int
     steps: tuple[int, int]
-    summary: dict[str, Any] = field(default_factory=dict)
+    profiled: ProfileResult = field(init=False)
+    searched: SearchResult = field(init=False)
+    trained: TrainResult = field(init=False)
+    exported: ExportResult = field(init=False)
+    seconds: float = field(init=False)
 
     @property
     def data(self) -> Path:
@@ -66,6 +82,45 @@ class Demo:
     def run(self) -> Path:
         """Run folder of search and training."""
         return self.out / "run"
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Architecture of the search."""
+        from ..models.space.protocol import Architecture
+
+        return Architecture.load(self.searched.architecture)
+
+    @property
+    def measured(self) -> TargetResult:
+        """Latency of the exported network."""
+        return self.exported.targets[0]
+
+    @property
+    def equals_torch(self) -> bool:
+        """True if the outputs of the exported network equal torch's."""
+        return not self.exported.list_failures(None)
+
+    def as_dict(self) -> dict[str, JsonValue]:
+        """Return a JSON object."""
+        verification = self.profiled.verification
+        return {
+            "data": str(self.data),
+            "lut": str(self.lut),
+            "entries": self.profiled.entries,
+            "verification": {**verification.as_dict()} if verification else None,
+            "architecture": str(self.searched.architecture),
+            "target_ms": self.searched.target_ms,
+            "fastest_ms": self.searched.fastest_ms,
+            "slowest_ms": self.searched.slowest_ms,
+            "weights": str(self.trained.weights),
+            "miou": self.trained.miou,
+            "parameters": self.architecture.parameters,
+            "macs": self.architecture.macs,
+            **self.measured.as_dict(),
+            "onnx": self.exported.files[0].onnx,
+            "equals_torch": self.equals_torch,
+            "seconds": self.seconds,
+        }
 
 
 @app.command()
@@ -104,13 +159,14 @@ def demo(
     for number, (title, stage) in enumerate(STAGES, start=1):
         with _stage(f"[{number}/{len(STAGES)}] {title}") as on_progress:
             stage(state, on_progress)
-    state.summary["seconds"] = time.monotonic() - start
-    write_atomic(out / "summary.json", json.dumps(replace_non_finite(state.summary), indent=2) + "\n")
-    emit(state.summary, as_json, *_make_tables(state))
-    if abs(state.summary["error_pct"]) > TOLERANCE_PCT:
-        say(f"prediction error {state.summary['error_pct']:+.1f} %, more than {TOLERANCE_PCT:g} %")
+    state.seconds = time.monotonic() - start
+    summary = state.as_dict()
+    write_atomic(out / "summary.json", json.dumps(replace_non_finite(summary), indent=2) + "\n")
+    emit(summary, as_json, *_make_tables(state))
+    if not state.measured.within(TOLERANCE_PCT):
+        say(f"prediction error {state.measured.error_pct:+.1f} %, more than {TOLERANCE_PCT:g} %")
         return 1
-    return 0 if state.summary["equals_torch"] else 1
+    return 0 if state.equals_torch else 1
 
 
 @contextmanager
@@ -128,18 +184,14 @@ def _scenes(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 
     advance = make_item_progress("generating", sum(SCENES.values()), on_progress)
     write_scenes(state.data, "camvid-segnet", SCENES, SearchSpace.load("tiny").input, state.seed, advance)
-    state.summary["data"] = str(state.data)
 
 
 def _profile(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..models.space.protocol import SearchSpace
     from ..profiler.profile import profile
 
-    result = profile(
-        SearchSpace.load("tiny"), state.target, state.lut, networks=12, seed=state.seed, on_progress=on_progress
-    )
-    report = result.verification.as_dict() if result.verification else None
-    state.summary |= {"lut": str(state.lut), "entries": result.entries, "verification": report}
+    space = SearchSpace.load("tiny")
+    state.profiled = profile(space, state.target, state.lut, networks=12, seed=state.seed, on_progress=on_progress)
 
 
 def _search(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
@@ -147,6 +199,7 @@ def _search(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..lut.table.table import LatencyTable
     from ..search.config import SearchConfig
     from ..search.engine import search
+    from ..search.results import SearchResult
 
     with LatencyTable.open(state.lut) as table:
         predictor = Predictor(table.space, table)
@@ -159,8 +212,8 @@ def _search(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     )
     on_step = make_step_progress("searching", on_progress)
     result = search(predictor, state.data, state.run, config, device=state.target.device, on_step=on_step)
-    names = ("architecture", "target_ms", "fastest_ms", "slowest_ms")
-    state.summary |= {name: result[name] for name in names}
+    assert isinstance(result, SearchResult)  # there is one target
+    state.searched = result
 
 
 def _train(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
@@ -169,23 +222,16 @@ def _train(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
 
     config = TrainConfig(steps=state.steps[1], batch=8, lr=0.02, init="supernet", seed=state.seed)
     on_step = make_step_progress("training", on_progress)
-    result = train(state.run, state.data, config, device=state.target.device, on_step=on_step)
-    state.summary |= {name: result[name] for name in ("weights", "miou")}
+    state.trained = train(state.run, state.data, config, device=state.target.device, on_step=on_step)
 
 
 def _export(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
-    from ..models.space.protocol import Architecture
     from ..profiler.deployment.export import ExportSettings, export_network
 
     settings = ExportSettings(
         source=state.run, table=state.lut, backends=(state.target.backend,), device=state.target.device
     )
-    exported = export_network(settings, on_progress=on_progress, log=lambda line: None)
-    (result,) = exported.targets
-    architecture = Architecture.load(state.summary["architecture"])
-    state.summary |= {"parameters": architecture.parameters, "macs": architecture.macs}
-    state.summary |= result.as_dict() | {"onnx": exported.files[0].onnx}
-    state.summary |= {"equals_torch": not exported.list_failures(None)}
+    state.exported = export_network(settings, on_progress=on_progress, log=lambda line: None)
 
 
 STAGES = (
@@ -200,28 +246,36 @@ STAGES = (
 def _make_tables(state: Demo) -> list[Table | str]:
     from .cli.lut_show import format_drift
 
-    summary = state.summary
+    searched, measured, architecture = state.searched, state.measured, state.architecture
+    assert measured.parity is not None  # the network ran
     table = grid(f"LGCNet, preset tiny, on {state.target}", "", "", numbers=1)
     rows = [
-        ("parameters", f"{summary['parameters']:,}"),
-        ("MACs", f"{summary['macs'] / 1e6:.1f} M"),
-        ("mIoU on generated scenes", f"{summary['miou']:.1f} %"),
-        ("latency target", f"{summary['target_ms']:.3f} ms"),
-        ("  range of the space", f"{summary['fastest_ms']:.3f} to {summary['slowest_ms']:.3f} ms"),
-        ("  prediction of the table", f"{summary['table_ms']:.3f} ms"),
-        ("predicted latency, drift corrected", f"{summary['predicted_ms']:.3f} ms"),
-        ("measured latency, table's statistic", f"{summary['measured_ms']:.3f} ms"),
-        ("  prediction error", f"{summary['error_pct']:+.1f} %"),
-        ("median latency of all frames", f"{summary['median_ms']:.3f} ms"),
-        ("  frame rate", f"{summary['fps']:.1f} FPS"),
-        ("  p90 / p99", f"{summary['p90_ms']:.3f} / {summary['p99_ms']:.3f} ms"),
-        ("logits compared with torch", f"within {summary['max_abs_diff']:.0e}"),
+        ("parameters", f"{architecture.parameters:,}"),
+        ("MACs", f"{architecture.macs / 1e6:.1f} M"),
+        ("mIoU on generated scenes", f"{state.trained.miou:.1f} %"),
+        ("latency target", f"{searched.target_ms:.3f} ms"),
+        ("  range of the space", f"{searched.fastest_ms:.3f} to {searched.slowest_ms:.3f} ms"),
+        ("  prediction of the table", f"{measured.table_ms:.3f} ms"),
+        ("predicted latency, drift corrected", f"{measured.predicted_ms:.3f} ms"),
+        ("measured latency, table's statistic", f"{measured.measured_ms:.3f} ms"),
+        ("  prediction error", f"{measured.error_pct:+.1f} %"),
+        ("median latency of all frames", f"{measured.median_ms:.3f} ms"),
+        ("  frame rate", f"{measured.fps:.1f} FPS"),
+        ("  p90 / p99", f"{measured.p90_ms:.3f} / {measured.p99_ms:.3f} ms"),
+        ("logits compared with torch", f"within {measured.parity.max_abs_diff:.0e}"),
     ]
     for row in rows:
         table.add_row(*row)
-    names = ("data", "lut", "architecture", "weights", "onnx", "engine")
-    files = [f"{name:13} {summary[name]}" for name in names if summary[name]]
-    return [table, format_drift(summary["drift_pct"]), *files, f"{'summary':13} {state.out / 'summary.json'}"]
+    paths = {
+        "data": state.data,
+        "lut": state.lut,
+        "architecture": searched.architecture,
+        "weights": state.trained.weights,
+        "onnx": state.exported.files[0].onnx,
+        "engine": measured.engine,
+        "summary": state.out / "summary.json",
+    }
+    return [table, format_drift(measured.drift_pct), *(f"{name:13} {path}" for name, path in paths.items() if path)]
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -126,7 +126,7 @@ def profile(
 
 
 def _print_result(path: Path, target: Target, result: ProfileResult, as_json: bool) -> None:
-    content: dict[str, Any] = {
+    content = {
         "lut": str(path),
         "entries": result.entries,
         "measured": result.measured,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..lut.predictor import Predictor
+    from ..search.results import SearchResult
 
 MAX_MAPE_PCT = 10.0
 """Mean prediction error of a table above which a search with it prints a warning."""
@@ -83,6 +84,7 @@ def search(
     from ..profiler.deployment.latency import make_latency_meter
     from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
+    from ..search.results import FrontResult
 
     predictors = [_open_predictor(path, space, settings["scope"]) for path in lut]
     settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
@@ -102,10 +104,10 @@ def search(
             measure=make_latency_meter(lut[0], config.scope) if measure else None,
             on_step=make_step_progress("searching", on_progress),
         )
-    results = result.get("front", [result])
+    results = result.front if isinstance(result, FrontResult) else (result,)
     for point in results:
         _warn_if_collapsed(point)
-    emit(result, as_json, _make_table(results), *_format_lines(results))
+    emit(result.as_dict(), as_json, _make_table(results), *_format_lines(results))
 
 
 def _open_predictor(path: Path, space: str | None, scope: str) -> Predictor:
@@ -143,56 +145,57 @@ def _group_targets(
     return tuple(tuple(targets[first : first + tables]) for first in range(0, len(targets), tables))
 
 
-def _warn_if_collapsed(result: dict[str, Any]) -> None:
-    edges = sum(result["operators"].values())
-    idle = sum(count for name, count in result["operators"].items() if name in ("zero", "skip"))
+def _warn_if_collapsed(result: SearchResult) -> None:
+    edges = sum(result.operators.values())
+    idle = sum(count for name, count in result.operators.items() if name in ("zero", "skip"))
     if idle > MAX_IDLE_SHARE * edges:
         say(
-            f"warning: {idle} of {edges} edges of {result['architecture']} are zero or skip: the target is too tight, "
+            f"warning: {idle} of {edges} edges of {result.architecture} are zero or skip: the target is too tight, "
             f"or the search collapsed; try a longer --warm-up, more --steps, or --strategy evolution"
         )
 
 
-def _make_table(results: Sequence[dict[str, Any]]) -> Table:
+def _make_table(results: Sequence[SearchResult]) -> Table:
     names = ("target ms", "predicted ms", "90 % interval", "loss", "steps", "seconds")
     table = grid("architectures", *names, numbers=len(names))
     for result in results:
-        rows = result.get("tables", [result])
-        low, high = result["predicted_low_ms"], result["predicted_high_ms"]
+        low, high = result.predicted_low_ms, result.predicted_high_ms
         table.add_row(
-            " / ".join("-" if row["target_ms"] is None else f"{row['target_ms']:.3f}" for row in rows),
-            " / ".join(f"{row['predicted_ms']:.3f}" for row in rows),
+            " / ".join("-" if row.target_ms is None else f"{row.target_ms:.3f}" for row in result.rows),
+            " / ".join(f"{row.predicted_ms:.3f}" for row in result.rows),
             "-" if low is None else f"{low:.3f} to {high:.3f}",
-            f"{result['loss_after']:.3f}",
-            str(result["steps"]),
-            f"{result['seconds']:.0f}",
+            f"{result.loss_after:.3f}",
+            str(result.steps),
+            f"{result.seconds:.0f}",
         )
     return table
 
 
-def _format_lines(results: Sequence[dict[str, Any]]) -> list[str]:
+def _format_lines(results: Sequence[SearchResult]) -> list[str]:
     first = results[0]
-    lines = [f"latency range of the space: {first['fastest_ms']:.3f} to {first['slowest_ms']:.3f} ms"]
+    lines = [f"latency range of the space: {first.fastest_ms:.3f} to {first.slowest_ms:.3f} ms"]
     for result in results:
-        operators = ", ".join(f"{count} {name}" for name, count in result["operators"].items() if count)
-        likeliest = result["loss_likeliest"]
+        operators = ", ".join(f"{count} {name}" for name, count in result.operators.items() if count)
+        likeliest = result.loss_likeliest
         lines += [
-            f"architecture  {result['architecture']}",
-            f"  {operators}; head of {result['head_channels']} channels",
-            *([] if "measured_ms" not in result else [_format_measurement(result)]),
-            *(["  dominated: another point is faster and has a lower loss"] if result.get("dominated") else []),
-            f"  loss in the supernet {result['loss_after']:.3f}; sampled paths {result['loss_before']:.3f}"
+            f"architecture  {result.architecture}",
+            f"  {operators}; head of {result.head_channels} channels",
+            *_format_measurement(result),
+            *(["  dominated: another point is faster and has a lower loss"] if result.dominated else []),
+            f"  loss in the supernet {result.loss_after:.3f}; sampled paths {result.loss_before:.3f}"
             + ("" if likeliest is None else f", most probable architecture {likeliest:.3f}"),
         ]
     return lines
 
 
-def _format_measurement(result: dict[str, Any]) -> str:
-    error_pct = (result["measured_ms"] / result["target_ms"] - 1) * 100
-    return (
-        f"  measured {result['measured_ms']:.3f} ms at the table's machine speed, {error_pct:+.1f} % from the target, "
-        f"after {result['landings']} refinements; the table predicts {result['predicted_ms']:.3f} ms"
-    )
+def _format_measurement(result: SearchResult) -> list[str]:
+    error_pct = result.measured_error_pct
+    if error_pct is None:
+        return []
+    return [
+        f"  measured {result.measured_ms:.3f} ms at the table's machine speed, {error_pct:+.1f} % from the target, "
+        f"after {result.refinements} refinements; the table predicts {result.predicted_ms:.3f} ms"
+    ]
 
 
 def main() -> None:

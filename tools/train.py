@@ -29,6 +29,8 @@ from .cli.progress import make_step_progress, progress_bar
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..search.training.results import EvaluationResult, ScoredWeights, TrainResult
+
 app = new_app()
 
 FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "train_split",
@@ -76,12 +78,12 @@ def train(
     options = context.params
     if evaluate:
         _reject_options(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
-        result = _evaluate(options)
+        result: ScoredWeights = _evaluate(options)
     else:
         _reject_options(context, {"split", "predictions"}, "with --evaluate")
         result = _train(options)
-    lines = [f"{name:12} {result[name]}" for name in ("weights", "predictions") if result.get(name)]
-    emit(result, as_json, _make_table(result), *lines)
+    lines = [f"{name:12} {path}" for name in ("weights", "predictions") if (path := getattr(result, name, None))]
+    emit(result.as_dict(), as_json, _make_table(result), *lines)
 
 
 def _table_devices(source: Path) -> list[Device]:
@@ -103,7 +105,8 @@ def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} can only be used {mode}")
 
 
-def _train(options: dict[str, Any]) -> dict[str, Any]:
+def _train(options: dict[str, Any]) -> TrainResult:
+    from ..search.training.config import TrainConfig
     from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
@@ -124,13 +127,13 @@ def _train(options: dict[str, Any]) -> dict[str, Any]:
             on_step=make_step_progress("training", on_progress),
             on_score=lambda step, steps: scoring()(step, steps),
         )
-    if result["from_scratch"]:
-        parts = ", ".join(result["from_scratch"])
+    if result.from_scratch:
+        parts = ", ".join(result.from_scratch)
         say(f"initialised from scratch, as {options['init']} has other shapes for them: {parts}")
     return result
 
 
-def _evaluate(options: dict[str, Any]) -> dict[str, Any]:
+def _evaluate(options: dict[str, Any]) -> EvaluationResult:
     from ..search.training.evaluation import evaluate_run
 
     device = pick_device(options["device"], _table_devices(options["source"]), "scoring")
@@ -146,15 +149,15 @@ def _evaluate(options: dict[str, Any]) -> dict[str, Any]:
         )
 
 
-def _make_table(result: dict[str, Any]) -> Table:
-    scored_at = result["scored_at"]
+def _make_table(result: ScoredWeights) -> Table:
+    scored_at = result.scored_at
     size = scored_at if isinstance(scored_at, str) else f"{scored_at[0]}x{scored_at[1]}"
-    table = grid(f"{result['scored_images']} {result['scored_on']} images, scored at {size}", "", "IoU %", numbers=1)
-    for name, iou in result["per_class"].items():
+    table = grid(f"{result.scored_images} {result.scored_on} images, scored at {size}", "", "IoU %", numbers=1)
+    for name, iou in result.per_class.items():
         table.add_row(name, "absent" if iou is None else f"{iou:.2f}")
     table.add_section()
-    for name, key in (("mean (mIoU)", "miou"), ("pixel accuracy", "pixel_accuracy")):
-        table.add_row(name, "no labels" if result[key] is None else f"{result[key]:.2f}")
+    for name, score in (("mean (mIoU)", result.miou), ("pixel accuracy", result.pixel_accuracy)):
+        table.add_row(name, "no labels" if score is None else f"{score:.2f}")
     return table
 
 

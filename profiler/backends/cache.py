@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...errors import FileFormatError
 from ...files import write_atomic
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 CACHE_MAGIC = b"lgc-cache 1 "
 MAX_CACHE_BYTES = 4 * 2**30
@@ -32,7 +36,7 @@ def get_cache_folder(kind: str) -> Path:
     return root / kind
 
 
-def write_cache_file(path: Path, header: dict[str, Any], content: bytes) -> None:
+def write_cache_file(path: Path, header: Mapping[str, JsonValue], content: bytes) -> None:
     """Write a file, then remove old files of its folder above the size limit.
 
     Args:
@@ -43,12 +47,12 @@ def write_cache_file(path: Path, header: dict[str, Any], content: bytes) -> None
     Raises:
         OutputError: the file cannot be written.
     """
-    body = json.dumps(header, sort_keys=True).encode() + b"\n" + content
+    body = json.dumps({**header}, sort_keys=True).encode() + b"\n" + content
     write_atomic(path, CACHE_MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
     _evict_old_files(path.parent, MAX_CACHE_BYTES)
 
 
-def read_cache_file(path: Path) -> tuple[dict[str, Any], bytes]:
+def read_cache_file(path: Path) -> tuple[dict[str, JsonValue], bytes]:
     """Return the header and the content of a file, and mark the file as used.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...device import CPU
 from ...errors import MeasurementError, MismatchError, UsageError
@@ -23,6 +23,9 @@ from .engines import TENSORRT, build_engine_ahead, build_target_engine
 from .latency import TargetResult, add_layer_times, time_network
 from .network import FILE_PRECISIONS, Log, Network, load_network, write_onnx
 from .parity import IMAGES, RANDOM, Parity, compare_file, is_within_tolerance, random_inputs
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 MAX_IMAGES = 32
 """Images for the ranges of int8, and as many others for the comparison with torch."""
@@ -101,11 +104,15 @@ class FileResult:
     parity: tuple[Parity, ...]
     passes: bool
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, JsonValue]:
         """Return a JSON object; its key `agreement` is the parity."""
-        parity = [asdict(each) for each in self.parity]
-        return {"onnx": self.onnx, "precision": self.precision, "bytes": self.bytes, "agreement": parity,
-                "passes": self.passes}  # fmt: skip
+        return {
+            "onnx": self.onnx,
+            "precision": self.precision,
+            "bytes": self.bytes,
+            "agreement": [asdict(each) for each in self.parity],
+            "passes": self.passes,
+        }
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class ExportResult:
     files: tuple[FileResult, ...]
     targets: tuple[TargetResult, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, JsonValue]:
         """Return a JSON object."""
         return {
             "onnx": self.files[0].onnx,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from ..timing.observer import OnProgress, quiet
 from .layer_attribution import SlotReport, attribute_layers
 from .network import Network
 from .parity import Parity, compare_backend, is_within_tolerance
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 NETWORK_KEY = "network"
 """Benchmark of the measured network, next to the sentinels of the table."""
@@ -91,12 +94,12 @@ class TargetResult:
     engine: str | None = None
     note: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, JsonValue]:
         """Return a JSON object; the differences and the agreement of `parity` are keys of their own."""
         content = {name: value for name, value in vars(self).items() if name not in ("parity", "slots", "trained")}
         names = ("max_abs_diff", "mean_abs_diff", "argmax_agreement_pct")
         content |= {name: None if self.parity is None else getattr(self.parity, name) for name in names}
-        return content | {"slots": None if self.slots is None else self.slots.as_dict()}
+        return content | {"slots": None if self.slots is None else asdict(self.slots)}
 
     def equals_torch(self) -> bool:
         """Return True if the outputs match torch's within the precision's tolerance, or nothing was run."""
@@ -218,7 +221,7 @@ def add_layer_times(
         drift_pct=result.drift_pct,
     )
     path = ensure_folder(folder) / f"{network.stem}-{target.backend}-{target.precision}-layers.json"
-    content = {"target": str(target), "layers": [asdict(layer) for layer in layers], "slots": report.as_dict()}
+    content = {"target": str(target), "layers": [asdict(layer) for layer in layers], "slots": asdict(report)}
     write_atomic(path, json.dumps(content, indent=2) + "\n")
     return replace(result, slots=report, layers=str(path))
 

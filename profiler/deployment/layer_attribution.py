@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ...lut.predictor import Predictor
 from ...lut.table.table import LatencyTable
@@ -84,10 +83,6 @@ class SlotReport:
     intercept_ms: float
     unattributed_ms: float
     factor: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return a JSON object."""
-        return asdict(self)
 
 
 def attribute_layers(

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from .media import MediaFile
 from .network import Log
 from .painting import Legend, Painter
 from .segmenter import Labels, SegmentationTime, Segmenter
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 IMAGE_PARTS = ("read", "before", "network", "after", "write")
 """Parts of an image's time: decoding; resizing, normalising; the network; classes at full size; painting, encoding."""
@@ -72,13 +75,13 @@ class Prediction:
             shares[legend.name(index)] = shares.get(legend.name(index), 0.0) + 100 * count / total
         return shares
 
-    def as_dict(self, legend: Legend) -> dict[str, Any]:
+    def as_dict(self, legend: Legend) -> dict[str, JsonValue]:
         """Return a JSON object."""
         return {
-            "files": self.files,
+            "files": [*self.files],
             "images": self.images,
-            "classes": self.class_shares(legend),
-            "ms_per_image": self.median_ms,
+            "classes": {**self.class_shares(legend)},
+            "ms_per_image": {**self.median_ms},
             "fps": self.fps,
         }
 

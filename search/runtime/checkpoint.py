@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 
@@ -12,14 +12,21 @@ from ...errors import FileFormatError
 from ...files import describe, write_atomic
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors, numbers and containers of them to `path`."""
+class Checkpoint(TypedDict):
+    """State of a trainer: tensors, numbers and containers of them; trainers add their own."""
+
+    step: int
+    seconds: float
+
+
+def save(path: Path, state: Checkpoint) -> None:
+    """Write a state to `path`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomic(path, buffer.getvalue())
 
 
-def load(path: Path) -> dict[str, Any] | None:
+def load(path: Path) -> Checkpoint | None:
     """Read a checkpoint; None if the file does not exist.
 
     Raises:
@@ -35,4 +42,4 @@ def load(path: Path) -> dict[str, Any] | None:
         ) from error
     if not isinstance(state, dict) or "step" not in state:
         raise FileFormatError(f"{path} is not a checkpoint of lgc; delete it to start again")
-    return state
+    return cast("Checkpoint", state)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TypedDict
 
 from ...files import write_atomic
 
 EVENT_FOLDER = "tensorboard"
 """Folder of the event files in a run folder."""
+
+
+class MetricsRecord(TypedDict):
+    """Metrics of a step; trainers add numbers, lists of numbers and texts."""
+
+    step: int
 
 
 class MetricsLog:
@@ -25,7 +31,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, stage: str, step: int, *, active: bool = True) -> None:
         self._file = path / f"{stage}.jsonl"
-        self._pending: list[dict[str, Any]] = []
+        self._pending: list[MetricsRecord] = []
         self._active = active
         if not active:
             return
@@ -46,8 +52,8 @@ class MetricsLog:
                 lines.append(line)
         return lines
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Queue the record of a step: `step`, and numbers, lists of numbers and texts by name."""
+    def add(self, record: MetricsRecord) -> None:
+        """Queue the record of a step."""
         if self._active:
             self._pending.append(record)
 
@@ -62,7 +68,7 @@ class MetricsLog:
         self._events.flush()
         self._pending = []
 
-    def _add_events(self, record: dict[str, Any]) -> None:
+    def _add_events(self, record: MetricsRecord) -> None:
         step = record["step"]
         for name, value in record.items():
             if isinstance(value, str):

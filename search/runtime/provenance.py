@@ -9,13 +9,16 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...files import ensure_folder, write_atomic
 from ...lut.predictor import Predictor
 from ..data.datasets import SegmentationDataset
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 PROVENANCE_FILE, TABLES_FOLDER = "provenance.json", "tables"
 PACKAGES = ("lgc", "torch", "numpy", "pillow", "lightning-fabric", "torchmetrics")
@@ -55,10 +58,10 @@ def write_provenance(
     write_atomic(out / PROVENANCE_FILE, json.dumps(content, indent=2) + "\n")
 
 
-def _describe_environment() -> dict[str, Any]:
+def _describe_environment() -> dict[str, JsonValue]:
     """Return command, versions and machine of this process."""
     return {
-        "command": sys.argv,
+        "command": [*sys.argv],
         "python": platform.python_version(),
         "packages": {name: _find_version(name) for name in PACKAGES},
         "machine": platform.platform(),

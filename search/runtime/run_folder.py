@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import FileFormatError, OutputError
 from ...files import describe, ensure_folder, read_text, write_atomic
 from ...models.nets.weights import WEIGHTS_FILE
+from ..results import Result
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 CHECKPOINT_S = 10.0
 """Seconds between checkpoints."""
 
 OnStep = Callable[[int, int], None]
 """Callback for the number of finished steps and the total."""
+StageResult = TypeVar("StageResult", bound=Result)
 
 
 class RunFolder:
@@ -31,7 +36,7 @@ class RunFolder:
         OutputError: the folder cannot be written, or holds other files.
     """
 
-    def __init__(self, path: Path, stage: str, settings: dict[str, Any], *, active: bool = True) -> None:
+    def __init__(self, path: Path, stage: str, settings: Mapping[str, JsonValue], *, active: bool = True) -> None:
         self.path = path
         self.stage = stage
         self.active = active
@@ -40,7 +45,7 @@ class RunFolder:
             return
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path} is {describe(path)}, not a folder")
-        started = self.checkpoint.exists() or self.result() is not None
+        started = self.checkpoint.exists() or self._result_file.exists()
         if config.exists() and started:
             _require_same_settings(config, settings)
             return
@@ -56,19 +61,34 @@ class RunFolder:
         """Path of the stage's checkpoint."""
         return self.path / f"{self.stage}.ckpt"
 
-    def result(self) -> dict[str, Any] | None:
-        """Return the stage's result; None until it is finished."""
-        path = self.path / f"{self.stage}-result.json"
-        return _read_object(path) if path.exists() else None
+    @property
+    def _result_file(self) -> Path:
+        return self.path / f"{self.stage}-result.json"
 
-    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+    def read_result(self, kind: type[StageResult]) -> StageResult | None:
+        """Return the stage's result; None until it is finished.
+
+        Raises:
+            FileFormatError: the file is damaged, or holds another kind of result.
+        """
+        path = self._result_file
+        if not path.exists():
+            return None
+        try:
+            return kind.from_dict(_read_object(path))
+        except ValueError as error:
+            raise FileFormatError(
+                f"{path} is not a result of this stage: delete it, or choose another folder with --out"
+            ) from error
+
+    def finish(self, result: StageResult) -> StageResult:
         """Write and return the stage's result."""
         if self.active:
-            write_atomic(self.path / f"{self.stage}-result.json", json.dumps(result, indent=2) + "\n")
+            write_atomic(self._result_file, json.dumps(result.as_dict(), indent=2) + "\n")
         return result
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, JsonValue]:
     """Return the JSON object in a file of the run."""
     try:
         content = json.loads(read_text(path, "file of a run"))
@@ -81,7 +101,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _require_same_settings(config: Path, settings: dict[str, Any]) -> None:
+def _require_same_settings(config: Path, settings: Mapping[str, JsonValue]) -> None:
     stored = _read_object(config)
     requested = json.loads(json.dumps(settings))
     differences = [

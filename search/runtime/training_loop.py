@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from . import checkpoint
-from .metrics_log import MetricsLog
+from .checkpoint import Checkpoint
+from .metrics_log import MetricsLog, MetricsRecord
 from .run_folder import CHECKPOINT_S, OnStep, RunFolder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Item = TypeVar("Item", contravariant=True)
+State = TypeVar("State", bound=Checkpoint)
 
 
-class Trainer(Protocol[Item]):
+class Trainer(Protocol[Item, State]):
     """A model in training, with everything that its next step depends on.
 
     Attributes:
@@ -30,25 +32,27 @@ class Trainer(Protocol[Item]):
     step: int
     seconds: float
 
-    def train_step(self, item: Item, /) -> dict[str, Any]:
+    def train_step(self, item: Item, /) -> MetricsRecord:
         """Make one step on a batch, or on several, and return its metrics."""
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> State:
         """Return the state that `restore` loads."""
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Load a snapshot."""
 
 
-def restore_checkpoint(trainer: Trainer[Any], path: Path) -> None:
+def restore_checkpoint(trainer: Trainer[Any, State], path: Path) -> None:
     """Restore a trainer from a checkpoint, if there is one; the first process reads it for all."""
     fabric = trainer.fabric
     state = fabric.broadcast(checkpoint.load(path) if fabric.is_global_zero else None)
     if state is not None:
-        trainer.restore(state)
+        trainer.restore(cast("State", state))
 
 
-def run_steps(trainer: Trainer[Item], batches: Iterable[Item], stop: int, run: RunFolder, on_step: OnStep) -> None:
+def run_steps(
+    trainer: Trainer[Item, State], batches: Iterable[Item], stop: int, run: RunFolder, on_step: OnStep
+) -> None:
     """Train up to step `stop`, with a metrics log and a checkpoint every `CHECKPOINT_S` in the run folder.
 
     Args:

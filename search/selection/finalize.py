@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from ..config import SearchConfig
 from ..constraint.constraint import CostConstraint
 from ..constraint.feasibility import require_targets_met
 from ..constraint.projection import ArchitectureBatch, build_architecture
-from ..constraint.refinement import MeasureLatency, refine_by_measurement
+from ..constraint.refinement import MeasuredArchitecture, MeasureLatency, refine_by_measurement
 from ..context import SearchContext
+from ..results import SearchResult, TableTarget
 from ..runtime.batches import Batch, load_batches
 from ..runtime.fabric import average_over_processes
 from ..runtime.run_folder import RunFolder
@@ -27,17 +28,32 @@ from ..supernet.supernet_trainer import SupernetTrainer
 from . import strategies
 from .trials import compute_trial_loss
 
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
 MAX_SCORING_IMAGES = 128
 """Maximum number of images, from the architecture's half, on which architectures are compared."""
 NUM_SAMPLED_PATHS = 4
 """Number of paths whose mean loss is the loss before discretisation."""
 TRIALS_FILE = "search-trials.json"
 """Losses of finished trials, by architecture."""
+PROVENANCE = (
+    "target_ms",
+    "predicted_ms",
+    "predicted_low_ms",
+    "predicted_high_ms",
+    "measured_ms",
+    "corrected_ms",
+    "landings",
+    "steps",
+    "scope",
+    "strategy",
+    "tables",
+)
+"""Keys of the result that the architecture's provenance has too."""
 
 
-def finalize(
-    context: SearchContext, trainer: SupernetTrainer, latency: CostConstraint, run: RunFolder
-) -> dict[str, Any]:
+def finalize(context: SearchContext, trainer: SupernetTrainer, latency: CostConstraint, run: RunFolder) -> SearchResult:
     """Choose the architecture by the strategy, write it, and return the result."""
     config, start = context.config, time.monotonic()
     scorer = SupernetScorer(context, trainer)
@@ -46,82 +62,79 @@ def finalize(
     candidates = [build_architecture(ranking.architectures, row, latency) for row in range(len(ranking.losses))]
     trial_losses = _run_trials(context, scorer, candidates, run) if len(candidates) > 1 else []
     best = int(np.argmin([np.inf if loss is None else loss for loss in trial_losses])) if trial_losses else 0
-    architecture, measured = _refine(context, latency, ranking.architectures.select(np.array([best])))
-    common = {
-        **_describe_latency(context, latency, architecture),
-        **measured,
-        "steps": config.steps,
-        "scope": config.scope,
-        "strategy": config.strategy,
-        **_list_tables(context, latency, architecture),
-    }
-    if run.active:
-        provenance = {**_describe_provenance(context), **common}
-        architecture.with_provenance(provenance).save(run.path / ARCHITECTURE_FILE)
+    architecture, refined = _refine(context, latency, ranking.architectures.select(np.array([best])))
+    loss_before, loss_likeliest = float(np.mean(scorer.score_samples(config))), ranking.likeliest_loss
     space, predictor = context.decisions.space, context.predictors[0]
-    learning_passes = _count_learning_passes(config, latency) if config.strategy == "gradient" else 0
-    return {
-        "architecture": str(run.path / ARCHITECTURE_FILE),
-        **common,
-        "seconds": trainer.seconds + time.monotonic() - start,
-        "supernet_seconds": trainer.seconds,
-        "fastest_ms": predictor.predict(predictor.fastest),
-        "slowest_ms": predictor.predict(predictor.slowest),
-        "operators": strategies.count_operators(space.operators, np.array(architecture.choices[: space.edges])),
-        "head_channels": space.heads[architecture.choices[-1]],
-        "tried": ranking.num_compared,
-        "passes": ranking.passes + learning_passes,
-        "trial_losses": trial_losses,
-        "trial_steps": config.trial_steps if trial_losses else 0,
-        **strategies.compute_gap(scorer.score_samples(config), ranking.likeliest_loss, ranking.losses[best]),
-    }
+    interval = predictor.interval(architecture)
+    result = SearchResult(
+        architecture=run.path / ARCHITECTURE_FILE,
+        target_ms=None if latency.targets is None else float(latency.targets[0]),
+        predicted_ms=predictor.predict(architecture),
+        predicted_low_ms=interval.low_ms if interval else None,
+        predicted_high_ms=interval.high_ms if interval else None,
+        measured_ms=refined[0].measured_ms if refined else None,
+        corrected_ms=refined[0].predicted_ms if refined else None,
+        refinements=len(refined) or None,
+        steps=config.steps,
+        scope=config.scope,
+        strategy=config.strategy,
+        tables=_list_tables(context, latency, architecture),
+        seconds=trainer.seconds + time.monotonic() - start,
+        supernet_seconds=trainer.seconds,
+        fastest_ms=predictor.predict(predictor.fastest),
+        slowest_ms=predictor.predict(predictor.slowest),
+        operators=strategies.count_operators(space.operators, np.array(architecture.choices[: space.edges])),
+        head_channels=space.heads[architecture.choices[-1]],
+        tried=ranking.num_compared,
+        passes=ranking.passes + (_count_learning_passes(config, latency) if config.strategy == "gradient" else 0),
+        trial_losses=trial_losses,
+        trial_steps=config.trial_steps if trial_losses else 0,
+        loss_before=loss_before,
+        loss_likeliest=loss_likeliest,
+        gap=None if loss_likeliest is None else loss_likeliest - loss_before,
+        loss_after=ranking.losses[best],
+    )
+    if run.active:
+        provenance = _describe_provenance(context, result)
+        architecture.with_provenance(provenance).save(result.architecture)
+    return result
 
 
 def _refine(
     context: SearchContext, latency: CostConstraint, chosen: ArchitectureBatch
-) -> tuple[Architecture, dict[str, float]]:
-    """Refine the chosen architecture by measurement, if requested; return it and the entries of the result."""
+) -> tuple[Architecture, list[MeasuredArchitecture]]:
+    """Refine the chosen architecture by measurement, if requested; return it and all measurements, best first."""
     if context.measure is None:
-        return build_architecture(chosen, 0, latency), {}
+        return build_architecture(chosen, 0, latency), []
     refined = refine_by_measurement(chosen, latency, _measure_on_first_process(context, context.measure))
-    # Results keep the name `landings` of earlier versions.
-    measured = {"measured_ms": refined[0].measured_ms, "corrected_ms": refined[0].predicted_ms}
-    return build_architecture(refined[0].architecture, 0, latency), measured | {"landings": len(refined)}
+    return build_architecture(refined[0].architecture, 0, latency), refined
 
 
-def _describe_latency(context: SearchContext, latency: CostConstraint, architecture: Architecture) -> dict[str, Any]:
-    """Return target, prediction and interval of the result, in milliseconds, for the first table."""
-    interval = context.predictors[0].interval(architecture)
-    return {
-        "target_ms": None if latency.targets is None else latency.targets.tolist()[0],
-        "predicted_ms": context.predictors[0].predict(architecture),
-        "predicted_low_ms": interval.low_ms if interval else None,
-        "predicted_high_ms": interval.high_ms if interval else None,
-    }
-
-
-def _list_tables(context: SearchContext, latency: CostConstraint, architecture: Architecture) -> dict[str, Any]:
+def _list_tables(
+    context: SearchContext, latency: CostConstraint, architecture: Architecture
+) -> tuple[TableTarget, ...]:
     """Return a row for each table, where there are several or a quantile."""
     predictors = context.predictors
     if len(predictors) == 1 and context.config.quantile is None:
-        return {}
+        return ()
     targets = [None] * len(predictors) if latency.targets is None else latency.targets.tolist()
-    rows = []
-    for predictor, target, margin in zip(predictors, targets, latency.margin, strict=True):
-        ms = predictor.predict(architecture)
-        bound = ms * float(margin)
-        rows.append({"lut": str(predictor.table_path), "target_ms": target, "predicted_ms": ms, "bound_ms": bound})
-    return {"tables": rows}
+    predictions = [predictor.predict(architecture) for predictor in predictors]
+    return tuple(
+        TableTarget(str(predictor.table_path), target, ms, ms * float(margin))
+        for predictor, target, ms, margin in zip(predictors, targets, predictions, latency.margin, strict=True)
+    )
 
 
-def _describe_provenance(context: SearchContext) -> dict[str, Any]:
-    """Return the origin of the architecture: tables, devices and seed."""
+def _describe_provenance(context: SearchContext, result: SearchResult) -> dict[str, JsonValue]:
+    """Return the origin of the architecture: tables, devices and seed, and its latency from the result."""
+    content = result.as_dict()
     return {
         "found_by": "lgc-search",
         "table": str(context.predictors[0].table_path.resolve()),
         "latency": [predictor.fingerprint for predictor in context.predictors],
         "devices": [predictor.device for predictor in context.predictors],
         "seed": context.config.seed,
+        **{name: content[name] for name in PROVENANCE if name in content},
     }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ from ..constraint.objectives import make_objective
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
 from ..runtime.batches import Batch, load_batches
+from ..runtime.checkpoint import Checkpoint
 from ..runtime.fabric import average_gradients, average_over_processes, synchronise_norms
+from ..runtime.metrics_log import MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.training_loop import run_steps
 from ..training.losses import upsampled_loss
@@ -29,10 +32,11 @@ from .alphas import ArchitectureParameters, SampledPath
 from .blocks import BlockDecisions
 from .gumbel import anneal_temperature
 from .supernet import Supernet, use_batch_statistics
-from .weight_optimiser import WeightOptimiser
+from .weight_optimiser import WeightOptimiser, WeightState
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch.optim.optimizer import StateDict
 
 LOG_EVERY = 25
 """Steps between records of mIoU and of the most probable architecture in the metrics log."""
@@ -40,6 +44,54 @@ FP16_SCALE = 1024.0
 """Scale of the architecture's loss in fp16, where gradients would underflow; they are divided by it afterwards."""
 BatchPair = tuple[Batch, Batch | None]
 """Batch for the weights, and batch for the architecture; None in the warm-up."""
+
+
+class SupernetRecord(MetricsRecord, total=False):
+    """Metrics of a step of the supernet; each part of the step adds its own.
+
+    Attributes:
+        weight_loss: loss of the sampled path on the batch for the weights.
+        weight_lr: learning rate of the weights.
+        temperature: temperature of the Gumbel softmax.
+        arch_loss: loss on the batch for the architecture, without the latency term.
+        expected_ms: expected latency on each table.
+        load: target ratio, by its name in the logs of earlier versions.
+        multiplier: multiplier of the latency term.
+        entropy: entropy of the probabilities, per block.
+        miou: mIoU of the path on the batch, in percent; None without a labelled pixel.
+        most_likely: the most probable architecture as text.
+    """
+
+    weight_loss: float
+    weight_lr: float
+    temperature: float
+    arch_loss: float
+    expected_ms: list[float]
+    load: float
+    multiplier: float
+    entropy: list[float]
+    miou: float | None
+    most_likely: str
+
+
+class SupernetState(Checkpoint, WeightState):
+    """State of a `SupernetTrainer`.
+
+    Attributes:
+        net: weights of the supernet.
+        alphas: architecture parameters.
+        arch: state of their optimiser.
+        precision: state of Fabric's precision.
+        multiplier: multiplier of the latency term.
+        noise: state of the generator of the Gumbel noise.
+    """
+
+    net: dict[str, Tensor]
+    alphas: dict[str, Tensor]
+    arch: StateDict
+    precision: StateDict
+    multiplier: float
+    noise: Tensor
 
 
 class SupernetTrainer:
@@ -109,35 +161,32 @@ class SupernetTrainer:
         """Yield batches of both halves from the current step; None for the architecture in the warm-up."""
         config, warm_up = self.config, self.config.warm_up_steps
         shard, pin = (self.fabric.global_rank, self.fabric.world_size), self.fabric.device.type == "cuda"
-        common: dict[str, Any] = {"workers": config.workers, "shard": shard, "pin": pin}
-        weight_batches = load_batches(halves[0], config.batch, config.seed, start=self.step, stop=stop, **common)
+        load = partial(load_batches, workers=config.workers, shard=shard, pin=pin)
+        weight_batches = load(halves[0], config.batch, config.seed, start=self.step, stop=stop)
         start = max(self.step, warm_up)
-        arch_batches = load_batches(
-            halves[1], config.batch, config.seed + 1, start=start, stop=max(stop, start), **common
-        )
+        arch_batches = load(halves[1], config.batch, config.seed + 1, start=start, stop=max(stop, start))
         for step in range(self.step, stop):
             yield next(weight_batches), next(arch_batches) if step >= warm_up else None
 
-    def train_step(self, batches: BatchPair, /) -> dict[str, Any]:
+    def train_step(self, batches: BatchPair, /) -> SupernetRecord:
         """Make one step on the weights, then, after the warm-up, one on the architecture; return their metrics."""
         config, step = self.config, self.step
         weight_batch, arch_batch = batches
         progress = (step - config.warm_up_steps) / max(config.steps - config.warm_up_steps, 1)
         temperature = anneal_temperature(progress, config.temperature, config.temperature_end)
-        record: dict[str, Any] = {"step": step}
         with torch.no_grad():
             explore = 1.0 if arch_batch is None else config.explore
             sample = self.alphas.sample_path(temperature, self._noise, explore)
-        record |= self._update_weights(sample, weight_batch)
+        record = self._update_weights(sample, weight_batch)
         if arch_batch is not None:
-            record |= {"temperature": temperature} | self._update_architecture(arch_batch, temperature)
+            record |= self._update_architecture(arch_batch, temperature)
         record["entropy"] = self.alphas.entropies()
         if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
             record |= self._evaluate(sample, weight_batch if arch_batch is None else arch_batch)
         self.step += 1
         return record
 
-    def _update_weights(self, sample: SampledPath, batch: Batch) -> dict[str, float]:
+    def _update_weights(self, sample: SampledPath, batch: Batch) -> SupernetRecord:
         loss = self.compute_loss(sample, batch)
         mean = self._require_finite(average_over_processes(loss, self.fabric), "loss of the weights")
         norm = self._weights.backward(loss)
@@ -145,9 +194,9 @@ class SupernetTrainer:
             self._require_finite(norm.item(), "gradient of the weights")
         lr = self._weights.lr
         self._weights.step()
-        return {"weight_loss": mean, "weight_lr": lr}
+        return {"step": self.step, "weight_loss": mean, "weight_lr": lr}
 
-    def _update_architecture(self, batch: Batch, temperature: float) -> dict[str, Any]:
+    def _update_architecture(self, batch: Batch, temperature: float) -> SupernetRecord:
         parameters = list(self.alphas.parameters())
         loss = self.compute_loss(self.alphas.sample_path(temperature, self._noise), batch)
         mean = self._require_finite(average_over_processes(loss, self.fabric), "loss of the architecture")
@@ -165,9 +214,11 @@ class SupernetTrainer:
             self._adam.step()
             self.objective.update(ratio.item())
         return {
+            "step": self.step,
+            "temperature": temperature,
             "arch_loss": mean,
             "expected_ms": expected.tolist(),
-            "load": ratio.item(),  # the target ratio, by its name in the logs of earlier versions
+            "load": ratio.item(),
             "multiplier": self.objective.multiplier,
         }
 
@@ -191,7 +242,7 @@ class SupernetTrainer:
             )
         return value
 
-    def _evaluate(self, sample: SampledPath, batch: Batch) -> dict[str, Any]:
+    def _evaluate(self, sample: SampledPath, batch: Batch) -> SupernetRecord:
         """Return the path's mIoU on the batch (percent), and the most probable architecture as text."""
         with use_batch_statistics(self.net):
             images, labels = (part.to(self.fabric.device) for part in batch)
@@ -202,11 +253,12 @@ class SupernetTrainer:
             choices = self.alphas.probabilities().argmax(dim=-1).tolist()
         names = tuple(str(index) for index in range(len(confusion)))
         return {
+            "step": self.step,
             "miou": compute_scores(confusion.cpu().double(), names).miou,
             "most_likely": _format_choices(self.alphas.decisions, choices),
         }
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> SupernetState:
         """Return the state that `restore` loads."""
         return {
             "step": self.step,
@@ -220,7 +272,7 @@ class SupernetTrainer:
             "noise": self._noise.get_state(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: SupernetState) -> None:
         """Load a snapshot, which stays unchanged: all points of a front start from the same one."""
         self.step, self.seconds = state["step"], float(state["seconds"])
         self.net.load_state_dict(state["net"])

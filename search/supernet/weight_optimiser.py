@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,24 @@ from ..runtime.fabric import average_gradients
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch.optim.optimizer import StateDict
 
 MAX_GRADIENT_NORM = 5.0
 """Norm above which the gradient is clipped."""
 WEIGHT_MOMENTUM = 0.9
 """Momentum of the weights' gradient descent. Assumption."""
+
+
+class WeightState(TypedDict):
+    """State of a `WeightOptimiser`, by the names that checkpoints use.
+
+    Attributes:
+        weights: state of the gradient descent.
+        schedule: state of the learning rate's schedule.
+    """
+
+    weights: StateDict
+    schedule: StateDict
 
 
 class WeightOptimiser:
@@ -59,11 +72,11 @@ class WeightOptimiser:
         self._optimiser.step()
         self._schedule.step()
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return the state by the names that checkpoints use."""
+    def snapshot(self) -> WeightState:
+        """Return the state that `restore` loads."""
         return {"weights": self._sgd.state_dict(), "schedule": self._schedule.state_dict()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: WeightState) -> None:
         """Load a snapshot, which stays unchanged and can be loaded again."""
         self._sgd.load_state_dict(deepcopy(state["weights"]))  # the optimiser would update the snapshot's tensors
         self._schedule.load_state_dict(state["schedule"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +16,7 @@ from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep
+from .results import EvaluationResult, ScoredWeights
 from .scores import Scores, evaluate_network
 
 LABEL_RESOLUTION = "each label's own"
@@ -31,7 +31,7 @@ def evaluate_run(
     device: str = CPU,
     workers: int = 0,
     on_step: OnStep = lambda step, steps: None,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Score `run_path`/weights.safetensors; under torchrun, processes share the images.
 
     Args:
@@ -44,8 +44,7 @@ def evaluate_run(
         on_step: callback for the number of finished images and the total.
 
     Returns:
-        weights (path), miou and pixel_accuracy (percent; None without labels), per_class, scored_on, scored_at,
-        scored_images, predictions (folder).
+        The scores, and the paths of weights and predictions.
 
     Raises:
         FileFormatError: `run_path` has no architecture, or its weights are damaged or belong to a different one.
@@ -75,19 +74,12 @@ def evaluate_run(
         )
     if scores.miou is None and predictions is None:
         raise DataError(f"{data} has no labelled pixel in {split}, so it cannot be scored; use --predictions instead")
-    result = {"weights": str(weights), **format_scores(scores, dataset, split, size)}
-    return result | {"predictions": None if predictions is None else str(predictions)}
+    return EvaluationResult(**vars(describe_scores(weights, scores, dataset, split, size)), predictions=predictions)
 
 
-def format_scores(
-    scores: Scores, dataset: SegmentationDataset, split: str, size: tuple[int, int] | None
-) -> dict[str, Any]:
-    """Return scores by the names that results have, with the images and the resolution that they refer to."""
-    return {
-        "miou": scores.miou,
-        "per_class": scores.per_class,
-        "pixel_accuracy": scores.pixel_accuracy,
-        "scored_on": split,
-        "scored_at": LABEL_RESOLUTION if size is None else list(size),
-        "scored_images": len(dataset),
-    }
+def describe_scores(
+    weights: Path, scores: Scores, dataset: SegmentationDataset, split: str, size: tuple[int, int] | None
+) -> ScoredWeights:
+    """Return the scores of weights, with the images and the resolution that they refer to."""
+    scored_at = LABEL_RESOLUTION if size is None else size
+    return ScoredWeights(weights, **vars(scores), scored_on=split, scored_at=scored_at, scored_images=len(dataset))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +18,9 @@ from ...models.space.protocol import Architecture
 from ..runtime import checkpoint
 from .auxiliary import TrainingNetwork
 from .config import SCRATCH, SUPERNET, TrainConfig
+
+if TYPE_CHECKING:
+    from ..supernet.supernet_trainer import SupernetState
 
 
 def find_initial_weights(run: Path, init: str) -> Path | None:
@@ -63,8 +67,7 @@ def load_stored_weights(path: Path) -> Mapping[str, Tensor]:
         FileFormatError: the file is damaged.
     """
     if path.suffix == ".ckpt":
-        weights: Mapping[str, Tensor] = (checkpoint.load(path) or {}).get("net", {})
-        return weights
+        return cast("SupernetState", checkpoint.load(path) or {}).get("net", {})
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import TrainingError
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
+from ..runtime.checkpoint import Checkpoint
 from ..runtime.fabric import synchronise_norms
+from ..runtime.metrics_log import MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.training_loop import restore_checkpoint, run_steps
 from .auxiliary import TrainingNetwork
@@ -24,8 +26,39 @@ from .losses import ohem_loss, upsampled_loss
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch.optim.optimizer import ParamsT, StateDict
 
 MOMENTUM = 0.9
+
+
+class TrainingRecord(MetricsRecord):
+    """Metrics of a training step, averaged over all processes.
+
+    Attributes:
+        loss: loss of the network.
+        aux_loss: loss of the auxiliary head.
+        lr: learning rate.
+    """
+
+    loss: float
+    aux_loss: NotRequired[float]
+    lr: float
+
+
+class TrainingState(Checkpoint):
+    """State of a `NetworkTrainer`.
+
+    Attributes:
+        trainee: weights of the network and its auxiliary head.
+        optimiser: state of the optimiser.
+        mean: average weights; None without an average.
+        precision: state of Fabric's precision.
+    """
+
+    trainee: dict[str, Tensor]
+    optimiser: StateDict
+    mean: dict[str, Tensor] | None
+    precision: StateDict
 
 
 class NetworkTrainer:
@@ -61,7 +94,7 @@ class NetworkTrainer:
         """Network to score and to save: with average weights, or the last ones without an average."""
         return self._trainee.network if self._average is None else self._average.network
 
-    def train_step(self, batch: Batch) -> dict[str, Any]:
+    def train_step(self, batch: Batch) -> TrainingRecord:
         """Make one step on this process's part of a batch; return metrics, averaged over all processes.
 
         Raises:
@@ -85,7 +118,10 @@ class NetworkTrainer:
         if self._average is not None:
             self._average.update(self._trainee.network, self.step)
         self.step += 1
-        return {"step": self.step - 1, **means, "lr": lr}
+        record: TrainingRecord = {"step": self.step - 1, "loss": means["loss"], "lr": lr}
+        if "aux_loss" in means:
+            record["aux_loss"] = means["aux_loss"]
+        return record
 
     def _average_losses(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
         """Average losses over all processes, so that all processes stop at the same invalid loss."""
@@ -101,7 +137,7 @@ class NetworkTrainer:
         other = "" if self.config.precision == "fp32" else f", or use --precision fp32, not {self.config.precision}"
         return f"the last checkpoint is kept. Lower --lr from {self.config.lr:g}{other}"
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> TrainingState:
         """Return the state that `restore` loads.
 
         Raises:
@@ -118,12 +154,13 @@ class NetworkTrainer:
             "precision": self.fabric.strategy.precision.state_dict(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Load a snapshot."""
         self.step, self.seconds = state["step"], float(state["seconds"])
         self._trainee.load_state_dict(state["trainee"])
         self._sgd.load_state_dict(state["optimiser"])
         if self._average is not None:
+            assert state["mean"] is not None  # the run folder's settings include the average
             self._average.network.load_state_dict(state["mean"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
@@ -165,7 +202,7 @@ def _autotune_kernels() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def split_decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def split_decay_groups(network: nn.Module, weight_decay: float) -> ParamsT:
     """Return two parameter groups: convolutions with weight decay, norms and biases without."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     rest = [p for p in network.parameters() if p.ndim <= 1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...device import CPU
 from ...errors import OutputError
@@ -12,19 +14,21 @@ from ...files import write_atomic
 from ...models.nets.weights import WEIGHTS_FILE, save_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
-from ..data.datasets import load_dataset, require_classes
+from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder
-from .config import SCRATCH, TrainConfig
+from .config import TrainConfig
 from .crops import require_crop
-from .evaluation import format_scores
+from .evaluation import describe_scores
 from .initial_weights import build_initial_network, find_initial_weights
 from .losses import compute_class_weights
 from .network_trainer import NetworkTrainer, run_training
+from .results import ScoredWeights, TrainResult
 from .scores import evaluate_network
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from pydantic import JsonValue
 
 TRAINING_EPOCHS = 200
 """Default length of a training, in epochs."""
@@ -41,7 +45,7 @@ def train(
     device: str = CPU,
     on_step: OnStep = lambda step, steps: None,
     on_score: OnStep = lambda step, steps: None,
-) -> dict[str, Any]:
+) -> TrainResult:
     """Train `run_path`/architecture.json, score it on the validation images, and write weights.safetensors.
 
     An interrupted training resumes from its last checkpoint; a finished one returns its result. Under torchrun every
@@ -57,7 +61,7 @@ def train(
         on_score: callback for the number of scored images and the total.
 
     Returns:
-        The result: weights (path), miou (percent), per_class, the recipe, and statistics of the training.
+        The path of the weights, their scores, the settings, and statistics of the training.
 
     Raises:
         FileFormatError: `run_path` has no architecture, or initial weights are damaged.
@@ -67,39 +71,53 @@ def train(
         TrainingError: the loss is NaN or infinite, or memory ran out.
     """
     architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
-    space = LGCNetSpace.require(architecture.space)
-    require_crop(config.crop, space)
     source = find_initial_weights(run_path, config.init)
-    dataset = load_dataset(data, config.train_split, space.input, augment=True, seed=config.seed, crop=config.crop)
-    validation = load_dataset(data, VALIDATION_SPLIT, space.input, full_labels=True)
-    require_classes(dataset, space.classes, space.name)
+    dataset, validation = _load_images(data, LGCNetSpace.require(architecture.space), config)
     fabric = open_fabric(device, config.precision)
     settings = _list_settings(architecture, data, config, fabric)
     run = _open_run_folder(run_path, out or run_path, settings, fabric.is_global_zero)
     weights = run.path / WEIGHTS_FILE
-    finished = fabric.broadcast(run.result() if run.active else None)
+    finished = fabric.broadcast(run.read_result(TrainResult) if run.active else None)
     if finished is not None:
-        return finished | {"weights": str(weights)}
+        return replace(finished, weights=weights)
     with explain_out_of_memory(_MEMORY_ADVICE):
-        training_network, random_parts = build_initial_network(architecture, source, config)
-        class_weights = compute_class_weights(dataset) if config.balanced else None
-        trainer = NetworkTrainer(training_network, config, fabric, class_weights)
+        network, random_parts = build_initial_network(architecture, source, config)
+        trainer = NetworkTrainer(network, config, fabric, compute_class_weights(dataset) if config.balanced else None)
         run_training(trainer, dataset, run, on_step)
-        if fabric.is_global_zero:
-            save_weights(trainer.network, weights)
-        network = trainer.network.eval()
-        scores, size = evaluate_network(network, validation, fabric=fabric, workers=config.workers, on_step=on_score)
+        scored = _save_and_score(trainer, weights, validation, on_score)
     return run.finish(
-        {
-            "weights": str(weights),
-            **format_scores(scores, validation, VALIDATION_SPLIT, size),
-            **_list_recipe(config),
-            "seconds": trainer.seconds,
-            "from_scratch": list(random_parts),
-            "images": len(dataset),
-            "processes": fabric.world_size,
-        }
+        TrainResult(
+            **vars(scored),
+            config=config,
+            seconds=trainer.seconds,
+            from_scratch=random_parts,
+            images=len(dataset),
+            processes=fabric.world_size,
+        )
     )
+
+
+def _load_images(
+    data: Path, space: LGCNetSpace, config: TrainConfig
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Return the training and the validation images, after checks of crop and classes."""
+    require_crop(config.crop, space)
+    dataset = load_dataset(data, config.train_split, space.input, augment=True, seed=config.seed, crop=config.crop)
+    validation = load_dataset(data, VALIDATION_SPLIT, space.input, full_labels=True)
+    require_classes(dataset, space.classes, space.name)
+    return dataset, validation
+
+
+def _save_and_score(
+    trainer: NetworkTrainer, weights: Path, validation: SegmentationDataset, on_score: OnStep
+) -> ScoredWeights:
+    """Save the trained weights, and score them on the validation images."""
+    if trainer.fabric.is_global_zero:
+        save_weights(trainer.network, weights)
+    scores, size = evaluate_network(
+        trainer.network.eval(), validation, fabric=trainer.fabric, workers=trainer.config.workers, on_step=on_score
+    )
+    return describe_scores(weights, scores, validation, VALIDATION_SPLIT, size)
 
 
 def default_training_steps(run_path: Path, data: Path, batch: int, split: str = "train") -> int:
@@ -108,13 +126,7 @@ def default_training_steps(run_path: Path, data: Path, batch: int, split: str = 
     return TRAINING_EPOCHS * max(len(load_dataset(data, split, space.input)) // batch, 1)
 
 
-def _list_recipe(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings by the names that results have."""
-    pretrain = "none" if config.init == SCRATCH else config.init
-    return {**config.model_dump(mode="json", exclude={"init", "workers"}), "pretrain": pretrain}
-
-
-def _list_settings(architecture: Architecture, data: Path, config: TrainConfig, fabric: Fabric) -> dict[str, Any]:
+def _list_settings(architecture: Architecture, data: Path, config: TrainConfig, fabric: Fabric) -> dict[str, JsonValue]:
     """Return the settings that identify this training in its run folder."""
     network = architecture.with_provenance({}).to_json()
     return {
@@ -126,7 +138,7 @@ def _list_settings(architecture: Architecture, data: Path, config: TrainConfig, 
     }
 
 
-def _open_run_folder(source: Path, out: Path, settings: dict[str, Any], active: bool) -> RunFolder:
+def _open_run_folder(source: Path, out: Path, settings: Mapping[str, JsonValue], active: bool) -> RunFolder:
     """Return the run folder, with a copy of the architecture in it."""
     original, copy = source / ARCHITECTURE_FILE, out / ARCHITECTURE_FILE
     if active and copy.exists() and copy.read_bytes() != original.read_bytes():

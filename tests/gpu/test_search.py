@@ -58,7 +58,7 @@ def test_search_losses_equal_cpu(precision, scenes, predictor, on_cpu, tmp_path)
     search(predictor, scenes, on_cpu / "search", config)
     result = search(predictor, scenes, tmp_path / "run", config, device="cuda:0", precision=precision)
     require_like_losses(tmp_path / "run", on_cpu / "search", "search", precision)
-    assert 0.98 * target <= result["predicted_ms"] <= target
+    assert 0.98 * target <= result.predicted_ms <= target
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -71,8 +71,8 @@ def test_training_losses_equal_cpu(precision, scenes, on_cpu, tmp_path):
     result = train(tmp_path, scenes, on_gpu, out=tmp_path / "out", device="cuda:0")
     require_like_losses(tmp_path / "out", on_cpu / "train", "train", precision)
     scored = evaluate_run(tmp_path / "out", scenes)  # the GPU's weights on the CPU
-    assert scored["miou"] == pytest.approx(result["miou"], abs=0.2)
-    assert scored["pixel_accuracy"] == pytest.approx(result["pixel_accuracy"], abs=0.2)
+    assert scored.miou == pytest.approx(result.miou, abs=0.2)
+    assert scored.pixel_accuracy == pytest.approx(result.pixel_accuracy, abs=0.2)
 
 
 def test_gpu_draws_same_noise_as_cpu(scenes, predictor, tmp_path):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -40,23 +39,23 @@ def test_search_writes_a_run_folder(street, scenes, short, tmp_path):
     architecture, log = Architecture.load(out / "architecture.json"), read_log(out)
     names = {"architecture.json", "provenance.json", "search-result.json", "search.ckpt", "search.json", "search.jsonl"}
     assert {path.name for path in out.iterdir()} == names | {"tables", "tensorboard"}
-    assert result["architecture"] == str(out / "architecture.json")
-    assert result["predicted_ms"] == pytest.approx(street.predict(architecture)) == result["predicted_ms"]
-    assert (result["target_ms"], result["steps"]) == (None, 6)
-    assert (result["fastest_ms"], result["slowest_ms"]) == (find_target(street, 0), find_target(street, 1))
-    assert (result["predicted_low_ms"], result["predicted_high_ms"]) == (None, None)
-    assert result["head_channels"] == street.space.heads[architecture.head]
-    assert result["operators"] == {
+    assert result.architecture == out / "architecture.json"
+    assert result.predicted_ms == pytest.approx(street.predict(architecture)) == result.predicted_ms
+    assert (result.target_ms, result.steps) == (None, 6)
+    assert (result.fastest_ms, result.slowest_ms) == (find_target(street, 0), find_target(street, 1))
+    assert (result.predicted_low_ms, result.predicted_high_ms) == (None, None)
+    assert result.head_channels == street.space.heads[architecture.head]
+    assert result.operators == {
         name: [street.space.operators[choice] for choice in architecture.choices[:-1]].count(name)
         for name in street.space.operators
     }
-    assert result["gap"] == pytest.approx(result["loss_likeliest"] - result["loss_before"])
-    assert result["loss_after"] <= result["loss_likeliest"]
-    assert 0.5 < result["loss_after"] < 10
-    assert result["tried"] <= short.finalists
-    assert architecture.provenance["predicted_ms"] == result["predicted_ms"]
+    assert result.gap == pytest.approx(result.loss_likeliest - result.loss_before)
+    assert result.loss_after <= result.loss_likeliest
+    assert 0.5 < result.loss_after < 10
+    assert result.tried <= short.finalists
+    assert architecture.provenance["predicted_ms"] == result.predicted_ms
     assert architecture.provenance["table"] == str(street.table_path)
-    assert json.loads((out / "search-result.json").read_text()) == result
+    assert json.loads((out / "search-result.json").read_text()) == result.as_dict()
     assert [record["step"] for record in log] == list(range(short.steps))
     assert ["arch_loss" in record for record in log] == [False, False, True, True, True, True]
 
@@ -98,20 +97,20 @@ def test_run_folder_suffices_to_repeat_search(street, scenes, short, tmp_path):
 def test_target_is_met(street, scenes, short, tmp_path, share):
     target = find_target(street, share)
     result = search(street, scenes, tmp_path / "run", change(short, targets_ms=((target,),)))
-    assert 0.8 * target <= result["predicted_ms"] <= target
-    assert result["target_ms"] == target
+    assert 0.8 * target <= result.predicted_ms <= target
+    assert result.target_ms == target
 
 
 def test_calibrated_table_gives_interval_and_bound(street_space, predict, scenes, short, tmp_path):
     predictor = predict(street_space, correction=CALIBRATED)
     target = find_target(predictor, 0.5)
     result = search(predictor, scenes, tmp_path / "run", change(short, targets_ms=((target,),), quantile=0.95))
-    (row,) = result["tables"]
-    assert row["bound_ms"] == pytest.approx(result["predicted_ms"] * predictor.margin(0.95))
-    assert 0.8 * target <= row["bound_ms"] <= target
-    interval = predictor.interval(Architecture.load(result["architecture"]))
-    assert (result["predicted_low_ms"], result["predicted_high_ms"]) == (interval.low_ms, interval.high_ms)
-    assert result["predicted_high_ms"] > result["predicted_ms"] > result["predicted_low_ms"]
+    (row,) = result.tables
+    assert row.bound_ms == pytest.approx(result.predicted_ms * predictor.margin(0.95))
+    assert 0.8 * target <= row.bound_ms <= target
+    interval = predictor.interval(Architecture.load(result.architecture))
+    assert (result.predicted_low_ms, result.predicted_high_ms) == (interval.low_ms, interval.high_ms)
+    assert result.predicted_high_ms > result.predicted_ms > result.predicted_low_ms
 
 
 def test_two_tables_each_meet_a_target(street_space, predict, scenes, short, tmp_path):
@@ -119,11 +118,11 @@ def test_two_tables_each_meet_a_target(street_space, predict, scenes, short, tmp
     middle = street_space.sample(3)
     targets = tuple(predictor.predict(middle) for predictor in predictors)
     result = search(predictors, scenes, tmp_path / "run", change(short, targets_ms=(targets,)))
-    architecture = Architecture.load(result["architecture"])
-    for row, predictor, target in zip(result["tables"], predictors, targets, strict=True):
-        assert row["lut"] == str(predictor.table_path)
-        assert row["predicted_ms"] == row["bound_ms"] == pytest.approx(predictor.predict(architecture))
-        assert row["predicted_ms"] <= row["target_ms"] == target
+    architecture = Architecture.load(result.architecture)
+    for row, predictor, target in zip(result.tables, predictors, targets, strict=True):
+        assert row.lut == str(predictor.table_path)
+        assert row.predicted_ms == row.bound_ms == pytest.approx(predictor.predict(architecture))
+        assert row.predicted_ms <= row.target_ms == target
     assert len(list((tmp_path / "run" / "tables").iterdir())) == 2
     assert [len(record["expected_ms"]) for record in read_log(tmp_path / "run")[2:]] == [2] * 4
 
@@ -197,9 +196,9 @@ def test_front_resumes_from_any_part(street, scenes, front, tmp_path, step):
     steps = []
     cut = search(street, scenes, tmp_path / "cut", front, on_step=lambda step, _: steps.append(step))
     assert steps == list(range(step + 1, 11))
-    assert len(whole["front"]) == len(cut["front"]) == 2
-    for point, other in zip(whole["front"], cut["front"], strict=True):
-        require_equal_runs(Path(point["architecture"]).parent, Path(other["architecture"]).parent)
+    assert len(whole.front) == len(cut.front) == 2
+    for point, other in zip(whole.front, cut.front, strict=True):
+        require_equal_runs(point.architecture.parent, other.architecture.parent)
 
 
 def test_front_has_one_run_folder_per_point(street, scenes, front, tmp_path):
@@ -207,21 +206,21 @@ def test_front_has_one_run_folder_per_point(street, scenes, front, tmp_path):
     result = search(street, scenes, tmp_path / "run", front, on_step=lambda *step: reported.append(step))
     assert reported == [(step, 10) for step in range(1, 11)]
     assert [record["step"] for record in read_log(tmp_path / "run")] == [0, 1]
-    for point, (target,) in zip(result["front"], front.targets_ms, strict=True):
+    for point, (target,) in zip(result.front, front.targets_ms, strict=True):
         run = tmp_path / "run" / f"target-{target:g}ms"
-        assert point["architecture"] == str(run / "architecture.json")
-        assert point["target_ms"] == target
-        assert 0.7 * target <= point["predicted_ms"] <= target
+        assert point.architecture == run / "architecture.json"
+        assert point.target_ms == target
+        assert 0.7 * target <= point.predicted_ms <= target
         assert [record["step"] for record in read_log(run)] == [2, 3, 4, 5]
         assert all("arch_loss" in record for record in read_log(run))
         trained = train(run, scenes, TrainConfig(steps=2, batch=2, init="supernet"))
-        assert Path(trained["weights"]).parent == run
+        assert trained.weights.parent == run
     assert not (tmp_path / "run" / "architecture.json").exists()
     again = search(street, scenes, tmp_path / "run", front, on_step=lambda *_: pytest.fail("searched again"))
     assert again == result
     (tmp_path / "run").rename(tmp_path / "moved")
     moved = search(street, scenes, tmp_path / "moved", front)
-    assert all(Path(point["architecture"]).exists() for point in moved["front"])
+    assert all(point.architecture.exists() for point in moved.front)
 
 
 def test_front_point_equals_single_search(street, scenes, front, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from shutil import copytree
 
 import numpy as np
@@ -24,7 +26,7 @@ def test_finished_search_is_not_repeated(street, scenes, short, tmp_path):
     assert search(street, scenes, tmp_path / "run", short, on_step=lambda *_: pytest.fail("searched again")) == first
     (tmp_path / "run").rename(tmp_path / "moved")
     moved = search(street, scenes, tmp_path / "moved", short)
-    assert moved == first | {"architecture": str(tmp_path / "moved" / "architecture.json")}
+    assert moved == replace(first, architecture=tmp_path / "moved" / "architecture.json")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,15 @@ def test_damaged_checkpoint_is_named(street, scenes, short, tmp_path):
         search(street, scenes, out, short)
 
 
+@pytest.mark.parametrize("change_result", [lambda content: {}, lambda content: content | {"operators": [1, 2]}])
+def test_other_result_file_is_refused(street, scenes, short, tmp_path, change_result):
+    search(street, scenes, tmp_path / "run", short)
+    file = tmp_path / "run" / "search-result.json"
+    file.write_text(json.dumps(change_result(json.loads(file.read_text()))))
+    with pytest.raises(FileFormatError, match=r"search-result\.json is not a result of this stage: delete it"):
+        search(street, scenes, tmp_path / "run", short)
+
+
 def test_data_with_other_classes_are_refused(predictor, scenes, short, tmp_path):
     with pytest.raises(DataError, match="has 11 classes, space mini has 3"):
         search(predictor, scenes, tmp_path / "run", short)
@@ -89,7 +100,7 @@ def test_settings_can_make_target_infeasible(street, scenes, short, tmp_path):
     """The target is in the space's range, but below that of a fixed fusion cell."""
     target = street.predict(street.fastest)
     result = search(street, scenes, tmp_path / "run", change(short, targets_ms=((target,),)))
-    assert result["predicted_ms"] == pytest.approx(target)
+    assert result.predicted_ms == pytest.approx(target)
     with pytest.raises(UsageError, match=f"the nearest needs .* ms for a target of {target:.3f} ms"):
         search(street, scenes, tmp_path / "out", change(short, targets_ms=((target,),), fusion="fixed"))
     assert not (tmp_path / "out").exists()
@@ -99,7 +110,7 @@ def test_settings_can_make_everything_too_fast(street, scenes, short, tmp_path):
     """The slowest architecture has the slowest fusion cell, not the fixed one."""
     target = street.predict(street.slowest)
     result = search(street, scenes, tmp_path / "run", change(short, targets_ms=((target,),)))
-    assert result["predicted_ms"] > 0.95 * target
+    assert result.predicted_ms > 0.95 * target
     with pytest.raises(UsageError, match="every architecture is faster than the target with these settings"):
         search(street, scenes, tmp_path / "out", change(short, targets_ms=((target,),), fusion="fixed"))
     assert not (tmp_path / "out").exists()
@@ -129,7 +140,7 @@ def test_passes_on_crops_count_by_area(street, scenes, short, tmp_path):
     passes = {}
     for strategy in ("gradient", "evolution"):
         settings = change(short, strategy=strategy, crop=(16, 32))
-        passes[strategy] = search(street, scenes, tmp_path / strategy, settings)["passes"]
+        passes[strategy] = search(street, scenes, tmp_path / strategy, settings).passes
     budget = PASSES_PER_STEP * 4 // 2 + count_halving_passes(short.finalists, 2)
     assert passes["gradient"] == budget
     assert budget - 2 < passes["evolution"] <= budget

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +10,9 @@ import torch
 from lgc.errors import OutputError, UsageError
 from lgc.lut import Predictor
 from lgc.models import Architecture
+from lgc.search import engine
 from lgc.search.engine import search
-from lgc.search.selection import strategies
+from lgc.search.selection.finalize import finalize
 from lgc.search.selection.strategies import PASSES_PER_STEP, count_halving_passes
 from lgc.search.supernet.alphas import ArchitectureParameters
 from lgc.search.supernet.blocks import make_fixed_fusion
@@ -46,7 +47,7 @@ def test_shared_cells_are_equal(deep_street, scenes, short, tmp_path):
 def test_fixed_fusion_is_not_searched(street, scenes, short, tmp_path):
     settings = change(short, fusion="fixed", targets_ms=((find_target(street, 0.5),),))
     result = search(street, scenes, tmp_path / "run", settings)
-    architecture = Architecture.load(result["architecture"])
+    architecture = Architecture.load(result.architecture)
     cells = street.space.plan.searched_cells
     assert architecture.choices[-1 - len(cells[-1].edges) : -1] == tuple(make_fixed_fusion(street.space))
     assert {len(record["entropy"]) for record in read_log(tmp_path / "run")} == {len(cells) - 1}
@@ -81,7 +82,7 @@ def test_without_latency_term_only_projection_uses_target(street, scenes, short,
     targets = ((find_target(street, 0.3),),)
     for name, term in (("with", True), ("without", False)):
         result = search(street, scenes, tmp_path / name, change(short, targets_ms=targets, latency_term=term))
-        assert result["predicted_ms"] <= targets[0][0]
+        assert result.predicted_ms <= targets[0][0]
     logs = [read_log(tmp_path / name) for name in ("with", "without")]
     assert [record["multiplier"] for record in logs[1][2:]] == [0.0] * 4
     assert all(record["multiplier"] != 0 for record in logs[0][2:])
@@ -102,9 +103,9 @@ def test_other_strategies_have_an_equal_budget(street, scenes, short, tmp_path, 
     state = load_checkpoint(tmp_path / "run")["alphas"]
     assert max(state["alpha.0"].abs().max(), state["alpha.2"].abs().max()) < 0.01  # as initialised
     budget = PASSES_PER_STEP * 4 + count_halving_passes(short.finalists, 2)
-    assert budget // 2 < result["passes"] <= budget
-    assert result["strategy"] == strategy
-    assert result["predicted_ms"] <= target
+    assert budget // 2 < result.passes <= budget
+    assert result.strategy == strategy
+    assert result.predicted_ms <= target
 
 
 @pytest.mark.usefixtures("eager_checkpoints")
@@ -113,29 +114,29 @@ def test_front_by_evolution_shares_the_training(street, scenes, front, tmp_path)
     steps = []
     result = search(street, scenes, tmp_path / "run", settings, on_step=lambda step, _: steps.append(step))
     assert steps == list(range(1, front.steps + 1))
-    for point, (target,) in zip(result["front"], front.targets_ms, strict=True):
-        assert point["strategy"] == "evolution"
-        assert point["predicted_ms"] <= target
-        folder = Path(point["architecture"]).parent
+    for point, (target,) in zip(result.front, front.targets_ms, strict=True):
+        assert point.strategy == "evolution"
+        assert point.predicted_ms <= target
+        folder = point.architecture.parent
         assert load_checkpoint(folder)["step"] == front.steps  # so that a training can start from it
         assert (read_log(folder), len(read_log(tmp_path / "run"))) == ([], front.steps)
 
 
 def test_dominated_point_is_marked(street, scenes, front, tmp_path, monkeypatch):
-    losses, real = iter([1.0, 2.0]), strategies.compute_gap
-    monkeypatch.setattr(strategies, "compute_gap", lambda *arguments: real(*arguments) | {"loss_after": next(losses)})
+    losses = iter([1.0, 2.0])
+    monkeypatch.setattr(engine, "finalize", lambda *arguments: replace(finalize(*arguments), loss_after=next(losses)))
     result = search(street, scenes, tmp_path / "run", front)
-    faster, slower = result["front"]
-    assert faster["predicted_ms"] < slower["predicted_ms"]
-    assert (faster["dominated"], slower["dominated"]) == (False, True)
+    faster, slower = result.front
+    assert faster.predicted_ms < slower.predicted_ms
+    assert (faster.dominated, slower.dominated) == (False, True)
 
 
 def test_gradient_search_halves_its_finalists(street, scenes, short, tmp_path):
     result = search(street, scenes, tmp_path / "run", change(short, finalists=5, samples=40))
-    assert result["tried"] == 5
-    assert result["passes"] == PASSES_PER_STEP * 4 + count_halving_passes(5, 2)
+    assert result.tried == 5
+    assert result.passes == PASSES_PER_STEP * 4 + count_halving_passes(5, 2)
     single = search(street, scenes, tmp_path / "single", change(short, finalists=1))
-    assert (single["tried"], single["passes"]) == (1, PASSES_PER_STEP * 4 + 2)
+    assert (single.tried, single.passes) == (1, PASSES_PER_STEP * 4 + 2)
 
 
 def test_exploration_and_warm_up_follow_settings(street, scenes, short, tmp_path, monkeypatch):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .console import format_number, grid
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ...models.nets.peers import Peer
     from ...profiler.comparison import Timing
 
 
@@ -61,12 +62,13 @@ def _make_table(title: str, rows: Sequence[Timing]) -> Table:
     return table
 
 
-def make_published_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def make_published_table(peers: Sequence[Peer]) -> Table:
     """Return the published frame rates, apart from the measured ones: their conditions differ."""
     title = "published frame rates: other GPUs, backends and scopes, not comparable with the measured ones"
     table = grid(title, "network", "GPU", "backend", "input", "FPS", "mIoU val", "mIoU test", numbers=3)
-    for row in rows:
-        scores = (format_number(row[key], ".1f", " %") for key in ("miou_val", "miou_test"))
-        size = "x".join(map(str, row["input"]))
-        table.add_row(row["name"], row["gpu"], row["backend"], size, f"{row['fps']:.1f}", *scores)
+    for peer in peers:
+        for rate in peer.published.frame_rates:
+            scores = (format_number(score, ".1f", " %") for score in (rate.miou_val, rate.miou_test))
+            size = "x".join(map(str, rate.input))
+            table.add_row(peer.title, rate.gpu, rate.backend, size, f"{rate.fps:.1f}", *scores)
     return table

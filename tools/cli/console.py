@@ -120,7 +120,7 @@ def pick_device(requested: str | None, table_devices: Sequence[Device], activity
     return device
 
 
-def emit(result: dict[str, Any], as_json: bool, *tables: Table | str) -> None:
+def emit(result: object, as_json: bool, *tables: Table | str) -> None:
     """Print a result on stdout: as one JSON object with null for NaN and infinity, or as tables and lines."""
     if not is_first_process():
         return

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -52,7 +52,7 @@ def diff(
     if unknown:
         say(f"warning: {unknown} entries have no confidence interval in one table, so their noise is unknown")
     beyond = comparison.select_beyond(threshold_pct, share_pct)
-    content: dict[str, Any] = {
+    content = {
         "a": str(a),
         "b": str(b),
         "drift_pct": comparison.drift_pct,
@@ -66,16 +66,15 @@ def diff(
         "only_a": list(comparison.only_a),
         "only_b": list(comparison.only_b),
         "differences": list(comparison.differences),
-        "entries": [_describe_change(change, beyond) for change in comparison.changes],
+        "entries": [
+            {**asdict(change), "beyond_noise": change.beyond_noise, "beyond_threshold": change in beyond}
+            for change in comparison.changes
+        ],
     }
     significant = [change for change in comparison.moved if change.is_relevant(share_pct)]
     tables: list[Table | str] = [_make_change_table(significant[:MAX_ROWS], comparison.speed)] if significant else []
     emit(content, as_json, *tables, *_format_lines(comparison, len(significant), len(beyond), threshold_pct, share_pct))
     return 1 if beyond else 0
-
-
-def _describe_change(change: EntryChange, beyond: Collection[EntryChange]) -> dict[str, Any]:
-    return {**asdict(change), "beyond_noise": change.beyond_noise, "beyond_threshold": change in beyond}
 
 
 def _make_change_table(changes: Sequence[EntryChange], speed: float) -> Table:

@@ -63,7 +63,7 @@ def show(
     with LatencyTable.open(table) as opened:
         entries = selection.entries(opened)
         timed = selection.benchmarks(opened) if benchmarks else []
-        content: dict[str, Any] = {
+        content = {
             "lut": str(table),
             "target": asdict(opened.target),
             "space": opened.space.to_dict(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,29 @@ from .metadata import make_header, parse_engine
 ENGINE_FOLDER = "engines"
 RECIPE_VERSION = 1
 """Increase it with every change to the model's conversion or the builder's settings."""
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """Everything that determines an engine.
+
+    Attributes:
+        model: hash of the ONNX model.
+        precision: precision of the engine.
+        flavour: `TensorRT` or `TensorRT-RTX`.
+        version: version of the library.
+        compute_capability: compute capability of the device, e.g. `8.9`.
+        device: name of the GPU that the engine is bound to; None if to none.
+        recipe: `RECIPE_VERSION`.
+    """
+
+    model: str
+    precision: str
+    flavour: str
+    version: str
+    compute_capability: str
+    device: str | None
+    recipe: int
 
 
 def load_or_build_engine(
@@ -42,49 +65,42 @@ def load_or_build_engine(
         return replace(cached, assumed=builder.assumed)
     built = builder.build(onnx_model, precision)
     try:
-        write_cache_file(path, {"key": key, "engine": make_header(built)}, built.data)
+        write_cache_file(path, {"key": asdict(key), "engine": make_header(built)}, built.data)
     except OutputError as error:
         remarks.append(f"the engine is not cached: {error}")
     return replace(built, remarks=(*remarks, *built.remarks))
 
 
-def _make_key(builder: EngineBuilder, onnx_model: bytes, precision: str) -> dict[str, Any]:
-    """Return everything that determines the engine."""
-    return {
-        "model": hashlib.sha256(onnx_model).hexdigest(),
-        "precision": precision,
-        "flavour": builder.library.flavour,
-        "version": builder.library.version,
-        "compute_capability": builder.capability,
-        "device": builder.device,
-        "recipe": RECIPE_VERSION,
-    }
+def _make_key(builder: EngineBuilder, onnx_model: bytes, precision: str) -> EngineKey:
+    digest, library = hashlib.sha256(onnx_model).hexdigest(), builder.library
+    target = builder.capability, builder.device
+    return EngineKey(digest, precision, library.flavour, library.version, *target, RECIPE_VERSION)
 
 
-def _get_path(key: dict[str, Any]) -> Path:
+def _get_path(key: EngineKey) -> Path:
     """Return the path of a key's engine: one file for each model, precision and device, whatever the version."""
-    device = f"{key['flavour']}, {key['compute_capability']}, {key['device']}"
+    device = f"{key.flavour}, {key.compute_capability}, {key.device}"
     digest = hashlib.sha256(device.encode()).hexdigest()[:8]
     return get_cache_folder(ENGINE_FOLDER) / f"{_get_stem(key)}{digest}.engine"
 
 
-def _get_stem(key: dict[str, Any]) -> str:
-    return f"{key['model'][:32]}-{key['precision']}-"
+def _get_stem(key: EngineKey) -> str:
+    return f"{key.model[:32]}-{key.precision}-"
 
 
-def _load(path: Path, key: dict[str, Any]) -> tuple[Engine | None, list[str]]:
+def _load(path: Path, key: EngineKey) -> tuple[Engine | None, list[str]]:
     """Return the engine at `path` if it has that key; else None, and remarks on why it is rebuilt."""
     if not path.exists():
         return None, [
-            f"the cached engine is for {_describe_file(other)}: rebuilt for {_describe_key(key)}"
+            f"the cached engine is for {_describe_file(other)}: rebuilt for {_describe_key(asdict(key))}"
             for other in sorted(path.parent.glob(f"{_get_stem(key)}*.engine"))[:1]
         ]
     try:
         header, data = read_cache_file(path)
-        if header.get("key") == key:
+        if header.get("key") == asdict(key):
             return parse_engine(header.get("engine"), data, str(path), cached=True), []
         other_key = _describe_key(header.get("key"))
-        return None, [f"the cached engine is for {other_key}: rebuilt for {_describe_key(key)}"]
+        return None, [f"the cached engine is for {other_key}: rebuilt for {_describe_key(asdict(key))}"]
     except FileFormatError as error:
         return None, [f"{error}: the engine is rebuilt"]
 

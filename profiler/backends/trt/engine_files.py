@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ....errors import FileFormatError, MismatchError
 from ....files import describe, read_text, write_atomic
 from .engine import Engine, EngineBuilder
 from .metadata import make_header, parse_engine
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 ENGINE_SCHEMA_VERSION = 1
 EXPORT_COMMAND = "lgc-export --trt"
@@ -87,7 +90,7 @@ def get_description_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def _read_description(path: Path) -> dict[str, JsonValue]:
     try:
         description = json.loads(read_text(path, "description of an engine"))
     except json.JSONDecodeError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from ....errors import FileFormatError
 from .engine import Engine
@@ -14,7 +14,7 @@ _OMITTED_FIELDS = ("data", "cached", "remarks")
 """Fields stored elsewhere, or valid in one process only."""
 
 
-def make_header(engine: Engine) -> dict[str, Any]:
+def make_header(engine: Engine) -> dict[str, JsonValue]:
     """Return the header of an engine: all fields but its bytes and those of this process."""
     return {key: value for key, value in asdict(engine).items() if key not in _OMITTED_FIELDS}
 

@@ -70,17 +70,17 @@ def measure_search(scratch: Path, space: SearchSpace, target: Target, arguments:
         result = search(predictor, scratch / "data", scratch / "run", config, device=device, precision=precision)
         memory = None if target.device == "cpu" else torch.cuda.max_memory_allocated(target.device)
         records = [json.loads(line) for line in (scratch / "run" / "search.jsonl").read_text().splitlines()]
-        architecture = Architecture.load(result["architecture"])
+        architecture = Architecture.load(result.architecture)
         timed = time_network(Network(architecture, None, DENSE), target, table)
     return {
         "steps": len(records),
         "batch": config.batch,
-        "steps_per_second": result["steps"] / result["supernet_seconds"],
+        "steps_per_second": result.steps / result.supernet_seconds,
         "memory_bytes": memory,
-        "target_ms": result["target_ms"],
-        "predicted_ms": result["predicted_ms"],
+        "target_ms": result.target_ms,
+        "predicted_ms": result.predicted_ms,
         "measured_ms": timed.measured_ms,
-        "measured_off_pct": 100 * (timed.measured_ms / result["target_ms"] - 1),
+        "measured_off_pct": 100 * (timed.measured_ms / result.target_ms - 1),
         "drift_pct": timed.drift_pct,
     }
 

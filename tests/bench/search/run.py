@@ -178,27 +178,27 @@ def measure_front(setting: Setting, target: Target) -> dict[str, Any]:
     reference = make_latency_meter(setting.lut, DENSE)
     result = search(predictor, setting.data, setting.scratch / "front", setting.config(0, points), measure=reference)
     rows = []
-    for point in result["front"]:
-        architecture = Architecture.load(point["architecture"])
+    for point in result.front:
+        architecture = Architecture.load(point.architecture)
         with LatencyTable.open(setting.lut) as table:
             timed = time_network(Network(architecture, None, DENSE), target, table, seconds=TIMED_SECONDS)
         speed = timed.predicted_ms / timed.table_ms
         rows.append(
             {
-                "target_ms": point["target_ms"],
-                "landings": point["landings"],
-                "table_ms": point["predicted_ms"],
-                "table_off_pct": 100 * (point["predicted_ms"] / point["target_ms"] - 1),
-                "predicted_ms": point["corrected_ms"],
-                "predicted_off_pct": 100 * (point["corrected_ms"] / point["target_ms"] - 1),
+                "target_ms": point.target_ms,
+                "landings": point.refinements,
+                "table_ms": point.predicted_ms,
+                "table_off_pct": 100 * (point.predicted_ms / point.target_ms - 1),
+                "predicted_ms": point.corrected_ms,
+                "predicted_off_pct": 100 * (point.corrected_ms / point.target_ms - 1),
                 "measured_ms": timed.measured_ms,
-                "measured_off_pct": 100 * (timed.measured_ms / point["target_ms"] - 1),
-                "measured_at_the_tables_speed_off_pct": 100 * (timed.measured_ms / speed / point["target_ms"] - 1),
+                "measured_off_pct": 100 * (timed.measured_ms / point.target_ms - 1),
+                "measured_at_the_tables_speed_off_pct": 100 * (timed.measured_ms / speed / point.target_ms - 1),
                 "drift_pct": timed.drift_pct,
-                "loss": point["loss_after"],
+                "loss": point.loss_after,
             }
         )
-    return {"points": rows, "seconds": result["seconds"], "warm_up_steps": result["warm_up_steps"]}
+    return {"points": rows, "seconds": result.seconds, "warm_up_steps": result.warm_up_steps}
 
 
 def run_searches(setting: Setting, pool: ProcessPoolExecutor, names: list[str]) -> dict[str, list[dict[str, Any]]]:
@@ -216,9 +216,8 @@ def search_and_train(setting: Setting, name: str, seed: int, switches: dict[str,
     config = setting.config(seed, ((setting.target_ms,),), **switches)
     result = search(setting.predictor(), setting.data, setting.scratch / name, config)
     training_seeds = SEEDS if not switches else (seed,)
-    mious = [
-        train_from_scratch(setting, Path(result["architecture"]), training_seed)[0] for training_seed in training_seeds
-    ]
+    mious = [train_from_scratch(setting, result.architecture, training_seed)[0] for training_seed in training_seeds]
+    content = result.as_dict()
     kept = (
         "predicted_ms",
         "loss_before",
@@ -230,7 +229,7 @@ def search_and_train(setting: Setting, name: str, seed: int, switches: dict[str,
         "tried",
         "seconds",
     )
-    return {"seed": seed, "mious": mious, **{key: result[key] for key in kept}}
+    return {"seed": seed, "mious": mious, **{key: content[key] for key in kept}}
 
 
 def train_from_scratch(setting: Setting, architecture: Path, seed: int) -> tuple[float, float]:
@@ -238,7 +237,7 @@ def train_from_scratch(setting: Setting, architecture: Path, seed: int) -> tuple
     config = TrainConfig(steps=setting.train_steps, batch=setting.batch, lr=0.05, warm_up=20, seed=seed)
     out = architecture.parent / f"training-{seed}"
     result = train(architecture.parent, setting.data, config, out=out)
-    return float(result["miou"]), float(result["seconds"])
+    return float(result.miou), result.seconds
 
 
 def compare_random(

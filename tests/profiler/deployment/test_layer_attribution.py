@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_wrong_entry_is_reported_first(mini_space, make_table, times):
     assert report.factor == pytest.approx(0.5)
     assert report.unattributed_ms == 0
     assert none.entries == slower.entries == ()
-    assert json.loads(json.dumps(report.as_dict()))["entries"][0]["entry"] == wrong
+    assert json.loads(json.dumps(asdict(report)))["entries"][0]["entry"] == wrong
 
 
 def test_slots_that_share_layers_form_groups(mini_space, make_table):

@@ -84,12 +84,12 @@ def test_search_returns_the_measured_architecture(street, scenes, short, tmp_pat
     result = search(
         street, scenes, tmp_path / "run", config, measure=lambda architecture: 1.05 * street.predict(architecture)
     )
-    architecture = Architecture.load(result["architecture"])
-    assert result["measured_ms"] == pytest.approx(1.05 * street.predict(architecture))
-    assert result["corrected_ms"] == pytest.approx(result["measured_ms"])
-    assert result["predicted_ms"] == pytest.approx(street.predict(architecture))
-    assert result["measured_ms"] <= middle * 1.01
-    assert result["landings"] == 2
+    architecture = Architecture.load(result.architecture)
+    assert result.measured_ms == pytest.approx(1.05 * street.predict(architecture))
+    assert result.corrected_ms == pytest.approx(result.measured_ms)
+    assert result.predicted_ms == pytest.approx(street.predict(architecture))
+    assert result.measured_ms <= middle * 1.01
+    assert result.refinements == 2
     with pytest.raises(OutputError, match="landing"):  # a search without refinement is a different run
         search(street, scenes, tmp_path / "run", config)
 

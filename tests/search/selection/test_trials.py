@@ -74,13 +74,13 @@ def test_lowest_trial_loss_wins(street, scenes, short, tmp_path, monkeypatch):
         result = search(street, scenes, tmp_path / str(best), settings)
         assert len(tried) == 3
         assert len({architecture.choices for architecture in tried}) == 3
-        assert Architecture.load(result["architecture"]).choices == tried[best - 1].choices
-        assert result["trial_losses"] == [abs(index - best) for index in (1, 2, 3)]
-        assert result["predicted_ms"] == pytest.approx(street.predict(tried[best - 1]))
-        loss_after = result["loss_after"]
+        assert Architecture.load(result.architecture).choices == tried[best - 1].choices
+        assert result.trial_losses == [abs(index - best) for index in (1, 2, 3)]
+        assert result.predicted_ms == pytest.approx(street.predict(tried[best - 1]))
+        loss_after = result.loss_after
     first = search(street, scenes, tmp_path / "none", short)
-    assert first["loss_after"] <= loss_after  # without trials, the best in the supernet wins
-    assert (first["trial_losses"], first["trial_steps"]) == ([], 0)
+    assert first.loss_after <= loss_after  # without trials, the best in the supernet wins
+    assert (first.trial_losses, first.trial_steps) == ([], 0)
 
 
 def test_search_reports_steps_of_trials(street, scenes, short, tmp_path):
@@ -88,8 +88,8 @@ def test_search_reports_steps_of_trials(street, scenes, short, tmp_path):
     settings = SearchConfig(**(short.model_dump() | {"trials": 2, "trial_share": 0.5}))
     result = search(street, scenes, tmp_path / "run", settings, on_step=lambda *step: reported.append(step))
     assert reported == [(step, 12) for step in range(1, 13)]
-    assert result["trial_steps"] == 3
-    assert len(result["trial_losses"]) == 2
+    assert result.trial_steps == 3
+    assert len(result.trial_losses) == 2
 
 
 def test_only_interrupted_trial_is_repeated(street, scenes, short, tmp_path):
@@ -102,5 +102,5 @@ def test_only_interrupted_trial_is_repeated(street, scenes, short, tmp_path):
     cut = search(street, scenes, tmp_path / "cut", settings, on_step=lambda step, _: reported.append(step))
     assert reported == [10, 11, 12]  # the first trial was finished
     assert (tmp_path / "cut" / "search-trials.json").exists()
-    assert cut["trial_losses"] == whole["trial_losses"]
-    assert Architecture.load(cut["architecture"]).choices == Architecture.load(whole["architecture"]).choices
+    assert cut.trial_losses == whole.trial_losses
+    assert Architecture.load(cut.architecture).choices == Architecture.load(whole.architecture).choices

@@ -112,9 +112,9 @@ def test_every_layout_is_trained_and_scored(layout, make_run, make_scenes, tmp_p
     run, data = make_run(count_classes(layout)), make_scenes(layout)
     out, predictions = tmp_path / "out", tmp_path / "predictions"
     trained = train(run, data, QUICK, out=out)
-    assert (trained["scored_at"], trained["scored_images"]) == (list(SIZE), 3)
+    assert (trained.scored_at, trained.scored_images) == (SIZE, 3)
     result = evaluate_run(out, data, predictions=predictions)
-    assert result["miou"] == trained["miou"]
+    assert result.miou == trained.miou
     coding = CITYSCAPES_IDS if layout == "cityscapes" else CAMVID
     right = total = 0
     for pair in list_pairs(data, "val")[1]:
@@ -124,7 +124,7 @@ def test_every_layout_is_trained_and_scored(layout, make_run, make_scenes, tmp_p
         right += int((predicted == truth)[truth != 255].sum())
         total += int((truth != 255).sum())
     assert len(list(predictions.iterdir())) == 3
-    assert result["pixel_accuracy"] == pytest.approx(100 * right / total)
+    assert result.pixel_accuracy == pytest.approx(100 * right / total)
     with Image.open(next(predictions.iterdir())) as image:
         assert image.mode == ("RGB" if layout == "camvid" else "L")
 
@@ -141,7 +141,7 @@ def test_train_ids_give_equal_scores(make_run, make_scenes):
     run, data = make_run(19), make_scenes("cityscapes")
     by_ids = evaluate_run(run, data)
     convert_to_train_ids(data)
-    assert evaluate_run(run, data)["per_class"] == by_ids["per_class"]
+    assert evaluate_run(run, data).per_class == by_ids.per_class
 
 
 def test_training_accepts_coarse_labels(make_run, make_scenes, tmp_path):
@@ -154,7 +154,7 @@ def test_training_accepts_coarse_labels(make_run, make_scenes, tmp_path):
         path.rename(path.with_name(path.name.replace("gtFine", "gtCoarse")))
     config = QUICK.model_copy(update={"train_split": "train_extra"})
     result = train(make_run(19), data, config, out=tmp_path / "out")
-    assert (result["train_split"], result["images"]) == ("train_extra", 4)
+    assert (result.config.train_split, result.images) == ("train_extra", 4)
 
 
 @pytest.mark.parametrize("predict", [False, True])
@@ -165,7 +165,7 @@ def test_unlabelled_split_allows_only_predictions(make_run, make_scenes, tmp_pat
     run, predictions = make_run(19), tmp_path / "predictions"
     if predict:
         result = evaluate_run(run, data, "test", predictions=predictions)
-        assert result["miou"] is result["pixel_accuracy"] is None
+        assert result.miou is result.pixel_accuracy is None
         assert {np.asarray(Image.open(path)).shape[:2] for path in predictions.iterdir()} == {SIZE}
     else:
         with pytest.raises(DataError, match="no labelled pixel in test"):
@@ -193,17 +193,17 @@ def test_scores_equal_cityscapes_scripts(make_run, make_scenes, tmp_path, monkey
     reference = scorer.evaluateImgLists(
         [scorer.getPrediction(scorer.args, truth) for truth in truths], truths, scorer.args
     )
-    for name, iou in result["per_class"].items():
+    for name, iou in result.per_class.items():
         expected = reference["classScores"][name]
         assert np.isnan(expected) if iou is None else iou / 100 == pytest.approx(expected, abs=1e-6), name
-    assert result["miou"] / 100 == pytest.approx(reference["averageScoreClasses"], abs=1e-6)
+    assert result.miou / 100 == pytest.approx(reference["averageScoreClasses"], abs=1e-6)
     # All cases that means treat differently: a class only in predictions (an IoU of 0, which counts), classes in
     # neither (no IoU), and correctly predicted classes.
     predicted = {int(value) for path in predictions.iterdir() for value in np.unique(np.asarray(Image.open(path)))}
     assert 7 in predicted
-    assert result["per_class"]["road"] == 0
-    assert None in result["per_class"].values()
-    assert max(iou or 0 for iou in result["per_class"].values()) > 1
+    assert result.per_class["road"] == 0
+    assert None in result.per_class.values()
+    assert max(iou or 0 for iou in result.per_class.values()) > 1
 
 
 def test_labels_may_have_several_sizes(make_run, make_scenes):
@@ -211,7 +211,7 @@ def test_labels_may_have_several_sizes(make_run, make_scenes):
     pair = list_pairs(data, "val")[1][0]
     for path in (pair.image, pair.label):
         Image.open(path).resize((64, 40), Image.Resampling.NEAREST).save(path)
-    assert evaluate_run(make_run(11), data)["scored_at"] == "each label's own"
+    assert evaluate_run(make_run(11), data).scored_at == "each label's own"
 
 
 def test_predictions_never_overwrite_labels(make_run, make_scenes):
@@ -243,5 +243,5 @@ def test_void_label_does_not_change_scores(make_run, make_scenes):
         copied.write_bytes(path.read_bytes())
     Image.fromarray(np.full(SIZE, 11, np.uint8)).save(copied)
     after = evaluate_run(run, data)
-    assert after["scored_images"] == 4
-    assert json.dumps(after["per_class"]) == json.dumps(before["per_class"])
+    assert after.scored_images == 4
+    assert json.dumps(after.per_class) == json.dumps(before.per_class)

@@ -29,12 +29,12 @@ CONFIG = TrainConfig(steps=6, batch=2)
 def test_saved_weights_are_the_scored_ones(run, scenes):
     result = train(run, scenes, CONFIG)
     again = evaluate_run(run, scenes)
-    names = ("weights", "miou", "per_class", "pixel_accuracy", "scored_on", "scored_at", "scored_images")
-    assert {name: again[name] for name in names} == {name: result[name] for name in names}
-    assert list(result["per_class"]) == list(load_dataset(scenes, "val").classes)
+    content = result.as_dict()
+    assert {name: content.get(name) for name in again.as_dict()} == again.as_dict()
+    assert list(result.per_class) == list(load_dataset(scenes, "val").classes)
     expected = {"pretrain": "none", "steps": 6, "images": 8, "scored_on": "val", "scored_images": 3, "processes": 1}
     expected |= {"precision": "fp32", "ema": 0.999, "scored_at": [32, 32], "train_split": "train", "from_scratch": []}
-    assert {name: result[name] for name in expected} == expected
+    assert {name: content[name] for name in expected} == expected
 
 
 def test_training_lowers_the_loss(run, scenes):
@@ -65,7 +65,7 @@ def test_resumed_training_is_bit_identical(run, scenes, tmp_path, monkeypatch):
         train(run, scenes, CONFIG, out=cut, on_step=kill_at(4))
     resumed = train(run, scenes, CONFIG, out=cut, on_step=lambda step, _: steps.append(step))
     assert steps == [5, 6]
-    assert resumed["miou"] == whole["miou"]
+    assert resumed.miou == whole.miou
     assert read_log(cut, "train") == read_log(tmp_path / "whole", "train")
     states = [load_checkpoint(tmp_path / name, "train") for name in ("whole", "cut")]
     for part in ("trainee", "mean"):
@@ -92,8 +92,8 @@ def test_seeds_train_into_separate_folders(run, scenes, tmp_path):
         for seed in (0, 1)
     ]
     assert not torch.equal(weights[0]["head.1.weight"], weights[1]["head.1.weight"])
-    assert [result["weights"] for result in results] == [
-        str(tmp_path / f"seed{seed}" / "weights.safetensors") for seed in (0, 1)
+    assert [result.weights for result in results] == [
+        tmp_path / f"seed{seed}" / "weights.safetensors" for seed in (0, 1)
     ]
     assert [path.name for path in run.iterdir()] == ["architecture.json"]
 
@@ -125,7 +125,7 @@ def test_nan_loss_keeps_last_checkpoint(run, scenes, monkeypatch):
     assert all(value.isfinite().all() for value in state["trainee"].values())
     assert not (run / "weights.safetensors").exists()
     monkeypatch.setattr(network_trainer, "ohem_loss", real)
-    assert train(run, scenes, CONFIG)["steps"] == 6
+    assert train(run, scenes, CONFIG).config.steps == 6
 
 
 def test_infinite_weights_are_not_saved(run, scenes, monkeypatch):
@@ -178,7 +178,7 @@ def test_training_starts_from_the_supernet(run, scenes, street_space, monkeypatc
 
     monkeypatch.setattr(WeightAverage, "update", record)
     result = train(run, scenes, CONFIG.model_copy(update={"init": "supernet", "lr": 1e-9}))
-    assert (result["pretrain"], result["from_scratch"]) == ("supernet", [])
+    assert (result.config.init, result.from_scratch) == ("supernet", ())
     assert torch.allclose(started["stem"], net["stem.0.conv.weight"])
 
 
@@ -202,7 +202,7 @@ def test_training_starts_from_a_file(run, scenes, street_space, tmp_path, foreig
     save_weights(network, path)
     settings = {"init": str(path), "lr": 1e-9, "ema": 0.0}
     result = train(run, scenes, CONFIG.model_copy(update=settings))
-    assert result["pretrain"] == str(path)
+    assert result.config.init == str(path)
     trained = load_file(run / "weights.safetensors")
     assert torch.allclose(trained["stem.0.conv.weight"], network.state_dict()["stem.0.conv.weight"], atol=1e-6)
     with pytest.raises(FileFormatError, match="an empty file"):

@@ -60,11 +60,11 @@ def test_two_process_training_equals_doubled_batch(run, scenes, tmp_path):
         double, single = ([record[name] for record in log] for log in logs)
         assert double == pytest.approx(single, abs=1e-4), name
     assert logs[0][0]["loss"] != pytest.approx(logs[0][-1]["loss"], abs=1e-3)  # the training changes the loss
-    assert evaluate_run(run, scenes)["per_class"] == result["per_class"]  # scored by a single process
+    assert evaluate_run(run, scenes).per_class == result["per_class"]  # scored by a single process
     ranks = [torch.load(run / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     for part in ("trainee", "mean"):
         require_equal_tensors(ranks[0][part], ranks[1][part])
     reference = load_checkpoint(tmp_path / "whole", "train")["trainee"]
     for name, value in ranks[0]["trainee"].items():
         assert torch.allclose(value, reference[name], atol=2e-3), name
-    assert result["pixel_accuracy"] == pytest.approx(whole["pixel_accuracy"], abs=2)
+    assert result["pixel_accuracy"] == pytest.approx(whole.pixel_accuracy, abs=2)

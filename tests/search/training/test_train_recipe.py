@@ -53,7 +53,7 @@ def test_auxiliary_head_trains_but_is_not_saved(trained, street_space):
     outs, results, logs = zip(*(trained(aux=aux) for aux in (0.0, 0.4, 4.0)), strict=True)
     assert ["aux_loss" in log[0] for log in logs] == [False, True, True]
     assert len({log[0]["loss"] for log in logs}) == 1  # equal initial networks
-    assert [result["aux"] for result in results] == [0.0, 0.4, 4.0]
+    assert [result.config.aux for result in results] == [0.0, 0.4, 4.0]
     weights = [load_weights(out / "weights.safetensors", Architecture.load(out / "architecture.json")) for out in outs]
     assert not any(are_equal(weights[a], weights[b]) for a, b in ((0, 1), (1, 2), (0, 2)))
     saved = [load_checkpoint(out, "train")["trainee"] for out in outs]
@@ -81,7 +81,7 @@ def test_average_weights_are_saved(trained):
     assert are_equal(load_final(last[0]), final[1])
     assert not torch.equal(load_final(mean[0])["stem.0.conv.weight"], final[0]["stem.0.conv.weight"])
     assert not torch.equal(load_final(mean[0])["stem.0.norm.running_var"], final[0]["stem.0.norm.running_var"])
-    assert (mean[1]["ema"], last[1]["ema"]) == (0.5, 0.0)
+    assert (mean[1].config.ema, last[1].config.ema) == (0.5, 0.0)
 
 
 def test_weight_average_matches_its_definition():
@@ -108,7 +108,7 @@ def test_bf16_keeps_float32_weights(trained):
     assert losses_[0] != losses_[1]
     assert losses_[1] == pytest.approx(losses_[0], rel=0.02)
     assert {value.dtype for value in load_final(coarse[0]).values()} == {torch.float32, torch.int64}
-    assert coarse[1]["precision"] == "bf16"
+    assert coarse[1].config.precision == "bf16"
 
 
 @pytest.mark.parametrize(("crop", "size"), [(None, (32, 32)), ((16, 32), (16, 32))])

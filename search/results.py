@@ -1,0 +1,155 @@
+"""Results of a search, and the conversion of results to and from JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+
+@dataclass(frozen=True)
+class Result:
+    """Result of a search, a training or an evaluation, as in the run folder's file and with `--json`.
+
+    JSON has the names of the fields, or their aliases; fields that equal their default are left out.
+    """
+
+    def as_dict(self) -> dict[str, JsonValue]:
+        """Return the JSON object."""
+        content: dict[str, JsonValue] = TypeAdapter(type(self)).dump_python(
+            self, mode="json", by_alias=True, exclude_defaults=True
+        )
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, JsonValue]) -> Self:
+        """Return the result that a JSON object holds; unknown keys are ignored.
+
+        Raises:
+            ValueError: a key is missing, or its value has the wrong type.
+        """
+        return TypeAdapter(cls).validate_python(content)
+
+
+@dataclass(frozen=True)
+class TableTarget:
+    """Target and prediction on one of several latency tables, in milliseconds.
+
+    Attributes:
+        lut: path of the table.
+        target_ms: target; None for a search without targets.
+        predicted_ms: predicted latency of the architecture.
+        bound_ms: predicted latency with the margin of `--quantile`.
+    """
+
+    lut: str
+    target_ms: float | None
+    predicted_ms: float
+    bound_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult(Result):
+    """Architecture that a search chose, its latency, and statistics of the search.
+
+    Attributes:
+        architecture: path of the architecture file.
+        target_ms: target on the first table; None for a search without targets.
+        predicted_ms: latency that the first table predicts.
+        predicted_low_ms: lower end of the 90 % prediction interval; None for a table without verification.
+        predicted_high_ms: upper end of it.
+        measured_ms: latency measured by the refinement, at the table's machine speed; None without refinement.
+        corrected_ms: prediction after the refinement; None without refinement.
+        refinements: number of measured architectures; None without refinement.
+        steps: steps of the supernet's training.
+        scope: scope of the latencies: `core` or `dense`.
+        strategy: strategy that chose the architecture.
+        tables: one row per table, for several tables or with a quantile.
+        seconds: duration of the search.
+        supernet_seconds: duration of the supernet's training.
+        fastest_ms: latency of the space's fastest architecture.
+        slowest_ms: latency of the space's slowest architecture.
+        operators: operator -> number of edges.
+        head_channels: channels of the head.
+        tried: number of architectures compared in the supernet.
+        passes: forward passes that the strategy used.
+        trial_losses: loss of each candidate after its trial; None for a candidate that diverged.
+        trial_steps: steps of each trial; 0 without trials.
+        loss_before: mean loss of sampled paths.
+        loss_likeliest: loss of the most probable architecture; None for a strategy without probabilities.
+        gap: `loss_likeliest` - `loss_before`.
+        loss_after: loss of the architecture in the supernet.
+        dominated: True if another point of the front is at least as fast and has a lower loss; None outside a front.
+    """
+
+    architecture: Path
+    target_ms: float | None
+    predicted_ms: float
+    predicted_low_ms: float | None
+    predicted_high_ms: float | None
+    measured_ms: float | None = None
+    corrected_ms: float | None = None
+    refinements: Annotated[int | None, Field(alias="landings")] = None
+    steps: int
+    scope: str
+    strategy: str
+    tables: tuple[TableTarget, ...] = ()
+    seconds: float
+    supernet_seconds: float
+    fastest_ms: float
+    slowest_ms: float
+    operators: dict[str, int]
+    head_channels: int
+    tried: int
+    passes: int
+    trial_losses: list[float | None]
+    trial_steps: int
+    loss_before: float
+    loss_likeliest: float | None
+    gap: float | None
+    loss_after: float
+    dominated: bool | None = None
+
+    @property
+    def rows(self) -> tuple[TableTarget | SearchResult, ...]:
+        """Target and prediction on each table; the result itself where it has a single table."""
+        return self.tables or (self,)
+
+    @property
+    def measured_error_pct(self) -> float | None:
+        """Deviation of the measured latency from the target, in percent; None without refinement."""
+        if self.measured_ms is None or self.target_ms is None:
+            return None
+        return (self.measured_ms / self.target_ms - 1) * 100
+
+    def dominates(self, other: SearchResult) -> bool:
+        """Return True if this point is at least as fast as another on every table and has a lower loss.
+
+        The loss is the lowest after a trial, or in the supernet without trials.
+        """
+        pairs = zip(self.rows, other.rows, strict=True)
+        return self._lowest_loss < other._lowest_loss and all(a.predicted_ms <= b.predicted_ms for a, b in pairs)
+
+    @property
+    def _lowest_loss(self) -> float:
+        return min((loss for loss in self.trial_losses if loss is not None), default=self.loss_after)
+
+
+@dataclass(frozen=True)
+class FrontResult(Result):
+    """Front of a search with several points of targets.
+
+    Attributes:
+        front: one result per point.
+        steps: steps of the supernet's training for each point, the shared warm-up included.
+        warm_up_steps: steps of the shared warm-up.
+        seconds: duration of the search.
+    """
+
+    front: tuple[SearchResult, ...]
+    steps: int
+    warm_up_steps: int
+    seconds: float

@@ -1,0 +1,81 @@
+"""Results of training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pydantic import JsonValue
+
+from ..results import Result
+from .config import SCRATCH, TrainConfig
+
+
+@dataclass(frozen=True)
+class ScoredWeights(Result):
+    """Weights and their scores; scores are in percent, and None without a labelled pixel.
+
+    Attributes:
+        weights: path of the weights.
+        miou: mean of `per_class` over the classes with a value.
+        per_class: class name -> intersection over union; None for a class that is in neither labels nor predictions.
+        pixel_accuracy: share of correctly classified pixels.
+        scored_on: split of the images.
+        scored_at: height and width at which labels were compared, or a text where these differ.
+        scored_images: number of images.
+    """
+
+    weights: Path
+    miou: float | None
+    per_class: dict[str, float | None]
+    pixel_accuracy: float | None
+    scored_on: str
+    scored_at: tuple[int, int] | str
+    scored_images: int
+
+
+@dataclass(frozen=True)
+class EvaluationResult(ScoredWeights):
+    """Result of an evaluation.
+
+    Attributes:
+        predictions: folder of the predicted classes; None if not requested.
+    """
+
+    predictions: Path | None
+
+
+@dataclass(frozen=True)
+class TrainResult(ScoredWeights):
+    """Result of a training.
+
+    Attributes:
+        config: settings; in JSON, each is a key of the result, and `init` is `pretrain`.
+        seconds: duration of the steps.
+        from_scratch: parts of the network that the initial weights did not fit.
+        images: number of training images.
+        processes: number of processes.
+    """
+
+    config: TrainConfig
+    seconds: float
+    from_scratch: tuple[str, ...]
+    images: int
+    processes: int
+
+    def as_dict(self) -> dict[str, JsonValue]:
+        """Return the JSON object."""
+        content = super().as_dict()
+        del content["config"]
+        settings = self.config.model_dump(mode="json", exclude={"init", "workers"})
+        return content | settings | {"pretrain": "none" if self.config.init == SCRATCH else self.config.init}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, JsonValue]) -> Self:
+        """Return the result that a JSON object holds."""
+        pretrain = content.get("pretrain", "none")
+        settings = {name: content[name] for name in TrainConfig.model_fields if name in content}
+        config = TrainConfig.model_validate(settings | {"init": SCRATCH if pretrain == "none" else pretrain})
+        return super().from_dict({**content, "config": config.model_dump(mode="json")})
