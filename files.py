@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,8 +30,10 @@ _MAGIC = (
 )
 _JOURNAL = "-journal"
 """Suffix of the file in which SQLite keeps what a rollback needs."""
-_TEMPORARY = re.compile(rf"(\d+)(-\d+)?({_JOURNAL})?")
-"""Suffix of a temporary file: process id, counter, perhaps `-journal`. lgc 0.1 used no counter."""
+_HOST = re.sub(r"\W", "", platform.node()).lower()[:32] or "host"
+"""Name of this machine; temporary files of other machines in a shared folder are left alone."""
+_TEMPORARY = re.compile(rf"({_HOST}-)?(\d+)(-\d+)?({_JOURNAL})?")
+"""Suffix of a temporary file: host, process id, counter, perhaps `-journal`. Earlier versions wrote no host."""
 _counter = itertools.count()
 _active: set[str] = set()
 """Names of the temporary files that this process is writing."""
@@ -134,7 +137,7 @@ def atomic_path(out: Path, *, replace: bool = False) -> Iterator[Path]:
         raise _exists_error(out)
     ensure_folder(out.parent)
     _remove_stale(out)
-    path = out.with_name(f".{out.name}.{os.getpid()}-{next(_counter)}")
+    path = out.with_name(f".{out.name}.{_HOST}-{os.getpid()}-{next(_counter)}")
     _active.add(path.name)
     try:
         yield path
@@ -183,12 +186,12 @@ def _write_error(path: Path, error: OSError) -> OutputError:
 
 
 def _remove_stale(out: Path) -> None:
-    """Remove the temporary files of `out` whose process no longer runs."""
+    """Remove the temporary files of `out` whose process, of this machine, no longer runs."""
     prefix = f".{out.name}."
     with suppress(OSError):
         for name in os.listdir(out.parent):  # noqa: PTH208  (a glob is slow in folders of thousands of files)
             match = _TEMPORARY.fullmatch(name, len(prefix)) if name.startswith(prefix) else None
-            if match and name.removesuffix(_JOURNAL) not in _active and not is_running(int(match[1])):
+            if match and name.removesuffix(_JOURNAL) not in _active and not is_running(int(match[2])):
                 out.with_name(name).unlink(missing_ok=True)
 
 

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from lgc import files
 from lgc.errors import OutputError
 from lgc.files import atomic_path
 
@@ -79,7 +80,9 @@ def test_folder_that_cannot_be_made_is_rejected(tmp_path):
 def test_only_stale_temporary_files_are_removed(tmp_path):
     """Process ids recur, e.g. in containers: an unknown file with this process's id is stale."""
     stale = [".a.lut.999999999", ".a.lut.999999999-3", ".a.lut.999999999-journal", f".a.lut.{os.getpid()}"]
-    kept = [f".a.lut.{os.getppid()}-0", ".a.lut.txt", ".a.lut.999999999.999999999-0"]
+    stale += [f".a.lut.{files._HOST}-999999999-3", f".a.lut.{files._HOST}-999999999-3-journal"]
+    kept = [f".a.lut.{os.getppid()}-0", ".a.lut.txt", ".a.lut.999999999.999999999-0", ".a.lut.another-999999999-3"]
+    kept += [f".a.lut.{files._HOST}-{os.getppid()}-0"]
     for name in (*stale, *kept):
         (tmp_path / name).touch()
     with atomic_path(tmp_path / "a.lut", replace=True) as outer, atomic_path(tmp_path / "a.lut", replace=True) as inner:
