@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from ..device import Device
 from ..errors import UsageError
 
-PRECISIONS = ("fp32", "fp16", "bf16")
-
 
 @dataclass(frozen=True)
 class Target:

@@ -32,7 +32,7 @@ from ..models.space.opspec import OpSpec
 from ..models.space.protocol import ARCHITECTURE_FILE, CORE, Architecture
 from .backends import Workload, require_backend
 from .timing.measure import Assignment, measure_seconds
-from .timing.rounds import OnProgress, quiet
+from .timing.observer import OnProgress, quiet
 from .timing.workloads import build_folded, image_input, in_scope, network_workload
 
 if TYPE_CHECKING:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from ..lut.statistics.measurement import Measurement
 from ..lut.table.table import LatencyTable
 from ..models.space.protocol import SCOPES, Architecture
@@ -34,8 +32,10 @@ def compute_drift(table: LatencyTable, measurement: Measurement) -> float | None
     references = [row for scope in SCOPES for row in _list_references(table, scope) if row[0] in measured]
     if not references:
         return None
+    from scipy.stats import gmean
+
     ratios = [measurement.summary(key).latency_ms / table_ms for key, _, table_ms in references]
-    return float((np.exp(np.mean(np.log(ratios))) - 1) * 100)
+    return float((gmean(ratios) - 1) * 100)
 
 
 def correct_for_drift(predicted_ms: float, drift_pct: float | None) -> float:

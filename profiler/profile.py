@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ..device import Device
 from ..errors import MismatchError, MissingEntryError, OutputError, UsageError
 from ..lut.statistics.calibration import (
     MIN_NETWORKS,
@@ -21,20 +22,20 @@ from ..lut.statistics.calibration import (
 from ..lut.statistics.measurement import Measurement
 from ..lut.table.schema import FAILED, INTERPOLATED, MEASURED, NOISY, PENDING, WITH_LATENCY
 from ..lut.table.table import FINISHED, LatencyTable, network_key
-from ..lut.target import PRECISIONS, Target
+from ..lut.target import Target
 from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
 from ..models.space.protocol import CORE, DENSE, SCOPES, SearchSpace
-from .backends import Backend, require_backend
+from ..precisions import PRECISIONS
+from .backends import Backend, Workload, require_backend
 from .machine.environment import fingerprint
 from .machine_match import require_machine, require_versions
-from .table.worker import Worker
+from .table.worker import SOLE_PROCESS, ProcessShare, Worker
 from .timing.contexts import CARRIERS, CONTEXTS, ISOLATED, register_benchmarks
 from .timing.measure import check_protocol, default_statistic
-from .timing.rounds import OnProgress, quiet
+from .timing.observer import OnProgress, quiet
 from .timing.workloads import network_workload
 
-DEFAULT_NETWORKS = 24
 LEFT_OUT_PCT = 5.0
 """Share of sample batches discarded without a remark."""
 HARMLESS = ("idle", "application clocks", "display clocks")
@@ -43,6 +44,28 @@ MEDIAN_TO_95 = 2.9
 """A normal distribution's 95 % half width over its median absolute deviation."""
 CORE_SHARE = 3
 """Networks per network that is also measured in scope `core`, which shares the correction weights of `dense`."""
+
+
+@dataclass(frozen=True)
+class ProfileSettings:
+    """Settings of a profiling run.
+
+    Attributes:
+        networks: number of whole networks; 0 leaves the table uncalibrated.
+        rounds: maximum of batches per benchmark; the protocol's stopping rules if None.
+        budget_s: time limit in seconds; 0 only processes earlier measurements; no limit if None.
+        seed: seed of the network sample and the measuring order.
+        context: `carriers` or `isolated`, see `contexts`; the table's if None, `carriers` for a new table.
+    """
+
+    networks: int = 24
+    rounds: int | None = None
+    budget_s: float | None = None
+    seed: int = 0
+    context: str | None = None
+
+
+DEFAULT_SETTINGS = ProfileSettings()
 
 
 @dataclass(frozen=True)
@@ -78,18 +101,13 @@ def profile(
     space: SearchSpace,
     target: Target,
     out: Path,
+    settings: ProfileSettings = DEFAULT_SETTINGS,
     *,
-    networks: int = DEFAULT_NETWORKS,
-    rounds: int | None = None,
-    budget_s: float | None = None,
-    seed: int = 0,
-    context: str | None = None,
-    device: Device | None = None,
-    share: float = 1.0,
-    worker: int = 0,
+    process: ProcessShare = SOLE_PROCESS,
     on_progress: OnProgress = quiet,
+    **changes: Any,
 ) -> ProfileResult:
-    """Measure every operator of `space` and `networks` whole networks on `target` into the table `out`.
+    """Measure every operator of `space` and some whole networks on `target` into the table `out`.
 
     An incomplete table is resumed, a complete one is unchanged. The networks, spread over the latency range, calibrate
     the table; the verification predicts each of them with a correction fitted on the others.
@@ -98,15 +116,10 @@ def profile(
         space: search space.
         target: device, backend, precision and threads.
         out: table file, created if missing.
-        networks: number of whole networks; 0 leaves the table uncalibrated.
-        rounds: maximum of batches per benchmark; the protocol's stopping rules if None.
-        budget_s: time limit in seconds; 0 only processes earlier measurements.
-        seed: seed of the network sample and the measuring order.
-        context: `carriers` or `isolated`, see `contexts`; the table's if None, `carriers` for a new table.
-        device: device of this process, if not the target's; checked by `multi_device.profile_on`.
-        share: share of the open benchmarks for this process.
-        worker: index of this process among those on this machine.
+        settings: settings of the run.
+        process: share of this process; the devices of several are checked by `multi_device.profile_on`.
         on_progress: receives the progress.
+        changes: fields of `settings` to replace, e.g. `networks=0`.
 
     Raises:
         BackendUnavailableError: the target is unavailable on this machine.
@@ -114,27 +127,37 @@ def profile(
         UsageError: `networks`, `rounds` or `budget_s` is too small.
     """
     start = time.monotonic()
-    if networks != 0 and networks < MIN_NETWORKS:
-        raise UsageError(f"--networks {networks}: a calibration needs at least {MIN_NETWORKS}; 0 for no calibration")
-    check_protocol(target, rounds)
+    settings = replace(settings, **changes)
+    if settings.networks != 0 and settings.networks < MIN_NETWORKS:
+        raise UsageError(
+            f"--networks {settings.networks}: a calibration needs at least {MIN_NETWORKS}; 0 for no calibration"
+        )
+    check_protocol(target, settings.rounds)
     backend = require_backend(target)
-    with open_or_create(out, target, space, backend, context) as table:
-        workloads = register_benchmarks(table, space)
-        for index, architecture in enumerate(space.spread(networks, seed)):
-            for scope in SCOPES if index < max(networks // CORE_SHARE, MIN_NETWORKS) else (DENSE,):
-                workloads[table.add_network(architecture, scope)] = network_workload(architecture, scope)
-        environment = replace(target, device=device or target.device)
-        own_part = Worker(table, backend, environment, workloads, rounds=rounds, seed=seed, worker=worker)
-        while own_part.open():
-            left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
-            if left_s is not None and left_s <= 0 and (own_part.changed or not budget_s):
+    budget_s = math.inf if settings.budget_s is None else settings.budget_s
+    with open_or_create(out, target, space, backend, settings.context) as table:
+        workloads = _add_benchmarks(table, space, settings)
+        worker = Worker(table, backend, target, workloads, process, rounds=settings.rounds, seed=settings.seed)
+        while worker.open():
+            left_s = budget_s - (time.monotonic() - start)
+            if left_s <= 0 and (worker.changed or not budget_s):
                 break
-            if not own_part.run(share, left_s, on_progress) or share < 1:
+            if not worker.run(left_s, on_progress) or process.fraction < 1:
                 break
-        return _result(table, own_part, start)
+        return _result(table, worker, start)
 
 
-def _result(table: LatencyTable, own_part: Worker, start: float) -> ProfileResult:
+def _add_benchmarks(table: LatencyTable, space: SearchSpace, settings: ProfileSettings) -> dict[str, Workload]:
+    """Add the benchmarks of the operators and the networks to the table; return their workloads."""
+    workloads = register_benchmarks(table, space)
+    both_scopes = max(settings.networks // CORE_SHARE, MIN_NETWORKS)
+    for index, architecture in enumerate(space.spread(settings.networks, settings.seed)):
+        for scope in SCOPES if index < both_scopes else (DENSE,):
+            workloads[table.add_network(architecture, scope)] = network_workload(architecture, scope)
+    return workloads
+
+
+def _result(table: LatencyTable, worker: Worker, start: float) -> ProfileResult:
     """Update entries, calibration and verification of the table; return the result."""
     settled = table.metadata(FINISHED) is not None
     remarks: list[str] = []
@@ -159,7 +182,7 @@ def _result(table: LatencyTable, own_part: Worker, start: float) -> ProfileResul
         noisy=statuses.count(NOISY),
         interpolated=statuses.count(INTERPOLATED),
         pending=statuses.count(PENDING),
-        elsewhere=own_part.elsewhere,
+        elsewhere=worker.elsewhere,
         failed=failed,
         remarks=remarks,
         seconds=time.monotonic() - start,

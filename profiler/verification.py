@@ -16,7 +16,7 @@ from .drift import add_references, compute_drift, correct_for_drift
 from .machine.environment import fingerprint
 from .machine_match import require_machine
 from .timing.measure import measure_rounds
-from .timing.rounds import OnProgress, quiet
+from .timing.observer import OnProgress, quiet
 from .timing.workloads import network_workload
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..models.space.protocol import DENSE
-from .training.config import Count, Crop, Natural, NonNegative, Positive, Share
+from ..models.space.protocol import DENSE, SCOPES
+from .training.config import Balanced, Batch, Count, Crop, Natural, NonNegative, Positive, Seed, Share, Workers
 
 ARCH_LR = 1e-3
 """Learning rate of the architecture in a long search. Assumption."""
@@ -20,76 +20,72 @@ MAX_ARCH_LR = 0.05
 
 
 class SearchConfig(BaseModel):
-    """Settings of `search`. A default marked "assumption" is recalled from GAS; one marked "ours" is this project's."""
+    """Settings of `search`. The texts below the fields are also the help of `lgc-search`.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    A default marked "assumption" is recalled from GAS; one marked "ours" is this project's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     steps: Count
-    """Number of steps: each has a batch for the weights and, after the warm-up, another for the architecture."""
+    """Steps of the search: each trains the weights and, after the warm-up, the architecture."""
     strategy: Literal["gradient", "random", "evolution"] = "gradient"
-    """Search strategy: by gradients, or by comparing random or evolved (regularised evolution) architectures in an
-    evenly trained supernet, with the same amount of computation."""
-    batch: Count = 16
-    """Batch size of each process, in images. Assumption."""
-    crop: Crop | None = None
-    """Height and width of training crops, in pixels; None for the space's input size."""
-    seed: Natural = 0
-    """Random seed."""
-    scope: str = DENSE
-    """Scope of the latency: `dense` or `core`."""
+    """Search strategy: by gradients, or by comparing random or evolved architectures in an evenly trained supernet; all
+    have the same target and the same amount of computation."""
+    batch: Batch = 16  # Assumption.
+    crop: Crop = None
+    seed: Seed = 0
+    scope: Literal[SCOPES] = DENSE  # type: ignore[valid-type]  # a tuple of names
+    """Scope of the predicted latency."""
     targets_ms: tuple[tuple[Positive, ...], ...] = ()
     """Maximum latencies of results, in milliseconds: one point per result, one target per table in each point. Without
     targets, `beta` trades latency against the loss."""
     quantile: Annotated[float, Field(ge=0.5, lt=1)] | None = None
-    """Probability that the measured latency stays below the target; None to compare the prediction itself."""
+    """Probability, e.g. 0.9, that the measured latency meets the target; by default only the predicted one has to."""
     latency_term: bool = True
     """Include the latency term in the loss; without it, only the projection at the end uses the target."""
-    beta: Positive = 2e-3
-    """Weight of log(latency in ms) in the loss where there is no target. Assumption: 5e-4 to 5e-3."""
-    multiplier_lr: Positive = 0.02
-    """Step size of the dual ascent on the target's multiplier, per unit of log(latency / target). Ours."""
+    beta: Positive = 2e-3  # Assumption: 5e-4 to 5e-3.
+    """Weight of log(latency in ms) in the loss without a target."""
+    multiplier_lr: Positive = 0.02  # Ours.
+    """Step size of the dual ascent on the target's multiplier, per unit of log(latency / target)."""
     cells: Literal["independent", "shared"] = "independent"
-    """Architecture parameters of the cells: independent, or shared by all cells of a kind."""
+    """Architecture of the cells: independent, or shared by all cells of a kind."""
     communication: Literal["gcn", "linear", "none"] | None = None
-    """Communication from each cell to the next; None for `gcn`, or `none` with shared cells."""
+    """Communication from each cell to the next; by default gcn, or none with shared cells."""
     fusion: Literal["searched", "fixed"] = "searched"
-    """Fusion cell: searched, or fixed as in `decisions.make_fixed_fusion`."""
-    warm_up: Share = 0.3
-    """Share of the steps that train only the weights, on evenly drawn paths. Assumption."""
-    explore: Share = 0.2
-    """Share of the uniform distribution in the weights' paths after the warm-up, so every operator is trained. Ours."""
-    balanced: bool = False
-    """Give rare classes more weight in the loss; see `losses.compute_class_weights`."""
-    weight_lr: Positive = 0.025
-    """First learning rate of the weights (SGD 0.9, cosine). Assumption."""
-    weight_lr_end: Positive = 1e-3
-    """Last learning rate of the weights. Assumption."""
-    weight_decay: NonNegative = 3e-4
-    """Weight decay of the weights. Assumption."""
-    arch_lr: Positive | None = None
-    """Learning rate of the architecture (Adam, betas 0.5 and 0.999). None for 1e-3 (assumption), raised in shorter
-    searches so that parameters can travel the same distance as in the papers' 80 epochs of Cityscapes (ours)."""
-    arch_decay: NonNegative = 1e-4
-    """Weight decay of the architecture. Assumption."""
-    temperature: Positive = 1.0
-    """First temperature of the Gumbel-softmax. Assumption."""
-    temperature_end: Positive = 0.3
-    """Last temperature, reached exponentially. Ours: GAS's 0.03 (recalled) leaves hardly any gradient."""
-    gamma: NonNegative = 0.5
-    """Weight of the communication between cells. Assumption."""
-    embedding: Count = 64
-    """Width of the communication's hidden layer. Assumption."""
-    samples: Count = 512
-    """Architectures sampled at the end of a search by gradients. Ours."""
-    finalists: Count = 64
-    """Number of most probable samples whose losses are compared in the supernet. Ours."""
-    trials: Natural = 4
-    """Number of best finalists that are trained from scratch for a while; the lowest loss wins, as where DARTS picks
-    among its runs. 0 or 1 for the best one in the supernet. Ours."""
-    trial_share: Share = 1 / 3
-    """Length of such a training, as a share of the search's steps. Ours."""
-    workers: Natural = 0
-    """Number of data-loading processes."""
+    """Densely connected fusion cell: searched, or fixed."""
+    warm_up: Share = 0.3  # Assumption.
+    """Share of the steps that train only the weights, on evenly drawn paths."""
+    explore: Share = 0.2  # Ours.
+    """Share of the uniform distribution in the weights' paths after the warm-up, so every operator is trained."""
+    balanced: Balanced = False
+    weight_lr: Positive = 0.025  # Assumption.
+    """First learning rate of the weights (SGD 0.9, cosine)."""
+    weight_lr_end: Positive = 1e-3  # Assumption.
+    """Last learning rate of the weights."""
+    weight_decay: NonNegative = 3e-4  # Assumption.
+    """Weight decay of the weights."""
+    arch_lr: Positive | None = None  # 1e-3: Assumption. Raised where parameters could not travel as far: Ours.
+    """Learning rate of the architecture (Adam); by default 1e-3, more in searches shorter than the papers'."""
+    arch_decay: NonNegative = 1e-4  # Assumption.
+    """Weight decay of the architecture."""
+    temperature: Positive = 1.0  # Assumption.
+    """First temperature of the Gumbel-softmax."""
+    temperature_end: Positive = 0.3  # Ours: GAS's 0.03 (recalled) leaves hardly any gradient.
+    """Last temperature, reached exponentially."""
+    gamma: NonNegative = 0.5  # Assumption.
+    """Weight of the communication between cells."""
+    embedding: Count = 64  # Assumption.
+    """Width of the communication's hidden layer."""
+    samples: Count = 512  # Ours.
+    """Architectures sampled at the end of a search by gradients."""
+    finalists: Count = 64  # Ours.
+    """Number of most probable samples whose losses are compared in the supernet."""
+    trials: Natural = 4  # Ours: as DARTS picks among its runs.
+    """Best architectures to compare by short trainings at the end; 0 or 1 for the best one in the supernet."""
+    trial_share: Share = 1 / 3  # Ours.
+    """Length of such a training, as a share of the search's steps."""
+    workers: Workers = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:

@@ -12,6 +12,7 @@ import lgc
 ROOT = Path(lgc.__file__).parent
 FLOORS = {
     "errors": -2,
+    "precisions": -2,
     "device": -1,
     "files": 0,
     "models": 1,

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
+from ..models.space.protocol import DENSE
 from .cli.bench_table import make_bench_tables, make_published_table
 from .cli.console import RESTARTS, emit, new_app, run, say
+from .cli.network_options import PrecisionListOption, ScopeOption
 from .cli.options import (
-    BackendName,
-    ExportScope,
     JsonOption,
-    PrecisionListOption,
-    ScopeOption,
     ThreadsOption,
     make_backend_option,
     make_device_option,
@@ -45,9 +43,7 @@ SourcesOption = Annotated[
     list[Path] | None,
     typer.Argument(metavar="A.onnx|RUN|architecture.json ...", help="ONNX files, run folders, architecture files."),
 ]
-BackendOption = Annotated[
-    list[BackendName] | None, make_backend_option("to time on; repeatable", "the device's preferred backend")
-]
+BackendOption = Annotated[list[str] | None, make_backend_option("the device's preferred backend", "; repeatable")]
 SizesOption = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="HxW", help="Input size of runs and peers; repeatable.", show_default="their own"),
@@ -70,7 +66,7 @@ def bench(
     precision: PrecisionListOption = None,
     threads: ThreadsOption = 1,
     sizes: SizesOption = None,
-    scope: ScopeOption = ExportScope.DENSE,
+    scope: ScopeOption = DENSE,
     seconds: Annotated[str, typer.Option(metavar="TIME", help="Measuring time per network.")] = "10s",
     plot: PlotOption = None,
     published: PublishedOption = False,
@@ -88,10 +84,8 @@ def bench(
 
     duration_s = parse_seconds(seconds)
     peer_names = list(dict.fromkeys([*(PEERS if peers else ()), *(peer or ())]))
-    candidates = _list_candidates(sources or [], peer_names, [parse_size(text) for text in sizes or []], scope.value)
-    targets = _choose_targets(
-        device, [name.value for name in backend or ()], [name.value for name in precision or ()] or ["fp32"], threads
-    )
+    candidates = _list_candidates(sources or [], peer_names, [parse_size(text) for text in sizes or []], scope)
+    targets = _choose_targets(device, backend or [], precision or ["fp32"], threads)
     pairs = pair_candidates(candidates, targets)
     if sizes and all(candidate.kind == "file" for candidate in candidates):
         raise UsageError("--input is only for runs, architectures and peers: ONNX files have a fixed size")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cli.console import emit, grid, new_app, replace_non_finite, run, say, share_cores
-from .cli.options import JsonOption, SeedOption, make_device_option
+from .cli.options import JsonOption, make_device_option, make_seed_option
 from .cli.progress import make_item_progress, make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..profiler.deployment.export import ExportResult
     from ..profiler.deployment.latency import TargetResult
     from ..profiler.profile import ProfileResult
-    from ..profiler.timing.rounds import RoundProgress
+    from ..profiler.timing.observer import RoundProgress
     from ..search.results import SearchResult
     from ..search.training.results import TrainResult
 
@@ -129,7 +129,7 @@ def demo(
     out: Annotated[
         Path, typer.Option(metavar="RUN", help="Output folder; an interrupted demo in it is resumed.")
     ] = Path("demo-run"),
-    seed: SeedOption = 0,
+    seed: Annotated[int, make_seed_option()] = 0,
     steps: Annotated[
         int | None,
         typer.Option(

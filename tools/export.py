@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import DataError
+from ..models.space.protocol import DENSE
 from .cli.console import RESTARTS, emit, new_app, run, say
 from .cli.export_table import make_export_tables
+from .cli.network_options import PrecisionListOption, ScopeOption
 from .cli.options import (
-    BackendName,
-    ExportScope,
     JsonOption,
-    PrecisionListOption,
-    ScopeOption,
     make_backend_option,
     make_device_option,
     parse_percent,
@@ -23,6 +21,13 @@ from .cli.options import (
 from .cli.progress import progress_bar
 
 app = new_app()
+
+ALIASES = {"ort": "onnxruntime", "torch": "torch", "trt": "tensorrt"}
+"""Short option -> backend."""
+
+
+def _make_alias_option(name: str) -> Any:
+    return typer.Option(f"--{name}", help=f"Same as --backend {ALIASES[name]}.")
 
 
 OutOption = Annotated[
@@ -33,10 +38,8 @@ LutOption = Annotated[
     typer.Option(metavar="T.lut", help="Latency table for the prediction.", show_default="table of the search"),
 ]
 BackendOption = Annotated[
-    list[BackendName] | None, make_backend_option("to run and time the network on; repeatable", False)
-]
-TrtOption = Annotated[
-    bool, typer.Option("--trt", help="Same as --backend tensorrt; without a GPU, only build the engine.")
+    list[str] | None,
+    make_backend_option(False, "; repeatable. Without a GPU, tensorrt only builds the engine"),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads per operator.", show_default="the table's, else 1")
@@ -68,13 +71,13 @@ def export(
     lut: LutOption = None,
     backend: BackendOption = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write the ONNX file; always done.")] = False,
-    ort: Annotated[bool, typer.Option("--ort", help="Same as --backend onnxruntime.")] = False,
-    torch: Annotated[bool, typer.Option("--torch", help="Same as --backend torch.")] = False,
-    trt: TrtOption = False,
+    ort: Annotated[bool, _make_alias_option("ort")] = False,
+    torch: Annotated[bool, _make_alias_option("torch")] = False,
+    trt: Annotated[bool, _make_alias_option("trt")] = False,
     device: Annotated[str | None, make_device_option("the table's, else cpu", "to run on")] = None,
     threads: ThreadsOption = None,
     precision: PrecisionListOption = None,
-    scope: ScopeOption = ExportScope.DENSE,
+    scope: ScopeOption = DENSE,
     data: DataOption = None,
     tolerance: ToleranceOption = None,
     layers: LayersOption = False,
@@ -90,19 +93,18 @@ def export(
     """
     from ..profiler.deployment.export import ExportSettings, export_network
 
-    aliases = ((BackendName.ONNXRUNTIME, ort), (BackendName.TORCH, torch), (BackendName.TENSORRT, trt))
-    backends = [*(backend or ()), *(name for name, chosen in aliases if chosen)]
+    aliases = [ALIASES[name] for name, chosen in (("ort", ort), ("torch", torch), ("trt", trt)) if chosen]
     tolerance_pct = None if tolerance is None else parse_percent(tolerance)
     calibration_images, comparison_images = ([], []) if data is None else _list_images(data)
     settings = ExportSettings(
         source=source,
         out=out,
         table=lut,
-        backends=tuple(dict.fromkeys(name.value for name in backends)),
+        backends=tuple(dict.fromkeys([*(backend or ()), *aliases])),
         device=device,
         threads=threads,
-        precisions=tuple(dict.fromkeys(name.value for name in precision or ())) or ("fp32",),
-        scope=scope.value,
+        precisions=tuple(dict.fromkeys(precision or ["fp32"])),
+        scope=scope,
         calibration_images=calibration_images,
         comparison_images=comparison_images,
         tolerance_pct=tolerance_pct,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,14 +14,8 @@ from .cli.progress import progress_bar
 
 app = new_app()
 
-
-class FormName(StrEnum):
-    """Forms of a table's correction, simplest first."""
-
-    OFFSET = "offset"
-    AFFINE = "affine"
-    LAUNCHES = "launches"
-    KINDS = "kinds"
+Form = Literal["offset", "affine", "launches", "kinds"]
+"""Form of a table's correction, simplest first."""
 
 
 @app.callback()
@@ -65,7 +58,7 @@ app.command()(lut_diff.diff)
 def calibrate(
     table: TablePath,
     form: Annotated[
-        FormName | None,
+        Form | None,
         typer.Option(help="Form of the correction.", show_default="the best in cross-validation"),
     ] = None,
     as_json: JsonOption = False,
@@ -83,7 +76,7 @@ def calibrate(
 
     with LatencyTable.open(table) as opened:
         before, earlier = opened.metadata("verification"), read_report(opened)
-        report = calibrate_table(opened, None if form is None else form.value)
+        report = calibrate_table(opened, form)
         if report is None:
             raise MeasurementError(
                 f"{table} has too few measured networks to calibrate, at least {MIN_NETWORKS} are needed: "

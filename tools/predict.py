@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cli.console import emit, grid, new_app, run, say
-from .cli.options import BackendName, JsonOption, ThreadsOption, make_backend_option, make_device_option
+from .cli.options import JsonOption, ThreadsOption, make_backend_option, make_device_option
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ def predict(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, folders of images, or videos.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder of masks and overlays.")],
     device: Annotated[str | None, make_device_option("cpu; cuda:0 for an engine", "to run on")] = None,
-    backend: Annotated[
-        BackendName | None, make_backend_option("that runs the file", "onnxruntime; tensorrt for an engine")
-    ] = None,
+    backend: Annotated[str | None, make_backend_option("onnxruntime; tensorrt for an engine")] = None,
     threads: ThreadsOption = 1,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the colours in overlays.")] = 0.5,
     ids: Annotated[
@@ -57,9 +55,7 @@ def predict(
     if file != source:
         say(f"using {file}")
     media = list_media(inputs, out, ids=ids)
-    with Segmenter.open(
-        file, device=device, backend=None if backend is None else backend.value, threads=threads
-    ) as segmenter:
+    with Segmenter.open(file, device=device, backend=backend, threads=threads) as segmenter:
         for remark in segmenter.remarks:
             say(remark)
         legend = Legend.for_network(segmenter.network, list_legends())

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ..precisions import Precision
 from .cli.console import emit, grid, new_app, run, say
 from .cli.lut_show import make_report_tables
 from .cli.options import (
-    BackendName,
     JsonOption,
-    Precision,
     ThreadsOption,
     make_backend_option,
     make_seed_option,
@@ -30,22 +28,12 @@ if TYPE_CHECKING:
 app = new_app()
 
 
-class Context(StrEnum):
-    """Contexts that operators are measured in."""
-
-    CARRIERS = "carriers"
-    ISOLATED = "isolated"
-
-
 DeviceOption = Annotated[
     list[str],
     typer.Option(help="Device to measure: cpu or cuda:N; repeatable for identical devices that share the work."),
 ]
 BackendOption = Annotated[
-    BackendName | None,
-    make_backend_option(
-        "that runs the operators", "onnxruntime on a CPU; on a GPU tensorrt if it runs there, else torch"
-    ),
+    str | None, make_backend_option("onnxruntime on a CPU; on a GPU tensorrt if it runs there, else torch")
 ]
 InputSizeOption = Annotated[
     str | None,
@@ -66,7 +54,7 @@ BudgetOption = Annotated[
     typer.Option(metavar="TIME", help="Time limit, e.g. 90s or 4m; unfinished entries stay pending."),
 ]
 ContextOption = Annotated[
-    Context | None,
+    Literal["carriers", "isolated"] | None,
     typer.Option(
         help="Measuring context. carriers: operators between convolutions, as in a network; isolated: alone.",
         show_default="the table's; carriers for a new table",
@@ -84,7 +72,7 @@ OutOption = Annotated[
 def profile(
     device: DeviceOption,
     backend: BackendOption = None,
-    precision: Annotated[Precision, typer.Option(help="Precision of the operators.")] = Precision.FP32,
+    precision: Annotated[Precision, typer.Option(help="Precision of the operators.")] = "fp32",
     threads: ThreadsOption = 1,
     space: Annotated[str, make_space_option()] = "lgcnet-cityscapes",
     input_size: InputSizeOption = None,
@@ -114,25 +102,25 @@ def profile(
         chosen = chosen.with_input(*parse_size(input_size))
     devices = [check_device(name) for name in device]
     first = devices[0]
-    backend_name = backend.value if backend is not None else default_backend(first)
-    target = Target(first, backend_name, precision.value, first.num_threads(threads))
+    backend_name = backend or default_backend(first)
+    target = Target(first, backend_name, precision, first.num_threads(threads))
     height, width = chosen.input
-    default_name = f"{chosen.name}-{height}x{width}-{first.replace(':', '')}-{backend_name}-{precision.value}.lut"
+    default_name = f"{chosen.name}-{height}x{width}-{first.replace(':', '')}-{backend_name}-{precision}.lut"
     path = out or Path(default_name)
     others = f" and {', '.join(devices[1:])}" if devices[1:] else ""
     say(f"profiling {chosen.name} {height}x{width} on {target}{others} into {path}")
-    options: dict[str, Any] = {
-        "networks": networks,
-        "rounds": rounds,
-        "budget_s": None if budget is None else parse_seconds(budget),
-        "seed": seed,
-        "context": None if context is None else context.value,
-    }
+    settings = profiler.ProfileSettings(
+        networks=networks,
+        rounds=rounds,
+        budget_s=None if budget is None else parse_seconds(budget),
+        seed=seed,
+        context=context,
+    )
     with progress_bar() as on_progress:
         if len(devices) > 1:
-            result = profile_on(devices, chosen, target, path, on_progress=on_progress, **options)
+            result = profile_on(devices, chosen, target, path, settings=settings, on_progress=on_progress)
         else:
-            result = profiler.profile(chosen, target, path, on_progress=on_progress, **options)
+            result = profiler.profile(chosen, target, path, settings=settings, on_progress=on_progress)
     _print_result(path, target, result, as_json)
     return 1 if result.failed else 0
 

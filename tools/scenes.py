@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,13 +14,10 @@ from .cli.progress import make_item_progress, progress_bar
 app = new_app()
 
 
-class SceneLayout(StrEnum):
-    """Layouts that scenes can be written in."""
-
-    CAMVID_SEGNET = "camvid-segnet"
-    CAMVID = "camvid"
-    CAMVID_LISTS = "camvid-lists"
-    CITYSCAPES = "cityscapes"
+LayoutOption = Annotated[
+    Literal["camvid-segnet", "camvid", "camvid-lists", "cityscapes"],
+    typer.Option(help="Layout of folders and label files."),
+]
 
 
 @app.command()
@@ -29,7 +25,7 @@ def scenes(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Output folder: new, empty, or with scenes of the same options.")
     ],
-    layout: Annotated[SceneLayout, typer.Option(help="Layout of folders and label files.")] = SceneLayout.CAMVID_SEGNET,
+    layout: LayoutOption = "camvid-segnet",
     train: Annotated[int, typer.Option(help="Training images.")] = 24,
     val: Annotated[int, typer.Option(help="Validation images.")] = 8,
     test: Annotated[int, typer.Option(help="Test images.")] = 8,
@@ -49,7 +45,7 @@ def scenes(
     counts = {"train": train, "val": val, "test": test}
     with progress_bar() as on_progress:
         advance = make_item_progress("scenes", sum(counts.values()), on_progress)
-        written = write_scenes(out, layout.value, counts, (height, width), seed, advance)
+        written = write_scenes(out, layout, counts, (height, width), seed, advance)
     result = {
         "directory": str(written.directory),
         "layout": written.layout,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
+from ..search.config import SearchConfig
+from ..search.training.config import TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     count_processes,
@@ -21,23 +22,8 @@ from .cli.console import (
     say,
     share_cores,
 )
-from .cli.options import (
-    BalancedOption,
-    BatchOption,
-    DataOption,
-    JsonOption,
-    Precision,
-    Scope,
-    SeedOption,
-    TrainPrecisionOption,
-    WorkersOption,
-    get_options,
-    make_crop_option,
-    make_device_option,
-    make_space_option,
-    make_steps_option,
-    parse_size,
-)
+from .cli.model_options import add_options
+from .cli.options import DataOption, JsonOption, make_device_option, make_space_option
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -51,37 +37,11 @@ MAX_MAPE_PCT = 10.0
 MAX_IDLE_SHARE = 0.6
 """Share of zero and skip edges above which a result is reported as collapsed."""
 
+FIELDS = ("quantile", "strategy", "steps", "batch", "crop", "cells", "communication", "fusion", "latency_term",
+          "balanced", "arch_lr", "warm_up", "trials", "beta", "scope", "workers", "seed")  # fmt: skip
+"""Fields of `SearchConfig` that are options."""
+
 app = new_app()
-
-
-class Strategy(StrEnum):
-    """Search strategies."""
-
-    GRADIENT = "gradient"
-    RANDOM = "random"
-    EVOLUTION = "evolution"
-
-
-class CellSharing(StrEnum):
-    """Sharing of the architecture between cells."""
-
-    INDEPENDENT = "independent"
-    SHARED = "shared"
-
-
-class Communication(StrEnum):
-    """Communication between consecutive cells."""
-
-    GCN = "gcn"
-    LINEAR = "linear"
-    NONE = "none"
-
-
-class FusionMode(StrEnum):
-    """Kinds of the fusion cell."""
-
-    SEARCHED = "searched"
-    FIXED = "fixed"
 
 
 TargetMsOption = Annotated[
@@ -91,25 +51,6 @@ TargetMsOption = Annotated[
 TargetFpsOption = Annotated[
     list[float] | None, typer.Option(min=0, help="Minimum frames per second, instead of --target-ms; repeatable.")
 ]
-QuantileOption = Annotated[
-    float | None,
-    typer.Option(help="Probability, e.g. 0.9, that the measured latency meets the target."),
-]
-StrategyOption = Annotated[
-    Strategy, typer.Option(help="Search strategy; all have the same target and the same amount of computation.")
-]
-CellsOption = Annotated[
-    CellSharing, typer.Option(help="Architecture of the cells: independent, or shared by all cells of a kind.")
-]
-CommunicationOption = Annotated[
-    Communication | None,
-    typer.Option(help="Communication from each cell to the next.", show_default="gcn; none with shared cells"),
-]
-ArchLrOption = Annotated[
-    float | None,
-    typer.Option(help="Learning rate of the architecture.", show_default="by the number of steps"),
-]
-TrialsOption = Annotated[int, typer.Option(min=0, help="Best architectures to compare by short trainings at the end.")]
 MeasureOption = Annotated[
     bool,
     typer.Option("--measure", help="Measure the result on the table's device, and refine it to meet the target."),
@@ -117,35 +58,20 @@ MeasureOption = Annotated[
 
 
 @app.command()
+@add_options(TrainConfig, "precision")
+@add_options(SearchConfig, *FIELDS, steps="80 epochs of half the images")
 def search(
-    context: typer.Context,
     lut: Annotated[list[Path], typer.Option(metavar="T.lut", help="Latency table of a target device; repeatable.")],
     data: DataOption,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder; an interrupted search in it is resumed.")],
+    precision: str,
     space: Annotated[str | None, make_space_option("the table's")] = None,
     target_ms: TargetMsOption = None,
     target_fps: TargetFpsOption = None,
-    quantile: QuantileOption = None,
-    strategy: StrategyOption = Strategy.GRADIENT,
-    steps: Annotated[int | None, make_steps_option("the search", "80 epochs of half the images")] = None,
-    batch: BatchOption = 16,
-    crop: Annotated[str | None, make_crop_option("the space's input size")] = None,
-    cells: CellsOption = CellSharing.INDEPENDENT,
-    communication: CommunicationOption = None,
-    fusion: Annotated[FusionMode, typer.Option(help="Dense-connected fusion cell.")] = FusionMode.SEARCHED,
-    latency_term: Annotated[bool, typer.Option(help="Include the latency term in the loss.")] = True,
-    balanced: BalancedOption = False,
-    arch_lr: ArchLrOption = None,
-    warm_up: Annotated[float, typer.Option(help="Share of the steps that train only the weights.")] = 0.3,
-    trials: TrialsOption = 4,
-    beta: Annotated[float, typer.Option(help="Weight of log(latency) in the loss without a target.")] = 2e-3,
     measure: MeasureOption = False,
-    scope: Annotated[Scope, typer.Option(help="Scope of the predicted latency.")] = Scope.DENSE,
     device: Annotated[str | None, make_device_option("the table's GPU, else cpu", "to train the supernet on")] = None,
-    precision: TrainPrecisionOption = Precision.FP32,
-    workers: WorkersOption = 0,
-    seed: SeedOption = 0,
     as_json: JsonOption = False,
+    **settings: Any,
 ) -> None:
     """Search a space for an architecture, with latency predicted from a table.
 
@@ -156,18 +82,16 @@ def search(
     """
     share_cores()
     from ..profiler.deployment.latency import make_latency_meter
-    from ..search.config import SearchConfig
     from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
     from ..search.results import FrontResult
 
-    predictors = [_open_predictor(path, space, scope.value) for path in lut]
-    options = get_options(context) | {
-        "crop": None if crop is None else parse_size(crop),
-        "targets_ms": _group_targets(target_ms, target_fps, len(lut)),
-        "steps": steps or default_search_steps(data, predictors[0].space, batch * count_processes()),
-    }
-    config = SearchConfig(**{name: options[name] for name in SearchConfig.model_fields if name in options})
+    predictors = [_open_predictor(path, space, settings["scope"]) for path in lut]
+    settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
+    settings["steps"] = settings["steps"] or default_search_steps(
+        data, predictors[0].space, settings["batch"] * count_processes()
+    )
+    config = SearchConfig(**settings)
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
         result = run_search(
@@ -176,8 +100,8 @@ def search(
             out,
             config,
             device=chosen_device,
-            precision=precision.value,
-            measure=make_latency_meter(lut[0], scope.value) if measure else None,
+            precision=precision,
+            measure=make_latency_meter(lut[0], config.scope) if measure else None,
             on_step=make_step_progress("searching", on_progress),
         )
     results = result.front if isinstance(result, FrontResult) else (result,)

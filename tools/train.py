@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..device import Device
 from ..errors import UsageError
+from ..search.training.config import TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     count_processes,
@@ -22,21 +22,8 @@ from .cli.console import (
     say,
     share_cores,
 )
-from .cli.options import (
-    BalancedOption,
-    BatchOption,
-    DataOption,
-    JsonOption,
-    Precision,
-    SeedOption,
-    TrainPrecisionOption,
-    WorkersOption,
-    get_options,
-    make_crop_option,
-    make_device_option,
-    make_steps_option,
-    parse_size,
-)
+from .cli.model_options import add_options
+from .cli.options import DataOption, JsonOption, make_device_option
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -46,74 +33,37 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-
-class TrainSplit(StrEnum):
-    """Splits to train on."""
-
-    TRAIN = "train"
-    TRAIN_EXTRA = "train_extra"
-
-
-class ScoreSplit(StrEnum):
-    """Splits to score on."""
-
-    VAL = "val"
-    TEST = "test"
-    TRAIN = "train"
+FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "train_split",
+          "precision", "workers", "seed")  # fmt: skip
+"""Fields of `TrainConfig` that are options."""
 
 
 OutOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of weights and result.", show_default="RUN")
 ]
-WarmUpOption = Annotated[
-    int, typer.Option(min=0, help="Steps in which the learning rate rises; at most a tenth of all.")
-]
-EmaOption = Annotated[
-    float, typer.Option(min=0, help="Decay of the weights' moving average; 0 for the last step's weights.")
-]
-InitOption = Annotated[
-    str,
-    typer.Option(
-        metavar="scratch|supernet|FILE", help="Initial weights: random, of the search's supernet, or from a file."
-    ),
-]
-TrainSplitOption = Annotated[
-    TrainSplit, typer.Option(help="Split to train on; train_extra is Cityscapes' coarsely labelled one.")
-]
 DeviceOption = Annotated[
     str | None,
     make_device_option("the GPU of the search's table, else cpu", "to train on"),
 ]
+SplitOption = Annotated[Literal["val", "test", "train"], typer.Option(help="Split to score on, with --evaluate.")]
 PredictionsOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Write the predicted classes as PNG, with --evaluate.")
 ]
 
 
 @app.command()
+@add_options(TrainConfig, *FIELDS, steps="200 epochs")
 def train(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder with an architecture.json.")],
     data: DataOption,
     out: OutOption = None,
-    steps: Annotated[int | None, make_steps_option("the training", "200 epochs")] = None,
-    batch: BatchOption = 8,
-    crop: Annotated[str | None, make_crop_option("the space's input size")] = None,
-    lr: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 0.01,
-    warm_up: WarmUpOption = 1000,
-    ohem: Annotated[bool, typer.Option("--ohem/--no-ohem", help="Train on hard pixels only.")] = True,
-    balanced: BalancedOption = False,
-    aux: Annotated[float, typer.Option(min=0, help="Weight of the auxiliary head's loss; 0 for no such head.")] = 0.4,
-    ema: EmaOption = 0.999,
-    init: InitOption = "scratch",
-    train_split: TrainSplitOption = TrainSplit.TRAIN,
-    precision: TrainPrecisionOption = Precision.FP32,
     device: DeviceOption = None,
-    workers: WorkersOption = 0,
-    seed: SeedOption = 0,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Only score the weights in RUN.")] = False,
-    split: Annotated[ScoreSplit, typer.Option(help="Split to score on, with --evaluate.")] = ScoreSplit.VAL,
+    split: SplitOption = "val",
     predictions: PredictionsOption = None,
     as_json: JsonOption = False,
+    **settings: Any,
 ) -> None:
     """Train a run's architecture, and score it on the validation images.
 
@@ -125,9 +75,7 @@ def train(
     Example: lgc-train runs/street --data scenes --evaluate --predictions masks
     """
     share_cores()
-    from ..search.training.config import TrainConfig
-
-    options = get_options(context)
+    options = context.params
     if evaluate:
         _reject_options(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
         result: ScoredWeights = _evaluate(options)
@@ -158,12 +106,10 @@ def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
 
 
 def _train(options: dict[str, Any]) -> TrainResult:
-    from ..search.training.config import TrainConfig
     from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
-    settings = {name: options[name] for name in TrainConfig.model_fields if name in options}
-    settings["crop"] = None if options["crop"] is None else parse_size(options["crop"])
+    settings = {name: options[name] for name in FIELDS}
     if options["steps"] is None:
         batch = options["batch"] * count_processes()
         settings["steps"] = default_training_steps(options["source"], options["data"], batch, options["train_split"])

@@ -110,11 +110,10 @@ def _read_fasterseg(path: Path) -> dict[str, Any]:
         stored = pickled.load_pickle(content[end:])
     except ValueError as error:
         raise FileFormatError(f"{wrong}: {error}") from error
-    items = stored.items if isinstance(stored, pickled.ObjectArray) else []
-    if len(items) != 1 or not isinstance(items[0], dict):
-        raise FileFormatError(f"{wrong}: it has no dict of latencies")
-    rows: dict[str, Any] = items[0]
-    return rows
+    match stored:
+        case pickled.StandIn(name="array", state=(_, (), _, _, [dict(rows)])):
+            return rows
+    raise FileFormatError(f"{wrong}: it has no dict of latencies")
 
 
 def _read_once_for_all(path: Path) -> dict[str, Any]:

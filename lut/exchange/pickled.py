@@ -1,182 +1,100 @@
-"""Read pickles as data, without calling anything that they name.
+"""Read a pickle of plain data and NumPy's arrays of objects, without running anything that it names.
 
-A pickle is a program for a stack machine, and `pickle.load` calls every function in it. This module disassembles the
-program with the standard library and executes only instructions that build data: numbers, strings, lists, tuples,
-dicts, and NumPy's object arrays and scalars. All others are rejected.
+A pickle is a program that can call any function of any module. This unpickler has no instructions but those that build
+data, and resolves names to stand-ins of its own, so that no code of NumPy runs either. It derives from the standard
+library's unpickler in Python, whose memo is a dict: the one in C allocates memory up to the largest index.
 """
 
 from __future__ import annotations
 
-import pickletools
+import io
+import pickle
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
-ALLOWED_NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"): "array",
-    ("numpy._core.multiarray", "_reconstruct"): "array",
-    ("numpy.core.multiarray", "scalar"): "scalar",
-    ("numpy._core.multiarray", "scalar"): "scalar",
-    ("numpy", "dtype"): "dtype",
-    ("numpy", "ndarray"): "ndarray",
-    ("_codecs", "encode"): "bytes",
-}
-"""Allowed names -> their kind. NumPy 2 renamed `core`; protocols 0 to 2 of Python 3 encode bytes by `_codecs`."""
+MAX_BYTES = 2**24
+"""Maximum size of a pickle, whose objects take up to 100 times the memory. A table has about 100 kB."""
 
-_LITERALS = {
-    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
-    *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-}
-"""Instructions with a literal value."""
-_STRUCT_CODES = {"f2": "e", "f4": "f", "f8": "d", "i4": "i", "i8": "q"}
-
-T = TypeVar("T")
+_NAMES = {"numpy": ("dtype", "ndarray"), "_codecs": ("encode",)}  # protocol 2 encodes bytes as text
+_NAMES |= dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), ("_reconstruct", "scalar"))
+_INSTRUCTIONS = (  # those of numpy.save in protocols 2 to 5
+    *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BINFLOAT", "BININT", "BININT1", "BININT2"),
+    *("LONG1", "LONG4", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "SETITEM", "SETITEMS"),
+    *("MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "BUILD"),
+)
+_STRUCT_CODES = {"O8": "", "f2": "e", "f4": "f", "f8": "d", "i4": "i", "i8": "q"}  # O8 has no scalars
 
 
-class _Mark:
-    """Start of a sequence of items on the stack."""
+class StandIn:
+    """Function, class or object of NumPy, with the state that the pickle sets. It cannot be called."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state: Any = ()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
-@dataclass
-class ObjectArray:
-    """Array of objects, with `items` in memory order."""
+class _TextDict(dict[str, Any]):
+    """Dict without keys but text: to hash a deep tuple overflows the stack, and a wide one takes forever."""
 
-    items: list[Any] = field(default_factory=list)
+    __slots__ = ()
 
-
-@dataclass
-class _Dtype:
-    code: str
-    order: str = "<"
-
-
-@dataclass(frozen=True)
-class _Name:
-    kind: str
+    def __setitem__(self, key: str, value: Any) -> None:
+        if not isinstance(key, str):
+            raise ValueError(f"{type(key).__name__} instead of str")
+        key.encode()  # ValueError: half a surrogate pair cannot be written anywhere
+        super().__setitem__(key, value)
 
 
-_CONSTRUCTORS: dict[str, Callable[[], Any]] = {
-    "MARK": _Mark,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-}
-"""Instructions that create an empty or constant value."""
+class _Unpickler(pickle._Unpickler):
+    stack: list[Any]
+
+    def find_class(self, module: str, name: str) -> StandIn:
+        if name not in _NAMES.get(module, ()):
+            raise ValueError(f"name {f'{module}.{name}'[:80]!r} is not plain data")
+        return StandIn(name)
+
+    def load_empty_dictionary(self) -> None:
+        self.stack.append(_TextDict())
+
+    def load_reduce(self) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.stack.append(_evaluate_call(getattr(function, "name", type(function).__name__), arguments))
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: pickle._Unpickler.dispatch[code] for (code,) in (getattr(pickle, name) for name in _INSTRUCTIONS)
+    }
+    dispatch |= {pickle.EMPTY_DICT[0]: load_empty_dictionary, pickle.REDUCE[0]: load_reduce}
+
+
+def _evaluate_call(function: str, arguments: Any) -> Any:
+    """Return the value of a call, which is small, as a pickle can repeat a call with a long argument."""
+    match function, arguments:
+        case "_reconstruct", (StandIn(name="ndarray"), _, _):
+            return StandIn("array")
+        case "dtype", (str(code), _, _) if code in _STRUCT_CODES:
+            return StandIn(code)
+        case "encode", (str(text), _) if len(text) <= 8:
+            return text.encode("latin-1")
+        case "scalar", (StandIn(name=code, state=(_, order, *_)), bytes(data)) if code in _STRUCT_CODES:
+            return struct.unpack((">" if order == ">" else "<") + _STRUCT_CODES[code], data)[0]
+    raise ValueError(f"call of {function} is not plain data")
 
 
 def load_pickle(data: bytes) -> Any:
-    """Return the object in a pickle, with an array of objects as `ObjectArray`.
+    """Return the object in a pickle; an array is a `StandIn`, whose state ends with the list of its items.
 
     Raises:
-        ValueError: The data is truncated, not a pickle, or more than plain data.
+        ValueError: The data is truncated, too large, not a pickle, or more than plain data.
     """
-    machine = _StackMachine()
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{len(data)} bytes are too many for a table, the maximum is {MAX_BYTES}")
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            machine.step(opcode.name, argument)
-        (result,) = machine.stack
-    except (IndexError, KeyError, AttributeError, TypeError, OverflowError, struct.error) as error:
-        raise ValueError(f"invalid instructions ({error or type(error).__name__})") from error
-    return result
-
-
-class _StackMachine:
-    """Stack and memo of the pickle machine."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-
-    def step(self, name: str, argument: Any) -> None:
-        """Execute an instruction, given by its name in `pickletools`."""
-        stack = self.stack
-        match name:
-            case "PROTO" | "FRAME" | "STOP":
-                pass
-            case _ if name in _LITERALS:
-                stack.append(argument)
-            case _ if name in _CONSTRUCTORS:
-                stack.append(_CONSTRUCTORS[name]())
-            case "TUPLE":
-                stack.append(tuple(self._pop_to_mark()))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
-            case "APPEND":
-                item = stack.pop()
-                _expect(list, stack[-1]).append(item)
-            case "APPENDS":
-                items = self._pop_to_mark()
-                _expect(list, stack[-1]).extend(items)
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                _expect(dict, stack[-1])[_expect(str, key)] = value
-            case "SETITEMS":
-                items = self._pop_to_mark()
-                pairs = zip(items[::2], items[1::2], strict=True)
-                _expect(dict, stack[-1]).update({_expect(str, key): value for key, value in pairs})
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = stack[-1]
-            case "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(self.memo[argument])
-            case "GLOBAL":
-                stack.append(_resolve_name(*argument.split(" ", 1)))
-            case "STACK_GLOBAL":
-                text, module = stack.pop(), stack.pop()
-                stack.append(_resolve_name(_expect(str, module), _expect(str, text)))
-            case "REDUCE":
-                arguments, called = _expect(tuple, stack.pop()), _expect(_Name, stack.pop())
-                stack.append(_evaluate_call(called.kind, arguments))
-            case "BUILD":
-                _set_state(_expect(tuple, stack.pop()), stack[-1])
-            case _:
-                raise ValueError(f"instruction {name} is not plain data")
-
-    def _pop_to_mark(self) -> list[Any]:
-        """Remove the items above the last mark, and the mark, from the stack; return the items."""
-        mark = max(index for index, value in enumerate(self.stack) if isinstance(value, _Mark))
-        items = self.stack[mark + 1 :]
-        del self.stack[mark:]
-        return items
-
-
-def _resolve_name(module: str, name: str) -> _Name:
-    if (module, name) not in ALLOWED_NAMES:
-        raise ValueError(f"name {f'{module}.{name}'[:80]!r} is not plain data")
-    return _Name(ALLOWED_NAMES[module, name])
-
-
-def _set_state(state: tuple[Any, ...], target: Any) -> None:
-    """Set the items of an array or the byte order of a dtype."""
-    if isinstance(target, ObjectArray):
-        target.items = _expect(list, state[4])
-    else:
-        _expect(_Dtype, target).order = ">" if state[1] == ">" else "<"
-
-
-def _evaluate_call(kind: str, arguments: tuple[Any, ...]) -> Any:
-    """Return the value of an allowed call."""
-    if kind == "array":
-        return ObjectArray()
-    if kind == "dtype":
-        return _Dtype(_expect(str, arguments[0]))
-    if kind == "bytes":
-        return _expect(str, arguments[0]).encode("latin-1")
-    if kind == "scalar":
-        dtype = _expect(_Dtype, arguments[0])
-        (number,) = struct.unpack(dtype.order + _STRUCT_CODES[dtype.code], _expect(bytes, arguments[1]))
-        return number
-    raise ValueError(f"call of {kind} is not plain data")
-
-
-def _expect(kind: type[T], value: Any) -> T:
-    if not isinstance(value, kind):
-        raise ValueError(f"{type(value).__name__} instead of {kind.__name__}")
-    return value
+        return _Unpickler(io.BytesIO(data)).load()
+    except KeyError as error:  # of `dispatch`
+        raise ValueError(f"instruction {bytes(error.args)!r} is not plain data") from error
+    except (pickle.UnpicklingError, EOFError, IndexError, AttributeError, TypeError, struct.error) as error:
+        raise ValueError(f"invalid instructions ({str(error) or 'they have no end'})") from error

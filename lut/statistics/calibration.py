@@ -122,11 +122,11 @@ class Correction:
 
     def upper_error_pct(self, quantile: float) -> float | None:
         """Return the `quantile` of a new network's latency relative to its prediction, in percent above it."""
-        from scipy.stats import t
+        from scipy.special import stdtrit  # quantile of Student's t; `scipy.stats` takes a second to import
 
         if self.error_pct is None or self.networks < 2:
             return None
-        return float(t.ppf(quantile, self.networks - 1)) * self.error_pct * math.sqrt(1 + 1 / self.networks)
+        return float(stdtrit(self.networks - 1, quantile)) * self.error_pct * math.sqrt(1 + 1 / self.networks)
 
 
 OperatorLatencies = Sequence[tuple[OpSpec, float]]

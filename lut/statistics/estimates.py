@@ -100,14 +100,14 @@ def estimate_latency(points: Array, instances: NDArray[np.int_] | None = None) -
     medians = np.array([np.median(points[instances == name]) for name in names[counts >= BATCHES_PER_INSTANCE]])
     if len(medians) < 2:
         return estimate_median(points)
-    from scipy.stats import t
+    from scipy.special import stdtrit
+    from scipy.stats import median_abs_deviation
 
     quarter = len(points) // 4
     latency = float(np.sort(points)[quarter : len(points) - quarter].mean())
-    deviation = MAD_TO_DEVIATION * float(np.median(np.abs(medians - np.median(medians))))
-    if len(medians) < MIN_INSTANCES_FOR_MAD:
-        deviation = float(medians.std(ddof=1))
-    quantile = float(t.ppf((1 + CONFIDENCE_LEVEL) / 2, len(medians) - 1))
+    robust = len(medians) >= MIN_INSTANCES_FOR_MAD
+    deviation = float(MAD_TO_DEVIATION * median_abs_deviation(medians) if robust else medians.std(ddof=1))
+    quantile = float(stdtrit(len(medians) - 1, (1 + CONFIDENCE_LEVEL) / 2))  # of Student's t
     return latency, quantile * MIDMEAN_INEFFICIENCY * deviation / math.sqrt(len(medians))
 
 

@@ -158,10 +158,11 @@ class Measurement:
 
 
 def _group_medians(values: Array, group: NDArray[np.intp]) -> Array:
-    """Return the median of the values of each group, [groups]."""
-    order = np.argsort(group, kind="stable")
-    parts = np.split(values[order], np.flatnonzero(np.diff(group[order])) + 1)
-    return np.array([np.median(part) for part in parts])
+    """Return the median of the values of each group, [groups]; groups are numbered from 0."""
+    from scipy.ndimage import median
+
+    medians: Array = median(values, group, np.arange(group.max() + 1))
+    return medians
 
 
 def _estimate_levels(points: Array, owner: NDArray[np.intp], sessions: NDArray[np.int_]) -> Array:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from ...errors import BackendUnavailableError, UnknownNameError, UsageError
-from ...lut.target import Target
 from .base import Backend, Runner, Workload
+
+if TYPE_CHECKING:
+    from ...lut.target import Target
 
 __all__ = ["BACKENDS", "Backend", "Runner", "Workload", "get_backend", "require", "require_backend"]
 

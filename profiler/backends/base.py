@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...device import Device
 from ...errors import MeasurementError
-from ...lut.target import Target
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from ...lut.target import Target
 
 FLOAT_DTYPE, IMAGE_DTYPE = "float32", "uint8"
 """Input types, by numpy's names."""

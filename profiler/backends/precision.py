@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MeasurementError, UsageError
+from ...precisions import EXPORT_PRECISIONS
 from .int8 import is_quantised
-
-CAST_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 _CONSTANTS = {
     "value": None,
@@ -42,8 +41,8 @@ def cast_model(onnx_model: bytes, precision: str) -> bytes:
         UsageError: unknown precision, or int8 of a model that is not quantised.
         MeasurementError: invalid ONNX model, a weight beyond the range of float16, or a model with sub-graphs.
     """
-    if precision not in CAST_PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; choose from {', '.join(CAST_PRECISIONS)}")
+    if precision not in EXPORT_PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; choose from {', '.join(EXPORT_PRECISIONS)}")
     if precision == "fp32":
         return onnx_model
     import onnx

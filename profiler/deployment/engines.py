@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from ...files import ensure_folder
 from ...lut.target import Target
+from ...precisions import INT8
 from ..backends import require_backend
 from .latency import TargetResult
-from .network import INT8, Network
+from .network import Network
 
 if TYPE_CHECKING:
     from ..backends.trt.engine import Engine

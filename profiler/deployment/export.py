@@ -15,12 +15,13 @@ from ...lut.table.table import LatencyTable
 from ...lut.target import Target
 from ...models.images import RGBImage, read_pixels
 from ...models.space.protocol import DENSE, SCOPES
+from ...precisions import INT8
 from ..backends import require_backend
 from ..machine.devices import check_device, list_devices
-from ..timing.rounds import OnProgress, quiet
+from ..timing.observer import OnProgress, quiet
 from .engines import TENSORRT, build_engine_ahead, build_target_engine
 from .latency import TargetResult, add_layer_times, time_network
-from .network import FILE_PRECISIONS, INT8, Log, Network, load_network, write_onnx
+from .network import FILE_PRECISIONS, Log, Network, load_network, write_onnx
 from .parity import IMAGES, RANDOM, Parity, compare_file, is_within_tolerance, random_inputs
 
 if TYPE_CHECKING:

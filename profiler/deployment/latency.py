@@ -20,7 +20,7 @@ from ..drift import add_references, compute_drift, correct_for_drift
 from ..machine.environment import fingerprint
 from ..machine_match import require_machine
 from ..timing.measure import assign, measure_seconds
-from ..timing.rounds import OnProgress, quiet
+from ..timing.observer import OnProgress, quiet
 from .layer_attribution import SlotReport, attribute_layers
 from .network import Network
 from .parity import Parity, compare_backend, is_within_tolerance

@@ -18,15 +18,13 @@ from ...lut.table.table import network_key
 from ...models.images import RGBImage, normalise_image
 from ...models.onnx.signature import ARCHITECTURE_KEY, CLASSES_KEY, SCOPE_KEY, TABLE_KEY
 from ...models.space.protocol import ARCHITECTURE_FILE, END_TO_END, Architecture
+from ...precisions import INT8
 from ..backends import Workload
 from ..timing.workloads import network_module, network_workload
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-INT8 = "int8"
-EXPORT_PRECISIONS = ("fp32", "fp16", "bf16", INT8)
-"""Precisions of exported networks; tables exist for all but int8."""
 FILE_PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", INT8: INT8}
 """Precision -> precision of its file: ONNX has bfloat16 convolutions since operator set 22, which few programs read."""
 

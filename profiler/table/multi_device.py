@@ -16,8 +16,9 @@ from ...lut.target import Target
 from ...models.space.protocol import SearchSpace
 from ..backends import require_backend
 from ..machine.environment import compare_fingerprints, fingerprint
-from ..profile import ProfileResult, open_or_create, profile
-from ..timing.rounds import OnProgress, quiet
+from ..profile import DEFAULT_SETTINGS, ProfileResult, ProfileSettings, open_or_create, profile
+from ..timing.observer import OnProgress, quiet
+from .worker import ProcessShare
 
 
 def profile_on(
@@ -25,10 +26,10 @@ def profile_on(
     space: SearchSpace,
     target: Target,
     out: Path,
+    settings: ProfileSettings = DEFAULT_SETTINGS,
     *,
-    budget_s: float | None = None,
     on_progress: OnProgress = quiet,
-    **options: Any,
+    **changes: Any,
 ) -> ProfileResult:
     """Fill one table with several equal devices.
 
@@ -40,38 +41,41 @@ def profile_on(
         space: see `profile`.
         target: see `profile`, on the first device.
         out: see `profile`.
-        budget_s: see `profile`.
+        settings: see `profile`.
         on_progress: receives the progress of this process.
-        options: further arguments of `profile`.
+        changes: see `profile`.
 
     Raises:
         MismatchError: the devices differ; the message names the differences.
         LgcError: see `profile`.
     """
     start = time.monotonic()
+    settings = replace(settings, **changes)
     require_equal(devices, target)
-    open_or_create(out, target, space, require_backend(target), options.get("context")).close()
-    common = {**options, "budget_s": budget_s, "share": 1 / len(devices)}
+    open_or_create(out, target, space, require_backend(target), settings.context).close()
+    fraction = 1 / len(devices)
     spawn = get_context("spawn")
-    others = [
-        spawn.Process(target=_work, args=(space.to_dict(), asdict(target), str(out), device, worker, common))
-        for worker, device in enumerate(devices[1:], start=1)
-    ]
-    for process in others:
-        process.start()
+    others = []
+    for worker, device in enumerate(devices[1:], start=1):
+        process = ProcessShare(device, worker, fraction)
+        arguments = (space.to_dict(), asdict(target), str(out), settings, process)
+        others.append(spawn.Process(target=_work, args=arguments))
+    for other in others:
+        other.start()
     try:
-        profile(space, target, out, on_progress=on_progress, **common)
-        for process in others:
-            process.join()
+        profile(space, target, out, settings, process=ProcessShare(fraction=fraction), on_progress=on_progress)
+        for other in others:
+            other.join()
     finally:
-        for process in others:
-            process.terminate()
-            process.join()
-    left_s = None if budget_s is None else max(budget_s - (time.monotonic() - start), 0.0)
+        for other in others:
+            other.terminate()
+            other.join()
+    if settings.budget_s is not None:
+        settings = replace(settings, budget_s=max(settings.budget_s - (time.monotonic() - start), 0.0))
     try:
-        result = profile(space, target, out, on_progress=on_progress, **{**options, "budget_s": left_s})
+        result = profile(space, target, out, settings, on_progress=on_progress)
     except UsageError:  # the rest of the budget is too short for the remaining benchmarks
-        result = profile(space, target, out, **{**options, "budget_s": 0.0})
+        result = profile(space, target, out, settings, budget_s=0.0)
     return replace(result, seconds=time.monotonic() - start)
 
 
@@ -104,10 +108,10 @@ def require_equal(devices: Sequence[Device], target: Target) -> None:
 
 
 def _work(
-    space: dict[str, Any], target: dict[str, Any], out: str, device: Device, worker: int, options: dict[str, Any]
+    space: dict[str, Any], target: dict[str, Any], out: str, settings: ProfileSettings, process: ProcessShare
 ) -> None:
     """Measure a share in another process; the last pass meets any error again."""
     try:
-        profile(SearchSpace.check(space, "space"), Target(**target), Path(out), device=device, worker=worker, **options)
+        profile(SearchSpace.check(space, "space"), Target(**target), Path(out), settings, process=process)
     except (LgcError, KeyboardInterrupt):
         return

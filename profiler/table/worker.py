@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 
+from ...device import Device
 from ...lut.statistics.measurement import Measurement, SampleBatch
 from ...lut.table.recorder import Recorder
 from ...lut.table.rows import Benchmark
@@ -17,7 +18,8 @@ from ..backends import Backend, Workload
 from ..machine.environment import fingerprint
 from ..machine.monitor import Monitor, open_monitor
 from ..timing.measure import MIN_ROUNDS, MeasureJob, measure
-from ..timing.rounds import MIN_ROUND_SIZE, OnProgress, RoundProgress
+from ..timing.observer import MeasurementObserver, OnProgress, RoundProgress
+from ..timing.rounds import MIN_ROUND_SIZE, Session
 from ..timing.stopping import stopping_rule
 
 HEARTBEAT_S = 30.0
@@ -26,17 +28,78 @@ SENTINELS = 8
 """Minimum of benchmarks that every process measures in common: they link the speeds of the processes."""
 
 
+@dataclass(frozen=True)
+class ProcessShare:
+    """Share of one process in filling a table.
+
+    Attributes:
+        device: device of this process; the target's if None.
+        worker: index of this process among those on this machine.
+        fraction: share of the open benchmarks, in (0, 1].
+    """
+
+    device: Device | None = None
+    worker: int = 0
+    fraction: float = 1.0
+
+
+SOLE_PROCESS = ProcessShare()
+"""Share of a process that fills a table alone."""
+
+
+class TableObserver(MeasurementObserver):
+    """Observer that records a measurement in a table, with a hardware sample for each commit.
+
+    Heartbeats during compilation keep other processes from taking over the claimed benchmarks.
+    """
+
+    def __init__(self, recorder: Recorder, monitor: Monitor, report_progress: OnProgress) -> None:
+        super().__init__(report_progress)
+        self.recorder, self.monitor = recorder, monitor
+        self._heartbeat_s = time.monotonic()
+
+    def on_progress(self, progress: RoundProgress) -> None:
+        """Report progress, with a heartbeat every `HEARTBEAT_S`."""
+        if time.monotonic() - self._heartbeat_s > HEARTBEAT_S:
+            self.recorder.record([])
+            self._heartbeat_s = time.monotonic()
+        super().on_progress(progress)
+
+    def on_failure(self, benchmark: str, workload: Workload, reason: str) -> None:
+        """Mark the benchmark as failed."""
+        self.recorder.fail(benchmark, reason)
+
+    def on_start(self) -> None:
+        """Restart the counts of the hardware monitor."""
+        self.monitor.sample()
+
+    def on_batches(self, batches: list[SampleBatch]) -> None:
+        """Commit sample batches and the state of the hardware."""
+        self.recorder.record(batches, [asdict(self.monitor.sample())])
+
+    def on_decisions(self, measurement: Measurement, decisions: Mapping[str, str]) -> None:
+        """Record decisions; an empty string means that the benchmark has converged."""
+        if decisions:
+            self.recorder.finish(
+                {key: (measurement.summary(key), decision or None) for key, decision in decisions.items()}
+            )
+
+    def on_energy(self, energy_mj: Mapping[str, float]) -> None:
+        """Record the energy per run of the networks."""
+        self.recorder.record_energy(energy_mj)
+
+
 class Worker:
     """Measures open benchmarks of a table.
 
     Args:
         table: table to fill.
         backend: backend of the target, checked by `require_backend`.
-        target: target of this process: the table's, or one with an equal device.
+        target: the table's target; `process` may name an equal device.
         workloads: benchmark -> workload.
+        process: share of this process.
         rounds: maximum of batches each; the protocol's if None.
         seed: seed of the measuring order.
-        worker: index of this process among those on this machine.
 
     Attributes:
         changed: True once this process has claimed benchmarks.
@@ -49,22 +112,23 @@ class Worker:
         backend: Backend,
         target: Target,
         workloads: Mapping[str, Workload],
+        process: ProcessShare = SOLE_PROCESS,
         *,
         rounds: int | None = None,
         seed: int = 0,
-        worker: int = 0,
     ) -> None:
         self.changed, self.elsewhere = False, 0
-        self._table, self._backend, self._target, self._workloads = table, backend, target, workloads
-        self._rounds, self._seed, self._worker = rounds, seed, worker
+        self._table, self._backend, self._workloads = table, backend, workloads
+        self._target = replace(target, device=process.device or target.device)
+        self._process, self._rounds, self._seed = process, rounds, seed
         self._tried: set[str] = set()
 
     def open(self) -> bool:
         """Return True if benchmarks are open that this process has not tried."""
         return any(_is_open(benchmark) and benchmark.key not in self._tried for benchmark in self._table.benchmarks())
 
-    def run(self, share: float, budget_s: float | None, on_progress: OnProgress) -> bool:
-        """Claim a share of the open benchmarks and measure them.
+    def run(self, budget_s: float, on_progress: OnProgress) -> bool:
+        """Claim a share of the open benchmarks and measure them within `budget_s` seconds.
 
         Returns:
             True if benchmarks were claimed and all were decided in time.
@@ -73,69 +137,46 @@ class Worker:
             UsageError: `budget_s` is too short to measure anything.
         """
         recorder = Recorder(self._table, self._target.device, fingerprint(self._target, self._backend))
-        claimed = recorder.claim(share, [key for key in self._workloads if key not in self._tried])
+        claimed = recorder.claim(self._process.fraction, [key for key in self._workloads if key not in self._tried])
         self._tried |= set(claimed)
         self.changed = self.changed or bool(claimed)
         try:
             with open_monitor(self._target) as monitor:
-                late = self._measure(recorder, monitor, claimed, budget_s, on_progress)
+                late = self._measure(claimed, TableObserver(recorder, monitor, on_progress), budget_s)
         finally:
             recorder.release()
         self.elsewhere = recorder.count_other_claims()
         return bool(claimed) and not late
 
-    def _measure(
-        self, recorder: Recorder, monitor: Monitor, claimed: list[str], budget_s: float | None, on_progress: OnProgress
-    ) -> bool:
+    def _measure(self, claimed: list[str], observer: TableObserver, budget_s: float) -> bool:
         """Measure the claimed benchmarks; return True if time ran out."""
-        kinds = {benchmark.key: benchmark.kind for benchmark in self._table.benchmarks()}
-        context = str(self._table.protocol["context"])
-        jobs = {
-            key: MeasureJob(
-                self._workloads[key], stopping_rule(self._target, kinds[key], context).limit_batches(self._rounds)
-            )
-            for key in _interleave(claimed, self._sentinels(claimed))
-        }
-        before = self._table.sample_batches()
-        jobs = self._still_open(jobs, claimed, before, recorder)
-        if not set(jobs) & set(claimed):
+        earlier = self._table.sample_batches()
+        jobs = self._still_open(self._make_jobs(claimed), earlier, observer)
+        if all(job.is_reference for job in jobs.values()):
             return False
-        energy: dict[str, float] = {}
+        session = Session(observer.recorder.session, earlier, seed=self._seed, worker=self._process.worker)
         measurement, undecided = measure(
             self._backend,
             self._target,
             jobs,
-            session=recorder.session,
-            before=before,
-            always=[key for key in jobs if key not in claimed],
-            on_batches=lambda batches: recorder.record(batches, [asdict(monitor.sample())]),
-            on_decisions=lambda measurement, decisions: _finish(recorder, measurement, decisions),
-            on_failure=recorder.fail,
-            on_pinned=monitor.sample,
-            on_energy=energy.__setitem__,
-            energy_mj=monitor.energy_mj,
+            observer,
+            session=session,
             budget_s=budget_s,
-            seed=self._seed,
-            worker=self._worker,
-            on_progress=self._with_heartbeat(recorder, on_progress),
+            energy_mj=observer.monitor.energy_mj,
         )
-        recorder.record_energy(energy)
         enough = [key for key in undecided if len(measurement.points(key)) >= MIN_ROUNDS]
-        _finish(recorder, measurement, dict.fromkeys(enough, UNFINISHED))
+        observer.on_decisions(measurement, dict.fromkeys(enough, UNFINISHED))
         return bool(undecided)
 
-    def _with_heartbeat(self, recorder: Recorder, on_progress: OnProgress) -> OnProgress:
-        """Return `on_progress` with a heartbeat for the other processes: compiling may take long."""
-        last_s = time.monotonic()
-
-        def report(progress: RoundProgress) -> None:
-            nonlocal last_s
-            if time.monotonic() - last_s > HEARTBEAT_S:
-                recorder.record([])
-                last_s = time.monotonic()
-            on_progress(progress)
-
-        return report
+    def _make_jobs(self, claimed: list[str]) -> dict[str, MeasureJob]:
+        """Return the jobs of the claimed benchmarks and of the reference benchmarks, by benchmark."""
+        kinds = {benchmark.key: benchmark.kind for benchmark in self._table.benchmarks()}
+        context = str(self._table.protocol["context"])
+        jobs = {}
+        for key in _interleave(claimed, self._sentinels(claimed)):
+            rule = stopping_rule(self._target, kinds[key], context).limit_batches(self._rounds)
+            jobs[key] = MeasureJob(self._workloads[key], rule, is_reference=key not in claimed)
+        return jobs
 
     def _sentinels(self, claimed: list[str]) -> list[str]:
         """Return common benchmarks that link this process to the others; none if it measures everything."""
@@ -146,24 +187,20 @@ class Worker:
         return [key for key in every[:: max(len(every) // count, 1)] if key not in claimed]
 
     def _still_open(
-        self, jobs: dict[str, MeasureJob], claimed: list[str], before: list[SampleBatch], recorder: Recorder
+        self, jobs: dict[str, MeasureJob], earlier: list[SampleBatch], observer: TableObserver
     ) -> dict[str, MeasureJob]:
-        """Record decisions that earlier batches allow; return the other jobs."""
-        if not before:
+        """Record decisions that earlier sample batches allow; return the other jobs."""
+        if not earlier:
             return jobs
-        measurement = Measurement(before, str(self._table.protocol["statistic"]))
-        decisions = {
-            key: jobs[key].rule.decide(measurement.points(key), instances=measurement.instances(key)) for key in claimed
-        }
-        known = {key: decision for key, decision in decisions.items() if decision is not None}
-        _finish(recorder, measurement, known)
-        return {key: job for key, job in jobs.items() if key not in known}
-
-
-def _finish(recorder: Recorder, measurement: Measurement, decisions: Mapping[str, str]) -> None:
-    """Record decisions; an empty string means that the benchmark has converged."""
-    if decisions:
-        recorder.finish({key: (measurement.summary(key), decision or None) for key, decision in decisions.items()})
+        measurement = Measurement(earlier, str(self._table.protocol["statistic"]))
+        decisions = {}
+        for key, job in jobs.items():
+            if not job.is_reference:
+                decision = job.rule.decide(measurement.points(key), instances=measurement.instances(key))
+                if decision is not None:
+                    decisions[key] = decision
+        observer.on_decisions(measurement, decisions)
+        return {key: job for key, job in jobs.items() if key not in decisions}
 
 
 def _interleave(claimed: list[str], sentinels: list[str]) -> list[str]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ...errors import MeasurementError, UsageError
 from ...lut.statistics.estimates import MEDIANS, MINIMA
-from ...lut.statistics.measurement import Measurement, SampleBatch
+from ...lut.statistics.measurement import Measurement
 from ...lut.table.table import NETWORK_PREFIX
 from ...lut.target import Target
 from ..backends import Backend, Runner, Workload
 from ..machine.environment import pinned
-from .rounds import MIN_REPEATS, OnBatches, OnDecisions, OnProgress, RoundProgress, Rounds, quiet
+from .observer import MeasurementObserver, OnProgress, RoundProgress, quiet
+from .rounds import MIN_REPEATS, STANDALONE, Rounds, Session
 from .stopping import StoppingRule, stopping_rule
 
 MIN_ROUNDS = 4
@@ -34,15 +35,23 @@ RELOAD_SHARE = 0.2
 COMPILE_SHARE = 0.6
 """Share of a budget for compiling; graphs not compiled by then stay pending."""
 
-OnFailure = Callable[[str, str], None]
+EnergyCounter = Callable[[], float | None]
+"""Energy counter of a device, in millijoules; it returns None where unavailable."""
 
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """A workload to measure, and its stopping rule."""
+    """A workload to measure.
+
+    Attributes:
+        workload: computation to compile and time.
+        rule: stopping rule.
+        is_reference: True for a reference benchmark, which runs in every round and is not waited for.
+    """
 
     workload: Workload
     rule: StoppingRule
+    is_reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,20 +100,11 @@ def measure(
     backend: Backend,
     target: Target,
     jobs: Mapping[str, MeasureJob],
+    observer: MeasurementObserver,
     *,
-    on_failure: OnFailure,
-    on_batches: OnBatches = lambda _: None,
-    on_decisions: OnDecisions = lambda *_: None,
-    on_pinned: Callable[[], object] = lambda: None,
-    on_energy: Callable[[str, float], None] = lambda *_: None,
-    energy_mj: Callable[[], float | None] = lambda: None,
-    session: int = 0,
-    before: Sequence[SampleBatch] = (),
-    always: Sequence[str] = (),
-    budget_s: float | None = None,
-    seed: int = 0,
-    worker: int = 0,
-    on_progress: OnProgress = quiet,
+    session: Session = STANDALONE,
+    budget_s: float = math.inf,
+    energy_mj: EnergyCounter = lambda: None,
 ) -> tuple[Measurement, list[str]]:
     """Measure every job until it is decided; return the measurement and the undecided jobs.
 
@@ -112,37 +112,21 @@ def measure(
         backend: backend of `target`, checked by `require_backend`.
         target: device, backend, precision and threads.
         jobs: jobs by benchmark.
-        on_failure: receives benchmark and reason of a workload that the backend rejects.
-        on_batches: receives new sample batches, see `Rounds`.
-        on_decisions: receives new decisions, see `Rounds`.
-        on_pinned: called once the process is pinned to its cores.
-        on_energy: receives network and energy per run, in millijoules, where the device has a counter.
-        energy_mj: energy counter of the device, in millijoules; None where unavailable.
-        session: number of the session.
-        before: earlier sample batches.
-        always: jobs that run in every round and are not waited for.
+        observer: receives progress, failures and results.
+        session: session of this process, with the earlier sample batches.
         budget_s: time limit of compiling and measuring, in seconds.
-        seed: seed of the measuring order.
-        worker: index of this process among those on this machine.
-        on_progress: receives the progress.
+        energy_mj: energy counter of the device.
 
     Raises:
         UsageError: more threads than cores, or a budget too short to measure anything.
     """
     check_protocol(target)
-    start = time.monotonic()
+    end = time.monotonic() + budget_s
     assignments = assign(backend, target, {benchmark: job.workload for benchmark, job in jobs.items()})
-    compile_s = None if budget_s is None else COMPILE_SHARE * budget_s
-    rejected: list[str] = []
-
-    def reject(benchmark: str, reason: str) -> None:
-        rejected.append(benchmark)
-        on_failure(benchmark, reason)
-
-    with pinned(target, worker), prepared(assignments, reject, on_progress, compile_s) as runners:
-        on_pinned()
-        left_s = None if budget_s is None else budget_s - (time.monotonic() - start)
-        if left_s is not None and (left_s <= 0 or (jobs and not runners and not rejected)):
+    with pinned(target, session.worker), prepared(assignments, observer, COMPILE_SHARE * budget_s) as runners:
+        observer.on_start()
+        left_s = end - time.monotonic()
+        if left_s <= 0:
             raise UsageError(
                 f"the budget ran out after compiling {len(runners)} of {len(jobs)} graphs, nothing is measured: "
                 "allow more time (--budget)"
@@ -151,23 +135,13 @@ def measure(
             runners,
             {benchmark: job.rule for benchmark, job in jobs.items()},
             default_statistic(target),
-            load=partial(_load, assignments),
+            observer,
             session=session,
-            before=before,
-            on_batches=on_batches,
-            on_decisions=on_decisions,
-            seed=seed,
-            on_progress=on_progress,
+            load=partial(_load, assignments),
         )
-        measurement = rounds.run(left_s, always=always)
-        for benchmark, runner in runners.items():
-            over = budget_s is not None and time.monotonic() - start > budget_s
-            if (
-                not over
-                and benchmark.startswith(NETWORK_PREFIX)
-                and (spent := energy_per_run(runner, energy_mj)) is not None
-            ):
-                on_energy(benchmark, spent)
+        references = [benchmark for benchmark, job in jobs.items() if job.is_reference]
+        measurement = rounds.run(left_s, always=references)
+        observer.on_energy(_measure_energy(runners, energy_mj, end))
     return measurement, rounds.undecided
 
 
@@ -179,12 +153,23 @@ def _load(assignments: Mapping[str, Assignment], benchmark: str) -> Runner | Non
         return None
 
 
-def energy_per_run(runner: Runner, energy_mj: Callable[[], float | None]) -> float | None:
+def _measure_energy(runners: Mapping[str, Runner], energy_mj: EnergyCounter, end: float) -> dict[str, float]:
+    """Return the energy per run in millijoules of the networks measured before the monotonic time `end`."""
+    energies = {}
+    for benchmark, runner in runners.items():
+        if time.monotonic() > end:
+            break
+        if benchmark.startswith(NETWORK_PREFIX) and (spent := energy_per_run(runner, energy_mj)) is not None:
+            energies[benchmark] = spent
+    return energies
+
+
+def energy_per_run(runner: Runner, energy_mj: EnergyCounter) -> float | None:
     """Measure the energy of one run in millijoules, over `ENERGY_S` of runs without gaps; None without a counter.
 
     Args:
         runner: a prepared runner.
-        energy_mj: energy counter of the device, in millijoules; None where unavailable.
+        energy_mj: energy counter of the device.
     """
     if energy_mj() is None:
         return None
@@ -224,12 +209,12 @@ def measure_rounds(
         on_progress: receives the progress.
 
     Raises:
-        MeasurementError: the backend rejects a workload.
+        MeasurementError: the backend rejects a workload; the message names it.
     """
     check_protocol(target, rounds)
     rule = stopping_rule(target, "network", "").limit_batches(rounds)
     jobs = {benchmark: MeasureJob(workload, replace(rule, period=1)) for benchmark, workload in workloads.items()}
-    return measure(backend, target, jobs, on_failure=_reject, on_progress=on_progress)[0]
+    return measure(backend, target, jobs, MeasurementObserver(on_progress))[0]
 
 
 def measure_seconds(
@@ -254,51 +239,41 @@ def measure_seconds(
     unlimited = StoppingRule(
         runs=None, period=1, min_batches=10**9, max_batches=10**9, reload=reload, loading=RELOAD_SHARE, cap_s=math.inf
     )
-
-    def reject(benchmark: str, reason: str) -> None:
-        name = assignments[benchmark].workload.name
-        raise MeasurementError(reason if name in reason else f"{name}: {reason}")
-
-    with pinned(target), prepared(assignments, reject, on_progress) as runners:
+    observer = MeasurementObserver(on_progress)
+    with pinned(target), prepared(assignments, observer) as runners:
         rounds = partial(
             Rounds,
             runners,
             dict.fromkeys(runners, unlimited),
             default_statistic(target),
+            observer,
             load=partial(_load, assignments),
-            on_progress=on_progress,
         )
         rounds().run(WARM_UP_SHARE * seconds)
         return rounds().run(seconds, min_batches=-(-MIN_RUNS // MIN_REPEATS))
 
 
-def _reject(key: str, reason: str) -> None:
-    raise MeasurementError(reason)
-
-
 @contextmanager
 def prepared(
-    assignments: Mapping[str, Assignment],
-    on_failure: OnFailure,
-    on_progress: OnProgress = quiet,
-    seconds: float | None = None,
+    assignments: Mapping[str, Assignment], observer: MeasurementObserver, seconds: float = math.inf
 ) -> Iterator[dict[str, Runner]]:
     """Compile and warm up every workload; close all runners at the end.
 
-    Workloads that their backend rejects go to `on_failure`. Those not started within `seconds` are left out.
+    The observer receives the progress, and the workloads that their backend rejects. Workloads not started within
+    `seconds` are left out.
     """
     runners: dict[str, Runner] = {}
     start = time.monotonic()
     try:
-        for number, (key, assignment) in enumerate(assignments.items(), start=1):
-            if seconds is not None and time.monotonic() - start > seconds:
+        for number, (benchmark, assignment) in enumerate(assignments.items(), start=1):
+            if time.monotonic() - start > seconds:
                 break
             try:
-                runners[key] = assignment.prepare()
+                runners[benchmark] = assignment.prepare()
             except MeasurementError as error:
-                on_failure(key, str(error).splitlines()[0])
-            left = (time.monotonic() - start) / number * (len(assignments) - number)
-            on_progress(RoundProgress("compiling", number / len(assignments), left))
+                observer.on_failure(benchmark, assignment.workload, str(error).splitlines()[0])
+            left_s = (time.monotonic() - start) / number * (len(assignments) - number)
+            observer.on_progress(RoundProgress("compiling", number / len(assignments), left_s))
         yield runners
     finally:
         for runner in runners.values():

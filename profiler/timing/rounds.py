@@ -6,6 +6,7 @@ through `Runner.run` and `clock`, so the protocol also runs on a simulated devic
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from ...lut.statistics.estimates import BATCHES_PER_INSTANCE
 from ...lut.statistics.measurement import Measurement, SampleBatch
 from ..backends import Runner
 from ..backends.base import pause_gc
+from .observer import MeasurementObserver, RoundProgress
 from .stopping import StoppingRule
 
 BATCH_MS = 4.0
@@ -30,29 +32,28 @@ CHECK_GROWTH = 1.2
 """Ratio of the rounds at two successive checks."""
 
 
-@dataclass(frozen=True)
-class RoundProgress:
-    """Progress of a measurement.
-
-    Attributes:
-        label: activity, e.g. `measuring`.
-        done: completed share, 0 to 1.
-        left_s: estimated seconds left; None where unknown.
-    """
-
-    label: str
-    done: float
-    left_s: float | None
-
-
-OnProgress = Callable[[RoundProgress], None]
-OnBatches = Callable[[list[SampleBatch]], None]
-OnDecisions = Callable[[Measurement, dict[str, str]], None]
 Clock = Callable[[], float]
 
 
-def quiet(_: RoundProgress) -> None:
-    """Ignore progress."""
+@dataclass(frozen=True)
+class Session:
+    """Session: one process that measures.
+
+    Attributes:
+        number: number of the session, which its sample batches name.
+        earlier: sample batches of earlier sessions, of these and other benchmarks.
+        seed: seed of the measuring order.
+        worker: index of this process among those on this machine.
+    """
+
+    number: int = 0
+    earlier: Sequence[SampleBatch] = ()
+    seed: int = 0
+    worker: int = 0
+
+
+STANDALONE = Session()
+"""Session of a measurement outside a table."""
 
 
 def steady_clock() -> Clock:
@@ -68,13 +69,9 @@ class Rounds:
         runners: prepared runners, by benchmark; a reload replaces the runner in place.
         rules: stopping rule of each benchmark.
         statistic: statistic of a sample batch, see `lut.statistics`.
-        session: number of the session.
-        before: earlier sample batches, of these and other benchmarks.
-        on_batches: receives new sample batches about every `COMMIT_S`.
-        on_decisions: receives the measurement so far, and benchmark -> decision of those newly decided.
+        observer: receives new sample batches about every `COMMIT_S`; decisions and progress at each check.
+        session: session that the new sample batches belong to.
         load: function that prepares another instance of a benchmark's graph; None disables reloads.
-        seed: seed of the measuring order.
-        on_progress: receives the progress at each check.
         clock: Unix seconds that never jump.
     """
 
@@ -83,39 +80,33 @@ class Rounds:
         runners: dict[str, Runner],
         rules: Mapping[str, StoppingRule],
         statistic: str,
+        observer: MeasurementObserver,
         *,
+        session: Session = STANDALONE,
         load: Callable[[str], Runner | None] | None = None,
-        session: int = 0,
-        before: Sequence[SampleBatch] = (),
-        on_batches: OnBatches = lambda _: None,
-        on_decisions: OnDecisions = lambda *_: None,
-        seed: int = 0,
-        on_progress: OnProgress = quiet,
         clock: Clock | None = None,
     ) -> None:
         self._runners, self._rules, self._statistic = runners, dict(rules), statistic
-        self._batches = list(before)
-        self._on_batches, self._on_decisions, self._on_progress = on_batches, on_decisions, on_progress
-        self._seed, self._clock = seed, clock or steady_clock()
+        self._observer, self._session, self._batches = observer, session, list(session.earlier)
+        self._clock = clock or steady_clock()
         self._load, self._instances = load, dict.fromkeys(runners, 0)
         self._phase = {benchmark: position / len(runners) for position, benchmark in enumerate(runners)}
         self._open = list(runners)
         self._made = dict.fromkeys(runners, 0)
-        self._session = session
         self._spent_s, self._loading_s = dict.fromkeys(runners, 0.0), dict.fromkeys(runners, 0.0)
 
-    def run(self, seconds: float | None = None, *, always: Sequence[str] = (), min_batches: int = 0) -> Measurement:
+    def run(self, seconds: float = math.inf, *, always: Sequence[str] = (), min_batches: int = 0) -> Measurement:
         """Measure until every benchmark is decided; return all sample batches, earlier ones included.
 
         Args:
-            seconds: time limit, reloads included; None for no limit.
+            seconds: time limit, reloads included.
             always: benchmarks that run in every round, decided or not, and are not waited for.
             min_batches: batches of every undecided benchmark, even beyond `seconds`.
         """
         start = self._clock()
 
         def is_over() -> bool:
-            return seconds is not None and self._clock() - start > seconds and self._min_made() >= min_batches
+            return self._clock() - start > seconds and self._min_made() >= min_batches
 
         repeats = {benchmark: self._count_runs(benchmark) for benchmark in self._runners}
         self._open = [benchmark for benchmark in self._open if benchmark not in always]
@@ -166,7 +157,7 @@ class Rounds:
 
     def _order(self, number: int, always: Sequence[str]) -> list[str]:
         """Return the benchmarks of a round, shuffled: undecided ones in their period, others up to the minimum."""
-        draw = random.Random(f"{self._seed}/{self._session}/{number}")
+        draw = random.Random(f"{self._session.seed}/{self._session.number}/{number}")
         chosen = {*self._open, *always}
         others = [benchmark for benchmark in self._runners if benchmark not in chosen]
         chosen |= set(draw.sample(others, min(len(others), max(MIN_ROUND_SIZE - len(chosen), 0))))
@@ -205,13 +196,12 @@ class Rounds:
             durations = self._runners[benchmark].run(runs)
         self._spent_s[benchmark] += self._clock() - at
         self._made[benchmark] += 1
-        return SampleBatch(
-            benchmark, self._made[benchmark] - 1, at, durations, self._session, self._instances[benchmark]
-        )
+        number, instance = self._made[benchmark] - 1, self._instances[benchmark]
+        return SampleBatch(benchmark, number, at, durations, self._session.number, instance)
 
     def _commit(self, pending: list[SampleBatch]) -> None:
         if pending:
-            self._on_batches(list(pending))
+            self._observer.on_batches(list(pending))
             self._batches += pending
             pending.clear()
 
@@ -232,15 +222,14 @@ class Rounds:
                 left_s += max(needed - len(points), 1) * batch_s
         self._open = [benchmark for benchmark in self._open if benchmark not in decisions]
         if decisions:
-            self._on_decisions(measurement, decisions)
+            self._observer.on_decisions(measurement, decisions)
         return left_s
 
-    def _report(self, start: float, seconds: float | None, left_s: float, min_batches: int) -> None:
+    def _report(self, start: float, seconds: float, left_s: float, min_batches: int) -> None:
         spent = self._clock() - start
-        if seconds is not None:
-            min_left_s = spent * (min_batches / max(self._min_made(), 1) - 1)
-            left_s = min(left_s, max(seconds - spent, min_left_s, 0.0))
-        self._on_progress(RoundProgress("measuring", spent / max(spent + left_s, 1e-9), left_s))
+        min_left_s = spent * (min_batches / max(self._min_made(), 1) - 1)
+        left_s = min(left_s, max(seconds - spent, min_left_s, 0.0))
+        self._observer.on_progress(RoundProgress("measuring", spent / max(spent + left_s, 1e-9), left_s))
 
     def _count_runs(self, benchmark: str) -> int:
         """Return the runs per batch."""

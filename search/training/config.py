@@ -6,51 +6,57 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ...precisions import Precision
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Crop = tuple[Count, Count]
+
+# Fields of both SearchConfig and TrainConfig.
+Batch = Annotated[int, Field(ge=1, description="Images per batch and process.")]
+Crop = Annotated[
+    tuple[Count, Count] | None,
+    Field(description="Height and width of training crops in pixels; by default the space's input size."),
+]
+Balanced = Annotated[bool, Field(description="Give rare classes more weight in the loss.")]
+Workers = Annotated[int, Field(ge=0, description="Data loader processes of each training process.")]
+Seed = Annotated[int, Field(ge=0, description="Random seed.")]
 
 SCRATCH, SUPERNET = "scratch", "supernet"
 
 
 class TrainConfig(BaseModel):
-    """Settings of `train`."""
+    """Settings of `train`. The texts below the fields are also the help of `lgc-train`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     steps: Count
-    """Number of optimiser steps."""
-    batch: Count = 8
-    """Batch size of each process, in images."""
-    crop: Crop | None = None
-    """Height and width of training crops, in pixels; None for the space's input size."""
-    seed: Natural = 0
-    """Random seed."""
-    lr: Positive = 0.01
-    """Learning rate after the warm-up (SGD 0.9, polynomial decay of power 0.9)."""
+    """Steps of the training."""
+    batch: Batch = 8
+    crop: Crop = None
+    seed: Seed = 0
+    lr: Positive = 0.01  # of SGD with momentum 0.9; the decay is polynomial, of power 0.9
+    """Learning rate after the warm-up."""
     warm_up: Natural = 1000
-    """Steps in which the learning rate rises; at most a tenth of all steps."""
+    """Steps in which the learning rate rises; at most a tenth of all."""
     weight_decay: NonNegative = 5e-4
     """Weight decay of convolutions; norms and biases have none."""
     ohem: bool = True
-    """Train on hard pixels only; see `losses.ohem_loss`."""
-    balanced: bool = False
-    """Give rare classes more weight; see `losses.compute_class_weights`."""
+    """Train on hard pixels only."""
+    balanced: Balanced = False
     aux: NonNegative = 0.4
-    """Weight of the auxiliary head's loss; 0 for no auxiliary head."""
+    """Weight of the auxiliary head's loss; 0 for no such head."""
     ema: Share = 0.999
     """Decay of the weights' moving average, which is scored and saved; 0 for the last step's weights."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the computation; weights and their updates are float32 in all of them."""
+    precision: Precision = "fp32"  # weights and their updates are float32 in all of them
+    """Precision of the training."""
     init: str = SCRATCH
-    """Source of the initial weights: `scratch`, the run's own `supernet`, or a safetensors file."""
+    """Initial weights: `scratch` (random), `supernet` (of the search), or a safetensors file."""
     train_split: Literal["train", "train_extra"] = "train"
-    """Split to train on: `train`, or Cityscapes' coarsely labelled `train_extra`."""
-    workers: Natural = 0
-    """Number of data-loading processes for each training process."""
+    """Split to train on; train_extra is Cityscapes' coarsely labelled one."""
+    workers: Workers = 0
 
     def factor(self, step: int) -> float:
         """Return the share of `lr` at a step counted from 0: it rises in the warm-up, then decays, and is never 0."""

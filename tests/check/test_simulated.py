@@ -12,8 +12,9 @@ from lgc.profiler.backends.cuda import device as cuda_place
 from lgc.profiler.backends.cuda import driver as cuda_driver
 from lgc.search.runtime.fabric import open_fabric
 
+from ..profiler.conftest import Clock
 from ..profiler.simulated_cuda import Cuda
-from .simulated_gpu import simulated_gpu
+from . import simulated_gpu
 
 SMALL = (
     ("lgc.profiler.timing.rounds", "MAX_REPEATS", 4),
@@ -27,6 +28,8 @@ SMALL = (
     ("checks.clock", "BATCHES", 2),
 )
 """Sizes with which a simulated part ends within seconds."""
+REPLAY_S = 1e-5
+"""Duration of a graph's replay by the simulated clock, short against a spin."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def perform(checks, folders, mini_space, monkeypatch):
             "cuda:0", *folders, part=number, limit_s={2: 3.0, 7: 6.0}.get(number, 30.0), rehearsal=True
         )
         record = checks.record.Record(settings.record_file)
-        with simulated_gpu(monkeypatch):
+        with simulated_gpu.simulated_gpu(monkeypatch):
             checks.process.run_in_process(part, settings, record)
         assert record.status in ("passed", "failed"), record.words
         return record
@@ -63,9 +66,26 @@ def test_monitoring_part(perform):
     assert record.values["backends"]["torch"] == "available"
 
 
+@pytest.fixture
+def simulated_clock(checks, monkeypatch):
+    """Replace the clock of the host and the GPU by a simulated one, in which a replay takes `REPLAY_S`."""
+    clock, replay = Clock(), simulated_gpu.Graph.replay
+
+    def timed(graph):
+        clock.sleep(REPLAY_S)
+        replay(graph)
+
+    monkeypatch.setattr(simulated_gpu.Graph, "replay", timed)
+    for module in (simulated_gpu, importlib.import_module("checks.clock")):
+        monkeypatch.setattr(module, "time", clock)
+
+
+@pytest.mark.usefixtures("simulated_clock")
 def test_clock_part(perform):
     record = perform(2)
-    assert 0.9 < record.checks["events / host, spin x1"]["value"] < 1.1
+    assert record.status == "passed", record.words
+    assert record.checks["events / host, spin x1"]["value"] == pytest.approx(1)
+    assert record.checks["graph of 100 kernels: median / pace of the host"]["value"] == pytest.approx(1)
     assert {"graph of 1 kernels", "graph of 100 kernels"} <= record.values.keys()
 
 

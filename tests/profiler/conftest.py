@@ -67,6 +67,11 @@ class Clock:
     def monotonic(self):
         return self.now - 900.0
 
+    perf_counter = monotonic
+
+    def sleep(self, seconds):
+        self.now += seconds
+
 
 def true_ms(spec):
     """Return the latency of an operator in ms, from its input elements and multiply-accumulates."""

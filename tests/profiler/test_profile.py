@@ -15,7 +15,7 @@ from lgc.models.space.operators import is_free
 from lgc.profiler.backends import Workload
 from lgc.profiler.backends.ort.backend import OnnxRuntimeBackend
 from lgc.profiler.machine.monitor import HardwareSample
-from lgc.profiler.profile import CORE_SHARE, calibrate, profile
+from lgc.profiler.profile import CORE_SHARE, ProfileSettings, calibrate, profile
 from lgc.profiler.timing.stopping import CPU_NETWORK, CPU_PROBE
 
 from . import conftest as law
@@ -343,6 +343,12 @@ class TestCalibration:
             assert table.entries() == before
             assert [table.correction(scope).networks for scope in ("dense", "core")] == [8, 4]
             assert table.correction("core").weights == table.correction("dense").weights
+
+
+def test_keywords_change_the_settings(device, mini_space, out):
+    result = profile(mini_space, TARGET, out, ProfileSettings(networks=4, rounds=6), networks=0)
+    assert result.verification is None
+    assert {subject for _, subject in rows(out, "key, visits", "subjects")} == {6}
 
 
 @pytest.mark.parametrize(

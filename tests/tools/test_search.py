@@ -351,7 +351,7 @@ def test_too_few_images_are_rejected(call, lut, tmp_path):
         ("--lut {lut} --target-ms 1 --target-ms 2 --target-ms 3", "3 targets for 2 tables"),
         ("--lut {missing}", "no such file"),
         ("--quantile 0.9", "a quantile bounds a target"),
-        ("--quantile 0.3 --target-ms 1", "--quantile: "),
+        ("--quantile 0.3 --target-ms 1", "'--quantile'"),
         ("--warm-up 1", "--warm-up: "),
         ("--beta 0", "--beta: "),
         ("--arch-lr 0", "--arch-lr: "),

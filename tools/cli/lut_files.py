@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...precisions import Precision
 from .console import emit, say
 from .lut_show import TablePath, make_report_tables, read_report
-from .options import BackendName, JsonOption, Precision, make_backend_option, make_device_option, make_space_option
+from .options import JsonOption, make_backend_option, make_device_option, make_space_option
 
 if TYPE_CHECKING:
     from ...lut.exchange.foreign import ForeignTable
@@ -88,10 +89,8 @@ def import_table(
     out: Annotated[Path, typer.Option(metavar="T.lut|F.csv|F.parquet", help="File to write.")],
     space: Annotated[str | None, make_space_option(False)] = None,
     device: Annotated[str | None, make_device_option(False, "that F was measured on")] = None,
-    backend: Annotated[BackendName | None, make_backend_option("that F was measured with", False)] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="Precision that F was measured in, for a T.lut.")
-    ] = Precision.FP32,
+    backend: Annotated[str | None, make_backend_option(False, " that F was measured with")] = None,
+    precision: Annotated[Precision, typer.Option(help="Precision that F was measured in, for a T.lut.")] = "fp32",
     as_json: JsonOption = False,
 ) -> None:
     """Convert another project's latency table; nothing in it is executed.
@@ -128,7 +127,7 @@ def import_table(
     )
 
 
-def _make_target(space: str | None, device: str | None, backend: BackendName | None, precision: Precision) -> Target:
+def _make_target(space: str | None, device: str | None, backend: str | None, precision: str) -> Target:
     """Return the target that the foreign table was measured on.
 
     Raises:
@@ -143,7 +142,7 @@ def _make_target(space: str | None, device: str | None, backend: BackendName | N
             "a T.lut needs --space, --device and --backend, as F does not have them; to keep the rows as they are, "
             "write an --out that ends in .csv or .parquet"
         )
-    return Target(Device(device), backend.value, precision.value)
+    return Target(Device(device), backend, precision)
 
 
 def _format_skipped(foreign: ForeignTable) -> list[str]:

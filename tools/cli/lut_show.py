@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,22 +25,8 @@ MAX_KEY_LENGTH = 60
 """Characters of a benchmark's key that are printed; a network's can have a hundred."""
 
 
-class Status(StrEnum):
-    """Statuses of entries and benchmarks."""
-
-    PENDING = "pending"
-    MEASURED = "measured"
-    NOISY = "noisy"
-    INTERPOLATED = "interpolated"
-    FAILED = "failed"
-
-
-class Order(StrEnum):
-    """Orders of entries."""
-
-    KEY = "key"
-    LATENCY = "latency"
-    CI = "ci"
+Status = Literal["pending", "measured", "noisy", "interpolated", "failed"]
+Order = Literal["key", "latency", "ci"]
 
 
 def show(
@@ -143,11 +128,11 @@ class _Selection:
 
     def _sort(self, rows: list[Any]) -> list[Any]:
         match self.sort:
-            case Order.KEY:
+            case "key":
                 return sorted(rows, key=lambda row: row.key)
-            case Order.LATENCY:
+            case "latency":
                 return sorted(rows, key=lambda row: -(row.latency_ms or 0.0))
-            case Order.CI:
+            case "ci":
                 return sorted(rows, key=lambda row: -(row.ci_ms or 0.0) / (row.latency_ms or 1.0))
         return rows
 

@@ -3,95 +3,44 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ...errors import UsageError
-
-
-class BackendName(StrEnum):
-    """Backends of the registry `profiler.backends.BACKENDS`."""
-
-    ONNXRUNTIME = "onnxruntime"
-    ONNXRUNTIME_TENSORRT = "onnxruntime-tensorrt"
-    TENSORRT = "tensorrt"
-    TORCH = "torch"
-
-
-class Precision(StrEnum):
-    """Floating-point precisions: of latency tables, and of training."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-
-
-class ExportPrecision(StrEnum):
-    """Precisions of exported networks."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"
-
-
-class Scope(StrEnum):
-    """Scopes that latency tables predict."""
-
-    CORE = "core"
-    DENSE = "dense"
-
-
-class ExportScope(StrEnum):
-    """Scopes of exported networks."""
-
-    CORE = "core"
-    DENSE = "dense"
-    END_TO_END = "end-to-end"
-
+from ...profiler.backends import BACKENDS
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads per operator.")]
 DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Data set folder: Cityscapes or CamVid.")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images per batch and process.")]
-WorkersOption = Annotated[int, typer.Option("--workers", min=0, help="Data loader processes.")]
-BalancedOption = Annotated[bool, typer.Option("--balanced", help="Give rare classes more weight in the loss.")]
-TrainPrecisionOption = Annotated[Precision, typer.Option("--precision", help="Precision of the training.")]
-ScopeOption = Annotated[
-    ExportScope,
-    typer.Option(
-        "--scope",
-        help="Output of the network. core: logits; dense: class of each pixel; end-to-end: dense from RGB bytes, "
-        "preprocessing included.",
-    ),
-]
-PrecisionListOption = Annotated[
-    list[ExportPrecision] | None,
-    typer.Option("--precision", help="Precision of the network; repeatable.", show_default="fp32"),
-]
 
 
-def get_options(context: typer.Context) -> dict[str, Any]:
-    """Return the values of a command's options by name, choices as plain strings."""
-    return {name: value.value if isinstance(value, StrEnum) else value for name, value in context.params.items()}
+def make_choice_option(flag: str, choices: Collection[str], help: str, show_default: str | bool = True) -> Any:
+    """Return an option with the names of a registry as its choices; the command gets them as plain strings."""
+
+    def parse(name: str) -> str:
+        if name not in choices:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, choices))}.")
+        return name
+
+    return typer.Option(flag, metavar=f"<{'|'.join(choices)}>", parser=parse, help=help, show_default=show_default)
 
 
-def make_device_option(default: str | bool = True, purpose: str = "") -> Any:
-    """Return the option `--device`.
+def make_backend_option(default: str | bool, rest: str = "") -> Any:
+    """Return the option `--backend`.
 
     Args:
         default: description of the default where it depends on other options; False to show none.
-        purpose: infinitive of the work on the device.
+        rest: rest of the help's sentence, e.g. `; repeatable`.
     """
+    return make_choice_option("--backend", BACKENDS, f"Inference backend{rest}.", default)
+
+
+def make_device_option(default: str | bool = True, purpose: str = "") -> Any:
+    """Return the option `--device`; `default` is as in `make_backend_option`, `purpose` is an infinitive."""
     return typer.Option("--device", help=f"Device{purpose and f' {purpose}'}: cpu or cuda:N.", show_default=default)
-
-
-def make_backend_option(purpose: str, default: str | bool = True) -> Any:
-    """Return the option `--backend`; `purpose` completes "Backend ...", `default` is as in `make_device_option`."""
-    return typer.Option("--backend", help=f"Backend {purpose}.", show_default=default)
 
 
 def make_seed_option(scope: str = "") -> Any:
@@ -100,22 +49,8 @@ def make_seed_option(scope: str = "") -> Any:
 
 
 def make_space_option(default: str | bool = True) -> Any:
-    """Return the option `--space`; `default` is as in `make_device_option`."""
+    """Return the option `--space`; `default` is as in `make_backend_option`."""
     return typer.Option("--space", help="Search space: name of a preset, or a YAML file.", show_default=default)
-
-
-def make_steps_option(purpose: str, default: str) -> Any:
-    """Return the option `--steps`; `purpose` completes "Steps of ...", `default` is as in `make_device_option`."""
-    return typer.Option("--steps", min=1, help=f"Steps of {purpose}.", show_default=default)
-
-
-def make_crop_option(default: str) -> Any:
-    """Return the option `--crop`; `default` is as in `make_device_option`."""
-    return typer.Option("--crop", metavar="HxW", help="Height and width of training crops in pixels.",
-                        show_default=default)  # fmt: skip
-
-
-SeedOption = Annotated[int, make_seed_option()]
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .console import is_first_process
 
 if TYPE_CHECKING:
-    from ...profiler.timing.rounds import RoundProgress
+    from ...profiler.timing.observer import RoundProgress
 
 REFRESH_S = 0.25
 """Seconds between two redraws."""
@@ -51,7 +51,7 @@ def make_step_progress(label: str, on_progress: Callable[[RoundProgress], None])
 
     The first call only sets the start: a resumed loop begins in the middle.
     """
-    from ...profiler.timing.rounds import RoundProgress
+    from ...profiler.timing.observer import RoundProgress
 
     start, first = time.monotonic(), -1
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
 from ....lut.target import Target
+from ....precisions import EXPORT_PRECISIONS
 from ...machine.devices import diagnose_cuda
 from ..base import Runner, Workload
 from ..cuda.device import diagnose_pycuda
 from ..error_translation import OutOfMemoryError
-from ..precision import CAST_PRECISIONS
 from .engine import Engine, diagnose_capability
 from .engine_cache import load_or_build_engine
 from .engine_files import read_engine_files, require_runnable
@@ -27,7 +27,7 @@ class TensorRTBackend:
 
     def precisions(self, device: Device) -> tuple[str, ...]:
         """Return fp32, fp16, bf16, and int8 for quantised models."""
-        return CAST_PRECISIONS
+        return EXPORT_PRECISIONS
 
     def install_hint(self, device: Device) -> str:
         """Return the command that installs full TensorRT on this machine."""

@@ -22,9 +22,10 @@ from lgc.lut import LatencyTable, Predictor, Target
 from lgc.lut.statistics.calibration import evaluate_predictions
 from lgc.models import SearchSpace
 from lgc.models.space.protocol import DENSE
+from lgc.precisions import INT8
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.comparison import build_peer_candidate, read_run_candidate, time_candidates
-from lgc.profiler.deployment.network import INT8, Network, write_onnx
+from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.drift import add_references, compute_drift, correct_for_drift
 from lgc.profiler.machine.environment import fingerprint, pinned
 from lgc.profiler.profile import profile

@@ -16,11 +16,12 @@ from typing import Any
 from lgc.lut import Target
 from lgc.models import Architecture, SearchSpace
 from lgc.models.space.protocol import DENSE, END_TO_END
+from lgc.precisions import INT8
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.trt.backend import get_engine
 from lgc.profiler.deployment.engines import write_engine
 from lgc.profiler.deployment.latency import time_network
-from lgc.profiler.deployment.network import INT8, Network
+from lgc.profiler.deployment.network import Network
 from lgc.profiler.machine.environment import fingerprint
 from lgc.search.data.synthetic.scenes import generate_scene
 

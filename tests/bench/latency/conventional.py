@@ -11,6 +11,7 @@ from lgc.models.space.operators import is_free
 from lgc.profiler.backends import require_backend
 from lgc.profiler.machine.environment import pinned
 from lgc.profiler.timing.measure import assign, prepared
+from lgc.profiler.timing.observer import MeasurementObserver
 from lgc.profiler.timing.workloads import operator_workload
 from lgc.profiler.verification import VerifiedNetwork
 
@@ -24,13 +25,10 @@ def measure_conventional(space: SearchSpace, target: Target) -> dict[OpSpec, flo
     with pinned(target):
         for spec in space.specs():
             if not is_free(spec):
-                with prepared(assign(backend, target, {str(spec): operator_workload(spec)}), _fail) as runners:
+                assignments = assign(backend, target, {str(spec): operator_workload(spec)})
+                with prepared(assignments, MeasurementObserver()) as runners:
                     table[spec] = float(np.mean(runners[str(spec)].run(RUNS)))
     return table
-
-
-def _fail(key: str, reason: str) -> None:
-    raise RuntimeError(f"{key}: {reason}")
 
 
 def conventional_errors_pct(

@@ -12,7 +12,7 @@ from lgc.lut.table import recorder
 from lgc.lut.table.recorder import Recorder
 from lgc.lut.table.table import FINISHED, NETWORK_PREFIX, UNFINISHED
 from lgc.profiler.profile import MEDIAN_TO_95, calibrate, profile
-from lgc.profiler.table.worker import HEARTBEAT_S, SENTINELS
+from lgc.profiler.table.worker import HEARTBEAT_S, SENTINELS, ProcessShare
 from lgc.profiler.timing import stopping
 from lgc.profiler.timing.contexts import register_benchmarks
 from lgc.profiler.timing.rounds import COMMIT_S
@@ -222,7 +222,7 @@ class TestGoingOn:
         """A process beside others takes on its own part first; where that took all the time, it is done."""
         device.compile_s = 1.0
         device.pace = 20.0
-        result = profile(mini_space, TARGET, out, networks=0, share=0.5, budget_s=36.0)
+        result = profile(mini_space, TARGET, out, process=ProcessShare(fraction=0.5), networks=0, budget_s=36.0)
         assert 0 < result.measured < result.entries
 
     def test_a_budget_that_is_over_before_anything_began_is_refused(self, device, mini_space, out, monkeypatch):
@@ -383,7 +383,7 @@ class TestSessions:
                 patched.setattr(recorder.os, "getpid", lambda: pid)
                 alive.add(pid)
                 device.built = built[pid] = []
-                result = profile(mini_space, TARGET, out, networks=0, share=share)
+                result = profile(mini_space, TARGET, out, process=ProcessShare(fraction=share), networks=0)
                 alive.discard(pid)
             return result
 

@@ -24,7 +24,8 @@ from lgc.profiler.timing.measure import (
     measure_rounds,
     measure_seconds,
 )
-from lgc.profiler.timing.rounds import MIN_REPEATS
+from lgc.profiler.timing.observer import MeasurementObserver
+from lgc.profiler.timing.rounds import MIN_REPEATS, Session
 from lgc.profiler.timing.stopping import CONVERGED, CPU_NETWORK, StoppingRule
 from lgc.profiler.timing.workloads import network_workload, operator_workload
 
@@ -40,28 +41,34 @@ def workloads():
     return {f"alone/{spec}": operator_workload(spec) for spec in SPECS}
 
 
-class Measured:
+class Measured(MeasurementObserver):
     """What `measure` did."""
 
     def __init__(self, device, workloads, target=CPU, pace=PACE, **options):
         self.visits, self.verdicts, self.failures, self.energy = [], {}, {}, {}
         self.progress = []
+        super().__init__(options.pop("on_progress", self.progress.append))
         jobs = {key: MeasureJob(workload, pace) for key, workload in workloads.items()}
-        options.setdefault("on_progress", self.progress.append)
-        self.start = device.clock.now
+        self.device, self.start = device, device.clock.now
         try:
-            self.found, self.undecided = measure(
-                device,
-                target,
-                jobs,
-                on_failure=self.failures.__setitem__,
-                on_batches=self.visits.extend,
-                on_decisions=lambda found, verdicts: self.verdicts.update(verdicts),
-                on_energy=self.energy.__setitem__,
-                **options,
-            )
+            self.found, self.undecided = measure(device, target, jobs, self, **options)
         finally:
             self.seconds = device.clock.now - self.start
+
+    def on_failure(self, benchmark, workload, reason):
+        self.failures[benchmark] = reason
+
+    def on_start(self):
+        self.done_at_start = len(self.device.compiled), self.device.runs.total()
+
+    def on_batches(self, batches):
+        self.visits += batches
+
+    def on_decisions(self, measurement, decisions):
+        self.verdicts |= decisions
+
+    def on_energy(self, energy_mj):
+        self.energy |= energy_mj
 
 
 def test_everything_is_compiled_warmed_up_measured_and_closed(device, workloads):
@@ -91,10 +98,8 @@ def test_one_that_cannot_be_loaded_again_is_measured_where_it_is(device, workloa
     assert done.verdicts == dict.fromkeys(workloads, CONVERGED)
 
 
-def test_whoever_wants_to_know_is_told_once_the_process_is_pinned(device, workloads):
-    seen = []
-    Measured(device, workloads, on_pinned=lambda: seen.append((len(device.compiled), device.runs.total())))
-    assert seen == [(3, 0)]
+def test_start_follows_compiling_and_precedes_runs(device, workloads):
+    assert Measured(device, workloads).done_at_start == (3, 0)
 
 
 def test_durations_are_the_devices(device, workloads):
@@ -108,9 +113,9 @@ def test_durations_are_the_devices(device, workloads):
 
 def test_visits_are_of_the_session_and_join_those_before(device, workloads):
     device.pace = 100.0
-    first = Measured(device, workloads, session=3, budget_s=0.5)
+    first = Measured(device, workloads, session=Session(3), budget_s=0.5)
     assert 3 < len(first.visits) < 48
-    second = Measured(device, workloads, session=4, before=first.visits)
+    second = Measured(device, workloads, session=Session(4, first.visits))
     assert {visit.session for visit in first.visits} == {3}
     assert {visit.session for visit in second.visits} == {4}
     assert len(second.found.batches) == len(first.visits) + len(second.visits)
@@ -355,7 +360,7 @@ class TestPinning:
             Measured(
                 device,
                 workloads,
-                worker=worker,
+                session=Session(worker=worker),
                 on_progress=lambda _, worker=worker: cores[worker].update(os.sched_getaffinity(0)),
             )
         assert len(cores[0]) == len(cores[1]) == 1

@@ -1,6 +1,7 @@
 """The protocol of rounds, under a simulated clock."""
 
 import gc
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from lgc.lut.statistics.estimates import BATCHES_PER_INSTANCE, summarise_batches
 from lgc.lut.statistics.measurement import SampleBatch
+from lgc.profiler.timing.observer import MeasurementObserver
 from lgc.profiler.timing.rounds import (
     BATCH_MS,
     CHECK_GROWTH,
@@ -19,6 +21,7 @@ from lgc.profiler.timing.rounds import (
     MIN_REPEATS,
     MIN_ROUND_SIZE,
     Rounds,
+    Session,
     steady_clock,
 )
 from lgc.profiler.timing.stopping import CONVERGED, StoppingRule
@@ -60,7 +63,7 @@ def noisy(ms, spread=2.0):
     return lambda now: ms * (1 + (spread - 1) * (next(count) * (5**0.5 - 1) / 2 % 1))
 
 
-class Bench:
+class Bench(MeasurementObserver):
     """Runners by name, and what `Rounds` did with them."""
 
     def __init__(self, pace=QUICK, rules=None, **ms):
@@ -69,24 +72,22 @@ class Bench:
         self.rules = {name: (rules or {}).get(name, pace) for name in ms}
         self.judged = []
 
-    def _keep(self, measurement, verdicts):
+    def on_batches(self, batches):
+        self.commits.append(batches)
+
+    def on_decisions(self, measurement, verdicts):
         assert not set(verdicts) & set(self.verdicts), "judged twice"
         self.verdicts |= verdicts
         self.judged.append((len(self.visits), sorted(verdicts), measurement))
 
-    def rounds(self, **options):
-        options.setdefault("on_progress", lambda progress: self.progress.append((self.clock(), progress)))
-        return Rounds(
-            self.runners,
-            self.rules,
-            "minima",
-            on_batches=self.commits.append,
-            on_decisions=self._keep,
-            clock=self.clock,
-            **options,
-        )
+    def on_progress(self, progress):
+        self.progress.append((self.clock(), progress))
 
-    def measure(self, seconds=None, always=(), **options):
+    def rounds(self, load=None, **session):
+        session = Session(**session)
+        return Rounds(self.runners, self.rules, "minima", self, session=session, load=load, clock=self.clock)
+
+    def measure(self, seconds=math.inf, always=(), **options):
         self.start = self.clock()
         rounds = self.rounds(**options)
         self.found = rounds.run(seconds, always=always)
@@ -122,10 +123,10 @@ class TestVisits:
         assert len(rounds) > FIRST_CHECK / 2
         assert Bench(**letters(6)).measure(seed=1).order == orders
         assert Bench(**letters(6)).measure(seed=2).order != orders
-        assert Bench(**letters(6)).measure(seed=1, session=2).order != orders, "or a second session would repeat it"
+        assert Bench(**letters(6)).measure(seed=1, number=2).order != orders, "or a second session would repeat it"
 
     def test_a_visit_says_what_ran_when_and_for_whom(self):
-        bench = Bench(a=2.0, b=lambda now: 3.0).measure(session=7)
+        bench = Bench(a=2.0, b=lambda now: 3.0).measure(number=7)
         assert {visit.session for visit in bench.visits} == {7}
         assert [visit.round for visit in bench.visits if visit.benchmark == "a"] == list(range(bench.count("a")))
         assert [visit.at_unix_s for visit in bench.visits] == sorted({visit.at_unix_s for visit in bench.visits})
@@ -222,14 +223,14 @@ class TestStopping:
     def test_visits_made_before_count(self):
         """Of another session, and enough for a verdict: nothing is run."""
         before = [SampleBatch("a", number, float(number), [1.0], 1) for number in range(8)]
-        bench = Bench(a=1.0).measure(before=before, session=2)
+        bench = Bench(a=1.0).measure(earlier=before, number=2)
         assert (bench.log, bench.visits, bench.verdicts) == ([], [], {"a": CONVERGED})
         assert bench.found.batches == before
 
     def test_visits_made_before_shorten_what_is_left(self):
-        first = Bench(after(40), a=1.0, b=2.0).measure(0.075, session=1)
+        first = Bench(after(40), a=1.0, b=2.0).measure(0.075, number=1)
         assert 20 <= first.count("a") < 32
-        second = Bench(after(40), a=1.0, b=2.0).measure(before=first.visits, session=2)
+        second = Bench(after(40), a=1.0, b=2.0).measure(earlier=first.visits, number=2)
         assert 40 <= first.count("a") + second.count("a") <= 40 + CHECK_GROWTH * FIRST_CHECK
         assert second.verdicts.keys() == {"a", "b"}
         assert len(second.found.durations("a")) == first.count("a") + second.count("a")
@@ -437,7 +438,7 @@ class TestTime:
 
 class TestProgress:
     @pytest.mark.parametrize("runs", [1, None])
-    @pytest.mark.parametrize("seconds", [None, 1e9])
+    @pytest.mark.parametrize("seconds", [math.inf, 1e9])
     def test_it_rises_to_one_and_ends_with_nothing_left(self, seconds, runs):
         bench = Bench(
             StoppingRule(runs=runs, period=1, min_batches=40, max_batches=200), a=10.0, b=20.0, c=noisy(30.0)

@@ -1,58 +1,9 @@
-"""Options shared by the commands: choices and parsers."""
-
-import typing
+"""Options shared by the commands: parsers."""
 
 import pytest
 
 from lgc.errors import UsageError
-from lgc.lut.target import PRECISIONS
-from lgc.models.space.protocol import EXPORT_SCOPES, SCOPES
-from lgc.profiler.backends import BACKENDS
-from lgc.profiler.deployment.network import EXPORT_PRECISIONS
-from lgc.search.config import SearchConfig
-from lgc.search.training.config import TrainConfig
-from lgc.tools import search, train
-from lgc.tools.cli.options import (
-    BackendName,
-    ExportPrecision,
-    ExportScope,
-    Precision,
-    Scope,
-    parse_percent,
-    parse_seconds,
-    parse_size,
-)
-
-
-@pytest.mark.parametrize(
-    ("choices", "names"),
-    [
-        (BackendName, BACKENDS),
-        (Precision, PRECISIONS),
-        (ExportPrecision, EXPORT_PRECISIONS),
-        (Scope, SCOPES),
-        (ExportScope, EXPORT_SCOPES),
-    ],
-)
-def test_choices_are_the_registered_names(choices, names):
-    assert {choice.value for choice in choices} == set(names)
-
-
-@pytest.mark.parametrize(
-    ("choices", "field"),
-    [
-        (search.Strategy, SearchConfig.model_fields["strategy"]),
-        (search.CellSharing, SearchConfig.model_fields["cells"]),
-        (search.Communication, SearchConfig.model_fields["communication"]),
-        (search.FusionMode, SearchConfig.model_fields["fusion"]),
-        (Precision, TrainConfig.model_fields["precision"]),
-        (train.TrainSplit, TrainConfig.model_fields["train_split"]),
-    ],
-)
-def test_choices_are_the_settings_literals(choices, field):
-    literals = [part for part in typing.get_args(field.annotation) if part is not type(None)]
-    names = [name for part in literals for name in (typing.get_args(part) or (part,))]
-    assert sorted(choice.value for choice in choices) == sorted(names)
+from lgc.tools.cli.options import parse_percent, parse_seconds, parse_size
 
 
 @pytest.mark.parametrize(("text", "size"), [("720x960", (720, 960)), ("1x99999", (1, 99999))])

@@ -1,0 +1,63 @@
+"""Options made from the fields of a settings model: name, choices, bounds, default and help are the field's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from .options import parse_size
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_TYPES: dict[str, type] = {"integer": int, "number": float, "string": str, "boolean": bool}
+
+
+def add_options(model: type[BaseModel], *fields: str, **computed: str) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command an option for each of the fields, before its last option.
+
+    The command gets the values by keyword: those that it does not name arrive in its `**settings`.
+
+    Args:
+        model: settings, with a description of each field.
+        fields: names of fields.
+        computed: fields without a default -> description of the value that the command computes in place of None.
+    """
+    schemas = model.model_json_schema()["properties"]
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        *parameters, last = (
+            parameter.replace(kind=parameter.KEYWORD_ONLY)
+            for parameter in signature.parameters.values()
+            if parameter.name not in fields and parameter.kind is not parameter.VAR_KEYWORD
+        )
+        parameters += [_make_parameter(name, schemas[name], computed.get(name, True)) for name in fields]
+        command.__signature__ = signature.replace(parameters=[*parameters, last])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _make_parameter(name: str, schema: Mapping[str, Any], show_default: str | bool) -> inspect.Parameter:
+    """Return the parameter of a command that typer turns into the option of a field with this JSON schema."""
+    (value,) = (part for part in schema.get("anyOf", [schema]) if part["type"] != "null")
+    kind: Any = Literal[tuple(value["enum"])] if "enum" in value else _TYPES.get(value["type"], str)
+    default = schema.get("default")
+    size: dict[str, Any] = {"metavar": "HxW", "parser": parse_size} if value["type"] == "array" else {}
+    flag = f"--{name.replace('_', '-')}"
+    option = typer.Option(
+        f"{flag}/--no-{flag[2:]}" if default is True else flag,
+        help=" ".join(schema["description"].replace("`", "").split()),
+        min=value.get("minimum"),
+        max=value.get("maximum"),
+        show_default=show_default,
+        **size,
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind | None, option]
+    )
