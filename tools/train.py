@@ -106,6 +106,7 @@ def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
 
 
 def _train(options: dict[str, Any]) -> TrainResult:
+    from ..search.training.config import TrainConfig
     from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 

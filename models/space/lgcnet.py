@@ -20,7 +20,6 @@ from ...errors import UsageError
 from .layout import plan_network
 from .plan import CellPlan, NetworkPlan
 from .protocol import DEFAULT_KIND, Architecture, Decision, Requirement, SearchSpace, Slot, register_space
-from .sampling import draw_spread, draw_uniform
 from .settings import SpaceSettings, validate
 
 
@@ -85,11 +84,15 @@ class LGCNetSpace(SpaceSettings, SearchSpace):
 
     def sample(self, seed: int) -> LGCNetArchitecture:
         """Return a random architecture, operators drawn uniformly, with the default head."""
+        from .sampling import draw_uniform  # numpy slows down every --help
+
         cells = draw_uniform(self.plan.searched_cells, self.operators, seed)
         return self._build(cells, None, {"sampled": "even", "seed": seed})
 
     def spread(self, count: int, seed: int) -> Iterator[LGCNetArchitecture]:
         """Yield `count` random architectures, from light to heavy, with all head widths in turn."""
+        from .sampling import draw_spread
+
         draws = draw_spread(self.plan.searched_cells, self.operators, self.heads, count, seed)
         for index, (cells, width) in enumerate(draws):
             yield self._build(cells, width, {"sampled": "spread", "seed": seed, "index": index})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -144,16 +143,21 @@ def _rank_candidates(
 ) -> strategies.Ranking:
     """Rank the strategy's candidates by their loss in the supernet."""
     num_batches, keep = len(scorer.batches), max(config.trials, 1)
-    if config.strategy == "gradient":
-        log_p = np.log(np.maximum(trainer.alphas.probabilities().detach().double().numpy(), 1e-12))
-        candidates = strategies.sample_likely(log_p, latency, config.samples, config.finalists, config.seed)
-        likeliest = float(np.mean([scorer.batch_loss(candidates, 0, batch) for batch in range(num_batches)]))
-        ranking = strategies.halve(candidates, scorer.batch_loss, num_batches, keep)
-        return replace(ranking, likeliest_loss=likeliest)
-    passes = _count_learning_passes(config, latency)
-    passes += strategies.count_halving_passes(config.finalists, num_batches, keep)
-    strategy = strategies.random_search if config.strategy == "random" else strategies.evolve
-    return strategy(latency, scorer.batch_loss, num_batches, passes, config.seed, keep)
+    passes = strategies.count_halving_passes(config.finalists, num_batches, keep)
+    if config.strategy != "gradient":
+        passes += _count_learning_passes(config, latency)
+    task = strategies.StrategyTask(
+        constraint=latency,
+        batch_loss=scorer.batch_loss,
+        batches=num_batches,
+        log_p=np.log(np.maximum(trainer.alphas.probabilities().detach().double().numpy(), 1e-12)),
+        passes=passes,
+        samples=config.samples,
+        finalists=config.finalists,
+        seed=config.seed,
+        keep=keep,
+    )
+    return strategies.STRATEGIES[config.strategy](task)
 
 
 def _count_learning_passes(config: SearchConfig, latency: CostConstraint) -> int:

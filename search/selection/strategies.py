@@ -1,12 +1,13 @@
 """Search strategies: candidates on the target, compared by their loss in the trained supernet.
 
 The computation of a strategy is counted in forward passes of one batch, so that all strategies can have equal budgets.
+A registered strategy passes `tests/search/selection/test_strategies.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +47,40 @@ class Ranking:
     passes: int
     num_compared: int
     likeliest_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class StrategyTask:
+    """What a strategy works with.
+
+    Attributes:
+        constraint: costs and targets.
+        batch_loss: loss of an architecture on one batch, by the trained supernet.
+        batches: number of batches.
+        log_p: log-probabilities of the searched choices, [S, C], which only gradients train.
+        passes: maximum number of forward passes; gradients have used all but `finalists` of them in training.
+        samples: number of random architectures of `gradient`.
+        finalists: number of most probable architectures that `gradient` compares.
+        seed: random seed.
+        keep: maximum number of returned architectures.
+    """
+
+    constraint: CostConstraint
+    batch_loss: BatchLoss
+    batches: int
+    log_p: Array
+    passes: int
+    samples: int
+    finalists: int
+    seed: int
+    keep: int = 1
+
+
+def rank_likely(task: StrategyTask) -> Ranking:
+    """Rank the most probable architectures; see `sample_likely`."""
+    candidates = sample_likely(task.log_p, task.constraint, task.samples, task.finalists, task.seed)
+    likeliest = float(np.mean([task.batch_loss(candidates, 0, batch) for batch in range(task.batches)]))
+    return replace(halve(candidates, task.batch_loss, task.batches, task.keep), likeliest_loss=likeliest)
 
 
 def sample_likely(
@@ -106,36 +141,24 @@ def count_halving_passes(candidates: int, batches: int, keep: int = 1) -> int:
     return passes
 
 
-def random_search(
-    constraint: CostConstraint, batch_loss: BatchLoss, batches: int, passes: int, seed: int, keep: int = 1
-) -> Ranking:
-    """Rank random architectures, each projected onto the target by a random preference, by successive halving.
-
-    Args:
-        constraint: costs and targets.
-        batch_loss: loss of an architecture on one batch.
-        batches: number of batches.
-        passes: maximum number of forward passes.
-        seed: random seed.
-        keep: maximum number of returned architectures.
-    """
+def search_at_random(task: StrategyTask) -> Ranking:
+    """Rank random architectures, each projected onto the target by a random preference, by successive halving."""
     count = 1
-    while count_halving_passes(count + 1, batches, keep) <= passes:
+    while count_halving_passes(count + 1, task.batches, task.keep) <= task.passes:
         count += 1
-    candidates = _sample_random(constraint, count, np.random.default_rng(seed)).drop_duplicates()
-    return halve(candidates, batch_loss, batches, keep)
+    candidates = _sample_random(task.constraint, count, np.random.default_rng(task.seed)).drop_duplicates()
+    return halve(candidates, task.batch_loss, task.batches, task.keep)
 
 
-def evolve(
-    constraint: CostConstraint, batch_loss: BatchLoss, batches: int, passes: int, seed: int, keep: int = 1
-) -> Ranking:
+def evolve(task: StrategyTask) -> Ranking:
     """Rank the architectures of regularised evolution (Real et al., arXiv 1802.01548): the oldest dies, not the worst.
 
     Every architecture is on the target and evaluated once, on all batches. A repeated one joins the population with its
-    known loss, at no cost. Arguments as in `random_search`.
+    known loss, at no cost.
     """
-    rng = np.random.default_rng(seed)
-    max_evaluations = max(passes // batches, 1)
+    constraint, batches = task.constraint, task.batches
+    rng = np.random.default_rng(task.seed)
+    max_evaluations = max(task.passes // batches, 1)
     initial = _sample_random(constraint, min(POPULATION, max_evaluations), rng)
     history: list[tuple[float, ArchitectureBatch]] = []
     losses: dict[bytes, float] = {}
@@ -143,7 +166,7 @@ def evolve(
     def add(architecture: ArchitectureBatch) -> None:
         key = architecture.choices.tobytes()
         if key not in losses:
-            losses[key] = sum(batch_loss(architecture, 0, batch) for batch in range(batches)) / batches
+            losses[key] = sum(task.batch_loss(architecture, 0, batch) for batch in range(batches)) / batches
         history.append((losses[key], architecture))
 
     for row in range(len(initial)):
@@ -156,8 +179,16 @@ def evolve(
         add(_mutate(parent, constraint, rng))
     ranked = sorted(history, key=lambda entry: entry[0])
     architectures = ArchitectureBatch(np.concatenate([architecture.choices for _, architecture in ranked]))
-    best = architectures.find_first_rows()[:keep]
+    best = architectures.find_first_rows()[: task.keep]
     return Ranking(architectures.select(best), [ranked[row][0] for row in best], len(losses) * batches, len(losses))
+
+
+STRATEGIES: dict[str, Callable[[StrategyTask], Ranking]] = {
+    "gradient": rank_likely,
+    "random": search_at_random,
+    "evolution": evolve,
+}
+"""Name -> strategy. All but `gradient` use a supernet that is trained on evenly drawn paths."""
 
 
 def _sample_random(constraint: CostConstraint, count: int, rng: np.random.Generator) -> ArchitectureBatch:

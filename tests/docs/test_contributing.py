@@ -22,7 +22,15 @@ RECIPES = {
         flags=re.MULTILINE,
     )[1:]
 }
-MIN_PASSED = {"Operator": 10, "Backend": 12, "Dataset layout": 7, "Search strategy": 3, "Network for comparison": 12}
+MIN_PASSED = {
+    "Operator": 10,
+    "Backend": 12,
+    "Dataset layout": 7,
+    "Search strategy": 5,
+    "Search objective": 4,
+    "Search space": 50,
+    "Network for comparison": 12,
+}
 """Minimum number of conformance tests per recipe."""
 
 
