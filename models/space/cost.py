@@ -127,7 +127,7 @@ def sum_costs(costs: Sequence[Cost]) -> Cost:
 
 def sum_slots(
     space: SearchSpace,
-    cost_of: Callable[[OpSpec], float],
+    operator_cost: Callable[[OpSpec], float],
     *,
     unit: str,
     source: str,
@@ -136,11 +136,11 @@ def sum_slots(
 ) -> Cost:
     """Return the cost of a space's architectures as the sum over their slots.
 
-    Terms are relative to the default of a decision that has one, so that `constant` is the cost with the defaults.
+    Terms of one decision are relative to its default, if it has one.
 
     Args:
         space: Search space.
-        cost_of: Cost of an operator.
+        operator_cost: Function from an operator to its cost.
         unit: Unit of the cost.
         source: Origin of the cost.
         scope: `dense`, or `core` to leave out the slots of `dense` alone.
@@ -155,7 +155,7 @@ def sum_slots(
     for slot in space.slots():
         if scope == CORE and slot.scope == DENSE:
             continue
-        terms = np.array([cost_of(spec) for spec in slot.candidates])
+        terms = np.array([operator_cost(spec) for spec in slot.candidates])
         constant += _add_slot(slot, terms, decisions, live, single, pairs)
     return Cost(unit, source, constant, single, pairs)
 

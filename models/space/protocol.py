@@ -1,4 +1,4 @@
-"""Search space as a protocol: all that tables, predictors, costs, calibration and projection know of one.
+"""Protocol of search spaces: what tables, predictors, costs, calibration and projection rely on.
 
 A space is a list of decisions, each with its own choices, e.g. operators of an edge or widths of a layer. A slot is a
 position in the network whose operator depends on at most two decisions. So a network's cost is a constant, plus terms

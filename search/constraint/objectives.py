@@ -1,4 +1,4 @@
-"""Objectives: the term of the loss that holds expected costs against their targets, by name.
+"""Objectives, by name: the term of the loss that penalises expected costs above their targets.
 
 Each is a class with `multiplier`, its state, which checkpoints hold, `penalty` and `update`. A registered one passes
 `tests/search/constraint/test_objectives.py`.

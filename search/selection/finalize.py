@@ -53,22 +53,24 @@ PROVENANCE = (
 """Keys of the result that the architecture's provenance has too."""
 
 
-def finalize(context: SearchContext, trainer: SupernetTrainer, latency: CostConstraint, run: RunFolder) -> SearchResult:
+def finalize(
+    context: SearchContext, trainer: SupernetTrainer, constraint: CostConstraint, run: RunFolder
+) -> SearchResult:
     """Choose the architecture by the strategy, write it, and return the result."""
     config, start = context.config, time.monotonic()
     scorer = SupernetScorer(context, trainer)
-    ranking = _rank_candidates(config, trainer, latency, scorer)
-    require_targets_met(latency, ranking.architectures)
-    candidates = [build_architecture(ranking.architectures, row, latency) for row in range(len(ranking.losses))]
+    ranking = _rank_candidates(config, trainer, constraint, scorer)
+    require_targets_met(constraint, ranking.architectures)
+    candidates = [build_architecture(ranking.architectures, row, constraint) for row in range(len(ranking.losses))]
     trial_losses = _run_trials(context, scorer, candidates, run) if len(candidates) > 1 else []
     best = int(np.argmin([np.inf if loss is None else loss for loss in trial_losses])) if trial_losses else 0
-    architecture, refined = _refine(context, latency, ranking.architectures.select(np.array([best])))
+    architecture, refined = _refine(context, constraint, ranking.architectures.select(np.array([best])))
     loss_before, loss_likeliest = float(np.mean(scorer.score_samples(config))), ranking.likeliest_loss
     space, predictor = context.decisions.space, context.predictors[0]
     interval = predictor.interval(architecture)
     result = SearchResult(
         architecture=run.path / ARCHITECTURE_FILE,
-        target_ms=None if latency.targets is None else float(latency.targets[0]),
+        target_ms=None if constraint.targets is None else float(constraint.targets[0]),
         predicted_ms=predictor.predict(architecture),
         predicted_low_ms=interval.low_ms if interval else None,
         predicted_high_ms=interval.high_ms if interval else None,
@@ -78,7 +80,7 @@ def finalize(context: SearchContext, trainer: SupernetTrainer, latency: CostCons
         steps=config.steps,
         scope=config.scope,
         strategy=config.strategy,
-        tables=_list_tables(context, latency, architecture),
+        tables=_list_tables(context, constraint, architecture),
         seconds=trainer.seconds + time.monotonic() - start,
         supernet_seconds=trainer.seconds,
         fastest_ms=predictor.predict(predictor.fastest),
@@ -86,7 +88,7 @@ def finalize(context: SearchContext, trainer: SupernetTrainer, latency: CostCons
         operators=strategies.count_operators(space.operators, np.array(architecture.choices[: space.edges])),
         head_channels=space.heads[architecture.choices[-1]],
         tried=ranking.num_compared,
-        passes=ranking.passes + (_count_learning_passes(config, latency) if config.strategy == "gradient" else 0),
+        passes=ranking.passes + (_count_learning_passes(config, constraint) if config.strategy == "gradient" else 0),
         trial_losses=trial_losses,
         trial_steps=config.trial_steps if trial_losses else 0,
         loss_before=loss_before,
@@ -101,27 +103,27 @@ def finalize(context: SearchContext, trainer: SupernetTrainer, latency: CostCons
 
 
 def _refine(
-    context: SearchContext, latency: CostConstraint, chosen: ArchitectureBatch
+    context: SearchContext, constraint: CostConstraint, chosen: ArchitectureBatch
 ) -> tuple[Architecture, list[MeasuredArchitecture]]:
     """Refine the chosen architecture by measurement, if requested; return it and all measurements, best first."""
     if context.measure is None:
-        return build_architecture(chosen, 0, latency), []
-    refined = refine_by_measurement(chosen, latency, _measure_on_first_process(context, context.measure))
-    return build_architecture(refined[0].architecture, 0, latency), refined
+        return build_architecture(chosen, 0, constraint), []
+    refined = refine_by_measurement(chosen, constraint, _measure_on_first_process(context, context.measure))
+    return build_architecture(refined[0].architecture, 0, constraint), refined
 
 
 def _list_tables(
-    context: SearchContext, latency: CostConstraint, architecture: Architecture
+    context: SearchContext, constraint: CostConstraint, architecture: Architecture
 ) -> tuple[TableTarget, ...]:
     """Return a row for each table, where there are several or a quantile."""
     predictors = context.predictors
     if len(predictors) == 1 and context.config.quantile is None:
         return ()
-    targets = [None] * len(predictors) if latency.targets is None else latency.targets.tolist()
+    targets = [None] * len(predictors) if constraint.targets is None else constraint.targets.tolist()
     predictions = [predictor.predict(architecture) for predictor in predictors]
     return tuple(
         TableTarget(str(predictor.table_path), target, ms, ms * float(margin))
-        for predictor, target, ms, margin in zip(predictors, targets, predictions, latency.margin, strict=True)
+        for predictor, target, ms, margin in zip(predictors, targets, predictions, constraint.margin, strict=True)
     )
 
 
@@ -139,15 +141,15 @@ def _describe_provenance(context: SearchContext, result: SearchResult) -> dict[s
 
 
 def _rank_candidates(
-    config: SearchConfig, trainer: SupernetTrainer, latency: CostConstraint, scorer: SupernetScorer
+    config: SearchConfig, trainer: SupernetTrainer, constraint: CostConstraint, scorer: SupernetScorer
 ) -> strategies.Ranking:
     """Rank the strategy's candidates by their loss in the supernet."""
     num_batches, keep = len(scorer.batches), max(config.trials, 1)
     passes = strategies.count_halving_passes(config.finalists, num_batches, keep)
     if config.strategy != "gradient":
-        passes += _count_learning_passes(config, latency)
+        passes += _count_learning_passes(config, constraint)
     task = strategies.StrategyTask(
-        constraint=latency,
+        constraint=constraint,
         batch_loss=scorer.batch_loss,
         batches=num_batches,
         log_p=np.log(np.maximum(trainer.alphas.probabilities().detach().double().numpy(), 1e-12)),
@@ -160,9 +162,9 @@ def _rank_candidates(
     return strategies.STRATEGIES[config.strategy](task)
 
 
-def _count_learning_passes(config: SearchConfig, latency: CostConstraint) -> int:
+def _count_learning_passes(config: SearchConfig, constraint: CostConstraint) -> int:
     """Return the forward passes, of whole images, that learning the architecture by gradients on crops amounts to."""
-    height, width = latency.decisions.space.input
+    height, width = constraint.decisions.space.input
     crop = config.crop or (height, width)
     steps = max(config.steps - config.gradient_warm_up_steps, 1)
     return round(strategies.PASSES_PER_STEP * steps * crop[0] * crop[1] / (height * width))

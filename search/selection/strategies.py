@@ -51,7 +51,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class StrategyTask:
-    """What a strategy works with.
+    """Input of a strategy.
 
     Attributes:
         constraint: costs and targets.
@@ -207,16 +207,6 @@ def _mutate(parent: ArchitectureBatch, constraint: CostConstraint, rng: np.rando
     preference[0, np.arange(searched), choices[0]] += 1.0
     preference[0, mutated, choices[0, mutated]] += 10.0
     return project_to_target(choices, preference, constraint)
-
-
-def compute_gap(sampled_losses: Sequence[float], likeliest: float | None, chosen: float) -> dict[str, float | None]:
-    """Return the discretisation gap: loss of the most probable architecture minus mean loss of sampled paths.
-
-    The chosen architecture's loss is biased, because the architecture was chosen for that loss.
-    """
-    sampled = float(np.mean(sampled_losses))
-    gap = None if likeliest is None else likeliest - sampled
-    return {"loss_before": sampled, "loss_likeliest": likeliest, "gap": gap, "loss_after": chosen}
 
 
 def count_operators(operators: Sequence[str], choices: Indices) -> dict[str, int]:

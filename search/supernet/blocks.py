@@ -43,7 +43,7 @@ class BlockDecisions(Decisions):
         space: search space.
 
     Raises:
-        MismatchError: the space is of another kind.
+        MismatchError: the space has another kind.
     """
 
     space: LGCNetSpace

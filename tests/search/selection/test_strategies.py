@@ -20,7 +20,6 @@ from lgc.search.selection.strategies import (
     STRATEGIES,
     Ranking,
     StrategyTask,
-    compute_gap,
     count_halving_passes,
     count_operators,
     evolve,
@@ -258,12 +257,6 @@ def test_evolution_evaluates_nothing_twice(latency):
 
     ranking = evolve(make_task(latency, batch_loss, 2, 4000))
     assert len(set(calls)) == len(calls) == ranking.passes == 2 * ranking.num_compared == 4000
-
-
-def test_gap_compares_likeliest_with_sampled_paths():
-    expected = {"loss_before": 2.0, "loss_likeliest": 2.5, "loss_after": 1.5, "gap": 0.5}
-    assert compute_gap([1.0, 2.0, 3.0], 2.5, 1.5) == expected
-    assert compute_gap([1.0, 2.0, 3.0], None, 1.5) == expected | {"loss_likeliest": None, "gap": None}
 
 
 def test_count_operators_includes_absent_ones():
