@@ -146,7 +146,7 @@ def open_store(path: Path, version: int = TABLE_SCHEMA_VERSION) -> Store:
         head = file.read(18)
     if not head.startswith(b"SQLite format 3\0"):
         raise format_error(path, "latency table")
-    page_bytes = max(int.from_bytes(head[16:], "big"), 512)
+    page_bytes = max(int.from_bytes(head[16:]), 512)
     if path.stat().st_size < page_bytes:  # SQLite would open it as an empty database
         raise FileFormatError(f"{path} is a damaged latency table: it ends within its first {page_bytes} bytes")
     try:
@@ -181,6 +181,12 @@ def _check_database(path: Path, connection: sqlite3.Connection, version: int) ->
     if stored != version:
         remedy = "update lgc" if stored > version else f"upgrade it with: lgc-lut upgrade {path}"
         raise FileFormatError(f"{path} has table schema {stored}, this lgc reads {version}: {remedy}")
+    connection.execute("BEGIN")  # no writer changes the size until the commit
+    (pages,), (page_bytes,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    size = path.stat().st_size
+    connection.execute("COMMIT")
+    if size < pages * page_bytes:  # SQLite would not miss an unused page
+        raise FileFormatError(f"{path} is a damaged latency table: it has {size} of {pages * page_bytes} bytes")
     faults = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
     if faults != ["ok"]:
         raise FileFormatError(f"{path} is a damaged latency table: {faults[0].splitlines()[-1]}")
