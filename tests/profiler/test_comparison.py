@@ -61,7 +61,7 @@ def test_files_runs_and_peers_are_timed_together(mini_space, file, architecture_
 
 @pytest.mark.parametrize("together", [1, 8])
 @pytest.mark.parametrize("rounds", [67, 400])
-def test_the_interval_of_a_ratio_holds_it_as_often_as_it_says(rounds, together):
+def test_interval_of_ratio_has_stated_coverage(rounds, together):
     """Also where neighbouring rounds are of one place in memory, which shifts them all."""
     draw, held = np.random.default_rng(0), 0
     for _ in range(300):
@@ -73,7 +73,7 @@ def test_the_interval_of_a_ratio_holds_it_as_often_as_it_says(rounds, together):
     assert 0.87 <= held / 300 <= 0.98
 
 
-def test_the_kind_of_a_file_is_read_off_it(file, mini_space, tmp_path):
+def test_scope_is_read_from_the_file(file, mini_space, tmp_path):
     own = read_file_candidate(file)
     assert (own.kind, own.scope) == ("file", DENSE)
     model = onnx.load(file)
@@ -100,7 +100,7 @@ def test_a_size_of_ones_own_or_another(mini_space, architecture_file):
     assert read_run_candidate(architecture_file, None, DENSE).group == (mini_space.input, DENSE)
 
 
-def test_a_run_brings_its_weights_and_its_score(mini_space, tmp_path):
+def test_run_candidate_has_weights_and_score(mini_space, tmp_path):
     from lgc.models import LGCNet
     from lgc.models.nets.weights import save_weights
 

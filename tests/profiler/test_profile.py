@@ -58,7 +58,7 @@ class TestRealDevice:
         assert session == (1, "cpu")
         assert rows(measured_table, "session, at_unix_s", "health"), "and how the machine was meanwhile"
 
-    def test_the_verification_is_by_fits_that_have_not_seen_the_network(self, measured_table):
+    def test_verification_predicts_held_out_networks(self, measured_table):
         with LatencyTable.open(measured_table) as table:
             measured = {scope: [s.latency_ms for s, _, at in table.networks() if at == scope] for scope in SCOPES}
             for scope, choice in refitted(table).items():
@@ -68,7 +68,7 @@ class TestRealDevice:
                 assert stored["mape_pct"] == pytest.approx(sum(errors) / 4)
                 assert Predictor(table.space, table, scope).correction == choice.correction
 
-    def test_every_width_of_the_head_is_measured_and_stands_in_networks(self, headed_space, out):
+    def test_every_head_width_is_measured_and_used(self, headed_space, out):
         result = profile(headed_space, TARGET, out, rounds=4, networks=4)
         assert (result.pending, result.failed) == (0, {})
         with LatencyTable.open(out) as table:
@@ -97,7 +97,7 @@ class TestRealDevice:
 class TestTruth:
     """On a device whose true latencies are known."""
 
-    def test_between_carriers_entries_are_the_operators_own_latencies(self, device, mini_space, out):
+    def test_entries_between_carriers_exclude_overhead_and_borders(self, device, mini_space, out):
         """No overhead, no borders, no carriers; half of the noise's range, as of all durations."""
         result = profile(mini_space, TARGET, out, networks=0)
         assert (result.measured, result.noisy, result.pending) == (result.entries, 0, 0)
@@ -110,13 +110,13 @@ class TestTruth:
                 assert entry.latency_ms == pytest.approx(wanted * 1.005, rel=0.01, abs=3 * entry.ci_ms)
                 assert 0 < entry.ci_ms < 0.02 * wanted + 0.001
 
-    def test_alone_overhead_and_borders_are_in_every_entry(self, device, mini_space, out):
+    def test_isolated_entries_include_overhead_and_borders(self, device, mini_space, out):
         profile(mini_space, TARGET, out, networks=0, context="isolated")
         with LatencyTable.open(out) as table:
             for entry in table.entries():
                 assert entry.latency_ms == pytest.approx(law.alone_ms(OpSpec.parse(entry.key)), rel=0.005)
 
-    def test_caches_are_as_cold_between_carriers_as_in_a_network_and_warm_alone(self, device, mini_space, tmp_path):
+    def test_caches_are_cold_only_between_carriers(self, device, mini_space, tmp_path):
         """Where a graph runs right after itself it takes half the time; a network never does."""
         device.noise, device.warm = 0.0, 0.5
         for context, factor in (("carriers", 1.0), ("isolated", 0.5)):
@@ -127,7 +127,7 @@ class TestTruth:
             close = [found[k] == pytest.approx(factor * wanted[k], rel=0.01) for k in found if "argmax" not in k]
             assert all(close)
 
-    def test_where_graphs_lie_in_memory_is_averaged_out_and_told(self, device, mini_space, out):
+    def test_intervals_cover_effects_of_memory_addresses(self, device, mini_space, out):
         """Each load is by some percent faster or slower: intervals are as wide as that, and hold the truth."""
         device.noise, device.place = 0.001, 0.03
         profile(mini_space, TARGET, out, networks=0)
@@ -141,7 +141,7 @@ class TestTruth:
         assert np.mean(inside) > 0.75
         assert 0.003 < np.median(widths) < 0.03
 
-    def test_a_machine_of_two_speeds_is_seen_through(self, device, mini_space, out):
+    def test_latencies_are_corrected_for_two_speeds(self, device, mini_space, out):
         device.speed = lambda now: 0.65 if np.sin(now * 9) + np.sin(now * 5.3) > 0 else 1.0
         device.pace = 3.0
         profile(mini_space, TARGET, out, networks=0)
@@ -191,7 +191,7 @@ class TestTruth:
         assert result.verification.split_half_mape_pct < 1
         assert result.verification.kendall_tau > 0.9
 
-    def test_energy_is_written_down_where_the_device_counts_it(self, device, mini_space, out, monkeypatch):
+    def test_energy_is_recorded_if_device_counts_it(self, device, mini_space, out, monkeypatch):
         monkeypatch.setattr("lgc.profiler.table.worker.open_monitor", lambda target: FakeWatcher(device.clock))
         result = profile(mini_space, TARGET, out, **QUICK)
         assert result.remarks == []
@@ -249,7 +249,7 @@ class FakeWatcher:
 
 
 class TestStopping:
-    def test_each_kind_of_subject_is_visited_at_its_pace(self, device, mini_space, out):
+    def test_each_kind_follows_its_stopping_rule(self, device, mini_space, out):
         profile(mini_space, TARGET, out, networks=4)
         runs = {key: {len(d.split(",")) for (d,) in rows_of(out, key)} for key in statuses(out)}
         for key, each in runs.items():
@@ -262,7 +262,7 @@ class TestStopping:
         assert max(networks) < min(probes) / 4, "they join in every eighth round"
         assert all(min(runs[key]) >= 3 for key in runs if key.startswith(NETWORK_PREFIX))
 
-    def test_a_noisy_subject_is_given_up_and_its_entries_say_why(self, device, mini_space, out):
+    def test_entries_of_noisy_benchmark_say_why(self, device, mini_space, out):
         name = "probe/add/c4-4/8x8/s1/b1/x1"
         device.places = {name: 0.5}
         result = profile(mini_space, TARGET, out, networks=0)
@@ -314,7 +314,7 @@ class TestCalibration:
             assert not Predictor(mini_space, table).calibrated
             assert calibrate(table) is None
 
-    def test_networks_that_differ_in_their_head_only_are_held_apart(self, device, mini_space, out, monkeypatch):
+    def test_networks_differing_only_in_head_are_distinguished(self, device, mini_space, out, monkeypatch):
         """Each is predicted by the fit that has not seen it, in `core` by that of its own place in `dense`."""
         content = {**mini_space.model_dump(mode="json"), "head_widths": [2, 8, 16, 32, 64]}
         space, places = SearchSpace.check(content, "s"), [4, 1, 2, 0, 3, 5]
@@ -362,13 +362,13 @@ def test_keywords_change_the_settings(device, mini_space, out):
     ],
     ids=str,
 )
-def test_what_makes_no_sense_is_refused_before_a_file_is_made(device, mini_space, out, options, complaint):
+def test_invalid_options_are_rejected_without_a_file(device, mini_space, out, options, complaint):
     with pytest.raises(UsageError, match=complaint):
         profile(mini_space, TARGET, out, **options)
     assert not out.exists()
 
 
-def test_too_many_threads_are_refused_before_a_file_is_made(device, mini_space, out):
+def test_too_many_threads_are_rejected(device, mini_space, out):
     with pytest.raises(UsageError, match="--threads 9999: this machine has"):
         profile(mini_space, Target("cpu", "onnxruntime", threads=9999), out)
     assert not out.exists()
@@ -388,7 +388,7 @@ def test_an_output_below_a_file_is_refused(device, mini_space, tmp_path):
 
 
 @pytest.mark.parametrize("noun", ["an empty file", "a PNG image", "an SQLite database"])
-def test_a_foreign_file_is_left_as_it_is(device, mini_space, foreign_files, noun):
+def test_foreign_file_stays_unchanged(device, mini_space, foreign_files, noun):
     path = foreign_files[noun]
     before = path.read_bytes()
     with pytest.raises(FileFormatError, match=noun):
@@ -405,7 +405,7 @@ def test_a_foreign_file_is_left_as_it_is(device, mini_space, foreign_files, noun
     ],
     ids=str,
 )
-def test_a_table_of_another_target_is_left_as_it_is(device, mini_space, mini_lut, monkeypatch, target, difference):
+def test_table_of_another_target_stays_unchanged(device, mini_space, mini_lut, monkeypatch, target, difference):
     monkeypatch.setattr("lgc.profiler.profile.fingerprint", lambda *_: {"device_name": "x"})
     before = mini_lut.read_bytes()
     with pytest.raises(MismatchError, match=f"{difference}.*lgc-profile and another --out"):

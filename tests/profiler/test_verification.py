@@ -32,7 +32,7 @@ def test_networks_are_new_distinct_and_the_seeds(table):
     assert sample_unseen(table, 10, 1) != fresh
 
 
-def test_networks_of_the_tables_own_seed_are_passed_over(table, mini_space):
+def test_networks_of_the_table_are_skipped(table, mini_space):
     """Even where the verification draws the very series that the table was made of."""
     for network in mini_space.spread(5, 3 + 1_000_003):
         table.add_network(network, "dense")
@@ -41,7 +41,7 @@ def test_networks_of_the_tables_own_seed_are_passed_over(table, mini_space):
 
 
 @pytest.mark.parametrize("widths", [[], [2, 8]], ids=str)
-def test_a_space_with_too_few_networks_says_how_many_are_left(device, mini_space, tmp_path, widths):
+def test_too_few_networks_are_counted_in_error(device, mini_space, tmp_path, widths):
     content = {"operators": ["skip", "sep_conv_3x3"], "nodes": 1, "cells": 1, "reductions": [], "fusion": {"nodes": 1}}
     content = {**mini_space.model_dump(mode="json"), **content, "head_widths": widths}
     space = SearchSpace.check(content, "few")
@@ -74,7 +74,7 @@ def test_each_network_is_told_with_its_prediction(table, mini_space):
 
 
 @pytest.mark.parametrize(("error_pct", "covered"), [(1e-9, 0.0), (50.0, 100.0)])
-def test_it_is_told_how_many_fall_into_the_predicted_interval(table, error_pct, covered):
+def test_coverage_of_the_interval_is_reported(table, error_pct, covered):
     note = table.metadata("calibration")
     table.set_metadata("calibration", {scope: {**note[scope], "error_pct": error_pct} for scope in note})
     assert verify(table, 4, seed=1).covered_pct == covered
@@ -93,7 +93,7 @@ def test_verifying_changes_nothing(table):
     assert table.path.read_bytes() == before
 
 
-def test_a_device_that_has_slowed_down_shows_as_drift_and_not_as_bias(table, device):
+def test_slower_device_shows_as_drift_not_bias(table, device):
     device.pace = 1.25
     found = verify(table, 4, seed=1)
     assert found.drift_pct == pytest.approx(25, abs=1)
@@ -101,7 +101,7 @@ def test_a_device_that_has_slowed_down_shows_as_drift_and_not_as_bias(table, dev
     assert found.report.within_5_pct == 100
 
 
-def test_a_table_that_is_wrong_is_found_out(table):
+def test_wrong_table_has_large_errors(table):
     with sqlite3.connect(table.path) as connection:
         connection.execute("UPDATE entries SET latency_ms = latency_ms * 1.5 WHERE key LIKE 'sep_conv%'")
     connection.close()
@@ -122,7 +122,7 @@ def test_fewer_than_two_networks_are_refused(table, networks):
         verify(table, networks, seed=0)
 
 
-def test_an_unfinished_table_names_the_command_that_goes_on_with_it(device, mini_space, tmp_path, monkeypatch):
+def test_unfinished_table_names_command_to_resume(device, mini_space, tmp_path, monkeypatch):
     monkeypatch.setattr(verification, "require_machine", lambda *_: None)
     with (
         LatencyTable.create(tmp_path / "new.lut", TARGET, mini_space, {}, {}) as table,

@@ -56,7 +56,7 @@ def test_two_processes_fill_one_table(filled):
 
 
 @two_cores
-def test_a_process_that_dies_leaves_its_share_to_the_last_pass(mini_space, tmp_path, monkeypatch):
+def test_last_pass_measures_share_of_dead_process(mini_space, tmp_path, monkeypatch):
     monkeypatch.setattr(fleet, "_work", _die)
     result = profile_on([Device("cpu"), Device("cpu")], mini_space, CPU, tmp_path / "t.lut", rounds=4, networks=4)
     assert (result.measured, result.failed) == (result.entries, {})
@@ -79,7 +79,7 @@ def test_equal_devices_may_share_a_table(gpus):
     ],
     ids=str,
 )
-def test_unequal_devices_are_refused_before_a_file_is_made(gpus, mini_space, tmp_path, change, difference):
+def test_unequal_devices_are_rejected_without_a_file(gpus, mini_space, tmp_path, change, difference):
     gpus["cuda:1"] |= change
     out = tmp_path / "t.lut"
     with pytest.raises(MismatchError, match=f"cuda:0 and cuda:1 differ.*{difference}"):

@@ -62,7 +62,7 @@ class TestGoingOn:
     """What one call left unfinished the next goes on with."""
 
     @pytest.mark.parametrize("runs", [50, 700, 1200])
-    def test_a_crash_loses_no_more_than_the_last_second(self, device, mini_space, out, runs):
+    def test_crash_loses_at_most_the_last_second(self, device, mini_space, out, runs):
         """And what was committed is not measured again."""
         made = []
 
@@ -88,7 +88,7 @@ class TestGoingOn:
         assert max(counts.values()) < 1.5 * stopping.CPU_PROBE.min_batches
 
     @pytest.mark.parametrize("step", ["finalize", "_update_entries", "set_metadata"])
-    def test_a_call_killed_after_the_last_visit_is_gone_on_with(self, device, mini_space, out, monkeypatch, step):
+    def test_call_killed_after_last_batch_is_resumed(self, device, mini_space, out, monkeypatch, step):
         """Wherever it was between its last visit and its end: nothing has to be measured, or even compiled, again."""
         with monkeypatch.context() as patched:
             patched.setattr(LatencyTable, step, interrupt)
@@ -128,7 +128,7 @@ class TestGoingOn:
         with LatencyTable.open(out) as table:
             assert calibrate(table) == result.verification
 
-    def test_visits_of_an_earlier_call_allow_verdicts_without_compiling(self, device, mini_space, out, monkeypatch):
+    def test_earlier_batches_allow_decisions_without_compiling(self, device, mini_space, out, monkeypatch):
         """It was killed when it wanted to write its first verdicts down."""
         with monkeypatch.context() as patched:
             patched.setattr(Recorder, "finish", interrupt)
@@ -150,7 +150,7 @@ class TestGoingOn:
         assert device.compiled == []
         assert rows(out) == before
 
-    def test_a_budget_that_ends_the_measuring_leaves_what_there_is(self, device, mini_space, out):
+    def test_budget_over_while_measuring_keeps_noisy_entries(self, device, mini_space, out):
         device.pace = 200.0
         first = profile(mini_space, TARGET, out, networks=0, budget_s=18.0)
         assert 18.0 < device.clock.now - 1000.0 < 18.4
@@ -165,7 +165,7 @@ class TestGoingOn:
         assert device.built == built * 2
         assert max(Counter(key for key, *_ in rows(out)).values()) < 1.5 * stopping.CPU_PROBE.min_batches
 
-    def test_a_budget_that_ends_the_compiling_leaves_the_rest_for_another_call(self, device, mini_space, out, company):
+    def test_budget_over_while_compiling_leaves_entries_pending(self, device, mini_space, out, company):
         """Carriers come first, then operators: what is measured makes whole entries."""
         device.compile_s = 1.0
         first = profile(mini_space, TARGET, out, networks=4, budget_s=40.0)
@@ -182,7 +182,7 @@ class TestGoingOn:
         assert SENTINELS / 2 <= len(again) <= 2 * SENTINELS, "only what ties the two calls is measured twice"
         assert len(device.built) == len(statuses(out)) - 25 + len(again)
 
-    def test_what_is_left_is_estimated_until_it_is_measured(self, device, mini_space, out, monkeypatch):
+    def test_pending_entries_are_interpolated_until_measured(self, device, mini_space, out, monkeypatch):
         monkeypatch.setattr("lgc.lut.statistics.interpolation.Interpolator", Guess)
         device.compile_s = 1.0
         first = profile(mini_space, TARGET, out, networks=0, budget_s=40.0)
@@ -208,7 +208,7 @@ class TestGoingOn:
         assert (result.measured, result.failed) == (result.entries, {})
         assert set(statuses(out).values()) == {"measured"}
 
-    def test_a_budget_too_small_for_anything_is_refused(self, device, mini_space, out):
+    def test_budget_too_small_is_rejected(self, device, mini_space, out):
         device.compile_s = 3.0
         with pytest.raises(UsageError, match=r"the budget ran out after compiling 1 of \d+ graphs") as refused:
             profile(mini_space, TARGET, out, networks=0, budget_s=2.0)
@@ -218,14 +218,14 @@ class TestGoingOn:
         result = profile(mini_space, TARGET, out, networks=0)
         assert result.measured == result.entries
 
-    def test_a_budget_that_is_over_after_the_share_is_no_refusal(self, device, mini_space, out):
+    def test_budget_over_after_own_share_is_accepted(self, device, mini_space, out):
         """A process beside others takes on its own part first; where that took all the time, it is done."""
         device.compile_s = 1.0
         device.pace = 20.0
         result = profile(mini_space, TARGET, out, process=ProcessShare(fraction=0.5), networks=0, budget_s=36.0)
         assert 0 < result.measured < result.entries
 
-    def test_a_budget_that_is_over_before_anything_began_is_refused(self, device, mini_space, out, monkeypatch):
+    def test_budget_over_before_compiling_is_rejected(self, device, mini_space, out, monkeypatch):
         """Say while torch was imported."""
 
         def slow(*arguments):
@@ -236,7 +236,7 @@ class TestGoingOn:
         with pytest.raises(UsageError, match=r"the budget ran out after compiling 0 of \d+ graphs"):
             profile(mini_space, TARGET, out, networks=0, budget_s=2.0)
 
-    def test_a_budget_of_nothing_only_brings_the_table_up_to_date(self, device, mini_space, out, monkeypatch):
+    def test_zero_budget_only_updates_the_table(self, device, mini_space, out, monkeypatch):
         """What others have measured, say, or this one before it was killed."""
         fresh = profile(mini_space, TARGET, out, networks=4, budget_s=0.0)
         assert (fresh.pending, fresh.measured, device.compiled) == (fresh.entries, 0, [])
@@ -249,7 +249,7 @@ class TestGoingOn:
         assert (result.pending, result.measured, device.compiled) == (0, result.entries, [])
         assert result.verification.networks == 4
 
-    def test_compiling_for_long_is_no_sign_of_death(self, device, mini_space, out):
+    def test_heartbeat_continues_during_long_compilation(self, device, mini_space, out):
         """Other processes go by when a session was last seen."""
         silences = []
 
@@ -274,7 +274,7 @@ class TestGoingOn:
         assert set(again) < set(built)
         assert SENTINELS <= len(again) <= 2 * SENTINELS
 
-    def test_what_is_left_to_measure_is_kept_company_by_what_is_known(self, device, mini_space, out):
+    def test_pending_benchmark_runs_with_measured_benchmarks(self, device, mini_space, out):
         """A probe alone with a few others would find its caches warm: as many are compiled as a round is to have."""
         device.refused = ["probe/add/c4-4"]
         profile(mini_space, TARGET, out, **NO_NETWORKS)
@@ -306,7 +306,7 @@ class TestGoingOn:
         profile(mini_space, TARGET, out, networks=0)
         assert set(device.built) >= set(statuses(out)) - known != set()
 
-    def test_a_refused_operator_is_reported_and_mended_by_the_next_call(self, device, mini_space, out, company):
+    def test_failed_operator_is_measured_by_next_call(self, device, mini_space, out, company):
         key = "add/c4-4/8x8/s1/b1"
         device.refused = [f"probe/{key}"]
         result = profile(mini_space, TARGET, out, **QUICK)
@@ -320,7 +320,7 @@ class TestGoingOn:
         assert len(device.built) <= 1 + 2 * SENTINELS
         assert result.verification.networks == 4
 
-    def test_what_fails_after_all_else_was_settled_is_told(self, device, mini_space, out):
+    def test_failures_of_a_last_call_are_reported(self, device, mini_space, out):
         """The first call had no time for it, the second is refused: nothing but that is new."""
         device.compile_s = 1.0
         profile(mini_space, TARGET, out, networks=0, budget_s=40.0)
@@ -330,7 +330,7 @@ class TestGoingOn:
         assert len(result.failed) == len(left) > 0
         assert result.pending == 0
 
-    def test_a_refused_carrier_fails_all_entries_that_need_it(self, device, mini_space, out):
+    def test_failed_carrier_fails_its_entries(self, device, mini_space, out):
         device.refused = ["carrier/c4/8x8/x1"]
         result = profile(mini_space, TARGET, out, **NO_NETWORKS)
         with LatencyTable.open(out) as table:
@@ -338,7 +338,7 @@ class TestGoingOn:
         assert set(result.failed) == needing != set()
         assert set(result.failed.values()) == {"refused: carrier/c4/8x8/x1"}
 
-    def test_a_refused_network_is_left_out_of_the_verification(self, device, mini_space, out):
+    def test_failed_networks_are_not_verified(self, device, mini_space, out):
         device.refused = ["mini network"]
         result = profile(mini_space, TARGET, out, **QUICK)
         assert (result.measured, result.verification) == (result.entries, None)
@@ -356,7 +356,7 @@ class TestSessions:
     """Several calls, or several processes, at several speeds."""
 
     @pytest.mark.parametrize(("pace", "budget_s"), [(0.6, None), (0.6, 7.0), (1.5, 34.0)])
-    def test_calls_at_different_speeds_are_tied_by_what_both_measured(self, device, mini_space, out, pace, budget_s):
+    def test_shared_benchmarks_align_calls_at_different_speeds(self, device, mini_space, out, pace, budget_s):
         """An entry is a difference of subjects: measured at two speeds and untied, it would be far off."""
         device.compile_s, device.noise = 1.0, 0.002
         profile(mini_space, TARGET, out, networks=0, budget_s=budget_s or 34.0)
@@ -372,7 +372,7 @@ class TestSessions:
         ratios = relative(latencies(out), wanted)
         assert max(ratios.values()) - min(ratios.values()) < 0.06
 
-    def test_two_processes_fill_a_table_without_measuring_the_same(self, device, mini_space, out, monkeypatch, company):
+    def test_two_processes_measure_different_benchmarks(self, device, mini_space, out, monkeypatch, company):
         """The second one starts in the middle of the first, on a device that is slower."""
         alive = set()
         monkeypatch.setattr(recorder, "_is_active", lambda pid, seen: pid in alive and pid != recorder.os.getpid())
@@ -406,7 +406,7 @@ class TestSessions:
         ratios = relative(latencies(out), wanted)
         assert max(ratios.values()) - min(ratios.values()) < 0.06
 
-    def test_what_another_process_has_taken_on_is_left_to_it(self, device, mini_space, out, monkeypatch):
+    def test_benchmarks_of_another_process_are_skipped(self, device, mini_space, out, monkeypatch):
         profile(mini_space, TARGET, out, networks=0, budget_s=0.5)
         with LatencyTable.open(out) as table, monkeypatch.context() as patched:
             patched.setattr(recorder.os, "getpid", lambda: 101)

@@ -55,7 +55,7 @@ def entry_ms(spec, context):
     return sum(term.coefficient * law.workload_ms(term.workload) for term in list_terms(spec, context))
 
 
-def test_every_operator_that_takes_time_has_a_place_here():
+def test_every_operator_with_latency_is_tested():
     assert {spec.operator for spec in PLACES} == set(OPERATORS) - {"zero"}
 
 
@@ -69,18 +69,18 @@ class TestLaw:
                 assert entry_ms(spec, CARRIERS) == pytest.approx(law.true_ms(spec), rel=1e-9), spec
 
     @pytest.mark.parametrize("preset", PRESETS)
-    def test_alone_all_of_it_is_in_the_entry(self, preset):
+    def test_isolated_entry_includes_overhead_and_borders(self, preset):
         for spec in specs_of(preset):
             borders = sum(law.border_ms(shape[1:]) for shape in input_shapes(spec))
             borders += law.border_ms(law.output_shape(spec))
             assert entry_ms(spec, ISOLATED) == pytest.approx(law.true_ms(spec) + law.OVERHEAD_MS + borders), spec
 
-    def test_what_ends_a_network_keeps_half_of_a_runs_overhead_and_the_way_out(self):
+    def test_argmax_includes_half_overhead_and_output_border(self):
         spec = OpSpec("argmax", 3, 1, 9, 8)
         wanted = law.true_ms(spec) + law.OVERHEAD_MS / 2 + law.border_ms((1, 9, 8))
         assert entry_ms(spec, CARRIERS) == pytest.approx(wanted)
 
-    def test_an_entry_is_large_against_what_is_subtracted(self):
+    def test_copies_divide_both_coefficients(self):
         """Copies divide the carriers' uncertainty."""
         spec = OpSpec("sep_conv_3x3", 4, 4, 9, 8)
         probe, passage = list_terms(spec, CARRIERS)
@@ -107,17 +107,17 @@ class TestGraphs:
             assert carrier.conv.kernel_size == (1, 1)
         assert isinstance(module.behind, nn.Identity) == (spec.operator == "argmax")
 
-    def test_what_ends_a_network_is_not_repeated_even_on_one_channel(self):
+    def test_argmax_of_one_channel_is_not_repeated(self):
         assert count_copies(OpSpec("argmax", 1, 1, 9, 8)) == 1
 
-    def test_a_probe_computes_its_operators_one_after_another(self):
+    def test_probe_computes_its_operators_in_sequence(self):
         spec = OpSpec("conv_3x3", 4, 4, 9, 8)
         module = list_terms(spec, CARRIERS)[0].workload.build()
         (x,) = (torch.from_numpy(array) for array in generate_inputs(input_shapes(spec)))
         (before,), (first, second, third) = module.before, module.operators
         torch.testing.assert_close(module(x), module.behind(third(second(first(before(x))))))
 
-    def test_a_probe_of_two_inputs_takes_each_through_a_carrier_of_its_own(self):
+    def test_probe_has_a_carrier_per_input(self):
         spec = OpSpec("add", 4, 4, 9, 8)
         module = list_terms(spec, CARRIERS)[0].workload.build()
         x, y = (torch.from_numpy(array) for array in generate_inputs(input_shapes(spec)))
@@ -132,7 +132,7 @@ class TestGraphs:
         assert not torch.equal(second.conv.weight, third.conv.weight)
 
     @pytest.mark.parametrize("spec", PLACES, ids=str)
-    def test_passages_are_carriers_on_the_tensors_of_either_end(self, spec):
+    def test_baselines_are_carriers_of_inputs_and_output(self, spec):
         passages = {term.key: term for term in list_terms(spec, CARRIERS)[1:]}
         assert {term.kind for term in passages.values()} == {"carrier"}
         inputs = input_shapes(spec)
@@ -183,7 +183,7 @@ def registered(request, tmp_path, mini_space):
         yield table, register_benchmarks(table, mini_space), request.param
 
 
-def test_a_table_is_told_what_its_entries_follow_from(registered, mini_space):
+def test_registered_table_has_terms_and_benchmarks(registered, mini_space):
     table, workloads, context = registered
     for spec in mini_space.specs():
         wanted = {} if is_free(spec) else {term.key: term.coefficient for term in list_terms(spec, context)}

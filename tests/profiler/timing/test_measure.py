@@ -71,7 +71,7 @@ class Measured(MeasurementObserver):
         self.energy |= energy_mj
 
 
-def test_everything_is_compiled_warmed_up_measured_and_closed(device, workloads):
+def test_every_workload_is_compiled_measured_and_closed(device, workloads):
     done = Measured(device, workloads)
     assert done.failures == {}
     assert done.verdicts == dict.fromkeys(workloads, CONVERGED)
@@ -81,7 +81,7 @@ def test_everything_is_compiled_warmed_up_measured_and_closed(device, workloads)
     assert device.compiled == device.prepared == device.closed == list(workloads)
 
 
-def test_a_graph_is_loaded_anew_while_it_is_measured(device, workloads):
+def test_graph_is_reloaded_while_measured(device, workloads):
     done = Measured(device, workloads, pace=StoppingRule(runs=2, period=1, min_batches=32, max_batches=64, reload=8))
     loads = {key: {visit.instance for visit in done.visits if visit.benchmark == key} for key in workloads}
     assert all(len(found) >= 4 for found in loads.values())
@@ -89,7 +89,7 @@ def test_a_graph_is_loaded_anew_while_it_is_measured(device, workloads):
     assert Counter(device.compiled) == Counter(device.prepared) == Counter(device.closed) == wanted
 
 
-def test_one_that_cannot_be_loaded_again_is_measured_where_it_is(device, workloads):
+def test_graph_that_cannot_reload_keeps_its_instance(device, workloads):
     """Out of memory, say: what has been measured is worth more than nothing."""
     device.on_run = lambda name: setattr(device, "refused", ["alone"])
     done = Measured(device, workloads, pace=StoppingRule(runs=2, period=1, min_batches=32, max_batches=64, reload=8))
@@ -111,7 +111,7 @@ def test_durations_are_the_devices(device, workloads):
         assert done.found.summary(f"alone/{spec}").latency_ms == pytest.approx(law.alone_ms(spec))
 
 
-def test_visits_are_of_the_session_and_join_those_before(device, workloads):
+def test_batches_of_a_session_join_earlier_batches(device, workloads):
     device.pace = 100.0
     first = Measured(device, workloads, session=Session(3), budget_s=0.5)
     assert 3 < len(first.visits) < 48
@@ -121,7 +121,7 @@ def test_visits_are_of_the_session_and_join_those_before(device, workloads):
     assert len(second.found.batches) == len(first.visits) + len(second.visits)
 
 
-def test_a_refused_workload_is_reported_and_the_others_are_measured(device, workloads):
+def test_failed_workload_does_not_stop_others(device, workloads):
     refused = f"alone/{SPECS[1]}"
     device.refused = [refused]
     done = Measured(device, workloads)
@@ -129,7 +129,7 @@ def test_a_refused_workload_is_reported_and_the_others_are_measured(device, work
     assert set(done.verdicts) == {visit.benchmark for visit in done.visits} == set(workloads) - {refused}
 
 
-def test_a_refusal_is_told_in_one_line_and_an_error_of_ours_is_none(device, workloads, monkeypatch):
+def test_only_measurement_errors_become_failures(device, workloads, monkeypatch):
     def out_of_memory(workload, target):
         raise MeasurementError("out of memory\nTried to allocate 2 GiB\n")
 
@@ -161,7 +161,7 @@ def test_too_few_rounds_are_refused(device, workloads, rounds):
 
 
 class TestBudget:
-    def test_compiling_ends_early_and_leaves_time_to_measure(self, device, workloads):
+    def test_compilation_leaves_time_to_measure(self, device, workloads):
         """A second each, of a budget of 4: three of them do not fit into its share, so two are left out."""
         device.compile_s = 1.5
         done = Measured(device, workloads, budget_s=4.0)
@@ -188,7 +188,7 @@ class TestBudget:
         assert device.closed == device.compiled
         assert device.runs == Counter()
 
-    def test_one_in_which_nothing_could_be_begun_is_refused(self, device, workloads):
+    def test_budget_without_time_to_compile_is_rejected(self, device, workloads):
         with pytest.raises(UsageError, match="ran out after compiling 0 of 3 graphs"):
             Measured(device, workloads, budget_s=-1.0)
 
@@ -199,14 +199,14 @@ class TestBudget:
         assert len(done.failures) == 3
 
 
-def test_progress_names_both_stages_and_ends_at_one(device, workloads):
+def test_progress_of_both_stages_ends_at_one(device, workloads):
     told = Measured(device, workloads).progress
     assert {progress.label: progress.done for progress in told} == {"compiling": 1, "measuring": 1}
     assert [progress.label for progress in told] == sorted(progress.label for progress in told)
     assert all(progress.left_s >= 0 for progress in told)
 
 
-def test_the_time_that_compiling_will_take_is_told(device, workloads):
+def test_progress_estimates_the_compile_time(device, workloads):
     device.compile_s = 2.0
     told = Measured(device, workloads).progress
     assert [progress.left_s for progress in told if progress.label == "compiling"] == pytest.approx([4.0, 2.0, 0.0])
@@ -227,7 +227,7 @@ class TestEnergy:
             run_s = done.found.summary(f"network/{seed}").latency_ms / 1000
             assert done.energy[f"network/{seed}"] == pytest.approx(30 * run_s)
 
-    def test_is_taken_over_a_second_and_is_no_visit(self, device, networks):
+    def test_energy_takes_seconds_outside_the_batches(self, device, networks):
         with_counter = Measured(device, networks, energy_mj=lambda: 30 * device.clock.now)
         without = Measured(device, networks)
         assert without.energy == {}
@@ -251,7 +251,7 @@ class TestEnergy:
         assert spent == pytest.approx(0.03, rel=0.011)
 
 
-def test_networks_without_a_table_are_visited_until_they_are_known(device, workloads):
+def test_networks_without_table_are_measured_until_converged(device, workloads):
     found = measure_rounds(device, CPU, workloads)
     for spec in SPECS:
         key = f"alone/{spec}"
@@ -275,7 +275,7 @@ class TestFrameRate:
 
     @pytest.mark.parametrize("noise", [0.0, 0.01, 0.5])
     @pytest.mark.parametrize("seconds", [0.1, 3.0, 10.0])
-    def test_runs_for_as_long_as_asked_after_an_unrecorded_warm_up(self, device, workloads, seconds, noise):
+    def test_records_requested_seconds_after_warm_up(self, device, workloads, seconds, noise):
         """However early the latency is known: a frame rate is of some time, in which clocks and caches settle."""
         device.noise, device.compile_s = noise, 0.0
         begun = device.clock.now
@@ -303,7 +303,7 @@ class TestFrameRate:
             assert abs(off) < 4 * 0.05 / np.sqrt(loads.max() + 1)
 
     @pytest.mark.parametrize(("pace", "seconds"), [(1.0, 10.0), (1000.0, 1.0)])
-    def test_each_round_has_a_number_of_its_own(self, device, workloads, pace, seconds):
+    def test_rounds_are_numbered_without_gaps(self, device, workloads, pace, seconds):
         """By which visits are compared that were made at about the same time."""
         device.pace = pace
         found = measure_seconds(assign(device, CPU, workloads), seconds)
@@ -311,7 +311,7 @@ class TestFrameRate:
             rounds = [visit.round for visit in found.batches if visit.benchmark == key]
             assert rounds == list(range(len(rounds)))
 
-    def test_slow_networks_have_their_least_runs_all_the_same(self, device, workloads):
+    def test_slow_networks_have_the_minimum_of_runs(self, device, workloads):
         device.pace = 1000.0
         told = []
         found = measure_seconds(assign(device, CPU, workloads), 1.0, on_progress=told.append)
@@ -338,7 +338,7 @@ class TestFrameRate:
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not pin processes to cores")
 class TestPinning:
-    def test_a_cpu_measurement_is_pinned_to_its_threads_and_let_go_after(self, device, workloads):
+    def test_cpu_measurement_is_pinned_and_released(self, device, workloads):
         before, during = os.sched_getaffinity(0), set()
 
         def note(progress):

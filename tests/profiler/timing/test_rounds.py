@@ -125,7 +125,7 @@ class TestVisits:
         assert Bench(**letters(6)).measure(seed=2).order != orders
         assert Bench(**letters(6)).measure(seed=1, number=2).order != orders, "or a second session would repeat it"
 
-    def test_a_visit_says_what_ran_when_and_for_whom(self):
+    def test_batch_has_time_round_session_and_durations(self):
         bench = Bench(a=2.0, b=lambda now: 3.0).measure(number=7)
         assert {visit.session for visit in bench.visits} == {7}
         assert [visit.round for visit in bench.visits if visit.benchmark == "a"] == list(range(bench.count("a")))
@@ -135,17 +135,17 @@ class TestVisits:
         assert durations == {"a": [2.0], "b": [3.0]}
 
     @pytest.mark.parametrize(("ms", "repeats"), [(0.001, MAX_REPEATS), (0.5, 8), (1.0, 4), (100.0, MIN_REPEATS)])
-    def test_a_visit_lasts_some_milliseconds_where_nothing_is_said_of_its_runs(self, ms, repeats):
+    def test_batch_without_fixed_runs_lasts_milliseconds(self, ms, repeats):
         bench = Bench(StoppingRule(runs=None, period=1, min_batches=4, max_batches=64), a=ms).measure()
         assert [count for _, count in bench.log] == [MIN_REPEATS, *[repeats] * FIRST_CHECK]
         assert {len(visit.durations_ms) for visit in bench.visits} == {repeats}
         assert repeats * ms >= BATCH_MS / 2 or repeats in (MIN_REPEATS, MAX_REPEATS)
 
-    def test_a_visit_of_a_fixed_number_of_runs_is_not_tried_before(self):
+    def test_batch_of_fixed_runs_needs_no_trial(self):
         assert {count for _, count in Bench(a=0.001).measure().log} == {1}
 
     @pytest.mark.parametrize("period", [2, 3, 8])
-    def test_a_network_joins_in_every_so_many_rounds(self, period):
+    def test_networks_run_once_per_period(self, period):
         """And of several networks some in each, so that no round has them all."""
         rules = {
             f"n{index}": StoppingRule(runs=1, period=period, min_batches=4, max_batches=64) for index in range(period)
@@ -158,13 +158,13 @@ class TestVisits:
             rounds = [index // each for index, visit in enumerate(bench.visits) if visit.benchmark == name]
             assert {later - earlier for earlier, later in pairwise(rounds)} == {period}
 
-    def test_the_garbage_collector_rests_during_a_visit_only(self, collector):
+    def test_garbage_collector_is_off_during_batches(self, collector):
         seen = []
         Bench(a=lambda now: seen.append(gc.isenabled()) or 1.0).measure()
         assert seen == [False] * FIRST_CHECK
         assert gc.isenabled() == collector
 
-    def test_a_visit_that_fails_gives_the_garbage_collector_back(self, collector):
+    def test_garbage_collector_is_restored_after_failure(self, collector):
         with pytest.raises(ZeroDivisionError):
             Bench(a=lambda now: 1 / 0).measure()
         assert gc.isenabled() == collector
@@ -188,7 +188,7 @@ class TestStopping:
         assert last == len(bench.visits)
         assert bench.undecided == []
 
-    def test_the_measurement_handed_to_a_verdict_holds_all_visits_so_far(self):
+    def test_decisions_receive_all_batches_so_far(self):
         bench = Bench(a=1.0, b=noisy(1.0)).measure()
         for visits, _, measurement in bench.judged:
             assert len(measurement.batches) == visits
@@ -210,7 +210,7 @@ class TestStopping:
         assert all(later <= max(earlier * CHECK_GROWTH, earlier + FIRST_CHECK) for earlier, later in steps)
         assert any(later - earlier > 2 * FIRST_CHECK for earlier, later in steps)
 
-    def test_the_cap_is_of_a_subjects_own_runs(self):
+    def test_cap_counts_only_the_benchmarks_runs(self):
         """Of some 150 ms each: after 3 s of them, not after 3 s of all."""
         capped = StoppingRule(runs=1, period=1, min_batches=4, max_batches=10**6, cap_s=3.0)
         bench = Bench(ENDLESS, {"slow": capped}, slow=noisy(100.0), **letters(5, 50.0)).measure(60.0)
@@ -235,7 +235,7 @@ class TestStopping:
         assert second.verdicts.keys() == {"a", "b"}
         assert len(second.found.durations("a")) == first.count("a") + second.count("a")
 
-    def test_subjects_that_tie_sessions_are_visited_to_the_end_and_not_waited_for(self):
+    def test_sentinels_run_in_every_round_without_decision(self):
         bench = Bench(a=noisy(1.0), tie=1.0, loud=noisy(1.0, 5.0)).measure(always=["tie", "loud"])
         assert bench.count("tie") == bench.count("loud") == bench.count("a") == len(bench.visits) / 3
         assert set(bench.verdicts) == {"a"}
@@ -282,24 +282,24 @@ class TestLoading:
                 "the new one is what runs"
             )
 
-    def test_the_old_one_is_closed_and_the_new_one_left_in_its_place(self):
+    def test_reload_closes_the_previous_runner(self):
         bench = self.Loads(self.PACE, a=1.0, bb=1.0).measure()
         assert len(bench.before) > 6
         assert all(runner.closed for runner in bench.before)
         assert not any(runner.closed for runner in bench.runners.values()), "whoever gave them closes the last ones"
 
-    def test_before_a_round_so_that_none_is_visited_just_after_its_warm_up(self):
+    def test_reloads_happen_between_rounds(self):
         bench = self.Loads(self.PACE, **letters(10)).measure()
         what = [word for _, word in bench.log]
         rounds = [number for number, word in enumerate(what) if word == "load"]
         assert all((at - what[:at].count("load")) % 10 == 0 for at in rounds)
 
-    def test_names_of_different_length_are_loaded_in_different_rounds(self):
+    def test_reloads_are_spread_over_rounds(self):
         bench = self.Loads(self.PACE, **{"s" * n: 1.0 for n in range(1, 9)}).measure()
         loads = [at for at, (_, word) in enumerate(bench.log) if word == "load"]
         assert not any(later == earlier + 1 for earlier, later in pairwise(loads))
 
-    def test_one_that_cannot_be_loaded_again_stays_as_it_is(self):
+    def test_failed_reload_keeps_the_instance(self):
         bench = Bench(self.PACE, a=1.0).measure(load=lambda subject: None)
         assert {visit.instance for visit in bench.visits} == {0}
         assert bench.verdicts == {"a": CONVERGED}
@@ -309,14 +309,14 @@ class TestLoading:
         assert bench.before == []
         assert {visit.instance for visit in Bench(self.PACE, a=1.0).measure().visits} == {0}
 
-    def test_no_load_is_begun_after_the_seconds_given(self):
+    def test_no_reload_starts_after_the_limit(self):
         bench = self.Loads(self.PACE, **letters(20))
         bench.load_s = 1.0
         bench.measure(5.0)
         assert len(bench.before) > 1
         assert bench.clock() - bench.start < 5.0 + 1.0 + 0.01
 
-    def test_what_differs_from_load_to_load_is_known_by_its_loads(self):
+    def test_differing_instances_need_more_reloads(self):
         """Many visits, but to a few places that differ by 4 %: it needs more of them, and the others do not."""
         pace = StoppingRule(runs=1, period=1, min_batches=160, max_batches=1600, reload=40, precision_pct=1.0)
         bench, moves = Bench(pace, a=1.0, moving=1.0, **letters(6)), iter(range(10**9))
@@ -334,7 +334,7 @@ class TestLoading:
 
 
 class TestCompany:
-    def test_the_last_ones_left_do_not_run_alone(self):
+    def test_last_benchmark_does_not_run_alone(self):
         """A probe that runs again right after itself finds its caches warm: known subjects stay as company."""
         bench = Bench(after(8), {"last": after(64)}, last=1.0, **letters(40)).measure()
         known_at, known, _ = bench.judged[0]
@@ -353,7 +353,7 @@ class TestCompany:
         assert [known for _, known, _ in bench.judged] == [sorted(letters(10)), sorted(many)]
         assert {bench.count(name) for name in letters(10)} == {8}
 
-    def test_where_there_are_fewer_all_keep_each_other_company(self):
+    def test_small_rounds_run_every_benchmark(self):
         bench = Bench(after(8), {"last": after(64)}, last=1.0, **letters(5)).measure()
         assert {bench.count(name) for name in letters(5)} == {bench.count("last")}
 
@@ -380,7 +380,7 @@ class TestCompany:
 
 
 class TestTime:
-    def test_no_visit_is_begun_after_the_seconds_given(self):
+    def test_no_batch_starts_after_the_limit(self):
         bench = Bench(a=noisy(100.0), b=noisy(100.0)).measure(5.0)
         assert 5.0 <= bench.clock() - bench.start < 5.0 + 0.2 + 1e-6
         assert len(bench.visits) == len(bench.log)
@@ -395,7 +395,7 @@ class TestTime:
         bench = Bench(a=1.0).measure(1e9)
         assert (bench.verdicts, bench.undecided) == ({"a": CONVERGED}, [])
 
-    def test_what_is_known_when_the_time_is_over_is_told(self):
+    def test_decisions_are_made_at_the_limit(self):
         """Checks are rare: one is made at the end."""
         bench = Bench(
             StoppingRule(runs=1, period=1, min_batches=4, max_batches=10**6), a=100.0, b=noisy(100.0)
@@ -413,7 +413,7 @@ class TestTime:
         assert bench.judged[0][0] == len(bench.visits) == len(bench.found.batches)
 
     @pytest.mark.parametrize("moment", [0.5, 3.3, 7.77])
-    def test_an_interruption_loses_what_was_not_handed_over(self, moment):
+    def test_interruption_loses_only_uncommitted_batches(self, moment):
         """At any moment: what ended more than `COMMIT_S` and a visit before it is there."""
 
         def interrupted(now):
@@ -439,7 +439,7 @@ class TestTime:
 class TestProgress:
     @pytest.mark.parametrize("runs", [1, None])
     @pytest.mark.parametrize("seconds", [math.inf, 1e9])
-    def test_it_rises_to_one_and_ends_with_nothing_left(self, seconds, runs):
+    def test_progress_ends_at_one_without_time_left(self, seconds, runs):
         bench = Bench(
             StoppingRule(runs=runs, period=1, min_batches=40, max_batches=200), a=10.0, b=20.0, c=noisy(30.0)
         ).measure(seconds)
@@ -459,7 +459,7 @@ class TestProgress:
             assert progress.left_s == pytest.approx(end - at, abs=0.25 * (end - bench.start))
             assert progress.done == pytest.approx((at - bench.start) / (end - bench.start), abs=0.25)
 
-    def test_it_does_not_promise_more_than_the_time_given(self):
+    def test_remaining_time_stays_within_the_limit(self):
         bench = Bench(ENDLESS, a=10.0).measure(2.0)
         assert len(bench.progress) > 5
         for at, progress in bench.progress:
@@ -473,14 +473,14 @@ class TestProgress:
     st.integers(0, 99),
 )
 @settings(max_examples=40)
-def test_every_subject_gets_a_verdict_and_its_least_visits(ms, least, period, seed):
+def test_every_benchmark_converges_with_minimum_batches(ms, least, period, seed):
     bench = Bench(StoppingRule(runs=1, period=period, min_batches=least, max_batches=64), **ms).measure(seed=seed)
     assert bench.verdicts == dict.fromkeys(ms, CONVERGED)
     assert min(bench.count(name) for name in ms) >= least
     assert Counter(bench.order) == Counter(name for name, _ in bench.log)
 
 
-def test_a_device_that_slows_down_hits_all_alike():
+def test_ratios_hold_while_device_slows_down():
     """Its pace halves while it measures: ratios stay right, where one subject after the other would be far off."""
     true = {"a": 1.0, "b": 2.0, "c": 4.0}
     total_s = 3.0

@@ -7,7 +7,7 @@ import pytest
 from .test_rounds import ENDLESS, Bench, Runner
 
 
-def test_the_least_visits_are_made_however_long_they_take():
+def test_minimum_batches_are_made_beyond_the_limit():
     bench = Bench(ENDLESS, a=1000.0, b=1.0)
     bench.rounds().run(5.0, min_batches=20)
     assert bench.count("a") == 20

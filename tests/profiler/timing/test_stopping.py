@@ -41,14 +41,14 @@ def test_a_narrow_interval_is_enough():
     assert PACE.decide(points(3.0, 64)) is None
 
 
-def test_there_is_no_verdict_before_the_least_visits():
+def test_no_decision_before_minimum_batches():
     assert PACE.decide(points(0.0, 15)) is None
     assert PACE.decide(points(0.0, 16)) == CONVERGED
     assert PACE.decide(np.empty(0)) is None
 
 
 @pytest.mark.parametrize(("latency_ms", "verdict"), [(2 * FLOOR_MS, CONVERGED), (200 * FLOOR_MS, None)])
-def test_a_short_operator_need_not_be_known_below_the_floor(latency_ms, verdict):
+def test_interval_below_floor_is_narrow_enough(latency_ms, verdict):
     """10 % of it, and still less than 0.2 us."""
     values = points(40.0, 64, latency_ms)
     assert 5 < ci_pct(values) < 20
@@ -62,13 +62,13 @@ def test_the_most_visits_end_it():
     )
 
 
-def test_the_time_of_its_own_runs_ends_it():
+def test_run_time_over_cap_is_noise():
     values = points(30.0, 20)
     assert PACE.decide(values, spent_s=5.0) is None
     assert PACE.decide(values, spent_s=5.1) == f"confidence interval of {ci_pct(values):.1f} % after 5 s"
 
 
-def test_what_takes_too_long_is_ended_before_its_least_visits():
+def test_cap_applies_before_minimum_batches():
     values = points(60.0, MIN_BATCHES)
     assert PACE.decide(values, spent_s=20.0) == f"confidence interval of {ci_pct(values):.1f} % after 20 s"
     assert PACE.decide(values[:-1], spent_s=20.0) is None, "a few it needs all the same"
@@ -94,7 +94,7 @@ def test_visits_that_stop_helping_end_it():
 
 
 @pytest.mark.parametrize(("count", "spent_s"), [(128, 0.0), (100, 6.0)], ids=["the most visits", "the time"])
-def test_what_is_given_up_is_noisy_only_beyond_what_is_tolerated(count, spent_s):
+def test_tolerable_interval_at_limit_is_converged(count, spent_s):
     tolerated, noisy = points(20.0, count), points(40.0, count)
     assert 0.5 < ci_pct(tolerated) < NOISY_PCT < ci_pct(noisy)
     assert PACE.decide(tolerated, spent_s) == CONVERGED
@@ -102,7 +102,7 @@ def test_what_is_given_up_is_noisy_only_beyond_what_is_tolerated(count, spent_s)
     assert PACE.decide(tolerated[:90]) is None, "not given up yet"
 
 
-def test_loads_that_differ_are_not_known_by_many_visits_to_each():
+def test_more_batches_cannot_replace_more_instances():
     """Where a graph lies in memory decides how fast it runs; a visit more says nothing of another place."""
     few, many = np.repeat([0, 1, 2], 32), np.repeat(np.arange(24), 4)
     place = 1 + 0.02 * np.cos(np.arange(24))
@@ -114,17 +114,17 @@ def test_loads_that_differ_are_not_known_by_many_visits_to_each():
 
 
 @given(st.lists(st.floats(0.5, 2.0), min_size=1, max_size=200), st.floats(1.0, 1e4), st.floats(0, 10))
-def test_a_verdict_does_not_depend_on_the_unit(values, factor, spent_s):
+def test_decision_is_independent_of_the_unit(values, factor, spent_s):
     """As long as the floor does not matter."""
     assert PACE.decide(np.array(values) * factor, spent_s) == PACE.decide(np.array(values), spent_s)
 
 
 @given(st.lists(st.floats(0.01, 100.0), min_size=128, max_size=200))
-def test_every_subject_gets_a_verdict_in_the_end(values):
+def test_maximum_batches_always_decide(values):
     assert PACE.decide(np.array(values)) is not None
 
 
-def test_noise_that_visits_average_out_ends_as_known():
+def test_averaged_noise_converges_at_minimum_batches():
     """At the pace of the CPU's probes, with 1 % of noise, and with no more visits than that needs."""
     rng, found = np.random.default_rng(0), []
     for _ in range(20):
@@ -165,7 +165,7 @@ def test_fewer_visits_can_be_asked_for():
         ("cuda:0", "network", "isolated", GPU_NETWORK),
     ],
 )
-def test_subjects_are_visited_at_the_pace_of_their_kind(device, kind, context, pace):
+def test_stopping_rule_follows_kind_and_context(device, kind, context, pace):
     assert stopping_rule(Target(device, "torch"), kind, context) == pace
 
 
@@ -176,7 +176,7 @@ def test_an_interval_knows_several_builds(pace):
     assert pace.loading > 0
 
 
-def test_probes_on_a_cpu_are_run_once_a_visit():
+def test_cpu_probes_run_once_per_batch():
     """Again and again they would be found in the nearest caches."""
     assert CPU_PROBE.runs == 1
     assert all(pace.runs is None for pace in (CPU_ALONE, CPU_NETWORK, GPU_PROBE, GPU_NETWORK))

@@ -9,7 +9,7 @@ from lgc.profiler.timing.contexts import list_terms
 from lgc.profiler.timing.workloads import build_folded, network_workload, operator_workload
 
 
-def test_an_operator_is_named_by_its_key_and_built_the_same_each_time():
+def test_operator_workload_is_named_and_reproducible():
     workload = operator_workload(OpSpec("sep_conv_3x3", 6, 6, 17, 9))
     assert workload.name == "alone/sep_conv_3x3/c6-6/17x9/s1/b1"
     assert workload.input_shapes == ((1, 6, 17, 9),)
@@ -21,7 +21,7 @@ def test_an_operator_is_named_by_its_key_and_built_the_same_each_time():
 
 
 @pytest.mark.parametrize("scope", ["core", "dense"])
-def test_a_network_has_random_weights_and_ordinary_outputs(mini_space, scope):
+def test_random_network_has_ordinary_outputs(mini_space, scope):
     workload = network_workload(mini_space.sample(0), scope)
     out = workload.build()(torch.randn(workload.input_shapes[0], generator=torch.Generator().manual_seed(0)))
     assert tuple(out.shape) == ((1, 32, 32) if scope == "dense" else (1, 3, 8, 8))
@@ -29,7 +29,7 @@ def test_a_network_has_random_weights_and_ordinary_outputs(mini_space, scope):
         assert 1e-3 < float(out.std()) < 1e3
 
 
-def test_a_network_has_the_weights_it_is_given(mini_space):
+def test_network_has_the_given_weights(mini_space):
     architecture = mini_space.sample(0)
     torch.manual_seed(7)
     network = LGCNet(mini_space, architecture).eval()
@@ -39,7 +39,7 @@ def test_a_network_has_the_weights_it_is_given(mini_space):
     torch.testing.assert_close(built(x), network(x), atol=1e-5, rtol=1e-5)
 
 
-def test_any_module_is_made_ready_to_be_timed_and_the_same_each_time():
+def test_module_is_folded_and_reproducible():
     def make():
         return nn.Sequential(build_module(OpSpec("conv_3x3", 4, 4, 8, 8)), build_module(OpSpec("conv_1x1", 4, 4, 8, 8)))
 
