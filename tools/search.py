@@ -37,7 +37,7 @@ MAX_MAPE_PCT = 10.0
 MAX_IDLE_SHARE = 0.6
 """Share of zero and skip edges above which a result is reported as collapsed."""
 
-FIELDS = ("quantile", "strategy", "steps", "batch", "crop", "cells", "communication", "fusion", "latency_term",
+SEARCH_FIELDS = ("quantile", "strategy", "steps", "batch", "crop", "cells", "communication", "fusion", "latency_term",
           "balanced", "arch_lr", "warm_up", "trials", "beta", "scope", "workers", "seed")  # fmt: skip
 """Fields of `SearchConfig` that are options."""
 
@@ -59,7 +59,7 @@ MeasureOption = Annotated[
 
 @app.command()
 @add_options(TrainConfig, "precision")
-@add_options(SearchConfig, *FIELDS, steps="80 epochs of half the images")
+@add_options(SearchConfig, *SEARCH_FIELDS, steps="80 epochs of half the images")
 def search(
     lut: Annotated[list[Path], typer.Option(metavar="T.lut", help="Latency table of a target device; repeatable.")],
     data: DataOption,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "train_split",
+TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "train_split",
           "precision", "workers", "seed")  # fmt: skip
 """Fields of `TrainConfig` that are options."""
 
@@ -52,7 +52,7 @@ PredictionsOption = Annotated[
 
 
 @app.command()
-@add_options(TrainConfig, *FIELDS, steps="200 epochs")
+@add_options(TrainConfig, *TRAIN_FIELDS, steps="200 epochs")
 def train(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder with an architecture.json.")],
@@ -110,7 +110,7 @@ def _train(options: dict[str, Any]) -> TrainResult:
     from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
-    settings = {name: options[name] for name in FIELDS}
+    settings = {name: options[name] for name in TRAIN_FIELDS}
     if options["steps"] is None:
         batch = options["batch"] * count_processes()
         settings["steps"] = default_training_steps(options["source"], options["data"], batch, options["train_split"])
