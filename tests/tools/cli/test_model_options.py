@@ -101,10 +101,14 @@ def test_help_is_the_fields(command, capsys):
     assert text.index("--loud Be loud.") < text.index("--json")
 
 
-@pytest.mark.parametrize(("module", "model"), [(search, SearchConfig), (train, TrainConfig)])
-def test_command_has_an_option_per_field(module, model):
+@pytest.mark.parametrize(
+    ("module", "fields", "model"),
+    [(search, search.SEARCH_FIELDS, SearchConfig), (train, train.TRAIN_FIELDS, TrainConfig)],
+    ids=["search", "train"],
+)
+def test_command_has_an_option_per_field(module, fields, model):
     options = {parameter.name: parameter for parameter in typer.main.get_command(module.app).params}
-    for name in module.FIELDS:
+    for name in fields:
         field = model.model_fields[name]
         assert options[name].help, name
         assert options[name].default == field.get_default() or field.is_required(), name
