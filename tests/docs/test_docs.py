@@ -234,7 +234,7 @@ def test_search_page_has_the_constants():
         (engine.SEARCH_EPOCHS, "{} epochs of half the images"),
         (round(run_folder.CHECKPOINT_S), "written every {} seconds"),
         (round(100 * projection.FREE_SLACK, 9), "unused beyond {} % of the target"),
-        (round(projection.SLACK_COST / 100), "costs {} nats per percent"),
+        (round(projection.SLACK_COST / 100), "adds a penalty of {} nats per percent"),
         (round(1 - projection.TARGET_TOLERANCE, 9), "Below {}: swap to slower"),
         (round(100 * search.MAX_IDLE_SHARE), "more than {} % of the edges"),
     ):
