@@ -149,7 +149,7 @@ class Architecture(ABC):
             MismatchError: It belongs to a space of another kind.
         """
         if not isinstance(architecture, cls):
-            raise MismatchError(f"an architecture of space {architecture.space.name} is no {cls.__name__}")
+            raise MismatchError(f"an architecture of space {architecture.space.name} is not an {cls.__name__}")
         return architecture
 
     @property
@@ -204,7 +204,10 @@ class Architecture(ABC):
             FileFormatError: The file is missing, truncated or foreign, has another schema version, or does not fit
                 its own space.
         """
-        return cls.parse(read_text(Path(path), "architecture"), str(path))
+        path = Path(path)
+        if path.name == ARCHITECTURE_FILE and path.parent.is_dir() and not path.exists():
+            raise FileFormatError(f"{path.parent} is not a run folder (no {ARCHITECTURE_FILE})")
+        return cls.parse(read_text(path, "architecture"), str(path))
 
     @classmethod
     def parse(cls, text: str, where: str) -> Self:
@@ -320,7 +323,7 @@ class SearchSpace(ABC):
             MismatchError: It is a space of another kind.
         """
         if not isinstance(space, cls):
-            raise MismatchError(f"space {space.name} is no {cls.__name__}")
+            raise MismatchError(f"space {space.name} is not an {cls.__name__}")
         return space
 
     def specs(self) -> tuple[OpSpec, ...]:

@@ -154,9 +154,9 @@ def test_keys_identify_architectures(space, every_choice):
 def test_only_own_class_is_accepted(space):
     (other,) = [kind for kind in SPACES.values() if kind is not type(space)][:1]
     assert SearchSpace.require(space) is space
-    with pytest.raises(MismatchError, match=f"space {space.name} is no {other.__name__}"):
+    with pytest.raises(MismatchError, match=f"space {space.name} is not an {other.__name__}"):
         other.require(space)
-    with pytest.raises(MismatchError, match="is no "):
+    with pytest.raises(MismatchError, match="is not an "):
         other.architecture_type.require(space.sample(0))
 
 
