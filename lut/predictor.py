@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import MismatchError, UnknownNameError, UsageError
-from ..models.space.cost import Array, Choices, Cost, check_choices, find_cheapest, sum_slots
+from ..models.space.cost import Array, Choices, Cost, check_choices, sum_slots
 from ..models.space.costs import COUNTS, Costs, count_cost
+from ..models.space.extremes import find_cheapest
 from ..models.space.lgcnet import LGCNetSpace
 from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec

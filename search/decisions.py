@@ -19,7 +19,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.space.cost import Array, Cost, find_cheapest
+from ..models.space.cost import Array, Cost
+from ..models.space.extremes import find_cheapest
 from ..models.space.protocol import Decision, SearchSpace
 
 Indices = NDArray[np.int64]
