@@ -23,6 +23,8 @@ FREE_SLACK = 0.002
 """Slack, as a share of the target, that costs nothing in the last step."""
 SLACK_COST = 300.0
 """Cost of slack beyond `FREE_SLACK`, in nats of preference per share of the target: 3 per percent. Ours."""
+KEPT_PREFERENCE = 1e6
+"""Preference for a choice that other swaps must not undo, in nats."""
 EPSILON = 1e-12
 
 
@@ -76,10 +78,43 @@ def project_to_target(choices: Indices, preference: Array, constraint: CostConst
     if constraint.targets is None:
         return batch
     preference = np.broadcast_to(preference, (len(choices), *preference.shape[-2:]))
+    batch = _swap_to_target(batch, preference, constraint)
+    return _retry_with_costly_choice(batch, preference, constraint)
+
+
+def _swap_to_target(batch: ArchitectureBatch, preference: Array, constraint: CostConstraint) -> ArchitectureBatch:
+    """Reduce the cost, spend the slack and take the last step; `batch` is changed."""
     _reduce_cost(batch, preference, constraint)
     _restart_infeasible(batch, constraint)
     _spend_slack(batch, preference, constraint)
     return _repeat_last_step(_take_last_step(batch, preference, constraint), preference, constraint)
+
+
+def _retry_with_costly_choice(
+    batch: ArchitectureBatch, preference: Array, constraint: CostConstraint
+) -> ArchitectureBatch:
+    """Replace results below the tolerance by nearer ones that have a choice too costly for a single swap.
+
+    Where one choice costs a large share of the target, no swap leads to it: the others must become cheaper first. The
+    choice of smallest loss is made and kept, and the other decisions are projected again.
+    """
+    ratio = constraint.target_ratio(batch.choices)
+    below = np.flatnonzero(ratio < 1 - TARGET_TOLERANCE)
+    if not len(below):
+        return batch
+    start, kept = batch.select(below), preference[below].copy()
+    after = constraint.target_ratio_after_swaps(start.choices)
+    loss = np.where(after > 1, _list_losses(start.choices, kept, constraint), np.inf)
+    loss = _exclude_invalid(loss, start.choices, constraint)
+    rows = np.flatnonzero(_apply_best_swap(start.choices, np.arange(len(below)), loss))
+    swapped = start.choices[rows] != batch.choices[below[rows]]
+    kept = kept[rows]
+    kept[np.arange(len(rows)), swapped.argmax(axis=1), start.choices[rows, swapped.argmax(axis=1)]] += KEPT_PREFERENCE
+    again = _swap_to_target(start.select(rows), kept, constraint).choices
+    after = constraint.target_ratio(again)
+    nearer = (after <= 1) & (after > ratio[below[rows]] + EPSILON)
+    batch.choices[below[rows[nearer]]] = again[nearer]
+    return batch
 
 
 def _reduce_cost(batch: ArchitectureBatch, preference: Array, constraint: CostConstraint) -> None:
