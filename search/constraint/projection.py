@@ -111,8 +111,8 @@ def _list_last_choices(constraint: CostConstraint) -> tuple[int, Indices]:
     """Return the number of searched decisions, S, and all combinations of choices of the others, [M, G - S]."""
     decisions = constraint.decisions
     others = decisions.decisions[decisions.num_searched :]
-    combinations = np.array(list(iter_combinations(others)), np.int64)
-    return decisions.num_searched, combinations.reshape(-1, len(others))
+    combinations = list(iter_combinations(others))
+    return decisions.num_searched, np.array(combinations, np.int64).reshape(len(combinations), len(others))
 
 
 def _restart_infeasible(batch: ArchitectureBatch, constraint: CostConstraint) -> None:
