@@ -11,8 +11,12 @@ Latency, energy, multiply-accumulates and parameters all have this form; they di
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +25,7 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from .operators import ZERO
 from .opspec import OpSpec
-from .protocol import CORE, DENSE, Decision, SearchSpace, Slot, iter_combinations
+from .protocol import CORE, DENSE, Decision, SearchSpace, Slot
 
 Array = NDArray[np.float64]
 Choices = NDArray[np.integer]
@@ -215,6 +219,7 @@ def find_cheapest(
     ]
     zeros = [decision.zero for decision in decisions]
     interacting = _cover_pairs(cost.pairs)
+    options = [allowed[decision] for decision in interacting]
 
     def complete(values: Sequence[int]) -> tuple[float, list[int]]:
         """Return the smallest cost with these choices of the interacting decisions, and its choices."""
@@ -231,19 +236,44 @@ def find_cheapest(
             return np.inf, []
         return float(cost.evaluate(np.array([choices]))[0]), choices
 
-    count = int(np.prod([len(allowed[decision]) for decision in interacting], dtype=float)) if interacting else 1
-    if count <= MAX_COMBINATIONS:
-        every = iter_combinations([decisions[decision] for decision in interacting])
-        values = (each for each in every if all(v in allowed[d] for d, v in zip(interacting, each, strict=True)))
-        return min(map(complete, values), key=lambda result: result[0])[1]
-    best = [next(choice for choice in allowed[d] if choice != zeros[d]) for d in interacting]
+    if math.prod(map(len, options)) > MAX_COMBINATIONS:
+        start = [next((c for c in own if c != zeros[d]), own[0]) for d, own in zip(interacting, options, strict=True)]
+        return _descend(complete, options, start)
+    combinations = np.array(list(itertools.product(*options)), np.int64)
+    bounds = _bound_costs(cost, interacting, combinations, allowed)
+    lowest, best = np.inf, list[int]()
+    for row in np.argsort(bounds, kind="stable"):
+        if bounds[row] >= lowest:
+            break
+        lowest, best = min((lowest, best), complete(combinations[row].tolist()), key=lambda result: result[0])
+    return best
+
+
+def _descend(
+    complete: Callable[[Sequence[int]], tuple[float, list[int]]], options: Sequence[Sequence[int]], start: list[int]
+) -> list[int]:
+    """Return the choices [D] that `complete` gives for values which no change of a single one makes cheaper."""
+    best = start
     lowest, previous = complete(best)[0], np.inf
     while lowest < previous:
         previous = lowest
-        for position, decision in enumerate(interacting):
-            trials = [[*best[:position], choice, *best[position + 1 :]] for choice in allowed[decision]]
+        for position, own in enumerate(options):
+            trials = [[*best[:position], choice, *best[position + 1 :]] for choice in own]
             lowest, best = min(((complete(trial)[0], trial) for trial in trials), key=lambda result: result[0])
     return complete(best)[1]
+
+
+def _bound_costs(
+    cost: Cost, interacting: Sequence[int], combinations: Choices, allowed: Sequence[Sequence[int]]
+) -> Array:
+    """Return the smallest cost without requirements for each combination of interacting choices, [M, K] -> [M]."""
+    choices = np.zeros((len(combinations), len(allowed)), np.int64)
+    choices[:, interacting] = combinations
+    base = cost.evaluate(choices)
+    changes = cost.evaluate_swaps(choices) - base[:, None, None]
+    others = (decision for decision in range(len(allowed)) if decision not in interacting)
+    bounds: Array = base + sum(changes[:, decision, allowed[decision]].min(axis=1) for decision in others)
+    return bounds
 
 
 def _cover_pairs(pairs: Pairs) -> list[int]:
@@ -265,28 +295,29 @@ def _find_cheapest_independent(
     """Return the cheapest choices [D] for terms of one decision, from `options`; None if a requirement fails.
 
     Dynamic programming over the decisions of each group of connected requirements: its states are sets of requirements
-    that have a live decision, as bits.
+    that have a live decision, as bits. A state is dropped if a requirement can no longer be met.
     """
     choices = [allowed[int(row[list(allowed)].argmin())] for allowed, row in zip(options, single, strict=True)]
     for members, bits in _connect(requirements):
         best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
-        for decision, bit in zip(members, bits, strict=True):
+        for position, (decision, bit) in enumerate(zip(members, bits, strict=True)):
             zero = zeros[decision]
             live = [choice for choice in options[decision] if choice != zero]
             moves = [(bit, live[int(single[decision, live].argmin())])] if live else []
             if zero is not None and zero in options[decision]:
                 moves.append((0, zero))
+            last = bit & ~reduce(or_, bits[position + 1 :], 0)
             extended: dict[int, tuple[float, list[int]]] = {}
             for covered, (total, chosen) in best.items():
                 for gained, choice in moves:
                     state, value = covered | gained, total + float(single[decision, choice])
-                    if state not in extended or value < extended[state][0]:
+                    if state & last == last and (state not in extended or value < extended[state][0]):
                         extended[state] = (value, [*chosen, choice])
             best = extended
-        everything = int(np.bitwise_or.reduce(bits))
-        if everything not in best:
+        if not best:
             return None
-        for decision, choice in zip(members, best[everything][1], strict=True):
+        ((_, chosen),) = best.values()
+        for decision, choice in zip(members, chosen, strict=True):
             choices[decision] = choice
     return choices
 
