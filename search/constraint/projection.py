@@ -100,6 +100,8 @@ def _reduce_cost(batch: ArchitectureBatch, preference: Array, constraint: CostCo
 
 def _choose_cheapest_last(choices: Indices, rows: Indices, constraint: CostConstraint) -> None:
     """Give the decisions with a default their cheapest choices, in place in some rows."""
+    if len(rows) == 0:
+        return
     searched, combinations = _list_last_choices(constraint)
     trials = np.repeat(choices[rows][None], len(combinations), axis=0)
     trials[:, :, searched:] = combinations[:, None]
