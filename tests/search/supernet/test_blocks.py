@@ -7,13 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgc.errors import UsageError
 from lgc.models import SearchSpace
 from lgc.models.space.operators import ZERO
-from lgc.search.decisions import Decisions
 from lgc.search.supernet.blocks import BlockDecisions, make_fixed_fusion
-
-from ..spaces import RIGHT, ToySpace
 
 KINDS = [(shared, fixed) for shared in (False, True) for fixed in (False, True)]
 
@@ -199,17 +195,3 @@ def test_space_without_zero_needs_no_repair(zeroless_space):
     assert (decisions.zeros == -1).all()
     assert decisions.find_live(choices).all()
     assert np.array_equal(decisions.repair(choices, decisions.complete(np.zeros(decisions.searched_shape))), choices)
-
-
-def test_different_decisions_cannot_share():
-    assignment = [0, 1, 2, 2, 3, 4]  # width and operator
-    with pytest.raises(UsageError, match="decisions last and left of toy differ: they cannot share one"):
-        Decisions(ToySpace(), assignment)
-
-
-def test_fixed_choices_meet_requirements():
-    assignment, fixed = [0, 1, 2, -1, -1, 3], np.zeros(6, int)  # both branches are zero
-    with pytest.raises(UsageError, match="fixed choices are invalid in space toy: both branches are zero"):
-        _ = Decisions(ToySpace(), assignment, fixed).requirements
-    fixed[RIGHT] = 1
-    assert len(Decisions(ToySpace(), assignment, fixed).requirements) == 0
