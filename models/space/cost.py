@@ -205,9 +205,9 @@ def check_choices(choices: Choices, space: SearchSpace) -> Choices:
     if choices.ndim != 2 or choices.shape[1] != len(sizes) or choices.dtype.kind not in "iu":
         expected = f"integers [N, {len(sizes)}]"
         raise UsageError(f"choices in space {space.name} must be {expected}, not {choices.dtype} {list(choices.shape)}")
-    outside = (choices < 0) | (choices >= sizes)
-    if outside.any():
-        decision = int(np.flatnonzero(outside.any(axis=0))[0])
+    too_high = choices >= sizes
+    if too_high.any() or choices.min(initial=0) < 0:
+        decision = int(np.flatnonzero((too_high | (choices < 0)).any(axis=0))[0])
         raise UsageError(
             f"choices of {space.decisions[decision].name} in space {space.name} must be from 0 to "
             f"{sizes[decision] - 1}, got {choices[:, decision].min()} to {choices[:, decision].max()}"

@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +40,10 @@ def find_cheapest(
     zeros = [decision.zero for decision in decisions]
     interacting = _cover_pairs(cost.pairs)
     groups = [_Group.build(cost, members, rows, zeros) for members, rows in _connect(requirements, interacting, zeros)]
-    factors = [_tabulate(group, cost, allowed) for group in groups]
+    sizes = [len(decision.choices) for decision in decisions]
+    factors = [_tabulate(group, cost, allowed, sizes) for group in groups]
     for decision in interacting:
-        single = np.full(len(decisions[decision].choices), np.inf)
+        single = np.full(sizes[decision], np.inf)
         single[allowed[decision]] = cost.single[decision, allowed[decision]]
         factors.append(((decision,), single))
     factors += [(pair, terms) for pair, terms in cost.pairs.items() if set(pair) <= set(interacting)]
@@ -108,7 +111,8 @@ class _Group:
     ) -> tuple[float, dict[int, int]]:
         """Return the smallest cost of the members, and their choices, for the values of the scope.
 
-        Dynamic programming over the members: its states are the sets of requirements that have a live decision.
+        Dynamic programming over the members: its states are the sets of requirements that have a live decision. A
+        state is dropped once a requirement can no longer be met.
         """
         start = everything = 0
         for decision, bits in self.bits.items():
@@ -116,7 +120,9 @@ class _Group:
             if decision in self.scope and values[decision] != self.zeros[decision]:
                 start |= bits
         best: dict[int, tuple[float, dict[int, int]]] = {start: (0.0, {})}
-        for member in self.members:
+        for position, member in enumerate(self.members):
+            later = reduce(or_, (self.bits[other] for other in self.members[position + 1 :]), 0)
+            needed = everything & ~later  # no later member meets these
             terms = self._terms(cost, member, values)
             zero = self.zeros[member]
             live = [choice for choice in allowed[member] if choice != zero]
@@ -127,7 +133,7 @@ class _Group:
             for covered, (total, chosen) in best.items():
                 for gained, choice in moves:
                     state, value = covered | gained, total + float(terms[choice])
-                    if state not in extended or value < extended[state][0]:
+                    if state & needed == needed and (state not in extended or value < extended[state][0]):
                         extended[state] = (value, {**chosen, member: choice})
             best = extended
         return best.get(everything, (np.inf, dict.fromkeys(self.members, 0)))
@@ -142,10 +148,9 @@ class _Group:
         return terms
 
 
-def _tabulate(group: _Group, cost: Cost, allowed: Sequence[Sequence[int]]) -> Factor:
+def _tabulate(group: _Group, cost: Cost, allowed: Sequence[Sequence[int]], sizes: Sequence[int]) -> Factor:
     """Return a group's smallest cost for every combination of choices in its scope; inf where they are not allowed."""
-    sizes = [max(allowed[decision]) + 1 for decision in group.scope]
-    table = np.full(sizes, np.inf)
+    table = np.full([sizes[decision] for decision in group.scope], np.inf)
     for choices in itertools.product(*(allowed[decision] for decision in group.scope)):
         table[choices] = group.solve(cost, allowed, dict(zip(group.scope, choices, strict=True)))[0]
     return group.scope, table

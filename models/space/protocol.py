@@ -87,9 +87,9 @@ class Slot:
     Attributes:
         name: Path in the network, e.g. `cell3/n1<in0`.
         candidates: OpSpec for each choice of `decisions`, the last decision's varying fastest; a single one without.
-        decisions: Indices of the decisions that the operator depends on, at most two.
-        sums: Decisions whose outputs an addition slot sums up: it runs once per live one, less one. Such a slot depends
-            on at most one decision itself.
+        decisions: Indices of the decisions that the operator depends on, at most two different ones.
+        sums: Decisions whose outputs an addition slot sums up: it runs once per live one, less one. A requirement keeps
+            at least one live. The operator itself depends on at most one decision, which is not among them.
         scope: `core`, or `dense` for slots outside the core.
     """
 
@@ -149,7 +149,8 @@ class Architecture(ABC):
             MismatchError: It belongs to a space of another kind.
         """
         if not isinstance(architecture, cls):
-            raise MismatchError(f"an architecture of space {architecture.space.name} is no {cls.__name__}")
+            space = f"space {architecture.space.name} ({type(architecture.space).__name__})"
+            raise MismatchError(f"the architecture belongs to {space}: only {cls.__name__} is supported")
         return architecture
 
     @property
@@ -264,7 +265,7 @@ class SearchSpace(ABC):
     @property
     @abstractmethod
     def decisions(self) -> tuple[Decision, ...]:
-        """All decisions."""
+        """All decisions; those with a default come last."""
 
     @property
     @abstractmethod
@@ -320,7 +321,7 @@ class SearchSpace(ABC):
             MismatchError: It is a space of another kind.
         """
         if not isinstance(space, cls):
-            raise MismatchError(f"space {space.name} is no {cls.__name__}")
+            raise MismatchError(f"space {space.name} is a {type(space).__name__}: only {cls.__name__} is supported")
         return space
 
     def specs(self) -> tuple[OpSpec, ...]:

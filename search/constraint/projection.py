@@ -135,6 +135,8 @@ def _reduce_cost(batch: ArchitectureBatch, preference: Array, constraint: CostCo
 
 def _choose_cheapest_last(choices: Indices, rows: Indices, constraint: CostConstraint) -> None:
     """Give the decisions with a default their cheapest choices, in place in some rows."""
+    if len(rows) == 0:
+        return
     searched, combinations = _list_last_choices(constraint)
     trials = np.repeat(choices[rows][None], len(combinations), axis=0)
     trials[:, :, searched:] = combinations[:, None]
@@ -146,8 +148,8 @@ def _list_last_choices(constraint: CostConstraint) -> tuple[int, Indices]:
     """Return the number of searched decisions, S, and all combinations of choices of the others, [M, G - S]."""
     decisions = constraint.decisions
     others = decisions.decisions[decisions.num_searched :]
-    combinations = np.array(list(iter_combinations(others)), np.int64)
-    return decisions.num_searched, combinations.reshape(-1, len(others))
+    combinations = list(iter_combinations(others))
+    return decisions.num_searched, np.array(combinations, np.int64).reshape(len(combinations), len(others))
 
 
 def _restart_infeasible(batch: ArchitectureBatch, constraint: CostConstraint) -> None:

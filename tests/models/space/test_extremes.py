@@ -14,18 +14,16 @@ from lgc.models.space.extremes import find_cheapest
 from lgc.models.space.operators import ZERO
 from lgc.models.space.protocol import Decision
 
-NAMES = (ZERO, "a", "b", "c")
-
 
 @st.composite
 def problems(draw):
     """Draw up to six decisions of one to four choices, some with `zero`, and pairs and requirements among them."""
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))
-    with_zero = draw(st.lists(st.booleans(), min_size=len(sizes), max_size=len(sizes)))
-    decisions = [
-        Decision(str(number), NAMES[:size] if zero and size > 1 else NAMES[1:4][:size] + (("d",) if size == 4 else ()))
-        for number, (size, zero) in enumerate(zip(sizes, with_zero, strict=True))
-    ]
+    decisions = []
+    for number, size in enumerate(sizes):
+        dead = draw(st.integers(0, 5)) if size > 1 else size  # at any place, or nowhere
+        names = [ZERO if choice == dead else str(choice) for choice in range(size)]
+        decisions.append(Decision(f"d{number}", tuple(names)))
     numbers = st.integers(0, len(sizes) - 1)
     every_pair = list(itertools.combinations(range(len(sizes)), 2))
     pairs = draw(st.lists(st.sampled_from(every_pair), unique=True)) if every_pair else []
@@ -70,3 +68,22 @@ def test_long_chain_of_widths_is_solved():
         best = (best[:, None] + pairs[number, number + 1]).min(axis=0) + cost.single[number + 1]
     found = find_cheapest(cost, decisions, [])
     assert cost.evaluate(np.array([found]))[0] == pytest.approx(best.min())
+
+
+def switches(count: int) -> list[Decision]:
+    return [Decision(f"edge{index}", ("zero", "skip")) for index in range(count)]
+
+
+def test_cheapest_of_chained_requirements():
+    """Each two neighbours share a requirement: 2**40 sets of met ones, most of which no longer lead anywhere."""
+    single = np.tile([0.0, 1.0], (41, 1))
+    requirements = [(index, index + 1) for index in range(40)]
+    choices = find_cheapest(Cost("ms", "test", 0.0, single, {}), switches(41), requirements)
+    assert choices == [0, 1] * 20 + [0]
+
+
+def test_cheapest_skips_forbidden_combinations():
+    """40 interacting decisions have 2**40 combinations, but only one without `zero`."""
+    pairs = {(index, index + 1): np.ones((2, 2)) for index in range(0, 80, 2)}
+    cost = Cost("ms", "test", 0.0, np.zeros((80, 2)), pairs)
+    assert find_cheapest(cost, switches(80), [], zero=False) == [1] * 80
