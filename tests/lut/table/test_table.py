@@ -254,7 +254,7 @@ def test_hardware_samples_are_ordered_by_time(table, recorder):
     assert table.hardware_samples() == [early, late]
 
 
-@pytest.mark.parametrize("durations", ["[]", "[0.0]", "[-1.0]", "5", '"x"', "[null]", '{"0.5": 1}'])
+@pytest.mark.parametrize("durations", ["[]", "[0.0]", "[-1.0]", "5", '"x"', "[null]", '{"0.5": 1}', "[[1], [1, 2]]"])
 def test_invalid_batch_is_damage(table, path, recorder, durations):
     recorder.record([SampleBatch("a", 0, 1.0, [0.1])])
     with sqlite3.connect(path) as connection:
@@ -416,6 +416,7 @@ def test_require_names_the_differences(table, mini_space):
         ("DELETE FROM meta WHERE key = 'target'", "damaged latency table: its content fails at 'target'"),
         ("UPDATE meta SET value = '[]' WHERE key = 'target'", "damaged latency table"),
         ("UPDATE meta SET value = '{}' WHERE key = 'space'", "invalid search space: name: Field required"),
+        ("UPDATE meta SET value = '[]' WHERE key = 'space'", "expected a mapping of fields, got list"),
         ("UPDATE meta SET value = json_set(value, '$.device', 'gpu') WHERE key = 'target'", "device 'gpu' is neither"),
         ("UPDATE meta SET value = json_set(value, '$.threads', 'two') WHERE key = 'target'", "damaged latency table"),
     ],
