@@ -23,6 +23,7 @@ from ..lut.statistics.measurement import Measurement
 from ..lut.table.schema import FAILED, INTERPOLATED, MEASURED, NOISY, PENDING, WITH_LATENCY
 from ..lut.table.table import FINISHED, LatencyTable, network_key
 from ..lut.target import Target
+from ..models.space.lgcnet import LGCNetSpace
 from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
 from ..models.space.protocol import CORE, DENSE, SCOPES, SearchSpace
@@ -124,7 +125,7 @@ def profile(
     Raises:
         BackendUnavailableError: the target is unavailable on this machine.
         MismatchError: `out` is a table of a different target, space, machine or context.
-        UsageError: `networks`, `rounds` or `budget_s` is too small.
+        UsageError: `networks`, `rounds` or `budget_s` is too small, or whole networks of the space cannot be built.
     """
     start = time.monotonic()
     settings = replace(settings, **changes)
@@ -132,6 +133,8 @@ def profile(
         raise UsageError(
             f"--networks {settings.networks}: a calibration needs at least {MIN_NETWORKS}; 0 for no calibration"
         )
+    if settings.networks and not isinstance(space, LGCNetSpace):
+        raise UsageError(f"lgc cannot build networks of space {space.name}: use --networks 0 for no calibration")
     check_protocol(target, settings.rounds)
     backend = require_backend(target)
     budget_s = math.inf if settings.budget_s is None else settings.budget_s

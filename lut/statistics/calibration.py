@@ -297,6 +297,15 @@ _NEW_NAMES = {"ceiling_mape_pct": "split_half_mape_pct", "ceiling_kendall_tau": 
 """Old JSON key -> field. The old keys are written too until 0.3.0."""
 
 
+def add_new_names(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored reports by scope, with the new keys next to the old ones, which early tables have alone."""
+    return {
+        scope: {**report, **{new: report[old] for old, new in _NEW_NAMES.items() if old in report}}
+        for scope, report in stored.items()
+        if isinstance(report, dict)
+    }
+
+
 @dataclass(frozen=True)
 class PredictionReport:
     """Accuracy of predictions against measurements.

@@ -12,12 +12,14 @@ from lgc.lut.statistics.measurement import Measurement
 from lgc.lut.table.table import NETWORK_PREFIX, network_key
 from lgc.models import SCOPES, OpSpec, SearchSpace
 from lgc.models.space.operators import is_free
+from lgc.models.space.protocol import SPACES
 from lgc.profiler.backends import Workload
 from lgc.profiler.backends.ort.backend import OnnxRuntimeBackend
 from lgc.profiler.machine.monitor import HardwareSample
 from lgc.profiler.profile import CORE_SHARE, ProfileSettings, calibrate, profile
 from lgc.profiler.timing.stopping import CPU_NETWORK, CPU_PROBE
 
+from ..spaces import EXAMPLES
 from . import conftest as law
 from .conftest import NO_NETWORKS, QUICK, TARGET, latencies, relative, rows, statuses, truth
 
@@ -109,6 +111,23 @@ class TestTruth:
                     wanted += law.OVERHEAD_MS / 2 + law.border_ms((1, 32, 32))
                 assert entry.latency_ms == pytest.approx(wanted * 1.005, rel=0.01, abs=3 * entry.ci_ms)
                 assert 0 < entry.ci_ms < 0.02 * wanted + 0.001
+
+    @pytest.mark.parametrize("kind", SPACES)
+    def test_space_of_any_kind_is_measured(self, device, out, kind):
+        """Entries need the protocol alone; whole networks are LGCNet's."""
+        device.noise = 0.0
+        space = EXAMPLES[kind]()
+        result = profile(space, TARGET, out, networks=0)
+        assert (result.measured, result.pending, result.failed) == (result.entries, 0, {})
+        with LatencyTable.open(out) as table:
+            architecture = next(iter(space.spread(1, 0)))
+            wanted = sum(law.true_ms(spec) for spec in architecture.specs("core") if not is_free(spec))
+            assert Predictor(table.space, table, "core").predict(architecture) == pytest.approx(wanted, rel=0.02)
+
+    def test_network_of_another_kind_is_refused(self, device, out):
+        with pytest.raises(UsageError, match="cannot build networks of space toy: use --networks 0"):
+            profile(EXAMPLES["toy"](), TARGET, out, networks=4)
+        assert not out.exists()
 
     def test_isolated_entries_include_overhead_and_borders(self, device, mini_space, out):
         profile(mini_space, TARGET, out, networks=0, context="isolated")

@@ -57,12 +57,14 @@ def show(
 
     Example: lgc-lut show tiny.lut --operator sep_conv_3x3 --sort latency
     """
+    from ...lut.statistics.calibration import add_new_names
     from ...lut.table.table import LatencyTable
 
     selection = _Selection(match, operator, status, None if resolution is None else parse_size(resolution), sort)
     with LatencyTable.open(table) as opened:
         entries = selection.entries(opened)
         timed = selection.benchmarks(opened) if benchmarks else []
+        verification = opened.metadata("verification")
         content = {
             "lut": str(table),
             "target": asdict(opened.target),
@@ -70,7 +72,7 @@ def show(
             "protocol": opened.protocol,
             "environment": opened.environment,
             "calibration": opened.metadata("calibration"),
-            "verification": opened.metadata("verification"),
+            "verification": verification and add_new_names(verification),
             "entries": [asdict(entry) for entry in entries],
         }
         if benchmarks:

@@ -18,6 +18,7 @@ from lgc.lut.statistics.calibration import (
     SHRINKAGE,
     Correction,
     PredictionReport,
+    add_new_names,
     choose_correction,
     classify_operator,
     design_matrix,
@@ -430,3 +431,10 @@ def test_constant_predictions_have_no_rank():
     """The results are valid numbers in JSON."""
     found = evaluate_predictions([2, 2, 2, 2], [1, 2, 3, 4], [(1, 1)] * 4)
     assert (found.kendall_tau, found.spearman_rho, found.split_half_kendall_tau) == (0, 0, 0)
+
+
+def test_old_reports_get_new_keys():
+    old = {"ceiling_mape_pct": 1.5, "ceiling_kendall_tau": 0.9, "mape_pct": 2.0}
+    new = {"split_half_mape_pct": 1.5, "split_half_kendall_tau": 0.9}
+    assert add_new_names({"dense": old, "core": {**old, **new}}) == {"dense": old | new, "core": old | new}
+    assert add_new_names({"dense": None}) == {}
