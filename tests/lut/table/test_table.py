@@ -1,6 +1,7 @@
 import json
 import os
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -373,6 +374,16 @@ def test_concurrently_created_table_is_kept(tmp_path, mini_space, monkeypatch):
         LatencyTable.create(path, TARGET, mini_space, {}, {})
     assert path.read_text() == "other"
     assert [path.name for path in tmp_path.iterdir()] == ["t.lut"]
+
+
+def test_table_with_a_write_ahead_log_opens(table, path):
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("PRAGMA journal_mode = wal")
+        with writer:
+            writer.execute("CREATE TABLE other (x)")
+            writer.execute("INSERT INTO other VALUES (zeroblob(1000000))")
+        assert path.stat().st_size < 1_000_000
+        LatencyTable.open(path).close()
 
 
 def test_locked_table_is_not_called_damaged(table, path, monkeypatch):
