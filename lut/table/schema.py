@@ -185,7 +185,8 @@ def _check_database(path: Path, connection: sqlite3.Connection, version: int) ->
     (pages,), (page_bytes,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
     size = path.stat().st_size
     connection.execute("COMMIT")
-    if size < pages * page_bytes:  # SQLite would not miss an unused page
+    has_log = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"  # which holds the newest pages
+    if size < pages * page_bytes and not has_log:  # SQLite would not miss an unused page
         raise FileFormatError(f"{path} is a damaged latency table: it has {size} of {pages * page_bytes} bytes")
     faults = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
     if faults != ["ok"]:

@@ -183,7 +183,7 @@ class LatencyTable:
         """
         try:
             return Measurement(self.sample_batches(), self.protocol["statistic"])
-        except (MeasurementError, TypeError) as error:
+        except (MeasurementError, TypeError, ValueError) as error:
             raise FileFormatError(f"{self.path} is a damaged latency table: {error}") from error
 
     def add_benchmarks(self, kind: str, components: Mapping[str, Iterable[tuple[str, str, float]]]) -> None:

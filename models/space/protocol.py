@@ -378,18 +378,18 @@ class SearchSpace(ABC):
             content = yaml.safe_load(text)
         except _YAML_ERRORS as error:
             raise FileFormatError(f"{where}: invalid search space: not YAML ({str(error).splitlines()[0]})") from error
-        if not isinstance(content, dict):
-            kind = type(content).__name__
-            raise FileFormatError(f"{where}: invalid search space: expected a mapping of fields, got {kind}")
         return cls.check(content, where)
 
     @classmethod
-    def check(cls, content: dict[str, Any], where: str) -> Self:
+    def check(cls, content: object, where: str) -> Self:
         """Validate the mapping of a search space file. Its field `kind` names the implementation, `lgcnet` without it.
 
         Raises:
-            FileFormatError: The kind is unknown, or not this class's; or see `from_dict`.
+            FileFormatError: There is no mapping, the kind is unknown, or not this class's; or see `from_dict`.
         """
+        if not isinstance(content, dict):
+            got = type(content).__name__
+            raise FileFormatError(f"{where}: invalid search space: expected a mapping of fields, got {got}")
         kind = content.get("kind", DEFAULT_KIND)
         implementation = SPACES.get(str(kind))
         if implementation is None or not issubclass(implementation, cls):
