@@ -169,6 +169,11 @@ def _translate_error(path: Path, error: Exception) -> LgcError:
     """Translate an SQLite error of a read."""
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return OutputError(f"{path} is locked by another process: try again later")
+    if isinstance(error, sqlite3.OperationalError) and "readonly" in str(error):
+        return OutputError(
+            f"cannot read {path}: {path.name}-journal, left by a crash, cannot be rolled back in a read-only folder: "
+            f"copy both files to a writable folder"
+        )
     return FileFormatError(f"{path} is a damaged latency table: {error}")
 
 
