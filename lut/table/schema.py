@@ -171,8 +171,8 @@ def _translate_error(path: Path, error: Exception) -> LgcError:
         return OutputError(f"{path} is locked by another process: try again later")
     if isinstance(error, sqlite3.OperationalError) and "readonly" in str(error):
         return OutputError(
-            f"cannot read {path}: {path.name}-journal, left by a crash, cannot be rolled back in a read-only folder: "
-            f"copy both files to a writable folder"
+            f"cannot read {path}: a process crashed while writing, and its transaction cannot be rolled back in a "
+            f"read-only folder: copy {path.name}* to a writable folder"
         )
     return FileFormatError(f"{path} is a damaged latency table: {error}")
 
