@@ -129,7 +129,7 @@ class Decisions:
         requirements = [np.flatnonzero(row).tolist() for row in self.requirements]
         return np.array([find_cheapest(cost, self.decisions, requirements, zero=zero)])
 
-    def complete(self, preference: Array) -> Array:
+    def complete_preferences(self, preference: Array) -> Array:
         """Return preferences of all decisions, [..., G, C], for those of the searched ones, [..., S, <= C].
 
         Choices near a default are preferred, by `DEFAULT_COST` a step; choices that a decision lacks get -inf.
@@ -166,7 +166,7 @@ class Decisions:
 
     def repair_searched(self, choices: Indices, preference: Array) -> Indices:
         """Repair choices of the searched decisions, [N, S], by preferences [S, C] or [N, S, C]; see `repair`."""
-        return self.repair(self.with_defaults(choices), self.complete(preference))[:, : self.num_searched]
+        return self.repair(self.with_defaults(choices), self.complete_preferences(preference))[:, : self.num_searched]
 
     def repair(self, choices: Indices, preference: Array) -> Indices:
         """Give each broken requirement a live choice, at the decision where that costs the smallest preference.

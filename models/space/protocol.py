@@ -91,6 +91,9 @@ class Slot:
         sums: Decisions whose outputs an addition slot sums up: it runs once per live one, less one. A requirement keeps
             at least one live. The operator itself depends on at most one decision, which is not among them.
         scope: `core`, or `dense` for slots outside the core.
+
+    Two decisions suffice where inputs are projected to the width of their cell before an operator: an edge then depends
+    on the operator and that width, the projection on both widths.
     """
 
     name: str
@@ -245,6 +248,8 @@ class SearchSpace(ABC):
         classes: Number of semantic classes.
     """
 
+    kind: ClassVar[str]
+    """Name of the implementation, set by `register_space`."""
     architecture_type: ClassVar[type[Architecture]]
     """Class of the space's architectures."""
 
@@ -302,7 +307,7 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of the space's file; `check` is the inverse."""
+        """Return the content of the space's file, with `kind` if not the default; `check` is the inverse."""
 
     @classmethod
     @abstractmethod
@@ -413,6 +418,7 @@ def register_space(kind: str) -> Callable[[type[Space]], type[Space]]:
         if kind in SPACES:
             raise UsageError(f"search space kind {kind!r} is already registered")
         SPACES[kind] = space
+        space.kind = kind
         return space
 
     return register

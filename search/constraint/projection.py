@@ -73,7 +73,7 @@ def project_to_target(choices: Indices, preference: Array, constraint: CostConst
         N valid architectures; where the target is infeasible, the target ratio stays above 1.
     """
     decisions = constraint.decisions
-    preference = decisions.complete(preference)
+    preference = decisions.complete_preferences(preference)
     batch = ArchitectureBatch(decisions.repair(decisions.with_defaults(choices), preference))
     if constraint.targets is None:
         return batch
@@ -104,7 +104,7 @@ def _retry_with_costly_choice(
         return batch
     start, kept = batch.select(below), preference[below].copy()
     after = constraint.target_ratio_after_swaps(start.choices)
-    loss = np.where(after > 1, _list_losses(start.choices, kept, constraint), np.inf)
+    loss = np.where(after > 1, _list_penalties(start.choices, kept, constraint), np.inf)
     loss = _exclude_invalid(loss, start.choices, constraint)
     rows = np.flatnonzero(_apply_best_swap(start.choices, np.arange(len(below)), loss))
     swapped = start.choices[rows] != batch.choices[below[rows]]
@@ -124,7 +124,7 @@ def _reduce_cost(batch: ArchitectureBatch, preference: Array, constraint: CostCo
         rows = batch.choices[active]
         ratio = constraint.target_ratio(rows)
         saved = ratio[:, None, None] - constraint.target_ratio_after_swaps(rows)
-        loss = _list_losses(rows, preference[active], constraint)
+        loss = _list_penalties(rows, preference[active], constraint)
         rate = np.where(saved > EPSILON, np.where(loss > 0, loss / np.maximum(saved, EPSILON), loss * saved), np.inf)
         swapped = _apply_best_swap(batch.choices, active, _exclude_invalid(rate, rows, constraint))
         stuck = active[~swapped]
@@ -170,7 +170,7 @@ def _spend_slack(batch: ArchitectureBatch, preference: Array, constraint: CostCo
         rows = batch.choices[active]
         after = constraint.target_ratio_after_swaps(rows)
         added = after - ratio[:, None, None]
-        loss = _list_losses(rows, preference[active], constraint)
+        loss = _list_penalties(rows, preference[active], constraint)
         feasible = (added > EPSILON) & (after <= 1)
         rate = np.where(feasible, np.where(loss > 0, loss / np.maximum(added, EPSILON), loss * added), np.inf)
         active = active[_apply_best_swap(batch.choices, active, _exclude_invalid(rate, rows, constraint))]
@@ -181,7 +181,7 @@ def _take_last_step(batch: ArchitectureBatch, preference: Array, constraint: Cos
 
     The smallest loss of preference wins; where nothing ends there, what ends nearest below 1.
     """
-    loss = _list_losses(batch.choices, preference, constraint)
+    loss = _list_penalties(batch.choices, preference, constraint)
     count = len(batch)
     lowest = np.full(count, np.inf)
     result = batch.choices.copy()
@@ -219,7 +219,7 @@ def _repeat_last_step(batch: ArchitectureBatch, preference: Array, constraint: C
         batch.choices[below[nearer]] = again.choices[nearer]
 
 
-def _list_losses(choices: Indices, preference: Array, constraint: CostConstraint) -> Array:
+def _list_penalties(choices: Indices, preference: Array, constraint: CostConstraint) -> Array:
     """Return the preference that each swap of a searched decision loses, [N, S, C]; 0 for a missing choice."""
     searched = constraint.decisions.num_searched
     chosen = np.take_along_axis(preference, choices[:, :, None], axis=2)

@@ -142,6 +142,8 @@ def test_architecture_round_trip(space, tmp_path):
         )
         assert again.space.fingerprint == space.fingerprint
     damaged = json.loads(architecture.to_json())
+    named = {**damaged, "space": {**damaged["space"], "kind": space.kind}}
+    assert Architecture.parse(json.dumps(named), "here").choices == architecture.choices
     with pytest.raises(FileFormatError, match="here: invalid architecture"):
         Architecture.parse(json.dumps({name: value for name, value in damaged.items() if name != "space"}), "here")
     with pytest.raises(FileFormatError, match="here: invalid architecture"):

@@ -73,8 +73,8 @@ def test_projection_without_defaults(space, cost):
     assignment = [*range(len(searched)), *[-1] * (len(defaults) - len(searched))]
     decisions = Decisions(space, assignment, [default or 0 for default in defaults])
     free = CostConstraint(decisions, [cost])
-    cheapest, dearest = (float(free.target_ratio(end)[0]) for end in (free.cheapest, free.dearest))
-    constraint = CostConstraint(decisions, [cost], [(cheapest + dearest) / 2])
+    cheapest, costliest = (float(free.target_ratio(end)[0]) for end in (free.cheapest, free.costliest))
+    constraint = CostConstraint(decisions, [cost], [(cheapest + costliest) / 2])
     preference = draw_preferences(constraint, 0, 16)
     batch = project_to_target(preference.argmax(axis=2), preference, constraint)
     assert batch.choices.shape == (16, len(searched))
@@ -85,7 +85,7 @@ def test_extremes_match_enumeration(space, cost):
     constraint, rows = at_share(space, cost, 0.5), enumerate_choices(space)
     ratios = constraint.target_ratio(rows)
     assert constraint.target_ratio(constraint.cheapest)[0] == pytest.approx(ratios.min())
-    assert constraint.target_ratio(constraint.dearest)[0] == pytest.approx(ratios.max())
+    assert constraint.target_ratio(constraint.costliest)[0] == pytest.approx(ratios.max())
 
 
 def test_two_costs_are_held_together(space, make_table):
