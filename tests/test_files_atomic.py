@@ -1,6 +1,7 @@
 """Conformance of `atomic_path`: the file appears under its name only when it is complete."""
 
 import os
+import time
 
 import pytest
 
@@ -85,6 +86,8 @@ def test_only_stale_temporary_files_are_removed(tmp_path):
     kept += [f".a.lut.{files._HOST}-{os.getppid()}-0"]
     for name in (*stale, *kept):
         (tmp_path / name).touch()
+    (tmp_path / ".a.lut.another-7-0").touch()
+    os.utime(tmp_path / ".a.lut.another-7-0", (0, time.time() - files.STALE_S - 60))
     with atomic_path(tmp_path / "a.lut", replace=True) as outer, atomic_path(tmp_path / "a.lut", replace=True) as inner:
         outer.touch()
         inner.touch()
