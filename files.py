@@ -31,11 +31,11 @@ _MAGIC = (
 )
 _JOURNAL = "-journal"
 """Suffix of the file in which SQLite keeps what a rollback needs."""
-_HOST = re.sub(r"\W", "", platform.node()).lower()[:32] or "host"
-"""Name of this machine; it cannot tell which processes of other machines that share a folder are running."""
+_HOST = "h" + re.sub(r"\W", "", platform.node()).lower()[:32]
+"""Name of this machine in temporary files: the processes of other machines that share a folder are unknown here."""
 STALE_S = 86_400
 """Age in seconds from which a temporary file of another machine, or of a former container, is stale."""
-_TEMPORARY = re.compile(rf"(?:(\w+)-)?(\d+)(-\d+)?({_JOURNAL})?")
+_TEMPORARY = re.compile(rf"(?:(h\w*)-)?(\d+)(-\d+)?({_JOURNAL})?")
 """Suffix of a temporary file: host, process id, counter, perhaps `-journal`. Earlier versions wrote no host."""
 _counter = itertools.count()
 _active: set[str] = set()
