@@ -47,10 +47,13 @@ app = new_app()
 
 TargetMsOption = Annotated[
     list[float] | None,
-    typer.Option(min=0, help="Maximum latency in ms; repeat for several tables, or for a front of architectures."),
+    typer.Option(
+        metavar="MS", min=0, help="Maximum latency in ms; repeat for several tables, or for a front of architectures."
+    ),
 ]
 TargetFpsOption = Annotated[
-    list[float] | None, typer.Option(min=0, help="Minimum frames per second, instead of --target-ms; repeatable.")
+    list[float] | None,
+    typer.Option(metavar="FPS", min=0, help="Minimum frames per second, instead of --target-ms; repeatable."),
 ]
 MeasureOption = Annotated[
     bool,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _TYPES: dict[str, type] = {"integer": int, "number": float, "string": str, "boolean": bool}
+_EXCLUSIVE_BOUNDS = {"above": "exclusiveMinimum", "below": "exclusiveMaximum"}
+"""Bounds that typer has no parameter for."""
 
 
 def add_options(model: type[BaseModel], *fields: str, **computed: str) -> Callable[[Command], Command]:
@@ -50,14 +52,29 @@ def _make_parameter(name: str, schema: Mapping[str, Any], show_default: str | bo
     default = schema.get("default")
     size: dict[str, Any] = {"metavar": "HxW", "parser": parse_size} if value["type"] == "array" else {}
     flag = f"--{name.replace('_', '-')}"
+    words = schema["description"].replace("`", "").split()
+    bounds = {side: value[key] for side, key in _EXCLUSIVE_BOUNDS.items() if key in value}
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if default is True else flag,
-        help=" ".join(schema["description"].replace("`", "").split()),
+        help=" ".join([*words, *(f"{side.capitalize()} {bound:g}." for side, bound in bounds.items())]),
         min=value.get("minimum"),
         max=value.get("maximum"),
+        callback=_make_check(bounds) if bounds else None,
         show_default=show_default,
         **size,
     )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind | None, option]
     )
+
+
+def _make_check(bounds: Mapping[str, float]) -> Callable[[Any], Any]:
+    """Return a callback that rejects numbers beyond exclusive bounds, by their side: `above` or `below`."""
+
+    def check(number: Any) -> Any:
+        for side, bound in bounds.items():
+            if number is not None and not (number > bound if side == "above" else number < bound):
+                raise typer.BadParameter(f"{number:g} is not {side} {bound:g}")
+        return number
+
+    return check

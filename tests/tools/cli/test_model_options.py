@@ -25,6 +25,10 @@ class Settings(BaseModel):
     rate: Annotated[float, Field(ge=0, le=1)] | None = None
     """Rate of `something`
     over two lines."""
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share."""
+    speed: Annotated[float, Field(gt=0)] | None = None
+    """Speed."""
     colour: Literal["red", "green"] = "red"
     """Colour."""
     size: tuple[int, int] | None = None
@@ -43,7 +47,9 @@ def command():
     app = new_app()
 
     @app.command()
-    @add_options(Settings, "steps", "rate", "colour", "size", "fast", "loud", steps="as many as needed")
+    @add_options(
+        Settings, "steps", "rate", "share", "speed", "colour", "size", "fast", "loud", steps="as many as needed"
+    )
     def show(
         loud: bool, name: str = "x", as_json: Annotated[bool, typer.Option("--json")] = False, **settings: object
     ) -> None:
@@ -59,16 +65,17 @@ def run(command, capsys, *arguments):
 
 def test_defaults_are_the_fields(command, capsys):
     values = json.loads(run(command, capsys))
-    defaults = {"steps": None, "rate": None, "colour": "red", "size": None, "fast": True, "loud": False}
+    defaults = {"steps": None, "rate": None, "share": 0.25, "speed": None, "colour": "red", "size": None, "fast": True}
+    defaults |= {"loud": False}
     assert values == {"name": "x", **defaults}
     assert Settings(**{**defaults, "steps": 1}).hidden == 3
 
 
 def test_given_values_are_parsed(command, capsys):
-    arguments = "--steps 2 --rate 0.5 --colour green --size 16x24 --no-fast --loud --name y"
+    arguments = "--steps 2 --rate 0.5 --share 0 --speed 9 --colour green --size 16x24 --no-fast --loud --name y"
     values = json.loads(run(command, capsys, *arguments.split()))
-    expected = {"steps": 2, "rate": 0.5, "colour": "green", "size": [16, 24], "fast": False, "loud": True, "name": "y"}
-    assert values == expected
+    expected = {"steps": 2, "rate": 0.5, "share": 0, "speed": 9, "colour": "green", "size": [16, 24], "fast": False}
+    assert values == {**expected, "loud": True, "name": "y"}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +83,11 @@ def test_given_values_are_parsed(command, capsys):
     [
         ("--steps 0", "--steps"),
         ("--rate 2", "--rate"),
+        ("--share -1", "--share"),
+        ("--share 1", "--share': 1 is not below 1"),
+        ("--share nan", "--share"),
+        ("--speed 0", "--speed': 0 is not above 0"),
+        ("--speed nan", "--speed': nan is not above 0"),
         ("--colour blue", "'blue' is not one of 'red', 'green'"),
     ],
 )
@@ -94,7 +106,8 @@ def test_help_is_the_fields(command, capsys):
     text = " ".join(run(command, capsys, "--help").split())
     assert "Number of steps. [default: (as many as needed); x>=1]" in text
     assert "Rate of something over two lines. [0<=x<=1]" in text
-    assert "--colour <red|green> Colour. [default: red]" in text
+    assert "Share. Below 1. [default: 0.25; x>=0]" in text
+    assert "Speed. Above 0. --colour <red|green> Colour. [default: red]" in text
     assert "--size HxW" in text
     assert "--fast / --no-fast" in text
     assert not any(flag in text for flag in ("--hidden", "--no-loud"))
