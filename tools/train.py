@@ -116,7 +116,7 @@ def _train(source: Path, data: Path, out: Path | None, requested: str | None, se
     config = TrainConfig(**settings)
     device = pick_device(requested, _table_devices(source), "training")
     with progress_bar() as on_progress:
-        scoring = cache(lambda: make_step_progress("scoring", on_progress))  # the clock starts with the scoring
+        evaluating = cache(lambda: make_step_progress("evaluating", on_progress))  # the clock starts at its first image
         result = run_train(
             source,
             data,
@@ -124,7 +124,7 @@ def _train(source: Path, data: Path, out: Path | None, requested: str | None, se
             out=out,
             device=device,
             on_step=make_step_progress("training", on_progress),
-            on_score=lambda step, steps: scoring()(step, steps),
+            on_score=lambda step, steps: evaluating()(step, steps),
         )
     if result.from_scratch:
         parts = ", ".join(result.from_scratch)
@@ -137,7 +137,7 @@ def _evaluate(
 ) -> EvaluationResult:
     from ..search.training.evaluation import evaluate_run
 
-    device = pick_device(requested, _table_devices(source), "scoring")
+    device = pick_device(requested, _table_devices(source), "evaluating")
     with progress_bar() as on_progress:
         return evaluate_run(
             source,
@@ -146,7 +146,7 @@ def _evaluate(
             predictions=predictions,
             workers=workers,
             device=device,
-            on_step=make_step_progress("scoring", on_progress),
+            on_step=make_step_progress("evaluating", on_progress),
         )
 
 

@@ -76,7 +76,7 @@ def test_absent_table_device_gives_a_note(run, scenes, call):
     assert done.err.startswith("training on cpu: the table's device cuda:77 is not present (")
     assert done.err.endswith("; choose another device with --device\n")
     done = call("lgc-train", run, "--data", scenes, "--evaluate")
-    assert done.err.startswith("scoring on cpu: the table's device cuda:77 is not present")
+    assert done.err.startswith("evaluating on cpu: the table's device cuda:77 is not present")
     assert call("lgc-train", run, "--data", scenes, "--evaluate", "--device", "cpu").err == ""
 
 
