@@ -54,9 +54,11 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
         (("--split", "test"), "--split can only be used with --evaluate"),
         (("--evaluate", "--lr", "1"), "--lr can only be used without --evaluate"),
         (("--evaluate",), "train first"),
+        (("--evaluate", "--predictions", "{scenes}/val"), "is inside the data set"),
     ],
 )
 def test_wrong_use_gives_a_single_line(run, scenes, call, options, message):
+    options = [option.format(scenes=scenes) for option in options]
     assert message in call("lgc-train", run, "--data", scenes, *options).refusal("lgc-train")
     assert [path.name for path in run.iterdir()] == ["architecture.json"]
 
