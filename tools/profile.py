@@ -9,7 +9,7 @@ import typer
 
 from ..precisions import Precision
 from .cli.console import emit, grid, new_app, run, say
-from .cli.lut_show import make_report_tables
+from .cli.lut_show import make_report_tables, warn_if_inaccurate
 from .cli.options import (
     JsonOption,
     ThreadsOption,
@@ -145,6 +145,8 @@ def _print_result(path: Path, target: Target, result: ProfileResult, as_json: bo
         say(remark)
     for key, reason in result.failed.items():
         say(f"failed: {key}: {reason}")
+    if result.verification is not None:
+        warn_if_inaccurate(path, result.verification.mape_pct)
     counts = ("entries", "measured", "noisy", "interpolated", "pending", "failed")
     table = grid(f"{path}: {target}", *counts, "seconds", numbers=7)
     table.add_row(*(str(content[name]) for name in counts), f"{result.seconds:.1f}")

@@ -22,6 +22,7 @@ from .cli.console import (
     say,
     share_cores,
 )
+from .cli.lut_show import warn_if_inaccurate
 from .cli.model_options import add_options
 from .cli.options import DataOption, JsonOption, make_device_option, make_space_option
 from .cli.progress import make_step_progress, progress_bar
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from ..lut.predictor import Predictor
     from ..search.results import SearchResult
 
-MAX_MAPE_PCT = 10.0
-"""Mean prediction error of a table above which a search with it prints a warning."""
 MAX_IDLE_SHARE = 0.6
 """Share of zero and skip edges above which a result is reported as collapsed."""
 
@@ -121,8 +120,8 @@ def _open_predictor(path: Path, space: str | None, scope: str) -> Predictor:
         verification = (table.metadata("verification") or {}).get(scope)
     if not predictor.calibrated:
         say(f"warning: {path} is not verified on whole networks, so the error of its predictions is unknown")
-    elif verification and verification["mape_pct"] > MAX_MAPE_PCT:
-        say(f"warning: {path} has a prediction error of {verification['mape_pct']:.0f} %; profile on a quieter machine")
+    elif verification:
+        warn_if_inaccurate(path, verification["mape_pct"])
     return predictor
 
 
@@ -151,7 +150,7 @@ def _warn_if_collapsed(result: SearchResult) -> None:
     if idle > MAX_IDLE_SHARE * edges:
         say(
             f"warning: {idle} of {edges} edges of {result.architecture} are zero or skip: the target is too tight, "
-            f"or the search collapsed; try a longer --warm-up, more --steps, or --strategy evolution"
+            f"or the search collapsed; try a longer --warm-up or more --steps"
         )
 
 

@@ -243,6 +243,7 @@ def test_collapsed_architecture_gives_a_warning(run_search, reach):
     edges = sum(result["operators"].values())
     assert result["operators"]["zero"] + result["operators"]["skip"] > 0.6 * edges
     assert "are zero or skip: the target is too tight, or the search collapsed" in message
+    assert "evolution" not in message
 
 
 def test_unverified_table_gives_a_warning(call, lut, data, tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .console import emit, grid
+from .console import emit, grid, say
 from .options import JsonOption, parse_size
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="Latency table.")]
 
+MAX_MAPE_PCT = 10.0
+"""Mean prediction error of a table above which a warning is printed."""
 MAX_KEY_LENGTH = 60
 """Characters of a benchmark's key that are printed; a network's can have a hundred."""
 
@@ -179,6 +181,12 @@ def make_report_tables(report: PredictionReport | None) -> list[Table | str]:
     table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.split_half_kendall_tau:.2f}")
     table.add_row("Spearman rho", f"{report.spearman_rho:.2f}", "")
     return [table]
+
+
+def warn_if_inaccurate(path: Path, mape_pct: float) -> None:
+    """Print a warning if a table's mean prediction error is above `MAX_MAPE_PCT`."""
+    if mape_pct > MAX_MAPE_PCT:
+        say(f"warning: {path} has a prediction error of {mape_pct:.0f} %; profile on a quieter machine")
 
 
 def format_corrections(table: LatencyTable) -> list[str]:
