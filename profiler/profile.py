@@ -136,7 +136,7 @@ def profile(
     if settings.networks and not isinstance(space, LGCNetSpace):
         raise UsageError(f"lgc cannot build networks of space {space.name}: use --networks 0 for no calibration")
     check_protocol(target, settings.rounds)
-    backend = require_backend(target)
+    backend = require_backend(target, PRECISIONS)
     budget_s = math.inf if settings.budget_s is None else settings.budget_s
     with open_or_create(out, target, space, backend, settings.context) as table:
         workloads = _add_benchmarks(table, space, settings)

@@ -11,11 +11,13 @@ import typer
 
 from ..errors import UsageError
 from ..models.space.protocol import DENSE
+from ..precisions import PRECISIONS
 from .cli.bench_table import make_bench_tables, make_published_table
 from .cli.console import RESTARTS, emit, new_app, run, say
 from .cli.network_options import PrecisionListOption, ScopeOption
 from .cli.options import (
     JsonOption,
+    SecondsOption,
     ThreadsOption,
     make_backend_option,
     make_device_option,

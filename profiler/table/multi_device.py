@@ -14,6 +14,7 @@ from ...device import Device
 from ...errors import LgcError, MismatchError, UsageError
 from ...lut.target import Target
 from ...models.space.protocol import SearchSpace
+from ...precisions import PRECISIONS
 from ..backends import require_backend
 from ..machine.environment import compare_fingerprints, fingerprint
 from ..profile import DEFAULT_SETTINGS, ProfileResult, ProfileSettings, open_or_create, profile
@@ -52,7 +53,7 @@ def profile_on(
     start = time.monotonic()
     settings = replace(settings, **changes)
     require_equal(devices, target)
-    open_or_create(out, target, space, require_backend(target), settings.context).close()
+    open_or_create(out, target, space, require_backend(target, PRECISIONS), settings.context).close()
     fraction = 1 / len(devices)
     spawn = get_context("spawn")
     others = []
@@ -97,7 +98,7 @@ def require_equal(devices: Sequence[Device], target: Target) -> None:
         raise UsageError(
             f"{len(devices)} processes of {target.threads} threads need more than the {cores} available cores"
         )
-    first = fingerprint(target, require_backend(target))
+    first = fingerprint(target, require_backend(target, PRECISIONS))
     for device in devices[1:]:
         other = replace(target, device=device)
         differences = compare_fingerprints(first, fingerprint(other, require_backend(other)))

@@ -105,3 +105,4 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
     ):
         assert message in call("lgc-bench", *arguments).refusal("lgc-bench")
     assert not (tmp_path / "p.html").exists()
+    assert call("lgc-bench", file, "--precision", "fp16").refusal("lgc-bench").endswith("choose from fp32")

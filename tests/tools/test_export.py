@@ -118,15 +118,17 @@ def test_layers_are_compared_with_table_entries(call, run):
 
 def test_tolerance_without_prediction_is_rejected(call, run, mini_space, tmp_path):
     out, _, _ = run
-    refused = call("lgc-export", out, "--onnx", "--tolerance", "5%")
-    assert refused.code == 2
-    assert "needs a prediction" in refused.err
+    refused = call("lgc-export", out, "--onnx", "--tolerance", "5%").refusal("lgc-export")
+    assert refused == "--tolerance requires a backend that runs on this machine: add --backend"
+    mini_space.sample(0).save(tmp_path / "a.json")
+    without = call("lgc-export", tmp_path / "a.json", "--tolerance", "5%").refusal("lgc-export")
+    assert without.endswith("this machine and a latency table: add --backend and --lut")
     other = call("lgc-export", out, "--torch", "--seconds", 0.2, "--tolerance", "5%")
     assert other.code == 2
     assert "the network runs on cpu, torch" in other.err
     scope = call("lgc-export", out, "--ort", "--scope", "end-to-end", "--tolerance", "5%")
     assert "not end-to-end" in scope.refusal("lgc-export")
-    assert "--layers needs a prediction" in call("lgc-export", out, "--layers").refusal("lgc-export")
+    assert "--layers requires a backend" in call("lgc-export", out, "--layers").refusal("lgc-export")
     assert "add --backend tensorrt" in call("lgc-export", out, "--compute-capability", "8.6").refusal("lgc-export")
 
 
