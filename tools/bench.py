@@ -69,7 +69,7 @@ def bench(
     threads: ThreadsOption = 1,
     sizes: SizesOption = None,
     scope: ScopeOption = DENSE,
-    seconds: Annotated[str, typer.Option(metavar="TIME", help="Measuring time per network.")] = "10s",
+    seconds: SecondsOption = "10s",
     plot: PlotOption = None,
     published: PublishedOption = False,
     as_json: JsonOption = False,
@@ -189,7 +189,7 @@ def _choose_targets(device: str, backends: Sequence[str], precisions: Sequence[s
     missing = [precision for precision in precisions if all(target.precision != precision for target in targets)]
     targets += [Target(place, names[0], precision, used_threads) for precision in missing]
     for target in targets:
-        require_backend(target)
+        require_backend(target, PRECISIONS)  # int8 only of files in int8
     return targets
 
 

@@ -24,7 +24,7 @@ from .cli.console import (
 )
 from .cli.lut_show import warn_if_inaccurate
 from .cli.model_options import add_options
-from .cli.options import DataOption, JsonOption, make_device_option, make_space_option
+from .cli.options import DataOption, JsonOption, make_device_option, make_range_option, make_space_option
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -40,15 +40,21 @@ SEARCH_FIELDS = ("quantile", "strategy", "steps", "batch", "crop", "cells", "com
           "balanced", "arch_lr", "warm_up", "trials", "beta", "scope", "workers", "seed")  # fmt: skip
 """Fields of `SearchConfig` that are options."""
 
+ABOVE_ZERO = {"exclusiveMinimum": 0.0}
+"""Bounds of targets."""
+
 app = new_app()
 
 
 TargetMsOption = Annotated[
     list[float] | None,
-    typer.Option(min=0, help="Maximum latency in ms; repeat for several tables, or for a front of architectures."),
+    make_range_option(
+        "--target-ms", "Maximum latency in ms; repeat for several tables, or for a front of architectures.", ABOVE_ZERO
+    ),
 ]
 TargetFpsOption = Annotated[
-    list[float] | None, typer.Option(min=0, help="Minimum frames per second, instead of --target-ms; repeatable.")
+    list[float] | None,
+    make_range_option("--target-fps", "Minimum frames per second, instead of --target-ms; repeatable.", ABOVE_ZERO),
 ]
 MeasureOption = Annotated[
     bool,
@@ -131,13 +137,10 @@ def _group_targets(
     """Return the targets in ms, grouped into points of the front with one target per table, in the given order.
 
     Raises:
-        UsageError: both units are used, a target is 0, or the number of targets is not a multiple of `tables`.
+        UsageError: both units are used, or the number of targets is not a multiple of `tables`.
     """
     if target_ms and target_fps:
         raise UsageError("use --target-ms or --target-fps, not both")
-    for option, values in (("--target-ms", target_ms), ("--target-fps", target_fps)):
-        if not all(value > 0 for value in values or ()):
-            raise UsageError(f"{option} must be above 0")
     targets = [1000 / fps for fps in target_fps] if target_fps else (target_ms or [])
     if len(targets) % tables:
         raise UsageError(f"{len(targets)} targets for {tables} tables: each point of a front needs one per table")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from .options import parse_size
+from .options import COMPARISONS, make_range_option, parse_size
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -50,14 +50,19 @@ def _make_parameter(name: str, schema: Mapping[str, Any], show_default: str | bo
     default = schema.get("default")
     size: dict[str, Any] = {"metavar": "HxW", "parser": parse_size} if value["type"] == "array" else {}
     flag = f"--{name.replace('_', '-')}"
-    option = typer.Option(
-        f"{flag}/--no-{flag[2:]}" if default is True else flag,
-        help=" ".join(schema["description"].replace("`", "").split()),
-        min=value.get("minimum"),
-        max=value.get("maximum"),
-        show_default=show_default,
-        **size,
-    )
+    help = " ".join(schema["description"].replace("`", "").split())
+    bounds = {bound: value[bound] for bound in COMPARISONS if bound in value}
+    if any(bound.startswith("exclusive") for bound in bounds):
+        option = make_range_option(flag, help, bounds, show_default)
+    else:
+        option = typer.Option(
+            f"{flag}/--no-{flag[2:]}" if default is True else flag,
+            help=help,
+            min=value.get("minimum"),
+            max=value.get("maximum"),
+            show_default=show_default,
+            **size,
+        )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind | None, option]
     )

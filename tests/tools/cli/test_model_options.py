@@ -25,6 +25,10 @@ class Settings(BaseModel):
     rate: Annotated[float, Field(ge=0, le=1)] | None = None
     """Rate of `something`
     over two lines."""
+    speed: Annotated[float, Field(gt=0)] = 2.0
+    """Speed."""
+    share: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share."""
     colour: Literal["red", "green"] = "red"
     """Colour."""
     size: tuple[int, int] | None = None
@@ -43,7 +47,9 @@ def command():
     app = new_app()
 
     @app.command()
-    @add_options(Settings, "steps", "rate", "colour", "size", "fast", "loud", steps="as many as needed")
+    @add_options(
+        Settings, "steps", "rate", "speed", "share", "colour", "size", "fast", "loud", steps="as many as needed"
+    )
     def show(
         loud: bool, name: str = "x", as_json: Annotated[bool, typer.Option("--json")] = False, **settings: object
     ) -> None:
@@ -59,15 +65,34 @@ def run(command, capsys, *arguments):
 
 def test_defaults_are_the_fields(command, capsys):
     values = json.loads(run(command, capsys))
-    defaults = {"steps": None, "rate": None, "colour": "red", "size": None, "fast": True, "loud": False}
+    defaults = {
+        "steps": None,
+        "rate": None,
+        "speed": 2.0,
+        "share": None,
+        "colour": "red",
+        "size": None,
+        "fast": True,
+        "loud": False,
+    }
     assert values == {"name": "x", **defaults}
     assert Settings(**{**defaults, "steps": 1}).hidden == 3
 
 
 def test_given_values_are_parsed(command, capsys):
-    arguments = "--steps 2 --rate 0.5 --colour green --size 16x24 --no-fast --loud --name y"
+    arguments = "--steps 2 --rate 0.5 --speed 1e-3 --share 0 --colour green --size 16x24 --no-fast --loud --name y"
     values = json.loads(run(command, capsys, *arguments.split()))
-    expected = {"steps": 2, "rate": 0.5, "colour": "green", "size": [16, 24], "fast": False, "loud": True, "name": "y"}
+    expected = {
+        "steps": 2,
+        "rate": 0.5,
+        "speed": 0.001,
+        "share": 0.0,
+        "colour": "green",
+        "size": [16, 24],
+        "fast": False,
+        "loud": True,
+        "name": "y",
+    }
     assert values == expected
 
 
@@ -85,6 +110,21 @@ def test_invalid_values_are_rejected(command, arguments, message):
     assert message in error.value.format_message()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--speed 0", "--speed must be above 0"),
+        ("--speed nan", "--speed must be above 0"),
+        ("--share 1", "--share must be at least 0 and below 1"),
+        ("--share -0.1", "--share must be at least 0 and below 1"),
+    ],
+)
+def test_exclusive_bounds_are_named(command, arguments, message):
+    with pytest.raises(UsageError) as error:
+        command(arguments.split(), standalone_mode=False)
+    assert str(error.value) == message
+
+
 def test_invalid_size_is_a_usage_error(command):
     with pytest.raises(UsageError, match="invalid size 'big'"):
         command(["--size", "big"], standalone_mode=False)
@@ -94,6 +134,8 @@ def test_help_is_the_fields(command, capsys):
     text = " ".join(run(command, capsys, "--help").split())
     assert "Number of steps. [default: (as many as needed); x>=1]" in text
     assert "Rate of something over two lines. [0<=x<=1]" in text
+    assert "--speed <float range> Speed. [x>0] [default: 2.0]" in text
+    assert "--share <float range> Share. [0<=x<1]" in text
     assert "--colour <red|green> Colour. [default: red]" in text
     assert "--size HxW" in text
     assert "--fast / --no-fast" in text
