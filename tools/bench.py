@@ -19,6 +19,7 @@ from .cli.options import (
     JsonOption,
     SecondsOption,
     ThreadsOption,
+    is_given,
     make_backend_option,
     make_device_option,
     parse_seconds,
@@ -60,6 +61,7 @@ PublishedOption = Annotated[
 
 @app.command()
 def bench(
+    context: typer.Context,
     sources: SourcesOption = None,
     peers: Annotated[bool, typer.Option("--peers", help="Include all built-in peer networks.")] = False,
     peer: Annotated[list[str] | None, typer.Option(help="Include a built-in peer by name; repeatable.")] = None,
@@ -89,8 +91,11 @@ def bench(
     candidates = _list_candidates(sources or [], peer_names, [parse_size(text) for text in sizes or []], scope)
     targets = _choose_targets(device, backend or [], precision or ["fp32"], threads)
     pairs = pair_candidates(candidates, targets)
-    if sizes and all(candidate.kind == "file" for candidate in candidates):
-        raise UsageError("--input is only for runs, architectures and peers: ONNX files have a fixed size")
+    if all(candidate.kind == "file" for candidate in candidates):
+        if sizes:
+            raise UsageError("--input is only for runs, architectures and peers: ONNX files have a fixed size")
+        if is_given(context, "scope"):
+            raise UsageError("--scope is only for runs, architectures and peers: ONNX files have a fixed scope")
     if plot is not None:
         check_plot(candidates, plot)
     for target in targets:

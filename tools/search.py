@@ -24,7 +24,7 @@ from .cli.console import (
 )
 from .cli.lut_show import warn_if_inaccurate
 from .cli.model_options import add_options
-from .cli.options import DataOption, JsonOption, make_device_option, make_range_option, make_space_option
+from .cli.options import DataOption, JsonOption, is_given, make_device_option, make_range_option, make_space_option
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ MeasureOption = Annotated[
 @add_options(TrainConfig, "precision")
 @add_options(SearchConfig, *SEARCH_FIELDS, steps="80 epochs of half the images")
 def search(
+    context: typer.Context,
     lut: Annotated[list[Path], typer.Option(metavar="T.lut", help="Latency table of a target device; repeatable.")],
     data: DataOption,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder; an interrupted search in it is resumed.")],
@@ -85,6 +86,8 @@ def search(
 
     Example: lgc-search --lut tiny.lut --data scenes --target-ms 5 --steps 200 --out runs/street
     """
+    if is_given(context, "beta") and not settings["latency_term"]:
+        raise UsageError("--beta is the weight of the latency term: remove it or --no-latency-term")
     share_cores()
     from ..profiler.deployment.latency import make_latency_meter
     from ..search.engine import default_search_steps

@@ -97,6 +97,7 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
         ((file, "--backend", "torch"), "backend torch does not run ONNX files"),
         ((architecture, "--backend", "torch", "--precision", "int8"), "torch has no precision 'int8'"),
         ((file, "--scope", "all"), "'all' is not one of"),
+        ((file, "--scope", "dense"), "--scope is only for runs, architectures and peers"),
         ((file, "--seconds", "long"), "invalid duration"),
         ((architecture, "--input", "big"), "invalid size"),
         ((file, file), "duplicate network names"),

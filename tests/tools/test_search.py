@@ -126,13 +126,16 @@ def test_each_table_has_its_target(run_search, lut, reach, tmp_path):
     assert result["predicted_ms"] <= (low + high) / 2
 
 
-def test_options_reach_the_search(run_search, tmp_path):
-    arguments = "--cells shared --communication none --fusion fixed --no-latency-term --arch-lr 0.01 --warm-up 0.5"
-    arguments += " --beta 0.004 --strategy evolution --seed 3 --crop 16x24 --scope core --precision bf16"
+@pytest.mark.parametrize(
+    ("option", "setting"), [("--no-latency-term", {"latency_term": False}), ("--beta 0.004", {"beta": 0.004})]
+)
+def test_options_reach_the_search(run_search, tmp_path, option, setting):
+    arguments = f"{option} --cells shared --communication none --fusion fixed --arch-lr 0.01 --warm-up 0.5"
+    arguments += " --strategy evolution --seed 3 --crop 16x24 --scope core --precision bf16"
     run_search(*arguments.split())
     settings = json.loads((tmp_path / "run" / "search.json").read_text())
-    expected = {"cells": "shared", "communication": "none", "fusion": "fixed", "latency_term": False, "arch_lr": 0.01}
-    expected |= {"warm_up": 0.5, "beta": 0.004, "strategy": "evolution", "seed": 3, "crop": [16, 24], "scope": "core"}
+    expected = {"cells": "shared", "communication": "none", "fusion": "fixed", "arch_lr": 0.01, **setting}
+    expected |= {"warm_up": 0.5, "strategy": "evolution", "seed": 3, "crop": [16, 24], "scope": "core"}
     expected |= {"precision": "bf16", "steps": 4, "batch": 2, "targets_ms": [], "quantile": None}
     assert {name: settings[name] for name in expected} == expected
 
@@ -357,6 +360,7 @@ def test_too_few_images_are_rejected(call, lut, tmp_path):
         ("--quantile 1 --target-ms 1", "--quantile must be at least 0.5 and below 1"),
         ("--warm-up 1", "--warm-up must be at least 0 and below 1"),
         ("--beta 0", "--beta must be above 0"),
+        ("--no-latency-term --beta 0.002", "--beta is the weight of the latency term"),
         ("--arch-lr 0", "--arch-lr must be above 0"),
         ("--steps 0", "--steps"),
         ("--batch 0", "--batch"),

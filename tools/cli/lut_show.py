@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -66,6 +66,7 @@ def show(
     with LatencyTable.open(table) as opened:
         entries = selection.entries(opened)
         timed = selection.benchmarks(opened) if benchmarks else []
+        selection.require_match(opened, benchmarks)
         verification = opened.metadata("verification")
         content = {
             "lut": str(table),
@@ -120,6 +121,21 @@ class _Selection:
             terms = {key for spec in specs for key in table.components(spec)}
             benchmarks = [benchmark for benchmark in benchmarks if benchmark.key in terms]
         return self._sort([benchmark for benchmark in benchmarks if self._matches_row(benchmark)])
+
+    def require_match(self, table: LatencyTable, benchmarks: bool) -> None:
+        """Check that a row is selected if the status is ignored: none of a status is a result, not an error.
+
+        Raises:
+            UsageError: no row matches the other filters.
+        """
+        from ...errors import UsageError
+
+        size = "" if self.resolution is None else "{}x{}".format(*self.resolution)
+        filters = {"--match": self.match, "--operator": self.operator, "--resolution": size}
+        shown = " ".join(f"{option} {value}" for option, value in filters.items() if value)
+        rows = replace(self, status=None)
+        if shown and not (rows.benchmarks(table) if benchmarks else rows.entries(table)):
+            raise UsageError(f"no {'benchmark' if benchmarks else 'entry'} matches {shown} in {table.path}")
 
     def _matches_spec(self, key: str) -> bool:
         from ...models.space.opspec import OpSpec

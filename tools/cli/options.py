@@ -98,6 +98,11 @@ def make_space_option(default: str | bool = True) -> Any:
     return typer.Option("--space", help="Search space: name of a preset, or a YAML file.", show_default=default)
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Return True if the command line has the parameter `name`, also with its default value."""
+    return str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Return (height, width) in pixels from `HxW`.
 
