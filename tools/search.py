@@ -22,7 +22,7 @@ from .cli.console import (
     say,
     share_cores,
 )
-from .cli.lut_show import warn_if_inaccurate
+from .cli.lut_show import warn_of_error
 from .cli.model_options import add_options
 from .cli.options import DataOption, JsonOption, is_given, make_device_option, make_range_option, make_space_option
 from .cli.progress import make_step_progress, progress_bar
@@ -88,20 +88,27 @@ def search(
     """
     if is_given(context, "beta") and not settings["latency_term"]:
         raise UsageError("--beta is the weight of the latency term: remove it or --no-latency-term")
-    share_cores()
+    settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
+    predictors, remarks = zip(*(_open_predictor(path, space, settings["scope"]) for path in lut), strict=True)
+    warnings = [remark for remark in remarks if remark is not None]
+    share_cores()  # torch is imported from here on
     from ..profiler.deployment.latency import make_latency_meter
     from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
     from ..search.results import FrontResult
 
-    predictors = [_open_predictor(path, space, settings["scope"]) for path in lut]
-    settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
     settings["steps"] = settings["steps"] or default_search_steps(
         data, predictors[0].space, settings["batch"] * count_processes()
     )
     config = SearchConfig(**settings)
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
+        count = make_step_progress("searching", on_progress)
+
+        def on_step(step: int, steps: int) -> None:
+            _print_all(warnings)
+            count(step, steps)
+
         result = run_search(
             predictors,
             data,
@@ -110,16 +117,23 @@ def search(
             device=chosen_device,
             precision=precision,
             measure=make_latency_meter(lut[0], config.scope) if measure else None,
-            on_step=make_step_progress("searching", on_progress),
+            on_step=on_step,
         )
+    _print_all(warnings)
     results = result.front if isinstance(result, FrontResult) else (result,)
     for point in results:
         _warn_if_collapsed(point)
     emit(result.as_dict(), as_json, _make_table(results), *_format_lines(results))
 
 
-def _open_predictor(path: Path, space: str | None, scope: str) -> Predictor:
-    """Return the predictor of a table; warn if the table is unverified or inaccurate."""
+def _print_all(warnings: list[str]) -> None:
+    """Print the warnings once: with the first step, so that a refused search prints its error only."""
+    while warnings:
+        say(warnings.pop(0))
+
+
+def _open_predictor(path: Path, space: str | None, scope: str) -> tuple[Predictor, str | None]:
+    """Return the predictor of a table, and a warning if the table is unverified or inaccurate."""
     from ..lut.predictor import Predictor
     from ..lut.table.table import LatencyTable
     from ..models.space.protocol import SearchSpace
@@ -128,10 +142,10 @@ def _open_predictor(path: Path, space: str | None, scope: str) -> Predictor:
         predictor = Predictor(SearchSpace.load(space) if space is not None else table.space, table, scope)
         verification = (table.metadata("verification") or {}).get(scope)
     if not predictor.calibrated:
-        say(f"warning: {path} is not verified on whole networks, so the error of its predictions is unknown")
-    elif verification:
-        warn_if_inaccurate(path, verification["mape_pct"])
-    return predictor
+        return predictor, (
+            f"warning: {path} is not verified on whole networks, so the error of its predictions is unknown"
+        )
+    return predictor, warn_of_error(path, verification["mape_pct"]) if verification else None
 
 
 def _group_targets(

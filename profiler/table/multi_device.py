@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,6 +29,7 @@ def profile_on(
     out: Path,
     settings: ProfileSettings = DEFAULT_SETTINGS,
     *,
+    on_open: Callable[[], None] = lambda: None,
     on_progress: OnProgress = quiet,
     **changes: Any,
 ) -> ProfileResult:
@@ -43,6 +44,7 @@ def profile_on(
         target: see `profile`, on the first device.
         out: see `profile`.
         settings: see `profile`.
+        on_open: see `profile`.
         on_progress: receives the progress of this process.
         changes: see `profile`.
 
@@ -64,7 +66,8 @@ def profile_on(
     for other in others:
         other.start()
     try:
-        profile(space, target, out, settings, process=ProcessShare(fraction=fraction), on_progress=on_progress)
+        share = ProcessShare(fraction=fraction)
+        profile(space, target, out, settings, process=share, on_open=on_open, on_progress=on_progress)
         for other in others:
             other.join()
     finally:

@@ -118,6 +118,13 @@ def test_output_beside_input_is_rejected(call, file, photos):
     assert sorted(photos.rglob("*")) == before
 
 
+def test_refusal_is_the_only_line(call, file, tmp_path):
+    (tmp_path / "run" / "export").mkdir(parents=True)
+    shutil.copy(file, tmp_path / "run" / "export")
+    refused = call("lgc-predict", tmp_path / "run", tmp_path / "missing", "--out", tmp_path / "out")
+    assert refused.err == f"lgc-predict: no such file or folder: {tmp_path / 'missing'}\n"
+
+
 def test_legend_lists_classes_and_shares(call, file, photos, tmp_path):
     done = call("lgc-predict", file, photos, "--out", tmp_path / "out")
     rows = {line.split("  ")[0]: line.split() for line in done.out.splitlines() if "#" in line}

@@ -217,7 +217,9 @@ class TestRefusals:
             given = {"--device": "cpu", "--space": mini_yaml, "--rounds": 4, "--networks": 4, "--out": out}
             given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
             before = out.read_bytes() if out.is_file() else out.exists()
-            line = call("lgc-profile", *(word for pair in given.items() for word in pair)).refusal("lgc-profile")
+            done = call("lgc-profile", *(word for pair in given.items() for word in pair))
+            line = done.refusal("lgc-profile")
+            assert len(done.err.splitlines()) == 1, "nothing is announced before"
             assert (out.read_bytes() if out.is_file() else out.exists()) == before
             return line
 

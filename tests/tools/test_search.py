@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from shutil import copy, copytree
@@ -267,7 +269,23 @@ def test_inaccurate_table_gives_a_warning(call, lut, data, tmp_path):
         table.set_metadata("verification", {"dense": {"mape_pct": 23.4}})
     done = call("lgc-search", "--lut", noisy, "--data", data, *SHORT, "--out", tmp_path / "run")
     assert done.code == 0, done.err
-    assert "noisy.lut has a prediction error of 23 %" in done.err
+    assert done.err.count("noisy.lut has a prediction error of 23 %") == 1
+    refused = call("lgc-search", "--lut", noisy, "--data", tmp_path / "none", *SHORT, "--out", tmp_path / "other")
+    assert refused.refusal("lgc-search")
+    assert "warning" not in refused.err
+
+
+@pytest.mark.parametrize("arguments", [("--lut", "missing.lut"), ("--target-ms", "1", "--target-fps", "9")], ids=str)
+def test_early_refusals_do_not_import_torch(lut, data, tmp_path, arguments):
+    program = (
+        "import sys; sys.argv = ['lgc-search', *sys.argv[1:]]\n"
+        "from lgc.tools.search import main\n"
+        "try: main()\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    given = ("--lut", lut, "--data", data, "--out", tmp_path / "run", *arguments)
+    done = subprocess.run([sys.executable, "-c", program, *map(str, given)], capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
 
 
 @pytest.mark.parametrize("side", ["below the fastest", "above the slowest"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .console import emit, grid, say
+from .console import emit, grid
 from .options import JsonOption, parse_size
 
 if TYPE_CHECKING:
@@ -199,10 +199,11 @@ def make_report_tables(report: PredictionReport | None) -> list[Table | str]:
     return [table]
 
 
-def warn_if_inaccurate(path: Path, mape_pct: float) -> None:
-    """Print a warning if a table's mean prediction error is above `MAX_MAPE_PCT`."""
-    if mape_pct > MAX_MAPE_PCT:
-        say(f"warning: {path} has a prediction error of {mape_pct:.0f} %; profile on a quieter machine")
+def warn_of_error(path: Path, mape_pct: float) -> str | None:
+    """Return a warning if a table's mean prediction error is above `MAX_MAPE_PCT`, else None."""
+    if mape_pct <= MAX_MAPE_PCT:
+        return None
+    return f"warning: {path} has a prediction error of {mape_pct:.0f} %; profile on a quieter machine"
 
 
 def format_corrections(table: LatencyTable) -> list[str]:
