@@ -6,6 +6,7 @@ import itertools
 import os
 import platform
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,9 +31,11 @@ _MAGIC = (
 )
 _JOURNAL = "-journal"
 """Suffix of the file in which SQLite keeps what a rollback needs."""
-_HOST = re.sub(r"\W", "", platform.node()).lower()[:32] or "host"
-"""Name of this machine; temporary files of other machines in a shared folder are left alone."""
-_TEMPORARY = re.compile(rf"({_HOST}-)?(\d+)(-\d+)?({_JOURNAL})?")
+_HOST = "h" + re.sub(r"\W", "", platform.node()).lower()[:32]
+"""Name of this machine in temporary files: the processes of other machines that share a folder are unknown here."""
+STALE_S = 86_400
+"""Age in seconds from which a temporary file of another machine, or of a former container, is stale."""
+_TEMPORARY = re.compile(rf"(?:(h\w*)-)?(\d+)(-\d+)?({_JOURNAL})?")
 """Suffix of a temporary file: host, process id, counter, perhaps `-journal`. Earlier versions wrote no host."""
 _counter = itertools.count()
 _active: set[str] = set()
@@ -186,13 +189,17 @@ def _write_error(path: Path, error: OSError) -> OutputError:
 
 
 def _remove_stale(out: Path) -> None:
-    """Remove the temporary files of `out` whose process, of this machine, no longer runs."""
+    """Remove the temporary files of `out` whose process no longer runs, and old ones of other machines."""
     prefix = f".{out.name}."
     with suppress(OSError):
         for name in os.listdir(out.parent):  # noqa: PTH208  (a glob is slow in folders of thousands of files)
             match = _TEMPORARY.fullmatch(name, len(prefix)) if name.startswith(prefix) else None
-            if match and name.removesuffix(_JOURNAL) not in _active and not is_running(int(match[2])):
-                out.with_name(name).unlink(missing_ok=True)
+            if match is None or name.removesuffix(_JOURNAL) in _active:
+                continue
+            path = out.with_name(name)
+            is_ours = match[1] in (None, _HOST)
+            if not is_running(int(match[2])) if is_ours else time.time() - path.stat().st_mtime > STALE_S:
+                path.unlink(missing_ok=True)
 
 
 def is_running(pid: int) -> bool:

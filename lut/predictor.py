@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import MismatchError, UnknownNameError, UsageError
-from ..models.space.cost import Array, Choices, Cost, check_choices, find_cheapest, sum_slots
+from ..models.space.cost import Array, Choices, Cost, check_choices, sum_slots
 from ..models.space.costs import COUNTS, Costs, count_cost
+from ..models.space.extremes import find_cheapest
 from ..models.space.lgcnet import LGCNetSpace
 from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
@@ -151,6 +152,7 @@ class Predictor:
         """
         import pandas as pd
 
+        choices = check_choices(choices, self.space)
         latency, half = self.predict_many(choices), (self.correction.half_width_pct() or np.nan) / 100
         columns: dict[str, object] = {
             "latency_ms": latency,

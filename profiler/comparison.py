@@ -97,7 +97,7 @@ class Candidate:
     def explain_skip(self, target: Target) -> str | None:
         """Return why the candidate cannot run on a target; None if it can."""
         if target.precision != self.precision and not (self.precision == "fp32" and target.precision in FP32_CASTS):
-            return f"the model is {self.precision}, not {target.precision}: add --precision {self.precision}"
+            return f"the model is {self.precision}, not {target.precision}"
         if target.backend == MODULE_BACKEND and self.workload.build is None:
             return f"backend {MODULE_BACKEND} does not run ONNX files: add another --backend"
         return None
@@ -340,11 +340,13 @@ def pair_candidates(candidates: Sequence[Candidate], targets: Sequence[Target]) 
     for candidate in candidates:
         reasons = [reasons_by_pair[candidate.name, target] for target in targets]
         if all(reasons):
-            raise UsageError(f"{candidate.name}: {reasons[0]}")
+            has_precision = candidate.precision in {target.precision for target in targets}
+            hint = "" if has_precision else f": add --precision {candidate.precision}"
+            raise UsageError(f"{candidate.name}: {reasons[0]}{hint}")
     for target in targets:
         reasons = [reasons_by_pair[candidate.name, target] for candidate in candidates]
         if all(reasons):
-            raise UsageError(f"nothing to run on {target}: {candidates[0].name}: {reasons[0]}")
+            raise UsageError(f"no network can run on {target}: {candidates[0].name}: {reasons[0]}")
     return [
         (candidate, target) for target in targets for candidate in candidates if candidate.explain_skip(target) is None
     ]

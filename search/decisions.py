@@ -19,7 +19,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.space.cost import Array, Cost, find_cheapest
+from ..errors import UsageError
+from ..models.space.cost import Array, Cost
+from ..models.space.extremes import find_cheapest
 from ..models.space.protocol import Decision, SearchSpace
 
 Indices = NDArray[np.int64]
@@ -43,6 +45,9 @@ class Decisions:
         num_decisions: G.
         num_searched: number of searched decisions.
         num_choices: C.
+
+    Raises:
+        UsageError: decisions with different choices share one.
     """
 
     def __init__(
@@ -54,6 +59,10 @@ class Decisions:
         self.fixed: Indices = np.zeros(count, np.int64) if fixed is None else np.array(fixed, np.int64)
         members = [int(np.flatnonzero(self.assignment == own)[0]) for own in range(self.assignment.max() + 1)]
         self.decisions: tuple[Decision, ...] = tuple(space.decisions[member] for member in members)
+        for own, decision in zip(self.assignment.tolist(), space.decisions, strict=True):
+            if own >= 0 and self.decisions[own].choices != decision.choices:
+                first = self.decisions[own].name
+                raise UsageError(f"decisions {first} and {decision.name} of {space.name} differ: they cannot share one")
         self.num_decisions = len(self.decisions)
         searched = [decision.default is None for decision in self.decisions]
         assert searched == sorted(searched, reverse=True), "searched decisions come first"
@@ -79,7 +88,11 @@ class Decisions:
 
     @cached_property
     def requirements(self) -> Mask:
-        """Decisions of each requirement, [R, G]; those that fixed choices meet, and repeated ones, are left out."""
+        """Decisions of each requirement, [R, G]; those that fixed choices meet, and repeated ones, are left out.
+
+        Raises:
+            UsageError: fixed choices break a requirement.
+        """
         rows: dict[bytes, Mask] = {}
         for requirement in self.space.requirements:
             members = np.array(requirement.decisions)
@@ -87,6 +100,8 @@ class Decisions:
             zeros = [self.space.decisions[member].zero for member in members]
             if any(fixed and self.fixed[m] != zero for fixed, m, zero in zip(is_fixed, members, zeros, strict=True)):
                 continue
+            if is_fixed.all():
+                raise UsageError(f"fixed choices are invalid in space {self.space.name}: {requirement.fault}")
             row = np.zeros(self.num_decisions, bool)
             row[self.assignment[members[~is_fixed]]] = True
             rows.setdefault(row.tobytes(), row)
@@ -114,7 +129,7 @@ class Decisions:
         requirements = [np.flatnonzero(row).tolist() for row in self.requirements]
         return np.array([find_cheapest(cost, self.decisions, requirements, zero=zero)])
 
-    def complete(self, preference: Array) -> Array:
+    def complete_preferences(self, preference: Array) -> Array:
         """Return preferences of all decisions, [..., G, C], for those of the searched ones, [..., S, <= C].
 
         Choices near a default are preferred, by `DEFAULT_COST` a step; choices that a decision lacks get -inf.
@@ -151,7 +166,7 @@ class Decisions:
 
     def repair_searched(self, choices: Indices, preference: Array) -> Indices:
         """Repair choices of the searched decisions, [N, S], by preferences [S, C] or [N, S, C]; see `repair`."""
-        return self.repair(self.with_defaults(choices), self.complete(preference))[:, : self.num_searched]
+        return self.repair(self.with_defaults(choices), self.complete_preferences(preference))[:, : self.num_searched]
 
     def repair(self, choices: Indices, preference: Array) -> Indices:
         """Give each broken requirement a live choice, at the decision where that costs the smallest preference.

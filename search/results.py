@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -72,8 +72,8 @@ class SearchResult(Result):
         supernet_seconds: duration of the supernet's training.
         fastest_ms: latency of the space's fastest architecture.
         slowest_ms: latency of the space's slowest architecture.
-        operators: operator -> number of edges.
-        head_channels: channels of the head.
+        operators: operator -> number of edges; empty for a space without edges.
+        head_channels: channels of the head; None for a space without a head width.
         tried: number of architectures compared in the supernet.
         passes: forward passes that the strategy used.
         trial_losses: loss of each candidate after its trial; None for a candidate that diverged.
@@ -101,8 +101,8 @@ class SearchResult(Result):
     supernet_seconds: float
     fastest_ms: float
     slowest_ms: float
-    operators: dict[str, int]
-    head_channels: int
+    operators: dict[str, int] = field(default_factory=dict)
+    head_channels: int | None = None
     tried: int
     passes: int
     trial_losses: list[float | None]

@@ -132,7 +132,7 @@ class ToySpace(SearchSpace):
         return self.from_dict({**self.to_dict(), "input": [height, width]}, self.name)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "toy", **asdict(self)}
+        return {"kind": self.kind, **asdict(self)}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], where: str) -> Self:

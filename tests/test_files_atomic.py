@@ -1,6 +1,7 @@
 """Conformance of `atomic_path`: the file appears under its name only when it is complete."""
 
 import os
+import time
 
 import pytest
 
@@ -81,10 +82,12 @@ def test_only_stale_temporary_files_are_removed(tmp_path):
     """Process ids recur, e.g. in containers: an unknown file with this process's id is stale."""
     stale = [".a.lut.999999999", ".a.lut.999999999-3", ".a.lut.999999999-journal", f".a.lut.{os.getpid()}"]
     stale += [f".a.lut.{files._HOST}-999999999-3", f".a.lut.{files._HOST}-999999999-3-journal"]
-    kept = [f".a.lut.{os.getppid()}-0", ".a.lut.txt", ".a.lut.999999999.999999999-0", ".a.lut.another-999999999-3"]
+    kept = [f".a.lut.{os.getppid()}-0", ".a.lut.txt", ".a.lut.999999999.999999999-0", ".a.lut.hother-999999999-3"]
     kept += [f".a.lut.{files._HOST}-{os.getppid()}-0"]
     for name in (*stale, *kept):
         (tmp_path / name).touch()
+    (tmp_path / ".a.lut.hother-7-0").touch()
+    os.utime(tmp_path / ".a.lut.hother-7-0", (0, time.time() - files.STALE_S - 60))
     with atomic_path(tmp_path / "a.lut", replace=True) as outer, atomic_path(tmp_path / "a.lut", replace=True) as inner:
         outer.touch()
         inner.touch()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from .cli import lut_diff, lut_files
-from .cli.console import emit, grid, new_app, run
+from .cli.console import RESTARTS, emit, grid, new_app, run
 from .cli.lut_show import TablePath, format_corrections, format_drift, make_report_tables, read_report, show
 from .cli.options import JsonOption, make_seed_option
 from .cli.progress import progress_bar
@@ -104,4 +104,4 @@ app.command()(lut_files.upgrade)
 
 def main() -> None:
     """Run the command."""
-    run(app)
+    run(app, RESTARTS)

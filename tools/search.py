@@ -49,12 +49,17 @@ app = new_app()
 TargetMsOption = Annotated[
     list[float] | None,
     make_range_option(
-        "--target-ms", "Maximum latency in ms; repeat for several tables, or for a front of architectures.", ABOVE_ZERO
+        "--target-ms",
+        "Maximum latency in ms; repeat for several tables, or for a front of architectures.",
+        ABOVE_ZERO,
+        metavar="MS",
     ),
 ]
 TargetFpsOption = Annotated[
     list[float] | None,
-    make_range_option("--target-fps", "Minimum frames per second, instead of --target-ms; repeatable.", ABOVE_ZERO),
+    make_range_option(
+        "--target-fps", "Minimum frames per second, instead of --target-ms; repeatable.", ABOVE_ZERO, metavar="FPS"
+    ),
 ]
 MeasureOption = Annotated[
     bool,

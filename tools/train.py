@@ -75,13 +75,12 @@ def train(
     Example: lgc-train runs/street --data scenes --evaluate --predictions masks
     """
     share_cores()
-    options = context.params
     if evaluate:
         _reject_options(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
-        result: ScoredWeights = _evaluate(options)
+        result: ScoredWeights = _evaluate(source, data, split, predictions, device, settings["workers"])
     else:
         _reject_options(context, {"split", "predictions"}, "with --evaluate")
-        result = _train(options)
+        result = _train(source, data, out, device, settings)
     lines = [f"{name:12} {path}" for name in ("weights", "predictions") if (path := getattr(result, name, None))]
     emit(result.as_dict(), as_json, _make_table(result), *lines)
 
@@ -105,45 +104,45 @@ def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} can only be used {mode}")
 
 
-def _train(options: dict[str, Any]) -> TrainResult:
-    from ..search.training.config import TrainConfig
+def _train(source: Path, data: Path, out: Path | None, requested: str | None, settings: dict[str, Any]) -> TrainResult:
     from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
-    settings = {name: options[name] for name in TRAIN_FIELDS}
-    if options["steps"] is None:
-        batch = options["batch"] * count_processes()
-        settings["steps"] = default_training_steps(options["source"], options["data"], batch, options["train_split"])
+    if settings["steps"] is None:
+        batch = settings["batch"] * count_processes()
+        settings["steps"] = default_training_steps(source, data, batch, settings["train_split"])
     config = TrainConfig(**settings)
-    device = pick_device(options["device"], _table_devices(options["source"]), "training")
+    device = pick_device(requested, _table_devices(source), "training")
     with progress_bar() as on_progress:
         scoring = cache(lambda: make_step_progress("scoring", on_progress))  # the clock starts with the scoring
         result = run_train(
-            options["source"],
-            options["data"],
+            source,
+            data,
             config,
-            out=options["out"],
+            out=out,
             device=device,
             on_step=make_step_progress("training", on_progress),
             on_score=lambda step, steps: scoring()(step, steps),
         )
     if result.from_scratch:
         parts = ", ".join(result.from_scratch)
-        say(f"initialised from scratch, as {options['init']} has other shapes for them: {parts}")
+        say(f"initialised from scratch, as {config.init} has other shapes for them: {parts}")
     return result
 
 
-def _evaluate(options: dict[str, Any]) -> EvaluationResult:
+def _evaluate(
+    source: Path, data: Path, split: str, predictions: Path | None, requested: str | None, workers: int
+) -> EvaluationResult:
     from ..search.training.evaluation import evaluate_run
 
-    device = pick_device(options["device"], _table_devices(options["source"]), "scoring")
+    device = pick_device(requested, _table_devices(source), "scoring")
     with progress_bar() as on_progress:
         return evaluate_run(
-            options["source"],
-            options["data"],
-            options["split"],
-            predictions=options["predictions"],
-            workers=options["workers"],
+            source,
+            data,
+            split,
+            predictions=predictions,
+            workers=workers,
             device=device,
             on_step=make_step_progress("scoring", on_progress),
         )

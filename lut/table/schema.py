@@ -169,6 +169,11 @@ def _translate_error(path: Path, error: Exception) -> LgcError:
     """Translate an SQLite error of a read."""
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return OutputError(f"{path} is locked by another process: try again later")
+    if isinstance(error, sqlite3.OperationalError) and "readonly" in str(error):
+        return OutputError(
+            f"cannot read {path}: a process crashed while writing, and its transaction cannot be rolled back in a "
+            f"read-only folder: copy {path.name}* to a writable folder"
+        )
     return FileFormatError(f"{path} is a damaged latency table: {error}")
 
 
@@ -185,7 +190,8 @@ def _check_database(path: Path, connection: sqlite3.Connection, version: int) ->
     (pages,), (page_bytes,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
     size = path.stat().st_size
     connection.execute("COMMIT")
-    if size < pages * page_bytes:  # SQLite would not miss an unused page
+    has_log = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"  # which holds the newest pages
+    if size < pages * page_bytes and not has_log:  # SQLite would not miss an unused page
         raise FileFormatError(f"{path} is a damaged latency table: it has {size} of {pages * page_bytes} bytes")
     faults = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
     if faults != ["ok"]:

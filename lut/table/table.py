@@ -183,7 +183,7 @@ class LatencyTable:
         """
         try:
             return Measurement(self.sample_batches(), self.protocol["statistic"])
-        except (MeasurementError, TypeError) as error:
+        except (MeasurementError, TypeError, ValueError) as error:
             raise FileFormatError(f"{self.path} is a damaged latency table: {error}") from error
 
     def add_benchmarks(self, kind: str, components: Mapping[str, Iterable[tuple[str, str, float]]]) -> None:
@@ -305,11 +305,13 @@ class LatencyTable:
             MismatchError: They differ.
         """
         differences = self.target.differences(target) if target is not None else []
+        what = ["target"] if differences else []
         if space is not None and space.fingerprint != self.space.fingerprint:
+            what.append("space")
             differences.append(f"space {_format_space(self.space)}, not {_format_space(space)}")
         if differences:
             raise MismatchError(
-                f"{self.path} has a different target or space: {'; '.join(differences)}. "
+                f"{self.path} has a different {' and '.join(what)}: {'; '.join(differences)}. "
                 f"Profile the requested one into another table with lgc-profile and another --out"
             )
 

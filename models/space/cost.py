@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from .operators import ZERO
 from .opspec import OpSpec
-from .protocol import CORE, DENSE, Decision, SearchSpace, Slot, iter_combinations
+from .protocol import CORE, DENSE, Decision, SearchSpace, Slot
 
 Array = NDArray[np.float64]
 Choices = NDArray[np.integer]
@@ -30,8 +30,6 @@ Number = TypeVar("Number", np.int64, np.float64)
 
 CHUNK_ROWS = 8192
 """Architectures processed at once, few enough for the CPU's cache."""
-MAX_COMBINATIONS = 4096
-"""Maximum number of combinations of interacting decisions of which the cheapest is exact; see `find_cheapest`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,114 +194,6 @@ def _add_pair(pairs: dict[tuple[int, int], Array], pair: tuple[int, int], table:
     pairs[pair] = pairs.get(pair, 0) + table
 
 
-def find_cheapest(
-    cost: Cost, decisions: Sequence[Decision], requirements: Sequence[Sequence[int]], *, zero: bool = True
-) -> list[int]:
-    """Return the choices [D] of smallest cost that leave a live decision in every requirement.
-
-    The cheapest choices are exact: by enumeration over decisions that interact in pairs, and by dynamic programming
-    over the others. With more than `MAX_COMBINATIONS` combinations, coordinate descent replaces the enumeration.
-
-    Args:
-        cost: Cost of the decisions.
-        decisions: Decisions.
-        requirements: Sets of decisions; see `Requirement`.
-        zero: Allow dead decisions.
-    """
-    allowed = [
-        [choice for choice in range(len(decision.choices)) if zero or choice != decision.zero] for decision in decisions
-    ]
-    zeros = [decision.zero for decision in decisions]
-    interacting = _cover_pairs(cost.pairs)
-
-    def complete(values: Sequence[int]) -> tuple[float, list[int]]:
-        """Return the smallest cost with these choices of the interacting decisions, and its choices."""
-        options, single = list(allowed), cost.single.copy()
-        for decision, value in zip(interacting, values, strict=True):
-            options[decision] = [value]
-        for (d, e), terms in cost.pairs.items():
-            if d in interacting:
-                single[e, : terms.shape[1]] += terms[options[d][0]]
-            else:
-                single[d, : terms.shape[0]] += terms[:, options[e][0]]
-        choices = _find_cheapest_independent(single, options, zeros, requirements)
-        if choices is None:
-            return np.inf, []
-        return float(cost.evaluate(np.array([choices]))[0]), choices
-
-    count = int(np.prod([len(allowed[decision]) for decision in interacting], dtype=float)) if interacting else 1
-    if count <= MAX_COMBINATIONS:
-        every = iter_combinations([decisions[decision] for decision in interacting])
-        values = (each for each in every if all(v in allowed[d] for d, v in zip(interacting, each, strict=True)))
-        return min(map(complete, values), key=lambda result: result[0])[1]
-    best = [next(choice for choice in allowed[d] if choice != zeros[d]) for d in interacting]
-    lowest, previous = complete(best)[0], np.inf
-    while lowest < previous:
-        previous = lowest
-        for position, decision in enumerate(interacting):
-            trials = [[*best[:position], choice, *best[position + 1 :]] for choice in allowed[decision]]
-            lowest, best = min(((complete(trial)[0], trial) for trial in trials), key=lambda result: result[0])
-    return complete(best)[1]
-
-
-def _cover_pairs(pairs: Pairs) -> list[int]:
-    """Return decisions of which every pair has one: the one in most pairs first (a greedy vertex cover)."""
-    left, cover = set(pairs), list[int]()
-    while left:
-        members = [decision for pair in left for decision in pair]
-        cover.append(max(sorted(set(members)), key=members.count))
-        left = {pair for pair in left if cover[-1] not in pair}
-    return sorted(cover)
-
-
-def _find_cheapest_independent(
-    single: Array,
-    options: Sequence[Sequence[int]],
-    zeros: Sequence[int | None],
-    requirements: Sequence[Sequence[int]],
-) -> list[int] | None:
-    """Return the cheapest choices [D] for terms of one decision, from `options`; None if a requirement fails.
-
-    Dynamic programming over the decisions of each group of connected requirements: its states are sets of requirements
-    that have a live decision, as bits.
-    """
-    choices = [allowed[int(row[list(allowed)].argmin())] for allowed, row in zip(options, single, strict=True)]
-    for members, bits in _connect(requirements):
-        best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
-        for decision, bit in zip(members, bits, strict=True):
-            zero = zeros[decision]
-            live = [choice for choice in options[decision] if choice != zero]
-            moves = [(bit, live[int(single[decision, live].argmin())])] if live else []
-            if zero is not None and zero in options[decision]:
-                moves.append((0, zero))
-            extended: dict[int, tuple[float, list[int]]] = {}
-            for covered, (total, chosen) in best.items():
-                for gained, choice in moves:
-                    state, value = covered | gained, total + float(single[decision, choice])
-                    if state not in extended or value < extended[state][0]:
-                        extended[state] = (value, [*chosen, choice])
-            best = extended
-        everything = int(np.bitwise_or.reduce(bits))
-        if everything not in best:
-            return None
-        for decision, choice in zip(members, best[everything][1], strict=True):
-            choices[decision] = choice
-    return choices
-
-
-def _connect(requirements: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield groups of requirements that share decisions: the decisions, and the requirements of each as bits."""
-    groups: list[tuple[set[int], list[Sequence[int]]]] = []
-    for requirement in requirements:
-        joined = [group for group in groups if group[0] & set(requirement)]
-        groups = [group for group in groups if group not in joined]
-        together = [*(each for group in joined for each in group[1]), requirement]
-        groups.append((set[int]().union(*together), together))
-    for decisions, together in groups:
-        members = sorted(decisions)
-        yield members, [sum(1 << i for i, each in enumerate(together) if member in each) for member in members]
-
-
 def check_choices(choices: Choices, space: SearchSpace) -> Choices:
     """Return the choices as an array of indices, [N, D].
 
@@ -315,9 +205,9 @@ def check_choices(choices: Choices, space: SearchSpace) -> Choices:
     if choices.ndim != 2 or choices.shape[1] != len(sizes) or choices.dtype.kind not in "iu":
         expected = f"integers [N, {len(sizes)}]"
         raise UsageError(f"choices in space {space.name} must be {expected}, not {choices.dtype} {list(choices.shape)}")
-    outside = (choices < 0) | (choices >= sizes)
-    if outside.any():
-        decision = int(np.flatnonzero(outside.any(axis=0))[0])
+    too_high = choices >= sizes
+    if too_high.any() or choices.min(initial=0) < 0:
+        decision = int(np.flatnonzero((too_high | (choices < 0)).any(axis=0))[0])
         raise UsageError(
             f"choices of {space.decisions[decision].name} in space {space.name} must be from 0 to "
             f"{sizes[decision] - 1}, got {choices[:, decision].min()} to {choices[:, decision].max()}"

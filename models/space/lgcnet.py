@@ -207,6 +207,8 @@ class LGCNetArchitecture(BaseModel, Architecture):
         Raises:
             FileFormatError: The content is invalid; the message is `problem`, a colon and the reasons.
         """
+        if isinstance(content.get("space"), dict):
+            content = {**content, "space": {name: value for name, value in content["space"].items() if name != "kind"}}
         return validate(cls, content, problem)
 
 

@@ -87,10 +87,13 @@ class Slot:
     Attributes:
         name: Path in the network, e.g. `cell3/n1<in0`.
         candidates: OpSpec for each choice of `decisions`, the last decision's varying fastest; a single one without.
-        decisions: Indices of the decisions that the operator depends on, at most two.
-        sums: Decisions whose outputs an addition slot sums up: it runs once per live one, less one. Such a slot depends
-            on at most one decision itself.
+        decisions: Indices of the decisions that the operator depends on, at most two different ones.
+        sums: Decisions whose outputs an addition slot sums up: it runs once per live one, less one. A requirement keeps
+            at least one live. The operator itself depends on at most one decision, which is not among them.
         scope: `core`, or `dense` for slots outside the core.
+
+    Two decisions suffice where inputs are projected to the width of their cell before an operator: an edge then depends
+    on the operator and that width, the projection on both widths.
     """
 
     name: str
@@ -149,7 +152,8 @@ class Architecture(ABC):
             MismatchError: It belongs to a space of another kind.
         """
         if not isinstance(architecture, cls):
-            raise MismatchError(f"an architecture of space {architecture.space.name} is no {cls.__name__}")
+            space = f"space {architecture.space.name} ({type(architecture.space).__name__})"
+            raise MismatchError(f"the architecture belongs to {space}: only {cls.__name__} is supported")
         return architecture
 
     @property
@@ -244,6 +248,8 @@ class SearchSpace(ABC):
         classes: Number of semantic classes.
     """
 
+    kind: ClassVar[str]
+    """Name of the implementation, set by `register_space`."""
     architecture_type: ClassVar[type[Architecture]]
     """Class of the space's architectures."""
 
@@ -264,7 +270,7 @@ class SearchSpace(ABC):
     @property
     @abstractmethod
     def decisions(self) -> tuple[Decision, ...]:
-        """All decisions."""
+        """All decisions; those with a default come last."""
 
     @property
     @abstractmethod
@@ -301,7 +307,7 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of the space's file; `check` is the inverse."""
+        """Return the content of the space's file, with `kind` if not the default; `check` is the inverse."""
 
     @classmethod
     @abstractmethod
@@ -320,7 +326,7 @@ class SearchSpace(ABC):
             MismatchError: It is a space of another kind.
         """
         if not isinstance(space, cls):
-            raise MismatchError(f"space {space.name} is no {cls.__name__}")
+            raise MismatchError(f"space {space.name} is a {type(space).__name__}: only {cls.__name__} is supported")
         return space
 
     def specs(self) -> tuple[OpSpec, ...]:
@@ -377,18 +383,18 @@ class SearchSpace(ABC):
             content = yaml.safe_load(text)
         except _YAML_ERRORS as error:
             raise FileFormatError(f"{where}: invalid search space: not YAML ({str(error).splitlines()[0]})") from error
-        if not isinstance(content, dict):
-            kind = type(content).__name__
-            raise FileFormatError(f"{where}: invalid search space: expected a mapping of fields, got {kind}")
         return cls.check(content, where)
 
     @classmethod
-    def check(cls, content: dict[str, Any], where: str) -> Self:
+    def check(cls, content: object, where: str) -> Self:
         """Validate the mapping of a search space file. Its field `kind` names the implementation, `lgcnet` without it.
 
         Raises:
-            FileFormatError: The kind is unknown, or not this class's; or see `from_dict`.
+            FileFormatError: There is no mapping, the kind is unknown, or not this class's; or see `from_dict`.
         """
+        if not isinstance(content, dict):
+            got = type(content).__name__
+            raise FileFormatError(f"{where}: invalid search space: expected a mapping of fields, got {got}")
         kind = content.get("kind", DEFAULT_KIND)
         implementation = SPACES.get(str(kind))
         if implementation is None or not issubclass(implementation, cls):
@@ -412,6 +418,7 @@ def register_space(kind: str) -> Callable[[type[Space]], type[Space]]:
         if kind in SPACES:
             raise UsageError(f"search space kind {kind!r} is already registered")
         SPACES[kind] = space
+        space.kind = kind
         return space
 
     return register

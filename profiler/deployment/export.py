@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...device import CPU
-from ...errors import MeasurementError, MismatchError, UsageError
+from ...errors import DeviceError, MeasurementError, MismatchError, UsageError
 from ...lut.predictor import Predictor
 from ...lut.table.table import LatencyTable
 from ...lut.target import Target
@@ -253,7 +253,11 @@ def choose_targets(settings: ExportSettings, table: LatencyTable | None) -> list
                     continue  # built ahead of time instead
                 device = gpus[0] if device.is_cpu else device
             threads = device.num_threads(settings.threads or own.threads)
-            targets.append(Target(check_device(device), backend, precision, threads))
+            try:
+                targets.append(Target(check_device(device), backend, precision, threads))
+            except DeviceError as error:  # only a table's device is unchecked
+                where = "the default" if table is None else f"the device of {table.path}"
+                raise DeviceError(f"{error} ({where}); choose another with --device, e.g. --device cpu") from error
     for target in targets:
         require_backend(target)
     return targets

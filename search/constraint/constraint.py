@@ -102,7 +102,7 @@ class CostConstraint:
         """Return a copy in which every architecture has `factor` times its cost."""
         other = copy(self)
         other.__dict__.pop("cheapest", None)
-        other.__dict__.pop("dearest", None)
+        other.__dict__.pop("costliest", None)
         other.ratio_per_unit = self.ratio_per_unit * factor
         return other
 
@@ -119,7 +119,7 @@ class CostConstraint:
         return min(candidates, key=lambda choices: float(self.target_ratio(choices)[0]))
 
     @cached_property
-    def dearest(self) -> Indices:
+    def costliest(self) -> Indices:
         """Choices [1, G] of largest target ratio, without `zero`."""
         candidates = [self.decisions.find_cheapest(cost.scale(-1), zero=False) for cost in self.costs]
         return max(candidates, key=lambda choices: float(self.target_ratio(choices)[0]))

@@ -49,10 +49,10 @@ def require_feasible(decisions: Decisions, tables: Sequence[Predictor], config: 
             require_targets_met(single, ArchitectureBatch(single.cheapest))
         together = CostConstraint.from_predictors(decisions, tables, point, config.quantile)
         require_targets_met(together, ArchitectureBatch(together.cheapest))
-        if float(together.target_ratio(together.dearest)[0]) < 1:
+        if float(together.target_ratio(together.costliest)[0]) < 1:
             raise UsageError(
                 "every architecture is faster than the target with these settings; the slowest has "
-                + _format_costs(together, ArchitectureBatch(together.dearest))
+                + _format_costs(together, ArchitectureBatch(together.costliest))
             )
 
 

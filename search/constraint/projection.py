@@ -23,6 +23,8 @@ FREE_SLACK = 0.002
 """Slack, as a share of the target, that costs nothing in the last step."""
 SLACK_COST = 300.0
 """Cost of slack beyond `FREE_SLACK`, in nats of preference per share of the target: 3 per percent. Ours."""
+KEPT_PREFERENCE = 1e6
+"""Preference for a choice that other swaps must not undo, in nats."""
 EPSILON = 1e-12
 
 
@@ -71,15 +73,48 @@ def project_to_target(choices: Indices, preference: Array, constraint: CostConst
         N valid architectures; where the target is infeasible, the target ratio stays above 1.
     """
     decisions = constraint.decisions
-    preference = decisions.complete(preference)
+    preference = decisions.complete_preferences(preference)
     batch = ArchitectureBatch(decisions.repair(decisions.with_defaults(choices), preference))
     if constraint.targets is None:
         return batch
     preference = np.broadcast_to(preference, (len(choices), *preference.shape[-2:]))
+    batch = _swap_to_target(batch, preference, constraint)
+    return _retry_with_costly_choice(batch, preference, constraint)
+
+
+def _swap_to_target(batch: ArchitectureBatch, preference: Array, constraint: CostConstraint) -> ArchitectureBatch:
+    """Reduce the cost, spend the slack and take the last step; `batch` is changed."""
     _reduce_cost(batch, preference, constraint)
     _restart_infeasible(batch, constraint)
     _spend_slack(batch, preference, constraint)
     return _repeat_last_step(_take_last_step(batch, preference, constraint), preference, constraint)
+
+
+def _retry_with_costly_choice(
+    batch: ArchitectureBatch, preference: Array, constraint: CostConstraint
+) -> ArchitectureBatch:
+    """Replace results below the tolerance by nearer ones that have a choice too costly for a single swap.
+
+    Where one choice costs a large share of the target, no swap leads to it: the others must become cheaper first. The
+    choice of smallest loss is made and kept, and the other decisions are projected again.
+    """
+    ratio = constraint.target_ratio(batch.choices)
+    below = np.flatnonzero(ratio < 1 - TARGET_TOLERANCE)
+    if not len(below):
+        return batch
+    start, kept = batch.select(below), preference[below].copy()
+    after = constraint.target_ratio_after_swaps(start.choices)
+    loss = np.where(after > 1, _list_penalties(start.choices, kept, constraint), np.inf)
+    loss = _exclude_invalid(loss, start.choices, constraint)
+    rows = np.flatnonzero(_apply_best_swap(start.choices, np.arange(len(below)), loss))
+    swapped = start.choices[rows] != batch.choices[below[rows]]
+    kept = kept[rows]
+    kept[np.arange(len(rows)), swapped.argmax(axis=1), start.choices[rows, swapped.argmax(axis=1)]] += KEPT_PREFERENCE
+    again = _swap_to_target(start.select(rows), kept, constraint).choices
+    after = constraint.target_ratio(again)
+    nearer = (after <= 1) & (after > ratio[below[rows]] + EPSILON)
+    batch.choices[below[rows[nearer]]] = again[nearer]
+    return batch
 
 
 def _reduce_cost(batch: ArchitectureBatch, preference: Array, constraint: CostConstraint) -> None:
@@ -89,7 +124,7 @@ def _reduce_cost(batch: ArchitectureBatch, preference: Array, constraint: CostCo
         rows = batch.choices[active]
         ratio = constraint.target_ratio(rows)
         saved = ratio[:, None, None] - constraint.target_ratio_after_swaps(rows)
-        loss = _list_losses(rows, preference[active], constraint)
+        loss = _list_penalties(rows, preference[active], constraint)
         rate = np.where(saved > EPSILON, np.where(loss > 0, loss / np.maximum(saved, EPSILON), loss * saved), np.inf)
         swapped = _apply_best_swap(batch.choices, active, _exclude_invalid(rate, rows, constraint))
         stuck = active[~swapped]
@@ -100,6 +135,8 @@ def _reduce_cost(batch: ArchitectureBatch, preference: Array, constraint: CostCo
 
 def _choose_cheapest_last(choices: Indices, rows: Indices, constraint: CostConstraint) -> None:
     """Give the decisions with a default their cheapest choices, in place in some rows."""
+    if len(rows) == 0:
+        return
     searched, combinations = _list_last_choices(constraint)
     trials = np.repeat(choices[rows][None], len(combinations), axis=0)
     trials[:, :, searched:] = combinations[:, None]
@@ -111,8 +148,8 @@ def _list_last_choices(constraint: CostConstraint) -> tuple[int, Indices]:
     """Return the number of searched decisions, S, and all combinations of choices of the others, [M, G - S]."""
     decisions = constraint.decisions
     others = decisions.decisions[decisions.num_searched :]
-    combinations = np.array(list(iter_combinations(others)), np.int64)
-    return decisions.num_searched, combinations.reshape(-1, len(others))
+    combinations = list(iter_combinations(others))
+    return decisions.num_searched, np.array(combinations, np.int64).reshape(len(combinations), len(others))
 
 
 def _restart_infeasible(batch: ArchitectureBatch, constraint: CostConstraint) -> None:
@@ -133,7 +170,7 @@ def _spend_slack(batch: ArchitectureBatch, preference: Array, constraint: CostCo
         rows = batch.choices[active]
         after = constraint.target_ratio_after_swaps(rows)
         added = after - ratio[:, None, None]
-        loss = _list_losses(rows, preference[active], constraint)
+        loss = _list_penalties(rows, preference[active], constraint)
         feasible = (added > EPSILON) & (after <= 1)
         rate = np.where(feasible, np.where(loss > 0, loss / np.maximum(added, EPSILON), loss * added), np.inf)
         active = active[_apply_best_swap(batch.choices, active, _exclude_invalid(rate, rows, constraint))]
@@ -144,7 +181,7 @@ def _take_last_step(batch: ArchitectureBatch, preference: Array, constraint: Cos
 
     The smallest loss of preference wins; where nothing ends there, what ends nearest below 1.
     """
-    loss = _list_losses(batch.choices, preference, constraint)
+    loss = _list_penalties(batch.choices, preference, constraint)
     count = len(batch)
     lowest = np.full(count, np.inf)
     result = batch.choices.copy()
@@ -182,7 +219,7 @@ def _repeat_last_step(batch: ArchitectureBatch, preference: Array, constraint: C
         batch.choices[below[nearer]] = again.choices[nearer]
 
 
-def _list_losses(choices: Indices, preference: Array, constraint: CostConstraint) -> Array:
+def _list_penalties(choices: Indices, preference: Array, constraint: CostConstraint) -> Array:
     """Return the preference that each swap of a searched decision loses, [N, S, C]; 0 for a missing choice."""
     searched = constraint.decisions.num_searched
     chosen = np.take_along_axis(preference, choices[:, :, None], axis=2)

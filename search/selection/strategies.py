@@ -57,7 +57,7 @@ class StrategyTask:
         constraint: costs and targets.
         batch_loss: loss of an architecture on one batch, by the trained supernet.
         batches: number of batches.
-        log_p: log-probabilities of the searched choices, [S, C], which only gradients train.
+        log_p: log-probabilities of the searched choices, [S, C], which only gradients train; -inf for missing choices.
         passes: maximum number of forward passes; gradients have used all but `finalists` of them in training.
         samples: number of random architectures of `gradient`.
         finalists: number of most probable architectures that `gradient` compares.
@@ -92,7 +92,7 @@ def sample_likely(
     is projected onto the target with these perturbed log-probabilities as preference.
 
     Args:
-        log_p: log-probabilities of the searched choices, [S, C].
+        log_p: log-probabilities of the searched choices, [S, C]; -inf for missing choices.
         constraint: costs and targets.
         samples: number of random architectures.
         finalists: maximum number of returned architectures.

@@ -249,16 +249,16 @@ def test_extremes_match_exhaustive_search(micro_space, make_table, seed, widths)
     assert predictor.predict(predictor.slowest) == pytest.approx(latencies.max(), rel=1e-12)
 
 
-@pytest.mark.parametrize(("cheapest", "dearest"), list(itertools.permutations(range(3), 2)))
-def test_extremes_have_extreme_heads(spaces, make_table, cheapest, dearest):
+@pytest.mark.parametrize(("cheapest", "costliest"), list(itertools.permutations(range(3), 2)))
+def test_extremes_have_extreme_heads(spaces, make_table, cheapest, costliest):
     space = spaces["headed"]
     table = make_table(space)
     with table.store.transaction() as connection:
         for head, specs in enumerate(space.plan.heads):
-            latency = {cheapest: 0.1, dearest: 10.0}.get(head, 5.0)
+            latency = {cheapest: 0.1, costliest: 10.0}.get(head, 5.0)
             connection.execute("UPDATE entries SET latency_ms = ? WHERE key = ?", (latency, str(specs[0])))
     predictor = Predictor(space, table)
-    assert (predictor.fastest.head, predictor.slowest.head) == (cheapest, dearest)
+    assert (predictor.fastest.head, predictor.slowest.head) == (cheapest, costliest)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -90,7 +90,7 @@ def latency_at() -> Callable[[BlockDecisions, RandomPredictor, float], CostConst
 
     def make(decisions: BlockDecisions, predictor: RandomPredictor, share: float) -> CostConstraint:
         free = CostConstraint.from_predictors(decisions, [predictor])
-        fastest, slowest = (float(free.target_ratio(end)[0]) for end in (free.cheapest, free.dearest))
+        fastest, slowest = (float(free.target_ratio(end)[0]) for end in (free.cheapest, free.costliest))
         return CostConstraint.from_predictors(decisions, [predictor], [fastest + share * (slowest - fastest)])
 
     return make

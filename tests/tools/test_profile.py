@@ -300,7 +300,7 @@ class TestRefusals:
 
     def test_table_of_another_target(self, refused, mini_lut):
         line = refused("--backend", "torch", out=mini_lut)
-        assert "mini.lut has a different target or space: backend onnxruntime, not torch. " in line
+        assert "mini.lut has a different target: backend onnxruntime, not torch. " in line
         assert "lgc-profile and another --out" in line
 
     def test_table_of_another_precision_and_threads(self, refused, mini_lut):

@@ -39,7 +39,13 @@ COMPARISONS: dict[str, tuple[str, str, Callable[[float, float], bool]]] = {
 """Bound of a JSON schema -> its words, its sign and its comparison."""
 
 
-def make_range_option(flag: str, help: str, bounds: Mapping[str, float], show_default: str | bool = True) -> Any:
+def make_range_option(
+    flag: str,
+    help: str,
+    bounds: Mapping[str, float],
+    show_default: str | bool = True,
+    metavar: str = "<float range>",
+) -> Any:
     """Return an option of a number within bounds that may be exclusive, which typer's own ranges cannot be.
 
     Args:
@@ -47,6 +53,7 @@ def make_range_option(flag: str, help: str, bounds: Mapping[str, float], show_de
         help: help text; the bounds are appended.
         bounds: key of `COMPARISONS` -> bound.
         show_default: see `make_backend_option`.
+        metavar: name of the value in the help.
     """
     words = " and ".join(f"{COMPARISONS[name][0]} {bound:g}" for name, bound in bounds.items())
 
@@ -60,7 +67,7 @@ def make_range_option(flag: str, help: str, bounds: Mapping[str, float], show_de
         return number
 
     shown = f"{help} [{_format_range(bounds)}]"
-    return typer.Option(flag, metavar="<float range>", parser=parse, help=shown, show_default=show_default)
+    return typer.Option(flag, metavar=metavar, parser=parse, help=shown, show_default=show_default)
 
 
 def _format_range(bounds: Mapping[str, float]) -> str:
@@ -100,7 +107,8 @@ def make_space_option(default: str | bool = True) -> Any:
 
 def is_given(context: typer.Context, name: str) -> bool:
     """Return True if the command line has the parameter `name`, also with its default value."""
-    return str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+    origin = context.get_parameter_source(name)
+    return origin is not None and origin.name == "COMMANDLINE"
 
 
 def parse_size(text: str) -> tuple[int, int]:

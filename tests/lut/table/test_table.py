@@ -1,6 +1,7 @@
 import json
 import os
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -254,7 +255,7 @@ def test_hardware_samples_are_ordered_by_time(table, recorder):
     assert table.hardware_samples() == [early, late]
 
 
-@pytest.mark.parametrize("durations", ["[]", "[0.0]", "[-1.0]", "5", '"x"', "[null]", '{"0.5": 1}'])
+@pytest.mark.parametrize("durations", ["[]", "[0.0]", "[-1.0]", "5", '"x"', "[null]", '{"0.5": 1}', "[[1], [1, 2]]"])
 def test_invalid_batch_is_damage(table, path, recorder, durations):
     recorder.record([SampleBatch("a", 0, 1.0, [0.1])])
     with sqlite3.connect(path) as connection:
@@ -375,6 +376,16 @@ def test_concurrently_created_table_is_kept(tmp_path, mini_space, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["t.lut"]
 
 
+def test_table_with_a_write_ahead_log_opens(table, path):
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("PRAGMA journal_mode = wal")
+        with writer:
+            writer.execute("CREATE TABLE other (x)")
+            writer.execute("INSERT INTO other VALUES (zeroblob(1000000))")
+        assert path.stat().st_size < 1_000_000
+        LatencyTable.open(path).close()
+
+
 def test_locked_table_is_not_called_damaged(table, path, monkeypatch):
     table.close()
     connect, holder = sqlite3.connect, sqlite3.connect(path)
@@ -416,6 +427,7 @@ def test_require_names_the_differences(table, mini_space):
         ("DELETE FROM meta WHERE key = 'target'", "damaged latency table: its content fails at 'target'"),
         ("UPDATE meta SET value = '[]' WHERE key = 'target'", "damaged latency table"),
         ("UPDATE meta SET value = '{}' WHERE key = 'space'", "invalid search space: name: Field required"),
+        ("UPDATE meta SET value = '[]' WHERE key = 'space'", "expected a mapping of fields, got list"),
         ("UPDATE meta SET value = json_set(value, '$.device', 'gpu') WHERE key = 'target'", "device 'gpu' is neither"),
         ("UPDATE meta SET value = json_set(value, '$.threads', 'two') WHERE key = 'target'", "damaged latency table"),
     ],

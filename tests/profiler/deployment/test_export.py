@@ -191,3 +191,10 @@ def test_failures_name_file_target_and_error():
     assert outputs.endswith("99.00 % of pixels have torch's class, logits within 2.0e-04")
     assert prediction == "torch on cpu: predicted 1.100 ms, measured 1.000 ms: error +10.0 %, more than 5 %"
     assert len(result.list_failures(None)) == 2
+
+
+def test_missing_device_of_the_table_is_explained(make_table, mini_space):
+    settings = ExportSettings(source=Path("a.json"), backends=("torch",))
+    table = make_table(mini_space, target=Target("cuda:63", "torch"))
+    with pytest.raises(DeviceError, match=r"no device 'cuda:63'.*\(the device of .*t\.lut\); .*--device cpu"):
+        choose_targets(settings, table)

@@ -66,11 +66,26 @@ def test_projection_is_valid_and_on_target(space, cost, seed, share):
             assert reachable[near & (reachable <= 1)].max() <= ratio + 1e-9
 
 
+def test_projection_without_defaults(space, cost):
+    """Every decision of the search is searched: those with a default have it fixed."""
+    defaults = [decision.default for decision in space.decisions]
+    searched = [index for index, default in enumerate(defaults) if default is None]
+    assignment = [*range(len(searched)), *[-1] * (len(defaults) - len(searched))]
+    decisions = Decisions(space, assignment, [default or 0 for default in defaults])
+    free = CostConstraint(decisions, [cost])
+    cheapest, costliest = (float(free.target_ratio(end)[0]) for end in (free.cheapest, free.costliest))
+    constraint = CostConstraint(decisions, [cost], [(cheapest + costliest) / 2])
+    preference = draw_preferences(constraint, 0, 16)
+    batch = project_to_target(preference.argmax(axis=2), preference, constraint)
+    assert batch.choices.shape == (16, len(searched))
+    assert (constraint.target_ratio(batch.choices) <= 1 + 1e-9).all()
+
+
 def test_extremes_match_enumeration(space, cost):
     constraint, rows = at_share(space, cost, 0.5), enumerate_choices(space)
     ratios = constraint.target_ratio(rows)
     assert constraint.target_ratio(constraint.cheapest)[0] == pytest.approx(ratios.min())
-    assert constraint.target_ratio(constraint.dearest)[0] == pytest.approx(ratios.max())
+    assert constraint.target_ratio(constraint.costliest)[0] == pytest.approx(ratios.max())
 
 
 def test_two_costs_are_held_together(space, make_table):

@@ -35,7 +35,7 @@ def two(predict, deep_space):
 def random_choices(decisions: BlockDecisions, count: int, seed: int = 0) -> np.ndarray:
     """Return valid choices, [count, G], with the default head."""
     choices = np.random.default_rng(seed).integers(decisions.searched_shape[1], size=(count, decisions.num_searched))
-    preference = decisions.complete(np.zeros(decisions.searched_shape))
+    preference = decisions.complete_preferences(np.zeros(decisions.searched_shape))
     return decisions.repair(decisions.with_defaults(choices), preference)
 
 

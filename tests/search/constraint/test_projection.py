@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lgc.models import SearchSpace
@@ -55,6 +55,7 @@ def test_results_are_valid_and_meet_target(decisions, random_predictor, latency_
 
 
 @given(seed=seeds, share=st.floats(0.03, 0.97))
+@example(seed=74834, share=0.625)  # one choice takes three quarters of the range
 @settings(max_examples=20)
 def test_medium_space_ends_within_one_percent(random_predictor, latency_at, seed, share):
     decisions = BlockDecisions(SearchSpace.load("tiny"))
@@ -87,13 +88,13 @@ def test_fastest_and_slowest_match_enumeration(little_space, random_predictor, a
     decisions = BlockDecisions(little_space)
     single = CostConstraint.from_predictors(decisions, [random_predictor(little_space, seed)], [2.0])
     ratios = single.target_ratio(all_little.choices)
-    assert single.target_ratio(single.dearest)[0] == pytest.approx(ratios.max())
+    assert single.target_ratio(single.costliest)[0] == pytest.approx(ratios.max())
     assert single.target_ratio(single.cheapest)[0] == pytest.approx(ratios.min())
     predictors = [random_predictor(little_space, seed), random_predictor(little_space, seed + 1)]
     double = CostConstraint.from_predictors(decisions, predictors, [2.0, 1.0])
     ratios = double.target_ratio(all_little.choices)
     assert ratios.min() <= double.target_ratio(double.cheapest)[0] + 1e-12 <= 1.05 * ratios.min()
-    assert double.target_ratio(double.dearest)[0] == pytest.approx(ratios.max())
+    assert double.target_ratio(double.costliest)[0] == pytest.approx(ratios.max())
 
 
 @given(seed=seeds, slack=st.sampled_from([1e-9, 0.003, 0.05]))
@@ -103,7 +104,7 @@ def test_targets_of_all_tables_are_met(decisions, random_predictor, seed, slack)
     predictors = [random_predictor(decisions.space, seed), random_predictor(decisions.space, seed + 1)]
     free = CostConstraint.from_predictors(decisions, predictors)
     start = decisions.with_defaults(preferences(free, seed + 2, 1).argmax(axis=2))
-    reference = decisions.repair(start, decisions.complete(np.zeros(decisions.searched_shape)))
+    reference = decisions.repair(start, decisions.complete_preferences(np.zeros(decisions.searched_shape)))
     reference[:, -1] = seed % len(decisions.space.heads)
     targets = free.evaluate(reference)[0] * (1 + slack)
     latency = CostConstraint.from_predictors(decisions, predictors, targets)
@@ -135,7 +136,7 @@ def test_architecture_on_target_is_returned_unchanged(decisions, random_predicto
     predictor = random_predictor(decisions.space, seed)
     free = CostConstraint.from_predictors(decisions, [predictor])
     start = preferences(free, seed, 1)
-    choices = decisions.repair(decisions.with_defaults(start.argmax(axis=2)), decisions.complete(start))
+    choices = decisions.repair(decisions.with_defaults(start.argmax(axis=2)), decisions.complete_preferences(start))
     latency = CostConstraint.from_predictors(decisions, [predictor], free.evaluate(choices)[0] * (1 + 1e-9))
     batch = project_to_target(choices[:, :-1], one_hot_preference(latency, choices[0]), latency)
     assert np.array_equal(batch.choices, choices)
@@ -200,7 +201,7 @@ def test_without_target_architectures_are_only_repaired(decisions, random_predic
         latency.decisions.searched_shape[1], size=(4, decisions.num_searched)
     )
     batch = project_to_target(choices, preference, latency)
-    expected = decisions.repair(decisions.with_defaults(choices), decisions.complete(preference))
+    expected = decisions.repair(decisions.with_defaults(choices), decisions.complete_preferences(preference))
     assert np.array_equal(batch.choices, expected)
 
 

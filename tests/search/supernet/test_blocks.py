@@ -94,7 +94,9 @@ def test_shared_decisions_are_counted_once(deep_space):
 @settings(max_examples=10)
 def test_only_shared_cells_have_equal_operators(deep_space, seed):
     shared, independent = BlockDecisions(deep_space, shared=True), BlockDecisions(deep_space)
-    choices = shared.repair(random_choices(shared, seed, 0.2, 1), shared.complete(np.zeros((shared.num_searched, 4))))
+    choices = shared.repair(
+        random_choices(shared, seed, 0.2, 1), shared.complete_preferences(np.zeros((shared.num_searched, 4)))
+    )
     cells = deep_space.build(shared.expand(choices)[0].tolist()).cells
     assert (cells[0], cells[2]) == (cells[1], cells[3])
     choices = random_choices(independent, seed, 0.2)
@@ -158,7 +160,7 @@ def test_required_decisions_match_brute_force(decisions, seed, zeros):
 def test_repair_replaces_only_zeros(decisions, seed, zeros, scale, per_row):
     choices = random_choices(decisions, seed, zeros)
     rng, shape = np.random.default_rng(seed + 1), decisions.searched_shape
-    preference = decisions.complete(scale * rng.normal(size=(len(choices), *shape) if per_row else shape))
+    preference = decisions.complete_preferences(scale * rng.normal(size=(len(choices), *shape) if per_row else shape))
     repaired = decisions.repair(choices, preference)
     rows = np.broadcast_to(preference, (len(choices), *preference.shape[-2:]))
     for before, after, row in zip(choices, repaired, rows, strict=True):
@@ -180,7 +182,7 @@ def test_repair_costs_the_smallest_preference(deep_space, seed):
     endpoint = decisions.requirements[rng.integers(len(decisions.requirements))]
     choices = decisions.with_defaults(rng.integers(1, len(deep_space.operators), size=(1, decisions.num_searched)))[0]
     choices[endpoint] = 0
-    preference = decisions.complete(rng.normal(size=decisions.searched_shape))
+    preference = decisions.complete_preferences(rng.normal(size=decisions.searched_shape))
     if count_dead(decisions, choices) > 1:
         return  # a costlier swap may repair several dead endpoints
     repaired = decisions.repair(choices[None], preference)[0]
@@ -194,4 +196,6 @@ def test_space_without_zero_needs_no_repair(zeroless_space):
     choices = np.zeros((3, decisions.num_decisions), np.int64)
     assert (decisions.zeros == -1).all()
     assert decisions.find_live(choices).all()
-    assert np.array_equal(decisions.repair(choices, decisions.complete(np.zeros(decisions.searched_shape))), choices)
+    assert np.array_equal(
+        decisions.repair(choices, decisions.complete_preferences(np.zeros(decisions.searched_shape))), choices
+    )
