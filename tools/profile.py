@@ -122,7 +122,7 @@ def profile(
 
     measure = profiler.profile if len(devices) == 1 else partial(profile_on, devices)
     with progress_bar() as on_progress:
-        result = measure(chosen, target, path, settings, on_open=announce, on_progress=on_progress)
+        result = measure(chosen, target, path, settings=settings, on_open=announce, on_progress=on_progress)
     _print_result(path, target, result, as_json)
     return 1 if result.failed else 0
 
