@@ -388,7 +388,7 @@ def _check_outputs(candidate: Candidate, assignment: Assignment) -> _OutputCheck
 
 
 def _compare_arrays(output: NDArray[Any], expected: NDArray[Any]) -> tuple[float | None, float | None]:
-    """Return the largest absolute difference, and the share of pixels with the same class in percent."""
+    """Return the largest absolute difference, and the share of pixels whose argmax matches, in percent."""
     if not np.issubdtype(output.dtype, np.floating):
         return None, float((output == expected).mean() * 100)
     agreement = None

@@ -1,4 +1,4 @@
-"""Plot of `lgc-bench`: mIoU over frames per second, as a self-contained page."""
+"""Plot of `lgc-bench`: mIoU vs. frames per second, as a self-contained page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_plot(candidates: Sequence[Candidate], path: Path) -> None:
     """
     if all(candidate.miou is None for candidate in candidates):
         raise UsageError(
-            "no candidate has an mIoU: the plot shows runs that lgc-train has scored, at the input size of the score"
+            "no candidate has an mIoU: the plot shows runs that lgc-train has evaluated, at their input size"
         )
     if path.suffix != ".html":
         raise UsageError(f"invalid plot file {path}: its name must end in .html")
@@ -69,7 +69,7 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
         template="simple_white",
         width=WIDTH,
         height=HEIGHT,
-        title="mIoU over frame rate: measured side by side, batch 1",
+        title="mIoU vs. frame rate: measured side by side, batch 1",
         xaxis={"title": "frames per second (1000 / median ms)", "rangemode": "tozero"},
         yaxis={"title": "mIoU, %"},
         legend={"orientation": "h", "yanchor": "top", "y": -0.18},

@@ -30,8 +30,8 @@ class SearchConfig(BaseModel):
     steps: Count
     """Steps of the search: each trains the weights and, after the warm-up, the architecture."""
     strategy: Literal["gradient", "random", "evolution"] = "gradient"
-    """Search strategy: by gradients, or by comparing random or evolved architectures in an evenly trained supernet; all
-    have the same target and the same amount of computation."""
+    """Search strategy: gradient (differentiable), or the baselines random and evolution on a uniformly trained
+    supernet; same target and compute budget."""
     batch: Batch = 16  # Assumption.
     crop: Crop = None
     seed: Seed = 0
@@ -55,7 +55,7 @@ class SearchConfig(BaseModel):
     fusion: Literal["searched", "fixed"] = "searched"
     """Densely connected fusion cell: searched, or fixed."""
     warm_up: Share = 0.3  # Assumption.
-    """Share of the steps that train only the weights, on evenly drawn paths."""
+    """Fraction of steps for weight-only warm-up."""
     explore: Share = 0.2  # Ours.
     """Share of the uniform distribution in the weights' paths after the warm-up, so every operator is trained."""
     balanced: Balanced = False
@@ -82,9 +82,9 @@ class SearchConfig(BaseModel):
     finalists: Count = 64  # Ours.
     """Number of most probable samples whose losses are compared in the supernet."""
     trials: Natural = 4  # Ours: as DARTS picks among its runs.
-    """Best architectures to compare by short trainings at the end; 0 or 1 for the best one in the supernet."""
+    """Number of top candidates to train briefly from scratch; 0 or 1 skips this."""
     trial_share: Share = 1 / 3  # Ours.
-    """Length of such a training, as a share of the search's steps."""
+    """Length of such a training run, as a share of the search's steps."""
     workers: Workers = 0
 
     @model_validator(mode="after")
@@ -94,7 +94,7 @@ class SearchConfig(BaseModel):
                 f"shared cells cannot communicate by {self.communication}: use communication none, or independent cells"
             )
         if self.quantile is not None and not self.targets_ms:
-            raise ValueError("a quantile bounds a target: give one")
+            raise ValueError("--quantile requires --target-ms")
         if len({len(point) for point in self.targets_ms}) > 1:
             raise ValueError("every point needs one target per table")
         return self
@@ -117,7 +117,7 @@ class SearchConfig(BaseModel):
 
     @property
     def trial_steps(self) -> int:
-        """Steps of each short training."""
+        """Steps of each short training run."""
         return math.ceil(self.trial_share * self.steps)
 
     @property

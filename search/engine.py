@@ -98,7 +98,7 @@ def _open_context(
     device_and_precision: tuple[str, str],
     on_step: OnStep,
 ) -> SearchContext:
-    """Validate tables, settings and data, and open the data set and the device."""
+    """Validate tables, settings and data, and open the dataset and the device."""
     space = LGCNetSpace.require(require_common_space(tables, config))
     decisions = BlockDecisions(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
     require_feasible(decisions, tables, config)

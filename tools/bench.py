@@ -1,4 +1,4 @@
-"""`lgc-bench`: compare networks under one protocol, and plot their mIoU over their frame rate."""
+"""`lgc-bench`: compare networks under one protocol, and plot mIoU vs. frame rate."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ SizesOption = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="HxW", help="Input size of runs and peers; repeatable.", show_default="their own"),
 ]
-PlotOption = Annotated[
-    Path | None, typer.Option(metavar="FILE.html", help="Plot mIoU over FPS, for runs with a score.")
-]
+PlotOption = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Plot mIoU vs. FPS, for evaluated runs.")]
 PublishedOption = Annotated[
     bool, typer.Option("--published", help="Also print the published frame rates of the peers, in a separate table.")
 ]

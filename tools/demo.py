@@ -271,7 +271,7 @@ def _make_tables(state: Demo) -> list[Table | str]:
         ("  range of the space", f"{searched.fastest_ms:.3f} to {searched.slowest_ms:.3f} ms"),
         ("  prediction of the table", f"{measured.table_ms:.3f} ms"),
         ("predicted latency, drift corrected", f"{measured.predicted_ms:.3f} ms"),
-        ("measured latency, table's statistic", f"{measured.measured_ms:.3f} ms"),
+        ("measured latency (comparable with table)", f"{measured.measured_ms:.3f} ms"),
         ("  prediction error", f"{measured.error_pct:+.1f} %"),
         ("median latency of all frames", f"{measured.median_ms:.3f} ms"),
         ("  frame rate", f"{measured.fps:.1f} FPS"),

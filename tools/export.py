@@ -50,7 +50,7 @@ DataOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Data set folder (Cityscapes, CamVid) or folder of images: for the ranges of int8, and for the "
+        help="Dataset folder (Cityscapes, CamVid) or folder of images: for the ranges of int8, and for the "
         "comparison with torch.",
     ),
 ]
@@ -125,7 +125,7 @@ def export(
 
 
 def _list_images(data: Path) -> tuple[list[Path], list[Path]]:
-    """Return the training and validation images of a data set; of a plain folder, every other image each.
+    """Return the training and validation images of a dataset; of a plain folder, every other image each.
 
     Raises:
         DataError: the folder has no images.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli.console import emit, grid, new_app, run, say
+from .cli.console import emit, format_count, grid, new_app, run, say
 from .cli.options import JsonOption, ThreadsOption, make_backend_option, make_device_option
 from .cli.progress import make_step_progress, progress_bar
 
@@ -67,7 +67,7 @@ def predict(
 
 
 def list_legends() -> list[Legend]:
-    """Return names and colours of the known data sets."""
+    """Return names and colours of the known datasets."""
     from ..profiler.deployment.painting import Legend
     from ..search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
@@ -80,8 +80,9 @@ def _make_tables(
     """Return the legend with the share of each class, largest first, and lines of the times."""
     from rich.text import Text
 
-    unit = "images" if all(file.clip is None for file in media) else "images and frames"
-    title = f"{prediction.images} {unit}; {len(prediction.files)} files written to {out}"
+    only_images = all(file.clip is None for file in media)
+    images = format_count(prediction.images, "image") if only_images else f"{prediction.images} images and frames"
+    title = f"{images}; {format_count(len(prediction.files), 'file')} written to {out}"
     table = grid(title, "class", "colour", "share", numbers=1)
     total = sum(prediction.pixels.values())
     for index, count in prediction.pixels.most_common():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ..errors import FileFormatError, UsageError
 from ..precisions import Precision
 from .cli.console import emit, grid, new_app, run, say
 from .cli.lut_show import make_report_tables, warn_of_error
@@ -41,7 +42,7 @@ InputSizeOption = Annotated[
     typer.Option("--input", metavar="HxW", help="Input size in pixels.", show_default="the space's own"),
 ]
 NetworksOption = Annotated[
-    int, typer.Option(help="Whole networks to measure too, for calibration and verification; 0 for neither.")
+    int, typer.Option(help="Number of whole networks for calibration and verification; 0 skips both.")
 ]
 RoundsOption = Annotated[
     int | None,
@@ -100,7 +101,10 @@ def profile(
 
     chosen = SearchSpace.load(space)
     if input_size is not None:
-        chosen = chosen.with_input(*parse_size(input_size))
+        try:
+            chosen = chosen.with_input(*parse_size(input_size))
+        except FileFormatError as error:
+            raise UsageError(f"invalid --input: {error}") from error
     devices = [check_device(name) for name in device]
     first = devices[0]
     backend_name = backend or default_backend(first)

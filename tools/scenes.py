@@ -1,4 +1,4 @@
-"""`lgc-scenes`: write generated street scenes in the layout of a real data set."""
+"""`lgc-scenes`: write generated street scenes in the layout of a real dataset."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scenes(
     seed: Annotated[int, make_seed_option()] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Write generated street scenes with exact labels, in the layout of a real data set.
+    """Write generated street scenes with exact labels, in the layout of a real dataset.
 
     The same options give the same files. Run the same command again to resume; larger counts add images.
 

@@ -15,6 +15,7 @@ from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     count_processes,
     emit,
+    format_count,
     grid,
     new_app,
     pick_device,
@@ -165,7 +166,9 @@ def _group_targets(
         raise UsageError("use --target-ms or --target-fps, not both")
     targets = [1000 / fps for fps in target_fps] if target_fps else (target_ms or [])
     if len(targets) % tables:
-        raise UsageError(f"{len(targets)} targets for {tables} tables: each point of a front needs one per table")
+        raise UsageError(
+            f"{tables} tables, but {format_count(len(targets), 'target')}: each point of a front needs one per table"
+        )
     return tuple(tuple(targets[first : first + tables]) for first in range(0, len(targets), tables))
 
 

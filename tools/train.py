@@ -15,6 +15,7 @@ from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     count_processes,
     emit,
+    format_count,
     grid,
     new_app,
     pick_device,
@@ -45,7 +46,7 @@ DeviceOption = Annotated[
     str | None,
     make_device_option("the GPU of the search's table, else cpu", "to train on"),
 ]
-SplitOption = Annotated[Literal["val", "test", "train"], typer.Option(help="Split to score on, with --evaluate.")]
+SplitOption = Annotated[Literal["val", "test", "train"], typer.Option(help="Split to evaluate on, with --evaluate.")]
 PredictionsOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Write the predicted classes as PNG, with --evaluate.")
 ]
@@ -59,13 +60,13 @@ def train(
     data: DataOption,
     out: OutOption = None,
     device: DeviceOption = None,
-    evaluate: Annotated[bool, typer.Option("--evaluate", help="Only score the weights in RUN.")] = False,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="Only evaluate the weights in RUN.")] = False,
     split: SplitOption = "val",
     predictions: PredictionsOption = None,
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Train a run's architecture, and score it on the validation images.
+    """Train a run's architecture, and evaluate it on the validation images.
 
     Run the same command again to resume. On several GPUs: torchrun --nproc-per-node 4 --no-python lgc-train RUN --data
     DIR --device cuda
@@ -151,7 +152,12 @@ def _evaluate(
 def _make_table(result: ScoredWeights) -> Table:
     scored_at = result.scored_at
     size = scored_at if isinstance(scored_at, str) else f"{scored_at[0]}x{scored_at[1]}"
-    table = grid(f"{result.scored_images} {result.scored_on} images, scored at {size}", "", "IoU %", numbers=1)
+    table = grid(
+        f"{format_count(result.scored_images, f'{result.scored_on} image')}, evaluated at {size}",
+        "",
+        "IoU %",
+        numbers=1,
+    )
     for name, iou in result.per_class.items():
         table.add_row(name, "absent" if iou is None else f"{iou:.2f}")
     table.add_section()

@@ -62,8 +62,9 @@ def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: T
             rows.setdefault(row.spec, []).append(row)
     if not rows:
         raise FileFormatError(
-            f"{foreign.path}: lgc has no operator for any of the {len(foreign.rows)} rows of {foreign.project} "
-            f"({foreign.rows[0].why}); to export the rows, choose a file that ends in .csv or .parquet"
+            f"{foreign.path}: lgc has no operator for any row of {foreign.project} "
+            f"(rows: {len(foreign.rows)}; {foreign.rows[0].why}); to export the rows, choose a file that ends in .csv "
+            "or .parquet"
         )
     machine = f"unknown, imported from {foreign.path.name} of {foreign.project}"
     environment = {"device_name": machine, "versions": {}}

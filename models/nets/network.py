@@ -88,7 +88,7 @@ class LGCNet(Skeleton):
 
 
 class DenseOutput(nn.Module):
-    """Network in scope `dense`: logits upsampled to the input size, then the class of each pixel.
+    """Network in scope `dense`: logits upsampled to the input size, then the label map.
 
     [N, 3, H, W] -> [N, H, W], int64.
 
@@ -103,13 +103,13 @@ class DenseOutput(nn.Module):
         self.dense = nn.Sequential(*(build_module(spec) for spec in dense))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the class of each pixel."""
+        """Compute the label map."""
         labels: Tensor = self.dense(self.network(x))
         return labels
 
 
 class FrameOutput(nn.Module):
-    """Network in scope `end-to-end`: from image bytes to the class of each pixel as a byte.
+    """Network in scope `end-to-end`: from image bytes to the label map as bytes.
 
     [N, H, W, 3], uint8 RGB -> [N, H, W], uint8. The runner copies between host and device.
 

@@ -103,7 +103,8 @@ class LGCNetSpace(SpaceSettings, SearchSpace):
         Raises:
             FileFormatError: The size is out of range.
         """
-        return self.check({**self.to_dict(), "input": (height, width)}, f"{self.name} at {height}x{width}")
+        content = {**self.to_dict(), "input": (height, width)}
+        return validate(type(self), content, f"{self.name} at {height}x{width}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the space's file."""

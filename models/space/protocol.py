@@ -208,7 +208,10 @@ class Architecture(ABC):
             FileFormatError: The file is missing, truncated or foreign, has another schema version, or does not fit
                 its own space.
         """
-        return cls.parse(read_text(Path(path), "architecture"), str(path))
+        path = Path(path)
+        if path.name == ARCHITECTURE_FILE and path.parent.is_dir() and not path.exists():
+            raise FileFormatError(f"{path.parent} is not a run folder (no {ARCHITECTURE_FILE})")
+        return cls.parse(read_text(path, "architecture"), str(path))
 
     @classmethod
     def parse(cls, text: str, where: str) -> Self:

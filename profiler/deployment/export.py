@@ -202,7 +202,7 @@ def _check_settings(settings: ExportSettings) -> None:
     if not settings.run_backends and (settings.device is not None or settings.threads is not None):
         raise UsageError("--device and --threads need a backend to run on: add --backend")
     if INT8 in settings.precisions and not settings.calibration_images:
-        raise UsageError("int8 needs images for its ranges: add --data DIR, a data set or a folder of images")
+        raise UsageError("int8 needs images for its ranges: add --data DIR, a dataset or a folder of images")
 
 
 @contextmanager

@@ -121,7 +121,7 @@ class Network:
         return replace(plain, export=partial(self.model, "fp32", scope))
 
     def reference(self, scope: str | None = None) -> nn.Module:
-        """Return the network as trained and scored: torch, evaluation mode, nothing folded."""
+        """Return the network as trained and evaluated: torch, evaluation mode, nothing folded."""
         return network_module(self.architecture, scope or self.scope, self.weights)
 
     @property

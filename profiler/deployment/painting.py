@@ -43,7 +43,7 @@ class Legend:
 
         Args:
             network: signature of the exported network.
-            known: legends of data sets; the first match wins.
+            known: legends of datasets; the first match wins.
 
         Raises:
             FileFormatError: the class names in the file are malformed.

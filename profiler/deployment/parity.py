@@ -1,4 +1,4 @@
-"""Parity of an exported network's outputs with the torch network that was trained and scored."""
+"""Parity of an exported network's outputs with the torch network that was trained and evaluated."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Parity:
         mean_abs_diff: mean difference of the logits; None where only classes were compared.
         relative_diff: mean difference of the logits relative to their standard deviation; None where only classes
             were compared.
-        argmax_agreement_pct: share of pixels with the same class, in percent.
+        argmax_agreement_pct: share of pixels whose argmax matches, in percent.
         images: number of inputs.
         source: `random` or `images`.
     """
@@ -101,7 +101,7 @@ class Reference:
         inputs: inputs as passed; uint8 for a comparison in scope end-to-end.
         tensors: the same inputs for the other scopes, float32 [1, 3, H, W].
         logits: [1, classes, h, w] for each input.
-        labels: class of every pixel, [1, H, W] for each input.
+        labels: label maps, [1, H, W] for each input.
     """
 
     source: str
@@ -152,7 +152,7 @@ def random_inputs(network: Network) -> list[NDArray[Any]]:
 
 
 def _label_scope(network: Network) -> str:
-    """Return the scope whose output is the class of every pixel, for inputs in the network's scope."""
+    """Return the scope whose output is the label map, for inputs in the network's scope."""
     return END_TO_END if network.scope == END_TO_END else DENSE
 
 

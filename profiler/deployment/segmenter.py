@@ -3,7 +3,7 @@
 image    RGB bytes [h, w, 3], of any size
 frame    image at the network's size, bilinear
 input    normalised frame, float32 [1, 3, H, W]; in scope end-to-end the frame itself, uint8 [1, H, W, 3]
-output   logits [1, C, h', w'] (core), or the class of every pixel [1, H, W]
+output   logits [1, C, h', w'] (core), or the label map [1, H, W]
 classes  largest channel of the logits at [1, C, H, W], bilinear, corners not aligned; or the output
 result   classes at the image's size, nearest neighbour: uint8 [h, w]
 """
@@ -30,7 +30,7 @@ from ..backends.base import IMAGE_DTYPE, Runner
 from ..machine.devices import check_device
 
 Labels = NDArray[np.uint8]
-"""Class of every pixel, [h, w]."""
+"""Label map, [h, w]."""
 
 ENGINE_SUFFIX = ".engine"
 """Suffix of serialised TensorRT engines."""
@@ -123,7 +123,7 @@ class Segmenter:
         self.close()
 
     def segment(self, pixels: RGBImage) -> Labels:
-        """Return the class of every pixel of an image, [h, w, 3] -> [h, w].
+        """Return the label map of an image, [h, w, 3] -> [h, w].
 
         Raises:
             MeasurementError: the outputs are NaN, infinite or not classes.
@@ -169,7 +169,7 @@ def require_segmentation(network: Signature) -> None:
     if not logits and not classes:
         raise FileFormatError(
             f"{network.where} returns {network.outputs[0]}: neither logits (float, 1xCxhxw, at most {MAX_CLASSES} "
-            f"classes) nor the class of every pixel (integer, 1x{height}x{width})"
+            f"classes) nor a label map (integer, 1x{height}x{width})"
         )
 
 
@@ -205,7 +205,7 @@ def _argmax_upsampled(logits: NDArray[np.float32], size: tuple[int, int]) -> Lab
 
 
 def upsample(channel: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Interpolate bilinearly, corners not aligned, as in training and scoring: [h, w] -> a new [*size]."""
+    """Interpolate bilinearly, corners not aligned, as in training and evaluation: [h, w] -> a new [*size]."""
     if channel.shape == size:
         return channel.copy()
     (top, bottom, down), (left, right, across) = (

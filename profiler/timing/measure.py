@@ -128,8 +128,8 @@ def measure(
         left_s = end - time.monotonic()
         if left_s <= 0:
             raise UsageError(
-                f"the budget ran out after compiling {len(runners)} of {len(jobs)} graphs, nothing is measured: "
-                "allow more time (--budget)"
+                f"the budget ran out after compiling {len(runners)} of {len(jobs)} graphs, nothing was measured: "
+                "increase --budget"
             )
         rounds = Rounds(
             runners,

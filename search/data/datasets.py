@@ -25,7 +25,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Images and labels of one split.
 
     An item is an image, float32 [3, H, W], normalised by `models.images.normalised`, and a label, int64 [H, W],
-    0..(num_classes - 1); pixels with `ignore_index` are neither trained nor scored. Files are checked when read.
+    0..(num_classes - 1); pixels with `ignore_index` are neither trained nor evaluated. Files are checked when read.
 
     Attributes:
         layout: Name of the layout on disk, a key of `layouts.LAYOUTS`.
@@ -38,7 +38,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         crop: Height and width of augmented items; None for `size`.
         augment: True if items are random views.
         seed: Seed of the random views.
-        full_labels: True if labels keep the size of their file, for scoring.
+        full_labels: True if labels keep the size of their file, for evaluation.
     """
 
     ignore_index = IGNORE
@@ -166,7 +166,7 @@ def load_dataset(
         augment: Return random views, see `views.augment_pair`.
         seed: Seed of the random views, 0 or more.
         crop: Height and width of the random views; None for `size`.
-        full_labels: Keep labels at the size of their files, for scoring.
+        full_labels: Keep labels at the size of their files, for evaluation.
 
     Raises:
         UnknownNameError: `split` is not a split.

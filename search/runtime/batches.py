@@ -1,4 +1,4 @@
-"""Batches of a data set, determined by seed and step alone, so a resumed run sees the same ones."""
+"""Batches of a dataset, determined by seed and step alone, so a resumed run sees the same ones."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def load_batches(
 ) -> Iterator[Batch]:
     """Yield the batches of steps `start` to `stop`: images [batch, 3, H, W] and labels [batch, H, W].
 
-    Each epoch has a random order. A data set smaller than a batch repeats its images.
+    Each epoch has a random order. A dataset smaller than a batch repeats its images.
 
     Args:
-        dataset: data set to draw from; its own epoch is ignored.
+        dataset: dataset to draw from; its own epoch is ignored.
         batch: batch size of this process, in images.
         seed: random seed of the order.
         start: first step.
@@ -81,7 +81,7 @@ def _plan_views(images: int, batch: int, seed: int, start: int, stop: int, shard
 
 
 class _ViewDataset(Dataset[Batch | LgcError]):
-    """A data set indexed by epoch and image, so data-loading processes persist through all epochs.
+    """A dataset indexed by epoch and image, so data-loading processes persist through all epochs.
 
     Errors are returned as values, because torch wraps an error that a data-loading process raises in its traceback.
     """

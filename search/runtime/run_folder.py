@@ -50,7 +50,7 @@ class RunFolder:
             _require_same_settings(config, settings)
             return
         if stage == "search" and not config.exists() and path.is_dir() and any(path.iterdir()):
-            raise OutputError(f"{path} holds files that are not of a search: choose a new or empty folder with --out")
+            raise OutputError(f"{path} is not empty and is not a search run: choose a new or empty folder with --out")
         if (path / WEIGHTS_FILE).exists():
             raise OutputError(f"{path / WEIGHTS_FILE} belongs to a different run: move it, or train in another folder")
         ensure_folder(path)

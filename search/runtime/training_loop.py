@@ -64,7 +64,7 @@ def run_steps(
 
     Raises:
         TrainingError: a loss is NaN or infinite; the last checkpoint is kept.
-        DataError: a file of the data set is damaged or holds foreign values.
+        DataError: a file of the dataset is damaged or holds foreign values.
     """
     started = saved = time.monotonic()
     earlier_s = trainer.seconds

@@ -188,7 +188,7 @@ STRATEGIES: dict[str, Callable[[StrategyTask], Ranking]] = {
     "random": search_at_random,
     "evolution": evolve,
 }
-"""Name -> strategy. All but `gradient` use a supernet that is trained on evenly drawn paths."""
+"""Name -> strategy. All but `gradient` use a supernet that is trained on uniformly sampled paths."""
 
 
 def _sample_random(constraint: CostConstraint, count: int, rng: np.random.Generator) -> ArchitectureBatch:

@@ -1,7 +1,7 @@
-"""Trials: short trainings from scratch that compare the best few architectures of a search.
+"""Trials: short training runs from scratch that compare the best few architectures of a search.
 
 A supernet rates an architecture with shared weights, not by its own training. DARTS (arXiv 1806.09055, section 3.1)
-therefore chooses among the cells of four runs by a short training of each.
+therefore chooses among the cells of four runs by a short training run of each.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def compute_trial_loss(
     class_weights: Tensor | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> float:
-    """Return the loss of an architecture after a short training; a seed determines images and initial weights.
+    """Return the loss of an architecture after a short training run; a seed determines images and initial weights.
 
     Args:
         architecture: architecture to train.

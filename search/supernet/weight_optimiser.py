@@ -34,7 +34,7 @@ class WeightState(TypedDict):
 
 
 class WeightOptimiser:
-    """Optimiser of a supernet's weights, or of an architecture's in a short training.
+    """Optimiser of a supernet's weights, or of an architecture's in a short training run.
 
     Args:
         network: network to train, on Fabric's device.

@@ -40,16 +40,16 @@ class TrainConfig(BaseModel):
     lr: Positive = 0.01  # of SGD with momentum 0.9; the decay is polynomial, of power 0.9
     """Learning rate after the warm-up."""
     warm_up: Natural = 1000
-    """Steps in which the learning rate rises; at most a tenth of all."""
+    """LR warm-up steps, capped at 10 % of --steps."""
     weight_decay: NonNegative = 5e-4
     """Weight decay of convolutions; norms and biases have none."""
     ohem: bool = True
     """Train on hard pixels only."""
     balanced: Balanced = False
     aux: NonNegative = 0.4
-    """Weight of the auxiliary head's loss; 0 for no such head."""
+    """Weight of the auxiliary head's loss; 0 disables it."""
     ema: Share = 0.999
-    """Decay of the weights' moving average, which is scored and saved; 0 for the last step's weights."""
+    """EMA decay; the EMA weights are evaluated and saved; 0 disables EMA."""
     precision: Precision = "fp32"  # weights and their updates are float32 in all of them
     """Precision of the training."""
     init: str = SCRATCH

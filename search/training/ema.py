@@ -1,4 +1,4 @@
-"""Moving average of a network's weights, which scores better than the weights of any single step."""
+"""Moving average of a network's weights, which is more accurate than the weights of any single step."""
 
 from __future__ import annotations
 

@@ -32,12 +32,12 @@ def evaluate_run(
     workers: int = 0,
     on_step: OnStep = lambda step, steps: None,
 ) -> EvaluationResult:
-    """Score `run_path`/weights.safetensors; under torchrun, processes share the images.
+    """Evaluate `run_path`/weights.safetensors; under torchrun, processes share the images.
 
     Args:
         run_path: folder of a training.
         data: folder of Cityscapes or CamVid.
-        split: split to score on.
+        split: split to evaluate on.
         predictions: folder for the predicted classes, at each label's resolution; see `PredictionWriter`.
         device: `cpu` or `cuda:N`.
         workers: number of data-loading processes for each computing process.
@@ -50,14 +50,14 @@ def evaluate_run(
         FileFormatError: `run_path` has no architecture, or its weights are damaged or belong to a different one.
         UsageError: `run_path` has no weights.
         DataError: the data do not suit this network, or have no label and no predictions are requested.
-        OutputError: predictions cannot be written, or would be inside the data set.
+        OutputError: predictions cannot be written, or would be inside the dataset.
     """
     if predictions is not None and predictions.resolve().is_relative_to(data.resolve()):
-        raise OutputError(f"--predictions {predictions} is inside the data set {data}: choose another folder")
+        raise OutputError(f"--predictions {predictions} is inside the dataset {data}: choose another folder")
     architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
     space, weights = architecture.space, run_path / WEIGHTS_FILE
     if not weights.exists():
-        raise UsageError(f"no weights to score in {run_path} ({WEIGHTS_FILE}); train first, without --evaluate")
+        raise UsageError(f"no weights to evaluate in {run_path} ({WEIGHTS_FILE}); train first, without --evaluate")
     network = LGCNet(space, architecture)
     network.load_state_dict(load_weights(weights, architecture))
     dataset = load_dataset(data, split, space.input, full_labels=True)
@@ -75,7 +75,9 @@ def evaluate_run(
             network, dataset, fabric=fabric, workers=workers, on_image=write, on_step=on_step
         )
     if scores.miou is None and predictions is None:
-        raise DataError(f"{data} has no labelled pixel in {split}, so it cannot be scored; use --predictions instead")
+        raise DataError(
+            f"{data} has no labelled pixel in {split}, so it cannot be evaluated; use --predictions instead"
+        )
     return EvaluationResult(**vars(describe_scores(weights, scores, dataset, split, size)), predictions=predictions)
 
 

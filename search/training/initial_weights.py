@@ -36,6 +36,8 @@ def find_initial_weights(run: Path, init: str) -> Path | None:
         return path
     if init == SUPERNET:
         raise UsageError(f"no supernet to start from in {run} (search.ckpt); train with --init scratch")
+    if path.suffix or len(path.parts) > 1:
+        raise UsageError(f"no such file: {path}")
     raise UsageError(f"unknown --init {init!r}: it is neither scratch nor supernet, nor a file of weights")
 
 

@@ -75,7 +75,7 @@ def compute_class_weights(dataset: SegmentationDataset) -> Tensor:
     """Return class weights [C] from their shares p of the pixels: 1 / ln(1.02 + p), as in ENet (arXiv 1606.02147).
 
     A class with one pixel in a hundred has ten times the weight of one with every third. The mean weight of a pixel is
-    1. At most `MAX_COUNTED_IMAGES` images are read, evenly spread over the data set.
+    1. At most `MAX_COUNTED_IMAGES` images are read, evenly spread over the dataset.
     """
     counts = np.zeros(256, np.int64)
     for index in np.unique(np.linspace(0, len(dataset) - 1, MAX_COUNTED_IMAGES).astype(int)):

@@ -91,7 +91,7 @@ class NetworkTrainer:
 
     @property
     def network(self) -> nn.Module:
-        """Network to score and to save: with average weights, or the last ones without an average."""
+        """Network to evaluate and to save: with average weights, or the last ones without an average."""
         return self._trainee.network if self._average is None else self._average.network
 
     def train_step(self, batch: Batch) -> TrainingRecord:
@@ -170,7 +170,7 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
 
     Raises:
         TrainingError: a loss is NaN or infinite; the last checkpoint is kept.
-        DataError: a file of the data set is damaged or holds foreign values.
+        DataError: a file of the dataset is damaged or holds foreign values.
     """
     config, fabric = trainer.config, trainer.fabric
     restore_checkpoint(trainer, run.checkpoint)

@@ -1,4 +1,4 @@
-"""Scores: intersection over union and pixel accuracy over a data set, at the labels' own resolution."""
+"""Scores: intersection over union and pixel accuracy over a dataset, at the labels' own resolution."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from ..runtime.run_folder import OnStep
 
 OnImage = Callable[[int, Tensor], None]
-"""Callback for an image's index in the data set and its predicted classes, int64 [H, W] on the CPU."""
+"""Callback for an image's index in the dataset and its predicted classes, int64 [H, W] on the CPU."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores in percent over all labelled pixels of a data set; None without such a pixel.
+    """Scores in percent over all labelled pixels of a dataset; None without such a pixel.
 
     Attributes:
         miou: mean of `per_class` over the classes with a value.
@@ -47,10 +47,10 @@ def evaluate_network(
     on_image: OnImage | None = None,
     on_step: OnStep = lambda step, steps: None,
 ) -> tuple[Scores, tuple[int, int] | None]:
-    """Score a network on every image of a data set, one by one.
+    """Evaluate a network on every image of a dataset, one by one.
 
-    Images have the data set's size, e.g. the one that the network is deployed with. Logits are upsampled bilinearly to
-    each label and compared at its resolution; `full_labels` of the data set keeps labels as large as their files.
+    Images have the dataset's size, e.g. the one that the network is deployed with. Logits are upsampled bilinearly to
+    each label and compared at its resolution; `full_labels` of the dataset keeps labels as large as their files.
 
     Args:
         network: [1, 3, H, W] -> logits [1, C, h, w]; in evaluation mode.

@@ -46,7 +46,7 @@ def train(
     on_step: OnStep = lambda step, steps: None,
     on_score: OnStep = lambda step, steps: None,
 ) -> TrainResult:
-    """Train `run_path`/architecture.json, score it on the validation images, and write weights.safetensors.
+    """Train `run_path`/architecture.json, evaluate it on the validation images, and write weights.safetensors.
 
     An interrupted training resumes from its last checkpoint; a finished one returns its result. Under torchrun every
     process makes the same call; the first one writes.
@@ -58,7 +58,7 @@ def train(
         out: folder for the training's files, with a copy of the architecture; None for `run_path`.
         device: `cpu` or `cuda:N`.
         on_step: callback for the number of finished steps and the total.
-        on_score: callback for the number of scored images and the total.
+        on_score: callback for the number of evaluated images and the total.
 
     Returns:
         The path of the weights, their scores, the settings, and statistics of the training.
@@ -111,7 +111,7 @@ def _load_images(
 def _save_and_score(
     trainer: NetworkTrainer, weights: Path, validation: SegmentationDataset, on_score: OnStep
 ) -> ScoredWeights:
-    """Save the trained weights, and score them on the validation images."""
+    """Save the trained weights, and evaluate them on the validation images."""
     if trainer.fabric.is_global_zero:
         save_weights(trainer.network, weights)
     scores, size = evaluate_network(

@@ -1,4 +1,4 @@
-"""Plot of mIoU over frame rate."""
+"""Plot of mIoU vs. frame rate."""
 
 from __future__ import annotations
 

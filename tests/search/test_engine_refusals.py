@@ -51,7 +51,7 @@ def test_folder_with_other_files_is_refused(street, scenes, short, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     (out / "thesis.tex").write_text("precious")
-    with pytest.raises(OutputError, match="files that are not of a search"):
+    with pytest.raises(OutputError, match="is not empty and is not a search run"):
         search(street, scenes, out, short)
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 

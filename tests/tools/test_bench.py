@@ -87,7 +87,7 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
     for arguments, message in (
         ((), "nothing to compare"),
         ((tmp_path / "missing.onnx",), "no such file"),
-        ((tmp_path,), "no such file"),
+        ((tmp_path,), "is not a run folder (no architecture.json)"),
         ((file, "--peer", "bisenet"), "unknown peer 'bisenet'"),
         ((file, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),
         ((file, "--backend", "banana"), "'banana' is not one of"),

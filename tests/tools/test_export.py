@@ -183,12 +183,12 @@ def test_architecture_file_exports_with_random_weights(call, mini_space, tmp_pat
         (("lgc-export", "{architecture}", "--onnx", "--out", "/proc/nowhere"), "/proc/nowhere"),
         (("lgc-export", "{lut}"), "it is an SQLite database"),
         (("lgc-export", "{architecture}", "--lut", "{architecture}"), "it is JSON text"),
-        (("lgc-train", "{folder}", "--data", "{folder}"), "no such file"),
+        (("lgc-train", "{folder}", "--data", "{folder}"), "is not a run folder (no architecture.json)"),
         (("lgc-train", "{folder}", "--data", "{folder}", "--steps", "1", "--lr", "0"), "lr"),
         (("lgc-export", "{architecture}", "--precision", "banana"), "'banana' is not one of 'fp32'"),
         (("lgc-profile", "--device", "cpu", "--seed", "-1"), "--seed"),
         (("lgc-demo", "--device", "cuda:5", "--out", "{missing}"), "no device 'cuda:5' on this machine"),
-        (("lgc-demo", "--out", "{architecture}"), "cannot make the folder"),
+        (("lgc-demo", "--out", "{architecture}"), "a.json: it is a file"),
     ],
 )
 def test_bad_input_exits_with_one_line(call, lut, mini_space, tmp_path, arguments, message):

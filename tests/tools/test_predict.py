@@ -181,7 +181,7 @@ def test_rotated_video_is_turned_upright(call, file, tmp_path):
     assert first[50, 5, 2] > 200, "blue, that was above, is on the left"
     done = call("lgc-predict", file, video, "--out", tmp_path / "out")
     assert done.code == 0
-    assert f"7 images and frames; 1 files written to {tmp_path / 'out'}" in done.out
+    assert f"7 images and frames; 1 file written to {tmp_path / 'out'}" in done.out
     _, frames = read_video(tmp_path / "out/phone-overlay.mp4")
     assert frames[0].shape == (96, 64, 3)
 

@@ -156,7 +156,7 @@ def test_too_small_budget_is_rejected(call, mini_yaml, tmp_path, monkeypatch):
     monkeypatch.setattr("lgc.profiler.timing.measure.time", clock)
     arguments = ["--device", "cpu", "--space", mini_yaml, "--networks", 0, "--out", tmp_path / "t.lut", "--json"]
     line = call("lgc-profile", *arguments, "--budget", "90s").refusal("lgc-profile")
-    assert re.match(r"the budget ran out after compiling 0 of \d+ graphs, nothing is measured", line)
+    assert re.match(r"the budget ran out after compiling 0 of \d+ graphs, nothing was measured", line)
 
 
 def test_next_run_measures_entries_beyond_budget(call, mini_yaml, tmp_path, monkeypatch):
@@ -241,7 +241,7 @@ class TestRefusals:
             (["--context", "vacuum"], "'vacuum' is not one of 'carriers', 'isolated'"),
             (["--budget", "4 minutes"], "invalid duration '4 minutes': write e.g. 90s, 4m or 1h"),
             (["--input", "720p"], "invalid size '720p': write height and width, e.g. 720x960"),
-            (["--input", "8x8"], "mini at 8x8: invalid search space: input.0"),
+            (["--input", "8x8"], "invalid --input: mini at 8x8: input.0: Input should be greater than or equal to 32"),
             (["--space", "small"], "unknown search space 'small'; known: lgcnet-camvid, lgcnet-cityscapes, tiny"),
             (["--space", "no/such.yaml"], "no such file: no/such.yaml"),
             (["--spice", "tiny"], "No such option"),

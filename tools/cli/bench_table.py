@@ -20,9 +20,9 @@ def make_bench_tables(rows: Sequence[Timing]) -> list[Table | str]:
     for row in rows:
         groups.setdefault((row.input, row.scope), []).append(row)
     lines = [
-        "ms: median of all runs, batch 1, with interquartile range, p90 and p99; FPS = 1000 / ms. times: latency "
-        "relative to the fastest, median of the ratios in each eighth of the run, with 90 % interval. agrees: pixels "
-        "with the class of torch in fp32 (for a file: of ONNX Runtime on the CPU)."
+        "ms: median of all runs, batch 1, with interquartile range, p90 and p99; FPS = 1000 / ms. rel. latency: "
+        "latency relative to the fastest, median of the ratios in each eighth of the run, with 90 % interval. argmax "
+        "match: pixels with the class of torch in fp32 (for a file: of ONNX Runtime on the CPU)."
     ]
     if any(row.precision == "int8" and row.backend == "onnxruntime" for row in rows):
         lines.append(
@@ -41,7 +41,7 @@ def _make_table(title: str, rows: Sequence[Timing]) -> Table:
     shared = [f"on {first.device}" if "backend" in varying else f"{first.backend} on {first.device}"]
     shared += [] if "precision" in varying else [first.precision]
     shared += [f"{first.threads} threads"] if first.threads > 1 else []
-    numbers = ("M params", "GMACs", "FPS", "ms", "IQR", "p90", "p99", "times", "agrees", "mIoU")
+    numbers = ("M params", "GMACs", "FPS", "ms", "IQR", "p90", "p99", "rel. latency", "argmax match", "mIoU")
     table = grid(", ".join([title, *shared]), "network", "kind", *varying, *numbers, numbers=len(numbers))
     for row in rows:
         table.add_row(

@@ -161,6 +161,11 @@ def grid(title: str, *columns: str, numbers: int = 0) -> Table:
     return table
 
 
+def format_count(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 image`, `2 images`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def format_number(value: float | None, form: str, unit: str = "") -> str:
     """Return a number in a format with its unit; `-` for None."""
     return "-" if value is None else f"{value:{form}}{unit}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .console import format_number, grid
+from .console import format_count, format_number, grid
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,13 +35,13 @@ def make_export_tables(result: ExportResult) -> list[Table | str]:
 
 
 def _make_file_table(files: Sequence[FileResult]) -> Table:
-    numbers = ("MB", "max |diff|", "mean |diff|", "same class")
+    numbers = ("MB", "max |diff|", "mean |diff|", "argmax match")
     table = grid("files, compared with torch in fp32", "precision", "compared on", *numbers, "file")
     for file in files:
         for parity in file.parity:
             table.add_row(
                 file.precision,
-                f"{parity.images} {'images' if parity.source == 'images' else 'random input'}",
+                format_count(parity.images, "image" if parity.source == "images" else "random input"),
                 f"{file.bytes / 1e6:.2f}",
                 format_number(parity.max_abs_diff, ".1e"),
                 format_number(parity.mean_abs_diff, ".1e"),

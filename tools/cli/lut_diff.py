@@ -36,8 +36,8 @@ def diff(
 ) -> int:
     """Show changes from table A to table B beyond noise and drift.
 
-    The drift is that of the sentinels: carriers in both tables or, without any, the entries. A change common to all of
-    them therefore counts as drift. Exit code 1 if an entry changed beyond noise and by more than the threshold.
+    Drift is estimated from carriers common to both tables, else from common entries; a uniform change is
+    indistinguishable from drift. Exit code 1 if an entry changed beyond noise and by more than the threshold.
 
     Example: lgc-lut diff monday.lut today.lut --threshold 5%
     """

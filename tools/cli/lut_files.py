@@ -12,7 +12,7 @@ import typer
 
 from ...errors import UsageError
 from ...precisions import Precision
-from .console import emit, say
+from .console import emit, format_count, say
 from .lut_show import TablePath, make_report_tables, read_report
 from .options import JsonOption, make_backend_option, make_device_option, make_space_option
 
@@ -64,7 +64,7 @@ def merge(
         "untied": [str(path) for path in result.untied],
         "verification": verification,
     }
-    sessions = "1 session" if result.sessions == 1 else f"{result.sessions} sessions"
+    sessions = format_count(result.sessions, "session")
     missing = f"; {result.missing} entries of its space are missing" if result.missing else ""
     line = f"{out}: {result.entries} entries from {len(tables)} tables, measured in {sessions}{missing}"
     emit(content, as_json, line, *make_report_tables(report))
@@ -87,7 +87,7 @@ def export(
     with LatencyTable.open(table) as opened:
         frame = table_to_frame(opened)
     write_frame(frame, out)
-    emit({"lut": str(table), "out": str(out), "rows": len(frame)}, as_json, f"{out}: {len(frame)} rows")
+    emit({"lut": str(table), "out": str(out), "rows": len(frame)}, as_json, f"{out}: {format_count(len(frame), 'row')}")
 
 
 def import_table(
@@ -121,7 +121,7 @@ def import_table(
     content = {"source": str(source), "project": foreign.project, "rows": len(foreign.rows), "out": str(out)}
     if out.suffix in FRAME_SUFFIXES:
         write_frame(foreign_to_frame(foreign), out)
-        emit(content, as_json, f"{out}: {len(foreign.rows)} rows of {foreign.project}")
+        emit(content, as_json, f"{out}: {format_count(len(foreign.rows), 'row')} of {foreign.project}")
         return 0
     from ...models.space.protocol import SearchSpace
 
@@ -131,7 +131,8 @@ def import_table(
     emit(
         {**content, **asdict(result), "left": skipped},
         as_json,
-        f"{out}: {result.imported} operators from {len(foreign.rows)} rows of {foreign.project}; {result.in_space} of "
+        f"{out}: {format_count(result.imported, 'operator')} from {format_count(len(foreign.rows), 'row')} of "
+        f"{foreign.project}; {result.in_space} of "
         f"them are in the space, which has {result.missing} more",
         *_format_skipped(foreign),
     )
@@ -161,7 +162,10 @@ def _make_target(space: str | None, device: str | None, backend: str | None, pre
 def _format_skipped(foreign: ForeignTable) -> list[str]:
     """Return a line for each of the most common kinds of rows that no operator of lgc equals."""
     kinds = Counter((str(row.fields["kind"]), row.why or "") for row in foreign.rows if row.spec is None)
-    lines = [f"skipped: {count} rows of {kind} ({reason})" for (kind, reason), count in kinds.most_common(MAX_KINDS)]
+    lines = [
+        f"skipped: {format_count(count, 'row')} of {kind} ({reason})"
+        for (kind, reason), count in kinds.most_common(MAX_KINDS)
+    ]
     return [*lines, f"skipped: {len(kinds) - MAX_KINDS} more kinds, see --json"] if len(kinds) > MAX_KINDS else lines
 
 

@@ -55,7 +55,7 @@ def show(
 ) -> None:
     """Show a table's target, calibration, verification and entries.
 
-    ± is half of a 95 % confidence interval.
+    ± is the half-width of the 95 % confidence interval.
 
     Example: lgc-lut show tiny.lut --operator sep_conv_3x3 --sort latency
     """
@@ -233,8 +233,11 @@ def format_drift(drift_pct: float | None) -> str:
     if drift_pct is None:
         return "Machine drift: unknown, as the table has no measured networks."
     direction = "slower" if drift_pct > 0 else "faster"
+    factor = 1 + drift_pct / 100
+    large = abs(drift_pct) > 50 and factor > 0
+    change = f"{max(factor, 1 / factor):.1f}x" if large else f"{abs(drift_pct):.1f} %"
     return (
-        f"Machine drift: {abs(drift_pct):.1f} % {direction} than when the table was measured (networks of the table "
+        f"Machine drift: {change} {direction} than when the table was measured (networks of the table "
         f"measured again); predictions are corrected for it."
     )
 

@@ -17,7 +17,7 @@ ScopeOption = Annotated[
     make_choice_option(
         "--scope",
         EXPORT_SCOPES,
-        "Output of the network. core: logits; dense: class of each pixel; end-to-end: dense from RGB bytes, "
+        "Output of the network. core: logits; dense: label map; end-to-end: dense from RGB bytes, "
         "preprocessing included.",
     ),
 ]

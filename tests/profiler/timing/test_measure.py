@@ -181,7 +181,7 @@ class TestBudget:
 
     def test_one_that_compiling_uses_up_is_refused(self, device, workloads):
         device.compile_s = 2.0
-        complaint = "the budget ran out after compiling 1 of 3 graphs, nothing is measured"
+        complaint = "the budget ran out after compiling 1 of 3 graphs, nothing was measured"
         with pytest.raises(UsageError, match=complaint):
             Measured(device, workloads, budget_s=1.0)
         assert len(device.compiled) == 1

@@ -228,7 +228,7 @@ def test_predictions_never_overwrite_labels(make_run, make_scenes):
 def test_predictions_stay_outside_the_dataset(make_run, make_scenes, folder):
     data = make_scenes("camvid-segnet")
     before = sorted(data.rglob("*"))
-    with pytest.raises(OutputError, match=r"is inside the data set .*: choose another folder"):
+    with pytest.raises(OutputError, match=r"is inside the dataset .*: choose another folder"):
         evaluate_run(make_run(11), data, predictions=data / folder)
     assert sorted(data.rglob("*")) == before
 

@@ -33,7 +33,7 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
     lines = [line.split() for line in shown.out.splitlines()]
     assert ["mean", "(mIoU)", f"{result['miou']:.2f}"] in lines
     assert ["pixel", "accuracy", f"{result['pixel_accuracy']:.2f}"] in lines
-    assert "3 val images, scored at 32x32" in shown.out
+    assert "3 val images, evaluated at 32x32" in shown.out
     assert len(list((tmp_path / "predictions").iterdir())) == 3
     other = call("lgc-train", out, "--data", scenes, "--evaluate", "--split", "train", "--json")
     assert json.loads(other.out)["scored_images"] == 8
@@ -45,6 +45,7 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
         (("--crop", "20x32"), "multiples of the network's stride"),
         (("--crop", "big"), "invalid size 'big'"),
         (("--init", "imagenet"), "neither scratch nor supernet"),
+        (("--init", "nope.safetensors"), "no such file: nope.safetensors"),
         (("--precision", "fp8"), "precision"),
         (("--precision", "fp16"), "choose fp32 or bf16 on a CPU"),
         (("--ema", "1"), "--ema must be at least 0 and below 1"),
@@ -54,7 +55,7 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
         (("--split", "test"), "--split can only be used with --evaluate"),
         (("--evaluate", "--lr", "1"), "--lr can only be used without --evaluate"),
         (("--evaluate",), "train first"),
-        (("--evaluate", "--predictions", "{scenes}/val"), "is inside the data set"),
+        (("--evaluate", "--predictions", "{scenes}/val"), "is inside the dataset"),
     ],
 )
 def test_wrong_use_gives_a_single_line(run, scenes, call, options, message):

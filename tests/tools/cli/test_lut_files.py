@@ -99,7 +99,7 @@ class TestImport:
         arguments = ("--space", "tiny", "--device", "cpu", "--backend", "torch")
         done = call("lgc-lut", "import", npy, *arguments, "--out", tmp_path / "t.lut")
         assert "2 operators from 4 rows of FasterSeg" in done.out
-        assert "skipped: 1 rows of ff (an attention module)" in done.out
+        assert "skipped: 1 row of ff (an attention module)" in done.out
 
     def test_entries_of_the_space_exit_with_0(self, call, npy, tmp_path):
         spec = next(spec for spec in SearchSpace.load("tiny").specs() if spec.operator == "conv_3x3")
@@ -111,18 +111,18 @@ class TestImport:
         assert "1 of them are in the space" in done.out
 
     def test_to_columns(self, call, npy, tmp_path):
-        for source, project, rows in ((npy, "FasterSeg", 4), (tmp_path / "o.yaml", "once-for-all", 1)):
+        for source, project, rows in ((npy, "FasterSeg", "4 rows"), (tmp_path / "o.yaml", "once-for-all", "1 row")):
             (tmp_path / "o.yaml").write_text(OFA)
             done = call("lgc-lut", "import", source, "--out", tmp_path / "t.csv")
-            assert done.out == f"{tmp_path / 't.csv'}: {rows} rows of {project}\n"
-            assert len((tmp_path / "t.csv").read_text().splitlines()) == 1 + rows
+            assert done.out == f"{tmp_path / 't.csv'}: {rows} of {project}\n"
+            assert len((tmp_path / "t.csv").read_text().splitlines()) == 1 + int(rows.split()[0])
 
     def test_rejects_bad_input(self, call, npy, tmp_path, foreign_files):
         out = tmp_path / "t.lut"
         arguments = ("--space", "tiny", "--device", "cpu", "--backend", "torch", "--out", out)
         (tmp_path / "o.yaml").write_text(OFA)
         line = call("lgc-lut", "import", tmp_path / "o.yaml", *arguments).refusal("lgc-lut")
-        assert "lgc has no operator for any of the 1 rows of once-for-all" in line
+        assert "lgc has no operator for any row of once-for-all (rows: 1;" in line
         assert "needs --space, --device and --backend" in call("lgc-lut", "import", npy, "--out", out).refusal(
             "lgc-lut"
         )

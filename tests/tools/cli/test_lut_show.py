@@ -3,7 +3,10 @@
 import json
 import sqlite3
 
+import pytest
+
 from lgc.lut import LatencyTable
+from lgc.tools.cli.lut_show import format_drift
 
 
 def test_filters(call, mini_lut):
@@ -79,3 +82,11 @@ def test_damaged_verification_is_rejected(call, mini_lut):
         connection.close()
         line = call("lgc-lut", "show", mini_lut).refusal("lgc-lut")
         assert f"mini.lut is a damaged latency table: its {key} fails at" in line
+
+
+@pytest.mark.parametrize(
+    ("drift_pct", "text"),
+    [(12.3, " 12.3 % slower "), (-12.3, " 12.3 % faster "), (138.6, " 2.4x slower "), (-60.0, " 2.5x faster ")],
+)
+def test_large_drift_is_a_factor(drift_pct, text):
+    assert text in format_drift(drift_pct)
