@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -105,6 +106,7 @@ def profile(
     settings: ProfileSettings = DEFAULT_SETTINGS,
     *,
     process: ProcessShare = SOLE_PROCESS,
+    on_open: Callable[[], None] = lambda: None,
     on_progress: OnProgress = quiet,
     **changes: Any,
 ) -> ProfileResult:
@@ -119,6 +121,7 @@ def profile(
         out: table file, created if missing.
         settings: settings of the run.
         process: share of this process; the devices of several are checked by `multi_device.profile_on`.
+        on_open: called when the table is open and everything that can be refused is checked.
         on_progress: receives the progress.
         changes: fields of `settings` to replace, e.g. `networks=0`.
 
@@ -136,10 +139,11 @@ def profile(
     if settings.networks and not isinstance(space, LGCNetSpace):
         raise UsageError(f"lgc cannot build networks of space {space.name}: use --networks 0 for no calibration")
     check_protocol(target, settings.rounds)
-    backend = require_backend(target)
+    backend = require_backend(target, PRECISIONS)
     budget_s = math.inf if settings.budget_s is None else settings.budget_s
     with open_or_create(out, target, space, backend, settings.context) as table:
         workloads = _add_benchmarks(table, space, settings)
+        on_open()
         worker = Worker(table, backend, target, workloads, process, rounds=settings.rounds, seed=settings.seed)
         while worker.open():
             left_s = budget_s - (time.monotonic() - start)

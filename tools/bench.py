@@ -11,12 +11,15 @@ import typer
 
 from ..errors import UsageError
 from ..models.space.protocol import DENSE
+from ..precisions import PRECISIONS
 from .cli.bench_table import make_bench_tables, make_published_table
 from .cli.console import RESTARTS, emit, new_app, run, say
 from .cli.network_options import PrecisionListOption, ScopeOption
 from .cli.options import (
     JsonOption,
+    SecondsOption,
     ThreadsOption,
+    is_given,
     make_backend_option,
     make_device_option,
     parse_seconds,
@@ -56,6 +59,7 @@ PublishedOption = Annotated[
 
 @app.command()
 def bench(
+    context: typer.Context,
     sources: SourcesOption = None,
     peers: Annotated[bool, typer.Option("--peers", help="Include all built-in peer networks.")] = False,
     peer: Annotated[list[str] | None, typer.Option(help="Include a built-in peer by name; repeatable.")] = None,
@@ -65,7 +69,7 @@ def bench(
     threads: ThreadsOption = 1,
     sizes: SizesOption = None,
     scope: ScopeOption = DENSE,
-    seconds: Annotated[str, typer.Option(metavar="TIME", help="Measuring time per network.")] = "10s",
+    seconds: SecondsOption = "10s",
     plot: PlotOption = None,
     published: PublishedOption = False,
     as_json: JsonOption = False,
@@ -85,8 +89,11 @@ def bench(
     candidates = _list_candidates(sources or [], peer_names, [parse_size(text) for text in sizes or []], scope)
     targets = _choose_targets(device, backend or [], precision or ["fp32"], threads)
     pairs = pair_candidates(candidates, targets)
-    if sizes and all(candidate.kind == "file" for candidate in candidates):
-        raise UsageError("--input is only for runs, architectures and peers: ONNX files have a fixed size")
+    if all(candidate.kind == "file" for candidate in candidates):
+        if sizes:
+            raise UsageError("--input is only for runs, architectures and peers: ONNX files have a fixed size")
+        if is_given(context, "scope"):
+            raise UsageError("--scope is only for runs, architectures and peers: ONNX files have a fixed scope")
     if plot is not None:
         check_plot(candidates, plot)
     for target in targets:
@@ -185,7 +192,7 @@ def _choose_targets(device: str, backends: Sequence[str], precisions: Sequence[s
     missing = [precision for precision in precisions if all(target.precision != precision for target in targets)]
     targets += [Target(place, names[0], precision, used_threads) for precision in missing]
     for target in targets:
-        require_backend(target)
+        require_backend(target, PRECISIONS)  # int8 only of files in int8
     return targets
 
 

@@ -164,9 +164,23 @@ def demo(
     write_atomic(out / "summary.json", json.dumps(replace_non_finite(summary), indent=2) + "\n")
     emit(summary, as_json, *_make_tables(state))
     if not state.measured.within(TOLERANCE_PCT):
-        say(f"prediction error {state.measured.error_pct:+.1f} %, more than {TOLERANCE_PCT:g} %")
+        say(f"lgc-demo: {explain_error(state.measured, out)}")
         return 1
     return 0 if state.equals_torch else 1
+
+
+def explain_error(measured: TargetResult, out: Path) -> str:
+    """Return a line on a prediction error above `TOLERANCE_PCT`, with the machine's drift if it is large too."""
+    slowdown = 1 + (measured.drift_pct or 0.0) / 100
+    ratio = max(slowdown, 1 / slowdown)
+    large = ratio > 1 + TOLERANCE_PCT / 100
+    cause = f"; the machine ran {ratio:.1f}x {'slower' if slowdown > 1 else 'faster'} than during profiling"
+    # Unless the machine was fast while profiling, the table is suspect: a new run would only read it.
+    delete = "" if large and slowdown > 1 else f"delete {out} and "
+    return (
+        f"the prediction is off by {measured.error_pct:+.1f} % (limit {TOLERANCE_PCT:g} %){cause if large else ''}: "
+        f"{delete}run it again on an idle machine"
+    )
 
 
 @contextmanager

@@ -14,9 +14,11 @@ from .cli.export_table import make_export_tables
 from .cli.network_options import PrecisionListOption, ScopeOption
 from .cli.options import (
     JsonOption,
+    SecondsOption,
     make_backend_option,
     make_device_option,
     parse_percent,
+    parse_seconds,
 )
 from .cli.progress import progress_bar
 
@@ -81,7 +83,7 @@ def export(
     data: DataOption = None,
     tolerance: ToleranceOption = None,
     layers: LayersOption = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time per target in seconds.")] = 10.0,
+    seconds: SecondsOption = "10s",
     compute_capability: ComputeCapabilityOption = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -95,6 +97,7 @@ def export(
 
     aliases = [ALIASES[name] for name, chosen in (("ort", ort), ("torch", torch), ("trt", trt)) if chosen]
     tolerance_pct = None if tolerance is None else parse_percent(tolerance)
+    duration_s = parse_seconds(seconds)
     calibration_images, comparison_images = ([], []) if data is None else _list_images(data)
     settings = ExportSettings(
         source=source,
@@ -109,7 +112,7 @@ def export(
         comparison_images=comparison_images,
         tolerance_pct=tolerance_pct,
         layers=layers,
-        seconds=seconds,
+        seconds=duration_s,
         compute_capability=compute_capability,
     )
     with progress_bar() as on_progress:

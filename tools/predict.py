@@ -52,14 +52,12 @@ def predict(
     from ..profiler.deployment.segmenter import Segmenter
 
     file = find_exported_file(source)
-    if file != source:
-        say(f"using {file}")
     media = list_media(inputs, out, ids=ids)
     with Segmenter.open(file, device=device, backend=backend, threads=threads) as segmenter:
-        for remark in segmenter.remarks:
-            say(remark)
         legend = Legend.for_network(segmenter.network, list_legends())
         ensure_folder(out)
+        for remark in (*([f"using {file}"] if file != source else []), *segmenter.remarks):
+            say(remark)
         with progress_bar() as on_progress:
             on_step = make_step_progress("segmenting", on_progress)
             prediction = segment_media(media, segmenter, Painter(legend, alpha, ids), on_step=on_step, log=say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +11,7 @@ import typer
 from ..errors import FileFormatError, UsageError
 from ..precisions import Precision
 from .cli.console import emit, grid, new_app, run, say
-from .cli.lut_show import make_report_tables
+from .cli.lut_show import make_report_tables, warn_of_error
 from .cli.options import (
     JsonOption,
     ThreadsOption,
@@ -112,7 +113,6 @@ def profile(
     default_name = f"{chosen.name}-{height}x{width}-{first.replace(':', '')}-{backend_name}-{precision}.lut"
     path = out or Path(default_name)
     others = f" and {', '.join(devices[1:])}" if devices[1:] else ""
-    say(f"profiling {chosen.name} {height}x{width} on {target}{others} into {path}")
     settings = profiler.ProfileSettings(
         networks=networks,
         rounds=rounds,
@@ -120,11 +120,13 @@ def profile(
         seed=seed,
         context=context,
     )
+
+    def announce() -> None:
+        say(f"profiling {chosen.name} {height}x{width} on {target}{others} into {path}")
+
+    measure = profiler.profile if len(devices) == 1 else partial(profile_on, devices)
     with progress_bar() as on_progress:
-        if len(devices) > 1:
-            result = profile_on(devices, chosen, target, path, settings=settings, on_progress=on_progress)
-        else:
-            result = profiler.profile(chosen, target, path, settings=settings, on_progress=on_progress)
+        result = measure(chosen, target, path, settings=settings, on_open=announce, on_progress=on_progress)
     _print_result(path, target, result, as_json)
     return 1 if result.failed else 0
 
@@ -149,6 +151,8 @@ def _print_result(path: Path, target: Target, result: ProfileResult, as_json: bo
         say(remark)
     for key, reason in result.failed.items():
         say(f"failed: {key}: {reason}")
+    if result.verification and (warning := warn_of_error(path, result.verification.mape_pct)):
+        say(warning)
     counts = ("entries", "measured", "noisy", "interpolated", "pending", "failed")
     table = grid(f"{path}: {target}", *counts, "seconds", numbers=7)
     table.add_row(*(str(content[name]) for name in counts), f"{result.seconds:.1f}")

@@ -23,8 +23,9 @@ from .cli.console import (
     say,
     share_cores,
 )
+from .cli.lut_show import warn_of_error
 from .cli.model_options import add_options
-from .cli.options import DataOption, JsonOption, make_device_option, make_space_option
+from .cli.options import DataOption, JsonOption, is_given, make_device_option, make_range_option, make_space_option
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from ..lut.predictor import Predictor
     from ..search.results import SearchResult
 
-MAX_MAPE_PCT = 10.0
-"""Mean prediction error of a table above which a search with it prints a warning."""
 MAX_IDLE_SHARE = 0.6
 """Share of zero and skip edges above which a result is reported as collapsed."""
 
@@ -42,18 +41,26 @@ SEARCH_FIELDS = ("quantile", "strategy", "steps", "batch", "crop", "cells", "com
           "balanced", "arch_lr", "warm_up", "trials", "beta", "scope", "workers", "seed")  # fmt: skip
 """Fields of `SearchConfig` that are options."""
 
+ABOVE_ZERO = {"exclusiveMinimum": 0.0}
+"""Bounds of targets."""
+
 app = new_app()
 
 
 TargetMsOption = Annotated[
     list[float] | None,
-    typer.Option(
-        metavar="MS", min=0, help="Maximum latency in ms; repeat for several tables, or for a front of architectures."
+    make_range_option(
+        "--target-ms",
+        "Maximum latency in ms; repeat for several tables, or for a front of architectures.",
+        ABOVE_ZERO,
+        metavar="MS",
     ),
 ]
 TargetFpsOption = Annotated[
     list[float] | None,
-    typer.Option(metavar="FPS", min=0, help="Minimum frames per second, instead of --target-ms; repeatable."),
+    make_range_option(
+        "--target-fps", "Minimum frames per second, instead of --target-ms; repeatable.", ABOVE_ZERO, metavar="FPS"
+    ),
 ]
 MeasureOption = Annotated[
     bool,
@@ -65,6 +72,7 @@ MeasureOption = Annotated[
 @add_options(TrainConfig, "precision")
 @add_options(SearchConfig, *SEARCH_FIELDS, steps="80 epochs of half the images")
 def search(
+    context: typer.Context,
     lut: Annotated[list[Path], typer.Option(metavar="T.lut", help="Latency table of a target device; repeatable.")],
     data: DataOption,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder; an interrupted search in it is resumed.")],
@@ -84,20 +92,29 @@ def search(
 
     Example: lgc-search --lut tiny.lut --data scenes --target-ms 5 --steps 200 --out runs/street
     """
-    share_cores()
+    if is_given(context, "beta") and not settings["latency_term"]:
+        raise UsageError("--beta is the weight of the latency term: remove it or --no-latency-term")
+    settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
+    predictors, remarks = zip(*(_open_predictor(path, space, settings["scope"]) for path in lut), strict=True)
+    warnings = [remark for remark in remarks if remark is not None]
+    share_cores()  # torch is imported from here on
     from ..profiler.deployment.latency import make_latency_meter
     from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
     from ..search.results import FrontResult
 
-    predictors = [_open_predictor(path, space, settings["scope"]) for path in lut]
-    settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
     settings["steps"] = settings["steps"] or default_search_steps(
         data, predictors[0].space, settings["batch"] * count_processes()
     )
     config = SearchConfig(**settings)
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
+        count = make_step_progress("searching", on_progress)
+
+        def on_step(step: int, steps: int) -> None:
+            _print_all(warnings)
+            count(step, steps)
+
         result = run_search(
             predictors,
             data,
@@ -106,16 +123,23 @@ def search(
             device=chosen_device,
             precision=precision,
             measure=make_latency_meter(lut[0], config.scope) if measure else None,
-            on_step=make_step_progress("searching", on_progress),
+            on_step=on_step,
         )
+    _print_all(warnings)
     results = result.front if isinstance(result, FrontResult) else (result,)
     for point in results:
         _warn_if_collapsed(point)
     emit(result.as_dict(), as_json, _make_table(results), *_format_lines(results))
 
 
-def _open_predictor(path: Path, space: str | None, scope: str) -> Predictor:
-    """Return the predictor of a table; warn if the table is unverified or inaccurate."""
+def _print_all(warnings: list[str]) -> None:
+    """Print the warnings once: with the first step, so that a refused search prints its error only."""
+    while warnings:
+        say(warnings.pop(0))
+
+
+def _open_predictor(path: Path, space: str | None, scope: str) -> tuple[Predictor, str | None]:
+    """Return the predictor of a table, and a warning if the table is unverified or inaccurate."""
     from ..lut.predictor import Predictor
     from ..lut.table.table import LatencyTable
     from ..models.space.protocol import SearchSpace
@@ -124,10 +148,10 @@ def _open_predictor(path: Path, space: str | None, scope: str) -> Predictor:
         predictor = Predictor(SearchSpace.load(space) if space is not None else table.space, table, scope)
         verification = (table.metadata("verification") or {}).get(scope)
     if not predictor.calibrated:
-        say(f"warning: {path} is not verified on whole networks, so the error of its predictions is unknown")
-    elif verification and verification["mape_pct"] > MAX_MAPE_PCT:
-        say(f"warning: {path} has a prediction error of {verification['mape_pct']:.0f} %; profile on a quieter machine")
-    return predictor
+        return predictor, (
+            f"warning: {path} is not verified on whole networks, so the error of its predictions is unknown"
+        )
+    return predictor, warn_of_error(path, verification["mape_pct"]) if verification else None
 
 
 def _group_targets(
@@ -136,13 +160,10 @@ def _group_targets(
     """Return the targets in ms, grouped into points of the front with one target per table, in the given order.
 
     Raises:
-        UsageError: both units are used, a target is 0, or the number of targets is not a multiple of `tables`.
+        UsageError: both units are used, or the number of targets is not a multiple of `tables`.
     """
     if target_ms and target_fps:
         raise UsageError("use --target-ms or --target-fps, not both")
-    for option, values in (("--target-ms", target_ms), ("--target-fps", target_fps)):
-        if not all(value > 0 for value in values or ()):
-            raise UsageError(f"{option} must be above 0")
     targets = [1000 / fps for fps in target_fps] if target_fps else (target_ms or [])
     if len(targets) % tables:
         raise UsageError(
@@ -157,7 +178,7 @@ def _warn_if_collapsed(result: SearchResult) -> None:
     if idle > MAX_IDLE_SHARE * edges:
         say(
             f"warning: {idle} of {edges} edges of {result.architecture} are zero or skip: the target is too tight, "
-            f"or the search collapsed; try a longer --warm-up, more --steps, or --strategy evolution"
+            f"or the search collapsed; try a longer --warm-up or more --steps"
         )
 
 

@@ -24,7 +24,7 @@ from .cli.console import (
     share_cores,
 )
 from .cli.model_options import add_options
-from .cli.options import DataOption, JsonOption, make_device_option
+from .cli.options import DataOption, JsonOption, is_given, make_device_option
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def _table_devices(source: Path) -> list[Device]:
 def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
     """Raise an error for options on the command line that only the other mode uses."""
     for name in sorted(names):
-        origin = context.get_parameter_source(name)
-        if origin is not None and origin.name == "COMMANDLINE":
+        if is_given(context, name):
             raise UsageError(f"--{name.replace('_', '-')} can only be used {mode}")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from ...errors import BackendUnavailableError, UnknownNameError, UsageError
+from ...precisions import EXPORT_PRECISIONS
 from .base import Backend, Runner, Workload
 
 if TYPE_CHECKING:
@@ -34,8 +36,12 @@ def get_backend(name: str) -> Backend:
     return cast(Backend, getattr(import_module(module, __name__), attribute)())
 
 
-def require_backend(target: Target) -> Backend:
+def require_backend(target: Target, precisions: Collection[str] = EXPORT_PRECISIONS) -> Backend:
     """Return the backend of `target` after checking that it runs on the target's device and in its precision.
+
+    Args:
+        target: target to run on.
+        precisions: precisions that the caller can use; an error suggests only these.
 
     Raises:
         BackendUnavailableError: the backend does not run on the device; the message gives the reason and the fix.
@@ -49,7 +55,7 @@ def require_backend(target: Target) -> Backend:
     if target.precision not in supported:
         raise UsageError(
             f"backend {target.backend} has no precision {target.precision!r} on {target.device}; "
-            f"choose from {', '.join(supported)}"
+            f"choose from {', '.join(name for name in supported if name in precisions)}"
         )
     return backend
 

@@ -275,18 +275,19 @@ def _check_prediction(settings: ExportSettings, table: LatencyTable | None, targ
     if settings.tolerance_pct is None and not settings.layers:
         return
     option = "--layers" if settings.tolerance_pct is None else "--tolerance"
-    fix = "run the backend of a latency table (--backend, --lut)"
     if settings.scope not in SCOPES:
         raise UsageError(
             f"{option} needs a prediction: tables predict the scopes {' and '.join(SCOPES)}, not {settings.scope}"
         )
-    if table is None:
-        raise UsageError(f"{option} needs a prediction, but there is no latency table: {fix}")
+    missing = {"--backend": "a backend that runs on this machine"} if not targets else {}
+    missing |= {"--lut": "a latency table"} if table is None else {}
+    if missing:
+        raise UsageError(f"{option} requires {' and '.join(missing.values())}: add {' and '.join(missing)}")
+    assert table is not None  # else it is missing
     if table.target not in targets:
-        listed = "; ".join(map(str, targets)) or "nothing"
         raise UsageError(
-            f"{option} needs a prediction: {table.path} was measured on {table.target}, the network runs on {listed}; "
-            f"{fix}"
+            f"{option} needs a prediction: {table.path} was measured on {table.target}, the network runs on "
+            f"{'; '.join(map(str, targets))}; run the backend of a latency table (--backend, --lut)"
         )
 
 

@@ -66,7 +66,7 @@ def list_media(sources: Sequence[Path], out: Path, *, ids: bool) -> list[MediaFi
 
     Raises:
         DataError: a source is missing or empty, or is neither image nor video.
-        UsageError: two inputs have the same output path, or an output would overwrite an input.
+        UsageError: two inputs have the same output path, an output would overwrite an input, or `out` holds inputs.
         BackendUnavailableError: PyAV is not installed, and a source is a video.
     """
     stems = {path: stem for source in sources for path, stem in _list_files(source, out)}
@@ -90,12 +90,12 @@ def _list_files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the files of a source with the stems of their outputs; skip files in the output folder."""
     from ...models.images import list_images
 
+    folder, target = (source.parent if source.is_file() else source).resolve(), out.resolve()
+    if folder == target:
+        raise UsageError(f"--out {out} holds the input images: choose another folder")
     if source.is_file():
         yield source, out / source.stem
         return
-    folder, target = source.resolve(), out.resolve()
-    if folder == target:
-        raise UsageError(f"--out {out} is an input folder, masks would become inputs of the next run: choose another")
     for path in list_images(source):
         if not (target.is_relative_to(folder) and path.resolve().is_relative_to(target)):
             yield path, out / path.relative_to(source).with_suffix("")

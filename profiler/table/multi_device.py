@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +14,7 @@ from ...device import Device
 from ...errors import LgcError, MismatchError, UsageError
 from ...lut.target import Target
 from ...models.space.protocol import SearchSpace
+from ...precisions import PRECISIONS
 from ..backends import require_backend
 from ..machine.environment import compare_fingerprints, fingerprint
 from ..profile import DEFAULT_SETTINGS, ProfileResult, ProfileSettings, open_or_create, profile
@@ -28,6 +29,7 @@ def profile_on(
     out: Path,
     settings: ProfileSettings = DEFAULT_SETTINGS,
     *,
+    on_open: Callable[[], None] = lambda: None,
     on_progress: OnProgress = quiet,
     **changes: Any,
 ) -> ProfileResult:
@@ -42,6 +44,7 @@ def profile_on(
         target: see `profile`, on the first device.
         out: see `profile`.
         settings: see `profile`.
+        on_open: see `profile`.
         on_progress: receives the progress of this process.
         changes: see `profile`.
 
@@ -52,7 +55,7 @@ def profile_on(
     start = time.monotonic()
     settings = replace(settings, **changes)
     require_equal(devices, target)
-    open_or_create(out, target, space, require_backend(target), settings.context).close()
+    open_or_create(out, target, space, require_backend(target, PRECISIONS), settings.context).close()
     fraction = 1 / len(devices)
     spawn = get_context("spawn")
     others = []
@@ -63,7 +66,8 @@ def profile_on(
     for other in others:
         other.start()
     try:
-        profile(space, target, out, settings, process=ProcessShare(fraction=fraction), on_progress=on_progress)
+        share = ProcessShare(fraction=fraction)
+        profile(space, target, out, settings, process=share, on_open=on_open, on_progress=on_progress)
         for other in others:
             other.join()
     finally:
@@ -97,7 +101,7 @@ def require_equal(devices: Sequence[Device], target: Target) -> None:
         raise UsageError(
             f"{len(devices)} processes of {target.threads} threads need more than the {cores} available cores"
         )
-    first = fingerprint(target, require_backend(target))
+    first = fingerprint(target, require_backend(target, PRECISIONS))
     for device in devices[1:]:
         other = replace(target, device=device)
         differences = compare_fingerprints(first, fingerprint(other, require_backend(other)))

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ...device import CPU
-from ...errors import DataError, UsageError
+from ...errors import DataError, OutputError, UsageError
 from ...models.nets.network import LGCNet
 from ...models.nets.weights import WEIGHTS_FILE, load_weights
 from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
@@ -50,8 +50,10 @@ def evaluate_run(
         FileFormatError: `run_path` has no architecture, or its weights are damaged or belong to a different one.
         UsageError: `run_path` has no weights.
         DataError: the data do not suit this network, or have no label and no predictions are requested.
-        OutputError: predictions cannot be written.
+        OutputError: predictions cannot be written, or would be inside the dataset.
     """
+    if predictions is not None and predictions.resolve().is_relative_to(data.resolve()):
+        raise OutputError(f"--predictions {predictions} is inside the dataset {data}: choose another folder")
     architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
     space, weights = architecture.space, run_path / WEIGHTS_FILE
     if not weights.exists():

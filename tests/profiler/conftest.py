@@ -252,7 +252,7 @@ class SimulatedDevice:
 def put_in_place(patch):
     simulated = SimulatedDevice()
     for module in (profile, verification):
-        patch.setattr(module, "require_backend", lambda target: simulated)
+        patch.setattr(module, "require_backend", lambda target, *precisions: simulated)
     for name in TIMED:
         patch.setattr(import_module(f"lgc.{name}"), "time", simulated.clock)
     return simulated

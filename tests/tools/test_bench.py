@@ -97,6 +97,7 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
         ((file, "--backend", "torch"), "backend torch does not run ONNX files"),
         ((architecture, "--backend", "torch", "--precision", "int8"), "torch has no precision 'int8'"),
         ((file, "--scope", "all"), "'all' is not one of"),
+        ((file, "--scope", "dense"), "--scope is only for runs, architectures and peers"),
         ((file, "--seconds", "long"), "invalid duration"),
         ((architecture, "--input", "big"), "invalid size"),
         ((file, file), "duplicate network names"),
@@ -105,3 +106,4 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
     ):
         assert message in call("lgc-bench", *arguments).refusal("lgc-bench")
     assert not (tmp_path / "p.html").exists()
+    assert call("lgc-bench", file, "--precision", "fp16").refusal("lgc-bench").endswith("choose from fp32")

@@ -118,22 +118,24 @@ def test_layers_are_compared_with_table_entries(call, run):
 
 def test_tolerance_without_prediction_is_rejected(call, run, mini_space, tmp_path):
     out, _, _ = run
-    refused = call("lgc-export", out, "--onnx", "--tolerance", "5%")
-    assert refused.code == 2
-    assert "needs a prediction" in refused.err
-    other = call("lgc-export", out, "--torch", "--seconds", 0.2, "--tolerance", "5%")
+    refused = call("lgc-export", out, "--onnx", "--tolerance", "5%").refusal("lgc-export")
+    assert refused == "--tolerance requires a backend that runs on this machine: add --backend"
+    mini_space.sample(0).save(tmp_path / "a.json")
+    without = call("lgc-export", tmp_path / "a.json", "--tolerance", "5%").refusal("lgc-export")
+    assert without.endswith("this machine and a latency table: add --backend and --lut")
+    other = call("lgc-export", out, "--torch", "--seconds", "0.2s", "--tolerance", "5%")
     assert other.code == 2
     assert "the network runs on cpu, torch" in other.err
     scope = call("lgc-export", out, "--ort", "--scope", "end-to-end", "--tolerance", "5%")
     assert "not end-to-end" in scope.refusal("lgc-export")
-    assert "--layers needs a prediction" in call("lgc-export", out, "--layers").refusal("lgc-export")
+    assert "--layers requires a backend" in call("lgc-export", out, "--layers").refusal("lgc-export")
     assert "add --backend tensorrt" in call("lgc-export", out, "--compute-capability", "8.6").refusal("lgc-export")
 
 
 def test_result_table_agrees_with_json(call, run):
     out, _, _ = run
     numbers = json.loads(call("lgc-export", out, "--ort", "--seconds", 0.2, "--json").out)["results"][0]
-    lines = call("lgc-export", out, "--ort", "--seconds", 0.2).out.splitlines()
+    lines = call("lgc-export", out, "--ort", "--seconds", "0.2s").out.splitlines()
     header = next(line for line in lines if "predicted ms" in line)
     row = next(line for line in lines if line.startswith("onnxruntime "))
     cells = dict(zip(re.split(r"\s{2,}", header.strip()), re.split(r"\s{2,}", row.strip()), strict=True))
@@ -177,6 +179,7 @@ def test_architecture_file_exports_with_random_weights(call, mini_space, tmp_pat
         (("lgc-export", "{architecture}", "--ort", "--precision", "fp16"), "no precision 'fp16'"),
         (("lgc-export", "{architecture}", "--scope", "end"), "'end' is not one of 'core', 'dense', 'end-to-end'"),
         (("lgc-export", "{architecture}", "--tolerance", "much"), "invalid percentage"),
+        (("lgc-export", "{architecture}", "--seconds", "long"), "invalid duration 'long'"),
         (("lgc-export", "{architecture}", "--onnx", "--out", "/proc/nowhere"), "/proc/nowhere"),
         (("lgc-export", "{lut}"), "it is an SQLite database"),
         (("lgc-export", "{architecture}", "--lut", "{architecture}"), "it is JSON text"),

@@ -108,11 +108,21 @@ def test_repeated_command_writes_identical_files(call, file, photos, tmp_path):
     assert len(list(out.rglob("*.png"))) == 6, "outputs of the first call are not inputs of the second"
     assert f"3 images; 6 files written to {out}" in calls[1].out
     refused = call("lgc-predict", file, out, "--out", out)
-    assert "is an input folder" in refused.refusal("lgc-predict")
-    Image.fromarray(noise(9, 9)).save(tmp_path / "x-mask.png")
-    shutil.copy(tmp_path / "x-mask.png", tmp_path / "x.png")
-    both = call("lgc-predict", file, tmp_path / "x.png", tmp_path / "x-mask.png", "--out", tmp_path)
-    assert "x-mask.png would overwrite an input" in both.refusal("lgc-predict")
+    assert "holds the input images" in refused.refusal("lgc-predict")
+
+
+def test_output_beside_input_is_rejected(call, file, photos):
+    before = sorted(photos.rglob("*"))
+    refused = call("lgc-predict", file, photos / "a.png", "--out", photos)
+    assert refused.refusal("lgc-predict") == f"--out {photos} holds the input images: choose another folder"
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_refusal_is_the_only_line(call, file, tmp_path):
+    (tmp_path / "run" / "export").mkdir(parents=True)
+    shutil.copy(file, tmp_path / "run" / "export")
+    refused = call("lgc-predict", tmp_path / "run", tmp_path / "missing", "--out", tmp_path / "out")
+    assert refused.err == f"lgc-predict: no such file or folder: {tmp_path / 'missing'}\n"
 
 
 def test_legend_lists_classes_and_shares(call, file, photos, tmp_path):

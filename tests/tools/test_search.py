@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from shutil import copy, copytree
@@ -126,13 +128,16 @@ def test_each_table_has_its_target(run_search, lut, reach, tmp_path):
     assert result["predicted_ms"] <= (low + high) / 2
 
 
-def test_options_reach_the_search(run_search, tmp_path):
-    arguments = "--cells shared --communication none --fusion fixed --no-latency-term --arch-lr 0.01 --warm-up 0.5"
-    arguments += " --beta 0.004 --strategy evolution --seed 3 --crop 16x24 --scope core --precision bf16"
+@pytest.mark.parametrize(
+    ("option", "setting"), [("--no-latency-term", {"latency_term": False}), ("--beta 0.004", {"beta": 0.004})]
+)
+def test_options_reach_the_search(run_search, tmp_path, option, setting):
+    arguments = f"{option} --cells shared --communication none --fusion fixed --arch-lr 0.01 --warm-up 0.5"
+    arguments += " --strategy evolution --seed 3 --crop 16x24 --scope core --precision bf16"
     run_search(*arguments.split())
     settings = json.loads((tmp_path / "run" / "search.json").read_text())
-    expected = {"cells": "shared", "communication": "none", "fusion": "fixed", "latency_term": False, "arch_lr": 0.01}
-    expected |= {"warm_up": 0.5, "beta": 0.004, "strategy": "evolution", "seed": 3, "crop": [16, 24], "scope": "core"}
+    expected = {"cells": "shared", "communication": "none", "fusion": "fixed", "arch_lr": 0.01, **setting}
+    expected |= {"warm_up": 0.5, "strategy": "evolution", "seed": 3, "crop": [16, 24], "scope": "core"}
     expected |= {"precision": "bf16", "steps": 4, "batch": 2, "targets_ms": [], "quantile": None}
     assert {name: settings[name] for name in expected} == expected
 
@@ -243,6 +248,7 @@ def test_collapsed_architecture_gives_a_warning(run_search, reach):
     edges = sum(result["operators"].values())
     assert result["operators"]["zero"] + result["operators"]["skip"] > 0.6 * edges
     assert "are zero or skip: the target is too tight, or the search collapsed" in message
+    assert "evolution" not in message
 
 
 def test_unverified_table_gives_a_warning(call, lut, data, tmp_path):
@@ -263,7 +269,23 @@ def test_inaccurate_table_gives_a_warning(call, lut, data, tmp_path):
         table.set_metadata("verification", {"dense": {"mape_pct": 23.4}})
     done = call("lgc-search", "--lut", noisy, "--data", data, *SHORT, "--out", tmp_path / "run")
     assert done.code == 0, done.err
-    assert "noisy.lut has a prediction error of 23 %" in done.err
+    assert done.err.count("noisy.lut has a prediction error of 23 %") == 1
+    refused = call("lgc-search", "--lut", noisy, "--data", tmp_path / "none", *SHORT, "--out", tmp_path / "other")
+    assert refused.refusal("lgc-search")
+    assert "warning" not in refused.err
+
+
+@pytest.mark.parametrize("arguments", [("--lut", "missing.lut"), ("--target-ms", "1", "--target-fps", "9")], ids=str)
+def test_early_refusals_do_not_import_torch(lut, data, tmp_path, arguments):
+    program = (
+        "import sys; sys.argv = ['lgc-search', *sys.argv[1:]]\n"
+        "from lgc.tools.search import main\n"
+        "try: main()\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    given = ("--lut", lut, "--data", data, "--out", tmp_path / "run", *arguments)
+    done = subprocess.run([sys.executable, "-c", program, *map(str, given)], capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
 
 
 @pytest.mark.parametrize("side", ["below the fastest", "above the slowest"])
@@ -341,9 +363,10 @@ def test_too_few_images_are_rejected(call, lut, tmp_path):
         ("--cells shared --communication gcn", "shared cells cannot communicate by gcn"),
         ("--target-ms 1 --target-fps 9", "--target-ms or --target-fps, not both"),
         ("--target-ms 0", "--target-ms must be above 0"),
-        ("--target-ms nan", "--target-ms"),
+        ("--target-ms nan", "--target-ms must be above 0"),
+        ("--target-ms slow", "'slow' is not a valid float"),
         ("--target-ms inf", "above the slowest"),
-        ("--target-ms -1", "--target-ms"),
+        ("--target-ms -1", "--target-ms must be above 0"),
         ("--target-fps 0", "--target-fps must be above 0"),
         ("--target-ms 9 --target-ms 9.0000001", "the same targets"),
         ("--lut {lut}", "2 tables need one target per table"),
@@ -351,10 +374,12 @@ def test_too_few_images_are_rejected(call, lut, tmp_path):
         ("--lut {lut} --target-ms 1 --target-ms 2 --target-ms 3", "2 tables, but 3 targets:"),
         ("--lut {missing}", "no such file"),
         ("--quantile 0.9", "--quantile requires --target-ms"),
-        ("--quantile 0.3 --target-ms 1", "'--quantile'"),
-        ("--warm-up 1", "'--warm-up': 1 is not below 1"),
-        ("--beta 0", "'--beta': 0 is not above 0"),
-        ("--arch-lr 0", "'--arch-lr': 0 is not above 0"),
+        ("--quantile 0.3 --target-ms 1", "--quantile must be at least 0.5 and below 1"),
+        ("--quantile 1 --target-ms 1", "--quantile must be at least 0.5 and below 1"),
+        ("--warm-up 1", "--warm-up must be at least 0 and below 1"),
+        ("--beta 0", "--beta must be above 0"),
+        ("--no-latency-term --beta 0.002", "--beta is the weight of the latency term"),
+        ("--arch-lr 0", "--arch-lr must be above 0"),
         ("--steps 0", "--steps"),
         ("--batch 0", "--batch"),
         ("--seed -1", "--seed"),

@@ -53,7 +53,8 @@ def run(app: typer.Typer, interrupted: str = RESUMES) -> None:
     except OSError as error:
         code, message = 2, f"{error.filename or 'operating system'}: {error.strerror or error}"
     except Exception as error:
-        code, message = 2, f"{_format_usage_error(error)} (see {program} --help)"
+        command = getattr(getattr(error, "ctx", None), "command_path", program)
+        code, message = 2, f"{_format_usage_error(error)} (see {command} --help)"
     if message:
         print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...errors import UsageError
 from .console import emit, grid, say
 from .options import JsonOption, parse_percent
 
@@ -46,6 +47,8 @@ def diff(
     threshold_pct, share_pct = parse_percent(threshold), parse_percent(least_share)
     with LatencyTable.open(a) as opened_a, LatencyTable.open(b) as opened_b:
         comparison = compare_tables(opened_a, opened_b, match)
+    if not (comparison.changes or comparison.only_a or comparison.only_b):
+        raise UsageError(f"no entry matches --match {match} in {a} and {b}")
     if comparison.differences:
         say(f"warning: the tables differ in more than latencies: {'; '.join(comparison.differences)}")
     unknown = sum(change.low_pct is None for change in comparison.changes)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...errors import UsageError
 from ...precisions import Precision
 from .console import emit, format_count, say
 from .lut_show import TablePath, make_report_tables, read_report
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ...lut.exchange.foreign import ForeignTable
     from ...lut.target import Target
 
+TABLE_SUFFIX = ".lut"
+"""Suffix of latency tables."""
 MAX_KINDS = 5
 """Printed kinds of rows that were not imported."""
 
@@ -35,6 +38,9 @@ def merge(
 
     Example: lgc-lut merge gpu0.lut gpu1.lut --out both.lut
     """
+    for path, count in Counter(path.resolve() for path in tables).items():
+        if count > 1:
+            raise UsageError(f"{path} is given {count} times: merge different tables")
     from ...lut.exchange.merge import merge_tables
     from ...lut.table.table import LatencyTable
     from ...profiler.profile import calibrate
@@ -92,14 +98,14 @@ def import_table(
     backend: Annotated[str | None, make_backend_option(False, " that F was measured with")] = None,
     precision: Annotated[Precision, typer.Option(help="Precision that F was measured in, for a T.lut.")] = "fp32",
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Convert another project's latency table; nothing in it is executed.
 
     CSV and Parquet keep every row, with the parts of its key as columns. A table of lgc needs --space, --device and
     --backend, and keeps only rows that compute the same as an operator of lgc. From FasterSeg these are ConvNorm and
     BasicResidual1x (convolution, normalisation and ReLU), as conv_1x1 and conv_3x3. From once-for-all there are none:
     its rows have other activations, or are blocks of several layers. Latencies are means in milliseconds, of operators
-    timed alone, in both projects.
+    timed alone, in both projects. Exit code 1 if the table of lgc has no entry of the space.
 
     Example: lgc-lut import latency_lookup_table.npy --out fasterseg.csv
     """
@@ -107,12 +113,16 @@ def import_table(
     from ...lut.exchange.convert import import_table as write_table
     from ...lut.exchange.foreign import read_foreign
 
+    if out.suffix not in (*FRAME_SUFFIXES, TABLE_SUFFIX):
+        raise UsageError(
+            f"unknown format of {out}: choose a file that ends in {TABLE_SUFFIX}, {' or '.join(FRAME_SUFFIXES)}"
+        )
     foreign = read_foreign(source)
     content = {"source": str(source), "project": foreign.project, "rows": len(foreign.rows), "out": str(out)}
     if out.suffix in FRAME_SUFFIXES:
         write_frame(foreign_to_frame(foreign), out)
         emit(content, as_json, f"{out}: {format_count(len(foreign.rows), 'row')} of {foreign.project}")
-        return
+        return 0
     from ...models.space.protocol import SearchSpace
 
     target = _make_target(space, device, backend, precision)
@@ -126,6 +136,10 @@ def import_table(
         f"them are in the space, which has {result.missing} more",
         *_format_skipped(foreign),
     )
+    if result.in_space:
+        return 0
+    say(f"no entry of {out} is in space {space}, so it predicts no network: choose the --space that {source} is of")
+    return 1
 
 
 def _make_target(space: str | None, device: str | None, backend: str | None, precision: str) -> Target:
@@ -135,7 +149,6 @@ def _make_target(space: str | None, device: str | None, backend: str | None, pre
         UsageError: an option is missing, or the device is invalid.
     """
     from ...device import Device
-    from ...errors import UsageError
     from ...lut.target import Target
 
     if space is None or device is None or backend is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TablePath = Annotated[Path, typer.Argument(metavar="T.lut", help="Latency table.")]
 
+MAX_MAPE_PCT = 10.0
+"""Mean prediction error of a table above which a warning is printed."""
 MAX_KEY_LENGTH = 60
 """Characters of a benchmark's key that are printed; a network's can have a hundred."""
 
@@ -64,6 +66,7 @@ def show(
     with LatencyTable.open(table) as opened:
         entries = selection.entries(opened)
         timed = selection.benchmarks(opened) if benchmarks else []
+        selection.require_match(opened, benchmarks)
         verification = opened.metadata("verification")
         content = {
             "lut": str(table),
@@ -118,6 +121,21 @@ class _Selection:
             terms = {key for spec in specs for key in table.components(spec)}
             benchmarks = [benchmark for benchmark in benchmarks if benchmark.key in terms]
         return self._sort([benchmark for benchmark in benchmarks if self._matches_row(benchmark)])
+
+    def require_match(self, table: LatencyTable, benchmarks: bool) -> None:
+        """Check that a row is selected if the status is ignored: none of a status is a result, not an error.
+
+        Raises:
+            UsageError: no row matches the other filters.
+        """
+        from ...errors import UsageError
+
+        size = "" if self.resolution is None else "{}x{}".format(*self.resolution)
+        filters = {"--match": self.match, "--operator": self.operator, "--resolution": size}
+        shown = " ".join(f"{option} {value}" for option, value in filters.items() if value)
+        rows = replace(self, status=None)
+        if shown and not (rows.benchmarks(table) if benchmarks else rows.entries(table)):
+            raise UsageError(f"no {'benchmark' if benchmarks else 'entry'} matches {shown} in {table.path}")
 
     def _matches_spec(self, key: str) -> bool:
         from ...models.space.opspec import OpSpec
@@ -179,6 +197,13 @@ def make_report_tables(report: PredictionReport | None) -> list[Table | str]:
     table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.split_half_kendall_tau:.2f}")
     table.add_row("Spearman rho", f"{report.spearman_rho:.2f}", "")
     return [table]
+
+
+def warn_of_error(path: Path, mape_pct: float) -> str | None:
+    """Return a warning if a table's mean prediction error is above `MAX_MAPE_PCT`, else None."""
+    if mape_pct <= MAX_MAPE_PCT:
+        return None
+    return f"warning: {path} has a prediction error of {mape_pct:.0f} %; profile on a quieter machine"
 
 
 def format_corrections(table: LatencyTable) -> list[str]:

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from .options import parse_size
+from .options import COMPARISONS, make_range_option, parse_size
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _TYPES: dict[str, type] = {"integer": int, "number": float, "string": str, "boolean": bool}
-_EXCLUSIVE_BOUNDS = {"above": "exclusiveMinimum", "below": "exclusiveMaximum"}
-"""Bounds that typer has no parameter for."""
 
 
 def add_options(model: type[BaseModel], *fields: str, **computed: str) -> Callable[[Command], Command]:
@@ -52,29 +50,19 @@ def _make_parameter(name: str, schema: Mapping[str, Any], show_default: str | bo
     default = schema.get("default")
     size: dict[str, Any] = {"metavar": "HxW", "parser": parse_size} if value["type"] == "array" else {}
     flag = f"--{name.replace('_', '-')}"
-    words = schema["description"].replace("`", "").split()
-    bounds = {side: value[key] for side, key in _EXCLUSIVE_BOUNDS.items() if key in value}
-    option = typer.Option(
-        f"{flag}/--no-{flag[2:]}" if default is True else flag,
-        help=" ".join([*words, *(f"{side.capitalize()} {bound:g}." for side, bound in bounds.items())]),
-        min=value.get("minimum"),
-        max=value.get("maximum"),
-        callback=_make_check(bounds) if bounds else None,
-        show_default=show_default,
-        **size,
-    )
+    help = " ".join(schema["description"].replace("`", "").split())
+    bounds = {bound: value[bound] for bound in COMPARISONS if bound in value}
+    if any(bound.startswith("exclusive") for bound in bounds):
+        option = make_range_option(flag, help, bounds, show_default)
+    else:
+        option = typer.Option(
+            f"{flag}/--no-{flag[2:]}" if default is True else flag,
+            help=help,
+            min=value.get("minimum"),
+            max=value.get("maximum"),
+            show_default=show_default,
+            **size,
+        )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind | None, option]
     )
-
-
-def _make_check(bounds: Mapping[str, float]) -> Callable[[Any], Any]:
-    """Return a callback that rejects numbers beyond exclusive bounds, by their side: `above` or `below`."""
-
-    def check(number: Any) -> Any:
-        for side, bound in bounds.items():
-            if number is not None and not (number > bound if side == "above" else number < bound):
-                raise typer.BadParameter(f"{number:g} is not {side} {bound:g}")
-        return number
-
-    return check

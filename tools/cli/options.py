@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from ...profiler.backends import BACKENDS
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads per operator.")]
+SecondsOption = Annotated[str, typer.Option("--seconds", metavar="TIME", help="Measuring time per network.")]
 DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Dataset folder: Cityscapes or CamVid.")]
 
 
@@ -26,6 +28,56 @@ def make_choice_option(flag: str, choices: Collection[str], help: str, show_defa
         return name
 
     return typer.Option(flag, metavar=f"<{'|'.join(choices)}>", parser=parse, help=help, show_default=show_default)
+
+
+COMPARISONS: dict[str, tuple[str, str, Callable[[float, float], bool]]] = {
+    "minimum": ("at least", ">=", operator.ge),
+    "exclusiveMinimum": ("above", ">", operator.gt),
+    "maximum": ("at most", "<=", operator.le),
+    "exclusiveMaximum": ("below", "<", operator.lt),
+}
+"""Bound of a JSON schema -> its words, its sign and its comparison."""
+
+
+def make_range_option(
+    flag: str,
+    help: str,
+    bounds: Mapping[str, float],
+    show_default: str | bool = True,
+    metavar: str = "<float range>",
+) -> Any:
+    """Return an option of a number within bounds that may be exclusive, which typer's own ranges cannot be.
+
+    Args:
+        flag: name of the option.
+        help: help text; the bounds are appended.
+        bounds: key of `COMPARISONS` -> bound.
+        show_default: see `make_backend_option`.
+        metavar: name of the value in the help.
+    """
+    words = " and ".join(f"{COMPARISONS[name][0]} {bound:g}" for name, bound in bounds.items())
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError as error:
+            raise typer.BadParameter(f"{text!r} is not a valid float.") from error
+        if not all(COMPARISONS[name][2](number, bound) for name, bound in bounds.items()):
+            raise UsageError(f"{flag} must be {words}")
+        return number
+
+    shown = f"{help} [{_format_range(bounds)}]"
+    return typer.Option(flag, metavar=metavar, parser=parse, help=shown, show_default=show_default)
+
+
+def _format_range(bounds: Mapping[str, float]) -> str:
+    """Return the bounds as typer shows its own, e.g. `0<=x<1` or `x>0`."""
+    signs = [(COMPARISONS[name][1], bound) for name, bound in bounds.items()]
+    if len(signs) == 1:
+        ((sign, bound),) = signs
+        return f"x{sign}{bound:g}"
+    (lower, low), (upper, high) = sorted(signs, key=lambda pair: pair[1])
+    return f"{low:g}{lower.replace('>', '<')}x{upper}{high:g}"
 
 
 def make_backend_option(default: str | bool, rest: str = "") -> Any:
@@ -51,6 +103,12 @@ def make_seed_option(scope: str = "") -> Any:
 def make_space_option(default: str | bool = True) -> Any:
     """Return the option `--space`; `default` is as in `make_backend_option`."""
     return typer.Option("--space", help="Search space: name of a preset, or a YAML file.", show_default=default)
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Return True if the command line has the parameter `name`, also with its default value."""
+    origin = context.get_parameter_source(name)
+    return origin is not None and origin.name == "COMMANDLINE"
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -21,7 +21,8 @@ from .canvas import Camera, Canvas
 from .street import Street, paint_fronts, paint_ground, sample_street
 from .weather import Weather, paint_sky, render_photo, sample_weather
 
-MIN_SIDE = 32
+MIN_SIDE, MAX_SIDE = 32, 16384
+"""Smallest and largest side of an image in pixels; the largest is that of a space's input."""
 
 _Objects = list[tuple[float, Callable[[], None]]]
 
@@ -51,7 +52,7 @@ def generate_scene(seed: int, index: int, size: tuple[int, int]) -> Scene:
         size: Height and width in pixels, each at least 32.
 
     Raises:
-        UsageError: Negative seed or index, or a size below 32x32.
+        UsageError: Negative seed or index, or a size outside 32x32 to 16384x16384.
     """
     check_scene(seed, size, index)
     height, width = size
@@ -75,12 +76,14 @@ def check_scene(seed: int, size: tuple[int, int], index: int = 0) -> None:
     """Check the arguments of `generate_scene`.
 
     Raises:
-        UsageError: Negative seed or index, or a size below 32x32.
+        UsageError: Negative seed or index, or a size outside 32x32 to 16384x16384.
     """
     if seed < 0 or index < 0:
         raise UsageError(f"a scene's seed and index must be 0 or more, got seed {seed} and index {index}")
     if min(size) < MIN_SIDE:
         raise UsageError(f"scenes of {size[0]}x{size[1]} pixels are too small: use at least {MIN_SIDE}x{MIN_SIDE}")
+    if max(size) > MAX_SIDE:
+        raise UsageError(f"scenes of {size[0]}x{size[1]} pixels are too large: use at most {MAX_SIDE}x{MAX_SIDE}")
 
 
 def _camera(rng: np.random.Generator, height: int, width: int) -> Camera:

@@ -45,11 +45,17 @@ def test_shared_and_overwritten_outputs_are_rejected(photos, tmp_path):
     (tmp_path / "a.png").write_bytes((photos / "a.png").read_bytes())
     with pytest.raises(UsageError, match="have the same output files"):
         list_media([photos, tmp_path / "a.png"], tmp_path / "out", ids=False)
-    (tmp_path / "a-mask.png").write_bytes((photos / "a.png").read_bytes())
+    nested = tmp_path / "out" / "deep" / "a-mask.png"
+    nested.parent.mkdir(parents=True)
+    nested.write_bytes((photos / "a.png").read_bytes())
     with pytest.raises(UsageError, match="would overwrite an input"):
-        list_media([tmp_path / "a.png", tmp_path / "a-mask.png"], tmp_path, ids=False)
-    with pytest.raises(UsageError, match="is an input folder"):
-        list_media([photos], photos, ids=False)
+        list_media([photos, nested], tmp_path / "out", ids=False)
+
+
+def test_outputs_beside_inputs_are_rejected(photos):
+    for source in (photos, photos / "a.png"):
+        with pytest.raises(UsageError, match="holds the input images: choose another folder"):
+            list_media([source], photos, ids=False)
 
 
 def test_neither_image_nor_video_is_rejected(tmp_path):

@@ -25,7 +25,7 @@ def gpus(monkeypatch):
         }
         for index in range(2)
     }
-    monkeypatch.setattr(fleet, "require_backend", lambda target: None)
+    monkeypatch.setattr(fleet, "require_backend", lambda target, *precisions: None)
     monkeypatch.setattr(fleet, "fingerprint", lambda target, backend: found[target.device])
     return found
 

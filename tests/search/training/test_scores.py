@@ -16,6 +16,7 @@ from lgc.models.nets.weights import save_weights
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.labels import ID_TO_TRAIN_ID
 from lgc.search.data.layouts import list_pairs
+from lgc.search.data.predictions import PredictionWriter
 from lgc.search.data.reading import CAMVID, CITYSCAPES_IDS, read_label
 from lgc.search.data.synthetic.writers import SCENE_FORMATS, write_scenes
 from lgc.search.training.config import TrainConfig
@@ -219,8 +220,17 @@ def test_predictions_never_overwrite_labels(make_run, make_scenes):
     label = list_pairs(data, "val")[1][0].label
     before = label.read_bytes()
     with pytest.raises(OutputError, match="files of the dataset"):
-        evaluate_run(make_run(11), data, predictions=label.parent)
+        PredictionWriter(label.parent, load_dataset(data, "val", (32, 32)))
     assert label.read_bytes() == before
+
+
+@pytest.mark.parametrize("folder", ["", "new/masks"])
+def test_predictions_stay_outside_the_dataset(make_run, make_scenes, folder):
+    data = make_scenes("camvid-segnet")
+    before = sorted(data.rglob("*"))
+    with pytest.raises(OutputError, match=r"is inside the dataset .*: choose another folder"):
+        evaluate_run(make_run(11), data, predictions=data / folder)
+    assert sorted(data.rglob("*")) == before
 
 
 def test_invalid_evaluations_are_refused(make_run, make_scenes):

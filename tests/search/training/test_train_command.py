@@ -48,16 +48,18 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
         (("--init", "nope.safetensors"), "no such file: nope.safetensors"),
         (("--precision", "fp8"), "precision"),
         (("--precision", "fp16"), "choose fp32 or bf16 on a CPU"),
-        (("--ema", "1"), "ema"),
-        (("--lr", "-1"), "lr"),
+        (("--ema", "1"), "--ema must be at least 0 and below 1"),
+        (("--lr", "0"), "--lr must be above 0"),
         (("--train-split", "val"), "--train-split"),
         (("--device", "cuda:99"), "no device"),
         (("--split", "test"), "--split can only be used with --evaluate"),
         (("--evaluate", "--lr", "1"), "--lr can only be used without --evaluate"),
         (("--evaluate",), "train first"),
+        (("--evaluate", "--predictions", "{scenes}/val"), "is inside the dataset"),
     ],
 )
 def test_wrong_use_gives_a_single_line(run, scenes, call, options, message):
+    options = [option.format(scenes=scenes) for option in options]
     assert message in call("lgc-train", run, "--data", scenes, *options).refusal("lgc-train")
     assert [path.name for path in run.iterdir()] == ["architecture.json"]
 

@@ -46,8 +46,10 @@ def test_threshold_decides_the_exit_code(call, two, threshold, code):
 def test_match_limits_the_threshold(call, two):
     a, b, key = two
     assert call("lgc-lut", "diff", a, b, "--match", key).code == 1
-    done = call("lgc-lut", "diff", a, b, "--match", "nothing like it", "--json")
-    assert (done.code, json.loads(done.out)["median_change_pct"]) == (0, None)
+    with LatencyTable.open(a) as table:
+        other = table.entries()[0].key
+    done = call("lgc-lut", "diff", a, b, "--match", other, "--json")
+    assert (done.code, [entry["key"] for entry in json.loads(done.out)["entries"]]) == (0, [other])
 
 
 def test_table_equals_itself(call, mini_lut):
@@ -85,8 +87,10 @@ def test_unknown_interval_gives_a_warning(call, two):
 def test_rejects_bad_input(call, two, npy, tmp_path):
     a, b, _ = two
     assert "invalid percentage 'much'" in call("lgc-lut", "diff", a, b, "--threshold", "much").refusal("lgc-lut")
+    line = call("lgc-lut", "diff", a, b, "--match", "nothing").refusal("lgc-lut")
+    assert line == f"no entry matches --match nothing in {a} and {b}"
     assert "Missing argument 'B.lut'" in call("lgc-lut", "diff", a).refusal("lgc-lut")
     arguments = ("--space", "tiny", "--device", "cuda:0", "--backend", "torch", "--out", tmp_path / "c.lut")
-    assert call("lgc-lut", "import", npy, *arguments).code == 0
+    assert call("lgc-lut", "import", npy, *arguments).code == 1, "no entry is in the space"
     line = call("lgc-lut", "diff", a, tmp_path / "c.lut").refusal("lgc-lut")
     assert "have no measured entry in common" in line

@@ -1,12 +1,14 @@
 """`lgc-lut merge`, `export`, `import` and `upgrade` from the command line."""
 
 import json
+import shutil
 import sqlite3
 
 import numpy as np
 import pytest
 
 from lgc.lut import LatencyTable, Target
+from lgc.models import SearchSpace
 
 OFA = (
     "expanded_conv-input:7x7x192-output:7x7x320-expand:6-kernel:5-stride:1-idskip:0: {count: 9, mean: 5.5, var: 1.0}\n"
@@ -30,7 +32,8 @@ class TestMerge:
         assert result["verification"] is None
 
     def test_prints_lines(self, call, mini_lut, tmp_path):
-        done = call("lgc-lut", "merge", mini_lut, mini_lut, "--out", tmp_path / "c.lut")
+        other = shutil.copy(mini_lut, tmp_path / "copy.lut")
+        done = call("lgc-lut", "merge", mini_lut, other, "--out", tmp_path / "c.lut")
         assert done.code == 0
         assert "entries from 2 tables, measured in 1 session\n" in done.out
         assert "mean absolute error" in done.out
@@ -51,6 +54,8 @@ class TestMerge:
         assert f"{a} already exists" in call("lgc-lut", "merge", a, b, "--out", a).refusal("lgc-lut")
         assert "cannot merge 1 table" in call("lgc-lut", "merge", a, "--out", out).refusal("lgc-lut")
         assert "Missing option '--out'" in call("lgc-lut", "merge", a, b).refusal("lgc-lut")
+        twice = call("lgc-lut", "merge", a, b, tmp_path / "." / "a.lut", "--out", out).refusal("lgc-lut")
+        assert twice == f"{a} is given 2 times: merge different tables"
         other = make_table(mini_space, "o.lut", target=Target("cpu", "torch"))
         line = call("lgc-lut", "merge", a, other.path, "--out", out).refusal("lgc-lut")
         assert "backend onnxruntime, not torch" in line
@@ -80,7 +85,8 @@ class TestImport:
     def test_to_a_table(self, call, npy, tmp_path):
         arguments = ("--space", "tiny", "--device", "cuda:0", "--backend", "tensorrt", "--precision", "fp16")
         done = call("lgc-lut", "import", npy, *arguments, "--out", tmp_path / "t.lut", "--json")
-        assert (done.code, done.err) == (0, "")
+        assert done.code == 1
+        assert "t.lut is in space tiny, so it predicts no network" in done.err
         result = json.loads(done.out)
         assert (result["project"], result["rows"], result["imported"], result["in_space"]) == ("FasterSeg", 4, 2, 0)
         assert set(result["left"]) == set(list(read_rows(npy))[2:])
@@ -94,6 +100,15 @@ class TestImport:
         done = call("lgc-lut", "import", npy, *arguments, "--out", tmp_path / "t.lut")
         assert "2 operators from 4 rows of FasterSeg" in done.out
         assert "skipped: 1 row of ff (an attention module)" in done.out
+
+    def test_entries_of_the_space_exit_with_0(self, call, npy, tmp_path):
+        spec = next(spec for spec in SearchSpace.load("tiny").specs() if spec.operator == "conv_3x3")
+        size = f"H{spec.height}_W{spec.width}_Cin{spec.c_in}_Cout{spec.c_out}"
+        np.save(npy, {f"ConvNorm_{size}_kernel3_stride{spec.stride}": 1.0})
+        arguments = ("--space", "tiny", "--device", "cpu", "--backend", "torch", "--out", tmp_path / "t.lut")
+        done = call("lgc-lut", "import", npy, *arguments)
+        assert (done.code, done.err) == (0, "")
+        assert "1 of them are in the space" in done.out
 
     def test_to_columns(self, call, npy, tmp_path):
         for source, project, rows in ((npy, "FasterSeg", "4 rows"), (tmp_path / "o.yaml", "once-for-all", "1 row")):
@@ -112,6 +127,7 @@ class TestImport:
             "lgc-lut"
         )
         for name, value, reason in (
+            ("--out", tmp_path / "t.cvs", "choose a file that ends in .lut, .csv or .parquet"),
             ("--device", "gpu", "device 'gpu' is neither 'cpu' nor 'cuda:N'"),
             ("--backend", "tensort", "'tensort' is not one of"),
             ("--precision", "fp8", "'fp8' is not one of 'fp32'"),

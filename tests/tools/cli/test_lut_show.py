@@ -18,7 +18,7 @@ def test_filters(call, mini_lut):
     every = keys()
     assert keys("--operator", "conv_3x3") == [key for key in every if key.startswith("conv_3x3/")]
     assert keys("--resolution", "8x8") == [key for key in every if "/8x8/" in key] != []
-    assert keys("--status", "pending") == []
+    assert keys("--status", "pending") == keys("--status", "pending", "--match", "c4-4") == []
     assert keys("--match", "c4-4", "--resolution", "8x8") == [k for k in every if "/c4-4/8x8/" in k]
     assert keys("--sort", "key") == sorted(every)
     assert sorted(keys("--sort", "latency")) == sorted(keys("--sort", "ci")) == sorted(every)
@@ -67,6 +67,10 @@ def test_rejects_bad_input(call, mini_lut):
         (("--status", "done"), "'done' is not one of 'pending'"),
         (("--sort", "size"), "'size' is not one of 'key'"),
         (("--resolution", "8"), "invalid size '8'"),
+        (("--match", "nothing"), "no entry matches --match nothing in"),
+        (("--match", "sep_conv", "--resolution", "7x9"), "no entry matches --match sep_conv --resolution 7x9 in"),
+        (("--match", "nothing", "--status", "pending"), "no entry matches --match nothing in"),
+        (("--match", "nothing", "--subjects"), "no benchmark matches --match nothing in"),
     ):
         assert reason in call("lgc-lut", "show", mini_lut, *arguments).refusal("lgc-lut")
 

@@ -25,10 +25,10 @@ class Settings(BaseModel):
     rate: Annotated[float, Field(ge=0, le=1)] | None = None
     """Rate of `something`
     over two lines."""
-    share: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    """Share."""
-    speed: Annotated[float, Field(gt=0)] | None = None
+    speed: Annotated[float, Field(gt=0)] = 2.0
     """Speed."""
+    share: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share."""
     colour: Literal["red", "green"] = "red"
     """Colour."""
     size: tuple[int, int] | None = None
@@ -48,7 +48,7 @@ def command():
 
     @app.command()
     @add_options(
-        Settings, "steps", "rate", "share", "speed", "colour", "size", "fast", "loud", steps="as many as needed"
+        Settings, "steps", "rate", "speed", "share", "colour", "size", "fast", "loud", steps="as many as needed"
     )
     def show(
         loud: bool, name: str = "x", as_json: Annotated[bool, typer.Option("--json")] = False, **settings: object
@@ -65,17 +65,35 @@ def run(command, capsys, *arguments):
 
 def test_defaults_are_the_fields(command, capsys):
     values = json.loads(run(command, capsys))
-    defaults = {"steps": None, "rate": None, "share": 0.25, "speed": None, "colour": "red", "size": None, "fast": True}
-    defaults |= {"loud": False}
+    defaults = {
+        "steps": None,
+        "rate": None,
+        "speed": 2.0,
+        "share": None,
+        "colour": "red",
+        "size": None,
+        "fast": True,
+        "loud": False,
+    }
     assert values == {"name": "x", **defaults}
     assert Settings(**{**defaults, "steps": 1}).hidden == 3
 
 
 def test_given_values_are_parsed(command, capsys):
-    arguments = "--steps 2 --rate 0.5 --share 0 --speed 9 --colour green --size 16x24 --no-fast --loud --name y"
+    arguments = "--steps 2 --rate 0.5 --speed 1e-3 --share 0 --colour green --size 16x24 --no-fast --loud --name y"
     values = json.loads(run(command, capsys, *arguments.split()))
-    expected = {"steps": 2, "rate": 0.5, "share": 0, "speed": 9, "colour": "green", "size": [16, 24], "fast": False}
-    assert values == {**expected, "loud": True, "name": "y"}
+    expected = {
+        "steps": 2,
+        "rate": 0.5,
+        "speed": 0.001,
+        "share": 0.0,
+        "colour": "green",
+        "size": [16, 24],
+        "fast": False,
+        "loud": True,
+        "name": "y",
+    }
+    assert values == expected
 
 
 @pytest.mark.parametrize(
@@ -83,11 +101,6 @@ def test_given_values_are_parsed(command, capsys):
     [
         ("--steps 0", "--steps"),
         ("--rate 2", "--rate"),
-        ("--share -1", "--share"),
-        ("--share 1", "--share': 1 is not below 1"),
-        ("--share nan", "--share"),
-        ("--speed 0", "--speed': 0 is not above 0"),
-        ("--speed nan", "--speed': nan is not above 0"),
         ("--colour blue", "'blue' is not one of 'red', 'green'"),
     ],
 )
@@ -95,6 +108,21 @@ def test_invalid_values_are_rejected(command, arguments, message):
     with pytest.raises(typer.BadParameter) as error:
         command(arguments.split(), standalone_mode=False)
     assert message in error.value.format_message()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--speed 0", "--speed must be above 0"),
+        ("--speed nan", "--speed must be above 0"),
+        ("--share 1", "--share must be at least 0 and below 1"),
+        ("--share -0.1", "--share must be at least 0 and below 1"),
+    ],
+)
+def test_exclusive_bounds_are_named(command, arguments, message):
+    with pytest.raises(UsageError) as error:
+        command(arguments.split(), standalone_mode=False)
+    assert str(error.value) == message
 
 
 def test_invalid_size_is_a_usage_error(command):
@@ -106,8 +134,9 @@ def test_help_is_the_fields(command, capsys):
     text = " ".join(run(command, capsys, "--help").split())
     assert "Number of steps. [default: (as many as needed); x>=1]" in text
     assert "Rate of something over two lines. [0<=x<=1]" in text
-    assert "Share. Below 1. [default: 0.25; x>=0]" in text
-    assert "Speed. Above 0. --colour <red|green> Colour. [default: red]" in text
+    assert "--speed <float range> Speed. [x>0] [default: 2.0]" in text
+    assert "--share <float range> Share. [0<=x<1]" in text
+    assert "--colour <red|green> Colour. [default: red]" in text
     assert "--size HxW" in text
     assert "--fast / --no-fast" in text
     assert not any(flag in text for flag in ("--hidden", "--no-loud"))

@@ -52,6 +52,7 @@ def test_table_is_printed_without_json(tmp_path: Path) -> None:
     [
         (("--size", "32by48"), "invalid size '32by48'"),
         (("--size", "8x8"), "too small"),
+        (("--size", "32x16385"), "too large: use at most 16384x16384"),
         (("--layout", "camvit"), "'camvit' is not one of 'camvid-segnet'"),
         (("--train", "-3"), "train images"),
         (("--seed", "-1"), "seed"),
