@@ -40,7 +40,7 @@ def merge(
     """
     for path, count in Counter(path.resolve() for path in tables).items():
         if count > 1:
-            raise UsageError(f"{path} is given {count} times: merge different tables")
+            say(f"warning: {path} is given {count} times; its sample batches are merged once")
     from ...lut.exchange.merge import merge_tables
     from ...lut.table.table import LatencyTable
     from ...profiler.profile import calibrate
@@ -98,14 +98,14 @@ def import_table(
     backend: Annotated[str | None, make_backend_option(False, " that F was measured with")] = None,
     precision: Annotated[Precision, typer.Option(help="Precision that F was measured in, for a T.lut.")] = "fp32",
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Convert another project's latency table; nothing in it is executed.
 
     CSV and Parquet keep every row, with the parts of its key as columns. A table of lgc needs --space, --device and
     --backend, and keeps only rows that compute the same as an operator of lgc. From FasterSeg these are ConvNorm and
     BasicResidual1x (convolution, normalisation and ReLU), as conv_1x1 and conv_3x3. From once-for-all there are none:
     its rows have other activations, or are blocks of several layers. Latencies are means in milliseconds, of operators
-    timed alone, in both projects. Exit code 1 if the table of lgc has no entry of the space.
+    timed alone, in both projects.
 
     Example: lgc-lut import latency_lookup_table.npy --out fasterseg.csv
     """
@@ -122,7 +122,7 @@ def import_table(
     if out.suffix in FRAME_SUFFIXES:
         write_frame(foreign_to_frame(foreign), out)
         emit(content, as_json, f"{out}: {format_count(len(foreign.rows), 'row')} of {foreign.project}")
-        return 0
+        return
     from ...models.space.protocol import SearchSpace
 
     target = _make_target(space, device, backend, precision)
@@ -136,10 +136,11 @@ def import_table(
         f"them are in the space, which has {result.missing} more",
         *_format_skipped(foreign),
     )
-    if result.in_space:
-        return 0
-    say(f"no entry of {out} is in space {space}, so it predicts no network: choose the --space that {source} is of")
-    return 1
+    if not result.in_space:
+        say(
+            f"warning: no entry of {out} is in space {space}, so it predicts no network: choose the --space that "
+            f"{source} was measured for"
+        )
 
 
 def _make_target(space: str | None, device: str | None, backend: str | None, precision: str) -> Target:

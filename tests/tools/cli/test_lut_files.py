@@ -48,14 +48,18 @@ class TestMerge:
         assert result["other_inputs"] == result["untied"] == [str(b.path)]
         assert result["entries"] == len({entry.key for table in (a, b) for entry in table.entries()})
 
+    def test_repeated_table_gives_a_warning(self, call, two, tmp_path):
+        a, b, _ = two
+        done = call("lgc-lut", "merge", a, b, tmp_path / "." / "a.lut", "--out", tmp_path / "c.lut")
+        assert done.code == 0
+        assert f"warning: {a} is given 2 times; its sample batches are merged once" in done.err
+
     def test_rejects_bad_input(self, call, two, make_table, mini_space, tmp_path):
         a, b, _ = two
         out = tmp_path / "c.lut"
         assert f"{a} already exists" in call("lgc-lut", "merge", a, b, "--out", a).refusal("lgc-lut")
         assert "cannot merge 1 table" in call("lgc-lut", "merge", a, "--out", out).refusal("lgc-lut")
         assert "Missing option '--out'" in call("lgc-lut", "merge", a, b).refusal("lgc-lut")
-        twice = call("lgc-lut", "merge", a, b, tmp_path / "." / "a.lut", "--out", out).refusal("lgc-lut")
-        assert twice == f"{a} is given 2 times: merge different tables"
         other = make_table(mini_space, "o.lut", target=Target("cpu", "torch"))
         line = call("lgc-lut", "merge", a, other.path, "--out", out).refusal("lgc-lut")
         assert "backend onnxruntime, not torch" in line
@@ -85,7 +89,7 @@ class TestImport:
     def test_to_a_table(self, call, npy, tmp_path):
         arguments = ("--space", "tiny", "--device", "cuda:0", "--backend", "tensorrt", "--precision", "fp16")
         done = call("lgc-lut", "import", npy, *arguments, "--out", tmp_path / "t.lut", "--json")
-        assert done.code == 1
+        assert done.code == 0
         assert "t.lut is in space tiny, so it predicts no network" in done.err
         result = json.loads(done.out)
         assert (result["project"], result["rows"], result["imported"], result["in_space"]) == ("FasterSeg", 4, 2, 0)
