@@ -153,7 +153,7 @@ class Predictor:
         import pandas as pd
 
         choices = check_choices(choices, self.space)
-        latency, half = self.predict_many(choices), (self.correction.half_width_pct() or np.nan) / 100
+        latency, half = self.cost.evaluate(choices), (self.correction.half_width_pct() or np.nan) / 100
         columns: dict[str, object] = {
             "latency_ms": latency,
             "low_ms": np.maximum(latency * (1 - half), 0.0),

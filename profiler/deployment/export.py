@@ -255,9 +255,10 @@ def choose_targets(settings: ExportSettings, table: LatencyTable | None) -> list
             threads = device.num_threads(settings.threads or own.threads)
             try:
                 targets.append(Target(check_device(device), backend, precision, threads))
-            except DeviceError as error:  # only a table's device is unchecked
-                where = "the default" if table is None else f"the device of {table.path}"
-                raise DeviceError(f"{error} ({where}); choose another with --device, e.g. --device cpu") from error
+            except DeviceError as error:
+                assert table is not None  # a requested device is checked already, and the default is the CPU
+                hint = f"(the device of {table.path}); choose another with --device, e.g. --device cpu"
+                raise DeviceError(f"{error} {hint}") from error
     for target in targets:
         require_backend(target)
     return targets
