@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ...errors import LgcError
+from .interrupts import keep_interrupts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,19 +43,23 @@ def run(app: typer.Typer, interrupted: str = RESUMES) -> None:
         interrupted: message after Ctrl-C.
     """
     program = Path(sys.argv[0]).name
-    try:
-        code = int(app(standalone_mode=False, prog_name=program) or 0)
-        message = interrupted if code == INTERRUPT_CODE else ""
-    except LgcError as error:
-        code, message = error.exit_code, str(error)
-    except BrokenPipeError:
-        sys.stderr.close()
-        code, message = 1, ""
-    except OSError as error:
-        code, message = 2, f"{error.filename or 'operating system'}: {error.strerror or error}"
-    except Exception as error:
-        command = getattr(getattr(error, "ctx", None), "command_path", program)
-        code, message = 2, f"{_format_usage_error(error)} (see {command} --help)"
+    with keep_interrupts() as interrupts:
+        try:
+            code, message = int(app(standalone_mode=False, prog_name=program) or 0), ""
+        except LgcError as error:
+            code, message = error.exit_code, str(error)
+        except BrokenPipeError:
+            sys.stderr.close()
+            code, message = 1, ""
+        except OSError as error:
+            code, message = 2, f"{error.filename or 'operating system'}: {error.strerror or error}"
+        except Exception as error:
+            code, message = 2, ""
+            if not interrupts.received:
+                command = getattr(getattr(error, "ctx", None), "command_path", program)
+                message = f"{_format_usage_error(error)} (see {command} --help)"
+        if code == INTERRUPT_CODE or (code and interrupts.received):  # an interrupted import raises ImportError
+            code, message = INTERRUPT_CODE, interrupted
     if message:
         print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

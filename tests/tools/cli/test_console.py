@@ -2,6 +2,9 @@
 
 import json
 import math
+import signal
+import time
+from contextlib import suppress
 from typing import Annotated
 
 import pytest
@@ -134,3 +137,33 @@ def test_processes_take_gpus_by_rank(one_gpu, monkeypatch):
 def test_requested_device_must_be_present(one_gpu):
     with pytest.raises(DeviceError, match="no device 'cuda:2' on this machine"):
         pick_device("cuda:2", [Device("cuda:0")], "searching")
+
+
+class TestInterrupt:
+    """A Ctrl-C ends the command with 130, wherever it arrives."""
+
+    def test_dropped(self, leave):
+        """As C extensions do while they are being imported, and Python in finalizers."""
+
+        def body():
+            with suppress(BaseException):
+                signal.raise_signal(signal.SIGINT)
+            time.sleep(60)
+
+        code, out, err = leave(body)
+        assert (code, out) == (130, "")
+        assert err == "lgc-test: interrupted: finished work is kept; run the same command again to resume\n"
+
+    def test_turned_into_another_error(self, leave):
+        def body():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt as error:
+                raise ImportError("no module named x") from error
+
+        assert leave(body)[0] == 130
+
+    def test_handler_is_restored(self, leave):
+        before = signal.getsignal(signal.SIGINT)
+        leave(lambda: 0)
+        assert signal.getsignal(signal.SIGINT) is before
