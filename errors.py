@@ -59,6 +59,10 @@ class MeasurementError(LgcError):
     """A measurement that failed or has no usable result."""
 
 
+class PluginError(LgcError):
+    """Code of the user's that cannot be loaded, raises, or returns something else than it should."""
+
+
 class DataError(LgcError):
     """An unusable dataset folder, image or label."""
 

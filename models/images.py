@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
-"""ImageNet statistics of RGB in 0..1, the normalisation of all networks."""
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of a network's input, per RGB channel in 0..1.
+
+    Raises:
+        UsageError: A deviation is not positive, or a number is not finite.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise UsageError(f"invalid normalisation: mean {self.mean}, std {self.std}; std must be above 0")
+
+
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""ImageNet's statistics, the default of all networks."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 """File extensions of images in a folder."""
@@ -94,10 +112,10 @@ def resize_image(pixels: RGBImage, size: tuple[int, int] | None) -> RGBImage:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def normalise_image(pixels: RGBImage) -> NDArray[np.float32]:
-    """Normalise RGB bytes [..., H, W, 3] to float32 [..., 3, H, W] with about zero mean and unit variance."""
+def normalise_image(pixels: RGBImage, normalisation: Normalisation = IMAGENET) -> NDArray[np.float32]:
+    """Normalise RGB bytes [..., H, W, 3] to float32 [..., 3, H, W]."""
     image = np.ascontiguousarray(np.moveaxis(pixels, -1, -3), np.float32)
-    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (normalisation.mean, normalisation.std))
     image /= 255
     image -= mean
     image /= std

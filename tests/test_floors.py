@@ -15,6 +15,8 @@ FLOORS = {
     "precisions": -2,
     "device": -1,
     "files": 0,
+    "plugins": 0,
+    "yaml_text": 0,
     "models": 1,
     "lut": 2,
     "profiler": 3,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import MismatchError
-from ..images import IMAGE_MEAN, IMAGE_STD
+from ..images import IMAGENET, Normalisation
 from ..space.lgcnet import LGCNetArchitecture, LGCNetSpace
 from ..space.opspec import OpSpec
 from ..space.protocol import Architecture, SearchSpace
@@ -115,12 +115,13 @@ class FrameOutput(nn.Module):
 
     Args:
         dense: Network in scope `dense`.
+        normalisation: Statistics that the network was trained with.
     """
 
-    def __init__(self, dense: DenseOutput) -> None:
+    def __init__(self, dense: DenseOutput, normalisation: Normalisation = IMAGENET) -> None:
         super().__init__()
         self.dense = dense
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (normalisation.mean, normalisation.std))
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
 

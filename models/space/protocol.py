@@ -20,10 +20,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-import yaml
-
 from ...errors import FileFormatError, MismatchError, UnknownNameError, UsageError
 from ...files import describe, read_text, write_atomic
+from ...yaml_text import parse_yaml
 from .operators import ZERO, count_macs, count_parameters
 from .opspec import OpSpec
 
@@ -44,7 +43,6 @@ ARCHITECTURE_SCHEMA_VERSION = 1
 ARCHITECTURE_FILE = "architecture.json"
 """File name of the architecture in a run folder."""
 
-_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 """PyYAML's own errors, and those that its constructors raise for scalars such as `2001-14-45` or `!!int ''`."""
 
 Space = TypeVar("Space", bound="SearchSpace")
@@ -383,9 +381,9 @@ class SearchSpace(ABC):
             FileFormatError: The text is not a valid search space.
         """
         try:
-            content = yaml.safe_load(text)
-        except _YAML_ERRORS as error:
-            raise FileFormatError(f"{where}: invalid search space: not YAML ({str(error).splitlines()[0]})") from error
+            content = parse_yaml(text)
+        except ValueError as error:
+            raise FileFormatError(f"{where}: invalid search space: {error}") from error
         return cls.check(content, where)
 
     @classmethod

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lgc.errors import DataError
-from lgc.models.images import check_image, read_pixels
+from lgc.errors import DataError, UsageError
+from lgc.models.images import Normalisation, check_image, normalise_image, read_pixels
 
 UPRIGHT = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [9, 9, 9], [255, 255, 255]]], np.uint8)
 
@@ -46,3 +46,17 @@ def test_header_check_and_damage(tmp_path):
         check_image(tmp_path / "text.png")
     with pytest.raises(DataError, match="no such file"):
         check_image(tmp_path / "missing.png")
+
+
+class TestNormalisation:
+    """Statistics of a dataset of the user's."""
+
+    def test_pixels_are_standardised(self):
+        pixels = np.full((2, 2, 3), (255, 0, 51), np.uint8)
+        image = normalise_image(pixels, Normalisation((0.5, 0.0, 0.2), (0.5, 1.0, 0.1)))
+        np.testing.assert_allclose(image[:, 0, 0], (1, 0, 0), atol=1e-6)
+
+    @pytest.mark.parametrize("std", [(0.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (float("nan"), 1.0, 1.0)])
+    def test_invalid_deviations(self, std):
+        with pytest.raises(UsageError, match="std must be above 0"):
+            Normalisation((0.5, 0.5, 0.5), std)

@@ -1,0 +1,137 @@
+"""Python code of the user's, loaded only where the command line or a Python call names it.
+
+A reference is a file or a module, `FILE.py` or `package.module`; `FILE.py:NAME` names an object in it. Nothing that is
+named inside a table, a run folder or a YAML file is ever passed to this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from .errors import PluginError
+
+_PREFIX = "lgc_plugin_"
+"""Start of the names under which files are imported."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Loaded module of the user's.
+
+    Attributes:
+        reference: File or module, as named by the user.
+        module: The module.
+        path: Its source file; None for a module without one, e.g. a compiled extension.
+        digest: 12 hexadecimal digits of the SHA-256 of the source file; empty without one.
+    """
+
+    reference: str
+    module: ModuleType
+    path: Path | None
+    digest: str
+
+
+def load_plugin(reference: str) -> Plugin:
+    """Import a file or a module, once in a process. Modules are also looked up in the current folder.
+
+    Raises:
+        PluginError: There is no such file or module, or it raises an error; the message has its line.
+    """
+    if reference.endswith(".py"):
+        path = Path(reference).resolve()
+        if not path.is_file():
+            raise PluginError(f"no such file: {reference}")
+        digest = _hash_file(path)
+        module = _import_file(path, f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
+        return Plugin(reference, module, path, digest)
+    if not all(part.isidentifier() for part in reference.split(".")):
+        raise PluginError(f"{reference!r} is neither a Python file (FILE.py) nor a module (package.module)")
+    with _explain_errors(reference), _current_folder():
+        module = importlib.import_module(reference)
+    source = Path(module.__file__) if module.__file__ and module.__file__.endswith(".py") else None
+    return Plugin(reference, module, source, "" if source is None else _hash_file(source))
+
+
+def load_object(reference: str) -> tuple[object, Plugin]:
+    """Return the object named by `FILE.py:NAME` or `package.module:NAME`, and its module.
+
+    Raises:
+        PluginError: See `load_plugin`; or the module has no such object.
+    """
+    source, colon, name = reference.rpartition(":")
+    if not colon or not source or not name:
+        raise PluginError(f"{reference!r} names no object: write FILE.py:NAME or package.module:NAME")
+    plugin = load_plugin(source)
+    value: object = plugin.module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            public = ", ".join(sorted(key for key in vars(plugin.module) if not key.startswith("_"))) or "nothing"
+            raise PluginError(f"{source} has no {name!r}; it has {public}")
+        value = getattr(value, part)
+    return value, plugin
+
+
+def _hash_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _import_file(path: Path, name: str) -> ModuleType:
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # the name ends in .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with _explain_errors(str(path)), _current_folder():
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """Look modules up in the current folder too, after all other places."""
+    folder = str(Path.cwd())
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+@contextmanager
+def _explain_errors(reference: str) -> Iterator[None]:
+    """Turn an error of the user's code into a PluginError with the line that raised it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is not None and (reference == error.name or reference.startswith(f"{error.name}.")):
+            raise PluginError(
+                f"no module {reference!r}: install it, or run the command in the folder that holds it"
+            ) from error
+        raise PluginError(f"cannot load {reference}: {error}") from error
+    except Exception as error:
+        raise PluginError(f"cannot load {reference}: {describe_error(error)}") from error
+
+
+def describe_error(error: BaseException) -> str:
+    """Return type, message and innermost line of an error, in one line."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
+    message = " ".join(str(error).split())
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}{': ' * bool(message)}{message}{place}"
