@@ -60,7 +60,7 @@ class MeasurementError(LgcError):
 
 
 class PluginError(LgcError):
-    """Code of the user's that cannot be loaded, raises, or returns something else than it should."""
+    """Code of the user's that cannot be loaded, raises an error, or returns an unexpected object."""
 
 
 class DataError(LgcError):

@@ -1,4 +1,4 @@
-"""YAML as people mean it: duplicate keys and scalars with a second meaning are errors, not guesses."""
+"""Strict YAML: duplicate keys and ambiguous scalars are errors, not guesses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AMBIGUOUS = (
     (re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}.*"), "a date"),
     (re.compile(r"[+-]?[0-9]+(_[0-9]+)+"), "a number with separators"),
 )
-"""Plain scalars that YAML 1.1, YAML 1.2 and people read differently, with the reading that would surprise."""
+"""Plain scalars with another meaning in YAML 1.1 than in YAML 1.2 or in plain text, and that meaning."""
 
 
 def parse_yaml(text: str) -> object:
