@@ -15,9 +15,9 @@ from .cli.progress import make_step_progress, progress_bar
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..profiler.deployment.media import MediaFile
-    from ..profiler.deployment.painting import Legend
-    from ..profiler.deployment.prediction import Prediction
+    from ..profiler.inference.media import MediaFile
+    from ..profiler.inference.painting import Legend
+    from ..profiler.inference.prediction import Prediction
 
 INTERRUPTED = "interrupted: finished files are complete; run the same command again to write all of them again"
 
@@ -46,10 +46,10 @@ def predict(
     Example: lgc-predict runs/street photos/ --out predicted
     """
     from ..files import ensure_folder
-    from ..profiler.deployment.media import list_media
-    from ..profiler.deployment.painting import Legend, Painter
-    from ..profiler.deployment.prediction import find_exported_file, segment_media
-    from ..profiler.deployment.segmenter import Segmenter
+    from ..profiler.inference.media import list_media
+    from ..profiler.inference.painting import Legend, Painter
+    from ..profiler.inference.prediction import find_exported_file, segment_media
+    from ..profiler.inference.segmenter import Segmenter
 
     file = find_exported_file(source)
     media = list_media(inputs, out, ids=ids)
@@ -68,7 +68,7 @@ def predict(
 
 def list_legends() -> list[Legend]:
     """Return names and colours of the known datasets."""
-    from ..profiler.deployment.painting import Legend
+    from ..profiler.inference.painting import Legend
     from ..search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
     return [Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE), Legend(CAMVID_CLASSES, CAMVID_PALETTE)]

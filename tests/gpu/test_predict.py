@@ -11,7 +11,7 @@ from lgc.models import SearchSpace
 from lgc.profiler.backends import get_backend
 from lgc.profiler.deployment.engines import build_target_engine
 from lgc.profiler.deployment.network import Network, write_onnx
-from lgc.profiler.deployment.segmenter import Segmenter
+from lgc.profiler.inference.segmenter import Segmenter
 
 
 def runs_on_gpu(backend):

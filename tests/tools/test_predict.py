@@ -22,8 +22,8 @@ from lgc.errors import DataError
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
 from lgc.profiler.deployment.network import Network, write_onnx
-from lgc.profiler.deployment.segmenter import Segmenter
-from lgc.profiler.deployment.video import Clip
+from lgc.profiler.inference.segmenter import Segmenter
+from lgc.profiler.inference.video import Clip
 from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE
 
 NTSC = Fraction(30000, 1001)

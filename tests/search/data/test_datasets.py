@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lgc.errors import DataError, UnknownNameError, UsageError
-from lgc.models.images import IMAGE_MEAN, IMAGE_STD
+from lgc.models.images import IMAGENET
 from lgc.search.data.datasets import SegmentationDataset, load_dataset, split_halves
 from lgc.search.data.synthetic.writers import write_scenes
 
@@ -41,7 +41,7 @@ def test_item_is_normalised_image_and_label(camvid: Path) -> None:
     assert (image.shape, image.dtype) == ((3, *SIZE), torch.float32)
     assert (label.shape, label.dtype) == (SIZE, torch.int64)
     raw = np.asarray(Image.open(data.pairs[0].image)) / 255
-    expected = (raw - np.array(IMAGE_MEAN)) / np.array(IMAGE_STD)
+    expected = (raw - np.array(IMAGENET.mean)) / np.array(IMAGENET.std)
     assert np.allclose(image.numpy().transpose(1, 2, 0), expected, atol=1e-5)
     assert set(label.unique().tolist()) <= {*range(11), 255}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lgc.errors import DataError, OutputError
-from lgc.profiler.deployment.video import Clip, open_video_writer
+from lgc.profiler.inference.video import Clip, open_video_writer
 
 NTSC = Fraction(30000, 1001)
 

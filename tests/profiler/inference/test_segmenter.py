@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lgc.device import Device
 from lgc.errors import DeviceError, FileFormatError, MeasurementError, UsageError
 from lgc.models import LGCNet, SearchSpace
-from lgc.models.images import IMAGE_MEAN, IMAGE_STD
+from lgc.models.images import IMAGENET
 from lgc.models.onnx.export import to_onnx
 from lgc.models.onnx.model import OnnxModel
 from lgc.profiler.backends.precision import cast_model
@@ -24,7 +24,7 @@ from lgc.profiler.backends.trt.engine import Engine
 from lgc.profiler.backends.trt.engine_files import get_description_path, write_engine_files
 from lgc.profiler.deployment import segmenter as inference
 from lgc.profiler.deployment.network import Network, write_onnx
-from lgc.profiler.deployment.segmenter import Segmenter, extract_classes, resize_labels, upsample
+from lgc.profiler.inference.segmenter import Segmenter, extract_classes, resize_labels, upsample
 
 SCOPES = ("core", "dense", "end-to-end")
 
@@ -65,7 +65,7 @@ def segment_with_torch(network: Network, picture: np.ndarray) -> np.ndarray:
     """Compute classes with torch: resize, scale to 0..1, normalise, network, upsample, argmax, nearest."""
     height, width = network.architecture.space.input
     frame = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
-    x = (frame / 255 - np.array(IMAGE_MEAN)) / np.array(IMAGE_STD)
+    x = (frame / 255 - np.array(IMAGENET.mean)) / np.array(IMAGENET.std)
     tensor = torch.from_numpy(x.transpose(2, 0, 1)[None].astype(np.float32))
     with torch.no_grad():
         logits = network.reference("core")(tensor)
@@ -266,7 +266,7 @@ def test_onnx_file_needs_no_torch(files):
     program = (
         "import sys, numpy\n"
         "from pathlib import Path\n"
-        "from lgc.profiler.deployment.segmenter import Segmenter\n"
+        "from lgc.profiler.inference.segmenter import Segmenter\n"
         f"with Segmenter.open(Path({str(files['core'])!r})) as segmenter:\n"
         "    segmenter.segment(numpy.zeros((9, 9, 3), numpy.uint8))\n"
         "sys.exit('torch' in sys.modules)\n"

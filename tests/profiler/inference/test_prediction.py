@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lgc.errors import UsageError
-from lgc.profiler.deployment.painting import Legend
-from lgc.profiler.deployment.prediction import Prediction, find_exported_file
-from lgc.profiler.deployment.segmenter import SegmentationTime
+from lgc.profiler.inference.painting import Legend
+from lgc.profiler.inference.prediction import Prediction, find_exported_file
+from lgc.profiler.inference.segmenter import SegmentationTime
 
 LEGEND = Legend(("road", "sky", "tree"), ((0, 0, 0),) * 3)
 

@@ -11,10 +11,10 @@ from PIL import Image
 from lgc.models import SearchSpace
 from lgc.models.onnx.model import OnnxModel
 from lgc.models.palettes import distinct_palette
-from lgc.profiler.deployment.media import MediaFile
 from lgc.profiler.deployment.network import Network
-from lgc.profiler.deployment.painting import Legend, Painter, blend_mask
-from lgc.profiler.deployment.video import Clip
+from lgc.profiler.inference.media import MediaFile
+from lgc.profiler.inference.painting import Legend, Painter, blend_mask
+from lgc.profiler.inference.video import Clip
 from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
 CAMVID, CITYSCAPES = Legend(CAMVID_CLASSES, CAMVID_PALETTE), Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE)

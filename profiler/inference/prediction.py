@@ -13,8 +13,8 @@ import numpy as np
 
 from ...errors import DataError, MeasurementError, UsageError
 from ...models.images import RGBImage
+from ..deployment.network import Log
 from .media import MediaFile
-from .network import Log
 from .painting import Legend, Painter
 from .segmenter import Labels, SegmentationTime, Segmenter
 

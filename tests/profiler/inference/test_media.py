@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lgc.errors import DataError, UsageError
-from lgc.profiler.deployment.media import list_media
+from lgc.profiler.inference.media import list_media
 
 
 @pytest.fixture

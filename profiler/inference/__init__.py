@@ -1,0 +1,1 @@
+"""Inference with exported networks: images, folders and videos to masks and overlays."""
