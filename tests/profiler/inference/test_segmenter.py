@@ -22,8 +22,8 @@ from lgc.profiler.backends.precision import cast_model
 from lgc.profiler.backends.trt import backend as trt
 from lgc.profiler.backends.trt.engine import Engine
 from lgc.profiler.backends.trt.engine_files import get_description_path, write_engine_files
-from lgc.profiler.deployment import segmenter as inference
 from lgc.profiler.deployment.network import Network, write_onnx
+from lgc.profiler.inference import segmenter as inference
 from lgc.profiler.inference.segmenter import Segmenter, extract_classes, resize_labels, upsample
 
 SCOPES = ("core", "dense", "end-to-end")
