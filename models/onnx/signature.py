@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ...errors import FileFormatError
+from ...errors import FileFormatError, UsageError
 from ..space.protocol import CORE, DENSE, END_TO_END, EXPORT_SCOPES, Architecture
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
 """Metadata keys of files that lgc exports."""
 
 INPUT_TYPES = ("float32", "uint8")
+
+NCHW, NHWC = "NCHW", "NHWC"
+LAYOUTS = (NCHW, NHWC)
+"""Orders of the axes of an image: channels first, or channels last."""
+IMAGE_TYPES = ("float32", "float16", "uint8")
+IMAGE_CHANNELS = 3
+LAYOUT_OPTION, OUTPUT_OPTION = "--layout", "--output-name"
+"""Options of the commands that errors suggest."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,29 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} {'x'.join(map(str, self.shape))}"
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """Single image that a network takes.
+
+    Attributes:
+        name: Name of the input.
+        layout: `NCHW` or `NHWC`.
+        size: Height and width in pixels.
+        dtype: `float32`, `float16` or `uint8`.
+    """
+
+    name: str
+    layout: str
+    size: tuple[int, int]
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the input, with one image."""
+        height, width = self.size
+        return (1, IMAGE_CHANNELS, height, width) if self.layout == NCHW else (1, height, width, IMAGE_CHANNELS)
 
 
 @dataclass(frozen=True)
@@ -123,3 +155,69 @@ class Signature:
             f"{self.where}: input must be one image, float32 1x3xHxW (normalised) or uint8 1xHxWx3 (RGB bytes), "
             f"got {inputs}"
         )
+
+    def image_input(self, layout: str | None = None) -> ImageInput:
+        """Return the network's only input as an RGB or BGR image.
+
+        Args:
+            layout: `NCHW` or `NHWC`; None to infer it from the axis with three channels.
+
+        Raises:
+            FileFormatError: The input is not a single image.
+            UsageError: The shape does not have this layout, or has both and `layout` is None.
+        """
+        inputs = ", ".join(map(str, self.inputs))
+        shape, dtype = self.inputs[0].shape, self.inputs[0].dtype
+        layouts = list_layouts(shape)
+        if len(self.inputs) > 1 or not layouts or shape[0] != 1 or dtype not in IMAGE_TYPES:
+            raise FileFormatError(
+                f"{self.where}: input must be one image, 1x3xHxW or 1xHxWx3 of {', '.join(IMAGE_TYPES)}, got {inputs}"
+            )
+        if layout is None and len(layouts) > 1:
+            raise UsageError(
+                f"{self.where}: input {inputs} may be {' or '.join(layouts)}: add {LAYOUT_OPTION} NCHW or NHWC"
+            )
+        if layout is not None and layout not in layouts:
+            raise UsageError(f"{self.where}: input {inputs} is {layouts[0]}, not {layout}: omit {LAYOUT_OPTION}")
+        chosen = layout or layouts[0]
+        size = shape[2:] if chosen == NCHW else shape[1:3]
+        return ImageInput(self.inputs[0].name, chosen, (size[0], size[1]), dtype)
+
+    @property
+    def output(self) -> TensorSpec:
+        """The only output.
+
+        Raises:
+            UsageError: There are several outputs; the message lists them.
+        """
+        if len(self.outputs) > 1:
+            raise UsageError(
+                f"{self.where} has {len(self.outputs)} outputs: {describe_outputs(self.outputs)}; choose one with "
+                f"{OUTPUT_OPTION} NAME"
+            )
+        return self.outputs[0]
+
+
+def list_layouts(shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the layouts in which a shape is a batch of images with three channels."""
+    axes = {NCHW: 1, NHWC: 3}
+    return tuple(name for name, axis in axes.items() if len(shape) == 4 and shape[axis] == IMAGE_CHANNELS)
+
+
+def describe_outputs(outputs: Sequence[TensorSpec]) -> str:
+    """Return name, type and shape of each output; auxiliary logits of a training are marked."""
+    return ", ".join(f"{tensor}{' (auxiliary logits?)' * is_auxiliary(tensor, outputs)}" for tensor in outputs)
+
+
+def is_auxiliary(tensor: TensorSpec, outputs: Sequence[TensorSpec]) -> bool:
+    """Return True if an output seems to be an auxiliary head's: by its name, or logits smaller than another output's.
+
+    Segmentation networks often export the logits of heads that only the training needs, with the same classes.
+    """
+    if "aux" in tensor.name.lower():
+        return len(outputs) > 1
+    shape = tensor.shape
+    return any(
+        len(shape) == len(other.shape) == 4 and shape[:2] == other.shape[:2] and shape[2:] < other.shape[2:]
+        for other in outputs
+    )
