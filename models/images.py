@@ -189,26 +189,26 @@ def list_images(path: Path) -> Iterator[Path]:
     Raises:
         DataError: `path` does not exist, or the folder contains no images.
     """
-    if path.is_file():
-        yield path
-        return
-    images = [file for file in list_visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise DataError(f"no images in folder {path} ({', '.join(IMAGE_SUFFIXES)})")
-    yield from images
+    yield from [path] if path.is_file() else list_folder(path)[0]
 
 
-def list_visible_files(folder: Path) -> list[Path]:
-    """Return the files of a folder and its subfolders, sorted by path, without hidden ones and `SYSTEM_NAMES`.
+def list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images and the other files in a folder and its subfolders by extension, each sorted by path.
+
+    Hidden files and `SYSTEM_NAMES` are in neither list.
 
     Raises:
-        DataError: The folder does not exist.
+        DataError: The folder does not exist, or contains no images.
     """
     if not folder.is_dir():
         raise DataError(f"no such file or folder: {folder}")
-    visible = [
-        file
-        for file in folder.rglob("*")
-        if not any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in file.relative_to(folder).parts)
-    ]
-    return sorted(file for file in visible if file.is_file())
+    images: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        is_visible = not any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in parts)
+        if is_visible and (path.is_file() or not path.exists()):  # a broken link is reported where it is read
+            (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
+    if not images:
+        raise DataError(f"no images in folder {folder} ({', '.join(IMAGE_SUFFIXES)})")
+    return images, others

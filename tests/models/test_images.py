@@ -42,7 +42,7 @@ def test_header_check_and_damage(tmp_path):
     check_image(tmp_path / "half.png")
     with pytest.raises(DataError, match=r"cannot read image .*half.png: truncated or damaged"):
         read_pixels(tmp_path / "half.png")
-    with pytest.raises(DataError, match=r"cannot read image .*text.png: unknown format"):
+    with pytest.raises(DataError, match=r"cannot read image .*text.png: it is text that begins with 'hello'"):
         check_image(tmp_path / "text.png")
     with pytest.raises(DataError, match="no such file"):
         check_image(tmp_path / "missing.png")

@@ -23,14 +23,15 @@ def photos(tmp_path) -> Path:
 
 
 def test_folder_lists_images_recursively(photos, tmp_path):
-    media = list_media([photos], tmp_path / "out", ids=True)
+    media, errors = list_media([photos], tmp_path / "out", ids=True)
+    assert errors == {}
     assert [file.stem.relative_to(tmp_path / "out") for file in media] == [
         Path("a"), Path("deep/a"), Path("deep/er/b.v2")
     ]  # fmt: skip
     assert media[1].outputs(True) == {kind: tmp_path / f"out/deep/a-{kind}.png" for kind in ("mask", "overlay", "ids")}
     assert set(media[1].outputs(False)) == {"mask", "overlay"}
     assert media[1].frames == 1
-    (pixels,) = media[1].read()
+    (pixels,) = media[1].read(print)
     assert pixels.shape == (8, 8, 3)
 
 
@@ -38,7 +39,8 @@ def test_outputs_inside_a_source_are_skipped(photos):
     out = photos / "predicted"
     out.mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(out / "a-mask.png")
-    assert len(list_media([photos], out, ids=False)) == 3
+    media, _ = list_media([photos], out, ids=False)
+    assert len(media) == 3
 
 
 def test_shared_and_overwritten_outputs_are_rejected(photos, tmp_path):
