@@ -1,0 +1,86 @@
+"""ONNX Runtime as the judge of a model: whether it loads, and the shapes of its outputs. Not for timing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import FileFormatError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .signature import TensorSpec
+
+_FATAL = 4
+"""Severity of ONNX Runtime's log from which it prints."""
+
+
+class OrtProbe:
+    """Session of a model on the CPU, without optimisations.
+
+    Attributes:
+        session: ONNX Runtime's session.
+    """
+
+    def __init__(self, model: bytes, where: str) -> None:
+        """Load a model.
+
+        Raises:
+            FileFormatError: ONNX Runtime rejects the model; the message quotes it.
+        """
+        import onnxruntime
+
+        self._where = where
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise FileFormatError(f"{where}: ONNX Runtime rejects the model: {first_line(error)}") from error
+
+    def run(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the outputs.
+
+        Raises:
+            FileFormatError: The model fails, e.g. at this size; the message quotes ONNX Runtime.
+        """
+        try:
+            return list(self.session.run(None, inputs))
+        except Exception as error:
+            raise FileFormatError(f"{self._where}: ONNX Runtime fails to run the model: {first_line(error)}") from error
+
+    def measure_outputs(self, inputs: tuple[TensorSpec, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Return name -> shape and type of each output, which must not depend on the values of the inputs.
+
+        Raises:
+            FileFormatError: The model fails, an output is no tensor, or a shape depends on the values of the inputs.
+        """
+        names = [output.name for output in self.session.get_outputs()]
+        results = [
+            self.run({spec.name: generate_array(spec.shape, spec.dtype, seed) for spec in inputs}) for seed in range(2)
+        ]
+        for name, first, second in zip(names, *results, strict=True):
+            if not hasattr(first, "shape"):
+                raise FileFormatError(f"{self._where}: output {name} is a {type(first).__name__}, not a tensor")
+            if first.shape != second.shape:
+                raise FileFormatError(
+                    f"{self._where}: the shape of output {name} depends on the image, {first.shape} or {second.shape}: "
+                    "only static shapes are supported"
+                )
+        return {name: (array.shape, str(array.dtype)) for name, array in zip(names, results[0], strict=True)}
+
+
+def generate_array(shape: tuple[int, ...], dtype: str, seed: int = 0) -> NDArray[Any]:
+    """Return random values: standard normal, bytes from 0 to 255, other integers and booleans 0 or 1."""
+    rng, kind = np.random.default_rng(seed), np.dtype(dtype)
+    if kind.kind == "f":
+        return rng.standard_normal(shape, dtype=np.float32).astype(kind, copy=False)
+    return rng.integers(0, 256 if dtype == "uint8" else 2, shape).astype(kind)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error of ONNX or ONNX Runtime."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
