@@ -92,14 +92,14 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
 
 
 def _apply_pixel_limit() -> None:
-    """Replace Pillow's limit by the environment's, if it has one, and Pillow's warning above half of it by silence.
+    """Replace Pillow's limit by the environment's, if it has one; silence its warnings, e.g. above half of the limit.
 
     Raises:
         UsageError: The environment's limit is not a positive integer.
     """
     from PIL import Image
 
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     limit = os.environ.get(MAX_PIXELS_VARIABLE)
     if not limit:
         return

@@ -25,6 +25,9 @@ MAX_CLASSES = 256
 DEFAULT_THRESHOLD = 0.5
 """Probability above which a pixel belongs to the only class."""
 
+ROUNDING = 1e-3
+"""Largest rounding error of a probability."""
+
 
 @dataclass(frozen=True)
 class OutputOptions:
@@ -149,7 +152,7 @@ class OutputDecoder:
         if self.threshold is None:
             return resize_labels(_to_labels(maps[0]), self.size)
         values = maps[0].astype(np.float32, copy=False)
-        if self.values == PROBABILITIES and not 0 <= values.min() <= values.max() <= 1:
+        if self.values == PROBABILITIES and not -ROUNDING <= values.min() <= values.max() <= 1 + ROUNDING:
             raise MeasurementError(
                 f"the network returned {values.min():g} to {values.max():g}, which are not probabilities: "
                 f"use --output-values {LOGITS}"

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lgc.errors import DataError, UsageError
+from lgc.models.images import ignore_remark as ignore
 from lgc.profiler.inference.media import list_media
 
 
@@ -66,3 +67,34 @@ def test_neither_image_nor_video_is_rejected(tmp_path):
         list_media([tmp_path / "notes.doc"], tmp_path / "out", ids=False)
     with pytest.raises(DataError, match="no such file"):
         list_media([tmp_path / "missing"], tmp_path / "out", ids=False)
+
+
+def test_unreadable_files_are_listed(photos, tmp_path):
+    (photos / "empty.png").touch()
+    (photos / "text.jpg").write_text("text")
+    media, errors = list_media([photos], tmp_path / "out", ids=False, log=ignore)
+    assert len(media) == 3
+    assert list(errors) == [photos / "empty.png", photos / "text.jpg"]
+    assert errors[photos / "empty.png"].endswith("empty.png: it is an empty file")
+
+
+def test_only_unreadable_files_are_an_error(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").touch()
+    lines: list[str] = []
+    with pytest.raises(DataError, match="none of the 2 input files is readable"):
+        list_media([tmp_path], tmp_path / "out", ids=False, log=lines.append)
+    assert len(lines) == 2
+    with pytest.raises(DataError, match=r"a\.png: it is an empty file"):
+        list_media([tmp_path / "a.png"], tmp_path / "out", ids=False)
+
+
+def test_skipped_files_are_reported(photos, tmp_path):
+    lines: list[str] = []
+    (photos / "b.TXT").touch()
+    (photos / "Thumbs.db").touch()
+    list_media([photos], tmp_path / "out", ids=False, log=lines.append)
+    assert lines == [f"skipped in folder {photos}, not images: 2 x .txt"]
+    (photos / "drive.mp4").touch()
+    list_media([photos], tmp_path / "out", ids=False, log=lines.append)
+    assert lines[1].endswith("1 x .mp4, 2 x .txt; give videos by name")

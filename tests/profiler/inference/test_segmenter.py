@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from lgc.device import Device
-from lgc.errors import DeviceError, FileFormatError, MeasurementError, UsageError
+from lgc.errors import DeviceError, FileFormatError, UsageError
 from lgc.models import LGCNet, SearchSpace
 from lgc.models.images import IMAGENET
 from lgc.models.onnx.export import to_onnx
