@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...errors import FileFormatError
@@ -36,7 +36,7 @@ def find_arithmetic(draft: Draft, inferred: Any) -> tuple[str, str | None]:
     """
     operators = Counter(node.op_type for node in walk_nodes(draft.model))
     types = _read_types(inferred.graph)
-    if quantisation := _find_quantisation(operators):
+    if quantisation := find_quantisation(operators):
         _require_int8(draft, types)
         return "int8", quantisation
     macs: Counter[str] = Counter()
@@ -60,7 +60,7 @@ def find_arithmetic(draft: Draft, inferred: Any) -> tuple[str, str | None]:
     return precision, None
 
 
-def _find_quantisation(operators: Mapping[str, int]) -> str | None:
+def find_quantisation(operators: Collection[str]) -> str | None:
     """Return the kind of quantisation from the names of all operators."""
     if any(name in operators for name in _DYNAMIC):
         return DYNAMIC

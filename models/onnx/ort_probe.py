@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import FileFormatError
+from .tensors import generate_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,8 +60,9 @@ class OrtProbe:
             FileFormatError: The model fails, an output is no tensor, or a shape depends on the values of the inputs.
         """
         names = [output.name for output in self.session.get_outputs()]
+        rng = np.random.default_rng(0)
         results = [
-            self.run({spec.name: generate_array(spec.shape, spec.dtype, seed) for spec in inputs}) for seed in range(2)
+            self.run({spec.name: generate_array(rng, spec.shape, spec.dtype) for spec in inputs}) for _ in range(2)
         ]
         for name, first, second in zip(names, *results, strict=True):
             if not hasattr(first, "shape"):
@@ -71,14 +73,6 @@ class OrtProbe:
                     "only static shapes are supported"
                 )
         return {name: (array.shape, str(array.dtype)) for name, array in zip(names, results[0], strict=True)}
-
-
-def generate_array(shape: tuple[int, ...], dtype: str, seed: int = 0) -> NDArray[Any]:
-    """Return random values: standard normal, bytes from 0 to 255, other integers and booleans 0 or 1."""
-    rng, kind = np.random.default_rng(seed), np.dtype(dtype)
-    if kind.kind == "f":
-        return rng.standard_normal(shape, dtype=np.float32).astype(kind, copy=False)
-    return rng.integers(0, 256 if dtype == "uint8" else 2, shape).astype(kind)
 
 
 def first_line(error: Exception) -> str:

@@ -103,15 +103,15 @@ class Signature:
             return str(named)
         if self.outputs[0].dtype.startswith("float"):
             return CORE
-        return DENSE if self.dtype == "float32" else END_TO_END
+        return END_TO_END if all(tensor.dtype == "uint8" for tensor in self.inputs) else DENSE
 
     @property
     def classes(self) -> int | None:
         """Number of classes from the embedded architecture, else from the output's shape; None if unknown."""
         if self.architecture is not None:
             return self.architecture.space.classes
-        shape = self.outputs[0].shape
-        return shape[1] if len(shape) == 4 and shape[1] > 1 else None
+        counts = {shape[1] for shape in (tensor.shape for tensor in self.outputs) if len(shape) == 4 and shape[1] > 1}
+        return counts.pop() if len(counts) == 1 else None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -211,6 +211,15 @@ class Signature:
             f"{self.where}: input must be one image, float32 1x3xHxW (normalised) or uint8 1xHxWx3 (RGB bytes), "
             f"got {inputs}"
         )
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Height and width of the first image among the inputs; without an image the shape of the first input."""
+        images = [(shape, list_layouts(shape)) for shape in (tensor.shape for tensor in self.inputs)]
+        for shape, layouts in images:
+            if layouts:
+                return shape[2:] if layouts[0] == NCHW else shape[1:3]
+        return images[0][0]
 
     def image_input(self, layout: str | None = None) -> ImageInput:
         """Return the network's only input as an RGB or BGR image.

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...errors import FileFormatError
 from .signature import TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 INPUT_DTYPES = (
     *("float16", "float32", "float64", "bool"),
@@ -58,3 +63,12 @@ def _read_tensor(value: Any, where: str) -> TensorSpec:
     except (KeyError, ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: {value.name} has unknown element type {kind.elem_type}") from error
     return TensorSpec(value.name, shape, "string" if dtype.hasobject else str(dtype.name))
+
+
+def generate_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Return random values: standard normal, bytes from 0 to 255, other integers and booleans 0 or 1."""
+    if dtype == "uint8":
+        return rng.integers(0, 256, shape, np.uint8)
+    if np.dtype(dtype).kind == "f":
+        return rng.standard_normal(shape, dtype=np.float32).astype(dtype, copy=False)
+    return rng.integers(0, 2, shape).astype(dtype)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
 
 from ....errors import FileFormatError
 from ..graphs import Draft, list_custom_operators
 from ..ort_probe import OrtProbe, first_line
-from ..tensors import is_static, read_tensors
+from ..tensors import is_static, read_inputs
 
 
 def normalise_graph(draft: Draft) -> None:
@@ -39,38 +42,47 @@ def infer_shapes(draft: Draft) -> Any:
     Raises:
         FileFormatError: The model is invalid, or the shape of an output depends on the image.
     """
-    import onnx
-
     model, custom = draft.model, list_custom_operators(draft.model)
-    suffix = f" (custom operators: {', '.join(custom)})" if custom else ""
-    reason = _check(model)
-    probe = None
+    inferred, is_measured = _infer(model), False
+    try:
+        if not is_static(model.graph.output):
+            is_measured = not is_static(inferred.graph.output)
+            _replace_outputs(draft, _measure(draft) if is_measured else inferred.graph.output)
+        reason = _check(model)
+        if reason is not None and not is_measured:
+            is_measured = True
+            _replace_outputs(draft, _measure(draft))
+    except FileFormatError as error:
+        cause = _check(model)
+        detail = str(error) if cause is None else f"{draft.where}: invalid ONNX model: {cause}"
+        suffix = f" (custom operators: {', '.join(custom)})" if custom else ""
+        raise FileFormatError(f"{detail}{suffix}") from error
     if reason is not None:
-        try:
-            probe = OrtProbe(model.SerializeToString(), draft.where)
-        except FileFormatError as error:
-            raise FileFormatError(f"{draft.where}: invalid ONNX model: {reason}{suffix}") from error
-        draft.remarks.append(f"ONNX Runtime loads the model, although ONNX's checker reports: {reason}")
+        draft.remarks.append(f"ONNX Runtime runs the model, although ONNX's checker reports: {reason}")
     elif custom:
         draft.remarks.append(f"not every backend runs its custom operators: {', '.join(custom)}")
-    inferred = _infer(model)
-    if probe is None and is_static(inferred.graph.output):
-        if not is_static(model.graph.output):
-            del model.graph.output[:]
-            model.graph.output.extend(inferred.graph.output)
-            draft.change()
-        return inferred
-    try:
-        probe = probe or OrtProbe(model.SerializeToString(), draft.where)
-        outputs = probe.measure_outputs(read_tensors(model.graph.input, draft.where))
-    except FileFormatError as error:
-        raise FileFormatError(f"{error}{suffix}") from error
-    del model.graph.output[:], model.graph.value_info[:]
-    for name, (shape, dtype) in outputs.items():
-        kind = onnx.helper.np_dtype_to_tensor_dtype(dtype)
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+    return _infer(model) if is_measured else inferred
+
+
+def _measure(draft: Draft) -> list[Any]:
+    """Return the outputs with the shapes and types of a run of ONNX Runtime."""
+    import onnx
+
+    inputs = read_inputs(draft.model.graph.input, draft.where)
+    outputs = OrtProbe(draft.model.SerializeToString(), draft.where).measure_outputs(inputs)
+    to_type = onnx.helper.np_dtype_to_tensor_dtype
+    return [
+        onnx.helper.make_tensor_value_info(name, to_type(np.dtype(dtype)), shape)
+        for name, (shape, dtype) in outputs.items()
+    ]
+
+
+def _replace_outputs(draft: Draft, outputs: Iterable[Any]) -> None:
+    """Write the shapes of the outputs, and drop those of other tensors, which may contradict them."""
+    graph, values = draft.model.graph, list(outputs)
+    del graph.output[:], graph.value_info[:]
+    graph.output.extend(values)
     draft.change()
-    return _infer(model)
 
 
 def _check(model: Any) -> str | None:

@@ -51,7 +51,8 @@ def _count_bytes(tensor: Any) -> int:
 
     kind = TensorProto.DataType.Name(tensor.data_type)
     bits = PACKED_BITS.get(kind) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return int(math.ceil(math.prod(tensor.dims) * bits / 8))
+    size: int = math.ceil(math.prod(tensor.dims) * bits / 8)
+    return size
 
 
 def _read(tensor: Any, size: int, folder: Path | None, where: str) -> bytes:
