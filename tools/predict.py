@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import UsageError
 from .cli.console import emit, format_count, grid, new_app, run, say
-from .cli.options import JsonOption, ThreadsOption, make_backend_option, make_device_option
+from .cli.options import (
+    JsonOption,
+    ThreadsOption,
+    make_backend_option,
+    make_choice_option,
+    make_device_option,
+    make_range_option,
+    parse_size,
+)
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -18,10 +27,34 @@ if TYPE_CHECKING:
     from ..profiler.inference.media import MediaFile
     from ..profiler.inference.painting import Legend
     from ..profiler.inference.prediction import Prediction
+    from ..profiler.inference.segmenter import Segmenter
 
 INTERRUPTED = "interrupted: finished files are complete; run the same command again to write all of them again"
+VALUE_RANGE_NAMES = ("0..1", "0..255")
+OUTPUT_VALUE_NAMES = ("logits", "probabilities", "labels")
 
 app = new_app()
+
+
+def make_channels_option(flag: str, help: str) -> Any:
+    """Return an option with a value per channel, or one value for all three; `parse_channels` reads it."""
+    return typer.Option(flag, metavar="R,G,B", help=f"{help}: red, green, blue, also with --bgr; or one for all.")
+
+
+def parse_channels(flag: str, text: str | None) -> tuple[float, float, float] | None:
+    """Return the values of red, green and blue from `R,G,B` or a single number; None for None.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    if text is None:
+        return None
+    parts = text.split(",")
+    try:
+        red, green, blue = map(float, parts * 3 if len(parts) == 1 else parts)
+    except ValueError as error:
+        raise UsageError(f"invalid {flag} {text!r}: write R,G,B or one number for all channels") from error
+    return red, green, blue
 
 
 @app.command()
@@ -35,35 +68,105 @@ def predict(
     device: Annotated[str | None, make_device_option("cpu; cuda:0 for an engine", "to run on")] = None,
     backend: Annotated[str | None, make_backend_option("onnxruntime; tensorrt for an engine")] = None,
     threads: ThreadsOption = 1,
+    input_size: Annotated[
+        str | None, typer.Option("--input", metavar="HxW", help="Image size of a network with dynamic axes.")
+    ] = None,
+    mean: Annotated[str | None, make_channels_option("--mean", "Mean to subtract from the pixels")] = None,
+    std: Annotated[str | None, make_channels_option("--std", "Standard deviation to divide by")] = None,
+    value_range: Annotated[
+        str | None,
+        make_choice_option(
+            "--range",
+            VALUE_RANGE_NAMES,
+            "Range of pixel values before --mean and --std, or of the input itself without them. Inferred where all of "
+            "their values other than 0 and 1 are below 1 or all are above it; required otherwise.",
+            False,
+        ),
+    ] = None,
+    bgr: Annotated[
+        bool, typer.Option("--bgr", help="The input's channels are blue, green, red instead of red, green, blue.")
+    ] = False,
+    layout: Annotated[
+        str | None, make_choice_option("--layout", ("nchw", "nhwc"), "Layout of the input.", "from its shape")
+    ] = None,
+    output_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Output to decode; required if there are several.")
+    ] = None,
+    output_values: Annotated[
+        str | None,
+        make_choice_option(
+            "--output-values", OUTPUT_VALUE_NAMES, "Values of an output with one channel.", "from the last operator"
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        make_range_option(
+            "--threshold",
+            "Probability of the foreground in an output with one channel.",
+            {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+            "0.5",
+        ),
+    ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the colours in overlays.")] = 0.5,
     ids: Annotated[
         bool, typer.Option("--ids", help="Also write the class ids of images, 8 bits per pixel: NAME-ids.png.")
     ] = False,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Segment images, folders of images and videos with an exported network.
+
+    Files of other programs do not specify their normalisation: ImageNet's is assumed, and a message says so, unless
+    --mean, --std or --range are given. Exit code 1 if an input file is unreadable; the others are segmented.
 
     Example: lgc-predict runs/street photos/ --out predicted
     """
     from ..files import ensure_folder
     from ..profiler.inference.media import list_media
-    from ..profiler.inference.painting import Legend, Painter
+    from ..profiler.inference.outputs import OutputOptions
+    from ..profiler.inference.painting import Painter
+    from ..profiler.inference.pipeline import FileOptions
     from ..profiler.inference.prediction import find_exported_file, segment_media
+    from ..profiler.inference.preprocessing import InputOptions
     from ..profiler.inference.segmenter import Segmenter
 
     file = find_exported_file(source)
-    media = list_media(inputs, out, ids=ids)
-    with Segmenter.open(file, device=device, backend=backend, threads=threads) as segmenter:
-        legend = Legend.for_network(segmenter.network, list_legends())
+    options = FileOptions(
+        parse_size(input_size) if input_size else None,
+        output_name,
+        InputOptions(
+            parse_channels("--mean", mean), parse_channels("--std", std), value_range, bgr, layout and layout.upper()
+        ),
+        OutputOptions(output_values, threshold),
+    )
+    media, errors = list_media(inputs, out, ids=ids, log=say)
+    with Segmenter.open(file, device=device, backend=backend, threads=threads, options=options) as segmenter:
+        legend = make_legend(segmenter)
         ensure_folder(out)
         for remark in (*([f"using {file}"] if file != source else []), *segmenter.remarks):
             say(remark)
         with progress_bar() as on_progress:
             on_step = make_step_progress("segmenting", on_progress)
-            prediction = segment_media(media, segmenter, Painter(legend, alpha, ids), on_step=on_step, log=say)
+            painter = Painter(legend, alpha, ids)
+            prediction = segment_media(media, segmenter, painter, errors=errors, on_step=on_step, log=say)
         target = str(segmenter.target)
     result = {**prediction.as_dict(legend), "target": target}
     emit(result, as_json, *_make_tables(prediction, legend, media, out, target))
+    if prediction.errors:
+        say(f"not segmented: {format_count(len(prediction.errors), 'file')}")
+    for message in prediction.errors.values():
+        say(message)
+    return 1 if prediction.errors else 0
+
+
+def make_legend(segmenter: Segmenter) -> Legend:
+    """Return names and colours of a network's classes; report those of a dataset that is assumed."""
+    from ..profiler.inference.painting import Legend
+
+    network, num_classes = segmenter.network, segmenter.num_classes
+    legend = Legend.for_network(network, num_classes, list_legends(), is_mask=segmenter.is_mask)
+    if legend.dataset and network.class_names is None:
+        say(f"{network.where} does not name its {num_classes} classes: those of {legend.dataset} are assumed")
+    return legend
 
 
 def list_legends() -> list[Legend]:
@@ -71,7 +174,10 @@ def list_legends() -> list[Legend]:
     from ..profiler.inference.painting import Legend
     from ..search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
-    return [Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE), Legend(CAMVID_CLASSES, CAMVID_PALETTE)]
+    return [
+        Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, "Cityscapes"),
+        Legend(CAMVID_CLASSES, CAMVID_PALETTE, "CamVid"),
+    ]
 
 
 def _make_tables(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from ...errors import FileFormatError, UsageError
+from ..images import IMAGENET, Normalisation
+from ..palettes import Palette
 from ..space.protocol import CORE, DENSE, END_TO_END, EXPORT_SCOPES, Architecture
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
-"""Metadata keys of files that lgc exports."""
+NORMALISATION_KEY, PALETTE_KEY, VERSION_KEY = "normalisation", "palette", "lgc_version"
+"""Metadata keys of files that lgc exports.
+
+Classes: JSON list of names. Normalisation: JSON {"mean": [3], "std": [3]}, per RGB channel in 0..1. Palette: JSON list
+of the RGB colours of the classes, 0 to 255 each.
+"""
 
 INPUT_TYPES = ("float32", "uint8")
 
@@ -113,17 +120,66 @@ class Signature:
         Raises:
             FileFormatError: The metadata is damaged.
         """
-        try:
-            names = json.loads(self.metadata.get(CLASSES_KEY, "null"))
-        except ValueError:
-            names = ()
-        if names is None:
+        names = self._parse_metadata(CLASSES_KEY, tuple[str, ...], "list of names")
+        return None if names is None else tuple(names)
+
+    @property
+    def palette(self) -> Palette | None:
+        """Colours of the classes in the order of their indices; None if the metadata lacks them.
+
+        Raises:
+            FileFormatError: The metadata is damaged.
+        """
+        colours = self._parse_metadata(PALETTE_KEY, tuple[tuple[int, int, int], ...], "list of [red, green, blue]")
+        if colours is None:
             return None
-        if not names or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise FileFormatError(
-                f"{self.where}: metadata `{CLASSES_KEY}` must be a JSON list of names: export the file again"
-            )
-        return tuple(names)
+        if not all(0 <= value <= 255 for colour in colours for value in colour):
+            raise self._metadata_error(PALETTE_KEY, "list of colours with values from 0 to 255")
+        return tuple(colours)
+
+    @property
+    def is_lgc_export(self) -> bool:
+        """True if lgc exported the file."""
+        return VERSION_KEY in self.metadata
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """Normalisation of the images that the network was trained with; None if unknown.
+
+        Files that lgc exported before it wrote this key were trained with ImageNet's statistics.
+
+        Raises:
+            FileFormatError: The metadata is damaged.
+        """
+        values = self._parse_metadata(
+            NORMALISATION_KEY, dict[str, tuple[float, float, float]], 'object with "mean" and "std" of three channels'
+        )
+        if values is None:
+            return IMAGENET if self.is_lgc_export else None
+        if set(values) != {"mean", "std"}:
+            raise self._metadata_error(NORMALISATION_KEY, 'object with "mean" and "std" of three channels')
+        try:
+            return Normalisation(**values)
+        except UsageError as error:
+            raise FileFormatError(f"{self.where}: metadata `{NORMALISATION_KEY}`: {error}") from error
+
+    def _parse_metadata(self, key: str, kind: Any, description: str) -> Any:
+        """Return the JSON value of a metadata key as `kind`; None without the key."""
+        from pydantic import TypeAdapter, ValidationError
+
+        text = self.metadata.get(key)
+        if text is None:
+            return None
+        try:
+            value = TypeAdapter(kind).validate_json(text, strict=True)
+        except ValidationError as error:
+            raise self._metadata_error(key, description) from error
+        if not value:
+            raise self._metadata_error(key, description)
+        return value
+
+    def _metadata_error(self, key: str, description: str) -> FileFormatError:
+        return FileFormatError(f"{self.where}: metadata `{key}` must be a JSON {description}: export the file again")
 
     @cached_property
     def architecture(self) -> Architecture | None:

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...errors import FileFormatError
 from ...files import write_atomic
 from .video import open_video_writer
 
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from ...models.onnx.signature import Signature
     from ...models.palettes import Palette
     from .media import MediaFile
-    from .segmenter import Labels
+    from .resampling import Labels
 
 PNG_COMPRESSION = 1
 """Compression level, 0 to 9: the usual 6 takes 1.5 times as long, for files a tenth smaller."""
+BINARY_NAMES = ("background", "foreground")
+"""Names of the classes of a mask."""
 
 
 @dataclass(frozen=True)
@@ -30,33 +33,48 @@ class Legend:
     Attributes:
         names: names of the classes.
         palette: colours of the classes; at least one per name.
+        dataset: dataset that defines them; empty for others.
     """
 
     names: tuple[str, ...]
     palette: Palette
+    dataset: str = ""
 
     @classmethod
-    def for_network(cls, network: Signature, known: Sequence[Legend] = ()) -> Legend:
-        """Return the known legend with the network's class names, or with as many classes if it has no names.
+    def for_network(
+        cls, network: Signature, num_classes: int | None, known: Sequence[Legend] = (), *, is_mask: bool = False
+    ) -> Legend:
+        """Return names and colours from the network's metadata, else those of a known legend, else distinct colours.
 
-        Any other network gets distinct colours.
+        A known legend has the network's class names, or as many classes if the network has neither names nor colours.
 
         Args:
             network: signature of the exported network.
+            num_classes: number of classes; None if unknown.
             known: legends of datasets; the first match wins.
+            is_mask: True if the classes are background and foreground.
 
         Raises:
-            FileFormatError: the class names in the file are malformed.
+            FileFormatError: the names or colours in the file are malformed.
         """
+        from ...models.onnx.signature import PALETTE_KEY
         from ...models.palettes import distinct_palette
-        from .segmenter import MAX_CLASSES
+        from .outputs import MAX_CLASSES
 
-        names, count = network.class_names, network.classes
-        for legend in known:
-            if names == legend.names or (names is None and count == len(legend.names)):
-                return legend
-        names = names or tuple(f"class {index}" for index in range(count or 0))
-        return cls(names, distinct_palette(max(len(names), count or MAX_CLASSES)))
+        names, palette = network.class_names, network.palette
+        if palette is None:
+            for legend in known:
+                if names == legend.names or (names is None and num_classes == len(legend.names)):
+                    return legend
+        if is_mask and names is None and palette is None:
+            return cls(BINARY_NAMES, ((0, 0, 0), *distinct_palette(1)))
+        names = names or tuple(f"class {index}" for index in range(num_classes or 0))
+        count = max(len(names), num_classes or 0)
+        if palette is not None and len(palette) < count:
+            raise FileFormatError(
+                f"{network.where}: metadata `{PALETTE_KEY}` has {len(palette)} colours for {count} classes"
+            )
+        return cls(names, palette or distinct_palette(count or MAX_CLASSES))
 
     def name(self, index: int) -> str:
         """Return the name of a class."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendUnavailableError, DataError, OutputError
 from ...files import ensure_folder
+from ..deployment.network import Log
 
 if TYPE_CHECKING:
     from ...models.images import RGBImage
@@ -20,6 +21,10 @@ VIDEO_CODECS = ("libx264", "mpeg4")
 """Codecs for writing, by preference."""
 BITS_PER_PIXEL = 0.25
 """Bit rate of the second codec, which has no constant-quality mode: below it, the edges of classes blur."""
+MIN_SIDE = 2
+"""Smallest height and width that codecs with subsampled chroma can write."""
+MAX_INTERVAL_RATIO = 1.5
+"""Ratio of a video's longest to its shortest interval between frames above which its frame rate is variable."""
 DEFAULT_FRAME_RATE = Fraction(25)
 """Frames per second of a video without a frame rate."""
 
@@ -44,30 +49,45 @@ class Clip:
 
         Raises:
             BackendUnavailableError: PyAV is not installed; the message has the install command.
-            DataError: the file is not a video.
+            DataError: the file is not a video, or its frames are too small to be written as one.
         """
         with _open_stream(path) as (container, stream):
+            height, width = stream.codec_context.height, stream.codec_context.width
+            if min(height, width) < MIN_SIDE:
+                raise DataError(
+                    f"cannot use video {path}: frames of {height}x{width} pixels (height x width), at least "
+                    f"{MIN_SIDE}x{MIN_SIDE} are needed"
+                )
             rate = stream.average_rate or DEFAULT_FRAME_RATE
             seconds = (container.duration or 0) / 1e6
             return cls(path, rate, max(stream.frames or round(seconds * rate), 1))
 
-    def read(self) -> Iterator[RGBImage]:
+    def read(self, on_remark: Log) -> Iterator[RGBImage]:
         """Yield the frames in order, upright, RGB [h, w, 3].
+
+        Args:
+            on_remark: receives remarks on the frame rate.
 
         Raises:
             DataError: the file is damaged, or has no frames.
         """
         import numpy as np
 
-        count = 0
+        times: list[float] = []
+        is_empty = True
         with _open_stream(self.path) as (container, stream):
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
+                is_empty = False
+                if frame.time is not None:
+                    times.append(frame.time)
                 pixels = frame.to_ndarray(format="rgb24")
                 yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-                count += 1
-        if not count:
-            raise DataError(f"{self.path} has no frames")
+        if is_empty:
+            raise DataError(f"cannot read video {self.path}: it has no frames")
+        intervals = np.diff(times)
+        if len(intervals) and intervals.max() > MAX_INTERVAL_RATIO * max(intervals.min(), 0):
+            on_remark(f"variable frame rate: the overlay has the average, {float(self.rate):.4g} frames per second")
 
 
 @contextmanager

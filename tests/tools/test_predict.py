@@ -175,7 +175,7 @@ def test_video_keeps_length_rate_and_size(call, file, tmp_path, size):
 
 def test_rotated_video_is_turned_upright(call, file, tmp_path):
     video = write_video(tmp_path / "phone.mp4", 64, 96, rotation=90)
-    (first, *_) = Clip.open(video).read()
+    (first, *_) = Clip.open(video).read(print)
     assert first.shape == (96, 64, 3)
     assert first[80, 50, 0] > 200, "red, that was on the left, is below: it is turned against the clock"
     assert first[50, 5, 2] > 200, "blue, that was above, is on the left"
@@ -192,9 +192,8 @@ def test_damaged_input_keeps_complete_files_only(call, file, photos, tmp_path):
     broken.write_bytes(broken.read_bytes()[:9000])
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out)
-    message = done.refusal("lgc-predict")
-    assert f"cannot read image {broken}: truncated or damaged" in message
-    assert "; 6 output files are complete" in message
+    assert done.code == 1
+    assert f"not segmented: 1 file\ncannot read image {broken}: truncated or damaged" in done.err
     assert len([path for path in out.rglob("*") if path.is_file()]) == 6
 
 
@@ -205,13 +204,13 @@ def test_truncated_video_is_reported(call, file, tmp_path, monkeypatch):
     video.write_bytes(whole[: 2 * len(whole) // 3])
     done = call("lgc-predict", file, video, "--out", out)
     assert done.code == 0, done.err
-    assert re.search(r"drive.mkv has only \d+ of 20 frames: it may be truncated", done.err)
+    assert re.search(r"drive.mkv: only \d+ of 20 frames: it may be truncated", done.err)
     before = (out / "drive-overlay.mp4").read_bytes()
     video.write_bytes(whole)
     read = Clip.read
 
-    def damaged(clip):
-        frames = read(clip)
+    def damaged(clip, on_remark):
+        frames = read(clip, on_remark)
         yield from (next(frames), next(frames))
         raise DataError(f"{clip.path} is damaged")
 
@@ -224,13 +223,13 @@ def test_truncated_video_is_reported(call, file, tmp_path, monkeypatch):
 def test_interrupt_leaves_no_partial_video(call, file, tmp_path, monkeypatch):
     video = write_video(tmp_path / "drive.mp4", 64, 96)
 
-    def interrupted(clip):
+    def interrupted(clip, on_remark):
         yield noise(64, 96)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Clip, "read", interrupted)
     done = call("lgc-predict", file, video, "--out", tmp_path / "out")
-    assert (done.code, done.err.count("\n")) == (130, 1)
+    assert (done.code, done.err.count("lgc-predict: ")) == (130, 1)
     assert "run the same command again to write all of them again" in done.err
     assert not list((tmp_path / "out").iterdir())
 
@@ -274,9 +273,9 @@ def test_bad_input_exits_with_one_line(call, file, photos, tmp_path):
         ((tmp_path / "empty", photos), "run lgc-export"),
         ((file, tmp_path / "missing"), "no such file or folder"),
         ((file, tmp_path / "empty"), "no images in folder"),
-        ((file, photos, tmp_path / "text.png"), "text.png: unknown format"),
-        ((file, tmp_path / "notes.doc"), "notes.doc: unknown format; suffixes of videos: .mp4, "),
-        ((file, photos, tmp_path / "no.mp4"), "cannot read video"),
+        ((file, tmp_path / "text.png"), "text.png: it is text that begins with 'text'"),
+        ((file, tmp_path / "notes.doc"), "notes.doc: it is text that begins with 'text'; suffixes of videos: .mp4, "),
+        ((file, tmp_path / "no.mp4"), "cannot read video"),
         ((file, photos / "a.png", tmp_path / "a.png"), "have the same output files"),
         ((file, tmp_path / "two"), "c.png have the same output files"),
         ((file, photos, "--device", "cuda:7"), "no device 'cuda:7' on this machine"),

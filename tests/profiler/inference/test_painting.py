@@ -28,7 +28,7 @@ def street():
 def test_legend_follows_names_or_number(street):
     def find_legend(names):
         model = Network(street.sample(0), None, "dense", names).model()
-        return Legend.for_network(OnnxModel.parse(model, "x"), [CITYSCAPES, CAMVID])
+        return Legend.for_network(OnnxModel.parse(model, "x"), 11, [CITYSCAPES, CAMVID])
 
     assert find_legend(None) == CAMVID, "11 classes without names"
     assert find_legend(CITYSCAPES_CLASSES) == CITYSCAPES

@@ -33,13 +33,13 @@ def write_video(path, height, width, frames=7, rotation=0):
 def test_clip_reads_every_frame(tmp_path):
     clip = Clip.open(write_video(tmp_path / "a.mp4", 64, 96))
     assert (clip.rate, clip.frames) == (NTSC, 7)
-    frames = list(clip.read())
+    frames = list(clip.read(print))
     assert [frame.shape for frame in frames] == [(64, 96, 3)] * 7
     assert frames[3][50, 10, 0] > 200
 
 
 def test_rotated_clip_is_turned_upright(tmp_path):
-    (first, *_) = Clip.open(write_video(tmp_path / "phone.mp4", 64, 96, rotation=90)).read()
+    (first, *_) = Clip.open(write_video(tmp_path / "phone.mp4", 64, 96, rotation=90)).read(print)
     assert first.shape == (96, 64, 3)
     assert first[80, 50, 0] > 200, "red moves from the left to the bottom"
     assert first[50, 5, 2] > 200, "blue moves from the top to the left"
@@ -52,7 +52,7 @@ def test_writer_drops_odd_rows_and_columns(tmp_path, size):
             write(np.full((*size, 3), 128, np.uint8))
     clip = Clip.open(tmp_path / "a.mp4")
     assert (clip.rate, clip.frames) == (NTSC, 3)
-    assert next(clip.read()).shape == (size[0] // 2 * 2, size[1] // 2 * 2, 3)
+    assert next(clip.read(print)).shape == (size[0] // 2 * 2, size[1] // 2 * 2, 3)
 
 
 def test_failed_writer_leaves_no_file(tmp_path):
