@@ -53,16 +53,18 @@ def simplify(model: bytes) -> bytes:
     """Return the serialised model with constants folded and identity nodes removed, checked.
 
     Names of nodes, inputs and outputs, the operator set, the IR version and the metadata are unchanged; outputs are
-    bit-identical. The order of nodes is unchanged too: some runtimes execute in it, and it affects cache hits.
-
-    Args:
-        model: Model from `to_onnx`, with every node named.
+    bit-identical. The order of nodes is unchanged too: some runtimes execute in it, and it affects cache hits. Nodes
+    without a unique name get one.
     """
     import onnx
     import onnxslim
 
     loaded = onnx.load_model_from_string(model)
-    positions = {node.name: position for position, node in enumerate(loaded.graph.node)}
+    positions: dict[str, int] = {}
+    for position, node in enumerate(loaded.graph.node):
+        if not node.name or node.name in positions:
+            node.name = f"{node.name or node.op_type}_{position}"
+        positions[node.name] = position
     slim = onnxslim.slim(loaded, skip_optimizations=_SKIPPED_PASSES)
     nodes = sorted(slim.graph.node, key=lambda node: positions[node.name])
     del slim.graph.node[:]

@@ -26,7 +26,7 @@ def with_mask(shape):
         (files.make(), {"input_size": (32, 32)}, FileFormatError, "has a fixed input size of 16x24, not 32x32"),
         (files.dynamic((1, 3, 16, "w")), {"input_size": (32, 24)}, FileFormatError, r"\[1, 3, 16, w\] cannot be 32x24"),
         (files.dynamic((1, 3, "s", "s")), {"input_size": (16, 24)}, FileFormatError, "cannot be 16x24"),
-        (files.dynamic((1, 3, "h", 3)), {"input_size": (9, 3)}, UsageError, "may be NCHW or NHWC: add --layout"),
+        (files.dynamic((1, 3, "h", 3)), {"input_size": (9, 3)}, UsageError, "NCHW or NHWC: add --layout nchw or nhwc"),
         (files.dynamic((1, 3, 0, 24)), {}, FileFormatError, "input x is empty: axis 2 has length 0"),
         (with_mask((1, "k")), {"input_size": (16, 24)}, FileFormatError, r"mask \[1, k\]: --input sets .* one image"),
         (with_mask((1, 3, "h2", "w2")), {"input_size": (16, 24)}, FileFormatError, r"mask \[1, 3, h2, w2\]"),
@@ -58,7 +58,7 @@ def test_image_input_has_its_layout(tmp_path):
     square = load(
         files.make(inputs=[files.value("x", (1, 3, 9, 3))], outputs=[files.value("y", (1, 4, 5, 2))]), tmp_path
     )
-    with pytest.raises(UsageError, match="may be NCHW or NHWC: add --layout"):
+    with pytest.raises(UsageError, match="may be NCHW or NHWC: add --layout nchw or nhwc"):
         square.image_input()
     assert square.image_input("NCHW").size == (9, 3)
     with pytest.raises(FileFormatError, match="input must be one image"):
