@@ -14,6 +14,7 @@ from ...errors import UsageError
 from ...files import ensure_folder, write_atomic
 from ...lut.target import Target
 from ...models.images import RGBImage
+from ...models.onnx.arithmetic import QDQ
 from ...models.onnx.model import OnnxModel
 from ...precisions import INT8
 from ..backends import Workload, require_backend
@@ -30,6 +31,8 @@ from .parity import IMAGES, RANDOM, is_within_tolerance
 
 SCOPE = "as is"
 """Scope of a foreign file: its outputs may be anything."""
+MIN_INT8_OPSET = 13
+"""First operator set with a scale per channel in QuantizeLinear."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,14 @@ class ForeignNetwork:
         return self._models[precision]
 
     def _convert(self, precision: str) -> bytes:
+        from ...models.onnx.export import upgrade_opset
         from ..backends.precision import cast_model
         from .quantization import quantize
 
         if precision == self.source.precision:
             return self.plain
         if precision == INT8:
-            return quantize(self.plain, self.images, self.stem)
+            return quantize(upgrade_opset(self.plain, MIN_INT8_OPSET, self.stem), self.images, self.stem)
         return cast_model(self.plain, precision)
 
     def workload(self, scope: str | None = None, precision: str = "fp32") -> Workload:
@@ -128,7 +132,7 @@ def export_foreign(
     _check_precisions(settings, source)
     for remark in (*source.remarks, "no prediction: an ONNX file has no architecture"):
         log(remark)
-    targets = choose_targets(settings, None)
+    targets = _choose_targets(settings, source)
     ranges, pictures = _prepare_images(settings, source, options, log)
     network = ForeignNetwork(source, _simplify(source, log), _make_stem(source, options), ranges)
     original = Original(settings.source, source)
@@ -158,12 +162,27 @@ def export_foreign(
 
 
 def _check_precisions(settings: ExportSettings, source: OnnxModel) -> None:
-    """Check that the file can be converted to all precisions: only fp32 files can."""
+    """Check that the file can be converted to all precisions, and that TensorRT runs its quantisation."""
+    if source.quantisation not in (None, QDQ) and any("tensorrt" in name for name in settings.backends):
+        raise UsageError(
+            f"{source.where} has {source.quantisation} quantisation, which TensorRT does not run: use the file it was "
+            "made from with --precision int8 --data DIR"
+        )
     for precision in settings.precisions:
         if precision != source.precision and source.precision != "fp32":
             raise UsageError(f"{source.where} is {source.precision}: it cannot be converted to {precision}")
         if precision == INT8 != source.precision and not settings.calibration_images:
             raise UsageError(NO_IMAGES)
+
+
+def _choose_targets(settings: ExportSettings, source: OnnxModel) -> list[Target]:
+    """Return the targets to run on; errors name the precision of a file that cannot be converted."""
+    try:
+        return choose_targets(settings, None)
+    except UsageError as error:
+        if source.precision == "fp32":
+            raise
+        raise UsageError(f"{source.where} is {source.precision}: {str(error).partition(';')[0]}") from error
 
 
 def _prepare_images(

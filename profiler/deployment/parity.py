@@ -92,7 +92,8 @@ class Parity:
     scale: float = 1.0
 
     def __str__(self) -> str:
-        values = [] if self.max_abs_diff is None else [f"logits within {self.max_abs_diff:.1e}"]
+        name = "logits" if self.reference == "torch" else "outputs"
+        values = [] if self.max_abs_diff is None else [f"{name} within {self.max_abs_diff:.1e}"]
         if self.argmax_agreement_pct is not None:
             values.insert(0, f"{self.argmax_agreement_pct:.2f} % of pixels have {self.reference}'s class")
         return ", ".join(values)
