@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError, UsageError
-from ..images import IMAGENET, Normalisation
-from ..palettes import Palette
 from ..space.protocol import CORE, DENSE, END_TO_END, EXPORT_SCOPES, Architecture
+
+if TYPE_CHECKING:
+    from ..images import Normalisation
+    from ..palettes import Palette
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
 NORMALISATION_KEY, PALETTE_KEY, VERSION_KEY = "normalisation", "palette", "lgc_version"
@@ -151,6 +153,8 @@ class Signature:
         Raises:
             FileFormatError: The metadata is damaged.
         """
+        from ..images import IMAGENET, Normalisation
+
         values = self._parse_metadata(
             NORMALISATION_KEY, dict[str, tuple[float, float, float]], 'object with "mean" and "std" of three channels'
         )

@@ -174,4 +174,6 @@ def _require_file_backend(target: Target, path: Path) -> Backend:
     try:
         return require_backend(target)
     except UsageError as error:
-        raise UsageError(f"{path} has precision {target.precision}: {error}") from error
+        is_half = target.device.is_cpu and target.precision in ("fp16", "bf16")
+        hint = "; add --device cuda:0, or export the file in fp32" if is_half else ""
+        raise UsageError(f"{path} has precision {target.precision}: {error}{hint}") from error
