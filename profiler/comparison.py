@@ -175,7 +175,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class FileOptions:
+class ReadOptions:
     """Choices that an ONNX file may need.
 
     Attributes:
@@ -191,7 +191,7 @@ class FileOptions:
     keep_size: bool = False
 
 
-def read_file_candidates(path: Path, options: FileOptions) -> list[Candidate]:
+def read_file_candidates(path: Path, options: ReadOptions) -> list[Candidate]:
     """Return an ONNX file as a candidate at each size, or at its fixed size.
 
     Raises:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..lut.target import Target
     from ..models.nets.peers import Peer
-    from ..profiler.comparison import Candidate, FileOptions, Timing
+    from ..profiler.comparison import Candidate, ReadOptions, Timing
 
 app = new_app()
 
@@ -89,13 +89,13 @@ def bench(
     Example: lgc-bench runs/street other.onnx --peer fast-scnn --input 512x1024
     """
     from ..models.nets.peers import PEERS
-    from ..profiler.comparison import FileOptions, pair_candidates, time_candidates
+    from ..profiler.comparison import ReadOptions, pair_candidates, time_candidates
     from ..report.accuracy_speed import check_plot, write_plot
 
     duration_s = parse_seconds(seconds)
     peer_names = list(dict.fromkeys([*(PEERS if peers else ()), *(peer or ())]))
     input_sizes = [parse_size(text) for text in sizes or []]
-    files = FileOptions(tuple(input_sizes), output_name, layout)
+    files = ReadOptions(tuple(input_sizes), output_name, layout.upper() if layout else None)
     candidates = _list_candidates(sources or [], peer_names, input_sizes, scope, files)
     for candidate in candidates:
         for remark in candidate.file.remarks if candidate.file else ():
@@ -157,7 +157,7 @@ class BenchResult:
 
 
 def _list_candidates(
-    sources: Sequence[Path], peers: Sequence[str], sizes: Sequence[tuple[int, int]], scope: str, files: FileOptions
+    sources: Sequence[Path], peers: Sequence[str], sizes: Sequence[tuple[int, int]], scope: str, files: ReadOptions
 ) -> list[Candidate]:
     """Return all networks at all requested sizes; files of a fixed size only at that."""
     from ..profiler.comparison import build_peer_candidate, read_file_candidates, read_run_candidate

@@ -7,22 +7,32 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from ..models.space.protocol import DENSE
 from .cli.console import RESTARTS, emit, new_app, run, say
 from .cli.export_table import make_export_tables
-from .cli.network_options import PrecisionListOption, ScopeOption
+from .cli.network_options import LayoutOption, OutputNameOption, PrecisionListOption, ScopeOption
 from .cli.options import (
     JsonOption,
     SecondsOption,
+    is_given,
     make_backend_option,
+    make_choice_option,
     make_device_option,
     parse_percent,
     parse_seconds,
+    parse_size,
 )
 from .cli.progress import progress_bar
+from .predict import VALUE_RANGE_NAMES, make_channels_option, parse_channels
 
 app = new_app()
+
+RUN_OPTIONS = ("lut", "scope", "tolerance", "layers")
+FILE_OPTIONS = ("input_size", "output_name", "layout", "mean", "std", "value_range", "bgr")
+"""Parameters that only one kind of source takes."""
+FLAGS = {"input_size": "--input", "output_name": "--output-name", "value_range": "--range"}
+"""Parameter -> its option, where the names differ."""
 
 ALIASES = {"ort": "onnxruntime", "torch": "torch", "trt": "tensorrt"}
 """Short option -> backend."""
@@ -68,7 +78,13 @@ ComputeCapabilityOption = Annotated[
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN|architecture.json", help="Run folder, or architecture file.")],
+    context: typer.Context,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|architecture.json|FILE.onnx", help="Run folder, architecture file, or any ONNX file."
+        ),
+    ],
     out: OutOption = None,
     lut: LutOption = None,
     backend: BackendOption = None,
@@ -80,6 +96,18 @@ def export(
     threads: ThreadsOption = None,
     precision: PrecisionListOption = None,
     scope: ScopeOption = DENSE,
+    input_size: Annotated[
+        str | None, typer.Option("--input", metavar="HxW", help="Image size of an ONNX file with dynamic axes.")
+    ] = None,
+    output_name: OutputNameOption = None,
+    layout: LayoutOption = None,
+    mean: Annotated[str | None, make_channels_option("--mean", "Mean that an ONNX file needs subtracted")] = None,
+    std: Annotated[str | None, make_channels_option("--std", "Standard deviation to divide by")] = None,
+    value_range: Annotated[
+        str | None,
+        make_choice_option("--range", VALUE_RANGE_NAMES, "Range of pixel values before --mean and --std.", False),
+    ] = None,
+    bgr: Annotated[bool, typer.Option("--bgr", help="An ONNX file takes blue, green, red.")] = False,
     data: DataOption = None,
     tolerance: ToleranceOption = None,
     layers: LayersOption = False,
@@ -89,12 +117,17 @@ def export(
 ) -> int:
     """Export a network to ONNX and TensorRT, compare it with torch, time it, and check the predicted latency.
 
-    Exit code 1 if an output differs from torch, or a prediction error exceeds --tolerance.
+    Exit code 1 if an output differs from torch, or a prediction error exceeds --tolerance. An ONNX file is written
+    self-contained, with fixed sizes and simplified, compared with the original, and timed, without a prediction.
 
     Example: lgc-export runs/street --backend onnxruntime --tolerance 5%
     """
     from ..profiler.deployment.export import ExportSettings, export_network
+    from ..profiler.deployment.foreign import ForeignOptions, export_foreign
+    from ..profiler.inference.preprocessing import InputOptions
 
+    is_file = source.suffix == ".onnx"
+    _check_options(context, is_file)
     aliases = [ALIASES[name] for name, chosen in (("ort", ort), ("torch", torch), ("trt", trt)) if chosen]
     tolerance_pct = None if tolerance is None else parse_percent(tolerance)
     duration_s = parse_seconds(seconds)
@@ -106,7 +139,7 @@ def export(
         backends=tuple(dict.fromkeys([*(backend or ()), *aliases])),
         device=device,
         threads=threads,
-        precisions=tuple(dict.fromkeys(precision or ["fp32"])),
+        precisions=tuple(dict.fromkeys(precision or ([] if is_file else ["fp32"]))),
         scope=scope,
         calibration_images=calibration_images,
         comparison_images=comparison_images,
@@ -116,12 +149,30 @@ def export(
         compute_capability=compute_capability,
     )
     with progress_bar() as on_progress:
-        result = export_network(settings, on_progress=on_progress, log=say)
+        if is_file:
+            channels = parse_channels("--mean", mean), parse_channels("--std", std)
+            preprocessing = InputOptions(*channels, value_range, bgr, layout.upper() if layout else None)
+            options = ForeignOptions(parse_size(input_size) if input_size else None, output_name, preprocessing)
+            result = export_foreign(settings, options, on_progress=on_progress, log=say)
+        else:
+            result = export_network(settings, on_progress=on_progress, log=say)
     emit(result.as_dict(), as_json, *make_export_tables(result))
     failures = result.list_failures(tolerance_pct)
     for failure in failures:
         say(failure)
     return 1 if failures else 0
+
+
+def _check_options(context: typer.Context, is_file: bool) -> None:
+    """Check that the options fit the kind of source.
+
+    Raises:
+        UsageError: an option is for runs only, or for ONNX files only.
+    """
+    for name in RUN_OPTIONS if is_file else FILE_OPTIONS:
+        if is_given(context, name):
+            kinds = "runs and architectures, not for ONNX files" if is_file else "ONNX files"
+            raise UsageError(f"{FLAGS.get(name, '--' + name)} is only for {kinds}")
 
 
 def _list_images(data: Path) -> tuple[list[Path], list[Path]]:

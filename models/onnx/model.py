@@ -16,7 +16,7 @@ from .reading.binding import bind_inputs
 from .reading.checking import infer_shapes, normalise_graph
 from .reading.external_data import MAX_MODEL_BYTES, embed_external_data
 from .reading.outputs import cut_to_output, require_tensors
-from .signature import Signature, TensorSpec, describe_outputs
+from .signature import Signature, TensorSpec, describe_outputs, list_layouts
 from .tensors import read_inputs, read_tensors
 
 __all__ = ["OnnxModel", "TensorSpec"]
@@ -114,6 +114,9 @@ class OnnxModel(Signature):
         if not inputs or not outputs:
             raise FileFormatError(f"{where}: needs inputs and outputs, has {len(inputs)} and {len(outputs)}")
         precision, quantisation = find_arithmetic(draft, inferred)
+        batches = {tensor.shape[0] for tensor in inputs if list_layouts(tensor.shape)} - {1}
+        if batches:
+            draft.remarks.append(f"batch of {max(batches)} images: latency and MACs are those of the batch")
         if len(outputs) > 1:
             draft.remarks.append(f"computes all {len(outputs)} outputs: {describe_outputs(outputs)}")
         return cls(

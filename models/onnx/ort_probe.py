@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +26,8 @@ class OrtProbe:
         session: ONNX Runtime's session.
     """
 
-    def __init__(self, model: bytes, where: str) -> None:
-        """Load a model.
+    def __init__(self, model: bytes | str, where: str) -> None:
+        """Load a model from its content, or from the path of its file.
 
         Raises:
             FileFormatError: ONNX Runtime rejects the model; the message quotes it.
@@ -42,14 +43,14 @@ class OrtProbe:
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise FileFormatError(f"{where}: ONNX Runtime rejects the model: {first_line(error)}") from error
 
-    def run(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return the outputs.
+    def run(self, inputs: Mapping[str, NDArray[Any]], names: Sequence[str] | None = None) -> list[NDArray[Any]]:
+        """Return the outputs, all or those with the names.
 
         Raises:
             FileFormatError: The model fails, e.g. at this size; the message quotes ONNX Runtime.
         """
         try:
-            return list(self.session.run(None, inputs))
+            return list(self.session.run(names, inputs))
         except Exception as error:
             raise FileFormatError(f"{self._where}: ONNX Runtime fails to run the model: {first_line(error)}") from error
 

@@ -244,7 +244,7 @@ class Signature:
             )
         if layout is None and len(layouts) > 1:
             raise UsageError(
-                f"{self.where}: input {inputs} may be {' or '.join(layouts)}: add {LAYOUT_OPTION} NCHW or NHWC"
+                f"{self.where}: input {inputs} may be {' or '.join(layouts)}: add {LAYOUT_OPTION} nchw or nhwc"
             )
         if layout is not None and layout not in layouts:
             raise UsageError(f"{self.where}: input {inputs} is {layouts[0]}, not {layout}: omit {LAYOUT_OPTION}")

@@ -36,7 +36,9 @@ def make_export_tables(result: ExportResult) -> list[Table | str]:
 
 def _make_file_table(files: Sequence[FileResult]) -> Table:
     numbers = ("MB", "max |diff|", "mean |diff|", "argmax match")
-    table = grid("files, compared with torch in fp32", "precision", "compared on", *numbers, "file")
+    reference = files[0].reference
+    title = f"files, compared with {'torch in fp32' if reference == 'torch' else reference}"
+    table = grid(title, "precision", "compared on", *numbers, "file")
     for file in files:
         for parity in file.parity:
             table.add_row(
@@ -53,7 +55,8 @@ def _make_file_table(files: Sequence[FileResult]) -> Table:
 
 def _make_latency_table(results: Sequence[TargetResult]) -> Table:
     numbers = ("table ms", "predicted ms", "90 % interval", "measured ms", "error", "FPS", "p90 ms", "p99 ms")
-    table = grid("predicted and measured latency", "backend", "device", "precision", "scope", *numbers, numbers=8)
+    title = "predicted and measured latency" if any(result.table_ms for result in results) else "measured latency"
+    table = grid(title, "backend", "device", "precision", "scope", *numbers, numbers=8)
     for result in results:
         low, high = result.predicted_low_ms, result.predicted_high_ms
         table.add_row(

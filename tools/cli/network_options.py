@@ -31,6 +31,9 @@ OutputNameOption = Annotated[
 LayoutOption = Annotated[
     str | None,
     make_choice_option(
-        LAYOUT_OPTION, LAYOUTS, "Order of the axes of an ONNX file's image.", "by the axis of three channels"
+        LAYOUT_OPTION,
+        [name.lower() for name in LAYOUTS],
+        "Order of the axes of an ONNX file's image.",
+        "by the axis of three channels",
     ),
 ]

@@ -109,7 +109,7 @@ def _infer_layout(draft: Draft, name: str, axes: list[Axis], layout: str | None)
         raise UsageError(f"{draft.where}: input {name} {_format(axes)} is not {layout}: omit {LAYOUT_OPTION}")
     if layout is None and len(fixed) != 1:
         raise UsageError(
-            f"{draft.where}: input {name} {_format(axes)} may be NCHW or NHWC: add {LAYOUT_OPTION} NCHW or NHWC"
+            f"{draft.where}: input {name} {_format(axes)} may be NCHW or NHWC: add {LAYOUT_OPTION} nchw or nhwc"
         )
     return layout or fixed[0]
 
