@@ -11,7 +11,15 @@ from ..errors import DataError, UsageError
 from ..models.space.protocol import DENSE
 from .cli.console import RESTARTS, emit, new_app, run, say
 from .cli.export_table import make_export_tables
-from .cli.network_options import LayoutOption, OutputNameOption, PrecisionListOption, ScopeOption
+from .cli.network_options import (
+    VALUE_RANGE_NAMES,
+    LayoutOption,
+    OutputNameOption,
+    PrecisionListOption,
+    ScopeOption,
+    make_channels_option,
+    parse_channels,
+)
 from .cli.options import (
     JsonOption,
     SecondsOption,
@@ -24,7 +32,6 @@ from .cli.options import (
     parse_size,
 )
 from .cli.progress import progress_bar
-from .predict import VALUE_RANGE_NAMES, make_channels_option, parse_channels
 
 app = new_app()
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
 from ..profiler.inference.output_values import OUTPUT_VALUES
 from .cli.console import emit, format_count, grid, new_app, run, say
-from .cli.network_options import LayoutOption, OutputNameOption
+from .cli.network_options import (
+    BgrOption,
+    LayoutOption,
+    MeanOption,
+    OutputNameOption,
+    RangeOption,
+    StdOption,
+    parse_channels,
+)
 from .cli.options import (
     JsonOption,
     ThreadsOption,
@@ -32,15 +39,7 @@ if TYPE_CHECKING:
     from ..profiler.inference.segmenter import Segmenter
 
 INTERRUPTED = "interrupted: finished files are complete; run the same command again to write all of them again"
-VALUE_RANGES = ("0..1", "0..255")
-"""Names of `preprocessing.VALUE_RANGES`, which imports NumPy."""
-
 app = new_app()
-
-
-def make_channels_option(flag: str, help: str) -> Any:
-    """Return an option with a value per channel, or one value for all three; `parse_channels` reads it."""
-    return typer.Option(flag, metavar="R,G,B", help=f"{help}: red, green, blue, also with --bgr; or one for all.")
 
 
 SourceArgument = Annotated[
@@ -50,21 +49,6 @@ SourceArgument = Annotated[
 InputsArgument = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, folders of images, or videos.")]
 SizeOption = Annotated[
     str | None, typer.Option("--input", metavar="HxW", help="Image size of a network with dynamic axes.")
-]
-MeanOption = Annotated[str | None, make_channels_option("--mean", "Mean to subtract from the pixels")]
-StdOption = Annotated[str | None, make_channels_option("--std", "Standard deviation to divide by")]
-RangeOption = Annotated[
-    str | None,
-    make_choice_option(
-        "--range",
-        VALUE_RANGES,
-        "Range of pixel values before --mean and --std, or of the input itself without them. Inferred where all of "
-        "their values other than 0 and 1 are below 1 or all are above it; required otherwise.",
-        False,
-    ),
-]
-BgrOption = Annotated[
-    bool, typer.Option("--bgr", help="The input's channels are blue, green, red instead of red, green, blue.")
 ]
 ValuesOption = Annotated[
     str | None,
@@ -124,10 +108,11 @@ def predict(
     from ..profiler.inference.segmenter import Segmenter
 
     file = find_exported_file(source)
+    layout_name = layout.upper() if layout else None
     options = PipelineOptions(
         parse_size(input_size) if input_size else None,
         output_name,
-        InputOptions(parse_channels("--mean", mean), parse_channels("--std", std), value_range, bgr, layout),
+        InputOptions(parse_channels("--mean", mean), parse_channels("--std", std), value_range, bgr, layout_name),
         OutputOptions(output_values, threshold),
     )
     media, errors = list_media(inputs, out, ids=ids, log=say)
@@ -148,22 +133,6 @@ def predict(
     for message in prediction.errors.values():
         say(message)
     return 1 if prediction.errors else 0
-
-
-def parse_channels(flag: str, text: str | None) -> tuple[float, float, float] | None:
-    """Return the values of red, green and blue from `R,G,B` or a single number; None for None.
-
-    Raises:
-        UsageError: the text has another form.
-    """
-    if text is None:
-        return None
-    parts = text.split(",")
-    try:
-        red, green, blue = map(float, parts * 3 if len(parts) == 1 else parts)
-    except ValueError as error:
-        raise UsageError(f"invalid {flag} {text!r}: write R,G,B or one number for all channels") from error
-    return red, green, blue
 
 
 def make_legend(segmenter: Segmenter) -> Legend:

@@ -314,7 +314,7 @@ class TestForeignFile:
             (("--std", "0", "--range", "0..1"), "std must be above 0"),
             (("--threshold", "0.3"), "--output-values and --threshold are for one channel of floats"),
             (("--threshold", "1"), "--threshold must be above 0 and below 1"),
-            (("--layout", "NHWC"), "is NCHW, not NHWC: omit --layout"),
+            (("--layout", "nhwc"), "is NCHW, not NHWC: omit --layout"),
             (("--input", "8x8"), "fixed input size of 32x64"),
         ],
     )
