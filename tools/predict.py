@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -128,11 +128,16 @@ def predict(
         target = str(segmenter.target)
     result = {**prediction.as_dict(legend), "target": target}
     emit(result, as_json, *_make_tables(prediction, legend, media, out, target))
-    if prediction.errors:
-        say(f"not segmented: {format_count(len(prediction.errors), 'file')}")
-    for message in prediction.errors.values():
+    return report_errors(prediction.errors)
+
+
+def report_errors(errors: Mapping[Path, str]) -> int:
+    """Print the messages of unreadable files on stderr, and return the exit code."""
+    if errors:
+        say(f"not segmented: {format_count(len(errors), 'file')}")
+    for message in errors.values():
         say(message)
-    return 1 if prediction.errors else 0
+    return 1 if errors else 0
 
 
 def make_legend(segmenter: Segmenter) -> Legend:
