@@ -99,7 +99,9 @@ def _apply_pixel_limit() -> None:
     """
     from PIL import Image
 
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    silent = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+    if silent not in warnings.filters:  # a change of the filters would show other warnings again
+        warnings.filterwarnings("ignore", module=r"PIL\.")
     limit = os.environ.get(MAX_PIXELS_VARIABLE)
     if not limit:
         return

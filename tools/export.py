@@ -11,20 +11,28 @@ from ..errors import DataError, UsageError
 from ..models.space.protocol import DENSE
 from .cli.console import RESTARTS, emit, new_app, run, say
 from .cli.export_table import make_export_tables
-from .cli.network_options import LayoutOption, OutputNameOption, PrecisionListOption, ScopeOption
+from .cli.network_options import (
+    BgrOption,
+    LayoutOption,
+    MeanOption,
+    OutputNameOption,
+    PrecisionListOption,
+    RangeOption,
+    ScopeOption,
+    StdOption,
+    parse_channels,
+)
 from .cli.options import (
     JsonOption,
     SecondsOption,
     is_given,
     make_backend_option,
-    make_choice_option,
     make_device_option,
     parse_percent,
     parse_seconds,
     parse_size,
 )
 from .cli.progress import progress_bar
-from .predict import VALUE_RANGE_NAMES, make_channels_option, parse_channels
 
 app = new_app()
 
@@ -101,13 +109,10 @@ def export(
     ] = None,
     output_name: OutputNameOption = None,
     layout: LayoutOption = None,
-    mean: Annotated[str | None, make_channels_option("--mean", "Mean that an ONNX file needs subtracted")] = None,
-    std: Annotated[str | None, make_channels_option("--std", "Standard deviation to divide by")] = None,
-    value_range: Annotated[
-        str | None,
-        make_choice_option("--range", VALUE_RANGE_NAMES, "Range of pixel values before --mean and --std.", False),
-    ] = None,
-    bgr: Annotated[bool, typer.Option("--bgr", help="An ONNX file takes blue, green, red.")] = False,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    value_range: RangeOption = None,
+    bgr: BgrOption = False,
     data: DataOption = None,
     tolerance: ToleranceOption = None,
     layers: LayersOption = False,

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..profiler.inference.output_values import OUTPUT_VALUES
 from .cli.console import emit, format_count, grid, new_app, run, say
+from .cli.network_options import (
+    BgrOption,
+    LayoutOption,
+    MeanOption,
+    OutputNameOption,
+    RangeOption,
+    StdOption,
+    parse_channels,
+)
 from .cli.options import (
     JsonOption,
     ThreadsOption,
@@ -30,87 +39,56 @@ if TYPE_CHECKING:
     from ..profiler.inference.segmenter import Segmenter
 
 INTERRUPTED = "interrupted: finished files are complete; run the same command again to write all of them again"
-VALUE_RANGE_NAMES = ("0..1", "0..255")
-OUTPUT_VALUE_NAMES = ("logits", "probabilities", "labels")
-
 app = new_app()
 
 
-def make_channels_option(flag: str, help: str) -> Any:
-    """Return an option with a value per channel, or one value for all three; `parse_channels` reads it."""
-    return typer.Option(flag, metavar="R,G,B", help=f"{help}: red, green, blue, also with --bgr; or one for all.")
-
-
-def parse_channels(flag: str, text: str | None) -> tuple[float, float, float] | None:
-    """Return the values of red, green and blue from `R,G,B` or a single number; None for None.
-
-    Raises:
-        UsageError: the text has another form.
-    """
-    if text is None:
-        return None
-    parts = text.split(",")
-    try:
-        red, green, blue = map(float, parts * 3 if len(parts) == 1 else parts)
-    except ValueError as error:
-        raise UsageError(f"invalid {flag} {text!r}: write R,G,B or one number for all channels") from error
-    return red, green, blue
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(metavar="FILE.onnx|RUN", help="Exported file (.onnx or .engine), or run folder with export/."),
+]
+InputsArgument = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, folders of images, or videos.")]
+SizeOption = Annotated[
+    str | None, typer.Option("--input", metavar="HxW", help="Image size of a network with dynamic axes.")
+]
+ValuesOption = Annotated[
+    str | None,
+    make_choice_option(
+        "--output-values", OUTPUT_VALUES, "Values of an output with one channel.", "from the last operator"
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    make_range_option(
+        "--threshold",
+        "Probability of the foreground in an output with one channel.",
+        {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "0.5",
+    ),
+]
+IdsOption = Annotated[
+    bool, typer.Option("--ids", help="Also write the class ids of images, 8 bits per pixel: NAME-ids.png.")
+]
 
 
 @app.command()
 def predict(
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="FILE.onnx|RUN", help="Exported file (.onnx or .engine), or run folder with export/."),
-    ],
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, folders of images, or videos.")],
+    source: SourceArgument,
+    inputs: InputsArgument,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder of masks and overlays.")],
     device: Annotated[str | None, make_device_option("cpu; cuda:0 for an engine", "to run on")] = None,
     backend: Annotated[str | None, make_backend_option("onnxruntime; tensorrt for an engine")] = None,
     threads: ThreadsOption = 1,
-    input_size: Annotated[
-        str | None, typer.Option("--input", metavar="HxW", help="Image size of a network with dynamic axes.")
-    ] = None,
-    mean: Annotated[str | None, make_channels_option("--mean", "Mean to subtract from the pixels")] = None,
-    std: Annotated[str | None, make_channels_option("--std", "Standard deviation to divide by")] = None,
-    value_range: Annotated[
-        str | None,
-        make_choice_option(
-            "--range",
-            VALUE_RANGE_NAMES,
-            "Range of pixel values before --mean and --std, or of the input itself without them. Inferred where all of "
-            "their values other than 0 and 1 are below 1 or all are above it; required otherwise.",
-            False,
-        ),
-    ] = None,
-    bgr: Annotated[
-        bool, typer.Option("--bgr", help="The input's channels are blue, green, red instead of red, green, blue.")
-    ] = False,
-    layout: Annotated[
-        str | None, make_choice_option("--layout", ("nchw", "nhwc"), "Layout of the input.", "from its shape")
-    ] = None,
-    output_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Output to decode; required if there are several.")
-    ] = None,
-    output_values: Annotated[
-        str | None,
-        make_choice_option(
-            "--output-values", OUTPUT_VALUE_NAMES, "Values of an output with one channel.", "from the last operator"
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        make_range_option(
-            "--threshold",
-            "Probability of the foreground in an output with one channel.",
-            {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
-            "0.5",
-        ),
-    ] = None,
+    input_size: SizeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    value_range: RangeOption = None,
+    bgr: BgrOption = False,
+    layout: LayoutOption = None,
+    output_name: OutputNameOption = None,
+    output_values: ValuesOption = None,
+    threshold: ThresholdOption = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the colours in overlays.")] = 0.5,
-    ids: Annotated[
-        bool, typer.Option("--ids", help="Also write the class ids of images, 8 bits per pixel: NAME-ids.png.")
-    ] = False,
+    ids: IdsOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Segment images, folders of images and videos with an exported network.
@@ -124,18 +102,17 @@ def predict(
     from ..profiler.inference.media import list_media
     from ..profiler.inference.outputs import OutputOptions
     from ..profiler.inference.painting import Painter
-    from ..profiler.inference.pipeline import FileOptions
+    from ..profiler.inference.pipeline import PipelineOptions
     from ..profiler.inference.prediction import find_exported_file, segment_media
     from ..profiler.inference.preprocessing import InputOptions
     from ..profiler.inference.segmenter import Segmenter
 
     file = find_exported_file(source)
-    options = FileOptions(
+    layout_name = layout.upper() if layout else None
+    options = PipelineOptions(
         parse_size(input_size) if input_size else None,
         output_name,
-        InputOptions(
-            parse_channels("--mean", mean), parse_channels("--std", std), value_range, bgr, layout and layout.upper()
-        ),
+        InputOptions(parse_channels("--mean", mean), parse_channels("--std", std), value_range, bgr, layout_name),
         OutputOptions(output_values, threshold),
     )
     media, errors = list_media(inputs, out, ids=ids, log=say)
@@ -151,11 +128,16 @@ def predict(
         target = str(segmenter.target)
     result = {**prediction.as_dict(legend), "target": target}
     emit(result, as_json, *_make_tables(prediction, legend, media, out, target))
-    if prediction.errors:
-        say(f"not segmented: {format_count(len(prediction.errors), 'file')}")
-    for message in prediction.errors.values():
+    return report_errors(prediction.errors)
+
+
+def report_errors(errors: Mapping[Path, str]) -> int:
+    """Print the messages of unreadable files on stderr, and return the exit code."""
+    if errors:
+        say(f"not segmented: {format_count(len(errors), 'file')}")
+    for message in errors.values():
         say(message)
-    return 1 if prediction.errors else 0
+    return 1 if errors else 0
 
 
 def make_legend(segmenter: Segmenter) -> Legend:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError, UsageError
-from ..images import IMAGENET, Normalisation
-from ..palettes import Palette
 from ..space.protocol import CORE, DENSE, END_TO_END, EXPORT_SCOPES, Architecture
+
+if TYPE_CHECKING:
+    from ..images import Normalisation
+    from ..palettes import Palette
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
 NORMALISATION_KEY, PALETTE_KEY, VERSION_KEY = "normalisation", "palette", "lgc_version"
@@ -19,8 +21,6 @@ NORMALISATION_KEY, PALETTE_KEY, VERSION_KEY = "normalisation", "palette", "lgc_v
 Classes: JSON list of names. Normalisation: JSON {"mean": [3], "std": [3]}, per RGB channel in 0..1. Palette: JSON list
 of the RGB colours of the classes, 0 to 255 each.
 """
-
-INPUT_TYPES = ("float32", "uint8")
 
 NCHW, NHWC = "NCHW", "NHWC"
 LAYOUTS = (NCHW, NHWC)
@@ -83,19 +83,6 @@ class Signature:
     metadata: dict[str, str]
 
     @property
-    def dtype(self) -> str:
-        """Common type of the inputs.
-
-        Raises:
-            FileFormatError: The inputs differ in type, or have a type that images do not have.
-        """
-        types = {tensor.dtype for tensor in self.inputs}
-        if len(types) > 1 or not types <= set(INPUT_TYPES):
-            inputs = ", ".join(map(str, self.inputs))
-            raise FileFormatError(f"{self.where}: inputs must be all float32 or all uint8, got {inputs}")
-        return types.pop()
-
-    @property
     def scope(self) -> str:
         """Scope in the metadata of our files; for others, inferred from the types of input and output."""
         named = self.metadata.get(SCOPE_KEY)
@@ -151,6 +138,8 @@ class Signature:
         Raises:
             FileFormatError: The metadata is damaged.
         """
+        from ..images import IMAGENET, Normalisation
+
         values = self._parse_metadata(
             NORMALISATION_KEY, dict[str, tuple[float, float, float]], 'object with "mean" and "std" of three channels'
         )
@@ -192,25 +181,6 @@ class Signature:
         if text is None:
             return None
         return Architecture.parse(text, f"{self.where}, metadata `{ARCHITECTURE_KEY}`")
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the input image.
-
-        Raises:
-            FileFormatError: The input is not a single image, [1, 3, H, W] float32 or [1, H, W, 3] uint8.
-        """
-        if len(self.inputs) == 1:
-            match self.inputs[0].shape, self.dtype:
-                case (1, 3, int(height), int(width)), "float32":
-                    return height, width
-                case (1, int(height), int(width), 3), "uint8":
-                    return height, width
-        inputs = ", ".join(map(str, self.inputs))
-        raise FileFormatError(
-            f"{self.where}: input must be one image, float32 1x3xHxW (normalised) or uint8 1xHxWx3 (RGB bytes), "
-            f"got {inputs}"
-        )
 
     @property
     def input_size(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from .preprocessing import InputOptions, Preprocessing
 
 
 @dataclass(frozen=True)
-class FileOptions:
+class PipelineOptions:
     """Reading of an exported file where it does not specify it itself.
 
     Attributes:
@@ -27,7 +27,7 @@ class FileOptions:
     outputs: OutputOptions = field(default_factory=OutputOptions)
 
 
-FILE_DEFAULTS = FileOptions()
+PIPELINE_DEFAULTS = PipelineOptions()
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Pipeline:
     remarks: tuple[str, ...]
 
     @classmethod
-    def for_network(cls, network: Signature, options: FileOptions, values: str | None) -> Pipeline:
+    def for_network(cls, network: Signature, options: PipelineOptions, values: str | None) -> Pipeline:
         """Return the processing that a file and the options specify.
 
         Args:

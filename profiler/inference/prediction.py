@@ -27,8 +27,6 @@ IMAGE_PARTS = ("read", "before", "network", "after", "write")
 """Parts of an image's time: decoding; resizing, normalising; the network; classes at full size; painting, encoding."""
 FPS_PARTS = IMAGE_PARTS[1:4]
 """Parts that the frame rate includes."""
-MIN_FRAME_SHARE = 0.9
-"""Share of a video's estimated frames below which it is reported as truncated."""
 
 
 @dataclass
@@ -191,8 +189,6 @@ def _segment_file(
             prediction.add(labels, 1000 * (read - start), segmentation, 1000 * (end - segmented))
             on_image(prediction.images)
             start = time.perf_counter()
-    if prediction.images < MIN_FRAME_SHARE * file.frames:
-        prediction.add_remark(f"only {prediction.images} of {file.frames} frames: it may be truncated", file.path)
     prediction.files += [str(path) for path in file.outputs(painter.ids).values()]
     return prediction
 

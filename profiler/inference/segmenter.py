@@ -25,7 +25,7 @@ from ..backends import Backend, Workload, require_backend
 from ..backends.base import Runner
 from ..machine.devices import check_device
 from .output_values import infer_values
-from .pipeline import FILE_DEFAULTS, FileOptions, Pipeline
+from .pipeline import PIPELINE_DEFAULTS, Pipeline, PipelineOptions
 from .resampling import Labels, resize_labels
 
 ENGINE_SUFFIX = ".engine"
@@ -69,7 +69,7 @@ class Segmenter:
         device: str | None = None,
         backend: str | None = None,
         threads: int = 1,
-        options: FileOptions = FILE_DEFAULTS,
+        options: PipelineOptions = PIPELINE_DEFAULTS,
     ) -> Segmenter:
         """Load an exported file in its own precision.
 
@@ -97,12 +97,12 @@ class Segmenter:
         pipeline = Pipeline.for_network(model, options, infer_values(model.data, model.output.name))
         place = check_device(device or CPU)
         target = Target(place, backend or "onnxruntime", model.precision, place.num_threads(threads))
-        workload = Workload(path.name, (model.inputs[0].shape,), None, model.dtype, model.data)
+        workload = Workload.for_model(model, path.name)
         runner = _require_file_backend(target, path).compile(workload, target)
         return cls(model, runner, target, replace(pipeline, remarks=(*model.remarks, *pipeline.remarks)))
 
     @classmethod
-    def _open_engine(cls, path: Path, device: str, backend: str, options: FileOptions) -> Segmenter:
+    def _open_engine(cls, path: Path, device: str, backend: str, options: PipelineOptions) -> Segmenter:
         from ..backends.trt.backend import TensorRTBackend
         from ..backends.trt.engine_files import read_engine_files
 
@@ -174,4 +174,6 @@ def _require_file_backend(target: Target, path: Path) -> Backend:
     try:
         return require_backend(target)
     except UsageError as error:
-        raise UsageError(f"{path} has precision {target.precision}: {error}") from error
+        is_half = target.device.is_cpu and target.precision in ("fp16", "bf16")
+        hint = "; add --device cuda:0, or export the file in fp32" if is_half else ""
+        raise UsageError(f"{path} has precision {target.precision}: {error}{hint}") from error

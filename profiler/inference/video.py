@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +26,8 @@ MIN_SIDE = 2
 """Smallest height and width that codecs with subsampled chroma can write."""
 MAX_INTERVAL_RATIO = 1.5
 """Ratio of a video's longest to its shortest interval between frames above which its frame rate is variable."""
+MIN_FRAME_SHARE = 0.9
+"""Share of a video's estimated frames below which it is reported as truncated."""
 DEFAULT_FRAME_RATE = Fraction(25)
 """Frames per second of a video without a frame rate."""
 
@@ -66,28 +69,37 @@ class Clip:
         """Yield the frames in order, upright, RGB [h, w, 3].
 
         Args:
-            on_remark: receives remarks on the frame rate.
+            on_remark: receives remarks on missing frames and the frame rate.
 
         Raises:
             DataError: the file is damaged, or has no frames.
         """
         import numpy as np
 
-        times: list[float] = []
-        is_empty = True
+        count, times = 0, []
         with _open_stream(self.path) as (container, stream):
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
-                is_empty = False
-                if frame.time is not None:
-                    times.append(frame.time)
+                count += 1
+                times.append(frame.time)
                 pixels = frame.to_ndarray(format="rgb24")
                 yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-        if is_empty:
+        if not count:
             raise DataError(f"cannot read video {self.path}: it has no frames")
-        intervals = np.diff(times)
-        if len(intervals) and intervals.max() > MAX_INTERVAL_RATIO * max(intervals.min(), 0):
-            on_remark(f"variable frame rate: the overlay has the average, {float(self.rate):.4g} frames per second")
+        if _is_variable(times):
+            on_remark(
+                f"variable frame rate: the overlay has a constant one, {float(self.rate):.4g} frames per second, and "
+                "another duration"
+            )
+        elif count < MIN_FRAME_SHARE * self.frames:
+            on_remark(f"only {count} of {self.frames} frames: it may be truncated")
+
+
+def _is_variable(times: Sequence[float | None]) -> bool:
+    """Return True if the intervals between frames at `times`, in seconds, differ; None is an unknown time."""
+    known = [time for time in times if time is not None]
+    intervals = [later - earlier for earlier, later in itertools.pairwise(known)]
+    return bool(intervals) and max(intervals) > MAX_INTERVAL_RATIO * min(intervals)
 
 
 @contextmanager
@@ -97,8 +109,10 @@ def _open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise DataError(f"{path} has no video stream")
+                raise DataError(f"cannot read video {path}: it has no video stream")
             yield container, container.streams.video[0]
+    except av.EOFError as error:
+        raise DataError(f"cannot read video {path}: it is empty or truncated") from error
     except av.FFmpegError as error:
         raise DataError(f"cannot read video {path}: {error.strerror}") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -124,6 +126,14 @@ def test_warnings_of_the_decoder_are_silent(tmp_path):
     truncated = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x0f\x01\x02\0"
     Image.new("RGB", (8, 16), "red").save(tmp_path / "a.jpg", exif=truncated)
     assert read_pixels(tmp_path / "a.jpg").shape == (16, 8, 3)
+
+
+def test_warning_filters_change_once(tmp_path):
+    Image.new("RGB", (8, 16)).save(tmp_path / "a.png")
+    read_pixels(tmp_path / "a.png")
+    with mock.patch("warnings.filterwarnings") as change:
+        read_pixels(tmp_path / "a.png")
+    change.assert_not_called()
 
 
 class TestPixelLimit:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lgc.errors import FileFormatError, MeasurementError, UsageError
 from lgc.models.onnx.signature import NCHW, NHWC, ImageInput, TensorSpec
 from lgc.profiler.inference.outputs import OutputDecoder, OutputOptions, find_largest_channel
-from lgc.profiler.inference.pipeline import FileOptions
+from lgc.profiler.inference.pipeline import PipelineOptions
 from lgc.profiler.inference.preprocessing import InputOptions
 from lgc.profiler.inference.segmenter import Segmenter
 
@@ -165,7 +165,7 @@ BINARY = {
     "bytes of two axes": ((*FLAT, TO_BYTES), TensorProto.UINT8, (H, W)),
     "floats that are labels": ((*SQUEEZED, TO_FLOATS), TensorProto.FLOAT, (1, H, W)),
 }
-RAW = FileOptions(inputs=InputOptions(value_range="0..255"))
+RAW = PipelineOptions(inputs=InputOptions(value_range="0..255"))
 
 
 @pytest.mark.parametrize("name", BINARY)
@@ -184,6 +184,6 @@ def test_undetermined_operator_needs_an_option(tmp_path):
     path = write_mask(tmp_path / "mask.onnx", helper.make_node("Relu", ["l"], ["r"]))
     with pytest.raises(UsageError, match="one channel whose meaning the file does not specify"):
         Segmenter.open(path, options=RAW)
-    options = FileOptions(inputs=RAW.inputs, outputs=OutputOptions("logits"))
+    options = PipelineOptions(inputs=RAW.inputs, outputs=OutputOptions("logits"))
     with Segmenter.open(path, options=options) as segmenter:
         assert list_halves(segmenter.segment(make_halves())) == (1, 0)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lgc.errors import FileFormatError
 from lgc.models import SearchSpace
 from lgc.models.onnx.model import OnnxModel
+from lgc.models.onnx.signature import CLASSES_KEY, PALETTE_KEY, Signature
 from lgc.models.palettes import distinct_palette
 from lgc.profiler.deployment.network import Network
 from lgc.profiler.inference.media import MediaFile
@@ -36,6 +38,23 @@ def test_legend_follows_names_or_number(street):
     assert own.names == tuple("abcdefghijk")
     assert own.palette == distinct_palette(11) != CAMVID_PALETTE
     assert (own.name(3), own.name(12), own.colour(40)) == ("d", "class 12", "#000000")
+
+
+def test_palette_of_the_file_is_used():
+    palette = ((1, 2, 3), (4, 5, 6))
+    network = Signature("x", (), (), {CLASSES_KEY: '["wall", "floor"]', PALETTE_KEY: "[[1, 2, 3], [4, 5, 6]]"})
+    assert Legend.for_network(network, 2, [CAMVID]) == Legend(("wall", "floor"), palette)
+    unnamed = Signature("x", (), (), {PALETTE_KEY: "[[1, 2, 3], [4, 5, 6]]"})
+    assert Legend.for_network(unnamed, 2) == Legend(("class 0", "class 1"), palette)
+    with pytest.raises(FileFormatError, match="`palette` has 2 colours for 3 classes"):
+        Legend.for_network(unnamed, 3)
+
+
+def test_mask_has_background_and_foreground():
+    network = Signature("x", (), (), {})
+    legend = Legend.for_network(network, 2, [CAMVID], is_mask=True)
+    assert legend == Legend(("background", "foreground"), ((0, 0, 0), *distinct_palette(1)))
+    assert Legend.for_network(network, 2).names == ("class 0", "class 1")
 
 
 def test_overlay_is_blended_by_alpha():

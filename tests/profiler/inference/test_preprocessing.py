@@ -10,7 +10,7 @@ import pytest
 from lgc.errors import UsageError
 from lgc.models.images import IMAGENET, Normalisation
 from lgc.models.onnx.signature import NORMALISATION_KEY, VERSION_KEY, Signature, TensorSpec
-from lgc.profiler.inference.pipeline import FileOptions
+from lgc.profiler.inference.pipeline import PipelineOptions
 from lgc.profiler.inference.preprocessing import InputOptions, Preprocessing
 from lgc.profiler.inference.segmenter import Segmenter
 
@@ -147,5 +147,5 @@ class TestMetadata:
 )
 def test_network_of_raw_pixels(tmp_path, options, halves):
     path = write_copy(tmp_path / "raw.onnx", none_above=100)
-    with Segmenter.open(path, options=FileOptions(inputs=options)) as segmenter:
+    with Segmenter.open(path, options=PipelineOptions(inputs=options)) as segmenter:
         assert list_halves(segmenter.segment(make_halves(40, 70))) == halves

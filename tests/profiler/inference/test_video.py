@@ -72,6 +72,67 @@ def test_unwritable_path_is_an_output_error(tmp_path):
         write(np.zeros((34, 48, 3), np.uint8))
 
 
+def write_lossless(path, height, width, times_ms):
+    """Write a video without subsampled chroma, with a frame at each time."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = width, height, "bgr0"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        output.start_encoding()
+        for time in times_ms:
+            frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path
+
+
+def test_video_one_pixel_high_is_rejected(tmp_path):
+    with pytest.raises(DataError, match=r"onerow\.mkv: frames of 1x64 pixels .* at least 2x2 are needed"):
+        Clip.open(write_lossless(tmp_path / "onerow.mkv", 1, 64, range(0, 400, 100)))
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 5)])
+def test_smallest_videos_are_written(tmp_path, size):
+    clip = Clip.open(write_lossless(tmp_path / "a.mkv", *size, range(0, 300, 100)))
+    with open_video_writer(tmp_path / "b.mp4", clip.rate) as write:
+        for pixels in clip.read(print):
+            write(pixels)
+    assert next(Clip.open(tmp_path / "b.mp4").read(print)).shape == (2, size[1] // 2 * 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "remark"),
+    [
+        (range(0, 900, 100), None),
+        ([0, 33, 67, 100, 133], None),
+        ([0, 33, 66, 500, 533, 1500], "variable frame rate: the overlay has a constant one, 10 frames per second"),
+    ],
+)
+def test_variable_frame_rate_is_reported(tmp_path, times_ms, remark):
+    remarks: list[str] = []
+    clip = Clip.open(write_lossless(tmp_path / "a.mkv", 32, 48, times_ms))
+    assert len(list(clip.read(remarks.append))) == len(times_ms)
+    assert remarks[0].startswith(remark) if remark else not remarks, remarks
+
+
+def test_video_without_frames_is_rejected(tmp_path):
+    write_lossless(tmp_path / "a.mkv", 32, 48, [])
+    with pytest.raises(DataError, match=r"cannot read video .*a\.mkv: it is empty or truncated"):
+        Clip.open(tmp_path / "a.mkv")
+
+
+def test_sound_alone_is_rejected(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        stream = output.add_stream("pcm_s16le", rate=8000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        output.mux(stream.encode(frame))
+    with pytest.raises(DataError, match="it has no video stream"):
+        Clip.open(tmp_path / "a.mkv")
+
+
 @pytest.mark.parametrize("content", [b"text", b""])
 def test_foreign_file_is_rejected(tmp_path, content):
     (tmp_path / "no.mp4").write_bytes(content)
