@@ -441,7 +441,7 @@ def _describe_uncounted(costs: OnnxCosts) -> list[str]:
     """Return a remark on operators whose costs are unknown."""
     names = costs.uncounted
     more = f" and {len(names) - MAX_UNCOUNTED} more" if len(names) > MAX_UNCOUNTED else ""
-    return [f"MACs without those of {', '.join(names[:MAX_UNCOUNTED])}{more}"] if names else []
+    return [f"parameters and MACs are incomplete, without {', '.join(names[:MAX_UNCOUNTED])}{more}"] if names else []
 
 
 def _compare_arrays(output: NDArray[Any], expected: NDArray[Any]) -> tuple[float | None, float | None]:

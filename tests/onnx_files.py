@@ -172,11 +172,11 @@ def tokens():
     return make(nodes, inputs, [value("y", (1, 5, 3))], weights)
 
 
-def quantise(folder, kind):
+def quantise(folder, kind, model=None):
     """Return a file quantised by ONNX Runtime: `dynamic`, `QDQ` or `QOperator`."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
-    source, path = save(make(), folder / "plain.onnx"), folder / f"{kind}.onnx"
+    source, path = save(make() if model is None else model, folder / "plain.onnx"), folder / f"{kind}.onnx"
     if kind == "dynamic":
         from onnxruntime.quantization import QuantType
 
@@ -191,3 +191,30 @@ def quantise(folder, kind):
 
     quantize_static(source, path, Reader(), quant_format=QuantFormat[kind])
     return path
+
+
+def residual():
+    """Return a model with an addition, which ONNX Runtime quantises and fuses to operators of its own."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["a"], name="first", pads=[1] * 4),
+        helper.make_node("Conv", ["x", "w3"], ["c"], name="second", pads=[1] * 4),
+        helper.make_node("Add", ["a", "c"], ["s"], name="add"),
+        helper.make_node("Sigmoid", ["s"], ["g"], name="sigmoid"),
+        helper.make_node("Conv", ["g", "w2"], ["y"], name="last"),
+    ]
+    return make(nodes, outputs=[value("y", (1, 4, *SIZE))], weights=WEIGHTS | {"w3": WEIGHTS["w1"] / 2})
+
+
+def loop():
+    """Return a model with a convolution inside a loop."""
+    inner = [helper.make_node("Conv", ["i", "w3"], ["o"]), helper.make_node("Identity", ["c"], ["d"])]
+    state, flag = (1, 8, 8, 12), TensorProto.BOOL
+    inputs = [value("n", (), TensorProto.INT64), value("c", (), flag), value("i", state)]
+    body = helper.make_graph(inner, "body", inputs, [value("d", (), flag), value("o", state)])
+    nodes = [
+        *net_nodes()[:2],
+        helper.make_node("Loop", ["times", "true", "r"], ["l"], name="repeat", body=body),
+        helper.make_node("Conv", ["l", "w2"], ["y"], name="last"),
+    ]
+    more = {"times": np.array(2), "true": np.array(True), "w3": np.ones((8, 8, 1, 1), np.float32)}
+    return make(nodes, weights=WEIGHTS | more)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import FileFormatError
-from .graphs import list_subgraphs, walk_graphs
+from .graphs import HARDWARE_DOMAINS, list_subgraphs, walk_graphs
 from .ort_probe import OrtProbe
 from .tensors import read_inputs
 
@@ -29,7 +29,7 @@ class OnnxCosts:
     Attributes:
         parameters: Number of values in weights and biases, floating-point or quantised.
         macs: Multiply-accumulates.
-        uncounted: Names of operators whose costs are missing in `macs`: their shapes are unknown, they are recurrent,
+        uncounted: Names of operators whose costs are missing: their shapes are unknown, they are recurrent,
             or they are in a branch or loop. Usually empty.
     """
 
@@ -92,7 +92,12 @@ def read_shapes(graph: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _is_uncounted(node: Any) -> bool:
-    """Return True for recurrent and attention layers, and for branches and loops that hold products."""
+    """Return True for recurrent and attention layers, for branches and loops that hold products, and for blocked ones.
+
+    Blocked convolutions have padded weights.
+    """
+    if node.domain in HARDWARE_DOMAINS:
+        return node.op_type in _MACS
     inner = (each for graph in list_subgraphs(node) for nested in walk_graphs(graph) for each in nested.node)
     return node.op_type in _UNCOUNTED or any(each.op_type in (*_UNCOUNTED, *_MACS) for each in inner)
 
@@ -118,6 +123,8 @@ def _count_parameters(graph: Any, shapes: Shapes) -> int:
     producers = {name: node for node in graph.node for name in node.output}
     counted: dict[str, int] = {}
     for node in graph.node:
+        if node.domain in HARDWARE_DOMAINS:
+            continue
         names = [name for place in _WEIGHTS.get(node.op_type, ()) for name in node.input[place]]
         if node.op_type == "Add" and any(_is_product(name, producers) for name in node.input):
             names += node.input

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 """Domains of ONNX's own operators; the first two are the same."""
-ORT_DOMAINS = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
+HARDWARE_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
+"""Domains of the operators that ONNX Runtime optimises a model to, for one kind of hardware."""
+ORT_DOMAINS = ("com.microsoft", *HARDWARE_DOMAINS)
 """Domains of ONNX Runtime's own operators."""
 
 
@@ -88,15 +90,17 @@ def list_custom_operators(model: Any) -> list[str]:
     return list(dict.fromkeys(f"{n.domain}::{n.op_type}" for n in custom if (n.domain, n.op_type) not in own))
 
 
-def keep_outputs(graph: Any, names: Iterable[str]) -> None:
+def keep_outputs(graph: Any, names: Collection[str]) -> None:
     """Remove the nodes, weights and inputs that the tensors `names` do not depend on."""
-    needed, nodes = set(names), []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed |= list_names(node)
-            nodes.append(node)
+    producers = {name: node for node in graph.node for name in node.output}
+    needed, pending = set(names), list(names)
+    while pending:
+        node = producers.get(pending.pop())
+        fresh = set() if node is None else list_names(node) - needed
+        needed |= fresh
+        pending += fresh
     for entries, kept in (
-        (graph.node, nodes[::-1]),
+        (graph.node, [node for node in graph.node if needed & set(node.output)]),
         (graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed]),
         (graph.sparse_initializer, [each for each in graph.sparse_initializer if each.values.name in needed]),
         (graph.input, [value for value in graph.input if value.name in needed]),

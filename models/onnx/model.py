@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FileFormatError
-from ...files import describe
+from ...files import BINARY, describe
 from .arithmetic import find_arithmetic
 from .costs import OnnxCosts, count_costs
 from .graphs import RawModel
@@ -21,6 +21,8 @@ from .tensors import read_inputs, read_tensors
 
 __all__ = ["OnnxModel", "TensorSpec"]
 
+UNKNOWN = "not an ONNX model"
+"""Kind of content that is not a file."""
 _ORT_FORMAT = b"ORTM"
 """Identifier at byte 4 of a file in ONNX Runtime's own format."""
 
@@ -83,7 +85,7 @@ class OnnxModel(Signature):
         return cls._finish(raw, data, input_size, output, layout)
 
     @classmethod
-    def parse(cls, data: bytes, where: str, kind: str = "not an ONNX model") -> OnnxModel:
+    def parse(cls, data: bytes, where: str, kind: str = UNKNOWN) -> OnnxModel:
         """Return the content of a file as a model, as `load` does.
 
         Args:
@@ -159,7 +161,8 @@ def _decode(data: bytes, where: str, kind: str) -> Any:
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's DecodeError, which carries no type stubs
-        raise FileFormatError(f"cannot read ONNX model {where}: it is {kind}, or truncated") from error
+        truncated = ", or truncated" if kind in (BINARY, UNKNOWN) else ""
+        raise FileFormatError(f"cannot read ONNX model {where}: it is {kind}{truncated}") from error
     if not model.graph.node:
         raise FileFormatError(f"cannot read ONNX model {where}: it is {kind}, no operators in it")
     return model

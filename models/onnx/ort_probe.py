@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import FileFormatError
+from .signature import OUTPUT_OPTION
 from .tensors import generate_array
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 _FATAL = 4
 """Severity of ONNX Runtime's log from which it prints."""
+
+
+class DynamicOutputError(FileFormatError):
+    """An output that is not a tensor of a static shape."""
 
 
 class OrtProbe:
@@ -59,7 +64,8 @@ class OrtProbe:
         """Return name -> shape and type of each output, which must not depend on the values of the inputs.
 
         Raises:
-            FileFormatError: The model fails, an output is not a tensor, or a shape depends on the values of the inputs.
+            DynamicOutputError: An output is not a tensor, or its shape depends on the values of the inputs.
+            FileFormatError: The model fails.
         """
         names = [output.name for output in self.session.get_outputs()]
         rng = np.random.default_rng(0)
@@ -68,11 +74,14 @@ class OrtProbe:
         ]
         for name, first, second in zip(names, *results, strict=True):
             if not hasattr(first, "shape"):
-                raise FileFormatError(f"{self._where}: output {name} is a {type(first).__name__}, not a tensor")
-            if first.shape != second.shape:
-                raise FileFormatError(
-                    f"{self._where}: the shape of output {name} depends on the image, {first.shape} or {second.shape}: "
-                    "only static shapes are supported"
+                raise DynamicOutputError(
+                    f"{self._where}: output {name} is a {type(first).__name__}, not a tensor: choose another with "
+                    f"{OUTPUT_OPTION}"
+                )
+            if first.shape != second.shape or 0 in first.shape:
+                raise DynamicOutputError(
+                    f"{self._where}: the shape of output {name} depends on the values of the input, {first.shape} or "
+                    f"{second.shape}, but must be static: choose another with {OUTPUT_OPTION}"
                 )
         return {name: (array.shape, str(array.dtype)) for name, array in zip(names, results[0], strict=True)}
 

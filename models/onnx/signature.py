@@ -40,7 +40,7 @@ class TensorSpec:
     dtype: str
 
     def __str__(self) -> str:
-        return f"{self.name} {self.dtype} {'x'.join(map(str, self.shape))}"
+        return f"{self.name} {self.dtype} {'x'.join(map(str, self.shape)) or 'scalar'}"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,11 @@ def bind_inputs(raw: RawModel, size: Size | None, layout: str | None) -> None:
         _bind_image(raw, images[0], shapes[images[0]], lengths, size, layout)
     if left := [name for name, axes in shapes.items() if _names(axes, lengths)]:
         named = " and ".join(f"{name} {_format(shapes[name])}" for name in left)
-        advice = "--input sets the size of one image only" if images else "only images can be bound, with --input HxW"
+        advice = (
+            "--input sets the size of one image only"
+            if images
+            else "only images of four axes can be bound, with --input HxW"
+        )
         raise FileFormatError(f"{raw.where}: dynamic shapes of {named}: {advice}; export the model with fixed sizes")
     if lengths:
         _write_axes(raw, shapes, lengths)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ....errors import FileFormatError
-from ..graphs import RawModel, list_custom_operators
-from ..ort_probe import OrtProbe, first_line
+from ..graphs import HARDWARE_DOMAINS, RawModel, list_custom_operators, walk_nodes
+from ..ort_probe import DynamicOutputError, OrtProbe, first_line
 from ..tensors import is_static, read_inputs
 
 
@@ -52,6 +52,8 @@ def infer_shapes(raw: RawModel) -> Any:
         if reason is not None and not is_measured:
             is_measured = True
             _replace_outputs(raw, _measure(raw))
+    except DynamicOutputError:
+        raise
     except FileFormatError as error:
         cause = _check(model)
         detail = str(error) if cause is None else f"{raw.where}: invalid ONNX model: {cause}"
@@ -62,7 +64,9 @@ def infer_shapes(raw: RawModel) -> Any:
         raise FileFormatError(f"{detail}{suffix}") from error
     if reason is not None:
         raw.remarks.append(f"ONNX Runtime runs the model, although ONNX's checker reports: {reason}")
-    elif custom:
+    if any(node.domain in HARDWARE_DOMAINS for node in walk_nodes(model)):
+        raw.remarks.append("optimised by ONNX Runtime for one kind of processor: use the original file elsewhere")
+    if custom and reason is None:
         raw.remarks.append(f"not every backend runs its custom operators: {', '.join(custom)}")
     return _infer(model) if is_measured else inferred
 

@@ -81,6 +81,6 @@ def _read(tensor: Any, size: int, folder: Path | None, where: str) -> bytes:
     if len(data) < length:
         raise FileFormatError(
             f"{where}: {weight} needs bytes {offset} to {offset + length} of {path}, which has only "
-            f"{path.stat().st_size}: it is {describe(path)}, or truncated; copy it again"
+            f"{path.stat().st_size} ({describe(path)}): copy it again"
         )
     return data

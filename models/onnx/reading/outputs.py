@@ -40,15 +40,14 @@ def cut_to_output(raw: RawModel, name: str) -> None:
 
 
 def require_tensors(raw: RawModel) -> None:
-    """Check that all outputs are tensors.
+    """Check that all outputs are tensors, or of unknown type, which is inferred later.
 
     Raises:
         FileFormatError: One is a sequence or a map; the message lists the tensors to choose from.
     """
-    outputs = raw.model.graph.output
-    tensors = [value.name for value in outputs if value.type.HasField("tensor_type")]
-    for value in outputs:
-        if value.name not in tensors:
-            kind = (value.type.WhichOneof("value") or "value of unknown type").removesuffix("_type")
+    kinds = {value.name: value.type.WhichOneof("value") for value in raw.model.graph.output}
+    tensors = [name for name, kind in kinds.items() if kind == "tensor_type"]
+    for name, kind in kinds.items():
+        if kind not in (None, "tensor_type"):
             fix = f"choose a tensor with {OUTPUT_OPTION}: {', '.join(tensors)}" if tensors else "it has no tensors"
-            raise FileFormatError(f"{raw.where}: output {value.name} is a {kind}, not a tensor: {fix}")
+            raise FileFormatError(f"{raw.where}: output {name} is a {kind.removesuffix('_type')}, not a tensor: {fix}")

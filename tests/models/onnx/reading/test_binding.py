@@ -1,6 +1,8 @@
 """Dynamic axes are bound to a size; what cannot be known is asked for."""
 
+import numpy as np
 import pytest
+from onnx import helper
 
 from lgc.errors import FileFormatError, UsageError
 from lgc.models.onnx.model import OnnxModel
@@ -44,6 +46,18 @@ def test_equal_symbols_are_bound_together(tmp_path):
     model = load(with_mask(("n", 1, "h", "w")), tmp_path, input_size=files.SIZE)
     assert [tensor.shape for tensor in model.inputs] == [files.IMAGE, (1, 1, *files.SIZE)]
     assert model.remarks[1] == "input mask [n, 1, h, w] bound to 1x1x16x24"
+
+
+def test_size_that_the_graph_does_not_take_is_named(tmp_path):
+    model = files.dynamic()
+    model.graph.node[2].output[0] = "z"
+    model.graph.node.append(helper.make_node("Add", ["z", "fixed"], ["y"]))
+    model.graph.initializer.append(files.tensor("fixed", np.ones((1, 4, 8, 12), np.float32)))
+    assert load(model, tmp_path, input_size=files.SIZE).output.shape == (1, 4, 8, 12)
+    with pytest.raises(
+        FileFormatError, match="does not work with x 1x3x32x32, perhaps only with the size of its export"
+    ):
+        load(model, tmp_path, input_size=(32, 32))
 
 
 def test_channels_come_from_the_weights(tmp_path):

@@ -1,6 +1,7 @@
 """One output is cut out of a graph, with what it is computed from."""
 
 import pytest
+from onnx import helper
 
 from lgc.errors import UnknownNameError
 from lgc.models.onnx.model import OnnxModel
@@ -34,9 +35,22 @@ def test_unused_inputs_are_removed(path):
     model = files.two_outputs()
     model.graph.input.append(files.value("scale", (1,)))
     model.graph.node[3].input[0] = "rs"
-    from onnx import helper
-
     model.graph.node.insert(3, helper.make_node("Mul", ["r", "scale"], ["rs"]))
     files.save(model, path)
     assert [tensor.name for tensor in OnnxModel.load(path, output="main").inputs] == ["x"]
     assert [tensor.name for tensor in OnnxModel.load(path, output="aux").inputs] == ["x", "scale"]
+
+
+def test_unsorted_graph_is_cut(path):
+    model = files.two_outputs()
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    files.save(model, path)
+    assert sorted(OnnxModel.load(path, output="main").operators) == ["Conv", "Relu"]
+
+
+def test_output_without_type_is_inferred(path):
+    model = files.two_outputs()
+    model.graph.output[1].ClearField("type")
+    assert OnnxModel.load(files.save(model, path)).outputs[1].shape == (1, 4, 8, 12)
