@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ...profiler.deployment.export import ExportResult, FileResult
     from ...profiler.deployment.latency import TargetResult
 
+PREDICTION_COLUMNS = ("table ms", "predicted ms", "90 % interval", "error")
 MAX_ENTRIES = 8
 """Largest number of deviating entries that is printed."""
 
@@ -62,9 +63,6 @@ def _make_latency_table(results: Sequence[TargetResult]) -> Table:
     for row in rows:
         table.add_row(*(row[name] for name in names))
     return table
-
-
-PREDICTION_COLUMNS = ("table ms", "predicted ms", "90 % interval", "error")
 
 
 def _format_latency(result: TargetResult) -> dict[str, str]:
