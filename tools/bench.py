@@ -170,7 +170,7 @@ def _list_candidates(
 
     if not sources and not peers:
         raise UsageError("nothing to compare: pass ONNX files or runs, or --peers")
-    onnx_files = [source for source in sources if source.suffix == ".onnx"]
+    onnx_files = [source for source in sources if source.suffix.lower() == ".onnx"]
     if not onnx_files and (files.output or files.layout):
         raise UsageError(f"{OUTPUT_OPTION} and {LAYOUT_OPTION} are only for ONNX files")
     files = replace(files, keep_size=bool(peers) or len(onnx_files) < len(sources))

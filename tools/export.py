@@ -131,7 +131,7 @@ def export(
     from ..profiler.deployment.foreign import ForeignOptions, export_foreign
     from ..profiler.inference.preprocessing import InputOptions
 
-    is_file = source.suffix == ".onnx"
+    is_file = source.suffix.lower() == ".onnx"
     _check_options(context, is_file)
     aliases = [ALIASES[name] for name, chosen in (("ort", ort), ("torch", torch), ("trt", trt)) if chosen]
     tolerance_pct = None if tolerance is None else parse_percent(tolerance)

@@ -68,7 +68,7 @@ class OnnxModel(Signature):
             FileFormatError: The file is missing, broken or not an ONNX model; a file of its weights is missing, short
                 or outside the folder; the shapes are dynamic without `input_size`, or fixed at another size.
             UnknownNameError: No tensor has the name `output`.
-            UsageError: No input is an image of a known layout.
+            UsageError: The layout of the image is unknown, or contradicts its shape.
         """
         try:
             if path.stat().st_size > MAX_MODEL_BYTES:

@@ -130,7 +130,7 @@ def export_foreign(
     )
     settings = replace(settings, precisions=settings.precisions or (source.precision,))
     _check_precisions(settings, source)
-    for remark in (*source.remarks, "no prediction: an ONNX file has no architecture"):
+    for remark in (*source.remarks, "no prediction for an ONNX file: export its run or architecture instead"):
         log(remark)
     targets = _choose_targets(settings, source)
     ranges, pictures = _prepare_images(settings, source, options, log)

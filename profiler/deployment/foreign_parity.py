@@ -58,7 +58,7 @@ def compare_with_original(expected: Sequence[Outputs], outputs: Sequence[Outputs
         source: `random` or `images`.
 
     Raises:
-        MeasurementError: the shapes differ, or an output is NaN or infinite.
+        MeasurementError: the shapes differ, or an output is NaN or infinite where the original's is not.
     """
     means, maxima, relative, scales, agreements = [], [], [], [1.0], []
     for series, reference in zip(zip(*outputs, strict=True), zip(*expected, strict=True), strict=True):
@@ -70,10 +70,7 @@ def compare_with_original(expected: Sequence[Outputs], outputs: Sequence[Outputs
         if exact.dtype.kind != "f":
             agreements.append(float((actual == exact).mean() * 100))
             continue
-        exact = exact.astype(np.float64)
-        differences = np.abs(actual - exact)
-        if not np.all(np.isfinite(differences)):
-            raise MeasurementError("an output is NaN or infinite")
+        differences, exact = _compute_differences(actual, exact.astype(np.float64))
         mean, spread = float(differences.mean()), float(exact.std())
         means.append(mean)
         maxima.append(float(differences.max()))
@@ -91,3 +88,15 @@ def compare_with_original(expected: Sequence[Outputs], outputs: Sequence[Outputs
         REFERENCE,
         max(scales),
     )
+
+
+def _compute_differences(
+    actual: NDArray[Any], exact: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the absolute differences, 0 where both are the same NaN or infinity, and the finite reference."""
+    with np.errstate(invalid="ignore"):
+        same = (actual == exact) | (np.isnan(actual) & np.isnan(exact))
+        differences = np.where(same, 0.0, np.abs(actual - exact))
+    if not np.all(np.isfinite(differences)):
+        raise MeasurementError("an output is NaN or infinite where the original's is not")
+    return differences, np.where(np.isfinite(exact), exact, 0.0)

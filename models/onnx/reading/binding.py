@@ -20,7 +20,7 @@ _ELEMENTWISE = ("Identity", "Cast", "Sub", "Add", "Mul", "Div")
 
 
 class FixedSizeError(FileFormatError):
-    """A model whose image has another size than the requested one."""
+    """A model that does not take images of the requested size."""
 
 
 def bind_inputs(raw: RawModel, size: Size | None, layout: str | None) -> None:
@@ -32,9 +32,9 @@ def bind_inputs(raw: RawModel, size: Size | None, layout: str | None) -> None:
         layout: `NCHW` or `NHWC` of the image; None to infer it.
 
     Raises:
-        FixedSizeError: The image has a fixed size other than `size`.
+        FixedSizeError: The image has a fixed size other than `size`, or there is none.
         FileFormatError: An axis stays dynamic, or an input is empty or not a tensor.
-        UsageError: No input takes `size`, or the layout is unknown.
+        UsageError: The layout is unknown, or contradicts the shape.
     """
     shapes = {value.name: _read_axes(value, raw.where) for value in raw.model.graph.input}
     lengths: dict[str, int] = {axes[0]: 1 for axes in shapes.values() if len(axes) > 1 and isinstance(axes[0], str)}
@@ -71,7 +71,7 @@ def _require_size(
     fixed = [tuple(axis if isinstance(axis, int) else 1 for axis in axes) for axes in shapes.values()]
     sizes = {tuple(shape[axis] for axis in SPATIAL_AXES[name]) for shape in fixed for name in list_layouts(shape)}
     if not sizes:
-        raise UsageError(f"{raw.where}: --input sets the size of an image, but no input is one: {_list(shapes)}")
+        raise FixedSizeError(f"{raw.where}: --input sets the size of an image, but no input is one: {_list(shapes)}")
     if size not in sizes:
         own = " or ".join("x".join(map(str, each)) for each in sorted(sizes))
         raise FixedSizeError(

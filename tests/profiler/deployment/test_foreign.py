@@ -11,10 +11,11 @@ import onnx
 import pytest
 from PIL import Image
 
-from lgc.errors import UsageError
+from lgc.errors import MeasurementError, UsageError
 from lgc.models.onnx.model import OnnxModel
 from lgc.profiler.deployment.export import ExportSettings
 from lgc.profiler.deployment.foreign import ForeignOptions, export_foreign
+from lgc.profiler.deployment.foreign_parity import compare_with_original
 from lgc.profiler.inference.preprocessing import InputOptions
 
 from ... import onnx_files as files
@@ -67,7 +68,7 @@ def test_written_file_equals_the_original(make, options, settings):
     assert target.measured_ms > 0
     assert target.parity.reference == "the original"
     assert (target.predicted_ms, result.list_failures(5.0)) == (None, [])
-    assert "no prediction: an ONNX file has no architecture" in remarks
+    assert "no prediction for an ONNX file: export its run or architecture instead" in remarks
     written = OnnxModel.load(Path(file.onnx))
     assert written.remarks == () or len(written.outputs) > 1, "nothing left to bind or choose"
 
@@ -88,6 +89,14 @@ def test_difference_from_the_original_fails(settings, monkeypatch):
     assert not result.files[0].passes
     assert "outputs differ from the original by more than fp32 allows" in result.list_failures(None)[0]
     assert len(result.list_failures(None)) == 2, "file and target"
+
+
+def test_infinite_outputs_of_the_original_are_equal():
+    exact = [[np.float32([1, np.inf, np.nan])]]
+    parity = compare_with_original(exact, [[np.float32([1.5, np.inf, np.nan])]], "random")
+    assert (parity.max_abs_diff, parity.scale) == (0.5, 1)
+    with pytest.raises(MeasurementError, match="NaN or infinite where the original's is not"):
+        compare_with_original(exact, [[np.float32([np.nan, np.inf, np.nan])]], "random")
 
 
 def test_model_that_cannot_be_simplified_is_written_as_is(settings, monkeypatch):

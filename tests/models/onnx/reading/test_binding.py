@@ -32,7 +32,7 @@ def with_mask(shape):
         (files.dynamic((1, 3, 0, 24)), {}, FileFormatError, "input x is empty: axis 2 has length 0"),
         (with_mask((1, "k")), {"input_size": (16, 24)}, FileFormatError, r"mask \[1, k\]: --input sets .* one image"),
         (with_mask((1, 3, "h2", "w2")), {"input_size": (16, 24)}, FileFormatError, r"mask \[1, 3, h2, w2\]"),
-        (files.tokens(), {"input_size": (16, 24)}, UsageError, "no input is one: ids"),
+        (files.tokens(), {"input_size": (16, 24)}, FileFormatError, "no input is one: ids"),
         (files.channels_last(), {"input_size": (16, 3)}, FileFormatError, "has a fixed input size of 16x24"),
         (files.dynamic(), {"input_size": files.SIZE, "layout": "NHWC"}, UsageError, "is not NHWC: omit --layout"),
     ],
