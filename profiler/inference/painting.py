@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ...errors import FileFormatError
-from ...files import write_atomic
+from ...errors import FileFormatError, UsageError
+from ...files import read_text, write_atomic
 from .video import open_video_writer
 
 if TYPE_CHECKING:
@@ -75,6 +75,47 @@ class Legend:
                 f"{network.where}: metadata `{PALETTE_KEY}` has {len(palette)} colours for {count} classes"
             )
         return cls(names, palette or distinct_palette(count or MAX_CLASSES))
+
+    @classmethod
+    def read(cls, path: Path) -> Legend:
+        """Read names and colours of classes from a YAML or JSON file.
+
+        The file, or its key `classes` as in a `dataset.yaml`, has an entry per class, `name: [red, green, blue]`, or is
+        a list of names.
+
+        Raises:
+            FileFormatError: the file has another form.
+        """
+        from pydantic import Field, TypeAdapter, ValidationError
+
+        from ...models.palettes import distinct_palette
+        from ...yaml_text import parse_yaml
+
+        byte = Annotated[int, Field(ge=0, le=255)]
+        try:
+            content = parse_yaml(read_text(path, "palette"))
+            classes = content.get("classes", content) if isinstance(content, dict) else content
+            kind: Any = dict[str, tuple[byte, byte, byte]] if isinstance(classes, dict) else list[str]
+            sized: Any = Annotated[kind, Field(min_length=1, max_length=256)]
+            named: Any = TypeAdapter(sized).validate_python(classes)
+        except ValidationError as error:
+            raise FileFormatError(
+                f"cannot read palette {path}: write a class per line, name: [red, green, blue], with 0 to 255"
+            ) from error
+        except ValueError as error:
+            raise FileFormatError(f"cannot read palette {path}: {error}") from error
+        return cls(tuple(named), tuple(named.values()) if isinstance(named, dict) else distinct_palette(len(named)))
+
+    def check_network(self, network: Signature, num_classes: int | None) -> None:
+        """Check that the names fit a network.
+
+        Raises:
+            UsageError: the network has another number of classes, or other names in its metadata.
+        """
+        if num_classes not in (None, len(self.names)):
+            raise UsageError(f"{network.where} has {num_classes} classes, the palette {len(self.names)}")
+        if network.class_names not in (None, self.names):
+            raise UsageError(f"{network.where} has other classes than the palette: {', '.join(network.class_names)}")
 
     def name(self, index: int) -> str:
         """Return the name of a class."""
