@@ -34,11 +34,13 @@ class Legend:
         names: names of the classes.
         palette: colours of the classes; at least one per name.
         dataset: dataset that defines them; empty for others.
+        background: class that overlays leave transparent; None to colour all.
     """
 
     names: tuple[str, ...]
     palette: Palette
     dataset: str = ""
+    background: int | None = None
 
     @classmethod
     def for_network(
@@ -67,7 +69,7 @@ class Legend:
                 if names == legend.names or (names is None and num_classes == len(legend.names)):
                     return legend
         if is_mask and names is None and palette is None:
-            return cls(BINARY_NAMES, ((0, 0, 0), *distinct_palette(1)))
+            return cls(BINARY_NAMES, ((0, 0, 0), *distinct_palette(1)), background=0)
         names = names or tuple(f"class {index}" for index in range(num_classes or 0))
         count = max(len(names), num_classes or 0)
         if palette is not None and len(palette) < count:
@@ -131,6 +133,13 @@ class Legend:
 
         return colourise_labels(labels, self.palette)
 
+    def overlay(self, pixels: RGBImage, labels: Labels, alpha: float) -> RGBImage:
+        """Return an image [h, w, 3] under the colours of its classes [h, w], of opacity `alpha`."""
+        import numpy as np
+
+        blended = blend_mask(pixels, self.mask(labels), alpha)
+        return blended if self.background is None else np.where((labels == self.background)[..., None], pixels, blended)
+
 
 @dataclass(frozen=True)
 class Painter:
@@ -152,12 +161,12 @@ class Painter:
         paths = file.outputs(self.ids)
         if file.clip is not None:
             with open_video_writer(paths["overlay"], file.clip.rate) as write:
-                yield lambda pixels, labels: write(blend_mask(pixels, self.legend.mask(labels), self.alpha))
+                yield lambda pixels, labels: write(self.legend.overlay(pixels, labels, self.alpha))
             return
 
         def write_images(pixels: RGBImage, labels: Labels) -> None:
-            mask = self.legend.mask(labels)
-            pictures = {"mask": mask, "overlay": blend_mask(pixels, mask, self.alpha), "ids": labels}
+            overlay = self.legend.overlay(pixels, labels, self.alpha)
+            pictures = {"mask": self.legend.mask(labels), "overlay": overlay, "ids": labels}
             for kind, path in paths.items():
                 write_png(pictures[kind], path)
 

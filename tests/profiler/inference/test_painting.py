@@ -53,7 +53,9 @@ def test_palette_of_the_file_is_used():
 def test_mask_has_background_and_foreground():
     network = Signature("x", (), (), {})
     legend = Legend.for_network(network, 2, [CAMVID], is_mask=True)
-    assert legend == Legend(("background", "foreground"), ((0, 0, 0), *distinct_palette(1)))
+    assert legend == Legend(("background", "foreground"), ((0, 0, 0), *distinct_palette(1)), background=0)
+    overlay = legend.overlay(np.full((1, 2, 3), 200, np.uint8), np.array([[0, 1]], np.uint8), 1.0)
+    assert overlay[0].tolist() == [[200, 200, 200], [*legend.palette[1]]], "the background is transparent"
     assert Legend.for_network(network, 2).names == ("class 0", "class 1")
 
 
