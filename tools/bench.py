@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from ..models.onnx.signature import LAYOUT_OPTION, OUTPUT_OPTION
 from ..models.space.protocol import DENSE
 from ..precisions import INT8, PRECISIONS
 from .cli.bench_table import make_bench_tables, make_published_table
 from .cli.console import RESTARTS, emit, new_app, run, say
-from .cli.network_options import LayoutOption, OutputNameOption, PrecisionListOption, ScopeOption
+from .cli.network_options import (
+    LAYOUT_OPTION,
+    OUTPUT_OPTION,
+    LayoutOption,
+    OutputNameOption,
+    PrecisionListOption,
+    ScopeOption,
+)
 from .cli.options import (
     JsonOption,
     SecondsOption,

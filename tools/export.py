@@ -12,12 +12,14 @@ from ..models.space.protocol import DENSE
 from .cli.console import RESTARTS, emit, new_app, run, say
 from .cli.export_table import make_export_tables
 from .cli.network_options import (
-    VALUE_RANGE_NAMES,
+    BgrOption,
     LayoutOption,
+    MeanOption,
     OutputNameOption,
     PrecisionListOption,
+    RangeOption,
     ScopeOption,
-    make_channels_option,
+    StdOption,
     parse_channels,
 )
 from .cli.options import (
@@ -25,7 +27,6 @@ from .cli.options import (
     SecondsOption,
     is_given,
     make_backend_option,
-    make_choice_option,
     make_device_option,
     parse_percent,
     parse_seconds,
@@ -108,13 +109,10 @@ def export(
     ] = None,
     output_name: OutputNameOption = None,
     layout: LayoutOption = None,
-    mean: Annotated[str | None, make_channels_option("--mean", "Mean that an ONNX file needs subtracted")] = None,
-    std: Annotated[str | None, make_channels_option("--std", "Standard deviation to divide by")] = None,
-    value_range: Annotated[
-        str | None,
-        make_choice_option("--range", VALUE_RANGE_NAMES, "Range of pixel values before --mean and --std.", False),
-    ] = None,
-    bgr: Annotated[bool, typer.Option("--bgr", help="An ONNX file takes blue, green, red.")] = False,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    value_range: RangeOption = None,
+    bgr: BgrOption = False,
     data: DataOption = None,
     tolerance: ToleranceOption = None,
     layers: LayersOption = False,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import FileFormatError
 from .costs import count_node_macs, read_shapes
-from .graphs import Draft, walk_nodes
+from .graphs import RawModel, walk_nodes
 
 QDQ, QOPERATOR, DYNAMIC = "QDQ", "QOperator", "dynamic"
 """Kinds of quantisation: Q/DQ nodes around float operators, integer operators, ranges computed for each image."""
@@ -18,14 +18,14 @@ _INTEGER = ("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QA
 _FLOATS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "float64"}
 
 
-def find_arithmetic(draft: Draft, inferred: Any) -> tuple[str, str | None]:
+def find_arithmetic(raw: RawModel, inferred: Any) -> tuple[str, str | None]:
     """Return the precision of a model and its kind of quantisation.
 
     The precision is that of most multiply-accumulates, by the types of the tensors that they read, not of the stored
     weights, which may be cast first. Models with quantised operators are int8.
 
     Args:
-        draft: Model; receives remarks on mixed precision.
+        raw: Model; receives remarks on mixed precision.
         inferred: The same model with the types of all tensors.
 
     Returns:
@@ -34,10 +34,10 @@ def find_arithmetic(draft: Draft, inferred: Any) -> tuple[str, str | None]:
     Raises:
         FileFormatError: The model computes in float64 or float8, which the backends do not.
     """
-    operators = Counter(node.op_type for node in walk_nodes(draft.model))
+    operators = Counter(node.op_type for node in walk_nodes(raw.model))
     types = _read_types(inferred.graph)
     if quantisation := find_quantisation(operators):
-        _require_int8(draft, types)
+        _require_int8(raw, types)
         return "int8", quantisation
     macs: Counter[str] = Counter()
     shapes = read_shapes(inferred.graph)
@@ -51,12 +51,12 @@ def find_arithmetic(draft: Draft, inferred: Any) -> tuple[str, str | None]:
         used = dict.fromkeys([_FLOATS[kind] for kind in kinds if kind in _FLOATS], 0)
     precision = next(iter(used), "fp32")
     if precision == "float64":
-        raise FileFormatError(f"{draft.where} computes in float64, which no backend does: convert it to float32")
+        raise FileFormatError(f"{raw.where} computes in float64, which no backend does: convert it to float32")
     if len(used) > 1 and (total := sum(used.values())):
         shares = ", ".join(f"{100 * count / total:.0f} % in {name}" for name, count in used.items())
-        draft.remarks.append(f"mixed precision, multiply-accumulates {shares}: called {precision}")
+        raw.remarks.append(f"mixed precision, multiply-accumulates {shares}: called {precision}")
     if "DequantizeLinear" in operators:
-        draft.remarks.append(f"only weights are quantised, for storage: it computes in {precision}")
+        raw.remarks.append(f"only weights are quantised, for storage: it computes in {precision}")
     return precision, None
 
 
@@ -69,13 +69,13 @@ def find_quantisation(operators: Collection[str]) -> str | None:
     return QDQ if "QuantizeLinear" in operators else None
 
 
-def _require_int8(draft: Draft, types: Mapping[str, str]) -> None:
+def _require_int8(raw: RawModel, types: Mapping[str, str]) -> None:
     """Refuse quantisation to float8; remark other widths than 8 bits."""
-    quantised = {types.get(n.output[0], "INT8") for n in walk_nodes(draft.model) if n.op_type == "QuantizeLinear"}
+    quantised = {types.get(n.output[0], "INT8") for n in walk_nodes(raw.model) if n.op_type == "QuantizeLinear"}
     if low := sorted(name for name in quantised if name.startswith("FLOAT8")):
-        raise FileFormatError(f"{draft.where} is quantised to {low[0].lower()}, which no backend supports: use int8")
+        raise FileFormatError(f"{raw.where} is quantised to {low[0].lower()}, which no backend supports: use int8")
     if other := sorted(name.lower() for name in quantised - {"INT8", "UINT8"}):
-        draft.remarks.append(f"quantised to {', '.join(other)}: called int8")
+        raw.remarks.append(f"quantised to {', '.join(other)}: called int8")
 
 
 def _read_types(graph: Any) -> dict[str, str]:

@@ -13,7 +13,7 @@ ORT_DOMAINS = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
 
 
 @dataclass
-class Draft:
+class RawModel:
     """Model while it is read.
 
     Attributes:
@@ -21,12 +21,14 @@ class Draft:
         where: Path of the file, or another name for messages.
         remarks: What was bound, chosen or assumed.
         changed: True if the model differs from the file.
+        bound: Shapes of the inputs whose dynamic axes were bound, for messages.
     """
 
     model: Any
     where: str
     remarks: list[str] = field(default_factory=list)
     changed: bool = False
+    bound: str = ""
 
     def change(self, remark: str | None = None) -> None:
         """Record that the model was changed, with a remark for the user."""

@@ -11,7 +11,7 @@ from ...errors import FileFormatError
 from ...files import describe
 from .arithmetic import find_arithmetic
 from .costs import OnnxCosts, count_costs
-from .graphs import Draft
+from .graphs import RawModel
 from .reading.binding import bind_inputs
 from .reading.checking import infer_shapes, normalise_graph
 from .reading.external_data import MAX_MODEL_BYTES, embed_external_data
@@ -78,9 +78,9 @@ class OnnxModel(Signature):
             raise FileFormatError(f"no such file: {path}") from error
         except OSError as error:
             raise FileFormatError(f"cannot read ONNX model {path}: it is {describe(path)}") from error
-        draft = Draft(_decode(data, str(path), describe(path)), str(path))
-        embed_external_data(draft, path.parent)
-        return cls._finish(draft, data, input_size, output, layout)
+        raw = RawModel(_decode(data, str(path), describe(path)), str(path))
+        embed_external_data(raw, path.parent)
+        return cls._finish(raw, data, input_size, output, layout)
 
     @classmethod
     def parse(cls, data: bytes, where: str, kind: str = "not an ONNX model") -> OnnxModel:
@@ -94,42 +94,42 @@ class OnnxModel(Signature):
         Raises:
             FileFormatError: The content is not an ONNX model with static shapes and embedded weights.
         """
-        draft = Draft(_decode(data, where, kind), where)
-        embed_external_data(draft, None)
-        return cls._finish(draft, data, None, None, None)
+        raw = RawModel(_decode(data, where, kind), where)
+        embed_external_data(raw, None)
+        return cls._finish(raw, data, None, None, None)
 
     @classmethod
     def _finish(
-        cls, draft: Draft, data: bytes, input_size: tuple[int, int] | None, output: str | None, layout: str | None
+        cls, raw: RawModel, data: bytes, input_size: tuple[int, int] | None, output: str | None, layout: str | None
     ) -> OnnxModel:
-        """Return the model of a draft, cut to an output and with its inputs bound; see `load`."""
-        normalise_graph(draft)
+        """Return the model of a raw, cut to an output and with its inputs bound; see `load`."""
+        normalise_graph(raw)
         if output is not None:
-            cut_to_output(draft, output)
-        require_tensors(draft)
-        bind_inputs(draft, input_size, layout)
-        inferred = infer_shapes(draft)
-        graph, where = draft.model.graph, draft.where
+            cut_to_output(raw, output)
+        require_tensors(raw)
+        bind_inputs(raw, input_size, layout)
+        inferred = infer_shapes(raw)
+        graph, where = raw.model.graph, raw.where
         inputs, outputs = read_inputs(graph.input, where), read_tensors(graph.output, where)
         if not inputs or not outputs:
             raise FileFormatError(f"{where}: needs inputs and outputs, has {len(inputs)} and {len(outputs)}")
-        precision, quantisation = find_arithmetic(draft, inferred)
+        precision, quantisation = find_arithmetic(raw, inferred)
         batches = {tensor.shape[0] for tensor in inputs if list_layouts(tensor.shape)} - {1}
         if batches:
-            draft.remarks.append(f"batch of {max(batches)} images: latency and MACs are those of the batch")
+            raw.remarks.append(f"batch of {max(batches)} images: latency and MACs are those of the batch")
         if len(outputs) > 1:
-            draft.remarks.append(f"computes all {len(outputs)} outputs: {describe_outputs(outputs)}")
+            raw.remarks.append(f"computes all {len(outputs)} outputs: {describe_outputs(outputs)}")
         return cls(
             where,
             inputs,
             outputs,
-            {entry.key: entry.value for entry in draft.model.metadata_props},
-            bytes(draft.model.SerializeToString()) if draft.changed else data,
-            {entry.domain: entry.version for entry in draft.model.opset_import}.get("", 0),
+            {entry.key: entry.value for entry in raw.model.metadata_props},
+            bytes(raw.model.SerializeToString()) if raw.changed else data,
+            {entry.domain: entry.version for entry in raw.model.opset_import}.get("", 0),
             tuple(dict.fromkeys(node.op_type for node in graph.node)),
             precision,
             quantisation,
-            tuple(draft.remarks),
+            tuple(raw.remarks),
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ class OrtProbe:
         """Return name -> shape and type of each output, which must not depend on the values of the inputs.
 
         Raises:
-            FileFormatError: The model fails, an output is no tensor, or a shape depends on the values of the inputs.
+            FileFormatError: The model fails, an output is not a tensor, or a shape depends on the values of the inputs.
         """
         names = [output.name for output in self.session.get_outputs()]
         rng = np.random.default_rng(0)
@@ -77,5 +78,6 @@ class OrtProbe:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error of ONNX or ONNX Runtime."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error of ONNX or ONNX Runtime, without its codes."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |^\[\w+Error\] ", "", line)

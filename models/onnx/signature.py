@@ -22,8 +22,6 @@ Classes: JSON list of names. Normalisation: JSON {"mean": [3], "std": [3]}, per 
 of the RGB colours of the classes, 0 to 255 each.
 """
 
-INPUT_TYPES = ("float32", "uint8")
-
 NCHW, NHWC = "NCHW", "NHWC"
 LAYOUTS = (NCHW, NHWC)
 """Orders of the axes of an image: channels first, or channels last."""
@@ -83,19 +81,6 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: dict[str, str]
-
-    @property
-    def dtype(self) -> str:
-        """Common type of the inputs.
-
-        Raises:
-            FileFormatError: The inputs differ in type, or have a type that images do not have.
-        """
-        types = {tensor.dtype for tensor in self.inputs}
-        if len(types) > 1 or not types <= set(INPUT_TYPES):
-            inputs = ", ".join(map(str, self.inputs))
-            raise FileFormatError(f"{self.where}: inputs must be all float32 or all uint8, got {inputs}")
-        return types.pop()
 
     @property
     def scope(self) -> str:
@@ -196,25 +181,6 @@ class Signature:
         if text is None:
             return None
         return Architecture.parse(text, f"{self.where}, metadata `{ARCHITECTURE_KEY}`")
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the input image.
-
-        Raises:
-            FileFormatError: The input is not a single image, [1, 3, H, W] float32 or [1, H, W, 3] uint8.
-        """
-        if len(self.inputs) == 1:
-            match self.inputs[0].shape, self.dtype:
-                case (1, 3, int(height), int(width)), "float32":
-                    return height, width
-                case (1, int(height), int(width), 3), "uint8":
-                    return height, width
-        inputs = ", ".join(map(str, self.inputs))
-        raise FileFormatError(
-            f"{self.where}: input must be one image, float32 1x3xHxW (normalised) or uint8 1xHxWx3 (RGB bytes), "
-            f"got {inputs}"
-        )
 
     @property
     def input_size(self) -> tuple[int, ...]:

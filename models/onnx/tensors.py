@@ -47,7 +47,9 @@ def read_inputs(values: Iterable[Any], where: str) -> tuple[TensorSpec, ...]:
     inputs = read_tensors(values, where)
     for tensor in inputs:
         if tensor.dtype not in INPUT_DTYPES:
-            raise FileFormatError(f"{where}: input {tensor} must be of another type: {', '.join(INPUT_DTYPES)}")
+            raise FileFormatError(
+                f"{where}: input {tensor} has an unsupported type, not one of {', '.join(INPUT_DTYPES)}"
+            )
     return inputs
 
 

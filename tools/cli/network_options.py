@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import UsageError
-from ...models.onnx.signature import LAYOUT_OPTION, LAYOUTS, OUTPUT_OPTION
 from ...models.space.protocol import EXPORT_SCOPES
 from ...precisions import EXPORT_PRECISIONS
 from .options import make_choice_option
+
+LAYOUT_OPTION, OUTPUT_OPTION = "--layout", "--output-name"
 
 PrecisionListOption = Annotated[
     list[str] | None,
@@ -33,7 +34,7 @@ LayoutOption = Annotated[
     str | None,
     make_choice_option(
         LAYOUT_OPTION,
-        [name.lower() for name in LAYOUTS],
+        ("nchw", "nhwc"),
         "Order of the axes of an ONNX file's image.",
         "by the axis of three channels",
     ),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ....errors import FileFormatError, UsageError
-from ..graphs import Draft, walk_graphs
+from ..graphs import RawModel, walk_graphs
 from ..signature import IMAGE_CHANNELS, LAYOUT_OPTION, LAYOUTS, NCHW, list_layouts
 
 Size = tuple[int, int]
@@ -23,37 +23,36 @@ class FixedSizeError(FileFormatError):
     """A model whose image has another size than the requested one."""
 
 
-def bind_inputs(draft: Draft, size: Size | None, layout: str | None) -> None:
+def bind_inputs(raw: RawModel, size: Size | None, layout: str | None) -> None:
     """Give every input a static shape: batches of one, and images of `size`.
 
     Args:
-        draft: Model to change; the shapes of all other tensors are removed if it is changed.
+        raw: Model to change; the shapes of all other tensors are removed if it is changed.
         size: Height and width in pixels for the image with dynamic axes; None if there is none.
         layout: `NCHW` or `NHWC` of the image; None to infer it.
 
     Raises:
         FixedSizeError: The image has a fixed size other than `size`.
-        FileFormatError: An axis stays dynamic, or an input is no tensor or is empty.
+        FileFormatError: An axis stays dynamic, or an input is empty or not a tensor.
         UsageError: No input takes `size`, or the layout is unknown.
     """
-    shapes = {value.name: _read_axes(value, draft.where) for value in draft.model.graph.input}
+    shapes = {value.name: _read_axes(value, raw.where) for value in raw.model.graph.input}
     lengths: dict[str, int] = {axes[0]: 1 for axes in shapes.values() if len(axes) > 1 and isinstance(axes[0], str)}
     images = [name for name, axes in shapes.items() if len(axes) == 4 and _names(axes[1:], lengths)]
     if size is None or not images:
-        _require_size(draft, shapes, lengths, size)
+        _require_size(raw, shapes, lengths, size)
     else:
-        for name in images[:1]:
-            _bind_image(draft, name, shapes[name], lengths, size, layout)
+        _bind_image(raw, images[0], shapes[images[0]], lengths, size, layout)
     if left := [name for name, axes in shapes.items() if _names(axes, lengths)]:
         named = " and ".join(f"{name} {_format(shapes[name])}" for name in left)
         advice = "--input sets the size of one image only" if images else "only images can be bound, with --input HxW"
-        raise FileFormatError(f"{draft.where}: dynamic shapes of {named}: {advice}; export the model with fixed sizes")
+        raise FileFormatError(f"{raw.where}: dynamic shapes of {named}: {advice}; export the model with fixed sizes")
     if lengths:
-        _write_axes(draft, shapes, lengths)
+        _write_axes(raw, shapes, lengths)
 
 
 def _require_size(
-    draft: Draft, shapes: Mapping[str, list[Axis]], lengths: Mapping[str, int], size: Size | None
+    raw: RawModel, shapes: Mapping[str, list[Axis]], lengths: Mapping[str, int], size: Size | None
 ) -> None:
     """Check that images without dynamic axes have the size, or that no size is needed."""
     if size is None:
@@ -61,40 +60,40 @@ def _require_size(
             if len(axes) == 4 and _names(axes, lengths):
                 shape = json.dumps([axis if _is_named(axis) else "?" for axis in axes])
                 raise FileFormatError(
-                    f"{draft.where}: {name} has a dynamic shape {shape}: add --input HxW, the height and width of the "
+                    f"{raw.where}: {name} has a dynamic shape {shape}: add --input HxW, the height and width of the "
                     "image in pixels"
                 )
         return
     fixed = [tuple(axis if isinstance(axis, int) else 1 for axis in axes) for axes in shapes.values()]
     sizes = {tuple(shape[axis] for axis in SPATIAL_AXES[name]) for shape in fixed for name in list_layouts(shape)}
     if not sizes:
-        raise UsageError(f"{draft.where}: --input sets the size of an image, but no input is one: {_list(shapes)}")
+        raise UsageError(f"{raw.where}: --input sets the size of an image, but no input is one: {_list(shapes)}")
     if size not in sizes:
         own = " or ".join("x".join(map(str, each)) for each in sorted(sizes))
         raise FixedSizeError(
-            f"{draft.where} has a fixed input size of {own}, not {size[0]}x{size[1]}: omit --input, or export it "
+            f"{raw.where} has a fixed input size of {own}, not {size[0]}x{size[1]}: omit --input, or export it "
             "with that size"
         )
 
 
 def _bind_image(
-    draft: Draft, name: str, axes: list[Axis], lengths: dict[str, int], size: Size, layout: str | None
+    raw: RawModel, name: str, axes: list[Axis], lengths: dict[str, int], size: Size, layout: str | None
 ) -> None:
     """Add the lengths of the dynamic axes of an image to `lengths`."""
-    chosen = _infer_layout(draft, name, axes, layout)
+    chosen = _infer_layout(raw, name, axes, layout)
     channels = axes[CHANNEL_AXES[chosen]]
     if isinstance(channels, str):
-        count = _find_channels(draft.model.graph, name) if chosen == NCHW else None
+        count = _find_channels(raw.model.graph, name) if chosen == NCHW else None
         lengths[channels] = count or IMAGE_CHANNELS
-        draft.remarks.append(f"input {name}: {lengths[channels]} channels {'by its weights' if count else 'assumed'}")
+        raw.remarks.append(f"input {name}: {lengths[channels]} channels {'by its weights' if count else 'assumed'}")
     for axis, pixels in zip((axes[index] for index in SPATIAL_AXES[chosen]), size, strict=True):
         if (axis if isinstance(axis, int) else lengths.setdefault(axis, pixels)) != pixels:
             raise FixedSizeError(
-                f"{draft.where}: input {name} {_format(axes)} cannot be {size[0]}x{size[1]}: choose another --input"
+                f"{raw.where}: input {name} {_format(axes)} cannot be {size[0]}x{size[1]}: choose another --input"
             )
 
 
-def _infer_layout(draft: Draft, name: str, axes: list[Axis], layout: str | None) -> str:
+def _infer_layout(raw: RawModel, name: str, axes: list[Axis], layout: str | None) -> str:
     """Return the layout of an image with dynamic axes.
 
     The axis of the channels has a fixed length, three if both axes are fixed. Where both are dynamic, the image is
@@ -104,12 +103,12 @@ def _infer_layout(draft: Draft, name: str, axes: list[Axis], layout: str | None)
     if len(fixed) == 2:
         fixed = [each for each in LAYOUTS if axes[CHANNEL_AXES[each]] == IMAGE_CHANNELS]
     if not fixed:
-        fixed = [NCHW] if _find_channels(draft.model.graph, name) else [*LAYOUTS]
+        fixed = [NCHW] if _find_channels(raw.model.graph, name) else [*LAYOUTS]
     if layout is not None and layout not in fixed:
-        raise UsageError(f"{draft.where}: input {name} {_format(axes)} is not {layout}: omit {LAYOUT_OPTION}")
+        raise UsageError(f"{raw.where}: input {name} {_format(axes)} is not {layout}: omit {LAYOUT_OPTION}")
     if layout is None and len(fixed) != 1:
         raise UsageError(
-            f"{draft.where}: input {name} {_format(axes)} may be NCHW or NHWC: add {LAYOUT_OPTION} nchw or nhwc"
+            f"{raw.where}: input {name} {_format(axes)} may be NCHW or NHWC: add {LAYOUT_OPTION} nchw or nhwc"
         )
     return layout or fixed[0]
 
@@ -147,9 +146,9 @@ def _read_axes(value: Any, where: str) -> list[Axis]:
     return axes
 
 
-def _write_axes(draft: Draft, shapes: Mapping[str, list[Axis]], lengths: Mapping[str, int]) -> None:
+def _write_axes(raw: RawModel, shapes: Mapping[str, list[Axis]], lengths: Mapping[str, int]) -> None:
     """Write static shapes to the inputs, remove the shapes of all other tensors, and say what was bound."""
-    graph = draft.model.graph
+    graph = raw.model.graph
     bound = {name: [axis if isinstance(axis, int) else lengths[axis] for axis in axes] for name, axes in shapes.items()}
     for value in graph.input:
         for entry, length in zip(value.type.tensor_type.shape.dim, bound[value.name], strict=True):
@@ -159,9 +158,10 @@ def _write_axes(draft: Draft, shapes: Mapping[str, list[Axis]], lengths: Mapping
     for value in graph.output:
         for entry in value.type.tensor_type.shape.dim:  # the checker requires the number of axes
             entry.Clear()
-    for name, axes in shapes.items():
-        if bound[name] != axes:
-            draft.change(f"input {name} {_format(axes)} bound to {'x'.join(map(str, bound[name]))}")
+    texts = {name: "x".join(map(str, bound[name])) for name, axes in shapes.items() if bound[name] != axes}
+    raw.bound = ", ".join(f"{name} {text}" for name, text in texts.items())
+    for name, text in texts.items():
+        raw.change(f"input {name} {_format(shapes[name])} bound to {text}")
 
 
 def _names(axes: Iterable[Axis], lengths: Mapping[str, int]) -> list[str]:

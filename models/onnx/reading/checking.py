@@ -8,32 +8,32 @@ from typing import Any
 import numpy as np
 
 from ....errors import FileFormatError
-from ..graphs import Draft, list_custom_operators
+from ..graphs import RawModel, list_custom_operators
 from ..ort_probe import OrtProbe, first_line
 from ..tensors import is_static, read_inputs
 
 
-def normalise_graph(draft: Draft) -> None:
+def normalise_graph(raw: RawModel) -> None:
     """Inline functions, and make weights that are also inputs constant: runtimes optimise such graphs better."""
     import onnx
     import onnx.inliner
 
-    model = draft.model
+    model = raw.model
     if model.functions:
-        draft.model = model = onnx.inliner.inline_local_functions(model)
-        draft.change()
+        raw.model = model = onnx.inliner.inline_local_functions(model)
+        raw.change()
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) < len(model.graph.input):
         if model.ir_version > 3:  # earlier, every weight had to be an input
-            draft.remarks.append("weights that are also inputs are treated as constants")
+            raw.remarks.append("weights that are also inputs are treated as constants")
         del model.graph.input[:]
         model.graph.input.extend(inputs)
         model.ir_version = max(model.ir_version, 4)
-        draft.change()
+        raw.change()
 
 
-def infer_shapes(draft: Draft) -> Any:
+def infer_shapes(raw: RawModel) -> Any:
     """Check the model, write static shapes to its outputs, and return a copy with the shapes of all tensors.
 
     A model that ONNX's checker rejects and ONNX Runtime loads is accepted with a remark. ONNX Runtime also runs the
@@ -42,34 +42,37 @@ def infer_shapes(draft: Draft) -> Any:
     Raises:
         FileFormatError: The model is invalid, or the shape of an output depends on the image.
     """
-    model, custom = draft.model, list_custom_operators(draft.model)
+    model, custom = raw.model, list_custom_operators(raw.model)
     inferred, is_measured = _infer(model), False
     try:
         if not is_static(model.graph.output):
             is_measured = not is_static(inferred.graph.output)
-            _replace_outputs(draft, _measure(draft) if is_measured else inferred.graph.output)
+            _replace_outputs(raw, _measure(raw) if is_measured else inferred.graph.output)
         reason = _check(model)
         if reason is not None and not is_measured:
             is_measured = True
-            _replace_outputs(draft, _measure(draft))
+            _replace_outputs(raw, _measure(raw))
     except FileFormatError as error:
         cause = _check(model)
-        detail = str(error) if cause is None else f"{draft.where}: invalid ONNX model: {cause}"
+        detail = str(error) if cause is None else f"{raw.where}: invalid ONNX model: {cause}"
+        if raw.bound:
+            reason = cause or str(error).removeprefix(f"{raw.where}: ")
+            detail = f"{raw.where} does not work with {raw.bound}, perhaps only with the size of its export: {reason}"
         suffix = f" (custom operators: {', '.join(custom)})" if custom else ""
         raise FileFormatError(f"{detail}{suffix}") from error
     if reason is not None:
-        draft.remarks.append(f"ONNX Runtime runs the model, although ONNX's checker reports: {reason}")
+        raw.remarks.append(f"ONNX Runtime runs the model, although ONNX's checker reports: {reason}")
     elif custom:
-        draft.remarks.append(f"not every backend runs its custom operators: {', '.join(custom)}")
+        raw.remarks.append(f"not every backend runs its custom operators: {', '.join(custom)}")
     return _infer(model) if is_measured else inferred
 
 
-def _measure(draft: Draft) -> list[Any]:
+def _measure(raw: RawModel) -> list[Any]:
     """Return the outputs with the shapes and types of a run of ONNX Runtime."""
     import onnx
 
-    inputs = read_inputs(draft.model.graph.input, draft.where)
-    outputs = OrtProbe(draft.model.SerializeToString(), draft.where).measure_outputs(inputs)
+    inputs = read_inputs(raw.model.graph.input, raw.where)
+    outputs = OrtProbe(raw.model.SerializeToString(), raw.where).measure_outputs(inputs)
     to_type = onnx.helper.np_dtype_to_tensor_dtype
     return [
         onnx.helper.make_tensor_value_info(name, to_type(np.dtype(dtype)), shape)
@@ -77,12 +80,12 @@ def _measure(draft: Draft) -> list[Any]:
     ]
 
 
-def _replace_outputs(draft: Draft, outputs: Iterable[Any]) -> None:
+def _replace_outputs(raw: RawModel, outputs: Iterable[Any]) -> None:
     """Write the shapes of the outputs, and drop those of other tensors, which may contradict them."""
-    graph, values = draft.model.graph, list(outputs)
+    graph, values = raw.model.graph, list(outputs)
     del graph.output[:], graph.value_info[:]
     graph.output.extend(values)
-    draft.change()
+    raw.change()
 
 
 def _check(model: Any) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ....errors import FileFormatError
 from ....files import describe
-from ..graphs import Draft, walk_tensors
+from ..graphs import RawModel, walk_tensors
 
 MAX_MODEL_BYTES = 2**31 - 1
 """Largest ONNX file: protobuf's limit."""
@@ -16,11 +16,11 @@ PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 """Type with several values per byte -> bits of a value."""
 
 
-def embed_external_data(draft: Draft, folder: Path | None) -> None:
+def embed_external_data(raw: RawModel, folder: Path | None) -> None:
     """Copy weights from other files into the model.
 
     Args:
-        draft: Model of the file.
+        raw: Model of the file.
         folder: Folder of the ONNX file, which must hold the files; None if the model has no folder.
 
     Raises:
@@ -29,20 +29,20 @@ def embed_external_data(draft: Draft, folder: Path | None) -> None:
     import onnx
 
     external = onnx.TensorProto.EXTERNAL
-    tensors = [tensor for tensor in walk_tensors(draft.model) if tensor.data_location == external]
+    tensors = [tensor for tensor in walk_tensors(raw.model) if tensor.data_location == external]
     if not tensors:
         return
     sizes = [_count_bytes(tensor) for tensor in tensors]
     if sum(sizes) > MAX_MODEL_BYTES:
         raise FileFormatError(
-            f"{draft.where}: its weights have {sum(sizes) / 1e9:.1f} GB, but a model must be below 2 GB to be embedded "
+            f"{raw.where}: its weights have {sum(sizes) / 1e9:.1f} GB, but a model must be below 2 GB to be embedded "
             "in one ONNX file: convert the weights to float16"
         )
     for tensor, size in zip(tensors, sizes, strict=True):
-        tensor.raw_data = _read(tensor, size, folder, draft.where)
+        tensor.raw_data = _read(tensor, size, folder, raw.where)
         tensor.ClearField("external_data")
         tensor.data_location = onnx.TensorProto.DEFAULT
-    draft.change()
+    raw.change()
 
 
 def _count_bytes(tensor: Any) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ....errors import FileFormatError, UnknownNameError
-from ..graphs import Draft, keep_outputs
+from ..graphs import RawModel, keep_outputs
 from ..signature import OUTPUT_OPTION
 
 
-def cut_to_output(draft: Draft, name: str) -> None:
+def cut_to_output(raw: RawModel, name: str) -> None:
     """Keep one output, which may be any tensor of the graph, and what it is computed from.
 
     Raises:
@@ -16,17 +16,17 @@ def cut_to_output(draft: Draft, name: str) -> None:
     """
     import onnx
 
-    graph = draft.model.graph
+    graph = raw.model.graph
     outputs = {value.name: value for value in graph.output}
     if list(outputs) == [name]:
         return
     if name not in outputs:
         if not any(name in node.output for node in graph.node):
-            raise UnknownNameError(f"output of {draft.where}:", name, outputs)
-        inferred = onnx.shape_inference.infer_shapes(draft.model, data_prop=True).graph.value_info
+            raise UnknownNameError(f"output of {raw.where}:", name, outputs)
+        inferred = onnx.shape_inference.infer_shapes(raw.model, data_prop=True).graph.value_info
         values = [value for value in inferred if value.name == name]
         if not values:
-            raise FileFormatError(f"{draft.where}: the type of tensor {name!r} is unknown: choose an output instead")
+            raise FileFormatError(f"{raw.where}: the type of tensor {name!r} is unknown: choose an output instead")
         outputs[name] = values[0]
     inputs = [value.name for value in graph.input]
     count = len(graph.output)
@@ -36,19 +36,19 @@ def cut_to_output(draft: Draft, name: str) -> None:
     used = {value.name for value in graph.input}
     unused = [each for each in inputs if each not in used]
     removed = f"; inputs removed: {', '.join(unused)}" if unused else ""
-    draft.change(f"computes {name} only, not all {count} outputs{removed}")
+    raw.change(f"computes {name} only, not all {count} outputs{removed}")
 
 
-def require_tensors(draft: Draft) -> None:
+def require_tensors(raw: RawModel) -> None:
     """Check that all outputs are tensors.
 
     Raises:
         FileFormatError: One is a sequence or a map; the message lists the tensors to choose from.
     """
-    outputs = draft.model.graph.output
+    outputs = raw.model.graph.output
     tensors = [value.name for value in outputs if value.type.HasField("tensor_type")]
     for value in outputs:
         if value.name not in tensors:
             kind = (value.type.WhichOneof("value") or "value of unknown type").removesuffix("_type")
             fix = f"choose a tensor with {OUTPUT_OPTION}: {', '.join(tensors)}" if tensors else "it has no tensors"
-            raise FileFormatError(f"{draft.where}: output {value.name} is a {kind}, not a tensor: {fix}")
+            raise FileFormatError(f"{raw.where}: output {value.name} is a {kind}, not a tensor: {fix}")
