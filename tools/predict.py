@@ -65,6 +65,14 @@ ThresholdOption = Annotated[
         "0.5",
     ),
 ]
+PaletteOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="YAML file with a line per class, name: [red, green, blue], or a dataset.yaml of such classes.",
+        show_default="from the network's file",
+    ),
+]
 IdsOption = Annotated[
     bool, typer.Option("--ids", help="Also write the class ids of images, 8 bits per pixel: NAME-ids.png.")
 ]
@@ -88,6 +96,7 @@ def predict(
     output_values: ValuesOption = None,
     threshold: ThresholdOption = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the colours in overlays.")] = 0.5,
+    palette: PaletteOption = None,
     ids: IdsOption = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -117,7 +126,7 @@ def predict(
     )
     media, errors = list_media(inputs, out, ids=ids, log=say)
     with Segmenter.open(file, device=device, backend=backend, threads=threads, options=options) as segmenter:
-        legend = make_legend(segmenter)
+        legend = make_legend(segmenter, palette)
         ensure_folder(out)
         for remark in (*([f"using {file}"] if file != source else []), *segmenter.remarks):
             say(remark)
@@ -140,11 +149,15 @@ def report_errors(errors: Mapping[Path, str]) -> int:
     return 1 if errors else 0
 
 
-def make_legend(segmenter: Segmenter) -> Legend:
-    """Return names and colours of a network's classes; report those of a dataset that is assumed."""
+def make_legend(segmenter: Segmenter, palette: Path | None) -> Legend:
+    """Return names and colours of a network's classes, from a file if given; report those of an assumed dataset."""
     from ..profiler.inference.painting import Legend
 
     network, num_classes = segmenter.network, segmenter.num_classes
+    if palette is not None:
+        legend = Legend.read(palette)
+        legend.check_network(network, num_classes)
+        return legend
     legend = Legend.for_network(network, num_classes, list_legends(), is_mask=segmenter.is_mask)
     if legend.dataset and network.class_names is None:
         say(f"{network.where} does not name its {num_classes} classes: those of {legend.dataset} are assumed")

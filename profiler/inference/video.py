@@ -107,9 +107,11 @@ def _open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
     """Open a video's container and its first video stream; FFmpeg's errors name the file."""
     av = _import_pyav()
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:  # titles in other encodings than UTF-8
             if not container.streams.video:
                 raise DataError(f"cannot read video {path}: it has no video stream")
+            if container.streams.video[0].codec_context is None:
+                raise DataError(f"cannot read video {path}: its codec is unknown")
             yield container, container.streams.video[0]
     except av.EOFError as error:
         raise DataError(f"cannot read video {path}: it is empty or truncated") from error

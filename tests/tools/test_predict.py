@@ -366,6 +366,16 @@ class TestForeignFile:
         assert np.array_equal(mask[0, [0, -1]], [palette[0], palette[2]])
         assert re.search(r"wall .*#090807 +50.0 %", done.out)
 
+    def test_palette_file_is_used(self, predict, tmp_path):
+        (tmp_path / "p.yaml").write_text("\n".join(f"{name}: [{index}, 0, 9]" for index, name in enumerate("abcd")))
+        done = predict(write_copy(tmp_path / "x.onnx"), "--range", "0..1", "--palette", tmp_path / "p.yaml")
+        assert done.code == 0, done.err
+        mask = np.asarray(Image.open(tmp_path / "out/halves-mask.png"))
+        assert np.array_equal(mask[0, [0, -1]], [[0, 0, 9], [2, 0, 9]])
+        (tmp_path / "p.yaml").write_text("a: [0, 0, 0]")
+        refused = predict(tmp_path / "x.onnx", "--palette", tmp_path / "p.yaml")
+        assert "has 4 classes, the palette 1" in refused.refusal("lgc-predict")
+
     def test_assumed_dataset_is_reported(self, call, photos, file, tmp_path):
         done = call("lgc-predict", file, photos, "--out", tmp_path / "out")
         assert "does not name its 11 classes: those of CamVid are assumed" in done.err

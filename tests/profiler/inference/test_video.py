@@ -122,6 +122,20 @@ def test_video_without_frames_is_rejected(tmp_path):
         Clip.open(tmp_path / "a.mkv")
 
 
+def test_title_in_another_encoding_is_ignored(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as output:
+        output.metadata["title"] = "Strasse"
+        stream = output.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        output.mux(stream.encode(av.VideoFrame(64, 32, "yuv420p")))
+        output.mux(stream.encode())
+    content = path.read_bytes()
+    assert b"Strasse" in content
+    path.write_bytes(content.replace(b"Strasse", b"Stra\xdfe "))
+    assert len(list(Clip.open(path).read(print))) == 1
+
+
 def test_sound_alone_is_rejected(tmp_path):
     with av.open(str(tmp_path / "a.mkv"), "w") as output:
         stream = output.add_stream("pcm_s16le", rate=8000)
