@@ -18,7 +18,17 @@ from ...models.space.settings import validate
 from ...yaml_text import parse_yaml
 from .folders import FolderDescription, describe_folder
 from .labels import IGNORE
-from .layouts import MAX_SHOWN, describe_layouts, detect_layout, find_roots, list_entries, load_layout, read_layout
+from .layouts import (
+    MAX_SHOWN,
+    describe_layouts,
+    detect_layout,
+    find_roots,
+    has_frame_names,
+    is_generated,
+    list_entries,
+    load_layout,
+    read_layout,
+)
 from .pairs import LabelFiles, Pair, Split, require_pairs
 from .patterns import FilePattern
 from .reading import Coding, list_suspicions
@@ -136,7 +146,7 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
     detected = detect_layout(path)
     if detected is not None:
         name, base = detected
-        return build_spec(load_layout(name), base)
+        return build_spec(load_layout(name), base, notes=_note_names(load_layout(name), path, base))
     folder = describe_folder(path)
     if folder is not None:
         return _open_folder(path, folder)
@@ -145,6 +155,16 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
         f"{path} has no known layout: {describe_layouts()}; your own data need images/ and labels/, or a dataset.yaml "
         f"(docs/datasets.md); the folder has {', '.join(entries[:MAX_SHOWN])}{more}"
     )
+
+
+def _note_names(layout: LayoutSettings, path: Path, base: Path) -> list[str]:
+    """Return a remark if a folder has a known layout, but not that dataset's file names."""
+    if layout.frame_names != "expected" or is_generated(path) or has_frame_names(layout, base):
+        return []
+    return [
+        f"{path} is read as {layout.name}, although its images have other names: the {len(layout.classes)} classes are "
+        f"{', '.join(layout.classes)}; describe other classes in a dataset.yaml (docs/datasets.md)"
+    ]
 
 
 def parse_description(content: object, origin: str) -> DatasetSettings:

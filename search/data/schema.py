@@ -314,7 +314,7 @@ class LayoutSettings(DatasetSettings):
     """Alternatives of files that must all exist; `/` at the end stands for a folder."""
     folders: tuple[str, ...] = (".",)
     """Sub-folders in which the files may be."""
-    named: bool = False
-    """Recognise the layout only where `frames` knows the name of every image."""
+    frame_names: Literal["required", "expected"] | None = None
+    """Images are called like CamVid's frames: else the layout is not recognised, or a remark says so."""
     source: str | None = None
     """Files that define a split, for messages."""
