@@ -179,7 +179,7 @@ def complete_description(content: object, origin: str) -> dict[str, Any]:
     """Return the content of a `dataset.yaml`, completed by the known layout that it extends.
 
     Raises:
-        FileFormatError: The content is no mapping, or extends an unknown layout; the message begins with `origin`.
+        FileFormatError: The content has no fields, or extends an unknown layout; the message begins with `origin`.
     """
     if not isinstance(content, dict):
         raise FileFormatError(f"{origin}: it needs fields such as `name: street`")
