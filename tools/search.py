@@ -13,6 +13,7 @@ from ..search.config import SearchConfig
 from ..search.training.config import TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
+    announce_dataset,
     count_processes,
     emit,
     format_count,
@@ -97,6 +98,7 @@ def search(
     settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
     predictors, remarks = zip(*(_open_predictor(path, space, settings["scope"]) for path in lut), strict=True)
     warnings = [remark for remark in remarks if remark is not None]
+    announce_dataset(data)
     share_cores()  # torch is imported from here on
     from ..profiler.deployment.latency import make_latency_meter
     from ..search.engine import default_search_steps

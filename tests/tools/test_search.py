@@ -21,7 +21,7 @@ from lgc.models import Architecture, SearchSpace
 from lgc.profiler.deployment import latency
 from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
-from lgc.search.data.layouts import list_pairs
+from lgc.search.data.description import read_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.runtime import training_loop
 from lgc.search.supernet import supernet_trainer as trainer_module
@@ -327,7 +327,7 @@ def test_table_of_another_space(call, lut, data, tmp_path):
 )
 def test_invalid_images_and_labels_are_rejected(call, lut, data, tmp_path, damage, workers):
     bad = copytree(data, tmp_path / "data")
-    pair = list_pairs(bad, "train")[1][0]
+    pair = read_dataset(bad).pairs("train")[0]
     expected = {"no label": "has no label", "value": "the value 77", "size": "8x8 pixels", "broken": pair.image.name}
     if damage == "no label":
         pair.label.unlink()
