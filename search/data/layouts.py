@@ -150,6 +150,15 @@ def detect_layout(directory: str | os.PathLike[str]) -> str:
     raise DataError(f"{root} has no known layout: {needs}; the folder has {', '.join(entries[:MAX_SHOWN])}{more}")
 
 
+def count_classes(directory: str | os.PathLike[str]) -> int:
+    """Return the number of classes of a dataset folder.
+
+    Raises:
+        DataError: The folder has no known layout.
+    """
+    return len(LAYOUTS[detect_layout(directory)].classes)
+
+
 def list_pairs(directory: str | os.PathLike[str], split: str) -> tuple[Layout, list[Pair]]:
     """Return the layout of a folder and the images and labels of a split, in the order of its list or sorted by name.
 
