@@ -55,7 +55,7 @@ def search(
 
     Args:
         predictors: space and latencies: one predictor per table, all for the same space and scope.
-        data: folder of Cityscapes or CamVid.
+        data: `dataset.yaml` or folder of a dataset.
         out: run folder.
         config: settings.
         device: device for the supernet's training, `cpu` or `cuda:N`; it may differ from the tables' devices.

@@ -131,10 +131,11 @@ def _list_images(data: Path) -> tuple[list[Path], list[Path]]:
         DataError: the folder has no images.
     """
     from ..models.images import list_images
-    from ..search.data.layouts import list_pairs
+    from ..search.data.description import read_dataset
 
     try:
-        train, val = ([pair.image for pair in list_pairs(data, split)[1]] for split in ("train", "val"))
+        spec = read_dataset(data)
+        train, val = ([pair.image for pair in spec.pairs(split)] for split in ("train", "val"))
     except DataError:
         files = list(list_images(data))
         return files[::2], files[1::2] or files

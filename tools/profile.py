@@ -154,9 +154,9 @@ def _count_classes(classes: int | None, data: Path | None) -> int | None:
     """
     if data is None:
         return classes
-    from ..search.data.layouts import count_classes
+    from ..search.data.description import read_dataset
 
-    counted = count_classes(data)
+    counted = read_dataset(data).num_classes
     if classes not in (None, counted):
         raise UsageError(
             f"--classes {classes} contradicts --data {data}, which has {counted} classes: give one of them"

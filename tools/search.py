@@ -147,12 +147,12 @@ def _open_predictors(
     """Return the predictors of tables for the classes of a data set, and warnings about the tables."""
     from ..lut.table.table import LatencyTable
     from ..models.space.protocol import SearchSpace
-    from ..search.data.layouts import count_classes
+    from ..search.data.description import read_dataset
 
     requested = None if space is None else SearchSpace.load(space)
     with ExitStack() as stack:
         tables = [stack.enter_context(LatencyTable.open(path)) for path in paths]
-        classes = count_classes(data)
+        classes = read_dataset(data).num_classes
         matching = [_match_classes(table, requested, data, classes, out.parent) for table in tables]
     spaced = None if requested is None else requested.with_classes(classes)
     predictors, remarks = zip(*(_open_predictor(path, spaced, scope) for path in matching), strict=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,13 @@ from PIL import Image
 
 from ...errors import DataError
 from ...models.images import decode_image
-from .labels import (
-    CAMVID_INDEX_TO_TRAIN,
-    CAMVID_VOID,
-    CITYSCAPES_CLASSES,
-    CITYSCAPES_MAX_ID,
-    ID_TO_TRAIN_ID,
-    IGNORE,
-    LabelMap,
-    camvid_rgb_to_index,
-)
+from .labels import IGNORE, LabelMap
+
+Values = npt.NDArray[np.integer]
+"""Label values [H, W], or colours as 24-bit numbers."""
+_UNKNOWN = -1
+_MAX_SHOWN = 6
+"""Number of values in a message."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,29 +28,47 @@ class Coding:
 
     Attributes:
         name: Name of the values in messages.
-        max_value: Largest valid value. 255 is valid too and always void: Cityscapes writes id -1 as 255.
-        classes: Class of each value, uint8 [256]; 255 is void.
-        decode_rgb: Function from an RGB label [H, W, 3] to classes [H, W]; None if labels have one channel only.
+        values: Label value -> class, 255 for ignored ones.
+        colours: Colour as a 24-bit number -> class; empty if labels have one channel only.
+        kind: `indices`, `colours` or `palette`; None for what each file says by its mode.
     """
 
     name: str
-    max_value: int
-    classes: LabelMap
-    decode_rgb: Callable[[npt.NDArray[np.uint8]], LabelMap] | None = None
+    values: Mapping[int, int]
+    colours: Mapping[int, int]
+    kind: str | None = None
+
+    @cached_property
+    def table(self) -> npt.NDArray[np.int16]:
+        """Class of each label value, -1 for unknown ones; [256] or longer."""
+        table = np.full(max(max(self.values, default=0), IGNORE) + 1, _UNKNOWN, dtype=np.int16)
+        table[list(self.values)] = list(self.values.values())
+        return table
+
+    @cached_property
+    def sorted_colours(self) -> tuple[Values, npt.NDArray[np.int16]]:
+        """Colours in ascending order, and their classes."""
+        codes = sorted(self.colours)
+        return np.array(codes, dtype=np.int64), np.array([self.colours[code] for code in codes], dtype=np.int16)
 
 
-def class_indices(num_classes: int) -> Coding:
-    """Return the coding of labels whose values are the classes, 0..(num_classes - 1)."""
-    return Coding(f"class indices (0..{num_classes - 1})", num_classes - 1, np.arange(256, dtype=np.uint8))
+@dataclass(frozen=True, eq=False)
+class RawLabel:
+    """Content of a label file before its values get a meaning.
 
+    Attributes:
+        path: The file.
+        mode: Pillow's name of its pixel format.
+        values: Label values, or colours as 24-bit numbers; [H, W].
+        is_coloured: True if `values` are colours.
+        palette: Colour of each value as a 24-bit number, of files in palette mode; else None.
+    """
 
-CITYSCAPES_IDS = Coding("Cityscapes label ids (0..33)", CITYSCAPES_MAX_ID, ID_TO_TRAIN_ID)
-CITYSCAPES_TRAIN_IDS = Coding(
-    "Cityscapes train ids (0..18)", len(CITYSCAPES_CLASSES) - 1, np.arange(256, dtype=np.uint8)
-)
-CAMVID = Coding(
-    "CamVid indices (0..11) or CamVid's 32 colours", CAMVID_VOID, CAMVID_INDEX_TO_TRAIN, camvid_rgb_to_index
-)
+    path: Path
+    mode: str
+    values: Values
+    is_coloured: bool
+    palette: Values | None = None
 
 
 def read_image(path: Path) -> Image.Image:
@@ -64,23 +80,116 @@ def read_image(path: Path) -> Image.Image:
     return decode_image(path).convert("RGB")
 
 
+def pack_colours(rgb: npt.NDArray[np.uint8]) -> Values:
+    """Return colours as 24-bit numbers; shape [..., 3] to [...]."""
+    wide = rgb.astype(np.int64)
+    return np.asarray(wide[..., 0] * 65536 + wide[..., 1] * 256 + wide[..., 2])
+
+
+def unpack_colour(code: int) -> tuple[int, int, int]:
+    """Return red, green and blue of a 24-bit number."""
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+def read_raw_label(path: Path) -> RawLabel:
+    """Read a label file without giving its values a meaning.
+
+    Raises:
+        DataError: The file cannot be decoded, or its mode is not that of a label.
+    """
+    file = decode_image(path)
+    if file.mode in ("LA", "RGBA", "PA"):
+        alpha = np.asarray(file.getchannel("A"))
+        if (alpha != 255).any():
+            raise DataError(f"cannot read label {path}: it has transparent pixels (mode {file.mode}); remove its alpha")
+        file = file.convert({"LA": "L", "RGBA": "RGB", "PA": "P"}[file.mode])
+    if file.mode == "RGB":
+        return RawLabel(path, file.mode, pack_colours(np.asarray(file)), True)
+    if file.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+        raise DataError(f"cannot read label {path}: mode {file.mode} is neither of indices nor of colours")
+    palette = None
+    if file.mode == "P":
+        colours = np.array(file.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+        palette = pack_colours(colours)
+    values = np.asarray(file)
+    if file.mode == "1":
+        values = values.astype(np.uint8)
+    return RawLabel(path, file.mode, values, False, palette)
+
+
 def read_label(path: Path, coding: Coding) -> LabelMap:
     """Read a label as classes: uint8 [H, W], 0..(num_classes - 1), and 255 for void.
 
     Raises:
         DataError: The file cannot be decoded, or has a value or colour that is not in `coding`.
     """
-    file = decode_image(path)
-    if coding.decode_rgb is not None and file.mode in ("RGB", "RGBA"):
-        try:
-            return coding.decode_rgb(np.asarray(file.convert("RGB")))
-        except ValueError as error:
-            raise DataError(f"{path} contains {error}, expected {coding.name}") from error
-    if len(file.getbands()) != 1 or file.mode == "F":
-        raise DataError(f"{path} is an image of mode {file.mode}, expected {coding.name}")
-    values: npt.NDArray[np.int64] = np.asarray(file).astype(np.int64)
-    invalid = (values < 0) | ((values > coding.max_value) & (values != IGNORE))
-    if invalid.any():
-        raise DataError(f"{path} contains the value {int(values[invalid][0])}, expected {coding.name}")
-    label: LabelMap = coding.classes[values]
-    return label
+    raw = resolve_palette(read_raw_label(path), coding)
+    classes = decode_values(raw, coding)
+    if (classes == _UNKNOWN).any():
+        value = int(raw.values[classes == _UNKNOWN][0])
+        noun = f"the colour {unpack_colour(value)}" if raw.is_coloured else f"the value {value}"
+        raise DataError(f"{path} contains {noun}, expected {coding.name}")
+    return classes.astype(np.uint8)
+
+
+def decode_values(raw: RawLabel, coding: Coding) -> npt.NDArray[np.int16]:
+    """Return the class of each pixel of a label, int16 [H, W]: 255 is void, -1 a value that `coding` does not know.
+
+    Raises:
+        DataError: The label has colours and `coding` is of indices, or the reverse.
+    """
+    unsuited = ("indices",) if raw.is_coloured else ("colours", "palette")
+    if coding.kind in unsuited or not (coding.colours if raw.is_coloured else coding.values):
+        raise DataError(f"{raw.path} is an image of mode {raw.mode}, expected {coding.name}")
+    if raw.is_coloured:
+        codes, classes = coding.sorted_colours
+        position = np.minimum(np.searchsorted(codes, raw.values), len(codes) - 1)
+        return np.where(codes[position] == raw.values, classes[position], np.int16(_UNKNOWN))
+    if raw.values.min() < 0 or raw.values.max() >= len(coding.table):
+        return np.where(
+            (raw.values < 0) | (raw.values >= len(coding.table)),
+            np.int16(_UNKNOWN),
+            coding.table[np.clip(raw.values, 0, len(coding.table) - 1)],
+        )
+    return coding.table[raw.values]
+
+
+def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
+    """Return a label in palette mode as values or as colours, whichever its palette shows to be meant.
+
+    Raises:
+        DataError: The palette fits neither reading, or the two differ.
+    """
+    if raw.palette is None:
+        return raw
+    used = np.flatnonzero(np.bincount(raw.values.ravel()))
+    if used[-1] >= len(raw.palette):
+        if coding.kind in ("colours", "palette"):
+            raise DataError(f"{raw.path} contains the value {int(used[-1])}, its palette {len(raw.palette)} colours")
+        return raw
+    colours = raw.palette[used]
+    coloured = RawLabel(raw.path, raw.mode, raw.palette[raw.values], True)
+    by_colour = [coding.colours.get(int(colour), _UNKNOWN) for colour in colours]
+    by_value = [coding.values.get(int(value), _UNKNOWN) for value in used]
+    if coding.kind in ("colours", "palette"):
+        return coloured
+    if by_colour == by_value:
+        return raw
+    grey = np.arange(len(raw.palette)) * 0x010101
+    if len(raw.palette) > 1 and (np.array_equal(raw.palette, grey) or not raw.palette.any()):
+        return raw
+    if _UNKNOWN not in by_colour and coding.kind is None:
+        return coloured
+    if coding.kind == "indices" and _UNKNOWN in by_colour:
+        return raw
+    shown = ", ".join(map(str, used[:_MAX_SHOWN]))
+    tints = ", ".join(str(unpack_colour(int(colour))) for colour in colours[:_MAX_SHOWN])
+    raise DataError(
+        f"{raw.path} is in palette mode, which is ambiguous: its values are {shown}, their colours {tints}, and the "
+        f"data set expects {coding.name}: write `kind: indices` or `kind: colours` into its dataset.yaml"
+    )
+
+
+def count_classes(labels: LabelMap) -> npt.NDArray[np.int64]:
+    """Return the number of pixels of each class, [256]; the last is void."""
+    return np.bincount(labels.ravel(), minlength=IGNORE + 1)

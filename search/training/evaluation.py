@@ -36,7 +36,7 @@ def evaluate_run(
 
     Args:
         run_path: folder of a training.
-        data: folder of Cityscapes or CamVid.
+        data: `dataset.yaml` or folder of a dataset.
         split: split to evaluate on.
         predictions: folder for the predicted classes, at each label's resolution; see `PredictionWriter`.
         device: `cpu` or `cuda:N`.

@@ -53,7 +53,7 @@ def train(
 
     Args:
         run_path: run folder of a search.
-        data: folder of Cityscapes or CamVid.
+        data: `dataset.yaml` or folder of a dataset.
         config: settings.
         out: folder for the training's files, with a copy of the architecture; None for `run_path`.
         device: `cpu` or `cuda:N`.

@@ -23,7 +23,7 @@ from lgc.profiler import derivation
 from lgc.profiler.deployment import latency
 from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
-from lgc.search.data.layouts import list_pairs
+from lgc.search.data.description import read_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.runtime import training_loop
 from lgc.search.supernet import supernet_trainer as trainer_module
@@ -391,7 +391,7 @@ def test_other_table_of_that_name_is_kept(call, three_classes, lut, data, tmp_pa
 )
 def test_invalid_images_and_labels_are_rejected(call, lut, data, tmp_path, damage, workers):
     bad = copytree(data, tmp_path / "data")
-    pair = list_pairs(bad, "train")[1][0]
+    pair = read_dataset(bad).pairs("train")[0]
     expected = {"no label": "has no label", "value": "the value 77", "size": "8x8 pixels", "broken": pair.image.name}
     if damage == "no label":
         pair.label.unlink()

@@ -48,11 +48,11 @@ def test_item_is_normalised_image_and_label(camvid: Path) -> None:
 
 def test_attributes_describe_the_dataset(camvid: Path, tmp_path: Path) -> None:
     data = load_dataset(camvid, "val")
-    assert (data.layout, data.num_classes, data.ignore_index, len(data)) == ("camvid-segnet", 11, 255, 2)
+    assert (data.name, data.num_classes, data.ignore_index, len(data)) == ("camvid-segnet", 11, 255, 2)
     assert data.classes[0] == "sky"
     assert len(data.palette) == 11
     city = load_dataset(write_scenes(tmp_path, "cityscapes", {"val": 1}, SIZE).directory, "val")
-    assert (city.layout, city.num_classes, city.classes[0]) == ("cityscapes", 19, "road")
+    assert (city.name, city.num_classes, city.classes[0]) == ("cityscapes", 19, "road")
 
 
 def test_resizing_is_bilinear_and_nearest(camvid: Path) -> None:
@@ -133,7 +133,7 @@ def test_seed_determines_the_halves(camvid: Path) -> None:
 def test_halves_share_settings_and_epoch(camvid: Path) -> None:
     data = load_dataset(camvid, "train", size=(16, 24), augment=True, seed=4)
     first, second = split_halves(data)
-    assert (first.size, first.augment, first.seed, first.layout) == ((16, 24), True, 4, "camvid-segnet")
+    assert (first.size, first.augment, first.seed, first.name) == ((16, 24), True, 4, "camvid-segnet")
     before = first[0]
     data.set_epoch(2)
     assert (first.epoch, second.epoch) == (2, 2)

@@ -11,8 +11,8 @@ from PIL import Image
 
 from lgc.errors import OutputError, UnknownNameError, UsageError
 from lgc.search.data.datasets import load_dataset
+from lgc.search.data.description import read_dataset
 from lgc.search.data.labels import CITYSCAPES_CLASSES, IGNORE, TRAIN_ID_TO_CAMVID
-from lgc.search.data.layouts import LAYOUTS, detect_layout
 from lgc.search.data.synthetic import writers
 from lgc.search.data.synthetic.scenes import Scene, generate_scene
 from lgc.search.data.synthetic.writers import SCENE_FORMATS, write_scenes
@@ -33,14 +33,14 @@ def _snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
 def test_loader_reads_the_written_scenes(tmp_path: Path, layout: str) -> None:
     done = write_scenes(tmp_path / "d", layout, COUNTS, SIZE, seed=5)
     assert (done.written, done.kept) == (6, 0)
-    assert detect_layout(done.directory) == layout
+    assert read_dataset(done.directory).name == layout
     for index, (split, count) in enumerate(COUNTS.items()):
         data = load_dataset(done.directory, split)
         assert len(data) == count
-        assert data.layout == layout
+        assert data.name == layout
         for number in range(count):
             scene = generate_scene(5, index * 1_000_000 + number, SIZE)
-            expected = scene.label if LAYOUTS[layout].classes == CITYSCAPES_CLASSES else TRAIN_ID_TO_CAMVID[scene.label]
+            expected = scene.label if data.classes == CITYSCAPES_CLASSES else TRAIN_ID_TO_CAMVID[scene.label]
             image, label = data[number]
             assert np.array_equal(label.numpy(), expected)
             assert np.array_equal(np.asarray(Image.open(data.pairs[number].image)), scene.image)

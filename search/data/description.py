@@ -1,0 +1,268 @@
+"""What a dataset consists of: its files, splits and classes, and the meaning of its label values."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError, FileFormatError, LgcError, UnknownNameError
+from ...files import read_text
+from ...models.images import IMAGENET, Normalisation
+from ...models.palettes import Palette, distinct_palette
+from ...models.space.settings import validate
+from ...yaml_text import parse_yaml
+from .labels import IGNORE
+from .layouts import MAX_SHOWN, describe_layouts, detect_layout, find_roots, list_entries, load_layout, read_layout
+from .pairs import LabelFiles, Pair, Split, require_pairs
+from .patterns import FilePattern
+from .reading import Coding
+from .schema import IGNORED, DatasetSettings, LabelKey, LabelSettings, LayoutSettings, SplitSettings, ValueRange
+
+DATASET_FILE = "dataset.yaml"
+"""Description that a dataset's folder may contain."""
+YAML_SUFFIXES = (".yaml", ".yml", ".json")
+LAYOUT_FIELDS = frozenset(LayoutSettings.model_fields) - frozenset(DatasetSettings.model_fields)
+"""Fields of a known layout that no `dataset.yaml` has."""
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetSpec:
+    """A dataset on disk.
+
+    Attributes:
+        name: Name in results and messages; of a known layout, the layout's.
+        root: Folder of the files.
+        classes: Names of the classes.
+        palette: Colour of each class, 0..255.
+        normalisation: Normalisation of the network's input.
+        splits: Name -> files of the split.
+        values: Label value of each class, for prediction files.
+        predictions: Kind of prediction files, `indices` or `colours`.
+        prediction_name: Name of a prediction's file with `{stem}` for the image's stem; None for the label's name.
+        digest: Hash of the description, 12 hexadecimal digits; empty for a known layout.
+        notes: Assumptions that the description rests on, a line each.
+    """
+
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    palette: Palette
+    normalisation: Normalisation
+    splits: Mapping[str, Split]
+    values: tuple[int, ...]
+    predictions: str = "indices"
+    prediction_name: str | None = None
+    digest: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Names of the splits, also of those without files."""
+        return tuple(self.splits)
+
+    @cached_property
+    def remarks(self) -> tuple[str, ...]:
+        """Lines to print before the dataset is used: assumptions, and labels that look wrong."""
+        return self.notes
+
+    def pairs(self, split: str) -> list[Pair]:
+        """Return the images and labels of a split, in the order of its list or sorted by path.
+
+        Raises:
+            UnknownNameError: There is no such split.
+            DataError: The split has no images, a list has an error, or an image has no label.
+        """
+        if split not in self.splits:
+            raise UnknownNameError("split", split, self.splits)
+        try:
+            return require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
+        except OSError as error:
+            raise DataError(f"cannot read the dataset folder {self.root}: {error}") from error
+
+
+def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
+    """Return the dataset that a `dataset.yaml`, or a folder with one or with a known layout, describes.
+
+    Raises:
+        FileFormatError: The YAML file is invalid; the message names the field.
+        DataError: The folder does not exist, is empty, or has no known layout; the message lists the layouts.
+    """
+    path = Path(data)
+    if path.is_file() and path.suffix.lower() in YAML_SUFFIXES:
+        return _read_description(path)
+    if (path / DATASET_FILE).is_file():
+        return _read_description(path / DATASET_FILE)
+    entries = list_entries(path)
+    detected = detect_layout(path)
+    if detected is not None:
+        name, base = detected
+        return build_spec(load_layout(name), base)
+    more = f" and {len(entries) - MAX_SHOWN} more" if len(entries) > MAX_SHOWN else ""
+    raise DataError(
+        f"{path} has no known layout: {describe_layouts()}; the folder has {', '.join(entries[:MAX_SHOWN])}{more}"
+    )
+
+
+def parse_description(content: object, origin: str) -> DatasetSettings:
+    """Validate the content of a `dataset.yaml`, completed by the known layout that it extends.
+
+    Raises:
+        FileFormatError: The content is invalid; the message begins with `origin`.
+    """
+    if not isinstance(content, dict):
+        raise FileFormatError(f"{origin}: it is no mapping of fields")
+    base = content.get("extends")
+    try:
+        inherited = {} if base is None else read_layout(base if isinstance(base, str) else repr(base))
+    except LgcError as error:
+        raise FileFormatError(f"{origin}: extends: {error}") from error
+    own: dict[str, Any] = {key: value for key, value in content.items() if key != "extends"}
+    kept = {key: value for key, value in inherited.items() if key not in LAYOUT_FIELDS}
+    return validate(DatasetSettings, {**kept, **own}, origin)
+
+
+def _read_description(path: Path) -> DatasetSpec:
+    try:
+        content = parse_yaml(read_text(path, "dataset description"))
+    except ValueError as error:
+        raise FileFormatError(f"cannot read dataset description {path}: {error}") from error
+    settings = parse_description(content, f"invalid dataset description {path}")
+    root = path.parent / (settings.root or ".")
+    if not root.is_dir():
+        raise DataError(f"{path}: root: no such folder: {root}")
+    base = content.get("extends") if isinstance(content, dict) else None
+    if base is not None:
+        layout = load_layout(base)
+        fitting = [folder for folder in find_roots(layout, root) if folder != root]
+        root = next((folder for folder in fitting if detect_layout(folder)), root)
+    digest = hashlib.sha256(repr(settings.model_copy(update={"root": None})).encode()).hexdigest()[:12]
+    return build_spec(settings, root, digest)
+
+
+def build_spec(settings: DatasetSettings, root: Path, digest: str = "", notes: Sequence[str] = ()) -> DatasetSpec:
+    """Return the dataset that validated settings describe, in the folder `root`."""
+    colours = tuple(settings.classes.values())
+    palette: Palette = distinct_palette(len(colours)) if None in colours else colours
+    splits = dict[str, Split]()
+    start = 0.0
+    for name, files in settings.splits.items():
+        share = None
+        if files.share is not None:
+            share = (start, min(start + files.share, 1.0))
+            start = share[1]
+        splits[name] = _build_split(settings, name, files, root, share)
+    normalisation = IMAGENET
+    if settings.normalisation is not None:
+        mean, std = settings.normalisation.mean, settings.normalisation.std
+        if settings.normalisation.range == "0..255":
+            mean, std = (tuple(value / 255 for value in values) for values in (mean, std))  # type: ignore[assignment]
+        normalisation = Normalisation(mean, std)
+    coding = _build_coding(settings, settings)
+    kind = settings.predictions.kind or ("indices" if settings.kind in (None, "indices") else "colours")
+    return DatasetSpec(
+        name=settings.name,
+        root=root,
+        classes=tuple(settings.classes),
+        palette=palette,
+        normalisation=normalisation,
+        splits=splits,
+        values=tuple(next((v for v, c in coding.values.items() if c == i), i) for i in range(len(settings.classes))),
+        predictions=kind,
+        prediction_name=settings.predictions.name,
+        digest=digest,
+        notes=tuple(notes),
+    )
+
+
+def _build_split(
+    settings: DatasetSettings, name: str, files: SplitSettings, root: Path, share: tuple[float, float] | None
+) -> Split:
+    def expand(text: str) -> str:
+        return text.replace("{split}", name)
+
+    def pattern(text: str) -> FilePattern:
+        return FilePattern(root, expand(text))
+
+    text = files.images or settings.images
+    images = None if text is None else pattern(text)
+    labels = tuple(
+        LabelFiles(
+            pattern(label.files),
+            pattern(label.images) if label.images is not None else images or FilePattern(root, "**/*"),
+            _build_coding(settings, label),
+        )
+        for label in files.labels or settings.labels or ()
+    )
+    source = getattr(settings, "source", None)
+    return Split(
+        name=name,
+        root=root,
+        images=images,
+        labels=labels,
+        lists=tuple(root / expand(item) for item in files.list or settings.list or ()),
+        share=share,
+        seed=settings.seed,
+        frames=settings.frames,
+        source=None if source is None else expand(source),
+    )
+
+
+def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSettings) -> Coding:
+    """Return the coding of label files, whose own values replace the data set's."""
+    names = list(settings.classes)
+    own = label.values is not None
+    keys = label.values if own else settings.values
+    mapped = () if own else settings.map
+    ignored = label.ignore if label.ignore is not None else settings.ignore
+    values = dict[int, int]()
+    if keys is not None:
+        values = dict(zip(_expand(keys), range(len(names)), strict=True))
+    for key, name in mapped:
+        if isinstance(key, ValueRange):
+            values |= dict.fromkeys(key.values, IGNORE if name == IGNORED else names.index(name))
+    if all(number == IGNORE for number in values.values()):
+        values = {index: index for index in range(len(names)) if index not in values} | values
+    colours = {_pack(colour): index for index, colour in enumerate(settings.classes.values()) if colour is not None}
+    colours |= {
+        _pack(key): IGNORE if name == IGNORED else names.index(name)
+        for key, name in mapped
+        if not isinstance(key, ValueRange)
+    }
+    for key in (ValueRange(IGNORE, IGNORE),) if ignored is None else ignored:
+        if isinstance(key, ValueRange):
+            values |= {value: IGNORE for value in key.values if ignored is not None or value not in values}
+        else:
+            colours[_pack(key)] = IGNORE
+    meaning = label.meaning or (None if own else settings.meaning) or _describe_values(values, bool(colours))
+    return Coding(meaning, values, colours, settings.kind)
+
+
+def _expand(keys: Sequence[LabelKey]) -> list[int]:
+    """Return the label values of a sequence of ranges."""
+    return [value for key in keys if isinstance(key, ValueRange) for value in key.values]
+
+
+def _pack(colour: tuple[int, int, int]) -> int:
+    red, green, blue = colour
+    return red << 16 | green << 8 | blue
+
+
+def _describe_values(values: Mapping[int, int], coloured: bool) -> str:
+    """Return the name of label values in messages."""
+    ranges = list[ValueRange]()
+    for value in sorted(values):
+        if ranges and ranges[-1].high == value - 1:
+            ranges[-1] = ValueRange(ranges[-1].low, value)
+        else:
+            ranges.append(ValueRange(value, value))
+    return f"label values {', '.join(map(str, ranges))}{' or the colours of the classes' * coloured}"

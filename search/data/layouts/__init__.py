@@ -1,0 +1,115 @@
+"""Known layouts of datasets, each a YAML file of this folder in the form of a `dataset.yaml`."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ....errors import DataError, UnknownNameError
+from ....models.images import IMAGE_SUFFIXES
+from ....models.space.settings import validate
+from ....yaml_text import parse_yaml
+from ..schema import LayoutSettings
+from .camvid import official_split
+
+FOLDER = Path(__file__).parent
+LAYOUTS = ("cityscapes", "cityscapes-coarse", "camvid-segnet", "camvid", "camvid-lists")
+"""Names of the files, in the order of detection."""
+SCENES_MARKER = "scenes.json"
+"""File in which `lgc-scenes` notes the layout that it has written."""
+MAX_SHOWN = 6
+"""Number of a folder's entries in a message."""
+
+
+def read_layout(name: str) -> dict[str, Any]:
+    """Return the content of a layout's file, with that of the layout that it extends.
+
+    Raises:
+        UnknownNameError: There is no such layout.
+    """
+    if name not in LAYOUTS:
+        raise UnknownNameError("layout", name, LAYOUTS)
+    content = parse_yaml((FOLDER / f"{name}.yaml").read_text("utf-8"))
+    assert isinstance(content, dict)
+    base = content.pop("extends", None)
+    return content if base is None else {**read_layout(base), **content}
+
+
+@cache
+def load_layout(name: str) -> LayoutSettings:
+    """Return a known layout.
+
+    Raises:
+        UnknownNameError: There is no such layout.
+    """
+    return validate(LayoutSettings, read_layout(name), f"invalid layout {name}")
+
+
+def detect_layout(root: Path) -> tuple[str, Path] | None:
+    """Return the key of a folder's layout in `LAYOUTS`, and the folder or sub-folder that has it; None if unknown."""
+    marked = _read_marker(root)
+    for name in LAYOUTS:
+        layout = load_layout(name)
+        for base in find_roots(layout, root):
+            if any(all(_has(base, part) for part in parts) for parts in layout.detect) and (
+                not layout.named or marked == name or _has_known_names(base)
+            ):
+                return name, base
+    return None
+
+
+def find_roots(layout: LayoutSettings, root: Path) -> list[Path]:
+    """Return the folders in which a layout's files may be."""
+    return [root / folder for folder in layout.folders if (root / folder).is_dir()]
+
+
+def describe_layouts() -> str:
+    """Return what each layout needs, for messages."""
+    needs = {load_layout(name).name: load_layout(name).needs for name in reversed(LAYOUTS)}
+    return "; ".join(f"{name} needs {text}" for name, text in reversed(needs.items()))
+
+
+def list_entries(root: Path) -> list[str]:
+    """Return the names of a dataset folder's entries, with `/` after folders.
+
+    Raises:
+        DataError: The folder does not exist, cannot be read, or is empty.
+    """
+    if not root.is_dir():
+        problem = "is a file, not a folder" if root.exists() else "does not exist"
+        raise DataError(f"the dataset folder {root} {problem}")
+    try:
+        entries = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot read the dataset folder {root}: {error.strerror}") from error
+    if not entries:
+        raise DataError(f"the dataset folder {root} is empty")
+    return entries
+
+
+def is_generated(root: Path) -> bool:
+    """Return True if `lgc-scenes` has written the folder."""
+    return any(_read_marker(folder) is not None for folder in (root, root.parent))
+
+
+def _read_marker(root: Path) -> str | None:
+    """Return the layout of generated scenes; None for other folders."""
+    try:
+        return str(json.loads((root / SCENES_MARKER).read_text("utf-8"))["layout"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _has(base: Path, part: str) -> bool:
+    """Return True if a part of a layout exists."""
+    path = base / part
+    return path.is_dir() if part.endswith("/") else path.is_file()
+
+
+def _has_known_names(base: Path) -> bool:
+    """Return True if the images are frames of CamVid."""
+    names = [path for path in (base / "images").iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    frames = [path for path in names if not path.name.startswith(".")]
+    return bool(frames) and all(official_split(path.stem) for path in frames)
