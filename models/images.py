@@ -84,12 +84,8 @@ def decode_image(path: Path) -> Image.Image:
         return file.copy()
 
 
-def read_pixels(path: Path, size: tuple[int, int] | None = None) -> RGBImage:
-    """Read an image as RGB, rotated by its EXIF orientation.
-
-    Args:
-        path: Image file with 8 bits per channel.
-        size: Height and width to resize to, bilinear; None keeps the image's size.
+def read_image(path: Path) -> Image.Image:
+    """Read an image with 8 bits per channel as RGB, rotated by its EXIF orientation.
 
     Raises:
         DataError: The file cannot be decoded, or has more than 8 bits per channel.
@@ -99,7 +95,17 @@ def read_pixels(path: Path, size: tuple[int, int] | None = None) -> RGBImage:
     image = decode_image(path)
     if image.mode[0] in "IF":  # Pillow would clip the values to a white image
         raise DataError(f"cannot read image {path}: mode {image.mode}; convert it to 8 bits per channel")
-    return resize_image(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), size)
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def read_pixels(path: Path, size: tuple[int, int] | None = None) -> RGBImage:
+    """Read an image as RGB bytes; see `read_image`.
+
+    Args:
+        path: Image file.
+        size: Height and width to resize to, bilinear; None keeps the image's size.
+    """
+    return resize_image(np.asarray(read_image(path)), size)
 
 
 def resize_image(pixels: RGBImage, size: tuple[int, int] | None) -> RGBImage:

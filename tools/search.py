@@ -14,6 +14,7 @@ from ..search.config import SearchConfig
 from ..search.training.config import TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
+    announce_dataset,
     count_processes,
     emit,
     format_count,
@@ -101,6 +102,7 @@ def search(
     settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
     share_cores()
     predictors, warnings = _open_predictors(lut, space, data, settings["scope"], out)
+    announce_dataset(data)
     from ..profiler.deployment.latency import make_latency_meter  # imports torch, as do the next
     from ..search.engine import default_search_steps
     from ..search.engine import search as run_search

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..search.training.config import TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
+    announce_dataset,
     count_processes,
     emit,
     format_count,
@@ -78,9 +79,11 @@ def train(
     share_cores()
     if evaluate:
         _reject_options(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
+        announce_dataset(data)
         result: ScoredWeights = _evaluate(source, data, split, predictions, device, settings["workers"])
     else:
         _reject_options(context, {"split", "predictions"}, "with --evaluate")
+        announce_dataset(data)
         result = _train(source, data, out, device, settings)
     lines = [f"{name:12} {path}" for name in ("weights", "predictions") if (path := getattr(result, name, None))]
     emit(result.as_dict(), as_json, _make_table(result), *lines)

@@ -11,11 +11,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ...errors import DataError, UsageError
-from ...models.images import normalise_image
+from ...models.images import decode_image, normalise_image, read_image
 from .description import DatasetSpec, read_dataset
 from .labels import IGNORE, LabelMap
 from .pairs import Pair
-from .reading import read_image, read_label
+from .reading import read_label
 from .views import augment_pair, resize_pair
 
 Size = tuple[int, int]
@@ -129,7 +129,8 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         size = self.size or (image.height, image.width)
         if self.augment:
             rng = np.random.default_rng((self.seed, epoch, index % len(self)))
-            pixels, classes = augment_pair(image, label, size, self.crop or size, rng)
+            mean = tuple(min(max(round(255 * value), 0), 255) for value in self.normalisation.mean)
+            pixels, classes = augment_pair(image, label, size, self.crop or size, rng, padding=mean)
         else:
             pixels, classes = resize_pair(image, label, size)
         return torch.from_numpy(normalise_image(pixels, self.normalisation)), torch.from_numpy(
@@ -146,7 +147,10 @@ def _read(pair: Pair) -> tuple[Image.Image, LabelMap]:
     label = read_label(pair.label, pair.coding)
     if label.shape != size:
         height, width = label.shape
-        raise DataError(f"{pair.label} is {height}x{width} pixels, its image {pair.image.name} {size[0]}x{size[1]}")
+        message = f"{pair.label} is {height}x{width} pixels, its image {pair.image.name} {size[0]}x{size[1]}"
+        if label.shape == size[::-1] and decode_image(pair.image).size == size:
+            message += " after its EXIF rotation: rotate the label too, or remove the image's EXIF orientation"
+        raise DataError(message)
     return image, label
 
 

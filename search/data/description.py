@@ -10,24 +10,40 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, FileFormatError, LgcError, UnknownNameError
-from ...files import read_text
+from ...errors import DataError, FileFormatError, LgcError, OutputError, UnknownNameError
+from ...files import read_text, write_atomic
 from ...models.images import IMAGENET, Normalisation
 from ...models.palettes import Palette, distinct_palette
 from ...models.space.settings import validate
 from ...yaml_text import parse_yaml
+from .folders import FolderDescription, describe_folder
 from .labels import IGNORE
 from .layouts import MAX_SHOWN, describe_layouts, detect_layout, find_roots, list_entries, load_layout, read_layout
 from .pairs import LabelFiles, Pair, Split, require_pairs
 from .patterns import FilePattern
-from .reading import Coding
-from .schema import IGNORED, DatasetSettings, LabelKey, LabelSettings, LayoutSettings, SplitSettings, ValueRange
+from .reading import Coding, list_suspicions
+from .schema import (
+    IGNORED,
+    DatasetSettings,
+    LabelKey,
+    LabelSettings,
+    LayoutSettings,
+    SplitSettings,
+    ValueRange,
+    format_values,
+)
 
 DATASET_FILE = "dataset.yaml"
 """Description that a dataset's folder may contain."""
+MAX_SAMPLED = 8
+"""Number of labels that `DatasetSpec.remarks` reads."""
 YAML_SUFFIXES = (".yaml", ".yml", ".json")
 LAYOUT_FIELDS = frozenset(LayoutSettings.model_fields) - frozenset(DatasetSettings.model_fields)
 """Fields of a known layout that no `dataset.yaml` has."""
+
+
+class UnknownLayoutError(DataError):
+    """A folder that is no dataset."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +89,20 @@ class DatasetSpec:
     @cached_property
     def remarks(self) -> tuple[str, ...]:
         """Lines to print before the dataset is used: assumptions, and labels that look wrong."""
-        return self.notes
+        return (*self.notes, *(f"warning: {self.name}: {text}" for text in self._list_suspicions()))
+
+    def _list_suspicions(self) -> list[str]:
+        """Return what shows that a few labels of the first labelled split have other values than expected."""
+        for split in self.splits.values():
+            try:
+                labelled = [pair for pair in split.pairs() if pair.label is not None]
+            except (LgcError, OSError):  # reported where the split is used
+                continue
+            if labelled:
+                sample = labelled[:: max(len(labelled) // MAX_SAMPLED, 1)][:MAX_SAMPLED]
+                files = [(pair.label, pair.coding) for pair in sample if pair.label is not None]
+                return list_suspicions(files, self.num_classes)
+        return []
 
     def pairs(self, split: str) -> list[Pair]:
         """Return the images and labels of a split, in the order of its list or sorted by path.
@@ -95,7 +124,8 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
 
     Raises:
         FileFormatError: The YAML file is invalid; the message names the field.
-        DataError: The folder does not exist, is empty, or has no known layout; the message lists the layouts.
+        DataError: The folder does not exist or is empty, or its labels cannot be described.
+        UnknownLayoutError: The folder has no known layout; the message lists the layouts.
     """
     path = Path(data)
     if path.is_file() and path.suffix.lower() in YAML_SUFFIXES:
@@ -107,9 +137,13 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
     if detected is not None:
         name, base = detected
         return build_spec(load_layout(name), base)
+    folder = describe_folder(path)
+    if folder is not None:
+        return _open_folder(path, folder)
     more = f" and {len(entries) - MAX_SHOWN} more" if len(entries) > MAX_SHOWN else ""
-    raise DataError(
-        f"{path} has no known layout: {describe_layouts()}; the folder has {', '.join(entries[:MAX_SHOWN])}{more}"
+    raise UnknownLayoutError(
+        f"{path} has no known layout: {describe_layouts()}; your own data need images/ and labels/, or a dataset.yaml "
+        f"(docs/datasets.md); the folder has {', '.join(entries[:MAX_SHOWN])}{more}"
     )
 
 
@@ -145,8 +179,36 @@ def _read_description(path: Path) -> DatasetSpec:
         layout = load_layout(base)
         fitting = [folder for folder in find_roots(layout, root) if folder != root]
         root = next((folder for folder in fitting if detect_layout(folder)), root)
-    digest = hashlib.sha256(repr(settings.model_copy(update={"root": None})).encode()).hexdigest()[:12]
-    return build_spec(settings, root, digest)
+    return build_spec(settings, root, _hash_settings(settings))
+
+
+def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
+    """Return the dataset of a folder without a description, which is written into the current folder.
+
+    Raises:
+        OutputError: The current folder has another description of that name.
+    """
+    cwd, root = Path.cwd().resolve(), path.resolve()
+    name = f"{folder.content['name']}.dataset.yaml"
+    text = folder.format(str(root.relative_to(cwd)) if root.is_relative_to(cwd) else str(root))
+    advice = f"name the classes in {name}, then use --data {name}"
+    if cwd.is_relative_to(root):
+        advice = f"run the command outside {path} to get a dataset.yaml to edit"
+    elif Path(name).exists():
+        if read_text(Path(name), "dataset description") != text:
+            raise OutputError(f"{name} differs from the content of {path}: use --data {name}, or remove the file")
+    else:
+        try:
+            write_atomic(Path(name), text)
+        except OutputError as error:
+            advice = f"{error}, so there is no dataset.yaml to edit"
+    content = parse_description(dict(folder.content), f"invalid dataset {path}")
+    return build_spec(content, path, _hash_settings(content), (*folder.notes, f"{folder.content['name']}: {advice}"))
+
+
+def _hash_settings(settings: DatasetSettings) -> str:
+    """Return 12 hexadecimal digits of a description's hash; its root does not count."""
+    return hashlib.sha256(repr(settings.model_copy(update={"root": None})).encode()).hexdigest()[:12]
 
 
 def build_spec(settings: DatasetSettings, root: Path, digest: str = "", notes: Sequence[str] = ()) -> DatasetSpec:
@@ -243,7 +305,11 @@ def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSetti
             values |= {value: IGNORE for value in key.values if ignored is not None or value not in values}
         else:
             colours[_pack(key)] = IGNORE
-    meaning = label.meaning or (None if own else settings.meaning) or _describe_values(values, bool(colours))
+    meaning = (
+        label.meaning
+        or (None if own else settings.meaning)
+        or (f"label values {format_values(values)}{' or the colours of the classes' * bool(colours)}")
+    )
     return Coding(meaning, values, colours, settings.kind)
 
 
@@ -255,14 +321,3 @@ def _expand(keys: Sequence[LabelKey]) -> list[int]:
 def _pack(colour: tuple[int, int, int]) -> int:
     red, green, blue = colour
     return red << 16 | green << 8 | blue
-
-
-def _describe_values(values: Mapping[int, int], coloured: bool) -> str:
-    """Return the name of label values in messages."""
-    ranges = list[ValueRange]()
-    for value in sorted(values):
-        if ranges and ranges[-1].high == value - 1:
-            ranges[-1] = ValueRange(ranges[-1].low, value)
-        else:
-            ranges.append(ValueRange(value, value))
-    return f"label values {', '.join(map(str, ranges))}{' or the colours of the classes' * coloured}"

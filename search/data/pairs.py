@@ -122,22 +122,29 @@ class Split:
             DataError: The list has an error, or an image has no label; the message has their number, the first one,
                 and the label it lacks. Only `UNLABELLED_SPLIT` may lack all labels.
         """
-        pairs: list[Pair] = []
-        missing: list[tuple[Path, Path]] = []
+        matches = self.match_labels()
+        missing = [(pair.image, path) for pair, path in matches if pair.label is None]
+        if missing and not (self.name == UNLABELLED_SPLIT and len(missing) == len(matches)):
+            image, path = missing[0]
+            noun, verb = "image" if len(matches) == 1 else "images", "has" if len(missing) == 1 else "have"
+            raise DataError(
+                f"{len(missing)} of {len(matches)} {noun} {verb} no label; the first is {image}: no such file: {path}"
+            )
+        return [pair for pair, _ in matches]
+
+    def match_labels(self) -> list[tuple[Pair, Path]]:
+        """Return each image with its label, None if there is none, and the path where it is or was expected.
+
+        Raises:
+            DataError: The list has an error, or no label's name follows from an image's.
+        """
+        matches = list[tuple[Pair, Path]]()
         for image, name in self.list_images():
             candidates = self._list_candidates(image, name)
-            label, coding = next(((path, own) for path, own in candidates if path.is_file()), (None, None))
-            if coding is None:
-                expected = [path for path, _ in candidates if path.parent.is_dir()] or [path for path, _ in candidates]
-                missing.append((image, expected[0]))
-            pairs.append(Pair(image, label, coding or self.labels[0].coding))
-        if missing and not (self.name == UNLABELLED_SPLIT and len(missing) == len(pairs)):
-            image, path = missing[0]
-            noun, verb = "image" if len(pairs) == 1 else "images", "has" if len(missing) == 1 else "have"
-            raise DataError(
-                f"{len(missing)} of {len(pairs)} {noun} {verb} no label; the first is {image}: no such file: {path}"
-            )
-        return pairs
+            label, coding = next((match for match in candidates if match[0].is_file()), (None, self.labels[0].coding))
+            expected = next((path for path, _ in candidates if path.parent.is_dir()), candidates[0][0])
+            matches.append((Pair(image, label, coding), label or expected))
+        return matches
 
     def _list_candidates(self, image: Path, name: str | None) -> Sequence[tuple[Path, Coding]]:
         """Return the possible labels of an image; a list's `name` for the label is relative to any folder."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ImageOps
 
 from ...errors import DataError
 from ...models.images import decode_image
@@ -17,6 +17,8 @@ from .labels import IGNORE, LabelMap
 
 Values = npt.NDArray[np.integer]
 """Label values [H, W], or colours as 24-bit numbers."""
+TRAIN_ID_SHARE, MAX_IGNORED_SHARE = 0.5, 0.95
+"""Shares of ignored pixels from which labels are suspicious: of values that are all train ids, and of any."""
 _UNKNOWN = -1
 _MAX_SHOWN = 6
 """Number of values in a message."""
@@ -71,15 +73,6 @@ class RawLabel:
     palette: Values | None = None
 
 
-def read_image(path: Path) -> Image.Image:
-    """Read an image as 8-bit RGB.
-
-    Raises:
-        DataError: The file cannot be decoded.
-    """
-    return decode_image(path).convert("RGB")
-
-
 def pack_colours(rgb: npt.NDArray[np.uint8]) -> Values:
     """Return colours as 24-bit numbers; shape [..., 3] to [...]."""
     wide = rgb.astype(np.int64)
@@ -92,12 +85,12 @@ def unpack_colour(code: int) -> tuple[int, int, int]:
 
 
 def read_raw_label(path: Path) -> RawLabel:
-    """Read a label file without giving its values a meaning.
+    """Read a label file without giving its values a meaning, rotated by an EXIF orientation of its own.
 
     Raises:
         DataError: The file cannot be decoded, or its mode is not that of a label.
     """
-    file = decode_image(path)
+    file = ImageOps.exif_transpose(decode_image(path))
     if file.mode in ("LA", "RGBA", "PA"):
         alpha = np.asarray(file.getchannel("A"))
         if (alpha != 255).any():
@@ -175,8 +168,7 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
         return coloured
     if by_colour == by_value:
         return raw
-    grey = np.arange(len(raw.palette)) * 0x010101
-    if len(raw.palette) > 1 and (np.array_equal(raw.palette, grey) or not raw.palette.any()):
+    if is_trivial_palette(raw.palette):
         return raw
     if _UNKNOWN not in by_colour and coding.kind is None:
         return coloured
@@ -190,6 +182,43 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
     )
 
 
+def is_trivial_palette(palette: Values) -> bool:
+    """Return True if a palette is a ramp of grey, or black, and thus says nothing about classes."""
+    return len(palette) > 1 and (np.array_equal(palette, np.arange(len(palette)) * 0x010101) or not palette.any())
+
+
 def count_classes(labels: LabelMap) -> npt.NDArray[np.int64]:
     """Return the number of pixels of each class, [256]; the last is void."""
     return np.bincount(labels.ravel(), minlength=IGNORE + 1)
+
+
+def list_suspicions(files: Sequence[tuple[Path, Coding]], num_classes: int) -> list[str]:
+    """Return what shows that labels have other values than their coding says; files that cannot be read are skipped.
+
+    Labels whose values are all train ids, 0..(num_classes - 1) and 255, are suspicious if the coding ignores most of
+    the pixels; so are labels of any values if nearly all is ignored.
+    """
+    pixels = np.zeros(0, dtype=np.int64)
+    ignored = 0
+    for path, coding in files:
+        try:
+            raw = read_raw_label(path)
+            ignored += int((read_label(path, coding) == IGNORE).sum())
+        except DataError:
+            continue
+        if raw.is_coloured:
+            return []
+        counts = np.bincount(raw.values.ravel(), minlength=len(pixels))
+        counts[: len(pixels)] += pixels
+        pixels = counts
+    share = ignored / max(int(pixels.sum()), 1)
+    name, values = files[0][1].name, set(np.flatnonzero(pixels).tolist())
+    if share > TRAIN_ID_SHARE and values <= {*range(num_classes), IGNORE}:
+        return [
+            f"its labels hold 0-{num_classes - 1} and 255 only, as train ids do, but are read as {name}: "
+            f"{share:.0%} of the pixels are ignored; describe such labels with `values: 0-{num_classes - 1}` in a "
+            "dataset.yaml (docs/datasets.md)"
+        ]
+    if share > MAX_IGNORED_SHARE:
+        return [f"{share:.0%} of the pixels of its labels are ignored, read as {name}"]
+    return []

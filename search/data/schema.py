@@ -49,6 +49,17 @@ def format_key(key: LabelKey) -> str:
     return str(key) if isinstance(key, ValueRange) else " ".join(map(str, key))
 
 
+def format_values(values: Iterable[int]) -> str:
+    """Return label values with neighbours as ranges, e.g. `0-3, 7`."""
+    ranges = list[ValueRange]()
+    for value in sorted(values):
+        if ranges and ranges[-1].high == value - 1:
+            ranges[-1] = ValueRange(ranges[-1].low, value)
+        else:
+            ranges.append(ValueRange(value, value))
+    return ", ".join(map(str, ranges))
+
+
 def _parse_colour(content: object) -> Colour:
     """Return a colour from `[128, 64, 128]`, `128 64 128` or `#804080`."""
     numbers: Sequence[object] = content if isinstance(content, list | tuple) else ()
