@@ -71,6 +71,22 @@ def check_image(path: Path) -> None:
         pass
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Return height and width of an image, rotated by its EXIF orientation, from its header.
+
+    Raises:
+        DataError: The file is missing or not an image.
+    """
+    from PIL import ExifTags, Image
+
+    with _translate_errors(path), Image.open(path) as file:
+        width, height = file.size
+        if file.format == "PNG" and "exif" not in file.info:  # `getexif` would decode the pixels to look behind them
+            return height, width
+        is_turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by 90 degrees
+    return (width, height) if is_turned else (height, width)
+
+
 def decode_image(path: Path) -> Image.Image:
     """Decode an image file.
 
