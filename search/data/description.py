@@ -18,7 +18,17 @@ from ...models.space.settings import validate
 from ...yaml_text import parse_yaml
 from .folders import FolderDescription, describe_folder
 from .labels import IGNORE
-from .layouts import MAX_SHOWN, describe_layouts, detect_layout, find_roots, list_entries, load_layout, read_layout
+from .layouts import (
+    MAX_SHOWN,
+    describe_layouts,
+    detect_layout,
+    find_roots,
+    has_frame_names,
+    is_generated,
+    list_entries,
+    load_layout,
+    read_layout,
+)
 from .pairs import LabelFiles, Pair, Split, require_pairs
 from .patterns import FilePattern
 from .reading import Coding, list_suspicions
@@ -128,7 +138,7 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
         UnknownLayoutError: The folder has no known layout; the message lists the layouts.
     """
     path = Path(data)
-    if path.is_file() and path.suffix.lower() in YAML_SUFFIXES:
+    if path.suffix.lower() in YAML_SUFFIXES and not path.is_dir():
         return _read_description(path)
     if (path / DATASET_FILE).is_file():
         return _read_description(path / DATASET_FILE)
@@ -136,7 +146,7 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
     detected = detect_layout(path)
     if detected is not None:
         name, base = detected
-        return build_spec(load_layout(name), base)
+        return build_spec(load_layout(name), base, notes=_note_names(load_layout(name), path, base))
     folder = describe_folder(path)
     if folder is not None:
         return _open_folder(path, folder)
@@ -147,6 +157,16 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
     )
 
 
+def _note_names(layout: LayoutSettings, path: Path, base: Path) -> list[str]:
+    """Return a remark if a folder has a known layout, but not that dataset's file names."""
+    if layout.frame_names != "expected" or is_generated(path) or has_frame_names(layout, base):
+        return []
+    return [
+        f"{path} is read as {layout.name}, although its images have other names: the {len(layout.classes)} classes are "
+        f"{', '.join(layout.classes)}; describe other classes in a dataset.yaml (docs/datasets.md)"
+    ]
+
+
 def parse_description(content: object, origin: str) -> DatasetSettings:
     """Validate the content of a `dataset.yaml`, completed by the known layout that it extends.
 
@@ -154,7 +174,7 @@ def parse_description(content: object, origin: str) -> DatasetSettings:
         FileFormatError: The content is invalid; the message begins with `origin`.
     """
     if not isinstance(content, dict):
-        raise FileFormatError(f"{origin}: it is no mapping of fields")
+        raise FileFormatError(f"{origin}: it needs fields such as `name: street`")
     base = content.get("extends")
     try:
         inherited = {} if base is None else read_layout(base if isinstance(base, str) else repr(base))
@@ -223,12 +243,6 @@ def build_spec(settings: DatasetSettings, root: Path, digest: str = "", notes: S
             share = (start, min(start + files.share, 1.0))
             start = share[1]
         splits[name] = _build_split(settings, name, files, root, share)
-    normalisation = IMAGENET
-    if settings.normalisation is not None:
-        mean, std = settings.normalisation.mean, settings.normalisation.std
-        if settings.normalisation.range == "0..255":
-            mean, std = (tuple(value / 255 for value in values) for values in (mean, std))  # type: ignore[assignment]
-        normalisation = Normalisation(mean, std)
     coding = _build_coding(settings, settings)
     kind = settings.predictions.kind or ("indices" if settings.kind in (None, "indices") else "colours")
     return DatasetSpec(
@@ -236,7 +250,7 @@ def build_spec(settings: DatasetSettings, root: Path, digest: str = "", notes: S
         root=root,
         classes=tuple(settings.classes),
         palette=palette,
-        normalisation=normalisation,
+        normalisation=IMAGENET if settings.normalisation is None else settings.normalisation.build(),
         splits=splits,
         values=tuple(next((v for v, c in coding.values.items() if c == i), i) for i in range(len(settings.classes))),
         predictions=kind,
@@ -305,12 +319,16 @@ def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSetti
             values |= {value: IGNORE for value in key.values if ignored is not None or value not in values}
         else:
             colours[_pack(key)] = IGNORE
-    meaning = (
-        label.meaning
-        or (None if own else settings.meaning)
-        or (f"label values {format_values(values)}{' or the colours of the classes' * bool(colours)}")
-    )
+    meaning = label.meaning or (None if own else settings.meaning) or _describe_coding(settings, values)
     return Coding(meaning, values, colours, settings.kind)
+
+
+def _describe_coding(settings: DatasetSettings, values: Mapping[int, int]) -> str:
+    """Return the name of label values in messages."""
+    kinds = [f"label values {format_values(values)}"] if settings.kind in (None, "indices") else []
+    if settings.kind != "indices" and None not in settings.classes.values():
+        kinds.append("the colours of the classes")
+    return " or ".join(kinds)
 
 
 def _expand(keys: Sequence[LabelKey]) -> list[int]:

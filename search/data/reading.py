@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,8 @@ Values = npt.NDArray[np.integer]
 """Label values [H, W], or colours as 24-bit numbers."""
 TRAIN_ID_SHARE, MAX_IGNORED_SHARE = 0.5, 0.95
 """Shares of ignored pixels from which labels are suspicious: of values that are all train ids, and of any."""
+GREY_PALETTE = np.arange(256) * 0x010101
+"""Colour of each value of a grey image, as a 24-bit number."""
 _UNKNOWN = -1
 _MAX_SHOWN = 6
 """Number of values in a message."""
@@ -46,6 +49,12 @@ class Coding:
         table = np.full(max(max(self.values, default=0), IGNORE) + 1, _UNKNOWN, dtype=np.int16)
         table[list(self.values)] = list(self.values.values())
         return table
+
+    @cached_property
+    def ambiguous_greys(self) -> frozenset[int]:
+        """Label values that are ignored as indices, while the grey of that value is a class's colour."""
+        ignored = {value for value, index in self.values.items() if index == IGNORE and value <= IGNORE}
+        return frozenset(value for value in ignored if self.colours.get(value * 0x010101, IGNORE) != IGNORE)
 
     @cached_property
     def sorted_colours(self) -> tuple[Values, npt.NDArray[np.int16]]:
@@ -148,43 +157,43 @@ def decode_values(raw: RawLabel, coding: Coding) -> npt.NDArray[np.int16]:
 
 
 def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
-    """Return a label in palette mode as values or as colours, whichever its palette shows to be meant.
+    """Return a label as values or as colours, whichever its palette, if any, shows to be meant.
 
     Raises:
-        DataError: The palette fits neither reading, or the two differ.
+        DataError: Both readings are possible, or neither.
     """
-    if raw.palette is None:
+    if raw.is_coloured or (raw.palette is None and not coding.ambiguous_greys):
         return raw
+    palette = GREY_PALETTE if raw.palette is None else raw.palette
     used = np.flatnonzero(np.bincount(raw.values.ravel()))
-    if used[-1] >= len(raw.palette):
-        if coding.kind in ("colours", "palette"):
-            raise DataError(f"{raw.path} contains the value {int(used[-1])}, its palette {len(raw.palette)} colours")
-        return raw
-    colours = raw.palette[used]
-    coloured = RawLabel(raw.path, raw.mode, raw.palette[raw.values], True)
+    inside = used[used < len(palette)]
+    colours = palette[inside]
+    if raw.palette is not None and coding.kind in ("colours", "palette"):
+        if len(inside) < len(used):
+            raise DataError(f"{raw.path} contains the value {int(used[-1])}, its palette {len(palette)} colours")
+        return RawLabel(raw.path, raw.mode, palette[raw.values], True)
     by_colour = [coding.colours.get(int(colour), _UNKNOWN) for colour in colours]
-    by_value = [coding.values.get(int(value), _UNKNOWN) for value in used]
-    if coding.kind in ("colours", "palette"):
-        return coloured
-    if by_colour == by_value:
+    by_value = [coding.values.get(int(value), _UNKNOWN) for value in inside]
+    if raw.palette is None or is_trivial_palette(palette):
+        if coding.kind is not None or coding.ambiguous_greys.isdisjoint(inside.tolist()):
+            return raw
+    elif all(
+        value in (colour, IGNORE * (colour == _UNKNOWN)) for value, colour in zip(by_value, by_colour, strict=True)
+    ) or (coding.kind == "indices" and _UNKNOWN in by_colour):
         return raw
-    if is_trivial_palette(raw.palette):
-        return raw
-    if _UNKNOWN not in by_colour and coding.kind is None:
-        return coloured
-    if coding.kind == "indices" and _UNKNOWN in by_colour:
-        return raw
+    elif coding.kind is None and _UNKNOWN not in by_colour and len(inside) == len(used):
+        return RawLabel(raw.path, raw.mode, palette[raw.values], True)
     shown = ", ".join(map(str, used[:_MAX_SHOWN]))
     tints = ", ".join(str(unpack_colour(int(colour))) for colour in colours[:_MAX_SHOWN])
     raise DataError(
-        f"{raw.path} is in palette mode, which is ambiguous: its values are {shown}, their colours {tints}, and the "
-        f"data set expects {coding.name}: write `kind: indices` or `kind: colours` into its dataset.yaml"
+        f"{raw.path} is ambiguous (mode {raw.mode}): its values are {shown}, their colours {tints}, and the data set "
+        f"expects {coding.name}: write `kind: indices` or `kind: colours` into its dataset.yaml"
     )
 
 
 def is_trivial_palette(palette: Values) -> bool:
     """Return True if a palette is a ramp of grey, or black, and thus says nothing about classes."""
-    return len(palette) > 1 and (np.array_equal(palette, np.arange(len(palette)) * 0x010101) or not palette.any())
+    return len(palette) > 1 and (np.array_equal(palette, GREY_PALETTE[: len(palette)]) or not palette.any())
 
 
 def count_classes(labels: LabelMap) -> npt.NDArray[np.int64]:
@@ -196,24 +205,25 @@ def list_suspicions(files: Sequence[tuple[Path, Coding]], num_classes: int) -> l
     """Return what shows that labels have other values than their coding says; files that cannot be read are skipped.
 
     Labels whose values are all train ids, 0..(num_classes - 1) and 255, are suspicious if the coding ignores most of
-    the pixels; so are labels of any values if nearly all is ignored.
+    the pixels. So are labels of 0 and 255 that ignore 255, and labels of any values if nearly all is ignored.
     """
-    pixels = np.zeros(0, dtype=np.int64)
-    ignored = 0
+    values, classes = Counter[int](), Counter[int]()
     for path, coding in files:
         try:
             raw = read_raw_label(path)
-            ignored += int((read_label(path, coding) == IGNORE).sum())
+            classes.update(dict(enumerate(count_classes(read_label(path, coding)).tolist())))
         except DataError:
             continue
-        if raw.is_coloured:
-            return []
-        counts = np.bincount(raw.values.ravel(), minlength=len(pixels))
-        counts[: len(pixels)] += pixels
-        pixels = counts
-    share = ignored / max(int(pixels.sum()), 1)
-    name, values = files[0][1].name, set(np.flatnonzero(pixels).tolist())
-    if share > TRAIN_ID_SHARE and values <= {*range(num_classes), IGNORE}:
+        if not raw.is_coloured:
+            values.update(dict(enumerate(np.bincount(raw.values.ravel()).tolist())))
+    name, seen = files[0][1].name, sorted(value for value, pixels in values.items() if pixels)
+    share = classes[IGNORE] / max(classes.total(), 1)
+    if seen == [0, IGNORE] and share > 0:
+        return [
+            "its labels hold 0 and 255 only, and 255 is ignored; if it is a class, write `values: [0, 255]` and "
+            "`ignore: []` into the dataset.yaml"
+        ]
+    if seen and share > TRAIN_ID_SHARE and {*seen} <= {*range(num_classes), IGNORE}:
         return [
             f"its labels hold 0-{num_classes - 1} and 255 only, as train ids do, but are read as {name}: "
             f"{share:.0%} of the pixels are ignored; describe such labels with `values: 0-{num_classes - 1}` in a "

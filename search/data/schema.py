@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+
+from ...errors import LgcError, UnknownNameError
+from ...models.images import Normalisation
+from ...models.space.settings import format_validation_error
 
 Colour = tuple[int, int, int]
 """RGB colour, 0 to 255."""
@@ -150,6 +154,14 @@ def _as_files(content: object) -> object:
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_fields(cls, content: Any) -> Any:
+        for name in content if isinstance(content, dict) else ():
+            if name not in cls.model_fields:
+                raise UnknownNameError("field", str(name), cls.model_fields)
+        return content
+
 
 Keys = Annotated[tuple[Any, ...], PlainValidator(_parse_keys)]
 Patterns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple)]
@@ -193,6 +205,21 @@ class NormalisationSettings(_Model):
     std: tuple[float, float, float]
     range: Literal["0..1", "0..255"]
     """Range of the pixel values that mean and std refer to."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if self.range == "0..1" and max(self.mean) > 1:
+            raise ValueError(f"mean {max(self.mean):g} is not in the range 0..1: write `range: 0..255`")
+        if self.range == "0..255" and 0 < max(self.mean) <= 1:
+            raise ValueError(f"mean {max(self.mean):g} is of the range 0..1, not 0..255: write `range: 0..1`")
+        self.build()
+        return self
+
+    def build(self) -> Normalisation:
+        """Return the normalisation with mean and std in 0..1."""
+        scale = 255 if self.range == "0..255" else 1
+        mean, std = (tuple(value / scale for value in values) for values in (self.mean, self.std))
+        return Normalisation((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
 
 class PredictionSettings(_Model):
@@ -256,7 +283,11 @@ class DatasetSettings(_Model):
         for name, files in splits.items():
             if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
                 raise ValueError(f"splits: {name!r} is not a name of letters, digits, '-', '.' and '_'")
-            long[name] = SplitSettings.model_validate({"images": files} if isinstance(files, str) else files or {})
+            try:
+                long[name] = SplitSettings.model_validate({"images": files} if isinstance(files, str) else files or {})
+            except (LgcError, ValidationError) as error:
+                problem = format_validation_error(error) if isinstance(error, ValidationError) else str(error)
+                raise ValueError(f"split {name}: {problem}") from error
         return {**content, "splits": long}
 
     @model_validator(mode="after")
@@ -290,8 +321,31 @@ class DatasetSettings(_Model):
         ranges = sorted((key for key in keys if isinstance(key, ValueRange)), key=lambda key: key.low)
         for first, second in pairwise(ranges):
             if second.low <= first.high:
-                raise ValueError(f"label value {second.low} has two meanings, in {first} and in {second}")
-        _require_unique("entries of map and ignore", [format_key(key) for key in keys if isinstance(key, tuple)])
+                where = f"{first} and {second}" if first != second else "`values`, `map` or `ignore`"
+                raise ValueError(f"label value {second.low} has two meanings, in {where}")
+        _require_unique("colours of map and ignore", [format_key(key) for key in keys if isinstance(key, tuple)])
+        for key, name in [*self.map, *((key, IGNORED) for key in self.ignore or ())]:
+            owner = next((own for own, colour in self.classes.items() if colour == key), name)
+            if owner != name:
+                raise ValueError(f"{format_key(key)} is the colour of class {owner!r}, and {name!r} in map or ignore")
+        return self
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        """Every class needs a label value or a colour."""
+        if self.values is not None or self.kind in ("colours", "palette"):
+            return self
+        mapped = {name for key, name in self.map if isinstance(key, ValueRange)} - {IGNORED}
+        for name, colour in self.classes.items():
+            if mapped and name not in mapped and (colour is None or self.kind == "indices"):
+                raise ValueError(f"map: class {name!r} has no label value")
+        for key in self.ignore or ():
+            if not mapped and isinstance(key, ValueRange) and key.low < len(self.classes):
+                name = list(self.classes)[key.low]
+                raise ValueError(
+                    f"ignore: label value {key.low} is class {name!r}, since classes have the values 0, 1, 2, ...: "
+                    f"write e.g. `values: 1-{len(self.classes)}`"
+                )
         return self
 
 
@@ -314,7 +368,7 @@ class LayoutSettings(DatasetSettings):
     """Alternatives of files that must all exist; `/` at the end stands for a folder."""
     folders: tuple[str, ...] = (".",)
     """Sub-folders in which the files may be."""
-    named: bool = False
-    """Recognise the layout only where `frames` knows the name of every image."""
+    frame_names: Literal["required", "expected"] | None = None
+    """Images are called like CamVid's frames: else the layout is not recognised, or a remark says so."""
     source: str | None = None
     """Files that define a split, for messages."""

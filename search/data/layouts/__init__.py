@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import DataError, UnknownNameError
-from ....models.images import IMAGE_SUFFIXES
 from ....models.space.settings import validate
 from ....yaml_text import parse_yaml
+from ..patterns import FilePattern
 from ..schema import LayoutSettings
 from .camvid import official_split
 
 FOLDER = Path(__file__).parent
-LAYOUTS = ("cityscapes", "cityscapes-coarse", "camvid-segnet", "camvid", "camvid-lists")
+LAYOUTS = (
+    *("cityscapes", "cityscapes-coarse", "camvid-segnet", "camvid", "camvid-lists", "voc", "ade20k", "mapillary"),
+    *("bdd100k", "bdd100k-seg", "coco-stuff", "coco-stuff-maps"),
+)
 """Names of the files, in the order of detection."""
 SCENES_MARKER = "scenes.json"
 """File in which `lgc-scenes` notes the layout that it has written."""
@@ -54,7 +57,7 @@ def detect_layout(root: Path) -> tuple[str, Path] | None:
         layout = load_layout(name)
         for base in find_roots(layout, root):
             if any(all(_has(base, part) for part in parts) for parts in layout.detect) and (
-                not layout.named or marked == name or _has_known_names(base)
+                layout.frame_names != "required" or marked == name or has_frame_names(layout, base)
             ):
                 return name, base
     return None
@@ -103,13 +106,12 @@ def _read_marker(root: Path) -> str | None:
 
 
 def _has(base: Path, part: str) -> bool:
-    """Return True if a part of a layout exists."""
-    path = base / part
-    return path.is_dir() if part.endswith("/") else path.is_file()
+    """Return True if a part of a layout, a folder or a pattern of files, exists."""
+    return (base / part).is_dir() if part.endswith("/") else any(base.glob(part))
 
 
-def _has_known_names(base: Path) -> bool:
-    """Return True if the images are frames of CamVid."""
-    names = [path for path in (base / "images").iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    frames = [path for path in names if not path.name.startswith(".")]
-    return bool(frames) and all(official_split(path.stem) for path in frames)
+def has_frame_names(layout: LayoutSettings, base: Path) -> bool:
+    """Return True if all images are called like CamVid's frames."""
+    patterns = [FilePattern(base, str(layout.images).replace("{split}", split)) for split in layout.splits]
+    frames = [image for pattern in patterns for image in pattern.list_files()]
+    return bool(frames) and all(official_split(image.stem) for image in frames)
