@@ -112,6 +112,7 @@ def _open_context(
         **config.model_dump(mode="json", exclude={"workers"}),
         "space": space.fingerprint,
         "data": str(data.resolve()),
+        **plain.spec.settings,
         "images": [hash_images(half) for half in halves],
         "latency": [predictor.fingerprint for predictor in tables],
         "precision": device_and_precision[1],

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ...errors import DataError, UsageError
-from ...models.images import decode_image, normalise_image, read_image
+from ...models.images import normalise_image, read_pixels
 from .description import DatasetSpec, read_dataset
 from .labels import IGNORE, LabelMap
 from .pairs import Pair
@@ -140,7 +140,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 def _read(pair: Pair) -> tuple[Image.Image, LabelMap]:
     """Return an image and its label; the label is all void if there is no file."""
-    image = read_image(pair.image)
+    image = Image.fromarray(read_pixels(pair.image))
     size = (image.height, image.width)
     if pair.label is None:
         return image, np.full(size, IGNORE, dtype=np.uint8)
@@ -148,8 +148,9 @@ def _read(pair: Pair) -> tuple[Image.Image, LabelMap]:
     if label.shape != size:
         height, width = label.shape
         message = f"{pair.label} is {height}x{width} pixels, its image {pair.image.name} {size[0]}x{size[1]}"
-        if label.shape == size[::-1] and decode_image(pair.image).size == size:
-            message += " after its EXIF rotation: rotate the label too, or remove the image's EXIF orientation"
+        with Image.open(pair.image) as file:
+            if file.size[::-1] == label.shape:
+                message += " after its EXIF rotation: rotate the label too, or remove the image's EXIF orientation"
         raise DataError(message)
     return image, label
 

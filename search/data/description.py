@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError, FileFormatError, LgcError, OutputError, UnknownNameError
 from ...files import read_text, write_atomic
@@ -42,6 +42,9 @@ from .schema import (
     ValueRange,
     format_values,
 )
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 DATASET_FILE = "dataset.yaml"
 """Description that a dataset's folder may contain."""
@@ -95,6 +98,11 @@ class DatasetSpec:
     def split_names(self) -> tuple[str, ...]:
         """Names of the splits, also of those without files."""
         return tuple(self.splits)
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """Settings that identify the dataset in a run folder, besides its path; none for a known layout."""
+        return {"dataset": self.digest} if self.digest else {}
 
     @cached_property
     def remarks(self) -> tuple[str, ...]:

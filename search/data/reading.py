@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ImageOps
 
 from ...errors import DataError
 from ...models.images import decode_image
@@ -99,7 +98,7 @@ def read_raw_label(path: Path) -> RawLabel:
     Raises:
         DataError: The file cannot be decoded, or its mode is not that of a label.
     """
-    file = ImageOps.exif_transpose(decode_image(path))
+    file = decode_image(path)
     if file.mode in ("LA", "RGBA", "PA"):
         alpha = np.asarray(file.getchannel("A"))
         if (alpha != 255).any():

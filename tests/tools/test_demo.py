@@ -10,10 +10,14 @@ import pytest
 from lgc.lut import LatencyTable
 from lgc.models import Architecture, SearchSpace
 from lgc.profiler import profile as profiler
+from lgc.profiler.deployment import export
 from lgc.profiler.deployment.latency import TargetResult
+from lgc.search import config
 from lgc.search.data.synthetic.writers import FOUR_CLASSES, write_scenes
 from lgc.tools import demo
 from lgc.tools.demo import explain_error
+
+SHORT = {"rounds": 4, "networks": 4}
 
 
 @pytest.mark.parametrize(
@@ -37,9 +41,12 @@ def four_classes(tmp_path):
 
 
 def test_demo_runs_on_four_classes(call, four_classes, mini_space, tmp_path, monkeypatch):
-    """The space is smaller than the demo's, and its measurement shorter."""
+    """The space is smaller than the demo's, and every stage is shorter."""
+    profile = profiler.profile
     monkeypatch.setattr(SearchSpace, "load", lambda name: mini_space)
-    monkeypatch.setattr(profiler, "profile", partial(profiler.profile, rounds=4))
+    monkeypatch.setattr(profiler, "profile", lambda *args, **kwargs: profile(*args, **{**kwargs, **SHORT}))
+    monkeypatch.setattr(config, "SearchConfig", partial(config.SearchConfig, trials=0))
+    monkeypatch.setattr(export, "ExportSettings", partial(export.ExportSettings, seconds=0.2))
     monkeypatch.setattr(demo, "TOLERANCE_PCT", math.inf)  # however busy the machine is
     out = tmp_path / "demo"
     done = call("lgc-demo", "--data", four_classes, "--out", out, "--steps", 2, "--json")

@@ -14,12 +14,8 @@ from ..patterns import FilePattern
 from ..schema import LayoutSettings
 from .camvid import official_split
 
-FOLDER = Path(__file__).parent
-LAYOUTS = (
-    *("cityscapes", "cityscapes-coarse", "camvid-segnet", "camvid", "camvid-lists", "voc", "ade20k", "mapillary"),
-    *("bdd100k", "bdd100k-seg", "coco-stuff", "coco-stuff-maps"),
-)
-"""Names of the files, in the order of detection."""
+LAYOUTS: dict[str, Path] = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
+"""Name of a layout -> its file, in the order of detection."""
 SCENES_MARKER = "scenes.json"
 """File in which `lgc-scenes` notes the layout that it has written."""
 MAX_SHOWN = 6
@@ -34,7 +30,7 @@ def read_layout(name: str) -> dict[str, Any]:
     """
     if name not in LAYOUTS:
         raise UnknownNameError("layout", name, LAYOUTS)
-    content = parse_yaml((FOLDER / f"{name}.yaml").read_text("utf-8"))
+    content = parse_yaml(LAYOUTS[name].read_text("utf-8"))
     assert isinstance(content, dict)
     base = content.pop("extends", None)
     return content if base is None else {**read_layout(base), **content}
@@ -70,8 +66,10 @@ def find_roots(layout: LayoutSettings, root: Path) -> list[Path]:
 
 def describe_layouts() -> str:
     """Return what each layout needs, for messages."""
-    needs = {load_layout(name).name: load_layout(name).needs for name in reversed(LAYOUTS)}
-    return "; ".join(f"{name} needs {text}" for name, text in reversed(needs.items()))
+    needs = dict[str, str]()
+    for layout in map(load_layout, LAYOUTS):
+        needs.setdefault(layout.name, layout.needs)
+    return "; ".join(f"{name} needs {text}" for name, text in needs.items())
 
 
 def list_entries(root: Path) -> list[str]:
