@@ -1,4 +1,4 @@
-"""`lgc-data`: show what a data set was understood as, and check its files."""
+"""`lgc-data`: show what a dataset was understood as, and check its files."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ MAX_PROBLEMS = 5
 app = new_app()
 
 DatasetPath = Annotated[
-    Path, typer.Argument(metavar="FILE|DIR", help="Data set: a dataset.yaml, or a folder.", show_default=False)
+    Path, typer.Argument(metavar="FILE|DIR", help="Dataset: a dataset.yaml, or a folder.", show_default=False)
 ]
 
 
 class _ShowByDefault(TyperGroup):
-    """Group in which an argument that is no command is the data set of `show`."""
+    """Group whose default command is `show`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the name of the command, the command, and its arguments."""
@@ -47,12 +47,12 @@ class _ShowByDefault(TyperGroup):
 
 @app.callback(cls=_ShowByDefault)
 def data() -> None:
-    """Show and check data sets; `lgc-data DIR` is `lgc-data show DIR`."""
+    """Show and check datasets; `lgc-data DIR` is `lgc-data show DIR`."""
 
 
 @app.command()
 def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
-    """Show what a data set is understood as: name, classes, splits and normalisation.
+    """Show what a dataset is understood as: name, classes, splits and normalisation.
 
     Example: lgc-data show scenes
     """
@@ -109,9 +109,9 @@ def check(
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Check the files of a data set: counts, sizes, classes, missing and damaged files, unknown values, leaks.
+    """Check the files of a dataset: counts, sizes, classes, missing and damaged files, unknown values, leaks.
 
-    A leak is an image that several splits have. Exit code 1 if there is a problem; remarks are no problems.
+    A leak is an image that several splits have. Exit code 1 if there is a problem, not for remarks alone.
 
     Example: lgc-data check scenes --overlays scenes.png
     """
@@ -140,7 +140,7 @@ def _check_picture(path: Path, spec: DatasetSpec) -> None:
 
     Raises:
         UsageError: its name does not end in .png.
-        OutputError: it is inside the data set, or its folder cannot be created.
+        OutputError: it is inside the dataset, or its folder cannot be created.
     """
     from ..errors import OutputError
     from ..files import ensure_folder
@@ -148,7 +148,7 @@ def _check_picture(path: Path, spec: DatasetSpec) -> None:
     if path.suffix.lower() != ".png":
         raise UsageError(f"invalid picture {path}: its name must end in .png")
     if path.resolve().is_relative_to(spec.root.resolve()):
-        raise OutputError(f"--overlays {path} is inside the data set {spec.root}: choose another folder")
+        raise OutputError(f"--overlays {path} is inside the dataset {spec.root}: choose another folder")
     ensure_folder(path.parent)
 
 

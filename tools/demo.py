@@ -51,7 +51,7 @@ class Demo:
         target: target of the table and the export.
         seed: random seed.
         steps: steps of the search and of the training.
-        given: data set of the user; None for generated scenes.
+        given: dataset of the user; None for generated scenes.
         profiled: the latency table.
         searched: the architecture.
         trained: its weights.
@@ -72,12 +72,12 @@ class Demo:
 
     @property
     def data(self) -> Path:
-        """Data set: the user's, or the folder of the generated scenes."""
+        """Dataset: the user's, or the folder of the generated scenes."""
         return self.given or self.out / "data"
 
     @cached_property
     def space(self) -> SearchSpace:
-        """Search space with the classes of the data set."""
+        """Search space with the classes of the dataset."""
         from ..models.space.protocol import SearchSpace
         from ..search.data.description import read_dataset
 
@@ -141,9 +141,7 @@ def demo(
     ] = Path("demo-run"),
     data: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE|DIR", help="Data set: a dataset.yaml, or a folder.", show_default="generated scenes"
-        ),
+        typer.Option(metavar="FILE|DIR", help="Dataset: a dataset.yaml, or a folder.", show_default="generated scenes"),
     ] = None,
     seed: Annotated[int, make_seed_option()] = 0,
     steps: Annotated[
@@ -158,7 +156,7 @@ def demo(
 ) -> int:
     """Run the whole pipeline: generate scenes, profile, search under a latency target, train, export and verify.
 
-    With --data the same on a data set of yours, at 192x256 and for its classes.
+    With --data the same on a dataset of yours, at 192x256 and for its classes.
 
     Exit code 1 if the prediction error exceeds 10 %, or an output differs from torch.
 
@@ -279,10 +277,10 @@ STAGES: tuple[Stage, ...] = (
 
 
 def _list_stages(data: Path | None) -> tuple[Stage, ...]:
-    """Return the titles and functions of all stages; those of a data set do not generate scenes.
+    """Return the titles and functions of all stages; those of a dataset do not generate scenes.
 
     Raises:
-        DataError: the data set cannot be read, or has no images to train or to score.
+        DataError: the dataset cannot be read, or has no images to train or to score.
     """
     if data is None:
         return STAGES

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import FileFormatError, UsageError
 from ..precisions import Precision
-from .cli.console import emit, grid, new_app, run, say
+from .cli.console import announce_dataset, emit, grid, new_app, run, say
 from .cli.lut_show import make_report_tables, warn_of_error
 from .cli.options import (
     JsonOption,
@@ -64,11 +64,11 @@ ContextOption = Annotated[
 ]
 ClassesOption = Annotated[
     int | None,
-    typer.Option(min=2, max=255, help="Number of classes.", show_default="the data set's, else the space's own"),
+    typer.Option(min=2, max=255, help="Number of classes.", show_default="the dataset's, else the space's own"),
 ]
 ClassesDataOption = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="Data set whose number of classes the table is for."),
+    typer.Option("--data", metavar="FILE|DIR", help="Dataset whose number of classes the table is for."),
 ]
 OutOption = Annotated[
     Path | None,
@@ -150,13 +150,11 @@ def _count_classes(classes: int | None, data: Path | None) -> int | None:
 
     Raises:
         UsageError: the options contradict each other.
-        DataError: the data set cannot be read.
+        DataError: the dataset cannot be read.
     """
     if data is None:
         return classes
-    from ..search.data.description import read_dataset
-
-    counted = read_dataset(data).num_classes
+    counted = announce_dataset(data).num_classes
     if classes not in (None, counted):
         raise UsageError(
             f"--classes {classes} contradicts --data {data}, which has {counted} classes: give one of them"

@@ -146,7 +146,7 @@ def _print_all(warnings: list[str]) -> None:
 def _open_predictors(
     paths: Sequence[Path], space: str | None, data: Path, scope: str, out: Path
 ) -> tuple[list[Predictor], list[str]]:
-    """Return the predictors of tables for the classes of a data set, and warnings about the tables."""
+    """Return the predictors of tables for the classes of a dataset, and warnings about the tables."""
     from ..lut.table.table import LatencyTable
     from ..models.space.protocol import SearchSpace
     from ..search.data.description import read_dataset
@@ -178,7 +178,7 @@ def _match_classes(table: LatencyTable, requested: SearchSpace | None, data: Pat
     from ..profiler.derivation import has_derived, profile_derived, require_measurable
 
     path = folder / f"{table.path.stem}-{classes}classes.lut"
-    difference = f"{table.path} is for {table.space.classes} classes, the data set {data} has {classes}"
+    difference = f"{table.path} is for {table.space.classes} classes, the dataset {data} has {classes}"
     if has_derived(table, classes, path):
         say(f"{difference}: using {path}, derived from it")
         return path

@@ -24,7 +24,7 @@ PROBLEMS = {
     "missing_labels": "images without a label",
     "damaged_images": "unreadable images",
     "damaged_labels": "unreadable labels",
-    "size_mismatches": "labels of another size than their image",
+    "size_mismatches": "labels whose size is not their image's",
     "unknown_values": "labels with unknown values",
     "leaks": "images in several splits",
 }
@@ -41,7 +41,7 @@ Matches = list[tuple[Pair, Path]]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that has to be mended before the dataset is used.
+    """Something to fix before the dataset is used.
 
     Attributes:
         kind: Key of `PROBLEMS`.
@@ -98,7 +98,7 @@ class DatasetCheck:
 
     Attributes:
         splits: Splits with images.
-        problems: Everything that has to be mended.
+        problems: Everything to fix.
         remarks: Everything else worth a look, a line each.
         examples: Images, with their splits, that together show as many classes as possible.
     """

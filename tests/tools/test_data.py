@@ -11,7 +11,7 @@ from lgc.search.data.synthetic.writers import write_scenes
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """Return a sound data set; read-only."""
+    """Return a sound dataset; read-only."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
     write_scenes(folder, "camvid-segnet", {"train": 3, "val": 2, "test": 1}, (32, 48), 0)
     return folder
@@ -19,7 +19,7 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture
 def own(tmp_path):
-    """Return a data set of 4 classes with a leak, a missing label and an unknown value."""
+    """Return a dataset of 4 classes with a leak, a missing label and an unknown value."""
     root, rng = tmp_path / "own", np.random.default_rng(0)
     for split in ("train", "val"):
         for kind in ("images", "labels"):
@@ -133,7 +133,7 @@ def test_overlays_are_written(call, own, tmp_path):
         (["chek", "{own}"], "unexpected extra argument"),
         (["check", "{own}", "--sample", "0"], "Invalid value for '--sample'"),
         (["check", "{own}", "--overlays", "{own}.jpg"], "its name must end in .png"),
-        (["check", "{own}", "--overlays", "{own}/a.png"], "is inside the data set"),
+        (["check", "{own}", "--overlays", "{own}/a.png"], "is inside the dataset"),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""`lgc-demo` on a data set of the user's, and its messages."""
+"""`lgc-demo` on a dataset of the user's, and its messages."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def test_error_names_cause_and_next_step(drift_pct, rest):
 
 @pytest.fixture
 def four_classes(tmp_path):
-    """Return a data set of four classes, described by a dataset.yaml."""
+    """Return a dataset of four classes, described by a dataset.yaml."""
     return write_scenes(tmp_path / "four", FOUR_CLASSES, {"train": 4, "val": 2}, (32, 32), 0).directory
 
 

@@ -120,7 +120,7 @@ def test_default_table_name_describes_the_target(call, mini_yaml, tmp_path, monk
 
 
 def scene_folder(folder):
-    """Write a data set of 11 classes."""
+    """Write a dataset of 11 classes."""
     write_scenes(folder, "camvid-segnet", {"train": 1, "val": 0, "test": 0}, (32, 32), 0)
     return folder
 

@@ -344,7 +344,7 @@ def test_missing_entries_of_classes_are_measured(call, three_classes, data, tmp_
     assert done.code == 0, done.err
     derived = tmp_path / "runs" / "h-11classes.lut"
     assert (
-        f"{three_classes} is for 3 classes, the data set {data} has 11: measuring what depends on the classes, "
+        f"{three_classes} is for 3 classes, the dataset {data} has 11: measuring what depends on the classes, "
         f"on cpu, onnxruntime, fp32, 1 thread, into {derived}"
     ) in done.err
     assert re.search(rf"{derived}: \d+ entries from {three_classes}, 5 measured now; mean prediction error", done.err)
@@ -363,7 +363,7 @@ def test_absent_device_names_the_profile_command(call, make_table, headed_space,
     make_table(headed_space, "gpu.lut", target=Target("cuda:77", "torch")).close()
     arguments = ("--lut", tmp_path / "gpu.lut", "--data", data, *SHORT, "--out", tmp_path / "runs" / "a")
     line = call("lgc-search", *arguments).refusal("lgc-search")
-    assert f"{tmp_path / 'gpu.lut'} is for 3 classes, the data set {data} has 11" in line
+    assert f"{tmp_path / 'gpu.lut'} is for 3 classes, the dataset {data} has 11" in line
     assert "no device 'cuda:77' on this machine" in line
     derived = tmp_path / "runs" / "gpu-11classes.lut"
     command = f"lgc-profile --device cuda:77 --backend torch --precision fp32 --space headed.yaml --input 32x32 --classes 11 --out {derived}"  # noqa: E501

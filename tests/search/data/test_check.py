@@ -21,7 +21,7 @@ SIZE = (8, 10)
 
 
 class Own:
-    """Data set of 4 classes: 3 training and 2 validation images, whose left half is road and right half is sky."""
+    """Dataset of 4 classes: 3 training and 2 validation images, whose left half is road and right half is sky."""
 
     def __init__(self, root):
         self.root = root
