@@ -1,4 +1,4 @@
-"""What a dataset consists of: its files, splits and classes, and the meaning of its label values."""
+"""Description of a dataset: its files, splits and classes, and the meaning of its label values."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ LAYOUT_FIELDS = frozenset(LayoutSettings.model_fields) - frozenset(DatasetSettin
 
 
 class UnknownLayoutError(DataError):
-    """A folder that is no dataset."""
+    """A folder without a known layout, and without images and labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class DatasetSpec:
         return (*self.notes, *(f"warning: {self.name}: {text}" for text in self._list_suspicions()))
 
     def _list_suspicions(self) -> list[str]:
-        """Return what shows that a few labels of the first labelled split have other values than expected."""
+        """Return signs that a few labels of the first labelled split have other values than expected."""
         for split in self.splits.values():
             try:
                 labelled = [pair for pair in split.pairs() if pair.label is not None]
@@ -175,11 +175,11 @@ def _note_names(layout: LayoutSettings, path: Path, base: Path) -> list[str]:
     ]
 
 
-def parse_description(content: object, origin: str) -> DatasetSettings:
-    """Validate the content of a `dataset.yaml`, completed by the known layout that it extends.
+def complete_description(content: object, origin: str) -> dict[str, Any]:
+    """Return the content of a `dataset.yaml`, completed by the known layout that it extends.
 
     Raises:
-        FileFormatError: The content is invalid; the message begins with `origin`.
+        FileFormatError: The content has no fields, or extends an unknown layout; the message begins with `origin`.
     """
     if not isinstance(content, dict):
         raise FileFormatError(f"{origin}: it needs fields such as `name: street`")
@@ -190,7 +190,7 @@ def parse_description(content: object, origin: str) -> DatasetSettings:
         raise FileFormatError(f"{origin}: extends: {error}") from error
     own: dict[str, Any] = {key: value for key, value in content.items() if key != "extends"}
     kept = {key: value for key, value in inherited.items() if key not in LAYOUT_FIELDS}
-    return validate(DatasetSettings, {**kept, **own}, origin)
+    return {**kept, **own}
 
 
 def _read_description(path: Path) -> DatasetSpec:
@@ -198,7 +198,9 @@ def _read_description(path: Path) -> DatasetSpec:
         content = parse_yaml(read_text(path, "dataset description"))
     except ValueError as error:
         raise FileFormatError(f"cannot read dataset description {path}: {error}") from error
-    settings = parse_description(content, f"invalid dataset description {path}")
+    origin = f"invalid dataset description {path}"
+    complete = complete_description(content, origin)
+    settings = validate(DatasetSettings, complete, origin)
     root = path.parent / (settings.root or ".")
     if not root.is_dir():
         raise DataError(f"{path}: root: no such folder: {root}")
@@ -207,7 +209,7 @@ def _read_description(path: Path) -> DatasetSpec:
         layout = load_layout(base)
         fitting = [folder for folder in find_roots(layout, root) if folder != root]
         root = next((folder for folder in fitting if detect_layout(folder)), root)
-    return build_spec(settings, root, _hash_settings(settings))
+    return build_spec(settings, root, _hash_content(complete))
 
 
 def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
@@ -219,7 +221,7 @@ def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
     cwd, root = Path.cwd().resolve(), path.resolve()
     name = f"{folder.content['name']}.dataset.yaml"
     text = folder.format(str(root.relative_to(cwd)) if root.is_relative_to(cwd) else str(root))
-    advice = f"name the classes in {name}, then use --data {name}"
+    advice = f"edit the class names in {name}, then use --data {name}"
     if cwd.is_relative_to(root):
         advice = f"run the command outside {path} to get a dataset.yaml to edit"
     elif Path(name).exists():
@@ -230,13 +232,15 @@ def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
             write_atomic(Path(name), text)
         except OutputError as error:
             advice = f"{error}, so there is no dataset.yaml to edit"
-    content = parse_description(dict(folder.content), f"invalid dataset {path}")
-    return build_spec(content, path, _hash_settings(content), (*folder.notes, f"{folder.content['name']}: {advice}"))
+    settings = validate(DatasetSettings, dict(folder.content), f"invalid dataset {path}")
+    notes = (*folder.notes, f"{folder.content['name']}: {advice}")
+    return build_spec(settings, path, _hash_content(folder.content), notes)
 
 
-def _hash_settings(settings: DatasetSettings) -> str:
+def _hash_content(content: Mapping[str, Any]) -> str:
     """Return 12 hexadecimal digits of a description's hash; its root does not count."""
-    return hashlib.sha256(repr(settings.model_copy(update={"root": None})).encode()).hexdigest()[:12]
+    fields = [(name, content[name]) for name in sorted(content) if name != "root"]
+    return hashlib.sha256(repr(fields).encode()).hexdigest()[:12]
 
 
 def build_spec(settings: DatasetSettings, root: Path, digest: str = "", notes: Sequence[str] = ()) -> DatasetSpec:

@@ -43,7 +43,7 @@ _NO_CODING = Coding("labels of unknown meaning", {}, {})
 
 @dataclass(frozen=True)
 class FolderDescription:
-    """What a folder of images and labels was understood as.
+    """Content of a folder of images and labels.
 
     Attributes:
         content: Content of a `dataset.yaml`, without `root`.
@@ -57,7 +57,9 @@ class FolderDescription:
 
     def format(self, root: str) -> str:
         """Return the text of a `dataset.yaml` for the folder `root`."""
-        head = f"# Collected from {self.labels} labels. Name the classes, and use --data THIS_FILE: docs/datasets.md\n"
+        head = (
+            f"# Collected from {self.labels} labels. Edit the class names, and use --data THIS_FILE: docs/datasets.md\n"
+        )
         fields = {"name": self.content["name"], "root": root, **self.content}
         return head + yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
 
@@ -163,7 +165,7 @@ def _find_labels(root: Path) -> str | None:
     """
     names = [name for name in LABELS if (root / name).is_dir()]
     if len(names) > 1 and (root / IMAGES).is_dir():
-        raise DataError(f"{root} has {'/ and '.join(names)}/: name the folder of the labels in a dataset.yaml")
+        raise DataError(f"{root} has {'/ and '.join(names)}/: write a dataset.yaml that chooses one")
     return names[0] if names else None
 
 
@@ -256,7 +258,7 @@ def _collect(files: tuple[tuple[Path, int, int], ...]) -> _Collected:
 
 
 def _merge_palettes(contents: Iterable[_Content]) -> dict[int, int] | None:
-    """Return the colour of each value, which is empty without palettes; None if labels are to be read by colour."""
+    """Return the colour of each value, which is empty without palettes; None if labels must be read by colour."""
     merged = dict[int, int]()
     for content in contents:
         if content.is_coloured and any(other.palette is not None for other in contents):

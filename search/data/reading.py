@@ -201,7 +201,7 @@ def count_classes(labels: LabelMap) -> npt.NDArray[np.int64]:
 
 
 def list_suspicions(files: Sequence[tuple[Path, Coding]], num_classes: int) -> list[str]:
-    """Return what shows that labels have other values than their coding says; files that cannot be read are skipped.
+    """Return signs that labels have other values than their coding says; files that cannot be read are skipped.
 
     Labels whose values are all train ids, 0..(num_classes - 1) and 255, are suspicious if the coding ignores most of
     the pixels. So are labels of 0 and 255 that ignore 255, and labels of any values if nearly all is ignored.

@@ -45,7 +45,7 @@ class ValueRange:
 
 
 LabelKey = ValueRange | Colour
-"""What a pixel of a label file holds."""
+"""Content of a pixel of a label file."""
 
 
 def format_key(key: LabelKey) -> str:
@@ -79,7 +79,7 @@ def _parse_colour(content: object) -> Colour:
 
 
 def _parse_key(content: object) -> LabelKey:
-    """Return what `7`, `7-11`, `128 64 128`, `#804080` or `[128, 64, 128]` means."""
+    """Parse `7`, `7-11`, `128 64 128`, `#804080` or `[128, 64, 128]`."""
     if type(content) is int:
         content = str(content)
     if isinstance(content, str) and (match := _RANGE.fullmatch(content)):
@@ -245,7 +245,7 @@ class DatasetSettings(_Model):
     list: Patterns | None = None
     """List file of each split."""
     splits: Any
-    """Names of the splits, or name -> its files."""
+    """Names of the splits, or a mapping from each to its files."""
     seed: int = Field(0, ge=0)
     """Seed of the shares."""
     classes: Annotated[dict[str, Any], PlainValidator(_parse_classes)]

@@ -65,7 +65,7 @@ def find_roots(layout: LayoutSettings, root: Path) -> list[Path]:
 
 
 def describe_layouts() -> str:
-    """Return what each layout needs, for messages."""
+    """Return the files that each layout needs, for messages."""
     needs = dict[str, str]()
     for layout in map(load_layout, LAYOUTS):
         needs.setdefault(layout.name, layout.needs)

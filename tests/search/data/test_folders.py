@@ -180,7 +180,7 @@ def test_missing_labels_are_counted(own: Path) -> None:
 def test_two_label_folders_are_refused(own: Path) -> None:
     for folder in ("labels", "masks"):
         write_label(own / folder / "a.png", [0, 1])
-    with pytest.raises(LgcError, match="has labels/ and masks/: name the folder of the labels"):
+    with pytest.raises(LgcError, match="has labels/ and masks/: write a dataset"):
         read_dataset(own)
 
 
