@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 12
 """Images in the picture of `--overlays`."""
+CLASS_COLUMNS = ("", "class", "colour", "label values")
 SPLIT_COLUMNS = ("split", "sizes", "images", "checked", "labelled", "ignored", "unknown")
 """Columns of the table of splits: numbers of images, and shares of the label pixels."""
 MAX_SIZES = 3
@@ -59,30 +60,28 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
     from rich.markup import escape
 
     from ..search.data.description import read_dataset
+    from ..search.data.schema import format_values
 
     spec = read_dataset(dataset)
     splits = {name: len(split.list_images()) for name, split in spec.splits.items()}
     mean, std = spec.normalisation.mean, spec.normalisation.std
+    values = _list_values(spec)
     content = {
         "name": spec.name,
         "root": str(spec.root),
         "classes": [
-            {"name": name, "colour": list(colour)} for name, colour in zip(spec.classes, spec.palette, strict=False)
+            {"name": name, "colour": list(spec.palette[index]), "label_values": values[index]}
+            for index, name in enumerate(spec.classes)
         ],
+        "ignored_label_values": values[-1],
         "splits": splits,
         "normalisation": {"mean": list(mean), "std": list(std)},
         "remarks": list(spec.remarks),
     }
-    table = grid(
-        f"{spec.name}: {spec.num_classes} classes, files in {spec.root}",
-        "",
-        "class",
-        "colour",
-        "label value",
-    )
+    table = grid(f"{spec.name}: {spec.num_classes} classes, files in {spec.root}", *CLASS_COLUMNS)
     for index, name in enumerate(spec.classes):
-        colour = spec.palette[index]
-        table.add_row(str(index), escape(name), _format_colour(colour), str(spec.values[index]))
+        table.add_row(str(index), escape(name), _format_colour(spec.palette[index]), format_values(values[index]))
+    table.add_row("", "ignored", "", format_values(values[-1]))
     lines = [
         f"splits         {', '.join(f'{name} {count}' for name, count in splits.items())}",
         f"normalisation  mean {_format_numbers(mean)}, standard deviation {_format_numbers(std)}",
@@ -261,6 +260,18 @@ def _format_sizes(split: SplitCheck) -> str:
     shown = [f"{height}x{width}" + (f" ({count})" if len(sizes) > 1 else "") for (height, width), count in sizes]
     more = [f"and {len(sizes) - MAX_SIZES} more"] if len(sizes) > MAX_SIZES else []
     return ", ".join([*shown[:MAX_SIZES], *more]) or "-"
+
+
+def _list_values(spec: DatasetSpec) -> list[list[int]]:
+    """Return the label values of each class, and those of ignored pixels; empty for labels of colours."""
+    from ..search.data.labels import IGNORE
+
+    coding = next((files.coding for split in spec.splits.values() for files in split.labels), None)
+    classes = {} if coding is None or coding.kind in ("colours", "palette") else coding.values
+    return [
+        sorted(value for value, number in classes.items() if number == index)
+        for index in (*range(spec.num_classes), IGNORE)
+    ]
 
 
 def _format_colour(colour: tuple[int, int, int]) -> str:

@@ -119,7 +119,8 @@ class _Scan:
         images: Number of images of the split.
         checked: Number of those that were read.
         sizes: Size of images -> their number.
-        labels: Readable labels with the pixels of each class, void and unknown values last, [classes + 2].
+        labels: Pairs with a readable label, and the classes that it contains, [classes].
+        pixels: Label pixels of each class, void and unknown values last, [classes + 2].
         digests: Image -> key that equal images have in common.
         problems: What was wrong.
     """
@@ -129,9 +130,13 @@ class _Scan:
     images: int
     checked: int = 0
     sizes: Counter[Size] = field(default_factory=Counter)
-    labels: list[tuple[Pair, npt.NDArray[np.int64]]] = field(default_factory=list)
+    labels: list[tuple[Pair, npt.NDArray[np.bool_]]] = field(default_factory=list)
     digests: dict[Path, tuple[object, ...]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    pixels: npt.NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pixels = np.zeros(self.classes + 2, dtype=np.int64)
 
     def read(self, pair: Pair, expected: Path, full: bool) -> None:
         """Read an image and its label; without `full`, only the header of the image."""
@@ -153,7 +158,8 @@ class _Scan:
         counts = np.bincount(labels[~unknown], minlength=IGNORE + 1)
         if unknown.any():
             self._add_problem("unknown_values", [pair.label], f"{pair.label}: {_describe_values(raw, unknown)}")
-        self.labels.append((pair, np.array([*counts[: self.classes], counts[IGNORE], unknown.sum()])))
+        self.pixels += np.array([*counts[: self.classes], counts[IGNORE], unknown.sum()])
+        self.labels.append((pair, counts[: self.classes] > 0))
 
     def _read_image(self, path: Path, full: bool) -> Size | None:
         """Return the size of an image, and note what equal images have in common; None if it cannot be read."""
@@ -178,18 +184,17 @@ class _Scan:
 
     def summarise(self) -> SplitCheck:
         """Return the content of the split."""
-        pixels = np.array([counts for _, counts in self.labels], dtype=np.int64).reshape(-1, self.classes + 2)
-        total = pixels.sum(0)
+        present = np.array([classes for _, classes in self.labels], dtype=bool).reshape(-1, self.classes)
         return SplitCheck(
             name=self.name,
             images=self.images,
             checked=self.checked,
             labelled=len(self.labels),
             sizes=self.sizes,
-            class_pixels=total[: self.classes],
-            class_images=(pixels[:, : self.classes] > 0).sum(0),
-            void_pixels=int(total[-2]),
-            unknown_pixels=int(total[-1]),
+            class_pixels=self.pixels[: self.classes],
+            class_images=present.sum(0),
+            void_pixels=int(self.pixels[-2]),
+            unknown_pixels=int(self.pixels[-1]),
         )
 
 
@@ -341,7 +346,7 @@ def _list_unused_labels(spec: DatasetSpec, matched: Mapping[str, Matches]) -> li
 def _choose_examples(scans: Sequence[_Scan], classes: int, count: int) -> tuple[tuple[str, Pair], ...]:
     """Return `count` labelled images, spread over the splits, that together show as many classes as possible."""
     usable = [(scan.name, *label) for scan in scans for label in scan.labels if label[0].image in scan.digests]
-    present = np.array([pixels[:classes] > 0 for *_, pixels in usable]).reshape(-1, classes)
+    present = np.array([seen for *_, seen in usable], dtype=bool).reshape(-1, classes)
     missing, chosen = np.ones(classes, dtype=bool), set[int]()
     while len(chosen) < count and (present & missing).any():
         best = int((present & missing).sum(1).argmax())

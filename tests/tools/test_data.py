@@ -49,10 +49,18 @@ def test_folder_alone_is_shown(call, scenes):
 
 def test_show_prints_json(call, own):
     content = json.loads(call("lgc-data", "show", own, "--json").out)
-    assert list(content) == ["name", "root", "classes", "splits", "normalisation", "remarks"]
-    assert content["classes"][0] == {"name": "[b]road", "colour": [9, 9, 9]}
+    assert list(content) == ["name", "root", "classes", "ignored_label_values", "splits", "normalisation", "remarks"]
+    assert content["classes"][0] == {"name": "[b]road", "colour": [9, 9, 9], "label_values": [0]}
+    assert content["ignored_label_values"] == [255]
     assert content["splits"] == {"train": 3, "val": 3}
     assert call("lgc-data", own / "dataset.yaml", "--json").out == call("lgc-data", own, "--json").out
+
+
+def test_label_values_of_classes_are_shown(call, tmp_path):
+    write_scenes(tmp_path / "four", "four-classes", {"train": 1}, (32, 32), 0)
+    rows = [line.split() for line in call("lgc-data", tmp_path / "four").out.splitlines()]
+    assert ["1", "construction", "70", "70", "70", "2-7"] in rows
+    assert ["ignored", "255"] in rows
 
 
 def test_names_are_printed_as_they_are(call, own):
