@@ -26,7 +26,7 @@ def read_list(listing: Path, root: Path, images: FilePattern | None) -> list[Lis
         DataError: The file is not text, lists an image twice, or lists a missing image; the message has the line.
     """
     try:
-        text = listing.read_text(encoding="utf-8")
+        text = listing.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {listing} as a list of images: {error}") from error
     entries: dict[Path, str | None] = {}
@@ -35,6 +35,8 @@ def read_list(listing: Path, root: Path, images: FilePattern | None) -> list[Lis
         if not names or names[0].startswith("#"):
             continue
         image = _resolve(names[0], root, images)
+        if image is None and len(names) > 1:  # a name with spaces
+            image, names = _resolve(line.strip(), root, images), names[:1]
         if image is None:
             raise DataError(f"{listing}, line {number}: no image {names[0]!r} in {images.folder if images else root}")
         if image in entries:

@@ -136,12 +136,15 @@ class Split:
         """Return each image with its label, None if there is none, and the path where it is or was expected.
 
         Raises:
-            DataError: The list has an error, or no label's name follows from an image's.
+            DataError: The list has an error, no label's name follows from an image's, or two images have one label.
         """
         matches = list[tuple[Pair, Path]]()
+        owners = dict[Path, Path]()
         for image, name in self.list_images():
             candidates = self._list_candidates(image, name)
             label, coding = next((match for match in candidates if match[0].is_file()), (None, self.labels[0].coding))
+            if label is not None and name is None and owners.setdefault(label, image) != image:
+                raise DataError(f"{owners[label]} and {image} have the same label {label}: rename one, or use a list")
             expected = next((path for path, _ in candidates if path.parent.is_dir()), candidates[0][0])
             matches.append((Pair(image, label, coding), label or expected))
         return matches

@@ -21,6 +21,8 @@ TRAIN_ID_SHARE, MAX_IGNORED_SHARE = 0.5, 0.95
 """Shares of ignored pixels from which labels are suspicious: of values that are all train ids, and of any."""
 GREY_PALETTE = np.arange(256) * 0x010101
 """Colour of each value of a grey image, as a 24-bit number."""
+_PNG_HEAD = 26
+"""Bytes of a PNG file up to its bits per channel, the byte before the last, and its kind of colour, the last."""
 _UNKNOWN = -1
 _MAX_SHOWN = 6
 """Number of values in a message."""
@@ -115,7 +117,18 @@ def read_raw_label(path: Path) -> RawLabel:
     values = np.asarray(file)
     if file.mode == "1":
         values = values.astype(np.uint8)
+    elif file.mode == "L":
+        values = values // _read_grey_scale(path)
     return RawLabel(path, file.mode, values, False, palette)
+
+
+def _read_grey_scale(path: Path) -> int:
+    """Return the factor by which Pillow spreads the values of grey PNG files with 2 or 4 bits over 0..255."""
+    with path.open("rb") as file:
+        head = file.read(_PNG_HEAD)
+    if len(head) < _PNG_HEAD or not head.startswith(b"\x89PNG") or head[25] != 0:
+        return 1
+    return {2: 85, 4: 17}.get(head[24], 1)
 
 
 def read_label(path: Path, coding: Coding) -> LabelMap:
@@ -225,9 +238,9 @@ def list_suspicions(files: Sequence[tuple[Path, Coding]], num_classes: int) -> l
     if seen and share > TRAIN_ID_SHARE and {*seen} <= {*range(num_classes), IGNORE}:
         return [
             f"its labels hold 0-{num_classes - 1} and 255 only, as train ids do, but are read as {name}: "
-            f"{share:.0%} of the pixels are ignored; describe such labels with `values: 0-{num_classes - 1}` in a "
+            f"{100 * share:.0f} % of the pixels are ignored; for train ids, write `values: 0-{num_classes - 1}` into a "
             "dataset.yaml (docs/datasets.md)"
         ]
     if share > MAX_IGNORED_SHARE:
-        return [f"{share:.0%} of the pixels of its labels are ignored, read as {name}"]
+        return [f"{100 * share:.0f} % of the pixels of its labels are ignored, read as {name}"]
     return []

@@ -14,7 +14,8 @@ from ..patterns import FilePattern
 from ..schema import LayoutSettings
 from .camvid import official_split
 
-LAYOUTS: dict[str, Path] = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
+_FILES = sorted(Path(__file__).parent.glob("*.yaml"), key=lambda path: path.stem)  # cityscapes before its variants
+LAYOUTS = {path.stem: path for path in _FILES}
 """Name of a layout -> its file, in the order of detection."""
 SCENES_MARKER = "scenes.json"
 """File in which `lgc-scenes` notes the layout that it has written."""

@@ -93,6 +93,13 @@ def test_labels_follow_from_their_images(describe: Path) -> None:
     assert [pair.label for pair in read_dataset(describe).pairs("train")] == [root / "other/x_truth.png"]
 
 
+def test_two_images_never_share_a_label(describe: Path) -> None:
+    image = describe.parent / "data/images/train/a.png"
+    Image.new("RGB", (6, 4)).save(image.with_suffix(".jpg"))
+    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have the same label .*a\.png: rename one, or use a list"):
+        read_dataset(describe).pairs("train")
+
+
 def test_values_ranges_and_colours_map(describe: Path) -> None:
     label = describe.parent / "data/labels/train/a.png"
     Image.fromarray(np.array([[0, 7, 40, 41, 300, 65535]], np.uint16)).save(label)

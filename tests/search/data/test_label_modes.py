@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,27 @@ def test_one_bit_labels_are_two_classes(tmp_path: Path) -> None:
     assert decode(tmp_path, file, "[road, car]") == (CLASSES > 0).astype(int).tolist()
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_values_of_few_bits_are_not_spread(tmp_path: Path, bits: int) -> None:
+    decode(tmp_path, Image.fromarray(CLASSES))
+    rows = b"".join(
+        b"\0"
+        + int("".join(f"{value:0{bits}b}" for value in row).ljust(16, "0"), 2).to_bytes(2, "big")[: (3 * bits + 7) // 8]
+        for row in CLASSES
+    )
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 3, 2, bits, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    content = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    (tmp_path / "labels/a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    (pair,) = read_dataset(tmp_path).pairs("train")
+    assert read_label(pair.label, pair.coding).tolist() == CLASSES.tolist()
+
+
 def test_16_bit_values_are_mapped_or_refused(tmp_path: Path) -> None:
     file = Image.fromarray(np.array([[0, 300, 65535]], np.uint16))
     assert decode(tmp_path, file, "[road, car]", "values: [0, 65535]\nignore: 300\n") == [[0, 255, 1]]
@@ -205,11 +228,11 @@ def test_train_ids_in_place_of_ids_are_said(tmp_path: Path) -> None:
     (remark,) = read_dataset(tmp_path).remarks
     share = np.mean([(load_dataset(tmp_path, "train")[index][1] == 255).float().mean() for index in range(3)])
     assert remark.startswith("warning: cityscapes: its labels hold 0-18 and 255 only, as train ids do, but are read as")
-    assert f"{share:.0%} of the pixels are ignored" in remark
+    assert f"{100 * share:.0f} % of the pixels are ignored" in remark
 
 
 def test_labels_without_a_class_are_said(tmp_path: Path) -> None:
     write_scenes(tmp_path, "camvid-segnet", {"train": 2}, (32, 48))
     for pair in read_dataset(tmp_path).pairs("train"):
         Image.new("L", (48, 32), 11).save(pair.label)
-    assert read_dataset(tmp_path).remarks[0].startswith("warning: camvid-segnet: 100% of the pixels")
+    assert read_dataset(tmp_path).remarks[0].startswith("warning: camvid-segnet: 100 % of the pixels")

@@ -40,6 +40,7 @@ def _image(path: Path, mode: str = "RGB") -> Path:
         "images/a.png,labels/a.png",
         "/SegNet/CamVid/images/a.png /SegNet/CamVid/labels/a.png",
         "# a comment\n\n  a.png  ",
+        "\ufeffa.png",
     ],
 )
 @pytest.mark.parametrize("place", ["train.txt", "lists/train.lst"])
@@ -48,6 +49,12 @@ def test_list_entries_in_all_notations(tmp_path: Path, line: str, place: str) ->
     _image(tmp_path / "images/b.png")
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text(f"{line}\n")
+    assert [(pair.image, pair.label) for pair in read_dataset(tmp_path).pairs("train")] == [(image, label)]
+
+
+def test_names_may_have_spaces(tmp_path: Path) -> None:
+    image, label = _image(tmp_path / "images/a b.png"), _image(tmp_path / "labels/a b.png", "L")
+    (tmp_path / "train.txt").write_text("a b.png\n")
     assert [(pair.image, pair.label) for pair in read_dataset(tmp_path).pairs("train")] == [(image, label)]
 
 
