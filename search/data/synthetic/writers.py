@@ -53,7 +53,7 @@ class SceneFormat:
         paths: Function from split and number to the relative paths of image and label.
         encode: Function from train ids [H, W] to the values of the label file.
         line: Function from split and number to the scene's line in `<split>.txt`; None for layouts without lists.
-        description: Content of `dataset.yaml` with `{splits}` for their names; None for known layouts.
+        description: Content of `dataset.yaml`; None for known layouts.
     """
 
     paths: Callable[[str, int], tuple[str, str]]
@@ -68,7 +68,7 @@ _FOUR_CLASSES = """\
 name: four-classes
 images: images/{split}
 labels: labels/{split}
-splits: [{splits}]
+splits: [train, val, test]
 classes:
   street: [128, 64, 128]
   construction: [70, 70, 70]
@@ -175,8 +175,7 @@ def write_scenes(
                 lines = "".join(f"{form.line(split, number)}\n" for number in range(count))
                 _write_bytes(root / f"{split}.txt", lines.encode())
         if form.description is not None:
-            splits = ", ".join(split for split, count in counts.items() if count)
-            _write_bytes(root / "dataset.yaml", form.description.replace("{splits}", splits).encode())
+            _write_bytes(root / "dataset.yaml", form.description.encode())
     except OSError as error:
         raise OutputError(f"cannot write scenes into {root}: {error.strerror or error}") from error
     return WrittenScenes(root, layout, dict(counts), written, kept)
