@@ -100,18 +100,17 @@ def search(
     if is_given(context, "beta") and not settings["latency_term"]:
         raise UsageError("--beta is the weight of the latency term: remove it or --no-latency-term")
     settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
+    config = SearchConfig(**{**settings, "steps": settings["steps"] or 1})
     share_cores()
-    predictors, warnings = _open_predictors(lut, space, data, settings["scope"], out)
-    announce_dataset(data)
+    predictors, warnings = _open_predictors(lut, space, data, config.scope, out)
     from ..profiler.deployment.latency import make_latency_meter  # imports torch, as do the next
     from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
     from ..search.results import FrontResult
 
-    settings["steps"] = settings["steps"] or default_search_steps(
-        data, predictors[0].space, settings["batch"] * count_processes()
-    )
-    config = SearchConfig(**settings)
+    if not settings["steps"]:
+        steps = default_search_steps(data, predictors[0].space, config.batch * count_processes())
+        config = config.model_copy(update={"steps": steps})
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
         count = make_step_progress("searching", on_progress)
@@ -149,12 +148,11 @@ def _open_predictors(
     """Return the predictors of tables for the classes of a dataset, and warnings about the tables."""
     from ..lut.table.table import LatencyTable
     from ..models.space.protocol import SearchSpace
-    from ..search.data.description import read_dataset
 
     requested = None if space is None else SearchSpace.load(space)
     with ExitStack() as stack:
         tables = [stack.enter_context(LatencyTable.open(path)) for path in paths]
-        classes = read_dataset(data).num_classes
+        classes = announce_dataset(data).num_classes
         matching = [_match_classes(table, requested, data, classes, out.parent) for table in tables]
     spaced = None if requested is None else requested.with_classes(classes)
     predictors, remarks = zip(*(_open_predictor(path, spaced, scope) for path in matching), strict=True)
