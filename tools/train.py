@@ -79,11 +79,9 @@ def train(
     share_cores()
     if evaluate:
         _reject_options(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
-        announce_dataset(data)
         result: ScoredWeights = _evaluate(source, data, split, predictions, device, settings["workers"])
     else:
         _reject_options(context, {"split", "predictions"}, "with --evaluate")
-        announce_dataset(data)
         result = _train(source, data, out, device, settings)
     lines = [f"{name:12} {path}" for name in ("weights", "predictions") if (path := getattr(result, name, None))]
     emit(result.as_dict(), as_json, _make_table(result), *lines)
@@ -117,6 +115,7 @@ def _train(source: Path, data: Path, out: Path | None, requested: str | None, se
         settings["steps"] = default_training_steps(source, data, batch, settings["train_split"])
     config = TrainConfig(**settings)
     device = pick_device(requested, _table_devices(source), "training")
+    announce_dataset(data)
     with progress_bar() as on_progress:
         evaluating = cache(lambda: make_step_progress("evaluating", on_progress))  # the clock starts at its first image
         result = run_train(
@@ -140,6 +139,7 @@ def _evaluate(
     from ..search.training.evaluation import evaluate_run
 
     device = pick_device(requested, _table_devices(source), "evaluating")
+    announce_dataset(data)
     with progress_bar() as on_progress:
         return evaluate_run(
             source,

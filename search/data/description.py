@@ -160,8 +160,8 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
         return _open_folder(path, folder)
     more = f" and {len(entries) - MAX_SHOWN} more" if len(entries) > MAX_SHOWN else ""
     raise UnknownLayoutError(
-        f"{path} has no known layout: {describe_layouts()}; your own data need images/ and labels/, or a dataset.yaml "
-        f"(docs/datasets.md); the folder has {', '.join(entries[:MAX_SHOWN])}{more}"
+        f"{path} has no known layout, nor images/ with labels/: write a dataset.yaml (docs/datasets.md); "
+        f"{describe_layouts(path)}; the folder has {', '.join(entries[:MAX_SHOWN])}{more}"
     )
 
 

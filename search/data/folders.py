@@ -36,6 +36,8 @@ SPLIT_FOLDERS = {
 LIST_FILES = ("{}.txt", "{}.lst", "lists/{}.txt", "lists/{}.lst", "list/{}.txt", "splits/{}.txt")
 TRAIN_SHARE = 0.8
 """Share of the training images where nothing splits them."""
+MAX_LIKELY = 64
+"""Number of classes above which labels may have been resized or compressed."""
 MAX_COMPARED = 100
 """Number of images whose names are compared with those of the labels."""
 _NO_CODING = Coding("labels of unknown meaning", {}, {})
@@ -282,11 +284,14 @@ def _as_colours(content: _Content) -> _Content:
 def _number_colours(pixels: Mapping[int, int], paths: list[Path]) -> _Collected:
     colours = [unpack_colour(code) for code in sorted(pixels)]
     _require_several(colours, paths)
+    notes = ["no colour is ignored: move void colours to `ignore`"]
+    if len(colours) > 2 and all(len({*colour}) == 1 for colour in colours):
+        notes.append("all colours are grey: if they are indices, save the labels with one channel")
     classes = {f"class {index}": list(colour) for index, colour in enumerate(colours)}
     return _Collected(
         {"kind": "colours", "classes": classes},
         f"{len(colours)} classes by colour, in order of red, green and blue, in {len(paths)} labels",
-        ("no colour is ignored: move void colours to `ignore`",),
+        (*notes, *_note_number(len(colours))),
     )
 
 
@@ -306,10 +311,16 @@ def _number_values(pixels: Mapping[int, int], palette: Mapping[int, int], paths:
         "ignore": [IGNORE] if ignored else [],
     }
     summary = f"{len(classes)} classes of label values {format_values(classes)} in {len(paths)} labels"
-    if not ignored:
-        return _Collected(fields, summary)
-    share = 100 * pixels[IGNORE] / sum(pixels.values())
-    return _Collected(fields, summary, (f"label value 255 is ignored, {share:.1f} % of the pixels",))
+    notes = _note_number(len(classes))
+    if ignored:
+        share = 100 * pixels[IGNORE] / sum(pixels.values())
+        notes.append(f"label value 255 is ignored, {share:.1f} % of the pixels")
+    return _Collected(fields, summary, tuple(notes))
+
+
+def _note_number(classes: int) -> list[str]:
+    """Return a remark on an unlikely number of classes."""
+    return [] if classes <= MAX_LIKELY else ["an unlikely number of classes: were the labels resized or compressed?"]
 
 
 def _require_several(classes: list[Any], paths: list[Path]) -> None:

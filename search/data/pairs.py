@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from .lists import ListEntry, read_list
 from .patterns import FilePattern
 from .reading import Coding
 
+_ROUNDING = 1e-6
+"""Keeps the sum of shares, e.g. 0.7 + 0.2, from losing an image."""
 UNLABELLED_SPLIT = "test"
 """Split whose labels may be missing altogether, since benchmarks do not publish them."""
 FRAME_RULES: Mapping[str, Callable[[str], str | None]] = {"camvid": official_split}
@@ -89,7 +92,7 @@ class Split:
             return "every frame of the split"
         if self.lists:
             return f"the list {self.lists[0].relative_to(self.root)}"
-        return self.source or str(self.images)
+        return self.source or f"{'its share of ' * (self.share is not None)}{self.images}"
 
     def exists(self) -> bool:
         """Return True if the split has a list, or images."""
@@ -111,7 +114,7 @@ class Split:
             images = [] if None in splits else [i for i, own in zip(images, splits, strict=True) if own == self.name]
         if self.share is not None:
             order = np.random.default_rng(self.seed).permutation(len(images))
-            first, last = (round(bound * len(images)) for bound in self.share)
+            first, last = (math.floor(bound * len(images) + _ROUNDING) for bound in self.share)
             images = [images[index] for index in sorted(order[first:last])]
         return [(image, None) for image in images]
 

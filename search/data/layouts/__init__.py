@@ -65,12 +65,17 @@ def find_roots(layout: LayoutSettings, root: Path) -> list[Path]:
     return [root / folder for folder in layout.folders if (root / folder).is_dir()]
 
 
-def describe_layouts() -> str:
-    """Return the files that each layout needs, for messages."""
-    needs = dict[str, str]()
+def describe_layouts(root: Path) -> str:
+    """Return the names of the layouts, for messages, and the files that those need of which a folder has a part."""
+    needs, others = dict[str, str](), dict[str, None]()
     for layout in map(load_layout, LAYOUTS):
-        needs.setdefault(layout.name, layout.needs)
-    return "; ".join(f"{name} needs {text}" for name, text in needs.items())
+        parts = {part for alternative in layout.detect for part in alternative}
+        if any(_has(base, part) for base in find_roots(layout, root) for part in parts):
+            needs.setdefault(layout.name, layout.needs)
+        else:
+            others[layout.name] = None
+    names = ", ".join(name for name in others if name not in needs)
+    return "; ".join([*(f"{name} needs {text}" for name, text in needs.items()), f"known layouts: {names}"])
 
 
 def list_entries(root: Path) -> list[str]:

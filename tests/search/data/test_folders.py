@@ -44,6 +44,12 @@ def write_label(path: Path, values: Values, mode: str | None = None, palette: Va
         ([0, 1, 255], [0, 1, 255], "label value 255 is ignored, 33.3 % of the pixels"),
         ([5, 1000, 70], [0, 2, 1], "3 classes of label values 5, 70, 1000"),
         ([(9, 0, 0), (0, 9, 0), (0, 0, 9)], [2, 1, 0], "3 classes by colour"),
+        (
+            [(9, 9, 9), (0, 0, 0), (1, 1, 1)],
+            [2, 0, 1],
+            "all colours are grey: if they are indices",
+        ),
+        (list(range(100)), list(range(100)), "an unlikely number of classes: were the labels resized"),
     ],
 )
 def test_values_are_numbered_in_order(own: Path, values: Values, classes: list[int], remark: str) -> None:

@@ -46,6 +46,9 @@ def test_unknown_layout_lists_requirements_and_content(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "\n" not in message
     assert all(load_layout(name).name in message for name in LAYOUTS)
+    assert (
+        "cityscapes needs leftImg8bit/ and gtFine/ (or gtCoarse/); known layouts: ade20k, bdd100k, camvid," in message
+    )
     assert "the folder has b/, c/, d/, e/, f/, g/ and 2 more" in message
 
 
