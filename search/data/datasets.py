@@ -194,8 +194,9 @@ def require_classes(dataset: SegmentationDataset, classes: int, space: str) -> N
     """
     if dataset.num_classes != classes:
         raise DataError(
-            f"the dataset ({dataset.name}) has {dataset.num_classes} classes, space {space} has {classes}: "
-            f"use a space with classes: {dataset.num_classes}"
+            f"the dataset {dataset.name} has {dataset.num_classes} classes, the network's space {space} has "
+            f"{classes}: search a network for this dataset with lgc-search --data, and a table from "
+            f"lgc-profile --classes {dataset.num_classes}"
         )
 
 

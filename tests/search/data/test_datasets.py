@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lgc.errors import DataError, UnknownNameError, UsageError
 from lgc.models.images import IMAGENET
-from lgc.search.data.datasets import SegmentationDataset, load_dataset, split_halves
+from lgc.search.data.datasets import SegmentationDataset, load_dataset, require_classes, split_halves
 from lgc.search.data.synthetic.writers import write_scenes
 
 SIZE = (32, 48)
@@ -53,6 +53,18 @@ def test_attributes_describe_the_dataset(camvid: Path, tmp_path: Path) -> None:
     assert len(data.palette) == 11
     city = load_dataset(write_scenes(tmp_path, "cityscapes", {"val": 1}, SIZE).directory, "val")
     assert (city.name, city.num_classes, city.classes[0]) == ("cityscapes", 19, "road")
+
+
+def test_other_class_count_names_both_and_the_fix(tmp_path: Path) -> None:
+    folder = write_scenes(tmp_path / "own", "four-classes", {"train": 1}, SIZE).directory
+    data = load_dataset(folder, "train")
+    require_classes(data, 4, "tiny")
+    with pytest.raises(DataError) as caught:
+        require_classes(data, 11, "tiny")
+    assert str(caught.value) == (
+        "the dataset four-classes has 4 classes, the network's space tiny has 11: search a network for this dataset "
+        "with lgc-search --data, and a table from lgc-profile --classes 4"
+    )
 
 
 def test_resizing_is_bilinear_and_nearest(camvid: Path) -> None:
