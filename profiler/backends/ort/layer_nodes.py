@@ -14,7 +14,8 @@ from typing import Any
 _LAYOUT_SUFFIX = "_nchwc"
 _ADDEND_INDEX = 3
 """Input of a convolution in that layout that is added to its result."""
-_REORDER_OPS = ("ReorderInput", "ReorderOutput")
+REORDER_OPS = ("ReorderInput", "ReorderOutput")
+"""Operators that copy a tensor to another layout."""
 
 
 def trace_nodes(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
@@ -34,7 +35,7 @@ def trace_nodes(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
         tensor = tensors.get(node.output[0])
         if tensor is None:
             nodes[node.name] = ()
-        elif node.op_type in _REORDER_OPS:
+        elif node.op_type in REORDER_OPS:
             related = source.producers.get(tensor) or source.consumers[tensor]
             nodes[node.name] = tuple(neighbour.name for neighbour in related)
         else:
@@ -94,7 +95,7 @@ def _trace_tensors(optimised: Any, source: _SourceGraph) -> tuple[dict[str, str]
     boundaries = set()
     for node in optimised.graph.node:
         output, base_name = node.output[0], node.name.removesuffix(_LAYOUT_SUFFIX)
-        if node.op_type in _REORDER_OPS:
+        if node.op_type in REORDER_OPS:
             tensors[output] = tensors.get(node.input[0], source.get_canonical(node.input[0]))
             continue
         if source.is_computed(output):

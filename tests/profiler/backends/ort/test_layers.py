@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend
+from lgc.profiler.backends.base import measure_layers
 from lgc.profiler.backends.ort.layer_nodes import trace_nodes
 from lgc.profiler.backends.ort.loader import CPU_PROVIDER
 from lgc.profiler.backends.ort.session import open_session
@@ -76,7 +77,7 @@ def test_layer_times_sum_to_latency():
     workload = Workload("net", ((1, 16, 64, 64),), Residual)
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
     runner.prepare()
-    layers = runner.measure_layers(20)
+    layers = measure_layers(runner, 20)
     run_ms = min(runner.run(20))
     runner.close()
     assert all(layer.nodes and layer.ms > 0 for layer in layers)
