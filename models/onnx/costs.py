@@ -110,3 +110,8 @@ def _matmul_macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None
 
 
 _MACS = {"Conv": _conv_macs, "ConvTranspose": _conv_transpose_macs, "Gemm": _matmul_macs, "MatMul": _matmul_macs}
+
+
+def count_node_macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Return the multiply-accumulates of a node: 0 for operators that are not counted, None if a shape is unknown."""
+    return _MACS[node.op_type](node, shapes) if node.op_type in _MACS else 0

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _LAYOUT_SUFFIX = "_nchwc"
+_NORM_SUFFIX = "_bn"
+"""Suffix, before the layout's, of a batch normalisation that the runtime turned into a convolution."""
 _ADDEND_INDEX = 3
 """Input of a convolution in that layout that is added to its result."""
 REORDER_OPS = ("ReorderInput", "ReorderOutput")
@@ -102,6 +104,9 @@ def _trace_tensors(optimised: Any, source: _SourceGraph) -> tuple[dict[str, str]
             tensors[output] = source.get_canonical(output)
         elif node.name.endswith(_LAYOUT_SUFFIX) and source.is_computed(base_name):
             tensors[output] = _get_fused_output(node, source.get_canonical(base_name), tensors, source)
+        elif node.name.endswith(_LAYOUT_SUFFIX) and source.is_computed(base_name.removesuffix(_NORM_SUFFIX)):
+            norm = source.get_canonical(base_name.removesuffix(_NORM_SUFFIX))
+            tensors[output] = _get_activated(node, norm, source)
         elif node.name in source.nodes:
             tensors[output] = source.get_canonical(source.nodes[node.name].output[0])
         else:
@@ -125,7 +130,11 @@ def _get_fused_output(node: Any, tensor: str, tensors: Mapping[str, str], source
     sums = [user for user in source.consumers[tensor] if addend in map(source.get_canonical, user.input)]
     if not sums:
         return tensor
-    total = source.get_canonical(sums[0].output[0])
+    return _get_activated(node, source.get_canonical(sums[0].output[0]), source)
+
+
+def _get_activated(node: Any, tensor: str, source: _SourceGraph) -> str:
+    """Return the source tensor after the activation that an optimised node applies to a source tensor."""
     activations = {entry.s.decode() for entry in node.attribute if entry.name == "activation"}
-    after = [user for user in source.consumers[total] if user.op_type in activations]
-    return source.get_canonical(after[0].output[0]) if after else total
+    after = [user for user in source.consumers[tensor] if user.op_type in activations]
+    return source.get_canonical(after[0].output[0]) if after else tensor

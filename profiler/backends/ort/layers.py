@@ -1,8 +1,8 @@
 """Latencies of the layers of an ONNX Runtime session, by the runtime's own profiler.
 
 The profiler reports the nodes of the optimised graph; `layer_nodes` maps them to the nodes of the source model. A
-node's time contains the profiler's own work at its start and end: about 3 us with one thread, more with several. The sum
-over the layers is therefore above the session's latency, noticeably so where layers take few microseconds.
+node's time contains the profiler's own work at its start and end: about 3 us with one thread, more with several. So the
+sum over the layers is above the session's latency, noticeably so where layers take few microseconds.
 """
 
 from __future__ import annotations
