@@ -39,9 +39,11 @@ def describe_layer(row: LayerRow, size: tuple[int, int], peak: DevicePeak) -> st
 
 def _describe_operator(row: LayerRow, size: tuple[int, int]) -> str:
     """Return the operator with kernel and scale, e.g. `conv 7x7/2 at 1/2`."""
-    name = "change of layout" if row.is_copy else row.operator.partition("+")[0] if row.kernel else row.operator
-    words = [name.lower() if row.kernel else name, row.kernel, _describe_scale(row.shape, size)]
-    return " ".join(word for word in words if word)
+    name = "change of layout" if row.is_copy else row.operator
+    if row.kernel:
+        kind, _, kernel = row.kernel.rpartition(" ")
+        name = f"{kind} conv {kernel}".strip()
+    return f"{name} {_describe_scale(row.shape, size)}".strip()
 
 
 def _describe_scale(shape: tuple[int, ...], size: tuple[int, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .console import format_count, format_number, grid
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
 
 MAX_LAYERS = 20
 """Largest number of layers in a table."""
-NAME_WIDTH, OPERATOR_WIDTH, SHAPE_WIDTH = 30, 20, 13
-"""Columns of text; with the numbers a table stays within 120."""
+TABLE_WIDTH, GAP = 120, 2
+"""Columns of a table, and between two of its columns."""
+NAME_WIDTH, OPERATOR_WIDTH, SHAPE_WIDTH = 20, 20, 13
+"""Smallest width of a name, which gets what the others leave; largest width of operator and shape."""
 MAX_EXCESS_PCT = 5.0
 """Largest difference of the sum from the network's latency, in percent, without a warning."""
 LEGEND = (
@@ -38,42 +41,54 @@ def make_layer_tables(breakdowns: list[LayerBreakdown]) -> list[Table | str]:
 
 def _make_table(breakdown: LayerBreakdown) -> Table:
     """Return the layers with the longest times, and a row for the others."""
-    numbers = ("ms", "share", "cum.", "MMACs", "MB", "MACs/B", "peak")
-    size = "x".join(map(str, breakdown.size))
-    title = f"{breakdown.network}, {size}: layers on {breakdown.target}"
-    table = grid(title, "layer", "operator", "output", *numbers, numbers=len(numbers))
+    header = ("layer", "operator", "output", "ms", "share %", "cum. %", "MMACs", "MB", "MACs/B", "peak %")
+    rows = []
     cumulated_pct = 0.0
     for row in breakdown.layers[:MAX_LAYERS]:
         cumulated_pct += row.share_pct
-        table.add_row(*_make_cells(row, cumulated_pct))
-    others = breakdown.layers[MAX_LAYERS:]
-    if others:
-        table.add_row(
-            f"{len(others)} more",
-            "",
-            "",
-            f"{sum(row.ms for row in others):.3f}",
-            f"{sum(row.share_pct for row in others):.1f} %",
-            "100.0 %",
-            f"{sum(row.macs or 0 for row in others) / 1e6:.1f}",
-            f"{sum(row.bytes or 0 for row in others) / 1e6:.2f}",
-        )
+        rows.append(_make_cells(row, cumulated_pct))
+    if others := breakdown.layers[MAX_LAYERS:]:
+        rows.append(_sum_cells(others))
+    size = "x".join(map(str, breakdown.size))
+    title = f"{breakdown.network}, {size}: layers on {breakdown.target}"
+    table = grid(title, *header, numbers=len(header) - 3)
+    table.padding = (0, GAP - 1, 0, 0)  # the box has one column more
+    widths = [max(map(len, column)) for column in list(zip(header, *rows, strict=True))[1:]]
+    width = max(TABLE_WIDTH - sum(widths) - GAP * len(widths), NAME_WIDTH)
+    for name, *cells in rows:
+        table.add_row(shorten(name, width), *cells)
     return table
 
 
 def _make_cells(row: LayerRow, cumulated_pct: float) -> tuple[str, ...]:
     shape = row.shape[1:] if len(row.shape) > 1 and row.shape[0] == 1 else row.shape
     return (
-        shorten(abbreviate(row.name, row.operator), NAME_WIDTH),
+        abbreviate(row.name, row.operator),
         shorten(_describe_operator(row), OPERATOR_WIDTH),
         shorten("x".join(map(str, shape)) or "-", SHAPE_WIDTH),
         f"{row.ms:.3f}",
-        f"{row.share_pct:.1f} %",
-        f"{cumulated_pct:.1f} %",
+        f"{row.share_pct:.1f}",
+        f"{cumulated_pct:.1f}",
         format_number(None if row.macs is None else row.macs / 1e6, ".1f"),
         format_number(None if row.bytes is None else row.bytes / 1e6, ".2f"),
         format_number(row.intensity, ".1f"),
-        format_number(row.peak_pct, ".0f", " %"),
+        format_number(row.peak_pct, ".0f"),
+    )
+
+
+def _sum_cells(rows: Sequence[LayerRow]) -> tuple[str, ...]:
+    """Return the cells of a row for several layers."""
+    return (
+        f"{len(rows)} more",
+        "",
+        "",
+        f"{sum(row.ms for row in rows):.3f}",
+        f"{sum(row.share_pct for row in rows):.1f}",
+        "100.0",
+        f"{sum(row.macs or 0 for row in rows) / 1e6:.1f}",
+        f"{sum(row.bytes or 0 for row in rows) / 1e6:.2f}",
+        "",
+        "",
     )
 
 
