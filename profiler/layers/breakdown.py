@@ -73,6 +73,7 @@ class LayerBreakdown:
         layers: layers by latency, longest first.
         sum_ms: sum of the layers' latencies, with the profiler on and before any scaling.
         network_ms: latency of the network without the profiler, measured in the same rounds.
+        spread_pct: half the interquartile range of the network's batches, in percent.
         runs: number of runs of each kind.
         peak: peak of the device.
         remarks: remarks on the measurement.
@@ -84,6 +85,7 @@ class LayerBreakdown:
     layers: tuple[LayerRow, ...]
     sum_ms: float
     network_ms: float
+    spread_pct: float
     runs: int
     peak: DevicePeak
     remarks: tuple[str, ...] = ()
@@ -99,6 +101,7 @@ class LayerBreakdown:
             "layers": [vars(row) for row in self.layers],
             "sum_ms": self.sum_ms,
             "network_ms": self.network_ms,
+            "spread_pct": self.spread_pct,
             "layer_runs": self.runs,
             "peak": asdict(self.peak),
         }
@@ -136,7 +139,16 @@ def measure_breakdown(
     measurement = time_layers(require_backend(target), target, workload, seconds, on_progress)
     rows = make_rows(measurement, GraphCosts(named, target.precision), peak)
     return LayerBreakdown(
-        name, size, target, rows, measurement.sum_ms, measurement.network_ms, measurement.runs, peak, remarks
+        name,
+        size,
+        target,
+        rows,
+        sum_ms=measurement.sum_ms,
+        network_ms=measurement.network_ms,
+        spread_pct=measurement.spread_pct,
+        runs=measurement.runs,
+        peak=peak,
+        remarks=remarks,
     )
 
 

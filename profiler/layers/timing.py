@@ -41,12 +41,14 @@ class LayerMeasurement:
         layers: layers of the runtime.
         latencies_ms: latency of each layer with the profiler on, in ms.
         network_ms: latency of the network without the profiler, by the same statistic.
+        spread_pct: half the interquartile range of the network's batches, relative to `network_ms`.
         runs: number of runs of each kind.
     """
 
     layers: tuple[RuntimeLayer, ...]
     latencies_ms: tuple[float, ...]
     network_ms: float
+    spread_pct: float
     runs: int
 
     @property
@@ -141,8 +143,15 @@ def time_layers(
             spent = time.monotonic() - start
             left_s = max(seconds - spent, spent / instances * (MIN_INSTANCES - instances), 0.0)
             on_progress(RoundProgress("timing layers", spent / max(spent + left_s, 1e-9), left_s))
-    network_ms = float(interquartile_mean(reduce_batches(samples.network, samples.statistic)))
-    return LayerMeasurement(samples.known, tuple(samples.estimate_layers().tolist()), network_ms, samples.runs)
+    points = reduce_batches(samples.network, samples.statistic)
+    network_ms, (low, high) = float(interquartile_mean(points)), np.quantile(points, [0.25, 0.75])
+    return LayerMeasurement(
+        samples.known,
+        tuple(samples.estimate_layers().tolist()),
+        network_ms,
+        spread_pct=float(high - low) / 2 / network_ms * 100,
+        runs=samples.runs,
+    )
 
 
 def _measure_instance(runner: Runner, timer: LayerTimer, samples: _Samples, draw: random.Random) -> None:

@@ -21,6 +21,8 @@ NAME_WIDTH, OPERATOR_WIDTH, SHAPE_WIDTH = 20, 20, 13
 """Smallest width of a name, which gets what the others leave; largest width of operator and shape."""
 MAX_EXCESS_PCT = 5.0
 """Largest difference of the sum from the network's latency, in percent, without a warning."""
+MAX_SPREAD_PCT = 5.0
+"""Largest spread of the network's batches, in percent, without a warning."""
 LEGEND = (
     "share: of the sum over the layers; cum.: of this layer and those above. MB: weights, inputs and outputs, each "
     "once. MACs/B: MACs per byte, 1 MAC = 2 FLOP; only convolutions and matrix products have MACs. peak: speed "
@@ -107,13 +109,15 @@ def _describe_sum(breakdown: LayerBreakdown) -> str:
         f"{breakdown.excess_pct:+.1f} % of the network's {breakdown.network_ms:.3f} ms without it, in the same rounds "
         f"({breakdown.runs} runs each)"
     )
-    if abs(breakdown.excess_pct) <= MAX_EXCESS_PCT:
-        return line
-    us = abs(breakdown.sum_ms - breakdown.network_ms) * 1e3 / len(breakdown.layers)
-    return (
-        f"{line}. More than {MAX_EXCESS_PCT:.0f} % apart: {us:.1f} us per layer, by the profiler or a busy machine; "
-        "the shares of short layers are uncertain"
-    )
+    if breakdown.spread_pct > MAX_SPREAD_PCT:
+        line += (
+            f". Busy machine: the network's latency spreads by ±{breakdown.spread_pct:.0f} %, so single layers are "
+            "uncertain; repeat on a quiet machine, or with longer --seconds"
+        )
+    elif abs(breakdown.excess_pct) > MAX_EXCESS_PCT:
+        us = (breakdown.sum_ms - breakdown.network_ms) * 1e3 / len(breakdown.layers)
+        line += f". More than {MAX_EXCESS_PCT:.0f} % apart: the profiler changes each layer by {us:+.1f} us on average"
+    return line
 
 
 def _describe_peak(peak: DevicePeak) -> str:

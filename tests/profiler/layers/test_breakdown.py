@@ -71,7 +71,9 @@ def test_copy_has_bytes_but_no_macs(workload):
         RuntimeLayer("conv", ("/first/Conv", "/Relu"), "Conv"),
         RuntimeLayer("other", (), "Reshape", (1, 4)),
     )
-    copy, conv, other = make_rows(LayerMeasurement(layers, (3.0, 2.0, 1.0), 6.0, 1), GraphCosts(workload.onnx), PEAK)
+    copy, conv, other = make_rows(
+        LayerMeasurement(layers, (3.0, 2.0, 1.0), 6.0, 1.0, 9), GraphCosts(workload.onnx), PEAK
+    )
     assert (copy.name, copy.macs, copy.bytes) == ("/first/Conv", 0, 2 * 4 * 16**3)
     assert copy.limit == "memory"
     assert copy.peak_pct == pytest.approx(100 * PEAK.memory_ms(copy.bytes) / 3)
@@ -93,7 +95,7 @@ def test_spread_node_counts_in_longest_layer(workload):
 
 
 def make_breakdown(*rows):
-    return LayerBreakdown("net", SIZE, CPU, rows, 10.5, 10.0, 72, PEAK)
+    return LayerBreakdown("net", SIZE, CPU, rows, 10.5, 10.0, 1.0, 72, PEAK)
 
 
 def test_json_has_layers_and_both_latencies():

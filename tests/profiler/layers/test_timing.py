@@ -69,6 +69,7 @@ def test_layers_of_fastest_runs_add_up():
     measured = time_layers(backend, CPU, WORKLOAD, 0.0)
     assert measured.latencies_ms == (3.0, 1.0)
     assert (measured.sum_ms, measured.network_ms) == (4.0, NETWORK_MS)
+    assert measured.spread_pct == 0
     assert measured.runs == MIN_INSTANCES * INSTANCE_BATCHES * 3
     assert backend.instances == backend.closed == MIN_INSTANCES
 

@@ -20,7 +20,7 @@ ROW = LayerRow(LONG, "Conv+Add+Relu", "depthwise 3x3/2", (1, 2048, 1024, 2048), 
 
 def make_breakdown(rows, sum_ms=102.0, network_ms=100.0):
     target = Target("cpu", "onnxruntime")
-    return LayerBreakdown("net", (1024, 2048), target, tuple(rows), sum_ms, network_ms, 72, PEAK)
+    return LayerBreakdown("net", (1024, 2048), target, tuple(rows), sum_ms, network_ms, 1.0, 72, PEAK)
 
 
 def print_table(part, width=120):
@@ -63,7 +63,13 @@ def test_sum_stands_next_to_the_network():
 
 def test_large_difference_is_a_warning():
     _, line, *_ = make_layer_tables([make_breakdown([ROW] * 2, sum_ms=110.0)])
-    assert "More than 5 % apart: 5000.0 us per layer" in line
+    assert line.endswith("More than 5 % apart: the profiler changes each layer by +5000.0 us on average")
+
+
+def test_busy_machine_is_a_warning():
+    _, line, *_ = make_layer_tables([replace(make_breakdown([ROW], sum_ms=110.0), spread_pct=12.0)])
+    assert "Busy machine: the network's latency spreads by ±12 %" in line
+    assert "apart" not in line
 
 
 def test_peak_in_another_precision_is_said():
