@@ -1,9 +1,10 @@
 """Layer times of a network, measured side by side with the network itself.
 
-The network runs without the profiler and with it in turns, in batches in random order, and both programs are loaded
-again for every instance. A batch counts by the same run on both sides (the fastest on a CPU, the median on a GPU), and
-the latency is the interquartile mean over the batches. A layer's time is that of the very runs that the sum is of, so
-the layers add up to their sum without any scaling.
+The network runs without the profiler and with it in turns, in pairs of batches in random order, and both programs are
+loaded again for every instance. A batch counts by the same run on both sides (the fastest on a CPU, the median on a
+GPU), and the latency is the mean over the middle half of the pairs, ordered by their total. A layer's time is that of
+the very runs that the sum is of, so the layers add up to their sum without any scaling, and what slows the machine
+down slows both sides of a pair.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...errors import MeasurementError
-from ...lut.statistics.estimates import MINIMA, Array, interquartile_mean, reduce_batches
+from ...lut.statistics.estimates import MINIMA, Array, reduce_batches
 from ...lut.target import Target
 from ..backends import Backend, Runner, Workload
 from ..backends.base import LayerRuns, LayerTimer, RuntimeLayer, pause_gc
@@ -81,12 +82,12 @@ class _Samples:
             order = np.argsort(batch.sum(axis=1))
             self.layers.append(batch[order[0 if self.statistic == MINIMA else len(order) // 2]])
 
-    def estimate_layers(self) -> Array:
-        """Return the mean of the batches in the middle half by their sum, in ms, [layers]."""
-        vectors = np.array(self.layers)
-        order, quarter = np.argsort(vectors.sum(axis=1)), len(vectors) // 4
-        middle: Array = vectors[order[quarter : len(order) - quarter]].mean(axis=0)
-        return middle
+    def estimate(self) -> tuple[Array, float]:
+        """Return the latency of the layers, [layers], and of the network, in ms."""
+        points, vectors = reduce_batches(self.network, self.statistic), np.array(self.layers)
+        order, quarter = np.argsort(points + vectors.sum(axis=1)), len(points) // 4
+        middle = order[quarter : len(order) - quarter]
+        return vectors[middle].mean(axis=0), float(points[middle].mean())
 
 
 def match_layers(known: Sequence[RuntimeLayer], layers: Sequence[RuntimeLayer]) -> list[int]:
@@ -143,11 +144,11 @@ def time_layers(
             spent = time.monotonic() - start
             left_s = max(seconds - spent, spent / instances * (MIN_INSTANCES - instances), 0.0)
             on_progress(RoundProgress("timing layers", spent / max(spent + left_s, 1e-9), left_s))
-    points = reduce_batches(samples.network, samples.statistic)
-    network_ms, (low, high) = float(interquartile_mean(points)), np.quantile(points, [0.25, 0.75])
+    layers_ms, network_ms = samples.estimate()
+    low, high = np.quantile(reduce_batches(samples.network, samples.statistic), [0.25, 0.75])
     return LayerMeasurement(
         samples.known,
-        tuple(samples.estimate_layers().tolist()),
+        tuple(layers_ms.tolist()),
         network_ms,
         spread_pct=float(high - low) / 2 / network_ms * 100,
         runs=samples.runs,

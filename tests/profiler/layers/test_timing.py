@@ -104,3 +104,21 @@ def test_failing_profiler_closes_runner(monkeypatch):
     with pytest.raises(MeasurementError, match="no layers"):
         time_layers(backend, CPU, WORKLOAD, 0.0)
     assert backend.closed == 1
+
+
+def test_slow_machine_slows_both_sides(monkeypatch):
+    """Half of the instances run at half the speed, the network and its layers alike."""
+    slow = LayeredBackend(lambda _: (3.0, 1.0))
+
+    def run(self, repeats):
+        return [NETWORK_MS * (1 + self.instance % 2)] * repeats
+
+    def finish(self):
+        durations_ms = np.full((self.runs, 2), (3.0, 1.0)) * (1 + slow.instances % 2)
+        return LayerRuns(LAYERS, durations_ms)
+
+    monkeypatch.setattr(LayeredRunner, "run", run)
+    monkeypatch.setattr(Timer, "finish", finish)
+    measured = time_layers(slow, CPU, WORKLOAD, 0.0)
+    assert measured.sum_ms / measured.network_ms == pytest.approx(4 / NETWORK_MS)
+    assert measured.spread_pct > 5
