@@ -17,7 +17,7 @@ from .costs import count_node_macs
 FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 """Precision that a runtime casts float32 models to -> bytes of a value."""
 _VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout")
-"""Operators that give a tensor another shape or name: nothing is read or written."""
+"""Operators that give a tensor another shape, or another name: nothing is read or written."""
 _PARTIAL_READERS = ("Slice", "Gather", "GatherND", "Split")
 """Operators that read no more of their first input than they write."""
 _CONSTANT = "Constant"

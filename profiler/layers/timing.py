@@ -2,9 +2,9 @@
 
 The network runs without the profiler and with it in turns, in pairs of batches in random order, and both programs are
 loaded again for every instance. A batch counts by the same run on both sides (the fastest on a CPU, the median on a
-GPU), and the latency is the mean over the middle half of the pairs, ordered by their total. A layer's time is that of
-the very runs that the sum is of, so the layers add up to their sum without any scaling, and what slows the machine
-down slows both sides of a pair.
+GPU), and the latency is the mean over the middle half of the pairs, ordered by their total. The layers' times come from
+the same runs as their sum, so they add up to it without any scaling. Whatever slows the machine slows both sides of a
+pair.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Samples:
 def match_layers(known: Sequence[RuntimeLayer], layers: Sequence[RuntimeLayer]) -> list[int]:
     """Return the position in `layers` of each known layer.
 
-    ONNX Runtime names and orders copies anew each time it loads a graph, so their names do not identify them.
+    ONNX Runtime names and orders copies differently each time it loads a graph, so their names do not identify them.
 
     Raises:
         MeasurementError: the layers are others.

@@ -82,7 +82,7 @@ def test_gpu_counts_median_run():
 
 
 def test_copies_are_matched_between_instances():
-    """ONNX Runtime names and orders copies anew each time it loads a graph."""
+    """ONNX Runtime names and orders copies differently each time it loads a graph."""
     measured = time_layers(LayeredBackend(lambda _: (3.0, 1.0), reversed_copies=True), CPU, WORKLOAD, 0.0)
     times = dict(zip((layer.operator for layer in measured.layers), measured.latencies_ms, strict=True))
     assert times == {"Conv": 3.0, "Copy": 1.0}
