@@ -7,7 +7,7 @@ biases, normalisations, activations, pooling and resizing are not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,8 @@ def _matmul_macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None
 _MACS = {"Conv": _conv_macs, "ConvTranspose": _conv_transpose_macs, "Gemm": _matmul_macs, "MatMul": _matmul_macs}
 
 
-def count_node_macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Return the multiply-accumulates of a node: 0 for operators that are not counted, None if a shape is unknown."""
-    return _MACS[node.op_type](node, shapes) if node.op_type in _MACS else 0
+def count_group_macs(nodes: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Return the multiply-accumulates of nodes; None if a convolution or matrix product has an unknown shape."""
+    counts = [_MACS[node.op_type](node, shapes) for node in nodes if node.op_type in _MACS]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

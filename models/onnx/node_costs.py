@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .costs import count_node_macs
+from .costs import count_group_macs
 
 FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 """Precision that a runtime casts float32 models to -> bytes of a value."""
@@ -21,6 +21,8 @@ _VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout")
 _PARTIAL_READERS = ("Slice", "Gather", "GatherND", "Split")
 """Operators that read no more of their first input than they write."""
 _CONSTANT = "Constant"
+_FILTERS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
+"""Operator -> input that holds the filters."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,7 @@ class GraphCosts:
         """Return the costs of the nodes as one group; unknown names are ignored, but one must be known."""
         group = [self._nodes[name] for name in sorted(set(names) & self._nodes.keys(), key=self._order.__getitem__)]
         nodes = [node for node in group if node.op_type != _CONSTANT] or group  # a constant is an input, as a weight is
-        macs = [count_node_macs(node, self._shapes) for node in nodes]
-        known = [count or 0 for count in macs]
+        known = [count_group_macs([node], self._shapes) or 0 for node in nodes]
         main = nodes[known.index(max(known))] if any(known) else nodes[-1]
         outputs = self._list_outputs(nodes)
         return NodeCosts(
@@ -104,7 +105,7 @@ class GraphCosts:
             operator="+".join(dict.fromkeys(self._list_operators(nodes))),
             kernel=self._describe_kernel(main),
             shape=self._shapes.get(outputs[0], ()) if outputs else (),
-            macs=None if None in macs else sum(known),
+            macs=count_group_macs(nodes, self._shapes),
             bytes=self._count_bytes(nodes, outputs),
         )
 
@@ -158,8 +159,9 @@ class GraphCosts:
 
     def _describe_kernel(self, node: Any) -> str:
         """Return the kernel of a convolution with its stride."""
-        weight = self._shapes.get(node.input[1], ()) if len(node.input) > 1 else ()
-        if node.op_type not in ("Conv", "ConvTranspose") or len(weight) < 3:
+        index = _FILTERS.get(node.op_type)
+        weight = () if index is None else self._shapes.get(node.input[index], ())
+        if len(weight) < 3:
             return ""
         attributes = {attribute.name: attribute for attribute in node.attribute}
         groups = attributes["group"].i if "group" in attributes else 1

@@ -48,7 +48,7 @@ def _describe_operator(row: LayerRow, size: tuple[int, int]) -> str:
 
 def _describe_scale(shape: tuple[int, ...], size: tuple[int, int]) -> str:
     """Return `at 1/8` for an output of an eighth of the input's height and width; empty for other shapes."""
-    if len(shape) < 3 or not all(shape[-2:]):
+    if len(size) != 2 or len(shape) < 3 or not all(shape[-2:]):
         return ""
     ratios = [whole / part for whole, part in zip(size, shape[-2:], strict=True)]
     scale = max(round(ratios[0]), 1)

@@ -96,10 +96,13 @@ def _sum_cells(rows: Sequence[LayerRow]) -> tuple[str, ...]:
 
 def _describe_operator(row: LayerRow) -> str:
     """Return the operator with the kernel of its convolution: `Conv 3x3+Relu`, `DwConv 3x3/2+Relu`."""
-    first, plus, others = row.operator.partition("+")
-    kind, _, kernel = row.kernel.rpartition(" ")
-    prefix = {"depthwise": "Dw", "grouped": "Gr"}.get(kind, "")
-    return f"{prefix}{first} {kernel}{plus}{others}" if kernel and first.startswith("Conv") else row.operator
+    parts = row.operator.split("+")
+    index = next((index for index, part in enumerate(parts) if "Conv" in part), None)
+    if row.kernel and index is not None:
+        kind, _, kernel = row.kernel.rpartition(" ")
+        prefix = {"depthwise": "Dw", "grouped": "Gr"}.get(kind, "")
+        parts[index] = f"{prefix}{parts[index]} {kernel}"
+    return "+".join(parts)
 
 
 def _describe_sum(breakdown: LayerBreakdown) -> str:
