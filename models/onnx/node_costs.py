@@ -16,7 +16,7 @@ from .costs import count_group_macs
 
 FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 """Precision that a runtime casts float32 models to -> bytes of a value."""
-_VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout")
+VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout")
 """Operators that give a tensor another shape, or another name: nothing is read or written."""
 _PARTIAL_READERS = ("Slice", "Gather", "GatherND", "Split")
 """Operators that read no more of their first input than they write."""
@@ -121,7 +121,7 @@ class GraphCosts:
 
     def _count_bytes(self, nodes: list[Any], outputs: list[str]) -> int | None:
         """Return the bytes that cross the border of the group; None if a size is unknown."""
-        if all(node.op_type in _VIEWS for node in nodes):
+        if all(node.op_type in VIEWS or self._is_shape_value(node) for node in nodes):
             return 0
         made = {tensor for node in nodes for tensor in node.output}
         sizes = {tensor: self._measure(tensor) for tensor in outputs}

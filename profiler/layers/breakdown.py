@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...lut.target import Target
-from ...models.onnx.node_costs import GraphCosts, NodeCosts, name_nodes
+from ...models.onnx.node_costs import VIEWS, GraphCosts, NodeCosts, name_nodes
 from ..backends import Workload, require_backend
 from ..backends.base import RuntimeLayer
 from ..timing.observer import OnProgress, quiet
@@ -200,9 +200,10 @@ def _count_costs(layer: RuntimeLayer, nodes: Sequence[str], graph: GraphCosts) -
     """Return the costs of a layer's own nodes, of a copy, or unknown ones."""
     if nodes:
         return graph.count(nodes)
-    name = layer.nodes[0] if layer.nodes else layer.name
+    name = layer.nodes[-1] if layer.nodes else layer.name
     operator = layer.operator or "unknown"
-    if not layer.is_copy:
-        return NodeCosts(name, operator, "", layer.shape, None, None)
-    size = graph.count_copy(layer.shape) if layer.shape else None
-    return NodeCosts(name, operator, "", layer.shape, 0, size)
+    if operator in VIEWS:
+        return NodeCosts(name, operator, "", layer.shape, 0, 0)
+    if layer.is_copy and layer.shape:
+        return NodeCosts(name, operator, "", layer.shape, 0, graph.count_copy(layer.shape))
+    return NodeCosts(name, operator, "", layer.shape, None, None)

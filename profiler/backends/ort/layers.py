@@ -85,7 +85,7 @@ def read_layer_runs(events: list[dict[str, Any]], runs: int, nodes: dict[str, tu
             nodes.get(name, ()),
             event["args"].get("op_name", ""),
             _read_shape(event["args"]),
-            event["args"].get("op_name") in REORDER_OPS,
+            _is_copy(event["args"].get("op_name"), nodes.get(name, ())),
         )
         for name, event in zip(names, kernels[:count], strict=False)
     )
@@ -99,6 +99,11 @@ def _select_outermost(kernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not selected or event["ts"] >= selected[-1]["ts"] + selected[-1]["dur"]:
             selected.append(event)
     return selected
+
+
+def _is_copy(operator: str, nodes: tuple[str, ...]) -> bool:
+    """Return True for copies to another layout: the runtime's own, and transpositions that the model lacks."""
+    return operator in REORDER_OPS or (operator == "Transpose" and not nodes)
 
 
 def _read_shape(arguments: dict[str, Any]) -> tuple[int, ...]:

@@ -69,24 +69,20 @@ def test_copy_has_bytes_but_no_macs(workload):
     layers = (
         RuntimeLayer("copy", ("/first/Conv",), "ReorderOutput", (1, 16, 16, 16), is_copy=True),
         RuntimeLayer("conv", ("/first/Conv", "/Relu"), "Conv"),
-        RuntimeLayer("other", (), "Reshape", (1, 4)),
+        RuntimeLayer("other", (), "Unknown", (1, 4)),
+        RuntimeLayer("view", (), "Reshape", (1, 4)),
     )
-    copy, conv, other = make_rows(
-        LayerMeasurement(layers, (3.0, 2.0, 1.0), 6.0, 1.0, 9), GraphCosts(workload.onnx), PEAK
-    )
+    measured = LayerMeasurement(layers, (3.0, 2.0, 1.0, 0.5), 6.0, 1.0, 9)
+    copy, conv, other, view = make_rows(measured, GraphCosts(workload.onnx), PEAK)
     assert (copy.name, copy.macs, copy.bytes) == ("/first/Conv", 0, 2 * 4 * 16**3)
     assert copy.limit == "memory"
     assert copy.peak_pct == pytest.approx(100 * PEAK.memory_ms(copy.bytes) / 3)
     assert conv.macs == 16 * 16 * 9 * 256
     assert (conv.limit, conv.intensity) == ("compute", conv.macs / conv.bytes)
     assert conv.peak_pct == pytest.approx(100 * PEAK.compute_ms(conv.macs) / 2)
-    assert (other.name, other.operator, other.macs, other.bytes, other.peak_pct) == (
-        "other",
-        "Reshape",
-        None,
-        None,
-        None,
-    )
+    assert (other.name, other.operator, other.shape) == ("other", "Unknown", (1, 4))
+    assert (other.macs, other.bytes, other.peak_pct) == (None, None, None)
+    assert (view.macs, view.bytes, view.peak_pct) == (0, 0, None)
 
 
 def test_spread_node_counts_in_longest_layer(workload):

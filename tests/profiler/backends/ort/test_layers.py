@@ -138,3 +138,40 @@ def test_normalisation_of_its_own_is_a_layer(tmp_path):
 
     _, behind = optimised(Workload("net", ((1, 16, 16, 16),), lambda: Normalised().eval()).onnx, tmp_path)
     assert any(nodes[-2:] == ("/norm/BatchNormalization", "/Relu_1") for nodes in behind.values())
+
+
+def test_product_with_bias_belongs_to_gemm(tmp_path):
+    """The runtime turns a product of three dimensions and its bias into a Gemm between two reshapes."""
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.linear(x.sigmoid()).tanh()
+
+    _, behind = optimised(Workload("net", ((1, 6, 8),), Linear).onnx, tmp_path)
+    (gemm,) = (nodes for name, nodes in behind.items() if name.endswith("MatMulAddFusion"))
+    assert gemm == ("/linear/MatMul", "/linear/Add")
+
+
+def test_activation_belongs_to_its_convolution(tmp_path):
+    class Activated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+
+        def forward(self, x):
+            return self.second(F.hardswish(self.first(x)))
+
+    _, behind = optimised(Workload("net", ((1, 16, 8, 8),), Activated).onnx, tmp_path)
+    activated = [nodes for nodes in behind.values() if any("HardSwish" in node for node in nodes)]
+    assert all("/second/Conv" not in nodes for nodes in activated)
+
+
+def test_own_transpositions_are_copies():
+    events = [make_event("Transpose", 100 * n, 5) for n in range(NUM_LAYER_WARM_UP_RUNS + 1)]
+    for nodes, is_copy in (((), True), (("/Transpose",), False)):
+        result = read_layer_runs(events, NUM_LAYER_WARM_UP_RUNS + 1, {"Transpose": nodes})
+        assert result.layers[0].is_copy == is_copy
