@@ -8,7 +8,7 @@ never writes them. Padding to a runtime's layout is not counted either.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ class GraphCosts:
         self._float_bytes = FLOAT_BYTES.get(precision, 4)
         self._readers: dict[str, set[str]] = {value.name: {""} for value in graph.output}
         for node in graph.node:
-            for tensor in node.input:
+            for tensor in _list_inputs(node):
                 self._readers.setdefault(tensor, set()).add(node.name)
 
     def __contains__(self, name: str) -> bool:
@@ -117,7 +117,7 @@ class GraphCosts:
         """Return the outputs that nodes outside the group or the caller read, those of the last node first."""
         group = {node.name for node in nodes}
         outputs = [tensor for node in reversed(nodes) for tensor in node.output]
-        return [tensor for tensor in outputs if self._readers.get(tensor, set()) - group]
+        return [tensor for tensor in outputs if tensor and self._readers.get(tensor, set()) - group]
 
     def _count_bytes(self, nodes: list[Any], outputs: list[str]) -> int | None:
         """Return the bytes that cross the border of the group; None if a size is unknown."""
@@ -184,6 +184,15 @@ def _read_tensors(graph: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, int
         if value.type.tensor_type.HasField("shape") and all(size.HasField("dim_value") for size in sizes):
             shapes.setdefault(value.name, tuple(size.dim_value for size in sizes))
     return shapes, types
+
+
+def _list_inputs(node: Any) -> Iterator[str]:
+    """Yield the tensors that a node reads, also in the bodies of branches and loops."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _list_inputs(inner)
 
 
 def _smaller(size: int | None, outputs: list[int | None]) -> int | None:

@@ -74,10 +74,6 @@ class DevicePeak:
         """Return the shortest time of reading and writing `size` bytes, in ms."""
         return 1e3 * size / self.bandwidth(size)
 
-    def balance(self, size: int) -> float:
-        """Return the MACs per byte at which arithmetic and `size` bytes take equally long."""
-        return self.macs_per_s / self.bandwidth(size)
-
 
 def load_peak(
     target: Target, *, refresh: bool = False, on_progress: OnProgress = quiet
@@ -94,16 +90,20 @@ def load_peak(
         MeasurementError: the backend rejects a benchmark, or memory is short.
     """
     backend = require_backend(target)
-    path = _get_path(target, backend)
     remarks = []
-    if path.exists() and not refresh:
-        try:
+    try:
+        path = get_cache_folder("peaks") / _make_file_name(target, backend)
+        if path.exists() and not refresh:
             return _read_peak(path), ()
-        except FileFormatError as error:
-            remarks.append(f"measuring the peak again: {error}")
+    except FileFormatError as error:
+        remarks.append(f"measured the peak again: {error}")
+    except (OSError, RuntimeError) as error:  # no home folder, or one that cannot be read
+        path = None
+        remarks.append(f"the measured peak is not kept: {error}")
     peak = measure_peak(target, backend, on_progress)
     try:
-        write_cache_file(path, {"format": FORMAT}, json.dumps(asdict(peak)).encode())
+        if path is not None:
+            write_cache_file(path, {"format": FORMAT}, json.dumps(asdict(peak)).encode())
     except (OutputError, OSError) as error:
         remarks.append(f"the measured peak is not kept: {error}")
     return peak, tuple(remarks)
@@ -215,14 +215,14 @@ def _make_workload(
     return Workload(name, inputs, None, file=model.SerializeToString())
 
 
-def _get_path(target: Target, backend: Backend) -> Path:
-    """Return the cache file of a target on this machine, by everything that its speed depends on."""
+def _make_file_name(target: Target, backend: Backend) -> str:
+    """Return the name of the cache file of a target on this machine, by everything that its speed depends on."""
     environment = fingerprint(target, backend)
     identity = {"format": FORMAT, "target": str(target)}
     identity |= {key: environment.get(key) for key in (DEVICE_NAME, "versions", "settings", "tf32", "cpu")}
     identity["gpu"] = (environment.get("gpu") or {}).get("uuid")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return get_cache_folder("peaks") / f"{digest[:32]}.peak"
+    return f"{digest[:32]}.peak"
 
 
 def _read_peak(path: Path) -> DevicePeak:

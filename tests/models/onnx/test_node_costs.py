@@ -109,6 +109,17 @@ def test_unknown_shape_has_unknown_costs():
     assert (costs.macs, costs.bytes) == (0, None)
 
 
+def test_body_of_a_branch_reads_tensors(residual):
+    model = onnx.load_model_from_string(residual)
+    value = helper.make_tensor_value_info("copy", TensorProto.FLOAT, (1, 4, 8, 8))
+    body = helper.make_graph([helper.make_node("Identity", ["r"], ["copy"], "inner")], "body", [], [value])
+    branch = helper.make_node("If", ["condition"], ["branched"], "branch", then_branch=body, else_branch=body)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "condition"))
+    model.graph.node.append(branch)
+    costs = GraphCosts(model.SerializeToString()).count(["conv", "relu", "depthwise", "add", "last"])
+    assert costs.bytes == X + FIRST + Y + SECOND + Y, "the branch reads the relu's output"
+
+
 def test_stride_and_groups_are_described():
     nodes = [helper.make_node("Conv", ["x", "w"], ["out"], "conv", pads=[3] * 4, strides=[2, 2], group=1)]
     model = make_model(nodes, shape=(1, 4, 4, 4), weights={"w": (4, 2, 7, 7)})
