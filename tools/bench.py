@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from ..models.space.protocol import DENSE
 from ..precisions import INT8, PRECISIONS
 from .cli.bench_table import make_bench_tables, make_published_table
 from .cli.console import RESTARTS, emit, new_app, run, say
+from .cli.layer_table import make_layer_tables
 from .cli.network_options import (
     LAYOUT_OPTION,
     OUTPUT_OPTION,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from ..lut.target import Target
     from ..models.nets.peers import Peer
     from ..profiler.comparison import Candidate, ReadOptions, Timing
+    from ..profiler.layers.breakdown import LayerBreakdown
+    from ..profiler.timing.observer import OnProgress
 
 app = new_app()
 
@@ -67,6 +70,13 @@ PlotOption = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Plot
 PublishedOption = Annotated[
     bool, typer.Option("--published", help="Also print the published frame rates of the peers, in a separate table.")
 ]
+LayersOption = Annotated[
+    bool,
+    typer.Option("--layers", help="Also time the layers: costs, percent of the device's peak. Takes --seconds more."),
+]
+RefreshPeakOption = Annotated[
+    bool, typer.Option("--refresh-peak", help="Measure the device's peak again, instead of reading it from the cache.")
+]
 
 
 @app.command()
@@ -86,6 +96,8 @@ def bench(
     seconds: SecondsOption = "10s",
     plot: PlotOption = None,
     published: PublishedOption = False,
+    layers: LayersOption = False,
+    refresh_peak: RefreshPeakOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time ONNX files, runs and peers under one protocol, interleaved in random order on the same machine.
@@ -112,6 +124,9 @@ def bench(
         raise UsageError("--scope is only for runs, architectures and peers: ONNX files have a fixed scope")
     if plot is not None:
         check_plot(candidates, plot)
+    if refresh_peak and not layers:
+        raise UsageError("--refresh-peak is only for --layers")
+    layer_targets = _select_layer_targets(targets) if layers else []
     for target in targets:
         skipped = [candidate.name for candidate in candidates if (candidate, target) not in pairs]
         if skipped and (precision or backend):
@@ -120,13 +135,17 @@ def bench(
         say("networks differ in input size or scope: compare within a table only")
     with progress_bar() as on_progress:
         rows = time_candidates(candidates, targets, duration_s, on_progress)
+        layer_pairs = [(candidate, target) for candidate, target in pairs if target in layer_targets]
+        breakdowns = _measure_layers(layer_pairs, duration_s, refresh_peak, on_progress)
     result = BenchResult(
         rows,
         _describe_environment(targets),
         tuple(PEERS.values()) if published else (),
         None if plot is None else str(plot),
+        breakdowns,
     )
     tables = make_bench_tables(rows) + ([make_published_table(result.published)] if result.published else [])
+    tables += make_layer_tables(list(breakdowns.values()))
     emit(result.as_dict(), as_json, *tables)
     if plot is not None:
         write_plot(rows, plot)
@@ -142,12 +161,14 @@ class BenchResult:
         environment: machine and versions of each target.
         published: peers whose published frame rates were requested.
         plot: path of the plot; None if not requested.
+        breakdowns: layers of the networks, by name, input, scope, backend and precision; empty if not requested.
     """
 
     results: Sequence[Timing]
     environment: Sequence[dict[str, JsonValue]]
     published: Sequence[Peer] = ()
     plot: str | None = None
+    breakdowns: Mapping[tuple[str, ...], LayerBreakdown] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, JsonValue]:
         """Return a JSON object, without keys that were not requested."""
@@ -155,11 +176,56 @@ class BenchResult:
             {"name": peer.title, **asdict(rate)} for peer in self.published for rate in peer.published.frame_rates
         ]
         return {
-            "results": [vars(row) for row in self.results],
+            "results": [vars(row) | self._describe_layers(row) for row in self.results],
             "environment": [*self.environment],
             **({"published": [*published]} if published else {}),
             **({} if self.plot is None else {"plot": self.plot}),
         }
+
+    def _describe_layers(self, row: Timing) -> dict[str, JsonValue]:
+        key = (row.name, row.input, row.scope, row.backend, row.precision)
+        return self.breakdowns[key].as_dict() if key in self.breakdowns else {}
+
+
+def _select_layer_targets(targets: Sequence[Target]) -> list[Target]:
+    """Return the targets whose backend reports layer times; print the reason for the others.
+
+    Raises:
+        UsageError: no backend does.
+    """
+    from ..profiler.backends import get_backend
+
+    reasons = {target: get_backend(target.backend).diagnose_layers(target.device) for target in targets}
+    selected = [target for target in targets if reasons[target] is None]
+    if not selected:
+        raise UsageError(f"--layers: {reasons[targets[0]]}")
+    for target in targets:
+        if reasons[target]:
+            say(f"no layers on {target}: {reasons[target]}")
+    return selected
+
+
+def _measure_layers(
+    pairs: Sequence[tuple[Candidate, Target]], seconds: float, refresh_peak: bool, on_progress: OnProgress
+) -> dict[tuple[str, ...], LayerBreakdown]:
+    """Return the layers of each network and target; a new peak is measured once for each target."""
+    from ..profiler.layers.breakdown import measure_breakdown
+
+    breakdowns: dict[tuple[str, ...], LayerBreakdown] = {}
+    refreshed = set()
+    for candidate, target in pairs:
+        key = (candidate.name, "x".join(map(str, candidate.size)), candidate.scope, target.backend, target.precision)
+        breakdowns[key] = measure_breakdown(
+            candidate.name,
+            candidate.size,
+            candidate.workload,
+            target,
+            seconds,
+            refresh_peak=refresh_peak and target not in refreshed,
+            on_progress=on_progress,
+        )
+        refreshed.add(target)
+    return breakdowns
 
 
 def _list_candidates(

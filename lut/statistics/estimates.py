@@ -103,12 +103,18 @@ def estimate_latency(points: Array, instances: NDArray[np.int_] | None = None) -
     from scipy.special import stdtrit
     from scipy.stats import median_abs_deviation
 
-    quarter = len(points) // 4
-    latency = float(np.sort(points)[quarter : len(points) - quarter].mean())
+    latency = float(interquartile_mean(points))
     robust = len(medians) >= MIN_INSTANCES_FOR_MAD
     deviation = float(MAD_TO_DEVIATION * median_abs_deviation(medians) if robust else medians.std(ddof=1))
     quantile = float(stdtrit(len(medians) - 1, (1 + CONFIDENCE_LEVEL) / 2))  # of Student's t
     return latency, quantile * MIDMEAN_INEFFICIENCY * deviation / math.sqrt(len(medians))
+
+
+def interquartile_mean(points: Array) -> Array:
+    """Return the mean of the middle half of the sorted points along the first axis: [points, ...] -> [...]."""
+    quarter = len(points) // 4
+    middle: Array = np.sort(points, axis=0)[quarter : len(points) - quarter].mean(axis=0)
+    return middle
 
 
 def estimate_median(points: Array) -> tuple[float, float]:

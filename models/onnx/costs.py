@@ -7,7 +7,7 @@ biases, normalisations, activations, pooling and resizing are not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,3 +234,10 @@ _MACS: dict[str, Callable[[Any, Shapes], int | None]] = {
     **dict.fromkeys(("MatMulIntegerToFloat", "DynamicQuantizeMatMul"), _matmul_macs),
 }
 """Operator -> counter of its MACs."""
+
+
+def count_group_macs(nodes: Sequence[Any], shapes: Shapes) -> int | None:
+    """Return the multiply-accumulates of nodes; None if a convolution or matrix product has an unknown shape."""
+    counts = [_MACS[node.op_type](node, shapes) for node in nodes if node.op_type in _MACS]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

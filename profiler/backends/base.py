@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +14,7 @@ from ...device import Device
 from ...errors import MeasurementError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -85,18 +86,65 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class RuntimeLayer:
+    """Layer of a runtime: the unit that it runs and times.
+
+    Attributes:
+        name: the runtime's name of the layer.
+        nodes: names of the layer's ONNX nodes, where the runtime reports them.
+        operator: the runtime's type of the layer; empty where unknown.
+        shape: the runtime's shape of the first output; empty where unknown.
+        is_copy: True if the layer only copies a tensor to another layout; it then computes none of its `nodes`, which
+            are the copy's neighbours.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    operator: str = ""
+    shape: tuple[int, ...] = ()
+    is_copy: bool = False
+
+
+@dataclass(frozen=True)
+class LayerRuns:
+    """Durations of the layers in profiled runs.
+
+    Attributes:
+        layers: layers in the order of computation.
+        durations_ms: duration of each layer in each run, in ms, [runs, layers].
+    """
+
+    layers: tuple[RuntimeLayer, ...]
+    durations_ms: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class LayerTime:
     """Latency of one layer of a runtime.
 
     Attributes:
         layer: the runtime's name of the layer.
         nodes: names of the layer's ONNX nodes, where the runtime reports them; empty for a copy between formats.
-        ms: median latency in milliseconds.
+        ms: interquartile mean of the latencies in milliseconds.
     """
 
     layer: str
     nodes: tuple[str, ...]
     ms: float
+
+
+class LayerTimer(Protocol):
+    """Profiler of a runtime, attached to a warm program; each run is reported layer by layer."""
+
+    def run(self, repeats: int) -> None:
+        """Run the program `repeats` times with the profiler on."""
+
+    def finish(self) -> LayerRuns:
+        """Return the layers of all runs; the timer cannot run afterwards.
+
+        Raises:
+            MeasurementError: the runtime's report is incomplete.
+        """
 
 
 class Runner(Protocol):
@@ -123,8 +171,8 @@ class Runner(Protocol):
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the outputs for `inputs`, computed by the same program that `run` times."""
 
-    def measure_layers(self, runs: int) -> list[LayerTime]:
-        """Return each layer's median latency over `runs`; profiling slows all layers down.
+    def time_layers(self) -> AbstractContextManager[LayerTimer]:
+        """Return a timer of the layers; profiling slows all layers down. The runner itself stays as it is.
 
         Raises:
             MeasurementError: the backend does not report layer times.
@@ -152,6 +200,9 @@ class Backend(Protocol):
     def diagnose(self, device: Device) -> str | None:
         """Return None if this backend runs on `device`, else the reason and the fix in one sentence."""
 
+    def diagnose_layers(self, device: Device) -> str | None:
+        """Return None if runners on `device` report layer times, else the reason and an alternative in one sentence."""
+
     def versions(self) -> dict[str, str]:
         """Return the versions of the libraries that determine the speed, for the table's fingerprint."""
 
@@ -168,6 +219,21 @@ class Backend(Protocol):
             BackendUnavailableError: `target` is unavailable on this machine.
             MeasurementError: the backend rejects the workload.
         """
+
+
+def measure_layers(runner: Runner, runs: int) -> list[LayerTime]:
+    """Return each layer's latency in ms, the interquartile mean over `runs`.
+
+    Raises:
+        MeasurementError: the backend does not report layer times.
+    """
+    from ...lut.statistics.estimates import interquartile_mean
+
+    with runner.time_layers() as timer:
+        timer.run(runs)
+        result = timer.finish()
+    latencies_ms = interquartile_mean(result.durations_ms).tolist()
+    return [LayerTime(layer.name, layer.nodes, ms) for layer, ms in zip(result.layers, latencies_ms, strict=True)]
 
 
 MIN_WARM_UP_RUNS = 3

@@ -17,6 +17,7 @@ from ...lut.table.table import LatencyTable
 from ...lut.target import Target
 from ...models.space.protocol import SCOPES, Architecture
 from ..backends import Backend, get_backend, require_backend
+from ..backends.base import measure_layers
 from ..drift import add_references, compute_drift, correct_for_drift
 from ..machine.environment import fingerprint
 from ..machine_match import require_machine
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 NETWORK_KEY = "network"
 """Benchmark of the measured network, next to the sentinels of the table."""
 LAYER_RUNS = 50
-"""Runs that layer times are the median of."""
+"""Runs that layer times are the interquartile mean of."""
 METER_SECONDS = 8.0
 """Duration of one measurement of a search that refines its result by measuring, sentinels included."""
 
@@ -214,7 +215,7 @@ def add_layer_times(
     backend = require_backend(target)
     runner = backend.compile(network.workload(precision=target.precision), target)
     try:
-        layers = runner.measure_layers(LAYER_RUNS)
+        layers = measure_layers(runner, LAYER_RUNS)
     finally:
         runner.close()
     assert result.measured_ms is not None

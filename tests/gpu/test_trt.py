@@ -15,7 +15,7 @@ from lgc.errors import FileFormatError, MeasurementError, MismatchError
 from lgc.lut.target import Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.backends.base import IMAGE_DTYPE
+from lgc.profiler.backends.base import IMAGE_DTYPE, measure_layers
 from lgc.profiler.backends.cache import get_cache_folder
 from lgc.profiler.backends.trt import backend as trt
 from lgc.profiler.backends.trt import timing_cache as trt_timings
@@ -150,7 +150,7 @@ def test_layers_are_timed_and_named(make_runner):
     runner = make_runner()
     runner.prepare()
     (before,) = runner.infer([image(3)])
-    layers = runner.measure_layers(10)
+    layers = measure_layers(runner, 10)
     assert len({layer.layer for layer in layers}) == len(layers)
     assert min(layer.ms for layer in layers) >= 0
     nodes = {node for layer in layers for node in layer.nodes}

@@ -10,6 +10,7 @@ import pytest
 
 from lgc.models.space.protocol import DENSE
 from lgc.profiler.deployment.network import Network, write_onnx
+from lgc.profiler.layers.peak import DevicePeak
 from lgc.tools.cli.bench_table import make_bench_tables
 
 from .. import onnx_files
@@ -69,6 +70,57 @@ def test_file_runs_only_in_its_precision(call, file, mini_space, tmp_path):
     assert {(row[0], row[2]) for row in rows} == {(file.stem, "fp32"), (quantised.stem, "int8")}
     assert "does not predict that of an int8 engine" in done.out
     assert "the model is fp16, not fp32" in call("lgc-bench", file, half).refusal("lgc-bench")
+
+
+@pytest.fixture
+def known_peak(monkeypatch):
+    """Give every target a known peak, and return the targets and whether it was to be measured again."""
+    calls = []
+
+    def load(target, *, refresh, on_progress):
+        calls.append((target, refresh))
+        return DevicePeak(str(target), "fp32", 5e10, ((2**18, 9e10), (2**28, 1e10)), "2026-01-01", 9.0), ("kept",)
+
+    monkeypatch.setattr("lgc.profiler.layers.breakdown.load_peak", load)
+    return calls
+
+
+def test_layers_of_each_network_are_reported(call, file, architecture, known_peak):
+    done = call("lgc-bench", file, architecture, "--layers", *SHORT, "--json")
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)["results"]
+    assert {row["name"] for row in rows} == {file.stem, "other"}
+    for row in rows:
+        assert sum(layer["ms"] for layer in row["layers"]) == pytest.approx(row["sum_ms"])
+        assert sum(layer["macs"] for layer in row["layers"]) == row["macs"]
+        assert row["network_ms"] > 0
+        assert row["peak"]["macs_per_s"] == 5e10
+        keys = ("name", "operator", "shape", "ms", "share_pct", "macs", "bytes", "intensity", "peak_pct")
+        assert tuple(key for key in row["layers"][0] if key in keys) == keys
+
+
+def test_layers_are_printed_below_the_networks(call, file, known_peak):
+    shown = call("lgc-bench", file, "--layers", *SHORT, "--refresh-peak", "--backend", "onnxruntime")
+    assert shown.code == 0, shown.err
+    before, _, after = shown.out.partition(f"{file.stem}, ")
+    assert "rel. latency" in before
+    assert "sum of" in after
+    assert "1. " in after
+    assert "kept" in after
+    assert [refresh for _, refresh in known_peak] == [True]
+    assert "layers" not in json.loads(call("lgc-bench", file, *SHORT, "--json").out)["results"][0]
+
+
+def test_backend_without_layers_is_skipped_or_refused(call, architecture, known_peak):
+    both = ("--backend", "torch", "--backend", "onnxruntime")
+    done = call("lgc-bench", architecture, "--layers", *both, *SHORT, "--json")
+    assert done.code == 0, done.err
+    assert "no layers on cpu, torch, fp32, 1 thread: backend torch does not report layer times" in done.err
+    rows = {row["backend"]: row for row in json.loads(done.out)["results"]}
+    assert "layers" in rows["onnxruntime"]
+    assert "layers" not in rows["torch"]
+    refused = call("lgc-bench", architecture, "--layers", "--backend", "torch").refusal("lgc-bench")
+    assert refused.endswith("--layers: backend torch does not report layer times: use onnxruntime or tensorrt")
 
 
 def test_file_has_no_agreement_with_itself(call, file):
@@ -162,6 +214,7 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
         ((file, "--input", "32x64"), "has a fixed input size of 32x32, not 32x64"),
         ((architecture, "--output-name", "y"), "--output-name and --layout are only for ONNX files"),
         ((file, "--output-name", "y"), "known: output_0"),
+        ((file, "--refresh-peak"), "--refresh-peak is only for --layers"),
     ):
         assert message in call("lgc-bench", *arguments).refusal("lgc-bench")
     assert not (tmp_path / "p.html").exists()

@@ -18,7 +18,7 @@ from .loader import (
     get_install_hint,
     load_tensorrt_library,
 )
-from .runner import OnnxRuntimeRunner
+from .runner import NO_LAYERS_ON_GPU, OnnxRuntimeRunner
 from .session import CUDA_PROVIDER_OPTIONS, describe_settings
 
 
@@ -41,6 +41,10 @@ class OnnxRuntimeBackend:
     def diagnose(self, device: Device) -> str | None:
         """Return None if the provider of `device` loads and the device exists, else the reason and the fix."""
         return diagnose_provider(CPU_PROVIDER if device.is_cpu else CUDA_PROVIDER, device)
+
+    def diagnose_layers(self, device: Device) -> str | None:
+        """Return None on a CPU; on a GPU the reason."""
+        return None if device.is_cpu else f"{NO_LAYERS_ON_GPU}; use tensorrt"
 
     def versions(self) -> dict[str, str]:
         """Return the version of ONNX Runtime."""
@@ -86,6 +90,10 @@ class OnnxRuntimeTensorRTBackend:
         if device.is_cpu:
             return "TensorRT needs a CUDA device"
         return diagnose_provider(TENSORRT_PROVIDER, device) or diagnose_tensorrt()
+
+    def diagnose_layers(self, device: Device) -> str | None:
+        """Return the reason: the provider runs on a GPU only."""
+        return f"{NO_LAYERS_ON_GPU}; use tensorrt"
 
     def versions(self) -> dict[str, str]:
         """Return the versions of ONNX Runtime and of its TensorRT library."""

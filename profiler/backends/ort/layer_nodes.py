@@ -12,9 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 _LAYOUT_SUFFIX = "_nchwc"
+_NORM_SUFFIX = "_bn"
+"""Suffix, before the layout's, of a batch normalisation that the runtime turned into a convolution."""
 _ADDEND_INDEX = 3
 """Input of a convolution in that layout that is added to its result."""
-_REORDER_OPS = ("ReorderInput", "ReorderOutput")
+_PRODUCT_SUFFIX = "/MatMulAddFusion"
+"""Suffix of a matrix product that the runtime turned into a Gemm with the addition after it, between two reshapes."""
+REORDER_OPS = ("ReorderInput", "ReorderOutput")
+"""Operators that copy a tensor to another layout."""
 
 
 def trace_nodes(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
@@ -34,7 +39,7 @@ def trace_nodes(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
         tensor = tensors.get(node.output[0])
         if tensor is None:
             nodes[node.name] = ()
-        elif node.op_type in _REORDER_OPS:
+        elif node.op_type in REORDER_OPS:
             related = source.producers.get(tensor) or source.consumers[tensor]
             nodes[node.name] = tuple(neighbour.name for neighbour in related)
         else:
@@ -94,15 +99,20 @@ def _trace_tensors(optimised: Any, source: _SourceGraph) -> tuple[dict[str, str]
     boundaries = set()
     for node in optimised.graph.node:
         output, base_name = node.output[0], node.name.removesuffix(_LAYOUT_SUFFIX)
-        if node.op_type in _REORDER_OPS:
+        if node.op_type in REORDER_OPS:
             tensors[output] = tensors.get(node.input[0], source.get_canonical(node.input[0]))
             continue
         if source.is_computed(output):
             tensors[output] = source.get_canonical(output)
         elif node.name.endswith(_LAYOUT_SUFFIX) and source.is_computed(base_name):
             tensors[output] = _get_fused_output(node, source.get_canonical(base_name), tensors, source)
+        elif node.name.endswith(_LAYOUT_SUFFIX) and source.is_computed(base_name.removesuffix(_NORM_SUFFIX)):
+            norm = source.get_canonical(base_name.removesuffix(_NORM_SUFFIX))
+            tensors[output] = _get_activated(node, norm, source)
         elif node.name in source.nodes:
             tensors[output] = source.get_canonical(source.nodes[node.name].output[0])
+        elif node.name.removesuffix(_PRODUCT_SUFFIX) in source.nodes:
+            tensors[output] = _get_biased(node, source)
         else:
             continue
         boundaries.add(tensors[output])
@@ -119,12 +129,25 @@ def _get_fused_output(node: Any, tensor: str, tensors: Mapping[str, str], source
         source: source graph.
     """
     if len(node.input) < _ADDEND_INDEX + 1:
-        return tensor
+        return _get_activated(node, tensor, source)
     addend = tensors.get(node.input[_ADDEND_INDEX], source.get_canonical(node.input[_ADDEND_INDEX]))
     sums = [user for user in source.consumers[tensor] if addend in map(source.get_canonical, user.input)]
     if not sums:
         return tensor
-    total = source.get_canonical(sums[0].output[0])
+    return _get_activated(node, source.get_canonical(sums[0].output[0]), source)
+
+
+def _get_activated(node: Any, tensor: str, source: _SourceGraph) -> str:
+    """Return the source tensor after the activation that an optimised node applies to a source tensor."""
     activations = {entry.s.decode() for entry in node.attribute if entry.name == "activation"}
-    after = [user for user in source.consumers[total] if user.op_type in activations]
-    return source.get_canonical(after[0].output[0]) if after else total
+    if any(producer.op_type in activations for producer in source.producers[tensor]):  # the tensor is its output
+        return tensor
+    after = [user for user in source.consumers[tensor] if user.op_type in activations]
+    return source.get_canonical(after[0].output[0]) if after else tensor
+
+
+def _get_biased(node: Any, source: _SourceGraph) -> str:
+    """Return the source tensor after the addition that a Gemm includes, by the name of the matrix product."""
+    product = source.get_canonical(source.nodes[node.name.removesuffix(_PRODUCT_SUFFIX)].output[0])
+    sums = [user for user in source.consumers[product] if user.op_type == "Add"]
+    return source.get_canonical(sums[0].output[0]) if sums else product

@@ -1,69 +1,114 @@
 """Latencies of the layers of an ONNX Runtime session, by the runtime's own profiler.
 
-The profiler reports the nodes of the optimised graph; `layer_nodes` maps them to the nodes of the source model.
+The profiler reports the nodes of the optimised graph; `layer_nodes` maps them to the nodes of the source model. A
+node's time contains the profiler's own work at its start and end: about 3 us with one thread, more with several. So the
+sum over the layers is above the session's latency, noticeably so where layers take few microseconds.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median_grouped
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
-from ..base import LayerTime
-from .layer_nodes import trace_nodes
-from .session import open_session
+from ....errors import MeasurementError
+from ..base import LayerRuns, RuntimeLayer
+from .layer_nodes import REORDER_OPS, trace_nodes
 
-NUM_LAYER_WARM_UP_RUNS = 5
-"""Runs that do not count."""
+NUM_LAYER_WARM_UP_RUNS = 3
+"""First runs of a profiled session, which do not count."""
+OPTIMISED_FILE = "optimised.onnx"
 _KERNEL_SUFFIX = "_kernel_time"
+_ROUNDING_US = 0.5
+"""Mean of what the profiler loses: it rounds down to whole microseconds."""
 
 
-def measure_layers(
-    name: str,
-    model: bytes,
-    provider: str,
-    settings: dict[str, str],
-    threads: int,
-    inputs: Sequence[NDArray[Any]],
-    runs: int,
-) -> list[LayerTime]:
-    """Return the median latencies of the optimised graph's nodes, in the order of computation.
+class SessionLayerTimer:
+    """Timer of a session with the profiler on. The runtime writes its report when the profiling ends.
 
     Args:
-        name: name of the model, for messages.
-        model: serialised ONNX model of the runner's session.
-        provider: execution provider, see `open_session`.
-        settings: options of the provider.
-        threads: CPU threads inside an operator.
-        inputs: array for each input.
-        runs: number of runs that count.
+        model: serialised ONNX model of the session.
+        folder: folder of the optimised graph.
+        run: function that runs the session a number of times.
+        end: function that ends the profiling and returns the path of the report.
     """
-    import onnx
 
-    with tempfile.TemporaryDirectory(prefix="lgc-layers-") as folder:
-        session = open_session(name, model, provider, settings, threads, profile=Path(folder))
-        feed = {argument.name: array for argument, array in zip(session.get_inputs(), inputs, strict=True)}
-        for _ in range(NUM_LAYER_WARM_UP_RUNS + runs):
-            session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text())
-        optimised = onnx.load(str(Path(folder) / "optimised.onnx"), load_external_data=False)
-    nodes = trace_nodes(onnx.load_model_from_string(model), optimised)
-    durations: dict[str, list[int]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
-            durations[event["name"].removesuffix(_KERNEL_SUFFIX)].append(event["dur"])
-    return [
-        LayerTime(layer, nodes.get(layer, ()), _compute_median_ms(times[NUM_LAYER_WARM_UP_RUNS:]))
-        for layer, times in durations.items()
-    ]
+    def __init__(self, model: bytes, folder: Path, run: Callable[[int], object], end: Callable[[], str]) -> None:
+        self._model, self._folder, self._run, self._end = model, folder, run, end
+        self._num_runs = 0
+        self.run(NUM_LAYER_WARM_UP_RUNS)
+
+    def run(self, repeats: int) -> None:
+        """Run the session `repeats` times."""
+        self._run(repeats)
+        self._num_runs += repeats
+
+    def finish(self) -> LayerRuns:
+        """End the profiling and return the optimised graph's nodes.
+
+        Raises:
+            MeasurementError: the report lacks nodes of some runs.
+        """
+        import onnx
+
+        events = json.loads(Path(self._end()).read_text())
+        optimised = onnx.load(str(self._folder / OPTIMISED_FILE), load_external_data=False)
+        nodes = trace_nodes(onnx.load_model_from_string(self._model), optimised)
+        return read_layer_runs(events, self._num_runs, nodes)
 
 
-def _compute_median_ms(durations_us: Sequence[int]) -> float:
-    """Return the grouped median: the profiler rounds down to whole microseconds, and short layers take only a few."""
-    return (median_grouped(durations_us) + 0.5) / 1000
+def read_layer_runs(events: list[dict[str, Any]], runs: int, nodes: dict[str, tuple[str, ...]]) -> LayerRuns:
+    """Return the layers of a profile, without the warm-up runs.
+
+    Args:
+        events: events of ONNX Runtime's profile.
+        runs: number of runs, warm-up included.
+        nodes: optimised node -> names of its source nodes.
+
+    Raises:
+        MeasurementError: the profile lacks nodes of some runs.
+    """
+    kernels = _select_outermost(
+        [event for event in events if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_SUFFIX)]
+    )
+    count = len(kernels) // runs
+    names = [event["name"].removesuffix(_KERNEL_SUFFIX) for event in kernels]
+    if not count or names != names[:count] * runs:
+        raise MeasurementError("ONNX Runtime's profile lacks layers of some runs")
+    durations_us = np.reshape([event["dur"] for event in kernels], (runs, count))
+    layers = tuple(
+        RuntimeLayer(
+            name,
+            nodes.get(name, ()),
+            event["args"].get("op_name", ""),
+            _read_shape(event["args"]),
+            _is_copy(event["args"].get("op_name"), nodes.get(name, ())),
+        )
+        for name, event in zip(names, kernels[:count], strict=False)
+    )
+    return LayerRuns(layers, (durations_us[NUM_LAYER_WARM_UP_RUNS:] + _ROUNDING_US) / 1000)
+
+
+def _select_outermost(kernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the nodes in order of time without those inside another one: the bodies of If and Loop."""
+    selected: list[dict[str, Any]] = []
+    for event in sorted(kernels, key=lambda event: (event["ts"], -event["dur"], int(event["args"]["node_index"]))):
+        if not selected or event["ts"] >= selected[-1]["ts"] + selected[-1]["dur"]:
+            selected.append(event)
+    return selected
+
+
+def _is_copy(operator: str, nodes: tuple[str, ...]) -> bool:
+    """Return True for copies to another layout: the runtime's own, and transpositions that the model lacks."""
+    return operator in REORDER_OPS or (operator == "Transpose" and not nodes)
+
+
+def _read_shape(arguments: dict[str, Any]) -> tuple[int, ...]:
+    """Return the shape of the first output; empty where the profile lacks it."""
+    for output in arguments.get("output_type_shape") or ():
+        for shape in output.values():
+            return tuple(shape)
+    return ()

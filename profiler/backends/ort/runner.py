@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....errors import MeasurementError
 from ....lut.target import Target
-from ..base import IMAGE_DTYPE, LayerTime, Workload, warm_up
+from ..base import IMAGE_DTYPE, Workload, warm_up
 from ..error_translation import translate_ort_errors
-from .layers import measure_layers
+from .layers import SessionLayerTimer
 from .loader import CPU_PROVIDER
 from .session import get_numpy_dtype, open_session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+NO_LAYERS_ON_GPU = "ONNX Runtime does not report layer times on a GPU: its profile holds the times of kernel launches"
 
 
 class OnnxRuntimeRunner:
@@ -30,7 +34,13 @@ class OnnxRuntimeRunner:
     remarks: tuple[str, ...] = ()
 
     def __init__(
-        self, workload: Workload, model: bytes, target: Target, provider: str, settings: dict[str, str]
+        self,
+        workload: Workload,
+        model: bytes,
+        target: Target,
+        provider: str,
+        settings: dict[str, str],
+        profile: Path | None = None,
     ) -> None:
         """Open the session and bind its buffers.
 
@@ -40,14 +50,15 @@ class OnnxRuntimeRunner:
             target: device and threads.
             provider: execution provider of all nodes.
             settings: options of the provider.
+            profile: folder for the runtime's profile and its optimised graph; None to run without the profiler.
 
         Raises:
             BackendUnavailableError: the provider does not load.
             MeasurementError: ONNX Runtime rejects the model, or memory is short.
         """
         self._workload, self._device, self._on_gpu = workload, target.device, provider != CPU_PROVIDER
-        self._session_arguments = (workload.name, model, provider, settings, target.threads)
-        self._session = open_session(*self._session_arguments)
+        self._arguments = (workload, model, target, provider, settings)
+        self._session = open_session(workload.name, model, provider, settings, target.threads, profile)
         inputs = workload.inputs()
         with self._translate_errors():
             self._bind(inputs, ("cuda", target.device.ordinal) if self._on_gpu else ("cpu", 0))
@@ -117,19 +128,22 @@ class OnnxRuntimeRunner:
             self._session.run_with_iobinding(self._binding)
             return [np.array(value.numpy()) for value in self._outputs]
 
-    def measure_layers(self, runs: int) -> list[LayerTime]:
-        """Return the latencies of the optimised graph's nodes, by ONNX Runtime's profiler in a second session.
+    @contextmanager
+    def time_layers(self) -> Iterator[SessionLayerTimer]:
+        """Yield a timer of the optimised graph's nodes, by ONNX Runtime's profiler in a second session.
 
         Raises:
             MeasurementError: the session is on a GPU, or ONNX Runtime fails.
         """
         if self._on_gpu:
-            raise MeasurementError(
-                "ONNX Runtime does not report layer times on a GPU: its profile holds the times of kernel launches"
-            )
-        inputs = self._workload.inputs()
-        with self._translate_errors():
-            return measure_layers(*self._session_arguments, inputs, runs)
+            raise MeasurementError(NO_LAYERS_ON_GPU)
+        with tempfile.TemporaryDirectory(prefix="lgc-layers-") as folder:
+            profiled = OnnxRuntimeRunner(*self._arguments, profile=Path(folder))
+            try:
+                model, end = self._arguments[1], profiled._session.end_profiling
+                yield SessionLayerTimer(model, Path(folder), profiled.run_untimed, end)
+            finally:
+                profiled.close()
 
     def close(self) -> None:
         """Drop session and buffers."""

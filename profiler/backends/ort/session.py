@@ -8,6 +8,7 @@ from typing import Any
 from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
 from ..error_translation import OutOfMemoryError, translate_ort_errors
+from .layers import OPTIMISED_FILE
 from .loader import CPU_PROVIDER, CUDA_PROVIDER, create_session, diagnose_provider_load, silence_warnings
 
 CUDA_PROVIDER_OPTIONS = {"enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": "0"}
@@ -45,7 +46,7 @@ def open_session(
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
-        options.optimized_model_filepath = str(profile / "optimised.onnx")
+        options.optimized_model_filepath = str(profile / OPTIMISED_FILE)
     if provider != CPU_PROVIDER:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:

@@ -9,7 +9,7 @@ from ....errors import MeasurementError
 from ....lut.target import Target
 from ...machine.devices import diagnose_cuda
 from ..base import Runner, Workload
-from .runner import TORCH_DTYPES, CudaGraphRunner, EagerRunner
+from .runner import NO_LAYERS, TORCH_DTYPES, CudaGraphRunner, EagerRunner
 
 
 class TorchBackend:
@@ -34,6 +34,10 @@ class TorchBackend:
     def diagnose(self, device: Device) -> str | None:
         """Return None on a CPU or a CUDA device that torch can use, else the reason and the fix."""
         return None if device.is_cpu else diagnose_cuda(device)
+
+    def diagnose_layers(self, device: Device) -> str | None:
+        """Return the reason: the backend does not attribute kernels to layers."""
+        return NO_LAYERS
 
     def versions(self) -> dict[str, str]:
         """Return the versions of torch and, in a CUDA build, of CUDA and cuDNN."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ....device import CPU, Device
 from ....errors import MeasurementError
 from ...machine.devices import torch_threads
-from ..base import IMAGE_DTYPE, LayerTime, Workload, warm_up
+from ..base import IMAGE_DTYPE, Workload, warm_up
 from ..cuda.graph import CudaGraph
 from ..error_translation import translate_torch_errors
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TORCH_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Precision -> torch's data type, by name."""
+NO_LAYERS = "backend torch does not report layer times: use onnxruntime or tensorrt"
 
 
 class EagerRunner:
@@ -67,9 +68,9 @@ class EagerRunner:
         with torch.inference_mode(), torch_threads(self._threads):
             return _copy_to_host(self._module(*self._to_tensors(inputs)))
 
-    def measure_layers(self, runs: int) -> list[LayerTime]:
+    def time_layers(self) -> NoReturn:
         """Raise an error: the backend does not attribute kernels to layers."""
-        raise MeasurementError("backend torch does not report layer times: use onnxruntime or tensorrt")
+        raise MeasurementError(NO_LAYERS)
 
     def close(self) -> None:
         """Drop module and inputs."""
@@ -153,9 +154,9 @@ class CudaGraphRunner:
             self._graph.synchronize()  # reading a result in host memory does not wait for it
             return _copy_to_host(self._graph.result)
 
-    def measure_layers(self, runs: int) -> list[LayerTime]:
+    def time_layers(self) -> NoReturn:
         """Raise an error: the backend does not attribute kernels to layers."""
-        raise MeasurementError("backend torch does not report layer times: use onnxruntime or tensorrt")
+        raise MeasurementError(NO_LAYERS)
 
     @translate_torch_errors(on_gpu=True)
     def close(self) -> None:

@@ -49,6 +49,10 @@ class TensorRTBackend:
         index = device.ordinal
         return diagnose_capability(library, "{}.{}".format(*torch.cuda.get_device_capability(index)))
 
+    def diagnose_layers(self, device: Device) -> str | None:
+        """Return None: TensorRT reports layer times."""
+        return None
+
     def versions(self) -> dict[str, str]:
         """Return the versions of TensorRT, under the name of its flavour, of torch and of torch's CUDA.
 

@@ -46,6 +46,7 @@ class Layer:
         nodes: names of the fused ONNX nodes, in TensorRT's order; a node may be spread over several layers.
         tactic: name of the chosen kernel.
         precision: precision of the first output, `fp32`, `fp16`, `bf16` or `int8`.
+        shape: shape of the first output.
     """
 
     name: str
@@ -53,6 +54,12 @@ class Layer:
     nodes: tuple[str, ...] = ()
     tactic: str = ""
     precision: str = ""
+    shape: tuple[int, ...] = ()
+
+    @property
+    def is_copy(self) -> bool:
+        """True if the layer only copies a tensor to another format."""
+        return self.name.startswith(_COPY)
 
 
 def parse_log(message: str) -> tuple[Layer, ...]:
@@ -132,6 +139,7 @@ def _parse_layer(entry: Any) -> Layer:
         nodes=parse_nodes(name, str(entry.get("Metadata", ""))),
         tactic=str(entry.get("TacticName", "")),
         precision=_parse_precision(str(datatype)),
+        shape=tuple(size for size in first.get("Dimensions") or () if isinstance(size, int)),
     )
 
 

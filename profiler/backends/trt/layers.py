@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..base import LayerTime
+import numpy as np
+
+from ....errors import MeasurementError
+from ..base import LayerRuns, RuntimeLayer
 from .layer_nodes import Layer, parse_nodes, parse_report
 from .loader import Library
 
@@ -18,7 +20,15 @@ class LayerTimer:
         profiler: profiler for an execution context.
     """
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, execute: Callable[[], None], read: Callable[[], Sequence[Layer]]) -> None:
+        """Create the profiler.
+
+        Args:
+            module: TensorRT's Python module.
+            execute: runs the context once, up to the end of the device's work.
+            read: returns the layers of the engine, which give the ONNX nodes.
+        """
+        self._execute, self._read = execute, read
         self._runs: list[dict[str, float]] = []
         runs = self._runs
 
@@ -31,26 +41,35 @@ class LayerTimer:
 
         self.profiler = Profiler()
 
-    def start_run(self) -> None:
-        """Start a new run."""
-        self._runs.append({})
+    def run(self, repeats: int) -> None:
+        """Run the context `repeats` times."""
+        for _ in range(repeats):
+            self._runs.append({})
+            self._execute()
 
-    def compute_medians(self, layers: Sequence[Layer]) -> list[LayerTime]:
-        """Return the median latency of each layer over the runs, in the order of the first run.
+    def finish(self) -> LayerRuns:
+        """Return the layers in the order of the first run.
 
-        Args:
-            layers: layers of the engine, which give the ONNX nodes.
+        Raises:
+            MeasurementError: TensorRT reported no layers, or others from run to run.
         """
-        nodes = {layer.name: layer.nodes for layer in layers}
         names = list(self._runs[0]) if self._runs else []
-        return [
-            LayerTime(
-                layer=name,
-                nodes=nodes[name] if name in nodes else parse_nodes(name),
-                ms=statistics.median(run[name] for run in self._runs if name in run),
-            )
-            for name in names
-        ]
+        if not names or any(run.keys() != set(names) for run in self._runs):
+            raise MeasurementError("TensorRT did not report the same layers in every run")
+        layers = {layer.name: layer for layer in self._read()}
+        known = (layers.get(name) or Layer(name, nodes=parse_nodes(name)) for name in names)
+        return LayerRuns(
+            tuple(RuntimeLayer(layer.name, layer.nodes, layer.kind, layer.shape, layer.is_copy) for layer in known),
+            np.array([[run[name] for name in names] for run in self._runs], float),
+        )
+
+    def close(self) -> None:
+        """Let go of the execution context, which is freed with its last reference."""
+        self._execute = _refuse
+
+
+def _refuse() -> None:
+    raise MeasurementError("the layer timer is closed")
 
 
 def read_layers(library: Library, engine: Any) -> tuple[Layer, ...]:

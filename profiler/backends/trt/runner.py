@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
-from ..base import IMAGE_DTYPE, LayerTime, generate_inputs, warm_up
+from ..base import IMAGE_DTYPE, generate_inputs, warm_up
 from ..cuda.device import Buffer, CudaDevice
 from ..cuda.driver import StreamGraph
 from ..cuda.graph import NUM_WARM_UP_RUNS
@@ -30,8 +31,6 @@ NUMPY_DTYPES = {
     "BOOL": "bool",
 }
 """Name of a TensorRT data type -> numpy's name, for the types that numpy has."""
-
-DEFAULT_LAYER_RUNS = 20
 
 
 class EngineRunner:
@@ -128,8 +127,9 @@ class EngineRunner:
             self._device.synchronize()
         return [host.copy() for host in hosts]
 
-    def measure_layers(self, runs: int = DEFAULT_LAYER_RUNS) -> list[LayerTime]:
-        """Return the median latency of each layer in running order, without the CUDA graph and without copies.
+    @contextmanager
+    def time_layers(self) -> Iterator[LayerTimer]:
+        """Yield a timer of the layers, without the CUDA graph and without copies.
 
         TensorRT waits after each layer to time it, so the sum exceeds the latency of `run`. The measurement uses a
         second context: the graph's context must stay as it was captured.
@@ -137,25 +137,25 @@ class EngineRunner:
         Raises:
             MeasurementError: the engine fails, or memory for another context is short.
         """
-        timer, num_blocks = LayerTimer(self._library.module), len(self._scratch)
-        with self._device.activate():
-            context = None
-            try:
+        num_blocks, context, timer = len(self._scratch), None, None
+        try:
+            with self._device.activate():
                 context = self._new_context()
-                self._time_layers(context, timer, runs)
-                report = read_layers(self._library, self._engine)
-            finally:
+            self._execute_and_wait(context)
+            layers = partial(read_layers, self._library, self._engine)
+            timer = LayerTimer(self._library.module, partial(self._execute_and_wait, context), layers)
+            context.enqueue_emits_profile = True
+            context.profiler = timer.profiler
+            yield timer
+        finally:
+            with self._device.activate():
+                if timer is not None:
+                    timer.close()
                 del context
                 self._release(num_blocks)
-        return timer.compute_medians(report)
 
-    def _time_layers(self, context: Any, timer: LayerTimer, runs: int) -> None:
-        self._execute(context)
-        self._device.synchronize()
-        context.enqueue_emits_profile = True
-        context.profiler = timer.profiler
-        for _ in range(runs):
-            timer.start_run()
+    def _execute_and_wait(self, context: Any) -> None:
+        with self._device.activate():
             self._execute(context)
             self._device.synchronize()
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lgc.device import Device
-from lgc.errors import BackendUnavailableError, UnknownNameError, UsageError
+from lgc.errors import BackendUnavailableError, MeasurementError, UnknownNameError, UsageError
 from lgc.lut import Target
 from lgc.models import OpSpec
 from lgc.models.space.operators import input_shapes
 from lgc.profiler.backends import BACKENDS, get_backend, require_backend
-from lgc.profiler.backends.base import generate_inputs
+from lgc.profiler.backends.base import generate_inputs, measure_layers
 from lgc.profiler.timing.workloads import network_workload, operator_workload
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-1}
@@ -52,6 +52,25 @@ def test_runner_output_and_latencies_are_valid(backend, spec):
         assert (out.shape, out.dtype) == (truth.shape, truth.dtype)
         np.testing.assert_allclose(out, truth, atol=TOLERANCE[precision], rtol=TOLERANCE[precision])
         runner.close()
+
+
+def test_layers_are_timed_or_refused_with_a_reason(backend):
+    reason = backend.diagnose_layers(Device("cpu"))
+    runner = backend.compile(operator_workload(SPECS[0]), Target("cpu", backend.name))
+    if reason is not None:
+        with pytest.raises(MeasurementError, match=re.escape(reason)):
+            measure_layers(runner, 1)
+    else:
+        layers = measure_layers(runner, 3)
+        assert any("/Conv" in node for layer in layers for node in layer.nodes)
+        assert all(layer.ms > 0 for layer in layers)
+    runner.close()
+
+
+def test_gpu_providers_of_onnxruntime_refuse_layers():
+    for name in ("onnxruntime", "onnxruntime-tensorrt"):
+        assert "times of kernel launches; use tensorrt" in get_backend(name).diagnose_layers(Device("cuda:0"))
+    assert get_backend("tensorrt").diagnose_layers(Device("cuda:0")) is None
 
 
 def test_runner_runs_whole_networks(backend, mini_space):

@@ -12,7 +12,7 @@ from lgc.models import SearchSpace
 from lgc.models.onnx.slot_names import SlotNames, computed_slots
 from lgc.models.space.protocol import DENSE
 from lgc.profiler.backends import get_backend
-from lgc.profiler.backends.base import LayerTime
+from lgc.profiler.backends.base import LayerTime, measure_layers
 from lgc.profiler.deployment.layer_attribution import attribute_layers
 from lgc.profiler.deployment.network import Network
 
@@ -25,7 +25,7 @@ def test_every_onnx_runtime_layer_has_a_slot(preset, scope):
     space = SearchSpace.load(preset).with_input(64, 96)
     architecture = space.sample(2)
     runner = get_backend("onnxruntime").compile(Network(architecture, None, scope).workload(), ORT)
-    layers = runner.measure_layers(3)
+    layers = measure_layers(runner, 3)
     runner.close()
     names = SlotNames(architecture)
     slots = [{names.find_slot(node) for node in layer.nodes} for layer in layers]

@@ -29,7 +29,7 @@ class OpenedError(Exception):
 def opened(monkeypatch):
     """Return the arguments of a session: `opened(backend, device, precision)` gives model, provider and settings."""
 
-    def stop(name, model, provider, settings, threads):
+    def stop(name, model, provider, settings, threads, profile):
         raise OpenedError(onnx.load_from_string(model), provider, settings)
 
     monkeypatch.setattr(ort_runner, "open_session", stop)

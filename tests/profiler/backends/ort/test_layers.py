@@ -8,9 +8,12 @@ from onnx import helper
 from torch import nn
 from torch.nn import functional as F
 
+from lgc.errors import MeasurementError
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend
+from lgc.profiler.backends.base import measure_layers
 from lgc.profiler.backends.ort.layer_nodes import trace_nodes
+from lgc.profiler.backends.ort.layers import NUM_LAYER_WARM_UP_RUNS, read_layer_runs
 from lgc.profiler.backends.ort.loader import CPU_PROVIDER
 from lgc.profiler.backends.ort.session import open_session
 
@@ -76,8 +79,99 @@ def test_layer_times_sum_to_latency():
     workload = Workload("net", ((1, 16, 64, 64),), Residual)
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
     runner.prepare()
-    layers = runner.measure_layers(20)
+    layers = measure_layers(runner, 20)
     run_ms = min(runner.run(20))
     runner.close()
     assert all(layer.nodes and layer.ms > 0 for layer in layers)
     assert run_ms / 10 < sum(layer.ms for layer in layers) < run_ms * 20
+
+
+def make_event(name, start, duration, index=0):
+    arguments = {"op_name": name, "node_index": str(index), "output_type_shape": [{"float": [1, 4]}]}
+    return {"cat": "Node", "name": f"{name}_kernel_time", "ts": start, "dur": duration, "args": arguments}
+
+
+def test_runs_are_split_after_warm_up():
+    runs = range(NUM_LAYER_WARM_UP_RUNS + 2)
+    events = [
+        event for n in runs for event in (make_event("a", 100 * n, n), make_event("ReorderInput", 100 * n + 50, 7))
+    ]
+    result = read_layer_runs([{"cat": "Session", "name": "model_run"}, *events], len(runs), {"a": ("x", "y")})
+    assert result.durations_ms.tolist() == [[0.0035, 0.0075], [0.0045, 0.0075]]
+    first, second = result.layers
+    assert (first.name, first.nodes, first.shape, first.is_copy) == ("a", ("x", "y"), (1, 4), False)
+    assert (second.nodes, second.is_copy) == ((), True)
+
+
+def test_nodes_inside_a_loop_count_once():
+    events = [
+        event
+        for n in range(NUM_LAYER_WARM_UP_RUNS + 1)
+        for event in (
+            make_event("body", 100 * n + 1, 5),
+            make_event("body", 100 * n + 9, 5),
+            make_event("Loop", 100 * n, 20),
+        )
+    ]
+    result = read_layer_runs(events, NUM_LAYER_WARM_UP_RUNS + 1, {})
+    assert [layer.name for layer in result.layers] == ["Loop"]
+
+
+def test_incomplete_profile_is_an_error():
+    events = [make_event("a", 0, 1), make_event("b", 10, 1), make_event("a", 20, 1)]
+    with pytest.raises(MeasurementError, match="lacks layers of some runs"):
+        read_layer_runs(events, 2, {})
+
+
+def test_normalisation_of_its_own_is_a_layer(tmp_path):
+    """The runtime turns it into a convolution with another name, and fuses the activation after it."""
+
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+            self.norm = nn.BatchNorm2d(16)
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            return self.second(x + self.norm(x).relu())
+
+    _, behind = optimised(Workload("net", ((1, 16, 16, 16),), lambda: Normalised().eval()).onnx, tmp_path)
+    assert any(nodes[-2:] == ("/norm/BatchNormalization", "/Relu_1") for nodes in behind.values())
+
+
+def test_product_with_bias_belongs_to_gemm(tmp_path):
+    """The runtime turns a product of three dimensions and its bias into a Gemm between two reshapes."""
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.linear(x.sigmoid()).tanh()
+
+    _, behind = optimised(Workload("net", ((1, 6, 8),), Linear).onnx, tmp_path)
+    (gemm,) = (nodes for name, nodes in behind.items() if name.endswith("MatMulAddFusion"))
+    assert gemm == ("/linear/MatMul", "/linear/Add")
+
+
+def test_activation_belongs_to_its_convolution(tmp_path):
+    class Activated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+
+        def forward(self, x):
+            return self.second(F.hardswish(self.first(x)))
+
+    _, behind = optimised(Workload("net", ((1, 16, 8, 8),), Activated).onnx, tmp_path)
+    activated = [nodes for nodes in behind.values() if any("HardSwish" in node for node in nodes)]
+    assert all("/second/Conv" not in nodes for nodes in activated)
+
+
+def test_own_transpositions_are_copies():
+    events = [make_event("Transpose", 100 * n, 5) for n in range(NUM_LAYER_WARM_UP_RUNS + 1)]
+    for nodes, is_copy in (((), True), (("/Transpose",), False)):
+        result = read_layer_runs(events, NUM_LAYER_WARM_UP_RUNS + 1, {"Transpose": nodes})
+        assert result.layers[0].is_copy == is_copy

@@ -8,6 +8,7 @@ from torch import nn
 from lgc.errors import MeasurementError
 from lgc.lut import Target
 from lgc.profiler.backends import Workload, get_backend
+from lgc.profiler.backends.base import measure_layers
 from lgc.profiler.backends.error_translation import OutOfMemoryError
 
 WORKLOAD = Workload("net", ((1, 4, 8, 8),), lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
@@ -72,4 +73,4 @@ def test_failing_layer_measurement_is_an_error():
     workload = Workload("large", ((1,),), None, file=expanding())
     runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
     with pytest.raises(OutOfMemoryError, match=r"^not enough memory: ONNX Runtime: "):
-        runner.measure_layers(1)
+        measure_layers(runner, 1)

@@ -39,13 +39,14 @@ import importlib, sys
 from lgc.profiler.backends.trt.layers import LayerTimer
 from lgc.profiler.backends.trt.log import Log
 module = importlib.import_module(sys.argv[1])
-log, timer = Log(module), LayerTimer(module)
+log = Log(module)
+timer = LayerTimer(module, lambda: timer.profiler.report_layer_time("conv", 0.5), tuple)
 assert isinstance(log.logger, module.ILogger) and isinstance(timer.profiler, module.IProfiler)
 log.logger.log(module.ILogger.Severity.ERROR, "too large")
 log.logger.log(module.ILogger.Severity.INFO, "no matter")
-timer.start_run()
-timer.profiler.report_layer_time("conv", 0.5)
-print(log.errors, log.warnings, [(time.layer, time.ms) for time in timer.compute_medians(())])
+timer.run(1)
+runs = timer.finish()
+print(log.errors, log.warnings, [(layer.name, ms) for layer, ms in zip(runs.layers, runs.durations_ms[0].tolist())])
 """
 
 

@@ -150,7 +150,15 @@ def test_inspector_report_is_parsed(datatype, precision):
         "Metadata": "[ONNX Layer: /a/Conv]\x1f[ONNX Layer: /a/Relu]",
     }
     (parsed,) = parse_report(json.dumps({"Layers": [layer], "Bindings": ["x", "y"]}))
-    assert parsed == Layer("/a/Conv + /a/Relu", "CaskConvolution", ("/a/Conv", "/a/Relu"), "sm80_xmma_fprop", precision)
+    nodes = ("/a/Conv", "/a/Relu")
+    assert parsed == Layer("/a/Conv + /a/Relu", "CaskConvolution", nodes, "sm80_xmma_fprop", precision, (1, 8))
+    assert not parsed.is_copy
+
+
+def test_copy_between_formats_is_recognised():
+    name = "Reformatting CopyNode for Input Tensor 0 to /a/Conv"
+    (parsed,) = parse_report(json.dumps({"Layers": [{"Name": name, "LayerType": "Reformat", "Outputs": []}]}))
+    assert (parsed.is_copy, parsed.nodes, parsed.shape) == (True, (), ())
 
 
 @pytest.mark.parametrize("key", ["Datatype", "DataType"])
@@ -179,7 +187,8 @@ def test_tensorrt_11_report_is_parsed(key, datatype, precision):
     report = json.dumps({"Layers": [layer], "I/O Tensors": ends, "Engine Metadata": {"Multi-Device": "Disabled"}})
     for text in (report, report.replace("\\u001f", "\x1f")):
         (parsed,) = parse_report(text)
-        assert parsed == Layer("/a/Conv_myl0_1", "correlation", ("/a/Conv", "/a/Relu"), "__myelin_CASK_STUB", precision)
+        nodes, shape = ("/a/Conv", "/a/Relu"), (1, 8, 4, 4)
+        assert parsed == Layer("/a/Conv_myl0_1", "correlation", nodes, "__myelin_CASK_STUB", precision, shape)
 
 
 def test_report_of_names_only_is_parsed():

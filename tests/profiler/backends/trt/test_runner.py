@@ -7,7 +7,7 @@ import pytest
 
 from lgc.device import Device
 from lgc.errors import BackendUnavailableError, MeasurementError
-from lgc.profiler.backends.base import generate_inputs
+from lgc.profiler.backends.base import generate_inputs, measure_layers
 from lgc.profiler.backends.cuda import device as cuda_place
 from lgc.profiler.backends.cuda import driver as cuda_driver
 from lgc.profiler.backends.cuda.graph import NUM_WARM_UP_RUNS
@@ -189,7 +189,7 @@ def test_layers_are_timed_in_own_context(make_runner, cuda):
     runner = make_runner()
     captured = runner._context
     cuda.journal.clear()
-    fused, cast = runner.measure_layers(3)
+    fused, cast = measure_layers(runner, 3)
     assert (fused.layer, fused.nodes, fused.ms) == ("/a/Conv + /a/Relu", ("/a/Conv", "/a/Relu"), 1.0)
     assert (cast.layer, cast.nodes, cast.ms) == ("__myl_Cast_myl0_1", ("/b/Cast", "/c/Add"), 0.25)
     assert cuda.journal == [*["engine"] * 4, "context gone"]
@@ -247,10 +247,10 @@ def test_failed_layer_timing_frees_memory(rtx, engine, cuda):
     runner = rtx()
     engine.works = False
     with pytest.raises(MeasurementError, match="failed to run the engine"):
-        runner.measure_layers(3)
+        measure_layers(runner, 3)
     engine.makes_contexts = 0
     with pytest.raises(MeasurementError, match="cannot create a context on cuda:1: bad weather"):
-        runner.measure_layers(3)
+        measure_layers(runner, 3)
     assert cuda.held == ["stream", "memory", "memory", "memory"]
     runner.close()
     assert cuda.held == []

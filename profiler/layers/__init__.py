@@ -1,0 +1,1 @@
+"""Layers of a network: their times, costs, and distance from the peak of the device."""

@@ -1,0 +1,126 @@
+"""Rows of a breakdown and the lines on them: costs of fused layers and copies, percent of the peak, plain words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from torch import nn
+from torch.nn import functional as F
+
+from lgc.lut import Target
+from lgc.models.onnx.costs import count_costs
+from lgc.models.onnx.node_costs import GraphCosts
+from lgc.profiler.backends import Workload, get_backend
+from lgc.profiler.backends.base import RuntimeLayer
+from lgc.profiler.layers.breakdown import LayerBreakdown, LayerRow, assign_nodes, make_rows
+from lgc.profiler.layers.peak import DevicePeak
+from lgc.profiler.layers.remarks import describe_layer, describe_longest
+from lgc.profiler.layers.timing import LayerMeasurement, time_layers
+
+CPU = Target("cpu", "onnxruntime")
+PEAK = DevicePeak("cpu", "fp32", 1e9, ((2**18, 1e10), (2**28, 1e10)), "2026-01-01", 1.0)
+"""1 GMACs/s, 10 GB/s: balanced at 0.1 MACs per byte."""
+SIZE = (64, 128)
+ROW = LayerRow("/conv", "Conv+Relu", "7x7/2", (1, 8, 32, 64), 2.0, 31.0, 10**6, 10**5, 10.0, 50.0, "compute", False)
+
+
+class Residual(nn.Module):
+    """Convolution with fused activation and addition, a normalisation of its own, upsampling."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = self.norm((x + self.second(x)).relu()).relu()
+        return F.interpolate(x, scale_factor=2.0)
+
+
+@pytest.fixture(scope="module")
+def workload():
+    return Workload("net", ((1, 16, 16, 16),), lambda: Residual().eval())
+
+
+@pytest.fixture(scope="module")
+def measured(workload):
+    return time_layers(get_backend("onnxruntime"), CPU, workload, 0.0)
+
+
+def test_every_mac_belongs_to_one_layer(workload, measured):
+    rows = make_rows(measured, GraphCosts(workload.onnx), PEAK)
+    assert sum(row.macs for row in rows) == count_costs(workload.onnx).macs == 2 * 16 * 16 * 9 * 256
+    assert sum(row.share_pct for row in rows) == pytest.approx(100)
+    assert [row.ms for row in rows] == sorted((row.ms for row in rows), reverse=True)
+    assert sum(row.ms for row in rows) == pytest.approx(measured.sum_ms)
+
+
+def test_fused_layers_have_operators_of_their_nodes(workload, measured):
+    rows = {row.name: row for row in make_rows(measured, GraphCosts(workload.onnx), PEAK) if not row.is_copy}
+    assert rows["/first/Conv"].operator == "Conv+Relu"
+    assert rows["/second/Conv"].operator == "Conv+Add+Relu"
+    assert rows["/second/Conv"].shape == (1, 16, 16, 16)
+    assert {row.operator for row in rows.values() if row.macs == 0} >= {"BatchNormalization+Relu"}
+
+
+def test_copy_has_bytes_but_no_macs(workload):
+    layers = (
+        RuntimeLayer("copy", ("/first/Conv",), "ReorderOutput", (1, 16, 16, 16), is_copy=True),
+        RuntimeLayer("conv", ("/first/Conv", "/Relu"), "Conv"),
+        RuntimeLayer("other", (), "Unknown", (1, 4)),
+        RuntimeLayer("view", (), "Reshape", (1, 4)),
+    )
+    measured = LayerMeasurement(layers, (3.0, 2.0, 1.0, 0.5), 6.0, 1.0, 9)
+    copy, conv, other, view = make_rows(measured, GraphCosts(workload.onnx), PEAK)
+    assert (copy.name, copy.macs, copy.bytes) == ("/first/Conv", 0, 2 * 4 * 16**3)
+    assert copy.limit == "memory"
+    assert copy.peak_pct == pytest.approx(100 * PEAK.memory_ms(copy.bytes) / 3)
+    assert conv.macs == 16 * 16 * 9 * 256
+    assert (conv.limit, conv.intensity) == ("compute", conv.macs / conv.bytes)
+    assert conv.peak_pct == pytest.approx(100 * PEAK.compute_ms(conv.macs) / 2)
+    assert (other.name, other.operator, other.shape) == ("other", "Unknown", (1, 4))
+    assert (other.macs, other.bytes, other.peak_pct) == (None, None, None)
+    assert (view.macs, view.bytes, view.peak_pct) == (0, 0, None)
+
+
+def test_spread_node_counts_in_longest_layer(workload):
+    layers = [RuntimeLayer(name, ("/first/Conv", "unknown")) for name in ("short", "long")]
+    assert assign_nodes(layers, (1.0, 2.0), GraphCosts(workload.onnx)) == [(), ("/first/Conv",)]
+
+
+def make_breakdown(*rows):
+    return LayerBreakdown("net", SIZE, CPU, rows, 10.5, 10.0, 1.0, 72, PEAK)
+
+
+def test_json_has_layers_and_both_latencies():
+    content = make_breakdown(ROW).as_dict()
+    assert (content["sum_ms"], content["network_ms"], content["layer_runs"]) == (10.5, 10.0, 72)
+    names = {"name", "operator", "shape", "ms", "share_pct", "macs", "bytes", "intensity", "peak_pct"}
+    assert names <= content["layers"][0].keys()
+    assert make_breakdown(ROW).excess_pct == pytest.approx(5)
+
+
+def test_longest_layers_have_a_line():
+    lines = describe_longest(make_breakdown(*[ROW] * 5))
+    assert [line[:2] for line in lines] == ["1.", "2.", "3."]
+    assert lines[0].startswith("1. /conv: conv 7x7/2 at 1/2: 31 % of the time, 50 % of peak, compute-bound: 10.0 MACs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "phrase"),
+    [
+        ({"peak_pct": 80.0, "limit": "memory"}, "80 % of peak, memory-bound: 10.0 MACs/byte, 10 GB/s for 0.1 MB"),
+        ({"peak_pct": 12.0}, "bound by neither: 1.000 ms of arithmetic and 0.010 ms of memory traffic at the peaks"),
+        ({"peak_pct": 140.0}, "140 % of peak, faster than the measured peak"),
+        ({"macs": None}, "costs unknown"),
+        ({"peak_pct": None, "macs": 0, "bytes": 0}, "its time is the runtime's own"),
+        ({"macs": 0, "limit": "memory", "is_copy": True, "kernel": ""}, "change of layout at 1/2: 31 % of the time"),
+        ({"kernel": "", "operator": "Resize", "shape": (1, 8, 64, 128)}, "/conv: Resize at 1/1:"),
+        ({"kernel": "", "operator": "ArgMax", "shape": (1, 64, 128)}, "ArgMax at 1/1:"),
+        ({"kernel": "1x1", "shape": (1, 8, 1, 1)}, "conv 1x1: 31 %"),
+    ],
+)
+def test_line_states_what_figures_support(changes, phrase):
+    assert phrase in describe_layer(replace(ROW, **changes), SIZE, PEAK)
