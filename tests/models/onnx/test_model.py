@@ -187,3 +187,28 @@ def test_sequence_output_asks_for_a_tensor(tmp_path):
     ):
         OnnxModel.load(path)
     assert OnnxModel.load(path, output="y").outputs[0].name == "y"
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [
+        ("FLOAT8E4M3FN", "quantised to float8e4m3fn, which no backend supports"),
+        ("UINT16", "quantised to uint16: called int8"),
+    ],
+)
+def test_other_widths_than_8_bits_are_said(kind, outcome, tmp_path):
+    code = getattr(onnx.TensorProto, kind)
+    zero = helper.make_tensor("zero", code, [], [0])
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        *files.net_nodes("d"),
+    ]
+    model = files.make(nodes, weights=files.WEIGHTS | {"scale": np.array(0.1, np.float32)}, opset=21, ir=10)
+    model.graph.initializer.append(zero)
+    path = files.save(model, tmp_path / "m.onnx")
+    if kind.startswith("FLOAT8"):
+        with pytest.raises(FileFormatError, match=outcome):
+            OnnxModel.load(path)
+    else:
+        assert outcome in OnnxModel.load(path).remarks
