@@ -15,7 +15,9 @@ QDQ, QOPERATOR, DYNAMIC = "QDQ", "QOperator", "dynamic"
 """Kinds of quantisation: Q/DQ nodes around float operators, integer operators, ranges computed for each image."""
 
 _DYNAMIC = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
-_INTEGER = ("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QAttention")
+_INTEGER = (*_DYNAMIC, "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QAttention")
+MIN_FLOAT_SHARE = 0.005
+"""Share of multiply-accumulates in float that is remarked in an int8 model."""
 _FLOATS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "float64"}
 
 
@@ -39,6 +41,9 @@ def find_arithmetic(raw: RawModel, inferred: Any) -> tuple[str, str | None]:
     types = _read_types(inferred.graph)
     if quantisation := find_quantisation(operators):
         _require_int8(raw, types)
+        share = _measure_float_share(inferred.graph)
+        if share >= MIN_FLOAT_SHARE:
+            raw.remarks.append(f"{100 * share:.0f} % of the multiply-accumulates are not quantised")
         return "int8", quantisation
     used = dict((_count_by_type(inferred.graph, types) or _count_weights(raw.model)).most_common())
     precision = next(iter(used), "fp32")
@@ -91,6 +96,21 @@ def _require_int8(raw: RawModel, types: Mapping[str, str]) -> None:
         raise FileFormatError(f"{raw.where} is quantised to {low[0].lower()}, which no backend supports: use int8")
     if other := sorted(name.lower() for name in quantised - {"INT8", "UINT8"}):
         raw.remarks.append(f"quantised to {', '.join(other)}: called int8")
+
+
+def _measure_float_share(graph: Any) -> float:
+    """Return the share of multiply-accumulates outside integer operators and Q/DQ nodes; 0 where shapes are unknown."""
+    shapes = read_shapes(graph)
+    dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    products = [node for node in graph.node if is_product(node)]
+    macs = [count_node_macs(node, shapes) for node in products]
+    if None in macs or not any(macs):
+        return 0.0
+    is_float = [
+        node.op_type not in _INTEGER and not node.op_type.startswith("QLinear") and node.input[0] not in dequantised
+        for node in products
+    ]
+    return sum(count or 0 for count, counts in zip(macs, is_float, strict=True) if counts) / sum(filter(None, macs))
 
 
 def _read_types(graph: Any) -> dict[str, str]:

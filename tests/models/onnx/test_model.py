@@ -91,6 +91,17 @@ def test_precision_is_that_of_the_computation(make, precision, tmp_path):
     assert (model.costs.parameters, model.costs.macs) == (PARAMETERS, MACS)
 
 
+def test_partly_quantised_file_is_remarked(tmp_path):
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    source, path = files.save(files.make(), tmp_path / "plain.onnx"), tmp_path / "m.onnx"
+    options = {"op_types_to_quantize": ["Conv"], "nodes_to_exclude": ["last"], "weight_type": QuantType.QUInt8}
+    quantize_dynamic(source, path, **options)
+    assert OnnxModel.load(path).remarks == ("13 % of the multiply-accumulates are not quantised",)
+    quantize_dynamic(source, path, **{**options, "nodes_to_exclude": []})
+    assert OnnxModel.load(path).remarks == ()
+
+
 def test_mixed_precision_is_remarked(tmp_path):
     model = files.half(keep_io=True)
     model.graph.node[3].input[1] = "w2f"
