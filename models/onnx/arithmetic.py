@@ -17,7 +17,7 @@ QDQ, QOPERATOR, DYNAMIC = "QDQ", "QOperator", "dynamic"
 _DYNAMIC = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
 _INTEGER = (*_DYNAMIC, "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QAttention")
 MIN_FLOAT_SHARE = 0.005
-"""Share of multiply-accumulates in float that is remarked in an int8 model."""
+"""Share of multiply-accumulates in float that is reported for an int8 model."""
 _FLOATS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "float64"}
 
 
