@@ -120,6 +120,25 @@ def check_image(path: Path) -> None:
         pass
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Return height and width of an image, rotated by its EXIF orientation, from its header.
+
+    Raises:
+        DataError: The file is missing, not an image, or too large.
+    """
+    from PIL import ExifTags
+
+    with _open_image(path) as file:
+        width, height = file.size
+        if file.format == "PNG" and "exif" not in file.info:  # `getexif` would decode the pixels to look behind them
+            return height, width
+        try:
+            is_turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by 90 degrees
+        except Exception:  # see `decode_image`
+            is_turned = False
+    return (width, height) if is_turned else (height, width)
+
+
 def decode_image(path: Path, on_remark: OnRemark = ignore_remark) -> Image.Image:
     """Decode an image file, upright: rotated by its EXIF orientation.
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from ..models.space.protocol import DENSE
-from .cli.console import RESTARTS, emit, new_app, run, say
+from .cli.console import RESTARTS, announce_dataset, emit, new_app, run, say
 from .cli.export_table import make_export_tables
 from .cli.network_options import (
     BgrOption,
@@ -67,9 +67,8 @@ ThreadsOption = Annotated[
 DataOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR",
-        help="Dataset folder (Cityscapes, CamVid) or folder of images: for the ranges of int8, and for the "
-        "comparison with torch.",
+        metavar="FILE|DIR",
+        help="Dataset (see lgc-train) or folder of images: for the ranges of int8, and for the comparison with torch.",
     ),
 ]
 ToleranceOption = Annotated[
@@ -184,16 +183,17 @@ def _list_images(data: Path) -> tuple[list[Path], list[Path]]:
     """Return the training and validation images of a dataset; of a plain folder, every other image each.
 
     Raises:
-        DataError: the folder has no images.
+        DataError: the folder has no images, or the dataset has an error.
     """
     from ..models.images import list_images
-    from ..search.data.layouts import list_pairs
+    from ..search.data.description import UnknownLayoutError
 
     try:
-        train, val = ([pair.image for pair in list_pairs(data, split)[1]] for split in ("train", "val"))
-    except DataError:
+        spec = announce_dataset(data)
+    except UnknownLayoutError:
         files = list(list_images(data))
         return files[::2], files[1::2] or files
+    train, val = ([pair.image for pair in spec.pairs(split)] for split in ("train", "val"))
     return train, val
 
 
