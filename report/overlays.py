@@ -14,7 +14,7 @@ from ..profiler.inference.painting import blend_mask
 if TYPE_CHECKING:
     from ..models.images import RGBImage
     from ..profiler.inference.painting import Legend
-    from ..profiler.inference.segmenter import Labels
+    from ..profiler.inference.resampling import Labels
 
 COLUMNS = 4
 CELL = (320, 240)
