@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...errors import FileFormatError
-from .costs import count_node_macs, read_shapes
-from .graphs import RawModel, walk_nodes
+from .costs import count_node_macs, is_product, read_shapes
+from .graphs import RawModel, walk_nodes, walk_tensors
 
 QDQ, QOPERATOR, DYNAMIC = "QDQ", "QOperator", "dynamic"
 """Kinds of quantisation: Q/DQ nodes around float operators, integer operators, ranges computed for each image."""
 
 _DYNAMIC = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
-_INTEGER = ("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QAttention")
+_INTEGER = (*_DYNAMIC, "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QAttention")
+MIN_FLOAT_SHARE = 0.005
+"""Share of multiply-accumulates in float that is reported for an int8 model."""
 _FLOATS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "float64"}
 
 
@@ -38,26 +41,43 @@ def find_arithmetic(raw: RawModel, inferred: Any) -> tuple[str, str | None]:
     types = _read_types(inferred.graph)
     if quantisation := find_quantisation(operators):
         _require_int8(raw, types)
+        share = _measure_float_share(inferred.graph)
+        if share >= MIN_FLOAT_SHARE:
+            raw.remarks.append(f"{100 * share:.0f} % of the multiply-accumulates are not quantised")
         return "int8", quantisation
-    macs: Counter[str] = Counter()
-    shapes = read_shapes(inferred.graph)
-    for node in inferred.graph.node:
-        count = count_node_macs(node, shapes)
-        if count is not None or node.op_type in ("If", "Loop", "Scan"):
-            macs[_FLOATS.get(types.get(node.input[0], ""), "fp32")] += count or 0
-    used = dict(macs.most_common())
-    if not used:  # no multiply-accumulates
-        kinds = [types[tensor.name] for tensor in (*inferred.graph.input, *inferred.graph.initializer)]
-        used = dict.fromkeys([_FLOATS[kind] for kind in kinds if kind in _FLOATS], 0)
+    used = dict((_count_by_type(inferred.graph, types) or _count_weights(raw.model)).most_common())
     precision = next(iter(used), "fp32")
     if precision == "float64":
         raise FileFormatError(f"{raw.where} computes in float64, which no backend does: convert it to float32")
-    if len(used) > 1 and (total := sum(used.values())):
+    if len(used) > 1:
+        total = sum(used.values())
         shares = ", ".join(f"{100 * count / total:.0f} % in {name}" for name, count in used.items())
         raw.remarks.append(f"mixed precision, multiply-accumulates {shares}: called {precision}")
     if "DequantizeLinear" in operators:
         raw.remarks.append(f"only weights are quantised, for storage: it computes in {precision}")
     return precision, None
+
+
+def _count_by_type(graph: Any, types: Mapping[str, str]) -> Counter[str]:
+    """Return float type -> multiply-accumulates, by the types of the tensors that are multiplied; 1 where unknown."""
+    macs: Counter[str] = Counter()
+    shapes = read_shapes(graph)
+    for node in graph.node:
+        if is_product(node):
+            kinds = [_FLOATS[types[name]] for name in node.input if types.get(name) in _FLOATS]
+            macs.update({kind: count_node_macs(node, shapes) or 1 for kind in kinds[:1]})
+    return macs
+
+
+def _count_weights(model: Any) -> Counter[str]:
+    """Return float type -> number of weights, of sub-graphs too, for a graph without multiply-accumulates."""
+    from onnx import TensorProto
+
+    weights: Counter[str] = Counter()
+    for tensor in walk_tensors(model):
+        kind = _FLOATS.get(TensorProto.DataType.Name(tensor.data_type))
+        weights.update({kind: math.prod(tensor.dims)} if kind else {})
+    return weights
 
 
 def find_quantisation(operators: Collection[str]) -> str | None:
@@ -76,6 +96,21 @@ def _require_int8(raw: RawModel, types: Mapping[str, str]) -> None:
         raise FileFormatError(f"{raw.where} is quantised to {low[0].lower()}, which no backend supports: use int8")
     if other := sorted(name.lower() for name in quantised - {"INT8", "UINT8"}):
         raw.remarks.append(f"quantised to {', '.join(other)}: called int8")
+
+
+def _measure_float_share(graph: Any) -> float:
+    """Return the share of multiply-accumulates outside integer operators and Q/DQ nodes; 0 where shapes are unknown."""
+    shapes = read_shapes(graph)
+    dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    products = [node for node in graph.node if is_product(node)]
+    macs = [count_node_macs(node, shapes) for node in products]
+    if None in macs or not any(macs):
+        return 0.0
+    is_float = [
+        node.op_type not in _INTEGER and not node.op_type.startswith("QLinear") and node.input[0] not in dequantised
+        for node in products
+    ]
+    return sum(count or 0 for count, counts in zip(macs, is_float, strict=True) if counts) / sum(filter(None, macs))
 
 
 def _read_types(graph: Any) -> dict[str, str]:

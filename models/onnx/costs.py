@@ -81,6 +81,11 @@ def count_node_macs(node: Any, shapes: Shapes) -> int | None:
     return None if count is None else count(node, shapes)
 
 
+def is_product(node: Any) -> bool:
+    """Return True for a convolution or a matrix product."""
+    return node.op_type in _MACS
+
+
 def read_shapes(graph: Any) -> dict[str, tuple[int, ...]]:
     """Return the known static shapes of a graph's tensors."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}

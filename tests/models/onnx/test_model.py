@@ -91,6 +91,17 @@ def test_precision_is_that_of_the_computation(make, precision, tmp_path):
     assert (model.costs.parameters, model.costs.macs) == (PARAMETERS, MACS)
 
 
+def test_partly_quantised_file_is_remarked(tmp_path):
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    source, path = files.save(files.make(), tmp_path / "plain.onnx"), tmp_path / "m.onnx"
+    options = {"op_types_to_quantize": ["Conv"], "nodes_to_exclude": ["last"], "weight_type": QuantType.QUInt8}
+    quantize_dynamic(source, path, **options)
+    assert OnnxModel.load(path).remarks == ("13 % of the multiply-accumulates are not quantised",)
+    quantize_dynamic(source, path, **{**options, "nodes_to_exclude": []})
+    assert OnnxModel.load(path).remarks == ()
+
+
 def test_mixed_precision_is_remarked(tmp_path):
     model = files.half(keep_io=True)
     model.graph.node[3].input[1] = "w2f"
@@ -187,3 +198,28 @@ def test_sequence_output_asks_for_a_tensor(tmp_path):
     ):
         OnnxModel.load(path)
     assert OnnxModel.load(path, output="y").outputs[0].name == "y"
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [
+        ("FLOAT8E4M3FN", "quantised to float8e4m3fn, which no backend supports"),
+        ("UINT16", "quantised to uint16: called int8"),
+    ],
+)
+def test_other_widths_than_8_bits_are_said(kind, outcome, tmp_path):
+    code = getattr(onnx.TensorProto, kind)
+    zero = helper.make_tensor("zero", code, [], [0])
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        *files.net_nodes("d"),
+    ]
+    model = files.make(nodes, weights=files.WEIGHTS | {"scale": np.array(0.1, np.float32)}, opset=21, ir=10)
+    model.graph.initializer.append(zero)
+    path = files.save(model, tmp_path / "m.onnx")
+    if kind.startswith("FLOAT8"):
+        with pytest.raises(FileFormatError, match=outcome):
+            OnnxModel.load(path)
+    else:
+        assert outcome in OnnxModel.load(path).remarks
