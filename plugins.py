@@ -6,10 +6,10 @@ named inside a table, a run folder or a YAML file is ever passed to this module.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -21,14 +21,12 @@ from types import ModuleType
 
 from .errors import PluginError
 
-PACKAGES = ("lut", "models", "profiler", "report", "search", "tools")
-"""Packages of lgc."""
-
 _PREFIX = "lgc_plugin_"
 """Start of the names under which files are imported."""
 
-_LIBRARIES = (*(Path(__file__).parent / name for name in PACKAGES), Path(contextlib.__file__).parent)
-"""Folders of lgc and of Python's standard library."""
+_PACKAGES = ("lut", "models", "profiler", "report", "search", "tools", "plugins.py")
+_OWN_SOURCES = tuple(str(Path(__file__).parent / name) for name in _PACKAGES)
+_TORCH_FOLDER = f"{os.sep}site-packages{os.sep}torch{os.sep}"
 
 _loaded: dict[str, None] = {}
 """References of the loaded plugins, in order; files are absolute paths."""
@@ -188,6 +186,5 @@ def locate_error(error: BaseException) -> str:
 
 
 def is_user_file(name: str) -> bool:
-    """Return True if a source file belongs neither to lgc nor to Python nor to an installed package."""
-    path = Path(name)
-    return not any(path.is_relative_to(folder) for folder in _LIBRARIES) and "site-packages" not in path.parts
+    """Return False for sources that are not the user's: torch's, lgc's, and generated code."""
+    return not name.startswith(("<", *_OWN_SOURCES)) and _TORCH_FOLDER not in name

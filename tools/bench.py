@@ -17,9 +17,11 @@ from .cli.console import RESTARTS, emit, new_app, run, say
 from .cli.network_options import PrecisionListOption, ScopeOption
 from .cli.options import (
     JsonOption,
+    PluginOption,
     SecondsOption,
     ThreadsOption,
     is_given,
+    load_operators,
     make_backend_option,
     make_device_option,
     parse_seconds,
@@ -72,6 +74,7 @@ def bench(
     seconds: SecondsOption = "10s",
     plot: PlotOption = None,
     published: PublishedOption = False,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time ONNX files, runs and peers under one protocol, interleaved in random order on the same machine.
@@ -84,6 +87,7 @@ def bench(
     from ..profiler.comparison import pair_candidates, time_candidates
     from ..report.accuracy_speed import check_plot, write_plot
 
+    load_operators(plugin)
     duration_s = parse_seconds(seconds)
     peer_names = list(dict.fromkeys([*(PEERS if peers else ()), *(peer or ())]))
     candidates = _list_candidates(sources or [], peer_names, [parse_size(text) for text in sizes or []], scope)

@@ -14,7 +14,9 @@ from .cli.export_table import make_export_tables
 from .cli.network_options import PrecisionListOption, ScopeOption
 from .cli.options import (
     JsonOption,
+    PluginOption,
     SecondsOption,
+    load_operators,
     make_backend_option,
     make_device_option,
     parse_percent,
@@ -85,6 +87,7 @@ def export(
     layers: LayersOption = False,
     seconds: SecondsOption = "10s",
     compute_capability: ComputeCapabilityOption = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Export a network to ONNX and TensorRT, compare it with torch, time it, and check the predicted latency.
@@ -95,6 +98,7 @@ def export(
     """
     from ..profiler.deployment.export import ExportSettings, export_network
 
+    load_operators(plugin)
     aliases = [ALIASES[name] for name, chosen in (("ort", ort), ("torch", torch), ("trt", trt)) if chosen]
     tolerance_pct = None if tolerance is None else parse_percent(tolerance)
     duration_s = parse_seconds(seconds)

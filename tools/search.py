@@ -25,7 +25,16 @@ from .cli.console import (
 )
 from .cli.lut_show import warn_of_error
 from .cli.model_options import add_options
-from .cli.options import DataOption, JsonOption, is_given, make_device_option, make_range_option, make_space_option
+from .cli.options import (
+    DataOption,
+    JsonOption,
+    PluginOption,
+    is_given,
+    load_operators,
+    make_device_option,
+    make_range_option,
+    make_space_option,
+)
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -82,6 +91,7 @@ def search(
     target_fps: TargetFpsOption = None,
     measure: MeasureOption = False,
     device: Annotated[str | None, make_device_option("the table's GPU, else cpu", "to train the supernet on")] = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
@@ -95,9 +105,10 @@ def search(
     if is_given(context, "beta") and not settings["latency_term"]:
         raise UsageError("--beta is the weight of the latency term: remove it or --no-latency-term")
     settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
+    share_cores()  # torch is imported from here on
+    load_operators(plugin)
     predictors, remarks = zip(*(_open_predictor(path, space, settings["scope"]) for path in lut), strict=True)
     warnings = [remark for remark in remarks if remark is not None]
-    share_cores()  # torch is imported from here on
     from ..profiler.deployment.latency import make_latency_meter
     from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
