@@ -16,6 +16,7 @@ from ...errors import (
     MismatchError,
     MissingEntryError,
     MissingOperatorError,
+    UnknownOperatorError,
 )
 from ...models.space.operators import OPERATORS, is_first_recipe, is_free, recipe_digest
 from ...models.space.opspec import OpSpec
@@ -69,6 +70,9 @@ class LatencyTable:
         except MissingOperatorError:
             self.close()
             raise
+        except UnknownOperatorError as error:
+            self.close()
+            raise MissingOperatorError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError, LgcError) as error:
             self.close()
             raise FileFormatError(f"{path} is a damaged latency table: its content fails at {error}") from error

@@ -6,8 +6,8 @@ import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -40,8 +40,8 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
 
     inputs = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in input_shapes)
     buffer: Any = io.BytesIO()  # torch annotates a path but accepts a file
-    printed = io.StringIO()  # torch prints the graph of an export that fails
-    with warnings.catch_warnings(record=True) as caught, redirect_stdout(printed), torch.no_grad():
+    silence = patch.object(torch._C, "_jit_onnx_log", lambda *_: None)  # prints the graph of a failed export on stdout
+    with warnings.catch_warnings(record=True) as caught, silence, torch.no_grad():
         warnings.simplefilter("always")
         try:
             torch.onnx.export(
@@ -56,7 +56,7 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
         except LgcError:
             raise
         except Exception as error:
-            raise PluginError(f"cannot export to ONNX: {_explain_failure(error, printed.getvalue())}") from error
+            raise PluginError(f"cannot export to ONNX: {_explain_failure(error, module, inputs)}") from error
     if any(issubclass(item.category, TracerWarning) and is_user_file(item.filename) for item in caught):
         run_on_meta(module, input_shapes, dtype)
     exported: bytes = buffer.getvalue()
@@ -64,14 +64,17 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
     return exported
 
 
-def _explain_failure(error: Exception, graph: str) -> str:
-    """Return why torch cannot export a module, with the line of the operation in the printed graph."""
+def _explain_failure(error: Exception, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> str:
+    """Return why torch cannot export a module, with the line of the first operation that ONNX lacks."""
     unsupported = re.search(r"the operator '([\w:]+)'.*opset version (\d+)", str(error))
     if unsupported is None:
         return describe_error(error)
     name, opset = unsupported.groups()
-    place = re.search(rf"= {re.escape(name)}\(.*# (.+):(\d+):\d+$", graph, re.MULTILINE)
-    return f"opset {opset} has no {name}{f' ({place[1]}, line {place[2]})' if place else ''}"
+    with torch.no_grad():
+        graph = torch.jit.trace(module, inputs, check_trace=False).inlined_graph  # type: ignore[no-untyped-call]
+    frames = [re.split(r"[()]", line) for node in graph.findAllNodes(name) for line in node.sourceRange().splitlines()]
+    places = [f" ({frame[0]}, line {frame[1]})" for frame in frames if len(frame) == 3 and is_user_file(frame[0])]
+    return f"opset {opset} has no {name}{places[0] if places else ''}"
 
 
 _SKIPPED_PASSES = ["graph_fusion", "subexpression_elimination", "weight_tying"]

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
-from ...errors import FileFormatError
+from ...errors import FileFormatError, MissingOperatorError
 from ..space.protocol import CORE, DENSE, END_TO_END, EXPORT_SCOPES, Architecture
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
@@ -95,7 +95,7 @@ class Signature:
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """Architecture embedded in a file that lgc exported; None in other files.
+        """Architecture embedded in a file that lgc exported; None in others, and with operators not registered here.
 
         Raises:
             FileFormatError: The embedded architecture is damaged.
@@ -103,7 +103,10 @@ class Signature:
         text = self.metadata.get(ARCHITECTURE_KEY)
         if text is None:
             return None
-        return Architecture.parse(text, f"{self.where}, metadata `{ARCHITECTURE_KEY}`")
+        try:
+            return Architecture.parse(text, f"{self.where}, metadata `{ARCHITECTURE_KEY}`")
+        except MissingOperatorError:  # a file needs no plugin
+            return None
 
     @property
     def image_size(self) -> tuple[int, int]:
