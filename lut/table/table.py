@@ -16,6 +16,7 @@ from ...errors import (
     MismatchError,
     MissingEntryError,
     MissingOperatorError,
+    PluginError,
     UnknownOperatorError,
 )
 from ...models.space.operators import OPERATORS, is_first_recipe, is_free, recipe_digest
@@ -67,7 +68,7 @@ class LatencyTable:
                 missing = [key for key in entry_keys(self.space) if key not in specs]
                 if missing and changed is None:
                     raise ValueError(f"entry {missing[0]} of the space, which is missing")
-        except MissingOperatorError:
+        except (MissingOperatorError, PluginError):
             self.close()
             raise
         except UnknownOperatorError as error:
@@ -149,6 +150,7 @@ class LatencyTable:
             FileFormatError: The file is missing, damaged, not a table, or has another schema version.
             MissingOperatorError: An operator is not registered.
             MismatchError: An operator has another recipe now.
+            PluginError: A recipe of the user's fails.
         """
         path = Path(path)
         return cls(path, schema.open_store(path), inspect=inspect)
