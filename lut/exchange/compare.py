@@ -171,7 +171,7 @@ def require_equal_recipes(a: LatencyTable, b: LatencyTable, keys: Iterable[str])
         if a.recipe(key) != b.recipe(key):
             raise MismatchError(
                 f"{a.path} and {b.path} were measured with different recipes of operator "
-                f"{OpSpec.parse(key).operator} ({key}): measure the older table anew"
+                f"{OpSpec.parse(key).operator} ({key}): measure the older table again"
             )
 
 

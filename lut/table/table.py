@@ -81,7 +81,7 @@ class LatencyTable:
             command = self.profile_command(out=path.with_stem(f"{path.stem}-new"))
             self.close()
             raise MismatchError(
-                f"{path} was measured with another recipe of operator {changed.operator} ({changed}): measure it anew: "
+                f"{path} was measured with another recipe of operator {changed.operator} ({changed}): measure it again: "
                 f"{command}"
             )
 

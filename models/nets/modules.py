@@ -33,7 +33,7 @@ def register_module(
     """Register the decorated factory of torch modules as an operator.
 
     The factory gets an `OpSpec` and returns a module, [N, c_in, H, W] -> [N, c_out, H / stride, W / stride]. Its source
-    file is part of the fingerprint of spaces with the operator, so a table is measured anew after a change.
+    file is part of the fingerprint of spaces with the operator: after a change, tables are measured again.
 
     Args:
         name: Name of the operator, which must be new.

@@ -50,7 +50,7 @@ def load_weights(path: Path, architecture: Architecture) -> dict[str, Tensor]:
     for name, digest in trained.items():
         if operators.get(name, digest) != digest:
             raise MismatchError(
-                f"{path} was trained with another recipe of operator {name!r}: train again, or name the plugin of the "
+                f"{path} was trained with another recipe of operator {name!r}: train again, or pass the plugin of the "
                 f"training with --plugin"
             )
     expected = {name: tensor.shape for name, tensor in LGCNet(architecture.space, architecture).state_dict().items()}

@@ -1,4 +1,4 @@
-"""What a trace of a module cannot keep: decisions that depend on the values of tensors."""
+"""Check for decisions that depend on the values of tensors, of which a trace keeps one case."""
 
 from __future__ import annotations
 

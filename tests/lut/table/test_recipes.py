@@ -52,7 +52,7 @@ def test_table_stores_recipes(make):
 def test_changed_recipe_is_refused(make):
     path = make("relu", "t.lut")
     define("hardswish")
-    with pytest.raises(MismatchError, match=r"another recipe of operator mine \(mine/.*anew: lgc-profile .*t-new.lut"):
+    with pytest.raises(MismatchError, match=r"another recipe of operator mine \(mine/.*again: lgc-profile .*t-new.lut"):
         LatencyTable.open(path)
     define("relu")
     LatencyTable.open(path).close()
