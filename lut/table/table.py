@@ -63,11 +63,7 @@ class LatencyTable:
             specs = {entry.key: OpSpec.parse(entry.key) for entry in self.entries()}
             self._recipes = store.recipes()
             self.missing_operators = _list_missing(specs.values(), self.space_content) if inspect else ()
-            if not self.missing_operators:
-                changed = None if inspect else self._find_changed_recipe(specs)
-                missing = [key for key in entry_keys(self.space) if key not in specs]
-                if missing and changed is None:
-                    raise ValueError(f"entry {missing[0]} of the space, which is missing")
+            changed = None if self.missing_operators else self._find_changed_recipe(specs)
         except (MissingOperatorError, PluginError):
             self.close()
             raise
@@ -77,12 +73,12 @@ class LatencyTable:
         except (KeyError, TypeError, ValueError, LgcError) as error:
             self.close()
             raise FileFormatError(f"{path} is a damaged latency table: its content fails at {error}") from error
-        if not self.missing_operators and changed is not None:
+        if changed is not None and not inspect:
             command = self.profile_command(out=path.with_stem(f"{path.stem}-new"))
             self.close()
             raise MismatchError(
-                f"{path} was measured with another recipe of operator {changed.operator} ({changed}): measure it again: "
-                f"{command}"
+                f"{path} was measured with another recipe of operator {changed.operator} ({changed}): measure it again "
+                f"with: {command}"
             )
 
     @cached_property
@@ -97,8 +93,9 @@ class LatencyTable:
     @property
     def space_title(self) -> str:
         """Name and input size of the space, e.g. `tiny 192x256`; its operators need not be registered."""
-        height, width = self.space_content["input"]
-        return f"{self.space_content['name']} {height}x{width}"
+        size = self.space_content.get("input")
+        name = str(self.space_content.get("name"))
+        return f"{name} {size[0]}x{size[1]}" if isinstance(size, list) and len(size) == 2 else name
 
     def recipe(self, key: str) -> str:
         """Return the digest of the recipe that an entry was measured with; see `operators.recipe_digest`.
@@ -110,8 +107,20 @@ class LatencyTable:
         return self._recipes.get(key) or (recipe_digest(spec) if is_first_recipe(spec.operator) else "lgc 0.1")
 
     def _find_changed_recipe(self, specs: Mapping[str, OpSpec]) -> OpSpec | None:
-        """Return the first entry whose operator has another recipe now; None if there is no such entry."""
-        return next((spec for key, spec in specs.items() if self.recipe(key) != recipe_digest(spec)), None)
+        """Return the first entry whose operator has another recipe now; None if there is no such entry.
+
+        Raises:
+            ValueError: An entry of the space is missing.
+        """
+        for key, spec in specs.items():
+            if self.recipe(key) != recipe_digest(spec):
+                return spec
+        for key in entry_keys(self.space):
+            if key not in specs:
+                if is_first_recipe((spec := OpSpec.parse(key)).operator):
+                    raise ValueError(f"entry {key} of the space, which is missing")
+                return spec  # it was free
+        return None
 
     @classmethod
     def create(
@@ -385,10 +394,10 @@ class LatencyTable:
             )
 
 
-def _list_missing(specs: Iterable[OpSpec], space: Mapping[str, Any]) -> tuple[str, ...]:
+def _list_missing(specs: Iterable[OpSpec], space: object) -> tuple[str, ...]:
     """Return the operators of entries and of a space's content that are not registered."""
     names = [spec.operator for spec in specs]
-    listed = space.get("operators")
+    listed = space.get("operators") if isinstance(space, dict) else None
     names += [str(name) for name in listed] if isinstance(listed, list) else []
     return tuple(dict.fromkeys(name for name in names if name not in OPERATORS))
 

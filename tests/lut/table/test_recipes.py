@@ -52,7 +52,7 @@ def test_table_stores_recipes(make):
 def test_changed_recipe_is_refused(make):
     path = make("relu", "t.lut")
     define("hardswish")
-    with pytest.raises(MismatchError, match=r"another recipe of operator mine \(mine/.*again: lgc-profile .*t-new.lut"):
+    with pytest.raises(MismatchError, match=r"another recipe of operator mine \(mine/.*again with: lgc-profile .*t-new.lut"):
         LatencyTable.open(path)
     define("relu")
     LatencyTable.open(path).close()
@@ -65,6 +65,18 @@ def test_recipe_that_became_free_is_refused(make):
     )
     with pytest.raises(MismatchError, match="another recipe of operator mine"):
         LatencyTable.open(path)
+
+
+def test_recipe_that_was_free_is_refused(own_operators, mini_space, make_table):
+    costly = Operator("mine", lambda spec: (Conv(spec.c_in, spec.c_out, 3, spec.stride),), True, False)
+    OPERATORS["mine"] = Operator("mine", lambda spec: () if spec.stride == 1 else costly.recipe(spec), True, False)
+    content = {**mini_space.to_dict(), "operators": ["zero", "skip", "mine"]}
+    with make_table(SearchSpace.check(content, "space")) as table:
+        path = table.path
+    OPERATORS["mine"] = costly
+    with pytest.raises(MismatchError, match="another recipe of operator mine"):
+        LatencyTable.open(path)
+    LatencyTable.open(path, inspect=True).close()
 
 
 def test_unknown_operator_is_refused_unless_inspected(make):
