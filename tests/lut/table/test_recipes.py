@@ -52,7 +52,8 @@ def test_table_stores_recipes(make):
 def test_changed_recipe_is_refused(make):
     path = make("relu", "t.lut")
     define("hardswish")
-    with pytest.raises(MismatchError, match=r"another recipe of operator mine \(mine/.*again with: lgc-profile .*t-new.lut"):
+    message = r"another recipe of operator mine \(mine/.*again with: lgc-profile .*t-new.lut"
+    with pytest.raises(MismatchError, match=message):
         LatencyTable.open(path)
     define("relu")
     LatencyTable.open(path).close()

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from lgc.errors import PluginError, UnknownNameError
+from lgc.errors import PluginError, UnknownNameError, UsageError
 from lgc.models import LGCNet, OpSpec, SearchSpace, register_module
 from lgc.models.nets.layers import build_module, fold_norms
 from lgc.models.onnx.export import to_onnx
 from lgc.models.space.operators import count_macs, count_parameters, find_footprint, recipe_digest
 from lgc.plugins import load_plugin
+from lgc.profiler.timing.workloads import operator_workload
 
 from ...operators import EXAMPLES
 
@@ -157,6 +158,20 @@ def test_factory_without_source_is_refused(define):
 def test_taken_name_is_refused():
     with pytest.raises(ValueError, match="operator 'conv_3x3' is already registered"):
         register_module("conv_3x3", macs=lambda spec: 0)(lambda spec: nn.Identity())
+
+
+def test_name_of_a_module_attribute_is_refused(own_operators):
+    register_module("keys", macs=lambda spec: 0)(lambda spec: nn.Identity())
+    with pytest.raises(UsageError, match="operator 'keys' has the name of an attribute of torch modules"):
+        build_module(OpSpec("keys", 4, 4, 8, 8))
+
+
+def test_failed_export_names_the_operator(define):
+    spec = define(lambda spec: Forward(torch.special.bessel_j0))
+    with pytest.raises(
+        PluginError, match=r"alone/mine/c4-4/8x8/s1/b1: cannot export to ONNX: .* no aten::special_bessel"
+    ):
+        _ = operator_workload(spec).onnx
 
 
 def test_unsearchable_module_is_no_candidate(define, mini_space):
