@@ -162,7 +162,7 @@ def test_taken_name_is_refused():
 
 def test_name_of_a_module_attribute_is_refused(own_operators):
     register_module("keys", macs=lambda spec: 0)(lambda spec: nn.Identity())
-    with pytest.raises(UsageError, match="operator 'keys' has the name of an attribute of torch modules"):
+    with pytest.raises(UsageError, match="operator 'keys' has the name of a torch module's attribute"):
         build_module(OpSpec("keys", 4, 4, 8, 8))
 
 
