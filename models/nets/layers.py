@@ -183,7 +183,7 @@ def build_module(spec: OpSpec) -> nn.Module:
 
     Raises:
         PluginError: A factory of the user's fails, or returns no module or one with another output.
-        UsageError: The name of the operator cannot be one of a module of a network.
+        UsageError: The operator has the name of an attribute of torch modules.
     """
     if hasattr(nn.ModuleDict, spec.operator):
         raise UsageError(
