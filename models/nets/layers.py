@@ -186,9 +186,7 @@ def build_module(spec: OpSpec) -> nn.Module:
         UsageError: The operator has the name of an attribute of torch modules.
     """
     if hasattr(nn.ModuleDict, spec.operator):
-        raise UsageError(
-            f"operator {spec.operator!r} has the name of a torch module's attribute: choose another"
-        )
+        raise UsageError(f"operator {spec.operator!r} has the name of a torch module's attribute: choose another")
     return _chain(get_recipe(spec))
 
 

@@ -150,7 +150,7 @@ class TestUpgrade:
         before = mini_lut.read_bytes()
         done = call("lgc-lut", "upgrade", mini_lut, "--json")
         assert (done.code, json.loads(done.out)) == (0, {"lut": str(mini_lut), "from": 3, "to": 3, "kept": None})
-        assert "has the current schema, 2" in call("lgc-lut", "upgrade", mini_lut).out
+        assert "has the current schema, 3" in call("lgc-lut", "upgrade", mini_lut).out
         assert mini_lut.read_bytes() == before
 
 
