@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..search.training.config import TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
+    announce_dataset,
     count_processes,
     emit,
     format_count,
@@ -116,6 +117,7 @@ def _train(source: Path, data: Path, out: Path | None, requested: str | None, se
         settings["steps"] = default_training_steps(source, data, batch, settings["train_split"])
     config = TrainConfig(**settings)
     device = pick_device(requested, _table_devices(source), "training")
+    announce_dataset(data)
     with progress_bar() as on_progress:
         evaluating = cache(lambda: make_step_progress("evaluating", on_progress))  # the clock starts at its first image
         result = run_train(
@@ -139,6 +141,7 @@ def _evaluate(
     from ..search.training.evaluation import evaluate_run
 
     device = pick_device(requested, _table_devices(source), "evaluating")
+    announce_dataset(data)
     with progress_bar() as on_progress:
         return evaluate_run(
             source,

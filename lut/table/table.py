@@ -363,8 +363,8 @@ class LatencyTable:
                 f"{self.path} is a damaged latency table: its calibration fails at {error}"
             ) from error
 
-    def profile_command(self, target: Target | None = None, out: Path | None = None) -> str:
-        """Return the command that measures or resumes this table, or the same for another target and file."""
+    def profile_command(self, target: Target | None = None, out: Path | None = None, classes: int | None = None) -> str:
+        """Return the command that measures or resumes this table, or the same for another target, file or classes."""
         target, out = target or self.target, out or self.path
         threads = f" --threads {target.threads}" if target.device.is_cpu else ""
         plugins = "".join(f" --plugin {plugin}" for plugin in list_plugins())
@@ -372,8 +372,8 @@ class LatencyTable:
         space = self.space.name if self.space.name in PRESETS else f"{self.space.name}.yaml"
         return (
             f"lgc-profile --device {target.device} --backend {target.backend} "
-            f"--precision {target.precision}{threads} --space {space} --input {height}x{width}"
-            f"{plugins} --out {out}"
+            f"--precision {target.precision}{threads} --space {space} --input {height}x{width} "
+            f"--classes {classes or self.space.classes}{plugins} --out {out}"
         )
 
     def require(self, *, target: Target | None = None, space: SearchSpace | None = None) -> None:
@@ -445,4 +445,4 @@ def _combine(key: str, parts: list[tuple[Benchmark, float]]) -> Entry:
 
 def _format_space(space: SearchSpace) -> str:
     height, width = space.input
-    return f"{space.name} {height}x{width} ({space.fingerprint})"
+    return f"{space.name} {height}x{width}, {space.classes} classes ({space.fingerprint})"

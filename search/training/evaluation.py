@@ -36,7 +36,7 @@ def evaluate_run(
 
     Args:
         run_path: folder of a training.
-        data: folder of Cityscapes or CamVid.
+        data: `dataset.yaml` or folder of a dataset.
         split: split to evaluate on.
         predictions: folder for the predicted classes, at each label's resolution; see `PredictionWriter`.
         device: `cpu` or `cuda:N`.
@@ -52,8 +52,7 @@ def evaluate_run(
         DataError: the data do not suit this network, or have no label and no predictions are requested.
         OutputError: predictions cannot be written, or would be inside the dataset.
     """
-    if predictions is not None and predictions.resolve().is_relative_to(data.resolve()):
-        raise OutputError(f"--predictions {predictions} is inside the dataset {data}: choose another folder")
+    _require_outside(predictions, data)
     architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
     space, weights = architecture.space, run_path / WEIGHTS_FILE
     if not weights.exists():
@@ -62,6 +61,7 @@ def evaluate_run(
     network.load_state_dict(load_weights(weights, architecture))
     dataset = load_dataset(data, split, space.input, full_labels=True)
     require_classes(dataset, space.classes, space.name)
+    _require_outside(predictions, dataset.spec.root)
     writer = None if predictions is None else PredictionWriter(predictions, dataset)
 
     def write(index: int, classes: Tensor) -> None:
@@ -79,6 +79,12 @@ def evaluate_run(
             f"{data} has no labelled pixel in {split}, so it cannot be evaluated; use --predictions instead"
         )
     return EvaluationResult(**vars(describe_scores(weights, scores, dataset, split, size)), predictions=predictions)
+
+
+def _require_outside(predictions: Path | None, data: Path) -> None:
+    """Check that predictions are not written into a dataset."""
+    if predictions is not None and predictions.resolve().is_relative_to(data.resolve()):
+        raise OutputError(f"--predictions {predictions} is inside the dataset {data}: choose another folder")
 
 
 def describe_scores(

@@ -53,7 +53,7 @@ def train(
 
     Args:
         run_path: run folder of a search.
-        data: folder of Cityscapes or CamVid.
+        data: `dataset.yaml` or folder of a dataset.
         config: settings.
         out: folder for the training's files, with a copy of the architecture; None for `run_path`.
         device: `cpu` or `cuda:N`.
@@ -74,7 +74,7 @@ def train(
     source = find_initial_weights(run_path, config.init)
     dataset, validation = _load_images(data, LGCNetSpace.require(architecture.space), config)
     fabric = open_fabric(device, config.precision)
-    settings = _list_settings(architecture, data, config, fabric)
+    settings = _list_settings(architecture, data, config, fabric) | dataset.spec.settings
     run = _open_run_folder(run_path, out or run_path, settings, fabric.is_global_zero)
     weights = run.path / WEIGHTS_FILE
     finished = fabric.broadcast(run.read_result(TrainResult) if run.active else None)

@@ -59,6 +59,7 @@ def show(
 
     Example: lgc-lut show tiny.lut --operator sep_conv_3x3 --sort latency
     """
+    from ...lut.exchange.derive import DERIVED
     from ...lut.statistics.calibration import add_new_names
     from ...lut.table.table import LatencyTable
 
@@ -77,6 +78,7 @@ def show(
             "environment": opened.environment,
             "calibration": opened.metadata("calibration"),
             "verification": verification and add_new_names(verification),
+            "derived": opened.metadata(DERIVED),
             "entries": [asdict(entry) for entry in entries],
         }
         if benchmarks:
@@ -87,6 +89,11 @@ def show(
         lines = [f"measured on {', '.join(str(machine[key]) for key in ('device_name', 'system') if key in machine)}"]
         if opened.missing_operators:
             lines.append(f"operators of a plugin that is not loaded: {', '.join(opened.missing_operators)}")
+        if derived := opened.metadata(DERIVED):
+            lines.append(
+                f"{derived['entries']} entries derived from {derived['from']} ({derived['classes']} classes); the "
+                f"others and the networks measured for {opened.space_content['classes']} classes"
+            )
         lines += format_corrections(opened)
         report = read_report(opened)
     emit(content, as_json, rows, *lines, *make_report_tables(report))

@@ -20,7 +20,9 @@ PluginOption = Annotated[
     typer.Option("--plugin", metavar="FILE|MODULE", help="Python file or module that registers operators; repeatable."),
 ]
 SecondsOption = Annotated[str, typer.Option("--seconds", metavar="TIME", help="Measuring time per network.")]
-DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Dataset folder: Cityscapes or CamVid.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", metavar="FILE|DIR", help="Dataset: a dataset.yaml, or a folder of images and labels.")
+]
 
 
 def load_operators(plugins: Sequence[str] | None) -> None:
