@@ -34,6 +34,7 @@ bench: bench-latency bench-search bench-deployment bench-layers
 bench-latency: $(VENV)/.test
 	$(BENCH).latency.run --device cpu --out docs/benchmarks
 	$(BENCH).latency.run --device cpu --protocol --out docs/benchmarks
+	$(BENCH).latency.operators --device cpu --out docs/benchmarks
 
 bench-search: $(VENV)/.test
 	$(BENCH).search.run --out docs/benchmarks

@@ -23,16 +23,29 @@ class UsageError(LgcError):
 class UnknownNameError(LgcError):
     """A name that is not in its registry. The message lists the registered names."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], remedy: str = "") -> None:
         """Build the message from the `kind` of name, the unknown `name` and the `known` names; suggest the closest."""
         names = sorted(known)
         close = get_close_matches(name, names, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        super().__init__(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
+        super().__init__(f"unknown {kind} {name!r}{hint}{remedy and f': {remedy}'}; known: {', '.join(names)}")
+
+
+class UnknownOperatorError(UnknownNameError):
+    """An operator that is not registered, e.g. because its plugin is not loaded."""
+
+    def __init__(self, name: str, known: Iterable[str], failures: Iterable[str] = ()) -> None:
+        """Build the message from the `name`, the `known` ones and the `failures` of plugins of installed packages."""
+        remedies = ["it may come from a plugin: name it with --plugin FILE|MODULE", *failures]
+        super().__init__("operator", name, known, "; ".join(remedies))
 
 
 class FileFormatError(LgcError):
     """A missing, truncated or damaged file, or one with a different format or schema version."""
+
+
+class MissingOperatorError(FileFormatError):
+    """A file with an operator that is not registered. The message says how to name its plugin."""
 
 
 class OutputError(LgcError):

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +23,13 @@ from .errors import PluginError
 
 _PREFIX = "lgc_plugin_"
 """Start of the names under which files are imported."""
+
+_PACKAGES = ("lut", "models", "profiler", "report", "search", "tools", "plugins.py")
+_OWN_SOURCES = tuple(str(Path(__file__).parent / name) for name in _PACKAGES)
+_TORCH_FOLDER = f"{os.sep}site-packages{os.sep}torch{os.sep}"
+
+_loaded: dict[str, None] = {}
+"""References of the loaded plugins, in order; files are absolute paths."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +61,46 @@ def load_plugin(reference: str) -> Plugin:
             raise PluginError(f"no such file: {reference}")
         digest = _hash_file(path)
         module = _import_file(path, f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
+        _loaded[str(path)] = None
         return Plugin(reference, module, path, digest)
     if not all(part.isidentifier() for part in reference.split(".")):
         raise PluginError(f"{reference!r} is neither a Python file (FILE.py) nor a module (package.module)")
     with _explain_errors(reference), _current_folder():
         module = importlib.import_module(reference)
+    _loaded[reference] = None
     source = Path(module.__file__) if module.__file__ and module.__file__.endswith(".py") else None
     return Plugin(reference, module, source, "" if source is None else _hash_file(source))
+
+
+def load_plugins(references: Iterable[str]) -> None:
+    """Load several plugins, in order; see `load_plugin`."""
+    for reference in references:
+        load_plugin(reference)
+
+
+def list_plugins() -> tuple[str, ...]:
+    """Return the references of all loaded plugins, with which another process of this machine loads them too."""
+    return tuple(_loaded)
+
+
+@cache
+def load_entry_points(group: str) -> tuple[str, ...]:
+    """Load the entry points of a group from the installed packages, once in a process.
+
+    Returns:
+        A message for each one that cannot be loaded.
+    """
+    from importlib.metadata import entry_points  # 20 ms
+
+    failures = []
+    for entry in entry_points(group=group):
+        source = f"entry point {entry.value} of package {entry.dist.name if entry.dist else 'unknown'}"
+        try:
+            with _explain_errors(source):
+                entry.load()
+        except PluginError as error:
+            failures.append(str(error))
+    return tuple(failures)
 
 
 def load_object(reference: str) -> tuple[object, Plugin]:
@@ -128,10 +170,21 @@ def _explain_errors(reference: str) -> Iterator[None]:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return type, message and innermost line of an error, in one line."""
+    """Return type, message and line of an error, in one line."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
     message = " ".join(str(error).split())
+    place = locate_error(error)
+    return f"{type(error).__name__}{': ' * bool(message)}{message}{place and f' ({place})'}"
+
+
+def locate_error(error: BaseException) -> str:
+    """Return file and line of the innermost code of the user's that an error passed, else of its origin."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}{': ' * bool(message)}{message}{place}"
+    frames = [frame for frame in frames if is_user_file(frame.filename)] or frames
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+
+
+def is_user_file(name: str) -> bool:
+    """Return False for sources that are not the user's: torch's, lgc's, and generated code."""
+    return not name.startswith(("<", *_OWN_SOURCES)) and _TORCH_FOLDER not in name

@@ -8,12 +8,14 @@ if __package__ == "models":
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .recipe import Conv, MaxPool, Residual, SqueezeExcite
 from .space.operators import OPERATORS, Operator, get_operator, operator, register_operator
 from .space.opspec import OpSpec
 from .space.plan import CellPlan
 from .space.protocol import PRESETS, SCOPES, Architecture, SearchSpace, Slot
 
 if TYPE_CHECKING:
+    from .nets.modules import register_module as register_module
     from .nets.network import LGCNet as LGCNet
 
 __all__ = [
@@ -22,19 +24,27 @@ __all__ = [
     "SCOPES",
     "Architecture",
     "CellPlan",
+    "Conv",
     "LGCNet",
+    "MaxPool",
     "OpSpec",
     "Operator",
+    "Residual",
     "SearchSpace",
     "Slot",
+    "SqueezeExcite",
     "get_operator",
     "operator",
+    "register_module",
     "register_operator",
 ]
 
+_TORCH = {"LGCNet": ".nets.network", "register_module": ".nets.modules"}
+"""Names whose modules import torch, and these modules."""
+
 
 def __getattr__(name: str) -> Any:
-    """Import the network on first use, because it imports torch."""
-    if name == "LGCNet":
-        return import_module(".nets.network", __name__).LGCNet
+    """Import a name of `_TORCH` on first use."""
+    if name in _TORCH:
+        return getattr(import_module(_TORCH[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

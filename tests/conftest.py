@@ -18,7 +18,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -26,10 +26,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from lgc import plugins
 from lgc.lut import LatencyTable, Target
 from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
-from lgc.models import SearchSpace
+from lgc.models import OPERATORS, Operator, SearchSpace
 
 from .leaks import find_leaks, read_state
 
@@ -89,6 +90,20 @@ MINI = {
     "head_channels": 4,
 }
 TARGET = Target("cpu", "onnxruntime")
+
+
+@pytest.fixture
+def own_operators() -> Iterator[dict[str, Operator]]:
+    """Return the registry of operators, whose changes end with the test, as do loaded plugin files."""
+    operators, loaded, modules = dict(OPERATORS), dict(plugins._loaded), set(sys.modules)
+    yield OPERATORS
+    for registry, before in ((OPERATORS, operators), (plugins._loaded, loaded)):
+        registry.clear()
+        registry.update(before)
+    for name in set(sys.modules) - modules:
+        if name.startswith("lgc_plugin_"):
+            del sys.modules[name]
+    plugins.load_entry_points.cache_clear()
 
 
 @pytest.fixture(scope="session")

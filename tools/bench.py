@@ -25,9 +25,11 @@ from .cli.network_options import (
 )
 from .cli.options import (
     JsonOption,
+    PluginOption,
     SecondsOption,
     ThreadsOption,
     is_given,
+    load_operators,
     make_backend_option,
     make_device_option,
     parse_seconds,
@@ -98,6 +100,7 @@ def bench(
     published: PublishedOption = False,
     layers: LayersOption = False,
     refresh_peak: RefreshPeakOption = False,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time ONNX files, runs and peers under one protocol, interleaved in random order on the same machine.
@@ -110,6 +113,7 @@ def bench(
     from ..profiler.comparison import ReadOptions, pair_candidates, time_candidates
     from ..report.accuracy_speed import check_plot, write_plot
 
+    load_operators(plugin)
     duration_s = parse_seconds(seconds)
     peer_names = list(dict.fromkeys([*(PEERS if peers else ()), *(peer or ())]))
     input_sizes = [parse_size(text) for text in sizes or []]

@@ -24,8 +24,10 @@ from .cli.network_options import (
 )
 from .cli.options import (
     JsonOption,
+    PluginOption,
     SecondsOption,
     is_given,
+    load_operators,
     make_backend_option,
     make_device_option,
     parse_percent,
@@ -117,6 +119,7 @@ def export(
     layers: LayersOption = False,
     seconds: SecondsOption = "10s",
     compute_capability: ComputeCapabilityOption = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Export a network to ONNX and TensorRT, compare it with torch, time it, and check the predicted latency.
@@ -130,6 +133,7 @@ def export(
     from ..profiler.deployment.foreign import ForeignOptions, export_foreign
     from ..profiler.inference.preprocessing import InputOptions
 
+    load_operators(plugin)
     is_file = source.suffix.lower() == ".onnx"
     _check_options(context, is_file)
     aliases = [ALIASES[name] for name, chosen in (("ort", ort), ("torch", torch), ("trt", trt)) if chosen]

@@ -9,7 +9,7 @@ import typer
 from .cli import lut_diff, lut_files
 from .cli.console import RESTARTS, emit, grid, new_app, run
 from .cli.lut_show import TablePath, format_corrections, format_drift, make_report_tables, read_report, show
-from .cli.options import JsonOption, make_seed_option
+from .cli.options import JsonOption, PluginOption, load_operators, make_seed_option
 from .cli.progress import progress_bar
 
 app = new_app()
@@ -34,6 +34,7 @@ def verify(
     rounds: Annotated[
         int | None, typer.Option(help="Sample batches per network.", show_default="as for a table")
     ] = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a table's predictions with measurements of random networks.
@@ -45,6 +46,7 @@ def verify(
     from ..lut.table.table import LatencyTable
     from ..profiler.verification import verify as verify_table
 
+    load_operators(plugin)
     with LatencyTable.open(table) as opened, progress_bar() as on_progress:
         result = verify_table(opened, networks, seed, rounds=rounds, on_progress=on_progress)
     content = {**result.report.as_dict(), "drift_pct": result.drift_pct, "lut": str(table), "seed": seed}
@@ -61,6 +63,7 @@ def calibrate(
         Form | None,
         typer.Option(help="Form of the correction.", show_default="the best in cross-validation"),
     ] = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Refit a table's correction to its measured networks.
@@ -74,6 +77,7 @@ def calibrate(
     from ..lut.table.table import LatencyTable
     from ..profiler.profile import calibrate as calibrate_table
 
+    load_operators(plugin)
     with LatencyTable.open(table) as opened:
         before, earlier = opened.metadata("verification"), read_report(opened)
         report = calibrate_table(opened, form)

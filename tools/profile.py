@@ -14,7 +14,9 @@ from .cli.console import announce_dataset, emit, grid, new_app, run, say
 from .cli.lut_show import make_report_tables, warn_of_error
 from .cli.options import (
     JsonOption,
+    PluginOption,
     ThreadsOption,
+    load_operators,
     make_backend_option,
     make_seed_option,
     make_space_option,
@@ -93,6 +95,7 @@ def profile(
     budget: BudgetOption = None,
     context: ContextOption = None,
     seed: Annotated[int, make_seed_option("the network sample and the measuring order")] = 0,
+    plugin: PluginOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -109,6 +112,7 @@ def profile(
     from ..profiler.machine.devices import check_device
     from ..profiler.table.multi_device import profile_on
 
+    load_operators(plugin)
     own = SearchSpace.load(space)
     chosen = own.with_classes(_count_classes(classes, data) or own.classes)
     if input_size is not None:

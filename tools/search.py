@@ -27,7 +27,16 @@ from .cli.console import (
 )
 from .cli.lut_show import warn_of_error
 from .cli.model_options import add_options
-from .cli.options import DataOption, JsonOption, is_given, make_device_option, make_range_option, make_space_option
+from .cli.options import (
+    DataOption,
+    JsonOption,
+    PluginOption,
+    is_given,
+    load_operators,
+    make_device_option,
+    make_range_option,
+    make_space_option,
+)
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -87,6 +96,7 @@ def search(
     target_fps: TargetFpsOption = None,
     measure: MeasureOption = False,
     device: Annotated[str | None, make_device_option("the table's GPU, else cpu", "to train the supernet on")] = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
@@ -102,6 +112,7 @@ def search(
     settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
     config = SearchConfig(**{**settings, "steps": settings["steps"] or 1})
     share_cores()
+    load_operators(plugin)
     predictors, warnings = _open_predictors(lut, space, data, config.scope, out)
     from ..profiler.deployment.latency import make_latency_meter  # imports torch, as do the next
     from ..search.engine import default_search_steps

@@ -25,7 +25,7 @@ from .cli.console import (
     share_cores,
 )
 from .cli.model_options import add_options
-from .cli.options import DataOption, JsonOption, is_given, make_device_option
+from .cli.options import DataOption, JsonOption, PluginOption, is_given, load_operators, make_device_option
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def train(
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Only evaluate the weights in RUN.")] = False,
     split: SplitOption = "val",
     predictions: PredictionsOption = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
@@ -77,6 +78,7 @@ def train(
     Example: lgc-train runs/street --data scenes --evaluate --predictions masks
     """
     share_cores()
+    load_operators(plugin)
     if evaluate:
         _reject_options(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
         result: ScoredWeights = _evaluate(source, data, split, predictions, device, settings["workers"])

@@ -21,7 +21,7 @@ give the speed. Their scatter contains the changes, so the scatter of the runs i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...errors import FileFormatError, MismatchError
+from ...models.space.opspec import OpSpec
 from ...models.space.protocol import DENSE
 from ..statistics.estimates import Z_95
 from ..table.schema import MEASURED, NOISY
@@ -131,7 +132,7 @@ def compare_tables(a: LatencyTable, b: LatencyTable, match: str = "") -> TableCo
         match: Text that the keys of the compared entries contain. The speed always comes from all sentinels.
 
     Raises:
-        MismatchError: The tables have no measured entry in common.
+        MismatchError: The tables have no measured entry in common, or other recipes of its operator.
         FileFormatError: A table is damaged.
     """
     in_a, in_b = _select_measured(a), _select_measured(b)
@@ -140,6 +141,7 @@ def compare_tables(a: LatencyTable, b: LatencyTable, match: str = "") -> TableCo
         raise MismatchError(
             f"{a.path} and {b.path} have no measured entry in common: compare tables with the same operators and sizes"
         )
+    require_equal_recipes(a, b, [key for key in common if match in key])
     speed, scatter, sentinels = _estimate_speed(a, b, in_a, in_b)
     network_ms, weights = median_network_ms(a), _entry_weights(a)
     selected = [key for key in common if match in key]
@@ -159,10 +161,23 @@ def compare_tables(a: LatencyTable, b: LatencyTable, match: str = "") -> TableCo
     )
 
 
+def require_equal_recipes(a: LatencyTable, b: LatencyTable, keys: Iterable[str]) -> None:
+    """Check that entries of two tables were measured with equal recipes.
+
+    Raises:
+        MismatchError: An operator has another recipe in one of the tables.
+    """
+    for key in keys:
+        if a.recipe(key) != b.recipe(key):
+            raise MismatchError(
+                f"{a.path} and {b.path} were measured with different recipes of operator "
+                f"{OpSpec.parse(key).operator} ({key}): measure the older table again"
+            )
+
+
 def median_network_ms(table: LatencyTable) -> float | None:
     """Return the median latency of the table's networks in scope `dense`, in ms; None without measured networks."""
-    dense = [network.latency_ms for network, _, scope in table.networks() if scope == DENSE]
-    latencies = [latency for latency in dense if latency is not None]
+    latencies = table.network_latencies(DENSE)
     return float(np.median(latencies)) if latencies else None
 
 
@@ -187,10 +202,16 @@ def _list_versions(environment: Mapping[str, Any]) -> str:
 
 
 def _list_space_differences(a: LatencyTable, b: LatencyTable) -> list[str]:
+    if a.missing_operators or b.missing_operators:
+        equal = _without_name(a.space_content) == _without_name(b.space_content)
+        return [] if equal else [f"space {a.space_title}, not {b.space_title}"]
     if a.space.fingerprint == b.space.fingerprint:
         return []
-    name_a, name_b = (f"{space.name} {space.input[0]}x{space.input[1]}" for space in (a.space, b.space))
-    return [f"space {name_a} ({a.space.fingerprint}), not {name_b} ({b.space.fingerprint})"]
+    return [f"space {a.space_title} ({a.space.fingerprint}), not {b.space_title} ({b.space.fingerprint})"]
+
+
+def _without_name(space: Mapping[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in space.items() if field != "name"}
 
 
 def _select_measured(table: LatencyTable) -> dict[str, _Latency]:

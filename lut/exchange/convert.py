@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError, OutputError, UsageError
 from ...files import atomic_path, write_atomic
+from ...models.space.operators import is_first_recipe
 from ...models.space.opspec import OpSpec
 from ...models.space.protocol import SearchSpace
 from ..table import schema
@@ -58,7 +59,7 @@ def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: T
     """
     rows: dict[OpSpec, list[ForeignRow]] = {}
     for row in foreign.rows:
-        if row.spec is not None:
+        if row.spec is not None and is_first_recipe(row.spec.operator):
             rows.setdefault(row.spec, []).append(row)
     if not rows:
         raise FileFormatError(

@@ -18,6 +18,7 @@ DERIVED = "derived"
 
 _CLEANUP = (
     "DELETE FROM entries WHERE key NOT IN (SELECT value FROM json_each(?))",
+    "DELETE FROM recipes WHERE entry NOT IN (SELECT key FROM entries)",
     "DELETE FROM terms WHERE entry NOT IN (SELECT key FROM entries)",
     "DELETE FROM subjects WHERE key NOT IN (SELECT subject FROM terms)",
     "DELETE FROM visits WHERE subject NOT IN (SELECT key FROM subjects)",

@@ -21,7 +21,7 @@ from ...models.space.protocol import SearchSpace
 from ..table import schema
 from ..table.rows import Entry, insert_rows, upsert_rows
 from ..table.table import FINISHED, NETWORK_PREFIX, LatencyTable, entry_keys
-from .compare import list_setup_differences
+from .compare import list_setup_differences, require_equal_recipes
 
 RANKS = {schema.PENDING: 0, schema.FAILED: 1, schema.INTERPOLATED: 2, schema.NOISY: 3, schema.MEASURED: 4}
 """Precision of a status: where tables overlap, the entry with the highest rank wins."""
@@ -60,7 +60,7 @@ def merge_tables(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[
         calibrate: Function that calibrates and verifies a complete table, `profiler.profile.calibrate`.
 
     Raises:
-        MismatchError: Targets, machines, protocols or spaces differ, or tables share no benchmark.
+        MismatchError: Targets, machines, protocols, spaces or recipes differ, or tables share no benchmark.
         OutputError: `out` exists or cannot be written.
         FileFormatError: A table is damaged.
         UsageError: There are fewer than two tables.
@@ -70,6 +70,7 @@ def merge_tables(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[
     first = tables[0]
     for table in tables:
         _require_compatible(first, table)
+        require_equal_recipes(first, table, {e.key for e in first.entries()} & {e.key for e in table.entries()})
         _require_consistent(table)
     other_inputs = [table for table in tables if table.space.fingerprint != first.space.fingerprint]
     untied = _find_unconnected(tables)
@@ -163,6 +164,8 @@ def copy_rows(merged: LatencyTable, tables: Sequence[LatencyTable]) -> None:
     ]
     with merged.store.transaction() as connection:
         upsert_rows(connection, "entries", [asdict(entry) for entry, _ in entries.values()])
+        recipes = [{"entry": key, "recipe": table.recipe(key)} for key, (_, table) in entries.items()]
+        insert_rows(connection, "recipes", recipes, "ON CONFLICT DO NOTHING")
         insert_rows(connection, "subjects", benchmarks.values())
         connection.executemany("INSERT INTO terms VALUES (?, ?, ?)", components)
         _add_sessions(connection, merged, tables)

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MeasurementError, UnknownNameError
-from ...models.space.operators import Conv, get_recipe
+from ...models.recipe import Conv, iter_layers
+from ...models.space.operators import get_recipe
 from ...models.space.opspec import OpSpec
 
 MIN_NETWORKS = 4
@@ -41,7 +42,7 @@ OPERATOR_KINDS = ("conv", "depthwise", "other")
 
 def classify_operator(spec: OpSpec) -> int:
     """Return the index into `OPERATOR_KINDS` of the operator's first layer."""
-    first = get_recipe(spec)[0]
+    first = next(iter_layers(get_recipe(spec)))
     if isinstance(first, Conv):
         return 1 if first.groups > 1 else 0
     return 2
@@ -52,7 +53,7 @@ def _total_feature(spec: OpSpec, latency_ms: float) -> list[float]:
 
 
 def _launch_features(spec: OpSpec, latency_ms: float) -> list[float]:
-    return [latency_ms, float(len(get_recipe(spec)))]
+    return [latency_ms, float(len(list(iter_layers(get_recipe(spec)))))]
 
 
 def _kind_features(spec: OpSpec, latency_ms: float) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from ...errors import FileFormatError, LgcError, OutputError
 from ...files import atomic_path, format_error
 from .rows import Benchmark, Entry, columns
 
-TABLE_SCHEMA_VERSION = 2
+TABLE_SCHEMA_VERSION = 3
 """Value of the database's `user_version`."""
+
+READABLE_VERSIONS = (2, TABLE_SCHEMA_VERSION)
+"""Versions that need no upgrade: schema 2 only lacks the recipes."""
 
 APPLICATION_ID = 0x6C676331
 """Value of the database's `application_id`: `lgc1` in ASCII."""
@@ -26,6 +29,13 @@ WITH_LATENCY = (MEASURED, NOISY, INTERPOLATED)
 """Statuses of entries that have a latency."""
 
 _SEPARATOR = ",\n    "
+
+RECIPES_DDL = """
+CREATE TABLE recipes (
+    entry TEXT PRIMARY KEY,
+    recipe TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
 
 DDL = f"""
 CREATE TABLE meta (
@@ -74,7 +84,7 @@ CREATE TABLE health (
     at_unix_s REAL NOT NULL,
     sample TEXT NOT NULL CHECK (json_valid(sample))
 ) STRICT;
-"""
+{RECIPES_DDL}"""
 
 
 class Store:
@@ -83,6 +93,11 @@ class Store:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
+
+    def recipes(self) -> dict[str, str]:
+        """Return the digests of the recipes by entry; none in schema 2."""
+        has_recipes = self.rows("SELECT 1 FROM sqlite_schema WHERE name = 'recipes'")
+        return dict(self.rows("SELECT entry, recipe FROM recipes")) if has_recipes else {}
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Return all rows of a query.
@@ -114,8 +129,8 @@ class Store:
         self._connection.close()
 
 
-def create_store(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> Store:
-    """Create a table at `path` atomically, with `meta` (JSON text by key) and a pending entry for each of `keys`.
+def create_store(path: Path, meta: Mapping[str, str], recipes: Mapping[str, str]) -> Store:
+    """Create a table at `path` atomically, with `meta` (JSON text by key) and pending entries, as key -> recipe.
 
     Raises:
         OutputError: The file exists or cannot be written.
@@ -127,14 +142,15 @@ def create_store(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> St
                     f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {TABLE_SCHEMA_VERSION}; {DDL}"
                 )
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-                connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
+                connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in recipes])
+                connection.executemany("INSERT INTO recipes VALUES (?, ?)", recipes.items())
         except sqlite3.Error as error:
             raise OutputError(f"cannot write {path}: {error}") from error
     return open_store(path)
 
 
-def open_store(path: Path, version: int = TABLE_SCHEMA_VERSION) -> Store:
-    """Open the table at `path` after checking that it is complete and has schema `version`.
+def open_store(path: Path, versions: Collection[int] = READABLE_VERSIONS) -> Store:
+    """Open the table at `path` after checking that it is complete and has one of the schema `versions`.
 
     Raises:
         FileFormatError: The file is missing, truncated, not a table, or has another schema version.
@@ -154,7 +170,7 @@ def open_store(path: Path, version: int = TABLE_SCHEMA_VERSION) -> Store:
     except sqlite3.Error as error:
         raise FileFormatError(f"cannot open latency table {path}: {error}") from error
     try:
-        _check_database(path, connection, version)
+        _check_database(path, connection, versions)
         connection.execute("PRAGMA synchronous = FULL")
     except DAMAGE_ERRORS as error:
         connection.close()
@@ -177,15 +193,15 @@ def _translate_error(path: Path, error: Exception) -> LgcError:
     return FileFormatError(f"{path} is a damaged latency table: {error}")
 
 
-def _check_database(path: Path, connection: sqlite3.Connection, version: int) -> None:
-    """Check that the database at `path` is a complete latency table of schema `version`."""
+def _check_database(path: Path, connection: sqlite3.Connection, versions: Collection[int]) -> None:
+    """Check that the database at `path` is a complete latency table of one of the schema `versions`."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     stored = connection.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION_ID:
         raise FileFormatError(f"cannot read latency table {path}: it is an SQLite database of another program")
-    if stored != version:
-        remedy = "update lgc" if stored > version else f"upgrade it with: lgc-lut upgrade {path}"
-        raise FileFormatError(f"{path} has table schema {stored}, this lgc reads {version}: {remedy}")
+    if stored not in versions:
+        remedy = "update lgc" if stored > max(versions) else f"upgrade it with: lgc-lut upgrade {path}"
+        raise FileFormatError(f"{path} has table schema {stored}, this lgc reads {max(versions)}: {remedy}")
     connection.execute("BEGIN")  # no writer changes the size until the commit
     (pages,), (page_bytes,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
     size = path.stat().st_size

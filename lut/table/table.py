@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FileFormatError, LgcError, MeasurementError, MismatchError, MissingEntryError
-from ...models.space.operators import is_free
+from ...errors import (
+    FileFormatError,
+    LgcError,
+    MeasurementError,
+    MismatchError,
+    MissingEntryError,
+    MissingOperatorError,
+    PluginError,
+    UnknownOperatorError,
+)
+from ...models.space.operators import OPERATORS, is_first_recipe, is_free, recipe_digest
 from ...models.space.opspec import OpSpec
 from ...models.space.protocol import PRESETS, Architecture, SearchSpace
+from ...plugins import list_plugins
 from ..statistics.calibration import Correction
 from ..statistics.estimates import NOISY_PCT, Summary
 from ..statistics.measurement import Measurement, SampleBatch
@@ -39,24 +50,77 @@ _BENCHMARK_COLUMNS = ", ".join(columns(Benchmark))
 class LatencyTable:
     """Latency table in an SQLite file, and a context manager that closes it. See `open` and `create`."""
 
-    def __init__(self, path: Path, store: schema.Store) -> None:
+    def __init__(self, path: Path, store: schema.Store, *, inspect: bool = False) -> None:
+        """See `open`."""
         self.path = path
         self.store = store
         try:
             meta = {key: json.loads(value) for key, value in store.rows("SELECT key, value FROM meta")}
             self.target = Target(**meta["target"])
-            self.space = SearchSpace.check(meta["space"], f"the space in {path}")
+            self.space_content: dict[str, Any] = meta["space"]
             self.protocol: dict[str, Any] = meta["protocol"]
             self.environment: dict[str, Any] = meta["environment"]
-            stored = {entry.key for entry in self.entries()}
-            for key in stored:
-                OpSpec.parse(key)
-            missing = [key for key in entry_keys(self.space) if key not in stored]
-            if missing:
-                raise ValueError(f"entry {missing[0]} of the space, which is missing")
+            specs = {entry.key: OpSpec.parse(entry.key) for entry in self.entries()}
+            self._recipes = store.recipes()
+            self.missing_operators = _list_missing(specs.values(), self.space_content) if inspect else ()
+            changed = None if self.missing_operators else self._find_changed_recipe(specs)
+        except (MissingOperatorError, PluginError):
+            self.close()
+            raise
+        except UnknownOperatorError as error:
+            self.close()
+            raise MissingOperatorError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError, LgcError) as error:
             self.close()
             raise FileFormatError(f"{path} is a damaged latency table: its content fails at {error}") from error
+        if changed is not None and not inspect:
+            command = self.profile_command(out=path.with_stem(f"{path.stem}-new"))
+            self.close()
+            raise MismatchError(
+                f"{path} was measured with another recipe of operator {changed.operator} ({changed}): measure it again "
+                f"with: {command}"
+            )
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """Search space.
+
+        Raises:
+            MissingOperatorError: The table was opened to be inspected, and has an operator that is not registered.
+        """
+        return SearchSpace.check(self.space_content, f"the space in {self.path}")
+
+    @property
+    def space_title(self) -> str:
+        """Name and input size of the space, e.g. `tiny 192x256`; its operators need not be registered."""
+        size = self.space_content.get("input")
+        name = str(self.space_content.get("name"))
+        return f"{name} {size[0]}x{size[1]}" if isinstance(size, list) and len(size) == 2 else name
+
+    def recipe(self, key: str) -> str:
+        """Return the digest of the recipe that an entry was measured with; see `operators.recipe_digest`.
+
+        A table from before recipes were stored has the operators of lgc 0.1: for one that has changed since then, the
+        result is `lgc 0.1`.
+        """
+        spec = OpSpec.parse(key)
+        return self._recipes.get(key) or (recipe_digest(spec) if is_first_recipe(spec.operator) else "lgc 0.1")
+
+    def _find_changed_recipe(self, specs: Mapping[str, OpSpec]) -> OpSpec | None:
+        """Return the first entry whose operator has another recipe now; None if there is no such entry.
+
+        Raises:
+            ValueError: An entry of the space is missing.
+        """
+        for key, spec in specs.items():
+            if self.recipe(key) != recipe_digest(spec):
+                return spec
+        for key in entry_keys(self.space):
+            if key not in specs:
+                if is_first_recipe((spec := OpSpec.parse(key)).operator):
+                    raise ValueError(f"entry {key} of the space, which is missing")
+                return spec  # it was free
+        return None
 
     @classmethod
     def create(
@@ -80,17 +144,25 @@ class LatencyTable:
             "environment": dict(environment),
         }
         texts = {key: json.dumps(value) for key, value in meta.items()}
-        return cls(path, schema.create_store(path, texts, entry_keys(space)))
+        recipes = {key: recipe_digest(OpSpec.parse(key)) for key in entry_keys(space)}
+        return cls(path, schema.create_store(path, texts, recipes))
 
     @classmethod
-    def open(cls, path: str | Path) -> LatencyTable:
+    def open(cls, path: str | Path, *, inspect: bool = False) -> LatencyTable:
         """Open the table at `path`.
+
+        Args:
+            path: File of the table.
+            inspect: Only read what is stored: operators may be unknown (see `missing_operators`) or have other recipes.
 
         Raises:
             FileFormatError: The file is missing, damaged, not a table, or has another schema version.
+            MissingOperatorError: An operator is not registered.
+            MismatchError: An operator has another recipe now.
+            PluginError: A recipe of the user's fails.
         """
         path = Path(path)
-        return cls(path, schema.open_store(path))
+        return cls(path, schema.open_store(path), inspect=inspect)
 
     def close(self) -> None:
         """Close the file."""
@@ -125,6 +197,11 @@ class LatencyTable:
             raise FileFormatError(
                 f"{self.path} is a damaged latency table: one of its networks is invalid: {error}"
             ) from error
+
+    def network_latencies(self, scope: str) -> list[float]:
+        """Return the latencies of the measured networks in a scope, in ms."""
+        query = "SELECT latency_ms FROM subjects WHERE kind = 'network' AND scope = ? AND latency_ms IS NOT NULL"
+        return [latency for (latency,) in self.store.rows(f"{query} ORDER BY rowid", scope)]
 
     def _parse_network(self, text: str) -> Architecture:
         return self.space.architecture_type.from_dict(json.loads(text), f"a network of {self.path}")
@@ -290,12 +367,13 @@ class LatencyTable:
         """Return the command that measures or resumes this table, or the same for another target, file or classes."""
         target, out = target or self.target, out or self.path
         threads = f" --threads {target.threads}" if target.device.is_cpu else ""
+        plugins = "".join(f" --plugin {plugin}" for plugin in list_plugins())
         height, width = self.space.input
         space = self.space.name if self.space.name in PRESETS else f"{self.space.name}.yaml"
         return (
             f"lgc-profile --device {target.device} --backend {target.backend} "
             f"--precision {target.precision}{threads} --space {space} --input {height}x{width} "
-            f"--classes {classes or self.space.classes} --out {out}"
+            f"--classes {classes or self.space.classes}{plugins} --out {out}"
         )
 
     def require(self, *, target: Target | None = None, space: SearchSpace | None = None) -> None:
@@ -314,6 +392,14 @@ class LatencyTable:
                 f"{self.path} has a different {' and '.join(what)}: {'; '.join(differences)}. "
                 f"Profile the requested one into another table with lgc-profile and another --out"
             )
+
+
+def _list_missing(specs: Iterable[OpSpec], space: object) -> tuple[str, ...]:
+    """Return the operators of entries and of a space's content that are not registered."""
+    names = [spec.operator for spec in specs]
+    listed = space.get("operators") if isinstance(space, dict) else None
+    names += [str(name) for name in listed] if isinstance(listed, list) else []
+    return tuple(dict.fromkeys(name for name in names if name not in OPERATORS))
 
 
 def network_key(architecture: Architecture, scope: str) -> str:

@@ -42,16 +42,16 @@ def upgrade_table(path: Path) -> tuple[int, Path | None]:
     version = read_schema_version(path)
     if version not in MIGRATIONS:
         if version < schema.TABLE_SCHEMA_VERSION:
-            schema.open_store(path, version).close()  # raises for other files
+            schema.open_store(path, (version,)).close()  # raises for other files
             raise FileFormatError(f"{path} is a damaged latency table: schema {version} is unknown")
-        LatencyTable.open(path).close()
+        LatencyTable.open(path, inspect=True).close()
         return version, None
     kept = path.with_name(f"{path.name}.v{version}")
     if kept.exists() and not kept.samefile(path):
         raise OutputError(f"{kept} already exists, so the old table cannot be kept there: move it away")
     with (
         atomic_path(path, replace=True) as copy,
-        closing(schema.open_store(path, version)) as store,
+        closing(schema.open_store(path, (version,))) as store,
         store.transaction(),
     ):
         _copy_database(path, copy)
@@ -88,8 +88,9 @@ def _migrate(copy: Path, path: Path, version: int) -> None:
                 connection.execute(f"PRAGMA user_version = {version}")
                 connection.execute("COMMIT")
             connection.execute("VACUUM")
-        with LatencyTable.open(copy) as table:
-            table.networks()
+        with LatencyTable.open(copy, inspect=True) as table:
+            if not table.missing_operators:
+                table.networks()
             table.measurement()
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None) or 0  # errors about invalid UTF-8 have none
@@ -138,7 +139,7 @@ def _migrate_1(connection: sqlite3.Connection) -> None:
     for name in ("entries", "networks", "visits"):
         connection.execute(f"ALTER TABLE {name} RENAME TO old_{name}")
     for statement in schema.DDL.split(";"):  # columns of later schemas included: `add_columns` skips them
-        if statement.strip() and "CREATE TABLE meta" not in statement:
+        if statement.strip() and not any(f"CREATE TABLE {name}" in statement for name in ("meta", "recipes")):
             connection.execute(statement)
     meta = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta").fetchall()}
     batches = [
@@ -209,5 +210,10 @@ def _convert_meta_1(connection: sqlite3.Connection, meta: dict[str, Any]) -> Non
         connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _migrate_1}
+def _migrate_2(connection: sqlite3.Connection) -> None:
+    """Migrate schema 2, which had no recipes: its operators are those of lgc 0.1."""
+    connection.execute(schema.RECIPES_DDL)
+
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _migrate_1, 2: _migrate_2}
 """Version -> its migration to the next one."""

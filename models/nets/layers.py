@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..space import operators as ops
+from ...errors import UsageError
+from .. import recipe
+from ..space.operators import get_recipe
 from ..space.opspec import OpSpec, strided_length
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "relu6": partial(nn.ReLU6, inplace=True),
+    "hardswish": partial(nn.Hardswish, inplace=True),
+    "hardsigmoid": partial(nn.Hardsigmoid, inplace=True),
+    "sigmoid": nn.Sigmoid,
+    "silu": partial(nn.SiLU, inplace=True),
+    "gelu": nn.GELU,
+    "none": nn.Identity,
+}
+"""Modules of the activations, by their name in recipes."""
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch normalisation, ReLU: [N, c_in, H, W] -> [N, c_out, H / stride, W / stride].
+    """Convolution without bias, batch normalisation, activation.
+
+    [N, c_in, H, W] -> [N, c_out, H / stride, W / stride]
 
     Args:
         layer: Convolution.
-        act: Include the ReLU.
     """
 
-    def __init__(self, layer: ops.Conv, *, act: bool = True) -> None:
+    def __init__(self, layer: recipe.Conv) -> None:
         super().__init__()
         self.conv = _conv(layer, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(layer.c_out)
-        self.act: nn.Module = nn.ReLU(inplace=True) if act else nn.Identity()
+        self.act = ACTIVATIONS[layer.activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply convolution, normalisation and activation."""
@@ -39,10 +58,40 @@ class ConvNormAct(nn.Module):
             self.norm = nn.Identity()
 
 
+class SqueezeExcite(nn.Module):
+    """Product of the input and a gate from its channel means: [N, C, H, W] -> [N, C, H, W]."""
+
+    def __init__(self, layer: recipe.SqueezeExcite) -> None:
+        super().__init__()
+        self.mean = nn.AdaptiveAvgPool2d(1)
+        self.reduce = nn.Conv2d(layer.channels, layer.reduced, 1)
+        self.act = ACTIVATIONS[layer.activation]()
+        self.expand = nn.Conv2d(layer.reduced, layer.channels, 1)
+        self.gate = ACTIVATIONS[layer.gate]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply by the gate."""
+        gate: Tensor = self.gate(self.expand(self.act(self.reduce(self.mean(x)))))
+        return x * gate
+
+
+class Residual(nn.Module):
+    """Sum of the input and the output of some layers: [N, C, H, W] -> [N, C, H, W]."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the input to the layers' output."""
+        out: Tensor = x + self.layers(x)
+        return out
+
+
 class BilinearResize(nn.Module):
     """Bilinear interpolation of a `Resize` layer: [N, C, *source] -> [N, C, *target]."""
 
-    def __init__(self, layer: ops.Resize) -> None:
+    def __init__(self, layer: recipe.Resize) -> None:
         super().__init__()
         self.layer = layer
 
@@ -84,51 +133,75 @@ class ChannelArgMax(nn.Module):
         return x.argmax(dim=1)
 
 
-def _conv(layer: ops.Conv, *, bias: bool) -> nn.Conv2d:
+def _conv(layer: recipe.Conv, *, bias: bool) -> nn.Conv2d:
     """Return the convolution, padded so that only the stride changes the size."""
+    height, width = layer.kernel_size
     return nn.Conv2d(
         layer.c_in,
         layer.c_out,
-        layer.kernel,
+        (height, width),
         stride=layer.stride,
-        padding=layer.dilation * (layer.kernel // 2),
+        padding=(layer.dilation * (height // 2), layer.dilation * (width // 2)),
         dilation=layer.dilation,
         groups=layer.groups,
         bias=bias,
     )
 
 
-def _layer(layer: ops.Layer) -> nn.Module:
+def _layer(layer: recipe.Layer) -> nn.Module:
     match layer:
-        case ops.Conv(plain=True):
+        case recipe.Conv(plain=True):
             return _conv(layer, bias=True)
-        case ops.Conv():
+        case recipe.Conv():
             return ConvNormAct(layer)
-        case ops.MaxPool():
+        case recipe.SqueezeExcite():
+            return SqueezeExcite(layer)
+        case recipe.Residual():
+            return Residual(_chain(layer.layers))
+        case recipe.MaxPool():
             return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.kernel // 2)
-        case ops.Resize():
+        case recipe.Resize():
             return BilinearResize(layer)
-        case ops.Add():
+        case recipe.Add():
             return Sum()
-        case ops.Concat():
+        case recipe.Concat():
             return ChannelConcat()
-        case ops.ArgMax():
+        case recipe.ArgMax():
             return ChannelArgMax()
+        case recipe.Module():
+            module: nn.Module = layer.source.factory(layer.spec)
+            return module
+
+
+def _chain(layers: Sequence[recipe.Layer]) -> nn.Module:
+    modules = [_layer(layer) for layer in layers]
+    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 
 def build_module(spec: OpSpec) -> nn.Module:
-    """Build the module of `spec`; its inputs have the shapes of `operators.input_shapes`."""
-    layers = [_layer(layer) for layer in ops.get_recipe(spec)]
-    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+    """Build the module of `spec`; its inputs have the shapes of `operators.input_shapes`.
+
+    Raises:
+        PluginError: A factory of the user's fails, or returns no module or one with another output.
+        UsageError: The operator has the name of an attribute of torch modules.
+    """
+    if hasattr(nn.ModuleDict, spec.operator):
+        raise UsageError(f"operator {spec.operator!r} has the name of a torch module's attribute: choose another")
+    return _chain(get_recipe(spec))
 
 
 def fold_norms(module: nn.Module) -> nn.Module:
     """Return a copy of `module` in evaluation mode with batch normalisations folded into convolutions.
 
-    Only those of `ConvNormAct` are folded; a normalisation before its convolution remains.
+    Those of `ConvNormAct` and those directly behind a convolution in an `nn.Sequential` are folded; others remain.
     """
     copied = copy.deepcopy(module).eval()
+    uses = Counter(id(child) for _, child in copied.named_modules(remove_duplicate=False))
     for child in copied.modules():
         if isinstance(child, ConvNormAct):
             child.fold()
+        elif type(child) is nn.Sequential:
+            for index, (conv, norm) in enumerate(pairwise(list(child))):
+                if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and uses[id(conv)] == uses[id(norm)] == 1:
+                    child[index], child[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return copied.requires_grad_(False)

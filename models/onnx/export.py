@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch.jit._trace import TracerWarning
 
-from ...errors import FileFormatError
+from ...errors import FileFormatError, LgcError, PluginError
+from ...plugins import describe_error, is_user_file
+from .tracing import run_on_meta
 
 OPSET = 17
 """ONNX operator set, supported by TensorRT 10, TensorRT-RTX 1.x and ONNX Runtime 1.15 and later."""
@@ -20,31 +25,56 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
     """Export `module` in evaluation mode to a checked, serialised ONNX model with static shapes.
 
     This uses torch's tracing exporter, not the newer one based on torch.export: it takes 10 ms instead of 1.5 s per
-    graph, a table holds hundreds of graphs, and our modules have no control flow that tracing could miss.
+    graph, and a table holds hundreds of graphs. Control flow of the user's modules that tracing misses is refused.
 
     Args:
         module: Module whose inputs have the same type.
         input_shapes: Shape of each input. Inputs are named `input_0`, `input_1`, ..., the first output `output_0`.
         dtype: Type of the inputs, in torch's notation.
+
+    Raises:
+        PluginError: The module has an operation that ONNX lacks, decides by the values of tensors, or fails. The
+            message has the line.
     """
     import onnx
 
     inputs = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in input_shapes)
     buffer: Any = io.BytesIO()  # torch annotates a path but accepts a file
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module.eval(),
-            inputs,
-            buffer,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=[f"input_{index}" for index in range(len(inputs))],
-            output_names=["output_0"],
-        )
+    silence = patch.object(torch._C, "_jit_onnx_log", lambda *_: None)  # prints the graph of a failed export on stdout
+    with warnings.catch_warnings(record=True) as caught, silence, torch.no_grad():
+        warnings.simplefilter("always")
+        try:
+            torch.onnx.export(
+                module.eval(),
+                inputs,
+                buffer,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[f"input_{index}" for index in range(len(inputs))],
+                output_names=["output_0"],
+            )
+        except LgcError:
+            raise
+        except Exception as error:
+            raise PluginError(f"cannot export to ONNX: {_explain_failure(error, module, inputs)}") from error
+    if any(issubclass(item.category, TracerWarning) and is_user_file(item.filename) for item in caught):
+        run_on_meta(module, input_shapes, dtype)
     exported: bytes = buffer.getvalue()
     onnx.checker.check_model(onnx.load_from_string(exported), full_check=True)
     return exported
+
+
+def _explain_failure(error: Exception, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> str:
+    """Return why torch cannot export a module, with the line of the first operation that ONNX lacks."""
+    unsupported = re.search(r"the operator '([\w:]+)'.*opset version (\d+)", str(error))
+    if unsupported is None:
+        return describe_error(error)
+    name, opset = unsupported.groups()
+    with torch.no_grad():
+        graph = torch.jit.trace(module, inputs, check_trace=False).inlined_graph  # type: ignore[no-untyped-call]
+    frames = [re.split(r"[()]", line) for node in graph.findAllNodes(name) for line in node.sourceRange().splitlines()]
+    places = [f" ({frame[0]}, line {frame[1]})" for frame in frames if len(frame) == 3 and is_user_file(frame[0])]
+    return f"opset {opset} has no {name}{places[0] if places else ''}"
 
 
 _SKIPPED_PASSES = ["graph_fusion", "subexpression_elimination", "weight_tying"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FileFormatError, UsageError
+from ...errors import FileFormatError, MissingOperatorError, UsageError
 from ..space.protocol import CORE, DENSE, END_TO_END, EXPORT_SCOPES, Architecture
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Signature:
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """Architecture embedded in a file that lgc exported; None in other files.
+        """Architecture embedded in a file that lgc exported; None in others, and with operators not registered here.
 
         Raises:
             FileFormatError: The embedded architecture is damaged.
@@ -180,7 +180,10 @@ class Signature:
         text = self.metadata.get(ARCHITECTURE_KEY)
         if text is None:
             return None
-        return Architecture.parse(text, f"{self.where}, metadata `{ARCHITECTURE_KEY}`")
+        try:
+            return Architecture.parse(text, f"{self.where}, metadata `{ARCHITECTURE_KEY}`")
+        except MissingOperatorError:  # a file needs no plugin
+            return None
 
     @property
     def input_size(self) -> tuple[int, ...]:

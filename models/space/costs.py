@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import UnknownNameError, UsageError
 from .cost import Choices, Cost, check_choices, row_chunks, sum_slots
 from .lgcnet import LGCNetSpace
-from .memory import CellMemory, IntArray, chain_peak, inputs_peak, tensor_values
+from .memory import CellMemory, IntArray, chain_peak, inputs_peak, output_values
 from .operators import count_macs, count_parameters
 from .protocol import DENSE, SCOPES, SearchSpace
 
@@ -73,8 +73,8 @@ class Costs:
         While a layer runs, its inputs, its output and every tensor that is used later are alive. No output overwrites
         an input; a tensor, the image included, is freed after its last use. Each layer of an operator allocates a
         tensor, so a separable convolution has one between its two convolutions; a convolution with its folded
-        normalisation and ReLU is one layer; `skip` at stride 1 allocates none. Weights and a backend's workspace are
-        not counted.
+        normalisation and activation is one layer; `skip` at stride 1 allocates none. Of the user's modules, each
+        operation of torch that does not run in place allocates one. Weights and a backend's workspace are not counted.
 
         In the presets, the stem (`core`) or the upsampled logits (`dense`) need more than any cell, so all
         architectures have the same peak; they differ in spaces with wide cells or coarse outputs.
@@ -96,8 +96,8 @@ class Costs:
         floor = fixed * bytes_per_value
         if scope == DENSE:
             logits, upsampled, labels = (self.space.plan.heads[0][-1], *self.space.plan.dense)
-            sizes = [tensor_values(logits)[-1] * bytes_per_value, tensor_values(upsampled)[-1] * bytes_per_value]
-            floor = np.maximum(floor, chain_peak([*sizes, tensor_values(labels)[-1] * LABEL_BYTES]))
+            sizes = [output_values(logits) * bytes_per_value, output_values(upsampled) * bytes_per_value]
+            floor = np.maximum(floor, chain_peak([*sizes, output_values(labels) * LABEL_BYTES]))
         peaks = []
         for part in self._chunks(choices):
             peak, first = np.zeros(len(part), np.int64), 0
@@ -119,7 +119,7 @@ class Costs:
         plan = self.space.plan
         last_cell = {source.feature: index for index, cell in enumerate(plan.searched_cells) for source in cell.inputs}
         image = plan.stem[0].c_in * plan.stem[0].height * plan.stem[0].width
-        stem = [image, *(tensor_values(spec)[-1] for spec in plan.stem)]
+        stem = [image, *(output_values(spec) for spec in plan.stem)]
         peak, features, cells = chain_peak(stem), [stem[-1]], []
         for index, cell in enumerate(plan.searched_cells):
             kept = sum(size for feature, size in enumerate(features) if last_cell[feature] > index)
@@ -127,5 +127,5 @@ class Costs:
             peak = max(peak, kept + inputs_peak(cell, {feature: features[feature] for feature in dying}))
             cells.append(CellMemory(cell, kept))
             features.append(cell.concat.c_out * cell.concat.height * cell.concat.width)
-        heads = [chain_peak([features[-1], *(tensor_values(spec)[-1] for spec in head)]) for head in plan.heads]
+        heads = [chain_peak([features[-1], *(output_values(spec) for spec in head)]) for head in plan.heads]
         return np.maximum(peak, heads), cells

@@ -18,6 +18,7 @@ from pydantic import (
 
 from ...errors import UsageError
 from .layout import plan_network
+from .operators import digest_recipes
 from .plan import CellPlan, NetworkPlan
 from .protocol import DEFAULT_KIND, Architecture, Decision, Requirement, SearchSpace, Slot, register_space
 from .settings import SpaceSettings, validate
@@ -29,6 +30,11 @@ class LGCNetSpace(SpaceSettings, SearchSpace):
 
     The supernet has the head's default width only. See `SpaceSettings` for the fields.
     """
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all fields except the name, and of the recipes that differ from lgc 0.1's; 12 hexadecimal digits."""
+        return self.hash_fields(digest_recipes(self.specs()))
 
     @cached_property
     def plan(self) -> NetworkPlan:

@@ -3,8 +3,7 @@
 Terms used in this module:
 
     values  size of a tensor as a number of values, not bytes
-    kind    memory behaviour of an operator: the values of each tensor that it allocates, in order; () if it passes its
-            input through, None for `zero`
+    kind    memory behaviour of an operator: its `Footprint`; () if it passes its input through, None for `zero`
     code    the kinds on all edges of a cell as one number, with one digit per edge
 """
 
@@ -17,13 +16,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ..recipe import Footprint
 from .cost import gather_sum, row_chunks
-from .operators import ZERO, ArgMax, Concat, Conv, MaxPool, Resize, get_recipe, input_shapes
-from .opspec import OpSpec, strided_length
+from .operators import ZERO, find_footprint
+from .opspec import OpSpec
 from .plan import CellPlan
 
 IntArray = NDArray[np.int64]
-Kind = tuple[int, ...] | None
+Kind = Footprint | tuple[()] | None
 
 MAX_CODES = 2**19
 """Maximum number of codes for which a cell's peaks are tabulated; beyond it, each peak is computed on its own."""
@@ -42,7 +42,8 @@ class CellMemory:
         self.kept = kept
         self.edges = len(plan.edges)
         kinds = [
-            [None if spec.operator == ZERO else tensor_values(spec) for spec in edge.candidates] for edge in plan.edges
+            [None if spec.operator == ZERO else find_footprint(spec) or () for spec in edge.candidates]
+            for edge in plan.edges
         ]
         self._kinds = [list(dict.fromkeys(row)) for row in kinds]
         self._digits = np.array(
@@ -92,17 +93,17 @@ class CellMemory:
         for node in range(self.plan.nodes):
             total = summands = np.zeros(len(digits), np.int64)
             for edge in self.plan.edges_into(node):
-                live, passed, first, highest_pair, out = facts[edge]
+                live, passed, during_own, after_own, out = facts[edge]
                 during = (last >= 2 * edge).sum(axis=0) * size
                 after = (last > 2 * edge).sum(axis=0) * size
-                running = np.where(passed, 0, np.maximum(during + first, after + highest_pair))
+                running = np.where(passed, 0, np.maximum(during + during_own, after + after_own))
                 adding = np.where(summands, after + out + added, 0)
                 peak = np.where(live, np.maximum(peak, nodes + total + np.maximum(running, adding)), peak)
                 total = np.where(live, np.where(summands, added, out), total)
                 summands = summands + live
             nodes = nodes + total
         inputs = (last >= 2 * self.edges).sum(axis=0) * size
-        peaks: IntArray = self.kept + np.maximum(peak, inputs + nodes + sum(tensor_values(self.plan.concat)))
+        peaks: IntArray = self.kept + np.maximum(peak, inputs + nodes + output_values(self.plan.concat))
         return peaks
 
     def _last_uses(self, live: Sequence[NDArray[np.bool_]], passed: Sequence[NDArray[np.bool_]]) -> IntArray:
@@ -131,25 +132,16 @@ class CellMemory:
 
 
 def _kind_facts(kind: Kind) -> tuple[int, int, int, int, int]:
-    """Return a kind's facts: live, passes through, first tensor, largest sum of two consecutive ones, last tensor."""
+    """Return a kind's facts: live, passes through, and its footprint."""
     if not kind:
         return kind is not None, kind is not None, 0, 0, 0
-    return True, False, kind[0], max((sum(pair) for pair in pairwise(kind)), default=0), kind[-1]
+    return True, False, *kind
 
 
-def tensor_values(spec: OpSpec) -> tuple[int, ...]:
-    """Return the number of values in the output of each layer of `spec`, in order."""
-    channels, *size = input_shapes(spec)[0][1:]
-    values = []
-    for layer in get_recipe(spec):
-        if isinstance(layer, Conv | MaxPool):
-            size = [strided_length(length, layer.stride) for length in size]
-        if isinstance(layer, Resize):
-            size = list(layer.target)
-        if isinstance(layer, Conv | Concat | ArgMax):
-            channels = layer.c_out if isinstance(layer, Conv) else spec.c_out
-        values.append(channels * size[0] * size[1])
-    return tuple(values)
+def output_values(spec: OpSpec) -> int:
+    """Return the number of values in the output of `spec`; 0 if its input is passed through."""
+    footprint = find_footprint(spec)
+    return 0 if footprint is None else footprint.out
 
 
 def chain_peak(sizes: Sequence[int]) -> int:
@@ -166,12 +158,12 @@ def inputs_peak(cell: CellPlan, dying: dict[int, int]) -> int:
     """
     peak = held = 0
     for index, source in enumerate(cell.inputs):
-        held += tensor_values(source.project)[-1]
+        held += output_values(source.project)
         unread = {other.feature for other in cell.inputs[index:]}
         peak = max(peak, held + sum(size for feature, size in dying.items() if feature in unread))
     for source in cell.inputs:
         if source.resize is not None:
-            resized = tensor_values(source.resize)[-1]
+            resized = output_values(source.resize)
             peak = max(peak, held + resized)
-            held += resized - tensor_values(source.project)[-1]
+            held += resized - output_values(source.project)
     return peak

@@ -1,68 +1,40 @@
 """Registry of operators: each is a recipe of layers that determines its module, MACs and parameters.
 
-A recipe is a function from an `OpSpec` to a tuple of layers. `nets/layers.py` builds torch modules from recipes, so
-costs and modules always agree; this module does not import torch.
+A recipe is a function from an `OpSpec` to a tuple of layers; see `models/recipe.py`. `nets/layers.py` builds torch
+modules from recipes, so costs and modules always agree; this module does not import torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
-from ...errors import UnknownNameError, UsageError
-from .opspec import OpSpec
+from ...errors import LgcError, PluginError, UnknownOperatorError, UsageError
+from ...plugins import describe_error, load_entry_points
+from ..recipe import (
+    Add,
+    ArgMax,
+    Concat,
+    Conv,
+    Footprint,
+    Layer,
+    MaxPool,
+    Resize,
+    count_layer_macs,
+    count_layer_parameters,
+    describe_layers,
+    find_layer_footprint,
+    hash_text,
+    output_shape,
+)
+from .opspec import OPERATOR_NAME, OpSpec
 
-
-@dataclass(frozen=True)
-class Conv:
-    """Convolution, batch normalisation, ReLU; with `plain`, only a convolution with bias."""
-
-    c_in: int
-    c_out: int
-    kernel: int
-    stride: int = 1
-    dilation: int = 1
-    groups: int = 1
-    plain: bool = False
-
-
-@dataclass(frozen=True)
-class MaxPool:
-    """Max pooling, padded so that stride 1 keeps the size."""
-
-    kernel: int
-    stride: int
-
-
-@dataclass(frozen=True)
-class Resize:
-    """Bilinear interpolation from size `source` to `target` (height, width), corners not aligned.
-
-    Inputs of a different size, e.g. training crops, are scaled by the same factor; downscaled sizes are rounded up.
-    """
-
-    source: tuple[int, int]
-    target: tuple[int, int]
-    factor: int
-
-
-@dataclass(frozen=True)
-class Add:
-    """Sum of two tensors of equal shape."""
-
-
-@dataclass(frozen=True)
-class Concat:
-    """Concatenation along the channels."""
-
-
-@dataclass(frozen=True)
-class ArgMax:
-    """Index of the largest channel: [N, C, H, W] -> [N, H, W], int64."""
-
-
-Layer = Conv | MaxPool | Resize | Add | Concat | ArgMax
 Recipe = Callable[[OpSpec], tuple[Layer, ...]]
+
+ENTRY_POINTS = "lgc.operators"
+"""Group of the entry points of installed packages that register operators."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +62,14 @@ ZERO = "zero"
 
 
 def register_operator(name: str, *, searchable: bool = False, upsamples: bool = False) -> Callable[[Recipe], Recipe]:
-    """Register the decorated recipe under `name`, which must be new; see `Operator` for the options."""
+    """Register the decorated recipe under `name`, which must be new; see `Operator` for the options.
+
+    Raises:
+        ValueError: The name is taken.
+        UsageError: The name has other characters than a-z, 0-9 and _.
+    """
+    if not re.fullmatch(OPERATOR_NAME, name):
+        raise UsageError(f"invalid operator name {name!r}: use lower-case letters, digits and underscores")
 
     def register(recipe: Recipe) -> Recipe:
         if name in OPERATORS:
@@ -106,19 +85,55 @@ operator = register_operator
 
 
 def get_operator(name: str) -> Operator:
-    """Return the operator called `name`.
+    """Return the operator called `name`; if it is unknown, load the plugins of installed packages first.
 
     Raises:
-        UnknownNameError: Unknown operator; the message lists the known ones.
+        UnknownOperatorError: Unknown operator; the message lists the known ones.
     """
     if name not in OPERATORS:
-        raise UnknownNameError("operator", name, OPERATORS)
+        failures = load_entry_points(ENTRY_POINTS)
+        if name not in OPERATORS:
+            raise UnknownOperatorError(name, OPERATORS, failures)
     return OPERATORS[name]
 
 
 def get_recipe(spec: OpSpec) -> tuple[Layer, ...]:
-    """Return the layers of `spec`."""
-    return get_operator(spec.operator).recipe(spec)
+    """Return the layers of `spec`.
+
+    Raises:
+        UnknownOperatorError: Unknown operator.
+        UsageError: The operator does not support the spec.
+        PluginError: The recipe raises another error, or its layers do not fit together or the spec.
+    """
+    return _make_recipe(get_operator(spec.operator), spec)
+
+
+@lru_cache(maxsize=4096)
+def _make_recipe(operator: Operator, spec: OpSpec) -> tuple[Layer, ...]:
+    try:
+        layers = operator.recipe(spec)
+    except LgcError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{spec}: the recipe of {operator.name} raises {describe_error(error)}") from error
+    if not isinstance(layers, tuple) or not all(isinstance(layer, Layer) for layer in layers):
+        raise PluginError(f"{spec}: the recipe of {operator.name} returns {layers!r}, not a tuple of layers")
+    if operator.name != ZERO:
+        _check_shape(operator, spec, layers)
+    return layers
+
+
+def _check_shape(operator: Operator, spec: OpSpec, layers: tuple[Layer, ...]) -> None:
+    """Check that the layers turn an input of the spec into its output."""
+    coarse_to_fine = (spec.coarse, spec.fine) if operator.upsamples else (spec.fine, spec.coarse)
+    source, target = ((channels, *size) for channels, size in zip((spec.c_in, spec.c_out), coarse_to_fine, strict=True))
+    try:
+        out = output_shape(layers, source)
+    except UsageError as error:
+        raise PluginError(f"{spec}: the layers of {operator.name} do not fit together: {error}") from error
+    if out != target:
+        expected, got = (f"{channels} channels of {height}x{width}" for channels, height, width in (target, out))
+        raise PluginError(f"{spec}: wrong output of {operator.name}: expected {expected}, got {got}")
 
 
 def is_free(spec: OpSpec) -> bool:
@@ -135,19 +150,89 @@ def input_shapes(spec: OpSpec) -> tuple[tuple[int, int, int, int], ...]:
 
 
 def count_macs(spec: OpSpec) -> int:
-    """Count the multiply-accumulates of convolutions; pooling, sums and interpolation are not counted."""
-    total, size = 0, spec.fine
-    for layer in get_recipe(spec):
-        if isinstance(layer, Conv):
-            size = (-(-size[0] // layer.stride), -(-size[1] // layer.stride))
-            total += spec.batch * size[0] * size[1] * layer.c_out * layer.c_in // layer.groups * layer.kernel**2
-    return total
+    """Count the multiply-accumulates of convolutions and of the user's modules.
+
+    Pooling, sums, activations and interpolation are not counted.
+    """
+    return spec.batch * count_layer_macs(get_recipe(spec), input_shapes(spec)[0][1:])
 
 
 def count_parameters(spec: OpSpec) -> int:
     """Count the parameters with batch normalisation folded, so with one bias per output channel."""
-    convolutions = (layer for layer in get_recipe(spec) if isinstance(layer, Conv))
-    return sum(conv.c_out * (conv.c_in // conv.groups * conv.kernel**2 + 1) for conv in convolutions)
+    return count_layer_parameters(get_recipe(spec))
+
+
+def find_footprint(spec: OpSpec) -> Footprint | None:
+    """Return the memory of `spec` for one image, in values; None if its input is passed through."""
+    layers = get_recipe(spec)
+    return find_layer_footprint(layers, input_shapes(spec)[0][1:]) if layers else None
+
+
+def recipe_digest(spec: OpSpec) -> str:
+    """Return the digest of the layers of `spec`, 12 hexadecimal digits: of a module, that of its source file."""
+    return hash_text(describe_layers(get_recipe(spec)))
+
+
+FIRST_RECIPES = {
+    "zero": "2664dc14f894",
+    "skip": "0aecabb01bed",
+    "max_pool_3x3": "1474f14a218e",
+    "sep_conv_3x3": "3f06fcba16b3",
+    "sep_conv_3x3_d2": "695af71174fd",
+    "sep_conv_3x3_d4": "d91a33d71bd1",
+    "sep_conv_3x3_d8": "982b4ca2b435",
+    "conv_3x3": "28dafce79287",
+    "conv_1x1": "1377a952dfdc",
+    "classifier": "2d61800eefcc",
+    "add": "f1f60464d3d7",
+    "concat": "93dda22f3aa0",
+    "downsample": "d79e42c82258",
+    "upsample": "05bb3a4b27cd",
+    "argmax": "b63f1442a154",
+}
+"""Digests of the operators of lgc 0.1, over `_EXAMPLES`. Spaces and tables without recipes mean these operators."""
+
+_EXAMPLES = tuple(
+    (c_in, c_out, height, width, stride)
+    for c_in, c_out in ((6, 6), (4, 12), (64, 19))
+    for height, width in ((17, 33), (90, 120))
+    for stride in (1, 2, 4)
+)
+"""Fields of the specs whose recipes identify an operator."""
+
+
+@lru_cache(maxsize=256)
+def identify_operator(operator: Operator) -> str:
+    """Return the digest of an operator's recipes over `_EXAMPLES`, whatever the sizes of a space."""
+    texts = []
+    for fields in _EXAMPLES:
+        try:
+            texts.append(describe_layers(operator.recipe(OpSpec(operator.name, *fields))))
+        except Exception as error:  # an operator need not support all of them
+            texts.append(type(error).__name__)
+    return hash_text("; ".join(texts))
+
+
+def is_first_recipe(name: str) -> bool:
+    """Return True if the operator computes what the operator of this name did in lgc 0.1, before tables had recipes."""
+    return name in FIRST_RECIPES and identify_operator(get_operator(name)) == FIRST_RECIPES[name]
+
+
+def identify_custom_operators(names: Iterable[str]) -> dict[str, str]:
+    """Return the digest of each of these operators that is not one of lgc 0.1; see `FIRST_RECIPES`."""
+    return {name: identify_operator(get_operator(name)) for name in sorted(set(names)) if not is_first_recipe(name)}
+
+
+def digest_recipes(specs: Iterable[OpSpec]) -> dict[str, str]:
+    """Return the digest of each operator over its specs, without the operators of lgc 0.1; see `FIRST_RECIPES`.
+
+    The fingerprint of a space includes it, so that a changed recipe changes the fingerprint.
+    """
+    digests: dict[str, dict[str, str]] = {}
+    for spec in specs:
+        if not is_first_recipe(spec.operator):
+            digests.setdefault(spec.operator, {})[str(spec)] = recipe_digest(spec)
+    return {name: hash_text(repr(sorted(rows.items()))) for name, rows in sorted(digests.items())}
 
 
 def _square(spec: OpSpec) -> int:
@@ -223,7 +308,7 @@ def _add(spec: OpSpec) -> tuple[Layer, ...]:
 
 @register_operator("concat")
 def _concat(spec: OpSpec) -> tuple[Layer, ...]:
-    return (Concat(),) if spec.c_out > spec.c_in else ()
+    return (Concat(spec.c_out),) if spec.c_out > spec.c_in else ()
 
 
 @register_operator("downsample")

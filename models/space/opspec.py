@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from ...errors import UsageError
 
+OPERATOR_NAME = "[a-z0-9_]+"
+"""Pattern of an operator's name."""
 _N = "[1-9][0-9]{0,8}"
 _KEY = re.compile(
-    rf"(?P<operator>[a-z0-9_]+)/c(?P<c_in>{_N})-(?P<c_out>{_N})/(?P<height>{_N})x(?P<width>{_N})/s(?P<stride>{_N})/b(?P<batch>{_N})"
+    rf"(?P<operator>{OPERATOR_NAME})/c(?P<c_in>{_N})-(?P<c_out>{_N})/(?P<height>{_N})x(?P<width>{_N})/s(?P<stride>{_N})/b(?P<batch>{_N})"
 )
 
 

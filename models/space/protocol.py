@@ -266,7 +266,10 @@ class SearchSpace(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of all that distinguishes the space, except its name: 12 hexadecimal digits."""
+        """Hash of all that distinguishes the space, except its name: 12 hexadecimal digits.
+
+        This includes `operators.digest_recipes(self.specs())` if that is not empty.
+        """
 
     @property
     @abstractmethod

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ...errors import FileFormatError, LgcError, UnknownNameError
+from ...errors import FileFormatError, LgcError, MissingOperatorError, UnknownNameError, UnknownOperatorError
+from ..recipe import hash_text
 from .operators import OPERATORS, ZERO, get_operator
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -100,13 +100,12 @@ class SpaceSettings(_Section):
             raise ValueError(f"input {height}x{width} is too small for features at 1/{2**coarsest} of its size")
         return self
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of all fields except the name, 12 hexadecimal digits."""
-        # Spaces with a single head keep the fingerprint that tables from before `head_widths` hold.
+    def hash_fields(self, recipes: Mapping[str, str]) -> str:
+        """Return the hash of all fields except the name, and of `recipes`, if any: 12 hexadecimal digits."""
+        # Spaces with a single head, or of first recipes, keep the fingerprint that tables from before them hold.
         excluded = {"name"} if self.head_widths else {"name", "head_widths"}
-        content = self.model_dump(mode="json", exclude=excluded)
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        content = self.model_dump(mode="json", exclude=excluded) | ({"recipes": dict(recipes)} if recipes else {})
+        return hash_text(json.dumps(content, sort_keys=True))
 
     @cached_property
     def heads(self) -> tuple[int, ...]:
@@ -129,6 +128,8 @@ def validate(model: type[Model], content: dict[str, Any], problem: str) -> Model
         return model.model_validate(content)
     except ValidationError as error:
         raise FileFormatError(f"{problem}: {format_validation_error(error)}") from error
+    except UnknownOperatorError as error:
+        raise MissingOperatorError(f"{problem}: {error}") from error
     except LgcError as error:
         raise FileFormatError(f"{problem}: {error}") from error
 

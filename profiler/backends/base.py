@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...device import Device
-from ...errors import MeasurementError
+from ...errors import MeasurementError, PluginError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,14 +61,22 @@ class Workload:
 
     @cached_property
     def onnx(self) -> bytes:
-        """Serialised ONNX model with static shapes."""
+        """Serialised ONNX model with static shapes.
+
+        Raises:
+            PluginError: A module of the user's cannot be exported.
+        """
         if self.file is not None:
             return self.file
         if self.export is not None:
             return self.export()
         from ...models.onnx.export import to_onnx
 
-        return to_onnx(self.module(), self.input_shapes, self.dtype)
+        module = self.module()
+        try:
+            return to_onnx(module, self.input_shapes, self.dtype)
+        except PluginError as error:
+            raise PluginError(f"{self.name}: {error}") from error
 
     def module(self) -> torch.nn.Module:
         """Return the computation as a torch module.

@@ -14,6 +14,7 @@ from ...device import Device
 from ...errors import LgcError, MismatchError, UsageError
 from ...lut.target import Target
 from ...models.space.protocol import SearchSpace
+from ...plugins import list_plugins, load_plugins
 from ...precisions import PRECISIONS
 from ..backends import require_backend
 from ..machine.environment import compare_fingerprints, fingerprint
@@ -61,7 +62,7 @@ def profile_on(
     others = []
     for worker, device in enumerate(devices[1:], start=1):
         process = ProcessShare(device, worker, fraction)
-        arguments = (space.to_dict(), asdict(target), str(out), settings, process)
+        arguments = (space.to_dict(), asdict(target), str(out), settings, process, list_plugins())
         others.append(spawn.Process(target=_work, args=arguments))
     for other in others:
         other.start()
@@ -112,10 +113,16 @@ def require_equal(devices: Sequence[Device], target: Target) -> None:
 
 
 def _work(
-    space: dict[str, Any], target: dict[str, Any], out: str, settings: ProfileSettings, process: ProcessShare
+    space: dict[str, Any],
+    target: dict[str, Any],
+    out: str,
+    settings: ProfileSettings,
+    process: ProcessShare,
+    plugins: tuple[str, ...],
 ) -> None:
     """Measure a share in another process; the last pass meets any error again."""
     try:
+        load_plugins(plugins)
         profile(SearchSpace.check(space, "space"), Target(**target), Path(out), settings, process=process)
     except (LgcError, KeyboardInterrupt):
         return

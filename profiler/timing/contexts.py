@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 from ...errors import UnknownNameError
 from ...lut.table.table import LatencyTable
-from ...models.space.operators import Add, ArgMax, Concat, get_operator, get_recipe, input_shapes, is_free
+from ...models.recipe import Add, ArgMax, Concat
+from ...models.space.operators import get_operator, get_recipe, input_shapes, is_free
 from ...models.space.opspec import OpSpec
 from ...models.space.protocol import SearchSpace
 from ..backends import Workload

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...models.recipe import Conv, iter_layers
 from ...models.space.lgcnet import LGCNetSpace
-from ...models.space.operators import ZERO, Conv, get_recipe
+from ...models.space.operators import ZERO, get_recipe
 from ...models.space.plan import CellPlan
 from ...models.space.protocol import SearchSpace
 from ..decisions import Decisions, Indices
@@ -92,7 +93,7 @@ def make_fixed_fusion(space: LGCNetSpace) -> Indices:
     convolutions = [
         index
         for index, spec in enumerate(plan.edges[0].candidates)
-        if any(isinstance(layer, Conv) for layer in get_recipe(spec))
+        if any(isinstance(layer, Conv) for layer in iter_layers(get_recipe(spec)))
     ]
     live = [index for index, name in enumerate(space.operators) if name != ZERO]
     convolution = (convolutions or live)[0]

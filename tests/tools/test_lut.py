@@ -157,7 +157,7 @@ class TestRefusals:
             connection.execute("PRAGMA user_version = 9")
         connection.close()
         line = call("lgc-lut", verb, mini_lut).refusal("lgc-lut")
-        assert line.endswith("has table schema 9, this lgc reads 2: update lgc")
+        assert line.endswith("has table schema 9, this lgc reads 3: update lgc")
 
     def test_missing_table(self, call, verb):
         assert "Missing argument 'T.lut'" in call("lgc-lut", verb).refusal("lgc-lut")

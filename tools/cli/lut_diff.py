@@ -45,7 +45,7 @@ def diff(
     from ...lut.table.table import LatencyTable
 
     threshold_pct, share_pct = parse_percent(threshold), parse_percent(least_share)
-    with LatencyTable.open(a) as opened_a, LatencyTable.open(b) as opened_b:
+    with LatencyTable.open(a, inspect=True) as opened_a, LatencyTable.open(b, inspect=True) as opened_b:
         comparison = compare_tables(opened_a, opened_b, match)
     if not (comparison.changes or comparison.only_a or comparison.only_b):
         raise UsageError(f"no entry matches --match {match} in {a} and {b}")

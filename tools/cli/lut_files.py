@@ -14,7 +14,14 @@ from ...errors import UsageError
 from ...precisions import Precision
 from .console import emit, format_count, say
 from .lut_show import TablePath, make_report_tables, read_report
-from .options import JsonOption, make_backend_option, make_device_option, make_space_option
+from .options import (
+    JsonOption,
+    PluginOption,
+    load_operators,
+    make_backend_option,
+    make_device_option,
+    make_space_option,
+)
 
 if TYPE_CHECKING:
     from ...lut.exchange.foreign import ForeignTable
@@ -29,6 +36,7 @@ MAX_KINDS = 5
 def merge(
     tables: Annotated[list[Path], typer.Argument(metavar="A.lut B.lut ...", help="Two or more latency tables.")],
     out: Annotated[Path, typer.Option(metavar="C.lut", help="Table to write; it must not exist.")],
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Merge tables of one search space, also at different input sizes.
@@ -45,6 +53,7 @@ def merge(
     from ...lut.table.table import LatencyTable
     from ...profiler.profile import calibrate
 
+    load_operators(plugin)
     with ExitStack() as stack:
         opened = [stack.enter_context(LatencyTable.open(path)) for path in tables]
         result = merge_tables(opened, out, calibrate)
@@ -84,7 +93,7 @@ def export(
     from ...lut.exchange.convert import table_to_frame, write_frame
     from ...lut.table.table import LatencyTable
 
-    with LatencyTable.open(table) as opened:
+    with LatencyTable.open(table, inspect=True) as opened:
         frame = table_to_frame(opened)
     write_frame(frame, out)
     emit({"lut": str(table), "out": str(out), "rows": len(frame)}, as_json, f"{out}: {format_count(len(frame), 'row')}")
@@ -97,6 +106,7 @@ def import_table(
     device: Annotated[str | None, make_device_option(False, "that F was measured on")] = None,
     backend: Annotated[str | None, make_backend_option(False, " that F was measured with")] = None,
     precision: Annotated[Precision, typer.Option(help="Precision that F was measured in, for a T.lut.")] = "fp32",
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Convert another project's latency table; nothing in it is executed.
@@ -126,6 +136,7 @@ def import_table(
     from ...models.space.protocol import SearchSpace
 
     target = _make_target(space, device, backend, precision)
+    load_operators(plugin)
     result = write_table(foreign, out, SearchSpace.load(str(space)), target)
     skipped = {row.name: row.why for row in foreign.rows if row.spec is None}
     emit(

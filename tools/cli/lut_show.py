@@ -64,7 +64,8 @@ def show(
     from ...lut.table.table import LatencyTable
 
     selection = _Selection(match, operator, status, None if resolution is None else parse_size(resolution), sort)
-    with LatencyTable.open(table) as opened:
+    with LatencyTable.open(table, inspect=True) as opened:
+        selection.require_operator(opened)
         entries = selection.entries(opened)
         timed = selection.benchmarks(opened) if benchmarks else []
         selection.require_match(opened, benchmarks)
@@ -72,7 +73,7 @@ def show(
         content = {
             "lut": str(table),
             "target": asdict(opened.target),
-            "space": opened.space.to_dict(),
+            "space": opened.space_content if opened.missing_operators else opened.space.to_dict(),
             "protocol": opened.protocol,
             "environment": opened.environment,
             "calibration": opened.metadata("calibration"),
@@ -82,15 +83,16 @@ def show(
         }
         if benchmarks:
             content["subjects"] = [asdict(benchmark) for benchmark in timed]
-        height, width = opened.space.input
-        title = f"{table}: {opened.space.name} {height}x{width} on {opened.target}"
+        title = f"{table}: {opened.space_title} on {opened.target}"
         rows = _make_benchmark_table(title, timed) if benchmarks else _make_entry_table(title, entries)
         machine = opened.environment
         lines = [f"measured on {', '.join(str(machine[key]) for key in ('device_name', 'system') if key in machine)}"]
+        if opened.missing_operators:
+            lines.append(f"operators of a plugin that is not loaded: {', '.join(opened.missing_operators)}")
         if derived := opened.metadata(DERIVED):
             lines.append(
                 f"{derived['entries']} entries derived from {derived['from']} ({derived['classes']} classes); the "
-                f"others and the networks measured for {opened.space.classes} classes"
+                f"others and the networks measured for {opened.space_content['classes']} classes"
             )
         lines += format_corrections(opened)
         report = read_report(opened)
@@ -107,11 +109,18 @@ class _Selection:
     resolution: tuple[int, int] | None
     sort: Order | None
 
-    def __post_init__(self) -> None:
-        from ...models.space.operators import get_operator
+    def require_operator(self, table: LatencyTable) -> None:
+        """Check that the selected operator is registered, or one of the table.
 
-        if self.operator is not None:
-            get_operator(self.operator)
+        Raises:
+            UnknownNameError: It is neither.
+        """
+        from ...errors import UnknownNameError
+        from ...models.space.operators import OPERATORS
+
+        known = {*OPERATORS, *table.missing_operators}
+        if self.operator is not None and self.operator not in known:
+            raise UnknownNameError("operator", self.operator, known)
 
     def entries(self, table: LatencyTable) -> list[Entry]:
         """Return the selected entries."""

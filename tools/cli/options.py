@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +15,25 @@ from ...profiler.backends import BACKENDS
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads per operator.")]
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", metavar="FILE|MODULE", help="Python file or module that registers operators; repeatable."),
+]
 SecondsOption = Annotated[str, typer.Option("--seconds", metavar="TIME", help="Measuring time per network.")]
 DataOption = Annotated[
     Path, typer.Option("--data", metavar="FILE|DIR", help="Dataset: a dataset.yaml, or a folder of images and labels.")
 ]
+
+
+def load_operators(plugins: Sequence[str] | None) -> None:
+    """Load the plugins of `--plugin`.
+
+    Raises:
+        PluginError: One cannot be loaded; see `plugins.load_plugin`.
+    """
+    from ...plugins import load_plugins
+
+    load_plugins(plugins or ())
 
 
 def make_choice_option(flag: str, choices: Collection[str], help: str, show_default: str | bool = True) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ....errors import UsageError
-from ...space import operators as ops
+from ...recipe import Conv
 from ..layers import ConvNormAct
 from . import MIN_SIZE
 
@@ -49,7 +49,7 @@ def conv_norm(
     c_in: int, c_out: int, kernel: int = 3, stride: int = 1, *, groups: int = 1, dilation: int = 1, act: bool = True
 ) -> ConvNormAct:
     """Return a convolution with batch normalisation and optional ReLU; only the stride changes the size."""
-    return ConvNormAct(ops.Conv(c_in, c_out, kernel, stride, dilation, groups), act=act)
+    return ConvNormAct(Conv(c_in, c_out, kernel, stride, dilation, groups, activation="relu" if act else "none"))
 
 
 def depthwise(channels: int, stride: int = 1, *, dilation: int = 1, act: bool = False) -> ConvNormAct:

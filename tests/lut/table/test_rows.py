@@ -1,6 +1,7 @@
 """Columns of entries and benchmarks follow from their row classes."""
 
 import gzip
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -61,10 +62,16 @@ def table_statements(path):
 
 @pytest.mark.parametrize("name", ["schema-2-first", "tiny", "small", "torch", "unfinished"])
 def test_schema_equals_that_of_old_tables(name, tmp_path, mini_space):
-    """Columns, types, defaults, checks and options of schema 2, in their order."""
+    """Columns, types, defaults, checks and options of schema 2, in their order; the recipes are of schema 3."""
     new = tmp_path / "new.lut"
     LatencyTable.create(new, Target("cpu", "torch"), mini_space, {}, {}).close()
-    assert table_statements(new) == table_statements(unpack(name, tmp_path))
+    old = unpack(name, tmp_path)
+    upgraded = Path(shutil.copy(old, tmp_path / "upgraded.lut"))
+    assert upgrade.upgrade_table(upgraded)[0] == 2
+    statements = table_statements(new)
+    assert table_statements(upgraded) == statements
+    del statements["recipes"]
+    assert table_statements(old) == statements
 
 
 @pytest.mark.parametrize(

@@ -420,8 +420,8 @@ def test_require_names_the_differences(table, mini_space):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ("PRAGMA user_version = 3", r"has table schema 3, this lgc reads 2: update lgc"),
-        ("PRAGMA user_version = 1", r"has table schema 1, this lgc reads 2: .* lgc-lut upgrade \S*t\.lut"),
+        ("PRAGMA user_version = 4", r"has table schema 4, this lgc reads 3: update lgc"),
+        ("PRAGMA user_version = 1", r"has table schema 1, this lgc reads 3: .* lgc-lut upgrade \S*t\.lut"),
         ("DELETE FROM entries WHERE rowid = 1", "its content fails at entry conv_3x3/c3-4/32x32/s2/b1"),
         ("UPDATE entries SET key = 'x' WHERE rowid = 1", "damaged latency table"),
         ("PRAGMA application_id = 1", "it is an SQLite database of another program"),

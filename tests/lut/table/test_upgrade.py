@@ -128,7 +128,7 @@ def rows_1(path, query):
 
 
 def test_old_table_names_the_upgrade_command(old):
-    with pytest.raises(FileFormatError, match=rf"has table schema 1, this lgc reads 2: .* lgc-lut upgrade {old}"):
+    with pytest.raises(FileFormatError, match=rf"has table schema 1, this lgc reads 3: .* lgc-lut upgrade {old}"):
         LatencyTable.open(old)
 
 
@@ -214,7 +214,7 @@ def test_every_older_version_has_a_migration():
 @pytest.mark.parametrize(
     ("version", "reason"),
     [
-        (9, "has table schema 9, this lgc reads 2: update lgc"),
+        (9, "has table schema 9, this lgc reads 3: update lgc"),
         (0, "is a damaged latency table: schema 0 is unknown"),
     ],
 )

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
+from lgc.errors import PluginError
 from lgc.models import PRESETS, LGCNet, SearchSpace
 from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput, FrameOutput, randomise_norms
@@ -87,3 +88,30 @@ def test_simplify_is_silent_and_imports_lazily():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+class Compute(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def bessel(x):
+    return torch.special.bessel_j0(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (bessel, rf"opset {OPSET} has no aten::special_bessel_j0 \(.*test_export.py, line \d+\)"),
+        (lambda x: x if x.sum() > 0 else -x, r"test_export.py, line \d+: values of a tensor decide what is computed"),
+        (lambda x: x.view(3), r"cannot export to ONNX: RuntimeError: shape .*test_export.py, line \d+"),
+    ],
+)
+def test_failed_export_names_the_line(function, message, capfd):
+    with pytest.raises(PluginError, match=message):
+        to_onnx(Compute(function), [(1, 4, 8, 8)])
+    assert capfd.readouterr() == ("", "")

@@ -19,6 +19,9 @@ from lgc.models.space import cost, memory
 from lgc.models.space.costs import Costs
 from lgc.models.space.operators import Conv
 
+from ...operators import EXAMPLES
+
+RECIPES = [name for name in EXAMPLES if name != "pooled_attention"]
 ALL = {"operators": ["skip", "max_pool_3x3", "conv_3x3", "sep_conv_3x3_d2", "zero"]}
 NARROW = {**ALL, "stem": {"channels": 1, "strides": [2, 2]}, "input": [64, 64]}
 VARIANTS = {
@@ -44,6 +47,7 @@ VARIANTS = {
         "stem": {"channels": 1, "strides": [1]},
         "fusion": {"nodes": 1, "channels": 32, "level": 0},
     },
+    "examples": {**NARROW, "cells": 1, "reductions": [0], "operators": ["skip", *RECIPES], "channels": 24},
     "bottlenecks": {**NARROW, "cells": 1, "reductions": [], "operators": ["skip", "bottleneck"], "channels": 24},
 }
 """Changes of the mini space; the part of the network that needs the most memory differs between them."""
@@ -99,14 +103,14 @@ class LayerRecorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        if name == "relu_":
+        if name in ("relu_", "hardswish_", "hardsigmoid_", "gelu"):  # part of the layer before it
             return args[0]
         if name == "native_batch_norm":  # folded into the convolution before it
             return args[0], *args[3:5]
         out = func(*args, **(kwargs or {}))
         if name == "empty":
             return out
-        inputs = {"cat": args[0], "add": args[:2]}.get(name, args[:1])
+        inputs = {"cat": args[0], "add": args[:2], "mul": args[:2]}.get(name, args[:1])
         output = out[0] if isinstance(out, tuple) else out
         self.steps.append(([self.number(tensor) for tensor in inputs], self.number(output)))
         return out

@@ -20,6 +20,7 @@ from lgc.profiler.timing.contexts import (
     register_benchmarks,
 )
 
+from ...operators import EXAMPLES
 from .. import conftest as law
 
 PLACES = [
@@ -40,9 +41,10 @@ PLACES = [
     OpSpec("downsample", 4, 4, 9, 8, 2),
     OpSpec("upsample", 4, 4, 9, 8, 4),
     OpSpec("argmax", 3, 1, 9, 8),
+    *(OpSpec(name, 4, 4, 9, 8, stride) for name in EXAMPLES for stride in (1, 2)),
 ]
 DEPTHWISE = ("sep_conv_3x3", "sep_conv_3x3_d2", "sep_conv_3x3_d4", "sep_conv_3x3_d8")
-REPEATED = {f"{name}/c4-4/9x8/s1/b1" for name in ("conv_3x3", "max_pool_3x3", *DEPTHWISE)}
+REPEATED = {f"{name}/c4-4/9x8/s1/b1" for name in ("conv_3x3", "max_pool_3x3", *DEPTHWISE, *EXAMPLES)}
 """Those of `PLACES` that take one tensor and give one of its shape."""
 
 

@@ -149,8 +149,8 @@ class TestUpgrade:
     def test_current_schema_is_kept(self, call, mini_lut):
         before = mini_lut.read_bytes()
         done = call("lgc-lut", "upgrade", mini_lut, "--json")
-        assert (done.code, json.loads(done.out)) == (0, {"lut": str(mini_lut), "from": 2, "to": 2, "kept": None})
-        assert "has the current schema, 2" in call("lgc-lut", "upgrade", mini_lut).out
+        assert (done.code, json.loads(done.out)) == (0, {"lut": str(mini_lut), "from": 3, "to": 3, "kept": None})
+        assert "has the current schema, 3" in call("lgc-lut", "upgrade", mini_lut).out
         assert mini_lut.read_bytes() == before
 
 
@@ -195,7 +195,7 @@ class TestBadTables:
             connection.execute("PRAGMA user_version = 9")
         connection.close()
         line = self.refused(call, verb, b, a, tmp_path)
-        assert line.endswith("has table schema 9, this lgc reads 2: update lgc")
+        assert line.endswith("has table schema 9, this lgc reads 3: update lgc")
 
     def test_table_in_another_unit(self, call, verb, two, tmp_path):
         """Column names contain the unit, so a table in microseconds lacks the expected columns."""

@@ -1,0 +1,191 @@
+"""Torch modules of the user's as operators, checked once for each spec."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from functools import cache, partial
+from numbers import Integral
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ...errors import LgcError, PluginError
+from ...plugins import describe_error
+from ..onnx.tracing import run_on_meta
+from ..recipe import Footprint, Module, ModuleSource
+from ..space.operators import register_operator
+from ..space.opspec import OpSpec
+from .layers import fold_norms
+
+Count = Callable[[OpSpec], int]
+Factory = TypeVar("Factory", bound=Callable[[OpSpec], Any])
+
+
+def register_module(
+    name: str, *, macs: Count, parameters: Count | None = None, searchable: bool = False
+) -> Callable[[Factory], Factory]:
+    """Register the decorated factory of torch modules as an operator.
+
+    The factory gets an `OpSpec` and returns a module, [N, c_in, H, W] -> [N, c_out, H / stride, W / stride]. Its source
+    file is part of the fingerprint of spaces with the operator: after a change, tables are measured again.
+
+    Args:
+        name: Name of the operator, which must be new.
+        macs: Function from a spec to the multiply-accumulates of one image.
+        parameters: Function from a spec to the number of parameters; counted from the module if None.
+        searchable: True if search spaces may use the operator as a candidate.
+
+    Raises:
+        ValueError: The name is taken.
+        UsageError: The name has other characters than a-z, 0-9 and _.
+        PluginError: The source of the factory is unknown.
+    """
+
+    def register(factory: Factory) -> Factory:
+        build = _CheckedFactory(name, factory)
+        source = ModuleSource(
+            name=name,
+            digest=_hash_source(name, factory),
+            factory=build,
+            macs=partial(_call_count, name, "macs", macs),
+            parameters=partial(_call_count, name, "parameters", parameters or cache(build.count_parameters)),
+            footprint=cache(build.find_footprint),
+        )
+        register_operator(name, searchable=searchable)(lambda spec: (Module(source, spec),))
+        return factory
+
+    return register
+
+
+def _hash_source(name: str, factory: Callable[..., Any]) -> str:
+    """Return the digest of a factory's name and source file; of its own source where there is no file."""
+    function = inspect.unwrap(factory.func if isinstance(factory, partial) else factory)
+    try:
+        file = inspect.getsourcefile(function)
+        source = Path(file).read_bytes() if file and Path(file).is_file() else inspect.getsource(function).encode()
+    except (OSError, TypeError) as error:
+        raise PluginError(f"the source of operator {name} is unknown: define its factory in a file") from error
+    return hashlib.sha256(function.__qualname__.encode() + b"\0" + source).hexdigest()[:12]
+
+
+def _call_count(name: str, what: str, count: Count, spec: OpSpec) -> int:
+    """Return a count of the user's, checked."""
+    try:
+        value = count(spec)
+    except LgcError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{spec}: {what} of {name} raises {describe_error(error)}") from error
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise PluginError(f"{spec}: {what} of {name} returns {value!r}, not an integer of at least 0")
+    return int(value)
+
+
+class _CheckedFactory:
+    """Factory of an operator that checks the modules of each spec once."""
+
+    def __init__(self, name: str, factory: Callable[[OpSpec], Any]) -> None:
+        self._name, self._factory = name, factory
+        self._checked: set[OpSpec] = set()
+
+    def __call__(self, spec: OpSpec) -> nn.Module:
+        """Return a module of `spec`.
+
+        Raises:
+            PluginError: The factory fails, or its module is unusable; see `_check`.
+        """
+        module = self._build(spec)
+        if spec not in self._checked:
+            self._check(spec, module)
+            self._checked.add(spec)
+        return module
+
+    def _build(self, spec: OpSpec) -> nn.Module:
+        try:
+            module = self._factory(spec)
+        except Exception as error:
+            raise PluginError(f"{spec}: the factory of {self._name} raises {describe_error(error)}") from error
+        if not isinstance(module, nn.Module):
+            kind = type(module).__name__
+            raise PluginError(f"{spec}: the factory of {self._name} returns {kind}, not a torch module")
+        return module
+
+    def _build_aside(self, spec: OpSpec) -> nn.Module:
+        """Return a module without a change of torch's random state."""
+        with torch.random.fork_rng(devices=[]):
+            return self._build(spec)
+
+    def _check(self, spec: OpSpec, module: nn.Module) -> None:
+        """Check that the weights of two modules have equal shapes, and that the output has the shape of the spec."""
+        first, second = (
+            {key: tuple(value.shape) for key, value in each.state_dict().items()}
+            for each in (module, self._build_aside(spec))
+        )
+        for key in first.keys() | second.keys():
+            if first.get(key) != second.get(key):
+                shapes = f"{first.get(key, 'no')} and {second.get(key, 'no')}"
+                raise PluginError(f"{spec}: two modules of {self._name} differ: weight {key} has shapes {shapes}")
+        try:
+            out = run_on_meta(module, [(spec.batch, spec.c_in, *spec.fine)])
+        except PluginError as error:
+            raise PluginError(f"{spec}: the module of {self._name} fails: {error}") from error
+        expected = (spec.batch, spec.c_out, *spec.coarse)
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        if got != expected:
+            raise PluginError(f"{spec}: wrong output of {self._name}: expected {expected}, got {got}")
+
+    def count_parameters(self, spec: OpSpec) -> int:
+        """Count the parameters of the folded module."""
+        self(spec)
+        return sum(parameter.numel() for parameter in fold_norms(self._build_aside(spec)).parameters())
+
+    def find_footprint(self, spec: OpSpec) -> Footprint:
+        """Return the memory of the folded module for one image: a tensor per operation that does not run in place."""
+        self(spec)
+        recorder = _TensorRecorder()
+        out = run_on_meta(fold_norms(self._build_aside(spec)), [(1, spec.c_in, *spec.fine)], recorder=recorder)
+        return recorder.summarise(out)
+
+
+class _TensorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Record of the storages that operations read and write; the first one is the input. Views share a storage."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._kept: list[Tensor] = []  # the identity of a freed storage would be used again
+        self._sizes: dict[int, int] = {}
+        self._steps: list[set[int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run and record an operation."""
+        out = func(*args, **(kwargs or {}))
+        touched = [tensor for tensor in tree_leaves((args, kwargs, out)) if isinstance(tensor, Tensor)]
+        written = [tensor for tensor in tree_leaves(out) if isinstance(tensor, Tensor)]
+        self._kept += touched
+        for tensor in written:
+            self._sizes.setdefault(_storage(tensor), tensor.numel())
+        self._steps.append({_storage(tensor) for tensor in touched})
+        return out
+
+    def summarise(self, out: Tensor) -> Footprint:
+        """Return the memory of the recorded operations, each tensor alive until its last use; `out` until the end."""
+        source = next(iter(self._sizes))
+        uses = {each: [at for at, step in enumerate(self._steps) if each in step] for each in self._sizes}
+        uses[_storage(out)].append(len(self._steps))
+        alive = [
+            sum(size for each, size in self._sizes.items() if each != source and uses[each][0] <= at <= uses[each][-1])
+            for at in range(len(self._steps))
+        ]
+        end = uses[source][-1] + 1
+        return Footprint(max(alive[:end]), max(alive[end:], default=0), out.numel())
+
+
+def _storage(tensor: Tensor) -> int:
+    """Return the identity of a tensor's storage."""
+    return int(tensor.untyped_storage()._cdata)

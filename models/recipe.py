@@ -1,0 +1,305 @@
+"""Layers of operators as values, from which shapes, multiply-accumulates, parameters and memory follow.
+
+A recipe is a tuple of layers, computed one after the other. `nets/layers.py` builds their torch modules; this module
+does not import torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from .space.opspec import OpSpec
+
+ACTIVATIONS = ("relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "none")
+"""Names of activations."""
+
+Shape = tuple[int, int, int]
+"""Channels, height and width of a tensor."""
+
+
+class Footprint(NamedTuple):
+    """Memory of a computation, in values. Its input is not counted.
+
+    Attributes:
+        during: Peak while the input is needed.
+        after: Peak once the input can be freed; 0 if it is needed until the end.
+        out: Size of the output.
+    """
+
+    during: int
+    after: int
+    out: int
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Convolution, batch normalisation and activation; with `plain`, only a convolution with bias.
+
+    Only the stride changes the size.
+
+    Raises:
+        UsageError: An even kernel, channels that are not divisible by the groups, or an unknown activation.
+    """
+
+    c_in: int
+    c_out: int
+    kernel: int | tuple[int, int]
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    plain: bool = False
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        if not all(side % 2 for side in self.kernel_size):
+            raise UsageError(f"Conv: kernel {self.kernel} would change the size: its sides must be odd")
+        if self.c_in % self.groups or self.c_out % self.groups:
+            raise UsageError(f"Conv: {self.c_in} to {self.c_out} channels are not divisible by {self.groups} groups")
+        _check_activation(self.activation)
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """Height and width of the kernel."""
+        return (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
+
+
+@dataclass(frozen=True)
+class SqueezeExcite:
+    """Channel attention (arXiv 1709.01507): the input times a gate from its channel means.
+
+    Attributes:
+        channels: Channels of the input and output.
+        reduced: Channels between the two 1x1 convolutions, which have biases and no normalisation.
+        activation: Activation between them.
+        gate: Activation of the gate.
+    """
+
+    channels: int
+    reduced: int
+    activation: str = "relu"
+    gate: str = "hardsigmoid"
+
+    def __post_init__(self) -> None:
+        _check_activation(self.activation)
+        _check_activation(self.gate)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Sum of the input and the output of some layers, which keep its shape."""
+
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Max pooling, padded so that stride 1 keeps the size."""
+
+    kernel: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Bilinear interpolation from size `source` to `target` (height, width), corners not aligned.
+
+    Inputs of a different size, e.g. training crops, are scaled by the same factor; downscaled sizes are rounded up.
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    factor: int
+
+
+@dataclass(frozen=True)
+class Add:
+    """Sum of two tensors of equal shape."""
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Concatenation along the channels, to `c_out` of them."""
+
+    c_out: int
+
+
+@dataclass(frozen=True)
+class ArgMax:
+    """Index of the largest channel: [N, C, H, W] -> [N, H, W], int64."""
+
+
+@dataclass(frozen=True)
+class ModuleSource:
+    """Torch module of the user's as an operator; see `nets.modules.register_module`, which makes it.
+
+    Attributes:
+        name: Name of the operator.
+        digest: Digest of the source file of the factory, and the factory's name.
+        factory: Function from a spec to a module.
+        macs: Function from a spec to the multiply-accumulates of one image.
+        parameters: Function from a spec to the number of parameters.
+        footprint: Function from a spec to the memory.
+    """
+
+    name: str
+    digest: str
+    factory: Callable[[OpSpec], Any]
+    macs: Callable[[OpSpec], int]
+    parameters: Callable[[OpSpec], int]
+    footprint: Callable[[OpSpec], Footprint]
+
+
+@dataclass(frozen=True)
+class Module:
+    """Torch module of the user's, for one spec."""
+
+    source: ModuleSource
+    spec: OpSpec
+
+
+Layer = Conv | SqueezeExcite | Residual | MaxPool | Resize | Add | Concat | ArgMax | Module
+
+
+def _check_activation(name: str) -> None:
+    if name not in ACTIVATIONS:
+        raise UsageError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
+
+
+def iter_layers(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """Iterate over all layers; a `Residual` is replaced by its own layers and an `Add`."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            yield from iter_layers(layer.layers)
+            yield Add()
+        else:
+            yield layer
+
+
+def output_shape(layers: Sequence[Layer], shape: Shape) -> Shape:
+    """Return the shape of the layers' output for an input of `shape`.
+
+    Raises:
+        UsageError: A layer takes another number of channels, or a `Residual` changes the shape.
+    """
+    for layer in layers:
+        shape = _layer_shape(layer, shape)
+    return shape
+
+
+def _layer_shape(layer: Layer, shape: Shape) -> Shape:
+    channels, height, width = shape
+    match layer:
+        case Conv(c_in=expected) | SqueezeExcite(channels=expected) if expected != channels:
+            raise UsageError(f"{describe_layer(layer)} takes {expected} channels, but its input has {channels}")
+        case Conv():
+            return layer.c_out, -(-height // layer.stride), -(-width // layer.stride)
+        case Residual():
+            if (inner := output_shape(layer.layers, shape)) != shape:
+                raise UsageError(f"Residual: its layers change the shape from {shape} to {inner}")
+            return shape
+        case MaxPool():
+            return channels, -(-height // layer.stride), -(-width // layer.stride)
+        case Resize():
+            return channels, *layer.target
+        case Concat():
+            return layer.c_out, height, width
+        case ArgMax():
+            return 1, height, width
+        case Module(spec=spec):
+            return spec.c_out, *spec.coarse
+        case SqueezeExcite() | Add():
+            return shape
+
+
+def count_layer_macs(layers: Sequence[Layer], shape: Shape) -> int:
+    """Count the multiply-accumulates of one image of `shape`: those of convolutions and of the user's modules."""
+    total = 0
+    for layer in layers:
+        out = _layer_shape(layer, shape)
+        match layer:
+            case Conv():
+                kernel = layer.kernel_size[0] * layer.kernel_size[1]
+                total += out[0] * out[1] * out[2] * layer.c_in // layer.groups * kernel
+            case SqueezeExcite():
+                total += 2 * layer.channels * layer.reduced
+            case Residual():
+                total += count_layer_macs(layer.layers, shape)
+            case Module():
+                total += layer.source.macs(layer.spec)
+        shape = out
+    return total
+
+
+def count_layer_parameters(layers: Sequence[Layer]) -> int:
+    """Count the parameters with batch normalisation folded, so with one bias per output channel."""
+    total = 0
+    for layer in layers:
+        match layer:
+            case Conv():
+                kernel = layer.kernel_size[0] * layer.kernel_size[1]
+                total += layer.c_out * (layer.c_in // layer.groups * kernel + 1)
+            case SqueezeExcite():
+                total += 2 * layer.channels * layer.reduced + layer.channels + layer.reduced
+            case Residual():
+                total += count_layer_parameters(layer.layers)
+            case Module():
+                total += layer.source.parameters(layer.spec)
+    return total
+
+
+def find_layer_footprint(layers: Sequence[Layer], shape: Shape) -> Footprint:
+    """Return the memory of layers, each of which allocates its output; activations allocate nothing.
+
+    There is at least one layer. `costs.Costs.peak_activation_bytes` documents the rules.
+    """
+    first, *others = layers
+    total = _layer_footprint(first, shape)
+    for layer in others:
+        shape = _layer_shape(first, shape)
+        part = _layer_footprint(layer, shape)
+        total = Footprint(total.during, max(total.after, total.out + part.during, part.after), part.out)
+        first = layer
+    return total
+
+
+def _layer_footprint(layer: Layer, shape: Shape) -> Footprint:
+    channels, height, width = _layer_shape(layer, shape)
+    out = channels * height * width
+    match layer:
+        case SqueezeExcite():  # means, reduced channels, gate, product
+            return Footprint(max(channels + layer.reduced, channels + out), 0, out)
+        case Residual():
+            inner = find_layer_footprint(layer.layers, shape)
+            return Footprint(max(inner.during, inner.after, inner.out + out), 0, out)
+        case Module():
+            return layer.source.footprint(layer.spec)
+    return Footprint(out, 0, out)
+
+
+def describe_layer(layer: Layer) -> str:
+    """Return a layer as text, without the fields that have their default; layers of equal text compute the same."""
+    if isinstance(layer, Module):
+        return f"Module({layer.source.name}, {layer.source.digest})"
+    parts = []
+    for field in fields(layer):
+        value = getattr(layer, field.name)
+        if field.default is MISSING or value != field.default:
+            text = describe_layers(value) if field.name == "layers" else repr(value)
+            parts.append(f"{field.name}={text}")
+    return f"{type(layer).__name__}({', '.join(parts)})"
+
+
+def describe_layers(layers: Sequence[Layer]) -> str:
+    """Return layers as text; see `describe_layer`."""
+    return f"[{', '.join(map(describe_layer, layers))}]"
+
+
+def hash_text(text: str) -> str:
+    """Return the first 12 hexadecimal digits of the SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,65 @@
+"""The examples of docs/operators.md run as printed."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from lgc.lut import LatencyTable
+from lgc.models import OPERATORS
+from lgc.models.recipe import ACTIVATIONS
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operators.md").read_text()
+SETTINGS = {
+    "lgc-profile": "--rounds 4 --networks 4 --backend torch --context isolated",
+    "lgc-lut": "",
+    "lgc-search": "--steps 2 --batch 2 --trials 0",
+    "lgc-train": "--steps 2 --batch 2",
+    "lgc-export": "--seconds 0.1s",
+    "lgc-predict": "",
+}
+SPACE = """
+name: mine
+input: [32, 32]
+classes: 11
+operators: [zero, skip, se_conv, cross_conv, attention]
+cells: 1
+reductions: [0]
+channels: 4
+nodes: 1
+stem: {channels: 4, strides: [2, 2]}
+fusion: {nodes: 1, channels: 4, level: 3}
+head_channels: 4
+"""
+
+
+def code_blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_page_lists_all_activations():
+    listed = PAGE.split("Activations: ")[1].split(". No layers")[0]
+    assert tuple(re.findall(r"`(\w+)`", listed)) == ACTIVATIONS
+
+
+@pytest.mark.slow
+def test_examples_run_as_printed(own_operators, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for code in code_blocks("python"):
+        Path(re.match(r"# (\S+)\n", code)[1]).write_text(code)
+    Path("mine.yaml").write_text(SPACE)
+    assert call("lgc-scenes", "--train", 4, "--val", 2, "--test", 0, "--size", "32x32", "--out", "scenes").code == 0
+    for line in code_blocks("sh")[0].splitlines():
+        program, *words = shlex.split(line)
+        for name in ("se_conv", "cross_conv", "attention"):
+            own_operators.pop(name, None)
+        for name in [name for name in sys.modules if name.startswith("lgc_plugin_my_")]:
+            del sys.modules[name]
+        done = call(program, *words, *shlex.split(SETTINGS[program]))
+        assert done.code == 0, f"{line}\n{done.err}"
+    with LatencyTable.open("mine.lut", inspect=True) as table:
+        assert {entry.key.split("/")[0] for entry in table.entries()} >= {"se_conv", "cross_conv", "attention"}
+    assert "se_conv" not in OPERATORS
