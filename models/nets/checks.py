@@ -136,17 +136,15 @@ def _run(
 
 def _advise_size(network: nn.Module, images: Tensor, option: str) -> str:
     """Return the next larger size that the network accepts, as the end of a message; empty if there is none."""
-    tried = [tuple(images.shape[2:])]
+    height, width = images.shape[2:]
     for multiple in _MULTIPLES:
-        size = (-(-tried[0][0] // multiple) * multiple, -(-tried[0][1] // multiple) * multiple)
-        if size in tried:
-            continue
-        tried.append(size)
+        probe = [-(-side // multiple) | 1 for side in (height, width)]  # odd, so no multiple of twice the number
         try:
-            network(_make_images(len(images), size, images.device))
+            network(_make_images(len(images), (probe[0] * multiple, probe[1] * multiple), images.device))
         except Exception:  # this size does not work either
             continue
-        return f"; it accepts sides that are multiples of {multiple}: use {option} {size[0]}x{size[1]}"
+        rounded = "x".join(str(-(-side // multiple) * multiple) for side in (height, width))
+        return f"; it needs sides that are multiples of {multiple}: use {option} {rounded}"
     return ""
 
 

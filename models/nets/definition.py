@@ -52,10 +52,12 @@ class NetworkDefinition:
     dataset: str | None = None
 
     @classmethod
-    def from_architecture(cls, architecture: Architecture) -> Self:
-        """Return the definition of an architecture without a dataset."""
-        space = architecture.space
-        return cls(ArchitectureSource(architecture), space.input, space.classes)
+    def of(cls, network: Architecture | Self) -> Self:
+        """Return a definition unchanged, and an architecture as a definition without a dataset."""
+        if not isinstance(network, Architecture):
+            return network
+        space = network.space
+        return cls(ArchitectureSource(network), space.input, space.classes)
 
     @property
     def architecture(self) -> Architecture | None:
@@ -210,7 +212,7 @@ def load_definition(run: Path, network: NetworkSource | None = None, log: Log = 
     record = read_record(run) if run.is_dir() else None
     path = run / ARCHITECTURE_FILE if run.is_dir() else run
     if record is None or path.exists():
-        definition = NetworkDefinition.from_architecture(Architecture.load(path))
+        definition = NetworkDefinition.of(Architecture.load(path))
         if network is not None:
             raise UsageError(f"{run} has an architecture of its own: leave out --network {network.reference}")
         if record is None:

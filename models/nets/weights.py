@@ -40,7 +40,7 @@ def load_weights(path: Path, network: Architecture | NetworkDefinition) -> dict[
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise format_error(path, "weights") from error
-    definition = NetworkDefinition.from_architecture(network) if isinstance(network, Architecture) else network
+    definition = NetworkDefinition.of(network)
     expected = {name: tensor.shape for name, tensor in definition.build().state_dict().items()}
     actual = {name: tensor.shape for name, tensor in tensors.items()}
     if actual != expected:

@@ -82,6 +82,7 @@ def train(
     initial = find_initial_weights(chosen.run or folder, config.init)
     definition, dataset, validation = _load_network(chosen, folder, data, config, log)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
+    network, random_parts = _prepare_network(definition, initial, config, fabric, log)
     settings = _list_settings(definition, data, config, fabric)
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
     weights = run.path / WEIGHTS_FILE
@@ -89,11 +90,6 @@ def train(
     if finished is not None:
         return replace(finished, weights=weights)
     with explain_out_of_memory(_MEMORY_ADVICE):
-        network = build_training_network(definition, config)
-        random_parts = () if initial is None else _copy_weights(network, initial)
-        if definition.architecture is None:
-            network.to(fabric.device)
-            _check_network(network, definition, config, fabric.world_size, log)
         trainer = NetworkTrainer(network, config, fabric, compute_class_weights(dataset) if config.balanced else None)
         run_training(trainer, dataset, run, on_step)
         scored = _save_and_score(trainer, weights, validation, on_score)
@@ -145,19 +141,22 @@ def _load_network(
     return definition, dataset, validation
 
 
-def _copy_weights(network: TrainingNetwork, source: Path) -> tuple[str, ...]:
-    """Copy stored weights into the network where they fit, and return the parts that stay random."""
-    return copy_fitting_parts(network.network, load_stored_weights(source), source)
-
-
-def _check_network(
-    network: TrainingNetwork, definition: NetworkDefinition, config: TrainConfig, processes: int, log: Log
-) -> None:
-    """Check that the network trains and is evaluated on images of its size, and log its outputs."""
-    report = check_training(network.network, definition, config.batch * processes, config.crop)
-    check_outputs(network.network, definition)
-    for remark in report.format_remarks(config.aux):
-        log(f"{definition.source.reference}: {remark}")
+def _prepare_network(
+    definition: NetworkDefinition, initial: Path | None, config: TrainConfig, fabric: Fabric, log: Log
+) -> tuple[TrainingNetwork, tuple[str, ...]]:
+    """Return the network before the first step, checked, and its parts that the initial weights do not fit."""
+    with explain_out_of_memory(_MEMORY_ADVICE):
+        network = build_training_network(definition, config)
+        random_parts = (
+            () if initial is None else copy_fitting_parts(network.network, load_stored_weights(initial), initial)
+        )
+        if definition.architecture is None:
+            network.to(fabric.device)
+            report = check_training(network.network, definition, config.batch * fabric.world_size, config.crop)
+            check_outputs(network.network, definition)
+            for remark in report.format_remarks(config.aux):
+                log(f"{definition.source.reference}: {remark}")
+    return network, random_parts
 
 
 def _save_and_score(
