@@ -243,8 +243,8 @@ def _require_source(run: Path, record: NetworkRecord, network: NetworkSource | N
         raise UsageError(f"{run} was trained with {record.reference}, not {network.reference}: use {option}")
     if network.digest != record.digest:
         log(
-            f"warning: the source of {network.reference} has changed since {run} was trained ({network.digest}, then "
-            f"{record.digest}); the result may differ"
+            f"warning: the source of {network.reference} has changed since {run} was trained ({record.digest}, now "
+            f"{network.digest}); the result may differ"
         )
     return network
 
