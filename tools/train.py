@@ -43,7 +43,7 @@ TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "
 
 SourceOption = Annotated[
     Path | None,
-    typer.Argument(metavar="[RUN]", help="Run folder of a search or a training; not for a new --network."),
+    typer.Argument(metavar="RUN", help="Run folder of a search or a training; not for a new --network."),
 ]
 InputOption = Annotated[
     str | None,

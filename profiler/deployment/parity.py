@@ -37,7 +37,8 @@ class Tolerance:
     """Tolerance of a precision.
 
     Attributes:
-        max_abs_diff: largest `Parity.max_abs_diff`; None for precisions whose error scales with the logits.
+        max_abs_diff: largest `Parity.max_abs_diff` for logits up to `SPREAD`; None for precisions whose error always
+            scales with the logits.
         relative_diff: largest `Parity.relative_diff`; None where `max_abs_diff` decides.
         images_pct: smallest `Parity.argmax_agreement_pct` on images.
         random_pct: smallest `Parity.argmax_agreement_pct` on random inputs; None where they are outside the ranges of
@@ -55,7 +56,9 @@ class Tolerance:
 
 
 MAX_ABS_DIFF = 1e-4
-"""Largest difference of fp32 logits from torch's that passes."""
+"""Largest difference of fp32 logits from torch's that passes, for logits with a standard deviation up to `SPREAD`."""
+SPREAD = 10.0
+"""Larger logits, e.g. those of a network after its first training steps, may differ in proportion."""
 
 TOLERANCES = {
     "fp32": Tolerance(MAX_ABS_DIFF, None, 99.9, 99.9, untrained=True),
@@ -86,6 +89,11 @@ class Parity:
     argmax_agreement_pct: float
     images: int
     source: str
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of torch's logits; 0 if unknown."""
+        return self.mean_abs_diff / self.relative_diff if self.mean_abs_diff and self.relative_diff else 0.0
 
     def __str__(self) -> str:
         logits = "" if self.max_abs_diff is None else f", logits within {self.max_abs_diff:.1e}"
@@ -270,7 +278,8 @@ def is_within_tolerance(precision: str, parity: Parity, *, trained: bool = True)
     if precision not in TOLERANCES:
         raise UnknownNameError("precision", precision, TOLERANCES)
     limit = TOLERANCES[precision]
-    bounds = ((parity.max_abs_diff, limit.max_abs_diff), (parity.relative_diff, limit.relative_diff))
+    largest = None if limit.max_abs_diff is None else limit.max_abs_diff * max(1.0, parity.spread / SPREAD)
+    bounds = ((parity.max_abs_diff, largest), (parity.relative_diff, limit.relative_diff))
     if any(value is not None and bound is not None and value > bound for value, bound in bounds):
         return False
     min_pct = limit.images_pct if parity.source == IMAGES else limit.random_pct

@@ -63,7 +63,8 @@ def check_from_start_to_end(reference, named, street, folder, call):
     assert scored["miou"] == trained["miou"]
     exported = json.loads(call("lgc-export", run, *named, "--data", street, "--json").out)
     assert [file["passes"] for file in exported["files"]] == [True]
-    assert all(parity["max_abs_diff"] <= 1e-4 for parity in exported["files"][0]["agreement"])
+    for parity in exported["files"][0]["agreement"]:  # logits of a few peers are above 10,000 after two steps
+        assert parity["max_abs_diff"] <= 1e-4 or parity["relative_diff"] <= 1e-5
     timed = call("lgc-bench", run, *named, "--seconds", "0.05s", "--json")
     (row,) = json.loads(timed.out)["results"]
     assert (row["name"], row["kind"], row["input"]) == ("run", "run", "64x64")
@@ -166,7 +167,7 @@ def test_code_of_a_run_is_named_again(runs, street, call):
 )
 def test_wrong_use_gives_a_single_line(arguments, message, toy, street, tmp_path, call):
     arguments = [argument.format(toy=toy, new=tmp_path / "new") for argument in arguments]
-    assert message in call("lgc-train", *arguments, "--data", street, *SHORT[2:]).refusal("lgc-train")
+    assert message in call("lgc-train", *arguments, "--data", street).refusal("lgc-train")
     assert not (tmp_path / "new").exists()
 
 
