@@ -159,20 +159,20 @@ def _list_candidates(
 
     A factory that a run was trained with belongs to this run; the other networks have random weights.
     """
-    from ..models.nets.definition import is_factory_run
+    from ..models.nets.definition import find_factory
     from ..profiler.comparison import build_candidate, read_file_candidate, read_run_candidate
 
     if not sources and not networks:
         raise UsageError("nothing to compare: pass ONNX files or runs, or --peers, --peer or --network")
     candidates: list[Candidate] = []
-    used: set[str] = set()
+    used: list[NetworkSource] = []
     for source in sources:
         if source.suffix == ".onnx":
             candidates.append(read_file_candidate(source))
         else:
             own_size: list[tuple[int, int] | None] = [None]
-            network = next((network for network in networks if is_factory_run(source, network.name)), None)
-            used |= {network.name} if network is not None else set()
+            network = find_factory(source, networks)
+            used += [] if network is None else [network]
             candidates += [read_run_candidate(source, size, scope, network, say) for size in sizes or own_size]
     counts = {candidate.classes for candidate in candidates} - {None}
     classes = counts.pop() if len(counts) == 1 else None
@@ -181,7 +181,7 @@ def _list_candidates(
         build_candidate(network, size, scope, classes or DEFAULT_CLASSES)
         for size in peer_sizes
         for network in networks
-        if network.name not in used
+        if network not in used
     ]
 
 

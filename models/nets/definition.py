@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -240,7 +240,9 @@ def _require_source(run: Path, record: NetworkRecord, network: NetworkSource | N
     if network is None:
         return PeerSource(record.name)
     if (network.kind, network.name) != (record.kind, record.name):
-        raise UsageError(f"{run} was trained with {record.reference}, not {network.reference}: use {option}")
+        raise UsageError(
+            f"{run} was trained with {record.reference}, not {network.reference}: use {option}, or another folder"
+        )
     if network.digest != record.digest:
         log(
             f"warning: the source of {network.reference} has changed since {run} was trained ({record.digest}, now "
@@ -249,7 +251,13 @@ def _require_source(run: Path, record: NetworkRecord, network: NetworkSource | N
     return network
 
 
-def is_factory_run(run: Path, name: str) -> bool:
-    """Return True if a run folder was trained with the factory `name`, see `FactorySource.name`."""
+def find_factory(run: Path, networks: Sequence[NetworkSource]) -> NetworkSource | None:
+    """Return the factory among `networks` that a run folder was trained with; None if it needs none, or has none.
+
+    Names decide, see `FactorySource.name`; among equal names, an unchanged source file.
+    """
     record = read_record(run) if run.is_dir() else None
-    return record is not None and (record.kind, record.name) == ("factory", name)
+    if record is None:
+        return None
+    same_name = [network for network in networks if (network.kind, network.name) == ("factory", record.name)]
+    return next((network for network in same_name if network.digest == record.digest), next(iter(same_name), None))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from lgc.errors import FileFormatError, UsageError
 from lgc.models.images import Normalisation
-from lgc.models.nets.definition import NETWORK_FILE, NetworkDefinition, is_factory_run, load_definition, read_record
+from lgc.models.nets.definition import NETWORK_FILE, NetworkDefinition, find_factory, load_definition, read_record
 from lgc.models.nets.sources import PeerSource, load_source
 
 from ... import user_networks
@@ -30,7 +31,7 @@ def test_peer_is_rebuilt_from_its_file(tmp_path):
     define(PeerSource("fast-scnn")).save(tmp_path)
     assert load_definition(tmp_path) == define(PeerSource("fast-scnn"))
     assert load_definition(tmp_path, PeerSource("fast-scnn")) == define(PeerSource("fast-scnn"))
-    with pytest.raises(UsageError, match="peer:fast-scnn, not peer:pidnet-s: use --network peer:fast-scnn"):
+    with pytest.raises(UsageError, match="peer:fast-scnn, not peer:pidnet-s: use --network peer:fast-scnn, or another"):
         load_definition(tmp_path, PeerSource("pidnet-s"))
 
 
@@ -43,8 +44,6 @@ def test_factory_is_never_executed_unless_named(tmp_path):
     with pytest.raises(UsageError, match=rf"add --network {source}:build$"):
         load_definition(tmp_path)
     assert not marker.exists()
-    assert is_factory_run(tmp_path, "evil.py:build")
-    assert not is_factory_run(tmp_path, "user_networks.py:build")
 
 
 def test_changed_source_gives_a_warning(tmp_path):
@@ -57,6 +56,17 @@ def test_changed_source_gives_a_warning(tmp_path):
     assert "has changed" in remarks[0]
     define(factory).save(tmp_path)
     assert read_record(tmp_path).digest == "0123456789ab", "a resumed training keeps the first source's"
+
+
+def test_factory_of_a_run_is_found(tmp_path):
+    factory, other = load_source(f"{FILE}:build"), load_source(f"{FILE}:Tied")
+    older = replace(factory, source_digest="0123456789ab")
+    assert find_factory(tmp_path, [factory]) is None
+    define(factory).save(tmp_path)
+    assert find_factory(tmp_path, [other, PeerSource("fast-scnn")]) is None
+    assert find_factory(tmp_path, [other, older]) is older
+    assert find_factory(tmp_path, [older, factory]) is factory
+    assert find_factory(tmp_path / "network.json", [factory]) is None
 
 
 def test_architecture_needs_no_definition(tmp_path, mini_space):
