@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ...errors import LgcError, PluginError
 from ...models.images import IMAGENET, Normalisation
 from ...models.nets.definition import NetworkDefinition
 from ...models.space.lgcnet import LGCNetSpace
@@ -48,7 +49,10 @@ def build_folded(make: Callable[[], nn.Module]) -> nn.Module:
 def network_workload(
     network: Architecture | NetworkDefinition, scope: str, weights: Mapping[str, Tensor] | None = None
 ) -> Workload:
-    """Return the workload of a network in a scope, with trained `weights` (its state dict) or random ones."""
+    """Return the workload of a network in a scope, with trained `weights` (its state dict) or random ones.
+
+    The export of a factory's network raises a PluginError if tracing would miss something, or ONNX lacks an operator.
+    """
     definition = NetworkDefinition.of(network)
     shape, dtype = image_input(definition.input, scope)
 
@@ -58,9 +62,17 @@ def network_workload(
         return fold_norms(network_module(definition, scope, weights))
 
     def export() -> bytes:
-        from ...models.onnx.tracing import export_checked
+        from ...models.nets.checks import require_traceable
+        from ...models.onnx.export import to_onnx
 
-        return export_checked(module(), shape, dtype, definition.source.reference)
+        built, name = module(), definition.source.reference
+        require_traceable(built, shape, dtype, name)
+        try:
+            return to_onnx(built, [shape], dtype)
+        except LgcError:
+            raise
+        except Exception as error:  # the exporter and the checker raise errors of many classes
+            raise PluginError(f"{name} cannot be exported to ONNX: {' '.join(str(error).split())[:300]}") from error
 
     is_factory = definition.source.kind == "factory"
     return Workload(f"{definition.source.name} network", (shape,), module, dtype, export=export if is_factory else None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from lgc.errors import PluginError, UsageError
-from lgc.models.nets.checks import check_outputs, check_training
+from lgc.models.nets.checks import check_outputs, check_training, require_traceable
 from lgc.models.nets.definition import NetworkDefinition
+from lgc.models.nets.outputs import MainOutput
 from lgc.models.nets.peers import PEERS
 from lgc.models.nets.sources import PeerSource, load_source
 
@@ -92,3 +95,35 @@ def test_peers_pass_the_checks(name):
     definition = NetworkDefinition(PeerSource(name), (64, 64), 11)
     report = check_training(definition.build(), definition, 2, None)
     assert (report.size, report.auxiliary, report.ignored) == ((8, 8), (), ())
+
+
+def require(name):
+    torch.manual_seed(0)
+    require_traceable(MainOutput(getattr(user_networks, name)(11)).eval(), (1, 3, 32, 32), "float32", name)
+
+
+@pytest.mark.parametrize("name", ["Toy", "Tied", "Asserting"])
+def test_traceable_networks_pass(name):
+    require(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("Branch", "if y.mean() > 0:"),
+        ("Number", "return y * float(x.max())"),
+        ("Array", "return y * torch.from_numpy(x.numpy().max(keepdims=True))"),
+        ("Values", "return y * x.flatten()[:1].tolist()[0]"),
+    ],
+)
+def test_reading_values_of_the_image_is_refused(name, line):
+    with pytest.raises(PluginError) as caught:
+        require(name)
+    source = user_networks.__file__
+    number = [text.strip() for text in Path(source).read_text().splitlines()].index(line) + 1
+    assert f"{name} cannot be exported: {source}, line {number}, `{line}`" in str(caught.value)
+
+
+def test_random_outputs_are_refused():
+    with pytest.raises(PluginError, match="different outputs for the same image"):
+        require("Random")
