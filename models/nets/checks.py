@@ -56,7 +56,7 @@ class OutputReport:
 
 @torch.no_grad()
 def check_outputs(network: nn.Module, definition: NetworkDefinition) -> OutputReport:
-    """Run a network in evaluation mode on one random image of its size; check and report its outputs.
+    """Check the outputs of a network in evaluation mode on one random image of its size, and report them.
 
     Raises:
         PluginError: The network raises an error, or its main output is not finite logits [1, classes, h, w].
@@ -81,7 +81,7 @@ def check_training(
         crop: Height and width of training images; None for the definition's size.
 
     Raises:
-        PluginError: The network has no parameters, a state that is no tensor, cannot be copied, raises an error, or
+        PluginError: The network has no parameters, a state that is not a tensor, cannot be copied, raises an error, or
             its main output is not finite logits [N, classes, h, w] with a gradient.
         UsageError: Batch normalisation would see a single value.
     """
