@@ -148,14 +148,21 @@ def _advise_size(network: nn.Module, images: Tensor, option: str) -> str:
     """Return the next larger size that the network accepts, as the end of a message; empty if there is none."""
     height, width = images.shape[2:]
     for multiple in _MULTIPLES:
-        probe = [-(-side // multiple) | 1 for side in (height, width)]  # odd, so no multiple of twice the number
-        try:
-            network(_make_images(len(images), (probe[0] * multiple, probe[1] * multiple), images.device))
-        except Exception:  # this size does not work either
-            continue
-        rounded = "x".join(str(-(-side // multiple) * multiple) for side in (height, width))
-        return f"; it needs sides that are multiples of {multiple}: use {option} {rounded}"
+        factors = [-(-side // multiple) | 1 for side in (height, width)]  # odd, so no multiple of twice the number
+        sizes = [((factors[0] + more) * multiple, (factors[1] + more) * multiple) for more in (0, 2)]
+        if all(_accepts(network, images, size) for size in sizes):
+            rounded = "x".join(str(-(-side // multiple) * multiple) for side in (height, width))
+            return f"; it needs sides that are multiples of {multiple}: use {option} {rounded}"
     return ""
+
+
+def _accepts(network: nn.Module, images: Tensor, size: tuple[int, int]) -> bool:
+    """Return True if a network runs on images of a different (height, width)."""
+    try:
+        network(_make_images(len(images), size, images.device))
+    except Exception:
+        return False
+    return True
 
 
 def _require_logits(logits: Tensor, definition: NetworkDefinition, batch: int) -> None:
