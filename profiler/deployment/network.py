@@ -117,7 +117,7 @@ class Network:
             NORMALISATION_KEY: json.dumps(asdict(definition.normalisation)),
         }
         if architecture is None:
-            metadata[SOURCE_KEY] = definition.source.reference
+            metadata[SOURCE_KEY] = f"{definition.source.kind}:{definition.source.name}"
         else:
             metadata[ARCHITECTURE_KEY] = architecture.to_json()
             metadata["space"] = f"{architecture.space.name} {architecture.space.fingerprint}"
