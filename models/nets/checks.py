@@ -273,7 +273,7 @@ def require_traceable(module: nn.Module, shape: tuple[int, ...], dtype: str, nam
     setattr(marked, _MARK, True)
     with _ArrayReads(name), _ImageMarks(name):
         output = module(marked)
-    if not torch.allclose(module(image).float(), output.float(), atol=_TOLERANCE):
+    if not torch.allclose(module(image).float(), output.float(), atol=_TOLERANCE, equal_nan=True):
         raise PluginError(
             f"{name} returns different outputs for the same image in evaluation mode: make dropout and other random "
             f"layers depend on self.training"
