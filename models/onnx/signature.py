@@ -18,8 +18,8 @@ SOURCE_KEY = "network"
 """Metadata keys of files that lgc exports.
 
 Classes: JSON list of names. Normalisation: JSON {"mean": [3], "std": [3]}, per RGB channel in 0..1. Palette: JSON list
-of the RGB colours of the classes, 0 to 255 each. Network: kind and name of a network other than an
-architecture, e.g. `peer:pidnet-s`, for people.
+of the RGB colours of the classes, 0 to 255 each. Network: kind and name of a network other than an architecture,
+e.g. `peer:pidnet-s`.
 """
 
 INPUT_TYPES = ("float32", "uint8")
