@@ -92,14 +92,16 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
 
 
 def _apply_pixel_limit() -> None:
-    """Replace Pillow's limit by the environment's, if it has one, and Pillow's warning above half of it by silence.
+    """Replace Pillow's limit by the environment's, if it has one; silence its warnings, e.g. above half of the limit.
 
     Raises:
         UsageError: The environment's limit is not a positive integer.
     """
     from PIL import Image
 
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    silent = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+    if silent not in warnings.filters:  # a change of the filters would show other warnings again
+        warnings.filterwarnings("ignore", module=r"PIL\.")
     limit = os.environ.get(MAX_PIXELS_VARIABLE)
     if not limit:
         return
@@ -116,6 +118,25 @@ def check_image(path: Path) -> None:
     """
     with _open_image(path):
         pass
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return height and width of an image, rotated by its EXIF orientation, from its header.
+
+    Raises:
+        DataError: The file is missing, not an image, or too large.
+    """
+    from PIL import ExifTags
+
+    with _open_image(path) as file:
+        width, height = file.size
+        if file.format == "PNG" and "exif" not in file.info:  # `getexif` would decode the pixels to look behind them
+            return height, width
+        try:
+            is_turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by 90 degrees
+        except Exception:  # see `decode_image`
+            is_turned = False
+    return (width, height) if is_turned else (height, width)
 
 
 def decode_image(path: Path, on_remark: OnRemark = ignore_remark) -> Image.Image:
@@ -189,26 +210,26 @@ def list_images(path: Path) -> Iterator[Path]:
     Raises:
         DataError: `path` does not exist, or the folder contains no images.
     """
-    if path.is_file():
-        yield path
-        return
-    images = [file for file in list_visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise DataError(f"no images in folder {path} ({', '.join(IMAGE_SUFFIXES)})")
-    yield from images
+    yield from [path] if path.is_file() else list_folder(path)[0]
 
 
-def list_visible_files(folder: Path) -> list[Path]:
-    """Return the files of a folder and its subfolders, sorted by path, without hidden ones and `SYSTEM_NAMES`.
+def list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images and the other files in a folder and its subfolders by extension, each sorted by path.
+
+    Hidden files and `SYSTEM_NAMES` are in neither list.
 
     Raises:
-        DataError: The folder does not exist.
+        DataError: The folder does not exist, or contains no images.
     """
     if not folder.is_dir():
         raise DataError(f"no such file or folder: {folder}")
-    visible = [
-        file
-        for file in folder.rglob("*")
-        if not any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in file.relative_to(folder).parts)
-    ]
-    return sorted(file for file in visible if file.is_file())
+    images: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        is_visible = not any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in parts)
+        if is_visible and (path.is_file() or not path.exists()):  # a broken link is reported where it is read
+            (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
+    if not images:
+        raise DataError(f"no images in folder {folder} ({', '.join(IMAGE_SUFFIXES)})")
+    return images, others

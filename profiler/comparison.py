@@ -28,6 +28,7 @@ from ..models.nets.sources import NetworkSource
 from ..models.nets.weights import WEIGHTS_FILE
 from ..models.onnx.costs import OnnxCosts
 from ..models.onnx.model import OnnxModel
+from ..models.onnx.reading.binding import FixedSizeError
 from ..models.onnx.signature import SCOPE_KEY
 from ..models.space.protocol import CORE
 from .backends import Workload, require_backend
@@ -43,6 +44,8 @@ NUM_PARTS = 8
 ratios are nearly independent."""
 MODULE_BACKEND = "torch"
 """Backend that runs modules only, no ONNX files."""
+MAX_UNCOUNTED = 3
+"""Largest number of uncounted operators that a remark names."""
 FP32_CASTS = ("fp16", "bf16")
 """Precisions that backends cast fp32 networks to."""
 
@@ -54,32 +57,34 @@ class Candidate:
     Attributes:
         name: display name, unique in a comparison.
         kind: `file`, `run`, or a kind of source: `architecture`, `peer` or `factory`.
-        size: input height and width in pixels.
+        size: input height and width in pixels; of a model without images the shape of its first input.
         scope: one of `plan.EXPORT_SCOPES`; for third-party ONNX files the shape of their output.
         workload: workload to time.
         classes: number of classes; None where the output does not determine it.
         miou: mean intersection over union in percent; None where unknown.
         scored_on: split and resolution of `miou`.
+        file: model of an ONNX file.
     """
 
     name: str
     kind: str
-    size: tuple[int, int]
+    size: tuple[int, ...]
     scope: str
     workload: Workload = field(repr=False)
     classes: int | None = None
     miou: float | None = None
     scored_on: str | None = None
+    file: OnnxModel | None = field(default=None, repr=False, compare=False)
 
     @property
-    def group(self) -> tuple[tuple[int, int], str]:
+    def group(self) -> tuple[tuple[int, ...], str]:
         """Input size and scope, equal for comparable candidates."""
         return self.size, self.scope
 
     @cached_property
     def model(self) -> OnnxModel:
         """Checked ONNX model."""
-        return OnnxModel.parse(self.workload.onnx, self.name)
+        return self.file or OnnxModel.parse(self.workload.onnx, self.name)
 
     @property
     def costs(self) -> OnnxCosts:
@@ -91,6 +96,11 @@ class Candidate:
         """Precision of the model itself; a backend may cast fp32."""
         return "fp32" if self.workload.file is None else self.model.precision
 
+    @property
+    def quantisation(self) -> str | None:
+        """Kind of quantisation of an int8 model."""
+        return None if self.workload.file is None else self.model.quantisation
+
     def explain_skip(self, target: Target) -> str | None:
         """Return why the candidate cannot run on a target; None if it can."""
         if target.precision != self.precision and not (self.precision == "fp32" and target.precision in FP32_CASTS):
@@ -99,17 +109,17 @@ class Candidate:
             return f"backend {MODULE_BACKEND} does not run ONNX files: add another --backend"
         return None
 
-    def run_reference(self, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Return the first output of torch in fp32; of ONNX Runtime on the CPU for an ONNX file."""
+    def run_reference(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the output of torch in fp32; for an ONNX file all outputs of ONNX Runtime on the CPU."""
         if self.workload.build is not None:
             import torch
 
             with torch.inference_mode():
                 output: NDArray[Any] = self.workload.build()(*(torch.from_numpy(x) for x in inputs)).numpy()
-            return output
+            return [output]
         runner = require_backend(CPU_TARGET).compile(self.workload, CPU_TARGET)
         try:
-            return runner.infer(inputs)[0]
+            return runner.infer(inputs)
         finally:
             runner.close()
 
@@ -131,6 +141,7 @@ class Timing:
             target is the reference.
         argmax_agreement_pct: share of pixels with the reference's class, in percent; None without classes or reference.
         remarks: remarks of the runner.
+        quantisation: kind of quantisation of an int8 model: `QDQ`, `QOperator` or `dynamic`.
     """
 
     name: str
@@ -157,21 +168,55 @@ class Timing:
     miou: float | None = None
     scored_on: str | None = None
     remarks: tuple[str, ...] = ()
+    quantisation: str | None = None
 
 
-def read_file_candidate(path: Path) -> Candidate:
-    """Return an ONNX file as a candidate, at its own size.
+@dataclass(frozen=True)
+class ReadOptions:
+    """Choices that an ONNX file may need.
+
+    Attributes:
+        sizes: heights and widths in pixels for files with dynamic axes.
+        output: name of the output to compute; None for all.
+        layout: `NCHW` or `NHWC`; None to infer it.
+        keep_size: True to use files of other fixed sizes at their own size.
+    """
+
+    sizes: tuple[tuple[int, int], ...] = ()
+    output: str | None = None
+    layout: str | None = None
+    keep_size: bool = False
+
+
+def read_file_candidates(path: Path, options: ReadOptions) -> list[Candidate]:
+    """Return an ONNX file as a candidate at each size, or at its fixed size.
 
     Raises:
-        FileFormatError: invalid ONNX model, dynamic shapes, or inputs that are neither float32 nor uint8.
+        FileFormatError: invalid ONNX model, dynamic shapes without a size, or another fixed size.
+        UsageError: no image takes the size, or its layout is unknown.
     """
-    model = OnnxModel.load(path)
-    shapes = tuple(tensor.shape for tensor in model.inputs)
-    workload = Workload(path.name, shapes, None, model.dtype, model.data)
+    candidates = []
+    for size in options.sizes:
+        try:
+            candidates.append(read_file_candidate(path, size, options.output, options.layout))
+        except FixedSizeError:
+            if len(options.sizes) == 1 and not options.keep_size:
+                raise
+    return candidates or [read_file_candidate(path, None, options.output, options.layout)]
+
+
+def read_file_candidate(
+    path: Path, size: tuple[int, int] | None = None, output: str | None = None, layout: str | None = None
+) -> Candidate:
+    """Return an ONNX file as a candidate; see `OnnxModel.load` for arguments and errors."""
+    model = OnnxModel.load(path, input_size=size, output=output, layout=layout)
     scope = model.scope
-    if scope == CORE and SCOPE_KEY not in model.metadata:  # a third-party file: its output may be anything
+    if SCOPE_KEY not in model.metadata and len(model.outputs) > 1:
+        scope = f"as is, to {len(model.outputs)} outputs"
+    elif SCOPE_KEY not in model.metadata and scope == CORE:  # a third-party file: its output may be anything
         scope = f"as is, to {'x'.join(map(str, model.outputs[0].shape))}"
-    return Candidate(path.stem, "file", model.image_size, scope, workload, model.classes)
+    workload = Workload.for_model(model, path.name)
+    return Candidate(path.stem, "file", model.input_size, scope, workload, model.classes, file=model)
 
 
 def read_run_candidate(
@@ -276,7 +321,10 @@ def time_candidates(
         runs = np.concatenate(measurement.durations(key))
         low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
         row = Timing(
-            **{name: getattr(candidate, name) for name in ("name", "kind", "scope", "miou", "scored_on")},
+            **{
+                name: getattr(candidate, name)
+                for name in ("name", "kind", "scope", "miou", "scored_on", "quantisation")
+            },
             **vars(target),
             **vars(check),
             input="x".join(map(str, candidate.size)),
@@ -358,22 +406,31 @@ def _check_outputs(candidate: Candidate, assignment: Assignment) -> _OutputCheck
     except MeasurementError as error:
         raise MeasurementError(f"{candidate.name}: {error}") from error
     try:
-        output, remarks = runner.infer(inputs)[0], runner.remarks
+        outputs, remarks = runner.infer(inputs), (*_describe_uncounted(candidate.costs), *runner.remarks)
     finally:
         runner.close()
-    if np.issubdtype(output.dtype, np.floating) and not np.all(np.isfinite(output)):
+    if any(np.issubdtype(each.dtype, np.floating) and not np.all(np.isfinite(each)) for each in outputs):
         raise MeasurementError(
             f"{candidate.name}: backend {target.backend} in {target.precision} returned NaN or infinite values"
         )
     if candidate.workload.build is None and (target.backend, target.device) == (CPU_TARGET.backend, CPU_TARGET.device):
         return _OutputCheck(None, None, remarks)
     expected = candidate.run_reference(inputs)
-    if output.shape != expected.shape:
+    shapes, expected_shapes = ([each.shape for each in arrays] for arrays in (outputs, expected))
+    if shapes != expected_shapes:
         raise MeasurementError(
-            f"{candidate.name}: backend {target.backend} returned shape {output.shape}, not {expected.shape}"
+            f"{candidate.name}: backend {target.backend} returned shapes {shapes}, not {expected_shapes}"
         )
-    diff, agreement = _compare_arrays(output, expected)
-    return _OutputCheck(diff, agreement, remarks)
+    pairs = [_compare_arrays(*pair) for pair in zip(outputs, expected, strict=True)]
+    diffs, agreements = ([value for value in values if value is not None] for values in zip(*pairs, strict=True))
+    return _OutputCheck(max(diffs, default=None), min(agreements, default=None), remarks)
+
+
+def _describe_uncounted(costs: OnnxCosts) -> list[str]:
+    """Return a remark on operators whose costs are unknown."""
+    names = costs.uncounted
+    more = f" and {len(names) - MAX_UNCOUNTED} more" if len(names) > MAX_UNCOUNTED else ""
+    return [f"parameters and MACs are incomplete, without {', '.join(names[:MAX_UNCOUNTED])}{more}"] if names else []
 
 
 def _compare_arrays(output: NDArray[Any], expected: NDArray[Any]) -> tuple[float | None, float | None]:

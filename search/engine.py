@@ -55,7 +55,7 @@ def search(
 
     Args:
         predictors: space and latencies: one predictor per table, all for the same space and scope.
-        data: folder of Cityscapes or CamVid.
+        data: `dataset.yaml` or folder of a dataset.
         out: run folder.
         config: settings.
         device: device for the supernet's training, `cpu` or `cuda:N`; it may differ from the tables' devices.
@@ -112,6 +112,7 @@ def _open_context(
         **config.model_dump(mode="json", exclude={"workers"}),
         "space": space.fingerprint,
         "data": str(data.resolve()),
+        **plain.spec.settings,
         "images": [hash_images(half) for half in halves],
         "latency": [predictor.fingerprint for predictor in tables],
         "precision": device_and_precision[1],

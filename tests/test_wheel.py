@@ -47,7 +47,8 @@ def wheel(sources, tmp_path_factory):
 
 def expected(sources):
     modules = {name for name in sources if name.endswith(".py") and ("/" not in name or name.split("/")[0] in PACKAGES)}
-    presets = {name for name in sources if name.startswith("models/space/presets/") and name.endswith(".yaml")}
+    folders = ("models/space/presets/", "search/data/layouts/")
+    presets = {name for name in sources if name.startswith(folders) and name.endswith(".yaml")}
     return {f"lgc/{name}" for name in modules | presets | {"py.typed"}}
 
 

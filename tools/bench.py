@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +11,18 @@ import typer
 
 from ..errors import UsageError
 from ..models.space.protocol import DENSE
-from ..precisions import PRECISIONS
+from ..precisions import INT8, PRECISIONS
 from .cli.bench_table import make_bench_tables, make_published_table
 from .cli.console import RESTARTS, emit, new_app, run, say
-from .cli.network_options import PrecisionListOption, ScopeOption, make_network_option
+from .cli.network_options import (
+    LAYOUT_OPTION,
+    OUTPUT_OPTION,
+    LayoutOption,
+    OutputNameOption,
+    PrecisionListOption,
+    ScopeOption,
+    make_network_option,
+)
 from .cli.options import (
     JsonOption,
     SecondsOption,
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
     from ..lut.target import Target
     from ..models.nets.peers import Peer
     from ..models.nets.sources import NetworkSource
-    from ..profiler.comparison import Candidate, Timing
+    from ..profiler.comparison import Candidate, ReadOptions, Timing
 
 app = new_app()
 
@@ -51,7 +59,12 @@ NetworksOption = Annotated[list[str] | None, make_network_option("; repeatable. 
 BackendOption = Annotated[list[str] | None, make_backend_option("the device's preferred backend", "; repeatable")]
 SizesOption = Annotated[
     list[str] | None,
-    typer.Option("--input", metavar="HxW", help="Input size of runs and peers; repeatable.", show_default="their own"),
+    typer.Option(
+        "--input",
+        metavar="HxW",
+        help="Input size of runs, peers and files with dynamic axes; repeatable.",
+        show_default="their own",
+    ),
 ]
 PlotOption = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Plot mIoU vs. FPS, for evaluated runs.")]
 PublishedOption = Annotated[
@@ -72,6 +85,8 @@ def bench(
     threads: ThreadsOption = 1,
     sizes: SizesOption = None,
     scope: ScopeOption = DENSE,
+    output_name: OutputNameOption = None,
+    layout: LayoutOption = None,
     seconds: SecondsOption = "10s",
     plot: PlotOption = None,
     published: PublishedOption = False,
@@ -85,25 +100,27 @@ def bench(
     """
     from ..models.nets.peers import PEERS
     from ..models.nets.sources import PeerSource, load_source
-    from ..profiler.comparison import pair_candidates, time_candidates
+    from ..profiler.comparison import ReadOptions, pair_candidates, time_candidates
     from ..report.accuracy_speed import check_plot, write_plot
 
     duration_s = parse_seconds(seconds)
     named = [PeerSource(name) for name in (*(PEERS if peers else ()), *(peer or ()))]
     networks = list(dict.fromkeys([*named, *map(load_source, network or ())]))
-    candidates = _list_candidates(sources or [], networks, [parse_size(text) for text in sizes or []], scope)
-    targets = _choose_targets(device, backend or [], precision or ["fp32"], threads)
+    input_sizes = [parse_size(text) for text in sizes or []]
+    files = ReadOptions(tuple(input_sizes), output_name, layout.upper() if layout else None)
+    candidates = _list_candidates(sources or [], networks, input_sizes, scope, files)
+    for candidate in candidates:
+        for remark in candidate.file.remarks if candidate.file else ():
+            say(f"{candidate.name}: {remark}")
+    targets = _choose_targets(device, backend or [], precision or _list_precisions(candidates), threads)
     pairs = pair_candidates(candidates, targets)
-    if all(candidate.kind == "file" for candidate in candidates):
-        if sizes:
-            raise UsageError("--input is only for runs, architectures and peers: ONNX files have a fixed size")
-        if is_given(context, "scope"):
-            raise UsageError("--scope is only for runs, architectures and peers: ONNX files have a fixed scope")
+    if all(candidate.kind == "file" for candidate in candidates) and is_given(context, "scope"):
+        raise UsageError("--scope is only for runs, architectures and peers: ONNX files have a fixed scope")
     if plot is not None:
         check_plot(candidates, plot)
     for target in targets:
         skipped = [candidate.name for candidate in candidates if (candidate, target) not in pairs]
-        if skipped:
+        if skipped and (precision or backend):
             say(f"skipped on {target}: {', '.join(skipped)} (other backend or precision)")
     if len({candidate.group for candidate in candidates}) > 1:
         say("networks differ in input size or scope: compare within a table only")
@@ -152,22 +169,30 @@ class BenchResult:
 
 
 def _list_candidates(
-    sources: Sequence[Path], networks: Sequence[NetworkSource], sizes: Sequence[tuple[int, int]], scope: str
+    sources: Sequence[Path],
+    networks: Sequence[NetworkSource],
+    sizes: Sequence[tuple[int, int]],
+    scope: str,
+    files: ReadOptions,
 ) -> list[Candidate]:
-    """Return all networks at all requested sizes; files only at their own.
+    """Return all networks at all requested sizes; files of a fixed size only at that.
 
     A factory that a run was trained with belongs to this run; the other networks have random weights.
     """
     from ..models.nets.definition import find_factory
-    from ..profiler.comparison import build_candidate, read_file_candidate, read_run_candidate
+    from ..profiler.comparison import build_candidate, read_file_candidates, read_run_candidate
 
     if not sources and not networks:
         raise UsageError("nothing to compare: pass ONNX files or runs, or --peers, --peer or --network")
+    onnx_files = [source for source in sources if source.suffix.lower() == ".onnx"]
+    if not onnx_files and (files.output or files.layout):
+        raise UsageError(f"{OUTPUT_OPTION} and {LAYOUT_OPTION} are only for ONNX files")
+    files = replace(files, keep_size=bool(networks) or len(onnx_files) < len(sources))
     candidates: list[Candidate] = []
     used: list[NetworkSource] = []
     for source in sources:
-        if source.suffix == ".onnx":
-            candidates.append(read_file_candidate(source))
+        if source in onnx_files:
+            candidates += read_file_candidates(source, files)
         else:
             own_size: list[tuple[int, int] | None] = [None]
             network = find_factory(source, networks)
@@ -175,13 +200,20 @@ def _list_candidates(
             candidates += [read_run_candidate(source, size, scope, network, say) for size in sizes or own_size]
     counts = {candidate.classes for candidate in candidates} - {None}
     classes = counts.pop() if len(counts) == 1 else None
-    peer_sizes = sizes or list(dict.fromkeys(candidate.size for candidate in candidates)) or [PEER_SIZE]
+    own_sizes = dict.fromkeys((c.size[0], c.size[1]) for c in candidates if len(c.size) == 2)
+    peer_sizes = sizes or list(own_sizes) or [PEER_SIZE]
     return candidates + [
         build_candidate(network, size, scope, classes or DEFAULT_CLASSES)
         for size in peer_sizes
         for network in networks
         if network not in used
     ]
+
+
+def _list_precisions(candidates: Sequence[Candidate]) -> list[str]:
+    """Return the precisions without --precision: fp32, and int8 for the files that are quantised."""
+    own = {candidate.precision for candidate in candidates}
+    return [name for name in ("fp32", INT8) if name in own] or ["fp32"]
 
 
 def _choose_targets(device: str, backends: Sequence[str], precisions: Sequence[str], threads: int) -> list[Target]:

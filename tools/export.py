@@ -7,22 +7,41 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import DataError
+from ..errors import UsageError
 from ..models.space.protocol import DENSE
-from .cli.console import RESTARTS, emit, new_app, run, say
+from .cli.console import RESTARTS, announce_dataset, emit, new_app, run, say
 from .cli.export_table import make_export_tables
-from .cli.network_options import NetworkOption, PrecisionListOption, ScopeOption
+from .cli.network_options import (
+    BgrOption,
+    LayoutOption,
+    MeanOption,
+    NetworkOption,
+    OutputNameOption,
+    PrecisionListOption,
+    RangeOption,
+    ScopeOption,
+    StdOption,
+    parse_channels,
+)
 from .cli.options import (
     JsonOption,
     SecondsOption,
+    is_given,
     make_backend_option,
     make_device_option,
     parse_percent,
     parse_seconds,
+    parse_size,
 )
 from .cli.progress import progress_bar
 
 app = new_app()
+
+RUN_OPTIONS = ("lut", "scope", "tolerance", "layers")
+FILE_OPTIONS = ("input_size", "output_name", "layout", "mean", "std", "value_range", "bgr")
+"""Parameters that only one kind of source takes."""
+FLAGS = {"input_size": "--input", "output_name": "--output-name", "value_range": "--range"}
+"""Parameter -> its option, where the names differ."""
 
 ALIASES = {"ort": "onnxruntime", "torch": "torch", "trt": "tensorrt"}
 """Short option -> backend."""
@@ -49,9 +68,8 @@ ThreadsOption = Annotated[
 DataOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR",
-        help="Dataset folder (Cityscapes, CamVid) or folder of images: for the ranges of int8, and for the "
-        "comparison with torch.",
+        metavar="FILE|DIR",
+        help="Dataset (see lgc-train) or folder of images: for the ranges of int8, and for the comparison with torch.",
     ),
 ]
 ToleranceOption = Annotated[
@@ -68,7 +86,13 @@ ComputeCapabilityOption = Annotated[
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN|architecture.json", help="Run folder, or architecture file.")],
+    context: typer.Context,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|architecture.json|FILE.onnx", help="Run folder, architecture file, or any ONNX file."
+        ),
+    ],
     network: NetworkOption = None,
     out: OutOption = None,
     lut: LutOption = None,
@@ -81,6 +105,15 @@ def export(
     threads: ThreadsOption = None,
     precision: PrecisionListOption = None,
     scope: ScopeOption = DENSE,
+    input_size: Annotated[
+        str | None, typer.Option("--input", metavar="HxW", help="Image size of an ONNX file with dynamic axes.")
+    ] = None,
+    output_name: OutputNameOption = None,
+    layout: LayoutOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    value_range: RangeOption = None,
+    bgr: BgrOption = False,
     data: DataOption = None,
     tolerance: ToleranceOption = None,
     layers: LayersOption = False,
@@ -90,13 +123,18 @@ def export(
 ) -> int:
     """Export a network to ONNX and TensorRT, compare it with torch, time it, and check the predicted latency.
 
-    Exit code 1 if an output differs from torch, or a prediction error exceeds --tolerance.
+    Exit code 1 if an output differs from torch, or a prediction error exceeds --tolerance. An ONNX file is written
+    self-contained, with fixed sizes and simplified, compared with the original, and timed, without a prediction.
 
     Example: lgc-export runs/street --backend onnxruntime --tolerance 5%
     """
     from ..models.nets.sources import load_source
     from ..profiler.deployment.export import ExportSettings, export_network
+    from ..profiler.deployment.foreign import ForeignOptions, export_foreign
+    from ..profiler.inference.preprocessing import InputOptions
 
+    is_file = source.suffix.lower() == ".onnx"
+    _check_options(context, is_file)
     aliases = [ALIASES[name] for name, chosen in (("ort", ort), ("torch", torch), ("trt", trt)) if chosen]
     tolerance_pct = None if tolerance is None else parse_percent(tolerance)
     duration_s = parse_seconds(seconds)
@@ -108,7 +146,7 @@ def export(
         backends=tuple(dict.fromkeys([*(backend or ()), *aliases])),
         device=device,
         threads=threads,
-        precisions=tuple(dict.fromkeys(precision or ["fp32"])),
+        precisions=tuple(dict.fromkeys(precision or ([] if is_file else ["fp32"]))),
         scope=scope,
         calibration_images=calibration_images,
         comparison_images=comparison_images,
@@ -119,7 +157,13 @@ def export(
         network=None if network is None else load_source(network),
     )
     with progress_bar() as on_progress:
-        result = export_network(settings, on_progress=on_progress, log=say)
+        if is_file:
+            channels = parse_channels("--mean", mean), parse_channels("--std", std)
+            preprocessing = InputOptions(*channels, value_range, bgr, layout.upper() if layout else None)
+            options = ForeignOptions(parse_size(input_size) if input_size else None, output_name, preprocessing)
+            result = export_foreign(settings, options, on_progress=on_progress, log=say)
+        else:
+            result = export_network(settings, on_progress=on_progress, log=say)
     emit(result.as_dict(), as_json, *make_export_tables(result))
     failures = result.list_failures(tolerance_pct)
     for failure in failures:
@@ -127,20 +171,33 @@ def export(
     return 1 if failures else 0
 
 
+def _check_options(context: typer.Context, is_file: bool) -> None:
+    """Check that the options fit the kind of source.
+
+    Raises:
+        UsageError: an option is for runs only, or for ONNX files only.
+    """
+    for name in RUN_OPTIONS if is_file else FILE_OPTIONS:
+        if is_given(context, name):
+            kinds = "runs and architectures, not for ONNX files" if is_file else "ONNX files"
+            raise UsageError(f"{FLAGS.get(name, '--' + name)} is only for {kinds}")
+
+
 def _list_images(data: Path) -> tuple[list[Path], list[Path]]:
     """Return the training and validation images of a dataset; of a plain folder, every other image each.
 
     Raises:
-        DataError: the folder has no images.
+        DataError: the folder has no images, or the dataset has an error.
     """
     from ..models.images import list_images
-    from ..search.data.layouts import list_pairs
+    from ..search.data.description import UnknownLayoutError
 
     try:
-        train, val = ([pair.image for pair in list_pairs(data, split)[1]] for split in ("train", "val"))
-    except DataError:
+        spec = announce_dataset(data)
+    except UnknownLayoutError:
         files = list(list_images(data))
         return files[::2], files[1::2] or files
+    train, val = ([pair.image for pair in spec.pairs(split)] for split in ("train", "val"))
     return train, val
 
 

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..profiler.inference.output_values import OUTPUT_VALUES
 from .cli.console import emit, format_count, grid, new_app, run, say
-from .cli.options import JsonOption, ThreadsOption, make_backend_option, make_device_option
+from .cli.network_options import (
+    BgrOption,
+    LayoutOption,
+    MeanOption,
+    OutputNameOption,
+    RangeOption,
+    StdOption,
+    parse_channels,
+)
+from .cli.options import (
+    JsonOption,
+    ThreadsOption,
+    make_backend_option,
+    make_choice_option,
+    make_device_option,
+    make_range_option,
+    parse_size,
+)
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -18,52 +36,132 @@ if TYPE_CHECKING:
     from ..profiler.inference.media import MediaFile
     from ..profiler.inference.painting import Legend
     from ..profiler.inference.prediction import Prediction
+    from ..profiler.inference.segmenter import Segmenter
 
 INTERRUPTED = "interrupted: finished files are complete; run the same command again to write all of them again"
-
 app = new_app()
+
+
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(metavar="FILE.onnx|RUN", help="Exported file (.onnx or .engine), or run folder with export/."),
+]
+InputsArgument = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, folders of images, or videos.")]
+SizeOption = Annotated[
+    str | None, typer.Option("--input", metavar="HxW", help="Image size of a network with dynamic axes.")
+]
+ValuesOption = Annotated[
+    str | None,
+    make_choice_option(
+        "--output-values", OUTPUT_VALUES, "Values of an output with one channel.", "from the last operator"
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    make_range_option(
+        "--threshold",
+        "Probability of the foreground in an output with one channel.",
+        {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "0.5",
+    ),
+]
+PaletteOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="YAML file with a line per class, name: [red, green, blue], or a dataset.yaml of such classes.",
+        show_default="from the network's file",
+    ),
+]
+IdsOption = Annotated[
+    bool, typer.Option("--ids", help="Also write the class ids of images, 8 bits per pixel: NAME-ids.png.")
+]
 
 
 @app.command()
 def predict(
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="FILE.onnx|RUN", help="Exported file (.onnx or .engine), or run folder with export/."),
-    ],
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, folders of images, or videos.")],
+    source: SourceArgument,
+    inputs: InputsArgument,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder of masks and overlays.")],
     device: Annotated[str | None, make_device_option("cpu; cuda:0 for an engine", "to run on")] = None,
     backend: Annotated[str | None, make_backend_option("onnxruntime; tensorrt for an engine")] = None,
     threads: ThreadsOption = 1,
+    input_size: SizeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    value_range: RangeOption = None,
+    bgr: BgrOption = False,
+    layout: LayoutOption = None,
+    output_name: OutputNameOption = None,
+    output_values: ValuesOption = None,
+    threshold: ThresholdOption = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the colours in overlays.")] = 0.5,
-    ids: Annotated[
-        bool, typer.Option("--ids", help="Also write the class ids of images, 8 bits per pixel: NAME-ids.png.")
-    ] = False,
+    palette: PaletteOption = None,
+    ids: IdsOption = False,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Segment images, folders of images and videos with an exported network.
+
+    Files of other programs do not specify their normalisation: ImageNet's is assumed, and a message says so, unless
+    --mean, --std or --range are given. Exit code 1 if an input file is unreadable; the others are segmented.
 
     Example: lgc-predict runs/street photos/ --out predicted
     """
     from ..files import ensure_folder
     from ..profiler.inference.media import list_media
-    from ..profiler.inference.painting import Legend, Painter
+    from ..profiler.inference.outputs import OutputOptions
+    from ..profiler.inference.painting import Painter
+    from ..profiler.inference.pipeline import PipelineOptions
     from ..profiler.inference.prediction import find_exported_file, segment_media
+    from ..profiler.inference.preprocessing import InputOptions
     from ..profiler.inference.segmenter import Segmenter
 
     file = find_exported_file(source)
-    media = list_media(inputs, out, ids=ids)
-    with Segmenter.open(file, device=device, backend=backend, threads=threads) as segmenter:
-        legend = Legend.for_network(segmenter.network, list_legends())
+    layout_name = layout.upper() if layout else None
+    options = PipelineOptions(
+        parse_size(input_size) if input_size else None,
+        output_name,
+        InputOptions(parse_channels("--mean", mean), parse_channels("--std", std), value_range, bgr, layout_name),
+        OutputOptions(output_values, threshold),
+    )
+    media, errors = list_media(inputs, out, ids=ids, log=say)
+    with Segmenter.open(file, device=device, backend=backend, threads=threads, options=options) as segmenter:
+        legend = make_legend(segmenter, palette)
         ensure_folder(out)
         for remark in (*([f"using {file}"] if file != source else []), *segmenter.remarks):
             say(remark)
         with progress_bar() as on_progress:
             on_step = make_step_progress("segmenting", on_progress)
-            prediction = segment_media(media, segmenter, Painter(legend, alpha, ids), on_step=on_step, log=say)
+            painter = Painter(legend, alpha, ids)
+            prediction = segment_media(media, segmenter, painter, errors=errors, on_step=on_step, log=say)
         target = str(segmenter.target)
     result = {**prediction.as_dict(legend), "target": target}
     emit(result, as_json, *_make_tables(prediction, legend, media, out, target))
+    return report_errors(prediction.errors)
+
+
+def report_errors(errors: Mapping[Path, str]) -> int:
+    """Print the messages of unreadable files on stderr, and return the exit code."""
+    if errors:
+        say(f"not segmented: {format_count(len(errors), 'file')}")
+    for message in errors.values():
+        say(message)
+    return 1 if errors else 0
+
+
+def make_legend(segmenter: Segmenter, palette: Path | None) -> Legend:
+    """Return names and colours of a network's classes, from a file if given; report those of an assumed dataset."""
+    from ..profiler.inference.painting import Legend
+
+    network, num_classes = segmenter.network, segmenter.num_classes
+    if palette is not None:
+        legend = Legend.read(palette)
+        legend.check_network(network, num_classes)
+        return legend
+    legend = Legend.for_network(network, num_classes, list_legends(), is_mask=segmenter.is_mask)
+    if legend.dataset and network.class_names is None:
+        say(f"{network.where} does not name its {num_classes} classes: those of {legend.dataset} are assumed")
+    return legend
 
 
 def list_legends() -> list[Legend]:
@@ -71,7 +169,10 @@ def list_legends() -> list[Legend]:
     from ..profiler.inference.painting import Legend
     from ..search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 
-    return [Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE), Legend(CAMVID_CLASSES, CAMVID_PALETTE)]
+    return [
+        Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, "Cityscapes"),
+        Legend(CAMVID_CLASSES, CAMVID_PALETTE, "CamVid"),
+    ]
 
 
 def _make_tables(

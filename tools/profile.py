@@ -10,7 +10,7 @@ import typer
 
 from ..errors import FileFormatError, UsageError
 from ..precisions import Precision
-from .cli.console import emit, grid, new_app, run, say
+from .cli.console import announce_dataset, emit, grid, new_app, run, say
 from .cli.lut_show import make_report_tables, warn_of_error
 from .cli.options import (
     JsonOption,
@@ -62,6 +62,14 @@ ContextOption = Annotated[
         show_default="the table's; carriers for a new table",
     ),
 ]
+ClassesOption = Annotated[
+    int | None,
+    typer.Option(min=2, max=255, help="Number of classes.", show_default="the dataset's, else the space's own"),
+]
+ClassesDataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FILE|DIR", help="Dataset whose number of classes the table is for."),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(
@@ -78,6 +86,8 @@ def profile(
     threads: ThreadsOption = 1,
     space: Annotated[str, make_space_option()] = "lgcnet-cityscapes",
     input_size: InputSizeOption = None,
+    classes: ClassesOption = None,
+    data: ClassesDataOption = None,
     networks: NetworksOption = 24,
     rounds: RoundsOption = None,
     budget: BudgetOption = None,
@@ -99,7 +109,8 @@ def profile(
     from ..profiler.machine.devices import check_device
     from ..profiler.table.multi_device import profile_on
 
-    chosen = SearchSpace.load(space)
+    own = SearchSpace.load(space)
+    chosen = own.with_classes(_count_classes(classes, data) or own.classes)
     if input_size is not None:
         try:
             chosen = chosen.with_input(*parse_size(input_size))
@@ -110,7 +121,9 @@ def profile(
     backend_name = backend or default_backend(first)
     target = Target(first, backend_name, precision, first.num_threads(threads))
     height, width = chosen.input
-    default_name = f"{chosen.name}-{height}x{width}-{first.replace(':', '')}-{backend_name}-{precision}.lut"
+    changed = chosen.classes != own.classes
+    marked = f"{chosen.name}-{chosen.classes}classes" if changed else chosen.name
+    default_name = f"{marked}-{height}x{width}-{first.replace(':', '')}-{backend_name}-{precision}.lut"
     path = out or Path(default_name)
     others = f" and {', '.join(devices[1:])}" if devices[1:] else ""
     settings = profiler.ProfileSettings(
@@ -122,13 +135,31 @@ def profile(
     )
 
     def announce() -> None:
-        say(f"profiling {chosen.name} {height}x{width} on {target}{others} into {path}")
+        size = f"{height}x{width}" + (f" with {chosen.classes} classes" if changed else "")
+        say(f"profiling {chosen.name} {size} on {target}{others} into {path}")
 
     measure = profiler.profile if len(devices) == 1 else partial(profile_on, devices)
     with progress_bar() as on_progress:
         result = measure(chosen, target, path, settings=settings, on_open=announce, on_progress=on_progress)
     _print_result(path, target, result, as_json)
     return 1 if result.failed else 0
+
+
+def _count_classes(classes: int | None, data: Path | None) -> int | None:
+    """Return the number of classes that the options ask for; None without them.
+
+    Raises:
+        UsageError: the options contradict each other.
+        DataError: the dataset cannot be read.
+    """
+    if data is None:
+        return classes
+    counted = announce_dataset(data).num_classes
+    if classes not in (None, counted):
+        raise UsageError(
+            f"--classes {classes} contradicts --data {data}, which has {counted} classes: give one of them"
+        )
+    return counted
 
 
 def _print_result(path: Path, target: Target, result: ProfileResult, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`lgc-scenes`: write generated street scenes in the layout of a real dataset."""
+"""`lgc-scenes`: write generated street scenes in the layout of a real dataset, or with classes of their own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ app = new_app()
 
 
 LayoutOption = Annotated[
-    Literal["camvid-segnet", "camvid", "camvid-lists", "cityscapes"],
-    typer.Option(help="Layout of folders and label files."),
+    Literal["camvid-segnet", "camvid", "camvid-lists", "cityscapes", "four-classes"],
+    typer.Option(help="Layout of folders and label files; four-classes has a dataset.yaml."),
 ]
 
 
@@ -33,7 +33,7 @@ def scenes(
     seed: Annotated[int, make_seed_option()] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Write generated street scenes with exact labels, in the layout of a real dataset.
+    """Write generated street scenes with exact labels, in the layout of a real dataset or with four classes.
 
     The same options give the same files. Run the same command again to resume; larger counts add images.
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import LgcError, UsageError
 from ..search.config import SearchConfig
 from ..search.training.config import TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
+    announce_dataset,
     count_processes,
     emit,
     format_count,
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..lut.predictor import Predictor
+    from ..lut.table.table import LatencyTable
+    from ..models.space.protocol import SearchSpace
+    from ..profiler.profile import ProfileResult
     from ..search.results import SearchResult
 
 MAX_IDLE_SHARE = 0.6
@@ -95,18 +100,17 @@ def search(
     if is_given(context, "beta") and not settings["latency_term"]:
         raise UsageError("--beta is the weight of the latency term: remove it or --no-latency-term")
     settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
-    predictors, remarks = zip(*(_open_predictor(path, space, settings["scope"]) for path in lut), strict=True)
-    warnings = [remark for remark in remarks if remark is not None]
-    share_cores()  # torch is imported from here on
-    from ..profiler.deployment.latency import make_latency_meter
+    config = SearchConfig(**{**settings, "steps": settings["steps"] or 1})
+    share_cores()
+    predictors, warnings = _open_predictors(lut, space, data, config.scope, out)
+    from ..profiler.deployment.latency import make_latency_meter  # imports torch, as do the next
     from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
     from ..search.results import FrontResult
 
-    settings["steps"] = settings["steps"] or default_search_steps(
-        data, predictors[0].space, settings["batch"] * count_processes()
-    )
-    config = SearchConfig(**settings)
+    if not settings["steps"]:
+        steps = default_search_steps(data, predictors[0].space, config.batch * count_processes())
+        config = config.model_copy(update={"steps": steps})
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
     with progress_bar() as on_progress:
         count = make_step_progress("searching", on_progress)
@@ -122,7 +126,7 @@ def search(
             config,
             device=chosen_device,
             precision=precision,
-            measure=make_latency_meter(lut[0], config.scope) if measure else None,
+            measure=make_latency_meter(predictors[0].table_path, config.scope) if measure else None,
             on_step=on_step,
         )
     _print_all(warnings)
@@ -138,14 +142,90 @@ def _print_all(warnings: list[str]) -> None:
         say(warnings.pop(0))
 
 
-def _open_predictor(path: Path, space: str | None, scope: str) -> tuple[Predictor, str | None]:
-    """Return the predictor of a table, and a warning if the table is unverified or inaccurate."""
-    from ..lut.predictor import Predictor
+def _open_predictors(
+    paths: Sequence[Path], space: str | None, data: Path, scope: str, out: Path
+) -> tuple[list[Predictor], list[str]]:
+    """Return the predictors of tables for the classes of a dataset, and warnings about the tables."""
     from ..lut.table.table import LatencyTable
     from ..models.space.protocol import SearchSpace
 
+    requested = None if space is None else SearchSpace.load(space)
+    with ExitStack() as stack:
+        tables = [stack.enter_context(LatencyTable.open(path)) for path in paths]
+        classes = announce_dataset(data).num_classes
+        matching = [_match_classes(table, requested, data, classes, out.parent) for table in tables]
+    spaced = None if requested is None else requested.with_classes(classes)
+    predictors, remarks = zip(*(_open_predictor(path, spaced, scope) for path in matching), strict=True)
+    return list(predictors), [remark for remark in remarks if remark is not None]
+
+
+def _match_classes(table: LatencyTable, requested: SearchSpace | None, data: Path, classes: int, folder: Path) -> Path:
+    """Return the path of a table for a number of classes: `table`, or one derived from it in `folder`.
+
+    What the derived table lacks is measured if the table's device is present.
+
+    Raises:
+        UsageError: the entries have to be measured, and this machine cannot, or several processes would.
+        MismatchError: the derived table's file is another table.
+    """
+    from ..lut.exchange.derive import differ_in_classes
+
+    space = (requested or table.space).with_classes(classes)
+    if not differ_in_classes(table.space, space):
+        return table.path  # also if they differ in more: the predictor explains how
+    from ..profiler.derivation import has_derived, profile_derived, require_measurable
+
+    path = folder / f"{table.path.stem}-{classes}classes.lut"
+    difference = f"{table.path} is for {table.space.classes} classes, the dataset {data} has {classes}"
+    if has_derived(table, classes, path):
+        say(f"{difference}: using {path}, derived from it")
+        return path
+    command = table.profile_command(out=path, classes=classes)
+    try:
+        require_measurable(table)
+    except LgcError as error:
+        raise UsageError(
+            f"{difference}, and this machine cannot measure the difference ({error}): run on the table's machine "
+            f"{command}, then search with --lut {path}"
+        ) from error
+    if count_processes() > 1:
+        raise UsageError(f"{difference}: measure a table for them first, in a single process: {command}")
+    with progress_bar() as on_progress:
+        result = profile_derived(
+            table,
+            classes,
+            path,
+            on_open=lambda: say(f"{difference}: measuring what depends on the classes, on {table.target}, into {path}"),
+            on_progress=on_progress,
+        )
+    for remark in result.remarks:
+        say(remark)
+    say(f"{path}: {_describe_derived(path, result)}")
+    return path
+
+
+def _describe_derived(path: Path, result: ProfileResult) -> str:
+    """Return what a derived table has from its source, what was measured, and how well it predicts networks."""
+    from ..lut.exchange.derive import DERIVED
+    from ..lut.table.table import LatencyTable
+
     with LatencyTable.open(path) as table:
-        predictor = Predictor(SearchSpace.load(space) if space is not None else table.space, table, scope)
+        source = table.metadata(DERIVED) or {}
+    measured = result.entries - result.pending - len(result.failed) - source["entries"]
+    line = f"{source['entries']} entries from {source['from']}, {measured} measured now"
+    report = result.verification
+    if report is None:
+        return f"{line}; not verified, as {source['from']} has no networks"
+    return f"{line}; mean prediction error {report.mape_pct:.1f} % on {report.networks} networks of these classes"
+
+
+def _open_predictor(path: Path, space: SearchSpace | None, scope: str) -> tuple[Predictor, str | None]:
+    """Return the predictor of a table, and a warning if the table is unverified or inaccurate."""
+    from ..lut.predictor import Predictor
+    from ..lut.table.table import LatencyTable
+
+    with LatencyTable.open(path) as table:
+        predictor = Predictor(space or table.space, table, scope)
         verification = (table.metadata("verification") or {}).get(scope)
     if not predictor.calibrated:
         return predictor, (

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..search.training.config import TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
+    announce_dataset,
     count_processes,
     emit,
     format_count,
@@ -156,6 +157,7 @@ def _train(
         batch = settings["batch"] * count_processes()
         settings["steps"] = default_training_steps(data, batch, settings["train_split"])
     config = TrainConfig(**settings)
+    announce_dataset(data)
     with progress_bar() as on_progress:
         evaluating = cache(lambda: make_step_progress("evaluating", on_progress))  # the clock starts at its first image
         result = run_train(
@@ -180,6 +182,7 @@ def _evaluate(
     from ..search.training.evaluation import evaluate_run
 
     device = pick_device(requested, _table_devices(source.run), "evaluating")
+    announce_dataset(data)
     with progress_bar() as on_progress:
         return evaluate_run(
             source,

@@ -83,7 +83,7 @@ def merge_tables(tables: Sequence[LatencyTable], out: Path, calibrate: Callable[
         atomic_path(out) as path,
         LatencyTable.create(path, first.target, first.space, first.protocol, first.environment) as merged,
     ):
-        _copy_rows(merged, tables)
+        copy_rows(merged, tables)
         merged.set_metadata("merged", {"from": [str(table.path) for table in tables]})
         merged.finalize()
         entries = merged.entries()
@@ -141,8 +141,11 @@ def _is_valid(table: LatencyTable, benchmark: str, fingerprint: str) -> bool:
     return table.space.fingerprint == fingerprint or not benchmark.startswith(NETWORK_PREFIX)
 
 
-def _copy_rows(merged: LatencyTable, tables: Sequence[LatencyTable]) -> None:
-    """Fill the empty table `merged` with the rows of `tables` in one transaction."""
+def copy_rows(merged: LatencyTable, tables: Sequence[LatencyTable]) -> None:
+    """Fill the empty table `merged` with the rows of `tables` in one transaction.
+
+    Networks are copied from tables of the same space only.
+    """
     entries: dict[str, tuple[Entry, LatencyTable]] = {}
     benchmarks: dict[str, Row] = {}
     for table in tables:

@@ -286,8 +286,8 @@ class LatencyTable:
                 f"{self.path} is a damaged latency table: its calibration fails at {error}"
             ) from error
 
-    def profile_command(self, target: Target | None = None, out: Path | None = None) -> str:
-        """Return the command that measures or resumes this table, or the same for another target and file."""
+    def profile_command(self, target: Target | None = None, out: Path | None = None, classes: int | None = None) -> str:
+        """Return the command that measures or resumes this table, or the same for another target, file or classes."""
         target, out = target or self.target, out or self.path
         threads = f" --threads {target.threads}" if target.device.is_cpu else ""
         height, width = self.space.input
@@ -295,7 +295,7 @@ class LatencyTable:
         return (
             f"lgc-profile --device {target.device} --backend {target.backend} "
             f"--precision {target.precision}{threads} --space {space} --input {height}x{width} "
-            f"--out {out}"
+            f"--classes {classes or self.space.classes} --out {out}"
         )
 
     def require(self, *, target: Target | None = None, space: SearchSpace | None = None) -> None:
@@ -359,4 +359,4 @@ def _combine(key: str, parts: list[tuple[Benchmark, float]]) -> Entry:
 
 def _format_space(space: SearchSpace) -> str:
     height, width = space.input
-    return f"{space.name} {height}x{width} ({space.fingerprint})"
+    return f"{space.name} {height}x{width}, {space.classes} classes ({space.fingerprint})"

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...errors import FileFormatError
+
 OPSET = 17
 """ONNX operator set, supported by TensorRT 10, TensorRT-RTX 1.x and ONNX Runtime 1.15 and later."""
 
@@ -53,23 +55,53 @@ def simplify(model: bytes) -> bytes:
     """Return the serialised model with constants folded and identity nodes removed, checked.
 
     Names of nodes, inputs and outputs, the operator set, the IR version and the metadata are unchanged; outputs are
-    bit-identical. The order of nodes is unchanged too: some runtimes execute in it, and it affects cache hits.
-
-    Args:
-        model: Model from `to_onnx`, with every node named.
+    bit-identical. The order of nodes is unchanged too: some runtimes execute in it, and it affects cache hits. Nodes
+    without a unique name get one.
     """
     import onnx
     import onnxslim
 
     loaded = onnx.load_model_from_string(model)
-    positions = {node.name: position for position, node in enumerate(loaded.graph.node)}
+    positions: dict[str, int] = {}
+    for position, node in enumerate(loaded.graph.node):
+        if not node.name or node.name in positions:
+            node.name = f"{node.name or node.op_type}_{position}"
+        positions[node.name] = position
     slim = onnxslim.slim(loaded, skip_optimizations=_SKIPPED_PASSES)
-    if all(node.name in positions for node in slim.graph.node):  # else it inserted nodes, in an order of its own
-        nodes = sorted(slim.graph.node, key=lambda node: positions[node.name])
+    nodes = list(slim.graph.node)
+    if all(node.name in positions for node in nodes):  # else a branch was inlined
         del slim.graph.node[:]
-        slim.graph.node.extend(nodes)
+        slim.graph.node.extend(sorted(nodes, key=lambda node: positions[node.name]))
     onnx.checker.check_model(slim, full_check=True)
     return bytes(slim.SerializeToString())
+
+
+def upgrade_opset(model: bytes, version: int, where: str) -> bytes:
+    """Return the serialised model in at least a version of ONNX's operator set.
+
+    Args:
+        model: Model, possibly of another program.
+        version: Required version.
+        where: Name of the model in errors.
+
+    Raises:
+        FileFormatError: ONNX cannot convert it.
+    """
+    import onnx
+    from onnx import version_converter
+
+    loaded = onnx.load_model_from_string(model)
+    own = next((entry.version for entry in loaded.opset_import if entry.domain in ("", "ai.onnx")), version)
+    if own >= version:
+        return model
+    try:
+        converted = version_converter.convert_version(loaded, version)
+    except Exception as error:  # its errors share no base class
+        reason = (str(error).splitlines() or [""])[0]
+        raise FileFormatError(
+            f"{where} has operator set {own}, needs {version}, and cannot be converted ({reason}): export it again"
+        ) from error
+    return bytes(converted.SerializeToString())
 
 
 def replace_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...errors import FileFormatError
-from ...files import describe
+from ...files import BINARY, describe
+from .arithmetic import find_arithmetic
 from .costs import OnnxCosts, count_costs
-from .signature import Signature, TensorSpec
+from .graphs import RawModel
+from .reading.binding import bind_inputs
+from .reading.checking import infer_shapes, normalise_graph
+from .reading.external_data import MAX_MODEL_BYTES, embed_external_data
+from .reading.outputs import cut_to_output, require_tensors
+from .signature import Signature, TensorSpec, describe_outputs, list_layouts
+from .tensors import read_inputs, read_tensors
 
 __all__ = ["OnnxModel", "TensorSpec"]
+
+UNKNOWN = "not an ONNX model"
+"""Kind of content that is not a file."""
+_ORT_FORMAT = b"ORTM"
+"""Identifier at byte 4 of a file in ONNX Runtime's own format."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +35,8 @@ class OnnxModel(Signature):
         data: Content of the file.
         opset: Version of the standard operator set.
         operators: Distinct operator names in the order of first use.
-        precision: `int8` if quantised, else `fp16` or `bf16` if any weight has that type, else `fp32`.
+        precision: `int8` if quantised, else `fp32`, `fp16` or `bf16`, in which most multiply-accumulates are computed.
+        quantisation: `QDQ`, `QOperator`, `dynamic`, or None if not quantised.
         remarks: What was bound, chosen or assumed, as sentences without a full stop.
     """
 
@@ -32,6 +44,7 @@ class OnnxModel(Signature):
     opset: int
     operators: tuple[str, ...]
     precision: str
+    quantisation: str | None = None
     remarks: tuple[str, ...] = ()
 
     @classmethod
@@ -52,19 +65,28 @@ class OnnxModel(Signature):
             layout: `NCHW` or `NHWC` of the image; None to infer it.
 
         Raises:
-            FileFormatError: The file is missing, broken or not an ONNX model, or has dynamic shapes.
+            FileFormatError: The file is missing, broken or not an ONNX model; a file of its weights is missing, short
+                or outside the folder; the shapes are dynamic without `input_size`, or fixed at another size.
+            UnknownNameError: No tensor has the name `output`.
+            UsageError: The layout of the image is unknown, or contradicts its shape.
         """
         try:
+            if path.stat().st_size > MAX_MODEL_BYTES:
+                raise FileFormatError(
+                    f"{path} exceeds 2 GB, the limit of an ONNX file: save its weights to another file"
+                )
             data = path.read_bytes()
         except FileNotFoundError as error:
             raise FileFormatError(f"no such file: {path}") from error
         except OSError as error:
             raise FileFormatError(f"cannot read ONNX model {path}: it is {describe(path)}") from error
-        return cls.parse(data, str(path), describe(path))
+        raw = RawModel(_decode(data, str(path), describe(path)), str(path))
+        embed_external_data(raw, path.parent)
+        return cls._finish(raw, data, input_size, output, layout)
 
     @classmethod
-    def parse(cls, data: bytes, where: str, kind: str = "not an ONNX model") -> OnnxModel:
-        """Check the content of a file.
+    def parse(cls, data: bytes, where: str, kind: str = UNKNOWN) -> OnnxModel:
+        """Return the content of a file as a model, as `load` does.
 
         Args:
             data: Content of the file.
@@ -74,36 +96,48 @@ class OnnxModel(Signature):
         Raises:
             FileFormatError: The content is not an ONNX model with static shapes and embedded weights.
         """
-        import onnx
+        raw = RawModel(_decode(data, where, kind), where)
+        embed_external_data(raw, None)
+        return cls._finish(raw, data, None, None, None)
 
-        try:
-            model = onnx.load_model_from_string(data)
-        except Exception as error:  # protobuf's DecodeError, which carries no type stubs
-            raise FileFormatError(f"cannot read ONNX model {where}: it is {kind}, or truncated") from error
-        if not model.graph.node:
-            raise FileFormatError(f"cannot read ONNX model {where}: it is {kind}, no operators in it")
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-            raise FileFormatError(f"{where}: weights in external files are not supported: embed them in the model")
-        opsets = {entry.domain: entry.version for entry in model.opset_import}
-        weights = {tensor.name for tensor in model.graph.initializer}
-        inputs = tuple(_tensor(value, where) for value in model.graph.input if value.name not in weights)
-        try:
-            onnx.checker.check_model(model, full_check=True)
-        except Exception as error:  # the errors of checker and shape inference share no base class
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise FileFormatError(f"{where}: invalid ONNX model: {first}") from error
-        outputs = tuple(_tensor(value, where) for value in model.graph.output)
+    @classmethod
+    def _finish(
+        cls, raw: RawModel, data: bytes, input_size: tuple[int, int] | None, output: str | None, layout: str | None
+    ) -> OnnxModel:
+        """Return the model of a raw, cut to an output and with its inputs bound; see `load`."""
+        normalise_graph(raw)
+        if output is not None:
+            cut_to_output(raw, output)
+        require_tensors(raw)
+        bind_inputs(raw, input_size, layout)
+        inferred = infer_shapes(raw)
+        graph, where = raw.model.graph, raw.where
+        inputs, outputs = read_inputs(graph.input, where), read_tensors(graph.output, where)
         if not inputs or not outputs:
             raise FileFormatError(f"{where}: needs inputs and outputs, has {len(inputs)} and {len(outputs)}")
-        metadata = {entry.key: entry.value for entry in model.metadata_props}
-        operators = tuple(dict.fromkeys(node.op_type for node in model.graph.node))
-        precision = _precision(model.graph, operators)
-        return cls(where, inputs, outputs, metadata, data, opsets.get("", 0), operators, precision)
+        precision, quantisation = find_arithmetic(raw, inferred)
+        batches = {tensor.shape[0] for tensor in inputs if list_layouts(tensor.shape)} - {1}
+        if batches:
+            raw.remarks.append(f"batch of {max(batches)} images: latency and MACs are those of the batch")
+        if len(outputs) > 1:
+            raw.remarks.append(f"computes all {len(outputs)} outputs: {describe_outputs(outputs)}")
+        return cls(
+            where,
+            inputs,
+            outputs,
+            {entry.key: entry.value for entry in raw.model.metadata_props},
+            bytes(raw.model.SerializeToString()) if raw.changed else data,
+            {entry.domain: entry.version for entry in raw.model.opset_import}.get("", 0),
+            tuple(dict.fromkeys(node.op_type for node in graph.node)),
+            precision,
+            quantisation,
+            tuple(raw.remarks),
+        )
 
     @property
     def is_quantised(self) -> bool:
-        """True if the model quantises values to integers (Q/DQ)."""
-        return self.precision == "int8"
+        """True if the model quantises values to integers."""
+        return self.quantisation is not None
 
     @cached_property
     def costs(self) -> OnnxCosts:
@@ -111,32 +145,24 @@ class OnnxModel(Signature):
         return count_costs(self.data)
 
 
-def _precision(graph: Any, operators: tuple[str, ...]) -> str:
-    """Return the precision of a graph, see `OnnxModel.precision`."""
-    from onnx import TensorProto
+def _decode(data: bytes, where: str, kind: str) -> Any:
+    """Return the decoded content of a file.
 
-    if "QuantizeLinear" in operators:
-        return "int8"
-    types = {tensor.data_type for tensor in graph.initializer}
-    low = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
-    return next((name for kind, name in low.items() if kind in types), "fp32")
+    Raises:
+        FileFormatError: The content is not an ONNX model, or has no operators.
+    """
+    import onnx
 
-
-def _tensor(value: Any, where: str) -> TensorSpec:
-    """Return the name, shape and type of an input or output with static shape."""
-    from onnx import helper
-
-    if not value.type.HasField("tensor_type"):
-        raise FileFormatError(f"{where}: {value.name} must be a tensor")
-    kind = value.type.tensor_type
-    sizes = [entry.dim_value if entry.HasField("dim_value") else -1 for entry in kind.shape.dim]
-    if any(size < 1 for size in sizes):
-        named = [entry.dim_param or (entry.dim_value if entry.dim_value > 0 else "?") for entry in kind.shape.dim]
+    if data[4:8] == _ORT_FORMAT:
         raise FileFormatError(
-            f"{where}: {value.name} has a dynamic shape {json.dumps(named)}: export the model with fixed sizes"
+            f"cannot read ONNX model {where}: it is in ONNX Runtime's own format (.ort): use the ONNX file it was "
+            "converted from"
         )
     try:
-        dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type).name)
-    except (KeyError, ValueError, TypeError) as error:
-        raise FileFormatError(f"{where}: {value.name} has unknown element type {kind.elem_type}") from error
-    return TensorSpec(value.name, tuple(sizes), dtype)
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's DecodeError, which carries no type stubs
+        truncated = ", or truncated" if kind in (BINARY, UNKNOWN) else ""
+        raise FileFormatError(f"cannot read ONNX model {where}: it is {kind}{truncated}") from error
+    if not model.graph.node:
+        raise FileFormatError(f"cannot read ONNX model {where}: it is {kind}, no operators in it")
+    return model

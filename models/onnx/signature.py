@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError, UsageError
-from ..images import IMAGENET, Normalisation
-from ..palettes import Palette
 from ..space.protocol import CORE, DENSE, END_TO_END, EXPORT_SCOPES, Architecture
+
+if TYPE_CHECKING:
+    from ..images import Normalisation
+    from ..palettes import Palette
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
 NORMALISATION_KEY, PALETTE_KEY, VERSION_KEY = "normalisation", "palette", "lgc_version"
@@ -21,8 +23,6 @@ Classes: JSON list of names. Normalisation: JSON {"mean": [3], "std": [3]}, per 
 of the RGB colours of the classes, 0 to 255 each. Network: kind and name of a network other than an architecture,
 e.g. `peer:pidnet-s`.
 """
-
-INPUT_TYPES = ("float32", "uint8")
 
 NCHW, NHWC = "NCHW", "NHWC"
 LAYOUTS = (NCHW, NHWC)
@@ -42,7 +42,7 @@ class TensorSpec:
     dtype: str
 
     def __str__(self) -> str:
-        return f"{self.name} {self.dtype} {'x'.join(map(str, self.shape))}"
+        return f"{self.name} {self.dtype} {'x'.join(map(str, self.shape)) or 'scalar'}"
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,6 @@ class Signature:
     metadata: dict[str, str]
 
     @property
-    def dtype(self) -> str:
-        """Common type of the inputs.
-
-        Raises:
-            FileFormatError: The inputs differ in type, or have a type that images do not have.
-        """
-        types = {tensor.dtype for tensor in self.inputs}
-        if len(types) > 1 or not types <= set(INPUT_TYPES):
-            inputs = ", ".join(map(str, self.inputs))
-            raise FileFormatError(f"{self.where}: inputs must be all float32 or all uint8, got {inputs}")
-        return types.pop()
-
-    @property
     def scope(self) -> str:
         """Scope in the metadata of our files; for others, inferred from the types of input and output."""
         named = self.metadata.get(SCOPE_KEY)
@@ -105,7 +92,7 @@ class Signature:
             return str(named)
         if self.outputs[0].dtype.startswith("float"):
             return CORE
-        return DENSE if self.dtype == "float32" else END_TO_END
+        return END_TO_END if all(tensor.dtype == "uint8" for tensor in self.inputs) else DENSE
 
     @property
     def classes(self) -> int | None:
@@ -114,8 +101,8 @@ class Signature:
             return self.architecture.space.classes
         if self.class_names is not None:
             return len(self.class_names)
-        shape = self.outputs[0].shape
-        return shape[1] if len(shape) == 4 and shape[1] > 1 else None
+        counts = {shape[1] for shape in (tensor.shape for tensor in self.outputs) if len(shape) == 4 and shape[1] > 1}
+        return counts.pop() if len(counts) == 1 else None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -155,6 +142,8 @@ class Signature:
         Raises:
             FileFormatError: The metadata is damaged.
         """
+        from ..images import IMAGENET, Normalisation
+
         values = self._parse_metadata(
             NORMALISATION_KEY, dict[str, tuple[float, float, float]], 'object with "mean" and "std" of three channels'
         )
@@ -198,23 +187,13 @@ class Signature:
         return Architecture.parse(text, f"{self.where}, metadata `{ARCHITECTURE_KEY}`")
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the input image.
-
-        Raises:
-            FileFormatError: The input is not a single image, [1, 3, H, W] float32 or [1, H, W, 3] uint8.
-        """
-        if len(self.inputs) == 1:
-            match self.inputs[0].shape, self.dtype:
-                case (1, 3, int(height), int(width)), "float32":
-                    return height, width
-                case (1, int(height), int(width), 3), "uint8":
-                    return height, width
-        inputs = ", ".join(map(str, self.inputs))
-        raise FileFormatError(
-            f"{self.where}: input must be one image, float32 1x3xHxW (normalised) or uint8 1xHxWx3 (RGB bytes), "
-            f"got {inputs}"
-        )
+    def input_size(self) -> tuple[int, ...]:
+        """Height and width of the first image among the inputs; without an image the shape of the first input."""
+        images = [(shape, list_layouts(shape)) for shape in (tensor.shape for tensor in self.inputs)]
+        for shape, layouts in images:
+            if layouts:
+                return shape[2:] if layouts[0] == NCHW else shape[1:3]
+        return images[0][0]
 
     def image_input(self, layout: str | None = None) -> ImageInput:
         """Return the network's only input as an RGB or BGR image.
@@ -235,7 +214,7 @@ class Signature:
             )
         if layout is None and len(layouts) > 1:
             raise UsageError(
-                f"{self.where}: input {inputs} may be {' or '.join(layouts)}: add {LAYOUT_OPTION} NCHW or NHWC"
+                f"{self.where}: input {inputs} may be {' or '.join(layouts)}: add {LAYOUT_OPTION} nchw or nhwc"
             )
         if layout is not None and layout not in layouts:
             raise UsageError(f"{self.where}: input {inputs} is {layouts[0]}, not {layout}: omit {LAYOUT_OPTION}")

@@ -306,6 +306,14 @@ class SearchSpace(ABC):
             FileFormatError: The size is out of range.
         """
 
+    def with_classes(self, classes: int) -> Self:
+        """Return the same space for another number of classes.
+
+        Raises:
+            FileFormatError: The number is out of range.
+        """
+        return self.check({**self.to_dict(), "classes": classes}, f"{self.name} with {classes} classes")
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the space's file, with `kind` if not the default; `check` is the inverse."""

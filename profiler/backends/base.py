@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...lut.target import Target
+    from ...models.onnx.model import OnnxModel
 
 FLOAT_DTYPE, IMAGE_DTYPE = "float32", "uint8"
 """Input types, by numpy's names."""
@@ -35,6 +36,7 @@ class Workload:
             that is an ONNX file.
         dtype: type of all inputs. `float32`: tensors in device memory. `uint8`: images in host memory, whose copies to
             the device and back are timed too (scope end-to-end).
+        dtypes: type of each input of an ONNX file whose inputs have other types; they are in device memory.
         file: ONNX model that runs unchanged, if any.
         export: function that returns the ONNX model of `build`, where a plain export of the module is not enough.
             Called on first use of `onnx` only.
@@ -46,6 +48,15 @@ class Workload:
     dtype: str = FLOAT_DTYPE
     file: bytes | None = field(default=None, repr=False)
     export: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
+    dtypes: tuple[str, ...] = ()
+
+    @classmethod
+    def for_model(cls, model: OnnxModel, name: str) -> Workload:
+        """Return an ONNX model as a workload that runs unchanged."""
+        shapes, dtypes = (tuple(getattr(tensor, key) for tensor in model.inputs) for key in ("shape", "dtype"))
+        if set(dtypes) in ({FLOAT_DTYPE}, {IMAGE_DTYPE}):
+            return cls(name, shapes, None, dtypes[0], model.data)
+        return cls(name, shapes, None, file=model.data, dtypes=dtypes)
 
     @cached_property
     def onnx(self) -> bytes:
@@ -70,7 +81,7 @@ class Workload:
 
     def inputs(self) -> list[NDArray[Any]]:
         """Return random inputs of the workload's shapes and type, the same on every call."""
-        return generate_inputs(self.input_shapes, self.dtype)
+        return generate_inputs(self.input_shapes, self.dtypes or (self.dtype,) * len(self.input_shapes))
 
 
 @dataclass(frozen=True)
@@ -204,14 +215,19 @@ def pause_gc() -> Iterator[None]:
             gc.enable()
 
 
-def generate_inputs(shapes: Sequence[tuple[int, ...]], dtype: str = FLOAT_DTYPE) -> list[NDArray[Any]]:
-    """Return standard normal inputs, or pixels from 0 to 255, the same for the same shapes.
+def generate_inputs(shapes: Sequence[tuple[int, ...]], dtypes: str | Sequence[str] = FLOAT_DTYPE) -> list[NDArray[Any]]:
+    """Return a random input of each shape, the same for the same shapes; see `generate_array`.
 
     Zeros can run faster than real data.
+
+    Args:
+        shapes: shapes of the inputs.
+        dtypes: type of all inputs, or of each.
     """
     import numpy as np
 
+    from ...models.onnx.tensors import generate_array
+
     rng = np.random.default_rng(0)
-    if dtype == IMAGE_DTYPE:
-        return [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
-    return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+    kinds = [dtypes] * len(shapes) if isinstance(dtypes, str) else dtypes
+    return [generate_array(rng, shape, dtype) for shape, dtype in zip(shapes, kinds, strict=True)]

@@ -1,4 +1,4 @@
-"""Quantised ONNX models, whose QuantizeLinear and DequantizeLinear nodes (Q/DQ) mark what is computed in int8."""
+"""Quantised ONNX models: Q/DQ nodes mark what is computed in int8, or operators compute with integers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
+from ...models.onnx.arithmetic import find_quantisation
+
+DEQUANTISE = "DequantizeLinear"
 
 
 def is_quantised(model: Any) -> bool:
-    """Return True if an ONNX model holds nodes of both kinds, QuantizeLinear and DequantizeLinear."""
-    return {QUANTISE, DEQUANTISE} <= {node.op_type for node in model.graph.node}
+    """Return True if an ONNX model quantises values to integers, by Q/DQ nodes or integer operators."""
+    return find_quantisation({node.op_type for node in model.graph.node}) is not None
 
 
 def dequantise_biases(onnx_model: bytes) -> bytes:

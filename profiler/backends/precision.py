@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MeasurementError, UsageError
+from ...models.onnx.arithmetic import find_arithmetic
+from ...models.onnx.graphs import RawModel
 from ...precisions import EXPORT_PRECISIONS
 from .int8 import is_quantised
 
@@ -31,7 +33,7 @@ SIZE_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 def cast_model(onnx_model: bytes, precision: str) -> bytes:
     """Return the float32 model `onnx_model` converted to `precision`; its inputs and outputs keep their types.
 
-    A model that already holds weights of that type is returned unchanged, with its float32 parts.
+    A model that already computes mostly in that type is returned unchanged, with its float32 parts.
 
     Args:
         onnx_model: serialised ONNX model with its weights inside.
@@ -58,8 +60,10 @@ def cast_model(onnx_model: bytes, precision: str) -> bytes:
             )
         return onnx_model
     caster = _Caster(model.graph, precision)
-    if any(tensor.data_type == caster.low for tensor in model.graph.initializer):
-        return onnx_model
+    if any(tensor.data_type == caster.low for tensor in model.graph.initializer):  # perhaps for storage only
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        if find_arithmetic(RawModel(model, "the model"), inferred)[0] == precision:
+            return onnx_model
     caster.cast()
     return bytes(model.SerializeToString())
 

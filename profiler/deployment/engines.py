@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ...files import ensure_folder
 from ...lut.target import Target
-from ...precisions import INT8
-from ..backends import require_backend
+from ..backends import Workload, require_backend
 from .latency import TargetResult
-from .network import Network
 
 if TYPE_CHECKING:
     from ..backends.trt.engine import Engine
@@ -18,7 +16,25 @@ if TYPE_CHECKING:
 TENSORRT = "tensorrt"
 
 
-def build_target_engine(network: Network, folder: Path, target: Target) -> tuple[Path, tuple[str, ...]]:
+class EngineSource(Protocol):
+    """Network that an engine is built from.
+
+    Attributes:
+        stem: stem of its file names.
+        scope: scope of its output.
+    """
+
+    @property
+    def stem(self) -> str: ...  # noqa: D102
+
+    @property
+    def scope(self) -> str: ...  # noqa: D102
+
+    def workload(self, scope: str | None = None, precision: str = "fp32") -> Workload:
+        """Return its ONNX model as a workload; backends convert it to fp16 and bf16."""
+
+
+def build_target_engine(network: EngineSource, folder: Path, target: Target) -> tuple[Path, tuple[str, ...]]:
     """Write the engine that `time_network` runs on `target`, and return its path and remarks.
 
     Raises:
@@ -32,7 +48,9 @@ def build_target_engine(network: Network, folder: Path, target: Target) -> tuple
     return write_engine(network, engine, folder), engine.remarks
 
 
-def build_engine_ahead(network: Network, folder: Path, precision: str, compute_capability: str | None) -> TargetResult:
+def build_engine_ahead(
+    network: EngineSource, folder: Path, precision: str, compute_capability: str | None
+) -> TargetResult:
     """Build an engine without running it, for a GPU that this machine may not have.
 
     Args:
@@ -48,7 +66,7 @@ def build_engine_ahead(network: Network, folder: Path, precision: str, compute_c
     from ..backends.trt.engine import get_device_capability
     from ..backends.trt.engine_cache import load_or_build_engine
 
-    model = network.model(INT8 if precision == INT8 else "fp32")
+    model = network.workload(precision=precision).onnx
     engine = load_or_build_engine(model, precision=precision, compute_capability=compute_capability)
     path = write_engine(network, engine, folder)
     reason = "this machine has no NVIDIA GPU" if get_device_capability() is None else "built for another GPU"
@@ -62,7 +80,7 @@ def build_engine_ahead(network: Network, folder: Path, precision: str, compute_c
     return TargetResult(TENSORRT, device, precision, network.scope, engine=str(path), note=note)
 
 
-def write_engine(network: Network, engine: Engine, folder: Path) -> Path:
+def write_engine(network: EngineSource, engine: Engine, folder: Path) -> Path:
     """Write a serialised engine and its description, named by network, precision and compute capability."""
     from ..backends.trt.engine_files import write_engine_files
 

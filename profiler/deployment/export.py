@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_IMAGES = 32
 """Images for the ranges of int8, and as many others for the comparison with torch."""
+NO_IMAGES = "int8 needs images for its ranges: add --data DIR, a dataset or a folder of images"
 DEFAULT_TARGET = Target(CPU, "onnxruntime")
 """Source of device and threads without a table."""
 
@@ -108,6 +109,11 @@ class FileResult:
     parity: tuple[Parity, ...]
     passes: bool
 
+    @property
+    def reference(self) -> str:
+        """Name of what the outputs are compared with."""
+        return self.parity[0].reference
+
     def as_dict(self) -> dict[str, JsonValue]:
         """Return a JSON object; its key `agreement` is the parity."""
         return {
@@ -137,7 +143,8 @@ class ExportResult:
     def list_failures(self, tolerance_pct: float | None) -> list[str]:
         """Return a message for each output that differs from torch, and each prediction beyond the tolerance."""
         failures = [
-            f"{file.onnx}: outputs differ from torch by more than {file.precision} allows, see the table of files"
+            f"{file.onnx}: outputs differ from {file.reference} by more than {file.precision} allows, see the table of "
+            "files"
             for file in self.files
             if not file.passes
         ]
@@ -145,7 +152,8 @@ class ExportResult:
             where = f"{result.backend} on {result.device}"
             if result.parity is not None and not result.equals_torch():
                 failures.append(
-                    f"{where}: outputs differ from torch by more than {result.precision} allows: {result.parity}"
+                    f"{where}: outputs differ from {result.parity.reference} by more than {result.precision} allows: "
+                    f"{result.parity}"
                 )
             if tolerance_pct is not None and not result.within(tolerance_pct):
                 failures.append(
@@ -174,17 +182,20 @@ def export_network(settings: ExportSettings, *, on_progress: OnProgress = quiet,
         MeasurementError: a backend rejects the network.
         OutputError: a file cannot be written.
     """
-    _check_settings(settings)
+    check_options(settings)
+    if INT8 in settings.precisions and not settings.calibration_images:
+        raise UsageError(NO_IMAGES)
     network = load_network(settings.source, settings.scope, log, settings.network)
     with _open_table(settings, network, log) as table:
         targets = choose_targets(settings, table)
         _check_prediction(settings, table, targets)
+        size = network.definition.input
         network = replace(
             network,
-            images=_read_images(settings.calibration_images, network),
+            images=read_images(settings.calibration_images, size),
             table=None if table is None else _fingerprint_latencies(table, network.scope),
         )
-        images = _read_images(settings.comparison_images, network)
+        images = read_images(settings.comparison_images, size)
         files = tuple(
             export_file(network, settings.output_folder, precision, images)
             for precision in dict.fromkeys(FILE_PRECISIONS[name] for name in settings.precisions)
@@ -200,13 +211,16 @@ def export_network(settings: ExportSettings, *, on_progress: OnProgress = quiet,
     return ExportResult(files, tuple(results))
 
 
-def _check_settings(settings: ExportSettings) -> None:
+def check_options(settings: ExportSettings) -> None:
+    """Check that backends, device and compute capability fit together.
+
+    Raises:
+        UsageError: they do not.
+    """
     if settings.compute_capability is not None and TENSORRT not in settings.backends:
         raise UsageError("--compute-capability is only for TensorRT engines: add --backend tensorrt")
     if not settings.run_backends and (settings.device is not None or settings.threads is not None):
         raise UsageError("--device and --threads need a backend to run on: add --backend")
-    if INT8 in settings.precisions and not settings.calibration_images:
-        raise UsageError("int8 needs images for its ranges: add --data DIR, a dataset or a folder of images")
 
 
 @contextmanager
@@ -319,11 +333,11 @@ def check_table_target(table: LatencyTable, targets: Sequence[Target]) -> None:
         )
 
 
-def _read_images(paths: Sequence[Path], network: Network) -> tuple[RGBImage, ...]:
-    """Read at most `MAX_IMAGES` at the network's size, evenly spaced: neighbours in a list show the same street."""
+def read_images(paths: Sequence[Path], size: tuple[int, int]) -> tuple[RGBImage, ...]:
+    """Read at most `MAX_IMAGES` at (height, width), evenly spaced: neighbours in a list show the same street."""
     step = max(len(paths) / MAX_IMAGES, 1)
     chosen = [paths[int(index * step)] for index in range(min(len(paths), MAX_IMAGES))]
-    return tuple(read_pixels(path, network.definition.input) for path in chosen)
+    return tuple(read_pixels(path, size) for path in chosen)
 
 
 def _fingerprint_latencies(table: LatencyTable, scope: str) -> str:

@@ -12,10 +12,11 @@ import numpy as np
 
 from ...files import ensure_folder, write_atomic
 from ...lut.predictor import Predictor
+from ...lut.statistics.measurement import Measurement
 from ...lut.table.table import LatencyTable
 from ...lut.target import Target
 from ...models.space.protocol import SCOPES, Architecture
-from ..backends import Backend, require_backend
+from ..backends import Backend, get_backend, require_backend
 from ..drift import add_references, compute_drift, correct_for_drift
 from ..machine.environment import fingerprint
 from ..machine_match import require_machine
@@ -143,13 +144,23 @@ def time_network(
     if table is not None:
         workloads = add_references(table, workloads, network.scope)
     measurement = measure_seconds(assign(backend, target, workloads), seconds, on_progress=on_progress)
+    result = replace(
+        summarize_runs(measurement, target, network.scope), parity=parity, trained=network.weights is not None
+    )
+    if table is None or predictor is None or network.architecture is None:
+        return result
+    return _add_prediction(result, predictor, network.architecture, compute_drift(table, measurement))
+
+
+def summarize_runs(measurement: Measurement, target: Target, scope: str) -> TargetResult:
+    """Return the latency of the benchmark `NETWORK_KEY` of a measurement on `target`."""
     runs = np.concatenate(measurement.durations(NETWORK_KEY))
     low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
-    result = TargetResult(
+    return TargetResult(
         target.backend,
         target.device,
         target.precision,
-        network.scope,
+        scope,
         measured_ms=measurement.summary(NETWORK_KEY).latency_ms,
         fps=1000 / median,
         median_ms=median,
@@ -157,13 +168,8 @@ def time_network(
         p99_ms=p99,
         iqr_ms=high - low,
         runs=len(runs),
-        parity=parity,
-        trained=network.weights is not None,
-        settings=backend.settings(target),
+        settings=get_backend(target.backend).settings(target),
     )
-    if table is None or predictor is None or network.architecture is None:
-        return result
-    return _add_prediction(result, predictor, network.architecture, compute_drift(table, measurement))
 
 
 def _add_prediction(

@@ -71,24 +71,28 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Parity:
-    """Differences of outputs from torch's in float32.
+    """Differences of outputs from a reference: torch's in float32, or a foreign ONNX file's.
 
     Attributes:
         max_abs_diff: largest difference of the logits; None where only classes were compared.
         mean_abs_diff: mean difference of the logits; None where only classes were compared.
         relative_diff: mean difference of the logits relative to their standard deviation; None where only classes
             were compared.
-        argmax_agreement_pct: share of pixels whose argmax matches, in percent.
+        argmax_agreement_pct: share of pixels whose argmax matches, in percent; None without classes.
         images: number of inputs.
         source: `random` or `images`.
+        reference: name of the reference in messages.
+        scale: largest absolute value of the reference, at least 1, where `max_abs_diff` is judged relative to it.
     """
 
     max_abs_diff: float | None
     mean_abs_diff: float | None
     relative_diff: float | None
-    argmax_agreement_pct: float
+    argmax_agreement_pct: float | None
     images: int
     source: str
+    reference: str = "torch"
+    scale: float = 1.0
 
     @property
     def spread(self) -> float:
@@ -96,8 +100,11 @@ class Parity:
         return self.mean_abs_diff / self.relative_diff if self.mean_abs_diff and self.relative_diff else 0.0
 
     def __str__(self) -> str:
-        logits = "" if self.max_abs_diff is None else f", logits within {self.max_abs_diff:.1e}"
-        return f"{self.argmax_agreement_pct:.2f} % of pixels have torch's class{logits}"
+        name = "logits" if self.reference == "torch" else "outputs"
+        values = [] if self.max_abs_diff is None else [f"{name} within {self.max_abs_diff:.1e}"]
+        if self.argmax_agreement_pct is not None:
+            values.insert(0, f"{self.argmax_agreement_pct:.2f} % of pixels have {self.reference}'s class")
+        return ", ".join(values)
 
 
 @dataclass(frozen=True)
@@ -278,13 +285,15 @@ def is_within_tolerance(precision: str, parity: Parity, *, trained: bool = True)
     if precision not in TOLERANCES:
         raise UnknownNameError("precision", precision, TOLERANCES)
     limit = TOLERANCES[precision]
-    largest = None if limit.max_abs_diff is None else limit.max_abs_diff * max(1.0, parity.spread / SPREAD)
-    bounds = ((parity.max_abs_diff, largest), (parity.relative_diff, limit.relative_diff))
+    scale = max(parity.scale, parity.spread / SPREAD)
+    max_abs_diff = None if limit.max_abs_diff is None else limit.max_abs_diff * scale
+    bounds = ((parity.max_abs_diff, max_abs_diff), (parity.relative_diff, limit.relative_diff))
     if any(value is not None and bound is not None and value > bound for value, bound in bounds):
         return False
     min_pct = limit.images_pct if parity.source == IMAGES else limit.random_pct
     applies = trained or limit.untrained or parity.max_abs_diff is None
-    return min_pct is None or not applies or parity.argmax_agreement_pct >= min_pct
+    agreement_pct = parity.argmax_agreement_pct
+    return min_pct is None or not applies or agreement_pct is None or agreement_pct >= min_pct
 
 
 def _require_same_shapes(name: str, outputs: Outputs, expected: Sequence[NDArray[Any]]) -> None:

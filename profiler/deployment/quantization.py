@@ -85,12 +85,12 @@ def quantize(model: bytes, images: Sequence[NDArray[Any]], where: str = "the mod
     source = onnx.load_model_from_string(model)
     try:
         quantised = _run_quantiser(source, reader)
-    except Exception as error:  # the quantiser raises errors of any type
+        onnx.checker.check_model(quantised, full_check=True)
+    except Exception as error:  # quantiser and checker raise errors of any type
         reason = (str(error).splitlines() or [""])[0]
         raise MeasurementError(f"ONNX Runtime cannot quantise {where}: {type(error).__name__}, {reason}") from error
     del quantised.metadata_props[:]  # the quantiser adds its own
     quantised.metadata_props.extend(onnx.load_model_from_string(model).metadata_props)
-    onnx.checker.check_model(quantised, full_check=True)
     return bytes(quantised.SerializeToString())
 
 

@@ -1,13 +1,15 @@
-"""Images and videos to segment, checked before the first is read, with the paths of their outputs."""
+"""Images and videos to segment, with the paths of their outputs; headers are checked before the first is decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ...errors import DataError, UsageError
+from ..deployment.network import Log
 from .video import VIDEO_SUFFIXES, Clip
 
 if TYPE_CHECKING:
@@ -33,8 +35,11 @@ class MediaFile:
         """Number of images; estimated for a video."""
         return 1 if self.clip is None else self.clip.frames
 
-    def read(self) -> Iterator[RGBImage]:
+    def read(self, on_remark: Log) -> Iterator[RGBImage]:
         """Yield its images, RGB [h, w, 3].
+
+        Args:
+            on_remark: receives remarks on ignored parts of the file.
 
         Raises:
             DataError: the file is damaged.
@@ -42,9 +47,9 @@ class MediaFile:
         from ...models.images import read_pixels
 
         if self.clip is not None:
-            yield from self.clip.read()
+            yield from self.clip.read(on_remark)
         else:
-            yield read_pixels(self.path)
+            yield read_pixels(self.path, on_remark=on_remark)
 
     def output(self, kind: str) -> Path:
         """Return the path of its `mask`, `overlay` or `ids`."""
@@ -56,39 +61,70 @@ class MediaFile:
         return {kind: self.output(kind) for kind in kinds}
 
 
-def list_media(sources: Sequence[Path], out: Path, *, ids: bool) -> list[MediaFile]:
+def list_media(
+    sources: Sequence[Path], out: Path, *, ids: bool, log: Log = print
+) -> tuple[list[MediaFile], dict[Path, str]]:
     """List files as given and folders recursively, and check that every output path is free to use.
 
     Args:
         sources: images, videos and folders.
         out: output folder; its files are skipped where it is inside a source folder.
         ids: True if class ids are written too.
+        log: receives remarks on skipped files.
+
+    Returns:
+        The readable files, and the error message of each unreadable one.
 
     Raises:
-        DataError: a source is missing or empty, or is neither image nor video.
+        DataError: a source is missing or empty, or no file is readable.
         UsageError: two inputs have the same output path, an output would overwrite an input, or `out` holds inputs.
         BackendUnavailableError: PyAV is not installed, and a source is a video.
     """
-    stems = {path: stem for source in sources for path, stem in _list_files(source, out)}
-    owners: dict[Path, Path] = {}
+    stems = {path: stem for source in sources for path, stem in _list_files(source, out, log)}
+    media: list[MediaFile] = []
+    errors: dict[Path, str] = {}
     for path, stem in stems.items():
-        if stem in owners:
-            raise UsageError(
-                f"{owners[stem]} and {path} have the same output files: segment them separately, with different --out"
-            )
-        owners[stem] = path
-    media = [MediaFile(path, stem, _open_clip(path)) for path, stem in stems.items()]
-    inputs = {path.resolve() for path in stems}
+        try:
+            media.append(MediaFile(path, stem, _open_clip(path)))
+        except DataError as error:
+            errors[path] = str(error)
+    if not media:
+        raise_unreadable(errors, log)
+    _check_outputs(media, {path.resolve() for path in stems}, ids)
+    return media, errors
+
+
+def raise_unreadable(errors: Mapping[Path, str], log: Log) -> NoReturn:
+    """Raise the error for inputs none of which is readable; the messages of several go to `log`.
+
+    Raises:
+        DataError: always.
+    """
+    if len(errors) == 1:
+        raise DataError(*errors.values())
+    for message in errors.values():
+        log(message)
+    raise DataError(f"none of the {len(errors)} input files is readable")
+
+
+def _check_outputs(media: Sequence[MediaFile], inputs: Collection[Path], ids: bool) -> None:
+    """Check that no output belongs to two files or overwrites an input."""
+    owners: dict[Path, Path] = {}
     for file in media:
+        if file.stem in owners:
+            raise UsageError(
+                f"{owners[file.stem]} and {file.path} have the same output files: segment them separately, with "
+                "different --out"
+            )
+        owners[file.stem] = file.path
         for output in file.outputs(ids).values():
             if output.resolve() in inputs:
                 raise UsageError(f"output {output} would overwrite an input: choose another --out")
-    return media
 
 
-def _list_files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+def _list_files(source: Path, out: Path, log: Log) -> Iterator[tuple[Path, Path]]:
     """Yield the files of a source with the stems of their outputs; skip files in the output folder."""
-    from ...models.images import list_images
+    from ...models.images import list_folder
 
     folder, target = (source.parent if source.is_file() else source).resolve(), out.resolve()
     if folder == target:
@@ -96,9 +132,21 @@ def _list_files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     if source.is_file():
         yield source, out / source.stem
         return
-    for path in list_images(source):
-        if not (target.is_relative_to(folder) and path.resolve().is_relative_to(target)):
-            yield path, out / path.relative_to(source).with_suffix("")
+    images, others = (
+        [path for path in paths if not (target.is_relative_to(folder) and path.resolve().is_relative_to(target))]
+        for paths in list_folder(source)
+    )
+    if others:
+        log(_describe_skipped(source, Counter(path.suffix.lower() or "no extension" for path in others)))
+    for path in images:
+        yield path, out / path.relative_to(source).with_suffix("")
+
+
+def _describe_skipped(folder: Path, counts: Counter[str]) -> str:
+    """Return a remark on files of a folder that are not images."""
+    kinds = ", ".join(f"{count} x {suffix}" for suffix, count in sorted(counts.items()))
+    hint = "; give videos by name" if set(counts) & set(VIDEO_SUFFIXES) else ""
+    return f"skipped in folder {folder}, not images: {kinds}{hint}"
 
 
 def _open_clip(path: Path) -> Clip | None:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ...files import write_atomic
+from ...errors import FileFormatError, UsageError
+from ...files import read_text, write_atomic
 from .video import open_video_writer
 
 if TYPE_CHECKING:
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from ...models.onnx.signature import Signature
     from ...models.palettes import Palette
     from .media import MediaFile
-    from .segmenter import Labels
+    from .resampling import Labels
 
 PNG_COMPRESSION = 1
 """Compression level, 0 to 9: the usual 6 takes 1.5 times as long, for files a tenth smaller."""
+BINARY_NAMES = ("background", "foreground")
+"""Names of the classes of a mask."""
 
 
 @dataclass(frozen=True)
@@ -30,33 +33,91 @@ class Legend:
     Attributes:
         names: names of the classes.
         palette: colours of the classes; at least one per name.
+        dataset: dataset that defines them; empty for others.
+        background: class that overlays leave transparent; None to colour all.
     """
 
     names: tuple[str, ...]
     palette: Palette
+    dataset: str = ""
+    background: int | None = None
 
     @classmethod
-    def for_network(cls, network: Signature, known: Sequence[Legend] = ()) -> Legend:
-        """Return the known legend with the network's class names, or with as many classes if it has no names.
+    def for_network(
+        cls, network: Signature, num_classes: int | None, known: Sequence[Legend] = (), *, is_mask: bool = False
+    ) -> Legend:
+        """Return names and colours from the network's metadata, else those of a known legend, else distinct colours.
 
-        Any other network gets distinct colours.
+        A known legend has the network's class names, or as many classes if the network has neither names nor colours.
 
         Args:
             network: signature of the exported network.
+            num_classes: number of classes; None if unknown.
             known: legends of datasets; the first match wins.
+            is_mask: True if the classes are background and foreground.
 
         Raises:
-            FileFormatError: the class names in the file are malformed.
+            FileFormatError: the names or colours in the file are malformed.
         """
+        from ...models.onnx.signature import PALETTE_KEY
         from ...models.palettes import distinct_palette
-        from .segmenter import MAX_CLASSES
+        from .outputs import MAX_CLASSES
 
-        names, count = network.class_names, network.classes
-        for legend in known:
-            if names == legend.names or (names is None and count == len(legend.names)):
-                return legend
-        names = names or tuple(f"class {index}" for index in range(count or 0))
-        return cls(names, distinct_palette(max(len(names), count or MAX_CLASSES)))
+        names, palette = network.class_names, network.palette
+        if palette is None:
+            for legend in known:
+                if names == legend.names or (names is None and num_classes == len(legend.names)):
+                    return legend
+        if is_mask and names is None and palette is None:
+            return cls(BINARY_NAMES, ((0, 0, 0), *distinct_palette(1)), background=0)
+        names = names or tuple(f"class {index}" for index in range(num_classes or 0))
+        count = max(len(names), num_classes or 0)
+        if palette is not None and len(palette) < count:
+            raise FileFormatError(
+                f"{network.where}: metadata `{PALETTE_KEY}` has {len(palette)} colours for {count} classes"
+            )
+        return cls(names, palette or distinct_palette(count or MAX_CLASSES))
+
+    @classmethod
+    def read(cls, path: Path) -> Legend:
+        """Read names and colours of classes from a YAML or JSON file.
+
+        The file, or its key `classes` as in a `dataset.yaml`, has an entry per class, `name: [red, green, blue]`, or is
+        a list of names.
+
+        Raises:
+            FileFormatError: the file has another form.
+        """
+        from pydantic import Field, TypeAdapter, ValidationError
+
+        from ...models.palettes import distinct_palette
+        from ...yaml_text import parse_yaml
+
+        byte = Annotated[int, Field(ge=0, le=255)]
+        try:
+            content = parse_yaml(read_text(path, "palette"))
+            classes = content.get("classes", content) if isinstance(content, dict) else content
+            kind: Any = dict[str, tuple[byte, byte, byte]] if isinstance(classes, dict) else list[str]
+            sized: Any = Annotated[kind, Field(min_length=1, max_length=256)]
+            named: Any = TypeAdapter(sized).validate_python(classes)
+        except ValidationError as error:
+            raise FileFormatError(
+                f"cannot read palette {path}: write a class per line, name: [red, green, blue], with 0 to 255"
+            ) from error
+        except ValueError as error:
+            raise FileFormatError(f"cannot read palette {path}: {error}") from error
+        return cls(tuple(named), tuple(named.values()) if isinstance(named, dict) else distinct_palette(len(named)))
+
+    def check_network(self, network: Signature, num_classes: int | None) -> None:
+        """Check that the names fit a network.
+
+        Raises:
+            UsageError: the network has another number of classes, or other names in its metadata.
+        """
+        if num_classes not in (None, len(self.names)):
+            raise UsageError(f"{network.where} has {num_classes} classes, the palette {len(self.names)}")
+        if network.class_names not in (None, self.names):
+            raise UsageError(f"{network.where} has other classes than the palette: {', '.join(network.class_names)}")
 
     def name(self, index: int) -> str:
         """Return the name of a class."""
@@ -71,6 +132,13 @@ class Legend:
         from ...models.palettes import colourise_labels
 
         return colourise_labels(labels, self.palette)
+
+    def overlay(self, pixels: RGBImage, labels: Labels, alpha: float) -> RGBImage:
+        """Return an image [h, w, 3] under the colours of its classes [h, w], of opacity `alpha`."""
+        import numpy as np
+
+        blended = blend_mask(pixels, self.mask(labels), alpha)
+        return blended if self.background is None else np.where((labels == self.background)[..., None], pixels, blended)
 
 
 @dataclass(frozen=True)
@@ -93,12 +161,12 @@ class Painter:
         paths = file.outputs(self.ids)
         if file.clip is not None:
             with open_video_writer(paths["overlay"], file.clip.rate) as write:
-                yield lambda pixels, labels: write(blend_mask(pixels, self.legend.mask(labels), self.alpha))
+                yield lambda pixels, labels: write(self.legend.overlay(pixels, labels, self.alpha))
             return
 
         def write_images(pixels: RGBImage, labels: Labels) -> None:
-            mask = self.legend.mask(labels)
-            pictures = {"mask": mask, "overlay": blend_mask(pixels, mask, self.alpha), "ids": labels}
+            overlay = self.legend.overlay(pixels, labels, self.alpha)
+            pictures = {"mask": self.legend.mask(labels), "overlay": overlay, "ids": labels}
             for kind, path in paths.items():
                 write_png(pictures[kind], path)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ import numpy as np
 from ...errors import DataError, MeasurementError, UsageError
 from ...models.images import RGBImage
 from ..deployment.network import Log
-from .media import MediaFile
+from .media import MediaFile, raise_unreadable
 from .painting import Legend, Painter
-from .segmenter import Labels, SegmentationTime, Segmenter
+from .resampling import Labels
+from .segmenter import SegmentationTime, Segmenter
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -25,8 +27,6 @@ IMAGE_PARTS = ("read", "before", "network", "after", "write")
 """Parts of an image's time: decoding; resizing, normalising; the network; classes at full size; painting, encoding."""
 FPS_PARTS = IMAGE_PARTS[1:4]
 """Parts that the frame rate includes."""
-MIN_FRAME_SHARE = 0.9
-"""Share of a video's estimated frames below which it is reported as truncated."""
 
 
 @dataclass
@@ -37,19 +37,47 @@ class Prediction:
         files: written files.
         pixels: number of pixels per class.
         times_ms: milliseconds of each image, by part.
+        errors: error message of each unreadable file.
+        remarks: files by the remark that applies to them.
     """
 
     files: list[str] = field(default_factory=list)
     pixels: Counter[int] = field(default_factory=Counter)
     times_ms: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in IMAGE_PARTS})
+    errors: dict[Path, str] = field(default_factory=dict)
+    remarks: dict[str, list[Path]] = field(default_factory=dict)
 
     def add(self, labels: Labels, read_ms: float, segmentation: SegmentationTime, write_ms: float) -> None:
         """Add one image."""
-        counts = np.bincount(labels.ravel())
-        self.pixels.update({int(index): int(counts[index]) for index in counts.nonzero()[0]})
+        from PIL import Image
+
+        counts = Image.fromarray(labels).histogram()  # NumPy's would first convert the labels to 8 bytes each
+        self.pixels.update({index: count for index, count in enumerate(counts) if count})
         times = (read_ms, segmentation.before_ms, segmentation.network_ms, segmentation.after_ms, write_ms)
         for part, ms in zip(IMAGE_PARTS, times, strict=True):
             self.times_ms[part].append(ms)
+
+    def merge(self, other: Prediction) -> None:
+        """Add the outputs for another file."""
+        self.files += other.files
+        self.pixels.update(other.pixels)
+        for part, values in other.times_ms.items():
+            self.times_ms[part] += values
+        for remark, paths in other.remarks.items():
+            self.remarks.setdefault(remark, []).extend(paths)
+
+    def add_remark(self, remark: str, path: Path) -> None:
+        """Add a remark on a file."""
+        paths = self.remarks.setdefault(remark, [])
+        if path not in paths:
+            paths.append(path)
+
+    def describe_remarks(self) -> list[str]:
+        """Return one line per remark, with its first file and the number of others."""
+        return [
+            f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {remark}"
+            for remark, paths in self.remarks.items()
+        ]
 
     @property
     def images(self) -> int:
@@ -79,6 +107,7 @@ class Prediction:
         """Return a JSON object."""
         return {
             "files": [*self.files],
+            "failed": {str(path): message for path, message in self.errors.items()},
             "images": self.images,
             "classes": {**self.class_shares(legend)},
             "ms_per_image": {**self.median_ms},
@@ -106,24 +135,26 @@ def segment_media(
     segmenter: Segmenter,
     painter: Painter,
     *,
+    errors: Mapping[Path, str],
     on_step: Callable[[int, int], None],
     log: Log = print,
 ) -> Prediction:
-    """Segment every file and write its outputs.
+    """Segment every readable file and write its outputs.
 
     Args:
         media: images and videos.
         segmenter: network.
         painter: writer of the outputs.
+        errors: error messages of files that are unreadable already, from `list_media`.
         on_step: receives the numbers of finished and of all images; frames of videos are estimated.
-        log: receives remarks on truncated videos.
+        log: receives remarks on the files.
 
     Raises:
-        DataError: a file is damaged; the outputs of the files before it are complete.
+        DataError: no file is readable.
         MeasurementError: the network returns invalid outputs.
         OutputError: an output cannot be written.
     """
-    prediction = Prediction()
+    prediction = Prediction(errors=dict(errors))
     total, done = sum(file.frames for file in media), 0
     for file in media:
 
@@ -131,38 +162,35 @@ def segment_media(
             on_step(done + min(count, file.frames), total)
 
         try:
-            count = _segment_file(file, segmenter, painter, prediction, report)
+            prediction.merge(_segment_file(file, segmenter, painter, report))
         except DataError as error:
-            kept = f"; {len(prediction.files)} output files are complete" if prediction.files else ""
-            raise DataError(f"{error}{kept}") from error
-        if count < MIN_FRAME_SHARE * file.frames:
-            log(f"{file.path} has only {count} of {file.frames} frames: it may be truncated")
-        prediction.files += [str(path) for path in file.outputs(painter.ids).values()]
+            prediction.errors[file.path] = str(error)
         done += file.frames
+    for line in prediction.describe_remarks():
+        log(line)
+    if not prediction.files:
+        raise_unreadable(prediction.errors, log)
     return prediction
 
 
 def _segment_file(
-    file: MediaFile,
-    segmenter: Segmenter,
-    painter: Painter,
-    prediction: Prediction,
-    on_image: Callable[[int], None],
-) -> int:
-    """Segment one file, and return its number of images."""
-    count = 0
+    file: MediaFile, segmenter: Segmenter, painter: Painter, on_image: Callable[[int], None]
+) -> Prediction:
+    """Segment one file."""
+    prediction = Prediction()
     with painter.open_writer(file) as write:
         start = time.perf_counter()
-        for count, pixels in enumerate(file.read(), start=1):
+        for pixels in file.read(partial(prediction.add_remark, path=file.path)):
             read = time.perf_counter()
             labels, segmentation = _segment(segmenter, pixels, file.path)
             segmented = time.perf_counter()
             write(pixels, labels)
             end = time.perf_counter()
             prediction.add(labels, 1000 * (read - start), segmentation, 1000 * (end - segmented))
-            on_image(count)
+            on_image(prediction.images)
             start = time.perf_counter()
-    return count
+    prediction.files += [str(path) for path in file.outputs(painter.ids).values()]
+    return prediction
 
 
 def _segment(segmenter: Segmenter, pixels: RGBImage, path: Path) -> tuple[Labels, SegmentationTime]:

@@ -2,40 +2,34 @@
 
 image    RGB bytes [h, w, 3], of any size
 frame    image at the network's size, bilinear
-input    normalised frame, float32 [1, 3, H, W]; in scope end-to-end the frame itself, uint8 [1, H, W, 3]
-output   logits [1, C, h', w'] (core), or the label map [1, H, W]
-classes  largest channel of the logits at [1, C, H, W], bilinear, corners not aligned; or the output
+input    preprocessed frame, see `preprocessing`; in scope end-to-end the frame itself, uint8 [1, H, W, 3]
+output   of the network
+classes  decoded output at [H, W], see `outputs`
 result   classes at the image's size, nearest neighbour: uint8 [h, w]
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ...device import CPU
-from ...errors import FileFormatError, MeasurementError, UsageError
+from ...errors import UsageError
 from ...lut.target import Target
-from ...models.images import RGBImage, normalise_image, resize_image
+from ...models.images import RGBImage, resize_image
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.signature import Signature
 from ..backends import Backend, Workload, require_backend
-from ..backends.base import IMAGE_DTYPE, Runner
+from ..backends.base import Runner
 from ..machine.devices import check_device
-
-Labels = NDArray[np.uint8]
-"""Label map, [h, w]."""
+from .output_values import infer_values
+from .pipeline import PIPELINE_DEFAULTS, Pipeline, PipelineOptions
+from .resampling import Labels, resize_labels
 
 ENGINE_SUFFIX = ".engine"
 """Suffix of serialised TensorRT engines."""
-MAX_CLASSES = 256
-"""Number of classes that a byte can hold."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +56,21 @@ class Segmenter:
         target: device, backend and precision.
     """
 
-    def __init__(self, network: Signature, runner: Runner, target: Target) -> None:
+    def __init__(self, network: Signature, runner: Runner, target: Target, pipeline: Pipeline) -> None:
         """Wrap a compiled runner of a segmentation network; `open` creates it from a file."""
-        self.network, self.size, self.target = network, network.image_size, target
-        self._runner = runner
+        self.network, self.size, self.target = network, pipeline.preprocessing.image.size, target
+        self._runner, self._pipeline = runner, pipeline
 
     @classmethod
-    def open(cls, path: Path, *, device: str | None = None, backend: str | None = None, threads: int = 1) -> Segmenter:
+    def open(
+        cls,
+        path: Path,
+        *,
+        device: str | None = None,
+        backend: str | None = None,
+        threads: int = 1,
+        options: PipelineOptions = PIPELINE_DEFAULTS,
+    ) -> Segmenter:
         """Load an exported file in its own precision.
 
         Args:
@@ -76,26 +78,31 @@ class Segmenter:
             device: `cpu` or `cuda:N`; by default the CPU, for an engine `cuda:0`.
             backend: a name of `BACKENDS`; by default `onnxruntime`, for an engine `tensorrt`.
             threads: CPU threads.
+            options: reading of the file where it does not specify it itself.
 
         Raises:
-            FileFormatError: the file is damaged or foreign, has dynamic shapes, or does not segment images.
+            FileFormatError: the file is damaged or foreign, or does not segment images.
             DeviceError: the device is not present.
             BackendUnavailableError: the backend does not run on the device.
             MismatchError: the engine was built for another device or by another version.
             MeasurementError: the backend rejects the file.
-            UsageError: the backend does not support the file or its precision.
+            UsageError: the backend does not support the file or its precision; an option contradicts the file, or is
+                missing.
         """
         if path.suffix == ENGINE_SUFFIX:
-            return cls._open_engine(path, device or "cuda:0", backend or "tensorrt")
-        model = OnnxModel.load(path)
-        require_segmentation(model)
+            return cls._open_engine(path, device or "cuda:0", backend or "tensorrt", options)
+        model = OnnxModel.load(
+            path, input_size=options.input_size, output=options.output_name, layout=options.inputs.layout
+        )
+        pipeline = Pipeline.for_network(model, options, infer_values(model.data, model.output.name))
         place = check_device(device or CPU)
         target = Target(place, backend or "onnxruntime", model.precision, place.num_threads(threads))
-        workload = Workload(path.name, (model.inputs[0].shape,), None, model.dtype, model.data)
-        return cls(model, _require_file_backend(target, path).compile(workload, target), target)
+        workload = Workload.for_model(model, path.name)
+        runner = _require_file_backend(target, path).compile(workload, target)
+        return cls(model, runner, target, replace(pipeline, remarks=(*model.remarks, *pipeline.remarks)))
 
     @classmethod
-    def _open_engine(cls, path: Path, device: str, backend: str) -> Segmenter:
+    def _open_engine(cls, path: Path, device: str, backend: str, options: PipelineOptions) -> Segmenter:
         from ..backends.trt.backend import TensorRTBackend
         from ..backends.trt.engine_files import read_engine_files
 
@@ -103,14 +110,29 @@ class Segmenter:
             raise UsageError(f"{path} is a TensorRT engine, which {backend} cannot run: use the ONNX file instead")
         engine = read_engine_files(path)  # before the device is checked: damage does not depend on it
         network = Signature(str(path), engine.inputs, engine.outputs, engine.metadata)
-        require_segmentation(network)
+        pipeline = Pipeline.for_network(network, options, None)
+        if options.input_size not in (None, pipeline.preprocessing.image.size):
+            raise UsageError(f"{path} is an engine for images of a fixed size: omit --input")
         place = check_device(device)
-        return cls(network, TensorRTBackend().open(path, place), Target(place, backend, engine.precision))
+        runner = TensorRTBackend().open(path, place)
+        return cls(network, runner, Target(place, backend, engine.precision), pipeline)
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Remarks of the backend on loading or building the network."""
-        return self._runner.remarks
+        """Assumptions on the file, and remarks of the backend on loading or building the network."""
+        return (*self._pipeline.remarks, *self._runner.remarks)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None if unknown."""
+        if self.network.architecture is not None:
+            return self.network.architecture.space.classes
+        return self._pipeline.decoder.num_classes
+
+    @property
+    def is_mask(self) -> bool:
+        """True if the classes are background and foreground."""
+        return self._pipeline.decoder.is_mask
 
     def __enter__(self) -> Segmenter:
         """Return itself."""
@@ -126,7 +148,7 @@ class Segmenter:
         """Return the label map of an image, [h, w, 3] -> [h, w].
 
         Raises:
-            MeasurementError: the outputs are NaN, infinite or not classes.
+            MeasurementError: the outputs are NaN, infinite or outside their range.
         """
         return self.segment_timed(pixels)[0]
 
@@ -134,11 +156,11 @@ class Segmenter:
         """Return the result of `segment`, and its time."""
         start = time.perf_counter()
         frame = resize_image(pixels, self.size)
-        array = np.ascontiguousarray(frame) if self.network.dtype == IMAGE_DTYPE else normalise_image(frame)
+        array = self._pipeline.preprocessing.apply(frame)
         ready = time.perf_counter()
-        output = self._runner.infer([array[None]])[0]
+        output = self._runner.infer([array])[self._pipeline.output_index]
         done = time.perf_counter()
-        labels = resize_labels(extract_classes(output, self.size), pixels.shape[:2])
+        labels = resize_labels(self._pipeline.decoder.decode(output), pixels.shape[:2])
         end = time.perf_counter()
         return labels, SegmentationTime(*(1000 * seconds for seconds in (ready - start, done - ready, end - done)))
 
@@ -152,85 +174,6 @@ def _require_file_backend(target: Target, path: Path) -> Backend:
     try:
         return require_backend(target)
     except UsageError as error:
-        raise UsageError(f"{path} has precision {target.precision}: {error}") from error
-
-
-def require_segmentation(network: Signature) -> None:
-    """Check that a network takes an image and returns its logits or classes.
-
-    Raises:
-        FileFormatError: it does not; the message describes the output.
-    """
-    height, width = network.image_size
-    shape, dtype = network.outputs[0].shape, network.outputs[0].dtype
-    is_float = dtype in ("float32", "float16")
-    logits = len(shape) == 4 and shape[0] == 1 and 1 < shape[1] <= MAX_CLASSES and is_float
-    classes = shape in ((1, height, width), (1, 1, height, width)) and "int" in dtype
-    if not logits and not classes:
-        raise FileFormatError(
-            f"{network.where} returns {network.outputs[0]}: neither logits (float, 1xCxhxw, at most {MAX_CLASSES} "
-            f"classes) nor a label map (integer, 1x{height}x{width})"
-        )
-
-
-def extract_classes(output: NDArray[Any], size: tuple[int, int]) -> Labels:
-    """Return classes [H, W] from an output: logits [1, C, h, w], or classes [1, H, W] or [1, 1, H, W].
-
-    Raises:
-        MeasurementError: a class is outside a byte's range, or logits are NaN or infinite.
-    """
-    if np.issubdtype(output.dtype, np.floating):
-        return _argmax_upsampled(output[0].astype(np.float32, copy=False), size)
-    if output.dtype != np.uint8 and not 0 <= output.min() <= output.max() < MAX_CLASSES:
-        raise MeasurementError(
-            f"the network returned classes {output.min()} to {output.max()}, outside 0 to {MAX_CLASSES - 1}"
-        )
-    return output.reshape(size).astype(np.uint8, copy=False)
-
-
-def _argmax_upsampled(logits: NDArray[np.float32], size: tuple[int, int]) -> Labels:
-    """Return the largest channel of every pixel, [C, h, w] -> [*size].
-
-    Channels are upsampled one by one: together they take hundreds of megabytes at Cityscapes' size.
-    """
-    if not np.isfinite(logits).all():
-        raise MeasurementError("the network's logits are not finite")
-    labels, best = np.zeros(size, np.uint8), upsample(logits[0], size)
-    for index in range(1, len(logits)):
-        channel = upsample(logits[index], size)
-        larger = channel > best
-        labels[larger] = index
-        np.maximum(best, channel, out=best)
-    return labels
-
-
-def upsample(channel: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Interpolate bilinearly, corners not aligned, as in training and evaluation: [h, w] -> a new [*size]."""
-    if channel.shape == size:
-        return channel.copy()
-    (top, bottom, down), (left, right, across) = (
-        _interpolation_weights(length, source) for length, source in zip(size, channel.shape, strict=True)
-    )
-    columns = channel[:, left] * (1 - across) + channel[:, right] * across
-    return np.asarray(columns[top] * (1 - down)[:, None] + columns[bottom] * down[:, None], np.float32)
-
-
-def _interpolation_weights(
-    length: int, source: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Return both source indices of each of `length` positions, and the weight of the second."""
-    position = np.clip((np.arange(length) + 0.5) * (source / length) - 0.5, 0, source - 1)
-    first = np.floor(position).astype(np.int64)
-    return first, np.minimum(first + 1, source - 1), (position - first).astype(np.float32)
-
-
-def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
-    """Resize classes by nearest neighbour: [H, W] -> [*size]."""
-    if labels.shape == size:
-        return labels
-    rows, columns = (
-        np.minimum(((np.arange(length) + 0.5) * source / length).astype(np.int64), source - 1)
-        for length, source in zip(size, labels.shape, strict=True)
-    )
-    resized_labels: Labels = labels[rows[:, None], columns]
-    return resized_labels
+        is_half = target.device.is_cpu and target.precision in ("fp16", "bf16")
+        hint = "; add --device cuda:0, or export the file in fp32" if is_half else ""
+        raise UsageError(f"{path} has precision {target.precision}: {error}{hint}") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendUnavailableError, DataError, OutputError
 from ...files import ensure_folder
+from ..deployment.network import Log
 
 if TYPE_CHECKING:
     from ...models.images import RGBImage
@@ -20,6 +22,12 @@ VIDEO_CODECS = ("libx264", "mpeg4")
 """Codecs for writing, by preference."""
 BITS_PER_PIXEL = 0.25
 """Bit rate of the second codec, which has no constant-quality mode: below it, the edges of classes blur."""
+MIN_SIDE = 2
+"""Smallest height and width that codecs with subsampled chroma can write."""
+MAX_INTERVAL_RATIO = 1.5
+"""Ratio of a video's longest to its shortest interval between frames above which its frame rate is variable."""
+MIN_FRAME_SHARE = 0.9
+"""Share of a video's estimated frames below which it is reported as truncated."""
 DEFAULT_FRAME_RATE = Fraction(25)
 """Frames per second of a video without a frame rate."""
 
@@ -44,30 +52,54 @@ class Clip:
 
         Raises:
             BackendUnavailableError: PyAV is not installed; the message has the install command.
-            DataError: the file is not a video.
+            DataError: the file is not a video, or its frames are too small to be written as one.
         """
         with _open_stream(path) as (container, stream):
+            height, width = stream.codec_context.height, stream.codec_context.width
+            if min(height, width) < MIN_SIDE:
+                raise DataError(
+                    f"cannot use video {path}: frames of {height}x{width} pixels (height x width), at least "
+                    f"{MIN_SIDE}x{MIN_SIDE} are needed"
+                )
             rate = stream.average_rate or DEFAULT_FRAME_RATE
             seconds = (container.duration or 0) / 1e6
             return cls(path, rate, max(stream.frames or round(seconds * rate), 1))
 
-    def read(self) -> Iterator[RGBImage]:
+    def read(self, on_remark: Log) -> Iterator[RGBImage]:
         """Yield the frames in order, upright, RGB [h, w, 3].
+
+        Args:
+            on_remark: receives remarks on missing frames and the frame rate.
 
         Raises:
             DataError: the file is damaged, or has no frames.
         """
         import numpy as np
 
-        count = 0
+        count, times = 0, []
         with _open_stream(self.path) as (container, stream):
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
+                count += 1
+                times.append(frame.time)
                 pixels = frame.to_ndarray(format="rgb24")
                 yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-                count += 1
         if not count:
-            raise DataError(f"{self.path} has no frames")
+            raise DataError(f"cannot read video {self.path}: it has no frames")
+        if _is_variable(times):
+            on_remark(
+                f"variable frame rate: the overlay has a constant one, {float(self.rate):.4g} frames per second, and "
+                "another duration"
+            )
+        elif count < MIN_FRAME_SHARE * self.frames:
+            on_remark(f"only {count} of {self.frames} frames: it may be truncated")
+
+
+def _is_variable(times: Sequence[float | None]) -> bool:
+    """Return True if the intervals between frames at `times`, in seconds, differ; None is an unknown time."""
+    known = [time for time in times if time is not None]
+    intervals = [later - earlier for earlier, later in itertools.pairwise(known)]
+    return bool(intervals) and max(intervals) > MAX_INTERVAL_RATIO * min(intervals)
 
 
 @contextmanager
@@ -75,10 +107,14 @@ def _open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
     """Open a video's container and its first video stream; FFmpeg's errors name the file."""
     av = _import_pyav()
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:  # titles in other encodings than UTF-8
             if not container.streams.video:
-                raise DataError(f"{path} has no video stream")
+                raise DataError(f"cannot read video {path}: it has no video stream")
+            if container.streams.video[0].codec_context is None:
+                raise DataError(f"cannot read video {path}: its codec is unknown")
             yield container, container.streams.video[0]
+    except av.EOFError as error:
+        raise DataError(f"cannot read video {path}: it is empty or truncated") from error
     except av.FFmpegError as error:
         raise DataError(f"cannot read video {path}: {error.strerror}") from error
 

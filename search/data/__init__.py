@@ -1,4 +1,4 @@
-"""Datasets on disk (Cityscapes, CamVid) and generated street scenes in the same layouts.
+"""Datasets on disk, described by YAML, and generated street scenes in the layouts of Cityscapes and CamVid.
 
 Only `datasets`, and `predictions` through it, need torch.
 """

@@ -11,11 +11,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ...errors import DataError, UsageError
-from ...models.images import IMAGENET, Normalisation, normalise_image
+from ...models.images import normalise_image, read_pixels
+from .description import DatasetSpec, read_dataset
 from .labels import IGNORE, LabelMap
-from .layouts import LAYOUTS, Layout, list_pairs
 from .pairs import Pair
-from .reading import read_image, read_label
+from .reading import read_label
 from .views import augment_pair, resize_pair
 
 Size = tuple[int, int]
@@ -24,17 +24,17 @@ Size = tuple[int, int]
 class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Images and labels of one split.
 
-    An item is an image, float32 [3, H, W], normalised by `normalisation`, and a label, int64 [H, W],
+    An item is an image, float32 [3, H, W], normalised as the dataset's description says, and a label, int64 [H, W],
     0..(num_classes - 1); pixels with `ignore_index` are neither trained nor evaluated. Files are checked when read.
 
     Attributes:
-        layout: Name of the layout on disk, a key of `layouts.LAYOUTS`.
-        name: Name of the dataset: that of its layout.
+        spec: Description of the dataset.
+        name: Name of the dataset; of a known layout, the layout's.
         classes: Names of the classes.
         palette: Colour of each class, 0..255.
         num_classes: Number of classes.
+        normalisation: Normalisation of the images.
         ignore_index: Label of void pixels, 255.
-        normalisation: Statistics that images are normalised with.
         pairs: Files of the split.
         size: Height and width of the items; None keeps the size of each file.
         crop: Height and width of augmented items; None for `size`.
@@ -44,11 +44,10 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """
 
     ignore_index = IGNORE
-    normalisation: Normalisation = IMAGENET
 
     def __init__(
         self,
-        layout: Layout,
+        spec: DatasetSpec,
         pairs: Sequence[Pair],
         size: Size | None = None,
         augment: bool = False,
@@ -56,7 +55,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         crop: Size | None = None,
         full_labels: bool = False,
     ) -> None:
-        """Create a dataset from the result of `layouts.list_pairs`; see `load_dataset` for the other arguments.
+        """Create a dataset from its description and the pairs of a split; see `load_dataset` for the other arguments.
 
         Raises:
             UsageError: Empty size or crop, negative seed, crop without `augment`, or full labels with `augment`.
@@ -70,10 +69,10 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise UsageError("a crop requires augment=True")
         if full_labels and augment:
             raise UsageError("full_labels cannot be combined with augment")
-        self.layout = self.name = layout.name
-        self.classes = layout.classes
-        self.palette = layout.palette
-        self.num_classes = len(layout.classes)
+        self.spec = spec
+        self.name, self.classes, self.palette = spec.name, spec.classes, spec.palette
+        self.num_classes = spec.num_classes
+        self.normalisation = spec.normalisation
         self.pairs = tuple(pairs)
         self.size, self.crop, self.augment, self.seed = size, crop, augment, seed
         self.full_labels = full_labels
@@ -104,7 +103,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def select(self, indices: Sequence[int]) -> SegmentationDataset:
         """Return a dataset of the images at `indices`, with the same settings and a shared epoch."""
         part = SegmentationDataset(
-            LAYOUTS[self.layout],
+            self.spec,
             [self.pairs[i] for i in indices],
             self.size,
             self.augment,
@@ -130,7 +129,8 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         size = self.size or (image.height, image.width)
         if self.augment:
             rng = np.random.default_rng((self.seed, epoch, index % len(self)))
-            pixels, classes = augment_pair(image, label, size, self.crop or size, rng)
+            mean = tuple(min(max(round(255 * value), 0), 255) for value in self.normalisation.mean)
+            pixels, classes = augment_pair(image, label, size, self.crop or size, rng, padding=mean)
         else:
             pixels, classes = resize_pair(image, label, size)
         return torch.from_numpy(normalise_image(pixels, self.normalisation)), torch.from_numpy(
@@ -140,19 +140,23 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 def _read(pair: Pair) -> tuple[Image.Image, LabelMap]:
     """Return an image and its label; the label is all void if there is no file."""
-    image = read_image(pair.image)
+    image = Image.fromarray(read_pixels(pair.image))
     size = (image.height, image.width)
     if pair.label is None:
         return image, np.full(size, IGNORE, dtype=np.uint8)
     label = read_label(pair.label, pair.coding)
     if label.shape != size:
         height, width = label.shape
-        raise DataError(f"{pair.label} is {height}x{width} pixels, its image {pair.image.name} {size[0]}x{size[1]}")
+        message = f"{pair.label} is {height}x{width} pixels, its image {pair.image.name} {size[0]}x{size[1]}"
+        with Image.open(pair.image) as file:
+            if file.size[::-1] == label.shape:
+                message += " after its EXIF rotation: rotate the label too, or remove the image's EXIF orientation"
+        raise DataError(message)
     return image, label
 
 
 def load_dataset(
-    directory: str | os.PathLike[str],
+    data: str | os.PathLike[str],
     split: str,
     size: Size | None = None,
     augment: bool = False,
@@ -160,10 +164,10 @@ def load_dataset(
     crop: Size | None = None,
     full_labels: bool = False,
 ) -> SegmentationDataset:
-    """Open a split of a dataset and detect its layout.
+    """Open a split of a dataset.
 
     Args:
-        directory: Folder of the dataset, in one of `layouts.LAYOUTS`.
+        data: A `dataset.yaml`, or the folder of a dataset; see `description.read_dataset`.
         split: `train`, `val` or `test`; Cityscapes also has `train_extra` (coarse labels).
         size: Height and width to resize to, images bilinear, labels nearest; None keeps the size of each file.
         augment: Return random views, see `views.augment_pair`.
@@ -173,12 +177,13 @@ def load_dataset(
 
     Raises:
         UnknownNameError: `split` is not a split.
-        DataError: The folder is missing, empty or has no known layout, the split has no images, or an image has no
+        FileFormatError: The YAML file is invalid.
+        DataError: The folder is missing, empty or of an unknown layout, the split has no images, or an image has no
             label.
         UsageError: Invalid size, crop or seed.
     """
-    layout, pairs = list_pairs(directory, split)
-    return SegmentationDataset(layout, pairs, size, augment, seed, crop, full_labels)
+    spec = read_dataset(data)
+    return SegmentationDataset(spec, spec.pairs(split), size, augment, seed, crop, full_labels)
 
 
 def require_classes(dataset: SegmentationDataset, classes: int, space: str) -> None:
@@ -189,8 +194,9 @@ def require_classes(dataset: SegmentationDataset, classes: int, space: str) -> N
     """
     if dataset.num_classes != classes:
         raise DataError(
-            f"the dataset ({dataset.layout}) has {dataset.num_classes} classes, space {space} has {classes}: "
-            f"use a space with classes: {dataset.num_classes}"
+            f"the dataset {dataset.name} has {dataset.num_classes} classes, the network's space {space} has "
+            f"{classes}: search a network for this dataset with lgc-search --data, and a table from "
+            f"lgc-profile --classes {dataset.num_classes}"
         )
 
 

@@ -1,15 +1,26 @@
-"""Pairs of an image and its label on disk."""
+"""Images and labels of a split on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ...errors import DataError
+from .layouts.camvid import official_split
+from .lists import ListEntry, read_list
+from .patterns import FilePattern
 from .reading import Coding
 
-PAIR_SUFFIXES = (".png", ".jpg", ".jpeg")
+_ROUNDING = 1e-6
+"""Keeps the sum of shares, e.g. 0.7 + 0.2, from losing an image."""
+UNLABELLED_SPLIT = "test"
+"""Split whose labels may be missing altogether, since benchmarks do not publish them."""
+FRAME_RULES: Mapping[str, Callable[[str], str | None]] = {"camvid": official_split}
+"""Name in a `dataset.yaml` -> function from an image's stem to its split; None for unknown names."""
 
 
 @dataclass(frozen=True)
@@ -27,53 +38,152 @@ class Pair:
     coding: Coding
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Return the images of a folder, sorted by name; empty if the folder does not exist.
+@dataclass(frozen=True)
+class LabelFiles:
+    """Label files of a split.
 
-    Hidden files are ignored: macOS writes a `._x.png` for each `x.png` it unpacks.
+    Attributes:
+        files: Pattern of the labels.
+        images: Pattern of the images that have such labels; its wildcards fill those of `files`.
+        coding: Meaning of the values.
     """
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PAIR_SUFFIXES and not p.name.startswith("."))
+
+    files: FilePattern
+    images: FilePattern
+    coding: Coding
 
 
-def match_labels(images: Sequence[Path], candidates: Sequence[Sequence[tuple[Path, Coding]]]) -> list[Pair]:
-    """Pair each image with the first of its candidate labels that exists.
+@dataclass(frozen=True)
+class Split:
+    """Files of a split.
 
-    Raises:
-        DataError: Images without a label; the message has their number, the first one, and the label it lacks.
+    Attributes:
+        name: Name of the split.
+        root: Folder of the dataset.
+        images: Pattern of the images; None where the list has their paths.
+        labels: Label files; the first that exists is an image's label.
+        lists: List files; the first that exists is read.
+        share: Part of the images in a random order, e.g. (0.8, 1.0); None for all.
+        seed: Seed of that order.
+        frames: Key of `FRAME_RULES` that selects images where no list exists; None for none.
+        source: Files that define the split, for messages; None for the pattern.
     """
-    pairs: list[Pair] = []
-    missing: list[tuple[Path, Path]] = []
-    for image, labels in zip(images, candidates, strict=True):
-        match = next(((path, coding) for path, coding in labels if path.is_file()), None)
-        if match is None:
-            missing.append((image, labels[0][0]))
-        else:
-            pairs.append(Pair(image, *match))
-    if missing:
-        image, label = missing[0]
-        noun, verb = "image" if len(images) == 1 else "images", "has" if len(missing) == 1 else "have"
-        raise DataError(
-            f"{len(missing)} of {len(images)} {noun} {verb} no label; the first is {image}: no such file: {label}"
-        )
-    return pairs
+
+    name: str
+    root: Path
+    images: FilePattern | None
+    labels: tuple[LabelFiles, ...]
+    lists: tuple[Path, ...] = ()
+    share: tuple[float, float] | None = None
+    seed: int = 0
+    frames: str | None = None
+    source: str | None = None
+
+    @property
+    def listing(self) -> Path | None:
+        """List file; None if there is none."""
+        return next((path for path in self.lists if path.is_file()), None)
+
+    def describe(self) -> str:
+        """Return the files that define the split, for the message that there are no images."""
+        if self.listing is not None:
+            return f"the content of {self.listing.name}"
+        if self.frames is not None and self._has_known_frames():
+            return "every frame of the split"
+        if self.lists:
+            return f"the list {self.lists[0].relative_to(self.root)}"
+        return self.source or f"{'its share of ' * (self.share is not None)}{self.images}"
+
+    def exists(self) -> bool:
+        """Return True if the split has a list, or images."""
+        return self.listing is not None or bool(self.list_images())
+
+    def list_images(self) -> list[ListEntry]:
+        """Return the images in the order of the list, else sorted, each with its label's name if the list has one.
+
+        Raises:
+            DataError: The list has an error.
+        """
+        if self.listing is not None:
+            return read_list(self.listing, self.root, self.images)
+        if self.images is None or (self.lists and self.frames is None):
+            return []
+        images = self.images.list_files()
+        if self.frames is not None:
+            splits = [FRAME_RULES[self.frames](image.stem) for image in images]
+            images = [] if None in splits else [i for i, own in zip(images, splits, strict=True) if own == self.name]
+        if self.share is not None:
+            order = np.random.default_rng(self.seed).permutation(len(images))
+            first, last = (math.floor(bound * len(images) + _ROUNDING) for bound in self.share)
+            images = [images[index] for index in sorted(order[first:last])]
+        return [(image, None) for image in images]
+
+    def pairs(self) -> list[Pair]:
+        """Return the images and their labels.
+
+        Raises:
+            DataError: The list has an error, or an image has no label; the message has their number, the first one,
+                and the label it lacks. Only `UNLABELLED_SPLIT` may lack all labels.
+        """
+        matches = self.match_labels()
+        missing = [(pair.image, path) for pair, path in matches if pair.label is None]
+        if missing and not (self.name == UNLABELLED_SPLIT and len(missing) == len(matches)):
+            image, path = missing[0]
+            noun, verb = "image" if len(matches) == 1 else "images", "has" if len(missing) == 1 else "have"
+            raise DataError(
+                f"{len(missing)} of {len(matches)} {noun} {verb} no label; the first is {image}: no such file: {path}"
+            )
+        return [pair for pair, _ in matches]
+
+    def match_labels(self) -> list[tuple[Pair, Path]]:
+        """Return each image with its label, None if there is none, and the path where it is or was expected.
+
+        Raises:
+            DataError: The list has an error, no label's name follows from an image's, or two images have one label.
+        """
+        matches = list[tuple[Pair, Path]]()
+        owners = dict[Path, Path]()
+        for image, name in self.list_images():
+            candidates = self._list_candidates(image, name)
+            label, coding = next((match for match in candidates if match[0].is_file()), (None, self.labels[0].coding))
+            if label is not None and name is None and owners.setdefault(label, image) != image:
+                raise DataError(f"{owners[label]} and {image} have the same label {label}: rename one, or use a list")
+            expected = next((path for path, _ in candidates if path.parent.is_dir()), candidates[0][0])
+            matches.append((Pair(image, label, coding), label or expected))
+        return matches
+
+    def _list_candidates(self, image: Path, name: str | None) -> Sequence[tuple[Path, Coding]]:
+        """Return the possible labels of an image; a list's `name` for the label is relative to any folder."""
+        candidates = list[tuple[Path, Coding]]()
+        if name is not None:
+            for files in self.labels:
+                candidates += [(files.files.folder / Path(name).name, files.coding)]
+            return [*candidates, (self.root / name.lstrip("/"), self.labels[0].coding)]
+        for files in self.labels:
+            texts = files.images.match(image)
+            if texts is not None:
+                candidates += [(path, files.coding) for path in files.files.fill(texts)]
+        if not candidates:
+            raise DataError(
+                f"no label's name follows from the image {image}: it does not match {self.labels[0].images.text}"
+            )
+        return candidates
+
+    def _has_known_frames(self) -> bool:
+        images = self.images.list_files() if self.images is not None else []
+        return bool(images) and all(FRAME_RULES[str(self.frames)](image.stem) for image in images)
 
 
-def require_pairs(pairs: list[Pair], root: Path, split: str, source: str, splits: Iterable[str]) -> list[Pair]:
+def require_pairs(pairs: list[Pair], split: Split, splits: Iterable[Split]) -> list[Pair]:
     """Return `pairs` unless empty.
 
-    Args:
-        pairs: Pairs of the split.
-        root: Folder of the dataset.
-        split: Name of the split.
-        source: Files that define the split, for the message.
-        splits: Available splits, for the message.
-
     Raises:
-        DataError: There are no pairs.
+        DataError: There are no pairs; the message names the files that define the split, and the available splits.
     """
     if not pairs:
-        available = ", ".join(splits) or "none"
-        raise DataError(f"{root} has no {split} images: {source} is missing or empty (available splits: {available})")
+        available = ", ".join(other.name for other in splits if other.exists()) or "none"
+        raise DataError(
+            f"{split.root} has no {split.name} images: {split.describe()} is missing or empty "
+            f"(available splits: {available})"
+        )
     return pairs

@@ -5,21 +5,26 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from ...errors import OutputError
 from ...files import ensure_folder, write_atomic
+from ...models.palettes import colourise_labels
 from .datasets import SegmentationDataset
+from .description import DatasetSpec
 from .labels import LabelMap
-from .layouts import LAYOUTS
+from .pairs import Pair
 
 
 class PredictionWriter:
     """Write the predictions for a dataset into one folder.
 
+    A file has the label's name and the dataset's own label values or colours; of a class with several, the first.
     Cityscapes: `<city>_<sequence>_<frame>_leftImg8bit_pred.png` in regular label ids, which
-    `csEvalPixelLevelSemanticLabeling` reads with CITYSCAPES_RESULTS set to the folder. CamVid: a file with the label's
-    name, in colours for the original layout, else in indices.
+    `csEvalPixelLevelSemanticLabeling` reads with CITYSCAPES_RESULTS set to the folder. CamVid: colours for the original
+    layout, else indices.
 
     Args:
         folder: Created if it does not exist; earlier predictions are overwritten.
@@ -30,9 +35,8 @@ class PredictionWriter:
     """
 
     def __init__(self, folder: Path, dataset: SegmentationDataset) -> None:
-        layout = LAYOUTS[dataset.layout]
-        self._encode = layout.encode
-        self.paths = [folder / layout.prediction_name(pair) for pair in dataset.pairs]
+        self._spec = dataset.spec
+        self.paths = [folder / name_prediction(dataset.spec, pair) for pair in dataset.pairs]
         inputs = {path.resolve() for pair in dataset.pairs for path in (pair.image, pair.label) if path is not None}
         if inputs & {path.resolve() for path in self.paths}:
             raise OutputError(
@@ -47,5 +51,21 @@ class PredictionWriter:
             OutputError: The file cannot be written.
         """
         buffer = BytesIO()
-        Image.fromarray(self._encode(classes)).save(buffer, format="PNG", compress_level=3)
+        Image.fromarray(encode_classes(self._spec, classes)).save(buffer, format="PNG", compress_level=3)
         write_atomic(self.paths[index], buffer.getvalue())
+
+
+def name_prediction(spec: DatasetSpec, pair: Pair) -> str:
+    """Return the file name of a prediction: the dataset's own, else that of the label or image, as `.png`."""
+    if spec.prediction_name is not None:
+        return spec.prediction_name.replace("{stem}", pair.image.stem)
+    return f"{(pair.label or pair.image).stem}.png"
+
+
+def encode_classes(spec: DatasetSpec, classes: LabelMap) -> npt.NDArray[np.unsignedinteger]:
+    """Convert classes [H, W] to the dataset's label values [H, W], or colours [H, W, 3]."""
+    if spec.predictions == "colours":
+        return colourise_labels(classes, spec.palette)
+    table = np.zeros(256, dtype=np.uint16)
+    table[: spec.num_classes] = spec.values
+    return table[classes].astype(np.uint8 if max(spec.values) < 256 else np.uint16)

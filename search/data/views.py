@@ -12,8 +12,8 @@ from .labels import IGNORE, LabelMap
 SCALES = (0.5, 2.0)
 JITTER = 0.3
 
-# Mean of ImageNet: padding is 0 after normalisation.
-_PAD = (124, 116, 104)
+IMAGENET_MEAN = (124, 116, 104)
+"""Mean of ImageNet: such padding is 0 after normalisation."""
 
 
 def resize_pair(image: Image.Image, label: LabelMap, size: tuple[int, int]) -> tuple[RGBImage, LabelMap]:
@@ -29,6 +29,7 @@ def augment_pair(
     size: tuple[int, int],
     crop: tuple[int, int],
     rng: np.random.Generator,
+    padding: tuple[int, ...] = IMAGENET_MEAN,
 ) -> tuple[RGBImage, LabelMap]:
     """Return a random view of an image and its label.
 
@@ -41,6 +42,7 @@ def augment_pair(
         size: Height and width at scale factor 1.
         crop: Height and width of the result.
         rng: Random generator; the same state gives the same view.
+        padding: Colour of the pixels outside the image; the mean that the images are normalised by.
 
     Returns:
         Image, uint8 [crop height, crop width, 3], and label, uint8 [crop height, crop width]; padded labels are 255.
@@ -63,7 +65,7 @@ def augment_pair(
     )
     pixels, classes = _crop_resize(image, label, (cut[1], cut[0]), box)
     view = np.empty((*crop, 3), dtype=np.uint8)
-    view[:] = _PAD
+    view[:] = padding
     target = np.full(crop, IGNORE, dtype=np.uint8)
     window = (slice(slack[0], slack[0] + cut[0]), slice(slack[1], slack[1] + cut[1]))
     view[window] = _jitter(pixels, jitter)

@@ -37,7 +37,7 @@ def evaluate_run(
 
     Args:
         source: folder of a training; a factory's run also needs the network that the user names.
-        data: folder of Cityscapes or CamVid.
+        data: `dataset.yaml` or folder of a dataset.
         split: split to evaluate on.
         predictions: folder for the predicted classes, at each label's resolution; see `PredictionWriter`.
         device: `cpu` or `cuda:N`.
@@ -52,8 +52,7 @@ def evaluate_run(
         DataError: the data do not suit this network, or have no label and no predictions are requested.
         OutputError: predictions cannot be written, or would be inside the dataset.
     """
-    if predictions is not None and predictions.resolve().is_relative_to(data.resolve()):
-        raise OutputError(f"--predictions {predictions} is inside the dataset {data}: choose another folder")
+    _require_outside(predictions, data)
     chosen = RunNetwork(source) if isinstance(source, Path) else source
     if chosen.run is None:
         raise UsageError("no weights to evaluate: pass the folder of a training")
@@ -63,6 +62,7 @@ def evaluate_run(
     network = definition.build()
     network.load_state_dict(load_weights(weights, definition))
     dataset = _load_dataset(data, split, definition, chosen.run, log)
+    _require_outside(predictions, dataset.spec.root)
     writer = None if predictions is None else PredictionWriter(predictions, dataset)
 
     def write(index: int, classes: Tensor) -> None:
@@ -104,6 +104,12 @@ def _load_dataset(data: Path, split: str, definition: NetworkDefinition, run: Pa
         log(f"warning: the dataset ({dataset.name}) has other classes than {run} was trained with: {other[0]}")
     dataset.normalisation = definition.normalisation
     return dataset
+
+
+def _require_outside(predictions: Path | None, data: Path) -> None:
+    """Check that predictions are not written into a dataset."""
+    if predictions is not None and predictions.resolve().is_relative_to(data.resolve()):
+        raise OutputError(f"--predictions {predictions} is inside the dataset {data}: choose another folder")
 
 
 def describe_scores(

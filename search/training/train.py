@@ -56,7 +56,7 @@ def train(
 
     Args:
         source: run folder of a search or a training; or a new network, which needs `out`.
-        data: folder of Cityscapes or CamVid.
+        data: `dataset.yaml` or folder of a dataset.
         config: settings.
         out: folder for the training's files, with what rebuilds the network; None for the run folder.
         device: `cpu` or `cuda:N`.
@@ -79,7 +79,7 @@ def train(
     dataset, validation = _load_images(data, definition.input, config)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
     network, random_parts = _prepare_network(definition, initial, config, fabric, log)
-    settings = _list_settings(definition, data, config, fabric)
+    settings = _list_settings(definition, data, config, fabric) | dataset.spec.settings
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
     finished = fabric.broadcast(run.read_result(TrainResult) if run.active else None)
     if finished is not None:

@@ -15,13 +15,19 @@ from types import ModuleType
 import pytest
 
 import lgc
+from lgc.search.data.layouts import LAYOUTS
 
 ROOT = Path(lgc.__file__).resolve().parent
 BLOCKS: list[tuple[str, str]] = [tuple(block) for block in json.loads(Path(os.environ["LGC_RECIPE"]).read_text())]
 
 
 def apply(path: str, code: str) -> None:
-    """Run code as an addition to an existing module of lgc, or as a new module."""
+    """Run code as an addition to an existing module of lgc, or as a new module; register the YAML of a layout."""
+    if path.endswith(".yaml"):
+        file = Path(os.environ["LGC_RECIPE"]).with_name(Path(path).name)
+        file.write_text(code)
+        LAYOUTS[file.stem] = file
+        return
     name = "lgc." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     if (ROOT / path).exists():
         module = import_module(name)

@@ -16,6 +16,8 @@ COMMANDS = (
     ("lgc-export",),
     ("lgc-bench",),
     ("lgc-predict",),
+    ("lgc-data", "show"),
+    ("lgc-data", "check"),
     ("lgc-scenes",),
     ("lgc-demo",),
 )

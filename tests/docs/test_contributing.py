@@ -45,7 +45,8 @@ def test_all_recipes_are_listed():
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_passes_its_conformance_tests(recipe, tmp_path):
-    blocks = [(re.match(r"# (\S+\.py)\n", code)[1], code) for code in code_blocks(recipe, "python")]
+    codes = [*code_blocks(recipe, "yaml"), *code_blocks(recipe, "python")]
+    blocks = [(re.match(r"# (\S+\.(py|yaml))\n", code)[1], code) for code in codes]
     (command,) = code_blocks(recipe, "sh")
     (tmp_path / "recipe.json").write_text(json.dumps(blocks))
     options = ["-p", "recipe_plugin", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "pytest")]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from lgc.errors import DataError, UsageError
-from lgc.models.images import Normalisation, check_image, normalise_image, read_pixels
+from lgc.models.images import (
+    MAX_PIXELS_VARIABLE,
+    Normalisation,
+    check_image,
+    decode_image,
+    list_folder,
+    normalise_image,
+    read_pixels,
+)
 
 UPRIGHT = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [9, 9, 9], [255, 255, 255]]], np.uint8)
 
@@ -42,10 +52,129 @@ def test_header_check_and_damage(tmp_path):
     check_image(tmp_path / "half.png")
     with pytest.raises(DataError, match=r"cannot read image .*half.png: truncated or damaged"):
         read_pixels(tmp_path / "half.png")
-    with pytest.raises(DataError, match=r"cannot read image .*text.png: unknown format"):
+    with pytest.raises(DataError, match=r"cannot read image .*text.png: it is text that begins with 'hello'"):
         check_image(tmp_path / "text.png")
     with pytest.raises(DataError, match="no such file"):
         check_image(tmp_path / "missing.png")
+
+
+def test_errors_name_the_content(tmp_path):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "head.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "folder.png").mkdir()
+    for name, reason in (
+        ("empty", "it is an empty file"), ("head", "truncated or damaged"), ("folder", "Is a directory"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=rf"cannot read image .*{name}\.png: {reason}"):
+            check_image(tmp_path / f"{name}.png")
+
+
+def test_ending_does_not_matter(tmp_path):
+    Image.fromarray(UPRIGHT).save(tmp_path / "a.jpg", "PNG")
+    assert np.array_equal(read_pixels(tmp_path / "a.jpg"), UPRIGHT)
+
+
+def read_with_remarks(path) -> tuple[np.ndarray, list[str]]:
+    remarks: list[str] = []
+    return read_pixels(path, on_remark=remarks.append), remarks
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
+def test_first_frame_is_read(tmp_path, suffix):
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "lime", "blue")]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], duration=100, lossless=True)
+    pixels, remarks = read_with_remarks(tmp_path / f"a.{suffix}")
+    assert (pixels == (255, 0, 0)).all()
+    assert remarks == ["the first of 3 frames or pages is used"]
+
+
+def test_transparency_is_ignored_with_a_remark(tmp_path):
+    colour = Image.fromarray(UPRIGHT)
+    for mode in ("RGBA", "LA", "P"):
+        image = colour.convert("P" if mode == "P" else mode)
+        if mode == "P":
+            image.info["transparency"] = bytes([0, 128])
+        else:
+            image.putalpha(Image.fromarray(np.array([[0, 255, 255]] * 2, np.uint8)))
+        image.save(tmp_path / f"{mode}.png")
+        pixels, remarks = read_with_remarks(tmp_path / f"{mode}.png")
+        assert remarks == ["transparency is ignored"], mode
+        assert np.array_equal(pixels, np.asarray(colour.convert("L" if mode == "LA" else mode).convert("RGB")))
+    colour.convert("RGBA").save(tmp_path / "opaque.png")
+    assert read_with_remarks(tmp_path / "opaque.png")[1] == []
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "webp"])
+def test_orientation_of_other_formats(tmp_path, suffix):
+    image = Image.new("RGB", (8, 16), "red")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / f"a.{suffix}", exif=exif)
+    assert decode_image(tmp_path / f"a.{suffix}").size == (16, 8)
+    assert read_pixels(tmp_path / f"a.{suffix}").shape == (8, 16, 3)
+
+
+def test_damaged_exif_keeps_the_pixels(tmp_path):
+    Image.new("RGB", (8, 16), "red").save(tmp_path / "a.png", exif=b"Exif\0\0" + b"not a TIFF header")
+    pixels, remarks = read_with_remarks(tmp_path / "a.png")
+    assert pixels.shape == (16, 8, 3)
+    assert remarks == ["damaged EXIF data: the image is not rotated"]
+
+
+def test_warnings_of_the_decoder_are_silent(tmp_path):
+    """Warnings are errors in these tests; Pillow warns of truncated EXIF data."""
+    truncated = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x0f\x01\x02\0"
+    Image.new("RGB", (8, 16), "red").save(tmp_path / "a.jpg", exif=truncated)
+    assert read_pixels(tmp_path / "a.jpg").shape == (16, 8, 3)
+
+
+def test_warning_filters_change_once(tmp_path):
+    Image.new("RGB", (8, 16)).save(tmp_path / "a.png")
+    read_pixels(tmp_path / "a.png")
+    with mock.patch("warnings.filterwarnings") as change:
+        read_pixels(tmp_path / "a.png")
+    change.assert_not_called()
+
+
+class TestPixelLimit:
+    """Images above Pillow's limits."""
+
+    @pytest.fixture(autouse=True)
+    def small_limit(self, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+
+    def test_large_image_is_called_large(self, tmp_path):
+        Image.new("L", (30, 10)).save(tmp_path / "a.png")
+        for function in (check_image, read_pixels):
+            with pytest.raises(DataError, match=r"a\.png: too large: 300 pixels \(set LGC_MAX_PIXELS=300"):
+                function(tmp_path / "a.png")
+
+    def test_image_below_the_limit_warns_not(self, tmp_path):
+        """Pillow warns above half of its limit."""
+        Image.new("L", (15, 10)).save(tmp_path / "a.png")
+        assert read_pixels(tmp_path / "a.png").shape == (10, 15, 3)
+
+    def test_environment_raises_the_limit(self, tmp_path, monkeypatch):
+        Image.new("L", (30, 10)).save(tmp_path / "a.png")
+        monkeypatch.setenv(MAX_PIXELS_VARIABLE, "298")
+        with pytest.raises(DataError, match="too large"):
+            read_pixels(tmp_path / "a.png")
+        monkeypatch.setenv(MAX_PIXELS_VARIABLE, "300")
+        assert read_pixels(tmp_path / "a.png").shape == (10, 30, 3)
+        monkeypatch.setenv(MAX_PIXELS_VARIABLE, "3e8")
+        with pytest.raises(UsageError, match="LGC_MAX_PIXELS must be a number of pixels, got '3e8'"):
+            read_pixels(tmp_path / "a.png")
+
+
+def test_folder_lists_visible_images(tmp_path):
+    names = ["b.png", "deep/a.JPG", "notes.txt", "._b.png", ".DS_Store", "Thumbs.db", ".git/c.png", "__MACOSX/b.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "z.png").symlink_to(tmp_path / "missing.png")
+    images, others = list_folder(tmp_path)
+    assert images == [tmp_path / "b.png", tmp_path / "deep/a.JPG", tmp_path / "z.png"]
+    assert others == [tmp_path / "notes.txt"]
 
 
 class TestNormalisation:

@@ -30,7 +30,7 @@ from lgc.lut import LatencyTable, Target
 from lgc.models import OpSpec, SearchSpace
 from lgc.models.nets.weights import load_weights
 from lgc.models.space.operators import count_macs, get_operator, input_shapes, is_free
-from lgc.profiler import profile, verification
+from lgc.profiler import derivation, profile, verification
 from lgc.profiler.backends import BACKENDS, get_backend
 from lgc.search.data.synthetic.scenes import generate_scene
 from lgc.search.data.synthetic.writers import write_scenes
@@ -251,7 +251,7 @@ class SimulatedDevice:
 
 def put_in_place(patch):
     simulated = SimulatedDevice()
-    for module in (profile, verification):
+    for module in (derivation, profile, verification):
         patch.setattr(module, "require_backend", lambda target, *precisions: simulated)
     for name in TIMED:
         patch.setattr(import_module(f"lgc.{name}"), "time", simulated.clock)

@@ -127,8 +127,8 @@ def test_run_candidate_has_weights_and_score(mini_space, tmp_path):
     inputs = logits.workload.inputs()
     with torch.inference_mode():
         expected = network(torch.from_numpy(inputs[0])).numpy()
-    np.testing.assert_allclose(logits.run_reference(inputs), expected, atol=1e-5)
-    assert not np.allclose(others.run_reference(inputs), expected, atol=1e-5), "the weights of the run"
+    np.testing.assert_allclose(logits.run_reference(inputs)[0], expected, atol=1e-5)
+    assert not np.allclose(others.run_reference(inputs)[0], expected, atol=1e-5), "the weights of the run"
     (run / "train-result.json").write_text("{")
     with pytest.raises(FileFormatError, match="cannot read training result"):
         read_run_candidate(run, None, DENSE)

@@ -12,6 +12,7 @@ from lgc.models.space.protocol import DENSE
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.tools.cli.bench_table import make_bench_tables
 
+from .. import onnx_files
 from ..timings import make_timing
 
 SHORT = ("--seconds", "0.1s")
@@ -83,6 +84,62 @@ def test_equal_remarks_are_printed_once():
     ]
 
 
+FOREIGN = {
+    "axes": onnx_files.dynamic,
+    "fixed": onnx_files.make,
+    "heads": onnx_files.two_outputs,
+    "last": onnx_files.channels_last,
+    "pixels": onnx_files.pixels,
+}
+
+
+def test_files_of_every_kind_are_timed(call, tmp_path):
+    paths = [onnx_files.save(make(), tmp_path / f"{name}.onnx") for name, make in FOREIGN.items()]
+    paths += [onnx_files.quantise(tmp_path, kind) for kind in ("dynamic", "QOperator")]
+    done = call("lgc-bench", *paths, "--input", "16x24", *SHORT, "--json")
+    assert done.code == 0, done.err
+    rows = {row["name"]: row for row in json.loads(done.out)["results"]}
+    assert {row["input"] for row in rows.values()} == {"16x24"}
+    precisions = {name: (row["precision"], row["quantisation"]) for name, row in rows.items()}
+    quantised = {kind: ("int8", kind) for kind in ("dynamic", "QOperator")}
+    assert precisions == dict.fromkeys(FOREIGN, ("fp32", None)) | quantised
+    assert "axes: input x [n, 3, h, w] bound to 1x3x16x24" in done.err
+    assert "heads: computes all 2 outputs: aux" in done.err
+
+
+def test_model_without_images_is_timed(call, tmp_path):
+    path = onnx_files.save(onnx_files.tokens(), tmp_path / "m.onnx")
+    done = call("lgc-bench", path, *SHORT)
+    assert done.code == 0, done.err
+    assert "1x5, as is, to 1x5x3, onnxruntime on cpu, fp32" in done.out
+
+
+def test_files_are_bound_to_each_size(call, tmp_path):
+    axes, fixed = (onnx_files.save(FOREIGN[name](), tmp_path / f"{name}.onnx") for name in ("axes", "fixed"))
+    sizes = ("--input", "16x24", "--input", "32x32", *SHORT, "--json")
+    rows = json.loads(call("lgc-bench", axes, fixed, *sizes).out)["results"]
+    assert sorted((row["name"], row["input"]) for row in rows) == [
+        ("axes", "16x24"),
+        ("axes", "32x32"),
+        ("fixed", "16x24"),
+    ]
+
+
+def test_fixed_file_keeps_its_size_among_runs(call, file, architecture):
+    rows = json.loads(call("lgc-bench", file, architecture, "--input", "32x64", *SHORT, "--json").out)["results"]
+    assert {(row["name"], row["input"]) for row in rows} == {(file.stem, "32x32"), ("other", "32x64")}
+
+
+def test_chosen_output_is_the_only_one_computed(call, tmp_path):
+    path = onnx_files.save(onnx_files.two_outputs(), tmp_path / "m.onnx")
+    whole, cut = (
+        json.loads(call("lgc-bench", path, *options, *SHORT, "--json").out)["results"][0]
+        for options in ((), ("--output-name", "main"))
+    )
+    assert whole["macs"] > cut["macs"]
+    assert (whole["scope"], cut["scope"]) == ("as is, to 2 outputs", "as is, to 1x4x8x12")
+
+
 def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
     for arguments, message in (
         ((), "nothing to compare"),
@@ -102,7 +159,9 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
         ((architecture, "--input", "big"), "invalid size"),
         ((file, file), "duplicate network names"),
         ((architecture, *SHORT, "--plot", tmp_path / "p.html"), "no candidate has an mIoU"),
-        ((file, "--input", "32x64"), "--input is only for runs, architectures and peers"),
+        ((file, "--input", "32x64"), "has a fixed input size of 32x32, not 32x64"),
+        ((architecture, "--output-name", "y"), "--output-name and --layout are only for ONNX files"),
+        ((file, "--output-name", "y"), "known: output_0"),
     ):
         assert message in call("lgc-bench", *arguments).refusal("lgc-bench")
     assert not (tmp_path / "p.html").exists()

@@ -14,6 +14,8 @@ from lgc.lut import LatencyTable, Predictor
 from lgc.models import Architecture
 from lgc.search.data.synthetic.writers import write_scenes
 
+from .. import onnx_files
+
 
 @pytest.fixture(scope="module")
 def lut(tmp_path_factory, mini_space):
@@ -206,3 +208,29 @@ def test_bad_input_exits_with_one_line(call, lut, mini_space, tmp_path, argument
     assert message in call(program, *rest).refusal(program)
     assert lut.read_bytes() == before
     assert not (tmp_path / "missing").exists()
+
+
+def test_onnx_file_is_exported(call, tmp_path):
+    path = onnx_files.save(onnx_files.two_outputs(("n", 3, "h", "w")), tmp_path / "m.onnx")
+    options = ("--ort", "--input", "16x24", "--output-name", "main", "--seconds", 0.1, "--out", tmp_path / "out")
+    done = call("lgc-export", path, *options, "--json")
+    assert done.code == 0, done.err
+    content = json.loads(done.out)
+    assert content["onnx"] == str(tmp_path / "out" / "m-16x24-main.onnx")
+    assert (content["results"][0]["scope"], content["results"][0]["predicted_ms"]) == ("as is", None)
+    for line in ("computes main only, not all 2 outputs", "input x [n, 3, h, w] bound to 1x3x16x24", "no prediction"):
+        assert line in done.err
+    assert "files, compared with the original" in call("lgc-export", path, *options).out
+
+
+def test_options_of_the_other_kind_are_refused(call, tmp_path, mini_space):
+    mini_space.sample(0).save(architecture := tmp_path / "a.json")
+    path = onnx_files.save(onnx_files.dynamic(), tmp_path / "m.onnx")
+    for arguments, message in (
+        ((path,), "x has a dynamic shape"),
+        ((path, "--input", "16x24", "--scope", "dense"), "--scope is only for runs and architectures"),
+        ((path, "--input", "16x24", "--tolerance", "5%"), "--tolerance is only for runs and architectures"),
+        ((architecture, "--input", "16x24"), "--input is only for ONNX files"),
+        ((architecture, "--range", "0..1"), "--range is only for ONNX files"),
+    ):
+        assert message in call("lgc-export", *arguments).refusal("lgc-export")

@@ -26,6 +26,8 @@ from lgc.profiler.inference.segmenter import Segmenter
 from lgc.profiler.inference.video import Clip
 from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE
 
+from ..profiler.inference.graphs import SIZE, list_halves, make_halves, make_value, write_copy
+
 NTSC = Fraction(30000, 1001)
 
 
@@ -175,7 +177,7 @@ def test_video_keeps_length_rate_and_size(call, file, tmp_path, size):
 
 def test_rotated_video_is_turned_upright(call, file, tmp_path):
     video = write_video(tmp_path / "phone.mp4", 64, 96, rotation=90)
-    (first, *_) = Clip.open(video).read()
+    (first, *_) = Clip.open(video).read(print)
     assert first.shape == (96, 64, 3)
     assert first[80, 50, 0] > 200, "red, that was on the left, is below: it is turned against the clock"
     assert first[50, 5, 2] > 200, "blue, that was above, is on the left"
@@ -192,9 +194,8 @@ def test_damaged_input_keeps_complete_files_only(call, file, photos, tmp_path):
     broken.write_bytes(broken.read_bytes()[:9000])
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out)
-    message = done.refusal("lgc-predict")
-    assert f"cannot read image {broken}: truncated or damaged" in message
-    assert "; 6 output files are complete" in message
+    assert done.code == 1
+    assert f"not segmented: 1 file\ncannot read image {broken}: truncated or damaged" in done.err
     assert len([path for path in out.rglob("*") if path.is_file()]) == 6
 
 
@@ -205,13 +206,13 @@ def test_truncated_video_is_reported(call, file, tmp_path, monkeypatch):
     video.write_bytes(whole[: 2 * len(whole) // 3])
     done = call("lgc-predict", file, video, "--out", out)
     assert done.code == 0, done.err
-    assert re.search(r"drive.mkv has only \d+ of 20 frames: it may be truncated", done.err)
+    assert re.search(r"drive.mkv: only \d+ of 20 frames: it may be truncated", done.err)
     before = (out / "drive-overlay.mp4").read_bytes()
     video.write_bytes(whole)
     read = Clip.read
 
-    def damaged(clip):
-        frames = read(clip)
+    def damaged(clip, on_remark):
+        frames = read(clip, on_remark)
         yield from (next(frames), next(frames))
         raise DataError(f"{clip.path} is damaged")
 
@@ -224,15 +225,160 @@ def test_truncated_video_is_reported(call, file, tmp_path, monkeypatch):
 def test_interrupt_leaves_no_partial_video(call, file, tmp_path, monkeypatch):
     video = write_video(tmp_path / "drive.mp4", 64, 96)
 
-    def interrupted(clip):
+    def interrupted(clip, on_remark):
         yield noise(64, 96)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Clip, "read", interrupted)
     done = call("lgc-predict", file, video, "--out", tmp_path / "out")
-    assert (done.code, done.err.count("\n")) == (130, 1)
+    assert (done.code, done.err.count("lgc-predict: ")) == (130, 1)
     assert "run the same command again to write all of them again" in done.err
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_photo_folder_with_bad_files(call, file, photos, tmp_path, monkeypatch):
+    """Hidden files are skipped, bad ones are named at the end, the others are segmented."""
+    for name in (".DS_Store", "._a.png", "Thumbs.db"):
+        (photos / name).write_bytes(b"\0\5\x16\7")
+    (photos / "empty.png").touch()
+    (photos / "text.jpg").write_text("text")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    Image.new("RGB", (200, 101)).save(photos / "huge.png")
+    out = tmp_path / "out"
+    done = call("lgc-predict", file, photos, "--out", out, "--json")
+    assert done.code == 1
+    assert json.loads(done.out)["images"] == 3
+    *_, title, empty, huge, text = done.err.splitlines()
+    assert title == "not segmented: 3 files"
+    assert empty == f"cannot read image {photos}/empty.png: it is an empty file"
+    assert huge.startswith(f"cannot read image {photos}/huge.png: too large: 20200 pixels")
+    assert text == f"cannot read image {photos}/text.jpg: it is text that begins with 'text'"
+    assert json.loads(done.out)["failed"] == {line.split()[3][:-1]: line for line in (empty, huge, text)}
+    assert len(list(out.rglob("*.png"))) == 6
+
+
+def test_single_bad_file_exits_with_2(call, file, photos, tmp_path):
+    (photos / "half.png").write_bytes((photos / "a.png").read_bytes()[:1000])
+    refused = call("lgc-predict", file, photos / "half.png", "--out", tmp_path / "out")
+    assert f"cannot read image {photos}/half.png: truncated or damaged" in refused.refusal("lgc-predict")
+    refused = call("lgc-predict", file, photos / "half.png", photos / "half.png", "--out", tmp_path / "out")
+    assert "half.png: truncated or damaged" in refused.refusal("lgc-predict")
+
+
+def test_remarks_on_images_are_counted(call, file, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in "abc":
+        Image.new("RGBA", (20, 30), (1, 2, 3, 4)).save(tmp_path / f"photos/{name}.png")
+    done = call("lgc-predict", file, tmp_path / "photos", "--out", tmp_path / "out")
+    assert done.code == 0
+    assert f"{tmp_path}/photos/a.png and 2 more: transparency is ignored" in done.err.splitlines()
+
+
+class TestForeignFile:
+    """Files of other programs: what is assumed is reported, what is unknown is asked for."""
+
+    @pytest.fixture
+    def halves(self, tmp_path):
+        Image.fromarray(make_halves()).save(tmp_path / "halves.png")
+        return tmp_path / "halves.png"
+
+    @pytest.fixture
+    def predict(self, call, halves, tmp_path):
+        def run(path, *options):
+            return call("lgc-predict", path, halves, "--out", tmp_path / "out", "--ids", *options)
+
+        return run
+
+    @pytest.mark.parametrize(
+        ("options", "classes", "remark"),
+        [
+            ((), (3, 3), "ImageNet's mean and std is assumed; change it with --mean, --std, --range and --bgr"),
+            (("--range", "0..255"), (0, 2), "input: RGB, pixels in 0..255, mean 0, std 1"),
+            (("--range", "0..255", "--bgr"), (2, 0), "input: BGR, pixels in 0..255, mean 0, std 1"),
+            (("--mean", "123.7,116.3,103.5", "--bgr"), (2, 0), "mean red 123.7, green 116.3, blue 103.5, std 1"),
+            (("--mean", "0.5", "--std", "0.001"), (0, 2), "input: RGB, pixels in 0..1, mean 0.5, std 0.001"),
+        ],
+    )
+    def test_normalisation_options(self, predict, tmp_path, options, classes, remark):
+        done = predict(write_copy(tmp_path / "x.onnx", none_above=100), *options)
+        assert done.code == 0, done.err
+        assert remark in done.err
+        assert list_halves(np.asarray(Image.open(tmp_path / "out/halves-ids.png"))) == classes
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--mean", "0", "--std", "1"), "add --range 0..1 or --range 0..255"),
+            (("--mean", "1,2"), "invalid --mean '1,2': write R,G,B or one number"),
+            (("--std", "0.2", "--mean", "x"), "invalid --mean 'x'"),
+            (("--std", "0", "--range", "0..1"), "std must be above 0"),
+            (("--threshold", "0.3"), "--output-values and --threshold are for one channel of floats"),
+            (("--threshold", "1"), "--threshold must be above 0 and below 1"),
+            (("--layout", "nhwc"), "is NCHW, not NHWC: omit --layout"),
+            (("--input", "8x8"), "fixed input size of 32x64"),
+        ],
+    )
+    def test_invalid_options_are_rejected(self, predict, tmp_path, options, message):
+        refused = predict(write_copy(tmp_path / "x.onnx"), *options)
+        assert message in refused.refusal("lgc-predict")
+        assert not (tmp_path / "out").exists()
+
+    def test_own_files_reject_other_statistics(self, predict, file):
+        assert "was trained with mean" in predict(file, "--mean", "0.5").refusal("lgc-predict")
+        assert "takes red, green, blue: omit --bgr" in predict(file, "--bgr").refusal("lgc-predict")
+        assert "ImageNet" not in predict(file).err
+
+    def test_several_outputs_need_a_name(self, predict, tmp_path):
+        model = onnx.load(write_copy(tmp_path / "x.onnx"))
+        model.graph.node.add(op_type="Neg", input=["scores"], output=["other"])
+        model.graph.output.append(make_value("other", (1, 4, *SIZE)))
+        onnx.save(model, tmp_path / "x.onnx")
+        message = predict(tmp_path / "x.onnx").refusal("lgc-predict")
+        assert "scores float32 1x4x32x64, other float32 1x4x32x64; choose one with --output-name NAME" in message
+        done = predict(tmp_path / "x.onnx", "--output-name", "scores", "--range", "0..1")
+        assert done.code == 0, done.err
+        assert list_halves(np.asarray(Image.open(tmp_path / "out/halves-ids.png"))) == (0, 2)
+
+    def test_dynamic_axes_are_bound(self, predict, tmp_path):
+        model = onnx.load(write_copy(tmp_path / "x.onnx"))
+        for value in (*model.graph.input, *model.graph.output):
+            for axis, name in ((0, "n"), (2, "h"), (3, "w")):
+                value.type.tensor_type.shape.dim[axis].dim_param = name
+        onnx.save(model, tmp_path / "x.onnx")
+        assert "add --input HxW" in predict(tmp_path / "x.onnx").refusal("lgc-predict")
+        done = predict(tmp_path / "x.onnx", "--input", "16x40", "--range", "0..1")
+        assert "bound to 1x3x16x40" in done.err
+        assert list_halves(np.asarray(Image.open(tmp_path / "out/halves-ids.png"))) == (0, 2)
+
+    def test_names_and_colours_of_the_file(self, predict, tmp_path):
+        model = onnx.load(write_copy(tmp_path / "x.onnx"))
+        palette = [[9, 8, 7], [1, 1, 1], [3, 2, 1], [0, 0, 0]]
+        values = {
+            "classes": json.dumps(["wall", "floor", "door", "none"]),
+            "palette": json.dumps(palette),
+            "normalisation": json.dumps({"mean": [0, 0, 0], "std": [1, 1, 1]}),
+        }
+        onnx.helper.set_model_props(model, values)
+        onnx.save(model, tmp_path / "x.onnx")
+        done = predict(tmp_path / "x.onnx")
+        assert (done.code, done.err) == (0, "")
+        mask = np.asarray(Image.open(tmp_path / "out/halves-mask.png"))
+        assert np.array_equal(mask[0, [0, -1]], [palette[0], palette[2]])
+        assert re.search(r"wall .*#090807 +50.0 %", done.out)
+
+    def test_palette_file_is_used(self, predict, tmp_path):
+        (tmp_path / "p.yaml").write_text("\n".join(f"{name}: [{index}, 0, 9]" for index, name in enumerate("abcd")))
+        done = predict(write_copy(tmp_path / "x.onnx"), "--range", "0..1", "--palette", tmp_path / "p.yaml")
+        assert done.code == 0, done.err
+        mask = np.asarray(Image.open(tmp_path / "out/halves-mask.png"))
+        assert np.array_equal(mask[0, [0, -1]], [[0, 0, 9], [2, 0, 9]])
+        (tmp_path / "p.yaml").write_text("a: [0, 0, 0]")
+        refused = predict(tmp_path / "x.onnx", "--palette", tmp_path / "p.yaml")
+        assert "has 4 classes, the palette 1" in refused.refusal("lgc-predict")
+
+    def test_assumed_dataset_is_reported(self, call, photos, file, tmp_path):
+        done = call("lgc-predict", file, photos, "--out", tmp_path / "out")
+        assert "does not name its 11 classes: those of CamVid are assumed" in done.err
 
 
 def test_invalid_class_names_are_rejected(call, file, photos, tmp_path):
@@ -274,9 +420,9 @@ def test_bad_input_exits_with_one_line(call, file, photos, tmp_path):
         ((tmp_path / "empty", photos), "run lgc-export"),
         ((file, tmp_path / "missing"), "no such file or folder"),
         ((file, tmp_path / "empty"), "no images in folder"),
-        ((file, photos, tmp_path / "text.png"), "text.png: unknown format"),
-        ((file, tmp_path / "notes.doc"), "notes.doc: unknown format; suffixes of videos: .mp4, "),
-        ((file, photos, tmp_path / "no.mp4"), "cannot read video"),
+        ((file, tmp_path / "text.png"), "text.png: it is text that begins with 'text'"),
+        ((file, tmp_path / "notes.doc"), "notes.doc: it is text that begins with 'text'; suffixes of videos: .mp4, "),
+        ((file, tmp_path / "no.mp4"), "cannot read video"),
         ((file, photos / "a.png", tmp_path / "a.png"), "have the same output files"),
         ((file, tmp_path / "two"), "c.png have the same output files"),
         ((file, photos, "--device", "cuda:7"), "no device 'cuda:7' on this machine"),

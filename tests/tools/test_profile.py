@@ -15,6 +15,7 @@ import pytest
 
 from lgc.lut import LatencyTable
 from lgc.models import OPERATORS
+from lgc.search.data.synthetic.writers import write_scenes
 
 KEYS = ["lut", "entries", "measured", "interpolated", "noisy", "pending", "failed", "seconds", "verification"]
 REPORT = {
@@ -116,6 +117,41 @@ def test_default_table_name_describes_the_target(call, mini_yaml, tmp_path, monk
     assert json.loads(done.out)["lut"] == "mini-32x64-cpu-onnxruntime-fp32.lut"
     with LatencyTable.open("mini-32x64-cpu-onnxruntime-fp32.lut") as table:
         assert table.space.input == (32, 64)
+
+
+def scene_folder(folder):
+    """Write a dataset of 11 classes."""
+    write_scenes(folder, "camvid-segnet", {"train": 1, "val": 0, "test": 0}, (32, 32), 0)
+    return folder
+
+
+@pytest.mark.parametrize("option", ["--classes", "--data"])
+def test_class_count_replaces_the_spaces(call, mini_yaml, tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    value = 11 if option == "--classes" else scene_folder(tmp_path / "scenes")
+    arguments = ["--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 0, option, value, "--json"]
+    done = call("lgc-profile", *arguments)
+    name = "mini-11classes-32x32-cpu-onnxruntime-fp32.lut"
+    assert json.loads(done.out)["lut"] == name
+    assert f"profiling mini 32x32 with 11 classes on cpu, onnxruntime, fp32, 1 thread into {name}" in done.err
+    with LatencyTable.open(name) as table:
+        assert (table.space.name, table.space.classes) == ("mini", 11)
+        assert any(entry.key.startswith("classifier/c4-11/") for entry in table.entries())
+
+
+def test_equal_class_count_changes_nothing(call, mini_lut, mini_yaml):
+    arguments = ("--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 4, "--out", mini_lut)
+    done = call("lgc-profile", *arguments, "--classes", 3)
+    assert done.code == 0
+    assert "profiling mini 32x32 on cpu" in done.err
+
+
+def test_contradicting_class_counts_are_rejected(call, mini_yaml, tmp_path):
+    data = scene_folder(tmp_path / "scenes")
+    arguments = ("--device", "cpu", "--space", mini_yaml, "--data", data, "--out", tmp_path / "t.lut", "--classes")
+    line = call("lgc-profile", *arguments, 4).refusal("lgc-profile")
+    assert line == f"--classes 4 contradicts --data {data}, which has 11 classes: give one of them"
+    assert not (tmp_path / "t.lut").exists()
 
 
 def test_failed_operator_exits_with_1(call, mini_yaml, tmp_path, monkeypatch):
@@ -242,6 +278,9 @@ class TestRefusals:
             (["--budget", "4 minutes"], "invalid duration '4 minutes': write e.g. 90s, 4m or 1h"),
             (["--input", "720p"], "invalid size '720p': write height and width, e.g. 720x960"),
             (["--input", "8x8"], "invalid --input: mini at 8x8: input.0: Input should be greater than or equal to 32"),
+            (["--classes", 1], "Invalid value for '--classes'"),
+            (["--classes", 256], "Invalid value for '--classes'"),
+            (["--data", "no/data"], "the dataset folder no/data does not exist"),
             (["--space", "small"], "unknown search space 'small'; known: lgcnet-camvid, lgcnet-cityscapes, tiny"),
             (["--space", "no/such.yaml"], "no such file: no/such.yaml"),
             (["--spice", "tiny"], "No such option"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from functools import partial
@@ -18,10 +19,11 @@ from PIL import Image
 from lgc.errors import UsageError
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.models import Architecture, SearchSpace
+from lgc.profiler import derivation
 from lgc.profiler.deployment import latency
 from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
-from lgc.search.data.layouts import list_pairs
+from lgc.search.data.description import read_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.runtime import training_loop
 from lgc.search.supernet import supernet_trainer as trainer_module
@@ -322,12 +324,74 @@ def test_table_of_another_space(call, lut, data, tmp_path):
     assert "tiny" in message
 
 
+@pytest.fixture
+def three_classes(headed_space, make_once) -> Path:
+    """Return a measured table of a space with 3 classes; read-only."""
+    target = Target("cpu", "onnxruntime")
+    return make_once("headed", lambda to: profile(headed_space, target, to / "h.lut", rounds=4, networks=4)) / "h.lut"
+
+
+@pytest.fixture
+def _short_measurement(monkeypatch):
+    monkeypatch.setattr(derivation, "profile_derived", partial(derivation.profile_derived, rounds=4))
+
+
+@pytest.mark.usefixtures("_short_measurement")
+def test_missing_entries_of_classes_are_measured(call, three_classes, data, tmp_path):
+    before = three_classes.read_bytes()
+    arguments = ("--lut", three_classes, "--data", data, *SHORT, "--out", tmp_path / "runs" / "a", "--json")
+    done = call("lgc-search", *arguments)
+    assert done.code == 0, done.err
+    derived = tmp_path / "runs" / "h-11classes.lut"
+    assert (
+        f"{three_classes} is for 3 classes, the dataset {data} has 11: measuring what depends on the classes, "
+        f"on cpu, onnxruntime, fp32, 1 thread, into {derived}"
+    ) in done.err
+    assert re.search(rf"{derived}: \d+ entries from {three_classes}, 5 measured now; mean prediction error", done.err)
+    architecture = Architecture.load(json.loads(done.out)["architecture"])
+    assert architecture.space.classes == 11
+    assert json.loads(done.out)["predicted_ms"] == pytest.approx(predictor_of(derived).predict(architecture))
+    assert three_classes.read_bytes() == before
+    measured = derived.read_bytes()
+    again = call("lgc-search", *arguments)
+    assert again.code == 0, again.err
+    assert f"using {derived}, derived from it" in again.err
+    assert (derived.read_bytes(), again.out) == (measured, done.out)
+
+
+def test_absent_device_names_the_profile_command(call, make_table, headed_space, data, tmp_path):
+    make_table(headed_space, "gpu.lut", target=Target("cuda:77", "torch")).close()
+    arguments = ("--lut", tmp_path / "gpu.lut", "--data", data, *SHORT, "--out", tmp_path / "runs" / "a")
+    line = call("lgc-search", *arguments).refusal("lgc-search")
+    assert f"{tmp_path / 'gpu.lut'} is for 3 classes, the dataset {data} has 11" in line
+    assert "no device 'cuda:77' on this machine" in line
+    derived = tmp_path / "runs" / "gpu-11classes.lut"
+    command = f"lgc-profile --device cuda:77 --backend torch --precision fp32 --space headed.yaml --input 32x32 --classes 11 --out {derived}"  # noqa: E501
+    assert command in line
+    assert line.endswith(f"then search with --lut {derived}")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_process_measures_missing_entries(call, three_classes, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    arguments = ("--lut", three_classes, "--data", data, *SHORT, "--out", tmp_path / "run")
+    assert "in a single process: lgc-profile --device cpu" in call("lgc-search", *arguments).refusal("lgc-search")
+
+
+def test_other_table_of_that_name_is_kept(call, three_classes, lut, data, tmp_path):
+    copy(lut, tmp_path / "h-11classes.lut")
+    arguments = ("--lut", three_classes, "--data", data, *SHORT, "--out", tmp_path / "run")
+    message = call("lgc-search", *arguments).refusal("lgc-search")
+    assert "h-11classes.lut is not derived from" in message
+    assert "use it instead of" in message
+
+
 @pytest.mark.parametrize(
     ("damage", "workers"), [("no label", 0), ("value", 0), ("size", 0), ("broken", 0), ("broken", 1)]
 )
 def test_invalid_images_and_labels_are_rejected(call, lut, data, tmp_path, damage, workers):
     bad = copytree(data, tmp_path / "data")
-    pair = list_pairs(bad, "train")[1][0]
+    pair = read_dataset(bad).pairs("train")[0]
     expected = {"no label": "has no label", "value": "the value 77", "size": "8x8 pixels", "broken": pair.image.name}
     if damage == "no label":
         pair.label.unlink()

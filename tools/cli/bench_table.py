@@ -24,7 +24,7 @@ def make_bench_tables(rows: Sequence[Timing]) -> list[Table | str]:
         "latency relative to the fastest, median of the ratios in each eighth of the run, with 90 % interval. argmax "
         "match: pixels with the class of torch in fp32 (for a file: of ONNX Runtime on the CPU)."
     ]
-    if any(row.precision == "int8" and row.backend == "onnxruntime" for row in rows):
+    if any(row.quantisation == "QDQ" and row.backend == "onnxruntime" for row in rows):
         lines.append(
             "int8 under ONNX Runtime: lgc-export keeps float32 biases, as TensorRT requires, so ONNX Runtime computes "
             "these convolutions in float32. The frame rate does not predict that of an int8 engine."
@@ -37,17 +37,18 @@ def make_bench_tables(rows: Sequence[Timing]) -> list[Table | str]:
 def _make_table(title: str, rows: Sequence[Timing]) -> Table:
     """Return a table of comparable rows; the title has what all of them share."""
     first = rows[0]
-    varying = [name for name in ("backend", "precision") if len({getattr(row, name) for row in rows}) > 1]
+    columns = {"backend": [row.backend for row in rows], "precision": [_format_precision(row) for row in rows]}
+    varying = [name for name, cells in columns.items() if len(set(cells)) > 1]
     shared = [f"on {first.device}" if "backend" in varying else f"{first.backend} on {first.device}"]
-    shared += [] if "precision" in varying else [first.precision]
+    shared += [] if "precision" in varying else columns["precision"][:1]
     shared += [f"{first.threads} threads"] if first.threads > 1 else []
     numbers = ("M params", "GMACs", "FPS", "ms", "IQR", "p90", "p99", "rel. latency", "argmax match", "mIoU")
     table = grid(", ".join([title, *shared]), "network", "kind", *varying, *numbers, numbers=len(numbers))
-    for row in rows:
+    for index, row in enumerate(rows):
         table.add_row(
             row.name,
             row.kind,
-            *(getattr(row, name) for name in varying),
+            *(columns[name][index] for name in varying),
             f"{row.parameters / 1e6:.2f}",
             f"{row.macs / 1e9:.2f}",
             f"{row.fps:.1f}",
@@ -60,6 +61,11 @@ def _make_table(title: str, rows: Sequence[Timing]) -> Table:
             format_number(row.miou, ".1f", " %"),
         )
     return table
+
+
+def _format_precision(row: Timing) -> str:
+    """Return the precision; for quantisation other than Q/DQ with its kind."""
+    return row.precision if row.quantisation in (None, "QDQ") else f"{row.precision} ({row.quantisation})"
 
 
 def make_published_table(peers: Sequence[Peer]) -> Table:

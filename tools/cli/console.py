@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ...device import Device
+    from ...search.data.description import DatasetSpec
 
 INTERRUPT_CODE = 130
 RESUMES = "interrupted: finished work is kept; run the same command again to resume"
@@ -100,6 +101,20 @@ def say(message: str) -> None:
     """Print a line on stderr."""
     if is_first_process():
         print(message, file=sys.stderr, flush=True)
+
+
+def announce_dataset(data: Path) -> DatasetSpec:
+    """Open a dataset and print what was assumed, and what looks wrong.
+
+    Raises:
+        LgcError: See `read_dataset`.
+    """
+    from ...search.data.description import read_dataset
+
+    spec = read_dataset(data)
+    for remark in spec.remarks:
+        say(remark)
+    return spec
 
 
 def pick_device(requested: str | None, table_devices: Sequence[Device], activity: str) -> Device:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ...profiler.deployment.export import ExportResult, FileResult
     from ...profiler.deployment.latency import TargetResult
 
+PREDICTION_COLUMNS = ("table ms", "predicted ms", "90 % interval", "error")
 MAX_ENTRIES = 8
 """Largest number of deviating entries that is printed."""
 
@@ -36,7 +37,9 @@ def make_export_tables(result: ExportResult) -> list[Table | str]:
 
 def _make_file_table(files: Sequence[FileResult]) -> Table:
     numbers = ("MB", "max |diff|", "mean |diff|", "argmax match")
-    table = grid("files, compared with torch in fp32", "precision", "compared on", *numbers, "file")
+    reference = files[0].reference
+    title = f"files, compared with {'torch in fp32' if reference == 'torch' else reference}"
+    table = grid(title, "precision", "compared on", *numbers, "file")
     for file in files:
         for parity in file.parity:
             table.add_row(
@@ -52,25 +55,33 @@ def _make_file_table(files: Sequence[FileResult]) -> Table:
 
 
 def _make_latency_table(results: Sequence[TargetResult]) -> Table:
-    numbers = ("table ms", "predicted ms", "90 % interval", "measured ms", "error", "FPS", "p90 ms", "p99 ms")
-    table = grid("predicted and measured latency", "backend", "device", "precision", "scope", *numbers, numbers=8)
-    for result in results:
-        low, high = result.predicted_low_ms, result.predicted_high_ms
-        table.add_row(
-            result.backend,
-            result.device,
-            result.precision,
-            result.scope,
-            format_number(result.table_ms, ".3f"),
-            format_number(result.predicted_ms, ".3f"),
-            "-" if low is None else f"{low:.3f} to {high:.3f}",
-            format_number(result.measured_ms, ".3f"),
-            format_number(result.error_pct, "+.1f", " %"),
-            format_number(result.fps, ".1f"),
-            format_number(result.p90_ms, ".3f"),
-            format_number(result.p99_ms, ".3f"),
-        )
+    has_prediction = any(result.table_ms is not None for result in results)
+    rows = [_format_latency(result) for result in results]
+    names = [name for name in rows[0] if has_prediction or name not in PREDICTION_COLUMNS]
+    title = "predicted and measured latency" if has_prediction else "measured latency"
+    table = grid(title, *names, numbers=len(names) - 4)
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
     return table
+
+
+def _format_latency(result: TargetResult) -> dict[str, str]:
+    """Return column -> cell of the table of latencies."""
+    low, high = result.predicted_low_ms, result.predicted_high_ms
+    return {
+        "backend": result.backend,
+        "device": str(result.device),
+        "precision": result.precision,
+        "scope": result.scope,
+        "table ms": format_number(result.table_ms, ".3f"),
+        "predicted ms": format_number(result.predicted_ms, ".3f"),
+        "90 % interval": "-" if low is None else f"{low:.3f} to {high:.3f}",
+        "measured ms": format_number(result.measured_ms, ".3f"),
+        "error": format_number(result.error_pct, "+.1f", " %"),
+        "FPS": format_number(result.fps, ".1f"),
+        "p90 ms": format_number(result.p90_ms, ".3f"),
+        "p99 ms": format_number(result.p99_ms, ".3f"),
+    }
 
 
 def _format_remarks(result: TargetResult) -> list[str]:

@@ -59,6 +59,7 @@ def show(
 
     Example: lgc-lut show tiny.lut --operator sep_conv_3x3 --sort latency
     """
+    from ...lut.exchange.derive import DERIVED
     from ...lut.statistics.calibration import add_new_names
     from ...lut.table.table import LatencyTable
 
@@ -76,6 +77,7 @@ def show(
             "environment": opened.environment,
             "calibration": opened.metadata("calibration"),
             "verification": verification and add_new_names(verification),
+            "derived": opened.metadata(DERIVED),
             "entries": [asdict(entry) for entry in entries],
         }
         if benchmarks:
@@ -85,6 +87,11 @@ def show(
         rows = _make_benchmark_table(title, timed) if benchmarks else _make_entry_table(title, entries)
         machine = opened.environment
         lines = [f"measured on {', '.join(str(machine[key]) for key in ('device_name', 'system') if key in machine)}"]
+        if derived := opened.metadata(DERIVED):
+            lines.append(
+                f"{derived['entries']} entries derived from {derived['from']} ({derived['classes']} classes); the "
+                f"others and the networks measured for {opened.space.classes} classes"
+            )
         lines += format_corrections(opened)
         report = read_report(opened)
     emit(content, as_json, rows, *lines, *make_report_tables(report))

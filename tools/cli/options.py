@@ -16,7 +16,9 @@ from ...profiler.backends import BACKENDS
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads per operator.")]
 SecondsOption = Annotated[str, typer.Option("--seconds", metavar="TIME", help="Measuring time per network.")]
-DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Dataset folder: Cityscapes or CamVid.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", metavar="FILE|DIR", help="Dataset: a dataset.yaml, or a folder of images and labels.")
+]
 
 
 def make_choice_option(flag: str, choices: Collection[str], help: str, show_default: str | bool = True) -> Any:

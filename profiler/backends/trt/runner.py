@@ -83,8 +83,8 @@ class EngineRunner:
 
     def prepare(self) -> None:
         """Fill the inputs with random values and run until warm."""
-        dtype = IMAGE_DTYPE if self.has_copies else "float32"
-        self.infer(generate_inputs([buffer.shape for buffer in self._inputs], dtype))
+        shapes, dtypes = [buffer.shape for buffer in self._inputs], [str(buffer.dtype) for buffer in self._inputs]
+        self.infer(generate_inputs(shapes, dtypes))
         warm_up(self, self._device.name)
 
     def run(self, repeats: int) -> list[float]:

@@ -53,11 +53,34 @@ class SceneFormat:
         paths: Function from split and number to the relative paths of image and label.
         encode: Function from train ids [H, W] to the values of the label file.
         line: Function from split and number to the scene's line in `<split>.txt`; None for layouts without lists.
+        description: Content of `dataset.yaml`; None for known layouts.
     """
 
     paths: Callable[[str, int], tuple[str, str]]
     encode: Callable[[LabelMap], npt.NDArray[np.uint8]]
     line: Callable[[str, int], str] | None = None
+    description: str | None = None
+
+
+FOUR_CLASSES = "four-classes"
+_FOUR_CLASSES = """\
+# Four classes of your own: each gathers several label values.
+name: four-classes
+images: images/{split}
+labels: labels/{split}
+splits: [train, val, test]
+classes:
+  street: [128, 64, 128]
+  construction: [70, 70, 70]
+  nature: [107, 142, 35]
+  traffic: [0, 0, 142]
+map:  # values of the label files: Cityscapes' train ids
+  0-1: street
+  2-7: construction
+  8-10: nature
+  11-18: traffic
+ignore: 255
+"""
 
 
 def _camvid_indices(label: LabelMap) -> npt.NDArray[np.uint8]:
@@ -81,6 +104,11 @@ def _lists_paths(split: str, number: int) -> tuple[str, str]:
     return f"images/{name}", f"labels/{name}"
 
 
+def _split_paths(split: str, number: int) -> tuple[str, str]:
+    name = f"scene_{number:06d}.png"
+    return f"images/{split}/{name}", f"labels/{split}/{name}"
+
+
 def _cityscapes_paths(split: str, number: int) -> tuple[str, str]:
     city = f"scene{split}"
     stem = f"{city}_{number // 1000:06d}_{number % 1000:06d}"
@@ -92,8 +120,9 @@ SCENE_FORMATS: dict[str, SceneFormat] = {
     "camvid": SceneFormat(_camvid_paths, train_id_to_camvid_rgb, lambda s, n: Path(_camvid_paths(s, n)[0]).name),
     "camvid-lists": SceneFormat(_lists_paths, _camvid_indices, lambda s, n: " ".join(_lists_paths(s, n))),
     "cityscapes": SceneFormat(_cityscapes_paths, train_id_to_id),
+    FOUR_CLASSES: SceneFormat(_split_paths, lambda label: label, description=_FOUR_CLASSES),
 }
-"""Format by name of the layout; every layout of `layouts.LAYOUTS` has one."""
+"""Format by name of the layout; the last has a `dataset.yaml`, the others are known layouts."""
 
 
 def write_scenes(
@@ -145,6 +174,8 @@ def write_scenes(
             if form.line is not None and count:
                 lines = "".join(f"{form.line(split, number)}\n" for number in range(count))
                 _write_bytes(root / f"{split}.txt", lines.encode())
+        if form.description is not None:
+            _write_bytes(root / "dataset.yaml", form.description.encode())
     except OSError as error:
         raise OutputError(f"cannot write scenes into {root}: {error.strerror or error}") from error
     return WrittenScenes(root, layout, dict(counts), written, kept)

@@ -10,7 +10,7 @@ from lgc.models.images import read_pixels
 from lgc.models.nets.weights import load_weights
 from lgc.profiler.deployment.export import export_file
 from lgc.profiler.deployment.network import Network
-from lgc.search.data.layouts import list_pairs
+from lgc.search.data.description import read_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.train import train
@@ -28,7 +28,7 @@ def compare_outputs(scratch: Path) -> dict[str, Any]:
     if not data.exists():
         write_scenes(data, "camvid-segnet", SCENES, space.input, SCENES_SEED)
     training, unseen = (
-        [read_pixels(pair.image, space.input) for pair in list_pairs(data, split)[1]] for split in ("train", "val")
+        [read_pixels(pair.image, space.input) for pair in read_dataset(data).pairs(split)] for split in ("train", "val")
     )
     rows = []
     for seed in range(ARCHITECTURES):

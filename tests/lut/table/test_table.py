@@ -2,6 +2,7 @@ import json
 import os
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -202,7 +203,7 @@ def test_pending_entry_names_the_profile_command(table, path):
     assert f"{first(table)} not measured yet; measure it with: {table.profile_command()}" in str(caught.value)
     assert table.profile_command() == (
         f"lgc-profile --device cpu --backend torch --precision fp32 --threads 2 --space mini.yaml --input 32x32 "
-        f"--out {path}"
+        f"--classes 3 --out {path}"
     )
 
 
@@ -211,8 +212,9 @@ def test_presets_are_profiled_by_name(tmp_path):
     with LatencyTable.create(tmp_path / "a.lut", Target("cuda:1", "tensorrt", "fp16"), space, {}, {}) as table:
         assert table.profile_command() == (
             f"lgc-profile --device cuda:1 --backend tensorrt --precision fp16 --space tiny --input 192x256 "
-            f"--out {tmp_path / 'a.lut'}"
+            f"--classes 11 --out {tmp_path / 'a.lut'}"
         )
+        assert "--classes 4 --out b.lut" in table.profile_command(out=Path("b.lut"), classes=4)
 
 
 def test_frame_has_a_row_per_entry(table, recorder, specs):

@@ -70,6 +70,13 @@ def test_other_input_keeps_choices(space):
         space.with_input(4, 4)
 
 
+def test_other_classes_keep_choices(space):
+    more = space.with_classes(7)
+    assert (more.classes, more.input, more.name, more.decisions) == (7, space.input, space.name, space.decisions)
+    assert more.fingerprint != space.fingerprint
+    assert more.with_classes(space.classes) == space
+
+
 def test_decisions_are_well_formed(space):
     assert len({decision.name for decision in space.decisions}) == len(space.decisions)
     for decision in space.decisions:

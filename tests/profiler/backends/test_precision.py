@@ -13,8 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from lgc.errors import MeasurementError, UsageError
+from lgc.models.onnx.model import OnnxModel
 from lgc.profiler.backends.int8 import dequantise_biases
 from lgc.profiler.backends.precision import cast_model
+
+from ... import onnx_files
 
 
 class Net(nn.Module):
@@ -137,6 +140,15 @@ def quantised():
         helper.make_node("Add", ["d", "b"], ["y"]),
     ]
     return single(nodes, [(name, np.asarray(array)) for name, array in arrays.items()])
+
+
+def test_weights_stored_in_half_compute_in_half():
+    """A file whose float16 weights are cast to float32 computes in float32 and has to be converted."""
+    stored = onnx_files.stored_as_half().SerializeToString()
+    assert OnnxModel.parse(stored, "m").precision == "fp32"
+    assert OnnxModel.parse(cast_model(stored, "fp16"), "m").precision == "fp16"
+    computed = onnx_files.half(keep_io=True).SerializeToString()
+    assert cast_model(computed, "fp16") is computed
 
 
 def test_int8_requires_quantised_model(model):

@@ -55,7 +55,7 @@ def test_every_file_is_compared_with_torch(mini_space, pictures, tmp_path, preci
     assert json.loads(model.metadata["classes"]) == ["a", "b"]
     assert model.architecture == network.architecture
     assert model.is_quantised == (precision == "int8")
-    assert model.image_size == mini_space.input
+    assert model.image_input().size == mini_space.input
     assert file.bytes == len(model.data)
     assert file.passes
     assert [parity.source for parity in file.parity] == [RANDOM, IMAGES]

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lgc.errors import DataError, UsageError
+from lgc.models.images import ignore_remark as ignore
 from lgc.profiler.inference.media import list_media
 
 
@@ -23,14 +24,15 @@ def photos(tmp_path) -> Path:
 
 
 def test_folder_lists_images_recursively(photos, tmp_path):
-    media = list_media([photos], tmp_path / "out", ids=True)
+    media, errors = list_media([photos], tmp_path / "out", ids=True)
+    assert errors == {}
     assert [file.stem.relative_to(tmp_path / "out") for file in media] == [
         Path("a"), Path("deep/a"), Path("deep/er/b.v2")
     ]  # fmt: skip
     assert media[1].outputs(True) == {kind: tmp_path / f"out/deep/a-{kind}.png" for kind in ("mask", "overlay", "ids")}
     assert set(media[1].outputs(False)) == {"mask", "overlay"}
     assert media[1].frames == 1
-    (pixels,) = media[1].read()
+    (pixels,) = media[1].read(print)
     assert pixels.shape == (8, 8, 3)
 
 
@@ -38,7 +40,8 @@ def test_outputs_inside_a_source_are_skipped(photos):
     out = photos / "predicted"
     out.mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(out / "a-mask.png")
-    assert len(list_media([photos], out, ids=False)) == 3
+    media, _ = list_media([photos], out, ids=False)
+    assert len(media) == 3
 
 
 def test_shared_and_overwritten_outputs_are_rejected(photos, tmp_path):
@@ -64,3 +67,34 @@ def test_neither_image_nor_video_is_rejected(tmp_path):
         list_media([tmp_path / "notes.doc"], tmp_path / "out", ids=False)
     with pytest.raises(DataError, match="no such file"):
         list_media([tmp_path / "missing"], tmp_path / "out", ids=False)
+
+
+def test_unreadable_files_are_listed(photos, tmp_path):
+    (photos / "empty.png").touch()
+    (photos / "text.jpg").write_text("text")
+    media, errors = list_media([photos], tmp_path / "out", ids=False, log=ignore)
+    assert len(media) == 3
+    assert list(errors) == [photos / "empty.png", photos / "text.jpg"]
+    assert errors[photos / "empty.png"].endswith("empty.png: it is an empty file")
+
+
+def test_only_unreadable_files_are_an_error(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").touch()
+    lines: list[str] = []
+    with pytest.raises(DataError, match="none of the 2 input files is readable"):
+        list_media([tmp_path], tmp_path / "out", ids=False, log=lines.append)
+    assert len(lines) == 2
+    with pytest.raises(DataError, match=r"a\.png: it is an empty file"):
+        list_media([tmp_path / "a.png"], tmp_path / "out", ids=False)
+
+
+def test_skipped_files_are_reported(photos, tmp_path):
+    lines: list[str] = []
+    (photos / "b.TXT").touch()
+    (photos / "Thumbs.db").touch()
+    list_media([photos], tmp_path / "out", ids=False, log=lines.append)
+    assert lines == [f"skipped in folder {photos}, not images: 2 x .txt"]
+    (photos / "drive.mp4").touch()
+    list_media([photos], tmp_path / "out", ids=False, log=lines.append)
+    assert lines[1].endswith("1 x .mp4, 2 x .txt; give videos by name")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lgc.errors import FileFormatError, UsageError
 from lgc.models import SearchSpace
 from lgc.models.onnx.model import OnnxModel
+from lgc.models.onnx.signature import CLASSES_KEY, PALETTE_KEY, Signature
 from lgc.models.palettes import distinct_palette
 from lgc.profiler.deployment.network import Network
 from lgc.profiler.inference.media import MediaFile
@@ -28,7 +30,7 @@ def street():
 def test_legend_follows_names_or_number(street):
     def find_legend(names):
         model = Network(street.sample(0), None, "dense", names).model()
-        return Legend.for_network(OnnxModel.parse(model, "x"), [CITYSCAPES, CAMVID])
+        return Legend.for_network(OnnxModel.parse(model, "x"), 11, [CITYSCAPES, CAMVID])
 
     assert find_legend(None) == CAMVID, "11 classes without names"
     assert find_legend(CITYSCAPES_CLASSES) == CITYSCAPES
@@ -36,6 +38,69 @@ def test_legend_follows_names_or_number(street):
     assert own.names == tuple("abcdefghijk")
     assert own.palette == distinct_palette(11) != CAMVID_PALETTE
     assert (own.name(3), own.name(12), own.colour(40)) == ("d", "class 12", "#000000")
+
+
+def test_palette_of_the_file_is_used():
+    palette = ((1, 2, 3), (4, 5, 6))
+    network = Signature("x", (), (), {CLASSES_KEY: '["wall", "floor"]', PALETTE_KEY: "[[1, 2, 3], [4, 5, 6]]"})
+    assert Legend.for_network(network, 2, [CAMVID]) == Legend(("wall", "floor"), palette)
+    unnamed = Signature("x", (), (), {PALETTE_KEY: "[[1, 2, 3], [4, 5, 6]]"})
+    assert Legend.for_network(unnamed, 2) == Legend(("class 0", "class 1"), palette)
+    with pytest.raises(FileFormatError, match="`palette` has 2 colours for 3 classes"):
+        Legend.for_network(unnamed, 3)
+
+
+def test_mask_has_background_and_foreground():
+    network = Signature("x", (), (), {})
+    legend = Legend.for_network(network, 2, [CAMVID], is_mask=True)
+    assert legend == Legend(("background", "foreground"), ((0, 0, 0), *distinct_palette(1)), background=0)
+    overlay = legend.overlay(np.full((1, 2, 3), 200, np.uint8), np.array([[0, 1]], np.uint8), 1.0)
+    assert overlay[0].tolist() == [[200, 200, 200], [*legend.palette[1]]], "the background is transparent"
+    assert Legend.for_network(network, 2).names == ("class 0", "class 1")
+
+
+class TestPaletteFile:
+    """Names and colours from a file of the user's."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "wall: [1, 2, 3]\nfloor: [4, 5, 6]\n",
+            '{"wall": [1, 2, 3], "floor": [4, 5, 6]}',
+            "name: own\nsplits: [train]\nclasses:\n  wall: [1, 2, 3]\n  floor: [4, 5, 6]\n",
+        ],
+    )
+    def test_entry_per_class(self, tmp_path, text):
+        (tmp_path / "p.yaml").write_text(text)
+        legend = Legend.read(tmp_path / "p.yaml")
+        assert legend == Legend(("wall", "floor"), ((1, 2, 3), (4, 5, 6)))
+        network = Signature("x", (), (), {CLASSES_KEY: '["wall", "floor"]'})
+        for num_classes in (2, None):
+            legend.check_network(network, num_classes)
+        with pytest.raises(UsageError, match="x has 3 classes, the palette 2"):
+            legend.check_network(network, 3)
+        with pytest.raises(UsageError, match="other classes than the palette: a, b"):
+            legend.check_network(Signature("x", (), (), {CLASSES_KEY: '["a", "b"]'}), 2)
+
+    def test_names_alone_get_distinct_colours(self, tmp_path):
+        (tmp_path / "p.yaml").write_text("classes: [wall, floor]")
+        assert Legend.read(tmp_path / "p.yaml") == Legend(("wall", "floor"), distinct_palette(2))
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("wall: [1, 2, 300]", "write a class per line"),
+            ("wall: [1, 2]", "write a class per line"),
+            ("wall", "write a class per line"),
+            ("[]", "write a class per line"),
+            ("wall: [1, 2, 3]\nwall: [4, 5, 6]", "line 2: duplicate key 'wall'"),
+            ("wall: [010, 2, 3]", "an octal number"),
+        ],
+    )
+    def test_other_content_is_rejected(self, tmp_path, text, message):
+        (tmp_path / "p.yaml").write_text(text)
+        with pytest.raises(FileFormatError, match=rf"cannot read palette .*p\.yaml: .*{message}"):
+            Legend.read(tmp_path / "p.yaml")
 
 
 def test_overlay_is_blended_by_alpha():

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from lgc.device import Device
-from lgc.errors import DeviceError, FileFormatError, MeasurementError, UsageError
+from lgc.errors import DeviceError, FileFormatError, UsageError
 from lgc.models import LGCNet, SearchSpace
 from lgc.models.images import IMAGENET
 from lgc.models.onnx.export import to_onnx
@@ -23,8 +23,9 @@ from lgc.profiler.backends.trt import backend as trt
 from lgc.profiler.backends.trt.engine import Engine
 from lgc.profiler.backends.trt.engine_files import get_description_path, write_engine_files
 from lgc.profiler.deployment.network import Network, write_onnx
+from lgc.profiler.inference import preprocessing
 from lgc.profiler.inference import segmenter as inference
-from lgc.profiler.inference.segmenter import Segmenter, extract_classes, resize_labels, upsample
+from lgc.profiler.inference.segmenter import Segmenter
 
 SCOPES = ("core", "dense", "end-to-end")
 
@@ -95,14 +96,14 @@ def test_channel_order_matters(network, files, picture, scope):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda frame: np.moveaxis(frame, -1, 0).astype(np.float32),
-        lambda frame: np.moveaxis(frame, -1, 0).astype(np.float32) / 255,
-        lambda frame: np.moveaxis(frame[..., ::-1], -1, 0).astype(np.float32) / 127.5 - 1,
+        lambda frame, _: np.moveaxis(frame, -1, 0).astype(np.float32),
+        lambda frame, _: np.moveaxis(frame, -1, 0).astype(np.float32) / 255,
+        lambda frame, _: np.moveaxis(frame[..., ::-1], -1, 0).astype(np.float32) / 127.5 - 1,
     ],
     ids=["bytes", "0..1", "-1..1, BGR"],
 )
 def test_wrong_normalisation_is_detected(network, files, picture, monkeypatch, wrong):
-    monkeypatch.setattr(inference, "normalise_image", wrong)
+    monkeypatch.setattr(preprocessing, "normalise_image", wrong)
     with Segmenter.open(files["dense"]) as segmenter:
         assert (segmenter.segment(picture) == segment_with_torch(network, picture)).mean() < 0.9
 
@@ -142,43 +143,14 @@ def run_model(model: bytes, x: np.ndarray) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
-@pytest.mark.parametrize("size", [(5, 7), (32, 48), (33, 20)])
-def test_resizing_equals_torch(size):
-    rng = np.random.default_rng(1)
-    logits = rng.standard_normal((3, 9, 14), dtype=np.float32)
-    reference = F.interpolate(torch.from_numpy(logits)[None], size, mode="bilinear", align_corners=False)[0].numpy()
-    for channel, expected in zip(logits, reference, strict=True):
-        np.testing.assert_allclose(upsample(channel, size), expected, atol=1e-5)
-    assert (extract_classes(logits[None], size) == reference.argmax(axis=0)).mean() > 0.99
-    labels = rng.integers(0, 9, (9, 14)).astype(np.uint8)
-    nearest = F.interpolate(torch.from_numpy(labels)[None, None].float(), size, mode="nearest-exact")[0, 0].numpy()
-    assert np.array_equal(resize_labels(labels, size), nearest.astype(np.uint8))
-
-
-def test_invalid_outputs_are_rejected():
-    assert extract_classes(np.full((1, 2, 2), 255, np.int64), (2, 2)).max() == 255
-    with pytest.raises(MeasurementError, match="classes 0 to 256"):
-        extract_classes(np.array([[[0, 256]]], np.int64), (1, 2))
-    with pytest.raises(MeasurementError, match="classes -1 to 0"):
-        extract_classes(np.array([[[0, -1]]], np.int32), (1, 2))
-    with pytest.raises(MeasurementError, match="not finite"):
-        extract_classes(np.full((1, 2, 4, 4), np.nan, np.float32), (4, 4))
-
-
-class Floats(torch.nn.Module):
-    def forward(self, x):
-        return x.argmax(dim=1).float()
-
-
 @pytest.mark.parametrize(
     ("module", "shape", "message"),
     [
-        (torch.nn.Flatten(), (1, 3, 8, 8), "neither logits"),
+        (torch.nn.Flatten(), (1, 3, 8, 8), "neither scores"),
         (torch.nn.AvgPool2d(2), (1, 4, 8, 8), "must be one image"),
         (torch.nn.Conv2d(3, 5, 1), (2, 3, 8, 8), "must be one image"),
-        (torch.nn.Conv2d(3, 1, 1), (1, 3, 8, 8), "neither logits"),
+        (torch.nn.AdaptiveAvgPool2d(1), (1, 3, 8, 8), "neither scores"),
         (torch.nn.Conv2d(3, 300, 1), (1, 3, 8, 8), "at most 256 classes"),
-        (Floats(), (1, 3, 8, 8), "neither logits"),
     ],
 )
 def test_other_networks_are_rejected(tmp_path, module, shape, message):
@@ -194,7 +166,8 @@ def test_foreign_file_is_segmented(tmp_path, picture):
     path.write_bytes(to_onnx(torch.nn.Conv2d(3, 5, 3, 4, 1), [(1, 3, 32, 48)]))
     with Segmenter.open(path) as segmenter:
         assert segmenter.segment(picture).shape == picture.shape[:2]
-        assert (segmenter.network.classes, segmenter.network.class_names) == (5, None)
+        assert (segmenter.num_classes, segmenter.network.class_names) == (5, None)
+        assert any("ImageNet's mean and std is assumed" in remark for remark in segmenter.remarks)
 
 
 def test_foreign_format_is_rejected(tmp_path: Path):
@@ -243,7 +216,7 @@ def opened(monkeypatch, network):
 def test_engine_is_segmented_like_a_file(network, engine, opened, picture):
     with Segmenter.open(engine) as segmenter:
         assert str(segmenter.target) == str(inference.Target("cuda:0", "tensorrt", "fp16"))
-        assert segmenter.network.classes == network.architecture.space.classes
+        assert segmenter.num_classes == network.architecture.space.classes
         assert (segmenter.segment(picture) == segment_with_torch(network, picture)).mean() >= 0.999
     assert opened == ["cuda:0"]
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lgc.errors import DataError
-from lgc.search.data.camvid import official_split
-from lgc.search.data.layouts import list_pairs
+from lgc.search.data.description import read_dataset
+from lgc.search.data.layouts.camvid import official_split
 from lgc.search.data.synthetic.writers import write_scenes
 
 from .pictures import write_image
@@ -20,9 +20,9 @@ SIZE = (32, 48)
 
 def test_camvid_folder_or_its_parent(tmp_path: Path) -> None:
     write_scenes(tmp_path, "camvid-segnet", {"train": 2}, SIZE)
-    inside, around = list_pairs(tmp_path / "CamVid", "train"), list_pairs(tmp_path, "train")
-    assert inside == around
-    assert len(inside[1]) == 2
+    inside, around = read_dataset(tmp_path / "CamVid").pairs("train"), read_dataset(tmp_path).pairs("train")
+    assert [pair.image for pair in inside] == [pair.image for pair in around]
+    assert len(inside) == 2
 
 
 def test_older_segnet_file_names(tmp_path: Path) -> None:
@@ -30,8 +30,8 @@ def test_older_segnet_file_names(tmp_path: Path) -> None:
     label = write_image(tmp_path / "trainannot/trainannot_00001.png", "L")
     write_image(tmp_path / "val/0016E5_07959.png")
     colours = write_image(tmp_path / "val_labels/0016E5_07959_L.png")
-    assert [pair.label for pair in list_pairs(tmp_path, "train")[1]] == [label]
-    assert [pair.label for pair in list_pairs(tmp_path, "val")[1]] == [colours]
+    assert [pair.label for pair in read_dataset(tmp_path).pairs("train")] == [label]
+    assert [pair.label for pair in read_dataset(tmp_path).pairs("val")] == [colours]
 
 
 def test_original_frames_are_split_by_sequence(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_original_frames_are_split_by_sequence(tmp_path: Path) -> None:
     for frame in frames:
         write_image(tmp_path / f"701_StillsRaw_full/{frame}.png")
         write_image(tmp_path / f"LabeledApproved_full/{frame}_L.png")
-    found = {split: [p.image.stem for p in list_pairs(tmp_path, split)[1]] for split in ("train", "val", "test")}
+    found = {split: [p.image.stem for p in read_dataset(tmp_path).pairs(split)] for split in ("train", "val", "test")}
     assert found == {
         "train": ["0001TP_006690", "0006R0_f00930", "0016E5_00390"],
         "val": ["0016E5_07959"],
@@ -66,4 +66,4 @@ def test_other_file_names_require_lists(tmp_path: Path) -> None:
     write_image(tmp_path / "701_StillsRaw_full/holiday.png")
     write_image(tmp_path / "LabeledApproved_full/holiday_L.png")
     with pytest.raises(DataError, match=r"the list train\.txt is missing"):
-        list_pairs(tmp_path, "train")
+        read_dataset(tmp_path).pairs("train")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lgc.errors import DataError, UnknownNameError, UsageError
 from lgc.models.images import IMAGENET
-from lgc.search.data.datasets import SegmentationDataset, load_dataset, split_halves
+from lgc.search.data.datasets import SegmentationDataset, load_dataset, require_classes, split_halves
 from lgc.search.data.synthetic.writers import write_scenes
 
 SIZE = (32, 48)
@@ -48,11 +48,23 @@ def test_item_is_normalised_image_and_label(camvid: Path) -> None:
 
 def test_attributes_describe_the_dataset(camvid: Path, tmp_path: Path) -> None:
     data = load_dataset(camvid, "val")
-    assert (data.layout, data.num_classes, data.ignore_index, len(data)) == ("camvid-segnet", 11, 255, 2)
+    assert (data.name, data.num_classes, data.ignore_index, len(data)) == ("camvid-segnet", 11, 255, 2)
     assert data.classes[0] == "sky"
     assert len(data.palette) == 11
     city = load_dataset(write_scenes(tmp_path, "cityscapes", {"val": 1}, SIZE).directory, "val")
-    assert (city.layout, city.num_classes, city.classes[0]) == ("cityscapes", 19, "road")
+    assert (city.name, city.num_classes, city.classes[0]) == ("cityscapes", 19, "road")
+
+
+def test_other_class_count_names_both_and_the_fix(tmp_path: Path) -> None:
+    folder = write_scenes(tmp_path / "own", "four-classes", {"train": 1}, SIZE).directory
+    data = load_dataset(folder, "train")
+    require_classes(data, 4, "tiny")
+    with pytest.raises(DataError) as caught:
+        require_classes(data, 11, "tiny")
+    assert str(caught.value) == (
+        "the dataset four-classes has 4 classes, the network's space tiny has 11: search a network for this dataset "
+        "with lgc-search --data, and a table from lgc-profile --classes 4"
+    )
 
 
 def test_resizing_is_bilinear_and_nearest(camvid: Path) -> None:
@@ -133,7 +145,7 @@ def test_seed_determines_the_halves(camvid: Path) -> None:
 def test_halves_share_settings_and_epoch(camvid: Path) -> None:
     data = load_dataset(camvid, "train", size=(16, 24), augment=True, seed=4)
     first, second = split_halves(data)
-    assert (first.size, first.augment, first.seed, first.layout) == ((16, 24), True, 4, "camvid-segnet")
+    assert (first.size, first.augment, first.seed, first.name) == ((16, 24), True, 4, "camvid-segnet")
     before = first[0]
     data.set_epoch(2)
     assert (first.epoch, second.epoch) == (2, 2)

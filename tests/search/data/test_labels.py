@@ -22,6 +22,7 @@ from lgc.search.data.labels import (
     camvid_rgb_to_index,
     train_id_to_camvid_rgb,
 )
+from lgc.search.data.layouts import load_layout
 
 
 def test_regular_ids_map_to_official_train_ids() -> None:
@@ -109,3 +110,15 @@ def test_unknown_colours_are_rejected(colour: tuple[int, int, int]) -> None:
 def test_void_is_black() -> None:
     shown = colourise_labels(np.array([[0, 10, 255]]), CAMVID_PALETTE)
     assert shown.tolist() == [[[128, 128, 128], [0, 128, 192], [0, 0, 0]]]
+
+
+def test_generated_scenes_share_facts_with_layouts() -> None:
+    """The generator's classes, ids and colours are those of the layouts' files."""
+    city, camvid = load_layout("cityscapes"), load_layout("camvid")
+    assert city.classes == dict(zip(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, strict=True))
+    assert [value for key in city.values for value in key.values] == TRAIN_ID_TO_ID[:19].tolist()
+    assert camvid.classes == dict(zip(CAMVID_CLASSES, CAMVID_PALETTE, strict=True))
+    names = [*CAMVID_CLASSES, *["ignore"] * 245]
+    assert {**{colour: name for name, colour in camvid.classes.items()}, **dict(camvid.map)} == {
+        colour: names[index] for colour, index in CAMVID_32.values()
+    }

@@ -8,9 +8,21 @@ import pytest
 from PIL import Image
 
 from lgc.errors import DataError
-from lgc.search.data.layouts import list_pairs
+from lgc.search.data.description import read_dataset
 
-SIZE = (32, 48)
+DESCRIPTION = """name: lists
+images: images/*
+labels: labels/*
+list: ["{split}.txt", "lists/{split}.lst"]
+splits: [train, val]
+classes: [road, sky]
+"""
+
+
+@pytest.fixture(autouse=True)
+def description(tmp_path: Path) -> None:
+    """Describe the dataset in the test's folder."""
+    (tmp_path / "dataset.yaml").write_text(DESCRIPTION)
 
 
 def _image(path: Path, mode: str = "RGB") -> Path:
@@ -28,6 +40,7 @@ def _image(path: Path, mode: str = "RGB") -> Path:
         "images/a.png,labels/a.png",
         "/SegNet/CamVid/images/a.png /SegNet/CamVid/labels/a.png",
         "# a comment\n\n  a.png  ",
+        "\ufeffa.png",
     ],
 )
 @pytest.mark.parametrize("place", ["train.txt", "lists/train.lst"])
@@ -36,9 +49,13 @@ def test_list_entries_in_all_notations(tmp_path: Path, line: str, place: str) ->
     _image(tmp_path / "images/b.png")
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text(f"{line}\n")
-    layout, pairs = list_pairs(tmp_path, "train")
-    assert layout.name == "camvid-lists"
-    assert [(pair.image, pair.label) for pair in pairs] == [(image, label)]
+    assert [(pair.image, pair.label) for pair in read_dataset(tmp_path).pairs("train")] == [(image, label)]
+
+
+def test_names_may_have_spaces(tmp_path: Path) -> None:
+    image, label = _image(tmp_path / "images/a b.png"), _image(tmp_path / "labels/a b.png", "L")
+    (tmp_path / "train.txt").write_text("a b.png\n")
+    assert [(pair.image, pair.label) for pair in read_dataset(tmp_path).pairs("train")] == [(image, label)]
 
 
 @pytest.mark.parametrize("separator", [" ", ",", "\t"])
@@ -47,7 +64,7 @@ def test_list_defines_order_and_labels(tmp_path: Path, separator: str) -> None:
         _image(tmp_path / f"images/{name}.png")
         _image(tmp_path / f"labels/mask_{name}.png", "L")
     (tmp_path / "val.txt").write_text(f"b.png{separator}mask_b.png\na.png{separator}mask_a.png\n")
-    assert [p.label.name for p in list_pairs(tmp_path, "val")[1]] == ["mask_b.png", "mask_a.png"]
+    assert [p.label.name for p in read_dataset(tmp_path).pairs("val")] == ["mask_b.png", "mask_a.png"]
 
 
 @pytest.mark.parametrize(
@@ -65,4 +82,4 @@ def test_list_errors_have_file_and_line(tmp_path: Path, content: bytes, says: st
     _image(tmp_path / "labels/a.png", "L")
     (tmp_path / "train.txt").write_bytes(content)
     with pytest.raises(DataError, match=says):
-        list_pairs(tmp_path, "train")
+        read_dataset(tmp_path).pairs("train")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lgc.errors import DataError
-from lgc.search.data.layouts import list_pairs
+from lgc.search.data.description import read_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 
 from .pictures import write_image
@@ -19,13 +19,13 @@ def test_message_for_a_single_image(tmp_path: Path) -> None:
     write_image(tmp_path / "train/a.png")
     (tmp_path / "trainannot").mkdir()
     with pytest.raises(DataError, match="1 of 1 image has no label"):
-        list_pairs(tmp_path, "train")
+        read_dataset(tmp_path).pairs("train")
 
 
 def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     write_scenes(tmp_path / "s", "camvid-segnet", {"train": 1}, SIZE)
     write_scenes(tmp_path / "c", "cityscapes", {"train": 1}, SIZE)
     for root in (tmp_path / "s", tmp_path / "c"):
-        image = list_pairs(root, "train")[1][0].image
+        image = read_dataset(root).pairs("train")[0].image
         image.with_name(f"._{image.name}").write_bytes(b"macOS")
-        assert [pair.image for pair in list_pairs(root, "train")[1]] == [image]
+        assert [pair.image for pair in read_dataset(root).pairs("train")] == [image]

@@ -99,8 +99,14 @@ def test_auxiliary_outputs_are_weighted(aux, scenes, tmp_path):
 
 
 def test_normalisation_of_the_training_is_used(scenes, tmp_path, monkeypatch):
+    real = SegmentationDataset.__init__
+
+    def normalise_otherwise(self, *arguments, **options):
+        real(self, *arguments, **options)
+        self.normalisation = Normalisation((0, 0, 0), (1, 1, 1))
+
     with monkeypatch.context() as patch:
-        patch.setattr(SegmentationDataset, "normalisation", Normalisation((0, 0, 0), (1, 1, 1)))
+        patch.setattr(SegmentationDataset, "__init__", normalise_otherwise)
         result = train(TOY, scenes, CONFIG, out=tmp_path)
     assert load_definition(tmp_path, TOY.network).normalisation == Normalisation((0, 0, 0), (1, 1, 1))
     assert evaluate_run(RunNetwork(tmp_path, TOY.network), scenes).per_class == result.per_class

@@ -14,10 +14,10 @@ from lgc.errors import DataError, OutputError, UnknownNameError, UsageError
 from lgc.models import LGCNet
 from lgc.models.nets.weights import save_weights
 from lgc.search.data.datasets import load_dataset
+from lgc.search.data.description import read_dataset
 from lgc.search.data.labels import ID_TO_TRAIN_ID
-from lgc.search.data.layouts import list_pairs
 from lgc.search.data.predictions import PredictionWriter
-from lgc.search.data.reading import CAMVID, CITYSCAPES_IDS, read_label
+from lgc.search.data.reading import read_label
 from lgc.search.data.synthetic.writers import SCENE_FORMATS, write_scenes
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.evaluation import evaluate_run
@@ -116,11 +116,10 @@ def test_every_layout_is_trained_and_scored(layout, make_run, make_scenes, tmp_p
     assert (trained.scored_at, trained.scored_images) == (SIZE, 3)
     result = evaluate_run(out, data, predictions=predictions)
     assert result.miou == trained.miou
-    coding = CITYSCAPES_IDS if layout == "cityscapes" else CAMVID
     right = total = 0
-    for pair in list_pairs(data, "val")[1]:
+    for pair in read_dataset(data).pairs("val"):
         stem = f"{pair.image.stem}_pred" if layout == "cityscapes" else pair.label.stem
-        predicted, truth = read_label(predictions / f"{stem}.png", coding), read_label(pair.label, pair.coding)
+        predicted, truth = read_label(predictions / f"{stem}.png", pair.coding), read_label(pair.label, pair.coding)
         assert predicted.shape == SIZE
         right += int((predicted == truth)[truth != 255].sum())
         total += int((truth != 255).sum())
@@ -209,7 +208,7 @@ def test_scores_equal_cityscapes_scripts(make_run, make_scenes, tmp_path, monkey
 
 def test_labels_may_have_several_sizes(make_run, make_scenes):
     data = make_scenes("camvid-segnet")
-    pair = list_pairs(data, "val")[1][0]
+    pair = read_dataset(data).pairs("val")[0]
     for path in (pair.image, pair.label):
         Image.open(path).resize((64, 40), Image.Resampling.NEAREST).save(path)
     assert evaluate_run(make_run(11), data).scored_at == "each label's own"
@@ -217,7 +216,7 @@ def test_labels_may_have_several_sizes(make_run, make_scenes):
 
 def test_predictions_never_overwrite_labels(make_run, make_scenes):
     data = make_scenes("camvid-segnet")
-    label = list_pairs(data, "val")[1][0].label
+    label = read_dataset(data).pairs("val")[0].label
     before = label.read_bytes()
     with pytest.raises(OutputError, match="files of the dataset"):
         PredictionWriter(label.parent, load_dataset(data, "val", (32, 32)))
@@ -247,7 +246,7 @@ def test_invalid_evaluations_are_refused(make_run, make_scenes):
 def test_void_label_does_not_change_scores(make_run, make_scenes):
     run, data = make_run(11), make_scenes("camvid-segnet")
     before = evaluate_run(run, data)
-    extra = list_pairs(data, "val")[1][0]
+    extra = read_dataset(data).pairs("val")[0]
     for path in (extra.image, extra.label):
         copied = path.with_name(f"z{path.name}")
         copied.write_bytes(path.read_bytes())

@@ -12,7 +12,7 @@ from PIL import Image
 from lgc.errors import UsageError
 from lgc.models import LGCNet
 from lgc.models.nets.weights import save_weights
-from lgc.search.data.layouts import list_pairs
+from lgc.search.data.description import read_dataset
 
 SHORT = ("--steps", 3, "--batch", 2)
 
@@ -113,7 +113,7 @@ def test_diverging_training_exits_with_1(run, scenes, call):
 @pytest.mark.parametrize("damage", ["value", "missing", "size"])
 def test_bad_data_give_a_single_line(run, scenes, call, tmp_path, damage, workers):
     copytree(scenes, tmp_path / "data")
-    label = list_pairs(tmp_path / "data", "train")[1][0].label
+    label = read_dataset(tmp_path / "data").pairs("train")[0].label
     if damage == "missing":
         label.unlink()
     else:

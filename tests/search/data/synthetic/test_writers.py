@@ -11,11 +11,11 @@ from PIL import Image
 
 from lgc.errors import OutputError, UnknownNameError, UsageError
 from lgc.search.data.datasets import load_dataset
-from lgc.search.data.labels import CITYSCAPES_CLASSES, IGNORE, TRAIN_ID_TO_CAMVID
-from lgc.search.data.layouts import LAYOUTS, detect_layout
+from lgc.search.data.description import read_dataset
+from lgc.search.data.labels import IGNORE, TRAIN_ID_TO_CAMVID
 from lgc.search.data.synthetic import writers
 from lgc.search.data.synthetic.scenes import Scene, generate_scene
-from lgc.search.data.synthetic.writers import SCENE_FORMATS, write_scenes
+from lgc.search.data.synthetic.writers import FOUR_CLASSES, SCENE_FORMATS, write_scenes
 
 SIZE = (32, 48)
 COUNTS = {"train": 3, "val": 2, "test": 1}
@@ -29,22 +29,35 @@ def _snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
+TRAIN_ID_TO_FOUR = np.array([0] * 2 + [1] * 6 + [2] * 3 + [3] * 8 + [IGNORE] * 237)
+EXPECTED = {"cityscapes": np.arange(256), FOUR_CLASSES: TRAIN_ID_TO_FOUR}
+"""Layout -> class of each train id; CamVid's for the others."""
+
+
 @pytest.mark.parametrize("layout", SCENE_FORMATS)
 def test_loader_reads_the_written_scenes(tmp_path: Path, layout: str) -> None:
     done = write_scenes(tmp_path / "d", layout, COUNTS, SIZE, seed=5)
     assert (done.written, done.kept) == (6, 0)
-    assert detect_layout(done.directory) == layout
+    assert read_dataset(done.directory).name == layout
     for index, (split, count) in enumerate(COUNTS.items()):
         data = load_dataset(done.directory, split)
         assert len(data) == count
-        assert data.layout == layout
+        assert data.name == layout
         for number in range(count):
             scene = generate_scene(5, index * 1_000_000 + number, SIZE)
-            expected = scene.label if LAYOUTS[layout].classes == CITYSCAPES_CLASSES else TRAIN_ID_TO_CAMVID[scene.label]
+            expected = EXPECTED.get(layout, TRAIN_ID_TO_CAMVID)[scene.label]
             image, label = data[number]
             assert np.array_equal(label.numpy(), expected)
             assert np.array_equal(np.asarray(Image.open(data.pairs[number].image)), scene.image)
             assert image.shape == (3, *SIZE)
+
+
+def test_description_gathers_label_values(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "d", FOUR_CLASSES, {"train": 2}, SIZE)
+    spec = read_dataset(tmp_path / "d")
+    assert spec.classes == ("street", "construction", "nature", "traffic")
+    with Image.open(spec.pairs("train")[0].label) as label:
+        assert np.asarray(label).max() > 3, "train ids"
 
 
 def test_label_files_match_the_real_ones(tmp_path: Path) -> None:

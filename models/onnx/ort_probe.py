@@ -1,0 +1,92 @@
+"""ONNX Runtime as the judge of a model: whether it loads, and the shapes of its outputs. Not for timing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import FileFormatError
+from .signature import OUTPUT_OPTION
+from .tensors import generate_array
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .signature import TensorSpec
+
+_FATAL = 4
+"""Severity of ONNX Runtime's log from which it prints."""
+
+
+class DynamicOutputError(FileFormatError):
+    """An output that is not a tensor of a static shape."""
+
+
+class OrtProbe:
+    """Session of a model on the CPU, without optimisations.
+
+    Attributes:
+        session: ONNX Runtime's session.
+    """
+
+    def __init__(self, model: bytes | str, where: str) -> None:
+        """Load a model from its content, or from the path of its file.
+
+        Raises:
+            FileFormatError: ONNX Runtime rejects the model; the message quotes it.
+        """
+        import onnxruntime
+
+        self._where = where
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise FileFormatError(f"{where}: ONNX Runtime rejects the model: {first_line(error)}") from error
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], names: Sequence[str] | None = None) -> list[NDArray[Any]]:
+        """Return the outputs, all or those with the names.
+
+        Raises:
+            FileFormatError: The model fails, e.g. at this size; the message quotes ONNX Runtime.
+        """
+        try:
+            return list(self.session.run(names, inputs))
+        except Exception as error:
+            raise FileFormatError(f"{self._where}: ONNX Runtime fails to run the model: {first_line(error)}") from error
+
+    def measure_outputs(self, inputs: tuple[TensorSpec, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Return name -> shape and type of each output, which must not depend on the values of the inputs.
+
+        Raises:
+            DynamicOutputError: An output is not a tensor, or its shape depends on the values of the inputs.
+            FileFormatError: The model fails.
+        """
+        names = [output.name for output in self.session.get_outputs()]
+        rng = np.random.default_rng(0)
+        results = [
+            self.run({spec.name: generate_array(rng, spec.shape, spec.dtype) for spec in inputs}) for _ in range(2)
+        ]
+        for name, first, second in zip(names, *results, strict=True):
+            if not hasattr(first, "shape"):
+                raise DynamicOutputError(
+                    f"{self._where}: output {name} is a {type(first).__name__}, not a tensor: choose another with "
+                    f"{OUTPUT_OPTION}"
+                )
+            if first.shape != second.shape or 0 in first.shape:
+                raise DynamicOutputError(
+                    f"{self._where}: the shape of output {name} depends on the values of the input, {first.shape} or "
+                    f"{second.shape}, but must be static: choose another with {OUTPUT_OPTION}"
+                )
+        return {name: (array.shape, str(array.dtype)) for name, array in zip(names, results[0], strict=True)}
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error of ONNX or ONNX Runtime, without its codes."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |^\[\w+Error\] ", "", line)

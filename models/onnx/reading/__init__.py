@@ -1,0 +1,1 @@
+"""Reading of any ONNX file as a self-contained model with static shapes."""

@@ -1,0 +1,86 @@
+"""Weights in files next to an ONNX file: reading, checks, embedding."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ....errors import FileFormatError
+from ....files import describe
+from ..graphs import RawModel, walk_tensors
+
+MAX_MODEL_BYTES = 2**31 - 1
+"""Largest ONNX file: protobuf's limit."""
+PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+"""Type with several values per byte -> bits of a value."""
+
+
+def embed_external_data(raw: RawModel, folder: Path | None) -> None:
+    """Copy weights from other files into the model.
+
+    Args:
+        raw: Model of the file.
+        folder: Folder of the ONNX file, which must hold the files; None if the model has no folder.
+
+    Raises:
+        FileFormatError: A file is missing, too short or outside the folder, or the weights exceed 2 GB.
+    """
+    import onnx
+
+    external = onnx.TensorProto.EXTERNAL
+    tensors = [tensor for tensor in walk_tensors(raw.model) if tensor.data_location == external]
+    if not tensors:
+        return
+    sizes = [_count_bytes(tensor) for tensor in tensors]
+    if sum(sizes) > MAX_MODEL_BYTES:
+        raise FileFormatError(
+            f"{raw.where}: its weights have {sum(sizes) / 1e9:.1f} GB, but a model must be below 2 GB to be embedded "
+            "in one ONNX file: convert the weights to float16"
+        )
+    for tensor, size in zip(tensors, sizes, strict=True):
+        tensor.raw_data = _read(tensor, size, folder, raw.where)
+        tensor.ClearField("external_data")
+        tensor.data_location = onnx.TensorProto.DEFAULT
+    raw.change()
+
+
+def _count_bytes(tensor: Any) -> int:
+    """Return the size of a tensor's values in bytes."""
+    from onnx import TensorProto, helper
+
+    kind = TensorProto.DataType.Name(tensor.data_type)
+    bits = PACKED_BITS.get(kind) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    size: int = math.ceil(math.prod(tensor.dims) * bits / 8)
+    return size
+
+
+def _read(tensor: Any, size: int, folder: Path | None, where: str) -> bytes:
+    """Return the bytes of a tensor from its file."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location, weight = entries.get("location", ""), f"weight {tensor.name!r}"
+    if folder is None:
+        raise FileFormatError(f"{where}: {weight} is in the file {location!r}: read the model from its folder")
+    path = folder / location
+    if Path(location).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise FileFormatError(
+            f"{where}: {weight} is in {location!r}, outside the model's folder, which is not allowed: copy the file "
+            "into the folder and save the model again"
+        )
+    if not path.is_file():
+        raise FileFormatError(f"{where}: {weight} is in {path}, which is {describe(path)}: copy it next to the model")
+    try:
+        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or size)
+    except ValueError as error:
+        raise FileFormatError(f"{where}: {weight} has an invalid offset or length in {path}") from error
+    if length != size or offset < 0:
+        raise FileFormatError(f"{where}: {weight} has {size} bytes, but {length} bytes at {offset} of {path} are named")
+    with path.open("rb") as file:
+        file.seek(offset)
+        data: bytes = file.read(length)
+    if len(data) < length:
+        raise FileFormatError(
+            f"{where}: {weight} needs bytes {offset} to {offset + length} of {path}, which has only "
+            f"{path.stat().st_size} ({describe(path)}): copy it again"
+        )
+    return data

@@ -1,0 +1,189 @@
+"""Any ONNX file becomes a self-contained model with static shapes that computes the same."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper
+
+from lgc.errors import FileFormatError, UsageError
+from lgc.models.onnx.model import OnnxModel
+from lgc.models.onnx.tensors import generate_array
+
+from ... import onnx_files as files
+
+SIZE, MACS, PARAMETERS = files.SIZE, 8 * 27 * 96 + 4 * 8 * 96, 8 * 27 + 8 + 4 * 8
+
+
+def run(model, feeds):
+    """Return name -> output of a file or of bytes, without optimisations, which depend on what is constant."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+SAME = {
+    "static": (files.make, {}),
+    "dynamic": (files.dynamic, {"input_size": SIZE}),
+    "batch": (lambda: files.dynamic(("n", 3, *SIZE), ("n", 4, 8, 12)), {}),
+    "unnamed axes": (files.unnamed_axes, {"input_size": SIZE}),
+    "all axes dynamic": (lambda: files.dynamic(("n", "c", "h", "w")), {"input_size": SIZE}),
+    "channels last": (lambda: files.channels_last(("n", "h", "w", 3)), {"input_size": SIZE}),
+    "one output": (lambda: files.two_outputs(("n", 3, "h", "w")), {"input_size": SIZE, "output": "main"}),
+    "weights as inputs": (files.weights_as_inputs, {}),
+    "weights as inputs, later": (lambda: files.weights_as_inputs(ir=8), {}),
+    "constants": (files.constants, {}),
+    "function": (files.with_function, {}),
+    "branch": (files.branch, {}),
+    "branch, cut": (files.branch, {"output": "y"}),
+    "stale shape": (files.stale_shape, {}),
+    "computed shape": (files.reshaped, {}),
+    "float16": (lambda: files.half(keep_io=False), {}),
+    "float16 inside": (lambda: files.half(keep_io=True), {}),
+    "pixels": (files.pixels, {}),
+    "tokens": (files.tokens, {}),
+    **{f"opset {opset}": ((lambda opset=opset: files.old(opset)), {}) for opset in range(7, 13)},
+}
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_model_computes_the_same_as_file(kind, tmp_path):
+    make, options = SAME[kind]
+    path = files.save(make(), tmp_path / "m.onnx")
+    model = OnnxModel.load(path, **options)
+    rng = np.random.default_rng(1)
+    feeds = {spec.name: generate_array(rng, spec.shape, spec.dtype) for spec in model.inputs}
+    expected, actual = run(path, feeds), run(model.data, feeds)
+    for spec in model.outputs:
+        assert spec.shape == actual[spec.name].shape
+        assert spec.dtype == actual[spec.name].dtype
+        np.testing.assert_array_equal(actual[spec.name], expected[spec.name])
+    assert OnnxModel.parse(model.data, "again").outputs == model.outputs
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "QDQ", "QOperator"])
+def test_quantised_file_is_int8_and_counted(kind, tmp_path):
+    path = files.quantise(tmp_path, kind)
+    model = OnnxModel.load(path)
+    assert (model.precision, model.quantisation, model.is_quantised) == ("int8", kind, True)
+    assert (model.costs.macs, model.costs.uncounted) == (MACS, ())
+    assert model.costs.parameters == PARAMETERS
+    feeds = {"x": np.ones(files.IMAGE, np.float32)}
+    np.testing.assert_array_equal(run(model.data, feeds)["y"], run(path, feeds)["y"])
+
+
+@pytest.mark.parametrize(
+    ("make", "precision"),
+    [
+        (files.make, "fp32"),
+        (files.constants, "fp32"),
+        (files.stored_as_half, "fp32"),
+        (lambda: files.half(keep_io=True), "fp16"),
+        (lambda: files.half(keep_io=False), "fp16"),
+    ],
+)
+def test_precision_is_that_of_the_computation(make, precision, tmp_path):
+    model = OnnxModel.load(files.save(make(), tmp_path / "m.onnx"))
+    assert (model.precision, model.quantisation) == (precision, None)
+    assert (model.costs.parameters, model.costs.macs) == (PARAMETERS, MACS)
+
+
+def test_mixed_precision_is_remarked(tmp_path):
+    model = files.half(keep_io=True)
+    model.graph.node[3].input[1] = "w2f"
+    model.graph.initializer.append(files.tensor("w2f", files.WEIGHTS["w2"]))
+    model.graph.node.insert(3, helper.make_node("Cast", ["r"], ["rf"], to=files.FLOAT))
+    model.graph.node[4].input[0], model.graph.node[4].output[0] = "rf", "y"
+    del model.graph.node[5]
+    mixed = OnnxModel.load(files.save(model, tmp_path / "m.onnx"))
+    assert mixed.precision == "fp16"
+    assert "mixed precision, multiply-accumulates 87 % in fp16, 13 % in fp32: called fp16" in mixed.remarks
+
+
+def test_float64_is_refused(tmp_path):
+    weights = {"w": np.ones((24, 5))}
+    double = onnx.TensorProto.DOUBLE
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = files.make(nodes, [files.value("x", (1, 24), double)], [files.value("y", (1, 5), double)], weights)
+    with pytest.raises(FileFormatError, match="computes in float64"):
+        OnnxModel.load(files.save(model, tmp_path / "m.onnx"))
+
+
+def test_what_was_bound_is_remarked(tmp_path):
+    path = files.save(files.dynamic(), tmp_path / "m.onnx")
+    assert OnnxModel.load(path, input_size=(32, 48)).remarks == ("input x [n, 3, h, w] bound to 1x3x32x48",)
+    assert OnnxModel.load(files.save(files.make(), path)).remarks == ()
+
+
+def test_unchanged_file_keeps_its_bytes(tmp_path):
+    path = files.save(files.make(), tmp_path / "m.onnx")
+    assert OnnxModel.load(path, input_size=SIZE).data == path.read_bytes()
+
+
+def test_several_outputs_are_all_kept(tmp_path):
+    model = OnnxModel.load(files.save(files.two_outputs(), tmp_path / "m.onnx"))
+    assert [tensor.name for tensor in model.outputs] == ["aux", "main"]
+    assert "computes all 2 outputs: aux float32 1x4x8x12 (auxiliary logits?), main" in model.remarks[0]
+    with pytest.raises(UsageError, match=r"has 2 outputs: aux .*choose one with --output-name NAME"):
+        _ = model.output
+
+
+def test_custom_operators_are_named(tmp_path):
+    node = helper.make_node("Magic", ["z"], ["y"], domain="vendor")
+    path = files.save(files.make([*files.net_nodes(y="z"), node], domains=["vendor"]), tmp_path / "m.onnx")
+    assert OnnxModel.load(path).remarks == ("not every backend runs its custom operators: vendor::Magic",)
+    model = files.make([*files.net_nodes(y="z"), node], outputs=[files.value("y", ("a", "b"))], domains=["vendor"])
+    with pytest.raises(FileFormatError, match=r"ONNX Runtime rejects the model.*custom operators: vendor::Magic"):
+        OnnxModel.load(files.save(model, path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (files.make().SerializeToString()[:-100], "or truncated"),
+        (b"PK\x03\x04" + bytes(600), "a zip archive, perhaps a torch checkpoint"),
+        (b"\x18\0\0\0ORTM" + bytes(600), "ONNX Runtime's own format"),
+        (b"", "an empty file"),
+        (b"\x08\x08", "no operators"),
+    ],
+)
+def test_other_files_are_named(content, message, tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match=message):
+        OnnxModel.load(path)
+
+
+def test_invalid_graph_is_refused(tmp_path):
+    model = files.make()
+    model.graph.node[1].op_type = "Reelu"
+    with pytest.raises(FileFormatError, match="invalid ONNX model: No Op registered for Reelu"):
+        OnnxModel.load(files.save(model, tmp_path / "m.onnx"))
+
+
+def test_stale_shape_is_corrected_with_remark(tmp_path):
+    model = OnnxModel.load(files.save(files.stale_shape(), tmp_path / "m.onnx"))
+    assert model.outputs[0].shape == (1, 4, 8, 12)
+    assert "although ONNX's checker reports" in model.remarks[0]
+
+
+def test_shape_that_depends_on_the_image_is_refused(tmp_path):
+    nodes = [*files.net_nodes(y="z"), helper.make_node("NonZero", ["r"], ["y"])]
+    model = files.make(nodes, outputs=[files.value("y", ("n", "m"), onnx.TensorProto.INT64)])
+    with pytest.raises(FileFormatError, match="the shape of output y depends on the values of the input"):
+        OnnxModel.load(files.save(model, tmp_path / "m.onnx"))
+
+
+def test_sequence_output_asks_for_a_tensor(tmp_path):
+    nodes = [*files.net_nodes(), helper.make_node("SequenceConstruct", ["y"], ["s"])]
+    sequence = helper.make_tensor_sequence_value_info("s", files.FLOAT, None)
+    model = files.make(nodes, outputs=[sequence, files.value("y", (1, 4, 8, 12))])
+    path = files.save(model, tmp_path / "m.onnx")
+    with pytest.raises(
+        FileFormatError, match="output s is a sequence, not a tensor: choose a tensor with --output-name: y"
+    ):
+        OnnxModel.load(path)
+    assert OnnxModel.load(path, output="y").outputs[0].name == "y"

@@ -1,0 +1,50 @@
+"""Meaning of an output by its operators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lgc.models.onnx.export import to_onnx
+from lgc.profiler.inference.output_values import infer_values
+
+
+class Head(nn.Module):
+    """Convolution, then a function."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.convolution, self.function = nn.Conv2d(3, 1, 1), function
+
+    def forward(self, x):
+        return self.function(self.convolution(x))
+
+
+def enlarge(x):
+    return nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: x, "logits"),
+        (enlarge, "logits"),
+        (lambda x: x + nn.functional.avg_pool2d(x, 1) * 0 + x, None),
+        (lambda x: x + x, "logits"),
+        (lambda x: x.sigmoid(), "probabilities"),
+        (lambda x: enlarge(x.sigmoid())[:, 0], "probabilities"),
+        (lambda x: 1 - x.sigmoid(), None),
+        (lambda x: (x > 0).float(), "labels"),
+        (lambda x: torch.cat([x, -x], 1).argmax(1).float(), "labels"),
+        (lambda x: x.relu(), None),
+        (lambda x: x.clamp(0, 1), None),
+    ],
+)
+def test_last_operator_decides(function, expected):
+    model = to_onnx(Head(function), [(1, 3, 8, 8)])
+    assert infer_values(model, "output_0") == expected
+
+
+def test_input_as_output_is_unknown():
+    assert infer_values(to_onnx(nn.Flatten(), [(1, 3, 8, 8)]), "output_0") is None

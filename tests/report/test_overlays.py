@@ -1,0 +1,67 @@
+"""Picture of labelled images."""
+
+import numpy as np
+import pytest
+
+from lgc.models.palettes import distinct_palette
+from lgc.profiler.inference.painting import Legend
+from lgc.report.overlays import CELL, Overlay, draw_overlays
+
+LEGEND = Legend(("road", "sky"), ((200, 0, 0), (0, 0, 200)))
+
+PAINTED = [160, 39, 39]
+"""Grey 100 under 60 % of road."""
+
+
+def fit(height, width, label=0, legend=LEGEND):
+    pixels = np.full((height, width, 3), 100, np.uint8)
+    return Overlay.fit("a.png", pixels, np.full((height, width), label, np.uint8), legend).picture
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted"),
+    [((480, 640), (240, 320)), ((2000, 100), (240, 12)), ((1, 9000), (1, 320)), ((50, 60), (200, 240))],
+)
+def test_image_is_fitted_into_a_cell(size, fitted):
+    assert fit(*size).shape == (*fitted, 3)
+
+
+def test_classes_are_blended_over_the_image():
+    assert fit(50, 60, 0)[0, 0].tolist() == PAINTED
+    assert fit(50, 60, 1)[0, 0].tolist() == PAINTED[::-1]
+
+
+def test_ignored_pixels_are_not_painted():
+    assert (fit(50, 60, 255) == 100).all()
+
+
+def test_small_labels_stay_sharp():
+    labels = np.array([[0, 1]], np.uint8)
+    picture = Overlay.fit("a", np.full((1, 2, 3), 100, np.uint8), labels, LEGEND).picture
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 2
+
+
+def test_page_has_pictures_and_legend():
+    overlay = Overlay("a.png", fit(50, 60))
+    page = draw_overlays([overlay] * 5, LEGEND, ["50 %", "25 %", "25 %"])
+    colours = {tuple(colour) for colour in page.reshape(-1, 3).tolist()}
+    assert {*LEGEND.palette, tuple(PAINTED), (255, 255, 255)} <= colours
+    painted = (page == PAINTED).all(-1)
+    assert painted.sum() == 5 * 200 * 240
+    assert page.shape[1] > 4 * CELL[0]
+
+
+def test_many_classes_and_long_names_fit():
+    legend = Legend(tuple(f"a very long name of class {index}" for index in range(255)), distinct_palette(255))
+    page = draw_overlays([Overlay("folder/" * 40, fit(50, 60, 254, legend))], legend, ["1 %"] * 256)
+    visible = {tuple(colour) for colour in page.reshape(-1, 3).tolist()}
+    assert set(legend.palette) <= visible
+
+
+def test_names_in_any_script_are_drawn():
+    legend = Legend(("道路", "Straße"), LEGEND.palette)
+    assert draw_overlays([Overlay("写真.png", fit(50, 60))], legend, ["", "", ""]).size
+
+
+def test_page_without_pictures_has_a_legend():
+    assert draw_overlays([], LEGEND, ["", "", ""]).size

@@ -1,0 +1,223 @@
+"""Descriptions in YAML: splits, values, normalisation, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lgc.errors import DataError, LgcError, UnknownNameError
+from lgc.models.images import Normalisation
+from lgc.search.data.datasets import load_dataset
+from lgc.search.data.description import read_dataset
+
+BASE = """name: street
+root: data
+images: images/{split}
+labels: labels/{split}
+splits: [train, val]
+classes: [road, car, sky]
+"""
+
+
+def write_pair(root: Path, name: str, value: int = 1, image: str = "images", label: str = "labels") -> None:
+    for folder, mode, fill in ((image, "RGB", (90, 90, 90)), (label, "L", value)):
+        path = root / folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, (6, 4), fill).save(path)
+
+
+@pytest.fixture
+def describe(tmp_path: Path) -> Path:
+    """Write a dataset with two splits, and return the path of a `dataset.yaml`."""
+    for name in ("train/a", "train/b", "val/c"):
+        write_pair(tmp_path / "data", name)
+    path = tmp_path / "street.yaml"
+    path.write_text(BASE)
+    return path
+
+
+def edit(path: Path, old: str, new: str) -> Path:
+    """Change the text of a description."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def test_splits_classes_and_defaults(describe: Path) -> None:
+    spec = read_dataset(describe)
+    assert (spec.name, spec.classes, spec.split_names) == ("street", ("road", "car", "sky"), ("train", "val"))
+    assert [pair.image.name for pair in spec.pairs("train")] == ["a.png", "b.png"]
+    assert len(set(spec.palette)) == 3
+    assert spec.remarks == ()
+    with pytest.raises(UnknownNameError, match=r"unknown split 'vall' .*did you mean 'val'"):
+        spec.pairs("vall")
+
+
+def test_folder_may_hold_its_description(describe: Path) -> None:
+    edit(describe, "root: data\n", "").rename(describe.parent / "data/dataset.yaml")
+    assert read_dataset(describe.parent / "data").name == "street"
+
+
+def test_unlabelled_test_split_has_no_labels(describe: Path) -> None:
+    edit(describe, "[train, val]", "[train, val, test]")
+    write_pair(describe.parent / "data", "d", image="images/test", label="unused")
+    assert [pair.label for pair in read_dataset(describe).pairs("test")] == [None]
+    assert (load_dataset(describe, "test")[0][1] == 255).all()
+
+
+def test_shares_partition_the_images(describe: Path) -> None:
+    for index in range(11):
+        write_pair(describe.parent / "data", f"all/{index}")
+    edit(describe, "{split}", "all")
+    edit(describe, "[train, val]", "{train: {share: 0.7}, val: {share: 0.2}, test: {share: 0.1}}\nseed: 3")
+    spec = read_dataset(describe)
+    parts = [[pair.image.name for pair in spec.pairs(split)] for split in spec.split_names]
+    assert [len(part) for part in parts] == [7, 2, 2]
+    assert len({name for part in parts for name in part}) == 11
+    again = [[pair.image.name for pair in read_dataset(describe).pairs(split)] for split in spec.split_names]
+    assert again == parts
+    edit(describe, "seed: 3", "seed: 4")
+    assert [[pair.image.name for pair in read_dataset(describe).pairs(s)] for s in spec.split_names] != parts
+
+
+def test_labels_follow_from_their_images(describe: Path) -> None:
+    root = describe.parent / "data"
+    write_pair(root, "ulm/x_left", image="deep/train", label="other")
+    (root / "other/ulm/x_left.png").rename(root / "other/x_truth.png")
+    edit(describe, "images/{split}", "deep/{split}/*/*_left.png")
+    edit(describe, "labels/{split}", "other/*_truth.png")
+    assert [pair.label for pair in read_dataset(describe).pairs("train")] == [root / "other/x_truth.png"]
+
+
+def test_two_images_never_share_a_label(describe: Path) -> None:
+    image = describe.parent / "data/images/train/a.png"
+    Image.new("RGB", (6, 4)).save(image.with_suffix(".jpg"))
+    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have the same label .*a\.png: rename one, or use a list"):
+        read_dataset(describe).pairs("train")
+
+
+def test_values_ranges_and_colours_map(describe: Path) -> None:
+    label = describe.parent / "data/labels/train/a.png"
+    Image.fromarray(np.array([[0, 7, 40, 41, 300, 65535]], np.uint16)).save(label)
+    Image.new("RGB", (6, 1)).save(describe.parent / "data/images/train/a.png")
+    edit(describe, "classes: [road, car, sky]", "classes: {road: '#010203', car: [4, 5, 6], sky: 7 8 9}")
+    describe.write_text(describe.read_text() + "map: {0-7: road, 40: car, 41-300: ignore, 65535: sky, 9 9 9: car}\n")
+    assert load_dataset(describe, "train")[0][1].tolist() == [[0, 0, 1, 255, 255, 2]]
+    Image.fromarray(np.array([[(1, 2, 3), (4, 5, 6), (7, 8, 9), (9, 9, 9)]], np.uint8)).resize((6, 1), 0).save(label)
+    assert set(load_dataset(describe, "train")[0][1].unique().tolist()) == {0, 1, 2}
+
+
+def test_known_layout_may_be_extended(tmp_path: Path) -> None:
+    write_pair(tmp_path / "city", "x", 26, "leftImg8bit/val/ulm", "gtFine/val/ulm")
+    for folder, old, new in (("leftImg8bit", "x", "x_leftImg8bit"), ("gtFine", "x", "x_gtFine_labelIds")):
+        path = tmp_path / folder.join(("city/", f"/val/ulm/{old}.png"))
+        path.rename(path.with_name(f"{new}.png"))
+    mean, std = "[123.675, 116.28, 103.53]", "[255, 255, 255]"
+    (tmp_path / "d.yaml").write_text(
+        f"extends: cityscapes\nroot: city\nnormalisation: {{mean: {mean}, std: {std}, range: 0..255}}\n"
+    )
+    data = load_dataset(tmp_path / "d.yaml", "val")
+    assert data.num_classes == 19
+    assert data.normalisation.mean == pytest.approx((0.485, 0.456, 0.406))
+    assert set(data[0][1].unique().tolist()) == {13}
+    assert data[0][0][:, 0, 0].tolist() == pytest.approx([(90 - m) / 255 for m in (123.675, 116.28, 103.53)], abs=1e-6)
+
+
+def test_normalisation_pads_with_its_mean(describe: Path) -> None:
+    describe.write_text(describe.read_text() + "normalisation: {mean: [0, 0.2, 1], std: [1, 1, 1], range: 0..1}\n")
+    data = load_dataset(describe, "train", (4, 6), augment=True, crop=(40, 60))
+    assert data.normalisation == Normalisation((0, 0.2, 1), (1, 1, 1))
+    image, label = data[0]
+    assert image[:, label == 255].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("classes: [", "classes: [a, b]\nclasses: [", "line 7: duplicate key 'classes', first on line 6"),
+        ("name: street", "name: street\nseed: 1e1", "line 2: 1e1 is text"),
+        ("name: street", "name: street\nclases: 3", r"unknown field 'clases' \(did you mean 'classes'\?\)"),
+        ("[train, val]", "{train: {imges: x}, val: {}}", r"split train: unknown field 'imges'"),
+        ("root: data", "root: nowhere", "root: no such folder: .*nowhere"),
+        ("car, sky", "car, car", "two classes are called 'car'"),
+        ("[road, car, sky]", "[road]", "2 to 255 classes, got 1"),
+        ("[road, car, sky]", str([f"c{i}" for i in range(256)]), "2 to 255 classes, got 256"),
+        ("[road, car, sky]", "{a: [1, 1, 1], b: [2, 2, 2], c: [1, 1, 1]}", "classes 'a' and 'c' have the same colour"),
+        ("[road, car, sky]", "{a: [1, 1, 1], b: }", "class 'b' has no colour"),
+        ("[road, car, sky]", "{a: [1, 1], b: [2, 2, 2]}", r"\[1, 1\] is not a colour"),
+        ("[road, car, sky]", "[1, 2]", "1 is not a class name"),
+        ("[road, car, sky]", "[road, ignore]", "a class cannot be called 'ignore'"),
+        ("name: street", "name: street\nmap: {7: lane}", "7 is of the unknown class 'lane'"),
+        (
+            "name: street",
+            "name: street\nmap: {0-4: road, 3-5: car, 9: sky}",
+            "label value 3 has two meanings, in 0-4 and",
+        ),
+        ("name: street", "name: street\nmap: {0: road, 1: car}", "class 'sky' has no label value"),
+        ("name: street", "name: street\nmap: {7: road, '7': car, 8: sky}", "label value 7 has two meanings"),
+        ("name: street", "name: street\nvalues: [1, 2]", "2 label values for 3 classes"),
+        ("name: street", "name: street\nignore: 0", "label value 0 is class 'road'.*write e.g. `values: 1-3`"),
+        ("name: street", "name: street\nignore: 65536", "not a range of label values from 0 to 65535"),
+        ("name: street", "name: street\nignore: 1.5", "1.5 is not a label value"),
+        ("[train, val]", "{train: {share: 0.8}, val: {share: 0.3}}", "the shares of train, val are more than 1"),
+        ("images/{split}", "images", "splits train and val have the same images"),
+        ("labels: labels/{split}\n", "", "split train has no labels"),
+        ("splits: [train, val]\n", "", "splits: must be a list of names"),
+        ("name: street", "extends: citiscapes", "unknown layout 'citiscapes' .*did you mean 'cityscapes'"),
+        (
+            "name: street",
+            "name: street\nnormalisation: {mean: [124, 116, 104], std: [58, 57, 57], range: 0..1}",
+            "mean 124 is not in the range 0..1",
+        ),
+        (
+            "name: street",
+            "name: street\nnormalisation: {mean: [0.5, 0.5, 0.5], std: [0, 1, 1], range: 0..1}",
+            "std must be above 0",
+        ),
+        (
+            "name: street",
+            "name: street\nnormalisation: {mean: [0.5, 0.5, 0.5], std: [1, 1, 1]}",
+            "normalisation.range: Field required",
+        ),
+    ],
+)
+def test_invalid_descriptions_are_refused(describe: Path, old: str, new: str, message: str) -> None:
+    edit(describe, old, new)
+    with pytest.raises(LgcError, match=message) as caught:
+        read_dataset(describe)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    assert describe.name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "[train, val]",
+            "[dev, val]",
+            r"data has no dev images: images/dev/ is missing or empty \(available splits: val\)",
+        ),
+        ("labels/{split}", "masks", "2 of 2 images have no label; the first is .*a.png: no such file: .*masks/a.png"),
+        ("labels/{split}", "labels/*/*/*/*.png", "pattern labels/.* has 4 wildcards, its images' only 2"),
+    ],
+)
+def test_missing_files_are_named(describe: Path, old: str, new: str, message: str) -> None:
+    edit(describe, old, new)
+    spec = read_dataset(describe)
+    with pytest.raises(DataError, match=message):
+        spec.pairs(spec.split_names[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\1", b"- a\n", b"just text"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.yaml"
+    with pytest.raises(LgcError, match="no such file"):
+        read_dataset(path)
+    path.write_bytes(content)
+    with pytest.raises(LgcError, match=r"x\.yaml: it (is|needs)"):
+        read_dataset(path)

@@ -1,0 +1,238 @@
+"""Labels in palette mode, with alpha, of one or 16 bits, and rotated images."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lgc.errors import DataError
+from lgc.models.images import read_pixels
+from lgc.search.data.datasets import load_dataset
+from lgc.search.data.description import read_dataset
+from lgc.search.data.labels import CAMVID_PALETTE, TRAIN_ID_TO_ID
+from lgc.search.data.reading import read_label
+from lgc.search.data.synthetic.writers import write_scenes
+
+CLASSES = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
+COLOURS = np.array([(128, 64, 128), (0, 0, 142), (70, 130, 180)], np.uint8)
+COLOURED = "{road: [128, 64, 128], car: [0, 0, 142], sky: [70, 130, 180]}"
+PERMUTED = np.array([2, 0, 1])
+"""Position of each class's colour in a palette of another order."""
+
+
+def decode(folder: Path, file: Image.Image, classes: str = COLOURED, fields: str = "") -> list[list[int]]:
+    """Save a label, and read it in a dataset with these classes."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir(exist_ok=True)
+    Image.new("RGB", file.size).save(folder / "images/a.png")
+    file.save(folder / "labels/a.png")
+    text = f"name: d\nimages: images/*\nlabels: labels/*\nsplits: [train]\nclasses: {classes}\n{fields}"
+    (folder / "dataset.yaml").write_text(text)
+    (pair,) = read_dataset(folder).pairs("train")
+    return read_label(pair.label, pair.coding).tolist()
+
+
+def in_palette_mode(values: np.ndarray, palette: np.ndarray) -> Image.Image:
+    file = Image.fromarray(values.astype(np.uint8))
+    file.putpalette(palette.astype(np.uint8).tobytes())
+    return file
+
+
+GREY = np.repeat(np.arange(256)[:, None], 3, 1)
+SAME_ORDER = in_palette_mode(CLASSES, COLOURS)
+OTHER_ORDER = in_palette_mode(PERMUTED[CLASSES], COLOURS[np.argsort(PERMUTED)])
+FOREIGN = in_palette_mode(CLASSES, COLOURS[::-1] // 2 + 1)
+
+
+@pytest.mark.parametrize("classes", [COLOURED, "[road, car, sky]"])
+@pytest.mark.parametrize("palette", [GREY, np.zeros((3, 3))])
+def test_palette_without_meaning_is_read_by_index(tmp_path: Path, classes: str, palette: np.ndarray) -> None:
+    assert decode(tmp_path, in_palette_mode(CLASSES, palette), classes) == CLASSES.tolist()
+
+
+@pytest.mark.parametrize("file", [SAME_ORDER, OTHER_ORDER], ids=["same order", "other order"])
+@pytest.mark.parametrize("kind", ["", "kind: palette\n", "kind: colours\n"])
+def test_palette_of_the_classes_is_read_by_colour(tmp_path: Path, file: Image.Image, kind: str) -> None:
+    assert decode(tmp_path, file, fields=kind) == CLASSES.tolist()
+
+
+def test_foreign_palette_is_refused_with_both_readings(tmp_path: Path) -> None:
+    message = r"its values are 0, 1, 2, their colours \(36, 66, 91\), .*write `kind: indices` or `kind: colours`"
+    with pytest.raises(DataError, match=message) as caught:
+        decode(tmp_path, FOREIGN)
+    assert str(tmp_path / "labels/a.png") in str(caught.value)
+    with pytest.raises(DataError, match=r"is ambiguous \(mode P\)"):
+        decode(tmp_path, FOREIGN, "[road, car, sky]")
+    assert decode(tmp_path, FOREIGN, fields="kind: indices\n") == CLASSES.tolist()
+
+
+def test_indices_with_colours_of_another_order_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is ambiguous \(mode P\)"):
+        decode(tmp_path, OTHER_ORDER, fields="kind: indices\n")
+
+
+@pytest.mark.parametrize("colours", ["adaptive", "quantised"])
+def test_camvid_colours_in_palette_mode(tmp_path: Path, colours: str) -> None:
+    """A copy of CamVid's original whose labels were converted to palette mode."""
+    write_scenes(tmp_path, "camvid", {"train": 2}, (32, 48))
+    pairs = read_dataset(tmp_path).pairs("train")
+    before = [read_label(pair.label, pair.coding) for pair in pairs]
+    table = np.array([*CAMVID_PALETTE, *[(0, 0, 0)] * 245], np.uint8)
+    for pair, classes in zip(pairs, before, strict=True):
+        file = Image.fromarray(table[classes])
+        small = file.convert("P", palette=Image.Palette.ADAPTIVE, colors=32)
+        (small if colours == "adaptive" else file.quantize(colors=32, dither=Image.Dither.NONE)).save(pair.label)
+    with Image.open(pairs[0].label) as file:
+        assert file.mode == "P"
+    for pair, classes in zip(pairs, before, strict=True):
+        assert np.array_equal(read_label(pair.label, pair.coding), classes)
+
+
+def test_ignored_value_keeps_any_colour(tmp_path: Path) -> None:
+    values = np.where(CLASSES == 2, 255, CLASSES)
+    file = in_palette_mode(values, np.concatenate([COLOURS, np.full((253, 3), 77)]))
+    assert decode(tmp_path, file) == values.tolist()
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_grey_colours_of_an_ignored_value_are_refused(tmp_path: Path, mode: str) -> None:
+    file = Image.fromarray((CLASSES > 0).astype(np.uint8) * 255)
+    if mode == "P":
+        file.putpalette(GREY.astype(np.uint8).tobytes())
+    black_and_white = "{bare: [0, 0, 0], plant: [255, 255, 255]}"
+    with pytest.raises(DataError, match=rf"is ambiguous \(mode {mode}\): its values are 0, 255"):
+        decode(tmp_path, file, black_and_white)
+    fields = "kind: indices\nvalues: [0, 255]\nignore: []\n"
+    assert decode(tmp_path, file, black_and_white, fields) == (CLASSES > 0).astype(int).tolist()
+
+
+def test_masks_of_0_and_255_are_said(tmp_path: Path) -> None:
+    file = Image.fromarray((CLASSES > 0).astype(np.uint8) * 255)
+    assert decode(tmp_path, file, "[bare, plant]") == np.where(CLASSES > 0, 255, 0).tolist()
+    (remark,) = read_dataset(tmp_path).remarks
+    assert "its labels hold 0 and 255 only, and 255 is ignored; if it is a class, write `values: [0, 255]`" in remark
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_opaque_alpha_is_ignored(tmp_path: Path, mode: str) -> None:
+    file = Image.fromarray(CLASSES if mode == "LA" else COLOURS[CLASSES]).convert(mode)
+    assert decode(tmp_path, file) == CLASSES.tolist()
+    file.putpixel((1, 1), (*file.getpixel((1, 1))[:-1], 254))
+    with pytest.raises(DataError, match=rf"a\.png: it has transparent pixels \(mode {mode}\)"):
+        decode(tmp_path, file)
+
+
+def test_one_bit_labels_are_two_classes(tmp_path: Path) -> None:
+    file = Image.fromarray(CLASSES > 0)
+    assert file.mode == "1"
+    assert decode(tmp_path, file, "[road, car]") == (CLASSES > 0).astype(int).tolist()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_values_of_few_bits_are_not_spread(tmp_path: Path, bits: int) -> None:
+    decode(tmp_path, Image.fromarray(CLASSES))
+    rows = b"".join(
+        b"\0"
+        + int("".join(f"{value:0{bits}b}" for value in row).ljust(16, "0"), 2).to_bytes(2, "big")[: (3 * bits + 7) // 8]
+        for row in CLASSES
+    )
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 3, 2, bits, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    content = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    (tmp_path / "labels/a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    (pair,) = read_dataset(tmp_path).pairs("train")
+    assert read_label(pair.label, pair.coding).tolist() == CLASSES.tolist()
+
+
+def test_16_bit_values_are_mapped_or_refused(tmp_path: Path) -> None:
+    file = Image.fromarray(np.array([[0, 300, 65535]], np.uint16))
+    assert decode(tmp_path, file, "[road, car]", "values: [0, 65535]\nignore: 300\n") == [[0, 255, 1]]
+    with pytest.raises(DataError, match="contains the value 300, expected label values 0-1, 255"):
+        decode(tmp_path, file, "[road, car]")
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "message"),
+    [
+        ("RGB", "indices", "is an image of mode RGB, expected label values 0-2, 255"),
+        ("L", "colours", "is an image of mode L, expected the colours of the classes"),
+        ("F", "indices", "mode F is neither of indices nor of colours"),
+    ],
+)
+def test_labels_of_another_kind_are_refused(tmp_path: Path, mode: str, kind: str, message: str) -> None:
+    file = Image.new(mode, (3, 2))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", file.size).save(tmp_path / "images/a.png")
+    name = "a.tif" if mode == "F" else "a.png"
+    file.save(tmp_path / "labels" / name)
+    text = f"name: d\nimages: images/*\nlabels: labels/*\nsplits: [train]\nkind: {kind}\nclasses: {COLOURED}\n"
+    (tmp_path / "dataset.yaml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_dataset(tmp_path, "train")[0]
+
+
+def rotate_image(path: Path) -> np.ndarray:
+    """Store an image lying on its side, with the EXIF orientation that turns it upright; return it upright."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3)).astype(np.uint8)
+    file = Image.fromarray(np.rot90(pixels, 1))
+    exif = file.getexif()
+    exif[0x0112] = 6
+    file.save(path, exif=exif)
+    return pixels
+
+
+def test_images_are_rotated_as_in_prediction(tmp_path: Path) -> None:
+    decode(tmp_path, Image.new("L", (12, 8)))
+    pixels = rotate_image(tmp_path / "images/a.png")
+    image, label = load_dataset(tmp_path, "train")[0]
+    data = load_dataset(tmp_path, "train")
+    expected = (pixels / 255 - data.normalisation.mean) / data.normalisation.std
+    assert np.allclose(image.numpy().transpose(1, 2, 0), expected, atol=1e-5)
+    assert np.array_equal(read_pixels(tmp_path / "images/a.png"), pixels)
+    assert label.shape == (8, 12)
+
+
+def test_label_of_an_unrotated_image_is_refused(tmp_path: Path) -> None:
+    decode(tmp_path, Image.new("L", (8, 12)))
+    rotate_image(tmp_path / "images/a.png")
+    message = r"is 12x8 pixels, its image a\.png 8x12 after its EXIF rotation: rotate the label too"
+    with pytest.raises(DataError, match=message):
+        load_dataset(tmp_path, "train")[0]
+
+
+def test_16_bit_image_is_refused(tmp_path: Path) -> None:
+    decode(tmp_path, Image.new("L", (3, 2)))
+    Image.fromarray(np.zeros((2, 3), np.uint16)).save(tmp_path / "images/a.png")
+    with pytest.raises(DataError, match="convert it to 8 bits per channel"):
+        load_dataset(tmp_path, "train")[0]
+
+
+def test_train_ids_in_place_of_ids_are_said(tmp_path: Path) -> None:
+    write_scenes(tmp_path, "cityscapes", {"train": 3}, (32, 48))
+    assert read_dataset(tmp_path).remarks == ()
+    inverse = np.full(256, 255, np.uint8)
+    inverse[TRAIN_ID_TO_ID[:19]] = np.arange(19)
+    for pair in read_dataset(tmp_path).pairs("train"):
+        Image.fromarray(inverse[np.asarray(Image.open(pair.label))]).save(pair.label)
+    (remark,) = read_dataset(tmp_path).remarks
+    share = np.mean([(load_dataset(tmp_path, "train")[index][1] == 255).float().mean() for index in range(3)])
+    assert remark.startswith("warning: cityscapes: its labels hold 0-18 and 255 only, as train ids do, but are read as")
+    assert f"{100 * share:.0f} % of the pixels are ignored" in remark
+
+
+def test_labels_without_a_class_are_said(tmp_path: Path) -> None:
+    write_scenes(tmp_path, "camvid-segnet", {"train": 2}, (32, 48))
+    for pair in read_dataset(tmp_path).pairs("train"):
+        Image.new("L", (48, 32), 11).save(pair.label)
+    assert read_dataset(tmp_path).remarks[0].startswith("warning: camvid-segnet: 100 % of the pixels")
