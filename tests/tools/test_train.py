@@ -48,6 +48,7 @@ def test_values_are_the_converted_ones(evaluate, monkeypatch):
     calls = []
     monkeypatch.setattr(command, "_table_devices", lambda source: calls.append(source / "architecture.json") or [])
     monkeypatch.setattr(command, "pick_device", lambda *_: calls.append("device"))
+    monkeypatch.setattr(command, "announce_dataset", lambda data: None)
     monkeypatch.setattr(command, "_make_table", lambda result: None)
     monkeypatch.setattr(command, "emit", lambda *_: None)
     outcome = SimpleNamespace(from_scratch=(), as_dict=dict)
