@@ -23,7 +23,6 @@ from .errors import PluginError
 
 _PREFIX = "lgc_plugin_"
 """Start of the names under which files are imported."""
-
 _PACKAGES = ("lut", "models", "profiler", "report", "search", "tools", "plugins.py")
 _OWN_SOURCES = tuple(str(Path(__file__).parent / name) for name in _PACKAGES)
 _TORCH_FOLDER = f"{os.sep}site-packages{os.sep}torch{os.sep}"

@@ -22,6 +22,7 @@ from .cli.network_options import (
     OutputNameOption,
     PrecisionListOption,
     ScopeOption,
+    make_network_option,
 )
 from .cli.options import (
     JsonOption,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from ..lut.target import Target
     from ..models.nets.peers import Peer
+    from ..models.nets.sources import NetworkSource
     from ..profiler.comparison import Candidate, ReadOptions, Timing
     from ..profiler.layers.breakdown import LayerBreakdown
     from ..profiler.timing.observer import OnProgress
@@ -58,6 +60,7 @@ SourcesOption = Annotated[
     list[Path] | None,
     typer.Argument(metavar="A.onnx|RUN|architecture.json ...", help="ONNX files, run folders, architecture files."),
 ]
+NetworksOption = Annotated[list[str] | None, make_network_option("; repeatable. Without a run of it: random weights.")]
 BackendOption = Annotated[list[str] | None, make_backend_option("the device's preferred backend", "; repeatable")]
 SizesOption = Annotated[
     list[str] | None,
@@ -87,6 +90,7 @@ def bench(
     sources: SourcesOption = None,
     peers: Annotated[bool, typer.Option("--peers", help="Include all built-in peer networks.")] = False,
     peer: Annotated[list[str] | None, typer.Option(help="Include a built-in peer by name; repeatable.")] = None,
+    network: NetworksOption = None,
     backend: BackendOption = None,
     device: Annotated[str, make_device_option()] = "cpu",
     precision: PrecisionListOption = None,
@@ -110,15 +114,17 @@ def bench(
     Example: lgc-bench runs/street other.onnx --peer fast-scnn --input 512x1024
     """
     from ..models.nets.peers import PEERS
+    from ..models.nets.sources import PeerSource, load_source
     from ..profiler.comparison import ReadOptions, pair_candidates, time_candidates
     from ..report.accuracy_speed import check_plot, write_plot
 
     load_operators(plugin)
     duration_s = parse_seconds(seconds)
-    peer_names = list(dict.fromkeys([*(PEERS if peers else ()), *(peer or ())]))
+    named = [PeerSource(name) for name in (*(PEERS if peers else ()), *(peer or ()))]
+    networks = list(dict.fromkeys([*named, *map(load_source, network or ())]))
     input_sizes = [parse_size(text) for text in sizes or []]
     files = ReadOptions(tuple(input_sizes), output_name, layout.upper() if layout else None)
-    candidates = _list_candidates(sources or [], peer_names, input_sizes, scope, files)
+    candidates = _list_candidates(sources or [], networks, input_sizes, scope, files)
     for candidate in candidates:
         for remark in candidate.file.remarks if candidate.file else ():
             say(f"{candidate.name}: {remark}")
@@ -233,30 +239,44 @@ def _measure_layers(
 
 
 def _list_candidates(
-    sources: Sequence[Path], peers: Sequence[str], sizes: Sequence[tuple[int, int]], scope: str, files: ReadOptions
+    sources: Sequence[Path],
+    networks: Sequence[NetworkSource],
+    sizes: Sequence[tuple[int, int]],
+    scope: str,
+    files: ReadOptions,
 ) -> list[Candidate]:
-    """Return all networks at all requested sizes; files of a fixed size only at that."""
-    from ..profiler.comparison import build_peer_candidate, read_file_candidates, read_run_candidate
+    """Return all networks at all requested sizes; files of a fixed size only at that.
 
-    if not sources and not peers:
-        raise UsageError("nothing to compare: pass ONNX files or runs, or --peers")
+    A factory that a run was trained with belongs to this run; the other networks have random weights.
+    """
+    from ..models.nets.definition import find_factory
+    from ..profiler.comparison import build_candidate, read_file_candidates, read_run_candidate
+
+    if not sources and not networks:
+        raise UsageError("nothing to compare: pass ONNX files or runs, or --peers, --peer or --network")
     onnx_files = [source for source in sources if source.suffix.lower() == ".onnx"]
     if not onnx_files and (files.output or files.layout):
         raise UsageError(f"{OUTPUT_OPTION} and {LAYOUT_OPTION} are only for ONNX files")
-    files = replace(files, keep_size=bool(peers) or len(onnx_files) < len(sources))
+    files = replace(files, keep_size=bool(networks) or len(onnx_files) < len(sources))
     candidates: list[Candidate] = []
+    used: list[NetworkSource] = []
     for source in sources:
         if source in onnx_files:
             candidates += read_file_candidates(source, files)
         else:
             own_size: list[tuple[int, int] | None] = [None]
-            candidates += [read_run_candidate(source, size, scope) for size in sizes or own_size]
+            network = find_factory(source, networks)
+            used += [] if network is None else [network]
+            candidates += [read_run_candidate(source, size, scope, network, say) for size in sizes or own_size]
     counts = {candidate.classes for candidate in candidates} - {None}
     classes = counts.pop() if len(counts) == 1 else None
     own_sizes = dict.fromkeys((c.size[0], c.size[1]) for c in candidates if len(c.size) == 2)
     peer_sizes = sizes or list(own_sizes) or [PEER_SIZE]
     return candidates + [
-        build_peer_candidate(name, size, scope, classes or DEFAULT_CLASSES) for size in peer_sizes for name in peers
+        build_candidate(network, size, scope, classes or DEFAULT_CLASSES)
+        for size in peer_sizes
+        for network in networks
+        if network not in used
     ]
 
 

@@ -15,6 +15,7 @@ from .cli.network_options import (
     BgrOption,
     LayoutOption,
     MeanOption,
+    NetworkOption,
     OutputNameOption,
     PrecisionListOption,
     RangeOption,
@@ -94,6 +95,7 @@ def export(
             metavar="RUN|architecture.json|FILE.onnx", help="Run folder, architecture file, or any ONNX file."
         ),
     ],
+    network: NetworkOption = None,
     out: OutOption = None,
     lut: LutOption = None,
     backend: BackendOption = None,
@@ -129,6 +131,7 @@ def export(
 
     Example: lgc-export runs/street --backend onnxruntime --tolerance 5%
     """
+    from ..models.nets.sources import load_source
     from ..profiler.deployment.export import ExportSettings, export_network
     from ..profiler.deployment.foreign import ForeignOptions, export_foreign
     from ..profiler.inference.preprocessing import InputOptions
@@ -155,6 +158,7 @@ def export(
         layers=layers,
         seconds=duration_s,
         compute_capability=compute_capability,
+        network=None if network is None else load_source(network),
     )
     with progress_bar() as on_progress:
         if is_file:

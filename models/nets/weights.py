@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from ...errors import FileFormatError, MismatchError
 from ...files import format_error, write_atomic
 from ..space.operators import identify_custom_operators
 from ..space.protocol import Architecture
-from .network import LGCNet
+from .definition import NetworkDefinition
 
 WEIGHTS_FILE = "weights.safetensors"
 """File name of the weights in a run folder."""
@@ -22,8 +23,14 @@ OPERATORS_KEY = "operators"
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write a network's weights to a safetensors file atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    """Write a network's weights to a safetensors file atomically; a tensor with several names is written for each."""
+    tensors: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in network.state_dict().items():
+        value = tensor.detach().cpu().contiguous()
+        storage = value.untyped_storage().data_ptr()
+        tensors[name] = value.clone() if storage in written else value
+        written.add(storage)
     architecture = getattr(network, "architecture", None)
     operators = _identify_operators(architecture) if isinstance(architecture, Architecture) else {}
     write_atomic(path, save(tensors, {OPERATORS_KEY: json.dumps(operators)} if operators else None))
@@ -33,11 +40,11 @@ def _identify_operators(architecture: Architecture) -> dict[str, str]:
     return identify_custom_operators(spec.operator for spec in architecture.specs())
 
 
-def load_weights(path: Path, architecture: Architecture) -> dict[str, Tensor]:
-    """Read the weights of `architecture` from a safetensors file.
+def load_weights(path: Path, network: Architecture | NetworkDefinition) -> dict[str, Tensor]:
+    """Read the weights of a network from a safetensors file.
 
     Raises:
-        FileFormatError: The file is missing, damaged or foreign, or belongs to a different architecture.
+        FileFormatError: The file is missing, damaged or foreign, or belongs to a different network.
         MismatchError: It was trained with another recipe of an operator.
     """
     try:
@@ -46,14 +53,27 @@ def load_weights(path: Path, architecture: Architecture) -> dict[str, Tensor]:
             trained: dict[str, str] = json.loads((file.metadata() or {}).get(OPERATORS_KEY, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise format_error(path, "weights") from error
-    operators = _identify_operators(architecture)
+    definition = NetworkDefinition.of(network)
+    operators = {} if definition.architecture is None else _identify_operators(definition.architecture)
     for name, digest in trained.items():
         if operators.get(name, digest) != digest:
             raise MismatchError(
                 f"{path} was trained with another recipe of operator {name!r}: train again, or pass the plugin of the "
                 f"training with --plugin"
             )
-    expected = {name: tensor.shape for name, tensor in LGCNet(architecture.space, architecture).state_dict().items()}
-    if {name: tensor.shape for name, tensor in tensors.items()} != expected:
-        raise FileFormatError(f"{path}: weights of a different architecture")
+    expected = {name: tensor.shape for name, tensor in definition.build().state_dict().items()}
+    actual = {name: tensor.shape for name, tensor in tensors.items()}
+    if actual != expected:
+        kind = "network" if definition.architecture is None else "architecture"
+        raise FileFormatError(f"{path}: weights of a different {kind}: {_describe_difference(actual, expected)}")
     return tensors
+
+
+def _describe_difference(actual: dict[str, torch.Size], expected: dict[str, torch.Size]) -> str:
+    """Return the first difference between the shapes of a file and those of a network."""
+    for name, shape in expected.items():
+        if name not in actual:
+            return f"{name} is missing"
+        if actual[name] != shape:
+            return f"{name} has shape {list(actual[name])}, not {list(shape)}"
+    return f"{next(name for name in actual if name not in expected)} is unknown"

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
 NORMALISATION_KEY, PALETTE_KEY, VERSION_KEY = "normalisation", "palette", "lgc_version"
+SOURCE_KEY = "network"
 """Metadata keys of files that lgc exports.
 
 Classes: JSON list of names. Normalisation: JSON {"mean": [3], "std": [3]}, per RGB channel in 0..1. Palette: JSON list
-of the RGB colours of the classes, 0 to 255 each.
+of the RGB colours of the classes, 0 to 255 each. Network: kind and name of a network other than an architecture,
+e.g. `peer:pidnet-s`.
 """
 
 NCHW, NHWC = "NCHW", "NHWC"
@@ -94,9 +96,11 @@ class Signature:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes from the embedded architecture, else from the output's shape; None if unknown."""
+        """Number of classes from the metadata, else from the output's shape; None if unknown."""
         if self.architecture is not None:
             return self.architecture.space.classes
+        if self.class_names is not None:
+            return len(self.class_names)
         counts = {shape[1] for shape in (tensor.shape for tensor in self.outputs) if len(shape) == 4 and shape[1] > 1}
         return counts.pop() if len(counts) == 1 else None
 

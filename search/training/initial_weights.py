@@ -6,18 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import FileFormatError, UsageError
 from ...files import describe
-from ...models.nets.network import LGCNet
-from ...models.space.protocol import Architecture
 from ..runtime import checkpoint
-from .auxiliary import TrainingNetwork
-from .config import SCRATCH, SUPERNET, TrainConfig
+from .config import SCRATCH, SUPERNET
 
 if TYPE_CHECKING:
     from ..supernet.supernet_trainer import SupernetState
@@ -41,27 +37,6 @@ def find_initial_weights(run: Path, init: str) -> Path | None:
     raise UsageError(f"unknown --init {init!r}: it is neither scratch nor supernet, nor a file of weights")
 
 
-def build_initial_network(
-    architecture: Architecture, source: Path | None, config: TrainConfig
-) -> tuple[TrainingNetwork, tuple[str, ...]]:
-    """Return the network before the first step, and its parts that `source` does not fit.
-
-    Random weights depend on the seed alone; the network's are the same with and without an auxiliary head. The
-    auxiliary head always has random weights.
-
-    Raises:
-        UsageError: `source` fits no part of the network.
-        FileFormatError: `source` is damaged.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = LGCNet(architecture.space, architecture)
-        training_network = TrainingNetwork(network, config.aux > 0)
-    if source is None:
-        return training_network, ()
-    return training_network, copy_fitting_parts(network, load_stored_weights(source), source)
-
-
 def load_stored_weights(path: Path) -> Mapping[str, Tensor]:
     """Return tensors by name, from a search's checkpoint or a safetensors file.
 
@@ -76,7 +51,7 @@ def load_stored_weights(path: Path) -> Mapping[str, Tensor]:
         raise FileFormatError(f"cannot read weights from {path}: it is {describe(path)} ({error})") from error
 
 
-def copy_fitting_parts(network: LGCNet, stored: Mapping[str, Tensor], source: Path) -> tuple[str, ...]:
+def copy_fitting_parts(network: nn.Module, stored: Mapping[str, Tensor], source: Path) -> tuple[str, ...]:
     """Copy stored weights into `network`, part by part (stem, each cell, fusion, head), where a whole part fits.
 
     A part with a missing tensor or a different shape stays random: trained statistics would be useless next to random

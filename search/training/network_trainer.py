@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NotRequired
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import TrainingError
+from ...errors import FileFormatError, TrainingError
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
@@ -36,7 +37,7 @@ class TrainingRecord(MetricsRecord):
 
     Attributes:
         loss: loss of the network.
-        aux_loss: loss of the auxiliary head.
+        aux_loss: loss of the auxiliary head; summed over several auxiliary outputs.
         lr: learning rate.
     """
 
@@ -105,11 +106,12 @@ class NetworkTrainer:
         lr = config.lr * config.factor(self.step)
         for group in self._sgd.param_groups:
             group["lr"] = lr
-        logits, auxiliary_logits = self._model(images)
+        torch.manual_seed(_seed_step(config.seed, self.step, fabric.global_rank))
+        logits, auxiliary = self._model(images)
         loss = total = self._compute_loss(logits, labels)
         losses = {"loss": loss}
-        if auxiliary_logits is not None:
-            losses["aux_loss"] = self._compute_loss(auxiliary_logits, labels)
+        if auxiliary:
+            losses["aux_loss"] = torch.stack([self._compute_loss(part, labels) for part in auxiliary.values()]).sum()
             total = loss + config.aux * losses["aux_loss"]
         means = self._average_losses(losses)
         self._optimiser.zero_grad(set_to_none=True)
@@ -155,9 +157,19 @@ class NetworkTrainer:
         }
 
     def restore(self, state: TrainingState) -> None:
-        """Load a snapshot."""
+        """Load a snapshot.
+
+        Raises:
+            FileFormatError: the snapshot belongs to a different network.
+        """
         self.step, self.seconds = state["step"], float(state["seconds"])
-        self._trainee.load_state_dict(state["trainee"])
+        try:
+            self._trainee.load_state_dict(state["trainee"])
+        except RuntimeError as error:
+            raise FileFormatError(
+                "the checkpoint belongs to a different network, whose weights have other names or shapes: choose "
+                "another folder with --out"
+            ) from error
         self._sgd.load_state_dict(state["optimiser"])
         if self._average is not None:
             assert state["mean"] is not None  # the run folder's settings include the average
@@ -184,8 +196,13 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
         shard=(fabric.global_rank, fabric.world_size),
         pin=fabric.device.type == "cuda",
     )
-    with _autotune_kernels():
+    with _autotune_kernels(), torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
         run_steps(trainer, batches, config.steps, run, on_step)
+
+
+def _seed_step(seed: int, step: int, rank: int) -> int:
+    """Return the seed of a step's dropout and other random layers, so that a resumed training repeats them."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint32)[0])
 
 
 @contextmanager

@@ -1,26 +1,28 @@
-"""Training of a searched architecture; docs/training.md is the recipe."""
+"""Training of a network of any source; docs/training.md is the recipe."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...device import CPU
-from ...errors import OutputError
+from ...errors import OutputError, UsageError
 from ...files import write_atomic
+from ...models.nets.checks import check_outputs, check_training
+from ...models.nets.definition import Log, NetworkDefinition, RunNetwork, load_definition, read_record
 from ...models.nets.weights import WEIGHTS_FILE, save_weights
 from ...models.space.lgcnet import LGCNetSpace
-from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
+from ...models.space.protocol import ARCHITECTURE_FILE
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder
+from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
 from .crops import require_crop
 from .evaluation import describe_scores
-from .initial_weights import build_initial_network, find_initial_weights
+from .initial_weights import copy_fitting_parts, find_initial_weights, load_stored_weights
 from .losses import compute_class_weights
 from .network_trainer import NetworkTrainer, run_training
 from .results import ScoredWeights, TrainResult
@@ -37,7 +39,7 @@ _MEMORY_ADVICE = "--batch, --crop or --workers, or use --precision bf16"
 
 
 def train(
-    run_path: Path,
+    source: Path | RunNetwork,
     data: Path,
     config: TrainConfig,
     *,
@@ -45,46 +47,47 @@ def train(
     device: str = CPU,
     on_step: OnStep = lambda step, steps: None,
     on_score: OnStep = lambda step, steps: None,
+    log: Log = print,
 ) -> TrainResult:
-    """Train `run_path`/architecture.json, evaluate it on the validation images, and write weights.safetensors.
+    """Train a network, evaluate it on the validation images, and write weights.safetensors.
 
     An interrupted training resumes from its last checkpoint; a finished one returns its result. Under torchrun every
     process makes the same call; the first one writes.
 
     Args:
-        run_path: run folder of a search.
+        source: run folder of a search or a training; or a new network, which needs `out`.
         data: `dataset.yaml` or folder of a dataset.
         config: settings.
-        out: folder for the training's files, with a copy of the architecture; None for `run_path`.
+        out: folder for the training's files, with what rebuilds the network; None for the run folder.
         device: `cpu` or `cuda:N`.
         on_step: callback for the number of finished steps and the total.
         on_score: callback for the number of evaluated images and the total.
-
-    Returns:
-        The path of the weights, their scores, the settings, and statistics of the training.
+        log: receives remarks on the network, one line each.
 
     Raises:
-        FileFormatError: `run_path` has no architecture, or initial weights are damaged.
-        UsageError: initial weights do not exist, or the crop does not suit the network.
+        FileFormatError: the run folder has no network, or initial weights are damaged.
+        UsageError: initial weights do not exist, or crop or batch do not suit the network.
+        PluginError: the user's factory raises an error, or its network does not return logits of the classes.
         OutputError: the folder cannot be written, or holds other files.
         DataError: the data do not suit this network.
         TrainingError: the loss is NaN or infinite, or memory ran out.
     """
-    architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
-    source = find_initial_weights(run_path, config.init)
-    dataset, validation = _load_images(data, LGCNetSpace.require(architecture.space), config)
-    fabric = open_fabric(device, config.precision)
-    settings = _list_settings(architecture, data, config, fabric) | dataset.spec.settings
-    run = _open_run_folder(run_path, out or run_path, settings, fabric.is_global_zero)
-    weights = run.path / WEIGHTS_FILE
+    chosen = RunNetwork(source) if isinstance(source, Path) else source
+    folder = chosen.choose_folder(out)
+    initial = find_initial_weights(chosen.run or folder, config.init)
+    definition = _define_network(chosen, folder, data, config, log)
+    dataset, validation = _load_images(data, definition.input, config)
+    fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
+    network, random_parts = _prepare_network(definition, initial, config, fabric, log)
+    settings = _list_settings(definition, data, config, fabric) | dataset.spec.settings
+    run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
     finished = fabric.broadcast(run.read_result(TrainResult) if run.active else None)
     if finished is not None:
-        return replace(finished, weights=weights)
+        return replace(finished, weights=run.path / WEIGHTS_FILE)
     with explain_out_of_memory(_MEMORY_ADVICE):
-        network, random_parts = build_initial_network(architecture, source, config)
         trainer = NetworkTrainer(network, config, fabric, compute_class_weights(dataset) if config.balanced else None)
         run_training(trainer, dataset, run, on_step)
-        scored = _save_and_score(trainer, weights, validation, on_score)
+        scored = _save_and_score(trainer, run.path / WEIGHTS_FILE, validation, on_score)
     return run.finish(
         TrainResult(
             **vars(scored),
@@ -97,15 +100,52 @@ def train(
     )
 
 
+def _define_network(chosen: RunNetwork, folder: Path, data: Path, config: TrainConfig, log: Log) -> NetworkDefinition:
+    """Return the network with the classes of the dataset, after checks of size, crop and classes."""
+    known = chosen.run or (folder if read_record(folder) is not None else None)
+    stored = None if known is None else load_definition(known, chosen.network, log)
+    source, size = (chosen.network, chosen.input) if stored is None else (stored.source, chosen.input or stored.input)
+    if source is None:
+        raise UsageError("nothing to train: pass a run folder, or --network and --out")
+    if size is None:
+        raise UsageError("a new network needs the size of its images: add --input HxW")
+    dataset = load_dataset(data, config.train_split)
+    definition = NetworkDefinition(
+        source, size, dataset.num_classes, dataset.classes, dataset.palette, dataset.normalisation, dataset.name
+    )
+    architecture = definition.architecture
+    if architecture is not None:
+        require_crop(config.crop, LGCNetSpace.require(architecture.space))
+        require_classes(dataset, architecture.space.classes, architecture.space.name)
+    elif config.crop is not None and any(side > limit for side, limit in zip(config.crop, size, strict=True)):
+        raise UsageError(f"--crop {config.crop[0]}x{config.crop[1]} is larger than --input {size[0]}x{size[1]}")
+    return definition
+
+
 def _load_images(
-    data: Path, space: LGCNetSpace, config: TrainConfig
+    data: Path, size: tuple[int, int], config: TrainConfig
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Return the training and the validation images, after checks of crop and classes."""
-    require_crop(config.crop, space)
-    dataset = load_dataset(data, config.train_split, space.input, augment=True, seed=config.seed, crop=config.crop)
-    validation = load_dataset(data, VALIDATION_SPLIT, space.input, full_labels=True)
-    require_classes(dataset, space.classes, space.name)
-    return dataset, validation
+    """Return the training and the validation images."""
+    dataset = load_dataset(data, config.train_split, size, augment=True, seed=config.seed, crop=config.crop)
+    return dataset, load_dataset(data, VALIDATION_SPLIT, size, full_labels=True)
+
+
+def _prepare_network(
+    definition: NetworkDefinition, initial: Path | None, config: TrainConfig, fabric: Fabric, log: Log
+) -> tuple[TrainingNetwork, tuple[str, ...]]:
+    """Return the network before the first step, checked, and its parts that the initial weights do not fit."""
+    with explain_out_of_memory(_MEMORY_ADVICE):
+        network = build_training_network(definition, config)
+        random_parts = (
+            () if initial is None else copy_fitting_parts(network.network, load_stored_weights(initial), initial)
+        )
+        if definition.architecture is None:
+            network.to(fabric.device)
+            report = check_training(network.network, definition, config.batch * fabric.world_size, config.crop)
+            check_outputs(network.network, definition)
+            for remark in report.format_remarks(config.aux):
+                log(f"{definition.source.reference}: {remark}")
+    return network, random_parts
 
 
 def _save_and_score(
@@ -120,30 +160,46 @@ def _save_and_score(
     return describe_scores(weights, scores, validation, VALIDATION_SPLIT, size)
 
 
-def default_training_steps(run_path: Path, data: Path, batch: int, split: str = "train") -> int:
+def default_training_steps(data: Path, batch: int, split: str = "train") -> int:
     """Return the steps of `TRAINING_EPOCHS` passes over the training images; `batch` is that of all processes."""
-    space = Architecture.load(run_path / ARCHITECTURE_FILE).space
-    return TRAINING_EPOCHS * max(len(load_dataset(data, split, space.input)) // batch, 1)
+    return TRAINING_EPOCHS * max(len(load_dataset(data, split)) // batch, 1)
 
 
-def _list_settings(architecture: Architecture, data: Path, config: TrainConfig, fabric: Fabric) -> dict[str, JsonValue]:
+def _list_settings(
+    definition: NetworkDefinition, data: Path, config: TrainConfig, fabric: Fabric
+) -> dict[str, JsonValue]:
     """Return the settings that identify this training in its run folder."""
-    network = architecture.with_provenance({}).to_json()
+    architecture, source = definition.architecture, definition.source
+    network: dict[str, JsonValue]
+    if architecture is not None:
+        network = {"space": architecture.space.fingerprint, "architecture": source.digest}
+    else:
+        network = {
+            "network": f"{source.kind} {source.name}",
+            "input": list(definition.input),
+            "classes": definition.classes,
+        }
     return {
         **config.model_dump(mode="json", exclude={"workers"}),
-        "space": architecture.space.fingerprint,
-        "architecture": hashlib.sha256(network.encode()).hexdigest()[:12],
+        **network,
         "data": str(data.resolve()),
         "processes": fabric.world_size,
     }
 
 
-def _open_run_folder(source: Path, out: Path, settings: Mapping[str, JsonValue], active: bool) -> RunFolder:
-    """Return the run folder, with a copy of the architecture in it."""
+def _open_run_folder(
+    definition: NetworkDefinition, source: Path, out: Path, settings: Mapping[str, JsonValue], active: bool
+) -> RunFolder:
+    """Return the run folder, with the network's definition and a copy of its architecture in it."""
     original, copy = source / ARCHITECTURE_FILE, out / ARCHITECTURE_FILE
-    if active and copy.exists() and copy.read_bytes() != original.read_bytes():
+    if definition.architecture is None:
+        if active and copy.exists():
+            raise OutputError(f"{out} holds an architecture: choose another folder with --out")
+    elif active and copy.exists() and copy.read_bytes() != original.read_bytes():
         raise OutputError(f"{copy} differs from {original}: choose another folder with --out")
     run = RunFolder(out, "train", settings, active=active)
-    if active and not copy.exists():
-        write_atomic(copy, original.read_bytes())
+    if active:
+        if definition.architecture is not None and not copy.exists():
+            write_atomic(copy, original.read_bytes())
+        definition.save(out)
     return run

@@ -13,6 +13,14 @@ from .options import make_choice_option
 
 LAYOUT_OPTION, OUTPUT_OPTION = "--layout", "--output-name"
 
+
+def make_network_option(rest: str = ".") -> Any:
+    """Return the option `--network`; `rest` ends the help's sentence, e.g. `; repeatable.`."""
+    text = "peer:NAME, or your function build(classes) -> torch module: FILE.py:NAME or package.module:NAME"
+    return typer.Option("--network", metavar="REF", help=f"{text}{rest}", show_default=False)
+
+
+NetworkOption = Annotated[str | None, make_network_option()]
 PrecisionListOption = Annotated[
     list[str] | None,
     make_choice_option("--precision", EXPORT_PRECISIONS, "Precision of the network; repeatable.", "fp32"),
