@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "train_split",
-          "precision", "workers", "seed")  # fmt: skip
+TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "teacher",
+          "teacher_weight", "temperature", "train_split", "precision", "workers", "seed")  # fmt: skip
 """Fields of `TrainConfig` that are options."""
 
 
@@ -81,6 +81,8 @@ def train(
         result: ScoredWeights = _evaluate(source, data, split, predictions, device, settings["workers"])
     else:
         _reject_options(context, {"split", "predictions"}, "with --evaluate")
+        if settings["teacher"] is None:
+            _reject_options(context, {"teacher_weight", "temperature"}, "with --teacher")
         result = _train(source, data, out, device, settings)
     lines = [f"{name:12} {path}" for name in ("weights", "predictions") if (path := getattr(result, name, None))]
     emit(result.as_dict(), as_json, _make_table(result), *lines)
@@ -116,7 +118,7 @@ def _train(source: Path, data: Path, out: Path | None, requested: str | None, se
     device = pick_device(requested, _table_devices(source), "training")
     with progress_bar() as on_progress:
         evaluating = cache(lambda: make_step_progress("evaluating", on_progress))  # the clock starts at its first image
-        result = run_train(
+        return run_train(
             source,
             data,
             config,
@@ -124,11 +126,8 @@ def _train(source: Path, data: Path, out: Path | None, requested: str | None, se
             device=device,
             on_step=make_step_progress("training", on_progress),
             on_score=lambda step, steps: evaluating()(step, steps),
+            on_remark=say,
         )
-    if result.from_scratch:
-        parts = ", ".join(result.from_scratch)
-        say(f"initialised from scratch, as {config.init} has other shapes for them: {parts}")
-    return result
 
 
 def _evaluate(

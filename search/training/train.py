@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder
 from .config import TrainConfig
 from .crops import require_crop
+from .distillation import describe_teacher, load_teacher
 from .evaluation import describe_scores
 from .initial_weights import build_initial_network, find_initial_weights
 from .losses import compute_class_weights
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 TRAINING_EPOCHS = 200
 """Default length of a training, in epochs."""
 VALIDATION_SPLIT = "val"
+OnRemark = Callable[[str], None]
+"""Receives remarks, one line each."""
 _MEMORY_ADVICE = "--batch, --crop or --workers, or use --precision bf16"
 
 
@@ -45,6 +48,7 @@ def train(
     device: str = CPU,
     on_step: OnStep = lambda step, steps: None,
     on_score: OnStep = lambda step, steps: None,
+    on_remark: OnRemark = lambda remark: None,
 ) -> TrainResult:
     """Train `run_path`/architecture.json, evaluate it on the validation images, and write weights.safetensors.
 
@@ -59,30 +63,41 @@ def train(
         device: `cpu` or `cuda:N`.
         on_step: callback for the number of finished steps and the total.
         on_score: callback for the number of evaluated images and the total.
+        on_remark: callback for lines on the initial weights and the teacher.
 
     Returns:
         The path of the weights, their scores, the settings, and statistics of the training.
 
     Raises:
-        FileFormatError: `run_path` has no architecture, or initial weights are damaged.
-        UsageError: initial weights do not exist, or the crop does not suit the network.
+        FileFormatError: `run_path` has no architecture, or initial weights or the teacher are damaged.
+        UsageError: initial weights do not exist or do not fit, the teacher has other classes, or the crop does not suit
+            the network.
         OutputError: the folder cannot be written, or holds other files.
         DataError: the data do not suit this network.
         TrainingError: the loss is NaN or infinite, or memory ran out.
     """
     architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
     source = find_initial_weights(run_path, config.init)
-    dataset, validation = _load_images(data, LGCNetSpace.require(architecture.space), config)
+    space = LGCNetSpace.require(architecture.space)
+    dataset, validation = _load_images(data, space, config)
     fabric = open_fabric(device, config.precision)
-    settings = _list_settings(architecture, data, config, fabric)
+    teacher = (
+        None
+        if config.teacher is None
+        else load_teacher(Path(config.teacher), dataset.classes, config.crop or space.input)
+    )
+    settings = _list_settings(architecture, data, config, fabric) | describe_teacher(teacher)
     run = _open_run_folder(run_path, out or run_path, settings, fabric.is_global_zero)
     weights = run.path / WEIGHTS_FILE
     finished = fabric.broadcast(run.read_result(TrainResult) if run.active else None)
     if finished is not None:
         return replace(finished, weights=weights)
     with explain_out_of_memory(_MEMORY_ADVICE):
-        network, random_parts = build_initial_network(architecture, source, config)
-        trainer = NetworkTrainer(network, config, fabric, compute_class_weights(dataset) if config.balanced else None)
+        network, transfer = build_initial_network(architecture, source, config)
+        for remark in [*(transfer.describe() if transfer else ()), *(teacher.remarks if teacher else ())]:
+            on_remark(remark)
+        class_weights = compute_class_weights(dataset) if config.balanced else None
+        trainer = NetworkTrainer(network, config, fabric, class_weights, teacher)
         run_training(trainer, dataset, run, on_step)
         scored = _save_and_score(trainer, weights, validation, on_score)
     return run.finish(
@@ -90,7 +105,7 @@ def train(
             **vars(scored),
             config=config,
             seconds=trainer.seconds,
-            from_scratch=random_parts,
+            from_scratch=transfer.random_parts if transfer else (),
             images=len(dataset),
             processes=fabric.world_size,
         )
@@ -130,7 +145,7 @@ def _list_settings(architecture: Architecture, data: Path, config: TrainConfig, 
     """Return the settings that identify this training in its run folder."""
     network = architecture.with_provenance({}).to_json()
     return {
-        **config.model_dump(mode="json", exclude={"workers"}),
+        **config.list_settings(),
         "space": architecture.space.fingerprint,
         "architecture": hashlib.sha256(network.encode()).hexdigest()[:12],
         "data": str(data.resolve()),
