@@ -79,7 +79,7 @@ class Transfer:
         return f"; {counts.pop()} classes in the file" if len(counts) == 1 else ""
 
 
-def module_of(name: str) -> str:
+def get_module(name: str) -> str:
     """Return the module that a tensor belongs to: the smallest part of any network."""
     return name.rpartition(".")[0]
 
@@ -92,7 +92,7 @@ def shorten(name: str, others: Iterable[str]) -> str:
         module = ".".join(levels[:depth])
         if not any(other.startswith(f"{module}.") for other in others):
             return module
-    return module_of(name) or name
+    return get_module(name) or name
 
 
 def transfer_weights(
@@ -100,7 +100,7 @@ def transfer_weights(
     stored: StateDict,
     classes: int | None = None,
     *,
-    part_of: PartOf = module_of,
+    get_part: PartOf = get_module,
     min_share: float = MIN_SHARE,
 ) -> Transfer:
     """Copy stored weights into `network`, part by part, where a whole part fits; the rest keeps its initial values.
@@ -112,7 +112,7 @@ def transfer_weights(
         network: Network to initialise.
         stored: Weights of this network, of one with other classes, or of its backbone.
         classes: Number of classes of the network; None if unknown.
-        part_of: Parts; by default each module with tensors is one.
+        get_part: Parts; by default each module with tensors is one.
         min_share: Share of the network's tensors, or of the file's, that must fit.
 
     Raises:
@@ -126,7 +126,9 @@ def transfer_weights(
     renamed = {added + name[len(removed) :]: tensor for name, tensor in tensors.items() if name.startswith(removed)}
     same = {name for name, shape in shapes.items() if name in renamed and renamed[name].shape == shape}
     classifiers = _find_classifiers(shapes, renamed, classes)
-    different = {name for name in shapes if name in renamed and name not in same and module_of(name) not in classifiers}
+    different = {
+        name for name in shapes if name in renamed and name not in same and get_module(name) not in classifiers
+    }
     _require_fit(stored, shapes, renamed, same, different)
     if len(same) < min_share * min(len(shapes), len(tensors)):
         raise UsageError(
@@ -135,13 +137,13 @@ def transfer_weights(
         )
     needed: dict[str, set[str]] = {}
     for name in shapes:
-        if module_of(name) not in classifiers:
-            needed.setdefault(part_of(name), set()).add(name)
+        if get_module(name) not in classifiers:
+            needed.setdefault(get_part(name), set()).add(name)
     whole = {part for part, names in needed.items() if names <= same}
     copied = {
         name: renamed[name]
         for name in own  # counters of batch normalisations may be missing
-        if part_of(name) in whole and module_of(name) not in classifiers and name in renamed
+        if get_part(name) in whole and get_module(name) not in classifiers and name in renamed
     }
     if not copied:
         raise UsageError(f"no part of {stored.path} fits this network as a whole; train with --init scratch")
@@ -188,7 +190,7 @@ def _find_classifiers(own: Shapes, stored: Mapping[str, Tensor], classes: int | 
     """Return the modules whose stored tensors differ in the number of classes alone, and that number."""
     modules: dict[str, list[str]] = {}
     for name in own:
-        modules.setdefault(module_of(name), []).append(name)
+        modules.setdefault(get_module(name), []).append(name)
     classifiers = {}
     for module, names in modules.items():
         shapes = [stored[name].shape for name in names if name in stored and stored[name].ndim]
@@ -208,10 +210,10 @@ def _require_fit(
         UsageError: They do not.
     """
     if not same:
-        theirs, ours = next(iter(stored.tensors), "none"), next(iter(own), "none")
+        stored_name, name = next(iter(stored.tensors), "none"), next(iter(own), "none")
         raise UsageError(
-            f"no part of {stored.path} fits this network: it has {len(stored.tensors)} tensors such as {theirs}, "
-            f"the network has {len(own)} such as {ours}; train with --init scratch"
+            f"no part of {stored.path} fits this network: it has {len(stored.tensors)} tensors such as {stored_name}, "
+            f"the network has {len(own)} such as {name}; train with --init scratch"
         )
     if len(different) > len(same):
         name = min(different, key=list(own).index)

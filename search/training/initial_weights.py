@@ -29,7 +29,7 @@ def find_initial_weights(run: Path, init: str) -> Path | None:
     if init == SUPERNET:
         raise UsageError(f"no supernet to start from in {run} (search.ckpt); train with --init scratch")
     if path.is_dir():
-        raise UsageError(f"--init {path} is a folder; name a file of weights in it, e.g. weights.safetensors")
+        raise UsageError(f"--init {path} is a folder; choose a file in it, e.g. weights.safetensors")
     if path.suffix or len(path.parts) > 1:
         raise UsageError(f"no such file: {path}")
     raise UsageError(f"unknown --init {init!r}: it is neither scratch nor supernet, nor a file of weights")
@@ -54,11 +54,11 @@ def build_initial_network(
     if source is None:
         return training_network, None
     stored = read_state_dict(source)
-    transfer = transfer_weights(network, stored, network.space.classes, part_of=lgcnet_part, min_share=0.0)
+    transfer = transfer_weights(network, stored, network.space.classes, get_part=get_lgcnet_part, min_share=0.0)
     return training_network, transfer
 
 
-def lgcnet_part(name: str) -> str:
+def get_lgcnet_part(name: str) -> str:
     """Return the part of LGCNet that a tensor belongs to: stem, one of the cells, fusion or head.
 
     A part is transferred as a whole: trained statistics would be useless next to random weights.
