@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from .errors import PluginError
 
 _PREFIX = "lgc_plugin_"
 """Start of the names under which files are imported."""
+_TORCH_FOLDER = f"{os.sep}site-packages{os.sep}torch{os.sep}"
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,11 @@ def _explain_errors(reference: str) -> Iterator[None]:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return type, message and innermost line of an error, in one line."""
+    """Return type, message and innermost line of an error, in one line; torch's own lines count only without others."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
     message = " ".join(str(error).split())
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    frames = [frame for frame in frames if _TORCH_FOLDER not in frame.filename] or frames
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}{': ' * bool(message)}{message}{place}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, LgcError, UsageError
+from ..files import describe
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,69 +41,126 @@ class Normalisation:
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """ImageNet's statistics, the default of all networks."""
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 """File extensions of images in a folder."""
+MAX_PIXELS_VARIABLE = "LGC_MAX_PIXELS"
+"""Environment variable with the largest number of pixels of an image; by default Pillow's limit, 179 million."""
+SYSTEM_NAMES = ("__macosx", "thumbs.db", "desktop.ini")
+"""Files and folders that macOS and Windows leave among images, in lower case."""
+
+PREVIEW_FORMATS = ("MPO",)
+"""Formats of photographs whose further frames are previews or other views."""
 
 RGBImage = NDArray[np.uint8]
 """RGB, [H, W, 3]."""
 
+OnRemark = Callable[[str], None]
+"""Receives remarks on an image, as phrases without a full stop."""
+
+
+def ignore_remark(remark: str) -> None:
+    """Ignore a remark."""
+
 
 @contextmanager
-def _translate_errors(path: Path) -> Iterator[None]:
-    """Turn Pillow's errors into a DataError that names the file."""
+def _open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file lazily; Pillow's errors inside the block become a DataError that names the file."""
     from PIL import Image, UnidentifiedImageError
 
+    _apply_pixel_limit()
     try:
-        yield
+        with Image.open(path) as file:
+            yield file
+    except LgcError:
+        raise
+    except Image.DecompressionBombError as error:  # "Image size (200000000 pixels) exceeds limit of ..."
+        count, *_ = re.findall(r"\d+", str(error)) or ["?"]
+        raise DataError(
+            f"cannot read image {path}: too large: {count} pixels (set {MAX_PIXELS_VARIABLE}={count} to allow them)"
+        ) from error
     except UnidentifiedImageError as error:
-        raise DataError(f"cannot read image {path}: unknown format") from error
+        kind = describe(path)
+        reason = "truncated or damaged" if kind.endswith("image") else f"it is {kind}"
+        raise DataError(f"cannot read image {path}: {reason}") from error
     except FileNotFoundError as error:
         raise DataError(f"no such file: {path}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read image {path}: truncated or damaged ({error})") from error
+    except MemoryError as error:
+        raise DataError(f"cannot read image {path}: not enough memory for its pixels") from error
+    except Exception as error:  # decoders raise errors of any class for damaged files
+        reason = getattr(error, "strerror", None) or f"truncated or damaged ({error or type(error).__name__})"
+        raise DataError(f"cannot read image {path}: {reason}") from error
+
+
+def _apply_pixel_limit() -> None:
+    """Replace Pillow's limit by the environment's, if it has one, and Pillow's warning above half of it by silence.
+
+    Raises:
+        UsageError: The environment's limit is not a positive integer.
+    """
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    limit = os.environ.get(MAX_PIXELS_VARIABLE)
+    if not limit:
+        return
+    if not limit.isdecimal() or int(limit) < 1:
+        raise UsageError(f"{MAX_PIXELS_VARIABLE} must be a number of pixels, got {limit!r}")
+    Image.MAX_IMAGE_PIXELS = (int(limit) + 1) // 2  # Pillow refuses images above twice this number
 
 
 def check_image(path: Path) -> None:
     """Check that a file is an image by its header alone, without decoding it.
 
     Raises:
-        DataError: The file is missing or not an image.
+        DataError: The file is missing, not an image, or too large.
     """
-    from PIL import Image
-
-    with _translate_errors(path), Image.open(path):
+    with _open_image(path):
         pass
 
 
-def decode_image(path: Path) -> Image.Image:
-    """Decode an image file.
+def decode_image(path: Path, on_remark: OnRemark = ignore_remark) -> Image.Image:
+    """Decode an image file, upright: rotated by its EXIF orientation.
+
+    Args:
+        path: Image file. Of an animation or a file with several pages, the first frame is decoded.
+        on_remark: Receives remarks on skipped frames and damaged EXIF data.
 
     Raises:
-        DataError: The file is missing, not an image, truncated or damaged.
+        DataError: The file is missing, not an image, truncated, damaged or too large.
     """
-    from PIL import Image
+    from PIL import ImageOps
 
-    with _translate_errors(path), Image.open(path) as file:
+    with _open_image(path) as file:
+        frames = getattr(file, "n_frames", 1)
+        if frames > 1 and file.format not in PREVIEW_FORMATS:
+            on_remark(f"the first of {frames} frames or pages is used")
         file.load()
+        try:
+            ImageOps.exif_transpose(file, in_place=True)
+        except Exception:  # Pillow's parser raises errors of any class; the pixels are intact
+            on_remark("damaged EXIF data: the image is not rotated")
         return file.copy()
 
 
-def read_pixels(path: Path, size: tuple[int, int] | None = None) -> RGBImage:
-    """Read an image as RGB, rotated by its EXIF orientation.
+def read_pixels(path: Path, size: tuple[int, int] | None = None, on_remark: OnRemark = ignore_remark) -> RGBImage:
+    """Read an image as RGB, upright; transparency is ignored.
 
     Args:
         path: Image file with 8 bits per channel.
         size: Height and width to resize to, bilinear; None keeps the image's size.
+        on_remark: Receives remarks on ignored parts of the file.
 
     Raises:
-        DataError: The file cannot be decoded, or has more than 8 bits per channel.
+        DataError: The file cannot be decoded, or has one channel of more than 8 bits.
     """
-    from PIL import ImageOps
-
-    image = decode_image(path)
+    image = decode_image(path, on_remark)
     if image.mode[0] in "IF":  # Pillow would clip the values to a white image
         raise DataError(f"cannot read image {path}: mode {image.mode}; convert it to 8 bits per channel")
-    return resize_image(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), size)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] != 255:
+            on_remark("transparency is ignored")
+    return resize_image(np.asarray(image.convert("RGB")), size)
 
 
 def resize_image(pixels: RGBImage, size: tuple[int, int] | None) -> RGBImage:
@@ -123,7 +184,7 @@ def normalise_image(pixels: RGBImage, normalisation: Normalisation = IMAGENET) -
 
 
 def list_images(path: Path) -> Iterator[Path]:
-    """Yield `path` if it is a file; else the images in that folder and its subfolders, sorted by path.
+    """Yield `path` if it is a file; else the visible images in that folder and its subfolders, sorted by path.
 
     Raises:
         DataError: `path` does not exist, or the folder contains no images.
@@ -131,9 +192,23 @@ def list_images(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    if not path.is_dir():
-        raise DataError(f"no such file or folder: {path}")
-    images = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    images = [file for file in list_visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise DataError(f"no images in folder {path} ({', '.join(IMAGE_SUFFIXES)})")
     yield from images
+
+
+def list_visible_files(folder: Path) -> list[Path]:
+    """Return the files of a folder and its subfolders, sorted by path, without hidden ones and `SYSTEM_NAMES`.
+
+    Raises:
+        DataError: The folder does not exist.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no such file or folder: {folder}")
+    visible = [
+        file
+        for file in folder.rglob("*")
+        if not any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in file.relative_to(folder).parts)
+    ]
+    return sorted(file for file in visible if file.is_file())

@@ -1,7 +1,8 @@
-"""`lgc-train`: train the architecture of a run folder, or score its weights."""
+"""`lgc-train`: train a network, of a run folder or a new one, or score its weights."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +11,7 @@ import typer
 
 from ..device import Device
 from ..errors import UsageError
-from ..search.training.config import TrainConfig
+from ..search.training.config import DISTILLATION_FIELDS, TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     count_processes,
@@ -24,12 +25,15 @@ from .cli.console import (
     share_cores,
 )
 from .cli.model_options import add_options
-from .cli.options import DataOption, JsonOption, is_given, make_device_option
+from .cli.network_options import NetworkOption
+from .cli.options import DataOption, JsonOption, is_given, make_device_option, parse_size
 from .cli.progress import make_step_progress, progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..models.nets.definition import RunNetwork
+    from ..models.nets.sources import NetworkSource
     from ..search.training.results import EvaluationResult, ScoredWeights, TrainResult
 
 app = new_app()
@@ -39,6 +43,14 @@ TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "
 """Fields of `TrainConfig` that are options."""
 
 
+SourceOption = Annotated[
+    Path | None,
+    typer.Argument(metavar="[RUN]", help="Run folder of a search or a training; not for a new --network."),
+]
+InputOption = Annotated[
+    str | None,
+    typer.Option("--input", metavar="HxW", help="Image size of a new --network.", show_default=False),
+]
 OutOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of weights and result.", show_default="RUN")
 ]
@@ -47,6 +59,12 @@ DeviceOption = Annotated[
     make_device_option("the GPU of the search's table, else cpu", "to train on"),
 ]
 SplitOption = Annotated[Literal["val", "test", "train"], typer.Option(help="Split to evaluate on, with --evaluate.")]
+TeacherNetworkOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REF", help="Your function that built the network of --teacher, FILE.py:NAME or package.module:NAME."
+    ),
+]
 PredictionsOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Write the predicted classes as PNG, with --evaluate.")
 ]
@@ -56,8 +74,11 @@ PredictionsOption = Annotated[
 @add_options(TrainConfig, *TRAIN_FIELDS, steps="200 epochs")
 def train(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder with an architecture.json.")],
     data: DataOption,
+    source: SourceOption = None,
+    network: NetworkOption = None,
+    size: InputOption = None,
+    teacher_network: TeacherNetworkOption = None,
     out: OutOption = None,
     device: DeviceOption = None,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Only evaluate the weights in RUN.")] = False,
@@ -66,7 +87,7 @@ def train(
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Train a run's architecture, and evaluate it on the validation images.
+    """Train a network, and evaluate it on the validation images: that of a run, or a new one by --network.
 
     Run the same command again to resume. On several GPUs: torchrun --nproc-per-node 4 --no-python lgc-train RUN --data
     DIR --device cuda
@@ -74,28 +95,63 @@ def train(
     Example: lgc-train runs/street --data scenes --steps 2000
 
     Example: lgc-train runs/street --data scenes --evaluate --predictions masks
+
+    Example: lgc-train --network peer:pidnet-s --data scenes --input 256x512 --out runs/pidnet
     """
     share_cores()
     if evaluate:
-        _reject_options(context, {*TrainConfig.model_fields, "out"} - {"workers"}, "without --evaluate")
-        result: ScoredWeights = _evaluate(source, data, split, predictions, device, settings["workers"])
+        _reject_options(
+            context, {*TrainConfig.model_fields, "teacher_network", "out", "size"} - {"workers"}, "without --evaluate"
+        )
+        chosen = _choose_network(source, network, None, None)
+        result: ScoredWeights = _evaluate(chosen, data, split, predictions, device, settings["workers"])
     else:
         _reject_options(context, {"split", "predictions"}, "with --evaluate")
         if settings["teacher"] is None:
-            _reject_options(context, {"teacher_weight", "temperature"}, "with --teacher")
-        result = _train(source, data, out, device, settings)
+            _reject_options(context, {*DISTILLATION_FIELDS, "teacher_network"}, "with --teacher")
+        chosen = replace(_choose_network(source, network, size, out), teacher=_load_factory(teacher_network))
+        result = _train(chosen, data, out, device, settings)
     lines = [f"{name:12} {path}" for name in ("weights", "predictions") if (path := getattr(result, name, None))]
     emit(result.as_dict(), as_json, _make_table(result), *lines)
 
 
-def _table_devices(source: Path) -> list[Device]:
+def _choose_network(source: Path | None, network: str | None, size: str | None, out: Path | None) -> RunNetwork:
+    """Return the network that the command line names.
+
+    Raises:
+        UsageError: there is none, or the options of a new network are incomplete.
+        PluginError: `--network` names code that cannot be loaded.
+    """
+    from ..models.nets.definition import RunNetwork
+
+    if source is None and network is None:
+        raise UsageError("no network: pass a run folder, or --network with --input and --out")
+    if source is None and out is None:
+        raise UsageError("no run folder: a new --network needs --out DIR; to evaluate a training, pass its folder")
+    if source is not None and size is not None:
+        raise UsageError(f"--input is only for a new --network: the network of {source} has its own size")
+    parsed_size = None if size is None else parse_size(size)
+    return RunNetwork(source, _load_factory(network), parsed_size)
+
+
+def _load_factory(reference: str | None) -> NetworkSource | None:
+    """Return the network that an option names; None without it."""
+    from ..models.nets.sources import load_source
+
+    return None if reference is None else load_source(reference)
+
+
+def _table_devices(source: Path | None) -> list[Device]:
     """Return the devices of the tables that the architecture was searched with; empty if unknown.
 
     Raises:
         FileFormatError: the architecture is missing or damaged.
     """
+    from ..models.nets.definition import NETWORK_FILE
     from ..models.space.protocol import ARCHITECTURE_FILE, Architecture
 
+    if source is None or ((source / NETWORK_FILE).exists() and not (source / ARCHITECTURE_FILE).exists()):
+        return []
     devices = Architecture.load(source / ARCHITECTURE_FILE).provenance.get("devices")
     return [Device(str(name)) for name in devices] if isinstance(devices, list) else []
 
@@ -104,18 +160,21 @@ def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
     """Raise an error for options on the command line that only the other mode uses."""
     for name in sorted(names):
         if is_given(context, name):
-            raise UsageError(f"--{name.replace('_', '-')} can only be used {mode}")
+            flag = "input" if name == "size" else name.replace("_", "-")
+            raise UsageError(f"--{flag} can only be used {mode}")
 
 
-def _train(source: Path, data: Path, out: Path | None, requested: str | None, settings: dict[str, Any]) -> TrainResult:
+def _train(
+    source: RunNetwork, data: Path, out: Path | None, requested: str | None, settings: dict[str, Any]
+) -> TrainResult:
     from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
     if settings["steps"] is None:
         batch = settings["batch"] * count_processes()
-        settings["steps"] = default_training_steps(source, data, batch, settings["train_split"])
+        settings["steps"] = default_training_steps(data, batch, settings["train_split"])
     config = TrainConfig(**settings)
-    device = pick_device(requested, _table_devices(source), "training")
+    device = pick_device(requested, _table_devices(source.run), "training")
     with progress_bar() as on_progress:
         evaluating = cache(lambda: make_step_progress("evaluating", on_progress))  # the clock starts at its first image
         return run_train(
@@ -126,16 +185,16 @@ def _train(source: Path, data: Path, out: Path | None, requested: str | None, se
             device=device,
             on_step=make_step_progress("training", on_progress),
             on_score=lambda step, steps: evaluating()(step, steps),
-            on_remark=say,
+            log=say,
         )
 
 
 def _evaluate(
-    source: Path, data: Path, split: str, predictions: Path | None, requested: str | None, workers: int
+    source: RunNetwork, data: Path, split: str, predictions: Path | None, requested: str | None, workers: int
 ) -> EvaluationResult:
     from ..search.training.evaluation import evaluate_run
 
-    device = pick_device(requested, _table_devices(source), "evaluating")
+    device = pick_device(requested, _table_devices(source.run), "evaluating")
     with progress_bar() as on_progress:
         return evaluate_run(
             source,
@@ -145,6 +204,7 @@ def _evaluate(
             workers=workers,
             device=device,
             on_step=make_step_progress("evaluating", on_progress),
+            log=say,
         )
 
 

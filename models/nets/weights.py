@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -12,15 +13,21 @@ from torch import Tensor, nn
 from ...errors import FileFormatError
 from ...files import format_error, write_atomic
 from ..space.protocol import Architecture
-from .network import LGCNet
+from .definition import NetworkDefinition
 
 WEIGHTS_FILE = "weights.safetensors"
 """File name of the weights in a run folder."""
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write a network's weights to a safetensors file atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    """Write a network's weights to a safetensors file atomically; a tensor with several names is written for each."""
+    tensors: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in network.state_dict().items():
+        value = tensor.detach().cpu().contiguous()
+        storage = value.untyped_storage().data_ptr()
+        tensors[name] = value.clone() if storage in written else value
+        written.add(storage)
     write_atomic(path, save(tensors))
 
 
@@ -38,17 +45,30 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_weights(path: Path, architecture: Architecture) -> dict[str, Tensor]:
-    """Read the weights of `architecture` from a safetensors file.
+def load_weights(path: Path, network: Architecture | NetworkDefinition) -> dict[str, Tensor]:
+    """Read the weights of a network from a safetensors file.
 
     Raises:
-        FileFormatError: See `read_weights`, or the weights belong to a different architecture.
+        FileFormatError: See `read_weights`, or the weights belong to a different network.
     """
     tensors = read_weights(path)
-    expected = {name: tensor.shape for name, tensor in LGCNet(architecture.space, architecture).state_dict().items()}
-    if {name: tensor.shape for name, tensor in tensors.items()} != expected:
-        raise FileFormatError(f"{path}: weights of a different architecture")
+    definition = NetworkDefinition.from_architecture(network) if isinstance(network, Architecture) else network
+    expected = {name: tensor.shape for name, tensor in definition.build().state_dict().items()}
+    actual = {name: tensor.shape for name, tensor in tensors.items()}
+    if actual != expected:
+        kind = "network" if definition.architecture is None else "architecture"
+        raise FileFormatError(f"{path}: weights of a different {kind}: {_describe_difference(actual, expected)}")
     return tensors
+
+
+def _describe_difference(actual: dict[str, torch.Size], expected: dict[str, torch.Size]) -> str:
+    """Return the first difference between the shapes of a file and those of a network."""
+    for name, shape in expected.items():
+        if name not in actual:
+            return f"{name} is missing"
+        if actual[name] != shape:
+            return f"{name} has shape {list(actual[name])}, not {list(shape)}"
+    return f"{next(name for name in actual if name not in expected)} is unknown"
 
 
 def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:

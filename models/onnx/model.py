@@ -25,16 +25,31 @@ class OnnxModel(Signature):
         opset: Version of the standard operator set.
         operators: Distinct operator names in the order of first use.
         precision: `int8` if quantised, else `fp16` or `bf16` if any weight has that type, else `fp32`.
+        remarks: What was bound, chosen or assumed, as sentences without a full stop.
     """
 
     data: bytes = field(repr=False)
     opset: int
     operators: tuple[str, ...]
     precision: str
+    remarks: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, path: Path) -> OnnxModel:
-        """Read and check a file.
+    def load(
+        cls,
+        path: Path,
+        *,
+        input_size: tuple[int, int] | None = None,
+        output: str | None = None,
+        layout: str | None = None,
+    ) -> OnnxModel:
+        """Read a file as a self-contained model with static shapes.
+
+        Args:
+            path: ONNX file; its weights may be in other files of the same folder.
+            input_size: Height and width in pixels that dynamic axes of the image are bound to.
+            output: Name of the output to keep; None to keep all.
+            layout: `NCHW` or `NHWC` of the image; None to infer it.
 
         Raises:
             FileFormatError: The file is missing, broken or not an ONNX model, or has dynamic shapes.

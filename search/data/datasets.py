@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ...errors import DataError, UsageError
-from ...models.images import normalise_image
+from ...models.images import IMAGENET, Normalisation, normalise_image
 from .labels import IGNORE, LabelMap
 from .layouts import LAYOUTS, Layout, list_pairs
 from .pairs import Pair
@@ -24,7 +24,7 @@ Size = tuple[int, int]
 class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Images and labels of one split.
 
-    An item is an image, float32 [3, H, W], normalised by `models.images.normalised`, and a label, int64 [H, W],
+    An item is an image, float32 [3, H, W], normalised by `normalisation`, and a label, int64 [H, W],
     0..(num_classes - 1); pixels with `ignore_index` are neither trained nor evaluated. Files are checked when read.
 
     Attributes:
@@ -33,6 +33,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         palette: Colour of each class, 0..255.
         num_classes: Number of classes.
         ignore_index: Label of void pixels, 255.
+        normalisation: Statistics that images are normalised with.
         pairs: Files of the split.
         size: Height and width of the items; None keeps the size of each file.
         crop: Height and width of augmented items; None for `size`.
@@ -42,6 +43,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """
 
     ignore_index = IGNORE
+    normalisation: Normalisation = IMAGENET
 
     def __init__(
         self,
@@ -130,7 +132,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             pixels, classes = augment_pair(image, label, size, self.crop or size, rng)
         else:
             pixels, classes = resize_pair(image, label, size)
-        return torch.from_numpy(normalise_image(pixels)), torch.from_numpy(
+        return torch.from_numpy(normalise_image(pixels, self.normalisation)), torch.from_numpy(
             (label if self.full_labels else classes).astype(np.int64)
         )
 

@@ -26,12 +26,13 @@ _OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "out of shared memor
 """Parts of torch's error messages for exhausted memory, including a data-loading process that the system killed."""
 
 
-def open_fabric(name: str = CPU, precision: str = "fp32") -> Fabric:
+def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool = False) -> Fabric:
     """Return Fabric on a device, or under `torchrun` on one device per process.
 
     Args:
         name: device, `cpu` or `cuda:N`; under torchrun `cuda:0` is the process's own GPU.
         precision: a name of `FABRIC_PRECISIONS`.
+        find_unused: Allow parameters without a gradient in a training step of several processes, at some cost.
 
     Raises:
         UnknownNameError: the precision is unknown.
@@ -60,7 +61,7 @@ def open_fabric(name: str = CPU, precision: str = "fp32") -> Fabric:
                 f"lower --nproc-per-node"
             )
         backend = "nccl" if device.kind == "cuda" else "gloo"
-        strategy = DDPStrategy(process_group_backend=backend)
+        strategy = DDPStrategy(process_group_backend=backend, find_unused_parameters=find_unused)
         settings |= {"strategy": strategy, "devices": local_processes, "num_nodes": processes // local_processes}
     else:
         settings |= {"devices": 1 if device.is_cpu else [device.ordinal]}
@@ -109,8 +110,10 @@ class GlobalBatchNorm(nn.BatchNorm2d):
                 self.running_var.lerp_((square / (count - 1)).detach(), self.momentum)
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked.add_(1)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        shape = (1, -1, 1, 1)
+        scale, shape = (variance + self.eps).rsqrt(), (1, -1, 1, 1)
+        if not self.affine:
+            return ((x - mean.view(shape)) * scale.view(shape)).to(input.dtype)
+        scale = self.weight * scale
         out: Tensor = (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
         return out.to(input.dtype)
 

@@ -1,13 +1,17 @@
-"""The auxiliary head, which classifies a coarse feature during training only."""
+"""Auxiliary outputs of a training: LGCNet's auxiliary head, or those that another network returns itself."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from ...models.nets.definition import NetworkDefinition
 from ...models.nets.layers import build_module
 from ...models.nets.network import LGCNet
+from ...models.nets.outputs import is_logits, split_outputs
 from ...models.space.opspec import OpSpec
 from ...models.space.plan import NetworkPlan
+from .config import TrainConfig
 
 
 def find_auxiliary_cell(plan: NetworkPlan) -> int:
@@ -22,31 +26,55 @@ def find_auxiliary_cell(plan: NetworkPlan) -> int:
 
 
 class TrainingNetwork(nn.Module):
-    """A network with the auxiliary head that it has during training.
+    """A network of any source, with the auxiliary outputs that it has during training.
+
+    LGCNet gets an auxiliary head. Other networks return auxiliary outputs themselves, or have none.
 
     Args:
         network: the network, whose weights are kept after the training.
-        auxiliary: Include the auxiliary head.
+        auxiliary: Include auxiliary outputs.
     """
 
-    def __init__(self, network: LGCNet, auxiliary: bool) -> None:
+    def __init__(self, network: nn.Module, auxiliary: bool) -> None:
         super().__init__()
         self.network = network
-        plan = network.space.plan
-        self.cell = find_auxiliary_cell(plan)
+        self.has_auxiliary = auxiliary
         self.auxiliary: nn.Module | None = None
-        if auxiliary:
-            feature = plan.cells[self.cell].concat
-            width, size = feature.c_out, (feature.height, feature.width)
-            specs = (
-                OpSpec("conv_3x3", width, width, *size),
-                OpSpec("classifier", width, network.space.classes, *size),
-            )
-            self.auxiliary = nn.Sequential(*(build_module(spec) for spec in specs))
+        if isinstance(network, LGCNet):
+            plan = network.space.plan
+            self.cell = find_auxiliary_cell(plan)
+            if auxiliary:
+                self.auxiliary = _build_head(plan, self.cell, network.space.classes)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return logits of the network and of the auxiliary head (None without it), [N, classes, h, w] of own size."""
-        features = self.network.features(x)
-        logits = self.network.decode(features)
-        # The stem's output precedes the cells'.
-        return logits, None if self.auxiliary is None else self.auxiliary(features[self.cell + 1])
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits, [N, classes, h, w], and auxiliary logits of own sizes by name."""
+        if isinstance(self.network, LGCNet):
+            features = self.network.features(x)
+            logits = self.network.decode(features)
+            # The stem's output precedes the cells'.
+            return logits, {} if self.auxiliary is None else {"head": self.auxiliary(features[self.cell + 1])}
+        logits, others = split_outputs(self.network(x))
+        if not self.has_auxiliary:
+            return logits, {}
+        return logits, {name: value for name, value in others.items() if is_logits(value, logits.shape[1])}
+
+
+def _build_head(plan: NetworkPlan, cell: int, classes: int) -> nn.Module:
+    """Return the auxiliary head on the output of a backbone cell: a 3x3 convolution and a classifier."""
+    feature = plan.cells[cell].concat
+    width, size = feature.c_out, (feature.height, feature.width)
+    specs = (OpSpec("conv_3x3", width, width, *size), OpSpec("classifier", width, classes, *size))
+    return nn.Sequential(*(build_module(spec) for spec in specs))
+
+
+def build_training_network(definition: NetworkDefinition, config: TrainConfig) -> TrainingNetwork:
+    """Return the network before the first step, with random weights.
+
+    They depend on the seed alone; the network's are the same with and without an auxiliary head.
+
+    Raises:
+        PluginError: the user's factory raises an error or returns no module.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return TrainingNetwork(definition.draw(), config.aux > 0)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +13,16 @@ from torch.nn import functional as F
 
 from ...errors import FileFormatError, UsageError
 from ...files import read_text
-from ...models.nets.network import LGCNet
+from ...models.nets.checks import check_outputs
+from ...models.nets.definition import Log, NetworkDefinition, is_factory_run, load_definition
 from ...models.nets.weights import WEIGHTS_FILE, load_weights
 from ...models.space.lgcnet import LGCNetSpace
-from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
+from .config import TrainConfig
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
+
+    from ...models.nets.sources import NetworkSource
 
 RESULT_FILE = "train-result.json"
 
@@ -33,68 +35,92 @@ class Teacher:
         path: its run folder.
         network: [N, 3, H, W] -> logits [N, C, h, w]; frozen, in evaluation mode.
         digest: 12 hexadecimal digits of the SHA-256 of its weights.
-        remarks: lines for the user.
     """
 
     path: Path
     network: nn.Module
     digest: str
-    remarks: tuple[str, ...] = ()
 
 
-def load_teacher(path: Path, classes: Sequence[str], size: tuple[int, int]) -> Teacher:
-    """Return the trained network of a run folder as a teacher.
+def load_teacher(
+    config: TrainConfig, student: NetworkDefinition, factory: NetworkSource | None = None, log: Log = print
+) -> Teacher | None:
+    """Return the trained network of the run folder `config.teacher`; None without one.
 
     Args:
-        path: run folder with weights.
-        classes: names of the student's classes.
-        size: height and width of the training images.
+        config: settings.
+        student: network to train.
+        factory: factory of the teacher's run, as named by the user; the student's own need not be named again.
+        log: receives a remark if the names of the teacher's classes are unknown.
 
     Raises:
-        UsageError: the run has no weights, other classes, or a stride that does not divide `size`.
+        UsageError: the run has no weights, other classes, or a stride that does not divide the size of the images; or
+            it was trained with a factory that the user has not named.
+        PluginError: the network does not accept images of this size.
         FileFormatError: a file of the run is missing or damaged.
     """
+    if config.teacher is None:
+        return None
+    path, size = Path(config.teacher), config.crop or student.input
     weights = path / WEIGHTS_FILE
     if not weights.is_file():
         raise UsageError(f"no weights in the teacher {path} ({WEIGHTS_FILE}): train it first")
-    architecture = Architecture.load(path / ARCHITECTURE_FILE)
-    space = LGCNetSpace.require(architecture.space)
-    if space.classes != len(classes):
-        raise UsageError(
-            f"the teacher {path} has {space.classes} classes, the dataset {len(classes)}: "
-            "distillation needs a teacher with the same classes"
-        )
-    remarks = _compare_classes(path, classes)
-    stride = space.plan.stride
+    definition = _load_definition(path, student, factory, log)
+    _require_same_classes(path, definition, student, log)
+    architecture = definition.architecture
+    stride = 1 if architecture is None else LGCNetSpace.require(architecture.space).plan.stride
     if any(side % stride for side in size):
         raise UsageError(
             f"the teacher {path} needs images whose sides are multiples of {stride}, not {size[0]}x{size[1]}; "
             "choose another --crop"
         )
-    network = LGCNet(space, architecture)
-    network.load_state_dict(load_weights(weights, architecture))
+    network = definition.build()
+    network.load_state_dict(load_weights(weights, definition))
+    if architecture is None:
+        check_outputs(network, replace(definition, input=size))
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
-    return Teacher(path, network.eval().requires_grad_(False), digest, remarks)
+    return Teacher(path, network.eval().requires_grad_(False), digest)
 
 
-def _compare_classes(path: Path, classes: Sequence[str]) -> tuple[str, ...]:
-    """Check the names of a teacher's classes; return a remark if its run folder does not hold them."""
-    result = path / RESULT_FILE
-    if not result.is_file():
-        return (f"the teacher {path} has no {RESULT_FILE}: its classes are assumed to be {', '.join(classes)}",)
+def _load_definition(
+    path: Path, student: NetworkDefinition, factory: NetworkSource | None, log: Log
+) -> NetworkDefinition:
+    """Return the definition of the teacher's network."""
+    if factory is None and is_factory_run(path, student.source.name):
+        factory = student.source
     try:
-        names = list(json.loads(read_text(result, "training result"))["per_class"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(
-            f"{result} is a damaged training result: delete it, or train the teacher again"
-        ) from error
-    if names != list(classes):
+        return load_definition(path, factory, log)
+    except UsageError as error:  # which names the option of a command's own network
+        raise UsageError(str(error).replace("--network", "--teacher-network")) from error
+
+
+def _require_same_classes(path: Path, teacher: NetworkDefinition, student: NetworkDefinition, log: Log) -> None:
+    """Check that teacher and student have the same classes in the same order."""
+    if teacher.classes != student.classes:
+        raise UsageError(
+            f"the teacher {path} has {teacher.classes} classes, the dataset {student.classes}: "
+            "distillation needs a teacher with the same classes"
+        )
+    classes = student.class_names or ()
+    names = teacher.class_names or _read_class_names(path / RESULT_FILE)
+    if names is None:
+        log(f"the names of the classes of the teacher {path} are unknown, assumed: {', '.join(classes)}")
+    elif classes and names != classes:
         index = next(i for i, pair in enumerate(zip(names, classes, strict=True)) if pair[0] != pair[1])
         raise UsageError(
             f"the teacher {path} has other classes: its class {index} is {names[index]!r}, not {classes[index]!r}; "
             "train it on this dataset"
         )
-    return ()
+
+
+def _read_class_names(path: Path) -> tuple[str, ...] | None:
+    """Return the names of the classes in a training result of an earlier version; None if the file does not exist."""
+    if not path.is_file():
+        return None
+    try:
+        return tuple(json.loads(read_text(path, "training result"))["per_class"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path} is a damaged training result: delete it, or train the teacher again") from error
 
 
 def describe_teacher(teacher: Teacher | None) -> dict[str, JsonValue]:

@@ -31,7 +31,8 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Add the weights after a step to the average."""
-        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        states = self.network.state_dict().values(), network.state_dict().values()
+        pairs = list({average.data_ptr(): (average, value) for average, value in zip(*states, strict=True)}.values())
         averages = [average for average, _ in pairs if average.is_floating_point()]
         values = [value for _, value in pairs if value.is_floating_point()]
         torch._foreach_lerp_(averages, values, 1 - self.decay_at(step))

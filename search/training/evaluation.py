@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ...device import CPU
 from ...errors import DataError, OutputError, UsageError
-from ...models.nets.network import LGCNet
+from ...models.nets.checks import check_outputs
+from ...models.nets.definition import Log, NetworkDefinition, RunNetwork, load_definition
 from ...models.nets.weights import WEIGHTS_FILE, load_weights
-from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
 from ..runtime.fabric import explain_out_of_memory, open_fabric
@@ -23,7 +23,7 @@ LABEL_RESOLUTION = "each label's own"
 
 
 def evaluate_run(
-    run_path: Path,
+    source: Path | RunNetwork,
     data: Path,
     split: str = "val",
     *,
@@ -31,37 +31,43 @@ def evaluate_run(
     device: str = CPU,
     workers: int = 0,
     on_step: OnStep = lambda step, steps: None,
+    log: Log = print,
 ) -> EvaluationResult:
-    """Evaluate `run_path`/weights.safetensors; under torchrun, processes share the images.
+    """Evaluate the weights.safetensors of a run; under torchrun, processes share the images.
 
     Args:
-        run_path: folder of a training.
+        source: folder of a training; a factory's run also needs the network that the user names.
         data: folder of Cityscapes or CamVid.
         split: split to evaluate on.
         predictions: folder for the predicted classes, at each label's resolution; see `PredictionWriter`.
         device: `cpu` or `cuda:N`.
         workers: number of data-loading processes for each computing process.
         on_step: callback for the number of finished images and the total.
+        log: receives remarks, one line each.
 
     Returns:
         The scores, and the paths of weights and predictions.
 
     Raises:
-        FileFormatError: `run_path` has no architecture, or its weights are damaged or belong to a different one.
-        UsageError: `run_path` has no weights.
+        FileFormatError: the run has no network, or its weights are damaged or belong to a different one.
+        UsageError: the run has no weights, or was trained with a factory that the user has not named.
+        PluginError: the user's factory raises an error, or its network does not return logits of the classes.
         DataError: the data do not suit this network, or have no label and no predictions are requested.
         OutputError: predictions cannot be written, or would be inside the dataset.
     """
     if predictions is not None and predictions.resolve().is_relative_to(data.resolve()):
         raise OutputError(f"--predictions {predictions} is inside the dataset {data}: choose another folder")
-    architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
-    space, weights = architecture.space, run_path / WEIGHTS_FILE
+    chosen = RunNetwork(source) if isinstance(source, Path) else source
+    if chosen.run is None:
+        raise UsageError("no weights to evaluate: pass the folder of a training")
+    definition, weights = load_definition(chosen.run, chosen.network, log), chosen.run / WEIGHTS_FILE
     if not weights.exists():
-        raise UsageError(f"no weights to evaluate in {run_path} ({WEIGHTS_FILE}); train first, without --evaluate")
-    network = LGCNet(space, architecture)
-    network.load_state_dict(load_weights(weights, architecture))
-    dataset = load_dataset(data, split, space.input, full_labels=True)
-    require_classes(dataset, space.classes, space.name)
+        raise UsageError(f"no weights to evaluate in {chosen.run} ({WEIGHTS_FILE}); train first, without --evaluate")
+    network = definition.build()
+    network.load_state_dict(load_weights(weights, definition))
+    dataset = load_dataset(data, split, definition.input, full_labels=True)
+    _require_same_classes(dataset, definition, chosen.run, log)
+    dataset.normalisation = definition.normalisation
     writer = None if predictions is None else PredictionWriter(predictions, dataset)
 
     def write(index: int, classes: Tensor) -> None:
@@ -71,6 +77,8 @@ def evaluate_run(
     fabric = open_fabric(device)
     with explain_out_of_memory("the number of other programs on this device, or use --device cpu"):
         network.to(fabric.device).eval()
+        if definition.architecture is None:
+            check_outputs(network, definition)
         scores, size = evaluate_network(
             network, dataset, fabric=fabric, workers=workers, on_image=write, on_step=on_step
         )
@@ -79,6 +87,25 @@ def evaluate_run(
             f"{data} has no labelled pixel in {split}, so it cannot be evaluated; use --predictions instead"
         )
     return EvaluationResult(**vars(describe_scores(weights, scores, dataset, split, size)), predictions=predictions)
+
+
+def _require_same_classes(dataset: SegmentationDataset, definition: NetworkDefinition, run: Path, log: Log) -> None:
+    """Check that a dataset has as many classes as a trained network; log a warning if their names differ.
+
+    Raises:
+        DataError: the numbers differ.
+    """
+    if definition.architecture is not None:
+        require_classes(dataset, definition.classes, definition.source.name)
+    elif dataset.num_classes != definition.classes:
+        raise DataError(
+            f"the dataset ({dataset.layout}) has {dataset.num_classes} classes, {run} was trained with "
+            f"{definition.classes}: evaluate it on a dataset with the same classes"
+        )
+    pairs = zip(dataset.classes, definition.class_names or dataset.classes, strict=True)
+    other = [f"{name} instead of {trained}" for name, trained in pairs if name != trained]
+    if other:
+        log(f"warning: the dataset ({dataset.layout}) has other classes than {run} was trained with: {other[0]}")
 
 
 def describe_scores(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+from torch import nn
 
 from ...errors import UsageError
 from ...models.nets.network import LGCNet
 from ...models.nets.state_dicts import read_state_dict
 from ...models.nets.transfer import Transfer, transfer_weights
-from ...models.space.protocol import Architecture
-from .auxiliary import TrainingNetwork
-from .config import SCRATCH, SUPERNET, TrainConfig
+from .config import SCRATCH, SUPERNET
 
 
 def find_initial_weights(run: Path, init: str) -> Path | None:
@@ -35,27 +33,17 @@ def find_initial_weights(run: Path, init: str) -> Path | None:
     raise UsageError(f"unknown --init {init!r}: it is neither scratch nor supernet, nor a file of weights")
 
 
-def build_initial_network(
-    architecture: Architecture, source: Path | None, config: TrainConfig
-) -> tuple[TrainingNetwork, Transfer | None]:
-    """Return the network before the first step, and what it took from `source`.
-
-    Random weights depend on the seed alone; the network's are the same with and without an auxiliary head. The
-    auxiliary head always has random weights.
+def initialise(network: nn.Module, source: Path, classes: int) -> Transfer:
+    """Copy the weights in `source` into a network where they fit.
 
     Raises:
-        UsageError: `source` fits no part of the network.
+        UsageError: they do not fit, see `transfer_weights`.
         FileFormatError: `source` is damaged, or has NaN or infinite values.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = LGCNet(architecture.space, architecture)
-        training_network = TrainingNetwork(network, config.aux > 0)
-    if source is None:
-        return training_network, None
     stored = read_state_dict(source)
-    transfer = transfer_weights(network, stored, network.space.classes, get_part=get_lgcnet_part, min_share=0.0)
-    return training_network, transfer
+    if isinstance(network, LGCNet):
+        return transfer_weights(network, stored, classes, get_part=get_lgcnet_part, min_share=0.0)
+    return transfer_weights(network, stored, classes)
 
 
 def get_lgcnet_part(name: str) -> str:

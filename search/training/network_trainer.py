@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NotRequired
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import TrainingError
+from ...errors import FileFormatError, TrainingError
+from ...models.nets.outputs import get_logits
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
@@ -37,7 +39,7 @@ class TrainingRecord(MetricsRecord):
 
     Attributes:
         loss: loss of the network.
-        aux_loss: loss of the auxiliary head.
+        aux_loss: loss of the auxiliary head; summed over several auxiliary outputs.
         teacher_loss: distillation loss.
         lr: learning rate.
     """
@@ -115,15 +117,16 @@ class NetworkTrainer:
         lr = config.lr * config.factor(self.step)
         for group in self._sgd.param_groups:
             group["lr"] = lr
-        logits, auxiliary_logits = self._model(images)
+        torch.manual_seed(_seed_step(config.seed, self.step, fabric.global_rank))
+        logits, auxiliary = self._model(images)
         loss = total = self._compute_loss(logits, labels)
         losses = {"loss": loss}
-        if auxiliary_logits is not None:
-            losses["aux_loss"] = self._compute_loss(auxiliary_logits, labels)
+        if auxiliary:
+            losses["aux_loss"] = torch.stack([self._compute_loss(part, labels) for part in auxiliary.values()]).sum()
             total = loss + config.aux * losses["aux_loss"]
         if self._teacher is not None:
             with torch.no_grad(), fabric.autocast():
-                targets = self._teacher(images)
+                targets = get_logits(self._teacher(images))
             losses["teacher_loss"] = distillation_loss(logits, targets, config.temperature)
             total = total + config.teacher_weight * losses["teacher_loss"]
         means = self._average_losses(losses)
@@ -172,9 +175,19 @@ class NetworkTrainer:
         }
 
     def restore(self, state: TrainingState) -> None:
-        """Load a snapshot."""
+        """Load a snapshot.
+
+        Raises:
+            FileFormatError: the snapshot belongs to a different network.
+        """
         self.step, self.seconds = state["step"], float(state["seconds"])
-        self._trainee.load_state_dict(state["trainee"])
+        try:
+            self._trainee.load_state_dict(state["trainee"])
+        except RuntimeError as error:
+            raise FileFormatError(
+                "the checkpoint belongs to a different network, whose weights have other names or shapes: choose "
+                "another folder with --out"
+            ) from error
         self._sgd.load_state_dict(state["optimiser"])
         if self._average is not None:
             assert state["mean"] is not None  # the run folder's settings include the average
@@ -201,8 +214,13 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
         shard=(fabric.global_rank, fabric.world_size),
         pin=fabric.device.type == "cuda",
     )
-    with _autotune_kernels():
+    with _autotune_kernels(), torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
         run_steps(trainer, batches, config.steps, run, on_step)
+
+
+def _seed_step(seed: int, step: int, rank: int) -> int:
+    """Return the seed of a step's dropout and other random layers, so that a resumed training repeats them."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint32)[0])
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from ...errors import TrainingError
+from ...models.nets.outputs import get_logits
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import load_single_images
 
@@ -53,7 +55,7 @@ def evaluate_network(
     each label and compared at its resolution; `full_labels` of the dataset keeps labels as large as their files.
 
     Args:
-        network: [1, 3, H, W] -> logits [1, C, h, w]; in evaluation mode.
+        network: [1, 3, H, W] -> logits [1, C, h, w], and perhaps other outputs; in evaluation mode.
         dataset: images and labels.
         fabric: device, and the processes that share the images and all make this call; None for the CPU.
         workers: number of data-loading processes.
@@ -66,6 +68,7 @@ def evaluate_network(
 
     Raises:
         DataError: a file is damaged or holds foreign values.
+        TrainingError: the network returns NaN or infinite values.
     """
     device = "cpu" if fabric is None else fabric.device
     shard = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
@@ -74,7 +77,9 @@ def evaluate_network(
     with torch.no_grad():
         for index, (image, label) in load_single_images(dataset, workers=workers, shard=shard):
             height, width = label.shape[-2:]
-            logits = network(image.to(device))
+            logits = get_logits(network(image.to(device)))
+            if not bool(logits.isfinite().all()):
+                raise TrainingError(f"the network returned NaN or infinite logits for {dataset.pairs[index].image}")
             full = F.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
             classes = full.argmax(dim=1)
             counts += multiclass_confusion_matrix(

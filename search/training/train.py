@@ -1,27 +1,29 @@
-"""Training of a searched architecture; docs/training.md is the recipe."""
+"""Training of a network of any source; docs/training.md is the recipe."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...device import CPU
-from ...errors import OutputError
+from ...errors import OutputError, UsageError
 from ...files import write_atomic
+from ...models.nets.checks import check_outputs, check_training
+from ...models.nets.definition import Log, NetworkDefinition, RunNetwork, load_definition, read_record
 from ...models.nets.weights import WEIGHTS_FILE, save_weights
 from ...models.space.lgcnet import LGCNetSpace
-from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
+from ...models.space.protocol import ARCHITECTURE_FILE
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import OnStep, RunFolder
+from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
 from .crops import require_crop
 from .distillation import describe_teacher, load_teacher
 from .evaluation import describe_scores
-from .initial_weights import build_initial_network, find_initial_weights
+from .initial_weights import find_initial_weights, initialise
 from .losses import compute_class_weights
 from .network_trainer import NetworkTrainer, run_training
 from .results import ScoredWeights, TrainResult
@@ -34,13 +36,11 @@ if TYPE_CHECKING:
 TRAINING_EPOCHS = 200
 """Default length of a training, in epochs."""
 VALIDATION_SPLIT = "val"
-OnRemark = Callable[[str], None]
-"""Receives remarks, one line each."""
 _MEMORY_ADVICE = "--batch, --crop or --workers, or use --precision bf16"
 
 
 def train(
-    run_path: Path,
+    source: Path | RunNetwork,
     data: Path,
     config: TrainConfig,
     *,
@@ -48,54 +48,57 @@ def train(
     device: str = CPU,
     on_step: OnStep = lambda step, steps: None,
     on_score: OnStep = lambda step, steps: None,
-    on_remark: OnRemark = lambda remark: None,
+    log: Log = print,
 ) -> TrainResult:
-    """Train `run_path`/architecture.json, evaluate it on the validation images, and write weights.safetensors.
+    """Train a network, evaluate it on the validation images, and write weights.safetensors.
 
     An interrupted training resumes from its last checkpoint; a finished one returns its result. Under torchrun every
     process makes the same call; the first one writes.
 
     Args:
-        run_path: run folder of a search.
+        source: run folder of a search or a training; or a new network, which needs `out`.
         data: folder of Cityscapes or CamVid.
         config: settings.
-        out: folder for the training's files, with a copy of the architecture; None for `run_path`.
+        out: folder for the training's files, with what rebuilds the network; None for the run folder.
         device: `cpu` or `cuda:N`.
         on_step: callback for the number of finished steps and the total.
         on_score: callback for the number of evaluated images and the total.
-        on_remark: callback for lines on the initial weights and the teacher.
+        log: receives remarks on the network, its initial weights and the teacher, one line each.
 
     Returns:
         The path of the weights, their scores, the settings, and statistics of the training.
 
     Raises:
-        FileFormatError: `run_path` has no architecture, or initial weights or the teacher are damaged.
-        UsageError: initial weights do not exist or do not fit, the teacher has other classes, or the crop does not suit
-            the network.
+        FileFormatError: the run folder has no network, or initial weights or the teacher are damaged.
+        UsageError: initial weights do not exist or do not fit, the teacher has other classes, or crop or batch do not
+            suit the network.
+        PluginError: the user's factory raises an error, or its network does not return logits of the classes.
         OutputError: the folder cannot be written, or holds other files.
         DataError: the data do not suit this network.
         TrainingError: the loss is NaN or infinite, or memory ran out.
     """
-    architecture = Architecture.load(run_path / ARCHITECTURE_FILE)
-    source = find_initial_weights(run_path, config.init)
-    space = LGCNetSpace.require(architecture.space)
-    dataset, validation = _load_images(data, space, config)
-    fabric = open_fabric(device, config.precision)
-    teacher = (
-        None
-        if config.teacher is None
-        else load_teacher(Path(config.teacher), dataset.classes, config.crop or space.input)
-    )
-    settings = _list_settings(architecture, data, config, fabric) | describe_teacher(teacher)
-    run = _open_run_folder(run_path, out or run_path, settings, fabric.is_global_zero)
+    chosen = RunNetwork(source) if isinstance(source, Path) else source
+    folder = out or chosen.run
+    if folder is None:
+        raise UsageError("a new network needs a folder for its run: add --out DIR")
+    initial = find_initial_weights(chosen.run or folder, config.init)
+    definition, dataset, validation = _load_network(chosen, folder, data, config, log)
+    fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
+    teacher = load_teacher(config, definition, chosen.teacher, log)
+    settings = _list_settings(definition, data, config, fabric) | describe_teacher(teacher)
+    run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
     weights = run.path / WEIGHTS_FILE
     finished = fabric.broadcast(run.read_result(TrainResult) if run.active else None)
     if finished is not None:
         return replace(finished, weights=weights)
     with explain_out_of_memory(_MEMORY_ADVICE):
-        network, transfer = build_initial_network(architecture, source, config)
-        for remark in [*(transfer.describe() if transfer else ()), *(teacher.remarks if teacher else ())]:
-            on_remark(remark)
+        network = build_training_network(definition, config)
+        transfer = None if initial is None else initialise(network.network, initial, definition.classes)
+        for remark in () if transfer is None else transfer.describe():
+            log(remark)
+        if definition.architecture is None:
+            network.to(fabric.device)
+            _check_network(network, definition, config, fabric.world_size, log)
         class_weights = compute_class_weights(dataset) if config.balanced else None
         trainer = NetworkTrainer(network, config, fabric, class_weights, teacher)
         run_training(trainer, dataset, run, on_step)
@@ -105,22 +108,57 @@ def train(
             **vars(scored),
             config=config,
             seconds=trainer.seconds,
-            from_scratch=transfer.random_parts if transfer else (),
+            from_scratch=() if transfer is None else transfer.random_parts,
             images=len(dataset),
             processes=fabric.world_size,
         )
     )
 
 
-def _load_images(
-    data: Path, space: LGCNetSpace, config: TrainConfig
-) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Return the training and the validation images, after checks of crop and classes."""
-    require_crop(config.crop, space)
-    dataset = load_dataset(data, config.train_split, space.input, augment=True, seed=config.seed, crop=config.crop)
-    validation = load_dataset(data, VALIDATION_SPLIT, space.input, full_labels=True)
-    require_classes(dataset, space.classes, space.name)
-    return dataset, validation
+def _load_network(
+    chosen: RunNetwork, folder: Path, data: Path, config: TrainConfig, log: Log
+) -> tuple[NetworkDefinition, SegmentationDataset, SegmentationDataset]:
+    """Return the network for the classes of the data, and the training and the validation images."""
+    if chosen.run is not None:
+        stored = load_definition(chosen.run, chosen.network, log)
+    elif read_record(folder) is not None:
+        stored = load_definition(folder, chosen.network, log)
+    elif chosen.network is None:
+        raise UsageError("nothing to train: pass a run folder, or --network and --out")
+    else:
+        stored = NetworkDefinition(chosen.network, chosen.input or (0, 0), 1)
+    size = stored.input if chosen.input is None else chosen.input
+    if min(size) < 1:
+        raise UsageError("a new network needs the size of its images: add --input HxW")
+    architecture = stored.architecture
+    if architecture is not None:
+        require_crop(config.crop, LGCNetSpace.require(architecture.space))
+    elif config.crop is not None and any(side > limit for side, limit in zip(config.crop, size, strict=True)):
+        raise UsageError(f"--crop {config.crop[0]}x{config.crop[1]} is larger than --input {size[0]}x{size[1]}")
+    dataset = load_dataset(data, config.train_split, size, augment=True, seed=config.seed, crop=config.crop)
+    validation = load_dataset(data, VALIDATION_SPLIT, size, full_labels=True)
+    if architecture is not None:
+        require_classes(dataset, stored.classes, architecture.space.name)
+    definition = NetworkDefinition(
+        stored.source,
+        size,
+        dataset.num_classes,
+        dataset.classes,
+        dataset.palette,
+        dataset.normalisation,
+        dataset.layout,
+    )
+    return definition, dataset, validation
+
+
+def _check_network(
+    network: TrainingNetwork, definition: NetworkDefinition, config: TrainConfig, processes: int, log: Log
+) -> None:
+    """Check that the network trains and is evaluated on images of its size, and log its outputs."""
+    report = check_training(network.network, definition, config.batch * processes, config.crop)
+    check_outputs(network.network, definition)
+    for remark in report.format_remarks(config.aux):
+        log(f"{definition.source.reference}: {remark}")
 
 
 def _save_and_score(
@@ -135,30 +173,46 @@ def _save_and_score(
     return describe_scores(weights, scores, validation, VALIDATION_SPLIT, size)
 
 
-def default_training_steps(run_path: Path, data: Path, batch: int, split: str = "train") -> int:
+def default_training_steps(data: Path, batch: int, split: str = "train") -> int:
     """Return the steps of `TRAINING_EPOCHS` passes over the training images; `batch` is that of all processes."""
-    space = Architecture.load(run_path / ARCHITECTURE_FILE).space
-    return TRAINING_EPOCHS * max(len(load_dataset(data, split, space.input)) // batch, 1)
+    return TRAINING_EPOCHS * max(len(load_dataset(data, split)) // batch, 1)
 
 
-def _list_settings(architecture: Architecture, data: Path, config: TrainConfig, fabric: Fabric) -> dict[str, JsonValue]:
+def _list_settings(
+    definition: NetworkDefinition, data: Path, config: TrainConfig, fabric: Fabric
+) -> dict[str, JsonValue]:
     """Return the settings that identify this training in its run folder."""
-    network = architecture.with_provenance({}).to_json()
+    architecture, source = definition.architecture, definition.source
+    network: dict[str, JsonValue]
+    if architecture is not None:
+        network = {"space": architecture.space.fingerprint, "architecture": source.digest}
+    else:
+        network = {
+            "network": f"{source.kind} {source.name}",
+            "input": list(definition.input),
+            "classes": definition.classes,
+        }
     return {
         **config.list_settings(),
-        "space": architecture.space.fingerprint,
-        "architecture": hashlib.sha256(network.encode()).hexdigest()[:12],
+        **network,
         "data": str(data.resolve()),
         "processes": fabric.world_size,
     }
 
 
-def _open_run_folder(source: Path, out: Path, settings: Mapping[str, JsonValue], active: bool) -> RunFolder:
-    """Return the run folder, with a copy of the architecture in it."""
+def _open_run_folder(
+    definition: NetworkDefinition, source: Path, out: Path, settings: Mapping[str, JsonValue], active: bool
+) -> RunFolder:
+    """Return the run folder, with the network's definition and a copy of its architecture in it."""
     original, copy = source / ARCHITECTURE_FILE, out / ARCHITECTURE_FILE
-    if active and copy.exists() and copy.read_bytes() != original.read_bytes():
+    if definition.architecture is None:
+        if active and copy.exists():
+            raise OutputError(f"{out} holds an architecture: choose another folder with --out")
+    elif active and copy.exists() and copy.read_bytes() != original.read_bytes():
         raise OutputError(f"{copy} differs from {original}: choose another folder with --out")
     run = RunFolder(out, "train", settings, active=active)
-    if active and not copy.exists():
-        write_atomic(copy, original.read_bytes())
+    if active:
+        if definition.architecture is not None and not copy.exists():
+            write_atomic(copy, original.read_bytes())
+        definition.save(out)
     return run

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from lgc.errors import UsageError
+from lgc.models.nets.definition import RunNetwork
 from lgc.search.training.config import TrainConfig
 from lgc.tools import train as command
 
@@ -39,7 +40,7 @@ class Context:
 def test_option_of_the_other_mode_is_rejected(flag, evaluate, mode):
     message = f"--{flag.replace('_', '-')} can only be used {mode} --evaluate"
     with pytest.raises(UsageError, match=message):
-        command.train(Context(flag), SOURCE, DATA, evaluate=evaluate, workers=0)
+        command.train(Context(flag), DATA, SOURCE, evaluate=evaluate, workers=0)
 
 
 @pytest.mark.parametrize("evaluate", [False, True])
@@ -53,6 +54,6 @@ def test_values_are_the_converted_ones(evaluate, monkeypatch):
     for name in ("train.train", "evaluation.evaluate_run"):
         monkeypatch.setattr(f"lgc.search.training.{name}", lambda *args, **_: calls.append(args) or outcome)
     settings = {"workers": 0} if evaluate else {"steps": 2}
-    command.train(Context(), SOURCE, DATA, evaluate=evaluate, **settings)
+    command.train(Context(), DATA, SOURCE, evaluate=evaluate, **settings)
     last = "val" if evaluate else TrainConfig(steps=2)
-    assert calls == [SOURCE / "architecture.json", "device", (SOURCE, DATA, last)]
+    assert calls == [SOURCE / "architecture.json", "device", (RunNetwork(SOURCE), DATA, last)]

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from lgc.errors import OutputError
+from lgc.models.nets.peers import build_peer
 from lgc.search.runtime import training_loop
 from lgc.search.training import network_trainer
 from lgc.search.training.config import TrainConfig
@@ -103,17 +104,23 @@ def test_training_without_teacher_has_no_teacher_settings(run, scenes):
 
 
 def rename_class(teacher: Path) -> None:
-    path = teacher / "train-result.json"
+    path = teacher / "network.json"
     content = json.loads(path.read_text())
-    content["per_class"] = {f"{name}2": 1.0 for name in content["per_class"]}
+    content["class_names"] = [f"{name}2" for name in content["class_names"]]
     path.write_text(json.dumps(content))
 
 
 def change_classes(teacher: Path) -> None:
+    (teacher / "network.json").unlink()
     path = teacher / "architecture.json"
     content = json.loads(path.read_text())
     content["space"]["classes"] = 19
     path.write_text(json.dumps(content))
+
+
+def damage_result(teacher: Path) -> None:
+    (teacher / "network.json").unlink()
+    (teacher / "train-result.json").write_text("{}")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,7 @@ def change_classes(teacher: Path) -> None:
         (lambda teacher: (teacher / "weights.safetensors").unlink(), "no weights in the teacher"),
         (change_classes, "has 19 classes, the dataset 11"),
         (rename_class, "has other classes: its class 0 is '"),
-        (lambda teacher: (teacher / "train-result.json").write_text("{}"), "damaged training result"),
+        (damage_result, "damaged training result"),
     ],
 )
 def test_unsuitable_teacher_is_refused(run, scenes, teacher, call, damage, message):
@@ -133,13 +140,44 @@ def test_unsuitable_teacher_is_refused(run, scenes, teacher, call, damage, messa
 
 
 def test_teacher_without_class_names_gives_a_remark(run, scenes, teacher, call):
-    (teacher / "train-result.json").unlink()
+    for name in ("network.json", "train-result.json"):  # as in runs of earlier versions
+        (teacher / name).unlink()
     done = call("lgc-train", run, "--data", scenes, "--steps", 2, "--batch", 2, "--teacher", teacher)
     assert done.code == 0, done.err
-    assert "its classes are assumed to be" in done.err
+    assert "are unknown, assumed: " in done.err
 
 
 @pytest.mark.parametrize("option", ["--teacher-weight", "--temperature"])
 def test_teacher_options_need_a_teacher(run, scenes, call, option):
     done = call("lgc-train", run, "--data", scenes, option, 2)
     assert f"{option} can only be used with --teacher" in done.refusal("lgc-train")
+
+
+FACTORY = """
+import torch
+def build(classes):
+    return torch.nn.Conv2d(3, classes, 3, padding=1)
+"""
+
+
+def test_factory_of_a_teacher_is_named_again(run, scenes, call, tmp_path):
+    (tmp_path / "own.py").write_text(FACTORY)
+    network, teacher = f"{tmp_path}/own.py:build", tmp_path / "teacher"
+    short = ("--data", scenes, "--steps", 2, "--batch", 2)
+    new = call("lgc-train", "--network", network, "--input", "32x32", *short, "--out", teacher)
+    assert new.code == 0, new.err
+    assert "--teacher-network" in call("lgc-train", run, *short, "--teacher", teacher).refusal("lgc-train")
+    named = call("lgc-train", run, *short, "--teacher", teacher, "--teacher-network", network)
+    assert named.code == 0, named.err
+    again = ("--network", network, "--input", "32x32", "--out", tmp_path / "student", "--teacher", teacher)
+    assert call("lgc-train", *short, *again).code == 0
+
+
+def test_peer_starts_from_another_programs_file(scenes, call, tmp_path):
+    weights = build_peer("fast-scnn", 19).state_dict()
+    torch.save({"model": {f"module.{name}": value for name, value in weights.items()}}, tmp_path / "w.pth")
+    options = ("--input", "32x32", "--data", scenes, "--steps", 1, "--batch", 2, "--init", tmp_path / "w.pth")
+    done = call("lgc-train", "--network", "peer:fast-scnn", *options, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "(its entry 'model', prefix 'module.' removed, 2 of its tensors unused)" in done.err
+    assert "(2; 19 classes in the file)" in done.err

@@ -17,7 +17,7 @@ from lgc.search.training import network_trainer
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.ema import WeightAverage
 from lgc.search.training.evaluation import evaluate_run
-from lgc.search.training.initial_weights import build_initial_network
+from lgc.search.training.initial_weights import initialise
 from lgc.search.training.network_trainer import split_decay_groups
 from lgc.search.training.train import train
 
@@ -182,21 +182,15 @@ def test_training_starts_from_the_supernet(run, scenes, street_space, monkeypatc
     assert torch.allclose(started["stem"], net["stem.0.conv.weight"])
 
 
-def initialise(space, source):
-    """Return the network that starts from a file, and what it took from it."""
-    network, transfer = build_initial_network(space.sample(0), source, CONFIG)
-    return network.network.state_dict(), transfer
-
-
 def test_parts_with_different_shapes_stay_random(street_space, tmp_path):
-    before, _ = initialise(street_space, None)
+    network = LGCNet(street_space, street_space.sample(0))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
     stored = {name: value + 1 for name, value in before.items()}
     stored["head.0.conv.weight"] = torch.zeros(9, 8, 3, 3)
     del stored["cells.1.project.0.conv.weight"]
     save_file(stored, tmp_path / "w.safetensors")
-    state, transfer = initialise(street_space, tmp_path / "w.safetensors")
-    assert transfer.random_parts == ("cells.1", "head")
-    for name, value in state.items():
+    assert initialise(network, tmp_path / "w.safetensors", 11).random_parts == ("cells.1", "head")
+    for name, value in network.state_dict().items():
         random = name.startswith(("cells.1.", "head."))
         assert torch.equal(value, before[name] if random else stored[name]), name
 
@@ -206,10 +200,11 @@ def test_only_the_classifier_of_other_classes_is_random(street_space, tmp_path):
     other = street_space.check(content, "19 classes")
     stored = LGCNet(other, other.sample(0)).state_dict()
     torch.save({"state_dict": {f"module.{name}": value for name, value in stored.items()}}, tmp_path / "w.pth")
-    state, transfer = initialise(street_space, tmp_path / "w.pth")
+    network = LGCNet(street_space, street_space.sample(0))
+    transfer = initialise(network, tmp_path / "w.pth", 11)
     assert transfer.random_parts == ("head.1",)
     assert transfer.classifiers == {"head.1": 19}
-    assert torch.equal(state["head.0.conv.weight"], stored["head.0.conv.weight"])
+    assert torch.equal(network.state_dict()["head.0.conv.weight"], stored["head.0.conv.weight"])
 
 
 def test_training_starts_from_a_file(run, scenes, street_space, tmp_path, foreign_files):

@@ -65,7 +65,8 @@ def test_auxiliary_head_reads_the_second_coarsest_feature(street_space):
     assert [cell.concat.height for cell in plan.cells] == [8, 4]
     assert find_auxiliary_cell(plan) == 0
     trainee = TrainingNetwork(LGCNet(street_space, street_space.sample(0)), auxiliary=True)
-    logits, coarse = trainee(torch.randn(2, 3, 32, 32))
+    logits, auxiliary = trainee(torch.randn(2, 3, 32, 32))
+    coarse = auxiliary["head"]
     assert logits.shape[:2] == coarse.shape[:2] == (2, 11)
     assert coarse.shape[2:] == (8, 8)
     coarse.sum().backward()

@@ -1,0 +1,255 @@
+"""Definition of a network: what builds it, and what its images and classes are. One file of a run folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ...errors import FileFormatError, UsageError
+from ...files import read_text, write_atomic
+from ..images import IMAGENET, Normalisation
+from ..palettes import Palette
+from ..space.protocol import ARCHITECTURE_FILE, Architecture
+from .sources import ArchitectureSource, FactorySource, Kind, NetworkSource, PeerSource
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NETWORK_FILE = "network.json"
+"""File name of the definition in a run folder."""
+Log = Callable[[str], None]
+"""Receives remarks, one line each."""
+Channels = tuple[float, float, float]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class NetworkDefinition:
+    """Network of any source, for images of one size and a list of classes.
+
+    Attributes:
+        source: Builder of the network.
+        input: Height and width of its images in pixels.
+        classes: Number of classes.
+        class_names: Names of the classes; None if unknown.
+        palette: Colours of the classes; None if unknown.
+        normalisation: Statistics of its input.
+        dataset: Name of the dataset's layout; None if unknown.
+    """
+
+    source: NetworkSource
+    input: tuple[int, int]
+    classes: int
+    class_names: tuple[str, ...] | None = None
+    palette: Palette | None = None
+    normalisation: Normalisation = IMAGENET
+    dataset: str | None = None
+
+    @classmethod
+    def from_architecture(cls, architecture: Architecture) -> Self:
+        """Return the definition of an architecture without a dataset."""
+        space = architecture.space
+        return cls(ArchitectureSource(architecture), space.input, space.classes)
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """Architecture of a search space; None for other sources."""
+        return self.source.architecture if isinstance(self.source, ArchitectureSource) else None
+
+    def with_input(self, size: tuple[int, int]) -> Self:
+        """Return the definition for images of another size, (height, width)."""
+        if size == self.input:
+            return self
+        source, architecture = self.source, self.architecture
+        if architecture is not None:
+            space = architecture.space.with_input(*size)
+            source = ArchitectureSource(space.build(architecture.choices, **architecture.provenance))
+        return replace(self, source=source, input=size)
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """Build the network with random weights that depend on the seed; torch's generator is left unchanged.
+
+        Raises:
+            PluginError: The user's factory raises an error or returns no module.
+        """
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.draw()
+
+    def draw(self) -> nn.Module:
+        """Build the network with random weights from torch's generator.
+
+        Raises:
+            PluginError: The user's factory raises an error or returns no module.
+        """
+        from .outputs import initialise_lazy_layers
+
+        network = self.source.build(self.classes)
+        if isinstance(self.source, FactorySource):
+            initialise_lazy_layers(network, self.input)
+        return network
+
+    def save(self, folder: Path) -> None:
+        """Write `network.json` into a run folder, unless it has the same one, perhaps of another version of the source.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        record = NetworkRecord(
+            kind=self.source.kind,
+            name=self.source.name,
+            reference=self.source.reference,
+            digest=self.source.digest,
+            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
+            normalisation=NormalisationRecord(mean=self.normalisation.mean, std=self.normalisation.std),
+        )
+        stored = read_record(folder)
+        if stored is None or stored.model_copy(update={"digest": record.digest}) != record:
+            write_atomic(folder / NETWORK_FILE, record.model_dump_json(indent=2) + "\n")
+
+
+_PLAIN_FIELDS = ("input", "classes", "class_names", "palette", "dataset")
+"""Fields of a definition that its file has unchanged."""
+
+
+class NormalisationRecord(BaseModel):
+    """`normalisation` of `network.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: Channels
+    std: Channels
+
+
+class NetworkRecord(BaseModel):
+    """Content of `network.json`. `reference` is a text for messages and is never imported."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    kind: Kind
+    name: str
+    reference: str
+    digest: str
+    input: tuple[Count, Count]
+    classes: Annotated[int, Field(ge=1, le=255)]
+    class_names: tuple[str, ...] | None
+    palette: tuple[tuple[Byte, Byte, Byte], ...] | None
+    dataset: str | None
+    normalisation: NormalisationRecord
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        for name in ("class_names", "palette"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.classes:
+                raise ValueError(f"{name} has {len(values)} entries for {self.classes} classes")
+        return self
+
+
+def read_record(folder: Path) -> NetworkRecord | None:
+    """Read `network.json` of a run folder; None if there is none, as in runs of earlier versions.
+
+    Raises:
+        FileFormatError: The file is damaged.
+    """
+    path = folder / NETWORK_FILE
+    if not path.exists():
+        return None
+    text = read_text(path, "network definition")
+    try:
+        record = NetworkRecord.model_validate_json(text)
+        Normalisation(record.normalisation.mean, record.normalisation.std)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        detail = f"{where}: {first['msg']}" if where else first["msg"]
+        raise FileFormatError(f"{path} is damaged ({detail}): train again in another folder") from error
+    except UsageError as error:
+        raise FileFormatError(f"{path} is damaged ({error}): train again in another folder") from error
+    return record
+
+
+@dataclass(frozen=True)
+class RunNetwork:
+    """Network to train or to evaluate, as a user names it.
+
+    Attributes:
+        run: Run folder of the network; None for a new network.
+        network: Network that the user named: a new one, or the factory of the run.
+        input: Height and width of a new network's images in pixels.
+        teacher: Factory of the teacher's run, if a training has one.
+    """
+
+    run: Path | None = None
+    network: NetworkSource | None = None
+    input: tuple[int, int] | None = None
+    teacher: NetworkSource | None = None
+
+
+def load_definition(run: Path, network: NetworkSource | None = None, log: Log = print) -> NetworkDefinition:
+    """Return the definition of a run folder's network, or of an architecture file.
+
+    Nothing that the folder names is executed: a factory has to be named again by the caller.
+
+    Args:
+        run: Run folder, or architecture file.
+        network: Network that the user named; required for a factory's run.
+        log: Receives a warning if the factory's source has changed.
+
+    Raises:
+        FileFormatError: The folder has neither an architecture nor a definition, or they are damaged.
+        UsageError: The run was trained with a factory that the user has not named, or with another network.
+    """
+    record = read_record(run) if run.is_dir() else None
+    path = run / ARCHITECTURE_FILE if run.is_dir() else run
+    if record is None or path.exists():
+        definition = NetworkDefinition.from_architecture(Architecture.load(path))
+        if network is not None:
+            raise UsageError(f"{run} has an architecture of its own: leave out --network {network.reference}")
+        if record is None:
+            return definition
+        if (record.kind, record.classes) != (definition.source.kind, definition.classes):
+            raise FileFormatError(f"{run / NETWORK_FILE} does not belong to {path}: delete it, or train again")
+        return _complete(record, definition.source)
+    return _complete(record, _require_source(run, record, network, log))
+
+
+def _complete(record: NetworkRecord, source: NetworkSource) -> NetworkDefinition:
+    normalisation = Normalisation(record.normalisation.mean, record.normalisation.std)
+    fields = {name: getattr(record, name) for name in _PLAIN_FIELDS}
+    return NetworkDefinition(source, **fields, normalisation=normalisation)
+
+
+def _require_source(run: Path, record: NetworkRecord, network: NetworkSource | None, log: Log) -> NetworkSource:
+    """Return the source of a run without an architecture."""
+    option = f"--network {shlex.quote(record.reference)}"
+    if record.kind == "factory" and network is None:
+        raise UsageError(
+            f"{run} was trained with {record.reference}; code that a run folder names is never executed, so name it "
+            f"again: add {option}"
+        )
+    if network is None:
+        return PeerSource(record.name)
+    if (network.kind, network.name) != (record.kind, record.name):
+        raise UsageError(f"{run} was trained with {record.reference}, not {network.reference}: use {option}")
+    if network.digest != record.digest:
+        log(
+            f"warning: the source of {network.reference} has changed since {run} was trained ({network.digest}, then "
+            f"{record.digest}); the result may differ"
+        )
+    return network
+
+
+def is_factory_run(run: Path, name: str) -> bool:
+    """Return True if a run folder was trained with the factory `name`, see `FactorySource.name`."""
+    record = read_record(run) if run.is_dir() else None
+    return record is not None and (record.kind, record.name) == ("factory", name)

@@ -1,0 +1,91 @@
+"""Outputs of any network: the main logits, and auxiliary outputs by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ...errors import PluginError
+from ...plugins import describe_error
+
+MAIN_KEYS = ("out", "logits")
+"""Names of the main output in a mapping or dataclass; without them, the first tensor is the main one."""
+
+
+def split_outputs(output: object) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the main output of a network and its other tensors by name.
+
+    A network returns a tensor; or a tuple, list, mapping or dataclass of tensors, also nested. Names are the keys, or
+    the positions in a tuple or list, joined by dots.
+
+    Raises:
+        PluginError: There is no tensor.
+    """
+    tensors = dict(_iter_tensors(output))
+    main = next((key for key in MAIN_KEYS if key in tensors), next(iter(tensors), None))
+    if main is None:
+        raise PluginError(f"the network returned {type(output).__name__} without a tensor: return its logits")
+    return tensors.pop(main), tensors
+
+
+def _iter_tensors(output: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in a nested output, with their names."""
+    if isinstance(output, Tensor):
+        yield prefix, output
+        return
+    if isinstance(output, Mapping):
+        items = [(str(key), value) for key, value in output.items()]
+    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
+        items = [(entry.name, getattr(output, entry.name)) for entry in dataclasses.fields(output)]
+    elif isinstance(output, tuple | list):
+        names = getattr(output, "_fields", range(len(output)))
+        items = [(str(name), value) for name, value in zip(names, output, strict=True)]
+    else:
+        return
+    for name, value in items:
+        yield from _iter_tensors(value, f"{prefix}.{name}" if prefix else name)
+
+
+def get_logits(output: object) -> Tensor:
+    """Return the main output of a network, see `split_outputs`."""
+    return split_outputs(output)[0]
+
+
+def is_logits(tensor: Tensor, classes: int) -> bool:
+    """Return True for floating-point scores [N, classes, h, w]."""
+    return tensor.ndim == 4 and tensor.shape[1] == classes and tensor.is_floating_point()
+
+
+class MainOutput(nn.Module):
+    """Network of any source without its auxiliary outputs: [N, 3, H, W] -> [N, classes, h, w]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the main logits."""
+        return get_logits(self.network(x))
+
+
+@torch.no_grad()
+def initialise_lazy_layers(network: nn.Module, size: tuple[int, int]) -> None:
+    """Run a network with lazy layers once on an image of `size`, (height, width), so that these get their shapes.
+
+    Networks without lazy layers are not run.
+
+    Raises:
+        PluginError: The network raises an error.
+    """
+    if not any(is_lazy(tensor) for tensor in (*network.parameters(), *network.buffers())):
+        return
+    mode = network.training
+    try:
+        network.eval()(torch.zeros(1, 3, *size))
+    except Exception as error:
+        raise PluginError(f"the network failed on an image of {size[0]}x{size[1]}: {describe_error(error)}") from error
+    network.train(mode)

@@ -1,0 +1,203 @@
+"""Sources of networks: an architecture, a peer, or a factory of the user's. Each builds a module for its classes.
+
+A factory is a function `build(classes: int) -> nn.Module`. Only `load_source` imports one, and only commands and Python
+callers pass it a reference: nothing that a file names is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ...errors import LgcError, PluginError, UnknownNameError, UsageError
+from ...plugins import describe_error, load_object
+from ..space.protocol import ARCHITECTURE_FILE, Architecture
+from .peers import PEERS, build_peer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Kind = Literal["architecture", "peer", "factory"]
+"""Kind of a source."""
+PEER_PREFIX = "peer:"
+"""Start of a reference to a built-in peer."""
+
+
+class NetworkSource(ABC):
+    """Origin of a network that maps [N, 3, H, W] to logits.
+
+    Attributes:
+        kind: `architecture`, `peer` or `factory`.
+    """
+
+    kind: ClassVar[Kind]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name in tables, file names and messages; independent of the folder of a file."""
+
+    @property
+    @abstractmethod
+    def reference(self) -> str:
+        """Reference as the user writes it, e.g. `peer:pidnet-s` or `models/unet.py:build`."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """12 hexadecimal digits: a hash of what defines the network; empty if unknown."""
+
+    @abstractmethod
+    def build(self, classes: int) -> nn.Module:
+        """Build the module with random weights from torch's generator.
+
+        Raises:
+            PluginError: The user's code raises an error or returns no module.
+        """
+
+
+@dataclass(frozen=True)
+class ArchitectureSource(NetworkSource):
+    """Architecture of a search space."""
+
+    architecture: Architecture
+    kind = "architecture"
+
+    @property
+    def name(self) -> str:
+        """Name of the space."""
+        return self.architecture.space.name
+
+    @property
+    def reference(self) -> str:
+        """File name of the architecture."""
+        return ARCHITECTURE_FILE
+
+    @property
+    def digest(self) -> str:
+        """Hash of the architecture without its provenance."""
+        text = self.architecture.with_provenance({}).to_json()
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def build(self, classes: int) -> nn.Module:
+        """Build LGCNet; `classes` must be the space's."""
+        from .network import LGCNet
+
+        space = self.architecture.space
+        if classes != space.classes:
+            raise UsageError(f"space {space.name} has {space.classes} classes, not {classes}")
+        return LGCNet(space, self.architecture)
+
+
+@dataclass(frozen=True)
+class PeerSource(NetworkSource):
+    """Built-in peer.
+
+    Raises:
+        UnknownNameError: No such peer.
+    """
+
+    peer: str
+    kind = "peer"
+
+    def __post_init__(self) -> None:
+        if self.peer not in PEERS:
+            raise UnknownNameError("peer", self.peer, PEERS)
+
+    @property
+    def name(self) -> str:
+        """Name of the peer."""
+        return self.peer
+
+    @property
+    def reference(self) -> str:
+        """Reference with its prefix, e.g. `peer:pidnet-s`."""
+        return f"{PEER_PREFIX}{self.peer}"
+
+    @property
+    def digest(self) -> str:
+        """Empty: the peer belongs to lgc, whose version is recorded elsewhere."""
+        return ""
+
+    def build(self, classes: int) -> nn.Module:
+        """Build the peer without the auxiliary heads of its paper."""
+        return build_peer(self.peer, classes)
+
+
+@dataclass(frozen=True)
+class FactorySource(NetworkSource):
+    """Factory of the user's, imported by `load_source`.
+
+    Attributes:
+        factory: Function from the number of classes to a module.
+        text: Reference as the user wrote it.
+        source_digest: Hash of the source file; empty for a module without one.
+    """
+
+    factory: Callable[[int], object] = field(compare=False, repr=False)
+    text: str
+    source_digest: str
+    kind = "factory"
+
+    @property
+    def name(self) -> str:
+        """Reference without the folder of a file: `unet.py:build`."""
+        source, _, name = self.text.rpartition(":")
+        return f"{Path(source).name}:{name}"
+
+    @property
+    def reference(self) -> str:
+        """Reference as the user wrote it."""
+        return self.text
+
+    @property
+    def digest(self) -> str:
+        """Hash of the factory's source file; files that it imports do not count."""
+        return self.source_digest
+
+    def build(self, classes: int) -> nn.Module:
+        """Call the factory, and check that it returns a module.
+
+        Raises:
+            PluginError: The factory raises an error, whose line the message has, or returns something else.
+        """
+        from torch import nn
+
+        try:
+            module = self.factory(classes)
+        except LgcError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{self.text} failed for classes={classes}: {describe_error(error)}") from error
+        if not isinstance(module, nn.Module):
+            raise PluginError(f"{self.text} must return a torch.nn.Module, got {type(module).__name__}")
+        return module
+
+
+def load_source(reference: str) -> NetworkSource:
+    """Return the network that the user names: `peer:NAME`, `FILE.py:NAME` or `package.module:NAME`.
+
+    Raises:
+        UnknownNameError: No such peer.
+        PluginError: There is no such file, module or object, it raises an error, or it is not a function.
+        UsageError: The reference is a peer without its prefix, or names a run folder or an architecture.
+    """
+    if reference.startswith(PEER_PREFIX):
+        return PeerSource(reference.removeprefix(PEER_PREFIX))
+    if reference in PEERS:
+        raise UsageError(f"--network {reference} names a peer: write {PEER_PREFIX}{reference}")
+    if reference.endswith(".json") or Path(reference).is_dir():
+        raise UsageError(f"--network {reference} is a run or an architecture: pass it without --network")
+    factory, plugin = load_object(reference)
+    if isinstance(factory, type) and not hasattr(factory, "forward"):
+        raise PluginError(f"{reference} is a class without forward: name a function build(classes) -> torch.nn.Module")
+    if not callable(factory) or (hasattr(factory, "forward") and not isinstance(factory, type)):
+        raise PluginError(
+            f"{reference} is an object of type {type(factory).__name__}: name a function build(classes) -> "
+            f"torch.nn.Module"
+        )
+    return FactorySource(factory, reference, plugin.digest)
