@@ -16,7 +16,10 @@ from .errors import FileFormatError, OutputError
 HEAD_BYTES = 512
 """Number of bytes that `describe` reads."""
 BINARY = "a binary file of unknown kind"
+LFS_HEADER = b"version https://git-lfs.github.com/spec/"
+"""First bytes of the file that Git leaves in place of one in Git LFS (large file storage)."""
 _MAGIC = (
+    (LFS_HEADER, "a Git LFS pointer: run `git lfs pull`"),
     (b"SQLite format 3\0", "an SQLite database"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -82,13 +85,13 @@ def read_text(path: Path, kind: str) -> str:
         kind: Expected content for the message, e.g. `search space`.
 
     Raises:
-        FileFormatError: The file is missing, empty or not text.
+        FileFormatError: The file is missing, empty, not text, or a Git LFS pointer.
     """
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise format_error(path, kind) from error
-    if not text or "\0" in text:
+    if not text or "\0" in text or text.startswith(LFS_HEADER.decode()):
         raise format_error(path, kind)
     return text
 
