@@ -125,17 +125,17 @@ def create_store(path: Path, meta: Mapping[str, str], keys: Iterable[str]) -> St
         OutputError: The file exists or cannot be written, or its file system has no locks.
     """
     with atomic_path(path) as temporary:
-        with temporary.open("xb") as file:
-            _require_locks(path, file)
         try:
+            with temporary.open("xb") as file:
+                _require_locks(path, file)
             with closing(sqlite3.connect(temporary)) as connection, connection:
                 connection.executescript(
                     f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {TABLE_SCHEMA_VERSION}; {DDL}"
                 )
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
                 connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in keys])
-        except sqlite3.Error as error:
-            raise OutputError(f"cannot write {path}: {error}") from error
+        except (sqlite3.Error, OSError) as error:
+            raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     return open_store(path)
 
 

@@ -74,7 +74,7 @@ def _make_latency_table(results: Sequence[TargetResult]) -> Table:
 
 
 def _format_remarks(result: TargetResult) -> list[str]:
-    remarks = [remark for remark in (result.note, result.parity) if remark is not None]
+    remarks = [remark for remark in (result.note, result.starvation, result.parity) if remark is not None]
     return [f"{result.backend}, {result.precision}: {remark}" for remark in remarks]
 
 

@@ -60,6 +60,7 @@ def show(
     Example: lgc-lut show tiny.lut --operator sep_conv_3x3 --sort latency
     """
     from ...lut.statistics.calibration import add_new_names
+    from ...lut.statistics.conditions import describe_throttling
     from ...lut.table.table import LatencyTable
 
     selection = _Selection(match, operator, status, None if resolution is None else parse_size(resolution), sort)
@@ -68,12 +69,14 @@ def show(
         timed = selection.benchmarks(opened) if benchmarks else []
         selection.require_match(opened, benchmarks)
         verification = opened.metadata("verification")
+        remarks = describe_throttling(opened.hardware_samples())
         content = {
             "lut": str(table),
             "target": asdict(opened.target),
             "space": opened.space.to_dict(),
             "protocol": opened.protocol,
             "environment": opened.environment,
+            "remarks": remarks,
             "calibration": opened.metadata("calibration"),
             "verification": verification and add_new_names(verification),
             "entries": [asdict(entry) for entry in entries],
@@ -85,7 +88,7 @@ def show(
         rows = _make_benchmark_table(title, timed) if benchmarks else _make_entry_table(title, entries)
         machine = opened.environment
         lines = [f"measured on {', '.join(str(machine[key]) for key in ('device_name', 'system') if key in machine)}"]
-        lines += format_corrections(opened)
+        lines += [*remarks, *format_corrections(opened)]
         report = read_report(opened)
     emit(content, as_json, rows, *lines, *make_report_tables(report))
 
