@@ -22,6 +22,8 @@ from .errors import PluginError
 
 _PREFIX = "lgc_plugin_"
 """Start of the names under which files are imported."""
+_PACKAGES = ("lut", "models", "profiler", "search", "tools", "plugins.py")
+_OWN_SOURCES = tuple(str(Path(__file__).parent / name) for name in _PACKAGES)
 _TORCH_FOLDER = f"{os.sep}site-packages{os.sep}torch{os.sep}"
 
 
@@ -130,11 +132,15 @@ def _explain_errors(reference: str) -> Iterator[None]:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return type, message and innermost line of an error, in one line; torch's own lines count only without others."""
+    """Return type, message and innermost line of an error, in one line; lines of torch and lgc do not count."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
     message = " ".join(str(error).split())
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    frames = [frame for frame in frames if _TORCH_FOLDER not in frame.filename] or frames
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_foreign(frame.filename)]
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}{': ' * bool(message)}{message}{place}"
+
+
+def _is_foreign(filename: str) -> bool:
+    """Return True for sources that are not the user's: torch's, lgc's, and generated code."""
+    return filename.startswith(("<", *_OWN_SOURCES)) or _TORCH_FOLDER in filename

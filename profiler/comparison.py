@@ -1,4 +1,4 @@
-"""Comparison of networks in one run: ONNX files, run folders, architectures and peers.
+"""Comparison of networks in one run: ONNX files, run folders, architectures, peers and networks of the user's.
 
 All networks, backends and precisions run interleaved in random order, so noise of the machine affects all of them
 equally. Networks with the same input size and scope are comparable.
@@ -10,33 +10,30 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..device import CPU
-from ..errors import FileFormatError, MeasurementError, UnknownNameError, UsageError
+from ..errors import FileFormatError, MeasurementError, UsageError
 from ..files import format_error, read_text
 from ..lut.statistics.calibration import PREDICTION_LEVEL
 from ..lut.statistics.measurement import Measurement
 from ..lut.target import Target
-from ..models.nets.peers import LOGITS_STRIDE, PEERS, build_peer
+from ..models.nets.definition import Log, NetworkDefinition, load_definition
+from ..models.nets.sources import NetworkSource
 from ..models.nets.weights import WEIGHTS_FILE
 from ..models.onnx.costs import OnnxCosts
 from ..models.onnx.model import OnnxModel
 from ..models.onnx.signature import SCOPE_KEY
-from ..models.space.opspec import OpSpec
-from ..models.space.protocol import ARCHITECTURE_FILE, CORE, Architecture
+from ..models.space.protocol import CORE
 from .backends import Workload, require_backend
 from .timing.measure import Assignment, measure_seconds
 from .timing.observer import OnProgress, quiet
-from .timing.workloads import build_folded, image_input, in_scope, network_workload
-
-if TYPE_CHECKING:
-    from torch import nn
+from .timing.workloads import network_workload
 
 CPU_TARGET = Target(CPU, "onnxruntime")
 """Target of the reference output of an ONNX file."""
@@ -56,7 +53,7 @@ class Candidate:
 
     Attributes:
         name: display name, unique in a comparison.
-        kind: `file`, `run`, `architecture` or `peer`.
+        kind: `file`, `run`, or a kind of source: `architecture`, `peer` or `factory`.
         size: input height and width in pixels.
         scope: one of `plan.EXPORT_SCOPES`; for third-party ONNX files the shape of their output.
         workload: workload to time.
@@ -177,36 +174,37 @@ def read_file_candidate(path: Path) -> Candidate:
     return Candidate(path.stem, "file", model.image_size, scope, workload, model.classes)
 
 
-def read_run_candidate(path: Path, size: tuple[int, int] | None, scope: str) -> Candidate:
+def read_run_candidate(
+    path: Path, size: tuple[int, int] | None, scope: str, network: NetworkSource | None = None, log: Log = print
+) -> Candidate:
     """Return a run folder or an architecture file as a candidate, with its weights and score if available.
 
     A score is valid for its own input size only and left out at others.
 
+    Args:
+        path: run folder, or architecture file.
+        size: height and width in pixels; None for the network's own.
+        scope: scope of the network.
+        network: network that the user named; required for the run of a factory.
+        log: receives a warning if the factory has changed.
+
     Raises:
-        FileFormatError: no architecture, or damaged weights.
+        FileFormatError: no network, or damaged weights.
+        UsageError: a factory was not named.
     """
-    folder = path if path.is_dir() else path.parent
-    own = Architecture.load(path / ARCHITECTURE_FILE if path.is_dir() else path)
-    architecture = own if size is None else resize_architecture(own, size)
+    own = load_definition(path, network, log)
+    definition = own if size is None else own.with_input(size)
     weights, miou, scored_on = None, None, None
-    if path.is_dir() and (folder / WEIGHTS_FILE).exists():
+    if path.is_dir() and (path / WEIGHTS_FILE).exists():
         from ..models.nets.weights import load_weights
 
-        weights = load_weights(folder / WEIGHTS_FILE, own)
-        if architecture is own:
-            miou, scored_on = _score(folder / TRAINING_RESULT)
+        weights = load_weights(path / WEIGHTS_FILE, own)
+        if definition is own:
+            miou, scored_on = _score(path / TRAINING_RESULT)
     name = path.name if path.is_dir() else path.stem
-    kind = "run" if weights is not None else "architecture"
-    workload = network_workload(architecture, scope, weights)
-    return Candidate(name, kind, architecture.space.input, scope, workload, own.space.classes, miou, scored_on)
-
-
-def resize_architecture(architecture: Architecture, size: tuple[int, int]) -> Architecture:
-    """Return the architecture at another input size, (height, width) in pixels."""
-    if size == architecture.space.input:
-        return architecture
-    space = architecture.space.with_input(*size)
-    return space.build(architecture.choices, **architecture.provenance)
+    kind = "run" if weights is not None else definition.source.kind
+    workload = network_workload(definition, scope, weights)
+    return Candidate(name, kind, definition.input, scope, workload, own.classes, miou, scored_on)
 
 
 def _score(path: Path) -> tuple[float | None, str | None]:
@@ -221,28 +219,19 @@ def _score(path: Path) -> tuple[float | None, str | None]:
     return miou, f"{split}, in fp32, labels at {'x'.join(map(str, size)) if isinstance(size, list) else size}"
 
 
-def build_peer_candidate(name: str, size: tuple[int, int], scope: str, classes: int) -> Candidate:
-    """Return a built-in peer with random weights as a candidate.
+def build_candidate(source: NetworkSource, size: tuple[int, int], scope: str, classes: int) -> Candidate:
+    """Return a peer or a factory's network with random weights as a candidate.
 
     Raises:
-        UnknownNameError: no such peer.
-        UsageError: unsupported input size.
+        UsageError: the peer does not support this input size.
+        PluginError: the factory raises an error, or its network does not return logits of the classes.
     """
-    if name not in PEERS:
-        raise UnknownNameError("peer", name, PEERS)
-    height, width = size
-    shape, dtype = image_input(size, scope)
-    dense = (
-        OpSpec("upsample", classes, classes, height, width, LOGITS_STRIDE),
-        OpSpec("argmax", classes, 1, height, width),
-    )
-    workload = Workload(f"peer {name}", (shape,), partial(_build_peer_module, name, classes, scope, dense), dtype)
-    return Candidate(name, "peer", size, scope, workload, classes)
+    from ..models.nets.checks import check_outputs
 
-
-def _build_peer_module(name: str, classes: int, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
-    """Return a peer with reproducible random weights and folded normalisation."""
-    return build_folded(lambda: in_scope(build_peer(name, classes), scope, dense))
+    definition = NetworkDefinition(source, size, classes)
+    if source.kind == "factory":
+        check_outputs(definition.build(), definition)
+    return Candidate(source.name, source.kind, size, scope, network_workload(definition, scope), classes)
 
 
 def time_candidates(

@@ -14,7 +14,7 @@ from ..models.space.protocol import DENSE
 from ..precisions import PRECISIONS
 from .cli.bench_table import make_bench_tables, make_published_table
 from .cli.console import RESTARTS, emit, new_app, run, say
-from .cli.network_options import PrecisionListOption, ScopeOption
+from .cli.network_options import PrecisionListOption, ScopeOption, make_network_option
 from .cli.options import (
     JsonOption,
     SecondsOption,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from ..lut.target import Target
     from ..models.nets.peers import Peer
+    from ..models.nets.sources import NetworkSource
     from ..profiler.comparison import Candidate, Timing
 
 app = new_app()
@@ -46,6 +47,7 @@ SourcesOption = Annotated[
     list[Path] | None,
     typer.Argument(metavar="A.onnx|RUN|architecture.json ...", help="ONNX files, run folders, architecture files."),
 ]
+NetworksOption = Annotated[list[str] | None, make_network_option("; repeatable. Without a run of it: random weights.")]
 BackendOption = Annotated[list[str] | None, make_backend_option("the device's preferred backend", "; repeatable")]
 SizesOption = Annotated[
     list[str] | None,
@@ -63,6 +65,7 @@ def bench(
     sources: SourcesOption = None,
     peers: Annotated[bool, typer.Option("--peers", help="Include all built-in peer networks.")] = False,
     peer: Annotated[list[str] | None, typer.Option(help="Include a built-in peer by name; repeatable.")] = None,
+    network: NetworksOption = None,
     backend: BackendOption = None,
     device: Annotated[str, make_device_option()] = "cpu",
     precision: PrecisionListOption = None,
@@ -81,12 +84,15 @@ def bench(
     Example: lgc-bench runs/street other.onnx --peer fast-scnn --input 512x1024
     """
     from ..models.nets.peers import PEERS
+    from ..models.nets.sources import PeerSource, load_source
     from ..profiler.comparison import pair_candidates, time_candidates
     from ..report.accuracy_speed import check_plot, write_plot
 
     duration_s = parse_seconds(seconds)
-    peer_names = list(dict.fromkeys([*(PEERS if peers else ()), *(peer or ())]))
-    candidates = _list_candidates(sources or [], peer_names, [parse_size(text) for text in sizes or []], scope)
+    requested_sizes = [parse_size(text) for text in sizes or []]
+    named = [PeerSource(name) for name in (*(PEERS if peers else ()), *(peer or ()))]
+    networks = list(dict.fromkeys([*named, *map(load_source, network or ())]))
+    candidates = _list_candidates(sources or [], networks, requested_sizes, scope)
     targets = _choose_targets(device, backend or [], precision or ["fp32"], threads)
     pairs = pair_candidates(candidates, targets)
     if all(candidate.kind == "file" for candidate in candidates):
@@ -147,25 +153,35 @@ class BenchResult:
 
 
 def _list_candidates(
-    sources: Sequence[Path], peers: Sequence[str], sizes: Sequence[tuple[int, int]], scope: str
+    sources: Sequence[Path], networks: Sequence[NetworkSource], sizes: Sequence[tuple[int, int]], scope: str
 ) -> list[Candidate]:
-    """Return all networks at all requested sizes; files only at their own."""
-    from ..profiler.comparison import build_peer_candidate, read_file_candidate, read_run_candidate
+    """Return all networks at all requested sizes; files only at their own.
 
-    if not sources and not peers:
-        raise UsageError("nothing to compare: pass ONNX files or runs, or --peers")
+    A factory that a run was trained with belongs to this run; the other networks have random weights.
+    """
+    from ..models.nets.definition import find_factory
+    from ..profiler.comparison import build_candidate, read_file_candidate, read_run_candidate
+
+    if not sources and not networks:
+        raise UsageError("nothing to compare: pass ONNX files or runs, or --peers, --peer or --network")
     candidates: list[Candidate] = []
+    used: list[NetworkSource] = []
     for source in sources:
         if source.suffix == ".onnx":
             candidates.append(read_file_candidate(source))
         else:
             own_size: list[tuple[int, int] | None] = [None]
-            candidates += [read_run_candidate(source, size, scope) for size in sizes or own_size]
+            network = find_factory(source, networks)
+            used += [] if network is None else [network]
+            candidates += [read_run_candidate(source, size, scope, network, say) for size in sizes or own_size]
     counts = {candidate.classes for candidate in candidates} - {None}
     classes = counts.pop() if len(counts) == 1 else None
     peer_sizes = sizes or list(dict.fromkeys(candidate.size for candidate in candidates)) or [PEER_SIZE]
     return candidates + [
-        build_peer_candidate(name, size, scope, classes or DEFAULT_CLASSES) for size in peer_sizes for name in peers
+        build_candidate(network, size, scope, classes or DEFAULT_CLASSES)
+        for size in peer_sizes
+        for network in networks
+        if network not in used
     ]
 
 

@@ -11,7 +11,7 @@ from ..errors import DataError
 from ..models.space.protocol import DENSE
 from .cli.console import RESTARTS, emit, new_app, run, say
 from .cli.export_table import make_export_tables
-from .cli.network_options import PrecisionListOption, ScopeOption
+from .cli.network_options import NetworkOption, PrecisionListOption, ScopeOption
 from .cli.options import (
     JsonOption,
     SecondsOption,
@@ -69,6 +69,7 @@ ComputeCapabilityOption = Annotated[
 @app.command()
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|architecture.json", help="Run folder, or architecture file.")],
+    network: NetworkOption = None,
     out: OutOption = None,
     lut: LutOption = None,
     backend: BackendOption = None,
@@ -93,6 +94,7 @@ def export(
 
     Example: lgc-export runs/street --backend onnxruntime --tolerance 5%
     """
+    from ..models.nets.sources import load_source
     from ..profiler.deployment.export import ExportSettings, export_network
 
     aliases = [ALIASES[name] for name, chosen in (("ort", ort), ("torch", torch), ("trt", trt)) if chosen]
@@ -114,6 +116,7 @@ def export(
         layers=layers,
         seconds=duration_s,
         compute_capability=compute_capability,
+        network=None if network is None else load_source(network),
     )
     with progress_bar() as on_progress:
         result = export_network(settings, on_progress=on_progress, log=say)

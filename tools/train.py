@@ -45,7 +45,7 @@ TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "
 
 SourceOption = Annotated[
     Path | None,
-    typer.Argument(metavar="[RUN]", help="Run folder of a search or a training; not for a new --network."),
+    typer.Argument(metavar="RUN", help="Run folder of a search or a training; not for a new --network."),
 ]
 InputOption = Annotated[
     str | None,
@@ -170,11 +170,11 @@ def _train(
     from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
+    device = pick_device(requested, _table_devices(source.run), "training")
     if settings["steps"] is None:
         batch = settings["batch"] * count_processes()
         settings["steps"] = default_training_steps(data, batch, settings["train_split"])
     config = TrainConfig(**settings)
-    device = pick_device(requested, _table_devices(source.run), "training")
     with progress_bar() as on_progress:
         evaluating = cache(lambda: make_step_progress("evaluating", on_progress))  # the clock starts at its first image
         return run_train(

@@ -1,1 +1,1 @@
-"""Networks as torch modules: LGCNet, its cells, layers and weights, and published peers."""
+"""Networks as torch modules: LGCNet, its cells, layers and weights, published peers, and networks of the user's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -52,10 +52,12 @@ class NetworkDefinition:
     dataset: str | None = None
 
     @classmethod
-    def from_architecture(cls, architecture: Architecture) -> Self:
-        """Return the definition of an architecture without a dataset."""
-        space = architecture.space
-        return cls(ArchitectureSource(architecture), space.input, space.classes)
+    def of(cls, network: Architecture | Self) -> Self:
+        """Return a definition unchanged, and an architecture as a definition without a dataset."""
+        if not isinstance(network, Architecture):
+            return network
+        space = network.space
+        return cls(ArchitectureSource(network), space.input, space.classes)
 
     @property
     def architecture(self) -> Architecture | None:
@@ -212,7 +214,7 @@ def load_definition(run: Path, network: NetworkSource | None = None, log: Log = 
     record = read_record(run) if run.is_dir() else None
     path = run / ARCHITECTURE_FILE if run.is_dir() else run
     if record is None or path.exists():
-        definition = NetworkDefinition.from_architecture(Architecture.load(path))
+        definition = NetworkDefinition.of(Architecture.load(path))
         if network is not None:
             raise UsageError(f"{run} has an architecture of its own: leave out --network {network.reference}")
         if record is None:
@@ -240,16 +242,24 @@ def _require_source(run: Path, record: NetworkRecord, network: NetworkSource | N
     if network is None:
         return PeerSource(record.name)
     if (network.kind, network.name) != (record.kind, record.name):
-        raise UsageError(f"{run} was trained with {record.reference}, not {network.reference}: use {option}")
+        raise UsageError(
+            f"{run} was trained with {record.reference}, not {network.reference}: use {option}, or another folder"
+        )
     if network.digest != record.digest:
         log(
-            f"warning: the source of {network.reference} has changed since {run} was trained ({network.digest}, then "
-            f"{record.digest}); the result may differ"
+            f"warning: the source of {network.reference} has changed since {run} was trained ({record.digest}, now "
+            f"{network.digest}); the result may differ"
         )
     return network
 
 
-def is_factory_run(run: Path, name: str) -> bool:
-    """Return True if a run folder was trained with the factory `name`, see `FactorySource.name`."""
+def find_factory(run: Path, networks: Sequence[NetworkSource]) -> NetworkSource | None:
+    """Return the factory among `networks` that a run folder was trained with; None if it needs none, or has none.
+
+    Names decide, see `FactorySource.name`; among equal names, an unchanged source file.
+    """
     record = read_record(run) if run.is_dir() else None
-    return record is not None and (record.kind, record.name) == ("factory", name)
+    if record is None:
+        return None
+    same_name = [network for network in networks if (network.kind, network.name) == ("factory", record.name)]
+    return next((network for network in same_name if network.digest == record.digest), next(iter(same_name), None))

@@ -60,6 +60,20 @@ class BilinearResize(nn.Module):
         return strided_length(height, factor), strided_length(width, factor)
 
 
+class ResizeTo(nn.Module):
+    """Bilinear interpolation to a fixed size: [N, C, h, w] -> [N, C, *size]."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Interpolate with `align_corners=False`."""
+        if (int(x.shape[-2]), int(x.shape[-1])) == self.size:
+            return x
+        return F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
+
+
 class Sum(nn.Module):
     """Sum of two tensors of equal shape."""
 

@@ -94,13 +94,13 @@ class DenseOutput(nn.Module):
 
     Args:
         network: Network whose logits have a stride.
-        dense: Upsampling and argmax, the `NetworkPlan.dense` of a space.
+        dense: Upsampling and argmax, as modules or as the `NetworkPlan.dense` of a space.
     """
 
-    def __init__(self, network: nn.Module, dense: Sequence[OpSpec]) -> None:
+    def __init__(self, network: nn.Module, dense: Sequence[OpSpec] | Sequence[nn.Module]) -> None:
         super().__init__()
         self.network = network
-        self.dense = nn.Sequential(*(build_module(spec) for spec in dense))
+        self.dense = nn.Sequential(*(part if isinstance(part, nn.Module) else build_module(part) for part in dense))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the label map."""

@@ -52,7 +52,7 @@ def load_weights(path: Path, network: Architecture | NetworkDefinition) -> dict[
         FileFormatError: See `read_weights`, or the weights belong to a different network.
     """
     tensors = read_weights(path)
-    definition = NetworkDefinition.from_architecture(network) if isinstance(network, Architecture) else network
+    definition = NetworkDefinition.of(network)
     expected = {name: tensor.shape for name, tensor in definition.build().state_dict().items()}
     actual = {name: tensor.shape for name, tensor in tensors.items()}
     if actual != expected:

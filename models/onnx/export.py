@@ -64,9 +64,10 @@ def simplify(model: bytes) -> bytes:
     loaded = onnx.load_model_from_string(model)
     positions = {node.name: position for position, node in enumerate(loaded.graph.node)}
     slim = onnxslim.slim(loaded, skip_optimizations=_SKIPPED_PASSES)
-    nodes = sorted(slim.graph.node, key=lambda node: positions[node.name])
-    del slim.graph.node[:]
-    slim.graph.node.extend(nodes)
+    if all(node.name in positions for node in slim.graph.node):  # else it inserted nodes, in an order of its own
+        nodes = sorted(slim.graph.node, key=lambda node: positions[node.name])
+        del slim.graph.node[:]
+        slim.graph.node.extend(nodes)
     onnx.checker.check_model(slim, full_check=True)
     return bytes(slim.SerializeToString())
 

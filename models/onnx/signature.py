@@ -14,10 +14,12 @@ from ..space.protocol import CORE, DENSE, END_TO_END, EXPORT_SCOPES, Architectur
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
 NORMALISATION_KEY, PALETTE_KEY, VERSION_KEY = "normalisation", "palette", "lgc_version"
+NETWORK_KEY = "network"
 """Metadata keys of files that lgc exports.
 
 Classes: JSON list of names. Normalisation: JSON {"mean": [3], "std": [3]}, per RGB channel in 0..1. Palette: JSON list
-of the RGB colours of the classes, 0 to 255 each.
+of the RGB colours of the classes, 0 to 255 each. Network: name of a network that is no architecture, e.g.
+`peer:pidnet-s`, as a text.
 """
 
 INPUT_TYPES = ("float32", "uint8")
@@ -107,9 +109,11 @@ class Signature:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes from the embedded architecture, else from the output's shape; None if unknown."""
+        """Number of classes from the metadata, else from the output's shape; None if unknown."""
         if self.architecture is not None:
             return self.architecture.space.classes
+        if self.class_names is not None:
+            return len(self.class_names)
         shape = self.outputs[0].shape
         return shape[1] if len(shape) == 4 and shape[1] > 1 else None
 

@@ -14,6 +14,8 @@ from ...lut.predictor import Predictor
 from ...lut.table.table import LatencyTable
 from ...lut.target import Target
 from ...models.images import RGBImage, read_pixels
+from ...models.nets.definition import Log
+from ...models.nets.sources import NetworkSource
 from ...models.space.protocol import DENSE, SCOPES
 from ...precisions import INT8
 from ..backends import require_backend
@@ -21,7 +23,7 @@ from ..machine.devices import check_device, list_devices
 from ..timing.observer import OnProgress, quiet
 from .engines import TENSORRT, build_engine_ahead, build_target_engine
 from .latency import TargetResult, add_layer_times, time_network
-from .network import FILE_PRECISIONS, Log, Network, load_network, write_onnx
+from .network import FILE_PRECISIONS, Network, load_network, write_onnx
 from .parity import IMAGES, RANDOM, Parity, compare_file, is_within_tolerance, random_inputs
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class ExportSettings:
         layers: True to compare the table's entries with layer times even if the prediction passes.
         seconds: duration of the measurement per target.
         compute_capability: GPU to build TensorRT engines for, ahead of time; None to run them on this machine.
+        network: network that the user named; required for the run of a factory.
     """
 
     source: Path
@@ -68,6 +71,7 @@ class ExportSettings:
     layers: bool = False
     seconds: float = 10.0
     compute_capability: str | None = None
+    network: NetworkSource | None = None
 
     @property
     def run_folder(self) -> Path:
@@ -171,7 +175,7 @@ def export_network(settings: ExportSettings, *, on_progress: OnProgress = quiet,
         OutputError: a file cannot be written.
     """
     _check_settings(settings)
-    network = load_network(settings.source, settings.scope, log)
+    network = load_network(settings.source, settings.scope, log, settings.network)
     with _open_table(settings, network, log) as table:
         targets = choose_targets(settings, table)
         _check_prediction(settings, table, targets)
@@ -211,7 +215,17 @@ def _open_table(settings: ExportSettings, network: Network, log: Log) -> Iterato
 
     Raises:
         MismatchError: the requested table belongs to another space.
+        UsageError: a prediction was requested for a network that is not an architecture.
     """
+    if network.architecture is None:
+        name = network.definition.source.reference
+        options = (("--lut", settings.table), ("--tolerance", settings.tolerance_pct), ("--layers", settings.layers))
+        for option, value in options:
+            if value is not None and value is not False:
+                raise UsageError(f"{option}: latency tables predict architectures of a search space, not {name}")
+        log(f"no prediction: latency tables predict architectures of a search space, not {name}")
+        yield None
+        return
     space = network.architecture.space
     if settings.table is not None:
         with LatencyTable.open(settings.table) as table:
@@ -309,7 +323,7 @@ def _read_images(paths: Sequence[Path], network: Network) -> tuple[RGBImage, ...
     """Read at most `MAX_IMAGES` at the network's size, evenly spaced: neighbours in a list show the same street."""
     step = max(len(paths) / MAX_IMAGES, 1)
     chosen = [paths[int(index * step)] for index in range(min(len(paths), MAX_IMAGES))]
-    return tuple(read_pixels(path, network.architecture.space.input) for path in chosen)
+    return tuple(read_pixels(path, network.definition.input) for path in chosen)
 
 
 def _fingerprint_latencies(table: LatencyTable, scope: str) -> str:

@@ -149,7 +149,7 @@ def time_network(
         UsageError: int8 for a network without images.
     """
     backend = require_backend(target)
-    if network.scope not in SCOPES:
+    if network.scope not in SCOPES or network.architecture is None:
         table = None
     predictor = None if table is None else make_predictor(network, target, table, backend)
     parity = compare_backend(network, backend, target)
@@ -175,7 +175,7 @@ def time_network(
         trained=network.weights is not None,
         settings=backend.settings(target),
     )
-    if table is None or predictor is None:
+    if table is None or predictor is None or network.architecture is None:
         return result
     return _add_prediction(result, predictor, network.architecture, compute_drift(table, measurement))
 
@@ -226,6 +226,7 @@ def add_layer_times(
     finally:
         runner.close()
     assert result.measured_ms is not None
+    assert network.architecture is not None  # else it has no prediction
     report = attribute_layers(
         network.architecture,
         table,

@@ -1,12 +1,13 @@
-"""Network to deploy: an architecture with its weights, as the ONNX model that is both written and timed."""
+"""Network to deploy: any network with its weights, as the ONNX model that is both written and timed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,20 @@ from ...errors import FileFormatError, UsageError
 from ...files import ensure_folder, read_text, write_atomic
 from ...lut.table.table import network_key
 from ...models.images import RGBImage, normalise_image
-from ...models.onnx.signature import ARCHITECTURE_KEY, CLASSES_KEY, SCOPE_KEY, TABLE_KEY
-from ...models.space.protocol import ARCHITECTURE_FILE, END_TO_END, Architecture
+from ...models.nets.definition import Log as Log
+from ...models.nets.definition import NetworkDefinition, load_definition
+from ...models.nets.sources import NetworkSource
+from ...models.onnx.signature import (
+    ARCHITECTURE_KEY,
+    CLASSES_KEY,
+    NETWORK_KEY,
+    NORMALISATION_KEY,
+    PALETTE_KEY,
+    SCOPE_KEY,
+    TABLE_KEY,
+    VERSION_KEY,
+)
+from ...models.space.protocol import CORE, END_TO_END, Architecture
 from ...precisions import INT8
 from ..backends import Workload
 from ..timing.workloads import network_module, network_workload
@@ -28,30 +41,37 @@ if TYPE_CHECKING:
 FILE_PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", INT8: INT8}
 """Precision -> precision of its file: ONNX has bfloat16 convolutions since operator set 22, which few programs read."""
 
-Log = Callable[[str], None]
-"""Receives remarks, one line each."""
-
 
 @dataclass(frozen=True)
 class Network:
     """Network to deploy.
 
     Attributes:
-        architecture: operators of the network.
-        weights: state dict of `LGCNet`; None for random weights.
+        source: architecture, or definition of any network.
+        weights: state dict of the network; None for random weights.
         scope: a name of `plan.EXPORT_SCOPES`.
-        classes: names of the classes; None if unknown.
+        classes: names of the classes; None for those of the definition, if it has any.
         table: fingerprint of the table's latencies that search or prediction used; None without a table.
         images: RGB images of the network's size for the ranges of int8, [H, W, 3] each.
     """
 
-    architecture: Architecture
+    source: Architecture | NetworkDefinition
     weights: Mapping[str, Tensor] | None
     scope: str
     classes: tuple[str, ...] | None = None
     table: str | None = None
     images: tuple[RGBImage, ...] = field(default=(), repr=False)
     _models: dict[tuple[str, str], bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def definition(self) -> NetworkDefinition:
+        """Definition of the network."""
+        return NetworkDefinition.of(self.source)
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """Architecture of the network; None for a peer or a factory, whose latency no table predicts."""
+        return self.definition.architecture
 
     def model(self, precision: str = "fp32", scope: str | None = None) -> bytes:
         """Return the serialised ONNX model: norms folded, simplified, with metadata; built on the first call.
@@ -74,7 +94,7 @@ class Network:
         from .quantization import quantize
 
         if precision == "fp32":
-            exported = network_workload(self.architecture, scope, self.weights).onnx
+            exported = network_workload(self.source, scope, self.weights).onnx
             return replace_metadata(simplify(exported), self._make_metadata(scope, precision))
         plain = self.model("fp32", scope)
         if precision == INT8:
@@ -88,26 +108,33 @@ class Network:
     def _make_metadata(self, scope: str, precision: str) -> dict[str, str]:
         from ... import __version__
 
-        space = self.architecture.space
+        definition, architecture = self.definition, self.architecture
         metadata = {
-            "lgc_version": __version__,
-            ARCHITECTURE_KEY: self.architecture.to_json(),
-            "space": f"{space.name} {space.fingerprint}",
+            VERSION_KEY: __version__,
             SCOPE_KEY: scope,
             "precision": precision,
             "weights": "random" if self.weights is None else "trained",
+            NORMALISATION_KEY: json.dumps(asdict(definition.normalisation)),
         }
+        if architecture is None:
+            metadata[NETWORK_KEY] = definition.source.reference
+        else:
+            metadata[ARCHITECTURE_KEY] = architecture.to_json()
+            metadata["space"] = f"{architecture.space.name} {architecture.space.fingerprint}"
         if self.table is not None:
             metadata[TABLE_KEY] = self.table
-        if self.classes is not None:
-            metadata[CLASSES_KEY] = json.dumps(self.classes)
+        names = self.classes or definition.class_names
+        if names is not None:
+            metadata[CLASSES_KEY] = json.dumps(names)
+        if definition.palette is not None:
+            metadata[PALETTE_KEY] = json.dumps(definition.palette)
         return metadata
 
     def inputs(self, scope: str | None = None) -> list[NDArray[Any]]:
         """Return the images as inputs of the network in a scope, by default its own."""
         if (scope or self.scope) == END_TO_END:
             return [image[None] for image in self.images]
-        return [normalise_image(image)[None] for image in self.images]
+        return [normalise_image(image, self.definition.normalisation)[None] for image in self.images]
 
     def workload(self, scope: str | None = None, precision: str = "fp32") -> Workload:
         """Return the exported model as a workload in a scope, by default its own.
@@ -115,38 +142,61 @@ class Network:
         Backends convert the fp32 model to fp16 and bf16 themselves; an int8 model is quantised beforehand.
         """
         scope = scope or self.scope
-        plain = network_workload(self.architecture, scope, self.weights)
+        plain = network_workload(self.source, scope, self.weights)
         if precision == INT8:
             return Workload(plain.name, plain.input_shapes, None, plain.dtype, self.model(INT8, scope))
         return replace(plain, export=partial(self.model, "fp32", scope))
 
     def reference(self, scope: str | None = None) -> nn.Module:
         """Return the network as trained and evaluated: torch, evaluation mode, nothing folded."""
-        return network_module(self.architecture, scope or self.scope, self.weights)
+        return network_module(self.source, scope or self.scope, self.weights)
 
     @property
     def stem(self) -> str:
-        """Stem of its file names: space, input size, hash of the architecture, scope."""
-        height, width = self.architecture.space.input
-        digest = hashlib.sha256(network_key(self.architecture, self.scope).encode()).hexdigest()[:8]
-        return f"{self.architecture.space.name}-{height}x{width}-{digest}-{self.scope}"
+        """Stem of its file names: name, input size, hash of the network, scope."""
+        definition, architecture = self.definition, self.architecture
+        if architecture is None:
+            key = f"{definition.source.kind} {definition.source.name} {definition.source.digest} {definition.classes}"
+        else:
+            key = network_key(architecture, self.scope)
+        height, width = definition.input
+        digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+        name = re.sub(r"[^\w.-]+", "-", definition.source.name.replace(".py:", "-"))
+        return f"{name}-{height}x{width}-{digest}-{self.scope}"
 
 
-def load_network(source: Path, scope: str, log: Log = print) -> Network:
+def load_network(source: Path, scope: str, log: Log = print, network: NetworkSource | None = None) -> Network:
     """Return the network of a run folder or architecture file; a run's trained weights are used if it has any.
 
+    Args:
+        source: run folder, or architecture file.
+        scope: scope of the network.
+        log: receives remarks, one line each.
+        network: network that the user named; required for the run of a factory.
+
     Raises:
-        FileFormatError: architecture, weights or training result is missing or damaged.
+        FileFormatError: architecture, definition, weights or training result is missing or damaged.
+        UsageError: a factory was not named.
+        PluginError: the factory raises an error, or its network does not return logits.
     """
+    from ...models.nets.checks import check_outputs
     from ...models.nets.weights import WEIGHTS_FILE, load_weights
     from ..comparison import TRAINING_RESULT
 
-    architecture = Architecture.load(source / ARCHITECTURE_FILE if source.is_dir() else source)
-    weights = source / WEIGHTS_FILE
-    if not source.is_dir() or not weights.exists():
+    definition = load_definition(source, network, log)
+    path = source / WEIGHTS_FILE
+    if not source.is_dir() or not path.exists():
         log("random weights: the latency is valid, the output is not")
-        return Network(architecture, None, scope)
-    return Network(architecture, load_weights(weights, architecture), scope, _read_classes(source / TRAINING_RESULT))
+        loaded = Network(definition, None, scope)
+    else:
+        names = definition.class_names or _read_classes(source / TRAINING_RESULT)
+        loaded = Network(definition, load_weights(path, definition), scope, names)
+    if definition.source.kind == "factory":
+        report = check_outputs(loaded.reference(CORE).get_submodule("network"), definition)
+        dropped = [*report.auxiliary, *report.ignored]
+        if dropped:
+            log(f"{definition.source.reference}: outputs not exported: {', '.join(dropped)}")
+    return loaded
 
 
 def _read_classes(path: Path) -> tuple[str, ...] | None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ...errors import LgcError, PluginError
+from ...models.images import IMAGENET, Normalisation
+from ...models.nets.definition import NetworkDefinition
+from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.operators import input_shapes
 from ...models.space.opspec import OpSpec
 from ...models.space.protocol import CORE, END_TO_END, Architecture
@@ -42,48 +46,81 @@ def build_folded(make: Callable[[], nn.Module]) -> nn.Module:
     return fold_norms(module)
 
 
-def network_workload(architecture: Architecture, scope: str, weights: Mapping[str, Tensor] | None = None) -> Workload:
-    """Return the workload of a network in a scope, with trained `weights` (a state dict of LGCNet) or random ones."""
+def network_workload(
+    network: Architecture | NetworkDefinition, scope: str, weights: Mapping[str, Tensor] | None = None
+) -> Workload:
+    """Return the workload of a network in a scope, with trained `weights` (its state dict) or random ones.
+
+    The export of a factory's network raises a PluginError if tracing would miss something, or ONNX lacks an operator.
+    """
+    definition = NetworkDefinition.of(network)
+    shape, dtype = image_input(definition.input, scope)
 
     def module() -> nn.Module:
         from ...models.nets.layers import fold_norms
 
-        return fold_norms(network_module(architecture, scope, weights))
+        return fold_norms(network_module(definition, scope, weights))
 
-    shape, dtype = image_input(architecture.space.input, scope)
-    return Workload(f"{architecture.space.name} network", (shape,), module, dtype)
+    def export() -> bytes:
+        from ...models.nets.checks import require_traceable
+        from ...models.onnx.export import to_onnx
+
+        built, name = module(), definition.source.reference
+        require_traceable(built, shape, dtype, name)
+        try:
+            return to_onnx(built, [shape], dtype)
+        except LgcError:
+            raise
+        except Exception as error:  # the exporter and the checker raise errors of many classes
+            raise PluginError(f"{name} cannot be exported to ONNX: {' '.join(str(error).split())[:300]}") from error
+
+    is_factory = definition.source.kind == "factory"
+    return Workload(f"{definition.source.name} network", (shape,), module, dtype, export=export if is_factory else None)
 
 
-def network_module(architecture: Architecture, scope: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+def network_module(
+    network: Architecture | NetworkDefinition, scope: str, weights: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     """Return the unfolded network in evaluation mode."""
-    import torch
+    from ...models.nets.layers import ChannelArgMax, ResizeTo
+    from ...models.nets.network import randomise_norms
+    from ...models.nets.outputs import MainOutput
 
-    from ...models.nets.network import LGCNet, randomise_norms
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        network = LGCNet(architecture.space, architecture)
+    definition = NetworkDefinition.of(network)
+    core = definition.build(SEED)
     if weights is None:
-        randomise_norms(network, SEED)
+        randomise_norms(core, SEED)
     else:
-        network.load_state_dict(dict(weights))
-    return in_scope(network, scope, network.space.plan.dense)
+        core.load_state_dict(dict(weights))
+    architecture = definition.architecture
+    if architecture is not None:
+        dense: Sequence[OpSpec] | Sequence[nn.Module] = LGCNetSpace.require(architecture.space).plan.dense
+    else:
+        core = MainOutput(core) if definition.source.kind == "factory" else core
+        dense = (ResizeTo(definition.input), ChannelArgMax())
+    return in_scope(core, scope, dense, definition.normalisation)
 
 
-def in_scope(core: nn.Module, scope: str, dense: Sequence[OpSpec]) -> nn.Module:
+def in_scope(
+    core: nn.Module,
+    scope: str,
+    dense: Sequence[OpSpec] | Sequence[nn.Module],
+    normalisation: Normalisation = IMAGENET,
+) -> nn.Module:
     """Wrap a network that outputs logits for a scope, in evaluation mode.
 
     Args:
         core: [N, 3, H, W] -> [N, classes, h, w].
         scope: one of `EXPORT_SCOPES`.
-        dense: operators after the logits.
+        dense: operators or modules after the logits.
+        normalisation: statistics of the input, for scope end-to-end.
     """
     from ...models.nets.network import DenseOutput, FrameOutput
 
     if scope == CORE:
         return core.eval()
     whole = DenseOutput(core, dense)
-    return (FrameOutput(whole) if scope == END_TO_END else whole).eval()
+    return (FrameOutput(whole, normalisation) if scope == END_TO_END else whole).eval()
 
 
 def image_input(size: tuple[int, int], scope: str) -> tuple[tuple[int, ...], str]:

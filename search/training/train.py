@@ -85,6 +85,7 @@ def train(
     definition, dataset, validation = _load_network(chosen, folder, data, config, log)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
     teacher = load_teacher(config, definition, chosen.teacher, log)
+    network, random_parts = _prepare_network(definition, initial, config, fabric, log)
     settings = _list_settings(definition, data, config, fabric) | describe_teacher(teacher)
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
     weights = run.path / WEIGHTS_FILE
@@ -92,13 +93,6 @@ def train(
     if finished is not None:
         return replace(finished, weights=weights)
     with explain_out_of_memory(_MEMORY_ADVICE):
-        network = build_training_network(definition, config)
-        transfer = None if initial is None else initialise(network.network, initial, definition.classes)
-        for remark in () if transfer is None else transfer.describe():
-            log(remark)
-        if definition.architecture is None:
-            network.to(fabric.device)
-            _check_network(network, definition, config, fabric.world_size, log)
         class_weights = compute_class_weights(dataset) if config.balanced else None
         trainer = NetworkTrainer(network, config, fabric, class_weights, teacher)
         run_training(trainer, dataset, run, on_step)
@@ -108,7 +102,7 @@ def train(
             **vars(scored),
             config=config,
             seconds=trainer.seconds,
-            from_scratch=() if transfer is None else transfer.random_parts,
+            from_scratch=random_parts,
             images=len(dataset),
             processes=fabric.world_size,
         )
@@ -151,14 +145,22 @@ def _load_network(
     return definition, dataset, validation
 
 
-def _check_network(
-    network: TrainingNetwork, definition: NetworkDefinition, config: TrainConfig, processes: int, log: Log
-) -> None:
-    """Check that the network trains and is evaluated on images of its size, and log its outputs."""
-    report = check_training(network.network, definition, config.batch * processes, config.crop)
-    check_outputs(network.network, definition)
-    for remark in report.format_remarks(config.aux):
-        log(f"{definition.source.reference}: {remark}")
+def _prepare_network(
+    definition: NetworkDefinition, initial: Path | None, config: TrainConfig, fabric: Fabric, log: Log
+) -> tuple[TrainingNetwork, tuple[str, ...]]:
+    """Return the network before the first step, checked, and its parts that the initial weights do not fit."""
+    with explain_out_of_memory(_MEMORY_ADVICE):
+        network = build_training_network(definition, config)
+        transfer = None if initial is None else initialise(network.network, initial, definition.classes)
+        for remark in () if transfer is None else transfer.describe():
+            log(remark)
+        if definition.architecture is None:
+            network.to(fabric.device)
+            report = check_training(network.network, definition, config.batch * fabric.world_size, config.crop)
+            check_outputs(network.network, definition)
+            for remark in report.format_remarks(config.aux):
+                log(f"{definition.source.reference}: {remark}")
+    return network, () if transfer is None else transfer.random_parts
 
 
 def _save_and_score(

@@ -12,13 +12,14 @@ import torch
 
 from lgc.errors import BackendUnavailableError, FileFormatError, UnknownNameError, UsageError
 from lgc.lut import Target
+from lgc.models.nets.definition import NetworkDefinition
+from lgc.models.nets.sources import PeerSource
 from lgc.models.space.protocol import CORE, DENSE
 from lgc.profiler.comparison import (
     _compute_ratio,
-    build_peer_candidate,
+    build_candidate,
     read_file_candidate,
     read_run_candidate,
-    resize_architecture,
     time_candidates,
 )
 from lgc.profiler.deployment.network import Network, write_onnx
@@ -43,7 +44,7 @@ def test_files_runs_and_peers_are_timed_together(mini_space, file, architecture_
     entrants = [
         read_file_candidate(file),
         read_run_candidate(architecture_file, None, DENSE),
-        build_peer_candidate("fast-scnn", mini_space.input, DENSE, mini_space.classes),
+        build_candidate(PeerSource("fast-scnn"), mini_space.input, DENSE, mini_space.classes),
     ]
     rows = time_candidates(entrants, [ORT], 0.1)
     assert {row.name for row in rows} == {entrant.name for entrant in entrants}
@@ -94,8 +95,9 @@ def test_a_size_of_ones_own_or_another(mini_space, architecture_file):
     assert entrant.size == SIZE
     assert entrant.workload.input_shapes == ((1, 3, *SIZE),)
     architecture = mini_space.sample(1)
-    assert resize_architecture(architecture, SIZE).choices == architecture.choices
-    assert resize_architecture(architecture, mini_space.input) is architecture
+    definition = NetworkDefinition.of(architecture)
+    assert definition.with_input(SIZE).architecture.choices == architecture.choices
+    assert definition.with_input(mini_space.input) is definition
     assert entrant.group == (SIZE, DENSE)
     assert read_run_candidate(architecture_file, None, DENSE).group == (mini_space.input, DENSE)
 
@@ -151,7 +153,7 @@ def test_what_cannot_be_compared_is_refused(file, mini_space, tmp_path):
     with pytest.raises(BackendUnavailableError, match="cannot run on cpu"):
         time_candidates([entrant], [Target("cpu", "tensorrt")], 0.1)
     with pytest.raises(UnknownNameError, match="fast-scnn"):
-        build_peer_candidate("fast-scn", SIZE, DENSE, 19)
+        PeerSource("fast-scn")
     quantised = Network(mini_space.sample(0), None, DENSE, images=(np.zeros((*mini_space.input, 3), np.uint8),))
     named = read_file_candidate(write_onnx(quantised, tmp_path, "int8"))
     with pytest.raises(UsageError, match=r"the model is int8, not fp32: add --precision int8"):

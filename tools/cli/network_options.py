@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,16 +10,14 @@ from ...models.space.protocol import EXPORT_SCOPES
 from ...precisions import EXPORT_PRECISIONS
 from .options import make_choice_option
 
-NetworkOption = Annotated[
-    str | None,
-    typer.Option(
-        "--network",
-        metavar="REF",
-        help="peer:NAME, or your own function build(classes) that returns a torch module: FILE.py:NAME or "
-        "package.module:NAME.",
-        show_default=False,
-    ),
-]
+
+def make_network_option(rest: str = ".") -> Any:
+    """Return the option `--network`; `rest` ends the help's sentence, e.g. `; repeatable.`."""
+    text = "peer:NAME, or your function build(classes) -> torch module: FILE.py:NAME or package.module:NAME"
+    return typer.Option("--network", metavar="REF", help=f"{text}{rest}", show_default=False)
+
+
+NetworkOption = Annotated[str | None, make_network_option()]
 PrecisionListOption = Annotated[
     list[str] | None,
     make_choice_option("--precision", EXPORT_PRECISIONS, "Precision of the network; repeatable.", "fp32"),

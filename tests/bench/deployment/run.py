@@ -21,10 +21,11 @@ import numpy as np
 from lgc.lut import LatencyTable, Predictor, Target
 from lgc.lut.statistics.calibration import evaluate_predictions
 from lgc.models import SearchSpace
+from lgc.models.nets.sources import PeerSource
 from lgc.models.space.protocol import DENSE
 from lgc.precisions import INT8
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.comparison import build_peer_candidate, read_run_candidate, time_candidates
+from lgc.profiler.comparison import build_candidate, read_run_candidate, time_candidates
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.drift import add_references, compute_drift, correct_for_drift
 from lgc.profiler.machine.environment import fingerprint, pinned
@@ -220,7 +221,7 @@ def compare_networks(target: Target, scratch: Path) -> list[dict[str, Any]]:
     file = scratch / "random-lgcnet-cityscapes.json"
     SearchSpace.load("lgcnet-cityscapes").sample(0).save(file)
     candidates = [read_run_candidate(file, COMPARISON_SIZE, DENSE)]
-    candidates += [build_peer_candidate(name, COMPARISON_SIZE, DENSE, 19) for name in PEERS]
+    candidates += [build_candidate(PeerSource(name), COMPARISON_SIZE, DENSE, 19) for name in PEERS]
     return [vars(row) for row in time_candidates(candidates, [target], SECONDS)]
 
 

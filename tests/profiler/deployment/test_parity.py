@@ -144,6 +144,14 @@ def make_parity(max_abs_diff, relative_diff, pct, source):
     return Parity(max_abs_diff, relative_diff, relative_diff, pct, 1, source)
 
 
+def test_large_logits_may_differ_in_proportion():
+    large = Parity(0.5, 0.05, 1e-6, 100, 1, RANDOM)
+    assert large.spread == pytest.approx(50_000)
+    assert is_within_tolerance("fp32", large)
+    assert not is_within_tolerance("fp32", Parity(0.6, 0.05, 1e-6, 100, 1, RANDOM))
+    assert not is_within_tolerance("fp32", Parity(1.1e-4, 1e-5, 1e-6, 100, 1, RANDOM)), "spread 10"
+
+
 def test_tolerances():
     assert not is_within_tolerance("fp32", make_parity(1.1e-4, 0.0, 100, IMAGES))
     assert not is_within_tolerance("fp32", make_parity(1e-5, 0.0, 99.8, RANDOM), trained=False)

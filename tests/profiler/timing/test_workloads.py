@@ -1,12 +1,19 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from lgc.errors import PluginError
 from lgc.models import LGCNet, OpSpec
+from lgc.models.nets.definition import NetworkDefinition
 from lgc.models.nets.layers import build_module
 from lgc.models.nets.network import randomise_norms
+from lgc.models.nets.sources import PeerSource, load_source
+from lgc.profiler.deployment.parity import compute_file_outputs
 from lgc.profiler.timing.contexts import list_terms
 from lgc.profiler.timing.workloads import build_folded, network_workload, operator_workload
+
+from ... import user_networks
 
 
 def test_operator_workload_is_named_and_reproducible():
@@ -60,3 +67,38 @@ def test_building_leaves_the_random_state_alone(mini_space):
         term.workload.build()
     network_workload(mini_space.sample(0), "dense").build()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def define(name):
+    return NetworkDefinition(load_source(f"{user_networks.__file__}:{name}"), (32, 32), 5)
+
+
+@pytest.mark.parametrize("scope", ["core", "dense", "end-to-end"])
+@pytest.mark.parametrize("name", ["build", "Tied", "Lazy", "Asserting"])
+def test_exported_factory_computes_what_torch_does(name, scope):
+    workload = network_workload(define(name), scope)
+    array, module = workload.inputs()[0], workload.build()
+    with torch.no_grad():
+        expected = module(torch.from_numpy(array)).numpy()
+    (output,) = compute_file_outputs(workload.onnx, [array])
+    assert output.dtype == expected.dtype
+    np.testing.assert_allclose(output, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride_size", [(32, 32), (40, 72)])
+def test_labels_have_the_input_size(stride_size):
+    workload = network_workload(NetworkDefinition(PeerSource("fast-scnn"), stride_size, 5), "dense")
+    assert workload.build()(torch.from_numpy(workload.inputs()[0])).shape == (1, *stride_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Branch", r"`if y\.mean\(\) > 0:` reads values of the image"),
+        ("Unsupported", "cannot be exported to ONNX: .*aten::special_erfcx"),
+    ],
+)
+def test_factory_that_cannot_be_exported_is_refused(name, message):
+    workload = network_workload(define(name), "core")
+    with pytest.raises(PluginError, match=message):
+        workload.onnx  # noqa: B018

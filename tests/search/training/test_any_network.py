@@ -1,0 +1,188 @@
+"""Training of peers and of the user's networks: resumed, evaluated, refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lgc.errors import DataError, FileFormatError, OutputError, PluginError, TrainingError, UsageError
+from lgc.models.images import Normalisation
+from lgc.models.nets.definition import RunNetwork, load_definition
+from lgc.models.nets.peers import PEERS
+from lgc.models.nets.sources import PeerSource, load_source
+from lgc.search.data.datasets import SegmentationDataset, load_dataset
+from lgc.search.runtime import training_loop
+from lgc.search.training.config import TrainConfig
+from lgc.search.training.evaluation import evaluate_run
+from lgc.search.training.scores import evaluate_network
+from lgc.search.training.train import train
+
+from ... import user_networks
+from ..runs import KilledError, kill_at, load_checkpoint, read_log, require_equal_tensors
+
+CONFIG = TrainConfig(steps=3, batch=2)
+SIZE = (32, 32)
+
+
+def name_factory(name):
+    return load_source(f"{user_networks.__file__}:{name}")
+
+
+TOY = RunNetwork(None, name_factory("build"), SIZE)
+
+
+def change(**changes):
+    return TrainConfig(**(CONFIG.model_dump() | changes))
+
+
+def test_factory_is_trained_and_evaluated(scenes, tmp_path):
+    remarks = []
+    result = train(TOY, scenes, CONFIG, out=tmp_path, log=remarks.append)
+    assert len(remarks) == 2
+    weights = load_file(tmp_path / "weights.safetensors")
+    assert set(weights) == set(user_networks.Toy().state_dict()), "names of the user's own module"
+    again = evaluate_run(RunNetwork(tmp_path, TOY.network), scenes)
+    assert (again.miou, again.per_class) == (result.miou, result.per_class)
+    definition, dataset = load_definition(tmp_path, TOY.network), load_dataset(scenes, "val")
+    assert (definition.class_names, definition.palette) == (dataset.classes, dataset.palette)
+    assert (definition.input, definition.dataset) == (SIZE, "camvid-segnet")
+    assert train(RunNetwork(tmp_path, TOY.network), scenes, CONFIG) == result, "finished"
+    with pytest.raises(UsageError, match=r"was trained with .*user_networks\.py:build; code that a run folder names"):
+        evaluate_run(tmp_path, scenes)
+
+
+@pytest.mark.parametrize("source", [TOY.network, name_factory("Tied"), name_factory("Lazy"), PeerSource("fast-scnn")],
+                         ids=["dropout", "tied", "lazy", "peer"])  # fmt: skip
+def test_resumed_training_is_bit_identical(source, scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
+    network, whole, cut = RunNetwork(None, source, SIZE), tmp_path / "whole", tmp_path / "cut"
+    train(network, scenes, CONFIG, out=whole)
+    with pytest.raises(KilledError):
+        train(network, scenes, CONFIG, out=cut, on_step=kill_at(2))
+    torch.manual_seed(99)  # another state than in the interrupted training
+    train(network, scenes, CONFIG, out=cut)
+    assert read_log(cut, "train") == read_log(whole, "train")
+    require_equal_tensors(load_file(cut / "weights.safetensors"), load_file(whole / "weights.safetensors"))
+    states = [load_checkpoint(folder, "train") for folder in (whole, cut)]
+    for part in ("trainee", "mean"):
+        require_equal_tensors(states[0][part], states[1][part])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PEERS)
+def test_every_peer_resumes_bit_identically(name, scenes, tmp_path, monkeypatch):
+    test_resumed_training_is_bit_identical(PeerSource(name), scenes, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_lowers_the_loss(precision, scenes, tmp_path):
+    config = change(steps=40, batch=4, lr=0.05, precision=precision)
+    train(TOY, scenes, config, out=tmp_path)
+    losses = [record["loss"] for record in read_log(tmp_path, "train")]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("aux", [0.0, 0.4])
+def test_auxiliary_outputs_are_weighted(aux, scenes, tmp_path):
+    train(TOY, scenes, change(aux=aux, ema=0.0, weight_decay=0.0), out=tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        start = user_networks.Toy(11).state_dict()
+    trained = load_file(tmp_path / "weights.safetensors")
+    assert torch.equal(trained["side.weight"], start["side.weight"]) == (aux == 0)
+    assert not torch.equal(trained["head.weight"], start["head.weight"])
+    assert ("aux_loss" in read_log(tmp_path, "train")[0]) == (aux > 0)
+
+
+def test_normalisation_of_the_training_is_used(scenes, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationDataset, "normalisation", Normalisation((0, 0, 0), (1, 1, 1)))
+        result = train(TOY, scenes, CONFIG, out=tmp_path)
+    assert load_definition(tmp_path, TOY.network).normalisation == Normalisation((0, 0, 0), (1, 1, 1))
+    assert evaluate_run(RunNetwork(tmp_path, TOY.network), scenes).per_class == result.per_class
+
+
+def test_other_classes_are_refused_and_other_names_reported(scenes, tmp_path):
+    train(TOY, scenes, CONFIG, out=tmp_path)
+    run, remarks = RunNetwork(tmp_path, TOY.network), []
+    definition = load_definition(tmp_path, TOY.network)
+    names = ("water", *definition.class_names[1:])
+    replace(definition, class_names=names).save(tmp_path)
+    evaluate_run(run, scenes, log=remarks.append)
+    assert "sky instead of water" in remarks[0]
+    replace(definition, classes=5, class_names=None, palette=None).save(tmp_path)
+    with pytest.raises(FileFormatError, match=r"head.weight has shape \[11, 8, 1, 1\], not \[5, 8, 1, 1\]"):
+        evaluate_run(run, scenes)
+
+
+def test_dataset_with_other_class_count_is_refused(scenes, tmp_path, monkeypatch):
+    train(TOY, scenes, CONFIG, out=tmp_path)
+    real = SegmentationDataset.__init__
+
+    def count_five(self, *arguments, **options):
+        real(self, *arguments, **options)
+        self.num_classes = 5
+
+    monkeypatch.setattr(SegmentationDataset, "__init__", count_five)
+    with pytest.raises(DataError, match=r"has 5 classes, .* was trained with 11"):
+        evaluate_run(RunNetwork(tmp_path, TOY.network), scenes)
+
+
+def test_peer_is_trained_again_from_its_run(scenes, tmp_path):
+    train(RunNetwork(None, PeerSource("fast-scnn"), SIZE), scenes, change(steps=1), out=tmp_path / "a")
+    train(tmp_path / "a", scenes, change(steps=1, seed=1), out=tmp_path / "b")
+    assert load_definition(tmp_path / "a") == load_definition(tmp_path / "b")
+    with pytest.raises(OutputError, match="steps 1, not 2"):
+        train(tmp_path / "a", scenes, change(steps=2))
+
+
+@pytest.mark.parametrize(
+    ("network", "config", "message"),
+    [
+        (RunNetwork(None, TOY.network), CONFIG, "add --input HxW"),
+        (RunNetwork(), CONFIG, "nothing to train"),
+        (TOY, change(crop=(32, 64)), "--crop 32x64 is larger than --input 32x32"),
+        (RunNetwork(None, name_factory("Pooled"), SIZE), change(batch=1), "use --batch 2 or more"),
+        (RunNetwork(None, name_factory("build_nineteen"), SIZE), CONFIG, "19 channels for 11 classes"),
+        (RunNetwork(None, name_factory("build_failing"), SIZE), CONFIG, "ValueError: no weights"),
+        (RunNetwork(None, PeerSource("fast-scnn"), (16, 32)), CONFIG, "at least 32x32 pixels"),
+    ],
+)
+def test_refused_networks_leave_no_files(network, config, message, scenes, tmp_path):
+    with pytest.raises((UsageError, PluginError), match=message):
+        train(network, scenes, config, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_an_architecture_is_refused(run, scenes):
+    with pytest.raises(OutputError, match="holds an architecture"):
+        train(TOY, scenes, CONFIG, out=run)
+    with pytest.raises(UsageError, match="leave out --network"):
+        train(RunNetwork(run, TOY.network), scenes, CONFIG)
+
+
+def test_checkpoint_of_changed_network_is_refused(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
+    with pytest.raises(KilledError):
+        train(TOY, scenes, CONFIG, out=tmp_path, on_step=kill_at(2))
+    changed, remarks = replace(TOY.network, factory=user_networks.Tied, source_digest="0123456789ab"), []
+    with pytest.raises(FileFormatError, match="belongs to a different network"):
+        train(replace(TOY, network=changed), scenes, CONFIG, out=tmp_path, log=remarks.append)
+    assert f"({TOY.network.digest}, now 0123456789ab)" in remarks[0]
+
+
+def test_architecture_records_its_dataset(run, scenes):
+    train(run, scenes, CONFIG)
+    definition = load_definition(run)
+    assert definition.class_names == load_dataset(scenes, "val").classes
+    assert json.loads((run / "network.json").read_text())["kind"] == "architecture"
+
+
+def test_infinite_logits_are_named(scenes):
+    dataset = load_dataset(scenes, "val", SIZE)
+    with pytest.raises(TrainingError, match=r"NaN or infinite logits for .*scene_000000\.png"):
+        evaluate_network(user_networks.NotANumber().eval(), dataset)

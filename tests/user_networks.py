@@ -1,0 +1,198 @@
+"""Factories as users write them, good and bad, for tests of `--network`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Toy(nn.Module):
+    """Two convolutions at stride 2, with dropout and two more outputs: an auxiliary one and a feature."""
+
+    def __init__(self, classes: int = 11, channels: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(8, 8, 3, 1, 1)
+        )
+        self.head = nn.Conv2d(8, classes, 1)
+        self.side = nn.Conv2d(8, classes, 1)
+        self.unused = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> object:
+        feature = self.body(x)
+        return {"feature": feature, "out": self.head(feature), "side": self.side(feature)}
+
+
+class Main(Toy):
+    """`Toy` with a single output, which subclasses change."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.head(self.body(x)), x)
+
+    def change(self, y: Tensor, x: Tensor) -> Tensor:
+        return y
+
+
+class Tied(nn.Module):
+    """A convolution that is used twice, and one that shares its weight, at stride 1."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.first = self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.third = nn.Conv2d(4, 4, 3, padding=1)
+        self.third.weight = self.first.weight
+        self.head = nn.Conv2d(4, classes, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.head(self.third(self.second(self.first(self.stem(x))))),)
+
+
+class Lazy(nn.Module):
+    """Layers that get their shapes from the first image."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.LazyConv2d(4, 3, 2, 1), nn.LazyBatchNorm2d(), nn.LazyConv2d(classes, 1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        y = self.layers(x)
+        return [y, y[:, :, ::2, ::2]] if self.training else [y]
+
+
+class Pooled(nn.Module):
+    """Batch normalisation of a global average."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.Conv2d(4, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.head(y * self.norm(y.mean((2, 3), keepdim=True)).sigmoid())
+
+
+class Divisible(Main):
+    """Images with sides that are multiples of 16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(self.body(x))
+        return y + F.interpolate(F.avg_pool2d(y, 8), scale_factor=8)
+
+
+class Branch(Main):
+    def change(self, y, x):
+        if y.mean() > 0:
+            return 2 * y
+        return y
+
+
+class Number(Main):
+    def change(self, y, x):
+        return y * float(x.max())
+
+
+class Array(Main):
+    def change(self, y, x):
+        return y * torch.from_numpy(x.numpy().max(keepdims=True))
+
+
+class Values(Main):
+    def change(self, y, x):
+        return y * x.flatten()[:1].tolist()[0]
+
+
+class Asserting(Main):
+    """Reads a parameter and asserts on the image, which an exported graph may leave out."""
+
+    def change(self, y, x):
+        assert x.abs().max() < 1e6
+        return y if float(self.head.weight.max()) < 1e6 else 0 * y
+
+
+class Random(Main):
+    def change(self, y, x):
+        return F.dropout(y, 0.5, training=True)
+
+
+class Unsupported(Main):
+    def change(self, y, x):
+        return torch.special.erfcx(y)
+
+
+class NotANumber(Main):
+    def change(self, y, x):
+        return y * float("nan")
+
+
+class Flat(Main):
+    def change(self, y, x):
+        return y.mean((2, 3))
+
+
+class Labels(Main):
+    def change(self, y, x):
+        return y.argmax(1)
+
+
+class Detached(Main):
+    def change(self, y, x):
+        return y.detach()
+
+
+class State(Main):
+    def get_extra_state(self) -> str:
+        return "text"
+
+
+class Text(Main):
+    def forward(self, x):
+        return "logits"
+
+
+class Frozen(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat(1, 4, 1, 1)[:, :11]
+
+
+@dataclass
+class Result:
+    feature: Tensor
+    logits: Tensor
+
+
+class Pair(NamedTuple):
+    main: Tensor
+    edge: Tensor
+
+
+def build(classes: int) -> nn.Module:
+    return Toy(classes)
+
+
+def build_frozen(classes: int) -> nn.Module:
+    return Frozen()
+
+
+def build_grey(classes: int) -> nn.Module:
+    return Toy(classes, channels=1)
+
+
+def build_nineteen(classes: int) -> nn.Module:
+    return Toy(19)
+
+
+def build_failing(classes: int) -> nn.Module:
+    raise ValueError("no\nweights")
+
+
+def build_nothing(classes: int) -> dict:
+    return {}
+
+
+INSTANCE = Toy()
+COUNT = 3
