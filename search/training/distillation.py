@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ...errors import FileFormatError, UsageError
 from ...files import read_text
 from ...models.nets.checks import check_outputs
-from ...models.nets.definition import Log, NetworkDefinition, is_factory_run, load_definition
+from ...models.nets.definition import Log, NetworkDefinition, find_factory, load_definition
 from ...models.nets.weights import WEIGHTS_FILE, load_weights
 from ...models.space.lgcnet import LGCNetSpace
 from .config import TrainConfig
@@ -86,10 +86,8 @@ def _load_definition(
     path: Path, student: NetworkDefinition, factory: NetworkSource | None, log: Log
 ) -> NetworkDefinition:
     """Return the definition of the teacher's network."""
-    if factory is None and is_factory_run(path, student.source.name):
-        factory = student.source
     try:
-        return load_definition(path, factory, log)
+        return load_definition(path, factory or find_factory(path, [student.source]), log)
     except UsageError as error:  # which names the option of a command's own network
         raise UsageError(str(error).replace("--network", "--teacher-network")) from error
 
