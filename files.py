@@ -18,8 +18,9 @@ HEAD_BYTES = 512
 BINARY = "a binary file of unknown kind"
 LFS_HEADER = b"version https://git-lfs.github.com/spec/"
 """First bytes of the file that Git leaves in place of one in Git LFS (large file storage)."""
+LFS_POINTER = "a Git LFS pointer: run `git lfs pull`"
 _MAGIC = (
-    (LFS_HEADER, "a Git LFS pointer: run `git lfs pull`"),
+    (LFS_HEADER, LFS_POINTER),
     (b"SQLite format 3\0", "an SQLite database"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -68,6 +69,13 @@ def describe(path: Path) -> str:
         return BINARY
     first = text.strip().splitlines()[0][:40] if text.strip() else ""
     return f"text that begins with {first!r}"
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Return True if `path` is a Git LFS pointer, for readers whose libraries report such a file as damaged."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(LFS_HEADER)) == LFS_HEADER
+    return False
 
 
 def format_error(path: Path, kind: str) -> FileFormatError:

@@ -10,6 +10,7 @@ from lgc.models.images import read_pixels
 from lgc.models.nets.network import LGCNet
 from lgc.models.nets.weights import save_weights
 from lgc.profiler.backends.trt.engine_files import read_engine_files
+from lgc.profiler.inference.video import Clip
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 COMMANDS = {
@@ -20,6 +21,7 @@ COMMANDS = {
     "architecture.json": ("lgc-export", "{file}", "--onnx", "--out", "{folder}/out"),
     "weights.safetensors": ("lgc-export", "{run}", "--onnx", "--out", "{folder}/out"),
 }
+READERS = [("image.png", read_pixels), ("video.mp4", Clip.open), ("network.engine", read_engine_files)]
 
 
 @pytest.fixture
@@ -41,8 +43,8 @@ def test_pointers_are_called_so(call, run, tmp_path, name):
     assert f"{file}: it is a Git LFS pointer: run `git lfs pull`" in call(program, *arguments).refusal(program)
 
 
-@pytest.mark.parametrize(("name", "read"), [("image.png", read_pixels), ("network.engine", read_engine_files)])
-def test_pointers_of_images_and_engines(tmp_path, name, read):
+@pytest.mark.parametrize(("name", "read"), READERS)
+def test_pointers_of_images_videos_and_engines(tmp_path, name, read):
     (tmp_path / name).write_text(POINTER)
     with pytest.raises(LgcError, match=rf"{name}: it is a Git LFS pointer: run `git lfs pull`"):
         read(tmp_path / name)
