@@ -84,6 +84,23 @@ class Divisible(Main):
         return y + F.interpolate(F.avg_pool2d(y, 8), scale_factor=8)
 
 
+class Attention(nn.Module):
+    """Transformer on patches of a fixed number, with layers of other kinds than convolutions."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 8, 8)
+        self.position = nn.Parameter(torch.zeros(1, 16, 8))
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.up = nn.Sequential(nn.ConvTranspose2d(8, 8, 2, 2), nn.GroupNorm(2, 8), nn.InstanceNorm2d(8), nn.GELU())
+        self.head = nn.Sequential(nn.Conv2d(8, 4 * classes, 1), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.patches(x)
+        tokens = self.encoder(y.flatten(2).transpose(1, 2) + self.position)
+        return self.head(self.up(tokens.transpose(1, 2).reshape(y.shape)))
+
+
 class Branch(Main):
     def change(self, y, x):
         if y.mean() > 0:

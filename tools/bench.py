@@ -89,10 +89,9 @@ def bench(
     from ..report.accuracy_speed import check_plot, write_plot
 
     duration_s = parse_seconds(seconds)
-    requested_sizes = [parse_size(text) for text in sizes or []]
     named = [PeerSource(name) for name in (*(PEERS if peers else ()), *(peer or ()))]
     networks = list(dict.fromkeys([*named, *map(load_source, network or ())]))
-    candidates = _list_candidates(sources or [], networks, requested_sizes, scope)
+    candidates = _list_candidates(sources or [], networks, [parse_size(text) for text in sizes or []], scope)
     targets = _choose_targets(device, backend or [], precision or ["fp32"], threads)
     pairs = pair_candidates(candidates, targets)
     if all(candidate.kind == "file" for candidate in candidates):

@@ -56,7 +56,7 @@ class OutputReport:
 
 @torch.no_grad()
 def check_outputs(network: nn.Module, definition: NetworkDefinition) -> OutputReport:
-    """Run a network in evaluation mode on one random image of its size; check and report its outputs.
+    """Check the outputs of a network in evaluation mode on one random image of its size, and report them.
 
     Raises:
         PluginError: The network raises an error, or its main output is not finite logits [1, classes, h, w].
@@ -81,7 +81,7 @@ def check_training(
         crop: Height and width of training images; None for the definition's size.
 
     Raises:
-        PluginError: The network has no parameters, a state that is no tensor, cannot be copied, raises an error, or
+        PluginError: The network has no parameters, a state that is not a tensor, cannot be copied, raises an error, or
             its main output is not finite logits [N, classes, h, w] with a gradient.
         UsageError: Batch normalisation would see a single value.
     """
@@ -148,14 +148,21 @@ def _advise_size(network: nn.Module, images: Tensor, option: str) -> str:
     """Return the next larger size that the network accepts, as the end of a message; empty if there is none."""
     height, width = images.shape[2:]
     for multiple in _MULTIPLES:
-        probe = [-(-side // multiple) | 1 for side in (height, width)]  # odd, so no multiple of twice the number
-        try:
-            network(_make_images(len(images), (probe[0] * multiple, probe[1] * multiple), images.device))
-        except Exception:  # this size does not work either
-            continue
-        rounded = "x".join(str(-(-side // multiple) * multiple) for side in (height, width))
-        return f"; it needs sides that are multiples of {multiple}: use {option} {rounded}"
+        factors = [-(-side // multiple) | 1 for side in (height, width)]  # odd, so no multiple of twice the number
+        sizes = [((factors[0] + more) * multiple, (factors[1] + more) * multiple) for more in (0, 2)]
+        if all(_accepts(network, images, size) for size in sizes):
+            rounded = "x".join(str(-(-side // multiple) * multiple) for side in (height, width))
+            return f"; it needs sides that are multiples of {multiple}: use {option} {rounded}"
     return ""
+
+
+def _accepts(network: nn.Module, images: Tensor, size: tuple[int, int]) -> bool:
+    """Return True if a network runs on images of a different (height, width)."""
+    try:
+        network(_make_images(len(images), size, images.device))
+    except Exception:
+        return False
+    return True
 
 
 def _require_logits(logits: Tensor, definition: NetworkDefinition, batch: int) -> None:
@@ -266,7 +273,7 @@ def require_traceable(module: nn.Module, shape: tuple[int, ...], dtype: str, nam
     setattr(marked, _MARK, True)
     with _ArrayReads(name), _ImageMarks(name):
         output = module(marked)
-    if not torch.allclose(module(image).float(), output.float(), atol=_TOLERANCE):
+    if not torch.allclose(module(image).float(), output.float(), atol=_TOLERANCE, equal_nan=True):
         raise PluginError(
             f"{name} returns different outputs for the same image in evaluation mode: make dropout and other random "
             f"layers depend on self.training"

@@ -65,7 +65,7 @@ class NetworkDefinition:
         return self.source.architecture if isinstance(self.source, ArchitectureSource) else None
 
     def with_input(self, size: tuple[int, int]) -> Self:
-        """Return the definition for images of another size, (height, width)."""
+        """Return the definition for images of a different size, (height, width)."""
         if size == self.input:
             return self
         source, architecture = self.source, self.architecture
@@ -100,7 +100,7 @@ class NetworkDefinition:
         return network
 
     def save(self, folder: Path) -> None:
-        """Write `network.json` into a run folder, unless it has the same one, perhaps of another version of the source.
+        """Write `network.json` into a run folder, unless it has the same one; the digest of a factory may differ.
 
         Raises:
             OutputError: The file cannot be written.
@@ -195,6 +195,17 @@ class RunNetwork:
     network: NetworkSource | None = None
     input: tuple[int, int] | None = None
     teacher: NetworkSource | None = None
+
+    def choose_folder(self, out: Path | None) -> Path:
+        """Return the folder of a training: `out`, else the run folder.
+
+        Raises:
+            UsageError: there is neither.
+        """
+        folder = out or self.run
+        if folder is None:
+            raise UsageError("a new network needs a folder for its run: add --out DIR")
+        return folder
 
 
 def load_definition(run: Path, network: NetworkSource | None = None, log: Log = print) -> NetworkDefinition:

@@ -74,7 +74,7 @@ class MainOutput(nn.Module):
 
 @torch.no_grad()
 def initialise_lazy_layers(network: nn.Module, size: tuple[int, int]) -> None:
-    """Run a network with lazy layers once on an image of `size`, (height, width), so that these get their shapes.
+    """Run lazy layers of a network once, on an image of `size`, (height, width), so that these get their shapes.
 
     Networks without lazy layers are not run.
 

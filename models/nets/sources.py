@@ -194,10 +194,10 @@ def load_source(reference: str) -> NetworkSource:
         raise UsageError(f"--network {reference} is a run or an architecture: pass it without --network")
     factory, plugin = load_object(reference)
     if isinstance(factory, type) and not hasattr(factory, "forward"):
-        raise PluginError(f"{reference} is a class without forward: name a function build(classes) -> torch.nn.Module")
+        raise PluginError(f"{reference} is a class without forward: pass a function build(classes) -> torch.nn.Module")
     if not callable(factory) or (hasattr(factory, "forward") and not isinstance(factory, type)):
         raise PluginError(
-            f"{reference} is an object of type {type(factory).__name__}: name a function build(classes) -> "
+            f"{reference} is an object of type {type(factory).__name__}: pass a function build(classes) -> "
             f"torch.nn.Module"
         )
     return FactorySource(factory, reference, plugin.digest)

@@ -14,12 +14,12 @@ from ..space.protocol import CORE, DENSE, END_TO_END, EXPORT_SCOPES, Architectur
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
 NORMALISATION_KEY, PALETTE_KEY, VERSION_KEY = "normalisation", "palette", "lgc_version"
-NETWORK_KEY = "network"
+SOURCE_KEY = "network"
 """Metadata keys of files that lgc exports.
 
 Classes: JSON list of names. Normalisation: JSON {"mean": [3], "std": [3]}, per RGB channel in 0..1. Palette: JSON list
-of the RGB colours of the classes, 0 to 255 each. Network: name of a network that is no architecture, e.g.
-`peer:pidnet-s`, as a text.
+of the RGB colours of the classes, 0 to 255 each. Network: kind and name of a network other than an
+architecture, e.g. `peer:pidnet-s`, for people.
 """
 
 INPUT_TYPES = ("float32", "uint8")

@@ -23,10 +23,10 @@ from ...models.nets.sources import NetworkSource
 from ...models.onnx.signature import (
     ARCHITECTURE_KEY,
     CLASSES_KEY,
-    NETWORK_KEY,
     NORMALISATION_KEY,
     PALETTE_KEY,
     SCOPE_KEY,
+    SOURCE_KEY,
     TABLE_KEY,
     VERSION_KEY,
 )
@@ -117,7 +117,7 @@ class Network:
             NORMALISATION_KEY: json.dumps(asdict(definition.normalisation)),
         }
         if architecture is None:
-            metadata[NETWORK_KEY] = definition.source.reference
+            metadata[SOURCE_KEY] = f"{definition.source.kind}:{definition.source.name}"
         else:
             metadata[ARCHITECTURE_KEY] = architecture.to_json()
             metadata["space"] = f"{architecture.space.name} {architecture.space.fingerprint}"

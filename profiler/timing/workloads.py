@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 from ...errors import LgcError, PluginError
 from ...models.images import IMAGENET, Normalisation
@@ -62,20 +63,35 @@ def network_workload(
         return fold_norms(network_module(definition, scope, weights))
 
     def export() -> bytes:
-        from ...models.nets.checks import require_traceable
-        from ...models.onnx.export import to_onnx
-
-        built, name = module(), definition.source.reference
-        require_traceable(built, shape, dtype, name)
-        try:
-            return to_onnx(built, [shape], dtype)
-        except LgcError:
-            raise
-        except Exception as error:  # the exporter and the checker raise errors of many classes
-            raise PluginError(f"{name} cannot be exported to ONNX: {' '.join(str(error).split())[:300]}") from error
+        return _export_factory(module(), shape, dtype, definition.source.reference)
 
     is_factory = definition.source.kind == "factory"
     return Workload(f"{definition.source.name} network", (shape,), module, dtype, export=export if is_factory else None)
+
+
+def _export_factory(module: nn.Module, shape: tuple[int, ...], dtype: str, name: str) -> bytes:
+    """Return the ONNX model of the user's module.
+
+    Raises:
+        PluginError: tracing would miss something, or ONNX lacks an operator.
+    """
+    import torch
+
+    from ...models.nets.checks import require_traceable
+    from ...models.onnx.export import to_onnx
+
+    require_traceable(module, shape, dtype, name)
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its operators have no ONNX form
+    try:
+        with patch.object(torch._C, "_jit_onnx_log", lambda *_: None):  # prints the graph of a failed export on stdout
+            return to_onnx(module, [shape], dtype)
+    except LgcError:
+        raise
+    except Exception as error:  # the exporter and the checker raise errors of many classes
+        raise PluginError(f"{name} cannot be exported to ONNX: {' '.join(str(error).split())[:300]}") from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
 
 
 def network_module(

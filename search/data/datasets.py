@@ -29,6 +29,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     Attributes:
         layout: Name of the layout on disk, a key of `layouts.LAYOUTS`.
+        name: Name of the dataset: that of its layout.
         classes: Names of the classes.
         palette: Colour of each class, 0..255.
         num_classes: Number of classes.
@@ -69,7 +70,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise UsageError("a crop requires augment=True")
         if full_labels and augment:
             raise UsageError("full_labels cannot be combined with augment")
-        self.layout = layout.name
+        self.layout = self.name = layout.name
         self.classes = layout.classes
         self.palette = layout.palette
         self.num_classes = len(layout.classes)

@@ -45,9 +45,6 @@ def evaluate_run(
         on_step: callback for the number of finished images and the total.
         log: receives remarks, one line each.
 
-    Returns:
-        The scores, and the paths of weights and predictions.
-
     Raises:
         FileFormatError: the run has no network, or its weights are damaged or belong to a different one.
         UsageError: the run has no weights, or was trained with a factory that the user has not named.
@@ -65,9 +62,7 @@ def evaluate_run(
         raise UsageError(f"no weights to evaluate in {chosen.run} ({WEIGHTS_FILE}); train first, without --evaluate")
     network = definition.build()
     network.load_state_dict(load_weights(weights, definition))
-    dataset = load_dataset(data, split, definition.input, full_labels=True)
-    _require_same_classes(dataset, definition, chosen.run, log)
-    dataset.normalisation = definition.normalisation
+    dataset = _load_dataset(data, split, definition, chosen.run, log)
     writer = None if predictions is None else PredictionWriter(predictions, dataset)
 
     def write(index: int, classes: Tensor) -> None:
@@ -89,23 +84,26 @@ def evaluate_run(
     return EvaluationResult(**vars(describe_scores(weights, scores, dataset, split, size)), predictions=predictions)
 
 
-def _require_same_classes(dataset: SegmentationDataset, definition: NetworkDefinition, run: Path, log: Log) -> None:
-    """Check that a dataset has as many classes as a trained network; log a warning if their names differ.
+def _load_dataset(data: Path, split: str, definition: NetworkDefinition, run: Path, log: Log) -> SegmentationDataset:
+    """Return the images of a split as the network needs them; log a warning if the names of its classes differ.
 
     Raises:
-        DataError: the numbers differ.
+        DataError: the number of classes differs, or the data are unusable.
     """
+    dataset = load_dataset(data, split, definition.input, full_labels=True)
     if definition.architecture is not None:
         require_classes(dataset, definition.classes, definition.source.name)
     elif dataset.num_classes != definition.classes:
         raise DataError(
-            f"the dataset ({dataset.layout}) has {dataset.num_classes} classes, {run} was trained with "
+            f"the dataset ({dataset.name}) has {dataset.num_classes} classes, {run} was trained with "
             f"{definition.classes}: evaluate it on a dataset with the same classes"
         )
     pairs = zip(dataset.classes, definition.class_names or dataset.classes, strict=True)
     other = [f"{name} instead of {trained}" for name, trained in pairs if name != trained]
     if other:
-        log(f"warning: the dataset ({dataset.layout}) has other classes than {run} was trained with: {other[0]}")
+        log(f"warning: the dataset ({dataset.name}) has other classes than {run} was trained with: {other[0]}")
+    dataset.normalisation = definition.normalisation
+    return dataset
 
 
 def describe_scores(

@@ -65,9 +65,6 @@ def train(
         on_score: callback for the number of evaluated images and the total.
         log: receives remarks on the network, its initial weights and the teacher, one line each.
 
-    Returns:
-        The path of the weights, their scores, the settings, and statistics of the training.
-
     Raises:
         FileFormatError: the run folder has no network, or initial weights or the teacher are damaged.
         UsageError: initial weights do not exist or do not fit, the teacher has other classes, or crop or batch do not
@@ -78,25 +75,23 @@ def train(
         TrainingError: the loss is NaN or infinite, or memory ran out.
     """
     chosen = RunNetwork(source) if isinstance(source, Path) else source
-    folder = out or chosen.run
-    if folder is None:
-        raise UsageError("a new network needs a folder for its run: add --out DIR")
+    folder = chosen.choose_folder(out)
     initial = find_initial_weights(chosen.run or folder, config.init)
-    definition, dataset, validation = _load_network(chosen, folder, data, config, log)
+    definition = _define_network(chosen, folder, data, config, log)
+    dataset, validation = _load_images(data, definition.input, config)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
     teacher = load_teacher(config, definition, chosen.teacher, log)
     network, random_parts = _prepare_network(definition, initial, config, fabric, log)
     settings = _list_settings(definition, data, config, fabric) | describe_teacher(teacher)
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
-    weights = run.path / WEIGHTS_FILE
     finished = fabric.broadcast(run.read_result(TrainResult) if run.active else None)
     if finished is not None:
-        return replace(finished, weights=weights)
+        return replace(finished, weights=run.path / WEIGHTS_FILE)
     with explain_out_of_memory(_MEMORY_ADVICE):
         class_weights = compute_class_weights(dataset) if config.balanced else None
         trainer = NetworkTrainer(network, config, fabric, class_weights, teacher)
         run_training(trainer, dataset, run, on_step)
-        scored = _save_and_score(trainer, weights, validation, on_score)
+        scored = _save_and_score(trainer, run.path / WEIGHTS_FILE, validation, on_score)
     return run.finish(
         TrainResult(
             **vars(scored),
@@ -109,40 +104,34 @@ def train(
     )
 
 
-def _load_network(
-    chosen: RunNetwork, folder: Path, data: Path, config: TrainConfig, log: Log
-) -> tuple[NetworkDefinition, SegmentationDataset, SegmentationDataset]:
-    """Return the network for the classes of the data, and the training and the validation images."""
-    if chosen.run is not None:
-        stored = load_definition(chosen.run, chosen.network, log)
-    elif read_record(folder) is not None:
-        stored = load_definition(folder, chosen.network, log)
-    elif chosen.network is None:
+def _define_network(chosen: RunNetwork, folder: Path, data: Path, config: TrainConfig, log: Log) -> NetworkDefinition:
+    """Return the network with the classes of the dataset, after checks of size, crop and classes."""
+    known = chosen.run or (folder if read_record(folder) is not None else None)
+    stored = None if known is None else load_definition(known, chosen.network, log)
+    source, size = (chosen.network, chosen.input) if stored is None else (stored.source, chosen.input or stored.input)
+    if source is None:
         raise UsageError("nothing to train: pass a run folder, or --network and --out")
-    else:
-        stored = NetworkDefinition(chosen.network, chosen.input or (0, 0), 1)
-    size = stored.input if chosen.input is None else chosen.input
-    if min(size) < 1:
+    if size is None:
         raise UsageError("a new network needs the size of its images: add --input HxW")
-    architecture = stored.architecture
+    dataset = load_dataset(data, config.train_split)
+    definition = NetworkDefinition(
+        source, size, dataset.num_classes, dataset.classes, dataset.palette, dataset.normalisation, dataset.name
+    )
+    architecture = definition.architecture
     if architecture is not None:
         require_crop(config.crop, LGCNetSpace.require(architecture.space))
+        require_classes(dataset, architecture.space.classes, architecture.space.name)
     elif config.crop is not None and any(side > limit for side, limit in zip(config.crop, size, strict=True)):
         raise UsageError(f"--crop {config.crop[0]}x{config.crop[1]} is larger than --input {size[0]}x{size[1]}")
+    return definition
+
+
+def _load_images(
+    data: Path, size: tuple[int, int], config: TrainConfig
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Return the training and the validation images."""
     dataset = load_dataset(data, config.train_split, size, augment=True, seed=config.seed, crop=config.crop)
-    validation = load_dataset(data, VALIDATION_SPLIT, size, full_labels=True)
-    if architecture is not None:
-        require_classes(dataset, stored.classes, architecture.space.name)
-    definition = NetworkDefinition(
-        stored.source,
-        size,
-        dataset.num_classes,
-        dataset.classes,
-        dataset.palette,
-        dataset.normalisation,
-        dataset.layout,
-    )
-    return definition, dataset, validation
+    return dataset, load_dataset(data, VALIDATION_SPLIT, size, full_labels=True)
 
 
 def _prepare_network(

@@ -37,8 +37,8 @@ def test_module_class_is_a_factory():
         ("pidnet-s", UsageError, "write peer:pidnet-s"),
         ("runs/a/architecture.json", UsageError, "pass it without --network"),
         (FILE, PluginError, "names no object"),
-        (f"{FILE}:COUNT", PluginError, "object of type int: name a function"),
-        (f"{FILE}:INSTANCE", PluginError, "object of type Toy: name a function"),
+        (f"{FILE}:COUNT", PluginError, "object of type int: pass a function"),
+        (f"{FILE}:INSTANCE", PluginError, "object of type Toy: pass a function"),
         (f"{FILE}:Result", PluginError, "a class without forward"),
     ],
 )

@@ -74,7 +74,7 @@ def define(name):
 
 
 @pytest.mark.parametrize("scope", ["core", "dense", "end-to-end"])
-@pytest.mark.parametrize("name", ["build", "Tied", "Lazy", "Asserting"])
+@pytest.mark.parametrize("name", ["build", "Tied", "Lazy", "Asserting", "Attention"])
 def test_exported_factory_computes_what_torch_does(name, scope):
     workload = network_workload(define(name), scope)
     array, module = workload.inputs()[0], workload.build()
@@ -98,7 +98,8 @@ def test_labels_have_the_input_size(stride_size):
         ("Unsupported", "cannot be exported to ONNX: .*aten::special_erfcx"),
     ],
 )
-def test_factory_that_cannot_be_exported_is_refused(name, message):
+def test_factory_that_cannot_be_exported_is_refused(name, message, capfd):
     workload = network_workload(define(name), "core")
     with pytest.raises(PluginError, match=message):
         workload.onnx  # noqa: B018
+    assert capfd.readouterr().out == ""
