@@ -16,7 +16,11 @@ from .errors import FileFormatError, OutputError
 HEAD_BYTES = 512
 """Number of bytes that `describe` reads."""
 BINARY = "a binary file of unknown kind"
+LFS_HEADER = b"version https://git-lfs.github.com/spec/"
+"""First bytes of the file that Git leaves in place of one in Git LFS (large file storage)."""
+LFS_POINTER = "a Git LFS pointer: run `git lfs pull`"
 _MAGIC = (
+    (LFS_HEADER, LFS_POINTER),
     (b"SQLite format 3\0", "an SQLite database"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -67,6 +71,13 @@ def describe(path: Path) -> str:
     return f"text that begins with {first!r}"
 
 
+def is_lfs_pointer(path: Path) -> bool:
+    """Return True if `path` is a Git LFS pointer, for readers whose libraries report such a file as damaged."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(LFS_HEADER)) == LFS_HEADER
+    return False
+
+
 def format_error(path: Path, kind: str) -> FileFormatError:
     """Return the error for a file that is missing or is not a `kind`, e.g. `search space`."""
     if not path.exists():
@@ -82,13 +93,13 @@ def read_text(path: Path, kind: str) -> str:
         kind: Expected content for the message, e.g. `search space`.
 
     Raises:
-        FileFormatError: The file is missing, empty or not text.
+        FileFormatError: The file is missing, empty, not text, or a Git LFS pointer.
     """
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise format_error(path, kind) from error
-    if not text or "\0" in text:
+    if not text or "\0" in text or text.startswith(LFS_HEADER.decode()):
         raise format_error(path, kind)
     return text
 

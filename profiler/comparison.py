@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..device import CPU
 from ..errors import FileFormatError, MeasurementError, UsageError
-from ..files import format_error
+from ..files import format_error, read_text
 from ..lut.statistics.calibration import PREDICTION_LEVEL
 from ..lut.statistics.measurement import Measurement
 from ..lut.target import Target
@@ -257,7 +257,7 @@ def _score(path: Path) -> tuple[float | None, str | None]:
     if not path.exists():
         return None, None
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(read_text(path, "training result"))
         miou, split, size = result["miou"], result["scored_on"], result["scored_at"]
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(format_error(path, "training result")) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ from ..lut.statistics.calibration import (
     evaluate_predictions,
     transfer_to_scope,
 )
+from ..lut.statistics.conditions import describe_throttling
 from ..lut.statistics.measurement import Measurement
 from ..lut.table.schema import FAILED, INTERPOLATED, MEASURED, NOISY, PENDING, WITH_LATENCY
 from ..lut.table.table import FINISHED, LatencyTable, network_key
@@ -40,8 +40,8 @@ from .timing.workloads import network_workload
 
 LEFT_OUT_PCT = 5.0
 """Share of sample batches discarded without a remark."""
-HARMLESS = ("idle", "application clocks", "display clocks")
-"""Throttle reasons that do not affect a measurement, or that the user set."""
+MAX_NOISY_SHARE = 0.5
+"""Share of noisy entries above which a table is unreliable."""
 MEDIAN_TO_95 = 2.9
 """A normal distribution's 95 % half width over its median absolute deviation."""
 CORE_SHARE = 3
@@ -97,6 +97,11 @@ class ProfileResult:
     remarks: list[str]
     seconds: float
     verification: PredictionReport | None
+
+    @property
+    def is_unreliable(self) -> bool:
+        """True if more than `MAX_NOISY_SHARE` of the measured entries are noisy."""
+        return self.noisy > MAX_NOISY_SHARE * self.measured
 
 
 def profile(
@@ -205,14 +210,7 @@ def _remarks(table: LatencyTable, measurement: Measurement) -> list[str]:
         remarks.append(
             f"{left_out_pct:.0f} % of the sample batches were discarded: the machine slowed only some benchmarks"
         )
-    samples = table.hardware_samples()
-    reasons = Counter(reason for sample in samples for reason in sample.get("throttle") or [])
-    remarks += [
-        f"the GPU was throttled in {count} of {len(samples)} samples: {reason}"
-        for reason, count in reasons.items()
-        if reason not in HARMLESS
-    ]
-    return remarks
+    return remarks + describe_throttling(table.hardware_samples())
 
 
 def interpolate(table: LatencyTable) -> int:

@@ -24,6 +24,7 @@ from lgc.files import describe, ensure_folder, read_text, write_atomic
         (b"text\xff" + b"x" * 600, "a binary file of unknown kind"),
         (b"\0" * 600, "a binary file of unknown kind"),
         (b"\n", "text that begins with ''"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "a Git LFS pointer: run `git lfs pull`"),
     ],
     ids=str,
 )

@@ -101,10 +101,12 @@ def profile(
 ) -> int:
     """Measure every operator of a search space on a device, and write a calibrated, verified latency table.
 
-    Run the same command again to resume; a finished table stays unchanged. Exit code 1 if an operator failed.
+    Run the same command again to resume; a finished table stays unchanged. Exit code 1 if an operator failed, or if
+    most entries are noisy without --rounds or --budget.
 
     Example: lgc-profile --device cpu --space tiny --out tiny.lut
     """
+    from ..lut.statistics.estimates import NOISY_PCT
     from ..lut.target import Target
     from ..models.space.protocol import SearchSpace
     from ..profiler import profile as profiler
@@ -146,7 +148,19 @@ def profile(
     with progress_bar() as on_progress:
         result = measure(chosen, target, path, settings=settings, on_open=announce, on_progress=on_progress)
     _print_result(path, target, result, as_json)
-    return 1 if result.failed else 0
+    is_limited = rounds is not None or budget is not None
+    if result.is_unreliable:
+        say(
+            f"{'warning: ' if is_limited else ''}{result.noisy} of {result.measured} entries are noisy (confidence "
+            f"interval wider than {NOISY_PCT:g} %): {_advise(is_limited)}"
+        )
+    return 1 if result.failed or (result.is_unreliable and not is_limited) else 0
+
+
+def _advise(is_limited: bool) -> str:
+    """Return how to measure a table with fewer noisy entries."""
+    quieter = "profile into another file on a quieter machine"
+    return f"allow more --rounds or --budget, or {quieter}" if is_limited else quieter
 
 
 def _count_classes(classes: int | None, data: Path | None) -> int | None:

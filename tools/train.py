@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +11,7 @@ import typer
 
 from ..device import Device
 from ..errors import UsageError
-from ..search.training.config import TrainConfig
+from ..search.training.config import DISTILLATION_FIELDS, TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     announce_dataset,
@@ -41,12 +42,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..models.nets.definition import RunNetwork
+    from ..models.nets.sources import NetworkSource
     from ..search.training.results import EvaluationResult, ScoredWeights, TrainResult
 
 app = new_app()
 
-TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "train_split",
-          "precision", "workers", "seed")  # fmt: skip
+TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "teacher",
+          "teacher_weight", "temperature", "train_split", "precision", "workers", "seed")  # fmt: skip
 """Fields of `TrainConfig` that are options."""
 
 
@@ -66,6 +68,12 @@ DeviceOption = Annotated[
     make_device_option("the GPU of the search's table, else cpu", "to train on"),
 ]
 SplitOption = Annotated[Literal["val", "test", "train"], typer.Option(help="Split to evaluate on, with --evaluate.")]
+TeacherNetworkOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REF", help="Your function that built the network of --teacher, FILE.py:NAME or package.module:NAME."
+    ),
+]
 PredictionsOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Write the predicted classes as PNG, with --evaluate.")
 ]
@@ -79,6 +87,7 @@ def train(
     source: SourceOption = None,
     network: NetworkOption = None,
     size: InputOption = None,
+    teacher_network: TeacherNetworkOption = None,
     out: OutOption = None,
     device: DeviceOption = None,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Only evaluate the weights in RUN.")] = False,
@@ -102,12 +111,16 @@ def train(
     share_cores()
     load_operators(plugin)
     if evaluate:
-        _reject_options(context, {*TrainConfig.model_fields, "out", "size"} - {"workers"}, "without --evaluate")
+        _reject_options(
+            context, {*TrainConfig.model_fields, "teacher_network", "out", "size"} - {"workers"}, "without --evaluate"
+        )
         chosen = _choose_network(source, network, None, None)
         result: ScoredWeights = _evaluate(chosen, data, split, predictions, device, settings["workers"])
     else:
         _reject_options(context, {"split", "predictions"}, "with --evaluate")
-        chosen = _choose_network(source, network, size, out)
+        if settings["teacher"] is None:
+            _reject_options(context, {*DISTILLATION_FIELDS, "teacher_network"}, "with --teacher")
+        chosen = replace(_choose_network(source, network, size, out), teacher=_load_factory(teacher_network))
         result = _train(chosen, data, out, device, settings)
     lines = [f"{name:12} {path}" for name in ("weights", "predictions") if (path := getattr(result, name, None))]
     emit(result.as_dict(), as_json, _make_table(result), *lines)
@@ -121,7 +134,6 @@ def _choose_network(source: Path | None, network: str | None, size: str | None, 
         PluginError: `--network` names code that cannot be loaded.
     """
     from ..models.nets.definition import RunNetwork
-    from ..models.nets.sources import load_source
 
     if source is None and network is None:
         raise UsageError("no network: pass a run folder, or --network with --input and --out")
@@ -130,7 +142,14 @@ def _choose_network(source: Path | None, network: str | None, size: str | None, 
     if source is not None and size is not None:
         raise UsageError(f"--input is only for a new --network: the network of {source} has its own size")
     parsed_size = None if size is None else parse_size(size)
-    return RunNetwork(source, None if network is None else load_source(network), parsed_size)
+    return RunNetwork(source, _load_factory(network), parsed_size)
+
+
+def _load_factory(reference: str | None) -> NetworkSource | None:
+    """Return the network that an option names; None without it."""
+    from ..models.nets.sources import load_source
+
+    return None if reference is None else load_source(reference)
 
 
 def _table_devices(source: Path | None) -> list[Device]:
@@ -170,7 +189,7 @@ def _train(
     announce_dataset(data)
     with progress_bar() as on_progress:
         evaluating = cache(lambda: make_step_progress("evaluating", on_progress))  # the clock starts at its first image
-        result = run_train(
+        return run_train(
             source,
             data,
             config,
@@ -180,10 +199,6 @@ def _train(
             on_score=lambda step, steps: evaluating()(step, steps),
             log=say,
         )
-    if result.from_scratch:
-        parts = ", ".join(result.from_scratch)
-        say(f"initialised from scratch, as {config.init} has other shapes for them: {parts}")
-    return result
 
 
 def _evaluate(

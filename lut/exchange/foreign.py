@@ -10,7 +10,9 @@ Sources of the formats:
   (github.com/UoS-EEC/DynamicOFA) has the same as JSON with std. Names such as `note10_lat@64ms` of the networks chosen
   with these tables show that the unit is ms.
 
-Both projects' programs use ms, but no file contains its unit: a table in seconds looks like one of fast operators.
+Both projects' programs use ms, but their files contain no unit, and tables that others wrote in microseconds or seconds
+look the same. So the unit is the caller's, else that of an entry `unit` in the file, else ms, if the latencies are
+plausible in ms.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from ...errors import FileFormatError
+from ...errors import FileFormatError, UsageError
 from ...files import format_error, read_text
 from ...models.space.opspec import OpSpec
 from ..statistics.estimates import Z_95
@@ -32,6 +36,13 @@ FASTERSEG, ONCE_FOR_ALL = "FasterSeg", "once-for-all"
 MAX_LATENCY_MS = 1e9
 """Upper bound of a latency, as in the schema."""
 
+UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+"""Unit -> milliseconds."""
+_UNIT_NAMES = {"seconds": "s", "milliseconds": "ms", "microseconds": "us", "\u00b5s": "us", "nanoseconds": "ns"}
+"""Other names of units in files."""
+_UNIT_KEYS = ("unit", "units")
+PLAUSIBLE_MS = (0.005, 100.0)
+"""Plausible median latency of operators in ms: launching one takes longer than the first, few networks the second."""
 _MAGIC = b"\x93NUMPY"
 _FASTERSEG_KEY = re.compile(r"(?P<kind>\w+?)(?P<fields>(_[A-Za-z]+\d{1,9})+)", re.ASCII)
 _SIZES = r"\d{1,9}(x\d{1,9})*"
@@ -65,32 +76,102 @@ class ForeignRow:
 
 @dataclass(frozen=True)
 class ForeignTable:
-    """Another project's table, with its rows in the order of the file."""
+    """Another project's table, with its rows in the order of the file.
+
+    Attributes:
+        path: The file.
+        project: `FASTERSEG` or `ONCE_FOR_ALL`.
+        rows: Rows of the table, in ms.
+        unit: Unit of the latencies in the file, a name of `UNITS`.
+        is_assumed: True if neither the caller nor the file named the unit.
+    """
 
     path: Path
     project: str
     rows: tuple[ForeignRow, ...]
+    unit: str = "ms"
+    is_assumed: bool = True
 
 
-def read_foreign(path: Path) -> ForeignTable:
+def read_foreign(path: Path, unit: str | None = None) -> ForeignTable:
     """Read a table of FasterSeg (`.npy`) or once-for-all (YAML, JSON), which its content distinguishes.
 
     Nothing in the file is executed: pickles are read as data, YAML without tags and aliases.
 
+    Args:
+        path: File of the table.
+        unit: Unit of its latencies, a name of `UNITS`; None for the one that the file names, else ms.
+
     Raises:
         FileFormatError: The file is neither, is damaged, or has a row without a latency.
+        UsageError: The unit is unknown and the latencies are implausible in ms, or the file names another unit.
     """
     if not path.is_file():
         raise format_error(path, "latency table of another project")
     with path.open("rb") as file:
         binary = file.read(len(_MAGIC)) == _MAGIC
     content = _read_fasterseg(path) if binary else _read_once_for_all(path)
+    stored = _take_unit(path, content)
     if not content:
         raise FileFormatError(f"{path} is a latency table of another project without rows")
+    if unit and stored and unit != stored:
+        raise UsageError(f"--unit {unit}: {path} says that its unit is {stored}")
     make = _parse_fasterseg_row if binary else _parse_ofa_row
+    rows = [make(path, name, value) for name, value in content.items()]
+    chosen = unit or stored
+    if chosen is None:
+        _require_plausible(path, rows)
+    factor = UNITS[chosen or "ms"]
     return ForeignTable(
-        path, FASTERSEG if binary else ONCE_FOR_ALL, tuple(make(path, name, value) for name, value in content.items())
+        path,
+        FASTERSEG if binary else ONCE_FOR_ALL,
+        tuple(_scale(path, row, factor) for row in rows),
+        chosen or "ms",
+        chosen is None,
     )
+
+
+def _take_unit(path: Path, content: dict[str, Any]) -> str | None:
+    """Remove the entry that names the unit of a table, and return the unit; None if there is no entry.
+
+    Raises:
+        FileFormatError: The unit is unknown.
+    """
+    for key in _UNIT_KEYS:
+        if isinstance(content.get(key), str):
+            name = str(content.pop(key))
+            unit = _UNIT_NAMES.get(name.lower(), name)
+            if unit not in UNITS:
+                raise FileFormatError(f"{path}: unknown unit {name[:40]!r}; known: {', '.join(UNITS)}")
+            return unit
+    return None
+
+
+def _require_plausible(path: Path, rows: Sequence[ForeignRow]) -> None:
+    """Check that latencies can be in ms.
+
+    Raises:
+        UsageError: Their median is outside `PLAUSIBLE_MS`.
+    """
+    value = median(row.latency_ms for row in rows)
+    low, high = PLAUSIBLE_MS
+    if not low <= value <= high:
+        raise UsageError(
+            f"{path} does not name the unit of its latencies, and their median, {value:.4g}, is implausible in "
+            f"milliseconds: add --unit, one of {', '.join(UNITS)}"
+        )
+
+
+def _scale(path: Path, row: ForeignRow, factor: float) -> ForeignRow:
+    """Return a row with its latencies multiplied by a factor.
+
+    Raises:
+        FileFormatError: The latency is out of bounds.
+    """
+    if not 0 < row.latency_ms * factor < MAX_LATENCY_MS:
+        raise FileFormatError(f"{path}: row {row.name[:80]!r} holds {row.latency_ms:g}, too much or too little")
+    ci_ms = None if row.ci_ms is None else row.ci_ms * factor
+    return replace(row, latency_ms=row.latency_ms * factor, ci_ms=ci_ms)
 
 
 def _read_fasterseg(path: Path) -> dict[str, Any]:
@@ -129,7 +210,8 @@ def _read_once_for_all(path: Path) -> dict[str, Any]:
         raise FileFormatError(f"{wrong}: not readable as YAML or JSON ({reason})") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise format_error(path, "once-for-all table")
-    invalid = next((name for name in content if not _OFA_KEY.fullmatch(name)), None)
+    names = [name for name in content if name not in _UNIT_KEYS]
+    invalid = next((name for name in names if not _OFA_KEY.fullmatch(name)), None)
     if invalid is not None:
         raise FileFormatError(
             f"{wrong}: its key {invalid[:60]!r} does not have the form Conv-input:224x224x3-output:..."
@@ -223,10 +305,10 @@ def _check_latency(path: Path, name: str, value: Any) -> float:
     """Return a latency after checking it.
 
     Raises:
-        FileFormatError: The value is not a positive number of milliseconds.
+        FileFormatError: The value is not a positive number.
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MAX_LATENCY_MS:
         return float(value)
     simple = isinstance(value, float | str | None) or (isinstance(value, int) and abs(value) < MAX_LATENCY_MS)
     shown = repr(value)[:40] if simple else type(value).__name__
-    raise FileFormatError(f"{path}: row {name[:80]!r} holds {shown} instead of a latency in milliseconds")
+    raise FileFormatError(f"{path}: row {name[:80]!r} holds {shown} instead of a latency")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ...errors import FileFormatError, LgcError, OutputError
 from ...files import atomic_path, format_error
@@ -23,6 +24,9 @@ APPLICATION_ID = 0x6C676331
 
 DAMAGE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """Errors that reading a damaged table raises; the second if SQLite's message quotes invalid UTF-8."""
+
+_PROBED_BYTE = 2**30 + 2**20
+"""Byte whose lock `_require_locks` tries: beyond those of SQLite, which follow 2**30."""
 
 PENDING, MEASURED, NOISY, INTERPOLATED, FAILED = "pending", "measured", "noisy", "interpolated", "failed"
 WITH_LATENCY = (MEASURED, NOISY, INTERPOLATED)
@@ -122,7 +126,7 @@ class Store:
             with self._connection:
                 yield self._connection
         except sqlite3.Error as error:
-            raise OutputError(f"cannot write {self.path}: {error}") from error
+            raise OutputError(f"cannot write {self.path}: {_explain_write_error(error)}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -133,10 +137,12 @@ def create_store(path: Path, meta: Mapping[str, str], recipes: Mapping[str, str]
     """Create a table at `path` atomically, with `meta` (JSON text by key) and pending entries, as key -> recipe.
 
     Raises:
-        OutputError: The file exists or cannot be written.
+        OutputError: The file exists or cannot be written, or its file system has no locks.
     """
     with atomic_path(path) as temporary:
         try:
+            with temporary.open("xb") as file:
+                _require_locks(path, file)
             with closing(sqlite3.connect(temporary)) as connection, connection:
                 connection.executescript(
                     f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {TABLE_SCHEMA_VERSION}; {DDL}"
@@ -144,8 +150,8 @@ def create_store(path: Path, meta: Mapping[str, str], recipes: Mapping[str, str]
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
                 connection.executemany("INSERT INTO entries (key) VALUES (?)", [(key,) for key in recipes])
                 connection.executemany("INSERT INTO recipes VALUES (?, ?)", recipes.items())
-        except sqlite3.Error as error:
-            raise OutputError(f"cannot write {path}: {error}") from error
+        except (sqlite3.Error, OSError) as error:
+            raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     return open_store(path)
 
 
@@ -154,12 +160,13 @@ def open_store(path: Path, versions: Collection[int] = READABLE_VERSIONS) -> Sto
 
     Raises:
         FileFormatError: The file is missing, truncated, not a table, or has another schema version.
-        OutputError: Another process holds the lock.
+        OutputError: Another process holds the lock, or the file system has no locks.
     """
     if not path.is_file():
         raise format_error(path, "latency table")
     with path.open("rb") as file:
         head = file.read(18)
+        _require_locks(path, file)
     if not head.startswith(b"SQLite format 3\0"):
         raise format_error(path, "latency table")
     page_bytes = max(int.from_bytes(head[16:]), 512)
@@ -181,11 +188,42 @@ def open_store(path: Path, versions: Collection[int] = READABLE_VERSIONS) -> Sto
     return Store(path, connection)
 
 
+def _require_locks(path: Path, file: IO[bytes]) -> None:
+    """Check that the file system of `path` has locks, which SQLite would wait for until its timeout.
+
+    Raises:
+        OutputError: It has none.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows, where every file system has locks
+        return
+    try:
+        kind = fcntl.LOCK_EX if file.writable() else fcntl.LOCK_SH
+        fcntl.lockf(file, kind | fcntl.LOCK_NB, 1, _PROBED_BYTE)
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, _PROBED_BYTE)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EINTR):  # another process probes at this moment
+            return
+        raise OutputError(
+            f"cannot lock {path}: its file system has no file locks ({error.strerror}), as some network file systems: "
+            "keep the table on a local disk, and copy it there for reading"
+        ) from error
+
+
+def _explain_write_error(error: sqlite3.Error) -> str:
+    """Return the reason of a failed write."""
+    if "readonly" in str(error):
+        return "the file or its folder is read-only"
+    return "another process has locked it: try again later" if "locked" in str(error) else str(error)
+
+
 def _translate_error(path: Path, error: Exception) -> LgcError:
     """Translate an SQLite error of a read."""
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return OutputError(f"{path} is locked by another process: try again later")
-    if isinstance(error, sqlite3.OperationalError) and "readonly" in str(error):
+    is_pending = path.with_name(f"{path.name}-journal").exists() and "unable to open" in str(error)
+    if isinstance(error, sqlite3.OperationalError) and ("readonly" in str(error) or is_pending):
         return OutputError(
             f"cannot read {path}: a process crashed while writing, and its transaction cannot be rolled back in a "
             f"read-only folder: copy {path.name}* to a writable folder"

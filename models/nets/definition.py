@@ -188,11 +188,13 @@ class RunNetwork:
         run: Run folder of the network; None for a new network.
         network: Network that the user named: a new one, or the factory of the run.
         input: Height and width of a new network's images in pixels.
+        teacher: Factory of the teacher's run, if a training has one.
     """
 
     run: Path | None = None
     network: NetworkSource | None = None
     input: tuple[int, int] | None = None
+    teacher: NetworkSource | None = None
 
     def choose_folder(self, out: Path | None) -> Path:
         """Return the folder of a training: `out`, else the run folder.

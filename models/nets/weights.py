@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -40,33 +41,50 @@ def _identify_operators(architecture: Architecture) -> dict[str, str]:
     return identify_custom_operators(spec.operator for spec in architecture.specs())
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file, all of them finite.
+
+    Raises:
+        FileFormatError: The file is missing, damaged or foreign, or a tensor has NaN or infinite values.
+    """
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise format_error(path, "weights") from error
+    require_finite(tensors, path)
+    return tensors
+
+
 def load_weights(path: Path, network: Architecture | NetworkDefinition) -> dict[str, Tensor]:
     """Read the weights of a network from a safetensors file.
 
     Raises:
-        FileFormatError: The file is missing, damaged or foreign, or belongs to a different network.
-        MismatchError: It was trained with another recipe of an operator.
+        FileFormatError: See `read_weights`, or the weights belong to a different network.
+        MismatchError: They were trained with another recipe of an operator.
     """
-    try:
-        tensors = load_file(path)
-        with safe_open(path, "pt") as file:
-            trained: dict[str, str] = json.loads((file.metadata() or {}).get(OPERATORS_KEY, "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise format_error(path, "weights") from error
+    tensors = read_weights(path)
     definition = NetworkDefinition.of(network)
-    operators = {} if definition.architecture is None else _identify_operators(definition.architecture)
-    for name, digest in trained.items():
-        if operators.get(name, digest) != digest:
-            raise MismatchError(
-                f"{path} was trained with another recipe of operator {name!r}: train again, or pass the plugin of the "
-                f"training with --plugin"
-            )
+    if definition.architecture is not None:
+        _require_recipes(path, definition.architecture)
     expected = {name: tensor.shape for name, tensor in definition.build().state_dict().items()}
     actual = {name: tensor.shape for name, tensor in tensors.items()}
     if actual != expected:
         kind = "network" if definition.architecture is None else "architecture"
         raise FileFormatError(f"{path}: weights of a different {kind}: {_describe_difference(actual, expected)}")
     return tensors
+
+
+def _require_recipes(path: Path, architecture: Architecture) -> None:
+    """Check that the operators of the architecture have the recipes that the weights were trained with."""
+    with safe_open(path, "pt") as file:
+        trained: dict[str, str] = json.loads((file.metadata() or {}).get(OPERATORS_KEY, "{}"))
+    operators = _identify_operators(architecture)
+    for name, digest in trained.items():
+        if operators.get(name, digest) != digest:
+            raise MismatchError(
+                f"{path} was trained with another recipe of operator {name!r}: train again, or pass the plugin of the "
+                f"training with --plugin"
+            )
 
 
 def _describe_difference(actual: dict[str, torch.Size], expected: dict[str, torch.Size]) -> str:
@@ -77,3 +95,21 @@ def _describe_difference(actual: dict[str, torch.Size], expected: dict[str, torc
         if actual[name] != shape:
             return f"{name} has shape {list(actual[name])}, not {list(shape)}"
     return f"{next(name for name in actual if name not in expected)} is unknown"
+
+
+def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Check that tensors read from `path` have no NaN and no infinity.
+
+    Raises:
+        FileFormatError: A tensor has one; the message names the first such tensor.
+    """
+    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        tensor = tensors[bad[0]]
+        count = int((~tensor.isfinite()).sum())
+        kind = "NaN" if bool(tensor.isnan().any()) else "infinite"
+        others = f", as in {len(bad) - 1} more tensors" if len(bad) > 1 else ""
+        raise FileFormatError(
+            f"{path}: tensor {bad[0]} has {kind} values ({count} of {tensor.numel()}){others}: "
+            "train again, or use the weights of an earlier checkpoint"
+        )

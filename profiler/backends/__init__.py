@@ -45,8 +45,12 @@ def require_backend(target: Target, precisions: Collection[str] = EXPORT_PRECISI
 
     Raises:
         BackendUnavailableError: the backend does not run on the device; the message gives the reason and the fix.
-        UsageError: the backend does not support the precision on that device.
+        UsageError: the backend does not support the precision on that device, or its threads exceed the cores that this
+            process may use.
     """
+    from ..machine.cpu_limits import require_threads
+
+    require_threads(target)
     backend = get_backend(target.backend)
     reason = backend.diagnose(target.device)
     if reason is not None:

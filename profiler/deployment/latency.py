@@ -34,6 +34,8 @@ NETWORK_KEY = "network"
 """Benchmark of the measured network, next to the sentinels of the table."""
 LAYER_RUNS = 50
 """Runs that layer times are the interquartile mean of."""
+MAX_RATIO = 2.0
+"""Ratio of the median of all runs to the table's statistic above which a process is starved; about 1.1 without load."""
 METER_SECONDS = 8.0
 """Duration of one measurement of a search that refines its result by measuring, sentinels included."""
 
@@ -101,7 +103,19 @@ class TargetResult:
         content = {name: value for name, value in vars(self).items() if name not in ("parity", "slots", "trained")}
         names = ("max_abs_diff", "mean_abs_diff", "argmax_agreement_pct")
         content |= {name: None if self.parity is None else getattr(self.parity, name) for name in names}
+        content["note"] = "; ".join(remark for remark in (self.note, self.starvation) if remark) or None
         return content | {"slots": None if self.slots is None else asdict(self.slots)}
+
+    @property
+    def starvation(self) -> str | None:
+        """Remark if runs took far longer than the statistic that is compared with the table; else None."""
+        if self.median_ms is None or self.measured_ms is None or self.median_ms <= MAX_RATIO * self.measured_ms:
+            return None
+        ratio = self.median_ms / self.measured_ms
+        return (
+            f"the median of all runs, {self.median_ms:.3g} ms, is {ratio:.1f} times measured ms: the process waits for "
+            "CPU time (other programs, a CPU quota), so FPS is not that of a free machine"
+        )
 
     def equals_torch(self) -> bool:
         """Return True if the outputs match torch's within the precision's tolerance, or nothing was run."""

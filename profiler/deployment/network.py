@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ...errors import FileFormatError, UsageError
-from ...files import ensure_folder, write_atomic
+from ...files import ensure_folder, read_text, write_atomic
 from ...lut.table.table import network_key
 from ...models.images import RGBImage, normalise_image
 from ...models.nets.definition import Log as Log
@@ -204,7 +204,7 @@ def _read_classes(path: Path) -> tuple[str, ...] | None:
     if not path.exists():
         return None
     try:
-        return tuple(json.loads(path.read_text())["per_class"])
+        return tuple(json.loads(read_text(path, "training result"))["per_class"])
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f"{path} is a damaged training result: delete it, or train again") from error
 

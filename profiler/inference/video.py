@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendUnavailableError, DataError, OutputError
-from ...files import ensure_folder
+from ...files import LFS_POINTER, ensure_folder, is_lfs_pointer
 from ..deployment.network import Log
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ def _is_variable(times: Sequence[float | None]) -> bool:
 @contextmanager
 def _open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
     """Open a video's container and its first video stream; FFmpeg's errors name the file."""
+    if is_lfs_pointer(path):
+        raise DataError(f"cannot read video {path}: it is {LFS_POINTER}")
     av = _import_pyav()
     try:
         with av.open(str(path), metadata_errors="replace") as container:  # titles in other encodings than UTF-8

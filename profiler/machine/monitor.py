@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from ...lut.target import Target
 from ..backends.cuda.replay_queue import SpinCalibration, get_spin_calibration
+from .cpu_limits import Throttling, read_throttling
 from .nvml import CLOCK_MEMORY, CLOCK_SM, Gpu
 
 THROTTLE_REASONS = {
@@ -50,6 +51,8 @@ class HardwareSample:
         lead_factor: ratio of the GPU's spin to the expected queueing time; see `SpinCalibration`.
         steal_pct: share of the watched cores' time since the previous sample that the hypervisor gave to other guests.
         involuntary_switches: involuntary context switches of this thread since the previous sample.
+        cpu_throttled_periods: scheduling periods since then in which the CPU quota stopped this process.
+        cpu_throttled_ms: time that their threads waited.
     """
 
     at_unix_s: float
@@ -63,6 +66,8 @@ class HardwareSample:
     lead_factor: float | None = None
     steal_pct: float | None = None
     involuntary_switches: int | None = None
+    cpu_throttled_periods: int | None = None
+    cpu_throttled_ms: float | None = None
 
 
 class Monitor:
@@ -90,12 +95,15 @@ class Monitor:
         Never raises: unavailable values are None.
         """
         gpu, at = self._gpu, time.time()
-        steal, switches = self._steal_pct(), self._new_switches()
+        host = HardwareSample(at, steal_pct=self._steal_pct(), involuntary_switches=self._new_switches())
+        throttling = self._new_throttling()
+        if throttling is not None:
+            host = replace(host, cpu_throttled_periods=throttling.periods, cpu_throttled_ms=throttling.ms)
         if gpu is None:
-            return HardwareSample(at, steal_pct=steal, involuntary_switches=switches)
+            return host
         power_mw = gpu.query("nvmlDeviceGetPowerUsage")
-        return HardwareSample(
-            at,
+        return replace(
+            host,
             sm_clock_mhz=gpu.clock_mhz(CLOCK_SM),
             memory_clock_mhz=gpu.clock_mhz(CLOCK_MEMORY),
             temperature_c=gpu.temperature_c,
@@ -104,8 +112,6 @@ class Monitor:
             other_gpu_processes=_count_other_processes(gpu),
             launch_us=None if self._calibration is None else self._calibration.launch_us,
             lead_factor=None if self._calibration is None else self._calibration.factor,
-            steal_pct=steal,
-            involuntary_switches=switches,
         )
 
     def energy_mj(self) -> float | None:
@@ -117,6 +123,7 @@ class Monitor:
         """Restart the counts, for the cores that the process may use now."""
         self._cores = _usable_cores()
         self._ticks, self._switches = _read_ticks(self._cores), _count_switches()
+        self._throttling = read_throttling()
 
     def _steal_pct(self) -> float | None:
         before, self._ticks = self._ticks, _read_ticks(self._cores)
@@ -128,6 +135,10 @@ class Monitor:
     def _new_switches(self) -> int | None:
         before, self._switches = self._switches, _count_switches()
         return None if before is None or self._switches is None else self._switches - before
+
+    def _new_throttling(self) -> Throttling | None:
+        before, self._throttling = self._throttling, read_throttling()
+        return None if before is None or self._throttling is None else self._throttling.since(before)
 
 
 def open_monitor(target: Target) -> Monitor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -17,6 +16,7 @@ from ...models.space.protocol import SearchSpace
 from ...plugins import list_plugins, load_plugins
 from ...precisions import PRECISIONS
 from ..backends import require_backend
+from ..machine.cpu_limits import read_cpu_limits
 from ..machine.environment import compare_fingerprints, fingerprint
 from ..profile import DEFAULT_SETTINGS, ProfileResult, ProfileSettings, open_or_create, profile
 from ..timing.observer import OnProgress, quiet
@@ -97,11 +97,8 @@ def require_equal(devices: Sequence[Device], target: Target) -> None:
         raise UsageError(
             f"a GPU is listed twice: {', '.join(devices)}; two processes on one GPU would disturb each other"
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not gpus and len(devices) * target.threads > cores:
-        raise UsageError(
-            f"{len(devices)} processes of {target.threads} threads need more than the {cores} available cores"
-        )
+    if not gpus and (reason := read_cpu_limits().explain(len(devices) * target.threads)) is not None:
+        raise UsageError(f"{len(devices)} processes of {target.threads} threads need more cores: {reason}")
     first = fingerprint(target, require_backend(target, PRECISIONS))
     for device in devices[1:]:
         other = replace(target, device=device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from ...lut.statistics.measurement import Measurement
 from ...lut.table.table import NETWORK_PREFIX
 from ...lut.target import Target
 from ..backends import Backend, Runner, Workload
+from ..machine.cpu_limits import require_threads
 from ..machine.environment import pinned
 from .observer import MeasurementObserver, OnProgress, RoundProgress, quiet
 from .rounds import MIN_REPEATS, STANDALONE, Rounds, Session
@@ -87,11 +87,9 @@ def check_protocol(target: Target, rounds: int | None = None) -> None:
     """Check that this machine can run the protocol.
 
     Raises:
-        UsageError: more threads than cores, or fewer rounds than `MIN_ROUNDS`.
+        UsageError: more threads than this process may use cores, or fewer rounds than `MIN_ROUNDS`.
     """
-    cores = os.cpu_count() or 1
-    if target.device.is_cpu and target.threads > cores:
-        raise UsageError(f"--threads {target.threads}: this machine has {cores} cores")
+    require_threads(target)
     if rounds is not None and rounds < MIN_ROUNDS:
         raise UsageError(f"--rounds {rounds}: at least {MIN_ROUNDS} are needed for a statistic")
 

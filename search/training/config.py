@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from ...precisions import Precision
 
@@ -25,6 +26,8 @@ Workers = Annotated[int, Field(ge=0, description="Data loader processes of each 
 Seed = Annotated[int, Field(ge=0, description="Random seed.")]
 
 SCRATCH, SUPERNET = "scratch", "supernet"
+DISTILLATION_FIELDS = {"teacher", "teacher_weight", "temperature"}
+"""Fields of `TrainConfig` that only a training with a teacher has."""
 
 
 class TrainConfig(BaseModel):
@@ -53,10 +56,22 @@ class TrainConfig(BaseModel):
     precision: Precision = "fp32"  # weights and their updates are float32 in all of them
     """Precision of the training."""
     init: str = SCRATCH
-    """Initial weights: `scratch` (random), `supernet` (of the search), or a safetensors file."""
+    """Initial weights: `scratch` (random), `supernet` (of the search), or a file (safetensors or torch)."""
+    teacher: str | None = None
+    """Run folder of a trained network with the same classes, to learn from too (distillation)."""
+    teacher_weight: Positive = 1.0  # as CIRKD (arXiv 2204.06986) weights this term
+    """Weight of the distillation loss, with --teacher."""
+    temperature: Positive = 1.0  # as in arXiv 1903.04197; above 1, small probabilities count more (arXiv 1503.02531)
+    """Temperature of the softmax in the distillation loss, with --teacher."""
     train_split: Literal["train", "train_extra"] = "train"
     """Split to train on; train_extra is Cityscapes' coarsely labelled one."""
     workers: Workers = 0
+
+    def list_settings(self, *, exclude: Collection[str] = ()) -> dict[str, JsonValue]:
+        """Return the settings that identify a training, as JSON values, without those that have no effect."""
+        unused = DISTILLATION_FIELDS if self.teacher is None else set()
+        content: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"workers", *unused, *exclude})
+        return content
 
     def factor(self, step: int) -> float:
         """Return the share of `lr` at a step counted from 0: it rises in the warm-up, then decays, and is never 0."""

@@ -1,22 +1,16 @@
-"""Initial weights of a training: random, or from a supernet or an earlier training."""
+"""Initial weights of a training: random, or from a supernet, an earlier training, or another program's file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from ...errors import FileFormatError, UsageError
-from ...files import describe
-from ..runtime import checkpoint
+from ...errors import UsageError
+from ...models.nets.network import LGCNet
+from ...models.nets.state_dicts import read_state_dict
+from ...models.nets.transfer import Transfer, transfer_weights
 from .config import SCRATCH, SUPERNET
-
-if TYPE_CHECKING:
-    from ..supernet.supernet_trainer import SupernetState
 
 
 def find_initial_weights(run: Path, init: str) -> Path | None:
@@ -32,49 +26,30 @@ def find_initial_weights(run: Path, init: str) -> Path | None:
         return path
     if init == SUPERNET:
         raise UsageError(f"no supernet to start from in {run} (search.ckpt); train with --init scratch")
+    if path.is_dir():
+        raise UsageError(f"--init {path} is a folder; choose a file in it, e.g. weights.safetensors")
     if path.suffix or len(path.parts) > 1:
         raise UsageError(f"no such file: {path}")
     raise UsageError(f"unknown --init {init!r}: it is neither scratch nor supernet, nor a file of weights")
 
 
-def load_stored_weights(path: Path) -> Mapping[str, Tensor]:
-    """Return tensors by name, from a search's checkpoint or a safetensors file.
+def initialise(network: nn.Module, source: Path, classes: int) -> Transfer:
+    """Copy the weights in `source` into a network where they fit.
 
     Raises:
-        FileFormatError: the file is damaged.
+        UsageError: they do not fit, see `transfer_weights`.
+        FileFormatError: `source` is damaged, or has NaN or infinite values.
     """
-    if path.suffix == ".ckpt":
-        return cast("SupernetState", checkpoint.load(path) or {}).get("net", {})
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise FileFormatError(f"cannot read weights from {path}: it is {describe(path)} ({error})") from error
+    stored = read_state_dict(source)
+    if isinstance(network, LGCNet):
+        return transfer_weights(network, stored, classes, get_part=get_lgcnet_part, min_share=0.0)
+    return transfer_weights(network, stored, classes)
 
 
-def copy_fitting_parts(network: nn.Module, stored: Mapping[str, Tensor], source: Path) -> tuple[str, ...]:
-    """Copy stored weights into `network`, part by part (stem, each cell, fusion, head), where a whole part fits.
+def get_lgcnet_part(name: str) -> str:
+    """Return the part of LGCNet that a tensor belongs to: stem, one of the cells, fusion or head.
 
-    A part with a missing tensor or a different shape stays random: trained statistics would be useless next to random
-    weights.
-
-    Returns:
-        Names of the parts that stayed random, e.g. `head`.
-
-    Raises:
-        UsageError: no part fits.
+    A part is transferred as a whole: trained statistics would be useless next to random weights.
     """
-    own = network.state_dict()
-    parts: dict[str, list[str]] = {}
-    for name in own:
-        levels = name.split(".")
-        parts.setdefault(".".join(levels[:2]) if levels[0] == "cells" else levels[0], []).append(name)
-    random = tuple(
-        part
-        for part, names in parts.items()
-        if any(name not in stored or stored[name].shape != own[name].shape for name in names)
-    )
-    if len(random) == len(parts):
-        raise UsageError(f"no part of {source} fits this architecture; train with --init scratch")
-    copied = {name: stored[name] for part, names in parts.items() if part not in random for name in names}
-    network.load_state_dict(own | copied)
-    return random
+    levels = name.split(".")
+    return ".".join(levels[:2]) if levels[0] == "cells" else levels[0]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import FileFormatError, TrainingError
+from ...models.nets.outputs import get_logits
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
@@ -22,6 +23,7 @@ from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.training_loop import restore_checkpoint, run_steps
 from .auxiliary import TrainingNetwork
 from .config import TrainConfig
+from .distillation import Teacher, distillation_loss
 from .ema import WeightAverage
 from .losses import ohem_loss, upsampled_loss
 
@@ -38,11 +40,13 @@ class TrainingRecord(MetricsRecord):
     Attributes:
         loss: loss of the network.
         aux_loss: loss of the auxiliary head; summed over several auxiliary outputs.
+        teacher_loss: distillation loss.
         lr: learning rate.
     """
 
     loss: float
     aux_loss: NotRequired[float]
+    teacher_loss: NotRequired[float]
     lr: float
 
 
@@ -70,6 +74,7 @@ class NetworkTrainer:
         config: settings.
         fabric: device, precision and processes.
         class_weights: weights of the classes, [C]; None for equal weights.
+        teacher: network to learn from too, moved to Fabric's device; None for the labels alone.
 
     Attributes:
         step: number of finished steps.
@@ -77,7 +82,12 @@ class NetworkTrainer:
     """
 
     def __init__(
-        self, network: TrainingNetwork, config: TrainConfig, fabric: Fabric, class_weights: torch.Tensor | None = None
+        self,
+        network: TrainingNetwork,
+        config: TrainConfig,
+        fabric: Fabric,
+        class_weights: torch.Tensor | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         synchronise_norms(network, fabric)
         self.config, self.fabric, self.step, self.seconds = config, fabric, 0, 0.0
@@ -89,6 +99,7 @@ class NetworkTrainer:
         self._average = WeightAverage(network.network, config.ema) if config.ema else None
         loss = ohem_loss if config.ohem else upsampled_loss
         self._compute_loss = partial(loss, fabric=fabric, weights=class_weights)
+        self._teacher = None if teacher is None else teacher.network.to(fabric.device)
 
     @property
     def network(self) -> nn.Module:
@@ -113,6 +124,11 @@ class NetworkTrainer:
         if auxiliary:
             losses["aux_loss"] = torch.stack([self._compute_loss(part, labels) for part in auxiliary.values()]).sum()
             total = loss + config.aux * losses["aux_loss"]
+        if self._teacher is not None:
+            with torch.no_grad(), fabric.autocast():
+                targets = get_logits(self._teacher(images))
+            losses["teacher_loss"] = distillation_loss(logits, targets, config.temperature)
+            total = total + config.teacher_weight * losses["teacher_loss"]
         means = self._average_losses(losses)
         self._optimiser.zero_grad(set_to_none=True)
         fabric.backward(total)
@@ -123,6 +139,8 @@ class NetworkTrainer:
         record: TrainingRecord = {"step": self.step - 1, "loss": means["loss"], "lr": lr}
         if "aux_loss" in means:
             record["aux_loss"] = means["aux_loss"]
+        if "teacher_loss" in means:
+            record["teacher_loss"] = means["teacher_loss"]
         return record
 
     def _average_losses(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -69,7 +69,7 @@ class TrainResult(ScoredWeights):
         """Return the JSON object."""
         content = super().as_dict()
         del content["config"]
-        settings = self.config.model_dump(mode="json", exclude={"init", "workers"})
+        settings = self.config.list_settings(exclude={"init"})
         return content | settings | {"pretrain": "none" if self.config.init == SCRATCH else self.config.init}
 
     @classmethod

@@ -21,8 +21,9 @@ from ..runtime.run_folder import OnStep, RunFolder
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
 from .crops import require_crop
+from .distillation import describe_teacher, load_teacher
 from .evaluation import describe_scores
-from .initial_weights import copy_fitting_parts, find_initial_weights, load_stored_weights
+from .initial_weights import find_initial_weights, initialise
 from .losses import compute_class_weights
 from .network_trainer import NetworkTrainer, run_training
 from .results import ScoredWeights, TrainResult
@@ -62,11 +63,12 @@ def train(
         device: `cpu` or `cuda:N`.
         on_step: callback for the number of finished steps and the total.
         on_score: callback for the number of evaluated images and the total.
-        log: receives remarks on the network, one line each.
+        log: receives remarks on the network, its initial weights and the teacher, one line each.
 
     Raises:
-        FileFormatError: the run folder has no network, or initial weights are damaged.
-        UsageError: initial weights do not exist, or crop or batch do not suit the network.
+        FileFormatError: the run folder has no network, or initial weights or the teacher are damaged.
+        UsageError: initial weights do not exist or do not fit, the teacher has other classes, or crop or batch do not
+            suit the network.
         PluginError: the user's factory raises an error, or its network does not return logits of the classes.
         OutputError: the folder cannot be written, or holds other files.
         DataError: the data do not suit this network.
@@ -78,14 +80,16 @@ def train(
     definition = _define_network(chosen, folder, data, config, log)
     dataset, validation = _load_images(data, definition.input, config)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
+    teacher = load_teacher(config, definition, chosen.teacher, log)
     network, random_parts = _prepare_network(definition, initial, config, fabric, log)
-    settings = _list_settings(definition, data, config, fabric) | dataset.spec.settings
+    settings = _list_settings(definition, data, config, fabric) | dataset.spec.settings | describe_teacher(teacher)
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
     finished = fabric.broadcast(run.read_result(TrainResult) if run.active else None)
     if finished is not None:
         return replace(finished, weights=run.path / WEIGHTS_FILE)
     with explain_out_of_memory(_MEMORY_ADVICE):
-        trainer = NetworkTrainer(network, config, fabric, compute_class_weights(dataset) if config.balanced else None)
+        class_weights = compute_class_weights(dataset) if config.balanced else None
+        trainer = NetworkTrainer(network, config, fabric, class_weights, teacher)
         run_training(trainer, dataset, run, on_step)
         scored = _save_and_score(trainer, run.path / WEIGHTS_FILE, validation, on_score)
     return run.finish(
@@ -136,16 +140,16 @@ def _prepare_network(
     """Return the network before the first step, checked, and its parts that the initial weights do not fit."""
     with explain_out_of_memory(_MEMORY_ADVICE):
         network = build_training_network(definition, config)
-        random_parts = (
-            () if initial is None else copy_fitting_parts(network.network, load_stored_weights(initial), initial)
-        )
+        transfer = None if initial is None else initialise(network.network, initial, definition.classes)
+        for remark in () if transfer is None else transfer.describe():
+            log(remark)
         if definition.architecture is None:
             network.to(fabric.device)
             report = check_training(network.network, definition, config.batch * fabric.world_size, config.crop)
             check_outputs(network.network, definition)
             for remark in report.format_remarks(config.aux):
                 log(f"{definition.source.reference}: {remark}")
-    return network, random_parts
+    return network, () if transfer is None else transfer.random_parts
 
 
 def _save_and_score(
@@ -180,7 +184,7 @@ def _list_settings(
             "classes": definition.classes,
         }
     return {
-        **config.model_dump(mode="json", exclude={"workers"}),
+        **config.list_settings(),
         **network,
         "data": str(data.resolve()),
         "processes": fabric.world_size,

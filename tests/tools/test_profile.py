@@ -15,6 +15,7 @@ import pytest
 
 from lgc.lut import LatencyTable
 from lgc.models import OPERATORS
+from lgc.profiler import profile as profiler
 from lgc.search.data.synthetic.writers import write_scenes
 
 KEYS = ["lut", "entries", "measured", "interpolated", "noisy", "pending", "failed", "seconds", "verification"]
@@ -55,7 +56,7 @@ def test_profile_prints_json_in_fresh_process(command, mini_yaml, tmp_path):
     done = command("lgc-profile", "--device", "cpu", "--precision", "fp32", *arguments, "--out", out, "--json")
     first, *remarks = done.err.splitlines()
     assert (done.code, first) == (0, f"profiling mini 32x32 on cpu, torch, fp32, 1 thread into {out}")
-    busy = ("sample batches were discarded", "profile on a quieter machine")
+    busy = ("sample batches were discarded", "profile on a quieter machine", "entries are noisy")
     assert all(any(reason in remark for reason in busy) for remark in remarks)
     result = json.loads(done.out)
     assert list(result) == KEYS
@@ -68,6 +69,21 @@ def test_profile_prints_json_in_fresh_process(command, mini_yaml, tmp_path):
     assert result["seconds"] > 0
     assert set(result["verification"]) == REPORT
     assert result["verification"]["networks"] == 4
+
+
+@pytest.fixture
+def noisy_result(monkeypatch) -> None:
+    """Let every profiling return 3 noisy of 5 measured entries."""
+    result = profiler.ProfileResult(5, 5, 3, 0, 0, 0, {}, [], 1.0, None)
+    monkeypatch.setattr(profiler, "profile", lambda *_, **__: result)
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 1), (("--rounds", 4), 0), (("--budget", "90s"), 0)])
+def test_mostly_noisy_table_fails_the_check(call, mini_yaml, noisy_result, tmp_path, options, code):
+    done = call("lgc-profile", "--device", "cpu", "--space", mini_yaml, "--out", tmp_path / "t.lut", *options)
+    assert done.code == code
+    assert "3 of 5 entries are noisy (confidence interval wider than 5 %): " in done.err
+    assert ("allow more --rounds or --budget" in done.err) == (code == 0)
 
 
 def test_finished_table_is_printed_not_measured(call, mini_lut, mini_yaml):

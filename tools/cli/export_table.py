@@ -85,7 +85,7 @@ def _format_latency(result: TargetResult) -> dict[str, str]:
 
 
 def _format_remarks(result: TargetResult) -> list[str]:
-    remarks = [remark for remark in (result.note, result.parity) if remark is not None]
+    remarks = [remark for remark in (result.note, result.starvation, result.parity) if remark is not None]
     return [f"{result.backend}, {result.precision}: {remark}" for remark in remarks]
 
 

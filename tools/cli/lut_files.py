@@ -6,7 +6,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ...lut.exchange.foreign import ForeignTable
     from ...lut.target import Target
 
+UnitOption = Annotated[
+    Literal["s", "ms", "us", "ns"] | None, typer.Option(help="Unit of the latencies in F.", show_default="F's own")
+]
 TABLE_SUFFIX = ".lut"
 """Suffix of latency tables."""
 MAX_KINDS = 5
@@ -107,6 +110,7 @@ def import_table(
     backend: Annotated[str | None, make_backend_option(False, " that F was measured with")] = None,
     precision: Annotated[Precision, typer.Option(help="Precision that F was measured in, for a T.lut.")] = "fp32",
     plugin: PluginOption = None,
+    unit: UnitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Convert another project's latency table; nothing in it is executed.
@@ -114,8 +118,9 @@ def import_table(
     CSV and Parquet keep every row, with the parts of its key as columns. A table of lgc needs --space, --device and
     --backend, and keeps only rows that compute the same as an operator of lgc. From FasterSeg these are ConvNorm and
     BasicResidual1x (convolution, normalisation and ReLU), as conv_1x1 and conv_3x3. From once-for-all there are none:
-    its rows have other activations, or are blocks of several layers. Latencies are means in milliseconds, of operators
-    timed alone, in both projects.
+    its rows have other activations, or are blocks of several layers. Latencies are means of operators timed alone in
+    both projects, in the unit of --unit or of an entry "unit" in F; without either, milliseconds if these are
+    plausible.
 
     Example: lgc-lut import latency_lookup_table.npy --out fasterseg.csv
     """
@@ -127,8 +132,16 @@ def import_table(
         raise UsageError(
             f"unknown format of {out}: choose a file that ends in {TABLE_SUFFIX}, {' or '.join(FRAME_SUFFIXES)}"
         )
-    foreign = read_foreign(source)
-    content = {"source": str(source), "project": foreign.project, "rows": len(foreign.rows), "out": str(out)}
+    foreign = read_foreign(source, unit)
+    if foreign.is_assumed:
+        say(f"unit: milliseconds assumed, as in {foreign.project}'s programs; if {source} has another, add --unit")
+    content = {
+        "source": str(source),
+        "project": foreign.project,
+        "unit": foreign.unit,
+        "rows": len(foreign.rows),
+        "out": str(out),
+    }
     if out.suffix in FRAME_SUFFIXES:
         write_frame(foreign_to_frame(foreign), out)
         emit(content, as_json, f"{out}: {format_count(len(foreign.rows), 'row')} of {foreign.project}")

@@ -61,6 +61,7 @@ def show(
     """
     from ...lut.exchange.derive import DERIVED
     from ...lut.statistics.calibration import add_new_names
+    from ...lut.statistics.conditions import describe_throttling
     from ...lut.table.table import LatencyTable
 
     selection = _Selection(match, operator, status, None if resolution is None else parse_size(resolution), sort)
@@ -70,12 +71,14 @@ def show(
         timed = selection.benchmarks(opened) if benchmarks else []
         selection.require_match(opened, benchmarks)
         verification = opened.metadata("verification")
+        remarks = describe_throttling(opened.hardware_samples())
         content = {
             "lut": str(table),
             "target": asdict(opened.target),
             "space": opened.space_content if opened.missing_operators else opened.space.to_dict(),
             "protocol": opened.protocol,
             "environment": opened.environment,
+            "remarks": remarks,
             "calibration": opened.metadata("calibration"),
             "verification": verification and add_new_names(verification),
             "derived": opened.metadata(DERIVED),
@@ -94,7 +97,7 @@ def show(
                 f"{derived['entries']} entries derived from {derived['from']} ({derived['classes']} classes); the "
                 f"others and the networks measured for {opened.space_content['classes']} classes"
             )
-        lines += format_corrections(opened)
+        lines += [*remarks, *format_corrections(opened)]
         report = read_report(opened)
     emit(content, as_json, rows, *lines, *make_report_tables(report))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import FileFormatError, OutputError
-from ..cache import get_cache_folder, read_cache_file, write_cache_file
+from ..cache import explain_cache_folder, get_cache_folder, read_cache_file, write_cache_file
 from .engine import Engine, EngineBuilder, describe_origin
 from .metadata import make_header, parse_engine
 
@@ -61,6 +61,7 @@ def load_or_build_engine(
     key = _make_key(builder, onnx_model, precision)
     path = _get_path(key)
     cached, remarks = _load(path, key) if rejection is None else _discard(path, rejection)
+    remarks += [remark for remark in (explain_cache_folder(),) if remark is not None]
     if cached is not None:
         return replace(cached, assumed=builder.assumed)
     built = builder.build(onnx_model, precision)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....errors import FileFormatError, MismatchError
-from ....files import describe, read_text, write_atomic
+from ....files import format_error, is_lfs_pointer, read_text, write_atomic
 from .engine import Engine, EngineBuilder
 from .metadata import make_header, parse_engine
 
@@ -44,10 +44,12 @@ def read_engine_files(path: Path) -> Engine:
     """
     if not path.exists():
         raise FileFormatError(f"no such file: {path}")
+    if is_lfs_pointer(path):
+        raise format_error(path, "engine")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise FileFormatError(f"cannot read engine {path}: it is {describe(path)}") from error
+        raise format_error(path, "engine") from error
     description_path = get_description_path(path)
     if not description_path.exists():
         raise FileFormatError(

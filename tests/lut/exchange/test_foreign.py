@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lgc.errors import FileFormatError
+from lgc.errors import FileFormatError, UsageError
 from lgc.lut.exchange.foreign import read_foreign
 
 
@@ -72,9 +72,7 @@ class TestFasterSeg:
         path = npy({"ff_H1_W2_C3": 1.0, "head_H1_W2_Cin3_Cout4": value})
         with pytest.raises(FileFormatError) as caught:
             read_foreign(path)
-        assert str(caught.value) == (
-            f"{path}: row 'head_H1_W2_Cin3_Cout4' holds {shown} instead of a latency in milliseconds"
-        )
+        assert str(caught.value) == (f"{path}: row 'head_H1_W2_Cin3_Cout4' holds {shown} instead of a latency")
 
     @pytest.mark.parametrize(
         ("content", "reason"),
@@ -144,9 +142,7 @@ class TestOnceForAll:
     @pytest.mark.parametrize("mean", [".nan", "0", "-1.5", "fast", "[1.0]", "", "'1.5'", "true", ".inf", "1e400"])
     def test_row_without_latency_is_rejected(self, text, mean, once_for_all):
         path = text(f"{once_for_all.read_text()}Conv-input:1x1x1-output:1x1x1: {{mean: {mean}}}\n")
-        with pytest.raises(
-            FileFormatError, match=r"row 'Conv-input:1x1x1-output:1x1x1' holds .* instead of a latency in millis"
-        ):
+        with pytest.raises(FileFormatError, match=r"row 'Conv-input:1x1x1-output:1x1x1' holds .* instead of a latency"):
             read_foreign(path)
 
     @pytest.mark.parametrize(
@@ -240,3 +236,41 @@ class TestFuzz:
         path.write_text(json.dumps(content))
         found = self.read(path)
         assert found is None or all(0 < row.latency_ms < 1e9 for row in found.rows)
+
+
+class TestUnits:
+    ROW = "Conv-input:8x8x3-output:4x4x32"
+
+    def write(self, tmp_path, mean, **entries):
+        path = tmp_path / "t.json"
+        path.write_text(json.dumps({self.ROW: {"mean": mean, "count": 4, "std": mean}} | entries))
+        return path
+
+    @pytest.mark.parametrize(("unit", "mean"), [("s", 1.35e-3), ("ms", 1.35), ("us", 1350.0), ("ns", 1.35e6)])
+    def test_named_unit_is_converted(self, tmp_path, unit, mean):
+        by_option = read_foreign(self.write(tmp_path, mean), unit)
+        by_file = read_foreign(self.write(tmp_path, mean, unit=unit))
+        for table in (by_option, by_file):
+            assert (table.unit, table.is_assumed) == (unit, False)
+            (row,) = table.rows
+            assert (row.latency_ms, row.ci_ms) == (pytest.approx(1.35), pytest.approx(1.35 * 1.96 / 2, rel=1e-3))
+
+    def test_numpy_table_may_name_its_unit(self, npy):
+        table = read_foreign(npy({"ff_H1_W2_C3": 250.0, "unit": "microseconds"}))
+        assert (table.unit, [row.latency_ms for row in table.rows]) == ("us", [0.25])
+
+    @pytest.mark.parametrize("mean", [1350.0, 0.0013])
+    def test_implausible_milliseconds_are_not_assumed(self, tmp_path, mean):
+        path = self.write(tmp_path, mean)
+        with pytest.raises(UsageError, match=f"median, {mean:g}, is implausible in milliseconds: add --unit"):
+            read_foreign(path)
+        assert read_foreign(path, "ms").rows[0].latency_ms == mean
+
+    def test_plausible_milliseconds_are_assumed(self, tmp_path):
+        assert read_foreign(self.write(tmp_path, 1.35)).is_assumed
+
+    def test_contradicting_and_unknown_units_are_refused(self, tmp_path):
+        with pytest.raises(UsageError, match=r"--unit us: .* its unit is s"):
+            read_foreign(self.write(tmp_path, 1.35, unit="s"), "us")
+        with pytest.raises(FileFormatError, match="unknown unit 'min'; known: s, ms, us, ns"):
+            read_foreign(self.write(tmp_path, 1.35, unit="min"))

@@ -67,7 +67,7 @@ def test_two_writers_on_a_full_disk(make_table, mini_space):
     [
         ("merge", "a.lut", "b.lut", "--out", "c.lut"),
         ("export", "a.lut", "--out", "c.csv"),
-        ("import", "table.npy", "--out", "c.csv"),
+        ("import", "table.npy", "--out", "c.csv", "--unit", "ms"),
     ],
     ids=lambda words: words[0],
 )

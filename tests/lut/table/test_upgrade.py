@@ -314,7 +314,7 @@ def test_locked_table_is_rejected(old, monkeypatch):
     writer.execute("BEGIN IMMEDIATE")
     monkeypatch.setattr(module.sqlite3, "connect", lambda path, **options: real(path, **{**options, "timeout": 0.1}))
     held.set()
-    assert_rejected(old, OutputError, "database is locked")
+    assert_rejected(old, OutputError, "another process has locked it")
     writer.execute("ROLLBACK")
     writer.close()
     assert upgrade_table(old)[0] == 1

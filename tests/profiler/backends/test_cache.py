@@ -1,13 +1,15 @@
 """Cache files: their folder, their verification, and the size limit."""
 
 import os
+import pwd
+import shutil
 from pathlib import Path
 
 import pytest
 
 from lgc.errors import FileFormatError, OutputError
 from lgc.profiler.backends import cache as cache_file
-from lgc.profiler.backends.cache import get_cache_folder, read_cache_file, write_cache_file
+from lgc.profiler.backends.cache import explain_cache_folder, get_cache_folder, read_cache_file, write_cache_file
 
 HEADER, CONTENT = {"of": "a test", "for": [1, 2]}, b"binary\n\0\nstuff"
 
@@ -24,8 +26,25 @@ def test_cache_folder_follows_environment(monkeypatch):
     assert get_cache_folder("engines") == Path("/home/someone/.cache/lgc/engines")
     monkeypatch.setenv("XDG_CACHE_HOME", "/scratch")
     assert get_cache_folder("engines") == Path("/scratch/lgc/engines")
+    assert explain_cache_folder() is None
     monkeypatch.setenv("LGC_CACHE", "/elsewhere")
     assert get_cache_folder("engines") == Path("/elsewhere/engines")
+
+
+def test_users_without_home_get_a_private_cache(monkeypatch, path):
+    for name in ("LGC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    folder = get_cache_folder("engines")
+    try:
+        assert folder.parent.stat().st_mode & 0o777 == 0o700
+        assert str(folder.parent) in explain_cache_folder()
+        write_cache_file(folder / "entry.file", HEADER, CONTENT)
+        assert read_cache_file(get_cache_folder("engines") / "entry.file") == (HEADER, CONTENT)
+    finally:
+        shutil.rmtree(folder.parent)
+        cache_file._get_temporary_folder.cache_clear()
 
 
 def test_file_round_trip(path):

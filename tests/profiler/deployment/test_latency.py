@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -90,3 +91,13 @@ def test_layer_times_are_written(mini_space, measured_table, tmp_path):
     assert sum(group["measured_ms"] for group in content["slots"]["groups"]) == pytest.approx(0.2)
     assert all(layer["nodes"] for layer in content["layers"])
     assert json.loads(json.dumps(explained.as_dict()))["slots"]["entries"] is not None
+
+
+def test_starved_process_gives_a_remark():
+    """Runs that wait for CPU time leave the table's statistic, of the fastest runs, unchanged."""
+    free = TargetResult("torch", "cpu", "fp32", "dense", measured_ms=1.5, median_ms=1.7)
+    assert free.starvation is None
+    starved = replace(free, median_ms=63.7, note="own")
+    assert starved.starvation.startswith("the median of all runs, 63.7 ms, is 42.5 times measured ms: ")
+    assert starved.as_dict()["note"] == f"own; {starved.starvation}"
+    assert TargetResult("tensorrt", "sm_89", "fp32", "core").starvation is None

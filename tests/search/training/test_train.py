@@ -5,7 +5,7 @@ from shutil import copytree
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lgc.errors import DataError, FileFormatError, OutputError, TrainingError, UsageError
 from lgc.models import Architecture, LGCNet
@@ -17,7 +17,7 @@ from lgc.search.training import network_trainer
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.ema import WeightAverage
 from lgc.search.training.evaluation import evaluate_run
-from lgc.search.training.initial_weights import copy_fitting_parts
+from lgc.search.training.initial_weights import initialise
 from lgc.search.training.network_trainer import split_decay_groups
 from lgc.search.training.train import train
 
@@ -188,12 +188,23 @@ def test_parts_with_different_shapes_stay_random(street_space, tmp_path):
     stored = {name: value + 1 for name, value in before.items()}
     stored["head.0.conv.weight"] = torch.zeros(9, 8, 3, 3)
     del stored["cells.1.project.0.conv.weight"]
-    assert copy_fitting_parts(network, stored, tmp_path) == ("cells.1", "head")
+    save_file(stored, tmp_path / "w.safetensors")
+    assert initialise(network, tmp_path / "w.safetensors", 11).random_parts == ("cells.1", "head")
     for name, value in network.state_dict().items():
         random = name.startswith(("cells.1.", "head."))
         assert torch.equal(value, before[name] if random else stored[name]), name
-    with pytest.raises(UsageError, match=r"no part of .* fits"):
-        copy_fitting_parts(network, {}, tmp_path / "search.ckpt")
+
+
+def test_only_the_classifier_of_other_classes_is_random(street_space, tmp_path):
+    content = {**street_space.model_dump(mode="json"), "classes": 19}
+    other = street_space.check(content, "19 classes")
+    stored = LGCNet(other, other.sample(0)).state_dict()
+    torch.save({"state_dict": {f"module.{name}": value for name, value in stored.items()}}, tmp_path / "w.pth")
+    network = LGCNet(street_space, street_space.sample(0))
+    transfer = initialise(network, tmp_path / "w.pth", 11)
+    assert transfer.random_parts == ("head.1",)
+    assert transfer.classifiers == {"head.1": 19}
+    assert torch.equal(network.state_dict()["head.0.conv.weight"], stored["head.0.conv.weight"])
 
 
 def test_training_starts_from_a_file(run, scenes, street_space, tmp_path, foreign_files):
@@ -222,6 +233,21 @@ def test_weights_of_different_architecture_are_refused(run, scenes, street_space
     for noun, path in foreign_files.items():
         with pytest.raises(FileFormatError, match=noun):
             load_weights(path, street_space.sample(0))
+
+
+def test_non_finite_weights_are_named(run, scenes, call):
+    train(run, scenes, CONFIG)
+    weights = load_file(run / "weights.safetensors")
+    weights["head.1.bias"][0] = float("nan")
+    save_file(weights, run / "weights.safetensors")
+    init = ("--init", run / "weights.safetensors", "--steps", 2, "--out", run.with_name("second"))
+    for command in (
+        ("lgc-train", run, "--data", scenes, "--evaluate"),
+        ("lgc-train", run, "--data", scenes, *init),
+        ("lgc-export", run, "--onnx", "--out", run.with_name("out")),
+        ("lgc-bench", run),
+    ):
+        assert "weights.safetensors: tensor head.1.bias has NaN values (1 of 11)" in call(*command).refusal(command[0])
 
 
 def test_norms_and_biases_have_no_decay(street_space):

@@ -128,8 +128,9 @@ def test_bad_data_give_a_single_line(run, scenes, call, tmp_path, damage, worker
 
 def test_random_parts_give_a_note(run, scenes, call, street_space, tmp_path):
     network = LGCNet(street_space, street_space.sample(0))
-    network.head[1].weight.data = network.head[1].weight.data[:7]
+    for tensor in network.head[1].parameters():
+        tensor.data = tensor.data[:7]
     save_weights(network, tmp_path / "seven.safetensors")
     done = call("lgc-train", run, "--data", scenes, *SHORT, "--init", tmp_path / "seven.safetensors", "--json")
-    assert done.err.endswith(": head\n")
-    assert json.loads(done.out)["from_scratch"] == ["head"]
+    assert done.err.endswith("initial weights: random head.1 (2; 7 classes in the file)\n")
+    assert json.loads(done.out)["from_scratch"] == ["head.1"]

@@ -1,0 +1,116 @@
+"""State dicts of any program: safetensors files, and torch files of tensors, read without running code from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import FileFormatError
+from ...files import format_error
+
+ENTRIES = (
+    *("state_dict_ema", "ema_state_dict", "model_ema", "ema", "mean"),
+    *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "trainee"),
+)
+"""Keys under which programs, lgc among them, store a state dict. Averaged weights come first: they are the better."""
+_MAX_DEPTH = 4
+_TORCH_MAGIC = (b"PK\x03\x04", b"\x80")
+"""First bytes of a torch file: a zip archive, or a pickle before torch 1.6."""
+_FORBIDDEN_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_MAX_LISTED = 5
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """Tensors by name, from a file.
+
+    Attributes:
+        path: The file.
+        tensors: Tensors by name, on the CPU.
+        entry: Keys that lead to them, e.g. `ema.module`; empty for tensors at the top.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    entry: str = ""
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """Read a state dict from a safetensors or a torch file (`.pt`, `.pth`, `.ckpt`, `.bin`); its content decides.
+
+    A torch file holds the tensors themselves or, as checkpoints of training programs do, under one of `ENTRIES`.
+
+    Raises:
+        FileFormatError: The file is missing, damaged or foreign, holds Python objects other than tensors and
+            containers, or holds no tensors by name.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise format_error(path, "weights") from error
+    if not head.startswith(_TORCH_MAGIC):
+        return StateDict(path, _read_safetensors(path))
+    content = _read_torch(path)
+    entry = _find_entry(content)
+    if entry is None:
+        raise FileFormatError(f"cannot read weights {path}: it holds no tensors by name, but {_summarise(content)}")
+    for key in entry:
+        content = content[key]
+    return StateDict(path, {str(name): value for name, value in content.items() if _is_tensor(value)}, ".".join(entry))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise format_error(path, "weights") from error
+
+
+def _read_torch(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile, pickle and torch raise their own kinds
+        forbidden = _FORBIDDEN_GLOBAL.search(str(error))
+        if forbidden is None:
+            raise format_error(path, "weights") from error
+        raise FileFormatError(
+            f"cannot read weights {path}: it holds Python objects ({forbidden[1]}), which only code from the file "
+            "could rebuild; save tensors alone, with torch.save(network.state_dict(), FILE)"
+        ) from error
+
+
+def _find_entry(content: Any, depth: int = 0) -> tuple[str, ...] | None:
+    """Return the keys that lead to a state dict, the empty tuple if `content` is one; None if there is none."""
+    if not isinstance(content, Mapping) or depth > _MAX_DEPTH:
+        return None
+    tensors = sum(_is_tensor(value) for value in content.values())
+    if tensors and 2 * tensors >= len(content):  # programs add numbers to a state dict, e.g. the epoch
+        return ()
+    for key in ENTRIES:
+        rest = _find_entry(content.get(key), depth + 1)
+        if rest is not None:
+            return (key, *rest)
+    return None
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _summarise(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"an object of type {type(content).__name__}"
+    keys = [str(key) for key in content]
+    more = f" and {len(keys) - _MAX_LISTED} more" if len(keys) > _MAX_LISTED else ""
+    return f"the keys {', '.join(keys[:_MAX_LISTED])}{more}" if keys else "an empty dict"

@@ -1,0 +1,139 @@
+"""CPU cores that this process may use: by the machine, its CPU affinity, and the CPU quota of its control groups."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ...errors import UsageError
+from ...lut.target import Target
+
+_PROC_CGROUP = Path("/proc/self/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class CpuLimits:
+    """Limits of this process.
+
+    Attributes:
+        cores: Cores of the machine.
+        allowed: Cores in the CPU affinity.
+        quota: CPU time per time that the control groups grant, e.g. 1.5 cores; None without a quota.
+    """
+
+    cores: int
+    allowed: int
+    quota: float | None
+
+    def explain(self, threads: int) -> str | None:
+        """Return why `threads` threads cannot run at the same time; None if they can."""
+        if threads > self.cores:
+            return f"this machine has {self.cores} cores"
+        if threads > self.allowed:
+            return (
+                f"this process may use {self.allowed} of the machine's {self.cores} cores (CPU affinity, set e.g. by "
+                "taskset or a job scheduler)"
+            )
+        if self.quota is not None and threads > self.quota:
+            return (
+                f"the CPU quota is {self.quota:g} cores (control group, set e.g. by docker --cpus), which stops more "
+                "threads again and again: raise the quota"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class Throttling:
+    """Stops of this process's control groups by their CPU quota.
+
+    Attributes:
+        periods: Scheduling periods in which threads were stopped.
+        ms: Time that they waited, in ms, summed over cores.
+    """
+
+    periods: int
+    ms: float
+
+    def since(self, earlier: Throttling) -> Throttling:
+        """Return the stops after `earlier`."""
+        return Throttling(self.periods - earlier.periods, self.ms - earlier.ms)
+
+
+def read_cpu_limits() -> CpuLimits:
+    """Return the limits of this process."""
+    cores = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    quotas = [quota for folder in _find_groups() if (quota := _read_quota(folder)) is not None]
+    return CpuLimits(cores, allowed, min(quotas, default=None))
+
+
+def require_threads(target: Target) -> None:
+    """Check that the threads of a target on a CPU can run at the same time.
+
+    Raises:
+        UsageError: They cannot: too few cores, or a narrower CPU affinity or quota.
+    """
+    if target.device.is_cpu and (reason := read_cpu_limits().explain(target.threads)) is not None:
+        raise UsageError(f"--threads {target.threads}: {reason}")
+
+
+def read_throttling() -> Throttling | None:
+    """Return the stops so far, of all control groups with a quota; None without a quota."""
+    groups = [folder for folder in _find_groups() if _read_quota(folder) is not None]
+    if not groups:
+        return None
+    statistics = [_read_statistics(folder) for folder in groups]
+    return Throttling(
+        sum(statistic.get("nr_throttled", 0) for statistic in statistics),
+        sum(  # microseconds in version 2 of control groups, nanoseconds in version 1
+            statistic.get("throttled_usec", 0) / 1e3 + statistic.get("throttled_time", 0) / 1e6
+            for statistic in statistics
+        ),
+    )
+
+
+def _find_groups() -> Iterator[Path]:
+    """Yield the folders of this process's control groups that can limit the CPU, from its own up to the root.
+
+    Inside a container the path may be that on the host, and only the root of the mount exists.
+    """
+    try:
+        lines = _PROC_CGROUP.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:  # version 2
+            roots = [_CGROUPS, _CGROUPS / "unified"]
+        elif "cpu" in controllers.split(","):
+            roots = [_CGROUPS / controllers, _CGROUPS / "cpu"]
+        else:
+            continue
+        root = next((folder for folder in roots if folder.is_dir()), None)
+        if root is not None:
+            relative = PurePosixPath(path.lstrip("/"))
+            yield from (root / part for part in (relative, *relative.parents) if (root / part).is_dir())
+
+
+def _read_quota(folder: Path) -> float | None:
+    """Return the quota of a control group in cores; None without one."""
+    with suppress(OSError, ValueError):  # version 2: "150000 100000" or "max 100000"
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    return None
+
+
+def _read_statistics(folder: Path) -> dict[str, int]:
+    """Return the counters in a control group's `cpu.stat`; empty where unavailable."""
+    with suppress(OSError, ValueError):
+        pairs = (line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+        return {name: int(value) for name, value in pairs}
+    return {}

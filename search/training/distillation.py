@@ -1,0 +1,147 @@
+"""Distillation: a trained network, the teacher, gives the probabilities of classes that the student learns too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...errors import FileFormatError, UsageError
+from ...files import read_text
+from ...models.nets.checks import check_outputs
+from ...models.nets.definition import Log, NetworkDefinition, find_factory, load_definition
+from ...models.nets.weights import WEIGHTS_FILE, load_weights
+from ...models.space.lgcnet import LGCNetSpace
+from .config import TrainConfig
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from ...models.nets.sources import NetworkSource
+
+RESULT_FILE = "train-result.json"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Trained network to learn from.
+
+    Attributes:
+        path: its run folder.
+        network: [N, 3, H, W] -> logits [N, C, h, w]; frozen, in evaluation mode.
+        digest: 12 hexadecimal digits of the SHA-256 of its weights.
+    """
+
+    path: Path
+    network: nn.Module
+    digest: str
+
+
+def load_teacher(
+    config: TrainConfig, student: NetworkDefinition, factory: NetworkSource | None = None, log: Log = print
+) -> Teacher | None:
+    """Return the trained network of the run folder `config.teacher`; None without one.
+
+    Args:
+        config: settings.
+        student: network to train.
+        factory: factory of the teacher's run, as named by the user; the student's own need not be named again.
+        log: receives a remark if the names of the teacher's classes are unknown.
+
+    Raises:
+        UsageError: the run has no weights, other classes, or a stride that does not divide the size of the images; or
+            it was trained with a factory that the user has not named.
+        PluginError: the network does not accept images of this size.
+        FileFormatError: a file of the run is missing or damaged.
+    """
+    if config.teacher is None:
+        return None
+    path, size = Path(config.teacher), config.crop or student.input
+    weights = path / WEIGHTS_FILE
+    if not weights.is_file():
+        raise UsageError(f"no weights in the teacher {path} ({WEIGHTS_FILE}): train it first")
+    definition = _load_definition(path, student, factory, log)
+    _require_same_classes(path, definition, student, log)
+    architecture = definition.architecture
+    stride = 1 if architecture is None else LGCNetSpace.require(architecture.space).plan.stride
+    if any(side % stride for side in size):
+        raise UsageError(
+            f"the teacher {path} needs images whose sides are multiples of {stride}, not {size[0]}x{size[1]}; "
+            "choose another --crop"
+        )
+    network = definition.build()
+    network.load_state_dict(load_weights(weights, definition))
+    if architecture is None:
+        check_outputs(network, replace(definition, input=size))
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+    return Teacher(path, network.eval().requires_grad_(False), digest)
+
+
+def _load_definition(
+    path: Path, student: NetworkDefinition, factory: NetworkSource | None, log: Log
+) -> NetworkDefinition:
+    """Return the definition of the teacher's network."""
+    try:
+        return load_definition(path, factory or find_factory(path, [student.source]), log)
+    except UsageError as error:  # which names the option of a command's own network
+        raise UsageError(str(error).replace("--network", "--teacher-network")) from error
+
+
+def _require_same_classes(path: Path, teacher: NetworkDefinition, student: NetworkDefinition, log: Log) -> None:
+    """Check that teacher and student have the same classes in the same order."""
+    if teacher.classes != student.classes:
+        raise UsageError(
+            f"the teacher {path} has {teacher.classes} classes, the dataset {student.classes}: "
+            "distillation needs a teacher with the same classes"
+        )
+    classes = student.class_names or ()
+    names = teacher.class_names or _read_class_names(path / RESULT_FILE)
+    if names is None:
+        log(f"the names of the classes of the teacher {path} are unknown, assumed: {', '.join(classes)}")
+    elif classes and names != classes:
+        index = next(i for i, pair in enumerate(zip(names, classes, strict=True)) if pair[0] != pair[1])
+        raise UsageError(
+            f"the teacher {path} has other classes: its class {index} is {names[index]!r}, not {classes[index]!r}; "
+            "train it on this dataset"
+        )
+
+
+def _read_class_names(path: Path) -> tuple[str, ...] | None:
+    """Return the names of the classes in a training result of an earlier version; None if the file does not exist."""
+    if not path.is_file():
+        return None
+    try:
+        return tuple(json.loads(read_text(path, "training result"))["per_class"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path} is a damaged training result: delete it, or train the teacher again") from error
+
+
+def describe_teacher(teacher: Teacher | None) -> dict[str, JsonValue]:
+    """Return the settings that identify the teacher of a training; none without a teacher."""
+    if teacher is None:
+        return {}
+    return {"teacher": str(teacher.path.resolve()), "teacher_weights": teacher.digest}
+
+
+def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return the mean over all pixels of KL(teacher || student), scaled by the square of the temperature.
+
+    Per pixel as in "Structured Knowledge Distillation for Semantic Segmentation" (arXiv 1903.04197), where void pixels
+    count too. The temperature T and the factor T * T, which keeps the size of the gradients, are those of "Distilling
+    the Knowledge in a Neural Network" (arXiv 1503.02531). Every process has the same number of pixels, so the mean of
+    their losses is the mean over all.
+
+    Args:
+        logits: logits of the student, [N, C, h, w].
+        teacher_logits: logits of the teacher at any resolution, [N, C, h', w']; resized to the student's.
+        temperature: temperature of both softmax functions.
+    """
+    targets = F.interpolate(teacher_logits.float(), size=logits.shape[-2:], mode="bilinear", align_corners=False)
+    student, teacher = (F.log_softmax(value / temperature, dim=1) for value in (logits.float(), targets))
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
+    return divergence.mean() * temperature**2

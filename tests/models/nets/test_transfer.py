@@ -1,0 +1,162 @@
+"""Weights of other programs: read from any file, matched by name, transferred part by part."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lgc.errors import FileFormatError, UsageError
+from lgc.models.nets.state_dicts import StateDict, read_state_dict
+from lgc.models.nets.transfer import transfer_weights
+
+
+class SmallNet(nn.Module):
+    """Backbone of three normalised convolutions, a neck and a classifier."""
+
+    def __init__(self, classes: int = 5, width: int = 4) -> None:
+        super().__init__()
+        block = [nn.Conv2d(width, width, 3, bias=False), nn.BatchNorm2d(width)]
+        self.backbone = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), *block)
+        self.neck = nn.Conv2d(width, 2 * width, 1)
+        self.head = nn.Conv2d(2 * width, classes, 1)
+
+
+def make_weights(network: nn.Module | None = None) -> dict[str, torch.Tensor]:
+    """Return weights that differ from those of every other network."""
+    network = network or SmallNet()
+    return {name: value + 7 if value.ndim else value for name, value in network.state_dict().items()}
+
+
+def transfer(weights, network=None, classes=5, **options):
+    return transfer_weights(network or SmallNet(classes), StateDict("w.pth", weights), classes, **options)
+
+
+WRAPPINGS = {
+    "plain": ({}, ""),
+    "state_dict": ({"epoch": 3, "state_dict": None}, ""),
+    "ema.module": ({"model": {"a": torch.zeros(1)}, "ema": {"module": None, "decay": 0.9}}, "module."),
+    "trainee": ({"step": 3, "trainee": None, "noise": torch.zeros(2)}, "network."),
+    "weights": ({"weights": None}, "module._orig_mod."),
+}
+
+
+@pytest.mark.parametrize("entry", WRAPPINGS)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_wrapped_state_dicts_are_read_whole(tmp_path, entry, legacy):
+    content, prefix = WRAPPINGS[entry]
+    weights = {prefix + name: value for name, value in make_weights().items()}
+    content = fill(content, weights) if content else weights
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    stored = read_state_dict(tmp_path / "w.pth")
+    assert stored.entry == ("" if entry == "plain" else entry)
+    network = SmallNet()
+    result = transfer_weights(network, stored, 5)
+    assert (result.random, result.unused) == ((), 0)
+    expected = {name.removeprefix(prefix): value for name, value in weights.items()}
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+
+
+def fill(content, weights):
+    """Put weights in the place of None."""
+    return {
+        key: weights if value is None else fill(value, weights) if isinstance(value, dict) else value
+        for key, value in content.items()
+    }
+
+
+def test_safetensors_are_read_by_content(tmp_path):
+    save_file(make_weights(), tmp_path / "w.bin")
+    assert set(read_state_dict(tmp_path / "w.bin").tensors) == set(SmallNet().state_dict())
+
+
+def test_classifier_of_other_classes_stays_random():
+    network = SmallNet(3)
+    before = network.head.weight.clone()
+    result = transfer(make_weights(), network, 3)
+    assert result.random == ("head.weight", "head.bias")
+    assert result.classifiers == {"head": 5}
+    assert result.random_parts == ("head",)
+    assert torch.equal(network.head.weight, before)
+    assert "random head (2; 5 classes in the file)" in result.describe()[-1]
+    assert "backbone (" in result.describe()[1]
+
+
+@pytest.mark.parametrize(("removed", "added"), [("backbone.", "backbone."), ("model.backbone.", "backbone.")])
+def test_backbone_alone_is_transferred(removed, added):
+    names = {name: value for name, value in make_weights().items() if name.startswith("backbone.")}
+    network = SmallNet()
+    result = transfer({name.removeprefix("backbone."): value for name, value in names.items()}, network)
+    assert set(result.random) == {"neck.weight", "neck.bias", "head.weight", "head.bias"}
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in names.items())
+    assert (result.removed, result.added) == ("", "backbone.")
+    prefixed = {removed + name.removeprefix("backbone."): value for name, value in names.items()}
+    assert transfer(prefixed).random_parts == ("neck", "head")
+
+
+def test_modules_are_transferred_whole_or_not():
+    weights = make_weights()
+    del weights["backbone.1.running_var"]
+    network = SmallNet()
+    result = transfer(weights, network)
+    assert result.random_parts == ("backbone.1",)
+    assert float(network.backbone[1].running_mean.abs().sum()) == 0
+
+
+def test_half_precision_weights_become_float32():
+    network = SmallNet()
+    transfer({name: value.half() for name, value in make_weights().items()}, network)
+    assert {value.dtype for value in network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (lambda: {"other.weight": torch.zeros(4, 3)}, "no part of w.pth fits .* such as other.weight"),
+        (lambda: make_weights(SmallNet(width=6)), "weights of another network: 14 of its tensors .* only 1 fit"),
+        (
+            lambda: {**{f"x{index}": torch.zeros(2) for index in range(40)}, "neck.bias": torch.zeros(8)},
+            "only 1 of its 41 tensors fit",
+        ),
+        (lambda: {"neck.bias": torch.zeros(8), "head.bias": torch.zeros(5)}, "no part of w.pth .* as a whole"),
+    ],
+)
+def test_weights_of_other_networks_are_refused(weights, message):
+    network = SmallNet()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(UsageError, match=message):
+        transfer(weights(), network)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinite")])
+def test_non_finite_weights_are_named(value, word):
+    weights = make_weights()
+    weights["neck.weight"][0] = value
+    with pytest.raises(FileFormatError, match=rf"tensor neck.weight has {word} values \(4 of 32\)"):
+        transfer(weights)
+
+
+class Settings:
+    """Object that only code could rebuild."""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": {}, "epoch": 3}, "holds no tensors by name, but the keys state_dict, epoch"),
+        ([torch.zeros(2)], "an object of type list"),
+        ({"model": {"a": torch.zeros(2)}, "args": Settings()}, r"Python objects \(.*Settings\)"),
+    ],
+)
+def test_files_without_state_dict_are_refused(tmp_path, content, message):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(FileFormatError, match=message):
+        read_state_dict(tmp_path / "w.pt")
+
+
+def test_foreign_files_are_described(foreign_files):
+    for noun, path in foreign_files.items():
+        with pytest.raises(FileFormatError, match=noun):
+            read_state_dict(path)
