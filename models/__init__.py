@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .space.operators import OPERATORS, Operator, get_operator, operator, register_operator
 from .space.opspec import OpSpec
 from .space.plan import CellPlan
-from .space.protocol import PRESETS, SCOPES, Architecture, SearchSpace, Slot
+from .space.protocol import PRESETS, SCOPES, Architecture, Decision, Requirement, SearchSpace, Slot, Space
+from .space.slots import SlotSpace
 
 if TYPE_CHECKING:
     from .nets.network import LGCNet as LGCNet
@@ -22,11 +23,15 @@ __all__ = [
     "SCOPES",
     "Architecture",
     "CellPlan",
+    "Decision",
     "LGCNet",
     "OpSpec",
     "Operator",
+    "Requirement",
     "SearchSpace",
     "Slot",
+    "SlotSpace",
+    "Space",
     "get_operator",
     "operator",
     "register_operator",

@@ -93,24 +93,23 @@ def profile(
     Example: lgc-profile --device cpu --space tiny --out tiny.lut
     """
     from ..lut.target import Target
-    from ..models.space.protocol import SearchSpace
+    from ..models.space.protocol import SearchSpace, Space
     from ..profiler import profile as profiler
     from ..profiler.backends.default import default_backend
     from ..profiler.machine.devices import check_device
     from ..profiler.table.multi_device import profile_on
 
-    chosen = SearchSpace.load(space)
+    chosen = Space.load(space)
     if input_size is not None:
         try:
-            chosen = chosen.with_input(*parse_size(input_size))
+            chosen = SearchSpace.require(chosen).with_input(*parse_size(input_size))
         except FileFormatError as error:
             raise UsageError(f"invalid --input: {error}") from error
     devices = [check_device(name) for name in device]
     first = devices[0]
     backend_name = backend or default_backend(first)
     target = Target(first, backend_name, precision, first.num_threads(threads))
-    height, width = chosen.input
-    default_name = f"{chosen.name}-{height}x{width}-{first.replace(':', '')}-{backend_name}-{precision}.lut"
+    default_name = f"{chosen.title.replace(' ', '-')}-{first.replace(':', '')}-{backend_name}-{precision}.lut"
     path = out or Path(default_name)
     others = f" and {', '.join(devices[1:])}" if devices[1:] else ""
     settings = profiler.ProfileSettings(
@@ -122,7 +121,7 @@ def profile(
     )
 
     def announce() -> None:
-        say(f"profiling {chosen.name} {height}x{width} on {target}{others} into {path}")
+        say(f"profiling {chosen.title} on {target}{others} into {path}")
 
     measure = profiler.profile if len(devices) == 1 else partial(profile_on, devices)
     with progress_bar() as on_progress:

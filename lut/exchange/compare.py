@@ -189,8 +189,7 @@ def _list_versions(environment: Mapping[str, Any]) -> str:
 def _list_space_differences(a: LatencyTable, b: LatencyTable) -> list[str]:
     if a.space.fingerprint == b.space.fingerprint:
         return []
-    name_a, name_b = (f"{space.name} {space.input[0]}x{space.input[1]}" for space in (a.space, b.space))
-    return [f"space {name_a} ({a.space.fingerprint}), not {name_b} ({b.space.fingerprint})"]
+    return [f"space {a.space.title} ({a.space.fingerprint}), not {b.space.title} ({b.space.fingerprint})"]
 
 
 def _select_measured(table: LatencyTable) -> dict[str, _Latency]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import FileFormatError, LgcError, MeasurementError, MismatchError, MissingEntryError
 from ...models.space.operators import is_free
 from ...models.space.opspec import OpSpec
-from ...models.space.protocol import PRESETS, Architecture, SearchSpace
+from ...models.space.protocol import PRESETS, Architecture, SearchSpace, Space
 from ..statistics.calibration import Correction
 from ..statistics.estimates import NOISY_PCT, Summary
 from ..statistics.measurement import Measurement, SampleBatch
@@ -45,7 +45,7 @@ class LatencyTable:
         try:
             meta = {key: json.loads(value) for key, value in store.rows("SELECT key, value FROM meta")}
             self.target = Target(**meta["target"])
-            self.space = SearchSpace.check(meta["space"], f"the space in {path}")
+            self.space = Space.check(meta["space"], f"the space in {path}")
             self.protocol: dict[str, Any] = meta["protocol"]
             self.environment: dict[str, Any] = meta["environment"]
             stored = {entry.key for entry in self.entries()}
@@ -63,7 +63,7 @@ class LatencyTable:
         cls,
         path: str | Path,
         target: Target,
-        space: SearchSpace,
+        space: Space,
         protocol: Mapping[str, Any],
         environment: Mapping[str, Any],
     ) -> LatencyTable:
@@ -290,15 +290,14 @@ class LatencyTable:
         """Return the command that measures or resumes this table, or the same for another target and file."""
         target, out = target or self.target, out or self.path
         threads = f" --threads {target.threads}" if target.device.is_cpu else ""
-        height, width = self.space.input
+        size = " --input {}x{}".format(*self.space.input) if isinstance(self.space, SearchSpace) else ""
         space = self.space.name if self.space.name in PRESETS else f"{self.space.name}.yaml"
         return (
             f"lgc-profile --device {target.device} --backend {target.backend} "
-            f"--precision {target.precision}{threads} --space {space} --input {height}x{width} "
-            f"--out {out}"
+            f"--precision {target.precision}{threads} --space {space}{size} --out {out}"
         )
 
-    def require(self, *, target: Target | None = None, space: SearchSpace | None = None) -> None:
+    def require(self, *, target: Target | None = None, space: Space | None = None) -> None:
         """Check that the table has this target and space.
 
         Raises:
@@ -321,7 +320,7 @@ def network_key(architecture: Architecture, scope: str) -> str:
     return f"{NETWORK_PREFIX}{scope}/{architecture.key}"
 
 
-def entry_keys(space: SearchSpace) -> list[str]:
+def entry_keys(space: Space) -> list[str]:
     """Return the entry keys of a table of `space`: every OpSpec that takes time."""
     return [str(spec) for spec in space.specs() if not is_free(spec)]
 
@@ -357,6 +356,5 @@ def _combine(key: str, parts: list[tuple[Benchmark, float]]) -> Entry:
     return Entry(key, status, reason, max(latency, MIN_ENTRY_MS), ci)
 
 
-def _format_space(space: SearchSpace) -> str:
-    height, width = space.input
-    return f"{space.name} {height}x{width} ({space.fingerprint})"
+def _format_space(space: Space) -> str:
+    return f"{space.title} ({space.fingerprint})"

@@ -13,7 +13,7 @@ from typing import Any
 from ...device import Device
 from ...errors import LgcError, MismatchError, UsageError
 from ...lut.target import Target
-from ...models.space.protocol import SearchSpace
+from ...models.space.protocol import Space
 from ...precisions import PRECISIONS
 from ..backends import require_backend
 from ..machine.environment import compare_fingerprints, fingerprint
@@ -24,7 +24,7 @@ from .worker import ProcessShare
 
 def profile_on(
     devices: Sequence[Device],
-    space: SearchSpace,
+    space: Space,
     target: Target,
     out: Path,
     settings: ProfileSettings = DEFAULT_SETTINGS,
@@ -116,6 +116,6 @@ def _work(
 ) -> None:
     """Measure a share in another process; the last pass meets any error again."""
     try:
-        profile(SearchSpace.check(space, "space"), Target(**target), Path(out), settings, process=process)
+        profile(Space.check(space, "space"), Target(**target), Path(out), settings, process=process)
     except (LgcError, KeyboardInterrupt):
         return

@@ -80,8 +80,7 @@ def show(
         }
         if benchmarks:
             content["subjects"] = [asdict(benchmark) for benchmark in timed]
-        height, width = opened.space.input
-        title = f"{table}: {opened.space.name} {height}x{width} on {opened.target}"
+        title = f"{table}: {opened.space.title} on {opened.target}"
         rows = _make_benchmark_table(title, timed) if benchmarks else _make_entry_table(title, entries)
         machine = opened.environment
         lines = [f"measured on {', '.join(str(machine[key]) for key in ('device_name', 'system') if key in machine)}"]
