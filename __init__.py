@@ -14,20 +14,44 @@ if TYPE_CHECKING:
     from .models import LGCNet as LGCNet
     from .models import OpSpec as OpSpec
     from .models import SearchSpace as SearchSpace
+    from .models import Slot as Slot
+    from .models import SlotSpace as SlotSpace
+    from .profiler.slots import profile as profile
+    from .profiler.slots import verify as verify
+    from .search.constraint.expected import ExpectedCost as ExpectedCost
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "Architecture": ".models",
+    "ExpectedCost": ".search.constraint.expected",
     "LGCNet": ".models",
     "LatencyTable": ".lut",
     "LgcError": ".errors",
     "OpSpec": ".models",
     "Predictor": ".lut",
     "SearchSpace": ".models",
+    "Slot": ".models",
+    "SlotSpace": ".models",
     "Target": ".lut",
+    "profile": ".profiler.slots",
+    "verify": ".profiler.slots",
 }
-__all__ = ["Architecture", "LGCNet", "LatencyTable", "LgcError", "OpSpec", "Predictor", "SearchSpace", "Target"]
+__all__ = [
+    "Architecture",
+    "ExpectedCost",
+    "LGCNet",
+    "LatencyTable",
+    "LgcError",
+    "OpSpec",
+    "Predictor",
+    "SearchSpace",
+    "Slot",
+    "SlotSpace",
+    "Target",
+    "profile",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ in `Architecture.specs`. The correction is linear in the operators and included 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ from ..models.space.extremes import find_cheapest
 from ..models.space.lgcnet import LGCNetSpace
 from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
-from ..models.space.protocol import DENSE, SCOPES, Architecture, SearchSpace
+from ..models.space.protocol import DENSE, SCOPES, Architecture, Slot, Space
+from ..models.space.slots import as_space
 from .statistics.calibration import Correction
 from .table.table import LatencyTable
 
@@ -47,11 +49,11 @@ class Predictor:
         cost: Predicted latency of every architecture, in ms.
     """
 
-    def __init__(self, space: SearchSpace, table: LatencyTable, scope: str = DENSE) -> None:
+    def __init__(self, space: Space | Sequence[Slot], table: LatencyTable, scope: str = DENSE) -> None:
         """Sum up the entries of `table`.
 
         Args:
-            space: Search space. The table must have its operators.
+            space: Space of the networks, or a list of slots. The table must have its operators.
             table: Measured latencies.
             scope: `dense` (up to the labels) or `core` (up to the logits).
 
@@ -63,6 +65,7 @@ class Predictor:
         """
         if scope not in SCOPES:
             raise UnknownNameError("scope", scope, SCOPES)
+        space = as_space(space)
         table.require(space=space)
         self.space = space
         self.scope = scope

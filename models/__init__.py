@@ -12,7 +12,8 @@ from .recipe import Conv, MaxPool, Residual, SqueezeExcite
 from .space.operators import OPERATORS, Operator, get_operator, operator, register_operator
 from .space.opspec import OpSpec
 from .space.plan import CellPlan
-from .space.protocol import PRESETS, SCOPES, Architecture, SearchSpace, Slot
+from .space.protocol import PRESETS, SCOPES, Architecture, Decision, Requirement, SearchSpace, Slot, Space
+from .space.slots import SlotSpace
 
 if TYPE_CHECKING:
     from .nets.modules import register_module as register_module
@@ -25,13 +26,17 @@ __all__ = [
     "Architecture",
     "CellPlan",
     "Conv",
+    "Decision",
     "LGCNet",
     "MaxPool",
     "OpSpec",
     "Operator",
+    "Requirement",
     "Residual",
     "SearchSpace",
     "Slot",
+    "SlotSpace",
+    "Space",
     "SqueezeExcite",
     "get_operator",
     "operator",

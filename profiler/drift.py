@@ -11,16 +11,21 @@ from ..lut.statistics.measurement import Measurement
 from ..lut.table.table import LatencyTable
 from ..models.space.protocol import SCOPES, Architecture
 from .backends import Workload
-from .timing.workloads import network_workload
+from .timing.workloads import NetworkBuilder, network_workload
 
 MAX_REFERENCES = 6
 """Networks of the table that are measured again."""
 
 
-def add_references(table: LatencyTable, workloads: Mapping[str, Workload], scope: str) -> dict[str, Workload]:
+def add_references(
+    table: LatencyTable,
+    workloads: Mapping[str, Workload],
+    scope: str,
+    build_network: NetworkBuilder = network_workload,
+) -> dict[str, Workload]:
     """Return `workloads` and up to `MAX_REFERENCES` measured networks of the table in the scope."""
     references = _list_references(table, scope)
-    return {**workloads, **{key: network_workload(architecture, scope) for key, architecture, _ in references}}
+    return {**workloads, **{key: build_network(architecture, scope) for key, architecture, _ in references}}
 
 
 def compute_drift(table: LatencyTable, measurement: Measurement) -> float | None:

@@ -27,7 +27,7 @@ from ..lut.target import Target
 from ..models.space.lgcnet import LGCNetSpace
 from ..models.space.operators import is_free
 from ..models.space.opspec import OpSpec
-from ..models.space.protocol import CORE, DENSE, SCOPES, SearchSpace
+from ..models.space.protocol import CORE, DENSE, SCOPES, Space
 from ..precisions import PRECISIONS
 from .backends import Backend, Workload, require_backend
 from .machine.environment import fingerprint
@@ -36,7 +36,7 @@ from .table.worker import SOLE_PROCESS, ProcessShare, Worker
 from .timing.contexts import CARRIERS, CONTEXTS, ISOLATED, register_benchmarks
 from .timing.measure import check_protocol, default_statistic
 from .timing.observer import OnProgress, quiet
-from .timing.workloads import network_workload
+from .timing.workloads import NetworkBuilder, network_workload
 
 LEFT_OUT_PCT = 5.0
 """Share of sample batches discarded without a remark."""
@@ -105,12 +105,13 @@ class ProfileResult:
 
 
 def profile(
-    space: SearchSpace,
+    space: Space,
     target: Target,
     out: Path,
     settings: ProfileSettings = DEFAULT_SETTINGS,
     *,
     process: ProcessShare = SOLE_PROCESS,
+    build_network: NetworkBuilder | None = None,
     on_open: Callable[[], None] = lambda: None,
     on_progress: OnProgress = quiet,
     **changes: Any,
@@ -126,6 +127,8 @@ def profile(
         out: table file, created if missing.
         settings: settings of the run.
         process: share of this process; the devices of several are checked by `multi_device.profile_on`.
+        build_network: function from an architecture and a scope to the workload of the whole network; lgc's own for
+            LGCNet's spaces if None.
         on_open: called when the table is open and everything that can be refused is checked.
         on_progress: receives the progress.
         changes: fields of `settings` to replace, e.g. `networks=0`.
@@ -141,13 +144,13 @@ def profile(
         raise UsageError(
             f"--networks {settings.networks}: a calibration needs at least {MIN_NETWORKS}; 0 for no calibration"
         )
-    if settings.networks and not isinstance(space, LGCNetSpace):
+    if settings.networks and build_network is None and not isinstance(space, LGCNetSpace):
         raise UsageError(f"lgc cannot build networks of space {space.name}: use --networks 0 for no calibration")
     check_protocol(target, settings.rounds)
     backend = require_backend(target, PRECISIONS)
     budget_s = math.inf if settings.budget_s is None else settings.budget_s
     with open_or_create(out, target, space, backend, settings.context) as table:
-        workloads = _add_benchmarks(table, space, settings)
+        workloads = _add_benchmarks(table, space, settings, build_network or network_workload)
         on_open()
         worker = Worker(table, backend, target, workloads, process, rounds=settings.rounds, seed=settings.seed)
         while worker.open():
@@ -159,13 +162,16 @@ def profile(
         return _result(table, worker, start)
 
 
-def _add_benchmarks(table: LatencyTable, space: SearchSpace, settings: ProfileSettings) -> dict[str, Workload]:
+def _add_benchmarks(
+    table: LatencyTable, space: Space, settings: ProfileSettings, build_network: NetworkBuilder
+) -> dict[str, Workload]:
     """Add the benchmarks of the operators and the networks to the table; return their workloads."""
     workloads = register_benchmarks(table, space)
-    both_scopes = max(settings.networks // CORE_SHARE, MIN_NETWORKS)
+    has_scopes = any(slot.scope == DENSE for slot in space.slots())
+    both_scopes = max(settings.networks // CORE_SHARE, MIN_NETWORKS) if has_scopes else 0
     for index, architecture in enumerate(space.spread(settings.networks, settings.seed)):
         for scope in SCOPES if index < both_scopes else (DENSE,):
-            workloads[table.add_network(architecture, scope)] = network_workload(architecture, scope)
+            workloads[table.add_network(architecture, scope)] = build_network(architecture, scope)
     return workloads
 
 
@@ -285,7 +291,7 @@ def calibrate(table: LatencyTable, form: str | None = None) -> PredictionReport 
 
 
 def open_or_create(
-    out: Path, target: Target, space: SearchSpace, backend: Backend, context: str | None = None
+    out: Path, target: Target, space: Space, backend: Backend, context: str | None = None
 ) -> LatencyTable:
     """Create the table `out`, or open it and check its target, space, machine and context.
 

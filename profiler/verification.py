@@ -10,6 +10,7 @@ from ..errors import UsageError
 from ..lut.predictor import Predictor
 from ..lut.statistics.calibration import PredictionReport, evaluate_predictions
 from ..lut.table.table import LatencyTable, network_key
+from ..models.space.lgcnet import LGCNetSpace
 from ..models.space.protocol import DENSE, Architecture
 from .backends import require_backend
 from .drift import add_references, compute_drift, correct_for_drift
@@ -17,7 +18,7 @@ from .machine.environment import fingerprint
 from .machine_match import require_machine
 from .timing.measure import measure_rounds
 from .timing.observer import OnProgress, quiet
-from .timing.workloads import network_workload
+from .timing.workloads import NetworkBuilder, network_workload
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,13 @@ class Verification:
 
 
 def verify(
-    table: LatencyTable, networks: int, seed: int, *, rounds: int | None = None, on_progress: OnProgress = quiet
+    table: LatencyTable,
+    networks: int,
+    seed: int,
+    *,
+    rounds: int | None = None,
+    build_network: NetworkBuilder | None = None,
+    on_progress: OnProgress = quiet,
 ) -> Verification:
     """Measure random architectures outside the table and compare them with its predictions.
 
@@ -59,21 +66,28 @@ def verify(
         networks: number of networks; a rank correlation needs at least 2.
         seed: seed of the network sample; networks of the table are skipped.
         rounds: maximum of batches each; the protocol's if None.
+        build_network: function from an architecture and a scope to the workload of the whole network; lgc's own for
+            LGCNet's spaces if None.
         on_progress: receives the progress.
 
     Raises:
         MismatchError: the table was measured on a different device model.
         MissingEntryError: the table is incomplete.
-        UsageError: fewer than 2 networks.
+        UsageError: fewer than 2 networks, or whole networks of the space cannot be built.
     """
     if networks < 2:
         raise UsageError(f"--networks {networks}: at least 2 are needed for a rank correlation")
+    if build_network is None and not isinstance(table.space, LGCNetSpace):
+        raise UsageError(
+            f"lgc cannot build networks of space {table.space.name}: call lgc.verify in Python with your own build"
+        )
     backend = require_backend(table.target)
     require_machine(table, fingerprint(table.target, backend))
     predictor = Predictor(table.space, table, DENSE)
     fresh = sample_unseen(table, networks, seed)
-    workloads = {key: network_workload(architecture, DENSE) for key, architecture in fresh.items()}
-    benchmarks = add_references(table, workloads, DENSE)
+    build_network = build_network or network_workload
+    workloads = {key: build_network(architecture, DENSE) for key, architecture in fresh.items()}
+    benchmarks = add_references(table, workloads, DENSE, build_network)
     measurement = measure_rounds(backend, table.target, benchmarks, rounds, on_progress=on_progress)
     drift_pct = compute_drift(table, measurement)
     verified = tuple(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from ..models.space.cost import Array, Cost
 from ..models.space.extremes import find_cheapest
-from ..models.space.protocol import Decision, SearchSpace
+from ..models.space.protocol import Decision, Space
 
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -51,7 +51,7 @@ class Decisions:
     """
 
     def __init__(
-        self, space: SearchSpace, assignment: Sequence[int] | None = None, fixed: Sequence[int] | None = None
+        self, space: Space, assignment: Sequence[int] | None = None, fixed: Sequence[int] | None = None
     ) -> None:
         self.space = space
         count = len(space.decisions)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..device import CPU
 from ..lut.predictor import Predictor
 from ..models.space.lgcnet import LGCNetSpace
-from ..models.space.protocol import ARCHITECTURE_FILE, SearchSpace
+from ..models.space.protocol import ARCHITECTURE_FILE, Space
 from .config import SearchConfig
 from .constraint.constraint import CostConstraint
 from .constraint.feasibility import name_point_folder, require_common_space, require_feasible
@@ -132,9 +132,13 @@ def _open_context(
     )
 
 
-def default_search_steps(data: Path, space: SearchSpace, batch: int) -> int:
-    """Return the steps of `SEARCH_EPOCHS` passes over half of the training images."""
-    half = len(load_dataset(data, "train", space.input)) // 2
+def default_search_steps(data: Path, space: Space, batch: int) -> int:
+    """Return the steps of `SEARCH_EPOCHS` passes over half of the training images.
+
+    Raises:
+        MismatchError: lgc cannot build networks of the space.
+    """
+    half = len(load_dataset(data, "train", LGCNetSpace.require(space).input)) // 2
     return SEARCH_EPOCHS * max(half // batch, 1)
 
 

@@ -23,9 +23,11 @@ from lgc.models.space.protocol import (
     Requirement,
     SearchSpace,
     Slot,
+    Space,
     iter_combinations,
     register_space,
 )
+from lgc.models.space.slots import SlotSpace
 
 WIDTHS = (4, 8, 12)
 OPERATORS = (ZERO, "skip", "sep_conv_3x3")
@@ -162,13 +164,21 @@ LITTLE = {
     "head_widths": [2, 8],
 }
 
-EXAMPLES: dict[str, Callable[[], SearchSpace]] = {
+
+def make_toy_slots() -> SlotSpace:
+    """Return the toy as a list of slots: equal decisions, slots and requirements."""
+    toy = ToySpace()
+    return SlotSpace.from_slots(toy.slots(), toy.decisions, toy.requirements, "toy slots")
+
+
+EXAMPLES: dict[str, Callable[[], Space]] = {
     "lgcnet": lambda: LGCNetSpace.check(LITTLE, "the little space"),
+    "slots": make_toy_slots,
     "toy": ToySpace,
 }
 """Kind of a space -> a small example, of at most some ten thousand architectures."""
 
 
-def enumerate_choices(space: SearchSpace) -> np.ndarray:
+def enumerate_choices(space: Space) -> np.ndarray:
     """Return the choices of every valid architecture, [N, D]."""
     return np.array([choices for choices in iter_combinations(space.decisions) if space.find_fault(choices) is None])

@@ -24,13 +24,18 @@ def imported_by(statement):
 def test_exported_names():
     assert sorted(lgc.__all__) == [
         "Architecture",
+        "ExpectedCost",
         "LGCNet",
         "LatencyTable",
         "LgcError",
         "OpSpec",
         "Predictor",
         "SearchSpace",
+        "Slot",
+        "SlotSpace",
         "Target",
+        "profile",
+        "verify",
     ]
 
 
@@ -43,8 +48,12 @@ def test_exported_names_exist_with_docstrings(package):
 
 def test_names_are_the_packages_own():
     from lgc import errors, lut, models
+    from lgc.profiler import slots
+    from lgc.search.constraint import expected
 
-    homes = {name: home for home in (errors, lut, models) for name in lgc.__all__ if hasattr(home, name)}
+    homes = {
+        name: home for home in (expected, slots, errors, lut, models) for name in lgc.__all__ if hasattr(home, name)
+    }
     assert set(homes) == set(lgc.__all__)
     for name, home in homes.items():
         assert getattr(lgc, name) is getattr(home, name)

@@ -108,28 +108,30 @@ def profile(
     """
     from ..lut.statistics.estimates import NOISY_PCT
     from ..lut.target import Target
-    from ..models.space.protocol import SearchSpace
+    from ..models.space.protocol import SearchSpace, Space
     from ..profiler import profile as profiler
     from ..profiler.backends.default import default_backend
     from ..profiler.machine.devices import check_device
     from ..profiler.table.multi_device import profile_on
 
     load_operators(plugin)
-    own = SearchSpace.load(space)
-    chosen = own.with_classes(_count_classes(classes, data) or own.classes)
+    chosen, count = Space.load(space), _count_classes(classes, data)
+    own = chosen.fingerprint
+    if count is not None:
+        chosen = SearchSpace.require(chosen).with_classes(count)
+    changed = chosen.fingerprint != own
     if input_size is not None:
         try:
-            chosen = chosen.with_input(*parse_size(input_size))
+            chosen = SearchSpace.require(chosen).with_input(*parse_size(input_size))
         except FileFormatError as error:
             raise UsageError(f"invalid --input: {error}") from error
     devices = [check_device(name) for name in device]
     first = devices[0]
     backend_name = backend or default_backend(first)
     target = Target(first, backend_name, precision, first.num_threads(threads))
-    height, width = chosen.input
-    changed = chosen.classes != own.classes
-    marked = f"{chosen.name}-{chosen.classes}classes" if changed else chosen.name
-    default_name = f"{marked}-{height}x{width}-{first.replace(':', '')}-{backend_name}-{precision}.lut"
+    marked = f"{chosen.name}-{count}classes" if changed else chosen.name
+    title = chosen.title.replace(chosen.name, marked, 1).replace(" ", "-")
+    default_name = f"{title}-{first.replace(':', '')}-{backend_name}-{precision}.lut"
     path = out or Path(default_name)
     others = f" and {', '.join(devices[1:])}" if devices[1:] else ""
     settings = profiler.ProfileSettings(
@@ -141,8 +143,8 @@ def profile(
     )
 
     def announce() -> None:
-        size = f"{height}x{width}" + (f" with {chosen.classes} classes" if changed else "")
-        say(f"profiling {chosen.name} {size} on {target}{others} into {path}")
+        with_classes = f" with {count} classes" if changed else ""
+        say(f"profiling {chosen.title}{with_classes} on {target}{others} into {path}")
 
     measure = profiler.profile if len(devices) == 1 else partial(profile_on, devices)
     with progress_bar() as on_progress:

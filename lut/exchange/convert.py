@@ -12,7 +12,7 @@ from ...errors import FileFormatError, OutputError, UsageError
 from ...files import atomic_path, write_atomic
 from ...models.space.operators import is_first_recipe
 from ...models.space.opspec import OpSpec
-from ...models.space.protocol import SearchSpace
+from ...models.space.protocol import Space
 from ..table import schema
 from ..table.rows import Entry, upsert_rows
 from ..table.table import LatencyTable
@@ -41,7 +41,7 @@ class ImportResult:
     missing: int
 
 
-def import_table(foreign: ForeignTable, out: Path, space: SearchSpace, target: Target) -> ImportResult:
+def import_table(foreign: ForeignTable, out: Path, space: Space, target: Target) -> ImportResult:
     """Write a latency table from the rows of another project's table that have an OpSpec.
 
     Each entry names its source. The machine is recorded as unknown, so lgc-profile does not resume the table. The

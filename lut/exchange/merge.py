@@ -17,7 +17,7 @@ from typing import Any
 from ...errors import FileFormatError, MismatchError, UsageError
 from ...files import atomic_path
 from ...models.space.opspec import OpSpec
-from ...models.space.protocol import SearchSpace
+from ...models.space.protocol import Space
 from ..table import schema
 from ..table.rows import Entry, insert_rows, upsert_rows
 from ..table.table import FINISHED, NETWORK_PREFIX, LatencyTable, entry_keys
@@ -114,7 +114,7 @@ def _require_compatible(first: LatencyTable, table: LatencyTable) -> None:
         )
 
 
-def _list_settings(space: SearchSpace) -> dict[str, object]:
+def _list_settings(space: Space) -> dict[str, object]:
     """Return the fields of a space apart from its name and input."""
     return {name: value for name, value in space.to_dict().items() if name not in ("name", "input")}
 

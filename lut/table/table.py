@@ -21,7 +21,7 @@ from ...errors import (
 )
 from ...models.space.operators import OPERATORS, is_first_recipe, is_free, recipe_digest
 from ...models.space.opspec import OpSpec
-from ...models.space.protocol import PRESETS, Architecture, SearchSpace
+from ...models.space.protocol import PRESETS, Architecture, SearchSpace, Space
 from ...plugins import list_plugins
 from ..statistics.calibration import Correction
 from ..statistics.estimates import NOISY_PCT, Summary
@@ -82,13 +82,13 @@ class LatencyTable:
             )
 
     @cached_property
-    def space(self) -> SearchSpace:
+    def space(self) -> Space:
         """Search space.
 
         Raises:
             MissingOperatorError: The table was opened to be inspected, and has an operator that is not registered.
         """
-        return SearchSpace.check(self.space_content, f"the space in {self.path}")
+        return Space.check(self.space_content, f"the space in {self.path}")
 
     @property
     def space_title(self) -> str:
@@ -127,7 +127,7 @@ class LatencyTable:
         cls,
         path: str | Path,
         target: Target,
-        space: SearchSpace,
+        space: Space,
         protocol: Mapping[str, Any],
         environment: Mapping[str, Any],
     ) -> LatencyTable:
@@ -368,15 +368,17 @@ class LatencyTable:
         target, out = target or self.target, out or self.path
         threads = f" --threads {target.threads}" if target.device.is_cpu else ""
         plugins = "".join(f" --plugin {plugin}" for plugin in list_plugins())
-        height, width = self.space.input
+        own = ""
+        if isinstance(self.space, SearchSpace):
+            height, width = self.space.input
+            own = f" --input {height}x{width} --classes {classes or self.space.classes}"
         space = self.space.name if self.space.name in PRESETS else f"{self.space.name}.yaml"
         return (
             f"lgc-profile --device {target.device} --backend {target.backend} "
-            f"--precision {target.precision}{threads} --space {space} --input {height}x{width} "
-            f"--classes {classes or self.space.classes}{plugins} --out {out}"
+            f"--precision {target.precision}{threads} --space {space}{own}{plugins} --out {out}"
         )
 
-    def require(self, *, target: Target | None = None, space: SearchSpace | None = None) -> None:
+    def require(self, *, target: Target | None = None, space: Space | None = None) -> None:
         """Check that the table has this target and space.
 
         Raises:
@@ -407,7 +409,7 @@ def network_key(architecture: Architecture, scope: str) -> str:
     return f"{NETWORK_PREFIX}{scope}/{architecture.key}"
 
 
-def entry_keys(space: SearchSpace) -> list[str]:
+def entry_keys(space: Space) -> list[str]:
     """Return the entry keys of a table of `space`: every OpSpec that takes time."""
     return [str(spec) for spec in space.specs() if not is_free(spec)]
 
@@ -443,6 +445,6 @@ def _combine(key: str, parts: list[tuple[Benchmark, float]]) -> Entry:
     return Entry(key, status, reason, max(latency, MIN_ENTRY_MS), ci)
 
 
-def _format_space(space: SearchSpace) -> str:
-    height, width = space.input
-    return f"{space.name} {height}x{width}, {space.classes} classes ({space.fingerprint})"
+def _format_space(space: Space) -> str:
+    classes = f", {space.classes} classes" if isinstance(space, SearchSpace) else ""
+    return f"{space.title}{classes} ({space.fingerprint})"

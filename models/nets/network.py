@@ -11,7 +11,7 @@ from ...errors import MismatchError
 from ..images import IMAGENET, Normalisation
 from ..space.lgcnet import LGCNetArchitecture, LGCNetSpace
 from ..space.opspec import OpSpec
-from ..space.protocol import Architecture, SearchSpace
+from ..space.protocol import Architecture, Space
 from .cell import Cell, CellPath, FusionCell
 from .layers import build_module
 
@@ -25,9 +25,7 @@ class Skeleton(nn.Module):
         head: Index of the head's width in the space's `heads`; None for the default.
     """
 
-    def __init__(
-        self, space: SearchSpace, choices: Sequence[Sequence[str]] | None = None, head: int | None = None
-    ) -> None:
+    def __init__(self, space: Space, choices: Sequence[Sequence[str]] | None = None, head: int | None = None) -> None:
         super().__init__()
         self.space = LGCNetSpace.require(space)
         plan = self.space.plan
@@ -72,7 +70,7 @@ class LGCNet(Skeleton):
         MismatchError: The architecture belongs to a different space, or to one of another kind.
     """
 
-    def __init__(self, space: SearchSpace, architecture: Architecture) -> None:
+    def __init__(self, space: Space, architecture: Architecture) -> None:
         if architecture.space.fingerprint != space.fingerprint:
             raise MismatchError(
                 f"the architecture belongs to space {architecture.space.name} ({architecture.space.fingerprint}), "

@@ -1,6 +1,7 @@
 """Search space: operators, slots, architectures, costs. Imports no torch."""
 
 from .lgcnet import LGCNetSpace
-from .protocol import PRESETS, SearchSpace
+from .protocol import PRESETS, SearchSpace, Space
+from .slots import SlotSpace
 
-__all__ = ["PRESETS", "LGCNetSpace", "SearchSpace"]
+__all__ = ["PRESETS", "LGCNetSpace", "SearchSpace", "SlotSpace", "Space"]

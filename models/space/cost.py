@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from .operators import ZERO
 from .opspec import OpSpec
-from .protocol import CORE, DENSE, Decision, SearchSpace, Slot
+from .protocol import CORE, DENSE, Decision, Slot, Space
 
 Array = NDArray[np.float64]
 Choices = NDArray[np.integer]
@@ -124,7 +124,7 @@ def sum_costs(costs: Sequence[Cost]) -> Cost:
 
 
 def sum_slots(
-    space: SearchSpace,
+    space: Space,
     operator_cost: Callable[[OpSpec], float],
     *,
     unit: str,
@@ -194,7 +194,7 @@ def _add_pair(pairs: dict[tuple[int, int], Array], pair: tuple[int, int], table:
     pairs[pair] = pairs.get(pair, 0) + table
 
 
-def check_choices(choices: Choices, space: SearchSpace) -> Choices:
+def check_choices(choices: Choices, space: Space) -> Choices:
     """Return the choices as an array of indices, [N, D].
 
     Raises:

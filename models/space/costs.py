@@ -16,7 +16,7 @@ from .cost import Choices, Cost, check_choices, row_chunks, sum_slots
 from .lgcnet import LGCNetSpace
 from .memory import CellMemory, IntArray, chain_peak, inputs_peak, output_values
 from .operators import count_macs, count_parameters
-from .protocol import DENSE, SCOPES, SearchSpace
+from .protocol import DENSE, SCOPES, Space
 
 LABEL_BYTES = 8
 """Bytes per label, an int64 in every precision."""
@@ -25,7 +25,7 @@ COUNTS = {"macs": count_macs, "parameters": count_parameters}
 """Costs that follow from an operator's recipe, by unit."""
 
 
-def count_cost(space: SearchSpace, unit: str) -> Cost:
+def count_cost(space: Space, unit: str) -> Cost:
     """Return the multiply-accumulates or the parameters of a space's architectures as a cost.
 
     Raises:

@@ -43,9 +43,7 @@ ARCHITECTURE_SCHEMA_VERSION = 1
 ARCHITECTURE_FILE = "architecture.json"
 """File name of the architecture in a run folder."""
 
-"""PyYAML's own errors, and those that its constructors raise for scalars such as `2001-14-45` or `!!int ''`."""
-
-Space = TypeVar("Space", bound="SearchSpace")
+Kind = TypeVar("Kind", bound="type[Space]")
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Architecture(ABC):
     if TYPE_CHECKING:
 
         @property
-        def space(self) -> SearchSpace: ...  # noqa: D102
+        def space(self) -> Space: ...  # noqa: D102
         @property
         def choices(self) -> tuple[int, ...]: ...  # noqa: D102
         @property
@@ -240,13 +238,13 @@ class Architecture(ABC):
         return cls.from_dict(content, invalid)
 
 
-class SearchSpace(ABC):
-    """Search space. An implementation is registered by `register_space`, and passes `tests/models/space/conformance`.
+class Space(ABC):
+    """Decisions and slots: the parts of a network that tables, predictors, costs and projections need.
+
+    An implementation is registered by `register_space`, and passes `tests/models/space/test_conformance.py`.
 
     Attributes:
         name: Display name.
-        input: Height and width of the input image in pixels.
-        classes: Number of semantic classes.
     """
 
     kind: ClassVar[str]
@@ -258,10 +256,11 @@ class SearchSpace(ABC):
 
         @property
         def name(self) -> str: ...  # noqa: D102
-        @property
-        def input(self) -> tuple[int, int]: ...  # noqa: D102
-        @property
-        def classes(self) -> int: ...  # noqa: D102
+
+    @property
+    def title(self) -> str:
+        """Name in tables and messages."""
+        return self.name
 
     @property
     @abstractmethod
@@ -302,22 +301,6 @@ class SearchSpace(ABC):
         """Yield `count` random architectures, from cheap to expensive; a larger `count` continues the sequence."""
 
     @abstractmethod
-    def with_input(self, height: int, width: int) -> Self:
-        """Return the same space for images of `height` x `width` pixels.
-
-        Raises:
-            FileFormatError: The size is out of range.
-        """
-
-    def with_classes(self, classes: int) -> Self:
-        """Return the same space for another number of classes.
-
-        Raises:
-            FileFormatError: The number is out of range.
-        """
-        return self.check({**self.to_dict(), "classes": classes}, f"{self.name} with {classes} classes")
-
-    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the space's file, with `kind` if not the default; `check` is the inverse."""
 
@@ -331,7 +314,7 @@ class SearchSpace(ABC):
         """
 
     @classmethod
-    def require(cls, space: SearchSpace) -> Self:
+    def require(cls, space: Space) -> Self:
         """Return the space as one of this class.
 
         Raises:
@@ -348,7 +331,7 @@ class SearchSpace(ABC):
     @cached_property
     def num_choices(self) -> int:
         """Largest number of choices of a decision, C."""
-        return max(len(decision.choices) for decision in self.decisions)
+        return max((len(decision.choices) for decision in self.decisions), default=0)
 
     def find_fault(self, choices: Sequence[int]) -> str | None:
         """Return why an architecture, choices [D], is invalid; None if it is valid."""
@@ -415,18 +398,55 @@ class SearchSpace(ABC):
         return implementation.from_dict({name: value for name, value in content.items() if name != "kind"}, where)
 
 
-SPACES: dict[str, type[SearchSpace]] = {}
+class SearchSpace(Space):
+    """Space of segmentation networks, from an image to a label map.
+
+    Attributes:
+        input: Height and width of the input image in pixels.
+        classes: Number of semantic classes.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def input(self) -> tuple[int, int]: ...  # noqa: D102
+        @property
+        def classes(self) -> int: ...  # noqa: D102
+
+    @property
+    def title(self) -> str:
+        """Name and input size, e.g. `tiny 192x256`."""
+        return f"{self.name} {self.input[0]}x{self.input[1]}"
+
+    @abstractmethod
+    def with_input(self, height: int, width: int) -> Self:
+        """Return the same space for images of `height` x `width` pixels.
+
+        Raises:
+            FileFormatError: The size is out of range.
+        """
+
+    def with_classes(self, classes: int) -> Self:
+        """Return the same space for another number of classes.
+
+        Raises:
+            FileFormatError: The number is out of range.
+        """
+        return self.check({**self.to_dict(), "classes": classes}, f"{self.name} with {classes} classes")
+
+
+SPACES: dict[str, type[Space]] = {}
 """Kind -> implementation, filled by `register_space`."""
 
 
-def register_space(kind: str) -> Callable[[type[Space]], type[Space]]:
+def register_space(kind: str) -> Callable[[Kind], Kind]:
     """Return a decorator that registers an implementation under its kind.
 
     Raises:
         UsageError: The kind is taken.
     """
 
-    def register(space: type[Space]) -> type[Space]:
+    def register(space: Kind) -> Kind:
         if kind in SPACES:
             raise UsageError(f"search space kind {kind!r} is already registered")
         SPACES[kind] = space

@@ -12,7 +12,7 @@ from typing import Any
 from ...device import Device
 from ...errors import LgcError, MismatchError, UsageError
 from ...lut.target import Target
-from ...models.space.protocol import SearchSpace
+from ...models.space.protocol import SearchSpace, Space
 from ...plugins import list_plugins, load_plugins
 from ...precisions import PRECISIONS
 from ..backends import require_backend
@@ -25,7 +25,7 @@ from .worker import ProcessShare
 
 def profile_on(
     devices: Sequence[Device],
-    space: SearchSpace,
+    space: Space,
     target: Target,
     out: Path,
     settings: ProfileSettings = DEFAULT_SETTINGS,
@@ -121,5 +121,6 @@ def _work(
     try:
         load_plugins(plugins)
         profile(SearchSpace.check(space, "space"), Target(**target), Path(out), settings, process=process)
+        profile(Space.check(space, "space"), Target(**target), Path(out), settings, process=process)
     except (LgcError, KeyboardInterrupt):
         return

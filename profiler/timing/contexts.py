@@ -26,7 +26,7 @@ from ...lut.table.table import LatencyTable
 from ...models.recipe import Add, ArgMax, Concat
 from ...models.space.operators import get_operator, get_recipe, input_shapes, is_free
 from ...models.space.opspec import OpSpec
-from ...models.space.protocol import SearchSpace
+from ...models.space.protocol import Space
 from ..backends import Workload
 from .workloads import build_folded, operator_workload
 
@@ -60,7 +60,7 @@ def list_terms(spec: OpSpec, context: str) -> tuple[Term, ...]:
     return CONTEXTS[context](spec)
 
 
-def register_benchmarks(table: LatencyTable, space: SearchSpace) -> dict[str, Workload]:
+def register_benchmarks(table: LatencyTable, space: Space) -> dict[str, Workload]:
     """Register the benchmarks of all operators of `space` in the table; return their workloads, carriers first."""
     terms = {str(spec): list_terms(spec, str(table.protocol["context"])) for spec in space.specs() if not is_free(spec)}
     workloads: dict[str, Workload] = {}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SEED = 0
+NetworkBuilder = Callable[[Architecture, str], Workload]
+"""Function from an architecture and a scope to the workload of the whole network."""
 
 
 def operator_workload(spec: OpSpec) -> Workload:

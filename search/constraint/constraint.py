@@ -22,6 +22,7 @@ from ...errors import UsageError
 from ...lut.predictor import Predictor
 from ...models.space.cost import Array, Cost, sum_costs
 from ..decisions import Decisions, Indices
+from .expected import ExpectedCost
 
 NUM_WEIGHTINGS = 64
 """Number of random weightings of several costs that `CostConstraint.cheapest` tries."""
@@ -125,37 +126,18 @@ class CostConstraint:
         return max(candidates, key=lambda choices: float(self.target_ratio(choices)[0]))
 
     @cached_property
-    def _terms(self) -> list[tuple[float, Tensor, dict[tuple[int, int], Tensor]]]:
-        """Constant, terms of one decision [S, C] and of two, for each cost; decisions with a default have it."""
+    def _expected_costs(self) -> list[ExpectedCost]:
+        """Expectation of each cost over the searched decisions, [S, C]; decisions with a default have it."""
         decisions = self.decisions
         searched = decisions.num_searched
         assignment = [*range(searched), *[-1] * (decisions.num_decisions - searched)]
-        costs = [
-            cost.merge(assignment, decisions.defaults.tolist(), decisions.decisions[:searched]) for cost in self.costs
-        ]
-        return [
-            (
-                cost.constant,
-                torch.from_numpy(cost.single).float(),
-                {pair: torch.from_numpy(terms).float() for pair, terms in cost.pairs.items()},
-            )
-            for cost in costs
-        ]
+        own = decisions.decisions[:searched]
+        defaults = decisions.defaults.tolist()
+        return [ExpectedCost.from_cost(cost.merge(assignment, defaults, own), own) for cost in self.costs]
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        """Return expected costs over independently drawn choices: probabilities [S, C] -> [K].
-
-        E = constant + sum over d of p[d] . single[d] + sum over pairs (d, e) of p[d] . pairs[d, e] . p[e]: the cost
-        with probabilities in place of a choice, so one-hot probabilities give the cost itself.
-        """
-        expected = []
-        for constant, single, pairs in self._terms:
-            total = constant + (probabilities * single).sum()
-            for (d, e), terms in pairs.items():
-                rows, columns = terms.shape
-                total = total + (probabilities[d, :rows, None] * terms * probabilities[e, :columns]).sum()
-            expected.append(total)
-        return torch.stack(expected)
+        """Return expected costs over independently drawn choices: probabilities [S, C] -> [K]; see `ExpectedCost`."""
+        return torch.stack([expected(probabilities) for expected in self._expected_costs])
 
     def expected_target_ratio(self, expected: Tensor) -> Tensor:
         """Return the target ratio (scalar) of expected costs [K]."""

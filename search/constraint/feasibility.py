@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from ...errors import UsageError
 from ...lut.predictor import Predictor
-from ...models.space.protocol import SearchSpace
+from ...models.space.protocol import Space
 from ..config import SearchConfig
 from ..decisions import Decisions
 from .constraint import CostConstraint, require_target_in_range
 from .projection import ArchitectureBatch
 
 
-def require_common_space(tables: Sequence[Predictor], config: SearchConfig) -> SearchSpace:
+def require_common_space(tables: Sequence[Predictor], config: SearchConfig) -> Space:
     """Return the tables' search space after a check of tables and targets.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 
 from ...files import write_atomic
 from ...lut.table.table import network_key
-from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
+from ...models.space.protocol import ARCHITECTURE_FILE, Architecture, SearchSpace
 from ..config import SearchConfig
 from ..constraint.constraint import CostConstraint
 from ..constraint.feasibility import require_targets_met
@@ -164,7 +164,7 @@ def _rank_candidates(
 
 def _count_learning_passes(config: SearchConfig, constraint: CostConstraint) -> int:
     """Return the forward passes, of whole images, that learning the architecture by gradients on crops amounts to."""
-    height, width = constraint.decisions.space.input
+    height, width = SearchSpace.require(constraint.decisions.space).input
     crop = config.crop or (height, width)
     steps = max(config.steps - config.gradient_warm_up_steps, 1)
     return round(strategies.PASSES_PER_STEP * steps * crop[0] * crop[1] / (height * width))

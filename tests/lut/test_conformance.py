@@ -12,7 +12,7 @@ from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.lut.exchange.merge import merge_tables
 from lgc.lut.statistics.calibration import choose_correction
 from lgc.lut.table.table import network_key
-from lgc.models import SCOPES, SearchSpace
+from lgc.models import SCOPES, OpSpec, Slot, SlotSpace, Space
 from lgc.models.space.operators import is_free
 from lgc.models.space.protocol import SPACES
 
@@ -22,7 +22,7 @@ SCALED = Correction("affine", 0.125, (1.5,), error_pct=4.0, networks=9)
 
 
 @pytest.fixture(params=SPACES)
-def space(request) -> SearchSpace:
+def space(request) -> Space:
     return EXAMPLES[request.param]()
 
 
@@ -46,7 +46,7 @@ def test_table_keeps_space_and_networks(space, table):
         assert [architecture.choices for _, architecture, _ in again.networks()] == [each.choices for each in networks]
         assert {entry.key for entry in again.entries()} == {str(s) for s in space.specs() if not is_free(s)}
         with pytest.raises(MismatchError, match="has a different space"):
-            again.require(space=space.with_input(64, 96))
+            again.require(space=SlotSpace.from_slots([Slot("stem", (OpSpec("conv_3x3", 3, 8, 32, 32),))]))
 
 
 @pytest.mark.parametrize("scope", SCOPES)

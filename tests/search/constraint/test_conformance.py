@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lgc.lut import Predictor
-from lgc.models import SearchSpace
+from lgc.models import Space
 from lgc.models.space.cost import Cost
 from lgc.models.space.costs import count_cost
 from lgc.models.space.protocol import SPACES
@@ -27,7 +27,7 @@ seeds = st.integers(0, 10_000)
 
 
 @pytest.fixture(params=SPACES)
-def space(request) -> SearchSpace:
+def space(request) -> Space:
     return EXAMPLES[request.param]()
 
 
@@ -37,7 +37,7 @@ def cost(request, space, make_table) -> Cost:
     return Predictor(space, make_table(space)).cost if request.param == "latency" else count_cost(space, "macs")
 
 
-def at_share(space: SearchSpace, cost: Cost, share: float) -> CostConstraint:
+def at_share(space: Space, cost: Cost, share: float) -> CostConstraint:
     """Return a constraint with a target at a share of the range of the space."""
     values = cost.evaluate(enumerate_choices(space))
     return CostConstraint(Decisions(space), [cost], [values.min() + share * np.ptp(values)])

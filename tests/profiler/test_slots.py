@@ -1,0 +1,133 @@
+"""Tables of a list of slots, with networks that the user builds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import lgc
+from lgc import ExpectedCost, LatencyTable, OpSpec, Predictor, Slot
+from lgc.errors import MismatchError, PluginError, UsageError
+from lgc.models.nets.layers import build_module
+from lgc.models.space.operators import is_free
+
+from . import conftest as law
+from .conftest import TARGET
+
+SLOTS = [
+    Slot("stem", (OpSpec("conv_3x3", 3, 8, 32, 32, 2),)),
+    *(
+        Slot(f"block{index}", tuple(OpSpec(name, 8, 8, 16, 16) for name in ("skip", "conv_3x3", "sep_conv_3x3")))
+        for index in range(3)
+    ),
+]
+SHAPES = [(1, 3, 32, 32)]
+
+
+def build(choices):
+    """Return the network of choices; slots with one candidate have no choice."""
+    chosen = iter(choices)
+    specs = [slot.candidates[next(chosen) if len(slot.candidates) > 1 else 0] for slot in SLOTS]
+    return nn.Sequential(*map(build_module, specs))
+
+
+def measure(out, slots=SLOTS, **options):
+    return lgc.profile(slots, TARGET.device, out=out, backend=TARGET.backend, **options)
+
+
+class TestOperators:
+    """Without networks; on a device whose true latencies are known."""
+
+    @pytest.fixture
+    def table(self, device, out):
+        device.noise = 0.0
+        with measure(out) as table:
+            yield table
+
+    def test_predictions_sum_the_operators(self, table):
+        predictor = Predictor(SLOTS, table)
+        for network in predictor.space.spread(8, 0):
+            wanted = sum(law.true_ms(spec) for spec in network.specs() if not is_free(spec))
+            assert predictor.predict(network) == pytest.approx(wanted, rel=0.02)
+
+    def test_expectation_weighs_the_candidates(self, table):
+        latency = ExpectedCost(table, SLOTS)
+        logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        expected = latency(torch.softmax(logits, 1))
+        stem, *blocks = ([table.latency_ms(spec) for spec in slot.candidates] for slot in SLOTS)
+        wanted = stem[0] + (torch.softmax(logits, 1) * torch.tensor(blocks)).sum()
+        assert expected.item() == pytest.approx(wanted.item(), rel=1e-5)
+        (gradient,) = torch.autograd.grad(expected, logits)
+        (reference,) = torch.autograd.grad(wanted, logits)
+        torch.testing.assert_close(gradient, reference)
+        assert latency([*torch.softmax(logits, 1)]).item() == pytest.approx(expected.item())
+
+    def test_wrong_probabilities(self, table):
+        latency = ExpectedCost(table, SLOTS)
+        with pytest.raises(UsageError, match="expected probabilities of 3 decisions, got 2"):
+            latency([torch.ones(3) / 3] * 2)
+        with pytest.raises(UsageError, match=r"block2 has 3 choices, its probabilities have shape \[2\]"):
+            latency([torch.ones(3) / 3] * 2 + [torch.ones(2) / 2])
+
+    def test_other_slots_are_refused(self, table, out):
+        with pytest.raises(MismatchError, match="has a different space"):
+            Predictor(SLOTS[:2], table)
+        with pytest.raises(MismatchError, match="has a different space"):
+            measure(out, SLOTS[:2])
+
+    def test_table_is_not_verified(self, table):
+        assert table.metadata("verification") is None
+        with pytest.raises(UsageError, match="cannot build networks of space slots"):
+            lgc.profiler.verification.verify(table, 2, 0)
+
+
+def test_networks_calibrate_and_verify(tmp_path):
+    with measure(tmp_path / "t.lut", build=build, input_shapes=SHAPES, networks=4, rounds=4) as table:
+        assert [scope for _, _, scope in table.networks()] == ["dense"] * 4
+        assert table.metadata("verification")["dense"]["networks"] == 4
+        assert Predictor(SLOTS, table).calibrated
+        report = lgc.verify(table, build, SHAPES, networks=2)
+        assert len(report.networks) == 2
+    with LatencyTable.open(table.path) as again:
+        assert again.space.slots()[1].candidates == SLOTS[1].candidates
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"networks": 4}, UsageError, "needs build"),
+        ({"build": build}, UsageError, "both build and input_shapes"),
+        (
+            {"build": lambda choices: 1 / 0, "input_shapes": SHAPES, "networks": 4},
+            PluginError,
+            r"build\(.*\) failed: ZeroDivisionError: division by zero \(.*test_slots.py, line \d+\)",
+        ),
+        (
+            {"build": lambda choices: "network", "input_shapes": SHAPES, "networks": 4},
+            PluginError,
+            "returned str, not a torch module",
+        ),
+    ],
+)
+def test_bad_networks(tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        measure(tmp_path / "t.lut", **options)
+
+
+def test_slots_as_a_file(call, tmp_path):
+    """The space's content is a YAML file that lgc-profile takes."""
+    path = tmp_path / "slots.yaml"
+    path.write_text(str(lgc.SlotSpace.from_slots(SLOTS).to_dict()).replace("None", "null"))
+    common = ["--device", "cpu", "--space", path, "--rounds", 4, "--networks", 0, "--out", tmp_path / "t.lut"]
+    done = call("lgc-profile", *common)
+    assert (done.code, done.err.splitlines()[0]) == (
+        0,
+        f"profiling slots on cpu, onnxruntime, fp32, 1 thread into {tmp_path / 't.lut'}",
+    )
+    assert "Not verified" in call("lgc-lut", "show", tmp_path / "t.lut").out
+    assert "cannot build networks of space slots" in call("lgc-lut", "verify", tmp_path / "t.lut").refusal("lgc-lut")
+    refusal = call("lgc-profile", *common, "--input", "64x64").refusal("lgc-profile")
+    assert "space slots is a SlotSpace: only SearchSpace is supported" in refusal
+    search = ["--lut", tmp_path / "t.lut", "--data", tmp_path, "--out", tmp_path / "run"]
+    assert "space slots is a SlotSpace" in call("lgc-search", *search).refusal("lgc-search")
