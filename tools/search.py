@@ -180,14 +180,16 @@ def _match_classes(table: LatencyTable, requested: SearchSpace | None, data: Pat
         MismatchError: the derived table's file is another table.
     """
     from ..lut.exchange.derive import differ_in_classes
+    from ..models.space.protocol import SearchSpace
 
-    space = (requested or table.space).with_classes(classes)
-    if not differ_in_classes(table.space, space):
+    own = SearchSpace.require(table.space)
+    space = (requested or own).with_classes(classes)
+    if not differ_in_classes(own, space):
         return table.path  # also if they differ in more: the predictor explains how
     from ..profiler.derivation import has_derived, profile_derived, require_measurable
 
     path = folder / f"{table.path.stem}-{classes}classes.lut"
-    difference = f"{table.path} is for {table.space.classes} classes, the dataset {data} has {classes}"
+    difference = f"{table.path} is for {own.classes} classes, the dataset {data} has {classes}"
     if has_derived(table, classes, path):
         say(f"{difference}: using {path}, derived from it")
         return path

@@ -53,9 +53,11 @@ def derive_table(table: LatencyTable, classes: int, out: Path) -> DerivedTable:
 
     Raises:
         FileFormatError: The number of classes is out of range.
+        MismatchError: The table is one of slots, which have no classes.
         OutputError: `out` exists or cannot be written.
     """
-    space = table.space.with_classes(classes)
+    original = SearchSpace.require(table.space)
+    space = original.with_classes(classes)
     keys = entry_keys(space)
     with (
         atomic_path(out) as path,
@@ -66,7 +68,7 @@ def derive_table(table: LatencyTable, classes: int, out: Path) -> DerivedTable:
             for index, statement in enumerate(_CLEANUP):
                 connection.execute(statement, (json.dumps(keys),) if index == 0 else ())
         kept = sum(entry.status in schema.WITH_LATENCY for entry in derived.entries())
-        source = {"from": str(table.path), "classes": table.space.classes, "entries": kept}
+        source = {"from": str(table.path), "classes": original.classes, "entries": kept}
         derived.set_metadata(DERIVED, source)
     return DerivedTable(kept, len(keys) - kept)
 
@@ -82,7 +84,7 @@ def require_derived(derived: LatencyTable, table: LatencyTable, classes: int) ->
     Raises:
         MismatchError: It has another target or space, or lacks a session of the other table.
     """
-    derived.require(target=table.target, space=table.space.with_classes(classes))
+    derived.require(target=table.target, space=SearchSpace.require(table.space).with_classes(classes))
     sessions = [set(each.store.rows("SELECT device, pid, started_unix_s FROM sessions")) for each in (table, derived)]
     if not sessions[0] <= sessions[1]:
         raise MismatchError(

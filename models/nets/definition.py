@@ -56,7 +56,7 @@ class NetworkDefinition:
         """Return a definition unchanged, and an architecture as a definition without a dataset."""
         if not isinstance(network, Architecture):
             return network
-        space = network.space
+        space = network.search_space
         return cls(ArchitectureSource(network), space.input, space.classes)
 
     @property
@@ -70,7 +70,7 @@ class NetworkDefinition:
             return self
         source, architecture = self.source, self.architecture
         if architecture is not None:
-            space = architecture.space.with_input(*size)
+            space = architecture.search_space.with_input(*size)
             source = ArchitectureSource(space.build(architecture.choices, **architecture.provenance))
         return replace(self, source=source, input=size)
 

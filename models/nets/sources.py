@@ -87,7 +87,7 @@ class ArchitectureSource(NetworkSource):
         """Build LGCNet; `classes` must be the space's."""
         from .network import LGCNet
 
-        space = self.architecture.space
+        space = self.architecture.search_space
         if classes != space.classes:
             raise UsageError(f"space {space.name} has {space.classes} classes, not {classes}")
         return LGCNet(space, self.architecture)

@@ -98,7 +98,7 @@ class Signature:
     def classes(self) -> int | None:
         """Number of classes from the metadata, else from the output's shape; None if unknown."""
         if self.architecture is not None:
-            return self.architecture.space.classes
+            return self.architecture.search_space.classes
         if self.class_names is not None:
             return len(self.class_names)
         counts = {shape[1] for shape in (tensor.shape for tensor in self.outputs) if len(shape) == 4 and shape[1] > 1}

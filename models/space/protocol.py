@@ -153,6 +153,15 @@ class Architecture(ABC):
         return architecture
 
     @property
+    def search_space(self) -> SearchSpace:
+        """Space of a segmentation network.
+
+        Raises:
+            MismatchError: The space has no images; see `Space`.
+        """
+        return SearchSpace.require(self.space)
+
+    @property
     def key(self) -> str:
         """Text that identifies the architecture in its space."""
         return "-".join(map(str, self.choices))

@@ -126,7 +126,7 @@ class Segmenter:
     def num_classes(self) -> int | None:
         """Number of classes; None if unknown."""
         if self.network.architecture is not None:
-            return self.network.architecture.space.classes
+            return self.network.architecture.search_space.classes
         return self._pipeline.decoder.num_classes
 
     @property

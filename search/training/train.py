@@ -120,7 +120,7 @@ def _define_network(chosen: RunNetwork, folder: Path, data: Path, config: TrainC
     architecture = definition.architecture
     if architecture is not None:
         require_crop(config.crop, LGCNetSpace.require(architecture.space))
-        require_classes(dataset, architecture.space.classes, architecture.space.name)
+        require_classes(dataset, architecture.search_space.classes, architecture.space.name)
     elif config.crop is not None and any(side > limit for side, limit in zip(config.crop, size, strict=True)):
         raise UsageError(f"--crop {config.crop[0]}x{config.crop[1]} is larger than --input {size[0]}x{size[1]}")
     return definition
