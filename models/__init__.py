@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .recipe import Conv, MaxPool, Residual, SqueezeExcite
+from .space.lgcnet.plan import CellPlan
 from .space.operators import OPERATORS, Operator, get_operator, operator, register_operator
 from .space.opspec import OpSpec
-from .space.plan import CellPlan
 from .space.protocol import PRESETS, SCOPES, Architecture, Decision, Requirement, SearchSpace, Slot, Space
 from .space.slots import SlotSpace
 

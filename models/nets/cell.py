@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..space.lgcnet.plan import CellPlan
 from ..space.operators import ZERO
 from ..space.opspec import OpSpec
-from ..space.plan import CellPlan
 from .layers import build_module
 
 

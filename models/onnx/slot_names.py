@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 
 from ..space.lgcnet import LGCNetArchitecture
+from ..space.lgcnet.plan import CellPlan, edge_name
 from ..space.operators import ZERO, is_free
-from ..space.plan import CellPlan, edge_name
 from ..space.protocol import CORE, DENSE, Architecture
 
 FRAME = "frame"

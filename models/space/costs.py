@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import UnknownNameError, UsageError
 from .cost import Choices, Cost, check_choices, row_chunks, sum_slots
 from .lgcnet import LGCNetSpace
-from .memory import CellMemory, IntArray, chain_peak, inputs_peak, output_values
+from .lgcnet.memory import CellMemory, IntArray, chain_peak, inputs_peak, output_values
 from .operators import count_macs, count_parameters
 from .protocol import DENSE, SCOPES, Space
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from ...models.recipe import Conv, iter_layers
 from ...models.space.lgcnet import LGCNetSpace
+from ...models.space.lgcnet.plan import CellPlan
 from ...models.space.operators import ZERO, get_recipe
-from ...models.space.plan import CellPlan
 from ...models.space.protocol import SearchSpace
 from ..decisions import Decisions, Indices
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ...errors import TrainingError
-from ...models.space.plan import edge_name
+from ...models.space.lgcnet.plan import edge_name
 from ..config import SearchConfig
 from ..constraint.constraint import CostConstraint
 from ..constraint.objectives import make_objective

@@ -9,8 +9,8 @@ from ...models.nets.definition import NetworkDefinition
 from ...models.nets.layers import build_module
 from ...models.nets.network import LGCNet
 from ...models.nets.outputs import is_logits, split_outputs
+from ...models.space.lgcnet.plan import NetworkPlan
 from ...models.space.opspec import OpSpec
-from ...models.space.plan import NetworkPlan
 from .config import TrainConfig
 
 

@@ -62,9 +62,9 @@ def test_invalid_content_is_rejected(space):
         Space.check({**space.to_dict(), "kind": "cube"}, "here")
 
 
-def test_other_input_keeps_choices(space):
-    if not isinstance(space, SearchSpace):
-        pytest.skip("without an input image")
+@pytest.mark.parametrize("kind", [kind for kind, space in SPACES.items() if issubclass(space, SearchSpace)])
+def test_other_input_keeps_choices(kind):
+    space = EXAMPLES[kind]()
     larger = space.with_input(64, 96)
     assert (larger.input, larger.decisions) == ((64, 96), space.decisions)
     assert larger.fingerprint != space.fingerprint
@@ -72,7 +72,9 @@ def test_other_input_keeps_choices(space):
         space.with_input(4, 4)
 
 
-def test_other_classes_keep_choices(space):
+@pytest.mark.parametrize("kind", [kind for kind, space in SPACES.items() if issubclass(space, SearchSpace)])
+def test_other_classes_keep_choices(kind):
+    space = EXAMPLES[kind]()
     more = space.with_classes(7)
     assert (more.classes, more.input, more.name, more.decisions) == (7, space.input, space.name, space.decisions)
     assert more.fingerprint != space.fingerprint

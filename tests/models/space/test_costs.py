@@ -15,8 +15,9 @@ from lgc.models import OPERATORS, PRESETS, SCOPES, LGCNet, Operator, SearchSpace
 from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput
 from lgc.models.onnx.export import to_onnx
-from lgc.models.space import cost, memory
+from lgc.models.space import cost
 from lgc.models.space.costs import Costs
+from lgc.models.space.lgcnet import memory
 from lgc.models.space.operators import Conv
 
 from ...operators import EXAMPLES

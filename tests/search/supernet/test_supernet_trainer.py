@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lgc.errors import TrainingError
-from lgc.models.space.plan import edge_name
+from lgc.models.space.lgcnet.plan import edge_name
 from lgc.search.config import SearchConfig
 from lgc.search.constraint.constraint import CostConstraint
 from lgc.search.data.datasets import load_dataset

@@ -16,10 +16,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ..recipe import Footprint
-from .cost import gather_sum, row_chunks
-from .operators import ZERO, find_footprint
-from .opspec import OpSpec
+from ...recipe import Footprint
+from ..cost import gather_sum, row_chunks
+from ..operators import ZERO, find_footprint
+from ..opspec import OpSpec
 from .plan import CellPlan
 
 IntArray = NDArray[np.int64]

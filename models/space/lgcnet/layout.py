@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .opspec import OpSpec, strided_length
+from ..opspec import OpSpec, strided_length
+from ..settings import SpaceSettings
 from .plan import CellPlan, EdgePlan, InputPlan, NetworkPlan
-from .settings import SpaceSettings
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .operators import ZERO
+from ..operators import ZERO
 from .plan import CellPlan
 
 Cells = tuple[tuple[str, ...], ...]

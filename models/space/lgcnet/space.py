@@ -16,12 +16,12 @@ from pydantic import (
     model_validator,
 )
 
-from ...errors import UsageError
+from ....errors import UsageError
+from ..operators import digest_recipes
+from ..protocol import DEFAULT_KIND, Architecture, Decision, Requirement, SearchSpace, Slot, register_space
+from ..settings import SpaceSettings, validate
 from .layout import plan_network
-from .operators import digest_recipes
 from .plan import CellPlan, NetworkPlan
-from .protocol import DEFAULT_KIND, Architecture, Decision, Requirement, SearchSpace, Slot, register_space
-from .settings import SpaceSettings, validate
 
 
 @register_space(DEFAULT_KIND)

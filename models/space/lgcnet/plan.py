@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .operators import ZERO
-from .opspec import OpSpec
-from .protocol import DENSE, Decision, Requirement, Slot
+from ..operators import ZERO
+from ..opspec import OpSpec
+from ..protocol import DENSE, Decision, Requirement, Slot
 
 
 @dataclass(frozen=True)
