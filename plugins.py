@@ -28,7 +28,7 @@ _OWN_SOURCES = tuple(str(Path(__file__).parent / name) for name in _PACKAGES)
 _TORCH_FOLDER = f"{os.sep}site-packages{os.sep}torch{os.sep}"
 
 _loaded: dict[str, None] = {}
-"""References of the loaded plugins, in order; files are absolute paths."""
+"""References of the plugins from `load_plugins`, in order; files are absolute paths."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,24 @@ def load_plugin(reference: str) -> Plugin:
             raise PluginError(f"no such file: {reference}")
         digest = _hash_file(path)
         module = _import_file(path, f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
-        _loaded[str(path)] = None
         return Plugin(reference, module, path, digest)
     if not all(part.isidentifier() for part in reference.split(".")):
         raise PluginError(f"{reference!r} is neither a Python file (FILE.py) nor a module (package.module)")
     with _explain_errors(reference), _current_folder():
         module = importlib.import_module(reference)
-    _loaded[reference] = None
     source = Path(module.__file__) if module.__file__ and module.__file__.endswith(".py") else None
     return Plugin(reference, module, source, "" if source is None else _hash_file(source))
 
 
 def load_plugins(references: Iterable[str]) -> None:
-    """Load several plugins, in order; see `load_plugin`."""
+    """Load plugins that register operators, in order; see `load_plugin`."""
     for reference in references:
-        load_plugin(reference)
+        plugin = load_plugin(reference)
+        _loaded[str(plugin.path) if reference.endswith(".py") else reference] = None
 
 
 def list_plugins() -> tuple[str, ...]:
-    """Return the references of all loaded plugins, with which another process of this machine loads them too."""
+    """Return the references that `load_plugins` loaded, with which another process of this machine loads them too."""
     return tuple(_loaded)
 
 

@@ -43,6 +43,12 @@ settings.register_profile(
 settings.load_profile("lgc")
 
 
+@pytest.fixture(autouse=True)
+def _own_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the plugins of earlier tests."""
+    monkeypatch.setattr("lgc.plugins._loaded", {})
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     """Use a temporary cache instead of the user's."""

@@ -1,19 +1,12 @@
-"""Checks of a network of any source by running it on random images: outputs, sizes, training mode, traceability."""
+"""Checks of a network of any source by running it on random images: outputs, sizes, training mode."""
 
 from __future__ import annotations
 
 import copy
-import linecache
-import traceback
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ...errors import LgcError, PluginError, UsageError
 from ...plugins import describe_error
@@ -22,9 +15,6 @@ from .outputs import is_logits, split_outputs
 
 _MULTIPLES = (8, 16, 32, 64)
 """Multiples that the sides of an image may have to be."""
-_TORCH_FOLDER = str(Path(torch.__file__).parent)
-_TOLERANCE = 1e-4
-"""Largest difference between two runs on the same image."""
 _SINGLE_VALUE = "Expected more than 1 value per channel"
 """Start of torch's error for a batch normalisation of one value."""
 
@@ -180,101 +170,3 @@ def _require_logits(logits: Tensor, definition: NetworkDefinition, batch: int) -
         raise PluginError(f"{name} returned {shape[1]} channels for {classes} classes: use the argument `classes`")
     if not bool(logits.isfinite().all()):
         raise PluginError(f"{name} returned NaN or infinite logits for random images")
-
-
-_MARK = "_lgc_from_image"
-"""Attribute of tensors that were computed from the image."""
-_READERS = ("numpy", "tolist", "__array__")
-"""Methods that read the values of a whole tensor."""
-
-
-def _is_marked(value: object) -> bool:
-    return isinstance(value, Tensor) and hasattr(value, _MARK)
-
-
-class _ImageMarks(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Marks every tensor computed from a marked one, and refuses to read one as a number, as `if x.mean() > 0:` does.
-
-    Shapes are plain integers here, so that only values of tensors count.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.name = name
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        leaves = tree_leaves((args, kwargs))
-        if any(map(_is_marked, leaves)):
-            if func is torch.ops.aten._local_scalar_dense.default:
-                _refuse_read(self.name)
-            for value in tree_leaves(out):
-                if isinstance(value, Tensor):
-                    setattr(value, _MARK, True)
-        return out
-
-
-class _ArrayReads(TorchFunctionMode):
-    """Refuses to read a marked tensor as an array or a list, which `_ImageMarks` does not see."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in _READERS and any(map(_is_marked, args)):
-            _refuse_read(self.name)
-        return func(*args, **(kwargs or {}))
-
-
-def _refuse_read(name: str) -> None:
-    """Raise an error with the innermost line of the user's code; an assertion leaves nothing in the graph, so passes.
-
-    Raises:
-        PluginError: The line is not an assertion.
-    """
-    place = "an unknown line"
-    for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith((_TORCH_FOLDER, __file__)):
-            text = linecache.getline(frame.filename, frame.lineno or 0).strip()
-            if text.startswith("assert "):
-                return
-            place = f"{frame.filename}, line {frame.lineno}, `{text}`"
-            break
-    raise PluginError(
-        f"{name} cannot be exported: {place} reads values of the image, and the exported network would keep "
-        f"those of one image; use operations on tensors, e.g. torch.where"
-    )
-
-
-def _make_input(shape: tuple[int, ...], dtype: str) -> Tensor:
-    """Return a random input, the same on every call."""
-    generator = torch.Generator().manual_seed(0)
-    if dtype == "uint8":
-        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    return torch.randn(shape, generator=generator).to(getattr(torch, dtype))
-
-
-@torch.no_grad()
-def require_traceable(module: nn.Module, shape: tuple[int, ...], dtype: str, name: str) -> None:
-    """Check that Python code of a module reads no values of the image, and that its output is repeatable.
-
-    Args:
-        module: Module of one input, in evaluation mode.
-        shape: Shape of the input.
-        dtype: Type of the input, in torch's notation.
-        name: Name of the module in messages.
-
-    Raises:
-        PluginError: It does, and the message has the line; or two outputs differ.
-    """
-    image = _make_input(shape, dtype)
-    marked = image.clone()
-    setattr(marked, _MARK, True)
-    with _ArrayReads(name), _ImageMarks(name):
-        output = module(marked)
-    if not torch.allclose(module(image).float(), output.float(), atol=_TOLERANCE, equal_nan=True):
-        raise PluginError(
-            f"{name} returns different outputs for the same image in evaluation mode: make dropout and other random "
-            f"layers depend on self.training"
-        )

@@ -15,7 +15,7 @@ from torch.jit._trace import TracerWarning
 
 from ...errors import FileFormatError, LgcError, PluginError
 from ...plugins import describe_error, is_user_file
-from .tracing import run_on_meta
+from .tracing import require_traceable
 
 OPSET = 17
 """ONNX operator set, supported by TensorRT 10, TensorRT-RTX 1.x and ONNX Runtime 1.15 and later."""
@@ -58,7 +58,7 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
         except Exception as error:
             raise PluginError(f"cannot export to ONNX: {_explain_failure(error, module, inputs)}") from error
     if any(issubclass(item.category, TracerWarning) and is_user_file(item.filename) for item in caught):
-        run_on_meta(module, input_shapes, dtype)
+        require_traceable(module, input_shapes, dtype, "the module")
     exported: bytes = buffer.getvalue()
     onnx.checker.check_model(onnx.load_from_string(exported), full_check=True)
     return exported

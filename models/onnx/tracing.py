@@ -1,17 +1,27 @@
-"""Check for decisions that depend on the values of tensors, of which a trace keeps one case."""
+"""Checks for decisions that depend on the values of tensors, of which a trace keeps one case."""
 
 from __future__ import annotations
 
 import copy
+import linecache
+import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ...errors import LgcError, PluginError
 from ...plugins import describe_error, locate_error
+
+_TORCH_FOLDER = str(Path(torch.__file__).parent)
+_TOLERANCE = 1e-4
+"""Largest difference between two runs on the same input."""
 
 
 def run_on_meta(
@@ -52,3 +62,102 @@ def _explain_failure(error: Exception) -> str:
     if "is not on the expected device" in text or "on the same device" in text:
         return f"{locate_error(error)}: a tensor is not moved with the module: register it with register_buffer"
     return describe_error(error)
+
+
+_MARK = "_lgc_from_input"
+"""Attribute of tensors that were computed from an input."""
+_READERS = ("numpy", "tolist", "__array__")
+"""Methods that read the values of a whole tensor."""
+
+
+def _is_marked(value: object) -> bool:
+    return isinstance(value, Tensor) and hasattr(value, _MARK)
+
+
+class _InputMarks(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Marks every tensor computed from a marked one, and refuses to read one as a number, as `if x.mean() > 0:` does.
+
+    Shapes are plain integers here, so that only values of tensors count.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.name = name
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs))
+        if any(map(_is_marked, leaves)):
+            if func is torch.ops.aten._local_scalar_dense.default:
+                _refuse_read(self.name)
+            for value in tree_leaves(out):
+                if isinstance(value, Tensor):
+                    setattr(value, _MARK, True)
+        return out
+
+
+class _ArrayReads(TorchFunctionMode):
+    """Refuses to read a marked tensor as an array or a list, which `_InputMarks` does not see."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _READERS and any(map(_is_marked, args)):
+            _refuse_read(self.name)
+        return func(*args, **(kwargs or {}))
+
+
+def _refuse_read(name: str) -> None:
+    """Raise an error with the innermost line of the user's code; an assertion leaves nothing in the graph, so passes.
+
+    Raises:
+        PluginError: The line is not an assertion.
+    """
+    place = "an unknown line"
+    for frame in reversed(traceback.extract_stack()):
+        if not frame.filename.startswith((_TORCH_FOLDER, __file__)):
+            text = linecache.getline(frame.filename, frame.lineno or 0).strip()
+            if text.startswith("assert "):
+                return
+            place = f"{frame.filename}, line {frame.lineno}, `{text}`"
+            break
+    raise PluginError(
+        f"{name} cannot be exported: {place} reads values of the input, and the exported network would keep "
+        f"those of one; use operations on tensors, e.g. torch.where"
+    )
+
+
+def _make_input(shape: tuple[int, ...], dtype: str) -> Tensor:
+    """Return a random input, the same on every call."""
+    generator = torch.Generator().manual_seed(0)
+    if dtype == "uint8":
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return torch.randn(shape, generator=generator).to(getattr(torch, dtype))
+
+
+@torch.no_grad()
+def require_traceable(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: str, name: str) -> None:
+    """Check that Python code of a module reads no values of its inputs, and that its output is repeatable.
+
+    Args:
+        module: Module in evaluation mode whose inputs have the same type.
+        input_shapes: Shape of each input.
+        dtype: Type of the inputs, in torch's notation.
+        name: Name of the module in messages.
+
+    Raises:
+        PluginError: It does, and the message has the line; or two outputs differ.
+    """
+    inputs = [_make_input(shape, dtype) for shape in input_shapes]
+    marked = [value.clone() for value in inputs]
+    for value in marked:
+        setattr(value, _MARK, True)
+    with _ArrayReads(name), _InputMarks(name):
+        output = module(*marked)
+    if not torch.allclose(module(*inputs).float(), output.float(), atol=_TOLERANCE, equal_nan=True):
+        raise PluginError(
+            f"{name} returns different outputs for the same input in evaluation mode: make dropout and other random "
+            f"layers depend on self.training"
+        )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
-from unittest.mock import patch
 
-from ...errors import LgcError, PluginError
+from ...errors import PluginError
 from ...models.images import IMAGENET, Normalisation
 from ...models.nets.definition import NetworkDefinition
 from ...models.space.lgcnet import LGCNetSpace
@@ -79,19 +78,16 @@ def _export_factory(module: nn.Module, shape: tuple[int, ...], dtype: str, name:
     """
     import torch
 
-    from ...models.nets.checks import require_traceable
     from ...models.onnx.export import to_onnx
+    from ...models.onnx.tracing import require_traceable
 
-    require_traceable(module, shape, dtype, name)
+    require_traceable(module, [shape], dtype, name)
     fast_attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its operators have no ONNX form
     try:
-        with patch.object(torch._C, "_jit_onnx_log", lambda *_: None):  # prints the graph of a failed export on stdout
-            return to_onnx(module, [shape], dtype)
-    except LgcError:
-        raise
-    except Exception as error:  # the exporter and the checker raise errors of many classes
-        raise PluginError(f"{name} cannot be exported to ONNX: {' '.join(str(error).split())[:300]}") from error
+        return to_onnx(module, [shape], dtype)
+    except PluginError as error:
+        raise PluginError(f"{name}: {error}") from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
 

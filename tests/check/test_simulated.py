@@ -183,7 +183,9 @@ def test_search_part(perform, folders, make_table, monkeypatch):
     for module in ("engine", "training.train"):  # Fabric queries the driver itself for GPUs
         name = f"lgc.search.{module}"
         monkeypatch.setattr(
-            importlib.import_module(name), "open_fabric", lambda _, precision: open_fabric("cpu", precision)
+            importlib.import_module(name),
+            "open_fabric",
+            lambda _, precision, **options: open_fabric("cpu", precision, **options),
         )
     with make_table(space) as table:
         shutil.copy(table.path, folders[0] / "table-fp16.lut")

@@ -290,7 +290,10 @@ def test_extremes_bound_every_network(space, table, seed):
 
 
 def test_table_of_other_space_is_rejected(spaces, make_table):
-    with pytest.raises(MismatchError, match=r"space mini 32x32 \(\w{12}\), not tiny 192x256 \(\w{12}\).*lgc-profile"):
+    with pytest.raises(
+        MismatchError,
+        match=r"space mini 32x32, 3 classes \(\w{12}\), not tiny 192x256, 11 classes \(\w{12}\).*lgc-profile",
+    ):
         Predictor(spaces["tiny"], make_table(spaces["mini"]))
 
 

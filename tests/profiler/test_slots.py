@@ -129,5 +129,3 @@ def test_slots_as_a_file(call, tmp_path):
     assert "cannot build networks of space slots" in call("lgc-lut", "verify", tmp_path / "t.lut").refusal("lgc-lut")
     refusal = call("lgc-profile", *common, "--input", "64x64").refusal("lgc-profile")
     assert "space slots is a SlotSpace: only SearchSpace is supported" in refusal
-    search = ["--lut", tmp_path / "t.lut", "--data", tmp_path, "--out", tmp_path / "run"]
-    assert "space slots is a SlotSpace" in call("lgc-search", *search).refusal("lgc-search")

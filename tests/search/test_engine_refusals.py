@@ -76,7 +76,7 @@ def test_other_result_file_is_refused(street, scenes, short, tmp_path, change_re
 
 
 def test_data_with_other_classes_are_refused(predictor, scenes, short, tmp_path):
-    with pytest.raises(DataError, match="has 11 classes, space mini has 3"):
+    with pytest.raises(DataError, match="has 11 classes, the network's space mini has 3"):
         search(predictor, scenes, tmp_path / "run", short)
     assert not (tmp_path / "run").exists()
 

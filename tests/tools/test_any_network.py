@@ -184,5 +184,5 @@ def test_frozen_values_are_refused_at_export(toy, tmp_path, call):
     text = "from lgc_user import Branch\n\n\ndef build(classes):\n    return Branch(classes)\n"
     source.write_text(text.replace("lgc_user", user_networks.__name__))
     done = call("lgc-export", toy, "--network", f"{source}:build")
-    assert "`if y.mean() > 0:` reads values of the image" in done.refusal("lgc-export")
+    assert "`if y.mean() > 0:` reads values of the input" in done.refusal("lgc-export")
     assert "has changed since" in done.err

@@ -54,7 +54,7 @@ def test_values_are_the_converted_ones(evaluate, monkeypatch):
     outcome = SimpleNamespace(from_scratch=(), as_dict=dict)
     for name in ("train.train", "evaluation.evaluate_run"):
         monkeypatch.setattr(f"lgc.search.training.{name}", lambda *args, **_: calls.append(args) or outcome)
-    settings = {"workers": 0} if evaluate else {"steps": 2}
+    settings = {"workers": 0} if evaluate else {"steps": 2, "teacher": None}
     command.train(Context(), DATA, SOURCE, evaluate=evaluate, **settings)
     last = "val" if evaluate else TrainConfig(steps=2)
     assert calls == [SOURCE / "architecture.json", "device", (RunNetwork(SOURCE), DATA, last)]

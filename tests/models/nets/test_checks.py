@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from lgc.errors import PluginError, UsageError
-from lgc.models.nets.checks import check_outputs, check_training, require_traceable
+from lgc.models.nets.checks import check_outputs, check_training
 from lgc.models.nets.definition import NetworkDefinition
 from lgc.models.nets.outputs import MainOutput
 from lgc.models.nets.peers import PEERS
 from lgc.models.nets.sources import PeerSource, load_source
+from lgc.models.onnx.tracing import require_traceable
 
 from ... import user_networks
 
@@ -104,7 +105,7 @@ def test_peers_pass_the_checks(name):
 
 def require(name):
     torch.manual_seed(0)
-    require_traceable(MainOutput(getattr(user_networks, name)(11)).eval(), (1, 3, 32, 32), "float32", name)
+    require_traceable(MainOutput(getattr(user_networks, name)(11)).eval(), [(1, 3, 32, 32)], "float32", name)
 
 
 @pytest.mark.parametrize("name", ["Toy", "Tied", "Asserting"])
@@ -130,5 +131,5 @@ def test_reading_values_of_the_image_is_refused(name, line):
 
 
 def test_random_outputs_are_refused():
-    with pytest.raises(PluginError, match="different outputs for the same image"):
+    with pytest.raises(PluginError, match="different outputs for the same input"):
         require("Random")

@@ -64,7 +64,7 @@ def make_scenes(tmp_path):
 
 
 def count_classes(layout):
-    return 19 if layout == "cityscapes" else 11
+    return {"cityscapes": 19, "four-classes": 4}.get(layout, 11)
 
 
 def test_scores_match_their_definition():
@@ -239,7 +239,7 @@ def test_invalid_evaluations_are_refused(make_run, make_scenes):
     (run / "weights.safetensors").unlink()
     with pytest.raises(UsageError, match="train first"):
         evaluate_run(run, data)
-    with pytest.raises(DataError, match="has 19 classes, space street11 has 11"):
+    with pytest.raises(DataError, match="has 19 classes, the network's space street11 has 11"):
         train(run, make_scenes("cityscapes"), QUICK)
 
 
