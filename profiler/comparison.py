@@ -317,31 +317,39 @@ def time_candidates(
     }
     rows = []
     for (candidate, target), key, by_round, check in zip(pairs, assignments, times, checks, strict=True):
-        relative, relative_low, relative_high = _compute_ratio(by_round, fastest[candidate.group])
-        runs = np.concatenate(measurement.durations(key))
-        low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
-        row = Timing(
-            **{
-                name: getattr(candidate, name)
-                for name in ("name", "kind", "scope", "miou", "scored_on", "quantisation")
-            },
-            **vars(target),
-            **vars(check),
-            input="x".join(map(str, candidate.size)),
-            parameters=candidate.costs.parameters,
-            macs=candidate.costs.macs,
-            fps=1000 / median,
-            median_ms=median,
-            p90_ms=p90,
-            p99_ms=p99,
-            iqr_ms=high - low,
-            relative=relative,
-            relative_low=relative_low,
-            relative_high=relative_high,
-            runs=len(runs),
-        )
+        ratio = _compute_ratio(by_round, fastest[candidate.group])
+        row = _make_row(candidate, target, check, np.concatenate(measurement.durations(key)), ratio)
         rows.append((order.index(candidate.group), row))
     return [row for _, row in sorted(rows, key=lambda item: (item[0], item[1].relative))]
+
+
+def _make_row(
+    candidate: Candidate,
+    target: Target,
+    check: _OutputCheck,
+    runs: NDArray[np.float64],
+    ratio: tuple[float, float, float],
+) -> Timing:
+    """Return the row of a candidate on a target, from the durations of its runs in milliseconds."""
+    low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
+    relative, relative_low, relative_high = ratio
+    return Timing(
+        **{name: getattr(candidate, name) for name in ("name", "kind", "scope", "miou", "scored_on", "quantisation")},
+        **vars(target),
+        **vars(check),
+        input="x".join(map(str, candidate.size)),
+        parameters=candidate.costs.parameters,
+        macs=candidate.costs.macs,
+        fps=1000 / median,
+        median_ms=median,
+        p90_ms=p90,
+        p99_ms=p99,
+        iqr_ms=high - low,
+        relative=relative,
+        relative_low=relative_low,
+        relative_high=relative_high,
+        runs=len(runs),
+    )
 
 
 def _group_by_round(measurement: Measurement, benchmark: str) -> dict[int, float]:

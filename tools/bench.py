@@ -114,52 +114,59 @@ def bench(
     Example: lgc-bench runs/street other.onnx --peer fast-scnn --input 512x1024
     """
     from ..models.nets.peers import PEERS
-    from ..models.nets.sources import PeerSource, load_source
     from ..profiler.comparison import ReadOptions, pair_candidates, time_candidates
     from ..report.accuracy_speed import check_plot, write_plot
 
     load_operators(plugin)
     duration_s = parse_seconds(seconds)
-    named = [PeerSource(name) for name in (*(PEERS if peers else ()), *(peer or ()))]
-    networks = list(dict.fromkeys([*named, *map(load_source, network or ())]))
+    networks = _list_networks([*(PEERS if peers else ()), *(peer or ())], network or ())
     input_sizes = [parse_size(text) for text in sizes or []]
     files = ReadOptions(tuple(input_sizes), output_name, layout.upper() if layout else None)
     candidates = _list_candidates(sources or [], networks, input_sizes, scope, files)
-    for candidate in candidates:
-        for remark in candidate.file.remarks if candidate.file else ():
-            say(f"{candidate.name}: {remark}")
     targets = _choose_targets(device, backend or [], precision or _list_precisions(candidates), threads)
-    pairs = pair_candidates(candidates, targets)
     if all(candidate.kind == "file" for candidate in candidates) and is_given(context, "scope"):
         raise UsageError("--scope is only for runs, architectures and peers: ONNX files have a fixed scope")
     if plot is not None:
         check_plot(candidates, plot)
     if refresh_peak and not layers:
         raise UsageError("--refresh-peak is only for --layers")
+    pairs = pair_candidates(candidates, targets)
     layer_targets = _select_layer_targets(targets) if layers else []
-    for target in targets:
-        skipped = [candidate.name for candidate in candidates if (candidate, target) not in pairs]
-        if skipped and (precision or backend):
-            say(f"skipped on {target}: {', '.join(skipped)} (other backend or precision)")
-    if len({candidate.group for candidate in candidates}) > 1:
-        say("networks differ in input size or scope: compare within a table only")
+    _print_remarks(candidates, targets if precision or backend else (), pairs)
     with progress_bar() as on_progress:
         rows = time_candidates(candidates, targets, duration_s, on_progress)
         layer_pairs = [(candidate, target) for candidate, target in pairs if target in layer_targets]
         breakdowns = _measure_layers(layer_pairs, duration_s, refresh_peak, on_progress)
-    result = BenchResult(
-        rows,
-        _describe_environment(targets),
-        tuple(PEERS.values()) if published else (),
-        None if plot is None else str(plot),
-        breakdowns,
-    )
+    selected = tuple(PEERS.values()) if published else ()
+    result = BenchResult(rows, _describe_environment(targets), selected, str(plot) if plot else None, breakdowns)
     tables = make_bench_tables(rows) + ([make_published_table(result.published)] if result.published else [])
     tables += make_layer_tables(list(breakdowns.values()))
     emit(result.as_dict(), as_json, *tables)
     if plot is not None:
         write_plot(rows, plot)
         say(f"wrote {plot}")
+
+
+def _list_networks(peers: Sequence[str], references: Sequence[str]) -> list[NetworkSource]:
+    """Return peers and the user's networks, each once."""
+    from ..models.nets.sources import PeerSource, load_source
+
+    return list(dict.fromkeys([*map(PeerSource, peers), *map(load_source, references)]))
+
+
+def _print_remarks(
+    candidates: Sequence[Candidate], chosen: Sequence[Target], pairs: Sequence[tuple[Candidate, Target]]
+) -> None:
+    """Print the remarks on files, the networks left out on `chosen` targets, and a warning of different groups."""
+    for candidate in candidates:
+        for remark in candidate.file.remarks if candidate.file else ():
+            say(f"{candidate.name}: {remark}")
+    for target in chosen:
+        skipped = [candidate.name for candidate in candidates if (candidate, target) not in pairs]
+        if skipped:
+            say(f"skipped on {target}: {', '.join(skipped)} (other backend or precision)")
+    if len({candidate.group for candidate in candidates}) > 1:
+        say("networks differ in input size or scope: compare within a table only")
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,13 @@ def _make_alias_option(name: str) -> Any:
     return typer.Option(f"--{name}", help=f"Same as --backend {ALIASES[name]}.")
 
 
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN|architecture.json|FILE.onnx", help="Run folder, architecture file, or any ONNX file."),
+]
+InputOption = Annotated[
+    str | None, typer.Option("--input", metavar="HxW", help="Image size of an ONNX file with dynamic axes.")
+]
 OutOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Output folder.", show_default="export/ in the run folder")
 ]
@@ -89,12 +96,7 @@ ComputeCapabilityOption = Annotated[
 @app.command()
 def export(
     context: typer.Context,
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN|architecture.json|FILE.onnx", help="Run folder, architecture file, or any ONNX file."
-        ),
-    ],
+    source: SourceArgument,
     network: NetworkOption = None,
     out: OutOption = None,
     lut: LutOption = None,
@@ -107,9 +109,7 @@ def export(
     threads: ThreadsOption = None,
     precision: PrecisionListOption = None,
     scope: ScopeOption = DENSE,
-    input_size: Annotated[
-        str | None, typer.Option("--input", metavar="HxW", help="Image size of an ONNX file with dynamic axes.")
-    ] = None,
+    input_size: InputOption = None,
     output_name: OutputNameOption = None,
     layout: LayoutOption = None,
     mean: MeanOption = None,
@@ -160,11 +160,11 @@ def export(
         compute_capability=compute_capability,
         network=None if network is None else load_source(network),
     )
+    channels = parse_channels("--mean", mean), parse_channels("--std", std)
+    preprocessing = InputOptions(*channels, value_range, bgr, layout.upper() if layout else None)
+    options = ForeignOptions(parse_size(input_size) if input_size else None, output_name, preprocessing)
     with progress_bar() as on_progress:
         if is_file:
-            channels = parse_channels("--mean", mean), parse_channels("--std", std)
-            preprocessing = InputOptions(*channels, value_range, bgr, layout.upper() if layout else None)
-            options = ForeignOptions(parse_size(input_size) if input_size else None, output_name, preprocessing)
             result = export_foreign(settings, options, on_progress=on_progress, log=say)
         else:
             result = export_network(settings, on_progress=on_progress, log=say)

@@ -27,6 +27,7 @@ from .cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from ..lut.target import Target
+    from ..models.space.protocol import SearchSpace
     from ..profiler.profile import ProfileResult
 
 app = new_app()
@@ -106,7 +107,6 @@ def profile(
 
     Example: lgc-profile --device cpu --space tiny --out tiny.lut
     """
-    from ..lut.statistics.estimates import NOISY_PCT
     from ..lut.target import Target
     from ..models.space.protocol import SearchSpace, Space
     from ..profiler import profile as profiler
@@ -115,36 +115,24 @@ def profile(
     from ..profiler.table.multi_device import profile_on
 
     load_operators(plugin)
-    chosen, count = Space.load(space), _count_classes(classes, data)
-    own = chosen.fingerprint
-    if count is not None:
-        chosen = SearchSpace.require(chosen).with_classes(count)
-    changed = chosen.fingerprint != own
+    own, count = Space.load(space), _count_classes(classes, data)
+    chosen = own if count is None else SearchSpace.require(own).with_classes(count)
+    changed = chosen.fingerprint != own.fingerprint
     if input_size is not None:
-        try:
-            chosen = SearchSpace.require(chosen).with_input(*parse_size(input_size))
-        except FileFormatError as error:
-            raise UsageError(f"invalid --input: {error}") from error
+        chosen = _resize(SearchSpace.require(chosen), input_size)
     devices = [check_device(name) for name in device]
     first = devices[0]
     backend_name = backend or default_backend(first)
     target = Target(first, backend_name, precision, first.num_threads(threads))
     marked = f"{chosen.name}-{count}classes" if changed else chosen.name
     title = chosen.title.replace(chosen.name, marked, 1).replace(" ", "-")
-    default_name = f"{title}-{first.replace(':', '')}-{backend_name}-{precision}.lut"
-    path = out or Path(default_name)
+    path = out or Path(f"{title}-{first.replace(':', '')}-{backend_name}-{precision}.lut")
     others = f" and {', '.join(devices[1:])}" if devices[1:] else ""
-    settings = profiler.ProfileSettings(
-        networks=networks,
-        rounds=rounds,
-        budget_s=None if budget is None else parse_seconds(budget),
-        seed=seed,
-        context=context,
-    )
+    budget_s = None if budget is None else parse_seconds(budget)
+    settings = profiler.ProfileSettings(networks, rounds, budget_s, seed, context)
 
     def announce() -> None:
-        with_classes = f" with {count} classes" if changed else ""
-        say(f"profiling {chosen.title}{with_classes} on {target}{others} into {path}")
+        say(f"profiling {chosen.title}{f' with {count} classes' if changed else ''} on {target}{others} into {path}")
 
     measure = profiler.profile if len(devices) == 1 else partial(profile_on, devices)
     with progress_bar() as on_progress:
@@ -152,11 +140,29 @@ def profile(
     _print_result(path, target, result, as_json)
     is_limited = rounds is not None or budget is not None
     if result.is_unreliable:
-        say(
-            f"{'warning: ' if is_limited else ''}{result.noisy} of {result.measured} entries are noisy (confidence "
-            f"interval wider than {NOISY_PCT:g} %): {_advise(is_limited)}"
-        )
+        _warn_of_noise(result, is_limited)
     return 1 if result.failed or (result.is_unreliable and not is_limited) else 0
+
+
+def _resize(space: SearchSpace, size: str) -> SearchSpace:
+    """Return the space for the images of --input.
+
+    Raises:
+        UsageError: the size is invalid for the space.
+    """
+    try:
+        return space.with_input(*parse_size(size))
+    except FileFormatError as error:
+        raise UsageError(f"invalid --input: {error}") from error
+
+
+def _warn_of_noise(result: ProfileResult, is_limited: bool) -> None:
+    from ..lut.statistics.estimates import NOISY_PCT
+
+    say(
+        f"{'warning: ' if is_limited else ''}{result.noisy} of {result.measured} entries are noisy (confidence "
+        f"interval wider than {NOISY_PCT:g} %): {_advise(is_limited)}"
+    )
 
 
 def _advise(is_limited: bool) -> str:

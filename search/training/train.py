@@ -32,6 +32,7 @@ from .scores import evaluate_network
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from pydantic import JsonValue
+    from torch import Tensor
 
 TRAINING_EPOCHS = 200
 """Default length of a training, in epochs."""
@@ -53,7 +54,7 @@ def train(
     """Train a network, evaluate it on the validation images, and write weights.safetensors.
 
     An interrupted training resumes from its last checkpoint; a finished one returns its result. Under torchrun every
-    process makes the same call; the first one writes.
+    process makes the same call.
 
     Args:
         source: run folder of a search or a training; or a new network, which needs `out`.
@@ -63,18 +64,17 @@ def train(
         device: `cpu` or `cuda:N`.
         on_step: callback for the number of finished steps and the total.
         on_score: callback for the number of evaluated images and the total.
-        log: receives remarks on the network, its initial weights and the teacher, one line each.
+        log: receives remarks on the network, its initial weights and the teacher.
 
     Raises:
-        FileFormatError: the run folder has no network, or initial weights or the teacher are damaged.
-        UsageError: initial weights do not exist or do not fit, the teacher has other classes, or crop or batch do not
-            suit the network.
+        FileFormatError: the run folder has no network, or a file of weights is damaged.
+        UsageError: initial weights, teacher, crop or batch do not suit the network.
         PluginError: the user's factory raises an error, or its network does not return logits of the classes.
         OutputError: the folder cannot be written, or holds other files.
         DataError: the data do not suit this network.
-        TrainingError: the loss is NaN or infinite, or memory ran out.
+        TrainingError: the loss is not finite, or memory ran out.
     """
-    chosen = RunNetwork(source) if isinstance(source, Path) else source
+    chosen = source if isinstance(source, RunNetwork) else RunNetwork(source)
     folder = chosen.choose_folder(out)
     initial = find_initial_weights(chosen.run or folder, config.init)
     definition = _define_network(chosen, folder, data, config, log)
@@ -84,12 +84,10 @@ def train(
     network, random_parts = _prepare_network(definition, initial, config, fabric, log)
     settings = _list_settings(definition, data, config, fabric) | dataset.spec.settings | describe_teacher(teacher)
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
-    finished = fabric.broadcast(run.read_result(TrainResult) if run.active else None)
-    if finished is not None:
+    if (finished := fabric.broadcast(run.read_result(TrainResult) if run.active else None)) is not None:
         return replace(finished, weights=run.path / WEIGHTS_FILE)
     with explain_out_of_memory(_MEMORY_ADVICE):
-        class_weights = compute_class_weights(dataset) if config.balanced else None
-        trainer = NetworkTrainer(network, config, fabric, class_weights, teacher)
+        trainer = NetworkTrainer(network, config, fabric, _weigh_classes(dataset, config), teacher)
         run_training(trainer, dataset, run, on_step)
         scored = _save_and_score(trainer, run.path / WEIGHTS_FILE, validation, on_score)
     return run.finish(
@@ -102,6 +100,10 @@ def train(
             processes=fabric.world_size,
         )
     )
+
+
+def _weigh_classes(dataset: SegmentationDataset, config: TrainConfig) -> Tensor | None:
+    return compute_class_weights(dataset) if config.balanced else None
 
 
 def _define_network(chosen: RunNetwork, folder: Path, data: Path, config: TrainConfig, log: Log) -> NetworkDefinition:

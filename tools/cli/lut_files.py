@@ -161,10 +161,7 @@ def import_table(
         *_format_skipped(foreign),
     )
     if not result.in_space:
-        say(
-            f"warning: no entry of {out} is in space {space}, so it predicts no network: choose the --space that "
-            f"{source} was measured for"
-        )
+        say(f"warning: no entry of {out} is in space {space}, so it predicts no network: choose another --space")
 
 
 def _make_target(space: str | None, device: str | None, backend: str | None, precision: str) -> Target:

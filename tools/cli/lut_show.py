@@ -88,18 +88,25 @@ def show(
             content["subjects"] = [asdict(benchmark) for benchmark in timed]
         title = f"{table}: {opened.space_title} on {opened.target}"
         rows = _make_benchmark_table(title, timed) if benchmarks else _make_entry_table(title, entries)
-        machine = opened.environment
-        lines = [f"measured on {', '.join(str(machine[key]) for key in ('device_name', 'system') if key in machine)}"]
-        if opened.missing_operators:
-            lines.append(f"operators of a plugin that is not loaded: {', '.join(opened.missing_operators)}")
-        if derived := opened.metadata(DERIVED):
-            lines.append(
-                f"{derived['entries']} entries derived from {derived['from']} ({derived['classes']} classes); the "
-                f"others and the networks measured for {opened.space_content['classes']} classes"
-            )
-        lines += [*remarks, *format_corrections(opened)]
+        lines = [*_describe_origin(opened), *remarks, *format_corrections(opened)]
         report = read_report(opened)
     emit(content, as_json, rows, *lines, *make_report_tables(report))
+
+
+def _describe_origin(table: LatencyTable) -> list[str]:
+    """Return lines on the machine, missing plugins, and the table that this one is derived from."""
+    from ...lut.exchange.derive import DERIVED
+
+    machine = table.environment
+    lines = [f"measured on {', '.join(str(machine[key]) for key in ('device_name', 'system') if key in machine)}"]
+    if table.missing_operators:
+        lines.append(f"operators of a plugin that is not loaded: {', '.join(table.missing_operators)}")
+    if derived := table.metadata(DERIVED):
+        lines.append(
+            f"{derived['entries']} entries derived from {derived['from']} ({derived['classes']} classes); the "
+            f"others and the networks measured for {table.space_content['classes']} classes"
+        )
+    return lines
 
 
 @dataclass(frozen=True)
