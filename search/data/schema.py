@@ -302,7 +302,7 @@ class DatasetSettings(_Model):
                 raise ValueError(f"split {name} has neither images nor a list")
             if name in shares and (lists or split.images is not None):
                 raise ValueError(f"split {name}: a share is of the data set's `images`, without lists")
-            if split.labels is None and self.labels is None and not lists:
+            if split.labels is None and self.labels is None:
                 raise ValueError(f"split {name} has no labels: write a folder or a pattern under `labels`")
             source = ((images or "").replace("{split}", name), tuple(item.replace("{split}", name) for item in lists))
             if name not in shares and self.frames is None and (other := sources.setdefault(source, name)) != name:

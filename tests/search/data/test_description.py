@@ -166,6 +166,7 @@ def test_normalisation_pads_with_its_mean(describe: Path) -> None:
         ("[train, val]", "{train: {share: 0.8}, val: {share: 0.3}}", "the shares of train, val are more than 1"),
         ("images/{split}", "images", "splits train and val have the same images"),
         ("labels: labels/{split}\n", "", "split train has no labels"),
+        ("labels: labels/{split}\n", "list: '{split}.txt'\n", "split train has no labels"),
         ("splits: [train, val]\n", "", "splits: must be a list of names"),
         ("name: street", "extends: citiscapes", "unknown layout 'citiscapes' .*did you mean 'cityscapes'"),
         (
