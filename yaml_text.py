@@ -40,6 +40,7 @@ class _StrictLoader(yaml.SafeLoader):
     """Safe loader that refuses what it would have to guess."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return the mapping; refuse a key that stands twice."""
         marks: dict[Hashable, yaml.Mark] = {}
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -51,6 +52,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_scalar(self, node: yaml.ScalarNode) -> str:  # type: ignore[override]
+        """Return the text of a scalar; refuse an ambiguous plain one."""
         if isinstance(node, yaml.ScalarNode) and node.style is None:
             for pattern, reading in _AMBIGUOUS:
                 if pattern.fullmatch(node.value):

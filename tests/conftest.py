@@ -101,11 +101,10 @@ TARGET = Target("cpu", "onnxruntime")
 @pytest.fixture
 def own_operators() -> Iterator[dict[str, Operator]]:
     """Return the registry of operators, whose changes end with the test, as do loaded plugin files."""
-    operators, loaded, modules = dict(OPERATORS), dict(plugins._loaded), set(sys.modules)
+    operators, modules = dict(OPERATORS), set(sys.modules)
     yield OPERATORS
-    for registry, before in ((OPERATORS, operators), (plugins._loaded, loaded)):
-        registry.clear()
-        registry.update(before)
+    OPERATORS.clear()
+    OPERATORS.update(operators)
     for name in set(sys.modules) - modules:
         if name.startswith("lgc_plugin_"):
             del sys.modules[name]

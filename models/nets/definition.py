@@ -15,6 +15,7 @@ from ...files import read_text, write_atomic
 from ..images import IMAGENET, Normalisation
 from ..palettes import Palette
 from ..space.protocol import ARCHITECTURE_FILE, Architecture
+from ..space.settings import format_validation_error
 from .sources import ArchitectureSource, FactorySource, Kind, NetworkSource, PeerSource
 
 if TYPE_CHECKING:
@@ -171,9 +172,7 @@ def read_record(folder: Path) -> NetworkRecord | None:
         record = NetworkRecord.model_validate_json(text)
         Normalisation(record.normalisation.mean, record.normalisation.std)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        detail = f"{where}: {first['msg']}" if where else first["msg"]
+        detail = format_validation_error(error)
         raise FileFormatError(f"{path} is damaged ({detail}): train again in another folder") from error
     except UsageError as error:
         raise FileFormatError(f"{path} is damaged ({error}): train again in another folder") from error

@@ -6,7 +6,6 @@ callers pass it a reference: nothing that a file names is executed.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...errors import LgcError, PluginError, UnknownNameError, UsageError
 from ...plugins import describe_error, load_object
+from ..recipe import hash_text
 from ..space.protocol import ARCHITECTURE_FILE, Architecture
 from .peers import PEERS, build_peer
 
@@ -81,7 +81,7 @@ class ArchitectureSource(NetworkSource):
     def digest(self) -> str:
         """Hash of the architecture without its provenance."""
         text = self.architecture.with_provenance({}).to_json()
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return hash_text(text)
 
     def build(self, classes: int) -> nn.Module:
         """Build LGCNet; `classes` must be the space's."""

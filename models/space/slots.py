@@ -5,7 +5,6 @@ A slot with several candidates is a decision of its own, unless the slots name s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict
 
 from ...errors import FileFormatError, UsageError
+from ..recipe import hash_text
 from .operators import ZERO, digest_recipes
 from .opspec import OpSpec
 from .protocol import Architecture, Decision, Requirement, Slot, Space, register_space
@@ -91,7 +91,7 @@ class SlotSpace(Space):
         content = {key: value for key, value in self.to_dict().items() if key != "name"}
         if recipes := digest_recipes(self.specs()):
             content["recipes"] = recipes
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return hash_text(json.dumps(content, sort_keys=True))
 
     def build(self, choices: Sequence[int], **provenance: object) -> SlotArchitecture:
         """Return the architecture of these choices, [D].

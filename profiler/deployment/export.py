@@ -21,7 +21,7 @@ from ...precisions import INT8
 from ..backends import require_backend
 from ..machine.devices import check_device, list_devices
 from ..timing.observer import OnProgress, quiet
-from .engines import TENSORRT, build_engine_ahead, build_target_engine
+from .engines import TENSORRT, EngineSource, build_engine_ahead, build_target_engine
 from .latency import TargetResult, add_layer_times, time_network
 from .network import FILE_PRECISIONS, Network, load_network, write_onnx
 from .parity import IMAGES, RANDOM, Parity, compare_file, is_within_tolerance, random_inputs
@@ -203,12 +203,20 @@ def export_network(settings: ExportSettings, *, on_progress: OnProgress = quiet,
         for file in files:
             log(f"wrote {file.onnx}")
         results = [deploy_network(network, target, table, settings, on_progress, log) for target in targets]
-        if TENSORRT in settings.backends and not any(target.backend == TENSORRT for target in targets):
-            results += [
-                build_engine_ahead(network, settings.output_folder, precision, settings.compute_capability)
-                for precision in settings.precisions
-            ]
+        results += build_missing_engines(network, settings, targets)
     return ExportResult(files, tuple(results))
+
+
+def build_missing_engines(
+    network: EngineSource, settings: ExportSettings, targets: Sequence[Target]
+) -> list[TargetResult]:
+    """Build TensorRT engines ahead of time if TensorRT was requested and none of the targets runs it."""
+    if TENSORRT not in settings.backends or any(target.backend == TENSORRT for target in targets):
+        return []
+    return [
+        build_engine_ahead(network, settings.output_folder, precision, settings.compute_capability)
+        for precision in settings.precisions
+    ]
 
 
 def check_options(settings: ExportSettings) -> None:

@@ -22,8 +22,17 @@ from ..comparison import MODULE_BACKEND
 from ..inference.preprocessing import InputOptions, Preprocessing
 from ..timing.measure import assign, measure_seconds
 from ..timing.observer import OnProgress, quiet
-from .engines import TENSORRT, build_engine_ahead, build_target_engine
-from .export import NO_IMAGES, ExportResult, ExportSettings, FileResult, check_options, choose_targets, read_images
+from .engines import TENSORRT, build_target_engine
+from .export import (
+    NO_IMAGES,
+    ExportResult,
+    ExportSettings,
+    FileResult,
+    build_missing_engines,
+    check_options,
+    choose_targets,
+    read_images,
+)
 from .foreign_parity import Original, compare_with_original
 from .latency import NETWORK_KEY, TargetResult, summarize_runs
 from .network import FILE_PRECISIONS, Log
@@ -153,11 +162,7 @@ def export_foreign(
         files.append(FileResult(str(path), precision, path.stat().st_size, parity, passes))
         log(f"wrote {path}")
     results = [_deploy(network, target, settings, expected[RANDOM], on_progress) for target in targets]
-    if TENSORRT in settings.backends and not any(target.backend == TENSORRT for target in targets):
-        results += [
-            build_engine_ahead(network, settings.output_folder, precision, settings.compute_capability)
-            for precision in settings.precisions
-        ]
+    results += build_missing_engines(network, settings, targets)
     return ExportResult(tuple(files), tuple(results))
 
 
