@@ -11,9 +11,10 @@ from typing import Any
 
 from lgc.lut import Target
 from lgc.models.nets.peers import PEERS
+from lgc.models.nets.sources import PeerSource
 from lgc.models.space.protocol import DENSE
 from lgc.profiler.backends import get_backend
-from lgc.profiler.comparison import build_peer_candidate
+from lgc.profiler.comparison import build_candidate
 from lgc.profiler.layers.breakdown import LayerBreakdown, measure_breakdown
 from lgc.profiler.layers.remarks import describe_longest
 from lgc.profiler.machine.environment import fingerprint
@@ -52,7 +53,7 @@ def measure_peer(
     name: str, size: tuple[int, int], target: Target, seconds: float, *, refresh_peak: bool
 ) -> dict[str, Any]:
     """Return the layers of a peer, and the difference of their sum from the network."""
-    candidate = build_peer_candidate(name, size, DENSE, CLASSES)
+    candidate = build_candidate(PeerSource(name), size, DENSE, CLASSES)
     breakdown = measure_breakdown(name, size, candidate.workload, target, seconds, refresh_peak=refresh_peak)
     print(f"{name}, {target}: {breakdown.excess_pct:+.2f} %", flush=True)
     return make_row(breakdown, macs=candidate.costs.macs)
