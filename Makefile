@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 WORKERS ?= $(shell nproc)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-all coverage lint bench bench-latency bench-search bench-deployment bench-layers gpu-check gpu-wheels docs clean
+.PHONY: demo test test-all coverage lint bench bench-latency bench-search bench-deployment bench-layers bench-data gpu-check gpu-wheels docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/lgc-demo --out demo-run
@@ -29,7 +29,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
-bench: bench-latency bench-search bench-deployment bench-layers
+bench: bench-latency bench-search bench-deployment bench-layers bench-data
 
 bench-latency: $(VENV)/.test
 	$(BENCH).latency.run --device cpu --out docs/benchmarks
@@ -44,6 +44,9 @@ bench-deployment: $(VENV)/.test
 
 bench-layers: $(VENV)/.test
 	$(BENCH).deployment.layers --out docs/benchmarks
+
+bench-data: $(VENV)/.test
+	$(BENCH).data.run --out docs/benchmarks
 
 # All parts run, even after a failure; the last line states whether anything ran under TensorRT.
 gpu-check: $(VENV)/.gpu

@@ -23,8 +23,7 @@ from .layouts import (
     describe_layouts,
     detect_layout,
     find_roots,
-    has_frame_names,
-    is_generated,
+    has_files,
     list_entries,
     load_layout,
     read_layout,
@@ -154,7 +153,7 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
     detected = detect_layout(path)
     if detected is not None:
         name, base = detected
-        return build_spec(load_layout(name), base, notes=_note_names(load_layout(name), path, base))
+        return build_spec(load_layout(name), base)
     folder = describe_folder(path)
     if folder is not None:
         return _open_folder(path, folder)
@@ -163,16 +162,6 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
         f"{path} has no known layout, nor images/ with labels/: write a dataset.yaml (docs/datasets.md); "
         f"{describe_layouts(path)}; the folder has {', '.join(entries[:MAX_SHOWN])}{more}"
     )
-
-
-def _note_names(layout: LayoutSettings, path: Path, base: Path) -> list[str]:
-    """Return a remark if a folder has a known layout, but not that dataset's file names."""
-    if layout.frame_names != "expected" or is_generated(path) or has_frame_names(layout, base):
-        return []
-    return [
-        f"{path} is read as {layout.name}, although its images have other names: the {len(layout.classes)} classes are "
-        f"{', '.join(layout.classes)}; describe other classes in a dataset.yaml (docs/datasets.md)"
-    ]
 
 
 def complete_description(content: object, origin: str) -> dict[str, Any]:
@@ -208,7 +197,7 @@ def _read_description(path: Path) -> DatasetSpec:
     if base is not None:
         layout = load_layout(base)
         fitting = [folder for folder in find_roots(layout, root) if folder != root]
-        root = next((folder for folder in fitting if detect_layout(folder)), root)
+        root = next((folder for folder in fitting if has_files(layout, folder)), root)
     return build_spec(settings, root, _hash_content(complete))
 
 

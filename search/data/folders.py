@@ -32,6 +32,8 @@ SPLIT_FOLDERS = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+LABEL_ENDINGS = ("annot", "_labels")
+"""Endings of the folder of a split's labels, next to that of its images, as in SegNet's layout of CamVid."""
 """Name of a split -> names of its folder or list."""
 LIST_FILES = ("{}.txt", "{}.lst", "lists/{}.txt", "lists/{}.lst", "list/{}.txt", "splits/{}.txt")
 TRAIN_SHARE = 0.8
@@ -89,7 +91,8 @@ class _Source:
 def describe_folder(root: Path) -> FolderDescription | None:
     """Describe a folder with `images/` and `labels/` (or `masks/`, `annotations/`); None if it has no such folders.
 
-    Splits are sub-folders, either of these two or around them, or list files. Every label is read.
+    Splits are sub-folders, either of these two or around them, or list files; or folders such as `train/` and
+    `trainannot/`. Every label is read.
 
     Raises:
         DataError: There are several folders of labels, an image has no label, or the values cannot be classes.
@@ -110,6 +113,11 @@ def describe_folder(root: Path) -> FolderDescription | None:
     name = re.sub(r"[^\w.+ -]", "-", root.resolve().name) or "dataset"
     counts = ", ".join(f"{split} {len(part)}" for split, part in pairs.items())
     first = sources[next(iter(sources))]
+    if first.labels.startswith(first.images):
+        notes.append(
+            "the folders are those of SegNet's CamVid, the names of the images are not: if these are CamVid's classes, "
+            "write a dataset.yaml with `extends: camvid-segnet`"
+        )
     fields: dict[str, Any] = {"splits": {split: source.as_dict() for split, source in sources.items()}}
     if first.share is not None:
         train = round(100 * TRAIN_SHARE)
@@ -135,10 +143,15 @@ def _find_sources(root: Path) -> dict[str, _Source]:
             split: _Source(f"{folder}/{IMAGES}", f"{folder}/{_find_labels(root / folder)}")
             for split, folder in around.items()
         }
+    names = [(split, name) for split, names in SPLIT_FOLDERS.items() for name in names]
     labels = _find_labels(root)
     if labels is None or not (root / IMAGES).is_dir():
-        return {}
-    names = [(split, name) for split, names in SPLIT_FOLDERS.items() for name in names]
+        return {
+            split: _Source(name, f"{name}{ending}")
+            for split, name in names
+            for ending in LABEL_ENDINGS
+            if (root / name).is_dir() and (root / f"{name}{ending}").is_dir()
+        }
     lists = {split: form.format(name) for split, name in names for form in LIST_FILES if _is_file(root, form, name)}
     if lists:
         return {split: _Source(IMAGES, labels, list=path) for split, path in lists.items()}

@@ -368,7 +368,7 @@ class LayoutSettings(DatasetSettings):
     """Alternatives of files that must all exist; `/` at the end stands for a folder."""
     folders: tuple[str, ...] = (".",)
     """Sub-folders in which the files may be."""
-    frame_names: Literal["required", "expected"] | None = None
-    """Images are called like CamVid's frames: else the layout is not recognised, or a remark says so."""
+    frame_names: bool = False
+    """The layout is only recognised if all images are called like CamVid's frames."""
     source: str | None = None
     """Files that define a split, for messages."""

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import FileFormatError, UsageError
 from ...files import read_text
+from ...models.images import Normalisation
 from ...models.nets.checks import check_outputs
 from ...models.nets.definition import Log, NetworkDefinition, find_factory, load_definition
 from ...models.nets.weights import WEIGHTS_FILE, load_weights
@@ -33,7 +35,8 @@ class Teacher:
 
     Attributes:
         path: its run folder.
-        network: [N, 3, H, W] -> logits [N, C, h, w]; frozen, in evaluation mode.
+        network: [N, 3, H, W] -> logits [N, C, h, w], of images in the student's normalisation; frozen, in evaluation
+            mode.
         digest: 12 hexadecimal digits of the SHA-256 of its weights.
     """
 
@@ -78,8 +81,28 @@ def load_teacher(
     network.load_state_dict(load_weights(weights, definition))
     if architecture is None:
         check_outputs(network, replace(definition, input=size))
+    if definition.normalisation != student.normalisation:
+        network = nn.Sequential(Renormalise(student.normalisation, definition.normalisation), network)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
     return Teacher(path, network.eval().requires_grad_(False), digest)
+
+
+class Renormalise(nn.Module):
+    """Convert images [N, 3, H, W] from one normalisation to another."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, source: Normalisation, target: Normalisation) -> None:
+        super().__init__()
+        columns = (torch.tensor(values)[:, None, None] for values in (source.mean, source.std, target.mean, target.std))
+        mean, std, target_mean, target_std = columns
+        self.register_buffer("scale", std / target_std)
+        self.register_buffer("shift", (mean - target_mean) / target_std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the images in the target's normalisation."""
+        return x * self.scale + self.shift
 
 
 def _load_definition(

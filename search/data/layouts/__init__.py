@@ -49,15 +49,18 @@ def load_layout(name: str) -> LayoutSettings:
 
 def detect_layout(root: Path) -> tuple[str, Path] | None:
     """Return the key of a folder's layout in `LAYOUTS`, and the folder or sub-folder that has it; None if unknown."""
-    marked = _read_marker(root)
+    marked = _read_marker(root) or _read_marker(root.parent)
     for name in LAYOUTS:
         layout = load_layout(name)
         for base in find_roots(layout, root):
-            if any(all(_has(base, part) for part in parts) for parts in layout.detect) and (
-                layout.frame_names != "required" or marked == name or has_frame_names(layout, base)
-            ):
+            if has_files(layout, base) and (not layout.frame_names or marked == name or _has_frame_names(layout, base)):
                 return name, base
     return None
+
+
+def has_files(layout: LayoutSettings, base: Path) -> bool:
+    """Return True if a folder has the files by which a layout is recognised, whatever the names of the images."""
+    return any(all(_has(base, part) for part in parts) for parts in layout.detect)
 
 
 def find_roots(layout: LayoutSettings, root: Path) -> list[Path]:
@@ -96,11 +99,6 @@ def list_entries(root: Path) -> list[str]:
     return entries
 
 
-def is_generated(root: Path) -> bool:
-    """Return True if `lgc-scenes` has written the folder."""
-    return any(_read_marker(folder) is not None for folder in (root, root.parent))
-
-
 def _read_marker(root: Path) -> str | None:
     """Return the layout of generated scenes; None for other folders."""
     try:
@@ -114,7 +112,7 @@ def _has(base: Path, part: str) -> bool:
     return (base / part).is_dir() if part.endswith("/") else any(base.glob(part))
 
 
-def has_frame_names(layout: LayoutSettings, base: Path) -> bool:
+def _has_frame_names(layout: LayoutSettings, base: Path) -> bool:
     """Return True if all images are called like CamVid's frames."""
     patterns = [FilePattern(base, str(layout.images).replace("{split}", split)) for split in layout.splits]
     frames = [image for pattern in patterns for image in pattern.list_files()]

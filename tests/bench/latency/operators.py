@@ -40,7 +40,7 @@ def main() -> None:
     examples: Sequence[str] = load_plugin(str(PLUGIN)).module.EXAMPLES
     space = SearchSpace.load(Path(__file__).with_name("operators.yaml"))
     result = {**stamp(), **measure_operators(space, target, examples, arguments.networks, arguments.rounds)}
-    write_result(arguments.out, result, target, operators_page(result), "operators-")
+    write_result(arguments.out, result, target, operators_page(result))
 
 
 def measure_operators(

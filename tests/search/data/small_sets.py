@@ -11,7 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+
+from lgc.search.data.datasets import SegmentationDataset, load_dataset
+from lgc.search.training.scores import Scores, evaluate_network
 
 VOID = 3
 """Part of the picture without a class; the others are 0, 1 and 2."""
@@ -47,6 +51,11 @@ class SmallSet:
     extra: tuple[tuple[str, str], ...] = ()
     name: str | None = None
     description: str | None = None
+
+    @property
+    def void_is_class(self) -> bool:
+        """True if nothing says that the row of void is none of the classes."""
+        return self.num_classes == len(self.names) + 1
 
     def write(self, root: Path, split_size: int = 3) -> None:
         """Write images and labels."""
@@ -210,3 +219,23 @@ SMALL_SETS = {
     ),
 }
 """Name -> dataset whose split `val` has three images."""
+
+
+class Oracle(torch.nn.Module):
+    """A network that predicts the same classes for every image."""
+
+    def __init__(self, classes: npt.NDArray[np.int64], num_classes: int) -> None:
+        super().__init__()
+        self.logits = torch.nn.functional.one_hot(torch.from_numpy(classes), num_classes).permute(2, 0, 1)[None].float()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.logits
+
+
+def score_small_set(small_set: SmallSet, root: Path) -> tuple[SegmentationDataset, Scores]:
+    """Return the dataset in a folder, and the scores of the known prediction on it."""
+    dataset = load_dataset(root, "val")
+    order = np.array([*map(dataset.classes.index, small_set.names)])
+    scores, size = evaluate_network(Oracle(order[PREDICTED], dataset.num_classes), dataset)
+    assert size == PICTURE.shape
+    return dataset, scores

@@ -26,6 +26,7 @@ def test_camvid_folder_or_its_parent(tmp_path: Path) -> None:
 
 
 def test_older_segnet_file_names(tmp_path: Path) -> None:
+    (tmp_path / "dataset.yaml").write_text("extends: camvid-segnet\n")
     write_image(tmp_path / "train/train_00001.png")
     label = write_image(tmp_path / "trainannot/trainannot_00001.png", "L")
     write_image(tmp_path / "val/0016E5_07959.png")

@@ -199,9 +199,18 @@ def test_own_classes_are_not_camvid(own: Path) -> None:
     assert read_dataset(own).num_classes == 4
 
 
-def test_segnet_layout_of_other_names_is_said(own: Path) -> None:
-    for folder, mode in (("train", "RGB"), ("trainannot", "L")):
-        (own / folder).mkdir()
-        Image.new(mode, (6, 4)).save(own / folder / "holiday.png")
-    (remark,) = read_dataset(own).remarks
-    assert "own is read as camvid-segnet, although its images have other names: the 11 classes are sky" in remark
+@pytest.mark.parametrize("ending", ["annot", "_labels"])
+def test_own_classes_in_segnets_folders(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / f"own/{split}").mkdir(parents=True)
+        (tmp_path / f"own/{split}{ending}").mkdir()
+        Image.new("RGB", (4, 1)).save(tmp_path / f"own/{split}/holiday.png")
+        Image.fromarray(np.array([[0, 1, 2, 3]], np.uint8)).save(tmp_path / f"own/{split}{ending}/holiday.png")
+    spec = read_dataset(tmp_path / "own")
+    assert spec.num_classes == 4
+    assert any(
+        "if these are CamVid's classes, write a dataset.yaml with `extends: camvid-segnet`" in r for r in spec.remarks
+    )
+    (tmp_path / "own/dataset.yaml").write_text("extends: camvid-segnet\n")
+    assert read_dataset(tmp_path / "own").num_classes == 11

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from torch.nn import functional as F
 
 from lgc.errors import OutputError
+from lgc.models.images import IMAGENET, Normalisation, normalise_image
+from lgc.models.nets.definition import load_definition
 from lgc.models.nets.peers import build_peer
 from lgc.search.runtime import training_loop
 from lgc.search.training import network_trainer
 from lgc.search.training.config import TrainConfig
-from lgc.search.training.distillation import distillation_loss
+from lgc.search.training.distillation import distillation_loss, load_teacher
 from lgc.search.training.train import train
 
 from ..runs import KilledError, kill_at, load_checkpoint, read_log, require_equal_tensors
@@ -48,6 +51,19 @@ def test_teacher_logits_are_resized_to_the_student():
     enlarged = F.interpolate(teacher, size=(8, 8), mode="bilinear")
     student = torch.randn(1, 3, 8, 8)
     assert torch.equal(distillation_loss(student, teacher, 1.0), distillation_loss(student, enlarged, 1.0))
+
+
+def test_teacher_gets_images_in_its_own_normalisation(run, scenes, teacher):
+    own = Normalisation((0.1, 0.2, 0.3), (0.5, 0.4, 0.2))
+    student = replace(load_definition(run), classes=11, normalisation=own)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *student.input, 3), dtype=np.uint8)
+    expected, actual = (
+        load_teacher(learn_from(teacher), replace(student, normalisation=each)).network(
+            torch.from_numpy(normalise_image(pixels, each))
+        )
+        for each in (IMAGENET, own)
+    )
+    assert torch.allclose(expected, actual, atol=1e-4)
 
 
 def test_student_approaches_its_teacher(run, scenes, teacher):

@@ -1,0 +1,96 @@
+"""Five peers and a network of a user's: train, interrupt and resume, score, export and time them by one protocol."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lgc.models.nets.peers import PEERS
+
+from .commands import Commands
+
+FACTORY = f"{Path(__file__).with_name('unet.py')}:build"
+REFERENCES = {**{name: f"peer:{name}" for name in PEERS}, "unet (a user's)": FACTORY}
+"""Name -> `--network`."""
+RESUMED_STEPS = 24
+"""Length of the trainings that are compared bit by bit."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all networks have in common.
+
+    Attributes:
+        data: dataset.
+        size: height and width of the images that networks are trained, evaluated and timed at.
+        steps: steps of a training.
+        batch: images of a step.
+        seconds: duration per network in the comparison of frame rates.
+    """
+
+    data: Path
+    size: tuple[int, int]
+    steps: int
+    batch: int
+    seconds: float
+
+    @property
+    def input(self) -> str:
+        """Value of `--input`."""
+        return "x".join(map(str, self.size))
+
+
+def measure_networks(commands: Commands, setting: Setting) -> dict[str, Any]:
+    """Return name -> results of the network."""
+    return {name: measure_network(commands, setting, name, reference) for name, reference in REFERENCES.items()}
+
+
+def measure_network(commands: Commands, setting: Setting, name: str, reference: str) -> dict[str, Any]:
+    """Train a network, score its weights again, and export it; return the results of the commands.
+
+    `resumed_equal` is True if a training that was killed and resumed gave the same weights, bit by bit, as one that was
+    not; `resumed_at` is the step of its checkpoint.
+    """
+    run = run_folder(commands, name)
+    common = ("--network", reference, "--data", setting.data)
+    train = (*common, "--input", setting.input, "--batch", setting.batch)
+    trained = commands.run(f"train {run.name}", "lgc-train", *train, "--steps", setting.steps, "--out", run)
+    scored = commands.run(f"score {run.name}", "lgc-train", run, *common, "--evaluate")
+    exported = commands.run(f"export {run.name}", "lgc-export", run, *common, "--backend", "onnxruntime")
+    return {
+        "train": trained,
+        "scored_again": scored["miou"],
+        "export": exported,
+        **compare_resumed(commands, run, train),
+    }
+
+
+def run_folder(commands: Commands, name: str) -> Path:
+    """Return the folder of a training."""
+    return commands.scratch / "runs" / name.split()[0]
+
+
+def compare_resumed(commands: Commands, run: Path, train: tuple[object, ...]) -> dict[str, Any]:
+    """Train twice for a few steps, once with an interruption, and compare the weights."""
+    folders = {kind: run.with_name(f"{run.name}-{kind}") for kind in ("straight", "resumed")}
+    arguments = {kind: (*train, "--steps", RESUMED_STEPS, "--out", folder) for kind, folder in folders.items()}
+    commands.run(f"straight {run.name}", "lgc-train", *arguments["straight"])
+    log = folders["resumed"] / "train.jsonl"
+    commands.interrupt(folders["resumed"] / "train.ckpt", "lgc-train", *arguments["resumed"])
+    steps = commands.scratch / "results" / f"resumed {run.name}.steps"
+    if not steps.exists():
+        steps.write_text(json.dumps(len(log.read_text().splitlines())))
+    commands.run(f"resumed {run.name}", "lgc-train", *arguments["resumed"])
+    straight, resumed = ((folder / "weights.safetensors").read_bytes() for folder in folders.values())
+    return {"resumed_equal": straight == resumed, "resumed_at": json.loads(steps.read_text())}
+
+
+def time_networks(commands: Commands, setting: Setting, others: list[Path]) -> list[dict[str, Any]]:
+    """Return the rows of `lgc-bench` with all trained networks, and others."""
+    runs = [*(run_folder(commands, name) for name in REFERENCES), *others]
+    rows: list[dict[str, Any]] = commands.run(
+        "bench", "lgc-bench", *runs, "--network", FACTORY, "--seconds", setting.seconds
+    )["results"]
+    return rows
