@@ -14,6 +14,13 @@ from .commands import Commands
 FACTORY = f"{Path(__file__).with_name('unet.py')}:build"
 REFERENCES = {**{name: f"peer:{name}" for name in PEERS}, "unet (a user's)": FACTORY}
 """Name -> `--network`."""
+TRAINED = ("miou", "per_class", "pixel_accuracy", "scored_on", "scored_at", "images", "seconds")
+"""Keys of a training's result."""
+BENCH = (
+    *("name", "input", "backend", "precision", "threads", "miou", "fps", "median_ms", "p99_ms", "relative"),
+    *("relative_low", "relative_high", "parameters", "macs", "runs"),
+)
+"""Keys of a row of `lgc-bench`."""
 RESUMED_STEPS = 24
 """Length of the trainings that are compared bit by bit."""
 
@@ -60,11 +67,16 @@ def measure_network(commands: Commands, setting: Setting, name: str, reference: 
     scored = commands.run(f"score {run.name}", "lgc-train", run, *common, "--evaluate")
     exported = commands.run(f"export {run.name}", "lgc-export", run, *common, "--backend", "onnxruntime")
     return {
-        "train": trained,
+        **select(trained, TRAINED),
         "scored_again": scored["miou"],
-        "export": exported,
+        "agreement": exported["files"][0]["agreement"],
         **compare_resumed(commands, run, train),
     }
+
+
+def select(result: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return some keys of a command's result, whose others may name files."""
+    return {key: result[key] for key in keys}
 
 
 def run_folder(commands: Commands, name: str) -> Path:
@@ -93,4 +105,4 @@ def time_networks(commands: Commands, setting: Setting, others: list[Path]) -> l
     rows: list[dict[str, Any]] = commands.run(
         "bench", "lgc-bench", *runs, "--network", FACTORY, "--seconds", setting.seconds
     )["results"]
-    return rows
+    return [select(row, BENCH) for row in rows]
