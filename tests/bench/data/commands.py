@@ -49,13 +49,14 @@ class Commands:
         kept = self._results / f"{name}.json"
         if not kept.exists():
             line = self._line("lgc-train", *arguments, "--out", run)
-            with open(os.devnull, "w") as nowhere:
-                process = subprocess.Popen(line, env=self._environment, stdout=nowhere, stderr=nowhere)
-                end = time.monotonic() + PATIENCE_S
-                while not (run / "train.ckpt").exists() and process.poll() is None and time.monotonic() < end:
-                    time.sleep(0.05)
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+            process = subprocess.Popen(
+                line, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            end = time.monotonic() + PATIENCE_S
+            while not (run / "train.ckpt").exists() and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
             if not (run / "train.ckpt").exists():
                 sys.exit(f"{name}: no checkpoint")
             kept.write_text(json.dumps(len((run / "train.jsonl").read_text().splitlines())))

@@ -65,9 +65,10 @@ def _networks(rows: dict[str, Any] | None) -> list[str]:
 
 def _format_network(name: str, row: dict[str, Any]) -> str:
     random, images = row["agreement"]
+    equal = "yes" if row["resumed_equal"] else "**no**"
     return (
         f"| {name} | {_score(row['miou'])} | {_score(row['scored_again'])} | {_score(row['pixel_accuracy'])} "
-        f"| {row['seconds']:.0f} | {row['killed_at']} of {row['resumed_steps']} | {'yes' if row['resumed_equal'] else '**no**'} "
+        f"| {row['seconds']:.0f} | {row['killed_at']} of {row['resumed_steps']} | {equal} "
         f"| {random['max_abs_diff']:.1e} | {images['max_abs_diff']:.1e} | {images['argmax_agreement_pct']:.3f} % |"
     )
 
