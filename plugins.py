@@ -27,6 +27,8 @@ _PACKAGES = ("lut", "models", "profiler", "report", "search", "tools", "plugins.
 _OWN_SOURCES = tuple(str(Path(__file__).parent / name) for name in _PACKAGES)
 _TORCH_FOLDER = f"{os.sep}site-packages{os.sep}torch{os.sep}"
 
+_folders: dict[Path, None] = {}
+"""Folders of the files that were loaded, on `sys.path` from then on."""
 _loaded: dict[str, None] = {}
 """References of the plugins from `load_plugins`, in order; files are absolute paths."""
 
@@ -50,6 +52,8 @@ class Plugin:
 
 def load_plugin(reference: str) -> Plugin:
     """Import a file or a module, once in a process. Modules are also looked up in the current folder.
+
+    A file imports modules of its own folder, also later, when its functions run.
 
     Raises:
         PluginError: There is no such file or module, or it raises an error; the message has its line.
@@ -130,6 +134,7 @@ def _import_file(path: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # the name ends in .py
     assert spec.loader is not None
+    _add_folder(path.parent)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -139,6 +144,25 @@ def _import_file(path: Path, name: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _add_folder(folder: Path) -> None:
+    """Look modules up in the folder of a file from now on, as Python does for a script, but after all other places.
+
+    Python puts the folder of a script first. Here, a `random.py` or `yaml.py` in it would replace the modules that lgc
+    and torch themselves import.
+
+    Raises:
+        PluginError: A module of another file's folder is loaded under the name of one in this folder.
+    """
+    for other in (other for other in _folders if other != folder):
+        for path in folder.glob("*.py"):
+            source = getattr(sys.modules.get(path.stem), "__file__", None)
+            if source is not None and Path(source) == other / path.name:
+                raise PluginError(f"module {path.stem} is both {source} and {path}: rename one of the two files")
+    _folders[folder] = None
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 @contextmanager
@@ -164,7 +188,23 @@ def _explain_errors(reference: str) -> Iterator[None]:
             ) from error
         raise PluginError(f"cannot load {reference}: {error}") from error
     except Exception as error:
-        raise PluginError(f"cannot load {reference}: {describe_error(error)}") from error
+        raise PluginError(f"cannot load {reference}: {describe_error(error)}{_explain_import(error)}") from error
+
+
+def _explain_import(error: Exception) -> str:
+    """Return how to mend an import that Python cannot make from a file; empty for other errors."""
+    if not isinstance(error, ImportError):
+        return ""
+    if "no known parent package" in str(error):
+        return (
+            "; a file has no package to import from: pass package.module instead of FILE.py, and run the command in "
+            "the folder that holds the package, or name that folder in PYTHONPATH"
+        )
+    for folder in _folders if error.name and error.path else ():
+        own = folder / f"{error.name}.py"
+        if own.is_file() and not own.samefile(str(error.path)):
+            return f"; {own} has the name of a module that is installed: rename it"
+    return ""
 
 
 def describe_error(error: BaseException) -> str:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ..profiler.inference.segmenter import Segmenter
 
 INTERRUPTED = "interrupted: finished files are complete; run the same command again to write all of them again"
+LEGEND_FILE = "legend.png"
+"""Picture of the classes' names and colours, in the output folder."""
 app = new_app()
 
 
@@ -124,7 +126,7 @@ def predict(
         InputOptions(parse_channels("--mean", mean), parse_channels("--std", std), value_range, bgr, layout_name),
         OutputOptions(output_values, threshold),
     )
-    media, errors = list_media(inputs, out, ids=ids, log=say)
+    media, errors = list_media(inputs, out, ids=ids, datasets=list_datasets(inputs), log=say)
     with Segmenter.open(file, device=device, backend=backend, threads=threads, options=options) as segmenter:
         legend = make_legend(segmenter, palette)
         ensure_folder(out)
@@ -135,9 +137,35 @@ def predict(
             painter = Painter(legend, alpha, ids)
             prediction = segment_media(media, segmenter, painter, errors=errors, on_step=on_step, log=say)
         target = str(segmenter.target)
-    result = {**prediction.as_dict(legend), "target": target}
-    emit(result, as_json, *_make_tables(prediction, legend, media, out, target))
+    picture = write_legend(prediction, legend, out) if any(file.clip is None for file in media) else None
+    result = {**prediction.as_dict(legend), "target": target, "legend": None if picture is None else str(picture)}
+    lines = [] if picture is None else [f"legend of the colours: {picture}"]
+    emit(result, as_json, *_make_tables(prediction, legend, media, out, target), *lines)
     return report_errors(prediction.errors)
+
+
+def list_datasets(inputs: Sequence[Path]) -> dict[Path, set[Path]]:
+    """Return the images of the folders that have a `dataset.yaml` or a known layout, and say which they are.
+
+    Raises:
+        FileFormatError: a `dataset.yaml` is invalid.
+        DataError: a list of images has an error.
+    """
+    from ..search.data.description import read_dataset
+    from ..search.data.layouts import detect_layout
+
+    datasets = {}
+    for folder in filter(Path.is_dir, inputs):
+        if not any(folder.glob("dataset.y*ml")) and detect_layout(folder) is None:
+            continue  # read_dataset would read all labels of a folder of images and labels
+        spec = read_dataset(folder)
+        images = {name: [path for path, _ in split.list_images()] for name, split in spec.splits.items()}
+        inside = {path for paths in images.values() for path in paths if path.is_relative_to(folder)}
+        if inside:
+            counts = ", ".join(f"{name} {len(paths)}" for name, paths in images.items() if paths)
+            say(f"{folder} is a dataset ({spec.name}): its images are segmented, not its labels: {counts}")
+            datasets[folder] = inside
+    return datasets
 
 
 def report_errors(errors: Mapping[Path, str]) -> int:
@@ -162,6 +190,20 @@ def make_legend(segmenter: Segmenter, palette: Path | None) -> Legend:
     if legend.dataset and network.class_names is None:
         say(f"{network.where} does not name its {num_classes} classes: those of {legend.dataset} are assumed")
     return legend
+
+
+def write_legend(prediction: Prediction, legend: Legend, out: Path) -> Path:
+    """Write the names and colours of the predicted classes, the largest first, as a picture; return its path."""
+    from ..profiler.inference.painting import Legend, write_png
+    from ..report.overlays import draw_overlays
+
+    ranking = prediction.pixels.most_common()
+    total = sum(prediction.pixels.values())
+    colours = [legend.palette[index] if index < len(legend.palette) else (0, 0, 0) for index, _ in ranking]
+    shown = Legend(tuple(legend.name(index) for index, _ in ranking), tuple(colours))
+    path = out / LEGEND_FILE
+    write_png(draw_overlays([], shown, [f"{100 * count / total:.1f} %" for _, count in ranking]), path)
+    return path
 
 
 def list_legends() -> list[Legend]:

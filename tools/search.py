@@ -37,7 +37,7 @@ from .cli.options import (
     make_range_option,
     make_space_option,
 )
-from .cli.progress import make_step_progress, progress_bar
+from .cli.progress import announce_resumption, make_step_progress, progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -118,13 +118,15 @@ def search(
     from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
     from ..search.results import FrontResult
+    from ..search.runtime.run_folder import is_finished
 
     if not settings["steps"]:
         steps = default_search_steps(data, predictors[0].space, config.batch * count_processes())
         config = config.model_copy(update={"steps": steps})
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
+    finished = is_finished(out, "search")
     with progress_bar() as on_progress:
-        count = make_step_progress("searching", on_progress)
+        count = announce_resumption(make_step_progress("searching", on_progress))
 
         def on_step(step: int, steps: int) -> None:
             _print_all(warnings)
@@ -141,6 +143,8 @@ def search(
             on_step=on_step,
         )
     _print_all(warnings)
+    if finished:
+        say(f"{out} is finished: nothing was searched; for a longer search, choose another --out")
     results = result.front if isinstance(result, FrontResult) else (result,)
     for point in results:
         _warn_if_collapsed(point)

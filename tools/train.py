@@ -36,7 +36,7 @@ from .cli.options import (
     make_device_option,
     parse_size,
 )
-from .cli.progress import make_step_progress, progress_bar
+from .cli.progress import announce_resumption, make_step_progress, progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -178,6 +178,7 @@ def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
 def _train(
     source: RunNetwork, data: Path, out: Path | None, requested: str | None, settings: dict[str, Any]
 ) -> TrainResult:
+    from ..search.runtime.run_folder import is_finished, suggest_longer_training
     from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
@@ -187,18 +188,23 @@ def _train(
         settings["steps"] = default_training_steps(data, batch, settings["train_split"])
     config = TrainConfig(**settings)
     announce_dataset(data)
+    folder = source.choose_folder(out)
+    finished = is_finished(folder, "train")
     with progress_bar() as on_progress:
         evaluating = cache(lambda: make_step_progress("evaluating", on_progress))  # the clock starts at its first image
-        return run_train(
+        result = run_train(
             source,
             data,
             config,
             out=out,
             device=device,
-            on_step=make_step_progress("training", on_progress),
+            on_step=announce_resumption(make_step_progress("training", on_progress)),
             on_score=lambda step, steps: evaluating()(step, steps),
             log=say,
         )
+    if finished:
+        say(f"{folder} is finished: nothing was trained; {suggest_longer_training(folder)}")
+    return result
 
 
 def _evaluate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,6 +15,13 @@ from .video import VIDEO_SUFFIXES, Clip
 
 if TYPE_CHECKING:
     from ...models.images import RGBImage
+
+IMAGE_FOLDER, LABEL_FOLDERS = "images", ("labels", "masks", "annotations")
+"""Name of a folder of images, and of folders of labels next to it."""
+LABEL_ENDINGS = ("annot", "_labels", "_masks")
+"""Endings of a folder of labels next to that of the images, e.g. `trainannot` next to `train`."""
+MAX_FOLDERS = 4
+"""Number of folders in a message."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +70,22 @@ class MediaFile:
 
 
 def list_media(
-    sources: Sequence[Path], out: Path, *, ids: bool, log: Log = print
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    ids: bool,
+    datasets: Mapping[Path, Collection[Path]] | None = None,
+    log: Log = print,
 ) -> tuple[list[MediaFile], dict[Path, str]]:
     """List files as given and folders recursively, and check that every output path is free to use.
+
+    Folders of labels inside a folder are skipped, e.g. `masks/` next to `images/`, or `trainannot/` next to `train/`.
 
     Args:
         sources: images, videos and folders.
         out: output folder; its files are skipped where it is inside a source folder.
         ids: True if class ids are written too.
+        datasets: images of the folders that are datasets; their other files are skipped.
         log: receives remarks on skipped files.
 
     Returns:
@@ -80,7 +96,11 @@ def list_media(
         UsageError: two inputs have the same output path, an output would overwrite an input, or `out` holds inputs.
         BackendUnavailableError: PyAV is not installed, and a source is a video.
     """
-    stems = {path: stem for source in sources for path, stem in _list_files(source, out, log)}
+    stems = {
+        path: stem
+        for source in sources
+        for path, stem in _list_files(source, out, None if datasets is None else datasets.get(source), log)
+    }
     media: list[MediaFile] = []
     errors: dict[Path, str] = {}
     for path, stem in stems.items():
@@ -122,8 +142,8 @@ def _check_outputs(media: Sequence[MediaFile], inputs: Collection[Path], ids: bo
                 raise UsageError(f"output {output} would overwrite an input: choose another --out")
 
 
-def _list_files(source: Path, out: Path, log: Log) -> Iterator[tuple[Path, Path]]:
-    """Yield the files of a source with the stems of their outputs; skip files in the output folder."""
+def _list_files(source: Path, out: Path, chosen: Collection[Path] | None, log: Log) -> Iterator[tuple[Path, Path]]:
+    """Yield the files of a source, or those `chosen` in it, with their outputs' stems; skip outputs and labels."""
     from ...models.images import list_folder
 
     folder, target = (source.parent if source.is_file() else source).resolve(), out.resolve()
@@ -138,8 +158,30 @@ def _list_files(source: Path, out: Path, log: Log) -> Iterator[tuple[Path, Path]
     )
     if others:
         log(_describe_skipped(source, Counter(path.suffix.lower() or "no extension" for path in others)))
-    for path in images:
+    labels = [path for path in images if (_is_label(path, source) if chosen is None else path not in chosen)]
+    if labels:
+        folders = ", ".join(sorted({f"{path.parent.relative_to(source)}/" for path in labels})[:MAX_FOLDERS])
+        kind = "labels" if chosen is None else "not its images"
+        log(f"skipped in folder {source}, {kind}: {len(labels)} in {folders}")
+    if len(labels) == len(images):
+        raise DataError(f"folder {source} has labels only, no images: to segment them, name the folder of the files")
+    for path in sorted({*images}.difference(labels)):
         yield path, out / path.relative_to(source).with_suffix("")
+
+
+def _is_label(path: Path, source: Path) -> bool:
+    """Return True if a folder between a source and a file has labels."""
+    return any(_has_labels(folder) for folder in path.parents if folder != source and folder.is_relative_to(source))
+
+
+@cache
+def _has_labels(folder: Path) -> bool:
+    """Return True for a folder of labels: by its name, and by that of the images' folder next to it."""
+    name = folder.name.lower()
+    if name in LABEL_FOLDERS:
+        return (folder.parent / IMAGE_FOLDER).is_dir()
+    stems = (folder.name[: -len(ending)] for ending in LABEL_ENDINGS if name.endswith(ending))
+    return any(stem and (folder.parent / stem).is_dir() for stem in stems)
 
 
 def _describe_skipped(folder: Path, counts: Counter[str]) -> str:

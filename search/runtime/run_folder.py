@@ -23,6 +23,20 @@ OnStep = Callable[[int, int], None]
 StageResult = TypeVar("StageResult", bound=Result)
 
 
+def is_finished(path: Path, stage: str) -> bool:
+    """Return True if a run folder has the result of a stage, `search` or `train`."""
+    return _name_result(path, stage).exists()
+
+
+def suggest_longer_training(path: Path) -> str:
+    """Return how to train the weights of a run folder further."""
+    return f"to train its weights further: --init {path / WEIGHTS_FILE} --out NEW"
+
+
+def _name_result(path: Path, stage: str) -> Path:
+    return path / f"{stage}-result.json"
+
+
 class RunFolder:
     """One stage (`search` or `train`) in a run folder.
 
@@ -63,7 +77,7 @@ class RunFolder:
 
     @property
     def _result_file(self) -> Path:
-        return self.path / f"{self.stage}-result.json"
+        return _name_result(self.path, self.stage)
 
     def read_result(self, kind: type[StageResult]) -> StageResult | None:
         """Return the stage's result; None until it is finished.
@@ -110,7 +124,10 @@ def _require_same_settings(config: Path, settings: Mapping[str, JsonValue]) -> N
         if stored.get(key) != requested.get(key)
     ]
     if differences:
+        is_trained = config.stem == "train" and (config.parent / WEIGHTS_FILE).exists()
         raise OutputError(
             f"{config.parent} holds a different run ({'; '.join(differences)}): "
             f"repeat its settings to resume it, or choose another folder with --out"
+            + f"; {suggest_longer_training(config.parent)}"
+            * (is_trained and stored.get("steps") != requested.get("steps"))
         )

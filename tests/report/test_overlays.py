@@ -5,7 +5,7 @@ import pytest
 
 from lgc.models.palettes import distinct_palette
 from lgc.profiler.inference.painting import Legend
-from lgc.report.overlays import CELL, Overlay, draw_overlays
+from lgc.report.overlays import CELL, INK, Overlay, draw_overlays
 
 LEGEND = Legend(("road", "sky"), ((200, 0, 0), (0, 0, 200)))
 
@@ -20,7 +20,7 @@ def fit(height, width, label=0, legend=LEGEND):
 
 @pytest.mark.parametrize(
     ("size", "fitted"),
-    [((480, 640), (240, 320)), ((2000, 100), (240, 12)), ((1, 9000), (1, 320)), ((50, 60), (200, 240))],
+    [((480, 640), (240, 320)), ((2000, 100), (240, 12)), ((1, 9000), (1, 320)), ((50, 60), (240, 288))],
 )
 def test_image_is_fitted_into_a_cell(size, fitted):
     assert fit(*size).shape == (*fitted, 3)
@@ -31,14 +31,18 @@ def test_classes_are_blended_over_the_image():
     assert fit(50, 60, 1)[0, 0].tolist() == PAINTED[::-1]
 
 
-def test_ignored_pixels_are_not_painted():
-    assert (fit(50, 60, 255) == 100).all()
+def test_ignored_pixels_are_hatched():
+    values, counts = np.unique(fit(48, 64, 255), return_counts=True)
+    assert values.tolist() == [0, 100, 255]
+    assert counts.argmax() == 1
 
 
-def test_small_labels_stay_sharp():
+def test_borders_of_classes_are_outlined():
+    legend = Legend(("wall", "fog"), ((100, 100, 100), (100, 100, 100)))
     labels = np.array([[0, 1]], np.uint8)
-    picture = Overlay.fit("a", np.full((1, 2, 3), 100, np.uint8), labels, LEGEND).picture
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 2
+    picture = Overlay.fit("a", np.full((1, 2, 3), 100, np.uint8), labels, legend).picture
+    assert (picture != 100).any(-1).sum(1).tolist() == [1] * len(picture)
+    assert (picture[:, picture.shape[1] // 2 - 1] == INK).all()
 
 
 def test_page_has_pictures_and_legend():
@@ -47,7 +51,7 @@ def test_page_has_pictures_and_legend():
     colours = {tuple(colour) for colour in page.reshape(-1, 3).tolist()}
     assert {*LEGEND.palette, tuple(PAINTED), (255, 255, 255)} <= colours
     painted = (page == PAINTED).all(-1)
-    assert painted.sum() == 5 * 200 * 240
+    assert painted.sum() == 5 * 240 * 288
     assert page.shape[1] > 4 * CELL[0]
 
 
@@ -65,3 +69,16 @@ def test_names_in_any_script_are_drawn():
 
 def test_page_without_pictures_has_a_legend():
     assert draw_overlays([], LEGEND, ["", "", ""]).size
+
+
+def test_rows_are_as_high_as_their_pictures():
+    wide = Overlay("a.png", fit(100, 200))
+    assert len(draw_overlays([wide] * 5, LEGEND, ["", ""])) < len(
+        draw_overlays([wide, Overlay("b", fit(50, 60))] * 3, LEGEND, ["", ""])
+    )
+
+
+def test_legend_lists_ignored_pixels_with_a_note():
+    with_ignored, without = (draw_overlays([], LEGEND, [""] * count) for count in (3, 2))
+    assert (with_ignored == 150).all(-1).any()
+    assert not (without == 150).all(-1).any()

@@ -183,6 +183,9 @@ def test_killed_command_resumes_bit_identically(street, scenes, tmp_path, call):
     for name in ("cut", "whole"):
         done = call("lgc-search", *options, "--out", tmp_path / name)
         assert done.code == 0, done.err
+        assert ("resumed at step " in done.err) == (name == "cut")
+    done = call("lgc-search", *options, "--out", tmp_path / "cut")
+    assert f"{tmp_path}/cut is finished: nothing was searched; for a longer search, choose another --out" in done.err
     require_equal_runs(tmp_path / "whole", tmp_path / "cut")
 
 

@@ -25,6 +25,7 @@ from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.inference.segmenter import Segmenter
 from lgc.profiler.inference.video import Clip
 from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE
+from lgc.search.data.synthetic.writers import write_scenes
 
 from ..profiler.inference.graphs import SIZE, list_halves, make_halves, make_value, write_copy
 
@@ -84,7 +85,8 @@ def test_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
     result = json.loads(done.out)
     stems = ("a", "deep/a", "deep/er/b.v2")
     names = {f"{stem}-{kind}.png" for stem in stems for kind in ("mask", "overlay", "ids")}
-    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names
+    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {*names, "legend.png"}
+    assert result["legend"] == str(out / "legend.png")
     assert sorted(result["files"]) == sorted(str(out / name) for name in names)
     assert result["images"] == 3
     assert list(result["classes"]) == list(CAMVID_CLASSES)
@@ -107,10 +109,23 @@ def test_repeated_command_writes_identical_files(call, file, photos, tmp_path):
     out = photos / "predicted"
     calls = [call("lgc-predict", file, photos, "--out", out) for _ in range(2)]
     assert [done.code for done in calls] == [0, 0], calls[1].err
-    assert len(list(out.rglob("*.png"))) == 6, "outputs of the first call are not inputs of the second"
+    assert len(list(out.rglob("*-*.png"))) == 6, "outputs of the first call are not inputs of the second"
     assert f"3 images; 6 files written to {out}" in calls[1].out
     refused = call("lgc-predict", file, out, "--out", out)
     assert "holds the input images" in refused.refusal("lgc-predict")
+
+
+def test_dataset_is_segmented_without_its_labels(call, file, tmp_path):
+    out = tmp_path / "out"
+    scenes = tmp_path / "scenes"
+    write_scenes(scenes, "camvid-segnet", {"train": 2, "val": 1}, (32, 48), 0)
+    done = call("lgc-predict", file, scenes, "--out", out, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["images"] == 3
+    assert (
+        f"{scenes} is a dataset (camvid-segnet): its images are segmented, not its labels: train 2, val 1" in done.err
+    )
+    assert not list(out.rglob("*annot*"))
 
 
 def test_output_beside_input_is_rejected(call, file, photos):
@@ -196,7 +211,7 @@ def test_damaged_input_keeps_complete_files_only(call, file, photos, tmp_path):
     done = call("lgc-predict", file, photos, "--out", out)
     assert done.code == 1
     assert f"not segmented: 1 file\ncannot read image {broken}: truncated or damaged" in done.err
-    assert len([path for path in out.rglob("*") if path.is_file()]) == 6
+    assert len([path for path in out.rglob("*-*") if path.is_file()]) == 6
 
 
 def test_truncated_video_is_reported(call, file, tmp_path, monkeypatch):
@@ -254,7 +269,7 @@ def test_photo_folder_with_bad_files(call, file, photos, tmp_path, monkeypatch):
     assert huge.startswith(f"cannot read image {photos}/huge.png: too large: 20200 pixels")
     assert text == f"cannot read image {photos}/text.jpg: it is text that begins with 'text'"
     assert json.loads(done.out)["failed"] == {line.split()[3][:-1]: line for line in (empty, huge, text)}
-    assert len(list(out.rglob("*.png"))) == 6
+    assert len(list(out.rglob("*-*.png"))) == 6
 
 
 def test_single_bad_file_exits_with_2(call, file, photos, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .console import is_first_process
+from .console import is_first_process, say
 
 if TYPE_CHECKING:
     from ...profiler.timing.observer import RoundProgress
@@ -62,6 +62,20 @@ def make_step_progress(label: str, on_progress: Callable[[RoundProgress], None])
         on_progress(RoundProgress(label, step / steps, left))
 
     return on_step
+
+
+def announce_resumption(on_step: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Return a callback that says, before its first call of `on_step`, at which step a run is resumed."""
+    is_first = True
+
+    def announce(step: int, steps: int) -> None:
+        nonlocal is_first
+        if is_first and step > 1:
+            say(f"resumed at step {step - 1} of {steps}")
+        is_first = False
+        on_step(step, steps)
+
+    return announce
 
 
 def make_item_progress(label: str, total: int, on_progress: Callable[[RoundProgress], None]) -> Callable[[], None]:

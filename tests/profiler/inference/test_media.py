@@ -44,6 +44,42 @@ def test_outputs_inside_a_source_are_skipped(photos):
     assert len(media) == 3
 
 
+@pytest.mark.parametrize(
+    ("names", "images"),
+    [
+        (("images/1.png", "Masks/1.png", "labels/x/1.png"), ["images/1.png"]),
+        (("a/train/1.png", "a/trainannot/1.png", "a/val_labels/1.png"), ["a/train/1.png", "a/val_labels/1.png"]),
+        (("masks/1.png", "annot/1.png"), ["annot/1.png", "masks/1.png"]),
+    ],
+)
+def test_folders_of_labels_are_skipped(tmp_path, names, images):
+    folder, lines = tmp_path / "data", list[str]()
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / name)
+    media, _ = list_media([folder], tmp_path / "out", ids=False, log=lines.append)
+    assert [str(file.path.relative_to(folder)) for file in media] == images
+    assert [f"skipped in folder {folder}, labels: " in line for line in lines] == [True] * (len(names) > len(images))
+
+
+def test_only_images_of_a_dataset_are_listed(photos, tmp_path):
+    lines = list[str]()
+    media, _ = list_media(
+        [photos], tmp_path / "out", ids=False, datasets={photos: {photos / "deep/a.jpg"}}, log=lines.append
+    )
+    assert [file.path for file in media] == [photos / "deep/a.jpg"]
+    assert f"skipped in folder {photos}, not its images: 2 in ./, deep/er/" in lines
+
+
+def test_folder_of_labels_is_segmented_by_name(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "masks/1.png")
+    assert len(list_media([tmp_path / "masks"], tmp_path / "out", ids=False)[0]) == 1
+    with pytest.raises(DataError, match="has labels only"):
+        list_media([tmp_path], tmp_path / "out", ids=False, log=ignore)
+
+
 def test_shared_and_overwritten_outputs_are_rejected(photos, tmp_path):
     (tmp_path / "a.png").write_bytes((photos / "a.png").read_bytes())
     with pytest.raises(UsageError, match="have the same output files"):
