@@ -157,6 +157,15 @@ def test_gpu_recipe_names_the_profiled_table(recipe, call, monkeypatch):
     assert recipe["lgc-search"]["lut"] == [Path(call(*command).refusal("lgc-profile"))]
 
 
+def test_commands_for_own_data_are_valid():
+    (console,) = blocks("console")
+    commands = [shlex.split(line[2:]) for line in console.splitlines() if line.startswith("$ ")]
+    assert [name for name, *_ in commands] == ["lgc-data", "lgc-profile", "lgc-search", "lgc-train", "lgc-export"]
+    options = {name: parse_options([name, *rest]) for name, *rest in commands[1:]}
+    assert options["lgc-search"]["lut"] == [options["lgc-profile"]["out"]]
+    assert options["lgc-search"]["out"] == options["lgc-train"]["source"] == options["lgc-export"]["source"]
+
+
 def test_readme_commands_and_make_targets_exist():
     commands = "\n".join(blocks("")) + "\n".join(blocks("sh"))
     for name in set(re.findall(r"\blgc-[a-z]+", commands)):

@@ -15,7 +15,7 @@ from lgc.models.space.settings import Fusion, SpaceSettings, Stem
 from .test_docs import ROOT, blocks, parse_options, plain_commands
 
 PAGE = (ROOT / "docs" / "spaces.md").read_text()
-SHORT = {"lgc-profile": "--rounds 2 --networks 0 --backend torch --context isolated", "lgc-lut": ""}
+SHORT = {"lgc-profile": "--rounds 4 --networks 0 --backend torch --context isolated", "lgc-lut": ""}
 
 
 def test_example_runs_and_prints_what_is_shown(tmp_path, monkeypatch, call, capfd):
