@@ -163,7 +163,7 @@ class ModuleSource:
 
     Attributes:
         name: Name of the operator.
-        digest: Digest of the source file of the factory, and the factory's name.
+        digest: Function from a spec to the digest of what its modules compute.
         factory: Function from a spec to a module.
         macs: Function from a spec to the multiply-accumulates of one image.
         parameters: Function from a spec to the number of parameters.
@@ -171,7 +171,7 @@ class ModuleSource:
     """
 
     name: str
-    digest: str
+    digest: Callable[[OpSpec], str]
     factory: Callable[[OpSpec], Any]
     macs: Callable[[OpSpec], int]
     parameters: Callable[[OpSpec], int]
@@ -330,7 +330,7 @@ def _layer_footprint(layer: Layer, shape: Shape) -> Footprint:
 def describe_layer(layer: Layer) -> str:
     """Return a layer as text, without the fields that have their default; layers of equal text compute the same."""
     if isinstance(layer, Module):
-        return f"Module({layer.source.name}, {layer.source.digest})"
+        return f"Module({layer.source.digest(layer.spec)})"
     parts = []
     for field in fields(layer):
         value = getattr(layer, field.name)

@@ -185,7 +185,7 @@ def find_footprint(spec: OpSpec) -> Footprint | None:
 
 
 def recipe_digest(spec: OpSpec) -> str:
-    """Return the digest of the layers of `spec`, 12 hexadecimal digits: of a module, that of its source file."""
+    """Return the digest of the layers of `spec`, 12 hexadecimal digits: of a module, that of what it computes."""
     return hash_text(describe_layers(get_recipe(spec)))
 
 
@@ -234,9 +234,9 @@ def is_first_recipe(name: str) -> bool:
     return name in FIRST_RECIPES and identify_operator(get_operator(name)) == FIRST_RECIPES[name]
 
 
-def identify_custom_operators(names: Iterable[str]) -> dict[str, str]:
-    """Return the digest of each of these operators that is not one of lgc 0.1; see `FIRST_RECIPES`."""
-    return {name: identify_operator(get_operator(name)) for name in sorted(set(names)) if not is_first_recipe(name)}
+def list_custom_recipes(specs: Iterable[OpSpec]) -> dict[str, str]:
+    """Return the digest of each spec's recipe by key, without the operators of lgc 0.1; see `FIRST_RECIPES`."""
+    return {str(spec): recipe_digest(spec) for spec in specs if not is_first_recipe(spec.operator)}
 
 
 def digest_recipes(specs: Iterable[OpSpec]) -> dict[str, str]:
@@ -245,9 +245,8 @@ def digest_recipes(specs: Iterable[OpSpec]) -> dict[str, str]:
     The fingerprint of a space includes it, so that a changed recipe changes the fingerprint.
     """
     digests: dict[str, dict[str, str]] = {}
-    for spec in specs:
-        if not is_first_recipe(spec.operator):
-            digests.setdefault(spec.operator, {})[str(spec)] = recipe_digest(spec)
+    for key, digest in list_custom_recipes(specs).items():
+        digests.setdefault(OpSpec.parse(key).operator, {})[key] = digest
     return {name: hash_text(repr(sorted(rows.items()))) for name, rows in sorted(digests.items())}
 
 
