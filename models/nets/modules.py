@@ -86,7 +86,7 @@ class _CheckedFactory:
         """Return a module of `spec`.
 
         Raises:
-            PluginError: The factory fails, its module is unusable, or computes something else than others of the spec.
+            PluginError: The factory fails, its module is unusable, or does not compute what others of the spec do.
         """
         expected = self._find_computation(spec)
         module = self._build(spec)

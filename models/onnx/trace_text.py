@@ -36,7 +36,7 @@ def describe_computation(module: nn.Module, input_shape: tuple[int, ...]) -> tup
     weights = (f"weight {name} {_describe_shape(tensors[name])}" for name in sorted(tensors))
     first, second, third = (_describe_run(copied, input_shape) for _ in range(3))
     if difference := find_difference(second, third):
-        raise PluginError(f"runs in evaluation mode differ: {difference}: let nothing but shapes decide")
+        raise PluginError(f"runs in evaluation mode differ: {difference}: only shapes may decide what is computed")
     return (*weights, *first, *(second if second != first else ()))
 
 

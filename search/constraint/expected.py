@@ -78,8 +78,8 @@ class ExpectedCost(nn.Module):
                 [choices] for each decision. Checking them synchronises with the device once.
 
         Raises:
-            UsageError: there are more or fewer decisions, one has another number of choices, or its values are no
-                probabilities: negative, not finite, or with another sum than 1.
+            UsageError: there are more or fewer decisions, one has another number of choices, or its values are negative,
+                not finite, or do not sum to 1.
         """
         p = self._stack(probabilities)
         self._check(p.detach())
@@ -114,6 +114,6 @@ class ExpectedCost(nn.Module):
             row = int((~valid).nonzero()[0])
             values = ", ".join(f"{value:.4g}" for value in p[row].tolist())
             raise UsageError(
-                f"decision {self.decisions[row].name}: [{values}] are no probabilities of {int(self.mask[row].sum())} "
-                "choices, which are at least 0 and sum to 1: pass torch.softmax(alpha, dim=-1), not parameters"
+                f"decision {self.decisions[row].name}: [{values}] is not a distribution over its "
+                f"{int(self.mask[row].sum())} choices (at least 0, sum 1): pass torch.softmax(alpha, dim=-1), not alpha"
             )

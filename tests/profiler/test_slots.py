@@ -88,14 +88,14 @@ class TestOperators:
     )
     def test_values_must_be_probabilities(self, table, row):
         p = torch.tensor([[1.0, 0.0, 0.0], row, [0.2, 0.3, 0.5]])
-        with pytest.raises(UsageError, match=r"decision block1: \[.*\] are no probabilities .*: pass torch.softmax"):
+        with pytest.raises(UsageError, match=r"decision block1: \[.*\] is not a distribution .*: pass torch.softmax"):
             ExpectedCost(table, SLOTS)(p)
 
     def test_mass_beyond_the_choices_is_refused(self, table):
         latency = ExpectedCost.from_cost(
             Cost("ms", "", 0.0, np.zeros((2, 3)), {}), (Decision("a", ("x", "y", "z")), Decision("b", ("x", "y")))
         )
-        with pytest.raises(UsageError, match=r"decision b: .* no probabilities of 2 choices"):
+        with pytest.raises(UsageError, match=r"decision b: .* not a distribution over its 2 choices"):
             latency(torch.tensor([[0.2, 0.3, 0.5], [0.5, 0.5, 0.3]]))
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.int64])
