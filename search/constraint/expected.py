@@ -78,8 +78,8 @@ class ExpectedCost(nn.Module):
                 [choices] for each decision. Checking them synchronises with the device once.
 
         Raises:
-            UsageError: there are more or fewer decisions, one has another number of choices, or its values are negative,
-                not finite, or do not sum to 1.
+            UsageError: there are more or fewer decisions, one has another number of choices, or its values are
+                negative, not finite, or do not sum to 1.
         """
         p = self._stack(probabilities)
         self._check(p.detach())
