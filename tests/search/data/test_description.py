@@ -172,7 +172,7 @@ def test_normalisation_pads_with_its_mean(describe: Path) -> None:
         (
             "name: street",
             "name: street\nnormalisation: {mean: [124, 116, 104], std: [58, 57, 57], range: 0..1}",
-            "mean 124 is not in the range 0..1",
+            "mean 124 is not of the range 0..1: write mean and std of one range, perhaps 0..255",
         ),
         (
             "name: street",
