@@ -350,12 +350,12 @@ def _list_class_remarks(spec: DatasetSpec, splits: Sequence[SplitCheck]) -> list
 
 def _list_unused_labels(spec: DatasetSpec, matched: Mapping[str, Matches]) -> list[str]:
     """Return a remark on each pattern of labels that has files which belong to no image of any split."""
-    used = {path for matches in matched.values() for _, path in matches}
+    used = {path.with_suffix("") for matches in matched.values() for _, path in matches}
     remarks = dict[str, None]()
     for name in matched:
         for labels in spec.splits[name].labels:
             files = labels.files.list_files()
-            unused = [path for path in files if path not in used]
+            unused = [path for path in files if path.with_suffix("") not in used]
             if 0 < len(unused) < len(files):  # all of them: another form of the labels
                 text = f"labels in {labels.files} without an image in any split: {len(unused)}, e.g. {unused[0].name}"
                 remarks[text] = None

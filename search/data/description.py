@@ -135,7 +135,7 @@ class DatasetSpec:
         texts = [
             f"{split}: {text}" for split, part in labels.items() for text in list_suspicions(part, self.num_classes)
         ]
-        if not self.digest:
+        if not (texts or self.digest):
             texts += list_few_classes([label for part in labels.values() for label in part], self.classes)
         return [f"warning: {self.name}: {text}" for text in texts]
 

@@ -80,8 +80,8 @@ def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[st
     if seen and seen <= train_ids and share > MOSTLY:
         return [
             f"its labels hold 0-{num_classes - 1} and 255 only, as train ids do, but are read as {name}: "
-            f"{100 * share:.0f} % of the pixels are ignored; for train ids, write `values: 0-{num_classes - 1}` and "
-            "`ignore: 255` into a dataset.yaml (docs/datasets.md)"
+            f"{100 * share:.0f} % of the pixels are ignored; train ids need `values: 0-{num_classes - 1}` and "
+            "`ignore: 255` in a dataset.yaml (docs/datasets.md)"
         ]
     part = [label for label in labels if {*label.values} <= train_ids and _looks_like_train_ids(label)]
     if part:

@@ -21,8 +21,8 @@ MAX_LIKELY = 64
 """Number of classes above which labels may have been resized or compressed."""
 RARE_SHARE, MIN_RARE = 0.005, 3
 """Share of the pixels below which a class is rare; number of rare classes, and half of all, that may be mixtures."""
-MASK_RATIO = 5
-"""Pixels of 255 per pixel of the values between 0 and 255 from which these look like the edges of a mask."""
+MIN_GREY = 64
+"""Label value from which few classes look like greys, of which 255 is one."""
 _HEAD = 64
 """Bytes of a file that show its compression."""
 
@@ -164,8 +164,11 @@ def _number_values(pixels: Mapping[int, int], palette: Mapping[int, int], paths:
     if ignored:
         share = 100 * pixels[IGNORE] / sum(pixels.values())
         notes.append(f"label value 255 is ignored, {share:.1f} % of the pixels")
-        if pixels[IGNORE] > MASK_RATIO * sum(pixels[value] for value in classes if 0 < value < IGNORE):
-            notes.append("the values between 0 and 255 are rare: if 255 is a class, add it, and write `ignore: []`")
+        if classes[-1] >= max(MIN_GREY, 2 * len(classes)):
+            notes.append(
+                f"{len(classes)} label values up to {classes[-1]} look like greys: if 255 is a class too, add it and "
+                "write `ignore: []`; if the others are its edges, the labels were resized or compressed"
+            )
     if values[-1] > IGNORE:
         notes.append(f"label values up to {values[-1]}: if they number objects, join those of a class by `map`")
     return CollectedClasses(fields, f"of label values {format_values(classes)} in {len(paths)} labels", tuple(notes))

@@ -262,3 +262,97 @@ def test_own_classes_in_segnets_folders(tmp_path: Path, ending: str, monkeypatch
     )
     (tmp_path / "own/dataset.yaml").write_text("extends: camvid-segnet\n")
     assert read_dataset(tmp_path / "own").num_classes == 11
+
+
+def test_classes_are_named_by_their_values(own: Path) -> None:
+    write_label(own / "labels/a.png", [0, 1, 3, 4])
+    assert read_dataset(own).classes == ("value 0", "value 1", "value 3", "value 4")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("images/train/a", "images/val/b", "images/validation/c"), "images has val and validation, both for val"),
+        (("val/images/a", "valid/images/b"), "own has val and valid, both for val"),
+        (("train/images/a", "images/b"), "own has images/ and train/images/"),
+    ],
+)
+def test_two_candidates_for_a_split_are_refused(own: Path, files: tuple[str, ...], message: str) -> None:
+    for name in files:
+        write_label(own / f"{name.replace('images', 'labels')}.png", [0, 1])
+    with pytest.raises(DataError, match=message):
+        read_dataset(own)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        (("train.txt", "val.txt", "splits/val.txt"), r"val\.txt and splits/val\.txt, both for val"),
+        (("train.lst", "train.txt"), r"train\.txt and train\.lst, both for train"),
+        (("test.txt",), r"lists test\.txt, and the folders train in images/"),
+    ],
+)
+def test_contradicting_lists_are_refused(own: Path, lists: tuple[str, ...], message: str) -> None:
+    write_label(own / "labels/train/a.png", [0, 1])
+    for name in lists:
+        (own / name).parent.mkdir(exist_ok=True)
+        (own / name).write_text("train/a.png\n")
+    with pytest.raises(DataError, match=message):
+        read_dataset(own)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("form", ["{}/images", "{}"])
+def test_split_without_labels_is_refused(own: Path, split: str, form: str) -> None:
+    labels = "train/labels" if "/" in form else "trainannot"
+    for folder in (form.format("train"), form.format(split)):
+        (own / folder).mkdir(parents=True)
+        Image.new("RGB", (2, 1)).save(own / folder / f"{split}.png")
+    (own / labels).mkdir()
+    Image.fromarray(np.array([[0, 1]], np.uint8)).save(own / labels / f"{split}.png")
+    if split == "test":
+        assert [pair.label for pair in read_dataset(own).pairs("test")] == [None]
+    else:
+        with pytest.raises(DataError, match="move it away, or write a dataset"):
+            read_dataset(own)
+
+
+@pytest.mark.parametrize(
+    ("form", "other"),
+    [("labels/{}", "images/night/x.png"), ("labels/{}", "images/x.png"), ("{}/labels", "night/images/x.png")],
+)
+def test_images_in_no_split_are_said(own: Path, form: str, other: str) -> None:
+    for name in ("train", "val", "night"):
+        write_label(own / form.format(name) / "x.png", [0, 1])
+    if other == "images/x.png":
+        (own / "images/night/x.png").rename(own / other)
+    assert f"own: images in no split: 1, e.g. {other}" in read_dataset(own).remarks
+
+
+@pytest.mark.parametrize(("form", "kind"), [("JPEG", "JPEG"), ("WEBP", "lossy WebP")])
+def test_lossy_labels_are_known_by_content(own: Path, form: str, kind: str) -> None:
+    write_label(own / "labels/a.png", [0, 255])
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert("RGB").save(own / "labels/a.png", form)
+    with pytest.raises(DataError, match=rf"a\.png is a {kind} file, whose compression alters"):
+        read_dataset(own)
+
+
+SMOOTH = np.repeat([0, 128, 64, 255, 200, 100], [500, 1, 1, 200, 1, 1]).tolist()
+MIXED = [(value, 0, 0) for value in np.repeat([0, 128, 64, 32, 255], [500, 1, 1, 1, 200]).tolist()]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (SMOOTH, "5 label values up to 200 look like greys: if 255 is a class too, add it"),
+        (SMOOTH, "4 of 5 classes have less than 0.5 % of the pixels each: if the labels were resized"),
+        (MIXED, "3 of 5 classes have less than 0.5 % of the pixels each: if the labels were resized"),
+        ([7, 24001, 24002, 26001], "label values up to 26001: if they number objects"),
+        ([0, 1, 2, 255], ""),
+        ([*range(150), 255], ""),
+    ],
+)
+def test_doubtful_values_are_said(own: Path, values: Values, text: str) -> None:
+    write_label(own / "labels/a.png", values)
+    doubts = [r for r in read_dataset(own).remarks if any(w in r for w in ("greys: if", "less than", "number objects"))]
+    assert any(line.startswith(f"own: {text}") for line in doubts) if text else not doubts

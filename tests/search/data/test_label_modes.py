@@ -227,7 +227,9 @@ def test_train_ids_in_place_of_ids_are_said(tmp_path: Path) -> None:
         Image.fromarray(inverse[np.asarray(Image.open(pair.label))]).save(pair.label)
     (remark,) = read_dataset(tmp_path).remarks
     share = np.mean([(load_dataset(tmp_path, "train")[index][1] == 255).float().mean() for index in range(3)])
-    assert remark.startswith("warning: cityscapes: train: its labels hold 0-18 and 255 only, as train ids do, but are read as")
+    assert remark.startswith(
+        "warning: cityscapes: train: its labels hold 0-18 and 255 only, as train ids do, but are read as"
+    )
     assert f"{100 * share:.0f} % of the pixels are ignored" in remark
 
 
