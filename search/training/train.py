@@ -89,7 +89,7 @@ def train(
     if run.active and (changed := run.find_newer(_list_files(dataset, validation))) is not None:
         log(
             f"warning: {changed} has changed since this training began: if its content has, train in another folder "
-            "with --out, or score the weights anew with --evaluate"
+            "with --out, or score its weights with --evaluate"
         )
     if (finished := fabric.broadcast(run.read_result(TrainResult) if run.active else None)) is not None:
         return replace(finished, weights=run.path / WEIGHTS_FILE)

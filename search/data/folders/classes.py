@@ -61,7 +61,7 @@ def _summarise(path: Path) -> _Content:
 
 
 def _require_lossless(path: Path) -> None:
-    """Check by its content, whatever its name, that a file is no JPEG and no lossy WebP.
+    """Check by its content, whatever its name, that a file is neither a JPEG nor a lossy WebP.
 
     Raises:
         DataError: It is.
