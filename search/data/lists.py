@@ -43,7 +43,8 @@ def read_list(listing: Path, root: Path, images: FilePattern | None) -> list[Lis
         where = f"{listing}, line {number}"
         paths, label = _parse_line(line, root, images)
         if not paths:
-            raise DataError(f"{where}: no image {line!r} in {images.folder if images else root}")
+            hint = "; before a label, an image needs its suffix" if _GAP.search(line) else ""
+            raise DataError(f"{where}: no image {line!r} in {images.folder if images else root}{hint}")
         if len(paths) > 1:
             raise DataError(f"{where}: {line!r} may be {' or '.join(path.name for path in paths)}: write the suffix")
         if paths[0] in entries:

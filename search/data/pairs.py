@@ -92,7 +92,7 @@ class Split:
         if self.lists:
             return f"the list {self.lists[0].relative_to(self.root)}"
         if self.share is not None:
-            return f"its share of {self.images} (drawn by seed {self.seed}; of few images, another seed may give some)"
+            return f"its share of {self.images}, drawn by seed {self.seed} (another seed may give some),"
         return self.source or str(self.images)
 
     def exists(self) -> bool:

@@ -55,8 +55,8 @@ class Coding:
 
     @cached_property
     def has_greys(self) -> bool:
-        """True if a colour is grey, so that labels with one channel may hold colours."""
-        return any(colour % _GREY == 0 for colour in self.colours)
+        """True if several classes have a grey, so that labels with one channel may hold colours."""
+        return len({index for colour, index in self.colours.items() if colour % _GREY == 0} - {IGNORE}) > 1
 
     @cached_property
     def sorted_colours(self) -> tuple[Values, npt.NDArray[np.int16]]:
@@ -183,7 +183,7 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
     """
     if raw.is_coloured or coding.kind == "indices":
         return raw
-    if raw.palette is None and (coding.kind == "palette" or not coding.has_greys):
+    if raw.palette is None and (coding.kind == "palette" or not (coding.kind or coding.has_greys)):
         return raw
     used = np.unique(raw.values)
     palette = np.arange(0, 256, raw.grey_step) * _GREY if raw.palette is None else raw.palette
@@ -201,7 +201,8 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
             raise DataError(f"{raw.path} contains the value {int(used[-1])}, its palette {len(palette)} colours")
         kind = "indices" if raw.palette is None and not has_colours else "colours"
     elif is_grey:
-        kind = None if has_colours and _UNKNOWN not in by_value and by_value != by_colour else "indices"
+        is_doubtful = coding.has_greys and has_colours and _UNKNOWN not in by_value and by_value != by_colour
+        kind = None if is_doubtful else "indices"
     else:
         kind = _choose_kind(by_value, by_colour, colours.tolist(), Counter(palette.tolist()))
         kind = None if kind == "colours" and not has_colours else kind
