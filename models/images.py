@@ -122,11 +122,11 @@ def check_image(path: Path) -> None:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the header of an image file says.
+    """Content of an image file's header.
 
     Attributes:
-        size: Height and width of the stored pixels.
-        orientation: EXIF orientation, 1 to 8; 1 is upright, from 5 on height and width are exchanged.
+        size: Height and width, rotated by the EXIF orientation.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
         frames: Number of frames or pages; 1 for photographs with previews.
         channels: Number of channels after decoding.
         bits: Bits per channel; Pillow keeps the upper 8 of 16 where there are several channels.
@@ -155,9 +155,11 @@ def read_header(path: Path) -> ImageHeader:
         if file.format == "PPM" and others:
             maximum = int(others[0])
         is_deep = ";16" in str(raw_mode) and not str(raw_mode).startswith("BGR;")  # BGR;16 has 16 bits per pixel
+        orientation = _read_orientation(file, path)
+        is_turned = orientation >= 5 and file.format != "TIFF"  # whose size Pillow has exchanged
         return ImageHeader(
-            size=(file.height, file.width),
-            orientation=_read_orientation(file, path),
+            size=(file.width, file.height) if is_turned else (file.height, file.width),
+            orientation=orientation,
             frames=1 if file.format in PREVIEW_FORMATS else getattr(file, "n_frames", 1),
             channels=len(file.getbands()),
             bits=16 if is_deep or (maximum or 0) > 255 else 8,
@@ -197,8 +199,7 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: The file is missing, not an image, or too large.
     """
-    header = read_header(path)
-    return header.size if header.orientation < 5 else header.size[::-1]
+    return read_header(path).size
 
 
 def decode_image(path: Path, on_remark: OnRemark = ignore_remark) -> Image.Image:

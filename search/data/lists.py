@@ -12,7 +12,7 @@ from .patterns import LABEL_SUFFIXES, FilePattern
 ListEntry = tuple[Path, str | None]
 """An image, and the name of its label if the list has one."""
 _GAP = re.compile(r"\s*,\s*|\s+")
-"""What separates an image from its label."""
+"""Separator of an image and its label."""
 _SECOND_PATH = re.compile(r"[\s,]/")
 """Begin of a second absolute path in a line."""
 
@@ -20,7 +20,7 @@ _SECOND_PATH = re.compile(r"[\s,]/")
 def read_list(listing: Path, root: Path, images: FilePattern | None) -> list[ListEntry]:
     """Return the images in a list file, each with its label's name if the line has one.
 
-    A line has the path or name of an image, and optionally that of its label, separated by whitespace or a comma. The
+    A line has an image, by path or by name, and optionally its label, separated by whitespace or a comma. The
     suffix of an image may be left out where no label follows. Empty lines and lines that start with # are skipped.
 
     Args:
@@ -29,8 +29,8 @@ def read_list(listing: Path, root: Path, images: FilePattern | None) -> list[Lis
         images: Pattern of the images, for names without a folder or suffix; None if the list has whole paths.
 
     Raises:
-        DataError: The file is not text, lists an image twice, or lists a missing image or a name that several images
-            have; the message has the line.
+        DataError: The file is not text, lists an image twice, or an image that is missing or may be several files; the
+            message has the line.
     """
     try:
         text = listing.read_text(encoding="utf-8-sig")
@@ -53,7 +53,7 @@ def read_list(listing: Path, root: Path, images: FilePattern | None) -> list[Lis
     return list(entries.items())
 
 
-def list_places(name: str, root: Path, folder: Path) -> list[Path]:
+def list_candidates(name: str, root: Path, folder: Path) -> list[Path]:
     """Return the paths that a name in a list may stand for, in the order in which they count.
 
     A path is that path, else relative to `root`, else to `folder`; a name alone is first one of `folder`. An absolute
@@ -61,8 +61,8 @@ def list_places(name: str, root: Path, folder: Path) -> list[Path]:
     """
     path = Path(name)
     if not path.is_absolute():
-        places = [root / path, folder / path]
-        return places if len(path.parts) > 1 else places[::-1]
+        candidates = [root / path, folder / path]
+        return candidates if len(path.parts) > 1 else candidates[::-1]
     for base in (root.absolute(), root.resolve()):
         if path.is_relative_to(base):
             return [root / path.relative_to(base)]
@@ -77,18 +77,18 @@ def _parse_line(line: str, root: Path, images: FilePattern | None) -> tuple[list
     Names may have blanks and commas: the longest beginning of the line that is an image counts.
     """
     folder = images.folder if images is not None else root
-    places = list_places(line, root, folder)
+    candidates = list_candidates(line, root, folder)
     filled = []
     if images is not None and images.num_wildcards == 1 and not images.any_suffix and len(Path(line).parts) == 1:
         filled = images.fill((line,))
-    if path := _first_file([*places, *filled]):
+    if path := _first_file([*candidates, *filled]):
         return [path], None
     for gap in reversed(list(_GAP.finditer(line))):
-        if path := _first_file(list_places(line[: gap.start()], root, folder)):
+        if path := _first_file(list_candidates(line[: gap.start()], root, folder)):
             return [path], line[gap.end() :] or None
-    for place in places:
+    for candidate in candidates:
         # By identity, since some file systems know no upper case.
-        completed = filter(_is_file, (Path(f"{place}{suffix}") for suffix in LABEL_SUFFIXES))
+        completed = filter(_is_file, (Path(f"{candidate}{suffix}") for suffix in LABEL_SUFFIXES))
         if files := {path.stat().st_ino: path for path in completed}:
             return list(files.values()), None
     return [], None

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import DataError, LgcError
 from ...models.images import read_header
 from .layouts.camvid import official_split
-from .lists import ListEntry, list_places, read_list
+from .lists import ListEntry, list_candidates, read_list
 from .patterns import FilePattern
 from .reading import Coding
 
@@ -170,10 +170,10 @@ class Split:
         owners = self._list_owners() if others else {}
         for split in others:
             try:
-                theirs = split._list_owners()
+                others_owners = split._list_owners()
             except (LgcError, OSError):  # reported where that split is used
                 continue
-            for label, image in theirs.items():
+            for label, image in others_owners.items():
                 if owners.get(label, image) != image:
                     raise DataError(
                         f"{owners[label]} ({self.name}) and {image} ({split.name}) have the same label {label}: use a "
@@ -183,11 +183,8 @@ class Split:
     def _shares_folder(self, other: Split) -> bool:
         """Return True if labels of this split and of another one may be in the same folder."""
         folders = [files.files.folder for files in self.labels]
-        return any(
-            mine.is_relative_to(theirs.files.folder) or theirs.files.folder.is_relative_to(mine)
-            for mine in folders
-            for theirs in other.labels
-        )
+        others = [files.files.folder for files in other.labels]
+        return any(a.is_relative_to(b) or b.is_relative_to(a) for a in folders for b in others)
 
     def _list_owners(self) -> dict[Path, Path]:
         """Return the image of each label whose name follows from its image's."""
@@ -202,8 +199,8 @@ class Split:
         """Return the possible labels of an image; `name` is that of a list."""
         if name is not None:
             folders = [files.files.folder for files in self.labels]
-            places = dict.fromkeys(place for folder in folders for place in list_places(name, self.root, folder))
-            return [(place, self._find_coding(place)) for place in places]
+            paths = dict.fromkeys(path for folder in folders for path in list_candidates(name, self.root, folder))
+            return [(path, self._find_coding(path)) for path in paths]
         candidates = list[tuple[Path, Coding]]()
         for files in self.labels:
             texts = files.images.match(image)
@@ -218,7 +215,9 @@ class Split:
 
     def _find_coding(self, label: Path) -> Coding:
         """Return the coding of a label that a list names: that of the first pattern it matches, else the first."""
-        return next((files.coding for files in self.labels if files.files.match(label)), self.labels[0].coding)
+        return next(
+            (files.coding for files in self.labels if files.files.match(label) is not None), self.labels[0].coding
+        )
 
     def _has_known_frames(self) -> bool:
         images = self.images.list_files() if self.images is not None else []
@@ -243,7 +242,7 @@ def require_pairs(pairs: list[Pair], split: Split, splits: Iterable[Split]) -> l
 def list_doubtful_turns(pairs: Sequence[Pair]) -> list[str]:
     """Return a remark on images that are turned by their EXIF orientation, but keep their shape, unlike their labels.
 
-    The labels of such images may be those of the stored pixels, which their size cannot tell.
+    The labels of such images may be those of the stored pixels: both have the same size.
     """
     doubtful = list[Path]()
     for pair in pairs:

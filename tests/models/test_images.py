@@ -45,7 +45,7 @@ def test_header_has_the_orientation(tmp_path, suffix, is_late):
         end = start + 12 + int.from_bytes(content[start : start + 4], "big")
         path.write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
     header = read_header(path)
-    assert (header.size, header.orientation, header.frames, header.bits) == ((2, 3), 6, 1, 8)
+    assert (header.size, header.orientation, header.frames, header.bits) == ((3, 2), 6, 1, 8)
     assert read_size(path) == read_pixels(path).shape[:2] == (3, 2)
 
 
