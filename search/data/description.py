@@ -33,7 +33,7 @@ from .layouts import (
     load_layout,
     read_layout,
 )
-from .pairs import LabelFiles, Pair, Split, require_pairs
+from .pairs import LabelFiles, Pair, Split, list_doubtful_turns, require_pairs
 from .patterns import FilePattern
 from .reading import Coding
 from .schema import (
@@ -60,6 +60,8 @@ MAX_NAMES = 8
 """Number of classes in `DatasetSpec.summary`."""
 UNION_SPLIT, UNITED_SPLITS = "trainval", frozenset({"train", "val"})
 """Split that has the images of two others."""
+MAX_HEADERS = 2000
+"""Number of images whose headers it reads."""
 YAML_SUFFIXES = (".yaml", ".yml", ".json")
 LAYOUT_FIELDS = frozenset(LayoutSettings.model_fields) - frozenset(DatasetSettings.model_fields)
 """Fields of a known layout that no `dataset.yaml` has."""
@@ -131,12 +133,14 @@ class DatasetSpec:
         return (*self.notes, *self._list_overlaps(), *self.list_suspicions(labels))
 
     def list_suspicions(self, labels: Mapping[str, Sequence[LabelSummary]]) -> list[str]:
-        """Return a warning for each sign that labels, split by split, have other values than expected."""
+        """Return a warning for each sign that labels, split by split, have other values or turns than expected."""
         texts = [
             f"{split}: {text}" for split, part in labels.items() for text in list_suspicions(part, self.num_classes)
         ]
         if not (texts or self.digest):
             texts += list_few_classes([label for part in labels.values() for label in part], self.classes)
+        pairs = [pair for part in self._matched.values() for pair in part if pair.label is not None]
+        texts += list_doubtful_turns(pairs[:: len(pairs) // MAX_HEADERS + 1])
         return [f"warning: {self.name}: {text}" for text in texts]
 
     def _list_overlaps(self) -> list[str]:
@@ -163,12 +167,15 @@ class DatasetSpec:
 
         Raises:
             UnknownNameError: There is no such split.
-            DataError: The split has no images, a list has an error, or an image has no label.
+            DataError: The split has no images, a list has an error, an image has no label, or its label is also that of
+                another split's image.
         """
         if split not in self.splits:
             raise UnknownNameError("split", split, self.splits)
         try:
-            return require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
+            pairs = require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
+            self.splits[split].require_own_labels(self.splits.values())
+            return pairs
         except OSError as error:
             raise DataError(f"cannot read the dataset folder {self.root}: {error}") from error
 
@@ -188,9 +195,8 @@ def _choose_labels(pairs: Sequence[Pair]) -> list[Pair]:
 
 def _try_summary(pair: Pair) -> LabelSummary | None:
     """Return the values of a label; None if it cannot be read, which is reported where it is used."""
-    assert pair.label is not None
     try:
-        return read_summary(pair.label, pair.coding)
+        return read_summary(pair)
     except DataError:
         return None
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .labels import IGNORE
+from .pairs import Pair
 from .reading import Coding, RawLabel, decode_values, read_raw_label, resolve_palette
 
 MOSTLY, NEARLY_ALL = 0.5, 0.95
@@ -50,14 +51,15 @@ def summarise_label(raw: RawLabel, classes: npt.NDArray[np.int16], coding: Codin
     return LabelSummary(raw.path, coding, values, classes.size, int((classes == IGNORE).sum()))
 
 
-def read_summary(path: Path, coding: Coding) -> LabelSummary:
-    """Return the values of a label file.
+def read_summary(pair: Pair) -> LabelSummary:
+    """Return the values of the label of an image, which has one.
 
     Raises:
         DataError: The file cannot be read.
     """
-    raw = resolve_palette(read_raw_label(path), coding)
-    return summarise_label(raw, decode_values(raw, coding), coding)
+    assert pair.label is not None
+    raw = resolve_palette(read_raw_label(pair.label, pair.image), pair.coding)
+    return summarise_label(raw, decode_values(raw, pair.coding), pair.coding)
 
 
 def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[str]:
