@@ -189,7 +189,7 @@ def test_chosen_output_is_the_only_one_computed(call, tmp_path):
         for options in ((), ("--output-name", "main"))
     )
     assert whole["macs"] > cut["macs"]
-    assert (whole["scope"], cut["scope"]) == ("as is, to 2 outputs", "as is, to 1x4x8x12")
+    assert (whole["scope"], cut["scope"]) == ("as is, to 2 of 1x4x8x12", "as is, to 1x4x8x12")
 
 
 def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
