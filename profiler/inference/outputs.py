@@ -211,7 +211,8 @@ def _choose_values(
         return StoredValues(LABELS), remark
     if meaning in (LABELS, MASK):
         assumed = f"output {output} is taken as a label map in floats (change it with {VALUES_OPTION})"
-        scaled = f"output {output} is taken as {meaning} {_describe_value(inferred)} (change it with {VALUES_OPTION})"
+        kind = "a mask" if meaning == MASK else "a label map"
+        scaled = f"output {output} is taken as {kind}, {_describe_value(inferred)} (change it with {VALUES_OPTION})"
         return inferred, scaled if inferred.is_scaled else assumed if is_float else None
     if is_float or inferred.is_scaled:
         return replace(inferred, meaning=meaning), None

@@ -108,9 +108,10 @@ class Clip:
         if self.is_counted and count < self.frames:
             yield f"only {count} of {self.frames} frames: it may be truncated or damaged"
         elif end < MIN_FRAME_SHARE * self.seconds:
-            yield f"only {count} of about {self.frames} frames, {end:.3g} of {self.seconds:.3g} s: it may be truncated or damaged"
+            share = f"{end:.3g} of {self.seconds:.3g} s"
+            yield f"only {count} of about {self.frames} frames, {share}: it may be truncated or damaged"
         if damaged:
-            yield f"{damaged} damaged frames: their classes are not reliable"
+            yield f"damaged frames, whose classes are not reliable: {damaged}"
         if sizes > 1:
             yield "frames of several sizes: the overlay stretches them to that of the first"
         if _is_variable(known):

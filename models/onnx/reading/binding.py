@@ -8,7 +8,7 @@ from typing import Any
 
 from ....errors import FileFormatError, UsageError
 from ..graphs import RawModel, walk_graphs
-from ..signature import IMAGE_CHANNELS, LAYOUT_OPTION, LAYOUTS, NCHW, list_layouts
+from ..signature import IMAGE_CHANNELS, LAYOUT_OPTION, LAYOUTS, NCHW, NHWC, list_layouts
 
 Size = tuple[int, int]
 Axis = int | str
@@ -101,7 +101,7 @@ def _bind_image(
     chosen = _infer_layout(raw, name, axes, layout)
     channels = axes[CHANNEL_AXES[chosen]]
     if isinstance(channels, str):
-        count = _find_channels(raw.model.graph, name) if chosen == NCHW else None
+        count = _find_channels(raw.model.graph, name, chosen)
         lengths[channels] = count or IMAGE_CHANNELS
         raw.remarks.append(f"input {name}: {lengths[channels]} channels {'by its weights' if count else 'assumed'}")
     for axis, pixels in zip((axes[index] for index in SPATIAL_AXES[chosen]), size, strict=True):
@@ -114,12 +114,11 @@ def _bind_image(
 def _infer_layout(raw: RawModel, name: str, axes: list[Axis], layout: str | None) -> str:
     """Return the layout of an image with dynamic axes.
 
-    An image that reaches a convolution is NCHW. Else the axis of the channels has a length of three, or a fixed one
-    beside a dynamic height and width.
+    An image that reaches a convolution is NCHW, or NHWC if it is transposed on the way. Else the axis of the channels
+    has a length of three, or a fixed one beside a dynamic height and width.
     """
-    if _find_channels(raw.model.graph, name):
-        fixed = [NCHW]
-    else:
+    fixed = [each for each in LAYOUTS if _find_channels(raw.model.graph, name, each)]
+    if not fixed:
         fixed = [each for each in LAYOUTS if axes[CHANNEL_AXES[each]] == IMAGE_CHANNELS]
         fixed = fixed or [each for each in LAYOUTS if _has_dynamic_size(axes, each)] or [*LAYOUTS]
     if layout is not None and layout not in fixed:
@@ -137,19 +136,30 @@ def _has_dynamic_size(axes: list[Axis], layout: str) -> bool:
     return is_fixed and not any(isinstance(axes[index], int) for index in SPATIAL_AXES[layout])
 
 
-def _find_channels(graph: Any, name: str) -> int | None:
-    """Return the channels of the first convolution that an input reaches through a normalisation only."""
+def _find_channels(graph: Any, name: str, layout: str) -> int | None:
+    """Return the channels of the first convolution that an image reaches through a normalisation only.
+
+    An image in NHWC is transposed on the way.
+    """
     weights = {tensor.name: tensor.dims for tensor in graph.initializer}
-    reached = {name}
+    reached: dict[str, set[str]] = {NCHW: set(), NHWC: set()} | {layout: {name}}
     for node in graph.node:
-        if not reached & set(node.input):
-            continue
-        if node.op_type in _ELEMENTWISE:
-            reached |= set(node.output)
-        elif node.op_type == "Conv" and node.input[1] in weights:
-            groups = next((entry.i for entry in node.attribute if entry.name == "group"), 1)
-            return int(weights[node.input[1]][1] * groups)
+        for own, names in reached.items():
+            if not names & set(node.input):
+                continue
+            if node.op_type in _ELEMENTWISE:
+                names |= set(node.output)
+            elif own == NHWC and node.op_type == "Transpose" and [*_read_order(node)] == [0, 3, 1, 2]:
+                reached[NCHW] |= set(node.output)
+            elif own == NCHW and node.op_type == "Conv" and node.input[1] in weights:
+                groups = next((entry.i for entry in node.attribute if entry.name == "group"), 1)
+                return int(weights[node.input[1]][1] * groups)
     return None
+
+
+def _read_order(node: Any) -> Iterable[int]:
+    """Return the order of axes of a `Transpose`."""
+    return next((entry.ints for entry in node.attribute if entry.name == "perm"), ())
 
 
 def _read_axes(value: Any, raw: RawModel) -> list[Axis]:

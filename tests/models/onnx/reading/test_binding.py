@@ -71,6 +71,11 @@ def test_name_of_the_batch_binds_nothing_else(shape, tmp_path):
 def test_convolution_decides_on_the_layout(tmp_path):
     model = load(files.dynamic((1, "c", 64, 64)), tmp_path, input_size=(64, 64))
     assert model.inputs[0].shape == (1, 3, 64, 64)
+    last = load(files.channels_last(("n", "h", "w", "c")), tmp_path, input_size=files.SIZE)
+    assert last.inputs[0].shape == (1, *files.SIZE, 3)
+    four = files.channels_last(("n", "h", "w", "c"))
+    four.graph.initializer[0].CopyFrom(files.tensor("w1", np.ones((8, 4, 3, 3), np.float32)))
+    assert load(four, tmp_path, input_size=files.SIZE).inputs[0].shape == (1, *files.SIZE, 4)
 
 
 def test_size_that_the_graph_does_not_take_is_named(tmp_path):
