@@ -425,7 +425,7 @@ def pair_candidates(candidates: Sequence[Candidate], targets: Sequence[Target]) 
 
 
 def _advise_precision(precision: str, targets: Sequence[Target]) -> str:
-    """Return how to run a network of this precision; nothing if the targets have it."""
+    """Return advice for a network of this precision; nothing if the targets have it."""
     if precision in {target.precision for target in targets}:
         return ""
     if precision == INT8 or any(precision in get_backend(each.backend).precisions(each.device) for each in targets):

@@ -33,7 +33,7 @@ def name_scope(model: OnnxModel) -> str:
         if is_whole and infer_values(model.data, outputs[0].name) in PLAIN_LABELS:
             return END_TO_END if image.dtype == IMAGE_DTYPE else DENSE
     kinds = ["" if output.dtype.startswith("float") else f"{output.dtype} " for output in outputs]
-    shapes = ["x".join(map(str, output.shape)) or "a scalar" for output in outputs]
+    shapes = ["x".join(map(str, output.shape)) or "scalar" for output in outputs]
     source = "from bytes " if any(tensor.dtype == IMAGE_DTYPE for tensor in model.inputs) else ""
     counts = Counter(f"{kind}{shape}" for kind, shape in zip(kinds, shapes, strict=True))
     texts = [f"{count} of {text}" if count > 1 else text for text, count in counts.items()]

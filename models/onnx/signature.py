@@ -221,7 +221,7 @@ class Signature:
         return ImageInput(self.inputs[0].name, chosen, (size[0], size[1]), dtype)
 
     def find_image(self) -> ImageInput | None:
-        """Return the only input as an image; None if it is none, or its layout is unknown."""
+        """Return the only input as an image; None for other inputs, and for an unknown layout."""
         try:
             return self.image_input()
         except LgcError:

@@ -29,7 +29,7 @@ class Original:
     other inputs or outputs than the model, as it was cut, or ONNX Runtime does not find its weights, the model runs.
 
     Attributes:
-        axes: axis of the classes of each output, counted from the end; None for outputs that are no scores.
+        axes: axis of the classes of each output, counted from the end; None for outputs other than scores.
     """
 
     def __init__(self, path: Path, model: OnnxModel) -> None:
@@ -71,7 +71,7 @@ def compare_with_original(
         expected: outputs of the original for each input.
         outputs: outputs to compare, for the same inputs.
         source: `random` or `images`.
-        axes: axis of the classes of each output, counted from the end; None for outputs that are no scores.
+        axes: axis of the classes of each output, counted from the end; None for outputs other than scores.
 
     Raises:
         MeasurementError: the shapes differ, or an output is NaN or infinite where the original's is not.

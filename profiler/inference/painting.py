@@ -56,7 +56,7 @@ class Legend:
         """Return names and colours from the network's metadata, else those of a known legend, else distinct colours.
 
         A known legend has the network's class names, or as many classes if the network has neither names nor colours.
-        Names and colours of another number of classes are ignored in files of other programs.
+        Names and colours that differ in number from the classes are ignored in files of other programs.
 
         Args:
             network: signature of the exported network.

@@ -272,7 +272,7 @@ def test_outputs_of_other_kinds_share_no_table(call, tmp_path):
             make_scores(19, helper.make_node("QuantizeLinear", ["s", "scale", "zero"], ["y"]), kind=UINT8),
             "as is, to uint8 1x19x32x64",
         ),
-        "count": (make_scores(19, greater, *count, shape=(), kind=INT64), "as is, to int64 a scalar"),
+        "count": (make_scores(19, greater, *count, shape=(), kind=INT64), "as is, to int64 scalar"),
         "batch": (make_scores(shape=(4, 19, 32, 64), batch=4), "as is, to 4x19x32x64"),
     }  # fmt: skip
     paths = [onnx_files.save(model, tmp_path / f"{name}.onnx") for name, (model, _) in models.items()]

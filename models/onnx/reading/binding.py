@@ -115,7 +115,7 @@ def _infer_layout(raw: RawModel, name: str, axes: list[Axis], layout: str | None
     """Return the layout of an image with dynamic axes.
 
     An image that reaches a convolution is NCHW, or NHWC if it is transposed on the way. Else the axis of the channels
-    has a length of three, or a fixed one beside a dynamic height and width.
+    has a length of three, or a fixed one with a dynamic height and width.
     """
     fixed = [each for each in LAYOUTS if _find_channels(raw.model.graph, name, each)]
     if not fixed:
@@ -165,7 +165,7 @@ def _read_order(node: Any) -> Iterable[int]:
 def _read_axes(value: Any, raw: RawModel) -> list[Axis]:
     """Return the axes of an input; a dynamic axis without a name gets a unique one.
 
-    So does one with a name that the batch shares with another axis: some exporters name all dynamic axes alike.
+    So does one with a name that the batch shares with another axis: some exporters give all dynamic axes one name.
     """
     where = raw.where
     if not value.type.HasField("tensor_type"):

@@ -52,7 +52,7 @@ def is_ambiguous(maps: Sequence[PixelMap], image: ImageInput) -> bool:
 
 
 def find_channels(network: Signature) -> int | None:
-    """Return the number of classes whose scores the outputs are; None if they are no scores, or differ.
+    """Return the number of classes whose scores the outputs are; None without scores, or where they differ.
 
     Outputs with one channel are masks or label maps. An output that fits both layouts has no certain number.
     """
