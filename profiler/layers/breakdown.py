@@ -183,7 +183,10 @@ def make_rows(measurement: LayerMeasurement, graph: GraphCosts, peak: DevicePeak
 def assign_nodes(
     layers: Sequence[RuntimeLayer], latencies_ms: Sequence[float], graph: GraphCosts
 ) -> list[tuple[str, ...]]:
-    """Return the nodes whose costs belong to each layer: a node in several layers belongs to the longest of them."""
+    """Return the nodes whose costs belong to each layer.
+
+    A node in several layers belongs to the longest of them, but a dequantisation to each.
+    """
     owners: dict[str, int] = {}
     for index in sorted(range(len(layers)), key=lambda index: -latencies_ms[index]):
         if not layers[index].is_copy:
@@ -191,7 +194,7 @@ def assign_nodes(
                 if node in graph:
                     owners.setdefault(node, index)
     return [
-        tuple(node for node in layer.nodes if owners.get(node) == index and not layer.is_copy)
+        tuple(n for n in layer.nodes if not layer.is_copy and (owners.get(n) == index or graph.is_shared(n)))
         for index, layer in enumerate(layers)
     ]
 
@@ -205,5 +208,5 @@ def _count_costs(layer: RuntimeLayer, nodes: Sequence[str], graph: GraphCosts) -
     if operator in VIEWS:
         return NodeCosts(name, operator, "", layer.shape, 0, 0)
     if layer.is_copy and layer.shape:
-        return NodeCosts(name, operator, "", layer.shape, 0, graph.count_copy(layer.shape))
+        return NodeCosts(name, operator, "", layer.shape, 0, graph.count_copy(layer.shape, layer.item_bytes))
     return NodeCosts(name, operator, "", layer.shape, None, None)
