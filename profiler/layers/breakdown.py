@@ -46,6 +46,7 @@ class LayerRow:
         peak_pct: speed relative to the roof, in percent.
         limit: `compute` or `memory`: the larger of the two times at the peak.
         is_copy: True if the layer only copies a tensor to another layout.
+        is_traced: False if the runtime does not report the layer's nodes.
     """
 
     name: str
@@ -60,6 +61,7 @@ class LayerRow:
     peak_pct: float | None
     limit: str | None
     is_copy: bool
+    is_traced: bool = True
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def make_rows(measurement: LayerMeasurement, graph: GraphCosts, peak: DevicePeak
                 peak_pct=100 * bound_ms / ms if bound_ms else None,
                 limit=(COMPUTE if bound_ms == compute_ms else MEMORY) if bound_ms else None,
                 is_copy=layer.is_copy,
+                is_traced=bool(own) or layer.is_copy,
             )
         )
     return tuple(sorted(rows, key=lambda row: -row.ms))

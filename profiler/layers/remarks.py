@@ -11,7 +11,7 @@ BOUND_PCT = 50.0
 """Percent of the roof above which its resource is called the layer's bound."""
 ABOVE_PCT = 105.0
 """Percent of the roof above which the peak itself is in doubt."""
-_IMAGE_OPERATORS = ("Conv", "Pool", "Resize", "Upsample", "ArgMax", "BatchNormalization", "DepthToSpace")
+_IMAGE_OPERATORS = ("Conv", "Pool", "Resize", "Upsample", "ArgMax", "BatchNorm", "DepthToSpace", "Reorder")
 """Parts of the names of operators whose output has a height and width."""
 _MAX_SCALE_ERROR = 0.15
 """Relative deviation of an output's height and width from a fraction of the input's that is rounding."""
@@ -45,7 +45,7 @@ def _describe_operator(row: LayerRow, size: tuple[int, ...]) -> str:
     if row.kernel:
         kind, _, kernel = row.kernel.rpartition(" ")
         name = f"{kind} conv {kernel}".strip()
-    on_images = row.is_copy or any(part in row.operator for part in _IMAGE_OPERATORS)
+    on_images = any(part in row.operator for part in _IMAGE_OPERATORS)
     return f"{name} {_describe_scale(row.shape, size)}".strip() if on_images else name
 
 
@@ -58,9 +58,7 @@ def _describe_scale(shape: tuple[int, ...], size: tuple[int, ...]) -> str:
         return ""
     ratios = [whole / part for whole, part in zip(size, shape[-2:], strict=True)]
     scale = max(round(ratios[0]), 1)
-    return f"at 1/{scale}" if all(abs(ratio / scale - 1) < _IMAGE_OPERATORS = ("Conv", "Pool", "Resize", "Upsample", "ArgMax", "BatchNormalization", "DepthToSpace")
-"""Parts of the names of operators whose output has a height and width."""
-_MAX_SCALE_ERROR for ratio in ratios) else ""
+    return f"at 1/{scale}" if all(abs(ratio / scale - 1) < _MAX_SCALE_ERROR for ratio in ratios) else ""
 
 
 def _explain(row: LayerRow, peak: DevicePeak) -> str:
@@ -98,17 +96,18 @@ def describe_excess(breakdown: LayerBreakdown) -> list[str]:
     """Return a line on the layers that are faster than the measured peak, if there are any."""
     peak, lines = breakdown.peak, []
     for limit, name in ((COMPUTE, "arithmetic"), (MEMORY, "memory traffic")):
-        shares = [row.peak_pct for row in breakdown.layers if row.limit == limit and (row.peak_pct or 0) > ABOVE_PCT]
+        shares = [row.peak_pct or 0.0 for row in breakdown.layers if row.limit == limit]
+        shares = [share for share in shares if share > ABOVE_PCT]
         if not shares:
             continue
         if limit == COMPUTE and peak.precision != breakdown.target.precision:
             cause = f"the peak is that of {peak.precision}, which {breakdown.target.precision} may exceed"
         else:
             cause = (
-                "data in a faster cache, an algorithm with fewer operations, or a machine that was busier while the peak "
-                "was measured: measure again with --refresh-peak, the faster peak is kept"
+                "data in a faster cache, an algorithm with fewer operations, or a peak of a busier machine "
+                "(--refresh-peak measures it again and keeps the faster)"
             )
-        lines.append(f"faster than the peak of {name}: {len(shares)}, up to {max(shares):.0f} %; {cause}")
+        lines.append(f"layers above the peak of {name}: {len(shares)}, up to {max(shares):.0f} %: {cause}")
     return lines
 
 
