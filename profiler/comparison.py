@@ -33,7 +33,7 @@ from ..models.onnx.signature import SCOPE_KEY
 from ..models.space.protocol import CORE
 from ..precisions import INT8
 from .backends import Workload, require_backend
-from .backends.int8 import count_float_biases
+from .backends.ort.float_convolutions import count_float_convolutions
 from .timing.measure import Assignment, measure_seconds
 from .timing.observer import OnProgress, quiet
 from .timing.workloads import network_workload
@@ -445,12 +445,12 @@ def _describe_model(candidate: Candidate, target: Target) -> list[str]:
     if names:
         more = f" and {len(names) - MAX_UNCOUNTED} more" if len(names) > MAX_UNCOUNTED else ""
         remarks.append(f"MACs, perhaps parameters, are incomplete, without {', '.join(names[:MAX_UNCOUNTED])}{more}")
-    if target.precision == INT8 and target.backend.startswith("onnxruntime"):
-        count = count_float_biases(candidate.workload.onnx)
+    if target.precision == INT8 and target.backend == CPU_TARGET.backend and target.device.is_cpu:
+        count, total = count_float_convolutions(candidate.workload.onnx)
         if count:
             remarks.append(
-                f"ONNX Runtime computes {count} x Conv in float32, for their biases are float32, as TensorRT requires: "
-                "the frame rate does not predict that of an int8 engine"
+                f"ONNX Runtime computes {count} of {total} quantised convolutions in float32: the frame rate does not "
+                "predict that of an int8 engine"
             )
     return remarks
 

@@ -75,7 +75,7 @@ def _count_by_precision(model: Any, graph: Any, types: Mapping[str, str]) -> Cou
     for node in graph.node:
         if is_product(node):
             kinds = [_FLOATS[types[name]] for name in node.input if types.get(name) in _FLOATS]
-            is_int8 = _is_integer(node.op_type) or _has_quantised_factors(node, producers)
+            is_int8 = _is_integer(node.op_type) or has_quantised_factors(node, producers)
             products += [(node, kind) for kind in (INT8 if is_int8 else "", *kinds) if kind][:1]
     shapes = {name: shape for name, (shape, _) in read_tensors(graph).items()}
     counts = [count_node_macs(node, shapes) for node, _ in products]
@@ -93,7 +93,7 @@ def _is_integer(operator: str) -> bool:
     return operator in _INTEGER or operator.startswith("QLinear")
 
 
-def _has_quantised_factors(node: Any, producers: Mapping[str, Any]) -> bool:
+def has_quantised_factors(node: Any, producers: Mapping[str, Any]) -> bool:
     """Return True if all factors of a product come from DequantizeLinear: activations and weights."""
     factors = node.input if node.op_type == "Einsum" else node.input[:2]
 

@@ -16,21 +16,11 @@ def is_quantised(model: Any) -> bool:
     return find_quantisation({node.op_type for node in model.graph.node}) is not None
 
 
-def count_float_biases(onnx_model: bytes) -> int:
-    """Return the number of convolutions of Q/DQ models whose bias is float32: ONNX Runtime computes them in float32."""
-    import onnx
-
-    graph = onnx.load_model_from_string(onnx_model).graph
-    dequantised = {name for node in graph.node if node.op_type == DEQUANTISE for name in node.output}
-    biases = [list(node.input[1:3]) for node in graph.node if node.op_type == "Conv"]
-    return sum(len(names) == 2 and names[0] in dequantised and names[1] not in dequantised for names in biases)
-
-
 def dequantise_biases(onnx_model: bytes) -> bytes:
     """Return the model with its int32 biases, which feed a DequantizeLinear, as the float32 values they stand for.
 
-    ONNX Runtime requires int32 biases to compute in int8. Other runtimes, such as TensorRT, reject int32 biases and
-    round a float32 bias to the scale of its sums. The values are the same.
+    Some runtimes, such as TensorRT, reject int32 biases and round a float32 bias to the scale of its sums. The values
+    are the same.
 
     Args:
         onnx_model: serialised ONNX model with its weights inside.

@@ -30,7 +30,7 @@ from ..timing.observer import OnProgress, quiet
 
 FORMAT = 1
 """Version of the benchmark and of its file."""
-REPETITIONS, ROUNDS = 4, 2
+REPETITIONS, ROUNDS = 3, 4
 """Repetitions of each benchmark, spread over the measuring time, and sample batches of each."""
 BANDWIDTH_BYTES = tuple(2**exponent for exponent in (18, 20, 22, 24, 26, 28))
 """Bytes read and written by the additions: 256 KiB to 256 MiB."""

@@ -148,11 +148,14 @@ def _describe_sum(breakdown: LayerBreakdown) -> str:
 def _describe_peak(peak: DevicePeak) -> str:
     """Return the peak in one line."""
     rates = ", ".join(f"{rate / 1e9:.3g} GB/s for {_format_bytes(size)}" for size, rate in peak.bandwidths)
-    note = "" if peak.precision in peak.target else f" in {peak.precision} (not measured in the target's precision)"
+    is_own = peak.precision in peak.target
+    notes = [] if is_own else ["not measured in the target's precision"]
     if peak.slowest_macs_per_s is not None:
-        note += f" (slowest repetition {peak.slowest_macs_per_s / 1e9:.4g})"
+        notes.append(f"slowest repetition {peak.slowest_macs_per_s / 1e9:.4g}")
+    rate = f"{peak.macs_per_s / 1e9:.4g} GMACs/s" + ("" if is_own else f" in {peak.precision}")
+    note = f" ({'; '.join(notes)})" if notes else ""
     return (
-        f"measured peak of {peak.target}: {peak.macs_per_s / 1e9:.4g} GMACs/s{note}; {rates} (addition of arrays, this "
+        f"measured peak of {peak.target}: {rate}{note}; {rates} (addition of arrays, this "
         f"size in all); measured {peak.date} in {peak.seconds:.0f} s"
     )
 

@@ -129,7 +129,7 @@ def test_peak_is_kept_and_refreshed(measured, tmp_path, monkeypatch):
     assert len(list((tmp_path / "peaks").iterdir())) == 2
 
 
-@pytest.mark.parametrize("busy_calls", [(0, 1, 2, 3), (4, 5, 6, 7), (1, 3, 5)])
+@pytest.mark.parametrize("busy_calls", [(0, 1), (2, 3, 4, 5), (1, 3)])
 def test_busy_machine_disturbs_some_repetitions(busy_calls, measured):
     """A slow repetition changes neither rate, nor does a slow launch raise them."""
     expected = measure_peak(CPU, None)
@@ -137,7 +137,7 @@ def test_busy_machine_disturbs_some_repetitions(busy_calls, measured):
     measured.busy_calls = busy_calls
     peak = measure_peak(CPU, None)
     assert (peak.macs_per_s, peak.bandwidths) == (expected.macs_per_s, expected.bandwidths)
-    assert (peak.slowest_macs_per_s < 0.6 * peak.macs_per_s) == (0 in busy_calls or 4 in busy_calls)
+    assert (peak.slowest_macs_per_s < 0.6 * peak.macs_per_s) == (not busy_calls[0] % 2)
 
 
 def test_faster_peak_is_kept(measured, tmp_path, monkeypatch):
