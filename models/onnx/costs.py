@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import FileFormatError
-from .graphs import HARDWARE_DOMAINS, ORT_DOMAINS, list_subgraphs
+from .graphs import HARDWARE_DOMAINS, list_subgraphs
 from .macs import Shapes, count_node_macs, get_attribute, get_shape, is_product
 from .ort_probe import OrtProbe
 from .tensors import generate_array, read_inputs
@@ -62,10 +62,11 @@ def count_costs(data: bytes) -> OnnxCosts:
     )
 
 
-def infer_tensors(model: Any) -> tuple[Any, Tensors]:
+def infer_tensors(model: Any, *, all_known: bool = False) -> tuple[Any, Tensors]:
     """Return the graph and its tensors of known shape, as inferred by ONNX.
 
-    ONNX cannot infer shapes through operators of ONNX Runtime, such as QLinearAdd: these are measured by a run.
+    ONNX cannot infer some shapes, e.g. through operators of ONNX Runtime such as QLinearAdd: those of products, or with
+    `all_known` those of all tensors, are measured by a run.
     """
     import onnx
 
@@ -73,11 +74,7 @@ def infer_tensors(model: Any) -> tuple[Any, Tensors]:
     tensors = read_tensors(graph)
     shapes = {name: shape for name, (shape, _) in tensors.items()}
     unknown = {name for node in graph.node for name in node.output if name} - shapes.keys()
-    if any(
-        (node.domain in ORT_DOMAINS and unknown & set(node.output))
-        or (is_product(node) and count_node_macs(node, shapes) is None)
-        for node in graph.node
-    ):
+    if (unknown and all_known) or any(is_product(n) and count_node_macs(n, shapes) is None for n in graph.node):
         tensors |= measure_tensors(model, unknown)
     return graph, tensors
 

@@ -84,7 +84,7 @@ class GraphCosts:
     def __init__(self, data: bytes, precision: str = "fp32") -> None:
         import onnx
 
-        graph, tensors = infer_tensors(onnx.load_model_from_string(data))
+        graph, tensors = infer_tensors(onnx.load_model_from_string(data), all_known=True)
         self._nodes = {node.name: node for node in graph.node}
         self._order = {node.name: position for position, node in enumerate(graph.node)}
         self._shapes = {name: shape for name, (shape, _) in tensors.items()}
@@ -132,7 +132,8 @@ class GraphCosts:
         """Return the bytes that cross the border of the group; None if a size is unknown, or the runs of a body."""
         if any(map(list_subgraphs, nodes)):
             return None
-        if all(node.op_type in VIEWS or self._is_shape_value(node) for node in nodes):
+        kinds = {node.op_type for node in nodes if not self._is_shape_value(node)}
+        if not kinds - {*VIEWS, *_QUANTISATION} and (kinds & {*VIEWS} or not kinds):
             return 0
         made = {tensor for node in nodes for tensor in node.output}
         sizes = {tensor: self._measure(tensor) for tensor in outputs}

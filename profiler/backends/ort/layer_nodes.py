@@ -9,7 +9,7 @@ the tensors of other optimised nodes.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +46,8 @@ class TracedNode:
 def trace_nodes(model: Any, optimised: Any) -> dict[str, TracedNode]:
     """Return optimised node -> its source nodes.
 
-    Equal nodes, e.g. two poolings of one tensor, are computed once and all belong to that node.
+    Equal nodes, e.g. two poolings of one tensor, are computed once and all belong to that node. Nodes without a name
+    are numbered by `name_unnamed`.
 
     Args:
         model: ModelProto of the source graph, with all nodes named.
@@ -55,14 +56,22 @@ def trace_nodes(model: Any, optimised: Any) -> dict[str, TracedNode]:
     source = _SourceGraph(model.graph)
     tensors, boundaries = _trace_tensors(optimised, source)
     nodes: dict[str, TracedNode] = {}
+    unnamed: Counter[str] = Counter()
     for node in optimised.graph.node:
+        name = node.name or name_unnamed(node.op_type, unnamed)
         traced = [tensors[name] for name in node.output if name in tensors]
         if source.is_copy(node):
             related = [each for tensor in traced for each in source.producers.get(tensor) or source.consumers[tensor]]
-            nodes[node.name] = TracedNode(tuple(neighbour.name for neighbour in related), True)
+            nodes[name] = TracedNode(tuple(neighbour.name for neighbour in related), True)
         else:
-            nodes[node.name] = TracedNode(source.trace_back(traced, boundaries), False)
+            nodes[name] = TracedNode(source.trace_back(traced, boundaries), False)
     return nodes
+
+
+def name_unnamed(operator: str, counts: Counter[str]) -> str:
+    """Return a name of the next unnamed node of an operator: the profile names it differently than the graph does."""
+    counts[operator] += 1
+    return f"unnamed {operator} {counts[operator]}"
 
 
 class _SourceGraph:

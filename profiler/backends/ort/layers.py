@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from ....errors import MeasurementError
 from ..base import LayerRuns, RuntimeLayer
-from .layer_nodes import REORDER_OPS, TracedNode, trace_nodes
+from .layer_nodes import REORDER_OPS, TracedNode, name_unnamed, trace_nodes
 
 NUM_LAYER_WARM_UP_RUNS = 3
 """First runs of a profiled session, which do not count."""
@@ -80,7 +81,10 @@ def read_layer_runs(events: list[dict[str, Any]], runs: int, nodes: dict[str, Tr
     if not count or names != names[:count] * runs:
         raise MeasurementError("ONNX Runtime's profile lacks layers of some runs")
     durations_us = np.reshape([event["dur"] for event in kernels], (runs, count))
-    layers = tuple(_make_layer(name, event["args"], nodes) for name, event in zip(names, kernels[:count], strict=False))
+    unnamed: Counter[str] = Counter()
+    layers = tuple(
+        _make_layer(name, event["args"], nodes, unnamed) for name, event in zip(names, kernels[:count], strict=False)
+    )
     return LayerRuns(layers, (durations_us[NUM_LAYER_WARM_UP_RUNS:] + _ROUNDING_US) / 1000)
 
 
@@ -93,10 +97,15 @@ def _select_outermost(kernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return selected
 
 
-def _make_layer(name: str, arguments: dict[str, Any], nodes: dict[str, TracedNode]) -> RuntimeLayer:
-    """Return the layer of an event; a node that the optimised graph lacks is a copy if its operator changes layouts."""
+def _make_layer(
+    name: str, arguments: dict[str, Any], nodes: dict[str, TracedNode], unnamed: Counter[str]
+) -> RuntimeLayer:
+    """Return the layer of an event; both the profile and the graph have the unnamed nodes in the order of computation.
+
+    A node that the optimised graph lacks is a copy if its operator changes layouts.
+    """
     operator = arguments.get("op_name", "")
-    traced = nodes.get(name) or TracedNode((), operator in REORDER_OPS)
+    traced = nodes.get(name) or nodes.get(name_unnamed(operator, unnamed)) or TracedNode((), operator in REORDER_OPS)
     kind, shape = _read_output(arguments)
     width = np.dtype(kind).itemsize if re.fullmatch(r"u?int\d+", kind) else None
     return RuntimeLayer(name, traced.names, operator, shape, traced.is_copy, width)

@@ -215,3 +215,21 @@ def test_quantised_layers_are_traced(kind, tmp_path):
     assert all(node.names for node in traced.values())
     copies = {name for name, node in traced.items() if node.is_copy}
     assert copies == {name for name, operator in operators.items() if operator == "Transpose"}
+
+
+def test_unnamed_nodes_are_matched_by_order(tmp_path):
+    """The runtime expands HardSwish to two nodes without names, which the profile names by their numbers."""
+
+    class Twice(nn.Module):
+        def forward(self, x):
+            return F.hardswish(F.hardswish(x).exp())
+
+    workload = Workload("net", ((1, 16, 8, 8),), Twice)
+    runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
+    runner.prepare()
+    layers = measure_layers(runner, 20)
+    runner.close()
+    assert [layer.nodes for layer in layers if "HardSwish" in "".join(layer.nodes)] == [
+        ("/HardSwish",),
+        ("/HardSwish_1",),
+    ]
