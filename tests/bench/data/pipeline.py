@@ -10,7 +10,7 @@ import numpy as np
 from lgc.lut import LatencyTable, Predictor
 
 from .commands import Commands
-from .networks import Setting
+from .networks import TRAINED, Setting, select
 
 RANDOM = 101
 """Random architectures whose median latency is the target of the search."""
@@ -21,21 +21,25 @@ def run_pipeline(commands: Commands, setting: Setting, space: str, search_steps:
     run, lut = searched_run(commands), commands.scratch / "table.lut"
     data = ("--data", setting.data)
     overlays = commands.scratch / "overlays.png"
-    result = {
-        "check": commands.run("check", "lgc-data", "check", setting.data, "--overlays", overlays),
-        "profile": commands.run(
-            "profile", "lgc-profile", "--device", "cpu", "--space", space, "--input", setting.input, *data, "--out", lut
-        ),
-    }
+    check = commands.run("check", "lgc-data", "check", setting.data, "--overlays", overlays)
+    profiled = commands.run(
+        "profile", "lgc-profile", "--device", "cpu", "--space", space, "--input", setting.input, *data, "--out", lut
+    )
     target_ms = find_median_ms(lut)
     search = ("--target-ms", target_ms, "--steps", search_steps, "--batch", setting.batch, "--out", run)
     train = ("--steps", setting.steps, "--batch", setting.batch)
+    searched = commands.run("search", "lgc-search", "--lut", lut, *data, *search)
+    trained = commands.run("train", "lgc-train", run, *data, *train)
+    exported = commands.run("export", "lgc-export", run, *data, "--backend", "onnxruntime")
+    problems = {kind: len(found) for kind, found in check["problems"].items()}
     return {
-        **result,
+        "check": {"splits": check["splits"], "problems": problems, "wall_s": check["wall_s"]},
+        "profile": select(profiled, ("entries", "noisy", "seconds", "verification")),
         "target_ms": target_ms,
-        "search": commands.run("search", "lgc-search", "--lut", lut, *data, *search),
-        "train": commands.run("train", "lgc-train", run, *data, *train),
-        "export": commands.run("export", "lgc-export", run, *data, "--backend", "onnxruntime"),
+        "search": select(searched, ("predicted_ms", "predicted_low_ms", "predicted_high_ms", "wall_s")),
+        "train": select(trained, TRAINED),
+        "agreement": exported["files"][0]["agreement"],
+        "export": select(exported["results"][0], ("predicted_ms", "measured_ms", "error_pct")),
     }
 
 
