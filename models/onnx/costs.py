@@ -3,11 +3,10 @@
 Multiply-accumulates are those of convolutions and matrix multiplications for one image, as usual in the literature;
 biases, normalisations, activations, pooling and resizing are not counted.
 
-Parameters are the constants that come from training, as far as a file tells: weights and biases of products, quantised
-ones too, and every other floating-point constant of several values that is computed with, e.g. a scale of a
-decomposed normalisation or a positional embedding, in branches and loops too. Sizes, indices, scales of quantisation,
-and means and variances of batch normalisation are none. A fixed mask, grid or normalisation of the image cannot be
-distinguished from trained values and is counted.
+Parameters are weights and biases of products, quantised ones too, and every other floating-point constant of several
+values that is computed with, e.g. a scale of a decomposed normalisation or a positional embedding, in branches and
+loops too. Sizes, indices, scales of quantisation, and means and variances of batch normalisation do not count. A fixed
+mask, grid or normalisation of the image is indistinguishable from trained values and counts too.
 """
 
 from __future__ import annotations

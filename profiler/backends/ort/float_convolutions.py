@@ -1,4 +1,4 @@
-"""Quantised convolutions that ONNX Runtime computes in float32 all the same.
+"""Quantised convolutions that ONNX Runtime computes in float32.
 
 Its CPU provider has a kernel for a convolution whose output is quantised too, but not for one followed by an activation
 that the range of the output does not contain, as in files for TensorRT. It then dequantises the inputs and convolves in
