@@ -32,6 +32,7 @@ from ..models.onnx.reading.binding import FixedSizeError
 from ..models.onnx.reading.pixel_maps import find_channel_axis
 from ..precisions import INT8
 from .backends import Workload, get_backend, require_backend
+from .backends.ort.float_convolutions import count_float_convolutions
 from .file_outputs import count_classes, name_scope
 from .timing.measure import Assignment, measure_seconds
 from .timing.observer import OnProgress, quiet
@@ -105,12 +106,15 @@ class Candidate:
 
     @property
     def quantisation(self) -> str | None:
-        """Kind of quantisation of an int8 model."""
-        return None if self.workload.file is None else self.model.quantisation
+        """Kind of quantisation of an int8 model; None of others, which may quantise values too."""
+        return self.model.quantisation if self.precision == INT8 else None
 
     def explain_skip(self, target: Target) -> str | None:
         """Return why the candidate cannot run on a target; None if it can."""
-        if target.precision != self.precision and not (self.precision == "fp32" and target.precision in FP32_CASTS):
+        is_castable = self.precision == "fp32" and target.precision in FP32_CASTS
+        if target.precision != self.precision and is_castable and self.workload.file and self.model.is_quantised:
+            return f"the model quantises values, which {target.precision} does not"
+        if target.precision != self.precision and not is_castable:
             return f"the model is {self.precision}, not {target.precision}"
         if target.backend == MODULE_BACKEND and self.workload.build is None:
             return f"backend {MODULE_BACKEND} does not run ONNX files: add another --backend"
@@ -451,7 +455,7 @@ def _check_outputs(candidate: Candidate, assignment: Assignment) -> _OutputCheck
     except MeasurementError as error:
         raise MeasurementError(f"{candidate.name}: {error}") from error
     try:
-        outputs, remarks = runner.infer(inputs), (*_describe_uncounted(candidate.costs), *runner.remarks)
+        outputs, remarks = runner.infer(inputs), (*_describe_model(candidate, target), *runner.remarks)
     finally:
         runner.close()
     if any(np.issubdtype(each.dtype, np.floating) and not np.all(np.isfinite(each)) for each in outputs):
@@ -473,11 +477,20 @@ def _check_outputs(candidate: Candidate, assignment: Assignment) -> _OutputCheck
     return _OutputCheck(max(diffs, default=None), min(agreements, default=None), remarks)
 
 
-def _describe_uncounted(costs: OnnxCosts) -> list[str]:
-    """Return a remark on operators whose costs are unknown."""
-    names = costs.uncounted
-    more = f" and {len(names) - MAX_UNCOUNTED} more" if len(names) > MAX_UNCOUNTED else ""
-    return [f"parameters and MACs are incomplete, without {', '.join(names[:MAX_UNCOUNTED])}{more}"] if names else []
+def _describe_model(candidate: Candidate, target: Target) -> list[str]:
+    """Return remarks on operators whose costs are unknown, and on those that the target computes in float32."""
+    remarks, names = [], candidate.costs.uncounted
+    if names:
+        more = f" and {len(names) - MAX_UNCOUNTED} more" if len(names) > MAX_UNCOUNTED else ""
+        remarks.append(f"MACs, perhaps parameters, are incomplete, without {', '.join(names[:MAX_UNCOUNTED])}{more}")
+    if target.precision == INT8 and target.backend == CPU_TARGET.backend and target.device.is_cpu:
+        count, total = count_float_convolutions(candidate.workload.onnx)
+        if count:
+            remarks.append(
+                f"ONNX Runtime computes {count} of {total} quantised convolutions in float32: the frame rate does not "
+                "predict that of an int8 engine"
+            )
+    return remarks
 
 
 def _compare_arrays(

@@ -80,7 +80,7 @@ LayersOption = Annotated[
     typer.Option("--layers", help="Also time the layers: costs, percent of the device's peak. Takes --seconds more."),
 ]
 RefreshPeakOption = Annotated[
-    bool, typer.Option("--refresh-peak", help="Measure the device's peak again, instead of reading it from the cache.")
+    bool, typer.Option("--refresh-peak", help="Measure the device's peak again and keep the faster of both.")
 ]
 
 

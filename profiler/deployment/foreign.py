@@ -176,6 +176,8 @@ def _check_precisions(settings: ExportSettings, source: OnnxModel) -> None:
     for precision in settings.precisions:
         if precision != source.precision and source.precision != "fp32":
             raise UsageError(f"{source.where} is {source.precision}: it cannot be converted to {precision}")
+        if precision != source.precision and source.is_quantised:
+            raise UsageError(f"{source.where} quantises values: it cannot be converted to {precision}")
         if precision == INT8 != source.precision and not settings.calibration_images:
             raise UsageError(NO_IMAGES)
 

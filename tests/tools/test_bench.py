@@ -74,6 +74,28 @@ def test_file_runs_only_in_its_precision(call, file, mini_space, tmp_path):
     assert "the model is fp16, not fp32" in call("lgc-bench", file, half).refusal("lgc-bench")
 
 
+def test_foreign_int8_file_computes_in_int8(call, tmp_path):
+    """ONNX Runtime's own quantiser writes int32 biases, so nothing is said about float32."""
+    done = call("lgc-bench", onnx_files.quantise(tmp_path, "QDQ"), *SHORT)
+    assert done.code == 0, done.err
+    assert "int8" in done.out
+    assert "float32" not in done.out + done.err
+
+
+def test_values_quantised_around_float_products_stay_fp32(call, tmp_path):
+    """They are neither int8 nor cast to fp16."""
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+             helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]), *onnx_files.net_nodes("d")]  # fmt: skip
+    weights = onnx_files.WEIGHTS | {"s": np.array(0.1, "f4"), "z": np.array(128, "u1")}
+    path = onnx_files.save(onnx_files.make(nodes, weights=weights), tmp_path / "m.onnx")
+    done = call("lgc-bench", path, *SHORT, "--json")
+    (row,) = json.loads(done.out)["results"]
+    assert (row["precision"], row["quantisation"]) == ("fp32", None)
+    assert "m: quantises values, but computes all products in fp32" in done.err
+    refused = call("lgc-export", path, "--out", tmp_path / "out", "--precision", "fp16", "--ort")
+    assert "quantises values: it cannot be converted to fp16" in refused.refusal("lgc-export")
+
+
 @pytest.fixture
 def known_peak(monkeypatch):
     """Give every target a known peak, and return the targets and whether it was to be measured again."""

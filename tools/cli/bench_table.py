@@ -26,11 +26,6 @@ def make_bench_tables(rows: Sequence[Timing]) -> list[Table | str]:
         "latency relative to the fastest, median of the ratios in each eighth of the run, with 90 % interval. argmax "
         "match: pixels with the class of torch in fp32 (for a file: of ONNX Runtime on the CPU)."
     ]
-    if any(row.quantisation == "QDQ" and row.backend == "onnxruntime" for row in rows):
-        lines.append(
-            "int8 under ONNX Runtime: lgc-export keeps float32 biases, as TensorRT requires, so ONNX Runtime computes "
-            "these convolutions in float32. The frame rate does not predict that of an int8 engine."
-        )
     lines += sorted({f"mIoU of {row.name}: {row.scored_on}" for row in rows if row.miou is not None})
     lines += dict.fromkeys(f"{row.name}, {row.precision}: {remark}" for row in rows for remark in row.remarks)
     titles = [f"{size}, {scope}{f', batch {batch}' * (batch > 1)}" for size, scope, batch in groups]
