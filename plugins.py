@@ -192,13 +192,13 @@ def _explain_errors(reference: str) -> Iterator[None]:
 
 
 def _explain_import(error: Exception) -> str:
-    """Return how to mend an import that Python cannot make from a file; empty for other errors."""
+    """Return how to fix an import that Python cannot make from a file; empty for other errors."""
     if not isinstance(error, ImportError):
         return ""
     if "no known parent package" in str(error):
         return (
             "; a file has no package to import from: pass package.module instead of FILE.py, and run the command in "
-            "the folder that holds the package, or name that folder in PYTHONPATH"
+            "the folder that holds the package, or add that folder to PYTHONPATH"
         )
     for folder in _folders if error.name and error.path else ():
         own = folder / f"{error.name}.py"

@@ -85,7 +85,7 @@ def draw_overlays(overlays: Sequence[Overlay], legend: Legend, notes: Sequence[s
     Args:
         overlays: pictures, row by row.
         legend: names and colours of the classes.
-        notes: text behind the name of each class, and behind that of the ignored pixels, if they are to be listed.
+        notes: text behind the name of each class, and behind that of the ignored pixels, to list them.
     """
     names = [name if _is_drawable(name) else f"class {index}" for index, name in enumerate(legend.names)]
     items = [*zip(names, legend.palette, strict=False), ("ignored", None)][: len(notes)]

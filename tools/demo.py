@@ -42,7 +42,7 @@ CPU_STEPS, GPU_STEPS = (48, 96), (400, 1000)
 """Steps of the search and of the training."""
 EXAMPLES = 6
 """Validation images in the picture."""
-Verdict = Literal["passed", "failed", "not judged"]
+Outcome = Literal["passed", "failed", "not judged"]
 """Outcome of comparing prediction and measurement; not judged if the machine's speed changed too much for it."""
 
 app = new_app()
@@ -140,7 +140,7 @@ class Demo:
             **self.measured.as_dict(),
             "onnx": self.exported.files[0].onnx,
             "equals_torch": self.equals_torch,
-            "verdict": judge(self.measured),
+            "outcome": judge(self.measured),
             "picture": str(self.picture),
             "seconds": self.seconds,
         }
@@ -204,7 +204,7 @@ def demo(
     return 0 if state.equals_torch else 1
 
 
-def judge(measured: TargetResult) -> Verdict:
+def judge(measured: TargetResult) -> Outcome:
     """Return the outcome of the comparison of a network's prediction and measurement."""
     if measured.within(TOLERANCE_PCT):
         return "passed"

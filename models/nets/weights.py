@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from ...errors import FileFormatError, MismatchError
 from ...files import format_error, write_atomic
-from ..space.operators import identify_custom_operators
+from ..space.operators import list_custom_recipes
+from ..space.opspec import OpSpec
 from ..space.protocol import Architecture
-from .definition import NetworkDefinition
+from .definition import Log, NetworkDefinition
 
 WEIGHTS_FILE = "weights.safetensors"
 """File name of the weights in a run folder."""
-OPERATORS_KEY = "operators"
-"""Key of the file's metadata with the digests of the user's operators, as JSON."""
+RECIPES_KEY = "recipes"
+"""Key of the file's metadata with the digests of the recipes of the user's operators by spec, as JSON."""
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -33,12 +34,8 @@ def save_weights(network: nn.Module, path: Path) -> None:
         tensors[name] = value.clone() if storage in written else value
         written.add(storage)
     architecture = getattr(network, "architecture", None)
-    operators = _identify_operators(architecture) if isinstance(architecture, Architecture) else {}
-    write_atomic(path, save(tensors, {OPERATORS_KEY: json.dumps(operators)} if operators else None))
-
-
-def _identify_operators(architecture: Architecture) -> dict[str, str]:
-    return identify_custom_operators(spec.operator for spec in architecture.specs())
+    recipes = list_custom_recipes(architecture.specs()) if isinstance(architecture, Architecture) else {}
+    write_atomic(path, save(tensors, {RECIPES_KEY: json.dumps(recipes)} if recipes else None))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -55,7 +52,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_weights(path: Path, network: Architecture | NetworkDefinition) -> dict[str, Tensor]:
+def load_weights(path: Path, network: Architecture | NetworkDefinition, log: Log = print) -> dict[str, Tensor]:
     """Read the weights of a network from a safetensors file.
 
     Raises:
@@ -65,7 +62,7 @@ def load_weights(path: Path, network: Architecture | NetworkDefinition) -> dict[
     tensors = read_weights(path)
     definition = NetworkDefinition.of(network)
     if definition.architecture is not None:
-        _require_recipes(path, definition.architecture)
+        _require_recipes(path, definition.architecture, log)
     expected = {name: tensor.shape for name, tensor in definition.build().state_dict().items()}
     actual = {name: tensor.shape for name, tensor in tensors.items()}
     if actual != expected:
@@ -74,17 +71,27 @@ def load_weights(path: Path, network: Architecture | NetworkDefinition) -> dict[
     return tensors
 
 
-def _require_recipes(path: Path, architecture: Architecture) -> None:
-    """Check that the operators of the architecture have the recipes that the weights were trained with."""
+def _require_recipes(path: Path, architecture: Architecture, log: Log) -> None:
+    """Check that the operators of the architecture have the recipes that the weights were trained with.
+
+    A warning names operators whose recipes the file does not have, as a file of lgc 0.1.
+    """
     with safe_open(path, "pt") as file:
-        trained: dict[str, str] = json.loads((file.metadata() or {}).get(OPERATORS_KEY, "{}"))
-    operators = _identify_operators(architecture)
-    for name, digest in trained.items():
-        if operators.get(name, digest) != digest:
-            raise MismatchError(
-                f"{path} was trained with another recipe of operator {name!r}: train again, or pass the plugin of the "
-                f"training with --plugin"
-            )
+        stored = (file.metadata() or {}).get(RECIPES_KEY)
+    recipes = list_custom_recipes(architecture.specs())
+    if stored is None and recipes:
+        log(f"warning: {path} does not say with which recipe of operator {_name_operators(recipes)} it was trained")
+    trained: dict[str, str] = json.loads(stored or "{}")
+    changed = [key for key, digest in recipes.items() if trained.get(key, digest) != digest]
+    if changed:
+        raise MismatchError(
+            f"{path} was trained with another recipe of operator {_name_operators(changed)}: train again, or pass the "
+            f"plugin of the training with --plugin"
+        )
+
+
+def _name_operators(keys: Iterable[str]) -> str:
+    return ", ".join(sorted({OpSpec.parse(key).operator for key in keys}))
 
 
 def _describe_difference(actual: dict[str, torch.Size], expected: dict[str, torch.Size]) -> str:

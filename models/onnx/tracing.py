@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 from ...errors import LgcError, PluginError
 from ...plugins import describe_error, locate_error
 
+DRAWS_NUMBERS = "draws random numbers in evaluation mode: use self.training"
+"""Part of the message of an error for a module whose output is random."""
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
 _TOLERANCE = 1e-4
 """Largest difference between two runs on the same input."""
@@ -29,6 +31,8 @@ def run_on_meta(
     input_shapes: Sequence[tuple[int, ...]],
     dtype: str = "float32",
     recorder: AbstractContextManager[Any] | None = None,
+    *,
+    copied: bool = False,
 ) -> Any:
     """Run a copy of a module in evaluation mode on meta tensors, and return its output: shapes, no values.
 
@@ -37,15 +41,17 @@ def run_on_meta(
         input_shapes: Shape of each input.
         dtype: Type of the inputs, in torch's notation.
         recorder: Context of the run, inputs included, e.g. a `TorchDispatchMode`.
+        copied: The module is such a copy already: run it, not another copy.
 
     Raises:
         PluginError: The module decides by the values of a tensor, keeps a tensor on another device, or fails. The
             message has the line.
     """
-    copied = copy.deepcopy(module).eval().to("meta")
     try:
+        if not copied:
+            module = copy.deepcopy(module).eval().to("meta")
         with torch.no_grad(), torch.device("meta"), recorder or nullcontext():
-            return copied(*(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in input_shapes))
+            return module(*(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in input_shapes))
     except LgcError:
         raise
     except Exception as error:
@@ -54,7 +60,9 @@ def run_on_meta(
 
 def _explain_failure(error: Exception) -> str:
     text = str(error)
-    if "on meta tensors" in text or "data-independent" in text:
+    if DRAWS_NUMBERS in text:
+        return f"{locate_error(error)}: {text}"
+    if "on meta tensors" in text or "with Meta tensors" in text or "data-independent" in text:
         return (
             f"{locate_error(error)}: values of a tensor decide what is computed, but a trace keeps one case only: "
             f"use torch.where, or decide by shapes"

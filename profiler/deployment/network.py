@@ -190,7 +190,7 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
         loaded = Network(definition, None, scope)
     else:
         names = definition.class_names or _read_classes(source / TRAINING_RESULT)
-        loaded = Network(definition, load_weights(path, definition), scope, names)
+        loaded = Network(definition, load_weights(path, definition, log), scope, names)
     if definition.source.kind == "factory":
         report = check_outputs(loaded.reference(CORE).get_submodule("network"), definition)
         dropped = [*report.auxiliary, *report.ignored]

@@ -144,8 +144,6 @@ def _check_outputs(media: Sequence[MediaFile], inputs: Collection[Path], ids: bo
 
 def _list_files(source: Path, out: Path, chosen: Collection[Path] | None, log: Log) -> Iterator[tuple[Path, Path]]:
     """Yield the files of a source, or those `chosen` in it, with their outputs' stems; skip outputs and labels."""
-    from ...models.images import list_folder
-
     folder, target = (source.parent if source.is_file() else source).resolve(), out.resolve()
     if folder == target:
         raise UsageError(f"--out {out} holds the input images: choose another folder")
@@ -154,7 +152,7 @@ def _list_files(source: Path, out: Path, chosen: Collection[Path] | None, log: L
         return
     images, others = (
         [path for path in paths if not (target.is_relative_to(folder) and path.resolve().is_relative_to(target))]
-        for paths in list_folder(source)
+        for paths in _list_folder(source)
     )
     if others:
         log(_describe_skipped(source, Counter(path.suffix.lower() or "no extension" for path in others)))
@@ -164,7 +162,7 @@ def _list_files(source: Path, out: Path, chosen: Collection[Path] | None, log: L
         kind = "labels" if chosen is None else "not its images"
         log(f"skipped in folder {source}, {kind}: {len(labels)} in {folders}")
     if len(labels) == len(images):
-        raise DataError(f"folder {source} has labels only, no images: to segment them, name the folder of the files")
+        raise DataError(f"folder {source} has labels only, no images: to segment them, pass their own folder")
     for path in sorted({*images}.difference(labels)):
         yield path, out / path.relative_to(source).with_suffix("")
 
@@ -182,6 +180,18 @@ def _has_labels(folder: Path) -> bool:
         return (folder.parent / IMAGE_FOLDER).is_dir()
     stems = (folder.name[: -len(ending)] for ending in LABEL_ENDINGS if name.endswith(ending))
     return any(stem and (folder.parent / stem).is_dir() for stem in stems)
+
+
+def _list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return `list_folder`; the error of a folder with videos only says how to name them."""
+    from ...models.images import list_folder
+
+    try:
+        return list_folder(folder)
+    except DataError as error:
+        if any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.rglob("*")):
+            raise DataError(f"{error}, only videos: give them by name") from error
+        raise
 
 
 def _describe_skipped(folder: Path, counts: Counter[str]) -> str:

@@ -60,7 +60,7 @@ def evaluate_run(
     if not weights.exists():
         raise UsageError(f"no weights to evaluate in {chosen.run} ({WEIGHTS_FILE}); train first, without --evaluate")
     network = definition.build()
-    network.load_state_dict(load_weights(weights, definition))
+    network.load_state_dict(load_weights(weights, definition, log))
     dataset = _load_dataset(data, split, definition, chosen.run, log)
     _require_outside(predictions, dataset.spec.root)
     writer = None if predictions is None else PredictionWriter(predictions, dataset)

@@ -80,7 +80,7 @@ def test_demo_runs_on_four_classes(call, four_classes, tmp_path, monkeypatch):
     with LatencyTable.open(out / "tiny.lut") as table:
         assert table.space.classes == 4
     assert not (out / "data").exists()
-    assert summary["verdict"] == "passed"
+    assert summary["outcome"] == "passed"
     with Image.open(summary["picture"]) as picture:
         assert picture.width > 4 * CELL[0], "labels and predictions of two images"
 
