@@ -13,13 +13,14 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from .errors import PluginError
+from .files import hash_file
 
 _PREFIX = "lgc_plugin_"
 """Start of the names under which files are imported."""
@@ -58,7 +59,7 @@ def load_plugin(reference: str) -> Plugin:
         path = Path(reference).resolve()
         if not path.is_file():
             raise PluginError(f"no such file: {reference}")
-        digest = _hash_file(path)
+        digest = hash_file(path)
         module = _import_file(path, f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
         return Plugin(reference, module, path, digest)
     if not all(part.isidentifier() for part in reference.split(".")):
@@ -66,7 +67,7 @@ def load_plugin(reference: str) -> Plugin:
     with _explain_errors(reference), _current_folder():
         module = importlib.import_module(reference)
     source = Path(module.__file__) if module.__file__ and module.__file__.endswith(".py") else None
-    return Plugin(reference, module, source, "" if source is None else _hash_file(source))
+    return Plugin(reference, module, source, "" if source is None else hash_file(source))
 
 
 def load_plugins(references: Iterable[str]) -> None:
@@ -120,10 +121,6 @@ def load_object(reference: str) -> tuple[object, Plugin]:
     return value, plugin
 
 
-def _hash_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
 def _import_file(path: Path, name: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
@@ -154,17 +151,30 @@ def _current_folder() -> Iterator[None]:
 
 @contextmanager
 def _explain_errors(reference: str) -> Iterator[None]:
-    """Turn an error of the user's code into a PluginError with the line that raised it."""
+    """Turn an error of the user's code into a PluginError with the line that raised it; see `isolate_user_code`."""
     try:
-        yield
+        with isolate_user_code(reference):
+            yield
     except ModuleNotFoundError as error:
         if error.name is not None and (reference == error.name or reference.startswith(f"{error.name}.")):
             raise PluginError(
                 f"no module {reference!r}: install it, or run the command in the folder that holds it"
             ) from error
         raise PluginError(f"cannot load {reference}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"cannot load {reference}: {describe_error(error)}") from error
+
+
+@contextmanager
+def isolate_user_code(name: str) -> Iterator[None]:
+    """Send what code of the user's prints to stderr, and hide the command line's options from it."""
+    arguments = sys.argv
+    sys.argv = [name]
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.argv = arguments
 
 
 def describe_error(error: BaseException) -> str:
@@ -172,6 +182,8 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
     message = " ".join(str(error).split())
+    if isinstance(error, SystemExit):
+        message = f"the code ends the program with exit code {message or 0}"
     place = locate_error(error)
     return f"{type(error).__name__}{': ' * bool(message)}{message}{place and f' ({place})'}"
 

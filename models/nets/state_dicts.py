@@ -94,14 +94,12 @@ def _find_entry(content: Any, depth: int = 0) -> tuple[str, ...] | None:
     """Return the keys that lead to a state dict, the empty tuple if `content` is one; None if there is none."""
     if not isinstance(content, Mapping) or depth > _MAX_DEPTH:
         return None
-    tensors = sum(_is_tensor(value) for value in content.values())
-    if tensors and 2 * tensors >= len(content):  # programs add numbers to a state dict, e.g. the epoch
-        return ()
-    for key in ENTRIES:
+    for key in ENTRIES:  # first, as programs store other tensors next to a state dict, e.g. the state of a generator
         rest = _find_entry(content.get(key), depth + 1)
         if rest is not None:
             return (key, *rest)
-    return None
+    tensors = sum(_is_tensor(value) for value in content.values())
+    return () if tensors and 2 * tensors >= len(content) else None  # a state dict may have numbers too, e.g. the epoch
 
 
 def _is_tensor(value: object) -> bool:

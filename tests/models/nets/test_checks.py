@@ -29,9 +29,10 @@ def test_outputs_are_reported():
     report = check_outputs(definition.build(), definition)
     assert (report.size, report.auxiliary, report.ignored) == ((16, 16), ("side",), ("feature [1, 8, 16, 16]",))
     trained, unused = report.format_remarks(0.4), report.format_remarks(0.0)
-    assert trained[0] == "auxiliary outputs: side; in the loss with weight 0.4, not in evaluation and export"
-    assert "not trained (--aux 0)" in unused[0]
-    assert trained[1] == "outputs that are not logits of the classes are ignored: feature [1, 8, 16, 16]"
+    assert trained[0] == "main output: out"
+    assert trained[1] == "auxiliary outputs: side; in the loss with weight 0.4, not in evaluation and export"
+    assert "not trained (--aux 0)" in unused[1]
+    assert trained[2] == "outputs that are not logits of the classes are ignored: feature [1, 8, 16, 16]"
 
 
 def test_checks_leave_the_network_unchanged():
@@ -53,6 +54,26 @@ def test_outputs_of_training_mode_are_reported():
     assert check_outputs(network, definition).auxiliary == ()
 
 
+def test_main_output_of_training_is_recognised():
+    definition = define("AuxiliaryFirst")
+    report = check_training(definition.build(), definition, 2, None)
+    assert (report.main, report.auxiliary) == ("1", ("0",))
+    assert report.format_remarks(0.4)[0] == "main output: 1 (position, from 0)"
+
+
+def test_probabilities_are_reported():
+    definition = define("Probabilities")
+    network = definition.build()
+    for report in (check_outputs(network, definition), check_training(network, definition, 2, None)):
+        assert "warning: the main output looks like probabilities" in report.format_remarks(0.4)[0]
+    assert not check_outputs(define("Tied").build(), define("Tied")).probabilities
+
+
+def test_random_outputs_are_no_score():
+    with pytest.raises(PluginError, match="different outputs for the same image"):
+        check_outputs(define("Random").build(), define("Random"))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -65,6 +86,15 @@ def test_outputs_of_training_mode_are_reported():
         ("Detached", "no gradient reaches its parameters"),
         ("State", "the state '_extra_state' is not a tensor"),
         ("Text", "Text: the network returned str without a tensor"),
+        (
+            "RandomConstant",
+            "with the same state dict, its logits .* differ .*: keep tensors with register_",
+        ),
+        ("PlainState", "values that its state dict lacks"),
+        ("Unnamed", "2 outputs in training mode, 1 in evaluation mode, and which of 0, 1 is the main one is unknown"),
+        ("NoNumber", "the initial values of number are not finite"),
+        ("Random", "different outputs for the same image in evaluation mode"),
+        ("Exiting", r"SystemExit: the code ends the program with exit code 0 \(.*user_networks.py, line \d+\)"),
     ],
 )
 def test_faults_of_networks_are_named(name, message):
