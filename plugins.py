@@ -20,7 +20,6 @@ from pathlib import Path
 from types import ModuleType
 
 from .errors import PluginError
-from .files import hash_file
 
 _PREFIX = "lgc_plugin_"
 """Start of the names under which files are imported."""
@@ -59,7 +58,7 @@ def load_plugin(reference: str) -> Plugin:
         path = Path(reference).resolve()
         if not path.is_file():
             raise PluginError(f"no such file: {reference}")
-        digest = hash_file(path)
+        digest = _hash_file(path)
         module = _import_file(path, f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
         return Plugin(reference, module, path, digest)
     if not all(part.isidentifier() for part in reference.split(".")):
@@ -67,7 +66,7 @@ def load_plugin(reference: str) -> Plugin:
     with _explain_errors(reference), _current_folder():
         module = importlib.import_module(reference)
     source = Path(module.__file__) if module.__file__ and module.__file__.endswith(".py") else None
-    return Plugin(reference, module, source, "" if source is None else hash_file(source))
+    return Plugin(reference, module, source, "" if source is None else _hash_file(source))
 
 
 def load_plugins(references: Iterable[str]) -> None:
@@ -119,6 +118,10 @@ def load_object(reference: str) -> tuple[object, Plugin]:
             raise PluginError(f"{source} has no {name!r}; it has {public}")
         value = getattr(value, part)
     return value, plugin
+
+
+def _hash_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def _import_file(path: Path, name: str) -> ModuleType:

@@ -190,6 +190,26 @@ class Values(Main):
         return y * x.flatten()[:1].tolist()[0]
 
 
+class Equal(Main):
+    def change(self, y, x):
+        return 0 * y if torch.equal(x[:, 0], x[:, 1]) else y
+
+
+class Close(Main):
+    def change(self, y, x):
+        return 0 * y if torch.allclose(x[:, 0], x[:, 1]) else y
+
+
+class Unique(Main):
+    def change(self, y, x):
+        return y if len(torch.unique(x.round())) > 6 else -y
+
+
+class Nonzero(Main):
+    def change(self, y, x):
+        return y * (torch.nonzero(x[:, 0] > 0).shape[0] / 1000)
+
+
 class Asserting(Main):
     """Reads a parameter and asserts on the image, which an exported graph may leave out."""
 

@@ -81,13 +81,19 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and torch raise their own kinds
-        forbidden = _FORBIDDEN_GLOBAL.search(str(error))
-        if forbidden is None:
+        foreign = find_foreign_object(error)
+        if not foreign:
             raise format_error(path, "weights") from error
         raise FileFormatError(
-            f"cannot read weights {path}: it holds Python objects ({forbidden[1]}), which only code from the file "
+            f"cannot read weights {path}: it holds Python objects ({foreign}), which only code from the file "
             "could rebuild; save tensors alone, with torch.save(network.state_dict(), FILE)"
         ) from error
+
+
+def find_foreign_object(error: Exception) -> str:
+    """Return the object that torch refuses to rebuild from a file, e.g. `posix.system`; empty for other errors."""
+    match = _FORBIDDEN_GLOBAL.search(str(error))
+    return match[1] if match else ""
 
 
 def _find_entry(content: Any, depth: int = 0) -> tuple[str, ...] | None:

@@ -13,6 +13,7 @@ from lgc.models.nets.definition import NetworkDefinition
 from lgc.models.nets.outputs import MainOutput
 from lgc.models.nets.peers import PEERS
 from lgc.models.nets.sources import PeerSource, load_source
+from lgc.models.onnx.export import to_onnx
 from lgc.models.onnx.tracing import require_traceable
 
 from ... import user_networks
@@ -150,6 +151,8 @@ def test_traceable_networks_pass(name):
         ("Number", "return y * float(x.max())"),
         ("Array", "return y * torch.from_numpy(x.numpy().max(keepdims=True))"),
         ("Values", "return y * x.flatten()[:1].tolist()[0]"),
+        ("Equal", "return 0 * y if torch.equal(x[:, 0], x[:, 1]) else y"),
+        ("Close", "return 0 * y if torch.allclose(x[:, 0], x[:, 1]) else y"),
     ],
 )
 def test_reading_values_of_the_image_is_refused(name, line):
@@ -158,6 +161,12 @@ def test_reading_values_of_the_image_is_refused(name, line):
     source = user_networks.__file__
     number = [text.strip() for text in Path(source).read_text().splitlines()].index(line) + 1
     assert f"{name} cannot be exported: {source}, line {number}, `{line}`" in str(caught.value)
+
+
+def test_deciding_by_size_of_values_is_refused():
+    with pytest.raises(PluginError, match=r"user_networks.py, line \d+, `return y if len\(torch.unique"):
+        to_onnx(user_networks.Unique(11).eval(), [(1, 3, 32, 32)])
+    assert to_onnx(user_networks.Nonzero(11).eval(), [(1, 3, 32, 32)])
 
 
 def test_random_outputs_are_refused():
