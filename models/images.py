@@ -123,23 +123,86 @@ def check_image(path: Path) -> None:
         pass
 
 
+@dataclass(frozen=True)
+class ImageHeader:
+    """Content of an image file's header.
+
+    Attributes:
+        size: Height and width, rotated by the EXIF orientation.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
+        frames: Number of frames or pages; 1 for photographs with previews.
+        channels: Number of channels after decoding.
+        bits: Bits per channel; Pillow keeps the upper 8 of 16 where there are several channels.
+        maximum: Largest value that the file can have, if Pillow spreads its values over the whole range; else None.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    frames: int
+    channels: int
+    bits: int
+    maximum: int | None
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read the header of an image file, without decoding the pixels.
+
+    Raises:
+        DataError: The file is missing, not an image, or too large.
+    """
+    with _open_image(path) as file:
+        tiles = getattr(file, "tile", None)
+        arguments = tiles[0][3] if tiles else ()
+        raw_mode, *others = (arguments,) if isinstance(arguments, str) else arguments or ("",)
+        maximum = {"L;2": 3, "L;4": 15}.get(raw_mode)
+        if file.format == "PPM" and others:
+            maximum = int(others[0])
+        is_deep = ";16" in str(raw_mode) and not str(raw_mode).startswith("BGR;")  # BGR;16 has 16 bits per pixel
+        orientation = _read_orientation(file, path)
+        is_turned = orientation >= 5 and file.format != "TIFF"  # whose size Pillow has exchanged
+        return ImageHeader(
+            size=(file.width, file.height) if is_turned else (file.height, file.width),
+            orientation=orientation,
+            frames=1 if file.format in PREVIEW_FORMATS else getattr(file, "n_frames", 1),
+            channels=len(file.getbands()),
+            bits=16 if is_deep or (maximum or 0) > 255 else 8,
+            maximum=maximum,
+        )
+
+
+def _read_orientation(file: Image.Image, path: Path) -> int:
+    """Return the EXIF orientation of an open image; 1 if it has none, or damaged EXIF data, as in `decode_image`."""
+    from PIL import ExifTags
+
+    if file.format == "PNG" and not _has_exif(path):  # `getexif` would decode the pixels to look behind them
+        return 1
+    try:
+        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow's parser raises errors of any class
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _has_exif(path: Path) -> bool:
+    """Return True if a PNG file has EXIF or XMP data, before or behind its pixels."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            length = int.from_bytes(head[:4], "big")
+            start = file.read(min(length, 21))
+            if head[4:] == b"eXIf" or start.startswith((b"XML:com.adobe.xmp", b"Raw profile type exif")):
+                return True
+            file.seek(length - len(start) + 4, os.SEEK_CUR)
+    return False
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """Return height and width of an image, rotated by its EXIF orientation, from its header.
 
     Raises:
         DataError: The file is missing, not an image, or too large.
     """
-    from PIL import ExifTags
-
-    with _open_image(path) as file:
-        width, height = file.size
-        if file.format == "PNG" and "exif" not in file.info:  # `getexif` would decode the pixels to look behind them
-            return height, width
-        try:
-            is_turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by 90 degrees
-        except Exception:  # see `decode_image`
-            is_turned = False
-    return (width, height) if is_turned else (height, width)
+    return read_header(path).size
 
 
 def decode_image(path: Path, on_remark: OnRemark = ignore_remark) -> Image.Image:

@@ -146,7 +146,7 @@ class _Scan:
             self._add_problem("missing_labels", [pair.image], f"{pair.image}: no such file: {expected}")
             return
         try:
-            raw = resolve_palette(read_raw_label(pair.label), pair.coding)
+            raw = resolve_palette(read_raw_label(pair.label, pair.image), pair.coding)
             labels = decode_values(raw, pair.coding)
         except DataError as error:
             self._add_problem("damaged_labels", [pair.label], str(error))
@@ -262,6 +262,7 @@ def _match_splits(spec: DatasetSpec) -> tuple[dict[str, Matches], list[Problem]]
     for name, split in spec.splits.items():
         try:
             matches = split.match_labels()
+            split.require_own_labels(spec.splits.values())
         except DataError as error:
             problems.append(Problem("unusable_splits", (name,), (), str(error)))
             continue

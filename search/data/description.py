@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ from .layouts import (
     load_layout,
     read_layout,
 )
-from .pairs import LabelFiles, Pair, Split, require_pairs
+from .pairs import LabelFiles, Pair, Split, list_doubtful_turns, require_pairs
 from .patterns import FilePattern
 from .reading import Coding, list_suspicions
 from .schema import (
@@ -49,6 +50,8 @@ DATASET_FILE = "dataset.yaml"
 """Description that a dataset's folder may contain."""
 MAX_SAMPLED = 8
 """Number of labels that `DatasetSpec.remarks` reads."""
+MAX_HEADERS = 2000
+"""Number of images whose headers it reads."""
 YAML_SUFFIXES = (".yaml", ".yml", ".json")
 LAYOUT_FIELDS = frozenset(LayoutSettings.model_fields) - frozenset(DatasetSettings.model_fields)
 """Fields of a known layout that no `dataset.yaml` has."""
@@ -106,7 +109,16 @@ class DatasetSpec:
     @cached_property
     def remarks(self) -> tuple[str, ...]:
         """Lines to print before the dataset is used: assumptions, and labels that look wrong."""
-        return (*self.notes, *(f"warning: {self.name}: {text}" for text in self._list_suspicions()))
+        texts = [*self._list_suspicions(), *self._list_turns()]
+        return (*self.notes, *(f"warning: {self.name}: {text}" for text in texts))
+
+    def _list_turns(self) -> list[str]:
+        """Return a remark on images that are turned, perhaps unlike their labels, of all splits or a sample."""
+        pairs = list[Pair]()
+        for split in self.splits.values():
+            with suppress(LgcError, OSError):  # reported where the split is used
+                pairs += [pair for pair in split.pairs() if pair.label is not None]
+        return list_doubtful_turns(pairs[:: len(pairs) // MAX_HEADERS + 1])
 
     def _list_suspicions(self) -> list[str]:
         """Return signs that a few labels of the first labelled split have other values than expected."""
@@ -126,12 +138,15 @@ class DatasetSpec:
 
         Raises:
             UnknownNameError: There is no such split.
-            DataError: The split has no images, a list has an error, or an image has no label.
+            DataError: The split has no images, a list has an error, an image has no label, or its label is also that of
+                another split's image.
         """
         if split not in self.splits:
             raise UnknownNameError("split", split, self.splits)
         try:
-            return require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
+            pairs = require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
+            self.splits[split].require_own_labels(self.splits.values())
+            return pairs
         except OSError as error:
             raise DataError(f"cannot read the dataset folder {self.root}: {error}") from error
 

@@ -21,7 +21,7 @@ from ...errors import DataError
 from .labels import IGNORE
 from .pairs import LabelFiles, Split
 from .patterns import FilePattern
-from .reading import Coding, RawLabel, is_trivial_palette, read_raw_label, unpack_colour
+from .reading import GREY_PALETTE, Coding, RawLabel, is_trivial_palette, read_raw_label, unpack_colour
 from .schema import MAX_CLASSES, MIN_CLASSES, format_values
 
 IMAGES = "images"
@@ -236,7 +236,7 @@ def _summarise(path: Path) -> _Content:
 
 def _list_palette(raw: RawLabel, values: Iterable[int]) -> dict[int, int] | None:
     """Return the colour of each value; None without a palette that says something."""
-    if raw.palette is None or is_trivial_palette(raw.palette):
+    if raw.palette is None or is_trivial_palette(raw.palette, np.array([*values])):
         return None
     if max(values) >= len(raw.palette):
         raise DataError(f"{raw.path} contains the value {max(values)}, its palette only {len(raw.palette)} colours")
@@ -273,7 +273,11 @@ def _collect(files: tuple[tuple[Path, int, int], ...]) -> _Collected:
 
 
 def _merge_palettes(contents: Iterable[_Content]) -> dict[int, int] | None:
-    """Return the colour of each value, which is empty without palettes; None if labels must be read by colour."""
+    """Return the colour of each value, which is empty without palettes; None if labels must be read by colour.
+
+    Raises:
+        DataError: Some labels have palettes of greys in another order than the values of the others.
+    """
     merged = dict[int, int]()
     for content in contents:
         if content.is_coloured and any(other.palette is not None for other in contents):
@@ -281,6 +285,13 @@ def _merge_palettes(contents: Iterable[_Content]) -> dict[int, int] | None:
         for value, colour in (content.palette or {}).items():
             if merged.setdefault(value, colour) != colour:
                 return None
+    plain = [content.path for content in contents if content.palette is None]
+    greys = {value: value * GREY_PALETTE[1] for value in merged}
+    if plain and merged != greys and not any(colour % GREY_PALETTE[1] for colour in merged.values()):
+        path = next(content.path for content in contents if content.palette is not None)
+        raise DataError(
+            f"{path} has a palette of greys that are not its values, {plain[0]} has none: convert the labels"
+        )
     return merged if len(set(merged.values())) == len(merged) else {}
 
 
@@ -288,6 +299,8 @@ def _as_colours(content: _Content) -> _Content:
     """Return a label in palette mode as colours."""
     if content.palette is None:
         return content
+    if len({*content.palette.values()}) < len(content.palette):
+        raise DataError(f"the palettes of the labels differ, and that of {content.path} has a colour of several values")
     pixels = Counter[int]()
     for value, count in content.values.items():
         pixels[content.palette[value]] += count

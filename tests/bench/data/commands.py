@@ -44,20 +44,24 @@ class Commands:
         kept.write_text(json.dumps(result, indent=2) + "\n")
         return result
 
-    def interrupt(self, checkpoint: Path, command: str, *arguments: object) -> None:
-        """Start a command and kill it once it has written a checkpoint; do nothing if one exists."""
-        if checkpoint.exists():
-            return
-        process = subprocess.Popen(
-            self._line(command, *arguments), env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        end = time.monotonic() + PATIENCE_S
-        while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if not checkpoint.exists():
-            sys.exit(f"{command} {' '.join(map(str, arguments))}: no checkpoint")
+    def interrupt(self, name: str, run: Path, *arguments: object) -> int:
+        """Start a training in a run folder, kill it after its first checkpoint, and return the number of its steps."""
+        kept = self._results / f"{name}.json"
+        if not kept.exists():
+            line = self._line("lgc-train", *arguments, "--out", run)
+            process = subprocess.Popen(
+                line, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            end = time.monotonic() + PATIENCE_S
+            while not (run / "train.ckpt").exists() and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            if not (run / "train.ckpt").exists():
+                sys.exit(f"{name}: no checkpoint")
+            kept.write_text(json.dumps(len((run / "train.jsonl").read_text().splitlines())))
+        steps: int = json.loads(kept.read_text())
+        return steps
 
     def _line(self, command: str, *arguments: object) -> list[str]:
         return [str(Path(sys.executable).with_name(command)), *map(str, arguments), "--json"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ BENCH = (
     *("relative_low", "relative_high", "parameters", "macs", "runs"),
 )
 """Keys of a row of `lgc-bench`."""
-RESUMED_STEPS = 24
-"""Length of the trainings that are compared bit by bit."""
+RESUMED_STEPS = (24, 96, 384)
+"""Length of the trainings that are compared bit by bit: the first that is still running at its first checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def measure_networks(commands: Commands, setting: Setting) -> dict[str, Any]:
 def measure_network(commands: Commands, setting: Setting, name: str, reference: str) -> dict[str, Any]:
     """Train a network, score its weights again, and export it; return the results of the commands.
 
-    `resumed_equal` is True if a training that was killed and resumed gave the same weights, bit by bit, as one that was
-    not; `resumed_at` is the step of its checkpoint.
+    `resumed_equal` is True if a training of `resumed_steps` that was killed at step `killed_at` and resumed gave the
+    same weights, bit by bit, as one that was not.
     """
     run = run_folder(commands, name)
     common = ("--network", reference, "--data", setting.data)
@@ -85,18 +84,17 @@ def run_folder(commands: Commands, name: str) -> Path:
 
 
 def compare_resumed(commands: Commands, run: Path, train: tuple[object, ...]) -> dict[str, Any]:
-    """Train twice for a few steps, once with an interruption, and compare the weights."""
-    folders = {kind: run.with_name(f"{run.name}-{kind}") for kind in ("straight", "resumed")}
-    arguments = {kind: (*train, "--steps", RESUMED_STEPS, "--out", folder) for kind, folder in folders.items()}
-    commands.run(f"straight {run.name}", "lgc-train", *arguments["straight"])
-    log = folders["resumed"] / "train.jsonl"
-    commands.interrupt(folders["resumed"] / "train.ckpt", "lgc-train", *arguments["resumed"])
-    steps = commands.scratch / "results" / f"resumed {run.name}.steps"
-    if not steps.exists():
-        steps.write_text(json.dumps(len(log.read_text().splitlines())))
-    commands.run(f"resumed {run.name}", "lgc-train", *arguments["resumed"])
-    straight, resumed = ((folder / "weights.safetensors").read_bytes() for folder in folders.values())
-    return {"resumed_equal": straight == resumed, "resumed_at": json.loads(steps.read_text())}
+    """Train twice for some steps, once killed and resumed, and compare the weights."""
+    for steps in RESUMED_STEPS:
+        straight, resumed = (run.with_name(f"{run.name}-{kind}-{steps}") for kind in ("straight", "resumed"))
+        arguments = (*train, "--steps", steps)
+        killed_at = commands.interrupt(f"kill {resumed.name}", resumed, *arguments)
+        if killed_at < steps:
+            break
+    for folder in (straight, resumed):
+        commands.run(folder.name, "lgc-train", *arguments, "--out", folder)
+    weights = [(folder / "weights.safetensors").read_bytes() for folder in (straight, resumed)]
+    return {"resumed_equal": weights[0] == weights[1], "killed_at": killed_at, "resumed_steps": steps}
 
 
 def time_networks(commands: Commands, setting: Setting, others: list[Path]) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ def _networks(rows: dict[str, Any] | None) -> list[str]:
         "of an uninterrupted training. Scored again: by `lgc-train --evaluate`, from the file of the weights. Logits: "
         "the largest difference of the exported file from torch, on random inputs and on images of the dataset.",
         "",
-        "| network | mIoU, % | scored again | pixel accuracy, % | training, s | resumed at step | bits equal "
+        "| network | mIoU, % | scored again | pixel accuracy, % | training, s | killed at step | bits equal "
         "| logits, random | logits, images | same class, images |",
         "|" + " --- |" * 10,
         *(_format_network(name, row) for name, row in rows.items()),
@@ -65,9 +65,10 @@ def _networks(rows: dict[str, Any] | None) -> list[str]:
 
 def _format_network(name: str, row: dict[str, Any]) -> str:
     random, images = row["agreement"]
+    equal = "yes" if row["resumed_equal"] else "**no**"
     return (
         f"| {name} | {_score(row['miou'])} | {_score(row['scored_again'])} | {_score(row['pixel_accuracy'])} "
-        f"| {row['seconds']:.0f} | {row['resumed_at']} | {'yes' if row['resumed_equal'] else '**no**'} "
+        f"| {row['seconds']:.0f} | {row['killed_at']} of {row['resumed_steps']} | {equal} "
         f"| {random['max_abs_diff']:.1e} | {images['max_abs_diff']:.1e} | {images['argmax_agreement_pct']:.3f} % |"
     )
 

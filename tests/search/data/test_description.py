@@ -69,19 +69,47 @@ def test_unlabelled_test_split_has_no_labels(describe: Path) -> None:
     assert (load_dataset(describe, "test")[0][1] == 255).all()
 
 
-def test_shares_partition_the_images(describe: Path) -> None:
-    for index in range(11):
+def draw_splits(describe: Path) -> dict[str, set[str]]:
+    spec = read_dataset(describe)
+    return {split: {pair.image.stem for pair in spec.pairs(split)} for split in spec.split_names}
+
+
+@pytest.fixture
+def shares(describe: Path) -> Path:
+    """Describe 200 images in three shares."""
+    for index in range(200):
         write_pair(describe.parent / "data", f"all/{index}")
     edit(describe, "{split}", "all")
-    edit(describe, "[train, val]", "{train: {share: 0.7}, val: {share: 0.2}, test: {share: 0.1}}\nseed: 3")
-    spec = read_dataset(describe)
-    parts = [[pair.image.name for pair in spec.pairs(split)] for split in spec.split_names]
-    assert [len(part) for part in parts] == [7, 2, 2]
-    assert len({name for part in parts for name in part}) == 11
-    again = [[pair.image.name for pair in read_dataset(describe).pairs(split)] for split in spec.split_names]
-    assert again == parts
-    edit(describe, "seed: 3", "seed: 4")
-    assert [[pair.image.name for pair in read_dataset(describe).pairs(s)] for s in spec.split_names] != parts
+    return edit(describe, "[train, val]", "{train: {share: 0.7}, val: {share: 0.2}, test: {share: 0.1}}\nseed: 3")
+
+
+def test_shares_partition_the_images(shares: Path) -> None:
+    parts = draw_splits(shares)
+    assert sorted(int(name) for part in parts.values() for name in part) == [*range(200)]
+    # Five standard deviations of a binomial distribution.
+    for part, share in zip(parts.values(), (0.7, 0.2, 0.1), strict=True):
+        assert abs(len(part) - 200 * share) < 5 * (200 * share * (1 - share)) ** 0.5
+    edit(shares, "seed: 3", "seed: 4")
+    assert draw_splits(shares) != parts
+
+
+def test_further_images_move_none(shares: Path) -> None:
+    before = draw_splits(shares)
+    for index in range(200, 260):
+        write_pair(shares.parent / "data", f"all/{index}")
+    (shares.parent / "data/images/all/7.png").unlink()
+    (shares.parent / "data/images/all/8.png").rename(shares.parent / "data/images/all/8.jpg")
+    after = draw_splits(shares)
+    kept = {str(index) for index in range(200)} - {"7"}
+    assert {split: part & kept for split, part in after.items()} == {s: part & kept for s, part in before.items()}
+
+
+def test_empty_share_names_the_seed(shares: Path) -> None:
+    for path in sorted((shares.parent / "data/images/all").glob("*.png"))[1:]:
+        path.unlink()
+    empty = next(split for split, files in read_dataset(shares).splits.items() if not files.list_images())
+    with pytest.raises(DataError, match=r"its share of images/all/, drawn by seed 3 \(another seed may give some\)"):
+        read_dataset(shares).pairs(empty)
 
 
 def test_labels_follow_from_their_images(describe: Path) -> None:

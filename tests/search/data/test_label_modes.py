@@ -12,6 +12,7 @@ from PIL import Image
 
 from lgc.errors import DataError
 from lgc.models.images import read_pixels
+from lgc.search.data.check import check_dataset
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
 from lgc.search.data.labels import CAMVID_PALETTE, TRAIN_ID_TO_ID
@@ -69,11 +70,6 @@ def test_foreign_palette_is_refused_with_both_readings(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is ambiguous \(mode P\)"):
         decode(tmp_path, FOREIGN, "[road, car, sky]")
     assert decode(tmp_path, FOREIGN, fields="kind: indices\n") == CLASSES.tolist()
-
-
-def test_indices_with_colours_of_another_order_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is ambiguous \(mode P\)"):
-        decode(tmp_path, OTHER_ORDER, fields="kind: indices\n")
 
 
 @pytest.mark.parametrize("colours", ["adaptive", "quantised"])
@@ -209,6 +205,42 @@ def test_label_of_an_unrotated_image_is_refused(tmp_path: Path) -> None:
     message = r"is 12x8 pixels, its image a\.png 8x12 after its EXIF rotation: rotate the label too"
     with pytest.raises(DataError, match=message):
         load_dataset(tmp_path, "train")[0]
+
+
+def orient(path: Path, orientation: int) -> None:
+    """Set the EXIF orientation of an image, whose stored pixels stay."""
+    with Image.open(path) as file:
+        exif = file.getexif()
+        exif[0x0112] = orientation
+        file.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 6])
+def test_labels_turn_only_with_their_images(tmp_path: Path, orientation: int) -> None:
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
+    upright = {2: np.fliplr(values), 3: np.rot90(values, 2), 4: np.flipud(values), 6: np.rot90(values, -1)}
+    assert decode(tmp_path, Image.fromarray(values)) == values.tolist()
+    orient(tmp_path / "labels/a.png", orientation)
+    with pytest.raises(DataError, match=rf"labels/a\.png: it has the EXIF orientation {orientation}, a\.png another"):
+        load_dataset(tmp_path, "train")[0]
+    orient(tmp_path / "images/a.png", orientation)
+    assert read_dataset(tmp_path).remarks == ()
+    assert load_dataset(tmp_path, "train")[0][1].tolist() == upright[orientation].tolist()
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "doubtful"), [(3, (4, 3), True), (6, (4, 3), False), (6, (3, 3), True)]
+)
+def test_turned_images_of_equal_shape_are_said(
+    tmp_path: Path, orientation: int, size: tuple[int, int], doubtful: bool
+) -> None:
+    decode(tmp_path, Image.new("L", size))
+    assert read_dataset(tmp_path).remarks == ()
+    orient(tmp_path / "images/a.png", orientation)
+    spec = read_dataset(tmp_path)
+    says = "1 of 1 images are turned by their EXIF orientation, e.g. "
+    assert [says in remark for remark in spec.remarks] == [True] * doubtful
+    assert [says in remark for remark in check_dataset(spec).remarks if "EXIF" in remark] == [True] * doubtful
 
 
 def test_16_bit_image_is_refused(tmp_path: Path) -> None:
