@@ -153,7 +153,7 @@ def _prepare_network(
             network.main = report.main
         else:
             require_rebuildable(network.network, definition)
-        probe = Probe.take(network.network, definition.input)
+        probe = Probe.take(definition.build(config.seed), definition.input)  # a copy, which may cache what it likes
         if initial is not None:
             transfer = initialise(network.network, initial, definition.classes)
             for remark in (*transfer.describe(), *compare_classes(initial, definition.class_names)):
