@@ -6,11 +6,11 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,14 @@ class Normalisation:
             raise UsageError(f"invalid normalisation: mean {self.mean}, std {self.std}; std must be above 0.000001")
 
 
+def list_pixel_scales(mean: Iterable[float], std: Iterable[float]) -> set[float]:
+    """Return the largest pixel values, 1 or 255, that mean and standard deviation refer to.
+
+    Below 1 a number refers to pixels in 0..1, above 1 to pixels in 0..255; 0 and 1 may refer to both.
+    """
+    return {1.0 if abs(value) < 1 else 255.0 for value in (*mean, *std) if abs(value) not in (0, 1)}
+
+
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """ImageNet's statistics, the default of all networks."""
 
@@ -51,6 +59,8 @@ MAX_PIXELS_VARIABLE = "LGC_MAX_PIXELS"
 SYSTEM_NAMES = ("__macosx", "thumbs.db", "desktop.ini")
 """Files and folders that macOS and Windows leave among images, in lower case."""
 
+MAX_DARK = 63
+"""Largest value of an image that uses fewer than its 16 bits, e.g. the 12 bits of a camera."""
 PREVIEW_FORMATS = ("MPO",)
 """Formats of photographs whose further frames are previews or other views."""
 
@@ -221,12 +231,24 @@ def decode_image(path: Path, on_remark: OnRemark = ignore_remark) -> Image.Image
         frames = getattr(file, "n_frames", 1)
         if frames > 1 and file.format not in PREVIEW_FORMATS:
             on_remark(f"the first of {frames} frames or pages is used")
+        is_deep = len(file.getbands()) > 1 and any(_has_16_bits(tile) for tile in getattr(file, "tile", ()))
         file.load()
+        if is_deep:
+            largest = max(high for _, high in file.convert("RGB").getextrema())  # type: ignore[misc]
+            hint = "" if largest > MAX_DARK else ": nearly black, scale it to 8 bits per channel"
+            on_remark(f"of 16 bits per channel the upper 8 are used; their largest value is {largest} of 255{hint}")
         try:
             ImageOps.exif_transpose(file, in_place=True)
         except Exception:  # Pillow's parser raises errors of any class; the pixels are intact
             on_remark("damaged EXIF data: the image is not rotated")
         return file.copy()
+
+
+def _has_16_bits(tile: Any) -> bool:
+    """Return True if a part of a file has 16 bits per channel; Pillow keeps the upper 8 of several channels."""
+    arguments = tile[3]
+    mode = arguments if isinstance(arguments, str) else next(iter(arguments or ()), "")
+    return isinstance(mode, str) and ";16" in mode
 
 
 def read_pixels(path: Path, size: tuple[int, int] | None = None, on_remark: OnRemark = ignore_remark) -> RGBImage:

@@ -80,7 +80,7 @@ LayersOption = Annotated[
     typer.Option("--layers", help="Also time the layers: costs, percent of the device's peak. Takes --seconds more."),
 ]
 RefreshPeakOption = Annotated[
-    bool, typer.Option("--refresh-peak", help="Measure the device's peak again, instead of reading it from the cache.")
+    bool, typer.Option("--refresh-peak", help="Measure the device's peak again and keep the faster of both.")
 ]
 
 
@@ -159,7 +159,7 @@ def _print_remarks(
 ) -> None:
     """Print the remarks on files, the networks left out on `chosen` targets, and a warning of different groups."""
     for candidate in candidates:
-        for remark in candidate.file.remarks if candidate.file else ():
+        for remark in (*candidate.file.remarks, *candidate.file.metadata_remarks) if candidate.file else ():
             say(f"{candidate.name}: {remark}")
     for target in chosen:
         skipped = [candidate.name for candidate in candidates if (candidate, target) not in pairs]
@@ -257,11 +257,12 @@ def _list_candidates(
     A factory that a run was trained with belongs to this run; the other networks have random weights.
     """
     from ..models.nets.definition import find_factory
-    from ..profiler.comparison import build_candidate, read_file_candidates, read_run_candidate
+    from ..profiler.comparison import build_candidate, name_apart, read_file_candidates, read_run_candidate
 
     if not sources and not networks:
         raise UsageError("nothing to compare: pass ONNX files or runs, or --peers, --peer or --network")
     onnx_files = [source for source in sources if source.suffix.lower() == ".onnx"]
+    names = name_apart(sources)
     if not onnx_files and (files.output or files.layout):
         raise UsageError(f"{OUTPUT_OPTION} and {LAYOUT_OPTION} are only for ONNX files")
     files = replace(files, keep_size=bool(networks) or len(onnx_files) < len(sources))
@@ -269,22 +270,30 @@ def _list_candidates(
     used: list[NetworkSource] = []
     for source in sources:
         if source in onnx_files:
-            candidates += read_file_candidates(source, files)
+            own = read_file_candidates(source, files)
         else:
             own_size: list[tuple[int, int] | None] = [None]
             network = find_factory(source, networks)
             used += [] if network is None else [network]
-            candidates += [read_run_candidate(source, size, scope, network, say) for size in sizes or own_size]
-    counts = {candidate.classes for candidate in candidates} - {None}
-    classes = counts.pop() if len(counts) == 1 else None
+            own = [read_run_candidate(source, size, scope, network, say) for size in sizes or own_size]
+        candidates += [replace(candidate, name=names[source]) for candidate in own]
+    peers = [network for network in networks if network not in used]
+    classes = _choose_classes(candidates, peers)
     own_sizes = dict.fromkeys((c.size[0], c.size[1]) for c in candidates if len(c.size) == 2)
     peer_sizes = sizes or list(own_sizes) or [PEER_SIZE]
-    return candidates + [
-        build_candidate(network, size, scope, classes or DEFAULT_CLASSES)
-        for size in peer_sizes
-        for network in networks
-        if network not in used
-    ]
+    return candidates + [build_candidate(network, size, scope, classes) for size in peer_sizes for network in peers]
+
+
+def _choose_classes(candidates: Sequence[Candidate], peers: Sequence[NetworkSource]) -> int:
+    """Return the number of classes of all candidates with a known one, or the default, said where it is assumed."""
+    counts = {candidate.classes for candidate in candidates if candidate.classes is not None}
+    if len(counts) == 1:
+        return counts.pop()
+    if candidates and peers:
+        own = ", ".join(f"{candidate.name} {candidate.classes or 'unknown'}" for candidate in candidates)
+        names = ", ".join(peer.name for peer in peers)
+        say(f"{names}: {DEFAULT_CLASSES} classes are assumed; the other networks': {own}")
+    return DEFAULT_CLASSES
 
 
 def _list_precisions(candidates: Sequence[Candidate]) -> list[str]:

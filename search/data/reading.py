@@ -17,8 +17,6 @@ from .labels import IGNORE, LabelMap
 
 Values = npt.NDArray[np.integer]
 """Label values [H, W], or colours as 24-bit numbers."""
-TRAIN_ID_SHARE, MAX_IGNORED_SHARE = 0.5, 0.95
-"""Shares of ignored pixels from which labels are suspicious: of values that are all train ids, and of any."""
 _GREY = 0x010101
 """Darkest grey as a 24-bit number, of which the others are multiples."""
 GREY_PALETTE = np.arange(256) * _GREY
@@ -257,36 +255,3 @@ def is_trivial_palette(palette: Values, used: Values) -> bool:
 def count_classes(labels: LabelMap) -> npt.NDArray[np.int64]:
     """Return the number of pixels of each class, [256]; the last is void."""
     return np.bincount(labels.ravel(), minlength=IGNORE + 1)
-
-
-def list_suspicions(files: Sequence[tuple[Path, Coding]], num_classes: int) -> list[str]:
-    """Return signs that labels have other values than their coding says; files that cannot be read are skipped.
-
-    Labels whose values are all train ids, 0..(num_classes - 1) and 255, are suspicious if the coding ignores most of
-    the pixels. So are labels of 0 and 255 that ignore 255, and labels of any values if nearly all is ignored.
-    """
-    values, classes = Counter[int](), Counter[int]()
-    for path, coding in files:
-        try:
-            raw = read_raw_label(path)
-            classes.update(dict(enumerate(count_classes(read_label(path, coding)).tolist())))
-        except DataError:
-            continue
-        if not raw.is_coloured:
-            values.update(dict(enumerate(np.bincount(raw.values.ravel()).tolist())))
-    name, seen = files[0][1].name, sorted(value for value, pixels in values.items() if pixels)
-    share = classes[IGNORE] / max(classes.total(), 1)
-    if seen == [0, IGNORE] and share > 0:
-        return [
-            "its labels hold 0 and 255 only, and 255 is ignored; if it is a class, write `values: [0, 255]` and "
-            "`ignore: []` into the dataset.yaml"
-        ]
-    if seen and share > TRAIN_ID_SHARE and {*seen} <= {*range(num_classes), IGNORE}:
-        return [
-            f"its labels hold 0-{num_classes - 1} and 255 only, as train ids do, but are read as {name}: "
-            f"{100 * share:.0f} % of the pixels are ignored; for train ids, write `values: 0-{num_classes - 1}` into a "
-            "dataset.yaml (docs/datasets.md)"
-        ]
-    if share > MAX_IGNORED_SHARE:
-        return [f"{100 * share:.0f} % of the pixels of its labels are ignored, read as {name}"]
-    return []

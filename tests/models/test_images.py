@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from unittest import mock
 
 import numpy as np
@@ -216,3 +218,32 @@ class TestNormalisation:
     def test_invalid_deviations(self, std):
         with pytest.raises(UsageError, match="std must be above 0"):
             Normalisation((0.5, 0.5, 0.5), std)
+
+
+def write_deep_png(path, values):
+    """Write RGB of 16 bits per channel, which Pillow does not write."""
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    content = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    return path
+
+
+@pytest.mark.parametrize(("bits", "largest", "is_dark"), [(12, 15, True), (16, 255, False)])
+def test_lost_bits_are_remarked(tmp_path, bits, largest, is_dark):
+    values = np.zeros((4, 6, 3), np.uint16)
+    values[:, 3:] = 2**bits - 1
+    remarks: list[str] = []
+    pixels = read_pixels(write_deep_png(tmp_path / "deep.png", values), on_remark=remarks.append)
+    assert pixels.max() == largest
+    assert len(remarks) == 1
+    assert f"of 16 bits per channel the upper 8 are used; their largest value is {largest} of 255" in remarks[0]
+    assert ("nearly black, scale it to 8 bits" in remarks[0]) == is_dark

@@ -16,22 +16,20 @@ if TYPE_CHECKING:
 
 def make_bench_tables(rows: Sequence[Timing]) -> list[Table | str]:
     """Return a table for each input size and scope, a line that explains the columns, and the remarks."""
-    groups: dict[tuple[str, str], list[Timing]] = {}
+    groups: dict[tuple[str, str, int], list[Timing]] = {}
     for row in rows:
-        groups.setdefault((row.input, row.scope), []).append(row)
+        groups.setdefault((row.input, row.scope, row.batch), []).append(row)
+    is_batched = any(row.batch > 1 for row in rows)
+    batch, fps = ("batch of the title, else 1", "batch x 1000 / ms") if is_batched else ("batch 1", "1000 / ms")
     lines = [
-        "ms: median of all runs, batch 1, with interquartile range, p90 and p99; FPS = 1000 / ms. rel. latency: "
+        f"ms: median of all runs, {batch}, with interquartile range, p90 and p99; FPS = {fps}. rel. latency: "
         "latency relative to the fastest, median of the ratios in each eighth of the run, with 90 % interval. argmax "
         "match: pixels with the class of torch in fp32 (for a file: of ONNX Runtime on the CPU)."
     ]
-    if any(row.quantisation == "QDQ" and row.backend == "onnxruntime" for row in rows):
-        lines.append(
-            "int8 under ONNX Runtime: lgc-export keeps float32 biases, as TensorRT requires, so ONNX Runtime computes "
-            "these convolutions in float32. The frame rate does not predict that of an int8 engine."
-        )
     lines += sorted({f"mIoU of {row.name}: {row.scored_on}" for row in rows if row.miou is not None})
     lines += dict.fromkeys(f"{row.name}, {row.precision}: {remark}" for row in rows for remark in row.remarks)
-    return [*(_make_table(f"{size}, {scope}", members) for (size, scope), members in groups.items()), *lines]
+    titles = [f"{size}, {scope}{f', batch {batch}' * (batch > 1)}" for size, scope, batch in groups]
+    return [*map(_make_table, titles, groups.values()), *lines]
 
 
 def _make_table(title: str, rows: Sequence[Timing]) -> Table:

@@ -259,7 +259,9 @@ def test_train_ids_in_place_of_ids_are_said(tmp_path: Path) -> None:
         Image.fromarray(inverse[np.asarray(Image.open(pair.label))]).save(pair.label)
     (remark,) = read_dataset(tmp_path).remarks
     share = np.mean([(load_dataset(tmp_path, "train")[index][1] == 255).float().mean() for index in range(3)])
-    assert remark.startswith("warning: cityscapes: its labels hold 0-18 and 255 only, as train ids do, but are read as")
+    assert remark.startswith(
+        "warning: cityscapes: train: its labels hold 0-18 and 255 only, as train ids do, but are read as"
+    )
     assert f"{100 * share:.0f} % of the pixels are ignored" in remark
 
 
@@ -267,4 +269,4 @@ def test_labels_without_a_class_are_said(tmp_path: Path) -> None:
     write_scenes(tmp_path, "camvid-segnet", {"train": 2}, (32, 48))
     for pair in read_dataset(tmp_path).pairs("train"):
         Image.new("L", (48, 32), 11).save(pair.label)
-    assert read_dataset(tmp_path).remarks[0].startswith("warning: camvid-segnet: 100 % of the pixels")
+    assert read_dataset(tmp_path).remarks[0].startswith("warning: camvid-segnet: train: 100 % of the pixels")
