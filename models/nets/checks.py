@@ -104,7 +104,7 @@ def check_training(
     Raises:
         PluginError: The network has no parameters, a state that is not a tensor or not finite, cannot be copied, raises
             an error, its main output is unknown or is not finite logits [N, classes, h, w] with a gradient, or its
-            state dict does not hold all that it computes with.
+            state dict does not hold everything that it computes with.
         UsageError: Batch normalisation would see a single value.
     """
     name = definition.source.reference
@@ -159,7 +159,7 @@ def _find_training_output(
         option: Option of the images' size, for messages.
 
     Raises:
-        PluginError: None is equal, and the names do not tell.
+        PluginError: None is equal, and the names are no help.
     """
     main = choose_main(outputs)
     evaluated = _run(network.eval(), definition, images, option)

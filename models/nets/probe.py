@@ -37,7 +37,7 @@ class Probe(BaseModel):
 
     @classmethod
     def take(cls, network: nn.Module, size: tuple[int, int]) -> Self:
-        """Run a network on the fixed image; `size` is that of its own images.
+        """Return the probe of a network on the fixed image; `size` is that of its own images.
 
         Raises:
             MismatchError: The network raises an error, or returns NaN or infinite logits.

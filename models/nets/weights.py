@@ -60,7 +60,7 @@ def load_weights(path: Path, network: Architecture | NetworkDefinition) -> dict[
         FileFormatError: The file is missing, damaged or foreign, the weights belong to a different network, or a tensor
             has another type, or NaN or infinite values that the network does not begin with.
         MismatchError: They were trained with another recipe of an operator, or the network that is built now computes
-            something else than the trained one.
+            something other than the trained one.
         PluginError: The user's factory raises an error or returns no module.
     """
     try:

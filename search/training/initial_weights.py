@@ -39,7 +39,7 @@ def initialise(network: nn.Module, source: Path, classes: int) -> Transfer:
 
     Raises:
         UsageError: they do not fit, see `transfer_weights`.
-        FileFormatError: `source` is damaged, or has tensors of another type, or NaN or infinite values.
+        FileFormatError: `source` is damaged, or has tensors of a different type, or NaN or infinite values.
     """
     stored = read_state_dict(source)
     if isinstance(network, LGCNet):
