@@ -159,7 +159,7 @@ def _find_training_output(
         option: Option of the images' size, for messages.
 
     Raises:
-        PluginError: None is equal, and the names are no help.
+        PluginError: No output is equal, and the names are ambiguous.
     """
     main = choose_main(outputs)
     evaluated = _run(network.eval(), definition, images, option)
