@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -178,20 +178,21 @@ def _current_folder() -> Iterator[None]:
 
 @contextmanager
 def _explain_errors(reference: str) -> Iterator[None]:
-    """Turn an error of the user's code into a PluginError with the line that raised it."""
+    """Turn an error of the user's code into a PluginError with the line that raised it; see `isolate_user_code`."""
     try:
-        yield
+        with isolate_user_code(reference):
+            yield
     except ModuleNotFoundError as error:
         if error.name is not None and (reference == error.name or reference.startswith(f"{error.name}.")):
             raise PluginError(
                 f"no module {reference!r}: install it, or run the command in the folder that holds it"
             ) from error
         raise PluginError(f"cannot load {reference}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"cannot load {reference}: {describe_error(error)}{_explain_import(error)}") from error
 
 
-def _explain_import(error: Exception) -> str:
+def _explain_import(error: BaseException) -> str:
     """Return how to fix an import that Python cannot make from a file; empty for other errors."""
     if not isinstance(error, ImportError):
         return ""
@@ -207,11 +208,25 @@ def _explain_import(error: Exception) -> str:
     return ""
 
 
+@contextmanager
+def isolate_user_code(name: str) -> Iterator[None]:
+    """Send what code of the user's prints to stderr, and hide the command line's options from it."""
+    arguments = sys.argv
+    sys.argv = [name]
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.argv = arguments
+
+
 def describe_error(error: BaseException) -> str:
     """Return type, message and line of an error, in one line."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
     message = " ".join(str(error).split())
+    if isinstance(error, SystemExit):
+        message = f"the code ends the program with exit code {message or 0}"
     place = locate_error(error)
     return f"{type(error).__name__}{': ' * bool(message)}{message}{place and f' ({place})'}"
 

@@ -85,22 +85,25 @@ def _is_marked(value: object) -> bool:
 class _InputMarks(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Marks every tensor computed from a marked one, and refuses to read one as a number, as `if x.mean() > 0:` does.
 
-    Shapes are plain integers here, so that only values of tensors count.
+    Shapes are plain integers here, so that only values of tensors count. With `sizes`, results whose size depends on
+    values are refused too, e.g. those of `torch.unique`.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, sizes: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.name = name
+        self.name, self.sizes = name, sizes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         leaves = tree_leaves((args, kwargs))
         if any(map(_is_marked, leaves)):
-            if func is torch.ops.aten._local_scalar_dense.default:
+            if self.sizes and torch.Tag.dynamic_output_shape in func.tags:
                 _refuse_read(self.name)
             for value in tree_leaves(out):
                 if isinstance(value, Tensor):
                     setattr(value, _MARK, True)
+                elif isinstance(value, bool | int | float):  # of item(), torch.equal, torch.allclose
+                    _refuse_read(self.name)
         return out
 
 
@@ -146,7 +149,9 @@ def _make_input(shape: tuple[int, ...], dtype: str) -> Tensor:
 
 
 @torch.no_grad()
-def require_traceable(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: str, name: str) -> None:
+def require_traceable(
+    module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: str, name: str, *, sizes: bool = False
+) -> None:
     """Check that Python code of a module reads no values of its inputs, and that its output is repeatable.
 
     Args:
@@ -154,6 +159,7 @@ def require_traceable(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]
         input_shapes: Shape of each input.
         dtype: Type of the inputs, in torch's notation.
         name: Name of the module in messages.
+        sizes: The code decides by sizes, so that none may depend on values.
 
     Raises:
         PluginError: It does, and the message has the line; or two outputs differ.
@@ -162,7 +168,7 @@ def require_traceable(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]
     marked = [value.clone() for value in inputs]
     for value in marked:
         setattr(value, _MARK, True)
-    with _ArrayReads(name), _InputMarks(name):
+    with _ArrayReads(name), _InputMarks(name, sizes):
         output = module(*marked)
     if not torch.allclose(module(*inputs).float(), output.float(), atol=_TOLERANCE, equal_nan=True):
         raise PluginError(
