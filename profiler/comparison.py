@@ -63,6 +63,7 @@ class Candidate:
         classes: number of classes; None where the output does not determine it.
         miou: mean intersection over union in percent; None where unknown.
         scored_on: split and resolution of `miou`.
+        dataset: name of the dataset of `miou`; None where unknown.
         file: model of an ONNX file.
     """
 
@@ -74,6 +75,7 @@ class Candidate:
     classes: int | None = None
     miou: float | None = None
     scored_on: str | None = None
+    dataset: str | None = None
     file: OnnxModel | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -129,7 +131,7 @@ class Timing:
     """Latency of one network on one target, in milliseconds.
 
     Attributes:
-        name: name of the candidate; so are kind, input, scope, parameters, macs, miou and scored_on.
+        name: name of the candidate; so are kind, input, scope, parameters, macs, miou, scored_on, classes and dataset.
         backend: backend of the target; so are device, precision and threads.
         fps: 1000 / median_ms.
         median_ms: median of all runs; p90_ms and p99_ms are percentiles, iqr_ms is the interquartile range.
@@ -169,6 +171,12 @@ class Timing:
     scored_on: str | None = None
     remarks: tuple[str, ...] = ()
     quantisation: str | None = None
+    classes: int | None = None
+    dataset: str | None = None
+
+
+_COPIED = ("name", "kind", "scope", "miou", "scored_on", "quantisation", "classes", "dataset")
+"""Fields of a timing that are the candidate's own."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +257,8 @@ def read_run_candidate(
     name = path.name if path.is_dir() else path.stem
     kind = "run" if weights is not None else definition.source.kind
     workload = network_workload(definition, scope, weights)
-    return Candidate(name, kind, definition.input, scope, workload, own.classes, miou, scored_on)
+    dataset = None if miou is None else own.dataset
+    return Candidate(name, kind, definition.input, scope, workload, own.classes, miou, scored_on, dataset)
 
 
 def _score(path: Path) -> tuple[float | None, str | None]:
@@ -262,6 +271,11 @@ def _score(path: Path) -> tuple[float | None, str | None]:
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(format_error(path, "training result")) from error
     return miou, f"{split}, in fp32, labels at {'x'.join(map(str, size)) if isinstance(size, list) else size}"
+
+
+def describe_score(network: Candidate | Timing) -> str | None:
+    """Return dataset, split and resolution of the mIoU, equal for comparable ones; None without an mIoU."""
+    return None if network.miou is None else f"{network.dataset or 'unknown dataset'}, {network.scored_on}"
 
 
 def build_candidate(source: NetworkSource, size: tuple[int, int], scope: str, classes: int) -> Candidate:
@@ -334,7 +348,7 @@ def _make_row(
     low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
     relative, relative_low, relative_high = ratio
     return Timing(
-        **{name: getattr(candidate, name) for name in ("name", "kind", "scope", "miou", "scored_on", "quantisation")},
+        **{name: getattr(candidate, name) for name in _COPIED},
         **vars(target),
         **vars(check),
         input="x".join(map(str, candidate.size)),

@@ -54,7 +54,6 @@ def _make_table(breakdown: LayerBreakdown) -> Table:
     size = "x".join(map(str, breakdown.size))
     title = f"{breakdown.network}, {size}: layers on {breakdown.target}"
     table = grid(title, *header, numbers=len(header) - 3)
-    table.padding = (0, GAP - 1, 0, 0)  # the box has one column more
     widths = [max(map(len, column)) for column in list(zip(header, *rows, strict=True))[1:]]
     width = max(TABLE_WIDTH - sum(widths) - GAP * len(widths), NAME_WIDTH)
     for name, *cells in rows:

@@ -184,11 +184,13 @@ class _Selection:
 
 
 def _make_entry_table(title: str, entries: Sequence[Entry]) -> Table:
-    rows = grid(title, "operator", "status", "latency ms", "")
-    rows.columns[2].justify = "right"
-    rows.columns[3].no_wrap = False  # only a long reason of a failure may wrap
+    has_reasons = any(entry.reason for entry in entries)
+    rows = grid(
+        title, "operator", "status", *(["reason"] if has_reasons else []), "latency ms", numbers=1, wrap={"reason"}
+    )
     for entry in entries:
-        rows.add_row(entry.key, entry.status, _format_latency(entry), entry.reason or "")
+        reason = [entry.reason or ""] if has_reasons else []
+        rows.add_row(entry.key, entry.status, *reason, _format_latency(entry))
     return rows
 
 
