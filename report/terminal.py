@@ -44,7 +44,7 @@ def fit_table(table: Table, width: int) -> list[Table | Text]:
     names, others = columns[:num_names], columns[num_names:]
     if _min_sum(columns) <= width:
         return [_select(table, columns, width)]
-    if any(_min_sum([*names, column]) > width for column in others):
+    if _min_sum(names) > width or any(_min_sum([*names, column]) > width for column in others):
         return _stack(columns)
     groups: list[list[_Cells]] = [[]]
     for column in others:
@@ -85,7 +85,13 @@ def _select(table: Table, columns: Sequence[_Cells], width: int) -> Table:
     """Return a table of some columns; those that wrap get the width that the others leave."""
     from rich.table import Table
 
-    part = Table(box=table.box, padding=table.padding, pad_edge=table.pad_edge, show_edge=table.show_edge)
+    part = Table(
+        box=table.box,
+        padding=table.padding,
+        pad_edge=table.pad_edge,
+        show_edge=table.show_edge,
+        show_header=table.show_header,
+    )
     spare = width - _min_sum(columns)
     for cells in columns:
         extra = min(cells.width - cells.min_width, max(spare, 0))
@@ -120,8 +126,8 @@ def format_quantity(count: float) -> str:
     """Return a count with three significant digits: `512`, `7.01k`, `1.11M`, `28.3G`."""
     if count == int(count) and count < 1000:
         return str(int(count))
-    for unit in ("", "k", "M", "G"):
-        if count < 999.5:
-            return f"{count:#.3g}".rstrip(".") + unit
+    units = ["", "k", "M", "G", "T"]
+    while count >= 999.5 and len(units) > 1:
         count /= 1000
-    return f"{count:#.4g}".rstrip(".") + "T"
+        del units[0]
+    return f"{count:#.3g}".rstrip(".") + units[0]

@@ -213,7 +213,8 @@ def _split_to_json(spec: DatasetSpec, split: SplitCheck) -> dict[str, Any]:
 
 def _make_tables(spec: DatasetSpec, result: DatasetCheck) -> list[Table | str]:
     """Return the tables of splits and classes, the problems and the remarks."""
-    splits = grid(f"{spec.name}: {spec.root}", *SPLIT_COLUMNS, numbers=5, wrap=["sizes"])
+    root = "" if str(spec.root) == spec.name else f": {spec.root}"
+    splits = grid(f"{spec.name}{root}", *SPLIT_COLUMNS, numbers=5, wrap=["sizes"])
     for split in result.splits:
         counts = (split.images, split.checked, split.labelled)
         shares = (split.share_pct(pixels) for pixels in (split.void_pixels, split.unknown_pixels))

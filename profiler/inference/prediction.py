@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import DataError, MeasurementError, UsageError
 from ...models.images import RGBImage
+from ...models.nets.definition import read_record
 from ..deployment.network import Log
 from .media import MediaFile, raise_unreadable
 from .painting import Legend, Painter
@@ -126,7 +128,9 @@ def find_exported_file(source: Path) -> Path:
     files = sorted((source / "export").glob("*.onnx"), key=lambda path: path.stat().st_mtime)
     candidates = [path for path in files if path.stem.endswith("-dense")] or files
     if not candidates:
-        raise UsageError(f"no exported file in {source}: run lgc-export {source}")
+        record = read_record(source)
+        network = f" --network {quote(record.reference)}" if record is not None and record.kind == "factory" else ""
+        raise UsageError(f"no exported file in {source}: run lgc-export {quote(str(source))}{network}")
     return candidates[-1]
 
 

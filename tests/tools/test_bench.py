@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from lgc.models.nets.definition import NetworkDefinition
+from lgc.models.nets.weights import save_weights
 from lgc.models.space.protocol import DENSE
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.layers.peak import DevicePeak
 from lgc.tools.cli.bench_table import make_bench_tables
+from lgc.tools.cli.console import print_tables
 
 from .. import onnx_files
 from ..timings import make_timing
@@ -136,6 +141,71 @@ def test_equal_remarks_are_printed_once():
     ]
 
 
+def test_scores_on_different_data_are_named():
+    same = [make_timing("a", 9, 60.0, dataset="scenes"), make_timing("b", 8, 50.0, dataset="scenes")]
+    assert "mIoU: scenes, val" in make_bench_tables(same)
+    other = [same[0], replace(same[1], dataset="shapes")]
+    lines = make_bench_tables(other)
+    assert [line for line in lines if str(line).startswith("mIoU")] == [
+        "mIoU of a: scenes, val",
+        "mIoU of b: shapes, val",
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 132])
+def test_table_is_whole_at_every_width(width):
+    rows = [
+        make_timing("street", 2900.6, 96.3, classes=4),
+        replace(
+            make_timing("pidnet-s-of-long-name", 36.04, None, classes=19), backend="torch", argmax_agreement_pct=99.5
+        ),
+    ]
+    stream = StringIO()
+    print_tables(Console(file=stream, width=width), make_bench_tables(rows))
+    words = stream.getvalue().split()
+    for text in ("2900.6", "36.0", "96.3", "0.345", "27.747", "99.50", "4", "19", "FPS", "p99", "mIoU", "classes"):
+        assert text in words
+    assert max(map(len, stream.getvalue().splitlines())) <= width
+
+
+@pytest.fixture
+def runs(mini_space, tmp_path):
+    """Return two runs: of 3 classes, scored on scenes, and of 4 classes, scored on shapes."""
+    paths = []
+    for name, space in (("scenes", mini_space), ("shapes", mini_space.with_classes(4))):
+        run = tmp_path / f"run-{name}"
+        space.sample(0).save(run / "architecture.json")
+        definition = replace(NetworkDefinition.of(space.sample(0)), dataset=name)
+        definition.save(run)
+        save_weights(definition.build(), run / "weights.safetensors")
+        (run / "train-result.json").write_text(json.dumps({"miou": 61.5, "scored_on": "val", "scored_at": [32, 32]}))
+        paths.append(run)
+    return paths
+
+
+def test_classes_and_data_of_runs_are_reported(call, runs):
+    assert (
+        call("lgc-bench", *runs, "--peer", "fast-scnn", *SHORT)
+        .refusal("lgc-bench")
+        .endswith("the runs have 3 and 4 classes: choose those of fast-scnn with --classes N")
+    )
+    done = call("lgc-bench", *runs, "--peer", "fast-scnn", "--classes", 5, *SHORT, "--json")
+    assert done.code == 0, done.err
+    rows = {row["name"]: (row["classes"], row["dataset"]) for row in json.loads(done.out)["results"]}
+    assert rows == {"run-scenes": (3, "scenes"), "run-shapes": (4, "shapes"), "fast-scnn": (5, None)}
+    assert "networks have 3 and 4 and 5 classes" in done.err
+    assert "mIoUs are of different data, so they do not compare: scenes, val" in done.err
+
+
+def test_classes_without_other_networks_are_said(call):
+    done = call("lgc-bench", "--peer", "fast-scnn", "--input", "32x64", *SHORT)
+    assert "fast-scnn: built with 19 classes, as for Cityscapes; --classes N builds others" in done.err
+    assert "19 classes" in done.out
+    done = call("lgc-bench", "--peer", "fast-scnn", "--input", "32x64", "--classes", 4, *SHORT)
+    assert "built with" not in done.err
+    assert "4 classes" in done.out
+
+
 FOREIGN = {
     "axes": onnx_files.dynamic,
     "fixed": onnx_files.make,
@@ -215,6 +285,7 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
         ((architecture, "--output-name", "y"), "--output-name and --layout are only for ONNX files"),
         ((file, "--output-name", "y"), "known: output_0"),
         ((file, "--refresh-peak"), "--refresh-peak is only for --layers"),
+        ((file, "--classes", 4), "--classes is only for peers, and for --network without a run"),
     ):
         assert message in call("lgc-bench", *arguments).refusal("lgc-bench")
     assert not (tmp_path / "p.html").exists()

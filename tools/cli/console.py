@@ -155,8 +155,12 @@ def emit(result: object, as_json: bool, *tables: Table | str) -> None:
         return
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    print_tables(console, tables, wrap=sys.stdout.isatty())
+    stdout = sys.stdout
+    is_terminal = stdout.isatty()
+    console = Console(
+        file=stdout, highlight=False, markup=False, emoji=False, width=None if is_terminal else PIPE_WIDTH
+    )
+    print_tables(console, tables, wrap=is_terminal)
 
 
 def print_tables(console: Console, tables: Iterable[Table | str], *, wrap: bool = True) -> None:
