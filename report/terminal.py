@@ -28,7 +28,7 @@ class _Cells:
 
 
 def fit_table(table: Table, width: int) -> list[Table | Text]:
-    """Return a table as parts of at most `width` columns of the terminal, without its title.
+    """Return a table as parts of at most `width` columns of the terminal, without its title and empty columns.
 
     Columns that may wrap do so at words. If this does not suffice, each part has some of the columns, after those that
     name the row. If a name leaves no space, each row becomes a block of lines `header  cell`, which the terminal wraps.
@@ -38,6 +38,7 @@ def fit_table(table: Table, width: int) -> list[Table | Text]:
         width: columns of the terminal.
     """
     columns = [_read_column(column) for column in table.columns]
+    columns = [column for column in columns if any(text.plain for text in column.texts)] or columns
     if _sum_widths(columns) <= width:
         return [_select(table, columns, width)]
     num_names = _count_names(columns)
@@ -75,9 +76,9 @@ def _min_sum(columns: Sequence[_Cells]) -> int:
 
 
 def _count_names(columns: Sequence[_Cells]) -> int:
-    """Return the smallest number of first columns that differ in each row; 1 if there is none."""
+    """Return the smallest number of first columns of text that differ in each row; 1 if they never do."""
     rows = list(zip(*([text.plain for text in column.texts] for column in columns), strict=True))
-    counts = range(1, len(columns))
+    counts = range(1, sum(column.column.justify == "left" for column in columns) + 1)
     return next((count for count in counts if len({row[:count] for row in rows}) == len(rows)), 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ...report.terminal import format_quantity
 from .console import format_count, format_number, grid
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from ...profiler.deployment.export import ExportResult, FileResult
     from ...profiler.deployment.latency import TargetResult
 
+STATISTIC = (
+    "measured ms: same statistic as the table, on a CPU of the fastest run of each batch. The frame rate is of all "
+    "runs."
+)
 MAX_ENTRIES = 8
 """Largest number of deviating entries that is printed."""
 
@@ -30,11 +35,7 @@ def make_export_tables(result: ExportResult) -> list[Table | str]:
         *(f"engine  {target.engine}" for target in result.targets if target.engine),
         *([_make_latency_table("prediction", predicted, _format_prediction)] if predicted else []),
         *(format_drift(drift_pct) for drift_pct in drifts),
-        *(
-            ["ms: the table's statistic, of the fastest runs; the frame rate below is of all runs."]
-            if predicted
-            else []
-        ),
+        *([STATISTIC] if predicted else []),
         *([_make_latency_table("frame rate, FPS = 1000 / median ms", timed, _format_speed)] if timed else []),
         *(line for target in result.targets for line in _format_remarks(target)),
         *(_make_deviation_table(target) for target in result.targets if target.slots is not None),
@@ -42,7 +43,7 @@ def make_export_tables(result: ExportResult) -> list[Table | str]:
 
 
 def _make_file_table(files: Sequence[FileResult]) -> Table:
-    numbers = ("MB", "max |diff|", "mean |diff|", "argmax match")
+    numbers = ("size", "max |diff|", "mean |diff|", "argmax match")
     reference = files[0].reference
     title = f"files, compared with {'torch in fp32' if reference == 'torch' else reference}"
     table = grid(title, "precision", "compared on", *numbers, numbers=len(numbers))
@@ -51,7 +52,7 @@ def _make_file_table(files: Sequence[FileResult]) -> Table:
             table.add_row(
                 file.precision,
                 format_count(parity.images, "image" if parity.source == "images" else "random input"),
-                f"{file.bytes / 1e6:#.3g}".rstrip("."),
+                f"{format_quantity(file.bytes)}B",
                 format_number(parity.max_abs_diff, ".1e"),
                 format_number(parity.mean_abs_diff, ".1e"),
                 format_number(parity.argmax_agreement_pct, ".3f", " %"),

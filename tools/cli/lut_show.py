@@ -184,13 +184,9 @@ class _Selection:
 
 
 def _make_entry_table(title: str, entries: Sequence[Entry]) -> Table:
-    has_reasons = any(entry.reason for entry in entries)
-    rows = grid(
-        title, "operator", "status", *(["reason"] if has_reasons else []), "latency ms", numbers=1, wrap={"reason"}
-    )
+    rows = grid(title, "operator", "status", "reason", "latency ms", numbers=1, wrap=["reason"])
     for entry in entries:
-        reason = [entry.reason or ""] if has_reasons else []
-        rows.add_row(entry.key, entry.status, *reason, _format_latency(entry))
+        rows.add_row(entry.key, entry.status, entry.reason or "", _format_latency(entry))
     return rows
 
 
