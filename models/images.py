@@ -6,11 +6,11 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,14 @@ class Normalisation:
             raise UsageError(f"invalid normalisation: mean {self.mean}, std {self.std}; std must be above 0")
 
 
+def list_pixel_scales(mean: Iterable[float], std: Iterable[float]) -> set[float]:
+    """Return the largest pixel values, 1 or 255, that mean and standard deviation refer to.
+
+    Below 1 a number refers to pixels in 0..1, above 1 to pixels in 0..255; 0 and 1 may refer to both.
+    """
+    return {1.0 if abs(value) < 1 else 255.0 for value in (*mean, *std) if abs(value) not in (0, 1)}
+
+
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """ImageNet's statistics, the default of all networks."""
 
@@ -48,6 +56,8 @@ MAX_PIXELS_VARIABLE = "LGC_MAX_PIXELS"
 SYSTEM_NAMES = ("__macosx", "thumbs.db", "desktop.ini")
 """Files and folders that macOS and Windows leave among images, in lower case."""
 
+MAX_DARK = 63
+"""Largest value of an image that uses fewer than its 16 bits, e.g. the 12 bits of a camera."""
 PREVIEW_FORMATS = ("MPO",)
 """Formats of photographs whose further frames are previews or other views."""
 
@@ -120,23 +130,86 @@ def check_image(path: Path) -> None:
         pass
 
 
+@dataclass(frozen=True)
+class ImageHeader:
+    """Content of an image file's header.
+
+    Attributes:
+        size: Height and width, rotated by the EXIF orientation.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
+        frames: Number of frames or pages; 1 for photographs with previews.
+        channels: Number of channels after decoding.
+        bits: Bits per channel; Pillow keeps the upper 8 of 16 where there are several channels.
+        maximum: Largest value that the file can have, if Pillow spreads its values over the whole range; else None.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    frames: int
+    channels: int
+    bits: int
+    maximum: int | None
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read the header of an image file, without decoding the pixels.
+
+    Raises:
+        DataError: The file is missing, not an image, or too large.
+    """
+    with _open_image(path) as file:
+        tiles = getattr(file, "tile", None)
+        arguments = tiles[0][3] if tiles else ()
+        raw_mode, *others = (arguments,) if isinstance(arguments, str) else arguments or ("",)
+        maximum = {"L;2": 3, "L;4": 15}.get(raw_mode)
+        if file.format == "PPM" and others:
+            maximum = int(others[0])
+        is_deep = ";16" in str(raw_mode) and not str(raw_mode).startswith("BGR;")  # BGR;16 has 16 bits per pixel
+        orientation = _read_orientation(file, path)
+        is_turned = orientation >= 5 and file.format != "TIFF"  # whose size Pillow has exchanged
+        return ImageHeader(
+            size=(file.width, file.height) if is_turned else (file.height, file.width),
+            orientation=orientation,
+            frames=1 if file.format in PREVIEW_FORMATS else getattr(file, "n_frames", 1),
+            channels=len(file.getbands()),
+            bits=16 if is_deep or (maximum or 0) > 255 else 8,
+            maximum=maximum,
+        )
+
+
+def _read_orientation(file: Image.Image, path: Path) -> int:
+    """Return the EXIF orientation of an open image; 1 if it has none, or damaged EXIF data, as in `decode_image`."""
+    from PIL import ExifTags
+
+    if file.format == "PNG" and not _has_exif(path):  # `getexif` would decode the pixels to look behind them
+        return 1
+    try:
+        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow's parser raises errors of any class
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _has_exif(path: Path) -> bool:
+    """Return True if a PNG file has EXIF or XMP data, before or behind its pixels."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            length = int.from_bytes(head[:4], "big")
+            start = file.read(min(length, 21))
+            if head[4:] == b"eXIf" or start.startswith((b"XML:com.adobe.xmp", b"Raw profile type exif")):
+                return True
+            file.seek(length - len(start) + 4, os.SEEK_CUR)
+    return False
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """Return height and width of an image, rotated by its EXIF orientation, from its header.
 
     Raises:
         DataError: The file is missing, not an image, or too large.
     """
-    from PIL import ExifTags
-
-    with _open_image(path) as file:
-        width, height = file.size
-        if file.format == "PNG" and "exif" not in file.info:  # `getexif` would decode the pixels to look behind them
-            return height, width
-        try:
-            is_turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by 90 degrees
-        except Exception:  # see `decode_image`
-            is_turned = False
-    return (width, height) if is_turned else (height, width)
+    return read_header(path).size
 
 
 def decode_image(path: Path, on_remark: OnRemark = ignore_remark) -> Image.Image:
@@ -155,12 +228,24 @@ def decode_image(path: Path, on_remark: OnRemark = ignore_remark) -> Image.Image
         frames = getattr(file, "n_frames", 1)
         if frames > 1 and file.format not in PREVIEW_FORMATS:
             on_remark(f"the first of {frames} frames or pages is used")
+        is_deep = len(file.getbands()) > 1 and any(_has_16_bits(tile) for tile in getattr(file, "tile", ()))
         file.load()
+        if is_deep:
+            largest = max(high for _, high in file.convert("RGB").getextrema())  # type: ignore[misc]
+            hint = "" if largest > MAX_DARK else ": nearly black, scale it to 8 bits per channel"
+            on_remark(f"of 16 bits per channel the upper 8 are used; their largest value is {largest} of 255{hint}")
         try:
             ImageOps.exif_transpose(file, in_place=True)
         except Exception:  # Pillow's parser raises errors of any class; the pixels are intact
             on_remark("damaged EXIF data: the image is not rotated")
         return file.copy()
+
+
+def _has_16_bits(tile: Any) -> bool:
+    """Return True if a part of a file has 16 bits per channel; Pillow keeps the upper 8 of several channels."""
+    arguments = tile[3]
+    mode = arguments if isinstance(arguments, str) else next(iter(arguments or ()), "")
+    return isinstance(mode, str) and ";16" in mode
 
 
 def read_pixels(path: Path, size: tuple[int, int] | None = None, on_remark: OnRemark = ignore_remark) -> RGBImage:

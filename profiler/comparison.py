@@ -29,9 +29,11 @@ from ..models.nets.weights import WEIGHTS_FILE
 from ..models.onnx.costs import OnnxCosts
 from ..models.onnx.model import OnnxModel
 from ..models.onnx.reading.binding import FixedSizeError
-from ..models.onnx.signature import SCOPE_KEY
-from ..models.space.protocol import CORE
-from .backends import Workload, require_backend
+from ..models.onnx.reading.pixel_maps import find_channel_axis
+from ..precisions import INT8
+from .backends import Workload, get_backend, require_backend
+from .backends.ort.float_convolutions import count_float_convolutions
+from .file_outputs import count_classes, name_scope
 from .timing.measure import Assignment, measure_seconds
 from .timing.observer import OnProgress, quiet
 from .timing.workloads import network_workload
@@ -58,7 +60,8 @@ class Candidate:
         name: display name, unique in a comparison.
         kind: `file`, `run`, or a kind of source: `architecture`, `peer` or `factory`.
         size: input height and width in pixels; of a model without images the shape of its first input.
-        scope: one of `plan.EXPORT_SCOPES`; for third-party ONNX files the shape of their output.
+        scope: one of `EXPORT_SCOPES`; for ONNX files of other programs, other than label maps of the image's size, the
+            types and shapes of their outputs.
         workload: workload to time.
         classes: number of classes; None where the output does not determine it.
         miou: mean intersection over union in percent; None where unknown.
@@ -79,9 +82,14 @@ class Candidate:
     file: OnnxModel | None = field(default=None, repr=False, compare=False)
 
     @property
-    def group(self) -> tuple[tuple[int, ...], str]:
-        """Input size and scope, equal for comparable candidates."""
-        return self.size, self.scope
+    def batch(self) -> int:
+        """Number of images that each run computes."""
+        return 1 if self.file is None else self.file.batch
+
+    @property
+    def group(self) -> tuple[tuple[int, ...], str, int]:
+        """Input size, scope and batch, equal for comparable candidates."""
+        return self.size, self.scope, self.batch
 
     @cached_property
     def model(self) -> OnnxModel:
@@ -100,12 +108,15 @@ class Candidate:
 
     @property
     def quantisation(self) -> str | None:
-        """Kind of quantisation of an int8 model."""
-        return None if self.workload.file is None else self.model.quantisation
+        """Kind of quantisation of an int8 model; None of others, which may quantise values too."""
+        return self.model.quantisation if self.precision == INT8 else None
 
     def explain_skip(self, target: Target) -> str | None:
         """Return why the candidate cannot run on a target; None if it can."""
-        if target.precision != self.precision and not (self.precision == "fp32" and target.precision in FP32_CASTS):
+        is_castable = self.precision == "fp32" and target.precision in FP32_CASTS
+        if target.precision != self.precision and is_castable and self.workload.file and self.model.is_quantised:
+            return f"the model quantises values, which {target.precision} does not"
+        if target.precision != self.precision and not is_castable:
             return f"the model is {self.precision}, not {target.precision}"
         if target.backend == MODULE_BACKEND and self.workload.build is None:
             return f"backend {MODULE_BACKEND} does not run ONNX files: add another --backend"
@@ -133,7 +144,7 @@ class Timing:
     Attributes:
         name: name of the candidate; so are kind, input, scope, parameters, macs, miou, scored_on, classes and dataset.
         backend: backend of the target; so are device, precision and threads.
-        fps: 1000 / median_ms.
+        fps: images per second, 1000 * batch / median_ms.
         median_ms: median of all runs; p90_ms and p99_ms are percentiles, iqr_ms is the interquartile range.
         relative: ratio to the fastest candidate of this size and scope: the median of the ratios in `NUM_PARTS` parts
             of the run, each of which cancels the noise that both share.
@@ -144,6 +155,7 @@ class Timing:
         argmax_agreement_pct: share of pixels with the reference's class, in percent; None without classes or reference.
         remarks: remarks of the runner.
         quantisation: kind of quantisation of an int8 model: `QDQ`, `QOperator` or `dynamic`.
+        batch: images per run.
     """
 
     name: str
@@ -171,11 +183,12 @@ class Timing:
     scored_on: str | None = None
     remarks: tuple[str, ...] = ()
     quantisation: str | None = None
+    batch: int = 1
     classes: int | None = None
     dataset: str | None = None
 
 
-_COPIED = ("name", "kind", "scope", "miou", "scored_on", "quantisation", "classes", "dataset")
+_COPIED = ("name", "kind", "scope", "miou", "scored_on", "quantisation", "batch", "classes", "dataset")
 """Fields of a timing that are the candidate's own."""
 
 
@@ -218,13 +231,8 @@ def read_file_candidate(
 ) -> Candidate:
     """Return an ONNX file as a candidate; see `OnnxModel.load` for arguments and errors."""
     model = OnnxModel.load(path, input_size=size, output=output, layout=layout)
-    scope = model.scope
-    if SCOPE_KEY not in model.metadata and len(model.outputs) > 1:
-        scope = f"as is, to {len(model.outputs)} outputs"
-    elif SCOPE_KEY not in model.metadata and scope == CORE:  # a third-party file: its output may be anything
-        scope = f"as is, to {'x'.join(map(str, model.outputs[0].shape))}"
     workload = Workload.for_model(model, path.name)
-    return Candidate(path.stem, "file", model.input_size, scope, workload, model.classes, file=model)
+    return Candidate(path.stem, "file", model.input_size, name_scope(model), workload, count_classes(model), file=model)
 
 
 def read_run_candidate(
@@ -271,11 +279,6 @@ def _score(path: Path) -> tuple[float | None, str | None]:
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(format_error(path, "training result")) from error
     return miou, f"{split}, in fp32, labels at {'x'.join(map(str, size)) if isinstance(size, list) else size}"
-
-
-def describe_score(network: Candidate | Timing) -> str | None:
-    """Return dataset, split and resolution of the mIoU, equal for comparable ones; None without an mIoU."""
-    return None if network.miou is None else f"{network.dataset or 'unknown dataset'}, {network.scored_on}"
 
 
 def build_candidate(source: NetworkSource, size: tuple[int, int], scope: str, classes: int) -> Candidate:
@@ -354,7 +357,7 @@ def _make_row(
         input="x".join(map(str, candidate.size)),
         parameters=candidate.costs.parameters,
         macs=candidate.costs.macs,
-        fps=1000 / median,
+        fps=1000 * candidate.batch / median,
         median_ms=median,
         p90_ms=p90,
         p99_ms=p99,
@@ -395,20 +398,26 @@ def pair_candidates(candidates: Sequence[Candidate], targets: Sequence[Target]) 
     counts = Counter((candidate.name, candidate.group) for candidate in candidates)
     if duplicates := sorted({name for (name, _), count in counts.items() if count > 1}):
         raise UsageError(f"duplicate network names: {', '.join(duplicates)}")
-    reasons_by_pair = {(e.name, target): e.explain_skip(target) for e in candidates for target in targets}
-    for candidate in candidates:
-        reasons = [reasons_by_pair[candidate.name, target] for target in targets]
-        if all(reasons):
-            has_precision = candidate.precision in {target.precision for target in targets}
-            hint = "" if has_precision else f": add --precision {candidate.precision}"
-            raise UsageError(f"{candidate.name}: {reasons[0]}{hint}")
-    for target in targets:
-        reasons = [reasons_by_pair[candidate.name, target] for candidate in candidates]
-        if all(reasons):
-            raise UsageError(f"no network can run on {target}: {candidates[0].name}: {reasons[0]}")
+    reasons = [[candidate.explain_skip(target) for target in targets] for candidate in candidates]
+    for candidate, own in zip(candidates, reasons, strict=True):
+        if all(own):
+            raise UsageError(f"{candidate.name}: {own[0]}{_advise_precision(candidate.precision, targets)}")
+    for index, target in enumerate(targets):
+        if all(own[index] for own in reasons):
+            raise UsageError(f"no network can run on {target}: {candidates[0].name}: {reasons[0][index]}")
     return [
         (candidate, target) for target in targets for candidate in candidates if candidate.explain_skip(target) is None
     ]
+
+
+def _advise_precision(precision: str, targets: Sequence[Target]) -> str:
+    """Return advice for a network of this precision; nothing if the targets have it."""
+    if precision in {target.precision for target in targets}:
+        return ""
+    if precision == INT8 or any(precision in get_backend(each.backend).precisions(each.device) for each in targets):
+        return f": add --precision {precision}"
+    backends = " and ".join(dict.fromkeys(f"{target.backend} on {target.device}" for target in targets))
+    return f", and {backends} has no {precision}: choose another --device or --backend, or use the file in fp32"
 
 
 @dataclass(frozen=True)
@@ -428,7 +437,7 @@ def _check_outputs(candidate: Candidate, assignment: Assignment) -> _OutputCheck
     except MeasurementError as error:
         raise MeasurementError(f"{candidate.name}: {error}") from error
     try:
-        outputs, remarks = runner.infer(inputs), (*_describe_uncounted(candidate.costs), *runner.remarks)
+        outputs, remarks = runner.infer(inputs), (*_describe_model(candidate, target), *runner.remarks)
     finally:
         runner.close()
     if any(np.issubdtype(each.dtype, np.floating) and not np.all(np.isfinite(each)) for each in outputs):
@@ -443,23 +452,36 @@ def _check_outputs(candidate: Candidate, assignment: Assignment) -> _OutputCheck
         raise MeasurementError(
             f"{candidate.name}: backend {target.backend} returned shapes {shapes}, not {expected_shapes}"
         )
-    pairs = [_compare_arrays(*pair) for pair in zip(outputs, expected, strict=True)]
+    image = candidate.model.find_image()
+    axes = [find_channel_axis(output, image) for output in candidate.model.outputs]
+    pairs = [_compare_arrays(*each) for each in zip(outputs, expected, axes, strict=True)]
     diffs, agreements = ([value for value in values if value is not None] for values in zip(*pairs, strict=True))
     return _OutputCheck(max(diffs, default=None), min(agreements, default=None), remarks)
 
 
-def _describe_uncounted(costs: OnnxCosts) -> list[str]:
-    """Return a remark on operators whose costs are unknown."""
-    names = costs.uncounted
-    more = f" and {len(names) - MAX_UNCOUNTED} more" if len(names) > MAX_UNCOUNTED else ""
-    return [f"parameters and MACs are incomplete, without {', '.join(names[:MAX_UNCOUNTED])}{more}"] if names else []
+def _describe_model(candidate: Candidate, target: Target) -> list[str]:
+    """Return remarks on operators whose costs are unknown, and on those that the target computes in float32."""
+    remarks, names = [], candidate.costs.uncounted
+    if names:
+        more = f" and {len(names) - MAX_UNCOUNTED} more" if len(names) > MAX_UNCOUNTED else ""
+        remarks.append(f"MACs, perhaps parameters, are incomplete, without {', '.join(names[:MAX_UNCOUNTED])}{more}")
+    if target.precision == INT8 and target.backend == CPU_TARGET.backend and target.device.is_cpu:
+        count, total = count_float_convolutions(candidate.workload.onnx)
+        if count:
+            remarks.append(
+                f"ONNX Runtime computes {count} of {total} quantised convolutions in float32: the frame rate does not "
+                "predict that of an int8 engine"
+            )
+    return remarks
 
 
-def _compare_arrays(output: NDArray[Any], expected: NDArray[Any]) -> tuple[float | None, float | None]:
-    """Return the largest absolute difference, and the share of pixels whose argmax matches, in percent."""
+def _compare_arrays(
+    output: NDArray[Any], expected: NDArray[Any], axis: int | None
+) -> tuple[float | None, float | None]:
+    """Return the largest absolute difference, and the share of pixels whose argmax over `axis` matches, in percent."""
     if not np.issubdtype(output.dtype, np.floating):
         return None, float((output == expected).mean() * 100)
     agreement = None
-    if output.ndim == 4 and output.shape[1] > 1:
-        agreement = float((output.argmax(axis=1) == expected.argmax(axis=1)).mean() * 100)
+    if axis is not None:
+        agreement = float((output.argmax(axis) == expected.argmax(axis)).mean() * 100)
     return float(np.abs(output.astype(np.float64) - expected).max()), agreement

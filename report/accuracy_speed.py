@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import BackendUnavailableError, UsageError
 from ..files import ensure_folder, write_atomic
-from ..profiler.comparison import describe_score
 from .terminal import format_quantity
 
 if TYPE_CHECKING:
@@ -111,11 +110,16 @@ def _make_points(name: str, rows: Sequence[Timing]) -> Scatter:
     )
 
 
+def describe_score(network: Candidate | Timing) -> str | None:
+    """Return dataset, split and resolution of the mIoU, equal for comparable ones; None without an mIoU."""
+    return None if network.miou is None else f"{network.dataset or 'unknown dataset'}, {network.scored_on}"
+
+
 def group_comparable(rows: Sequence[Timing]) -> list[list[Timing]]:
-    """Return the rows of each input size, scope and test data, among which both frame rates and scores compare."""
-    groups: dict[tuple[str | None, ...], list[Timing]] = {}
+    """Return the rows of each input size, scope, batch and test data: both frame rates and scores compare."""
+    groups: dict[tuple[object, ...], list[Timing]] = {}
     for row in rows:
-        groups.setdefault((row.input, row.scope, describe_score(row)), []).append(row)
+        groups.setdefault((row.input, row.scope, row.batch, describe_score(row)), []).append(row)
     return [*groups.values()]
 
 

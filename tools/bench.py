@@ -89,7 +89,7 @@ LayersOption = Annotated[
     typer.Option("--layers", help="Also time the layers: costs, percent of the device's peak. Takes --seconds more."),
 ]
 RefreshPeakOption = Annotated[
-    bool, typer.Option("--refresh-peak", help="Measure the device's peak again, instead of reading it from the cache.")
+    bool, typer.Option("--refresh-peak", help="Measure the device's peak again and keep the faster of both.")
 ]
 
 
@@ -169,7 +169,7 @@ def _print_remarks(
 ) -> None:
     """Print the remarks on files, the networks left out on `chosen` targets, and a warning of different groups."""
     for candidate in candidates:
-        for remark in candidate.file.remarks if candidate.file else ():
+        for remark in (*candidate.file.remarks, *candidate.file.metadata_remarks) if candidate.file else ():
             say(f"{candidate.name}: {remark}")
     for target in chosen:
         skipped = [candidate.name for candidate in candidates if (candidate, target) not in pairs]
@@ -183,7 +183,7 @@ def _print_remarks(
 
 def _compare_tasks(candidates: Sequence[Candidate]) -> list[str]:
     """Return remarks on networks with different numbers of classes, and on scores on different data."""
-    from ..profiler.comparison import describe_score
+    from ..report.accuracy_speed import describe_score
 
     counts = sorted({candidate.classes for candidate in candidates if candidate.classes is not None})
     scored = {score for candidate in candidates if (score := describe_score(candidate))}
@@ -285,10 +285,12 @@ def _list_candidates(
     """
     from ..models.nets.definition import find_factory
     from ..profiler.comparison import build_candidate, read_file_candidates, read_run_candidate
+    from ..profiler.source_names import name_apart
 
     if not sources and not networks:
         raise UsageError("nothing to compare: pass ONNX files or runs, or --peers, --peer or --network")
     onnx_files = [source for source in sources if source.suffix.lower() == ".onnx"]
+    names = name_apart(sources)
     if not onnx_files and (files.output or files.layout):
         raise UsageError(f"{OUTPUT_OPTION} and {LAYOUT_OPTION} are only for ONNX files")
     files = replace(files, keep_size=bool(networks) or len(onnx_files) < len(sources))
@@ -296,12 +298,13 @@ def _list_candidates(
     used: list[NetworkSource] = []
     for source in sources:
         if source in onnx_files:
-            candidates += read_file_candidates(source, files)
+            own = read_file_candidates(source, files)
         else:
             own_size: list[tuple[int, int] | None] = [None]
             network = find_factory(source, networks)
             used += [] if network is None else [network]
-            candidates += [read_run_candidate(source, size, scope, network, say) for size in sizes or own_size]
+            own = [read_run_candidate(source, size, scope, network, say) for size in sizes or own_size]
+        candidates += [replace(candidate, name=names[source]) for candidate in own]
     peers = [network for network in networks if network not in used]
     if classes is not None and not peers:
         raise UsageError("--classes is only for peers, and for --network without a run")
@@ -326,7 +329,7 @@ def _choose_classes(candidates: Sequence[Candidate], peers: Sequence[NetworkSour
             f"the runs have {' and '.join(map(str, counts))} classes: choose those of {names} with --classes N"
         )
     if peers:
-        say(f"{names}: built with {DEFAULT_CLASSES} classes, as for Cityscapes; --classes N builds others")
+        say(f"{names}: {DEFAULT_CLASSES} classes are assumed, as for Cityscapes; --classes N builds others")
     return DEFAULT_CLASSES
 
 

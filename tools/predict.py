@@ -56,6 +56,10 @@ ValuesOption = Annotated[
         "--output-values", OUTPUT_VALUES, "Values of an output with one channel.", "from the last operator"
     ),
 ]
+OutputLayoutOption = Annotated[
+    str | None,
+    make_choice_option("--output-layout", ("nchw", "nhwc"), "Order of the axes of the output.", "by its proportions"),
+]
 ThresholdOption = Annotated[
     float | None,
     make_range_option(
@@ -93,6 +97,7 @@ def predict(
     bgr: BgrOption = False,
     layout: LayoutOption = None,
     output_name: OutputNameOption = None,
+    output_layout: OutputLayoutOption = None,
     output_values: ValuesOption = None,
     threshold: ThresholdOption = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the colours in overlays.")] = 0.5,
@@ -122,7 +127,7 @@ def predict(
         parse_size(input_size) if input_size else None,
         output_name,
         InputOptions(parse_channels("--mean", mean), parse_channels("--std", std), value_range, bgr, layout_name),
-        OutputOptions(output_values, threshold),
+        OutputOptions(output_values, threshold, output_layout.upper() if output_layout else None),
     )
     media, errors = list_media(inputs, out, ids=ids, log=say)
     with Segmenter.open(file, device=device, backend=backend, threads=threads, options=options) as segmenter:
@@ -158,8 +163,8 @@ def make_legend(segmenter: Segmenter, palette: Path | None) -> Legend:
         legend = Legend.read(palette)
         legend.check_network(network, num_classes)
         return legend
-    legend = Legend.for_network(network, num_classes, list_legends(), is_mask=segmenter.is_mask)
-    if legend.dataset and network.class_names is None:
+    legend = Legend.for_network(network, num_classes, list_legends(), is_mask=segmenter.is_mask, log=say)
+    if legend.dataset and network.class_names != legend.names:
         say(f"{network.where} does not name its {num_classes} classes: those of {legend.dataset} are assumed")
     return legend
 

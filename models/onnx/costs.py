@@ -2,24 +2,32 @@
 
 Multiply-accumulates are those of convolutions and matrix multiplications for one image, as usual in the literature;
 biases, normalisations, activations, pooling and resizing are not counted.
+
+Parameters are weights and biases of products, quantised ones too, and every other floating-point constant of several
+values that is computed with, e.g. a scale of a decomposed normalisation or a positional embedding, in branches and
+loops too. Sizes, indices, scales of quantisation, and means and variances of batch normalisation do not count. A fixed
+mask, grid or normalisation of the image is indistinguishable from trained values and counts too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, MutableMapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ...errors import FileFormatError
-from .graphs import HARDWARE_DOMAINS, list_subgraphs, walk_graphs
+from .graphs import HARDWARE_DOMAINS, list_subgraphs
+from .macs import Shapes, count_node_macs, get_attribute, get_shape, is_product
 from .ort_probe import OrtProbe
-from .tensors import read_inputs
+from .tensors import generate_array, read_inputs
 
-Shapes = Mapping[str, tuple[int, ...]]
-
-_TRANSPARENT = ("Identity", "DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Reshape", "Unsqueeze")
-"""Operators between a weight and the operator that uses it; they change its type or shape only."""
+Tensors = dict[str, tuple[tuple[int, ...], int]]
+"""Tensor -> shape and element type."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +35,10 @@ class OnnxCosts:
     """Costs of a model.
 
     Attributes:
-        parameters: Number of values in weights and biases, floating-point or quantised.
+        parameters: Number of parameters, see the module.
         macs: Multiply-accumulates.
-        uncounted: Names of operators whose costs are missing: their shapes are unknown, they are recurrent,
-            or they are in a branch or loop. Usually empty.
+        uncounted: Names of operators whose multiply-accumulates are missing: their shapes are unknown, they are in a
+            branch or loop, or neither ONNX nor this module knows what they compute. Usually empty.
     """
 
     parameters: int
@@ -43,129 +51,107 @@ def count_costs(data: bytes) -> OnnxCosts:
     import onnx
 
     model = onnx.load_model_from_string(data)
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = read_shapes(inferred)
-    unknown = [node for node in inferred.node if node.op_type in _MACS and count_node_macs(node, shapes) is None]
-    if unknown:
-        shapes |= _measure_shapes(model, {name for node in unknown for name in (*node.input, *node.output)})
-    macs, uncounted = 0, []
-    for node in inferred.node:
-        if _is_uncounted(node):
-            uncounted.append(node.name or node.op_type)
-        elif node.op_type in _MACS:
-            count = count_node_macs(node, shapes)
-            macs += count or 0
-            if count is None:
-                uncounted.append(node.name or node.op_type)
-    return OnnxCosts(_count_parameters(inferred, shapes), macs, tuple(uncounted))
+    graph, tensors = infer_tensors(model)
+    shapes = {name: shape for name, (shape, _) in tensors.items()}
+    counts = [(node.name or node.op_type, count_node_macs(node, shapes)) for node in graph.node]
+    return OnnxCosts(
+        _count_parameters(graph, shapes),
+        sum(count or 0 for _, count in counts),
+        tuple(name for name, count in counts if count is None),
+    )
 
 
-def _measure_shapes(model: Any, names: set[str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of tensors by a run of ONNX Runtime, whose own operators ONNX cannot infer shapes through."""
+def infer_tensors(model: Any, *, all_known: bool = False) -> tuple[Any, Tensors]:
+    """Return the graph and its tensors of known shape, as inferred by ONNX.
+
+    ONNX cannot infer some shapes, e.g. through operators of ONNX Runtime such as QLinearAdd: those of products, or with
+    `all_known` those of all tensors, are measured by a run.
+    """
     import onnx
 
-    inputs = read_inputs(model.graph.input, "")
-    computed = {name for node in model.graph.node for name in node.output}
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    tensors = read_tensors(graph)
+    shapes = {name: shape for name, (shape, _) in tensors.items()}
+    unknown = {name for node in graph.node for name in node.output if name} - shapes.keys()
+    if (unknown and all_known) or any(is_product(n) and count_node_macs(n, shapes) is None for n in graph.node):
+        tensors |= measure_tensors(model, unknown)
+    return graph, tensors
+
+
+def measure_tensors(model: Any, names: set[str]) -> Tensors:
+    """Return shapes and types of computed tensors by two runs of ONNX Runtime; those that differ are left out."""
+    import onnx
+
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
     outputs = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names & computed - outputs)
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names - outputs))
     try:
-        shapes = OrtProbe(model.SerializeToString(), "").measure_outputs(inputs)
+        probe = OrtProbe(probed.SerializeToString(), "")
+        first, second = (_measure_outputs(probe, model, seed) for seed in range(2))
     except FileFormatError:
         return {}
-    return {name: shape for name, (shape, _) in shapes.items()}
+    return {name: tensor for name, tensor in first.items() if second.get(name) == tensor}
 
 
-def count_node_macs(node: Any, shapes: Shapes) -> int | None:
-    """Return the multiply-accumulates of a convolution or matrix product; None of other nodes and unknown shapes."""
-    count = _MACS.get(node.op_type)
-    return None if count is None else count(node, shapes)
+def _measure_outputs(probe: OrtProbe, model: Any, seed: int) -> Tensors:
+    """Return shapes and types of the outputs that are tensors, for random inputs."""
+    from onnx import helper
+
+    rng = np.random.default_rng(seed)
+    inputs = {spec.name: generate_array(rng, spec.shape, spec.dtype) for spec in read_inputs(model.graph.input, "")}
+    arrays = zip(probe.session.get_outputs(), probe.run(inputs), strict=True)
+    return {
+        output.name: (array.shape, helper.np_dtype_to_tensor_dtype(array.dtype))
+        for output, array in arrays
+        if isinstance(array, np.ndarray) and not array.dtype.hasobject
+    }
 
 
-def is_product(node: Any) -> bool:
-    """Return True for a convolution or a matrix product."""
-    return node.op_type in _MACS
-
-
-def read_shapes(graph: Any) -> dict[str, tuple[int, ...]]:
-    """Return the known static shapes of a graph's tensors."""
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+def read_tensors(graph: Any) -> Tensors:
+    """Return the tensors of a graph whose static shapes are known."""
+    tensors = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        sizes = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(size.HasField("dim_value") for size in sizes):
-            shapes.setdefault(value.name, tuple(size.dim_value for size in sizes))
-    return shapes
+        kind = value.type.tensor_type
+        if kind.HasField("shape") and all(size.HasField("dim_value") for size in kind.shape.dim):
+            shape = tuple(size.dim_value for size in kind.shape.dim)
+            tensors.setdefault(value.name, (shape, kind.elem_type))
+    return tensors
 
 
-def _is_uncounted(node: Any) -> bool:
-    """Return True for recurrent and attention layers, for branches and loops that hold products, and for blocked ones.
-
-    Blocked convolutions have padded weights.
-    """
-    if node.domain in HARDWARE_DOMAINS:
-        return node.op_type in _MACS
-    inner = (each for graph in list_subgraphs(node) for nested in walk_graphs(graph) for each in nested.node)
-    return node.op_type in _UNCOUNTED or any(each.op_type in (*_UNCOUNTED, *_MACS) for each in inner)
-
-
-_UNCOUNTED = (
-    "LSTM",
-    "GRU",
-    "RNN",
-    "Attention",
-    "MultiHeadAttention",
-    "QAttention",
-    "DynamicQuantizeLSTM",
-    "DeformConv",
+TRANSPARENT = (
+    *("Identity", "DequantizeLinear", "QuantizeLinear", "Cast"),
+    *("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"),
 )
+"""Operators between a weight and the operator that uses it; they change its type or shape only."""
 
-
-def _count_parameters(graph: Any, shapes: Shapes) -> int:
-    """Count the values of the constant inputs listed in `_WEIGHTS` and of biases added later, each tensor once."""
-    weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.output[0] in shapes:
-            weights[node.output[0]] = math.prod(shapes[node.output[0]])
-    producers = {name: node for node in graph.node for name in node.output}
-    counted: dict[str, int] = {}
-    for node in graph.node:
-        if node.domain in HARDWARE_DOMAINS:
-            continue
-        names = [name for place in _WEIGHTS.get(node.op_type, ()) for name in node.input[place]]
-        if node.op_type == "Add" and any(_is_product(name, producers) for name in node.input):
-            names += node.input
-        for name in names:
-            source = _source_tensor(name, producers)
-            if source in weights:
-                counted[source] = weights[source]
-    return sum(counted.values())
-
-
-_WEIGHTS = {
-    "Conv": [slice(1, 3)],
-    "FusedConv": [slice(1, 3)],
-    "ConvTranspose": [slice(1, 3)],
-    "DeformConv": [slice(1, 2), slice(3, 4)],
-    "ConvInteger": [slice(1, 2)],
-    "QLinearConv": [slice(3, 4), slice(8, 9)],
-    "Gemm": [slice(0, 3)],
-    "QGemm": [slice(0, 1), slice(3, 4), slice(6, 7)],
-    "MatMul": [slice(0, 2)],
-    "FusedMatMul": [slice(0, 2)],
-    "MatMulInteger": [slice(0, 2)],
-    "MatMulIntegerToFloat": [slice(0, 2), slice(6, 7)],
-    "DynamicQuantizeMatMul": [slice(0, 2), slice(4, 5)],
-    "QLinearMatMul": [slice(0, 1), slice(3, 4)],
-    "Einsum": [slice(0, None)],
-    "LSTM": [slice(1, 4)],
-    "GRU": [slice(1, 4)],
-    "RNN": [slice(1, 4)],
-    "BatchNormalization": [slice(1, 3)],  # scale and bias; mean and variance are statistics
-    "PRelu": [slice(1, 2)],
-    "InstanceNormalization": [slice(1, 3)],
-    "LayerNormalization": [slice(1, 3)],
-    "GroupNormalization": [slice(1, 3)],
+_WEIGHTS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv", "ConvTranspose", "FusedMatMul"), (1, 2)),
+    "ConvInteger": (1,),
+    "QLinearConv": (3, 8),
+    "DeformConv": (1, 3),
+    **dict.fromkeys(("Gemm", "FusedGemm", "GemmFastGelu", "GemmFloat8"), (0, 1, 2)),
+    "QGemm": (0, 3, 6),
+    **dict.fromkeys(("MatMul", "MatMulInteger", "MatMulInteger16"), (0, 1)),
+    "MatMulIntegerToFloat": (0, 1, 6),
+    "DynamicQuantizeMatMul": (0, 1, 4),
+    "QLinearMatMul": (0, 3),
+    "MatMulNBits": (1, 5),
+    **dict.fromkeys(("MatMulBnb4", "MatMulFpQ4"), (1,)),
+    **dict.fromkeys(("QLinearAdd", "QLinearMul"), (0, 3)),
+    **dict.fromkeys(("LSTM", "DynamicQuantizeLSTM"), (1, 2, 3, 7)),
+    **dict.fromkeys(("GRU", "RNN"), (1, 2, 3)),
+    "QAttention": (1, 2),
+    "BatchNormalization": (1, 2),  # mean and variance are statistics
+    **dict.fromkeys(("InstanceNormalization", "LayerNormalization", "GroupNormalization"), (1, 2)),
+    "PRelu": (1,),
+    **dict.fromkeys(("Resize", "Upsample", "OneHot", "DynamicQuantizeLinear"), ()),
+    **dict.fromkeys(("RotaryEmbedding", "GroupQueryAttention"), ()),  # their tables of angles are computed
 }
-"""Operator -> inputs that may be weights."""
+"""Operator -> inputs that may be weights, of any type and size; of others, all floats of several values may be."""
+
+PACKED = ("MatMulNBits", "MatMulBnb4", "MatMulFpQ4")
+"""Products whose weights share bytes: as many as an output row times an input row has values."""
 
 _BIAS_PATH = ("Cast", "Mul", "Identity")
 """Operators between an integer product and its bias: the product is scaled first."""
@@ -173,76 +159,108 @@ _BIASED = ("MatMul", "FusedMatMul", "MatMulInteger", "ConvInteger")
 """Products without an input for a bias, which an addition adds."""
 
 
-def _is_product(name: str, producers: Mapping[str, Any]) -> bool:
-    """Return True if a tensor is a product of `_BIASED`, perhaps scaled."""
-    node = producers.get(name)
-    if node is None:
-        return False
-    if node.op_type in _BIASED:
-        return True
-    return node.op_type in _BIAS_PATH and any(_is_product(each, producers) for each in node.input)
+class _Scope:
+    """Graph with what its nodes can read, from the graphs around it too.
+
+    torch exports equal weights as one and its copies by Identity: those of one value are weights before training, and
+    others are shared.
+
+    Attributes:
+        graph: The graph.
+        constants: Tensor -> its initializer or the value of its Constant node.
+        producers: Tensor -> node that computes it.
+    """
+
+    def __init__(
+        self, graph: Any, constants: MutableMapping[str, Any] | None = None, producers: Mapping[str, Any] | None = None
+    ) -> None:
+        own = {tensor.name: tensor for tensor in graph.initializer}
+        computed = {name: node for node in graph.node for name in node.output}
+        for node in graph.node:
+            if node.op_type == "Constant" and (value := get_attribute(node, "value")) is not None:
+                own[node.output[0]] = value
+            elif node.op_type == "Identity" and _is_uniform(value := own.get(node.input[0])):
+                own[node.output[0]] = copy(value)
+        self.graph = graph
+        self.constants = ChainMap(own, constants or {})
+        self.producers = ChainMap(computed, dict(producers or {}))
+
+    def walk(self) -> Iterator[_Scope]:
+        """Yield the graph and those inside."""
+        yield self
+        for node in self.graph.node:
+            for inner in list_subgraphs(node):
+                yield from _Scope(inner, self.constants, self.producers).walk()
+
+    def find_constant(self, name: str) -> tuple[Any, bool]:
+        """Return the constant that a tensor is made of by `TRANSPARENT` operators, if any; and True if dequantised."""
+        is_dequantised = False
+        while name not in self.constants and name in self.producers:
+            node = self.producers[name]
+            if node.op_type not in TRANSPARENT:
+                return None, False
+            is_dequantised |= node.op_type == "DequantizeLinear"
+            name = node.input[0]
+        return self.constants.get(name), is_dequantised
+
+    def has_product(self, name: str) -> bool:
+        """Return True if a tensor is a product of `_BIASED`, perhaps scaled."""
+        node = self.producers.get(name)
+        if node is None or node.op_type in _BIASED:
+            return node is not None
+        return node.op_type in _BIAS_PATH and any(map(self.has_product, node.input))
+
+    def is_scaling(self, node: Any) -> bool:
+        """Return True for the product of the scales of an image and of weights, as quantisation at run time needs."""
+        producers = [self.producers.get(name) for name in node.input]
+        return any(made is not None and made.op_type == "DynamicQuantizeLinear" for made in producers)
+
+    def is_group_norm(self, node: Any) -> bool:
+        """Return True for the part of torch's group normalisation without parameters: they follow as Mul and Add."""
+        made, constants = self.producers.get(node.input[0]), [self.constants.get(name) for name in node.input[1:3]]
+        return made is not None and made.op_type == "Reshape" and all(map(_is_uniform, constants))
 
 
-def _source_tensor(name: str, producers: Mapping[str, Any]) -> str:
-    """Return the tensor that `name` is computed from by quantisation, casts and changes of shape only."""
-    while name in producers and producers[name].op_type in _TRANSPARENT:
-        name = producers[name].input[0]
-    return name
+def _is_uniform(tensor: Any) -> bool:
+    """Return True for a constant whose values are all equal."""
+    from onnx import numpy_helper
+
+    return tensor is not None and np.unique(numpy_helper.to_array(tensor)).size == 1
 
 
-def _conv_macs(weight: int) -> Callable[[Any, Shapes], int | None]:
-    """Return the counter of a convolution with filters as input `weight`: output values times values per filter."""
-
-    def count(node: Any, shapes: Shapes) -> int | None:
-        filters, out = shapes.get(node.input[weight]), shapes.get(node.output[0])
-        return None if filters is None or out is None else math.prod(out) * math.prod(filters[1:])
-
-    return count
-
-
-def _conv_transpose_macs(node: Any, shapes: Shapes) -> int | None:
-    """Return the MACs of a transposed convolution: input values times values per filter."""
-    source, weight = shapes.get(node.input[0]), shapes.get(node.input[1])
-    return None if source is None or weight is None else math.prod(source) * math.prod(weight[1:])
-
-
-def _matmul_macs(node: Any, shapes: Shapes) -> int | None:
-    """Return the MACs of a matrix product: output values times the length of a row."""
-    left, out = shapes.get(node.input[0]), shapes.get(node.output[0])
-    if left is None or out is None:
-        return None
-    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-    return math.prod(out) * left[-2 if transposed else -1]
+def _count_parameters(graph: Any, shapes: Shapes) -> int:
+    """Return the number of values of all parameters, each tensor once."""
+    scopes, counted = list(_Scope(graph).walk()), {}
+    for scope in scopes:
+        for node in scope.graph.node:
+            if node.domain in HARDWARE_DOMAINS or node.op_type in (*TRANSPARENT, "Constant"):
+                continue
+            for tensor in _list_parameters(node, scope):
+                size = math.prod(tensor.dims)
+                if node.op_type in PACKED and tensor is scope.find_constant(node.input[1])[0]:
+                    left, out = get_shape(node, 0, shapes), shapes.get(node.output[0])
+                    size = left[-1] * out[-1] if left and out else size
+                counted[id(tensor)] = size
+    return sum(counted.values())
 
 
-def _einsum_macs(node: Any, shapes: Shapes) -> int | None:
-    """Return the MACs of an Einsum of two tensors: the product of the lengths of all its indices."""
-    equation = next(entry.s.decode() for entry in node.attribute if entry.name == "equation").replace(" ", "")
-    terms = equation.partition("->")[0].split(",")
-    lengths: dict[str, int] = {}
-    for term, name in zip(terms, node.input, strict=True):
-        shape = shapes.get(name)
-        if shape is None or len(shape) != len(term):  # unknown, or an ellipsis
-            return None
-        lengths.update(zip(term, shape, strict=True))
-    return math.prod(lengths.values()) if len(terms) == 2 else None
+def _list_parameters(node: Any, scope: _Scope) -> Iterator[Any]:
+    """Yield the constants among a node's inputs that are parameters."""
+    if scope.is_scaling(node) and node.op_type == "Mul":
+        return
+    if node.op_type == "InstanceNormalization" and scope.is_group_norm(node):
+        return
+    places = range(len(node.input)) if node.op_type == "Einsum" else _WEIGHTS.get(node.op_type)
+    is_bias = node.op_type == "Add" and any(map(scope.has_product, node.input))
+    for index, name in enumerate(node.input):
+        tensor, is_dequantised = scope.find_constant(name)
+        if tensor is None or (places is not None and index not in places):
+            continue
+        if places is not None or is_bias or ((is_dequantised or _is_float(tensor)) and math.prod(tensor.dims) > 1):
+            yield tensor
 
 
-_MACS: dict[str, Callable[[Any, Shapes], int | None]] = {
-    "Conv": _conv_macs(1),
-    "FusedConv": _conv_macs(1),
-    "ConvInteger": _conv_macs(1),
-    "QLinearConv": _conv_macs(3),
-    "ConvTranspose": _conv_transpose_macs,
-    "Einsum": _einsum_macs,
-    **dict.fromkeys(("Gemm", "MatMul", "FusedMatMul", "QGemm", "MatMulInteger", "QLinearMatMul"), _matmul_macs),
-    **dict.fromkeys(("MatMulIntegerToFloat", "DynamicQuantizeMatMul"), _matmul_macs),
-}
-"""Operator -> counter of its MACs."""
+def _is_float(tensor: Any) -> bool:
+    from onnx import TensorProto
 
-
-def count_group_macs(nodes: Sequence[Any], shapes: Shapes) -> int | None:
-    """Return the multiply-accumulates of nodes; None if a convolution or matrix product has an unknown shape."""
-    counts = [_MACS[node.op_type](node, shapes) for node in nodes if node.op_type in _MACS]
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+    return tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

@@ -16,7 +16,7 @@ from .reading.binding import bind_inputs
 from .reading.checking import infer_shapes, normalise_graph
 from .reading.external_data import MAX_MODEL_BYTES, embed_external_data
 from .reading.outputs import cut_to_output, require_tensors
-from .signature import Signature, TensorSpec, describe_outputs, list_layouts
+from .signature import Signature, TensorSpec, count_images, describe_outputs
 from .tensors import read_inputs, read_tensors
 
 __all__ = ["OnnxModel", "TensorSpec"]
@@ -81,7 +81,7 @@ class OnnxModel(Signature):
         except OSError as error:
             raise FileFormatError(f"cannot read ONNX model {path}: it is {describe(path)}") from error
         raw = RawModel(_decode(data, str(path), describe(path)), str(path))
-        embed_external_data(raw, path.parent)
+        embed_external_data(raw, path)
         return cls._finish(raw, data, input_size, output, layout)
 
     @classmethod
@@ -116,9 +116,8 @@ class OnnxModel(Signature):
         if not inputs or not outputs:
             raise FileFormatError(f"{where}: needs inputs and outputs, has {len(inputs)} and {len(outputs)}")
         precision, quantisation = find_arithmetic(raw, inferred)
-        batches = {tensor.shape[0] for tensor in inputs if list_layouts(tensor.shape)} - {1}
-        if batches:
-            raw.remarks.append(f"batch of {max(batches)} images: latency and MACs are those of the batch")
+        if (batch := count_images(inputs)) > 1:
+            raw.remarks.append(f"batch of {batch} images: latency and MACs are those of the batch")
         if len(outputs) > 1:
             raw.remarks.append(f"computes all {len(outputs)} outputs: {describe_outputs(outputs)}")
         return cls(
@@ -133,6 +132,11 @@ class OnnxModel(Signature):
             quantisation,
             tuple(raw.remarks),
         )
+
+    @property
+    def batch(self) -> int:
+        """Number of images that a run computes."""
+        return count_images(self.inputs)
 
     @property
     def is_quantised(self) -> bool:

@@ -8,11 +8,13 @@ never writes them. Padding to a runtime's layout is not counted either.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .costs import count_group_macs
+from .costs import infer_tensors
+from .graphs import list_names, list_subgraphs
+from .macs import count_group_macs, count_node_macs, get_attribute
 
 FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 """Precision that a runtime casts float32 models to -> bytes of a value."""
@@ -20,6 +22,9 @@ VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout")
 """Operators that give a tensor another shape, or another name: nothing is read or written."""
 _PARTIAL_READERS = ("Slice", "Gather", "GatherND", "Split")
 """Operators that read no more of their first input than they write."""
+_SIZES = ("Shape", "Size")
+"""Operators that read the shape of a tensor only."""
+_QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
 _CONSTANT = "Constant"
 _FILTERS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
 """Operator -> input that holds the filters."""
@@ -79,15 +84,15 @@ class GraphCosts:
     def __init__(self, data: bytes, precision: str = "fp32") -> None:
         import onnx
 
-        model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(data), data_prop=True)
-        graph = model.graph
+        graph, tensors = infer_tensors(onnx.load_model_from_string(data), all_known=True)
         self._nodes = {node.name: node for node in graph.node}
         self._order = {node.name: position for position, node in enumerate(graph.node)}
-        self._shapes, self._types = _read_tensors(graph)
+        self._shapes = {name: shape for name, (shape, _) in tensors.items()}
+        self._types = {name: kind for name, (_, kind) in tensors.items()}
         self._float_bytes = FLOAT_BYTES.get(precision, 4)
         self._readers: dict[str, set[str]] = {value.name: {""} for value in graph.output}
         for node in graph.node:
-            for tensor in _list_inputs(node):
+            for tensor in list_names(node):
                 self._readers.setdefault(tensor, set()).add(node.name)
 
     def __contains__(self, name: str) -> bool:
@@ -97,7 +102,7 @@ class GraphCosts:
         """Return the costs of the nodes as one group; unknown names are ignored, but one must be known."""
         group = [self._nodes[name] for name in sorted(set(names) & self._nodes.keys(), key=self._order.__getitem__)]
         nodes = [node for node in group if node.op_type != _CONSTANT] or group  # a constant is an input, as a weight is
-        known = [count_group_macs([node], self._shapes) or 0 for node in nodes]
+        known = [count_node_macs(node, self._shapes) or 0 for node in nodes]
         main = nodes[known.index(max(known))] if any(known) else nodes[-1]
         outputs = self._list_outputs(nodes)
         return NodeCosts(
@@ -109,9 +114,13 @@ class GraphCosts:
             bytes=self._count_bytes(nodes, outputs),
         )
 
-    def count_copy(self, shape: tuple[int, ...]) -> int:
-        """Return the bytes of copying a floating-point tensor: read and written once."""
-        return 2 * math.prod(shape) * self._float_bytes
+    def count_copy(self, shape: tuple[int, ...], item_bytes: int | None = None) -> int:
+        """Return the bytes of copying a tensor, by default of floats: read and written once."""
+        return 2 * math.prod(shape) * (item_bytes or self._float_bytes)
+
+    def is_shared(self, name: str) -> bool:
+        """Return True for a node that several layers may compute, each inside: the input of quantised operators."""
+        return name in self._nodes and self._nodes[name].op_type == "DequantizeLinear"
 
     def _list_outputs(self, nodes: list[Any]) -> list[str]:
         """Return the outputs that nodes outside the group or the caller read, those of the last node first."""
@@ -120,8 +129,11 @@ class GraphCosts:
         return [tensor for tensor in outputs if tensor and self._readers.get(tensor, set()) - group]
 
     def _count_bytes(self, nodes: list[Any], outputs: list[str]) -> int | None:
-        """Return the bytes that cross the border of the group; None if a size is unknown."""
-        if all(node.op_type in VIEWS or self._is_shape_value(node) for node in nodes):
+        """Return the bytes that cross the border of the group; None if a size is unknown, or the runs of a body."""
+        if any(map(list_subgraphs, nodes)):
+            return None
+        kinds = {node.op_type for node in nodes if not self._is_shape_value(node)}
+        if not kinds - {*VIEWS, *_QUANTISATION} and (kinds & {*VIEWS} or not kinds):
             return 0
         made = {tensor for node in nodes for tensor in node.output}
         sizes = {tensor: self._measure(tensor) for tensor in outputs}
@@ -143,19 +155,28 @@ class GraphCosts:
         kind = self._types.get(tensor)
         if tensor not in self._shapes or not kind:
             return None
+        size = math.prod(self._shapes[tensor])
+        if kind in (TensorProto.INT4, TensorProto.UINT4):
+            return (size + 1) // 2
         width = self._float_bytes if kind == TensorProto.FLOAT else helper.tensor_dtype_to_np_dtype(kind).itemsize
-        return math.prod(self._shapes[tensor]) * int(width)
+        return size * int(width)
 
     def _list_operators(self, nodes: list[Any]) -> list[str]:
-        """Return the types of the nodes, without arithmetic on shapes if there are others."""
+        """Return the types of the nodes, without quantisation and arithmetic on shapes if there are others."""
         shown = [node.op_type for node in nodes if node.op_type != "Identity" and not self._is_shape_value(node)]
-        return shown or [nodes[-1].op_type]
+        return [name for name in shown if name not in _QUANTISATION] or shown or [nodes[-1].op_type]
 
     def _is_shape_value(self, node: Any) -> bool:
+        """Return True for arithmetic on sizes or on single values."""
+        inputs = () if node.op_type in _SIZES else filter(None, node.input)
+        return all(map(self._is_small, (node.output[0], *inputs)))
+
+    def _is_small(self, tensor: str) -> bool:
+        """Return True for a single value or a list of sizes."""
         from onnx import TensorProto
 
-        tensor = node.output[0]
-        return self._types.get(tensor) == TensorProto.INT64 and len(self._shapes.get(tensor, (0, 0))) < 2
+        shape = self._shapes.get(tensor, (0, 0))
+        return math.prod(shape) == 1 or (self._types.get(tensor) == TensorProto.INT64 and len(shape) < 2)
 
     def _describe_kernel(self, node: Any) -> str:
         """Return the kernel of a convolution with its stride."""
@@ -163,36 +184,11 @@ class GraphCosts:
         weight = () if index is None else self._shapes.get(node.input[index], ())
         if len(weight) < 3:
             return ""
-        attributes = {attribute.name: attribute for attribute in node.attribute}
-        groups = attributes["group"].i if "group" in attributes else 1
-        strides = set(attributes["strides"].ints) if "strides" in attributes else {1}
+        groups, strides = get_attribute(node, "group", 1), set(get_attribute(node, "strides", [1]))
         # with one input channel for each group; a network may have one input channel alone
         prefix = ("depthwise " if weight[1] == 1 else "grouped ") if groups > 1 else ""
         stride = "" if strides == {1} else f"/{max(strides)}"
         return f"{prefix}{'x'.join(map(str, weight[2:]))}{stride}"
-
-
-def _read_tensors(graph: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """Return the static shapes and the element types of the tensors, by name."""
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        if not value.type.HasField("tensor_type"):
-            continue
-        types.setdefault(value.name, value.type.tensor_type.elem_type)
-        sizes = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(size.HasField("dim_value") for size in sizes):
-            shapes.setdefault(value.name, tuple(size.dim_value for size in sizes))
-    return shapes, types
-
-
-def _list_inputs(node: Any) -> Iterator[str]:
-    """Yield the tensors that a node reads, also in the bodies of branches and loops."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _list_inputs(inner)
 
 
 def _smaller(size: int | None, outputs: list[int | None]) -> int | None:

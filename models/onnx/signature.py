@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ...errors import FileFormatError, MissingOperatorError, UsageError
-from ..space.protocol import CORE, DENSE, END_TO_END, EXPORT_SCOPES, Architecture
+from ...errors import FileFormatError, LgcError, MissingOperatorError, UsageError
+from ..space.protocol import EXPORT_SCOPES, Architecture
 
 if TYPE_CHECKING:
     from ..images import Normalisation
@@ -23,6 +23,13 @@ Classes: JSON list of names. Normalisation: JSON {"mean": [3], "std": [3]}, per 
 of the RGB colours of the classes, 0 to 255 each. Network: kind and name of a network other than an architecture,
 e.g. `peer:pidnet-s`.
 """
+
+METADATA_FORMS = {
+    CLASSES_KEY: "a JSON list of names",
+    PALETTE_KEY: "a JSON list of [red, green, blue], 0 to 255",
+    NORMALISATION_KEY: 'a JSON object with "mean" and "std" of three channels in 0..1 (or 0..255)',
+}
+"""Key -> description of its value."""
 
 NCHW, NHWC = "NCHW", "NHWC"
 LAYOUTS = (NCHW, NHWC)
@@ -85,48 +92,26 @@ class Signature:
     metadata: dict[str, str]
 
     @property
-    def scope(self) -> str:
-        """Scope in the metadata of our files; for others, inferred from the types of input and output."""
+    def own_scope(self) -> str | None:
+        """Scope of a file that lgc exported; None for others."""
         named = self.metadata.get(SCOPE_KEY)
-        if named in EXPORT_SCOPES:
-            return str(named)
-        if self.outputs[0].dtype.startswith("float"):
-            return CORE
-        return END_TO_END if all(tensor.dtype == "uint8" for tensor in self.inputs) else DENSE
-
-    @property
-    def classes(self) -> int | None:
-        """Number of classes from the metadata, else from the output's shape; None if unknown."""
-        if self.architecture is not None:
-            return self.architecture.search_space.classes
-        if self.class_names is not None:
-            return len(self.class_names)
-        counts = {shape[1] for shape in (tensor.shape for tensor in self.outputs) if len(shape) == 4 and shape[1] > 1}
-        return counts.pop() if len(counts) == 1 else None
+        return named if named in EXPORT_SCOPES and self.is_lgc_export else None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes in the order of their indices; None if the metadata lacks them.
 
         Raises:
-            FileFormatError: The metadata is damaged.
+            FileFormatError: The metadata of a file of lgc is damaged. Here and below, that of others is ignored.
         """
-        names = self._parse_metadata(CLASSES_KEY, tuple[str, ...], "list of names")
+        names = self._parse_metadata(CLASSES_KEY)
         return None if names is None else tuple(names)
 
     @property
     def palette(self) -> Palette | None:
-        """Colours of the classes in the order of their indices; None if the metadata lacks them.
-
-        Raises:
-            FileFormatError: The metadata is damaged.
-        """
-        colours = self._parse_metadata(PALETTE_KEY, tuple[tuple[int, int, int], ...], "list of [red, green, blue]")
-        if colours is None:
-            return None
-        if not all(0 <= value <= 255 for colour in colours for value in colour):
-            raise self._metadata_error(PALETTE_KEY, "list of colours with values from 0 to 255")
-        return tuple(colours)
+        """Colours of the classes in the order of their indices; None if the metadata lacks them."""
+        colours = self._parse_metadata(PALETTE_KEY)
+        return None if colours is None else tuple(colours)
 
     @property
     def is_lgc_export(self) -> bool:
@@ -137,42 +122,48 @@ class Signature:
     def normalisation(self) -> Normalisation | None:
         """Normalisation of the images that the network was trained with; None if unknown.
 
-        Files that lgc exported before it wrote this key were trained with ImageNet's statistics.
-
-        Raises:
-            FileFormatError: The metadata is damaged.
+        Files that lgc exported before it wrote this key were trained with ImageNet's statistics. Files of other
+        programs may have them for pixels in 0..255, which is the case where all means and deviations other than 0 and
+        1 are above 1.
         """
         from ..images import IMAGENET, Normalisation
 
-        values = self._parse_metadata(
-            NORMALISATION_KEY, dict[str, tuple[float, float, float]], 'object with "mean" and "std" of three channels'
-        )
+        values = self._parse_metadata(NORMALISATION_KEY)
         if values is None:
             return IMAGENET if self.is_lgc_export else None
-        if set(values) != {"mean", "std"}:
-            raise self._metadata_error(NORMALISATION_KEY, 'object with "mean" and "std" of three channels')
-        try:
-            return Normalisation(**values)
-        except UsageError as error:
-            raise FileFormatError(f"{self.where}: metadata `{NORMALISATION_KEY}`: {error}") from error
+        scale = self.normalisation_scale
+        return Normalisation(*(tuple(value / scale for value in values[key]) for key in ("mean", "std")))
 
-    def _parse_metadata(self, key: str, kind: Any, description: str) -> Any:
-        """Return the JSON value of a metadata key as `kind`; None without the key."""
-        from pydantic import TypeAdapter, ValidationError
+    @property
+    def normalisation_scale(self) -> float:
+        """Largest pixel value that the normalisation in the metadata refers to."""
+        from ..images import list_pixel_scales
 
+        values = self._parse_metadata(NORMALISATION_KEY)
+        return 255.0 if not self.is_lgc_export and list_pixel_scales(values["mean"], values["std"]) == {255.0} else 1.0
+
+    @cached_property
+    def metadata_remarks(self) -> tuple[str, ...]:
+        """Remarks on metadata of other programs that is ignored, as sentences without a full stop."""
+        if self.is_lgc_export:
+            return ()
+        keys = [key for key in METADATA_FORMS if key in self.metadata and self._parse_metadata(key) is None]
+        keys += [ARCHITECTURE_KEY] * (ARCHITECTURE_KEY in self.metadata and self.architecture is None)
+        return tuple(f"metadata `{key}` is ignored: it is not {METADATA_FORMS.get(key, 'of lgc')}" for key in keys)
+
+    def _parse_metadata(self, key: str) -> Any:
+        """Return the JSON value of a key of `METADATA_FORMS`; None without the key, or if another program's differs."""
         text = self.metadata.get(key)
         if text is None:
             return None
         try:
-            value = TypeAdapter(kind).validate_json(text, strict=True)
-        except ValidationError as error:
-            raise self._metadata_error(key, description) from error
-        if not value:
-            raise self._metadata_error(key, description)
-        return value
-
-    def _metadata_error(self, key: str, description: str) -> FileFormatError:
-        return FileFormatError(f"{self.where}: metadata `{key}` must be a JSON {description}: export the file again")
+            return _parse_value(key, text, is_foreign=not self.is_lgc_export)
+        except ValueError as error:
+            if not self.is_lgc_export:
+                return None
+            raise FileFormatError(
+                f"{self.where}: metadata `{key}` must be {METADATA_FORMS[key]}: export the file again"
+            ) from error
 
     @cached_property
     def architecture(self) -> Architecture | None:
@@ -187,6 +178,10 @@ class Signature:
         try:
             return Architecture.parse(text, f"{self.where}, metadata `{ARCHITECTURE_KEY}`")
         except MissingOperatorError:  # a file needs no plugin
+            return None
+        except FileFormatError:
+            if self.is_lgc_export:
+                raise
             return None
 
     @property
@@ -225,6 +220,13 @@ class Signature:
         size = shape[2:] if chosen == NCHW else shape[1:3]
         return ImageInput(self.inputs[0].name, chosen, (size[0], size[1]), dtype)
 
+    def find_image(self) -> ImageInput | None:
+        """Return the only input as an image; None for other inputs, and for an unknown layout."""
+        try:
+            return self.image_input()
+        except LgcError:
+            return None
+
     @property
     def output(self) -> TensorSpec:
         """The only output.
@@ -240,10 +242,44 @@ class Signature:
         return self.outputs[0]
 
 
+def _parse_value(key: str, text: str, *, is_foreign: bool) -> Any:
+    """Return the JSON value of a key of `METADATA_FORMS`.
+
+    Raises:
+        ValueError: The text has another form, or a normalisation of another program fits no range of pixel values.
+    """
+    from pydantic import Field, TypeAdapter
+
+    from ..images import Normalisation, list_pixel_scales
+
+    byte = Annotated[int, Field(ge=0, le=255)]
+    kinds: dict[str, Any] = {
+        CLASSES_KEY: list[str],
+        PALETTE_KEY: list[tuple[byte, byte, byte]],
+        NORMALISATION_KEY: dict[Literal["mean", "std"], tuple[float, float, float]],
+    }
+    length = 2 if key == NORMALISATION_KEY else 1
+    sized: Any = Annotated[kinds[key], Field(min_length=length)]
+    value: Any = TypeAdapter(sized).validate_json(text, strict=True)
+    if key == NORMALISATION_KEY:
+        try:
+            Normalisation(**value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        if is_foreign and len(list_pixel_scales(**value)) > 1:
+            raise ValueError("mean and std fit no range of pixel values")
+    return value
+
+
 def list_layouts(shape: tuple[int, ...]) -> tuple[str, ...]:
     """Return the layouts in which a shape is a batch of images with three channels."""
     axes = {NCHW: 1, NHWC: 3}
     return tuple(name for name, axis in axes.items() if len(shape) == 4 and shape[axis] == IMAGE_CHANNELS)
+
+
+def count_images(inputs: Sequence[TensorSpec]) -> int:
+    """Return the largest batch of images among the inputs; 1 without images."""
+    return max((tensor.shape[0] for tensor in inputs if list_layouts(tensor.shape)), default=1)
 
 
 def describe_outputs(outputs: Sequence[TensorSpec]) -> str:

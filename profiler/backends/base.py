@@ -104,6 +104,7 @@ class RuntimeLayer:
         shape: the runtime's shape of the first output; empty where unknown.
         is_copy: True if the layer only copies a tensor to another layout; it then computes none of its `nodes`, which
             are the copy's neighbours.
+        item_bytes: bytes of a value of the first output; None for a float in the target's precision.
     """
 
     name: str
@@ -111,6 +112,7 @@ class RuntimeLayer:
     operator: str = ""
     shape: tuple[int, ...] = ()
     is_copy: bool = False
+    item_bytes: int | None = None
 
 
 @dataclass(frozen=True)

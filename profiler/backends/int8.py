@@ -19,8 +19,8 @@ def is_quantised(model: Any) -> bool:
 def dequantise_biases(onnx_model: bytes) -> bytes:
     """Return the model with its int32 biases, which feed a DequantizeLinear, as the float32 values they stand for.
 
-    ONNX Runtime requires int32 biases to compute in int8. Other runtimes, such as TensorRT, reject int32 biases and
-    round a float32 bias to the scale of its sums. The values are the same.
+    Some runtimes, such as TensorRT, reject int32 biases and round a float32 bias to the scale of its sums. The values
+    are the same.
 
     Args:
         onnx_model: serialised ONNX model with its weights inside.

@@ -155,13 +155,13 @@ def export_foreign(
         path = _write(network, settings, precision)
         written = Original(path, source)
         parity = tuple(
-            compare_with_original(expected[name], [written.run(arrays) for arrays in series], name)
+            compare_with_original(expected[name], [written.run(arrays) for arrays in series], name, original.axes)
             for name, series in inputs.items()
         )
         passes = all(is_within_tolerance(precision, each, trained=False) for each in parity)
         files.append(FileResult(str(path), precision, path.stat().st_size, parity, passes))
         log(f"wrote {path}")
-    results = [_deploy(network, target, settings, expected[RANDOM], on_progress) for target in targets]
+    results = [_deploy(network, target, settings, original, expected[RANDOM], on_progress) for target in targets]
     results += build_missing_engines(network, settings, targets)
     return ExportResult(tuple(files), tuple(results))
 
@@ -176,6 +176,8 @@ def _check_precisions(settings: ExportSettings, source: OnnxModel) -> None:
     for precision in settings.precisions:
         if precision != source.precision and source.precision != "fp32":
             raise UsageError(f"{source.where} is {source.precision}: it cannot be converted to {precision}")
+        if precision != source.precision and source.is_quantised:
+            raise UsageError(f"{source.where} quantises values: it cannot be converted to {precision}")
         if precision == INT8 != source.precision and not settings.calibration_images:
             raise UsageError(NO_IMAGES)
 
@@ -243,6 +245,7 @@ def _deploy(
     network: ForeignNetwork,
     target: Target,
     settings: ExportSettings,
+    original: Original,
     expected: Sequence[Sequence[NDArray[Any]]],
     on_progress: OnProgress,
 ) -> TargetResult:
@@ -250,7 +253,7 @@ def _deploy(
     backend, workload = require_backend(target), network.workload(precision=target.precision)
     runner = backend.compile(workload, target)
     try:
-        parity = compare_with_original(expected, [runner.infer(workload.inputs())], RANDOM)
+        parity = compare_with_original(expected, [runner.infer(workload.inputs())], RANDOM, original.axes)
     finally:
         runner.close()
     assignments = assign(backend, target, {NETWORK_KEY: workload})

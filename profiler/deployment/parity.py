@@ -75,7 +75,8 @@ class Parity:
     """Differences of outputs from a reference: torch's in float32, or a foreign ONNX file's.
 
     Attributes:
-        max_abs_diff: largest difference of the logits; None where only classes were compared.
+        max_abs_diff: largest difference of the logits; None where only classes were compared. Of several outputs, that
+            of the one that differs most relative to its scale.
         mean_abs_diff: mean difference of the logits; None where only classes were compared.
         relative_diff: mean difference of the logits relative to their standard deviation; None where only classes
             were compared.
@@ -83,7 +84,7 @@ class Parity:
         images: number of inputs.
         source: `random` or `images`.
         reference: name of the reference in messages.
-        scale: largest absolute value of the reference, at least 1, where `max_abs_diff` is judged relative to it.
+        scale: largest absolute value of that output in the reference, where `max_abs_diff` is judged relative to it.
         rounding: largest difference of torch's logits in float32 from those in float64; None where not needed.
     """
 

@@ -124,8 +124,6 @@ def _check_outputs(media: Sequence[MediaFile], inputs: Collection[Path], ids: bo
 
 def _list_files(source: Path, out: Path, log: Log) -> Iterator[tuple[Path, Path]]:
     """Yield the files of a source with the stems of their outputs; skip files in the output folder."""
-    from ...models.images import list_folder
-
     folder, target = (source.parent if source.is_file() else source).resolve(), out.resolve()
     if folder == target:
         raise UsageError(f"--out {out} holds the input images: choose another folder")
@@ -134,12 +132,24 @@ def _list_files(source: Path, out: Path, log: Log) -> Iterator[tuple[Path, Path]
         return
     images, others = (
         [path for path in paths if not (target.is_relative_to(folder) and path.resolve().is_relative_to(target))]
-        for paths in list_folder(source)
+        for paths in _list_folder(source)
     )
     if others:
         log(_describe_skipped(source, Counter(path.suffix.lower() or "no extension" for path in others)))
     for path in images:
         yield path, out / path.relative_to(source).with_suffix("")
+
+
+def _list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return `list_folder`; the error of a folder with videos only says how to name them."""
+    from ...models.images import list_folder
+
+    try:
+        return list_folder(folder)
+    except DataError as error:
+        if any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.rglob("*")):
+            raise DataError(f"{error}, only videos: give them by name") from error
+        raise
 
 
 def _describe_skipped(folder: Path, counts: Counter[str]) -> str:

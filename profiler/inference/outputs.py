@@ -1,7 +1,8 @@
 """Decoding of a network's output to a label map.
 
 output   scores of C classes [1, C, h, w] or [1, h, w, C]; scores or probabilities of one class [1, 1, h, w]; a mask of
-         booleans, or a label map of integers or integral floats, [1, 1, h, w], [1, h, w], [h, w] or [1, h, w, 1]
+         booleans, or a label map of integers or integral floats, [1, 1, h, w], [1, h, w], [h, w] or [1, h, w, 1];
+         integers may be quantised scores or probabilities
 classes  at the network's size [H, W]: scores are interpolated bilinearly, corners not aligned, before the largest is
          taken; labels by nearest neighbour
 """
@@ -9,21 +10,26 @@ classes  at the network's size [H, W]: scores are interpolated bilinearly, corne
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FileFormatError, MeasurementError, UsageError
-from ...models.onnx.signature import NCHW, NHWC, ImageInput, TensorSpec
-from .output_values import LABELS, LOGITS, PROBABILITIES
+from ...models.onnx.reading.pixel_maps import PixelMap, is_ambiguous, list_pixel_maps
+from ...models.onnx.signature import NHWC, OUTPUT_OPTION, ImageInput, TensorSpec
+from .output_values import LABELS, LOGITS, MASK, PROBABILITIES, RANKING, StoredValues
 from .resampling import Labels, resize_labels, upsample
 
 MAX_CLASSES = 256
 """Number of classes that a byte can hold."""
 DEFAULT_THRESHOLD = 0.5
 """Probability above which a pixel belongs to the only class."""
+VALUES_OPTION = "--output-values"
+"""Option of the commands that errors suggest."""
+BYTE_PROBABILITIES = StoredValues(PROBABILITIES, 1 / 255)
+"""Probabilities that are stored as 0 to 255."""
 
 ROUNDING = 1e-3
 """Largest rounding error of a probability."""
@@ -31,15 +37,17 @@ ROUNDING = 1e-3
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Meaning of a one-channel output as the user specifies it.
+    """Meaning of an output as the user specifies it.
 
     Attributes:
-        values: one of `OUTPUT_VALUES`; None to infer it from the graph.
+        values: one of `OUTPUT_VALUES`, of one channel; None to infer it from the graph.
         threshold: probability, between 0 and 1; None for `DEFAULT_THRESHOLD`.
+        layout: `NCHW` or `NHWC`; None to infer it.
     """
 
     values: str | None = None
     threshold: float | None = None
+    layout: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class OutputDecoder:
         size: height and width of the network's image.
         layout: `NCHW` or `NHWC` of the output.
         channels: number of channels; 1 for masks and label maps.
-        values: one of `OUTPUT_VALUES`.
+        values: meaning and scale of the values; the meaning is one of `OUTPUT_VALUES` or `MASK`.
         threshold: probability above which a pixel belongs to the only class; None for label maps and several channels.
         remarks: assumptions, as sentences without a full stop.
     """
@@ -60,20 +68,20 @@ class OutputDecoder:
     size: tuple[int, int]
     layout: str
     channels: int
-    values: str
+    values: StoredValues
     threshold: float | None = None
     remarks: tuple[str, ...] = ()
 
     @classmethod
     def for_output(
-        cls, output: TensorSpec, image: ImageInput, inferred: str | None, options: OutputOptions, where: str
+        cls, output: TensorSpec, image: ImageInput, inferred: StoredValues, options: OutputOptions, where: str
     ) -> OutputDecoder:
         """Return the decoder of an output.
 
         Args:
             output: output of the network.
             image: input of the network.
-            inferred: meaning of the values according to the graph; None if unknown.
+            inferred: values according to the graph.
             options: meaning as the user specifies it.
             where: file, for messages.
 
@@ -81,53 +89,45 @@ class OutputDecoder:
             FileFormatError: the output is not a segmentation.
             UsageError: an option has no effect on the output, or is missing.
         """
-        layout, channels, remarks = _find_channels(output, image, where)
-        is_float, is_mask = output.dtype.startswith("float"), output.dtype == "bool"
-        if channels > MAX_CLASSES or (is_mask and channels > 1):
+        pixel_map, remarks = _choose_map(output, image, options.layout, where)
+        layout, channels = pixel_map.layout, pixel_map.channels
+        is_bool = output.dtype == "bool"
+        if channels > MAX_CLASSES or (is_bool and channels > 1):
             raise _not_segmentation(output, image.size, where)
-        if channels > 1 or not is_float:
-            if options.values not in (None, LOGITS if channels > 1 else LABELS) or options.threshold is not None:
-                raise UsageError(
-                    f"{where} returns {output}: --output-values and --threshold are for one channel of floats"
-                )
-            if channels > 1:
-                remarks += _describe_scores(output, channels, inferred)
-            return cls(output, image.size, layout, channels, LOGITS if channels > 1 else LABELS, remarks=remarks)
-        return cls._for_mask(output, image.size, layout, options.values or inferred, options, where)
-
-    @classmethod
-    def _for_mask(
-        cls,
-        output: TensorSpec,
-        size: tuple[int, int],
-        layout: str,
-        values: str | None,
-        options: OutputOptions,
-        where: str,
-    ) -> OutputDecoder:
-        """Return the decoder of an output with one channel of floats."""
-        if values is None:
-            raise UsageError(
-                f"{where} returns {output}, one channel whose meaning the file does not specify: add --output-values "
-                f"{LOGITS}, {PROBABILITIES} or {LABELS}"
+        if channels == 1:
+            values, remark = _choose_values(output, StoredValues(MASK) if is_bool else inferred, options, where)
+            decoder = cls(output, image.size, layout, 1, values, remarks=remarks)
+            return decoder._add_threshold(options, remark, where)
+        if inferred.meaning in (LABELS, MASK, RANKING):
+            raise FileFormatError(
+                f"{where} returns {output}: its {channels} channels are {inferred.meaning}, not scores of classes, by "
+                f"the operator that computes it: choose another output with {OUTPUT_OPTION}"
             )
-        if values == LABELS:
+        if options.values not in (None, LOGITS) or options.threshold is not None:
+            raise UsageError(f"{where} returns {output}: {VALUES_OPTION} and --threshold are for one channel")
+        remarks += _describe_scores(output, channels, inferred.meaning)
+        return cls(output, image.size, layout, channels, StoredValues(LOGITS), remarks=remarks)
+
+    def _add_threshold(self, options: OutputOptions, remark: str | None, where: str) -> OutputDecoder:
+        """Return the decoder of one channel with its threshold and the remark on its values."""
+        remarks = (*self.remarks, *((remark,) if remark else ()))
+        if self.values.meaning in (LABELS, MASK):
             if options.threshold is not None:
-                raise UsageError(f"{where} returns {output}, a label map: omit --threshold")
-            remark = f"output {output} is taken as a label map in floats (change it with --output-values)"
-            return cls(output, size, layout, 1, values, remarks=(remark,))
+                raise UsageError(f"{where} returns {self.output}, a label map: omit --threshold")
+            return replace(self, remarks=remarks)
         threshold = DEFAULT_THRESHOLD if options.threshold is None else options.threshold
-        term = "sigmoid(output)" if values == LOGITS else "output"
+        value = _describe_value(self.values)
+        term = f"sigmoid({value})" if self.values.meaning == LOGITS else value
         remark = (
-            f"output {output} is taken as {values} of one class: foreground where {term} > {threshold:g} "
-            "(change it with --output-values and --threshold)"
+            f"output {self.output} is taken as {self.values.meaning} of one class: foreground where {term} > "
+            f"{threshold:g} (change it with {VALUES_OPTION} and --threshold)"
         )
-        return cls(output, size, layout, 1, values, threshold, (remark,))
+        return replace(self, threshold=threshold, remarks=(*self.remarks, remark))
 
     @property
     def is_mask(self) -> bool:
         """True if the classes are background and foreground."""
-        return self.threshold is not None or self.output.dtype == "bool"
+        return self.threshold is not None or self.values.meaning == MASK
 
     @property
     def num_classes(self) -> int | None:
@@ -149,52 +149,92 @@ class OutputDecoder:
             raise MeasurementError("the network's output is not finite")
         if self.channels > 1:
             return find_largest_channel(maps.astype(np.float32, copy=False), self.size)
+        values = maps[0]
+        if self.values.is_scaled:
+            values = ((values.astype(np.float64) - self.values.zero_point) * self.values.scale).astype(np.float32)
         if self.threshold is None:
-            return resize_labels(_to_labels(maps[0]), self.size)
-        values = maps[0].astype(np.float32, copy=False)
-        if self.values == PROBABILITIES and not -ROUNDING <= values.min() <= values.max() <= 1 + ROUNDING:
+            if self.values.is_scaled:  # labels multiplied by a number
+                values = np.round(values)
+            return resize_labels(_to_labels(values), self.size)
+        values = values.astype(np.float32, copy=False)
+        if self.values.meaning == PROBABILITIES and not -ROUNDING <= values.min() <= values.max() <= 1 + ROUNDING:
             raise MeasurementError(
                 f"the network returned {values.min():g} to {values.max():g}, which are not probabilities: "
-                f"use --output-values {LOGITS}"
+                f"use {VALUES_OPTION} {LOGITS} or {LABELS}"
             )
-        limit = self.threshold if self.values == PROBABILITIES else math.log(self.threshold / (1 - self.threshold))
+        is_probability = self.values.meaning == PROBABILITIES
+        limit = self.threshold if is_probability else math.log(self.threshold / (1 - self.threshold))
         return (upsample(values, self.size) > limit).astype(np.uint8)
 
 
-def _find_channels(output: TensorSpec, image: ImageInput, where: str) -> tuple[str, int, tuple[str, ...]]:
-    """Return the layout of an output, its number of channels, and a remark if another layout would fit too.
+def _choose_map(
+    output: TensorSpec, image: ImageInput, layout: str | None, where: str
+) -> tuple[PixelMap, tuple[str, ...]]:
+    """Return the reading of an output as a map, and a remark if it also fits the other layout.
 
     Raises:
         FileFormatError: the output does not have the image's proportions.
+        UsageError: the output does not have the layout.
     """
-    shape, is_known = output.shape, output.dtype == "bool" or "int" in output.dtype or "float" in output.dtype
-    if is_known and len(shape) == 2 and _is_scaled(shape, image.size):
-        return NCHW, 1, ()
-    candidates = []
-    if is_known and (len(shape) == 3 or (len(shape) == 4 and shape[0] == 1)):
-        axes = shape[-3:]
-        for layout, size, channels in ((NCHW, axes[1:], axes[0]), (NHWC, axes[:2], axes[2])):
-            if _is_scaled(size, image.size):
-                candidates.append((size != image.size, layout != image.layout, layout, channels))
-    if not candidates:
+    maps = list_pixel_maps(output, image)
+    if not maps:
         raise _not_segmentation(output, image.size, where)
-    (resized, _, layout, channels), *others = sorted(candidates)
-    is_ambiguous = any(other[0] == resized for other in others)
-    return layout, channels, (f"output {output} is read as {layout}",) * is_ambiguous
+    if layout is None:
+        remark = f"output {output} is read as {maps[0].layout} (change it with --output-layout)"
+        return maps[0], (remark,) * is_ambiguous(maps, image)
+    chosen = [each for each in maps if each.layout == layout]
+    if not chosen:
+        raise UsageError(f"{where} returns {output}, which is not {layout}: omit --output-layout")
+    return chosen[0], ()
 
 
-def _is_scaled(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """Return True if a map has the proportions of an image that it is not larger than, up to a row or column."""
-    (height, width), (full_height, full_width) = shape, size
-    if height > full_height or width > full_width or (height * width == 1 and size != (1, 1)):
-        return False
-    rows, columns = width * full_height / full_width, height * full_width / full_height
-    return abs(height - rows) <= 1 or abs(width - columns) <= 1
+def _choose_values(
+    output: TensorSpec, inferred: StoredValues, options: OutputOptions, where: str
+) -> tuple[StoredValues, str | None]:
+    """Return meaning and scale of one channel, and a remark on label maps that are assumed.
+
+    Raises:
+        UsageError: the meaning is unknown, or integers cannot be read as the user specifies.
+    """
+    is_float, is_byte = output.dtype.startswith("float"), output.dtype in ("uint8", "int8")
+    meaning = options.values or (None if inferred.meaning == RANKING else inferred.meaning)
+    if options.values is not None and inferred.meaning in (LABELS, MASK) and meaning != LABELS:
+        inferred = StoredValues()
+    if meaning is None and (is_float or is_byte):
+        raise UsageError(
+            f"{where} returns {output}, one channel whose meaning the file does not specify: add {VALUES_OPTION} "
+            f"{LOGITS}, {PROBABILITIES} or {LABELS}"
+        )
+    if options.values == LABELS or meaning is None:
+        kind = "floats" if is_float else "integers"
+        remark = f"output {output} is taken as a label map in {kind} (change it with {VALUES_OPTION})"
+        return StoredValues(LABELS), remark
+    if meaning in (LABELS, MASK):
+        assumed = f"output {output} is taken as a label map in floats (change it with {VALUES_OPTION})"
+        kind = "a mask" if meaning == MASK else "a label map"
+        scaled = f"output {output} is taken as {kind}, {_describe_value(inferred)} (change it with {VALUES_OPTION})"
+        return inferred, scaled if inferred.is_scaled else assumed if is_float else None
+    if is_float or inferred.is_scaled:
+        return replace(inferred, meaning=meaning), None
+    if meaning == PROBABILITIES:
+        return BYTE_PROBABILITIES if output.dtype == "uint8" else StoredValues(PROBABILITIES), None
+    raise UsageError(
+        f"{where} returns {output}: integers without a scale (QuantizeLinear) cannot be {LOGITS}: choose another "
+        f"{VALUES_OPTION}, or another output with {OUTPUT_OPTION}"
+    )
 
 
-def _describe_scores(output: TensorSpec, channels: int, inferred: str | None) -> tuple[str, ...]:
+def _describe_value(values: StoredValues) -> str:
+    """Return the value as a term of the output."""
+    if not values.is_scaled:
+        return "output"
+    stored = f"(output - {values.zero_point:g})" if values.zero_point else "output"
+    return f"{values.scale:.3g} * {stored}"
+
+
+def _describe_scores(output: TensorSpec, channels: int, meaning: str | None) -> tuple[str, ...]:
     """Return a remark on scores whose largest is not the class by their definition."""
-    if inferred == PROBABILITIES:
+    if meaning == PROBABILITIES:
         return (f"output {output} has {channels} independent probabilities per pixel: the largest is the class",)
     if not output.dtype.startswith("float"):
         return (f"output {output} is taken as integer scores of {channels} classes: the largest is the class",)
@@ -203,6 +243,12 @@ def _describe_scores(output: TensorSpec, channels: int, inferred: str | None) ->
 
 def _not_segmentation(output: TensorSpec, size: tuple[int, int], where: str) -> FileFormatError:
     height, width = size
+    sides = [pair for pair in (output.shape[-2:], output.shape[-3:-1]) if len(pair) == 2]
+    if any(height < rows and height * columns == width * rows for rows, columns in sides):
+        return FileFormatError(
+            f"{where} returns {output}, larger than its image, {height}x{width}: choose an output of at most this size "
+            f"with {OUTPUT_OPTION}"
+        )
     return FileFormatError(
         f"{where} returns {output}: neither scores (1xCxhxw or 1xhxwxC, at most {MAX_CLASSES} classes) nor a mask or "
         f"label map (1xhxw) with the proportions of the image, {height}x{width}"
@@ -218,7 +264,7 @@ def _to_labels(values: NDArray[Any]) -> Labels:
     if np.issubdtype(values.dtype, np.floating) and (values != np.round(values)).any():
         raise MeasurementError(
             f"the network returned {values.min():g} to {values.max():g} with fractions, which are not labels: "
-            f"use --output-values {LOGITS} or {PROBABILITIES}"
+            f"use {VALUES_OPTION} {LOGITS} or {PROBABILITIES}"
         )
     if values.dtype not in (np.uint8, np.bool_) and not 0 <= values.min() <= values.max() < MAX_CLASSES:
         raise MeasurementError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ...errors import FileFormatError, UsageError
 from ...files import read_text, write_atomic
+from ..deployment.network import Log
 from .video import open_video_writer
 
 if TYPE_CHECKING:
@@ -44,26 +45,42 @@ class Legend:
 
     @classmethod
     def for_network(
-        cls, network: Signature, num_classes: int | None, known: Sequence[Legend] = (), *, is_mask: bool = False
+        cls,
+        network: Signature,
+        num_classes: int | None,
+        known: Sequence[Legend] = (),
+        *,
+        is_mask: bool = False,
+        log: Log = print,
     ) -> Legend:
         """Return names and colours from the network's metadata, else those of a known legend, else distinct colours.
 
         A known legend has the network's class names, or as many classes if the network has neither names nor colours.
+        Names and colours that differ in number from the classes are ignored in files of other programs.
 
         Args:
             network: signature of the exported network.
             num_classes: number of classes; None if unknown.
             known: legends of datasets; the first match wins.
             is_mask: True if the classes are background and foreground.
+            log: receives a remark on ignored names or colours.
 
         Raises:
-            FileFormatError: the names or colours in the file are malformed.
+            FileFormatError: the names or colours in a file of lgc are malformed.
         """
-        from ...models.onnx.signature import PALETTE_KEY
+        from ...models.onnx.signature import CLASSES_KEY, PALETTE_KEY
         from ...models.palettes import distinct_palette
         from .outputs import MAX_CLASSES
 
         names, palette = network.class_names, network.palette
+        is_foreign = not network.is_lgc_export
+        if is_foreign and names is not None and num_classes not in (None, len(names)):
+            log(f"{network.where}: metadata `{CLASSES_KEY}` is ignored: {len(names)} names for {num_classes} classes")
+            names = None
+        if is_foreign and palette is not None and len(palette) < (num_classes or 0):
+            colours = f"{len(palette)} colours for {num_classes} classes"
+            log(f"{network.where}: metadata `{PALETTE_KEY}` is ignored: {colours}")
+            palette = None
         if palette is None:
             for legend in known:
                 if names == legend.names or (names is None and num_classes == len(legend.names)):
@@ -116,8 +133,9 @@ class Legend:
         """
         if num_classes not in (None, len(self.names)):
             raise UsageError(f"{network.where} has {num_classes} classes, the palette {len(self.names)}")
-        if network.class_names not in (None, self.names):
-            raise UsageError(f"{network.where} has other classes than the palette: {', '.join(network.class_names)}")
+        names = network.class_names
+        if names not in (None, self.names) and len(names) == (num_classes or len(names)):
+            raise UsageError(f"{network.where} has other classes than the palette: {', '.join(names)}")
 
     def name(self, index: int) -> str:
         """Return the name of a class."""
@@ -160,7 +178,7 @@ class Painter:
         """Yield a function that writes the outputs of `file` for an image and its classes."""
         paths = file.outputs(self.ids)
         if file.clip is not None:
-            with open_video_writer(paths["overlay"], file.clip.rate) as write:
+            with open_video_writer(paths["overlay"], file.clip.rate, file.clip.pixel_aspect) as write:
                 yield lambda pixels, labels: write(self.legend.overlay(pixels, labels, self.alpha))
             return
 

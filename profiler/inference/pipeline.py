@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from ...errors import UsageError
 from ...models.onnx.signature import OUTPUT_OPTION, Signature, describe_outputs
+from ...models.space.protocol import DENSE, END_TO_END
+from .output_values import LABELS, StoredValues
 from .outputs import OutputDecoder, OutputOptions
 from .preprocessing import InputOptions, Preprocessing
 
@@ -47,13 +49,13 @@ class Pipeline:
     remarks: tuple[str, ...]
 
     @classmethod
-    def for_network(cls, network: Signature, options: PipelineOptions, values: str | None) -> Pipeline:
+    def for_network(cls, network: Signature, options: PipelineOptions, values: StoredValues) -> Pipeline:
         """Return the processing that a file and the options specify.
 
         Args:
             network: signature of the network.
             options: reading of the file.
-            values: meaning of the output's values according to the graph; None if unknown.
+            values: the output's values according to the graph.
 
         Raises:
             FileFormatError: the network does not segment images.
@@ -67,6 +69,8 @@ class Pipeline:
                 f"{describe_outputs(network.outputs)}"
             )
         output = network.output if options.output_name is None else network.outputs[names.index(options.output_name)]
+        if network.own_scope in (DENSE, END_TO_END):
+            values = StoredValues(LABELS)
         decoder = OutputDecoder.for_output(output, preprocessing.image, values, options.outputs, network.where)
-        remarks = (*preprocessing.remarks, *decoder.remarks)
+        remarks = (*network.metadata_remarks, *preprocessing.remarks, *decoder.remarks)
         return cls(preprocessing, decoder, names.index(output.name), remarks)

@@ -24,7 +24,7 @@ from ...models.onnx.signature import Signature
 from ..backends import Backend, Workload, require_backend
 from ..backends.base import Runner
 from ..machine.devices import check_device
-from .output_values import infer_values
+from .output_values import StoredValues, infer_values
 from .pipeline import PIPELINE_DEFAULTS, Pipeline, PipelineOptions
 from .resampling import Labels, resize_labels
 
@@ -110,7 +110,7 @@ class Segmenter:
             raise UsageError(f"{path} is a TensorRT engine, which {backend} cannot run: use the ONNX file instead")
         engine = read_engine_files(path)  # before the device is checked: damage does not depend on it
         network = Signature(str(path), engine.inputs, engine.outputs, engine.metadata)
-        pipeline = Pipeline.for_network(network, options, None)
+        pipeline = Pipeline.for_network(network, options, StoredValues())
         if options.input_size not in (None, pipeline.preprocessing.image.size):
             raise UsageError(f"{path} is an engine for images of a fixed size: omit --input")
         place = check_device(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ MIN_SIDE = 2
 MAX_INTERVAL_RATIO = 1.5
 """Ratio of a video's longest to its shortest interval between frames above which its frame rate is variable."""
 MIN_FRAME_SHARE = 0.9
-"""Share of a video's estimated frames below which it is reported as truncated."""
+"""Share of a video's duration, or of its frames as estimated from that, below which some are reported as lost."""
 DEFAULT_FRAME_RATE = Fraction(25)
 """Frames per second of a video without a frame rate."""
 
@@ -39,12 +40,18 @@ class Clip:
     Attributes:
         path: file.
         rate: average frames per second.
-        frames: estimated number of frames, at least 1.
+        frames: number of frames, at least 1; estimated where the header does not state it.
+        seconds: duration; 0 if unknown.
+        is_counted: True if the header states the number of frames.
+        pixel_aspect: width of a pixel relative to its height, of the upright picture.
     """
 
     path: Path
     rate: Fraction
     frames: int
+    seconds: float = 0.0
+    is_counted: bool = False
+    pixel_aspect: Fraction = Fraction(1)
 
     @classmethod
     def open(cls, path: Path) -> Clip:
@@ -62,43 +69,89 @@ class Clip:
                     f"{MIN_SIDE}x{MIN_SIDE} are needed"
                 )
             rate = stream.average_rate or DEFAULT_FRAME_RATE
-            seconds = (container.duration or 0) / 1e6
-            return cls(path, rate, max(stream.frames or round(seconds * rate), 1))
+            aspect = Fraction(stream.sample_aspect_ratio or 1)
+            own_seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
+            seconds = own_seconds or (container.duration or 0) / 1e6
+            frames = max(stream.frames or round(seconds * rate), 1)
+            if aspect != 1:
+                is_turned = _find_turn(next(container.decode(stream), None))[0]
+                aspect = 1 / aspect if is_turned else aspect
+            return cls(path, rate, frames, seconds, stream.frames > 0, aspect)
 
     def read(self, on_remark: Log) -> Iterator[RGBImage]:
         """Yield the frames in order, upright, RGB [h, w, 3].
 
         Args:
-            on_remark: receives remarks on missing frames and the frame rate.
+            on_remark: receives remarks on missing and damaged frames, on sizes and on the frame rate.
 
         Raises:
             DataError: the file is damaged, or has no frames.
         """
-        import numpy as np
-
-        count, times = 0, []
+        damaged, times, shapes = 0, [], set()
         with _open_stream(self.path) as (container, stream):
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
-                count += 1
                 times.append(frame.time)
-                pixels = frame.to_ndarray(format="rgb24")
-                yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-        if not count:
+                damaged += frame.is_corrupt
+                pixels = _turn(frame)
+                shapes.add(pixels.shape)
+                yield pixels
+        if not times:
             raise DataError(f"cannot read video {self.path}: it has no frames")
-        if _is_variable(times):
-            on_remark(
+        for remark in self._describe_frames(times, damaged, len(shapes)):
+            on_remark(remark)
+
+    def _describe_frames(self, times: Sequence[float | None], damaged: int, sizes: int) -> Iterator[str]:
+        """Yield remarks on what was read: the frames' times in seconds, damaged frames, and different sizes."""
+        count, known = len(times), [time for time in times if time is not None]
+        end = max(known) - min(known) + float(1 / self.rate) if known else self.seconds
+        if self.is_counted and count < self.frames:
+            yield f"only {count} of {self.frames} frames: it may be truncated or damaged"
+        elif end < MIN_FRAME_SHARE * self.seconds:
+            share = f"{end:.3g} of {self.seconds:.3g} s"
+            yield f"only {count} of about {self.frames} frames, {share}: it may be truncated or damaged"
+        if damaged:
+            yield f"damaged frames, whose classes are not reliable: {damaged}"
+        if sizes > 1:
+            yield "frames of several sizes: the overlay stretches them to that of the first"
+        if _is_variable(known):
+            lost = f"; of {self.frames} frames at this rate it has {count}, others may be lost"
+            yield (
                 f"variable frame rate: the overlay has a constant one, {float(self.rate):.4g} frames per second, and "
-                "another duration"
+                f"another duration{lost if count < MIN_FRAME_SHARE * self.frames else ''}"
             )
-        elif count < MIN_FRAME_SHARE * self.frames:
-            on_remark(f"only {count} of {self.frames} frames: it may be truncated")
 
 
-def _is_variable(times: Sequence[float | None]) -> bool:
-    """Return True if the intervals between frames at `times`, in seconds, differ; None is an unknown time."""
-    known = [time for time in times if time is not None]
-    intervals = [later - earlier for earlier, later in itertools.pairwise(known)]
+def _find_turn(frame: Any) -> tuple[bool, bool, bool]:
+    """Return whether an upright frame is transposed, then mirrored from left to right, then from top to bottom.
+
+    The matrix of the container maps a position (x, y) to (a x + c y, b x + d y): [a, b, 0, c, d, 0, ...].
+    Matrices of other angles are taken as the nearest of these.
+    """
+    data = None if frame is None else frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False, False, False
+    a, b, _, c, d, *_ = struct.unpack("<9i", bytes(data))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, a < 0, d < 0
+    return True, c < 0, b < 0
+
+
+def _turn(frame: Any) -> RGBImage:
+    """Return the pixels of a frame, upright."""
+    import numpy as np
+
+    pixels = frame.to_ndarray(format="rgb24")
+    is_transposed, is_mirrored, is_flipped = _find_turn(frame)
+    if is_transposed:
+        pixels = pixels.swapaxes(0, 1)
+    pixels = pixels[:, ::-1] if is_mirrored else pixels
+    return np.ascontiguousarray(pixels[::-1] if is_flipped else pixels)
+
+
+def _is_variable(times: Sequence[float]) -> bool:
+    """Return True if the intervals between frames at `times`, in seconds, differ."""
+    intervals = [later - earlier for earlier, later in itertools.pairwise(times)]
     return bool(intervals) and max(intervals) > MAX_INTERVAL_RATIO * min(intervals)
 
 
@@ -122,7 +175,9 @@ def _open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 @contextmanager
-def open_video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[RGBImage], None]]:
+def open_video_writer(
+    path: Path, rate: Fraction, pixel_aspect: Fraction = Fraction(1)
+) -> Iterator[Callable[[RGBImage], None]]:
     """Open a new .mp4 file and yield a function that appends a frame.
 
     The file gets its name when it is complete, and does not exist after an error. A frame of odd height or width loses
@@ -131,6 +186,7 @@ def open_video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[RGBImage
     Args:
         path: file to write.
         rate: frames per second.
+        pixel_aspect: width of a pixel relative to its height.
 
     Raises:
         OutputError: the file cannot be written.
@@ -146,6 +202,7 @@ def open_video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[RGBImage
                 height, width = (side - side % 2 for side in pixels.shape[:2])
                 if stream is None:
                     stream = _add_stream(av, container, rate, height, width)
+                    stream.codec_context.sample_aspect_ratio = pixel_aspect
                 frame = av.VideoFrame.from_ndarray(pixels[:height, :width].copy(), format="rgb24")
                 container.mux(stream.encode(frame))
 

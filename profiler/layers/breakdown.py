@@ -46,6 +46,7 @@ class LayerRow:
         peak_pct: speed relative to the roof, in percent.
         limit: `compute` or `memory`: the larger of the two times at the peak.
         is_copy: True if the layer only copies a tensor to another layout.
+        is_traced: False if the runtime does not report the layer's nodes.
     """
 
     name: str
@@ -60,6 +61,7 @@ class LayerRow:
     peak_pct: float | None
     limit: str | None
     is_copy: bool
+    is_traced: bool = True
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def make_rows(measurement: LayerMeasurement, graph: GraphCosts, peak: DevicePeak
                 peak_pct=100 * bound_ms / ms if bound_ms else None,
                 limit=(COMPUTE if bound_ms == compute_ms else MEMORY) if bound_ms else None,
                 is_copy=layer.is_copy,
+                is_traced=bool(own) or layer.is_copy,
             )
         )
     return tuple(sorted(rows, key=lambda row: -row.ms))
@@ -183,7 +186,10 @@ def make_rows(measurement: LayerMeasurement, graph: GraphCosts, peak: DevicePeak
 def assign_nodes(
     layers: Sequence[RuntimeLayer], latencies_ms: Sequence[float], graph: GraphCosts
 ) -> list[tuple[str, ...]]:
-    """Return the nodes whose costs belong to each layer: a node in several layers belongs to the longest of them."""
+    """Return the nodes whose costs belong to each layer.
+
+    A node in several layers belongs to the longest of them, but a dequantisation to each.
+    """
     owners: dict[str, int] = {}
     for index in sorted(range(len(layers)), key=lambda index: -latencies_ms[index]):
         if not layers[index].is_copy:
@@ -191,7 +197,7 @@ def assign_nodes(
                 if node in graph:
                     owners.setdefault(node, index)
     return [
-        tuple(node for node in layer.nodes if owners.get(node) == index and not layer.is_copy)
+        tuple(n for n in layer.nodes if not layer.is_copy and (owners.get(n) == index or graph.is_shared(n)))
         for index, layer in enumerate(layers)
     ]
 
@@ -205,5 +211,5 @@ def _count_costs(layer: RuntimeLayer, nodes: Sequence[str], graph: GraphCosts) -
     if operator in VIEWS:
         return NodeCosts(name, operator, "", layer.shape, 0, 0)
     if layer.is_copy and layer.shape:
-        return NodeCosts(name, operator, "", layer.shape, 0, graph.count_copy(layer.shape))
+        return NodeCosts(name, operator, "", layer.shape, 0, graph.count_copy(layer.shape, layer.item_bytes))
     return NodeCosts(name, operator, "", layer.shape, None, None)

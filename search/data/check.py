@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from ...errors import DataError
 from ...models.images import read_pixels, read_size
-from .description import DatasetSpec
+from .description import DatasetSpec, is_overlap
 from .labels import IGNORE
 from .pairs import UNLABELLED_SPLIT, Pair
 from .reading import RawLabel, decode_values, read_raw_label, resolve_palette, unpack_colour
+from .suspicions import MOSTLY, LabelSummary, summarise_label
 
 PROBLEMS = {
     "unusable_splits": "unusable splits",
@@ -122,6 +123,7 @@ class _Scan:
         labels: Pairs with a readable label, and the classes that it contains, [classes].
         pixels: Label pixels of each class, void and unknown values last, [classes + 2].
         digests: Image -> key that equal images have in common.
+        summaries: Values of the labels.
         problems: What was wrong.
     """
 
@@ -132,6 +134,7 @@ class _Scan:
     sizes: Counter[Size] = field(default_factory=Counter)
     labels: list[tuple[Pair, npt.NDArray[np.bool_]]] = field(default_factory=list)
     digests: dict[Path, tuple[object, ...]] = field(default_factory=dict)
+    summaries: list[LabelSummary] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     pixels: npt.NDArray[np.int64] = field(init=False)
 
@@ -146,7 +149,7 @@ class _Scan:
             self._add_problem("missing_labels", [pair.image], f"{pair.image}: no such file: {expected}")
             return
         try:
-            raw = resolve_palette(read_raw_label(pair.label), pair.coding)
+            raw = resolve_palette(read_raw_label(pair.label, pair.image), pair.coding)
             labels = decode_values(raw, pair.coding)
         except DataError as error:
             self._add_problem("damaged_labels", [pair.label], str(error))
@@ -160,6 +163,7 @@ class _Scan:
             self._add_problem("unknown_values", [pair.label], f"{pair.label}: {_describe_values(raw, unknown)}")
         self.pixels += np.array([*counts[: self.classes], counts[IGNORE], unknown.sum()])
         self.labels.append((pair, counts[: self.classes] > 0))
+        self.summaries.append(summarise_label(raw, labels, pair.coding))
 
     def _read_image(self, path: Path, full: bool) -> Size | None:
         """Return the size of an image, and note what equal images have in common; None if it cannot be read."""
@@ -233,7 +237,7 @@ def check_dataset(
     matched, problems = _match_splits(spec)
     chosen = {name: _choose_evenly(matches, sample) for name, matches in matched.items()}
     advance = on_start(sum(map(len, chosen.values())))
-    remarks, scans = list(spec.remarks), list[_Scan]()
+    remarks, scans = list(spec.notes), list[_Scan]()
     for name, matches in chosen.items():
         scan = _Scan(name, spec.num_classes, len(matched[name]))
         for pair, expected in matches:
@@ -246,7 +250,9 @@ def check_dataset(
         problems += scan.problems
     leaks, duplicates = _find_equal_images(scans, full)
     splits = tuple(scan.summarise() for scan in scans)
-    remarks += [*duplicates, *_list_class_remarks(spec, splits), *_list_unused_labels(spec, matched)]
+    remarks += spec.list_suspicions({scan.name: scan.summaries for scan in scans})
+    remarks += [*_list_ignored(scans), *duplicates, *_list_class_remarks(spec, splits)]
+    remarks += _list_unused_labels(spec, matched)
     chosen_examples = _choose_examples(scans, spec.num_classes, examples)
     return DatasetCheck(splits, (*problems, *leaks), tuple(remarks), chosen_examples)
 
@@ -262,6 +268,7 @@ def _match_splits(spec: DatasetSpec) -> tuple[dict[str, Matches], list[Problem]]
     for name, split in spec.splits.items():
         try:
             matches = split.match_labels()
+            split.require_own_labels(spec.splits.values())
         except DataError as error:
             problems.append(Problem("unusable_splits", (name,), (), str(error)))
             continue
@@ -297,7 +304,7 @@ def _find_equal_images(scans: Sequence[_Scan], full: bool) -> tuple[list[Problem
     leaks, repeated = list[Problem](), Counter[str]()
     for group in equal:
         splits = tuple(dict.fromkeys(split for split, _ in group))
-        if len(splits) > 1:
+        if is_overlap(splits):
             text = " = ".join(f"{path} ({split})" for split, path in group)
             leaks.append(Problem("leaks", splits, tuple(path for _, path in group), text))
         for split in splits:
@@ -314,6 +321,18 @@ def _group_by_content(group: Iterable[tuple[str, Path]]) -> list[list[tuple[str,
     return [part for part in groups.values() if len(part) > 1]
 
 
+def _list_ignored(scans: Iterable[_Scan]) -> list[str]:
+    """Return a remark on each split with labels most of whose pixels are ignored."""
+    remarks = []
+    for scan in scans:
+        ignored = [label for label in scan.summaries if label.ignored_share > MOSTLY]
+        if ignored:
+            share = 100 * max(label.ignored_share for label in ignored)
+            text = f"labels of {scan.name} with more than {100 * MOSTLY:.0f} % ignored pixels"
+            remarks.append(f"{text}: {len(ignored)} of {len(scan.summaries)}, up to {share:.1f} %")
+    return remarks
+
+
 def _list_class_remarks(spec: DatasetSpec, splits: Sequence[SplitCheck]) -> list[str]:
     """Return remarks on classes that no label has, or that only other splits than train have."""
     seen = {split.name: split.class_images > 0 for split in splits if split.labelled}
@@ -321,22 +340,23 @@ def _list_class_remarks(spec: DatasetSpec, splits: Sequence[SplitCheck]) -> list
         return ["no split has labels"]
     anywhere = np.asarray(np.stack(list(seen.values())).any(0))
     trained = seen.get("train", anywhere)
+    of_sample = " of the sample" if any(split.checked < split.images for split in splits) else ""
     never = [spec.classes[index] for index in np.flatnonzero(~anywhere)]
     untrained = [spec.classes[index] for index in np.flatnonzero(anywhere & ~trained)]
     return [
-        *([f"classes in no label: {', '.join(never)}"] if never else []),
-        *([f"classes in no label of train: {', '.join(untrained)}"] if untrained else []),
+        *([f"classes in no label{of_sample}: {', '.join(never)}"] if never else []),
+        *([f"classes in no label of train{of_sample}: {', '.join(untrained)}"] if untrained else []),
     ]
 
 
 def _list_unused_labels(spec: DatasetSpec, matched: Mapping[str, Matches]) -> list[str]:
     """Return a remark on each pattern of labels that has files which belong to no image of any split."""
-    used = {path for matches in matched.values() for _, path in matches}
+    used = {path.with_suffix("") for matches in matched.values() for _, path in matches}
     remarks = dict[str, None]()
     for name in matched:
         for labels in spec.splits[name].labels:
             files = labels.files.list_files()
-            unused = [path for path in files if path not in used]
+            unused = [path for path in files if path.with_suffix("") not in used]
             if 0 < len(unused) < len(files):  # all of them: another form of the labels
                 text = f"labels in {labels.files} without an image in any split: {len(unused)}, e.g. {unused[0].name}"
                 remarks[text] = None

@@ -144,7 +144,7 @@ def _read(pair: Pair) -> tuple[Image.Image, LabelMap]:
     size = (image.height, image.width)
     if pair.label is None:
         return image, np.full(size, IGNORE, dtype=np.uint8)
-    label = read_label(pair.label, pair.coding)
+    label = read_label(pair.label, pair.coding, pair.image)
     if label.shape != size:
         height, width = label.shape
         message = f"{pair.label} is {height}x{width} pixels, its image {pair.image.name} {size[0]}x{size[1]}"

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...errors import DataError, FileFormatError, LgcError, OutputError, UnknownNameError
 from ...files import read_text, write_atomic
@@ -16,7 +21,7 @@ from ...models.images import IMAGENET, Normalisation
 from ...models.palettes import Palette, distinct_palette
 from ...models.space.settings import validate
 from ...yaml_text import parse_yaml
-from .folders import FolderDescription, describe_folder
+from .folders.describe import FolderDescription, describe_folder
 from .labels import IGNORE
 from .layouts import (
     MAX_SHOWN,
@@ -28,9 +33,9 @@ from .layouts import (
     load_layout,
     read_layout,
 )
-from .pairs import LabelFiles, Pair, Split, require_pairs
+from .pairs import LabelFiles, Pair, Split, list_doubtful_turns, require_pairs
 from .patterns import FilePattern
-from .reading import Coding, list_suspicions
+from .reading import Coding
 from .schema import (
     IGNORED,
     DatasetSettings,
@@ -40,15 +45,23 @@ from .schema import (
     SplitSettings,
     ValueRange,
     format_values,
+    subtract_keys,
 )
+from .suspicions import LabelSummary, list_few_classes, list_suspicions, read_summary
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-DATASET_FILE = "dataset.yaml"
+DATASET_FILES = ("dataset.yaml", "dataset.yml")
 """Description that a dataset's folder may contain."""
 MAX_SAMPLED = 8
-"""Number of labels that `DatasetSpec.remarks` reads."""
+"""Number of labels of each split that `DatasetSpec.remarks` reads."""
+MAX_NAMES = 8
+"""Number of classes in `DatasetSpec.summary`."""
+UNION_SPLIT, UNITED_SPLITS = "trainval", frozenset({"train", "val"})
+"""Split that has the images of two others."""
+MAX_HEADERS = 2000
+"""Number of images whose headers it reads."""
 YAML_SUFFIXES = (".yaml", ".yml", ".json")
 LAYOUT_FIELDS = frozenset(LayoutSettings.model_fields) - frozenset(DatasetSettings.model_fields)
 """Fields of a known layout that no `dataset.yaml` has."""
@@ -70,9 +83,10 @@ class DatasetSpec:
         normalisation: Normalisation of the network's input.
         splits: Name -> files of the split.
         values: Label value of each class, for prediction files.
-        predictions: Kind of prediction files, `indices` or `colours`.
+        predictions: Kind of prediction files, `indices` or `colours`; None for that of the label files.
         prediction_name: Name of a prediction's file with `{stem}` for the image's stem; None for the label's name.
         digest: Hash of the description, 12 hexadecimal digits; empty for a known layout.
+        origin: Where the classes come from, for messages.
         notes: Assumptions that the description rests on, a line each.
     """
 
@@ -83,9 +97,10 @@ class DatasetSpec:
     normalisation: Normalisation
     splits: Mapping[str, Split]
     values: tuple[int, ...]
-    predictions: str = "indices"
+    predictions: str | None = "indices"
     prediction_name: str | None = None
     digest: str = ""
+    origin: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -103,37 +118,87 @@ class DatasetSpec:
         """Settings that identify the dataset in a run folder, besides its path; none for a known layout."""
         return {"dataset": self.digest} if self.digest else {}
 
+    @property
+    def summary(self) -> str:
+        """Line that says what the dataset is understood as, to print before it is used."""
+        counts = ", ".join(f"{name} {len(pairs)}" for name, pairs in self._matched.items() if pairs)
+        return f"{self.name}: {self.num_classes} classes {self.origin}; images: {counts or 'none'}"
+
     @cached_property
     def remarks(self) -> tuple[str, ...]:
-        """Lines to print before the dataset is used: assumptions, and labels that look wrong."""
-        return (*self.notes, *(f"warning: {self.name}: {text}" for text in self._list_suspicions()))
+        """Lines to print before the dataset is used: assumptions, and what looks wrong."""
+        files = {split: _choose_labels(pairs) for split, pairs in self._matched.items()}
+        with ThreadPoolExecutor() as pool:
+            labels = {split: [*filter(None, pool.map(_try_summary, chosen))] for split, chosen in files.items()}
+        return (*self.notes, *self._list_overlaps(), *self.list_suspicions(labels))
 
-    def _list_suspicions(self) -> list[str]:
-        """Return signs that a few labels of the first labelled split have other values than expected."""
-        for split in self.splits.values():
-            try:
-                labelled = [pair for pair in split.pairs() if pair.label is not None]
-            except (LgcError, OSError):  # reported where the split is used
-                continue
-            if labelled:
-                sample = labelled[:: max(len(labelled) // MAX_SAMPLED, 1)][:MAX_SAMPLED]
-                files = [(pair.label, pair.coding) for pair in sample if pair.label is not None]
-                return list_suspicions(files, self.num_classes)
-        return []
+    def list_suspicions(self, labels: Mapping[str, Sequence[LabelSummary]]) -> list[str]:
+        """Return a warning for each sign that labels, split by split, have other values or turns than expected."""
+        texts = [
+            f"{split}: {text}" for split, part in labels.items() for text in list_suspicions(part, self.num_classes)
+        ]
+        if not (texts or self.digest):
+            texts += list_few_classes([label for part in labels.values() for label in part], self.classes)
+        pairs = [pair for part in self._matched.values() for pair in part if pair.label is not None]
+        texts += list_doubtful_turns(pairs[:: len(pairs) // MAX_HEADERS + 1])
+        return [f"warning: {self.name}: {text}" for text in texts]
+
+    def _list_overlaps(self) -> list[str]:
+        """Return a warning for each two splits that have images in common."""
+        images = {split: {pair.image for pair in pairs} for split, pairs in self._matched.items()}
+        common = {(a, b): images[a] & images[b] for a, b in combinations(images, 2) if is_overlap((a, b))}
+        return [
+            f"warning: {self.name}: images in both {a} and {b}: {len(paths)}, e.g. {min(paths)}"
+            for (a, b), paths in common.items()
+            if paths
+        ]
+
+    @cached_property
+    def _matched(self) -> dict[str, list[Pair]]:
+        """Images of each split, perhaps without labels; errors are reported where a split is used."""
+        matched = dict[str, list[Pair]]()
+        for name, split in self.splits.items():
+            with suppress(LgcError, OSError):
+                matched[name] = [pair for pair, _ in split.match_labels()]
+        return matched
 
     def pairs(self, split: str) -> list[Pair]:
         """Return the images and labels of a split, in the order of its list or sorted by path.
 
         Raises:
             UnknownNameError: There is no such split.
-            DataError: The split has no images, a list has an error, or an image has no label.
+            DataError: The split has no images, a list has an error, an image has no label, or its label is also that of
+                another split's image.
         """
         if split not in self.splits:
             raise UnknownNameError("split", split, self.splits)
         try:
-            return require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
+            pairs = require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
+            self.splits[split].require_own_labels(self.splits.values())
+            return pairs
         except OSError as error:
             raise DataError(f"cannot read the dataset folder {self.root}: {error}") from error
+
+
+def is_overlap(splits: Collection[str]) -> bool:
+    """Return True if splits should have no image in common: train and val are parts of `UNION_SPLIT`."""
+    others = {*splits} - {UNION_SPLIT}
+    return len(others) > 1 or (UNION_SPLIT in splits and bool(others - UNITED_SPLITS))
+
+
+def _choose_labels(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return a few labelled pairs, drawn at random, always the same."""
+    labelled = [pair for pair in pairs if pair.label is not None]
+    order = np.random.default_rng(0).permutation(len(labelled))[:MAX_SAMPLED]
+    return [labelled[index] for index in sorted(order.tolist())]
+
+
+def _try_summary(pair: Pair) -> LabelSummary | None:
+    """Return the values of a label; None if it cannot be read, which is reported where it is used."""
+    try:
+        return read_summary(pair)
+    except DataError:
+        return None
 
 
 def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
@@ -147,13 +212,18 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
     path = Path(data)
     if path.suffix.lower() in YAML_SUFFIXES and not path.is_dir():
         return _read_description(path)
-    if (path / DATASET_FILE).is_file():
-        return _read_description(path / DATASET_FILE)
+    files = [path / name for name in DATASET_FILES if (path / name).is_file()]
+    if len(files) > 1:
+        raise DataError(f"{path} has {' and '.join(DATASET_FILES)}: remove one, or pass it as --data")
+    if files:
+        return _read_description(files[0])
     entries = list_entries(path)
     detected = detect_layout(path)
     if detected is not None:
         name, base = detected
-        return build_spec(load_layout(name), base)
+        layout = load_layout(name)
+        origin = f"of the known layout {name}, recognised by its files ({_name_classes(layout)})"
+        return build_spec(layout, base, origin=origin, notes=_note_descriptions(path))
     folder = describe_folder(path)
     if folder is not None:
         return _open_folder(path, folder)
@@ -164,8 +234,21 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
     )
 
 
+def _name_classes(settings: DatasetSettings) -> str:
+    """Return the names of the first classes."""
+    return ", ".join([*settings.classes][:MAX_NAMES]) + ", ..." * (len(settings.classes) > MAX_NAMES)
+
+
+def _note_descriptions(path: Path) -> list[str]:
+    """Return a note on the YAML files in a folder without a description."""
+    names = sorted(file.name for file in path.iterdir() if file.suffix.lower() in YAML_SUFFIXES[:2])
+    return [f"{path} has {', '.join(names)}, not read: a description is called {DATASET_FILES[0]}"] if names else []
+
+
 def complete_description(content: object, origin: str) -> dict[str, Any]:
     """Return the content of a `dataset.yaml`, completed by the known layout that it extends.
+
+    The layout's `ignore` does not hold for what is in its own `values` or `map`.
 
     Raises:
         FileFormatError: The content has no fields, or extends an unknown layout; the message begins with `origin`.
@@ -179,6 +262,9 @@ def complete_description(content: object, origin: str) -> dict[str, Any]:
         raise FileFormatError(f"{origin}: extends: {error}") from error
     own: dict[str, Any] = {key: value for key, value in content.items() if key != "extends"}
     kept = {key: value for key, value in inherited.items() if key not in LAYOUT_FIELDS}
+    if kept.get("ignore") is not None:
+        with suppress(ValueError, TypeError):  # raised again by the validation
+            kept["ignore"] = subtract_keys(kept["ignore"], own.get("values") or [], [*(own.get("map") or ())])
     return {**kept, **own}
 
 
@@ -190,15 +276,17 @@ def _read_description(path: Path) -> DatasetSpec:
     origin = f"invalid dataset description {path}"
     complete = complete_description(content, origin)
     settings = validate(DatasetSettings, complete, origin)
+    own: dict[str, Any] = dict(content) if isinstance(content, dict) else {}
+    if "meaning" not in own and any(own.get(name) is not None for name in ("values", "map")):
+        settings = settings.model_copy(update={"meaning": None})  # that of the known layout
     root = path.parent / (settings.root or ".")
     if not root.is_dir():
         raise DataError(f"{path}: root: no such folder: {root}")
-    base = content.get("extends") if isinstance(content, dict) else None
-    if base is not None:
+    if (base := own.get("extends")) is not None:
         layout = load_layout(base)
         fitting = [folder for folder in find_roots(layout, root) if folder != root]
         root = next((folder for folder in fitting if has_files(layout, folder)), root)
-    return build_spec(settings, root, _hash_content(complete))
+    return build_spec(settings, root, _hash_content(complete), origin=f"of {path} ({_name_classes(settings)})")
 
 
 def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
@@ -222,8 +310,8 @@ def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
         except OutputError as error:
             advice = f"{error}, so there is no dataset.yaml to edit"
     settings = validate(DatasetSettings, dict(folder.content), f"invalid dataset {path}")
-    notes = (*folder.notes, f"{folder.content['name']}: {advice}")
-    return build_spec(settings, path, _hash_content(folder.content), notes)
+    notes = (*folder.notes, *_note_descriptions(path), f"{folder.content['name']}: {advice}")
+    return build_spec(settings, path, _hash_content(folder.content), origin=folder.origin, notes=notes)
 
 
 def _hash_content(content: Mapping[str, Any]) -> str:
@@ -232,8 +320,10 @@ def _hash_content(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(repr(fields).encode()).hexdigest()[:12]
 
 
-def build_spec(settings: DatasetSettings, root: Path, digest: str = "", notes: Sequence[str] = ()) -> DatasetSpec:
-    """Return the dataset that validated settings describe, in the folder `root`."""
+def build_spec(
+    settings: DatasetSettings, root: Path, digest: str = "", *, origin: str = "", notes: Sequence[str] = ()
+) -> DatasetSpec:
+    """Return the dataset that validated settings describe, in the folder `root`; see `DatasetSpec`."""
     colours = tuple(settings.classes.values())
     palette: Palette = distinct_palette(len(colours)) if None in colours else colours
     splits = dict[str, Split]()
@@ -244,8 +334,10 @@ def build_spec(settings: DatasetSettings, root: Path, digest: str = "", notes: S
             share = (start, min(start + files.share, 1.0))
             start = share[1]
         splits[name] = _build_split(settings, name, files, root, share)
-    coding = _build_coding(settings, settings)
-    kind = settings.predictions.kind or ("indices" if settings.kind in (None, "indices") else "colours")
+    entries = settings.labels or next((files.labels for files in settings.splits.values() if files.labels), ())
+    own = settings.values is not None or bool(settings.map)
+    coding = _build_coding(settings, settings if own else next(iter(entries), settings))
+    kind = settings.predictions.kind or (settings.kind and {"indices": "indices"}.get(settings.kind, "colours"))
     return DatasetSpec(
         name=settings.name,
         root=root,
@@ -257,6 +349,7 @@ def build_spec(settings: DatasetSettings, root: Path, digest: str = "", notes: S
         predictions=kind,
         prediction_name=settings.predictions.name,
         digest=digest,
+        origin=origin,
         notes=tuple(notes),
     )
 
@@ -315,9 +408,11 @@ def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSetti
         for key, name in mapped
         if not isinstance(key, ValueRange)
     }
+    # A label entry's own values are not ignored because the data set ignores them.
+    keeps_values = ignored is None or (own and label.ignore is None)
     for key in (ValueRange(IGNORE, IGNORE),) if ignored is None else ignored:
         if isinstance(key, ValueRange):
-            values |= {value: IGNORE for value in key.values if ignored is not None or value not in values}
+            values |= {value: IGNORE for value in key.values if not (keeps_values and value in values)}
         else:
             colours[_pack(key)] = IGNORE
     meaning = label.meaning or (None if own else settings.meaning) or _describe_coding(settings, values)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from ...errors import DataError
+from ...errors import DataError, LgcError
+from ...models.images import read_header
 from .layouts.camvid import official_split
-from .lists import ListEntry, read_list
+from .lists import ListEntry, list_candidates, read_list
 from .patterns import FilePattern
 from .reading import Coding
 
-_ROUNDING = 1e-6
-"""Keeps the sum of shares, e.g. 0.7 + 0.2, from losing an image."""
+_SHAPE_KEEPING = (2, 3, 4)
+"""EXIF orientations that keep height and width."""
 UNLABELLED_SPLIT = "test"
 """Split whose labels may be missing altogether, since benchmarks do not publish them."""
 FRAME_RULES: Mapping[str, Callable[[str], str | None]] = {"camvid": official_split}
@@ -63,8 +62,8 @@ class Split:
         images: Pattern of the images; None where the list has their paths.
         labels: Label files; the first that exists is an image's label.
         lists: List files; the first that exists is read.
-        share: Part of the images in a random order, e.g. (0.8, 1.0); None for all.
-        seed: Seed of that order.
+        share: Interval of the numbers in 0..1 that are drawn for images, e.g. (0.8, 1.0); None for all images.
+        seed: Seed of the draws.
         frames: Key of `FRAME_RULES` that selects images where no list exists; None for none.
         source: Files that define the split, for messages; None for the pattern.
     """
@@ -92,7 +91,9 @@ class Split:
             return "every frame of the split"
         if self.lists:
             return f"the list {self.lists[0].relative_to(self.root)}"
-        return self.source or f"{'its share of ' * (self.share is not None)}{self.images}"
+        if self.share is not None:
+            return f"its share of {self.images}, drawn by seed {self.seed} (another seed may give some),"
+        return self.source or str(self.images)
 
     def exists(self) -> bool:
         """Return True if the split has a list, or images."""
@@ -113,10 +114,15 @@ class Split:
             splits = [FRAME_RULES[self.frames](image.stem) for image in images]
             images = [] if None in splits else [i for i, own in zip(images, splits, strict=True) if own == self.name]
         if self.share is not None:
-            order = np.random.default_rng(self.seed).permutation(len(images))
-            first, last = (math.floor(bound * len(images) + _ROUNDING) for bound in self.share)
-            images = [images[index] for index in sorted(order[first:last])]
+            first, last = self.share
+            images = [image for image in images if first <= self._draw(image) < last]
         return [(image, None) for image in images]
+
+    def _draw(self, image: Path) -> float:
+        """Return the number in 0..1 of an image, which follows from its name alone: further images move none."""
+        name = image.relative_to(self.images.folder if self.images is not None else self.root).with_suffix("")
+        digest = hashlib.sha256(f"{self.seed}:{name.as_posix()}".encode()).digest()
+        return int.from_bytes(digest[:6], "big") / 2**48
 
     def pairs(self) -> list[Pair]:
         """Return the images and their labels.
@@ -152,22 +158,66 @@ class Split:
             matches.append((Pair(image, label, coding), label or expected))
         return matches
 
+    def require_own_labels(self, splits: Iterable[Split]) -> None:
+        """Check that no image of another split has a label of this one, e.g. because two folders have equal names.
+
+        Labels that a list names are not checked.
+
+        Raises:
+            DataError: Two images have one label.
+        """
+        others = [split for split in splits if split.name != self.name and split._shares_folder(self)]
+        owners = self._list_owners() if others else {}
+        for split in others:
+            try:
+                others_owners = split._list_owners()
+            except (LgcError, OSError):  # reported where that split is used
+                continue
+            for label, image in others_owners.items():
+                if owners.get(label, image) != image:
+                    raise DataError(
+                        f"{owners[label]} ({self.name}) and {image} ({split.name}) have the same label {label}: use a "
+                        "folder of labels for each split, or lists that name the labels"
+                    )
+
+    def _shares_folder(self, other: Split) -> bool:
+        """Return True if labels of this split and of another one may be in the same folder."""
+        folders = [files.files.folder for files in self.labels]
+        others = [files.files.folder for files in other.labels]
+        return any(a.is_relative_to(b) or b.is_relative_to(a) for a in folders for b in others)
+
+    def _list_owners(self) -> dict[Path, Path]:
+        """Return the image of each label whose name follows from its image's."""
+        named = {image for image, name in self.list_images() if name is not None}
+        return {
+            pair.label: pair.image
+            for pair, _ in self.match_labels()
+            if pair.label is not None and pair.image not in named
+        }
+
     def _list_candidates(self, image: Path, name: str | None) -> Sequence[tuple[Path, Coding]]:
-        """Return the possible labels of an image; a list's `name` for the label is relative to any folder."""
-        candidates = list[tuple[Path, Coding]]()
+        """Return the possible labels of an image; `name` is that of a list."""
         if name is not None:
-            for files in self.labels:
-                candidates += [(files.files.folder / Path(name).name, files.coding)]
-            return [*candidates, (self.root / name.lstrip("/"), self.labels[0].coding)]
+            folders = [files.files.folder for files in self.labels]
+            paths = dict.fromkeys(path for folder in folders for path in list_candidates(name, self.root, folder))
+            return [(path, self._find_coding(path)) for path in paths]
+        candidates = list[tuple[Path, Coding]]()
         for files in self.labels:
             texts = files.images.match(image)
             if texts is not None:
                 candidates += [(path, files.coding) for path in files.files.fill(texts)]
         if not candidates:
             raise DataError(
-                f"no label's name follows from the image {image}: it does not match {self.labels[0].images.text}"
+                f"no label's name follows from the image {image}: it does not match {self.labels[0].images.text}; "
+                "a list may name the label behind the image"
             )
         return candidates
+
+    def _find_coding(self, label: Path) -> Coding:
+        """Return the coding of a label that a list names: that of the first pattern it matches, else the first."""
+        return next(
+            (files.coding for files in self.labels if files.files.match(label) is not None), self.labels[0].coding
+        )
 
     def _has_known_frames(self) -> bool:
         images = self.images.list_files() if self.images is not None else []
@@ -187,3 +237,25 @@ def require_pairs(pairs: list[Pair], split: Split, splits: Iterable[Split]) -> l
             f"(available splits: {available})"
         )
     return pairs
+
+
+def list_doubtful_turns(pairs: Sequence[Pair]) -> list[str]:
+    """Return a remark on images that are turned by their EXIF orientation, but keep their shape, unlike their labels.
+
+    The labels of such images may be those of the stored pixels: both have the same size.
+    """
+    doubtful = list[Path]()
+    for pair in pairs:
+        try:
+            header = read_header(pair.image)
+            keeps_shape = header.orientation in _SHAPE_KEEPING or header.size[0] == header.size[1]
+            if pair.label is not None and header.orientation != 1 and keeps_shape:
+                doubtful += [pair.image] * (read_header(pair.label).orientation == 1)
+        except DataError:  # reported where the file is used
+            continue
+    if not doubtful:
+        return []
+    return [
+        f"{len(doubtful)} of {len(pairs)} images are turned by their EXIF orientation, e.g. {doubtful[0]}, and their "
+        "labels have none: these must be drawn on the upright images, else remove the images' orientation"
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from .datasets import SegmentationDataset
 from .description import DatasetSpec
 from .labels import LabelMap
 from .pairs import Pair
+from .reading import read_raw_label
 
 
 class PredictionWriter:
@@ -36,6 +39,7 @@ class PredictionWriter:
 
     def __init__(self, folder: Path, dataset: SegmentationDataset) -> None:
         self._spec = dataset.spec
+        self._coloured = _needs_colours(dataset.spec, dataset.pairs)
         self.paths = [folder / name_prediction(dataset.spec, pair) for pair in dataset.pairs]
         inputs = {path.resolve() for pair in dataset.pairs for path in (pair.image, pair.label) if path is not None}
         if inputs & {path.resolve() for path in self.paths}:
@@ -51,7 +55,9 @@ class PredictionWriter:
             OutputError: The file cannot be written.
         """
         buffer = BytesIO()
-        Image.fromarray(encode_classes(self._spec, classes)).save(buffer, format="PNG", compress_level=3)
+        Image.fromarray(encode_classes(self._spec, classes, self._coloured)).save(
+            buffer, format="PNG", compress_level=3
+        )
         write_atomic(self.paths[index], buffer.getvalue())
 
 
@@ -62,9 +68,22 @@ def name_prediction(spec: DatasetSpec, pair: Pair) -> str:
     return f"{(pair.label or pair.image).stem}.png"
 
 
-def encode_classes(spec: DatasetSpec, classes: LabelMap) -> npt.NDArray[np.unsignedinteger]:
+def _needs_colours(spec: DatasetSpec, pairs: Iterable[Pair]) -> bool:
+    """Return True if predictions are colours, as the description says, else as the first label says.
+
+    Raises:
+        DataError: The label cannot be read.
+    """
+    if spec.predictions is not None:
+        return spec.predictions == "colours"
+    known = chain(pairs, *(split.pairs() for split in spec.splits.values() if split.exists()))
+    label = next((pair.label for pair in known if pair.label is not None), None)
+    return label is not None and read_raw_label(label).is_coloured
+
+
+def encode_classes(spec: DatasetSpec, classes: LabelMap, coloured: bool) -> npt.NDArray[np.unsignedinteger]:
     """Convert classes [H, W] to the dataset's label values [H, W], or colours [H, W, 3]."""
-    if spec.predictions == "colours":
+    if coloured:
         return colourise_labels(classes, spec.palette)
     table = np.zeros(256, dtype=np.uint16)
     table[: spec.num_classes] = spec.values

@@ -12,17 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import DataError
-from ...models.images import decode_image
+from ...models.images import decode_image, read_header
 from .labels import IGNORE, LabelMap
 
 Values = npt.NDArray[np.integer]
 """Label values [H, W], or colours as 24-bit numbers."""
-TRAIN_ID_SHARE, MAX_IGNORED_SHARE = 0.5, 0.95
-"""Shares of ignored pixels from which labels are suspicious: of values that are all train ids, and of any."""
-GREY_PALETTE = np.arange(256) * 0x010101
+_GREY = 0x010101
+"""Darkest grey as a 24-bit number, of which the others are multiples."""
+GREY_PALETTE = np.arange(256) * _GREY
 """Colour of each value of a grey image, as a 24-bit number."""
-_PNG_HEAD = 26
-"""Bytes of a PNG file up to its bits per channel, the byte before the last, and its kind of colour, the last."""
+_SPREAD = {"L": 255, "I": 65535}
+"""Largest value of a mode, over whose range Pillow spreads the values of files with a smaller maximum."""
 _UNKNOWN = -1
 _MAX_SHOWN = 6
 """Number of values in a message."""
@@ -52,10 +52,9 @@ class Coding:
         return table
 
     @cached_property
-    def ambiguous_greys(self) -> frozenset[int]:
-        """Label values that are ignored as indices, while the grey of that value is a class's colour."""
-        ignored = {value for value, index in self.values.items() if index == IGNORE and value <= IGNORE}
-        return frozenset(value for value in ignored if self.colours.get(value * 0x010101, IGNORE) != IGNORE)
+    def has_greys(self) -> bool:
+        """True if several classes have a grey, so that labels with one channel may hold colours."""
+        return len({index for colour, index in self.colours.items() if colour % _GREY == 0} - {IGNORE}) > 1
 
     @cached_property
     def sorted_colours(self) -> tuple[Values, npt.NDArray[np.int16]]:
@@ -74,6 +73,7 @@ class RawLabel:
         values: Label values, or colours as 24-bit numbers; [H, W].
         is_coloured: True if `values` are colours.
         palette: Colour of each value as a 24-bit number, of files in palette mode; else None.
+        grey_step: Step between the greys of successive values, of files with one channel: 255 for one bit.
     """
 
     path: Path
@@ -81,6 +81,7 @@ class RawLabel:
     values: Values
     is_coloured: bool
     palette: Values | None = None
+    grey_step: int = 1
 
 
 def pack_colours(rgb: npt.NDArray[np.uint8]) -> Values:
@@ -94,50 +95,54 @@ def unpack_colour(code: int) -> tuple[int, int, int]:
     return code >> 16, code >> 8 & 255, code & 255
 
 
-def read_raw_label(path: Path) -> RawLabel:
-    """Read a label file without giving its values a meaning, rotated by an EXIF orientation of its own.
+def read_raw_label(path: Path, image: Path | None = None) -> RawLabel:
+    """Read a label file without giving its values a meaning, rotated by its EXIF orientation as its image is.
+
+    Args:
+        path: Label file.
+        image: Its image, whose EXIF orientation that of the label must be, if the label has one; None if unknown.
 
     Raises:
-        DataError: The file cannot be decoded, or its mode is not that of a label.
+        DataError: The file cannot be decoded without loss, its mode is not that of a label, or it would be rotated
+            against its image.
     """
-    file = decode_image(path)
+    header, file = read_header(path), decode_image(path)
+    problem = f"cannot read label {path}: "
+    if header.frames > 1:
+        raise DataError(f"{problem}it has {header.frames} pages or frames; save one image per label")
+    if header.channels > 1 and (header.bits > 8 or header.maximum not in (None, 255)):
+        raise DataError(f"{problem}its channels have not 8 bits each; convert it, or save indices in one channel")
+    if image is not None and header.orientation != 1 and header.orientation != read_header(image).orientation:
+        raise DataError(f"{problem}it has the EXIF orientation {header.orientation}, {image.name} another; remove it")
     if file.mode in ("LA", "RGBA", "PA"):
         alpha = np.asarray(file.getchannel("A"))
         if (alpha != 255).any():
-            raise DataError(f"cannot read label {path}: it has transparent pixels (mode {file.mode}); remove its alpha")
+            raise DataError(f"{problem}it has transparent pixels (mode {file.mode}); remove its alpha")
         file = file.convert({"LA": "L", "RGBA": "RGB", "PA": "P"}[file.mode])
     if file.mode == "RGB":
         return RawLabel(path, file.mode, pack_colours(np.asarray(file)), True)
     if file.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
-        raise DataError(f"cannot read label {path}: mode {file.mode} is neither of indices nor of colours")
+        raise DataError(f"{problem}mode {file.mode} is neither of indices nor of colours")
     palette = None
     if file.mode == "P":
         colours = np.array(file.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         palette = pack_colours(colours)
-    values = np.asarray(file)
+    values, step = np.asarray(file), 1
     if file.mode == "1":
-        values = values.astype(np.uint8)
-    elif file.mode == "L":
-        values = values // _read_grey_scale(path)
-    return RawLabel(path, file.mode, values, False, palette)
+        values, step = values.astype(np.uint8), 255
+    elif header.maximum is not None and palette is None:
+        values = np.rint(values * (header.maximum / _SPREAD[file.mode])).astype(values.dtype)
+        step = max(255 // header.maximum, 1)
+    return RawLabel(path, file.mode, values, False, palette, step)
 
 
-def _read_grey_scale(path: Path) -> int:
-    """Return the factor by which Pillow spreads the values of grey PNG files with 2 or 4 bits over 0..255."""
-    with path.open("rb") as file:
-        head = file.read(_PNG_HEAD)
-    if len(head) < _PNG_HEAD or not head.startswith(b"\x89PNG") or head[25] != 0:
-        return 1
-    return {2: 85, 4: 17}.get(head[24], 1)
-
-
-def read_label(path: Path, coding: Coding) -> LabelMap:
-    """Read a label as classes: uint8 [H, W], 0..(num_classes - 1), and 255 for void.
+def read_label(path: Path, coding: Coding, image: Path | None = None) -> LabelMap:
+    """Read a label as classes: uint8 [H, W], 0..(num_classes - 1), and 255 for void; see `read_raw_label` for `image`.
 
     Raises:
         DataError: The file cannot be decoded, or has a value or colour that is not in `coding`.
     """
-    raw = resolve_palette(read_raw_label(path), coding)
+    raw = resolve_palette(read_raw_label(path, image), coding)
     classes = decode_values(raw, coding)
     if (classes == _UNKNOWN).any():
         value = int(raw.values[classes == _UNKNOWN][0])
@@ -169,32 +174,38 @@ def decode_values(raw: RawLabel, coding: Coding) -> npt.NDArray[np.int16]:
 
 
 def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
-    """Return a label as values or as colours, whichever its palette, if any, shows to be meant.
+    """Return a label as values or as colours, whichever its palette shows to be meant; one channel is that of greys.
 
     Raises:
         DataError: Both readings are possible, or neither.
     """
-    if raw.is_coloured or (raw.palette is None and not coding.ambiguous_greys):
+    if raw.is_coloured or coding.kind == "indices":
         return raw
-    palette = GREY_PALETTE if raw.palette is None else raw.palette
-    used = np.flatnonzero(np.bincount(raw.values.ravel()))
-    inside = used[used < len(palette)]
+    if raw.palette is None and (coding.kind == "palette" or not (coding.kind or coding.has_greys)):
+        return raw
+    used = np.unique(raw.values)
+    palette = np.arange(0, 256, raw.grey_step) * _GREY if raw.palette is None else raw.palette
+    is_grey = raw.palette is None or is_trivial_palette(palette, used)
+    if raw.palette is not None and is_grey and coding.kind is None:
+        palette = GREY_PALETTE
+    inside = used[(used >= 0) & (used < len(palette))]
     colours = palette[inside]
-    if raw.palette is not None and coding.kind in ("colours", "palette"):
-        if len(inside) < len(used):
+    by_value = [coding.values.get(value, _UNKNOWN) for value in inside.tolist()]
+    by_colour = [coding.colours.get(colour, _UNKNOWN) for colour in colours.tolist()]
+    has_colours = len(inside) == len(used) and _UNKNOWN not in by_colour
+    kind: str | None
+    if coding.kind is not None:
+        if raw.palette is not None and len(inside) < len(used):
             raise DataError(f"{raw.path} contains the value {int(used[-1])}, its palette {len(palette)} colours")
-        return RawLabel(raw.path, raw.mode, palette[raw.values], True)
-    by_colour = [coding.colours.get(int(colour), _UNKNOWN) for colour in colours]
-    by_value = [coding.values.get(int(value), _UNKNOWN) for value in inside]
-    if raw.palette is None or is_trivial_palette(palette):
-        if coding.kind is not None or coding.ambiguous_greys.isdisjoint(inside.tolist()):
-            return raw
-    elif all(
-        value in (colour, IGNORE * (colour == _UNKNOWN)) for value, colour in zip(by_value, by_colour, strict=True)
-    ) or (coding.kind == "indices" and _UNKNOWN in by_colour):
-        return raw
-    elif coding.kind is None and _UNKNOWN not in by_colour and len(inside) == len(used):
-        return RawLabel(raw.path, raw.mode, palette[raw.values], True)
+        kind = "indices" if raw.palette is None and not has_colours else "colours"
+    elif is_grey:
+        is_doubtful = coding.has_greys and has_colours and _UNKNOWN not in by_value and by_value != by_colour
+        kind = None if is_doubtful else "indices"
+    else:
+        kind = _choose_kind(by_value, by_colour, colours.tolist(), Counter(palette.tolist()))
+        kind = None if kind == "colours" and not has_colours else kind
+    if kind is not None:
+        return raw if kind == "indices" else RawLabel(raw.path, raw.mode, palette[raw.values], True)
     shown = ", ".join(map(str, used[:_MAX_SHOWN]))
     tints = ", ".join(str(unpack_colour(int(colour))) for colour in colours[:_MAX_SHOWN])
     raise DataError(
@@ -203,44 +214,44 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
     )
 
 
-def is_trivial_palette(palette: Values) -> bool:
-    """Return True if a palette is a ramp of grey, or black, and thus says nothing about classes."""
-    return len(palette) > 1 and (np.array_equal(palette, GREY_PALETTE[: len(palette)]) or not palette.any())
+def _choose_kind(
+    by_value: Sequence[int], by_colour: Sequence[int], colours: Sequence[int], palette: Counter[int]
+) -> str | None:
+    """Return what the values of a file with a palette are, `indices` or `colours`; None if that cannot be known.
+
+    Colours that fill up a palette say nothing: they would merge several values, or make void a class. Such files are
+    of indices if the palette has the classes' order otherwise.
+
+    Args:
+        by_value: Class of each value in use, read as an index.
+        by_colour: Class of its colour.
+        colours: Its colour.
+        palette: Colour -> its number in the palette.
+    """
+    used = Counter(colours)
+    rows = list(zip(by_value, by_colour, colours, strict=True))
+    differing = [row for row in rows if row[0] != row[1] and row[:2] != (IGNORE, _UNKNOWN)]
+    filled = [
+        row
+        for row in rows
+        if used[row[2]] > 1 or (row[0] == IGNORE and row[1] not in (IGNORE, _UNKNOWN) and palette[row[2]] > 1)
+    ]
+    if not differing:
+        return "indices"
+    if filled:
+        in_order = all(row in filled for row in differing) and any(value == colour for value, colour, _ in rows)
+        return "indices" if in_order and _UNKNOWN not in by_value else None
+    may_be_filled = all(value == IGNORE or palette[colour] > 1 for value, _, colour in differing)
+    return None if may_be_filled and _UNKNOWN not in by_value else "colours"
+
+
+def is_trivial_palette(palette: Values, used: Values) -> bool:
+    """Return True if a palette says nothing about classes: it is black, or of greys that are the values in use."""
+    inside = used[used < len(palette)]
+    is_ramp = not (palette % _GREY).any() and np.array_equal(palette[inside], GREY_PALETTE[inside])
+    return len(palette) > 1 and (is_ramp or not palette.any())
 
 
 def count_classes(labels: LabelMap) -> npt.NDArray[np.int64]:
     """Return the number of pixels of each class, [256]; the last is void."""
     return np.bincount(labels.ravel(), minlength=IGNORE + 1)
-
-
-def list_suspicions(files: Sequence[tuple[Path, Coding]], num_classes: int) -> list[str]:
-    """Return signs that labels have other values than their coding says; files that cannot be read are skipped.
-
-    Labels whose values are all train ids, 0..(num_classes - 1) and 255, are suspicious if the coding ignores most of
-    the pixels. So are labels of 0 and 255 that ignore 255, and labels of any values if nearly all is ignored.
-    """
-    values, classes = Counter[int](), Counter[int]()
-    for path, coding in files:
-        try:
-            raw = read_raw_label(path)
-            classes.update(dict(enumerate(count_classes(read_label(path, coding)).tolist())))
-        except DataError:
-            continue
-        if not raw.is_coloured:
-            values.update(dict(enumerate(np.bincount(raw.values.ravel()).tolist())))
-    name, seen = files[0][1].name, sorted(value for value, pixels in values.items() if pixels)
-    share = classes[IGNORE] / max(classes.total(), 1)
-    if seen == [0, IGNORE] and share > 0:
-        return [
-            "its labels hold 0 and 255 only, and 255 is ignored; if it is a class, write `values: [0, 255]` and "
-            "`ignore: []` into the dataset.yaml"
-        ]
-    if seen and share > TRAIN_ID_SHARE and {*seen} <= {*range(num_classes), IGNORE}:
-        return [
-            f"its labels hold 0-{num_classes - 1} and 255 only, as train ids do, but are read as {name}: "
-            f"{100 * share:.0f} % of the pixels are ignored; for train ids, write `values: 0-{num_classes - 1}` into a "
-            "dataset.yaml (docs/datasets.md)"
-        ]
-    if share > MAX_IGNORED_SHARE:
-        return [f"{100 * share:.0f} % of the pixels of its labels are ignored, read as {name}"]
-    return []

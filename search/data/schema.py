@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
@@ -140,6 +140,37 @@ def _require_unique(kind: str, names: Iterable[str]) -> None:
         seen.add(name)
 
 
+def _require_distinct(keys: Iterable[LabelKey], fields: str) -> None:
+    """Check that no label value or colour is in several keys, which are those of `fields`.
+
+    Raises:
+        ValueError: One is.
+    """
+    keys = list(keys)
+    ranges = sorted((key for key in keys if isinstance(key, ValueRange)), key=lambda key: key.low)
+    for first, second in pairwise(ranges):
+        if second.low <= first.high:
+            where = f"{first} and {second}" if first != second else fields
+            raise ValueError(f"label value {second.low} has two meanings, in {where}")
+    _require_unique("colours of map and ignore", [format_key(key) for key in keys if isinstance(key, tuple)])
+
+
+def subtract_keys(ignore: object, *others: object) -> object:
+    """Return the content of `ignore` without the values and colours of the keys in `others`; as it is if it has none.
+
+    Raises:
+        ValueError: A key is invalid.
+    """
+    keys, taken = _parse_keys(ignore), [key for content in others for key in _parse_keys(content)]
+    values = {value for key in taken if isinstance(key, ValueRange) for value in key.values}
+    rest = [
+        *(value for key in keys if isinstance(key, ValueRange) for value in key.values if value not in values),
+        *(list(key) for key in keys if isinstance(key, tuple) and key not in taken),
+    ]
+    whole = sum(len(key.values) if isinstance(key, ValueRange) else 1 for key in keys)
+    return ignore if len(rest) == whole else rest
+
+
 def _as_tuple(content: object) -> object:
     """Return a single item as a tuple."""
     return tuple(content) if isinstance(content, list | tuple) else (content,)
@@ -153,13 +184,15 @@ def _as_files(content: object) -> object:
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+    handled_before: ClassVar[tuple[str, ...]] = ()
+    """Fields that are resolved before the model is validated."""
 
     @model_validator(mode="before")
     @classmethod
     def _check_fields(cls, content: Any) -> Any:
         for name in content if isinstance(content, dict) else ():
             if name not in cls.model_fields:
-                raise UnknownNameError("field", str(name), cls.model_fields)
+                raise UnknownNameError("field", str(name), [*cls.model_fields, *cls.handled_before])
         return content
 
 
@@ -180,6 +213,11 @@ class LabelSettings(_Model):
     """See `DatasetSettings.ignore`."""
     meaning: str | None = None
     """Name of the values in messages."""
+
+    @model_validator(mode="after")
+    def _check_values(self) -> Self:
+        _require_distinct([*(self.values or ()), *(self.ignore or ())], "`values` or `ignore`")
+        return self
 
 
 Labels = Annotated[tuple[LabelSettings, ...], BeforeValidator(_as_files)]
@@ -208,10 +246,16 @@ class NormalisationSettings(_Model):
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
-        if self.range == "0..1" and max(self.mean) > 1:
-            raise ValueError(f"mean {max(self.mean):g} is not in the range 0..1: write `range: 0..255`")
-        if self.range == "0..255" and 0 < max(self.mean) <= 1:
-            raise ValueError(f"mean {max(self.mean):g} is of the range 0..1, not 0..255: write `range: 0..1`")
+        if self.range == "0..1":
+            wrong = {name: max(values) for name, values in (("mean", self.mean), ("std", self.std)) if max(values) > 1}
+        else:  # a mean of 0 or a std of 1 leaves pixels as they are
+            values = {"mean": max(self.mean), "std": min(self.std)}
+            wrong = {name: value for name, value in values.items() if 0 < value < 1 or (name, value) == ("mean", 1)}
+        for name, value in wrong.items():
+            other = "0..255" if self.range == "0..1" else "0..1"
+            raise ValueError(
+                f"{name} {value:g} is not of the range {self.range}: write mean and std of one range, perhaps {other}"
+            )
         self.build()
         return self
 
@@ -234,6 +278,7 @@ class PredictionSettings(_Model):
 class DatasetSettings(_Model):
     """Content of a `dataset.yaml`."""
 
+    handled_before = ("extends",)
     name: str = Field(min_length=1, pattern=r"^[\w.+ -]+$")
     """Name in results and messages."""
     root: str | None = None
@@ -317,13 +362,8 @@ class DatasetSettings(_Model):
         for label in [self, *(labels for split in [self, *self.splits.values()] for labels in split.labels or ())]:
             if label.values is not None:
                 _check_values(label.values, len(self.classes))
-        keys = [key for key, _ in self.map] + [*(self.values or ()), *(self.ignore or ())]
-        ranges = sorted((key for key in keys if isinstance(key, ValueRange)), key=lambda key: key.low)
-        for first, second in pairwise(ranges):
-            if second.low <= first.high:
-                where = f"{first} and {second}" if first != second else "`values`, `map` or `ignore`"
-                raise ValueError(f"label value {second.low} has two meanings, in {where}")
-        _require_unique("colours of map and ignore", [format_key(key) for key in keys if isinstance(key, tuple)])
+        keys = [*(key for key, _ in self.map), *(self.values or ()), *(self.ignore or ())]
+        _require_distinct(keys, "`values`, `map` or `ignore`")
         for key, name in [*self.map, *((key, IGNORED) for key in self.ignore or ())]:
             owner = next((own for own, colour in self.classes.items() if colour == key), name)
             if owner != name:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_S = 10.0
 """Seconds between checkpoints."""
+IMAGES = "images"
+"""Setting with hashes of the images and labels, which older trainings lack."""
 
 OnStep = Callable[[int, int], None]
 """Callback for the number of finished steps and the total."""
@@ -40,7 +42,7 @@ class RunFolder:
         self.path = path
         self.stage = stage
         self.active = active
-        config = path / f"{stage}.json"
+        config = self._config
         if not active:
             return
         if path.exists() and not path.is_dir():
@@ -55,6 +57,15 @@ class RunFolder:
             raise OutputError(f"{path / WEIGHTS_FILE} belongs to a different run: move it, or train in another folder")
         ensure_folder(path)
         write_atomic(config, json.dumps(settings, indent=2) + "\n")
+
+    def find_newer(self, files: Iterable[Path]) -> Path | None:
+        """Return the newest file if it was changed after the stage began; else None."""
+        newest = max(files, key=lambda path: path.stat().st_mtime_ns)
+        return newest if newest.stat().st_mtime_ns > self._config.stat().st_mtime_ns else None
+
+    @property
+    def _config(self) -> Path:
+        return self.path / f"{self.stage}.json"
 
     @property
     def checkpoint(self) -> Path:
@@ -105,9 +116,11 @@ def _require_same_settings(config: Path, settings: Mapping[str, JsonValue]) -> N
     stored = _read_object(config)
     requested = json.loads(json.dumps(settings))
     differences = [
-        f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
+        "the images or labels have changed"
+        if key == IMAGES
+        else f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
         for key in sorted({*stored, *requested})
-        if stored.get(key) != requested.get(key)
+        if stored.get(key) != requested.get(key) and not (key == IMAGES and key not in stored)
     ]
     if differences:
         raise OutputError(

@@ -17,7 +17,8 @@ from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..runtime.fabric import explain_out_of_memory, open_fabric
-from ..runtime.run_folder import OnStep, RunFolder
+from ..runtime.provenance import hash_images
+from ..runtime.run_folder import IMAGES, OnStep, RunFolder
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
 from .crops import require_crop
@@ -83,7 +84,13 @@ def train(
     teacher = load_teacher(config, definition, chosen.teacher, log)
     network, random_parts = _prepare_network(definition, initial, config, fabric, log)
     settings = _list_settings(definition, data, config, fabric) | dataset.spec.settings | describe_teacher(teacher)
+    settings |= {IMAGES: [hash_images(dataset), hash_images(validation)]}
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
+    if run.active and (changed := run.find_newer(_list_files(dataset, validation))) is not None:
+        log(
+            f"warning: {changed} has changed since this training began: if its content has, train in another folder "
+            "with --out, or score its weights with --evaluate"
+        )
     if (finished := fabric.broadcast(run.read_result(TrainResult) if run.active else None)) is not None:
         return replace(finished, weights=run.path / WEIGHTS_FILE)
     with explain_out_of_memory(_MEMORY_ADVICE):
@@ -100,6 +107,12 @@ def train(
             processes=fabric.world_size,
         )
     )
+
+
+def _list_files(*datasets: SegmentationDataset) -> list[Path]:
+    """Return the images and labels of datasets."""
+    files = [file for dataset in datasets for pair in dataset.pairs for file in (pair.image, pair.label)]
+    return [file for file in files if file is not None]
 
 
 def _weigh_classes(dataset: SegmentationDataset, config: TrainConfig) -> Tensor | None:

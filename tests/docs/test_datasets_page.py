@@ -26,7 +26,7 @@ def test_examples_print_what_the_page_shows(tmp_path, monkeypatch, capsys):
             assert read_dataset(path).classes
         else:
             assert printed.strip() == block.strip()
-    assert kinds.count("text") == 5
+    assert kinds.count("text") == 6
 
 
 def test_page_lists_all_fields_and_layouts():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from unittest import mock
 
 import numpy as np
@@ -16,7 +18,9 @@ from lgc.models.images import (
     decode_image,
     list_folder,
     normalise_image,
+    read_header,
     read_pixels,
+    read_size,
 )
 
 UPRIGHT = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [9, 9, 9], [255, 255, 255]]], np.uint8)
@@ -28,6 +32,31 @@ def test_exif_rotation_is_applied(tmp_path):
     exif[0x0112] = 6  # display rotated clockwise
     turned.save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(read_pixels(tmp_path / "a.png"), UPRIGHT)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_header_has_the_orientation(tmp_path, suffix, is_late):
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(UPRIGHT).save(path, exif=exif)
+    if is_late and suffix == "png":  # as some programs write it: behind the pixels
+        content = path.read_bytes()
+        start = content.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        path.write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
+    header = read_header(path)
+    assert (header.size, header.orientation, header.frames, header.bits) == ((3, 2), 6, 1, 8)
+    assert read_size(path) == read_pixels(path).shape[:2] == (3, 2)
+
+
+def test_header_has_frames_and_bits(tmp_path):
+    pages = [Image.fromarray(UPRIGHT)] * 2
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    Image.fromarray(np.zeros((2, 3), np.uint16)).save(tmp_path / "b.png")
+    headers = [read_header(tmp_path / name) for name in ("a.tif", "b.png")]
+    assert [(header.frames, header.channels, header.bits) for header in headers] == [(2, 3, 8), (1, 1, 16)]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
@@ -189,3 +218,32 @@ class TestNormalisation:
     def test_invalid_deviations(self, std):
         with pytest.raises(UsageError, match="std must be above 0"):
             Normalisation((0.5, 0.5, 0.5), std)
+
+
+def write_deep_png(path, values):
+    """Write RGB of 16 bits per channel, which Pillow does not write."""
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    content = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    return path
+
+
+@pytest.mark.parametrize(("bits", "largest", "is_dark"), [(12, 15, True), (16, 255, False)])
+def test_lost_bits_are_remarked(tmp_path, bits, largest, is_dark):
+    values = np.zeros((4, 6, 3), np.uint16)
+    values[:, 3:] = 2**bits - 1
+    remarks: list[str] = []
+    pixels = read_pixels(write_deep_png(tmp_path / "deep.png", values), on_remark=remarks.append)
+    assert pixels.max() == largest
+    assert len(remarks) == 1
+    assert f"of 16 bits per channel the upper 8 are used; their largest value is {largest} of 255" in remarks[0]
+    assert ("nearly black, scale it to 8 bits" in remarks[0]) == is_dark

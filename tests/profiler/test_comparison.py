@@ -98,8 +98,8 @@ def test_a_size_of_ones_own_or_another(mini_space, architecture_file):
     definition = NetworkDefinition.of(architecture)
     assert definition.with_input(SIZE).architecture.choices == architecture.choices
     assert definition.with_input(mini_space.input) is definition
-    assert entrant.group == (SIZE, DENSE)
-    assert read_run_candidate(architecture_file, None, DENSE).group == (mini_space.input, DENSE)
+    assert entrant.group == (SIZE, DENSE, 1)
+    assert read_run_candidate(architecture_file, None, DENSE).group == (mini_space.input, DENSE, 1)
 
 
 def test_run_candidate_has_weights_and_score(mini_space, tmp_path):

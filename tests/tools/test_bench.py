@@ -8,11 +8,13 @@ from io import StringIO
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from rich.console import Console
 
 from lgc.models.nets.definition import NetworkDefinition
 from lgc.models.nets.weights import save_weights
 from lgc.models.space.protocol import DENSE
+from lgc.profiler import comparison
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.layers.peak import DevicePeak
 from lgc.tools.cli.bench_table import make_bench_tables
@@ -75,6 +77,28 @@ def test_file_runs_only_in_its_precision(call, file, mini_space, tmp_path):
     assert {(row[0], row[1]) for row in rows} == {(file.stem, "fp32"), (quantised.stem, "int8")}
     assert "does not predict that of an int8 engine" in done.out
     assert "the model is fp16, not fp32" in call("lgc-bench", file, half).refusal("lgc-bench")
+
+
+def test_foreign_int8_file_computes_in_int8(call, tmp_path):
+    """ONNX Runtime's own quantiser writes int32 biases, so nothing is said about float32."""
+    done = call("lgc-bench", onnx_files.quantise(tmp_path, "QDQ"), *SHORT)
+    assert done.code == 0, done.err
+    assert "int8" in done.out
+    assert "float32" not in done.out + done.err
+
+
+def test_values_quantised_around_float_products_stay_fp32(call, tmp_path):
+    """They are neither int8 nor cast to fp16."""
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+             helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]), *onnx_files.net_nodes("d")]  # fmt: skip
+    weights = onnx_files.WEIGHTS | {"s": np.array(0.1, "f4"), "z": np.array(128, "u1")}
+    path = onnx_files.save(onnx_files.make(nodes, weights=weights), tmp_path / "m.onnx")
+    done = call("lgc-bench", path, *SHORT, "--json")
+    (row,) = json.loads(done.out)["results"]
+    assert (row["precision"], row["quantisation"]) == ("fp32", None)
+    assert "m: quantises values, but computes all products in fp32" in done.err
+    refused = call("lgc-export", path, "--out", tmp_path / "out", "--precision", "fp16", "--ort")
+    assert "quantises values: it cannot be converted to fp16" in refused.refusal("lgc-export")
 
 
 @pytest.fixture
@@ -199,10 +223,10 @@ def test_classes_and_data_of_runs_are_reported(call, runs):
 
 def test_classes_without_other_networks_are_said(call):
     done = call("lgc-bench", "--peer", "fast-scnn", "--input", "32x64", *SHORT)
-    assert "fast-scnn: built with 19 classes, as for Cityscapes; --classes N builds others" in done.err
+    assert "fast-scnn: 19 classes are assumed, as for Cityscapes; --classes N builds others" in done.err
     assert "19 classes" in done.out
     done = call("lgc-bench", "--peer", "fast-scnn", "--input", "32x64", "--classes", 4, *SHORT)
-    assert "built with" not in done.err
+    assert "are assumed" not in done.err
     assert "4 classes" in done.out
 
 
@@ -259,7 +283,131 @@ def test_chosen_output_is_the_only_one_computed(call, tmp_path):
         for options in ((), ("--output-name", "main"))
     )
     assert whole["macs"] > cut["macs"]
-    assert (whole["scope"], cut["scope"]) == ("as is, to 2 outputs", "as is, to 1x4x8x12")
+    assert (whole["scope"], cut["scope"]) == ("as is, to 2 of 1x4x8x12", "as is, to 1x4x8x12")
+
+
+def make_scores(channels=19, *nodes, shape=(1, 19, 32, 64), kind=onnx_files.FLOAT, layout="NCHW", batch=1):
+    """Return a network of scores, and what `nodes` compute from its scores `s`."""
+    weights = {
+        "w": np.random.default_rng(0).standard_normal((channels, 3, 1, 1), np.float32),
+        "scale": np.float32(0.05),
+        "zero": np.uint8(128),
+        "none": np.float32(0),
+    }
+    first = [helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2])] if layout == "NHWC" else []
+    conv = helper.make_node("Conv", ["t" if first else "x", "w"], ["s"])
+    size = (batch, 32, 64, 3) if first else (batch, 3, 32, 64)
+    used = {name for node in (conv, *nodes) for name in node.input}
+    return onnx_files.make(
+        [*first, conv, *nodes],
+        [onnx_files.value("x", size)],
+        [onnx_files.value(nodes[-1].output[0] if nodes else "s", shape, kind)],
+        {name: array for name, array in weights.items() if name in used},
+    )
+
+
+TO_LAST = helper.make_node("Transpose", ["s"], ["l"], perm=[0, 2, 3, 1])
+INT64, UINT8 = TensorProto.INT64, TensorProto.UINT8
+
+
+@pytest.mark.parametrize(
+    ("model", "metadata", "classes"),
+    [
+        (make_scores(7, TO_LAST, shape=(1, 32, 64, 7), layout="NHWC"), {}, 7),
+        (make_scores(7, shape=(1, 7, 32, 64)), {"classes": json.dumps([f"c{n}" for n in range(25)])}, 7),
+        (make_scores(7, shape=(1, 7, 32, 64)), {"classes": "25", "architecture": "unet", "scope": "dense"}, 7),
+    ],
+)
+def test_peers_have_the_classes_of_the_scores(call, tmp_path, monkeypatch, model, metadata, classes):
+    counts = spy_on_classes(monkeypatch)
+    helper.set_model_props(model, metadata)
+    done = call("lgc-bench", onnx_files.save(model, tmp_path / "m.onnx"), "--peer", "fast-scnn", *SHORT)
+    assert done.code == 0, done.err
+    assert counts == [classes]
+    assert ("metadata `classes` is ignored" in done.err) == (metadata.get("classes") == "25")
+
+
+def test_unknown_number_of_classes_is_said(call, tmp_path, monkeypatch):
+    counts = spy_on_classes(monkeypatch)
+    nodes = (TO_LAST, helper.make_node("ArgMax", ["l"], ["y"], axis=3))
+    model = make_scores(7, *nodes, shape=(1, 32, 64, 1), kind=INT64)
+    done = call("lgc-bench", onnx_files.save(model, tmp_path / "m.onnx"), "--peer", "fast-scnn", *SHORT)
+    assert counts == [19]
+    assert "fast-scnn: 19 classes are assumed, as for Cityscapes" in done.err
+
+
+def spy_on_classes(monkeypatch):
+    """Return a list of the numbers of classes that networks will be built with."""
+    counts, build = [], comparison.build_candidate
+
+    def record(network, size, scope, classes):
+        counts.append(classes)
+        return build(network, size, scope, classes)
+
+    monkeypatch.setattr(comparison, "build_candidate", record)
+    return counts
+
+
+def test_outputs_of_other_kinds_share_no_table(call, tmp_path):
+    argmax = helper.make_node("ArgMax", ["s"], ["y"], axis=1, keepdims=0)
+    pooled = helper.make_node("AveragePool", ["s"], ["p"], kernel_shape=[8, 8], strides=[8, 8])
+    greater = helper.make_node("Greater", ["s", "none"], ["g"])
+    count = (helper.make_node("Cast", ["g"], ["i"], to=INT64), helper.make_node("ReduceSum", ["i"], ["y"], keepdims=0))
+    models = {
+        "labels": (make_scores(19, argmax, shape=(1, 32, 64), kind=INT64), "dense"),
+        "small": (
+            make_scores(19, pooled, helper.make_node("ArgMax", ["p"], ["y"], axis=1, keepdims=0), shape=(1, 4, 8),
+                        kind=INT64),
+            "as is, to int64 1x4x8",
+        ),
+        "stored": (
+            make_scores(19, helper.make_node("QuantizeLinear", ["s", "scale", "zero"], ["y"]), kind=UINT8),
+            "as is, to uint8 1x19x32x64",
+        ),
+        "count": (make_scores(19, greater, *count, shape=(), kind=INT64), "as is, to int64 scalar"),
+        "batch": (make_scores(shape=(4, 19, 32, 64), batch=4), "as is, to 4x19x32x64"),
+    }  # fmt: skip
+    paths = [onnx_files.save(model, tmp_path / f"{name}.onnx") for name, (model, _) in models.items()]
+    rows = {row["name"]: row for row in json.loads(call("lgc-bench", *paths, *SHORT, "--json").out)["results"]}
+    assert {name: row["scope"] for name, row in rows.items()} == {name: scope for name, (_, scope) in models.items()}
+    assert {row["relative"] for row in rows.values()} == {1}
+    batch = rows["batch"]
+    assert batch["batch"] == 4
+    assert batch["fps"] == pytest.approx(4000 / batch["median_ms"])
+    assert rows["labels"]["fps"] == pytest.approx(1000 / rows["labels"]["median_ms"])
+
+
+def test_batch_is_in_title_and_legend():
+    rows = [make_timing("one", 9, None), replace(make_timing("four", 8, None), batch=4)]
+    titles = [table.title for table in make_bench_tables(rows) if not isinstance(table, str)]
+    assert [", batch 4" in title for title in titles] == [False, True]
+    legend = next(line for line in make_bench_tables(rows) if isinstance(line, str))
+    assert "FPS = batch x 1000 / ms" in legend
+    assert "batch 1" in next(line for line in make_bench_tables(rows[:1]) if isinstance(line, str))
+
+
+def test_equal_names_are_told_apart(call, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    paths = [onnx_files.save(onnx_files.make(), tmp_path / folder / "model.onnx") for folder in "ab"]
+    paths.append(onnx_files.quantise(tmp_path / "b", "QDQ"))
+    paths[2] = paths[2].rename(tmp_path / "model.onnx")
+    done = call("lgc-bench", *paths, *SHORT, "--json")
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)["results"]
+    assert {row["name"]: row["precision"] for row in rows} == {
+        "a/model": "fp32",
+        "b/model": "fp32",
+        f"{tmp_path.name}/model": "int8",
+    }
+    assert "duplicate network names" in call("lgc-bench", paths[0], paths[0]).refusal("lgc-bench")
+
+
+def test_fp16_file_on_a_cpu_gets_no_false_advice(call, tmp_path):
+    path = onnx_files.save(onnx_files.half(True), tmp_path / "h.onnx")
+    message = call("lgc-bench", path).refusal("lgc-bench")
+    assert "the model is fp16, not fp32, and onnxruntime on cpu has no fp16" in message
+    assert "--precision" not in message
 
 
 def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 
 def make_bench_tables(rows: Sequence[Timing]) -> list[Table | str]:
-    """Return a table for each input size and scope, lines that explain the columns, and the remarks."""
-    groups: dict[tuple[str, str], list[Timing]] = {}
+    """Return a table for each input size, scope and batch, lines that explain the columns, and the remarks."""
+    groups: dict[tuple[str, str, int], list[Timing]] = {}
     for row in rows:
-        groups.setdefault((row.input, row.scope), []).append(row)
+        groups.setdefault((row.input, row.scope, row.batch), []).append(row)
+    is_batched = any(row.batch > 1 for row in rows)
+    batch, fps = ("batch of the title, else 1", "batch x 1000 / ms") if is_batched else ("batch 1", "1000 / ms")
     lines = [
-        "ms: median of all runs, batch 1; FPS = 1000 / ms. rel. latency: latency relative to the fastest, with its "
+        f"ms: median of all runs, {batch}; FPS = {fps}. rel. latency: latency relative to the fastest, with its "
         "90 % interval."
     ]
     matches = {_format_match(row) for row in rows} - {"-"}
@@ -29,19 +31,16 @@ def make_bench_tables(rows: Sequence[Timing]) -> list[Table | str]:
     if matches:
         share = f"{min(matches)} of the " if hidden else ""
         lines.append(f"match: {share}pixels with the class of torch in fp32 (files: of ONNX Runtime on the CPU).")
-    if any(row.quantisation == "QDQ" and row.backend == "onnxruntime" for row in rows):
-        lines.append(
-            "int8 under ONNX Runtime: lgc-export keeps float32 biases, as TensorRT requires, so ONNX Runtime computes "
-            "these convolutions in float32. The frame rate does not predict that of an int8 engine."
-        )
     lines += _describe_scores(rows)
     lines += dict.fromkeys(f"{row.name}, {row.precision}: {remark}" for row in rows for remark in row.remarks)
-    return [*(_make_table(f"{size}, {scope}", members, hidden) for (size, scope), members in groups.items()), *lines]
+    titles = [f"{size}, {scope}{f', batch {batch}' * (batch > 1)}" for size, scope, batch in groups]
+    tables = [_make_table(title, members, hidden) for title, members in zip(titles, groups.values(), strict=True)]
+    return [*tables, *lines]
 
 
 def _describe_scores(rows: Sequence[Timing]) -> list[str]:
     """Return a line on the data of the scores, or a line for each network where they differ."""
-    from ...profiler.comparison import describe_score
+    from ...report.accuracy_speed import describe_score
 
     data = {row.name: describe_score(row) for row in rows if row.miou is not None}
     if len(set(data.values())) == 1:

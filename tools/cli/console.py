@@ -106,7 +106,7 @@ def say(message: str) -> None:
 
 
 def announce_dataset(data: Path) -> DatasetSpec:
-    """Open a dataset and print what was assumed, and what looks wrong.
+    """Open a dataset and print what it is understood as, what was assumed, and what looks wrong.
 
     Raises:
         LgcError: See `read_dataset`.
@@ -114,8 +114,8 @@ def announce_dataset(data: Path) -> DatasetSpec:
     from ...search.data.description import read_dataset
 
     spec = read_dataset(data)
-    for remark in spec.remarks:
-        say(remark)
+    for line in (spec.summary, *spec.remarks):
+        say(line)
     return spec
 
 

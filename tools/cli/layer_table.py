@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,10 @@ MAX_LAYERS = 20
 """Largest number of layers in a table."""
 TABLE_WIDTH, GAP = 120, 2
 """Columns of a table, and between two of its columns."""
-NAME_WIDTH, OPERATOR_WIDTH, SHAPE_WIDTH = 20, 20, 13
+NAME_WIDTH, OPERATOR_WIDTH, SHAPE_WIDTH = 20, 22, 13
 """Smallest width of a name, which gets what the others leave; largest width of operator and shape."""
+_PRODUCT = re.compile("Conv|MatMul|Gemm|Einsum|Attention|LSTM|GRU|RNN")
+"""Operators that a fused layer is described by."""
 MAX_EXCESS_PCT = 5.0
 """Largest difference of the sum from the network's latency, in percent, without a warning."""
 MAX_SPREAD_PCT = 5.0
@@ -31,12 +34,12 @@ LEGEND = (
 
 def make_layer_tables(breakdowns: list[LayerBreakdown]) -> list[Table | str]:
     """Return a table and lines for each network and target, and a legend."""
-    from ...profiler.layers.remarks import describe_longest
+    from ...profiler.layers.remarks import describe_excess, describe_longest
 
     parts: list[Table | str] = []
     for breakdown in breakdowns:
         parts += [_make_table(breakdown), _describe_sum(breakdown), _describe_peak(breakdown.peak)]
-        parts += [*describe_longest(breakdown), *breakdown.remarks]
+        parts += [*describe_excess(breakdown), *describe_longest(breakdown), *breakdown.remarks]
     return [*parts, LEGEND] if parts else []
 
 
@@ -45,9 +48,10 @@ def _make_table(breakdown: LayerBreakdown) -> Table:
     header = ("layer", "operator", "output", "ms", "share %", "cum. %", "MMACs", "MB", "MACs/B", "peak %")
     rows = []
     cumulated_pct = 0.0
-    for row in breakdown.layers[:MAX_LAYERS]:
+    shown = breakdown.layers[:MAX_LAYERS]
+    for name, row in zip(_name_layers(shown), shown, strict=True):
         cumulated_pct += row.share_pct
-        rows.append(_make_cells(row, cumulated_pct))
+        rows.append(_make_cells(name, row, cumulated_pct))
     if others := breakdown.layers[MAX_LAYERS:]:
         rows.append(_sum_cells(others))
     size = "x".join(map(str, breakdown.size))
@@ -60,11 +64,20 @@ def _make_table(breakdown: LayerBreakdown) -> Table:
     return table
 
 
-def _make_cells(row: LayerRow, cumulated_pct: float) -> tuple[str, ...]:
+def _name_layers(rows: Sequence[LayerRow]) -> list[str]:
+    """Return the abbreviated names; with the operator where other nodes would have the same."""
+    nodes: dict[str, set[str]] = {}
+    for row in rows:
+        nodes.setdefault(abbreviate(row.name, row.operator), set()).add(row.name)
+    names = [abbreviate(row.name, row.operator) for row in rows]
+    return [name if len(nodes[name]) == 1 else abbreviate(row.name, "") for name, row in zip(names, rows, strict=True)]
+
+
+def _make_cells(name: str, row: LayerRow, cumulated_pct: float) -> tuple[str, ...]:
     shape = row.shape[1:] if len(row.shape) > 1 and row.shape[0] == 1 else row.shape
     return (
-        abbreviate(row.name, row.operator),
-        shorten(_describe_operator(row), OPERATOR_WIDTH),
+        name,
+        _describe_operator(row),
         shorten("x".join(map(str, shape)) or "-", SHAPE_WIDTH),
         f"{row.ms:.3f}",
         f"{row.share_pct:.1f}",
@@ -93,14 +106,23 @@ def _sum_cells(rows: Sequence[LayerRow]) -> tuple[str, ...]:
 
 
 def _describe_operator(row: LayerRow) -> str:
-    """Return the operator with the kernel of its convolution: `Conv 3x3+Relu`, `DwConv 3x3/2+Relu`."""
-    parts = row.operator.split("+")
-    index = next((index for index, part in enumerate(parts) if "Conv" in part), None)
-    if row.kernel and index is not None:
+    """Return the operator with the kernel of its convolution: `Conv 3x3+Relu`, `DwConv 3x3/2+Relu`.
+
+    If it is too long, only the main one of the fused operators and its neighbours are left: `...+Mul+MatMul`.
+    """
+    parts = [re.sub("(?<=Norm)alization$|(?<=uantize)Linear$", "", part) for part in row.operator.split("+")]
+    main = next((index for index, part in enumerate(parts) if _PRODUCT.search(part)), len(parts) - 1)
+    if row.kernel and "Conv" in parts[main]:
         kind, _, kernel = row.kernel.rpartition(" ")
         prefix = {"depthwise": "Dw", "grouped": "Gr"}.get(kind, "")
-        parts[index] = f"{prefix}{parts[index]} {kernel}"
-    return "+".join(parts)
+        parts[main] = f"{prefix}{parts[main]} {kernel}"
+    before, after = parts[:main], parts[main + 1 :]
+    text = "+".join(parts)
+    while len(text) > OPERATOR_WIDTH and (before or after):
+        before, after = (before[1:], after) if before else (before, after[:-1])
+        start, end = "…" if len(before) < main else "", "…" if len(after) < len(parts) - main - 1 else ""
+        text = "+".join(filter(None, (start, *before, parts[main], *after, end)))
+    return shorten(text, OPERATOR_WIDTH)
 
 
 def _describe_sum(breakdown: LayerBreakdown) -> str:
@@ -124,9 +146,14 @@ def _describe_sum(breakdown: LayerBreakdown) -> str:
 def _describe_peak(peak: DevicePeak) -> str:
     """Return the peak in one line."""
     rates = ", ".join(f"{rate / 1e9:.3g} GB/s for {_format_bytes(size)}" for size, rate in peak.bandwidths)
-    note = "" if peak.precision in peak.target else f" in {peak.precision} (not measured in the target's precision)"
+    is_own = peak.precision in peak.target
+    notes = [] if is_own else ["not measured in the target's precision"]
+    if peak.slowest_macs_per_s is not None:
+        notes.append(f"slowest repetition {peak.slowest_macs_per_s / 1e9:.4g}")
+    rate = f"{peak.macs_per_s / 1e9:.4g} GMACs/s" + ("" if is_own else f" in {peak.precision}")
+    note = f" ({'; '.join(notes)})" if notes else ""
     return (
-        f"measured peak of {peak.target}: {peak.macs_per_s / 1e9:.4g} GMACs/s{note}; {rates} (addition of arrays, this "
+        f"measured peak of {peak.target}: {rate}{note}; {rates} (addition of arrays, this "
         f"size in all); measured {peak.date} in {peak.seconds:.0f} s"
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import os
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ....errors import FileFormatError
@@ -16,12 +17,12 @@ PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 """Type with several values per byte -> bits of a value."""
 
 
-def embed_external_data(raw: RawModel, folder: Path | None) -> None:
+def embed_external_data(raw: RawModel, path: Path | None) -> None:
     """Copy weights from other files into the model.
 
     Args:
         raw: Model of the file.
-        folder: Folder of the ONNX file, which must hold the files; None if the model has no folder.
+        path: ONNX file, whose folder must hold the files; None if the model is in no file.
 
     Raises:
         FileFormatError: A file is missing, too short or outside the folder, or the weights exceed 2 GB.
@@ -39,7 +40,7 @@ def embed_external_data(raw: RawModel, folder: Path | None) -> None:
             "in one ONNX file: convert the weights to float16"
         )
     for tensor, size in zip(tensors, sizes, strict=True):
-        tensor.raw_data = _read(tensor, size, folder, raw.where)
+        tensor.raw_data = _read(tensor, size, path, raw)
         tensor.ClearField("external_data")
         tensor.data_location = onnx.TensorProto.DEFAULT
     raw.change()
@@ -55,18 +56,16 @@ def _count_bytes(tensor: Any) -> int:
     return size
 
 
-def _read(tensor: Any, size: int, folder: Path | None, where: str) -> bytes:
+def _read(tensor: Any, size: int, model: Path | None, raw: RawModel) -> bytes:
     """Return the bytes of a tensor from its file."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    location, weight = entries.get("location", ""), f"weight {tensor.name!r}"
-    if folder is None:
+    where, location, weight = raw.where, entries.get("location", ""), f"weight {tensor.name!r}"
+    if model is None:
         raise FileFormatError(f"{where}: {weight} is in the file {location!r}: read the model from its folder")
-    path = folder / location
-    if Path(location).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise FileFormatError(
-            f"{where}: {weight} is in {location!r}, outside the model's folder, which is not allowed: copy the file "
-            "into the folder and save the model again"
-        )
+    path = _locate(location, model, where, weight)
+    if path != model.parent / location:
+        remark = f"the path of its weights, {location}, has the separators of Windows: ONNX Runtime may not find them"
+        raw.remarks += [] if remark in raw.remarks else [remark]
     if not path.is_file():
         raise FileFormatError(f"{where}: {weight} is in {path}, which is {describe(path)}: copy it next to the model")
     try:
@@ -84,3 +83,32 @@ def _read(tensor: Any, size: int, folder: Path | None, where: str) -> bytes:
             f"{path.stat().st_size} ({describe(path)}): copy it again"
         )
     return data
+
+
+def _locate(location: str, model: Path, where: str, weight: str) -> Path:
+    """Return the path of a file of weights, which is in the model's folder.
+
+    A link may lead out of the folder if the model is a link too and both lead to the same folder, as in caches of
+    downloads.
+
+    Raises:
+        FileFormatError: The path leaves the folder.
+    """
+    folder = model.parent
+    windows = PureWindowsPath(location)
+    path = folder / location
+    if not path.exists() and not windows.anchor:
+        path = folder.joinpath(*windows.parts)
+    inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
+    if windows.anchor or not inside:
+        raise FileFormatError(
+            f"{where}: {weight} is in {location!r}, outside the model's folder, which is not allowed: copy the file "
+            "into the folder and save the model again"
+        )
+    target = path.resolve()
+    if not target.is_relative_to(folder.resolve()) and target.parent != model.resolve().parent:
+        raise FileFormatError(
+            f"{where}: {weight} is in {location!r}, a link to {target}, outside the model's folder, which is not "
+            "allowed: replace the link by a copy of the file"
+        )
+    return path

@@ -29,14 +29,15 @@ def cut_to_output(raw: RawModel, name: str) -> None:
             raise FileFormatError(f"{raw.where}: the type of tensor {name!r} is unknown: choose an output instead")
         outputs[name] = values[0]
     inputs = [value.name for value in graph.input]
-    count = len(graph.output)
+    whole = [value.name for value in graph.output]
     del graph.output[:]
     graph.output.append(outputs[name])
     keep_outputs(graph, [name])
     used = {value.name for value in graph.input}
     unused = [each for each in inputs if each not in used]
     removed = f"; inputs removed: {', '.join(unused)}" if unused else ""
-    raw.change(f"computes {name} only, not all {count} outputs{removed}")
+    rest = f"all {len(whole)} outputs" if len(whole) > 1 else f"its output {whole[0]}"
+    raw.change(f"computes {name} only, not {rest}{removed}")
 
 
 def require_tensors(raw: RawModel) -> None:

@@ -1,14 +1,17 @@
 """Source nodes of each node in the graph that ONNX Runtime optimised.
 
 The runtime optimises a graph before it runs it: convolutions absorb the operators after them, and tensors are converted
-to another layout and back. It keeps the tensors' names, in the outputs or, in another layout, in the name of the node.
-So the source nodes of an optimised node are traced from its tensor back to the tensors of other optimised nodes.
+to another layout and back. It keeps the tensors' names, in the outputs or, in another layout, in the name of the node,
+perhaps with a suffix (`conv_token_7`). So the source nodes of an optimised node are traced from its tensors back to
+the tensors of other optimised nodes.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 _LAYOUT_SUFFIX = "_nchwc"
@@ -18,15 +21,33 @@ _ADDEND_INDEX = 3
 """Input of a convolution in that layout that is added to its result."""
 _PRODUCT_SUFFIX = "/MatMulAddFusion"
 """Suffix of a matrix product that the runtime turned into a Gemm with the addition after it, between two reshapes."""
+_ACTIVATIONS = ("Relu", "Clip")
+"""Activations that are part of the range of a quantised tensor."""
+_NUMBER = re.compile(r"(/duplicated)?(_token_\d+)?$")
+"""Suffix that makes a name unique, perhaps of a second instance of a node."""
 REORDER_OPS = ("ReorderInput", "ReorderOutput")
 """Operators that copy a tensor to another layout."""
 
 
-def trace_nodes(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
-    """Return optimised node -> names of its source nodes, in the order of the source graph.
+@dataclass(frozen=True)
+class TracedNode:
+    """Source of an optimised node.
 
-    Equal nodes, e.g. two poolings of one tensor, are computed once and all belong to that node. A change of layout
-    belongs to the nodes that produce the tensor; for the network's input, to the nodes that consume it.
+    Attributes:
+        names: names of its source nodes, in the order of the source graph; of a copy, those that compute the tensor, or
+            consume it if it is the network's input.
+        is_copy: True if it copies a tensor to another layout, which the source does not.
+    """
+
+    names: tuple[str, ...]
+    is_copy: bool
+
+
+def trace_nodes(model: Any, optimised: Any) -> dict[str, TracedNode]:
+    """Return optimised node -> its source nodes.
+
+    Equal nodes, e.g. two poolings of one tensor, are computed once and all belong to that node. Nodes without a name
+    are numbered by `name_unnamed`.
 
     Args:
         model: ModelProto of the source graph, with all nodes named.
@@ -34,17 +55,23 @@ def trace_nodes(model: Any, optimised: Any) -> dict[str, tuple[str, ...]]:
     """
     source = _SourceGraph(model.graph)
     tensors, boundaries = _trace_tensors(optimised, source)
-    nodes: dict[str, tuple[str, ...]] = {}
+    nodes: dict[str, TracedNode] = {}
+    unnamed: Counter[str] = Counter()
     for node in optimised.graph.node:
-        tensor = tensors.get(node.output[0])
-        if tensor is None:
-            nodes[node.name] = ()
-        elif node.op_type in REORDER_OPS:
-            related = source.producers.get(tensor) or source.consumers[tensor]
-            nodes[node.name] = tuple(neighbour.name for neighbour in related)
+        name = node.name or name_unnamed(node.op_type, unnamed)
+        traced = [tensors[name] for name in node.output if name in tensors]
+        if source.is_copy(node):
+            related = [each for tensor in traced for each in source.producers.get(tensor) or source.consumers[tensor]]
+            nodes[name] = TracedNode(tuple(neighbour.name for neighbour in related), True)
         else:
-            nodes[node.name] = source.trace_back(tensor, boundaries)
+            nodes[name] = TracedNode(source.trace_back(traced, boundaries), False)
     return nodes
+
+
+def name_unnamed(operator: str, counts: Counter[str]) -> str:
+    """Return a name of the next unnamed node of an operator: the profile names it differently than the graph does."""
+    counts[operator] += 1
+    return f"unnamed {operator} {counts[operator]}"
 
 
 class _SourceGraph:
@@ -67,6 +94,8 @@ class _SourceGraph:
             inputs = tuple(map(self.get_canonical, node.input))
             attributes = tuple(sorted(entry.SerializeToString(deterministic=True) for entry in node.attribute))
             for index, output in enumerate(node.output):
+                if not output:
+                    continue
                 key = (node.domain, node.op_type, attributes, inputs, index)
                 self._canonical[output] = seen.setdefault(key, output)
                 self.producers[self._canonical[output]].append(node)
@@ -81,9 +110,17 @@ class _SourceGraph:
         """Return True if a node computes the tensor, False for inputs and weights."""
         return tensor in self._canonical
 
-    def trace_back(self, tensor: str, boundaries: set[str]) -> tuple[str, ...]:
-        """Return the names of the nodes that compute the tensor from the tensors in `boundaries`."""
-        names, pending = set(), [self.get_canonical(tensor)]
+    def find_node(self, name: str) -> Any:
+        """Return the node that an optimised one is named after, perhaps with a suffix; None if there is none."""
+        return self.nodes.get(name) or self.nodes.get(_NUMBER.sub("", name))
+
+    def is_copy(self, node: Any) -> bool:
+        """Return True for an optimised node that changes the layout: the runtime's own operators and transpositions."""
+        return node.op_type in REORDER_OPS or (node.op_type == "Transpose" and self.find_node(node.name) is None)
+
+    def trace_back(self, tensors: Iterable[str], boundaries: set[str]) -> tuple[str, ...]:
+        """Return the names of the nodes that compute the tensors from those in `boundaries`."""
+        names, pending = set(), list(map(self.get_canonical, tensors))
         while pending:
             for node in self.producers.get(pending.pop(), ()):
                 if node.name not in names:
@@ -97,26 +134,63 @@ def _trace_tensors(optimised: Any, source: _SourceGraph) -> tuple[dict[str, str]
     """Return optimised tensor -> source tensor, and the source tensors that optimised nodes compute."""
     tensors: dict[str, str] = {}
     boundaries = set()
+    kept = {each.name for node in optimised.graph.node if (each := source.find_node(node.name)) is not None}
     for node in optimised.graph.node:
-        output, base_name = node.output[0], node.name.removesuffix(_LAYOUT_SUFFIX)
-        if node.op_type in REORDER_OPS:
-            tensors[output] = tensors.get(node.input[0], source.get_canonical(node.input[0]))
+        if source.is_copy(node):
+            name = node.input[0]
+            tensors[node.output[0]] = tensors.get(name, source.get_canonical(name))
             continue
-        if source.is_computed(output):
-            tensors[output] = source.get_canonical(output)
-        elif node.name.endswith(_LAYOUT_SUFFIX) and source.is_computed(base_name):
-            tensors[output] = _get_fused_output(node, source.get_canonical(base_name), tensors, source)
-        elif node.name.endswith(_LAYOUT_SUFFIX) and source.is_computed(base_name.removesuffix(_NORM_SUFFIX)):
-            norm = source.get_canonical(base_name.removesuffix(_NORM_SUFFIX))
-            tensors[output] = _get_activated(node, norm, source)
-        elif node.name in source.nodes:
-            tensors[output] = source.get_canonical(source.nodes[node.name].output[0])
-        elif node.name.removesuffix(_PRODUCT_SUFFIX) in source.nodes:
-            tensors[output] = _get_biased(node, source)
-        else:
-            continue
-        boundaries.add(tensors[output])
+        named = _trace_name(node, tensors, source, kept)
+        for index, output in enumerate(node.output):
+            if source.is_computed(output):
+                tensors[output] = source.get_canonical(output)
+            elif index < len(named) and named[index]:
+                tensors[output] = named[index]
+            else:
+                continue
+            boundaries.add(tensors[output])
     return tensors, boundaries
+
+
+def _trace_name(node: Any, tensors: Mapping[str, str], source: _SourceGraph, kept: set[str]) -> list[str]:
+    """Return the source tensors of an optimised node's outputs, by its name; none if the name is the runtime's own.
+
+    Args:
+        node: optimised node.
+        tensors: optimised tensor -> source tensor, of the nodes before.
+        source: source graph.
+        kept: names of the source nodes that optimised nodes are named after.
+    """
+    if node.name.endswith(_LAYOUT_SUFFIX):
+        base_name = node.name.removesuffix(_LAYOUT_SUFFIX)
+        norm_name = base_name.removesuffix(_NORM_SUFFIX)
+        if source.is_computed(base_name):
+            return [_get_fused_output(node, source.get_canonical(base_name), tensors, source)]
+        return [_get_activated(node, source.get_canonical(norm_name), source)] if source.is_computed(norm_name) else []
+    if (origin := source.find_node(node.name)) is not None:
+        return [_get_quantised(source.get_canonical(output), source, kept) for output in origin.output]
+    product = source.nodes.get(_NUMBER.sub("", node.name).removesuffix(_PRODUCT_SUFFIX))
+    return [_get_biased(product, source)] if product is not None else []
+
+
+def _get_quantised(tensor: str, source: _SourceGraph, kept: set[str]) -> str:
+    """Return the source tensor after the quantisation, and the activation before it, that a node includes.
+
+    Args:
+        tensor: source tensor before them.
+        source: source graph.
+        kept: names of the nodes that the optimised graph has not fused.
+    """
+    users = source.consumers[tensor]
+    if len(users) != 1 or users[0].name in kept:
+        return tensor
+    after = source.get_canonical(users[0].output[0])
+    if users[0].op_type == "QuantizeLinear":
+        return after
+    if users[0].op_type not in _ACTIVATIONS:
+        return tensor
+    quantised = _get_quantised(after, source, kept)
+    return tensor if quantised == after else quantised
 
 
 def _get_fused_output(node: Any, tensor: str, tensors: Mapping[str, str], source: _SourceGraph) -> str:
@@ -147,7 +221,7 @@ def _get_activated(node: Any, tensor: str, source: _SourceGraph) -> str:
 
 
 def _get_biased(node: Any, source: _SourceGraph) -> str:
-    """Return the source tensor after the addition that a Gemm includes, by the name of the matrix product."""
-    product = source.get_canonical(source.nodes[node.name.removesuffix(_PRODUCT_SUFFIX)].output[0])
+    """Return the source tensor after the addition that a Gemm includes, for the source node of the product."""
+    product = source.get_canonical(node.output[0])
     sums = [user for user in source.consumers[product] if user.op_type == "Add"]
     return source.get_canonical(sums[0].output[0]) if sums else product

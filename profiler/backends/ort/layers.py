@@ -8,6 +8,8 @@ sum over the layers is above the session's latency, noticeably so where layers t
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 
 from ....errors import MeasurementError
 from ..base import LayerRuns, RuntimeLayer
-from .layer_nodes import REORDER_OPS, trace_nodes
+from .layer_nodes import REORDER_OPS, TracedNode, name_unnamed, trace_nodes
 
 NUM_LAYER_WARM_UP_RUNS = 3
 """First runs of a profiled session, which do not count."""
@@ -60,13 +62,13 @@ class SessionLayerTimer:
         return read_layer_runs(events, self._num_runs, nodes)
 
 
-def read_layer_runs(events: list[dict[str, Any]], runs: int, nodes: dict[str, tuple[str, ...]]) -> LayerRuns:
+def read_layer_runs(events: list[dict[str, Any]], runs: int, nodes: dict[str, TracedNode]) -> LayerRuns:
     """Return the layers of a profile, without the warm-up runs.
 
     Args:
         events: events of ONNX Runtime's profile.
         runs: number of runs, warm-up included.
-        nodes: optimised node -> names of its source nodes.
+        nodes: optimised node -> its source nodes.
 
     Raises:
         MeasurementError: the profile lacks nodes of some runs.
@@ -79,15 +81,9 @@ def read_layer_runs(events: list[dict[str, Any]], runs: int, nodes: dict[str, tu
     if not count or names != names[:count] * runs:
         raise MeasurementError("ONNX Runtime's profile lacks layers of some runs")
     durations_us = np.reshape([event["dur"] for event in kernels], (runs, count))
+    unnamed: Counter[str] = Counter()
     layers = tuple(
-        RuntimeLayer(
-            name,
-            nodes.get(name, ()),
-            event["args"].get("op_name", ""),
-            _read_shape(event["args"]),
-            _is_copy(event["args"].get("op_name"), nodes.get(name, ())),
-        )
-        for name, event in zip(names, kernels[:count], strict=False)
+        _make_layer(name, event["args"], nodes, unnamed) for name, event in zip(names, kernels[:count], strict=False)
     )
     return LayerRuns(layers, (durations_us[NUM_LAYER_WARM_UP_RUNS:] + _ROUNDING_US) / 1000)
 
@@ -101,14 +97,23 @@ def _select_outermost(kernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return selected
 
 
-def _is_copy(operator: str, nodes: tuple[str, ...]) -> bool:
-    """Return True for copies to another layout: the runtime's own, and transpositions that the model lacks."""
-    return operator in REORDER_OPS or (operator == "Transpose" and not nodes)
+def _make_layer(
+    name: str, arguments: dict[str, Any], nodes: dict[str, TracedNode], unnamed: Counter[str]
+) -> RuntimeLayer:
+    """Return the layer of an event; both the profile and the graph have the unnamed nodes in the order of computation.
+
+    A node that the optimised graph lacks is a copy if its operator changes layouts.
+    """
+    operator = arguments.get("op_name", "")
+    traced = nodes.get(name) or nodes.get(name_unnamed(operator, unnamed)) or TracedNode((), operator in REORDER_OPS)
+    kind, shape = _read_output(arguments)
+    width = np.dtype(kind).itemsize if re.fullmatch(r"u?int\d+", kind) else None
+    return RuntimeLayer(name, traced.names, operator, shape, traced.is_copy, width)
 
 
-def _read_shape(arguments: dict[str, Any]) -> tuple[int, ...]:
-    """Return the shape of the first output; empty where the profile lacks it."""
+def _read_output(arguments: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """Return type and shape of the first output, e.g. `uint8`; empty where the profile lacks them."""
     for output in arguments.get("output_type_shape") or ():
-        for shape in output.values():
-            return tuple(shape)
-    return ()
+        for kind, shape in output.items():
+            return kind, tuple(shape)
+    return "", ()

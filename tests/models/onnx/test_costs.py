@@ -3,8 +3,14 @@
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from onnx import helper
+from onnxruntime.quantization import QuantType
+from torch import nn
+from torch.nn import functional as F
 
+from lgc.models.onnx.costs import count_costs
+from lgc.models.onnx.macs import count_node_macs
 from lgc.models.onnx.model import OnnxModel
 
 from ... import onnx_files as files
@@ -72,9 +78,189 @@ def test_optimised_graph_is_counted_or_named(level, is_counted, tmp_path):
 
 
 def test_uncounted_operators_are_named(tmp_path):
-    assert count(files.loop(), tmp_path).uncounted == ("repeat",)
-    weights = {"W": np.ones((1, 16, 3), "f4"), "R": np.ones((1, 16, 4), "f4")}
-    nodes = [helper.make_node("LSTM", ["x", *weights], ["y"], hidden_size=4)]
+    costs = count(files.loop(), tmp_path)
+    assert (costs.uncounted, costs.macs) == (("repeat",), PIXELS // 4 * (8 * 27 + 4 * 8))
+    assert costs.parameters == 8 * 27 + 8 + 4 * 8 + 8 * 8, "with the weights of the body"
+
+
+def test_weights_of_both_branches_are_counted(tmp_path):
+    """The branches are graphs of their own, in which other tensors may have the same name."""
+    branches = []
+    for name in ("then", "else"):
+        node = helper.make_node("Conv", ["x", "w"], ["o"], name=name)
+        weights = [files.tensor("w", np.ones((4, 3, 1, 1), "f4"))]
+        branches.append(helper.make_graph([node], name, [], [files.value("o", (1, 4, *files.SIZE))], weights))
+    node = helper.make_node("If", ["c"], ["y"], name="if", then_branch=branches[0], else_branch=branches[1])
+    model = files.make([node], outputs=[files.value("y", (1, 4, *files.SIZE))], weights={"c": np.array(True)})
+    costs = count(model, tmp_path)
+    assert (costs.parameters, costs.macs, costs.uncounted) == (24, 0, ("if",))
+
+
+@pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_layers_are_counted(operator, gates, tmp_path):
+    """Each of 5 steps multiplies 3 inputs and 4 states; the initial state is no parameter."""
+    weights = {
+        "W": np.ones((1, gates * 4, 3), "f4"),
+        "R": np.ones((1, gates * 4, 4), "f4"),
+        "h": np.zeros((1, 1, 4), "f4"),
+    }
+    nodes = [helper.make_node(operator, ["x", "W", "R", "", "", "h"], ["y"], hidden_size=4)]
     model = files.make(nodes, [files.value("x", (5, 1, 3))], [files.value("y", (5, 1, 1, 4))], weights)
     costs = count(model, tmp_path)
-    assert (costs.uncounted, costs.parameters) == (("LSTM",), 16 * 7)
+    assert (costs.parameters, costs.macs, costs.uncounted) == (gates * 4 * 7, 5 * gates * 4 * 7, ())
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "macs"),
+    [
+        ("bcij,bcjk->bcik", ((1, 3, 8, 5), (1, 1, 5, 7)), 3 * 8 * 5 * 7),
+        ("bcij,bcjk->bcik", ((1, 1, 8, 5), (1, 3, 5, 7)), 3 * 8 * 5 * 7),
+        ("...ij,jk->...ik", ((2, 3, 8, 5), (5, 7)), 6 * 8 * 5 * 7),
+        ("...ij,...jk", ((1, 3, 8, 5), (2, 1, 5, 7)), 6 * 8 * 5 * 7),
+        ("bchw->bhwc", ((1, 3, 8, 5),), 0),
+        ("bchw->bc", ((1, 3, 8, 5),), 0),
+    ],
+)
+def test_einsum_counts_its_products(equation, shapes, macs, tmp_path):
+    names = [f"x{index}" for index in range(len(shapes))]
+    node = helper.make_node("Einsum", names, ["y"], equation=equation)
+    out = np.einsum(equation, *map(np.ones, shapes)).shape
+    model = files.make([node], list(map(files.value, names, shapes)), [files.value("y", out)], {})
+    costs = count(model, tmp_path)
+    assert (costs.macs, costs.uncounted) == (macs, ())
+
+
+ORT = "com.microsoft"
+
+
+def ort_model(operator, inputs, shapes, weights, **attributes):
+    """Return a model of one operator of ONNX Runtime with outputs of unknown shape."""
+    node = helper.make_node(operator, inputs, ["y"], name="only", domain=ORT, **attributes)
+    values = [files.value(name, shape) for name, shape in shapes.items()]
+    return files.make([node], values, [files.value("y", None)], weights, domains=[ORT])
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "macs"),
+    [
+        (ort_model("FusedGemm", ["x", "w", "b"], {"x": (6, 8)}, {"w": np.ones((8, 5), "f4"), "b": np.ones(5, "f4")},
+                   activation="Relu"), 45, 6 * 8 * 5),
+        (ort_model("TransposeMatMul", ["x", "w"], {"x": (2, 8, 6)}, {"w": np.ones((5, 8), "f4")}, transA=1, transB=1),
+         40, 2 * 6 * 8 * 5),
+        (ort_model("FusedMatMul", ["x", "w"], {"x": (6, 2, 8)}, {"w": np.ones((2, 8, 5), "f4")}, transBatchA=1),
+         80, 2 * 6 * 8 * 5),
+        (ort_model("MatMulNBits", ["x", "w", "s"], {"x": (6, 32)},
+                   {"w": np.ones((5, 1, 16), "u1"), "s": np.ones(5, "f4")}, K=32, N=5, bits=4, block_size=32),
+         160, 6 * 32 * 5),
+        (ort_model("MatMulBnb4", ["x", "w", "s"], {"x": (6, 32)},
+                   {"w": np.ones(80, "u1"), "s": np.ones(10, "f4")}, K=32, N=5, block_size=16, quant_type=1),
+         160, 6 * 32 * 5),
+        (ort_model("MultiHeadAttention", ["q", "k", "v"], {"q": (1, 6, 8), "k": (1, 9, 8), "v": (1, 9, 8)}, {},
+                   num_heads=2), 0, 6 * 9 * (8 + 8)),
+        (ort_model("Attention", ["x", "w", "b"], {"x": (1, 6, 8)},
+                   {"w": np.ones((8, 24), "f4"), "b": np.ones(24, "f4")}, num_heads=2),
+         8 * 24 + 24, 6 * 8 * 24 + 6 * 6 * (8 + 8)),
+        (ort_model("BiasGelu", ["x", "b"], {"x": (6, 8)}, {"b": np.ones(8, "f4")}), 8, 0),
+    ],
+    ids=lambda each: each.graph.node[0].op_type if hasattr(each, "graph") else None,
+)  # fmt: skip
+def test_operators_of_onnx_runtime_are_counted(model, parameters, macs, tmp_path):
+    costs = count(model, tmp_path)
+    assert (costs.parameters, costs.macs, costs.uncounted) == (parameters, macs, ())
+
+
+def test_grouped_queries_are_counted(tmp_path):
+    """Four heads of queries share two of keys and values."""
+    names = ["q", "k", "v", "", "", "last", "total"]
+    node = helper.make_node("GroupQueryAttention", names, ["y", "a", "b"], domain=ORT, num_heads=4, kv_num_heads=2)
+    inputs = [files.value("q", (1, 6, 32)), *(files.value(name, (1, 6, 16)) for name in "kv")]
+    outputs = [files.value("y", (1, 6, 32)), *(files.value(name, (1, 2, 6, 8)) for name in "ab")]
+    weights = {"last": np.array([5], "i4"), "total": np.array(6, "i4")}
+    costs = count(files.make([node], inputs, outputs, weights, domains=[ORT]), tmp_path)
+    assert (costs.macs, costs.uncounted) == (6 * 6 * (32 + 32), ())
+
+
+def test_packed_attention_is_counted():
+    """Queries, keys and values of [N, length, heads, 3, size] are one tensor, which no kernel of the CPU takes."""
+    node = helper.make_node("MultiHeadAttention", ["x"], ["y"], domain=ORT, num_heads=2)
+    assert count_node_macs(node, {"x": (1, 6, 2, 3, 4), "y": (1, 6, 8)}) == 6 * 6 * (8 + 8)
+    node.input.extend(["k", "", "", "", "", "past"])
+    assert count_node_macs(node, {"x": (1, 6, 8), "k": (1, 9, 2, 2, 4), "y": (1, 6, 8)}) is None, "earlier keys"
+
+
+@pytest.mark.parametrize(("domain", "operator"), [(ORT, "PackedMultiHeadAttention"), (ORT, "MoE"), ("vendor", "Magic")])
+def test_unknown_operators_of_other_domains_are_named(domain, operator):
+    """ONNX Runtime has no kernel of these on a CPU, so they are counted without a check of the file."""
+    node = helper.make_node(operator, ["z"], ["y"], name="unknown", domain=domain)
+    model = files.make([*files.net_nodes(y="z"), node], domains=[domain])
+    assert count_costs(model.SerializeToString()).uncounted == ("unknown",)
+
+
+class Tokens(nn.Module):
+    """Positional embedding, class token, attention with decomposed layer normalisation, scale of a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 1)
+        self.position, self.token = nn.Parameter(torch.randn(1, 25, 8)), nn.Parameter(torch.zeros(1, 1, 8))
+        self.first, self.second = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.qkv, self.scale = nn.Linear(8, 24), nn.Parameter(torch.full((8,), 0.1))
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token, x], dim=1) + self.position
+        q, k, v = self.qkv(self.first(x)).chunk(3, dim=-1)
+        return self.head(self.second(x + self.scale * F.scaled_dot_product_attention(q, k, v)))
+
+
+class Groups(nn.Module):
+    """Decomposed group normalisation, a recurrent layer, a slope shared by all channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.slope = nn.Conv2d(3, 8, 3, bias=False), nn.GroupNorm(2, 8), nn.PReLU()
+        self.steps = nn.LSTM(8, 4, batch_first=True)
+
+    def forward(self, x):
+        x = self.slope(self.norm(self.conv(x)))
+        return self.steps(x.flatten(2).transpose(1, 2))[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("opset", [14, 17])
+@pytest.mark.parametrize("build", [Tokens, Groups])
+def test_parameters_match_torch(build, opset, tmp_path):
+    """Layer normalisation is decomposed in opset 14, and group normalisation in both."""
+    module, path = build().eval(), tmp_path / "m.onnx"
+    torch.onnx.export(module, (torch.zeros(files.IMAGE),), path, opset_version=opset, dynamo=False)
+    assert OnnxModel.load(path).costs.parameters == sum(weight.numel() for weight in module.parameters())
+
+
+def test_tied_weights_count_once(tmp_path):
+    weights = {"w": np.arange(64, dtype="f4").reshape(8, 8, 1, 1)}
+    nodes = [
+        helper.make_node("Identity", ["w"], ["copy"]),
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Conv", ["a", "copy"], ["y"]),
+    ]
+    model = files.make(nodes, [files.value("x", (1, 8, 4, 4))], [files.value("y", (1, 8, 4, 4))], weights)
+    assert count(model, tmp_path).parameters == 64
+
+
+def test_sizes_and_scales_are_no_parameters(tmp_path):
+    """Per-channel scales of weights, factors of a resize, and indices hold no trained values."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    nodes = [*files.net_nodes(y="z"), helper.make_node("Resize", ["z", "", "f"], ["y"], mode="linear")]
+    nodes[2:2] = [helper.make_node("Gather", ["r", "i"], ["g"], axis=1)]
+    nodes[3].input[0] = "g"
+    weights = files.WEIGHTS | {"f": np.array([1, 1, 2, 2], "f4"), "i": np.arange(8)}
+    source = files.save(
+        files.make(nodes, outputs=[files.value("y", (1, 4, *files.SIZE))], weights=weights), tmp_path / "s"
+    )
+    expected = OnnxModel.load(source).costs
+    assert expected.parameters == 8 * 27 + 8 + 4 * 8
+    quantize_dynamic(
+        source, tmp_path / "q", per_channel=True, op_types_to_quantize=["Conv"], weight_type=QuantType.QUInt8
+    )
+    assert OnnxModel.load(tmp_path / "q").costs.parameters == expected.parameters

@@ -102,6 +102,72 @@ def test_partly_quantised_file_is_remarked(tmp_path):
     assert OnnxModel.load(path).remarks == ()
 
 
+def quantised_net(places):
+    """Return the small network with Q/DQ before the tensors in `places`, `x`, `w1`, `r`, `w2` or `y`."""
+    weights = files.WEIGHTS | {"s": np.array(0.1, np.float32), "z": np.array(0, np.int8)}
+    nodes = []
+    for node in files.net_nodes(y="y_float" if "y" in places else "y"):
+        pairs = [name for name in node.input if name in places]
+        for name in pairs:
+            nodes += [
+                helper.make_node("QuantizeLinear", [name, "s", "z"], [f"{name}_q"]),
+                helper.make_node("DequantizeLinear", [f"{name}_q", "s", "z"], [f"{name}_d"]),
+            ]
+        inputs = [f"{name}_d" if name in pairs else name for name in node.input]
+        node.input[:] = inputs
+        nodes.append(node)
+    kind = onnx.TensorProto.FLOAT
+    if "y" in places:
+        nodes.append(helper.make_node("QuantizeLinear", ["y_float", "s", "z"], ["y"]))
+        kind = onnx.TensorProto.INT8
+    return files.make(nodes, outputs=[files.value("y", (1, 4, 8, 12), kind)], weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("places", "precision", "remarks"),
+    [
+        (("x", "w1", "r", "w2"), "int8", ()),
+        (("x", "w1"), "int8", ("13 % of the multiply-accumulates are not quantised",)),
+        (("r", "w2"), "fp32", ("mixed precision, multiply-accumulates 87 % in fp32, 13 % in int8: called fp32",)),
+        (("x", "r"), "fp32", ("quantises values, but computes all products in fp32",)),
+        (("y",), "fp32", ("quantises values, but computes all products in fp32",)),
+    ],
+)
+def test_products_of_quantised_factors_are_int8(places, precision, remarks, tmp_path):
+    """Activations between Q and DQ alone leave a product in float, as does a quantised output."""
+    model = OnnxModel.load(files.save(quantised_net(places), tmp_path / "m.onnx"))
+    assert (model.precision, model.remarks) == (precision, remarks)
+    assert (model.costs.parameters, model.costs.macs) == (PARAMETERS, MACS)
+    assert model.is_quantised
+
+
+def test_pooling_between_quantised_tensors_stays_int8(tmp_path):
+    model = quantised_net(("x", "w1", "r", "w2"))
+    place = next(index for index, node in enumerate(model.graph.node) if node.name == "last")
+    model.graph.node.insert(place, helper.make_node("MaxPool", ["r_d"], ["p"], kernel_shape=[1, 1]))
+    model.graph.node[place + 1].input[0] = "p"
+    assert OnnxModel.load(files.save(model, tmp_path / "m.onnx")).remarks == ()
+
+
+@pytest.mark.parametrize("stored", ["input", "weight"])
+def test_only_stored_weights_are_called_so(stored, tmp_path):
+    """A quantised image is no quantised weight."""
+    scale = {"s": np.array(0.1, np.float32)}
+    name, target = ("x", "f") if stored == "input" else ("w1_q", "w1")
+    dequantise = helper.make_node("DequantizeLinear", [name, "s"], [target])
+    if stored == "input":
+        inputs = [files.value("x", files.IMAGE, onnx.TensorProto.UINT8)]
+        model = files.make([dequantise, *files.net_nodes("f")], inputs, weights=files.WEIGHTS | scale)
+    else:
+        rest = {key: array for key, array in files.WEIGHTS.items() if key != "w1"}
+        model = files.make([dequantise, *files.net_nodes()],
+                           weights=rest | scale | {"w1_q": np.ones((8, 3, 3, 3), np.int8)})  # fmt: skip
+    loaded = OnnxModel.load(files.save(model, tmp_path / "m.onnx"))
+    assert (loaded.precision, loaded.quantisation) == ("fp32", None)
+    expected = () if stored == "input" else ("only weights are quantised, for storage: it computes in fp32",)
+    assert loaded.remarks == expected
+
+
 def test_mixed_precision_is_remarked(tmp_path):
     model = files.half(keep_io=True)
     model.graph.node[3].input[1] = "w2f"
@@ -204,7 +270,7 @@ def test_sequence_output_asks_for_a_tensor(tmp_path):
     ("kind", "outcome"),
     [
         ("FLOAT8E4M3FN", "quantised to float8e4m3fn, which no backend supports"),
-        ("UINT16", "quantised to uint16: called int8"),
+        ("UINT16", "quantised to uint16, which counts as int8"),
     ],
 )
 def test_other_widths_than_8_bits_are_said(kind, outcome, tmp_path):

@@ -100,13 +100,37 @@ def test_part_of_input_is_counted():
     assert GraphCosts(graph.SerializeToString()).count(["gather"]).bytes == 2 * 8 * 8 * 4 + 8
 
 
-def test_unknown_shape_has_unknown_costs():
+def test_shape_that_depends_on_values_has_unknown_costs():
     nodes = [
-        helper.make_node("NonZero", ["x"], ["indices"], "nonzero"),
+        helper.make_node("Relu", ["x"], ["positive"], "relu"),
+        helper.make_node("NonZero", ["positive"], ["indices"], "nonzero"),
         helper.make_node("Cast", ["indices"], ["out"], "cast", to=TensorProto.FLOAT),
     ]
     costs = GraphCosts(make_model(nodes, shape=(4, "n"))).count(["cast"])
     assert (costs.macs, costs.bytes) == (0, None)
+
+
+def test_shapes_that_onnx_cannot_infer_are_measured():
+    nodes = [
+        helper.make_node("Gelu", ["x"], ["g"], "gelu", domain="com.microsoft"),
+        helper.make_node("Relu", ["g"], ["out"], "relu"),
+    ]
+    model = onnx.load_model_from_string(make_model(nodes, shape=("a", "b", "c", "d")))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert GraphCosts(model.SerializeToString()).count(["relu"]).bytes == 2 * X
+
+
+def test_reshape_between_quantised_tensors_moves_nothing():
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"], "quantise"),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"], "dequantise"),
+        helper.make_node("Flatten", ["d"], ["f"], "flatten"),
+        helper.make_node("QuantizeLinear", ["f", "s"], ["p"], "again"),
+        helper.make_node("DequantizeLinear", ["p", "s"], ["out"], "last"),
+    ]
+    graph = GraphCosts(make_model(nodes, shape=(1, 128), weights={"s": ()}))
+    assert graph.count(["dequantise", "flatten", "again"]).bytes == 0
+    assert graph.count(["quantise"]).bytes == X + 4 + X // 4
 
 
 def test_body_of_a_branch_reads_tensors(residual):

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
 from lgc.errors import MeasurementError, UsageError
+from lgc.models.images import normalise_image
 from lgc.models.onnx.model import OnnxModel
 from lgc.profiler.deployment.export import ExportSettings
 from lgc.profiler.deployment.foreign import ForeignOptions, export_foreign
 from lgc.profiler.deployment.foreign_parity import compare_with_original
+from lgc.profiler.deployment.parity import is_within_tolerance
 from lgc.profiler.inference.preprocessing import InputOptions
 
 from ... import onnx_files as files
@@ -93,10 +96,34 @@ def test_difference_from_the_original_fails(settings, monkeypatch):
 
 def test_infinite_outputs_of_the_original_are_equal():
     exact = [[np.float32([1, np.inf, np.nan])]]
-    parity = compare_with_original(exact, [[np.float32([1.5, np.inf, np.nan])]], "random")
+    parity = compare_with_original(exact, [[np.float32([1.5, np.inf, np.nan])]], "random", [None])
     assert (parity.max_abs_diff, parity.scale) == (0.5, 1)
     with pytest.raises(MeasurementError, match="NaN or infinite where the original's is not"):
-        compare_with_original(exact, [[np.float32([np.nan, np.inf, np.nan])]], "random")
+        compare_with_original(exact, [[np.float32([np.nan, np.inf, np.nan])]], "random", [None])
+
+
+def test_each_output_has_its_own_scale():
+    """A small output that is lost shows beside a large one."""
+    large, small = np.full((1, 2, 8, 8), 1e6, np.float32), np.linspace(0, 1e-2, 64, dtype=np.float32)
+    exact = [[large, small]]
+    same = compare_with_original(exact, [[large + 1, small]], "random", [None, None])
+    assert is_within_tolerance("fp32", same, trained=False)
+    lost = compare_with_original(exact, [[large, 0 * small]], "random", [None, None])
+    assert (lost.max_abs_diff, lost.scale) == (pytest.approx(1e-2), pytest.approx(1e-2))
+    assert not is_within_tolerance("fp32", lost, trained=False)
+
+
+def test_classes_of_channels_last_are_compared(settings, pictures):
+    """The agreement is that of the channels, whichever axis they are on."""
+    nodes = [*files.net_nodes(y="z"), onnx.helper.make_node("Transpose", ["z"], ["y"], perm=[0, 2, 3, 1])]
+    model = files.make(nodes, outputs=[files.value("y", (1, 8, 12, 4))])
+    chosen = replace(settings, precisions=("int8",), calibration_images=pictures[:1], comparison_images=pictures[1:2])
+    result = export(model, chosen)
+    image = normalise_image(np.asarray(Image.open(pictures[1])))[None]
+    sessions = [onnxruntime.InferenceSession(str(path)) for path in (settings.source, result.files[0].onnx)]
+    original, quantised = (session.run(None, {"x": image})[0].argmax(-1) for session in sessions)
+    agreement = 100 * (original == quantised).mean()
+    assert result.files[0].parity[1].argmax_agreement_pct == pytest.approx(agreement)
 
 
 def test_model_that_cannot_be_simplified_is_written_as_is(settings, monkeypatch):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lgc.errors import FileFormatError, MeasurementError, UsageError
 from lgc.models.onnx.signature import NCHW, NHWC, ImageInput, TensorSpec
+from lgc.profiler.inference.output_values import StoredValues
 from lgc.profiler.inference.outputs import OutputDecoder, OutputOptions, find_largest_channel
 from lgc.profiler.inference.pipeline import PipelineOptions
 from lgc.profiler.inference.preprocessing import InputOptions
@@ -18,20 +19,23 @@ from lgc.profiler.inference.segmenter import Segmenter
 from .graphs import SIZE, list_halves, make_halves, write_mask
 
 IMAGE = ImageInput("x", NCHW, SIZE, "float32")
+UNKNOWN = StoredValues()
 H, W = SIZE
 
 
-def decode(array: np.ndarray, values: str | None = None, threshold: float | None = None, image=IMAGE) -> np.ndarray:
+def decode(
+    array: np.ndarray, values: str | None = None, threshold: float | None = None, image=IMAGE, graph=UNKNOWN
+) -> np.ndarray:
     """Return the classes of an output; `values` is the user's option."""
     spec = TensorSpec("y", array.shape, array.dtype.name)
     options = OutputOptions(values, threshold)
-    return OutputDecoder.for_output(spec, image, None, options, "file").decode(array)
+    return OutputDecoder.for_output(spec, image, graph, options, "file").decode(array)
 
 
-def describe(shape: tuple[int, ...], dtype: str = "float32", values: str | None = None) -> str:
+def describe(shape: tuple[int, ...], dtype: str = "float32", values: str | None = None, image=IMAGE) -> str:
     """Return the error of an output that is refused; `values` is the graph's meaning."""
     with pytest.raises((FileFormatError, UsageError)) as caught:
-        OutputDecoder.for_output(TensorSpec("y", shape, dtype), IMAGE, values, OutputOptions(), "file")
+        OutputDecoder.for_output(TensorSpec("y", shape, dtype), image, StoredValues(values), OutputOptions(), "file")
     return str(caught.value)
 
 
@@ -44,7 +48,7 @@ class TestShapes:
     @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
     @pytest.mark.parametrize("shape", [(1, H, W), (1, 1, H, W), (H, W), (1, H, W, 1)])
     def test_label_maps(self, shape, dtype):
-        assert np.array_equal(decode(LABELS.reshape(shape).astype(dtype)), LABELS)
+        assert np.array_equal(decode(LABELS.reshape(shape).astype(dtype), graph=StoredValues("labels")), LABELS)
 
     @pytest.mark.parametrize("shape", [(1, 5, H, W), (5, H, W), (1, H, W, 5), (H, W, 5)])
     def test_scores(self, shape):
@@ -59,7 +63,7 @@ class TestShapes:
 
     def test_small_label_map_is_enlarged(self):
         coarse = LABELS[::4, ::4]
-        assert np.array_equal(decode(coarse[None].astype(np.uint8)), np.kron(coarse, np.ones((4, 4))))
+        assert np.array_equal(decode(coarse[None].astype(np.uint8), "labels"), np.kron(coarse, np.ones((4, 4))))
 
     def test_exact_size_decides_the_layout(self):
         """1x16x32x64 has the proportions of the image in both layouts."""
@@ -70,9 +74,15 @@ class TestShapes:
 
     def test_ambiguous_layout_is_remarked(self):
         spec = TensorSpec("y", (1, 8, 16, 32), "float32")
-        decoder = OutputDecoder.for_output(spec, IMAGE, None, OutputOptions(), "file")
+        decoder = OutputDecoder.for_output(spec, IMAGE, UNKNOWN, OutputOptions(), "file")
         assert decoder.channels == 8
-        assert decoder.remarks == ("output y float32 1x8x16x32 is read as NCHW",)
+        assert decoder.remarks == ("output y float32 1x8x16x32 is read as NCHW (change it with --output-layout)",)
+        chosen = OutputDecoder.for_output(spec, IMAGE, UNKNOWN, OutputOptions(layout=NHWC), "file")
+        assert (chosen.layout, chosen.channels, chosen.remarks) == (NHWC, 32, ())
+        with pytest.raises(UsageError, match="which is not NHWC: omit --output-layout"):
+            OutputDecoder.for_output(
+                TensorSpec("y", (1, 8, *SIZE), "float32"), IMAGE, UNKNOWN, OutputOptions(layout=NHWC), "file"
+            )
 
     @pytest.mark.parametrize(
         ("shape", "dtype"),
@@ -83,13 +93,27 @@ class TestShapes:
             ((2, 5, H, W), "float32"),
             ((1, 5, W, H), "float32"),
             ((1, 3, H, W), "bool"),
-            ((1, 1, 2 * H, 2 * W), "float32"),
             ((1, 100, 6), "float32"),
             ((H, W), "complex64"),
         ],
     )
     def test_other_outputs_are_rejected(self, shape, dtype):
         assert "neither scores" in describe(shape, dtype)
+
+    @pytest.mark.parametrize(
+        ("shape", "size"), [((1, 2), (64, 64)), ((1, 3), (64, 128)), ((1, 4, 1, 2), (64, 128)), ((1, 2), (32, 64))]
+    )
+    def test_classifiers_are_rejected(self, shape, size):
+        assert "neither scores" in describe(shape, image=ImageInput("x", NCHW, size, "float32"))
+        assert "neither scores" in describe(shape, "int64", image=ImageInput("x", NCHW, size, "float32"))
+
+    @pytest.mark.parametrize("shape", [(1, 19, 2 * H, 2 * W), (1, 2 * H, 2 * W, 19), (2 * H, 2 * W)])
+    def test_larger_outputs_are_called_so(self, shape):
+        assert f"larger than its image, {H}x{W}" in describe(shape)
+
+    @pytest.mark.parametrize("meaning", ["labels", "mask", "ranking"])
+    def test_channels_without_scores_are_rejected(self, meaning):
+        assert f"its 2 channels are {meaning}, not scores" in describe((1, 2, H, W), "int64", meaning)
 
 
 class TestMasks:
@@ -106,11 +130,36 @@ class TestMasks:
     def test_booleans_are_background_and_foreground(self):
         array = LABELS[None, None] > 2
         assert np.array_equal(decode(array), LABELS > 2)
-        decoder = OutputDecoder.for_output(TensorSpec("y", (H, W), "bool"), IMAGE, None, OutputOptions(), "file")
+        decoder = OutputDecoder.for_output(TensorSpec("y", (H, W), "bool"), IMAGE, UNKNOWN, OutputOptions(), "file")
         assert (decoder.is_mask, decoder.num_classes) == (True, 2)
 
     def test_unknown_values_are_asked_for(self):
-        assert "add --output-values logits, probabilities or labels" in describe((1, 1, H, W))
+        for dtype in ("float32", "uint8", "int8"):
+            assert "add --output-values logits, probabilities or labels" in describe((1, 1, H, W), dtype)
+        spec = TensorSpec("y", (1, 1, H, W), "int64")
+        (remark,) = OutputDecoder.for_output(spec, IMAGE, UNKNOWN, OutputOptions(), "file").remarks
+        assert "taken as a label map in integers (change it with --output-values)" in remark
+
+    @pytest.mark.parametrize(
+        ("graph", "option", "foreground"),
+        [
+            (StoredValues("logits", 0.05, 128), None, range(129, 256)),
+            (StoredValues("probabilities", 1 / 255), None, range(128, 256)),
+            (StoredValues("mask", 1 / 255), None, [255]),
+            (UNKNOWN, "probabilities", range(128, 256)),
+            (StoredValues("mask", 1 / 255), "probabilities", range(128, 256)),
+        ],
+    )
+    def test_integers_are_scaled_back(self, graph, option, foreground):
+        stored = [0, 255] if graph.meaning == "mask" and option is None else range(256)
+        array = np.resize(np.array(stored, np.uint8), (1, 1, *SIZE))
+        assert np.array_equal(decode(array, option, graph=graph), np.isin(array[0, 0], foreground))
+
+    def test_integer_logits_need_their_scale(self):
+        array = np.zeros((1, 1, *SIZE), np.uint8)
+        with pytest.raises(UsageError, match="integers without a scale"):
+            decode(array, "logits")
+        assert decode(array + 9, "labels", graph=StoredValues("logits", 0.05, 128)).max() == 9
 
     def test_values_outside_their_range_are_rejected(self):
         array = np.full((1, 1, *SIZE), 1.5, np.float32)
@@ -120,11 +169,12 @@ class TestMasks:
             decode(array, "labels")
 
     def test_options_without_effect_are_rejected(self):
-        for array in (LABELS[None].astype(np.uint8), np.zeros((1, 5, *SIZE), np.float32)):
-            with pytest.raises(UsageError, match="are for one channel of floats"):
-                decode(array, threshold=0.3)
-            with pytest.raises(UsageError, match="are for one channel of floats"):
-                decode(array, "probabilities")
+        scores = np.zeros((1, 5, *SIZE), np.float32)
+        for options in ((None, 0.3), ("probabilities", None)):
+            with pytest.raises(UsageError, match="are for one channel"):
+                decode(scores, *options)
+        with pytest.raises(UsageError, match="a label map: omit --threshold"):
+            decode(LABELS[None].astype(np.uint8), threshold=0.3, graph=StoredValues("labels"))
         with pytest.raises(UsageError, match="a label map: omit --threshold"):
             decode(np.zeros((1, *SIZE), np.float32), "labels", 0.3)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from lgc.errors import FileFormatError, UsageError
 from lgc.models import SearchSpace
 from lgc.models.onnx.model import OnnxModel
-from lgc.models.onnx.signature import CLASSES_KEY, PALETTE_KEY, Signature
+from lgc.models.onnx.signature import CLASSES_KEY, PALETTE_KEY, VERSION_KEY, Signature
 from lgc.models.palettes import distinct_palette
 from lgc.profiler.deployment.network import Network
 from lgc.profiler.inference.media import MediaFile
@@ -46,8 +46,36 @@ def test_palette_of_the_file_is_used():
     assert Legend.for_network(network, 2, [CAMVID]) == Legend(("wall", "floor"), palette)
     unnamed = Signature("x", (), (), {PALETTE_KEY: "[[1, 2, 3], [4, 5, 6]]"})
     assert Legend.for_network(unnamed, 2) == Legend(("class 0", "class 1"), palette)
+    own = Signature("x", (), (), {**unnamed.metadata, VERSION_KEY: "0.1"})
     with pytest.raises(FileFormatError, match="`palette` has 2 colours for 3 classes"):
-        Legend.for_network(unnamed, 3)
+        Legend.for_network(own, 3)
+
+
+def test_metadata_of_another_number_is_ignored():
+    network = Signature("x", (), (), {CLASSES_KEY: '["wall", "floor"]', PALETTE_KEY: "[[1, 2, 3], [4, 5, 6]]"})
+    remarks: list[str] = []
+    legend = Legend.for_network(network, 11, [CAMVID], log=remarks.append)
+    assert legend == CAMVID
+    assert remarks == [
+        "x: metadata `classes` is ignored: 2 names for 11 classes",
+        "x: metadata `palette` is ignored: 2 colours for 11 classes",
+    ]
+    one = Signature("x", (), (), {CLASSES_KEY: '["person"]'})
+    assert Legend.for_network(one, 2, is_mask=True, log=remarks.append).names == ("background", "foreground")
+
+
+def test_malformed_metadata_of_others_is_ignored():
+    values = {CLASSES_KEY: "19", PALETTE_KEY: "[[1, 2, 300]]", "normalisation": '{"mean": 1}', "architecture": "unet"}
+    network = Signature("x", (), (), values)
+    assert (network.class_names, network.palette, network.normalisation, network.architecture) == (None,) * 4
+    assert [remark.split(":")[0] for remark in network.metadata_remarks] == [
+        f"metadata `{key}` is ignored" for key in values
+    ]
+    own = Signature("x", (), (), {**values, VERSION_KEY: "0.1"})
+    assert own.metadata_remarks == ()
+    for name in ("class_names", "palette", "normalisation", "architecture"):
+        with pytest.raises(FileFormatError, match=r"x[,:] metadata"):
+            getattr(own, name)
 
 
 def test_mask_has_background_and_foreground():

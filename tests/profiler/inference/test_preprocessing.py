@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from lgc.errors import UsageError
 from lgc.models.images import IMAGENET, Normalisation
+from lgc.models.onnx.model import OnnxModel
 from lgc.models.onnx.signature import NORMALISATION_KEY, VERSION_KEY, Signature, TensorSpec
 from lgc.profiler.inference.pipeline import PipelineOptions
 from lgc.profiler.inference.preprocessing import InputOptions, Preprocessing
 from lgc.profiler.inference.segmenter import Segmenter
 
-from .graphs import list_halves, make_halves, write_copy
+from .graphs import SIZE, list_halves, make_halves, make_value, write_copy, write_graph
 
 H, W = 4, 6
 FRAME = np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8)
@@ -133,6 +136,69 @@ class TestMetadata:
         assert "BGR with ImageNet's" in prepare(InputOptions(bgr=True)).remarks[0]
         chosen = prepare(InputOptions((120.0, 110.0, 100.0)))
         assert chosen.remarks == ("input: RGB, pixels in 0..255, mean red 120, green 110, blue 100, std 1",)
+
+    @pytest.mark.parametrize(("factor", "range_text"), [(1, "0..1"), (255, "0..255")])
+    def test_range_of_foreign_metadata(self, factor, range_text):
+        mean, std = ([factor * value for value in values] for values in ((0.5, 0.4, 0.3), (0.2, 0.25, 0.1)))
+        metadata = {NORMALISATION_KEY: json.dumps({"mean": mean, "std": std})}
+        known = prepare(InputOptions(), metadata=metadata)
+        np.testing.assert_allclose(known.normalisation.mean, (0.5, 0.4, 0.3))
+        np.testing.assert_allclose(known.normalisation.std, (0.2, 0.25, 0.1))
+        assert f"normalised as in the file's metadata: pixels in {range_text}, mean red {mean[0]:g}" in known.remarks[0]
+        assert prepare(InputOptions((0.9,) * 3), metadata=metadata).normalisation.mean == (0.9,) * 3, "options precede"
+        assert prepare(InputOptions(bgr=True), metadata=metadata).bgr
+
+    def test_foreign_metadata_of_no_range_is_ignored(self):
+        metadata = {NORMALISATION_KEY: json.dumps({"mean": [0.5, 0.5, 0.5], "std": [58, 58, 58]})}
+        assert "ImageNet's mean and std is assumed" in prepare(InputOptions(), metadata=metadata).remarks[0]
+        network = Signature("file", (), (), metadata)
+        assert "metadata `normalisation` is ignored" in network.metadata_remarks[0]
+
+
+def write_quantised(path, scale, zero_point):
+    """Write `write_copy` with an input of bytes that the network dequantises."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "scale", "zero"], ["f"]),
+        helper.make_node("Conv", ["f", "weight"], ["y"]),
+    ]
+    weights = {
+        "scale": np.float32(scale),
+        "zero": np.uint8(zero_point),
+        "weight": np.random.default_rng(3).standard_normal((5, 3, 1, 1), np.float32),
+    }
+    value = make_value("x", (1, 3, *SIZE), TensorProto.UINT8)
+    return write_graph(path, nodes, [value], [make_value("y", (1, 5, *SIZE))], weights)
+
+
+class TestQuantisedInput:
+    """Bytes that hold the normalised image."""
+
+    @pytest.mark.parametrize(
+        ("options", "mean", "std"),
+        [(InputOptions(), IMAGENET.mean, IMAGENET.std), (InputOptions((0.5,) * 3, (0.25,) * 3), 0.5, 0.25)],
+    )
+    def test_image_is_normalised_and_quantised(self, tmp_path, options, mean, std):
+        path = write_quantised(tmp_path / "q.onnx", 0.0187, 114)
+        frame = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+        stored = np.clip(np.round((frame / 255 - np.array(mean)) / np.array(std) / 0.0187) + 114, 0, 255)
+        session = onnxruntime.InferenceSession(str(path))
+        scores = session.run(None, {"x": np.moveaxis(stored.astype(np.uint8), -1, 0)[None]})[0]
+        with Segmenter.open(path, options=PipelineOptions(inputs=options)) as segmenter:
+            assert (segmenter.segment(frame) == scores[0].argmax(0)).mean() > 0.999
+            assert "the normalised image is stored as 0.0187 * (byte - 114), -2.13 to 2.64" in segmenter.remarks[-1]
+
+    @pytest.mark.parametrize(("scale", "zero_point"), [(1 / 255, 0), (1, 128), (1 / 127.5, 128)])
+    def test_range_of_another_normalisation_is_asked_for(self, tmp_path, scale, zero_point):
+        path = write_quantised(tmp_path / "q.onnx", scale, zero_point)
+        with pytest.raises(
+            UsageError, match=r"takes bytes that it converts to .*: add --range 0..1 or 0..255, or --me"
+        ):
+            Segmenter.open(path)
+
+    def test_pixels_may_be_stored_as_they_are(self, tmp_path):
+        path = write_quantised(tmp_path / "q.onnx", 1 / 255, 0)
+        known = Preprocessing.for_network(OnnxModel.load(path), InputOptions(value_range="0..1"))
+        assert np.array_equal(known.apply(FRAME), np.moveaxis(FRAME, -1, 0)[None])
 
 
 @pytest.mark.parametrize(

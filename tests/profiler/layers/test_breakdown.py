@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from torch import nn
 from torch.nn import functional as F
 
 from lgc.lut import Target
 from lgc.models.onnx.costs import count_costs
-from lgc.models.onnx.node_costs import GraphCosts
+from lgc.models.onnx.node_costs import GraphCosts, name_nodes
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.base import RuntimeLayer
 from lgc.profiler.layers.breakdown import LayerBreakdown, LayerRow, assign_nodes, make_rows
 from lgc.profiler.layers.peak import DevicePeak
 from lgc.profiler.layers.remarks import describe_layer, describe_longest
 from lgc.profiler.layers.timing import LayerMeasurement, time_layers
+
+from ... import onnx_files as files
 
 CPU = Target("cpu", "onnxruntime")
 PEAK = DevicePeak("cpu", "fp32", 1e9, ((2**18, 1e10), (2**28, 1e10)), "2026-01-01", 1.0)
@@ -55,6 +58,31 @@ def test_every_mac_belongs_to_one_layer(workload, measured):
     assert sum(row.share_pct for row in rows) == pytest.approx(100)
     assert [row.ms for row in rows] == sorted((row.ms for row in rows), reverse=True)
     assert sum(row.ms for row in rows) == pytest.approx(measured.sum_ms)
+
+
+@pytest.mark.parametrize("kind", ["QDQ", "QOperator", "dynamic"])
+def test_quantised_macs_belong_to_one_layer(kind, tmp_path):
+    """ONNX infers no shapes behind QLinearAdd: they are measured."""
+    model = name_nodes(files.quantise(tmp_path, kind, files.residual()).read_bytes())
+    quantised = Workload("net", (files.IMAGE,), None, file=model)
+    layers = time_layers(get_backend("onnxruntime"), replace(CPU, precision="int8"), quantised, 0.0)
+    rows = make_rows(layers, GraphCosts(model), PEAK)
+    assert sum(row.macs for row in rows) == count_costs(model).macs == 16 * 24 * (2 * 8 * 27 + 4 * 8)
+    assert all("Conv" in row.operator for row in rows if row.macs)
+    assert all(row.bytes is not None for row in rows)
+    copies = [row for row in rows if row.is_copy]
+    assert all(row.bytes == 2 * np.prod(row.shape) for row in copies), "bytes of int8"
+    assert len(copies) == (2 if kind != "dynamic" else 0)
+
+
+def test_loop_has_unknown_costs():
+    """Its runs depend on values."""
+    model = name_nodes(files.loop().SerializeToString())
+    layers = [RuntimeLayer(name, (name,)) for name in ("first", "relu", "repeat", "last")]
+    rows = make_rows(LayerMeasurement(tuple(layers), (4.0, 3.0, 2.0, 1.0), 10.0, 1.0, 9), GraphCosts(model), PEAK)
+    assert [row.macs for row in rows] == [96 * 8 * 27, 0, None, 96 * 4 * 8]
+    assert (rows[2].bytes, rows[2].peak_pct, rows[2].limit) == (None, None, None)
+    assert "multiply-accumulates of Loop are not counted" in describe_layer(rows[2], SIZE, PEAK)
 
 
 def test_fused_layers_have_operators_of_their_nodes(workload, measured):
@@ -113,11 +141,16 @@ def test_longest_layers_have_a_line():
     [
         ({"peak_pct": 80.0, "limit": "memory"}, "80 % of peak, memory-bound: 10.0 MACs/byte, 10 GB/s for 0.1 MB"),
         ({"peak_pct": 12.0}, "bound by neither: 1.000 ms of arithmetic and 0.010 ms of memory traffic at the peaks"),
-        ({"peak_pct": 140.0}, "140 % of peak, faster than the measured peak"),
+        ({"peak_pct": 140.0}, "140 % of peak, faster than the measured peak (1 GMACs/s)"),
+        ({"peak_pct": 140.0, "limit": "memory"}, "faster than the measured peak (10 GB/s for 0.1 MB)"),
         ({"macs": None}, "costs unknown"),
         ({"peak_pct": None, "macs": 0, "bytes": 0}, "its time is the runtime's own"),
         ({"macs": 0, "limit": "memory", "is_copy": True, "kernel": ""}, "change of layout at 1/2: 31 % of the time"),
+        ({"macs": None, "is_traced": False}, "the runtime does not report the ONNX nodes"),
+        ({"bytes": None}, "the size of a tensor is known only when it runs"),
         ({"kernel": "", "operator": "Resize", "shape": (1, 8, 64, 128)}, "/conv: Resize at 1/1:"),
+        ({"kernel": "", "operator": "Softmax", "shape": (1, 4, 32, 64)}, "/conv: Softmax: 31 %"),
+        ({"kernel": "", "operator": "Mul+MatMul", "shape": (1, 4, 32, 64)}, "/conv: Mul+MatMul: 31 %"),
         ({"kernel": "", "operator": "ArgMax", "shape": (1, 64, 128)}, "ArgMax at 1/1:"),
         ({"kernel": "1x1", "shape": (1, 8, 1, 1)}, "conv 1x1: 31 %"),
     ],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from lgc.models.onnx.costs import count_costs
 from lgc.profiler.layers import peak as peaks
 from lgc.profiler.layers.peak import (
     BANDWIDTH_BYTES,
+    REPETITIONS,
     load_peak,
     make_add,
     make_conv,
@@ -28,8 +30,17 @@ CPU = Target("cpu", "onnxruntime")
 def peak():
     """Return 4 GMACs/s, 16 GB/s for 1 MB, 2 GB/s for 100 MB."""
     return make_peak(
-        "cpu", "fp32", {10**6: 0.35, 2 * 10**6: 0.6}, {10**6: 0.1625, 10**8: 50.1}, launch_ms=0.1, seconds=1.0
+        "cpu",
+        "fp32",
+        [{10**6: 0.35, 2 * 10**6: 0.6}, {10**6: 1.1}],
+        {10**6: 0.1625, 10**8: 50.1},
+        launch_ms=0.1,
+        seconds=1.0,
     )
+
+
+def test_slowest_repetition_is_kept(peak):
+    assert peak.slowest_macs_per_s == pytest.approx(1e9)
 
 
 def test_launch_does_not_count(peak):
@@ -61,10 +72,16 @@ def test_benchmarks_have_stated_costs():
 
 
 class FixedRates:
-    """Backend-free substitute for `measure_rounds`: 1 ms for the arithmetic, 1 us per KiB, 10 us more for each run."""
+    """Backend-free substitute for `measure_rounds`: 1 ms for the arithmetic, 1 us per KiB, 10 us more for each run.
+
+    Attributes:
+        targets: targets of the calls.
+        slowdown: factor of all times.
+        busy_calls: calls that take twice as long, by number.
+    """
 
     def __init__(self):
-        self.targets = []
+        self.targets, self.slowdown, self.busy_calls = [], 1.0, ()
 
     def __call__(self, backend, target, workloads, rounds, *, on_progress):
         self.targets.append(target)
@@ -72,7 +89,8 @@ class FixedRates:
 
     def summary(self, key):
         ms = 1.0 if not key.isdigit() else int(key) / 2**20
-        return type("Summary", (), {"min_ms": ms + 0.01})
+        factor = self.slowdown * (2 if len(self.targets) - 1 in self.busy_calls else 1)
+        return type("Summary", (), {"min_ms": (ms + 0.01) * factor})
 
 
 @pytest.fixture
@@ -93,7 +111,10 @@ def test_peak_is_the_best_rate(measured):
 def test_int8_uses_fp32_arithmetic(measured):
     assert measure_peak(replace(CPU, precision="int8"), None).precision == "fp32"
     assert measure_peak(Target("cuda:0", "tensorrt", "fp16"), None).precision == "fp16"
-    assert [target.precision for target in measured.targets] == ["fp32", "fp32", "fp16", "fp32"]
+    assert [target.precision for target in measured.targets] == ["fp32"] * 2 * REPETITIONS + [
+        "fp16",
+        "fp32",
+    ] * REPETITIONS
 
 
 def test_peak_is_kept_and_refreshed(measured, tmp_path, monkeypatch):
@@ -101,11 +122,48 @@ def test_peak_is_kept_and_refreshed(measured, tmp_path, monkeypatch):
     first, remarks = load_peak(CPU)
     assert not remarks
     assert load_peak(CPU) == (first, ())
-    assert len(measured.targets) == 2
+    assert len(measured.targets) == 2 * REPETITIONS
     load_peak(CPU, refresh=True)
     load_peak(replace(CPU, threads=2))
-    assert len(measured.targets) == 6
+    assert len(measured.targets) == 6 * REPETITIONS
     assert len(list((tmp_path / "peaks").iterdir())) == 2
+
+
+@pytest.mark.parametrize("busy_calls", [(0, 1), (2, 3, 4, 5), (1, 3)])
+def test_busy_machine_disturbs_some_repetitions(busy_calls, measured):
+    """A slow repetition changes neither rate, nor does a slow launch raise them."""
+    expected = measure_peak(CPU, None)
+    measured.targets.clear()
+    measured.busy_calls = busy_calls
+    peak = measure_peak(CPU, None)
+    assert (peak.macs_per_s, peak.bandwidths) == (expected.macs_per_s, expected.bandwidths)
+    assert (peak.slowest_macs_per_s < 0.6 * peak.macs_per_s) == (not busy_calls[0] % 2)
+
+
+def test_faster_peak_is_kept(measured, tmp_path, monkeypatch):
+    """A peak is a maximum: a busy machine must not lower it, and a quiet one raises it."""
+    monkeypatch.setenv("LGC_CACHE", str(tmp_path))
+    first, _ = load_peak(CPU)
+    measured.slowdown = 2.0
+    again, (remark,) = load_peak(CPU, refresh=True)
+    assert (again.macs_per_s, again.bandwidths) == (first.macs_per_s, first.bandwidths)
+    assert again.slowest_macs_per_s < 0.6 * first.macs_per_s
+    assert remark.startswith("the faster peak of 20")
+    assert load_peak(CPU) == (again, ())
+    measured.slowdown = 0.5
+    faster, remarks = load_peak(CPU, refresh=True)
+    assert faster.macs_per_s > 1.9 * first.macs_per_s
+    assert remarks == ()
+
+
+def test_peak_of_an_earlier_version_is_read(measured, tmp_path, monkeypatch):
+    """Files had no slowest repetition."""
+    monkeypatch.setenv("LGC_CACHE", str(tmp_path))
+    peak, _ = load_peak(CPU)
+    (path,) = (tmp_path / "peaks").iterdir()
+    content = {key: value for key, value in asdict(peak).items() if key != "slowest_macs_per_s"}
+    peaks.write_cache_file(path, {"format": peaks.FORMAT}, json.dumps(content).encode())
+    assert load_peak(CPU) == (replace(peak, slowest_macs_per_s=None), ())
 
 
 def test_damaged_peak_is_measured_again(measured, tmp_path, monkeypatch):

@@ -129,7 +129,7 @@ SMALL_SETS = {
         # Sky, MotorcycleScooter and SUVPickupTruck.
         ((128, 128, 128), (192, 0, 192), (64, 128, 192), (0, 0, 0)),
         11,
-        extra=(("val.txt", "Seq05VD_f00000\nSeq05VD_f01000\nSeq05VD_f02000\n"),),
+        extra=(("val.txt", "Seq05VD_f00000\nSeq05VD_f01000\nSeq05VD_f02000\n"), ("test.txt", "\n")),
     ),
     "camvid-segnet": SmallSet(
         lambda n: (f"val/0016E5_0{n}001.png", f"valannot/0016E5_0{n}001.png"),
@@ -198,13 +198,13 @@ SMALL_SETS = {
     ),
     "sub-folders": SmallSet(
         lambda n: (f"images/val/a{n}.jpg", f"masks/val/a{n}_mask.png"),
-        ("class 0", "class 1", "class 2"),
+        ("value 0", "value 3", "value 4"),
         (0, 3, 4, 255),
         3,
     ),
     "splits around": SmallSet(
         lambda n: (f"valid/images/a{n}.jpg", f"valid/annotations/a{n}.png"),
-        ("class 2", "class 0", "class 1"),
+        ("colour #fa0009", "colour #050505", "colour #07c800"),
         ((250, 0, 9), (5, 5, 5), (7, 200, 0), (255, 255, 255)),
         4,
     ),
@@ -213,7 +213,7 @@ SMALL_SETS = {
         ("leaf", "fruit", "soil"),
         (1000, 2000, 65535, 7),
         3,
-        extra=(("lists/a.txt", "a0.png\n"), ("lists/b.txt", "photos/a0.png\na1\na2.png\n")),
+        extra=(("lists/a.txt", "\n"), ("lists/b.txt", "photos/a0.png\na1\na2.png\n")),
         name="greenhouse",
         description=_OWN,
     ),

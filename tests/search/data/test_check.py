@@ -142,6 +142,13 @@ def test_damaged_file_is_a_problem(own, part):
     assert result.splits[1].labelled == (2 if part == "image" else 1)
 
 
+def test_classes_of_a_sample_are_called_so(own):
+    own.write("train", "train1", np.full(SIZE, 3))
+    own.write("val", "val0", np.full(SIZE, 3))
+    assert "classes in no label of train of the sample: car" in own.check(sample=1).remarks
+    assert not any("car" in remark for remark in own.check().remarks)
+
+
 def test_size_mismatch_is_a_problem(own):
     own.write("train", "train0", np.zeros((4, 5)))
     (problem,) = own.check().problems

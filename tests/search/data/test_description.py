@@ -10,8 +10,10 @@ from PIL import Image
 
 from lgc.errors import DataError, LgcError, UnknownNameError
 from lgc.models.images import Normalisation
+from lgc.search.data.check import check_dataset
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
+from lgc.search.data.predictions import PredictionWriter
 
 BASE = """name: street
 root: data
@@ -69,19 +71,47 @@ def test_unlabelled_test_split_has_no_labels(describe: Path) -> None:
     assert (load_dataset(describe, "test")[0][1] == 255).all()
 
 
-def test_shares_partition_the_images(describe: Path) -> None:
-    for index in range(11):
+def draw_splits(describe: Path) -> dict[str, set[str]]:
+    spec = read_dataset(describe)
+    return {split: {pair.image.stem for pair in spec.pairs(split)} for split in spec.split_names}
+
+
+@pytest.fixture
+def shares(describe: Path) -> Path:
+    """Describe 200 images in three shares."""
+    for index in range(200):
         write_pair(describe.parent / "data", f"all/{index}")
     edit(describe, "{split}", "all")
-    edit(describe, "[train, val]", "{train: {share: 0.7}, val: {share: 0.2}, test: {share: 0.1}}\nseed: 3")
-    spec = read_dataset(describe)
-    parts = [[pair.image.name for pair in spec.pairs(split)] for split in spec.split_names]
-    assert [len(part) for part in parts] == [7, 2, 2]
-    assert len({name for part in parts for name in part}) == 11
-    again = [[pair.image.name for pair in read_dataset(describe).pairs(split)] for split in spec.split_names]
-    assert again == parts
-    edit(describe, "seed: 3", "seed: 4")
-    assert [[pair.image.name for pair in read_dataset(describe).pairs(s)] for s in spec.split_names] != parts
+    return edit(describe, "[train, val]", "{train: {share: 0.7}, val: {share: 0.2}, test: {share: 0.1}}\nseed: 3")
+
+
+def test_shares_partition_the_images(shares: Path) -> None:
+    parts = draw_splits(shares)
+    assert sorted(int(name) for part in parts.values() for name in part) == [*range(200)]
+    # Five standard deviations of a binomial distribution.
+    for part, share in zip(parts.values(), (0.7, 0.2, 0.1), strict=True):
+        assert abs(len(part) - 200 * share) < 5 * (200 * share * (1 - share)) ** 0.5
+    edit(shares, "seed: 3", "seed: 4")
+    assert draw_splits(shares) != parts
+
+
+def test_further_images_move_none(shares: Path) -> None:
+    before = draw_splits(shares)
+    for index in range(200, 260):
+        write_pair(shares.parent / "data", f"all/{index}")
+    (shares.parent / "data/images/all/7.png").unlink()
+    (shares.parent / "data/images/all/8.png").rename(shares.parent / "data/images/all/8.jpg")
+    after = draw_splits(shares)
+    kept = {str(index) for index in range(200)} - {"7"}
+    assert {split: part & kept for split, part in after.items()} == {s: part & kept for s, part in before.items()}
+
+
+def test_empty_share_names_the_seed(shares: Path) -> None:
+    for path in sorted((shares.parent / "data/images/all").glob("*.png"))[1:]:
+        path.unlink()
+    empty = next(split for split, files in read_dataset(shares).splits.items() if not files.list_images())
+    with pytest.raises(DataError, match=r"its share of images/all/, drawn by seed 3 \(another seed may give some\)"):
+        read_dataset(shares).pairs(empty)
 
 
 def test_labels_follow_from_their_images(describe: Path) -> None:
@@ -135,6 +165,104 @@ def test_normalisation_pads_with_its_mean(describe: Path) -> None:
     assert image[:, label == 255].abs().max() < 1e-6
 
 
+def test_mean_alone_may_be_subtracted(describe: Path) -> None:
+    describe.write_text(
+        describe.read_text() + "normalisation: {mean: [123, 116, 103], std: [1, 1, 1], range: 0..255}\n"
+    )
+    assert read_dataset(describe).normalisation.std == pytest.approx((1 / 255,) * 3)
+
+
+@pytest.mark.parametrize("names", [("dataset.yml",), ("dataset.yml", "dataset.yaml")])
+def test_description_may_end_in_yml(describe: Path, names: tuple[str, ...]) -> None:
+    folder = describe.parent / "data"
+    for name in names:
+        (folder / name).write_text(describe.read_text().replace("root: data\n", ""))
+    if len(names) > 1:
+        with pytest.raises(DataError, match=r"has dataset\.yaml and dataset\.yml: remove one"):
+            read_dataset(folder)
+    else:
+        assert read_dataset(folder).classes == ("road", "car", "sky")
+
+
+def test_other_yaml_files_are_said(describe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(describe.parent)
+    write_pair(describe.parent / "data", "train/a", 2)
+    (describe.parent / "data/data.yaml").write_text("names: [a, b]\n")
+    remark = "data has data.yaml, not read: a description is called dataset.yaml"
+    assert remark in read_dataset("data").remarks
+
+
+def test_summary_names_classes_and_images(describe: Path) -> None:
+    assert read_dataset(describe).summary == f"street: 3 classes of {describe} (road, car, sky); images: train 2, val 1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "classes"),
+    [
+        ("labels: {files: 'labels/{split}', values: 0-2}\nvalues: 1-3\nignore: 0", [0, 1, 2]),
+        ("labels: {files: 'labels/{split}', values: 0-2, ignore: 3}\nvalues: 1-3\nignore: 0", [0, 1, 2, 255]),
+        ("labels: {files: 'labels/{split}', ignore: 1}\nvalues: 0-2\nignore: 3", [0, 255, 2]),
+        ("labels: labels/{split}\nvalues: 1-3\nignore: 0", [255, 0, 1, 2]),
+    ],
+)
+def test_own_values_win_over_an_inherited_ignore(describe: Path, fields: str, classes: list[int]) -> None:
+    edit(describe, "labels: labels/{split}", fields)
+    label = np.arange(len(classes), dtype=np.uint8)[None]
+    Image.fromarray(label).save(describe.parent / "data/labels/train/a.png")
+    Image.new("RGB", label.shape[::-1]).save(describe.parent / "data/images/train/a.png")
+    assert load_dataset(describe, "train")[0][1].tolist() == [classes]
+
+
+@pytest.mark.parametrize("fields", ["values: 0-18", "values: 0-18\nignore: 255"])
+def test_train_ids_replace_the_ids_of_a_layout(describe: Path, fields: str) -> None:
+    describe.write_text(
+        "extends: cityscapes\nroot: data\nimages: images/{split}\nlabels: labels/{split}\nsplits: [train]\n" + fields
+    )
+    for name, value in (("a", 0), ("b", 255)):
+        write_pair(describe.parent / "data", f"train/{name}", value)
+    assert [label.unique().tolist() for _, label in load_dataset(describe, "train")] == [[0], [255]]
+    write_pair(describe.parent / "data", "train/a", 26)
+    with pytest.raises(DataError, match="contains the value 26, expected label values 0-18"):
+        load_dataset(describe, "train")[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "values"),
+    [
+        ("labels: {files: 'labels/{split}', values: 1-3, ignore: 0}", (1, 2, 3)),
+        ("labels: {files: 'labels/{split}', values: 1-3, ignore: 0}\nvalues: [7, 8, 9]", (7, 8, 9)),
+        ("labels: labels/{split}\nvalues: [7, 8, 9]", (7, 8, 9)),
+    ],
+)
+def test_predictions_have_values_of_labels(describe: Path, fields: str, values: tuple[int, ...]) -> None:
+    edit(describe, "labels: labels/{split}", fields)
+    assert read_dataset(describe).values == values
+
+
+@pytest.mark.parametrize(("fields", "mode"), [("", "RGB"), ("predictions: {kind: indices}\n", "L")])
+def test_predictions_are_colours_as_labels_are(describe: Path, fields: str, mode: str) -> None:
+    edit(describe, "[road, car, sky]", "{road: [9, 0, 0], car: [0, 9, 0], sky: [0, 0, 9]}")
+    describe.write_text(describe.read_text() + fields)
+    Image.new("RGB", (6, 4), (0, 9, 0)).save(describe.parent / "data/labels/val/c.png")
+    writer = PredictionWriter(describe.parent / "predictions", load_dataset(describe, "val"))
+    writer.write(0, np.full((4, 6), 2, np.uint8))
+    with Image.open(writer.paths[0]) as file:
+        assert (file.mode, file.getpixel((0, 0))) == (mode, (0, 0, 9) if mode == "RGB" else 2)
+
+
+@pytest.mark.parametrize(("second", "overlaps"), [("val", True), ("trainval", False)])
+def test_images_in_two_splits_are_said(describe: Path, second: str, overlaps: bool) -> None:
+    edit(describe, "splits: [train, val]", f"list: '{{split}}.txt'\nsplits: [train, {second}]")
+    edit(describe, "{split}\nlabels: labels/{split}", "train\nlabels: labels/train")
+    for split, names in (("train", "a\nb\n"), (second, "b\n")):
+        (describe.parent / f"data/{split}.txt").write_text(names)
+    b = describe.parent / "data/images/train/b.png"
+    warning = f"warning: street: images in both train and {second}: 1, e.g. {b}"
+    assert read_dataset(describe).remarks == ((warning,) if overlaps else ())
+    leaks = [problem for problem in check_dataset(read_dataset(describe)).problems if b in problem.files]
+    assert bool(leaks) == overlaps
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -172,8 +300,24 @@ def test_normalisation_pads_with_its_mean(describe: Path) -> None:
         (
             "name: street",
             "name: street\nnormalisation: {mean: [124, 116, 104], std: [58, 57, 57], range: 0..1}",
-            "mean 124 is not in the range 0..1",
+            "mean 124 is not of the range 0..1: write mean and std of one range, perhaps 0..255",
         ),
+        *(
+            ("name: street", f"name: street\nnormalisation: {{mean: {mean}, std: {std}, range: {span}}}", message)
+            for mean, std, span, message in (
+                ("[0, 0, 0]", "[255, 255, 255]", "0..1", "std 255 is not of the range 0..1"),
+                ("[0.5, 0.5, 0.5]", "[58, 57, 57]", "0..1", "std 58 is not of the range 0..1"),
+                ("[123, 116, 103]", "[0.229, 57, 57]", "0..255", "std 0.229 is not of the range 0..255"),
+                ("[0.5, 0.5, 0.5]", "[58, 57, 57]", "0..255", "mean 0.5 is not of the range 0..255"),
+            )
+        ),
+        (
+            "labels: labels/{split}",
+            "labels: {files: 'labels/{split}', values: 253-255, ignore: [0, 255]}",
+            "labels.0: label value 255 has two meanings, in 253-255 and 255",
+        ),
+        ("labels: labels/{split}", "labels: {files: x, values: [0, 1, 1]}", "label value 1 has two meanings"),
+        ("name: street", "name: street\nextend: voc", r"unknown field 'extend' \(did you mean 'extends'\?\)"),
         (
             "name: street",
             "name: street\nnormalisation: {mean: [0.5, 0.5, 0.5], std: [0, 1, 1], range: 0..1}",

@@ -23,6 +23,10 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("own")
 
 
+def name_class(content: int | tuple[int, int, int]) -> str:
+    return f"value {content}" if isinstance(content, int) else "colour #{:02x}{:02x}{:02x}".format(*content)
+
+
 def write_label(path: Path, values: Values, mode: str | None = None, palette: Values | None = None) -> None:
     """Write a label of one row, and its image where `labels` or `masks` is `images`."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,9 +60,11 @@ def test_values_are_numbered_in_order(own: Path, values: Values, classes: list[i
     for name in "ab":
         write_label(own / f"labels/{name}.png", values)
     data = load_dataset(own, "train")
-    assert data.classes == tuple(f"class {index}" for index in range(len({*classes} - {255})))
+    names = {index: name_class(value) for value, index in zip(values, classes, strict=True) if index != 255}
+    assert data.classes == tuple(names[index] for index in sorted(names))
     assert data[0][1].tolist() == [classes]
-    assert any(remark in line for line in read_dataset(own).remarks)
+    spec = read_dataset(own)
+    assert any(remark in line for line in (spec.summary, *spec.remarks))
     again = load_dataset("own.dataset.yaml", "train")
     assert (again.classes, again[0][1].tolist()) == (data.classes, [classes])
     assert read_dataset("own.dataset.yaml").digest == read_dataset(own).digest
@@ -68,7 +74,8 @@ def test_images_without_splits_are_shared(own: Path) -> None:
     for name in range(10):
         write_label(own / f"masks/{name}.png", [0, 1])
     spec = read_dataset(own)
-    assert [len(spec.pairs(split)) for split in ("train", "val")] == [8, 2]
+    train, val = ({pair.image.name for pair in spec.pairs(split)} for split in ("train", "val"))
+    assert (len(train) > len(val) > 0, len(train | val), train & val) == (True, 10, set())
     assert any("train is 80 % of the images, val 20 %, drawn by seed 0" in line for line in spec.remarks)
     described = read_dataset("own.dataset.yaml")
     assert [p.image.name for p in described.pairs("val")] == [p.image.name for p in spec.pairs("val")]
@@ -102,12 +109,12 @@ def test_description_is_kept_but_never_overwritten(own: Path) -> None:
     read_dataset(own)
     path = Path("own.dataset.yaml")
     text = path.read_text()
-    assert read_dataset(own).classes == ("class 0", "class 1")
-    path.write_text(text.replace("class 1", "car"))
-    assert read_dataset(path).classes == ("class 0", "car")
+    assert read_dataset(own).classes == ("value 0", "value 1")
+    path.write_text(text.replace("value 1", "car"))
+    assert read_dataset(path).classes == ("value 0", "car")
     with pytest.raises(OutputError, match=r"own\.dataset\.yaml differs from the content of own: use --data own\.dat"):
         read_dataset(own)
-    assert path.read_text() == text.replace("class 1", "car")
+    assert path.read_text() == text.replace("value 1", "car")
     assert sorted(own.rglob("*")) == before
 
 
@@ -128,15 +135,57 @@ def test_changed_labels_are_read_again(own: Path) -> None:
     assert read_dataset(own).num_classes == 3
 
 
-def test_label_names_may_have_endings(own: Path) -> None:
-    for name in ("a", "a1"):
-        write_label(own / f"labels/train/{name}.png", [0, 1])
-        (own / f"labels/train/{name}.png").rename(own / f"labels/train/{name}_mask.png")
-        write_label(own / f"labels/train/{name}.png", [9, 8])
-        (own / f"labels/train/{name}.png").rename(own / f"labels/train/{name}_preview.png")
+def write_labels(own: Path, names: dict[str, tuple[str, ...]], split: str = "train") -> None:
+    """Write an image for each name, and its label files with these endings, the first with the values 0 and 1."""
+    for name, endings in names.items():
+        for number, ending in enumerate(endings):
+            write_label(own / f"labels/{split}/{name}{ending}", [number, number + 1])
+            (own / f"images/{split}/{name}{ending}").unlink()
+        Image.new("RGB", (2, 1)).save(own / f"images/{split}/{name}.png")
+
+
+@pytest.mark.parametrize("names", [("a", "a1"), ("a", "a_b", "a_b_mask", "c")], ids=["number", "nested"])
+def test_label_names_may_have_endings(own: Path, names: tuple[str, ...]) -> None:
+    write_labels(own, dict.fromkeys(names, ("_mask.png",)))
     spec = read_dataset(own)
-    assert [pair.label.name for pair in spec.pairs("train")] == ["a_mask.png", "a1_mask.png"]
-    assert any("*_preview.png in labels/train/ are not read" in line for line in spec.remarks)
+    assert {pair.image.stem: pair.label.name for pair in spec.pairs("train")} == {n: f"{n}_mask.png" for n in names}
+    assert not any("not read" in line for line in spec.remarks)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"7": ("_0.png", "_1.png"), "8": ("_0.png",)},
+        {"7": ("_0.png",), "8": ("_0.png", "_1.png", "_2.png")},
+        {"7": (".png", "_1.png"), "8": (".png",)},
+        {"7": ("_mask.png", "_preview.png")},
+        {"7": (".png", ".tif")},
+    ],
+)
+def test_several_labels_of_an_image_are_refused(own: Path, names: dict[str, tuple[str, ...]]) -> None:
+    write_labels(own, names)
+    with pytest.raises(DataError, match=r"has several label files of the image [78], e\.g\. .*join them into one"):
+        read_dataset(own)
+
+
+@pytest.mark.parametrize(("endings", "unread"), [((".png", ".jpg"), "*.jpg"), ((".png", "_color.png"), "*_color.png")])
+def test_unread_copies_are_named(own: Path, endings: tuple[str, ...], unread: str) -> None:
+    write_labels(own, dict.fromkeys("ab", endings))
+    spec = read_dataset(own)
+    assert [pair.label.name for pair in spec.pairs("train")] == ["a.png", "b.png"]
+    assert spec.classes == ("value 0", "value 1")
+    assert any(line == f"own: train: {unread} in labels/train/ are not read as labels" for line in spec.remarks)
+
+
+def test_labels_of_other_splits_are_no_copies(own: Path) -> None:
+    """In a folder of all labels, `a_b.png` is the label of the validation image `a_b`, not another one of `a`."""
+    for split, name in (("train", "a"), ("val", "a_b")):
+        write_label(own / f"labels/{name}.png", [0, 1])
+        (own / f"images/{split}").mkdir()
+        (own / f"images/{name}.png").rename(own / f"images/{split}/{name}.png")
+    spec = read_dataset(own)
+    assert [pair.label.name for split in spec.split_names for pair in spec.pairs(split)] == ["a.png", "a_b.png"]
+    assert not any("not read" in line for line in spec.remarks)
 
 
 def test_common_palette_gives_the_colours(own: Path) -> None:
@@ -214,3 +263,97 @@ def test_own_classes_in_segnets_folders(tmp_path: Path, ending: str, monkeypatch
     )
     (tmp_path / "own/dataset.yaml").write_text("extends: camvid-segnet\n")
     assert read_dataset(tmp_path / "own").num_classes == 11
+
+
+def test_classes_are_named_by_their_values(own: Path) -> None:
+    write_label(own / "labels/a.png", [0, 1, 3, 4])
+    assert read_dataset(own).classes == ("value 0", "value 1", "value 3", "value 4")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("images/train/a", "images/val/b", "images/validation/c"), "images has val and validation, both for val"),
+        (("val/images/a", "valid/images/b"), "own has val and valid, both for val"),
+        (("train/images/a", "images/b"), "own has images/ and train/images/"),
+    ],
+)
+def test_two_candidates_for_a_split_are_refused(own: Path, files: tuple[str, ...], message: str) -> None:
+    for name in files:
+        write_label(own / f"{name.replace('images', 'labels')}.png", [0, 1])
+    with pytest.raises(DataError, match=message):
+        read_dataset(own)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        (("train.txt", "val.txt", "splits/val.txt"), r"val\.txt and splits/val\.txt, both for val"),
+        (("train.lst", "train.txt"), r"train\.txt and train\.lst, both for train"),
+        (("test.txt",), r"lists test\.txt, and the folders train in images/"),
+    ],
+)
+def test_contradicting_lists_are_refused(own: Path, lists: tuple[str, ...], message: str) -> None:
+    write_label(own / "labels/train/a.png", [0, 1])
+    for name in lists:
+        (own / name).parent.mkdir(exist_ok=True)
+        (own / name).write_text("train/a.png\n")
+    with pytest.raises(DataError, match=message):
+        read_dataset(own)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("form", ["{}/images", "{}"])
+def test_split_without_labels_is_refused(own: Path, split: str, form: str) -> None:
+    labels = "train/labels" if "/" in form else "trainannot"
+    for folder in (form.format("train"), form.format(split)):
+        (own / folder).mkdir(parents=True)
+        Image.new("RGB", (2, 1)).save(own / folder / f"{split}.png")
+    (own / labels).mkdir()
+    Image.fromarray(np.array([[0, 1]], np.uint8)).save(own / labels / f"{split}.png")
+    if split == "test":
+        assert [pair.label for pair in read_dataset(own).pairs("test")] == [None]
+    else:
+        with pytest.raises(DataError, match="move it away, or write a dataset"):
+            read_dataset(own)
+
+
+@pytest.mark.parametrize(
+    ("form", "other"),
+    [("labels/{}", "images/night/x.png"), ("labels/{}", "images/x.png"), ("{}/labels", "night/images/x.png")],
+)
+def test_images_in_no_split_are_said(own: Path, form: str, other: str) -> None:
+    for name in ("train", "val", "night"):
+        write_label(own / form.format(name) / "x.png", [0, 1])
+    if other == "images/x.png":
+        (own / "images/night/x.png").rename(own / other)
+    assert f"own: images in no split: 1, e.g. {other}" in read_dataset(own).remarks
+
+
+@pytest.mark.parametrize(("form", "kind"), [("JPEG", "JPEG"), ("WEBP", "lossy WebP")])
+def test_lossy_labels_are_known_by_content(own: Path, form: str, kind: str) -> None:
+    write_label(own / "labels/a.png", [0, 255])
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert("RGB").save(own / "labels/a.png", form)
+    with pytest.raises(DataError, match=rf"a\.png is a {kind} file, whose compression alters"):
+        read_dataset(own)
+
+
+SMOOTH = np.repeat([0, 128, 64, 255, 200, 100], [500, 1, 1, 200, 1, 1]).tolist()
+MIXED = [(value, 0, 0) for value in np.repeat([0, 128, 64, 32, 255], [500, 1, 1, 1, 200]).tolist()]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (SMOOTH, "5 label values up to 200 look like greys: if 255 is a class too, add it"),
+        (SMOOTH, "4 of 5 classes have less than 0.5 % of the pixels each: if the labels were resized"),
+        (MIXED, "3 of 5 classes have less than 0.5 % of the pixels each: if the labels were resized"),
+        ([7, 24001, 24002, 26001], "label values up to 26001: if they number objects"),
+        ([0, 1, 2, 255], ""),
+        ([*range(150), 255], ""),
+    ],
+)
+def test_doubtful_values_are_said(own: Path, values: Values, text: str) -> None:
+    write_label(own / "labels/a.png", values)
+    doubts = [r for r in read_dataset(own).remarks if any(w in r for w in ("greys: if", "less than", "number objects"))]
+    assert any(line.startswith(f"own: {text}") for line in doubts) if text else not doubts

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lgc.errors import DataError
 from lgc.models.images import read_pixels
+from lgc.search.data.check import check_dataset
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
 from lgc.search.data.labels import CAMVID_PALETTE, TRAIN_ID_TO_ID
@@ -69,11 +70,6 @@ def test_foreign_palette_is_refused_with_both_readings(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is ambiguous \(mode P\)"):
         decode(tmp_path, FOREIGN, "[road, car, sky]")
     assert decode(tmp_path, FOREIGN, fields="kind: indices\n") == CLASSES.tolist()
-
-
-def test_indices_with_colours_of_another_order_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is ambiguous \(mode P\)"):
-        decode(tmp_path, OTHER_ORDER, fields="kind: indices\n")
 
 
 @pytest.mark.parametrize("colours", ["adaptive", "quantised"])
@@ -211,6 +207,42 @@ def test_label_of_an_unrotated_image_is_refused(tmp_path: Path) -> None:
         load_dataset(tmp_path, "train")[0]
 
 
+def orient(path: Path, orientation: int) -> None:
+    """Set the EXIF orientation of an image, whose stored pixels stay."""
+    with Image.open(path) as file:
+        exif = file.getexif()
+        exif[0x0112] = orientation
+        file.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 6])
+def test_labels_turn_only_with_their_images(tmp_path: Path, orientation: int) -> None:
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
+    upright = {2: np.fliplr(values), 3: np.rot90(values, 2), 4: np.flipud(values), 6: np.rot90(values, -1)}
+    assert decode(tmp_path, Image.fromarray(values)) == values.tolist()
+    orient(tmp_path / "labels/a.png", orientation)
+    with pytest.raises(DataError, match=rf"labels/a\.png: it has the EXIF orientation {orientation}, a\.png another"):
+        load_dataset(tmp_path, "train")[0]
+    orient(tmp_path / "images/a.png", orientation)
+    assert read_dataset(tmp_path).remarks == ()
+    assert load_dataset(tmp_path, "train")[0][1].tolist() == upright[orientation].tolist()
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "doubtful"), [(3, (4, 3), True), (6, (4, 3), False), (6, (3, 3), True)]
+)
+def test_turned_images_of_equal_shape_are_said(
+    tmp_path: Path, orientation: int, size: tuple[int, int], doubtful: bool
+) -> None:
+    decode(tmp_path, Image.new("L", size))
+    assert read_dataset(tmp_path).remarks == ()
+    orient(tmp_path / "images/a.png", orientation)
+    spec = read_dataset(tmp_path)
+    says = "1 of 1 images are turned by their EXIF orientation, e.g. "
+    assert [says in remark for remark in spec.remarks] == [True] * doubtful
+    assert [says in remark for remark in check_dataset(spec).remarks if "EXIF" in remark] == [True] * doubtful
+
+
 def test_16_bit_image_is_refused(tmp_path: Path) -> None:
     decode(tmp_path, Image.new("L", (3, 2)))
     Image.fromarray(np.zeros((2, 3), np.uint16)).save(tmp_path / "images/a.png")
@@ -227,7 +259,9 @@ def test_train_ids_in_place_of_ids_are_said(tmp_path: Path) -> None:
         Image.fromarray(inverse[np.asarray(Image.open(pair.label))]).save(pair.label)
     (remark,) = read_dataset(tmp_path).remarks
     share = np.mean([(load_dataset(tmp_path, "train")[index][1] == 255).float().mean() for index in range(3)])
-    assert remark.startswith("warning: cityscapes: its labels hold 0-18 and 255 only, as train ids do, but are read as")
+    assert remark.startswith(
+        "warning: cityscapes: train: its labels hold 0-18 and 255 only, as train ids do, but are read as"
+    )
     assert f"{100 * share:.0f} % of the pixels are ignored" in remark
 
 
@@ -235,4 +269,4 @@ def test_labels_without_a_class_are_said(tmp_path: Path) -> None:
     write_scenes(tmp_path, "camvid-segnet", {"train": 2}, (32, 48))
     for pair in read_dataset(tmp_path).pairs("train"):
         Image.new("L", (48, 32), 11).save(pair.label)
-    assert read_dataset(tmp_path).remarks[0].startswith("warning: camvid-segnet: 100 % of the pixels")
+    assert read_dataset(tmp_path).remarks[0].startswith("warning: camvid-segnet: train: 100 % of the pixels")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lgc.errors import DataError
+from lgc.search.data.check import check_dataset
 from lgc.search.data.description import read_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 
@@ -29,3 +32,35 @@ def test_hidden_files_are_ignored(tmp_path: Path) -> None:
         image = read_dataset(root).pairs("train")[0].image
         image.with_name(f"._{image.name}").write_bytes(b"macOS")
         assert [pair.image for pair in read_dataset(root).pairs("train")] == [image]
+
+
+@pytest.mark.parametrize("description", [None, "images: images/{split}\nlabels: labels\nsplits: [train, val]\n"])
+def test_splits_never_share_a_label(tmp_path: Path, description: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("images/train/0", "images/train/1", "images/val/1"):
+        write_image(tmp_path / f"own/{name}.png")
+    for index in range(2):
+        Image.fromarray(np.array([[0, 1, index + 2]], np.uint8)).save(
+            write_image(tmp_path / f"own/labels/{index}.png", "L")
+        )
+    if description:
+        (tmp_path / "own/dataset.yaml").write_text(f"name: own\n{description}classes: [a, b, c, d]\n")
+    for split, other in (("train", "val"), ("val", "train")):
+        message = rf"{split}/1\.png \({split}\) and .*{other}/1\.png \({other}\) have the same label .*labels/1\.png"
+        with pytest.raises(DataError, match=message):
+            read_dataset("own").pairs(split)
+    with pytest.raises(DataError, match="have the same label"):
+        check_dataset(read_dataset("own"))
+
+
+def test_lists_may_share_images_and_named_labels(tmp_path: Path) -> None:
+    fields = "images: images\nlabels: labels\nlist: '{split}.txt'\nsplits: [train, val, trainval]\n"
+    (tmp_path / "dataset.yaml").write_text(f"name: own\n{fields}classes: [a, b]\n")
+    for name in ("images/a.png", "images/b.png"):
+        write_image(tmp_path / name)
+    write_image(tmp_path / "labels/a.png", "L")
+    (tmp_path / "train.txt").write_text("a.png\n")
+    (tmp_path / "trainval.txt").write_text("a.png\nb.png labels/a.png\n")
+    (tmp_path / "val.txt").write_text("b.png labels/a.png\n")
+    spec = read_dataset(tmp_path)
+    assert [len(spec.pairs(split)) for split in ("train", "val", "trainval")] == [1, 1, 2]

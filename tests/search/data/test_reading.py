@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +16,7 @@ from PIL import Image
 
 from lgc.errors import DataError
 from lgc.search.data.datasets import load_dataset
+from lgc.search.data.reading import Coding, read_label, read_raw_label
 from lgc.search.data.synthetic.writers import write_scenes
 
 SIZE = (32, 48)
@@ -83,6 +87,52 @@ def test_rgb_cityscapes_label_is_rejected(tmp_path: Path) -> None:
     Image.new("RGB", SIZE[::-1]).save(load_dataset(tmp_path, "train").pairs[0].label)
     with pytest.raises(DataError, match="is an image of mode RGB, expected Cityscapes label ids"):
         load_dataset(tmp_path, "train")[0]
+
+
+def write_png(path: Path, values: npt.NDArray[np.integer], colour_type: int) -> None:
+    """Write a PNG file of 16 bits per channel, [H, W, channels]."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(b)) + a + b + struct.pack(">I", zlib.crc32(a + b)) for a, b in chunks)
+    )
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (6, 4), (4, 2)])
+def test_16_bit_colours_are_refused(tmp_path: Path, colour_type: int, channels: int) -> None:
+    pixels = np.full((1, 4, channels), 65535)
+    pixels[..., : channels - (channels % 2 == 0)] = np.array([0, 1, 24001, 24002])[:, None]
+    write_png(tmp_path / "a.png", pixels, colour_type)
+    with pytest.raises(DataError, match=r"a\.png: its channels have not 8 bits each"):
+        read_raw_label(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.gif"])
+def test_several_pages_are_refused(tmp_path: Path, name: str) -> None:
+    pages = [Image.fromarray(np.array([[0, page]], np.uint8)) for page in (1, 2, 3)]
+    pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match=rf"cannot read label .*{name}: it has 3 pages or frames"):
+        read_raw_label(tmp_path / name)
+
+
+@pytest.mark.parametrize("maximum", [3, 255, 1000, 65535])
+def test_grey_maximum_does_not_spread_values(tmp_path: Path, maximum: int) -> None:
+    values = np.array([0, 1, 2, 3], np.uint8 if maximum < 256 else ">u2")
+    (tmp_path / "a.ppm").write_bytes(b"P5 4 1 %d\n" % maximum + values.tobytes())
+    assert read_raw_label(tmp_path / "a.ppm").values.tolist() == [[0, 1, 2, 3]]
+    if maximum != 255:
+        (tmp_path / "b.ppm").write_bytes(b"P6 1 1 %d\n" % maximum + values[:3].tobytes())
+        with pytest.raises(DataError, match="its channels have not 8 bits each"):
+            read_raw_label(tmp_path / "b.ppm")
+
+
+def test_negative_values_are_unknown(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1, -1]], np.int32)).save(tmp_path / "a.tif")
+    coding = Coding("label values 0-1", {0: 0, 1: 1, 255: 255}, {0: 0, 0xFFFFFF: 1})
+    with pytest.raises(DataError, match=r"a\.tif contains the value -1, expected label values 0-1"):
+        read_label(tmp_path / "a.tif", coding)
 
 
 @pytest.mark.parametrize("which", [1, 2])

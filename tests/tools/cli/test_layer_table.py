@@ -43,7 +43,7 @@ def test_table_fits_a_terminal():
     table, *_ = make_layer_tables([make_breakdown([ROW] * 25)])
     lines = print_table(table, 400)
     assert max(map(len, (line.rstrip() for line in lines))) <= 120
-    assert "DwConv…x3/2+Add+Relu" in lines[3]
+    assert "DwConv 3x3/2+Add+Relu" in lines[3]
 
 
 def test_unknown_costs_are_dashes():
@@ -75,6 +75,46 @@ def test_busy_machine_is_a_warning():
 def test_peak_in_another_precision_is_said():
     breakdown = replace(make_breakdown([ROW]), peak=replace(PEAK, target="cpu, onnxruntime, int8, 1 thread"))
     assert "in fp32 (not measured in the target's precision)" in make_layer_tables([breakdown])[2]
+
+
+def test_uncertainty_of_the_peak_is_said():
+    breakdown = replace(make_breakdown([ROW]), peak=replace(PEAK, slowest_macs_per_s=3e10))
+    assert "50 GMACs/s (slowest repetition 30); 90 GB/s" in make_layer_tables([breakdown])[2]
+
+
+def test_different_layers_have_different_names():
+    """A copy has the name of the node that computes its tensor."""
+    names = [("/a/Softmax", "Softmax"), ("/a/MatMul", "Mul+MatMul"), ("/b/MatMul", "MatMul"), ("/c/Conv", "Conv")]
+    rows = [replace(ROW, name=name, operator=operator, kernel="") for name, operator in names]
+    table, *_ = make_layer_tables([make_breakdown([*rows, replace(rows[-1], operator="Conv+Relu")])])
+    assert [line.split()[0] for line in print_table(table)[3:]] == ["a/Softmax", "a/MatMul", "b", "c", "c"]
+
+
+@pytest.mark.parametrize(
+    ("operator", "kernel", "expected"),
+    [
+        ("DequantizeLinear", "", "Dequantize"),
+        ("DynamicQuantizeLinear", "", "DynamicQuantize"),
+        ("ReduceMean+Sub+Pow+Add+Sqrt+Div+Mul", "", "…+Pow+Add+Sqrt+Div+Mul"),
+        ("Cast+Sqrt+Div+Transpose+MatMul", "", "…+Div+Transpose+MatMul"),
+        ("Conv+BatchNormalization+HardSwish", "3x3/2", "Conv 3x3/2+BatchNorm+…"),
+        ("ConvTranspose", "depthwise 4x4/4", "DwConvTranspose 4x4/4"),
+        ("Transpose+Reshape", "", "Transpose+Reshape"),
+    ],
+)
+def test_operators_are_shortened_by_whole_words(operator, kernel, expected):
+    table, *_ = make_layer_tables([make_breakdown([replace(ROW, name="n", operator=operator, kernel=kernel)])])
+    assert expected in print_table(table)[3].split("  ")
+
+
+def test_layers_above_the_peak_are_a_warning():
+    fast = replace(ROW, peak_pct=122.0)
+    _, _, _, line, *_ = make_layer_tables([make_breakdown([ROW, fast, replace(fast, peak_pct=110.0)])])
+    assert line.startswith("layers above the peak of arithmetic: 2, up to 122 %: data in a faster cache")
+    assert "--refresh-peak" in line
+    breakdown = replace(make_breakdown([fast]), target=Target("cpu", "onnxruntime", "int8"))
+    line = make_layer_tables([breakdown])[3]
+    assert line.endswith("122 %: the peak is that of fp32, which int8 may exceed"), "measuring again cannot help"
 
 
 @pytest.mark.parametrize(

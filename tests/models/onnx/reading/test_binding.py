@@ -21,6 +21,14 @@ def with_mask(shape):
     return model
 
 
+def behind_relu(shape):
+    """Return a network of a dynamic image that no convolution takes directly."""
+    model = files.dynamic(shape)
+    model.graph.node.insert(0, helper.make_node("Relu", ["x"], ["x0"]))
+    model.graph.node[1].input[0] = "x0"
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "options", "error", "message"),
     [
@@ -28,7 +36,9 @@ def with_mask(shape):
         (files.make(), {"input_size": (32, 32)}, FileFormatError, "has a fixed input size of 16x24, not 32x32"),
         (files.dynamic((1, 3, 16, "w")), {"input_size": (32, 24)}, FileFormatError, r"\[1, 3, 16, w\] cannot be 32x24"),
         (files.dynamic((1, 3, "s", "s")), {"input_size": (16, 24)}, FileFormatError, "cannot be 16x24"),
-        (files.dynamic((1, 3, "h", 3)), {"input_size": (9, 3)}, UsageError, "NCHW or NHWC: add --layout nchw or nhwc"),
+        (behind_relu((1, 3, "h", 3)), {"input_size": (9, 3)}, UsageError, "NCHW or NHWC: add --layout nchw or nhwc"),
+        (behind_relu((1, "c", 64, 64)), {"input_size": (64, 64)}, UsageError, "add --layout nchw or nhwc"),
+        (files.make(), {"layout": "NHWC"}, UsageError, "no input is an image in NHWC: .*: omit --layout"),
         (files.dynamic((1, 3, 0, 24)), {}, FileFormatError, "input x is empty: axis 2 has length 0"),
         (with_mask((1, "k")), {"input_size": (16, 24)}, FileFormatError, r"mask \[1, k\]: --input sets .* one image"),
         (with_mask((1, 3, "h2", "w2")), {"input_size": (16, 24)}, FileFormatError, r"mask \[1, 3, h2, w2\]"),
@@ -46,6 +56,26 @@ def test_equal_symbols_are_bound_together(tmp_path):
     model = load(with_mask(("n", 1, "h", "w")), tmp_path, input_size=files.SIZE)
     assert [tensor.shape for tensor in model.inputs] == [files.IMAGE, (1, 1, *files.SIZE)]
     assert model.remarks[1] == "input mask [n, 1, h, w] bound to 1x1x16x24"
+
+
+@pytest.mark.parametrize("shape", [("N", 3, "N", "N"), ("?", 3, "?", "?"), ("h", 3, "h", "w"), ("N", "N", "N", "N")])
+def test_name_of_the_batch_binds_nothing_else(shape, tmp_path):
+    with pytest.raises(FileFormatError, match="add --input HxW"):
+        load(files.dynamic(shape), tmp_path)
+    model = load(files.dynamic(shape), tmp_path, input_size=files.SIZE)
+    assert model.inputs[0].shape == files.IMAGE
+    named = f"input x: its axes named {shape[0]!r}, the batch too, may have different lengths"
+    assert (named in model.remarks) == (shape[0] != "?")
+
+
+def test_convolution_decides_on_the_layout(tmp_path):
+    model = load(files.dynamic((1, "c", 64, 64)), tmp_path, input_size=(64, 64))
+    assert model.inputs[0].shape == (1, 3, 64, 64)
+    last = load(files.channels_last(("n", "h", "w", "c")), tmp_path, input_size=files.SIZE)
+    assert last.inputs[0].shape == (1, *files.SIZE, 3)
+    four = files.channels_last(("n", "h", "w", "c"))
+    four.graph.initializer[0].CopyFrom(files.tensor("w1", np.ones((8, 4, 3, 3), np.float32)))
+    assert load(four, tmp_path, input_size=files.SIZE).inputs[0].shape == (1, *files.SIZE, 4)
 
 
 def test_size_that_the_graph_does_not_take_is_named(tmp_path):

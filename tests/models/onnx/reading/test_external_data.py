@@ -60,8 +60,47 @@ def test_data_outside_the_folder_is_refused(place, path):
     if place == "link":
         path.with_name("link").symlink_to(outside)
     relocate(path, str(outside) if place == "absolute" else place)
-    with pytest.raises(FileFormatError, match="outside the model's folder"):
+    fix = "replace the link by a copy" if place == "link" else "copy the file into the folder"
+    with pytest.raises(FileFormatError, match=f"outside the model's folder, which is not allowed: {fix}"):
         OnnxModel.load(path)
+
+
+@pytest.mark.parametrize("location", ["C:\\\\m.data", "..\\\\m.data", "\\\\\\\\host\\\\m.data", "sub/../../m.data"])
+def test_foreign_separators_do_not_leave_the_folder(location, path):
+    path.with_name("m.data").rename(path.parent.parent / "m.data")
+    with pytest.raises(FileFormatError, match="outside the model's folder"):
+        OnnxModel.load(relocate(path, location.replace("\\\\", "\\")))
+
+
+def test_separators_of_windows_are_read(path):
+    (path.parent / "sub").mkdir()
+    path.with_name("m.data").rename(path.parent / "sub" / "m.data")
+    model = OnnxModel.load(relocate(path, "sub\\m.data"))
+    assert model.costs.parameters == 256
+    assert [remark for remark in model.remarks if "separators of Windows" in remark] == list(model.remarks)
+    assert len(model.remarks) == 1
+
+
+def link_as_in_a_cache(path, folder, blobs):
+    """Return the model as a link into `blobs`, beside a link to its weights."""
+    for place in (folder, *blobs):
+        place.mkdir(parents=True, exist_ok=True)
+    for name, target, blob in zip((path.name, "m.data"), ("111", "222"), blobs, strict=True):
+        path.with_name(name).rename(blob / target)
+        (folder / name).symlink_to(blob / target)
+    return folder / path.name
+
+
+def test_links_to_files_side_by_side_are_read(path, tmp_path):
+    """Caches of downloads have links to files named by their digests."""
+    linked = link_as_in_a_cache(path, tmp_path / "snapshots", (tmp_path / "blobs",) * 2)
+    assert OnnxModel.load(linked).costs.parameters == 256
+
+
+def test_links_to_different_folders_are_refused(path, tmp_path):
+    linked = link_as_in_a_cache(path, tmp_path / "snapshots", (tmp_path / "blobs", tmp_path / "blobs" / "private"))
+    with pytest.raises(FileFormatError, match=r"a link to .*222, outside the model's folder.*replace the link"):
+        OnnxModel.load(linked)
 
 
 def test_data_inside_a_linked_folder_is_read(path, tmp_path):

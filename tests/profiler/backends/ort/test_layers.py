@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -10,12 +11,15 @@ from torch.nn import functional as F
 
 from lgc.errors import MeasurementError
 from lgc.lut import Target
+from lgc.models.onnx.node_costs import name_nodes
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.base import measure_layers
-from lgc.profiler.backends.ort.layer_nodes import trace_nodes
+from lgc.profiler.backends.ort.layer_nodes import TracedNode, trace_nodes
 from lgc.profiler.backends.ort.layers import NUM_LAYER_WARM_UP_RUNS, read_layer_runs
 from lgc.profiler.backends.ort.loader import CPU_PROVIDER
 from lgc.profiler.backends.ort.session import open_session
+
+from .... import onnx_files as files
 
 
 class Residual(nn.Module):
@@ -49,7 +53,8 @@ def optimised(model, tmp_path):
     """Return the source graph, and the source nodes of each optimised node."""
     open_session("net", model, CPU_PROVIDER, {}, 1, profile=tmp_path).end_profiling()
     given = onnx.load_from_string(model)
-    return given, trace_nodes(given, onnx.load(tmp_path / "optimised.onnx"))
+    traced = trace_nodes(given, onnx.load(tmp_path / "optimised.onnx"))
+    return given, {name: node.names for name, node in traced.items()}
 
 
 @pytest.mark.parametrize("make", [residual, pooled])
@@ -96,7 +101,9 @@ def test_runs_are_split_after_warm_up():
     events = [
         event for n in runs for event in (make_event("a", 100 * n, n), make_event("ReorderInput", 100 * n + 50, 7))
     ]
-    result = read_layer_runs([{"cat": "Session", "name": "model_run"}, *events], len(runs), {"a": ("x", "y")})
+    result = read_layer_runs(
+        [{"cat": "Session", "name": "model_run"}, *events], len(runs), {"a": TracedNode(("x", "y"), False)}
+    )
     assert result.durations_ms.tolist() == [[0.0035, 0.0075], [0.0045, 0.0075]]
     first, second = result.layers
     assert (first.name, first.nodes, first.shape, first.is_copy) == ("a", ("x", "y"), (1, 4), False)
@@ -170,8 +177,59 @@ def test_activation_belongs_to_its_convolution(tmp_path):
     assert all("/second/Conv" not in nodes for nodes in activated)
 
 
-def test_own_transpositions_are_copies():
-    events = [make_event("Transpose", 100 * n, 5) for n in range(NUM_LAYER_WARM_UP_RUNS + 1)]
-    for nodes, is_copy in (((), True), (("/Transpose",), False)):
-        result = read_layer_runs(events, NUM_LAYER_WARM_UP_RUNS + 1, {"Transpose": nodes})
-        assert result.layers[0].is_copy == is_copy
+def split():
+    """Return a graph whose nodes consume the second output of another one, past a transposition of a sum."""
+    value, floats = helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], "transpose", perm=[0, 2, 1]),
+        helper.make_node("Add", ["t", "t"], ["s"], "add"),
+        helper.make_node("Split", ["s", "sizes"], ["a", "b"], "split", axis=2),
+        helper.make_node("MatMul", ["a", "w"], ["u"], "first"),
+        helper.make_node("MatMul", ["b", "w"], ["v"], "second"),
+        helper.make_node("Add", ["u", "v"], ["y"], "sum"),
+    ]
+    weights = {"sizes": np.array([4, 4]), "w": np.ones((4, 5), np.float32)}
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "g", [value("x", floats, [1, 8, 6])], [value("y", floats, [1, 6, 5])], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def test_second_output_is_a_boundary(tmp_path):
+    _, behind = optimised(split(), tmp_path)
+    layers = [nodes for nodes in behind.values() if {"first", "second"} & set(nodes)]
+    assert sorted(layers) == [("first",), ("second",)]
+    assert sum("split" in nodes for nodes in behind.values()) == 1
+
+
+@pytest.mark.parametrize("kind", ["QDQ", "QOperator", "dynamic"])
+def test_quantised_layers_are_traced(kind, tmp_path):
+    """ONNX Runtime computes them in another layout, with names of its own and transpositions around."""
+    model = name_nodes(files.quantise(tmp_path, kind, files.residual()).read_bytes())
+    open_session("net", model, CPU_PROVIDER, {}, 1, profile=tmp_path).end_profiling()
+    given, graph = onnx.load_from_string(model), onnx.load(tmp_path / "optimised.onnx")
+    traced, operators = trace_nodes(given, graph), {node.name: node.op_type for node in graph.graph.node}
+    convolutions = {node.name for node in given.graph.node if "Conv" in node.op_type}
+    owners = {name: [layer for layer, node in traced.items() if name in node.names and not node.is_copy]
+              for name in convolutions}  # fmt: skip
+    assert all(len(layers) == 1 and "Conv" in operators[layers[0]] for layers in owners.values()), owners
+    assert all(node.names for node in traced.values())
+    copies = {name for name, node in traced.items() if node.is_copy}
+    assert copies == {name for name, operator in operators.items() if operator == "Transpose"}
+
+
+def test_unnamed_nodes_are_matched_by_order(tmp_path):
+    """The runtime expands HardSwish to two nodes without names, which the profile names by their numbers."""
+
+    class Twice(nn.Module):
+        def forward(self, x):
+            return F.hardswish(F.hardswish(x).exp())
+
+    workload = Workload("net", ((1, 16, 8, 8),), Twice)
+    runner = get_backend("onnxruntime").compile(workload, Target("cpu", "onnxruntime"))
+    runner.prepare()
+    layers = measure_layers(runner, 20)
+    runner.close()
+    assert [layer.nodes for layer in layers if "HardSwish" in "".join(layer.nodes)] == [
+        ("/HardSwish",),
+        ("/HardSwish_1",),
+    ]

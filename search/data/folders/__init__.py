@@ -1,0 +1,1 @@
+"""Datasets without a description: folders of images and labels."""

@@ -1,0 +1,208 @@
+"""Classes of labels without a description: their values or colours, collected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....errors import DataError
+from ..labels import IGNORE
+from ..reading import GREY_PALETTE, RawLabel, is_trivial_palette, read_raw_label, unpack_colour
+from ..schema import MAX_CLASSES, MIN_CLASSES, format_values
+
+MAX_LIKELY = 64
+"""Number of classes above which labels may have been resized or compressed."""
+RARE_SHARE, MIN_RARE = 0.005, 3
+"""Share of the pixels below which a class is rare; number of rare classes, and half of all, that may be mixtures."""
+MIN_GREY = 64
+"""Label value from which few classes look like greys, of which 255 is one."""
+_HEAD = 64
+"""Bytes of a file that show its compression."""
+
+
+@dataclass(frozen=True)
+class CollectedClasses:
+    """Classes of all labels.
+
+    Attributes:
+        fields: Fields of a `dataset.yaml`.
+        origin: Where the classes come from, for messages.
+        notes: Assumptions and doubts, a line each.
+    """
+
+    fields: dict[str, Any]
+    origin: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Content:
+    """Values of a label file, and the colour of each in palette mode."""
+
+    path: Path
+    is_coloured: bool
+    values: dict[int, int]
+    palette: dict[int, int] | None
+
+
+def _summarise(path: Path) -> _Content:
+    _require_lossless(path)
+    raw = read_raw_label(path)
+    values, counts = np.unique(raw.values, return_counts=True)
+    pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return _Content(path, raw.is_coloured, pixels, _list_palette(raw, pixels))
+
+
+def _require_lossless(path: Path) -> None:
+    """Check by its content, whatever its name, that a file is neither a JPEG nor a lossy WebP.
+
+    Raises:
+        DataError: It is.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    is_webp = head[8:12] == b"WEBP" and b"VP8 " in head
+    if is_webp or head.startswith(b"\xff\xd8\xff"):
+        kind = "lossy WebP" if is_webp else "JPEG"
+        raise DataError(f"{path} is a {kind} file, whose compression alters label values: convert the labels to PNG")
+
+
+def _list_palette(raw: RawLabel, values: Iterable[int]) -> dict[int, int] | None:
+    """Return the colour of each value; None without a palette that says something."""
+    if raw.palette is None or is_trivial_palette(raw.palette, np.array([*values])):
+        return None
+    if max(values) >= len(raw.palette):
+        raise DataError(f"{raw.path} contains the value {max(values)}, its palette only {len(raw.palette)} colours")
+    return {value: int(raw.palette[value]) for value in values}
+
+
+@lru_cache(maxsize=8)
+def collect_classes(files: tuple[tuple[Path, int, int], ...]) -> CollectedClasses:
+    """Return the classes of all labels; files have sizes and times, so that changed ones are read again.
+
+    Raises:
+        DataError: A label cannot be read, or the values cannot be classes.
+    """
+    paths = [path for path, *_ in files]
+    with ThreadPoolExecutor() as pool:
+        contents = list(pool.map(_summarise, paths))
+    palette = _merge_palettes(contents)
+    if palette is None:
+        contents = [_as_colours(content) for content in contents]
+    kinds = {content.is_coloured: content.path for content in contents}
+    if len(kinds) > 1:
+        raise DataError(f"{kinds[True]} holds colours, {kinds[False]} indices: bring the labels into one form")
+    pixels = Counter[int]()
+    for content in contents:
+        pixels.update(content.values)
+    by_colour = contents[0].is_coloured
+    if len(pixels) > MAX_CLASSES + (not by_colour):
+        noun = "colours" if by_colour else "values"
+        raise DataError(f"{paths[0].parent} has labels of {len(pixels)} {noun}, more than {MAX_CLASSES} classes")
+    return _number_colours(pixels, paths) if by_colour else _number_values(pixels, palette or {}, paths)
+
+
+def _merge_palettes(contents: Iterable[_Content]) -> dict[int, int] | None:
+    """Return the colour of each value, which is empty without palettes; None if labels must be read by colour.
+
+    Raises:
+        DataError: Some labels have palettes of greys in another order than the values of the others.
+    """
+    merged = dict[int, int]()
+    for content in contents:
+        if content.is_coloured and any(other.palette is not None for other in contents):
+            return None
+        for value, colour in (content.palette or {}).items():
+            if merged.setdefault(value, colour) != colour:
+                return None
+    plain = [content.path for content in contents if content.palette is None]
+    greys = {value: value * GREY_PALETTE[1] for value in merged}
+    if plain and merged != greys and not any(colour % GREY_PALETTE[1] for colour in merged.values()):
+        path = next(content.path for content in contents if content.palette is not None)
+        raise DataError(
+            f"{path} has a palette of greys that are not its values, {plain[0]} has none: convert the labels"
+        )
+    return merged if len(set(merged.values())) == len(merged) else {}
+
+
+def _as_colours(content: _Content) -> _Content:
+    """Return a label in palette mode as colours."""
+    if content.palette is None:
+        return content
+    if len({*content.palette.values()}) < len(content.palette):
+        raise DataError(f"the palettes of the labels differ, and that of {content.path} has a colour of several values")
+    pixels = Counter[int]()
+    for value, count in content.values.items():
+        pixels[content.palette[value]] += count
+    return _Content(content.path, True, dict(pixels), None)
+
+
+def _number_colours(pixels: Mapping[int, int], paths: list[Path]) -> CollectedClasses:
+    colours = [unpack_colour(code) for code in sorted(pixels)]
+    _require_several(colours, paths)
+    notes = ["no colour is ignored: move void colours to `ignore`"]
+    if len(colours) > 2 and all(len({*colour}) == 1 for colour in colours):
+        notes.append("all colours are grey: if they are indices, save the labels with one channel")
+    classes = {f"colour #{code:06x}": list(unpack_colour(code)) for code in sorted(pixels)}
+    return CollectedClasses(
+        {"kind": "colours", "classes": classes},
+        f"by colour, in order of red, green and blue, in {len(paths)} labels",
+        (*notes, *_list_doubts(pixels, pixels)),
+    )
+
+
+def _number_values(pixels: Mapping[int, int], palette: Mapping[int, int], paths: list[Path]) -> CollectedClasses:
+    values = sorted(pixels)
+    ignored = IGNORE in values and values != [0, IGNORE]
+    classes = [value for value in values if not (ignored and value == IGNORE)]
+    _require_several(classes, paths)
+    names = {value: f"value {value}" for value in classes}
+    coloured = all(value in palette for value in classes)
+    fields: dict[str, Any] = {
+        "kind": "indices",
+        "classes": {names[value]: list(unpack_colour(palette[value])) for value in classes}
+        if coloured
+        else [*names.values()],
+        "values": classes,
+        "ignore": [IGNORE] if ignored else [],
+    }
+    notes = _list_doubts(pixels, classes)
+    if ignored:
+        share = 100 * pixels[IGNORE] / sum(pixels.values())
+        notes.append(f"label value 255 is ignored, {share:.1f} % of the pixels")
+        if classes[-1] >= max(MIN_GREY, 2 * len(classes)):
+            notes.append(
+                f"{len(classes)} label values up to {classes[-1]} look like greys: if 255 is a class too, add it and "
+                "write `ignore: []`; if the others are its edges, the labels were resized or compressed"
+            )
+    if values[-1] > IGNORE:
+        notes.append(f"label values up to {values[-1]}: if they number objects, join those of a class by `map`")
+    return CollectedClasses(fields, f"of label values {format_values(classes)} in {len(paths)} labels", tuple(notes))
+
+
+def _list_doubts(pixels: Mapping[int, int], classes: Collection[int]) -> list[str]:
+    """Return remarks on an unlikely number of classes, and on many rare ones."""
+    limit = RARE_SHARE * sum(pixels.values())
+    rare = sum(pixels[value] < limit for value in classes)
+    if len(classes) > MAX_LIKELY:
+        return ["an unlikely number of classes: were the labels resized or compressed?"]
+    if rare >= max(MIN_RARE, len(classes) / 2):
+        return [
+            f"{rare} of {len(classes)} classes have less than {100 * RARE_SHARE} % of the pixels each: if the labels "
+            "were resized or compressed, they are mixtures of the others"
+        ]
+    return []
+
+
+def _require_several(classes: list[Any], paths: list[Path]) -> None:
+    if len(classes) < MIN_CLASSES:
+        raise DataError(
+            f"all {len(paths)} labels in {paths[0].parent} have a single class ({classes[0]}): a data set needs 2"
+        )
