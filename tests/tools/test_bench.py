@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from io import StringIO
 
@@ -73,7 +74,7 @@ def test_file_runs_only_in_its_precision(call, file, mini_space, tmp_path):
     quantised, half = (write_onnx(network, tmp_path, precision) for precision in ("int8", "fp16"))
     done = call("lgc-bench", file, quantised, "--precision", "fp32", "--precision", "int8", *SHORT)
     assert done.code == 0, done.err
-    rows = [line.split() for line in done.out.splitlines() if "-dense" in line]
+    rows = [line.split() for line in done.out.splitlines() if re.match(r"\S+-dense\S* ", line) and ":" not in line]
     assert {(row[0], row[1]) for row in rows} == {(file.stem, "fp32"), (quantised.stem, "int8")}
     assert "does not predict that of an int8 engine" in done.out
     assert "the model is fp16, not fp32" in call("lgc-bench", file, half).refusal("lgc-bench")
