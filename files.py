@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import platform
@@ -76,6 +77,11 @@ def is_lfs_pointer(path: Path) -> bool:
     with suppress(OSError), path.open("rb") as file:
         return file.read(len(LFS_HEADER)) == LFS_HEADER
     return False
+
+
+def hash_file(path: Path) -> str:
+    """Return 12 hexadecimal digits of the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def format_error(path: Path, kind: str) -> FileFormatError:

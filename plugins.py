@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -154,17 +154,30 @@ def _current_folder() -> Iterator[None]:
 
 @contextmanager
 def _explain_errors(reference: str) -> Iterator[None]:
-    """Turn an error of the user's code into a PluginError with the line that raised it."""
+    """Turn an error of the user's code into a PluginError with the line that raised it; see `isolate_user_code`."""
     try:
-        yield
+        with isolate_user_code(reference):
+            yield
     except ModuleNotFoundError as error:
         if error.name is not None and (reference == error.name or reference.startswith(f"{error.name}.")):
             raise PluginError(
                 f"no module {reference!r}: install it, or run the command in the folder that holds it"
             ) from error
         raise PluginError(f"cannot load {reference}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"cannot load {reference}: {describe_error(error)}") from error
+
+
+@contextmanager
+def isolate_user_code(name: str) -> Iterator[None]:
+    """Send what code of the user's prints to stderr, and hide the command line's options from it."""
+    arguments = sys.argv
+    sys.argv = [name]
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.argv = arguments
 
 
 def describe_error(error: BaseException) -> str:
@@ -172,6 +185,8 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
     message = " ".join(str(error).split())
+    if isinstance(error, SystemExit):
+        message = f"the code ends the program with exit code {message or 0}"
     place = locate_error(error)
     return f"{type(error).__name__}{': ' * bool(message)}{message}{place and f' ({place})'}"
 

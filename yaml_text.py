@@ -10,7 +10,8 @@ import yaml
 
 _ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 _AMBIGUOUS = (
-    (re.compile(r"[+-]?0[0-9_]+"), "an octal number"),
+    (re.compile(r"[+-]?0o?[0-9_]+"), "an octal number"),
+    (re.compile(r"[+-]?0b[01_]+"), "a binary number"),
     (re.compile(r"[+-]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"), "a number in base 60"),
     (re.compile(r"(?i:yes|no|on|off)"), "true or false"),
     (re.compile(r"[+-]?[0-9]+[eE][+-]?[0-9]+"), "text, and a number to other parsers"),

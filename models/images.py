@@ -21,21 +21,24 @@ from ..files import describe
 if TYPE_CHECKING:
     from PIL import Image
 
+MIN_STD = 1e-6
+"""Smallest standard deviation: a smaller one is a mistake, and makes pixels infinite."""
+
 
 @dataclass(frozen=True)
 class Normalisation:
     """Mean and standard deviation of a network's input, per RGB channel in 0..1.
 
     Raises:
-        UsageError: A deviation is not positive, or a number is not finite.
+        UsageError: A deviation is below `MIN_STD`, or a number is not finite.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
-            raise UsageError(f"invalid normalisation: mean {self.mean}, std {self.std}; std must be above 0")
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) < MIN_STD:
+            raise UsageError(f"invalid normalisation: mean {self.mean}, std {self.std}; std must be above 0.000001")
 
 
 def list_pixel_scales(mean: Iterable[float], std: Iterable[float]) -> set[float]:

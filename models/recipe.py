@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from ..errors import UsageError
 
@@ -44,7 +44,8 @@ class Conv:
     Only the stride changes the size.
 
     Raises:
-        UsageError: An even kernel, channels that are not divisible by the groups, or an unknown activation.
+        UsageError: An even kernel, channels that are not divisible by the groups, a number below 1, or an unknown
+            activation.
     """
 
     c_in: int
@@ -57,8 +58,8 @@ class Conv:
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        if not all(side % 2 for side in self.kernel_size):
-            raise UsageError(f"Conv: kernel {self.kernel} would change the size: its sides must be odd")
+        _check_numbers(self, "c_in", "c_out", "stride", "dilation", "groups")
+        _check_kernel(self, self.kernel if isinstance(self.kernel, tuple) else (self.kernel, self.kernel))
         if self.c_in % self.groups or self.c_out % self.groups:
             raise UsageError(f"Conv: {self.c_in} to {self.c_out} channels are not divisible by {self.groups} groups")
         _check_activation(self.activation)
@@ -78,6 +79,9 @@ class SqueezeExcite:
         reduced: Channels between the two 1x1 convolutions, which have biases and no normalisation.
         activation: Activation between them.
         gate: Activation of the gate.
+
+    Raises:
+        UsageError: A number below 1, or an unknown activation.
     """
 
     channels: int
@@ -86,23 +90,42 @@ class SqueezeExcite:
     gate: str = "hardsigmoid"
 
     def __post_init__(self) -> None:
+        _check_numbers(self, "channels", "reduced")
         _check_activation(self.activation)
         _check_activation(self.gate)
 
 
 @dataclass(frozen=True)
 class Residual:
-    """Sum of the input and the output of some layers, which keep its shape."""
+    """Sum of the input and the output of some layers, which keep its shape.
+
+    Raises:
+        UsageError: There are no layers.
+    """
 
     layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layers, tuple) or not self.layers:
+            raise UsageError(f"Residual: layers must be a tuple of at least one layer, got {self.layers!r}")
+        if not all(isinstance(layer, Layer) for layer in self.layers):
+            raise UsageError(f"Residual: {self.layers!r} is not a tuple of layers")
 
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Max pooling, padded so that stride 1 keeps the size."""
+    """Max pooling, padded so that stride 1 keeps the size.
+
+    Raises:
+        UsageError: An even kernel, or a number below 1.
+    """
 
     kernel: int
     stride: int
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, "kernel", "stride")
+        _check_kernel(self, (self.kernel, self.kernel))
 
 
 @dataclass(frozen=True)
@@ -140,7 +163,7 @@ class ModuleSource:
 
     Attributes:
         name: Name of the operator.
-        digest: Digest of the source file of the factory, and the factory's name.
+        digest: Function from a spec to the digest of what its modules compute.
         factory: Function from a spec to a module.
         macs: Function from a spec to the multiply-accumulates of one image.
         parameters: Function from a spec to the number of parameters.
@@ -148,7 +171,7 @@ class ModuleSource:
     """
 
     name: str
-    digest: str
+    digest: Callable[[OpSpec], str]
     factory: Callable[[OpSpec], Any]
     macs: Callable[[OpSpec], int]
     parameters: Callable[[OpSpec], int]
@@ -164,6 +187,28 @@ class Module:
 
 
 Layer = Conv | SqueezeExcite | Residual | MaxPool | Resize | Add | Concat | ArgMax | Module
+
+
+def _check_numbers(layer: Layer, *names: str) -> None:
+    """Check that these fields are integers of at least 1."""
+    for name in names:
+        if not _is_count(value := getattr(layer, name)):
+            raise UsageError(f"{type(layer).__name__}: {name} must be an integer of at least 1, got {value!r}")
+
+
+def _check_kernel(layer: Conv | MaxPool, sides: tuple[object, ...]) -> None:
+    """Check the sides of a square or rectangular kernel: odd, so that padding keeps the size."""
+    numbers = [side for side in sides if _is_count(side)]
+    if len(sides) != 2 or len(numbers) != 2:
+        raise UsageError(
+            f"{type(layer).__name__}: kernel must be an odd number or (height, width), got {layer.kernel!r}"
+        )
+    if not all(side % 2 for side in numbers):
+        raise UsageError(f"{type(layer).__name__}: kernel {layer.kernel} would change the size: its sides must be odd")
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _check_activation(name: str) -> None:
@@ -285,7 +330,7 @@ def _layer_footprint(layer: Layer, shape: Shape) -> Footprint:
 def describe_layer(layer: Layer) -> str:
     """Return a layer as text, without the fields that have their default; layers of equal text compute the same."""
     if isinstance(layer, Module):
-        return f"Module({layer.source.name}, {layer.source.digest})"
+        return f"Module({layer.source.digest(layer.spec)})"
     parts = []
     for field in fields(layer):
         value = getattr(layer, field.name)

@@ -259,7 +259,7 @@ def read_run_candidate(
     if path.is_dir() and (path / WEIGHTS_FILE).exists():
         from ..models.nets.weights import load_weights
 
-        weights = load_weights(path / WEIGHTS_FILE, own)
+        weights = load_weights(path / WEIGHTS_FILE, own, log)
         if definition is own:
             miou, scored_on = _score(path / TRAINING_RESULT)
     name = path.name if path.is_dir() else path.stem

@@ -60,9 +60,10 @@ def profile_derived(
 ) -> ProfileResult:
     """Derive a table for another number of classes and measure what is pending on the table's own device.
 
-    Benchmarks of the source are measured along, so that all entries refer to the same speed of the machine. As many
-    networks as the source has are measured: the corrections of the source were fitted to networks with its own number
-    of classes, so the derived table gets corrections and a verification of its own. Call it again to resume.
+    Benchmarks of the source are measured along, so that all entries refer to the same speed of the machine; their new
+    samples count, so the source's entries change too. As many networks as the source has are measured: the corrections
+    of the source were fitted to networks with its own number of classes, so the derived table gets corrections and a
+    verification of its own. Call it again to resume.
 
     Args:
         table: table to derive from; it stays unchanged.

@@ -24,6 +24,8 @@ def test_plain_values_are_read():
         ("x:\n  a: 1\n  a: 1\n", "line 3: duplicate key 'a', first on line 2"),
         ("{a: 1, a: 2}", "line 1: duplicate key 'a'"),
         ("a: 010", "line 1: 010 is an octal number"),
+        ("a: 0o17", "line 1: 0o17 is an octal number"),
+        ("a: 0b11", "line 1: 0b11 is a binary number"),
         ("a: 1:30", "line 1: 1:30 is a number in base 60"),
         ("a: 1e1", "line 1: 1e1 is text, and a number to other parsers"),
         ("a: [sky, no]", "line 1: no is true or false"),

@@ -101,6 +101,73 @@ class Attention(nn.Module):
         return self.head(self.up(tokens.transpose(1, 2).reshape(y.shape)))
 
 
+class AuxiliaryFirst(Toy):
+    """(auxiliary, main) in training mode, main in evaluation mode."""
+
+    def forward(self, x: Tensor) -> object:
+        feature = self.body(x)
+        return (self.side(feature), self.head(feature)) if self.training else self.head(feature)
+
+
+class Unnamed(AuxiliaryFirst):
+    """`AuxiliaryFirst` whose main output is never the same in both modes."""
+
+    def forward(self, x: Tensor) -> object:
+        output = super().forward(x)
+        return (output[0], 2 * output[1]) if self.training else output
+
+
+class RandomConstant(Main):
+    """Random values that are not in the state dict, as in random Fourier features."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.register_buffer("scale", torch.randn(classes, 1, 1), persistent=False)
+
+    def change(self, y, x):
+        return y * self.scale
+
+
+class PlainState(Main):
+    """A mean that the training changes, and that is not in the state dict."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.mean = torch.zeros(1)
+
+    def change(self, y, x):
+        if self.training:
+            self.mean = 1 + y.detach().mean()
+        return y - self.mean
+
+
+class Masked(Main):
+    """A mask with infinite values, as in causal attention."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+
+    def change(self, y, x):
+        return y * self.mask.softmax(0)[0]
+
+
+class NoNumber(Main):
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.register_buffer("number", torch.tensor(float("nan")))
+
+
+class Probabilities(Main):
+    def change(self, y, x):
+        return y.softmax(1)
+
+
+class Exiting(Main):
+    def change(self, y, x):
+        raise SystemExit(0)
+
+
 class Branch(Main):
     def change(self, y, x):
         if y.mean() > 0:
@@ -121,6 +188,26 @@ class Array(Main):
 class Values(Main):
     def change(self, y, x):
         return y * x.flatten()[:1].tolist()[0]
+
+
+class Equal(Main):
+    def change(self, y, x):
+        return 0 * y if torch.equal(x[:, 0], x[:, 1]) else y
+
+
+class Close(Main):
+    def change(self, y, x):
+        return 0 * y if torch.allclose(x[:, 0], x[:, 1]) else y
+
+
+class Unique(Main):
+    def change(self, y, x):
+        return y if len(torch.unique(x.round())) > 6 else -y
+
+
+class Nonzero(Main):
+    def change(self, y, x):
+        return y * (torch.nonzero(x[:, 0] > 0).shape[0] / 1000)
 
 
 class Asserting(Main):
@@ -191,6 +278,12 @@ def build(classes: int) -> nn.Module:
     return Toy(classes)
 
 
+def build_changed(classes: int) -> nn.Module:
+    network = Toy(classes)
+    network.body[2] = nn.Tanh()
+    return network
+
+
 def build_frozen(classes: int) -> nn.Module:
     return Frozen()
 
@@ -209,6 +302,27 @@ def build_failing(classes: int) -> nn.Module:
 
 def build_nothing(classes: int) -> dict:
     return {}
+
+
+def build_by_keyword(width: int = 8, num_classes: int = 11) -> nn.Module:
+    return Toy(num_classes)
+
+
+def build_exiting(classes: int) -> nn.Module:
+    raise SystemExit(0)
+
+
+def build_printing(classes: int) -> nn.Module:
+    print("built")
+    return Toy(classes)
+
+
+def build_ambiguous(width: int, depth: int) -> nn.Module:
+    return Toy(width)
+
+
+def build_optional(width: int = 8) -> nn.Module:
+    return Toy(width)
 
 
 INSTANCE = Toy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -213,22 +214,24 @@ def _match_classes(table: LatencyTable, requested: SearchSpace | None, data: Pat
         )
     for remark in result.remarks:
         say(remark)
-    say(f"{path}: {_describe_derived(path, result)}")
+    say(f"{path}: {_describe_derived(table, path, result)}")
     return path
 
 
-def _describe_derived(path: Path, result: ProfileResult) -> str:
+def _describe_derived(source: LatencyTable, path: Path, result: ProfileResult) -> str:
     """Return what a derived table has from its source, what was measured, and how well it predicts networks."""
-    from ..lut.exchange.derive import DERIVED
+    from ..lut.exchange.derive import compare_kept
     from ..lut.table.table import LatencyTable
 
     with LatencyTable.open(path) as table:
-        source = table.metadata(DERIVED) or {}
-    measured = result.entries - result.pending - len(result.failed) - source["entries"]
-    line = f"{source['entries']} entries from {source['from']}, {measured} measured now"
+        changes = compare_kept(table, source)
+    measured = result.entries - result.pending - len(result.failed) - len(changes)
+    line = f"{measured} entries measured now, {len(changes)} computed from the samples of {source.path} and new ones"
+    if changes:
+        line += f" (median change {100 * median(changes):.1f} %)"
     report = result.verification
     if report is None:
-        return f"{line}; not verified, as {source['from']} has no networks"
+        return f"{line}; not verified, as {source.path} has no networks"
     return f"{line}; mean prediction error {report.mape_pct:.1f} % on {report.networks} networks of these classes"
 
 

@@ -43,8 +43,9 @@ def derive_table(table: LatencyTable, classes: int, out: Path) -> DerivedTable:
     """Write a table for the same space with another number of classes, atomically.
 
     Entries with equal operators are taken over with their benchmarks, sample batches and sessions. The others are
-    pending. Networks end in the old classes, so they are left out, and the new table is neither calibrated nor
-    verified until networks of its own are measured.
+    pending. Once these are measured, entries taken over change too: as in every table, an entry follows from all sample
+    batches of its benchmarks, and those measured again as references get new ones. Networks end in the old classes, so
+    they are left out, and the new table is neither calibrated nor verified until networks of its own are measured.
 
     Args:
         table: Table to derive from; it stays unchanged.
@@ -76,6 +77,13 @@ def derive_table(table: LatencyTable, classes: int, out: Path) -> DerivedTable:
 def differ_in_classes(a: SearchSpace, b: SearchSpace) -> bool:
     """Return True if two spaces differ in the number of classes, and in nothing else but their name."""
     return a.classes != b.classes and a.with_classes(b.classes).fingerprint == b.fingerprint
+
+
+def compare_kept(derived: LatencyTable, source: LatencyTable) -> list[float]:
+    """Return the relative change of each entry that a derived table has from its source, without sign."""
+    before = {entry.key: entry.latency_ms for entry in source.entries()}
+    pairs = [(entry.latency_ms, before.get(entry.key)) for entry in derived.entries()]
+    return [abs(after / value - 1) for after, value in pairs if after and value]
 
 
 def require_derived(derived: LatencyTable, table: LatencyTable, classes: int) -> None:

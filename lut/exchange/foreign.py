@@ -12,7 +12,7 @@ Sources of the formats:
 
 Both projects' programs use ms, but their files contain no unit, and tables that others wrote in microseconds or seconds
 look the same. So the unit is the caller's, else that of an entry `unit` in the file, else ms, if the latencies are
-plausible in ms.
+plausible in ms and in no other unit.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any
 from ...errors import FileFormatError, UsageError
 from ...files import format_error, read_text
 from ...models.space.opspec import OpSpec
+from ...yaml_text import parse_yaml
 from ..statistics.estimates import Z_95
 from . import pickled
 
@@ -41,8 +43,8 @@ UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 _UNIT_NAMES = {"seconds": "s", "milliseconds": "ms", "microseconds": "us", "\u00b5s": "us", "nanoseconds": "ns"}
 """Other names of units in files."""
 _UNIT_KEYS = ("unit", "units")
-PLAUSIBLE_MS = (0.005, 100.0)
-"""Plausible median latency of operators in ms: launching one takes longer than the first, few networks the second."""
+PLAUSIBLE_MS = (0.02, 5.0)
+"""Median latency of operators in ms that is not plausible in s or us: they take from 5 us, a launch, to about 20 ms."""
 _MAGIC = b"\x93NUMPY"
 _FASTERSEG_KEY = re.compile(r"(?P<kind>\w+?)(?P<fields>(_[A-Za-z]+\d{1,9})+)", re.ASCII)
 _SIZES = r"\d{1,9}(x\d{1,9})*"
@@ -104,7 +106,7 @@ def read_foreign(path: Path, unit: str | None = None) -> ForeignTable:
 
     Raises:
         FileFormatError: The file is neither, is damaged, or has a row without a latency.
-        UsageError: The unit is unknown and the latencies are implausible in ms, or the file names another unit.
+        UsageError: The unit is unknown and need not be ms, or the file names another unit.
     """
     if not path.is_file():
         raise format_error(path, "latency table of another project")
@@ -148,7 +150,7 @@ def _take_unit(path: Path, content: dict[str, Any]) -> str | None:
 
 
 def _require_plausible(path: Path, rows: Sequence[ForeignRow]) -> None:
-    """Check that latencies can be in ms.
+    """Check that latencies can be in ms, and in no other unit.
 
     Raises:
         UsageError: Their median is outside `PLAUSIBLE_MS`.
@@ -157,7 +159,7 @@ def _require_plausible(path: Path, rows: Sequence[ForeignRow]) -> None:
     low, high = PLAUSIBLE_MS
     if not low <= value <= high:
         raise UsageError(
-            f"{path} does not name the unit of its latencies, and their median, {value:.4g}, is implausible in "
+            f"{path} does not name the unit of its latencies, and their median, {value:.4g}, need not be "
             f"milliseconds: add --unit, one of {', '.join(UNITS)}"
         )
 
@@ -199,13 +201,12 @@ def _read_fasterseg(path: Path) -> dict[str, Any]:
 
 def _read_once_for_all(path: Path) -> dict[str, Any]:
     """Read the mapping of a YAML or JSON file and check that its keys are once-for-all's."""
-    import yaml
-
     text = read_text(path, "latency table of another project")
     wrong = f"cannot read once-for-all table {path}"
+    is_json = text.lstrip().startswith("{")
     try:
-        content = json.loads(text) if text.lstrip().startswith("{") else _parse_yaml(text)
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        content = json.loads(text, object_pairs_hook=_make_dict) if is_json else _parse_yaml(text)
+    except (ValueError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FileFormatError(f"{wrong}: not readable as YAML or JSON ({reason})") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
@@ -219,17 +220,30 @@ def _read_once_for_all(path: Path) -> dict[str, Any]:
     return content
 
 
-def _parse_yaml(text: str) -> Any:
-    """Parse YAML without tags, and without aliases and deep nesting, which let a few bytes exhaust the memory."""
+def _make_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; refuse a key that stands twice."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError(
+            f"duplicate key {next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)!r}"
+        )
+    return content
+
+
+def _parse_yaml(text: str) -> object:
+    """Parse strict YAML without tags, aliases and deep nesting; the latter let a few bytes exhaust the memory."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     depth = 0
-    for event in yaml.parse(text, Loader=loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > _MAX_DEPTH:
-            raise ValueError("tags, aliases and deep nesting are not allowed in a table")
-    return yaml.load(text, Loader=loader)
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > _MAX_DEPTH:
+                raise ValueError("tags, aliases and deep nesting are not allowed in a table")
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    return parse_yaml(text)
 
 
 def _parse_fasterseg_row(path: Path, name: str, value: Any) -> ForeignRow:

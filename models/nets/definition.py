@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +22,15 @@ if TYPE_CHECKING:
 
 NETWORK_FILE = "network.json"
 """File name of the definition in a run folder."""
+WEIGHTS_FILE = "weights.safetensors"
+"""File name of the weights in a run folder."""
 Log = Callable[[str], None]
 """Receives remarks, one line each."""
 Channels = tuple[float, float, float]
 Byte = Annotated[int, Field(ge=0, le=255)]
-Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=99_999)]
+Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+"""Text without control characters, which would reach the terminal."""
 
 
 @dataclass(frozen=True)
@@ -139,14 +142,14 @@ class NetworkRecord(BaseModel):
 
     schema_version: Literal[1] = 1
     kind: Kind
-    name: str
-    reference: str
-    digest: str
-    input: tuple[Count, Count]
+    name: Text
+    reference: Text
+    digest: Text
+    input: tuple[Side, Side]
     classes: Annotated[int, Field(ge=1, le=255)]
-    class_names: tuple[str, ...] | None
+    class_names: tuple[Text, ...] | None
     palette: tuple[tuple[Byte, Byte, Byte], ...] | None
-    dataset: str | None
+    dataset: Text | None
     normalisation: NormalisationRecord
 
     @model_validator(mode="after")
@@ -155,6 +158,8 @@ class NetworkRecord(BaseModel):
             values = getattr(self, name)
             if values is not None and len(values) != self.classes:
                 raise ValueError(f"{name} has {len(values)} entries for {self.classes} classes")
+        if self.class_names is not None and len({*self.class_names}) < self.classes:
+            raise ValueError("class_names has a name twice")
         return self
 
 
@@ -243,17 +248,19 @@ def _complete(record: NetworkRecord, source: NetworkSource) -> NetworkDefinition
 
 def _require_source(run: Path, record: NetworkRecord, network: NetworkSource | None, log: Log) -> NetworkSource:
     """Return the source of a run without an architecture."""
-    option = f"--network {shlex.quote(record.reference)}"
+    if record.kind == "architecture":
+        raise FileFormatError(f"{run} has no {ARCHITECTURE_FILE}, which its {NETWORK_FILE} needs: train again")
     if record.kind == "factory" and network is None:
         raise UsageError(
-            f"{run} was trained with {record.reference}; code that a run folder names is never executed, so name it "
-            f"again: add {option}"
+            f"{run} was trained with a function that it calls {record.reference!r}; code that a run folder names is "
+            f"never executed: name your own file with that function, --network FILE.py:NAME"
         )
     if network is None:
         return PeerSource(record.name)
     if (network.kind, network.name) != (record.kind, record.name):
         raise UsageError(
-            f"{run} was trained with {record.reference}, not {network.reference}: use {option}, or another folder"
+            f"{run} was trained with {record.reference!r}, not {network.reference}: name that network, or choose "
+            f"another folder"
         )
     if network.digest != record.digest:
         log(

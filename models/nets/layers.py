@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ...errors import UsageError
 from .. import recipe
 from ..space.operators import get_recipe
 from ..space.opspec import OpSpec, strided_length
@@ -197,10 +196,7 @@ def build_module(spec: OpSpec) -> nn.Module:
 
     Raises:
         PluginError: A factory of the user's fails, or returns no module or one with another output.
-        UsageError: The operator has the name of an attribute of torch modules.
     """
-    if hasattr(nn.ModuleDict, spec.operator):
-        raise UsageError(f"operator {spec.operator!r} has the name of a torch module's attribute: choose another")
     return _chain(get_recipe(spec))
 
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Callable
 from functools import cache, partial
 from numbers import Integral
-from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ...errors import LgcError, PluginError
 from ...plugins import describe_error
+from ..onnx.trace_text import describe_computation, find_difference, get_random_state, keep_random_state
 from ..onnx.tracing import run_on_meta
-from ..recipe import Footprint, Module, ModuleSource
+from ..recipe import Footprint, Module, ModuleSource, hash_text
 from ..space.operators import register_operator
 from ..space.opspec import OpSpec
 from .layers import fold_norms
+
+BUILDS, RANDOM_BUILDS = 2, 8
+"""Modules of a spec that are compared; more if the factory draws numbers from Python's or NumPy's generator."""
 
 Count = Callable[[OpSpec], int]
 Factory = TypeVar("Factory", bound=Callable[[OpSpec], Any])
@@ -32,8 +32,8 @@ def register_module(
 ) -> Callable[[Factory], Factory]:
     """Register the decorated factory of torch modules as an operator.
 
-    The factory gets an `OpSpec` and returns a module, [N, c_in, H, W] -> [N, c_out, H / stride, W / stride]. Its source
-    file is part of the fingerprint of spaces with the operator: after a change, tables are measured again.
+    The factory gets an `OpSpec` and returns a module, [N, c_in, H, W] -> [N, c_out, H / stride, W / stride]. What the
+    modules compute is part of the fingerprint of spaces with the operator: after a change, tables are measured again.
 
     Args:
         name: Name of the operator, which must be new.
@@ -43,15 +43,14 @@ def register_module(
 
     Raises:
         ValueError: The name is taken.
-        UsageError: The name has other characters than a-z, 0-9 and _.
-        PluginError: The source of the factory is unknown.
+        UsageError: The name is invalid; see `register_operator`.
     """
 
     def register(factory: Factory) -> Factory:
         build = _CheckedFactory(name, factory)
         source = ModuleSource(
             name=name,
-            digest=_hash_source(name, factory),
+            digest=build.digest,
             factory=build,
             macs=partial(_call_count, name, "macs", macs),
             parameters=partial(_call_count, name, "parameters", parameters or cache(build.count_parameters)),
@@ -61,17 +60,6 @@ def register_module(
         return factory
 
     return register
-
-
-def _hash_source(name: str, factory: Callable[..., Any]) -> str:
-    """Return the digest of a factory's name and source file; of its own source where there is no file."""
-    function = inspect.unwrap(factory.func if isinstance(factory, partial) else factory)
-    try:
-        file = inspect.getsourcefile(function)
-        source = Path(file).read_bytes() if file and Path(file).is_file() else inspect.getsource(function).encode()
-    except (OSError, TypeError) as error:
-        raise PluginError(f"the source of operator {name} is unknown: define its factory in a file") from error
-    return hashlib.sha256(function.__qualname__.encode() + b"\0" + source).hexdigest()[:12]
 
 
 def _call_count(name: str, what: str, count: Count, spec: OpSpec) -> int:
@@ -88,23 +76,50 @@ def _call_count(name: str, what: str, count: Count, spec: OpSpec) -> int:
 
 
 class _CheckedFactory:
-    """Factory of an operator that checks the modules of each spec once."""
+    """Factory of an operator whose modules of one spec all compute the same."""
 
     def __init__(self, name: str, factory: Callable[[OpSpec], Any]) -> None:
         self._name, self._factory = name, factory
-        self._checked: set[OpSpec] = set()
+        self._computations: dict[OpSpec, tuple[str, ...]] = {}
 
     def __call__(self, spec: OpSpec) -> nn.Module:
         """Return a module of `spec`.
 
         Raises:
-            PluginError: The factory fails, or its module is unusable; see `_check`.
+            PluginError: The factory fails, its module is unusable, or does not compute what others of the spec do.
         """
+        expected = self._find_computation(spec)
         module = self._build(spec)
-        if spec not in self._checked:
-            self._check(spec, module)
-            self._checked.add(spec)
+        self._require_equal(spec, expected, self._describe(spec, module))
         return module
+
+    def digest(self, spec: OpSpec) -> str:
+        """Return the digest of what the modules of `spec` compute; see `describe_computation`."""
+        return hash_text("\n".join(self._find_computation(spec)))
+
+    def _find_computation(self, spec: OpSpec) -> tuple[str, ...]:
+        """Return the text that every module of `spec` has, compared between `BUILDS` of them at first."""
+        if spec not in self._computations:
+            with keep_random_state():
+                state = get_random_state()
+                module = self._build(spec)
+                count = RANDOM_BUILDS if get_random_state() != state else BUILDS
+                self._check_output(spec, module)
+                first = self._describe(spec, module)
+                for _ in range(count - 1):
+                    self._require_equal(spec, first, self._describe(spec, self._build(spec)))
+            self._computations[spec] = first
+        return self._computations[spec]
+
+    def _describe(self, spec: OpSpec, module: nn.Module) -> tuple[str, ...]:
+        try:
+            return describe_computation(module, (spec.batch, spec.c_in, *spec.fine))
+        except PluginError as error:
+            raise PluginError(f"{spec}: the module of {self._name} fails: {error}") from error
+
+    def _require_equal(self, spec: OpSpec, first: tuple[str, ...], second: tuple[str, ...]) -> None:
+        if difference := find_difference(first, second):
+            raise PluginError(f"{spec}: two modules of {self._name} differ: {difference}")
 
     def _build(self, spec: OpSpec) -> nn.Module:
         try:
@@ -117,20 +132,12 @@ class _CheckedFactory:
         return module
 
     def _build_aside(self, spec: OpSpec) -> nn.Module:
-        """Return a module without a change of torch's random state."""
-        with torch.random.fork_rng(devices=[]):
-            return self._build(spec)
+        """Return a module without a change of random states."""
+        with keep_random_state():
+            return self(spec)
 
-    def _check(self, spec: OpSpec, module: nn.Module) -> None:
-        """Check that the weights of two modules have equal shapes, and that the output has the shape of the spec."""
-        first, second = (
-            {key: tuple(value.shape) for key, value in each.state_dict().items()}
-            for each in (module, self._build_aside(spec))
-        )
-        for key in first.keys() | second.keys():
-            if first.get(key) != second.get(key):
-                shapes = f"{first.get(key, 'no')} and {second.get(key, 'no')}"
-                raise PluginError(f"{spec}: two modules of {self._name} differ: weight {key} has shapes {shapes}")
+    def _check_output(self, spec: OpSpec, module: nn.Module) -> None:
+        """Check that the output has the shape of the spec."""
         try:
             out = run_on_meta(module, [(spec.batch, spec.c_in, *spec.fine)])
         except PluginError as error:
@@ -142,12 +149,10 @@ class _CheckedFactory:
 
     def count_parameters(self, spec: OpSpec) -> int:
         """Count the parameters of the folded module."""
-        self(spec)
         return sum(parameter.numel() for parameter in fold_norms(self._build_aside(spec)).parameters())
 
     def find_footprint(self, spec: OpSpec) -> Footprint:
         """Return the memory of the folded module for one image: a tensor per operation that does not run in place."""
-        self(spec)
         recorder = _TensorRecorder()
         out = run_on_meta(fold_norms(self._build_aside(spec)), [(1, spec.c_in, *spec.fine)], recorder=recorder)
         return recorder.summarise(out)

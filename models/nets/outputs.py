@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +13,48 @@ from ...errors import PluginError
 from ...plugins import describe_error
 
 MAIN_KEYS = ("out", "logits")
-"""Names of the main output in a mapping or dataclass; without them, the first tensor is the main one."""
+"""Names of the main output in a mapping or dataclass."""
+_AUXILIARY = "aux"
+"""Part of the names of auxiliary outputs."""
 
 
-def split_outputs(output: object) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the main output of a network and its other tensors by name.
+def list_outputs(output: object) -> dict[str, Tensor]:
+    """Return the tensors of a network's output by name.
 
     A network returns a tensor; or a tuple, list, mapping or dataclass of tensors, also nested. Names are the keys, or
-    the positions in a tuple or list, joined by dots.
+    the positions in a tuple or list, joined by dots; a single tensor has the empty name.
 
     Raises:
         PluginError: There is no tensor.
     """
     tensors = dict(_iter_tensors(output))
-    main = next((key for key in MAIN_KEYS if key in tensors), next(iter(tensors), None))
-    if main is None:
+    if not tensors:
         raise PluginError(f"the network returned {type(output).__name__} without a tensor: return its logits")
-    return tensors.pop(main), tensors
+    return tensors
+
+
+def choose_main(names: Iterable[str]) -> str:
+    """Return the name of the main output: one of `MAIN_KEYS`, else the first without `aux`, else the first."""
+    names = list(names)
+    named = [key for key in MAIN_KEYS if key in names]
+    return next(iter((*named, *(name for name in names if _AUXILIARY not in name.lower()), *names)))
+
+
+def split_outputs(output: object, main: str | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the main output of a network and its other tensors by name, see `list_outputs`.
+
+    Args:
+        output: Output of the network.
+        main: Name of the main output; None for that of `choose_main`.
+
+    Raises:
+        PluginError: There is no tensor, or none of the name `main`.
+    """
+    tensors = list_outputs(output)
+    name = choose_main(tensors) if main is None else main
+    if name not in tensors:
+        raise PluginError(f"the network returned no output {name!r}, as it did before, but {', '.join(tensors)}")
+    return tensors.pop(name), tensors
 
 
 def _iter_tensors(output: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

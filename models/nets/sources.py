@@ -6,14 +6,18 @@ callers pass it a reference: nothing that a file names is executed.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...errors import LgcError, PluginError, UnknownNameError, UsageError
-from ...plugins import describe_error, load_object
+from ...files import hash_file
+from ...plugins import describe_error, isolate_user_code, load_object
 from ..recipe import hash_text
 from ..space.protocol import ARCHITECTURE_FILE, Architecture
 from .peers import PEERS, build_peer
@@ -25,6 +29,11 @@ Kind = Literal["architecture", "peer", "factory"]
 """Kind of a source."""
 PEER_PREFIX = "peer:"
 """Start of a reference to a built-in peer."""
+CLASSES_ARGUMENTS = (
+    *("classes", "num_classes", "n_classes", "nclass", "nclasses", "num_class", "n_class", "numclasses", "nb_classes"),
+    *("class_num", "class_count", "number_of_classes", "out_classes", "num_labels"),
+)
+"""Names of a factory's argument for the number of classes, in lower case."""
 
 
 class NetworkSource(ABC):
@@ -135,10 +144,10 @@ class FactorySource(NetworkSource):
     Attributes:
         factory: Function from the number of classes to a module.
         text: Reference as the user wrote it.
-        source_digest: Hash of the source file; empty for a module without one.
+        source_digest: Hash of the source file that defines the factory; empty for a module without one.
     """
 
-    factory: Callable[[int], object] = field(compare=False, repr=False)
+    factory: Callable[..., object] = field(compare=False, repr=False)
     text: str
     source_digest: str
     kind = "factory"
@@ -163,15 +172,18 @@ class FactorySource(NetworkSource):
         """Call the factory, and check that it returns a module.
 
         Raises:
-            PluginError: The factory raises an error, whose line the message has, or returns something else.
+            PluginError: The factory's argument for the number of classes is unknown, it raises an error, whose line the
+                message has, or it returns something else.
         """
         from torch import nn
 
+        keyword = find_classes_argument(self.factory, self.text)
         try:
-            module = self.factory(classes)
+            with isolate_user_code(self.text):
+                module = self.factory(**{keyword: classes}) if keyword else self.factory(classes)
         except LgcError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"{self.text} failed for classes={classes}: {describe_error(error)}") from error
         if not isinstance(module, nn.Module):
             raise PluginError(f"{self.text} must return a torch.nn.Module, got {type(module).__name__}")
@@ -200,4 +212,39 @@ def load_source(reference: str) -> NetworkSource:
             f"{reference} is an object of type {type(factory).__name__}: pass a function build(classes) -> "
             f"torch.nn.Module"
         )
-    return FactorySource(factory, reference, plugin.digest)
+    return FactorySource(factory, reference, _hash_source(factory) or plugin.digest)
+
+
+def find_classes_argument(factory: Callable[..., object], name: str) -> str:
+    """Return the keyword of a factory's argument for the number of classes; empty for its first argument.
+
+    Raises:
+        PluginError: It is unknown: no argument has one of `CLASSES_ARGUMENTS`, and not exactly one is required.
+    """
+    try:
+        arguments = list(inspect.signature(factory).parameters.values())
+    except (TypeError, ValueError):
+        arguments = []
+    named = [argument.name for argument in arguments if argument.name.lower() in CLASSES_ARGUMENTS]
+    if named and arguments[0].kind is not Parameter.POSITIONAL_ONLY:
+        return min(named, key=lambda argument: CLASSES_ARGUMENTS.index(argument.lower()))
+    variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    required = [argument for argument in arguments if argument.default is Parameter.empty]
+    required = [argument for argument in required if argument.kind not in variable]
+    if [argument.name for argument in required] != [argument.name for argument in arguments[:1]] or not required:
+        listed = ", ".join(argument.name for argument in arguments) or "none"
+        raise PluginError(
+            f"the argument of {name} for the number of classes is unknown (its arguments: {listed}): pass a function "
+            f"build(classes) -> torch.nn.Module"
+        )
+    return required[0].name if required[0].kind is Parameter.KEYWORD_ONLY else ""
+
+
+def _hash_source(factory: Callable[..., object]) -> str:
+    """Return the hash of the file that defines a factory, which another module may only import; empty if unknown."""
+    function = inspect.unwrap(factory.func if isinstance(factory, partial) else factory)
+    try:
+        file = inspect.getsourcefile(function)
+        return hash_file(Path(file)) if file else ""
+    except (OSError, TypeError):
+        return ""

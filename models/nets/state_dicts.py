@@ -81,27 +81,31 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and torch raise their own kinds
-        forbidden = _FORBIDDEN_GLOBAL.search(str(error))
-        if forbidden is None:
+        foreign = find_foreign_object(error)
+        if not foreign:
             raise format_error(path, "weights") from error
         raise FileFormatError(
-            f"cannot read weights {path}: it holds Python objects ({forbidden[1]}), which only code from the file "
+            f"cannot read weights {path}: it holds Python objects ({foreign}), which only code from the file "
             "could rebuild; save tensors alone, with torch.save(network.state_dict(), FILE)"
         ) from error
+
+
+def find_foreign_object(error: Exception) -> str:
+    """Return the object that torch refuses to rebuild from a file, e.g. `posix.system`; empty for other errors."""
+    match = _FORBIDDEN_GLOBAL.search(str(error))
+    return match[1] if match else ""
 
 
 def _find_entry(content: Any, depth: int = 0) -> tuple[str, ...] | None:
     """Return the keys that lead to a state dict, the empty tuple if `content` is one; None if there is none."""
     if not isinstance(content, Mapping) or depth > _MAX_DEPTH:
         return None
-    tensors = sum(_is_tensor(value) for value in content.values())
-    if tensors and 2 * tensors >= len(content):  # programs add numbers to a state dict, e.g. the epoch
-        return ()
-    for key in ENTRIES:
+    for key in ENTRIES:  # first, as programs store other tensors next to a state dict, e.g. the state of a generator
         rest = _find_entry(content.get(key), depth + 1)
         if rest is not None:
             return (key, *rest)
-    return None
+    tensors = sum(_is_tensor(value) for value in content.values())
+    return () if tensors and 2 * tensors >= len(content) else None  # a state dict may have numbers too, e.g. the epoch
 
 
 def _is_tensor(value: object) -> bool:

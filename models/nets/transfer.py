@@ -11,7 +11,7 @@ from torch import Size, Tensor, nn
 
 from ...errors import UsageError
 from .state_dicts import StateDict
-from .weights import require_finite
+from .weights import require_numbers
 
 WRAPPERS = ("module", "model", "network", "net", "backbone", "encoder", "segmentor")
 """Names of modules that hold a whole network, or its backbone, and that another program may lack."""
@@ -117,7 +117,7 @@ def transfer_weights(
 
     Raises:
         UsageError: No part fits, too few tensors do, or most tensors of equal name have other shapes.
-        FileFormatError: A tensor to copy has NaN or infinite values.
+        FileFormatError: A tensor to copy has a type other than floating point, or NaN or infinite values.
     """
     own = network.state_dict()
     tensors = {_INNER_WRAPPERS.sub("", name): tensor for name, tensor in stored.tensors.items()}
@@ -143,11 +143,12 @@ def transfer_weights(
     copied = {
         name: renamed[name]
         for name in own  # counters of batch normalisations may be missing
-        if get_part(name) in whole and get_module(name) not in classifiers and name in renamed
+        if get_part(name) in whole and get_module(name) not in classifiers
+        if name in renamed and renamed[name].shape == own[name].shape
     }
     if not copied:
         raise UsageError(f"no part of {stored.path} fits this network as a whole; train with --init scratch")
-    require_finite(copied, stored.path)
+    require_numbers(copied, own, stored.path)
     network.load_state_dict(own | copied)
     loaded, random = (tuple(name for name in shapes if (name in copied) == is_loaded) for is_loaded in (True, False))
     unused = sum(tensor.is_floating_point() for tensor in tensors.values()) - len(loaded)

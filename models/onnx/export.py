@@ -58,7 +58,7 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
         except Exception as error:
             raise PluginError(f"cannot export to ONNX: {_explain_failure(error, module, inputs)}") from error
     if any(issubclass(item.category, TracerWarning) and is_user_file(item.filename) for item in caught):
-        require_traceable(module, input_shapes, dtype, "the module")
+        require_traceable(module, input_shapes, dtype, "the module", sizes=True)
     exported: bytes = buffer.getvalue()
     onnx.checker.check_model(onnx.load_from_string(exported), full_check=True)
     return exported

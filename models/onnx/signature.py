@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
 NORMALISATION_KEY, PALETTE_KEY, VERSION_KEY = "normalisation", "palette", "lgc_version"
-SOURCE_KEY = "network"
+SOURCE_KEY, WEIGHTS_KEY, DIGEST_KEY = "network", "weights", "weights_digest"
 """Metadata keys of files that lgc exports.
 
 Classes: JSON list of names. Normalisation: JSON {"mean": [3], "std": [3]}, per RGB channel in 0..1. Palette: JSON list
 of the RGB colours of the classes, 0 to 255 each. Network: kind and name of a network other than an architecture,
-e.g. `peer:pidnet-s`.
+e.g. `peer:pidnet-s`. Weights: `random` or `trained`; their digest is `files.hash_file` of the run's file.
 """
 
 METADATA_FORMS = {

@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 from ...errors import LgcError, PluginError
 from ...plugins import describe_error, locate_error
 
+DRAWS_NUMBERS = "draws random numbers in evaluation mode: use self.training"
+"""Part of the message of an error for a module whose output is random."""
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
 _TOLERANCE = 1e-4
 """Largest difference between two runs on the same input."""
@@ -29,6 +31,8 @@ def run_on_meta(
     input_shapes: Sequence[tuple[int, ...]],
     dtype: str = "float32",
     recorder: AbstractContextManager[Any] | None = None,
+    *,
+    copied: bool = False,
 ) -> Any:
     """Run a copy of a module in evaluation mode on meta tensors, and return its output: shapes, no values.
 
@@ -37,15 +41,17 @@ def run_on_meta(
         input_shapes: Shape of each input.
         dtype: Type of the inputs, in torch's notation.
         recorder: Context of the run, inputs included, e.g. a `TorchDispatchMode`.
+        copied: The module is such a copy already: run it, not another copy.
 
     Raises:
         PluginError: The module decides by the values of a tensor, keeps a tensor on another device, or fails. The
             message has the line.
     """
-    copied = copy.deepcopy(module).eval().to("meta")
     try:
+        if not copied:
+            module = copy.deepcopy(module).eval().to("meta")
         with torch.no_grad(), torch.device("meta"), recorder or nullcontext():
-            return copied(*(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in input_shapes))
+            return module(*(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in input_shapes))
     except LgcError:
         raise
     except Exception as error:
@@ -54,7 +60,9 @@ def run_on_meta(
 
 def _explain_failure(error: Exception) -> str:
     text = str(error)
-    if "on meta tensors" in text or "data-independent" in text:
+    if DRAWS_NUMBERS in text:
+        return f"{locate_error(error)}: {text}"
+    if "on meta tensors" in text or "with Meta tensors" in text or "data-independent" in text:
         return (
             f"{locate_error(error)}: values of a tensor decide what is computed, but a trace keeps one case only: "
             f"use torch.where, or decide by shapes"
@@ -77,22 +85,25 @@ def _is_marked(value: object) -> bool:
 class _InputMarks(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Marks every tensor computed from a marked one, and refuses to read one as a number, as `if x.mean() > 0:` does.
 
-    Shapes are plain integers here, so that only values of tensors count.
+    Shapes are plain integers here, so that only values of tensors count. With `sizes`, results whose size depends on
+    values are refused too, e.g. those of `torch.unique`.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, sizes: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.name = name
+        self.name, self.sizes = name, sizes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         leaves = tree_leaves((args, kwargs))
         if any(map(_is_marked, leaves)):
-            if func is torch.ops.aten._local_scalar_dense.default:
+            if self.sizes and torch.Tag.dynamic_output_shape in func.tags:
                 _refuse_read(self.name)
             for value in tree_leaves(out):
                 if isinstance(value, Tensor):
                     setattr(value, _MARK, True)
+                elif isinstance(value, bool | int | float):  # of item(), torch.equal, torch.allclose
+                    _refuse_read(self.name)
         return out
 
 
@@ -138,7 +149,9 @@ def _make_input(shape: tuple[int, ...], dtype: str) -> Tensor:
 
 
 @torch.no_grad()
-def require_traceable(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: str, name: str) -> None:
+def require_traceable(
+    module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: str, name: str, *, sizes: bool = False
+) -> None:
     """Check that Python code of a module reads no values of its inputs, and that its output is repeatable.
 
     Args:
@@ -146,6 +159,7 @@ def require_traceable(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]
         input_shapes: Shape of each input.
         dtype: Type of the inputs, in torch's notation.
         name: Name of the module in messages.
+        sizes: The code decides by sizes, so that none may depend on values.
 
     Raises:
         PluginError: It does, and the message has the line; or two outputs differ.
@@ -154,7 +168,7 @@ def require_traceable(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]
     marked = [value.clone() for value in inputs]
     for value in marked:
         setattr(value, _MARK, True)
-    with _ArrayReads(name), _InputMarks(name):
+    with _ArrayReads(name), _InputMarks(name, sizes):
         output = module(*marked)
     if not torch.allclose(module(*inputs).float(), output.float(), atol=_TOLERANCE, equal_nan=True):
         raise PluginError(

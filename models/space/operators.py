@@ -60,16 +60,32 @@ OPERATORS: dict[str, Operator] = {}
 ZERO = "zero"
 """Operator of an absent edge."""
 
+_RESERVED = """
+    add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double dump_patches eval
+    extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items keys load_state_dict
+    modules mtia named_buffers named_children named_modules named_parameters parameters pop register_backward_hook
+    register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
+    register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
+    set_submodule share_memory state_dict to to_empty train training type update values xpu zero_grad
+"""
+RESERVED_NAMES = frozenset(_RESERVED.split())
+"""Attributes of torch modules, under whose names a network cannot hold an operator's module."""
+
 
 def register_operator(name: str, *, searchable: bool = False, upsamples: bool = False) -> Callable[[Recipe], Recipe]:
     """Register the decorated recipe under `name`, which must be new; see `Operator` for the options.
 
     Raises:
         ValueError: The name is taken.
-        UsageError: The name has other characters than a-z, 0-9 and _.
+        UsageError: The name has other characters than a-z, 0-9 and _, begins with _, or is one of `RESERVED_NAMES`.
     """
-    if not re.fullmatch(OPERATOR_NAME, name):
-        raise UsageError(f"invalid operator name {name!r}: use lower-case letters, digits and underscores")
+    if not re.fullmatch(OPERATOR_NAME, name) or name.startswith("_"):
+        raise UsageError(
+            f"invalid operator name {name!r}: use lower-case letters, digits and underscores, no underscore first"
+        )
+    if name in RESERVED_NAMES:
+        raise UsageError(f"operator {name!r} has the name of a torch module's attribute: choose another")
 
     def register(recipe: Recipe) -> Recipe:
         if name in OPERATORS:
@@ -178,7 +194,7 @@ def find_footprint(spec: OpSpec) -> Footprint | None:
 
 
 def recipe_digest(spec: OpSpec) -> str:
-    """Return the digest of the layers of `spec`, 12 hexadecimal digits: of a module, that of its source file."""
+    """Return the digest of the layers of `spec`, 12 hexadecimal digits: of a module, that of what it computes."""
     return hash_text(describe_layers(get_recipe(spec)))
 
 
@@ -227,9 +243,9 @@ def is_first_recipe(name: str) -> bool:
     return name in FIRST_RECIPES and identify_operator(get_operator(name)) == FIRST_RECIPES[name]
 
 
-def identify_custom_operators(names: Iterable[str]) -> dict[str, str]:
-    """Return the digest of each of these operators that is not one of lgc 0.1; see `FIRST_RECIPES`."""
-    return {name: identify_operator(get_operator(name)) for name in sorted(set(names)) if not is_first_recipe(name)}
+def list_custom_recipes(specs: Iterable[OpSpec]) -> dict[str, str]:
+    """Return the digest of each spec's recipe by key, without the operators of lgc 0.1; see `FIRST_RECIPES`."""
+    return {str(spec): recipe_digest(spec) for spec in specs if not is_first_recipe(spec.operator)}
 
 
 def digest_recipes(specs: Iterable[OpSpec]) -> dict[str, str]:
@@ -238,9 +254,8 @@ def digest_recipes(specs: Iterable[OpSpec]) -> dict[str, str]:
     The fingerprint of a space includes it, so that a changed recipe changes the fingerprint.
     """
     digests: dict[str, dict[str, str]] = {}
-    for spec in specs:
-        if not is_first_recipe(spec.operator):
-            digests.setdefault(spec.operator, {})[str(spec)] = recipe_digest(spec)
+    for key, digest in list_custom_recipes(specs).items():
+        digests.setdefault(OpSpec.parse(key).operator, {})[key] = digest
     return {name: hash_text(repr(sorted(rows.items()))) for name, rows in sorted(digests.items())}
 
 

@@ -88,6 +88,9 @@ class Slot:
             at least one live. The operator itself depends on at most one decision, which is not among them.
         scope: `core`, or `dense` for slots outside the core.
 
+    Raises:
+        UnknownNameError: No such scope.
+
     Two decisions suffice where inputs are projected to the width of their cell before an operator: an edge then depends
     on the operator and that width, the projection on both widths.
     """
@@ -97,6 +100,10 @@ class Slot:
     decisions: tuple[int, ...] = ()
     sums: tuple[int, ...] = ()
     scope: str = CORE
+
+    def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise UnknownNameError("scope", self.scope, SCOPES)
 
 
 class Architecture(ABC):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ...errors import FileFormatError, UsageError
-from ...files import ensure_folder, read_text, write_atomic
+from ...files import ensure_folder, hash_file, read_text, write_atomic
 from ...lut.table.table import network_key
 from ...models.images import RGBImage, normalise_image
 from ...models.nets.definition import Log as Log
@@ -23,12 +23,14 @@ from ...models.nets.sources import NetworkSource
 from ...models.onnx.signature import (
     ARCHITECTURE_KEY,
     CLASSES_KEY,
+    DIGEST_KEY,
     NORMALISATION_KEY,
     PALETTE_KEY,
     SCOPE_KEY,
     SOURCE_KEY,
     TABLE_KEY,
     VERSION_KEY,
+    WEIGHTS_KEY,
 )
 from ...models.space.protocol import CORE, END_TO_END, Architecture
 from ...precisions import INT8
@@ -53,6 +55,7 @@ class Network:
         classes: names of the classes; None for those of the definition, if it has any.
         table: fingerprint of the table's latencies that search or prediction used; None without a table.
         images: RGB images of the network's size for the ranges of int8, [H, W, 3] each.
+        digest: hash of the file of its weights; None if there is none.
     """
 
     source: Architecture | NetworkDefinition
@@ -61,6 +64,7 @@ class Network:
     classes: tuple[str, ...] | None = None
     table: str | None = None
     images: tuple[RGBImage, ...] = field(default=(), repr=False)
+    digest: str | None = None
     _models: dict[tuple[str, str], bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -113,9 +117,11 @@ class Network:
             VERSION_KEY: __version__,
             SCOPE_KEY: scope,
             "precision": precision,
-            "weights": "random" if self.weights is None else "trained",
+            WEIGHTS_KEY: "random" if self.weights is None else "trained",
             NORMALISATION_KEY: json.dumps(asdict(definition.normalisation)),
         }
+        if self.digest is not None:
+            metadata[DIGEST_KEY] = self.digest
         if architecture is None:
             metadata[SOURCE_KEY] = f"{definition.source.kind}:{definition.source.name}"
         else:
@@ -190,12 +196,12 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
         loaded = Network(definition, None, scope)
     else:
         names = definition.class_names or _read_classes(source / TRAINING_RESULT)
-        loaded = Network(definition, load_weights(path, definition), scope, names)
+        loaded = Network(definition, load_weights(path, definition, log), scope, names, digest=hash_file(path))
     if definition.source.kind == "factory":
         report = check_outputs(loaded.reference(CORE).get_submodule("network"), definition)
         dropped = [*report.auxiliary, *report.ignored]
         if dropped:
-            log(f"{definition.source.reference}: outputs not exported: {', '.join(dropped)}")
+            log(f"{definition.source.reference}: exported output: {report.main}; not exported: {', '.join(dropped)}")
     return loaded
 
 

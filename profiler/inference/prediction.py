@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import DataError, MeasurementError, UsageError
+from ...files import hash_file
 from ...models.images import RGBImage
-from ...models.nets.definition import read_record
+from ...models.nets.definition import WEIGHTS_FILE, read_record
+from ...models.onnx.signature import DIGEST_KEY, WEIGHTS_KEY
 from ..deployment.network import Log
 from .media import MediaFile, raise_unreadable
 from .painting import Legend, Painter
@@ -118,20 +120,40 @@ class Prediction:
 
 
 def find_exported_file(source: Path) -> Path:
-    """Return the file itself; for a run folder its newest ONNX file in scope dense, else in any scope.
+    """Return the file itself; for a run folder its newest ONNX file of its weights, in scope dense if there is one.
 
     Raises:
-        UsageError: the run folder has no exported file.
+        UsageError: the run folder has no exported file, or none of its weights, e.g. as it was trained afterwards.
+        FileFormatError: an exported file is damaged.
     """
     if not source.is_dir():
         return source
-    files = sorted((source / "export").glob("*.onnx"), key=lambda path: path.stat().st_mtime)
-    candidates = [path for path in files if path.stem.endswith("-dense")] or files
+    files = sorted((source / "export").glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True)
+    candidates = sorted(files, key=lambda path: not path.stem.endswith("-dense"))
     if not candidates:
         record = read_record(source)
         network = f" --network {quote(record.reference)}" if record is not None and record.kind == "factory" else ""
         raise UsageError(f"no exported file in {source}: run lgc-export {quote(str(source))}{network}")
-    return candidates[-1]
+    weights = source / WEIGHTS_FILE
+    faults = {path: _find_stale_weights(path, weights) for path in candidates} if weights.exists() else {}
+    current = [path for path in candidates if not faults.get(path)]
+    if not current:
+        path, fault = next(iter(faults.items()))
+        raise UsageError(f"{path} {fault}, so it is not the network of {weights}: run lgc-export {source} again")
+    return current[0]
+
+
+def _find_stale_weights(path: Path, weights: Path) -> str:
+    """Return why an exported file does not have the weights of a run; empty if it has."""
+    from ...models.onnx.model import OnnxModel
+
+    metadata = OnnxModel.load(path).metadata
+    digest = metadata.get(DIGEST_KEY)
+    if metadata.get(WEIGHTS_KEY) == "random":
+        return "has random weights"
+    if digest is not None:
+        return "" if digest == hash_file(weights) else "has other weights"
+    return "" if path.stat().st_mtime >= weights.stat().st_mtime else "is older"  # a file of an earlier version
 
 
 def segment_media(

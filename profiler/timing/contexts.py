@@ -87,9 +87,9 @@ def count_copies(spec: OpSpec) -> int:
 def _in_carriers(spec: OpSpec) -> tuple[Term, ...]:
     copies = count_copies(spec)
     inputs = input_shapes(spec)
-    ends = [_baseline(inputs[0][1:], len(inputs))]
+    ends = [_baseline(inputs[0], len(inputs))]
     if not isinstance(get_recipe(spec)[-1], ArgMax):
-        ends.append(_baseline((spec.c_out, *output_size(spec)), 1))
+        ends.append(_baseline((spec.batch, spec.c_out, *output_size(spec)), 1))
     probe = Workload(f"probe/{spec}/x{copies}", inputs, lambda: _probe(spec, copies))
     terms = [Term(probe.name, OPERATOR, 1 / copies, probe)]
     for end in {end.name: end for end in ends}.values():
@@ -112,11 +112,11 @@ def output_size(spec: OpSpec) -> tuple[int, int]:
     return spec.fine if get_operator(spec.operator).upsamples else spec.coarse
 
 
-def _baseline(shape: tuple[int, int, int], tensors: int) -> Workload:
-    """Return the baseline of `tensors` separate pairs of carriers, shape (channels, height, width)."""
-    channels, height, width = shape
-    name = f"carrier/c{channels}/{height}x{width}/x{tensors}"
-    return Workload(name, ((1, *shape),) * tensors, lambda: _carrier_pairs(shape, tensors))
+def _baseline(shape: tuple[int, int, int, int], tensors: int) -> Workload:
+    """Return the baseline of `tensors` separate pairs of carriers, input shape [N, C, H, W] each."""
+    batch, channels, height, width = shape
+    name = f"carrier/c{channels}/{height}x{width}/x{tensors}" + f"/b{batch}" * (batch > 1)
+    return Workload(name, (shape,) * tensors, lambda: _carrier_pairs(shape[1:], tensors))
 
 
 def _probe(spec: OpSpec, copies: int) -> nn.Module:

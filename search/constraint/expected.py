@@ -15,6 +15,9 @@ from ...models.space.cost import Cost
 from ...models.space.protocol import DENSE, Decision, Slot, Space
 from ...models.space.slots import as_space
 
+SUM_TOLERANCE = 1e-3
+"""Largest deviation of a sum of probabilities from 1; types of fewer bits deviate further."""
+
 
 class ExpectedCost(nn.Module):
     """Expected latency of a supernet, in ms, over independently drawn choices.
@@ -41,6 +44,7 @@ class ExpectedCost(nn.Module):
 
     constant: Tensor
     single: Tensor
+    mask: Tensor
 
     def __init__(self, table: LatencyTable, slots: Space | Sequence[Slot], scope: str = DENSE) -> None:
         super().__init__()
@@ -59,6 +63,9 @@ class ExpectedCost(nn.Module):
         self.decisions = tuple(decisions)
         self.register_buffer("constant", torch.tensor(cost.constant, dtype=torch.float32), persistent=False)
         self.register_buffer("single", torch.from_numpy(cost.single).float(), persistent=False)
+        counts = torch.tensor([len(decision.choices) for decision in self.decisions])
+        mask = torch.arange(self.single.shape[1]) < counts[:, None]
+        self.register_buffer("mask", mask, persistent=False)
         self._pairs = tuple(cost.pairs)
         for index, pair in enumerate(self._pairs):
             self.register_buffer(f"pair_{index}", torch.from_numpy(cost.pairs[pair]).float(), persistent=False)
@@ -68,12 +75,14 @@ class ExpectedCost(nn.Module):
 
         Args:
             probabilities: probability of each choice, [D, C] with 0 beyond a decision's choices; or one tensor
-                [choices] for each decision.
+                [choices] for each decision. Checking them synchronises with the device once.
 
         Raises:
-            UsageError: there are more or fewer decisions, or one has another number of choices.
+            UsageError: there are more or fewer decisions, one has another number of choices, or its values are
+                negative, not finite, or do not sum to 1.
         """
         p = self._stack(probabilities)
+        self._check(p.detach())
         total = self.constant + (p * self.single).sum()
         for index, (d, e) in enumerate(self._pairs):
             terms = self.get_buffer(f"pair_{index}")
@@ -94,3 +103,17 @@ class ExpectedCost(nn.Module):
                     f"{[*row.shape]}"
                 )
         return nn.utils.rnn.pad_sequence([*probabilities], batch_first=True)
+
+    def _check(self, p: Tensor) -> None:
+        """Check that each row of p, [D, C], is a distribution over the decision's choices."""
+        tolerance = max(SUM_TOLERANCE, 4 * torch.finfo(p.dtype).eps) if p.is_floating_point() else SUM_TOLERANCE
+        p = p.float()
+        sums = (p * self.mask).sum(1)
+        valid = (p >= -tolerance).all(1) & ((sums - 1).abs() <= tolerance) & ((p.sum(1) - 1).abs() <= tolerance)
+        if not bool(valid.all()):  # false for NaN too
+            row = int((~valid).nonzero()[0])
+            values = ", ".join(f"{value:.4g}" for value in p[row].tolist())
+            raise UsageError(
+                f"decision {self.decisions[row].name}: [{values}] is not a distribution over its "
+                f"{int(self.mask[row].sum())} choices (at least 0, sum 1): pass torch.softmax(alpha, dim=-1), not alpha"
+            )

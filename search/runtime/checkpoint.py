@@ -10,6 +10,7 @@ import torch
 
 from ...errors import FileFormatError
 from ...files import describe, write_atomic
+from ...models.nets.state_dicts import find_foreign_object
 
 
 class Checkpoint(TypedDict):
@@ -37,9 +38,9 @@ def load(path: Path) -> Checkpoint | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and torch raise their own kinds
-        raise FileFormatError(
-            f"cannot read checkpoint {path}: it is {describe(path)}; delete it to start again"
-        ) from error
+        foreign = find_foreign_object(error)
+        content = f"it holds code ({foreign}), which is not executed" if foreign else f"it is {describe(path)}"
+        raise FileFormatError(f"cannot read checkpoint {path}: {content}; delete it to start again") from error
     if not isinstance(state, dict) or "step" not in state:
         raise FileFormatError(f"{path} is not a checkpoint of lgc; delete it to start again")
     return cast("Checkpoint", state)

@@ -33,12 +33,16 @@ class TrainingNetwork(nn.Module):
     Args:
         network: the network, whose weights are kept after the training.
         auxiliary: Include auxiliary outputs.
+
+    Attributes:
+        main: name of the main output in training mode; None for that of `choose_main`.
     """
 
     def __init__(self, network: nn.Module, auxiliary: bool) -> None:
         super().__init__()
         self.network = network
         self.has_auxiliary = auxiliary
+        self.main: str | None = None
         self.auxiliary: nn.Module | None = None
         if isinstance(network, LGCNet):
             plan = network.space.plan
@@ -53,7 +57,7 @@ class TrainingNetwork(nn.Module):
             logits = self.network.decode(features)
             # The stem's output precedes the cells'.
             return logits, {} if self.auxiliary is None else {"head": self.auxiliary(features[self.cell + 1])}
-        logits, others = split_outputs(self.network(x))
+        logits, others = split_outputs(self.network(x), self.main if self.training else None)
         if not self.has_auxiliary:
             return logits, {}
         return logits, {name: value for name, value in others.items() if is_logits(value, logits.shape[1])}

@@ -59,9 +59,9 @@ class TrainConfig(BaseModel):
     """Initial weights: `scratch` (random), `supernet` (of the search), or a file (safetensors or torch)."""
     teacher: str | None = None
     """Run folder of a trained network with the same classes, to learn from too (distillation)."""
-    teacher_weight: Positive = 1.0  # as CIRKD (arXiv 2204.06986) weights this term
+    teacher_weight: Positive = 1.0  # CIRKD's --lambda-kd (arXiv 2204.06986)
     """Weight of the distillation loss, with --teacher."""
-    temperature: Positive = 1.0  # as in arXiv 1903.04197; above 1, small probabilities count more (arXiv 1503.02531)
+    temperature: Positive = 1.0  # CIRKD's; above 1, small probabilities count more (arXiv 1503.02531)
     """Temperature of the softmax in the distillation loss, with --teacher."""
     train_split: Literal["train", "train_extra"] = "train"
     """Split to train on; train_extra is Cityscapes' coarsely labelled one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import FileFormatError, UsageError
-from ...files import read_text
+from ...files import hash_file, read_text
 from ...models.images import Normalisation
 from ...models.nets.checks import check_outputs
 from ...models.nets.definition import Log, NetworkDefinition, find_factory, load_definition
@@ -83,8 +82,7 @@ def load_teacher(
         check_outputs(network, replace(definition, input=size))
     if definition.normalisation != student.normalisation:
         network = nn.Sequential(Renormalise(student.normalisation, definition.normalisation), network)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
-    return Teacher(path, network.eval().requires_grad_(False), digest)
+    return Teacher(path, network.eval().requires_grad_(False), hash_file(weights))
 
 
 class Renormalise(nn.Module):

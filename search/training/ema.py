@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from ...models.nets.weights import copy_infinite_tensors
+
 
 class WeightAverage:
     """Exponential moving average (EMA) of a network's weights and of its batch normalisations' statistics.
@@ -18,11 +20,15 @@ class WeightAverage:
     Attributes:
         network: copy of the network with average weights, in evaluation mode.
         decay: decay after the first 1 / (1 - decay) steps or so.
+
+    Integers, and tensors that begin with infinite values, e.g. a mask of -inf, are copied instead of averaged.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
+        self._copied = {*copy_infinite_tensors(network)}
+        self._copied |= {name for name, value in network.state_dict().items() if not value.is_floating_point()}
 
     def decay_at(self, step: int) -> float:
         """Return the decay at a step counted from 0; it starts lower, so that the initial weights fade."""
@@ -31,11 +37,10 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Add the weights after a step to the average."""
-        states = self.network.state_dict().values(), network.state_dict().values()
-        pairs = list({average.data_ptr(): (average, value) for average, value in zip(*states, strict=True)}.values())
-        averages = [average for average, _ in pairs if average.is_floating_point()]
-        values = [value for _, value in pairs if value.is_floating_point()]
-        torch._foreach_lerp_(averages, values, 1 - self.decay_at(step))
-        for average, value in pairs:
-            if not average.is_floating_point():
-                average.copy_(value)
+        state = network.state_dict()
+        pairs = {average.data_ptr(): (name, average) for name, average in self.network.state_dict().items()}
+        averaged = {name: average for name, average in pairs.values() if name not in self._copied}
+        torch._foreach_lerp_([*averaged.values()], [state[name] for name in averaged], 1 - self.decay_at(step))
+        for name, average in pairs.values():
+            if name in self._copied:
+                average.copy_(state[name])

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...device import CPU
 from ...errors import DataError, OutputError, UsageError
 from ...models.nets.checks import check_outputs
-from ...models.nets.definition import Log, NetworkDefinition, RunNetwork, load_definition
+from ...models.nets.definition import NETWORK_FILE, Log, NetworkDefinition, RunNetwork, load_definition
 from ...models.nets.weights import WEIGHTS_FILE, load_weights
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
@@ -60,7 +60,7 @@ def evaluate_run(
     if not weights.exists():
         raise UsageError(f"no weights to evaluate in {chosen.run} ({WEIGHTS_FILE}); train first, without --evaluate")
     network = definition.build()
-    network.load_state_dict(load_weights(weights, definition))
+    network.load_state_dict(load_weights(weights, definition, log))
     dataset = _load_dataset(data, split, definition, chosen.run, log)
     _require_outside(predictions, dataset.spec.root)
     writer = None if predictions is None else PredictionWriter(predictions, dataset)
@@ -70,7 +70,7 @@ def evaluate_run(
             writer.write(index, classes.numpy().astype(np.uint8))
 
     fabric = open_fabric(device)
-    with explain_out_of_memory("the number of other programs on this device, or use --device cpu"):
+    with explain_out_of_memory(_advise_memory(definition, device)):
         network.to(fabric.device).eval()
         if definition.architecture is None:
             check_outputs(network, definition)
@@ -82,6 +82,12 @@ def evaluate_run(
             f"{data} has no labelled pixel in {split}, so it cannot be evaluated; use --predictions instead"
         )
     return EvaluationResult(**vars(describe_scores(weights, scores, dataset, split, size)), predictions=predictions)
+
+
+def _advise_memory(definition: NetworkDefinition, device: str) -> str:
+    """Return what to lower if memory runs out, as the end of a message."""
+    size = "x".join(map(str, definition.input))
+    return f"the input size {size} ({NETWORK_FILE})" + ("" if device == CPU else ", or use --device cpu")
 
 
 def _load_dataset(data: Path, split: str, definition: NetworkDefinition, run: Path, log: Log) -> SegmentationDataset:

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from ...errors import UsageError
+from ...models.nets.definition import read_record
 from ...models.nets.network import LGCNet
 from ...models.nets.state_dicts import read_state_dict
 from ...models.nets.transfer import Transfer, transfer_weights
@@ -38,12 +39,25 @@ def initialise(network: nn.Module, source: Path, classes: int) -> Transfer:
 
     Raises:
         UsageError: they do not fit, see `transfer_weights`.
-        FileFormatError: `source` is damaged, or has NaN or infinite values.
+        FileFormatError: `source` is damaged, or has tensors of a different type, or NaN or infinite values.
     """
     stored = read_state_dict(source)
     if isinstance(network, LGCNet):
         return transfer_weights(network, stored, classes, get_part=get_lgcnet_part, min_share=0.0)
     return transfer_weights(network, stored, classes)
+
+
+def compare_classes(source: Path, classes: tuple[str, ...] | None) -> list[str]:
+    """Return a warning if the run that weights come from has as many classes, but others."""
+    record = read_record(source.parent)
+    names = None if record is None else record.class_names
+    if names is None or classes is None or len(names) != len(classes) or names == classes:
+        return []
+    index = next(index for index, pair in enumerate(zip(names, classes, strict=True)) if pair[0] != pair[1])
+    return [
+        f"warning: {source} was trained on other classes: its class {index} is {names[index]!r}, not "
+        f"{classes[index]!r}; its classifier is where this training begins, too"
+    ]
 
 
 def get_lgcnet_part(name: str) -> str:

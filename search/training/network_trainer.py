@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import FileFormatError, TrainingError
+from ...errors import FileFormatError, MismatchError, TrainingError
 from ...models.nets.outputs import get_logits
+from ...models.nets.probe import Probe
+from ...models.nets.weights import copy_infinite_tensors, find_invalid
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
@@ -58,12 +60,14 @@ class TrainingState(Checkpoint):
         optimiser: state of the optimiser.
         mean: average weights; None without an average.
         precision: state of Fabric's precision.
+        probe: probe of the network before the first step, as JSON; missing in checkpoints of earlier versions.
     """
 
     trainee: dict[str, Tensor]
     optimiser: StateDict
     mean: dict[str, Tensor] | None
     precision: StateDict
+    probe: NotRequired[str]
 
 
 class NetworkTrainer:
@@ -75,6 +79,7 @@ class NetworkTrainer:
         fabric: device, precision and processes.
         class_weights: weights of the classes, [C]; None for equal weights.
         teacher: network to learn from too, moved to Fabric's device; None for the labels alone.
+        probe: probe of the network with the random weights of the seed, to recognise it when resumed; None for none.
 
     Attributes:
         step: number of finished steps.
@@ -88,10 +93,12 @@ class NetworkTrainer:
         fabric: Fabric,
         class_weights: torch.Tensor | None = None,
         teacher: Teacher | None = None,
+        probe: Probe | None = None,
     ) -> None:
         synchronise_norms(network, fabric)
         self.config, self.fabric, self.step, self.seconds = config, fabric, 0, 0.0
-        self._trainee = network
+        self._trainee, self._probe = network, probe
+        self._infinite = copy_infinite_tensors(network)
         self._sgd = torch.optim.SGD(split_decay_groups(network, config.weight_decay), config.lr, momentum=MOMENTUM)
         # Fabric's wrappers compute in its precision and average gradients over its processes.
         self._model, self._optimiser = fabric.setup(network, self._sgd)
@@ -163,22 +170,27 @@ class NetworkTrainer:
         Raises:
             TrainingError: weights are NaN or infinite.
         """
-        if not all(bool(value.isfinite().all()) for value in self._trainee.state_dict().values()):
+        state = self._trainee.state_dict()
+        if any(bool(find_invalid(value, self._infinite.get(name)).any()) for name, value in state.items()):
             raise TrainingError(f"weights are not finite after step {self.step - 1}; {self._advise()}")
-        return {
+        snapshot: TrainingState = {
             "step": self.step,
             "seconds": self.seconds,
-            "trainee": self._trainee.state_dict(),
+            "trainee": state,
             "optimiser": self._sgd.state_dict(),
             "mean": None if self._average is None else self._average.network.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
         }
+        if self._probe is not None:
+            snapshot["probe"] = self._probe.model_dump_json()
+        return snapshot
 
     def restore(self, state: TrainingState) -> None:
         """Load a snapshot.
 
         Raises:
             FileFormatError: the snapshot belongs to a different network.
+            MismatchError: the network has the same weights, but computes something else.
         """
         self.step, self.seconds = state["step"], float(state["seconds"])
         try:
@@ -188,11 +200,24 @@ class NetworkTrainer:
                 "the checkpoint belongs to a different network, whose weights have other names or shapes: choose "
                 "another folder with --out"
             ) from error
+        if self._probe is not None and "probe" in state:
+            self._require_probe(Probe.model_validate_json(state["probe"]), self._probe)
         self._sgd.load_state_dict(state["optimiser"])
         if self._average is not None:
             assert state["mean"] is not None  # the run folder's settings include the average
             self._average.network.load_state_dict(state["mean"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
+
+    def _require_probe(self, stored: Probe, own: Probe) -> None:
+        """Check that the network before the first step is the one of the checkpoint."""
+        try:
+            stored.require_equal(own)
+        except MismatchError as error:
+            raise MismatchError(
+                f"the network has changed since this training began: {error}, before the first step; its source, a "
+                "module that it imports, a package or an environment variable has changed: restore it, or choose "
+                "another folder with --out"
+            ) from error
 
 
 def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: RunFolder, on_step: OnStep) -> None:

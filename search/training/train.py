@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...device import CPU
-from ...errors import OutputError, UsageError
+from ...errors import MismatchError, OutputError, TrainingError, UsageError
 from ...files import write_atomic
-from ...models.nets.checks import check_outputs, check_training
+from ...models.nets.checks import check_outputs, check_training, require_rebuildable
 from ...models.nets.definition import Log, NetworkDefinition, RunNetwork, load_definition, read_record
-from ...models.nets.weights import WEIGHTS_FILE, save_weights
+from ...models.nets.probe import Probe
+from ...models.nets.weights import WEIGHTS_FILE, load_weights, save_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
@@ -24,7 +25,7 @@ from .config import TrainConfig
 from .crops import require_crop
 from .distillation import describe_teacher, load_teacher
 from .evaluation import describe_scores
-from .initial_weights import find_initial_weights, initialise
+from .initial_weights import compare_classes, find_initial_weights, initialise
 from .losses import compute_class_weights
 from .network_trainer import NetworkTrainer, run_training
 from .results import ScoredWeights, TrainResult
@@ -82,7 +83,7 @@ def train(
     dataset, validation = _load_images(data, definition.input, config)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
     teacher = load_teacher(config, definition, chosen.teacher, log)
-    network, random_parts = _prepare_network(definition, initial, config, fabric, log)
+    network, probe, random_parts = _prepare_network(definition, initial, config, fabric, log)
     settings = _list_settings(definition, data, config, fabric) | dataset.spec.settings | describe_teacher(teacher)
     settings |= {IMAGES: [hash_images(dataset), hash_images(validation)]}
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
@@ -94,9 +95,9 @@ def train(
     if (finished := fabric.broadcast(run.read_result(TrainResult) if run.active else None)) is not None:
         return replace(finished, weights=run.path / WEIGHTS_FILE)
     with explain_out_of_memory(_MEMORY_ADVICE):
-        trainer = NetworkTrainer(network, config, fabric, _weigh_classes(dataset, config), teacher)
+        trainer = NetworkTrainer(network, config, fabric, _weigh_classes(dataset, config), teacher, probe)
         run_training(trainer, dataset, run, on_step)
-        scored = _save_and_score(trainer, run.path / WEIGHTS_FILE, validation, on_score)
+        scored = _save_and_score(trainer, definition, run.path / WEIGHTS_FILE, validation, on_score)
     return run.finish(
         TrainResult(
             **vars(scored),
@@ -151,28 +152,50 @@ def _load_images(
 
 def _prepare_network(
     definition: NetworkDefinition, initial: Path | None, config: TrainConfig, fabric: Fabric, log: Log
-) -> tuple[TrainingNetwork, tuple[str, ...]]:
-    """Return the network before the first step, checked, and its parts that the initial weights do not fit."""
+) -> tuple[TrainingNetwork, Probe, tuple[str, ...]]:
+    """Return the network before the first step, checked; its probe; its parts that the initial weights do not fit.
+
+    The probe is that of the random weights, which depend on the seed alone.
+    """
+    name, transfer = definition.source.reference, None
     with explain_out_of_memory(_MEMORY_ADVICE):
         network = build_training_network(definition, config)
-        transfer = None if initial is None else initialise(network.network, initial, definition.classes)
-        for remark in () if transfer is None else transfer.describe():
-            log(remark)
         if definition.architecture is None:
             network.to(fabric.device)
             report = check_training(network.network, definition, config.batch * fabric.world_size, config.crop)
+            network.main = report.main
+        else:
+            require_rebuildable(network.network, definition)
+        probe = Probe.take(definition.build(config.seed), definition.input)  # a copy, which may cache what it likes
+        if initial is not None:
+            transfer = initialise(network.network, initial, definition.classes)
+            for remark in (*transfer.describe(), *compare_classes(initial, definition.class_names)):
+                log(remark)
+        if definition.architecture is None:
             check_outputs(network.network, definition)
             for remark in report.format_remarks(config.aux):
-                log(f"{definition.source.reference}: {remark}")
-    return network, () if transfer is None else transfer.random_parts
+                log(f"{name}: {remark}")
+    return network, probe, () if transfer is None else transfer.random_parts
 
 
 def _save_and_score(
-    trainer: NetworkTrainer, weights: Path, validation: SegmentationDataset, on_score: OnStep
+    trainer: NetworkTrainer,
+    definition: NetworkDefinition,
+    weights: Path,
+    validation: SegmentationDataset,
+    on_score: OnStep,
 ) -> ScoredWeights:
-    """Save the trained weights, and evaluate them on the validation images."""
+    """Save the trained weights, check that the network can be rebuilt with them, and evaluate them.
+
+    Raises:
+        TrainingError: the rebuilt network differs, or the trained one returns NaN or infinite logits.
+    """
     if trainer.fabric.is_global_zero:
-        save_weights(trainer.network, weights)
+        try:
+            save_weights(trainer.network, weights, Probe.take(trainer.network, definition.input))
+            load_weights(weights, definition)
+        except MismatchError as error:
+            raise TrainingError(f"{weights}: the trained network cannot be used: {error}") from error
     scores, size = evaluate_network(
         trainer.network.eval(), validation, fabric=trainer.fabric, workers=trainer.config.workers, on_step=on_score
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +12,9 @@ from torch import nn
 import lgc
 from lgc import ExpectedCost, LatencyTable, OpSpec, Predictor, Slot
 from lgc.errors import MismatchError, PluginError, UsageError
+from lgc.models import Decision
 from lgc.models.nets.layers import build_module
+from lgc.models.space.cost import Cost
 from lgc.models.space.operators import is_free
 
 from . import conftest as law
@@ -69,6 +74,35 @@ class TestOperators:
             latency([torch.ones(3) / 3] * 2)
         with pytest.raises(UsageError, match=r"block2 has 3 choices, its probabilities have shape \[2\]"):
             latency([torch.ones(3) / 3] * 2 + [torch.ones(2) / 2])
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            [0.0, 0.0, 0.0],
+            [1.0, 1.0, 0.0],
+            [1.5, -0.5, 0.0],
+            [-1.0, -2.0, -0.5],
+            [math.nan, 1.0, 0.0],
+            [math.inf, 0, 0],
+        ],
+    )
+    def test_values_must_be_probabilities(self, table, row):
+        p = torch.tensor([[1.0, 0.0, 0.0], row, [0.2, 0.3, 0.5]])
+        with pytest.raises(UsageError, match=r"decision block1: \[.*\] is not a distribution .*: pass torch.softmax"):
+            ExpectedCost(table, SLOTS)(p)
+
+    def test_mass_beyond_the_choices_is_refused(self, table):
+        latency = ExpectedCost.from_cost(
+            Cost("ms", "", 0.0, np.zeros((2, 3)), {}), (Decision("a", ("x", "y", "z")), Decision("b", ("x", "y")))
+        )
+        with pytest.raises(UsageError, match=r"decision b: .* not a distribution over its 2 choices"):
+            latency(torch.tensor([[0.2, 0.3, 0.5], [0.5, 0.5, 0.3]]))
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.int64])
+    def test_probabilities_of_any_type(self, table, dtype):
+        p = torch.softmax(torch.arange(9.0).view(3, 3), 1) if dtype.is_floating_point else torch.eye(3)
+        latency = ExpectedCost(table, SLOTS)
+        assert latency(p.to(dtype)).item() == pytest.approx(latency(p).item(), rel=1e-2)
 
     def test_other_slots_are_refused(self, table, out):
         with pytest.raises(MismatchError, match="has a different space"):

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lgc.models.images import list_images, normalise_image, read_pixels
 from lgc.models.nets.definition import RunNetwork, load_definition
@@ -89,7 +90,7 @@ def test_peer_from_start_to_end(name, street, tmp_path, call):
 def test_exported_file_is_self_contained(scope, toy, street, call):
     done = call("lgc-export", toy, "--network", FACTORY, "--scope", scope, "--ort", "--seconds", "0.05s", "--json")
     assert done.code == 0, done.err
-    assert "outputs not exported: side, feature [1, 8, 32, 32]" in done.err
+    assert "exported output: out; not exported: side, feature [1, 8, 32, 32]" in done.err
     assert "no prediction: latency tables predict architectures" in done.err
     result = json.loads(done.out)
     assert result["results"][0]["max_abs_diff"] <= 1e-4
@@ -140,6 +141,23 @@ def test_runs_and_new_networks_share_a_table(runs, call):
     assert (row["input"], row["miou"]) == ("32x64", None), "scored at another size"
 
 
+def test_stale_export_is_not_used(toy, street, tmp_path, call):
+    images = ("--data", street, "--network", FACTORY)
+    weights = toy / "weights.safetensors"
+    kept = weights.rename(tmp_path / "kept")
+    assert call("lgc-export", toy, "--network", FACTORY).code == 0
+    predict = ("lgc-predict", toy, street / "CamVid" / "val", "--out", tmp_path / "out")
+    assert call(*predict).code == 0, "a run without weights"
+    kept.rename(weights)
+    assert "has random weights, so it is not the network of" in call(*predict).refusal("lgc-predict")
+    assert call("lgc-export", toy, *images).code == 0
+    assert call(*predict).code == 0
+    save_file({name: value + 1 for name, value in load_file(weights).items()}, weights)
+    assert f"has other weights, so it is not the network of {weights}: run lgc-export {toy} again" in call(
+        *predict
+    ).refusal("lgc-predict")
+
+
 def test_code_of_a_run_is_named_again(runs, street, call):
     for arguments in (
         ("lgc-train", runs / "toy", "--data", street, "--evaluate"),
@@ -147,7 +165,7 @@ def test_code_of_a_run_is_named_again(runs, street, call):
         ("lgc-bench", runs / "toy"),
     ):
         message = call(*arguments).refusal(arguments[0])
-        assert message.endswith(f"add --network {FACTORY}")
+        assert message.endswith("name your own file with that function, --network FILE.py:NAME")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +177,7 @@ def test_code_of_a_run_is_named_again(runs, street, call):
         (("--network", FACTORY, "--input", "64x64", "--evaluate"), "--input can only be used without --evaluate"),
         (("--network", FACTORY, "--evaluate"), "to evaluate a training, pass its folder"),
         (("{toy}", "--network", FACTORY, "--input", "64x64"), "--input is only for a new --network"),
-        (("{toy}", "--network", "peer:fast-scnn"), "not peer:fast-scnn: use --network"),
+        (("{toy}", "--network", "peer:fast-scnn"), "not peer:fast-scnn: name that network"),
         (("--network", "peer:fast", "--out", "{new}", "--input", "64x64"), "unknown peer 'fast'"),
         (("--network", "missing.py:build", "--out", "{new}", "--input", "64x64"), "no such file: missing.py"),
         (("--network", FACTORY, "--out", "{new}", "--input", "64"), "invalid size '64'"),
@@ -183,6 +201,8 @@ def test_frozen_values_are_refused_at_export(toy, tmp_path, call):
     source = tmp_path / "user_networks.py"
     text = "from lgc_user import Branch\n\n\ndef build(classes):\n    return Branch(classes)\n"
     source.write_text(text.replace("lgc_user", user_networks.__name__))
+    weights = toy / "weights.safetensors"
+    save_file(load_file(weights), weights)  # without its probe, which would recognise another network
     done = call("lgc-export", toy, "--network", f"{source}:build")
     assert "`if y.mean() > 0:` reads values of the input" in done.refusal("lgc-export")
     assert "has changed since" in done.err

@@ -347,7 +347,8 @@ def test_missing_entries_of_classes_are_measured(call, three_classes, data, tmp_
         f"{three_classes} is for 3 classes, the dataset {data} has 11: measuring what depends on the classes, "
         f"on cpu, onnxruntime, fp32, 1 thread, into {derived}"
     ) in done.err
-    assert re.search(rf"{derived}: \d+ entries from {three_classes}, 5 measured now; mean prediction error", done.err)
+    kept = rf"\d+ computed from the samples of {three_classes} and new ones \(median change \d+.\d %\)"
+    assert re.search(rf"{derived}: 5 entries measured now, {kept}; mean prediction error", done.err)
     architecture = Architecture.load(json.loads(done.out)["architecture"])
     assert architecture.space.classes == 11
     assert json.loads(done.out)["predicted_ms"] == pytest.approx(predictor_of(derived).predict(architecture))

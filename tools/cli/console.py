@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
+import re
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import typer
 
@@ -29,11 +32,49 @@ RESUMES_FROM_CHECKPOINT = "interrupted: run the same command again to resume fro
 RESTARTS = "interrupted: finished files are complete; run the same command again to start over"
 PIPE_WIDTH = 400
 """Columns of a table where stdout is not a terminal."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_stdout: TextIO | None = None
+"""Standard output while prints are redirected; None outside of commands."""
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class App(typer.Typer):
+    """App without completion options, with plain tracebacks; only `emit` writes to stdout in its commands."""
+
+    def __init__(self) -> None:
+        super().__init__(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[[Command], Command]:
+        """Return the decorator of a command."""
+        register = super().command(*arguments, **options)
+
+        def decorate(function: Command) -> Command:
+            @functools.wraps(function)
+            def call(*values: Any, **named: Any) -> Any:
+                with redirect_prints():
+                    return function(*values, **named)
+
+            register(call)
+            return function
+
+        return decorate
 
 
 def new_app() -> typer.Typer:
-    """Return an app without completion options, with plain tracebacks."""
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    """Return an app without commands."""
+    return App()
+
+
+@contextmanager
+def redirect_prints() -> Iterator[None]:
+    """Send what the user's code prints to stderr inside the context, so that stdout has the result alone."""
+    global _stdout
+    outer, _stdout = _stdout, _stdout or sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _stdout = outer
 
 
 def run(app: typer.Typer, interrupted: str = RESUMES) -> None:
@@ -54,6 +95,10 @@ def run(app: typer.Typer, interrupted: str = RESUMES) -> None:
         except BrokenPipeError:
             sys.stderr.close()
             code, message = 1, ""
+        except SystemExit as error:
+            from ...plugins import describe_error
+
+            code, message = 2, describe_error(error)
         except OSError as error:
             code, message = 2, f"{error.filename or 'operating system'}: {error.strerror or error}"
         except Exception as error:
@@ -64,7 +109,7 @@ def run(app: typer.Typer, interrupted: str = RESUMES) -> None:
         if code == INTERRUPT_CODE or (code and interrupts.received):  # an interrupted import raises ImportError
             code, message = INTERRUPT_CODE, interrupted
     if message:
-        print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+        print(f"{program}: {escape_controls(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -102,7 +147,12 @@ def count_processes() -> int:
 def say(message: str) -> None:
     """Print a line on stderr."""
     if is_first_process():
-        print(message, file=sys.stderr, flush=True)
+        print(escape_controls(message), file=sys.stderr, flush=True)
+
+
+def escape_controls(text: str) -> str:
+    """Return a text from a file or a user without the control characters that would steer the terminal."""
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def announce_dataset(data: Path) -> DatasetSpec:
@@ -151,11 +201,11 @@ def emit(result: object, as_json: bool, *tables: Table | str) -> None:
     if not is_first_process():
         return
     if as_json:
-        print(json.dumps(replace_non_finite(result), indent=2))
+        print(json.dumps(replace_non_finite(result), indent=2), file=_stdout)
         return
     from rich.console import Console
 
-    stdout = sys.stdout
+    stdout = _stdout or sys.stdout
     is_terminal = stdout.isatty()
     console = Console(
         file=stdout, highlight=False, markup=False, emoji=False, width=None if is_terminal else PIPE_WIDTH

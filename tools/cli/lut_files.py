@@ -119,8 +119,8 @@ def import_table(
     --backend, and keeps only rows that compute the same as an operator of lgc. From FasterSeg these are ConvNorm and
     BasicResidual1x (convolution, normalisation and ReLU), as conv_1x1 and conv_3x3. From once-for-all there are none:
     its rows have other activations, or are blocks of several layers. Latencies are means of operators timed alone in
-    both projects, in the unit of --unit or of an entry "unit" in F; without either, milliseconds if these are
-    plausible.
+    both projects, in the unit of --unit or of an entry "unit" in F; without either, milliseconds if no other
+    unit is plausible.
 
     Example: lgc-lut import latency_lookup_table.npy --out fasterseg.csv
     """

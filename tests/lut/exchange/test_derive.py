@@ -4,7 +4,7 @@ import pytest
 
 from lgc.errors import FileFormatError, MismatchError, OutputError
 from lgc.lut import LatencyTable
-from lgc.lut.exchange.derive import derive_table, differ_in_classes, require_derived
+from lgc.lut.exchange.derive import compare_kept, derive_table, differ_in_classes, require_derived
 from lgc.models import OpSpec
 from lgc.models.space.protocol import SearchSpace
 
@@ -45,6 +45,14 @@ def test_only_entries_of_the_classes_are_pending(source, derived):
     kept = [entry for entry in derived.entries() if entry.key not in pending]
     assert kept == [before[entry.key] for entry in kept]
     assert len(kept) == len(before) - len(pending)
+
+
+def test_change_of_kept_entries_is_known(source, derived):
+    changes = compare_kept(derived, source)
+    assert (len(changes), max(changes)) == (sum(not depends_on_classes(entry.key) for entry in derived.entries()), 0)
+    with derived.store.transaction() as connection:
+        connection.execute("UPDATE entries SET latency_ms = 1.5 * latency_ms")
+    assert compare_kept(derived, source) == pytest.approx([0.5] * len(changes))
 
 
 def test_kept_entries_keep_their_samples(source, derived):

@@ -13,6 +13,7 @@ from lgc.models.nets.definition import NetworkDefinition
 from lgc.models.nets.outputs import MainOutput
 from lgc.models.nets.peers import PEERS
 from lgc.models.nets.sources import PeerSource, load_source
+from lgc.models.onnx.export import to_onnx
 from lgc.models.onnx.tracing import require_traceable
 
 from ... import user_networks
@@ -29,9 +30,10 @@ def test_outputs_are_reported():
     report = check_outputs(definition.build(), definition)
     assert (report.size, report.auxiliary, report.ignored) == ((16, 16), ("side",), ("feature [1, 8, 16, 16]",))
     trained, unused = report.format_remarks(0.4), report.format_remarks(0.0)
-    assert trained[0] == "auxiliary outputs: side; in the loss with weight 0.4, not in evaluation and export"
-    assert "not trained (--aux 0)" in unused[0]
-    assert trained[1] == "outputs that are not logits of the classes are ignored: feature [1, 8, 16, 16]"
+    assert trained[0] == "main output: out"
+    assert trained[1] == "auxiliary outputs: side; in the loss with weight 0.4, not in evaluation and export"
+    assert "not trained (--aux 0)" in unused[1]
+    assert trained[2] == "outputs that are not logits of the classes are ignored: feature [1, 8, 16, 16]"
 
 
 def test_checks_leave_the_network_unchanged():
@@ -53,6 +55,26 @@ def test_outputs_of_training_mode_are_reported():
     assert check_outputs(network, definition).auxiliary == ()
 
 
+def test_main_output_of_training_is_recognised():
+    definition = define("AuxiliaryFirst")
+    report = check_training(definition.build(), definition, 2, None)
+    assert (report.main, report.auxiliary) == ("1", ("0",))
+    assert report.format_remarks(0.4)[0] == "main output: 1 (position, from 0)"
+
+
+def test_probabilities_are_reported():
+    definition = define("Probabilities")
+    network = definition.build()
+    for report in (check_outputs(network, definition), check_training(network, definition, 2, None)):
+        assert "warning: the main output looks like probabilities" in report.format_remarks(0.4)[0]
+    assert not check_outputs(define("Tied").build(), define("Tied")).probabilities
+
+
+def test_random_outputs_are_no_score():
+    with pytest.raises(PluginError, match="different outputs for the same image"):
+        check_outputs(define("Random").build(), define("Random"))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -65,6 +87,15 @@ def test_outputs_of_training_mode_are_reported():
         ("Detached", "no gradient reaches its parameters"),
         ("State", "the state '_extra_state' is not a tensor"),
         ("Text", "Text: the network returned str without a tensor"),
+        (
+            "RandomConstant",
+            "with the same state dict, its logits .* differ .*: keep tensors with register_",
+        ),
+        ("PlainState", "values that its state dict lacks"),
+        ("Unnamed", "2 outputs in training mode, 1 in evaluation mode, and which of 0, 1 is the main one is unknown"),
+        ("NoNumber", "the initial values of number are not finite"),
+        ("Random", "different outputs for the same image in evaluation mode"),
+        ("Exiting", r"SystemExit: the code ends the program with exit code 0 \(.*user_networks.py, line \d+\)"),
     ],
 )
 def test_faults_of_networks_are_named(name, message):
@@ -120,6 +151,8 @@ def test_traceable_networks_pass(name):
         ("Number", "return y * float(x.max())"),
         ("Array", "return y * torch.from_numpy(x.numpy().max(keepdims=True))"),
         ("Values", "return y * x.flatten()[:1].tolist()[0]"),
+        ("Equal", "return 0 * y if torch.equal(x[:, 0], x[:, 1]) else y"),
+        ("Close", "return 0 * y if torch.allclose(x[:, 0], x[:, 1]) else y"),
     ],
 )
 def test_reading_values_of_the_image_is_refused(name, line):
@@ -128,6 +161,12 @@ def test_reading_values_of_the_image_is_refused(name, line):
     source = user_networks.__file__
     number = [text.strip() for text in Path(source).read_text().splitlines()].index(line) + 1
     assert f"{name} cannot be exported: {source}, line {number}, `{line}`" in str(caught.value)
+
+
+def test_deciding_by_size_of_values_is_refused():
+    with pytest.raises(PluginError, match=r"user_networks.py, line \d+, `return y if len\(torch.unique"):
+        to_onnx(user_networks.Unique(11).eval(), [(1, 3, 32, 32)])
+    assert to_onnx(user_networks.Nonzero(11).eval(), [(1, 3, 32, 32)])
 
 
 def test_random_outputs_are_refused():

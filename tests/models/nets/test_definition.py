@@ -31,7 +31,7 @@ def test_peer_is_rebuilt_from_its_file(tmp_path):
     define(PeerSource("fast-scnn")).save(tmp_path)
     assert load_definition(tmp_path) == define(PeerSource("fast-scnn"))
     assert load_definition(tmp_path, PeerSource("fast-scnn")) == define(PeerSource("fast-scnn"))
-    with pytest.raises(UsageError, match="peer:fast-scnn, not peer:pidnet-s: use --network peer:fast-scnn, or another"):
+    with pytest.raises(UsageError, match="'peer:fast-scnn', not peer:pidnet-s: name that network"):
         load_definition(tmp_path, PeerSource("pidnet-s"))
 
 
@@ -41,7 +41,7 @@ def test_factory_is_never_executed_unless_named(tmp_path):
     source.write_text(f"open({str(marker)!r}, 'w')\n")
     define(load_source(f"{FILE}:build")).save(tmp_path)
     change_file(tmp_path, reference=f"{source}:build", name="evil.py:build")
-    with pytest.raises(UsageError, match=rf"add --network {source}:build$"):
+    with pytest.raises(UsageError, match=rf"calls '{source}:build'; .*: name your own .*, --network FILE\.py:NAME$"):
         load_definition(tmp_path)
     assert not marker.exists()
 
@@ -92,6 +92,11 @@ def test_architecture_needs_no_definition(tmp_path, mini_space):
         ({"normalisation": {"mean": [0, 0, 0], "std": [0, 1, 1]}}, "std must be above 0"),
         ({"plugin": "evil.py"}, "plugin"),
         ({"kind": "code"}, "kind"),
+        ({"kind": "architecture"}, "has no architecture.json"),
+        ({"class_names": ["a", "a"]}, "class_names has a name twice"),
+        ({"reference": "x.py:build\x1b[2J"}, "reference"),
+        ({"input": [1000000, 1000000]}, "input.0"),
+        ({"normalisation": {"mean": [0, 0, 0], "std": [1e-30, 1, 1]}}, "std must be above 0.000001"),
         ({"schema_version": 2}, "schema_version"),
     ],
 )

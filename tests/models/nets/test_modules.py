@@ -1,18 +1,22 @@
 """Torch modules of the user's as operators: what is counted, and what is refused."""
 
+import random
+import re
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from lgc.errors import PluginError, UnknownNameError, UsageError
+from lgc.errors import PluginError, UnknownNameError
 from lgc.models import LGCNet, OpSpec, SearchSpace, register_module
 from lgc.models.nets.layers import build_module, fold_norms
 from lgc.models.onnx.export import to_onnx
-from lgc.models.space.operators import count_macs, count_parameters, find_footprint, recipe_digest
-from lgc.plugins import load_plugin
+from lgc.models.space.operators import RESERVED_NAMES, count_macs, count_parameters, find_footprint, recipe_digest
+from lgc.models.space.opspec import OPERATOR_NAME
 from lgc.profiler.timing.workloads import operator_workload
 
-from ...operators import EXAMPLES
+from ...operators import EXAMPLES, pooled_attention
 
 SPEC = OpSpec("mine", 4, 4, 8, 8)
 
@@ -70,9 +74,10 @@ def random_widths():
         (lambda spec: nn.Conv2d(4, 6, 1), r"wrong output of mine: expected \(1, 4, 8, 8\), got \(1, 6, 8, 8\)"),
         (lambda spec: nn.AvgPool2d(2), r"expected \(1, 4, 8, 8\), got \(1, 4, 4, 4\)"),
         (lambda spec: Forward(lambda x: (x, x)), r"expected \(1, 4, 8, 8\), got tuple"),
-        (random_widths(), "two modules of mine differ: weight .* has shapes"),
+        (random_widths(), r"two modules of mine differ: weight 0.bias \(1,\) float32 and weight 0.bias \(2,\)"),
         (lambda spec: Forward(decide_by_value), r"test_modules.py, line \d+: values of a tensor decide"),
         (lambda spec: Forward(lambda x: x[x > 0].sum() + x), "values of a tensor decide"),
+        (lambda spec: Forward(lambda x: x if torch.equal(x, x * 2) else x + 1), "values of a tensor decide"),
         (lambda spec: Unmoved(), "a tensor is not moved with the module: register it with register_buffer"),
         (lambda spec: nn.Conv2d(5, 4, 1), "the module of mine fails: RuntimeError: "),
     ],
@@ -134,25 +139,92 @@ def test_decision_by_shape_is_exported(define):
     assert to_onnx(module, [(1, 4, 8, 8)])
 
 
-def test_digest_follows_the_source_file(own_operators, tmp_path):
-    source = "from torch import nn\nfrom lgc.models import register_module\n" + (
-        "@register_module('mine', macs=lambda spec: 0, searchable=True)\ndef build(spec):\n    return nn.{}()\n"
-    )
+@pytest.mark.parametrize(
+    ("make", "changed"),
+    [
+        (lambda: nn.ReLU(), lambda: nn.ReLU6()),
+        (lambda: nn.Conv2d(4, 4, 1), lambda: nn.Conv2d(4, 4, 3, padding=1)),
+        (lambda: nn.Conv2d(4, 4, 3, padding=1), lambda: nn.Conv2d(4, 4, 3, padding=2, dilation=2)),
+        (lambda: nn.LeakyReLU(0.1), lambda: nn.LeakyReLU(0.2)),
+        (lambda: Forward(lambda x: x * x), lambda: Forward(lambda x: x + x)),
+        (lambda: Forward(lambda x: (y := x * 2) + y), lambda: Forward(lambda x: x * 2 + x)),
+        (lambda: nn.Softmax(1), lambda: nn.Softmax(2)),
+    ],
+)
+def test_digest_follows_the_computation(define, own_operators, make, changed):
     digests = []
-    for number, kind in enumerate(("ReLU", "ReLU6", "ReLU")):
-        path = tmp_path / f"plugin{number}.py"
-        path.write_text(source.format(kind))
+    for build in (make, changed, make):
         own_operators.pop("mine", None)
-        load_plugin(str(path))
-        digests.append(recipe_digest(SPEC))
+        digests.append(recipe_digest(define(lambda spec, build=build: build())))
     assert digests[0] == digests[2] != digests[1]
 
 
-def test_factory_without_source_is_refused(define):
-    namespace = {}
-    exec("def build(spec):\n    return None\n", namespace)
-    with pytest.raises(PluginError, match="the source of operator mine is unknown: define its factory in a file"):
-        define(namespace["build"])
+def test_digest_ignores_values_and_object_addresses(define, own_operators):
+    """A new process computes it too, so nothing may depend on memory or on random weights."""
+    digests = set()
+    for seed in range(2):
+        own_operators.pop("mine", None)
+        torch.manual_seed(seed)
+        digests.add(recipe_digest(define(lambda spec: pooled_attention(spec))))
+    assert digests == {recipe_digest(OpSpec("pooled_attention", 4, 4, 8, 8))}
+
+
+class Counter(nn.Module):
+    def __init__(self, period):
+        super().__init__()
+        self.period, self.runs = period, 0
+
+    def forward(self, x):
+        self.runs += 1
+        return x * 2 if self.runs % self.period else x + 1
+
+
+class Cached(nn.Module):
+    """Positions that the first run computes."""
+
+    positions = None
+
+    def forward(self, x):
+        if self.positions is None:
+            self.positions = torch.arange(x.shape[3], device=x.device)
+        return x + self.positions
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (lambda spec: Counter(2), "runs in evaluation mode differ: torch.Tensor"),
+        (lambda spec: Counter(3), "runs in evaluation mode differ"),
+        (lambda spec: Forward(lambda x: x * (1 + random.random())), "differ|draws random numbers in evaluation mode"),
+        (lambda spec: Forward(lambda x: F.dropout(x, 0.5)), r"test_modules.py, line \d+: aten.* draws random numbers"),
+        (lambda spec: Forward(lambda x: x + torch.rand_like(x)), "draws random numbers in evaluation mode"),
+        (
+            lambda spec: nn.Conv2d(4, 4, 3, padding=(d := random.choice((1, 4))), dilation=d),
+            "two modules of mine differ",
+        ),
+        (lambda spec: random.choice((nn.ReLU, nn.GELU))(), "two modules of mine differ"),
+    ],
+)
+def test_random_module_is_refused(define, factory, message):
+    random.seed(0)
+    with pytest.raises(PluginError, match=f"mine/c4-4/8x8/s1/b1: .*({message})"):
+        build_module(define(factory))
+
+
+def test_later_module_that_differs_is_refused(define):
+    """Also after the digest is known."""
+    kinds = [nn.ReLU, nn.ReLU, nn.ReLU, nn.GELU]
+    spec = define(lambda spec: kinds.pop(0)())
+    build_module(spec)
+    with pytest.raises(PluginError, match=r"two modules of mine differ: .*relu.* and .*gelu"):
+        build_module(spec)
+
+
+@pytest.mark.parametrize(
+    "make", [Cached, lambda: nn.Dropout(0.5), lambda: Forward(lambda x: F.scaled_dot_product_attention(x, x, x))]
+)
+def test_repeatable_module_is_built(define, make):
+    build_module(define(lambda spec: make()))
 
 
 def test_taken_name_is_refused():
@@ -160,10 +232,9 @@ def test_taken_name_is_refused():
         register_module("conv_3x3", macs=lambda spec: 0)(lambda spec: nn.Identity())
 
 
-def test_name_of_a_module_attribute_is_refused(own_operators):
-    register_module("keys", macs=lambda spec: 0)(lambda spec: nn.Identity())
-    with pytest.raises(UsageError, match="operator 'keys' has the name of a torch module's attribute"):
-        build_module(OpSpec("keys", 4, 4, 8, 8))
+def test_attributes_of_modules_are_reserved():
+    names = {name for name in dir(nn.ModuleDict()) if re.fullmatch(OPERATOR_NAME, name) and not name.startswith("_")}
+    assert names <= RESERVED_NAMES
 
 
 def test_failed_export_names_the_operator(define):

@@ -24,6 +24,8 @@ A, B, C = (torch.full((1, 3, 2, 2), float(value)) for value in range(3))
         (Result(A, B), B, ["feature"]),
         (Pair(A, B), A, ["edge"]),
         ({"loss": 3.0, "logits": A}, A, []),
+        ({"aux": A, "pred": B}, B, ["aux"]),
+        ({"Aux_1": A, "aux_2": B}, A, ["aux_2"]),
     ],
 )
 def test_main_output_and_names(output, main, names):
@@ -37,6 +39,12 @@ def test_main_output_and_names(output, main, names):
 def test_outputs_without_tensor_are_refused(output):
     with pytest.raises(PluginError, match="without a tensor"):
         split_outputs(output)
+
+
+def test_main_output_is_chosen_by_name():
+    assert split_outputs((A, B), "1") == (B, {"0": A})
+    with pytest.raises(PluginError, match="no output '1', as it did before, but 0"):
+        split_outputs((A,), "1")
 
 
 def test_logits_have_a_channel_per_class():

@@ -52,11 +52,26 @@ def test_other_references_are_refused(reference, error, message):
     [
         ("build_nothing", r"must return a torch\.nn\.Module, got dict"),
         ("build_failing", r"failed for classes=3: ValueError: no weights \(.*user_networks\.py, line \d+\)"),
+        ("build_exiting", r"SystemExit: the code ends the program with exit code 0 \(.*user_networks\.py, line \d+\)"),
+        ("build_ambiguous", r"number of classes is unknown \(its arguments: width, depth\): pass a function"),
+        ("build_optional", r"number of classes is unknown \(its arguments: width\)"),
     ],
 )
 def test_factory_errors_are_explained(name, message):
     with pytest.raises(PluginError, match=message):
         load_source(f"{FILE}:{name}").build(3)
+
+
+def test_classes_are_passed_by_keyword(capsys):
+    assert load_source(f"{FILE}:build_by_keyword").build(4).head.out_channels == 4
+    load_source(f"{FILE}:build_printing").build(4)
+    assert capsys.readouterr() == ("", "built\n")
+
+
+def test_digest_is_of_the_defining_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exporting.py").write_text(f"from {user_networks.__name__} import build\n")
+    assert load_source("exporting.py:build").digest == load_source(f"{FILE}:build").digest
 
 
 def test_architecture_builds_only_its_classes(mini_space):

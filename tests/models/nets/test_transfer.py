@@ -39,6 +39,7 @@ WRAPPINGS = {
     "ema.module": ({"model": {"a": torch.zeros(1)}, "ema": {"module": None, "decay": 0.9}}, "module."),
     "trainee": ({"step": 3, "trainee": None, "noise": torch.zeros(2)}, "network."),
     "weights": ({"weights": None}, "module._orig_mod."),
+    "net": ({"net": None, "rng_state": torch.zeros(8, dtype=torch.uint8)}, ""),
 }
 
 

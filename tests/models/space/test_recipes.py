@@ -2,8 +2,8 @@
 
 import pytest
 
-from lgc.errors import PluginError, UsageError
-from lgc.models import OPERATORS, Conv, OpSpec, Residual, SearchSpace, SqueezeExcite, register_operator
+from lgc.errors import PluginError, UnknownNameError, UsageError
+from lgc.models import OPERATORS, Conv, OpSpec, Residual, SearchSpace, Slot, SqueezeExcite, register_operator
 from lgc.models.recipe import ACTIVATIONS, Footprint, MaxPool, describe_layers
 from lgc.models.space.operators import (
     FIRST_RECIPES,
@@ -93,6 +93,23 @@ def test_text_omits_defaults(layer, text):
     [
         (lambda: Conv(4, 4, 2), "kernel 2 would change the size"),
         (lambda: Conv(4, 4, (3, 4)), r"kernel \(3, 4\) would change the size"),
+        (lambda: MaxPool(2, 2), "MaxPool: kernel 2 would change the size"),
+        (lambda: Conv(4, 4, 0), "kernel must be an odd number or .height, width., got 0"),
+        (lambda: Conv(4, 4, (3,)), r"kernel must be .*, got \(3,\)"),
+        (lambda: Conv(4, 4, [3, 3]), r"kernel must be .*, got \[3, 3\]"),
+        (lambda: Conv(4, 4, 3.0), "kernel must be .*, got 3.0"),
+        (lambda: Conv(4, 4, 3, stride=0), "Conv: stride must be an integer of at least 1, got 0"),
+        (lambda: Conv(4, 4, 3, dilation=0), "Conv: dilation must be .*, got 0"),
+        (lambda: Conv(4, 4, 3, groups=0), "Conv: groups must be .*, got 0"),
+        (lambda: Conv(0, 4, 3), "Conv: c_in must be .*, got 0"),
+        (lambda: MaxPool(3, 0), "MaxPool: stride must be .*, got 0"),
+        (lambda: SqueezeExcite(4, 0), "SqueezeExcite: reduced must be .*, got 0"),
+        (lambda: Residual(()), "Residual: layers must be a tuple of at least one layer"),
+        (lambda: Residual([Conv(4, 4, 3)]), "Residual: layers must be a tuple"),
+        (lambda: Residual((Conv,)), "is not a tuple of layers"),
+        (lambda: register_operator("_mine"), "invalid operator name '_mine'"),
+        (lambda: register_operator("keys"), "operator 'keys' has the name of a torch module's attribute"),
+        (lambda: Slot("a", (SPEC,), scope="cor"), "unknown scope 'cor'"),
         (lambda: Conv(4, 6, 3, groups=4), "4 to 6 channels are not divisible by 4 groups"),
         (lambda: Conv(4, 4, 3, activation="swish"), f"unknown activation 'swish'; known: {', '.join(ACTIVATIONS)}"),
         (lambda: SqueezeExcite(4, 2, gate="soft"), "unknown activation 'soft'"),
@@ -100,7 +117,7 @@ def test_text_omits_defaults(layer, text):
     ],
 )
 def test_invalid_values_are_refused(make, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises((UsageError, UnknownNameError), match=message):
         make()
 
 

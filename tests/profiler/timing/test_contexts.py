@@ -1,5 +1,7 @@
 """What is run to learn an operator's latency: the graphs, and the law by which the entry follows from them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -151,6 +153,12 @@ class TestGraphs:
             ]
             convolutions = [m for m in term.workload.build().modules() if isinstance(m, nn.Conv2d)]
             assert len(convolutions) == 2 * len(xs)
+
+    @pytest.mark.parametrize("spec", PLACES[:1], ids=str)
+    def test_baselines_have_the_batch_of_the_probe(self, spec):
+        for term in list_terms(replace(spec, batch=8), CARRIERS):
+            assert {shape[0] for shape in term.workload.input_shapes} == {8}
+            assert "/b8" in term.key
 
     @pytest.mark.parametrize("spec", [PLACES[0], PLACES[12], PLACES[13], PLACES[16]], ids=str)
     def test_runtimes_that_want_onnx_get_it(self, spec):

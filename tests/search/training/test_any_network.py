@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from lgc.errors import DataError, FileFormatError, OutputError, PluginError, TrainingError, UsageError
+from lgc.errors import DataError, FileFormatError, MismatchError, OutputError, PluginError, TrainingError, UsageError
 from lgc.models.images import Normalisation
 from lgc.models.nets.definition import RunNetwork, load_definition
 from lgc.models.nets.peers import PEERS
@@ -42,7 +42,7 @@ def change(**changes):
 def test_factory_is_trained_and_evaluated(scenes, tmp_path):
     remarks = []
     result = train(TOY, scenes, CONFIG, out=tmp_path, log=remarks.append)
-    assert len(remarks) == 2
+    assert len(remarks) == 3
     weights = load_file(tmp_path / "weights.safetensors")
     assert set(weights) == set(user_networks.Toy().state_dict()), "names of the user's own module"
     again = evaluate_run(RunNetwork(tmp_path, TOY.network), scenes)
@@ -51,7 +51,7 @@ def test_factory_is_trained_and_evaluated(scenes, tmp_path):
     assert (definition.class_names, definition.palette) == (dataset.classes, dataset.palette)
     assert (definition.input, definition.dataset) == (SIZE, "camvid-segnet")
     assert train(RunNetwork(tmp_path, TOY.network), scenes, CONFIG) == result, "finished"
-    with pytest.raises(UsageError, match=r"was trained with .*user_networks\.py:build; code that a run folder names"):
+    with pytest.raises(UsageError, match=r"calls '.*user_networks\.py:build'; code that a run folder names"):
         evaluate_run(tmp_path, scenes)
 
 
@@ -179,6 +179,69 @@ def test_checkpoint_of_changed_network_is_refused(scenes, tmp_path, monkeypatch)
     with pytest.raises(FileFormatError, match="belongs to a different network"):
         train(replace(TOY, network=changed), scenes, CONFIG, out=tmp_path, log=remarks.append)
     assert f"({TOY.network.digest}, now 0123456789ab)" in remarks[0]
+
+
+def test_changed_network_is_recognised(scenes, tmp_path, monkeypatch):
+    """The same file and state dict, but another activation, as by a module that the file imports."""
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
+    changed = replace(TOY.network, factory=user_networks.build_changed)
+    train(TOY, scenes, CONFIG, out=tmp_path / "whole")
+    with pytest.raises(MismatchError, match=r"is no longer the network that .* was trained with: its logits"):
+        evaluate_run(RunNetwork(tmp_path / "whole", changed), scenes)
+    with pytest.raises(KilledError):
+        train(TOY, scenes, CONFIG, out=tmp_path / "cut", on_step=kill_at(2))
+    with pytest.raises(MismatchError, match="has changed since this training began"):
+        train(replace(TOY, network=changed), scenes, CONFIG, out=tmp_path / "cut")
+
+
+def test_damaged_probe_is_named(scenes, tmp_path):
+    train(TOY, scenes, change(steps=1), out=tmp_path)
+    path = tmp_path / "weights.safetensors"
+    tensors = load_file(path)
+    save_file(tensors, path, {"probe": "{}"})
+    with pytest.raises(FileFormatError, match="its entry 'probe' is not a probe"):
+        evaluate_run(RunNetwork(tmp_path, TOY.network), scenes)
+    save_file(tensors, path)
+    assert evaluate_run(RunNetwork(tmp_path, TOY.network), scenes).miou is not None, "weights of earlier versions"
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_weights_of_other_types_are_refused(kind, scenes, tmp_path):
+    train(TOY, scenes, change(steps=1), out=tmp_path / "run")
+    path = tmp_path / "run" / "weights.safetensors"
+    save_file({**load_file(path), "head.weight": torch.zeros(11, 8, 1, 1).to(kind)}, path)
+    message = "tensor head.weight has type .*, the network's float32"
+    with pytest.raises(FileFormatError, match=message):
+        evaluate_run(RunNetwork(tmp_path / "run", TOY.network), scenes)
+    with pytest.raises(FileFormatError, match=message):
+        train(TOY, scenes, change(init=str(path)), out=tmp_path / "new")
+
+
+def test_infinite_mask_is_trained(scenes, tmp_path):
+    network = RunNetwork(None, name_factory("Masked"), SIZE)
+    result = train(network, scenes, CONFIG, out=tmp_path)
+    assert load_file(tmp_path / "weights.safetensors")["mask"].tolist() == [0.0, float("-inf")]
+    assert evaluate_run(replace(network, run=tmp_path, input=None), scenes).miou == result.miou
+
+
+def test_main_output_in_training_counts(scenes, tmp_path):
+    network = RunNetwork(None, name_factory("AuxiliaryFirst"), SIZE)
+    train(network, scenes, change(aux=0.0, weight_decay=0.0, steps=1), out=tmp_path)
+    torch.manual_seed(0)
+    start = user_networks.AuxiliaryFirst(11).state_dict()
+    trained = load_file(tmp_path / "weights.safetensors")
+    assert torch.equal(trained["side.weight"], start["side.weight"])
+    assert not torch.equal(trained["head.weight"], start["head.weight"])
+
+
+def test_initial_classes_in_another_order_are_reported(scenes, tmp_path):
+    train(TOY, scenes, change(steps=1), out=tmp_path / "run")
+    definition, remarks = load_definition(tmp_path / "run", TOY.network), []
+    replace(definition, class_names=definition.class_names[::-1]).save(tmp_path / "run")
+    config = change(steps=1, init=str(tmp_path / "run" / "weights.safetensors"))
+    train(TOY, scenes, config, out=tmp_path / "new", log=remarks.append)
+    expected = f"class 0 is {definition.class_names[-1]!r}, not {definition.class_names[0]!r}"
+    assert any("was trained on other classes" in remark and expected in remark for remark in remarks)
 
 
 def test_architecture_records_its_dataset(run, scenes):

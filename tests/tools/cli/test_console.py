@@ -19,6 +19,7 @@ from lgc.tools.cli.console import (
     pick_device,
     replace_non_finite,
     run,
+    say,
 )
 
 
@@ -69,6 +70,27 @@ def test_returned_value_is_the_exit_code(leave, code):
 def test_error_sets_line_and_exit_code(leave, error, code, line):
     status, out, err = leave(raising(error))
     assert (status, out, err.strip()) == (code, "", f"lgc-test: {line}")
+
+
+def test_exit_of_user_code_is_an_error(leave):
+    code, out, err = leave(raising(SystemExit(0)))
+    assert (code, out) == (2, "")
+    assert "SystemExit: the code ends the program with exit code 0" in err
+
+
+def test_prints_of_user_code_go_to_stderr(leave):
+    def body():
+        print("user code")
+        emit({"x": 1}, True)
+        emit({}, False, "line")
+
+    code, out, err = leave(body)
+    assert (code, out.split(), err) == (0, ["{", '"x":', "1", "}", "line"], "user code\n")
+
+
+def test_messages_do_not_steer_the_terminal(leave):
+    assert leave(raising(UsageError("x\x1b[2J\x9b"))) == (2, "", "lgc-test: x\\x1b[2J\\x9b\n")
+    assert leave(lambda: say("a\x1b]0;b\x07"))[2] == "a\\x1b]0;b\\x07\n"
 
 
 def test_usage_errors_point_to_help(leave):

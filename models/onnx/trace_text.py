@@ -1,0 +1,146 @@
+"""Computation of a torch module as text: its weights, and the calls of one run on meta tensors, without values.
+
+Modules of equal text compute the same for equal weights, and take the same time. The calls are those of the user's
+code, e.g. `torch.nn.functional.conv2d`, so the text depends neither on the device nor on how torch computes them.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ...errors import PluginError
+from .tracing import DRAWS_NUMBERS, run_on_meta
+
+
+def describe_computation(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the computation of a module in evaluation mode as lines of text; the module stays unchanged.
+
+    The first two runs are described: a module may keep what its first one computes, e.g. positions.
+
+    Raises:
+        PluginError: The module draws random numbers or computes something else in later runs; or see `run_on_meta`.
+    """
+    copied = copy.deepcopy(module).eval().to("meta")
+    tensors = {**dict(copied.named_buffers()), **copied.state_dict()}
+    weights = (f"weight {name} {_describe_shape(tensors[name])}" for name in sorted(tensors))
+    first, second, third = (_describe_run(copied, input_shape) for _ in range(3))
+    if difference := find_difference(second, third):
+        raise PluginError(f"runs in evaluation mode differ: {difference}: only shapes may decide what is computed")
+    return (*weights, *first, *(second if second != first else ()))
+
+
+def find_difference(first: Iterable[str], second: Iterable[str]) -> str | None:
+    """Return the first difference of two texts; None if they are equal."""
+    lines, others = list(first), list(second)
+    for line, other in zip([*lines, "nothing"], [*others, "nothing"], strict=False):
+        if line != other:
+            return f"{line} and {other}"
+    return None
+
+
+def get_random_state() -> tuple[Any, ...]:
+    """Return a value that changes when Python or NumPy draws a random number."""
+    name, _, *position = np.random.get_state(legacy=True)
+    return random.getstate(), name, *position
+
+
+@contextmanager
+def keep_random_state() -> Iterator[None]:
+    """Restore the random states of torch, Python and NumPy at the end."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _describe_run(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the calls of one run of a module on the meta device."""
+    state = get_random_state()
+    calls = _Calls({id(value): name for name, value in [*module.named_parameters(), *module.named_buffers()]})
+    with calls, _RandomCalls():
+        run_on_meta(module, [input_shape], copied=True)
+    if get_random_state() != state:
+        raise PluginError(f"its forward {DRAWS_NUMBERS}")
+    return tuple(calls.lines)
+
+
+class _Calls(TorchFunctionMode):
+    """Record of the calls that return tensors: function, arguments, shapes. Tensors are numbered as they come."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._names = dict(names)
+        self._kept: list[Tensor] = []  # the identity of a freed tensor would be used again
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run and record a call."""
+        arguments = [self._describe(value) for value in args]
+        arguments += [f"{name}={self._describe(value)}" for name, value in (kwargs or {}).items()]
+        out = func(*args, **(kwargs or {}))
+        tensors = [value for value in tree_leaves(out) if isinstance(value, Tensor)]
+        if tensors:
+            name = resolve_name(func) or getattr(func, "__name__", type(func).__name__)
+            results = ", ".join(f"{self._describe(value)} {_describe_shape(value)}" for value in tensors)
+            self.lines.append(f"{name}({', '.join(arguments)}) -> {results}")
+        return out
+
+    def _describe(self, value: object) -> str:
+        match value:
+            case Tensor():
+                if id(value) not in self._names:
+                    self._names[id(value)] = f"t{len(self._kept)}"
+                    self._kept.append(value)
+                return self._names[id(value)]
+            case list() | tuple():
+                return f"({', '.join(map(self._describe, value))})"
+            case dict():
+                return self._describe(list(value.items()))
+            case slice():
+                return f"slice{self._describe((value.start, value.stop, value.step))}"
+            case float():
+                return f"{value:.6g}"  # computed ones differ in the last digits between machines
+            case None | bool() | int() | str() | complex() | torch.dtype() | torch.device():
+                return repr(value)
+        return type(value).__name__  # others are printed with their address
+
+
+class _RandomCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refusal of operations that draw random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation that draws nothing."""
+        if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs or {}):
+            raise RuntimeError(f"{func} {DRAWS_NUMBERS}")
+        return func(*args, **(kwargs or {}))
+
+
+def _draws(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return False for attention with a dropout probability of 0, whose operations are marked as random."""
+    names = [argument.name for argument in func._schema.arguments]
+    if "dropout_p" not in names:
+        return True
+    return bool({**dict(zip(names, args, strict=False)), **kwargs}.get("dropout_p", 0))
+
+
+def _describe_shape(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__  # extra state of a module
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
