@@ -6,7 +6,7 @@ a bug and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -32,12 +32,16 @@ class UnknownNameError(LgcError):
 
 
 class UnknownOperatorError(UnknownNameError):
-    """An operator that is not registered, e.g. because its plugin is not loaded."""
+    """Operators that are not registered, e.g. because their plugin is not loaded."""
 
-    def __init__(self, name: str, known: Iterable[str], failures: Iterable[str] = ()) -> None:
-        """Build the message from the `name`, the `known` ones and the `failures` of plugins of installed packages."""
-        remedies = ["it may come from a plugin: name it with --plugin FILE|MODULE", *failures]
-        super().__init__("operator", name, known, "; ".join(remedies))
+    def __init__(self, names: Sequence[str], known: Iterable[str], failures: Iterable[str] = ()) -> None:
+        """Build the message from the `names`, the `known` ones and the `failures` of plugins of installed packages."""
+        if len(names) == 1:
+            remedies = ["it may come from a plugin: name it with --plugin FILE|MODULE", *failures]
+            super().__init__("operator", names[0], known, "; ".join(remedies))
+            return
+        remedies = ["they may come from plugins: name these with --plugin FILE|MODULE", *failures]
+        LgcError.__init__(self, f"unknown operators {', '.join(map(repr, names))}: {'; '.join(remedies)}")
 
 
 class FileFormatError(LgcError):

@@ -37,6 +37,10 @@ class Interval:
     low_ms: float
     high_ms: float
 
+    def __str__(self) -> str:
+        """Return `1.234 to 1.345 ms`."""
+        return f"{self.low_ms:.3f} to {self.high_ms:.3f} ms"
+
 
 class Predictor:
     """Latency predictor of a search space, from a table.

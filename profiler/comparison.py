@@ -66,6 +66,7 @@ class Candidate:
         classes: number of classes; None where the output does not determine it.
         miou: mean intersection over union in percent; None where unknown.
         scored_on: split and resolution of `miou`.
+        dataset: name of the dataset of `miou`; None where unknown.
         file: model of an ONNX file.
     """
 
@@ -77,6 +78,7 @@ class Candidate:
     classes: int | None = None
     miou: float | None = None
     scored_on: str | None = None
+    dataset: str | None = None
     file: OnnxModel | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -140,7 +142,7 @@ class Timing:
     """Latency of one network on one target, in milliseconds.
 
     Attributes:
-        name: name of the candidate; so are kind, input, scope, parameters, macs, miou and scored_on.
+        name: name of the candidate; so are kind, input, scope, parameters, macs, miou, scored_on, classes and dataset.
         backend: backend of the target; so are device, precision and threads.
         fps: images per second, 1000 * batch / median_ms.
         median_ms: median of all runs; p90_ms and p99_ms are percentiles, iqr_ms is the interquartile range.
@@ -182,6 +184,12 @@ class Timing:
     remarks: tuple[str, ...] = ()
     quantisation: str | None = None
     batch: int = 1
+    classes: int | None = None
+    dataset: str | None = None
+
+
+_COPIED = ("name", "kind", "scope", "miou", "scored_on", "quantisation", "batch", "classes", "dataset")
+"""Fields of a timing that are the candidate's own."""
 
 
 @dataclass(frozen=True)
@@ -199,30 +207,6 @@ class ReadOptions:
     output: str | None = None
     layout: str | None = None
     keep_size: bool = False
-
-
-def name_apart(sources: Sequence[Path]) -> dict[Path, str]:
-    """Return a name for each file and run folder: its own, with as many folders as equal names need.
-
-    Raises:
-        UsageError: two sources are the same.
-    """
-    places = {source: source.absolute() if source.name else source.resolve() for source in sources}
-    counts = Counter(places[source] for source in sources)
-    if duplicates := [str(place) for place, count in counts.items() if count > 1]:
-        raise UsageError(f"duplicate network names: {', '.join(duplicates)}")
-    stems = {place: place.name if place.is_dir() else place.stem for place in counts}
-    paths = Counter(place.with_name(stem) for place, stem in stems.items())  # a file may be named like a folder
-    parts = {
-        place: (*place.parts[:-1], stem if paths[place.with_name(stem)] == 1 else place.name)
-        for place, stem in stems.items()
-    }
-
-    def shorten(own: tuple[str, ...]) -> str:
-        depths = range(1, len(own) + 1)
-        return "/".join(next(own[-n:] for n in depths if sum(each[-n:] == own[-n:] for each in parts.values()) == 1))
-
-    return {source: shorten(parts[place]) for source, place in places.items()}
 
 
 def read_file_candidates(path: Path, options: ReadOptions) -> list[Candidate]:
@@ -281,7 +265,8 @@ def read_run_candidate(
     name = path.name if path.is_dir() else path.stem
     kind = "run" if weights is not None else definition.source.kind
     workload = network_workload(definition, scope, weights)
-    return Candidate(name, kind, definition.input, scope, workload, own.classes, miou, scored_on)
+    dataset = None if miou is None else own.dataset
+    return Candidate(name, kind, definition.input, scope, workload, own.classes, miou, scored_on, dataset)
 
 
 def _score(path: Path) -> tuple[float | None, str | None]:
@@ -366,10 +351,7 @@ def _make_row(
     low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
     relative, relative_low, relative_high = ratio
     return Timing(
-        **{
-            name: getattr(candidate, name)
-            for name in ("name", "kind", "scope", "miou", "scored_on", "quantisation", "batch")
-        },
+        **{name: getattr(candidate, name) for name in _COPIED},
         **vars(target),
         **vars(check),
         input="x".join(map(str, candidate.size)),

@@ -142,10 +142,10 @@ def profile(
     settings = replace(settings, **changes)
     if settings.networks != 0 and settings.networks < MIN_NETWORKS:
         raise UsageError(
-            f"--networks {settings.networks}: a calibration needs at least {MIN_NETWORKS}; 0 for no calibration"
+            f"networks {settings.networks}: a calibration needs at least {MIN_NETWORKS}; 0 for no calibration"
         )
     if settings.networks and build_network is None and not isinstance(space, LGCNetSpace):
-        raise UsageError(f"lgc cannot build networks of space {space.name}: use --networks 0 for no calibration")
+        raise UsageError(f"lgc cannot build networks of space {space.name}: choose 0 networks, for no calibration")
     check_protocol(target, settings.rounds)
     backend = require_backend(target, PRECISIONS)
     budget_s = math.inf if settings.budget_s is None else settings.budget_s

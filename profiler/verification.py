@@ -76,7 +76,7 @@ def verify(
         UsageError: fewer than 2 networks, or whole networks of the space cannot be built.
     """
     if networks < 2:
-        raise UsageError(f"--networks {networks}: at least 2 are needed for a rank correlation")
+        raise UsageError(f"networks {networks}: at least 2 are needed for a rank correlation")
     if build_network is None and not isinstance(table.space, LGCNetSpace):
         raise UsageError(
             f"lgc cannot build networks of space {table.space.name}: call lgc.verify in Python with your own build"

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import BackendUnavailableError, UsageError
 from ..files import ensure_folder, write_atomic
+from .terminal import format_quantity
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Scatter
 
     from ..profiler.comparison import Candidate, Timing
 
+TITLE = "mIoU vs. frame rate"
 REAL_TIME_FPS = 30
 WIDTH, HEIGHT = 960, 600
 """Size of the plot in pixels."""
@@ -40,7 +42,7 @@ def check_plot(candidates: Sequence[Candidate], path: Path) -> None:
 
 
 def write_plot(rows: Sequence[Timing], path: Path) -> Path:
-    """Write the networks with an mIoU as points, and the Pareto front of each input size and scope as a line.
+    """Write the networks with an mIoU as points, and the Pareto fronts of comparable ones as lines.
 
     Raises:
         OutputError: the file cannot be written.
@@ -51,12 +53,12 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
     figure = graph_objects.Figure()
     groups: dict[str, list[Timing]] = {}
     for row in scored:
-        name = f"{row.backend} {row.device} {row.precision}, {row.input}, {row.scope}"
+        name = f"{row.backend} {row.device} {row.precision}, {row.input}, {row.scope}; mIoU: {describe_score(row)}"
         groups.setdefault(name, []).append(row)
     for name, members in groups.items():
         figure.add_trace(_make_points(name, members))
-    for key in dict.fromkeys((row.input, row.scope) for row in scored):
-        front = select_pareto_front([row for row in scored if (row.input, row.scope) == key])
+    for members in group_comparable(scored):
+        front = select_pareto_front(members)
         figure.add_scatter(
             x=[row.fps for row in front],
             y=[row.miou for row in front],
@@ -69,7 +71,7 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
         template="simple_white",
         width=WIDTH,
         height=HEIGHT,
-        title="mIoU vs. frame rate: measured side by side, batch 1",
+        title=f"{TITLE}: measured side by side, batch 1",
         xaxis={"title": "frames per second (1000 / median ms)", "rangemode": "tozero"},
         yaxis={"title": "mIoU, %"},
         legend={"orientation": "h", "yanchor": "top", "y": -0.18},
@@ -81,7 +83,8 @@ def write_plot(rows: Sequence[Timing], path: Path) -> Path:
             annotation_text=f"{REAL_TIME_FPS} FPS",
             annotation_position="bottom right",
         )
-    write_atomic(path, figure.to_html(include_plotlyjs=True, full_html=True))
+    page = figure.to_html(include_plotlyjs=True, full_html=True)
+    write_atomic(path, page.replace("<head>", f"<head><title>{TITLE}</title>", 1))
     return path
 
 
@@ -93,15 +96,31 @@ def _make_points(name: str, rows: Sequence[Timing]) -> Scatter:
         x=[row.fps for row in rows],
         y=[row.miou for row in rows],
         text=[row.name for row in rows],
-        customdata=[[row.median_ms, row.p99_ms, row.parameters / 1e6, row.macs / 1e9, row.scored_on] for row in rows],
+        customdata=[
+            [row.median_ms, row.p99_ms, format_quantity(row.parameters), format_quantity(row.macs), describe_score(row)]
+            for row in rows
+        ],
         hovertemplate="%{text}: %{y:.1f} % at %{x:.1f} FPS<br>median %{customdata[0]:.2f} ms, p99 "
-        "%{customdata[1]:.2f} ms<br>%{customdata[2]:.2f} M parameters, %{customdata[3]:.2f} GMACs"
+        "%{customdata[1]:.2f} ms<br>%{customdata[2]} parameters, %{customdata[3]} MACs"
         "<br>mIoU on %{customdata[4]}<extra></extra>",
         mode="markers+text",
         textposition="top center",
         marker={"size": 11},
         name=name,
     )
+
+
+def describe_score(network: Candidate | Timing) -> str | None:
+    """Return dataset, split and resolution of the mIoU, equal for comparable ones; None without an mIoU."""
+    return None if network.miou is None else f"{network.dataset or 'unknown dataset'}, {network.scored_on}"
+
+
+def group_comparable(rows: Sequence[Timing]) -> list[list[Timing]]:
+    """Return the rows of each input size, scope, batch and test data: both frame rates and scores compare."""
+    groups: dict[tuple[object, ...], list[Timing]] = {}
+    for row in rows:
+        groups.setdefault((row.input, row.scope, row.batch, describe_score(row)), []).append(row)
+    return [*groups.values()]
 
 
 def select_pareto_front(rows: Sequence[Timing]) -> list[Timing]:

@@ -53,7 +53,7 @@ app = new_app()
 PEER_SIZE = (1024, 2048)
 """Height and width of peers without any other size to compare at: Cityscapes'."""
 DEFAULT_CLASSES = 19
-"""Classes of peers without any other network to compare with: Cityscapes'."""
+"""Classes of networks built without any other network to compare with: Cityscapes'."""
 
 
 SourcesOption = Annotated[
@@ -69,6 +69,15 @@ SizesOption = Annotated[
         metavar="HxW",
         help="Input size of runs, peers and files with dynamic axes; repeatable.",
         show_default="their own",
+    ),
+]
+ClassesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        max=255,
+        help="Classes of peers and of --network without a run.",
+        show_default="those of the other networks, else 19",
     ),
 ]
 PlotOption = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Plot mIoU vs. FPS, for evaluated runs.")]
@@ -96,6 +105,7 @@ def bench(
     precision: PrecisionListOption = None,
     threads: ThreadsOption = 1,
     sizes: SizesOption = None,
+    classes: ClassesOption = None,
     scope: ScopeOption = DENSE,
     output_name: OutputNameOption = None,
     layout: LayoutOption = None,
@@ -122,7 +132,7 @@ def bench(
     networks = _list_networks([*(PEERS if peers else ()), *(peer or ())], network or ())
     input_sizes = [parse_size(text) for text in sizes or []]
     files = ReadOptions(tuple(input_sizes), output_name, layout.upper() if layout else None)
-    candidates = _list_candidates(sources or [], networks, input_sizes, scope, files)
+    candidates = _list_candidates(sources or [], networks, input_sizes, scope, files, classes)
     targets = _choose_targets(device, backend or [], precision or _list_precisions(candidates), threads)
     if all(candidate.kind == "file" for candidate in candidates) and is_given(context, "scope"):
         raise UsageError("--scope is only for runs, architectures and peers: ONNX files have a fixed scope")
@@ -167,6 +177,22 @@ def _print_remarks(
             say(f"skipped on {target}: {', '.join(skipped)} (other backend or precision)")
     if len({candidate.group for candidate in candidates}) > 1:
         say("networks differ in input size or scope: compare within a table only")
+    for remark in _compare_tasks(candidates):
+        say(remark)
+
+
+def _compare_tasks(candidates: Sequence[Candidate]) -> list[str]:
+    """Return remarks on networks with different numbers of classes, and on scores on different data."""
+    from ..report.accuracy_speed import describe_score
+
+    counts = sorted({candidate.classes for candidate in candidates if candidate.classes is not None})
+    scored = {score for candidate in candidates if (score := describe_score(candidate))}
+    remarks = []
+    if len(counts) > 1:
+        remarks.append(f"networks have {' and '.join(map(str, counts))} classes: more classes take more time")
+    if len(scored) > 1:
+        remarks.append(f"mIoUs are of different data, so they do not compare: {'; '.join(sorted(scored))}")
+    return remarks
 
 
 @dataclass(frozen=True)
@@ -251,13 +277,15 @@ def _list_candidates(
     sizes: Sequence[tuple[int, int]],
     scope: str,
     files: ReadOptions,
+    classes: int | None,
 ) -> list[Candidate]:
     """Return all networks at all requested sizes; files of a fixed size only at that.
 
     A factory that a run was trained with belongs to this run; the other networks have random weights.
     """
     from ..models.nets.definition import find_factory
-    from ..profiler.comparison import build_candidate, name_apart, read_file_candidates, read_run_candidate
+    from ..profiler.comparison import build_candidate, read_file_candidates, read_run_candidate
+    from ..profiler.source_names import name_apart
 
     if not sources and not networks:
         raise UsageError("nothing to compare: pass ONNX files or runs, or --peers, --peer or --network")
@@ -278,21 +306,30 @@ def _list_candidates(
             own = [read_run_candidate(source, size, scope, network, say) for size in sizes or own_size]
         candidates += [replace(candidate, name=names[source]) for candidate in own]
     peers = [network for network in networks if network not in used]
-    classes = _choose_classes(candidates, peers)
+    if classes is not None and not peers:
+        raise UsageError("--classes is only for peers, and for --network without a run")
+    count = classes or _choose_classes(candidates, peers)
     own_sizes = dict.fromkeys((c.size[0], c.size[1]) for c in candidates if len(c.size) == 2)
     peer_sizes = sizes or list(own_sizes) or [PEER_SIZE]
-    return candidates + [build_candidate(network, size, scope, classes) for size in peer_sizes for network in peers]
+    return candidates + [build_candidate(network, size, scope, count) for size in peer_sizes for network in peers]
 
 
 def _choose_classes(candidates: Sequence[Candidate], peers: Sequence[NetworkSource]) -> int:
-    """Return the number of classes of all candidates with a known one, or the default, said where it is assumed."""
-    counts = {candidate.classes for candidate in candidates if candidate.classes is not None}
+    """Return the number of classes of networks to build: that of all others, else a default, with a message.
+
+    Raises:
+        UsageError: the others differ.
+    """
+    counts = sorted({candidate.classes for candidate in candidates if candidate.classes is not None})
     if len(counts) == 1:
-        return counts.pop()
-    if candidates and peers:
-        own = ", ".join(f"{candidate.name} {candidate.classes or 'unknown'}" for candidate in candidates)
-        names = ", ".join(peer.name for peer in peers)
-        say(f"{names}: {DEFAULT_CLASSES} classes are assumed; the other networks': {own}")
+        return counts[0]
+    names = ", ".join(peer.name for peer in peers)
+    if counts and peers:
+        raise UsageError(
+            f"the runs have {' and '.join(map(str, counts))} classes: choose those of {names} with --classes N"
+        )
+    if peers:
+        say(f"{names}: {DEFAULT_CLASSES} classes are assumed, as for Cityscapes; --classes N builds others")
     return DEFAULT_CLASSES
 
 

@@ -17,13 +17,14 @@ from .cli.progress import make_item_progress, progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from ..search.data.check import DatasetCheck, Problem, SplitCheck
     from ..search.data.description import DatasetSpec
 
 EXAMPLES = 12
 """Images in the picture of `--overlays`."""
-CLASS_COLUMNS = ("", "class", "colour", "label values")
+CLASS_COLUMNS = ("id", "class", "colour", "label values")
 SPLIT_COLUMNS = ("split", "sizes", "images", "checked", "labelled", "ignored", "unknown")
 """Columns of the table of splits: numbers of images, and shares of the label pixels."""
 MAX_SIZES = 3
@@ -57,8 +58,6 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
 
     Example: lgc-data show scenes
     """
-    from rich.markup import escape
-
     from ..search.data.description import read_dataset
     from ..search.data.schema import format_values
 
@@ -78,14 +77,16 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
         "normalisation": {"mean": list(mean), "std": list(std)},
         "remarks": list(spec.remarks),
     }
-    table = grid(f"{spec.name}: {spec.num_classes} classes, files in {spec.root}", *CLASS_COLUMNS)
+    table = grid(
+        f"{spec.name}: {spec.num_classes} classes, files in {spec.root}", *CLASS_COLUMNS, wrap=CLASS_COLUMNS[-1:]
+    )
     for index, name in enumerate(spec.classes):
-        table.add_row(str(index), escape(name), _format_colour(spec.palette[index]), format_values(values[index]))
+        table.add_row(str(index), name, _format_colour(spec.palette[index]), format_values(values[index]))
     table.add_row("", "ignored", "", format_values(values[-1]))
     lines = [
         f"splits         {', '.join(f'{name} {count}' for name, count in splits.items())}",
         f"normalisation  mean {_format_numbers(mean)}, standard deviation {_format_numbers(std)}",
-        *(f"remark         {escape(remark)}" for remark in spec.remarks),
+        *(f"remark         {remark}" for remark in spec.remarks),
     ]
     emit(content, as_json, table, *lines)
 
@@ -212,9 +213,8 @@ def _split_to_json(spec: DatasetSpec, split: SplitCheck) -> dict[str, Any]:
 
 def _make_tables(spec: DatasetSpec, result: DatasetCheck) -> list[Table | str]:
     """Return the tables of splits and classes, the problems and the remarks."""
-    from rich.markup import escape
-
-    splits = grid(f"{spec.name}: {spec.root}", *SPLIT_COLUMNS, numbers=5)
+    root = "" if str(spec.root) == spec.name else f": {spec.root}"
+    splits = grid(f"{spec.name}{root}", *SPLIT_COLUMNS, numbers=5, wrap=["sizes"])
     for split in result.splits:
         counts = (split.images, split.checked, split.labelled)
         shares = (split.share_pct(pixels) for pixels in (split.void_pixels, split.unknown_pixels))
@@ -236,9 +236,9 @@ def _make_tables(spec: DatasetSpec, result: DatasetCheck) -> list[Table | str]:
                 str(split.class_images[index]),
             )
         ]
-        classes.add_row(escape(name), *cells)
+        classes.add_row(name, *cells)
     lines = [*(f"remark: {remark}" for remark in result.remarks), *_list_problems(result.problems)]
-    return [splits, *([classes] if labelled else []), *map(escape, lines)]
+    return [splits, *([classes] if labelled else []), *lines]
 
 
 def _list_problems(problems: Sequence[Problem]) -> list[str]:
@@ -274,9 +274,11 @@ def _list_values(spec: DatasetSpec) -> list[list[int]]:
     ]
 
 
-def _format_colour(colour: tuple[int, int, int]) -> str:
+def _format_colour(colour: tuple[int, int, int]) -> Text:
+    from rich.text import Text
+
     red, green, blue = colour
-    return f"[on rgb({red},{green},{blue})]   [/] {red} {green} {blue}"
+    return Text.assemble(("   ", f"on rgb({red},{green},{blue})"), f" {red} {green} {blue}")
 
 
 def _format_numbers(values: Sequence[float]) -> str:

@@ -361,7 +361,7 @@ def _make_tables(state: Demo) -> list[Table | str]:
 
     searched, measured, architecture = state.searched, state.measured, state.architecture
     assert measured.parity is not None  # the network ran
-    table = grid(f"LGCNet, preset tiny, on {state.target}", "", "", numbers=1)
+    table = grid(f"LGCNet, preset tiny, on {state.target}", "quantity", "value", numbers=1)
     rows = [
         ("parameters", f"{architecture.parameters:,}"),
         ("MACs", f"{architecture.macs / 1e6:.1f} M"),

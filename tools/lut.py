@@ -93,7 +93,7 @@ def calibrate(
             "after": opened.metadata("verification"),
         }
         lines = format_corrections(opened)
-    rows = grid("prediction of unseen networks", "", "before", "after", numbers=2)
+    rows = grid("prediction of unseen networks", "statistic", "before", "after", numbers=2)
     for name, field in (("mean absolute error", "mape_pct"), ("bias", "bias_pct"), ("within 5 %", "within_5_pct")):
         old = "" if earlier is None else f"{getattr(earlier, field):.1f} %"
         rows.add_row(name, old, f"{getattr(report, field):.1f} %")

@@ -232,7 +232,7 @@ def _make_table(result: ScoredWeights) -> Table:
     size = scored_at if isinstance(scored_at, str) else f"{scored_at[0]}x{scored_at[1]}"
     table = grid(
         f"{format_count(result.scored_images, f'{result.scored_on} image')}, evaluated at {size}",
-        "",
+        "class",
         "IoU %",
         numbers=1,
     )

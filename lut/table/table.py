@@ -19,7 +19,7 @@ from ...errors import (
     PluginError,
     UnknownOperatorError,
 )
-from ...models.space.operators import OPERATORS, is_first_recipe, is_free, recipe_digest
+from ...models.space.operators import OPERATORS, is_first_recipe, is_free, recipe_digest, require_operators
 from ...models.space.opspec import OpSpec
 from ...models.space.protocol import PRESETS, Architecture, SearchSpace, Space
 from ...plugins import list_plugins
@@ -62,7 +62,10 @@ class LatencyTable:
             self.environment: dict[str, Any] = meta["environment"]
             specs = {entry.key: OpSpec.parse(entry.key) for entry in self.entries()}
             self._recipes = store.recipes()
-            self.missing_operators = _list_missing(specs.values(), self.space_content) if inspect else ()
+            self.missing_operators = _list_missing(specs.values(), self.space_content)
+            if not inspect:
+                require_operators(self.missing_operators)
+                self.missing_operators = ()
             changed = None if self.missing_operators else self._find_changed_recipe(specs)
         except (MissingOperatorError, PluginError):
             self.close()

@@ -106,11 +106,20 @@ def get_operator(name: str) -> Operator:
     Raises:
         UnknownOperatorError: Unknown operator; the message lists the known ones.
     """
-    if name not in OPERATORS:
-        failures = load_entry_points(ENTRY_POINTS)
-        if name not in OPERATORS:
-            raise UnknownOperatorError(name, OPERATORS, failures)
+    require_operators([name])
     return OPERATORS[name]
+
+
+def require_operators(names: Iterable[str]) -> None:
+    """Check that operators are registered; if one is unknown, load the plugins of installed packages first.
+
+    Raises:
+        UnknownOperatorError: Unknown operators; the message names all of them.
+    """
+    unknown = [name for name in dict.fromkeys(names) if name not in OPERATORS]
+    failures = load_entry_points(ENTRY_POINTS) if unknown else ()
+    if missing := [name for name in unknown if name not in OPERATORS]:
+        raise UnknownOperatorError(missing, OPERATORS, failures)
 
 
 def get_recipe(spec: OpSpec) -> tuple[Layer, ...]:

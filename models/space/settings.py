@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ...errors import FileFormatError, LgcError, MissingOperatorError, UnknownNameError, UnknownOperatorError
 from ..recipe import hash_text
-from .operators import OPERATORS, ZERO, get_operator
+from .operators import OPERATORS, ZERO, require_operators
 
 Model = TypeVar("Model", bound=BaseModel)
 Count = Annotated[int, Field(ge=1, le=4096)]
@@ -75,8 +75,9 @@ class SpaceSettings(_Section):
     @field_validator("operators")
     @classmethod
     def _check_operators(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        require_operators(names)
         for name in names:
-            if not get_operator(name).searchable:
+            if not OPERATORS[name].searchable:
                 raise UnknownNameError("searchable operator", name, (n for n, op in OPERATORS.items() if op.searchable))
         if len(set(names)) < len(names):
             raise ValueError(f"duplicate operator in {', '.join(names)}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from ...errors import DataError, MeasurementError, UsageError
 from ...files import hash_file
 from ...models.images import RGBImage
-from ...models.nets.definition import WEIGHTS_FILE
+from ...models.nets.definition import WEIGHTS_FILE, read_record
 from ...models.onnx.signature import DIGEST_KEY, WEIGHTS_KEY
 from ..deployment.network import Log
 from .media import MediaFile, raise_unreadable
@@ -130,7 +131,9 @@ def find_exported_file(source: Path) -> Path:
     files = sorted((source / "export").glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True)
     candidates = sorted(files, key=lambda path: not path.stem.endswith("-dense"))
     if not candidates:
-        raise UsageError(f"no exported file in {source}: run lgc-export {source}")
+        record = read_record(source)
+        network = f" --network {quote(record.reference)}" if record is not None and record.kind == "factory" else ""
+        raise UsageError(f"no exported file in {source}: run lgc-export {quote(str(source))}{network}")
     weights = source / WEIGHTS_FILE
     faults = {path: _find_stale_weights(path, weights) for path in candidates} if weights.exists() else {}
     current = [path for path in candidates if not faults.get(path)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item", contravariant=True)
 State = TypeVar("State", bound=Checkpoint)
+LOG_S = 30.0
+"""Seconds between two lines with the losses."""
+_LOG = logging.getLogger("lgc.training")
 
 
 class Trainer(Protocol[Item, State]):
@@ -55,6 +59,8 @@ def run_steps(
 ) -> None:
     """Train up to step `stop`, with a metrics log and a checkpoint every `CHECKPOINT_S` in the run folder.
 
+    The losses go to the logger `lgc.training` every `LOG_S`, and after the last step.
+
     Args:
         trainer: trainer at any step.
         batches: batches from that step to `stop`.
@@ -66,11 +72,12 @@ def run_steps(
         TrainingError: a loss is NaN or infinite; the last checkpoint is kept.
         DataError: a file of the dataset is damaged or holds foreign values.
     """
-    started = saved = time.monotonic()
+    started = saved = logged = time.monotonic()
     earlier_s = trainer.seconds
     with MetricsLog(run.path, run.stage, trainer.step, active=run.active) as log:
         for batch in batches:
-            log.add(trainer.train_step(batch))
+            record = trainer.train_step(batch)
+            log.add(record)
             trainer.seconds = earlier_s + time.monotonic() - started
             if time.monotonic() - saved > CHECKPOINT_S or trainer.step == stop:
                 saved = time.monotonic()
@@ -78,6 +85,10 @@ def run_steps(
                 if run.active:
                     checkpoint.save(run.checkpoint, trainer.snapshot())
             on_step(trainer.step, stop)
+            if time.monotonic() - logged > LOG_S or trainer.step == stop:
+                logged = time.monotonic()
+                losses = ", ".join(f"{name} {value:.4g}" for name, value in record.items() if name.endswith("loss"))
+                _LOG.info("step %d of %d: %s", trainer.step, stop, losses)
     if run.active and not run.checkpoint.exists():  # no step was left, e.g. in a front that shares all steps
         checkpoint.save(run.checkpoint, trainer.snapshot())
     trainer.fabric.barrier()

@@ -125,7 +125,7 @@ class TestTruth:
             assert Predictor(table.space, table, "core").predict(architecture) == pytest.approx(wanted, rel=0.02)
 
     def test_network_of_another_kind_is_refused(self, device, out):
-        with pytest.raises(UsageError, match="cannot build networks of space toy: use --networks 0"):
+        with pytest.raises(UsageError, match="cannot build networks of space toy: choose 0 networks"):
             profile(EXAMPLES["toy"](), TARGET, out, networks=4)
         assert not out.exists()
 
@@ -373,7 +373,7 @@ def test_keywords_change_the_settings(device, mini_space, out):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"networks": 3}, "--networks 3: a calibration needs at least 4"),
+        ({"networks": 3}, "networks 3: a calibration needs at least 4"),
         ({"networks": -1}, "--networks -1: a calibration needs"),
         ({"rounds": 3}, "--rounds 3: at least 4 are needed"),
         ({"rounds": 0}, "--rounds 0: at least 4"),

@@ -118,7 +118,7 @@ def test_without_networks_there_is_no_drift(device, mini_space, tmp_path):
 
 @pytest.mark.parametrize("networks", [1, 0, -1])
 def test_fewer_than_two_networks_are_refused(table, networks):
-    with pytest.raises(UsageError, match=f"--networks {networks}: at least 2"):
+    with pytest.raises(UsageError, match=f"^networks {networks}: at least 2"):
         verify(table, networks, seed=0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lgc.errors import UsageError
-from lgc.report.accuracy_speed import check_plot, select_pareto_front, write_plot
+from lgc.report.accuracy_speed import check_plot, group_comparable, select_pareto_front, write_plot
 
 from ..timings import make_timing
 
@@ -22,6 +22,16 @@ def test_plot_shows_scored_networks_only(tmp_path):
     assert '"a"' in page
     assert "mIoU" in page
     assert '"d"' not in page.rpartition("Plotly.newPlot")[2]
+
+
+def test_each_dataset_has_its_own_front(tmp_path):
+    rows = [make_timing("a", 100, 96.3, dataset="shapes"), make_timing("b", 50, 28.7, dataset="scenes")]
+    assert [[row.name for row in group] for group in group_comparable(rows)] == [["a"], ["b"]]
+    page = write_plot(rows, tmp_path / "plot.html").read_text()
+    assert "<title>mIoU vs. frame rate</title>" in page
+    data = page.rpartition("Plotly.newPlot")[2]
+    assert "mIoU: shapes, val" in data
+    assert "mIoU: scenes, val" in data
 
 
 def test_plot_without_points_is_rejected(tmp_path):

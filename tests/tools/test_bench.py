@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from rich.console import Console
 
+from lgc.models.nets.definition import NetworkDefinition
+from lgc.models.nets.weights import save_weights
 from lgc.models.space.protocol import DENSE
 from lgc.profiler import comparison
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.layers.peak import DevicePeak
 from lgc.tools.cli.bench_table import make_bench_tables
+from lgc.tools.cli.console import print_tables
 
 from .. import onnx_files
 from ..timings import make_timing
@@ -68,8 +74,8 @@ def test_file_runs_only_in_its_precision(call, file, mini_space, tmp_path):
     quantised, half = (write_onnx(network, tmp_path, precision) for precision in ("int8", "fp16"))
     done = call("lgc-bench", file, quantised, "--precision", "fp32", "--precision", "int8", *SHORT)
     assert done.code == 0, done.err
-    rows = [line.split() for line in done.out.splitlines() if " file " in line and "-dense" in line]
-    assert {(row[0], row[2]) for row in rows} == {(file.stem, "fp32"), (quantised.stem, "int8")}
+    rows = [line.split() for line in done.out.splitlines() if re.match(r"\S+-dense\S* ", line) and ":" not in line]
+    assert {(row[0], row[1]) for row in rows} == {(file.stem, "fp32"), (quantised.stem, "int8")}
     assert "does not predict that of an int8 engine" in done.out
     assert "the model is fp16, not fp32" in call("lgc-bench", file, half).refusal("lgc-bench")
 
@@ -158,6 +164,71 @@ def test_equal_remarks_are_printed_once():
         "a, fp32: rebuilt",
         "b, fp32: rebuilt",
     ]
+
+
+def test_scores_on_different_data_are_named():
+    same = [make_timing("a", 9, 60.0, dataset="scenes"), make_timing("b", 8, 50.0, dataset="scenes")]
+    assert "mIoU: scenes, val" in make_bench_tables(same)
+    other = [same[0], replace(same[1], dataset="shapes")]
+    lines = make_bench_tables(other)
+    assert [line for line in lines if str(line).startswith("mIoU")] == [
+        "mIoU of a: scenes, val",
+        "mIoU of b: shapes, val",
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 132])
+def test_table_is_whole_at_every_width(width):
+    rows = [
+        make_timing("street", 2900.6, 96.3, classes=4),
+        replace(
+            make_timing("pidnet-s-of-long-name", 36.04, None, classes=19), backend="torch", argmax_agreement_pct=99.5
+        ),
+    ]
+    stream = StringIO()
+    print_tables(Console(file=stream, width=width), make_bench_tables(rows))
+    words = stream.getvalue().split()
+    for text in ("2900.6", "36.0", "96.3", "0.345", "27.747", "99.50", "4", "19", "FPS", "p99", "mIoU", "classes"):
+        assert text in words
+    assert max(map(len, stream.getvalue().splitlines())) <= width
+
+
+@pytest.fixture
+def runs(mini_space, tmp_path):
+    """Return two runs: of 3 classes, scored on scenes, and of 4 classes, scored on shapes."""
+    paths = []
+    for name, space in (("scenes", mini_space), ("shapes", mini_space.with_classes(4))):
+        run = tmp_path / f"run-{name}"
+        space.sample(0).save(run / "architecture.json")
+        definition = replace(NetworkDefinition.of(space.sample(0)), dataset=name)
+        definition.save(run)
+        save_weights(definition.build(), run / "weights.safetensors")
+        (run / "train-result.json").write_text(json.dumps({"miou": 61.5, "scored_on": "val", "scored_at": [32, 32]}))
+        paths.append(run)
+    return paths
+
+
+def test_classes_and_data_of_runs_are_reported(call, runs):
+    assert (
+        call("lgc-bench", *runs, "--peer", "fast-scnn", *SHORT)
+        .refusal("lgc-bench")
+        .endswith("the runs have 3 and 4 classes: choose those of fast-scnn with --classes N")
+    )
+    done = call("lgc-bench", *runs, "--peer", "fast-scnn", "--classes", 5, *SHORT, "--json")
+    assert done.code == 0, done.err
+    rows = {row["name"]: (row["classes"], row["dataset"]) for row in json.loads(done.out)["results"]}
+    assert rows == {"run-scenes": (3, "scenes"), "run-shapes": (4, "shapes"), "fast-scnn": (5, None)}
+    assert "networks have 3 and 4 and 5 classes" in done.err
+    assert "mIoUs are of different data, so they do not compare: scenes, val" in done.err
+
+
+def test_classes_without_other_networks_are_said(call):
+    done = call("lgc-bench", "--peer", "fast-scnn", "--input", "32x64", *SHORT)
+    assert "fast-scnn: 19 classes are assumed, as for Cityscapes; --classes N builds others" in done.err
+    assert "19 classes" in done.out
+    done = call("lgc-bench", "--peer", "fast-scnn", "--input", "32x64", "--classes", 4, *SHORT)
+    assert "are assumed" not in done.err
+    assert "4 classes" in done.out
 
 
 FOREIGN = {
@@ -263,7 +334,7 @@ def test_unknown_number_of_classes_is_said(call, tmp_path, monkeypatch):
     model = make_scores(7, *nodes, shape=(1, 32, 64, 1), kind=INT64)
     done = call("lgc-bench", onnx_files.save(model, tmp_path / "m.onnx"), "--peer", "fast-scnn", *SHORT)
     assert counts == [19]
-    assert "fast-scnn: 19 classes are assumed; the other networks': m unknown" in done.err
+    assert "fast-scnn: 19 classes are assumed, as for Cityscapes" in done.err
 
 
 def spy_on_classes(monkeypatch):
@@ -363,6 +434,7 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
         ((architecture, "--output-name", "y"), "--output-name and --layout are only for ONNX files"),
         ((file, "--output-name", "y"), "known: output_0"),
         ((file, "--refresh-peak"), "--refresh-peak is only for --layers"),
+        ((file, "--classes", 4), "--classes is only for peers, and for --network without a run"),
     ):
         assert message in call("lgc-bench", *arguments).refusal("lgc-bench")
     assert not (tmp_path / "p.html").exists()

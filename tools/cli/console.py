@@ -8,9 +8,10 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import typer
@@ -19,6 +20,7 @@ from ...errors import LgcError
 from .interrupts import keep_interrupts
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from ...device import Device
@@ -192,7 +194,10 @@ def pick_device(requested: str | None, table_devices: Sequence[Device], activity
 
 
 def emit(result: object, as_json: bool, *tables: Table | str) -> None:
-    """Print a result on stdout: as one JSON object with null for NaN and infinity, or as tables and lines."""
+    """Print a result on stdout: as one JSON object with null for NaN and infinity, or as tables and lines.
+
+    In a terminal, tables are fitted to its width and lines wrap at words; in a file or a pipe no line is split.
+    """
     if not is_first_process():
         return
     if as_json:
@@ -201,12 +206,32 @@ def emit(result: object, as_json: bool, *tables: Table | str) -> None:
     from rich.console import Console
 
     stdout = _stdout or sys.stdout
-    console = Console(file=stdout, highlight=False, width=None if stdout.isatty() else PIPE_WIDTH)
+    is_terminal = stdout.isatty()
+    console = Console(
+        file=stdout, highlight=False, markup=False, emoji=False, width=None if is_terminal else PIPE_WIDTH
+    )
+    print_tables(console, tables, wrap=is_terminal)
+
+
+def print_tables(console: Console, tables: Iterable[Table | str], *, wrap: bool = True) -> None:
+    """Print tables with their titles, and lines; no word or number of either is split."""
+    from rich.text import Text
+
+    from ...report.terminal import fit_table
+
+    def wrap_line(line: str) -> str:
+        return fill(line, console.width, break_long_words=False, break_on_hyphens=False) if wrap and line else line
+
     for table in tables:
-        if not isinstance(table, str) and table.title:
-            console.print(f"\n[bold]{table.title}[/bold]", soft_wrap=True)
-            table.title = None
-        console.print(table, soft_wrap=isinstance(table, str))
+        if isinstance(table, str):
+            console.print(wrap_line(table), soft_wrap=True)
+            continue
+        if table.title:
+            console.print(Text(f"\n{wrap_line(str(table.title))}", "bold"), soft_wrap=True)
+        for number, part in enumerate(fit_table(table, console.width)):
+            if number and isinstance(part, type(table)):
+                console.print()
+            console.print(part, soft_wrap=isinstance(part, Text))
 
 
 def replace_non_finite(value: Any) -> Any:
@@ -220,15 +245,15 @@ def replace_non_finite(value: Any) -> Any:
     return value
 
 
-def grid(title: str, *columns: str, numbers: int = 0) -> Table:
-    """Return an empty table whose last `numbers` columns are right-aligned."""
+def grid(title: str, *columns: str, numbers: int = 0, wrap: Collection[str] = ()) -> Table:
+    """Return an empty table whose last `numbers` columns are right-aligned; those of `wrap` may wrap at words."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for index, name in enumerate(columns):
         right = index >= len(columns) - numbers
-        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="fold")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name not in wrap, overflow="fold")
     return table
 
 

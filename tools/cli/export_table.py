@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ...report.terminal import format_quantity
 from .console import format_count, format_number, grid
 
 if TYPE_CHECKING:
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
     from ...profiler.deployment.export import ExportResult, FileResult
     from ...profiler.deployment.latency import TargetResult
 
-PREDICTION_COLUMNS = ("table ms", "predicted ms", "90 % interval", "error")
+STATISTIC = (
+    "measured ms: same statistic as the table, on a CPU of the fastest run of each batch. The frame rate is of all "
+    "runs."
+)
 MAX_ENTRIES = 8
 """Largest number of deviating entries that is printed."""
 
@@ -23,62 +27,70 @@ def make_export_tables(result: ExportResult) -> list[Table | str]:
     from .lut_show import format_drift
 
     timed = [target for target in result.targets if target.fps]
-    drifts = dict.fromkeys(target.drift_pct for target in timed if target.predicted_ms is not None)
+    predicted = [target for target in timed if target.table_ms is not None]
+    drifts = dict.fromkeys(target.drift_pct for target in predicted if target.predicted_ms is not None)
     return [
         _make_file_table(result.files),
+        *(f"onnx    {file.onnx}" for file in result.files),
         *(f"engine  {target.engine}" for target in result.targets if target.engine),
-        *([_make_latency_table(timed)] if timed else []),
-        *(line for target in result.targets for line in _format_remarks(target)),
+        *([_make_latency_table("prediction", predicted, _format_prediction)] if predicted else []),
         *(format_drift(drift_pct) for drift_pct in drifts),
-        *(["FPS = 1000 / median ms of all runs; measured ms: same statistic as the table."] if timed else []),
+        *([STATISTIC] if predicted else []),
+        *([_make_latency_table("frame rate, FPS = 1000 / median ms", timed, _format_speed)] if timed else []),
+        *(line for target in result.targets for line in _format_remarks(target)),
         *(_make_deviation_table(target) for target in result.targets if target.slots is not None),
     ]
 
 
 def _make_file_table(files: Sequence[FileResult]) -> Table:
-    numbers = ("MB", "max |diff|", "mean |diff|", "argmax match")
+    numbers = ("size", "max |diff|", "mean |diff|", "argmax match")
     reference = files[0].reference
     title = f"files, compared with {'torch in fp32' if reference == 'torch' else reference}"
-    table = grid(title, "precision", "compared on", *numbers, "file")
+    table = grid(title, "precision", "compared on", *numbers, numbers=len(numbers))
     for file in files:
         for parity in file.parity:
             table.add_row(
                 file.precision,
                 format_count(parity.images, "image" if parity.source == "images" else "random input"),
-                f"{file.bytes / 1e6:.2f}",
+                f"{format_quantity(file.bytes)}B",
                 format_number(parity.max_abs_diff, ".1e"),
                 format_number(parity.mean_abs_diff, ".1e"),
                 format_number(parity.argmax_agreement_pct, ".3f", " %"),
-                file.onnx,
             )
     return table
 
 
-def _make_latency_table(results: Sequence[TargetResult]) -> Table:
-    has_prediction = any(result.table_ms is not None for result in results)
-    rows = [_format_latency(result) for result in results]
-    names = [name for name in rows[0] if has_prediction or name not in PREDICTION_COLUMNS]
-    title = "predicted and measured latency" if has_prediction else "measured latency"
-    table = grid(title, *names, numbers=len(names) - 4)
-    for row in rows:
-        table.add_row(*(row[name] for name in names))
+def _make_latency_table(
+    title: str, results: Sequence[TargetResult], format_row: Callable[[TargetResult], dict[str, str]]
+) -> Table:
+    """Return a row for each target; the title has the names that all of them share."""
+    names = ("backend", "precision", "device", "scope")
+    varying = [name for name in names if len({getattr(result, name) for result in results}) > 1] or ["backend"]
+    shared = ", ".join(str(getattr(results[0], name)) for name in names if name not in varying)
+    rows = [format_row(result) for result in results]
+    table = grid(f"{title}: {shared}", *varying, *rows[0], numbers=len(rows[0]))
+    for result, row in zip(results, rows, strict=True):
+        table.add_row(*(str(getattr(result, name)) for name in varying), *row.values())
     return table
 
 
-def _format_latency(result: TargetResult) -> dict[str, str]:
-    """Return column -> cell of the table of latencies."""
+def _format_prediction(result: TargetResult) -> dict[str, str]:
+    """Return column -> cell of the table of predictions."""
     low, high = result.predicted_low_ms, result.predicted_high_ms
     return {
-        "backend": result.backend,
-        "device": str(result.device),
-        "precision": result.precision,
-        "scope": result.scope,
         "table ms": format_number(result.table_ms, ".3f"),
         "predicted ms": format_number(result.predicted_ms, ".3f"),
         "90 % interval": "-" if low is None else f"{low:.3f} to {high:.3f}",
         "measured ms": format_number(result.measured_ms, ".3f"),
         "error": format_number(result.error_pct, "+.1f", " %"),
+    }
+
+
+def _format_speed(result: TargetResult) -> dict[str, str]:
+    """Return column -> cell of the table of frame rates."""
+    return {
         "FPS": format_number(result.fps, ".1f"),
+        "median ms": format_number(result.median_ms, ".3f"),
         "p90 ms": format_number(result.p90_ms, ".3f"),
         "p99 ms": format_number(result.p99_ms, ".3f"),
     }
@@ -95,8 +107,8 @@ def _make_deviation_table(result: TargetResult) -> Table | str:
     title = f"{result.backend}, {result.precision}: table entries compared with layer times"
     if not result.slots.entries:
         return f"{title}: no entry deviates significantly"
-    table = grid(title, "entry", "slots", "table ms", "layers ms", "difference", numbers=4)
+    table = grid(title, "entry", "slots", "table ms", "layers ms", "difference ms", numbers=4)
     for row in result.slots.entries[:MAX_ENTRIES]:
-        cells = (f"{row.table_ms:.4f}", f"{row.measured_ms:.4f}", f"{row.difference_ms:+.4f} ms")
+        cells = (f"{row.table_ms:.4f}", f"{row.measured_ms:.4f}", f"{row.difference_ms:+.4f}")
         table.add_row(row.entry, str(row.slots), *cells)
     return table

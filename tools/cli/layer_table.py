@@ -27,9 +27,8 @@ MAX_EXCESS_PCT = 5.0
 MAX_SPREAD_PCT = 5.0
 """Largest spread of the network's batches, in percent, without a warning."""
 LEGEND = (
-    "share: of the sum over the layers; cum.: of this layer and those above. MB: weights, inputs and outputs, each "
-    "once. MACs/B: MACs per byte, 1 MAC = 2 FLOP; only convolutions and matrix products have MACs. peak: speed "
-    "relative to the roofline, min(peak of the arithmetic, MACs/B x bandwidth); without MACs, to the bandwidth."
+    "share: of the sum; cum.: up to this layer. MB: weights, inputs, outputs. peak: relative to the roofline, "
+    "min(peak of the arithmetic, MACs/B x bandwidth)."
 )
 
 
@@ -58,7 +57,6 @@ def _make_table(breakdown: LayerBreakdown) -> Table:
     size = "x".join(map(str, breakdown.size))
     title = f"{breakdown.network}, {size}: layers on {breakdown.target}"
     table = grid(title, *header, numbers=len(header) - 3)
-    table.padding = (0, GAP - 1, 0, 0)  # the box has one column more
     widths = [max(map(len, column)) for column in list(zip(header, *rows, strict=True))[1:]]
     width = max(TABLE_WIDTH - sum(widths) - GAP * len(widths), NAME_WIDTH)
     for name, *cells in rows:

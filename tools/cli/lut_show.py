@@ -184,11 +184,9 @@ class _Selection:
 
 
 def _make_entry_table(title: str, entries: Sequence[Entry]) -> Table:
-    rows = grid(title, "operator", "status", "latency ms", "")
-    rows.columns[2].justify = "right"
-    rows.columns[3].no_wrap = False  # only a long reason of a failure may wrap
+    rows = grid(title, "operator", "status", "reason", "latency ms", numbers=1, wrap=["reason"])
     for entry in entries:
-        rows.add_row(entry.key, entry.status, _format_latency(entry), entry.reason or "")
+        rows.add_row(entry.key, entry.status, entry.reason or "", _format_latency(entry))
     return rows
 
 
@@ -212,8 +210,12 @@ def _format_latency(row: Entry | Benchmark) -> str:
 def make_report_tables(report: PredictionReport | None) -> list[Table | str]:
     """Return a table of a verification report, or a line that there is none."""
     if report is None:
-        return ["Not verified: too few networks were measured, so the error of predictions is unknown."]
-    table = grid("prediction of unseen networks", "", "prediction", "split half (noise limit)", numbers=2)
+        from ...lut.statistics.calibration import MIN_NETWORKS
+
+        return [
+            f"Not verified: the error of predictions is unknown, as fewer than {MIN_NETWORKS} networks were measured."
+        ]
+    table = grid("prediction of unseen networks", "statistic", "prediction", "split half", numbers=2)
     table.add_row("networks", str(report.networks), "")
     table.add_row("mean absolute error", f"{report.mape_pct:.1f} %", f"{report.split_half_mape_pct:.1f} %")
     if report.worst_pct == report.worst_pct:  # NaN in tables of schema 1
@@ -222,7 +224,15 @@ def make_report_tables(report: PredictionReport | None) -> list[Table | str]:
     table.add_row("within 5 % / 10 %", f"{report.within_5_pct:.0f} % / {report.within_10_pct:.0f} %", "")
     table.add_row("Kendall tau", f"{report.kendall_tau:.2f}", f"{report.split_half_kendall_tau:.2f}")
     table.add_row("Spearman rho", f"{report.spearman_rho:.2f}", "")
-    return [table]
+    return [table, _explain_split_half(report)]
+
+
+def _explain_split_half(report: PredictionReport) -> str:
+    """Return a line on the noise of the measurement, with a remark if it exceeds the prediction error."""
+    line = "split half: one half of the measurement against the other, i.e. its noise"
+    if report.split_half_mape_pct > report.mape_pct:
+        line += "; here it exceeds the prediction error, as each half has half the samples: the machine was noisy"
+    return f"{line}."
 
 
 def warn_of_error(path: Path, mape_pct: float) -> str | None:

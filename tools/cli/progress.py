@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ REFRESH_S = 0.25
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[RoundProgress], None]]:
-    """Show a progress bar with the remaining time on stderr; without a terminal, show nothing.
+    """Show a progress bar with the remaining time on stderr; without a terminal, print the losses of a training.
 
     The caller's thread draws the bar between measurements: a thread of its own would disturb them.
     """
@@ -28,7 +29,8 @@ def progress_bar() -> Iterator[Callable[[RoundProgress], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal or not is_first_process():
-        yield lambda progress: None
+        with _print_losses():
+            yield lambda progress: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"))
     with Bar(*columns, console=console, transient=True, auto_refresh=False) as bar:
@@ -44,6 +46,28 @@ def progress_bar() -> Iterator[Callable[[RoundProgress], None]]:
                 bar.refresh()
 
         yield show
+
+
+@contextmanager
+def _print_losses() -> Iterator[None]:
+    """Print the lines of the logger `lgc.training` on stderr."""
+    logger, handler = logging.getLogger("lgc.training"), _StderrHandler()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _StderrHandler(logging.Handler):
+    """Prints lines of a log like other messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        say(record.getMessage())
 
 
 def make_step_progress(label: str, on_progress: Callable[[RoundProgress], None]) -> Callable[[int, int], None]:
