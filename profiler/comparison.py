@@ -26,7 +26,7 @@ from ..lut.target import Target
 from ..models.nets.definition import Log, NetworkDefinition, load_definition
 from ..models.nets.sources import NetworkSource
 from ..models.nets.weights import WEIGHTS_FILE
-from ..models.onnx.costs import OnnxCosts
+from ..models.onnx.counting.costs import OnnxCosts
 from ..models.onnx.model import OnnxModel
 from ..models.onnx.reading.binding import FixedSizeError
 from ..models.onnx.reading.pixel_maps import find_channel_axis

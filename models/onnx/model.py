@@ -9,8 +9,8 @@ from typing import Any
 
 from ...errors import FileFormatError
 from ...files import BINARY, describe
-from .arithmetic import find_arithmetic
-from .costs import OnnxCosts, count_costs
+from .counting.arithmetic import find_arithmetic
+from .counting.costs import OnnxCosts, count_costs
 from .graphs import RawModel
 from .reading.binding import bind_inputs
 from .reading.checking import infer_shapes, normalise_graph

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...models.onnx.arithmetic import find_quantisation
+from ...models.onnx.counting.arithmetic import find_quantisation
 
 DEQUANTISE = "DequantizeLinear"
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MeasurementError, UsageError
-from ...models.onnx.arithmetic import find_arithmetic
+from ...models.onnx.counting.arithmetic import find_arithmetic
 from ...models.onnx.graphs import RawModel
 from ...precisions import EXPORT_PRECISIONS
 from .int8 import is_quantised

@@ -14,7 +14,7 @@ from ...errors import UsageError
 from ...files import ensure_folder, write_atomic
 from ...lut.target import Target
 from ...models.images import RGBImage
-from ...models.onnx.arithmetic import QDQ
+from ...models.onnx.counting.arithmetic import QDQ
 from ...models.onnx.model import OnnxModel
 from ...precisions import INT8
 from ..backends import Workload, require_backend

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...lut.target import Target
-from ...models.onnx.node_costs import VIEWS, GraphCosts, NodeCosts, name_nodes
+from ...models.onnx.counting.node_costs import VIEWS, GraphCosts, NodeCosts, name_nodes
 from ..backends import Workload, require_backend
 from ..backends.base import RuntimeLayer
 from ..timing.observer import OnProgress, quiet

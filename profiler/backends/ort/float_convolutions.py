@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ....models.onnx.arithmetic import has_quantised_factors
+from ....models.onnx.counting.arithmetic import has_quantised_factors
 from .layers import OPTIMISED_FILE
 from .loader import CPU_PROVIDER
 from .session import open_session

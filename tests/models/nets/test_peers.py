@@ -20,7 +20,7 @@ from lgc.models.nets.peers import LOGITS_STRIDE, PEERS, build_peer
 from lgc.models.nets.peers.common import conv_norm
 from lgc.models.nets.peers.fastscnn import grid_average
 from lgc.models.nets.peers.stdc import STDC1
-from lgc.models.onnx.costs import count_costs
+from lgc.models.onnx.counting.costs import count_costs
 from lgc.models.onnx.export import simplify, to_onnx
 
 TOLERANCE = 0.02

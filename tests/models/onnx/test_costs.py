@@ -9,8 +9,8 @@ from onnxruntime.quantization import QuantType
 from torch import nn
 from torch.nn import functional as F
 
-from lgc.models.onnx.costs import count_costs
-from lgc.models.onnx.macs import count_node_macs
+from lgc.models.onnx.counting.costs import count_costs
+from lgc.models.onnx.counting.macs import count_node_macs
 from lgc.models.onnx.model import OnnxModel
 
 from ... import onnx_files as files

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lgc.models.onnx.costs import count_costs
-from lgc.models.onnx.node_costs import GraphCosts, name_nodes
+from lgc.models.onnx.counting.costs import count_costs
+from lgc.models.onnx.counting.node_costs import GraphCosts, name_nodes
 
 X, Y = 2 * 8 * 8 * 4, 4 * 8 * 8 * 4
 """Bytes of the input and of each convolution's output."""

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lgc.lut import Target
-from lgc.models.onnx.costs import count_costs
-from lgc.models.onnx.node_costs import GraphCosts, name_nodes
+from lgc.models.onnx.counting.costs import count_costs
+from lgc.models.onnx.counting.node_costs import GraphCosts, name_nodes
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.base import RuntimeLayer
 from lgc.profiler.layers.breakdown import LayerBreakdown, LayerRow, assign_nodes, make_rows

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from lgc.lut import Target
-from lgc.models.onnx.costs import count_costs
+from lgc.models.onnx.counting.costs import count_costs
 from lgc.profiler.layers import peak as peaks
 from lgc.profiler.layers.peak import (
     BANDWIDTH_BYTES,

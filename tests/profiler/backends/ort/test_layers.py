@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lgc.errors import MeasurementError
 from lgc.lut import Target
-from lgc.models.onnx.node_costs import name_nodes
+from lgc.models.onnx.counting.node_costs import name_nodes
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.base import measure_layers
 from lgc.profiler.backends.ort.layer_nodes import TracedNode, trace_nodes

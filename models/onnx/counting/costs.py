@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import FileFormatError
-from .graphs import HARDWARE_DOMAINS, list_subgraphs
+from ....errors import FileFormatError
+from ..graphs import HARDWARE_DOMAINS, list_subgraphs
+from ..ort_probe import OrtProbe
+from ..tensors import generate_array, read_inputs
 from .macs import Shapes, count_node_macs, get_attribute, get_shape, is_product
-from .ort_probe import OrtProbe
-from .tensors import generate_array, read_inputs
 
 Tensors = dict[str, tuple[tuple[int, ...], int]]
 """Tensor -> shape and element type."""

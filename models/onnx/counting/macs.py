@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from .graphs import HARDWARE_DOMAINS, STANDARD_DOMAINS, list_subgraphs
+from ..graphs import HARDWARE_DOMAINS, STANDARD_DOMAINS, list_subgraphs
 
 Shapes = Mapping[str, tuple[int, ...]]
 _Counter = Callable[[Any, Shapes], int | None]

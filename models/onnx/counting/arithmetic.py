@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ...errors import FileFormatError
-from ...precisions import INT8
+from ....errors import FileFormatError
+from ....precisions import INT8
+from ..graphs import RawModel, walk_nodes, walk_tensors
 from .costs import PACKED, TRANSPARENT, measure_tensors, read_tensors
-from .graphs import RawModel, walk_nodes, walk_tensors
 from .macs import count_node_macs, is_product
 
 QDQ, QOPERATOR, DYNAMIC = "QDQ", "QOperator", "dynamic"

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..graphs import list_names, list_subgraphs
 from .costs import infer_tensors
-from .graphs import list_names, list_subgraphs
 from .macs import count_group_macs, count_node_macs, get_attribute
 
 FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
