@@ -43,10 +43,19 @@ settings.register_profile(
 settings.load_profile("lgc")
 
 
+@pytest.fixture
+def _own_path() -> Iterator[None]:
+    """Restore the search path of modules after a test, and after its `monkeypatch`."""
+    path = [*sys.path]
+    yield
+    sys.path[:] = path
+
+
 @pytest.fixture(autouse=True)
-def _own_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the plugins of earlier tests."""
+def _own_plugins(_own_path: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the plugins of earlier tests, and their folders."""
     monkeypatch.setattr("lgc.plugins._loaded", {})
+    monkeypatch.setattr("lgc.plugins._folders", {})
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -374,7 +374,7 @@ def test_keywords_change_the_settings(device, mini_space, out):
     ("options", "complaint"),
     [
         ({"networks": 3}, "networks 3: a calibration needs at least 4"),
-        ({"networks": -1}, "--networks -1: a calibration needs"),
+        ({"networks": -1}, "networks -1: a calibration needs"),
         ({"rounds": 3}, "--rounds 3: at least 4 are needed"),
         ({"rounds": 0}, "--rounds 0: at least 4"),
         ({"context": "vacuum"}, "unknown context 'vacuum'; known: carriers, isolated"),

@@ -19,6 +19,7 @@ from lgc.models.nets.sources import load_source
 from lgc.models.nets.weights import load_weights
 from lgc.models.onnx.model import OnnxModel
 from lgc.profiler.deployment.parity import compute_file_outputs
+from lgc.profiler.file_outputs import count_classes
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.train import train
@@ -96,7 +97,7 @@ def test_exported_file_is_self_contained(scope, toy, street, call):
     assert result["results"][0]["max_abs_diff"] <= 1e-4
     assert result["results"][0]["predicted_ms"] is None
     model, definition = OnnxModel.load(Path(result["onnx"])), load_definition(toy, load_source(FACTORY))
-    assert (model.scope, model.classes) == (scope, 11)
+    assert (model.own_scope, count_classes(model)) == (scope, 11)
     assert (model.class_names, model.palette) == (definition.class_names, definition.palette)
     assert model.normalisation == definition.normalisation
     assert model.metadata["network"] == "factory:user_networks.py:build", "no folder of this machine"

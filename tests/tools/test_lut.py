@@ -181,7 +181,7 @@ def test_verify_rejects_table_of_another_machine(call, mini_lut):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--networks", 1], ": networks 1: at least 2 are needed"),
+        (["--networks", 1], "networks 1: at least 2 are needed"),
         (["--networks", 2, "--rounds", 1], "--rounds 1: at least 4 are needed"),
         (["--networks", "many"], "Invalid value for '--networks'"),
     ],

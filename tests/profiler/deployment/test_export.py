@@ -51,7 +51,7 @@ def test_every_file_is_compared_with_torch(mini_space, pictures, tmp_path, preci
     network = Network(mini_space.sample(1), None, scope, ("a", "b"), "0123", pictures[:4])
     file = export_file(network, tmp_path, precision, pictures[4:])
     model = OnnxModel.load(Path(file.onnx))
-    assert (model.scope, model.metadata["precision"], model.metadata["table"]) == (scope, precision, "0123")
+    assert (model.own_scope, model.metadata["precision"], model.metadata["table"]) == (scope, precision, "0123")
     assert json.loads(model.metadata["classes"]) == ["a", "b"]
     assert model.architecture == network.architecture
     assert model.is_quantised == (precision == "int8")

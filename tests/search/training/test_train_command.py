@@ -28,7 +28,8 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
     expected |= {"lr": 0.02, "steps": 3, "batch": 2, "processes": 1, "weights": str(out / "weights.safetensors")}
     assert {name: result[name] for name in expected} == expected
     assert {"miou", "per_class", "pixel_accuracy", "seconds", "pretrain", "images", "scored_on"} <= set(result)
-    (line,) = done.err.splitlines()
+    line, *losses = done.err.splitlines()
+    assert [loss.split(":")[0] for loss in losses] == ["step 3 of 3"]
     assert line.startswith(
         "camvid-segnet: 11 classes of the known layout camvid-segnet, recognised by its files (sky, "
     )
@@ -137,5 +138,5 @@ def test_random_parts_give_a_note(run, scenes, call, street_space, tmp_path):
         tensor.data = tensor.data[:7]
     save_weights(network, tmp_path / "seven.safetensors")
     done = call("lgc-train", run, "--data", scenes, *SHORT, "--init", tmp_path / "seven.safetensors", "--json")
-    assert done.err.endswith("initial weights: random head.1 (2; 7 classes in the file)\n")
+    assert "\ninitial weights: random head.1 (2; 7 classes in the file)\n" in done.err
     assert json.loads(done.out)["from_scratch"] == ["head.1"]

@@ -118,7 +118,7 @@ class TestImport:
     def test_to_columns(self, call, npy, tmp_path):
         for source, project, rows in ((npy, "FasterSeg", "4 rows"), (tmp_path / "o.yaml", "once-for-all", "1 row")):
             (tmp_path / "o.yaml").write_text(OFA)
-            done = call("lgc-lut", "import", source, "--out", tmp_path / "t.csv")
+            done = call("lgc-lut", "import", source, "--unit", "ms", "--out", tmp_path / "t.csv")
             assert done.out == f"{tmp_path / 't.csv'}: {rows} of {project}\n"
             assert len((tmp_path / "t.csv").read_text().splitlines()) == 1 + int(rows.split()[0])
 
@@ -126,7 +126,7 @@ class TestImport:
         out = tmp_path / "t.lut"
         arguments = ("--space", "tiny", "--device", "cpu", "--backend", "torch", "--out", out)
         (tmp_path / "o.yaml").write_text(OFA)
-        line = call("lgc-lut", "import", tmp_path / "o.yaml", *arguments).refusal("lgc-lut")
+        line = call("lgc-lut", "import", tmp_path / "o.yaml", "--unit", "ms", *arguments).refusal("lgc-lut")
         assert "lgc has no operator for any row of once-for-all (rows: 1;" in line
         assert "needs --space, --device and --backend" in call("lgc-lut", "import", npy, "--out", out).refusal(
             "lgc-lut"

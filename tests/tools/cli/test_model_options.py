@@ -11,7 +11,7 @@ from lgc.errors import UsageError
 from lgc.search.config import SearchConfig
 from lgc.search.training.config import TrainConfig
 from lgc.tools import search, train
-from lgc.tools.cli.console import new_app
+from lgc.tools.cli.console import emit, new_app
 from lgc.tools.cli.model_options import add_options
 
 
@@ -53,7 +53,7 @@ def command():
     def show(
         loud: bool, name: str = "x", as_json: Annotated[bool, typer.Option("--json")] = False, **settings: object
     ) -> None:
-        print(json.dumps({"loud": loud, "name": name, **settings}))
+        emit({"loud": loud, "name": name, **settings}, as_json=True)
 
     return typer.main.get_command(app)
 
