@@ -56,6 +56,10 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".ti
 """File extensions of images in a folder."""
 MAX_PIXELS_VARIABLE = "LGC_MAX_PIXELS"
 """Environment variable with the largest number of pixels of an image; by default Pillow's limit, 179 million."""
+IMAGE_FOLDER, LABEL_FOLDERS = "images", ("labels", "masks", "annotations")
+"""Name of a dataset's folder of images, and of folders of labels next to it."""
+LABEL_ENDINGS = ("annot", "_labels", "_masks")
+"""Endings of a folder of labels next to that of its images, e.g. `trainannot` next to `train`."""
 SYSTEM_NAMES = ("__macosx", "thumbs.db", "desktop.ini")
 """Files and folders that macOS and Windows leave among images, in lower case."""
 

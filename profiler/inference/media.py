@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ...errors import DataError, UsageError
+from ...models.images import (
+    IMAGE_FOLDER,
+    IMAGE_SUFFIXES,
+    LABEL_ENDINGS,
+    LABEL_FOLDERS,
+    check_image,
+    list_folder,
+    read_pixels,
+)
 from ..deployment.network import Log
 from .video import VIDEO_SUFFIXES, Clip
 
 if TYPE_CHECKING:
     from ...models.images import RGBImage
 
-IMAGE_FOLDER, LABEL_FOLDERS = "images", ("labels", "masks", "annotations")
-"""Name of a folder of images, and of folders of labels next to it."""
-LABEL_ENDINGS = ("annot", "_labels", "_masks")
-"""Endings of a folder of labels next to that of the images, e.g. `trainannot` next to `train`."""
 MAX_FOLDERS = 4
 """Number of folders in a message."""
 
@@ -52,8 +57,6 @@ class MediaFile:
         Raises:
             DataError: the file is damaged.
         """
-        from ...models.images import read_pixels
-
         if self.clip is not None:
             yield from self.clip.read(on_remark)
         else:
@@ -184,8 +187,6 @@ def _has_labels(folder: Path) -> bool:
 
 def _list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return `list_folder`; the error of a folder with videos only says how to name them."""
-    from ...models.images import list_folder
-
     try:
         return list_folder(folder)
     except DataError as error:
@@ -207,8 +208,6 @@ def _open_clip(path: Path) -> Clip | None:
     Raises:
         DataError: the file is neither.
     """
-    from ...models.images import IMAGE_SUFFIXES, check_image
-
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return Clip.open(path)

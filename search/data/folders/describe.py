@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from ....errors import DataError
+from ....models.images import LABEL_ENDINGS
 from .classes import collect_classes
-from .sources import LABEL_ENDINGS, complete_labels, find_sources
+from .sources import complete_labels, find_sources
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ....errors import DataError
+from ....models.images import IMAGE_FOLDER, LABEL_ENDINGS, LABEL_FOLDERS
 from ..pairs import UNLABELLED_SPLIT, LabelFiles, Split
 from ..patterns import LABEL_SUFFIXES, FilePattern
 from ..reading import Coding
 
-IMAGES = "images"
-LABELS = ("labels", "masks", "annotations")
-"""Names of the folder of labels."""
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
 """Name of a split -> names of its folder or list."""
-LABEL_ENDINGS = ("annot", "_labels")
-"""Endings of the folder of a split's labels, next to that of its images, as in SegNet's layout of CamVid."""
 LIST_FILES = ("{}.txt", "{}.lst", "lists/{}.txt", "lists/{}.lst", "list/{}.txt", "splits/{}.txt")
 TRAIN_SHARE = 0.8
 """Share of the training images where nothing splits them."""
@@ -90,21 +86,26 @@ def find_sources(root: Path) -> FolderSources:
         DataError: There are several folders of labels, several candidates for a split, or a split without labels.
     """
     folders = [path.name for path in sorted(root.iterdir()) if path.is_dir()]
-    around = {name: _find_labels(root / name) for name in folders if (root / name / IMAGES).is_dir()}
+    around = {name: _find_labels(root / name) for name in folders if (root / name / IMAGE_FOLDER).is_dir()}
     splits = _choose(root, [(split, name) for split, name in _SPLIT_NAMES if name in around])
     if not any(around[name] for name in splits.values()):
         splits = {}
-    if IMAGES in folders and (labels := _find_labels(root)) is not None:
+    if IMAGE_FOLDER in folders and (labels := _find_labels(root)) is not None:
         if splits:
-            raise DataError(f"{root} has {IMAGES}/ and {next(iter(splits.values()))}/{IMAGES}/: write a dataset.yaml")
+            raise DataError(
+                f"{root} has {IMAGE_FOLDER}/ and {next(iter(splits.values()))}/{IMAGE_FOLDER}/: write a dataset.yaml"
+            )
         return _split_images(root, labels)
     if not splits:
         return _find_neighbours(root, folders)
-    _require_labels(root, splits, {name for name, labels in around.items() if labels}, f"{IMAGES}/ without labels/")
+    _require_labels(
+        root, splits, {name for name, labels in around.items() if labels}, f"{IMAGE_FOLDER}/ without labels/"
+    )
     sources = {
-        split: Source(f"{name}/{IMAGES}", f"{name}/{around[name] or LABELS[0]}") for split, name in splits.items()
+        split: Source(f"{name}/{IMAGE_FOLDER}", f"{name}/{around[name] or LABEL_FOLDERS[0]}")
+        for split, name in splits.items()
     }
-    return FolderSources(sources, tuple(f"{name}/{IMAGES}" for name in around))
+    return FolderSources(sources, tuple(f"{name}/{IMAGE_FOLDER}" for name in around))
 
 
 def _find_neighbours(root: Path, folders: Sequence[str]) -> FolderSources:
@@ -130,30 +131,32 @@ def _split_images(root: Path, labels: str) -> FolderSources:
             if (root / form.format(name)).is_file()
         ],
     )
-    inside = _choose(root / IMAGES, [(split, name) for split, name in _SPLIT_NAMES if (root / IMAGES / name).is_dir()])
+    inside = _choose(
+        root / IMAGE_FOLDER, [(split, name) for split, name in _SPLIT_NAMES if (root / IMAGE_FOLDER / name).is_dir()]
+    )
     if lists:
         if not {*inside} <= {*lists}:
             raise DataError(
                 f"{root} has the lists {', '.join(lists.values())}, and the folders {', '.join(inside.values())} in "
-                f"{IMAGES}/: remove the lists, add the missing ones, or write a dataset.yaml"
+                f"{IMAGE_FOLDER}/: remove the lists, add the missing ones, or write a dataset.yaml"
             )
-        sources = {split: Source(IMAGES, labels, list=path) for split, path in lists.items()}
+        sources = {split: Source(IMAGE_FOLDER, labels, list=path) for split, path in lists.items()}
         notes = (f"splits are those of the lists {', '.join(lists.values())}",) if inside else ()
-        return FolderSources(sources, (IMAGES,), notes)
+        return FolderSources(sources, (IMAGE_FOLDER,), notes)
     if inside:
         split_labels = any((root / labels / name).is_dir() for name in inside.values())
         sources = {
-            split: Source(f"{IMAGES}/{name}", f"{labels}/{name}" if split_labels else labels)
+            split: Source(f"{IMAGE_FOLDER}/{name}", f"{labels}/{name}" if split_labels else labels)
             for split, name in inside.items()
         }
-        return FolderSources(sources, (IMAGES,))
+        return FolderSources(sources, (IMAGE_FOLDER,))
     train = round(100 * TRAIN_SHARE)
     sources = {
-        "train": Source(IMAGES, labels, share=(0.0, TRAIN_SHARE)),
-        "val": Source(IMAGES, labels, share=(TRAIN_SHARE, 1.0)),
+        "train": Source(IMAGE_FOLDER, labels, share=(0.0, TRAIN_SHARE)),
+        "val": Source(IMAGE_FOLDER, labels, share=(TRAIN_SHARE, 1.0)),
     }
     note = f"there are no splits: train is {train} % of the images, val {100 - train} %, drawn by seed 0"
-    return FolderSources(sources, (IMAGES,), (note,))
+    return FolderSources(sources, (IMAGE_FOLDER,), (note,))
 
 
 def _choose(root: Path, candidates: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -188,8 +191,8 @@ def _find_labels(root: Path) -> str | None:
     Raises:
         DataError: There are several.
     """
-    names = [name for name in LABELS if (root / name).is_dir()]
-    if len(names) > 1 and (root / IMAGES).is_dir():
+    names = [name for name in LABEL_FOLDERS if (root / name).is_dir()]
+    if len(names) > 1 and (root / IMAGE_FOLDER).is_dir():
         raise DataError(f"{root} has {'/ and '.join(names)}/: write a dataset.yaml that chooses one")
     return names[0] if names else None
 
