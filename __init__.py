@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .errors import LgcError as LgcError
     from .lut import LatencyTable as LatencyTable
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from .profiler.slots import verify as verify
     from .search.constraint.expected import ExpectedCost as ExpectedCost
 
-__version__ = "0.1.0"
 
 _MODULES = {
     "Architecture": ".models",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Column, Table
     from rich.text import Text
 
-GAP = 2
+COLUMN_GAP = 2
 """Spaces between two columns: one of the cells' padding, one of the box."""
 WRAP_WIDTH = 24
 """Width of a wrapped column below which the table is split instead."""
@@ -68,11 +68,11 @@ def _read_column(column: Column) -> _Cells:
 
 
 def _sum_widths(columns: Sequence[_Cells]) -> int:
-    return sum(column.width for column in columns) + GAP * (len(columns) - 1)
+    return sum(column.width for column in columns) + COLUMN_GAP * (len(columns) - 1)
 
 
 def _min_sum(columns: Sequence[_Cells]) -> int:
-    return sum(column.min_width for column in columns) + GAP * (len(columns) - 1)
+    return sum(column.min_width for column in columns) + COLUMN_GAP * (len(columns) - 1)
 
 
 def _count_names(columns: Sequence[_Cells]) -> int:
@@ -118,7 +118,7 @@ def _stack(columns: Sequence[_Cells]) -> list[Table | Text]:
     blocks: list[Table | Text] = []
     for row in zip(*(cells.texts for cells in columns), strict=True):
         pairs = [(cells.header, text) for cells, text in zip(columns, row, strict=True) if text.plain]
-        lines = [Text.assemble((f"{header:{width + GAP}}", "bold"), text) for header, text in pairs]
+        lines = [Text.assemble((f"{header:{width + COLUMN_GAP}}", "bold"), text) for header, text in pairs]
         blocks.append(Text("\n").join([*([Text("")] if blocks else []), *lines]))
     return blocks
 

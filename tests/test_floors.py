@@ -13,6 +13,7 @@ ROOT = Path(lgc.__file__).parent
 FLOORS = {
     "errors": -2,
     "precisions": -2,
+    "version": -2,
     "device": -1,
     "files": 0,
     "plugins": 0,

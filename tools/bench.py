@@ -134,12 +134,12 @@ def bench(
     files = ReadOptions(tuple(input_sizes), output_name, layout.upper() if layout else None)
     candidates = _list_candidates(sources or [], networks, input_sizes, scope, files, classes)
     targets = _choose_targets(device, backend or [], precision or _list_precisions(candidates), threads)
-    if all(candidate.kind == "file" for candidate in candidates) and is_given(context, "scope"):
-        raise UsageError("--scope is only for runs, architectures and peers: ONNX files have a fixed scope")
-    if plot is not None:
-        check_plot(candidates, plot)
+    if is_given(context, "scope"):
+        _require_scopes(candidates)
     if refresh_peak and not layers:
         raise UsageError("--refresh-peak is only for --layers")
+    if plot is not None:
+        check_plot(candidates, plot)
     pairs = pair_candidates(candidates, targets)
     layer_targets = _select_layer_targets(targets) if layers else []
     _print_remarks(candidates, targets if precision or backend else (), pairs)
@@ -147,14 +147,19 @@ def bench(
         rows = time_candidates(candidates, targets, duration_s, on_progress)
         layer_pairs = [(candidate, target) for candidate, target in pairs if target in layer_targets]
         breakdowns = _measure_layers(layer_pairs, duration_s, refresh_peak, on_progress)
-    selected = tuple(PEERS.values()) if published else ()
-    result = BenchResult(rows, _describe_environment(targets), selected, str(plot) if plot else None, breakdowns)
+    selected, picture = tuple(PEERS.values()) if published else (), str(plot) if plot else None
+    result = BenchResult(rows, _describe_environment(targets), selected, picture, breakdowns)
     tables = make_bench_tables(rows) + ([make_published_table(result.published)] if result.published else [])
     tables += make_layer_tables(list(breakdowns.values()))
     emit(result.as_dict(), as_json, *tables)
     if plot is not None:
         write_plot(rows, plot)
         say(f"wrote {plot}")
+
+
+def _require_scopes(candidates: Sequence[Candidate]) -> None:
+    if all(candidate.kind == "file" for candidate in candidates):
+        raise UsageError("--scope is only for runs, architectures and peers: ONNX files have a fixed scope")
 
 
 def _list_networks(peers: Sequence[str], references: Sequence[str]) -> list[NetworkSource]:

@@ -40,7 +40,7 @@ TOLERANCE_PCT = 10.0
 """Largest prediction error that passes."""
 CPU_STEPS, GPU_STEPS = (48, 96), (400, 1000)
 """Steps of the search and of the training."""
-EXAMPLES = 6
+PICTURED_IMAGES = 6
 """Validation images in the picture."""
 Outcome = Literal["passed", "failed", "not judged"]
 """Outcome of comparing prediction and measurement; not judged if the machine's speed changed too much for it."""
@@ -318,7 +318,7 @@ def _draw_predictions(state: Demo) -> None:
     legend = Legend(spec.classes, spec.palette)
     pairs, overlays = spec.pairs("val"), list[Overlay]()
     with Segmenter.open(Path(state.exported.files[0].onnx)) as segmenter:
-        for pair in pairs[:: -(-len(pairs) // EXAMPLES)]:
+        for pair in pairs[:: -(-len(pairs) // PICTURED_IMAGES)]:
             assert pair.label is not None  # it was evaluated
             pixels, labels = read_pixels(pair.image), read_label(pair.label, pair.coding)
             overlays += [

@@ -121,9 +121,9 @@ def search(
     from ..search.results import FrontResult
     from ..search.runtime.run_folder import is_finished
 
-    if not settings["steps"]:
-        steps = default_search_steps(data, predictors[0].space, config.batch * count_processes())
-        config = config.model_copy(update={"steps": steps})
+    batch = config.batch * count_processes()
+    steps = settings["steps"] or default_search_steps(data, predictors[0].space, batch)
+    config = config.model_copy(update={"steps": steps})
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
     finished = is_finished(out, "search")
     with progress_bar() as on_progress:
@@ -147,8 +147,7 @@ def search(
     if finished:
         say(f"{out} is finished: nothing was searched; for a longer search, choose another --out")
     results = result.front if isinstance(result, FrontResult) else (result,)
-    for point in results:
-        _warn_if_collapsed(point)
+    _warn_if_collapsed(results)
     emit(result.as_dict(), as_json, _make_table(results), *_format_lines(results))
 
 
@@ -272,14 +271,15 @@ def _group_targets(
     return tuple(tuple(targets[first : first + tables]) for first in range(0, len(targets), tables))
 
 
-def _warn_if_collapsed(result: SearchResult) -> None:
-    edges = sum(result.operators.values())
-    idle = sum(count for name, count in result.operators.items() if name in ("zero", "skip"))
-    if idle > MAX_IDLE_SHARE * edges:
-        say(
-            f"warning: {idle} of {edges} edges of {result.architecture} are zero or skip: the target is too tight, "
-            f"or the search collapsed; try a longer --warm-up or more --steps"
-        )
+def _warn_if_collapsed(results: Sequence[SearchResult]) -> None:
+    for result in results:
+        edges = sum(result.operators.values())
+        idle = sum(count for name, count in result.operators.items() if name in ("zero", "skip"))
+        if idle > MAX_IDLE_SHARE * edges:
+            say(
+                f"warning: {idle} of {edges} edges of {result.architecture} are zero or skip: the target is too tight, "
+                f"or the search collapsed; try a longer --warm-up or more --steps"
+            )
 
 
 def _make_table(results: Sequence[SearchResult]) -> Table:

@@ -14,7 +14,7 @@ from ...errors import LgcError, MismatchError, PluginError, UsageError
 from ...plugins import describe_error
 from .definition import NetworkDefinition
 from .outputs import MAIN_KEYS, choose_main, is_logits, list_outputs, split_outputs
-from .probe import Probe
+from .probe import LogitsProbe
 
 _MULTIPLES = (8, 16, 32, 64)
 """Multiples that the sides of an image may have to be."""
@@ -196,7 +196,7 @@ def require_rebuildable(network: nn.Module, definition: NetworkDefinition) -> No
         rebuilt.load_state_dict(network.state_dict())
     except RuntimeError as error:
         raise PluginError(f"{name} has other tensors when it is built again: {describe_error(error)}") from error
-    probe = Probe.take(network, definition.input)
+    probe = LogitsProbe.take(network, definition.input)
     try:
         probe.require_equal(probe.repeat(network))
     except MismatchError as error:

@@ -17,7 +17,7 @@ from .. import recipe
 from ..space.operators import get_recipe
 from ..space.opspec import OpSpec, strided_length
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
     "relu6": partial(nn.ReLU6, inplace=True),
     "hardswish": partial(nn.Hardswish, inplace=True),
@@ -43,7 +43,7 @@ class ConvNormAct(nn.Module):
         super().__init__()
         self.conv = _conv(layer, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(layer.c_out)
-        self.act = ACTIVATIONS[layer.activation]()
+        self.act = ACTIVATION_MODULES[layer.activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply convolution, normalisation and activation."""
@@ -57,16 +57,16 @@ class ConvNormAct(nn.Module):
             self.norm = nn.Identity()
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExciteBlock(nn.Module):
     """Product of the input and a gate from its channel means: [N, C, H, W] -> [N, C, H, W]."""
 
     def __init__(self, layer: recipe.SqueezeExcite) -> None:
         super().__init__()
         self.mean = nn.AdaptiveAvgPool2d(1)
         self.reduce = nn.Conv2d(layer.channels, layer.reduced, 1)
-        self.act = ACTIVATIONS[layer.activation]()
+        self.act = ACTIVATION_MODULES[layer.activation]()
         self.expand = nn.Conv2d(layer.reduced, layer.channels, 1)
-        self.gate = ACTIVATIONS[layer.gate]()
+        self.gate = ACTIVATION_MODULES[layer.gate]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply by the gate."""
@@ -74,7 +74,7 @@ class SqueezeExcite(nn.Module):
         return x * gate
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Sum of the input and the output of some layers: [N, C, H, W] -> [N, C, H, W]."""
 
     def __init__(self, layers: nn.Module) -> None:
@@ -168,9 +168,9 @@ def _layer(layer: recipe.Layer) -> nn.Module:
         case recipe.Conv():
             return ConvNormAct(layer)
         case recipe.SqueezeExcite():
-            return SqueezeExcite(layer)
+            return SqueezeExciteBlock(layer)
         case recipe.Residual():
-            return Residual(_chain(layer.layers))
+            return ResidualBlock(_chain(layer.layers))
         case recipe.MaxPool():
             return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.kernel // 2)
         case recipe.Resize():

@@ -1,4 +1,4 @@
-"""Probe of a network: some of its logits for a fixed image, to recognise the network after it is built again."""
+"""LogitsProbe of a network: some of its logits for a fixed image, to recognise the network after it is built again."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ...errors import MismatchError
 from ...plugins import describe_error
 from .outputs import get_logits
 
-MAX_SIDE = 256
+PROBE_SIDE = 256
 """Sides of the image, unless the network accepts its own size only."""
-MAX_VALUES = 256
+PROBE_VALUES = 256
 TOLERANCE = 1e-3
 """Largest difference by rounding, as a share of the largest logit."""
 
 
-class Probe(BaseModel):
+class LogitsProbe(BaseModel):
     """Logits of a network in evaluation mode, in float32 on the CPU.
 
     Attributes:
@@ -42,7 +42,7 @@ class Probe(BaseModel):
         Raises:
             MismatchError: The network raises an error, or returns NaN or infinite logits.
         """
-        reduced = min(size[0], MAX_SIDE), min(size[1], MAX_SIDE)
+        reduced = min(size[0], PROBE_SIDE), min(size[1], PROBE_SIDE)
         try:
             return cls._take(network, reduced)
         except MismatchError:
@@ -67,7 +67,7 @@ class Probe(BaseModel):
             raise MismatchError(f"it fails on an image of {size[0]}x{size[1]}: {describe_error(error)}") from error
         if not bool(logits.isfinite().all()):
             raise MismatchError(f"it returns NaN or infinite logits for an image of {size[0]}x{size[1]}")
-        indices = np.linspace(0, logits.numel() - 1, min(logits.numel(), MAX_VALUES)).round().astype(np.int64)
+        indices = np.linspace(0, logits.numel() - 1, min(logits.numel(), PROBE_VALUES)).round().astype(np.int64)
         values = [float(f"{value:.7g}") for value in logits.flatten()[torch.from_numpy(indices)].tolist()]
         return cls(size=size, shape=tuple(logits.shape), values=tuple(values))
 

@@ -19,7 +19,7 @@ from ..space.opspec import OpSpec
 from ..space.protocol import Architecture
 from .definition import WEIGHTS_FILE as WEIGHTS_FILE
 from .definition import Log, NetworkDefinition
-from .probe import Probe
+from .probe import LogitsProbe
 
 RECIPES_KEY = "recipes"
 """Key of the file's metadata with the digests of the recipes of the user's operators by spec, as JSON."""
@@ -30,7 +30,7 @@ FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
-def save_weights(network: nn.Module, path: Path, probe: Probe | None = None) -> None:
+def save_weights(network: nn.Module, path: Path, probe: LogitsProbe | None = None) -> None:
     """Write a network's weights to a safetensors file atomically; a tensor with several names is written for each.
 
     A probe of the network is written too, so that `load_weights` recognises a network that was rebuilt differently.
@@ -86,7 +86,7 @@ def load_weights(path: Path, network: Architecture | NetworkDefinition, log: Log
 def _require_probe(path: Path, text: str, network: nn.Module, name: str) -> None:
     """Check that a network computes what the trained one did."""
     try:
-        probe = Probe.model_validate_json(text)
+        probe = LogitsProbe.model_validate_json(text)
     except ValidationError as error:
         raise FileFormatError(f"{path} is damaged: its entry {PROBE_KEY!r} is not a probe; train again") from error
     try:

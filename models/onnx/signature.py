@@ -32,7 +32,7 @@ METADATA_FORMS = {
 """Key -> description of its value."""
 
 NCHW, NHWC = "NCHW", "NHWC"
-LAYOUTS = (NCHW, NHWC)
+IMAGE_LAYOUTS = (NCHW, NHWC)
 """Orders of the axes of an image: channels first, or channels last."""
 IMAGE_TYPES = ("float32", "float16", "uint8")
 IMAGE_CHANNELS = 3

@@ -17,18 +17,15 @@ TENSORRT = "tensorrt"
 
 
 class EngineSource(Protocol):
-    """Network that an engine is built from.
-
-    Attributes:
-        stem: stem of its file names.
-        scope: scope of its output.
-    """
+    """Network that an engine is built from."""
 
     @property
-    def stem(self) -> str: ...  # noqa: D102
+    def stem(self) -> str:
+        """Stem of its file names."""
 
     @property
-    def scope(self) -> str: ...  # noqa: D102
+    def scope(self) -> str:
+        """Scope of its output."""
 
     def workload(self, scope: str | None = None, precision: str = "fp32") -> Workload:
         """Return its ONNX model as a workload; backends convert it to fp16 and bf16."""

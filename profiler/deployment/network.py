@@ -110,7 +110,7 @@ class Network:
         return replace_metadata(converted, self._make_metadata(scope, precision))
 
     def _make_metadata(self, scope: str, precision: str) -> dict[str, str]:
-        from ... import __version__
+        from ...version import __version__
 
         definition, architecture = self.definition, self.architecture
         metadata = {

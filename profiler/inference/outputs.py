@@ -22,7 +22,7 @@ from ...models.onnx.signature import NHWC, OUTPUT_OPTION, ImageInput, TensorSpec
 from .output_values import LABELS, LOGITS, MASK, PROBABILITIES, RANKING, StoredValues
 from .resampling import Labels, resize_labels, upsample
 
-MAX_CLASSES = 256
+MAX_MASK_CLASSES = 256
 """Number of classes that a byte can hold."""
 DEFAULT_THRESHOLD = 0.5
 """Probability above which a pixel belongs to the only class."""
@@ -92,7 +92,7 @@ class OutputDecoder:
         pixel_map, remarks = _choose_map(output, image, options.layout, where)
         layout, channels = pixel_map.layout, pixel_map.channels
         is_bool = output.dtype == "bool"
-        if channels > MAX_CLASSES or (is_bool and channels > 1):
+        if channels > MAX_MASK_CLASSES or (is_bool and channels > 1):
             raise _not_segmentation(output, image.size, where)
         if channels == 1:
             values, remark = _choose_values(output, StoredValues(MASK) if is_bool else inferred, options, where)
@@ -250,8 +250,8 @@ def _not_segmentation(output: TensorSpec, size: tuple[int, int], where: str) -> 
             f"with {OUTPUT_OPTION}"
         )
     return FileFormatError(
-        f"{where} returns {output}: neither scores (1xCxhxw or 1xhxwxC, at most {MAX_CLASSES} classes) nor a mask or "
-        f"label map (1xhxw) with the proportions of the image, {height}x{width}"
+        f"{where} returns {output}: neither scores (1xCxhxw or 1xhxwxC, at most {MAX_MASK_CLASSES} classes) nor a mask "
+        f"or label map (1xhxw) with the proportions of the image, {height}x{width}"
     )
 
 
@@ -266,9 +266,9 @@ def _to_labels(values: NDArray[Any]) -> Labels:
             f"the network returned {values.min():g} to {values.max():g} with fractions, which are not labels: "
             f"use {VALUES_OPTION} {LOGITS} or {PROBABILITIES}"
         )
-    if values.dtype not in (np.uint8, np.bool_) and not 0 <= values.min() <= values.max() < MAX_CLASSES:
+    if values.dtype not in (np.uint8, np.bool_) and not 0 <= values.min() <= values.max() < MAX_MASK_CLASSES:
         raise MeasurementError(
-            f"the network returned classes {values.min():g} to {values.max():g}, outside 0 to {MAX_CLASSES - 1}"
+            f"the network returned classes {values.min():g} to {values.max():g}, outside 0 to {MAX_MASK_CLASSES - 1}"
         )
     return values.astype(np.uint8, copy=False)
 

@@ -70,7 +70,7 @@ class Legend:
         """
         from ...models.onnx.signature import CLASSES_KEY, PALETTE_KEY
         from ...models.palettes import distinct_palette
-        from .outputs import MAX_CLASSES
+        from .outputs import MAX_MASK_CLASSES
 
         names, palette = network.class_names, network.palette
         is_foreign = not network.is_lgc_export
@@ -93,7 +93,7 @@ class Legend:
             raise FileFormatError(
                 f"{network.where}: metadata `{PALETTE_KEY}` has {len(palette)} colours for {count} classes"
             )
-        return cls(names, palette or distinct_palette(count or MAX_CLASSES))
+        return cls(names, palette or distinct_palette(count or MAX_MASK_CLASSES))
 
     @classmethod
     def read(cls, path: Path) -> Legend:

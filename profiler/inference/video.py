@@ -23,7 +23,7 @@ VIDEO_CODECS = ("libx264", "mpeg4")
 """Codecs for writing, by preference."""
 BITS_PER_PIXEL = 0.25
 """Bit rate of the second codec, which has no constant-quality mode: below it, the edges of classes blur."""
-MIN_SIDE = 2
+MIN_VIDEO_SIDE = 2
 """Smallest height and width that codecs with subsampled chroma can write."""
 MAX_INTERVAL_RATIO = 1.5
 """Ratio of a video's longest to its shortest interval between frames above which its frame rate is variable."""
@@ -63,10 +63,10 @@ class Clip:
         """
         with _open_stream(path) as (container, stream):
             height, width = stream.codec_context.height, stream.codec_context.width
-            if min(height, width) < MIN_SIDE:
+            if min(height, width) < MIN_VIDEO_SIDE:
                 raise DataError(
                     f"cannot use video {path}: frames of {height}x{width} pixels (height x width), at least "
-                    f"{MIN_SIDE}x{MIN_SIDE} are needed"
+                    f"{MIN_VIDEO_SIDE}x{MIN_VIDEO_SIDE} are needed"
                 )
             rate = stream.average_rate or DEFAULT_FRAME_RATE
             aspect = Fraction(stream.sample_aspect_ratio or 1)

@@ -37,7 +37,7 @@ BANDWIDTH_BYTES = tuple(2**exponent for exponent in (18, 20, 22, 24, 26, 28))
 ARRAYS = 3
 """Arrays of an addition: two read, one written."""
 FEW_VALUES = 16
-CHANNELS, WIDTH, GPU_WIDTH = 256, 64, 256
+CHANNELS, CPU_WIDTH, GPU_WIDTH = 256, 64, 256
 """Channels of the large convolution, and its height and width on a CPU and on a GPU."""
 MATRIX, GPU_MATRIX = 1024, 4096
 """Rows and columns of the matrices."""
@@ -129,7 +129,7 @@ def measure_peak(target: Target, backend: Backend, on_progress: OnProgress = qui
     start = time.monotonic()
     precision = "fp32" if target.precision == "int8" else target.precision
     on_gpu = not target.device.is_cpu
-    width, matrix = (GPU_WIDTH, GPU_MATRIX) if on_gpu else (WIDTH, MATRIX)
+    width, matrix = (GPU_WIDTH, GPU_MATRIX) if on_gpu else (CPU_WIDTH, MATRIX)
     macs = {
         "conv": (make_conv(CHANNELS, width), 9 * CHANNELS**2 * width**2),
         "narrow conv": (make_conv(CHANNELS // 2, width), 9 * (CHANNELS // 2) ** 2 * width**2),

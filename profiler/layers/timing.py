@@ -31,7 +31,7 @@ MIN_INSTANCES = 4
 """Smallest number of instances, even beyond the time limit."""
 INSTANCE_BATCHES = 6
 """Batches of an instance. ONNX Runtime keeps all events of an instance in memory, about 1 KB per layer and run."""
-SEED = 0
+ORDER_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def time_layers(
         MeasurementError: the backend rejects the workload, or does not report layer times.
     """
     samples, assignment = _Samples(default_statistic(target)), Assignment(backend, target, workload)
-    draw, start, instances = random.Random(SEED), time.monotonic(), 0
+    draw, start, instances = random.Random(ORDER_SEED), time.monotonic(), 0
     with pinned(target):
         while instances < MIN_INSTANCES or time.monotonic() - start < seconds:
             runner = assignment.prepare()

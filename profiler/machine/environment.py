@@ -37,7 +37,7 @@ def fingerprint(target: Target, backend: Backend) -> dict[str, Any]:
     It has the device's name, library versions, TF32, the backend's settings, and `cpu` (cores, governor) or `gpu`
     (driver, clocks, power limit, modes).
     """
-    from ... import __version__
+    from ...version import __version__
 
     environment: dict[str, Any] = {
         DEVICE_NAME: list_devices()[target.device],

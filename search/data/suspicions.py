@@ -17,7 +17,7 @@ MOSTLY, NEARLY_ALL = 0.5, 0.95
 """Shares of ignored pixels from which labels are suspicious: of values that are all train ids, and of any."""
 MIN_IGNORED_IDS = 2
 """Number of ignored values, apart from 255, in a single label of train ids."""
-MAX_NAMES = 5
+MAX_NAMED_CLASSES = 5
 """Number of classes in a message."""
 
 
@@ -122,7 +122,7 @@ def list_few_classes(labels: Sequence[LabelSummary], classes: Sequence[str]) -> 
     seen = sorted(known)
     if not seen or 2 * len(seen) >= len(classes) or seen[-1] - seen[0] >= len(seen):
         return []
-    names = [classes[known[value]] for value in seen[:MAX_NAMES]] + ["..."] * (len(seen) > MAX_NAMES)
+    names = [classes[known[value]] for value in seen[:MAX_NAMED_CLASSES]] + ["..."] * (len(seen) > MAX_NAMED_CLASSES)
     return [
         f"only {len(seen)} of {len(classes)} classes occur in the {len(labels)} labels read ({', '.join(names)}): if "
         "these are classes of your own, write a dataset.yaml (docs/datasets.md)"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_S = 10.0
 """Seconds between checkpoints."""
-IMAGES = "images"
+IMAGE_HASHES = "images"
 """Setting with hashes of the images and labels, which older trainings lack."""
 
 OnStep = Callable[[int, int], None]
@@ -131,10 +131,10 @@ def _require_same_settings(config: Path, settings: Mapping[str, JsonValue]) -> N
     requested = json.loads(json.dumps(settings))
     differences = [
         "the images or labels have changed"
-        if key == IMAGES
+        if key == IMAGE_HASHES
         else f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
         for key in sorted({*stored, *requested})
-        if stored.get(key) != requested.get(key) and not (key == IMAGES and key not in stored)
+        if stored.get(key) != requested.get(key) and not (key == IMAGE_HASHES and key not in stored)
     ]
     if differences:
         is_trained = config.stem == "train" and (config.parent / WEIGHTS_FILE).exists()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...errors import FileFormatError, MismatchError, TrainingError
 from ...models.nets.outputs import get_logits
-from ...models.nets.probe import Probe
+from ...models.nets.probe import LogitsProbe
 from ...models.nets.weights import copy_infinite_tensors, find_invalid
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
@@ -93,7 +93,7 @@ class NetworkTrainer:
         fabric: Fabric,
         class_weights: torch.Tensor | None = None,
         teacher: Teacher | None = None,
-        probe: Probe | None = None,
+        probe: LogitsProbe | None = None,
     ) -> None:
         synchronise_norms(network, fabric)
         self.config, self.fabric, self.step, self.seconds = config, fabric, 0, 0.0
@@ -201,14 +201,14 @@ class NetworkTrainer:
                 "another folder with --out"
             ) from error
         if self._probe is not None and "probe" in state:
-            self._require_probe(Probe.model_validate_json(state["probe"]), self._probe)
+            self._require_probe(LogitsProbe.model_validate_json(state["probe"]), self._probe)
         self._sgd.load_state_dict(state["optimiser"])
         if self._average is not None:
             assert state["mean"] is not None  # the run folder's settings include the average
             self._average.network.load_state_dict(state["mean"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
-    def _require_probe(self, stored: Probe, own: Probe) -> None:
+    def _require_probe(self, stored: LogitsProbe, own: LogitsProbe) -> None:
         """Check that the network before the first step is the one of the checkpoint."""
         try:
             stored.require_equal(own)

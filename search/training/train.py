@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +12,14 @@ from ...errors import MismatchError, OutputError, TrainingError, UsageError
 from ...files import write_atomic
 from ...models.nets.checks import check_outputs, check_training, require_rebuildable
 from ...models.nets.definition import Log, NetworkDefinition, RunNetwork, load_definition, read_record
-from ...models.nets.probe import Probe
+from ...models.nets.probe import LogitsProbe
 from ...models.nets.weights import WEIGHTS_FILE, load_weights, save_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.provenance import hash_images
-from ..runtime.run_folder import IMAGES, OnStep, RunFolder
+from ..runtime.run_folder import IMAGE_HASHES, OnStep, RunFolder
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
 from .crops import require_crop
@@ -85,29 +85,29 @@ def train(
     teacher = load_teacher(config, definition, chosen.teacher, log)
     network, probe, random_parts = _prepare_network(definition, initial, config, fabric, log)
     settings = _list_settings(definition, data, config, fabric) | dataset.spec.settings | describe_teacher(teacher)
-    settings |= {IMAGES: [hash_images(dataset), hash_images(validation)]}
+    settings |= {IMAGE_HASHES: [hash_images(dataset), hash_images(validation)]}
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
-    if run.active and (changed := run.find_newer(_list_files(dataset, validation))) is not None:
-        log(
-            f"warning: {changed} has changed since this training began: if its content has, train in another folder "
-            "with --out, or score its weights with --evaluate"
-        )
+    _warn_of_newer_files(run, _list_files(dataset, validation), log)
     if (finished := fabric.broadcast(run.read_result(TrainResult) if run.active else None)) is not None:
         return replace(finished, weights=run.path / WEIGHTS_FILE)
     with explain_out_of_memory(_MEMORY_ADVICE):
         trainer = NetworkTrainer(network, config, fabric, _weigh_classes(dataset, config), teacher, probe)
         run_training(trainer, dataset, run, on_step)
         scored = _save_and_score(trainer, definition, run.path / WEIGHTS_FILE, validation, on_score)
-    return run.finish(
-        TrainResult(
-            **vars(scored),
-            config=config,
-            seconds=trainer.seconds,
-            from_scratch=random_parts,
-            images=len(dataset),
-            processes=fabric.world_size,
-        )
+    images, processes, seconds = len(dataset), fabric.world_size, trainer.seconds
+    result = TrainResult(
+        **vars(scored), config=config, seconds=seconds, from_scratch=random_parts, images=images, processes=processes
     )
+    return run.finish(result)
+
+
+def _warn_of_newer_files(run: RunFolder, files: Iterable[Path], log: Log) -> None:
+    """Print a warning if a file is newer than the training that has begun."""
+    if run.active and (changed := run.find_newer(files)) is not None:
+        log(
+            f"warning: {changed} has changed since this training began: if its content has, train in another folder "
+            "with --out, or score its weights with --evaluate"
+        )
 
 
 def _list_files(*datasets: SegmentationDataset) -> list[Path]:
@@ -152,7 +152,7 @@ def _load_images(
 
 def _prepare_network(
     definition: NetworkDefinition, initial: Path | None, config: TrainConfig, fabric: Fabric, log: Log
-) -> tuple[TrainingNetwork, Probe, tuple[str, ...]]:
+) -> tuple[TrainingNetwork, LogitsProbe, tuple[str, ...]]:
     """Return the network before the first step, checked; its probe; its parts that the initial weights do not fit.
 
     The probe is that of the random weights, which depend on the seed alone.
@@ -166,7 +166,9 @@ def _prepare_network(
             network.main = report.main
         else:
             require_rebuildable(network.network, definition)
-        probe = Probe.take(definition.build(config.seed), definition.input)  # a copy, which may cache what it likes
+        probe = LogitsProbe.take(
+            definition.build(config.seed), definition.input
+        )  # a copy, which may cache what it likes
         if initial is not None:
             transfer = initialise(network.network, initial, definition.classes)
             for remark in (*transfer.describe(), *compare_classes(initial, definition.class_names)):
@@ -192,7 +194,7 @@ def _save_and_score(
     """
     if trainer.fabric.is_global_zero:
         try:
-            save_weights(trainer.network, weights, Probe.take(trainer.network, definition.input))
+            save_weights(trainer.network, weights, LogitsProbe.take(trainer.network, definition.input))
             load_weights(weights, definition)
         except MismatchError as error:
             raise TrainingError(f"{weights}: the trained network cannot be used: {error}") from error

@@ -54,7 +54,7 @@ def test_only_difference_and_references_are_measured(slow):
     assert len(references) <= SENTINELS
 
 
-def test_new_entries_have_the_speed_of_the_source(slow, simulated_table):
+def test_new_entries_have_the_sources_speed(slow, simulated_table):
     measured, expected, before = latencies(slow.out), truth(slow.out), latencies(simulated_table)
     new = [key for key in measured if depends_on_classes(key) and "argmax" not in key]  # which includes overhead
     assert [measured[key] for key in new] == pytest.approx([expected[key] for key in new], rel=0.05)

@@ -404,7 +404,7 @@ def test_equal_names_are_told_apart(call, tmp_path):
     assert "duplicate network names" in call("lgc-bench", paths[0], paths[0]).refusal("lgc-bench")
 
 
-def test_fp16_file_on_a_cpu_gets_no_false_advice(call, tmp_path):
+def test_fp16_file_gets_no_false_cpu_advice(call, tmp_path):
     path = onnx_files.save(onnx_files.half(True), tmp_path / "h.onnx")
     message = call("lgc-bench", path).refusal("lgc-bench")
     assert "the model is fp16, not fp32, and onnxruntime on cpu has no fp16" in message

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import UsageError
+from ...models.onnx.signature import LAYOUT_OPTION as LAYOUT_OPTION
+from ...models.onnx.signature import OUTPUT_OPTION as OUTPUT_OPTION
 from ...models.space.protocol import EXPORT_SCOPES
 from ...precisions import EXPORT_PRECISIONS
 from .options import make_choice_option
-
-LAYOUT_OPTION, OUTPUT_OPTION = "--layout", "--output-name"
 
 
 def make_network_option(rest: str = ".") -> Any:

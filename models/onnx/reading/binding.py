@@ -8,7 +8,7 @@ from typing import Any
 
 from ....errors import FileFormatError, UsageError
 from ..graphs import RawModel, walk_graphs
-from ..signature import IMAGE_CHANNELS, LAYOUT_OPTION, LAYOUTS, NCHW, NHWC, list_layouts
+from ..signature import IMAGE_CHANNELS, IMAGE_LAYOUTS, LAYOUT_OPTION, NCHW, NHWC, list_layouts
 
 Size = tuple[int, int]
 Axis = int | str
@@ -117,10 +117,10 @@ def _infer_layout(raw: RawModel, name: str, axes: list[Axis], layout: str | None
     An image that reaches a convolution is NCHW, or NHWC if it is transposed on the way. Else the axis of the channels
     has a length of three, or a fixed one with a dynamic height and width.
     """
-    fixed = [each for each in LAYOUTS if _find_channels(raw.model.graph, name, each)]
+    fixed = [each for each in IMAGE_LAYOUTS if _find_channels(raw.model.graph, name, each)]
     if not fixed:
-        fixed = [each for each in LAYOUTS if axes[CHANNEL_AXES[each]] == IMAGE_CHANNELS]
-        fixed = fixed or [each for each in LAYOUTS if _has_dynamic_size(axes, each)] or [*LAYOUTS]
+        fixed = [each for each in IMAGE_LAYOUTS if axes[CHANNEL_AXES[each]] == IMAGE_CHANNELS]
+        fixed = fixed or [each for each in IMAGE_LAYOUTS if _has_dynamic_size(axes, each)] or [*IMAGE_LAYOUTS]
     if layout is not None and layout not in fixed:
         raise UsageError(f"{raw.where}: input {name} {_format(axes)} is not {layout}: omit {LAYOUT_OPTION}")
     if layout is None and len(fixed) != 1:

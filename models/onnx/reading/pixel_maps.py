@@ -9,7 +9,7 @@ from ..signature import NCHW, NHWC, ImageInput, Signature, TensorSpec
 
 MAX_STRIDE = 32
 """Largest ratio of an image's height and width to a map's: the usual one of a backbone's last features."""
-MIN_SIDE = 2
+MIN_MAP_SIDE = 2
 """Smallest height and width of a map of a larger image: a row of numbers is more likely a classifier's."""
 
 
@@ -83,7 +83,7 @@ def _is_scaled(shape: Sequence[int], size: tuple[int, int]) -> bool:
     (height, width), (full_height, full_width) = shape, size
     if (height, width) == size:
         return True
-    if height > full_height or width > full_width or min(height, width) < MIN_SIDE:
+    if height > full_height or width > full_width or min(height, width) < MIN_MAP_SIDE:
         return False
     if (height + 1) * MAX_STRIDE < full_height or (width + 1) * MAX_STRIDE < full_width:
         return False

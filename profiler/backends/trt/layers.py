@@ -13,7 +13,7 @@ from .layer_nodes import Layer, parse_nodes, parse_report
 from .loader import Library
 
 
-class LayerTimer:
+class EngineLayerTimer:
     """Collector of the layer times that TensorRT reports, run by run.
 
     Attributes:

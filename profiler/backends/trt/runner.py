@@ -17,7 +17,7 @@ from ..cuda.device import Buffer, CudaDevice
 from ..cuda.driver import StreamGraph
 from ..cuda.graph import NUM_WARM_UP_RUNS
 from .engine import Engine
-from .layers import LayerTimer, read_layers
+from .layers import EngineLayerTimer, read_layers
 from .loader import Library
 from .log import get_log
 
@@ -128,7 +128,7 @@ class EngineRunner:
         return [host.copy() for host in hosts]
 
     @contextmanager
-    def time_layers(self) -> Iterator[LayerTimer]:
+    def time_layers(self) -> Iterator[EngineLayerTimer]:
         """Yield a timer of the layers, without the CUDA graph and without copies.
 
         TensorRT waits after each layer to time it, so the sum exceeds the latency of `run`. The measurement uses a
@@ -143,7 +143,7 @@ class EngineRunner:
                 context = self._new_context()
             self._execute_and_wait(context)
             layers = partial(read_layers, self._library, self._engine)
-            timer = LayerTimer(self._library.module, partial(self._execute_and_wait, context), layers)
+            timer = EngineLayerTimer(self._library.module, partial(self._execute_and_wait, context), layers)
             context.enqueue_emits_profile = True
             context.profiler = timer.profiler
             yield timer

@@ -35,7 +35,7 @@ def test_file_system_without_locks_is_named(path, tmp_path, make_table, mini_spa
     assert not (tmp_path / "new.lut").exists()
 
 
-def test_read_only_table_is_read_but_not_written(path):
+def test_read_only_table_is_only_read(path):
     with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None) as connection:
         store = schema.Store(path, connection)
         assert store.rows("SELECT count(*) FROM entries")

@@ -113,7 +113,7 @@ def test_message_names_a_size_that_works():
         check_training(network, define("Divisible"), 2, (16, 24))
 
 
-def test_network_of_a_fixed_size_gets_no_advice():
+def test_network_of_fixed_size_gets_no_advice():
     with pytest.raises(PluginError, match=r"must match the size of tensor b .*, line \d+\)$"):
         check_training(define("Attention").build(), define("Attention"), 2, (16, 32))
 

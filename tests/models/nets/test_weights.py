@@ -50,7 +50,7 @@ def test_weights_of_another_recipe_are_refused(architecture, weights, capsys):
     assert not capsys.readouterr().out
 
 
-def test_weights_without_recipes_are_loaded_with_a_warning(architecture, weights):
+def test_weights_without_recipes_give_a_warning(architecture, weights):
     save_file(load_file(weights), weights)
     remarks = []
     load_weights(weights, architecture, remarks.append)

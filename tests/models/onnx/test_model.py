@@ -247,7 +247,7 @@ def test_stale_shape_is_corrected_with_remark(tmp_path):
     assert "although ONNX's checker reports" in model.remarks[0]
 
 
-def test_shape_that_depends_on_the_image_is_refused(tmp_path):
+def test_shape_dependent_on_the_image_is_refused(tmp_path):
     nodes = [*files.net_nodes(y="z"), helper.make_node("NonZero", ["r"], ["y"])]
     model = files.make(nodes, outputs=[files.value("y", ("n", "m"), onnx.TensorProto.INT64)])
     with pytest.raises(FileFormatError, match="the shape of output y depends on the values of the input"):

@@ -100,7 +100,7 @@ def test_part_of_input_is_counted():
     assert GraphCosts(graph.SerializeToString()).count(["gather"]).bytes == 2 * 8 * 8 * 4 + 8
 
 
-def test_shape_that_depends_on_values_has_unknown_costs():
+def test_value_dependent_shape_has_unknown_costs():
     nodes = [
         helper.make_node("Relu", ["x"], ["positive"], "relu"),
         helper.make_node("NonZero", ["positive"], ["indices"], "nonzero"),

@@ -54,7 +54,7 @@ def test_runner_output_and_latencies_are_valid(backend, spec):
         runner.close()
 
 
-def test_layers_are_timed_or_refused_with_a_reason(backend):
+def test_layers_are_timed_or_refused(backend):
     reason = backend.diagnose_layers(Device("cpu"))
     runner = backend.compile(operator_workload(SPECS[0]), Target("cpu", backend.name))
     if reason is not None:

@@ -126,7 +126,7 @@ def test_classes_of_channels_last_are_compared(settings, pictures):
     assert result.files[0].parity[1].argmax_agreement_pct == pytest.approx(agreement)
 
 
-def test_model_that_cannot_be_simplified_is_written_as_is(settings, monkeypatch):
+def test_model_beyond_simplification_is_written_unchanged(settings, monkeypatch):
     def fail(_):
         raise KeyError("node")
 

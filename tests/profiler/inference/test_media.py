@@ -136,7 +136,7 @@ def test_skipped_files_are_reported(photos, tmp_path):
     assert lines[1].endswith("1 x .mp4, 2 x .txt; give videos by name")
 
 
-def test_folder_of_videos_says_how_to_name_them(tmp_path):
+def test_folder_of_videos_advises_naming_them(tmp_path):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips/a.MP4").write_bytes(b"")
     with pytest.raises(DataError, match=r"no images in folder .*, only videos: give them by name"):

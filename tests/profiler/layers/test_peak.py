@@ -97,7 +97,7 @@ class FixedRates:
 def measured(monkeypatch):
     rates = FixedRates()
     monkeypatch.setattr(peaks, "measure_rounds", rates)
-    for name, value in {"WIDTH": 8, "CHANNELS": 4, "MATRIX": 8, "BANDWIDTH_BYTES": BANDWIDTH_BYTES[:2]}.items():
+    for name, value in {"CPU_WIDTH": 8, "CHANNELS": 4, "MATRIX": 8, "BANDWIDTH_BYTES": BANDWIDTH_BYTES[:2]}.items():
         monkeypatch.setattr(peaks, name, value)
     return rates
 

@@ -158,21 +158,21 @@ def test_size_mismatch_is_a_problem(own):
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_equal_file_in_two_splits_is_a_leak(own, full):
+def test_equal_file_in_two_splits_leaks(own, full):
     shutil.copy(own.image("train", "train2"), own.image("val", "val0"))
     (problem,) = own.check(full=full).problems
     assert (problem.kind, problem.splits) == ("leaks", ("train", "val"))
     assert problem.files == (own.image("train", "train2"), own.image("val", "val0"))
 
 
-def test_equal_pixels_in_other_file_are_a_leak(own):
+def test_equal_pixels_in_other_file_leak(own):
     with Image.open(own.image("train", "train2")) as image:
         image.save(own.image("val", "val0"), compress_level=0)
     assert list_kinds(own.check()) == ["leaks"]
     assert list_kinds(own.check(full=False)) == []
 
 
-def test_equal_images_within_a_split_are_a_remark(own):
+def test_equal_images_within_a_split_are_remarked(own):
     shutil.copy(own.image("train", "train2"), own.image("train", "train0"))
     result = own.check()
     assert result.problems == ()

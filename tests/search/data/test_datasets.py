@@ -55,7 +55,7 @@ def test_attributes_describe_the_dataset(camvid: Path, tmp_path: Path) -> None:
     assert (city.name, city.num_classes, city.classes[0]) == ("cityscapes", 19, "road")
 
 
-def test_other_class_count_names_both_and_the_fix(tmp_path: Path) -> None:
+def test_other_class_count_names_a_fix(tmp_path: Path) -> None:
     folder = write_scenes(tmp_path / "own", "four-classes", {"train": 1}, SIZE).directory
     data = load_dataset(folder, "train")
     require_classes(data, 4, "tiny")

@@ -214,7 +214,7 @@ def test_own_values_win_over_an_inherited_ignore(describe: Path, fields: str, cl
 
 
 @pytest.mark.parametrize("fields", ["values: 0-18", "values: 0-18\nignore: 255"])
-def test_train_ids_replace_the_ids_of_a_layout(describe: Path, fields: str) -> None:
+def test_train_ids_replace_a_layouts_ids(describe: Path, fields: str) -> None:
     describe.write_text(
         "extends: cityscapes\nroot: data\nimages: images/{split}\nlabels: labels/{split}\nsplits: [train]\n" + fields
     )

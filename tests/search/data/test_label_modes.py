@@ -58,7 +58,7 @@ def test_palette_without_meaning_is_read_by_index(tmp_path: Path, classes: str, 
 
 @pytest.mark.parametrize("file", [SAME_ORDER, OTHER_ORDER], ids=["same order", "other order"])
 @pytest.mark.parametrize("kind", ["", "kind: palette\n", "kind: colours\n"])
-def test_palette_of_the_classes_is_read_by_colour(tmp_path: Path, file: Image.Image, kind: str) -> None:
+def test_palette_of_classes_is_read_by_colour(tmp_path: Path, file: Image.Image, kind: str) -> None:
     assert decode(tmp_path, file, fields=kind) == CLASSES.tolist()
 
 
@@ -96,7 +96,7 @@ def test_ignored_value_keeps_any_colour(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "P"])
-def test_grey_colours_of_an_ignored_value_are_refused(tmp_path: Path, mode: str) -> None:
+def test_grey_colours_of_ignored_values_are_refused(tmp_path: Path, mode: str) -> None:
     file = Image.fromarray((CLASSES > 0).astype(np.uint8) * 255)
     if mode == "P":
         file.putpalette(GREY.astype(np.uint8).tobytes())
@@ -250,7 +250,7 @@ def test_16_bit_image_is_refused(tmp_path: Path) -> None:
         load_dataset(tmp_path, "train")[0]
 
 
-def test_train_ids_in_place_of_ids_are_said(tmp_path: Path) -> None:
+def test_train_ids_instead_of_ids_are_said(tmp_path: Path) -> None:
     write_scenes(tmp_path, "cityscapes", {"train": 3}, (32, 48))
     assert read_dataset(tmp_path).remarks == ()
     inverse = np.full(256, 255, np.uint8)

@@ -97,7 +97,7 @@ def test_older_trainings_have_no_hash_of_images(own, call):
     assert (second.code, second.out) == (0, first.out)
 
 
-def test_other_values_of_a_folder_are_other_classes(own, call):
+def test_other_values_are_other_classes(own, call):
     call("lgc-train", "run", "--data", "own", *SHORT)
     for path in (own / "own/labels").iterdir():
         label = np.asarray(Image.open(path))

@@ -195,7 +195,7 @@ def test_parts_with_different_shapes_stay_random(street_space, tmp_path):
         assert torch.equal(value, before[name] if random else stored[name]), name
 
 
-def test_only_the_classifier_of_other_classes_is_random(street_space, tmp_path):
+def test_classifier_of_other_classes_is_random(street_space, tmp_path):
     content = {**street_space.model_dump(mode="json"), "classes": 19}
     other = street_space.check(content, "19 classes")
     stored = LGCNet(other, other.sample(0)).state_dict()

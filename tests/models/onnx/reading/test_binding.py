@@ -78,7 +78,7 @@ def test_convolution_decides_on_the_layout(tmp_path):
     assert load(four, tmp_path, input_size=files.SIZE).inputs[0].shape == (1, *files.SIZE, 4)
 
 
-def test_size_that_the_graph_does_not_take_is_named(tmp_path):
+def test_size_unfit_for_the_graph_is_named(tmp_path):
     model = files.dynamic()
     model.graph.node[2].output[0] = "z"
     model.graph.node.append(helper.make_node("Add", ["z", "fixed"], ["y"]))

@@ -37,7 +37,7 @@ def test_external_weights_are_embedded(path):
     assert model.costs.parameters == 256
 
 
-def test_bad_data_file_is_named_with_the_weight(path):
+def test_bad_data_file_and_weight_are_named(path):
     data = path.with_name("m.data")
     content = data.read_bytes()
     data.write_bytes(content[:-10])
@@ -91,7 +91,7 @@ def link_as_in_a_cache(path, folder, blobs):
     return folder / path.name
 
 
-def test_links_to_files_side_by_side_are_read(path, tmp_path):
+def test_links_to_neighbouring_files_are_read(path, tmp_path):
     """Caches of downloads have links to files named by their digests."""
     linked = link_as_in_a_cache(path, tmp_path / "snapshots", (tmp_path / "blobs",) * 2)
     assert OnnxModel.load(linked).costs.parameters == 256

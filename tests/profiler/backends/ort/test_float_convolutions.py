@@ -31,7 +31,7 @@ def test_own_files_compute_in_float():
     assert count_float_convolutions(own) == (2, 2)
 
 
-def test_float_convolutions_of_the_file_do_not_count(tmp_path):
+def test_float_convolutions_of_files_do_not_count(tmp_path):
     source = files.make([*files.net_nodes(y="z"), helper.make_node("Sigmoid", ["z"], ["y"])])
     assert count_float_convolutions(source.SerializeToString()) == (0, 0)
     assert count_float_convolutions(files.quantise(tmp_path, "QOperator").read_bytes()) == (0, 0)

@@ -36,11 +36,11 @@ RTX_ONLY = {
 
 SUBCLASSES = """
 import importlib, sys
-from lgc.profiler.backends.trt.layers import LayerTimer
+from lgc.profiler.backends.trt.layers import EngineLayerTimer
 from lgc.profiler.backends.trt.log import Log
 module = importlib.import_module(sys.argv[1])
 log = Log(module)
-timer = LayerTimer(module, lambda: timer.profiler.report_layer_time("conv", 0.5), tuple)
+timer = EngineLayerTimer(module, lambda: timer.profiler.report_layer_time("conv", 0.5), tuple)
 assert isinstance(log.logger, module.ILogger) and isinstance(timer.profiler, module.IProfiler)
 log.logger.log(module.ILogger.Severity.ERROR, "too large")
 log.logger.log(module.ILogger.Severity.INFO, "no matter")
