@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .errors import PluginError
+from .files import LFS_POINTER, is_lfs_pointer
 
 _PREFIX = "lgc_plugin_"
 """Start of the names under which files are imported."""
@@ -62,6 +63,8 @@ def load_plugin(reference: str) -> Plugin:
         path = Path(reference).resolve()
         if not path.is_file():
             raise PluginError(f"no such file: {reference}")
+        if is_lfs_pointer(path):
+            raise PluginError(f"{path}: it is {LFS_POINTER}")
         digest = _hash_file(path)
         module = _import_file(path, f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
         return Plugin(reference, module, path, digest)

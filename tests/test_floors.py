@@ -15,7 +15,7 @@ FLOORS = {
     "precisions": -2,
     "version": -2,
     "device": -1,
-    "files": 0,
+    "files": -1,
     "plugins": 0,
     "yaml_text": 0,
     "models": 1,

@@ -276,9 +276,10 @@ def _warn_if_collapsed(results: Sequence[SearchResult]) -> None:
         edges = sum(result.operators.values())
         idle = sum(count for name, count in result.operators.items() if name in ("zero", "skip"))
         if idle > MAX_IDLE_SHARE * edges:
+            cause = "--beta is too large" if result.target_ms is None else "the target is too tight"
             say(
-                f"warning: {idle} of {edges} edges of {result.architecture} are zero or skip: the target is too tight, "
-                f"or the search collapsed; try a longer --warm-up or more --steps"
+                f"warning: {idle} of {edges} edges of {result.architecture} are zero or skip: {cause}, or the search "
+                "collapsed; try a longer --warm-up or more --steps"
             )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...errors import DataError
+from ...files import LFS_POINTER, is_lfs_pointer
 from .patterns import LABEL_SUFFIXES, FilePattern
 
 ListEntry = tuple[Path, str | None]
@@ -33,6 +34,8 @@ def read_list(listing: Path, root: Path, images: FilePattern | None) -> list[Lis
             message has the line.
     """
     try:
+        if is_lfs_pointer(listing):
+            raise DataError(f"{listing}: it is {LFS_POINTER}")
         text = listing.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {listing} as a list of images: {error}") from error

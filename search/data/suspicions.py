@@ -15,8 +15,8 @@ from .reading import Coding, RawLabel, decode_values, read_raw_label, resolve_pa
 
 MOSTLY, NEARLY_ALL = 0.5, 0.95
 """Shares of ignored pixels from which labels are suspicious: of values that are all train ids, and of any."""
-MIN_IGNORED_IDS = 2
-"""Number of ignored values, apart from 255, in a single label of train ids."""
+MIN_IGNORED_IDS = 3
+"""Number of ignored values, apart from 255, in labels of train ids; those of Cityscapes' test images have two."""
 MAX_NAMED_CLASSES = 5
 """Number of classes in a message."""
 
@@ -79,7 +79,7 @@ def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[st
             "`ignore: []` into the dataset.yaml"
         ]
     train_ids = {*range(num_classes), IGNORE}
-    if seen and seen <= train_ids and share > MOSTLY:
+    if len(seen - {IGNORE}) >= MIN_IGNORED_IDS and seen <= train_ids and share > MOSTLY:
         return [
             f"its labels hold 0-{num_classes - 1} and 255 only, as train ids do, but are read as {name}: "
             f"{100 * share:.0f} % of the pixels are ignored; train ids need `values: 0-{num_classes - 1}` and "

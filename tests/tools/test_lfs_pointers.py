@@ -11,6 +11,7 @@ from lgc.models.nets.network import LGCNet
 from lgc.models.nets.weights import save_weights
 from lgc.profiler.backends.trt.engine_files import read_engine_files
 from lgc.profiler.inference.video import Clip
+from lgc.search.data.lists import read_list
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 COMMANDS = {
@@ -18,10 +19,17 @@ COMMANDS = {
     "table.lut": ("lgc-lut", "show", "{file}"),
     "table.npy": ("lgc-lut", "import", "{file}", "--out", "{folder}/t.csv", "--unit", "ms"),
     "space.yaml": ("lgc-profile", "--device", "cpu", "--space", "{file}", "--out", "{folder}/t.lut"),
+    "plugin.py": ("lgc-profile", "--device", "cpu", "--plugin", "{file}", "--out", "{folder}/t.lut"),
+    "network.py": ("lgc-bench", "--network", "{file}:build"),
     "architecture.json": ("lgc-export", "{file}", "--onnx", "--out", "{folder}/out"),
     "weights.safetensors": ("lgc-export", "{run}", "--onnx", "--out", "{folder}/out"),
 }
-READERS = [("image.png", read_pixels), ("video.mp4", Clip.open), ("network.engine", read_engine_files)]
+READERS = [
+    ("image.png", read_pixels),
+    ("train.txt", lambda path: read_list(path, path.parent, None)),
+    ("video.mp4", Clip.open),
+    ("network.engine", read_engine_files),
+]
 
 
 @pytest.fixture

@@ -253,6 +253,12 @@ def test_collapsed_architecture_gives_a_warning(run_search, reach):
     assert "evolution" not in message
 
 
+def test_collapse_without_a_target_names_beta(run_search):
+    result, message = run_search("--beta", 1000.0, "--arch-lr", 1.0)
+    assert result["operators"]["zero"] + result["operators"]["skip"] > 0.6 * sum(result["operators"].values())
+    assert "are zero or skip: --beta is too large, or the search collapsed" in message
+
+
 def test_unverified_table_gives_a_warning(call, lut, data, tmp_path):
     unverified = copy(lut, tmp_path / "unverified.lut")
     with LatencyTable.open(unverified) as table:

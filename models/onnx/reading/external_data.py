@@ -8,7 +8,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ....errors import FileFormatError
-from ....files import describe
+from ....files import LFS_POINTER, describe, is_lfs_pointer
 from ..graphs import RawModel, walk_tensors
 
 MAX_MODEL_BYTES = 2**31 - 1
@@ -68,6 +68,8 @@ def _read(tensor: Any, size: int, model: Path | None, raw: RawModel) -> bytes:
         raw.remarks += [] if remark in raw.remarks else [remark]
     if not path.is_file():
         raise FileFormatError(f"{where}: {weight} is in {path}, which is {describe(path)}: copy it next to the model")
+    if is_lfs_pointer(path):
+        raise FileFormatError(f"{where}: {weight} is in {path}: it is {LFS_POINTER}")
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or size)
     except ValueError as error:

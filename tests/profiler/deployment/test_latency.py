@@ -98,8 +98,12 @@ def test_starved_process_gives_a_remark():
     free = TargetResult("torch", "cpu", "fp32", "dense", measured_ms=1.5, median_ms=1.7)
     assert free.starvation is None
     starved = replace(free, median_ms=63.7, note="own")
-    assert starved.starvation.startswith("the median of all runs, 63.7 ms, is 42.5 times measured ms: ")
+    assert starved.starvation.startswith(
+        "the median of all runs, 63.7 ms, is 42.5 times the latency of undisturbed runs, "
+    )
     assert starved.as_dict()["note"] == f"own; {starved.starvation}"
     waiting = replace(free, p90_ms=21.8)
-    assert waiting.starvation.startswith("the 90th percentile of all runs, 21.8 ms, is 14.5 times measured ms: ")
+    assert waiting.starvation.startswith(
+        "the 90th percentile of all runs, 21.8 ms, is 14.5 times the latency of undisturbed runs, "
+    )
     assert TargetResult("tensorrt", "sm_89", "fp32", "core").starvation is None

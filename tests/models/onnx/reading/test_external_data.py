@@ -43,6 +43,9 @@ def test_bad_data_file_and_weight_are_named(path):
     data.write_bytes(content[:-10])
     with pytest.raises(FileFormatError, match=r"weight 'w2' needs bytes \d+ to \d+ of .*m.data, which has only"):
         OnnxModel.load(path)
+    data.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n" + 4096 * " ")
+    with pytest.raises(FileFormatError, match=r"weight 'w1' is in .*m.data: it is a Git LFS pointer"):
+        OnnxModel.load(path)
     data.unlink()
     with pytest.raises(FileFormatError, match=r"weight 'w1' is in .*m.data, which is missing"):
         OnnxModel.load(path)
