@@ -116,8 +116,8 @@ class TargetResult:
             if value is not None and self.measured_ms is not None and value > limit * self.measured_ms:
                 return (
                     f"the {name} of all runs, {value:.3g} ms, is {value / self.measured_ms:.1f} times the latency of "
-                    f"undisturbed runs, {self.measured_ms:.3g} ms: the process waits for CPU time (other programs, a CPU "
-                    "quota), so FPS is not that of a free machine"
+                    f"undisturbed runs, {self.measured_ms:.3g} ms: the process waits for CPU time (other programs, a "
+                    "CPU quota), so FPS is not that of a free machine"
                 )
         return None
 
