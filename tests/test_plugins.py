@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-from lgc import plugins
 from lgc.errors import PluginError
 from lgc.models.nets.sources import load_source
 from lgc.plugins import load_object, load_plugin
@@ -21,8 +20,6 @@ def package(tmp_path, monkeypatch):
     (folder / "models.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(plugins, "_folders", {})
     yield folder
     names = ("mine", "broken", "helper")
     for name in [name for name in sys.modules if name.split(".")[0] in names or "lgc_plugin" in name]:

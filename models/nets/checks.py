@@ -14,7 +14,7 @@ from ...errors import LgcError, MismatchError, PluginError, UsageError
 from ...plugins import describe_error
 from .definition import NetworkDefinition
 from .outputs import MAIN_KEYS, choose_main, is_logits, list_outputs, split_outputs
-from .probe import LogitsProbe
+from .probe import TOLERANCE, LogitsProbe
 
 _MULTIPLES = (8, 16, 32, 64)
 """Multiples that the sides of an image may have to be."""
@@ -30,8 +30,6 @@ _NOT_REPEATABLE = (
 )
 _REBUILD_SEED = 2**31 - 1
 """Seed that no training has by default, so that random constants differ."""
-_SAME = 1e-3
-"""Largest difference between equal outputs, as a share of the largest value."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ def require_rebuildable(network: nn.Module, definition: NetworkDefinition) -> No
 
 def _are_equal(a: Tensor, b: Tensor) -> bool:
     """Return True for outputs that are equal, apart from rounding."""
-    return a.shape == b.shape and float((a - b).abs().max()) <= _SAME * float(b.abs().max())
+    return a.shape == b.shape and float((a - b).abs().max()) <= TOLERANCE * float(b.abs().max())
 
 
 def _report(outputs: dict[str, Tensor], main: str, classes: int) -> OutputReport:
@@ -222,7 +220,7 @@ def _report(outputs: dict[str, Tensor], main: str, classes: int) -> OutputReport
     auxiliary = [name for name, value in others.items() if is_logits(value, classes)]
     ignored = [f"{name} {list(value.shape)}" for name, value in others.items() if name not in auxiliary]
     sums = logits.sum(1)
-    probabilities = bool(logits.min() >= 0) and torch.allclose(sums, torch.ones_like(sums), atol=_SAME)
+    probabilities = bool(logits.min() >= 0) and torch.allclose(sums, torch.ones_like(sums), atol=TOLERANCE)
     return OutputReport((logits.shape[2], logits.shape[3]), main, tuple(auxiliary), tuple(ignored), probabilities)
 
 

@@ -1,4 +1,4 @@
-"""LogitsProbe of a network: some of its logits for a fixed image, to recognise the network after it is built again."""
+"""Probe of a network: some of its logits for a fixed image, to recognise the network after it is built again."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .outputs import get_logits
 PROBE_SIDE = 256
 """Sides of the image, unless the network accepts its own size only."""
 PROBE_VALUES = 256
+"""Number of logits."""
 TOLERANCE = 1e-3
 """Largest difference by rounding, as a share of the largest logit."""
 

@@ -54,7 +54,7 @@ class SmallSet:
 
     @property
     def void_is_class(self) -> bool:
-        """True if nothing says that the row of void is none of the classes."""
+        """True if the row of void is read as a class, since nothing describes it."""
         return self.num_classes == len(self.names) + 1
 
     def write(self, root: Path, split_size: int = 3) -> None:
