@@ -20,12 +20,19 @@ def require_machine(table: LatencyTable, environment: Mapping[str, Any]) -> None
     Raises:
         MismatchError: different device model.
     """
+    if mismatch := find_machine_mismatch(table, environment):
+        raise MismatchError(mismatch)
+
+
+def find_machine_mismatch(table: LatencyTable, environment: Mapping[str, Any]) -> str | None:
+    """Return a message if the table was measured on another device model than the environment's, else None."""
     expected = table.environment.get(DEVICE_NAME)
-    if expected != environment[DEVICE_NAME]:
-        raise MismatchError(
-            f"{table.path} was measured on {expected}, this is {environment[DEVICE_NAME]}: make a table for this "
-            f"device with lgc-profile and another --out"
-        )
+    if expected == environment[DEVICE_NAME]:
+        return None
+    return (
+        f"{table.path} was measured on {expected}, this is {environment[DEVICE_NAME]}: make a table for this device "
+        "with lgc-profile and another --out"
+    )
 
 
 def require_versions(table: LatencyTable, environment: Mapping[str, Any]) -> None:

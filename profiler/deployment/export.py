@@ -20,6 +20,8 @@ from ...models.space.protocol import DENSE, SCOPES
 from ...precisions import INT8
 from ..backends import require_backend
 from ..machine.devices import check_device, list_devices
+from ..machine.environment import fingerprint
+from ..machine_match import find_machine_mismatch, require_machine
 from ..timing.observer import OnProgress, quiet
 from .engines import TENSORRT, EngineSource, build_engine_ahead, build_target_engine
 from .latency import TargetResult, add_layer_times, time_network
@@ -304,12 +306,16 @@ def _check_prediction(settings: ExportSettings, table: LatencyTable | None, targ
     """Check that the table belongs to a target, if it was requested or a prediction is needed.
 
     Raises:
-        MismatchError: the requested table belongs to other targets; the message has the command for a matching one.
+        MismatchError: the requested table belongs to other targets or another machine; the message has the command for
+            a matching one.
         UsageError: `tolerance_pct` or `layers` is set and no target has a prediction.
     """
+    required = settings.tolerance_pct is not None or settings.layers
     if table is not None and settings.table is not None:
         check_table_target(table, targets)
-    if settings.tolerance_pct is None and not settings.layers:
+    if table is not None and table.target in targets and (required or settings.table is not None):
+        require_machine(table, fingerprint(table.target, require_backend(table.target)))
+    if not required:
         return
     option = "--layers" if settings.tolerance_pct is None else "--tolerance"
     if settings.scope not in SCOPES:
@@ -392,6 +398,9 @@ def deploy_network(
         table = None
     elif table is not None and table.target != target:
         log(f"no prediction for {target}: {table.path} was measured on {table.target}")
+        table = None
+    elif table is not None and (mismatch := find_machine_mismatch(table, fingerprint(target, require_backend(target)))):
+        log(f"no prediction for {target}: {mismatch}")
         table = None
     result = time_network(network, target, table, seconds=settings.seconds, on_progress=on_progress)
     if target.backend == TENSORRT:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +116,34 @@ def test_check_without_matching_target_is_rejected(architecture, measured_table)
     settings = ExportSettings(source=architecture, table=measured_table, backends=("torch",), tolerance_pct=5.0)
     with pytest.raises(MismatchError, match="lgc-profile --device cpu --backend torch"):
         export_network(settings, log=lambda line: None)
+
+
+@pytest.fixture
+def table_of_another_machine(measured_table, tmp_path) -> Path:
+    path = tmp_path / "z80.lut"
+    shutil.copy(measured_table, path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE meta SET value = json_set(value, '$.device_name', 'Z80') WHERE key = 'environment'")
+    return path
+
+
+def test_table_of_another_machine_is_refused_first(architecture, table_of_another_machine):
+    settings = ExportSettings(source=architecture, table=table_of_another_machine, backends=("onnxruntime",))
+    with pytest.raises(MismatchError, match="was measured on Z80, this is "):
+        export_network(settings, log=lambda line: None)
+    assert not (architecture.parent / "export").exists()
+
+
+def test_search_on_another_machine_leaves_export(mini_space, table_of_another_machine, tmp_path):
+    path = tmp_path / "a.json"
+    mini_space.sample(1).with_provenance({"table": str(table_of_another_machine)}).save(path)
+    remarks = []
+    settings = ExportSettings(source=path, backends=("onnxruntime",), seconds=0.1)
+    (result,) = export_network(settings, log=remarks.append).targets
+    assert result.predicted_ms is None
+    assert any("no prediction for cpu, onnxruntime" in line and "Z80" in line for line in remarks)
+    with pytest.raises(MismatchError, match="was measured on Z80"):
+        export_network(replace(settings, tolerance_pct=5.0), log=remarks.append)
 
 
 def test_table_must_match_one_target(measured_table):
