@@ -93,12 +93,14 @@ def test_splits_are_sub_folders(own: Path, form: str) -> None:
     }
 
 
-def test_splits_are_lists(own: Path) -> None:
+@pytest.mark.parametrize("suffix", ["txt", "lst"])
+@pytest.mark.parametrize("folder", ["lists", "list", "splits"])
+def test_splits_are_lists(own: Path, folder: str, suffix: str) -> None:
     for name in "abc":
         write_label(own / f"labels/{name}.png", [0, 1])
-    (own / "train.txt").write_text("a.png\nc.png\n")
-    (own / "lists").mkdir()
-    (own / "lists/val.txt").write_text("b\n")
+    (own / f"train.{suffix}").write_text("a.png\nc.png\n")
+    (own / folder).mkdir()
+    (own / f"{folder}/val.{suffix}").write_text("b\n")
     spec = read_dataset(own)
     assert [[p.image.stem for p in spec.pairs(split)] for split in spec.split_names] == [["a", "c"], ["b"]]
 
