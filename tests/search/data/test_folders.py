@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from PIL import Image
 from lgc.errors import DataError, LgcError, OutputError
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
+from lgc.search.data.folders import classes
+from lgc.search.data.reading import read_raw_label
 
 Values = list[int] | list[tuple[int, int, int]]
 
@@ -222,6 +226,21 @@ def test_labels_without_classes_are_refused(own: Path, labels: dict[str, Values]
     with pytest.raises(DataError, match=message):
         read_dataset(own)
     assert not Path("own.dataset.yaml").exists()
+
+
+@pytest.mark.parametrize(("colours", "files"), [(256, 1), (10, 26)], ids=["one-file", "all-files"])
+def test_too_many_colours_stop_the_reading(
+    own: Path, colours: int, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels that were saved as JPEG have so many colours that those of all files would fill the memory."""
+    for number in range(30):
+        write_label(own / f"labels/train/{number:02}.png", [(number, 0, index) for index in range(colours)])
+    read = list[Path]()
+    monkeypatch.setattr(classes, "read_raw_label", lambda path: (read.append(path), read_raw_label(path))[1])
+    monkeypatch.setattr(classes, "ThreadPoolExecutor", lambda: nullcontext(SimpleNamespace(map=map)))
+    with pytest.raises(DataError, match=r"own/labels/train has labels of 2\d\d colours, more than 255 classes"):
+        read_dataset(own)
+    assert len(read) == files
 
 
 def test_missing_labels_are_counted(own: Path) -> None:
