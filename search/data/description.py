@@ -302,7 +302,7 @@ def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
     if cwd.is_relative_to(root):
         advice = f"run the command outside {path} to get a dataset.yaml to edit"
     elif Path(name).exists():
-        if read_text(Path(name), "dataset description") != text:
+        if not _is_equal(read_text(Path(name), "dataset description"), text):
             raise OutputError(f"{name} differs from the content of {path}: use --data {name}, or remove the file")
     else:
         try:
@@ -312,6 +312,13 @@ def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
     settings = validate(DatasetSettings, dict(folder.content), f"invalid dataset {path}")
     notes = (*folder.notes, *_note_descriptions(path), f"{folder.content['name']}: {advice}")
     return build_spec(settings, path, _hash_content(folder.content), origin=folder.origin, notes=notes)
+
+
+def _is_equal(text: str, other: str) -> bool:
+    """Return True if two YAML texts have the same content, whatever their comments; the order of classes counts."""
+    with suppress(ValueError):
+        return repr(parse_yaml(text)) == repr(parse_yaml(other))
+    return False
 
 
 def _hash_content(content: Mapping[str, Any]) -> str:

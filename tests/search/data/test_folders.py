@@ -124,6 +124,29 @@ def test_description_is_kept_but_never_overwritten(own: Path) -> None:
     assert sorted(own.rglob("*")) == before
 
 
+def test_further_images_keep_the_description(own: Path) -> None:
+    for name in ("a", "b"):
+        write_label(own / f"labels/train/{name}.png", [0, 1])
+        assert read_dataset(own).num_classes == 2
+    path = Path("own.dataset.yaml")
+    path.write_text("# Collected from 1 labels.\n" + path.read_text())  # as earlier versions wrote
+    assert len(read_dataset(own).pairs("train")) == 2
+    write_label(own / "labels/train/c.png", [0, 2])
+    with pytest.raises(OutputError, match="differs from the content of own"):
+        read_dataset(own)
+
+
+@pytest.mark.parametrize("text", ["a: [", "{reordered}"])
+def test_edited_descriptions_differ(own: Path, text: str) -> None:
+    write_label(own / "labels/train/a.png", [(0, 0, 0), (1, 1, 1)])
+    read_dataset(own)
+    path = Path("own.dataset.yaml")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(text.format(reordered="".join([*lines[:-2], lines[-1], lines[-2]])))
+    with pytest.raises(OutputError, match="differs from the content of own"):
+        read_dataset(own)
+
+
 def test_data_folder_is_never_written_to(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_label(own / "labels/train/a.png", [0, 1])
     before = sorted(own.resolve().rglob("*"))
