@@ -35,7 +35,7 @@ from .layouts import (
 )
 from .pairs import LabelFiles, Pair, Split, list_doubtful_turns, require_pairs
 from .patterns import FilePattern
-from .reading import Coding
+from .reading import Coding, pack_colours
 from .schema import (
     IGNORED,
     DatasetSettings,
@@ -344,7 +344,7 @@ def build_spec(
     entries = settings.labels or next((files.labels for files in settings.splits.values() if files.labels), ())
     own = settings.values is not None or bool(settings.map)
     coding = _build_coding(settings, settings if own else next(iter(entries), settings))
-    kind = settings.predictions.kind or (settings.kind and {"indices": "indices"}.get(settings.kind, "colours"))
+    kind = settings.predictions.kind or settings.kind
     return DatasetSpec(
         name=settings.name,
         root=root,
@@ -353,7 +353,7 @@ def build_spec(
         normalisation=IMAGENET if settings.normalisation is None else settings.normalisation.build(),
         splits=splits,
         values=tuple(next((v for v, c in coding.values.items() if c == i), i) for i in range(len(settings.classes))),
-        predictions=kind,
+        predictions="colours" if kind == "palette" else kind,
         prediction_name=settings.predictions.name,
         digest=digest,
         origin=origin,
@@ -409,19 +409,20 @@ def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSetti
             values |= dict.fromkeys(key.values, IGNORE if name == IGNORED else names.index(name))
     if all(number == IGNORE for number in values.values()):
         values = {index: index for index in range(len(names)) if index not in values} | values
-    colours = {_pack(colour): index for index, colour in enumerate(settings.classes.values()) if colour is not None}
-    colours |= {
-        _pack(key): IGNORE if name == IGNORED else names.index(name)
+    pairs = [(colour, index) for index, colour in enumerate(settings.classes.values()) if colour is not None]
+    pairs += [
+        (key, IGNORE if name == IGNORED else names.index(name))
         for key, name in mapped
         if not isinstance(key, ValueRange)
-    }
+    ]
+    colours = {int(pack_colours(colour)): index for colour, index in pairs}
     # A label entry's own values are not ignored because the data set ignores them.
     keeps_values = ignored is None or (own and label.ignore is None)
     for key in (ValueRange(IGNORE, IGNORE),) if ignored is None else ignored:
         if isinstance(key, ValueRange):
             values |= {value: IGNORE for value in key.values if not (keeps_values and value in values)}
         else:
-            colours[_pack(key)] = IGNORE
+            colours[int(pack_colours(key))] = IGNORE
     meaning = label.meaning or (None if own else settings.meaning) or _describe_coding(settings, values)
     return Coding(meaning, values, colours, settings.kind)
 
@@ -437,8 +438,3 @@ def _describe_coding(settings: DatasetSettings, values: Mapping[int, int]) -> st
 def _expand(keys: Sequence[LabelKey]) -> list[int]:
     """Return the label values of a sequence of ranges."""
     return [value for key in keys if isinstance(key, ValueRange) for value in key.values]
-
-
-def _pack(colour: tuple[int, int, int]) -> int:
-    red, green, blue = colour
-    return red << 16 | green << 8 | blue

@@ -309,6 +309,7 @@ def test_images_in_two_splits_are_said(describe: Path, second: str, overlaps: bo
                 ("[0.5, 0.5, 0.5]", "[58, 57, 57]", "0..1", "std 58 is not of the range 0..1"),
                 ("[123, 116, 103]", "[0.229, 57, 57]", "0..255", "std 0.229 is not of the range 0..255"),
                 ("[0.5, 0.5, 0.5]", "[58, 57, 57]", "0..255", "mean 0.5 is not of the range 0..255"),
+                ("[123, 116, 0.4]", "[58, 57, 57]", "0..255", "mean 0.4 is not of the range 0..255"),
             )
         ),
         (
