@@ -121,13 +121,13 @@ class DatasetSpec:
     @property
     def summary(self) -> str:
         """Line that says what the dataset is understood as, to print before it is used."""
-        counts = ", ".join(f"{name} {len(pairs)}" for name, pairs in self._matched.items() if pairs)
+        counts = ", ".join(f"{name} {len(pairs)}" for name, pairs in self.matched.items() if pairs)
         return f"{self.name}: {self.num_classes} classes {self.origin}; images: {counts or 'none'}"
 
     @cached_property
     def remarks(self) -> tuple[str, ...]:
         """Lines to print before the dataset is used: assumptions, and what looks wrong."""
-        files = {split: _choose_labels(pairs) for split, pairs in self._matched.items()}
+        files = {split: _choose_labels(pairs) for split, pairs in self.matched.items()}
         with ThreadPoolExecutor() as pool:
             labels = {split: [*filter(None, pool.map(_try_summary, chosen))] for split, chosen in files.items()}
         return (*self.notes, *self._list_overlaps(), *self.list_suspicions(labels))
@@ -139,13 +139,13 @@ class DatasetSpec:
         ]
         if not (texts or self.digest):
             texts += list_few_classes([label for part in labels.values() for label in part], self.classes)
-        pairs = [pair for part in self._matched.values() for pair in part if pair.label is not None]
+        pairs = [pair for part in self.matched.values() for pair in part if pair.label is not None]
         texts += list_doubtful_turns(pairs[:: len(pairs) // MAX_HEADERS + 1])
         return [f"warning: {self.name}: {text}" for text in texts]
 
     def _list_overlaps(self) -> list[str]:
         """Return a warning for each two splits that have images in common."""
-        images = {split: {pair.image for pair in pairs} for split, pairs in self._matched.items()}
+        images = {split: {pair.image for pair in pairs} for split, pairs in self.matched.items()}
         common = {(a, b): images[a] & images[b] for a, b in combinations(images, 2) if is_overlap((a, b))}
         return [
             f"warning: {self.name}: images in both {a} and {b}: {len(paths)}, e.g. {min(paths)}"
@@ -154,7 +154,7 @@ class DatasetSpec:
         ]
 
     @cached_property
-    def _matched(self) -> dict[str, list[Pair]]:
+    def matched(self) -> dict[str, list[Pair]]:
         """Images of each split, perhaps without labels; errors are reported where a split is used."""
         matched = dict[str, list[Pair]]()
         for name, split in self.splits.items():

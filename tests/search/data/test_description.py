@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lgc.errors import DataError, LgcError, UnknownNameError
+from lgc.errors import DataError, LgcError, OutputError, UnknownNameError
 from lgc.models.images import Normalisation
 from lgc.search.data.check import check_dataset
 from lgc.search.data.datasets import load_dataset
@@ -248,6 +248,37 @@ def test_predictions_are_colours_as_labels_are(describe: Path, fields: str, mode
     writer.write(0, np.full((4, 6), 2, np.uint8))
     with Image.open(writer.paths[0]) as file:
         assert (file.mode, file.getpixel((0, 0))) == (mode, (0, 0, 9) if mode == "RGB" else 2)
+
+
+@pytest.mark.parametrize("fields", ["", "predictions: {name: '{stem}.png'}\n"])
+def test_predictions_of_equal_names_have_folders(describe: Path, fields: str) -> None:
+    describe.write_text(describe.read_text() + fields)
+    for name, value in (("seq1/0001", 0), ("seq2/0001", 1), ("seq2/x/0001", 2)):
+        write_pair(describe.parent / "data", f"val/{name}", value)
+    (describe.parent / "data/images/val/c.png").unlink()
+    folder = describe.parent / "predictions"
+    writer = PredictionWriter(folder, load_dataset(describe, "val"))
+    for index in range(3):
+        writer.write(index, np.full((4, 6), index, np.uint8))
+    written = {path.relative_to(folder).as_posix(): np.asarray(Image.open(path)).max() for path in writer.paths}
+    assert written == {"seq1/0001.png": 0, "seq2/0001.png": 1, "seq2/x/0001.png": 2}
+
+
+def test_predictions_of_one_name_are_refused(describe: Path) -> None:
+    edit(describe, "splits: [train, val]", "list: 'val.txt'\nsplits: [val]")
+    lines = [f"images/{image}.png labels/val/c.png" for image in ("train/a", "val/c")]
+    (describe.parent / "data/val.txt").write_text("\n".join(lines))
+    with pytest.raises(OutputError, match=r"train/a\.png and .*val/c\.png would have the same prediction c\.png: give"):
+        PredictionWriter(describe.parent / "predictions", load_dataset(describe, "val"))
+
+
+def test_other_splits_do_not_stop_predictions(describe: Path) -> None:
+    (describe.parent / "data/labels/train/a.png").unlink()
+    assert PredictionWriter(describe.parent / "predictions", load_dataset(describe, "val")).paths
+    edit(describe, "val]", "val, test]")
+    write_pair(describe.parent / "data", "test/d", 0)
+    (describe.parent / "data/labels/test/d.png").unlink()
+    assert PredictionWriter(describe.parent / "predictions", load_dataset(describe, "test")).paths
 
 
 @pytest.mark.parametrize(("second", "overlaps"), [("val", True), ("trainval", False)])
