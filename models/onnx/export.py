@@ -53,7 +53,7 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
                 input_names=[f"input_{index}" for index in range(len(inputs))],
                 output_names=["output_0"],
             )
-        except LgcError:
+        except (LgcError, MemoryError):
             raise
         except Exception as error:
             raise PluginError(f"cannot export to ONNX: {_explain_failure(error, module, inputs)}") from error
@@ -126,6 +126,8 @@ def upgrade_opset(model: bytes, version: int, where: str) -> bytes:
         return model
     try:
         converted = version_converter.convert_version(loaded, version)
+    except MemoryError:
+        raise
     except Exception as error:  # its errors share no base class
         reason = (str(error).splitlines() or [""])[0]
         raise FileFormatError(

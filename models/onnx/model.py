@@ -164,6 +164,8 @@ def _decode(data: bytes, where: str, kind: str) -> Any:
         )
     try:
         model = onnx.load_model_from_string(data)
+    except MemoryError:
+        raise
     except Exception as error:  # protobuf's DecodeError, which carries no type stubs
         truncated = ", or truncated" if kind in (BINARY, UNKNOWN) else ""
         raise FileFormatError(f"cannot read ONNX model {where}: it is {kind}{truncated}") from error

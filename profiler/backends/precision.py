@@ -51,6 +51,8 @@ def cast_model(onnx_model: bytes, precision: str) -> bytes:
 
     try:
         model = onnx.load_model_from_string(onnx_model)
+    except MemoryError:
+        raise
     except Exception as error:  # protobuf's DecodeError, which carries no type stubs
         raise MeasurementError(f"invalid ONNX model of {len(onnx_model)} bytes ({error})") from error
     if precision == "int8":

@@ -218,6 +218,8 @@ def _simplify(source: OnnxModel, log: Log) -> bytes:
         return source.data
     try:
         return simplify(source.data)
+    except MemoryError:
+        raise
     except Exception as error:  # the simplifier raises errors of any type
         log(f"not simplified: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         return source.data

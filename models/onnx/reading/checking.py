@@ -98,6 +98,8 @@ def _check(model: Any) -> str | None:
 
     try:
         onnx.checker.check_model(model, full_check=True)
+    except MemoryError:
+        raise
     except Exception as error:  # the errors of checker and shape inference share no base class
         return first_line(error)
     return None
@@ -109,5 +111,7 @@ def _infer(model: Any) -> Any:
 
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except MemoryError:
+        raise
     except Exception:  # its errors share no base class; of a model that the checker rejects
         return model
