@@ -104,7 +104,7 @@ class OnnxModel(Signature):
     def _finish(
         cls, raw: RawModel, data: bytes, input_size: tuple[int, int] | None, output: str | None, layout: str | None
     ) -> OnnxModel:
-        """Return the model of a raw, cut to an output and with its inputs bound; see `load`."""
+        """Return a decoded model, cut to an output and with its inputs bound; see `load`."""
         normalise_graph(raw)
         if output is not None:
             cut_to_output(raw, output)

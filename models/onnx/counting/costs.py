@@ -70,7 +70,7 @@ def infer_tensors(model: Any, *, all_known: bool = False) -> tuple[Any, Tensors]
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    tensors = read_tensors(graph)
+    tensors = read_known_shapes(graph)
     shapes = {name: shape for name, (shape, _) in tensors.items()}
     unknown = {name for node in graph.node for name in node.output if name} - shapes.keys()
     if (unknown and all_known) or any(is_product(n) and count_node_macs(n, shapes) is None for n in graph.node):
@@ -108,7 +108,7 @@ def _measure_outputs(probe: OrtProbe, model: Any, seed: int) -> Tensors:
     }
 
 
-def read_tensors(graph: Any) -> Tensors:
+def read_known_shapes(graph: Any) -> Tensors:
     """Return the tensors of a graph whose static shapes are known."""
     tensors = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .. import graphs
 from ..graphs import list_names, list_subgraphs
 from .costs import infer_tensors
 from .macs import count_group_macs, count_node_macs, get_attribute
@@ -56,21 +57,7 @@ def name_nodes(data: bytes) -> bytes:
     import onnx
 
     model = onnx.load_model_from_string(data)
-    names = [node.name for node in model.graph.node]
-    if all(names) and len(set(names)) == len(names):
-        return data
-    taken = set(names) - {""}
-    seen: set[str] = set()
-    for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
-            name = f"{node.name or node.op_type}_{index}"
-            while name in taken:
-                name += "_"
-            node.name = name
-            taken.add(name)
-        seen.add(node.name)
-    serialised: bytes = model.SerializeToString()
-    return serialised
+    return bytes(model.SerializeToString()) if graphs.name_nodes(model.graph) else data
 
 
 class GraphCosts:
