@@ -70,16 +70,7 @@ class OnnxModel(Signature):
             UnknownNameError: No tensor has the name `output`.
             UsageError: The layout of the image is unknown, or contradicts its shape.
         """
-        try:
-            if path.stat().st_size > MAX_MODEL_BYTES:
-                raise FileFormatError(
-                    f"{path} exceeds 2 GB, the limit of an ONNX file: save its weights to another file"
-                )
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise FileFormatError(f"no such file: {path}") from error
-        except OSError as error:
-            raise FileFormatError(f"cannot read ONNX model {path}: it is {describe(path)}") from error
+        data = _read_bytes(path)
         raw = RawModel(_decode(data, str(path), describe(path)), str(path))
         embed_external_data(raw, path)
         return cls._finish(raw, data, input_size, output, layout)
@@ -124,7 +115,7 @@ class OnnxModel(Signature):
             where,
             inputs,
             outputs,
-            {entry.key: entry.value for entry in raw.model.metadata_props},
+            _list_metadata(raw.model),
             bytes(raw.model.SerializeToString()) if raw.changed else data,
             {entry.domain: entry.version for entry in raw.model.opset_import}.get("", 0),
             tuple(dict.fromkeys(node.op_type for node in graph.node)),
@@ -147,6 +138,35 @@ class OnnxModel(Signature):
     def costs(self) -> OnnxCosts:
         """Parameters and multiply-accumulates of the graph."""
         return count_costs(self.data)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a file without a check of its graph and its weights.
+
+    Raises:
+        FileFormatError: The file is missing, broken or not an ONNX model.
+    """
+    return _list_metadata(_decode(_read_bytes(path), str(path), describe(path)))
+
+
+def _list_metadata(model: Any) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        FileFormatError: The file is missing, unreadable or too large.
+    """
+    try:
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise FileFormatError(f"{path} exceeds 2 GB, the limit of an ONNX file: save its weights to another file")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileFormatError(f"no such file: {path}") from error
+    except OSError as error:
+        raise FileFormatError(f"cannot read ONNX model {path}: it is {describe(path)}") from error
 
 
 def _decode(data: bytes, where: str, kind: str) -> Any:
