@@ -38,14 +38,16 @@ class OnnxModel(Signature):
         precision: `int8` if quantised, else `fp32`, `fp16` or `bf16`, in which most multiply-accumulates are computed.
         quantisation: `QDQ`, `QOperator`, `dynamic`, or None if not quantised.
         remarks: What was bound, chosen or assumed, as sentences without a full stop.
+        skeleton: Decoded model with the shapes of all tensors, without the values of large weights; not to be changed.
     """
 
     data: bytes = field(repr=False)
     opset: int
     operators: tuple[str, ...]
     precision: str
-    quantisation: str | None = None
-    remarks: tuple[str, ...] = ()
+    quantisation: str | None
+    remarks: tuple[str, ...]
+    skeleton: Any = field(repr=False, compare=False)
 
     @classmethod
     def load(
@@ -122,6 +124,7 @@ class OnnxModel(Signature):
             precision,
             quantisation,
             tuple(raw.remarks),
+            inferred,
         )
 
     @property
@@ -137,7 +140,7 @@ class OnnxModel(Signature):
     @cached_property
     def costs(self) -> OnnxCosts:
         """Parameters and multiply-accumulates of the graph."""
-        return count_costs(self.data)
+        return count_costs(self.data, self.skeleton)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -25,6 +25,7 @@ import numpy as np
 from ....errors import FileFormatError
 from ..graphs import HARDWARE_DOMAINS, list_subgraphs
 from ..ort_probe import OrtProbe
+from ..skeleton import load_skeleton
 from ..tensors import generate_array, read_inputs
 from .macs import Shapes, count_node_macs, get_attribute, get_shape, is_product
 
@@ -48,12 +49,9 @@ class OnnxCosts:
     uncounted: tuple[str, ...] = ()
 
 
-def count_costs(data: bytes) -> OnnxCosts:
-    """Count the costs of a serialised model with embedded weights and static shapes."""
-    import onnx
-
-    model = onnx.load_model_from_string(data)
-    graph, tensors = infer_tensors(model)
+def count_costs(data: bytes, skeleton: Any = None) -> OnnxCosts:
+    """Count the costs of a serialised model with embedded weights and static shapes; see `infer_tensors`."""
+    graph, tensors = infer_tensors(data, skeleton)
     shapes = {name: shape for name, (shape, _) in tensors.items()}
     counts = [(node.name or node.op_type, count_node_macs(node, shapes)) for node in graph.node]
     return OnnxCosts(
@@ -63,20 +61,25 @@ def count_costs(data: bytes) -> OnnxCosts:
     )
 
 
-def infer_tensors(model: Any, *, all_known: bool = False) -> tuple[Any, Tensors]:
-    """Return the graph and its tensors of known shape, as inferred by ONNX.
+def infer_tensors(data: bytes, skeleton: Any = None, *, all_known: bool = False) -> tuple[Any, Tensors]:
+    """Return the graph without large weights, and its tensors of known shape.
 
     ONNX cannot infer some shapes, e.g. through operators of ONNX Runtime such as QLinearAdd: those of products, or with
-    `all_known` those of all tensors, are measured by a run.
+    `all_known` those of all tensors, are asked of ONNX Runtime.
+
+    Args:
+        data: serialised model.
+        skeleton: the same model from `load_skeleton`; None to make it.
+        all_known: True to ask for all shapes.
     """
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    graph = (load_skeleton(data) if skeleton is None else skeleton).graph
     tensors = read_known_shapes(graph)
     shapes = {name: shape for name, (shape, _) in tensors.items()}
     unknown = {name for node in graph.node for name in node.output if name} - shapes.keys()
     if (unknown and all_known) or any(is_product(n) and count_node_macs(n, shapes) is None for n in graph.node):
-        tensors |= measure_tensors(model, unknown)
+        tensors |= measure_tensors(onnx.load_model_from_string(data), unknown)
     return graph, tensors
 
 

@@ -66,12 +66,11 @@ class GraphCosts:
     Args:
         data: serialised model with embedded weights, whose nodes have different names.
         precision: precision that the runtime computes in; `fp16` and `bf16` halve the bytes of a float32 model.
+        skeleton: the same model from `load_skeleton`; None to make it.
     """
 
-    def __init__(self, data: bytes, precision: str = "fp32") -> None:
-        import onnx
-
-        graph, tensors = infer_tensors(onnx.load_model_from_string(data), all_known=True)
+    def __init__(self, data: bytes, precision: str = "fp32", skeleton: Any = None) -> None:
+        graph, tensors = infer_tensors(data, skeleton, all_known=True)
         self._nodes = {node.name: node for node in graph.node}
         self._order = {node.name: position for position, node in enumerate(graph.node)}
         self._shapes = {name: shape for name, (shape, _) in tensors.items()}
