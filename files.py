@@ -81,7 +81,8 @@ def is_lfs_pointer(path: Path) -> bool:
 
 def hash_file(path: Path) -> str:
     """Return 12 hexadecimal digits of the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def format_error(path: Path, kind: str) -> FileFormatError:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .errors import PluginError
-from .files import LFS_POINTER, is_lfs_pointer
+from .files import LFS_POINTER, hash_file, is_lfs_pointer
 
 _PREFIX = "lgc_plugin_"
 """Start of the names under which files are imported."""
@@ -65,7 +65,7 @@ def load_plugin(reference: str) -> Plugin:
             raise PluginError(f"no such file: {reference}")
         if is_lfs_pointer(path):
             raise PluginError(f"{path}: it is {LFS_POINTER}")
-        digest = _hash_file(path)
+        digest = hash_file(path)
         module = _import_file(path, f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
         return Plugin(reference, module, path, digest)
     if not all(part.isidentifier() for part in reference.split(".")):
@@ -73,7 +73,7 @@ def load_plugin(reference: str) -> Plugin:
     with _explain_errors(reference), _current_folder():
         module = importlib.import_module(reference)
     source = Path(module.__file__) if module.__file__ and module.__file__.endswith(".py") else None
-    return Plugin(reference, module, source, "" if source is None else _hash_file(source))
+    return Plugin(reference, module, source, "" if source is None else hash_file(source))
 
 
 def load_plugins(references: Iterable[str]) -> None:
@@ -127,10 +127,6 @@ def load_object(reference: str) -> tuple[object, Plugin]:
     return value, plugin
 
 
-def _hash_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
 def _import_file(path: Path, name: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
@@ -172,6 +168,9 @@ def _add_folder(folder: Path) -> None:
 def _current_folder() -> Iterator[None]:
     """Look modules up in the current folder too, after all other places."""
     folder = str(Path.cwd())
+    if folder in sys.path:
+        yield
+        return
     sys.path.append(folder)
     try:
         yield

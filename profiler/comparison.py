@@ -6,7 +6,6 @@ equally. Networks with the same input size and scope are comparable.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device import CPU
-from ..errors import FileFormatError, MeasurementError, UsageError
-from ..files import format_error, read_text
+from ..errors import MeasurementError, UsageError
 from ..lut.statistics.calibration import PREDICTION_LEVEL
 from ..lut.statistics.measurement import Measurement
 from ..lut.target import Target
@@ -30,6 +28,7 @@ from ..models.onnx.counting.costs import OnnxCosts
 from ..models.onnx.model import OnnxModel
 from ..models.onnx.reading.binding import FixedSizeError
 from ..models.onnx.reading.pixel_maps import find_channel_axis
+from ..models.training_result import TrainingResult
 from ..precisions import INT8
 from .backends import Workload, get_backend, require_backend
 from .backends.ort.float_convolutions import count_float_convolutions
@@ -41,7 +40,6 @@ from .timing.workloads import network_workload
 
 CPU_TARGET = Target(CPU, "onnxruntime")
 """Target of the reference output of an ONNX file."""
-TRAINING_RESULT = "train-result.json"
 NUM_PARTS = 8
 """Equal parts of a run, one latency ratio each: long enough that on a CPU most parts see different instances, so the
 ratios are nearly independent."""
@@ -262,7 +260,7 @@ def read_run_candidate(
 
         weights = load_weights(path / WEIGHTS_FILE, own, log)
         if definition is own:
-            miou, scored_on = _score(path / TRAINING_RESULT)
+            miou, scored_on = _score(path)
     name = path.name if path.is_dir() else path.stem
     kind = "run" if weights is not None else definition.source.kind
     workload = network_workload(definition, scope, weights)
@@ -270,16 +268,16 @@ def read_run_candidate(
     return Candidate(name, kind, definition.input, scope, workload, own.classes, miou, scored_on, dataset)
 
 
-def _score(path: Path) -> tuple[float | None, str | None]:
+def _score(run: Path) -> tuple[float | None, str | None]:
     """Return the mIoU of a training in percent, and its split and resolution."""
-    if not path.exists():
+    result = TrainingResult.read(run)
+    if result is None:
         return None, None
-    try:
-        result = json.loads(read_text(path, "training result"))
-        miou, split, size = result["miou"], result["scored_on"], result["scored_at"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(format_error(path, "training result")) from error
-    return miou, f"{split}, in fp32, labels at {'x'.join(map(str, size)) if isinstance(size, list) else size}"
+    size = result.scored_at
+    return (
+        result.miou,
+        f"{result.scored_on}, in fp32, labels at {size if isinstance(size, str) else 'x'.join(map(str, size))}",
+    )
 
 
 def build_candidate(source: NetworkSource, size: tuple[int, int], scope: str, classes: int) -> Candidate:

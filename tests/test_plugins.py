@@ -42,6 +42,13 @@ def test_digest_follows_the_source(package):
     assert load_plugin("mine/models.py").digest != before
 
 
+def test_places_of_modules_keep_their_order(package, monkeypatch):
+    places = [str(package.parent), *sys.path]
+    monkeypatch.setattr(sys, "path", places.copy())
+    load_plugin("mine.models")
+    assert sys.path == places
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [

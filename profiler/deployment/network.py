@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from ...errors import FileFormatError, UsageError
-from ...files import ensure_folder, hash_file, read_text, write_atomic
+from ...errors import UsageError
+from ...files import ensure_folder, hash_file, write_atomic
 from ...lut.table.table import network_key
 from ...models.images import RGBImage, normalise_image
 from ...models.nets.definition import Log as Log
@@ -33,6 +33,7 @@ from ...models.onnx.signature import (
     WEIGHTS_KEY,
 )
 from ...models.space.protocol import CORE, END_TO_END, Architecture
+from ...models.training_result import read_class_names
 from ...precisions import INT8
 from ..backends import Workload
 from ..timing.workloads import network_module, network_workload
@@ -187,7 +188,6 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
     """
     from ...models.nets.checks import check_outputs
     from ...models.nets.weights import WEIGHTS_FILE, load_weights
-    from ..comparison import TRAINING_RESULT
 
     definition = load_definition(source, network, log)
     path = source / WEIGHTS_FILE
@@ -195,7 +195,7 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
         log("random weights: the latency is valid, the output is not")
         loaded = Network(definition, None, scope)
     else:
-        names = definition.class_names or _read_classes(source / TRAINING_RESULT)
+        names = definition.class_names or read_class_names(source)
         loaded = Network(definition, load_weights(path, definition, log), scope, names, digest=hash_file(path))
     if definition.source.kind == "factory":
         report = check_outputs(loaded.reference(CORE).get_submodule("network"), definition)
@@ -203,16 +203,6 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
         if dropped:
             log(f"{definition.source.reference}: exported output: {report.main}; not exported: {', '.join(dropped)}")
     return loaded
-
-
-def _read_classes(path: Path) -> tuple[str, ...] | None:
-    """Return the class names in a training result; None if the file does not exist."""
-    if not path.exists():
-        return None
-    try:
-        return tuple(json.loads(read_text(path, "training result"))["per_class"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{path} is a damaged training result: delete it, or train again") from error
 
 
 def write_onnx(network: Network, folder: Path, precision: str = "fp32") -> Path:

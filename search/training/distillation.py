@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,21 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import FileFormatError, UsageError
-from ...files import hash_file, read_text
+from ...errors import UsageError
+from ...files import hash_file
 from ...models.images import Normalisation
 from ...models.nets.checks import check_outputs
 from ...models.nets.definition import Log, NetworkDefinition, find_factory, load_definition
 from ...models.nets.weights import WEIGHTS_FILE, load_weights
 from ...models.space.lgcnet import LGCNetSpace
+from ...models.training_result import read_class_names
 from .config import TrainConfig
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from ...models.nets.sources import NetworkSource
-
-RESULT_FILE = "train-result.json"
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def _require_same_classes(path: Path, teacher: NetworkDefinition, student: Netwo
             "distillation needs a teacher with the same classes"
         )
     classes = student.class_names or ()
-    names = teacher.class_names or _read_class_names(path / RESULT_FILE)
+    names = teacher.class_names or read_class_names(path)
     if names is None:
         log(f"the names of the classes of the teacher {path} are unknown, assumed: {', '.join(classes)}")
     elif classes and names != classes:
@@ -130,16 +128,6 @@ def _require_same_classes(path: Path, teacher: NetworkDefinition, student: Netwo
             f"the teacher {path} has other classes: its class {index} is {names[index]!r}, not {classes[index]!r}; "
             "train it on this dataset"
         )
-
-
-def _read_class_names(path: Path) -> tuple[str, ...] | None:
-    """Return the names of the classes in a training result of an earlier version; None if the file does not exist."""
-    if not path.is_file():
-        return None
-    try:
-        return tuple(json.loads(read_text(path, "training result"))["per_class"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{path} is a damaged training result: delete it, or train the teacher again") from error
 
 
 def describe_teacher(teacher: Teacher | None) -> dict[str, JsonValue]:

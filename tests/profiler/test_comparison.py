@@ -112,7 +112,7 @@ def test_run_candidate_has_weights_and_score(mini_space, tmp_path):
     network = LGCNet(mini_space, architecture).eval()
     save_weights(network, run / "weights.safetensors")
     assert read_run_candidate(run, None, DENSE).miou is None
-    result = {"miou": 61.5, "scored_on": "val", "scored_at": [32, 48]}
+    result = {"miou": 61.5, "per_class": {"road": 61.5}, "scored_on": "val", "scored_at": [32, 48]}
     (run / "train-result.json").write_text(json.dumps(result))
     entrant = read_run_candidate(run, None, DENSE)
     assert (entrant.name, entrant.kind, entrant.miou, entrant.scored_on) == (
@@ -130,7 +130,7 @@ def test_run_candidate_has_weights_and_score(mini_space, tmp_path):
     np.testing.assert_allclose(logits.run_reference(inputs)[0], expected, atol=1e-5)
     assert not np.allclose(others.run_reference(inputs)[0], expected, atol=1e-5), "the weights of the run"
     (run / "train-result.json").write_text("{")
-    with pytest.raises(FileFormatError, match="cannot read training result"):
+    with pytest.raises(FileFormatError, match="damaged training result"):
         read_run_candidate(run, None, DENSE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,8 @@ def compare_resumed(commands: Commands, run: Path, train: tuple[object, ...]) ->
         killed_at = commands.interrupt(f"kill {resumed.name}", resumed, *arguments)
         if killed_at < steps:
             break
+    else:
+        sys.exit(f"{run.name}: every training ended before it was killed")
     for folder in (straight, resumed):
         commands.run(folder.name, "lgc-train", *arguments, "--out", folder)
     weights = [(folder / "weights.safetensors").read_bytes() for folder in (straight, resumed)]

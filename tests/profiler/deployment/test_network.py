@@ -83,7 +83,8 @@ def test_run_folder_gives_weights_and_classes(mini_space, tmp_path):
     assert remarks == ["random weights: the latency is valid, the output is not"]
     save_weights(LGCNet(mini_space, architecture), tmp_path / "weights.safetensors")
     assert load_network(tmp_path, "dense").classes is None
-    (tmp_path / "train-result.json").write_text('{"per_class": {"road": 50.0, "sky": null}}')
+    result = {"miou": 50.0, "per_class": {"road": 50.0, "sky": None}, "scored_on": "val", "scored_at": [32, 48]}
+    (tmp_path / "train-result.json").write_text(json.dumps(result))
     network = load_network(tmp_path, "dense")
     assert network.weights is not None
     assert network.classes == ("road", "sky")
