@@ -123,9 +123,13 @@ class GraphCosts:
         return name in self._nodes and self._nodes[name].op_type == "DequantizeLinear"
 
     def _list_outputs(self, nodes: list[Any]) -> list[str]:
-        """Return the outputs that nodes outside the group or the caller read, those of the last node first."""
+        """Return the outputs that nodes outside the group or the caller read, those of the last node first.
+
+        The other readers of a shared node compute it themselves, so beside other nodes its output is not written.
+        """
         group = {node.name for node in nodes}
-        outputs = [tensor for node in reversed(nodes) for tensor in node.output]
+        writers = [node for node in nodes if not self.is_shared(node.name)] or nodes
+        outputs = [tensor for node in reversed(writers) for tensor in node.output]
         return [tensor for tensor in outputs if tensor and self._readers.get(tensor, set()) - group]
 
     def _count_bytes(self, nodes: list[Any], outputs: list[str]) -> int | None:

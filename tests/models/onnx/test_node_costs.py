@@ -133,6 +133,22 @@ def test_reshape_between_quantised_tensors_moves_nothing():
     assert graph.count(["quantise"]).bytes == X + 4 + X // 4
 
 
+def test_shared_dequantisation_is_not_written():
+    """Each reader of a quantised tensor dequantises its own copy."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"], "quantise"),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"], "dequantise"),
+        helper.make_node("Relu", ["d"], ["r"], "relu"),
+        helper.make_node("QuantizeLinear", ["r", "s"], ["p"], "again"),
+        helper.make_node("DequantizeLinear", ["p", "s"], ["e"], "second"),
+        helper.make_node("Add", ["d", "e"], ["out"], "add"),
+    ]
+    graph = GraphCosts(make_model(nodes, shape=(1, 2, 8, 8), weights={"s": ()}))
+    assert graph.count(["dequantise", "relu", "again"]).bytes == X // 4 + X // 4 + 4
+    assert graph.count(["dequantise", "second", "add"]).bytes == 2 * X // 4 + 4 + X
+    assert graph.count(["dequantise"]).bytes == X // 4 + 4 + X, "a layer of its own writes floats"
+
+
 def test_body_of_a_branch_reads_tensors(residual):
     model = onnx.load_model_from_string(residual)
     value = helper.make_tensor_value_info("copy", TensorProto.FLOAT, (1, 4, 8, 8))
