@@ -147,7 +147,8 @@ class GraphCosts:
                     continue
                 size = self._measure(tensor)
                 if index == 0 and node.op_type in _PARTIAL_READERS:
-                    size = _smaller(size, [self._measure(output) for output in node.output])
+                    parts = [*map(self._measure, node.output), sizes.get(tensor, 0)]
+                    size = _smaller(size, parts)
                 sizes[tensor] = size
         known = [size for size in sizes.values() if size is not None]
         return sum(known) if len(known) == len(sizes) else None
@@ -195,8 +196,8 @@ class GraphCosts:
         return f"{prefix}{'x'.join(map(str, weight[2:]))}{stride}"
 
 
-def _smaller(size: int | None, outputs: list[int | None]) -> int | None:
-    """Return the size of the outputs together if it is below that of the input."""
-    if size is None or None in outputs:
+def _smaller(size: int | None, parts: list[int | None]) -> int | None:
+    """Return the size of the parts together if it is below that of the whole."""
+    if size is None or None in parts:
         return size
-    return min(size, sum(output or 0 for output in outputs))
+    return min(size, sum(part or 0 for part in parts))

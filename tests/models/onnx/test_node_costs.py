@@ -100,6 +100,17 @@ def test_part_of_input_is_counted():
     assert GraphCosts(graph.SerializeToString()).count(["gather"]).bytes == 2 * 8 * 8 * 4 + 8
 
 
+def test_parts_of_input_add_up():
+    nodes = [
+        *(helper.make_node("Gather", ["x", name], [f"g{name}"], name, axis=1) for name in ("i", "j")),
+        helper.make_node("Add", ["gi", "gj"], ["out"], "add"),
+    ]
+    model = onnx.load_model_from_string(make_model(nodes, shape=(1, 1, 8, 8), weights={"b": (1,)}))
+    indices = (numpy_helper.from_array(np.array([index]), name) for index, name in enumerate("ij"))
+    model.graph.initializer.extend(indices)
+    assert GraphCosts(model.SerializeToString()).count(["i", "j"]).bytes == 2 * (X + 8)
+
+
 def test_value_dependent_shape_has_unknown_costs():
     nodes = [
         helper.make_node("Relu", ["x"], ["positive"], "relu"),
