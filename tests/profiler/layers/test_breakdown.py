@@ -113,6 +113,26 @@ def test_copy_has_bytes_but_no_macs(workload):
     assert (view.macs, view.bytes, view.peak_pct) == (0, 0, None)
 
 
+def test_layers_of_the_runtime_have_its_bytes():
+    """The runtime computes a HardSwish that it cannot fuse in two layers."""
+
+    class Activated(nn.Module):
+        def forward(self, x):
+            return F.hardswish(x.sin())
+
+    workload = Workload("net", ((1, 16, 8, 8),), Activated)
+    rows = make_rows(time_layers(get_backend("onnxruntime"), CPU, workload, 0.0), GraphCosts(workload.onnx), PEAK)
+    costs = {row.operator: (row.macs, row.bytes) for row in rows}
+    assert costs.keys() == {"Sin", "HardSigmoid", "HardSwish"}
+    assert costs["HardSigmoid"] == (0, 2 * 4 * 16 * 8 * 8)
+
+
+def test_product_of_the_runtime_has_unknown_macs(workload):
+    layers = tuple(RuntimeLayer(name, (), name, (1, 4), moved_bytes=32) for name in ("FusedConv", "If", "Mul"))
+    rows = make_rows(LayerMeasurement(layers, (3.0, 2.0, 1.0), 6.0, 1.0, 9), GraphCosts(workload.onnx), PEAK)
+    assert [(row.macs, row.bytes) for row in rows] == [(None, 32), (None, 32), (0, 32)]
+
+
 def test_spread_node_counts_in_longest_layer(workload):
     layers = [RuntimeLayer(name, ("/first/Conv", "unknown")) for name in ("short", "long")]
     assert assign_nodes(layers, (1.0, 2.0), GraphCosts(workload.onnx)) == [(), ("/first/Conv",)]
