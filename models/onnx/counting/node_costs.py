@@ -26,7 +26,10 @@ _SIZES = ("Shape", "Size")
 """Operators that read the shape of a tensor only."""
 _QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
 _CONSTANT = "Constant"
-_FILTERS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
+_FILTERS = {
+    **dict.fromkeys(("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv", "ConvInteger", "ConvTranspose"), 1),
+    **dict.fromkeys(("QLinearConv", "QLinearConvTranspose"), 3),
+}
 """Operator -> input that holds the filters."""
 
 
@@ -37,7 +40,8 @@ class NodeCosts:
     Attributes:
         node: name of the node that stands for the group: the one with the most multiply-accumulates, else the last.
         operator: types of the nodes in the order of computation, e.g. `Conv+Relu`.
-        kernel: kernel of the convolution, e.g. `3x3`, `depthwise 3x3/2` with stride 2; empty without a convolution.
+        kernel: kernel of the convolution, e.g. `3x3`, `depthwise 3x3/2` with stride 2, `transposed 4x4/2`; empty of
+            other nodes.
         shape: shape of the first output.
         macs: multiply-accumulates.
         bytes: bytes of the weights, inputs and outputs.
@@ -192,6 +196,7 @@ class GraphCosts:
         groups, strides = get_attribute(node, "group", 1), set(get_attribute(node, "strides", [1]))
         # with one input channel for each group; a network may have one input channel alone
         prefix = ("depthwise " if weight[1] == 1 else "grouped ") if groups > 1 else ""
+        prefix += "transposed " if "Transpose" in node.op_type else ""
         stride = "" if strides == {1} else f"/{max(strides)}"
         return f"{prefix}{'x'.join(map(str, weight[2:]))}{stride}"
 

@@ -177,6 +177,13 @@ def test_stride_and_groups_are_described():
     assert GraphCosts(model).count(["conv"]).kernel == "7x7/2"
 
 
+@pytest.mark.parametrize(("groups", "kernel"), [(1, "transposed 3x3/2"), (2, "depthwise transposed 3x3/2")])
+def test_transposed_convolution_is_described(groups, kernel):
+    nodes = [helper.make_node("ConvTranspose", ["x", "w"], ["out"], "up", strides=[2, 2], group=groups)]
+    model = make_model(nodes, shape=(1, groups, 17, 17), weights={"w": (2, 1, 3, 3)})
+    assert GraphCosts(model).count(["up"]).kernel == kernel
+
+
 def test_nodes_get_different_names(residual):
     assert name_nodes(residual) is residual
     model = onnx.load_model_from_string(residual)

@@ -168,6 +168,10 @@ def test_longest_layers_have_a_line():
         ({"macs": 0, "limit": "memory", "is_copy": True, "kernel": ""}, "change of layout at 1/2: 31 % of the time"),
         ({"macs": None, "is_traced": False}, "the runtime does not report the ONNX nodes"),
         ({"bytes": None}, "the size of a tensor is known only when it runs"),
+        (
+            {"kernel": "depthwise transposed 4x4/2", "operator": "ConvTranspose"},
+            "depthwise transposed conv 4x4/2 at 1/2",
+        ),
         ({"kernel": "", "operator": "Resize", "shape": (1, 8, 64, 128)}, "/conv: Resize at 1/1:"),
         ({"kernel": "", "operator": "Softmax", "shape": (1, 4, 32, 64)}, "/conv: Softmax: 31 %"),
         ({"kernel": "", "operator": "Mul+MatMul", "shape": (1, 4, 32, 64)}, "/conv: Mul+MatMul: 31 %"),
