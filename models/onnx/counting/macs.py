@@ -191,6 +191,8 @@ _MACS: dict[str, _Counter] = {
     "GroupQueryAttention": _attention(3),
 }
 """Operator -> counter of its MACs."""
+PRODUCTS = frozenset(_MACS)
+"""Operators that multiply matrices or convolve."""
 
 _UNCOUNTED = (
     *("LinearAttention", "CausalConvWithState"),
