@@ -63,7 +63,7 @@ def count_float_products(onnx_model: bytes) -> FloatProducts:
     names = {name for node in computed if node.name in traced for name in traced[node.name].names}
     quantised = [node for node in products if node.name in fused or is_integer(node.op_type)]
     floats = [node for node in quantised if node.name in fused & names]
-    _, tensors = infer_tensors(model)
+    _, tensors = infer_tensors(onnx_model)
     shapes = {name: shape for name, (shape, _) in tensors.items()}
     part, whole = count_group_macs(floats, shapes), count_group_macs(quantised, shapes)
     return FloatProducts(len(floats), len(quantised), 100 * part / whole if part is not None and whole else None)
