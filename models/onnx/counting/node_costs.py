@@ -27,7 +27,10 @@ _SIZES = ("Shape", "Size")
 """Operators that read the shape of a tensor only."""
 _QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
 _CONSTANT = "Constant"
-_FILTERS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
+_FILTERS = {
+    **dict.fromkeys(("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv", "ConvInteger", "ConvTranspose"), 1),
+    **dict.fromkeys(("QLinearConv", "QLinearConvTranspose"), 3),
+}
 """Operator -> input that holds the filters."""
 
 
@@ -38,7 +41,8 @@ class NodeCosts:
     Attributes:
         node: name of the node that stands for the group: the one with the most multiply-accumulates, else the last.
         operator: types of the nodes in the order of computation, e.g. `Conv+Relu`.
-        kernel: kernel of the convolution, e.g. `3x3`, `depthwise 3x3/2` with stride 2; empty without a convolution.
+        kernel: kernel of the convolution, e.g. `3x3`, `depthwise 3x3/2` with stride 2, `transposed 4x4/2`; empty of
+            other nodes.
         shape: shape of the first output.
         macs: multiply-accumulates.
         bytes: bytes of the weights, inputs and outputs.
@@ -109,9 +113,13 @@ class GraphCosts:
         return name in self._nodes and self._nodes[name].op_type == "DequantizeLinear"
 
     def _list_outputs(self, nodes: list[Any]) -> list[str]:
-        """Return the outputs that nodes outside the group or the caller read, those of the last node first."""
+        """Return the outputs that nodes outside the group or the caller read, those of the last node first.
+
+        The other readers of a shared node compute it themselves, so beside other nodes its output is not written.
+        """
         group = {node.name for node in nodes}
-        outputs = [tensor for node in reversed(nodes) for tensor in node.output]
+        writers = [node for node in nodes if not self.is_shared(node.name)] or nodes
+        outputs = [tensor for node in reversed(writers) for tensor in node.output]
         return [tensor for tensor in outputs if tensor and self._readers.get(tensor, set()) - group]
 
     def _count_bytes(self, nodes: list[Any], outputs: list[str]) -> int | None:
@@ -129,7 +137,8 @@ class GraphCosts:
                     continue
                 size = self._measure(tensor)
                 if index == 0 and node.op_type in _PARTIAL_READERS:
-                    size = _smaller(size, [self._measure(output) for output in node.output])
+                    parts = [*map(self._measure, node.output), sizes.get(tensor, 0)]
+                    size = _smaller(size, parts)
                 sizes[tensor] = size
         known = [size for size in sizes.values() if size is not None]
         return sum(known) if len(known) == len(sizes) else None
@@ -173,12 +182,13 @@ class GraphCosts:
         groups, strides = get_attribute(node, "group", 1), set(get_attribute(node, "strides", [1]))
         # with one input channel for each group; a network may have one input channel alone
         prefix = ("depthwise " if weight[1] == 1 else "grouped ") if groups > 1 else ""
+        prefix += "transposed " if "Transpose" in node.op_type else ""
         stride = "" if strides == {1} else f"/{max(strides)}"
         return f"{prefix}{'x'.join(map(str, weight[2:]))}{stride}"
 
 
-def _smaller(size: int | None, outputs: list[int | None]) -> int | None:
-    """Return the size of the outputs together if it is below that of the input."""
-    if size is None or None in outputs:
+def _smaller(size: int | None, parts: list[int | None]) -> int | None:
+    """Return the size of the parts together if it is below that of the whole."""
+    if size is None or None in parts:
         return size
-    return min(size, sum(output or 0 for output in outputs))
+    return min(size, sum(part or 0 for part in parts))

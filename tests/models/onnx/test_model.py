@@ -267,28 +267,32 @@ def test_sequence_output_asks_for_a_tensor(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "outcome"),
+    ("kind", "domain", "outcome"),
     [
-        ("FLOAT8E4M3FN", "quantised to float8e4m3fn, which no backend supports"),
-        ("UINT16", "quantised to uint16, which counts as int8"),
+        ("FLOAT8E4M3FN", "", "quantised to float8e4m3fn, which no backend supports"),
+        ("UINT16", "", "quantised to uint16, which counts as int8"),
+        ("UINT16", "com.microsoft", "quantised to uint16, which counts as int8"),
+        ("INT8", "com.microsoft", None),
     ],
 )
-def test_other_widths_than_8_bits_are_said(kind, outcome, tmp_path):
+def test_other_widths_than_8_bits_are_said(kind, domain, outcome, tmp_path):
     code = getattr(onnx.TensorProto, kind)
     zero = helper.make_tensor("zero", code, [], [0])
     nodes = [
-        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], domain=domain),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"], domain=domain),
         *files.net_nodes("d"),
     ]
-    model = files.make(nodes, weights=files.WEIGHTS | {"scale": np.array(0.1, np.float32)}, opset=21, ir=10)
+    weights = files.WEIGHTS | {"scale": np.array(0.1, np.float32)}
+    model = files.make(nodes, weights=weights, opset=21, ir=10, domains=[domain] if domain else ())
     model.graph.initializer.append(zero)
     path = files.save(model, tmp_path / "m.onnx")
     if kind.startswith("FLOAT8"):
         with pytest.raises(FileFormatError, match=outcome):
             OnnxModel.load(path)
     else:
-        assert outcome in OnnxModel.load(path).remarks
+        remarks = [remark for remark in OnnxModel.load(path).remarks if remark.startswith("quantised to")]
+        assert remarks == ([outcome] if outcome else [])
 
 
 @pytest.mark.parametrize("function", ["load_model_from_string", "shape_inference.infer_shapes", "checker.check_model"])
