@@ -6,22 +6,28 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...models.onnx.counting.macs import get_attribute
 from ...models.onnx.graphs import ORT_DOMAINS, list_subgraphs
+from ...models.onnx.skeleton import is_large
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 LOGITS, PROBABILITIES, LABELS = "logits", "probabilities", "labels"
 OUTPUT_VALUES = (LOGITS, PROBABILITIES, LABELS)
-MASK, RANKING = "mask", "ranking"
-"""Further meanings that a graph shows: true or false, and values sorted along the channels."""
+MASK, RANKING, COLOURS = "mask", "ranking", "colours"
+"""Further meanings that a graph shows: true or false, values sorted along the channels, and colours of labels."""
 
+MASK_VALUES = (1, 255)
+"""Usual values of the foreground in a mask whose background is 0."""
 _NEUTRAL = {
-    "Cast", "DequantizeLinear", "Flatten", "Gather", "Identity", "ReorderOutput", "Reshape", "Resize", "Round", "Slice",
-    "Squeeze", "Transpose", "Unsqueeze", "Upsample",
+    "DequantizeLinear", "Flatten", "Gather", "Identity", "ReorderOutput", "Reshape", "Resize", "Slice", "Squeeze",
+    "Transpose", "Unsqueeze", "Upsample",
 }  # fmt: skip
 """Operators that keep the meaning of their first input."""
 _SHAPING = {"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -47,14 +53,16 @@ class StoredValues:
     """Values of a tensor: `scale` * (stored value - `zero_point`).
 
     Attributes:
-        meaning: one of `OUTPUT_VALUES`, `MASK` or `RANKING`; None where the operators do not determine it.
+        meaning: one of `OUTPUT_VALUES`, `MASK`, `RANKING` or `COLOURS`; None where the operators do not determine it.
         scale: factor; 1 for values that are stored as they are.
         zero_point: stored value of 0.
+        source: tensor of the labels whose colours the values are; else None.
     """
 
     meaning: str | None = None
     scale: float = 1.0
     zero_point: float = 0.0
+    source: str | None = None
 
     @property
     def is_scaled(self) -> bool:
@@ -101,18 +109,20 @@ class _Graph:
 
     def _constant(self, node: NodeProto, position: int) -> float | None:
         """Return an input of a node that is a constant with one value; None for others."""
-        from onnx import numpy_helper
+        tensor = self._find_constant(node, position)
+        if tensor is None or math.prod(tensor.dims) != 1:
+            return None
+        return float(_read_values(tensor).reshape(-1)[0])
 
+    def _find_constant(self, node: NodeProto, position: int) -> TensorProto | None:
+        """Return an input of a node that is a constant, perhaps cast; None for others."""
         name = node.input[position] if position < len(node.input) else ""
-        tensors = [self._constants[name]] if name in self._constants else []
         producer = self._producers.get(name)
         if producer is not None and producer.op_type == "Constant":
-            tensors = [entry.t for entry in producer.attribute if entry.name == "value"]
-        if producer is not None and producer.op_type == "Cast" and not tensors:
-            return self._constant(producer, 0)
-        if not tensors or math.prod(tensors[0].dims) != 1:
-            return None
-        return float(numpy_helper.to_array(tensors[0]).reshape(-1)[0])
+            return next((entry.t for entry in producer.attribute if entry.name == "value"), None)
+        if producer is not None and producer.op_type == "Cast":
+            return self._find_constant(producer, 0)
+        return self._constants.get(name)
 
     def trace(self, tensor: str) -> StoredValues:
         """Return the meaning of a tensor by the nodes that produce it and its inputs."""
@@ -120,6 +130,12 @@ class _Graph:
         if node is None:
             return StoredValues()
         kind = node.op_type
+        if kind in ("Cast", "Round"):
+            return self._trace_rounding(node)
+        if kind == "Where":
+            return self._trace_choice(node)
+        if kind == "Gather" and self._find_constant(node, 0) is not None:
+            return self._trace_lookup(node)
         if kind == "DequantizeLinear":
             return replace(self.trace(node.input[0]), scale=1.0, zero_point=0.0)
         if kind in _NEUTRAL:
@@ -154,6 +170,33 @@ class _Graph:
         values = {branch.trace(branch.graph.output[index].name) for branch in branches}
         return values.pop() if len(values) == 1 else StoredValues()
 
+    def _trace_rounding(self, node: NodeProto) -> StoredValues:
+        """Return the meaning of rounded or cast values: of probabilities in 0..1, only 0 and 1 remain as integers."""
+        from onnx import TensorProto
+
+        values = self.trace(node.input[0])
+        floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+        is_integral = node.op_type == "Round" or get_attribute(node, "to") not in floats
+        return StoredValues(MASK) if is_integral and values == StoredValues(PROBABILITIES) else values
+
+    def _trace_choice(self, node: NodeProto) -> StoredValues:
+        """Return the meaning of a choice of two constants: a mask if they are 0, and 1 or 255."""
+        constants = [self._constant(node, position) for position in (1, 2)]
+        values = [value for value in constants if value]  # the other than 0
+        is_mask = 0 in constants and len(values) == 1 and values[0] in MASK_VALUES
+        return StoredValues(MASK, 1 / values[0]) if is_mask else StoredValues()
+
+    def _trace_lookup(self, node: NodeProto) -> StoredValues:
+        """Return the meaning of entries of a constant: colours of labels, which are no scores; or unknown values."""
+        table = self._find_constant(node, 0)
+        if table is None or len(table.dims) != 2 or self.trace(node.input[1]).meaning != LABELS:
+            return StoredValues()
+        if is_large(table):
+            return StoredValues(COLOURS, source=node.input[1])
+        values = np.moveaxis(_read_values(table), get_attribute(node, "axis", 0), 0)
+        is_one_hot = np.array_equal(values, np.eye(*values.shape))
+        return StoredValues() if is_one_hot else StoredValues(COLOURS, source=node.input[1])
+
     def _trace_product(self, node: NodeProto) -> StoredValues:
         """Return the meaning of values multiplied by a constant, e.g. probabilities in 0..255."""
         constants = [self._constant(node, position) for position in (0, 1)]
@@ -182,3 +225,11 @@ class _Graph:
             else:
                 scales.add(None)
         return scales.pop() if len(scales) == 1 else None
+
+
+def _read_values(tensor: TensorProto) -> NDArray[Any]:
+    """Return the values of a constant."""
+    from onnx import numpy_helper
+
+    values: NDArray[Any] = numpy_helper.to_array(tensor)
+    return values

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ...errors import FileFormatError, MeasurementError, UsageError
 from ...models.onnx.reading.pixel_maps import PixelMap, is_ambiguous, list_pixel_maps
 from ...models.onnx.signature import NHWC, OUTPUT_OPTION, ImageInput, TensorSpec
-from .output_values import LABELS, LOGITS, MASK, PROBABILITIES, RANKING, StoredValues
+from .output_values import COLOURS, LABELS, LOGITS, MASK, PROBABILITIES, RANKING, StoredValues
 from .resampling import Labels, resize_labels, upsample
 
 MAX_MASK_CLASSES = 256
@@ -98,6 +98,11 @@ class OutputDecoder:
             values, remark = _choose_values(output, StoredValues(MASK) if is_bool else inferred, options, where)
             decoder = cls(output, image.size, layout, 1, values, remarks=remarks)
             return decoder._add_threshold(options, remark, where)
+        if inferred.source is not None:
+            raise FileFormatError(
+                f"{where} returns {output}: its {channels} channels are the colours of labels, not scores of classes: "
+                f"choose the labels with {OUTPUT_OPTION} {inferred.source}"
+            )
         if inferred.meaning in (LABELS, MASK, RANKING):
             raise FileFormatError(
                 f"{where} returns {output}: its {channels} channels are {inferred.meaning}, not scores of classes, by "
@@ -197,7 +202,7 @@ def _choose_values(
         UsageError: the meaning is unknown, or integers cannot be read as the user specifies.
     """
     is_float, is_byte = output.dtype.startswith("float"), output.dtype in ("uint8", "int8")
-    meaning = options.values or (None if inferred.meaning == RANKING else inferred.meaning)
+    meaning = options.values or (None if inferred.meaning in (RANKING, COLOURS) else inferred.meaning)
     if options.values is not None and inferred.meaning in (LABELS, MASK) and meaning != LABELS:
         inferred = StoredValues()
     if meaning is None and (is_float or is_byte):

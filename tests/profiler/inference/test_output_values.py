@@ -76,6 +76,48 @@ def test_factor_of_stored_values_is_inferred(function, expected):
     assert values.scale == pytest.approx(expected.scale)
 
 
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: x.sigmoid().round().to(torch.uint8), StoredValues("mask")),
+        (lambda x: x.sigmoid().round()[:, 0], StoredValues("mask")),
+        (lambda x: x.sigmoid().to(torch.uint8), StoredValues("mask")),
+        (lambda x: x.sigmoid().half(), StoredValues("probabilities")),
+        (lambda x: torch.where(x > 0, 1, 0), StoredValues("mask")),
+        (lambda x: torch.where(x > 0, 255, 0), StoredValues("mask", 1 / 255)),
+        (lambda x: torch.where(x > 0, 0, 255).to(torch.uint8), StoredValues("mask", 1 / 255)),
+        (lambda x: torch.where(x > 0, 7, 3), StoredValues()),
+        (lambda x: torch.where(x > 0, 255, (x > -1).long()), StoredValues()),
+    ],
+)
+def test_masks_in_integers_are_inferred(function, expected):
+    assert infer(to_onnx(Head(function), [(1, 3, 8, 8)]), "output_0") == expected
+
+
+PALETTE = torch.randint(0, 256, (2, 3), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("function", "is_coloured"),
+    [
+        (lambda labels: PALETTE[labels], True),
+        (lambda labels: PALETTE[labels].permute(0, 3, 1, 2), True),
+        (lambda labels: (PALETTE / 255)[labels], True),
+        (lambda labels: PALETTE.T[:, labels[0]], True),
+        (lambda labels: torch.eye(2)[labels], False),
+        (lambda labels: PALETTE[:, 0][labels], False),
+    ],
+)
+def test_colours_name_their_labels(function, is_coloured):
+    model = to_onnx(Head(lambda x: function(torch.cat([x, -x], 1).argmax(1))), [(1, 3, 8, 8)])
+    values = infer(model, "output_0")
+    if not is_coloured:
+        assert values == StoredValues()
+        return
+    assert values.meaning == "colours"
+    assert infer(model, values.source) == StoredValues("labels")
+
+
 def test_input_as_output_is_unknown():
     assert infer(to_onnx(nn.Flatten(), [(1, 3, 8, 8)]), "output_0") == StoredValues()
 

@@ -42,6 +42,11 @@ def describe(shape: tuple[int, ...], dtype: str = "float32", values: str | None 
 LABELS = np.random.default_rng(0).integers(0, 5, SIZE)
 
 
+def test_colours_are_refused_with_their_labels():
+    with pytest.raises(FileFormatError, match=r"colours of labels, not scores of classes.* --output-name argmax$"):
+        decode(np.zeros((1, 3, H, W), np.uint8), graph=StoredValues("colours", source="argmax"))
+
+
 class TestShapes:
     """Layouts of scores and label maps."""
 
