@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FileFormatError, MeasurementError, UsageError
-from ...models.onnx.reading.pixel_maps import PixelMap, is_ambiguous, list_pixel_maps
+from ...models.onnx.reading.pixel_maps import PixelMap, is_ambiguous, is_resized, list_pixel_maps
 from ...models.onnx.signature import NHWC, OUTPUT_OPTION, ImageInput, TensorSpec
 from .output_values import COLOURS, LABELS, LOGITS, MASK, PROBABILITIES, RANKING, StoredValues
 from .resampling import Labels, resize_labels, upsample
@@ -178,19 +178,24 @@ def _choose_map(
     """Return the reading of an output as a map, and a remark if it also fits the other layout.
 
     Raises:
-        FileFormatError: the output does not have the image's proportions.
+        FileFormatError: the output does not have the image's proportions, or may be a cut-out.
         UsageError: the output does not have the layout.
     """
     maps = list_pixel_maps(output, image)
     if not maps:
         raise _not_segmentation(output, image.size, where)
-    if layout is None:
-        remark = f"output {output} is read as {maps[0].layout} (change it with --output-layout)"
-        return maps[0], (remark,) * is_ambiguous(maps, image)
-    chosen = [each for each in maps if each.layout == layout]
-    if not chosen:
+    chosen = maps[0] if layout is None else next((each for each in maps if each.layout == layout), None)
+    if chosen is None:
         raise UsageError(f"{where} returns {output}, which is not {layout}: omit --output-layout")
-    return chosen[0], ()
+    if not is_resized(chosen.size, image.size):
+        size, full = (f"{height}x{width}" for height, width in (chosen.size, image.size))
+        raise FileFormatError(
+            f"{where} returns {output}: {size} is not its image's {full} divided by an integer, so borders may be cut "
+            "off (convolutions without padding), and its position in the image is unknown: pad the image or the output "
+            "to the same size inside the network"
+        )
+    remark = f"output {output} is read as {chosen.layout} (change it with --output-layout)"
+    return chosen, (remark,) * (layout is None and is_ambiguous(maps, image))
 
 
 def _choose_values(

@@ -116,6 +116,11 @@ class TestShapes:
     def test_larger_outputs_are_called_so(self, shape):
         assert f"larger than its image, {H}x{W}" in describe(shape)
 
+    @pytest.mark.parametrize("shape", [(1, 4, 76, 76), (1, 76, 76), (1, 76, 76, 4)])
+    def test_cut_borders_are_refused(self, shape):
+        image = ImageInput("x", NCHW, (92, 92), "float32")
+        assert "76x76 is not its image's 92x92 divided by an integer" in describe(shape, image=image)
+
     @pytest.mark.parametrize("meaning", ["labels", "mask", "ranking"])
     def test_channels_without_scores_are_rejected(self, meaning):
         assert f"its 2 channels are {meaning}, not scores" in describe((1, 2, H, W), "int64", meaning)
