@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -190,7 +191,7 @@ def make_legend(segmenter: Segmenter, palette: Path | None) -> Legend:
     if palette is not None:
         legend = Legend.read(palette)
         legend.check_network(network, num_classes)
-        return legend
+        return replace(legend, background=0 if segmenter.is_mask else None)
     legend = Legend.for_network(network, num_classes, list_legends(), is_mask=segmenter.is_mask, log=say)
     if legend.dataset and network.class_names != legend.names:
         say(f"{network.where} does not name its {num_classes} classes: those of {legend.dataset} are assumed")

@@ -27,7 +27,7 @@ from lgc.profiler.inference.video import Clip
 from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE
 from lgc.search.data.synthetic.writers import write_scenes
 
-from ..profiler.inference.graphs import SIZE, list_halves, make_halves, make_value, write_copy
+from ..profiler.inference.graphs import SIZE, list_halves, make_halves, make_value, write_copy, write_mask
 
 NTSC = Fraction(30000, 1001)
 
@@ -394,6 +394,18 @@ class TestForeignFile:
         (tmp_path / "p.yaml").write_text("a: [0, 0, 0]")
         refused = predict(tmp_path / "x.onnx", "--palette", tmp_path / "p.yaml")
         assert "has 4 classes, the palette 1" in refused.refusal("lgc-predict")
+
+    def test_palette_keeps_mask_background_transparent(self, predict, halves, tmp_path):
+        (tmp_path / "p.yaml").write_text("none: [0, 0, 0]\nred: [0, 200, 0]")
+        file = write_mask(tmp_path / "x.onnx", onnx.helper.make_node("Sigmoid", ["l"], ["output"]))
+        done = predict(file, "--range", "0..1", "--palette", tmp_path / "p.yaml")
+        assert done.code == 0, done.err
+        image, overlay, ids = (
+            np.asarray(Image.open(path))
+            for path in (halves, tmp_path / "out/halves-overlay.png", tmp_path / "out/halves-ids.png")
+        )
+        assert {0, 1} == {*ids.ravel().tolist()}
+        assert np.array_equal((overlay == image).all(-1), ids == 0)
 
     def test_assumed_dataset_is_reported(self, call, photos, file, tmp_path):
         done = call("lgc-predict", file, photos, "--out", tmp_path / "out")
