@@ -208,7 +208,8 @@ def write_legend(prediction: Prediction, legend: Legend, out: Path) -> Path:
     colours = [legend.palette[index] if index < len(legend.palette) else (0, 0, 0) for index, _ in ranking]
     shown = Legend(tuple(legend.name(index) for index, _ in ranking), tuple(colours))
     path = out / LEGEND_FILE
-    write_png(draw_overlays([], shown, [f"{100 * count / total:.1f} %" for _, count in ranking]), path)
+    shares = [f"{100 * count / total:.1f} %" for _, count in ranking]
+    write_png(draw_overlays([], shown, shares, [index for index, _ in ranking]), path)
     return path
 
 
@@ -232,11 +233,13 @@ def _make_tables(
     only_images = all(file.clip is None for file in media)
     images = format_count(prediction.images, "image") if only_images else f"{prediction.images} images and frames"
     title = f"{images}; {format_count(len(prediction.files), 'file')} written to {out}"
-    table = grid(title, "class", "colour", "share", numbers=1)
+    table = grid(title, "id", "class", "colour", "share", numbers=1)
     total = sum(prediction.pixels.values())
     for index, count in prediction.pixels.most_common():
         colour = legend.colour(index)
-        table.add_row(legend.name(index), Text(f"\u2588\u2588 {colour}", colour), f"{100 * count / total:.1f} %")
+        table.add_row(
+            str(index), legend.name(index), Text(f"\u2588\u2588 {colour}", colour), f"{100 * count / total:.1f} %"
+        )
     times = {part: f"{ms:.1f} ms" for part, ms in prediction.median_ms.items()}
     return [
         table,

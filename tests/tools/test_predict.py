@@ -22,8 +22,10 @@ from lgc.errors import DataError
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
 from lgc.profiler.deployment.network import Network, write_onnx
+from lgc.profiler.inference.painting import Legend
 from lgc.profiler.inference.segmenter import Segmenter
 from lgc.profiler.inference.video import Clip
+from lgc.report.overlays import draw_overlays
 from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE
 from lgc.search.data.synthetic.writers import write_scenes
 
@@ -144,10 +146,11 @@ def test_refusal_is_the_only_line(call, file, tmp_path):
 
 def test_legend_lists_classes_and_shares(call, file, photos, tmp_path):
     done = call("lgc-predict", file, photos, "--out", tmp_path / "out")
-    rows = {line.split("  ")[0]: line.split() for line in done.out.splitlines() if "#" in line}
-    assert set(rows) <= set(CAMVID_CLASSES)
-    for name, (*_, colour, share, percent) in rows.items():
-        assert colour == "#{:02x}{:02x}{:02x}".format(*CAMVID_PALETTE[CAMVID_CLASSES.index(name)])
+    rows = [line.split() for line in done.out.splitlines() if "#" in line]
+    assert rows
+    for index, name, *_, colour, share, percent in rows:
+        assert CAMVID_CLASSES[int(index)].startswith(name)
+        assert colour == "#{:02x}{:02x}{:02x}".format(*CAMVID_PALETTE[int(index)])
         assert (0 <= float(share) <= 100, percent) == (True, "%")
     assert "images per second on cpu, onnxruntime, fp32, 1 thread" in done.out
     assert "not included:" in done.out
@@ -394,6 +397,15 @@ class TestForeignFile:
         (tmp_path / "p.yaml").write_text("a: [0, 0, 0]")
         refused = predict(tmp_path / "x.onnx", "--palette", tmp_path / "p.yaml")
         assert "has 4 classes, the palette 1" in refused.refusal("lgc-predict")
+
+    def test_legend_picture_keeps_class_ids(self, predict, tmp_path):
+        colours = [[200, 0, 0], [0, 200, 0], [0, 0, 200], [9, 9, 9]]
+        (tmp_path / "p.yaml").write_text(json.dumps(dict(zip(("道路", "天空", "树木", "x"), colours, strict=True))))
+        done = predict(write_copy(tmp_path / "x.onnx"), "--range", "0..1", "--palette", tmp_path / "p.yaml")
+        assert done.code == 0, done.err
+        legend = Legend(("class 0", "class 2"), ((200, 0, 0), (0, 0, 200)))
+        shown = np.asarray(Image.open(tmp_path / "out/legend.png"))
+        assert np.array_equal(shown, draw_overlays([], legend, ["50.0 %"] * 2))
 
     def test_palette_keeps_mask_background_transparent(self, predict, halves, tmp_path):
         (tmp_path / "p.yaml").write_text("none: [0, 0, 0]\nred: [0, 200, 0]")
