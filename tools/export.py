@@ -191,15 +191,15 @@ def _list_images(data: Path) -> tuple[list[Path], list[Path]]:
     """Return the training and validation images of a dataset; of a plain folder, every other image each.
 
     Raises:
-        DataError: the folder has no images, or the dataset has an error.
+        DataError: the folder has no images, or cannot be read in full, or the dataset has an error.
     """
-    from ..models.images import list_images
+    from ..models.image_folders import list_images
     from ..search.data.description import UnknownLayoutError
 
     try:
         spec = announce_dataset(data)
     except UnknownLayoutError:
-        files = list(list_images(data))
+        files = list_images(data)
         return files[::2], files[1::2] or files
     train, val = ([pair.image for pair in spec.pairs(split)] for split in ("train", "val"))
     return train, val

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from ..profiler.inference.segmenter import Segmenter
 
 INTERRUPTED = "interrupted: finished files are complete; run the same command again to write all of them again"
-LEGEND_FILE = "legend.png"
-"""Picture of the classes' names and colours, in the output folder."""
 app = new_app()
 
 
@@ -175,9 +173,9 @@ def list_datasets(inputs: Sequence[Path]) -> dict[Path, set[Path]]:
 
 
 def report_errors(errors: Mapping[Path, str]) -> int:
-    """Print the messages of unreadable files on stderr, and return the exit code."""
+    """Print the messages of unreadable files and folders on stderr, and return the exit code."""
     if errors:
-        say(f"not segmented: {format_count(len(errors), 'file')}")
+        say(f"not segmented: {format_count(len(errors), 'input')}")
     for message in errors.values():
         say(message)
     return 1 if errors else 0
@@ -200,6 +198,7 @@ def make_legend(segmenter: Segmenter, palette: Path | None) -> Legend:
 
 def write_legend(prediction: Prediction, legend: Legend, out: Path) -> Path:
     """Write the names and colours of the predicted classes, the largest first, as a picture; return its path."""
+    from ..profiler.inference.media import LEGEND_FILE
     from ..profiler.inference.painting import Legend, write_png
     from ..report.overlays import draw_overlays
 

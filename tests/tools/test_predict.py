@@ -213,7 +213,7 @@ def test_damaged_input_keeps_complete_files_only(call, file, photos, tmp_path):
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out)
     assert done.code == 1
-    assert f"not segmented: 1 file\ncannot read image {broken}: truncated or damaged" in done.err
+    assert f"not segmented: 1 input\ncannot read image {broken}: truncated or damaged" in done.err
     assert len([path for path in out.rglob("*-*") if path.is_file()]) == 6
 
 
@@ -260,18 +260,21 @@ def test_photo_folder_with_bad_files(call, file, photos, tmp_path, monkeypatch):
         (photos / name).write_bytes(b"\0\5\x16\7")
     (photos / "empty.png").touch()
     (photos / "text.jpg").write_text("text")
+    (photos / "disk").symlink_to("/nowhere/disk")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     Image.new("RGB", (200, 101)).save(photos / "huge.png")
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out, "--json")
     assert done.code == 1
     assert json.loads(done.out)["images"] == 3
-    *_, title, empty, huge, text = done.err.splitlines()
-    assert title == "not segmented: 3 files"
+    *_, title, disk, empty, huge, text = done.err.splitlines()
+    assert title == "not segmented: 4 inputs"
     assert empty == f"cannot read image {photos}/empty.png: it is an empty file"
     assert huge.startswith(f"cannot read image {photos}/huge.png: too large: 20200 pixels")
     assert text == f"cannot read image {photos}/text.jpg: it is text that begins with 'text'"
-    assert json.loads(done.out)["failed"] == {line.split()[3][:-1]: line for line in (empty, huge, text)}
+    assert disk == f"cannot read {photos}/disk: broken link to /nowhere/disk"
+    failed = {line.split()[3][:-1]: line for line in (empty, huge, text)}
+    assert json.loads(done.out)["failed"] == {str(photos / "disk"): disk, **failed}
     assert len(list(out.rglob("*-*.png"))) == 6
 
 
