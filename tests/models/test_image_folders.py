@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from lgc.errors import DataError
-from lgc.models.image_folders import describe_files, list_folder, list_images
+from lgc.models.image_folders import describe_files, find_labels, list_folder, list_images
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+LABELS = np.random.default_rng(1).integers(0, 3, (4, 6), np.uint8).repeat(8, 0).repeat(8, 1)
 
 
 def write(folder, *names, pixels=PHOTO, palette=None):
@@ -84,6 +85,56 @@ class TestListing:
             list_images(tmp_path / "missing")
         with pytest.raises(DataError, match=r"no images in folder .*\.png"):
             list_images(tmp_path)
+
+
+class TestLabels:
+    """Label maps by the names of folders and by content."""
+
+    @pytest.mark.parametrize(
+        ("images", "labels"),
+        [
+            (["JPEGImages/1.jpg", "JPEGImages/2.jpg"], ["SegmentationClass/1.png", "SegmentationObject/2.png"]),
+            (["x.jpg", "y.jpg"], ["x_mask.png", "y_mask.png"]),
+            (["x.png"], ["gt_x.png"]),
+            (["x.jpg"], ["x.png"]),
+            (["x.jpg"], ["x_mask.jpg"]),
+            (["a/x.jpg"], ["b/x_0.png", "b/x_1.png"]),
+            (["images/x.png", "z.png"], ["Masks/other.png"]),
+        ],
+    )
+    def test_label_maps_are_recognised(self, tmp_path, images, labels):
+        write(tmp_path, *images)
+        write(tmp_path, *labels, pixels=LABELS * 100, palette=None)
+        paths = list_images(tmp_path)
+        assert find_labels(tmp_path, paths) == sorted(tmp_path / name for name in labels)
+
+    def test_palettes_and_colours_are_recognised(self, tmp_path):
+        write(tmp_path, "a/1.jpg")
+        write(tmp_path, "b/1.png", pixels=LABELS, palette=[0, 0, 0, 200, 0, 0, 0, 200, 0])
+        write(tmp_path, "c/1.png", pixels=np.array([[0, 0, 0], [9, 0, 200], [255, 255, 255]], np.uint8)[LABELS])
+        write(tmp_path, "d/1.png", pixels=LABELS.astype(np.uint16) * 1000)
+        assert find_labels(tmp_path, list_images(tmp_path)) == [tmp_path / f"{name}/1.png" for name in "bcd"]
+
+    @pytest.mark.parametrize(
+        "pixels",
+        [PHOTO, PHOTO[..., 0], PHOTO // 8 * 8, np.linspace(0, 255, 32 * 48).reshape(48, 32).T.astype(np.uint8)],
+    )
+    def test_photographs_with_equal_names_stay(self, tmp_path, pixels):
+        write(tmp_path, "rgb/1.jpg", "rgb/2.jpg")
+        write(tmp_path, "thermal/1.png", "thermal/2_edited.png", "rgb/1-2.png", pixels=pixels)
+        assert find_labels(tmp_path, list_images(tmp_path)) == []
+
+    def test_flat_images_alone_stay(self, tmp_path):
+        write(tmp_path, "a/1.png", "b/1.png", "b/1_mask.png", pixels=LABELS)
+        write(tmp_path, "c/2.png")
+        assert find_labels(tmp_path, list_images(tmp_path)) == []
+
+    def test_damaged_files_stay(self, tmp_path):
+        write(tmp_path, "a/1.jpg")
+        write(tmp_path, "b/2.png", pixels=LABELS)
+        for name in ("b/1.png", "a/2.png"):
+            (tmp_path / name).write_text("text")
+        assert find_labels(tmp_path, list_images(tmp_path)) == []
 
 
 def test_description_counts_files_and_folders(tmp_path):

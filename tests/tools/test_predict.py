@@ -130,6 +130,13 @@ def test_dataset_is_segmented_without_its_labels(call, file, tmp_path):
     assert not list(out.rglob("*annot*"))
 
 
+def test_label_maps_among_images_are_skipped(call, file, photos, tmp_path):
+    Image.fromarray(np.eye(20, 31, dtype=np.uint8)).save(photos / "a_mask.png")
+    done = call("lgc-predict", file, photos, "--out", tmp_path / "out", "--json")
+    assert f"skipped in folder {photos}, labels: 1 in ./, e.g. a_mask.png" in done.err.splitlines()
+    assert json.loads(done.out)["images"] == 3
+
+
 def test_output_beside_input_is_rejected(call, file, photos):
     before = sorted(photos.rglob("*"))
     refused = call("lgc-predict", file, photos / "a.png", "--out", photos)
