@@ -95,7 +95,7 @@ def _scan(folder: Path, parents: frozenset[tuple[int, int]], listing: FolderList
             return
         entries = sorted(folder.iterdir())
     except OSError as error:
-        listing.errors[folder] = f"cannot read folder {folder}: {error.strerror}"
+        listing.errors[folder] = f"cannot read the folder {folder}: {error.strerror}"
         return
     for path in entries:
         if path.name.startswith(".") or path.name.lower() in SYSTEM_NAMES:

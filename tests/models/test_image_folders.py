@@ -73,11 +73,11 @@ class TestListing:
         assert listing.images == [tmp_path / "a.png", tmp_path / "deep/b.png"]
         assert listing.errors == {
             tmp_path / "gone": f"cannot read {tmp_path}/gone: broken link to /nowhere/photos",
-            tmp_path / "locked": f"cannot read folder {tmp_path}/locked: Permission denied",
+            tmp_path / "locked": f"cannot read the folder {tmp_path}/locked: Permission denied",
         }
         with pytest.raises(DataError, match="gone: broken link"):
             list_images(tmp_path)
-        with pytest.raises(DataError, match=r"cannot read folder .*locked: Permission denied"):
+        with pytest.raises(DataError, match=r"cannot read the folder .*locked: Permission denied"):
             list_folder(tmp_path / "locked").require_images()
 
     def test_missing_and_empty_folders(self, tmp_path):
