@@ -26,12 +26,13 @@ from lgc.profiler.inference.painting import Legend
 from lgc.profiler.inference.segmenter import Segmenter
 from lgc.profiler.inference.video import Clip
 from lgc.report.overlays import draw_overlays
-from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE
+from lgc.search.data.layouts import load_layout
 from lgc.search.data.synthetic.writers import write_scenes
 
 from ..profiler.inference.graphs import SIZE, list_halves, make_halves, make_value, write_copy, write_mask
 
 NTSC = Fraction(30000, 1001)
+CAMVID = load_layout("camvid").classes
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
     assert result["legend"] == str(out / "legend.png")
     assert sorted(result["files"]) == sorted(str(out / name) for name in names)
     assert result["images"] == 3
-    assert list(result["classes"]) == list(CAMVID_CLASSES)
+    assert list(result["classes"]) == list(CAMVID)
     counts = sum(np.bincount(np.asarray(Image.open(out / f"{stem}-ids.png")).ravel(), minlength=11) for stem in stems)
     assert list(result["classes"].values()) == pytest.approx(list(100 * counts / counts.sum()))
     took = result["ms_per_image"]
@@ -103,7 +104,7 @@ def test_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
         assert np.array_equal(ids, segmenter.segment(pixels))
     with Image.open(out / "deep/a-ids.png") as image:
         assert image.mode == "L"
-    assert np.array_equal(mask, np.array(CAMVID_PALETTE, np.uint8)[ids])
+    assert np.array_equal(mask, np.array([*CAMVID.values()], np.uint8)[ids])
     assert np.abs(overlay - (0.75 * pixels + 0.25 * mask)).max() < 1
 
 
@@ -156,8 +157,9 @@ def test_legend_lists_classes_and_shares(call, file, photos, tmp_path):
     rows = [line.split() for line in done.out.splitlines() if "#" in line]
     assert rows
     for index, name, *_, colour, share, percent in rows:
-        assert CAMVID_CLASSES[int(index)].startswith(name)
-        assert colour == "#{:02x}{:02x}{:02x}".format(*CAMVID_PALETTE[int(index)])
+        expected, rgb = list(CAMVID.items())[int(index)]
+        assert expected.startswith(name)
+        assert colour == "#{:02x}{:02x}{:02x}".format(*rgb)
         assert (0 <= float(share) <= 100, percent) == (True, "%")
     assert "images per second on cpu, onnxruntime, fp32, 1 thread" in done.out
     assert "not included:" in done.out
