@@ -163,13 +163,26 @@ def list_datasets(inputs: Sequence[Path]) -> dict[Path, set[Path]]:
         if not any((folder / name).is_file() for name in DATASET_FILES) and detect_layout(folder) is None:
             continue  # read_dataset would read all labels of a folder of images and labels
         spec = read_dataset(folder)
-        images = {name: [path for path, _ in split.entries] for name, split in spec.splits.items()}
-        inside = {path for paths in images.values() for path in paths if path.is_relative_to(folder)}
-        if inside:
-            counts = ", ".join(f"{name} {len(paths)}" for name, paths in images.items() if paths)
+        images = {
+            name: {_shorten_path(path, folder) for path, _ in split.entries} for name, split in spec.splits.items()
+        }
+        inside = {name: {path for path in paths if path.is_relative_to(folder)} for name, paths in images.items()}
+        if chosen := set[Path]().union(*inside.values()):
+            counts = ", ".join(f"{name} {len(paths)}" for name, paths in inside.items() if paths)
             say(f"{folder} is a dataset ({spec.name}): its images are segmented, not its labels: {counts}")
-            datasets[folder] = inside
+            datasets[folder] = chosen
+            if outside := set[Path]().union(*images.values()) - chosen:
+                count = format_count(len(outside), "image")
+                say(f"{folder}: {count} of the dataset outside the folder not segmented, e.g. {min(outside)}")
     return datasets
+
+
+def _shorten_path(path: Path, folder: Path) -> Path:
+    """Return a path without `..`: below `folder` if it is inside, else absolute; others are kept, with their links."""
+    if not path.is_relative_to(folder) or ".." not in path.relative_to(folder).parts:
+        return path
+    resolved, root = path.resolve(), folder.resolve()
+    return folder / resolved.relative_to(root) if resolved.is_relative_to(root) else resolved
 
 
 def report_errors(errors: Mapping[Path, str]) -> int:

@@ -131,6 +131,22 @@ def test_dataset_is_segmented_without_its_labels(call, file, tmp_path):
     assert not list(out.rglob("*annot*"))
 
 
+def test_images_outside_the_dataset_folder_are_counted(call, file, photos, tmp_path):
+    (photos / "dataset.yaml").write_text(
+        "name: own\nroot: ..\nclasses: [a, b]\nlabels: labels\n"
+        "splits: {train: {images: photos/deep}, val: {images: elsewhere}}\n"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere/c.png")
+    done = call("lgc-predict", file, photos, "--out", tmp_path / "out", "--json")
+    assert json.loads(done.out)["images"] == 2
+    lines = done.err.splitlines()
+    assert f"{photos} is a dataset (own): its images are segmented, not its labels: train 2" in lines
+    (line,) = (line for line in lines if "outside the folder not segmented" in line)
+    assert line.startswith(f"{photos}: 1 image of the dataset ")
+    assert line.endswith("elsewhere/c.png")
+
+
 def test_label_maps_among_images_are_skipped(call, file, photos, tmp_path):
     Image.fromarray(np.eye(20, 31, dtype=np.uint8)).save(photos / "a_mask.png")
     done = call("lgc-predict", file, photos, "--out", tmp_path / "out", "--json")
