@@ -122,7 +122,7 @@ def predict(
     from ..profiler.inference.preprocessing import InputOptions
     from ..profiler.inference.segmenter import Segmenter
 
-    file = find_exported_file(source)
+    file = find_exported_file(source, say)
     layout_name = layout.upper() if layout else None
     options = PipelineOptions(
         parse_size(input_size) if input_size else None,
