@@ -259,7 +259,7 @@ def _deploy(
         runner.close()
     assignments = assign(backend, target, {NETWORK_KEY: workload})
     measurement = measure_seconds(assignments, settings.seconds, on_progress=on_progress)
-    result = replace(summarize_runs(measurement, target, SCOPE), parity=parity, trained=False)
+    result = replace(summarize_runs(measurement, target, SCOPE, network.source.batch), parity=parity, trained=False)
     if target.backend != TENSORRT:
         return result
     engine, remarks = build_target_engine(network, settings.output_folder, target)  # cached by the run above

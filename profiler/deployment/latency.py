@@ -59,12 +59,13 @@ class TargetResult:
         measured_ms: latency by the table's statistic, comparable with `predicted_ms`.
         error_pct: (predicted - measured) / measured.
         table_error_pct: (table - measured) / measured: error of the table and drift of the machine together.
-        fps: 1000 / `median_ms`.
+        fps: images per second, 1000 * `batch` / `median_ms`.
         median_ms: median of all runs.
         p90_ms: 90th percentile of all runs.
         p99_ms: 99th percentile of all runs.
         iqr_ms: interquartile range of all runs.
         runs: number of runs.
+        batch: images per run.
         parity: parity of the timed program with torch, on random inputs.
         trained: True if the weights are trained; decides which tolerances apply.
         settings: settings of the backend.
@@ -92,6 +93,7 @@ class TargetResult:
     p99_ms: float | None = None
     iqr_ms: float | None = None
     runs: int | None = None
+    batch: int = 1
     parity: Parity | None = None
     trained: bool = True
     settings: dict[str, str] | None = None
@@ -171,8 +173,8 @@ def time_network(
     return _add_prediction(result, predictor, network.architecture, compute_drift(table, measurement))
 
 
-def summarize_runs(measurement: Measurement, target: Target, scope: str) -> TargetResult:
-    """Return the latency of the benchmark `NETWORK_KEY` of a measurement on `target`."""
+def summarize_runs(measurement: Measurement, target: Target, scope: str, batch: int = 1) -> TargetResult:
+    """Return the latency of the benchmark `NETWORK_KEY`, which runs `batch` images, of a measurement on `target`."""
     runs = np.concatenate(measurement.durations(NETWORK_KEY))
     low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
     return TargetResult(
@@ -181,12 +183,13 @@ def summarize_runs(measurement: Measurement, target: Target, scope: str) -> Targ
         target.precision,
         scope,
         measured_ms=measurement.summary(NETWORK_KEY).latency_ms,
-        fps=1000 / median,
+        fps=1000 * batch / median,
         median_ms=median,
         p90_ms=p90,
         p99_ms=p99,
         iqr_ms=high - low,
         runs=len(runs),
+        batch=batch,
         settings=get_backend(target.backend).settings(target),
     )
 

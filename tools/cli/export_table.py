@@ -36,7 +36,7 @@ def make_export_tables(result: ExportResult) -> list[Table | str]:
         *([_make_latency_table("prediction", predicted, _format_prediction)] if predicted else []),
         *(format_drift(drift_pct) for drift_pct in drifts),
         *([STATISTIC] if predicted else []),
-        *([_make_latency_table("frame rate, FPS = 1000 / median ms", timed, _format_speed)] if timed else []),
+        *([_make_latency_table(_describe_fps(timed[0].batch), timed, _format_speed)] if timed else []),
         *(line for target in result.targets for line in _format_remarks(target)),
         *(_make_deviation_table(target) for target in result.targets if target.slots is not None),
     ]
@@ -84,6 +84,10 @@ def _format_prediction(result: TargetResult) -> dict[str, str]:
         "measured ms": format_number(result.measured_ms, ".3f"),
         "error": format_number(result.error_pct, "+.1f", " %"),
     }
+
+
+def _describe_fps(batch: int) -> str:
+    return f"frame rate, FPS = {f'{batch} images x ' * (batch > 1)}1000 / median ms"
 
 
 def _format_speed(result: TargetResult) -> dict[str, str]:

@@ -143,6 +143,13 @@ def test_outputs_of_few_images_are_held(settings, pictures, monkeypatch):
     assert max(counts) <= 4, "this pair and the last"
 
 
+def test_frame_rate_counts_images_of_a_batch(settings):
+    model = files.make(inputs=[files.value("x", (4, 3, *files.SIZE))], outputs=[files.value("y", (4, 4, 8, 12))])
+    (target,) = export(model, settings).targets
+    assert target.batch == 4
+    assert target.fps == pytest.approx(4 * 1000 / target.median_ms)
+
+
 def test_model_beyond_simplification_is_written_unchanged(settings, monkeypatch):
     def fail(_):
         raise KeyError("node")
