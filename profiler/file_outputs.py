@@ -16,7 +16,7 @@ PLAIN_LABELS = (StoredValues(LABELS), StoredValues(MASK))
 
 def count_classes(model: OnnxModel) -> int | None:
     """Return the number of classes of a file, from its scores, else from its metadata; None if unknown."""
-    if model.architecture is not None:
+    if model.architecture is not None and model.own_scope is not None:
         return model.architecture.search_space.classes
     channels, names = find_channels(model), model.class_names
     return len(names) if channels is None and names is not None else channels

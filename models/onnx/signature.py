@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...errors import FileFormatError, LgcError, MissingOperatorError, UsageError
-from ..space.protocol import EXPORT_SCOPES, Architecture
+from ..space.protocol import CORE, END_TO_END, EXPORT_SCOPES, Architecture
 
 if TYPE_CHECKING:
     from ..images import Normalisation
@@ -34,7 +34,8 @@ METADATA_FORMS = {
 NCHW, NHWC = "NCHW", "NHWC"
 IMAGE_LAYOUTS = (NCHW, NHWC)
 """Orders of the axes of an image: channels first, or channels last."""
-IMAGE_TYPES = ("float32", "float16", "uint8")
+IMAGE_BYTES = "uint8"
+IMAGE_TYPES = ("float32", "float16", IMAGE_BYTES)
 IMAGE_CHANNELS = 3
 LAYOUT_OPTION, OUTPUT_OPTION = "--layout", "--output-name"
 """Options of the commands that errors suggest."""
@@ -93,9 +94,16 @@ class Signature:
 
     @property
     def own_scope(self) -> str | None:
-        """Scope of a file that lgc exported; None for others."""
-        named = self.metadata.get(SCOPE_KEY)
-        return named if named in EXPORT_SCOPES and self.is_lgc_export else None
+        """Scope of a file that lgc exported; None for others, and where another program changed input or output."""
+        named, image = self.metadata.get(SCOPE_KEY), self.find_image()
+        if named not in EXPORT_SCOPES or not self.is_lgc_export or image is None or len(self.outputs) > 1:
+            return None
+        output = self.outputs[0]
+        if named == CORE:
+            is_own = len(output.shape) == 4 and output.dtype.startswith("float")
+        else:
+            is_own = output.shape == (1, *image.size) and "int" in output.dtype
+        return named if is_own and (image.dtype == IMAGE_BYTES) == (named == END_TO_END) else None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

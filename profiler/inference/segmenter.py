@@ -130,7 +130,7 @@ class Segmenter:
     @property
     def num_classes(self) -> int | None:
         """Number of classes; None if unknown."""
-        if self.network.architecture is not None:
+        if self.network.architecture is not None and self.network.own_scope is not None:
             return self.network.architecture.search_space.classes
         return self._pipeline.decoder.num_classes
 

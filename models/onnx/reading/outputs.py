@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ....errors import FileFormatError, UnknownNameError
 from ..graphs import RawModel, keep_outputs
-from ..signature import OUTPUT_OPTION
+from ..signature import OUTPUT_OPTION, SCOPE_KEY
 from ..skeleton import infer_shapes, strip_weights
 
 
@@ -36,6 +36,9 @@ def cut_to_output(raw: RawModel, name: str) -> None:
     unused = [each for each in inputs if each not in used]
     removed = f"; inputs removed: {', '.join(unused)}" if unused else ""
     rest = f"all {len(whole)} outputs" if len(whole) > 1 else f"its output {whole[0]}"
+    metadata = [entry for entry in raw.model.metadata_props if entry.key != SCOPE_KEY]  # that of the whole file
+    del raw.model.metadata_props[:]
+    raw.model.metadata_props.extend(metadata)
     raw.change(f"computes {name} only, not {rest}{removed}")
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -23,8 +24,10 @@ from lgc.profiler.backends.trt import backend as trt
 from lgc.profiler.backends.trt.engine import Engine
 from lgc.profiler.backends.trt.engine_files import get_description_path, write_engine_files
 from lgc.profiler.deployment.network import Network, write_onnx
+from lgc.profiler.file_outputs import name_scope
 from lgc.profiler.inference import preprocessing
 from lgc.profiler.inference import segmenter as inference
+from lgc.profiler.inference.pipeline import PipelineOptions
 from lgc.profiler.inference.segmenter import Segmenter
 from lgc.profiler.machine import cpu_limits
 
@@ -107,6 +110,27 @@ def test_wrong_normalisation_is_detected(network, files, picture, monkeypatch, w
     monkeypatch.setattr(preprocessing, "normalise_image", wrong)
     with Segmenter.open(files["dense"]) as segmenter:
         assert (segmenter.segment(picture) == segment_with_torch(network, picture)).mean() < 0.9
+
+
+def test_scope_is_that_of_the_whole_file(network, files, picture):
+    """Logits that are cut out of a file with labels are decoded as logits."""
+    (logits,) = (node.input[0] for node in onnx.load(files["dense"]).graph.node if node.op_type == "ArgMax")
+    with Segmenter.open(files["dense"], options=PipelineOptions(output_name=logits)) as segmenter:
+        assert segmenter.network.own_scope is None
+        assert segmenter.num_classes == network.architecture.search_space.classes
+        assert np.mean(segmenter.segment(picture) == segment_with_torch(network, picture)) >= 0.999
+
+
+def test_scope_of_a_changed_output_is_ignored(files, picture, tmp_path):
+    model, path = onnx.load(files["core"]), tmp_path / "labels.onnx"
+    model.graph.node.append(onnx.helper.make_node("ArgMax", [model.graph.output[0].name], ["labels"], axis=1))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("labels", onnx.TensorProto.INT64, (1, 1, 8, 12)))
+    onnx.save(model, path)
+    changed = OnnxModel.load(path)
+    assert (changed.own_scope, name_scope(changed)) == (None, "as is, to int64 1x1x8x12")
+    with Segmenter.open(path) as segmenter:
+        assert segmenter.segment(picture).shape == picture.shape[:2]
 
 
 def test_times_are_reported_by_part(files, picture):
