@@ -27,12 +27,11 @@ from ..models.nets.weights import WEIGHTS_FILE
 from ..models.onnx.counting.costs import OnnxCosts
 from ..models.onnx.model import OnnxModel
 from ..models.onnx.reading.binding import FixedSizeError
-from ..models.onnx.reading.pixel_maps import find_channel_axis
 from ..models.training_result import TrainingResult
 from ..precisions import INT8
 from .backends import Workload, get_backend, require_backend
 from .backends.ort.float_products import count_float_products
-from .file_outputs import count_classes, name_scope
+from .file_outputs import count_classes, list_class_axes, name_scope
 from .output_differences import OutputDifferences
 from .timing.measure import Assignment, measure_seconds
 from .timing.observer import OnProgress, quiet
@@ -451,10 +450,9 @@ def _check_outputs(candidate: Candidate, assignment: Assignment) -> _OutputCheck
         raise MeasurementError(
             f"{candidate.name}: backend {target.backend} returned shapes {shapes}, not {expected_shapes}"
         )
-    image = candidate.model.find_image()
     diffs, agreements = [], []
-    for spec, output, reference in zip(candidate.model.outputs, outputs, expected, strict=True):
-        differences = OutputDifferences(find_channel_axis(spec, image))
+    for axis, output, reference in zip(list_class_axes(candidate.model), outputs, expected, strict=True):
+        differences = OutputDifferences(axis)
         differences.add(output, reference)
         diffs.append(differences.max_abs_diff)
         agreements.append(differences.agreement_pct)

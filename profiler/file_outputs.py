@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 from ..models.onnx.model import OnnxModel
-from ..models.onnx.reading.pixel_maps import find_channels, list_pixel_maps
+from ..models.onnx.reading.pixel_maps import find_channel_axis, find_channels, list_pixel_maps
 from ..models.space.protocol import DENSE, END_TO_END
 from .backends.base import IMAGE_DTYPE
-from .inference.output_values import LABELS, MASK, StoredValues, infer_values
+from .inference.output_values import COLOURS, LABELS, MASK, RANKING, StoredValues, infer_values
 
 PLAIN_LABELS = (StoredValues(LABELS), StoredValues(MASK))
 """Values of a label map: the indices of the classes."""
+NO_SCORES = (LABELS, MASK, RANKING, COLOURS)
+"""Meanings of several channels that are not the scores of classes."""
 
 
 def count_classes(model: OnnxModel) -> int | None:
@@ -20,6 +22,14 @@ def count_classes(model: OnnxModel) -> int | None:
         return model.architecture.search_space.classes
     channels, names = find_channels(model), model.class_names
     return len(names) if channels is None and names is not None else channels
+
+
+def list_class_axes(model: OnnxModel) -> list[int | None]:
+    """Return the axis of the scores of classes of each output, counted from the end; None for other outputs."""
+    image = model.find_image()
+    axes = [find_channel_axis(output, image) for output in model.outputs]
+    meanings = [infer_values(model.skeleton, output.name).meaning for output in model.outputs]
+    return [None if meaning in NO_SCORES else axis for axis, meaning in zip(axes, meanings, strict=True)]
 
 
 def name_scope(model: OnnxModel) -> str:

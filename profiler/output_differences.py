@@ -16,7 +16,8 @@ class OutputDifferences:
     """Differences of one output from its reference, in float64, without holding the outputs of two images at once.
 
     A value that is the same NaN or infinity in both differs by 0; other differences from such a value are NaN or
-    infinite. Outputs of integers and booleans are only compared for equality.
+    infinite. Outputs of integers and booleans have classes only: those of their
+    scores, or the values themselves.
 
     Attributes:
         max_abs_diff: largest absolute difference; None without float values.
@@ -34,11 +35,12 @@ class OutputDifferences:
 
     def add(self, actual: NDArray[Any], exact: NDArray[Any]) -> None:
         """Add an output and its reference, of the same shape."""
-        if exact.dtype.kind != "f":
-            self._add_classes(actual == exact)
-            return
         if self._axis is not None:
             self._add_classes(actual.argmax(self._axis) == exact.argmax(self._axis))
+        elif exact.dtype.kind != "f":
+            self._add_classes(actual == exact)
+        if exact.dtype.kind != "f":
+            return
         values, reference = actual.reshape(-1), exact.reshape(-1)
         for start in range(0, exact.size, BLOCK):
             block = slice(start, start + BLOCK)

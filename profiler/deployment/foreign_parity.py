@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...errors import FileFormatError, MeasurementError
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.ort_probe import OrtProbe
-from ...models.onnx.reading.pixel_maps import find_channel_axis
+from ..file_outputs import list_class_axes
 from ..output_differences import OutputDifferences
 from .parity import Parity
 
@@ -39,8 +39,7 @@ class Original:
         Raises:
             FileFormatError: ONNX Runtime rejects it.
         """
-        image = model.find_image()
-        self.axes = [find_channel_axis(output, image) for output in model.outputs]
+        self.axes = list_class_axes(model)
         self._inputs = [tensor.name for tensor in model.inputs]
         self._outputs = [tensor.name for tensor in model.outputs]
         try:

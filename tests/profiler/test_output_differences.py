@@ -25,6 +25,15 @@ def test_differences_are_those_of_the_stack(block, offset, monkeypatch):
     assert differences.agreement_pct == 100 * (actual.argmax(-3) == exact.argmax(-3)).mean()
 
 
+def test_integer_scores_have_classes():
+    exact = np.array([[200, 20], [50, 30]], np.uint8)
+    differences = OutputDifferences(-1)
+    differences.add(exact - np.uint8(1), exact)
+    assert (differences.agreement_pct, differences.max_abs_diff) == (100, None)
+    differences.add(exact[:, ::-1], exact)
+    assert differences.agreement_pct == 50
+
+
 def test_constant_outputs_have_no_spread():
     differences = OutputDifferences()
     for change in (0.0, 0.5):

@@ -19,7 +19,7 @@ from lgc.models.onnx.model import OnnxModel
 from lgc.models.onnx.ort_probe import OrtProbe
 from lgc.profiler.deployment.export import ExportSettings
 from lgc.profiler.deployment.foreign import ForeignOptions, export_foreign
-from lgc.profiler.deployment.foreign_parity import compare_with_original
+from lgc.profiler.deployment.foreign_parity import Original, compare_with_original
 from lgc.profiler.deployment.parity import is_within_tolerance
 from lgc.profiler.inference.preprocessing import InputOptions
 
@@ -126,6 +126,21 @@ def test_classes_of_channels_last_are_compared(settings, pictures):
     original, quantised = (session.run(None, {"x": image})[0].argmax(-1) for session in sessions)
     agreement = 100 * (original == quantised).mean()
     assert result.files[0].parity[1].argmax_agreement_pct == pytest.approx(agreement)
+
+
+@pytest.mark.parametrize(("operator", "axis"), [("Identity", -3), ("Greater", None)])
+def test_integers_are_scores_unless_masks(operator, axis, tmp_path):
+    inputs = {"Identity": ["b"], "Greater": ["z", "zero"]}[operator]
+    nodes = [
+        *files.net_nodes(y="z"),
+        onnx.helper.make_node(operator, inputs, ["m"]),
+        onnx.helper.make_node("Cast", ["m"], ["y"], to=onnx.TensorProto.UINT8),
+    ]
+    nodes.insert(3, onnx.helper.make_node("Cast", ["z"], ["b"], to=onnx.TensorProto.UINT8))
+    output = files.value("y", (1, 4, 8, 12), onnx.TensorProto.UINT8)
+    path = tmp_path / "m.onnx"
+    files.save(files.make(nodes, outputs=[output], weights=files.WEIGHTS | {"zero": np.float32(0)}), path)
+    assert Original(path, OnnxModel.load(path)).axes == [axis]
 
 
 def test_outputs_of_few_images_are_held(settings, pictures, monkeypatch):
