@@ -172,8 +172,8 @@ def tokens():
     return make(nodes, inputs, [value("y", (1, 5, 3))], weights)
 
 
-def quantise(folder, kind, model=None):
-    """Return a file quantised by ONNX Runtime: `dynamic`, `QDQ` or `QOperator`."""
+def quantise(folder, kind, model=None, nodes=None):
+    """Return a file quantised by ONNX Runtime: `dynamic`, `QDQ` or `QOperator`; of `nodes` only, if given."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
     source, path = save(make() if model is None else model, folder / "plain.onnx"), folder / f"{kind}.onnx"
@@ -189,7 +189,7 @@ def quantise(folder, kind, model=None):
         def get_next(self):
             return next(self.images, None)
 
-    quantize_static(source, path, Reader(), quant_format=QuantFormat[kind])
+    quantize_static(source, path, Reader(), quant_format=QuantFormat[kind], nodes_to_quantize=nodes)
     return path
 
 

@@ -103,6 +103,7 @@ class FileResult:
         bytes: size of the file.
         parity: parity on random inputs, then on images if there are any.
         passes: True if all of it is within the precision's tolerance.
+        tolerance: precision whose tolerance applies; None for `precision`.
     """
 
     onnx: str
@@ -110,6 +111,7 @@ class FileResult:
     bytes: int
     parity: tuple[Parity, ...]
     passes: bool
+    tolerance: str | None = None
 
     @property
     def reference(self) -> str:
@@ -145,8 +147,8 @@ class ExportResult:
     def list_failures(self, tolerance_pct: float | None) -> list[str]:
         """Return a message for each output that differs from torch, and each prediction beyond the tolerance."""
         failures = [
-            f"{file.onnx}: outputs differ from {file.reference} by more than {file.precision} allows, see the table of "
-            "files"
+            f"{file.onnx}: outputs differ from {file.reference} by more than "
+            f"{file.tolerance or file.precision} allows, see the table of files"
             for file in self.files
             if not file.passes
         ]
@@ -154,8 +156,8 @@ class ExportResult:
             where = f"{result.backend} on {result.device}"
             if result.parity is not None and not result.equals_torch():
                 failures.append(
-                    f"{where}: outputs differ from {result.parity.reference} by more than {result.precision} allows: "
-                    f"{result.parity}"
+                    f"{where}: outputs differ from {result.parity.reference} by more than "
+                    f"{result.tolerance or result.precision} allows: {result.parity}"
                 )
             if tolerance_pct is not None and not result.within(tolerance_pct):
                 failures.append(

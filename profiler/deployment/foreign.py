@@ -103,6 +103,10 @@ class ForeignNetwork:
             return quantize(upgrade_opset(self.plain, MIN_INT8_OPSET, self.stem), self.images, self.stem)
         return cast_model(self.plain, precision)
 
+    def choose_tolerance(self, precision: str) -> str:
+        """Return the precision whose tolerance applies: int8 wherever some values are quantised."""
+        return INT8 if self.source.is_quantised else precision
+
     def workload(self, scope: str | None = None, precision: str = "fp32") -> Workload:
         """Return the model as a workload; backends convert an fp32 model to fp16 and bf16 themselves."""
         own = INT8 if precision == INT8 else self.source.precision
@@ -157,8 +161,9 @@ def export_foreign(
             compare_with_original(map(original.run, series), map(written.run, series), name, original.axes)
             for name, series in inputs.items()
         )
-        passes = all(is_within_tolerance(precision, each, trained=False) for each in parity)
-        files.append(FileResult(str(path), precision, path.stat().st_size, parity, passes))
+        tolerance = network.choose_tolerance(precision)
+        passes = all(is_within_tolerance(tolerance, each, trained=False) for each in parity)
+        files.append(FileResult(str(path), precision, path.stat().st_size, parity, passes, tolerance))
         log(f"wrote {path}")
     results = [_deploy(network, target, settings, original, on_progress) for target in targets]
     results += build_missing_engines(network, settings, targets)
@@ -259,7 +264,12 @@ def _deploy(
         runner.close()
     assignments = assign(backend, target, {NETWORK_KEY: workload})
     measurement = measure_seconds(assignments, settings.seconds, on_progress=on_progress)
-    result = replace(summarize_runs(measurement, target, SCOPE, network.source.batch), parity=parity, trained=False)
+    result = replace(
+        summarize_runs(measurement, target, SCOPE, network.source.batch),
+        parity=parity,
+        trained=False,
+        tolerance=network.choose_tolerance(target.precision),
+    )
     if target.backend != TENSORRT:
         return result
     engine, remarks = build_target_engine(network, settings.output_folder, target)  # cached by the run above

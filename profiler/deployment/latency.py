@@ -38,6 +38,8 @@ MAX_RATIO = 2.0
 """Ratio of the median of all runs to the table's statistic above which a process is starved; about 1.1 without load."""
 MAX_P90_RATIO = 4.0
 """The same for the 90th percentile: a few long waits leave the median as it is."""
+_INTERNAL = ("parity", "slots", "trained", "tolerance")
+"""Attributes of a result that its JSON object lacks, or has in another form."""
 METER_SECONDS = 8.0
 """Duration of one measurement of a search that refines its result by measuring, sentinels included."""
 
@@ -68,6 +70,7 @@ class TargetResult:
         batch: images per run.
         parity: parity of the timed program with torch, on random inputs.
         trained: True if the weights are trained; decides which tolerances apply.
+        tolerance: precision whose tolerance applies; None for `precision`.
         settings: settings of the backend.
         slots: entries of the table compared with the layer times.
         layers: file of the layer times.
@@ -96,6 +99,7 @@ class TargetResult:
     batch: int = 1
     parity: Parity | None = None
     trained: bool = True
+    tolerance: str | None = None
     settings: dict[str, str] | None = None
     slots: SlotReport | None = None
     layers: str | None = None
@@ -104,7 +108,7 @@ class TargetResult:
 
     def as_dict(self) -> dict[str, JsonValue]:
         """Return a JSON object; the differences and the agreement of `parity` are keys of their own."""
-        content = {name: value for name, value in vars(self).items() if name not in ("parity", "slots", "trained")}
+        content = {name: value for name, value in vars(self).items() if name not in _INTERNAL}
         names = ("max_abs_diff", "mean_abs_diff", "argmax_agreement_pct")
         content |= {name: None if self.parity is None else getattr(self.parity, name) for name in names}
         content["note"] = "; ".join(remark for remark in (self.note, self.starvation) if remark) or None
@@ -125,7 +129,9 @@ class TargetResult:
 
     def equals_torch(self) -> bool:
         """Return True if the outputs match torch's within the precision's tolerance, or nothing was run."""
-        return self.parity is None or is_within_tolerance(self.precision, self.parity, trained=self.trained)
+        return self.parity is None or is_within_tolerance(
+            self.tolerance or self.precision, self.parity, trained=self.trained
+        )
 
     def within(self, tolerance_pct: float) -> bool:
         """Return True if the prediction error is within the tolerance, or there is no prediction."""

@@ -202,6 +202,18 @@ def test_quantised_file_keeps_its_precision(settings, tmp_path):
         export_foreign(replace(settings, backends=("tensorrt",)), ForeignOptions())
 
 
+def test_partly_quantised_file_has_the_tolerance_of_int8(settings, tmp_path):
+    """Kernels of other roundings differ by a quantisation step, in a file that mostly computes in fp32 too."""
+    settings = replace(settings, source=files.quantise(tmp_path, "QDQ", nodes=["last"]))
+    result = export_foreign(settings, ForeignOptions(), log=lambda _: None)
+    (file,), (target,) = result.files, result.targets
+    assert (file.precision, target.precision) == ("fp32", "fp32")
+    step = replace(target.parity, max_abs_diff=0.01, relative_diff=0.01, scale=1.0)
+    assert replace(target, parity=step).equals_torch()
+    wrong = replace(result, targets=(replace(target, parity=replace(step, relative_diff=0.2)),))
+    assert "by more than int8 allows" in wrong.list_failures(None)[0]
+
+
 def test_contradictions_are_refused_before_writing(settings):
     for changes, options, message in (
         ({"backends": ("torch",)}, SIZE, "torch does not run ONNX files"),
