@@ -24,6 +24,7 @@ from ..machine.environment import fingerprint
 from ..machine_match import find_machine_mismatch, require_machine
 from ..timing.observer import OnProgress, quiet
 from .engines import TENSORRT, EngineSource, build_engine_ahead, build_target_engine
+from .half_range import describe_fp16
 from .latency import TargetResult, add_layer_times, time_network
 from .network import FILE_PRECISIONS, Network, load_network, write_onnx
 from .parity import IMAGES, RANDOM, Parity, compare_file, is_within_tolerance, random_inputs
@@ -104,6 +105,7 @@ class FileResult:
         parity: parity on random inputs, then on images if there are any.
         passes: True if all of it is within the precision's tolerance.
         tolerance: precision whose tolerance applies; None for `precision`.
+        remarks: limits of the comparison, and warnings, as sentences without a full stop.
     """
 
     onnx: str
@@ -112,6 +114,7 @@ class FileResult:
     parity: tuple[Parity, ...]
     passes: bool
     tolerance: str | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -126,6 +129,7 @@ class FileResult:
             "bytes": self.bytes,
             "agreement": [asdict(each) for each in self.parity],
             "passes": self.passes,
+            "remarks": list(self.remarks),
         }
 
 
@@ -377,13 +381,14 @@ def export_file(network: Network, folder: Path, precision: str, images: Sequence
     precision = FILE_PRECISIONS[precision]
     path = write_onnx(network, folder, precision)
     pictures = replace(network, images=tuple(images)).inputs()
-    parity = tuple(
-        compare_file(network, precision, inputs, source)
-        for inputs, source in ((random_inputs(network), RANDOM), (pictures, IMAGES))
-        if inputs
-    )
+    series = [(inputs, source) for inputs, source in ((random_inputs(network), RANDOM), (pictures, IMAGES)) if inputs]
+    parity = tuple(compare_file(network, precision, inputs, source) for inputs, source in series)
     passes = all(is_within_tolerance(precision, each, trained=network.weights is not None) for each in parity)
-    return FileResult(str(path), precision, path.stat().st_size, parity, passes)
+    remarks: tuple[str, ...] = ()
+    if precision == "fp16":
+        arrays = [(array,) for inputs, _ in series for array in inputs]
+        remarks = describe_fp16(network.model("fp32", network.scope), arrays, network.stem)
+    return FileResult(str(path), precision, path.stat().st_size, parity, passes, remarks=remarks)
 
 
 def deploy_network(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from .export import (
     read_images,
 )
 from .foreign_parity import Original, compare_with_original
+from .half_range import CPU_REMARK, describe_fp16
 from .latency import NETWORK_KEY, TargetResult, summarize_runs
 from .network import FILE_PRECISIONS, Log
 from .parity import IMAGES, RANDOM, is_within_tolerance
@@ -163,7 +165,8 @@ def export_foreign(
         )
         tolerance = network.choose_tolerance(precision)
         passes = all(is_within_tolerance(tolerance, each, trained=False) for each in parity)
-        files.append(FileResult(str(path), precision, path.stat().st_size, parity, passes, tolerance))
+        remarks = _describe_half(network, precision, inputs)
+        files.append(FileResult(str(path), precision, path.stat().st_size, parity, passes, tolerance, remarks))
         log(f"wrote {path}")
     results = [_deploy(network, target, settings, original, on_progress) for target in targets]
     results += build_missing_engines(network, settings, targets)
@@ -245,6 +248,17 @@ def _write(network: ForeignNetwork, settings: ExportSettings, precision: str) ->
         raise UsageError(f"{path} is the source and would be overwritten: choose another --out")
     write_atomic(path, network.model(precision))
     return path
+
+
+def _describe_half(
+    network: ForeignNetwork, precision: str, inputs: Mapping[str, Sequence[Sequence[NDArray[Any]]]]
+) -> tuple[str, ...]:
+    """Return the remarks on an fp16 file; values beyond float16 are those of a float32 source."""
+    if precision != "fp16":
+        return ()
+    if network.source.precision != "fp32":
+        return (CPU_REMARK,)
+    return describe_fp16(network.plain, chain.from_iterable(inputs.values()), network.stem)
 
 
 def _deploy(

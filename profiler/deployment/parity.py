@@ -248,7 +248,7 @@ def _add_rounding(parity: Parity, network: Network, inputs: Sequence[NDArray[Any
 
 
 def compute_file_outputs(model: bytes, inputs: Sequence[NDArray[Any]], name: str = "the model") -> Outputs:
-    """Run an ONNX model under ONNX Runtime's CPU provider, which computes fp16 in float32: not for timing.
+    """Run an ONNX model under ONNX Runtime's CPU provider, which computes fp16 in float32 and rounds no activations.
 
     Args:
         model: serialised model in any precision but bf16, which that provider rejects.

@@ -31,6 +31,7 @@ def make_export_tables(result: ExportResult) -> list[Table | str]:
     drifts = dict.fromkeys(target.drift_pct for target in predicted if target.predicted_ms is not None)
     return [
         _make_file_table(result.files),
+        *(f"{file.precision}: {remark}" for file in result.files for remark in file.remarks),
         *(f"onnx    {file.onnx}" for file in result.files),
         *(f"engine  {target.engine}" for target in result.targets if target.engine),
         *([_make_latency_table("prediction", predicted, _format_prediction)] if predicted else []),

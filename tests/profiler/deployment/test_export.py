@@ -62,8 +62,9 @@ def test_every_file_is_compared_with_torch(mini_space, pictures, tmp_path, preci
     assert model.image_input().size == mini_space.input
     assert file.bytes == len(model.data)
     assert file.passes
+    assert [remark.startswith("warning") for remark in file.remarks] == [False] * (precision == "fp16")
     assert [parity.source for parity in file.parity] == [RANDOM, IMAGES]
-    assert list(file.as_dict()) == ["onnx", "precision", "bytes", "agreement", "passes"]
+    assert list(file.as_dict()) == ["onnx", "precision", "bytes", "agreement", "passes", "remarks"]
 
 
 def test_export_runs_from_settings_to_result(architecture, measured_table, tmp_path):
