@@ -17,7 +17,7 @@ from .reading.checking import infer_shapes, normalise_graph
 from .reading.external_data import MAX_MODEL_BYTES, embed_external_data
 from .reading.outputs import cut_to_output, require_tensors
 from .signature import Signature, TensorSpec, count_images, describe_outputs
-from .tensors import read_inputs, read_tensors
+from .tensors import is_parameter, read_inputs, read_tensors
 
 __all__ = ["OnnxModel", "TensorSpec"]
 
@@ -111,6 +111,11 @@ class OnnxModel(Signature):
         precision, quantisation = find_arithmetic(raw, inferred)
         if (batch := count_images(inputs)) > 1:
             raw.remarks.append(f"batch of {batch} images: latency and MACs are those of the batch")
+        for tensor in inputs:
+            if is_parameter(tensor.shape, tensor.dtype):
+                raw.remarks.append(
+                    f"input {tensor} gets random 0 and 1: if it is a size, make it a constant of the model"
+                )
         if len(outputs) > 1:
             raw.remarks.append(f"computes all {len(outputs)} outputs: {describe_outputs(outputs)}")
         return cls(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import FileFormatError
 from .signature import OUTPUT_OPTION
-from .tensors import generate_array
+from .tensors import generate_array, is_parameter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +62,16 @@ class OrtProbe:
         except MemoryError:
             raise
         except Exception as error:
-            raise FileFormatError(f"{self._where}: ONNX Runtime fails to run the model: {first_line(error)}") from error
+            names = self._list_value_inputs()
+            fault = "ONNX Runtime fails to run the model"
+            if names:
+                fault = f"the model needs values of input {names}, not random 0 and 1: make it a constant of the model"
+            raise FileFormatError(f"{self._where}: {fault}: {first_line(error)}") from error
+
+    def _list_value_inputs(self) -> str:
+        """Return the names of the inputs that are single numbers or lists of integers, such as a size."""
+        inputs = self.session.get_inputs()
+        return ", ".join(each.name for each in inputs if is_parameter(each.shape, each.type[len("tensor(") : -1]))
 
     def measure_outputs(self, inputs: tuple[TensorSpec, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return name -> shape and type of each output, which must not depend on the values of the inputs.
@@ -83,9 +92,11 @@ class OrtProbe:
                     f"{OUTPUT_OPTION}"
                 )
             if first.shape != second.shape or 0 in first.shape:
+                parameters = self._list_value_inputs()
+                mend = f"make input {parameters} a constant" if parameters else f"choose another with {OUTPUT_OPTION}"
                 raise DynamicOutputError(
                     f"{self._where}: the shape of output {name} depends on the values of the input, {first.shape} or "
-                    f"{second.shape}, but must be static: choose another with {OUTPUT_OPTION}"
+                    f"{second.shape}, but must be static: {mend}"
                 )
         return {name: (array.shape, str(array.dtype)) for name, array in zip(names, results[0], strict=True)}
 

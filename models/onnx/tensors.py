@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,6 +65,11 @@ def _read_tensor(value: Any, where: str) -> TensorSpec:
     except (KeyError, ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: {value.name} has unknown element type {kind.elem_type}") from error
     return TensorSpec(value.name, shape, "string" if dtype.hasobject else str(dtype.name))
+
+
+def is_parameter(shape: Sequence[Any], dtype: str) -> bool:
+    """Return True for an input of integers of at most one axis, such as a size, whose values matter."""
+    return dtype in ("int32", "int64") and len(shape) <= 1
 
 
 def generate_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

@@ -254,6 +254,26 @@ def test_shape_dependent_on_the_image_is_refused(tmp_path):
         OnnxModel.load(files.save(model, tmp_path / "m.onnx"))
 
 
+@pytest.mark.parametrize("is_static", [False, True])
+def test_size_as_input_must_be_a_constant(is_static, tmp_path):
+    """Random sizes, 0 and 1, are no sizes."""
+    nodes = [
+        *files.net_nodes(y="z"),
+        helper.make_node("Concat", ["channels", "size"], ["sizes"], axis=0),
+        helper.make_node("Resize", ["z", "", "", "sizes"], ["y"]),
+    ]
+    inputs = [files.value("x", files.IMAGE), files.value("size", (2,), onnx.TensorProto.INT64)]
+    outputs = [files.value("y", (1, 4, *files.SIZE) if is_static else (1, 4, "h", "w"))]
+    model = files.make(nodes, inputs, outputs, files.WEIGHTS | {"channels": np.array([1, 4])})
+    path = files.save(model, tmp_path / "m.onnx")
+    if is_static:
+        (remark,) = OnnxModel.load(path).remarks
+        assert remark == "input size int64 2 gets random 0 and 1: if it is a size, make it a constant of the model"
+        return
+    with pytest.raises(FileFormatError, match="needs values of input size, not random 0 and 1: make it a constant"):
+        OnnxModel.load(path)
+
+
 def test_sequence_output_asks_for_a_tensor(tmp_path):
     nodes = [*files.net_nodes(), helper.make_node("SequenceConstruct", ["y"], ["s"])]
     sequence = helper.make_tensor_sequence_value_info("s", files.FLOAT, None)
