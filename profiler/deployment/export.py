@@ -26,7 +26,7 @@ from ..timing.observer import OnProgress, quiet
 from .engines import TENSORRT, EngineSource, build_engine_ahead, build_target_engine
 from .half_range import describe_fp16
 from .latency import TargetResult, add_layer_times, time_network
-from .network import FILE_PRECISIONS, Network, load_network, write_onnx
+from .network import FILE_PRECISIONS, Network, list_file_precisions, load_network, write_onnx
 from .parity import IMAGES, RANDOM, Parity, compare_file, is_within_tolerance, random_inputs
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def export_network(settings: ExportSettings, *, on_progress: OnProgress = quiet,
         images = read_images(settings.comparison_images, size)
         files = tuple(
             export_file(network, settings.output_folder, precision, images)
-            for precision in dict.fromkeys(FILE_PRECISIONS[name] for name in settings.precisions)
+            for precision in list_file_precisions(settings.precisions, log)
         )
         for file in files:
             log(f"wrote {file.onnx}")

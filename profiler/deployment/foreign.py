@@ -37,7 +37,7 @@ from .export import (
 from .foreign_parity import Original, compare_with_original
 from .half_range import CPU_REMARK, describe_fp16
 from .latency import NETWORK_KEY, TargetResult, summarize_runs
-from .network import FILE_PRECISIONS, Log
+from .network import Log, list_file_precisions
 from .parity import IMAGES, RANDOM, is_within_tolerance
 
 SCOPE = "as is"
@@ -156,7 +156,7 @@ def export_foreign(
     if pictures:
         inputs[IMAGES] = [(picture,) for picture in pictures]
     files = []
-    for precision in dict.fromkeys(FILE_PRECISIONS[name] for name in settings.precisions):
+    for precision in list_file_precisions(settings.precisions, log):
         path = _write(network, settings, precision)
         written = Original(path, source)
         parity = tuple(

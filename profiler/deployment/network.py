@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -43,6 +43,13 @@ if TYPE_CHECKING:
 
 FILE_PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", INT8: INT8}
 """Precision -> precision of its file: ONNX has bfloat16 convolutions since operator set 22, which few programs read."""
+
+
+def list_file_precisions(precisions: Iterable[str], log: Log) -> tuple[str, ...]:
+    """Return the precisions of the files to write, each once, with a remark on one without a file of its own."""
+    if "bf16" in precisions:
+        log("bf16 has no file of its own: the fp32 file is written, and backends convert it, e.g. --backend tensorrt")
+    return tuple(dict.fromkeys(FILE_PRECISIONS[name] for name in precisions))
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,14 @@ def test_partly_quantised_file_has_the_tolerance_of_int8(settings, tmp_path):
     assert "by more than int8 allows" in wrong.list_failures(None)[0]
 
 
+@pytest.mark.parametrize("precisions", [("bf16",), ("bf16", "fp32")])
+def test_bf16_has_no_file_of_its_own(precisions, settings):
+    remarks = []
+    result = export(files.make(), replace(settings, precisions=precisions, backends=()), log=remarks.append)
+    assert [file.precision for file in result.files] == ["fp32"]
+    assert sum(remark.startswith("bf16 has no file of its own: the fp32 file is written") for remark in remarks) == 1
+
+
 def test_contradictions_are_refused_before_writing(settings):
     for changes, options, message in (
         ({"backends": ("torch",)}, SIZE, "torch does not run ONNX files"),
