@@ -13,7 +13,7 @@ from ...models.images import IMAGENET, Normalisation, RGBImage, list_pixel_scale
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.signature import NHWC, ImageInput, Signature
 from ..backends.base import IMAGE_DTYPE
-from .output_values import StoredValues, infer_input_scale
+from .output_values import StoredValues, infer_input_scale, infer_input_scaling
 
 Triple = tuple[float, float, float]
 """Value per channel: red, green, blue."""
@@ -23,6 +23,8 @@ VALUE_RANGES = {UNIT_RANGE: 1.0, BYTE_RANGE: 255.0}
 """Range of pixel values that mean and standard deviation refer to -> its upper end."""
 STORED_MARGIN = 0.6
 """Largest difference of the limits of a quantised input from those of ImageNet's normalisation, -2.1 and 2.6."""
+MAX_BYTE_FACTOR = 0.1
+"""Factor below which a normalisation takes pixels in 0..255; usual ones are 1/58 and below, those of 0..1 1 to 5."""
 ZEROS: Triple = (0.0, 0.0, 0.0)
 ONES: Triple = (1.0, 1.0, 1.0)
 
@@ -160,6 +162,8 @@ class Preprocessing:
                 f"{network.where} takes bytes that it converts to {_describe_stored(stored)}: the image is normalised "
                 "and converted to such bytes: add --range 0..1 or 0..255, or --mean and --std"
             )
+        if stored is None and isinstance(network, OnnxModel):
+            _require_raw_pixels(network, image)
         remark = (
             f"{network.where} does not specify its normalisation: {options.channel_order} with ImageNet's mean and std "
             "is assumed; change it with --mean, --std, --range and --bgr"
@@ -176,6 +180,24 @@ class Preprocessing:
             stored = np.clip(np.round(array / self.stored.scale) + self.stored.zero_point, 0, 255)
             return np.ascontiguousarray(stored[None], self.image.dtype)
         return np.ascontiguousarray(array[None], self.image.dtype)
+
+
+def _require_raw_pixels(network: OnnxModel, image: ImageInput) -> None:
+    """Check that the graph does not normalise its input itself: a normalised image would be normalised twice.
+
+    Raises:
+        UsageError: it does.
+    """
+    scaling = infer_input_scaling(network.skeleton, image.name)
+    if scaling is None:
+        return
+    factor, offset = scaling
+    is_byte = abs(factor) < MAX_BYTE_FACTOR or (factor == 1 and abs(offset) > 1)
+    likely = BYTE_RANGE if is_byte else UNIT_RANGE
+    raise UsageError(
+        f"{network.where} normalises its input itself, {factor:.3g} * pixel {offset:+.3g} in the first channel: add "
+        f"--range {likely}, as these numbers suggest, or another range, or --mean and --std of a further normalisation"
+    )
 
 
 def _holds_imagenet(stored: StoredValues) -> bool:
