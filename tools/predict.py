@@ -156,12 +156,12 @@ def list_datasets(inputs: Sequence[Path]) -> dict[Path, set[Path]]:
         FileFormatError: a `dataset.yaml` is invalid.
         DataError: a list of images has an error.
     """
-    from ..search.data.description import read_dataset
+    from ..search.data.description import DATASET_FILES, read_dataset
     from ..search.data.layouts import detect_layout
 
     datasets = {}
     for folder in filter(Path.is_dir, inputs):
-        if not any(folder.glob("dataset.y*ml")) and detect_layout(folder) is None:
+        if not any((folder / name).is_file() for name in DATASET_FILES) and detect_layout(folder) is None:
             continue  # read_dataset would read all labels of a folder of images and labels
         spec = read_dataset(folder)
         images = {name: [path for path, _ in split.list_images()] for name, split in spec.splits.items()}

@@ -17,7 +17,7 @@ from ...models.images import read_pixels, read_size
 from .description import DatasetSpec, is_overlap
 from .labels import IGNORE
 from .pairs import UNLABELLED_SPLIT, Pair
-from .reading import RawLabel, decode_values, read_raw_label, resolve_palette, unpack_colour
+from .reading import RawLabel, read_classes, unpack_colour
 from .suspicions import MOSTLY, LabelSummary, summarise_label
 
 PROBLEMS = {
@@ -149,8 +149,7 @@ class _Scan:
             self._add_problem("missing_labels", [pair.image], f"{pair.image}: no such file: {expected}")
             return
         try:
-            raw = resolve_palette(read_raw_label(pair.label, pair.image), pair.coding)
-            labels = decode_values(raw, pair.coding)
+            raw, labels = read_classes(pair.label, pair.coding, pair.image)
         except DataError as error:
             self._add_problem("damaged_labels", [pair.label], str(error))
             return

@@ -21,7 +21,7 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing"),
 }
 """Name of a split -> names of its folder or list."""
-LIST_FILES = ("{}.txt", "{}.lst", "lists/{}.txt", "lists/{}.lst", "list/{}.txt", "splits/{}.txt")
+LIST_FILES = tuple(f"{folder}{{}}.{end}" for folder in ("", "lists/", "list/", "splits/") for end in ("txt", "lst"))
 TRAIN_SHARE = 0.8
 """Share of the training images where nothing splits them."""
 MAX_ENDINGS = 3
