@@ -47,7 +47,7 @@ from .schema import (
     format_values,
     subtract_keys,
 )
-from .suspicions import LabelSummary, list_few_classes, list_suspicions, read_summary
+from .suspicions import LabelSummary, list_few_classes, list_notes, list_suspicions, read_summary
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -135,7 +135,9 @@ class DatasetSpec:
     def list_suspicions(self, labels: Mapping[str, Sequence[LabelSummary]]) -> list[str]:
         """Return a warning for each sign that labels, split by split, have other values or turns than expected."""
         texts = [
-            f"{split}: {text}" for split, part in labels.items() for text in list_suspicions(part, self.num_classes)
+            f"{split}: {text}"
+            for split, part in labels.items()
+            for text in (*list_suspicions(part, self.num_classes), *list_notes(part))
         ]
         if not (texts or self.digest):
             texts += list_few_classes([label for part in labels.values() for label in part], self.classes)
@@ -376,7 +378,7 @@ def _build_split(
         LabelFiles(
             pattern(label.files),
             pattern(label.images) if label.images is not None else images or FilePattern(root, "**/*"),
-            _build_coding(settings, label),
+            _build_coding(settings, label, pattern(label.files)),
         )
         for label in files.labels or settings.labels or ()
     )
@@ -394,7 +396,9 @@ def _build_split(
     )
 
 
-def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSettings) -> Coding:
+def _build_coding(
+    settings: DatasetSettings, label: DatasetSettings | LabelSettings, files: FilePattern | None = None
+) -> Coding:
     """Return the coding of label files, whose own values replace the data set's."""
     names = list(settings.classes)
     own = label.values is not None
@@ -424,7 +428,7 @@ def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSetti
         else:
             colours[int(pack_colours(key))] = IGNORE
     meaning = label.meaning or (None if own else settings.meaning) or _describe_coding(settings, values)
-    return Coding(meaning, values, colours, settings.kind)
+    return Coding(meaning, values, colours, settings.kind, files)
 
 
 def _describe_coding(settings: DatasetSettings, values: Mapping[int, int]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from ...errors import DataError
 from ...models.images import decode_image, read_header
 from .labels import IGNORE, LabelMap
+from .patterns import FilePattern
 
 Values = npt.NDArray[np.integer]
 """Label values [H, W], or colours as 24-bit numbers."""
@@ -26,6 +28,8 @@ _SPREAD = {"L": 255, "I": 65535}
 _UNKNOWN = -1
 _MAX_SHOWN = 6
 """Number of values in a message."""
+MAX_SIBLINGS = 32
+"""Number of other labels that are read to see what a doubtful one is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +41,14 @@ class Coding:
         values: Label value -> class, 255 for ignored ones.
         colours: Colour as a 24-bit number -> class; empty if labels have one channel only.
         kind: `indices`, `colours` or `palette`; None for what each file says by its mode.
+        files: Label files of this coding, which show what a doubtful one is; None if unknown.
     """
 
     name: str
     values: Mapping[int, int]
     colours: Mapping[int, int]
     kind: str | None = None
+    files: FilePattern | None = None
 
     @cached_property
     def table(self) -> npt.NDArray[np.int16]:
@@ -53,8 +59,23 @@ class Coding:
 
     @cached_property
     def has_greys(self) -> bool:
-        """True if several classes have a grey, so that labels with one channel may hold colours."""
-        return len({index for colour, index in self.colours.items() if colour % _GREY == 0} - {IGNORE}) > 1
+        """True if a grey has a meaning, so that labels with one channel may hold colours."""
+        return any(colour % _GREY == 0 for colour in self.colours)
+
+    @cached_property
+    def usual_kind(self) -> str | None:
+        """Kind of those labels that leave no doubt, `indices` or `colours`; None if they differ, or all are doubtful.
+
+        A sample of the files is read.
+        """
+        paths = self.files.list_files() if self.files is not None else []
+        kinds = set[str | None]()
+        for path in paths[:: len(paths) // MAX_SIBLINGS + 1]:
+            with suppress(DataError):  # reported where the file is used
+                raw = read_raw_label(path)
+                kinds.add("colours" if raw.is_coloured else _compare_readings(raw, self).kind)
+        kinds -= {None, "both"}
+        return kinds.pop() if len(kinds) == 1 else None
 
     @cached_property
     def sorted_colours(self) -> tuple[Values, npt.NDArray[np.int16]]:
@@ -74,6 +95,7 @@ class RawLabel:
         is_coloured: True if `values` are colours.
         palette: Colour of each value as a 24-bit number, of files in palette mode; else None.
         grey_step: Step between the greys of successive values, of files with one channel: 255 for one bit.
+        note: Assumption under which it was read; empty for none.
     """
 
     path: Path
@@ -82,6 +104,28 @@ class RawLabel:
     is_coloured: bool
     palette: Values | None = None
     grey_step: int = 1
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Readings:
+    """What a label with one channel or a palette holds, read by index and by colour.
+
+    Attributes:
+        used: Values in use.
+        palette: Colour of each value.
+        colours: Colours in use.
+        has_colours: True if all of them have a meaning.
+        is_grey: True if the file has no palette, or one that says nothing.
+        kind: `indices` or `colours`, `both` if these are equal, None if the file does not show which is meant.
+    """
+
+    used: Values
+    palette: Values
+    colours: list[int]
+    has_colours: bool
+    is_grey: bool
+    kind: str | None
 
 
 def pack_colours(rgb: npt.ArrayLike) -> Values:
@@ -190,6 +234,8 @@ def decode_values(raw: RawLabel, coding: Coding) -> npt.NDArray[np.int16]:
 def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
     """Return a label as values or as colours, whichever its palette shows to be meant; one channel is that of greys.
 
+    Where a file shows neither, the other labels do.
+
     Raises:
         DataError: Both readings are possible, or neither.
     """
@@ -197,35 +243,56 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
         return raw
     if raw.palette is None and (coding.kind == "palette" or not (coding.kind or coding.has_greys)):
         return raw
-    used = np.unique(raw.values)
-    palette = np.arange(0, 256, raw.grey_step) * _GREY if raw.palette is None else raw.palette
-    is_grey = raw.palette is None or is_trivial_palette(palette, used)
-    if raw.palette is not None and is_grey and coding.kind is None:
-        palette = GREY_PALETTE
-    inside = used[(used >= 0) & (used < len(palette))]
-    colours = palette[inside]
-    by_value = [coding.values.get(value, _UNKNOWN) for value in inside.tolist()]
-    by_colour = [coding.colours.get(colour, _UNKNOWN) for colour in colours.tolist()]
-    has_colours = len(inside) == len(used) and _UNKNOWN not in by_colour
-    kind: str | None
+    readings = _compare_readings(raw, coding)
+    kind, note = readings.kind, ""
     if coding.kind is not None:
-        if raw.palette is not None and len(inside) < len(used):
-            raise DataError(f"{raw.path} contains the value {int(used[-1])}, its palette {len(palette)} colours")
-        kind = "indices" if raw.palette is None and not has_colours else "colours"
-    elif is_grey:
-        is_doubtful = coding.has_greys and has_colours and _UNKNOWN not in by_value and by_value != by_colour
-        kind = None if is_doubtful else "indices"
-    else:
-        kind = _choose_kind(by_value, by_colour, colours.tolist(), Counter(palette.tolist()))
-        kind = None if kind == "colours" and not has_colours else kind
+        if raw.palette is not None and readings.used[-1] >= len(readings.palette):
+            palette = len(readings.palette)
+            raise DataError(f"{raw.path} contains the value {readings.used[-1]}, its palette {palette} colours")
+        kind = "indices" if raw.palette is None and not readings.has_colours else "colours"
+    elif kind is None and (readings.has_colours if coding.usual_kind == "colours" else readings.is_grey):
+        kind = coding.usual_kind
+        note = f"greys have another class by colour than by index: read as {kind}, like the other labels"
+    if kind == "colours":
+        return replace(raw, values=readings.palette[raw.values], is_coloured=True, palette=None, note=note)
     if kind is not None:
-        return raw if kind == "indices" else RawLabel(raw.path, raw.mode, palette[raw.values], True)
-    shown = ", ".join(map(str, used[:_MAX_SHOWN]))
-    tints = ", ".join(str(unpack_colour(int(colour))) for colour in colours[:_MAX_SHOWN])
+        return replace(raw, note=note)
+    shown = ", ".join(map(str, readings.used[:_MAX_SHOWN]))
+    tints = ", ".join(str(unpack_colour(colour)) for colour in readings.colours[:_MAX_SHOWN])
     raise DataError(
         f"{raw.path} is ambiguous (mode {raw.mode}): its values are {shown}, their colours {tints}, and the data set "
         f"expects {coding.name}: write `kind: indices` or `kind: colours` into its dataset.yaml"
     )
+
+
+def _compare_readings(raw: RawLabel, coding: Coding) -> _Readings:
+    """Read a label with one channel or a palette by index and by colour, and say which of them is meant."""
+    used = _list_values(raw.values)
+    palette = np.arange(0, 256, raw.grey_step) * _GREY if raw.palette is None else raw.palette
+    is_grey = raw.palette is None or is_trivial_palette(palette, used)
+    if is_grey and coding.kind is None and len(used) > 1 and not palette.any():
+        palette = GREY_PALETTE  # black, which would merge the values
+    inside = used[(used >= 0) & (used < len(palette))]
+    colours = palette[inside].tolist()
+    by_value = [coding.values.get(value, _UNKNOWN) for value in inside.tolist()]
+    by_colour = [coding.colours.get(colour, _UNKNOWN) for colour in colours]
+    has_colours = len(inside) == len(used) and _UNKNOWN not in by_colour
+    kind: str | None
+    if is_grey and not has_colours:
+        kind = "indices"
+    elif by_value == by_colour and has_colours:
+        kind = "both"
+    elif is_grey:
+        kind = None
+    else:
+        kind = _choose_kind(by_value, by_colour, colours, Counter(palette.tolist()))
+        kind = None if kind == "colours" and not has_colours else kind
+    return _Readings(used, palette, colours, has_colours, is_grey, kind)
+
+
+def _list_values(values: Values) -> Values:
+    """Return the values in use in ascending order; quicker than `np.unique` for labels of 8 bits."""
+    return np.flatnonzero(np.bincount(values.ravel())) if values.dtype == np.uint8 else np.unique(values)
 
 
 def _choose_kind(

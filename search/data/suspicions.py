@@ -31,6 +31,7 @@ class LabelSummary:
         values: Values of a label with one channel; empty for colours.
         pixels: Number of pixels.
         ignored: Number of ignored pixels.
+        note: Assumption under which it was read; empty for none.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class LabelSummary:
     values: tuple[int, ...]
     pixels: int
     ignored: int
+    note: str = ""
 
     @property
     def ignored_share(self) -> float:
@@ -48,7 +50,7 @@ class LabelSummary:
 def summarise_label(raw: RawLabel, classes: npt.NDArray[np.int16], coding: Coding) -> LabelSummary:
     """Return the values of a label whose palette is resolved, and whose classes are known."""
     values = () if raw.is_coloured else tuple(np.unique(raw.values).tolist())
-    return LabelSummary(raw.path, coding, values, classes.size, int((classes == IGNORE).sum()))
+    return LabelSummary(raw.path, coding, values, classes.size, int((classes == IGNORE).sum()), raw.note)
 
 
 def read_summary(pair: Pair) -> LabelSummary:
@@ -95,6 +97,15 @@ def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[st
     if share > NEARLY_ALL:
         return [f"{100 * share:.0f} % of the pixels of its labels are ignored, read as {name}"]
     return []
+
+
+def list_notes(labels: Sequence[LabelSummary]) -> list[str]:
+    """Return the assumptions under which labels were read, each with their number."""
+    files = dict[str, list[Path]]()
+    for label in labels:
+        if label.note:
+            files.setdefault(label.note, []).append(label.path)
+    return [f"{len(paths)} of {len(labels)} labels, e.g. {paths[0]}: {note}" for note, paths in files.items()]
 
 
 def _share_ignored(labels: Sequence[LabelSummary]) -> float:

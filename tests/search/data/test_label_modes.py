@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,62 @@ def test_grey_colours_of_ignored_values_are_refused(tmp_path: Path, mode: str) -
         decode(tmp_path, file, black_and_white)
     fields = "kind: indices\nvalues: [0, 255]\nignore: []\n"
     assert decode(tmp_path, file, black_and_white, fields) == (CLASSES > 0).astype(int).tolist()
+
+
+ROAD_FIRST, BLACK_IGNORED = "{road: [255, 0, 0], tree: [0, 255, 0], bare: [0, 0, 0]}", "ignore: 0 0 0\n"
+ONE_CHANNEL = {
+    "one bit": lambda black: black.convert("1"),
+    "L": lambda black: black.convert("L"),
+    "LA": lambda black: black.convert("LA"),
+    "16 bits": lambda black: Image.fromarray(np.zeros((2, 3), np.uint16)),
+    "black palette": lambda black: in_palette_mode(np.zeros((2, 3)), np.zeros((256, 3))),
+    "web palette": lambda black: black.convert("P"),
+}
+"""Ways to save a black label with one channel."""
+
+
+@pytest.mark.parametrize("form", ONE_CHANNEL.values(), ids=ONE_CHANNEL)
+@pytest.mark.parametrize("fields", ["", BLACK_IGNORED])
+def test_black_label_is_never_the_first_class(
+    tmp_path: Path, form: Callable[[Image.Image], Image.Image], fields: str
+) -> None:
+    classes = "{road: [255, 0, 0], tree: [0, 255, 0]}" if fields else ROAD_FIRST
+    black = form(Image.new("RGB", (3, 2)))
+    with pytest.raises(DataError, match="is ambiguous"):
+        decode(tmp_path, black, classes, fields)
+    Image.fromarray(np.array([[(255, 0, 0), (0, 0, 0), (0, 255, 0)]], np.uint8)).save(tmp_path / "labels/b.png")
+    assert decode(tmp_path, black, classes, fields) == [[255 if fields else 2] * 3] * 2
+    (remark,) = (text for text in read_dataset(tmp_path).remarks if "by colour" in text)
+    assert remark.endswith(
+        "a.png: greys have another class by colour than by index: read as colours, like the other labels"
+    )
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_white_label_of_colours_is_the_first_class(tmp_path: Path, mode: str) -> None:
+    white, classes = Image.new("RGB", (3, 2), "white").convert(mode), "{paved: [255, 255, 255], house: [0, 0, 255]}"
+    with pytest.raises(DataError, match="is ambiguous"):
+        decode(tmp_path, white, classes)
+    Image.fromarray(np.array([[(255, 255, 255), (0, 0, 255)]], np.uint8)).save(tmp_path / "labels/b.png")
+    assert decode(tmp_path, white, classes) == [[0] * 3] * 2
+
+
+def test_black_label_of_indices_is_the_first_class(tmp_path: Path) -> None:
+    black = Image.new("L", (3, 2))
+    with pytest.raises(DataError, match="is ambiguous"):
+        decode(tmp_path, black, ROAD_FIRST)
+    Image.fromarray(CLASSES).save(tmp_path / "labels/b.png")
+    assert decode(tmp_path, black, ROAD_FIRST) == [[0] * 3] * 2
+    Image.fromarray(np.array([[(255, 0, 0), (0, 0, 0)]], np.uint8)).save(tmp_path / "labels/c.png")
+    with pytest.raises(DataError, match="is ambiguous"):
+        decode(tmp_path, black, ROAD_FIRST)
+
+
+def test_black_frame_of_camvid_is_void(tmp_path: Path) -> None:
+    write_scenes(tmp_path, "camvid", {"train": 2}, (32, 48))
+    pair = read_dataset(tmp_path).pairs("train")[0]
+    Image.new("L", (48, 32)).save(pair.label)
+    assert np.unique(read_label(pair.label, pair.coding)).tolist() == [255]
 
 
 def test_masks_of_0_and_255_are_said(tmp_path: Path) -> None:
