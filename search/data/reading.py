@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,6 +30,21 @@ _MAX_SHOWN = 6
 """Number of values in a message."""
 MAX_SIBLINGS = 32
 """Number of other labels that are read to see what a doubtful one is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What labels show that leave no doubt.
+
+    Attributes:
+        kind: Their kind, `indices` or `colours`; None if they differ.
+        values: Values of those with one channel of 8 bits or more.
+        steps: Step between the greys of successive values, see `RawLabel` -> a file that is not black.
+    """
+
+    kind: str | None
+    values: frozenset[int]
+    steps: Mapping[int, Path]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,19 +78,20 @@ class Coding:
         return any(colour % _GREY == 0 for colour in self.colours)
 
     @cached_property
-    def usual_kind(self) -> str | None:
-        """Kind of those labels that leave no doubt, `indices` or `colours`; None if they differ, or all are doubtful.
-
-        A sample of the files is read.
-        """
+    def evidence(self) -> Evidence:
+        """What a sample of the labels shows."""
         paths = self.files.list_files() if self.files is not None else []
-        kinds = set[str | None]()
+        kinds, values, steps = set[str | None](), set[int](), dict[int, Path]()
         for path in paths[:: len(paths) // MAX_SIBLINGS + 1]:
             with suppress(DataError):  # reported where the file is used
                 raw = read_raw_label(path)
-                kinds.add("colours" if raw.is_coloured else _compare_readings(raw, self).kind)
+                readings = None if raw.is_coloured else _compare_readings(raw, self)
+                kinds.add("colours" if readings is None else readings.kind)
+                if readings is not None and raw.palette is None and readings.used.any():
+                    steps.setdefault(raw.grey_step, path)
+                    values.update(readings.used.tolist() if raw.grey_step == 1 else ())
         kinds -= {None, "both"}
-        return kinds.pop() if len(kinds) == 1 else None
+        return Evidence(kinds.pop() if len(kinds) == 1 else None, frozenset(values), steps)
 
     @cached_property
     def sorted_colours(self) -> tuple[Values, npt.NDArray[np.int16]]:
@@ -205,7 +221,7 @@ def read_classes(path: Path, coding: Coding, image: Path | None) -> tuple[RawLab
     Raises:
         DataError: The file cannot be decoded, or is not in `coding`.
     """
-    raw = resolve_palette(read_raw_label(path, image), coding)
+    raw = _resolve_bits(resolve_palette(read_raw_label(path, image), coding), coding)
     return raw, decode_values(raw, coding)
 
 
@@ -250,8 +266,8 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
             palette = len(readings.palette)
             raise DataError(f"{raw.path} contains the value {readings.used[-1]}, its palette {palette} colours")
         kind = "indices" if raw.palette is None and not readings.has_colours else "colours"
-    elif kind is None and (readings.has_colours if coding.usual_kind == "colours" else readings.is_grey):
-        kind = coding.usual_kind
+    elif kind is None and (readings.has_colours if coding.evidence.kind == "colours" else readings.is_grey):
+        kind = coding.evidence.kind
         note = f"greys have another class by colour than by index: read as {kind}, like the other labels"
     if kind == "colours":
         return replace(raw, values=readings.palette[raw.values], is_coloured=True, palette=None, note=note)
@@ -262,6 +278,49 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
     raise DataError(
         f"{raw.path} is ambiguous (mode {raw.mode}): its values are {shown}, their colours {tints}, and the data set "
         f"expects {coding.name}: write `kind: indices` or `kind: colours` into its dataset.yaml"
+    )
+
+
+def _resolve_bits(raw: RawLabel, coding: Coding) -> RawLabel:
+    """Return a label of fewer than 8 bits as greys if these are the label values, e.g. 0 and 255 for one bit.
+
+    Raises:
+        DataError: Values and greys have different classes, other labels have other bits, and these do not show which
+            are meant.
+    """
+    used = [] if raw.is_coloured or raw.palette is not None or raw.grey_step == 1 else _list_values(raw.values).tolist()
+    by_value, by_grey = ([coding.values.get(v * step, _UNKNOWN) for v in used] for step in (1, raw.grey_step))
+    if by_value == by_grey:
+        return raw
+    if _UNKNOWN in by_value and _UNKNOWN not in by_grey:
+        has_class = any(index != IGNORE for value, index in zip(used, by_grey, strict=True) if value)
+        return replace(raw, values=raw.values * raw.grey_step, grey_step=1) if has_class else raw
+    others = {step: path for step, path in coding.evidence.steps.items() if step != raw.grey_step}
+    are_values = _UNKNOWN in by_grey and {*others} <= {1}
+    if others and not are_values and find_meaning(used, raw.grey_step, coding.evidence.values) != "values":
+        raise DataError(describe_mixed_bits(raw.path, raw.grey_step, used, next(iter(others.values()))))
+    return raw
+
+
+def find_meaning(used: Iterable[int], step: int, known: Collection[int]) -> str | None:
+    """Return what the values of a label of few bits are, `values` or `greys`; None if that cannot be known.
+
+    Args:
+        used: Its values.
+        step: Step between its greys.
+        known: Values of the labels whose greys are their values.
+    """
+    known = {0, *known}
+    are_values, are_greys = ({value * factor for value in used} <= known for factor in (1, step))
+    return None if are_values == are_greys else "greys" if are_greys else "values"
+
+
+def describe_mixed_bits(path: Path, step: int, used: Iterable[int], other: Path) -> str:
+    """Return the message on a label whose values and greys differ, while those of another have other steps."""
+    value = max(used)
+    return (
+        f"{path} has fewer than 8 bits per pixel, {other} another number of bits, and nothing shows whether its value "
+        f"{value} or its grey {value * step} is meant: save all labels with 8 bits per pixel"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ import numpy as np
 
 from ....errors import DataError
 from ..labels import IGNORE
-from ..reading import GREY_PALETTE, RawLabel, is_trivial_palette, read_raw_label, unpack_colour
+from ..reading import (
+    GREY_PALETTE,
+    RawLabel,
+    describe_mixed_bits,
+    find_meaning,
+    is_trivial_palette,
+    read_raw_label,
+    unpack_colour,
+)
 from ..schema import MAX_CLASSES, MIN_CLASSES, format_values
 
 MAX_LIKELY = 64
@@ -50,6 +58,7 @@ class _Content:
     is_coloured: bool
     values: dict[int, int]
     palette: dict[int, int] | None
+    grey_step: int = 1
 
 
 def _summarise(path: Path) -> _Content:
@@ -58,7 +67,7 @@ def _summarise(path: Path) -> _Content:
     values, counts = np.unique(raw.values, return_counts=True)
     _require_few(values, raw.is_coloured, path)
     pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    return _Content(path, raw.is_coloured, pixels, _list_palette(raw, pixels))
+    return _Content(path, raw.is_coloured, pixels, _list_palette(raw, pixels), raw.grey_step)
 
 
 def _require_lossless(path: Path) -> None:
@@ -93,7 +102,7 @@ def collect_classes(files: tuple[tuple[Path, int, int], ...]) -> CollectedClasse
     """
     paths = [path for path, *_ in files]
     with ThreadPoolExecutor() as pool:
-        contents = [*_limit_classes(pool.map(_summarise, paths))]
+        contents = _unify_bits([*_limit_classes(pool.map(_summarise, paths))])
     palette = _merge_palettes(contents)
     if palette is None:
         contents = [_as_colours(content) for content in contents]
@@ -130,6 +139,29 @@ def _require_few(values: Sized, is_coloured: bool, path: Path) -> None:
     if len(values) > MAX_CLASSES + (not is_coloured):
         noun = "colours" if is_coloured else "values"
         raise DataError(f"{path.parent} has labels of {len(values)} {noun}, more than {MAX_CLASSES} classes")
+
+
+def _unify_bits(contents: list[_Content]) -> list[_Content]:
+    """Return labels of different bits, those of fewer than 8 as greys if the others have these as values.
+
+    Raises:
+        DataError: The others do not show whether values or greys are meant.
+    """
+    files = {content.grey_step: content.path for content in contents if any(content.values)}
+    if len(files) < 2:
+        return contents
+    known = {value for content in contents if content.grey_step == 1 for value in content.values}
+    unified = []
+    for content in contents:
+        step, meaning = content.grey_step, "values"
+        if step > 1 and any(content.values):
+            meaning = find_meaning(content.values, step, known)
+        if meaning is None:
+            other = next(path for bits, path in files.items() if bits != step)
+            raise DataError(describe_mixed_bits(content.path, step, content.values, other))
+        greys = {value * step: count for value, count in content.values.items()}
+        unified.append(replace(content, values=greys) if meaning == "greys" else content)
+    return unified
 
 
 def _merge_palettes(contents: Iterable[_Content]) -> dict[int, int] | None:

@@ -74,6 +74,21 @@ def test_values_are_numbered_in_order(own: Path, values: Values, classes: list[i
     assert read_dataset("own.dataset.yaml").digest == read_dataset(own).digest
 
 
+@pytest.mark.parametrize(
+    ("other", "value"), [([0, 255, 255], 255), ([0, 1, 0], 1), ([0, 0, 0], 1), ([0, 1, 255], None)]
+)
+def test_masks_of_one_bit_are_those_of_8_bits(own: Path, other: Values, value: int | None) -> None:
+    write_label(own / "labels/train/a.png", [0, 0, 255], mode="1")
+    write_label(own / "labels/train/b.png", other)
+    if value is None:
+        with pytest.raises(DataError, match=r"a\.png has fewer than 8 bits per pixel, .*b\.png another number of bits"):
+            read_dataset(own)
+    else:
+        data = load_dataset(own, "train")
+        assert data.classes == ("value 0", f"value {value}")
+        assert data[0][1].tolist() == [[0, 0, 1]]
+
+
 def test_images_without_splits_are_shared(own: Path) -> None:
     for name in range(10):
         write_label(own / f"masks/{name}.png", [0, 1])

@@ -186,25 +186,63 @@ def test_one_bit_labels_are_two_classes(tmp_path: Path) -> None:
     assert decode(tmp_path, file, "[road, car]") == (CLASSES > 0).astype(int).tolist()
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_values_of_few_bits_are_not_spread(tmp_path: Path, bits: int) -> None:
-    decode(tmp_path, Image.fromarray(CLASSES))
+def save_bits(path: Path, values: np.ndarray, bits: int) -> None:
+    """Save label values with few bits per pixel."""
+    size = -(-values.shape[1] * bits // 8)
     rows = b"".join(
-        b"\0"
-        + int("".join(f"{value:0{bits}b}" for value in row).ljust(16, "0"), 2).to_bytes(2, "big")[: (3 * bits + 7) // 8]
-        for row in CLASSES
+        b"\0" + int("".join(f"{value:0{bits}b}" for value in row).ljust(8 * size, "0"), 2).to_bytes(size, "big")
+        for row in values
     )
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", 3, 2, bits, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    ]
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     content = b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
-    (tmp_path / "labels/a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_values_of_few_bits_are_not_spread(tmp_path: Path, bits: int) -> None:
+    decode(tmp_path, Image.fromarray(CLASSES))
+    save_bits(tmp_path / "labels/a.png", CLASSES, bits)
     (pair,) = read_dataset(tmp_path).pairs("train")
     assert read_label(pair.label, pair.coding).tolist() == CLASSES.tolist()
+
+
+MASK = np.array([[0, 1, 1]], np.uint8)
+MIXED = "has fewer than 8 bits per pixel, .*b.png another number of bits"
+
+
+@pytest.mark.parametrize(
+    ("other", "fields", "expected"),
+    [
+        ([0, 255], "values: [0, 255]\nignore: []\n", MASK),
+        ([0, 255], "ignore: 7\n", MASK),
+        ([0, 1], "", MASK),
+        ([0, 0], "", MASK),
+        ([0, 255], "", None),
+        ([0, 1, 255], "", None),
+    ],
+)
+def test_one_bit_labels_next_to_8_bits(
+    tmp_path: Path, other: list[int], fields: str, expected: np.ndarray | None
+) -> None:
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(np.array([other], np.uint8)).save(tmp_path / "labels/b.png")
+    file = Image.fromarray(MASK > 0)
+    if expected is None:
+        with pytest.raises(DataError, match=MIXED):
+            decode(tmp_path, file, "[bare, plant]", fields)
+    else:
+        assert decode(tmp_path, file, "[bare, plant]", fields) == expected.tolist()
+
+
+@pytest.mark.parametrize("fields", ["", "ignore: []\n"])
+def test_labels_of_one_and_two_bits_are_refused(tmp_path: Path, fields: str) -> None:
+    (tmp_path / "labels").mkdir()
+    save_bits(tmp_path / "labels/b.png", CLASSES, 2)
+    with pytest.raises(DataError, match=MIXED):
+        decode(tmp_path, Image.fromarray(MASK > 0), "[a, b, c, d]", fields)
 
 
 def test_16_bit_values_are_mapped_or_refused(tmp_path: Path) -> None:
