@@ -40,11 +40,13 @@ class Evidence:
         kind: Their kind, `indices` or `colours`; None if they differ.
         values: Values of those with one channel of 8 bits or more.
         steps: Step between the greys of successive values, see `RawLabel` -> a file that is not black.
+        palette: Colour of each value in palettes that say something; the first where they differ.
     """
 
     kind: str | None
     values: frozenset[int]
     steps: Mapping[int, Path]
+    palette: Mapping[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,17 +83,19 @@ class Coding:
     def evidence(self) -> Evidence:
         """What a sample of the labels shows."""
         paths = self.files.list_files() if self.files is not None else []
-        kinds, values, steps = set[str | None](), set[int](), dict[int, Path]()
+        kinds, values, steps, palette = set[str | None](), set[int](), dict[int, Path](), dict[int, int]()
         for path in paths[:: len(paths) // MAX_SIBLINGS + 1]:
             with suppress(DataError):  # reported where the file is used
                 raw = read_raw_label(path)
                 readings = None if raw.is_coloured else _compare_readings(raw, self)
                 kinds.add("colours" if readings is None else readings.kind)
+                if readings is not None and not readings.is_grey:
+                    palette = dict(zip(readings.used.tolist(), readings.colours, strict=False)) | palette
                 if readings is not None and raw.palette is None and readings.used.any():
                     steps.setdefault(raw.grey_step, path)
                     values.update(readings.used.tolist() if raw.grey_step == 1 else ())
         kinds -= {None, "both"}
-        return Evidence(kinds.pop() if len(kinds) == 1 else None, frozenset(values), steps)
+        return Evidence(kinds.pop() if len(kinds) == 1 else None, frozenset(values), steps, palette)
 
     @cached_property
     def sorted_colours(self) -> tuple[Values, npt.NDArray[np.int16]]:
@@ -261,6 +265,9 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
         return raw
     readings = _compare_readings(raw, coding)
     kind, note = readings.kind, ""
+    if not (coding.kind or coding.colours or readings.is_grey):
+        _require_equal_palette(raw, readings, coding)
+        kind, note = "indices", "read by index, since `classes` has no colours for those of its palette"
     if coding.kind is not None:
         if raw.palette is not None and readings.used[-1] >= len(readings.palette):
             palette = len(readings.palette)
@@ -279,6 +286,21 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
         f"{raw.path} is ambiguous (mode {raw.mode}): its values are {shown}, their colours {tints}, and the data set "
         f"expects {coding.name}: write `kind: indices` or `kind: colours` into its dataset.yaml"
     )
+
+
+def _require_equal_palette(raw: RawLabel, readings: _Readings, coding: Coding) -> None:
+    """Check that the values of a label have the same colours as in other palettes, so that its indices mean the same.
+
+    Raises:
+        DataError: They do not.
+    """
+    for value, colour in zip(readings.used.tolist(), readings.colours, strict=False):
+        other = coding.evidence.palette.get(value, colour)
+        if other != colour:
+            raise DataError(
+                f"{raw.path} has the colour {unpack_colour(colour)} for the value {value}, other labels have "
+                f"{unpack_colour(other)}, so that values do not tell classes: give each of `classes` its colour"
+            )
 
 
 def _resolve_bits(raw: RawLabel, coding: Coding) -> RawLabel:

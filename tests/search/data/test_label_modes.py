@@ -68,9 +68,20 @@ def test_foreign_palette_is_refused_with_both_readings(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message) as caught:
         decode(tmp_path, FOREIGN)
     assert str(tmp_path / "labels/a.png") in str(caught.value)
-    with pytest.raises(DataError, match=r"is ambiguous \(mode P\)"):
-        decode(tmp_path, FOREIGN, "[road, car, sky]")
     assert decode(tmp_path, FOREIGN, fields="kind: indices\n") == CLASSES.tolist()
+
+
+def test_palette_without_class_colours_is_read_by_index(tmp_path: Path) -> None:
+    assert decode(tmp_path, FOREIGN, "[road, car, sky]") == CLASSES.tolist()
+    (remark,) = read_dataset(tmp_path).remarks
+    assert remark.endswith("a.png: read by index, since `classes` has no colours for those of its palette")
+    with pytest.raises(DataError, match=r"is ambiguous \(mode P\)"):
+        decode(tmp_path, FOREIGN, "[road, car, sky]", "ignore: 0 0 0\n")
+    OTHER_ORDER.save(tmp_path / "labels/A.png")
+    with pytest.raises(
+        DataError, match=r"a\.png has the colour .* for the value 0, other labels have .*: give each of"
+    ):
+        decode(tmp_path, FOREIGN, "[road, car, sky]")
 
 
 @pytest.mark.parametrize("colours", ["adaptive", "quantised"])
