@@ -62,7 +62,7 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
     from ..search.data.schema import format_values
 
     spec = read_dataset(dataset)
-    splits = {name: len(split.list_images()) for name, split in spec.splits.items()}
+    splits = {name: len(split.entries) for name, split in spec.splits.items()}
     mean, std = spec.normalisation.mean, spec.normalisation.std
     values = _list_values(spec)
     content = {

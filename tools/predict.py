@@ -164,7 +164,7 @@ def list_datasets(inputs: Sequence[Path]) -> dict[Path, set[Path]]:
         if not any((folder / name).is_file() for name in DATASET_FILES) and detect_layout(folder) is None:
             continue  # read_dataset would read all labels of a folder of images and labels
         spec = read_dataset(folder)
-        images = {name: [path for path, _ in split.list_images()] for name, split in spec.splits.items()}
+        images = {name: [path for path, _ in split.entries] for name, split in spec.splits.items()}
         inside = {path for paths in images.values() for path in paths if path.is_relative_to(folder)}
         if inside:
             counts = ", ".join(f"{name} {len(paths)}" for name, paths in images.items() if paths)

@@ -16,7 +16,7 @@ from ...errors import DataError
 from ...models.images import read_pixels, read_size
 from .description import DatasetSpec, is_overlap
 from .labels import IGNORE
-from .pairs import UNLABELLED_SPLIT, Pair
+from .pairs import UNLABELLED_SPLIT, Match, Pair
 from .reading import RawLabel, read_classes, unpack_colour
 from .suspicions import MOSTLY, LabelSummary, summarise_label
 
@@ -36,8 +36,6 @@ MAX_VALUES = 5
 Item = TypeVar("Item")
 Size = tuple[int, int]
 """Height and width."""
-Matches = list[tuple[Pair, Path]]
-"""Result of `Split.match_labels`."""
 
 
 @dataclass(frozen=True)
@@ -256,17 +254,17 @@ def check_dataset(
     return DatasetCheck(splits, (*problems, *leaks), tuple(remarks), chosen_examples)
 
 
-def _match_splits(spec: DatasetSpec) -> tuple[dict[str, Matches], list[Problem]]:
+def _match_splits(spec: DatasetSpec) -> tuple[dict[str, list[Match]], list[Problem]]:
     """Return the images of each split that has some, with their labels, and the splits that cannot be listed.
 
     Raises:
         DataError: No split has an image.
     """
-    matched: dict[str, Matches] = {}
+    matched: dict[str, list[Match]] = {}
     problems: list[Problem] = []
     for name, split in spec.splits.items():
         try:
-            matches = split.match_labels()
+            matches = split.matches
             split.require_own_labels(spec.splits.values())
         except DataError as error:
             problems.append(Problem("unusable_splits", (name,), (), str(error)))
@@ -348,7 +346,7 @@ def _list_class_remarks(spec: DatasetSpec, splits: Sequence[SplitCheck]) -> list
     ]
 
 
-def _list_unused_labels(spec: DatasetSpec, matched: Mapping[str, Matches]) -> list[str]:
+def _list_unused_labels(spec: DatasetSpec, matched: Mapping[str, list[Match]]) -> list[str]:
     """Return a remark on each pattern of labels that has files which belong to no image of any split."""
     used = {path.with_suffix("") for matches in matched.values() for _, path in matches}
     remarks = dict[str, None]()

@@ -156,7 +156,7 @@ def _read(pair: Pair) -> tuple[Image.Image, LabelMap]:
 
 
 def load_dataset(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | DatasetSpec,
     split: str,
     size: Size | None = None,
     augment: bool = False,
@@ -167,7 +167,8 @@ def load_dataset(
     """Open a split of a dataset.
 
     Args:
-        data: A `dataset.yaml`, or the folder of a dataset; see `description.read_dataset`.
+        data: A `dataset.yaml`, or the folder of a dataset, see `description.read_dataset`; or an opened dataset, whose
+            files are not looked up again.
         split: `train`, `val` or `test`; Cityscapes also has `train_extra` (coarse labels).
         size: Height and width to resize to, images bilinear, labels nearest; None keeps the size of each file.
         augment: Return random views, see `views.augment_pair`.
@@ -182,7 +183,7 @@ def load_dataset(
             label.
         UsageError: Invalid size, crop or seed.
     """
-    spec = read_dataset(data)
+    spec = data if isinstance(data, DatasetSpec) else read_dataset(data)
     return SegmentationDataset(spec, spec.pairs(split), size, augment, seed, crop, full_labels)
 
 

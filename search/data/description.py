@@ -109,11 +109,6 @@ class DatasetSpec:
         return len(self.classes)
 
     @property
-    def split_names(self) -> tuple[str, ...]:
-        """Names of the splits, also of those without files."""
-        return tuple(self.splits)
-
-    @property
     def settings(self) -> dict[str, JsonValue]:
         """Settings that identify the dataset in a run folder, besides its path; none for a known layout."""
         return {"dataset": self.digest} if self.digest else {}
@@ -161,7 +156,7 @@ class DatasetSpec:
         matched = dict[str, list[Pair]]()
         for name, split in self.splits.items():
             with suppress(LgcError, OSError):
-                matched[name] = [pair for pair, _ in split.match_labels()]
+                matched[name] = [pair for pair, _ in split.matches]
         return matched
 
     def pairs(self, split: str) -> list[Pair]:

@@ -51,7 +51,7 @@ def edit(path: Path, old: str, new: str) -> Path:
 
 def test_splits_classes_and_defaults(describe: Path) -> None:
     spec = read_dataset(describe)
-    assert (spec.name, spec.classes, spec.split_names) == ("street", ("road", "car", "sky"), ("train", "val"))
+    assert (spec.name, spec.classes, tuple(spec.splits)) == ("street", ("road", "car", "sky"), ("train", "val"))
     assert [pair.image.name for pair in spec.pairs("train")] == ["a.png", "b.png"]
     assert len(set(spec.palette)) == 3
     assert spec.remarks == ()
@@ -73,7 +73,7 @@ def test_unlabelled_test_split_has_no_labels(describe: Path) -> None:
 
 def draw_splits(describe: Path) -> dict[str, set[str]]:
     spec = read_dataset(describe)
-    return {split: {pair.image.stem for pair in spec.pairs(split)} for split in spec.split_names}
+    return {split: {pair.image.stem for pair in spec.pairs(split)} for split in spec.splits}
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_further_images_move_none(shares: Path) -> None:
 def test_empty_share_names_the_seed(shares: Path) -> None:
     for path in sorted((shares.parent / "data/images/all").glob("*.png"))[1:]:
         path.unlink()
-    empty = next(split for split, files in read_dataset(shares).splits.items() if not files.list_images())
+    empty = next(split for split, files in read_dataset(shares).splits.items() if not files.entries)
     with pytest.raises(DataError, match=r"its share of images/all/, drawn by seed 3 \(another seed may give some\)"):
         read_dataset(shares).pairs(empty)
 
@@ -387,7 +387,7 @@ def test_missing_files_are_named(describe: Path, old: str, new: str, message: st
     edit(describe, old, new)
     spec = read_dataset(describe)
     with pytest.raises(DataError, match=message):
-        spec.pairs(spec.split_names[0])
+        spec.pairs(next(iter(spec.splits)))
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\1", b"- a\n", b"just text"])

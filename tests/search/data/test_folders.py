@@ -105,7 +105,7 @@ def test_splits_are_sub_folders(own: Path, form: str) -> None:
     for split, name in (("training", "a"), ("valid", "b"), ("test", "c")):
         write_label(own / form.format(split) / f"{name}.png", [0, 1])
     spec = read_dataset(own)
-    assert {split: spec.pairs(split)[0].image.stem for split in spec.split_names} == {
+    assert {split: spec.pairs(split)[0].image.stem for split in spec.splits} == {
         "train": "a",
         "val": "b",
         "test": "c",
@@ -121,7 +121,7 @@ def test_splits_are_lists(own: Path, folder: str, suffix: str) -> None:
     (own / folder).mkdir()
     (own / f"{folder}/val.{suffix}").write_text("b\n")
     spec = read_dataset(own)
-    assert [[p.image.stem for p in spec.pairs(split)] for split in spec.split_names] == [["a", "c"], ["b"]]
+    assert [[p.image.stem for p in spec.pairs(split)] for split in spec.splits] == [["a", "c"], ["b"]]
 
 
 def test_description_is_kept_but_never_overwritten(own: Path) -> None:
@@ -228,7 +228,7 @@ def test_labels_of_other_splits_are_no_copies(own: Path) -> None:
         (own / f"images/{split}").mkdir()
         (own / f"images/{name}.png").rename(own / f"images/{split}/{name}.png")
     spec = read_dataset(own)
-    assert [pair.label.name for split in spec.split_names for pair in spec.pairs(split)] == ["a.png", "a_b.png"]
+    assert [pair.label.name for split in spec.splits for pair in spec.pairs(split)] == ["a.png", "a_b.png"]
     assert not any("not read" in line for line in spec.remarks)
 
 
