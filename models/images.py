@@ -65,6 +65,8 @@ SYSTEM_NAMES = ("__macosx", "thumbs.db", "desktop.ini")
 
 MAX_DARK = 63
 """Largest value of an image that uses fewer than its 16 bits, e.g. the 12 bits of a camera."""
+_WEBP_HEAD = 64
+"""Bytes of a WebP file that show its compression."""
 PREVIEW_FORMATS = ("MPO",)
 """Formats of photographs whose further frames are previews or other views."""
 
@@ -148,6 +150,7 @@ class ImageHeader:
         channels: Number of channels after decoding.
         bits: Bits per channel; Pillow keeps the upper 8 of 16 where there are several channels.
         maximum: Largest value that the file can have, if Pillow spreads its values over the whole range; else None.
+        lossy: Name of the compression if it alters pixels, else None.
     """
 
     size: tuple[int, int]
@@ -156,6 +159,7 @@ class ImageHeader:
     channels: int
     bits: int
     maximum: int | None
+    lossy: str | None
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -181,7 +185,18 @@ def read_header(path: Path) -> ImageHeader:
             channels=len(file.getbands()),
             bits=16 if is_deep or (maximum or 0) > 255 else 8,
             maximum=maximum,
+            lossy=_find_lossy_compression(file, path),
         )
+
+
+def _find_lossy_compression(file: Image.Image, path: Path) -> str | None:
+    """Return the name of an open image's compression if it alters pixels, whatever the file's name; else None."""
+    if file.format in ("JPEG", "MPO"):
+        return "JPEG"
+    if file.format == "WEBP":
+        with path.open("rb") as content:
+            return "lossy WebP" if b"VP8 " in content.read(_WEBP_HEAD) else None
+    return "JPEG-compressed TIFF" if "jpeg" in str(file.info.get("compression")) else None
 
 
 def _read_orientation(file: Image.Image, path: Path) -> int:

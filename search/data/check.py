@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ...errors import DataError
 from ...models.images import read_pixels, read_size
 from .description import DatasetSpec, is_overlap
+from .folders.classes import MAX_LIKELY, list_doubts
 from .labels import IGNORE
 from .pairs import UNLABELLED_SPLIT, Match, Pair
 from .reading import RawLabel, read_classes, unpack_colour
@@ -250,6 +251,7 @@ def check_dataset(
     remarks += spec.list_suspicions({scan.name: scan.summaries for scan in scans})
     remarks += [*_list_ignored(scans), *duplicates, *_list_class_remarks(spec, splits)]
     remarks += _list_unused_labels(spec, matched)
+    remarks += _list_mixtures(spec, splits)
     chosen_examples = _choose_examples(scans, spec.num_classes, examples)
     return DatasetCheck(splits, (*problems, *leaks), tuple(remarks), chosen_examples)
 
@@ -344,6 +346,14 @@ def _list_class_remarks(spec: DatasetSpec, splits: Sequence[SplitCheck]) -> list
         *([f"classes in no label{of_sample}: {', '.join(never)}"] if never else []),
         *([f"classes in no label of train{of_sample}: {', '.join(untrained)}"] if untrained else []),
     ]
+
+
+def _list_mixtures(spec: DatasetSpec, splits: Sequence[SplitCheck]) -> list[str]:
+    """Return a remark on many rare classes, as resizing labels makes them; known layouts have such classes."""
+    pixels = np.sum([split.class_pixels for split in splits], axis=0)
+    present = np.flatnonzero(pixels).tolist()
+    texts = list_doubts(dict(enumerate(pixels.tolist())), present) if spec.digest and len(present) <= MAX_LIKELY else []
+    return [text for text in (f"{spec.name}: {text}" for text in texts) if text not in spec.notes]
 
 
 def _list_unused_labels(spec: DatasetSpec, matched: Mapping[str, list[Match]]) -> list[str]:

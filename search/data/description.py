@@ -423,7 +423,8 @@ def _build_coding(
         else:
             colours[int(pack_colours(key))] = IGNORE
     meaning = label.meaning or (None if own else settings.meaning) or _describe_coding(settings, values)
-    return Coding(meaning, values, colours, settings.kind, files)
+    has_ranges = any(isinstance(key, ValueRange) and key.low < key.high for key, _ in mapped)
+    return Coding(meaning, values, colours, settings.kind, files, has_ranges)
 
 
 def _describe_coding(settings: DatasetSettings, values: Mapping[int, int]) -> str:

@@ -59,6 +59,7 @@ class Coding:
         colours: Colour as a 24-bit number -> class; empty if labels have one channel only.
         kind: `indices`, `colours` or `palette`; None for what each file says by its mode.
         files: Label files of this coding, which show what a doubtful one is; None if unknown.
+        has_ranges: True if ranges of values have a class, which joins values that compression has altered.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Coding:
     colours: Mapping[int, int]
     kind: str | None = None
     files: FilePattern | None = None
+    has_ranges: bool = False
 
     @cached_property
     def table(self) -> npt.NDArray[np.int16]:
@@ -87,6 +89,7 @@ class Coding:
         for path in paths[:: len(paths) // MAX_SIBLINGS + 1]:
             with suppress(DataError):  # reported where the file is used
                 raw = read_raw_label(path)
+                require_lossless(raw)
                 readings = None if raw.is_coloured else _compare_readings(raw, self)
                 kinds.add("colours" if readings is None else readings.kind)
                 if readings is not None and not readings.is_grey:
@@ -115,6 +118,7 @@ class RawLabel:
         is_coloured: True if `values` are colours.
         palette: Colour of each value as a 24-bit number, of files in palette mode; else None.
         grey_step: Step between the greys of successive values, of files with one channel: 255 for one bit.
+        lossy: Name of the compression if it alters values, else None.
         note: Assumption under which it was read; empty for none.
     """
 
@@ -124,6 +128,7 @@ class RawLabel:
     is_coloured: bool
     palette: Values | None = None
     grey_step: int = 1
+    lossy: str | None = None
     note: str = ""
 
 
@@ -184,7 +189,7 @@ def read_raw_label(path: Path, image: Path | None = None) -> RawLabel:
             raise DataError(f"{problem}it has transparent pixels (mode {file.mode}); remove its alpha")
         file = file.convert({"LA": "L", "RGBA": "RGB", "PA": "P"}[file.mode])
     if file.mode == "RGB":
-        return RawLabel(path, file.mode, pack_colours(np.asarray(file)), True)
+        return RawLabel(path, file.mode, pack_colours(np.asarray(file)), True, lossy=header.lossy)
     if file.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
         raise DataError(f"{problem}mode {file.mode} is neither of indices nor of colours")
     palette = None
@@ -197,7 +202,7 @@ def read_raw_label(path: Path, image: Path | None = None) -> RawLabel:
     elif header.maximum is not None and palette is None:
         values = np.rint(values * (header.maximum / _SPREAD[file.mode])).astype(values.dtype)
         step = max(255 // header.maximum, 1)
-    return RawLabel(path, file.mode, values, False, palette, step)
+    return RawLabel(path, file.mode, values, False, palette, step, header.lossy)
 
 
 def read_label(path: Path, coding: Coding, image: Path | None = None) -> LabelMap:
@@ -225,8 +230,26 @@ def read_classes(path: Path, coding: Coding, image: Path | None) -> tuple[RawLab
     Raises:
         DataError: The file cannot be decoded, or is not in `coding`.
     """
-    raw = _resolve_bits(resolve_palette(read_raw_label(path, image), coding), coding)
+    raw = read_raw_label(path, image)
+    if raw.lossy is not None and coding.has_ranges and not raw.is_coloured:
+        raw = replace(raw, note=f"{raw.lossy}, whose values the ranges of `map` join")
+    else:
+        require_lossless(raw)
+    raw = _resolve_bits(resolve_palette(raw, coding), coding)
     return raw, decode_values(raw, coding)
+
+
+def require_lossless(raw: RawLabel) -> None:
+    """Check by its content, whatever its name, that the compression of a label keeps its values.
+
+    Raises:
+        DataError: It does not.
+    """
+    if raw.lossy is not None:
+        raise DataError(
+            f"{raw.path} is a {raw.lossy} file, whose compression alters label values: convert the labels to PNG, or "
+            "join values of one channel by ranges of `map`"
+        )
 
 
 def decode_values(raw: RawLabel, coding: Coding) -> npt.NDArray[np.int16]:
@@ -279,7 +302,7 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
     if kind == "colours":
         return replace(raw, values=readings.palette[raw.values], is_coloured=True, palette=None, note=note)
     if kind is not None:
-        return replace(raw, note=note)
+        return replace(raw, note=note or raw.note)
     shown = ", ".join(map(str, readings.used[:_MAX_SHOWN]))
     tints = ", ".join(str(unpack_colour(colour)) for colour in readings.colours[:_MAX_SHOWN])
     raise DataError(

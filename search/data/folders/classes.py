@@ -21,6 +21,7 @@ from ..reading import (
     find_meaning,
     is_trivial_palette,
     read_raw_label,
+    require_lossless,
     unpack_colour,
 )
 from ..schema import MAX_CLASSES, MIN_CLASSES, format_values
@@ -31,8 +32,6 @@ RARE_SHARE, MIN_RARE = 0.005, 3
 """Share of the pixels below which a class is rare; number of rare classes, and half of all, that may be mixtures."""
 MIN_GREY = 64
 """Label value from which few classes look like greys, of which 255 is one."""
-_HEAD = 64
-"""Bytes of a file that show its compression."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +61,12 @@ class _Content:
 
 
 def _summarise(path: Path) -> _Content:
-    _require_lossless(path)
     raw = read_raw_label(path)
+    require_lossless(raw)
     values, counts = np.unique(raw.values, return_counts=True)
     _require_few(values, raw.is_coloured, path)
     pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
     return _Content(path, raw.is_coloured, pixels, _list_palette(raw, pixels), raw.grey_step)
-
-
-def _require_lossless(path: Path) -> None:
-    """Check by its content, whatever its name, that a file is neither a JPEG nor a lossy WebP.
-
-    Raises:
-        DataError: It is.
-    """
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    is_webp = head[8:12] == b"WEBP" and b"VP8 " in head
-    if is_webp or head.startswith(b"\xff\xd8\xff"):
-        kind = "lossy WebP" if is_webp else "JPEG"
-        raise DataError(f"{path} is a {kind} file, whose compression alters label values: convert the labels to PNG")
 
 
 def _list_palette(raw: RawLabel, values: Iterable[int]) -> dict[int, int] | None:
@@ -153,7 +138,8 @@ def _unify_bits(contents: list[_Content]) -> list[_Content]:
     known = {value for content in contents if content.grey_step == 1 for value in content.values}
     unified = []
     for content in contents:
-        step, meaning = content.grey_step, "values"
+        step = content.grey_step
+        meaning: str | None = "values"
         if step > 1 and any(content.values):
             meaning = find_meaning(content.values, step, known)
         if meaning is None:
@@ -209,7 +195,7 @@ def _number_colours(pixels: Mapping[int, int], paths: list[Path]) -> CollectedCl
     return CollectedClasses(
         {"kind": "colours", "classes": classes},
         f"by colour, in order of red, green and blue, in {len(paths)} labels",
-        (*notes, *_list_doubts(pixels, pixels)),
+        (*notes, *list_doubts(pixels, pixels)),
     )
 
 
@@ -228,7 +214,7 @@ def _number_values(pixels: Mapping[int, int], palette: Mapping[int, int], paths:
         "values": classes,
         "ignore": [IGNORE] if ignored else [],
     }
-    notes = _list_doubts(pixels, classes)
+    notes = list_doubts(pixels, classes)
     if ignored:
         share = 100 * pixels[IGNORE] / sum(pixels.values())
         notes.append(f"label value 255 is ignored, {share:.1f} % of the pixels")
@@ -242,7 +228,7 @@ def _number_values(pixels: Mapping[int, int], palette: Mapping[int, int], paths:
     return CollectedClasses(fields, f"of label values {format_values(classes)} in {len(paths)} labels", tuple(notes))
 
 
-def _list_doubts(pixels: Mapping[int, int], classes: Collection[int]) -> list[str]:
+def list_doubts(pixels: Mapping[int, int], classes: Collection[int]) -> list[str]:
     """Return remarks on an unlikely number of classes, and on many rare ones."""
     limit = RARE_SHARE * sum(pixels.values())
     rare = sum(pixels[value] < limit for value in classes)

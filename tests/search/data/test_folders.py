@@ -212,11 +212,14 @@ def test_several_labels_of_an_image_are_refused(own: Path, names: dict[str, tupl
         read_dataset(own)
 
 
-@pytest.mark.parametrize(("endings", "unread"), [((".png", ".jpg"), "*.jpg"), ((".png", "_color.png"), "*_color.png")])
+@pytest.mark.parametrize(
+    ("endings", "unread"),
+    [((".png", ".jpg"), "*.jpg"), ((".tif", ".jpg"), "*.jpg"), ((".png", "_color.png"), "*_color.png")],
+)
 def test_unread_copies_are_named(own: Path, endings: tuple[str, ...], unread: str) -> None:
     write_labels(own, dict.fromkeys("ab", endings))
     spec = read_dataset(own)
-    assert [pair.label.name for pair in spec.pairs("train")] == ["a.png", "b.png"]
+    assert [pair.label.name for pair in spec.pairs("train")] == [f"a{endings[0]}", f"b{endings[0]}"]
     assert spec.classes == ("value 0", "value 1")
     assert any(line == f"own: train: {unread} in labels/train/ are not read as labels" for line in spec.remarks)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from lgc.errors import DataError
@@ -254,6 +256,34 @@ def test_labels_of_one_and_two_bits_are_refused(tmp_path: Path, fields: str) -> 
     save_bits(tmp_path / "labels/b.png", CLASSES, 2)
     with pytest.raises(DataError, match=MIXED):
         decode(tmp_path, Image.fromarray(MASK > 0), "[a, b, c, d]", fields)
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "name"),
+    [
+        ("JPEG", {}, "JPEG"),
+        ("WEBP", {"quality": 80}, "lossy WebP"),
+        ("TIFF", {"compression": "jpeg"}, "JPEG-compressed TIFF"),
+    ],
+)
+def test_lossy_labels_need_ranges(tmp_path: Path, form: str, options: dict[str, object], name: str) -> None:
+    content = BytesIO()
+    Image.fromarray(MASK * 255).convert("RGB" if form == "WEBP" else "L").save(content, form, **options)
+    decode(tmp_path, Image.fromarray(MASK), "[bare, plant]")
+    (tmp_path / "labels/a.png").write_bytes(content.getvalue())
+    ranges = {"map": {"0-127": "bare", "128-255": "plant"}, "ignore": []}
+    content = {"name": "d", "images": "images/*", "labels": "labels/*", "splits": ["train"]}
+    for fields in ({"values": [0, 255], "ignore": []}, ranges):
+        (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({**content, "classes": ["bare", "plant"], **fields}))
+        spec = read_dataset(tmp_path)
+        (pair,) = spec.pairs("train")
+        if fields is ranges and form != "WEBP":
+            assert read_label(pair.label, pair.coding).tolist() == MASK.tolist()
+            assert spec.remarks[0].endswith(f"a.png: {name}, whose values the ranges of `map` join")
+        else:
+            with pytest.raises(DataError, match=rf"a\.png is a {name} file, whose compression alters label values"):
+                read_label(pair.label, pair.coding)
+            assert [problem.kind for problem in check_dataset(spec).problems] == ["damaged_labels"]
 
 
 def test_16_bit_values_are_mapped_or_refused(tmp_path: Path) -> None:
