@@ -34,7 +34,7 @@ MAX_SIBLINGS = 32
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What labels show that leave no doubt.
+    """Content of those labels that leave no doubt.
 
     Attributes:
         kind: Their kind, `indices` or `colours`; None if they differ.
@@ -83,7 +83,7 @@ class Coding:
 
     @cached_property
     def evidence(self) -> Evidence:
-        """What a sample of the labels shows."""
+        """Content of a sample of the labels."""
         paths = self.files.list_files() if self.files is not None else []
         kinds, values, steps, palette = set[str | None](), set[int](), dict[int, Path](), dict[int, int]()
         for path in paths[:: len(paths) // MAX_SIBLINGS + 1]:
@@ -134,7 +134,7 @@ class RawLabel:
 
 @dataclass(frozen=True, eq=False)
 class _Readings:
-    """What a label with one channel or a palette holds, read by index and by colour.
+    """Content of a label with one channel or a palette, read by index and by colour.
 
     Attributes:
         used: Values in use.
@@ -322,7 +322,7 @@ def _require_equal_palette(raw: RawLabel, readings: _Readings, coding: Coding) -
         if other != colour:
             raise DataError(
                 f"{raw.path} has the colour {unpack_colour(colour)} for the value {value}, other labels have "
-                f"{unpack_colour(other)}, so that values do not tell classes: give each of `classes` its colour"
+                f"{unpack_colour(other)}, so that values are not those of classes: give each of `classes` its colour"
             )
 
 
