@@ -214,12 +214,10 @@ def write_legend(prediction: Prediction, legend: Legend, out: Path) -> Path:
 def list_legends() -> list[Legend]:
     """Return names and colours of the known datasets."""
     from ..profiler.inference.painting import Legend
-    from ..search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
+    from ..search.data.layouts import load_layout
 
-    return [
-        Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, "Cityscapes"),
-        Legend(CAMVID_CLASSES, CAMVID_PALETTE, "CamVid"),
-    ]
+    classes = {name: load_layout(name.lower()).classes for name in ("Cityscapes", "CamVid")}
+    return [Legend(tuple(colours), tuple(colours.values()), name) for name, colours in classes.items()]
 
 
 def _make_tables(

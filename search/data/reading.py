@@ -435,8 +435,3 @@ def is_trivial_palette(palette: Values, used: Values) -> bool:
     inside = used[used < len(palette)]
     is_ramp = not (palette % _GREY).any() and np.array_equal(palette[inside], GREY_PALETTE[inside])
     return len(palette) > 1 and (is_ramp or not palette.any())
-
-
-def count_classes(labels: LabelMap) -> npt.NDArray[np.int64]:
-    """Return the number of pixels of each class, [256]; the last is void."""
-    return np.bincount(labels.ravel(), minlength=IGNORE + 1)
