@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -260,6 +260,7 @@ def check_dataset(
             remarks.append(f"{name} has no labels: it can be predicted, not scored")
         scans.append(scan)
         problems += scan.problems
+    remarks += _describe_empty_splits(spec, matched, problems).values()
     leaks, duplicates = _find_equal_images(scans, full)
     splits = tuple(scan.summarise() for scan in scans)
     remarks += spec.list_suspicions({scan.name: scan.summaries for scan in scans})
@@ -297,12 +298,26 @@ def _match_splits(spec: DatasetSpec) -> tuple[dict[str, list[Match]], list[Probl
         elif split.listing is not None:
             problems.append(Problem("unusable_splits", (name,), (split.listing,), f"{split.listing} lists no image"))
     if not matched:
-        raise DataError(problems[0].text if problems else f"{spec.root} has no images: {_describe_needs(spec)}")
+        needs = "; ".join(f"{name} needs {split.describe()}" for name, split in spec.splits.items())
+        raise DataError(problems[0].text if problems else f"{spec.root} has no images: {needs}")
+    problems += [
+        Problem("unusable_splits", (name,), (), text)
+        for name, text in _describe_empty_splits(spec, matched, problems).items()
+        if name != UNLABELLED_SPLIT
+    ]
     return matched, problems
 
 
-def _describe_needs(spec: DatasetSpec) -> str:
-    return "; ".join(f"{name} needs {split.describe()}" for name, split in spec.splits.items())
+def _describe_empty_splits(
+    spec: DatasetSpec, matched: Container[str], problems: Iterable[Problem] = ()
+) -> dict[str, str]:
+    """Return the splits without images that the dataset's own description has, each with the files that it needs."""
+    known = {name for problem in problems for name in problem.splits}
+    return {
+        name: f"{name} has no images: {spec.splits[name].describe()} is missing or empty"
+        for name in spec.own_splits
+        if name not in matched and name not in known
+    }
 
 
 def _choose_evenly(items: Sequence[Item], count: int | None) -> Sequence[Item]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -85,6 +85,7 @@ class DatasetSpec:
         values: Label value of each class, for prediction files.
         predictions: Kind of prediction files, `indices` or `colours`; None for that of the label files.
         prediction_name: Name of a prediction's file with `{stem}` for the image's stem; None for the label's name.
+        own_splits: Names of the splits that its own description has, which must have images.
         digest: Hash of the description, 12 hexadecimal digits; empty for a known layout.
         origin: Where the classes come from, for messages.
         notes: Assumptions that the description rests on, a line each.
@@ -99,6 +100,7 @@ class DatasetSpec:
     values: tuple[int, ...]
     predictions: str | None = "indices"
     prediction_name: str | None = None
+    own_splits: tuple[str, ...] = ()
     digest: str = ""
     origin: str = ""
     notes: tuple[str, ...] = ()
@@ -283,7 +285,8 @@ def _read_description(path: Path) -> DatasetSpec:
         layout = load_layout(base)
         fitting = [folder for folder in find_roots(layout, root) if folder != root]
         root = next((folder for folder in fitting if has_files(layout, folder)), root)
-    return build_spec(settings, root, _hash_content(complete), origin=f"of {path} ({_name_classes(settings)})")
+    spec = build_spec(settings, root, _hash_content(complete), origin=f"of {path} ({_name_classes(settings)})")
+    return replace(spec, own_splits=tuple(spec.splits) if "splits" in own else ())
 
 
 def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
@@ -308,7 +311,8 @@ def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
             advice = f"{error}, so there is no dataset.yaml to edit"
     settings = validate(DatasetSettings, dict(folder.content), f"invalid dataset {path}")
     notes = (*folder.notes, *_note_descriptions(path), f"{folder.content['name']}: {advice}")
-    return build_spec(settings, path, _hash_content(folder.content), origin=folder.origin, notes=notes)
+    spec = build_spec(settings, path, _hash_content(folder.content), origin=folder.origin, notes=notes)
+    return replace(spec, own_splits=tuple(spec.splits))
 
 
 def _is_equal(text: str, other: str) -> bool:

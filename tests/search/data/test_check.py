@@ -11,6 +11,7 @@ from lgc.errors import DataError
 from lgc.search.data import check
 from lgc.search.data.check import PROBLEMS, check_dataset
 from lgc.search.data.description import read_dataset
+from lgc.search.data.synthetic.writers import write_scenes
 
 DESCRIPTION = """
 name: own
@@ -79,7 +80,10 @@ def test_splits_are_counted(own):
 def test_sound_data_have_no_problem(own):
     result = own.check()
     assert result.problems == ()
-    assert result.remarks == ("classes in no label: tree, car",)
+    assert result.remarks == (
+        "test has no images: images/test/ is missing or empty",
+        "classes in no label: tree, car",
+    )
 
 
 def test_missing_label_is_a_problem(own):
@@ -212,6 +216,33 @@ def test_list_with_an_error_is_a_problem(own):
     assert "val.txt, line 1: no image 'nothing.png'" in result.problems[0].text
     (own.root / "val.txt").write_text("\n")
     assert own.check().problems[0].text.endswith("val.txt lists no image")
+
+
+@pytest.mark.parametrize(
+    ("splits", "needs"),
+    [
+        ("{train: , val: , fold: {images: images/validation}}", "images/validation/"),
+        ("{train: , val: , fold: {list: fold.txt}}", "the list fold.txt"),
+    ],
+)
+def test_empty_split_is_a_problem(own, splits, needs):
+    (own.root / "dataset.yaml").write_text(DESCRIPTION.replace("[train, val, test]", splits))
+    (problem,) = own.check().problems
+    assert (problem.kind, problem.splits) == ("unusable_splits", ("fold",))
+    assert problem.text == f"fold has no images: {needs} is missing or empty"
+
+
+def test_share_without_images_is_a_problem(own):
+    text = DESCRIPTION.replace("[train, val, test]", "{train: {share: 0.999}, val: {share: 0.001}}")
+    (own.root / "dataset.yaml").write_text(text.replace("{split}", "train"))
+    (problem,) = own.check().problems
+    assert problem.text.startswith("val has no images: its share of images/train/, drawn by seed 0")
+
+
+def test_inherited_splits_may_be_empty(tmp_path):
+    write_scenes(tmp_path, "cityscapes", {"train": 1}, (32, 48))
+    (tmp_path / "dataset.yaml").write_text("extends: cityscapes\n")
+    assert check_dataset(read_dataset(tmp_path)).problems == ()
 
 
 def test_data_without_images_are_refused(own):
