@@ -152,12 +152,11 @@ class _Scan:
         self.summaries += other.summaries
         self.problems += other.problems
 
-    def read(self, pair: Pair, expected: Path, full: bool) -> None:
+    def read(self, pair: Pair, full: bool) -> None:
         """Read an image and its label; without `full`, only the header of the image."""
         self.checked += 1
         size = self._read_image(pair.image, full)
         if pair.label is None:
-            self._add_problem("missing_labels", [pair.image], f"{pair.image}: no such file: {expected}")
             return
         try:
             raw, labels = read_classes(pair.label, pair.coding, pair.image)
@@ -256,8 +255,9 @@ def check_dataset(
                 scan.add(part)
                 advance()
         if name == UNLABELLED_SPLIT and all(pair.label is None for pair, _ in matched[name]):
-            scan.problems = [problem for problem in scan.problems if problem.kind != "missing_labels"]
             remarks.append(f"{name} has no labels: it can be predicted, not scored")
+        else:
+            problems += _list_missing_labels(name, matched[name])
         scans.append(scan)
         problems += scan.problems
     remarks += _describe_empty_splits(spec, matched, problems).values()
@@ -266,7 +266,7 @@ def check_dataset(
     remarks += spec.list_suspicions({scan.name: scan.summaries for scan in scans})
     remarks += [*_list_ignored(scans), *duplicates, *_list_class_remarks(spec, splits)]
     remarks += _list_unused_labels(spec, matched)
-    remarks += _list_mixtures(spec, splits)
+    remarks += [*_list_mixtures(spec, splits), *_describe_sample(splits)]
     chosen_examples = _choose_examples(scans, spec.num_classes, examples)
     return DatasetCheck(splits, (*problems, *leaks), tuple(remarks), chosen_examples)
 
@@ -274,8 +274,17 @@ def check_dataset(
 def _scan_image(split: str, classes: int, full: bool, match: Match) -> _Scan:
     """Return what was read of an image and its label."""
     scan = _Scan(split, classes, 1)
-    scan.read(*match, full)
+    scan.read(match[0], full)
     return scan
+
+
+def _list_missing_labels(split: str, matches: Sequence[Match]) -> list[Problem]:
+    """Return the images of a split without a label, also those that are not in the sample."""
+    return [
+        Problem("missing_labels", (split,), (pair.image,), f"{pair.image}: no such file: {expected}")
+        for pair, expected in matches
+        if pair.label is None
+    ]
 
 
 def _match_splits(spec: DatasetSpec) -> tuple[dict[str, list[Match]], list[Problem]]:
@@ -382,6 +391,15 @@ def _list_class_remarks(spec: DatasetSpec, splits: Sequence[SplitCheck]) -> list
         *([f"classes in no label{of_sample}: {', '.join(never)}"] if never else []),
         *([f"classes in no label of train{of_sample}: {', '.join(untrained)}"] if untrained else []),
     ]
+
+
+def _describe_sample(splits: Sequence[SplitCheck]) -> list[str]:
+    """Return a remark on what a sample of the images cannot show."""
+    checked, images = (sum(getattr(split, name) for split in splits) for name in ("checked", "images"))
+    text = (
+        f"of {images} images {checked} were read: in the others, damaged files, sizes, values and leaks remain unknown"
+    )
+    return [text] if checked < images else []
 
 
 def _list_mixtures(spec: DatasetSpec, splits: Sequence[SplitCheck]) -> list[str]:

@@ -257,7 +257,8 @@ def test_sample_is_evenly_spaced(own):
     own.label("train", "train4").unlink()
     result = own.check(sample=3)
     assert [(split.images, split.checked) for split in result.splits] == [(9, 3), (2, 2)]
-    assert result.problems == (), "images 0, 3 and 6"
+    assert [problem.files for problem in result.problems] == [(own.image("train", "train4"),)], "not in the sample"
+    assert result.remarks[-1].startswith("of 11 images 5 were read: in the others, damaged files, sizes, values and")
 
 
 def test_quick_check_decodes_no_image(own, monkeypatch):
