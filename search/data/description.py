@@ -127,7 +127,9 @@ class DatasetSpec:
         files = {split: _choose_labels(pairs) for split, pairs in self.matched.items()}
         with ThreadPoolExecutor() as pool:
             labels = {split: [*filter(None, pool.map(_try_summary, chosen))] for split, chosen in files.items()}
-        return (*self.notes, *self._list_overlaps(), *self.list_suspicions(labels))
+        missing = {split: self.splits[split].describe_missing() for split in self.matched}
+        texts = [f"warning: {self.name}: {split}: {text}" for split, text in missing.items() if text is not None]
+        return (*self.notes, *texts, *self._list_overlaps(), *self.list_suspicions(labels))
 
     def list_suspicions(self, labels: Mapping[str, Sequence[LabelSummary]]) -> list[str]:
         """Return a warning for each sign that labels, split by split, have other values or turns than expected."""

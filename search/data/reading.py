@@ -288,7 +288,7 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
         return raw
     readings = _compare_readings(raw, coding)
     kind, note = readings.kind, ""
-    if not (coding.kind or coding.colours or readings.is_grey):
+    if not (coding.kind or coding.colours) and (readings.palette % _GREY).any():
         _require_equal_palette(raw, readings, coding)
         kind, note = "indices", "read by index, since `classes` has no colours for those of its palette"
     if coding.kind is not None:

@@ -45,18 +45,20 @@ def describe_folder(root: Path) -> FolderDescription | None:
 
     Raises:
         DataError: There are several folders of labels, several candidates for a split, or several labels of an image;
-            an image has no label; or the values cannot be classes.
+            no image has a label; or the values cannot be classes.
     """
     known = find_sources(root)
     if not known.splits:
         return None
     sources, unread = complete_labels(root, known.splits)
-    pairs = {split: source.open(root, split).pairs() for split, source in sources.items()}
-    labels = sorted({pair.label for part in pairs.values() for pair in part if pair.label is not None})
+    splits = [source.open(root, split) for split, source in sources.items()]
+    pairs = [pair for split in splits for pair, _ in split.matches]
+    labels = sorted({pair.label for pair in pairs if pair.label is not None})
     first = sources[next(iter(sources))]
     if not labels:
-        raise DataError(f"{root} has no image with a label in {first.labels}")
-    unused = known.describe_unused(root, (pair.image for part in pairs.values() for pair in part))
+        problem = next(filter(None, (split.describe_missing() for split in splits)), None)
+        raise DataError(problem or f"{root} has no image with a label in {first.labels}")
+    unused = known.describe_unused(root, (pair.image for pair in pairs))
     stats = [(path, path.stat()) for path in labels]
     collected = collect_classes(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
     notes = [*collected.notes, *unread, *unused, *known.notes]

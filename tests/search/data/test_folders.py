@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lgc.errors import DataError, LgcError, OutputError
+from lgc.search.data.check import check_dataset
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
 from lgc.search.data.folders import classes
@@ -288,9 +290,20 @@ def test_missing_labels_are_counted(own: Path) -> None:
     for name in "abc":
         write_label(own / f"labels/train/{name}.png", [0, 1])
     (own / "labels/train/b.png").unlink()
-    with pytest.raises(
-        DataError, match=r"1 of 3 images has no label; the first is own/images/train/b\.png: no such file"
-    ):
+    write_label(own / "labels/val/d.png", [0, 1])
+    (own / "labels/val/d.png").unlink()
+    text = "1 of 3 images has no label; the first is own/images/train/b.png: no such file: own/labels/train/b.png"
+    spec = read_dataset(own)
+    assert f"warning: own: train: {text}" in spec.remarks
+    with pytest.raises(DataError, match=re.escape(text)):
+        spec.pairs("train")
+    assert [problem.files for problem in check_dataset(spec).problems if problem.kind == "missing_labels"] == [
+        (own / "images/train/b.png",),
+        (own / "images/val/d.png",),
+    ]
+    for name in "ac":
+        (own / f"labels/train/{name}.png").unlink()
+    with pytest.raises(DataError, match=r"3 of 3 images have no label; the first is own/images/train/a\.png"):
         read_dataset(own)
 
 

@@ -74,6 +74,8 @@ def test_foreign_palette_is_refused_with_both_readings(tmp_path: Path) -> None:
 
 
 def test_palette_without_class_colours_is_read_by_index(tmp_path: Path) -> None:
+    black_first = np.concatenate([[(0, 0, 0)], COLOURS])
+    assert decode(tmp_path, in_palette_mode(np.zeros((1, 2)), black_first), "[road, car, sky]") == [[0, 0]]
     assert decode(tmp_path, FOREIGN, "[road, car, sky]") == CLASSES.tolist()
     (remark,) = read_dataset(tmp_path).remarks
     assert remark.endswith("a.png: read by index, since `classes` has no colours for those of its palette")
