@@ -413,7 +413,7 @@ def _build_coding(
         if isinstance(key, ValueRange):
             values |= dict.fromkeys(key.values, IGNORE if name == IGNORED else names.index(name))
     if all(number == IGNORE for number in values.values()):
-        values = {index: index for index in range(len(names)) if index not in values} | values
+        values = {index: index for index in range(len(names))} | values
     pairs = [(colour, index) for index, colour in enumerate(settings.classes.values()) if colour is not None]
     pairs += [
         (key, IGNORE if name == IGNORED else names.index(name))

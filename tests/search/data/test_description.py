@@ -320,6 +320,8 @@ def test_images_in_two_splits_are_said(describe: Path, second: str, overlaps: bo
         ("name: street", "name: street\nmap: {7: road, '7': car, 8: sky}", "label value 7 has two meanings"),
         ("name: street", "name: street\nvalues: [1, 2]", "2 label values for 3 classes"),
         ("name: street", "name: street\nignore: 0", "label value 0 is class 'road'.*write e.g. `values: 1-3`"),
+        ("name: street", "name: street\nmap: {0: ignore}", "map: label value 0 is class 'road'.*`values: 1-3`"),
+        ("name: street", "name: street\nmap: {2-9: ignore}", "map: label value 2 is class 'sky'"),
         ("name: street", "name: street\nignore: 65536", "not a range of label values from 0 to 65535"),
         ("name: street", "name: street\nignore: 1.5", "1.5 is not a label value"),
         ("[train, val]", "{train: {share: 0.8}, val: {share: 0.3}}", "the shares of train, val are more than 1"),
