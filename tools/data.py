@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..search.data.check import DatasetCheck, Problem, SplitCheck
     from ..search.data.description import DatasetSpec
+    from ..search.data.pairs import LabelFiles
 
 EXAMPLES = 12
 """Images in the picture of `--overlays`."""
@@ -64,7 +65,8 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
     spec = read_dataset(dataset)
     splits = {name: len(split.entries) for name, split in spec.splits.items()}
     mean, std = spec.normalisation.mean, spec.normalisation.std
-    values = _list_values(spec)
+    codings = _list_codings(spec)
+    values, *others = (_list_values(spec, files) for files in codings)
     content = {
         "name": spec.name,
         "root": str(spec.root),
@@ -73,16 +75,20 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
             for index, name in enumerate(spec.classes)
         ],
         "ignored_label_values": values[-1],
+        "other_label_values": [
+            {"files": str(files.files), "classes": dict(zip(spec.classes, rows, strict=False)), "ignored": rows[-1]}
+            for files, rows in zip(codings[1:], others, strict=True)
+        ],
         "splits": splits,
         "normalisation": {"mean": list(mean), "std": list(std)},
         "remarks": list(spec.remarks),
     }
-    table = grid(
-        f"{spec.name}: {spec.num_classes} classes, files in {spec.root}", *CLASS_COLUMNS, wrap=CLASS_COLUMNS[-1:]
-    )
+    names = [*CLASS_COLUMNS, *(f"in {files.files}" for files in codings[1:])]
+    table = grid(f"{spec.name}: {spec.num_classes} classes, files in {spec.root}", *names, wrap=names[3:])
     for index, name in enumerate(spec.classes):
-        table.add_row(str(index), name, _format_colour(spec.palette[index]), format_values(values[index]))
-    table.add_row("", "ignored", "", format_values(values[-1]))
+        cells = (format_values(rows[index]) for rows in (values, *others))
+        table.add_row(str(index), name, _format_colour(spec.palette[index]), *cells)
+    table.add_row("", "ignored", "", *(format_values(rows[-1]) for rows in (values, *others)))
     lines = [
         f"splits         {', '.join(f'{name} {count}' for name, count in splits.items())}",
         f"normalisation  mean {_format_numbers(mean)}, standard deviation {_format_numbers(std)}",
@@ -262,12 +268,20 @@ def _format_sizes(split: SplitCheck) -> str:
     return ", ".join([*shown[:MAX_SIZES], *more]) or "-"
 
 
-def _list_values(spec: DatasetSpec) -> list[list[int]]:
+def _list_codings(spec: DatasetSpec) -> list[LabelFiles]:
+    """Return label files of each meaning that the values of existing labels have; of any if there are no labels."""
+    used = {pair.coding for pairs in spec.matched.values() for pair in pairs if pair.label is not None}
+    files = [files for split in spec.splits.values() for files in split.labels]
+    chosen = [part for part in files if part.coding in used] or files[:1]
+    values = [part.coding.values for part in chosen]
+    return [part for index, part in enumerate(chosen) if values[index] not in values[:index]]
+
+
+def _list_values(spec: DatasetSpec, files: LabelFiles) -> list[list[int]]:
     """Return the label values of each class, and those of ignored pixels; empty for labels of colours."""
     from ..search.data.labels import IGNORE
 
-    coding = next((files.coding for split in spec.splits.values() for files in split.labels), None)
-    classes = {} if coding is None or coding.kind in ("colours", "palette") else coding.values
+    classes = {} if files.coding.kind in ("colours", "palette") else files.coding.values
     return [
         sorted(value for value, number in classes.items() if number == index)
         for index in (*range(spec.num_classes), IGNORE)
