@@ -67,6 +67,10 @@ MAX_DARK = 63
 """Largest value of an image that uses fewer than its 16 bits, e.g. the 12 bits of a camera."""
 _WEBP_HEAD = 64
 """Bytes of a WebP file that show its compression."""
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of TIFF files, those of BigTIFF last."""
+_SAMPLE_FORMATS = {2: " signed", 3: " float", 5: " complex", 6: " complex"}
+"""Names of a TIFF file's sample formats, but for unsigned integers."""
 PREVIEW_FORMATS = ("MPO",)
 """Formats of photographs whose further frames are previews or other views."""
 
@@ -98,7 +102,7 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
             f"cannot read image {path}: too large: {count} pixels (set {MAX_PIXELS_VARIABLE}={count} to allow them)"
         ) from error
     except UnidentifiedImageError as error:
-        kind = describe(path)
+        kind = _describe_tiff(path) or describe(path)
         reason = "truncated or damaged" if kind.endswith("image") else f"it is {kind}"
         raise DataError(f"cannot read image {path}: {reason}") from error
     except FileNotFoundError as error:
@@ -108,6 +112,28 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
     except Exception as error:  # decoders raise errors of any class for damaged files
         reason = getattr(error, "strerror", None) or f"truncated or damaged ({error or type(error).__name__})"
         raise DataError(f"cannot read image {path}: {reason}") from error
+
+
+def _describe_tiff(path: Path) -> str | None:
+    """Return what bands a TIFF file has that Pillow cannot decode, for a message; None for other or damaged files."""
+    from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT, SAMPLESPERPIXEL, ImageFileDirectory_v2
+
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head[:4] not in _TIFF_HEADS:
+            return None
+        try:
+            tags = ImageFileDirectory_v2(head + file.read(8 * (43 in head[2:4])))
+            file.seek(tags.next)
+            tags.load(file)
+            bands, bits = tags.get(SAMPLESPERPIXEL, 1), max(tags.get(BITSPERSAMPLE, (1,)))
+            form = _SAMPLE_FORMATS.get(max(tags.get(SAMPLEFORMAT, (1,))), "")
+        except Exception:  # Pillow's parser raises errors of any class
+            return None
+    noun = "band" if bands == 1 else "bands"
+    return (
+        f"a TIFF image with {bands} {noun} of {bits}-bit{form} samples: save it with 1 or 3 bands of 8 bits (grey, RGB)"
+    )
 
 
 def _apply_pixel_limit() -> None:
