@@ -21,7 +21,7 @@ from .folders.classes import MAX_LIKELY, list_doubts
 from .labels import IGNORE
 from .pairs import UNLABELLED_SPLIT, Match, Pair
 from .reading import RawLabel, read_classes, unpack_colour
-from .suspicions import MOSTLY, LabelSummary, summarise_label
+from .suspicions import MOSTLY, LabelSummary, count_remarks, summarise_label
 
 PROBLEMS = {
     "unusable_splits": "unusable splits",
@@ -125,6 +125,7 @@ class _Scan:
         pixels: Label pixels of each class, void and unknown values last, [classes + 2].
         digests: Image -> key that equal images have in common.
         summaries: Values of the labels.
+        image_remarks: Remarks on images that were decoded, with their paths.
         problems: What was wrong.
     """
 
@@ -136,6 +137,7 @@ class _Scan:
     labels: list[tuple[Pair, npt.NDArray[np.bool_]]] = field(default_factory=list)
     digests: dict[Path, tuple[object, ...]] = field(default_factory=dict)
     summaries: list[LabelSummary] = field(default_factory=list)
+    image_remarks: list[tuple[str, Path]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     pixels: npt.NDArray[np.int64] = field(init=False)
 
@@ -150,6 +152,7 @@ class _Scan:
         self.pixels += other.pixels
         self.digests |= other.digests
         self.summaries += other.summaries
+        self.image_remarks += other.image_remarks
         self.problems += other.problems
 
     def read(self, pair: Pair, full: bool) -> None:
@@ -179,7 +182,7 @@ class _Scan:
         digest: tuple[object, ...]
         try:
             if full:
-                pixels = read_pixels(path)
+                pixels = read_pixels(path, on_remark=lambda text: self.image_remarks.append((text, path)))
                 size = (pixels.shape[0], pixels.shape[1])
                 digest = (size, hashlib.sha256(pixels.tobytes()).digest())
             else:
@@ -264,6 +267,8 @@ def check_dataset(
     leaks, duplicates = _find_equal_images(scans, full)
     splits = tuple(scan.summarise() for scan in scans)
     remarks += spec.list_suspicions({scan.name: scan.summaries for scan in scans})
+    for scan in scans:
+        remarks += [f"{scan.name}: {text}" for text in count_remarks(scan.image_remarks, scan.checked, "images")]
     remarks += [*_list_ignored(scans), *duplicates, *_list_class_remarks(spec, splits)]
     remarks += _list_unused_labels(spec, matched)
     remarks += [*_list_mixtures(spec, splits), *_describe_sample(splits)]

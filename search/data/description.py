@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,15 @@ from .schema import (
     format_values,
     subtract_keys,
 )
-from .suspicions import LabelSummary, list_few_classes, list_notes, list_suspicions, read_summary
+from .suspicions import (
+    LabelSummary,
+    count_remarks,
+    list_few_classes,
+    list_notes,
+    list_suspicions,
+    read_image_remarks,
+    read_summary,
+)
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -56,6 +64,8 @@ DATASET_FILES = ("dataset.yaml", "dataset.yml")
 """Description that a dataset's folder may contain."""
 MAX_SAMPLED = 8
 """Number of labels of each split that `DatasetSpec.remarks` reads."""
+MAX_DECODED = 4
+"""Number of its images that it decodes."""
 MAX_NAMES = 8
 """Number of classes in `DatasetSpec.summary`."""
 UNION_SPLIT, UNITED_SPLITS = "trainval", frozenset({"train", "val"})
@@ -124,11 +134,19 @@ class DatasetSpec:
     @cached_property
     def remarks(self) -> tuple[str, ...]:
         """Lines to print before the dataset is used: assumptions, and what looks wrong."""
-        files = {split: _choose_labels(pairs) for split, pairs in self.matched.items()}
+        labelled = {split: [pair for pair in pairs if pair.label is not None] for split, pairs in self.matched.items()}
+        texts = list[str]()
         with ThreadPoolExecutor() as pool:
-            labels = {split: [*filter(None, pool.map(_try_summary, chosen))] for split, chosen in files.items()}
-        missing = {split: self.splits[split].describe_missing() for split in self.matched}
-        texts = [f"warning: {self.name}: {split}: {text}" for split, text in missing.items() if text is not None]
+            labels = {
+                split: [*filter(None, pool.map(_try_summary, _choose_pairs(pairs, MAX_SAMPLED)))]
+                for split, pairs in labelled.items()
+            }
+            for split, pairs in self.matched.items():
+                images = [pair.image for pair in _choose_pairs(pairs, MAX_DECODED)]
+                remarks = chain.from_iterable(pool.map(read_image_remarks, images))
+                missing = self.splits[split].describe_missing()
+                parts = [*([] if missing is None else [missing]), *count_remarks(remarks, len(images), "images read")]
+                texts += [f"warning: {self.name}: {split}: {text}" for text in parts]
         return (*self.notes, *texts, *self._list_overlaps(), *self.list_suspicions(labels))
 
     def list_suspicions(self, labels: Mapping[str, Sequence[LabelSummary]]) -> list[str]:
@@ -187,11 +205,10 @@ def is_overlap(splits: Collection[str]) -> bool:
     return len(others) > 1 or (UNION_SPLIT in splits and bool(others - UNITED_SPLITS))
 
 
-def _choose_labels(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return a few labelled pairs, drawn at random, always the same."""
-    labelled = [pair for pair in pairs if pair.label is not None]
-    order = np.random.default_rng(0).permutation(len(labelled))[:MAX_SAMPLED]
-    return [labelled[index] for index in sorted(order.tolist())]
+def _choose_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """Return up to `count` pairs, drawn at random, always the same."""
+    order = np.random.default_rng(0).permutation(len(pairs))[:count]
+    return [pairs[index] for index in sorted(order.tolist())]
 
 
 def _try_summary(pair: Pair) -> LabelSummary | None:

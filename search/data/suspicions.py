@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from ...errors import DataError
+from ...models.images import read_pixels
 from .labels import IGNORE
 from .pairs import Pair
 from .reading import Coding, RawLabel, read_classes
@@ -19,6 +23,8 @@ MIN_IGNORED_IDS = 3
 """Number of ignored values, apart from 255, in labels of train ids; those of Cityscapes' test images have two."""
 MAX_NAMED_CLASSES = 5
 """Number of classes in a message."""
+
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,23 @@ def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[st
 
 def list_notes(labels: Sequence[LabelSummary]) -> list[str]:
     """Return the assumptions under which labels were read, each with their number."""
-    files = dict[str, list[Path]]()
-    for label in labels:
-        if label.note:
-            files.setdefault(label.note, []).append(label.path)
-    return [f"{len(paths)} of {len(labels)} labels, e.g. {paths[0]}: {note}" for note, paths in files.items()]
+    return count_remarks(((label.note, label.path) for label in labels if label.note), len(labels), "labels")
+
+
+def count_remarks(remarks: Iterable[tuple[str, Path]], total: int, noun: str) -> list[str]:
+    """Return remarks on files, those that differ in numbers only as one, with the number of files and the first."""
+    groups = dict[str, list[tuple[str, Path]]]()
+    for text, path in remarks:
+        groups.setdefault(_NUMBER.sub("", text), []).append((text, path))
+    return [f"{len(group)} of {total} {noun}, e.g. {group[0][1]}: {group[0][0]}" for group in groups.values()]
+
+
+def read_image_remarks(path: Path) -> list[tuple[str, Path]]:
+    """Return the remarks on an image, each with its path; none if it cannot be read, which is reported elsewhere."""
+    remarks = list[tuple[str, Path]]()
+    with suppress(DataError):
+        read_pixels(path, on_remark=lambda text: remarks.append((text, path)))
+    return remarks
 
 
 def _share_ignored(labels: Sequence[LabelSummary]) -> float:

@@ -200,6 +200,25 @@ def test_resized_labels_are_a_remark(own):
         assert sum("resized or compressed, they are mixtures" in remark for remark in own.check().remarks) == count
 
 
+def test_ignored_parts_of_images_are_remarks(own):
+    for name, alpha in (("train0", 0), ("train1", 9), ("train2", 255)):
+        with Image.open(own.image("train", name)) as image:
+            image.putalpha(alpha)
+            image.save(own.image("train", name))
+    pages = [Image.new("RGB", SIZE[::-1], (index, 0, 0)) for index in range(3)]
+    own.image("val", "val0").unlink()
+    pages[0].save(own.image("val", "val0").with_suffix(".tif"), save_all=True, append_images=pages[1:])
+    read_remarks = read_dataset(own.root).remarks
+    for split, count, name, text in (
+        ("train", "2 of 3", "train0.png", "transparency is ignored"),
+        ("val", "1 of 2", "val0.tif", "the first of 3 frames or pages is used"),
+    ):
+        path = own.root / "images" / split / name
+        assert f"{split}: {count} images, e.g. {path}: {text}" in own.check().remarks
+        assert f"warning: own: {split}: {count} images read, e.g. {path}: {text}" in read_remarks
+    assert not any("transparency" in remark for remark in own.check(full=False).remarks)
+
+
 def test_label_without_image_is_a_remark(own):
     own.image("val", "val1").unlink()
     result = own.check()
@@ -306,7 +325,7 @@ def test_images_are_read_at_once_in_order(own, monkeypatch):
     own.write("train", "train3")
     barrier = threading.Barrier(2)
 
-    def read(path):
+    def read(path, **options):
         barrier.wait(10)
         raise DataError(f"no {path.name}")
 
