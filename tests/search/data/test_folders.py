@@ -102,6 +102,21 @@ def test_images_without_splits_are_shared(own: Path) -> None:
     assert [p.image.name for p in described.pairs("val")] == [p.image.name for p in spec.pairs("val")]
 
 
+def test_unread_lists_are_named_without_splits(own: Path) -> None:
+    for name in range(10):
+        write_label(own / f"masks/{name}.png", [0, 1])
+    texts = {"f0_train.txt": "3\n4\n", "ImageSets/Main/train.txt": "5.png\n", "split.csv": "image,fold\n7.png,1\n"}
+    for name, text in {**texts, "README.txt": "Ten images\n", "masks/1.txt": "1.png\n"}.items():
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).write_text(text)
+    note = "own: f0_train.txt, split.csv, ImageSets/Main/train.txt list images, not read: lists of splits are called"
+    assert any(line.startswith(note) for line in read_dataset(own).remarks)
+    (own / "train.txt").write_text("3\n")
+    (own / "val.txt").write_text("4\n")
+    Path("own.dataset.yaml").unlink()
+    assert not any("list images" in line for line in read_dataset(own).remarks)
+
+
 @pytest.mark.parametrize("form", ["labels/{}", "{}/annotations"])
 def test_splits_are_sub_folders(own: Path, form: str) -> None:
     for split, name in (("training", "a"), ("valid", "b"), ("test", "c")):
