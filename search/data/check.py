@@ -17,7 +17,6 @@ import numpy.typing as npt
 from ...errors import DataError
 from ...models.images import read_pixels, read_size
 from .description import DatasetSpec, is_overlap
-from .folders.classes import MAX_LIKELY, list_doubts
 from .labels import IGNORE
 from .pairs import UNLABELLED_SPLIT, Match, Pair
 from .reading import RawLabel, read_classes, unpack_colour
@@ -271,7 +270,7 @@ def check_dataset(
         remarks += [f"{scan.name}: {text}" for text in count_remarks(scan.image_remarks, scan.checked, "images")]
     remarks += [*_list_ignored(scans), *duplicates, *_list_class_remarks(spec, splits)]
     remarks += _list_unused_labels(spec, matched)
-    remarks += [*_list_mixtures(spec, splits), *_describe_sample(splits)]
+    remarks += _describe_sample(splits)
     chosen_examples = _choose_examples(scans, spec.num_classes, examples)
     return DatasetCheck(splits, (*problems, *leaks), tuple(remarks), chosen_examples)
 
@@ -405,14 +404,6 @@ def _describe_sample(splits: Sequence[SplitCheck]) -> list[str]:
         f"of {images} images {checked} were read: in the others, damaged files, sizes, values and leaks remain unknown"
     )
     return [text] if checked < images else []
-
-
-def _list_mixtures(spec: DatasetSpec, splits: Sequence[SplitCheck]) -> list[str]:
-    """Return a remark on many rare classes, as resizing labels makes them; known layouts have such classes."""
-    pixels = np.sum([split.class_pixels for split in splits], axis=0)
-    present = np.flatnonzero(pixels).tolist()
-    texts = list_doubts(dict(enumerate(pixels.tolist())), present) if spec.digest and len(present) <= MAX_LIKELY else []
-    return [text for text in (f"{spec.name}: {text}" for text in texts) if text not in spec.notes]
 
 
 def _list_unused_labels(spec: DatasetSpec, matched: Mapping[str, list[Match]]) -> list[str]:

@@ -51,6 +51,7 @@ from .suspicions import (
     LabelSummary,
     count_remarks,
     list_few_classes,
+    list_mixtures,
     list_notes,
     list_suspicions,
     read_image_remarks,
@@ -154,7 +155,7 @@ class DatasetSpec:
         texts = [
             f"{split}: {text}"
             for split, part in labels.items()
-            for text in (*list_suspicions(part, self.num_classes), *list_notes(part))
+            for text in (*list_suspicions(part, self.num_classes), *list_mixtures(part), *list_notes(part))
         ]
         if not (texts or self.digest):
             texts += list_few_classes([label for part in labels.values() for label in part], self.classes)

@@ -195,7 +195,7 @@ def _number_colours(pixels: Mapping[int, int], paths: list[Path]) -> CollectedCl
     return CollectedClasses(
         {"kind": "colours", "classes": classes},
         f"by colour, in order of red, green and blue, in {len(paths)} labels",
-        (*notes, *list_doubts(pixels, pixels)),
+        (*notes, *_list_doubts(pixels, pixels)),
     )
 
 
@@ -214,7 +214,7 @@ def _number_values(pixels: Mapping[int, int], palette: Mapping[int, int], paths:
         "values": classes,
         "ignore": [IGNORE] if ignored else [],
     }
-    notes = list_doubts(pixels, classes)
+    notes = _list_doubts(pixels, classes)
     if ignored:
         share = 100 * pixels[IGNORE] / sum(pixels.values())
         notes.append(f"label value 255 is ignored, {share:.1f} % of the pixels")
@@ -228,7 +228,7 @@ def _number_values(pixels: Mapping[int, int], palette: Mapping[int, int], paths:
     return CollectedClasses(fields, f"of label values {format_values(classes)} in {len(paths)} labels", tuple(notes))
 
 
-def list_doubts(pixels: Mapping[int, int], classes: Collection[int]) -> list[str]:
+def _list_doubts(pixels: Mapping[int, int], classes: Collection[int]) -> list[str]:
     """Return remarks on an unlikely number of classes, and on many rare ones."""
     limit = RARE_SHARE * sum(pixels.values())
     rare = sum(pixels[value] < limit for value in classes)

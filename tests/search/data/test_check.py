@@ -190,14 +190,17 @@ def test_untrained_class_is_a_remark(own):
     assert {"classes in no label: tree", "classes in no label of train: car"} <= set(own.check().remarks)
 
 
-def test_resized_labels_are_a_remark(own):
-    names = [f"c{index}" for index in range(19)]
-    (own.root / "dataset.yaml").write_text(DESCRIPTION.replace("[road, sky, tree, car]", f"[{', '.join(names)}]"))
-    label = Image.fromarray(np.repeat([[0, 7, 12]], 120, axis=0).repeat(40, 1).astype(np.uint8))
-    for method, count in ((Image.Resampling.NEAREST, 0), (Image.Resampling.BILINEAR, 1)):
-        for split, name in [*(("train", f"train{index}") for index in range(3)), ("val", "val0"), ("val", "val1")]:
-            own.write(split, name, label.resize((240, 240), method), np.zeros((240, 240, 3)) + own.rng.integers(256))
-        assert sum("resized or compressed, they are mixtures" in remark for remark in own.check().remarks) == count
+@pytest.mark.parametrize(("method", "count"), [("NEAREST", 0), ("BILINEAR", 2), ("BICUBIC", 2)])
+def test_resized_labels_are_a_remark(own, method, count):
+    names = ", ".join(f"c{index}" for index in range(19))
+    (own.root / "dataset.yaml").write_text(DESCRIPTION.replace("[road, sky, tree, car]", f"[{names}]"))
+    for split, name in [*(("train", f"train{index}") for index in range(3)), ("val", "val0"), ("val", "val1")]:
+        label = Image.fromarray(own.rng.choice([4, 7, 12], (9, 9)).repeat(8, 0).repeat(8, 1).astype(np.uint8))
+        own.write(split, name, label.resize((96, 96), Image.Resampling[method]), own.rng.integers(0, 256, (96, 96, 3)))
+    for remarks in (own.check().remarks, read_dataset(own.root).remarks):
+        assert (
+            sum("of the borders in its labels have values between those of both" in text for text in remarks) == count
+        )
 
 
 def test_ignored_parts_of_images_are_remarks(own):
