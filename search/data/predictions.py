@@ -93,17 +93,20 @@ def name_predictions(spec: DatasetSpec, pairs: Sequence[Pair]) -> list[Path]:
 def _needs_colours(spec: DatasetSpec, pairs: Iterable[Pair]) -> bool:
     """Return True if predictions are colours, as the description says, else as the first label says.
 
+    A black label of colours may have been saved with one channel: then the other labels count.
+
     Raises:
         DataError: The label cannot be read.
     """
     if spec.predictions is not None:
         return spec.predictions == "colours"
-    label = _find_label(pairs) or _find_label(chain.from_iterable(spec.matched.values()))
-    return label is not None and read_raw_label(label).is_coloured
-
-
-def _find_label(pairs: Iterable[Pair]) -> Path | None:
-    return next((pair.label for pair in pairs if pair.label is not None), None)
+    known = chain(pairs, chain.from_iterable(spec.matched.values()))
+    label, coding = next(((pair.label, pair.coding) for pair in known if pair.label is not None), (None, None))
+    if label is None or coding is None:
+        return False
+    raw = read_raw_label(label)
+    may_be_coloured = raw.palette is None and coding.has_greys
+    return raw.is_coloured or (may_be_coloured and coding.evidence.kind == "colours")
 
 
 def encode_classes(spec: DatasetSpec, classes: LabelMap, coloured: bool) -> npt.NDArray[np.unsignedinteger]:
