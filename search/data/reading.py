@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +26,8 @@ GREY_PALETTE = np.arange(256) * _GREY
 """Colour of each value of a grey image, as a 24-bit number."""
 _SPREAD = {"L": 255, "I": 65535}
 """Largest value of a mode, over whose range Pillow spreads the values of files with a smaller maximum."""
+_DEEP_STEP = Fraction(1, 257)
+"""Step between the greys, 0..255, of successive values of 16 bits."""
 _UNKNOWN = -1
 _MAX_SHOWN = 6
 """Number of values in a message."""
@@ -45,7 +48,7 @@ class Evidence:
 
     kind: str | None
     values: frozenset[int]
-    steps: Mapping[int, Path]
+    steps: Mapping[int | Fraction, Path]
     palette: Mapping[int, int]
 
 
@@ -85,7 +88,7 @@ class Coding:
     def evidence(self) -> Evidence:
         """Content of a sample of the labels."""
         paths = self.files.list_files() if self.files is not None else []
-        kinds, values, steps, palette = set[str | None](), set[int](), dict[int, Path](), dict[int, int]()
+        kinds, values, steps, palette = set[str | None](), set[int](), dict[int | Fraction, Path](), dict[int, int]()
         for path in paths[:: len(paths) // MAX_SIBLINGS + 1]:
             with suppress(DataError):  # reported where the file is used
                 raw = read_raw_label(path)
@@ -117,7 +120,7 @@ class RawLabel:
         values: Label values, or colours as 24-bit numbers; [H, W].
         is_coloured: True if `values` are colours.
         palette: Colour of each value as a 24-bit number, of files in palette mode; else None.
-        grey_step: Step between the greys of successive values, of files with one channel: 255 for one bit.
+        grey_step: Step between the greys, 0..255, of successive values in files with one channel: 255 for one bit.
         lossy: Name of the compression if it alters values, else None.
         note: Assumption under which it was read; empty for none.
     """
@@ -127,7 +130,7 @@ class RawLabel:
     values: Values
     is_coloured: bool
     palette: Values | None = None
-    grey_step: int = 1
+    grey_step: int | Fraction = 1
     lossy: str | None = None
     note: str = ""
 
@@ -196,7 +199,8 @@ def read_raw_label(path: Path, image: Path | None = None) -> RawLabel:
     if file.mode == "P":
         colours = np.array(file.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         palette = pack_colours(colours)
-    values, step = np.asarray(file), 1
+    values: Values = np.asarray(file)
+    step: int | Fraction = _DEEP_STEP if file.mode.startswith("I;16") else 1
     if file.mode == "1":
         values, step = values.astype(np.uint8), 255
     elif header.maximum is not None and palette is None:
@@ -327,7 +331,7 @@ def _require_equal_palette(raw: RawLabel, readings: _Readings, coding: Coding) -
 
 
 def _resolve_bits(raw: RawLabel, coding: Coding) -> RawLabel:
-    """Return a label of fewer than 8 bits as greys if these are the label values, e.g. 0 and 255 for one bit.
+    """Return a label of other than 8 bits as greys if these are the label values, e.g. 0 and 255 for one bit.
 
     Raises:
         DataError: Values and greys have different classes, other labels have other bits, and these do not show which
@@ -339,7 +343,9 @@ def _resolve_bits(raw: RawLabel, coding: Coding) -> RawLabel:
         return raw
     if _UNKNOWN in by_value and _UNKNOWN not in by_grey:
         has_class = any(index != IGNORE for value, index in zip(used, by_grey, strict=True) if value)
-        return replace(raw, values=raw.values * raw.grey_step, grey_step=1) if has_class else raw
+        step = raw.grey_step
+        greys = raw.values * step.numerator // step.denominator
+        return replace(raw, values=greys, grey_step=1) if has_class else raw
     others = {step: path for step, path in coding.evidence.steps.items() if step != raw.grey_step}
     are_values = _UNKNOWN in by_grey and {*others} <= {1}
     if others and not are_values and find_meaning(used, raw.grey_step, coding.evidence.values) != "values":
@@ -347,8 +353,8 @@ def _resolve_bits(raw: RawLabel, coding: Coding) -> RawLabel:
     return raw
 
 
-def find_meaning(used: Iterable[int], step: int, known: Collection[int]) -> str | None:
-    """Return what the values of a label of few bits are, `values` or `greys`; None if that cannot be known.
+def find_meaning(used: Iterable[int], step: int | Fraction, known: Collection[int]) -> str | None:
+    """Return what the values of a label of other than 8 bits are, `values` or `greys`; None if that cannot be known.
 
     Args:
         used: Its values.
@@ -357,22 +363,24 @@ def find_meaning(used: Iterable[int], step: int, known: Collection[int]) -> str 
     """
     known = {0, *known}
     are_values, are_greys = ({value * factor for value in used} <= known for factor in (1, step))
+    if step < 1 and not are_greys:  # values of 16 bits that 8 bits do not hold
+        return "values"
     return None if are_values == are_greys else "greys" if are_greys else "values"
 
 
-def describe_mixed_bits(path: Path, step: int, used: Iterable[int], other: Path) -> str:
+def describe_mixed_bits(path: Path, step: int | Fraction, used: Iterable[int], other: Path) -> str:
     """Return the message on a label whose values and greys differ, while those of another have other steps."""
     value = max(used)
     return (
-        f"{path} has fewer than 8 bits per pixel, {other} another number of bits, and nothing shows whether its value "
-        f"{value} or its grey {value * step} is meant: save all labels with 8 bits per pixel"
+        f"{path} and {other} differ in bits per pixel, and nothing shows whether value {value} of the first or grey "
+        f"{value * step} is meant: save all labels with the same bits per pixel"
     )
 
 
 def _compare_readings(raw: RawLabel, coding: Coding) -> _Readings:
     """Read a label with one channel or a palette by index and by colour, and say which of them is meant."""
     used = _list_values(raw.values)
-    palette = np.arange(0, 256, raw.grey_step) * _GREY if raw.palette is None else raw.palette
+    palette = np.arange(0, 256, int(max(raw.grey_step, 1))) * _GREY if raw.palette is None else raw.palette
     is_grey = raw.palette is None or is_trivial_palette(palette, used)
     if is_grey and coding.kind is None and len(used) > 1 and not palette.any():
         palette = GREY_PALETTE  # black, which would merge the values

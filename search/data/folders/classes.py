@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class _Content:
     is_coloured: bool
     values: dict[int, int]
     palette: dict[int, int] | None
-    grey_step: int = 1
+    grey_step: int | Fraction = 1
 
 
 def _summarise(path: Path) -> _Content:
@@ -127,7 +128,7 @@ def _require_few(values: Sized, is_coloured: bool, path: Path) -> None:
 
 
 def _unify_bits(contents: list[_Content]) -> list[_Content]:
-    """Return labels of different bits, those of fewer than 8 as greys if the others have these as values.
+    """Return labels of different bits, those of other than 8 as greys if the others have these as values.
 
     Raises:
         DataError: The others do not show whether values or greys are meant.
@@ -140,12 +141,12 @@ def _unify_bits(contents: list[_Content]) -> list[_Content]:
     for content in contents:
         step = content.grey_step
         meaning: str | None = "values"
-        if step > 1 and any(content.values):
+        if step != 1 and any(content.values):
             meaning = find_meaning(content.values, step, known)
         if meaning is None:
             other = next(path for bits, path in files.items() if bits != step)
             raise DataError(describe_mixed_bits(content.path, step, content.values, other))
-        greys = {value * step: count for value, count in content.values.items()}
+        greys = {int(value * step): count for value, count in content.values.items()}
         unified.append(replace(content, values=greys) if meaning == "greys" else content)
     return unified
 

@@ -83,12 +83,21 @@ def test_masks_of_one_bit_are_those_of_8_bits(own: Path, other: Values, value: i
     write_label(own / "labels/train/a.png", [0, 0, 255], mode="1")
     write_label(own / "labels/train/b.png", other)
     if value is None:
-        with pytest.raises(DataError, match=r"a\.png has fewer than 8 bits per pixel, .*b\.png another number of bits"):
+        with pytest.raises(DataError, match=r"a\.png and .*b\.png differ in bits per pixel, and nothing"):
             read_dataset(own)
     else:
         data = load_dataset(own, "train")
         assert data.classes == ("value 0", f"value {value}")
         assert data[0][1].tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize(("deep", "names"), [(65535, ["value 0", "value 255"]), (300, ["value 0", "value 300"])])
+def test_masks_of_16_bits_are_those_of_8_bits(own: Path, deep: int, names: list[str]) -> None:
+    write_label(own / "labels/train/a.png", [0, 0, deep])
+    write_label(own / "labels/train/b.png", [0, 0, 255])
+    data = load_dataset(own, "train")
+    assert list(data.classes) == names
+    assert [data[index][1].tolist() for index in (0, 1)] == [[[0, 0, 1]], [[0, 0, 255 if deep == 300 else 1]]]
 
 
 def test_images_without_splits_are_shared(own: Path) -> None:

@@ -226,7 +226,7 @@ def test_values_of_few_bits_are_not_spread(tmp_path: Path, bits: int) -> None:
 
 
 MASK = np.array([[0, 1, 1]], np.uint8)
-MIXED = "has fewer than 8 bits per pixel, .*b.png another number of bits"
+MIXED = r"and .*b\.png differ in bits per pixel, and nothing shows whether value 1 of the first or grey 255 is meant"
 
 
 @pytest.mark.parametrize(
@@ -251,6 +251,17 @@ def test_one_bit_labels_next_to_8_bits(
             decode(tmp_path, file, "[bare, plant]", fields)
     else:
         assert decode(tmp_path, file, "[bare, plant]", fields) == expected.tolist()
+
+
+def test_16_bit_masks_next_to_8_bits(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(MASK * 255).save(tmp_path / "labels/b.png")
+    deep = Image.fromarray(MASK.astype(np.uint16) * 65535)
+    assert decode(tmp_path, deep, "[bare, plant]", "values: [0, 255]\nignore: []\n") == MASK.tolist()
+    with pytest.raises(DataError, match="nothing shows whether value 65535 of the first or grey 255 is meant"):
+        decode(tmp_path, deep, "[bare, plant]", "values: [0, 65535]\n")
+    deep = Image.fromarray(MASK.astype(np.uint16) * 300)
+    assert decode(tmp_path, deep, "[bare, plant]", "values: [0, 300]\n") == MASK.tolist()
 
 
 @pytest.mark.parametrize("fields", ["", "ignore: []\n"])
