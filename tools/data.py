@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
     from ..search.data.check import DatasetCheck, Problem, SplitCheck
     from ..search.data.description import DatasetSpec
-    from ..search.data.pairs import LabelFiles
+    from ..search.data.reading import Coding
 
+Values = list[list[int]]
+"""Label values of each class, last those of ignored pixels."""
+Colours = list[list[tuple[int, int, int]]]
+"""Label colours of each class, last those of ignored pixels."""
 EXAMPLES = 12
 """Images in the picture of `--overlays`."""
 CLASS_COLUMNS = ("id", "class", "colour", "label values")
@@ -60,35 +64,40 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
     Example: lgc-data show scenes
     """
     from ..search.data.description import read_dataset
-    from ..search.data.schema import format_values
 
     spec = read_dataset(dataset)
     splits = {name: len(split.entries) for name, split in spec.splits.items()}
     mean, std = spec.normalisation.mean, spec.normalisation.std
-    codings = _list_codings(spec)
-    values, *others = (_list_values(spec, files) for files in codings)
+    codes = _list_codes(spec)
+    _, values, colours = codes[0]
     content = {
         "name": spec.name,
         "root": str(spec.root),
         "classes": [
-            {"name": name, "colour": list(spec.palette[index]), "label_values": values[index]}
+            {
+                "name": name,
+                "colour": list(spec.palette[index]),
+                "label_values": values[index],
+                "label_colours": colours[index],
+            }
             for index, name in enumerate(spec.classes)
         ],
         "ignored_label_values": values[-1],
+        "ignored_label_colours": colours[-1],
         "other_label_values": [
-            {"files": str(files.files), "classes": dict(zip(spec.classes, rows, strict=False)), "ignored": rows[-1]}
-            for files, rows in zip(codings[1:], others, strict=True)
+            {"files": files, "classes": dict(zip(spec.classes, rows, strict=False)), "ignored": rows[-1]}
+            for files, rows, _ in codes[1:]
         ],
         "splits": splits,
         "normalisation": {"mean": list(mean), "std": list(std)},
         "remarks": list(spec.remarks),
     }
-    names = [*CLASS_COLUMNS, *(f"in {files.files}" for files in codings[1:])]
+    names = [*CLASS_COLUMNS, *(f"in {files}" for files, *_ in codes[1:])]
     table = grid(f"{spec.name}: {spec.num_classes} classes, files in {spec.root}", *names, wrap=names[3:])
+    shown = [[_format_codes(*row) for row in zip(*code, strict=True)] for _, *code in codes]
     for index, name in enumerate(spec.classes):
-        cells = (format_values(rows[index]) for rows in (values, *others))
-        table.add_row(str(index), name, _format_colour(spec.palette[index]), *cells)
-    table.add_row("", "ignored", "", *(format_values(rows[-1]) for rows in (values, *others)))
+        table.add_row(str(index), name, _format_colour(spec.palette[index]), *(column[index] for column in shown))
+    table.add_row("", "ignored", "", *(column[-1] for column in shown))
     lines = [
         f"splits         {', '.join(f'{name} {count}' for name, count in splits.items())}",
         f"normalisation  mean {_format_numbers(mean)}, standard deviation {_format_numbers(std)}",
@@ -268,24 +277,34 @@ def _format_sizes(split: SplitCheck) -> str:
     return ", ".join([*shown[:MAX_SIZES], *more]) or "-"
 
 
-def _list_codings(spec: DatasetSpec) -> list[LabelFiles]:
-    """Return label files of each meaning that the values of existing labels have; of any if there are no labels."""
+def _list_codes(spec: DatasetSpec) -> list[tuple[str, Values, Colours]]:
+    """Return the codes of classes in labels that exist, if these differ each with their files; see `_list_values`."""
     used = {pair.coding for pairs in spec.matched.values() for pair in pairs if pair.label is not None}
     files = [files for split in spec.splits.values() for files in split.labels]
-    chosen = [part for part in files if part.coding in used] or files[:1]
-    values = [part.coding.values for part in chosen]
-    return [part for index, part in enumerate(chosen) if values[index] not in values[:index]]
+    codes = [(str(part.files), *_list_values(spec, part.coding)) for part in files if part.coding in used]
+    codes = codes or [(str(files[0].files), *_list_values(spec, files[0].coding))]
+    return [code for index, code in enumerate(codes) if code[1:] not in [other[1:] for other in codes[:index]]]
 
 
-def _list_values(spec: DatasetSpec, files: LabelFiles) -> list[list[int]]:
-    """Return the label values of each class, and those of ignored pixels; empty for labels of colours."""
+def _list_values(spec: DatasetSpec, coding: Coding) -> tuple[Values, Colours]:
+    """Return the label values of each class, last those of ignored pixels, and their colours; only one of both."""
     from ..search.data.labels import IGNORE
+    from ..search.data.predictions import has_coloured_labels
+    from ..search.data.reading import unpack_colour
 
-    classes = {} if files.coding.kind in ("colours", "palette") else files.coding.values
-    return [
-        sorted(value for value, number in classes.items() if number == index)
-        for index in (*range(spec.num_classes), IGNORE)
-    ]
+    numbers = (*range(spec.num_classes), IGNORE)
+    if has_coloured_labels(spec, coding):
+        codes = coding.colours.items()
+        return [[] for _ in numbers], [[unpack_colour(code) for code, index in codes if index == i] for i in numbers]
+    values = coding.values.items()
+    return [sorted(value for value, index in values if index == i) for i in numbers], [[] for _ in numbers]
+
+
+def _format_codes(values: Sequence[int], colours: Sequence[tuple[int, int, int]]) -> str:
+    """Return label values as ranges, or colours as `#rrggbb`."""
+    from ..search.data.schema import format_values
+
+    return ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours) or format_values(values)
 
 
 def _format_colour(colour: tuple[int, int, int]) -> Text:
