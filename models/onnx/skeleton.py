@@ -36,7 +36,7 @@ def strip_weights(model: Any) -> Any:
 
 
 def is_large(tensor: Any) -> bool:
-    """Return True for a weight of many values that are no sizes or indices."""
+    """Return True for a weight of many values, other than sizes and indices."""
     from onnx import TensorProto
 
     values = (TensorProto.INT32, TensorProto.INT64, TensorProto.STRING)

@@ -107,7 +107,7 @@ def evaluate_network(
 def find_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the classes of logits upsampled bilinearly, [1, C, h, w] -> [1, *size].
 
-    Above `MAX_UPSAMPLED` values, some channels are upsampled at a time, to the same bits: torch's kernels round by
+    Above `MAX_UPSAMPLED` values, some channels are upsampled at a time, bit-identically: torch's kernels round by
     memory format and position in a vector, and have others for up to three channels.
     """
 

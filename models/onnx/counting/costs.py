@@ -65,12 +65,12 @@ def infer_tensors(data: bytes, skeleton: Any = None, *, all_known: bool = False)
     """Return the graph without large weights, and its tensors of known shape.
 
     ONNX cannot infer some shapes, e.g. through operators of ONNX Runtime such as QLinearAdd: those of products, or with
-    `all_known` those of all tensors, are asked of ONNX Runtime.
+    `all_known` those of all tensors, come from ONNX Runtime.
 
     Args:
         data: serialised model.
         skeleton: the same model from `load_skeleton`; None to make it.
-        all_known: True to ask for all shapes.
+        all_known: True for the shapes of all tensors.
     """
     import onnx
 

@@ -63,7 +63,7 @@ def _count_bytes(tensor: Any) -> int:
 
 
 def _read_entries(tensor: Any) -> dict[str, str]:
-    """Return what a model says of a tensor in another file, e.g. its location."""
+    """Return the place of a tensor in another file: location, offset, length."""
     return {entry.key: entry.value for entry in tensor.external_data}
 
 

@@ -16,7 +16,7 @@ from lgc.models import LGCNet
 from lgc.models.nets.weights import save_weights
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
-from lgc.search.data.labels import ID_TO_TRAIN_ID
+from lgc.search.data.labels import CITYSCAPES_REGULAR_IDS
 from lgc.search.data.predictions import PredictionWriter
 from lgc.search.data.reading import read_label
 from lgc.search.data.synthetic.writers import SCENE_FORMATS, write_scenes
@@ -158,8 +158,10 @@ def test_every_layout_is_trained_and_scored(layout, make_run, make_scenes, tmp_p
 
 
 def convert_to_train_ids(data: Path) -> None:
+    table = np.full(256, 255, np.uint8)
+    table[[*CITYSCAPES_REGULAR_IDS]] = range(19)
     for path in data.rglob("*_labelIds.png"):
-        Image.fromarray(ID_TO_TRAIN_ID[np.asarray(Image.open(path))]).save(
+        Image.fromarray(table[np.asarray(Image.open(path))]).save(
             path.with_name(path.name.replace("labelIds", "labelTrainIds"))
         )
         path.unlink()
