@@ -115,7 +115,7 @@ class GraphCosts:
     def _list_outputs(self, nodes: list[Any]) -> list[str]:
         """Return the outputs that nodes outside the group or the caller read, those of the last node first.
 
-        The other readers of a shared node compute it themselves, so beside other nodes its output is not written.
+        The other readers of a shared node compute it themselves, so its output is not written alongside other nodes.
         """
         group = {node.name for node in nodes}
         writers = [node for node in nodes if not self.is_shared(node.name)] or nodes
