@@ -131,7 +131,11 @@ class GraphCosts:
             return 0
         made = {tensor for node in nodes for tensor in node.output}
         sizes = {tensor: self._measure(tensor) for tensor in outputs}
-        for node in nodes:
+        readers = [node for node in nodes if node.op_type not in _SIZES]
+        read = {*outputs, *(tensor for node in readers for tensor in node.input)}
+        for node in readers:
+            if not read & set(node.output) and self.is_shared(node.name):  # only its shape is read
+                continue
             for index, tensor in enumerate(node.input):
                 if not tensor or tensor in made:
                     continue

@@ -160,6 +160,17 @@ def test_shared_dequantisation_is_not_written():
     assert graph.count(["dequantise"]).bytes == X // 4 + 4 + X, "a layer of its own writes floats"
 
 
+def test_shape_of_a_tensor_reads_nothing():
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"], "quantise"),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"], "dequantise"),
+        helper.make_node("Shape", ["d"], ["n"], "shape"),
+        helper.make_node("Expand", ["s", "n"], ["out"], "expand"),
+    ]
+    graph = GraphCosts(make_model(nodes, shape=(1, 2, 8, 8), weights={"s": ()}))
+    assert graph.count(["dequantise", "shape", "expand"]).bytes == 4 + X
+
+
 def test_body_of_a_branch_reads_tensors(residual):
     model = onnx.load_model_from_string(residual)
     value = helper.make_tensor_value_info("copy", TensorProto.FLOAT, (1, 4, 8, 8))
