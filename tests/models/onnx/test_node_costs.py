@@ -75,6 +75,16 @@ def test_half_precision_halves_bytes(residual):
     assert half.count_copy((1, 4, 8, 8)) * 2 == full.count_copy((1, 4, 8, 8)) == 2 * Y
 
 
+def test_widened_group_moves_float32():
+    model = onnx.load_model_from_string(
+        make_model([helper.make_node("Relu", ["x"], ["out"], "relu")], shape=(1, 2, 8, 8))
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    graph = GraphCosts(model.SerializeToString())
+    assert (graph.count(["relu"]).bytes, graph.count(["relu"], is_widened=True).bytes) == (X, 2 * X)
+
+
 def test_constant_is_an_input():
     """A runtime shares equal constants, so a constant of another part of the graph may be in a group."""
     value = numpy_helper.from_array(np.ones(1, np.float32), "k")
