@@ -23,6 +23,7 @@ from ..machine.environment import fingerprint
 from ..machine_match import require_machine
 from ..timing.measure import assign, measure_seconds
 from ..timing.observer import OnProgress, quiet
+from ..timing.starvation import describe_starvation
 from .layer_attribution import SlotReport, attribute_layers
 from .network import Network
 from .parity import Parity, compare_backend, is_within_tolerance
@@ -34,10 +35,6 @@ NETWORK_KEY = "network"
 """Benchmark of the measured network, next to the sentinels of the table."""
 LAYER_RUNS = 50
 """Runs that layer times are the interquartile mean of."""
-MAX_RATIO = 2.0
-"""Ratio of the median of all runs to the table's statistic above which a process is starved; about 1.1 without load."""
-MAX_P90_RATIO = 4.0
-"""The same for the 90th percentile: a few long waits leave the median as it is."""
 METER_SECONDS = 8.0
 """Duration of one measurement of a search that refines its result by measuring, sentinels included."""
 
@@ -111,15 +108,7 @@ class TargetResult:
     @property
     def starvation(self) -> str | None:
         """Remark if runs took far longer than the statistic that is compared with the table; else None."""
-        limits = (("median", self.median_ms, MAX_RATIO), ("90th percentile", self.p90_ms, MAX_P90_RATIO))
-        for name, value, limit in limits:
-            if value is not None and self.measured_ms is not None and value > limit * self.measured_ms:
-                return (
-                    f"the {name} of all runs, {value:.3g} ms, is {value / self.measured_ms:.1f} times the latency of "
-                    f"undisturbed runs, {self.measured_ms:.3g} ms: the process waits for CPU time (other programs, a "
-                    "CPU quota), so FPS is not that of a free machine"
-                )
-        return None
+        return describe_starvation(self.measured_ms, self.median_ms, self.p90_ms)
 
     def equals_torch(self) -> bool:
         """Return True if the outputs match torch's within the precision's tolerance, or nothing was run."""
