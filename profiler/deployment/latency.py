@@ -24,6 +24,7 @@ from ..machine_match import require_machine
 from ..timing.measure import assign, measure_seconds
 from ..timing.observer import OnProgress, quiet
 from ..timing.starvation import describe_starvation
+from .latency_target import LatencyTarget, compute_shortfall
 from .layer_attribution import SlotReport, attribute_layers
 from .network import Network
 from .parity import Parity, compare_backend, is_within_tolerance
@@ -69,6 +70,9 @@ class TargetResult:
         layers: file of the layer times.
         engine: file of the TensorRT engine.
         note: remarks for the reader.
+        target_ms: target of the search that made the network, by the table's statistic; None without one for this
+            target and scope.
+        target_fps: frame rate that it was converted from; None for a target in ms.
     """
 
     backend: str
@@ -96,6 +100,8 @@ class TargetResult:
     layers: str | None = None
     engine: str | None = None
     note: str | None = None
+    target_ms: float | None = None
+    target_fps: float | None = None
 
     def as_dict(self) -> dict[str, JsonValue]:
         """Return a JSON object; the differences and the agreement of `parity` are keys of their own."""
@@ -103,12 +109,18 @@ class TargetResult:
         names = ("max_abs_diff", "mean_abs_diff", "argmax_agreement_pct")
         content |= {name: None if self.parity is None else getattr(self.parity, name) for name in names}
         content["note"] = "; ".join(remark for remark in (self.note, self.starvation) if remark) or None
+        content["target_shortfall_pct"] = self.target_shortfall_pct
         return content | {"slots": None if self.slots is None else asdict(self.slots)}
 
     @property
     def starvation(self) -> str | None:
         """Remark if runs took far longer than the statistic that is compared with the table; else None."""
         return describe_starvation(self.measured_ms, self.median_ms, self.p90_ms)
+
+    @property
+    def target_shortfall_pct(self) -> float | None:
+        """By how much the network misses the search's target, in percent; see `latency_target.compute_shortfall`."""
+        return compute_shortfall(self)
 
     def equals_torch(self) -> bool:
         """Return True if the outputs match torch's within the precision's tolerance, or nothing was run."""
@@ -146,6 +158,8 @@ def time_network(
     backend = require_backend(target)
     if network.scope not in SCOPES or network.architecture is None:
         table = None
+    provenance = {} if network.architecture is None else network.architecture.provenance
+    goal = LatencyTarget.from_provenance(provenance, target, network.scope, table)
     predictor = None if table is None else make_predictor(network, target, table, backend)
     parity = compare_backend(network, backend, target)
     workloads = {NETWORK_KEY: network.workload(precision=target.precision)}
@@ -155,6 +169,8 @@ def time_network(
     result = replace(
         summarize_runs(measurement, target, network.scope), parity=parity, trained=network.weights is not None
     )
+    if goal is not None:
+        result = replace(result, target_ms=goal.ms, target_fps=goal.fps)
     if table is None or predictor is None or network.architecture is None:
         return result
     return _add_prediction(result, predictor, network.architecture, compute_drift(table, measurement))

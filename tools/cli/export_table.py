@@ -97,7 +97,13 @@ def _format_speed(result: TargetResult) -> dict[str, str]:
 
 
 def _format_remarks(result: TargetResult) -> list[str]:
-    remarks = [remark for remark in (result.note, result.starvation, result.parity) if remark is not None]
+    from ...profiler.deployment.latency_target import describe_target
+
+    remarks = [
+        remark
+        for remark in (describe_target(result), result.note, result.starvation, result.parity)
+        if remark is not None
+    ]
     return [f"{result.backend}, {result.precision}: {remark}" for remark in remarks]
 
 

@@ -264,16 +264,17 @@ def format_corrections(table: LatencyTable) -> list[str]:
     return lines
 
 
-def format_drift(drift_pct: float | None) -> str:
-    """Return a line on the machine's drift."""
+def format_drift(drift_pct: float | None, measurement: str = "") -> str:
+    """Return a line on the machine's drift, of a measurement that is named where there are several."""
+    title = f"Machine drift, {measurement}:" if measurement else "Machine drift:"
     if drift_pct is None:
-        return "Machine drift: unknown, as the table has no measured networks."
+        return f"{title} unknown, as the table has no measured networks."
     direction = "slower" if drift_pct > 0 else "faster"
     factor = 1 + drift_pct / 100
     large = abs(drift_pct) > 50 and factor > 0
     change = f"{max(factor, 1 / factor):.1f}x" if large else f"{abs(drift_pct):.1f} %"
     return (
-        f"Machine drift: {change} {direction} than when the table was measured (networks of the table "
+        f"{title} {change} {direction} than when the table was measured (networks of the table "
         f"measured again); predictions are corrected for it."
     )
 
