@@ -88,7 +88,7 @@ def show(
             content["subjects"] = [asdict(benchmark) for benchmark in timed]
         title = f"{table}: {opened.space_title} on {opened.target}"
         rows = _make_benchmark_table(title, timed) if benchmarks else _make_entry_table(title, entries)
-        lines = [*_describe_origin(opened), *remarks, *format_corrections(opened)]
+        lines = [*_describe_origin(opened), *remarks, *format_corrections(opened), *format_range(opened)]
         report = read_report(opened)
     emit(content, as_json, rows, *lines, *make_report_tables(report))
 
@@ -262,6 +262,19 @@ def format_corrections(table: LatencyTable) -> list[str]:
                 f"{weights} ({correction.networks} networks; {interval})"
             )
     return lines
+
+
+def format_range(table: LatencyTable) -> list[str]:
+    """Return a line on the predicted latencies of the space; none while the table cannot predict them."""
+    from ...errors import LgcError
+    from ...lut.predictor import Predictor
+
+    if table.missing_operators:
+        return []
+    try:
+        return [f"latency of the space's architectures: {Predictor(table.space, table).format_range()}"]
+    except LgcError:  # an entry is missing, or the calibration is damaged, which is reported elsewhere
+        return []
 
 
 def format_drift(drift_pct: float | None, measurement: str = "") -> str:
