@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 MAX_IDLE_SHARE = 0.6
 """Share of zero and skip edges above which a result is reported as collapsed."""
 
+MAX_INTERVAL_PCT = 10.0
+"""Half width of a table's prediction interval above which a warning is printed."""
+
 SEARCH_FIELDS = ("quantile", "strategy", "steps", "batch", "crop", "cells", "communication", "fusion", "latency_term",
           "balanced", "arch_lr", "warm_up", "trials", "beta", "scope", "workers", "seed")  # fmt: skip
 """Fields of `SearchConfig` that are options."""
@@ -256,7 +259,19 @@ def _open_predictor(path: Path, space: SearchSpace | None, scope: str) -> tuple[
         return predictor, (
             f"warning: {path} is not verified on whole networks, so the error of its predictions is unknown"
         )
-    return predictor, warn_of_error(path, verification["mape_pct"]) if verification else None
+    remark = warn_of_error(path, verification["mape_pct"]) if verification else None
+    return predictor, remark or _warn_of_interval(predictor)
+
+
+def _warn_of_interval(predictor: Predictor) -> str | None:
+    """Return a warning if the prediction interval of a table is wide, else None."""
+    half_pct = predictor.correction.half_width_pct()
+    if half_pct is None or half_pct <= MAX_INTERVAL_PCT:
+        return None
+    return (
+        f"warning: {predictor.table_path} predicts with a 90 % interval of ± {half_pct:.0f} %, so the network may miss "
+        "its target by as much: measure the table longer, or add --quantile 0.9 or --measure"
+    )
 
 
 def _group_targets(

@@ -13,6 +13,7 @@ import numpy as np
 from ...files import ensure_folder, write_atomic
 from ...lut.predictor import Predictor
 from ...lut.statistics.measurement import Measurement
+from ...lut.table.schema import NOISY
 from ...lut.table.table import LatencyTable
 from ...lut.target import Target
 from ...models.space.protocol import SCOPES, Architecture
@@ -36,6 +37,8 @@ NETWORK_KEY = "network"
 """Benchmark of the measured network, next to the sentinels of the table."""
 LAYER_RUNS = 50
 """Runs that layer times are the interquartile mean of."""
+MAX_ERROR_PCT = 10.0
+"""Prediction error above which the result has a remark, if it is outside the prediction interval too."""
 METER_SECONDS = 8.0
 """Duration of one measurement of a search that refines its result by measuring, sentinels included."""
 
@@ -173,7 +176,8 @@ def time_network(
         result = replace(result, target_ms=goal.ms, target_fps=goal.fps)
     if table is None or predictor is None or network.architecture is None:
         return result
-    return _add_prediction(result, predictor, network.architecture, compute_drift(table, measurement))
+    result = _add_prediction(result, predictor, network.architecture, compute_drift(table, measurement))
+    return replace(result, note=_describe_error(result.error_pct, predictor.correction.half_width_pct(), table))
 
 
 def summarize_runs(measurement: Measurement, target: Target, scope: str) -> TargetResult:
@@ -213,6 +217,19 @@ def _add_prediction(
         error_pct=(predicted_ms / result.measured_ms - 1) * 100,
         table_error_pct=(table_ms / result.measured_ms - 1) * 100,
     )
+
+
+def _describe_error(error_pct: float | None, half_pct: float | None, table: LatencyTable) -> str | None:
+    """Return a remark on a prediction that is far off, with the likeliest cause; else None."""
+    if error_pct is None or abs(error_pct) <= max(MAX_ERROR_PCT, half_pct or 0.0):
+        return None
+    entries = table.entries()
+    noisy = sum(entry.status == NOISY for entry in entries)
+    interval = "" if half_pct is None else f", with a 90 % interval of ± {half_pct:.0f} %"
+    cause = "--layers shows which entries deviate"
+    if noisy:
+        cause = f"{noisy} of {len(entries)} entries of {table.path} are noisy: continue with {table.profile_command()}"
+    return f"the prediction is off by {error_pct:+.0f} %{interval}: {cause}"
 
 
 def make_predictor(network: Network, target: Target, table: LatencyTable, backend: Backend) -> Predictor:

@@ -349,6 +349,18 @@ def test_inaccurate_table_gives_a_warning(call, lut, data, tmp_path):
     assert "warning" not in refused.err
 
 
+@pytest.mark.parametrize(("error_pct", "warned"), [(9.0, True), (0.5, False)])
+def test_wide_prediction_interval_gives_a_warning(call, lut, data, tmp_path, error_pct, warned):
+    wide = copy(lut, tmp_path / "wide.lut")
+    with LatencyTable.open(wide) as table:
+        calibration = table.metadata("calibration")
+        table.set_metadata("calibration", {"dense": {**calibration["dense"], "error_pct": error_pct, "networks": 9}})
+        half_pct = table.correction("dense").half_width_pct()
+    done = call("lgc-search", "--lut", wide, "--data", data, *SHORT, "--out", tmp_path / "run")
+    warning = f"warning: {wide} predicts with a 90 % interval of ± {half_pct:.0f} %, so the network may miss its target"
+    assert (warning in done.err) == warned
+
+
 @pytest.mark.parametrize("arguments", [("--lut", "missing.lut"), ("--target-ms", "1", "--target-fps", "9")], ids=str)
 def test_early_refusals_do_not_import_torch(lut, data, tmp_path, arguments):
     program = (
