@@ -38,7 +38,8 @@ class Normalisation:
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) < MIN_STD:
-            raise UsageError(f"invalid normalisation: mean {self.mean}, std {self.std}; std must be above 0.000001")
+            numbers = f"mean {self.mean}, std {self.std}"
+            raise UsageError(f"invalid normalisation: {numbers}; all must be finite, std must be above 0.000001")
 
 
 def list_pixel_scales(mean: Iterable[float], std: Iterable[float]) -> set[float]:
