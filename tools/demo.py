@@ -362,7 +362,7 @@ def _list_stages(data: Path | None) -> tuple[Stage, ...]:
 
 
 def _make_tables(state: Demo) -> list[Table | str]:
-    from ..profiler.deployment.latency_target import describe_target
+    from ..profiler.deployment.target_report import describe_target
     from .cli.lut_show import format_drift
 
     searched, measured, architecture = state.searched, state.measured, state.architecture

@@ -25,7 +25,7 @@ from ..machine_match import require_machine
 from ..timing.measure import assign, measure_seconds
 from ..timing.observer import OnProgress, quiet
 from ..timing.starvation import describe_starvation
-from .latency_target import LatencyTarget, compute_shortfall
+from .latency_target import LatencyTarget
 from .layer_attribution import SlotReport, attribute_layers
 from .network import Network
 from .parity import Parity, compare_backend, is_within_tolerance
@@ -122,8 +122,20 @@ class TargetResult:
 
     @property
     def target_shortfall_pct(self) -> float | None:
-        """By how much the network misses the search's target, in percent; see `latency_target.compute_shortfall`."""
-        return compute_shortfall(self)
+        """By how much the network misses the search's target, in percent; negative if it is faster than that.
+
+        A frame rate is compared as it is, a latency at the machine's speed when the table was measured.
+        """
+        if self.target_fps is not None and self.fps is not None:
+            return (1 - self.fps / self.target_fps) * 100
+        if self.target_ms is None or self.undrifted_ms is None:
+            return None
+        return (self.undrifted_ms / self.target_ms - 1) * 100
+
+    @property
+    def undrifted_ms(self) -> float | None:
+        """`measured_ms` at the machine's speed when the table was measured."""
+        return None if self.measured_ms is None else self.measured_ms / (1 + (self.drift_pct or 0.0) / 100)
 
     def equals_torch(self) -> bool:
         """Return True if the outputs match torch's within the precision's tolerance, or nothing was run."""
@@ -292,7 +304,7 @@ def make_latency_meter(path: Path, scope: str, seconds: float = METER_SECONDS) -
     def measure(architecture: Architecture) -> float:
         with LatencyTable.open(path) as table:
             result = time_network(Network(architecture, None, scope), table.target, table, seconds=seconds)
-        assert result.measured_ms is not None
-        return result.measured_ms / (1 + (result.drift_pct or 0.0) / 100)
+        assert result.undrifted_ms is not None
+        return result.undrifted_ms
 
     return measure

@@ -41,7 +41,8 @@ def require_target_in_range(
     bound = "" if quantile is None else f", with the margin of --quantile {quantile:g}"
     raise UsageError(
         f"a target of {target} is {side} architecture of {predictor.space.name}: {predictor.table_path} "
-        f"predicts {predictor.format_range(margin)} ({predictor.scope}{bound}); {_advise(target_ms, fastest, slowest)}"
+        f"predicts {predictor.format_range(margin)} in scope {predictor.scope}{bound}; "
+        f"{_advise(target_ms, fastest, slowest)}"
     )
 
 

@@ -98,7 +98,7 @@ def _format_speed(result: TargetResult) -> dict[str, str]:
 
 
 def _format_remarks(result: TargetResult) -> list[str]:
-    from ...profiler.deployment.latency_target import describe_target
+    from ...profiler.deployment.target_report import describe_target
 
     remarks = [
         remark

@@ -1,4 +1,4 @@
-"""Target of the search, held against the measured network."""
+"""Target of the search, compared with the measured network."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 
 from lgc.lut import LatencyTable, Target
 from lgc.profiler.deployment.latency import TargetResult, time_network
-from lgc.profiler.deployment.latency_target import LatencyTarget, describe_target
+from lgc.profiler.deployment.latency_target import LatencyTarget
 from lgc.profiler.deployment.network import Network
+from lgc.profiler.deployment.target_report import describe_target
 
 ORT = Target("cpu", "onnxruntime")
 MEASURED = TargetResult(
@@ -23,7 +24,7 @@ LATENCY = replace(MEASURED, target_ms=0.6, measured_ms=0.5, drift_pct=-20.0)
 def test_missed_frame_rate_says_by_how_much():
     line = describe_target(RATE)
     assert line.startswith("target 1500 FPS: measured 1390 FPS (7.3 % short): more than the prediction interval: ")
-    assert "--target-fps 1619" in line
+    assert line.endswith("search with --measure, or with --target-fps 1619")
     assert RATE.as_dict()["target_shortfall_pct"] == pytest.approx(7.33, abs=0.01)
 
 
@@ -33,6 +34,9 @@ def test_near_or_met_target_needs_no_advice(fps, end):
 
 
 def test_causes_outside_the_network_are_named():
+    slow_median = describe_target(replace(RATE, error_pct=0.0))
+    assert "undisturbed runs are as fast as predicted, but the median of all runs is 20 % above them: " in slow_median
+    assert slow_median.endswith("--target-fps 1619")
     assert "the process waits for CPU time: measure again on an idle" in describe_target(replace(RATE, median_ms=3.0))
     assert "the machine runs 9.0 % slower than when" in describe_target(replace(RATE, drift_pct=9.0))
 
