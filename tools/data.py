@@ -62,7 +62,7 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
     from ..search.data.schema import format_values
 
     spec = read_dataset(dataset)
-    splits = {name: len(split.list_images()) for name, split in spec.splits.items()}
+    splits = {name: len(split.entries) for name, split in spec.splits.items()}
     mean, std = spec.normalisation.mean, spec.normalisation.std
     values = _list_values(spec)
     content = {
@@ -160,13 +160,13 @@ def _write_picture(path: Path, spec: DatasetSpec, result: DatasetCheck) -> None:
     from ..profiler.inference.painting import Legend, write_png
     from ..report.overlays import Overlay, draw_overlays
     from ..search.data.labels import IGNORE
-    from ..search.data.reading import decode_values, read_raw_label, resolve_palette
+    from ..search.data.reading import read_classes
 
     legend = Legend(spec.classes, spec.palette)
     pictures = []
     for split, pair in result.examples:
         assert pair.label is not None
-        classes = decode_values(resolve_palette(read_raw_label(pair.label), pair.coding), pair.coding)
+        _, classes = read_classes(pair.label, pair.coding, pair.image)
         labels = np.where(classes < 0, IGNORE, classes).astype(np.uint8)
         with suppress(DataError):  # a damaged image, which --quick does not notice
             pictures.append(Overlay.fit(f"{split}: {pair.image.name}", read_pixels(pair.image), labels, legend))

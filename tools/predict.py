@@ -123,7 +123,7 @@ def predict(
     from ..profiler.inference.preprocessing import InputOptions
     from ..profiler.inference.segmenter import Segmenter
 
-    file = find_exported_file(source)
+    file = find_exported_file(source, say)
     layout_name = layout.upper() if layout else None
     options = PipelineOptions(
         parse_size(input_size) if input_size else None,
@@ -156,15 +156,15 @@ def list_datasets(inputs: Sequence[Path]) -> dict[Path, set[Path]]:
         FileFormatError: a `dataset.yaml` is invalid.
         DataError: a list of images has an error.
     """
-    from ..search.data.description import read_dataset
+    from ..search.data.description import DATASET_FILES, read_dataset
     from ..search.data.layouts import detect_layout
 
     datasets = {}
     for folder in filter(Path.is_dir, inputs):
-        if not any(folder.glob("dataset.y*ml")) and detect_layout(folder) is None:
+        if not any((folder / name).is_file() for name in DATASET_FILES) and detect_layout(folder) is None:
             continue  # read_dataset would read all labels of a folder of images and labels
         spec = read_dataset(folder)
-        images = {name: [path for path, _ in split.list_images()] for name, split in spec.splits.items()}
+        images = {name: [path for path, _ in split.entries] for name, split in spec.splits.items()}
         inside = {path for paths in images.values() for path in paths if path.is_relative_to(folder)}
         if inside:
             counts = ", ".join(f"{name} {len(paths)}" for name, paths in images.items() if paths)
@@ -214,12 +214,10 @@ def write_legend(prediction: Prediction, legend: Legend, out: Path) -> Path:
 def list_legends() -> list[Legend]:
     """Return names and colours of the known datasets."""
     from ..profiler.inference.painting import Legend
-    from ..search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
+    from ..search.data.layouts import load_layout
 
-    return [
-        Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, "Cityscapes"),
-        Legend(CAMVID_CLASSES, CAMVID_PALETTE, "CamVid"),
-    ]
+    classes = {name: load_layout(name.lower()).classes for name in ("Cityscapes", "CamVid")}
+    return [Legend(tuple(colours), tuple(colours.values()), name) for name, colours in classes.items()]
 
 
 def _make_tables(

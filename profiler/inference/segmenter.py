@@ -95,7 +95,7 @@ class Segmenter:
         model = OnnxModel.load(
             path, input_size=options.input_size, output=options.output_name, layout=options.inputs.layout
         )
-        pipeline = Pipeline.for_network(model, options, infer_values(model.data, model.output.name))
+        pipeline = Pipeline.for_network(model, options, infer_values(model.skeleton, model.output.name))
         place = check_device(device or CPU)
         target = Target(place, backend or "onnxruntime", model.precision, place.num_threads(threads))
         if target.threads > 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -24,7 +25,8 @@ from .reading import read_raw_label
 class PredictionWriter:
     """Write the predictions for a dataset into one folder.
 
-    A file has the label's name and the dataset's own label values or colours; of a class with several, the first.
+    A file has the label's name, with its folder where names repeat, and the dataset's own label values or colours; of a
+    class with several, the first.
     Cityscapes: `<city>_<sequence>_<frame>_leftImg8bit_pred.png` in regular label ids, which
     `csEvalPixelLevelSemanticLabeling` reads with CITYSCAPES_RESULTS set to the folder. CamVid: colours for the original
     layout, else indices.
@@ -34,19 +36,20 @@ class PredictionWriter:
         dataset: Dataset of the images.
 
     Raises:
-        OutputError: The folder cannot be written, or predictions would overwrite files of the dataset.
+        OutputError: The folder cannot be written, or predictions would overwrite files of the dataset or each other.
     """
 
     def __init__(self, folder: Path, dataset: SegmentationDataset) -> None:
         self._spec = dataset.spec
         self._coloured = _needs_colours(dataset.spec, dataset.pairs)
-        self.paths = [folder / name_prediction(dataset.spec, pair) for pair in dataset.pairs]
+        self.paths = [folder / name for name in name_predictions(dataset.spec, dataset.pairs)]
         inputs = {path.resolve() for pair in dataset.pairs for path in (pair.image, pair.label) if path is not None}
         if inputs & {path.resolve() for path in self.paths}:
             raise OutputError(
                 f"{folder} contains files of the dataset that predictions would overwrite: choose another folder"
             )
-        ensure_folder(folder)
+        for path in {folder, *(path.parent for path in self.paths)}:
+            ensure_folder(path)
 
     def write(self, index: int, classes: LabelMap) -> None:
         """Write the classes of the dataset's image `index`, uint8 [H, W], 0..(num_classes - 1).
@@ -61,11 +64,30 @@ class PredictionWriter:
         write_atomic(self.paths[index], buffer.getvalue())
 
 
-def name_prediction(spec: DatasetSpec, pair: Pair) -> str:
-    """Return the file name of a prediction: the dataset's own, else that of the label or image, as `.png`."""
-    if spec.prediction_name is not None:
-        return spec.prediction_name.replace("{stem}", pair.image.stem)
-    return f"{(pair.label or pair.image).stem}.png"
+def name_predictions(spec: DatasetSpec, pairs: Sequence[Pair]) -> list[Path]:
+    """Return the relative paths of predictions: the dataset's own names, else those of the labels or images, as `.png`.
+
+    If names repeat, all have the folders of the labels or images, below the folder that these have in common.
+
+    Raises:
+        OutputError: Two labels in one folder differ in their suffixes only, or are one file.
+    """
+    files = [pair.label or pair.image for pair in pairs]
+    form = spec.prediction_name
+    stems = [file.stem if form is None else pair.image.stem for file, pair in zip(files, pairs, strict=True)]
+    names = [Path((form or "{stem}.png").replace("{stem}", stem)) for stem in stems]
+    if len({*names}) == len(names):
+        return names
+    folders = [os.path.abspath(file.parent) for file in files]  # noqa: PTH100
+    common = os.path.commonpath(folders)
+    names = [Path(os.path.relpath(folder, common)) / name for folder, name in zip(folders, names, strict=True)]
+    owners = dict[Path, Path]()
+    for name, pair in zip(names, pairs, strict=True):
+        if owners.setdefault(name, pair.image) != pair.image:
+            raise OutputError(
+                f"{owners[name]} and {pair.image} would have the same prediction {name}: give their labels own names"
+            )
+    return names
 
 
 def _needs_colours(spec: DatasetSpec, pairs: Iterable[Pair]) -> bool:
@@ -76,9 +98,12 @@ def _needs_colours(spec: DatasetSpec, pairs: Iterable[Pair]) -> bool:
     """
     if spec.predictions is not None:
         return spec.predictions == "colours"
-    known = chain(pairs, *(split.pairs() for split in spec.splits.values() if split.exists()))
-    label = next((pair.label for pair in known if pair.label is not None), None)
+    label = _find_label(pairs) or _find_label(chain.from_iterable(spec.matched.values()))
     return label is not None and read_raw_label(label).is_coloured
+
+
+def _find_label(pairs: Iterable[Pair]) -> Path | None:
+    return next((pair.label for pair in pairs if pair.label is not None), None)
 
 
 def encode_classes(spec: DatasetSpec, classes: LabelMap, coloured: bool) -> npt.NDArray[np.unsignedinteger]:

@@ -24,12 +24,13 @@ from lgc.models.images import read_pixels
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.inference.segmenter import Segmenter
 from lgc.profiler.inference.video import Clip
-from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE
+from lgc.search.data.layouts import load_layout
 from lgc.search.data.synthetic.writers import write_scenes
 
 from ..profiler.inference.graphs import SIZE, list_halves, make_halves, make_value, write_copy
 
 NTSC = Fraction(30000, 1001)
+CAMVID = load_layout("camvid").classes
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
     assert result["legend"] == str(out / "legend.png")
     assert sorted(result["files"]) == sorted(str(out / name) for name in names)
     assert result["images"] == 3
-    assert list(result["classes"]) == list(CAMVID_CLASSES)
+    assert list(result["classes"]) == list(CAMVID)
     counts = sum(np.bincount(np.asarray(Image.open(out / f"{stem}-ids.png")).ravel(), minlength=11) for stem in stems)
     assert list(result["classes"].values()) == pytest.approx(list(100 * counts / counts.sum()))
     took = result["ms_per_image"]
@@ -101,7 +102,7 @@ def test_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
         assert np.array_equal(ids, segmenter.segment(pixels))
     with Image.open(out / "deep/a-ids.png") as image:
         assert image.mode == "L"
-    assert np.array_equal(mask, np.array(CAMVID_PALETTE, np.uint8)[ids])
+    assert np.array_equal(mask, np.array([*CAMVID.values()], np.uint8)[ids])
     assert np.abs(overlay - (0.75 * pixels + 0.25 * mask)).max() < 1
 
 
@@ -145,9 +146,9 @@ def test_refusal_is_the_only_line(call, file, tmp_path):
 def test_legend_lists_classes_and_shares(call, file, photos, tmp_path):
     done = call("lgc-predict", file, photos, "--out", tmp_path / "out")
     rows = {line.split("  ")[0]: line.split() for line in done.out.splitlines() if "#" in line}
-    assert set(rows) <= set(CAMVID_CLASSES)
+    assert set(rows) <= set(CAMVID)
     for name, (*_, colour, share, percent) in rows.items():
-        assert colour == "#{:02x}{:02x}{:02x}".format(*CAMVID_PALETTE[CAMVID_CLASSES.index(name)])
+        assert colour == "#{:02x}{:02x}{:02x}".format(*CAMVID[name])
         assert (0 <= float(share) <= 100, percent) == (True, "%")
     assert "images per second on cpu, onnxruntime, fp32, 1 thread" in done.out
     assert "not included:" in done.out

@@ -105,6 +105,8 @@ def run(app: typer.Typer, interrupted: str = RESUMES) -> None:
                 code, message = 1, ""
             else:
                 code, message = 2, describe_error(error)
+        except MemoryError:
+            code, message = 2, "not enough memory: choose a smaller input or network, or close other programs"
         except OSError as error:
             code, message = 2, f"{error.filename or 'operating system'}: {error.strerror or error}"
         except Exception as error:

@@ -214,7 +214,7 @@ def opened(monkeypatch, network):
 
     def open_engine(self, path, device):
         devices.append(device)
-        return inference.require_backend(inference.Target("cpu", "onnxruntime")).compile(
+        return inference.require_support(inference.Target("cpu", "onnxruntime")).compile(
             network.workload(), inference.Target("cpu", "onnxruntime")
         )
 

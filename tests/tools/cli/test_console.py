@@ -67,6 +67,7 @@ def test_returned_value_is_the_exit_code(leave, code):
         (UsageError("too much\n  of it"), 2, "too much of it"),
         (TrainingError("the loss is not a number"), 1, "the loss is not a number"),
         (PermissionError(13, "Permission denied", "/root/x"), 2, "/root/x: Permission denied"),
+        (MemoryError(), 2, "not enough memory: choose a smaller input or network, or close other programs"),
         (OSError(28, "No space left on device"), 2, "operating system: No space left on device"),
         (KeyboardInterrupt(), 130, "interrupted: finished work is kept; run the same command again to resume"),
     ],
