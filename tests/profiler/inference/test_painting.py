@@ -67,6 +67,11 @@ def test_metadata_of_another_number_is_ignored():
     assert Legend.for_network(one, 2, is_mask=True, log=remarks.append).names == ("background", "foreground")
 
 
+def test_named_mask_has_transparent_background():
+    network = Signature("x", (), (), {CLASSES_KEY: '["none", "person"]', PALETTE_KEY: "[[0, 0, 0], [9, 0, 0]]"})
+    assert Legend.for_network(network, 2, is_mask=True) == Legend(("none", "person"), ((0, 0, 0), (9, 0, 0)), "", 0)
+
+
 def test_malformed_metadata_of_others_is_ignored():
     values = {CLASSES_KEY: "19", PALETTE_KEY: "[[1, 2, 300]]", "normalisation": '{"mean": 1}', "architecture": "unet"}
     network = Signature("x", (), (), values)
