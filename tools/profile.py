@@ -221,6 +221,7 @@ def _print_result(path: Path, target: Target, result: ProfileResult, as_json: bo
 
 def _suggest_search(path: Path, data: Path | None) -> list[str]:
     """Return lines on the range of a table's predictions, and the command that searches its space."""
+    from ..lut.predictor import Predictor
     from ..lut.table.table import LatencyTable
     from ..models.space.lgcnet import LGCNetSpace
     from ..models.space.protocol import DENSE
@@ -230,9 +231,12 @@ def _suggest_search(path: Path, data: Path | None) -> list[str]:
         lines, latencies = format_range(table), table.network_latencies(DENSE)
         if not lines or not latencies or not isinstance(table.space, LGCNetSpace):
             return lines
+        low, high = Predictor(table.space, table).range_ms
+    middle = median(latencies)
+    target_ms = middle if low <= middle <= high else (low + high) / 2  # without calibration, the predictions are off
     plugins = "".join(f" --plugin {plugin}" for plugin in list_plugins())
     chosen = "DIR" if data is None else shlex.quote(str(data))
-    command = f"lgc-search --lut {shlex.quote(str(path))} --data {chosen} --target-ms {median(latencies):.4g}{plugins}"
+    command = f"lgc-search --lut {shlex.quote(str(path))} --data {chosen} --target-ms {target_ms:.4g}{plugins}"
     return [*lines, f"next: {command} --out RUN"]
 
 
