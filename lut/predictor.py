@@ -51,6 +51,7 @@ class Predictor:
         calibrated: True if the table is calibrated in the scope.
         correction: Its calibration, or the identity.
         cost: Predicted latency of every architecture, in ms.
+        median_ratio: Median of all runs over a latency of the table; None if unknown. See `LatencyTable.median_ratio`.
     """
 
     def __init__(self, space: Space | Sequence[Slot], table: LatencyTable, scope: str = DENSE) -> None:
@@ -74,7 +75,8 @@ class Predictor:
         self.space = space
         self.scope = scope
         self.table_path = table.path
-        self.device = table.target.device
+        self.target, self.device = table.target, table.target.device
+        self.median_ratio = table.median_ratio(scope)
         correction = table.correction(scope)
         self.calibrated = correction is not None
         self.correction = correction or Correction()
@@ -116,6 +118,24 @@ class Predictor:
                 f"{self.table_path} has {self.space.name} ({self.space.fingerprint})"
             )
         return float(self.predict_many(np.array([architecture.choices]))[0])
+
+    def to_fps(self, latency_ms: float) -> float:
+        """Return the frame rate at a latency of the table: 1000 / median of all runs, if their ratio is known."""
+        return 1000 / (latency_ms * (self.median_ratio or 1.0))
+
+    def from_fps(self, fps: float) -> float:
+        """Return the latency of the table, in ms, at a frame rate; see `to_fps`."""
+        return 1000 / (fps * (self.median_ratio or 1.0))
+
+    @cached_property
+    def range_ms(self) -> tuple[float, float]:
+        """Predicted latency of the fastest and of the slowest architecture, in ms."""
+        return self.predict(self.fastest), self.predict(self.slowest)
+
+    def format_range(self, margin: float = 1.0) -> str:
+        """Return `0.476 to 1.514 ms (660 to 2100 FPS)`: the range of latencies times `margin`, and of frame rates."""
+        fastest, slowest = (margin * end for end in self.range_ms)
+        return f"{fastest:.3f} to {slowest:.3f} ms ({self.to_fps(slowest):.4g} to {self.to_fps(fastest):.4g} FPS)"
 
     def interval(self, architecture: Architecture) -> Interval | None:
         """Return the prediction interval from the calibration's held-out errors; None if not calibrated.

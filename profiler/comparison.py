@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ..device import CPU
 from ..errors import MeasurementError, UsageError
-from ..lut.statistics.calibration import PREDICTION_LEVEL
 from ..lut.statistics.measurement import Measurement
 from ..lut.target import Target
 from ..models.nets.definition import Log, NetworkDefinition, load_definition
@@ -35,13 +34,12 @@ from .file_outputs import count_classes, list_class_axes, name_scope
 from .output_differences import OutputDifferences
 from .timing.measure import Assignment, measure_seconds
 from .timing.observer import OnProgress, quiet
+from .timing.ratios import compute_ratio, group_by_round
+from .timing.starvation import describe_starvation
 from .timing.workloads import network_workload
 
 CPU_TARGET = Target(CPU, "onnxruntime")
 """Target of the reference output of an ONNX file."""
-NUM_PARTS = 8
-"""Equal parts of a run, one latency ratio each: long enough that on a CPU most parts see different instances, so the
-ratios are nearly independent."""
 MODULE_BACKEND = "torch"
 """Backend that runs modules only, no ONNX files."""
 MAX_UNCOUNTED = 3
@@ -144,16 +142,17 @@ class Timing:
         backend: backend of the target; so are device, precision and threads.
         fps: images per second, 1000 * batch / median_ms.
         median_ms: median of all runs; p90_ms and p99_ms are percentiles, iqr_ms is the interquartile range.
-        relative: ratio to the fastest candidate of this size and scope: the median of the ratios in `NUM_PARTS` parts
-            of the run, each of which cancels the noise that both share.
+        relative: ratio to the fastest candidate of this size and scope, by the table's statistic: the median of the
+            ratios in parts of the run, each of which cancels the noise that both share; see `timing.ratios`.
         relative_low: lower end of the 90 % interval of `relative`, by order statistics; relative_high is the upper end.
         runs: number of runs.
         max_abs_diff: largest absolute difference from the reference output; None for class outputs, and where the
             target is the reference.
         argmax_agreement_pct: share of pixels with the reference's class, in percent; None without classes or reference.
-        remarks: remarks of the runner.
+        remarks: remarks of the runner, and on runs that waited for CPU time.
         quantisation: kind of quantisation of an int8 model: `QDQ`, `QOperator` or `dynamic`.
         batch: images per run.
+        latency_ms: latency by the table's statistic, of undisturbed runs.
     """
 
     name: str
@@ -184,6 +183,7 @@ class Timing:
     batch: int = 1
     classes: int | None = None
     dataset: str | None = None
+    latency_ms: float | None = None
 
 
 _COPIED = ("name", "kind", "scope", "miou", "scored_on", "quantisation", "batch", "classes", "dataset")
@@ -323,17 +323,17 @@ def time_candidates(
         for (candidate, _), assignment in zip(pairs, assignments.values(), strict=True)
     ]
     measurement = measure_seconds(assignments, seconds * len(assignments), on_progress=on_progress)
-    times = [_group_by_round(measurement, key) for key in assignments]
-    medians = [float(np.median(list(by_round.values()))) for by_round in times]
+    times = [group_by_round(measurement, key) for key in assignments]
+    latencies = [measurement.summary(key).latency_ms for key in assignments]
     order = list(dict.fromkeys(candidate.group for candidate, _ in pairs))
     groups = [[n for n, (candidate, _) in enumerate(pairs) if candidate.group == group] for group in order]
     fastest = {
-        group: times[min(members, key=medians.__getitem__)] for group, members in zip(order, groups, strict=True)
+        group: times[min(members, key=latencies.__getitem__)] for group, members in zip(order, groups, strict=True)
     }
     rows = []
     for (candidate, target), key, by_round, check in zip(pairs, assignments, times, checks, strict=True):
-        ratio = _compute_ratio(by_round, fastest[candidate.group])
-        row = _make_row(candidate, target, check, np.concatenate(measurement.durations(key)), ratio)
+        ratio = compute_ratio(by_round, fastest[candidate.group])
+        row = _make_row(candidate, target, check, measurement, key, ratio)
         rows.append((order.index(candidate.group), row))
     return [row for _, row in sorted(rows, key=lambda item: (item[0], item[1].relative))]
 
@@ -342,16 +342,19 @@ def _make_row(
     candidate: Candidate,
     target: Target,
     check: _OutputCheck,
-    runs: NDArray[np.float64],
+    measurement: Measurement,
+    benchmark: str,
     ratio: tuple[float, float, float],
 ) -> Timing:
-    """Return the row of a candidate on a target, from the durations of its runs in milliseconds."""
+    """Return the row of a candidate on a target, which a benchmark of the measurement ran."""
+    runs, latency_ms = np.concatenate(measurement.durations(benchmark)), measurement.summary(benchmark).latency_ms
     low, median, high, p90, p99 = np.quantile(runs, [0.25, 0.5, 0.75, 0.9, 0.99]).tolist()
+    waiting = describe_starvation(latency_ms, median, p90)
     relative, relative_low, relative_high = ratio
     return Timing(
         **{name: getattr(candidate, name) for name in _COPIED},
         **vars(target),
-        **vars(check),
+        **vars(replace(check, remarks=(*check.remarks, waiting) if waiting else check.remarks)),
         input="x".join(map(str, candidate.size)),
         parameters=candidate.costs.parameters,
         macs=candidate.costs.macs,
@@ -364,27 +367,8 @@ def _make_row(
         relative_low=relative_low,
         relative_high=relative_high,
         runs=len(runs),
+        latency_ms=latency_ms,
     )
-
-
-def _group_by_round(measurement: Measurement, benchmark: str) -> dict[int, float]:
-    """Return round -> median duration of the sample batch, in milliseconds."""
-    return {
-        batch.round: float(np.median(batch.durations_ms))
-        for batch in measurement.batches
-        if batch.benchmark == benchmark
-    }
-
-
-def _compute_ratio(times: dict[int, float], reference: dict[int, float]) -> tuple[float, float, float]:
-    """Return the median ratio over the parts, and order statistics that cover it with at least `PREDICTION_LEVEL`."""
-    from scipy.stats import binom
-
-    parts = np.array_split(sorted(times.keys() & reference.keys()), NUM_PARTS)
-    own_ms, reference_ms = ([np.median([ms[n] for n in part]) for part in parts] for ms in (times, reference))
-    ratios = np.sort(np.divide(own_ms, reference_ms))
-    margin = max(int(binom.ppf((1 - PREDICTION_LEVEL) / 2, NUM_PARTS, 0.5)) - 1, 0)
-    return float(np.median(ratios)), float(ratios[margin]), float(ratios[-1 - margin])
 
 
 def pair_candidates(candidates: Sequence[Candidate], targets: Sequence[Target]) -> list[tuple[Candidate, Target]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -40,6 +41,8 @@ class SearchConfig(BaseModel):
     targets_ms: tuple[tuple[Positive, ...], ...] = ()
     """Maximum latencies of results, in milliseconds: one point per result, one target per table in each point. Without
     targets, `beta` trades latency against the loss."""
+    targets_fps: tuple[tuple[Positive, ...], ...] | None = None
+    """Frame rates that `targets_ms` were converted from, by `Predictor.from_fps`; for reports only."""
     quantile: Annotated[float, Field(ge=0.5, lt=1)] | None = None
     """Probability, e.g. 0.9, that the measured latency meets the target; by default only the predicted one has to."""
     latency_term: bool = True
@@ -97,7 +100,16 @@ class SearchConfig(BaseModel):
             raise ValueError("--quantile requires --target-ms")
         if len({len(point) for point in self.targets_ms}) > 1:
             raise ValueError("every point needs one target per table")
+        if self.targets_fps is not None and [*map(len, self.targets_fps)] != [*map(len, self.targets_ms)]:
+            raise ValueError("every target in frames per second needs one in milliseconds")
         return self
+
+    def find_fps(self, point: Sequence[float] | None) -> tuple[float | None, ...]:
+        """Return the frame rates that a point of `targets_ms` was converted from; None each for a target in ms."""
+        if point is None:
+            return ()
+        rates = dict(zip(self.targets_ms, self.targets_fps or (), strict=self.targets_fps is not None))
+        return rates.get(tuple(point), (None,) * len(point))
 
     @property
     def active_communication(self) -> str:

@@ -43,12 +43,16 @@ class TableTarget:
         target_ms: target; None for a search without targets.
         predicted_ms: predicted latency of the architecture.
         bound_ms: predicted latency with the margin of `--quantile`.
+        target_fps: frame rate that `target_ms` was converted from; None for a target in ms.
+        predicted_fps: predicted frame rate, of the median of all runs; None without `target_fps`.
     """
 
     lut: str
     target_ms: float | None
     predicted_ms: float
     bound_ms: float
+    target_fps: float | None = None
+    predicted_fps: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,9 @@ class SearchResult(Result):
         architecture: path of the architecture file.
         target_ms: target on the first table; None for a search without targets.
         predicted_ms: latency that the first table predicts.
+        target_fps: frame rate that `target_ms` was converted from; None for a target in ms.
+        predicted_fps: predicted frame rate, of the median of all runs; None without `target_fps`.
+        median_ratio: median of all runs over the first table's statistic; None without `target_fps`, and if unknown.
         predicted_low_ms: lower end of the 90 % prediction interval; None for a table without verification.
         predicted_high_ms: upper end of it.
         measured_ms: latency measured by the refinement, at the table's machine speed; None without refinement.
@@ -90,6 +97,9 @@ class SearchResult(Result):
     predicted_ms: float
     predicted_low_ms: float | None
     predicted_high_ms: float | None
+    target_fps: float | None = None
+    predicted_fps: float | None = None
+    median_ratio: float | None = None
     measured_ms: float | None = None
     corrected_ms: float | None = None
     refinements: Annotated[int | None, Field(alias="landings")] = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -11,7 +13,7 @@ import typer
 from ..errors import FileFormatError, UsageError
 from ..precisions import Precision
 from .cli.console import announce_dataset, emit, grid, new_app, run, say
-from .cli.lut_show import make_report_tables, warn_of_error
+from .cli.lut_show import format_range, make_report_tables, warn_of_error
 from .cli.options import (
     JsonOption,
     PluginOption,
@@ -137,10 +139,10 @@ def profile(
     measure = profiler.profile if len(devices) == 1 else partial(profile_on, devices)
     with progress_bar() as on_progress:
         result = measure(chosen, target, path, settings=settings, on_open=announce, on_progress=on_progress)
-    _print_result(path, target, result, as_json)
+    _print_result(path, target, result, as_json, data)
     is_limited = rounds is not None or budget is not None
     if result.is_unreliable:
-        _warn_of_noise(result, is_limited)
+        _warn_of_noise(result, has_rounds=rounds is not None, has_budget=budget is not None)
     return 1 if result.failed or (result.is_unreliable and not is_limited) else 0
 
 
@@ -156,19 +158,19 @@ def _resize(space: SearchSpace, size: str) -> SearchSpace:
         raise UsageError(f"invalid --input: {error}") from error
 
 
-def _warn_of_noise(result: ProfileResult, is_limited: bool) -> None:
+def _warn_of_noise(result: ProfileResult, *, has_rounds: bool, has_budget: bool) -> None:
+    """Print how many entries are noisy, and how to measure a table with fewer."""
     from ..lut.statistics.estimates import NOISY_PCT
 
+    steps = ["profile into another file on a quieter machine"]
+    if has_rounds:
+        steps.insert(0, "allow more --rounds")
+    elif has_budget:
+        steps.insert(0, "run the same command again to continue")
     say(
-        f"{'warning: ' if is_limited else ''}{result.noisy} of {result.measured} entries are noisy (confidence "
-        f"interval wider than {NOISY_PCT:g} %): {_advise(is_limited)}"
+        f"{'warning: ' if has_rounds or has_budget else ''}{result.noisy} of {result.measured} entries are noisy "
+        f"(confidence interval wider than {NOISY_PCT:g} %): {', or '.join(steps)}"
     )
-
-
-def _advise(is_limited: bool) -> str:
-    """Return how to measure a table with fewer noisy entries."""
-    quieter = "profile into another file on a quieter machine"
-    return f"allow more --rounds or --budget, or {quieter}" if is_limited else quieter
 
 
 def _count_classes(classes: int | None, data: Path | None) -> int | None:
@@ -188,7 +190,7 @@ def _count_classes(classes: int | None, data: Path | None) -> int | None:
     return counted
 
 
-def _print_result(path: Path, target: Target, result: ProfileResult, as_json: bool) -> None:
+def _print_result(path: Path, target: Target, result: ProfileResult, as_json: bool, data: Path | None) -> None:
     content = {
         "lut": str(path),
         "entries": result.entries,
@@ -213,7 +215,29 @@ def _print_result(path: Path, target: Target, result: ProfileResult, as_json: bo
     counts = ("entries", "measured", "noisy", "interpolated", "pending", "failed")
     table = grid(f"{path}: {target}", *counts, "seconds", numbers=7)
     table.add_row(*(str(content[name]) for name in counts), f"{result.seconds:.1f}")
-    emit(content, as_json, table, *make_report_tables(result.verification))
+    lines = [] if as_json or result.pending or result.failed else _suggest_search(path, data)
+    emit(content, as_json, table, *make_report_tables(result.verification), *lines)
+
+
+def _suggest_search(path: Path, data: Path | None) -> list[str]:
+    """Return lines on the range of a table's predictions, and the command that searches its space."""
+    from ..lut.predictor import Predictor
+    from ..lut.table.table import LatencyTable
+    from ..models.space.lgcnet import LGCNetSpace
+    from ..models.space.protocol import DENSE
+    from ..plugins import list_plugins
+
+    with LatencyTable.open(path) as table:
+        lines, latencies = format_range(table), table.network_latencies(DENSE)
+        if not lines or not latencies or not isinstance(table.space, LGCNetSpace):
+            return lines
+        low, high = Predictor(table.space, table).range_ms
+    middle = median(latencies)
+    target_ms = middle if low <= middle <= high else (low + high) / 2  # without calibration, the predictions are off
+    plugins = "".join(f" --plugin {plugin}" for plugin in list_plugins())
+    chosen = "DIR" if data is None else shlex.quote(str(data))
+    command = f"lgc-search --lut {shlex.quote(str(path))} --data {chosen} --target-ms {target_ms:.4g}{plugins}"
+    return [*lines, f"next: {command} --out RUN"]
 
 
 def main() -> None:

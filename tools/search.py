@@ -19,6 +19,7 @@ from .cli.console import (
     count_processes,
     emit,
     format_count,
+    format_number,
     grid,
     new_app,
     pick_device,
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
 MAX_IDLE_SHARE = 0.6
 """Share of zero and skip edges above which a result is reported as collapsed."""
 
+MAX_INTERVAL_PCT = 10.0
+"""Half width of a table's prediction interval above which a warning is printed."""
+
 SEARCH_FIELDS = ("quantile", "strategy", "steps", "batch", "crop", "cells", "communication", "fusion", "latency_term",
           "balanced", "arch_lr", "warm_up", "trials", "beta", "scope", "workers", "seed")  # fmt: skip
 """Fields of `SearchConfig` that are options."""
@@ -74,7 +78,10 @@ TargetMsOption = Annotated[
 TargetFpsOption = Annotated[
     list[float] | None,
     make_range_option(
-        "--target-fps", "Minimum frames per second, instead of --target-ms; repeatable.", ABOVE_ZERO, metavar="FPS"
+        "--target-fps",
+        "Minimum frames per second, of the median of all runs, instead of --target-ms; repeatable.",
+        ABOVE_ZERO,
+        metavar="FPS",
     ),
 ]
 MeasureOption = Annotated[
@@ -110,11 +117,12 @@ def search(
     """
     if is_given(context, "beta") and not settings["latency_term"]:
         raise UsageError("--beta is the weight of the latency term: remove it or --no-latency-term")
-    settings["targets_ms"] = _group_targets(target_ms, target_fps, len(lut))
+    settings |= _group_targets(target_ms, target_fps, len(lut))
     config = SearchConfig(**{**settings, "steps": settings["steps"] or 1})
     share_cores()
     load_operators(plugin)
     predictors, warnings = _open_predictors(lut, space, data, config.scope, out)
+    targets_ms, conversions = _convert_frame_rates(config.targets_fps, predictors)
     from ..profiler.deployment.latency import make_latency_meter  # imports torch, as do the next
     from ..search.engine import default_search_steps
     from ..search.engine import search as run_search
@@ -123,7 +131,8 @@ def search(
 
     batch = config.batch * count_processes()
     steps = settings["steps"] or default_search_steps(data, predictors[0].space, batch)
-    config = config.model_copy(update={"steps": steps})
+    config = config.model_copy(update={"steps": steps, "targets_ms": targets_ms or config.targets_ms})
+    warnings = [*conversions, *warnings]
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
     finished = is_finished(out, "search")
     with progress_bar() as on_progress:
@@ -250,25 +259,66 @@ def _open_predictor(path: Path, space: SearchSpace | None, scope: str) -> tuple[
         return predictor, (
             f"warning: {path} is not verified on whole networks, so the error of its predictions is unknown"
         )
-    return predictor, warn_of_error(path, verification["mape_pct"]) if verification else None
+    remark = warn_of_error(path, verification["mape_pct"]) if verification else None
+    return predictor, remark or _warn_of_interval(predictor)
+
+
+def _warn_of_interval(predictor: Predictor) -> str | None:
+    """Return a warning if the prediction interval of a table is wide, else None."""
+    half_pct = predictor.correction.half_width_pct()
+    if half_pct is None or half_pct <= MAX_INTERVAL_PCT:
+        return None
+    return (
+        f"warning: {predictor.table_path} predicts with a 90 % interval of ± {half_pct:.0f} %, so the network may miss "
+        "its target by as much: measure the table longer, or add --quantile 0.9 or --measure"
+    )
 
 
 def _group_targets(
     target_ms: Sequence[float] | None, target_fps: Sequence[float] | None, tables: int
-) -> tuple[tuple[float, ...], ...]:
-    """Return the targets in ms, grouped into points of the front with one target per table, in the given order.
+) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """Return the settings of the targets: points of the front with one target per table, in the given order.
+
+    The latencies of frame rates are those by the median until the tables are known, see `_convert_frame_rates`.
 
     Raises:
         UsageError: both units are used, or the number of targets is not a multiple of `tables`.
     """
     if target_ms and target_fps:
         raise UsageError("use --target-ms or --target-fps, not both")
-    targets = [1000 / fps for fps in target_fps] if target_fps else (target_ms or [])
+    targets = target_fps or target_ms or []
     if len(targets) % tables:
         raise UsageError(
             f"{tables} tables, but {format_count(len(targets), 'target')}: each point of a front needs one per table"
         )
-    return tuple(tuple(targets[first : first + tables]) for first in range(0, len(targets), tables))
+    points = tuple(tuple(targets[first : first + tables]) for first in range(0, len(targets), tables))
+    if not target_fps:
+        return {"targets_ms": points}
+    return {"targets_ms": tuple(tuple(1000 / fps for fps in point) for point in points), "targets_fps": points}
+
+
+def _convert_frame_rates(
+    points: Sequence[Sequence[float]] | None, predictors: Sequence[Predictor]
+) -> tuple[tuple[tuple[float, ...], ...], list[str]]:
+    """Return points of frame rates as latencies by the tables' statistic, and a remark on each conversion."""
+    pairs = [list(zip(point, predictors, strict=True)) for point in points or ()]
+    converted = tuple(tuple(predictor.from_fps(fps) for fps, predictor in point) for point in pairs)
+    remarks = [_describe_conversion(fps, predictor) for point in pairs for fps, predictor in point]
+    return converted, list(dict.fromkeys(remarks))
+
+
+def _describe_conversion(fps: float, predictor: Predictor) -> str:
+    target, ratio = f"{fps:.4g} FPS: {1000 / fps:.4g} ms by the median of all runs", predictor.median_ratio
+    if ratio is None:
+        return (
+            f"{target}, which is not converted to the table's statistic of undisturbed runs: {predictor.table_path} "
+            f"has no measured networks in scope {predictor.scope}; the measured frame rate may be lower"
+        )
+    longer = f"{abs(ratio - 1) * 100:.1f} % {'above' if ratio >= 1 else 'below'}"
+    return (
+        f"{target}; {predictor.from_fps(fps):.4g} ms by the table's statistic of undisturbed runs: when "
+        f"{predictor.table_path} was measured, its networks had a median {longer} it"
+    )
 
 
 def _warn_if_collapsed(results: Sequence[SearchResult]) -> None:
@@ -284,14 +334,17 @@ def _warn_if_collapsed(results: Sequence[SearchResult]) -> None:
 
 
 def _make_table(results: Sequence[SearchResult]) -> Table:
-    names = ("target ms", "predicted ms", "90 % interval", "loss", "steps", "seconds")
+    rates = ("target FPS", "predicted FPS") if results[0].target_fps is not None else ()
+    names = ("target ms", "predicted ms", "90 % interval", *rates, "loss", "steps", "seconds")
     table = grid("architectures", *names, numbers=len(names))
     for result in results:
         low, high = result.predicted_low_ms, result.predicted_high_ms
         table.add_row(
-            " / ".join("-" if row.target_ms is None else f"{row.target_ms:.3f}" for row in result.rows),
+            " / ".join(format_number(row.target_ms, ".3f") for row in result.rows),
             " / ".join(f"{row.predicted_ms:.3f}" for row in result.rows),
             "-" if low is None else f"{low:.3f} to {high:.3f}",
+            *([" / ".join(format_number(row.target_fps, ".4g") for row in result.rows)] if rates else ()),
+            *([" / ".join(format_number(row.predicted_fps, ".4g") for row in result.rows)] if rates else ()),
             f"{result.loss_after:.3f}",
             str(result.steps),
             f"{result.seconds:.0f}",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ...errors import (
@@ -205,6 +206,15 @@ class LatencyTable:
         """Return the latencies of the measured networks in a scope, in ms."""
         query = "SELECT latency_ms FROM subjects WHERE kind = 'network' AND scope = ? AND latency_ms IS NOT NULL"
         return [latency for (latency,) in self.store.rows(f"{query} ORDER BY rowid", scope)]
+
+    def median_ratio(self, scope: str) -> float | None:
+        """Return the median of all runs over the latency of undisturbed ones, the median over a scope's networks.
+
+        A frame rate is of all runs, the table's latencies are of undisturbed ones. None without measured networks.
+        """
+        query = "SELECT median_ms / latency_ms FROM subjects WHERE kind = 'network' AND scope = ?"
+        rows = self.store.rows(f"{query} AND latency_ms IS NOT NULL AND median_ms > 0", scope)
+        return median(ratio for (ratio,) in rows) if rows else None
 
     def _parse_network(self, text: str) -> Architecture:
         return self.space.architecture_type.from_dict(json.loads(text), f"a network of {self.path}")

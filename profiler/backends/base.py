@@ -106,6 +106,7 @@ class RuntimeLayer:
             are the copy's neighbours.
         item_bytes: bytes of a value of the first output; None for a float in the target's precision.
         moved_bytes: bytes of the inputs, weights and outputs by the runtime; None where it does not report them.
+        is_widened: True if the runtime computes float16 tensors of the layer in float32.
     """
 
     name: str
@@ -115,6 +116,7 @@ class RuntimeLayer:
     is_copy: bool = False
     item_bytes: int | None = None
     moved_bytes: int | None = None
+    is_widened: bool = False
 
 
 @dataclass(frozen=True)

@@ -412,7 +412,8 @@ def deploy_network(
     result = time_network(network, target, table, seconds=settings.seconds, on_progress=on_progress)
     if target.backend == TENSORRT:
         engine, remarks = build_target_engine(network, settings.output_folder, target)  # cached by the run above
-        result = replace(result, engine=str(engine), note="; ".join(remarks) or None)
+        notes = [*([result.note] if result.note else ()), *remarks]
+        result = replace(result, engine=str(engine), note="; ".join(notes) or None)
     failed = settings.tolerance_pct is not None and not result.within(settings.tolerance_pct)
     if table is None or not (settings.layers or failed):
         return result

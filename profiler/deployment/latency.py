@@ -13,6 +13,7 @@ import numpy as np
 from ...files import ensure_folder, write_atomic
 from ...lut.predictor import Predictor
 from ...lut.statistics.measurement import Measurement
+from ...lut.table.schema import NOISY
 from ...lut.table.table import LatencyTable
 from ...lut.target import Target
 from ...models.space.protocol import SCOPES, Architecture
@@ -23,6 +24,8 @@ from ..machine.environment import fingerprint
 from ..machine_match import require_machine
 from ..timing.measure import assign, measure_seconds
 from ..timing.observer import OnProgress, quiet
+from ..timing.starvation import describe_starvation
+from .latency_target import LatencyTarget
 from .layer_attribution import SlotReport, attribute_layers
 from .network import Network
 from .parity import Parity, compare_backend, is_within_tolerance
@@ -34,10 +37,8 @@ NETWORK_KEY = "network"
 """Benchmark of the measured network, next to the sentinels of the table."""
 LAYER_RUNS = 50
 """Runs that layer times are the interquartile mean of."""
-MAX_RATIO = 2.0
-"""Ratio of the median of all runs to the table's statistic above which a process is starved; about 1.1 without load."""
-MAX_P90_RATIO = 4.0
-"""The same for the 90th percentile: a few long waits leave the median as it is."""
+MAX_ERROR_PCT = 10.0
+"""Prediction error above which the result has a remark, if it is outside the prediction interval too."""
 _INTERNAL = ("parity", "slots", "trained", "tolerance")
 """Attributes of a result that its JSON object lacks, or has in another form."""
 METER_SECONDS = 8.0
@@ -76,6 +77,9 @@ class TargetResult:
         layers: file of the layer times.
         engine: file of the TensorRT engine.
         note: remarks for the reader.
+        target_ms: target of the search that made the network, by the table's statistic; None without one for this
+            target and scope.
+        target_fps: frame rate that it was converted from; None for a target in ms.
     """
 
     backend: str
@@ -105,6 +109,8 @@ class TargetResult:
     layers: str | None = None
     engine: str | None = None
     note: str | None = None
+    target_ms: float | None = None
+    target_fps: float | None = None
 
     def as_dict(self) -> dict[str, JsonValue]:
         """Return a JSON object; the differences and the agreement of `parity` are keys of their own."""
@@ -112,20 +118,30 @@ class TargetResult:
         names = ("max_abs_diff", "mean_abs_diff", "argmax_agreement_pct")
         content |= {name: None if self.parity is None else getattr(self.parity, name) for name in names}
         content["note"] = "; ".join(remark for remark in (self.note, self.starvation) if remark) or None
+        content["target_shortfall_pct"] = self.target_shortfall_pct
         return content | {"slots": None if self.slots is None else asdict(self.slots)}
 
     @property
     def starvation(self) -> str | None:
         """Remark if runs took far longer than the statistic that is compared with the table; else None."""
-        limits = (("median", self.median_ms, MAX_RATIO), ("90th percentile", self.p90_ms, MAX_P90_RATIO))
-        for name, value, limit in limits:
-            if value is not None and self.measured_ms is not None and value > limit * self.measured_ms:
-                return (
-                    f"the {name} of all runs, {value:.3g} ms, is {value / self.measured_ms:.1f} times the latency of "
-                    f"undisturbed runs, {self.measured_ms:.3g} ms: the process waits for CPU time (other programs, a "
-                    "CPU quota), so FPS is not that of a free machine"
-                )
-        return None
+        return describe_starvation(self.measured_ms, self.median_ms, self.p90_ms)
+
+    @property
+    def target_shortfall_pct(self) -> float | None:
+        """By how much the network misses the search's target, in percent; negative if it is faster than that.
+
+        A frame rate is compared as it is, a latency at the machine's speed when the table was measured.
+        """
+        if self.target_fps is not None and self.fps is not None:
+            return (1 - self.fps / self.target_fps) * 100
+        if self.target_ms is None or self.undrifted_ms is None:
+            return None
+        return (self.undrifted_ms / self.target_ms - 1) * 100
+
+    @property
+    def undrifted_ms(self) -> float | None:
+        """`measured_ms` at the machine's speed when the table was measured."""
+        return None if self.measured_ms is None else self.measured_ms / (1 + (self.drift_pct or 0.0) / 100)
 
     def equals_torch(self) -> bool:
         """Return True if the outputs match torch's within the precision's tolerance, or nothing was run."""
@@ -165,6 +181,8 @@ def time_network(
     backend = require_backend(target)
     if network.scope not in SCOPES or network.architecture is None:
         table = None
+    provenance = {} if network.architecture is None else network.architecture.provenance
+    goal = LatencyTarget.from_provenance(provenance, target, network.scope, table)
     predictor = None if table is None else make_predictor(network, target, table, backend)
     parity = compare_backend(network, backend, target)
     workloads = {NETWORK_KEY: network.workload(precision=target.precision)}
@@ -174,9 +192,12 @@ def time_network(
     result = replace(
         summarize_runs(measurement, target, network.scope), parity=parity, trained=network.weights is not None
     )
+    if goal is not None:
+        result = replace(result, target_ms=goal.ms, target_fps=goal.fps)
     if table is None or predictor is None or network.architecture is None:
         return result
-    return _add_prediction(result, predictor, network.architecture, compute_drift(table, measurement))
+    result = _add_prediction(result, predictor, network.architecture, compute_drift(table, measurement))
+    return replace(result, note=_describe_error(result.error_pct, predictor.correction.half_width_pct(), table))
 
 
 def summarize_runs(measurement: Measurement, target: Target, scope: str, batch: int = 1) -> TargetResult:
@@ -217,6 +238,19 @@ def _add_prediction(
         error_pct=(predicted_ms / result.measured_ms - 1) * 100,
         table_error_pct=(table_ms / result.measured_ms - 1) * 100,
     )
+
+
+def _describe_error(error_pct: float | None, half_pct: float | None, table: LatencyTable) -> str | None:
+    """Return a remark on a prediction that is far off, with the likeliest cause; else None."""
+    if error_pct is None or abs(error_pct) <= max(MAX_ERROR_PCT, half_pct or 0.0):
+        return None
+    entries = table.entries()
+    noisy = sum(entry.status == NOISY for entry in entries)
+    interval = "" if half_pct is None else f", with a 90 % interval of ± {half_pct:.0f} %"
+    cause = "--layers shows which entries deviate"
+    if noisy:
+        cause = f"{noisy} of {len(entries)} entries of {table.path} are noisy: continue with {table.profile_command()}"
+    return f"the prediction is off by {error_pct:+.0f} %{interval}: {cause}"
 
 
 def make_predictor(network: Network, target: Target, table: LatencyTable, backend: Backend) -> Predictor:
@@ -279,7 +313,7 @@ def make_latency_meter(path: Path, scope: str, seconds: float = METER_SECONDS) -
     def measure(architecture: Architecture) -> float:
         with LatencyTable.open(path) as table:
             result = time_network(Network(architecture, None, scope), table.target, table, seconds=seconds)
-        assert result.measured_ms is not None
-        return result.measured_ms / (1 + (result.drift_pct or 0.0) / 100)
+        assert result.undrifted_ms is not None
+        return result.undrifted_ms
 
     return measure

@@ -214,7 +214,7 @@ def assign_nodes(
 def _count_costs(layer: RuntimeLayer, nodes: Sequence[str], graph: GraphCosts) -> NodeCosts:
     """Return the costs of a layer's own nodes; of a copy, or of a layer that the runtime added, those it reports."""
     if nodes:
-        return graph.count(nodes)
+        return graph.count(nodes, is_widened=layer.is_widened)
     name = layer.nodes[-1] if layer.nodes else layer.name
     operator = layer.operator or "unknown"
     if operator in VIEWS:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
 from ...lut.predictor import Predictor
 from ...models.space.cost import Array, Cost, sum_costs
 from ..decisions import Decisions, Indices
@@ -142,20 +141,3 @@ class CostConstraint:
     def expected_target_ratio(self, expected: Tensor) -> Tensor:
         """Return the target ratio (scalar) of expected costs [K]."""
         return (expected * torch.from_numpy(self.ratio_per_unit).float()).max()
-
-
-def require_target_in_range(predictor: Predictor, target_ms: float, quantile: float | None = None) -> None:
-    """Check that the space has an architecture at the target.
-
-    Raises:
-        UsageError: the target is below the fastest or above the slowest architecture; the message gives both.
-    """
-    margin = 1.0 if quantile is None else predictor.margin(quantile)
-    fastest, slowest = (margin * predictor.predict(end) for end in (predictor.fastest, predictor.slowest))
-    if not fastest <= target_ms <= slowest:
-        side = "below the fastest" if target_ms < fastest else "above the slowest"
-        bound = "" if quantile is None else f", with the margin of --quantile {quantile:g}"
-        raise UsageError(
-            f"a target of {target_ms:.4g} ms is {side} architecture of {predictor.space.name}: {predictor.table_path} "
-            f"predicts {fastest:.3f} to {slowest:.3f} ms ({predictor.scope}{bound})"
-        )

@@ -9,8 +9,9 @@ from ...lut.predictor import Predictor
 from ...models.space.protocol import Space
 from ..config import SearchConfig
 from ..decisions import Decisions
-from .constraint import CostConstraint, require_target_in_range
+from .constraint import CostConstraint
 from .projection import ArchitectureBatch
+from .target_range import require_target_in_range
 
 
 def require_common_space(tables: Sequence[Predictor], config: SearchConfig) -> Space:
@@ -32,8 +33,8 @@ def require_common_space(tables: Sequence[Predictor], config: SearchConfig) -> S
     for point in config.targets_ms:
         if len(point) != len(tables):
             raise UsageError(f"{len(tables)} tables, but targets: {len(point)}; give one target per table")
-        for table, target in zip(tables, point, strict=True):
-            require_target_in_range(table, target, config.quantile)
+        for table, target, fps in zip(tables, point, config.find_fps(point), strict=True):
+            require_target_in_range(table, target, config.quantile, fps)
     return space
 
 

@@ -19,6 +19,13 @@ CHECKPOINT_S = 10.0
 """Seconds between checkpoints."""
 IMAGE_HASHES = "images"
 """Setting with hashes of the images and labels, which older trainings lack."""
+DATASET_DIGEST = "dataset"
+"""Setting with the hash of a dataset's description, which known layouts lack."""
+_CHANGES = {
+    IMAGE_HASHES: "the images or labels have changed",
+    DATASET_DIGEST: "the description of the dataset has changed, e.g. classes or label values",
+}
+"""Message on settings that are hashes."""
 
 OnStep = Callable[[int, int], None]
 """Callback for the number of finished steps and the total."""
@@ -28,6 +35,16 @@ StageResult = TypeVar("StageResult", bound=Result)
 def is_finished(path: Path, stage: str) -> bool:
     """Return True if a run folder has the result of a stage, `search` or `train`."""
     return _name_result(path, stage).exists()
+
+
+def read_settings(path: Path, stage: str) -> dict[str, JsonValue]:
+    """Return the settings that identify a stage of a run folder; empty if it has none.
+
+    Raises:
+        FileFormatError: The file is damaged.
+    """
+    config = path / f"{stage}.json"
+    return _read_object(config) if config.exists() else {}
 
 
 def suggest_longer_training(path: Path) -> str:
@@ -130,9 +147,7 @@ def _require_same_settings(config: Path, settings: Mapping[str, JsonValue]) -> N
     stored = _read_object(config)
     requested = json.loads(json.dumps(settings))
     differences = [
-        "the images or labels have changed"
-        if key == IMAGE_HASHES
-        else f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
+        _CHANGES.get(key) or f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
         for key in sorted({*stored, *requested})
         if stored.get(key) != requested.get(key) and not (key == IMAGE_HASHES and key not in stored)
     ]

@@ -39,6 +39,8 @@ TRIALS_FILE = "search-trials.json"
 """Losses of finished trials, by architecture."""
 PROVENANCE = (
     "target_ms",
+    "target_fps",
+    "median_ratio",
     "predicted_ms",
     "predicted_low_ms",
     "predicted_high_ms",
@@ -67,11 +69,15 @@ def finalize(
     architecture, refined = _refine(context, constraint, ranking.architectures.select(np.array([best])))
     loss_before, loss_likeliest = float(np.mean(scorer.score_samples(config))), ranking.likeliest_loss
     space, predictor = context.decisions.space, context.predictors[0]
-    interval = predictor.interval(architecture)
+    interval, predicted_ms = predictor.interval(architecture), predictor.predict(architecture)
+    target_fps = next(iter(_find_fps(config, constraint)), None)
     result = SearchResult(
         architecture=run.path / ARCHITECTURE_FILE,
         target_ms=None if constraint.targets is None else float(constraint.targets[0]),
-        predicted_ms=predictor.predict(architecture),
+        target_fps=target_fps,
+        predicted_fps=None if target_fps is None else predictor.to_fps(predicted_ms),
+        median_ratio=None if target_fps is None else predictor.median_ratio,
+        predicted_ms=predicted_ms,
         predicted_low_ms=interval.low_ms if interval else None,
         predicted_high_ms=interval.high_ms if interval else None,
         measured_ms=refined[0].measured_ms if refined else None,
@@ -83,8 +89,8 @@ def finalize(
         tables=_list_tables(context, constraint, architecture),
         seconds=trainer.seconds + time.monotonic() - start,
         supernet_seconds=trainer.seconds,
-        fastest_ms=predictor.predict(predictor.fastest),
-        slowest_ms=predictor.predict(predictor.slowest),
+        fastest_ms=predictor.range_ms[0],
+        slowest_ms=predictor.range_ms[1],
         operators=strategies.count_operators(space.operators, np.array(architecture.choices[: space.edges])),
         head_channels=space.heads[architecture.choices[-1]],
         tried=ranking.num_compared,
@@ -120,11 +126,26 @@ def _list_tables(
     if len(predictors) == 1 and context.config.quantile is None:
         return ()
     targets = [None] * len(predictors) if constraint.targets is None else constraint.targets.tolist()
+    rates = _find_fps(context.config, constraint) or [None] * len(predictors)
     predictions = [predictor.predict(architecture) for predictor in predictors]
     return tuple(
-        TableTarget(str(predictor.table_path), target, ms, ms * float(margin))
-        for predictor, target, ms, margin in zip(predictors, targets, predictions, constraint.margin, strict=True)
+        TableTarget(
+            str(predictor.table_path),
+            target,
+            ms,
+            ms * float(margin),
+            fps,
+            None if fps is None else predictor.to_fps(ms),
+        )
+        for predictor, target, ms, margin, fps in zip(
+            predictors, targets, predictions, constraint.margin, rates, strict=True
+        )
     )
+
+
+def _find_fps(config: SearchConfig, constraint: CostConstraint) -> tuple[float | None, ...]:
+    """Return the frame rates that the constraint's targets were converted from; empty without targets."""
+    return config.find_fps(None if constraint.targets is None else constraint.targets.tolist())
 
 
 def _describe_provenance(context: SearchContext, result: SearchResult) -> dict[str, JsonValue]:
@@ -135,6 +156,7 @@ def _describe_provenance(context: SearchContext, result: SearchResult) -> dict[s
         "table": str(context.predictors[0].table_path.resolve()),
         "latency": [predictor.fingerprint for predictor in context.predictors],
         "devices": [predictor.device for predictor in context.predictors],
+        "targets": [str(predictor.target) for predictor in context.predictors],
         "seed": context.config.seed,
         **{name: content[name] for name in PROVENANCE if name in content},
     }

@@ -12,11 +12,12 @@ import torch
 
 from lgc.errors import BackendUnavailableError, FileFormatError, UnknownNameError, UsageError
 from lgc.lut import Target
+from lgc.lut.statistics.measurement import Measurement, SampleBatch
 from lgc.models.nets.definition import NetworkDefinition
 from lgc.models.nets.sources import PeerSource
 from lgc.models.space.protocol import CORE, DENSE
+from lgc.profiler import comparison
 from lgc.profiler.comparison import (
-    _compute_ratio,
     build_candidate,
     read_file_candidate,
     read_run_candidate,
@@ -60,18 +61,17 @@ def test_files_runs_and_peers_are_timed_together(mini_space, file, architecture_
     assert (ours.parameters, ours.macs) == (mini_space.sample(1).parameters, mini_space.sample(1).macs)
 
 
-@pytest.mark.parametrize("together", [1, 8])
-@pytest.mark.parametrize("rounds", [67, 400])
-def test_interval_of_ratio_has_stated_coverage(rounds, together):
-    """Also where neighbouring rounds are of one place in memory, which shifts them all."""
-    draw, held = np.random.default_rng(0), 0
-    for _ in range(300):
-        places = np.repeat(draw.normal(0, 0.05, rounds // together + 1), together)[:rounds]
-        one = dict(enumerate(1.5 * np.exp(places + draw.normal(0, 0.02, rounds))))
-        middle, low, high = _compute_ratio(one, dict.fromkeys(one, 1.0))
-        assert low <= middle <= high
-        held += low <= 1.5 <= high
-    assert 0.87 <= held / 300 <= 0.98
+def test_waits_for_cpu_time_are_said(file, architecture_file, monkeypatch):
+    """They change the frame rate, not the ratio: that is of undisturbed runs."""
+    durations = {"0": [1.0, 8.0, 9.0], "1": [3.0, 29.0, 30.0]}
+    batches = [SampleBatch(key, n, n + int(key) / 10, runs) for n in range(80) for key, runs in durations.items()]
+    monkeypatch.setattr(comparison, "measure_seconds", lambda *_, **__: Measurement(batches, "minima"))
+    candidates = [read_file_candidate(file), read_run_candidate(architecture_file, None, DENSE)]
+    first, second = time_candidates(candidates, [ORT], 0.1)
+    assert (second.relative, second.relative_low, second.relative_high) == pytest.approx((3, 3, 3))
+    assert (second.fps, second.latency_ms) == pytest.approx((1000 / 29, 3))
+    assert "29 ms, is 9.7 times the latency of undisturbed runs, 3 ms: the process waits" in second.remarks[-1]
+    assert first.remarks[-1].startswith("the median of all runs, 8 ms, is 8.0 times")
 
 
 def test_scope_is_read_from_the_file(file, mini_space, tmp_path):

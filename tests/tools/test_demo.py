@@ -98,8 +98,14 @@ def test_large_error_under_drift_is_measured_again(call, four_classes, tmp_path,
     done = call("lgc-demo", "--data", four_classes, "--out", tmp_path / "demo", "--steps", 2)
     assert done.code == 1
     assert len(measured) == 2
-    assert "the machine ran 2.5x slower than during profiling: measured the network again (" in done.err
-    assert "lgc-demo: not judged: the machine ran 2.5x slower" in done.err
+    first = "first measurement of the network: the machine ran 2.5x slower than during profiling; measured it a second"
+    assert first in done.err
+    assert "lgc-demo: second measurement: not judged: the machine ran 2.5x slower" in done.err
+    assert "Machine drift, second measurement of the network: 2.5x slower than" in done.out
+    searched = json.loads((tmp_path / "demo" / "run" / "search-result.json").read_text())
+    (line,) = [line for line in done.out.splitlines() if line.startswith("target ")]
+    assert line.startswith(f"target {searched['target_ms']:.4g} ms: measured ")
+    assert f"measured; {measured[-1].measured_ms:.4g} ms now" in line
     assert f"  lgc-data check {four_classes} --overlays labels.png\n" in done.out
 
 

@@ -14,9 +14,16 @@ from PIL import Image
 
 from lgc.lut import LatencyTable, Predictor
 from lgc.models import Architecture
+from lgc.profiler.deployment.export import ExportResult, FileResult
+from lgc.profiler.deployment.latency import TargetResult
+from lgc.profiler.deployment.layer_attribution import EntryDeviation, SlotReport
+from lgc.profiler.deployment.parity import RANDOM, Parity
 from lgc.search.data.synthetic.writers import write_scenes
+from lgc.tools.cli.export_table import make_export_tables
 
 from .. import onnx_files
+
+PARITY = Parity(0.0, 0.0, 0.0, 100.0, 1, RANDOM)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +116,17 @@ def test_ahead_of_time_engines_are_not_run(call, mini_space, tmp_path):
     assert shown.count("engine  ") == 2
     unknown = call("lgc-export", tmp_path / "a.json", "--out", tmp_path, "--trt", "--compute-capability", "4.2")
     assert "not for 4.2" in unknown.refusal("lgc-export")
+
+
+def test_what_belongs_to_no_entry_is_printed():
+    """Without the intercept, entries that are all too long seem to contradict a small prediction error."""
+    slots = SlotReport((), (EntryDeviation("conv/x", 1, 0.2, 0.1, -0.1),), -0.15, 0.0125, 0.684)
+    result = TargetResult("onnxruntime", "cpu", "fp32", "dense", fps=1.0, slots=slots)
+    line = make_export_tables(ExportResult((FileResult("a.onnx", "fp32", 1, (PARITY,), True),), (result,)))[-1]
+    assert "layer times are scaled by 0.68 to the network's latency" in line
+    assert (
+        "the calibration's intercept, -0.1500 ms, belongs to no entry, and layers without an entry take 0.0125" in line
+    )
 
 
 def test_layers_are_compared_with_table_entries(call, run):

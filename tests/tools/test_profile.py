@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 
 import pytest
 
-from lgc.lut import LatencyTable
+from lgc.lut import LatencyTable, Predictor
 from lgc.models import OPERATORS
 from lgc.profiler import profile as profiler
 from lgc.search.data.synthetic.writers import write_scenes
@@ -78,12 +79,45 @@ def noisy_result(monkeypatch) -> None:
     monkeypatch.setattr(profiler, "profile", lambda *_, **__: result)
 
 
-@pytest.mark.parametrize(("options", "code"), [((), 1), (("--rounds", 4), 0), (("--budget", "90s"), 0)])
-def test_mostly_noisy_table_fails_the_check(call, mini_yaml, noisy_result, tmp_path, options, code):
-    done = call("lgc-profile", "--device", "cpu", "--space", mini_yaml, "--out", tmp_path / "t.lut", *options)
+@pytest.mark.parametrize(
+    ("options", "code", "step"),
+    [
+        ((), 1, ""),
+        (("--rounds", 4), 0, "allow more --rounds, or "),
+        (("--budget", "90s"), 0, "run the same command again to continue, or "),
+    ],
+)
+def test_mostly_noisy_table_fails_the_check(call, mini_yaml, mini_lut, noisy_result, options, code, step):
+    done = call("lgc-profile", "--device", "cpu", "--space", mini_yaml, "--out", mini_lut, *options)
     assert done.code == code
-    assert "3 of 5 entries are noisy (confidence interval wider than 5 %): " in done.err
-    assert ("allow more --rounds or --budget" in done.err) == (code == 0)
+    advice = f"{step}profile into another file on a quieter machine"
+    assert f"3 of 5 entries are noisy (confidence interval wider than 5 %): {advice}\n" in done.err
+
+
+def test_next_command_is_printed_for_people(call, mini_lut, mini_yaml):
+    arguments = ("--device", "cpu", "--space", mini_yaml, "--rounds", 4, "--networks", 4, "--out", mini_lut)
+    done = call("lgc-profile", *arguments)
+    with LatencyTable.open(mini_lut) as table:
+        predictor = Predictor(table.space, table)
+        middle = median(table.network_latencies("dense"))
+    low, high = (f"{predictor.predict(end):.3f}" for end in (predictor.fastest, predictor.slowest))
+    line = f"latency of the space's architectures: {low} to {high} ms ("
+    assert line in done.out
+    assert (
+        done.out.splitlines()[-1] == f"next: lgc-search --lut {mini_lut} --data DIR --target-ms {middle:.4g} --out RUN"
+    )
+    as_json = call("lgc-profile", *arguments, "--json")
+    assert list(json.loads(as_json.out)) == KEYS
+    assert "lgc-search" not in as_json.out + as_json.err
+    assert line in call("lgc-lut", "show", mini_lut).out
+
+
+def test_incomplete_table_has_no_range(call, mini_lut):
+    with LatencyTable.open(mini_lut) as table, table.store.transaction() as connection:
+        connection.execute("UPDATE entries SET status = 'pending', latency_ms = NULL WHERE rowid = 1")
+    done = call("lgc-lut", "show", mini_lut)
+    assert done.code == 0
+    assert "latency of the space's architectures" not in done.out
 
 
 def test_finished_table_is_printed_not_measured(call, mini_lut, mini_yaml):

@@ -46,6 +46,8 @@ def lut(tmp_path_factory, street) -> Path:
     profile(street, Target("cpu", "onnxruntime"), path, rounds=4, networks=4)
     with LatencyTable.open(path) as table:  # however badly that went here
         table.set_metadata("verification", {})
+        corrections = (table.metadata("calibration") or {}).items()
+        table.set_metadata("calibration", {scope: {**content, "error_pct": 2.0} for scope, content in corrections})
     return path
 
 
@@ -101,12 +103,78 @@ def test_json_has_documented_keys(run_search, lut, tmp_path):
     assert run_search()[0] == result
 
 
-@pytest.mark.parametrize("unit", ["ms", "fps"])
-def test_target_is_met_in_either_unit(run_search, reach, unit):
+def test_target_in_ms_is_met(run_search, reach):
     target = sum(reach) / 2
-    result, _ = run_search(f"--target-{unit}", target if unit == "ms" else 1000 / target)
+    result, _ = run_search("--target-ms", target)
     assert result["target_ms"] == pytest.approx(target)
     assert 0.8 * target <= result["predicted_ms"] <= result["target_ms"]
+    assert not {"target_fps", "predicted_fps", "median_ratio"} & result.keys()
+
+
+def set_median_ratio(lut: Path, ratio: float | None) -> None:
+    """Change the networks' medians of all runs in a table; None removes them."""
+    with LatencyTable.open(lut) as table, table.store.transaction() as connection:
+        connection.execute("UPDATE subjects SET median_ms = latency_ms * ? WHERE kind = 'network'", (ratio,))
+
+
+def test_frame_rate_is_of_the_median(call, lut, data, reach, tmp_path):
+    """The table's statistic is of undisturbed runs, so its target is tighter than 1000 / FPS."""
+    slow = Path(copy(lut, tmp_path / "slow.lut"))
+    set_median_ratio(slow, 1.25)
+    target_ms = sum(reach) / 2
+    fps = 1000 / (1.25 * target_ms)
+    arguments = ("--lut", slow, "--data", data, *SHORT, "--out", tmp_path / "run", "--target-fps", fps)
+    done = call("lgc-search", *arguments, "--json")
+    result = json.loads(done.out)
+    assert result["target_ms"] == pytest.approx(target_ms)
+    assert (result["target_fps"], result["median_ratio"]) == pytest.approx((fps, 1.25))
+    assert result["predicted_fps"] == pytest.approx(1000 / (1.25 * result["predicted_ms"]))
+    assert result["predicted_ms"] <= target_ms
+    assert (
+        f"{fps:.4g} FPS: {1000 / fps:.4g} ms by the median of all runs; {target_ms:.4g} ms by the table's" in done.err
+    )
+    assert "its networks had a median 25.0 % above it" in done.err
+    provenance = Architecture.load(result["architecture"]).provenance
+    assert provenance["target_fps"] == pytest.approx(fps)
+    assert provenance["targets"] == ["cpu, onnxruntime, fp32, 1 thread"]
+    shown = call("lgc-search", *arguments)
+    assert f"{result['predicted_fps']:.4g}" in shown.out
+
+
+def test_frame_rate_without_networks_is_uncorrected(call, lut, data, reach, tmp_path):
+    old = Path(copy(lut, tmp_path / "old.lut"))
+    set_median_ratio(old, None)
+    target_ms = sum(reach) / 2
+    arguments = ("--lut", old, "--data", data, *SHORT, "--out", tmp_path / "run", "--target-fps", 1000 / target_ms)
+    done = call("lgc-search", *arguments, "--json")
+    assert json.loads(done.out)["target_ms"] == pytest.approx(target_ms)
+    assert "which is not converted to the table's statistic of undisturbed runs: " in done.err
+
+
+def test_front_of_frame_rates_keeps_each(call, lut, data, reach, tmp_path):
+    other = Path(copy(lut, tmp_path / "other.lut"))
+    set_median_ratio(other, 1.25)
+    low, high = reach
+    rates = [1000 / (low + share * (high - low)) for share in (0.9, 0.95, 0.7, 0.75)]
+    arguments = [word for fps in rates for word in ("--target-fps", fps)]
+    done = call(
+        "lgc-search",
+        "--lut",
+        lut,
+        "--lut",
+        other,
+        "--data",
+        data,
+        *SHORT,
+        "--out",
+        tmp_path / "run",
+        *arguments,
+        "--json",
+    )
+    assert done.code == 0, done.err
+    front = json.loads(done.out)["front"]
+    assert [[row["target_fps"] for row in point["tables"]] for point in front] == [rates[:2], rates[2:]]
+    assert front[1]["tables"][1]["target_ms"] == pytest.approx(1000 / (1.25 * rates[3]))
 
 
 def test_several_targets_give_a_front(run_search, reach, tmp_path):
@@ -283,6 +351,18 @@ def test_inaccurate_table_gives_a_warning(call, lut, data, tmp_path):
     assert "warning" not in refused.err
 
 
+@pytest.mark.parametrize(("error_pct", "warned"), [(9.0, True), (0.5, False)])
+def test_wide_prediction_interval_gives_a_warning(call, lut, data, tmp_path, error_pct, warned):
+    wide = copy(lut, tmp_path / "wide.lut")
+    with LatencyTable.open(wide) as table:
+        calibration = table.metadata("calibration")
+        table.set_metadata("calibration", {"dense": {**calibration["dense"], "error_pct": error_pct, "networks": 9}})
+        half_pct = table.correction("dense").half_width_pct()
+    done = call("lgc-search", "--lut", wide, "--data", data, *SHORT, "--out", tmp_path / "run")
+    warning = f"warning: {wide} predicts with a 90 % interval of ± {half_pct:.0f} %, so the network may miss its target"
+    assert (warning in done.err) == warned
+
+
 @pytest.mark.parametrize("arguments", [("--lut", "missing.lut"), ("--target-ms", "1", "--target-fps", "9")], ids=str)
 def test_early_refusals_do_not_import_torch(lut, data, tmp_path, arguments):
     program = (
@@ -296,19 +376,28 @@ def test_early_refusals_do_not_import_torch(lut, data, tmp_path, arguments):
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
 
 
-@pytest.mark.parametrize("side", ["below the fastest", "above the slowest"])
 @pytest.mark.parametrize("unit", ["ms", "fps"])
-def test_infeasible_targets_are_rejected(call, lut, data, reach, tmp_path, side, unit):
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_infeasible_targets_name_the_way_out(call, lut, data, reach, tmp_path, is_fast, unit):
     low, high = reach
-    target = 0.8 * low if side == "below the fastest" else 1.2 * high
-    arguments = (f"--target-{unit}", target if unit == "ms" else 1000 / target)
-    message = call("lgc-search", "--lut", lut, "--data", data, "--out", tmp_path / "run", *arguments).refusal(
-        "lgc-search"
-    )
-    assert side in message
-    assert f"a target of {target:.4g} ms is" in message
-    assert f"predicts {low:.3f} to {high:.3f} ms" in message
+    predictor = predictor_of(lut)
+    target = 0.8 * low if is_fast else 2 * high
+    value = target if unit == "ms" else predictor.to_fps(target)
+    arguments = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
+    message = call("lgc-search", *arguments, f"--target-{unit}", value).refusal("lgc-search")
+    sides = {
+        "ms": ("below the fastest", "above the slowest"),
+        "fps": ("faster than the fastest", "slower than the slowest"),
+    }
+    shown = f"{target:.4g} ms" if unit == "ms" else f"{value:.4g} FPS ({target:.4g} ms)"
+    assert f"a target of {shown} is {sides[unit][not is_fast]} architecture of street: " in message
+    rates = f"({predictor.to_fps(high):.4g} to {predictor.to_fps(low):.4g} FPS)"
+    assert f"predicts {low:.3f} to {high:.3f} ms {rates}" in message
+    size = "smaller --input (1.2 times fewer pixels" if is_fast else "larger --input (2 times the pixels"
+    assert f"profile a {size} or more) or a {size.split()[0]} space (docs/spaces.md), or take the" in message
     assert not (tmp_path / "run").exists()
+    suggested = re.search(r"--target-ms \S+$", message)[0].split()
+    assert call("lgc-search", *arguments, *suggested).code == 0
 
 
 def test_incomplete_table_names_the_profile_command(call, lut, data, tmp_path):

@@ -24,8 +24,8 @@ def make_bench_tables(rows: Sequence[Timing]) -> list[Table | str]:
     is_batched = any(row.batch > 1 for row in rows)
     batch, fps = ("batch of the title, else 1", "batch x 1000 / ms") if is_batched else ("batch 1", "1000 / ms")
     lines = [
-        f"ms: median of all runs, {batch}; FPS = {fps}. rel. latency: latency relative to the fastest, with its "
-        "90 % interval."
+        f"ms: median of all runs, {batch}; FPS = {fps}. rel. latency: latency relative to the fastest, of undisturbed "
+        "runs, with its 90 % interval."
     ]
     matches = {_format_match(row) for row in rows} - {"-"}
     hidden = {"match"} if len(matches) < 2 else set[str]()

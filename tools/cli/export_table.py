@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ...profiler.deployment.export import ExportResult, FileResult
     from ...profiler.deployment.latency import TargetResult
+    from ...profiler.deployment.layer_attribution import SlotReport
 
 STATISTIC = (
     "measured ms: same statistic as the table, on a CPU of the fastest run of each batch. The frame rate is of all "
@@ -39,7 +40,7 @@ def make_export_tables(result: ExportResult) -> list[Table | str]:
         *([STATISTIC] if predicted else []),
         *([_make_latency_table(_describe_fps(timed[0].batch), timed, _format_speed)] if timed else []),
         *(line for target in result.targets for line in _format_remarks(target)),
-        *(_make_deviation_table(target) for target in result.targets if target.slots is not None),
+        *(part for target in result.targets if target.slots for part in _make_deviation_table(target, target.slots)),
     ]
 
 
@@ -102,18 +103,28 @@ def _format_speed(result: TargetResult) -> dict[str, str]:
 
 
 def _format_remarks(result: TargetResult) -> list[str]:
-    remarks = [remark for remark in (result.note, result.starvation, result.parity) if remark is not None]
+    from ...profiler.deployment.target_report import describe_target
+
+    remarks = [
+        remark
+        for remark in (describe_target(result), result.note, result.starvation, result.parity)
+        if remark is not None
+    ]
     return [f"{result.backend}, {result.precision}: {remark}" for remark in remarks]
 
 
-def _make_deviation_table(result: TargetResult) -> Table | str:
-    """Return the entries of the table that deviate from the layer times, largest deviation first."""
-    assert result.slots is not None
+def _make_deviation_table(result: TargetResult, report: SlotReport) -> list[Table | str]:
+    """Return the entries that deviate from the layer times, largest first, and a line on what belongs to no entry."""
     title = f"{result.backend}, {result.precision}: table entries compared with layer times"
-    if not result.slots.entries:
-        return f"{title}: no entry deviates significantly"
+    rest = (
+        f"layer times are scaled by {report.factor:.2f} to the network's latency, as profiling slows it down; the "
+        f"calibration's intercept, {report.intercept_ms:+.4f} ms, belongs to no entry, and layers without an entry "
+        f"take {report.unattributed_ms:.4f} ms"
+    )
+    if not report.entries:
+        return [f"{title}: no entry deviates significantly", rest]
     table = grid(title, "entry", "slots", "table ms", "layers ms", "difference ms", numbers=4)
-    for row in result.slots.entries[:MAX_ENTRIES]:
+    for row in report.entries[:MAX_ENTRIES]:
         cells = (f"{row.table_ms:.4f}", f"{row.measured_ms:.4f}", f"{row.difference_ms:+.4f}")
         table.add_row(row.entry, str(row.slots), *cells)
-    return table
+    return [table, rest]

@@ -88,7 +88,7 @@ def show(
             content["subjects"] = [asdict(benchmark) for benchmark in timed]
         title = f"{table}: {opened.space_title} on {opened.target}"
         rows = _make_benchmark_table(title, timed) if benchmarks else _make_entry_table(title, entries)
-        lines = [*_describe_origin(opened), *remarks, *format_corrections(opened)]
+        lines = [*_describe_origin(opened), *remarks, *format_corrections(opened), *format_range(opened)]
         report = read_report(opened)
     emit(content, as_json, rows, *lines, *make_report_tables(report))
 
@@ -264,16 +264,30 @@ def format_corrections(table: LatencyTable) -> list[str]:
     return lines
 
 
-def format_drift(drift_pct: float | None) -> str:
-    """Return a line on the machine's drift."""
+def format_range(table: LatencyTable) -> list[str]:
+    """Return a line on the predicted latencies of the space; none while the table cannot predict them."""
+    from ...errors import LgcError
+    from ...lut.predictor import Predictor
+
+    if table.missing_operators:
+        return []
+    try:
+        return [f"latency of the space's architectures: {Predictor(table.space, table).format_range()}"]
+    except LgcError:  # an entry is missing, or the calibration is damaged, which is reported elsewhere
+        return []
+
+
+def format_drift(drift_pct: float | None, measurement: str = "") -> str:
+    """Return a line on the machine's drift, of a measurement that is named where there are several."""
+    title = f"Machine drift, {measurement}:" if measurement else "Machine drift:"
     if drift_pct is None:
-        return "Machine drift: unknown, as the table has no measured networks."
+        return f"{title} unknown, as the table has no measured networks."
     direction = "slower" if drift_pct > 0 else "faster"
     factor = 1 + drift_pct / 100
     large = abs(drift_pct) > 50 and factor > 0
     change = f"{max(factor, 1 / factor):.1f}x" if large else f"{abs(drift_pct):.1f} %"
     return (
-        f"Machine drift: {change} {direction} than when the table was measured (networks of the table "
+        f"{title} {change} {direction} than when the table was measured (networks of the table "
         f"measured again); predictions are corrected for it."
     )
 

@@ -42,10 +42,12 @@ class TracedNode:
         names: names of its source nodes, in the order of the source graph; of a copy, those that compute the tensor, or
             consume it if it is the network's input.
         is_copy: True if it copies a tensor to another layout, which the source does not.
+        is_widened: True if it computes float16 tensors of the source in float32.
     """
 
     names: tuple[str, ...]
     is_copy: bool
+    is_widened: bool = False
 
 
 def trace_nodes(model: Any, optimised: Any) -> dict[str, TracedNode]:
@@ -74,7 +76,8 @@ def trace_nodes(model: Any, optimised: Any) -> dict[str, TracedNode]:
         names = source.trace_back(traced, boundaries - (dequantised - read))  # a fused node dequantises its own copy
         if source.is_own_view(node):
             names = tuple(each for each in names if source.nodes[each].op_type in VIEWS)
-        nodes[name] = TracedNode(names, False)
+        is_widened = any(each.startswith(_CAST_PREFIX) for each in (node.name, *node.input, *node.output))
+        nodes[name] = TracedNode(names, False, is_widened)
     return nodes
 
 

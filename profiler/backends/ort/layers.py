@@ -112,7 +112,7 @@ def _make_layer(
     width = np.dtype(kind).itemsize if re.fullmatch(r"u?int\d+", kind) else None
     sizes = [int(arguments[key]) for key in _SIZES if key in arguments]
     moved = sum(sizes) if len(sizes) == len(_SIZES) else None
-    return RuntimeLayer(name, traced.names, operator, shape, traced.is_copy, width, moved)
+    return RuntimeLayer(name, traced.names, operator, shape, traced.is_copy, width, moved, traced.is_widened)
 
 
 def _read_output(arguments: dict[str, Any]) -> tuple[str, tuple[int, ...]]:

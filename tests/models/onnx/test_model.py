@@ -241,6 +241,20 @@ def test_invalid_graph_is_refused(tmp_path):
         OnnxModel.load(files.save(model, tmp_path / "m.onnx"))
 
 
+def test_newer_format_names_the_fix(tmp_path):
+    with pytest.raises(FileFormatError, match=r"ir_version 99 is higher than .*: export it with an older IR version"):
+        OnnxModel.load(files.save(files.make(ir=99), tmp_path / "m.onnx"))
+
+
+def test_checker_is_quoted_to_the_end(tmp_path):
+    model = files.make()
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([nodes[1], nodes[0], nodes[2]])
+    (remark,) = OnnxModel.load(files.save(model, tmp_path / "m.onnx")).remarks
+    assert remark.endswith("input 'a' of node: name: relu OpType: Relu is not output of any previous nodes.")
+
+
 def test_stale_shape_is_corrected_with_remark(tmp_path):
     model = OnnxModel.load(files.save(files.stale_shape(), tmp_path / "m.onnx"))
     assert model.outputs[0].shape == (1, 4, 8, 12)

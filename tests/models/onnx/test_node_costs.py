@@ -75,6 +75,16 @@ def test_half_precision_halves_bytes(residual):
     assert half.count_copy((1, 4, 8, 8)) * 2 == full.count_copy((1, 4, 8, 8)) == 2 * Y
 
 
+def test_widened_group_moves_float32():
+    model = onnx.load_model_from_string(
+        make_model([helper.make_node("Relu", ["x"], ["out"], "relu")], shape=(1, 2, 8, 8))
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    graph = GraphCosts(model.SerializeToString())
+    assert (graph.count(["relu"]).bytes, graph.count(["relu"], is_widened=True).bytes) == (X, 2 * X)
+
+
 def test_constant_is_an_input():
     """A runtime shares equal constants, so a constant of another part of the graph may be in a group."""
     value = numpy_helper.from_array(np.ones(1, np.float32), "k")
@@ -158,6 +168,17 @@ def test_shared_dequantisation_is_not_written():
     assert graph.count(["dequantise", "relu", "again"]).bytes == X // 4 + X // 4 + 4
     assert graph.count(["dequantise", "second", "add"]).bytes == 2 * X // 4 + 4 + X
     assert graph.count(["dequantise"]).bytes == X // 4 + 4 + X, "a layer of its own writes floats"
+
+
+def test_shape_of_a_tensor_reads_nothing():
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"], "quantise"),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"], "dequantise"),
+        helper.make_node("Shape", ["d"], ["n"], "shape"),
+        helper.make_node("Expand", ["s", "n"], ["out"], "expand"),
+    ]
+    graph = GraphCosts(make_model(nodes, shape=(1, 2, 8, 8), weights={"s": ()}))
+    assert graph.count(["dequantise", "shape", "expand"]).bytes == 4 + X
 
 
 def test_body_of_a_branch_reads_tensors(residual):

@@ -93,6 +93,18 @@ def test_layer_times_are_written(mini_space, measured_table, tmp_path):
     assert json.loads(json.dumps(explained.as_dict()))["slots"]["entries"] is not None
 
 
+def test_prediction_far_off_names_noisy_entries(mini_space, mini_lut):
+    """A table of a short budget, whose entries are far too long."""
+    with LatencyTable.open(mini_lut) as table:
+        table.set_metadata("calibration", {"dense": {"form": "affine", "intercept_ms": 0.0, "weights": [9.0]}})
+        with table.store.transaction() as connection:
+            connection.execute("UPDATE entries SET status = 'noisy'")
+        count = len(table.entries())
+        result = time_network(Network(mini_space.sample(2), None, "dense"), ORT, table, seconds=0.1)
+    assert result.note.startswith(f"the prediction is off by {result.error_pct:+.0f} %: {count} of {count} entries of ")
+    assert "are noisy: continue with lgc-profile --device cpu " in result.note
+
+
 def test_starved_process_gives_a_remark():
     """Runs that wait for CPU time leave the table's statistic, of the fastest runs, unchanged."""
     free = TargetResult("torch", "cpu", "fp32", "dense", measured_ms=1.5, median_ms=1.7)

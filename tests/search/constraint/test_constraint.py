@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from lgc.errors import UsageError
 from lgc.lut import Correction
-from lgc.search.constraint.constraint import CostConstraint, require_target_in_range
+from lgc.search.constraint.constraint import CostConstraint
 from lgc.search.constraint.objectives import DualAscent
+from lgc.search.constraint.target_range import require_target_in_range
 from lgc.search.supernet.blocks import BlockDecisions
 
 CALIBRATED = Correction("kinds", 0.3, (1.7, 0.6, 2.5), error_pct=4.0, networks=9)

@@ -203,9 +203,12 @@ def test_second_output_is_a_boundary(tmp_path):
 
 def test_float16_layers_are_traced(tmp_path):
     """The CPU provider computes them in float32, in tensors with names of its own."""
-    _, behind = optimised(name_nodes(files.half(True).SerializeToString()), tmp_path)
+    model = name_nodes(files.half(True).SerializeToString())
+    _, behind = optimised(model, tmp_path)
     layers = [nodes for name, nodes in behind.items() if not name.startswith("Reorder")]
     assert sorted(layers) == [("Cast_0", "first", "relu"), ("Cast_4",), ("last",)]
+    traced = trace_nodes(onnx.load_from_string(model), onnx.load(tmp_path / "optimised.onnx"))
+    assert all(node.is_widened for node in traced.values() if not node.is_copy)
 
 
 def test_parts_belong_to_their_split(tmp_path):
