@@ -8,15 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ...models.onnx.counting.macs import get_attribute
 from ...models.onnx.graphs import ORT_DOMAINS, list_subgraphs
 from ...models.onnx.signature import IMAGE_CHANNELS
 from ...models.onnx.skeleton import is_large
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 LOGITS, PROBABILITIES, LABELS = "logits", "probabilities", "labels"
@@ -202,7 +200,9 @@ class _Graph:
         return StoredValues(MASK, 1 / values[0]) if is_mask else StoredValues()
 
     def _trace_lookup(self, node: NodeProto) -> StoredValues:
-        """Return the meaning of entries of a constant: colours of labels, which are no scores; or unknown values."""
+        """Return the meaning of entries of a constant: the colours of labels, else unknown values."""
+        import numpy as np
+
         table = self._find_constant(node, 0)
         if table is None or len(table.dims) != 2 or self.trace(node.input[1]).meaning != LABELS:
             return StoredValues()
