@@ -2,11 +2,14 @@
 
 import random
 import re
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lgc.errors import PluginError, UnknownNameError
 from lgc.models import LGCNet, OpSpec, SearchSpace, register_module
@@ -43,6 +46,33 @@ class Unmoved(nn.Module):
 
 def decide_by_value(x):
     return x * 2 if x.mean() > 0 else x
+
+
+ATTENTION = (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION)
+
+
+def dilated(dilation):
+    return nn.Conv2d(4, 4, 3, padding=dilation, dilation=dilation)
+
+
+def reorder(x, order):
+    return x.clone(memory_format=order)
+
+
+def assign(x, part):
+    x = x.clone()
+    x[:, part] = x[:, :2] * 2
+    return x
+
+
+def autocast(x, enabled):
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        return (x @ x).float()
+
+
+def attend(x, kernel):
+    with sdpa_kernel([*kernel]):
+        return F.scaled_dot_product_attention(x, x, x)
 
 
 def decide_by_shape(x):
@@ -149,6 +179,24 @@ def test_decision_by_shape_is_exported(define):
         (lambda: Forward(lambda x: x * x), lambda: Forward(lambda x: x + x)),
         (lambda: Forward(lambda x: (y := x * 2) + y), lambda: Forward(lambda x: x * 2 + x)),
         (lambda: nn.Softmax(1), lambda: nn.Softmax(2)),
+        (lambda: nn.LeakyReLU(np.float32(0.1)), lambda: nn.LeakyReLU(np.float32(0.2))),
+        (lambda: dilated(np.int64(1)), lambda: dilated(np.int64(2))),
+        (
+            lambda: Forward(lambda x: x.roll((np.int64(1),), (2,))),
+            lambda: Forward(lambda x: x.roll((np.int64(2),), (2,))),
+        ),
+        (
+            lambda: Forward(lambda x: x[:, np.array([3, 2, 1, 0])]),
+            lambda: Forward(lambda x: x[:, np.array([0, 1, 2, 3])]),
+        ),
+        (
+            lambda: Forward(partial(reorder, order=torch.contiguous_format)),
+            lambda: Forward(partial(reorder, order=torch.channels_last)),
+        ),
+        (lambda: nn.Conv2d(4, 4, 1), lambda: nn.Conv2d(4, 4, 1).to(memory_format=torch.channels_last)),
+        (lambda: Forward(partial(assign, part=slice(0, 2))), lambda: Forward(partial(assign, part=slice(2, 4)))),
+        (lambda: Forward(partial(autocast, enabled=False)), lambda: Forward(partial(autocast, enabled=True))),
+        (lambda: Forward(partial(attend, kernel=[*ATTENTION])), lambda: Forward(partial(attend, kernel=ATTENTION[:1]))),
     ],
 )
 def test_digest_follows_the_computation(define, own_operators, make, changed):
