@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from lgc.errors import PluginError, UnknownNameError
 from lgc.models import LGCNet, OpSpec, SearchSpace, register_module
 from lgc.models.nets.layers import build_module, fold_norms
 from lgc.models.onnx.export import to_onnx
+from lgc.models.onnx.tracing import count_products
 from lgc.models.space.operators import RESERVED_NAMES, count_macs, count_parameters, find_footprint, recipe_digest
 from lgc.models.space.opspec import OPERATOR_NAME
 from lgc.profiler.timing.workloads import operator_workload
@@ -132,6 +134,31 @@ def test_wrong_macs_are_refused(define, macs, message):
     spec = define(lambda spec: nn.Identity(), macs)
     with pytest.raises(PluginError, match=message):
         count_macs(spec)
+
+
+@pytest.mark.parametrize(("macs", "remarks"), [(1, 1), (9 * 16 * 64, 0), (2 * 9 * 16 * 64, 0), (3 * 9 * 16 * 64, 1)])
+def test_implausible_macs_are_reported_once(define, caplog, macs, remarks):
+    spec = define(lambda spec: nn.Conv2d(4, 4, 3, padding=1), macs=lambda spec: macs)
+    assert count_macs(spec) == macs
+    assert count_macs(replace(spec, height=9)) == macs
+    assert [f"macs of operator mine returns {macs} for {spec}" in line for line in caplog.messages] == [True] * remarks
+    assert all("convolutions and matrix products have 9216:" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("make", "macs"),
+    [
+        (lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4), 9 * 4 * 64),
+        (lambda: nn.ConvTranspose2d(4, 4, 1), 16 * 64),
+        (lambda: Forward(lambda x: x @ x), 4 * 8 * 64),
+        (lambda: Forward(lambda x: torch.einsum("nchw,nkhw->nck", x, x)[:, :, 0, None, None] + x), 4 * 4 * 64),
+        (lambda: Forward(lambda x: F.scaled_dot_product_attention(x, x, x)), 2 * 4 * 8 * 64),
+        (lambda: nn.ReLU(), 0),
+    ],
+    ids=["depthwise", "transposed", "matmul", "einsum", "attention", "none"],
+)
+def test_products_are_counted(make, macs):
+    assert count_products(make(), [(1, 4, 8, 8)]) == macs
 
 
 def test_module_is_counted(define):
