@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from ...errors import PluginError
 from .tracing import DRAWS_NUMBERS, run_on_meta
 
 
-def describe_computation(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+def describe_computation(module: nn.Module, *input_shapes: tuple[int, ...]) -> tuple[str, ...]:
     """Return the computation of a module in evaluation mode as lines of text; the module stays unchanged.
 
     The first two runs are described: a module may keep what its first one computes, e.g. positions.
@@ -36,7 +36,7 @@ def describe_computation(module: nn.Module, input_shape: tuple[int, ...]) -> tup
     weights = (
         f"weight {name} {_describe_shape(tensors[name])}{_describe_order(tensors[name])}" for name in sorted(tensors)
     )
-    first, second, third = (_describe_run(copied, input_shape) for _ in range(3))
+    first, second, third = (_describe_run(copied, input_shapes) for _ in range(3))
     if difference := find_difference(second, third):
         raise PluginError(f"runs in evaluation mode differ: {difference}: only shapes may decide what is computed")
     return (*weights, *first, *(second if second != first else ()))
@@ -69,12 +69,12 @@ def keep_random_state() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def _describe_run(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+def _describe_run(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
     """Return the calls of one run of a module on the meta device."""
     state = get_random_state()
     calls = _Calls({id(value): name for name, value in [*module.named_parameters(), *module.named_buffers()]})
     with calls, _RandomCalls():
-        run_on_meta(module, [input_shape], copied=True)
+        run_on_meta(module, input_shapes, copied=True)
     if get_random_state() != state:
         raise PluginError(f"its forward {DRAWS_NUMBERS}")
     return tuple(calls.lines)
