@@ -194,6 +194,17 @@ def test_changed_network_is_recognised(scenes, tmp_path, monkeypatch):
         train(replace(TOY, network=changed), scenes, CONFIG, out=tmp_path / "cut")
 
 
+def test_change_invisible_at_first_is_recognised(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
+    network, config = name_factory("ZeroInitial"), change(lr=0.5)
+    with pytest.raises(KilledError):
+        train(RunNetwork(None, network, SIZE), scenes, config, out=tmp_path, on_step=kill_at(2))
+    changed = replace(network, factory=user_networks.ChangedZeroInitial)
+    with pytest.raises(MismatchError, match=r"its logits .*, with the weights of step 2; "):
+        train(RunNetwork(None, changed, SIZE), scenes, config, out=tmp_path)
+    train(RunNetwork(None, network, SIZE), scenes, config, out=tmp_path)
+
+
 def test_damaged_probe_is_named(scenes, tmp_path):
     train(TOY, scenes, change(steps=1), out=tmp_path)
     path = tmp_path / "weights.safetensors"
