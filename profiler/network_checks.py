@@ -58,7 +58,7 @@ class _UncheckableError(Exception):
 
 
 def _require_macs_of_slots(networks: Sequence[Architecture], build_network: NetworkBuilder) -> None:
-    """Check that the cheapest and the dearest network differ by the multiply-accumulates of their slots.
+    """Check that the cheapest and the most expensive network differ by the multiply-accumulates of their slots.
 
     The difference counts, as slots may leave out a part that all networks have.
     """
@@ -66,15 +66,15 @@ def _require_macs_of_slots(networks: Sequence[Architecture], build_network: Netw
         return
     count_slots = cache(_count_operator)
     slots = [(sum(map(count_slots, network.specs(DENSE))), network) for network in networks]
-    (low, cheapest), (high, dearest) = (choose(slots, key=lambda pair: pair[0]) for choose in (min, max))
+    (low, cheapest), (high, most_expensive) = (choose(slots, key=lambda pair: pair[0]) for choose in (min, max))
     if high <= MIN_MACS_RANGE * low:
         return
-    built = [_count_network(build_network(network, DENSE)) for network in (cheapest, dearest)]
+    built = [_count_network(build_network(network, DENSE)) for network in (cheapest, most_expensive)]
     ratio = (built[1] - built[0]) / (high - low)
     if not 1 / MACS_FACTOR <= ratio <= MACS_FACTOR:
         raise UsageError(
             f"the networks do not have the slots' sizes or choices: from choices {list(cheapest.choices)} to "
-            f"{list(dearest.choices)}, MACs of the slots grow by {high - low:,}, those of the networks by "
+            f"{list(most_expensive.choices)}, MACs of the slots grow by {high - low:,}, those of the networks by "
             f"{built[1] - built[0]:,}: build must use every choice, and input_shapes be those of the slots"
         )
 

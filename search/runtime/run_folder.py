@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 CHECKPOINT_S = 10.0
 """Seconds between checkpoints."""
 IMAGE_HASHES = "images"
-"""Setting with hashes of the images and labels, which older trainings lack."""
+"""Setting with hashes of the images and labels."""
+INITIAL_WEIGHTS = "initial_weights"
+"""Setting with the digest of the file of initial weights."""
+_LATER_SETTINGS = (IMAGE_HASHES, INITIAL_WEIGHTS)
+"""Settings that older trainings lack."""
+_EXPLANATIONS = {
+    IMAGE_HASHES: "the images or labels have changed",
+    INITIAL_WEIGHTS: "the file of initial weights has changed",
+}
+"""Setting -> what its difference means."""
 
 OnStep = Callable[[int, int], None]
 """Callback for the number of finished steps and the total."""
@@ -130,11 +139,9 @@ def _require_same_settings(config: Path, settings: Mapping[str, JsonValue]) -> N
     stored = _read_object(config)
     requested = json.loads(json.dumps(settings))
     differences = [
-        "the images or labels have changed"
-        if key == IMAGE_HASHES
-        else f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
+        _EXPLANATIONS.get(key) or f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
         for key in sorted({*stored, *requested})
-        if stored.get(key) != requested.get(key) and not (key == IMAGE_HASHES and key not in stored)
+        if stored.get(key) != requested.get(key) and not (key in _LATER_SETTINGS and key not in stored)
     ]
     if differences:
         is_trained = config.stem == "train" and (config.parent / WEIGHTS_FILE).exists()

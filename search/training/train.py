@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...device import CPU
 from ...errors import MismatchError, OutputError, TrainingError, UsageError
-from ...files import write_atomic
+from ...files import hash_file, write_atomic
 from ...models.nets.checks import check_outputs, check_training, require_rebuildable
 from ...models.nets.definition import Log, NetworkDefinition, RunNetwork, load_definition, read_record
 from ...models.nets.probe import LogitsProbe
@@ -19,13 +19,13 @@ from ...models.space.protocol import ARCHITECTURE_FILE
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.provenance import hash_images
-from ..runtime.run_folder import IMAGE_HASHES, OnStep, RunFolder
+from ..runtime.run_folder import IMAGE_HASHES, INITIAL_WEIGHTS, OnStep, RunFolder
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
 from .crops import require_crop
 from .distillation import describe_teacher, load_teacher
 from .evaluation import describe_scores
-from .initial_weights import compare_classes, find_initial_weights, initialise
+from .initial_weights import compare_origin, find_initial_weights, initialise
 from .losses import compute_class_weights
 from .network_trainer import NetworkTrainer, run_training
 from .results import ScoredWeights, TrainResult
@@ -83,13 +83,17 @@ def train(
     dataset, validation = _load_images(data, definition.input, config)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
     teacher = load_teacher(config, definition, chosen.teacher, log)
-    network, probe, random_parts = _prepare_network(definition, initial, config, fabric, log)
+    remarks: list[str] = []
+    network, probe, random_parts = _prepare_network(definition, initial, config, fabric, remarks.append)
     settings = _list_settings(definition, data, config, fabric) | dataset.spec.settings | describe_teacher(teacher)
     settings |= {IMAGE_HASHES: [hash_images(dataset), hash_images(validation)]}
+    settings |= {} if initial is None else {INITIAL_WEIGHTS: hash_file(initial)}
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
     _warn_of_newer_files(run, _list_files(dataset, validation), log)
     if (finished := fabric.broadcast(run.read_result(TrainResult) if run.active else None)) is not None:
         return replace(finished, weights=run.path / WEIGHTS_FILE)
+    for remark in remarks:
+        log(remark)
     with explain_out_of_memory(_MEMORY_ADVICE):
         trainer = NetworkTrainer(network, config, fabric, _weigh_classes(dataset, config), teacher, probe)
         run_training(trainer, dataset, run, on_step)
@@ -171,7 +175,7 @@ def _prepare_network(
         )  # a copy, which may cache what it likes
         if initial is not None:
             transfer = initialise(network.network, initial, definition.classes)
-            for remark in (*transfer.describe(), *compare_classes(initial, definition.class_names)):
+            for remark in (*transfer.describe(), *compare_origin(initial, definition)):
                 log(remark)
         if definition.architecture is None:
             check_outputs(network.network, definition)

@@ -255,6 +255,35 @@ def test_initial_classes_in_another_order_are_reported(scenes, tmp_path):
     assert any("was trained on other classes" in remark and expected in remark for remark in remarks)
 
 
+def test_initial_weights_of_other_normalisation_are_reported(scenes, tmp_path):
+    train(TOY, scenes, change(steps=1), out=tmp_path / "run")
+    definition, remarks = load_definition(tmp_path / "run", TOY.network), []
+    replace(definition, normalisation=Normalisation((0.5, 0, 0), (1, 1, 0.25))).save(tmp_path / "run")
+    config = change(steps=1, init=str(tmp_path / "run" / "weights.safetensors"))
+    train(TOY, scenes, config, out=tmp_path / "new", log=remarks.append)
+    (warning,) = (remark for remark in remarks if "another normalisation" in remark)
+    assert (
+        "mean 0.5, 0, 0 and std 1, 1, 0.25; now it is mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225" in warning
+    )
+
+
+def test_replaced_initial_weights_are_refused(scenes, tmp_path):
+    path, remarks = tmp_path / "initial.pth", []
+    torch.save(user_networks.Toy(11).state_dict(), path)
+    train(TOY, scenes, change(init=str(path)), out=tmp_path / "run", log=remarks.append)
+    assert any("initial.pth" in remark for remark in remarks)
+    remarks.clear()
+    train(TOY, scenes, change(init=str(path)), out=tmp_path / "run", log=remarks.append)
+    assert not any("initial.pth" in remark for remark in remarks), "a finished training begins with no weights"
+    torch.save(user_networks.Toy(11).state_dict(), path)
+    with pytest.raises(OutputError, match="the file of initial weights has changed"):
+        train(TOY, scenes, change(init=str(path)), out=tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "train.json").read_text())
+    del settings["initial_weights"]
+    (tmp_path / "run" / "train.json").write_text(json.dumps(settings))
+    train(TOY, scenes, change(init=str(path)), out=tmp_path / "run")  # of an earlier version
+
+
 def test_architecture_records_its_dataset(run, scenes):
     train(run, scenes, CONFIG)
     definition = load_definition(run)
