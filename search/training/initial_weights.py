@@ -59,9 +59,10 @@ def compare_origin(source: Path, network: NetworkDefinition) -> list[str]:
     warnings = []
     normalisation = Normalisation(record.normalisation.mean, record.normalisation.std)
     if normalisation != network.normalisation:
+        trained, now = map(_format_normalisation, (normalisation, network.normalisation))
         warnings.append(
-            f"warning: {source} was trained on images with another normalisation: {_format_normalisation(normalisation)}; "
-            f"now it is {_format_normalisation(network.normalisation)}: give it in the dataset's yaml"
+            f"warning: {source} was trained on images of another normalisation: {trained}; now it is {now}: change "
+            "normalisation in the dataset's yaml"
         )
     names, classes = record.class_names or (), network.class_names or ()
     if len(names) == len(classes) and names != classes:
