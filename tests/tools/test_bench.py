@@ -203,7 +203,8 @@ def runs(mini_space, tmp_path):
         definition = replace(NetworkDefinition.of(space.sample(0)), dataset=name)
         definition.save(run)
         save_weights(definition.build(), run / "weights.safetensors")
-        (run / "train-result.json").write_text(json.dumps({"miou": 61.5, "scored_on": "val", "scored_at": [32, 32]}))
+        result = {"miou": 61.5, "per_class": {"road": 61.5}, "scored_on": "val", "scored_at": [32, 32]}
+        (run / "train-result.json").write_text(json.dumps(result))
         paths.append(run)
     return paths
 
@@ -258,7 +259,7 @@ def test_model_without_images_is_timed(call, tmp_path):
     path = onnx_files.save(onnx_files.tokens(), tmp_path / "m.onnx")
     done = call("lgc-bench", path, *SHORT)
     assert done.code == 0, done.err
-    assert "1x5, as is, to 1x5x3, onnxruntime on cpu, fp32" in done.out
+    assert "1x5, as is, to 1x5x3, onnxruntime on cpu, fp32, 1 thread" in done.out
 
 
 def test_files_are_bound_to_each_size(call, tmp_path):
