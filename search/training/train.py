@@ -16,6 +16,7 @@ from ...models.nets.probe import LogitsProbe
 from ...models.nets.weights import WEIGHTS_FILE, load_weights, save_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
+from ...models.training_result import TrainingResult
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.description import DatasetSpec
 from ..runtime.fabric import explain_out_of_memory, open_fabric
@@ -92,18 +93,35 @@ def train(
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
     _warn_of_newer_files(run, _list_files(dataset, validation), log)
     if (finished := fabric.broadcast(run.read_result(TrainResult) if run.active else None)) is not None:
-        return replace(finished, weights=run.path / WEIGHTS_FILE)
+        return _return_finished(finished, run, log)
     for remark in remarks:
         log(remark)
     with explain_out_of_memory(_MEMORY_ADVICE):
         trainer = NetworkTrainer(network, config, fabric, _weigh_classes(dataset, config), teacher, probe)
         run_training(trainer, dataset, run, on_step)
         scored = _save_and_score(trainer, definition, run.path / WEIGHTS_FILE, validation, on_score)
-    images, processes, seconds = len(dataset), fabric.world_size, trainer.seconds
     result = TrainResult(
-        **vars(scored), config=config, seconds=seconds, from_scratch=random_parts, images=images, processes=processes
+        **vars(scored),
+        config=config,
+        seconds=trainer.seconds,
+        from_scratch=random_parts,
+        images=len(dataset),
+        processes=fabric.world_size,
+        weights_digest=fabric.broadcast(hash_file(scored.weights) if run.active else None),
     )
     return run.finish(result)
+
+
+def _return_finished(result: TrainResult, run: RunFolder, log: Log) -> TrainResult:
+    """Return the result of a finished training; log a warning if it is that of other weights."""
+    weights = run.path / WEIGHTS_FILE
+    stored = TrainingResult.read(run.path) if run.active else None
+    if stored is not None and weights.exists():
+        try:
+            stored.require_weights(weights)
+        except MismatchError as error:
+            log(f"warning: {error}")
+    return replace(result, weights=weights)
 
 
 def _warn_of_newer_files(run: RunFolder, files: Iterable[Path], log: Log) -> None:

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lgc.errors import DataError, FileFormatError, MismatchError, OutputError, PluginError, TrainingError, UsageError
+from lgc.files import hash_file
 from lgc.models.images import Normalisation
 from lgc.models.nets.definition import RunNetwork, load_definition
 from lgc.models.nets.peers import PEERS
 from lgc.models.nets.sources import PeerSource, load_source
+from lgc.models.nets.weights import save_weights
 from lgc.search.data.datasets import SegmentationDataset, load_dataset
 from lgc.search.runtime import training_loop
 from lgc.search.training.config import TrainConfig
@@ -282,6 +284,17 @@ def test_replaced_initial_weights_are_refused(scenes, tmp_path):
     del settings["initial_weights"]
     (tmp_path / "run" / "train.json").write_text(json.dumps(settings))
     train(TOY, scenes, change(init=str(path)), out=tmp_path / "run")  # of an earlier version
+
+
+def test_score_of_replaced_weights_is_reported(scenes, tmp_path):
+    remarks, path = [], tmp_path / "weights.safetensors"
+    result = train(TOY, scenes, CONFIG, out=tmp_path)
+    assert result.weights_digest == hash_file(path)
+    assert train(TOY, scenes, CONFIG, out=tmp_path, log=remarks.append) == result
+    assert remarks == []
+    save_weights(user_networks.Toy(11), path)
+    train(TOY, scenes, CONFIG, out=tmp_path, log=remarks.append)
+    assert ["that of other weights" in remark for remark in remarks] == [True]
 
 
 def test_architecture_records_its_dataset(run, scenes):
