@@ -66,6 +66,12 @@ SYSTEM_NAMES = ("__macosx", "thumbs.db", "desktop.ini")
 
 MAX_DARK = 63
 """Largest value of an image that uses fewer than its 16 bits, e.g. the 12 bits of a camera."""
+_WEBP_HEAD = 64
+"""Bytes of a WebP file that show its compression."""
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of TIFF files, those of BigTIFF last."""
+_SAMPLE_FORMATS = {2: " signed", 3: " float", 5: " complex", 6: " complex"}
+"""Names of a TIFF file's sample formats, but for unsigned integers."""
 PREVIEW_FORMATS = ("MPO",)
 """Formats of photographs whose further frames are previews or other views."""
 
@@ -97,7 +103,7 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
             f"cannot read image {path}: too large: {count} pixels (set {MAX_PIXELS_VARIABLE}={count} to allow them)"
         ) from error
     except UnidentifiedImageError as error:
-        kind = describe(path)
+        kind = _describe_tiff(path) or describe(path)
         reason = "truncated or damaged" if kind.endswith("image") else f"it is {kind}"
         raise DataError(f"cannot read image {path}: {reason}") from error
     except FileNotFoundError as error:
@@ -107,6 +113,28 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
     except Exception as error:  # decoders raise errors of any class for damaged files
         reason = getattr(error, "strerror", None) or f"truncated or damaged ({error or type(error).__name__})"
         raise DataError(f"cannot read image {path}: {reason}") from error
+
+
+def _describe_tiff(path: Path) -> str | None:
+    """Return what bands a TIFF file has that Pillow cannot decode, for a message; None for other or damaged files."""
+    from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT, SAMPLESPERPIXEL, ImageFileDirectory_v2
+
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head[:4] not in _TIFF_HEADS:
+            return None
+        try:
+            tags = ImageFileDirectory_v2(head + file.read(8 * (43 in head[2:4])))
+            file.seek(tags.next)
+            tags.load(file)
+            bands, bits = tags.get(SAMPLESPERPIXEL, 1), max(tags.get(BITSPERSAMPLE, (1,)))
+            form = _SAMPLE_FORMATS.get(max(tags.get(SAMPLEFORMAT, (1,))), "")
+        except Exception:  # Pillow's parser raises errors of any class
+            return None
+    noun = "band" if bands == 1 else "bands"
+    return (
+        f"a TIFF image with {bands} {noun} of {bits}-bit{form} samples: save it with 1 or 3 bands of 8 bits (grey, RGB)"
+    )
 
 
 def _apply_pixel_limit() -> None:
@@ -149,6 +177,7 @@ class ImageHeader:
         channels: Number of channels after decoding.
         bits: Bits per channel; Pillow keeps the upper 8 of 16 where there are several channels.
         maximum: Largest value that the file can have, if Pillow spreads its values over the whole range; else None.
+        lossy: Name of the compression if it alters pixels, else None.
     """
 
     size: tuple[int, int]
@@ -157,6 +186,7 @@ class ImageHeader:
     channels: int
     bits: int
     maximum: int | None
+    lossy: str | None
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -182,7 +212,18 @@ def read_header(path: Path) -> ImageHeader:
             channels=len(file.getbands()),
             bits=16 if is_deep or (maximum or 0) > 255 else 8,
             maximum=maximum,
+            lossy=_find_lossy_compression(file, path),
         )
+
+
+def _find_lossy_compression(file: Image.Image, path: Path) -> str | None:
+    """Return the name of an open image's compression if it alters pixels, whatever the file's name; else None."""
+    if file.format in ("JPEG", "MPO"):
+        return "JPEG"
+    if file.format == "WEBP":
+        with path.open("rb") as content:
+            return "lossy WebP" if b"VP8 " in content.read(_WEBP_HEAD) else None
+    return "JPEG-compressed TIFF" if "jpeg" in str(file.info.get("compression")) else None
 
 
 def _read_orientation(file: Image.Image, path: Path) -> int:

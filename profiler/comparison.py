@@ -31,7 +31,7 @@ from ..models.onnx.reading.pixel_maps import find_channel_axis
 from ..models.training_result import TrainingResult
 from ..precisions import INT8
 from .backends import Workload, get_backend, require_backend
-from .backends.ort.float_convolutions import count_float_convolutions
+from .backends.ort.float_products import count_float_products
 from .file_outputs import count_classes, name_scope
 from .output_differences import OutputDifferences
 from .timing.measure import Assignment, measure_seconds
@@ -477,10 +477,11 @@ def _describe_model(candidate: Candidate, target: Target) -> list[str]:
         more = f" and {len(names) - MAX_UNCOUNTED} more" if len(names) > MAX_UNCOUNTED else ""
         remarks.append(f"MACs, perhaps parameters, are incomplete, without {', '.join(names[:MAX_UNCOUNTED])}{more}")
     if target.precision == INT8 and target.backend == CPU_TARGET.backend and target.device.is_cpu:
-        count, total = count_float_convolutions(candidate.workload.onnx)
-        if count:
+        products = count_float_products(candidate.workload.onnx)
+        if products.count:
+            share = "" if products.share_pct is None else f", {products.share_pct:.0f} % of their MACs,"
             remarks.append(
-                f"ONNX Runtime computes {count} of {total} quantised convolutions in float32: the frame rate does not "
-                "predict that of an int8 engine"
+                f"ONNX Runtime computes {products.count} of {products.total} quantised products{share} in float32: the "
+                "frame rate does not predict that of an int8 engine"
             )
     return remarks

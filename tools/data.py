@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
     from ..search.data.check import DatasetCheck, Problem, SplitCheck
     from ..search.data.description import DatasetSpec
+    from ..search.data.reading import Coding
 
+Values = list[list[int]]
+"""Label values of each class, last those of ignored pixels."""
+Colours = list[list[tuple[int, int, int]]]
+"""Label colours of each class, last those of ignored pixels."""
 EXAMPLES = 12
 """Images in the picture of `--overlays`."""
 CLASS_COLUMNS = ("id", "class", "colour", "label values")
@@ -63,7 +68,8 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
     spec = read_dataset(dataset)
     splits = {name: len(split.entries) for name, split in spec.splits.items()}
     mean, std = spec.normalisation.mean, spec.normalisation.std
-    values, colours = _list_values(spec)
+    codes = _list_codes(spec)
+    _, values, colours = codes[0]
     content = {
         "name": spec.name,
         "root": str(spec.root),
@@ -78,17 +84,20 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
         ],
         "ignored_label_values": values[-1],
         "ignored_label_colours": colours[-1],
+        "other_label_values": [
+            {"files": files, "classes": dict(zip(spec.classes, rows, strict=False)), "ignored": rows[-1]}
+            for files, rows, _ in codes[1:]
+        ],
         "splits": splits,
         "normalisation": {"mean": list(mean), "std": list(std)},
         "remarks": list(spec.remarks),
     }
-    shown = [_format_codes(*codes) for codes in zip(values, colours, strict=True)]
-    table = grid(
-        f"{spec.name}: {spec.num_classes} classes, files in {spec.root}", *CLASS_COLUMNS, wrap=CLASS_COLUMNS[-1:]
-    )
+    names = [*CLASS_COLUMNS, *(f"in {files}" for files, *_ in codes[1:])]
+    table = grid(f"{spec.name}: {spec.num_classes} classes, files in {spec.root}", *names, wrap=names[3:])
+    shown = [[_format_codes(*row) for row in zip(*code, strict=True)] for _, *code in codes]
     for index, name in enumerate(spec.classes):
-        table.add_row(str(index), name, _format_colour(spec.palette[index]), shown[index])
-    table.add_row("", "ignored", "", shown[-1])
+        table.add_row(str(index), name, _format_colour(spec.palette[index]), *(column[index] for column in shown))
+    table.add_row("", "ignored", "", *(column[-1] for column in shown))
     lines = [
         f"splits         {', '.join(f'{name} {count}' for name, count in splits.items())}",
         f"normalisation  mean {_format_numbers(mean)}, standard deviation {_format_numbers(std)}",
@@ -268,19 +277,27 @@ def _format_sizes(split: SplitCheck) -> str:
     return ", ".join([*shown[:MAX_SIZES], *more]) or "-"
 
 
-def _list_values(spec: DatasetSpec) -> tuple[list[list[int]], list[list[tuple[int, int, int]]]]:
+def _list_codes(spec: DatasetSpec) -> list[tuple[str, Values, Colours]]:
+    """Return the codes of classes in labels that exist, if these differ each with their files; see `_list_values`."""
+    used = {pair.coding for pairs in spec.matched.values() for pair in pairs if pair.label is not None}
+    files = [files for split in spec.splits.values() for files in split.labels]
+    codes = [(str(part.files), *_list_values(spec, part.coding)) for part in files if part.coding in used]
+    codes = codes or [(str(files[0].files), *_list_values(spec, files[0].coding))]
+    return [code for index, code in enumerate(codes) if code[1:] not in [other[1:] for other in codes[:index]]]
+
+
+def _list_values(spec: DatasetSpec, coding: Coding) -> tuple[Values, Colours]:
     """Return the label values of each class, last those of ignored pixels, and their colours; only one of both."""
     from ..search.data.labels import IGNORE
     from ..search.data.predictions import has_coloured_labels
     from ..search.data.reading import unpack_colour
 
-    coding = next((files.coding for split in spec.splits.values() for files in split.labels), None)
     numbers = (*range(spec.num_classes), IGNORE)
-    if coding is not None and has_coloured_labels(spec, coding):
+    if has_coloured_labels(spec, coding):
         codes = coding.colours.items()
         return [[] for _ in numbers], [[unpack_colour(code) for code, index in codes if index == i] for i in numbers]
-    values = {} if coding is None else coding.values
-    return [sorted(value for value, index in values.items() if index == i) for i in numbers], [[] for _ in numbers]
+    values = coding.values.items()
+    return [sorted(value for value, index in values if index == i) for i in numbers], [[] for _ in numbers]
 
 
 def _format_codes(values: Sequence[int], colours: Sequence[tuple[int, int, int]]) -> str:

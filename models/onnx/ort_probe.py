@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
     from .signature import TensorSpec
 
+IR_FIX = "export it with an older IR version (in Python: set model.ir_version, then onnx.save)"
+"""Fix of a file in a newer format than a library reads."""
+_IR_VERSION = re.compile("ir.version", re.IGNORECASE)
+_CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (/\S+\.\w+:\d+ .*?\) (?=[A-Z]))?|^\[\w+Error\] ")
+"""Codes of an error, and the source line and function of ONNX Runtime that it is from."""
 _FATAL = 4
 """Severity of ONNX Runtime's log from which it prints."""
 
@@ -49,7 +54,7 @@ class OrtProbe:
         except MemoryError:
             raise
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise FileFormatError(f"{where}: ONNX Runtime rejects the model: {first_line(error)}") from error
+            raise FileFormatError(f"{where}: ONNX Runtime rejects the model: {quote_error(error)}") from error
 
     def run(self, inputs: Mapping[str, NDArray[Any]], names: Sequence[str] | None = None) -> list[NDArray[Any]]:
         """Return the outputs, all or those with the names.
@@ -62,7 +67,9 @@ class OrtProbe:
         except MemoryError:
             raise
         except Exception as error:
-            raise FileFormatError(f"{self._where}: ONNX Runtime fails to run the model: {first_line(error)}") from error
+            raise FileFormatError(
+                f"{self._where}: ONNX Runtime fails to run the model: {quote_error(error)}"
+            ) from error
 
     def measure_outputs(self, inputs: tuple[TensorSpec, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return name -> shape and type of each output, which must not depend on the values of the inputs.
@@ -90,7 +97,17 @@ class OrtProbe:
         return {name: (array.shape, str(array.dtype)) for name, array in zip(names, results[0], strict=True)}
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error of ONNX or ONNX Runtime, without its codes."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |^\[\w+Error\] ", "", line)
+def quote_error(error: Exception) -> str:
+    """Return the message of an error of ONNX or ONNX Runtime as one line, without codes, and with the fix if known.
+
+    Further lines list other errors, unless the first ends in a colon.
+    """
+    lines = str(error).strip().partition("\n\n")[0].splitlines() or [type(error).__name__]
+    text = " ".join(map(str.strip, lines)) if lines[0].rstrip().endswith(":") else lines[0]
+    text = _CODES.sub("", text)
+    return f"{text.rstrip('.')}: {IR_FIX}" if mentions_ir(text) else text
+
+
+def mentions_ir(message: str) -> bool:
+    """Return True for a message on the version of the file format, which is newer than the library."""
+    return _IR_VERSION.search(message) is not None

@@ -105,6 +105,8 @@ class RuntimeLayer:
         is_copy: True if the layer only copies a tensor to another layout; it then computes none of its `nodes`, which
             are the copy's neighbours.
         item_bytes: bytes of a value of the first output; None for a float in the target's precision.
+        moved_bytes: bytes of the inputs, weights and outputs by the runtime; None where it does not report them.
+        is_widened: True if the runtime computes float16 tensors of the layer in float32.
     """
 
     name: str
@@ -113,6 +115,8 @@ class RuntimeLayer:
     shape: tuple[int, ...] = ()
     is_copy: bool = False
     item_bytes: int | None = None
+    moved_bytes: int | None = None
+    is_widened: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ...models.onnx.counting.macs import get_attribute
+from ...models.onnx.graphs import ORT_DOMAINS, list_subgraphs
+
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 LOGITS, PROBABILITIES, LABELS = "logits", "probabilities", "labels"
 OUTPUT_VALUES = (LOGITS, PROBABILITIES, LABELS)
@@ -16,19 +20,24 @@ MASK, RANKING = "mask", "ranking"
 """Further meanings that a graph shows: true or false, and values sorted along the channels."""
 
 _NEUTRAL = {
-    "Cast", "DequantizeLinear", "Flatten", "Gather", "Identity", "Reshape", "Resize", "Round", "Slice", "Squeeze",
-    "Transpose", "Unsqueeze", "Upsample",
+    "Cast", "DequantizeLinear", "Flatten", "Gather", "Identity", "ReorderOutput", "Reshape", "Resize", "Round", "Slice",
+    "Squeeze", "Transpose", "Unsqueeze", "Upsample",
 }  # fmt: skip
 """Operators that keep the meaning of their first input."""
 _SHAPING = {"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators that keep the values of their first input."""
 _MEANINGS = {
-    LOGITS: ("BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv"),
+    LOGITS: (
+        *("BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv"),
+        *("FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv"),  # of ONNX Runtime, perhaps with an activation
+    ),
     PROBABILITIES: ("HardSigmoid", "QLinearSigmoid", "Sigmoid"),
     LABELS: ("ArgMax", "ArgMin"),
     MASK: ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"),
 }
 _OPERATORS = {operator: meaning for meaning, operators in _MEANINGS.items() for operator in operators}
+_FUSED_CONVOLUTIONS, _ADDEND = ("Conv", "FusedConv", "NhwcFusedConv"), 3
+"""Convolutions of ONNX Runtime, and the input that they add to their result."""
 _OUTPUT_SCALES = {"QuantizeLinear": (1, 2), "QLinearConv": (6, 7), "QLinearSigmoid": (3, 4)}
 """Operator that quantises its output -> positions of scale and zero point among its inputs."""
 
@@ -60,30 +69,42 @@ def infer_values(model: ModelProto, output: str) -> StoredValues:
         model: ONNX model; large weights need no values.
         output: name of the output.
     """
-    return _Graph(model).trace(output)
+    return _Graph(model.graph).trace(output)
 
 
 def infer_input_scale(model: ModelProto, name: str) -> StoredValues | None:
     """Return the quantisation of an input, if all its consumers dequantise it; None for others, e.g. plain pixels."""
-    return _Graph(model).trace_input(name)
+    return _Graph(model.graph).trace_input(name)
 
 
 @dataclass(frozen=True)
 class _Graph:
-    """Graph of a model, with its constants."""
+    """Graph of a model, or of a branch within, with its constants.
 
-    model: ModelProto
+    Attributes:
+        graph: the graph.
+        outer_producers: tensor -> node that computes it, of the graphs around a branch.
+        outer_constants: tensor -> constant of the graphs around a branch.
+    """
+
+    graph: GraphProto
+    outer_producers: Mapping[str, NodeProto] = field(default_factory=dict)
+    outer_constants: Mapping[str, TensorProto] = field(default_factory=dict)
 
     @cached_property
     def _producers(self) -> dict[str, NodeProto]:
-        return {name: node for node in self.model.graph.node for name in node.output}
+        return {**self.outer_producers, **{name: node for node in self.graph.node for name in node.output}}
+
+    @cached_property
+    def _constants(self) -> dict[str, TensorProto]:
+        return {**self.outer_constants, **{tensor.name: tensor for tensor in self.graph.initializer}}
 
     def _constant(self, node: NodeProto, position: int) -> float | None:
         """Return an input of a node that is a constant with one value; None for others."""
         from onnx import numpy_helper
 
         name = node.input[position] if position < len(node.input) else ""
-        tensors = [tensor for tensor in self.model.graph.initializer if tensor.name == name]
+        tensors = [self._constants[name]] if name in self._constants else []
         producer = self._producers.get(name)
         if producer is not None and producer.op_type == "Constant":
             tensors = [entry.t for entry in producer.attribute if entry.name == "value"]
@@ -103,6 +124,8 @@ class _Graph:
             return replace(self.trace(node.input[0]), scale=1.0, zero_point=0.0)
         if kind in _NEUTRAL:
             return self.trace(node.input[0])
+        if kind == "If":
+            return self._trace_branches(node, list(node.output).index(tensor))
         if kind in ("Mul", "Div"):
             return self._trace_product(node)
         if kind == "Add":  # logits of several branches, or a bias
@@ -110,11 +133,26 @@ class _Graph:
             return StoredValues(LOGITS if meanings == {LOGITS} else None)
         if kind == "TopK":
             return StoredValues(LABELS if tensor == node.output[1] else RANKING)
-        meaning = self.trace(node.input[0]).meaning if kind == "QuantizeLinear" else _OPERATORS.get(kind)
+        meaning = self.trace(node.input[0]).meaning if kind == "QuantizeLinear" else self._find_meaning(node)
         if kind not in _OUTPUT_SCALES:
             return StoredValues(meaning)
         scale, zero_point = (self._constant(node, position) for position in _OUTPUT_SCALES[kind])
         return StoredValues(None) if scale is None else StoredValues(meaning, scale, zero_point or 0.0)
+
+    def _find_meaning(self, node: NodeProto) -> str | None:
+        """Return the meaning that an operator gives its output, with what ONNX Runtime fused into it."""
+        if activation := get_attribute(node, "activation", b"").decode():
+            return _OPERATORS.get(activation)
+        meaning, addends = _OPERATORS.get(node.op_type), node.input[_ADDEND:]
+        if node.domain in ORT_DOMAINS and node.op_type in _FUSED_CONVOLUTIONS and any(addends):
+            return meaning if self.trace(addends[0]).meaning == meaning else None
+        return meaning
+
+    def _trace_branches(self, node: NodeProto, index: int) -> StoredValues:
+        """Return the meaning of an output of a branch, the same in both: torch squeezes an axis only of length 1."""
+        branches = [_Graph(graph, self._producers, self._constants) for graph in list_subgraphs(node)]
+        values = {branch.trace(branch.graph.output[index].name) for branch in branches}
+        return values.pop() if len(values) == 1 else StoredValues()
 
     def _trace_product(self, node: NodeProto) -> StoredValues:
         """Return the meaning of values multiplied by a constant, e.g. probabilities in 0..255."""
@@ -133,7 +171,7 @@ class _Graph:
     def trace_input(self, name: str) -> StoredValues | None:
         """Return `infer_input_scale`."""
         scales: set[StoredValues | None] = set()
-        for node in self.model.graph.node:
+        for node in self.graph.node:
             if name not in node.input[:1]:
                 continue
             if node.op_type in _SHAPING:

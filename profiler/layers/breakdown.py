@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ...lut.target import Target
 from ...models.onnx import graphs
+from ...models.onnx.counting.macs import count_operator_macs
 from ...models.onnx.counting.node_costs import VIEWS, GraphCosts, NodeCosts, name_nodes
 from ..backends import Workload, require_backend
 from ..backends.base import RuntimeLayer
@@ -211,13 +212,13 @@ def assign_nodes(
 
 
 def _count_costs(layer: RuntimeLayer, nodes: Sequence[str], graph: GraphCosts) -> NodeCosts:
-    """Return the costs of a layer's own nodes, of a copy, or unknown ones."""
+    """Return the costs of a layer's own nodes; of a copy, or of a layer that the runtime added, those it reports."""
     if nodes:
-        return graph.count(nodes)
+        return graph.count(nodes, is_widened=layer.is_widened)
     name = layer.nodes[-1] if layer.nodes else layer.name
     operator = layer.operator or "unknown"
     if operator in VIEWS:
         return NodeCosts(name, operator, "", layer.shape, 0, 0)
     if layer.is_copy and layer.shape:
         return NodeCosts(name, operator, "", layer.shape, 0, graph.count_copy(layer.shape, layer.item_bytes))
-    return NodeCosts(name, operator, "", layer.shape, None, None)
+    return NodeCosts(name, operator, "", layer.shape, count_operator_macs(operator), layer.moved_bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from .description import DatasetSpec, is_overlap
 from .labels import IGNORE
 from .pairs import UNLABELLED_SPLIT, Match, Pair
 from .reading import RawLabel, read_classes, unpack_colour
-from .suspicions import MOSTLY, LabelSummary, summarise_label
+from .suspicions import MOSTLY, LabelSummary, count_remarks, summarise_label
 
 PROBLEMS = {
     "unusable_splits": "unusable splits",
@@ -124,6 +124,7 @@ class _Scan:
         pixels: Label pixels of each class, void and unknown values last, [classes + 2].
         digests: Image -> key that equal images have in common.
         summaries: Values of the labels.
+        image_remarks: Remarks on images that were decoded, with their paths.
         problems: What was wrong.
     """
 
@@ -135,6 +136,7 @@ class _Scan:
     labels: list[tuple[Pair, npt.NDArray[np.bool_]]] = field(default_factory=list)
     digests: dict[Path, tuple[object, ...]] = field(default_factory=dict)
     summaries: list[LabelSummary] = field(default_factory=list)
+    image_remarks: list[tuple[str, Path]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     pixels: npt.NDArray[np.int64] = field(init=False)
 
@@ -149,14 +151,14 @@ class _Scan:
         self.pixels += other.pixels
         self.digests |= other.digests
         self.summaries += other.summaries
+        self.image_remarks += other.image_remarks
         self.problems += other.problems
 
-    def read(self, pair: Pair, expected: Path, full: bool) -> None:
+    def read(self, pair: Pair, full: bool) -> None:
         """Read an image and its label; without `full`, only the header of the image."""
         self.checked += 1
         size = self._read_image(pair.image, full)
         if pair.label is None:
-            self._add_problem("missing_labels", [pair.image], f"{pair.image}: no such file: {expected}")
             return
         try:
             raw, labels = read_classes(pair.label, pair.coding, pair.image)
@@ -179,7 +181,7 @@ class _Scan:
         digest: tuple[object, ...]
         try:
             if full:
-                pixels = read_pixels(path)
+                pixels = read_pixels(path, on_remark=lambda text: self.image_remarks.append((text, path)))
                 size = (pixels.shape[0], pixels.shape[1])
                 digest = (size, hashlib.sha256(pixels.tobytes()).digest())
             else:
@@ -255,15 +257,20 @@ def check_dataset(
                 scan.add(part)
                 advance()
         if name == UNLABELLED_SPLIT and all(pair.label is None for pair, _ in matched[name]):
-            scan.problems = [problem for problem in scan.problems if problem.kind != "missing_labels"]
             remarks.append(f"{name} has no labels: it can be predicted, not scored")
+        else:
+            problems += _list_missing_labels(name, matched[name])
         scans.append(scan)
         problems += scan.problems
+    remarks += _describe_empty_splits(spec, matched, problems).values()
     leaks, duplicates = _find_equal_images(scans, full)
     splits = tuple(scan.summarise() for scan in scans)
     remarks += spec.list_suspicions({scan.name: scan.summaries for scan in scans})
+    for scan in scans:
+        remarks += [f"{scan.name}: {text}" for text in count_remarks(scan.image_remarks, scan.checked, "images")]
     remarks += [*_list_ignored(scans), *duplicates, *_list_class_remarks(spec, splits)]
     remarks += _list_unused_labels(spec, matched)
+    remarks += _describe_sample(splits)
     chosen_examples = _choose_examples(scans, spec.num_classes, examples)
     return DatasetCheck(splits, (*problems, *leaks), tuple(remarks), chosen_examples)
 
@@ -271,8 +278,17 @@ def check_dataset(
 def _scan_image(split: str, classes: int, full: bool, match: Match) -> _Scan:
     """Return what was read of an image and its label."""
     scan = _Scan(split, classes, 1)
-    scan.read(*match, full)
+    scan.read(match[0], full)
     return scan
+
+
+def _list_missing_labels(split: str, matches: Sequence[Match]) -> list[Problem]:
+    """Return the images of a split without a label, also those that are not in the sample."""
+    return [
+        Problem("missing_labels", (split,), (pair.image,), f"{pair.image}: no such file: {expected}")
+        for pair, expected in matches
+        if pair.label is None
+    ]
 
 
 def _match_splits(spec: DatasetSpec) -> tuple[dict[str, list[Match]], list[Problem]]:
@@ -295,12 +311,26 @@ def _match_splits(spec: DatasetSpec) -> tuple[dict[str, list[Match]], list[Probl
         elif split.listing is not None:
             problems.append(Problem("unusable_splits", (name,), (split.listing,), f"{split.listing} lists no image"))
     if not matched:
-        raise DataError(problems[0].text if problems else f"{spec.root} has no images: {_describe_needs(spec)}")
+        needs = "; ".join(f"{name} needs {split.describe()}" for name, split in spec.splits.items())
+        raise DataError(problems[0].text if problems else f"{spec.root} has no images: {needs}")
+    problems += [
+        Problem("unusable_splits", (name,), (), text)
+        for name, text in _describe_empty_splits(spec, matched, problems).items()
+        if name != UNLABELLED_SPLIT
+    ]
     return matched, problems
 
 
-def _describe_needs(spec: DatasetSpec) -> str:
-    return "; ".join(f"{name} needs {split.describe()}" for name, split in spec.splits.items())
+def _describe_empty_splits(
+    spec: DatasetSpec, matched: Container[str], problems: Iterable[Problem] = ()
+) -> dict[str, str]:
+    """Return the splits without images that the dataset's own description has, each with the files that it needs."""
+    known = {name for problem in problems for name in problem.splits}
+    return {
+        name: f"{name} has no images: {spec.splits[name].describe()} is missing or empty"
+        for name in spec.own_splits
+        if name not in matched and name not in known
+    }
 
 
 def _choose_evenly(items: Sequence[Item], count: int | None) -> Sequence[Item]:
@@ -365,6 +395,15 @@ def _list_class_remarks(spec: DatasetSpec, splits: Sequence[SplitCheck]) -> list
         *([f"classes in no label{of_sample}: {', '.join(never)}"] if never else []),
         *([f"classes in no label of train{of_sample}: {', '.join(untrained)}"] if untrained else []),
     ]
+
+
+def _describe_sample(splits: Sequence[SplitCheck]) -> list[str]:
+    """Return a remark on what a sample of the images cannot show."""
+    checked, images = (sum(getattr(split, name) for split in splits) for name in ("checked", "images"))
+    text = (
+        f"of {images} images {checked} were read: in the others, damaged files, sizes, values and leaks remain unknown"
+    )
+    return [text] if checked < images else []
 
 
 def _list_unused_labels(spec: DatasetSpec, matched: Mapping[str, list[Match]]) -> list[str]:

@@ -7,9 +7,9 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,16 @@ from .schema import (
     format_values,
     subtract_keys,
 )
-from .suspicions import LabelSummary, list_few_classes, list_suspicions, read_summary
+from .suspicions import (
+    LabelSummary,
+    count_remarks,
+    list_few_classes,
+    list_mixtures,
+    list_notes,
+    list_suspicions,
+    read_image_remarks,
+    read_summary,
+)
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -56,6 +65,8 @@ DATASET_FILES = ("dataset.yaml", "dataset.yml")
 """Description that a dataset's folder may contain."""
 MAX_SAMPLED = 8
 """Number of labels of each split that `DatasetSpec.remarks` reads."""
+MAX_DECODED = 4
+"""Number of its images that it decodes."""
 MAX_NAMES = 8
 """Number of classes in `DatasetSpec.summary`."""
 UNION_SPLIT, UNITED_SPLITS = "trainval", frozenset({"train", "val"})
@@ -85,6 +96,7 @@ class DatasetSpec:
         values: Label value of each class, for prediction files.
         predictions: Kind of prediction files, `indices` or `colours`; None for that of the label files.
         prediction_name: Name of a prediction's file with `{stem}` for the image's stem; None for the label's name.
+        own_splits: Names of the splits that its own description has, which must have images.
         digest: Hash of the description, 12 hexadecimal digits; empty for a known layout.
         origin: Where the classes come from, for messages.
         notes: Assumptions that the description rests on, a line each.
@@ -99,6 +111,7 @@ class DatasetSpec:
     values: tuple[int, ...]
     predictions: str | None = "indices"
     prediction_name: str | None = None
+    own_splits: tuple[str, ...] = ()
     digest: str = ""
     origin: str = ""
     notes: tuple[str, ...] = ()
@@ -122,15 +135,27 @@ class DatasetSpec:
     @cached_property
     def remarks(self) -> tuple[str, ...]:
         """Lines to print before the dataset is used: assumptions, and what looks wrong."""
-        files = {split: _choose_labels(pairs) for split, pairs in self.matched.items()}
+        labelled = {split: [pair for pair in pairs if pair.label is not None] for split, pairs in self.matched.items()}
+        texts = list[str]()
         with ThreadPoolExecutor() as pool:
-            labels = {split: [*filter(None, pool.map(_try_summary, chosen))] for split, chosen in files.items()}
-        return (*self.notes, *self._list_overlaps(), *self.list_suspicions(labels))
+            labels = {
+                split: [*filter(None, pool.map(_try_summary, _choose_pairs(pairs, MAX_SAMPLED)))]
+                for split, pairs in labelled.items()
+            }
+            for split, pairs in self.matched.items():
+                images = [pair.image for pair in _choose_pairs(pairs, MAX_DECODED)]
+                remarks = chain.from_iterable(pool.map(read_image_remarks, images))
+                missing = self.splits[split].describe_missing()
+                parts = [*([] if missing is None else [missing]), *count_remarks(remarks, len(images), "images read")]
+                texts += [f"warning: {self.name}: {split}: {text}" for text in parts]
+        return (*self.notes, *texts, *self._list_overlaps(), *self.list_suspicions(labels))
 
     def list_suspicions(self, labels: Mapping[str, Sequence[LabelSummary]]) -> list[str]:
         """Return a warning for each sign that labels, split by split, have other values or turns than expected."""
         texts = [
-            f"{split}: {text}" for split, part in labels.items() for text in list_suspicions(part, self.num_classes)
+            f"{split}: {text}"
+            for split, part in labels.items()
+            for text in (*list_suspicions(part, self.num_classes), *list_mixtures(part), *list_notes(part))
         ]
         if not (texts or self.digest):
             texts += list_few_classes([label for part in labels.values() for label in part], self.classes)
@@ -181,11 +206,10 @@ def is_overlap(splits: Collection[str]) -> bool:
     return len(others) > 1 or (UNION_SPLIT in splits and bool(others - UNITED_SPLITS))
 
 
-def _choose_labels(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return a few labelled pairs, drawn at random, always the same."""
-    labelled = [pair for pair in pairs if pair.label is not None]
-    order = np.random.default_rng(0).permutation(len(labelled))[:MAX_SAMPLED]
-    return [labelled[index] for index in sorted(order.tolist())]
+def _choose_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """Return up to `count` pairs, drawn at random, always the same."""
+    order = np.random.default_rng(0).permutation(len(pairs))[:count]
+    return [pairs[index] for index in sorted(order.tolist())]
 
 
 def _try_summary(pair: Pair) -> LabelSummary | None:
@@ -281,7 +305,8 @@ def _read_description(path: Path) -> DatasetSpec:
         layout = load_layout(base)
         fitting = [folder for folder in find_roots(layout, root) if folder != root]
         root = next((folder for folder in fitting if has_files(layout, folder)), root)
-    return build_spec(settings, root, _hash_content(complete), origin=f"of {path} ({_name_classes(settings)})")
+    spec = build_spec(settings, root, _hash_content(complete), origin=f"of {path} ({_name_classes(settings)})")
+    return replace(spec, own_splits=tuple(spec.splits) if "splits" in own else ())
 
 
 def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
@@ -306,7 +331,8 @@ def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
             advice = f"{error}, so there is no dataset.yaml to edit"
     settings = validate(DatasetSettings, dict(folder.content), f"invalid dataset {path}")
     notes = (*folder.notes, *_note_descriptions(path), f"{folder.content['name']}: {advice}")
-    return build_spec(settings, path, _hash_content(folder.content), origin=folder.origin, notes=notes)
+    spec = build_spec(settings, path, _hash_content(folder.content), origin=folder.origin, notes=notes)
+    return replace(spec, own_splits=tuple(spec.splits))
 
 
 def _is_equal(text: str, other: str) -> bool:
@@ -371,7 +397,7 @@ def _build_split(
         LabelFiles(
             pattern(label.files),
             pattern(label.images) if label.images is not None else images or FilePattern(root, "**/*"),
-            _build_coding(settings, label),
+            _build_coding(settings, label, pattern(label.files)),
         )
         for label in files.labels or settings.labels or ()
     )
@@ -389,7 +415,9 @@ def _build_split(
     )
 
 
-def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSettings) -> Coding:
+def _build_coding(
+    settings: DatasetSettings, label: DatasetSettings | LabelSettings, files: FilePattern | None = None
+) -> Coding:
     """Return the coding of label files, whose own values replace the data set's."""
     names = list(settings.classes)
     own = label.values is not None
@@ -403,7 +431,7 @@ def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSetti
         if isinstance(key, ValueRange):
             values |= dict.fromkeys(key.values, IGNORE if name == IGNORED else names.index(name))
     if all(number == IGNORE for number in values.values()):
-        values = {index: index for index in range(len(names)) if index not in values} | values
+        values = {index: index for index in range(len(names))} | values
     pairs = [(colour, index) for index, colour in enumerate(settings.classes.values()) if colour is not None]
     pairs += [
         (key, IGNORE if name == IGNORED else names.index(name))
@@ -419,7 +447,8 @@ def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSetti
         else:
             colours[int(pack_colours(key))] = IGNORE
     meaning = label.meaning or (None if own else settings.meaning) or _describe_coding(settings, values)
-    return Coding(meaning, values, colours, settings.kind)
+    has_ranges = any(isinstance(key, ValueRange) and key.low < key.high for key, _ in mapped)
+    return Coding(meaning, values, colours, settings.kind, files, has_ranges)
 
 
 def _describe_coding(settings: DatasetSettings, values: Mapping[int, int]) -> str:

@@ -137,15 +137,23 @@ class Split:
             DataError: The list has an error, or an image has no label; the message has their number, the first one,
                 and the label it lacks. Only `UNLABELLED_SPLIT` may lack all labels.
         """
-        matches = self.matches
-        missing = [(pair.image, path) for pair, path in matches if pair.label is None]
-        if missing and not (self.name == UNLABELLED_SPLIT and len(missing) == len(matches)):
-            image, path = missing[0]
-            noun, verb = "image" if len(matches) == 1 else "images", "has" if len(missing) == 1 else "have"
-            raise DataError(
-                f"{len(missing)} of {len(matches)} {noun} {verb} no label; the first is {image}: no such file: {path}"
-            )
-        return [pair for pair, _ in matches]
+        if problem := self.describe_missing():
+            raise DataError(problem)
+        return [pair for pair, _ in self.matches]
+
+    def describe_missing(self) -> str | None:
+        """Return how many images have no label, with the first one; None if labels are as complete as they must be.
+
+        Raises:
+            DataError: See `matches`.
+        """
+        missing = [(pair.image, path) for pair, path in self.matches if pair.label is None]
+        images = len(self.matches)
+        if not missing or (self.name == UNLABELLED_SPLIT and len(missing) == images):
+            return None
+        image, path = missing[0]
+        noun, verb = "image" if images == 1 else "images", "has" if len(missing) == 1 else "have"
+        return f"{len(missing)} of {images} {noun} {verb} no label; the first is {image}: no such file: {path}"
 
     @cached_property
     def matches(self) -> list[Match]:

@@ -12,8 +12,10 @@ from pathlib import Path, PurePosixPath
 from ...errors import DataError
 from ...models.images import IMAGE_SUFFIXES
 
-LABEL_SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
-"""File extensions of labels whose pattern leaves them open, `.png` first."""
+_LOSSY = (".webp", ".jpg", ".jpeg")
+_SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
+LABEL_SUFFIXES = tuple(sorted(_SUFFIXES, key=lambda suffix: suffix.lower() in _LOSSY))
+"""File extensions of labels whose pattern leaves them open: `.png` first, those that may alter values last."""
 _WILDCARD = re.compile(r"((?:^|(?<=/))\*\*/|\*)")
 
 

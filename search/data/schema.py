@@ -377,11 +377,12 @@ class DatasetSettings(_Model):
         for name, colour in self.classes.items():
             if mapped and name not in mapped and (colour is None or self.kind == "indices"):
                 raise ValueError(f"map: class {name!r} has no label value")
-        for key in self.ignore or ():
+        ignored = [("map", key) for key, name in self.map if name == IGNORED]
+        for field, key in [*ignored, *(("ignore", key) for key in self.ignore or ())]:
             if not mapped and isinstance(key, ValueRange) and key.low < len(self.classes):
                 name = list(self.classes)[key.low]
                 raise ValueError(
-                    f"ignore: label value {key.low} is class {name!r}, since classes have the values 0, 1, 2, ...: "
+                    f"{field}: label value {key.low} is class {name!r}, since classes have the values 0, 1, 2, ...: "
                     f"write e.g. `values: 1-{len(self.classes)}`"
                 )
         return self

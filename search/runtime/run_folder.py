@@ -19,15 +19,18 @@ CHECKPOINT_S = 10.0
 """Seconds between checkpoints."""
 IMAGE_HASHES = "images"
 """Setting with hashes of the images and labels."""
+DATASET_DIGEST = "dataset"
+"""Setting with the hash of a dataset's description, which known layouts lack."""
 INITIAL_WEIGHTS = "initial_weights"
 """Setting with the digest of the file of initial weights."""
 _LATER_SETTINGS = (IMAGE_HASHES, INITIAL_WEIGHTS)
 """Settings that older trainings lack."""
-_EXPLANATIONS = {
+_CHANGES = {
     IMAGE_HASHES: "the images or labels have changed",
+    DATASET_DIGEST: "the description of the dataset has changed, e.g. classes or label values",
     INITIAL_WEIGHTS: "the file of initial weights has changed",
 }
-"""Setting -> what its difference means."""
+"""Message on settings that are hashes."""
 
 OnStep = Callable[[int, int], None]
 """Callback for the number of finished steps and the total."""
@@ -37,6 +40,16 @@ StageResult = TypeVar("StageResult", bound=Result)
 def is_finished(path: Path, stage: str) -> bool:
     """Return True if a run folder has the result of a stage, `search` or `train`."""
     return _name_result(path, stage).exists()
+
+
+def read_settings(path: Path, stage: str) -> dict[str, JsonValue]:
+    """Return the settings that identify a stage of a run folder; empty if it has none.
+
+    Raises:
+        FileFormatError: The file is damaged.
+    """
+    config = path / f"{stage}.json"
+    return _read_object(config) if config.exists() else {}
 
 
 def suggest_longer_training(path: Path) -> str:
@@ -139,7 +152,7 @@ def _require_same_settings(config: Path, settings: Mapping[str, JsonValue]) -> N
     stored = _read_object(config)
     requested = json.loads(json.dumps(settings))
     differences = [
-        _EXPLANATIONS.get(key) or f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
+        _CHANGES.get(key) or f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
         for key in sorted({*stored, *requested})
         if stored.get(key) != requested.get(key) and not (key in _LATER_SETTINGS and key not in stored)
     ]

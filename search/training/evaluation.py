@@ -15,7 +15,7 @@ from ...models.nets.weights import WEIGHTS_FILE, load_weights
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
 from ..runtime.fabric import explain_out_of_memory, open_fabric
-from ..runtime.run_folder import OnStep
+from ..runtime.run_folder import DATASET_DIGEST, OnStep, read_settings
 from .results import EvaluationResult, ScoredWeights
 from .scores import Scores, evaluate_network
 
@@ -91,7 +91,7 @@ def _advise_memory(definition: NetworkDefinition, device: str) -> str:
 
 
 def _load_dataset(data: Path, split: str, definition: NetworkDefinition, run: Path, log: Log) -> SegmentationDataset:
-    """Return the images of a split as the network needs them; log a warning if the names of its classes differ.
+    """Return the images of a split as the network needs them; log a warning if its classes or description differ.
 
     Raises:
         DataError: the number of classes differs, or the data are unusable.
@@ -108,6 +108,11 @@ def _load_dataset(data: Path, split: str, definition: NetworkDefinition, run: Pa
     other = [f"{name} instead of {trained}" for name, trained in pairs if name != trained]
     if other:
         log(f"warning: the dataset ({dataset.name}) has other classes than {run} was trained with: {other[0]}")
+    elif (settings := read_settings(run, "train")) and settings.get(DATASET_DIGEST, "") != dataset.spec.digest:
+        log(
+            f"warning: the description of the dataset ({dataset.name}) is not that of the training in {run}: check "
+            "that label values have the same classes"
+        )
     dataset.normalisation = definition.normalisation
     return dataset
 

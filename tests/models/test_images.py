@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from lgc.errors import DataError, UsageError
 from lgc.models.images import (
@@ -105,6 +106,27 @@ def test_ending_does_not_matter(tmp_path):
 def read_with_remarks(path) -> tuple[np.ndarray, list[str]]:
     remarks: list[str] = []
     return read_pixels(path, on_remark=remarks.append), remarks
+
+
+@pytest.mark.parametrize(
+    ("bands", "bits", "form", "text"),
+    [
+        (5, 8, 1, "5 bands of 8-bit samples"),
+        (3, 32, 3, "3 bands of 32-bit float"),
+        (1, 64, 3, "1 band of 64-bit float"),
+    ],
+)
+@pytest.mark.parametrize("order", [b"II", b"MM"])
+def test_unknown_bands_of_tiff_are_named(tmp_path, bands, bits, form, text, order):
+    tags = ImageFileDirectory_v2(order + (b"*\0\0\0\0\0" if order == b"II" else b"\0*\0\0\0\0"))
+    values = {256: 2, 257: 2, 258: (bits,) * bands, 259: 1, 262: 1, 277: bands, 339: (form,) * bands}
+    for tag, value in {**values, 273: 8, 279: bands * bits // 2}.items():
+        tags[tag] = value
+    with (tmp_path / "a.tif").open("wb") as file:
+        tags.save(file)
+        file.write(bytes(bands * bits // 2))
+    with pytest.raises(DataError, match=rf"a\.tif: it is a TIFF image with {text}.*: save it with 1 or 3 bands of 8"):
+        read_pixels(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])

@@ -50,7 +50,8 @@ def test_folder_alone_is_shown(call, scenes):
 def test_show_prints_json(call, own):
     content = json.loads(call("lgc-data", "show", own, "--json").out)
     ignored = ["ignored_label_values", "ignored_label_colours"]
-    assert list(content) == ["name", "root", "classes", *ignored, "splits", "normalisation", "remarks"]
+    rest = ["other_label_values", "splits", "normalisation", "remarks"]
+    assert list(content) == ["name", "root", "classes", *ignored, *rest]
     road = {"name": "[b]road", "colour": [9, 9, 9], "label_values": [0], "label_colours": []}
     assert content["classes"][0] == road
     assert [content[key] for key in ignored] == [[255], []]
@@ -63,6 +64,25 @@ def test_label_values_of_classes_are_shown(call, tmp_path):
     rows = [line.split() for line in call("lgc-data", tmp_path / "four").out.splitlines()]
     assert ["1", "construction", "70", "70", "70", "2-7"] in rows
     assert ["ignored", "255"] in rows
+
+
+def test_values_of_other_labels_are_shown(call, own):
+    splits = "{train: {labels: {files: labels/train, values: 1-4}}, val: , test: {labels: {files: none, values: 5-8}}}"
+    path = own / "dataset.yaml"
+    path.write_text(path.read_text().replace("splits: [train, val]", f"splits: {splits}"))
+    done = call("lgc-data", own)
+    rows = [line.split() for line in done.out.splitlines()]
+    assert ["2", "tree", "0", "99", "0", "3", "2"] in rows
+    assert "in labels/val/" in done.out
+    content = json.loads(call("lgc-data", own, "--json").out)
+    assert content["classes"][2]["label_values"] == [3]
+    assert content["other_label_values"] == [
+        {
+            "files": "labels/val/",
+            "classes": {"[b]road": [0], "sky": [1], "tree": [2], "car": [3]},
+            "ignored": [255],
+        }
+    ]
 
 
 @pytest.mark.parametrize("kind", ["", "kind: palette\n"])

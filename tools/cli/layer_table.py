@@ -27,8 +27,8 @@ MAX_EXCESS_PCT = 5.0
 MAX_SPREAD_PCT = 5.0
 """Largest spread of the network's batches, in percent, without a warning."""
 LEGEND = (
-    "share: of the sum; cum.: up to this layer. MB: weights, inputs, outputs. peak: relative to the roofline, "
-    "min(peak of the arithmetic, MACs/B x bandwidth)."
+    "share: of the sum; cum.: up to this layer. MB: weights, inputs, outputs; -: unknown. peak: relative to the "
+    "roofline, min(peak of the arithmetic, MACs/B x bandwidth)."
 )
 
 
@@ -98,11 +98,19 @@ def _sum_cells(rows: Sequence[LayerRow]) -> tuple[str, ...]:
         f"{sum(row.ms for row in rows):.3f}",
         f"{sum(row.share_pct for row in rows):.1f}",
         "100.0",
-        f"{sum(row.macs or 0 for row in rows) / 1e6:.1f}",
-        f"{sum(row.bytes or 0 for row in rows) / 1e6:.2f}",
+        _sum_known([row.macs for row in rows], ".1f"),
+        _sum_known([row.bytes for row in rows], ".2f"),
         "",
         "",
     )
+
+
+def _sum_known(values: Sequence[int | None], spec: str) -> str:
+    """Return the sum of the known values in millions, as a lower bound if others are unknown."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return format_number(None, spec)
+    return f"{'≥' if len(known) < len(values) else ''}{sum(known) / 1e6:{spec}}"
 
 
 def _describe_operator(row: LayerRow) -> str:
@@ -114,7 +122,7 @@ def _describe_operator(row: LayerRow) -> str:
     main = next((index for index, part in enumerate(parts) if _PRODUCT.search(part)), len(parts) - 1)
     if row.kernel and "Conv" in parts[main]:
         kind, _, kernel = row.kernel.rpartition(" ")
-        prefix = {"depthwise": "Dw", "grouped": "Gr"}.get(kind, "")
+        prefix = {"depthwise": "Dw", "grouped": "Gr"}.get(kind.partition(" ")[0], "")
         parts[main] = f"{prefix}{parts[main]} {kernel}"
     before, after = parts[:main], parts[main + 1 :]
     text = "+".join(parts)

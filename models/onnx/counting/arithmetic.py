@@ -9,7 +9,7 @@ from typing import Any
 
 from ....errors import FileFormatError
 from ....precisions import INT8
-from ..graphs import RawModel, walk_nodes, walk_tensors
+from ..graphs import RawModel, walk_graphs, walk_nodes, walk_tensors
 from .costs import PACKED, TRANSPARENT, measure_tensors, read_known_shapes
 from .macs import count_node_macs, is_product
 
@@ -75,7 +75,7 @@ def _count_by_precision(model: Any, graph: Any, types: Mapping[str, str]) -> Cou
     for node in graph.node:
         if is_product(node):
             kinds = [_FLOATS[types[name]] for name in node.input if types.get(name) in _FLOATS]
-            is_int8 = _is_integer(node.op_type) or has_quantised_factors(node, producers)
+            is_int8 = is_integer(node.op_type) or has_quantised_factors(node, producers)
             products += [(node, kind) for kind in (INT8 if is_int8 else "", *kinds) if kind][:1]
     shapes = {name: shape for name, (shape, _) in read_known_shapes(graph).items()}
     counts = [count_node_macs(node, shapes) for node, _ in products]
@@ -89,7 +89,8 @@ def _count_by_precision(model: Any, graph: Any, types: Mapping[str, str]) -> Cou
     return macs
 
 
-def _is_integer(operator: str) -> bool:
+def is_integer(operator: str) -> bool:
+    """Return True for an operator that computes with integers."""
     return operator in _INTEGER or operator.startswith("QLinear")
 
 
@@ -133,27 +134,35 @@ def find_quantisation(operators: Collection[str]) -> str | None:
     """Return the kind of quantisation from the names of all operators."""
     if any(name in operators for name in _DYNAMIC):
         return DYNAMIC
-    if any(map(_is_integer, operators)):
+    if any(map(is_integer, operators)):
         return QOPERATOR
     return QDQ if "QuantizeLinear" in operators else None
 
 
 def _require_int8(raw: RawModel, types: Mapping[str, str]) -> None:
     """Refuse quantisation to float8; remark other widths than 8 bits."""
-    quantised = {types.get(n.output[0], "INT8") for n in walk_nodes(raw.model) if n.op_type == "QuantizeLinear"}
+    quantised = {_find_quantised_type(n, types) for n in walk_nodes(raw.model) if n.op_type == "QuantizeLinear"}
     if low := sorted(name for name in quantised if name.startswith("FLOAT8")):
         raise FileFormatError(f"{raw.where} is quantised to {low[0].lower()}, which no backend supports: use int8")
     if other := sorted(name.lower() for name in quantised - {"INT8", "UINT8"}):
         raw.remarks.append(f"quantised to {', '.join(other)}, which counts as int8")
 
 
+def _find_quantised_type(node: Any, types: Mapping[str, str]) -> str:
+    """Return the type that a node quantises to, that of its zero point; ONNX infers no types of ONNX Runtime's own."""
+    zero_point = node.input[2] if len(node.input) > 2 else ""
+    return types.get(node.output[0]) or (types.get(zero_point, "unknown types") if zero_point else "UINT8")
+
+
 def _read_types(graph: Any) -> dict[str, str]:
-    """Return tensor -> name of its element type."""
+    """Return tensor -> name of its element type, in branches and loops too."""
     from onnx import TensorProto
 
     name = TensorProto.DataType.Name
-    types = {value.name: name(value.type.tensor_type.elem_type) for value in _values(graph)}
-    return types | {tensor.name: name(tensor.data_type) for tensor in graph.initializer}
+    graphs = list(walk_graphs(graph))
+    kinds = {value.name: value.type.tensor_type.elem_type for each in graphs for value in _values(each)}
+    types = {tensor: name(kind) for tensor, kind in kinds.items() if kind}
+    return types | {tensor.name: name(tensor.data_type) for each in graphs for tensor in each.initializer}
 
 
 def _values(graph: Any) -> tuple[Any, ...]:

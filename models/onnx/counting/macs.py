@@ -27,6 +27,16 @@ def count_node_macs(node: Any, shapes: Shapes) -> int | None:
     return None if _is_unknown(node) or any(count_node_macs(each, {}) != 0 for each in inner) else 0
 
 
+def count_operator_macs(operator: str) -> int | None:
+    """Return 0 for an operator of ONNX or ONNX Runtime that never multiplies; None for others."""
+    from onnx import defs, helper
+
+    attributes = defs.get_schema(operator).attributes.values() if defs.has(operator) else ()
+    if operator in _MACS or any(entry.type == defs.OpSchema.AttrType.GRAPH for entry in attributes):
+        return None
+    return None if _is_unknown(helper.make_node(operator, [], [], domain="" if defs.has(operator) else _ORT)) else 0
+
+
 def count_group_macs(nodes: Iterable[Any], shapes: Shapes) -> int | None:
     """Return the multiply-accumulates of several nodes; None if those of one are unknown."""
     total = 0
@@ -181,6 +191,8 @@ _MACS: dict[str, _Counter] = {
     "GroupQueryAttention": _attention(3),
 }
 """Operator -> counter of its MACs."""
+PRODUCTS = frozenset(_MACS)
+"""Operators that multiply matrices or convolve."""
 
 _UNCOUNTED = (
     *("LinearAttention", "CausalConvWithState"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .. import graphs
@@ -27,7 +28,10 @@ _SIZES = ("Shape", "Size")
 """Operators that read the shape of a tensor only."""
 _QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
 _CONSTANT = "Constant"
-_FILTERS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
+_FILTERS = {
+    **dict.fromkeys(("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv", "ConvInteger", "ConvTranspose"), 1),
+    **dict.fromkeys(("QLinearConv", "QLinearConvTranspose"), 3),
+}
 """Operator -> input that holds the filters."""
 
 
@@ -38,7 +42,8 @@ class NodeCosts:
     Attributes:
         node: name of the node that stands for the group: the one with the most multiply-accumulates, else the last.
         operator: types of the nodes in the order of computation, e.g. `Conv+Relu`.
-        kernel: kernel of the convolution, e.g. `3x3`, `depthwise 3x3/2` with stride 2; empty without a convolution.
+        kernel: kernel of the convolution, e.g. `3x3`, `depthwise 3x3/2` with stride 2, `transposed 4x4/2`; empty of
+            other nodes.
         shape: shape of the first output.
         macs: multiply-accumulates.
         bytes: bytes of the weights, inputs and outputs.
@@ -84,8 +89,11 @@ class GraphCosts:
     def __contains__(self, name: str) -> bool:
         return name in self._nodes
 
-    def count(self, names: Iterable[str]) -> NodeCosts:
-        """Return the costs of the nodes as one group; unknown names are ignored, but one must be known."""
+    def count(self, names: Iterable[str], *, is_widened: bool = False) -> NodeCosts:
+        """Return the costs of the nodes as one group; unknown names are ignored, but one must be known.
+
+        With `is_widened`, their float16 tensors are float32.
+        """
         group = [self._nodes[name] for name in sorted(set(names) & self._nodes.keys(), key=self._order.__getitem__)]
         nodes = [node for node in group if node.op_type != _CONSTANT] or group  # a constant is an input, as a weight is
         known = [count_node_macs(node, self._shapes) or 0 for node in nodes]
@@ -97,7 +105,7 @@ class GraphCosts:
             kernel=self._describe_kernel(main),
             shape=self._shapes.get(outputs[0], ()) if outputs else (),
             macs=count_group_macs(nodes, self._shapes),
-            bytes=self._count_bytes(nodes, outputs),
+            bytes=self._count_bytes(nodes, outputs, is_widened),
         )
 
     def count_copy(self, shape: tuple[int, ...], item_bytes: int | None = None) -> int:
@@ -109,32 +117,42 @@ class GraphCosts:
         return name in self._nodes and self._nodes[name].op_type == "DequantizeLinear"
 
     def _list_outputs(self, nodes: list[Any]) -> list[str]:
-        """Return the outputs that nodes outside the group or the caller read, those of the last node first."""
+        """Return the outputs that nodes outside the group or the caller read, those of the last node first.
+
+        The other readers of a shared node compute it themselves, so its output is not written alongside other nodes.
+        """
         group = {node.name for node in nodes}
-        outputs = [tensor for node in reversed(nodes) for tensor in node.output]
+        writers = [node for node in nodes if not self.is_shared(node.name)] or nodes
+        outputs = [tensor for node in reversed(writers) for tensor in node.output]
         return [tensor for tensor in outputs if tensor and self._readers.get(tensor, set()) - group]
 
-    def _count_bytes(self, nodes: list[Any], outputs: list[str]) -> int | None:
+    def _count_bytes(self, nodes: list[Any], outputs: list[str], is_widened: bool) -> int | None:
         """Return the bytes that cross the border of the group; None if a size is unknown, or the runs of a body."""
         if any(map(list_subgraphs, nodes)):
             return None
         kinds = {node.op_type for node in nodes if not self._is_shape_value(node)}
         if not kinds - {*VIEWS, *_QUANTISATION} and (kinds & {*VIEWS} or not kinds):
             return 0
+        measure = partial(self._measure, is_widened=is_widened)
         made = {tensor for node in nodes for tensor in node.output}
-        sizes = {tensor: self._measure(tensor) for tensor in outputs}
-        for node in nodes:
+        sizes = {tensor: measure(tensor) for tensor in outputs}
+        readers = [node for node in nodes if node.op_type not in _SIZES]
+        read = {*outputs, *(tensor for node in readers for tensor in node.input)}
+        for node in readers:
+            if not read & set(node.output) and self.is_shared(node.name):  # only its shape is read
+                continue
             for index, tensor in enumerate(node.input):
                 if not tensor or tensor in made:
                     continue
-                size = self._measure(tensor)
+                size = measure(tensor)
                 if index == 0 and node.op_type in _PARTIAL_READERS:
-                    size = _smaller(size, [self._measure(output) for output in node.output])
+                    parts = [*map(measure, node.output), sizes.get(tensor, 0)]
+                    size = _smaller(size, parts)
                 sizes[tensor] = size
         known = [size for size in sizes.values() if size is not None]
         return sum(known) if len(known) == len(sizes) else None
 
-    def _measure(self, tensor: str) -> int | None:
+    def _measure(self, tensor: str, *, is_widened: bool = False) -> int | None:
         """Return the bytes of a tensor; None where shape or type are unknown."""
         from onnx import TensorProto, helper
 
@@ -144,6 +162,8 @@ class GraphCosts:
         size = math.prod(self._shapes[tensor])
         if kind in (TensorProto.INT4, TensorProto.UINT4):
             return (size + 1) // 2
+        if kind == TensorProto.FLOAT16 and is_widened:
+            return size * FLOAT_BYTES["fp32"]
         width = self._float_bytes if kind == TensorProto.FLOAT else helper.tensor_dtype_to_np_dtype(kind).itemsize
         return size * int(width)
 
@@ -173,12 +193,13 @@ class GraphCosts:
         groups, strides = get_attribute(node, "group", 1), set(get_attribute(node, "strides", [1]))
         # with one input channel for each group; a network may have one input channel alone
         prefix = ("depthwise " if weight[1] == 1 else "grouped ") if groups > 1 else ""
+        prefix += "transposed " if "Transpose" in node.op_type else ""
         stride = "" if strides == {1} else f"/{max(strides)}"
         return f"{prefix}{'x'.join(map(str, weight[2:]))}{stride}"
 
 
-def _smaller(size: int | None, outputs: list[int | None]) -> int | None:
-    """Return the size of the outputs together if it is below that of the input."""
-    if size is None or None in outputs:
+def _smaller(size: int | None, parts: list[int | None]) -> int | None:
+    """Return the size of the parts together if it is below that of the whole."""
+    if size is None or None in parts:
         return size
-    return min(size, sum(output or 0 for output in outputs))
+    return min(size, sum(part or 0 for part in parts))

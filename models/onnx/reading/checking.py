@@ -10,7 +10,7 @@ import numpy as np
 from ....errors import FileFormatError
 from .. import skeleton
 from ..graphs import HARDWARE_DOMAINS, RawModel, list_custom_operators, walk_nodes
-from ..ort_probe import DynamicOutputError, OrtProbe, first_line
+from ..ort_probe import DynamicOutputError, OrtProbe, quote_error
 from ..skeleton import convert_weights, is_large, strip_weights
 from ..tensors import is_static, read_inputs
 
@@ -105,7 +105,7 @@ def _check(model: Any) -> str | None:
     except MemoryError:
         raise
     except Exception as error:  # the errors of checker and shape inference share no base class
-        return first_line(error)
+        return quote_error(error)
     return None
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..signature import NCHW, NHWC, ImageInput, Signature, TensorSpec
+from ..signature import NCHW, NHWC, ImageInput, Signature, TensorSpec, count_images
 
 MAX_STRIDE = 32
 """Largest ratio of an image's height and width to a map's: the usual one of a backbone's last features."""
@@ -54,8 +54,10 @@ def is_ambiguous(maps: Sequence[PixelMap], image: ImageInput) -> bool:
 def find_channels(network: Signature) -> int | None:
     """Return the number of classes whose scores the outputs are; None without scores, or where they differ.
 
-    Outputs with one channel are masks or label maps. An output that fits both layouts has no certain number.
+    Outputs with one channel are masks or label maps. An output that fits both layouts has no certain number. Of a batch
+    those of one image are counted.
     """
+    network = _select_image(network)
     image = network.find_image()
     if image is None:
         return None
@@ -65,6 +67,18 @@ def find_channels(network: Signature) -> int | None:
         if maps and maps[0].channels > 1:
             counts.add(None if is_ambiguous(maps, image) else maps[0].channels)
     return counts.pop() if len(counts) == 1 else None
+
+
+def _select_image(network: Signature) -> Signature:
+    """Return the signature of a network for one image of its batch."""
+    batch = count_images(network.inputs)
+
+    def select(tensors: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            replace(each, shape=(1, *each.shape[1:])) if each.shape[:1] == (batch,) else each for each in tensors
+        )
+
+    return Signature(network.where, select(network.inputs), select(network.outputs), network.metadata)
 
 
 def find_channel_axis(output: TensorSpec, image: ImageInput | None) -> int | None:

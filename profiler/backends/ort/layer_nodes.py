@@ -14,6 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ....models.onnx.counting.node_costs import VIEWS
+from ..int8 import DEQUANTISE
+
+_CAST_PREFIX = "InsertedPrecisionFreeCast_"
+"""Prefix of a tensor in float16 that the runtime computes in float32, for want of a kernel."""
 _LAYOUT_SUFFIX = "_nchwc"
 _NORM_SUFFIX = "_bn"
 """Suffix, before the layout's, of a batch normalisation that the runtime turned into a convolution."""
@@ -37,10 +42,12 @@ class TracedNode:
         names: names of its source nodes, in the order of the source graph; of a copy, those that compute the tensor, or
             consume it if it is the network's input.
         is_copy: True if it copies a tensor to another layout, which the source does not.
+        is_widened: True if it computes float16 tensors of the source in float32.
     """
 
     names: tuple[str, ...]
     is_copy: bool
+    is_widened: bool = False
 
 
 def trace_nodes(model: Any, optimised: Any) -> dict[str, TracedNode]:
@@ -55,6 +62,7 @@ def trace_nodes(model: Any, optimised: Any) -> dict[str, TracedNode]:
     """
     source = _SourceGraph(model.graph)
     tensors, boundaries = _trace_tensors(optimised, source)
+    dequantised = {tensor for tensor in boundaries if source.is_dequantised(tensor)}
     nodes: dict[str, TracedNode] = {}
     unnamed: Counter[str] = Counter()
     for node in optimised.graph.node:
@@ -63,8 +71,13 @@ def trace_nodes(model: Any, optimised: Any) -> dict[str, TracedNode]:
         if source.is_copy(node):
             related = [each for tensor in traced for each in source.producers.get(tensor) or source.consumers[tensor]]
             nodes[name] = TracedNode(tuple(neighbour.name for neighbour in related), True)
-        else:
-            nodes[name] = TracedNode(source.trace_back(traced, boundaries), False)
+            continue
+        read = {tensors.get(tensor, source.get_canonical(tensor)) for tensor in node.input}
+        names = source.trace_back(traced, boundaries - (dequantised - read))  # a fused node dequantises its own copy
+        if source.is_own_view(node):
+            names = tuple(each for each in names if source.nodes[each].op_type in VIEWS)
+        is_widened = any(each.startswith(_CAST_PREFIX) for each in (node.name, *node.input, *node.output))
+        nodes[name] = TracedNode(names, False, is_widened)
     return nodes
 
 
@@ -104,11 +117,15 @@ class _SourceGraph:
 
     def get_canonical(self, tensor: str) -> str:
         """Return the first tensor equal to this one, which may be itself."""
-        return self._canonical.get(tensor, tensor)
+        return self._canonical.get(tensor) or self._canonical.get(tensor.removeprefix(_CAST_PREFIX), tensor)
 
     def is_computed(self, tensor: str) -> bool:
         """Return True if a node computes the tensor, False for inputs and weights."""
-        return tensor in self._canonical
+        return tensor in self._canonical or tensor.removeprefix(_CAST_PREFIX) in self._canonical
+
+    def is_dequantised(self, tensor: str) -> bool:
+        """Return True if a node dequantises the tensor."""
+        return any(node.op_type == DEQUANTISE for node in self.producers[tensor])
 
     def find_node(self, name: str) -> Any:
         """Return the node that an optimised one is named after, perhaps with a suffix; None if there is none."""
@@ -117,6 +134,10 @@ class _SourceGraph:
     def is_copy(self, node: Any) -> bool:
         """Return True for an optimised node that changes the layout: the runtime's own operators and transpositions."""
         return node.op_type in REORDER_OPS or (node.op_type == "Transpose" and self.find_node(node.name) is None)
+
+    def is_own_view(self, node: Any) -> bool:
+        """Return True for a view that the runtime added, e.g. before or after a product of two dimensions."""
+        return node.op_type in VIEWS and self.find_node(node.name) is None
 
     def trace_back(self, tensors: Iterable[str], boundaries: set[str]) -> tuple[str, ...]:
         """Return the names of the nodes that compute the tensors from those in `boundaries`."""
@@ -134,6 +155,7 @@ def _trace_tensors(optimised: Any, source: _SourceGraph) -> tuple[dict[str, str]
     """Return optimised tensor -> source tensor, and the source tensors that optimised nodes compute."""
     tensors: dict[str, str] = {}
     boundaries = set()
+    views = {node.input[0]: node.output[0] for node in optimised.graph.node if source.is_own_view(node)}
     kept = {each.name for node in optimised.graph.node if (each := source.find_node(node.name)) is not None}
     for node in optimised.graph.node:
         if source.is_copy(node):
@@ -146,6 +168,8 @@ def _trace_tensors(optimised: Any, source: _SourceGraph) -> tuple[dict[str, str]
                 tensors[output] = source.get_canonical(output)
             elif index < len(named) and named[index]:
                 tensors[output] = named[index]
+            elif source.is_computed(views.get(output, "")):
+                tensors[output] = source.get_canonical(views[output])
             else:
                 continue
             boundaries.add(tensors[output])

@@ -24,6 +24,8 @@ NUM_LAYER_WARM_UP_RUNS = 3
 """First runs of a profiled session, which do not count."""
 OPTIMISED_FILE = "optimised.onnx"
 _KERNEL_SUFFIX = "_kernel_time"
+_SIZES = ("activation_size", "parameter_size", "output_size")
+"""Arguments of an event that together are the bytes that a node moves."""
 _ROUNDING_US = 0.5
 """Mean of what the profiler loses: it rounds down to whole microseconds."""
 
@@ -108,7 +110,9 @@ def _make_layer(
     traced = nodes.get(name) or nodes.get(name_unnamed(operator, unnamed)) or TracedNode((), operator in REORDER_OPS)
     kind, shape = _read_output(arguments)
     width = np.dtype(kind).itemsize if re.fullmatch(r"u?int\d+", kind) else None
-    return RuntimeLayer(name, traced.names, operator, shape, traced.is_copy, width)
+    sizes = [int(arguments[key]) for key in _SIZES if key in arguments]
+    moved = sum(sizes) if len(sizes) == len(_SIZES) else None
+    return RuntimeLayer(name, traced.names, operator, shape, traced.is_copy, width, moved, traced.is_widened)
 
 
 def _read_output(arguments: dict[str, Any]) -> tuple[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ....device import Device
 from ....errors import BackendUnavailableError, MeasurementError
+from ....models.onnx.ort_probe import IR_FIX, mentions_ir
 from ..error_translation import OutOfMemoryError, translate_ort_errors
 from .layers import OPTIMISED_FILE
 from .loader import CPU_PROVIDER, CUDA_PROVIDER, create_session, diagnose_provider_load, silence_warnings
@@ -55,6 +56,8 @@ def open_session(
     except OutOfMemoryError:  # the diagnosis would run out of memory too
         raise
     except MeasurementError as error:
+        if mentions_ir(str(error)):
+            raise MeasurementError(f"{error}: {IR_FIX}") from error
         reason = (
             None
             if provider == CPU_PROVIDER

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,16 @@ import numpy as np
 
 from ....errors import DataError
 from ..labels import IGNORE
-from ..reading import GREY_PALETTE, RawLabel, is_trivial_palette, read_raw_label, unpack_colour
+from ..reading import (
+    GREY_PALETTE,
+    RawLabel,
+    describe_mixed_bits,
+    find_meaning,
+    is_trivial_palette,
+    read_raw_label,
+    require_lossless,
+    unpack_colour,
+)
 from ..schema import MAX_CLASSES, MIN_CLASSES, format_values
 
 MAX_LIKELY = 64
@@ -23,8 +33,6 @@ RARE_SHARE, MIN_RARE = 0.005, 3
 """Share of the pixels below which a class is rare; number of rare classes, and half of all, that may be mixtures."""
 MIN_GREY = 64
 """Label value from which few classes look like greys, of which 255 is one."""
-_HEAD = 64
-"""Bytes of a file that show its compression."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +58,16 @@ class _Content:
     is_coloured: bool
     values: dict[int, int]
     palette: dict[int, int] | None
+    grey_step: int | Fraction = 1
 
 
 def _summarise(path: Path) -> _Content:
-    _require_lossless(path)
     raw = read_raw_label(path)
+    require_lossless(raw)
     values, counts = np.unique(raw.values, return_counts=True)
     _require_few(values, raw.is_coloured, path)
     pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    return _Content(path, raw.is_coloured, pixels, _list_palette(raw, pixels))
-
-
-def _require_lossless(path: Path) -> None:
-    """Check by its content, whatever its name, that a file is neither a JPEG nor a lossy WebP.
-
-    Raises:
-        DataError: It is.
-    """
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    is_webp = head[8:12] == b"WEBP" and b"VP8 " in head
-    if is_webp or head.startswith(b"\xff\xd8\xff"):
-        kind = "lossy WebP" if is_webp else "JPEG"
-        raise DataError(f"{path} is a {kind} file, whose compression alters label values: convert the labels to PNG")
+    return _Content(path, raw.is_coloured, pixels, _list_palette(raw, pixels), raw.grey_step)
 
 
 def _list_palette(raw: RawLabel, values: Iterable[int]) -> dict[int, int] | None:
@@ -93,7 +88,7 @@ def collect_classes(files: tuple[tuple[Path, int, int], ...]) -> CollectedClasse
     """
     paths = [path for path, *_ in files]
     with ThreadPoolExecutor() as pool:
-        contents = [*_limit_classes(pool.map(_summarise, paths))]
+        contents = _unify_bits([*_limit_classes(pool.map(_summarise, paths))])
     palette = _merge_palettes(contents)
     if palette is None:
         contents = [_as_colours(content) for content in contents]
@@ -130,6 +125,30 @@ def _require_few(values: Sized, is_coloured: bool, path: Path) -> None:
     if len(values) > MAX_CLASSES + (not is_coloured):
         noun = "colours" if is_coloured else "values"
         raise DataError(f"{path.parent} has labels of {len(values)} {noun}, more than {MAX_CLASSES} classes")
+
+
+def _unify_bits(contents: list[_Content]) -> list[_Content]:
+    """Return labels of different bits, those of other than 8 as greys if the others have these as values.
+
+    Raises:
+        DataError: The others do not show whether values or greys are meant.
+    """
+    files = {content.grey_step: content.path for content in contents if any(content.values)}
+    if len(files) < 2:
+        return contents
+    known = {value for content in contents if content.grey_step == 1 for value in content.values}
+    unified = []
+    for content in contents:
+        step = content.grey_step
+        meaning: str | None = "values"
+        if step != 1 and any(content.values):
+            meaning = find_meaning(content.values, step, known)
+        if meaning is None:
+            other = next(path for bits, path in files.items() if bits != step)
+            raise DataError(describe_mixed_bits(content.path, step, content.values, other))
+        greys = {int(value * step): count for value, count in content.values.items()}
+        unified.append(replace(content, values=greys) if meaning == "greys" else content)
+    return unified
 
 
 def _merge_palettes(contents: Iterable[_Content]) -> dict[int, int] | None:

@@ -241,6 +241,20 @@ def test_invalid_graph_is_refused(tmp_path):
         OnnxModel.load(files.save(model, tmp_path / "m.onnx"))
 
 
+def test_newer_format_names_the_fix(tmp_path):
+    with pytest.raises(FileFormatError, match=r"ir_version 99 is higher than .*: export it with an older IR version"):
+        OnnxModel.load(files.save(files.make(ir=99), tmp_path / "m.onnx"))
+
+
+def test_checker_is_quoted_to_the_end(tmp_path):
+    model = files.make()
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([nodes[1], nodes[0], nodes[2]])
+    (remark,) = OnnxModel.load(files.save(model, tmp_path / "m.onnx")).remarks
+    assert remark.endswith("input 'a' of node: name: relu OpType: Relu is not output of any previous nodes.")
+
+
 def test_stale_shape_is_corrected_with_remark(tmp_path):
     model = OnnxModel.load(files.save(files.stale_shape(), tmp_path / "m.onnx"))
     assert model.outputs[0].shape == (1, 4, 8, 12)
@@ -267,28 +281,32 @@ def test_sequence_output_asks_for_a_tensor(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "outcome"),
+    ("kind", "domain", "outcome"),
     [
-        ("FLOAT8E4M3FN", "quantised to float8e4m3fn, which no backend supports"),
-        ("UINT16", "quantised to uint16, which counts as int8"),
+        ("FLOAT8E4M3FN", "", "quantised to float8e4m3fn, which no backend supports"),
+        ("UINT16", "", "quantised to uint16, which counts as int8"),
+        ("UINT16", "com.microsoft", "quantised to uint16, which counts as int8"),
+        ("INT8", "com.microsoft", None),
     ],
 )
-def test_other_widths_than_8_bits_are_said(kind, outcome, tmp_path):
+def test_other_widths_than_8_bits_are_said(kind, domain, outcome, tmp_path):
     code = getattr(onnx.TensorProto, kind)
     zero = helper.make_tensor("zero", code, [], [0])
     nodes = [
-        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], domain=domain),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"], domain=domain),
         *files.net_nodes("d"),
     ]
-    model = files.make(nodes, weights=files.WEIGHTS | {"scale": np.array(0.1, np.float32)}, opset=21, ir=10)
+    weights = files.WEIGHTS | {"scale": np.array(0.1, np.float32)}
+    model = files.make(nodes, weights=weights, opset=21, ir=10, domains=[domain] if domain else ())
     model.graph.initializer.append(zero)
     path = files.save(model, tmp_path / "m.onnx")
     if kind.startswith("FLOAT8"):
         with pytest.raises(FileFormatError, match=outcome):
             OnnxModel.load(path)
     else:
-        assert outcome in OnnxModel.load(path).remarks
+        remarks = [remark for remark in OnnxModel.load(path).remarks if remark.startswith("quantised to")]
+        assert remarks == ([outcome] if outcome else [])
 
 
 @pytest.mark.parametrize("function", ["load_model_from_string", "shape_inference.infer_shapes", "checker.check_model"])

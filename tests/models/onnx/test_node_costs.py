@@ -75,6 +75,16 @@ def test_half_precision_halves_bytes(residual):
     assert half.count_copy((1, 4, 8, 8)) * 2 == full.count_copy((1, 4, 8, 8)) == 2 * Y
 
 
+def test_widened_group_moves_float32():
+    model = onnx.load_model_from_string(
+        make_model([helper.make_node("Relu", ["x"], ["out"], "relu")], shape=(1, 2, 8, 8))
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    graph = GraphCosts(model.SerializeToString())
+    assert (graph.count(["relu"]).bytes, graph.count(["relu"], is_widened=True).bytes) == (X, 2 * X)
+
+
 def test_constant_is_an_input():
     """A runtime shares equal constants, so a constant of another part of the graph may be in a group."""
     value = numpy_helper.from_array(np.ones(1, np.float32), "k")
@@ -98,6 +108,17 @@ def test_part_of_input_is_counted():
     graph.graph.node[0].input[1] = "index"
     graph.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "index"))
     assert GraphCosts(graph.SerializeToString()).count(["gather"]).bytes == 2 * 8 * 8 * 4 + 8
+
+
+def test_parts_of_input_add_up():
+    nodes = [
+        *(helper.make_node("Gather", ["x", name], [f"g{name}"], name, axis=1) for name in ("i", "j")),
+        helper.make_node("Add", ["gi", "gj"], ["out"], "add"),
+    ]
+    model = onnx.load_model_from_string(make_model(nodes, shape=(1, 1, 8, 8), weights={"b": (1,)}))
+    indices = (numpy_helper.from_array(np.array([index]), name) for index, name in enumerate("ij"))
+    model.graph.initializer.extend(indices)
+    assert GraphCosts(model.SerializeToString()).count(["i", "j"]).bytes == 2 * (X + 8)
 
 
 def test_value_dependent_shape_has_unknown_costs():
@@ -133,6 +154,33 @@ def test_reshape_between_quantised_tensors_moves_nothing():
     assert graph.count(["quantise"]).bytes == X + 4 + X // 4
 
 
+def test_shared_dequantisation_is_not_written():
+    """Each reader of a quantised tensor dequantises its own copy."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"], "quantise"),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"], "dequantise"),
+        helper.make_node("Relu", ["d"], ["r"], "relu"),
+        helper.make_node("QuantizeLinear", ["r", "s"], ["p"], "again"),
+        helper.make_node("DequantizeLinear", ["p", "s"], ["e"], "second"),
+        helper.make_node("Add", ["d", "e"], ["out"], "add"),
+    ]
+    graph = GraphCosts(make_model(nodes, shape=(1, 2, 8, 8), weights={"s": ()}))
+    assert graph.count(["dequantise", "relu", "again"]).bytes == X // 4 + X // 4 + 4
+    assert graph.count(["dequantise", "second", "add"]).bytes == 2 * X // 4 + 4 + X
+    assert graph.count(["dequantise"]).bytes == X // 4 + 4 + X, "a layer of its own writes floats"
+
+
+def test_shape_of_a_tensor_reads_nothing():
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"], "quantise"),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"], "dequantise"),
+        helper.make_node("Shape", ["d"], ["n"], "shape"),
+        helper.make_node("Expand", ["s", "n"], ["out"], "expand"),
+    ]
+    graph = GraphCosts(make_model(nodes, shape=(1, 2, 8, 8), weights={"s": ()}))
+    assert graph.count(["dequantise", "shape", "expand"]).bytes == 4 + X
+
+
 def test_body_of_a_branch_reads_tensors(residual):
     model = onnx.load_model_from_string(residual)
     value = helper.make_tensor_value_info("copy", TensorProto.FLOAT, (1, 4, 8, 8))
@@ -148,6 +196,13 @@ def test_stride_and_groups_are_described():
     nodes = [helper.make_node("Conv", ["x", "w"], ["out"], "conv", pads=[3] * 4, strides=[2, 2], group=1)]
     model = make_model(nodes, shape=(1, 4, 4, 4), weights={"w": (4, 2, 7, 7)})
     assert GraphCosts(model).count(["conv"]).kernel == "7x7/2"
+
+
+@pytest.mark.parametrize(("groups", "kernel"), [(1, "transposed 3x3/2"), (2, "depthwise transposed 3x3/2")])
+def test_transposed_convolution_is_described(groups, kernel):
+    nodes = [helper.make_node("ConvTranspose", ["x", "w"], ["out"], "up", strides=[2, 2], group=groups)]
+    model = make_model(nodes, shape=(1, groups, 17, 17), weights={"w": (2, 1, 3, 3)})
+    assert GraphCosts(model).count(["up"]).kernel == kernel
 
 
 def test_nodes_get_different_names(residual):

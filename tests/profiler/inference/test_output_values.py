@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
+from onnx import helper
 from torch import nn
 
 from lgc.models.onnx.export import to_onnx
 from lgc.models.onnx.skeleton import load_skeleton
 from lgc.profiler.inference.output_values import StoredValues, infer_values
+
+from ... import onnx_files as files
 
 
 def infer(model, name):
@@ -72,3 +78,49 @@ def test_factor_of_stored_values_is_inferred(function, expected):
 
 def test_input_as_output_is_unknown():
     assert infer(to_onnx(nn.Flatten(), [(1, 3, 8, 8)]), "output_0") == StoredValues()
+
+
+@pytest.mark.parametrize(("other", "expected"), [("Identity", "probabilities"), ("Neg", None)])
+def test_branches_of_equal_meaning_have_it(other, expected):
+    """torch.squeeze becomes a branch on the length of the axis."""
+    shape = (1, 1, 8, 12)
+    then, otherwise = (
+        helper.make_graph([helper.make_node(kind, ["p", *more], ["o"])], kind, [], [files.value("o", size)])
+        for kind, more, size in (("Squeeze", ["axis"], (1, 8, 12)), (other, [], shape))
+    )
+    nodes = [
+        *files.net_nodes(y="z"),
+        helper.make_node("Sigmoid", ["z"], ["p"]),
+        helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=otherwise),
+    ]
+    weights = files.WEIGHTS | {"w2": files.WEIGHTS["w2"][:1], "c": np.array(True), "axis": np.array([1])}
+    model = files.make(nodes, outputs=[files.value("y", (1, 8, 12))], weights=weights)
+    assert infer_values(model, "y").meaning == expected
+
+
+@pytest.mark.parametrize("level", ["ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"])
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: x, "logits"),
+        (lambda x: x.sigmoid(), "probabilities"),
+        (lambda x: x.relu(), None),
+        (lambda x: x + nn.functional.avg_pool2d(x, 1) * 0 + x, None),
+    ],
+)
+def test_optimised_file_keeps_its_meaning(function, expected, level, tmp_path):
+    options, path = onnxruntime.SessionOptions(), tmp_path / "optimised.onnx"
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.optimized_model_filepath, options.log_severity_level = str(path), 4
+    model = to_onnx(Head(function), [(1, 3, 8, 8)])
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    assert infer_values(onnx.load(path), "output_0").meaning == expected
+
+
+@pytest.mark.parametrize(("addend", "expected"), [("l", "logits"), ("r", None)])
+def test_fused_sum_of_logits_is_logits(addend, expected):
+    nodes = [
+        *files.net_nodes(y="l"),
+        helper.make_node("FusedConv", ["r", "w2", "", addend], ["y"], domain="com.microsoft"),
+    ]
+    assert infer_values(files.make(nodes, domains=["com.microsoft"]), "y").meaning == expected

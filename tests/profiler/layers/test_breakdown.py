@@ -115,6 +115,26 @@ def test_copy_has_bytes_but_no_macs(workload):
     assert (view.macs, view.bytes, view.peak_pct) == (0, 0, None)
 
 
+def test_layers_of_the_runtime_have_its_bytes():
+    """The runtime computes a HardSwish that it cannot fuse in two layers."""
+
+    class Activated(nn.Module):
+        def forward(self, x):
+            return F.hardswish(x.sin())
+
+    workload = Workload("net", ((1, 16, 8, 8),), Activated)
+    rows = make_rows(time_layers(get_backend("onnxruntime"), CPU, workload, 0.0), GraphCosts(workload.onnx), PEAK)
+    costs = {row.operator: (row.macs, row.bytes) for row in rows}
+    assert costs.keys() == {"Sin", "HardSigmoid", "HardSwish"}
+    assert costs["HardSigmoid"] == (0, 2 * 4 * 16 * 8 * 8)
+
+
+def test_product_of_the_runtime_has_unknown_macs(workload):
+    layers = tuple(RuntimeLayer(name, (), name, (1, 4), moved_bytes=32) for name in ("FusedConv", "If", "Mul"))
+    rows = make_rows(LayerMeasurement(layers, (3.0, 2.0, 1.0), 6.0, 1.0, 9), GraphCosts(workload.onnx), PEAK)
+    assert [(row.macs, row.bytes) for row in rows] == [(None, 32), (None, 32), (0, 32)]
+
+
 def test_spread_node_counts_in_longest_layer(workload):
     layers = [RuntimeLayer(name, ("/first/Conv", "unknown")) for name in ("short", "long")]
     assert assign_nodes(layers, (1.0, 2.0), GraphCosts(workload.onnx)) == [(), ("/first/Conv",)]
@@ -150,6 +170,10 @@ def test_longest_layers_have_a_line():
         ({"macs": 0, "limit": "memory", "is_copy": True, "kernel": ""}, "change of layout at 1/2: 31 % of the time"),
         ({"macs": None, "is_traced": False}, "the runtime does not report the ONNX nodes"),
         ({"bytes": None}, "the size of a tensor is known only when it runs"),
+        (
+            {"kernel": "depthwise transposed 4x4/2", "operator": "ConvTranspose"},
+            "depthwise transposed conv 4x4/2 at 1/2",
+        ),
         ({"kernel": "", "operator": "Resize", "shape": (1, 8, 64, 128)}, "/conv: Resize at 1/1:"),
         ({"kernel": "", "operator": "Softmax", "shape": (1, 4, 32, 64)}, "/conv: Softmax: 31 %"),
         ({"kernel": "", "operator": "Mul+MatMul", "shape": (1, 4, 32, 64)}, "/conv: Mul+MatMul: 31 %"),

@@ -11,6 +11,7 @@ from lgc.errors import DataError
 from lgc.search.data import check
 from lgc.search.data.check import PROBLEMS, check_dataset
 from lgc.search.data.description import read_dataset
+from lgc.search.data.synthetic.writers import write_scenes
 
 DESCRIPTION = """
 name: own
@@ -79,7 +80,10 @@ def test_splits_are_counted(own):
 def test_sound_data_have_no_problem(own):
     result = own.check()
     assert result.problems == ()
-    assert result.remarks == ("classes in no label: tree, car",)
+    assert result.remarks == (
+        "test has no images: images/test/ is missing or empty",
+        "classes in no label: tree, car",
+    )
 
 
 def test_missing_label_is_a_problem(own):
@@ -186,6 +190,38 @@ def test_untrained_class_is_a_remark(own):
     assert {"classes in no label: tree", "classes in no label of train: car"} <= set(own.check().remarks)
 
 
+@pytest.mark.parametrize(("method", "count"), [("NEAREST", 0), ("BILINEAR", 2), ("BICUBIC", 2)])
+def test_resized_labels_are_a_remark(own, method, count):
+    names = ", ".join(f"c{index}" for index in range(19))
+    (own.root / "dataset.yaml").write_text(DESCRIPTION.replace("[road, sky, tree, car]", f"[{names}]"))
+    for split, name in [*(("train", f"train{index}") for index in range(3)), ("val", "val0"), ("val", "val1")]:
+        label = Image.fromarray(own.rng.choice([4, 7, 12], (9, 9)).repeat(8, 0).repeat(8, 1).astype(np.uint8))
+        own.write(split, name, label.resize((96, 96), Image.Resampling[method]), own.rng.integers(0, 256, (96, 96, 3)))
+    for remarks in (own.check().remarks, read_dataset(own.root).remarks):
+        assert (
+            sum("of the borders in its labels have values between those of both" in text for text in remarks) == count
+        )
+
+
+def test_ignored_parts_of_images_are_remarks(own):
+    for name, alpha in (("train0", 0), ("train1", 9), ("train2", 255)):
+        with Image.open(own.image("train", name)) as image:
+            image.putalpha(alpha)
+            image.save(own.image("train", name))
+    pages = [Image.new("RGB", SIZE[::-1], (index, 0, 0)) for index in range(3)]
+    own.image("val", "val0").unlink()
+    pages[0].save(own.image("val", "val0").with_suffix(".tif"), save_all=True, append_images=pages[1:])
+    read_remarks = read_dataset(own.root).remarks
+    for split, count, name, text in (
+        ("train", "2 of 3", "train0.png", "transparency is ignored"),
+        ("val", "1 of 2", "val0.tif", "the first of 3 frames or pages is used"),
+    ):
+        path = own.root / "images" / split / name
+        assert f"{split}: {count} images, e.g. {path}: {text}" in own.check().remarks
+        assert f"warning: own: {split}: {count} images read, e.g. {path}: {text}" in read_remarks
+    assert not any("transparency" in remark for remark in own.check(full=False).remarks)
+
+
 def test_label_without_image_is_a_remark(own):
     own.image("val", "val1").unlink()
     result = own.check()
@@ -204,6 +240,33 @@ def test_list_with_an_error_is_a_problem(own):
     assert own.check().problems[0].text.endswith("val.txt lists no image")
 
 
+@pytest.mark.parametrize(
+    ("splits", "needs"),
+    [
+        ("{train: , val: , fold: {images: images/validation}}", "images/validation/"),
+        ("{train: , val: , fold: {list: fold.txt}}", "the list fold.txt"),
+    ],
+)
+def test_empty_split_is_a_problem(own, splits, needs):
+    (own.root / "dataset.yaml").write_text(DESCRIPTION.replace("[train, val, test]", splits))
+    (problem,) = own.check().problems
+    assert (problem.kind, problem.splits) == ("unusable_splits", ("fold",))
+    assert problem.text == f"fold has no images: {needs} is missing or empty"
+
+
+def test_share_without_images_is_a_problem(own):
+    text = DESCRIPTION.replace("[train, val, test]", "{train: {share: 0.999}, val: {share: 0.001}}")
+    (own.root / "dataset.yaml").write_text(text.replace("{split}", "train"))
+    (problem,) = own.check().problems
+    assert problem.text.startswith("val has no images: its share of images/train/, drawn by seed 0")
+
+
+def test_inherited_splits_may_be_empty(tmp_path):
+    write_scenes(tmp_path, "cityscapes", {"train": 1}, (32, 48))
+    (tmp_path / "dataset.yaml").write_text("extends: cityscapes\n")
+    assert check_dataset(read_dataset(tmp_path)).problems == ()
+
+
 def test_data_without_images_are_refused(own):
     shutil.rmtree(own.root / "images")
     with pytest.raises(DataError, match="own has no images: train needs images/train/; val needs images/val/"):
@@ -216,7 +279,8 @@ def test_sample_is_evenly_spaced(own):
     own.label("train", "train4").unlink()
     result = own.check(sample=3)
     assert [(split.images, split.checked) for split in result.splits] == [(9, 3), (2, 2)]
-    assert result.problems == (), "images 0, 3 and 6"
+    assert [problem.files for problem in result.problems] == [(own.image("train", "train4"),)], "not in the sample"
+    assert result.remarks[-1].startswith("of 11 images 5 were read: in the others, damaged files, sizes, values and")
 
 
 def test_quick_check_decodes_no_image(own, monkeypatch):
@@ -264,7 +328,7 @@ def test_images_are_read_at_once_in_order(own, monkeypatch):
     own.write("train", "train3")
     barrier = threading.Barrier(2)
 
-    def read(path):
+    def read(path, **options):
         barrier.wait(10)
         raise DataError(f"no {path.name}")
 

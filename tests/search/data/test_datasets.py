@@ -76,7 +76,7 @@ def test_resizing_is_bilinear_and_nearest(camvid: Path) -> None:
 
 def test_label_of_different_size_is_reported(sample: tuple[Path, Path, Path]) -> None:
     root, _, label = sample
-    Image.new("L", (10, 20)).save(label)
+    Image.new("L", (10, 20), 1).save(label)
     with pytest.raises(DataError, match=r"trainannot/scene_000000\.png is 20x10 pixels, its image .* 32x48"):
         load_dataset(root, "train", size=(8, 8))[0]
 

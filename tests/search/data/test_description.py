@@ -250,6 +250,16 @@ def test_predictions_are_colours_as_labels_are(describe: Path, fields: str, mode
         assert (file.mode, file.getpixel((0, 0))) == (mode, (0, 0, 9) if mode == "RGB" else 2)
 
 
+def test_predictions_are_colours_after_a_black_label(describe: Path) -> None:
+    edit(describe, "[road, car, sky]", "{road: [9, 0, 0], car: [0, 9, 0], sky: [0, 0, 0]}")
+    write_pair(describe.parent / "data", "val/a", 0)
+    Image.new("RGB", (6, 4), (0, 9, 0)).save(describe.parent / "data/labels/val/c.png")
+    writer = PredictionWriter(describe.parent / "predictions", load_dataset(describe, "val"))
+    writer.write(0, np.full((4, 6), 1, np.uint8))
+    with Image.open(writer.paths[0]) as file:
+        assert (file.mode, file.getpixel((0, 0))) == ("RGB", (0, 9, 0))
+
+
 @pytest.mark.parametrize("fields", ["", "predictions: {name: '{stem}.png'}\n"])
 def test_predictions_of_equal_names_have_folders(describe: Path, fields: str) -> None:
     describe.write_text(describe.read_text() + fields)
@@ -320,6 +330,8 @@ def test_images_in_two_splits_are_said(describe: Path, second: str, overlaps: bo
         ("name: street", "name: street\nmap: {7: road, '7': car, 8: sky}", "label value 7 has two meanings"),
         ("name: street", "name: street\nvalues: [1, 2]", "2 label values for 3 classes"),
         ("name: street", "name: street\nignore: 0", "label value 0 is class 'road'.*write e.g. `values: 1-3`"),
+        ("name: street", "name: street\nmap: {0: ignore}", "map: label value 0 is class 'road'.*`values: 1-3`"),
+        ("name: street", "name: street\nmap: {2-9: ignore}", "map: label value 2 is class 'sky'"),
         ("name: street", "name: street\nignore: 65536", "not a range of label values from 0 to 65535"),
         ("name: street", "name: street\nignore: 1.5", "1.5 is not a label value"),
         ("[train, val]", "{train: {share: 0.8}, val: {share: 0.3}}", "the shares of train, val are more than 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lgc.errors import DataError, LgcError, OutputError
+from lgc.search.data.check import check_dataset
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
 from lgc.search.data.folders import classes
@@ -74,6 +76,30 @@ def test_values_are_numbered_in_order(own: Path, values: Values, classes: list[i
     assert read_dataset("own.dataset.yaml").digest == read_dataset(own).digest
 
 
+@pytest.mark.parametrize(
+    ("other", "value"), [([0, 255, 255], 255), ([0, 1, 0], 1), ([0, 0, 0], 1), ([0, 1, 255], None)]
+)
+def test_masks_of_one_bit_are_those_of_8_bits(own: Path, other: Values, value: int | None) -> None:
+    write_label(own / "labels/train/a.png", [0, 0, 255], mode="1")
+    write_label(own / "labels/train/b.png", other)
+    if value is None:
+        with pytest.raises(DataError, match=r"a\.png and .*b\.png differ in bits per pixel, and nothing"):
+            read_dataset(own)
+    else:
+        data = load_dataset(own, "train")
+        assert data.classes == ("value 0", f"value {value}")
+        assert data[0][1].tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize(("deep", "names"), [(65535, ["value 0", "value 255"]), (300, ["value 0", "value 300"])])
+def test_masks_of_16_bits_are_those_of_8_bits(own: Path, deep: int, names: list[str]) -> None:
+    write_label(own / "labels/train/a.png", [0, 0, deep])
+    write_label(own / "labels/train/b.png", [0, 0, 255])
+    data = load_dataset(own, "train")
+    assert list(data.classes) == names
+    assert [data[index][1].tolist() for index in (0, 1)] == [[[0, 0, 1]], [[0, 0, 255 if deep == 300 else 1]]]
+
+
 def test_images_without_splits_are_shared(own: Path) -> None:
     for name in range(10):
         write_label(own / f"masks/{name}.png", [0, 1])
@@ -83,6 +109,21 @@ def test_images_without_splits_are_shared(own: Path) -> None:
     assert any("train is 80 % of the images, val 20 %, drawn by seed 0" in line for line in spec.remarks)
     described = read_dataset("own.dataset.yaml")
     assert [p.image.name for p in described.pairs("val")] == [p.image.name for p in spec.pairs("val")]
+
+
+def test_unread_lists_are_named_without_splits(own: Path) -> None:
+    for name in range(10):
+        write_label(own / f"masks/{name}.png", [0, 1])
+    texts = {"f0_train.txt": "3\n4\n", "ImageSets/Main/train.txt": "5.png\n", "split.csv": "image,fold\n7.png,1\n"}
+    for name, text in {**texts, "README.txt": "Ten images\n", "masks/1.txt": "1.png\n"}.items():
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).write_text(text)
+    note = "own: f0_train.txt, split.csv, ImageSets/Main/train.txt list images, not read: lists of splits are called"
+    assert any(line.startswith(note) for line in read_dataset(own).remarks)
+    (own / "train.txt").write_text("3\n")
+    (own / "val.txt").write_text("4\n")
+    Path("own.dataset.yaml").unlink()
+    assert not any("list images" in line for line in read_dataset(own).remarks)
 
 
 @pytest.mark.parametrize("form", ["labels/{}", "{}/annotations"])
@@ -197,11 +238,14 @@ def test_several_labels_of_an_image_are_refused(own: Path, names: dict[str, tupl
         read_dataset(own)
 
 
-@pytest.mark.parametrize(("endings", "unread"), [((".png", ".jpg"), "*.jpg"), ((".png", "_color.png"), "*_color.png")])
+@pytest.mark.parametrize(
+    ("endings", "unread"),
+    [((".png", ".jpg"), "*.jpg"), ((".tif", ".jpg"), "*.jpg"), ((".png", "_color.png"), "*_color.png")],
+)
 def test_unread_copies_are_named(own: Path, endings: tuple[str, ...], unread: str) -> None:
     write_labels(own, dict.fromkeys("ab", endings))
     spec = read_dataset(own)
-    assert [pair.label.name for pair in spec.pairs("train")] == ["a.png", "b.png"]
+    assert [pair.label.name for pair in spec.pairs("train")] == [f"a{endings[0]}", f"b{endings[0]}"]
     assert spec.classes == ("value 0", "value 1")
     assert any(line == f"own: train: {unread} in labels/train/ are not read as labels" for line in spec.remarks)
 
@@ -270,9 +314,20 @@ def test_missing_labels_are_counted(own: Path) -> None:
     for name in "abc":
         write_label(own / f"labels/train/{name}.png", [0, 1])
     (own / "labels/train/b.png").unlink()
-    with pytest.raises(
-        DataError, match=r"1 of 3 images has no label; the first is own/images/train/b\.png: no such file"
-    ):
+    write_label(own / "labels/val/d.png", [0, 1])
+    (own / "labels/val/d.png").unlink()
+    text = "1 of 3 images has no label; the first is own/images/train/b.png: no such file: own/labels/train/b.png"
+    spec = read_dataset(own)
+    assert f"warning: own: train: {text}" in spec.remarks
+    with pytest.raises(DataError, match=re.escape(text)):
+        spec.pairs("train")
+    assert [problem.files for problem in check_dataset(spec).problems if problem.kind == "missing_labels"] == [
+        (own / "images/train/b.png",),
+        (own / "images/val/d.png",),
+    ]
+    for name in "ac":
+        (own / f"labels/train/{name}.png").unlink()
+    with pytest.raises(DataError, match=r"3 of 3 images have no label; the first is own/images/train/a\.png"):
         read_dataset(own)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from lgc.errors import DataError
@@ -67,9 +70,22 @@ def test_foreign_palette_is_refused_with_both_readings(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message) as caught:
         decode(tmp_path, FOREIGN)
     assert str(tmp_path / "labels/a.png") in str(caught.value)
-    with pytest.raises(DataError, match=r"is ambiguous \(mode P\)"):
-        decode(tmp_path, FOREIGN, "[road, car, sky]")
     assert decode(tmp_path, FOREIGN, fields="kind: indices\n") == CLASSES.tolist()
+
+
+def test_palette_without_class_colours_is_read_by_index(tmp_path: Path) -> None:
+    black_first = np.concatenate([[(0, 0, 0)], COLOURS])
+    assert decode(tmp_path, in_palette_mode(np.zeros((1, 2)), black_first), "[road, car, sky]") == [[0, 0]]
+    assert decode(tmp_path, FOREIGN, "[road, car, sky]") == CLASSES.tolist()
+    (remark,) = read_dataset(tmp_path).remarks
+    assert remark.endswith("a.png: read by index, since `classes` has no colours for those of its palette")
+    with pytest.raises(DataError, match=r"is ambiguous \(mode P\)"):
+        decode(tmp_path, FOREIGN, "[road, car, sky]", "ignore: 0 0 0\n")
+    OTHER_ORDER.save(tmp_path / "labels/A.png")
+    with pytest.raises(
+        DataError, match=r"a\.png has the colour .* for the value 0, other labels have .*: give each of"
+    ):
+        decode(tmp_path, FOREIGN, "[road, car, sky]")
 
 
 @pytest.mark.parametrize("colours", ["adaptive", "quantised"])
@@ -108,6 +124,62 @@ def test_grey_colours_of_ignored_values_are_refused(tmp_path: Path, mode: str) -
     assert decode(tmp_path, file, black_and_white, fields) == (CLASSES > 0).astype(int).tolist()
 
 
+ROAD_FIRST, BLACK_IGNORED = "{road: [255, 0, 0], tree: [0, 255, 0], bare: [0, 0, 0]}", "ignore: 0 0 0\n"
+ONE_CHANNEL = {
+    "one bit": lambda black: black.convert("1"),
+    "L": lambda black: black.convert("L"),
+    "LA": lambda black: black.convert("LA"),
+    "16 bits": lambda black: Image.fromarray(np.zeros((2, 3), np.uint16)),
+    "black palette": lambda black: in_palette_mode(np.zeros((2, 3)), np.zeros((256, 3))),
+    "web palette": lambda black: black.convert("P"),
+}
+"""Ways to save a black label with one channel."""
+
+
+@pytest.mark.parametrize("form", ONE_CHANNEL.values(), ids=ONE_CHANNEL)
+@pytest.mark.parametrize("fields", ["", BLACK_IGNORED])
+def test_black_label_is_never_the_first_class(
+    tmp_path: Path, form: Callable[[Image.Image], Image.Image], fields: str
+) -> None:
+    classes = "{road: [255, 0, 0], tree: [0, 255, 0]}" if fields else ROAD_FIRST
+    black = form(Image.new("RGB", (3, 2)))
+    with pytest.raises(DataError, match="is ambiguous"):
+        decode(tmp_path, black, classes, fields)
+    Image.fromarray(np.array([[(255, 0, 0), (0, 0, 0), (0, 255, 0)]], np.uint8)).save(tmp_path / "labels/b.png")
+    assert decode(tmp_path, black, classes, fields) == [[255 if fields else 2] * 3] * 2
+    (remark,) = (text for text in read_dataset(tmp_path).remarks if "by colour" in text)
+    assert remark.endswith(
+        "a.png: greys have another class by colour than by index: read as colours, like the other labels"
+    )
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_white_label_of_colours_is_the_first_class(tmp_path: Path, mode: str) -> None:
+    white, classes = Image.new("RGB", (3, 2), "white").convert(mode), "{paved: [255, 255, 255], house: [0, 0, 255]}"
+    with pytest.raises(DataError, match="is ambiguous"):
+        decode(tmp_path, white, classes)
+    Image.fromarray(np.array([[(255, 255, 255), (0, 0, 255)]], np.uint8)).save(tmp_path / "labels/b.png")
+    assert decode(tmp_path, white, classes) == [[0] * 3] * 2
+
+
+def test_black_label_of_indices_is_the_first_class(tmp_path: Path) -> None:
+    black = Image.new("L", (3, 2))
+    with pytest.raises(DataError, match="is ambiguous"):
+        decode(tmp_path, black, ROAD_FIRST)
+    Image.fromarray(CLASSES).save(tmp_path / "labels/b.png")
+    assert decode(tmp_path, black, ROAD_FIRST) == [[0] * 3] * 2
+    Image.fromarray(np.array([[(255, 0, 0), (0, 0, 0)]], np.uint8)).save(tmp_path / "labels/c.png")
+    with pytest.raises(DataError, match="is ambiguous"):
+        decode(tmp_path, black, ROAD_FIRST)
+
+
+def test_black_frame_of_camvid_is_void(tmp_path: Path) -> None:
+    write_scenes(tmp_path, "camvid", {"train": 2}, (32, 48))
+    pair = read_dataset(tmp_path).pairs("train")[0]
+    Image.new("L", (48, 32)).save(pair.label)
+    assert np.unique(read_label(pair.label, pair.coding)).tolist() == [255]
+
+
 def test_masks_of_0_and_255_are_said(tmp_path: Path) -> None:
     file = Image.fromarray((CLASSES > 0).astype(np.uint8) * 255)
     assert decode(tmp_path, file, "[bare, plant]") == np.where(CLASSES > 0, 255, 0).tolist()
@@ -130,25 +202,102 @@ def test_one_bit_labels_are_two_classes(tmp_path: Path) -> None:
     assert decode(tmp_path, file, "[road, car]") == (CLASSES > 0).astype(int).tolist()
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_values_of_few_bits_are_not_spread(tmp_path: Path, bits: int) -> None:
-    decode(tmp_path, Image.fromarray(CLASSES))
+def save_bits(path: Path, values: np.ndarray, bits: int) -> None:
+    """Save label values with few bits per pixel."""
+    size = -(-values.shape[1] * bits // 8)
     rows = b"".join(
-        b"\0"
-        + int("".join(f"{value:0{bits}b}" for value in row).ljust(16, "0"), 2).to_bytes(2, "big")[: (3 * bits + 7) // 8]
-        for row in CLASSES
+        b"\0" + int("".join(f"{value:0{bits}b}" for value in row).ljust(8 * size, "0"), 2).to_bytes(size, "big")
+        for row in values
     )
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", 3, 2, bits, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    ]
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     content = b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
-    (tmp_path / "labels/a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_values_of_few_bits_are_not_spread(tmp_path: Path, bits: int) -> None:
+    decode(tmp_path, Image.fromarray(CLASSES))
+    save_bits(tmp_path / "labels/a.png", CLASSES, bits)
     (pair,) = read_dataset(tmp_path).pairs("train")
     assert read_label(pair.label, pair.coding).tolist() == CLASSES.tolist()
+
+
+MASK = np.array([[0, 1, 1]], np.uint8)
+MIXED = r"and .*b\.png differ in bits per pixel, and nothing shows whether value 1 of the first or grey 255 is meant"
+
+
+@pytest.mark.parametrize(
+    ("other", "fields", "expected"),
+    [
+        ([0, 255], "values: [0, 255]\nignore: []\n", MASK),
+        ([0, 255], "ignore: 7\n", MASK),
+        ([0, 1], "", MASK),
+        ([0, 0], "", MASK),
+        ([0, 255], "", None),
+        ([0, 1, 255], "", None),
+    ],
+)
+def test_one_bit_labels_next_to_8_bits(
+    tmp_path: Path, other: list[int], fields: str, expected: np.ndarray | None
+) -> None:
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(np.array([other], np.uint8)).save(tmp_path / "labels/b.png")
+    file = Image.fromarray(MASK > 0)
+    if expected is None:
+        with pytest.raises(DataError, match=MIXED):
+            decode(tmp_path, file, "[bare, plant]", fields)
+    else:
+        assert decode(tmp_path, file, "[bare, plant]", fields) == expected.tolist()
+
+
+def test_16_bit_masks_next_to_8_bits(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(MASK * 255).save(tmp_path / "labels/b.png")
+    deep = Image.fromarray(MASK.astype(np.uint16) * 65535)
+    assert decode(tmp_path, deep, "[bare, plant]", "values: [0, 255]\nignore: []\n") == MASK.tolist()
+    with pytest.raises(DataError, match="nothing shows whether value 65535 of the first or grey 255 is meant"):
+        decode(tmp_path, deep, "[bare, plant]", "values: [0, 65535]\n")
+    deep = Image.fromarray(MASK.astype(np.uint16) * 300)
+    assert decode(tmp_path, deep, "[bare, plant]", "values: [0, 300]\n") == MASK.tolist()
+
+
+@pytest.mark.parametrize("fields", ["", "ignore: []\n"])
+def test_labels_of_one_and_two_bits_are_refused(tmp_path: Path, fields: str) -> None:
+    (tmp_path / "labels").mkdir()
+    save_bits(tmp_path / "labels/b.png", CLASSES, 2)
+    with pytest.raises(DataError, match=MIXED):
+        decode(tmp_path, Image.fromarray(MASK > 0), "[a, b, c, d]", fields)
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "name"),
+    [
+        ("JPEG", {}, "JPEG"),
+        ("WEBP", {"quality": 80}, "lossy WebP"),
+        ("TIFF", {"compression": "jpeg"}, "JPEG-compressed TIFF"),
+    ],
+)
+def test_lossy_labels_need_ranges(tmp_path: Path, form: str, options: dict[str, object], name: str) -> None:
+    content = BytesIO()
+    Image.fromarray(MASK * 255).convert("RGB" if form == "WEBP" else "L").save(content, form, **options)
+    decode(tmp_path, Image.fromarray(MASK), "[bare, plant]")
+    (tmp_path / "labels/a.png").write_bytes(content.getvalue())
+    ranges = {"map": {"0-127": "bare", "128-255": "plant"}, "ignore": []}
+    content = {"name": "d", "images": "images/*", "labels": "labels/*", "splits": ["train"]}
+    for fields in ({"values": [0, 255], "ignore": []}, ranges):
+        (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({**content, "classes": ["bare", "plant"], **fields}))
+        spec = read_dataset(tmp_path)
+        (pair,) = spec.pairs("train")
+        if fields is ranges and form != "WEBP":
+            assert read_label(pair.label, pair.coding).tolist() == MASK.tolist()
+            assert spec.remarks[0].endswith(f"a.png: {name}, whose values the ranges of `map` join")
+        else:
+            with pytest.raises(DataError, match=rf"a\.png is a {name} file, whose compression alters label values"):
+                read_label(pair.label, pair.coding)
+            assert [problem.kind for problem in check_dataset(spec).problems] == ["damaged_labels"]
 
 
 def test_16_bit_values_are_mapped_or_refused(tmp_path: Path) -> None:

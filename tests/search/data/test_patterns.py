@@ -52,6 +52,12 @@ def test_pattern_matches_the_files_it_lists(root: Path, pattern: str, names: tup
     assert all(files.match(root / "images" / name) is not None for name in names)
 
 
+def test_lossless_labels_come_before_jpeg(tmp_path: Path) -> None:
+    names = [path.name for path in FilePattern(tmp_path, "labels").fill(("", "a"))]
+    assert names[0] == "a.png"
+    assert max(map(names.index, ("a.bmp", "a.tif", "a.PNG"))) < min(map(names.index, ("a.jpg", "a.webp", "a.JPEG")))
+
+
 def test_links_are_followed_but_not_in_circles(root: Path) -> None:
     (root / "images/deep/up").symlink_to(root / "images")
     (root / "images/self").symlink_to("self")

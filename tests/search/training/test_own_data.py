@@ -56,8 +56,15 @@ def test_changed_description_is_another_training(own, call):
     path = own / "own.dataset.yaml"
     assert call("lgc-train", "run", "--data", path, *SHORT, "--out", "out").code == 0
     assert call("lgc-train", "run", "--data", path, *SHORT, "--out", "out").code == 0
-    path.write_text(path.read_text().replace("values: [0, 1, 2, 3]", "values: [1, 0, 2, 3]"))
-    assert "dataset" in call("lgc-train", "run", "--data", path, *SHORT, "--out", "out").refusal("lgc-train")
+    before = path.read_text()
+    path.write_text(before.replace("values: [0, 1, 2, 3]", "values: [1, 0, 2, 3]"))
+    refusal = call("lgc-train", "run", "--data", path, *SHORT, "--out", "out").refusal("lgc-train")
+    assert "the description of the dataset has changed, e.g. classes or label values" in refusal
+    done = call("lgc-train", "out", "--data", path, "--evaluate", "--device", "cpu")
+    assert "warning: the description of the dataset (own) is not that of the training in out: check" in done.err
+    path.write_text(before)
+    done = call("lgc-train", "out", "--data", path, "--evaluate", "--device", "cpu")
+    assert (done.code, "warning" in done.err) == (0, False)
 
 
 def relabel(path, other):

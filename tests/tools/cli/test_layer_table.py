@@ -39,6 +39,13 @@ def test_table_has_twenty_layers_and_a_rest():
     assert rows[19].split()[-7:-4] == ["1234.567", "4.0", "80.0"]
 
 
+@pytest.mark.parametrize(("unknown", "sums"), [(2, ["≥300000.0", "≥3000.00"]), (5, ["-", "-"])])
+def test_sum_of_rest_says_unknown_costs(unknown, sums):
+    rows = [ROW] * (25 - unknown) + [replace(ROW, macs=None, bytes=None)] * unknown
+    table, *_ = make_layer_tables([make_breakdown(rows)])
+    assert print_table(table, 140)[-1].split()[-2:] == sums
+
+
 def test_table_fits_a_terminal():
     table, *_ = make_layer_tables([make_breakdown([ROW] * 25)])
     lines = print_table(table, 400)
@@ -98,7 +105,8 @@ def test_different_layers_have_different_names():
         ("ReduceMean+Sub+Pow+Add+Sqrt+Div+Mul", "", "…+Pow+Add+Sqrt+Div+Mul"),
         ("Cast+Sqrt+Div+Transpose+MatMul", "", "…+Div+Transpose+MatMul"),
         ("Conv+BatchNormalization+HardSwish", "3x3/2", "Conv 3x3/2+BatchNorm+…"),
-        ("ConvTranspose", "depthwise 4x4/4", "DwConvTranspose 4x4/4"),
+        ("ConvTranspose", "depthwise transposed 4x4/4", "DwConvTranspose 4x4/4"),
+        ("ConvTranspose", "transposed 4x4/2", "ConvTranspose 4x4/2"),
         ("Transpose+Reshape", "", "Transpose+Reshape"),
     ],
 )

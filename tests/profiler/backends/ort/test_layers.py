@@ -201,6 +201,51 @@ def test_second_output_is_a_boundary(tmp_path):
     assert sum("split" in nodes for nodes in behind.values()) == 1
 
 
+def test_float16_layers_are_traced(tmp_path):
+    """The CPU provider computes them in float32, in tensors with names of its own."""
+    model = name_nodes(files.half(True).SerializeToString())
+    _, behind = optimised(model, tmp_path)
+    layers = [nodes for name, nodes in behind.items() if not name.startswith("Reorder")]
+    assert sorted(layers) == [("Cast_0", "first", "relu"), ("Cast_4",), ("last",)]
+    traced = trace_nodes(onnx.load_from_string(model), onnx.load(tmp_path / "optimised.onnx"))
+    assert all(node.is_widened for node in traced.values() if not node.is_copy)
+
+
+def test_parts_belong_to_their_split(tmp_path):
+    """The runtime turns selections of one tensor, as of queries, keys and values, into a split and views."""
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"], "sigmoid"),
+        *(helper.make_node("Gather", ["s", f"i{part}"], [f"g{part}"], f"gather{part}", axis=1) for part in range(3)),
+        helper.make_node("Mul", ["g0", "g1"], ["m"], "mul"),
+        helper.make_node("Add", ["m", "g2"], ["y"], "add"),
+    ]
+    indices = {f"i{part}": np.array(part) for part in range(3)}
+    model = files.make(nodes, outputs=[files.value("y", (1, *files.SIZE))], weights=indices)
+    _, behind = optimised(model.SerializeToString(), tmp_path)
+    split = next(nodes for name, nodes in behind.items() if "Split" in name)
+    assert split == ("gather0", "gather1", "gather2")
+    assert [nodes for name, nodes in behind.items() if name.startswith("Squeeze")] == [()] * 3
+
+
+def test_fused_layer_dequantises_its_own_copy(tmp_path):
+    """Another reader of the tensor needs it in float32, which the runtime computes in a layer of its own."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], "quantise"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"], "dequantise"),
+        helper.make_node("Sin", ["d"], ["s"], "sin"),
+        helper.make_node("Add", ["d", "d"], ["a"], "add"),
+        helper.make_node("QuantizeLinear", ["a", "scale", "zero"], ["p"], "again"),
+        helper.make_node("DequantizeLinear", ["p", "scale", "zero"], ["e"], "last"),
+        helper.make_node("Mul", ["s", "e"], ["y"], "mul"),
+    ]
+    weights = {"scale": np.float32(0.1), "zero": np.uint8(9)}
+    model = files.make(nodes, outputs=[files.value("y", files.IMAGE)], weights=weights)
+    _, behind = optimised(model.SerializeToString(), tmp_path)
+    assert ("dequantise", "add", "again") in behind.values()
+    assert ("dequantise",) in behind.values()
+    assert ("sin",) in behind.values()
+
+
 @pytest.mark.parametrize("kind", ["QDQ", "QOperator", "dynamic"])
 def test_quantised_layers_are_traced(kind, tmp_path):
     """ONNX Runtime computes them in another layout, with names of its own and transpositions around."""

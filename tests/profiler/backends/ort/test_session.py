@@ -14,6 +14,8 @@ from lgc.profiler.backends.ort.loader import CPU_PROVIDER, CUDA_PROVIDER, TENSOR
 from lgc.profiler.backends.ort.session import open_session
 from lgc.profiler.timing.workloads import operator_workload
 
+from .... import onnx_files as files
+
 WORKLOAD = Workload("net", ((1, 4, 8, 8),), lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
 
 
@@ -31,6 +33,11 @@ def test_provider_without_libraries_is_unavailable(provider, capfd):
 def test_rejected_model_is_named():
     with pytest.raises(MeasurementError, match="ONNX Runtime rejects net: "):
         open_session("net", b"no graph", CPU_PROVIDER, {}, 1)
+
+
+def test_newer_format_names_the_fix():
+    with pytest.raises(MeasurementError, match=r"IR version: 99.*: export it with an older IR version"):
+        open_session("net", files.make(ir=99).SerializeToString(), CPU_PROVIDER, {}, 1)
 
 
 def test_out_of_memory_is_not_missing_library(monkeypatch):
