@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device import CPU
-from ..errors import MeasurementError, UsageError
+from ..errors import MeasurementError, MismatchError, UsageError
 from ..lut.statistics.measurement import Measurement
 from ..lut.target import Target
 from ..models.nets.definition import Log, NetworkDefinition, load_definition
@@ -246,7 +246,7 @@ def read_run_candidate(
         size: height and width in pixels; None for the network's own.
         scope: scope of the network.
         network: network that the user named; required for the run of a factory.
-        log: receives a warning if the factory has changed.
+        log: receives a warning if the factory or the weights have changed.
 
     Raises:
         FileFormatError: no network, or damaged weights.
@@ -260,7 +260,7 @@ def read_run_candidate(
 
         weights = load_weights(path / WEIGHTS_FILE, own, log)
         if definition is own:
-            miou, scored_on = _score(path)
+            miou, scored_on = _score(path, log)
     name = path.name if path.is_dir() else path.stem
     kind = "run" if weights is not None else definition.source.kind
     workload = network_workload(definition, scope, weights)
@@ -268,10 +268,15 @@ def read_run_candidate(
     return Candidate(name, kind, definition.input, scope, workload, own.classes, miou, scored_on, dataset)
 
 
-def _score(run: Path) -> tuple[float | None, str | None]:
-    """Return the mIoU of a training in percent, and its split and resolution."""
+def _score(run: Path, log: Log) -> tuple[float | None, str | None]:
+    """Return the mIoU of a training in percent, and its split and resolution; None if it is of other weights."""
     result = TrainingResult.read(run)
     if result is None:
+        return None, None
+    try:
+        result.require_weights(run / WEIGHTS_FILE)
+    except MismatchError as error:
+        log(f"warning: {error}")
         return None, None
     size = result.scored_at
     return (

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from ...errors import LgcError, PluginError
 from ...plugins import describe_error, locate_error
@@ -56,6 +57,19 @@ def run_on_meta(
         raise
     except Exception as error:
         raise PluginError(_explain_failure(error)) from error
+
+
+def count_products(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]) -> int:
+    """Count the multiply-accumulates of a module's convolutions and matrix products in a run on meta tensors.
+
+    Products inside operations that torch does not know, e.g. of other packages, are not counted.
+
+    Raises:
+        PluginError: See `run_on_meta`.
+    """
+    counter = FlopCounterMode(display=False)
+    run_on_meta(module, input_shapes, recorder=counter)
+    return counter.get_total_flops() // 2
 
 
 def _explain_failure(error: Exception) -> str:

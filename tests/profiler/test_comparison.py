@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lgc.errors import BackendUnavailableError, FileFormatError, UnknownNameError, UsageError
+from lgc.files import hash_file
 from lgc.lut import Target
 from lgc.lut.statistics.measurement import Measurement, SampleBatch
 from lgc.models.nets.definition import NetworkDefinition
@@ -129,6 +130,12 @@ def test_run_candidate_has_weights_and_score(mini_space, tmp_path):
         expected = network(torch.from_numpy(inputs[0])).numpy()
     np.testing.assert_allclose(logits.run_reference(inputs)[0], expected, atol=1e-5)
     assert not np.allclose(others.run_reference(inputs)[0], expected, atol=1e-5), "the weights of the run"
+    remarks, digest = [], hash_file(run / "weights.safetensors")
+    (run / "train-result.json").write_text(json.dumps(result | {"weights_digest": digest}))
+    assert read_run_candidate(run, None, DENSE, log=remarks.append).miou == 61.5
+    save_weights(LGCNet(mini_space, architecture), run / "weights.safetensors")
+    assert read_run_candidate(run, None, DENSE, log=remarks.append).miou is None
+    assert ["the mIoU in train-result.json is that of other weights" in remark for remark in remarks] == [True]
     (run / "train-result.json").write_text("{")
     with pytest.raises(FileFormatError, match="damaged training result"):
         read_run_candidate(run, None, DENSE)
