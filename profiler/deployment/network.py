@@ -199,6 +199,8 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
         loaded = Network(definition, load_weights(path, definition, log), scope, names, digest=hash_file(path))
     if definition.source.kind == "factory":
         report = check_outputs(loaded.reference(CORE).get_submodule("network"), definition)
+        for remark in report.format_warnings():
+            log(f"{definition.source.reference}: {remark}")
         dropped = [*report.auxiliary, *report.ignored]
         if dropped:
             log(f"{definition.source.reference}: exported output: {report.main}; not exported: {', '.join(dropped)}")

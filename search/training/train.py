@@ -163,7 +163,7 @@ def _prepare_network(
         if definition.architecture is None:
             network.to(fabric.device)
             report = check_training(network.network, definition, config.batch * fabric.world_size, config.crop)
-            network.main = report.main
+            network.main, network.auxiliary_names = report.main, report.auxiliary
         else:
             require_rebuildable(network.network, definition)
         probe = LogitsProbe.take(
@@ -174,8 +174,9 @@ def _prepare_network(
             for remark in (*transfer.describe(), *compare_classes(initial, definition.class_names)):
                 log(remark)
         if definition.architecture is None:
-            check_outputs(network.network, definition)
-            for remark in report.format_remarks(config.aux):
+            evaluated = check_outputs(network.network, definition)
+            only_evaluated = [] if report.activation else evaluated.format_warnings(" in evaluation mode")
+            for remark in (*report.format_remarks(config.aux), *only_evaluated):
                 log(f"{name}: {remark}")
     return network, probe, () if transfer is None else transfer.random_parts
 

@@ -13,7 +13,7 @@ from lgc.errors import DataError, FileFormatError, MismatchError, OutputError, P
 from lgc.models.images import Normalisation
 from lgc.models.nets.definition import RunNetwork, load_definition
 from lgc.models.nets.peers import PEERS
-from lgc.models.nets.sources import PeerSource, load_source
+from lgc.models.nets.sources import FactorySource, PeerSource, load_source
 from lgc.search.data.datasets import SegmentationDataset, load_dataset
 from lgc.search.runtime import training_loop
 from lgc.search.training.config import TrainConfig
@@ -53,6 +53,21 @@ def test_factory_is_trained_and_evaluated(scenes, tmp_path):
     assert train(RunNetwork(tmp_path, TOY.network), scenes, CONFIG) == result, "finished"
     with pytest.raises(UsageError, match=r"calls '.*user_networks\.py:build'; code that a run folder names"):
         evaluate_run(tmp_path, scenes)
+
+
+class SoftmaxInEvaluation(user_networks.Main):
+    def change(self, y, x):
+        return y if self.training else y.softmax(1)
+
+
+def test_probabilities_in_evaluation_are_no_teacher(scenes, tmp_path):
+    student = RunNetwork(None, FactorySource(SoftmaxInEvaluation, "mine.py:Late", ""), SIZE)
+    remarks = []
+    train(student, scenes, change(steps=1), out=tmp_path / "teacher", log=remarks.append)
+    assert "main output in evaluation mode looks like probabilities" in remarks[0]
+    config = change(teacher=str(tmp_path / "teacher"))
+    with pytest.raises(UsageError, match="returns probabilities, not logits: remove softmax from the forward of mine"):
+        train(student, scenes, config, out=tmp_path / "student")
 
 
 @pytest.mark.parametrize("source", [TOY.network, name_factory("Tied"), name_factory("Lazy"), PeerSource("fast-scnn")],
