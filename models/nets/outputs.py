@@ -140,6 +140,34 @@ class MainOutput(nn.Module):
         return get_logits(self.network(x))
 
 
+@dataclasses.dataclass(frozen=True)
+class SelectMain:
+    """Forward hook of a network that makes a named output the main one.
+
+    A single tensor, as other modes may return, stays. An output that already is called `out` gets another name.
+
+    Attributes:
+        name: Key or position of the output.
+    """
+
+    name: str
+
+    def __call__(self, module: nn.Module, args: object, output: object) -> object:
+        """Return the outputs by name, the chosen one as `out`.
+
+        Raises:
+            PluginError: No output has the name.
+        """
+        tensors = list_outputs(output)
+        if isinstance(output, Tensor):
+            return output
+        if self.name not in tensors:
+            raise PluginError(f"the network has no output {self.name!r}, but {', '.join(tensors)}")
+        main = tensors.pop(self.name)
+        others = {f"other.{name}" if name == MAIN_KEYS[0] else name: value for name, value in tensors.items()}
+        return {MAIN_KEYS[0]: main, **others}
+
+
 @torch.no_grad()
 def initialise_lazy_layers(network: nn.Module, size: tuple[int, int]) -> None:
     """Run lazy layers of a network once, on an image of `size`, (height, width), so that these get their shapes.

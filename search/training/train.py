@@ -125,13 +125,16 @@ def _define_network(chosen: RunNetwork, folder: Path, data: Path, config: TrainC
     known = chosen.run or (folder if read_record(folder) is not None else None)
     stored = None if known is None else load_definition(known, chosen.network, log)
     source, size = (chosen.network, chosen.input) if stored is None else (stored.source, chosen.input or stored.input)
+    output = chosen.output or (None if stored is None else stored.output)
+    if output is not None and (source is None or source.kind != "factory"):
+        raise UsageError("--output-name is only for your own --network, which may return several outputs")
     if source is None:
         raise UsageError("nothing to train: pass a run folder, or --network and --out")
     if size is None:
         raise UsageError("a new network needs the size of its images: add --input HxW")
     dataset = load_dataset(data, config.train_split)
     definition = NetworkDefinition(
-        source, size, dataset.num_classes, dataset.classes, dataset.palette, dataset.normalisation, dataset.name
+        source, size, dataset.num_classes, dataset.classes, dataset.palette, dataset.normalisation, dataset.name, output
     )
     architecture = definition.architecture
     if architecture is not None:
@@ -223,6 +226,7 @@ def _list_settings(
             "network": f"{source.kind} {source.name}",
             "input": list(definition.input),
             "classes": definition.classes,
+            **({} if definition.output is None else {"output": definition.output}),
         }
     return {
         **config.list_settings(),
