@@ -36,7 +36,7 @@ from ...models.space.protocol import CORE, END_TO_END, Architecture
 from ...models.training_result import read_class_names
 from ...precisions import INT8
 from ..backends import Workload
-from ..timing.workloads import network_module, network_workload
+from ..timing.workloads import describe_folding, network_module, network_workload
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -198,6 +198,8 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
         names = definition.class_names or read_class_names(source)
         loaded = Network(definition, load_weights(path, definition, log), scope, names, digest=hash_file(path))
     if definition.source.kind == "factory":
+        for remark in describe_folding(definition, loaded.weights):
+            log(remark)
         report = check_outputs(loaded.reference(CORE).get_submodule("network"), definition)
         for remark in report.format_warnings():
             log(f"{definition.source.reference}: {remark}")
