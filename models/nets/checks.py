@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from ...errors import LgcError, MismatchError, PluginError, UsageError
 from ...plugins import describe_error
 from ..onnx.signature import OUTPUT_OPTION
+from ..onnx.tracing import CHANGES_INPUT
 from .definition import NetworkDefinition
 from .outputs import (
     MAIN_KEYS,
@@ -38,10 +39,6 @@ _OUT_OF_MEMORY = "can't allocate memory"
 _NOT_REPEATABLE = (
     "returns different outputs for the same image in evaluation mode, so its score would be random: make dropout and "
     "other random layers depend on self.training"
-)
-CHANGES_INPUT = (
-    "changes its input in place, which other readers of the input would see: use x = x - y for x -= y, and no "
-    "inplace=True on the input"
 )
 _REBUILD_SEED = 2**31 - 1
 """Seed that no training has by default, so that random constants differ."""
@@ -252,13 +249,14 @@ def _find_training_output(
 
 
 def require_rebuildable(network: nn.Module, definition: NetworkDefinition) -> None:
-    """Check that a network with the same state dict, built again, computes the same.
+    """Check that a network with the same seed has the same weights, and with the same state dict computes the same.
 
     Raises:
         PluginError: It does not.
     """
     name = definition.source.reference
     rebuilt = definition.build(_REBUILD_SEED)
+    _require_seeded(rebuilt, definition)
     try:
         rebuilt.load_state_dict(network.state_dict())
     except RuntimeError as error:
@@ -276,6 +274,28 @@ def require_rebuildable(network: nn.Module, definition: NetworkDefinition) -> No
             f"again with the same state dict, {error}): keep tensors with register_buffer, without persistent=False, "
             f"and layers in nn.ModuleList"
         ) from error
+
+
+def _require_seeded(network: nn.Module, definition: NetworkDefinition) -> None:
+    """Check that the user's initial weights depend on the seed of torch's generator alone, as resuming needs.
+
+    Raises:
+        PluginError: They do not.
+    """
+    if definition.source.kind != "factory":
+        return
+    again = definition.build(_REBUILD_SEED).state_dict()
+    for name, value in network.state_dict().items():
+        if (
+            name not in again
+            or value.shape != again[name].shape
+            or not torch.allclose(value, again[name], equal_nan=True)
+        ):
+            raise PluginError(
+                f"{definition.source.reference}: two networks built with one seed have different initial values "
+                f"of {name}, so a training could not be resumed: draw random numbers with torch, or seed "
+                f"NumPy's and Python's generators in the function"
+            )
 
 
 def _are_equal(a: Tensor, b: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -206,6 +207,29 @@ def test_sizes_of_a_stride_cover_the_image(size):
 @pytest.mark.parametrize("size", [(48, 80), (62, 94), (32, 32), (16, 16), (96, 64), (24, 16), (128, 96)])
 def test_other_sizes_do_not_cover_the_image(size):
     assert not covers_image(size, (64, 96))
+
+
+class UnseededWeights(Single):
+    def __init__(self, classes):
+        super().__init__(classes)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(np.random.standard_normal(self.head.weight.shape)))
+
+    def change(self, y):
+        return y
+
+
+def test_unseeded_initial_weights_are_refused():
+    with pytest.raises(
+        PluginError, match=r"different initial values of head.weight, .* draw random numbers with torch"
+    ):
+        train(UnseededWeights)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_torchscript_is_refused():
+    with pytest.raises(PluginError, match=r"mine.py:build returns TorchScript, .* without torch.jit"):
+        FactorySource(lambda classes: torch.jit.script(nn.Conv2d(3, classes, 1)), "mine.py:build", "").build(4)
 
 
 def test_disabled_gradients_are_named():
