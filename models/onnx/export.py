@@ -147,3 +147,11 @@ def replace_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:
     del loaded.metadata_props[:]
     onnx.helper.set_model_props(loaded, dict(metadata))
     return bytes(loaded.SerializeToString())
+
+
+def add_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return the serialised model with `metadata` besides its own."""
+    import onnx
+
+    own = {entry.key: entry.value for entry in onnx.load_model_from_string(model).metadata_props}
+    return replace_metadata(model, {**own, **metadata})

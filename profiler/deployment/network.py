@@ -26,6 +26,7 @@ from ...models.onnx.signature import (
     DIGEST_KEY,
     NORMALISATION_KEY,
     PALETTE_KEY,
+    PARITY_KEY,
     SCOPE_KEY,
     SOURCE_KEY,
     TABLE_KEY,
@@ -209,14 +210,17 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
     return loaded
 
 
-def write_onnx(network: Network, folder: Path, precision: str = "fp32") -> Path:
-    """Write the network's ONNX file and return its path.
+def write_onnx(network: Network, folder: Path, precision: str = "fp32", *, passes: bool = True) -> Path:
+    """Write the network's ONNX file and return its path; one whose outputs do not pass the comparison is marked.
 
     Raises:
         UsageError: int8 without images.
         OutputError: the file cannot be written.
     """
     name = network.stem if precision == "fp32" else f"{network.stem}-{precision}"
+    from ...models.onnx.export import add_metadata
+
     path = ensure_folder(folder) / f"{name}.onnx"
-    write_atomic(path, network.model(precision))
+    model = network.model(precision)
+    write_atomic(path, model if passes else add_metadata(model, {PARITY_KEY: "failed"}))
     return path

@@ -17,7 +17,7 @@ from ...errors import DataError, MeasurementError, UsageError
 from ...files import hash_file
 from ...models.images import RGBImage
 from ...models.nets.definition import WEIGHTS_FILE, read_record
-from ...models.onnx.signature import DIGEST_KEY, WEIGHTS_KEY
+from ...models.onnx.signature import DIGEST_KEY, PARITY_KEY, WEIGHTS_KEY
 from ..deployment.network import Log
 from .media import MediaFile, raise_unreadable
 from .painting import Legend, Painter
@@ -123,7 +123,8 @@ def find_exported_file(source: Path) -> Path:
     """Return the file itself; for a run folder its newest ONNX file of its weights, in scope dense if there is one.
 
     Raises:
-        UsageError: the run folder has no exported file, or none of its weights, e.g. as it was trained afterwards.
+        UsageError: the run folder has no exported file, or none of its weights, e.g. as it was trained afterwards, or
+            as its outputs differ from torch's.
         FileFormatError: an exported file is damaged.
     """
     if not source.is_dir():
@@ -144,10 +145,12 @@ def find_exported_file(source: Path) -> Path:
 
 
 def _find_stale_weights(path: Path, weights: Path) -> str:
-    """Return why an exported file does not have the weights of a run; empty if it has."""
+    """Return why an exported file is not the network with the weights of a run; empty if it is."""
     from ...models.onnx.model import OnnxModel
 
     metadata = OnnxModel.load(path).metadata
+    if PARITY_KEY in metadata:
+        return "differs from torch by more than its precision allows"
     digest = metadata.get(DIGEST_KEY)
     if metadata.get(WEIGHTS_KEY) == "random":
         return "has random weights"
