@@ -417,7 +417,7 @@ def _require_logits(outputs: dict[str, Tensor], main: str, definition: NetworkDe
 def _explain_channels(shape: list[int], classes: int, main: str, others: list[str]) -> str:
     """Return how to mend a main output that lacks a channel per class; `others` have one."""
     if others:
-        return f"its main output is {main}, but {', '.join(others)} fits: choose it with {OUTPUT_OPTION} {others[0]}"
+        return f"its main output is {main}, but {', '.join(others)} would fit: choose with {OUTPUT_OPTION} {others[0]}"
     if shape[3] == classes:
         return f"its output {shape} has the channels last: return it as [N, {classes}, h, w], with permute(0, 3, 1, 2)"
     if shape[1] == 1:

@@ -98,6 +98,7 @@ class NetworkDefinition:
         Raises:
             PluginError: The user's factory raises an error or returns no module.
         """
+        from .layers import detach_computed_weights
         from .outputs import SelectMain, initialise_lazy_layers
 
         network = self.source.build(self.classes)
@@ -105,6 +106,7 @@ class NetworkDefinition:
             network.register_forward_hook(SelectMain(self.output))
         if isinstance(self.source, FactorySource):
             initialise_lazy_layers(network, self.input)
+            detach_computed_weights(network)
         return network
 
     def save(self, folder: Path) -> None:

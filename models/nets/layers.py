@@ -270,6 +270,15 @@ def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+@torch.no_grad()
+def detach_computed_weights(module: nn.Module) -> None:
+    """Detach the weights that `nn.utils.weight_norm` computes, without which torch copies no module."""
+    for child in module.modules():
+        for hook in child._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                setattr(child, hook.name, hook.compute_weight(child))
+
+
 def _remove_parametrisations(module: nn.Module) -> nn.Module:
     """Replace computed weights of a module in evaluation mode by their values; return the module."""
     for child in list(module.modules()):

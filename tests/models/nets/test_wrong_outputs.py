@@ -181,7 +181,7 @@ def test_assumed_main_output_names_the_option():
         (Transposed, "logits of 24x16 for images of 32x48"),
         (ChannelsLast, r"its output \[2, 16, 24, 4\] has the channels last: .*permute\(0, 3, 1, 2\)"),
         (OneChannel, "returned 1 channels for 4 classes: a single channel cannot hold them"),
-        (EdgeFirst, "its main output is 0, but 1 fits: choose it with --output-name 1"),
+        (EdgeFirst, "its main output is 0, but 1 would fit: choose with --output-name 1"),
         (ChangesInput, "changes its input in place, .* use x = x - y"),
         (HookClosure, "a copy of it fails, .*KeyError: 'body'.*: let hooks use the module that they get"),
     ],
@@ -230,6 +230,19 @@ def test_unseeded_initial_weights_are_refused():
 def test_torchscript_is_refused():
     with pytest.raises(PluginError, match=r"mine.py:build returns TorchScript, .* without torch.jit"):
         FactorySource(lambda classes: torch.jit.script(nn.Conv2d(3, classes, 1)), "mine.py:build", "").build(4)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_hooked_weight_norms_are_accepted():
+    class Normalised(Single):
+        def __init__(self, classes):
+            super().__init__(classes)
+            self.head = nn.utils.weight_norm(self.head)
+
+        def change(self, y):
+            return y
+
+    assert train(Normalised).auxiliary == ()
 
 
 def test_disabled_gradients_are_named():
